@@ -1,0 +1,1 @@
+"""batch -> Loss: one file per paper, found by the registry."""

@@ -1,0 +1,76 @@
+"""Clip -> Features: what every encoder is, and the only door through which one is made or loaded."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssvid import registry
+from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Encoder(nn.Module, ABC):
+    """`forward(clip, keep, layers)`: any length and size the net allows, tokens time-major on `grid(T, H, W)`."""
+
+    name: str = "an unregistered encoder"  # the registry's name and arguments, set by create_encoder
+    kwargs: dict[str, Any]
+    dim: int  # width D of tokens and of pooled
+    depth: int = 1  # number of layers that `layers` may ask for
+    spec: ClipSpec
+    mean: tuple[float, ...] = IMAGENET[0]
+    std: tuple[float, ...] = IMAGENET[1]
+    can_skip: bool = False  # accepts `keep`: the tokens left out cost nothing
+    tubelet: tuple[int, int, int] | None = None  # frames, pixels, pixels of one token, where can_skip
+    has_layers: bool = False  # accepts `layers`
+    per_frame: bool = False  # tokens of a frame do not depend on other frames
+    licence: str | None = None  # of loaded weights
+    tiny: dict[str, Any] = {}  # kwargs of a small one, for contract tests
+
+    @abstractmethod
+    def grid(self, T: int, H: int, W: int) -> Grid:
+        """The token grid of a clip of T frames of H x W pixels. Convolutions round up: ask, do not divide."""
+
+    @abstractmethod
+    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+        """`keep`: only these tokens are embedded and run, in this order. `layers`: outputs of these blocks as well."""
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """uint8 `... C T H W` -> float32, as the net was trained."""
+        mean = torch.tensor(self.mean, device=clip.device).view(-1, 1, 1, 1)
+        std = torch.tensor(self.std, device=clip.device).view(-1, 1, 1, 1)
+        return (clip.float() / 255 - mean) / std
+
+    @torch.inference_mode()
+    def embed(self, path: str | Path, clips: int = 1) -> Tensor:
+        """Pooled features `clips D` of a video file, from clips spread evenly over it."""
+        from ssvid.data.sampling import eval_clips  # decoding is only needed here
+
+        self.eval()
+        device = next(self.parameters()).device
+        return self(self.normalise(eval_clips(path, self.spec, clips).to(device))).pooled
+
+
+def create_encoder(name: str, weights: str | Path | None = None, **kwargs: Any) -> Encoder:
+    """An encoder by its registered name, with random weights or those of a file."""
+    encoder = registry.encoders[name](**kwargs)
+    if weights is not None:
+        from ssvid.weights import load_weights
+
+        load_weights(encoder, weights)
+    return encoder
+
+
+def list_encoders(**capabilities: bool) -> list[str]:
+    """Registered names; `list_encoders(can_skip=True)` only those that have it."""
+    names = registry.encoders.names()
+    with torch.device("meta"):
+        return [n for n in names if not capabilities or _has(registry.encoders[n], capabilities)]
+
+
+def _has(build: Any, capabilities: dict[str, bool]) -> bool:
+    encoder = build()
+    return all(getattr(encoder, name) == value for name, value in capabilities.items())

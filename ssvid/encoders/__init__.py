@@ -1,0 +1,1 @@
+"""Clip -> Features: one file per family, found by the registry."""

@@ -1,0 +1,114 @@
+"""Clip -> Features: joint space-time ViT, in the layout of VideoMAE (arXiv:2203.12602) and mae_st (arXiv:2205.09113)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from ssvid.encoder import IMAGENET, Encoder
+from ssvid.nn.masks import take
+from ssvid.nn.position import Kind, Positions
+from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
+from ssvid.registry import encoders
+from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
+
+
+@encoders.register("vit")
+class ViT(Encoder):
+    """Every tubelet of pixels a token, every block joint attention over space and time. The defaults are VideoMAE-S.
+
+    mae_st: `positions="separable", cls=True, bias="qkv"`. `tokens` are after the final norm, `pooled` is their mean.
+    """
+
+    can_skip = True
+    has_layers = True
+    tiny = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 16}
+
+    def __init__(
+        self,
+        *,
+        dim: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        patch: int = 16,  # pixels
+        tubelet: int = 2,  # frames
+        mlp_ratio: float = 4.0,
+        bias: Bias = "qv",
+        positions: Kind = "sincos",
+        cls: bool = False,  # one more token that is attended but never given out
+        dropout: float = 0.0,
+        layer_scale: float = 0.0,
+        frames: int = 16,
+        stride: int = 4,  # of the file's frames
+        size: int = 224,  # pixels
+        mean: tuple[float, float, float] = IMAGENET[0],
+        std: tuple[float, float, float] = IMAGENET[1],
+    ) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+        self.dim, self.depth, self.tubelet = dim, depth, (tubelet, patch, patch)
+        self.spec = ClipSpec(frames=frames, stride=stride, size=size)
+        self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
+        self.positions = Positions(positions, dim, self.grid(frames, size, size), cls)
+        self.register_parameter("cls", nn.Parameter(torch.zeros(1, 1, dim)) if cls else None)
+        block = {"mlp_ratio": mlp_ratio, "bias": bias, "dropout": dropout, "layer_scale": layer_scale}
+        self.blocks = nn.ModuleList(Block(dim, heads, **block) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.apply(init_transformer)
+        if self.cls is not None:
+            nn.init.trunc_normal_(self.cls, std=0.02, a=-0.02, b=0.02)
+
+    def grid(self, T: int, H: int, W: int) -> Grid:
+        return Grid(T // self.tubelet[0], H // self.tubelet[1], W // self.tubelet[2])
+
+    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+        grid = self.grid(*clip.shape[2:])
+        x, where = self.pixels(clip, grid), self.positions(grid).to(clip)  # B N P, N D
+        if keep is not None:
+            x, where = take(x, keep), where[keep]  # B K P, B K D: what is dropped is never embedded
+        x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias) + where  # B K D
+        if self.cls is not None:
+            cls = self.cls if self.positions.cls is None else self.cls + self.positions.cls
+            x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)  # B 1+K D
+        first = 0 if self.cls is None else 1
+        kept_layers = {}
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if layers and number in layers:
+                kept_layers[number] = x[:, first:]
+        tokens = self.norm(x)[:, first:]
+        return Features(tokens, tokens.mean(1), grid, tuple(kept_layers[n] for n in layers or ()))
+
+    def pixels(self, clip: Clip, grid: Grid) -> torch.Tensor:
+        """B N P in the order of a Conv3d's weights, so that the product below is that convolution."""
+        t, h, w = grid
+        p, q, r = self.tubelet
+        clip = clip[:, :, : t * p, : h * q, : w * r]  # a rest that fills no tubelet is left out, as Conv3d does
+        return rearrange(clip, "B C (t p) (h q) (w r) -> B (t h w) (C p q r)", p=p, q=q, r=r)
+
+
+@encoders.register("vit_tiny")
+def vit_tiny(*, dim: int = 192, depth: int = 12, heads: int = 3, **kwargs: Any) -> ViT:
+    return ViT(dim=dim, depth=depth, heads=heads, **kwargs)
+
+
+@encoders.register("vit_small")
+def vit_small(*, dim: int = 384, depth: int = 12, heads: int = 6, **kwargs: Any) -> ViT:
+    return ViT(dim=dim, depth=depth, heads=heads, **kwargs)
+
+
+@encoders.register("vit_base")
+def vit_base(*, dim: int = 768, depth: int = 12, heads: int = 12, **kwargs: Any) -> ViT:
+    return ViT(dim=dim, depth=depth, heads=heads, **kwargs)
+
+
+@encoders.register("vit_large")
+def vit_large(*, dim: int = 1024, depth: int = 24, heads: int = 16, **kwargs: Any) -> ViT:
+    return ViT(dim=dim, depth=depth, heads=heads, **kwargs)
+
+
+@encoders.register("vit_huge")
+def vit_huge(*, dim: int = 1280, depth: int = 32, heads: int = 16, **kwargs: Any) -> ViT:
+    return ViT(dim=dim, depth=depth, heads=heads, **kwargs)

@@ -1,0 +1,57 @@
+"""Grid -> positions of its tokens, fixed or learnt. Used by encoders and by decoders."""
+
+import functools
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ssvid.shapes import Grid
+
+Kind = Literal["sincos", "separable", "joint"]
+
+
+@functools.lru_cache(maxsize=64)
+def sincos(n: int, dim: int) -> Tensor:
+    """VideoMAE's table `n dim`: one sinusoid over the *flattened* token index; float64 inside, sin on even columns."""
+    column = 2 * (np.arange(dim) // 2) / dim
+    angle = np.arange(n)[:, None] / np.power(10000, column)
+    return torch.from_numpy(np.where(np.arange(dim) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32))
+
+
+class Positions(nn.Module):
+    """`sincos` has no parameters and is recomputed for any grid (an index, not an interpolation: VideoMAE).
+
+    `separable` (space + time) and `joint` (one table) are learnt (mae_st) and interpolated to other grids.
+    """
+
+    def __init__(self, kind: Kind, dim: int, grid: Grid, cls: bool = False) -> None:
+        super().__init__()
+        self.kind, self.dim, self.trained = kind, dim, grid
+        learnt = {"sincos": {}, "separable": {"space": grid.h * grid.w, "time": grid.t}, "joint": {"table": grid.n}}
+        for name, rows in learnt[kind].items():
+            self.register_parameter(name, nn.Parameter(_small(1, rows, dim)))
+        self.register_parameter("cls", nn.Parameter(_small(1, 1, dim)) if cls and kind != "sincos" else None)
+
+    def forward(self, grid: Grid) -> Tensor:
+        """N D for every token of the grid."""
+        if self.kind == "sincos":
+            return sincos(grid.n, self.dim)
+        if self.kind == "joint":
+            return self._resize(self.get_parameter("table"), self.trained, grid)
+        space = self._resize(self.get_parameter("space"), self.trained._replace(t=1), grid._replace(t=1))
+        time = self._resize(self.get_parameter("time"), Grid(self.trained.t, 1, 1), Grid(grid.t, 1, 1))
+        return rearrange(time[:, None] + space, "t s D -> (t s) D")
+
+    def _resize(self, table: Tensor, old: Grid, new: Grid) -> Tensor:
+        if old == new:
+            return table[0]
+        cube = rearrange(table, "1 (t h w) D -> 1 D t h w", t=old.t, h=old.h)
+        return rearrange(F.interpolate(cube, tuple(new), mode="trilinear"), "1 D t h w -> (t h w) D")
+
+
+def _small(*shape: int) -> Tensor:
+    return nn.init.trunc_normal_(torch.empty(*shape), std=0.02, a=-0.02, b=0.02)

@@ -1,0 +1,81 @@
+"""Tokens -> Tokens: the pre-norm transformer that encoders and decoders share."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ssvid.shapes import Tokens
+
+Bias = Literal["qv", "qkv", "none"]
+EPS = 1e-6  # of every LayerNorm, as VideoMAE and mae_st have it (Hugging Face's default differs)
+
+
+class Attention(nn.Module):
+    """Heads over one fused product. `qv`: the key bias is a constant zero, which nothing can train (VideoMAE)."""
+
+    def __init__(self, dim: int, heads: int, bias: Bias = "qv", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        for name in "qkv":
+            self.register_parameter(f"{name}_bias", nn.Parameter(torch.zeros(dim)) if name in bias else None)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tokens) -> Tokens:
+        bias = None
+        if self.q_bias is not None:
+            key = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
+            bias = torch.cat([self.q_bias, key, self.v_bias])
+        q, k, v = rearrange(F.linear(x, self.qkv.weight, bias), "B N (s a d) -> s B a N d", s=3, a=self.heads)
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return self.proj(rearrange(x, "B a N d -> B N (a d)"))
+
+
+class MLP(nn.Module):
+    def __init__(self, dim: int, ratio: float, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, int(dim * ratio))
+        self.fc2 = nn.Linear(int(dim * ratio), dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tokens) -> Tokens:
+        return self.dropout(self.fc2(F.gelu(self.fc1(x))))
+
+
+class Block(nn.Module):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        bias: Bias = "qv",
+        dropout: float = 0.0,
+        layer_scale: float = 0.0,  # initial value; 0: none, as in every release
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.attn = Attention(dim, heads, bias, dropout)
+        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.mlp = MLP(dim, mlp_ratio, dropout)
+        for name in ("gamma_1", "gamma_2"):
+            self.register_parameter(name, nn.Parameter(layer_scale * torch.ones(dim)) if layer_scale > 0 else None)
+
+    def forward(self, x: Tokens) -> Tokens:
+        x = x + _scaled(self.attn(self.norm1(x)), self.gamma_1)
+        return x + _scaled(self.mlp(self.norm2(x)), self.gamma_2)
+
+
+def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    return x if gamma is None else x * gamma
+
+
+def init_transformer(module: nn.Module) -> None:
+    """VideoMAE's start, to be given to `apply`: xavier-uniform linears, zero biases; convolutions keep torch's own."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

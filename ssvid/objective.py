@@ -1,0 +1,47 @@
+"""batch -> Loss: what every objective is. An interface without state; files in `objectives/` are the leaves."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError
+from ssvid.shapes import Batch, Loss, Views
+
+
+class Objective(nn.Module, ABC):
+    """Owns its encoder(s), heads, queues and teachers. `__init__(encoder, *, hyper-parameters)`."""
+
+    pooled_only: bool = False  # uses `Features.pooled` alone, so tokens may be dropped at the input
+    encoder: Encoder
+
+    @property
+    @abstractmethod
+    def views(self) -> Views:
+        """Which clips to load, known once the objective is built."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Loss:
+        """Mutates nothing but batch-norm statistics: it runs several times under gradient accumulation."""
+
+    @abstractmethod
+    def exported(self) -> dict[str, Encoder]:
+        """The encoders worth keeping, by name. May be empty."""
+
+    def after_step(self, progress: float) -> None:
+        """Once per optimiser step (teachers, queues); `progress` runs from 0 to 1."""
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Name -> uint8 picture `3 H W` of what the objective sees and makes."""
+        return {}
+
+
+def require(objective: str, encoder: Encoder, **capabilities: bool) -> Encoder:
+    """The encoder, or a refusal that names what it lacks and who has it."""
+    from ssvid.encoder import list_encoders
+
+    for name, value in capabilities.items():
+        if getattr(encoder, name) != value:
+            able = ", ".join(list_encoders(**{name: value}))
+            raise UserError(f"{objective} needs an encoder with {name}; {encoder.name} has not. These have: {able}.")
+    return encoder

@@ -1,0 +1,96 @@
+"""Every tensor and record that crosses a file boundary is named here, and nowhere else.
+
+B clips   V views of a clip   C channels   T frames   H W pixels   N tokens = t*h*w   D width
+K kept tokens   M masked tokens   P values per patch   S stored clips   Q classes   L layers
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypedDict
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Clip = Float[Tensor, "B C T H W"]  # normalised pixels
+Tokens = Float[Tensor, "B N D"]  # time-major: n = (t*h + y)*w + x
+Pooled = Float[Tensor, "B D"]
+Index = Int[Tensor, "B K"]  # positions into N
+
+
+class Grid(NamedTuple):
+    t: int
+    h: int
+    w: int
+
+    @property
+    def n(self) -> int:
+        return self.t * self.h * self.w
+
+
+class Features(NamedTuple):
+    tokens: Tokens
+    pooled: Pooled
+    grid: Grid
+    layers: tuple[Tokens, ...] = ()
+
+
+class Loss(NamedTuple):
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
+    skip: bool = False  # True: no optimiser step (a queue that is not full yet)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """What a clip is: `frames` frames, `1/fps` seconds or `stride` of the file's own frames apart, `size` pixels square."""
+
+    frames: int = 16
+    fps: float | None = None
+    stride: int | None = None
+    size: int = 224
+    modality: str = "rgb"  # rgb | flow
+
+    def __post_init__(self) -> None:
+        if (self.fps is None) == (self.stride is None):
+            raise ValueError("a clip is spaced by fps or by stride: give exactly one of the two")
+        if self.frames < 1 or self.size < 1 or (self.fps or 1) <= 0 or (self.stride or 1) < 1:
+            raise ValueError(f"frames, size, fps and stride are positive numbers, not {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """What an objective eats: which clips of a video, cut how, changed how, normalised how."""
+
+    clips: tuple[ClipSpec, ...]  # each drawn on its own from the same video
+    augment: str  # a recipe's name in ssvid.data.augment.RECIPES
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+class Batch(TypedDict, total=False):
+    clips: Tensor  # B V C T H W: uint8 from the loader, float32 and normalised once on the device
+    index: Tensor  # B, row of the manifest
+    epoch: Tensor  # B
+    label: Tensor  # B, -1 where there is none
+    video_id: list[str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip of a manifest."""
+
+    path: str
+    label: str | None = None
+    split: str = "train"  # train | val | test
+    group: str = ""  # clips of one group never stand in two splits
+    duration: float | None = None  # seconds, where a list states it
+    fps: float | None = None  # of a folder of frames, which cannot state its own
+    sentences: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, text
+
+
+class Frozen(NamedTuple):
+    """Frozen features of one split, all a probe ever sees."""
+
+    feats: dict[str, Float[Tensor, "S D"]]  # pooling -> features
+    labels: Int[Tensor, "S"]
+    groups: list[str]
