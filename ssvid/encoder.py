@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssvid import registry
+from ssvid.errors import UserError
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,7 +57,11 @@ class Encoder(nn.Module, ABC):
 
 def create_encoder(name: str, weights: str | Path | None = None, **kwargs: Any) -> Encoder:
     """An encoder by its registered name, with random weights or those of a file."""
-    encoder = registry.encoders[name](**kwargs)
+    try:
+        encoder = registry.encoders[name](**kwargs)
+    except TypeError as error:
+        raise UserError(f"Encoder {name} cannot be made: {error}.") from error
+    encoder.name, encoder.kwargs = name, kwargs
     if weights is not None:
         from ssvid.weights import load_weights
 

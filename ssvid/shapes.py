@@ -41,7 +41,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """What a clip is: `frames` frames, `1/fps` seconds or `stride` of the file's own frames apart, `size` pixels square."""
+    """`frames` frames, `1/fps` seconds or `stride` of the file's own frames apart, `size` pixels square."""
 
     frames: int = 16
     fps: float | None = None
@@ -73,6 +73,10 @@ class Batch(TypedDict, total=False):
     label: Tensor  # B, -1 where there is none
     video_id: list[str]
     seed: int
+    ok: Tensor  # of each sample asked for: False where its file could not be read (evaluation only)
+    bad: list[tuple[str, float | None, str]]  # files that could not be read: path, seconds, why
+    padded: int  # clips whose last frame was repeated
+    dropped: int  # videos left out because they are too short
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Row:
     duration: float | None = None  # seconds, where a list states it
     fps: float | None = None  # of a folder of frames, which cannot state its own
     sentences: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, text
+    video_id: str = ""  # where a list states it: cuts of one film share it
 
 
 class Frozen(NamedTuple):

@@ -1,4 +1,4 @@
-"""Clip -> Features: joint space-time ViT, in the layout of VideoMAE (arXiv:2203.12602) and mae_st (arXiv:2205.09113)."""
+"""Clip -> Features: joint space-time ViT, laid out as VideoMAE (arXiv:2203.12602) and mae_st (arXiv:2205.09113)."""
 
 from typing import Any
 

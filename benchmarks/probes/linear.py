@@ -1,0 +1,183 @@
+"""Linear probe: every (rate, weight decay) head of a pooling in one batched pass, val picks, test is read once.
+
+Features are standardised by train statistics and divided by sqrt(D), so a clip has length about 1 and one grid of
+rates serves every width. The heads are one matrix D x (R Q); the gradient is written out, as autograd only adds traffic
+(a test holds the two equal). Optimiser: SGD with damped momentum (so `rate` is the effective step), decoupled weight
+decay, cosine rate to zero. At fp32 the two products of a step are 80 % of the cost and run at the peak of the CPU, so
+the one thing left to save is heads: the worse half on val leaves the race at each of `rungs` (successive halving,
+arXiv:1502.07943).
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from benchmarks.probe import Probe, ProbeResult, Setting, check, result
+from ssvid.randomness import permutation
+from ssvid.registry import probes
+from ssvid.shapes import Frozen
+
+CHUNK = 4096  # rows scored at once
+
+
+@dataclass
+class Heads:
+    """R heads side by side, with the velocities of their momentum (rate inside)."""
+
+    w: Float[Tensor, "D R Q"]
+    b: Float[Tensor, "R Q"]
+    dw: Float[Tensor, "D R Q"]
+    db: Float[Tensor, "R Q"]
+    rate: Float[Tensor, "R"]
+    decay: Float[Tensor, "R"]
+    number: Int[Tensor, "R"]  # place in the grid
+
+    def only(self, keep: Int[Tensor, "K"]) -> "Heads":
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Heads(**{k: v.index_select(1 if v.ndim == 3 else 0, keep) for k, v in parts.items()})
+
+
+@probes.register("linear")
+class Linear(Probe):
+    def __init__(
+        self,
+        *,
+        rates: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),  # of clips of length 1
+        weight_decays: tuple[float, ...] = (0.0, 1e-3),  # of the loss CE + decay / 2 |W|^2
+        epochs: int = 20,
+        min_steps: int = 400,  # a few hundred clips see more epochs
+        batch: int = 256,  # clips
+        momentum: float = 0.9,
+        rungs: tuple[float, ...] = (0.25, 0.5),  # of the steps, where half of the heads leave; () keeps all to the end
+    ) -> None:
+        self.grid = [(rate, decay) for rate in rates for decay in weight_decays]  # R
+        self.epochs, self.min_steps, self.batch, self.momentum = epochs, min_steps, batch, momentum
+        self.rungs = tuple(rungs)
+
+    def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
+        classes, grid, best, head = check(train, val, test), [], None, None
+        for pooling, feats in train.feats.items():
+            basis = Basis(feats)
+            heads, scores = self.fit(basis.train, train.labels, basis(val.feats[pooling]), val.labels, classes, seed)
+            settings = [
+                {"pooling": pooling, "dim": feats.shape[1], "rate": rate, "weight_decay": decay} | score
+                for (rate, decay), score in zip(self.grid, scores, strict=True)
+            ]
+            grid += settings
+            top, place, number = max((rank(settings[n]), place, n) for place, n in enumerate(heads.number.tolist()))
+            if best is None or top > rank(best):
+                best, head = settings[number], (basis, heads.w[:, place].clone(), heads.b[place].clone())
+        basis, w, b = head
+        return result(basis(test.feats[best["pooling"]]) @ w + b, test.labels, best, grid)
+
+    def fit(
+        self,
+        x: Float[Tensor, "S D"],
+        y: Int[Tensor, "S"],
+        x_val: Float[Tensor, "V D"],
+        y_val: Int[Tensor, "V"],
+        classes: int,
+        seed: int,
+    ) -> tuple[Heads, list[Setting]]:
+        """The heads that ran to the end, and for each of the grid its top1 on val and the share of steps it had."""
+        per_epoch = math.ceil(len(x) / self.batch)
+        steps = per_epoch * max(self.epochs, math.ceil(self.min_steps / per_epoch))
+        rungs = {round(share * steps): share for share in self.rungs}
+        scores: list[Setting] = [{} for _ in self.grid]
+        heads = self.start(x, classes)
+        for step in range(steps):
+            if step in rungs:
+                top1, loss = judge(heads, x_val, y_val)
+                record(scores, heads, top1, rungs[step])
+                heads = heads.only(best_half(top1, loss))
+            epoch, i = divmod(step, per_epoch)
+            if i == 0:
+                order = permutation(seed, epoch, len(x)).to(x.device)
+            now = order[i * self.batch : (i + 1) * self.batch]
+            self.update(heads, x[now], y[now], 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        record(scores, heads, judge(heads, x_val, y_val)[0], 1.0)
+        return heads, scores
+
+    def start(self, x: Float[Tensor, "S D"], classes: int) -> Heads:
+        rate, decay = (x.new_tensor(column) for column in zip(*self.grid, strict=True))
+        w, b = x.new_zeros(x.shape[1], len(rate), classes), x.new_zeros(len(rate), classes)
+        return Heads(w, b, w.clone(), b.clone(), rate, decay, torch.arange(len(rate), device=x.device))
+
+    def update(self, heads: Heads, x: Float[Tensor, "B D"], y: Int[Tensor, "B"], cosine: float) -> None:
+        """One step of every head, in place."""
+        step = heads.rate * cosine
+        g = gradient(logits(heads, x), y)  # B R Q
+        g *= (self.momentum - 1) * step[:, None]
+        heads.dw.flatten(1).addmm_(x.T, g.flatten(1), beta=self.momentum)
+        heads.db.mul_(self.momentum).add_(g.sum(0))
+        shrink = 1 / (1 + step * heads.decay)  # implicit: stable at any rate
+        torch.addcmul(heads.dw, heads.w, repeat(shrink, "R -> R Q", Q=heads.b.shape[1]), out=heads.w)
+        heads.b += heads.db
+
+
+def logits(heads: Heads, x: Float[Tensor, "B D"]) -> Float[Tensor, "B R Q"]:
+    flat = torch.addmm(heads.b.flatten(), x, heads.w.flatten(1))
+    return rearrange(flat, "B (R Q) -> B R Q", R=len(heads.b))
+
+
+def gradient(scores: Float[Tensor, "B R Q"], y: Int[Tensor, "B"]) -> Float[Tensor, "B R Q"]:
+    """d cross_entropy / d scores for each head, averaged over the batch: (softmax - onehot) / B."""
+    g = scores.softmax(-1)
+    g[torch.arange(len(y), device=y.device), :, y] -= 1
+    return g.div_(len(y))
+
+
+def judge(heads: Heads, x: Float[Tensor, "S D"], y: Int[Tensor, "S"]) -> tuple[Tensor, Tensor]:
+    """(accuracy, loss) of each head; one that diverged has 0 and infinity."""
+    right = torch.zeros(len(heads.b), dtype=torch.float64, device=x.device)
+    loss = torch.zeros_like(right)
+    for xs, ys in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        scores = logits(heads, xs)  # S R Q
+        right += (scores.argmax(-1) == ys[:, None]).double().sum(0)
+        known = ys < scores.shape[-1]  # a class that train lacks has no score: wrong, and no part of the loss
+        label = repeat(ys[known], "S -> S R 1", R=len(heads.b))
+        loss -= scores[known].log_softmax(-1).gather(-1, label)[..., 0].double().sum(0)
+    good = heads.w.isfinite().all(0).all(-1)
+    return torch.where(good, right / len(y), 0.0), torch.where(good & loss.isfinite(), loss, torch.inf)
+
+
+def best_half(top1: Float[Tensor, "R"], loss: Float[Tensor, "R"]) -> Int[Tensor, "K"]:
+    """Places of the better half: by accuracy, among equals by loss (accuracies on a small val tie often)."""
+    order = sorted(range(len(top1)), key=lambda i: (-top1[i].item(), loss[i].item()))
+    return torch.tensor(sorted(order[: math.ceil(len(order) / 2)]), device=top1.device)
+
+
+def record(scores: list[Setting], heads: Heads, top1: Float[Tensor, "R"], share: float) -> None:
+    for number, value in zip(heads.number.tolist(), top1.tolist(), strict=True):
+        scores[number] = {"val/top1": value, "trained": share}  # trained: share of the steps
+
+
+def rank(setting: Setting) -> tuple[float | int, ...]:
+    """Best on val; among equals the simpler: narrower, more decay, smaller steps."""
+    return setting["val/top1"], -setting["dim"], setting["weight_decay"], -setting["rate"]
+
+
+class Basis:
+    """Features -> the coordinates a head is trained in, fixed by the train split alone.
+
+    Where clips are few and features wide (S < D / 2), these are the span of the train clips: gradient descent from
+    zero never leaves it, so the heads are the same (up to rounding) and 30 000 columns cost what a few hundred do.
+    """
+
+    def __init__(self, train: Float[Tensor, "S D"]) -> None:
+        train = train.float()
+        self.std, self.mean = torch.std_mean(train, dim=0, correction=0)
+        self.std.clamp_(min=1e-6).mul_(math.sqrt(train.shape[1]))
+        self.span: Tensor | None = None
+        self.train = (train - self.mean) / self.std
+        if len(train) < train.shape[1] // 2:
+            self.span, corner = torch.linalg.qr(self.train.T)  # D S, S S
+            self.train = corner.T.contiguous()
+
+    def __call__(self, feats: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
+        x = (feats.float() - self.mean) / self.std
+        return x if self.span is None else x @ self.span

@@ -1,0 +1,81 @@
+"""correct answers -> what they are worth: intervals over groups, paired differences, the share a guess gets.
+
+Clips of one source video are not independent, so whole groups are resampled. The draws have coordinates: the same
+answers and seed give the same interval on every machine.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ssvid.randomness import uniform
+
+CHUNK = 100  # draws at once, so that thousands of groups fit
+
+
+def bootstrap(
+    correct: Bool[Tensor, "S"], groups: list[str], seed: int, draws: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the accuracy, groups resampled with replacement.
+
+    Where every group has the same accuracy (all right, all wrong) resampling shows no spread at all although n groups
+    say little: then Wilson's interval for n trials.
+    """
+    value, weight = by_group(correct.double(), groups)
+    share = value / weight
+    if (share == share[0]).all():
+        return wilson(share[0].item(), len(share), level)
+    return interval(value, weight, seed, draws, level)
+
+
+def paired_difference(
+    ours: Bool[Tensor, "S"],
+    theirs: Bool[Tensor, "S"],
+    groups: list[str],
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """(difference of accuracies, low, high) on the same clips: the groups drawn are the same for both."""
+    value, weight = by_group(ours.double() - theirs.double(), groups)
+    return (value.sum() / weight.sum()).item(), *interval(value, weight, seed, draws, level)
+
+
+def by_group(values: Float[Tensor, "S"], groups: list[str]) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
+    """(sum, number of clips) of each group."""
+    names = {name: i for i, name in enumerate(sorted(set(groups)))}
+    place = torch.tensor([names[name] for name in groups])
+    total = torch.zeros(len(names), dtype=torch.float64)
+    return total.index_add(0, place, values), total.index_add(0, place, torch.ones_like(values))
+
+
+def interval(
+    value: Float[Tensor, "G"], weight: Float[Tensor, "G"], seed: int, draws: int, level: float
+) -> tuple[float, float]:
+    n, means = len(value), []
+    for start in range(0, draws, CHUNK):
+        rows = torch.arange(start, min(start + CHUNK, draws))
+        drawn = (uniform(seed, "bootstrap", 0, rows, n) * n).long()  # draws G
+        means.append(value[drawn].sum(1) / weight[drawn].sum(1))
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.cat(means).quantile(ends).tolist()
+    return low, high
+
+
+def wilson(share: float, n: int, level: float) -> tuple[float, float]:
+    """Wilson's score interval of a proportion seen in n trials."""
+    z = math.sqrt(2) * torch.erfinv(torch.tensor(level, dtype=torch.float64)).item()
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+
+
+def chance(labels: Int[Tensor, "S"]) -> float:
+    """Accuracy of a blind guess: one over the number of classes present."""
+    return 1 / len(labels.unique())
+
+
+def majority(labels: Int[Tensor, "S"]) -> float:
+    """Accuracy of always naming the largest class."""
+    return labels.bincount().max().item() / len(labels)

@@ -1,0 +1,163 @@
+"""argv -> a call: registry names become dotted paths, errors become one sentence, a result becomes the last line.
+
+A command is a typed function; jsonargparse turns its signature into flags, recipes and help. It knows dotted paths, not
+our names, so names in argv and in YAML are rewritten before it parses.
+"""
+
+import difflib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from ssvid import registry
+from ssvid.data.manifest import Manifest
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError
+from ssvid.objective import Objective
+
+KINDS = {Encoder: registry.encoders, Objective: registry.objectives, Manifest: registry.datasets}
+
+set_parsing_settings(subclasses_enabled=[Manifest])  # a dataclass, yet chosen by name
+
+
+def command(function: Callable[..., dict[str, Any]], argv: list[str] | None = None) -> None:
+    """Run `function` as a command line; its dict is the last line of standard output."""
+    try:
+        kwargs = parse(function, sys.argv[1:] if argv is None else argv)
+        print(json.dumps(function(**kwargs)), flush=True)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+    except KeyboardInterrupt:
+        print("stopped. The same command goes on from the last checkpoint or finished part.", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
+    """The function's arguments, built. `config`, where it takes one, is the resolved configuration as plain data."""
+    parameters = inspect.signature(function).parameters
+    kinds = {name: kind for name, p in parameters.items() if (kind := _kind(p.annotation))}
+    parser = ArgumentParser(prog=f"python -m {_module(function)}", description=function.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a recipe: YAML with the same keys as the flags")
+    parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
+    argv = [token for i, token in enumerate(argv) for token in _rewrite(token, argv[i - 1] if i else "", kinds)]
+    argv = _gather(argv, [n for n, p in parameters.items() if p.annotation == list[str]])
+    if {"-h", "--help"} & set(argv):
+        _help(parser, argv, kinds)
+    try:
+        chosen = parser.parse_args(argv)
+    except ArgumentError as error:
+        raise UserError(_sentence(str(error), parser, argv)) from error
+    plain = yaml.safe_load(parser.dump(chosen, skip_none=False))
+    if "seed" in plain:
+        import torch
+
+        torch.manual_seed(plain["seed"])  # before anything with weights is built
+    built = parser.instantiate(chosen)
+    kwargs = {name: built[name] for name in parameters if name != "config"}
+    plain.pop("config", None)
+    return {**kwargs, "config": _named(plain, kinds)} if "config" in parameters else kwargs
+
+
+def _module(function: Callable[..., Any]) -> str:
+    path = Path(inspect.getsourcefile(function) or "").with_suffix("").parts
+    return ".".join(path[-path[::-1].index(next(p for p in path[::-1] if p in ("ssvid", "benchmarks"))) - 1 :])
+
+
+def _kind(annotation: Any) -> registry.Registry | None:
+    """Encoder, or a function that gives an Objective: each has its table of names."""
+    last = get_args(annotation)[-1] if get_args(annotation) else annotation
+    return next((KINDS[k] for k in KINDS if last is k), None)
+
+
+def _dotted(name: str, table: registry.Registry) -> str:
+    if ":" not in name and "." in name:
+        return name
+    entry = table[name]
+    return f"{entry.__module__}.{entry.__qualname__}"
+
+
+def _rewrite(token: str, before: str, kinds: dict[str, registry.Registry]) -> list[str]:
+    """One word of argv, with names made dotted and recipes read."""
+    flag, equals, value = token.partition("=")
+    if equals and flag.startswith("--") and flag[2:] in (*kinds, "config"):
+        return [flag, *_rewrite(value, flag, kinds)]
+    if before == "--config":
+        return [json.dumps(_recipe(token, kinds))]
+    if before[2:] in kinds and before.startswith("--"):
+        return [_dotted(token, kinds[before[2:]])]
+    return [token]
+
+
+def _recipe(path: str, kinds: dict[str, registry.Registry]) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"The recipe {path} is no mapping of flags to values.")
+    for key in kinds:
+        given = recipe.get(key)
+        if isinstance(given, str):
+            given = {"name": given}
+        if isinstance(given, dict) and "name" in given:
+            name, rest = given["name"], {k: v for k, v in given.items() if k != "name"}
+            recipe[key] = {"class_path": _dotted(name, kinds[key]), "init_args": rest}
+    return recipe
+
+
+def _named(plain: dict[str, Any], kinds: dict[str, registry.Registry]) -> dict[str, Any]:
+    """The resolved config in a recipe's own form, with registry names."""
+    for key, table in kinds.items():
+        path, given = plain[key]["class_path"], plain[key].get("init_args", {})
+        names = [n for n, e in table.table.items() if f"{e.__module__}.{e.__qualname__}" == path]
+        plain[key] = {"name": names[0] if names else ":".join(path.rsplit(".", 1)), **given}
+    return plain
+
+
+def _gather(argv: list[str], lists: list[str]) -> list[str]:
+    """`--encoder A --encoder B` -> `--encoder [A, B]`."""
+    for name in lists:
+        at = [i for i, token in enumerate(argv[:-1]) if token == f"--{name}"]
+        values = [argv[i + 1] for i in at]
+        argv = [t for i, t in enumerate(argv) if i not in at and i - 1 not in at]
+        argv += [f"--{name}", json.dumps(values)] if values else []
+    return argv
+
+
+def _help(parser: ArgumentParser, argv: list[str], kinds: dict[str, registry.Registry]) -> None:
+    parser.print_help()
+    for key, table in kinds.items():
+        given = [argv[i + 1] for i, token in enumerate(argv[:-1]) if token == f"--{key}"]
+        if not given:
+            print(f"\n--{key} is one of: {', '.join(table.names())}; `--{key} NAME --help` lists its own flags")
+        for path in given:
+            print()
+            try:
+                parser.parse_args([f"--{key}.help", path])
+            except SystemExit:
+                pass
+    sys.exit(0)
+
+
+def _sentence(text: str, parser: ArgumentParser, argv: list[str]) -> str:
+    """jsonargparse's nested message as one line that names the flag, what is wrong and what to try."""
+    text = " ".join(re.sub(r"[.\s]*Got value: (Namespace|NestedArg)\(.*", "", text, flags=re.S).split())
+    keys = re.findall(r'Parser key "([\w.]+)"', text)
+    flag = "--" + ".".join(keys)
+    if unknown := re.search(r"Option '([^']+)' is not accepted", text):
+        return f"{flag} has no option {unknown[1]!r}. `{flag} NAME --help` lists what it takes."
+    if unknown := re.search(r"unrecognized arguments: (.*)", text):
+        flags = [o for a in parser._actions for o in a.option_strings if o.startswith("--")]
+        near = difflib.get_close_matches(unknown[1].split()[0], flags)
+        return f"There is no flag {unknown[1]}{'; near: ' + ', '.join(near) if near else ''}. --help lists all."
+    if wrong := re.search(r"Expected an? (?:<class ')?(.*?)(?:'>)?\. Got value: (.*)", text):
+        return f"{flag} takes {wrong[1]}, not {wrong[2]!r}."
+    return text.removesuffix(".") + ". --help lists the flags."

@@ -1,0 +1,1 @@
+"""Video files -> clips -> batches: everything between a disk and the first tensor on the device."""

@@ -1,0 +1,173 @@
+"""frames -> clip: how a clip is cut and coloured. Geometry in the worker on uint8, colour on the device in batches.
+
+Every choice is a uniform handed in, so a crop is a function of (seed, epoch, index) and rgb and flow can share it.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from ssvid.errors import UserError
+
+TRIES = 10  # boxes drawn before a resized crop gives up, as torchvision does
+GEOMETRY_DRAWS = 3 + 2 * TRIES  # uniforms that `geometry` takes for a clip
+COLOUR_DRAWS = 6  # uniforms that `colour` takes for a clip, or for a frame
+SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side
+OFFSETS = (  # quarters of the room left, y and x: corners, centre, edge middles, quarter points
+    *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2)),
+    *((1, 1), (1, 3), (3, 1), (3, 3)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    crop: str = "centre"  # centre | random | multiscale | resized
+    short: float = 8 / 7  # random: the short side before the crop, in clip sizes
+    area: tuple[float, float] = (0.5, 1.0)  # resized: of the picture
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)  # resized: width / height, log-uniform
+    flip: float = 0.0  # probability
+    interpolation: str = "bilinear"  # bilinear | bicubic | nearest
+    antialias: bool = True
+    brightness: float = 0.0  # factors are drawn from 1 - x to 1 + x
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # turns, -x to x
+    p_jitter: float = 0.8  # of brightness, contrast, saturation and hue together, in this order
+    p_gray: float = 0.0
+    per: str = "clip"  # clip | frame: what shares one draw of the colours
+
+    @property
+    def colours(self) -> bool:
+        return max(self.brightness, self.contrast, self.saturation, self.hue, self.p_gray) > 0
+
+
+RECIPES = {
+    "none": Augment(),  # short side resized, centre cropped
+    "multiscale": Augment(crop="multiscale"),  # VideoMAE
+    "resized_flip": Augment(crop="resized", flip=0.5),  # mae_st
+    "crop_flip": Augment(crop="random", flip=0.5),
+    "resized_flip_colour": Augment(
+        crop="resized", area=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p_gray=0.2
+    ),  # MoCo v2's jitter, one draw for a clip
+    "crop_flip_colour": Augment(
+        crop="random", flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_gray=0.2, per="frame"
+    ),
+}
+
+
+def recipe(name: str) -> Augment:
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES) or sorted(RECIPES)
+        raise UserError(f"There is no augmentation recipe {name!r}; near: {', '.join(near)}.")
+    return RECIPES[name]
+
+
+def geometry(
+    frames: UInt8[Tensor, "T C H W"], recipe: Augment, size: int, u: Float[Tensor, "n"]
+) -> UInt8[Tensor, "C T s s"]:
+    """Cut and resize a clip, every frame alike. `u`: GEOMETRY_DRAWS uniforms; none are used by `none`."""
+    mode, height, width = InterpolationMode(recipe.interpolation), *frames.shape[-2:]
+    if recipe.crop == "centre":
+        clip = F.center_crop(F.resize(frames, [size], mode, antialias=recipe.antialias), [size, size])
+    else:
+        top, left, h, w = BOXES[recipe.crop](height, width, size, recipe, u[1:].tolist())
+        clip = F.resized_crop(frames, top, left, h, w, [size, size], mode, antialias=recipe.antialias)
+    if recipe.flip and float(u[0]) < recipe.flip:
+        clip = clip.flip(-1)
+    return clip.transpose(0, 1).contiguous()
+
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+def _random(height: int, width: int, size: int, recipe: Augment, u: list[float]) -> Box:
+    """What a random crop of `size` cuts from a picture whose short side is `short * size`, before any resize."""
+    side = max(1, round(min(height, width) / recipe.short))
+    return int(u[0] * (height - side + 1)), int(u[1] * (width - side + 1)), side, side
+
+
+def _multiscale(height: int, width: int, size: int, recipe: Augment, u: list[float]) -> Box:
+    """VideoMAE (kinetics.py, GroupMultiScaleCrop): sides by scale at most one step apart, one of 13 places."""
+    sides = [int(min(height, width) * scale) for scale in SCALES]
+    sides = [size if abs(side - size) < 3 else side for side in sides]
+    pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+    h, w = pairs[int(u[0] * len(pairs))]
+    y, x = OFFSETS[int(u[1] * len(OFFSETS))]
+    return y * ((height - h) // 4), x * ((width - w) // 4), h, w
+
+
+def _resized(height: int, width: int, size: int, recipe: Augment, u: list[float]) -> Box:
+    """torchvision's RandomResizedCrop: the first of TRIES boxes that fits, else the widest centre box."""
+    low, high = (math.log(aspect) for aspect in recipe.aspect)
+    for i in range(TRIES):
+        area = height * width * (recipe.area[0] + u[2 + 2 * i] * (recipe.area[1] - recipe.area[0]))
+        aspect = math.exp(low + u[3 + 2 * i] * (high - low))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(u[0] * (height - h + 1)), int(u[1] * (width - w + 1)), h, w
+    aspect = min(max(width / height, recipe.aspect[0]), recipe.aspect[1])
+    h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+BOXES = {"random": _random, "multiscale": _multiscale, "resized": _resized}
+
+
+def colour(
+    clips: Float[Tensor, "B V C T H W"], recipe: Augment, u: Float[Tensor, "..."]
+) -> Float[Tensor, "B V C T H W"]:
+    """Jitter colours in [0, 1] for a whole batch at once. `u`: uniforms `B V n`, or `B V T n` with per='frame'."""
+    if not recipe.colours:
+        return clips
+    u = u.to(clips.device, clips.dtype)
+    u = u[:, :, None] if u.ndim == 3 else u  # B V (1 or T) n
+    u = u[:, :, None, ..., None, None, :]  # B V 1 T 1 1 n
+    jitter, spread = u[..., 0] < recipe.p_jitter, 2 * u - 1
+    out = clips
+    if recipe.brightness:
+        out = (out * _factor(recipe.brightness, spread[..., 1])).clamp(0, 1)
+    if recipe.contrast:
+        mean = _gray(out).mean((-2, -1), keepdim=True)
+        out = _blend(out, mean, _factor(recipe.contrast, spread[..., 2]))
+    if recipe.saturation:
+        out = _blend(out, _gray(out), _factor(recipe.saturation, spread[..., 3]))
+    if recipe.hue:
+        out = _turn_hue(out, recipe.hue * spread[..., 4])
+    out = torch.where(jitter, out, clips)
+    return torch.where(u[..., 5] < recipe.p_gray, _gray(out), out) if recipe.p_gray else out
+
+
+def _factor(strength: float, spread: Tensor) -> Tensor:
+    return (1 + strength * spread).clamp(min=0)
+
+
+def _blend(clips: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    return (clips * factor + other * (1 - factor)).clamp(0, 1)
+
+
+def _gray(clips: Tensor) -> Tensor:
+    red, green, blue = clips.split(1, dim=-4)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
+
+
+def _turn_hue(clips: Tensor, turns: Tensor) -> Tensor:
+    """RGB -> HSV, hue shifted, -> RGB (Foley & van Dam, as in torchvision)."""
+    value, least = clips.amax(-4, keepdim=True), clips.amin(-4, keepdim=True)
+    red, green, blue = clips.split(1, dim=-4)
+    chroma = value - least
+    safe = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
+    hue = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = (hue / 6 + turns) % 1  # B V 1 T H W
+    channel = torch.tensor([5.0, 3.0, 1.0], device=clips.device, dtype=clips.dtype).view(3, 1, 1, 1)
+    k = (channel + hue * 6) % 6
+    return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)

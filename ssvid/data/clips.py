@@ -1,0 +1,119 @@
+"""(epoch, row) -> the clips of one video, and a list of those -> Batch. Every choice comes from the coordinates."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ssvid.data.augment import GEOMETRY_DRAWS, geometry, recipe
+from ssvid.data.decode import read, stamps
+from ssvid.data.manifest import Manifest
+from ssvid.data.sampling import ShortVideo, clip_times, positions
+from ssvid.errors import DecodeError, UserError
+from ssvid.randomness import uniform
+from ssvid.shapes import Batch, Views
+
+TRIES = 10  # other rows tried for a bad file
+
+
+class Bad(NamedTuple):
+    path: str
+    time: float | None
+    why: str
+
+
+class Clips(Dataset):
+    """`clips[epoch, row]`. `evaluate`: n clips spread evenly, centre cropped; a bad file is then not replaced."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        views: Views,
+        *,
+        seed: int,
+        short: str = "pad",  # pad | drop | error: a video shorter than its clip
+        decoder: str = "pyav",  # pyav | torchcodec
+        evaluate: int = 0,  # clips of a video; 0 = train
+    ) -> None:
+        shapes = {(spec.frames, spec.size) for spec in views.clips}
+        if len(shapes) != 1 or {spec.modality for spec in views.clips} != {"rgb"}:
+            raise UserError(f"The views of a batch are rgb and share frames and size; here: {views.clips}.")
+        self.manifest, self.views, self.seed, self.short = manifest, views, seed, short
+        self.decoder, self.evaluate = decoder, evaluate
+        self.recipe = recipe("none" if evaluate else views.augment)
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        bad: list[Bad] = []
+        dropped = 0
+        for row in [index] if self.evaluate else self._candidates(epoch, index):
+            try:
+                return {**self._load(epoch, row), "bad": bad, "dropped": dropped, "ok": True}
+            except ShortVideo:
+                dropped += 1
+            except DecodeError as error:
+                bad.append(Bad(error.path, error.time, error.why))
+        if self.evaluate:
+            return {"index": index, "epoch": epoch, "bad": bad, "dropped": dropped, "padded": 0, "ok": False}
+        last = bad[-1] if bad else Bad(str(self.manifest.path(row)), None, "shorter than the clip")
+        raise UserError(
+            f"{TRIES + 1} files in a row gave no clip, the last is {last.path}: {last.why}. "
+            "Check the files with python -m ssvid.data.prepare --scan_only."
+        )
+
+    def _candidates(self, epoch: int, index: int) -> list[int]:
+        others = uniform(self.seed, "replace", epoch, index, TRIES)[0] * len(self.manifest)
+        return [index, *others.long().tolist()]
+
+    def _load(self, epoch: int, row: int) -> dict[str, Any]:
+        path, fps = self.manifest.path(row), self.manifest.rows[row].fps
+        table = stamps(path, fps)
+        starts = self._starts(epoch, row)
+        cuts = [clip_times(spec, table, u, self.short, path) for spec, u in starts]
+        frames = read(path, np.concatenate([times for times, _ in cuts]), fps, self.decoder)  # one pass for all views
+        clips = [
+            geometry(part, self.recipe, self.views.clips[0].size, self._crop(epoch, row, view))
+            for view, part in enumerate(frames.chunk(len(cuts)))
+        ]
+        return {
+            "clips": torch.stack(clips),  # V C T H W
+            "index": row,
+            "epoch": epoch,
+            "label": int(self.manifest.labels[row]),
+            "video_id": self.manifest.video_id(row),
+            "padded": sum(padded for _, padded in cuts),
+        }
+
+    def _starts(self, epoch: int, row: int) -> list[tuple[Any, float]]:
+        if self.evaluate:
+            return [(spec, float(u)) for spec in self.views.clips for u in positions(self.evaluate)]
+        draw = [float(uniform(self.seed, f"clip/{v}", epoch, row, 1)) for v in range(len(self.views.clips))]
+        return list(zip(self.views.clips, draw, strict=True))
+
+    def _crop(self, epoch: int, row: int, view: int) -> Tensor:
+        return uniform(self.seed, f"crop/{view}", epoch, row, GEOMETRY_DRAWS)[0]
+
+
+def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
+    """Good samples stacked; `ok`, `bad`, `padded` and `dropped` tell of all. No `clips` where none is good."""
+    good = [sample for sample in samples if sample["ok"]]
+    batch: dict[str, Any] = {
+        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
+        "epoch": torch.tensor([sample["epoch"] for sample in good], dtype=torch.int64),
+        "label": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
+        "video_id": [sample["video_id"] for sample in good],
+        "seed": seed,
+        "ok": torch.tensor([sample["ok"] for sample in samples]),
+        "bad": [bad for sample in samples for bad in sample["bad"]],
+        "padded": sum(sample["padded"] for sample in samples),
+        "dropped": sum(sample["dropped"] for sample in samples),
+    }
+    if good:
+        batch["clips"] = torch.stack([sample["clips"] for sample in good])  # B V C T H W
+    return batch

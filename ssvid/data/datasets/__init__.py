@@ -1,0 +1,1 @@
+"""Folders and lists -> Manifest: one file per layout, found by the registry."""

@@ -1,0 +1,121 @@
+"""A csv of clips -> Manifest: columns path, label, split, and a group that never stands in two splits."""
+
+import csv as table
+from pathlib import Path
+
+from ssvid.data import files
+from ssvid.data.manifest import Manifest
+from ssvid.errors import UserError
+from ssvid.registry import datasets
+from ssvid.shapes import Row
+
+NAMES = ("labels.csv", "manifest.csv")  # looked for where root is a folder
+PATHS = ("path", "file", "filename", "video", "video_path", "video_id")  # the first of these is the path
+SPLIT = {
+    **dict.fromkeys(("train", "training", "1"), "train"),  # the numbers are HMDB51's
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "2"), "test"),
+}
+UNUSED = ("0", "unused")
+
+
+@datasets.register("csv")
+def csv(
+    root: str,
+    *,
+    path_column: str | None = None,  # default: the first of path, file, filename, video, video_path, video_id
+    label_column: str = "label",
+    split_column: str = "split",  # for example official_split2
+    group: str | None = None,  # column; default: subject, else label + group, else the path
+    where: str | None = None,  # COLUMN=VALUE keeps these rows only
+) -> Manifest:
+    """Paths are relative to the csv. `root` is the csv, or a folder that holds labels.csv or manifest.csv."""
+    file = _locate(root)
+    rows, columns = read_table(file)
+    path_column = path_column or next((name for name in PATHS if name in columns), PATHS[0])
+    _need(file, columns, path_column, "--data.path_column")
+    if split_column != "split":
+        _need(file, columns, split_column, "--data.split_column")
+    if label_column != "label":
+        _need(file, columns, label_column, "--data.label_column")
+    if group is not None:
+        _need(file, columns, group, "--data.group")
+    if where is not None:
+        rows = _filter(file, rows, columns, where)
+    made = []
+    for line in rows:
+        split = (line.get(split_column) or "train").strip()
+        if split.lower() in UNUSED:
+            continue
+        label = (line.get(label_column) or "").strip() or None
+        path = line[path_column].strip().replace("\\", "/")
+        video = (line.get("video_id") or "").strip() if path_column != "video_id" else ""
+        made.append(
+            Row(
+                path=path,
+                label=label,
+                split=SPLIT.get(split.lower(), split),
+                group=_group(line, group, label, path),
+                duration=_number(line.get("duration")),
+                video_id=video,
+            )
+        )
+    return Manifest.build(made, file.parent)
+
+
+def read_table(file: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows and columns of a csv; the separator is whichever of comma, semicolon and tab the head holds most."""
+    with open(file, newline="", encoding="utf-8-sig") as text:
+        head = text.readline()
+        text.seek(0)
+        try:
+            reader = table.DictReader(text, delimiter=max(",;\t", key=head.count), restval="")
+            rows = list(reader)
+        except (table.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{file} cannot be read as a csv: {error}.") from error
+    for number, line in enumerate(rows, start=2):
+        if None in line:
+            raise UserError(f"{file}, row {number} has more fields than the head: quote fields that hold a comma.")
+    return rows, list(reader.fieldnames or [])
+
+
+def _locate(root: str) -> Path:
+    path = Path(root).expanduser()
+    if path.is_dir():
+        for name in NAMES:
+            if (path / name).is_file():
+                return path / name
+        raise UserError(f"{path} holds no {' or '.join(NAMES)}: give --data.root the csv itself.")
+    return files.file(path, "--data.root of a csv data set")
+
+
+def _need(file: Path, columns: list[str], name: str, flag: str) -> None:
+    if name not in columns:
+        raise UserError(f"{file} has no column {name!r} ({flag}); it has {', '.join(columns) or 'none'}.")
+
+
+def _filter(file: Path, rows: list[dict[str, str]], columns: list[str], where: str) -> list[dict[str, str]]:
+    name, equals, value = where.partition("=")
+    if not equals:
+        raise UserError(f"--data.where {where!r} is not COLUMN=VALUE.")
+    _need(file, columns, name, "--data.where")
+    kept = [line for line in rows if line[name].strip() == value]
+    if not kept:
+        raise UserError(f"No row of {file} has {where}: values are {', '.join(sorted({r[name] for r in rows})[:8])}.")
+    return kept
+
+
+def _group(line: dict[str, str], column: str | None, label: str | None, path: str) -> str:
+    if column is None and "subject" in line:
+        column = "subject"
+    if column is not None:
+        return line[column].strip() or path
+    own = (line.get("group") or "").strip()
+    return f"{label}/{own}" if own and label else own or path
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

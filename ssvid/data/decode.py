@@ -1,0 +1,185 @@
+"""path, times in seconds -> uint8 frames: the only file that opens a video.
+
+A time means the frame shown then, so variable-rate files stay right. Damage is an error here, never a wrong picture:
+the codecs are told to stop at what they would conceal (`err_detect=explode`: h264 and mpeg4 heed it, hevc and vp9 do
+not), and a frame they mark as corrupt is not handed out.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ssvid.errors import DecodeError, UserError
+
+NEAR = 1e-4  # seconds: a time this little before a frame already means that frame
+IMAGES = frozenset((".jpg", ".jpeg", ".png"))
+Frames = UInt8[Tensor, "T C H W"]
+
+
+class Table(NamedTuple):
+    """What a packet scan tells of a file, without decoding."""
+
+    times: np.ndarray  # float64 seconds, sorted
+    pts: np.ndarray  # int64, the same frames in ticks
+    keys: np.ndarray  # int64, sorted ticks of the key frames
+
+
+def stamps(path: str | Path, fps: float | None = None) -> np.ndarray:
+    """Sorted presentation times in seconds. `fps`: of a folder of pictures, which cannot state its own."""
+    if os.path.isdir(path):
+        if not fps:
+            raise UserError(f"{path} is a folder of frames: say their rate, for example --data.fps 25.")
+        return np.arange(len(_pictures(path))) / fps
+    return _table(path).times
+
+
+def read(
+    path: str | Path, times: Sequence[float] | np.ndarray, fps: float | None = None, decoder: str = "pyav"
+) -> Frames:
+    """The frame shown at each time. Any order, repeats allowed; before the first frame means the first."""
+    table = stamps(path, fps)
+    if len(table) == 0:
+        raise DecodeError(path, "no frames in it")
+    shown = np.searchsorted(table, np.asarray(times, np.float64) + NEAR, side="right") - 1
+    wanted, back = np.unique(shown.clip(min=0), return_inverse=True)
+    if os.path.isdir(path):
+        frames = _read_pictures(path, wanted)
+    elif decoder == "pyav":
+        frames = _read_pyav(path, _table(path), wanted)
+    elif decoder == "torchcodec":
+        frames = _read_torchcodec(path, wanted, float(table[wanted[0]]))
+    else:
+        raise UserError(f"There is no decoder {decoder!r}: take pyav or torchcodec.")
+    if len(back) == len(wanted) and (back == np.arange(len(back))).all():
+        return frames  # the usual case, without a copy
+    return frames[torch.from_numpy(back)]
+
+
+def _table(path: str | Path) -> Table:
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise DecodeError(path, error.strerror or "cannot be opened") from error
+    return _scan(str(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=16384)  # about 40 MB of ten-second clips in each worker
+def _scan(path: str, mtime: int, size: int) -> Table:
+    try:
+        with av.open(path) as container:
+            stream = video_stream(container, path)
+            packets = [
+                (packet.dts if packet.pts is None else packet.pts, packet.is_keyframe)
+                for packet in container.demux(stream)
+                if packet.size and not packet.is_discard and not packet.is_corrupt  # what a player would not show
+            ]
+            base = stream.time_base
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError(path, _why(error)) from error
+    pts = np.unique(np.array([tick for tick, _ in packets if tick is not None], np.int64))
+    keys = np.unique(np.array([tick for tick, key in packets if key and tick is not None], np.int64))
+    return Table(pts * base.numerator / base.denominator, pts, keys)
+
+
+def video_stream(container: Any, path: str | Path) -> Any:
+    """The file's first video stream that is not a cover picture."""
+    for stream in container.streams.video:
+        if av.stream.Disposition.attached_pic not in stream.disposition:
+            return stream
+    raise DecodeError(path, "no video stream in it")
+
+
+def upright(frame: Any) -> np.ndarray:
+    """RGB `H W C`, turned as the file's display matrix asks."""
+    picture = frame.to_ndarray(format="rgb24", threads=1)  # its own choice of threads costs 4x the CPU
+    return np.rot90(picture, round(frame.rotation / 90)) if frame.rotation % 360 else picture
+
+
+def _read_pyav(path: str | Path, table: Table, wanted: np.ndarray) -> Frames:
+    """From the key frame before the first frame wanted; where that fails, once more from the start."""
+    ticks = table.pts[wanted]
+    before = table.keys[table.keys <= ticks[0]]
+    starts = [int(before[-1])] if len(before) and before[-1] > table.pts[0] else []
+    for start in [*starts, None]:
+        found: dict[int, np.ndarray] = {}
+        why = "the decoder passes over this frame"
+        try:
+            _decode(path, set(ticks.tolist()), int(ticks[-1]), start, found)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            why = _why(error)
+        if len(found) == len(ticks):
+            return _stack(path, [found[tick] for tick in ticks.tolist()])
+    missing = next(i for i, tick in zip(wanted, ticks.tolist(), strict=True) if tick not in found)
+    raise DecodeError(path, why, float(table.times[missing]))
+
+
+def _decode(path: str | Path, wanted: set[int], last: int, start: int | None, found: dict[int, np.ndarray]) -> None:
+    with av.open(str(path)) as container:
+        stream = video_stream(container, path)
+        stream.thread_type = "NONE"  # workers are the parallelism
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"err_detect": "explode"}
+        if start is not None:
+            container.seek(start, stream=stream)
+        for frame in container.decode(stream):
+            tick = frame.dts if frame.pts is None else frame.pts
+            if tick in wanted and not frame.is_corrupt:
+                found[tick] = upright(frame)
+            if tick is not None and tick >= last:
+                return
+
+
+def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:
+    if len({picture.shape for picture in pictures}) > 1:
+        raise DecodeError(path, "the picture changes its size on the way")
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)  # channels last in memory: quick to resize
+
+
+def _why(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+
+
+def _read_torchcodec(path: str | Path, wanted: np.ndarray, time: float) -> Frames:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: installed, but FFmpeg's libraries are not
+        raise UserError(
+            "The decoder torchcodec cannot be imported: install torchcodec and FFmpeg, or take --decoder pyav."
+        ) from error
+    try:
+        decoder = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NCHW")
+        return decoder.get_frames_at(wanted.tolist()).data
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DecodeError(path, _why(error).splitlines()[0], time) from error
+
+
+def _read_pictures(path: str | Path, wanted: np.ndarray) -> Frames:
+    from torchvision.io import ImageReadMode, decode_image, read_file
+
+    names = _pictures(path)
+    pictures = []
+    for i in wanted:
+        file = os.path.join(path, names[i])
+        try:
+            pictures.append(decode_image(read_file(file), ImageReadMode.RGB).permute(1, 2, 0).numpy())
+        except RuntimeError as error:
+            raise DecodeError(path, f"{names[i]}: {_why(error).splitlines()[0]}") from error
+    return _stack(path, pictures)
+
+
+def _pictures(path: str | Path) -> tuple[str, ...]:
+    return _list_pictures(str(path), os.stat(path).st_mtime_ns)
+
+
+@lru_cache(maxsize=16384)
+def _list_pictures(path: str, mtime: int) -> tuple[str, ...]:
+    names = (name for name in os.listdir(path) if os.path.splitext(name)[1].lower() in IMAGES)
+    return tuple(sorted(names, key=lambda name: (len(name), name)))  # 2.jpg before 10.jpg

@@ -1,0 +1,151 @@
+"""Clips -> micro-batches of each step: the position in the endless stream is the step, nothing else."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ssvid.data.clips import Clips, collate
+from ssvid.errors import RunError, UserError
+from ssvid.randomness import permutation
+from ssvid.shapes import Batch
+
+Key = tuple[int, int]  # epoch, row
+
+
+class Stream(Sampler):
+    """Position p of the stream is row `permutation(epoch)[p % n]` of epoch `p // n`; a step takes batch_size of them.
+
+    Rank r has the r-th slice of every global batch, in `accumulate` micro-batches: 1 and n processes see the same.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        *,
+        batch_size: int,  # global: over all ranks and micro-batches
+        steps: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        if rows < 1:
+            raise UserError("There are no clips to train on: the train split is empty.")
+        if batch_size < 1 or batch_size % (world * accumulate):
+            raise UserError(
+                f"--batch_size {batch_size} is global and is shared by {world} processes x {accumulate} micro-batches: "
+                f"take a multiple of {world * accumulate}."
+            )
+        self.rows, self.batch_size, self.steps, self.seed = rows, batch_size, steps, seed
+        self.start_step, self.rank, self.world, self.accumulate = start_step, rank, world, accumulate
+        self.micro = batch_size // (world * accumulate)
+        self.order = lru_cache(maxsize=2)(partial(permutation, seed, n=rows))
+
+    def __len__(self) -> int:
+        return max(0, self.steps - self.start_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.start_step, self.steps):
+            first = step * self.batch_size + self.rank * self.accumulate * self.micro
+            for start in range(first, first + self.accumulate * self.micro, self.micro):
+                yield [self.key(position) for position in range(start, start + self.micro)]
+
+    def key(self, position: int) -> Key:
+        epoch, place = divmod(position, self.rows)
+        return epoch, int(self.order(epoch)[place])
+
+
+class Loader(DataLoader):
+    """A DataLoader whose faults are one sentence, and which leaves torch's global generator alone."""
+
+    def __init__(self, clips: Clips, *, workers: int, **options: Any) -> None:
+        super().__init__(
+            _Caught(clips),
+            collate_fn=partial(_collate, seed=clips.seed),
+            num_workers=workers,
+            worker_init_fn=_one_thread,
+            generator=torch.Generator().manual_seed(clips.seed),  # else it draws from the one that resume restores
+            persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None,
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error) or "Traceback" in str(error):
+                    raise  # a fault of ours: its traceback is wanted
+                raise RunError(
+                    f"A loader process died ({str(error).splitlines()[0]}): most often memory ran out; "
+                    "take fewer --workers or a smaller --batch_size and start the same command again."
+                ) from error
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Caught(Dataset):
+    """A UserError travels from a worker as a value: raised there, it would come back as a traceback in a string."""
+
+    def __init__(self, clips: Clips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: Key) -> Any:
+        try:
+            return self.clips[key]
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[Any], seed: int) -> Batch | UserError:
+    errors = (sample for sample in samples if isinstance(sample, UserError))
+    return next(errors, None) or collate(samples, seed)
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def train_loader(
+    clips: Clips,
+    *,
+    batch_size: int,
+    steps: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+    workers: int = 2,
+) -> Loader:
+    """`accumulate` micro-batches for each step from start_step to steps - 1."""
+    stream = Stream(
+        len(clips),
+        batch_size=batch_size,
+        steps=steps,
+        seed=clips.seed,
+        start_step=start_step,
+        rank=rank,
+        world=world,
+        accumulate=accumulate,
+    )
+    return Loader(clips, workers=workers, batch_sampler=stream)
+
+
+def eval_loader(clips: Clips, indices: Sequence[int], batch_size: int, workers: int = 2) -> Loader:
+    """These rows once, in this order."""
+    keys = [(0, int(i)) for i in indices]
+    return Loader(
+        clips, workers=workers, batch_sampler=[keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+    )

@@ -1,0 +1,198 @@
+"""Rows -> Manifest: the one list of clips, and the only place where splits are made and checked."""
+
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from ssvid.data.files import VIDEO
+from ssvid.errors import UserError
+from ssvid.shapes import Row
+
+SPLITS = ("train", "val", "test")
+HELD_OUT = 0.2  # of the train groups, where a list has no val (or no test) of its own
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    rows: tuple[Row, ...]
+    root: Path
+    classes: tuple[str, ...] = ()  # over the whole manifest, also after split() and take()
+
+    @classmethod
+    def build(cls, rows: Iterable[Row], root: str | Path) -> "Manifest":
+        """The rows with every check made, groups filled in, and a val and a test where there are labels to test."""
+        rows = tuple(replace(row, group=row.group or row.path) for row in rows)
+        root = Path(root)
+        if not rows:
+            raise UserError(f"{root} lists no clips: check --data.root and the data set's name.")
+        _check(rows, root)
+        return cls(_splits(rows), root, tuple(sorted({row.label for row in rows if row.label is not None})))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def split(self, name: str) -> "Manifest":
+        if name not in SPLITS:
+            raise UserError(f"There is no split {name!r}: splits are {', '.join(SPLITS)}.")
+        return replace(self, rows=tuple(row for row in self.rows if row.split == name))
+
+    def take(self, indices: Sequence[int] | Tensor) -> "Manifest":
+        return replace(self, rows=tuple(self.rows[int(i)] for i in indices))
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """int64 ids into `classes`, -1 where a row has no label."""
+        ids = {name: i for i, name in enumerate(self.classes)}
+        return torch.tensor([ids.get(row.label, -1) for row in self.rows], dtype=torch.int64)
+
+    @cached_property
+    def groups(self) -> list[str]:
+        return [row.group for row in self.rows]
+
+    def path(self, i: int) -> Path:
+        return self.root / self.rows[i].path
+
+    @cached_property
+    def video_ids(self) -> list[str]:
+        """A row's own id, else its file's stem where that is unique, else its path without the suffix."""
+        stems = Counter(_stem(row.path) for row in self.rows)
+        bare = [_stem(row.path) for row in self.rows]
+        long = [str(PurePosixPath(row.path).with_name(stem)) for row, stem in zip(self.rows, bare, strict=True)]
+        names = [stem if stems[stem] == 1 else path for stem, path in zip(bare, long, strict=True)]
+        return [row.video_id or name for row, name in zip(self.rows, names, strict=True)]
+
+    def video_id(self, i: int) -> str:
+        return self.video_ids[i]
+
+    @cached_property
+    def hash(self) -> str:
+        """Of what the rows say; the same on every machine, whatever the root."""
+        lines = ("\t".join((row.path, row.label or "", row.split, row.group)) for row in self.rows)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def carve(rows: Iterable[Row], into: str, share: float = HELD_OUT) -> tuple[Row, ...]:
+    """Move about `share` of the train groups into another split: whole groups, chosen by the hash of their names.
+
+    Each class with two groups or more keeps one on either side. Rows of other splits stay as they are.
+    """
+    rows = tuple(rows)
+    groups: dict[str, set[str]] = defaultdict(set)  # class -> groups
+    classes: dict[str, set[str]] = defaultdict(set)  # group -> classes
+    for row in rows:
+        if row.split == "train":
+            groups[row.label or ""].add(row.group)
+            classes[row.group].add(row.label or "")
+    moved: set[str] = set()
+    for label in sorted(groups):
+        own = sorted(groups[label], key=lambda group: hashlib.sha256(f"{into}/{group}".encode()).hexdigest())
+        wanted = max(1, round(share * len(own))) if len(own) > 1 else 0
+        for group in own:
+            if len(moved & groups[label]) >= wanted:
+                break
+            if all(groups[other] - moved - {group} for other in classes[group]):
+                moved.add(group)
+    return tuple(replace(row, split=into) if row.split == "train" and row.group in moved else row for row in rows)
+
+
+def leaks(pretraining: Manifest, test: Manifest) -> list[Row]:
+    """Rows of `pretraining` that are also in `test`: by path, by the video's id, or by the file's content."""
+    paths = {os.path.realpath(test.path(i)) for i in range(len(test))}
+    ids = {name for name, row in zip(test.video_ids, test.rows, strict=True) if row.video_id or _telling(name)}
+    contents: dict[int, set[str]] | None = None
+    found = []
+    for i, row in enumerate(pretraining.rows):
+        known = pretraining.video_ids[i] in ids and (row.video_id or _telling(pretraining.video_ids[i]))
+        if known or os.path.realpath(pretraining.path(i)) in paths:
+            found.append(row)
+            continue
+        contents = _sizes(test) if contents is None else contents
+        same_size = contents.get(_size(pretraining.path(i)), ())
+        if same_size and _digest(pretraining.path(i)) in {_digest(path) for path in same_size}:
+            found.append(row)
+    return found
+
+
+def _check(rows: tuple[Row, ...], root: Path) -> None:
+    for row in rows:
+        if row.split not in SPLITS:
+            raise UserError(f"{root}: {row.path} is in split {row.split!r}; splits are {', '.join(SPLITS)}.")
+    twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{root} lists {len(twice)} paths more than once, first {twice[0]}: keep one row for each file."
+        )
+    absent = _missing(rows, root)
+    if absent:
+        raise UserError(
+            f"{root}: {len(absent)} of {len(rows)} files are missing, first {absent[0]}: check --data.root."
+        )
+    where: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        where[row.group].add(row.split)
+    for group, splits in where.items():
+        if len(splits) > 1:
+            raise UserError(
+                f"{root}: group {group!r} stands in splits {' and '.join(sorted(splits))}, which leaks training clips "
+                "into the score: mend the list, or name the right column with --data.group."
+            )
+
+
+def _missing(rows: tuple[Row, ...], root: Path) -> list[str]:
+    """One listing per folder: a stat for each of 240k files takes minutes on a network disk."""
+    listing: dict[str, set[str]] = {}
+    absent = []
+    for row in rows:
+        folder, name = os.path.split(root / row.path)
+        if folder not in listing:
+            listing[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listing[folder]:
+            absent.append(row.path)
+    return absent
+
+
+def _splits(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """No test: val becomes the test. No val then: a fifth of the train groups. Only train: left as it is."""
+    present = {row.split for row in rows}
+    if present == {"train"}:
+        return rows
+    if "test" not in present:
+        rows = tuple(replace(row, split="test") if row.split == "val" else row for row in rows)
+        present = {row.split for row in rows}
+    return rows if "val" in present else carve(rows, "val")
+
+
+def _stem(path: str) -> str:
+    pure = PurePosixPath(path)
+    return pure.stem if pure.suffix.lower() in VIDEO else pure.name  # a folder of frames may hold dots
+
+
+def _telling(name: str) -> bool:
+    """`v_Archery_g01_c01` says which video it is; `clip_0001` and `0001` stand in many data sets."""
+    return re.fullmatch(r"\D*\d*", name.rsplit("/", 1)[-1]) is None
+
+
+def _size(path: Path) -> int:
+    return os.path.getsize(path) if path.is_file() else -1
+
+
+def _sizes(manifest: Manifest) -> dict[int, set[Path]]:
+    sizes: dict[int, set[Path]] = defaultdict(set)
+    for i in range(len(manifest)):
+        path = manifest.path(i)
+        if path.is_file():
+            sizes[_size(path)].add(path)
+    return sizes
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""videos -> one clip for each second of each: the rows of `extract --per_second`."""
+
+import math
+from typing import Any
+
+import torch
+
+from ssvid.data.augment import geometry, recipe
+from ssvid.data.clips import Clips
+from ssvid.data.decode import read, stamps
+from ssvid.data.manifest import Manifest
+from ssvid.data.sampling import clip_from
+from ssvid.errors import DecodeError
+from ssvid.shapes import ClipSpec, Views
+
+
+class Seconds(Clips):
+    """Row i is second `second[i]` of video `row[i]`: the clip that begins there, its last frame repeated at the end."""
+
+    def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
+        super().__init__(manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=1)
+        self.row, self.second, self.unread = [], [], []
+        for row in range(len(manifest)):
+            try:
+                times = stamps(manifest.path(row), manifest.rows[row].fps)
+                length = max(1, math.ceil(float(times[-1] - times[0]))) if len(times) else 0
+            except DecodeError:
+                length = 0
+            self.unread += [] if length else [row]
+            self.row += [row] * length
+            self.second += range(length)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def _load(self, epoch: int, index: int) -> dict[str, Any]:
+        row, spec = self.row[index], self.views.clips[0]
+        path, fps = self.manifest.path(row), self.manifest.rows[row].fps
+        frames = read(path, clip_from(spec, stamps(path, fps), float(self.second[index])), fps, self.decoder)
+        return {
+            "clips": geometry(frames, recipe("none"), spec.size, torch.zeros(0))[None],
+            "index": index,
+            "epoch": epoch,
+            "label": int(self.manifest.labels[row]),
+            "video_id": self.manifest.video_id(row),
+            "padded": 0,
+        }

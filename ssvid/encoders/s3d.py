@@ -1,0 +1,138 @@
+"""Clip -> Features: S3D, separable 3-D Inception (arXiv:1712.04851), as CoCLR has it: batch norm with torch's defaults."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError
+from ssvid.registry import encoders
+from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
+
+
+def conv(ins: int, outs: int) -> nn.Sequential:
+    """1x1x1 + BN + ReLU."""
+    return nn.Sequential(nn.Conv3d(ins, outs, 1, bias=False), nn.BatchNorm3d(outs), nn.ReLU(inplace=True))
+
+
+def separable(ins: int, outs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Space, then time: each conv + BN + ReLU."""
+    pad = kernel // 2
+    return nn.Sequential(
+        nn.Conv3d(ins, outs, (1, kernel, kernel), (1, stride, stride), (0, pad, pad), bias=False),
+        nn.BatchNorm3d(outs),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(outs, outs, (kernel, 1, 1), (stride, 1, 1), (pad, 0, 0), bias=False),
+        nn.BatchNorm3d(outs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Widths(NamedTuple):
+    """Channels of a Mixed block's branches."""
+
+    b0: int
+    b1: tuple[int, int]
+    b2: tuple[int, int]
+    b3: int
+
+
+class Mixed(nn.Module):
+    def __init__(self, ins: int, widths: Widths) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [
+                conv(ins, widths.b0),
+                nn.Sequential(conv(ins, widths.b1[0]), separable(*widths.b1, kernel=3)),
+                nn.Sequential(conv(ins, widths.b2[0]), separable(*widths.b2, kernel=3)),
+                nn.Sequential(nn.MaxPool3d(3, 1, 1), conv(ins, widths.b3)),
+            ]
+        )
+        self.out = widths.b0 + widths.b1[1] + widths.b2[1] + widths.b3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+MIXED = {
+    "3b": Widths(64, (96, 128), (16, 32), 32),
+    "3c": Widths(128, (128, 192), (32, 96), 64),
+    "4b": Widths(192, (96, 208), (16, 48), 64),
+    "4c": Widths(160, (112, 224), (24, 64), 64),
+    "4d": Widths(128, (128, 256), (24, 64), 64),
+    "4e": Widths(112, (144, 288), (32, 64), 64),
+    "4f": Widths(256, (160, 320), (32, 128), 128),
+    "5b": Widths(256, (160, 320), (32, 128), 128),
+    "5c": Widths(384, (192, 384), (48, 128), 128),
+}
+
+
+def scaled(channels: int, by: float) -> int:
+    return max(4, round(channels * by))
+
+
+@encoders.register("s3d")
+class S3D(Encoder):
+    """1024 channels at T/8 x H/32 x W/32. `tokens` are the last map, `pooled` their mean."""
+
+    tiny = {"width": 0.125, "frames": 16, "size": 64}
+
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,  # of every layer; 1 as published
+        frames: int = 32,
+        stride: int = 1,  # of the file's frames
+        size: int = 128,
+    ) -> None:
+        super().__init__()
+        self.spec = ClipSpec(frames=frames, stride=stride, size=size)
+        wide = partial(scaled, by=width)
+        self.stem = nn.Sequential(
+            separable(3, wide(64), kernel=7, stride=2),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            conv(wide(64), wide(64)),
+            separable(wide(64), wide(192), kernel=3),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        )
+        self.dim = wide(192)
+        for stage in "345":
+            blocks: list[Mixed] = []
+            for name in (n for n in MIXED if n[0] == stage):
+                b0, (b1_in, b1), (b2_in, b2), b3 = MIXED[name]
+                widths = Widths(wide(b0), (wide(b1_in), wide(b1)), (wide(b2_in), wide(b2)), wide(b3))
+                blocks.append(Mixed(self.dim, widths))
+                self.dim = blocks[-1].out
+            setattr(self, f"mixed{stage}", nn.Sequential(*blocks))
+        self.pool4 = nn.MaxPool3d(3, 2, 1)
+        self.pool5 = nn.MaxPool3d(2, 2)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.normal_(module.weight, std=0.01)
+
+    def grid(self, T: int, H: int, W: int) -> Grid:
+        def halved(n: int, ups: int) -> int:
+            for _ in range(ups):
+                n = (n + 1) // 2
+            return n // 2  # the last pool has no padding
+
+        return Grid(halved(T, 2), halved(H, 4), halved(W, 4))
+
+    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+        if keep is not None or layers:
+            raise UserError("s3d is a ConvNet: it cannot leave tokens out, and gives its last map only.")
+        x = self.stages(clip)[-1]
+        grid = Grid(*x.shape[2:])
+        tokens = rearrange(x, "B D t h w -> B (t h w) D")
+        return Features(tokens, tokens.mean(1), grid)
+
+    def stages(self, clip: Clip) -> list[Tensor]:
+        """The maps after each of the five stages, B C t h w."""
+        first = self.stem[0](clip)
+        second = self.stem[3](self.stem[2](self.stem[1](first)))
+        third = self.get_submodule("mixed3")(self.stem[4](second))
+        fourth = self.get_submodule("mixed4")(self.pool4(third))
+        return [first, second, third, fourth, self.get_submodule("mixed5")(self.pool5(fourth))]

@@ -1,0 +1,131 @@
+"""state <-> run folder: config.yaml, provenance.json, checkpoints/step_*.pt, and what others write beside them.
+
+The only file that decides what a run folder is, whether a start goes on in it, and which checkpoint is whole.
+"""
+
+import json
+import pickle
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ssvid.data.manifest import Manifest
+from ssvid.errors import UserError
+from ssvid.files import locked, write_whole
+
+# What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
+FREE = {"out", "steps", "epochs", "workers", "devices", "log_every", "picture_every", "checkpoint_every", "keep"}
+FREE |= {"max_bad", "data.root", "compile", "decoder"}
+
+
+class RunFolder:
+    def __init__(self, out: str | Path) -> None:
+        self.path = Path(out)
+        self.checkpoints = self.path / "checkpoints"
+
+    @contextmanager
+    def opened(self, config: dict[str, Any]) -> Iterator["RunFolder"]:
+        """Hold the folder as its one writer; refuse the folder of another run."""
+        if self.path.is_file():
+            raise UserError(f"--out {self.path} is a file; name a folder.")
+        if self.path.is_dir() and not (self.path / "config.yaml").exists():
+            strangers = [p.name for p in self.path.iterdir() if p.name != "lock"]
+            if strangers:
+                raise UserError(f"--out {self.path} holds {strangers[0]!r} but no run; name a new or an empty folder.")
+        with locked(self.path / "lock", wait=False, what=f"--out {self.path}"):
+            self.compare(config)
+            self.checkpoints.mkdir(exist_ok=True)
+            for rest in self.path.rglob(".*.tmp"):
+                rest.unlink()  # of a writer that was killed
+            text = yaml.safe_dump(config, sort_keys=False).encode()
+            write_whole(self.path / "config.yaml", lambda file: file.write(text))
+            yield self
+
+    @contextmanager
+    def joined(self) -> Iterator["RunFolder"]:
+        """The same folder for the other ranks, which write nothing."""
+        yield self
+
+    def compare(self, config: dict[str, Any]) -> None:
+        file = self.path / "config.yaml"
+        if not file.exists():
+            return
+        old, new = flat(yaml.safe_load(file.read_text())), flat(config)
+        differing = [k for k in sorted(old | new) if k not in FREE and old.get(k) != new.get(k)]
+        if differing:
+            shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing)
+            raise UserError(f"--out {self.path} holds another run, with other {shown}. Name another folder.")
+
+    def whole(self) -> list[Path]:
+        """Checkpoint files, newest first."""
+        found = [p for p in self.checkpoints.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)]
+        return sorted(found, key=lambda p: int(p.stem[5:]), reverse=True)
+
+    def last_good(self) -> str:
+        return str(self.whole()[0]) if self.whole() else "none yet"
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest checkpoint that can be read; a damaged one is set aside under another name and said so."""
+        for path in self.whole():
+            try:
+                return read(path)
+            except UserError as error:
+                aside = path.with_suffix(".damaged")
+                path.rename(aside)
+                print(f"warning: {error} It is kept as {aside.name}; going on from an older one.", file=sys.stderr)
+        return None
+
+    def save(self, step: int, state: dict[str, Any], keep: int) -> Path:
+        path = self.checkpoints / f"step_{step:08d}.pt"
+        write_whole(path, lambda file: torch.save(state, file))
+        for old in self.whole()[keep:]:
+            old.unlink()
+        return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint {path}.") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors ({str(error).splitlines()[0]}). "
+            "Save its state dict again with torch.save or safetensors, from a place you trust."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}.") from error
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    rows: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            rows |= flat(value, f"{prefix}{key}.")
+        else:
+            rows[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return rows
+
+
+def provenance(out: Path, data: Manifest) -> None:
+    """What the run was made from, beside its config: the clips (for later leak checks), the code and the machine."""
+    rows = [[row.path, row.label, row.split, row.group, row.video_id] for row in data.rows]
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    made = {
+        "root": str(data.root.resolve()),
+        "hash": data.hash,
+        "rows": rows,
+        "git": git.stdout.strip() or None,
+        "torch": torch.__version__,
+        "cpu": platform.processor() or platform.machine(),
+    }
+    write_whole(out / "provenance.json", lambda file: file.write(json.dumps(made).encode()))

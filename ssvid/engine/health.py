@@ -1,0 +1,67 @@
+"""features, losses -> is the run still alive? Collapse monitors, and the watch for NaN."""
+
+import torch
+from lightly.utils.debug import std_of_l2_normalized
+from torch import Tensor, nn
+
+from ssvid.errors import RunError
+from ssvid.objective import Objective
+from ssvid.shapes import Batch, Pooled
+
+
+def effective_rank(features: Pooled) -> float:
+    """exp of the entropy of the singular values (RankMe, arXiv:2210.02885); 1 when all clips look alike."""
+    spectrum = torch.linalg.svdvals((features - features.mean(0)).float())
+    p = spectrum / spectrum.sum().clamp_min(1e-12)
+    return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
+
+
+@torch.no_grad()
+def monitors(objective: Objective, batch: Batch) -> dict[str, float]:
+    """Effective rank and feature std of every exported encoder on the first view, without touching the run's state."""
+    values = {}
+    for name, encoder in objective.exported().items():
+        with Evaluating(encoder):
+            pooled = encoder(batch["clips"][:, 0]).pooled.float()
+        if len(pooled) > 1:
+            values[f"{name}/effective_rank"] = effective_rank(pooled)
+            values[f"{name}/feature_std"] = float(std_of_l2_normalized(pooled))
+    return values
+
+
+class Evaluating:
+    """Evaluation mode inside, each module's own mode again outside: no dropout drawn, no statistics moved."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modes = {m: m.training for m in module.modules()}
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, mode in self.modes.items():
+            module.training = mode
+
+
+class Watch:
+    """Losses kept on the device until `check`, so that no step waits for one."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, Tensor, list[str]]] = []
+
+    def add(self, step: int, loss: Tensor, ids: list[str]) -> None:
+        self.seen.append((step, loss.detach(), ids))
+
+    def check(self, last_good: str) -> None:
+        """Raise at the first loss that is NaN or Inf; forget the rest."""
+        if not self.seen:
+            return
+        finite = torch.stack([loss for _, loss, _ in self.seen]).isfinite().tolist()
+        for (step, loss, ids), good in zip(self.seen, finite, strict=True):
+            if not good:
+                raise RunError(
+                    f"The loss was {float(loss)} at step {step}, on the samples {', '.join(ids)}. Stopped; "
+                    f"the last good checkpoint is {last_good}. Try a lower --lr, --clip_grad 1 or --precision fp32."
+                )
+        self.seen.clear()

@@ -1,0 +1,43 @@
+"""numbers of a step -> metrics.jsonl, and TensorBoard from the same line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Metrics:
+    """One flushed JSON line per logged step; on resume the lines beyond the checkpoint are cut."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        path = out / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _step(line) <= step]
+        if len(kept) < len(lines):
+            path.write_text("".join(line + "\n" for line in kept))
+        self.file = open(path, "a")  # noqa: SIM115 - open for the whole run, closed by close()
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self.file.flush()
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: Tensor) -> None:
+        self.board.add_image(name, picture.cpu(), step)
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def _step(line: str) -> float:
+    """A line cut short by a kill belongs to no step."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return float("inf")
+    return row["step"]

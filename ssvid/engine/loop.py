@@ -1,0 +1,211 @@
+"""objective + batches -> trained weights: the one loop. It knows no objective and no data set."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ssvid.data.quarantine import Quarantine
+from ssvid.engine import optim
+from ssvid.engine.checkpoint import RunFolder
+from ssvid.engine.distributed import World, gather
+from ssvid.engine.feed import to_device
+from ssvid.engine.health import Evaluating, Watch, monitors
+from ssvid.engine.logs import Metrics
+from ssvid.objective import Objective
+from ssvid.shapes import Batch, Views
+from ssvid.weights import save_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the loop does with any objective. Each field is a flag of `python -m ssvid.pretrain`."""
+
+    steps: int
+    batch_size: int  # over all processes
+    accumulate: int = 1  # micro-batches of a step
+    optimizer: optim.Name = "adamw"
+    lr: float  # at `batch_size`, scaled already
+    min_lr: float = 0.0
+    warmup: int = 0  # steps
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_grad: float | None = None  # largest norm
+    bf16: bool = False
+    compile: bool = False
+    log_every: int = 10  # steps
+    picture_every: int = 200  # steps, collapse monitors too
+    checkpoint_every: int = 200  # steps
+    keep: int = 2  # checkpoints
+    seed: int = 0
+
+
+@dataclass
+class Trained:
+    """All that a checkpoint holds, and how it goes there and back."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    world: World
+    step: int = 0
+
+    def state(self, config: dict[str, Any]) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state() if self.world.device.type == "cuda" else None
+        return {
+            "step": self.step,
+            "model": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": gather({"cpu": torch.get_rng_state(), "cuda": cuda}, self.world),  # dropout draws from it
+            "config": config,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.objective.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        rng = state["rng"][self.world.rank % len(state["rng"])]
+        torch.set_rng_state(rng["cpu"])
+        if rng["cuda"] is not None and self.world.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"])
+
+
+def train(
+    trained: Trained,
+    batches: DataLoader[Batch],
+    views: Views,
+    settings: Settings,
+    folder: RunFolder,
+    quarantine: Quarantine,
+    config: dict[str, Any],
+) -> dict[str, float]:
+    """From `trained.step` to `settings.steps`. Returns the last logged numbers."""
+    world, objective = trained.world, trained.objective
+    forward = parallel(objective, settings, world)
+    log = Log(folder, trained.step, settings, world)
+    watch, feed = Watch(), iter(batches)
+    objective.train()
+    while trained.step < settings.steps:
+        last = {"peak": settings.lr, "warmup": settings.warmup, "last": settings.min_lr}
+        for group in trained.optimizer.param_groups:
+            group["lr"] = optim.rate(trained.step, settings.steps, **last)
+        skip = False
+        for micro in range(settings.accumulate):
+            with log.waiting():
+                raw = next(feed)
+            quarantine.take(raw)
+            batch = to_device(raw, views, world.device)
+            with synced(forward, micro == settings.accumulate - 1), autocast(settings, world):
+                loss = forward(batch)
+            (loss.total / settings.accumulate).backward()
+            watch.add(trained.step, loss.total, batch["video_id"])
+            log.add(loss, len(batch["index"]))
+            skip |= loss.skip
+        norm = optim.clip_norm(objective, settings.clip_grad)
+        if not skip:
+            trained.optimizer.step()
+        trained.optimizer.zero_grad(set_to_none=True)
+        trained.step += 1
+        objective.after_step(trained.step / settings.steps)
+        final = trained.step == settings.steps
+        if trained.step % settings.log_every == 0 or final:
+            watch.check(folder.last_good())
+            log.write(trained.step, {"lr": trained.optimizer.param_groups[0]["lr"], "grad_norm": float(norm)})
+        if trained.step % settings.picture_every == 0 or final:
+            log.look(trained.step, objective, batch)
+        if trained.step % settings.checkpoint_every == 0 or final:
+            watch.check(folder.last_good())
+            save(trained, folder, config, settings.keep)
+    return log.close()
+
+
+def parallel(objective: Objective, settings: Settings, world: World) -> nn.Module:
+    module: nn.Module = objective
+    if world.size > 1:
+        module = DistributedDataParallel(module)  # on the device it lies on
+    return torch.compile(module) if settings.compile else module
+
+
+def synced(forward: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Gradients travel between processes once per step, with the last micro-batch."""
+    if isinstance(forward, DistributedDataParallel) and not last:
+        return forward.no_sync()
+    return contextlib.nullcontext()
+
+
+def autocast(settings: Settings, world: World) -> torch.autocast:
+    return torch.autocast(world.device.type, torch.bfloat16, enabled=settings.bf16)
+
+
+def save(trained: Trained, folder: RunFolder, config: dict[str, Any], keep: int) -> None:
+    state = trained.state(config)  # every rank takes part
+    if trained.world.first:
+        folder.save(trained.step, state, keep)
+        for name, encoder in trained.objective.exported().items():
+            save_encoder(encoder, folder.path, name, {"config": config, "step": trained.step})
+
+
+class Log:
+    """What a person watches: the bar, the metrics, the pictures. Nothing here changes a weight."""
+
+    def __init__(self, folder: RunFolder, step: int, settings: Settings, world: World) -> None:
+        self.metrics = Metrics(folder.path, step) if world.first else None
+        slow = 1 if sys.stderr.isatty() else 20  # seconds between two lines of a bar in a log file
+        self.bar = tqdm(total=settings.steps, initial=step, unit="step", disable=not world.first, mininterval=slow)
+        self.world, self.last = world, {}
+        self.start = step
+        self.reset()
+
+    def reset(self) -> None:
+        self.began, self.waited, self.clips = time.perf_counter(), 0.0, 0
+        self.parts: dict[str, list[torch.Tensor]] = {}
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def add(self, loss: Any, clips: int) -> None:
+        self.clips += clips * self.world.size
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            self.parts.setdefault(name, []).append(value.detach())
+
+    def write(self, step: int, more: dict[str, float]) -> None:
+        spent = time.perf_counter() - self.began
+        means = {name: float(torch.stack(values).float().mean()) for name, values in self.parts.items()}
+        rates = {"clips_per_s": self.clips / spent, "data_wait": self.waited / spent}
+        self.last = {**means, **more, **rates}
+        if self.metrics:
+            self.metrics.write(step, self.last)
+        self.bar.set_postfix_str(
+            f"loss {means['loss']:.4f}, {rates['clips_per_s']:.0f} clips/s, {rates['data_wait']:.0%} waiting for data",
+            refresh=False,
+        )
+        self.bar.update(step - self.bar.n)
+        self.reset()
+
+    def look(self, step: int, objective: Objective, batch: Batch) -> None:
+        """Collapse monitors and pictures, on the first rank, without touching the run's random state or statistics."""
+        if not self.metrics:
+            return
+        numbers = monitors(objective, batch)
+        if numbers:
+            self.metrics.write(step, numbers)
+        with Evaluating(objective):
+            pictures = objective.pictures(batch)
+        for name, picture in pictures.items():
+            self.metrics.picture(step, name, picture)
+
+    def close(self) -> dict[str, float]:
+        self.bar.close()
+        if self.metrics:
+            self.metrics.close()
+        return self.last

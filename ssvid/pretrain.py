@@ -1,0 +1,183 @@
+"""clips -> a pretrained encoder: `python -m ssvid.pretrain --objective NAME --encoder NAME --data NAME --out DIR`."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from ssvid.data.clips import Clips
+from ssvid.data.loader import train_loader
+from ssvid.data.manifest import Manifest
+from ssvid.data.quarantine import Quarantine
+from ssvid.encoder import Encoder
+from ssvid.engine import optim
+from ssvid.engine.checkpoint import RunFolder, provenance
+from ssvid.engine.distributed import World, gather, join
+from ssvid.engine.loop import Settings, Trained, train
+from ssvid.errors import UserError
+from ssvid.objective import Objective
+from ssvid.shapes import Views
+from ssvid.weights import warm_start
+
+
+@dataclass(frozen=True)
+class ClipChange:
+    """The user's word on clips, over the objective's and the encoder's own."""
+
+    frames: int | None = None
+    fps: float | None = None  # instead of stride
+    stride: int | None = None  # of the file's frames, instead of fps
+    size: int | None = None  # pixels
+
+    def views(self, views: Views) -> Views:
+        return replace(views, clips=tuple(replace(spec, **self.given()) for spec in views.clips))
+
+    def given(self) -> dict[str, Any]:
+        if self.fps is not None and self.stride is not None:
+            raise UserError("--clip.fps and --clip.stride exclude each other: give one.")
+        change = {k: v for k, v in vars(self).items() if v is not None}
+        other = {"fps": "stride", "stride": "fps"}
+        return {**{other[k]: None for k in change if k in other}, **change}
+
+
+def pretrain(
+    objective: Callable[[Encoder], Objective],
+    encoder: Encoder,
+    data: Manifest,
+    out: str,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,  # instead of steps
+    batch_size: int = 256,  # over all processes
+    accumulate: int = 1,  # micro-batches of a step
+    optimizer: optim.Name = "adamw",
+    lr: float = 1.5e-4,  # for lr_batch clips
+    lr_batch: int | None = 256,  # the rate grows with batch_size / lr_batch; null: as it is
+    min_lr: float = 1e-5,  # scaled like lr
+    warmup: float = 0.05,  # share of the steps
+    weight_decay: float = 0.05,
+    betas: tuple[float, float] = (0.9, 0.95),
+    clip_grad: float | None = None,  # largest gradient norm
+    clip: ClipChange = ClipChange(),
+    short: Literal["pad", "drop", "error"] = "pad",  # videos shorter than a clip
+    init: str | None = None,  # an exported encoder, a run folder or a checkpoint to start from
+    seed: int = 0,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",  # auto: bf16 on a GPU
+    compile: bool = False,
+    devices: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,  # of torch; null: torch's own choice
+    workers: int = 2,  # loader processes
+    decoder: str = "pyav",
+    max_bad: float = 0.01,  # share of files that may be damaged
+    log_every: int = 10,  # steps
+    picture_every: int = 200,  # steps
+    checkpoint_every: int = 200,  # steps
+    keep: int = 2,  # checkpoints
+    config: dict[str, Any],
+) -> dict[str, Any]:
+    """Pretrain an encoder. The same command again goes on where it stopped."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    world = join(devices)
+    train_rows = data.split("train")
+    if not len(train_rows):
+        raise UserError(f"{data.root} has no clips in the train split, and pretraining reads no other.")
+    encoder.kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in config["encoder"].items() if k != "name"}
+    encoder.name = config["encoder"]["name"]
+    encoder.spec = replace(encoder.spec, **clip.given())
+    built = objective(encoder)
+    views = clip.views(built.views)
+    if init is not None:
+        warm_start(built, init)
+    built.to(world.device)
+    total = _steps(steps, epochs, len(train_rows), batch_size)
+    scale = batch_size / lr_batch if lr_batch else 1.0
+    settings = Settings(
+        steps=total,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        lr=lr * scale,
+        min_lr=min_lr * scale,
+        warmup=int(warmup * total),
+        weight_decay=weight_decay,
+        betas=betas,
+        clip_grad=clip_grad,
+        bf16=precision == "bf16" or (precision == "auto" and world.device.type == "cuda"),
+        compile=compile,
+        log_every=log_every,
+        picture_every=picture_every,
+        checkpoint_every=checkpoint_every,
+        keep=keep,
+        seed=seed,
+    )
+    config = {**config, "threads": torch.get_num_threads(), "rows": train_rows.hash}
+    folder = RunFolder(out)
+    with folder.opened(config) if world.first else folder.joined():
+        return _run(built, train_rows, views, settings, folder, config, world, short, decoder, workers, max_bad)
+
+
+def _run(
+    built: Objective,
+    data: Manifest,
+    views: Views,
+    settings: Settings,
+    folder: RunFolder,
+    config: dict[str, Any],
+    world: World,
+    short: str,
+    decoder: str,
+    workers: int,
+    max_bad: float,
+) -> dict[str, Any]:
+    optimizer = optim.make(settings.optimizer, built, settings.weight_decay, settings.betas)
+    trained = Trained(built, optimizer, world)
+    torch.manual_seed(settings.seed + world.rank)  # dropout; what a sample or a mask is never comes from here
+    state = folder.newest() if world.first else None
+    gather(None, world)  # the first sets damaged files aside before the others look
+    state = state if world.first else folder.newest()
+    if state is not None:
+        trained.restore(state)
+    if world.first:
+        provenance(folder.path, data)
+        _announce(trained, data, settings, folder)
+    clips = Clips(data, views, seed=settings.seed, short=short, decoder=decoder)
+    batches = train_loader(
+        clips,
+        batch_size=settings.batch_size,
+        steps=settings.steps,
+        start_step=trained.step,
+        rank=world.rank,
+        world=world.size,
+        accumulate=settings.accumulate,
+        workers=workers,
+    )
+    quarantine = Quarantine(folder.path if world.first else None, len(data), max_bad)
+    numbers = train(trained, batches, views, settings, folder, quarantine, config)
+    return {"out": str(folder.path), "step": trained.step, **numbers, "bad_files": len(quarantine.bad)}
+
+
+def _steps(steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
+    if (steps is None) == (epochs is None):
+        raise UserError("Say how long to train: --steps N or --epochs N, one of the two.")
+    return steps if steps is not None else max(1, round(epochs * rows / batch_size))
+
+
+def _announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFolder) -> None:
+    parameters = sum(p.numel() for p in trained.objective.parameters())
+    disk = 12 * parameters * (settings.keep + 1) / 1e6  # weights and two moments, in MB
+    where = f"going on at step {trained.step} of" if trained.step else "training"
+    print(
+        f"{folder.path}: {where} {settings.steps} steps of {settings.batch_size} clips from {len(data)} videos "
+        f"({settings.steps * settings.batch_size / len(data):.1f} epochs); {parameters / 1e6:.1f} M parameters; "
+        f"learning rate {settings.lr:.2e}; checkpoints take up to {disk:.0f} MB. The bar shows the time left.",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    from ssvid.cli import command
+
+    command(pretrain)
