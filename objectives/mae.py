@@ -20,11 +20,13 @@ from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
 from ssvid.objective import Objective, require
 from ssvid.randomness import draw
 from ssvid.registry import objectives
-from ssvid.shapes import Batch, Clip, Grid, Index, Loss, Tokens, Views
+from ssvid.shapes import Batch, Clip, Dropped, Grid, Index, Loss, Tokens, Views
 
 
 @objectives.register("mae")
 class MAE(Objective):
+    dec_cls: nn.Parameter | None
+
     def __init__(
         self,
         encoder: Encoder,
@@ -39,6 +41,7 @@ class MAE(Objective):
         dec_heads: int = 3,
         dec_mlp_ratio: float = 4.0,
         dec_bias: Bias = "qv",  # mae_st: qkv
+        dec_layer_scale: float = 0.0,
         dec_positions: Kind = "sincos",  # mae_st: separable
         dec_cls: bool = False,  # mae_st: True
         bridge_bias: bool = False,  # of encoder -> decoder; mae_st: True
@@ -59,7 +62,8 @@ class MAE(Objective):
         self.dec_positions = Positions(dec_positions, dec_dim, grid, dec_cls)
         self.register_parameter("dec_cls", nn.Parameter(torch.zeros(dec_dim)) if dec_cls else None)
         self.decoder = nn.ModuleList(
-            Block(dec_dim, dec_heads, mlp_ratio=dec_mlp_ratio, bias=dec_bias) for _ in range(dec_depth)
+            Block(dec_dim, dec_heads, mlp_ratio=dec_mlp_ratio, bias=dec_bias, layer_scale=dec_layer_scale)
+            for _ in range(dec_depth)
         )
         self.dec_norm = nn.LayerNorm(dec_dim, eps=EPS)
         self.to_pixels = nn.Linear(dec_dim, 3 * self.depth_of_target * math.prod(tubelet[1:]))
@@ -83,7 +87,7 @@ class MAE(Objective):
         loss = F.mse_loss(pred, self.targets(clip, drop))
         return Loss(loss, {"mse": loss.detach()})
 
-    def masks(self, batch: Batch, grid: Grid) -> tuple[Index, Index]:
+    def masks(self, batch: Batch, grid: Grid) -> tuple[Index, Dropped]:
         drawn = {"tube": grid.h * grid.w, "random": grid.n, "frame": grid.t}[self.mask]
         views = batch["clips"].shape[1]
         u = rearrange(draw(batch, "mask", views * drawn), "B (V n) -> (B V) n", V=views)
@@ -91,17 +95,22 @@ class MAE(Objective):
             return random_mask(u, self.mask_ratio)
         return {"tube": tube_mask, "frame": frame_mask}[self.mask](u, grid, self.mask_ratio)
 
-    def predict(self, clip: Clip, keep: Index, drop: Index) -> Tensor:
+    def predict(self, clip: Clip, keep: Index, drop: Dropped) -> Tensor:
         """The dropped tokens' pixels, B M P in the order of `drop`, from the kept ones alone."""
+        return self.to_pixels(self.dec_norm(self.decode(clip, keep, drop)[:, -drop.shape[1] :]))
+
+    def decode(self, clip: Clip, keep: Index, drop: Dropped) -> Tokens:
+        """B K+M d: the kept tokens, then the dropped ones."""
         seen, _, grid, _ = self.encoder(clip, keep)  # B K D
         where = self.dec_positions(grid).to(seen)  # N d
         x = torch.cat([self.bridge(seen) + where[keep], self.mask_token + where[drop]], dim=1)  # B K+M d
+        tokens = x.shape[1]
         if self.dec_cls is not None:
             cls = self.dec_cls if self.dec_positions.cls is None else self.dec_cls + self.dec_positions.cls[0, 0]
             x = torch.cat([repeat(cls, "d -> B 1 d", B=len(x)), x], dim=1)
         for block in self.decoder:
             x = block(x)
-        return self.to_pixels(self.dec_norm(x[:, -drop.shape[1] :]))
+        return x[:, -tokens:]
 
     @torch.no_grad()
     def targets(self, clip: Clip, index: Index) -> Tensor:
@@ -113,13 +122,16 @@ class MAE(Objective):
         if self.target_space == "unit":
             mean, std = (clip.new_tensor(v).view(-1, 1, 1, 1) for v in (self.encoder.mean, self.encoder.std))
             clip = clip * std + mean
-        if self.target_frames is not None:  # the last index is T - 1, so the steps are not all equal (mae_st)
-            last = clip.shape[2] - 1
-            clip = clip[:, :, torch.linspace(0, last, self.target_frames, device=clip.device).long()]
+        if self.target_frames is not None:
+            clip = clip[:, :, self.target_index(clip.shape[2]).to(clip.device)]
         t, h, w = self.encoder.grid(*clip.shape[2:])._replace(t=clip.shape[2] // self.depth_of_target)
         _, q, r = self.encoder.tubelet or (1, 1, 1)
         clip = clip[:, :, :, : h * q, : w * r]
         return rearrange(clip, "B C (t p) (h q) (w r) -> B (t h w) (p q r C)", t=t, q=q, r=r)
+
+    def target_index(self, frames: int) -> Tensor:
+        """mae_st's target frames: the last is always frame T - 1, so the steps are not all equal."""
+        return torch.linspace(0, frames - 1, self.target_frames or frames).long()
 
     def whiten(self, x: Tokens) -> tuple[Tokens, Tensor, Tensor]:
         """Normalised targets with the mean and scale that undo it."""
@@ -145,8 +157,12 @@ class MAE(Objective):
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """The first clip in three rows: as it is, as the encoder sees it, as it is predicted."""
-        first: Batch = {**batch, **{k: batch[k][:1] for k in ("clips", "index", "epoch")}}  # type: ignore[literal-required]
-        first["clips"] = first["clips"][:, :1]
+        first: Batch = {
+            "clips": batch["clips"][:1, :1],
+            "index": batch["index"][:1],
+            "epoch": batch["epoch"][:1],
+            "seed": batch["seed"],
+        }
         clip = first["clips"][:, 0]
         grid = self.encoder.grid(*clip.shape[2:])
         keep, drop = self.masks(first, grid)

@@ -49,6 +49,7 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
     parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
     argv = [token for i, token in enumerate(argv) for token in _rewrite(token, argv[i - 1] if i else "", kinds)]
     argv = _gather(argv, [n for n, p in parameters.items() if p.annotation == list[str]])
+    argv = _switches(argv, [n for n, p in parameters.items() if p.annotation is bool])
     if {"-h", "--help"} & set(argv):
         _help(parser, argv, kinds)
     try:
@@ -130,6 +131,14 @@ def _gather(argv: list[str], lists: list[str]) -> list[str]:
         argv = [t for i, t in enumerate(argv) if i not in at and i - 1 not in at]
         argv += [f"--{name}", json.dumps(values)] if values else []
     return argv
+
+
+def _switches(argv: list[str], bools: list[str]) -> list[str]:
+    """A bare `--compile` means true."""
+    out = []
+    for token, after in zip(argv, [*argv[1:], "--"], strict=False):
+        out += [token, "true"] if token[2:] in bools and after.startswith("--") else [token]
+    return out
 
 
 def _help(parser: ArgumentParser, argv: list[str], kinds: dict[str, registry.Registry]) -> None:

@@ -35,7 +35,8 @@ def extract_features(
     device = join(devices).device
     net = open_encoder(encoder).to(device)
     print(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(data) / 1e6:.1f} MB", file=sys.stderr)
-    source = Source("pooled", f"{encoder_hash(net)}/pooled", lambda clip, _: {"pooled": net(net.normalise(clip)).pooled})
+    key = f"{encoder_hash(net)}/pooled"
+    source = Source("pooled", key, lambda clip, _: {"pooled": net(net.normalise(clip)).pooled})
     seen: Clips = Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short)
     grid = repr((data.hash, vars(net.spec), "seconds" if per_second else clips, short))
     got = extract_from(seen, grid, [source], cache, batch_size, workers, device, "features")

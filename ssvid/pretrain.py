@@ -160,9 +160,11 @@ def _run(
 
 
 def _steps(steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
-    if (steps is None) == (epochs is None):
-        raise UserError("Say how long to train: --steps N or --epochs N, one of the two.")
-    return steps if steps is not None else max(1, round(epochs * rows / batch_size))
+    if steps is not None and epochs is None:
+        return steps
+    if epochs is not None and steps is None:
+        return max(1, round(epochs * rows / batch_size))
+    raise UserError("Say how long to train: --steps N or --epochs N, one of the two.")
 
 
 def _announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFolder) -> None:

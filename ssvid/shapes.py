@@ -13,7 +13,8 @@ from torch import Tensor
 Clip = Float[Tensor, "B C T H W"]  # normalised pixels
 Tokens = Float[Tensor, "B N D"]  # time-major: n = (t*h + y)*w + x
 Pooled = Float[Tensor, "B D"]
-Index = Int[Tensor, "B K"]  # positions into N
+Index = Int[Tensor, "B K"]  # positions into N of the kept tokens
+Dropped = Int[Tensor, "B M"]  # and of the others
 
 
 class Grid(NamedTuple):

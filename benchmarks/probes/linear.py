@@ -178,6 +178,6 @@ class Basis:
             self.span, corner = torch.linalg.qr(self.train.T)  # D S, S S
             self.train = corner.T.contiguous()
 
-    def __call__(self, feats: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
+    def __call__(self, feats: Float[Tensor, "S D"]) -> Float[Tensor, "S K"]:
         x = (feats.float() - self.mean) / self.std
         return x if self.span is None else x @ self.span

@@ -15,6 +15,7 @@ import av
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from ssvid.errors import DecodeError, UserError
@@ -30,6 +31,7 @@ class Table(NamedTuple):
     times: np.ndarray  # float64 seconds, sorted
     pts: np.ndarray  # int64, the same frames in ticks
     keys: np.ndarray  # int64, sorted ticks of the key frames
+    counted: bool = False  # the frames' own ticks are of no use: count them from the start
 
 
 def stamps(path: str | Path, fps: float | None = None) -> np.ndarray:
@@ -76,17 +78,22 @@ def _scan(path: str, mtime: int, size: int) -> Table:
     try:
         with av.open(path) as container:
             stream = video_stream(container, path)
+            base, counted = stream.time_base, _unordered(container, stream)
             packets = [
-                (packet.dts if packet.pts is None else packet.pts, packet.is_keyframe)
+                (packet.dts if packet.pts is None or counted else packet.pts, packet.is_keyframe)
                 for packet in container.demux(stream)
                 if packet.size and not packet.is_discard and not packet.is_corrupt  # what a player would not show
             ]
-            base = stream.time_base
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(path, _why(error)) from error
     pts = np.unique(np.array([tick for tick, _ in packets if tick is not None], np.int64))
     keys = np.unique(np.array([tick for tick, key in packets if key and tick is not None], np.int64))
-    return Table(pts * base.numerator / base.denominator, pts, keys)
+    return Table(pts * base.numerator / base.denominator, pts, keys, counted)
+
+
+def _unordered(container: Any, stream: Any) -> bool:
+    """AVI has no presentation times: with h264's B frames the ticks that FFmpeg guesses are wrong."""
+    return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
 
 
 def video_stream(container: Any, path: str | Path) -> Any:
@@ -107,12 +114,12 @@ def _read_pyav(path: str | Path, table: Table, wanted: np.ndarray) -> Frames:
     """From the key frame before the first frame wanted; where that fails, once more from the start."""
     ticks = table.pts[wanted]
     before = table.keys[table.keys <= ticks[0]]
-    starts = [int(before[-1])] if len(before) and before[-1] > table.pts[0] else []
+    starts = [int(before[-1])] if len(before) and before[-1] > table.pts[0] and not table.counted else []
     for start in [*starts, None]:
         found: dict[int, np.ndarray] = {}
         why = "the decoder passes over this frame"
         try:
-            _decode(path, set(ticks.tolist()), int(ticks[-1]), start, found)
+            _decode(path, table, ticks, start, found)
         except (av.FFmpegError, OSError, ValueError) as error:
             why = _why(error)
         if len(found) == len(ticks):
@@ -121,7 +128,8 @@ def _read_pyav(path: str | Path, table: Table, wanted: np.ndarray) -> Frames:
     raise DecodeError(path, why, float(table.times[missing]))
 
 
-def _decode(path: str | Path, wanted: set[int], last: int, start: int | None, found: dict[int, np.ndarray]) -> None:
+def _decode(path: str | Path, table: Table, ticks: np.ndarray, start: int | None, found: dict[int, np.ndarray]) -> None:
+    wanted, last = set(ticks.tolist()), int(ticks[-1])
     with av.open(str(path)) as container:
         stream = video_stream(container, path)
         stream.thread_type = "NONE"  # workers are the parallelism
@@ -129,8 +137,10 @@ def _decode(path: str | Path, wanted: set[int], last: int, start: int | None, fo
         stream.codec_context.options = {"err_detect": "explode"}
         if start is not None:
             container.seek(start, stream=stream)
-        for frame in container.decode(stream):
+        for i, frame in enumerate(container.decode(stream)):
             tick = frame.dts if frame.pts is None else frame.pts
+            if table.counted:
+                tick = int(table.pts[i]) if i < len(table.pts) else None
             if tick in wanted and not frame.is_corrupt:
                 found[tick] = upright(frame)
             if tick is not None and tick >= last:
@@ -162,16 +172,14 @@ def _read_torchcodec(path: str | Path, wanted: np.ndarray, time: float) -> Frame
 
 
 def _read_pictures(path: str | Path, wanted: np.ndarray) -> Frames:
-    from torchvision.io import ImageReadMode, decode_image, read_file
-
     names = _pictures(path)
     pictures = []
     for i in wanted:
-        file = os.path.join(path, names[i])
         try:
-            pictures.append(decode_image(read_file(file), ImageReadMode.RGB).permute(1, 2, 0).numpy())
-        except RuntimeError as error:
-            raise DecodeError(path, f"{names[i]}: {_why(error).splitlines()[0]}") from error
+            with Image.open(os.path.join(path, names[i])) as picture:
+                pictures.append(np.asarray(picture.convert("RGB")))
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
+            raise DecodeError(path, f"{names[i]}: {_why(error)}") from error
     return _stack(path, pictures)
 
 

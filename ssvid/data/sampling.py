@@ -60,7 +60,7 @@ def eval_clips(path: str | Path, spec: ClipSpec, n: int = 1, fps: float | None =
     table = stamps(path, fps)
     times = np.concatenate([clip_times(spec, table, float(u))[0] for u in positions(n)])
     frames = geometry(read(path, times, fps), RECIPES["none"], spec.size, torch.zeros(0))  # C (n T) s s
-    return frames.unflatten(1, (n, spec.frames)).transpose(0, 1)
+    return frames.unflatten(1, (n, spec.frames)).transpose(0, 1).contiguous()
 
 
 def clip_from(spec: ClipSpec, stamps: np.ndarray, start_s: float) -> np.ndarray:

@@ -19,14 +19,14 @@ class Seconds(Clips):
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
         super().__init__(manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=1)
-        self.row, self.second, self.unread = [], [], []
+        self.row: list[int] = []
+        self.second: list[int] = []
         for row in range(len(manifest)):
             try:
                 times = stamps(manifest.path(row), manifest.rows[row].fps)
                 length = max(1, math.ceil(float(times[-1] - times[0]))) if len(times) else 0
             except DecodeError:
                 length = 0
-            self.unread += [] if length else [row]
             self.row += [row] * length
             self.second += range(length)
 

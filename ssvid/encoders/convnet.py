@@ -1,4 +1,4 @@
-"""A stranger's 3-D ConvNet -> Encoder: its last map as tokens. For the files of pytorchvideo's and torchvision's nets."""
+"""A stranger's 3-D ConvNet -> Encoder: its last map as tokens. Used by the pytorchvideo and torchvision nets."""
 
 from collections.abc import Callable
 

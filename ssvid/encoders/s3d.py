@@ -1,4 +1,4 @@
-"""Clip -> Features: S3D, separable 3-D Inception (arXiv:1712.04851), as CoCLR has it: batch norm with torch's defaults."""
+"""Clip -> Features: S3D, separable 3-D Inception (arXiv:1712.04851), with CoCLR's batch norm (torch's defaults)."""
 
 from functools import partial
 from typing import NamedTuple

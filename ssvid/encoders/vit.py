@@ -24,6 +24,8 @@ class ViT(Encoder):
 
     can_skip = True
     has_layers = True
+    tubelet: tuple[int, int, int]
+    cls: nn.Parameter | None
     tiny = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 16}
 
     def __init__(
@@ -53,8 +55,10 @@ class ViT(Encoder):
         self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
         self.positions = Positions(positions, dim, self.grid(frames, size, size), cls)
         self.register_parameter("cls", nn.Parameter(torch.zeros(1, 1, dim)) if cls else None)
-        block = {"mlp_ratio": mlp_ratio, "bias": bias, "dropout": dropout, "layer_scale": layer_scale}
-        self.blocks = nn.ModuleList(Block(dim, heads, **block) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio=mlp_ratio, bias=bias, dropout=dropout, layer_scale=layer_scale)
+            for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(dim, eps=EPS)
         self.apply(init_transformer)
         if self.cls is not None:

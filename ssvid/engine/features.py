@@ -9,8 +9,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -56,7 +57,8 @@ def extract(
 ) -> Extracted:
     """Features of every row, in the manifest's order."""
     grid = repr((manifest.hash, vars(spec), clips, short))
-    return extract_from(evaluation(manifest, spec, clips, short), grid, sources, cache, batch_size, workers, device, label)
+    data = evaluation(manifest, spec, clips, short)
+    return extract_from(data, grid, sources, cache, batch_size, workers, device, label)
 
 
 def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str) -> Clips:
@@ -123,7 +125,11 @@ def _extract_part(
         blob = save({**got[source.name], "ok": ok})
         file = _file(root, source, what, rows)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda f, blob=blob: f.write(blob))
+        write_whole(file, partial(_put, blob))
+
+
+def _put(blob: bytes, file: IO[bytes]) -> None:
+    file.write(blob)
 
 
 def _file(root: Path, source: Source, what: str, rows: list[int]) -> Path:

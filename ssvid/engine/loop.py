@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ssvid.engine.feed import to_device
 from ssvid.engine.health import Evaluating, Watch, monitors
 from ssvid.engine.logs import Metrics
 from ssvid.objective import Objective
-from ssvid.shapes import Batch, Views
+from ssvid.shapes import Batch, Loss, Views
 from ssvid.weights import save_encoder
 
 
@@ -93,9 +93,9 @@ def train(
     watch, feed = Watch(), iter(batches)
     objective.train()
     while trained.step < settings.steps:
-        last = {"peak": settings.lr, "warmup": settings.warmup, "last": settings.min_lr}
+        rate = optim.rate(trained.step, settings.steps, peak=settings.lr, warmup=settings.warmup, last=settings.min_lr)
         for group in trained.optimizer.param_groups:
-            group["lr"] = optim.rate(trained.step, settings.steps, **last)
+            group["lr"] = rate
         skip = False
         for micro in range(settings.accumulate):
             with log.waiting():
@@ -117,7 +117,7 @@ def train(
         final = trained.step == settings.steps
         if trained.step % settings.log_every == 0 or final:
             watch.check(folder.last_good())
-            log.write(trained.step, {"lr": trained.optimizer.param_groups[0]["lr"], "grad_norm": float(norm)})
+            log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
         if trained.step % settings.picture_every == 0 or final:
             log.look(trained.step, objective, batch)
         if trained.step % settings.checkpoint_every == 0 or final:
@@ -126,14 +126,14 @@ def train(
     return log.close()
 
 
-def parallel(objective: Objective, settings: Settings, world: World) -> nn.Module:
+def parallel(objective: Objective, settings: Settings, world: World) -> Callable[[Batch], Loss]:
     module: nn.Module = objective
     if world.size > 1:
         module = DistributedDataParallel(module)  # on the device it lies on
     return torch.compile(module) if settings.compile else module
 
 
-def synced(forward: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+def synced(forward: Callable[[Batch], Loss], last: bool) -> contextlib.AbstractContextManager[None]:
     """Gradients travel between processes once per step, with the last micro-batch."""
     if isinstance(forward, DistributedDataParallel) and not last:
         return forward.no_sync()
@@ -159,7 +159,8 @@ class Log:
         self.metrics = Metrics(folder.path, step) if world.first else None
         slow = 1 if sys.stderr.isatty() else 20  # seconds between two lines of a bar in a log file
         self.bar = tqdm(total=settings.steps, initial=step, unit="step", disable=not world.first, mininterval=slow)
-        self.world, self.last = world, {}
+        self.world = world
+        self.last: dict[str, float] = {}
         self.start = step
         self.reset()
 
@@ -173,7 +174,7 @@ class Log:
         yield
         self.waited += time.perf_counter() - began
 
-    def add(self, loss: Any, clips: int) -> None:
+    def add(self, loss: Loss, clips: int) -> None:
         self.clips += clips * self.world.size
         for name, value in {"loss": loss.total, **loss.parts}.items():
             self.parts.setdefault(name, []).append(value.detach())

@@ -16,7 +16,8 @@ UNDECAYED = ("cls", "mask_token", "positions")
 
 def make(name: Name, module: nn.Module, weight_decay: float, betas: tuple[float, float]) -> Optimizer:
     """Weight decay on matrices and kernels alone. The learning rate is set at every step by the loop."""
-    decayed, rest = [], []
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for key, p in module.named_parameters():
         if p.requires_grad:
             plain = p.ndim > 1 and not any(part in UNDECAYED or part.endswith("positions") for part in key.split("."))

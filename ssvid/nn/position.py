@@ -28,6 +28,11 @@ class Positions(nn.Module):
     `separable` (space + time) and `joint` (one table) are learnt (mae_st) and interpolated to other grids.
     """
 
+    space: nn.Parameter
+    time: nn.Parameter
+    table: nn.Parameter
+    cls: nn.Parameter | None
+
     def __init__(self, kind: Kind, dim: int, grid: Grid, cls: bool = False) -> None:
         super().__init__()
         self.kind, self.dim, self.trained = kind, dim, grid
@@ -41,9 +46,9 @@ class Positions(nn.Module):
         if self.kind == "sincos":
             return sincos(grid.n, self.dim)
         if self.kind == "joint":
-            return self._resize(self.get_parameter("table"), self.trained, grid)
-        space = self._resize(self.get_parameter("space"), self.trained._replace(t=1), grid._replace(t=1))
-        time = self._resize(self.get_parameter("time"), Grid(self.trained.t, 1, 1), Grid(grid.t, 1, 1))
+            return self._resize(self.table, self.trained, grid)
+        space = self._resize(self.space, self.trained._replace(t=1), grid._replace(t=1))
+        time = self._resize(self.time, Grid(self.trained.t, 1, 1), Grid(grid.t, 1, 1))
         return rearrange(time[:, None] + space, "t s D -> (t s) D")
 
     def _resize(self, table: Tensor, old: Grid, new: Grid) -> Tensor:

@@ -16,6 +16,10 @@ EPS = 1e-6  # of every LayerNorm, as VideoMAE and mae_st have it (Hugging Face's
 class Attention(nn.Module):
     """Heads over one fused product. `qv`: the key bias is a constant zero, which nothing can train (VideoMAE)."""
 
+    q_bias: nn.Parameter | None
+    k_bias: nn.Parameter | None
+    v_bias: nn.Parameter | None
+
     def __init__(self, dim: int, heads: int, bias: Bias = "qv", dropout: float = 0.0) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
@@ -26,7 +30,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tokens) -> Tokens:
         bias = None
-        if self.q_bias is not None:
+        if self.q_bias is not None and self.v_bias is not None:
             key = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
             bias = torch.cat([self.q_bias, key, self.v_bias])
         q, k, v = rearrange(F.linear(x, self.qkv.weight, bias), "B N (s a d) -> s B a N d", s=3, a=self.heads)
@@ -46,6 +50,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    gamma_1: nn.Parameter | None
+    gamma_2: nn.Parameter | None
+
     def __init__(
         self,
         dim: int,

@@ -55,7 +55,7 @@ def load_encoder(path: str | Path) -> Encoder:
         raise UserError(f"{file} has no {card_file.name} beside it, which says what it is.")
     try:
         card = json.loads(card_file.read_text())
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in card["kwargs"].items()}  # JSON has no tuples
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["kwargs"].items()}
         encoder = create_encoder(card["name"], **given)
         encoder.spec = ClipSpec(**card["spec"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -1,3 +1,4 @@
+import csv
 import pickle
 import sys
 from types import ModuleType, SimpleNamespace
@@ -5,8 +6,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import numbers, write
-from torchvision.io import write_jpeg
+from bars import numbers, picture, write
+from PIL import Image
 
 from ssvid.data import decode
 from ssvid.data.decode import read, stamps
@@ -73,14 +74,14 @@ def test_any_order_and_repeats(long_gop):
 def test_seek_goes_to_the_key_frame_and_falls_back_to_the_start(long_gop, monkeypatch):
     starts = []
     real = decode._decode
-    monkeypatch.setattr(decode, "_decode", lambda p, w, last, start, found: starts.append(start))
+    monkeypatch.setattr(decode, "_decode", lambda p, table, ticks, start, found: starts.append(start))
     with pytest.raises(DecodeError):
         read(long_gop, [270 / 25])
     assert starts == [decode._table(long_gop).keys[-1], None] and starts[0] > 0
 
-    def blind_after_seek(path, wanted, last, start, found):
+    def blind_after_seek(path, table, ticks, start, found):
         if start is None:
-            real(path, wanted, last, start, found)
+            real(path, table, ticks, start, found)
 
     monkeypatch.setattr(decode, "_decode", blind_after_seek)
     assert numbers(read(long_gop, [270 / 25])) == [270]
@@ -116,7 +117,7 @@ def test_overwritten_bytes_never_give_a_wrong_picture(tmp_path, suffix):
     path = write(tmp_path / f"a.{suffix}", [i / 25 for i in range(60)], "libx264" if suffix == "mp4" else "mpeg4", g=60)
     clean = read(path, stamps(path))
     data, draw = bytearray(path.read_bytes()), np.random.RandomState(0)
-    for i in range(len(data) // 2, len(data) // 2 + 900, 60):
+    for i in range(len(data) * 3 // 4, len(data) * 3 // 4 + 900, 60):
         data[i] ^= draw.randint(1, 255)
     path.with_stem("b").write_bytes(data)
     refused = 0
@@ -179,32 +180,28 @@ def test_torchcodec_is_asked_for_indices_in_order(long_gop, monkeypatch):
 
 
 def test_a_folder_of_frames(tmp_path):
-    from conftest import picture
-
     for i in range(12):
-        write_jpeg(torch.from_numpy(picture(i)).permute(2, 0, 1), str(tmp_path / f"{i + 1}.jpg"))  # 2 before 10
+        Image.fromarray(picture(i)).save(tmp_path / f"{i + 1}.jpg")  # 2 before 10
     (tmp_path / "notes.txt").write_text("not a picture")
-    assert stamps(tmp_path, 10) == pytest.approx(np.arange(12) / 10)
-    assert numbers(read(tmp_path, [1.1, 0.0, 0.95], fps=10)) == [11, 0, 9]
+    assert stamps(tmp_path, 10.0) == pytest.approx(np.arange(12) / 10)
+    assert numbers(read(tmp_path, [1.1, 0.0, 0.95], fps=10.0)) == [11, 0, 9]
     with pytest.raises(UserError, match="--data.fps"):
         stamps(tmp_path)
     (tmp_path / "3.jpg").write_bytes(b"no")
     with pytest.raises(DecodeError, match="3.jpg"):
-        read(tmp_path, [0.2], fps=10)
+        read(tmp_path, [0.2], fps=10.0)
 
 
 def test_empty_folder_has_no_frames(tmp_path):
     with pytest.raises(DecodeError, match="no frames"):
-        read(tmp_path, [0.0], fps=10)
+        read(tmp_path, [0.0], fps=10.0)
 
 
 def test_every_ninth_mini6_file_reads_as_its_list_says(shared):
-    import csv
-
     root = shared / "real/ucf101-mini6"
     if not root.is_dir():
         pytest.skip(f"no {root}")
-    lines = list(csv.DictReader((root / "labels.csv").open()))[::29]
+    lines = list(csv.DictReader((root / "labels.csv").read_text().splitlines()))[::29]
     for line in lines:
         table = stamps(root / line["path"])
         assert len(table) == int(line["frames"])

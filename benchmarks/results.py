@@ -1,0 +1,220 @@
+"""probe results -> one JSON file per encoder, and back: numbers, tables and sentences come from such files alone."""
+
+import hashlib
+import json
+import shlex
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.probe import ProbeResult
+from benchmarks.statistics import bootstrap, chance, majority, paired_difference
+from ssvid.data.manifest import Manifest
+from ssvid.errors import UserError
+from ssvid.files import write_whole
+
+Result = dict[str, Any]
+KIND = "linear probe"
+ROWS = {  # key -> what it is called in tables
+    "encoder": "encoder",
+    "random": "same net, untrained",
+    "pixels": "raw pixels",
+    "single_frame": "one frame repeated",
+    "shuffled": "frames shuffled",
+}
+
+
+def scores(
+    data: Manifest,
+    splits: dict[str, list[int]],
+    rows: dict[str, ProbeResult],
+    near: dict[str, ProbeResult],
+    seed: int,
+) -> Result:
+    """Metrics with intervals over groups, the controls, and the paired differences from them."""
+    test = splits["test"]
+    labels, groups = data.labels[test], [data.groups[i] for i in test]
+
+    def entry(got: ProbeResult) -> Result:
+        interval = bootstrap(got.predictions == labels, groups, seed)
+        extra = {"top5": got.metrics["test/top5"]} if "test/top5" in got.metrics else {}
+        top = {"top1": got.metrics["test/top1"], "interval": interval, **extra}
+        return {**top, "val_top1": got.metrics["val/top1"], "chosen": got.chosen}
+
+    def gain(other: ProbeResult) -> Result:
+        right = (rows["encoder"].predictions == labels, other.predictions == labels)
+        difference, low, high = paired_difference(*right, groups, seed)
+        return {"difference": difference, "interval": (low, high), "shown": low > 0 or high < 0}
+
+    controls = {name: entry(got) for name, got in rows.items() if name != "encoder"}
+    controls["random"]["knn"] = entry(near["random"])
+    confusion = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
+    confusion.index_put_((labels, rows["encoder"].predictions), torch.tensor(1), accumulate=True)
+    return {
+        "kind": KIND,
+        **entry(rows["encoder"]),
+        "chance": chance(labels),
+        "majority": majority(labels),
+        "knn": entry(near["encoder"]),
+        "controls": controls,
+        "gains": {name: gain(got) for name, got in rows.items() if name != "encoder"},
+        "grid": {name: got.grid for name, got in rows.items()},
+        "confusion": confusion.tolist(),  # label x prediction
+        "test": {
+            "paths": [data.rows[i].path for i in test],
+            "groups": groups,
+            "labels": labels.tolist(),
+            "predictions": {name: got.predictions.tolist() for name, got in rows.items()},
+        },
+    }
+
+
+def describe_data(data: Manifest, splits: dict[str, list[int]], bad: list[str]) -> Result:
+    stated = Counter(row.split for row in data.rows)
+    return {
+        "hash": data.hash,
+        "classes": data.classes,
+        "clips": {name: len(rows) for name, rows in splits.items()},
+        "groups": {name: len({data.groups[i] for i in rows}) for name, rows in splits.items()},
+        "listed": dict(stated),
+        "bad_files": len(bad),
+        "bad": [Path(path).name for path in bad[:20]],
+    }
+
+
+def digest(protocol: Result) -> str:
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def git() -> str | None:
+    """The commit of this code, with a + where files differ from it."""
+    try:
+        here = {"capture_output": True, "text": True, "cwd": Path(__file__).parent, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **here).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **here).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + "+" * bool(changed)
+
+
+def command_line(module: str, config: dict[str, Any] | None) -> str | None:
+    """The resolved configuration as a command."""
+    if config is None:
+        return None
+    words: list[str] = []
+
+    def add(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for inner, part in value.items():
+                add(key if inner == "name" else f"{key}.{inner}", part)
+        elif value is not None:
+            parts = value if isinstance(value, list) and key == "encoder" else [value]
+            for part in parts:
+                text = json.dumps(part) if isinstance(part, list | bool) else str(part)
+                words.extend((f"--{key}", shlex.quote(text)))
+
+    for key, value in config.items():
+        add(key, value)
+    return " ".join([f"python -m {module}", *words])
+
+
+def write(path: Path, result: Result) -> None:
+    text = json.dumps(result, indent=1) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_all(folder: Path) -> list[Result]:
+    """Every result of a folder, by file name."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(file.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} is no whole JSON file: {error}.") from error
+        if isinstance(result, dict) and result.get("kind") == KIND:
+            found.append(result)
+    if not found:
+        raise UserError(f"{folder} holds no result of a {KIND}.")
+    return found
+
+
+def brief(result: Result) -> Result:
+    """What the command prints."""
+    keys = ("top1", "interval", "chance", "majority")
+    return {
+        "encoder": result["encoder"]["title"],
+        **{key: result[key] for key in keys},
+        "controls": {name: row["top1"] for name, row in result["controls"].items()},
+        "gain_over_random": result["gains"]["random"],
+        "reading": reading(result)[0],
+    }
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def between(interval: tuple[float, float], scale: str = "") -> str:
+    low, high = (100 * end for end in interval)
+    return f"{low:{scale}.1f} to {high:{scale}.1f}"
+
+
+def lines(result: Result) -> list[tuple[str, str, str, str]]:
+    """The table of one result: row, top1, its interval, what the encoder has more."""
+    table = [(result["encoder"]["title"], percent(result["top1"]), between(result["interval"]), "")]
+    for name, row in result["controls"].items():
+        gain = result["gains"][name]
+        more = f"{100 * gain['difference']:+.1f} ({between(gain['interval'], '+')})"
+        more = more if gain["shown"] else f"no difference shown ({between(gain['interval'], '+')})"
+        table.append((ROWS[name], percent(row["top1"]), between(row["interval"]), more))
+    table.append(("largest class", percent(result["majority"]), "", ""))
+    return [*table, ("chance", percent(result["chance"]), "", "")]
+
+
+HEAD = ("", "top-1", "95 % interval", "encoder has more by (points)")
+
+
+def table(found: list[Result]) -> str:
+    """Markdown, padded so that a terminal shows it straight."""
+    body = [HEAD] + [line for result in found for line in lines(result)]
+    widths = [max(len(line[i]) for line in body) for i in range(4)]
+    padded = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in body]
+    return "\n".join([padded[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *padded[1:]])
+
+
+def reading(result: Result) -> list[str]:
+    """What the numbers say, in words; the first sentence is the verdict on pretraining."""
+    said = [verdict(result)]
+    pixels, shuffled, single = (result["gains"][name] for name in ("pixels", "shuffled", "single_frame"))
+    if not pixels["shown"] or pixels["difference"] < 0:
+        said.append("It is not shown to beat raw pixels: colour and layout alone may explain the score.")
+    else:
+        said.append(f"It beats raw pixels by {100 * pixels['difference']:.1f} points.")
+    if single["shown"] and single["difference"] > 0:
+        order = "their order counts" if shuffled["shown"] and shuffled["difference"] > 0 else "no use of order is shown"
+        said.append(f"Several frames tell it more than one ({100 * single['difference']:+.1f} points); {order}.")
+    else:
+        said.append("One frame repeated does as well, as far as this test can tell: no use of time is shown.")
+    if result["interval"][0] <= result["chance"]:
+        said.append("The score is not shown to be above chance.")
+    leak = result["leak"]
+    if leak["checked"] and leak["clips"]:
+        said.append(f"WARNING: pretraining read {leak['clips']} of the test clips; the score is not valid.")
+    if result["data"]["bad_files"]:
+        said.append(f"{result['data']['bad_files']} files could not be read and are in no split.")
+    return said
+
+
+def verdict(result: Result) -> str:
+    gain, title = result["gains"]["random"], result["encoder"]["title"]
+    where = f"{percent(result['top1'])} against {percent(result['controls']['random']['top1'])}"
+    if result["encoder"]["weights"] != "trained":
+        return f"{title} has random weights: {where} of another random draw."
+    if not gain["shown"]:
+        return f"No difference shown between {title} and the same net untrained ({where})."
+    better = "above" if gain["difference"] > 0 else "BELOW"
+    points = f"{abs(100 * gain['difference']):.1f} points {better}"
+    return f"{title} is {points} the same net untrained ({where}; 95 %: {between(gain['interval'], '+')})."

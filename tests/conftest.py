@@ -1,0 +1,19 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: also for the commands that tests start
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of clips, lists and cases beside the checkout; tests of it skip where it is absent."""
+    folder = Path(os.environ.get("SSVID_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared material at {folder}: set SSVID_SHARED")
+    return folder

@@ -1,0 +1,131 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from bars import numbers, write
+
+from ssvid.data.clips import Clips, collate
+from ssvid.data.manifest import Manifest
+from ssvid.data.sampling import eval_clips
+from ssvid.errors import UserError
+from ssvid.shapes import ClipSpec, Row, Views
+
+SPEC = ClipSpec(frames=4, stride=3, size=64)
+
+
+def views(*specs: ClipSpec, augment: str = "none") -> Views:
+    return Views(clips=specs or (SPEC,), augment=augment)
+
+
+def manifest(root: Path) -> Manifest:
+    return Manifest.build([Row(path.name, f"label{i % 2}") for i, path in enumerate(sorted(root.glob("*.mp4")))], root)
+
+
+@pytest.fixture
+def broken_set(tmp_path, small_set):
+    for path in small_set.glob("*.mp4"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "clip_2.mp4").write_bytes(b"no video at all")
+    return tmp_path
+
+
+def test_a_sample_says_what_it_is(small_set):
+    clips = Clips(manifest(small_set), views(SPEC, SPEC, augment="crop_flip"), seed=1)
+    sample = clips[3, 5]
+    assert sample["clips"].shape == (2, 3, 4, 64, 64) and sample["clips"].dtype == torch.uint8
+    assert {key: sample[key] for key in ("index", "epoch", "label", "video_id", "padded", "bad", "ok", "dropped")} == {
+        **{"index": 5, "epoch": 3, "label": 1, "video_id": "clip_5"},
+        **{"padded": 0, "bad": [], "ok": True, "dropped": 0},
+    }
+    assert len(clips) == 6 and not torch.equal(sample["clips"][0], sample["clips"][1])
+
+
+def test_choices_are_functions_of_seed_epoch_and_index(small_set):
+    made = manifest(small_set)
+    clips = Clips(made, views(augment="multiscale"), seed=1)
+    first = clips[0, 2]["clips"]
+    torch.manual_seed(7)
+    copy = pickle.loads(pickle.dumps(Clips(made, views(augment="multiscale"), seed=1)))  # as a worker has it
+    assert torch.equal(copy[0, 2]["clips"], first)
+    assert not torch.equal(clips[1, 2]["clips"], first)
+    assert not torch.equal(Clips(made, views(augment="multiscale"), seed=2)[0, 2]["clips"], first)
+
+
+def test_the_clip_holds_the_frames_of_its_times(small_set, monkeypatch):
+    """Frames `start + 3 i` of the right file, one decode for all views."""
+    from ssvid.data import clips as module
+
+    seen = []
+    real = module.read
+    monkeypatch.setattr(module, "read", lambda *args: seen.append(numbers(real(*args))) or real(*args))
+    Clips(manifest(small_set), views(SPEC, SPEC), seed=0)[0, 4]
+    (codes,) = seen
+    for view in (codes[:4], codes[4:]):
+        assert [code - view[0] for code in view] == [0, 3, 6, 9] and 400 <= view[0] <= 430
+
+
+def test_a_bad_file_is_replaced_by_a_function_of_the_coordinates(broken_set):
+    clips = Clips(manifest(broken_set), views(), seed=0)
+    rows = [clips[epoch, 2]["index"] for epoch in range(12)]
+    assert rows == [clips[epoch, 2]["index"] for epoch in range(12)] and 2 not in rows and len(set(rows)) > 2
+    sample = clips[0, 2]
+    assert sample["video_id"] == f"clip_{sample['index']}" and torch.equal(
+        sample["clips"], clips[0, sample["index"]]["clips"]
+    )
+    (bad,) = {bad.path for bad in sample["bad"]}
+    assert bad.endswith("clip_2.mp4") and "Invalid data" in sample["bad"][0].why
+    assert clips[0, 3]["bad"] == []
+
+
+def test_ten_replacements_then_a_sentence(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.mp4").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"11 files in a row.*\d.mp4: Invalid data"):
+        Clips(manifest(tmp_path), views(), seed=0)[0, 0]
+
+
+def test_short_videos_pad_drop_or_stop(tmp_path, small_set):
+    for path in small_set.glob("*.mp4"):
+        (tmp_path / path.name).symlink_to(path)
+    write(tmp_path / "a_short.mp4", [i / 25 for i in range(5)])
+    made = manifest(tmp_path)
+    padded = Clips(made, views(SPEC, SPEC), seed=0)[0, 0]
+    assert padded["padded"] == 2 and torch.equal(padded["clips"][0, :, -1], padded["clips"][0, :, -2])
+    dropped = Clips(made, views(), seed=0, short="drop")[0, 0]
+    assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
+    with pytest.raises(UserError, match="a_short.mp4.*--short"):
+        Clips(made, views(), seed=0, short="error")[0, 0]
+
+
+def test_evaluation_is_even_and_never_replaces(broken_set):
+    clips = Clips(manifest(broken_set), views(augment="crop_flip"), seed=0, evaluate=3)
+    good, bad = clips[0, 1], clips[0, 2]
+    assert torch.equal(good["clips"], eval_clips(broken_set / "clip_1.mp4", SPEC, 3))
+    assert torch.equal(good["clips"], clips[5, 1]["clips"])
+    assert not bad["ok"] and "clips" not in bad and len(bad["bad"]) == 1
+    batch = collate([good, bad, clips[0, 0]], seed=4)
+    assert batch["clips"].shape == (2, 3, 3, 4, 64, 64) and batch["index"].tolist() == [1, 0]
+    assert batch["ok"].tolist() == [True, False, True] and len(batch["bad"]) == 1 and batch["seed"] == 4
+    assert batch["video_id"] == ["clip_1", "clip_0"] and batch["label"].tolist() == [1, 0]
+    assert "clips" not in collate([bad], seed=0)
+
+
+def test_views_of_unlike_shape_are_refused(small_set):
+    with pytest.raises(UserError, match="share frames and size"):
+        Clips(manifest(small_set), views(SPEC, ClipSpec(frames=8, stride=1, size=64)), seed=0)
+
+
+def test_mini6_by_its_csv(shared):
+    from ssvid.registry import datasets
+
+    root = shared / "real/ucf101-mini6"
+    if not root.is_dir():
+        pytest.skip(f"no {root}")
+    made = datasets["csv"](str(root), where="ci_small=1")
+    assert [len(made.split(name)) for name in ("train", "val", "test")] == [60, 18, 42] and len(made.classes) == 6
+    spec = ClipSpec(frames=16, stride=4, size=112)
+    sample = Clips(made.split("test"), views(spec, augment="multiscale"), seed=0)[0, 3]
+    assert sample["clips"].shape == (1, 3, 16, 112, 112) and sample["clips"].float().std() > 10
+    assert json.dumps(sample["video_id"]).startswith('"v_')

@@ -1,0 +1,108 @@
+import os
+import signal
+
+import pytest
+import torch
+
+from ssvid.data.clips import Clips
+from ssvid.data.loader import Stream, eval_loader, train_loader
+from ssvid.data.manifest import Manifest
+from ssvid.errors import RunError, UserError
+from ssvid.shapes import ClipSpec, Row, Views
+
+VIEWS = Views(clips=(ClipSpec(frames=2, stride=2, size=16),), augment="multiscale")
+
+
+@pytest.fixture
+def clips(small_set):
+    rows = [Row(path.name) for path in sorted(small_set.glob("*.mp4"))]
+    return Clips(Manifest.build(rows, small_set), VIEWS, seed=5)
+
+
+def keys(rows=10, **options):
+    return list(Stream(rows, seed=3, **{"batch_size": 4, "steps": 10, **options}))
+
+
+def test_each_epoch_sees_each_row_once():
+    flat = sum(keys(), [])
+    for epoch in range(4):
+        assert sorted(row for e, row in flat[epoch * 10 : epoch * 10 + 10]) == list(range(10))
+        assert {e for e, row in flat[epoch * 10 : epoch * 10 + 10]} == {epoch}
+    assert [row for e, row in flat[:10]] != [row for e, row in flat[10:20]]
+
+
+def test_a_set_smaller_than_the_batch_goes_round():
+    (batch,) = keys(rows=3, batch_size=8, steps=1)
+    assert [epoch for epoch, _ in batch] == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_resuming_goes_on_where_it_stopped():
+    assert keys(start_step=7) == keys()[7:]
+    assert keys(start_step=10) == [] and len(Stream(10, batch_size=4, steps=10, seed=3, start_step=7)) == 3
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 4), (2, 2)])
+def test_processes_and_micro_batches_share_the_same_global_batch(world, accumulate):
+    ranks = [keys(rank=rank, world=world, accumulate=accumulate) for rank in range(world)]
+    for step, whole in enumerate(keys()):
+        own = slice(step * accumulate, (step + 1) * accumulate)
+        assert sum((sum(rank[own], []) for rank in ranks), []) == whole
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(clips):
+    with pytest.raises(UserError, match="--batch_size 6.*multiple of 4"):
+        train_loader(clips, batch_size=6, steps=1, world=2, accumulate=2)
+    with pytest.raises(UserError, match="train split is empty"):
+        keys(rows=0)
+
+
+def test_workers_change_nothing_and_the_global_generator_is_left_alone(clips):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    runs = [list(train_loader(clips, batch_size=4, steps=3, accumulate=2, workers=workers)) for workers in (0, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(runs[0]) == len(runs[1]) == 6
+    for alone, shared in zip(*runs, strict=True):
+        assert torch.equal(alone["clips"], shared["clips"]) and torch.equal(alone["index"], shared["index"])
+        assert alone["clips"].shape == (2, 1, 3, 2, 16, 16) and alone["seed"] == 5 and alone["bad"] == []
+
+
+def test_eval_loader_keeps_the_order(clips):
+    clips.evaluate = 2
+    batches = list(eval_loader(clips, [4, 0, 3], batch_size=2, workers=0))
+    assert [batch["index"].tolist() for batch in batches] == [[4, 0], [3]]
+
+
+class Deadly(Clips):
+    def __getitem__(self, key):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Faulty(Clips):
+    def __getitem__(self, key):
+        raise ZeroDivisionError("ours")
+
+
+class Refusing(Clips):
+    def __getitem__(self, key):
+        raise UserError("One sentence.")
+
+
+def variant(clips, kind):
+    return train_loader(kind(clips.manifest, VIEWS, seed=0), batch_size=2, steps=2, workers=1)
+
+
+def test_a_killed_worker_ends_in_a_sentence(clips):
+    with pytest.raises(RunError, match="loader process died.*--workers"):
+        next(iter(variant(clips, Deadly)))
+
+
+def test_a_fault_in_a_worker_keeps_its_traceback(clips):
+    with pytest.raises(ZeroDivisionError, match="Traceback"):
+        next(iter(variant(clips, Faulty)))
+
+
+def test_a_user_error_in_a_worker_stays_one_sentence(clips):
+    with pytest.raises(UserError) as error:
+        next(iter(variant(clips, Refusing)))
+    assert str(error.value) == "One sentence."

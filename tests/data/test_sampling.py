@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+from bars import numbers
+from torchvision.transforms.v2 import functional as F
+
+from ssvid.data.decode import read
+from ssvid.data.sampling import ShortVideo, clip_times, eval_clips, positions
+from ssvid.errors import UserError
+from ssvid.shapes import ClipSpec
+
+GRID = np.arange(100) / 25
+
+
+def test_stride_counts_the_files_own_frames():
+    spec = ClipSpec(frames=16, stride=4)
+    starts = {round(clip_times(spec, GRID, u)[0][0] * 25) for u in np.linspace(0, 0.9999, 500)}
+    assert starts == set(range(40))  # every start that fits, none that does not
+    times, padded = clip_times(spec, GRID, 0.0)
+    assert (times * 25).round().tolist() == list(range(0, 64, 4)) and not padded
+
+
+def test_stride_on_a_variable_rate_takes_the_table():
+    stamps = np.cumsum([0.0, 0.1, 0.5, 0.02, 0.3, 0.1])
+    assert clip_times(ClipSpec(frames=3, stride=2), stamps, 0.99)[0].tolist() == stamps[[1, 3, 5]].tolist()
+
+
+def test_fps_spaces_by_seconds_within_the_room_left():
+    spec = ClipSpec(frames=8, fps=5.0)
+    times, padded = clip_times(spec, GRID + 1, 0.5)
+    assert np.diff(times) == pytest.approx(0.2) and not padded
+    assert times[0] == pytest.approx(1 + 0.5 * (3.96 - 1.4))
+    assert clip_times(spec, GRID, 0.0)[0][0] == 0 and clip_times(spec, GRID, 0.999999)[0][-1] <= 3.96
+
+
+@pytest.mark.parametrize("spec", [ClipSpec(frames=16, stride=8), ClipSpec(frames=16, fps=3.0)])
+def test_short_videos(spec):
+    times, padded = clip_times(spec, GRID, 0.7)
+    assert padded and times[0] == 0 and times[-1] == GRID[-1] and len(times) == 16
+    with pytest.raises(ShortVideo) as error:
+        clip_times(spec, GRID, 0.7, "drop", "a.mp4")
+    assert error.value.path == "a.mp4"
+    with pytest.raises(UserError, match="a.mp4.*--short"):
+        clip_times(spec, GRID, 0.7, "error", "a.mp4")
+    with pytest.raises(UserError, match="pad, drop, error"):
+        clip_times(spec, GRID, 0.7, "loop")
+
+
+def test_the_last_frame_is_shown_for_a_while():
+    assert not clip_times(ClipSpec(frames=100, stride=1), GRID, 0.5)[1]
+    assert not clip_times(ClipSpec(frames=199, fps=50.0), GRID, 0.5)[1]
+    assert not clip_times(ClipSpec(frames=200, fps=50.0), GRID, 0.5)[1]  # to 3.98 s of 4 s
+    assert clip_times(ClipSpec(frames=203, fps=50.0), GRID, 0.5)[1]
+    assert clip_times(ClipSpec(frames=1, fps=1.0), GRID[:1], 0.5)[0].tolist() == [0.0]
+
+
+def test_eval_clips_cover_the_video_evenly(long_gop):
+    assert positions(1).tolist() == [0.5] and positions(4).tolist() == [0.125, 0.375, 0.625, 0.875]
+    clips = eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), 3)
+    assert clips.shape == (3, 3, 4, 48, 48) and clips.dtype == torch.uint8 and clips.is_contiguous()
+    starts = [int(u * 285) for u in positions(3).tolist()]
+    for clip, start in zip(clips, starts, strict=True):
+        frames = read(long_gop, [(start + 5 * i) / 25 for i in range(4)])
+        assert numbers(frames) == [start + 5 * i for i in range(4)]
+        assert torch.equal(clip, F.center_crop(F.resize(frames, [48]), [48, 48]).transpose(0, 1))

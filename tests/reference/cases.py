@@ -1,0 +1,77 @@
+"""A folder of published numbers -> cases. What a case is of is read from its content, never from its name."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+ROOT = Path(os.environ.get("SSVID_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
+# Methods whose issue is still open. Their cases are skipped by name until a checker recognises them.
+UNBUILT = {"blip", "coclr", "dpc", "memdpc", "milnce", "tan", "videoprism", "xclip"}
+
+TOLERANCE = {  # absolute, relative; as the cases' own README states them
+    "tokens": (2e-5, 0.0),
+    "loss": (0.0, 1e-5),
+    "gradient": (1e-7, 1e-3),  # absolute: a key bias has no gradient but rounding
+    "s3d_eval": (1e-4, 0.0),  # of the largest value
+    "s3d_train": (3e-4, 0.0),  # likewise; batch statistics of 16 values: their fp32 is 1.8e-4 from our float64
+    "exact": (0.0, 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    path: Path  # a folder with meta.json, io.npz and state_dict.safetensors; or a NAME.json with NAME.npz beside it
+
+    @property
+    def name(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+    @property
+    def method(self) -> str:
+        return self.path.relative_to(ROOT).parts[0]
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        file = self.path / "meta.json" if self.path.is_dir() else self.path
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    @cached_property
+    def arrays(self) -> dict[str, Tensor]:
+        file = self.path / "io.npz" if self.path.is_dir() else self.path.with_suffix(".npz")
+        return {k: torch.from_numpy(v) for k, v in np.load(file).items()} if file.exists() else {}
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        file = self.path / "state_dict.safetensors"
+        return load_file(file) if self.path.is_dir() and file.exists() else {}
+
+
+def discover() -> list[Case]:
+    """Folders that hold a state dict; JSON files with arrays of the same name; and what is neither, as a whole folder."""
+    if not ROOT.is_dir():
+        return []
+    whole = {p.parent for p in ROOT.rglob("state_dict.safetensors")}
+    files = [p for p in ROOT.rglob("*") if p.suffix in (".json", ".npz") and p.parent not in whole]
+    pairs = {p.with_suffix(".json") for p in files if p.with_suffix(".json").exists() and p.with_suffix(".npz").exists()}
+    rest = {p.parent for p in files if p.with_suffix(".json") not in pairs}
+    return [Case(p) for p in sorted(whole | pairs | rest)]
+
+
+def assert_close(name: str, ours: Tensor, theirs: Tensor, kind: str) -> None:
+    assert ours.shape == theirs.shape, f"{name}: {tuple(ours.shape)}, published {tuple(theirs.shape)}"
+    absolute, relative = TOLERANCE[kind]
+    if kind.startswith("s3d"):
+        absolute *= float(theirs.abs().max())
+    if kind == "exact":
+        assert torch.equal(ours.to(theirs.dtype), theirs), f"{name} differs"
+        return
+    gap = (ours.double() - theirs.double()).abs() - relative * theirs.double().abs()
+    assert float(gap.max()) <= absolute, f"{name}: off by {float(gap.max()):.2e}, {absolute:.0e} allowed"

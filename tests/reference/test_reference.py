@@ -1,0 +1,23 @@
+"""Every case of published numbers under SSVID_REFERENCE, by whichever checker recognises its content."""
+
+import pytest
+
+from tests.reference import check_mae, check_s3d
+from tests.reference.cases import ROOT, UNBUILT, Case, discover
+
+CHECKERS = (check_mae, check_s3d)
+
+
+def test_the_cases_are_there():
+    if not ROOT.is_dir():
+        pytest.skip(f"no reference cases at {ROOT}: set SSVID_REFERENCE")
+    assert discover(), f"{ROOT} holds no case"
+
+
+@pytest.mark.parametrize("case", discover(), ids=lambda case: case.name)
+def test_case(case: Case):
+    checkers = [c for c in CHECKERS if c.recognises(case)]
+    if not checkers and case.method in UNBUILT:
+        pytest.skip(f"{case.method} is not built yet")
+    assert len(checkers) == 1, f"{case.name}: recognised by {len(checkers)} checkers"
+    checkers[0].check(case)
