@@ -51,6 +51,7 @@ class Options(NamedTuple):
     seed: int
     calibrate_bn: int
     max_bad: float
+    min_steps: int
 
 
 def linear_probe(
@@ -62,6 +63,7 @@ def linear_probe(
     clips: int = 1,  # of a video, spread evenly; their features are averaged
     layers: Literal["auto", "last"] | list[int] = "auto",  # blocks beside the last; auto: the middle one
     poolings: tuple[str, ...] = POOLINGS,
+    min_steps: int = 400,  # of the probe, on small sets; its epochs on others
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
     cache: str = ".cache/ssvid",
     batch_size: int = 32,  # videos
@@ -79,7 +81,7 @@ def linear_probe(
         raise UserError("Say what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
     cuda = devices == "cuda" or (devices == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if cuda else "cpu")
-    options = Options(cache, batch_size, workers, clips, device, seed, calibrate_bn, max_bad)
+    options = Options(cache, batch_size, workers, clips, device, seed, calibrate_bn, max_bad, min_steps)
     data = labelled(data)
     folder, brief = Path(out), []
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,13 +120,23 @@ def probe_encoder(
         calibrate(untrained, some_clips(train, net.spec, options.calibrate_bn or CALIBRATE, options))
     sources = make_sources(net, untrained, layers, poolings, options.seed)
     gflops = announce(net, sources, data, options)
-    shared = {"batch_size": options.batch_size, "workers": options.workers, "clips": options.clips}
-    got = extract(data, net.spec, sources, cache=options.cache, device=options.device, label=name, **shared)
+    got = extract(
+        data,
+        net.spec,
+        sources,
+        cache=options.cache,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        clips=options.clips,
+        device=options.device,
+        label=name,
+    )
     quarantine = Quarantine(None, len(data), options.max_bad)
-    for bad in got.bad:
-        quarantine.add(*bad)
+    lost = [str(data.path(i)) for i in (~got.ok).nonzero().flatten().tolist()]
+    for path in lost:
+        quarantine.add(path, None, "could not be read")
     quarantine.check()
-    linear, knn = registry.probes["linear"](), registry.probes["knn"]()
+    linear, knn = registry.probes["linear"](min_steps=options.min_steps), registry.probes["knn"]()
     splits = {s: [i for i, row in enumerate(data.rows) if row.split == s and got.ok[i]] for s in SPLITS}
 
     def run(probe: Any, source: str) -> ProbeResult:
@@ -148,11 +160,11 @@ def probe_encoder(
     return {
         **results.scores(data, splits, rows, near, options.seed),
         "encoder": describe(text, name, net),
-        "data": results.describe_data(data, splits, [str(path) for path, _, _ in got.bad]),
+        "data": results.describe_data(data, splits, lost),
         "protocol": protocol,
         "protocol_hash": results.digest(protocol),
         "leak": leak(text, data.split("test")),
-        "cost": {key: round(value, 3) for key, value in cost.items()},
+        "cost": {key: round(value, 6) for key, value in cost.items()},
         "seed": options.seed,
         "git": results.git(),
         "strips": strips(data, net.spec, bank, splits["train"], splits["test"], rows["encoder"].predictions),
@@ -233,10 +245,13 @@ def announce(net: Encoder, sources: list[Source], data: Manifest, options: Optio
     clip = torch.full((1, 3, spec.frames, spec.size, spec.size), 128, dtype=torch.uint8, device=options.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(net.normalise(clip))
-    began, index = time.perf_counter(), torch.zeros(1, dtype=torch.int64)
-    with torch.inference_mode():
-        widths = {s.name: sum(v.shape[1] for v in s.run(clip, index).values()) for s in sources}
-    seconds = (time.perf_counter() - began) * len(data) * options.clips
+    index, took = torch.zeros(1, dtype=torch.int64), []
+    for _ in range(2):  # the first one warms up
+        began = time.perf_counter()
+        with torch.inference_mode():
+            widths = {s.name: sum(v.shape[1] for v in s.run(clip, index).values()) for s in sources}
+        took.append(time.perf_counter() - began)
+    seconds = min(took) * len(data) * options.clips
     print(
         f"{len(data)} videos, {options.clips} clip(s) each, once through {', '.join(widths)}: about "
         f"{seconds / 60:.1f} min of computing beside decoding, and {sum(widths.values()) * 4 * len(data) / 1e6:.0f} MB "

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from matplotlib.figure import Figure
 
 from benchmarks import results
 from benchmarks.results import ROWS, Result, between, percent
-from ssvid.files import write_whole
 
 INK, BLUE, GREY, PALE = "#1f2328", "#2f6fb2", "#9aa4ae", "#d5dbe1"
 STYLE = f"""
@@ -38,7 +38,7 @@ def write(folder: Path) -> Path:
     found = results.read_all(folder)
     page = folder / "report.html"
     for path, text in ((folder / "report.md", markdown(found)), (page, html_page(found))):
-        write_whole(path, lambda file, text=text: file.write(text.encode()))
+        results.write_text(path, text)
     return page
 
 
@@ -122,7 +122,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def html_table(head: tuple[str, ...], rows: list[tuple[str, ...]], main: bool = False) -> str:
+def html_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], main: bool = False) -> str:
     top = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>" if any(head) else ""
     body = ""
     for i, row in enumerate(rows):

@@ -5,6 +5,8 @@ import json
 import shlex
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +94,9 @@ def digest(protocol: Result) -> str:
 def git() -> str | None:
     """The commit of this code, with a + where files differ from it."""
     try:
-        here = {"capture_output": True, "text": True, "cwd": Path(__file__).parent, "check": True}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **here).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **here).stdout.strip()
+        here = partial(subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
+        commit = here(["git", "rev-parse", "HEAD"]).stdout.strip()
+        changed = here(["git", "status", "--porcelain", "-uno"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + "+" * bool(changed)
@@ -122,7 +124,10 @@ def command_line(module: str, config: dict[str, Any] | None) -> str | None:
 
 
 def write(path: Path, result: Result) -> None:
-    text = json.dumps(result, indent=1) + "\n"
+    write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
@@ -157,7 +162,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def between(interval: tuple[float, float], scale: str = "") -> str:
+def between(interval: Sequence[float], scale: str = "") -> str:
     low, high = (100 * end for end in interval)
     return f"{low:{scale}.1f} to {high:{scale}.1f}"
 

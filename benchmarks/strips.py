@@ -1,13 +1,14 @@
 """features + clips -> film strips of test clips beside their nearest train clips: what the encoder takes for alike."""
 
 import base64
+import io
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_jpeg
 
 from benchmarks.probes.knn import neighbours
 from ssvid.data.manifest import Manifest
@@ -47,5 +48,7 @@ def jpeg(clip: Tensor) -> str:
     """A few frames side by side."""
     at = torch.linspace(0, clip.shape[1] - 1, min(FRAMES, clip.shape[1])).round().long()
     frames = F.interpolate(rearrange(clip[:, at], "C T H W -> T C H W").float(), (SIDE, SIDE), mode="area")
-    strip = rearrange(frames.round().to(torch.uint8), "T C H W -> C H (T W)")
-    return base64.b64encode(encode_jpeg(strip.contiguous(), quality=80).numpy().tobytes()).decode()
+    strip = rearrange(frames.round().to(torch.uint8), "T C H W -> H (T W) C")
+    with io.BytesIO() as file:
+        Image.fromarray(strip.numpy()).save(file, "jpeg", quality=80)
+        return base64.b64encode(file.getvalue()).decode()

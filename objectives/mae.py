@@ -25,6 +25,7 @@ from ssvid.shapes import Batch, Clip, Dropped, Grid, Index, Loss, Tokens, Views
 
 @objectives.register("mae")
 class MAE(Objective):
+    tiny = {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
     dec_cls: nn.Parameter | None
 
     def __init__(

@@ -56,7 +56,7 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
         chosen = parser.parse_args(argv)
     except ArgumentError as error:
         raise UserError(_sentence(str(error), parser, argv)) from error
-    plain = yaml.safe_load(parser.dump(chosen, skip_none=False))
+    plain = yaml.safe_load(parser.dump(chosen, skip_unset=False))
     if "seed" in plain:
         import torch
 
@@ -68,8 +68,8 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
 
 
 def _module(function: Callable[..., Any]) -> str:
-    path = Path(inspect.getsourcefile(function) or "").with_suffix("").parts
-    return ".".join(path[-path[::-1].index(next(p for p in path[::-1] if p in ("ssvid", "benchmarks"))) - 1 :])
+    spec = sys.modules["__main__"].__spec__ if function.__module__ == "__main__" else None
+    return spec.name if spec else function.__module__
 
 
 def _kind(annotation: Any) -> registry.Registry | None:

@@ -1,6 +1,7 @@
 """batch -> Loss: what every objective is. An interface without state; files in `objectives/` are the leaves."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ class Objective(nn.Module, ABC):
 
     pooled_only: bool = False  # uses `Features.pooled` alone, so tokens may be dropped at the input
     encoder: Encoder
+    tiny: dict[str, Any] = {}  # hyper-parameters of a small one, for contract tests
 
     @property
     @abstractmethod

@@ -17,3 +17,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared material at {folder}: set SSVID_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten small unlabelled clips."""
+    from tests.helpers import squares, write_video
+
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(10):
+        write_video(folder / f"{i}.mp4", squares(i))
+    return folder

@@ -9,6 +9,8 @@ arXiv:1502.07943).
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import torch
@@ -22,6 +24,7 @@ from ssvid.registry import probes
 from ssvid.shapes import Frozen
 
 CHUNK = 4096  # rows scored at once
+SMALL = 3e8  # FLOPs of a step, under which a second thread costs more CPU in waiting than it takes over
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Linear(Probe):
     def __init__(
         self,
         *,
-        rates: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),  # of clips of length 1
+        rates: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),  # of clips of length 1
         weight_decays: tuple[float, ...] = (0.0, 1e-3),  # of the loss CE + decay / 2 |W|^2
         epochs: int = 20,
         min_steps: int = 400,  # a few hundred clips see more epochs
@@ -59,20 +62,25 @@ class Linear(Probe):
         self.rungs = tuple(rungs)
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
-        classes, grid, best, head = check(train, val, test), [], None, None
+        classes, grid = check(train, val, test), []
+        best: tuple[Setting, Basis, Tensor, Tensor] | None = None
         for pooling, feats in train.feats.items():
             basis = Basis(feats)
-            heads, scores = self.fit(basis.train, train.labels, basis(val.feats[pooling]), val.labels, classes, seed)
+            x, x_val = basis(feats), basis(val.feats[pooling])
+            work = 4 * self.batch * x.shape[1] * len(self.grid) * classes
+            with at_most_threads(1 if work < SMALL else None):
+                heads, scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
             settings = [
                 {"pooling": pooling, "dim": feats.shape[1], "rate": rate, "weight_decay": decay} | score
                 for (rate, decay), score in zip(self.grid, scores, strict=True)
             ]
             grid += settings
             top, place, number = max((rank(settings[n]), place, n) for place, n in enumerate(heads.number.tolist()))
-            if best is None or top > rank(best):
-                best, head = settings[number], (basis, heads.w[:, place].clone(), heads.b[place].clone())
-        basis, w, b = head
-        return result(basis(test.feats[best["pooling"]]) @ w + b, test.labels, best, grid)
+            if best is None or top > rank(best[0]):
+                best = settings[number], basis, heads.w[:, place].clone(), heads.b[place].clone()
+        assert best is not None, "there are no features to probe"
+        chosen, basis, w, b = best
+        return result(basis(test.feats[chosen["pooling"]]) @ w + b, test.labels, chosen, grid)
 
     def fit(
         self,
@@ -117,6 +125,16 @@ class Linear(Probe):
         shrink = 1 / (1 + step * heads.decay)  # implicit: stable at any rate
         torch.addcmul(heads.dw, heads.w, repeat(shrink, "R -> R Q", Q=heads.b.shape[1]), out=heads.w)
         heads.b += heads.db
+
+
+@contextmanager
+def at_most_threads(n: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, n or before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def logits(heads: Heads, x: Float[Tensor, "B D"]) -> Float[Tensor, "B R Q"]:
@@ -172,11 +190,9 @@ class Basis:
         train = train.float()
         self.std, self.mean = torch.std_mean(train, dim=0, correction=0)
         self.std.clamp_(min=1e-6).mul_(math.sqrt(train.shape[1]))
-        self.span: Tensor | None = None
-        self.train = (train - self.mean) / self.std
+        self.span: Tensor | None = None  # D S
         if len(train) < train.shape[1] // 2:
-            self.span, corner = torch.linalg.qr(self.train.T)  # D S, S S
-            self.train = corner.T.contiguous()
+            self.span = torch.linalg.qr(self(train).T).Q
 
     def __call__(self, feats: Float[Tensor, "S D"]) -> Float[Tensor, "S K"]:
         x = (feats.float() - self.mean) / self.std

@@ -13,6 +13,8 @@ from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 class ConvNet(Encoder):
     """`body` gives the last map `B D t h w`; `grid` counts what its strides leave."""
 
+    tiny = {"frames": 8, "size": 64}
+
     def __init__(
         self,
         body: nn.Module,

@@ -102,7 +102,8 @@ def read(path: Path) -> dict[str, Any]:
             "Save its state dict again with torch.save or safetensors, from a place you trust."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}.") from error
+        why = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        raise UserError(f"{path} is damaged or no checkpoint ({why}).") from error
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -84,10 +84,10 @@ def extract_from(
         todo = [(rows, [s for s in sources if _load(_file(root, s, what, rows)) is None]) for rows in parts]
         todo = [(rows, wanting) for rows, wanting in todo if wanting]
         slow = 1 if sys.stderr.isatty() else 20
-        bar = tqdm(total=sum(len(r) for r, _ in todo), unit="video", desc=label, mininterval=slow, disable=not todo)
-        for rows, wanting in todo:
-            _extract_part(data, rows, wanting, root, what, batch_size, workers, torch.device(device), bar)
-        bar.close()
+        videos = sum(len(rows) for rows, _ in todo)
+        with tqdm(total=videos, unit="video", desc=label, mininterval=slow, disable=not todo) as bar:
+            for rows, wanting in todo:
+                _extract_part(data, rows, wanting, root, what, batch_size, workers, torch.device(device), bar)
     loaded = {s.name: [_load(_file(root, s, what, rows)) or {} for rows in parts] for s in sources}
     features = {name: _join(got) for name, got in loaded.items()}
     ok = [f.pop("ok").bool() for f in features.values()]

@@ -40,4 +40,4 @@ def _step(line: str) -> float:
         row: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:
         return float("inf")
-    return row["step"]
+    return float(row["step"])

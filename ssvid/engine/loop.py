@@ -89,41 +89,43 @@ def train(
     """From `trained.step` to `settings.steps`. Returns the last logged numbers."""
     world, objective = trained.world, trained.objective
     forward = parallel(objective, settings, world)
-    log = Log(folder, trained.step, settings, world)
     watch, feed = Watch(), iter(batches)
     objective.train()
-    while trained.step < settings.steps:
-        rate = optim.rate(trained.step, settings.steps, peak=settings.lr, warmup=settings.warmup, last=settings.min_lr)
-        for group in trained.optimizer.param_groups:
-            group["lr"] = rate
-        skip = False
-        for micro in range(settings.accumulate):
-            with log.waiting():
-                raw = next(feed)
-            quarantine.take(raw)
-            batch = to_device(raw, views, world.device)
-            with synced(forward, micro == settings.accumulate - 1), autocast(settings, world):
-                loss = forward(batch)
-            (loss.total / settings.accumulate).backward()
-            watch.add(trained.step, loss.total, batch["video_id"])
-            log.add(loss, len(batch["index"]))
-            skip |= loss.skip
-        norm = optim.clip_norm(objective, settings.clip_grad)
-        if not skip:
-            trained.optimizer.step()
-        trained.optimizer.zero_grad(set_to_none=True)
-        trained.step += 1
-        objective.after_step(trained.step / settings.steps)
-        final = trained.step == settings.steps
-        if trained.step % settings.log_every == 0 or final:
-            watch.check(folder.last_good())
-            log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
-        if trained.step % settings.picture_every == 0 or final:
-            log.look(trained.step, objective, batch)
-        if trained.step % settings.checkpoint_every == 0 or final:
-            watch.check(folder.last_good())
-            save(trained, folder, config, settings.keep)
-    return log.close()
+    with Log(folder, trained.step, settings, world) as log:
+        while trained.step < settings.steps:
+            rate = optim.rate(
+                trained.step, settings.steps, peak=settings.lr, warmup=settings.warmup, last=settings.min_lr
+            )
+            for group in trained.optimizer.param_groups:
+                group["lr"] = rate
+            skip = False
+            for micro in range(settings.accumulate):
+                with log.waiting():
+                    raw = next(feed)
+                quarantine.take(raw)
+                batch = to_device(raw, views, world.device)
+                with synced(forward, micro == settings.accumulate - 1), autocast(settings, world):
+                    loss = forward(batch)
+                (loss.total / settings.accumulate).backward()
+                watch.add(trained.step, loss.total, batch["video_id"])
+                log.add(loss, len(batch["index"]))
+                skip |= loss.skip
+            norm = optim.clip_norm(objective, settings.clip_grad)
+            if not skip:
+                trained.optimizer.step()
+            trained.optimizer.zero_grad(set_to_none=True)
+            trained.step += 1
+            objective.after_step(trained.step / settings.steps)
+            final = trained.step == settings.steps
+            if trained.step % settings.log_every == 0 or final:
+                watch.check(folder.last_good())
+                log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
+            if trained.step % settings.picture_every == 0 or final:
+                log.look(trained.step, objective, batch)
+            if trained.step % settings.checkpoint_every == 0 or final:
+                watch.check(folder.last_good())
+                save(trained, folder, config, settings.keep)
+    return log.last
 
 
 def parallel(objective: Objective, settings: Settings, world: World) -> Callable[[Batch], Loss]:
@@ -205,8 +207,10 @@ class Log:
         for name, picture in pictures.items():
             self.metrics.picture(step, name, picture)
 
-    def close(self) -> dict[str, float]:
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
         if self.metrics:
             self.metrics.close()
-        return self.last

@@ -85,7 +85,7 @@ def fit(module: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misfits = [k for k in sorted(own.keys() & state.keys()) if own[k].shape != state[k].shape]
     if missing or unknown or misfits:
-        shown = [f"missing {missing[0]!r}"] * bool(missing) + [f"unknown {unknown[0]!r}"] * bool(unknown)
+        shown = [f"missing {k!r}" for k in missing[:1]] + [f"unknown {k!r}" for k in unknown[:1]]
         shown += [f"{k!r} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in misfits[:1]]
         counts = f"{len(missing)} missing, {len(unknown)} unknown and {len(misfits)} of another shape"
         what = module.name if isinstance(module, Encoder) else type(module).__name__

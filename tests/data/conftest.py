@@ -1,16 +1,10 @@
-"""Fixtures of the data tests: small real files, and the shared material where it is there."""
+"""Fixtures of the data tests: small real files."""
 
-import os
 from pathlib import Path
 
 import pytest
-import torch
-from bars import write
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+from tests.data.bars import write
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +22,3 @@ def small_set(tmp_path_factory) -> Path:
     for i in range(6):
         write(root / f"clip_{i}.mp4", [t / 25 for t in range(40)], first=100 * i, g=12)
     return root
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    path = Path(os.environ.get("SSVID_SHARED", Path(__file__).parents[2].parent / "shared"))
-    if not path.is_dir():
-        pytest.skip(f"no material at {path}")
-    return path

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bars import numbers, write
 
 from ssvid.data.clips import Clips, collate
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import eval_clips
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec, Row, Views
+from tests.data.bars import numbers, write
 
 SPEC = ClipSpec(frames=4, stride=3, size=64)
 
@@ -53,6 +53,13 @@ def test_choices_are_functions_of_seed_epoch_and_index(small_set):
     assert not torch.equal(Clips(made, views(augment="multiscale"), seed=2)[0, 2]["clips"], first)
 
 
+def test_crops_differ_by_epoch_and_view(small_set):
+    whole = ClipSpec(frames=40, stride=1, size=32)  # only one start
+    clips = Clips(manifest(small_set), views(whole, whole, augment="multiscale"), seed=1)
+    first, second = clips[0, 0]["clips"], clips[1, 0]["clips"]
+    assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
+
+
 def test_the_clip_holds_the_frames_of_its_times(small_set, monkeypatch):
     """Frames `start + 3 i` of the right file, one decode for all views."""
     from ssvid.data import clips as module
@@ -64,6 +71,7 @@ def test_the_clip_holds_the_frames_of_its_times(small_set, monkeypatch):
     (codes,) = seen
     for view in (codes[:4], codes[4:]):
         assert [code - view[0] for code in view] == [0, 3, 6, 9] and 400 <= view[0] <= 430
+    assert codes[0] != codes[4]  # each view has its own start
 
 
 def test_a_bad_file_is_replaced_by_a_function_of_the_coordinates(broken_set):

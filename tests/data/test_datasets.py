@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from bars import picture
 from PIL import Image
 
 from ssvid.errors import UserError
 from ssvid.registry import datasets
+from tests.data.bars import picture
 
 
 def touch(root, *names):

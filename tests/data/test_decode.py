@@ -6,12 +6,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from bars import numbers, picture, write
 from PIL import Image
 
 from ssvid.data import decode
 from ssvid.data.decode import read, stamps
 from ssvid.errors import DecodeError, UserError
+from tests.data.bars import numbers, picture, write
 
 # file -> frames, height, width of videos-odd that can be read whole
 GOOD = {

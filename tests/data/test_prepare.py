@@ -3,17 +3,17 @@ import json
 import av
 import numpy as np
 import pytest
-from bars import numbers, write
 
 from ssvid.data.decode import _table, read, stamps
 from ssvid.data.prepare import prepare
 from ssvid.errors import UserError
+from tests.data.bars import numbers, write
 
 
 @pytest.fixture
 def source(tmp_path):
     root = tmp_path / "in"
-    write(root / "a/one.mkv", np.cumsum([0.0, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33] * 4), g=250, bf=3, height=96)
+    write(root / "a/one.mkv", np.cumsum([0.02, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33] * 4), g=250, bf=3, height=96)
     write(root / "two.mp4", [i / 25 for i in range(30)], g=250)
     (root / "bad.mp4").write_bytes(b"not a video")
     return root

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from bars import numbers
 from torchvision.transforms.v2 import functional as F
 
 from ssvid.data.decode import read
 from ssvid.data.sampling import ShortVideo, clip_times, eval_clips, positions
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec
+from tests.data.bars import numbers
 
 GRID = np.arange(100) / 25
 

@@ -55,12 +55,12 @@ class Case:
 
 
 def discover() -> list[Case]:
-    """Folders that hold a state dict; JSON files with arrays of the same name; and what is neither, as a whole folder."""
+    """Folders with a state dict; JSON files with arrays of the same name; and the rest, folder by folder."""
     if not ROOT.is_dir():
         return []
     whole = {p.parent for p in ROOT.rglob("state_dict.safetensors")}
     files = [p for p in ROOT.rglob("*") if p.suffix in (".json", ".npz") and p.parent not in whole]
-    pairs = {p.with_suffix(".json") for p in files if p.with_suffix(".json").exists() and p.with_suffix(".npz").exists()}
+    pairs = {p for p in files if p.suffix == ".json" and p.with_suffix(".npz").exists()}
     rest = {p.parent for p in files if p.with_suffix(".json") not in pairs}
     return [Case(p) for p in sorted(whole | pairs | rest)]
 

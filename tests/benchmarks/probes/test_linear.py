@@ -80,11 +80,12 @@ def test_few_wide_clips_are_probed_in_their_span():
     """The span changes the cost, not the logits: the same head trained on all columns agrees."""
     train, val = task(60, 0, dim=400), task(50, 1, dim=400)
     basis = Basis(train.feats["mean@last"])
-    assert basis.train.shape == (60, 60)
+    x = basis(train.feats["mean@last"])
+    assert x.shape == (60, 60)
     mean, std = train.feats["mean@last"].mean(0), train.feats["mean@last"].std(0, correction=0)
     full, full_val = [(f - mean) / std / 20 for f in (train.feats["mean@last"], val.feats["mean@last"])]
     probe = small(rungs=())
-    here, _ = probe.fit(basis.train, train.labels, basis(val.feats["mean@last"]), val.labels, 4, 0)
+    here, _ = probe.fit(x, train.labels, basis(val.feats["mean@last"]), val.labels, 4, 0)
     there, _ = probe.fit(full, train.labels, full_val, val.labels, 4, 0)
     got, want = logits(here, basis(val.feats["mean@last"])), logits(there, full_val)
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
@@ -119,9 +120,10 @@ def test_selection_never_sees_test():
 
 
 def test_statistics_come_from_train_alone():
-    basis = Basis(torch.randn(50, 8) * 3 + 5)
-    torch.testing.assert_close(basis.train.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
-    torch.testing.assert_close(basis.train.square().sum(1).mean(), torch.tensor(1.0))
+    train = torch.randn(50, 8) * 3 + 5
+    basis = Basis(train)
+    torch.testing.assert_close(basis(train).mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(basis(train).square().sum(1).mean(), torch.tensor(1.0))
     assert basis(torch.full((3, 8), 1000.0)).min() > 10  # a shifted test set stays shifted
 
 

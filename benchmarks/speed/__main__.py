@@ -1,0 +1,22 @@
+"""`python -m benchmarks.speed [CASE ...]`: one JSON line for each case; all of them without a name."""
+
+import json
+import sys
+
+import torch
+
+from benchmarks.speed.cases import CASES
+from benchmarks.speed.pairs import compare
+
+
+def main(names: list[str]) -> None:
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(CASES)}.")
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    for name in names or CASES:
+        print(json.dumps(compare(name, CASES[name]())), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,91 @@
+"""Runs as processes: killed, crowded out, out of disk, shared between two."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine.test_run import same, weights
+from tests.helpers import command, metrics, pretrain_argv, run_pretrain, sentence
+
+LONG = ("--encoder.dropout", "0.2", "--workers", "2", "--steps", "60", "--checkpoint_every", "5", "--log_every", "5")
+
+
+def start(videos: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-m", "ssvid.pretrain", *pretrain_argv(videos, out, *LONG, *more)]
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def kill_after(process: subprocess.Popen[bytes], out: Path, step: int) -> bool:
+    """kill -9 the whole group once a step is logged; False if it ended before."""
+    while process.poll() is None:
+        if (out / "metrics.jsonl").exists() and any(m["step"] >= step for m in metrics_so_far(out)):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def metrics_so_far(out: Path) -> list[dict]:
+    try:
+        return metrics(out)
+    except ValueError:  # a line half written
+        return []
+
+
+@pytest.mark.slow
+def test_killed_at_random_steps_it_ends_with_the_same_weights(videos: Path, tmp_path: Path):
+    assert start(videos, tmp_path / "whole").wait() == 0
+    chance, kills = random.Random(), 0
+    for _ in range(3):
+        kills += kill_after(start(videos, tmp_path / "killed"), tmp_path / "killed", chance.randint(5, 55))
+    assert kills > 0
+    assert start(videos, tmp_path / "killed").wait() == 0
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    losses = [[m["loss"] for m in metrics(tmp_path / name) if "loss" in m] for name in ("whole", "killed")]
+    assert losses[0] == losses[1]
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(videos: Path, tmp_path: Path):
+    out = tmp_path / "full"
+    run_pretrain(videos, out)
+    before, size = weights(out), (out / "checkpoints" / "step_00000006.pt").stat().st_size
+    argv = pretrain_argv(videos, out, "--steps", "9")
+    said = sentence(command("ssvid.pretrain", *argv, limit=size // 2), code=3)
+    assert "could not be written" in said and "step_00000009.pt" in said
+    assert same(weights(out), before) and not list(out.rglob("*.tmp"))
+    assert run_pretrain(videos, out, "--steps", "9")["step"] == 9
+
+
+def test_a_second_writer_is_refused(videos: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    first = start(videos, out, "--steps", "100000")
+    try:
+        while not (out / "metrics.jsonl").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        said = sentence(command("ssvid.pretrain", *pretrain_argv(videos, out, *LONG, "--steps", "100000")))
+        assert f"process {first.pid}" in said
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+
+
+def test_two_processes_are_one(videos: Path, tmp_path: Path):
+    """Same samples, same masks, averaged gradients: the losses of 2 ranks are those of 1."""
+    run_pretrain(videos, tmp_path / "one")
+    port = 20000 + os.getpid() % 20000
+    launch = ["--nproc_per_node", "2", "--master_port", str(port), "-m", "ssvid.pretrain"]
+    launch += pretrain_argv(videos, tmp_path / "two")
+    result = command("torch.distributed.run", *launch)
+    assert result.returncode == 0, result.stderr[-2000:]
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4
+    norms = [[m["grad_norm"] for m in metrics(tmp_path / name) if "loss" in m] for name in ("one", "two")]
+    assert all(abs(a - b) < 1e-3 * a for a, b in zip(*norms, strict=True))

@@ -1,0 +1,170 @@
+"""Runs: what they leave, how they go on, what they refuse. In this process where that is enough."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ssvid.engine.checkpoint import read
+from ssvid.errors import RunError, UserError
+from tests.helpers import metrics, run_pretrain, squares, write_video
+
+DROPOUT = ("--encoder.dropout", "0.2")
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    newest = max((out / "checkpoints").glob("step_*.pt"))
+    return read(newest)["model"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def finished(videos, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "a"
+    run_pretrain(videos, out, *DROPOUT)
+    return out
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_a_run_leaves_what_others_need(finished: Path):
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["step_00000003.pt", "step_00000006.pt"]
+    lines = metrics(finished)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert {"mse", "lr", "grad_norm", "clips_per_s", "data_wait"} <= lines[0].keys()
+    assert {"encoder/effective_rank", "encoder/feature_std"} <= lines[-1].keys()
+    card = json.loads((finished / "encoder.json").read_text())
+    assert card["name"] == "vit" and card["trained"]["step"] == 6
+    assert not any("/" in str(v) for k, v in card.items() if k != "trained")
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["objective"]["name"] == "mae" and config["seed"] == 0 and config["threads"] == 1
+    assert json.loads((finished / "provenance.json").read_text())["hash"] == config["rows"]
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_it_goes_on_bit_for_bit(finished: Path, copy: Path, videos: Path):
+    (copy / "checkpoints" / "step_00000006.pt").unlink()
+    run_pretrain(videos, copy, *DROPOUT)
+    assert same(weights(copy), weights(finished))
+    assert [m["loss"] for m in metrics(copy) if "loss" in m] == [m["loss"] for m in metrics(finished) if "loss" in m]
+
+
+def test_workers_change_nothing(finished: Path, tmp_path: Path, videos: Path):
+    run_pretrain(videos, tmp_path / "w", *DROPOUT, "--workers", "2")
+    assert same(weights(tmp_path / "w"), weights(finished))
+
+
+def test_the_seed_matters(finished: Path, tmp_path: Path, videos: Path):
+    run_pretrain(videos, tmp_path / "s", *DROPOUT, "--seed", "1")
+    assert not same(weights(tmp_path / "s"), weights(finished))
+
+
+def test_accumulated_micro_batches_are_the_batch(tmp_path: Path, videos: Path):
+    run_pretrain(videos, tmp_path / "one")
+    run_pretrain(videos, tmp_path / "two", "--accumulate", "2")
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        if "loss" in a:
+            assert abs(a["loss"] - b["loss"]) < 1e-4 and abs(a["grad_norm"] - b["grad_norm"]) < 1e-3 * a["grad_norm"]
+
+
+def test_more_steps_go_on_and_a_finished_run_stays(copy: Path, videos: Path):
+    before = weights(copy)
+    run_pretrain(videos, copy, *DROPOUT)
+    assert same(weights(copy), before)
+    assert run_pretrain(videos, copy, *DROPOUT, "--steps", "8")["step"] == 8
+
+
+def test_another_run_in_the_same_folder_is_refused(copy: Path, videos: Path):
+    before = weights(copy)
+    with pytest.raises(UserError, match=r"objective.mask_ratio \(0.9 there, 0.5 now\)"):
+        run_pretrain(videos, copy, *DROPOUT, "--objective.mask_ratio", "0.5")
+    assert same(weights(copy), before)
+
+
+def test_other_rows_are_another_run_but_another_place_is_not(copy: Path, videos: Path, tmp_path: Path):
+    moved = shutil.copytree(videos, tmp_path / "moved")
+    run_pretrain(moved, copy, *DROPOUT)
+    (moved / "9.mp4").unlink()
+    with pytest.raises(UserError, match="rows"):
+        run_pretrain(moved, copy, *DROPOUT)
+
+
+def test_a_folder_of_something_else_is_refused(videos: Path, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds 'notes.txt' but no run"):
+        run_pretrain(videos, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_truncated_checkpoint_is_set_aside_and_the_older_one_used(finished, copy: Path, videos: Path, capsys):
+    newest = copy / "checkpoints" / "step_00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:5000])
+    run_pretrain(videos, copy, *DROPOUT)
+    assert same(weights(copy), weights(finished))
+    assert "step_00000006.pt is damaged" in capsys.readouterr().err
+    assert (copy / "checkpoints" / "step_00000006.damaged").stat().st_size == 5000
+
+
+def test_warm_start(finished: Path, videos: Path, tmp_path: Path):
+    run_pretrain(videos, tmp_path / "w", "--init", str(finished), "--lr", "0", "--steps", "1")
+    trained = {k: v for k, v in weights(finished).items() if k.startswith("encoder.")}
+    assert same({k: v for k, v in weights(tmp_path / "w").items() if k.startswith("encoder.")}, trained)
+    newest = str(finished / "checkpoints" / "step_00000006.pt")
+    run_pretrain(videos, tmp_path / "c", "--init", newest, "--lr", "0", "--steps", "1")
+    assert same(weights(tmp_path / "c"), weights(finished))
+
+
+def test_warm_start_from_another_model_or_nothing(finished: Path, videos: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="is of another model than vit: .* missing"):
+        run_pretrain(videos, tmp_path / "w", "--init", str(finished), "--encoder.depth", "3")
+    with pytest.raises(UserError, match="no checkpoint"):
+        run_pretrain(videos, tmp_path / "w", "--init", str(tmp_path / "absent.pt"))
+    (tmp_path / "cut.pt").write_bytes((finished / "checkpoints/step_00000006.pt").read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged or no checkpoint"):
+        run_pretrain(videos, tmp_path / "w", "--init", str(tmp_path / "cut.pt"))
+
+
+def test_nan_stops_with_step_samples_and_checkpoint(videos: Path, tmp_path: Path):
+    with pytest.raises(RunError, match=r"nan at step \d+, on the samples \d.*checkpoint is .*step_0000"):
+        run_pretrain(videos, tmp_path / "n", "--lr", "1e30", "--steps", "40", "--warmup", "0.5", "--checkpoint_every", "1")
+    assert all(v.isfinite().all() for v in weights(tmp_path / "n").values() if v.is_floating_point())
+
+
+def test_a_bad_file_is_replaced_and_listed(videos: Path, tmp_path: Path):
+    damaged = shutil.copytree(videos, tmp_path / "v")
+    (damaged / "3.mp4").write_bytes(b"")
+    result = run_pretrain(damaged, tmp_path / "r")
+    assert result["bad_files"] == 1 and result["step"] == 6
+    assert "3.mp4" in (tmp_path / "r" / "quarantine.jsonl").read_text()
+    (damaged / "4.mp4").write_bytes(b"no video")
+    with pytest.raises(RunError, match="2 bad files of 10 .*max_bad"):
+        run_pretrain(damaged, tmp_path / "r2")
+
+
+def test_short_videos(videos: Path, tmp_path: Path):
+    mixed = shutil.copytree(videos, tmp_path / "v")
+    write_video(mixed / "short.mp4", squares(1, frames=2))
+    run_pretrain(mixed, tmp_path / "pad")
+    run_pretrain(mixed, tmp_path / "drop", "--short", "drop")
+    with pytest.raises(UserError, match="short.mp4"):
+        run_pretrain(mixed, tmp_path / "error", "--short", "error")
+
+
+def test_clip_flags_override_the_encoder_and_are_kept(videos: Path, tmp_path: Path):
+    run_pretrain(videos, tmp_path / "c", "--clip.fps", "5", "--clip.frames", "2", "--steps", "1")
+    spec = json.loads((tmp_path / "c" / "encoder.json").read_text())["spec"]
+    assert spec == {"frames": 2, "fps": 5.0, "stride": None, "size": 16, "modality": "rgb"}
+
+
+def test_sgd_and_mae_st_and_colour(videos: Path, tmp_path: Path):
+    more = ["--optimizer", "sgd", "--objective.mask", "random", "--objective.repeat", "2"]
+    assert run_pretrain(videos, tmp_path / "c", *more, "--objective.augment", "resized_flip_colour")["step"] == 6

@@ -1,0 +1,73 @@
+"""Small videos and runs for tests."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from ssvid.cli import parse
+from ssvid.pretrain import pretrain
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--encoder.dim", "24", "--encoder.depth", "2", "--encoder.heads", "2", "--encoder.patch", "8"]
+TINY += ["--encoder.frames", "4", "--encoder.size", "16", "--encoder.stride", "1"]
+SMALL_MAE = ["--objective.dec_dim", "16", "--objective.dec_depth", "1", "--objective.dec_heads", "2"]
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int = 10) -> None:
+    """T H W 3 uint8 -> h264."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, width=frames.shape[2], height=frames.shape[1])
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18", "threads": "1"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def squares(seed: int, frames: int = 8, size: int = 32) -> np.ndarray:
+    """A bright square that moves over noise."""
+    rng = np.random.default_rng(seed)
+    clip = np.repeat(rng.integers(0, 120, (1, size, size, 3), dtype=np.uint8), frames, axis=0)
+    y, x = rng.integers(0, size // 2, 2)
+    for t in range(frames):
+        clip[t, y : y + 8, (x + t) % (size - 8) : (x + t) % (size - 8) + 8] = 250
+    return clip
+
+
+def pretrain_argv(videos: Path, out: Path, *more: str) -> list[str]:
+    """The smallest run of `mae`. Later flags win."""
+    argv = ["--objective", "mae", *SMALL_MAE, "--encoder", "vit", *TINY, "--data", "folder", "--data.root", str(videos)]
+    argv += ["--out", str(out), "--steps", "6", "--batch_size", "4", "--lr", "0.01", "--lr_batch", "4"]
+    return [*argv, "--workers", "0", "--threads", "1", "--log_every", "1", "--checkpoint_every", "3", *more]
+
+
+def run_pretrain(videos: Path, out: Path, *more: str) -> dict[str, Any]:
+    """In this process: faults are exceptions."""
+    return pretrain(**parse(pretrain, pretrain_argv(videos, out, *more)))
+
+
+def command(module: str, *argv: str, limit: int | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """As a user runs it. `limit`: the largest file it may write, in bytes."""
+    shell = [sys.executable, "-m", module, *argv]
+    if limit is not None:
+        shell = ["prlimit", f"--fsize={limit}", *shell]
+    return subprocess.run(shell, capture_output=True, text=True, env={**os.environ, **env}, timeout=300)
+
+
+def sentence(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    """The one line a refused command ends with, after checking that it is one."""
+    assert result.returncode == code, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr, result.stderr[-2000:]
+    last = [line for line in result.stderr.splitlines() if line.strip()][-1]
+    assert last.startswith("error: "), result.stderr[-2000:]
+    return last
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,78 @@
+"""Masks, positions and the transformer."""
+
+import torch
+import torch.nn.functional as F
+
+from ssvid.nn.masks import frame_mask, random_mask, take, tube_mask
+from ssvid.nn.position import Positions, sincos
+from ssvid.nn.transformer import Attention, Block
+from ssvid.shapes import Grid
+
+
+def test_tube_hides_the_floor_in_every_slot_at_the_same_places():
+    grid = Grid(8, 14, 14)
+    keep, drop = tube_mask(torch.rand(3, 196), grid, 0.9)
+    assert keep.shape == (3, 8 * 20) and drop.shape == (3, 8 * 176)  # int(0.9 * 196) = 176
+    places = drop.view(3, 8, 176) % 196
+    assert (places == places[:, :1]).all() and (keep.diff(dim=1) > 0).all()
+    assert not torch.equal(keep[0], keep[1])
+
+
+def test_random_keeps_what_python_floors():
+    keep, drop = random_mask(torch.rand(2, 128), 0.9)
+    assert keep.shape[1] == 12
+    assert torch.equal(torch.cat([keep, drop], 1).sort(1).values, torch.arange(128).expand(2, -1))
+    assert random_mask(torch.rand(1, 1568), 0.9)[0].shape[1] == 156
+
+
+def test_frame_hides_whole_slots():
+    keep, drop = frame_mask(torch.rand(2, 8), Grid(8, 2, 2), 0.5)
+    assert torch.equal(drop.view(2, 4, 4) // 4, drop.view(2, 4, 4)[..., :1].expand(-1, -1, 4) // 4)
+    assert set(keep[0].tolist()) | set(drop[0].tolist()) == set(range(32))
+
+
+def test_take_follows_the_index():
+    x = torch.randn(2, 5, 3)
+    index = torch.tensor([[4, 0], [1, 1]])
+    assert torch.equal(take(x, index), torch.stack([x[0, [4, 0]], x[1, [1, 1]]]))
+
+
+def test_sincos_by_hand():
+    table = sincos(10, 6)
+    assert table[3, 0] == torch.tensor(3.0).sin() and table[3, 1] == torch.tensor(3.0).cos()
+    torch.testing.assert_close(table[7, 4], torch.tensor(7 / 10000 ** (4 / 6)).sin())
+
+
+def test_learnt_positions_go_to_other_grids_and_stay_on_their_own():
+    for kind in ("separable", "joint"):
+        positions = Positions(kind, 8, Grid(4, 3, 3))
+        assert positions(Grid(4, 3, 3)).shape == (36, 8) and positions(Grid(8, 5, 6)).shape == (240, 8)
+        with torch.no_grad():
+            [p.fill_(1.0) for p in positions.parameters()]
+        assert torch.allclose(positions(Grid(2, 6, 6)), positions(Grid(4, 3, 3))[0])
+
+
+def test_attention_by_hand():
+    torch.manual_seed(0)
+    attention = Attention(8, 2, "qkv")
+    [torch.nn.init.normal_(p) for p in attention.parameters()]
+    x = torch.randn(1, 5, 8)
+    bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    q, k, v = F.linear(x, attention.qkv.weight, bias).chunk(3, -1)
+    heads = []
+    for h in (slice(0, 4), slice(4, 8)):
+        heads.append((q[..., h] * 4**-0.5 @ k[..., h].transpose(1, 2)).softmax(-1) @ v[..., h])
+    torch.testing.assert_close(attention(x), attention.proj(torch.cat(heads, -1)))
+
+
+def test_dropout_only_in_training():
+    torch.manual_seed(0)
+    block, x = Block(8, 2, dropout=0.5), torch.randn(1, 4, 8)
+    assert not torch.equal(block(x), block(x))
+    block.eval()
+    assert torch.equal(block(x), block(x))
+
+
+def test_layer_scale_starts_small():
+    x = torch.randn(1, 4, 8)
+    assert (Block(8, 2, layer_scale=1e-6)(x) - x).abs().max() < 1e-4

@@ -1,0 +1,108 @@
+"""The contract of every registered objective."""
+
+import copy
+
+import pytest
+import torch
+
+from ssvid import create_encoder, registry
+from ssvid.errors import UserError
+from ssvid.objective import Objective
+from ssvid.shapes import Batch
+
+
+def build(name: str, seed: int = 0) -> Objective:
+    """On the first encoder that it takes."""
+    entry = registry.objectives[name]
+    for encoder_name in ("vit", "s3d"):
+        torch.manual_seed(seed)
+        with torch.device("meta"):
+            tiny = create_encoder(encoder_name).tiny
+        try:
+            return entry(create_encoder(encoder_name, **tiny), **getattr(entry, "tiny", {}))
+        except UserError:
+            continue
+    raise AssertionError(f"{name} takes no encoder")
+
+
+def batch_for(objective: Objective, clips: int = 2, seed: int = 0) -> Batch:
+    spec = objective.views.clips[0]
+    shape = (clips, len(objective.views.clips), 3, spec.frames, spec.size, spec.size)
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(7))
+    return {
+        "clips": pixels,
+        "index": torch.arange(clips),
+        "epoch": torch.zeros(clips, dtype=torch.int64),
+        "label": torch.full((clips,), -1),
+        "video_id": [str(i) for i in range(clips)],
+        "seed": seed,
+    }
+
+
+@pytest.fixture(params=registry.objectives.names())
+def objective(request: pytest.FixtureRequest) -> Objective:
+    return build(request.param)
+
+
+def test_loss_is_a_finite_scalar_with_named_parts(objective: Objective):
+    loss = objective(batch_for(objective))
+    assert loss.total.shape == () and loss.total.isfinite() and loss.parts
+    assert all(part.shape == () and not part.requires_grad for part in loss.parts.values())
+
+
+def test_every_trainable_parameter_gets_gradient_and_no_other(objective: Objective):
+    objective(batch_for(objective)).total.backward()
+    lacking = [n for n, p in objective.named_parameters() if p.requires_grad != (p.grad is not None)]
+    assert lacking == []
+    assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
+
+
+def test_the_same_seed_gives_the_same_loss_and_another_seed_another(objective: Objective):
+    first = objective(batch_for(objective)).total
+    assert torch.equal(first, objective(batch_for(objective)).total), "forward changed the objective's state"
+    assert not torch.equal(first, objective(batch_for(objective, seed=1)).total)
+
+
+def test_a_flat_clip_has_finite_gradients(objective: Objective):
+    batch = batch_for(objective)
+    batch["clips"] = torch.zeros_like(batch["clips"])
+    objective(batch).total.backward()
+    assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
+
+
+def step(objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch) -> torch.Tensor:
+    loss = objective(batch).total
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    objective.after_step(0.5)
+    return loss.detach()
+
+
+def test_saved_and_loaded_it_goes_on_alike(objective: Objective):
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
+    step(objective, optimizer, batch_for(objective))
+    twin = build(next(n for n, e in registry.objectives.table.items() if e is type(objective)), seed=5)
+    twin.load_state_dict(copy.deepcopy(objective.state_dict()))
+    twin_optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3)
+    twin_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(2):
+        batch = batch_for(objective)
+        assert torch.equal(step(objective, optimizer, batch), step(twin, twin_optimizer, batch))
+
+
+def test_it_overfits_two_clips(objective: Objective):
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    batch = batch_for(objective)
+    losses = [float(step(objective, optimizer, batch)) for _ in range(150)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_pictures_are_pictures(objective: Objective):
+    for picture in objective.pictures(batch_for(objective)).values():
+        assert picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3
+
+
+def test_what_it_exports_are_its_encoders(objective: Objective):
+    for encoder in objective.exported().values():
+        assert encoder in list(objective.modules())

@@ -1,0 +1,110 @@
+"""The contract of every registered encoder."""
+
+import pytest
+import torch
+
+from ssvid import create_encoder, list_encoders, load_encoder
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError
+from ssvid.weights import save_encoder
+
+NAMES = list_encoders()
+
+
+@pytest.fixture(params=NAMES)
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    with torch.device("meta"):
+        tiny = create_encoder(request.param).tiny
+    torch.manual_seed(0)
+    return create_encoder(request.param, **tiny).eval()
+
+
+def clip_for(encoder: Encoder, more: int = 0, batch: int = 2) -> torch.Tensor:
+    spec = encoder.spec
+    generator = torch.Generator().manual_seed(1)
+    shape = (batch, 3, spec.frames + more, spec.size + 16 * more, spec.size + 16 * more)
+    return torch.randn(shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_size_builds_on_meta_and_declares_itself(name: str):
+    with torch.device("meta"):
+        encoder = create_encoder(name)
+    assert encoder.name == name and encoder.dim > 0 and len(encoder.mean) == len(encoder.std) == 3
+    assert encoder.can_skip == (encoder.tubelet is not None)
+    assert name in list_encoders(can_skip=encoder.can_skip)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("more", [0, 2])
+def test_features_have_the_declared_shapes(encoder: Encoder, more: int):
+    clip = clip_for(encoder, more)
+    features = encoder(clip)
+    assert features.grid == encoder.grid(*clip.shape[2:])
+    assert features.tokens.shape == (2, features.grid.n, encoder.dim)
+    assert features.pooled.shape == (2, encoder.dim)
+    assert torch.equal(encoder(clip).tokens, features.tokens)
+    first, second = features.pooled  # whatever their size: an S3D that is not calibrated gives 1e-19
+    assert (first - second).abs().max() > 1e-3 * first.abs().max()
+
+
+@torch.no_grad()
+def test_grid_rounds_as_the_net_does(encoder: Encoder):
+    clip = torch.randn(1, 3, encoder.spec.frames + 3, encoder.spec.size + 9, encoder.spec.size + 21)
+    assert encoder(clip).grid == encoder.grid(*clip.shape[2:])
+
+
+@torch.no_grad()
+def test_keep_runs_only_what_is_kept(encoder: Encoder):
+    clip = clip_for(encoder)
+    grid = encoder.grid(*clip.shape[2:])
+    keep = torch.randperm(grid.n)[: grid.n // 2].expand(2, -1)
+    if not encoder.can_skip:
+        with pytest.raises(UserError, match="leave tokens out"):
+            encoder(clip, keep=keep)
+        return
+    seen = encoder(clip, keep=keep).tokens
+    assert seen.shape == (2, keep.shape[1], encoder.dim)
+    everything = torch.arange(grid.n).flip(0).expand(2, -1)
+    torch.testing.assert_close(
+        encoder(clip, keep=everything).tokens.flip(1), encoder(clip).tokens, atol=1e-5, rtol=1e-4
+    )
+    t, h, w = encoder.tubelet
+    hidden = torch.ones(grid.n, dtype=torch.bool).index_fill(0, keep[0], False).view(*grid)
+    pixels = hidden.repeat_interleave(t, 0).repeat_interleave(h, 1).repeat_interleave(w, 2)
+    assert torch.equal(encoder(clip + 100 * pixels, keep=keep).tokens, seen), "a dropped pixel reached a kept token"
+
+
+@torch.no_grad()
+def test_layers(encoder: Encoder):
+    clip = clip_for(encoder)
+    if not encoder.has_layers:
+        with pytest.raises(UserError, match="last map only"):
+            encoder(clip, layers=(1,))
+        return
+    layers = encoder(clip, layers=(encoder.depth, 1)).layers
+    assert [x.shape for x in layers] == [encoder(clip).tokens.shape] * 2
+    assert not torch.allclose(*layers)
+
+
+def test_every_parameter_gets_a_gradient(encoder: Encoder):
+    features = encoder.train()(clip_for(encoder, batch=3))
+    (features.tokens.square().mean() + features.pooled.sum()).backward()
+    assert [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@torch.no_grad()
+def test_saved_and_loaded(encoder: Encoder, tmp_path):
+    path = save_encoder(encoder, tmp_path, "encoder", {})
+    again = load_encoder(tmp_path)
+    assert torch.equal(again(clip_for(encoder)).tokens, encoder(clip_for(encoder)).tokens)
+    assert again.spec == encoder.spec and again.mean == encoder.mean and again.kwargs == encoder.kwargs
+    assert save_encoder(again, tmp_path / "b", "encoder", {}).read_bytes() == path.read_bytes()
+
+
+def test_embed_is_decoding_normalising_and_pooling(encoder: Encoder, videos):
+    from ssvid.data.sampling import eval_clips
+
+    path = videos / "0.mp4"
+    by_hand = encoder(encoder.normalise(eval_clips(path, encoder.spec, 2))).pooled
+    assert torch.equal(encoder.embed(path, clips=2), by_hand.detach())
