@@ -144,17 +144,7 @@ def probe_encoder(
 
     rows = {source.name: run(linear, source.name) for source in sources}
     near = {source: run(knn, source) for source in ("encoder", "random")}
-    protocol = {
-        "probe": vars(linear),
-        "knn": vars(knn),
-        "clip": vars(net.spec) | {"clips": options.clips},
-        "layers": layers,
-        "poolings": poolings,
-        "selection": "setting and pooling by val top1; test read once",
-        "controls": CONTROLS,
-        "seed": options.seed,
-        "version": VERSION,
-    }
+    protocol = agreed(linear, knn, net.spec, layers, poolings, options)
     cost = {"cpu_s": cpu_seconds() - began, "extract_cpu_s": got.cpu_s, "gflops_per_clip": gflops}
     bank = got.features["encoder"][near["encoder"].chosen["pooling"]]
     return {
@@ -168,6 +158,23 @@ def probe_encoder(
         "seed": options.seed,
         "git": results.git(),
         "strips": strips(data, net.spec, bank, splits["train"], splits["test"], rows["encoder"].predictions),
+    }
+
+
+def agreed(
+    linear: Any, knn: Any, spec: ClipSpec, layers: tuple[int, ...], poolings: tuple[str, ...], options: Options
+) -> dict[str, Any]:
+    """What two results must share to be compared."""
+    return {
+        "probe": vars(linear),
+        "knn": vars(knn),
+        "clip": vars(spec) | {"clips": options.clips},
+        "layers": layers,
+        "poolings": poolings,
+        "selection": "setting and pooling by val top1; test read once",
+        "controls": CONTROLS,
+        "seed": options.seed,
+        "version": VERSION,
     }
 
 

@@ -44,7 +44,9 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
     """The function's arguments, built. `config`, where it takes one, is the resolved configuration as plain data."""
     parameters = inspect.signature(function).parameters
     kinds = {name: kind for name, p in parameters.items() if (kind := _kind(p.annotation))}
-    parser = ArgumentParser(prog=f"python -m {_module(function)}", description=function.__doc__, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"python -m {_module(function)}", description=function.__doc__, exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="a recipe: YAML with the same keys as the flags")
     parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
     argv = [token for i, token in enumerate(argv) for token in _rewrite(token, argv[i - 1] if i else "", kinds)]
@@ -52,6 +54,9 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
     argv = _switches(argv, [n for n, p in parameters.items() if p.annotation is bool])
     if {"-h", "--help"} & set(argv):
         _help(parser, argv, kinds)
+    for name, table in kinds.items():
+        if f"--{name}" not in argv and not any(f'"{name}": ' in token for token in argv):
+            raise UserError(f"--{name} is missing: choose one of {', '.join(table.names())}.")
     try:
         chosen = parser.parse_args(argv)
     except ArgumentError as error:

@@ -14,7 +14,7 @@ from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder, provenance
-from ssvid.engine.distributed import World, gather, join
+from ssvid.engine.distributed import gather, join
 from ssvid.engine.loop import Settings, Trained, train
 from ssvid.errors import UserError
 from ssvid.objective import Objective
@@ -98,12 +98,9 @@ def pretrain(
         steps=total,
         batch_size=batch_size,
         accumulate=accumulate,
-        optimizer=optimizer,
         lr=lr * scale,
         min_lr=min_lr * scale,
         warmup=int(warmup * total),
-        weight_decay=weight_decay,
-        betas=betas,
         clip_grad=clip_grad,
         bf16=precision == "bf16" or (precision == "auto" and world.device.type == "cuda"),
         compile=compile,
@@ -115,25 +112,22 @@ def pretrain(
     )
     config = {**config, "threads": torch.get_num_threads(), "rows": train_rows.hash}
     folder = RunFolder(out)
+    trained = Trained(built, optim.make(optimizer, built, weight_decay, betas), world)
+    clips = Clips(train_rows, views, seed=seed, short=short, decoder=decoder)
     with folder.opened(config) if world.first else folder.joined():
-        return _run(built, train_rows, views, settings, folder, config, world, short, decoder, workers, max_bad)
+        return _run(trained, clips, settings, folder, config, workers, max_bad)
 
 
 def _run(
-    built: Objective,
-    data: Manifest,
-    views: Views,
+    trained: Trained,
+    clips: Clips,
     settings: Settings,
     folder: RunFolder,
     config: dict[str, Any],
-    world: World,
-    short: str,
-    decoder: str,
     workers: int,
     max_bad: float,
 ) -> dict[str, Any]:
-    optimizer = optim.make(settings.optimizer, built, settings.weight_decay, settings.betas)
-    trained = Trained(built, optimizer, world)
+    world, data = trained.world, clips.manifest
     torch.manual_seed(settings.seed + world.rank)  # dropout; what a sample or a mask is never comes from here
     state = folder.newest() if world.first else None
     gather(None, world)  # the first sets damaged files aside before the others look
@@ -143,7 +137,6 @@ def _run(
     if world.first:
         provenance(folder.path, data)
         _announce(trained, data, settings, folder)
-    clips = Clips(data, views, seed=settings.seed, short=short, decoder=decoder)
     batches = train_loader(
         clips,
         batch_size=settings.batch_size,
@@ -155,8 +148,8 @@ def _run(
         workers=workers,
     )
     quarantine = Quarantine(folder.path if world.first else None, len(data), max_bad)
-    numbers = train(trained, batches, views, settings, folder, quarantine, config)
-    return {"out": str(folder.path), "step": trained.step, **numbers, "bad_files": len(quarantine.bad)}
+    numbers = train(trained, batches, clips.views, settings, folder, quarantine, config)
+    return {"out": str(folder.path), "step": trained.step, **numbers, "bad_files": len(quarantine)}
 
 
 def _steps(steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:

@@ -9,9 +9,10 @@ arXiv:1502.07943).
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from einops import rearrange, repeat
@@ -24,7 +25,7 @@ from ssvid.registry import probes
 from ssvid.shapes import Frozen
 
 CHUNK = 4096  # rows scored at once
-SMALL = 3e8  # FLOPs of a step, under which a second thread costs more CPU in waiting than it takes over
+SMALL = 3e7  # FLOPs of a step, under which one thread is enough
 
 
 @dataclass
@@ -67,9 +68,7 @@ class Linear(Probe):
         for pooling, feats in train.feats.items():
             basis = Basis(feats)
             x, x_val = basis(feats), basis(val.feats[pooling])
-            work = 4 * self.batch * x.shape[1] * len(self.grid) * classes
-            with at_most_threads(1 if work < SMALL else None):
-                heads, scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
+            heads, scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
             settings = [
                 {"pooling": pooling, "dim": feats.shape[1], "rate": rate, "weight_decay": decay} | score
                 for (rate, decay), score in zip(self.grid, scores, strict=True)
@@ -94,21 +93,28 @@ class Linear(Probe):
         """The heads that ran to the end, and for each of the grid its top1 on val and the share of steps it had."""
         per_epoch = math.ceil(len(x) / self.batch)
         steps = per_epoch * max(self.epochs, math.ceil(self.min_steps / per_epoch))
-        rungs = {round(share * steps): share for share in self.rungs}
+        ends = [*(share for share in self.rungs), 1.0]
         scores: list[Setting] = [{} for _ in self.grid]
-        heads = self.start(x, classes)
-        for step in range(steps):
-            if step in rungs:
-                top1, loss = judge(heads, x_val, y_val)
-                record(scores, heads, top1, rungs[step])
-                heads = heads.only(best_half(top1, loss))
+        heads, first = self.start(x, classes), 0
+        for share in ends:
+            last = round(share * steps)
+            heads = in_threads(heads, x.shape[1] * self.batch, partial(self.leg, x, y, seed, first, last, steps))
+            top1, loss = judge(heads, x_val, y_val)
+            for number, value in zip(heads.number.tolist(), top1.tolist(), strict=True):
+                scores[number] = {"val/top1": value, "trained": share}  # share of the steps
+            if share < 1:
+                heads, first = heads.only(best_half(top1, loss)), last
+        return heads, scores
+
+    def leg(self, x: Tensor, y: Tensor, seed: int, first: int, last: int, steps: int, heads: Heads) -> None:
+        """Steps first to last - 1 of these heads, in place."""
+        per_epoch, order = math.ceil(len(x) / self.batch), None
+        for step in range(first, last):
             epoch, i = divmod(step, per_epoch)
-            if i == 0:
+            if order is None or i == 0:
                 order = permutation(seed, epoch, len(x)).to(x.device)
             now = order[i * self.batch : (i + 1) * self.batch]
             self.update(heads, x[now], y[now], 0.5 + 0.5 * math.cos(math.pi * step / steps))
-        record(scores, heads, judge(heads, x_val, y_val)[0], 1.0)
-        return heads, scores
 
     def start(self, x: Float[Tensor, "S D"], classes: int) -> Heads:
         rate, decay = (x.new_tensor(column) for column in zip(*self.grid, strict=True))
@@ -127,14 +133,24 @@ class Linear(Probe):
         heads.b += heads.db
 
 
-@contextmanager
-def at_most_threads(n: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, n or before))
+def in_threads(heads: Heads, size: int, work: Callable[[Heads], None]) -> Heads:
+    """The heads after `work` in place. On a CPU each thread has some heads of its own.
+
+    torch would share every product between its threads, and they wait for each other, spinning, several times a step:
+    on a busy machine that took several times the CPU.
+    """
+    threads = torch.get_num_threads()
+    busy = 4 * size * heads.b.numel() > SMALL and heads.w.device.type == "cpu"
+    parts = heads.number.new_tensor(range(len(heads.number))).tensor_split(min(threads, len(heads.number)) * busy or 1)
+    shards = [heads.only(part) for part in parts]
+    torch.set_num_threads(1)
     try:
-        yield
+        with ThreadPoolExecutor(len(shards)) as pool:
+            list(pool.map(work, shards))
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+    joined = {f.name: [getattr(shard, f.name) for shard in shards] for f in fields(heads)}
+    return Heads(**{k: torch.cat(v, dim=1 if v[0].ndim == 3 else 0) for k, v in joined.items()})
 
 
 def logits(heads: Heads, x: Float[Tensor, "B D"]) -> Float[Tensor, "B R Q"]:
@@ -167,11 +183,6 @@ def best_half(top1: Float[Tensor, "R"], loss: Float[Tensor, "R"]) -> Int[Tensor,
     """Places of the better half: by accuracy, among equals by loss (accuracies on a small val tie often)."""
     order = sorted(range(len(top1)), key=lambda i: (-top1[i].item(), loss[i].item()))
     return torch.tensor(sorted(order[: math.ceil(len(order) / 2)]), device=top1.device)
-
-
-def record(scores: list[Setting], heads: Heads, top1: Float[Tensor, "R"], share: float) -> None:
-    for number, value in zip(heads.number.tolist(), top1.tolist(), strict=True):
-        scores[number] = {"val/top1": value, "trained": share}  # trained: share of the steps
 
 
 def rank(setting: Setting) -> tuple[float | int, ...]:

@@ -103,7 +103,7 @@ class Clips(Dataset):
 def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
     """Good samples stacked; `ok`, `bad`, `padded` and `dropped` tell of all. No `clips` where none is good."""
     good = [sample for sample in samples if sample["ok"]]
-    batch: dict[str, Any] = {
+    batch: Batch = {
         "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
         "epoch": torch.tensor([sample["epoch"] for sample in good], dtype=torch.int64),
         "label": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),

@@ -74,7 +74,7 @@ class Loader(DataLoader):
             **options,
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator: faults pass through here
         batches = super().__iter__()
         while True:
             try:

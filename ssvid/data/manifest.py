@@ -51,7 +51,7 @@ class Manifest:
     def labels(self) -> Tensor:
         """int64 ids into `classes`, -1 where a row has no label."""
         ids = {name: i for i, name in enumerate(self.classes)}
-        return torch.tensor([ids.get(row.label, -1) for row in self.rows], dtype=torch.int64)
+        return torch.tensor([-1 if row.label is None else ids[row.label] for row in self.rows], dtype=torch.int64)
 
     @cached_property
     def groups(self) -> list[str]:
@@ -107,7 +107,7 @@ def leaks(pretraining: Manifest, test: Manifest) -> list[Row]:
     """Rows of `pretraining` that are also in `test`: by path, by the video's id, or by the file's content."""
     paths = {os.path.realpath(test.path(i)) for i in range(len(test))}
     ids = {name for name, row in zip(test.video_ids, test.rows, strict=True) if row.video_id or _telling(name)}
-    contents: dict[int, set[str]] | None = None
+    contents: dict[int, set[Path]] | None = None
     found = []
     for i, row in enumerate(pretraining.rows):
         known = pretraining.video_ids[i] in ids and (row.video_id or _telling(pretraining.video_ids[i]))
@@ -115,7 +115,7 @@ def leaks(pretraining: Manifest, test: Manifest) -> list[Row]:
             found.append(row)
             continue
         contents = _sizes(test) if contents is None else contents
-        same_size = contents.get(_size(pretraining.path(i)), ())
+        same_size = contents.get(_size(pretraining.path(i)), set())
         if same_size and _digest(pretraining.path(i)) in {_digest(path) for path in same_size}:
             found.append(row)
     return found

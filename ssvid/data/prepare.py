@@ -179,7 +179,12 @@ def _writer(new: Any, reader: Any, frame: Any, short_side: int, gop: int, crf: i
 def _resized(frame: Any, width: int, height: int) -> Any:
     """By way of the RGB that training reads, so that no rotation, colour matrix or range is lost."""
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright(frame)), format="rgb24")
-    how = {"interpolation": "BICUBIC", "dst_colorspace": "ITU601", "dst_color_range": "MPEG", "threads": 1}
+    how: dict[str, Any] = {
+        "interpolation": "BICUBIC",
+        "dst_colorspace": "ITU601",
+        "dst_color_range": "MPEG",
+        "threads": 1,
+    }
     return picture.reformat(width, height, "yuv420p", **how)
 
 

@@ -30,6 +30,7 @@ def clip_times(
         index = start + np.arange(spec.frames) * spec.stride
         times, padded = stamps[index.clip(max=len(stamps) - 1)], room < 0
     else:
+        assert spec.fps is not None  # ClipSpec has one of the two
         gap = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0  # the last frame is shown that long
         room = float(stamps[-1] - stamps[0]) - (spec.frames - 1) / spec.fps  # seconds
         times = stamps[0] + u * max(room, 0.0) + np.arange(spec.frames) / spec.fps
@@ -66,7 +67,8 @@ def eval_clips(path: str | Path, spec: ClipSpec, n: int = 1, fps: float | None =
 def clip_from(spec: ClipSpec, stamps: np.ndarray, start_s: float) -> np.ndarray:
     """Times of the clip that begins `start_s` seconds into the video; past the end the last frame is repeated."""
     begin = stamps[0] + start_s
-    if spec.stride is None:
+    if spec.fps is not None:
         return (begin + np.arange(spec.frames) / spec.fps).clip(max=stamps[-1])
+    assert spec.stride is not None  # ClipSpec has one of the two
     first = max(0, int(np.searchsorted(stamps, begin + 1e-4, side="right")) - 1)
     return stamps[(first + np.arange(spec.frames) * spec.stride).clip(max=len(stamps) - 1)]

@@ -56,8 +56,8 @@ class RunFolder:
 
     def compare(self, config: dict[str, Any]) -> None:
         file = self.path / "config.yaml"
-        if not file.exists():
-            return
+        if not file.exists() or not self.whole():
+            return  # nothing was made yet, so nothing can be mixed up
         old, new = flat(yaml.safe_load(file.read_text())), flat(config)
         differing = [k for k in sorted(old | new) if k not in FREE and old.get(k) != new.get(k)]
         if differing:

@@ -32,12 +32,9 @@ class Settings:
     steps: int
     batch_size: int  # over all processes
     accumulate: int = 1  # micro-batches of a step
-    optimizer: optim.Name = "adamw"
     lr: float  # at `batch_size`, scaled already
     min_lr: float = 0.0
     warmup: int = 0  # steps
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
     clip_grad: float | None = None  # largest norm
     bf16: bool = False
     compile: bool = False

@@ -94,6 +94,7 @@ def test_a_result_holds_all_that_a_reader_asks(done):
     products = 2 * 8 * 24 * (12 * 24 * 4 + 3 * 2 * 64) + 4 * 4 * 8 * 8 * 24  # 8 tokens: linear layers, then attention
     assert result["cost"]["gflops_per_clip"] == pytest.approx(products / 1e9, rel=0.01)
     assert result["data"]["hash"] and result["encoder"]["hash"] and result["protocol_hash"]
+    printed = json.loads(json.dumps(printed))
     assert printed["results"][0]["gain_over_random"] == result["gains"]["random"]
     assert "reading" in printed["results"][0]
 

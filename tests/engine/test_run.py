@@ -135,7 +135,9 @@ def test_warm_start_from_another_model_or_nothing(finished: Path, videos: Path, 
 
 def test_nan_stops_with_step_samples_and_checkpoint(videos: Path, tmp_path: Path):
     with pytest.raises(RunError, match=r"nan at step \d+, on the samples \d.*checkpoint is .*step_0000"):
-        run_pretrain(videos, tmp_path / "n", "--lr", "1e30", "--steps", "40", "--warmup", "0.5", "--checkpoint_every", "1")
+        run_pretrain(
+            videos, tmp_path / "n", "--lr", "1e30", "--steps", "40", "--warmup", "0.5", "--checkpoint_every", "1"
+        )
     assert all(v.isfinite().all() for v in weights(tmp_path / "n").values() if v.is_floating_point())
 
 

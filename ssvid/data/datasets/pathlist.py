@@ -80,7 +80,8 @@ def _kinetics(file: Path) -> Iterator[Entry]:
     """label,youtube_id,time_start,time_end,split: files are `id_start_end` (six digits) or `id`."""
     rows, _ = read_table(file)
     for line in rows:
-        video, names = line["youtube_id"], (line["youtube_id"],)
+        video = line["youtube_id"]
+        names: tuple[str, ...] = (video,)
         if line.get("time_start"):
             start, end = (int(float(line[name])) for name in ("time_start", "time_end"))
             names = (f"{video}_{start:06d}_{end:06d}", video)

@@ -1,0 +1,40 @@
+# Two commands are enough on a fresh machine with Python >= 3.11: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?=
+# Threads that wait do not spin: on a shared machine spinning costs several times the work itself (docs/speed.md).
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test slow check format lint types clean
+
+demo: .venv/ready
+	@$(BIN)/python -m benchmarks.demo $(DEMO)
+
+test: .venv/ready
+	$(BIN)/python -m pytest -q -n 2
+
+slow: .venv/ready
+	$(BIN)/python -m pytest -q -m slow -n 2
+
+check: format lint types test
+
+format: .venv/ready
+	$(BIN)/ruff format .
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@echo "Setting up .venv: about 5.6 GB, one to four minutes, most of it torch." >&2
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch .venv/ready
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,116 @@
+"""Names on the command line, help, and one sentence for every mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ssvid.cli import parse
+from ssvid.errors import UserError
+from ssvid.pretrain import pretrain
+from tests.helpers import ROOT, command, pretrain_argv, sentence
+
+
+def refused(argv: list[str]) -> str:
+    with pytest.raises(UserError) as error:
+        pretrain(**parse(pretrain, argv))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def argv(videos: Path, tmp_path: Path) -> list[str]:
+    return pretrain_argv(videos, tmp_path / "out")
+
+
+def test_unknown_names_list_near_ones(argv):
+    assert "no objective 'may'; near: mae" in refused([*argv, "--objective", "may"])
+    assert "no encoder 'vit_smal'; near: vit_small" in refused([*argv, "--encoder", "vit_smal"])
+    assert "no data set 'foldr'; near: folder" in refused([*argv, "--data", "foldr"])
+
+
+def test_unknown_keys_and_wrong_values_name_the_flag(argv):
+    assert "--objective has no option 'mask_rati'" in refused([*argv, "--objective.mask_rati", "0.5"])
+    assert "--encoder has no option 'dimm'" in refused([*argv, "--encoder.dimm", "5"])
+    assert "--step 3; near: --steps" in refused([*argv, "--step", "3"])
+    assert "--steps takes" in refused([*argv, "--steps", "many"])
+    assert "--encoder.depth takes int, not 'x'" in refused([*argv, "--encoder.depth", "x"])
+    assert "mask" in refused([*argv, "--objective.mask", "tubes"])
+
+
+def test_contradictions(argv):
+    assert "--steps N or --epochs N" in refused([*argv, "--epochs", "1"])
+    assert "exclude each other" in refused([*argv, "--clip.fps", "5", "--clip.stride", "2"])
+    assert "take a multiple of 3" in refused([*argv, "--accumulate", "3"])
+    assert "recipe 'colourful'" in refused([*argv, "--objective.augment", "colourful"])
+
+
+def test_an_incapable_encoder(argv):
+    plain = [
+        a for i, a in enumerate(argv) if not a.startswith("--encoder.") and not argv[i - 1].startswith("--encoder.")
+    ]
+    assert "mae needs an encoder with can_skip; r3d_18 has not" in refused([*plain, "--encoder", "r3d_18"])
+
+
+def test_a_recipe_is_the_same_flags(tmp_path, videos):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("objective: {name: mae, mask_ratio: 0.6}\nencoder: vit_tiny\ndata: {name: folder}\nsteps: 7\n")
+    rest = ["--data.root", str(videos), "--out", "o"]
+    got = parse(pretrain, ["--config", str(recipe), *rest, "--objective.dec_depth", "2"])
+    assert got["config"]["objective"]["mask_ratio"] == 0.6 and got["config"]["objective"]["dec_depth"] == 2
+    assert got["config"]["encoder"]["name"] == "vit_tiny" and got["steps"] == 7
+    recipe.write_text("objective: mae\nencoder: vit\ndata: folder\nstepz: 3\n")
+    assert "stepz" in refused(["--config", str(recipe), *rest])
+    recipe.write_text("objective: mae\nencoder: vit\n")
+    assert "--data is missing: choose one of csv, folder" in refused(["--config", str(recipe), *rest])
+    recipe.write_text("objective: [\n")
+    assert "cannot be read" in refused(["--config", str(recipe), *rest])
+    assert "cannot be read" in refused(["--config", str(tmp_path / "absent.yaml"), *rest])
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_recipe_parses(recipe: Path, videos: Path):
+    got = parse(pretrain, ["--config", str(recipe), "--data", "folder", "--data.root", str(videos), "--out", "o"])
+    assert got["objective"] and recipe.read_text().startswith("#")
+
+
+def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
+    (tmp_path / "mine.py").write_text("from objectives.mae import MAE\n\n\nclass Mine(MAE):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    got = parse(pretrain, pretrain_argv(videos, tmp_path / "o", "--objective", "mine:Mine"))
+    assert got["config"]["objective"]["name"] == "mine:Mine"
+    assert "cannot be imported" in refused(pretrain_argv(videos, tmp_path / "o", "--objective", "absent:Mine"))
+
+
+def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path):
+    import subprocess
+    import sys
+
+    argv = [sys.executable, "-m", "ssvid.pretrain", "--objective", "mae", "--help"]
+    result = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0 and "mask_ratio" in result.stdout and "--checkpoint_every" in result.stdout
+    assert "vit_small" in result.stdout
+
+
+def test_the_last_line_is_json_and_a_mistake_is_a_sentence(argv, tmp_path):
+    result = command("ssvid.pretrain", *argv)
+    assert json.loads(result.stdout.splitlines()[-1])["step"] == 6
+    (tmp_path / "empty").mkdir()
+    said = sentence(command("ssvid.pretrain", *argv, "--data.root", str(tmp_path / "empty")))
+    assert "holds no video files" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,label,split\n0.mp4,a,train\nabsent.mp4,b,val\n", "1 of 2 files are missing, first absent.mp4"),
+        ("path,label,split\n0.mp4,a,train\n1.mp4,b,exam\n", "split 'exam'"),
+        ("path,label,split\n0.mp4,a,train\n0.mp4,b,val\n", "more than once, first 0.mp4"),
+        ("path,label,split,group\n0.mp4,a,train,g\n1.mp4,a,val,g\n", "leaks"),
+    ],
+)
+def test_bad_manifests(argv, videos, tmp_path, text, said):
+    for name in ("0.mp4", "1.mp4"):
+        (tmp_path / name).symlink_to(videos / name)
+    (tmp_path / "rows.csv").write_text(text)
+    assert said in refused([*argv, "--data", "csv", "--data.root", str(tmp_path / "rows.csv")])

@@ -1,0 +1,36 @@
+"""pyproject.toml is the one list: environment.yml and constraints.txt follow it."""
+
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+
+
+def test_environment_yml_is_thin_and_true():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment.keys() == {"name", "channels", "dependencies"}
+    python, ffmpeg, pip, rest = environment["dependencies"]
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
+    assert ffmpeg.startswith("ffmpeg") and pip == "pip" and rest == {"pip": ["-e ."]}
+
+
+def test_constraints_pin_what_is_tested():
+    pinned = {name.lower().replace("_", "-"): number for name, number in PINNED.items()}
+    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        requirement = Requirement(line)
+        number = pinned.get(requirement.name.lower().replace("_", "-"))
+        assert number and requirement.specifier.contains(number), f"{line}: constraints.txt says {number}"
+        assert version(requirement.name).split("+")[0] == number, f"{requirement.name}: this is not the tested set"
+
+
+def test_it_promises_what_the_user_fixed():
+    named = {Requirement(line).name for line in PROJECT["dependencies"]}
+    assert {"torch", "pytorchvideo", "lightly", "einops", "submitit", "tensorboard"} <= named
+    assert {"text", "torchcodec", "dev"} <= PROJECT["optional-dependencies"].keys()
