@@ -1,13 +1,13 @@
 """two functions -> the ratio of their CPU-seconds, read in turn so that a busy machine slows both alike."""
 
-import resource
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from ssvid.engine.features import cpu_seconds
 
 PAIRS = 9
 
@@ -18,10 +18,6 @@ class Case(NamedTuple):
     unit: str = "CPU-seconds"
     close: Callable[[], Any] = lambda: None
     memory: bool = True  # measured in torch's own allocations; False where the work is outside torch
-
-
-def cpu_seconds() -> float:
-    return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def spent(function: Callable[[], Any]) -> float:

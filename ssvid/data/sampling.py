@@ -25,10 +25,10 @@ def clip_times(
     if len(stamps) == 0:
         raise DecodeError(path, "no frames in it")
     if spec.stride is not None:
-        room = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
-        start = int(u * (room + 1)) if room > 0 else 0
+        left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
+        start = int(u * (left + 1)) if left > 0 else 0
         index = start + np.arange(spec.frames) * spec.stride
-        times, padded = stamps[index.clip(max=len(stamps) - 1)], room < 0
+        times, padded = stamps[index.clip(max=len(stamps) - 1)], left < 0
     else:
         assert spec.fps is not None  # ClipSpec has one of the two
         gap = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0  # the last frame is shown that long

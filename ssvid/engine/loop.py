@@ -3,14 +3,13 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ssvid.data.quarantine import Quarantine
@@ -76,7 +75,7 @@ class Trained:
 
 def train(
     trained: Trained,
-    batches: DataLoader[Batch],
+    batches: Iterable[Batch],
     views: Views,
     settings: Settings,
     folder: RunFolder,
