@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from einops import rearrange
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from ssvid.shapes import Clip, Views
 
 
 class Metrics:
@@ -32,6 +36,13 @@ class Metrics:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+def film(clips: Clip, views: Views) -> UInt8[Tensor, "3 h w"]:
+    """Clips as the encoder gets them, one row each, frames side by side."""
+    mean, std = (clips.new_tensor(v).view(-1, 1, 1, 1) for v in (views.mean, views.std))
+    strip = rearrange(clips * std + mean, "B C T H W -> C (B H) (T W)")
+    return (strip.clamp(0, 1) * 255).byte()
 
 
 def _step(line: str) -> float:

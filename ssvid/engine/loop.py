@@ -18,7 +18,7 @@ from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.distributed import World, gather
 from ssvid.engine.feed import to_device
 from ssvid.engine.health import Evaluating, Watch, monitors
-from ssvid.engine.logs import Metrics
+from ssvid.engine.logs import Metrics, film
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.weights import save_encoder
@@ -117,7 +117,7 @@ def train(
                 watch.check(folder.last_good())
                 log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
             if trained.step % settings.picture_every == 0 or final:
-                log.look(trained.step, objective, batch)
+                log.look(trained.step, objective, batch, views)
             if trained.step % settings.checkpoint_every == 0 or final:
                 watch.check(folder.last_good())
                 save(trained, folder, config, settings.keep)
@@ -191,7 +191,7 @@ class Log:
         self.bar.update(step - self.bar.n)
         self.reset()
 
-    def look(self, step: int, objective: Objective, batch: Batch) -> None:
+    def look(self, step: int, objective: Objective, batch: Batch, views: Views) -> None:
         """Collapse monitors and pictures, on the first rank, without touching the run's random state or statistics."""
         if not self.metrics:
             return
@@ -200,6 +200,7 @@ class Log:
             self.metrics.write(step, numbers)
         with Evaluating(objective):
             pictures = objective.pictures(batch)
+        pictures["clips"] = film(batch["clips"][:4, 0], views)
         for name, picture in pictures.items():
             self.metrics.picture(step, name, picture)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssvid.shapes import Grid
 
-Kind = Literal["sincos", "separable", "joint"]
+Kind = Literal["sincos", "sincos3d", "separable", "joint"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -22,8 +22,20 @@ def sincos(n: int, dim: int) -> Tensor:
     return torch.from_numpy(np.where(np.arange(dim) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32))
 
 
+@functools.lru_cache(maxsize=64)
+def sincos3d(grid: Grid, dim: int) -> Tensor:
+    """`N dim`: half of the columns tell the time slot, a quarter each the row and the column (V-JEPA's split)."""
+    space = dim // 8 * 2
+    widths = (dim - 2 * space, space, space)
+    axes = [
+        sincos(n, width).view(*(n if a == axis else 1 for a in range(3)), width).expand(*grid, width)
+        for axis, (n, width) in enumerate(zip(grid, widths, strict=True))
+    ]
+    return torch.cat(axes, dim=-1).flatten(0, 2)
+
+
 class Positions(nn.Module):
-    """`sincos` has no parameters and is recomputed for any grid (an index, not an interpolation: VideoMAE).
+    """`sincos` (one axis, VideoMAE) and `sincos3d` (three axes) have no parameters and are recomputed for any grid.
 
     `separable` (space + time) and `joint` (one table) are learnt (mae_st) and interpolated to other grids.
     """
@@ -36,15 +48,17 @@ class Positions(nn.Module):
     def __init__(self, kind: Kind, dim: int, grid: Grid, cls: bool = False) -> None:
         super().__init__()
         self.kind, self.dim, self.trained = kind, dim, grid
-        learnt = {"sincos": {}, "separable": {"space": grid.h * grid.w, "time": grid.t}, "joint": {"table": grid.n}}
-        for name, rows in learnt[kind].items():
+        learnt = {"separable": {"space": grid.h * grid.w, "time": grid.t}, "joint": {"table": grid.n}}.get(kind, {})
+        for name, rows in learnt.items():
             self.register_parameter(name, nn.Parameter(_small(1, rows, dim)))
-        self.register_parameter("cls", nn.Parameter(_small(1, 1, dim)) if cls and kind != "sincos" else None)
+        self.register_parameter("cls", nn.Parameter(_small(1, 1, dim)) if cls and learnt else None)
 
     def forward(self, grid: Grid) -> Tensor:
         """N D for every token of the grid."""
         if self.kind == "sincos":
             return sincos(grid.n, self.dim)
+        if self.kind == "sincos3d":
+            return sincos3d(grid, self.dim)
         if self.kind == "joint":
             return self._resize(self.table, self.trained, grid)
         space = self._resize(self.space, self.trained._replace(t=1), grid._replace(t=1))

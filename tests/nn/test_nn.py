@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from ssvid.nn.masks import frame_mask, random_mask, take, tube_mask
-from ssvid.nn.position import Positions, sincos
+from ssvid.nn.position import Positions, sincos, sincos3d
 from ssvid.nn.transformer import Attention, Block
 from ssvid.shapes import Grid
 
@@ -41,6 +41,14 @@ def test_sincos_by_hand():
     table = sincos(10, 6)
     assert table[3, 0] == torch.tensor(3.0).sin() and table[3, 1] == torch.tensor(3.0).cos()
     torch.testing.assert_close(table[7, 4], torch.tensor(7 / 10000 ** (4 / 6)).sin())
+
+
+def test_sincos3d_is_a_sum_of_axes_in_time_major_order():
+    table = sincos3d(Grid(2, 3, 4), 16).view(2, 3, 4, 16)
+    assert torch.equal(table[1, :, :, :8], sincos(2, 8)[1].expand(3, 4, 8))
+    assert torch.equal(table[:, 2, :, 8:12], sincos(3, 4)[2].expand(2, 4, 4))
+    assert torch.equal(table[:, :, 3, 12:], sincos(4, 4)[3].expand(2, 3, 4))
+    assert sincos3d(Grid(2, 2, 2), 26).shape == (8, 26)
 
 
 def test_learnt_positions_go_to_other_grids_and_stay_on_their_own():

@@ -1,0 +1,153 @@
+"""(label, index, seed) -> a clip of one shape on tour -> real .mp4 files: the only place that draws videos.
+
+A tour is a closed loop of three acts, begun at a random frame: the shape crosses the picture sideways (and comes back
+in at the other edge), then up or down, then spins once through its own symmetry. The label says which way each act
+goes. Played backwards, an act shows the same pictures, so the set of frames of a tour is the same for every label, and
+so is each frame by itself: only their order tells. Every frame is a key frame, or the codec's errors would trail behind
+the shape and tell of the past.
+"""
+
+import csv
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from ssvid.errors import UserError
+from ssvid.files import locked
+from ssvid.randomness import uniform
+from ssvid.shapes import Row
+
+ACTS = (6, 6, 4)  # frames: across, along, around
+TOUR = sum(ACTS)
+WAYS = (("right", "left"), ("down", "up"), ("cw", "ccw"))  # forwards, backwards
+MOTIONS: tuple[str, ...] = tuple("_".join(ways) for ways in itertools.product(*WAYS))
+SPLITS = {"train": 0, "val": 10**6, "test": 2 * 10**6}  # index of a split's first clip: larger sets extend smaller ones
+WAVES = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2))  # of the background, cycles per picture
+RADIUS = 0.3, 0.36  # of the picture: small shapes and fast ones teach a masked autoencoder little in a few minutes
+DRAWS = 40
+VERSION = 1  # of the pictures: a new one makes new sets
+STAMP, LIST = "set.json", "manifest.csv"
+
+Outline = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+SHAPES: tuple[tuple[int, Outline], ...] = (  # turns that map it onto itself; signed distance, negative inside
+    (4, lambda x, y, r: np.maximum(abs(x), abs(y)) - 0.86 * r),  # square
+    (3, lambda x, y, r: np.maximum(abs(x) * 3**0.5 / 2 - y / 2, y) - 0.6 * r),  # triangle
+    (5, lambda x, y, r: np.hypot(x, y) - r * (0.8 + 0.3 * np.cos(5 * np.arctan2(y, x)))),  # star
+    (2, lambda x, y, r: np.maximum(abs(x) - 1.15 * r, abs(y) - 0.5 * r)),  # bar
+)
+
+
+def draw_clip(label: int, index: int, seed: int, *, frames: int, size: int) -> np.ndarray:
+    """uint8 `T H W 3`. Everything but the ways of the acts depends on (seed, index) alone."""
+    u = uniform(seed, "synthetic", 0, index, DRAWS)[0].numpy()
+    start = int(u[0] * TOUR)
+    x, y, turn = _tour(label)[:, (start + np.arange(min(frames, TOUR))) % TOUR]
+    symmetry, outline = SHAPES[int(u[3] * len(SHAPES))]
+    radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * u[4]
+    angle = 2 * math.pi * (u[5] + turn / symmetry)
+    grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    dx = (grid - (u[1] + x)[:, None] + 0.5) % 1 - 0.5  # T W, around the shape's centre on a torus
+    dy = (grid - (u[2] + y)[:, None] + 0.5) % 1 - 0.5  # T H
+    dx, dy = dx[:, None, :].astype(np.float32), dy[:, :, None].astype(np.float32)
+    cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
+    inside = (0.5 - size * outline(cos * dx + sin * dy, cos * dy - sin * dx, radius)).clip(0, 1)[..., None]  # T H W 1
+    colour = _colour(u[6], 0.3 + 0.6 * u[7], 0.85 + 0.15 * u[8])
+    ground = _background(grid, u[9:])
+    clip = ((ground + inside * (colour - ground)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return clip[np.arange(frames) % TOUR]
+
+
+def _tour(label: int) -> np.ndarray:
+    """x, y in pictures and spin in symmetries, at each frame of a tour: 3 TOUR."""
+    path, first = np.zeros((3, TOUR)), 0
+    for act, frames in enumerate(ACTS):
+        way = -1 if label >> (len(ACTS) - 1 - act) & 1 else 1  # in the order of MOTIONS
+        path[act, first : first + frames] = way * np.arange(frames) / frames
+        first += frames
+    return path
+
+
+def _background(grid: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """A few slow waves over a dark colour: H W 3."""
+    ground = np.broadcast_to(_colour(u[0], 0.5 * u[1], 0.2 + 0.25 * u[2]), (len(grid), len(grid), 3))
+    for (across, along), phase, hue in zip(WAVES, u[3:9], u[9:15], strict=True):
+        wave = np.cos(2 * math.pi * (across * grid[None, :] + along * grid[:, None] + phase))
+        ground = ground + 0.05 * wave[..., None].astype(np.float32) * (_colour(hue, 0.6, 1.0) - 0.3)
+    return ground
+
+
+def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+    """Hue in turns -> red, green, blue."""
+    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue) % 6
+    return (value - value * saturation * np.minimum(k, 4 - k).clip(0, 1)).astype(np.float32)
+
+
+def write(root: Path, *, train: int, val: int, test: int, frames: int, size: int, fps: int, seed: int) -> None:
+    """The files, `manifest.csv` and, last, the stamp; nothing to do where the stamp is there. Safe to ask at once."""
+    if size % 2 or size < 16 or frames < 1:
+        raise UserError(f"A synthetic video has an even size of 16 pixels or more and a frame or more, not {size}.")
+    wanted = {"train": train, "val": val, "test": test, "frames": frames, "size": size, "fps": fps, "seed": seed}
+    with locked(root.with_name(f".{root.name}.lock"), wait=True, what=f"The synthetic set {root}"):
+        if root.exists():
+            _check(root, wanted)
+            return
+        part = root.with_name(f".{root.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # of a writer that died
+        rows = clips(train=train, val=val, test=test)
+        _write_all(part, rows, frames=frames, size=size, fps=fps, seed=seed)
+        with open(part / LIST, "w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(("path", "label", "split"))
+            lines.writerows((row.path, row.label, row.split) for row in rows)
+        (part / STAMP).write_text(json.dumps(wanted))
+        os.replace(part, root)
+
+
+def clips(*, train: int, val: int, test: int) -> list[Row]:
+    """The rows of a set, labels in turn."""
+    counts = {"train": train, "val": val, "test": test}
+    return [
+        Row(path=f"{split}/{motion}/{n:05d}.mp4", label=motion, split=split, group=f"{split}/{n}")
+        for split, count in counts.items()
+        for n, motion in zip(range(count), itertools.cycle(MOTIONS), strict=False)
+    ]
+
+
+def _check(root: Path, wanted: dict[str, int]) -> None:
+    stamp = root / STAMP
+    if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
+        raise UserError(f"{root} holds something else than the synthetic set asked for: name another folder.")
+
+
+def _write_all(root: Path, rows: list[Row], *, frames: int, size: int, fps: int, seed: int) -> None:
+    for folder in {(root / row.path).parent for row in rows}:
+        folder.mkdir(parents=True)
+
+    def one(row: Row) -> None:
+        n = int(Path(row.path).stem)
+        clip = draw_clip(n % len(MOTIONS), SPLITS[row.split] + n, seed, frames=frames, size=size)
+        _encode(root / row.path, clip, fps)
+
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # codec and numpy let go of the interpreter
+        list(tqdm(pool.map(one, rows), "synthetic videos", len(rows), unit="file", leave=False))
+
+
+def _encode(path: Path, clip: np.ndarray, fps: int) -> None:
+    options = {"crf": "12", "preset": "ultrafast", "g": "1", "bf": "0"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
+        stream.width, stream.height, stream.pix_fmt = clip.shape[2], clip.shape[1], "yuv420p"
+        stream.codec_context.thread_count = 1
+        for picture in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))

@@ -1,0 +1,144 @@
+"""The synthetic set: what its labels can and cannot be read from, and that eight processes make it once."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ssvid.data.decode import read, stamps
+from ssvid.data.synthetic import ACTS, MOTIONS, TOUR, _tour, clips, draw_clip, write
+from ssvid.errors import UserError
+from ssvid.randomness import uniform
+from ssvid.registry import datasets
+
+SMALL = {"train": 16, "val": 8, "test": 8, "frames": TOUR + 3, "size": 32, "fps": 8, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """1200 clips of 16 frames as N T 8 8 in grey, and their labels."""
+    n = 1200
+    labels = torch.arange(n) % len(MOTIONS)
+    pictures = [draw_clip(int(label), i, 0, frames=TOUR, size=16).mean(-1) for i, label in enumerate(labels)]
+    x = torch.from_numpy(np.stack(pictures)).float() / 255  # N T 16 16
+    return torch.nn.functional.avg_pool2d(x, 2), labels
+
+
+def accuracy(x, labels, train=800):
+    """A linear probe in closed form: ridge regression on one-hot labels, decay by hold-out within train."""
+    x = x.flatten(1).double()
+    x = (x - x[:train].mean(0)) / (x[:train].std(0) + 1e-6)
+    x = torch.cat([x, torch.ones(len(x), 1)], 1)
+    y = torch.eye(len(MOTIONS), dtype=torch.float64)[labels]
+
+    def fit(rows, decay):
+        gram = x[rows].T @ x[rows] + decay * torch.eye(x.shape[1])
+        return torch.linalg.solve(gram, x[rows].T @ y[rows])
+
+    def score(w, rows):
+        return ((x[rows] @ w).argmax(1) == labels[rows]).double().mean().item()
+
+    inner, held, test = slice(0, 600), slice(600, train), slice(train, None)
+    decay = max((10.0**k for k in range(1, 6)), key=lambda decay: score(fit(inner, decay), held))
+    return score(fit(slice(0, train), decay), test)
+
+
+CHANCE = 1 / len(MOTIONS)
+LIMIT = CHANCE + 3 * (CHANCE * (1 - CHANCE) / 400) ** 0.5  # three standard errors over 400 test clips
+
+
+def test_a_clip_is_what_its_coordinates_say():
+    one = draw_clip(3, 5, 7, frames=20, size=32)
+    assert one.shape == (20, 32, 32, 3) and one.dtype == np.uint8
+    assert (one == draw_clip(3, 5, 7, frames=20, size=32)).all()
+    assert (one[:4] == one[TOUR:]).all()  # a closed loop
+    for other in (draw_clip(3, 6, 7, frames=20, size=32), draw_clip(3, 5, 8, frames=20, size=32)):
+        assert (one != other).any()
+
+
+def test_every_label_shows_the_same_frames():
+    """The reason why shuffled frames and single frames tell nothing: exactly, not by measurement."""
+    for index in range(6):
+        sets = []
+        for label in range(len(MOTIONS)):
+            frames = draw_clip(label, index, 0, frames=TOUR, size=32).reshape(TOUR, -1).astype(int)
+            sets.append(frames[np.lexsort(frames.T[:64])])
+        for other in sets[1:]:
+            near = np.abs(sets[0][:, None] - other[None]).max(-1)  # rounding may differ by a level
+            assert near.min(0).max() <= 2 and near.min(1).max() <= 2
+
+
+def test_the_ways_are_as_named():
+    for label, motion in enumerate(MOTIONS):
+        for act, way in enumerate(motion.split("_")):
+            first = sum(ACTS[:act])
+            step = _tour(label)[act, first + 1] - _tour(label)[act, first]
+            assert (step > 0) == (way in ("right", "down", "cw"))
+
+
+def test_one_frame_tells_nothing(drawn):
+    x, labels = drawn
+    for frame in (0, TOUR // 2, TOUR - 1):
+        assert accuracy(x[:, frame], labels) < LIMIT
+
+
+def test_shuffled_frames_tell_nothing(drawn):
+    x, labels = drawn
+    order = uniform(0, "shuffle", 0, torch.arange(len(x)), TOUR).argsort(1)
+    mixed = x[torch.arange(len(x))[:, None], order]
+    assert accuracy(mixed, labels) < LIMIT
+    assert accuracy(mixed.diff(dim=1).abs().sum(1), labels) < LIMIT
+    assert accuracy(x.sum(1), labels) < LIMIT
+
+
+def test_order_tells(drawn):
+    """The control: the same probe reads the label where the features know of time."""
+    x, labels = drawn
+    assert accuracy(x, labels) < 2 * CHANCE  # pixels in order are no help to a linear probe
+    paths = torch.stack([torch.from_numpy(_tour(int(label))) for label in labels])  # N 3 T
+    assert accuracy(paths.diff(dim=2) + 0.3 * torch.randn(len(x), 3, TOUR - 1), labels) > 0.5
+
+
+def test_files_show_what_was_drawn(tmp_path):
+    write(tmp_path / "set", **SMALL)
+    for row in (0, 5, 20):
+        path, index = clips(train=16, val=8, test=8)[row], (0, 5, 10**6 + 4)[row // 5 if row < 20 else 2]
+        file = tmp_path / "set" / path.path
+        assert len(stamps(file)) == SMALL["frames"]
+        shown = read(file, stamps(file)).permute(0, 2, 3, 1).numpy().astype(int)
+        meant = draw_clip(int(path.path.split("/")[-1][:5]) % 8, index, 0, frames=SMALL["frames"], size=32)
+        assert np.abs(shown - meant).mean() < 8  # chroma has half the resolution
+
+
+def test_the_data_set(tmp_path):
+    made = datasets["synthetic"](str(tmp_path), train=32, val=16, test=24)
+    assert [len(made.split(name)) for name in ("train", "val", "test")] == [32, 16, 24]
+    assert set(made.classes) == set(MOTIONS)
+    for split in ("train", "val", "test"):
+        assert len(made.split(split).labels.unique(return_counts=True)[1].unique()) == 1
+    again = datasets["synthetic"](str(tmp_path), train=32, val=16, test=24)
+    assert again.hash == made.hash and again.root == made.root
+    assert datasets["synthetic"](str(tmp_path), train=16, val=16, test=24).root != made.root
+
+
+def test_two_processes_make_one_set(tmp_path):
+    code = "import sys; from ssvid.registry import datasets; "
+    code += "print(datasets['synthetic'](sys.argv[1], train=64, val=8, test=8).root)"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    roots = {process.communicate(timeout=60)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0] and len(roots) == 1
+    assert len(list(tmp_path.rglob("*.mp4"))) == 80
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    write(tmp_path / "set", **SMALL)
+    with pytest.raises(UserError, match="something else"):
+        write(tmp_path / "set", **{**SMALL, "seed": 1})
+    with pytest.raises(UserError, match="even size"):
+        write(tmp_path / "odd", **{**SMALL, "size": 33})
