@@ -1,4 +1,4 @@
-"""The demo's promise: over pretraining seeds the pretrained probe beats its untrained twin, and time is what it reads."""
+"""The demo promises: over pretraining seeds the pretrained probe beats its untrained twin, and reads time alone."""
 
 import json
 from pathlib import Path

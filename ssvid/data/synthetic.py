@@ -1,10 +1,10 @@
 """(label, index, seed) -> a clip of one shape on tour -> real .mp4 files: the only place that draws videos.
 
-A tour is a closed loop of three acts, begun at a random frame: the shape crosses the picture sideways (and comes back
-in at the other edge), then up or down, then spins once through its own symmetry. The label says which way each act
-goes. Played backwards, an act shows the same pictures, so the set of frames of a tour is the same for every label, and
-so is each frame by itself: only their order tells. Every frame is a key frame, or the codec's errors would trail behind
-the shape and tell of the past.
+A tour is a closed loop of acts, begun at a random frame: the shape crosses the picture and comes back in at the other
+edge, goes round on a circle, turns through its own symmetry, or grows and starts anew. The label says which way each
+act goes. Played backwards, an act shows the same pictures, so the set of frames of a tour is the same for every label,
+and so is each frame by itself: only their order tells. Every frame is a key frame, or the codec's errors would trail
+behind the shape and tell of the past.
 """
 
 import csv
@@ -13,10 +13,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -27,18 +28,15 @@ from ssvid.files import locked
 from ssvid.randomness import uniform
 from ssvid.shapes import Row
 
-ACTS = (6, 6, 4)  # frames: across, along, around
-TOUR = sum(ACTS)
-WAYS = (("right", "left"), ("down", "up"), ("cw", "ccw"))  # forwards, backwards
-MOTIONS: tuple[str, ...] = tuple("_".join(ways) for ways in itertools.product(*WAYS))
 SPLITS = {"train": 0, "val": 10**6, "test": 2 * 10**6}  # index of a split's first clip: larger sets extend smaller ones
 WAVES = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2))  # of the background, cycles per picture
 RADIUS = 0.3, 0.36  # of the picture: small shapes and fast ones teach a masked autoencoder little in a few minutes
 DRAWS = 40
+ORBIT = 0.2  # radius, in pictures
 VERSION = 1  # of the pictures: a new one makes new sets
 STAMP, LIST = "set.json", "manifest.csv"
 
-Outline = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+Outline = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 SHAPES: tuple[tuple[int, Outline], ...] = (  # turns that map it onto itself; signed distance, negative inside
     (4, lambda x, y, r: np.maximum(abs(x), abs(y)) - 0.86 * r),  # square
     (3, lambda x, y, r: np.maximum(abs(x) * 3**0.5 / 2 - y / 2, y) - 0.6 * r),  # triangle
@@ -47,13 +45,46 @@ SHAPES: tuple[tuple[int, Outline], ...] = (  # turns that map it onto itself; si
 )
 
 
-def draw_clip(label: int, index: int, seed: int, *, frames: int, size: int) -> np.ndarray:
+class Act(NamedTuple):
+    """Part of a tour. `path`: how far it is, in [0, 1), and a uniform -> x, y, turn, shrinkage; closed: 1 is 0."""
+
+    frames: int
+    ways: tuple[str, str]  # forwards, backwards
+    path: Callable[[np.ndarray, float], tuple[np.ndarray | float, ...]]
+
+
+def _orbit(part: np.ndarray, u: float) -> tuple[np.ndarray | float, ...]:
+    angle = 2 * math.pi * (u + part)
+    home = 2 * math.pi * u
+    return ORBIT * (np.cos(angle) - math.cos(home)), ORBIT * (np.sin(angle) - math.sin(home)), 0.0, 0.0
+
+
+ACTS = {
+    "across": Act(6, ("right", "left"), lambda part, u: (part, 0.0, 0.0, 0.0)),
+    "along": Act(6, ("down", "up"), lambda part, u: (0.0, part, 0.0, 0.0)),
+    "orbit": Act(6, ("round", "back"), _orbit),
+    "spin": Act(4, ("cw", "ccw"), lambda part, u: (0.0, 0.0, part, 0.0)),  # a whole turn of its symmetry
+    "grow": Act(4, ("shrink", "grow"), lambda part, u: (0.0, 0.0, 0.0, part % 1)),
+}
+
+
+def motions(acts: Sequence[str]) -> tuple[str, ...]:
+    """The labels of a set: a way for each act."""
+    unknown = [act for act in acts if act not in ACTS]
+    if unknown or not acts:
+        raise UserError(f"There is no act {unknown}: a tour is made of {', '.join(ACTS)}.")
+    return tuple("_".join(ways) for ways in itertools.product(*(ACTS[act].ways for act in acts)))
+
+
+def draw_clip(label: int, index: int, seed: int, *, acts: Sequence[str], frames: int, size: int) -> np.ndarray:
     """uint8 `T H W 3`. Everything but the ways of the acts depends on (seed, index) alone."""
     u = uniform(seed, "synthetic", 0, index, DRAWS)[0].numpy()
-    start = int(u[0] * TOUR)
-    x, y, turn = _tour(label)[:, (start + np.arange(min(frames, TOUR))) % TOUR]
+    path = _tour(label, acts, u[30])
+    tour = path.shape[1]
+    start = int(u[0] * tour)
+    x, y, turn, shrinkage = path[:, (start + np.arange(min(frames, tour))) % tour]
     symmetry, outline = SHAPES[int(u[3] * len(SHAPES))]
-    radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * u[4]
+    radius = (RADIUS[0] + (RADIUS[1] - RADIUS[0]) * u[4]) * (1 - 0.5 * shrinkage.astype(np.float32))[:, None, None]
     angle = 2 * math.pi * (u[5] + turn / symmetry)
     grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
     dx = (grid - (u[1] + x)[:, None] + 0.5) % 1 - 0.5  # T W, around the shape's centre on a torus
@@ -64,17 +95,17 @@ def draw_clip(label: int, index: int, seed: int, *, frames: int, size: int) -> n
     colour = _colour(u[6], 0.3 + 0.6 * u[7], 0.85 + 0.15 * u[8])
     ground = _background(grid, u[9:])
     clip = ((ground + inside * (colour - ground)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    return clip[np.arange(frames) % TOUR]
+    return clip[np.arange(frames) % tour]
 
 
-def _tour(label: int) -> np.ndarray:
-    """x, y in pictures and spin in symmetries, at each frame of a tour: 3 TOUR."""
-    path, first = np.zeros((3, TOUR)), 0
-    for act, frames in enumerate(ACTS):
-        way = -1 if label >> (len(ACTS) - 1 - act) & 1 else 1  # in the order of MOTIONS
-        path[act, first : first + frames] = way * np.arange(frames) / frames
-        first += frames
-    return path
+def _tour(label: int, acts: Sequence[str], u: float) -> np.ndarray:
+    """x, y in pictures, turn in symmetries and shrinkage, at each frame of a tour: 4 T."""
+    parts = []
+    for place, act in enumerate(ACTS[name] for name in acts):
+        way = -1 if label >> (len(acts) - 1 - place) & 1 else 1  # in the order of motions()
+        part = way * np.arange(act.frames) / act.frames
+        parts.append(np.stack(np.broadcast_arrays(part, *act.path(part, u))[1:]))
+    return np.concatenate(parts, axis=1)
 
 
 def _background(grid: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -92,19 +123,22 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
     return (value - value * saturation * np.minimum(k, 4 - k).clip(0, 1)).astype(np.float32)
 
 
-def write(root: Path, *, train: int, val: int, test: int, frames: int, size: int, fps: int, seed: int) -> None:
+def write(
+    root: Path, *, train: int, val: int, test: int, acts: Sequence[str], frames: int, size: int, fps: int, seed: int
+) -> None:
     """The files, `manifest.csv` and, last, the stamp; nothing to do where the stamp is there. Safe to ask at once."""
     if size % 2 or size < 16 or frames < 1:
         raise UserError(f"A synthetic video has an even size of 16 pixels or more and a frame or more, not {size}.")
-    wanted = {"train": train, "val": val, "test": test, "frames": frames, "size": size, "fps": fps, "seed": seed}
+    made = {"acts": list(acts), "frames": frames, "size": size, "fps": fps, "seed": seed}
+    wanted = {"train": train, "val": val, "test": test, **made}
     with locked(root.with_name(f".{root.name}.lock"), wait=True, what=f"The synthetic set {root}"):
         if root.exists():
             _check(root, wanted)
             return
         part = root.with_name(f".{root.name}.part")
         shutil.rmtree(part, ignore_errors=True)  # of a writer that died
-        rows = clips(train=train, val=val, test=test)
-        _write_all(part, rows, frames=frames, size=size, fps=fps, seed=seed)
+        rows = clips(train=train, val=val, test=test, acts=acts)
+        _write_all(part, rows, acts=acts, frames=frames, size=size, fps=fps, seed=seed)
         with open(part / LIST, "w", newline="") as file:
             lines = csv.writer(file)
             lines.writerow(("path", "label", "split"))
@@ -113,29 +147,33 @@ def write(root: Path, *, train: int, val: int, test: int, frames: int, size: int
         os.replace(part, root)
 
 
-def clips(*, train: int, val: int, test: int) -> list[Row]:
+def clips(*, train: int, val: int, test: int, acts: Sequence[str]) -> list[Row]:
     """The rows of a set, labels in turn."""
     counts = {"train": train, "val": val, "test": test}
     return [
         Row(path=f"{split}/{motion}/{n:05d}.mp4", label=motion, split=split, group=f"{split}/{n}")
         for split, count in counts.items()
-        for n, motion in zip(range(count), itertools.cycle(MOTIONS), strict=False)
+        for n, motion in zip(range(count), itertools.cycle(motions(acts)), strict=False)
     ]
 
 
-def _check(root: Path, wanted: dict[str, int]) -> None:
+def _check(root: Path, wanted: dict[str, Any]) -> None:
     stamp = root / STAMP
     if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
         raise UserError(f"{root} holds something else than the synthetic set asked for: name another folder.")
 
 
-def _write_all(root: Path, rows: list[Row], *, frames: int, size: int, fps: int, seed: int) -> None:
+def _write_all(
+    root: Path, rows: list[Row], *, acts: Sequence[str], frames: int, size: int, fps: int, seed: int
+) -> None:
     for folder in {(root / row.path).parent for row in rows}:
         folder.mkdir(parents=True)
 
+    labels = len(motions(acts))
+
     def one(row: Row) -> None:
         n = int(Path(row.path).stem)
-        clip = draw_clip(n % len(MOTIONS), SPLITS[row.split] + n, seed, frames=frames, size=size)
+        clip = draw_clip(n % labels, SPLITS[row.split] + n, seed, acts=acts, frames=frames, size=size)
         _encode(root / row.path, clip, fps)
 
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # codec and numpy let go of the interpreter

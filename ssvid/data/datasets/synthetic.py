@@ -17,15 +17,16 @@ def synthetic(
     train: int = 2048,  # clips
     val: int = 320,
     test: int = 480,
-    frames: int = 31,  # of a file: a tour of 16 fits in at any of its beginnings
+    acts: tuple[str, ...] = ("across", "orbit"),  # of a tour: across, along, orbit, spin, grow
+    frames: int = 23,  # of a file: a tour of 12 fits in at any of its beginnings
     size: int = 32,  # pixels
     fps: int = 8,
     seed: int = 0,
 ) -> Manifest:
     """Writes the files where they are not there yet; processes that ask at once wait for one writer."""
     counts = {"train": train, "val": val, "test": test}
-    picture = {"frames": frames, "size": size, "fps": fps, "seed": seed}
+    picture = {"acts": acts, "frames": frames, "size": size, "fps": fps, "seed": seed}
     name = hashlib.sha256(json.dumps([drawn.VERSION, counts, picture]).encode()).hexdigest()[:12]
     home = Path(root) if root else Path(os.environ.get("SSVID_CACHE", ".cache/ssvid")) / "synthetic"
-    drawn.write(home / name, **counts, **picture)
-    return Manifest.build(drawn.clips(**counts), home / name)
+    drawn.write(home / name, **counts, acts=acts, frames=frames, size=size, fps=fps, seed=seed)
+    return Manifest.build(drawn.clips(**counts, acts=acts), home / name)
