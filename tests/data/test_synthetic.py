@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from ssvid.data.decode import read, stamps
-from ssvid.data.synthetic import ACTS, MOTIONS, TOUR, _tour, clips, draw_clip, write
+from ssvid.data.synthetic import ACTS, _tour, clips, draw_clip, motions, write
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import datasets
 
-SMALL = {"train": 16, "val": 8, "test": 8, "frames": TOUR + 3, "size": 32, "fps": 8, "seed": 0}
+USED = ("across", "orbit", "spin")
+MOTIONS = motions(USED)
+TOUR = sum(ACTS[act].frames for act in USED)
+SMALL = {"train": 16, "val": 8, "test": 8, "acts": USED, "frames": TOUR + 3, "size": 32, "fps": 8, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def drawn():
     """1200 clips of 16 frames as N T 8 8 in grey, and their labels."""
     n = 1200
     labels = torch.arange(n) % len(MOTIONS)
-    pictures = [draw_clip(int(label), i, 0, frames=TOUR, size=16).mean(-1) for i, label in enumerate(labels)]
+    pictures = [draw_clip(int(label), i, 0, acts=USED, frames=TOUR, size=16).mean(-1) for i, label in enumerate(labels)]
     x = torch.from_numpy(np.stack(pictures)).float() / 255  # N T 16 16
     return torch.nn.functional.avg_pool2d(x, 2), labels
 
@@ -50,20 +53,22 @@ LIMIT = CHANCE + 3 * (CHANCE * (1 - CHANCE) / 400) ** 0.5  # three standard erro
 
 
 def test_a_clip_is_what_its_coordinates_say():
-    one = draw_clip(3, 5, 7, frames=20, size=32)
+    one = draw_clip(3, 5, 7, acts=USED, frames=20, size=32)
     assert one.shape == (20, 32, 32, 3) and one.dtype == np.uint8
-    assert (one == draw_clip(3, 5, 7, frames=20, size=32)).all()
+    assert (one == draw_clip(3, 5, 7, acts=USED, frames=20, size=32)).all()
     assert (one[:4] == one[TOUR:]).all()  # a closed loop
-    for other in (draw_clip(3, 6, 7, frames=20, size=32), draw_clip(3, 5, 8, frames=20, size=32)):
+    for other in (draw_clip(3, 6, 7, acts=USED, frames=20, size=32), draw_clip(3, 5, 8, acts=USED, frames=20, size=32)):
         assert (one != other).any()
 
 
-def test_every_label_shows_the_same_frames():
+@pytest.mark.parametrize("acts", [USED, ("across", "orbit"), ("grow", "along"), ("spin",)], ids="-".join)
+def test_every_label_shows_the_same_frames(acts):
     """The reason why shuffled frames and single frames tell nothing: exactly, not by measurement."""
+    tour = sum(ACTS[act].frames for act in acts)
     for index in range(6):
         sets = []
-        for label in range(len(MOTIONS)):
-            frames = draw_clip(label, index, 0, frames=TOUR, size=32).reshape(TOUR, -1).astype(int)
+        for label in range(len(motions(acts))):
+            frames = draw_clip(label, index, 0, acts=acts, frames=tour, size=32).reshape(tour, -1).astype(int)
             sets.append(frames[np.lexsort(frames.T[:64])])
         for other in sets[1:]:
             near = np.abs(sets[0][:, None] - other[None]).max(-1)  # rounding may differ by a level
@@ -71,11 +76,17 @@ def test_every_label_shows_the_same_frames():
 
 
 def test_the_ways_are_as_named():
-    for label, motion in enumerate(MOTIONS):
-        for act, way in enumerate(motion.split("_")):
-            first = sum(ACTS[:act])
-            step = _tour(label)[act, first + 1] - _tour(label)[act, first]
-            assert (step > 0) == (way in ("right", "down", "cw"))
+    acts = ("across", "along", "spin")
+    for label, motion in enumerate(motions(acts)):
+        for axis, (act, way) in enumerate(zip(acts, motion.split("_"), strict=True)):
+            first = sum(ACTS[name].frames for name in acts[:axis])
+            path = _tour(label, acts, 0.0)[axis]
+            assert (path[first + 1] - path[first] > 0) == (way in ("right", "down", "cw")), act
+
+
+def test_an_unknown_act():
+    with pytest.raises(UserError, match="There is no act .*jump"):
+        motions(("across", "jump"))
 
 
 def test_one_frame_tells_nothing(drawn):
@@ -97,25 +108,25 @@ def test_order_tells(drawn):
     """The control: the same probe reads the label where the features know of time."""
     x, labels = drawn
     assert accuracy(x, labels) < 2 * CHANCE  # pixels in order are no help to a linear probe
-    paths = torch.stack([torch.from_numpy(_tour(int(label))) for label in labels])  # N 3 T
-    assert accuracy(paths.diff(dim=2) + 0.3 * torch.randn(len(x), 3, TOUR - 1), labels) > 0.5
+    paths = torch.stack([torch.from_numpy(_tour(int(label), USED, 0.0)) for label in labels])  # N 4 T
+    assert accuracy(paths.diff(dim=2) + 0.3 * torch.randn(len(x), 4, TOUR - 1), labels) > 0.5
 
 
 def test_files_show_what_was_drawn(tmp_path):
     write(tmp_path / "set", **SMALL)
     for row in (0, 5, 20):
-        path, index = clips(train=16, val=8, test=8)[row], (0, 5, 10**6 + 4)[row // 5 if row < 20 else 2]
+        path, index = clips(train=16, val=8, test=8, acts=USED)[row], (0, 5, 10**6 + 4)[row // 5 if row < 20 else 2]
         file = tmp_path / "set" / path.path
         assert len(stamps(file)) == SMALL["frames"]
         shown = read(file, stamps(file)).permute(0, 2, 3, 1).numpy().astype(int)
-        meant = draw_clip(int(path.path.split("/")[-1][:5]) % 8, index, 0, frames=SMALL["frames"], size=32)
+        meant = draw_clip(int(path.path.split("/")[-1][:5]) % 8, index, 0, acts=USED, frames=SMALL["frames"], size=32)
         assert np.abs(shown - meant).mean() < 8  # chroma has half the resolution
 
 
 def test_the_data_set(tmp_path):
     made = datasets["synthetic"](str(tmp_path), train=32, val=16, test=24)
     assert [len(made.split(name)) for name in ("train", "val", "test")] == [32, 16, 24]
-    assert set(made.classes) == set(MOTIONS)
+    assert set(made.classes) == set(motions(("across", "orbit")))
     for split in ("train", "val", "test"):
         assert len(made.split(split).labels.unique(return_counts=True)[1].unique()) == 1
     again = datasets["synthetic"](str(tmp_path), train=32, val=16, test=24)
