@@ -32,6 +32,7 @@ SPLITS = {"train": 0, "val": 10**6, "test": 2 * 10**6}  # index of a split's fir
 WAVES = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2))  # of the background, cycles per picture
 RADIUS = 0.3, 0.36  # of the picture: small shapes and fast ones teach a masked autoencoder little in a few minutes
 DRAWS = 40
+WAVE = 0.12  # height of each of those waves: what makes an untrained net's features poor
 ORBIT = 0.2  # radius, in pictures
 VERSION = 1  # of the pictures: a new one makes new sets
 STAMP, LIST = "set.json", "manifest.csv"
@@ -92,7 +93,7 @@ def draw_clip(label: int, index: int, seed: int, *, acts: Sequence[str], frames:
     dx, dy = dx[:, None, :].astype(np.float32), dy[:, :, None].astype(np.float32)
     cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     inside = (0.5 - size * outline(cos * dx + sin * dy, cos * dy - sin * dx, radius)).clip(0, 1)[..., None]  # T H W 1
-    colour = _colour(u[6], 0.3 + 0.6 * u[7], 0.85 + 0.15 * u[8])
+    colour = _colour(u[6], 0.1 + 0.6 * u[7], 0.85 + 0.15 * u[8])
     ground = _background(grid, u[9:])
     clip = ((ground + inside * (colour - ground)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
     return clip[np.arange(frames) % tour]
@@ -113,7 +114,7 @@ def _background(grid: np.ndarray, u: np.ndarray) -> np.ndarray:
     ground = np.broadcast_to(_colour(u[0], 0.5 * u[1], 0.2 + 0.25 * u[2]), (len(grid), len(grid), 3))
     for (across, along), phase, hue in zip(WAVES, u[3:9], u[9:15], strict=True):
         wave = np.cos(2 * math.pi * (across * grid[None, :] + along * grid[:, None] + phase))
-        ground = ground + 0.05 * wave[..., None].astype(np.float32) * (_colour(hue, 0.6, 1.0) - 0.3)
+        ground = ground + WAVE * wave[..., None].astype(np.float32) * (_colour(hue, 0.6, 1.0) - 0.3)
     return ground
 
 

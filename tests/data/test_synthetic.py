@@ -126,7 +126,7 @@ def test_files_show_what_was_drawn(tmp_path):
 def test_the_data_set(tmp_path):
     made = datasets["synthetic"](str(tmp_path), train=32, val=16, test=24)
     assert [len(made.split(name)) for name in ("train", "val", "test")] == [32, 16, 24]
-    assert set(made.classes) == set(motions(("across", "orbit")))
+    assert set(made.classes) == set(motions(("across", "along")))
     for split in ("train", "val", "test"):
         assert len(made.split(split).labels.unique(return_counts=True)[1].unique()) == 1
     again = datasets["synthetic"](str(tmp_path), train=32, val=16, test=24)

@@ -17,7 +17,7 @@ def synthetic(
     train: int = 2048,  # clips
     val: int = 320,
     test: int = 480,
-    acts: tuple[str, ...] = ("across", "orbit"),  # of a tour: across, along, orbit, spin, grow
+    acts: tuple[str, ...] = ("across", "along"),  # of a tour: across, along, orbit, spin, grow
     frames: int = 23,  # of a file: a tour of 12 fits in at any of its beginnings
     size: int = 32,  # pixels
     fps: int = 8,
