@@ -228,7 +228,7 @@ def titles(encoders: list[str]) -> list[str]:
 
 
 def chosen_layers(net: Encoder, layers: Literal["auto", "last"] | list[int]) -> tuple[int, ...]:
-    if layers == "last" or (layers == "auto" and (not net.has_layers or net.depth < 4)):
+    if layers == "last" or (layers == "auto" and (not net.has_layers or net.depth < 2)):
         return ()
     if layers == "auto":
         return (net.depth // 2,)

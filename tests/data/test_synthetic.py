@@ -124,12 +124,14 @@ def test_files_show_what_was_drawn(tmp_path):
 
 
 def test_the_data_set(tmp_path):
-    made = datasets["synthetic"](str(tmp_path), train=32, val=16, test=24)
+    made = datasets["synthetic"](str(tmp_path), train=32, labelled=8, val=16, test=24)
     assert [len(made.split(name)) for name in ("train", "val", "test")] == [32, 16, 24]
     assert set(made.classes) == set(motions(("across", "along")))
+    assert (made.split("train").labels >= 0).tolist() == [True] * 8 + [False] * 24
     for split in ("train", "val", "test"):
-        assert len(made.split(split).labels.unique(return_counts=True)[1].unique()) == 1
-    again = datasets["synthetic"](str(tmp_path), train=32, val=16, test=24)
+        labels = made.split(split).labels
+        assert len(labels[labels >= 0].unique(return_counts=True)[1].unique()) == 1
+    again = datasets["synthetic"](str(tmp_path), train=32, labelled=8, val=16, test=24)
     assert again.hash == made.hash and again.root == made.root
     assert datasets["synthetic"](str(tmp_path), train=16, val=16, test=24).root != made.root
 

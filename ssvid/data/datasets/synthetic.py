@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ssvid.data import synthetic as drawn
@@ -15,6 +16,7 @@ def synthetic(
     root: str | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
     *,
     train: int = 2048,  # clips
+    labelled: int = 64,  # of the train clips; the others are for pretraining alone
     val: int = 320,
     test: int = 480,
     acts: tuple[str, ...] = ("across", "along"),  # of a tour: across, along, orbit, spin, grow
@@ -29,4 +31,6 @@ def synthetic(
     name = hashlib.sha256(json.dumps([drawn.VERSION, counts, picture]).encode()).hexdigest()[:12]
     home = Path(root) if root else Path(os.environ.get("SSVID_CACHE", ".cache/ssvid")) / "synthetic"
     drawn.write(home / name, **counts, acts=acts, frames=frames, size=size, fps=fps, seed=seed)
-    return Manifest.build(drawn.clips(**counts, acts=acts), home / name)
+    rows = drawn.clips(**counts, acts=acts)  # train first
+    known = (row if n < labelled or row.split != "train" else replace(row, label=None) for n, row in enumerate(rows))
+    return Manifest.build(known, home / name)
