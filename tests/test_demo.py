@@ -24,12 +24,6 @@ def check(found: dict, folder: Path) -> float:
 
 
 @pytest.mark.slow
-def test_order_is_all_there_is_to_read(tmp_path: Path):
-    check(demo(str(tmp_path / "demo"), cache=str(tmp_path / "cache")), tmp_path / "demo")
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(run=False, reason="not reached: seeds 0 and 1 gained 12.9 and 15.2 points, see docs/results.md")
 def test_pretraining_gains_over_three_seeds(tmp_path: Path):
     folders = [tmp_path / str(seed) for seed in SEEDS]
     gains = [

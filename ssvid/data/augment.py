@@ -17,7 +17,7 @@ from ssvid.errors import UserError
 
 TRIES = 10  # boxes drawn before a resized crop gives up, as torchvision does
 GEOMETRY_DRAWS = 3 + 2 * TRIES  # uniforms that `geometry` takes for a clip
-COLOUR_DRAWS = 6  # uniforms that `colour` takes for a clip, or for a frame
+COLOUR_DRAWS = 7  # uniforms that `colour` takes for a clip, or for a frame
 SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side
 OFFSETS = (  # quarters of the room left, y and x: corners, centre, edge middles, quarter points
     *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2)),
@@ -40,6 +40,7 @@ class Augment:
     hue: float = 0.0  # turns, -x to x
     p_jitter: float = 0.8  # of brightness, contrast, saturation and hue together, in this order
     p_gray: float = 0.0
+    gray: str = "luma"  # luma | channel: one of the three, drawn, stands for all (DPC, MemDPC)
     per: str = "clip"  # clip | frame: what shares one draw of the colours
 
     @property
@@ -56,7 +57,21 @@ RECIPES = {
         crop="resized", area=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p_gray=0.2
     ),  # MoCo v2's jitter, one draw for a clip
     "crop_flip_colour": Augment(
-        crop="random", flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_gray=0.2, per="frame"
+        crop="random", flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_gray=0.2
+    ),
+    "dpc": Augment(  # on UCF101; colours differ from frame to frame on purpose
+        crop="random",
+        short=240 / 224,
+        flip=0.5,
+        interpolation="nearest",
+        brightness=0.5,
+        contrast=0.5,
+        saturation=0.5,
+        hue=0.25,
+        p_jitter=1.0,
+        p_gray=0.5,
+        gray="channel",
+        per="frame",
     ),
 }
 
@@ -140,7 +155,10 @@ def colour(
     if recipe.hue:
         out = _turn_hue(out, recipe.hue * spread[..., 4])
     out = torch.where(jitter, out, clips)
-    return torch.where(u[..., 5] < recipe.p_gray, _gray(out), out) if recipe.p_gray else out
+    if not recipe.p_gray:
+        return out
+    gray = _gray(out) if recipe.gray == "luma" else torch.take_along_dim(out, (3 * u[..., 6]).long(), dim=-4)
+    return torch.where(u[..., 5] < recipe.p_gray, gray, out)
 
 
 def _factor(strength: float, spread: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from ssvid.data.augment import GEOMETRY_DRAWS, geometry, recipe
 from ssvid.data.decode import read, stamps
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import ShortVideo, clip_times, positions
+from ssvid.data.sampling import ShortVideo, clip_times, positions, words
 from ssvid.errors import DecodeError, UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, Views
@@ -61,9 +61,18 @@ class Clips(Dataset):
                 bad.append(Bad(error.path, error.time, error.why))
         if self.evaluate:
             return {"index": index, "epoch": epoch, "bad": bad, "dropped": dropped, "padded": 0, "ok": False}
-        last = bad[-1] if bad else Bad(str(self.manifest.path(row)), None, "shorter than the clip")
-        raise UserError(
-            f"{TRIES + 1} files in a row gave no clip, the last is {last.path}: {last.why}. "
+        raise UserError(self._no_clip(row, bad, dropped))
+
+    def _no_clip(self, row: int, bad: list[Bad], dropped: int) -> str:
+        takes = " or ".join(dict.fromkeys(words(spec) for spec in self.views.clips))
+        if not bad:
+            return (
+                f"{dropped} videos in a row are shorter than the clip ({takes}), the last is "
+                f"{self.manifest.path(row)}: take a shorter clip, or --short pad."
+            )
+        short = f" ({dropped} are shorter than the clip, {takes})" if dropped else ""
+        return (
+            f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: {bad[-1].why}. "
             "Check the files with python -m ssvid.data.prepare --scan_only."
         )
 

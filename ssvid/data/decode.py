@@ -32,6 +32,7 @@ class Table(NamedTuple):
     pts: np.ndarray  # int64, the same frames in ticks
     keys: np.ndarray  # int64, sorted ticks of the key frames
     counted: bool = False  # the frames' own ticks are of no use: count them from the start
+    stream: int = 0  # the container's number of the stream that is read
 
 
 def stamps(path: str | Path, fps: float | None = None) -> np.ndarray:
@@ -57,7 +58,7 @@ def read(
     elif decoder == "pyav":
         frames = _read_pyav(path, _table(path), wanted)
     elif decoder == "torchcodec":
-        frames = _read_torchcodec(path, wanted, float(table[wanted[0]]))
+        frames = _read_torchcodec(path, _table(path), wanted)
     else:
         raise UserError(f"There is no decoder {decoder!r}: take pyav or torchcodec.")
     if len(back) == len(wanted) and (back == np.arange(len(back))).all():
@@ -78,7 +79,7 @@ def _scan(path: str, mtime: int, size: int) -> Table:
     try:
         with av.open(path) as container:
             stream = video_stream(container, path)
-            base, counted = stream.time_base, _unordered(container, stream)
+            base, number, counted = stream.time_base, stream.index, _unordered(container, stream)
             packets = [
                 (packet.dts if packet.pts is None or counted else packet.pts, packet.is_keyframe)
                 for packet in container.demux(stream)
@@ -88,7 +89,7 @@ def _scan(path: str, mtime: int, size: int) -> Table:
         raise DecodeError(path, _why(error)) from error
     pts = np.unique(np.array([tick for tick, _ in packets if tick is not None], np.int64))
     keys = np.unique(np.array([tick for tick, key in packets if key and tick is not None], np.int64))
-    return Table(pts * base.numerator / base.denominator, pts, keys, counted)
+    return Table(pts * base.numerator / base.denominator, pts, keys, counted, number)
 
 
 def _unordered(container: Any, stream: Any) -> bool:
@@ -157,7 +158,7 @@ def _why(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
 
 
-def _read_torchcodec(path: str | Path, wanted: np.ndarray, time: float) -> Frames:
+def _read_torchcodec(path: str | Path, table: Table, wanted: np.ndarray) -> Frames:
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: installed, but FFmpeg's libraries are not
@@ -165,10 +166,11 @@ def _read_torchcodec(path: str | Path, wanted: np.ndarray, time: float) -> Frame
             "The decoder torchcodec cannot be imported: install torchcodec and FFmpeg, or take --decoder pyav."
         ) from error
     try:
-        decoder = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NCHW")
+        how: dict[str, Any] = {"seek_mode": "exact", "num_ffmpeg_threads": 1, "dimension_order": "NCHW"}
+        decoder = VideoDecoder(str(path), stream_index=table.stream, **how)  # its own choice is the largest picture
         return decoder.get_frames_at(wanted.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
-        raise DecodeError(path, _why(error).splitlines()[0], time) from error
+        raise DecodeError(path, _why(error).splitlines()[0], float(table.times[wanted[0]])) from error
 
 
 def _read_pictures(path: str | Path, wanted: np.ndarray) -> Frames:

@@ -36,6 +36,20 @@ def file(path: str | Path, flag: str) -> Path:
     return path
 
 
+def text(path: Path) -> str:
+    """What a list says, its line ends untouched."""
+    data = path.read_bytes()
+    try:
+        found = data.decode("utf-8-sig")
+        wrong = found.find("\0")
+    except UnicodeDecodeError as error:
+        found, wrong = "", error.start
+    if wrong >= 0:
+        line = data.count(b"\n", 0, wrong) + 1
+        raise UserError(f"{path}, line {line} is no UTF-8 text: check that this is the list, or save it as UTF-8.")
+    return found
+
+
 def videos(root: Path) -> list[str]:
     """Video files below root, as sorted relative paths with forward slashes."""
     return sorted(_walk(root, lambda names: [name for name in names if os.path.splitext(name)[1].lower() in VIDEO]))

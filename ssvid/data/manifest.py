@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -27,14 +28,25 @@ class Manifest:
     classes: tuple[str, ...] = ()  # over the whole manifest, also after split() and take()
 
     @classmethod
-    def build(cls, rows: Iterable[Row], root: str | Path) -> "Manifest":
-        """The rows with every check made, groups filled in, and a val and a test where there are labels to test."""
-        rows = tuple(replace(row, group=row.group or row.path) for row in rows)
+    def build(
+        cls,
+        rows: Iterable[Row],
+        root: str | Path,
+        *,
+        source: str | Path | None = None,  # what faults are said of: the list file; default: root
+        hold_out: bool = False,  # rows that are all for training give a val and a test of their own
+    ) -> "Manifest":
+        """The rows with paths made plain, every check made, groups filled in and the splits that are wanting made."""
         root = Path(root)
-        if not rows:
-            raise UserError(f"{root} lists no clips: check --data.root and the data set's name.")
-        _check(rows, root)
-        return cls(_splits(rows), root, tuple(sorted({row.label for row in rows if row.label is not None})))
+        source = source or root
+        given = tuple(_plain(row, root) for row in rows)
+        if not given:
+            raise UserError(f"{source} lists no clips: check --data.root and the data set's name.")
+        _check(given, root, source)
+        made = _splits(given, hold_out)
+        if made != given:
+            _say_splits(source, given, made)
+        return cls(made, root, tuple(sorted({row.label for row in made if row.label is not None})))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -121,19 +133,35 @@ def leaks(pretraining: Manifest, test: Manifest) -> list[Row]:
     return found
 
 
-def _check(rows: tuple[Row, ...], root: Path) -> None:
+def _plain(row: Row, root: Path) -> Row:
+    """`./a.mp4` and `x/../a.mp4` become `a.mp4`, and so does a group that is the path."""
+    path = os.path.normpath(row.path)
+    if path != row.path and ".." in row.path and os.path.realpath(root / path) != os.path.realpath(root / row.path):
+        path = row.path  # x is a link: x/.. lies elsewhere
+    return replace(row, path=path, group=path if row.group in ("", row.path) else row.group)
+
+
+def _check(rows: tuple[Row, ...], root: Path, source: str | Path) -> None:
     for row in rows:
         if row.split not in SPLITS:
-            raise UserError(f"{root}: {row.path} is in split {row.split!r}; splits are {', '.join(SPLITS)}.")
-    twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
+            raise UserError(f"{source}: {row.path} is in split {row.split!r}; splits are {', '.join(SPLITS)}.")
+    places = _places(rows, root)
+    first: dict[str, str] = {}  # where a file is -> its first row's path
+    twice = []
+    for row, place in zip(rows, places, strict=True):
+        if (place or row.path) in first:
+            twice.append((first[place or row.path], row.path))
+        first.setdefault(place or row.path, row.path)
     if twice:
+        old, new = twice[0]
+        again = f" (again as {new})" if new != old else ""
         raise UserError(
-            f"{root} lists {len(twice)} paths more than once, first {twice[0]}: keep one row for each file."
+            f"{source} lists {len(twice)} files more than once, first {old}{again}: keep one row for each file."
         )
-    absent = _missing(rows, root)
+    absent = [row.path for row, place in zip(rows, places, strict=True) if place is None]
     if absent:
         raise UserError(
-            f"{root}: {len(absent)} of {len(rows)} files are missing, first {absent[0]}: check --data.root."
+            f"{source}: {len(absent)} of {len(rows)} files are missing, first {absent[0]}: check --data.root."
         )
     where: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -141,33 +169,61 @@ def _check(rows: tuple[Row, ...], root: Path) -> None:
     for group, splits in where.items():
         if len(splits) > 1:
             raise UserError(
-                f"{root}: group {group!r} stands in splits {' and '.join(sorted(splits))}, which leaks training clips "
-                "into the score: mend the list, or name the right column with --data.group."
+                f"{source}: group {group!r} stands in splits {' and '.join(sorted(splits))}, which leaks training "
+                "clips into the score: mend the list, or name the right column with --data.group."
             )
 
 
-def _missing(rows: tuple[Row, ...], root: Path) -> list[str]:
-    """One listing per folder: a stat for each of 240k files takes minutes on a network disk."""
-    listing: dict[str, set[str]] = {}
-    absent = []
+def _places(rows: tuple[Row, ...], root: Path) -> list[str | None]:
+    """Each row's real path; None: missing. One listing per folder: 240k stats take minutes on a network disk."""
+    listing: dict[str, tuple[str, dict[str, bool]]] = {}
+    places: list[str | None] = []
     for row in rows:
-        folder, name = os.path.split(root / row.path)
+        folder, name = os.path.split(root.absolute() / row.path)  # a bare name lies in no folder
         if folder not in listing:
-            listing[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listing[folder]:
-            absent.append(row.path)
-    return absent
+            listing[folder] = os.path.realpath(folder), _links(folder)
+        real, links = listing[folder]
+        if name not in links:
+            places.append(None)
+        else:
+            places.append(os.path.realpath(os.path.join(folder, name)) if links[name] else os.path.join(real, name))
+    return places
 
 
-def _splits(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """No test: val becomes the test. No val then: a fifth of the train groups. Only train: left as it is."""
-    present = {row.split for row in rows}
-    if present == {"train"}:
-        return rows
-    if "test" not in present:
+def _links(folder: str) -> dict[str, bool]:
+    """Names in a folder, and whether each is a link; a listing tells both."""
+    if not os.path.isdir(folder):
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.is_symlink() for entry in entries}
+
+
+def _splits(rows: tuple[Row, ...], hold_out: bool) -> tuple[Row, ...]:
+    """No test: val becomes the test. No val then: a fifth of the train groups. Only train: as `hold_out` says."""
+    given = {row.split for row in rows}
+    if given == {"train"}:
+        rows = carve(rows, "test") if hold_out else rows
+    elif "test" not in given:
         rows = tuple(replace(row, split="test") if row.split == "val" else row for row in rows)
-        present = {row.split for row in rows}
-    return rows if "val" in present else carve(rows, "val")
+    present = {row.split for row in rows}
+    return rows if present == {"train"} or "val" in present else carve(rows, "val")
+
+
+def _say_splits(source: str | Path, given: tuple[Row, ...], made: tuple[Row, ...]) -> None:
+    before, after = ({row.split for row in given}, Counter(row.split for row in made))
+    if before == {"train"}:
+        why = "no split given, whole groups are held out"
+    elif "test" not in before:
+        why = "no test given, val is the test and whole groups of train are val"
+    else:
+        why = "no val given, whole groups of train are val"
+    _say_once(f"{source}: {why}: " + ", ".join(f"{after[name]} {name}" for name in SPLITS) + " clips.")
+
+
+@cache
+def _say_once(line: str) -> None:
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":  # one of several processes is enough
+        print(line, file=sys.stderr)
 
 
 def _stem(path: str) -> str:

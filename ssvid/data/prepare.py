@@ -3,6 +3,10 @@
 python -m ssvid.data.prepare --source DIR_OR_CSV --out DIR. Three to four times the random reads of a long GOP.
 """
 
+import csv as table
+import errno
+import io
+import json
 import os
 import shutil
 import sys
@@ -11,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,13 +26,17 @@ import numpy as np
 from tqdm import tqdm
 
 from ssvid.data import files
-from ssvid.data.datasets.csv import csv
+from ssvid.data.datasets.csv import PATHS, csv, read_table
 from ssvid.data.decode import read, stamps, upright, video_stream
 from ssvid.data.quarantine import NAME, Quarantine
-from ssvid.errors import DecodeError, RunError, UserError
+from ssvid.errors import DecodeError, RunError, UserError, within
+from ssvid.files import write_whole
 
+SETTINGS = "prepare.json"  # in the out folder: what its files were made with
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, its limit for one file
 TICK = Fraction(1, 90_000)  # of the files written: fine enough for any rate
 SPEED, BYTES = 40.0, 0.15  # a first guess: 340x256 frames encoded a CPU second, bits a pixel at crf 23
+Settings = dict[str, Any]  # short_side, gop, crf
 
 
 class Found(NamedTuple):
@@ -51,6 +60,11 @@ def prepare(
     scan_only: bool = False,  # open every file, read its first and last frame, write no video
 ) -> dict[str, Any]:
     """Scan, then re-encode what is not there yet. A file that fails is counted, listed and left out."""
+    within(2, 100_000, short_side=short_side)
+    within(1, 10_000, gop=gop)
+    within(0, 51, crf=crf)
+    within(0, 1_000, workers=workers)
+    how: Settings = {"short_side": short_side, "gop": gop, "crf": crf}
     root, paths = _sources(source)
     twins = [name for name, n in Counter(map(_target, paths)).items() if n > 1]
     if twins:
@@ -59,18 +73,19 @@ def prepare(
     if target.resolve() == root.resolve():
         raise UserError(f"--out {out} is the source itself: name another folder.")
     target.mkdir(parents=True, exist_ok=True)
+    if not scan_only:
+        _same_settings(target, how)
     workers = workers or len(os.sched_getaffinity(0))
     (target / NAME).unlink(missing_ok=True)  # every file is looked at again
     bad = Quarantine(target, len(paths))
     found = _each(partial(_scan, root), paths, workers, "scan")
-    for item in found:
-        if item.why:
-            bad.add(root / item.path, item.time, item.why)
+    with _room(target):
+        _list_bad(bad, root, found)
     good = sorted(item for item in found if not item.why)
     print(_report(good, len(paths) - len(good)), file=sys.stderr)
     result = {"source": str(source), "out": str(out), "files": len(paths), "good": len(good), "written": 0, "kept": 0}
     if not scan_only:
-        result |= _encode_all(root, target, good, bad, workers, short_side=short_side, gop=gop, crf=crf)
+        result |= _encode_all(root, target, good, bad, workers, how)
         _copy_list(source, root, target)
     return result | {"bad": len(bad), "seconds_of_video": round(sum(item.seconds for item in good), 3)}
 
@@ -79,11 +94,46 @@ def _sources(source: str) -> tuple[Path, list[str]]:
     path = Path(source).expanduser()
     if path.is_file():
         listed = csv(str(path))
+        outside = [row.path for row in listed.rows if row.path.startswith(("/", "../"))]
+        if outside:
+            raise UserError(f"{path}: {outside[0]} does not lie below the list's folder, so it has no place in --out.")
         return listed.root, sorted(row.path for row in listed.rows)
     paths = files.videos(files.folder(path, "--source"))
     if not paths:
         raise UserError(f"{path} holds no video files: check --source.")
     return path, paths
+
+
+def _same_settings(target: Path, how: Settings) -> None:
+    """Files that are there are kept, so they must be what this run would write."""
+    file = target / SETTINGS
+    try:
+        made = dict(json.loads(file.read_text())) if file.exists() else how
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged: name another --out, or remove the folder.") from error
+    differ = [f"--{name} {made.get(name)} and not {value}" for name, value in how.items() if made.get(name) != value]
+    if differ:
+        raise UserError(
+            f"{target} was made with {', '.join(differ)}: give the same settings, name another --out, "
+            "or remove the folder."
+        )
+
+
+@contextmanager
+def _room(target: Path) -> Iterator[None]:
+    """A full disk is no fault of the file that is being written. PyAV's errors have an errno too."""
+    try:
+        yield
+    except (OSError, av.FFmpegError) as error:
+        if error.errno in FULL:
+            raise RunError(f"{target} is full: free space and start the same command again.") from error
+        raise
+
+
+def _list_bad(bad: Quarantine, root: Path, found: Iterable[Found]) -> None:
+    for item in found:
+        if item.why:
+            bad.add(root / item.path, item.time, item.why)
 
 
 def _target(path: str) -> str:
@@ -103,27 +153,27 @@ def _scan(root: Path, path: str) -> Found:
     return Found(path, "", None, picture.shape[3], picture.shape[2], len(table), float(table[-1] - table[0]) + gap)
 
 
-def _encode_all(root: Path, target: Path, good: list[Found], bad: Quarantine, workers: int, **how: Any) -> dict:
+def _encode_all(root: Path, target: Path, good: list[Found], bad: Quarantine, workers: int, how: Settings) -> dict:
     left = [item for item in good if not (target / _target(item.path)).exists()]
     print(_estimate(left, how["short_side"], workers, target), file=sys.stderr)
-    began, written = time.monotonic(), 0
-    for item in _each(partial(_encode, root, target, **how), [item.path for item in left], workers, "encode"):
-        written += not item.why
-        if item.why:
-            bad.add(root / item.path, item.time, item.why)
+    write_whole(target / SETTINGS, lambda file: file.write(json.dumps(how).encode()))  # an estimate refused leaves none
+    began = time.monotonic()
+    done = _each(partial(_encode, root, target, **how), [item.path for item in left], workers, "encode")
+    with _room(target):
+        _list_bad(bad, root, done)
+    written = sum(not item.why for item in done)
     return {"written": written, "kept": len(good) - len(left), "seconds": round(time.monotonic() - began, 3)}
 
 
 def _encode(root: Path, target: Path, path: str, *, short_side: int, gop: int, crf: int) -> Found:
     final = target / _target(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
-        _transcode(root / path, part, short_side, gop, crf)
-        os.replace(part, final)
+        with _room(target):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _transcode(root / path, part, short_side, gop, crf)
+            os.replace(part, final)
     except (av.FFmpegError, DecodeError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == 28 and not isinstance(error, av.FFmpegError):
-            raise RunError(f"{target} is full: free space and start the same command again.") from error
         why = error.why if isinstance(error, DecodeError) else str(error) or type(error).__name__
         return Found(path, why)
     finally:
@@ -189,23 +239,23 @@ def _resized(frame: Any, width: int, height: int) -> Any:
 
 
 def _each(work: Any, items: list[str], workers: int, what: str) -> list[Found]:
-    bar = partial(tqdm, total=len(items), desc=what, unit="file", file=sys.stderr)
-    if workers == 1 or len(items) < 2:
-        return [work(item) for item in bar(items)]
+    results = map(work, items) if workers == 1 or len(items) < 2 else _spread(work, items, workers, what)
+    with tqdm(results, total=len(items), desc=what, unit="file", file=sys.stderr) as bar:
+        return list(bar)
+
+
+def _spread(work: Any, items: list[str], workers: int, what: str) -> Iterator[Found]:
     with ProcessPoolExecutor(workers) as pool:
-        jobs = [pool.submit(work, item) for item in items]
-        return list(bar(_results(jobs, items, what)))
-
-
-def _results(jobs: list, items: list[str], what: str) -> Iterator[Found]:
-    try:
-        for job in as_completed(jobs):
-            yield job.result()
-    except BrokenProcessPool as error:
-        raise RunError(
-            f"A process of the {what} died, most often for want of memory: start the same command again with fewer "
-            "--workers; finished files are kept."
-        ) from error
+        try:
+            for job in as_completed([pool.submit(work, item) for item in items]):
+                yield job.result()
+        except BrokenProcessPool as error:
+            raise RunError(
+                f"A process of the {what} died, most often for want of memory: start the same command again with fewer "
+                "--workers; finished files are kept."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)  # else every file that is left meets the full disk once more
 
 
 def _report(good: list[Found], bad: int) -> str:
@@ -240,21 +290,17 @@ def _estimate(left: list[Found], short_side: int, workers: int, target: Path) ->
 
 def _copy_list(source: str, root: Path, target: Path) -> None:
     """A csv is copied with the new suffixes, so that --data csv works on the copy."""
-    from ssvid.data.datasets.csv import PATHS, read_table
-
     path = Path(source).expanduser()
     if not path.is_file():
         return
     rows, columns = read_table(path)
     column = next(name for name in PATHS if name in columns)
-    kept = [row | {column: _target(row[column].strip())} for row in rows]
-    kept = [row for row in kept if (target / row[column]).exists()]
-    import csv as table
-
-    with open(target / path.name, "w", newline="", encoding="utf-8") as file:
-        writer = table.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(kept)
+    kept = [row | {column: _target(row[column].strip().replace("\\", "/"))} for _, row in rows]
+    text = io.StringIO()
+    writer = table.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(row for row in kept if (target / row[column]).exists())
+    write_whole(target / path.name, lambda file: file.write(text.getvalue().encode()))
 
 
 if __name__ == "__main__":

@@ -37,19 +37,21 @@ def clip_times(
         times, padded = times.clip(max=stamps[-1]), room < -gap - 1e-6
     if padded and short != "pad":
         span = float(stamps[-1] - stamps[0])
-        why = f"{len(stamps)} frames in {span:.2f} s are fewer than a clip takes ({_words(spec)})"
+        why = f"{len(stamps)} frames in {span:.2f} s are fewer than a clip takes ({words(spec)})"
         if short == "error":
             raise UserError(f"{path}: {why}: take a shorter clip, or --short pad or drop.")
         raise ShortVideo(path, why)
     return times, padded
 
 
-def _words(spec: ClipSpec) -> str:
+def words(spec: ClipSpec) -> str:
     return f"{spec.frames} frames " + (f"{spec.stride} apart" if spec.stride else f"at {spec.fps:g} a second")
 
 
 def positions(n: int) -> Tensor:
     """Where n clips lie that cover a video evenly; the middle for one."""
+    if n < 1:
+        raise UserError(f"{n} clips of a video are too few: take 1 or more.")
     return (torch.arange(n, dtype=torch.float64) + 0.5) / n
 
 

@@ -1,10 +1,11 @@
 """(label, index, seed) -> a clip of one shape on tour -> real .mp4 files: the only place that draws videos.
 
-A tour is a closed loop of acts, begun at a random frame: the shape crosses the picture and comes back in at the other
-edge, goes round on a circle, turns through its own symmetry, or grows and starts anew. The label says which way each
-act goes. Played backwards, an act shows the same pictures, so the set of frames of a tour is the same for every label,
-and so is each frame by itself: only their order tells. Every frame is a key frame, or the codec's errors would trail
-behind the shape and tell of the past.
+A tour is a closed loop of acts: the shape crosses the picture and comes back in at the other edge, goes round on a
+circle, turns through its own symmetry, or grows and starts anew. The label says which way each act goes. Played
+backwards, an act shows the same pictures, so the set of frames of a tour is the same for every label. Place, angle and
+size at the start are uniform, so they are uniform at every frame, whatever the label: only the order of frames tells.
+Every frame is a key frame of the same quality, or the codec's errors would trail behind the shape and tell of the past;
+that quality is high and colour is not subsampled, as a target normalised patch by patch makes their noise large.
 """
 
 import csv
@@ -33,8 +34,9 @@ WAVES = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2))  # of the background, 
 RADIUS = 0.3, 0.36  # of the picture: small shapes and fast ones teach a masked autoencoder little in a few minutes
 DRAWS = 40
 WAVE = 0.12  # height of each of those waves: what makes an untrained net's features poor
+SHADE = 0.4  # darker at the rim: in a flat patch there would be nothing to predict but the codec's rounding
 ORBIT = 0.2  # radius, in pictures
-VERSION = 1  # of the pictures: a new one makes new sets
+VERSION = 2  # of the pictures: a new one makes new sets
 STAMP, LIST = "set.json", "manifest.csv"
 
 Outline = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -47,7 +49,10 @@ SHAPES: tuple[tuple[int, Outline], ...] = (  # turns that map it onto itself; si
 
 
 class Act(NamedTuple):
-    """Part of a tour. `path`: how far it is, in [0, 1), and a uniform -> x, y, turn, shrinkage; closed: 1 is 0."""
+    """Part of a tour. `path`: how far it is, in [0, 1), and a uniform -> change of x, y, turn and shrinkage so far.
+
+    Closed: at 1 everything is as it was at 0.
+    """
 
     frames: int
     ways: tuple[str, str]  # forwards, backwards
@@ -65,7 +70,7 @@ ACTS = {
     "along": Act(6, ("down", "up"), lambda part, u: (0.0, part, 0.0, 0.0)),
     "orbit": Act(6, ("round", "back"), _orbit),
     "spin": Act(4, ("cw", "ccw"), lambda part, u: (0.0, 0.0, part, 0.0)),  # a whole turn of its symmetry
-    "grow": Act(4, ("shrink", "grow"), lambda part, u: (0.0, 0.0, 0.0, part % 1)),
+    "grow": Act(4, ("shrink", "grow"), lambda part, u: (0.0, 0.0, 0.0, part)),
 }
 
 
@@ -82,8 +87,8 @@ def draw_clip(label: int, index: int, seed: int, *, acts: Sequence[str], frames:
     u = uniform(seed, "synthetic", 0, index, DRAWS)[0].numpy()
     path = _tour(label, acts, u[30])
     tour = path.shape[1]
-    start = int(u[0] * tour)
-    x, y, turn, shrinkage = path[:, (start + np.arange(min(frames, tour))) % tour]
+    x, y, turn, shrinkage = path[:, : min(frames, tour)]
+    shrinkage = (u[0] + shrinkage) % 1 if "grow" in acts else np.zeros_like(turn)
     symmetry, outline = SHAPES[int(u[3] * len(SHAPES))]
     radius = (RADIUS[0] + (RADIUS[1] - RADIUS[0]) * u[4]) * (1 - 0.5 * shrinkage.astype(np.float32))[:, None, None]
     angle = 2 * math.pi * (u[5] + turn / symmetry)
@@ -93,14 +98,15 @@ def draw_clip(label: int, index: int, seed: int, *, acts: Sequence[str], frames:
     dx, dy = dx[:, None, :].astype(np.float32), dy[:, :, None].astype(np.float32)
     cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     inside = (0.5 - size * outline(cos * dx + sin * dy, cos * dy - sin * dx, radius)).clip(0, 1)[..., None]  # T H W 1
-    colour = _colour(u[6], 0.1 + 0.6 * u[7], 0.85 + 0.15 * u[8])
+    shade = 1 - SHADE * ((dx / radius) ** 2 + (dy / radius) ** 2)[..., None]  # T H W 1
+    colour = _colour(u[6], 0.1 + 0.6 * u[7], 0.85 + 0.15 * u[8]) * shade
     ground = _background(grid, u[9:])
     clip = ((ground + inside * (colour - ground)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
     return clip[np.arange(frames) % tour]
 
 
 def _tour(label: int, acts: Sequence[str], u: float) -> np.ndarray:
-    """x, y in pictures, turn in symmetries and shrinkage, at each frame of a tour: 4 T."""
+    """Change since the start of x, y in pictures, turn in symmetries and shrinkage, at each frame of a tour: 4 T."""
     parts = []
     for place, act in enumerate(ACTS[name] for name in acts):
         way = -1 if label >> (len(acts) - 1 - place) & 1 else 1  # in the order of motions()
@@ -182,10 +188,10 @@ def _write_all(
 
 
 def _encode(path: Path, clip: np.ndarray, fps: int) -> None:
-    options = {"crf": "12", "preset": "ultrafast", "g": "1", "bf": "0"}
+    options = {"qp": "4", "preset": "ultrafast", "g": "1", "bf": "0"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
-        stream.width, stream.height, stream.pix_fmt = clip.shape[2], clip.shape[1], "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = clip.shape[2], clip.shape[1], "yuv444p"
         stream.codec_context.thread_count = 1
         for picture in clip:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

@@ -107,6 +107,19 @@ def test_short_videos_pad_drop_or_stop(tmp_path, small_set):
         Clips(made, views(), seed=0, short="error")[0, 0]
 
 
+def test_a_set_of_short_videos_is_no_damage(small_set, tmp_path):
+    long = ClipSpec(frames=64, stride=3, size=64)
+    with pytest.raises(UserError) as error:
+        Clips(manifest(small_set), views(long), seed=0, short="drop")[0, 0]
+    said = str(error.value)
+    assert said.startswith("11 videos in a row are shorter than the clip (64 frames 3 apart), the last is ")
+    assert said.endswith(".mp4: take a shorter clip, or --short pad.") and "scan" not in said
+    write(tmp_path / "1.mp4", [i / 25 for i in range(5)])
+    (tmp_path / "0.mp4").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"gave no clip \(\d+ are shorter .* 4 frames 3 apart\).*0.mp4: .*--scan_only"):
+        Clips(manifest(tmp_path), views(), seed=0, short="drop")[0, 0]
+
+
 def test_evaluation_is_even_and_never_replaces(broken_set):
     clips = Clips(manifest(broken_set), views(augment="crop_flip"), seed=0, evaluate=3)
     good, bad = clips[0, 1], clips[0, 2]

@@ -63,8 +63,34 @@ def test_csv_groups_and_leak(tmp_path):
 
 
 def test_csv_with_too_many_fields(tmp_path):
-    with pytest.raises(UserError, match="row 2 has more fields"):
-        datasets["csv"](table(tmp_path / "m.csv", "path,label\na.mp4,x,y\n"))
+    with pytest.raises(UserError, match="m.csv, line 4 has more fields"):
+        datasets["csv"](table(tmp_path / "m.csv", "path,label\n\n\na.mp4,x,y\n"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", " is empty"),
+        (b"\xef\xbb\xbf\n\n", " is empty"),
+        (b"path,label\n", " lists no clips"),
+        (b"path,label\na.mp4,\xff\xfe\n", ", line 2 is no UTF-8 text"),
+        (bytes(range(256)), ", line 2 is no UTF-8 text"),
+        ("path,label\na.mp4,x\n".encode("utf-16"), ", line 1 is no UTF-8 text"),
+        (b"path,label\na.mp4,x\n\0\0\0\0", ", line 3 is no UTF-8 text"),
+        (b"path,label\na.mp4,x\nb.mp4," + b"y" * 200_000, ", line 3 cannot be read as a csv: field larger"),
+        (b"path,label\na.mp4,x\n,y\n", ", line 3 has no path"),
+        (b"path,label\nnone.mp4,x\n", ": 1 of 1 files are missing, first none.mp4"),
+        (b"path,label,split\na.mp4,x,odd\n", ": a.mp4 is in split 'odd'"),
+        (b"path,label,split\na.mp4,x,train\n./a.mp4,x,test\n", " lists 1 files more than once, first a.mp4"),
+    ],
+)
+def test_a_csv_that_is_none_is_named(tmp_path, data, words):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "labels.csv").write_bytes(data)
+    for root in (tmp_path, tmp_path / "labels.csv"):
+        with pytest.raises(UserError) as error:
+            datasets["csv"](str(root))
+        assert str(error.value).startswith(f"{tmp_path / 'labels.csv'}{words}")
 
 
 def test_folder_layouts(tmp_path):
@@ -83,6 +109,17 @@ def test_folder_layouts(tmp_path):
     )
     assert splits(given)["test"] == ["test/y/4.mp4"] and given.classes == ("x", "y")
     assert datasets["folder"](str(tmp_path / "classes"), labels=False).classes == ()
+
+
+def test_folder_says_which_splits_it_made(tmp_path, capsys):
+    names = [f"{c}/v_{c}_g{g:02d}_c{i:02d}.avi" for c in ("Dive", "Surf") for g in range(1, 11) for i in (1, 2)]
+    datasets["folder"](touch(tmp_path / "classes", *names))
+    assert capsys.readouterr().err.endswith(
+        "classes: no split given, whole groups are held out: 24 train, 8 val, 8 test clips.\n"
+    )
+    datasets["folder"](touch(tmp_path / "given", "train/x/1.mp4", "val/x/3.mp4", "test/y/4.mp4"))
+    datasets["folder"](touch(tmp_path / "flat", "1.mp4", "2.mp4"))
+    assert capsys.readouterr().err == ""
 
 
 def test_folder_faults(tmp_path):
@@ -165,9 +202,69 @@ def test_pathlist_ssv2_and_diving48_json(tmp_path):
     test = table(tmp_path / "dv.json", json.dumps([{"vid_name": "dv_00001", "label": 7, "start_frame": 0}]))
     names = table(tmp_path / "names.json", json.dumps({"Back": 7}))
     assert datasets["pathlist"](root, test=test, label_map=names).classes == ("Back",)
-    for text, words in (("{", "not json"), ("[3]", "neither SSv2")):
-        with pytest.raises(UserError, match=words):
-            datasets["pathlist"](root, train=table(tmp_path / "b.json", text))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("b.json", b"", " is not json"),
+        ("b.json", b"{", " is not json"),
+        ("b.json", b"[\n\xff\xfe]", ", line 2 is no UTF-8 text"),
+        ("b.json", b'{"101": "Dropping"}', " is neither SSv2"),
+        ("b.json", b"7", " is neither SSv2"),
+        ("b.json", b'[{"id": 101}, 3]', ", entry 2 is neither SSv2"),
+        ("b.json", b'[{"vid_name": "101"}]', ", entry 1 is neither SSv2"),
+        ("b.json", b'[{"id": "101"}, {"label": 7}]', ", entry 2 is neither SSv2"),
+        ("b.txt", b"", " lists no clips"),
+        ("b.txt", b"101 3\n102 \xff\n", ", line 2 is no UTF-8 text"),
+        ("b.csv", b"101 3\n" + bytes(range(256)), ", line 3 is no UTF-8 text"),
+        ("b.csv", b"label,youtube_id,time_start,time_end\na,b,0,1\na,101,x,12\n", ", line 3: time_start"),
+        ("b.csv", b"label,youtube_id,time_start,time_end\na,101,2,\n", ", line 2: time_start"),
+        ("b.csv", b"label,youtube_id,time_start,time_end\na,101,inf,nan\n", ", line 2: time_start"),
+        ("b.csv", b"label,youtube_id,time_start\na,101,2\n", ", line 2: time_start"),
+        ("b.csv", b"label,the youtube_id\na,101\n", " has no column 'youtube_id'"),
+    ],
+)
+def test_a_list_that_is_none_is_named(tmp_path, name, data, words):
+    root = touch(tmp_path / "v", "101.webm", "102.webm")
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError) as error:
+        datasets["pathlist"](root, train=str(tmp_path / name), missing_ok=1.0)
+    assert str(error.value).startswith(f"{tmp_path / name}{words}")
+
+
+def test_numbers_where_a_json_list_has_text(tmp_path):
+    root = touch(tmp_path / "v", "101.webm", "102.webm")
+    train = table(tmp_path / "b.json", json.dumps([{"id": 101, "label": 3}, {"vid_name": 102, "label": 4}]))
+    assert [(row.path, row.label) for row in datasets["pathlist"](root, train=train).rows] == [
+        *(("101.webm", "3"), ("102.webm", "4"))
+    ]
+
+
+def test_label_maps(tmp_path):
+    root = touch(tmp_path / "v", "101.webm")
+    train = table(tmp_path / "b.txt", "101.webm 1\n")
+    for text, name in [('["a", "b"]', "b"), ('["0", "7"]', "7"), ('{"b": 1}', "b"), ('{"1": "b"}', "b")]:
+        made = datasets["pathlist"](root, train=train, label_map=table(tmp_path / "map.json", text))
+        assert made.classes == (name,)
+    for name, data, words in [
+        ("map.json", b"{", " is not json"),
+        ("map.json", b"3", " is not a table"),
+        ("map.json", b'{"1": ["b"]}', " is not a table"),
+        ("map.json", b"\xff", ", line 1 is no UTF-8 text"),
+        ("map.txt", b"a\n\xff", ", line 2 is no UTF-8 text"),
+    ]:
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError) as error:
+            datasets["pathlist"](root, train=train, label_map=str(tmp_path / name))
+        assert str(error.value).startswith(f"{tmp_path / name}{words}")
+
+
+def test_ucf101_list_that_is_no_text(tmp_path):
+    root = touch(tmp_path / "videos", "Surf/v_Surf_g01_c01.avi")
+    (tmp_path / "trainlist01.txt").write_bytes(b"Surf/v_Surf_g01_c01.avi 1\n\xff\xfe\n")
+    with pytest.raises(UserError, match="trainlist01.txt, line 2 is no UTF-8 text"):
+        datasets["ucf101"](root, splits=str(tmp_path))
 
 
 def test_jester_list_reads(shared, tmp_path):

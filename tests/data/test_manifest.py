@@ -1,8 +1,11 @@
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from ssvid.data import manifest as module
 from ssvid.data.manifest import Manifest, carve, leaks
 from ssvid.errors import UserError
 from ssvid.shapes import Row
@@ -86,6 +89,70 @@ def test_faults_are_one_sentence(tmp_path, listed, words):
         Manifest.build(listed, tmp_path)
 
 
+def test_a_fault_names_the_list_it_is_of(tmp_path):
+    files(tmp_path, "a.mp4")
+    for listed in ([], [Row("a.mp4", split="dev")], [Row("a.mp4"), Row("a.mp4")], [Row("gone.mp4")]):
+        with pytest.raises(UserError, match=f"^{tmp_path / 'list.csv'}"):
+            Manifest.build(listed, tmp_path, source=tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("alias", ["./0.mp4", "a/../0.mp4", "a//../0.mp4", "link.mp4", "b/0.mp4", "{root}/0.mp4"])
+def test_one_file_under_two_names_is_refused(tmp_path, alias):
+    files(tmp_path, "0.mp4", "a/1.mp4", "2.mp4")
+    (tmp_path / "link.mp4").symlink_to("0.mp4")
+    (tmp_path / "b").symlink_to(tmp_path)
+    listed = [Row("2.mp4"), Row("0.mp4"), Row(alias.format(root=tmp_path), split="test")]
+    with pytest.raises(UserError, match=r"lists 1 files more than once, first 0.mp4"):
+        Manifest.build(listed, tmp_path)
+    with pytest.raises(UserError, match=r"first \S*0.mp4|first link.mp4 \(again as 0.mp4\)"):
+        Manifest.build(listed[::-1], tmp_path)
+
+
+def test_paths_are_made_plain_and_stay_the_users(tmp_path):
+    files(tmp_path, "0.mp4", "a/1.mp4", "away/in/2.mp4", "away/3.mp4", "3.mp4")
+    (tmp_path / "link.mp4").symlink_to("0.mp4")
+    (tmp_path / "hop").symlink_to(tmp_path / "away/in")
+    names = ("./link.mp4", "./a//1.mp4", "hop/2.mp4", "hop/../3.mp4", "3.mp4")
+    made = Manifest.build([Row(name) for name in names], tmp_path)
+    assert [row.path for row in made.rows] == ["link.mp4", "a/1.mp4", "hop/2.mp4", "hop/../3.mp4", "3.mp4"]
+    assert made.groups == [row.path for row in made.rows]
+    assert [made.path(i).read_text() for i in (3, 4)] == ["away/3.mp4", "3.mp4"]  # beyond a link .. is elsewhere
+    named = Manifest.build([Row("./0.mp4", group="film")], tmp_path)
+    assert named.groups == ["film"] and named.hash == Manifest.build([Row("0.mp4", group="film")], tmp_path).hash
+
+
+def test_real_paths_are_asked_for_links_only(tmp_path, monkeypatch):
+    """A realpath is a stat for each part of a path: too slow for each of 240k files on a network disk."""
+    asked = []
+    real = module.os.path.realpath
+    monkeypatch.setattr(module.os.path, "realpath", lambda path: asked.append(str(path)) or real(path))
+    make(tmp_path, rows())
+    assert asked == [str(tmp_path)]
+
+
+def test_made_splits_are_said_once(tmp_path, capsys, monkeypatch):
+    val = [Row(f"v{i}.mp4", f"class{i % 4}", "val", f"v{i}") for i in range(8)]
+    test = [Row(row.path, row.label, "test", row.group) for row in val]
+    for listed, options, said in [
+        (rows(), {"hold_out": True}, "no split given, whole groups are held out: 72 train, 24 val, 24 test clips."),
+        (rows(), {}, ""),
+        (rows() + val, {}, "no test given, val is the test and .* train are val: 96 train, 24 val, 8 test clips."),
+        (rows() + test, {}, "no val given, whole groups of train are val: 96 train, 24 val, 8 test clips."),
+        (rows(split="test"), {}, ""),
+    ]:
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        files(root, *(row.path for row in listed))
+        for _ in range(2):
+            Manifest.build(listed, root, **options)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == bool(said)
+        assert not said or Path(lines[0].partition(": ")[0]) == root
+        assert re.search(said, "".join(lines))
+    monkeypatch.setenv("RANK", "1")
+    Manifest.build(rows() + val, files(tmp_path / "rank", *(row.path for row in rows() + val)))
+    assert capsys.readouterr().err == ""
+
+
 def test_hash_is_of_the_rows_not_the_machine(tmp_path):
     first, second = make(tmp_path / "a", rows(3)), make(tmp_path / "b", rows(3))
     assert first.hash == second.hash
@@ -109,3 +176,21 @@ def test_leaks_by_path_id_and_content(tmp_path):
     pretraining = Manifest.build([Row(path.name) for path in sorted(own.iterdir())], own)
     assert [row.path for row in leaks(pretraining, test)] == ["linked.mp4", "renamed.mp4", "v_Surf_g01_c01.mp4"]
     assert leaks(test, test.take([])) == []
+
+
+def test_leaks_see_through_aliases(tmp_path):
+    """By place alone: a folder of frames has no content that is compared, and these names say nothing."""
+    files(tmp_path, *(f"{name}/0.jpg" for name in ("1", "2", "3", "sub/4")))
+    (tmp_path / "5").symlink_to("2")
+    (tmp_path / "other").symlink_to(tmp_path)
+    test = Manifest.build([Row("1"), Row("2")], tmp_path)
+    for name, leaked in [("./1", 1), ("sub/../1", 1), ("5", 1), ("other/2", 1), ("./3", 0)]:
+        built, raw = Manifest.build([Row(name)], tmp_path), Manifest((Row(name, video_id="x"),), tmp_path)
+        assert len(leaks(built, test)) == len(leaks(raw, test)) == leaked, name
+        assert len(leaks(Manifest((Row(name),), tmp_path / "other"), test)) == leaked, name
+
+
+def test_the_working_folder_is_a_root(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").touch()
+    monkeypatch.chdir(tmp_path)
+    assert len(Manifest.build([Row(path="a.mp4")], ".")) == 1

@@ -1,13 +1,18 @@
 import json
+import time
+from functools import partial
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from ssvid.data import prepare as module
 from ssvid.data.decode import _table, read, stamps
-from ssvid.data.prepare import prepare
-from ssvid.errors import UserError
+from ssvid.data.prepare import Found, prepare
+from ssvid.errors import RunError, UserError
 from tests.data.bars import numbers, write
+from tests.helpers import command, sentence
 
 
 @pytest.fixture
@@ -72,6 +77,78 @@ def test_faults_are_sentences(source, tmp_path):
     (source / "two.avi").write_bytes((source / "two.mp4").read_bytes())
     with pytest.raises(UserError, match="would become two.mp4"):
         prepare(str(source), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"workers": -1}, {"short_side": 0}, {"short_side": -256}, {"gop": 0}, {"crf": 99}, {"crf": -1}]
+)
+def test_a_number_that_cannot_be_is_named(source, tmp_path, options):
+    ((name, value),) = options.items()
+    with pytest.raises(UserError, match=f"^--{name} {value}: "):
+        prepare(str(source), str(tmp_path / "out"), **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_are_refused(source, tmp_path):
+    out = str(tmp_path / "out")
+    prepare(str(source), out, workers=1, scan_only=True, gop=3)
+    prepare(str(source), out, workers=1, short_side=48, crf=30)  # the scan wrote none that would differ
+    assert json.loads((tmp_path / "out/prepare.json").read_text()) == {"short_side": 48, "gop": 12, "crf": 30}
+    with pytest.raises(UserError, match="out was made with --short_side 48 and not 256, --crf 30 and not 23: "):
+        prepare(str(source), out, workers=1)
+    with pytest.raises(UserError, match="made with --gop 12 and not 6: "):
+        prepare(str(source), out, workers=1, short_side=48, crf=30, gop=6)
+    assert prepare(str(source), out, workers=1, short_side=48, crf=30)["kept"] == 2
+    assert prepare(str(source), out, workers=1, scan_only=True)["good"] == 2  # writes nothing, so any will do
+    for text in ("", "[1]", "\0"):
+        (tmp_path / "out/prepare.json").write_text(text)
+        with pytest.raises(UserError, match="prepare.json is damaged"):
+            prepare(str(source), out, workers=1, short_side=48, crf=30)
+
+
+def test_settings_refused_for_want_of_space_do_not_stick(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BYTES", 1e15)
+    with pytest.raises(UserError, match="free some space"):
+        prepare(str(source), str(tmp_path / "out"), workers=1)
+    monkeypatch.undo()
+    assert prepare(str(source), str(tmp_path / "out"), workers=1, crf=28)["written"] == 2
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
+    root, out = tmp_path / "in", tmp_path / "out"
+    write(root / "a.mp4", [i / 25 for i in range(3)])
+    write(root / "b.mp4", [i / 25 for i in range(250)])
+    argv = ("--source", str(root), "--out", str(out), "--workers", workers)
+    said = sentence(command("ssvid.data.prepare", *argv, limit=8_000), code=3)
+    assert said == f"error: {out} is full: free space and start the same command again."
+    assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "prepare.json"]
+    kept = (out / "a.mp4").stat().st_mtime_ns
+    again = prepare(str(root), str(out), workers=1)
+    assert (again["written"], again["kept"], again["bad"]) == (1, 1, 0)
+    assert (out / "a.mp4").stat().st_mtime_ns == kept and (out / "b.mp4").stat().st_size > 8_000
+
+
+def full_or_slow(folder: Path, item: str) -> Found:
+    if item == "0":
+        raise RunError("full")
+    time.sleep(0.05)
+    (folder / item).touch()
+    return Found(item)
+
+
+def test_after_a_full_disk_no_other_file_is_begun(tmp_path):
+    with pytest.raises(RunError, match="full"):
+        module._each(partial(full_or_slow, tmp_path), [str(i) for i in range(60)], 2, "encode")
+    assert len(list(tmp_path.iterdir())) < 20
+
+
+def test_a_csv_keeps_inside_its_folder(source, tmp_path):
+    (tmp_path / "lists").mkdir()
+    for path in ("../in/two.mp4", str(source / "two.mp4")):
+        (tmp_path / "lists/list.csv").write_text(f"path,label\n{path},x\n")
+        with pytest.raises(UserError, match="two.mp4 does not lie below the list's folder"):
+            prepare(str(tmp_path / "lists/list.csv"), str(tmp_path / "out"))
 
 
 def test_odd_files_keep_their_look(shared, tmp_path):

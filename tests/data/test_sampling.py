@@ -57,6 +57,9 @@ def test_the_last_frame_is_shown_for_a_while():
 def test_eval_clips_cover_the_video_evenly(long_gop):
     assert positions(1).tolist() == [0.5] and positions(4).tolist() == [0.125, 0.375, 0.625, 0.875]
     clips = eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), 3)
+    for n in (0, -1):
+        with pytest.raises(UserError, match=f"^{n} clips .* 1 or more"):
+            eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), n)
     assert clips.shape == (3, 3, 4, 48, 48) and clips.dtype == torch.uint8 and clips.is_contiguous()
     starts = [int(u * 285) for u in positions(3).tolist()]
     for clip, start in zip(clips, starts, strict=True):

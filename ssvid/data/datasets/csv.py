@@ -1,6 +1,7 @@
 """A csv of clips -> Manifest: columns path, label, split, and a group that never stands in two splits."""
 
 import csv as table
+import io
 from pathlib import Path
 
 from ssvid.data import files
@@ -18,6 +19,8 @@ SPLIT = {
 }
 UNUSED = ("0", "unused")
 
+Lines = list[tuple[int, dict[str, str]]]  # line of the file, column -> field
+
 
 @datasets.register("csv")
 def csv(
@@ -33,17 +36,19 @@ def csv(
     file = _locate(root)
     rows, columns = read_table(file)
     path_column = path_column or next((name for name in PATHS if name in columns), PATHS[0])
-    _need(file, columns, path_column, "--data.path_column")
+    need(file, columns, path_column, "--data.path_column")
     if split_column != "split":
-        _need(file, columns, split_column, "--data.split_column")
+        need(file, columns, split_column, "--data.split_column")
     if label_column != "label":
-        _need(file, columns, label_column, "--data.label_column")
+        need(file, columns, label_column, "--data.label_column")
     if group is not None:
-        _need(file, columns, group, "--data.group")
+        need(file, columns, group, "--data.group")
     if where is not None:
         rows = _filter(file, rows, columns, where)
     made = []
-    for line in rows:
+    for number, line in rows:
+        if not line[path_column].strip():
+            raise UserError(f"{file}, line {number} has no {path_column}: fill it in or drop the row.")
         split = (line.get(split_column) or "train").strip()
         if split.lower() in UNUSED:
             continue
@@ -60,22 +65,26 @@ def csv(
                 video_id=video,
             )
         )
-    return Manifest.build(made, file.parent)
+    return Manifest.build(made, file.parent, source=file)
 
 
-def read_table(file: Path) -> tuple[list[dict[str, str]], list[str]]:
+def read_table(file: Path) -> tuple[Lines, list[str]]:
     """Rows and columns of a csv; the separator is whichever of comma, semicolon and tab the head holds most."""
-    with open(file, newline="", encoding="utf-8-sig") as text:
-        head = text.readline()
-        text.seek(0)
-        try:
-            reader = table.DictReader(text, delimiter=max(",;\t", key=head.count), restval="")
-            rows = list(reader)
-        except (table.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{file} cannot be read as a csv: {error}.") from error
-    for number, line in enumerate(rows, start=2):
-        if None in line:
-            raise UserError(f"{file}, row {number} has more fields than the head: quote fields that hold a comma.")
+    text = files.text(file)
+    if not text.strip():
+        raise UserError(f"{file} is empty: it should begin with a head, for example path,label,split.")
+    head = text.partition("\n")[0]
+    reader = table.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), restval="")
+    rows: Lines = []
+    try:
+        for line in reader:
+            if None in line:
+                raise UserError(
+                    f"{file}, line {reader.line_num} has more fields than the head: quote fields that hold a comma."
+                )
+            rows.append((reader.line_num, line))
+    except table.Error as error:
+        raise UserError(f"{file}, line {reader.reader.line_num} cannot be read as a csv: {error}.") from error
     return rows, list(reader.fieldnames or [])
 
 
@@ -89,19 +98,20 @@ def _locate(root: str) -> Path:
     return files.file(path, "--data.root of a csv data set")
 
 
-def _need(file: Path, columns: list[str], name: str, flag: str) -> None:
+def need(file: Path, columns: list[str], name: str, flag: str) -> None:
     if name not in columns:
         raise UserError(f"{file} has no column {name!r} ({flag}); it has {', '.join(columns) or 'none'}.")
 
 
-def _filter(file: Path, rows: list[dict[str, str]], columns: list[str], where: str) -> list[dict[str, str]]:
+def _filter(file: Path, rows: Lines, columns: list[str], where: str) -> Lines:
     name, equals, value = where.partition("=")
     if not equals:
         raise UserError(f"--data.where {where!r} is not COLUMN=VALUE.")
-    _need(file, columns, name, "--data.where")
-    kept = [line for line in rows if line[name].strip() == value]
+    need(file, columns, name, "--data.where")
+    kept = [(number, line) for number, line in rows if line[name].strip() == value]
     if not kept:
-        raise UserError(f"No row of {file} has {where}: values are {', '.join(sorted({r[name] for r in rows})[:8])}.")
+        values = sorted({line[name] for _, line in rows})
+        raise UserError(f"No row of {file} has {where}: values are {', '.join(values[:8])}.")
     return kept
 
 

@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 
 from ssvid.data import files
 from ssvid.data.datasets.csv import SPLIT
-from ssvid.data.manifest import Manifest, carve
+from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from ssvid.shapes import Row
@@ -47,4 +47,4 @@ def lay_out(root: Path, found: list[str], labels: bool | None, fps: float | None
         )
         for path, parts in inner.items()
     ]
-    return Manifest.build(rows if has_splits or not labels else carve(rows, "test"), root)
+    return Manifest.build(rows, root, hold_out=labels and not has_splits)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssvid.data import files
-from ssvid.data.datasets.csv import read_table
+from ssvid.data.datasets.csv import need, read_table
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import datasets
@@ -50,20 +50,19 @@ def pathlist(
             f"{path}: {len(absent)} of {len(absent) + len(rows)} listed clips are missing, first {absent[0]}: "
             "check --data.root, or allow a share with --data.missing_ok."
         )
-    return Manifest.build(rows, path)
+    return Manifest.build(rows, path, source=" and ".join(filter(None, lists.values())))
 
 
 def _entries(file: Path) -> Iterator[Entry]:
     if file.suffix == ".json":
         return _json(file)
-    with open(file, encoding="utf-8-sig") as text:
-        head = text.readline()
+    head = files.text(file).partition("\n")[0]
     return _kinetics(file) if "youtube_id" in head else _lines(file)
 
 
 def _lines(file: Path) -> Iterator[Entry]:
     """`path label`, `path,label` or a path alone. A path may hold spaces, so the last separator counts."""
-    for line in file.read_text(encoding="utf-8-sig").splitlines():
+    for line in files.text(file).splitlines():
         line = line.strip()
         if not line:
             continue
@@ -78,30 +77,41 @@ def _lines(file: Path) -> Iterator[Entry]:
 
 def _kinetics(file: Path) -> Iterator[Entry]:
     """label,youtube_id,time_start,time_end,split: files are `id_start_end` (six digits) or `id`."""
-    rows, _ = read_table(file)
-    for line in rows:
+    rows, columns = read_table(file)
+    need(file, columns, "youtube_id", "a Kinetics list")
+    for number, line in rows:
         video = line["youtube_id"]
         names: tuple[str, ...] = (video,)
         if line.get("time_start"):
-            start, end = (int(float(line[name])) for name in ("time_start", "time_end"))
+            try:
+                start, end = (int(float(line.get(name, ""))) for name in ("time_start", "time_end"))
+            except (ValueError, OverflowError) as error:
+                raise UserError(
+                    f"{file}, line {number}: time_start and time_end of {video} are not two numbers of seconds."
+                ) from error
             names = (f"{video}_{start:06d}_{end:06d}", video)
         yield Entry(names, line.get("label") or None, video)
 
 
 def _json(file: Path) -> Iterator[Entry]:
     """SSv2: [{id, template, ...}]; Diving48: [{vid_name, label, ...}]."""
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not json: {error}.") from error
-    for entry in entries if isinstance(entries, list) else [None]:
-        if isinstance(entry, dict) and "vid_name" in entry:
-            yield Entry((entry["vid_name"],), str(entry["label"]), entry["vid_name"])
+    entries = _load(file)
+    for number, entry in enumerate(entries if isinstance(entries, list) else [None], start=1):
+        if isinstance(entry, dict) and "vid_name" in entry and entry.get("label") is not None:
+            yield Entry((str(entry["vid_name"]),), str(entry["label"]), str(entry["vid_name"]))
         elif isinstance(entry, dict) and "id" in entry:
             label = entry.get("template") or entry.get("label")
-            yield Entry((str(entry["id"]),), label and _template(label), str(entry["id"]))
+            yield Entry((str(entry["id"]),), label and _template(str(label)), str(entry["id"]))
         else:
-            raise UserError(f"{file} is neither SSv2's list of id and template nor Diving48's of vid_name and label.")
+            where = f"{file}, entry {number}" if isinstance(entries, list) else str(file)
+            raise UserError(f"{where} is neither SSv2's list of id and template nor Diving48's of vid_name and label.")
+
+
+def _load(file: Path) -> Any:
+    try:
+        return json.loads(files.text(file))
+    except ValueError as error:
+        raise UserError(f"{file} is not json: {error}.") from error
 
 
 def _template(text: str) -> str:
@@ -115,11 +125,12 @@ def _label_map(path: str | None) -> dict[str, str]:
         return {}
     file = files.file(path, "--data.label_map")
     if file.suffix != ".json":
-        return {str(i): name.strip() for i, name in enumerate(file.read_text(encoding="utf-8").splitlines())}
-    table: Any = json.loads(file.read_text(encoding="utf-8"))
+        return {str(i): name.strip() for i, name in enumerate(files.text(file).splitlines())}
+    table = _load(file)
+    values = table.values() if isinstance(table, dict) else table
+    if not isinstance(table, dict | list) or any(isinstance(value, dict | list) for value in values):
+        raise UserError(f"{file} is not a table of class names: a list of them, or names and their ids.")
     if isinstance(table, list):
         return {str(i): str(name) for i, name in enumerate(table)}
-    if not isinstance(table, dict):
-        raise UserError(f"{file} is not a table of class names.")
     flip = all(str(value).isdigit() for value in table.values())
-    return {str(value): name for name, value in table.items()} if flip else {k: str(v) for k, v in table.items()}
+    return {str(v): k for k, v in table.items()} if flip else {k: str(v) for k, v in table.items()}

@@ -15,12 +15,12 @@ from ssvid.registry import datasets
 def synthetic(
     root: str | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
     *,
-    train: int = 2048,  # clips
-    labelled: int = 64,  # of the train clips; the others are for pretraining alone
+    train: int = 4096,  # clips
+    labelled: int = 96,  # of the train clips; the others are for pretraining alone
     val: int = 320,
     test: int = 480,
     acts: tuple[str, ...] = ("across", "along"),  # of a tour: across, along, orbit, spin, grow
-    frames: int = 23,  # of a file: a tour of 12 fits in at any of its beginnings
+    frames: int = 23,  # of a file: a clip of 12 is a whole tour, begun at any of its frames
     size: int = 32,  # pixels
     fps: int = 8,
     seed: int = 0,

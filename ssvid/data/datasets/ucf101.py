@@ -27,7 +27,7 @@ def ucf101(
     find = files.Finder(files.videos(path))
     rows, absent = [], []
     for split, name in (("train", f"trainlist0{fold}.txt"), ("test", f"testlist0{fold}.txt")):
-        for line in files.file(lists / name, "--data.splits/" + name).read_text().split("\n"):
+        for line in files.text(files.file(lists / name, "--data.splits/" + name)).split("\n"):
             if not line.strip():
                 continue
             listed = PurePosixPath(line.split()[0])
