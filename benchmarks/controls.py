@@ -1,18 +1,15 @@
 """clip -> the same clip with something taken away; encoder -> its untrained twin. What a score must be held against."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from ssvid.encoder import Encoder, create_encoder
+from ssvid.nn.batchnorm import RawClip
 from ssvid.randomness import uniform
 
-RawClip = UInt8[Tensor, "B C T H W"]
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -51,47 +48,3 @@ def twin(encoder: Encoder, seed: int = 0) -> Encoder:
     other.spec, other.mean, other.std = encoder.spec, encoder.mean, encoder.std
     device = next(encoder.parameters()).device
     return other.to(device).eval()
-
-
-def batch_norms(encoder: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-def lacks_statistics(encoder: nn.Module) -> bool:
-    """True where a frozen forward would normalise by the batch, so that a clip's features depend on its neighbours."""
-    return any(norm.running_mean is None for norm in batch_norms(encoder))
-
-
-def calibrate(encoder: Encoder, clips: Iterable[RawClip]) -> Encoder:
-    """Batch-norm statistics measured anew on these (train) clips, in place: the plain average over batches."""
-    norms = batch_norms(encoder)
-    if norms:
-        with estimating(encoder, norms), torch.no_grad():
-            device = next(encoder.parameters()).device
-            for clip in clips:
-                encoder(encoder.normalise(clip.to(device)))
-    return encoder
-
-
-@contextmanager
-def estimating(encoder: nn.Module, norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Only batch norm trains (dropout stays off), cumulatively; modes and momenta are put back."""
-    modes = {module: module.training for module in encoder.modules()}
-    momenta = [norm.momentum for norm in norms]
-    encoder.eval()
-    for norm in norms:
-        if norm.running_mean is None:  # built with track_running_stats=False: give it the buffers it lacks
-            zeros = torch.zeros(norm.num_features, device=next(encoder.parameters()).device)
-            norm.running_mean, norm.running_var = zeros, torch.ones_like(zeros)
-            norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=zeros.device)
-            norm.track_running_stats = True
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a cumulative average
-        norm.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum

@@ -8,38 +8,34 @@ import itertools
 import json
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import report, results
-from benchmarks.controls import batch_norms, calibrate, lacks_statistics, pixels, shuffled, single_frame, twin
-from benchmarks.pool import POOLINGS, pool
-from benchmarks.probe import ProbeResult
+from benchmarks.controls import twin
+from benchmarks.pool import POOLINGS
+from benchmarks.probe import Probe, ProbeResult
+from benchmarks.sources import CONTROLS, VERSION, announce, chosen_layers, make_sources
 from benchmarks.strips import strips
 from ssvid import registry
-from ssvid.data.clips import Clips
-from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import SPLITS, Manifest, leaks
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
-from ssvid.engine.features import Extracted, Source, cpu_seconds, extract
-from ssvid.errors import UserError
+from ssvid.engine.distributed import join
+from ssvid.engine.features import Extracted, cpu_seconds, extract, refuse, some_clips
+from ssvid.errors import UserError, positive
+from ssvid.nn.batchnorm import calibrate, settle
 from ssvid.pretrain import ClipChange
-from ssvid.randomness import permutation
-from ssvid.shapes import ClipSpec, Frozen, Row, Views
+from ssvid.shapes import Frozen, Row
 from ssvid.weights import encoder_hash, open_encoder
 
-VERSION = 1  # of poolings and pixel features: a new one makes cached features anew
 CALIBRATE = 256  # train clips that an untrained twin's batch norm is measured on
 UNCHANGED = ClipChange()
-CONTROLS = ("random", "pixels", "single_frame", "shuffled")
 
 
 class Options(NamedTuple):
@@ -47,11 +43,24 @@ class Options(NamedTuple):
     batch_size: int
     workers: int
     clips: int
+    poolings: tuple[str, ...]
     device: torch.device
     seed: int
     calibrate_bn: int
     max_bad: float
     min_steps: int
+
+
+class Job(NamedTuple):
+    """One encoder to probe, with all that is known of its result before any work."""
+
+    given: str  # by the user
+    name: str  # of its result
+    net: Encoder
+    layers: tuple[int, ...]
+    probes: dict[str, Probe]
+    encoder: dict[str, Any]
+    protocol: dict[str, Any]
 
 
 def linear_probe(
@@ -75,51 +84,62 @@ def linear_probe(
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Probe frozen encoders (run folders, exported files or registered names) against their controls."""
+    refuse(Path(out), cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
+    positive(threads=threads)
     if threads is not None:
         torch.set_num_threads(threads)
     if not encoder:
         raise UserError("Say what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
-    cuda = devices == "cuda" or (devices == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if cuda else "cpu")
-    options = Options(cache, batch_size, workers, clips, device, seed, calibrate_bn, max_bad, min_steps)
+    device = join(devices).device
+    options = Options(cache, batch_size, workers, clips, poolings, device, seed, calibrate_bn, max_bad, min_steps)
     data = labelled(data)
     folder, brief = Path(out), []
+    jobs = [plan(text, name, clip, layers, options) for text, name in zip(encoder, titles(encoder), strict=True)]
+    for job in jobs:
+        hashes = {"encoder": job.encoder["hash"], "protocol": results.digest(job.protocol)}
+        results.refuse_another(folder / f"{job.name}.json", data=data.hash, **hashes)
     folder.mkdir(parents=True, exist_ok=True)
-    for text, name in zip(encoder, titles(encoder), strict=True):
-        net = open_encoder(text).eval().to(device)
-        net.spec = replace(net.spec, **clip.given())
-        chosen = chosen_layers(net, layers)
-        found = probe_encoder(text, name, net, data, chosen, poolings, options)
+    for job in jobs:
+        found = probe_encoder(job, data, options)
         found |= {"config": config, "command": results.command_line("benchmarks.linear_probe", config)}
-        results.write(folder / f"{name}.json", found)
+        results.write(folder / f"{job.name}.json", found)
         brief.append(results.brief(found))
         print(results.table([found]), *results.reading(found), sep="\n", file=sys.stderr)
     return {"out": out, "report": str(report.write(folder)), "results": brief}
 
 
-def probe_encoder(
-    text: str,
-    name: str,
-    net: Encoder,
-    data: Manifest,
-    layers: tuple[int, ...],
-    poolings: tuple[str, ...],
-    options: Options,
-) -> dict[str, Any]:
-    began = cpu_seconds()
-    train = data.split("train")
-    if lacks_statistics(net):
-        if not options.calibrate_bn:
-            raise UserError(
-                f"{text} has batch norm without running statistics, so a clip's features would depend on its "
-                "neighbours: measure them with --calibrate_bn 256 (train clips)."
-            )
-        calibrate(net, some_clips(train, net.spec, options.calibrate_bn, options))
+def plan(text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int], options: Options) -> Job:
+    net = open_encoder(text).eval()
+    net.spec = replace(net.spec, **clip.given())
+    chosen = chosen_layers(net, layers)
+    probes = {"linear": registry.probes["linear"](min_steps=options.min_steps), "knn": registry.probes["knn"]()}
+    return Job(text, name, net, chosen, probes, describe(text, name, net), agreed(net, chosen, probes, options))
+
+
+def agreed(net: Encoder, layers: tuple[int, ...], probes: dict[str, Probe], options: Options) -> dict[str, Any]:
+    """What two results must share to be compared."""
+    return {
+        "probe": vars(probes["linear"]),
+        "knn": vars(probes["knn"]),
+        "clip": vars(net.spec) | {"clips": options.clips},
+        "layers": layers,
+        "poolings": options.poolings,
+        "calibrate_bn": options.calibrate_bn,
+        "selection": "setting and pooling by val top1; test read once",
+        "controls": CONTROLS,
+        "seed": options.seed,
+        "version": VERSION,
+    }
+
+
+def probe_encoder(job: Job, data: Manifest, options: Options) -> dict[str, Any]:
+    """clips -> features of the five rows -> a probe of each -> a result."""
+    began, net = cpu_seconds(), job.net.to(options.device)
+    settle(net, job.given, measured(data, net, options.calibrate_bn, options) if options.calibrate_bn else None)
     untrained = twin(net)
-    if batch_norms(untrained):
-        calibrate(untrained, some_clips(train, net.spec, options.calibrate_bn or CALIBRATE, options))
-    sources = make_sources(net, untrained, layers, poolings, options.seed)
-    gflops = announce(net, sources, data, options)
+    calibrate(untrained, measured(data, net, options.calibrate_bn or CALIBRATE, options))
+    sources = make_sources(net, untrained, job.layers, options.poolings, options.seed)
+    gflops = announce(net, sources, len(data), options.clips, options.cache)
     got = extract(
         data,
         net.spec,
@@ -129,31 +149,27 @@ def probe_encoder(
         workers=options.workers,
         clips=options.clips,
         device=options.device,
-        label=name,
+        label=job.name,
     )
-    quarantine = Quarantine(None, len(data), options.max_bad)
-    lost = [str(data.path(i)) for i in (~got.ok).nonzero().flatten().tolist()]
-    for path in lost:
-        quarantine.add(path, None, "could not be read")
-    quarantine.check()
-    linear, knn = registry.probes["linear"](min_steps=options.min_steps), registry.probes["knn"]()
+    net.cpu()  # room for the next
+    lost = left_out(data, got, options.max_bad)
     splits = {s: [i for i, row in enumerate(data.rows) if row.split == s and got.ok[i]] for s in SPLITS}
 
-    def run(probe: Any, source: str) -> ProbeResult:
-        return probe.run(*(frozen(data, got, source, splits[s]) for s in SPLITS), options.seed)
+    def run(probe: str, source: str) -> ProbeResult:
+        train, val, test = (frozen(data, got, source, splits[s]) for s in SPLITS)
+        return job.probes[probe].run(train, val, test, options.seed)
 
-    rows = {source.name: run(linear, source.name) for source in sources}
-    near = {source: run(knn, source) for source in ("encoder", "random")}
-    protocol = agreed(linear, knn, net.spec, layers, poolings, options)
+    rows = {source.name: run("linear", source.name) for source in sources}
+    near = {source: run("knn", source) for source in ("encoder", "random")}
     cost = {"cpu_s": cpu_seconds() - began, "extract_cpu_s": got.cpu_s, "gflops_per_clip": gflops}
     bank = got.features["encoder"][near["encoder"].chosen["pooling"]]
     return {
         **results.scores(data, splits, rows, near, options.seed),
-        "encoder": describe(text, name, net),
+        "encoder": job.encoder,
         "data": results.describe_data(data, splits, lost),
-        "protocol": protocol,
-        "protocol_hash": results.digest(protocol),
-        "leak": leak(text, data.split("test")),
+        "protocol": job.protocol,
+        "protocol_hash": results.digest(job.protocol),
+        "leak": leak(job.given, data.split("test")),
         "cost": {key: round(value, 6) for key, value in cost.items()},
         "seed": options.seed,
         "git": results.git(),
@@ -161,44 +177,19 @@ def probe_encoder(
     }
 
 
-def agreed(
-    linear: Any, knn: Any, spec: ClipSpec, layers: tuple[int, ...], poolings: tuple[str, ...], options: Options
-) -> dict[str, Any]:
-    """What two results must share to be compared."""
-    return {
-        "probe": vars(linear),
-        "knn": vars(knn),
-        "clip": vars(spec) | {"clips": options.clips},
-        "layers": layers,
-        "poolings": poolings,
-        "selection": "setting and pooling by val top1; test read once",
-        "controls": CONTROLS,
-        "seed": options.seed,
-        "version": VERSION,
-    }
+def measured(data: Manifest, net: Encoder, n: int, options: Options) -> Iterator[Tensor]:
+    """n train clips, for batch norm."""
+    return some_clips(data.split("train"), net.spec, n, options.seed, options.batch_size, options.workers)
 
 
-def make_sources(
-    net: Encoder, untrained: Encoder, layers: tuple[int, ...], poolings: tuple[str, ...], seed: int
-) -> list[Source]:
-    """The five rows of a result; cached features are known by their keys."""
-
-    def of(encoder: Encoder, change: Callable[..., Tensor] | None) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-        def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
-            clip = clip if change is None else change(clip, index, seed)
-            return pool(encoder(encoder.normalise(clip), layers=layers or None), layers, poolings)
-
-        return run
-
-    made = f"{layers} {poolings} version {VERSION}"
-    known, other = encoder_hash(net), encoder_hash(untrained)
-    return [
-        Source("encoder", f"{known} {made}", of(net, None)),
-        Source("random", f"{other} {made}", of(untrained, None)),
-        Source("pixels", f"pixels version {VERSION}", lambda clip, index: pixels(clip)),
-        Source("single_frame", f"{known} {made} single_frame", of(net, single_frame)),
-        Source("shuffled", f"{known} {made} shuffled {seed}", of(net, shuffled)),
-    ]
+def left_out(data: Manifest, got: Extracted, max_bad: float) -> list[str]:
+    """Files that could not be read, unless they are too many."""
+    lost = [str(data.path(i)) for i in (~got.ok).nonzero().flatten().tolist()]
+    quarantine = Quarantine(None, len(data), max_bad)
+    for path in lost:
+        quarantine.add(path, None, "could not be read")
+    quarantine.check()
+    return lost
 
 
 def frozen(data: Manifest, got: Extracted, source: str, rows: list[int]) -> Frozen:
@@ -225,47 +216,6 @@ def titles(encoders: list[str]) -> list[str]:
         numbered = (f"{stem}_{number}" for number in itertools.count(2))
         made.append(stem if stem not in made else next(name for name in numbered if name not in made))
     return made
-
-
-def chosen_layers(net: Encoder, layers: Literal["auto", "last"] | list[int]) -> tuple[int, ...]:
-    if layers == "last" or (layers == "auto" and (not net.has_layers or net.depth < 2)):
-        return ()
-    if layers == "auto":
-        return (net.depth // 2,)
-    if not net.has_layers or not set(layers) <= set(range(1, net.depth + 1)):
-        raise UserError(f"{net.name} can give layers {'1 to ' + str(net.depth) if net.has_layers else 'last only'}.")
-    return tuple(layers)
-
-
-def some_clips(train: Manifest, spec: ClipSpec, n: int, options: Options) -> Iterator[Tensor]:
-    """n clips of train, the same ones every time."""
-    clips = Clips(train, Views(clips=(spec,), augment="none"), seed=options.seed, evaluate=1)
-    rows = permutation(options.seed, 0, len(train))[:n].tolist()
-    for batch in eval_loader(clips, rows, options.batch_size, options.workers):
-        if batch["ok"].any():
-            yield batch["clips"][:, 0]
-
-
-def announce(net: Encoder, sources: list[Source], data: Manifest, options: Options) -> float:
-    """Says what the work will take, from one grey clip; returns the encoder's GFLOPs for it."""
-    spec = net.spec
-    clip = torch.full((1, 3, spec.frames, spec.size, spec.size), 128, dtype=torch.uint8, device=options.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(net.normalise(clip))
-    index, took = torch.zeros(1, dtype=torch.int64), []
-    for _ in range(2):  # the first one warms up
-        began = time.perf_counter()
-        with torch.inference_mode():
-            widths = {s.name: sum(v.shape[1] for v in s.run(clip, index).values()) for s in sources}
-        took.append(time.perf_counter() - began)
-    seconds = min(took) * len(data) * options.clips
-    print(
-        f"{len(data)} videos, {options.clips} clip(s) each, once through {', '.join(widths)}: about "
-        f"{seconds / 60:.1f} min of computing beside decoding, and {sum(widths.values()) * 4 * len(data) / 1e6:.0f} MB "
-        f"under {options.cache}, less what is there already.",
-        file=sys.stderr,
-    )
-    return counter.get_total_flops() / 1e9
 
 
 def describe(text: str, name: str, net: Encoder) -> dict[str, Any]:

@@ -104,17 +104,14 @@ def facts(result: Result) -> list[tuple[str, str]]:
     setting = f"{chosen['pooling']} ({chosen['dim']} wide), rate {chosen['rate']:g}, decay {chosen['weight_decay']:g}"
     counts = ", ".join(f"{name} {data['clips'][name]} in {data['groups'][name]} groups" for name in data["clips"])
     seen = f"{leak['clips']} test clips were in pretraining" if leak["checked"] else "not checked: no pretraining list"
-    knn, other = result["knn"], result["controls"]["random"]["knn"]
-    net, grid = result["encoder"], result["grid"]["encoder"]
+    near, net, grid = result["knn"]["chosen"], result["encoder"], result["grid"]["encoder"]
     return [
         ("encoder", f"{net['name']}, {net['parameters'] / 1e6:.1f} M parameters, {net['weights']}, hash {net['hash']}"),
+        *([("licence of the weights", net["licence"])] if net.get("licence") else []),
         ("clip", f"{clip['frames']} frames, {spacing}, {clip['size']} pixels, {clip['clips']} a video"),
         ("clips", f"{counts}; {data['bad_files']} unreadable"),
         ("chosen on val", f"{setting}: {percent(chosen['val/top1'])}, of {len(grid)} settings"),
-        (
-            "nearest neighbours",
-            f"{percent(knn['top1'])} ({between(knn['interval'])}); untrained {percent(other['top1'])}",
-        ),
+        ("nearest neighbours", f"{near['pooling']}, k = {near['k']}, chosen on val too"),
         ("leak check", seen),
         ("cost", f"{cost['gflops_per_clip']:.2f} GFLOPs a clip; {cost['cpu_s']:.0f} CPU-seconds this time"),
         ("protocol", f"hash {result['protocol_hash']}, seed {result['seed']}, code {(result['git'] or 'no git')[:12]}"),

@@ -133,17 +133,36 @@ def write_text(path: Path, text: str) -> None:
 
 def read_all(folder: Path) -> list[Result]:
     """Every result of a folder, by file name."""
-    found = []
-    for file in sorted(folder.glob("*.json")):
-        try:
-            result = json.loads(file.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{file} is no whole JSON file: {error}.") from error
-        if isinstance(result, dict) and result.get("kind") == KIND:
-            found.append(result)
+    found = [result for file in sorted(folder.glob("*.json")) if (result := read(file)) is not None]
     if not found:
         raise UserError(f"{folder} holds no result of a {KIND}.")
     return found
+
+
+def read(file: Path) -> Result | None:
+    """None where it is the JSON of something else."""
+    try:
+        result = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no whole JSON file: {error}.") from error
+    return result if isinstance(result, dict) and result.get("kind") == KIND else None
+
+
+def refuse_another(file: Path, *, data: str, encoder: str, protocol: str) -> None:
+    """A result (of these hashes) may take the place of the same result alone."""
+    if not file.exists():
+        return
+    there = read(file)
+    if there is None:
+        raise UserError(f"{file} is not the result of a {KIND}: name another --out.")
+    own = {
+        "other data": there["data"]["hash"] == data,
+        "another encoder": there["encoder"]["hash"] == encoder,
+        "another protocol": there["protocol_hash"] == protocol,
+    }
+    if not all(own.values()):
+        others = " and ".join(what for what, same in own.items() if not same)
+        raise UserError(f"{file} holds a result of {others}: name another --out.")
 
 
 def brief(result: Result) -> Result:
@@ -175,6 +194,8 @@ def lines(result: Result) -> list[tuple[str, str, str, str]]:
         more = f"{100 * gain['difference']:+.1f} ({between(gain['interval'], '+')})"
         more = more if gain["shown"] else f"no difference shown ({between(gain['interval'], '+')})"
         table.append((ROWS[name], percent(row["top1"]), between(row["interval"]), more))
+    for name, row in (("encoder", result["knn"]), ("untrained", result["controls"]["random"]["knn"])):
+        table.append((f"nearest neighbours, {name}", percent(row["top1"]), between(row["interval"]), ""))
     table.append(("largest class", percent(result["majority"]), "", ""))
     return [*table, ("chance", percent(result["chance"]), "", "")]
 

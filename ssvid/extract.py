@@ -10,10 +10,13 @@ from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest
 from ssvid.data.seconds import Seconds
 from ssvid.engine.distributed import join
-from ssvid.engine.features import Source, evaluation, extract_from
+from ssvid.engine.features import Source, evaluation, extract_from, refuse, some_clips
 from ssvid.errors import UserError
 from ssvid.files import write_whole
+from ssvid.nn.batchnorm import settle
 from ssvid.weights import encoder_hash, open_encoder
+
+NAMED = 20  # unreadable files in the result; standard error has them all
 
 
 def extract_features(
@@ -23,6 +26,7 @@ def extract_features(
     *,
     per_second: bool = False,  # one row for each second of each video, instead of one for each video
     clips: int = 1,  # of a video, spread evenly and averaged
+    calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
     batch_size: int = 32,
     workers: int = 2,
     short: Literal["pad", "drop"] = "pad",
@@ -30,28 +34,45 @@ def extract_features(
     cache: str = ".cache/ssvid",
 ) -> dict[str, object]:
     """Frozen features of every clip of a data set, all splits, labelled or not. Interrupted, it goes on."""
-    if not out.endswith(".npz"):
-        raise UserError(f"--out {out} should end in .npz.")
+    if not out.endswith(".npz") or Path(out).is_dir():
+        raise UserError(f"--out {out} should be a file that ends in .npz.")
+    refuse(Path(out).parent, cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
     device = join(devices).device
     net = open_encoder(encoder).to(device)
+    measured = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
+    settle(net, encoder, measured if calibrate_bn else None)
     print(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(data) / 1e6:.1f} MB", file=sys.stderr)
     key = f"{encoder_hash(net)}/pooled"
     source = Source("pooled", key, lambda clip, _: {"pooled": net(net.normalise(clip)).pooled})
     seen: Clips = Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short)
-    grid = repr((data.hash, vars(net.spec), "seconds" if per_second else clips, short))
-    got = extract_from(seen, grid, [source], cache, batch_size, workers, device, "features")
-    good = got.ok.nonzero()[:, 0].numpy()
-    rows = np.array(seen.row)[good] if isinstance(seen, Seconds) else good
-    table = {"features": got.features["pooled"]["pooled"].numpy()[good], "row": rows}
+    got = extract_from(seen, [source], cache, batch_size, workers, device, encoder)
+    video = np.array(seen.row if isinstance(seen, Seconds) else range(len(seen)), dtype=np.int64)  # of each row
+    good = got.ok.numpy()
+    lost = name_lost(data, video, good, short)
+    if not good.any():
+        raise UserError(f"None of the {len(data)} files could be read, first {lost[0]}: check --data.root.")
+    table = {"features": got.features["pooled"]["pooled"].numpy()[good], "row": video[good]}
     if isinstance(seen, Seconds):
         table["second"] = np.array(seen.second)[good]
-    paths = np.array([data.rows[i].path for i in rows])
-    labels = data.labels.numpy()[rows]
+    paths = np.array([data.rows[i].path for i in video[good]])
+    labels = data.labels.numpy()[video[good]]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     columns = {**table, "path": paths, "label": labels, "classes": np.array(data.classes, dtype=str)}
     write_whole(Path(out), lambda file: np.savez(file, **columns))
-    unread = len(data) - len(np.unique(rows))
-    return {"out": out, "rows": len(rows), "dim": int(table["features"].shape[1]), "unreadable_files": unread}
+    told = {"unreadable_files": len(lost), "unreadable": lost[:NAMED]}
+    return {"out": out, "rows": len(paths), "dim": int(table["features"].shape[1]), **told}
+
+
+def name_lost(data: Manifest, video: np.ndarray, good: np.ndarray, short: str) -> list[str]:
+    """Files that gave no row at all; one line on standard error for each that gave none, or not all."""
+    wanted, read = (np.bincount(rows, minlength=len(data)).tolist() for rows in (video, video[good]))
+    why = "could not be read" + " or is shorter than the clip" * (short == "drop")
+    for i, row in enumerate(data.rows):
+        if not read[i]:
+            print(f"{data.root / row.path} {why}", file=sys.stderr)
+        elif read[i] < wanted[i]:
+            print(f"{data.root / row.path}: {wanted[i] - read[i]} of {wanted[i]} seconds {why}", file=sys.stderr)
+    return [row.path for i, row in enumerate(data.rows) if not read[i]]
 
 
 if __name__ == "__main__":

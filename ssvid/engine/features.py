@@ -1,19 +1,23 @@
 """videos + frozen functions of clips -> arrays on disk. One decode of a clip serves everything that wants it.
 
 Kept under `cache/features` in parts of PART rows, each written whole, so an interrupted extraction goes on where it
-stopped and several processes share one. A part is named by what it depends on: function, rows, clip and clip grid.
+stopped and several processes share one. A part is named by all it depends on: the function, which clips are cut how,
+and the state of each of its files. Whoever mends one file makes one part anew.
 """
 
 import hashlib
+import math
+import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import torch
+from jaxtyping import UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -22,7 +26,10 @@ from tqdm import tqdm
 from ssvid.data.clips import Clips
 from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import Manifest
+from ssvid.data.seconds import Seconds
+from ssvid.errors import UserError, positive, within
 from ssvid.files import locked, write_whole
+from ssvid.randomness import permutation
 from ssvid.shapes import ClipSpec, Views
 
 PART = 256  # rows
@@ -36,10 +43,25 @@ class Source(NamedTuple):
     run: Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
+class Part(NamedTuple):
+    rows: list[int]
+    name: str  # of its file
+
+
 class Extracted(NamedTuple):
     features: dict[str, dict[str, Tensor]]  # source -> feature -> S D; zeros where a file could not be read
     ok: Tensor  # S
     cpu_s: float  # spent this time, loader processes included
+
+
+def refuse(out: Path, cache: str, *, batch_size: int, workers: int, clips: int, calibrate_bn: int) -> None:
+    """What no command on features can begin with. `out`: the folder it writes in."""
+    positive(batch_size=batch_size, clips=clips)
+    within(0, math.inf, workers=workers, calibrate_bn=calibrate_bn)
+    for flag, folder in (("--out", out), ("--cache", Path(cache))):
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+        if file is not None:
+            raise UserError(f"{flag}: {file} is a file where a folder is wanted.")
 
 
 def extract(
@@ -56,9 +78,7 @@ def extract(
     label: str = "features",
 ) -> Extracted:
     """Features of every row, in the manifest's order."""
-    grid = repr((manifest.hash, vars(spec), clips, short))
-    data = evaluation(manifest, spec, clips, short)
-    return extract_from(data, grid, sources, cache, batch_size, workers, device, label)
+    return extract_from(evaluation(manifest, spec, clips, short), sources, cache, batch_size, workers, device, label)
 
 
 def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str) -> Clips:
@@ -66,29 +86,37 @@ def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str) -> Cl
     return Clips(manifest, Views(clips=(spec,), augment="none"), seed=0, short=short, evaluate=clips)
 
 
+def some_clips(
+    manifest: Manifest, spec: ClipSpec, n: int, seed: int, batch_size: int, workers: int
+) -> Iterator[UInt8[Tensor, "B C T H W"]]:
+    """One clip of each of n rows, the same ones every time."""
+    rows = permutation(seed, 0, len(manifest))[:n].tolist()
+    for batch in eval_loader(evaluation(manifest, spec, 1, "pad"), rows, batch_size, workers):
+        if batch["ok"].any():
+            yield batch["clips"][:, 0]
+
+
 def extract_from(
     data: Clips,
-    grid: str,  # names the rows and which clips of them `data` gives
     sources: list[Source],
     cache: str | Path,
     batch_size: int,
     workers: int,
     device: torch.device | str,
-    label: str,
+    label: str,  # whose features these are
 ) -> Extracted:
     began = cpu_seconds()
-    what = hashlib.sha256(grid.encode()).hexdigest()[:16]
-    root = Path(cache) / "features"
-    parts = [list(range(a, min(a + PART, len(data)))) for a in range(0, len(data), PART)]
-    with locked(root / f"{what}.lock", wait=True, what=str(root)):
-        todo = [(rows, [s for s in sources if _load(_file(root, s, what, rows)) is None]) for rows in parts]
-        todo = [(rows, wanting) for rows, wanting in todo if wanting]
+    root, parts = Path(cache) / "features", _parts(data)
+    lock = root / f"{_digest([part.name for part in parts])}.lock"
+    with locked(lock, wait=True, what=str(root)):
+        todo = [(part, [s for s in sources if _load(_file(root, s, part)) is None]) for part in parts]
+        todo = [(part, wanting) for part, wanting in todo if wanting]
         slow = 1 if sys.stderr.isatty() else 20
-        videos = sum(len(rows) for rows, _ in todo)
+        videos = sum(len(part.rows) for part, _ in todo)
         with tqdm(total=videos, unit="video", desc=label, mininterval=slow, disable=not todo) as bar:
-            for rows, wanting in todo:
-                _extract_part(data, rows, wanting, root, what, batch_size, workers, torch.device(device), bar)
-    loaded = {s.name: [_load(_file(root, s, what, rows)) or {} for rows in parts] for s in sources}
+            for part, wanting in todo:
+                _extract_part(data, part, wanting, root, batch_size, workers, torch.device(device), bar)
+    loaded = {s.name: [_load(_file(root, s, part)) or {} for part in parts] for s in sources}
     features = {name: _join(got) for name, got in loaded.items()}
     ok = [f.pop("ok").bool() for f in features.values()]
     return Extracted(features, torch.stack(ok).all(0), cpu_seconds() - began)
@@ -96,22 +124,21 @@ def extract_from(
 
 def _extract_part(
     data: Clips,
-    rows: list[int],
+    part: Part,
     wanting: list[Source],
     root: Path,
-    what: str,
     batch_size: int,
     workers: int,
     device: torch.device,
     bar: tqdm,
 ) -> None:
     got: dict[str, dict[str, Tensor]] = {s.name: {} for s in wanting}
-    ok = torch.zeros(len(rows))
-    for batch in eval_loader(data, rows, batch_size, workers):
+    ok = torch.zeros(len(part.rows))
+    for batch in eval_loader(data, part.rows, batch_size, workers):
         bar.update(len(batch["ok"]))
         if not batch["ok"].any():
             continue
-        where = batch["index"] - rows[0]
+        where = batch["index"] - part.rows[0]
         ok[where] = 1
         clips = batch["clips"].to(device)  # B V C T H W
         for source in wanting:
@@ -119,22 +146,63 @@ def _extract_part(
                 views = [source.run(clip, batch["index"]) for clip in clips.unbind(1)]
             for name in views[0]:
                 value = torch.stack([v[name].float() for v in views]).mean(0).cpu()
-                table = got[source.name].setdefault(name, torch.zeros(len(rows), value.shape[1]))
+                _check_finite(value, source, batch["video_id"], bar.desc)
+                table = got[source.name].setdefault(name, torch.zeros(len(part.rows), value.shape[1]))
                 table[where] = value
     for source in wanting:
         blob = save({**got[source.name], "ok": ok})
-        file = _file(root, source, what, rows)
+        file = _file(root, source, part)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, partial(_put, blob))
+
+
+def _check_finite(value: Tensor, source: Source, videos: list[str], label: str) -> None:
+    """A probe on NaN scores chance and a nearest neighbour of NaN is anybody: no number may come of it."""
+    bad = (~value.isfinite()).any(1).nonzero()[:, 0].tolist()
+    if bad:
+        raise UserError(
+            f"{label}: the features of {videos[bad[0]]} ({source.name}) hold NaN or infinity: "
+            "the weights are damaged, or their training diverged."
+        )
+
+
+def _parts(data: Clips) -> list[Part]:
+    cut = (type(data).__name__, data.views, data.short, data.evaluate, data.decoder)
+    shown, parts = _shown(data), []
+    for first in range(0, len(data), PART):
+        rows = list(range(first, min(first + PART, len(data))))
+        parts.append(Part(rows, f"rows_{first:08d}_{_digest([cut, [shown[i] for i in rows]])}"))
+    return parts
+
+
+def _shown(data: Clips) -> list[tuple[object, ...]]:
+    """For each row what its clips are cut from. One stat a file: a disk far away takes minutes for 240k of them."""
+    root = os.path.realpath(data.manifest.root)
+    files: list[tuple[object, ...]] = [(*_state(os.path.join(root, row.path)), row.fps) for row in data.manifest.rows]
+    if isinstance(data, Seconds):
+        return [(*files[row], second) for row, second in zip(data.row, data.second, strict=True)]
+    return files
+
+
+def _state(path: str) -> tuple[object, ...]:
+    """A folder of frames is known by its own times: a picture written over in place does not change them."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return path, None
+    return path, stat.st_size, stat.st_mtime_ns, stat.st_mode  # chmod mends a file too
+
+
+def _digest(what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 
 def _put(blob: bytes, file: IO[bytes]) -> None:
     file.write(blob)
 
 
-def _file(root: Path, source: Source, what: str, rows: list[int]) -> Path:
-    key = hashlib.sha256(source.key.encode()).hexdigest()[:16]
-    return root / f"{key}-{what}" / f"rows_{rows[0]:08d}.safetensors"
+def _file(root: Path, source: Source, part: Part) -> Path:
+    return root / _digest(source.key) / f"{part.name}.safetensors"
 
 
 def _load(file: Path) -> dict[str, Tensor] | None:
@@ -151,7 +219,7 @@ def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         name: torch.cat([part.get(name, torch.zeros(len(part["ok"]), width)) for part in parts])
         for name, width in widths.items()
     }
-    return {**rows, "ok": torch.cat([part["ok"] for part in parts])}
+    return {**rows, "ok": torch.cat([torch.zeros(0), *(part["ok"] for part in parts)])}
 
 
 def cpu_seconds() -> float:

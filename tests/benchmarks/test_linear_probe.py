@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from benchmarks import report, results
-from benchmarks.linear_probe import chosen_layers, labelled, leak, linear_probe, make_sources, titles
+from benchmarks.linear_probe import labelled, leak, linear_probe, titles
+from benchmarks.sources import chosen_layers, make_sources
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder, create_encoder
 from ssvid.errors import UserError
+from ssvid.pretrain import ClipChange
 from ssvid.registry import encoders
 from ssvid.shapes import ClipSpec, Features, Grid, Row
 from ssvid.weights import save_encoder
@@ -75,6 +77,7 @@ def done(data, tmp_path_factory):
     out = folder / "out"
     options = {"cache": str(folder / "cache"), "workers": 0, "min_steps": 40, "seed": 1, "config": config}
     printed = linear_probe([str(run)], data, str(out), **options)
+    (run / "options.json").write_text(json.dumps(options))
     return printed, json.loads((out / "mine.json").read_text()), out
 
 
@@ -143,6 +146,83 @@ def test_the_report_stands_alone_and_has_the_numbers(done, tmp_path):
     report.write(copy)
     page = (copy / "report.html").read_text()
     assert "Overview" in page and "&lt;b&gt;two" in page and "<b>two" not in page
+
+
+def test_the_table_has_both_nearest_neighbours(done):
+    _, result, _ = done
+    table = {label: (top1, interval, more) for label, top1, interval, more in results.lines(result)}
+    for label, row in (("encoder", result["knn"]), ("untrained", result["controls"]["random"]["knn"])):
+        low, high = (100 * end for end in row["interval"])
+        seen = table[f"nearest neighbours, {label}"]
+        assert seen == (f"{100 * row['top1']:.1f} %", f"{low:.1f} to {high:.1f}", "")
+
+
+def test_a_result_gives_way_to_the_same_alone(done, data, tmp_path):
+    """Before any work: no cache is made."""
+    _, _, out = done
+    run = out.parent / "runs" / "mine"
+    options = json.loads((run / "options.json").read_text())
+    before = (out / "mine.json").read_text()
+    linear_probe([str(run)], data, str(out), **options)
+    again = json.loads((out / "mine.json").read_text())
+    assert again["confusion"] == json.loads(before)["confusion"] and again["cost"] != json.loads(before)["cost"]
+    fewer = data.take([i for i in range(len(data)) if i != 7])
+    other = tmp_path / "runs" / "mine"
+    save_encoder(create_encoder("vit", **SMALL), other, "encoder", {})
+    none = {**options, "cache": str(tmp_path / "c")}
+    for encoder, rows, change, said in (
+        (run, fewer, {}, "a result of other data: name"),
+        (other, data, {}, "a result of another encoder: name"),
+        (run, data, {"seed": 2}, "a result of another protocol: name"),
+        (run, data, {"calibrate_bn": 8}, "a result of another protocol: name"),
+        (other, fewer, {"clips": 2}, "a result of other data and another encoder and another protocol: name"),
+    ):
+        with pytest.raises(UserError, match=rf"mine\.json holds {said} another --out\.$"):
+            linear_probe([str(encoder)], rows, str(out), **none | change)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.json").write_text("[]")
+    with pytest.raises(UserError, match="is not the result of a linear probe: name another --out"):
+        linear_probe([str(run)], data, str(tmp_path / "out"), **none)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"clips": 0}, "--clips 0: it must be more than 0"),
+        ({"batch_size": 0}, "--batch_size 0: it must be more than 0"),
+        ({"workers": -1}, "--workers -1: it must"),
+        ({"calibrate_bn": -1}, "--calibrate_bn -1: it must"),
+        ({"threads": 0}, "--threads 0: it must be more than 0"),
+        ({"clip": ClipChange(frames=0)}, "more than 0"),
+        ({"out": "FILE"}, "--out: FILE is a file"),
+        ({"cache": "FILE"}, "--cache: FILE is a file"),
+        ({"devices": "cuda"}, "--devices cuda: torch sees no GPU"),
+    ],
+)
+def test_flags_that_cannot_be(data, tmp_path, monkeypatch, flags, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").touch()
+    with pytest.raises(UserError, match=said):
+        linear_probe(["test_no_statistics"], data, **{"out": "o", "cache": "c", "workers": 0} | flags)
+
+
+def test_an_encoder_that_diverged_gets_no_score(data, tmp_path):
+    net = create_encoder("vit", **SMALL)
+    with torch.no_grad():
+        net.norm.weight.fill_(torch.nan)
+    save_encoder(net, tmp_path / "mine", "encoder", {})
+    with pytest.raises(UserError, match=r"^mine: the features of \S+ \(encoder\) hold NaN or infinity"):
+        linear_probe([str(tmp_path / "mine")], data, str(tmp_path / "o"), cache=str(tmp_path / "c"), workers=0)
+    assert not list((tmp_path / "o").glob("*.json"))
+
+
+def test_batch_norm_is_measured_where_asked(data, tmp_path):
+    options = {"cache": str(tmp_path / "c"), "workers": 0, "min_steps": 20, "seed": 1}
+    linear_probe(["test_no_statistics"], data, str(tmp_path), calibrate_bn=6, **options)
+    result = json.loads((tmp_path / "test_no_statistics.json").read_text())
+    assert result["top1"] == 1.0 and result["protocol"]["calibrate_bn"] == 6
 
 
 def test_refusals_say_what_to_do(data, tmp_path):

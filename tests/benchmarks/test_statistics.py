@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.statistics import bootstrap, chance, majority, paired_difference, wilson
+from benchmarks.statistics import bootstrap, chance, majority, newcombe, paired_difference, wilson
 
 
 def test_close_to_the_textbook_where_clips_are_independent():
@@ -54,8 +54,42 @@ def test_paired_difference_uses_that_the_clips_are_the_same():
     assert 0 < low < difference < high
     alone = bootstrap(ours, groups, seed=0)
     assert high - low < 0.8 * (alone[1] - alone[0])  # pairing takes away what the clips share
-    same = paired_difference(ours, ours, groups, seed=0)
-    assert same == (0.0, 0.0, 0.0)
+
+
+def paired(ours, theirs, groups):
+    """Each of so many groups has the same ten clips, of which so many are right."""
+    names = [str(i) for i in range(groups) for _ in range(10)]
+    right = [(torch.arange(10) < count).repeat(groups) for count in (ours, theirs)]
+    return paired_difference(*right, names, seed=0)
+
+
+def test_newcombe_by_hand():
+    """z^2 = 3.8415. Wilson for 3 of 3: 3 / (3 + z^2) = 0.43850 to 1; for 0 of 3: 0 to 0.56150."""
+    low, high = newcombe(1.0, 0.0, 3, 0.95)
+    assert low == pytest.approx(1 - math.sqrt(2) * 0.56150, abs=1e-4) and high == pytest.approx(1.0)
+    low, high = newcombe(56 / 70, 48 / 80, 75, 0.95)
+    # Wilson for 0.8 and 0.6 of 75: 0.69589 to 0.87488 and 0.48688 to 0.70337
+    assert low == pytest.approx(0.2 - math.hypot(0.8 - 0.69589, 0.70337 - 0.6), abs=1e-4)
+    assert high == pytest.approx(0.2 + math.hypot(0.87488 - 0.8, 0.6 - 0.48688), abs=1e-4)
+
+
+def test_no_spread_of_the_differences_is_not_certainty():
+    difference, low, high = paired(8, 5, groups=8)
+    assert difference == pytest.approx(0.3) and (low, high) == newcombe(0.8, 0.5, 8, 0.95) and low < 0 < high
+    assert paired(10, 0, groups=40)[1] == pytest.approx(1 - math.sqrt(2) * 3.84146 / 43.84146, abs=1e-5)  # shown
+    same, low, high = paired(5, 5, groups=100)
+    assert same == 0 and low == pytest.approx(-high) and low == pytest.approx(-math.sqrt(2) * 0.09617, abs=1e-4)
+
+
+def test_few_groups_show_nothing():
+    """Signs that all agree come by chance in 2 of 2^n cases: 6 % for 5 groups, 3 % for 6."""
+    for groups in range(1, 6):
+        assert paired(10, 0, groups)[1] <= 0 < paired(10, 0, groups)[2], groups
+        assert paired(0, 10, groups)[1] < 0 <= paired(0, 10, groups)[2], groups
+    assert paired(10, 0, 1)[1] == pytest.approx(1 - math.sqrt(2) * 3.84146 / 4.84146, abs=1e-5)  # -0.122
+    assert paired(10, 0, 6)[1] > 0
+    ours = torch.tensor([True] * 5 + [False])  # three groups of two, which differ
+    assert paired_difference(ours, ~ours & ours, ["a", "a", "b", "b", "c", "c"], seed=0)[1] == 0
 
 
 def test_chance_and_majority():

@@ -1,24 +1,30 @@
 """Extraction: cached, resumable, honest about bad files; and the commands on top of it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ssvid import create_encoder
+from ssvid import create_encoder, load_encoder
 from ssvid.cli import parse
 from ssvid.data.datasets.folder import folder
+from ssvid.data.datasets.frames import frames
 from ssvid.data.sampling import eval_clips
+from ssvid.data.seconds import Seconds
 from ssvid.engine import features
 from ssvid.engine.features import Source, extract
-from ssvid.errors import UserError
+from ssvid.errors import DecodeError, UserError
 from ssvid.extract import extract_features
 from ssvid.shapes import ClipSpec
+from ssvid.weights import save_encoder
 from tests.engine.test_run import run_pretrain
-from tests.helpers import command
+from tests.helpers import command, squares, write_video
+from tests.nn import test_batchnorm  # noqa: F401  # registers test_norms
 
 SPEC = ClipSpec(frames=4, stride=1, size=16)
 
@@ -79,6 +85,92 @@ def test_bad_files_are_marked(videos: Path, tmp_path: Path, counting: Counting):
     assert (~got.ok).nonzero().flatten().tolist() == [4] and counting.clips == 9
 
 
+def test_a_folder_of_the_same_names_is_another(videos: Path, tmp_path: Path, counting: Counting):
+    twin = shutil.copytree(videos, tmp_path / "twin")  # bytes and times alike: only the path tells
+    other = tmp_path / "other"
+    for i in range(10):
+        write_video(other / f"{i}.mp4", squares(i + 50))
+    source = Source("a", "1", counting)
+    first, again, second = (
+        extract(folder(str(root)), SPEC, [source], cache=tmp_path / "c", workers=0) for root in (videos, twin, other)
+    )
+    assert counting.clips == 30
+    assert torch.equal(first.features["a"]["colour"], again.features["a"]["colour"])
+    by_hand = eval_clips(other / "0.mp4", SPEC)[0].float().mean((1, 2, 3))
+    torch.testing.assert_close(second.features["a"]["colour"][0], by_hand)
+
+
+def test_the_same_folder_by_another_way_is_the_same(videos: Path, tmp_path: Path, counting: Counting, monkeypatch):
+    (tmp_path / "link").symlink_to(videos)
+    monkeypatch.chdir(videos.parent)
+    for root in (videos, tmp_path / "link", videos.name):
+        extract(folder(str(root)), SPEC, [Source("a", "1", counting)], cache=tmp_path / "c", workers=0)
+    assert counting.clips == 10
+
+
+def test_a_mended_file_is_read_and_no_other_part_made_anew(
+    videos: Path, tmp_path: Path, counting: Counting, monkeypatch
+):
+    monkeypatch.setattr(features, "PART", 4)
+    some = shutil.copytree(videos, tmp_path / "v")
+    data = folder(str(some))
+
+    def bad() -> list[int]:
+        got = extract(data, SPEC, [Source("a", "1", counting)], cache=tmp_path / "c", workers=0)
+        return (~got.ok).nonzero().flatten().tolist()
+
+    (some / "4.mp4").write_bytes(b"")
+    (some / "9.mp4").unlink()
+    assert bad() == [4, 9] and counting.clips == 8
+    shutil.copy2(videos / "4.mp4", some)
+    assert bad() == [9] and counting.clips == 8 + 4
+    shutil.copy2(videos / "9.mp4", some)
+    assert bad() == [] and counting.clips == 12 + 2
+    os.utime(some / "0.mp4", (1, 1))  # as another file of the same size would have it
+    assert bad() == [] and counting.clips == 14 + 4
+    os.chmod(some / "0.mp4", 0o600)
+    assert bad() == [] and counting.clips == 18 + 4
+
+
+def test_the_rate_of_pictures_counts(tmp_path: Path, counting: Counting):
+    for clip in ("a", "b"):
+        (tmp_path / "v" / clip).mkdir(parents=True)
+        for t in range(12):
+            Image.new("RGB", (16, 16), (20 * t, 0, 0)).save(tmp_path / "v" / clip / f"{t:02d}.png")
+    spec, cache = ClipSpec(frames=2, fps=2.0, size=16), tmp_path / "c"
+
+    def red(fps: float) -> float:
+        data = frames(str(tmp_path / "v"), fps=fps)
+        got = extract(data, spec, [Source("a", "1", lambda clip, _: {"last": clip[:, :1, -1].flatten(1)})], cache=cache)
+        return got.features["a"]["last"][0, 0].item()
+
+    assert red(4.0) != red(8.0)
+
+
+def test_seconds_are_known_by_their_number(videos: Path):
+    seen = Seconds(folder(str(videos)), SPEC)
+    (whole,) = features._parts(seen)
+    seen.row.append(9)
+    seen.second.append(1)
+    (longer,) = features._parts(seen)
+    seen.row[-1] = 8
+    (moved,) = features._parts(seen)
+    seen.second[-1] = 2
+    (later,) = features._parts(seen)
+    assert len({part.name for part in (whole, longer, moved, later)}) == 4
+
+
+def test_features_that_are_not_finite_are_refused_and_not_kept(videos: Path, tmp_path: Path, counting: Counting):
+    def broken(clip: torch.Tensor, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"colour": torch.where(index[:, None] == 3, torch.nan, counting(clip, index)["colour"])}
+
+    data = folder(str(videos))
+    with pytest.raises(UserError, match=r"^mine: the features of 3 \(a\) hold NaN or infinity"):
+        extract(data, SPEC, [Source("a", "1", broken)], cache=tmp_path, workers=0, label="mine")
+    got = extract(data, SPEC, [Source("a", "1", counting)], cache=tmp_path, workers=0)
+    assert got.features["a"]["colour"].isfinite().all()
+
+
 @pytest.fixture(scope="module")
 def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("extract") / "run"
@@ -93,8 +185,6 @@ def extracted(videos: Path, run: Path, tmp_path: Path, *more: str) -> dict[str, 
 
 
 def test_extract_writes_what_embed_gives(videos: Path, run: Path, tmp_path: Path):
-    from ssvid import load_encoder
-
     table = extracted(videos, run, tmp_path)
     encoder = load_encoder(run)
     assert table["features"].shape == (10, encoder.dim) and table["label"].tolist() == [-1] * 10
@@ -103,8 +193,6 @@ def test_extract_writes_what_embed_gives(videos: Path, run: Path, tmp_path: Path
 
 
 def test_one_row_for_each_second(videos: Path, run: Path, tmp_path: Path):
-    from tests.helpers import squares, write_video
-
     some = shutil.copytree(videos, tmp_path / "v")
     write_video(some / "long.mp4", squares(3, frames=25))  # 2.4 s at 10 frames a second
     table = extracted(some, run, tmp_path, "--per_second")
@@ -120,6 +208,88 @@ def test_a_name_means_random_weights_and_a_typo_is_refused(videos: Path, run: Pa
         extracted(videos, tmp_path / "absent", tmp_path)
     with pytest.raises(UserError, match=r"\.npz"):
         extracted(videos, run, tmp_path, "--out", "f.txt")
+
+
+def test_unreadable_files_are_named(videos: Path, run: Path, tmp_path: Path):
+    """As a user runs it; and what another process has extracted is found by this one."""
+    some = shutil.copytree(videos, tmp_path / "v")
+    for name in ("3.mp4", "7.mp4"):
+        (some / name).write_bytes(b"no video")
+    argv = ["--encoder", str(run), "--data", "folder", "--data.root", str(some), "--out", str(tmp_path / "o" / "f.npz")]
+    done = command("ssvid.extract", *argv, "--cache", str(tmp_path / "c"), "--workers", "0")
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["rows"], told["unreadable_files"], told["unreadable"]) == (8, 2, ["3.mp4", "7.mp4"])
+    lines = [line for line in done.stderr.splitlines() if "could not be read" in line]
+    assert [line.split()[0] for line in lines] == [str(some / "3.mp4"), str(some / "7.mp4")]
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.safetensors")}
+    assert len(extracted(some, run, tmp_path)["row"]) == 8
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize("mode", [[], ["--per_second"]], ids=["videos", "seconds"])
+def test_no_file_can_be_read(videos: Path, run: Path, tmp_path: Path, mode: list[str]):
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match="^None of the 1 files could be read, first a.mp4: check"):
+        extracted(tmp_path / "v", run, tmp_path, *mode)
+
+
+def test_a_second_that_cannot_be_read_is_told(videos: Path, run: Path, tmp_path: Path, capsys, monkeypatch):
+    some = tmp_path / "v"
+    write_video(some / "long.mp4", squares(3, frames=25))
+    load = Seconds._load
+
+    def failing(self: Seconds, epoch: int, index: int) -> dict:
+        if index == 1:
+            raise DecodeError("long.mp4", "damaged")
+        return load(self, epoch, index)
+
+    monkeypatch.setattr(Seconds, "_load", failing)
+    assert extracted(some, run, tmp_path, "--per_second")["second"].tolist() == [0, 2]
+    assert "long.mp4: 1 of 3 seconds could not be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--clips", "0"], "--clips 0: it must be more than 0"),
+        (["--batch_size", "0"], "--batch_size 0: it must be more than 0"),
+        (["--workers", "-1"], "--workers -1: it must"),
+        (["--calibrate_bn", "-1"], "--calibrate_bn -1: it must"),
+        (["--out", "FILE/f.npz"], "--out: .*FILE is a file"),
+        (["--out", "FOLDER.npz"], "FOLDER.npz should be a file"),
+        (["--cache", "FILE"], "--cache: .*FILE is a file"),
+        (["--devices", "cuda"], "--devices cuda: torch sees no GPU"),
+    ],
+)
+def test_flags_that_cannot_be(videos: Path, run: Path, tmp_path: Path, monkeypatch, flags: list[str], said: str):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "FILE").touch()
+    (tmp_path / "FOLDER.npz").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        extracted(videos, run, tmp_path, *flags)
+
+
+def test_batch_norm_without_statistics(videos: Path, tmp_path: Path):
+    save_encoder(create_encoder("test_norms", track=False), tmp_path / "net", "encoder", {})
+    with pytest.raises(UserError, match="net has batch norm without running statistics.*--calibrate_bn 256"):
+        extracted(videos, tmp_path / "net", tmp_path)
+    table = extracted(videos, tmp_path / "net", tmp_path, "--calibrate_bn", "10")["features"]
+    assert table.shape == (10, 4)
+    np.testing.assert_allclose(table.mean(0), 0, atol=1e-5)  # measured on these very clips, which are one batch
+    assert np.abs(table).max() > 1e-3
+
+
+def test_embed_puts_modes_back_and_refuses_no_clips(videos: Path):
+    encoder = create_encoder("test_norms").train()
+    encoder.net[2].eval()
+    modes = [module.training for module in encoder.modules()]
+    first = encoder.embed(videos / "0.mp4")
+    assert [module.training for module in encoder.modules()] == modes and True in modes and False in modes
+    assert torch.equal(encoder.eval().embed(videos / "0.mp4"), first)  # not as in training
+    with pytest.raises(UserError, match="^--clips 0: it must be more than 0"):
+        encoder.embed(videos / "0.mp4", clips=0)
 
 
 def test_doctor_finds_this_machine_well():
