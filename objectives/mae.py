@@ -57,6 +57,7 @@ class MAE(Objective):
         spec, tubelet = encoder.spec, encoder.tubelet
         assert tubelet is not None  # can_skip promises it
         grid = encoder.grid(spec.frames, spec.size, spec.size)
+        self.check_mask(grid)
         self.depth_of_target = self.frames_per_slot(spec.frames, tubelet[0])
         self.bridge = nn.Linear(encoder.dim, dec_dim, bias=bridge_bias)
         self.mask_token = nn.Parameter(torch.empty(dec_dim))
@@ -89,12 +90,16 @@ class MAE(Objective):
         return Loss(loss, {"mse": loss.detach()})
 
     def masks(self, batch: Batch, grid: Grid) -> tuple[Index, Dropped]:
-        drawn = {"tube": grid.h * grid.w, "random": grid.n, "frame": grid.t}[self.mask]
+        drawn = self.drawn(grid)
         views = batch["clips"].shape[1]
         u = rearrange(draw(batch, "mask", views * drawn), "B (V n) -> (B V) n", V=views)
         if self.mask == "random":
             return random_mask(u, self.mask_ratio)
         return {"tube": tube_mask, "frame": frame_mask}[self.mask](u, grid, self.mask_ratio)
+
+    def drawn(self, grid: Grid) -> int:
+        """Things that are kept or dropped each by itself."""
+        return {"tube": grid.h * grid.w, "random": grid.n, "frame": grid.t}[self.mask]
 
     def predict(self, clip: Clip, keep: Index, drop: Dropped) -> Tensor:
         """The dropped tokens' pixels, B M P in the order of `drop`, from the kept ones alone."""
@@ -125,9 +130,10 @@ class MAE(Objective):
             clip = clip * std + mean
         if self.target_frames is not None:
             clip = clip[:, :, self.target_index(clip.shape[2]).to(clip.device)]
-        t, h, w = self.encoder.grid(*clip.shape[2:])._replace(t=clip.shape[2] // self.depth_of_target)
+        p = self.depth_of_target
+        t, h, w = self.encoder.grid(*clip.shape[2:])._replace(t=clip.shape[2] // p)
         _, q, r = self.encoder.tubelet or (1, 1, 1)
-        clip = clip[:, :, :, : h * q, : w * r]
+        clip = clip[:, :, : t * p, : h * q, : w * r]  # a rest that fills no token is left out
         return rearrange(clip, "B C (t p) (h q) (w r) -> B (t h w) (p q r C)", t=t, q=q, r=r)
 
     def target_index(self, frames: int) -> Tensor:
@@ -146,6 +152,13 @@ class MAE(Objective):
             var, mean = torch.var_mean(x, dim=2, keepdim=True)
             scale = var.sqrt() + 1e-6
         return ((x - mean) / scale).flatten(2), mean, scale
+
+    def check_mask(self, grid: Grid) -> None:
+        """Something to see and something to predict, in the encoder's own clip."""
+        n = self.drawn(grid)
+        kept = int(n * (1 - self.mask_ratio)) if self.mask == "random" else n - int(n * self.mask_ratio)
+        if not 0 < kept < n:
+            raise UserError(f"mae: mask_ratio {self.mask_ratio} keeps {kept} of {n}: some must be seen, some hidden.")
 
     def frames_per_slot(self, frames: int, tubelet: int) -> int:
         """Frames that one token predicts."""

@@ -7,8 +7,10 @@ our names, so names in argv and in YAML are rewritten before it parses.
 import difflib
 import inspect
 import json
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +22,7 @@ from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
+from ssvid.flags import show_help
 from ssvid.objective import Objective
 
 KINDS = {Encoder: registry.encoders, Objective: registry.objectives, Manifest: registry.datasets}
@@ -28,16 +31,25 @@ set_parsing_settings(subclasses_enabled=[Manifest])  # a dataclass, yet chosen b
 
 
 def command(function: Callable[..., dict[str, Any]], argv: list[str] | None = None) -> None:
-    """Run `function` as a command line; its dict is the last line of standard output."""
+    """Run `function` as a command line; its dict is the last line of standard output, once for all processes."""
+    threading.excepthook = _in_thread
     try:
         kwargs = parse(function, sys.argv[1:] if argv is None else argv)
-        print(json.dumps(function(**kwargs)), flush=True)
+        result = function(**kwargs)
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(result), flush=True)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("stopped. The same command goes on from the last checkpoint or finished part.", file=sys.stderr)
         sys.exit(130)
+
+
+def _in_thread(fault: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes from a thread of its own; the loop meets the same full disk and says so."""
+    if not isinstance(fault.exc_value, OSError):
+        threading.__excepthook__(fault)
 
 
 def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
@@ -53,7 +65,8 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
     argv = _gather(argv, [n for n, p in parameters.items() if p.annotation == list[str]])
     argv = _switches(argv, [n for n, p in parameters.items() if p.annotation is bool])
     if {"-h", "--help"} & set(argv):
-        _help(parser, argv, kinds)
+        show_help(parser, function, argv, kinds)
+        sys.exit(0)
     for name, table in kinds.items():
         if f"--{name}" not in argv and not any(f'"{name}": ' in token for token in argv):
             raise UserError(f"--{name} is missing: choose one of {', '.join(table.names())}.")
@@ -146,27 +159,14 @@ def _switches(argv: list[str], bools: list[str]) -> list[str]:
     return out
 
 
-def _help(parser: ArgumentParser, argv: list[str], kinds: dict[str, registry.Registry]) -> None:
-    parser.print_help()
-    for key, table in kinds.items():
-        given = [argv[i + 1] for i, token in enumerate(argv[:-1]) if token == f"--{key}"]
-        if not given:
-            print(f"\n--{key} is one of: {', '.join(table.names())}; `--{key} NAME --help` lists its own flags")
-        for path in given:
-            print()
-            try:
-                parser.parse_args([f"--{key}.help", path])
-            except SystemExit:
-                pass
-    sys.exit(0)
-
-
 def _sentence(text: str, parser: ArgumentParser, argv: list[str]) -> str:
     """jsonargparse's nested message as one line that names the flag, what is wrong and what to try."""
     text = " ".join(re.sub(r"[.\s]*Got value: (Namespace|NestedArg)\(.*", "", text, flags=re.S).split())
     keys = re.findall(r'Parser key "([\w.]+)"', text)
     flag = "--" + ".".join(keys)
-    if unknown := re.search(r"Option '([^']+)' is not accepted", text):
+    if (unknown := re.search(r"Option '([^']+)' is not accepted", text)) and not keys:
+        return f"The recipe has a key {unknown[1]!r} that is no flag of this command. --help lists all."
+    if unknown:
         return f"{flag} has no option {unknown[1]!r}. `{flag} NAME --help` lists what it takes."
     if unknown := re.search(r"unrecognized arguments: (.*)", text):
         flags = [o for a in parser._actions for o in a.option_strings if o.startswith("--")]

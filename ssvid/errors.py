@@ -15,6 +15,20 @@ class RunError(UserError):
     exit_code = 3
 
 
+def positive(**flags: int | float | None) -> None:
+    """Refuse flags that must be more than 0; None was not given."""
+    for name, value in flags.items():
+        if value is not None and not value > 0:
+            raise UserError(f"--{name} {value}: it must be more than 0.")
+
+
+def within(low: int | float, high: int | float, **flags: int | float | None) -> None:
+    """Refuse flags outside [low, high]; None was not given."""
+    for name, value in flags.items():
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name} {value}: it must lie between {low:g} and {high:g}.")
+
+
 class DecodeError(Exception):
     """One file that cannot give the frames asked for. The loader replaces and counts it."""
 

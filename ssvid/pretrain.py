@@ -1,5 +1,6 @@
 """clips -> a pretrained encoder: `python -m ssvid.pretrain --objective NAME --encoder NAME --data NAME --out DIR`."""
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from ssvid.encoder import Encoder
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder, provenance
 from ssvid.engine.distributed import gather, join
-from ssvid.engine.loop import Settings, Trained, train
-from ssvid.errors import UserError
+from ssvid.engine.loop import Settings, Trained, export, train
+from ssvid.errors import UserError, positive, within
+from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective
 from ssvid.shapes import Views
 from ssvid.weights import warm_start
@@ -66,6 +68,7 @@ def pretrain(
     seed: int = 0,
     precision: Literal["auto", "bf16", "fp32"] = "auto",  # auto: bf16 on a GPU
     compile: bool = False,
+    sync_bn: bool = True,  # batch norm over all processes; false: each its own, as DPC was published
     devices: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,  # of torch; null: torch's own choice
     workers: int = 2,  # loader processes
@@ -78,6 +81,11 @@ def pretrain(
     config: dict[str, Any],
 ) -> dict[str, Any]:
     """Pretrain an encoder. The same command again goes on where it stopped."""
+    positive(steps=steps, epochs=epochs, batch_size=batch_size, accumulate=accumulate, threads=threads, keep=keep)
+    positive(log_every=log_every, picture_every=picture_every, checkpoint_every=checkpoint_every, clip_grad=clip_grad)
+    positive(lr_batch=lr_batch)
+    within(0, math.inf, lr=lr, min_lr=min_lr, weight_decay=weight_decay, workers=workers)
+    within(0, 1, warmup=warmup, max_bad=max_bad)
     if threads is not None:
         torch.set_num_threads(threads)
     world = join(devices)
@@ -91,6 +99,8 @@ def pretrain(
     views = clip.views(built.views)
     if init is not None:
         warm_start(built, init)
+    if world.size > 1 and sync_bn:
+        synchronise(built)
     built.to(world.device)
     total = _steps(steps, epochs, len(train_rows), batch_size)
     scale = batch_size / lr_batch if lr_batch else 1.0
@@ -110,11 +120,11 @@ def pretrain(
         keep=keep,
         seed=seed,
     )
-    config = {**config, "threads": torch.get_num_threads(), "rows": train_rows.hash}
+    config = {**config, "threads": torch.get_num_threads()}
     folder = RunFolder(out)
     trained = Trained(built, optim.make(optimizer, built, weight_decay, betas), world)
     clips = Clips(train_rows, views, seed=seed, short=short, decoder=decoder)
-    with folder.opened(config) if world.first else folder.joined():
+    with folder.opened(config, train_rows.hash) if world.first else folder.joined():
         return _run(trained, clips, settings, folder, config, workers, max_bad)
 
 
@@ -134,6 +144,8 @@ def _run(
     state = state if world.first else folder.newest()
     if state is not None:
         trained.restore(state)
+        if world.first:
+            export(trained, folder, config)  # a kill may have come between checkpoint and export
     if world.first:
         provenance(folder.path, data)
         _announce(trained, data, settings, folder)

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypedDict
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ssvid.errors import UserError
+
 Clip = Float[Tensor, "B C T H W"]  # normalised pixels
 Tokens = Float[Tensor, "B N D"]  # time-major: n = (t*h + y)*w + x
 Pooled = Float[Tensor, "B D"]
@@ -52,9 +54,14 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         if (self.fps is None) == (self.stride is None):
-            raise ValueError("a clip is spaced by fps or by stride: give exactly one of the two")
-        if self.frames < 1 or self.size < 1 or (self.fps or 1) <= 0 or (self.stride or 1) < 1:
-            raise ValueError(f"frames, size, fps and stride are positive numbers, not {self}")
+            raise UserError("A clip is spaced by fps or by stride: give exactly one of the two.")
+        if (
+            self.frames < 1
+            or self.size < 1
+            or not (self.fps is None or self.fps > 0)
+            or not (self.stride is None or self.stride > 0)
+        ):
+            raise UserError(f"The frames, size, fps and stride of a clip are more than 0, not {vars(self)}.")
 
 
 @dataclass(frozen=True, kw_only=True)

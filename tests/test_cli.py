@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from ssvid import registry
 from ssvid.cli import parse
 from ssvid.errors import UserError
+from ssvid.flags import of_entry
 from ssvid.pretrain import pretrain
 from tests.helpers import ROOT, command, pretrain_argv, sentence
 
@@ -36,6 +39,51 @@ def test_unknown_keys_and_wrong_values_name_the_flag(argv):
     assert "--steps does not take 'many'" in refused([*argv, "--steps", "many"])
     assert "--encoder.depth takes int, not 'x'" in refused([*argv, "--encoder.depth", "x"])
     assert "mask" in refused([*argv, "--objective.mask", "tubes"])
+
+
+@pytest.mark.parametrize(
+    "flag, value, said",
+    [
+        ("--steps", "-1", "--steps -1: it must be more than 0"),
+        ("--accumulate", "0", "--accumulate 0"),
+        ("--log_every", "0", "--log_every 0"),
+        ("--picture_every", "0", "--picture_every 0"),
+        ("--checkpoint_every", "0", "--checkpoint_every 0"),
+        ("--threads", "0", "--threads 0"),
+        ("--workers", "-1", "--workers -1: it must lie between 0 and"),
+        ("--lr", "-1", "--lr -1"),
+        ("--warmup", "2", "--warmup 2.0: it must lie between 0 and 1"),
+        ("--devices", "cuda", "torch sees no GPU"),
+        ("--clip.frames", "0", "frames, size, fps and stride of a clip are more than 0"),
+        ("--clip.fps", "0", "frames, size, fps and stride of a clip are more than 0"),
+        ("--encoder.frames", "0", "frames, size, fps and stride of a clip are more than 0"),
+        ("--encoder.dim", "25", "25 does not divide into 2 attention heads"),
+        ("--encoder.heads", "5", "24 does not divide into 5 attention heads"),
+        ("--encoder.patch", "32", "holds no token of 2 frames, 32 pixels"),
+        ("--encoder.depth", "0", "--depth 0: it must be more than 0"),
+        ("--objective.dec_heads", "3", "16 does not divide into 3 attention heads"),
+        ("--objective.mask_ratio", "1.5", "mae: mask_ratio 1.5 keeps"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="one of the values is good on this machine")
+def test_values_out_of_range(argv, tmp_path, flag, value, said):
+    assert said in refused([*argv, flag, value])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_with_a_key_that_is_no_flag(argv, tmp_path):
+    (tmp_path / "r.yaml").write_text("colour: red\n")
+    assert "The recipe has a key 'colour'" in refused(["--config", str(tmp_path / "r.yaml"), *argv])
+
+
+@pytest.mark.parametrize("kind", ["encoders", "objectives", "datasets"])
+def test_every_registered_name_has_help(kind):
+    """Its own flags, each comment behind a parameter its help."""
+    for name in getattr(registry, kind).names():
+        if not name.startswith("test_"):
+            assert "--it." in of_entry("it", getattr(registry, kind)[name])
+    assert "of tokens; 0.75 on UCF101" in " ".join(of_entry("objective", registry.objectives["mae"]).split())
+    assert "of the file's frames" in of_entry("encoder", registry.encoders["vit_small"]), "handed on by **kwargs"
 
 
 def test_contradictions(argv):

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import nn
 
 from ssvid.encoder import IMAGENET, Encoder
+from ssvid.errors import UserError, positive
 from ssvid.nn.masks import take
 from ssvid.nn.position import Kind, Positions
 from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
@@ -49,9 +50,14 @@ class ViT(Encoder):
         std: tuple[float, float, float] = IMAGENET[1],
     ) -> None:
         super().__init__()
+        positive(dim=dim, depth=depth, patch=patch, tubelet=tubelet)
         self.mean, self.std = mean, std
         self.dim, self.depth, self.tubelet = dim, depth, (tubelet, patch, patch)
         self.spec = ClipSpec(frames=frames, stride=stride, size=size)
+        if not self.grid(frames, size, size).n:
+            raise UserError(
+                f"A clip of {frames} frames, {size} pixels holds no token of {tubelet} frames, {patch} pixels."
+            )
         self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
         self.positions = Positions(positions, dim, self.grid(frames, size, size), cls)
         self.register_parameter("cls", nn.Parameter(torch.zeros(1, 1, dim)) if cls else None)

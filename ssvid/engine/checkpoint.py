@@ -26,14 +26,17 @@ FREE = {"out", "steps", "epochs", "workers", "devices", "log_every", "picture_ev
 FREE |= {"max_bad", "data.root", "compile", "decoder"}
 
 
+PROVENANCE = "provenance.json"
+
+
 class RunFolder:
     def __init__(self, out: str | Path) -> None:
         self.path = Path(out)
         self.checkpoints = self.path / "checkpoints"
 
     @contextmanager
-    def opened(self, config: dict[str, Any]) -> Iterator["RunFolder"]:
-        """Hold the folder as its one writer; refuse the folder of another run."""
+    def opened(self, config: dict[str, Any], rows: str) -> Iterator["RunFolder"]:
+        """Hold the folder as its one writer; refuse the folder of another run. `rows`: hash of the clips it reads."""
         if self.path.is_file():
             raise UserError(f"--out {self.path} is a file; name a folder.")
         if self.path.is_dir() and not (self.path / "config.yaml").exists():
@@ -41,7 +44,7 @@ class RunFolder:
             if strangers:
                 raise UserError(f"--out {self.path} holds {strangers[0]!r} but no run; name a new or an empty folder.")
         with locked(self.path / "lock", wait=False, what=f"--out {self.path}"):
-            self.compare(config)
+            self.compare(config, rows)
             self.checkpoints.mkdir(exist_ok=True)
             for rest in self.path.rglob(".*.tmp"):
                 rest.unlink()  # of a writer that was killed
@@ -54,11 +57,13 @@ class RunFolder:
         """The same folder for the other ranks, which write nothing."""
         yield self
 
-    def compare(self, config: dict[str, Any]) -> None:
-        file = self.path / "config.yaml"
+    def compare(self, config: dict[str, Any], rows: str) -> None:
+        file, made = self.path / "config.yaml", self.path / PROVENANCE
         if not file.exists() or not self.whole():
             return  # nothing was made yet, so nothing can be mixed up
+        known = json.loads(made.read_text())["hash"] if made.exists() else rows
         old, new = flat(yaml.safe_load(file.read_text())), flat(config)
+        old["data (hash of its rows)"], new["data (hash of its rows)"] = known[:8], rows[:8]
         differing = [k for k in sorted(old | new) if k not in FREE and old.get(k) != new.get(k)]
         if differing:
             shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing)
@@ -73,14 +78,26 @@ class RunFolder:
         return str(self.whole()[0]) if self.whole() else "none yet"
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read; a damaged one is set aside under another name and said so."""
+        """The newest checkpoint that can be read; a damaged one is set aside under another name and said so.
+
+        Where none can be read the run is refused: to begin anew would overwrite what it made.
+        """
+        damaged: list[tuple[Path, UserError]] = []
         for path in self.whole():
             try:
-                return read(path)
+                state = whole_state(path)
             except UserError as error:
-                aside = path.with_suffix(".damaged")
-                path.rename(aside)
-                print(f"warning: {error} It is kept as {aside.name}; going on from an older one.", file=sys.stderr)
+                damaged.append((path, error))
+                continue
+            for old, why in damaged:
+                aside = old.with_suffix(".damaged")
+                old.rename(aside)
+                print(f"warning: {why} It is kept as {aside.name}; going on from {path.name}.", file=sys.stderr)
+            return state
+        if damaged:
+            raise UserError(
+                f"No checkpoint of {self.path} can be read. {damaged[0][1]} Name another --out to begin anew."
+            )
         return None
 
     def save(self, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -91,7 +108,16 @@ class RunFolder:
         return path
 
 
-def read(path: Path) -> dict[str, Any]:
+def whole_state(path: Path) -> dict[str, Any]:
+    """A checkpoint of this loop."""
+    state = read(path)
+    missing = {"step", "model", "optimizer", "rng"} - state.keys() if isinstance(state, dict) else {"everything"}
+    if missing:
+        raise UserError(f"{path} is no checkpoint of ssvid.pretrain: it lacks {', '.join(sorted(missing))}.")
+    return state
+
+
+def read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -101,7 +127,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} holds more than tensors ({str(error).splitlines()[0]}). "
             "Save its state dict again with torch.save or safetensors, from a place you trust."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
         why = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise UserError(f"{path} is damaged or no checkpoint ({why}).") from error
 
@@ -129,4 +155,4 @@ def provenance(out: Path, data: Manifest) -> None:
         "torch": torch.__version__,
         "cpu": platform.processor() or platform.machine(),
     }
-    write_whole(out / "provenance.json", lambda file: file.write(json.dumps(made).encode()))
+    write_whole(out / PROVENANCE, lambda file: file.write(json.dumps(made).encode()))

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from ssvid.errors import RunError, UserError
+
 
 class World(NamedTuple):
     rank: int
@@ -20,12 +22,15 @@ class World(NamedTuple):
 
 def join(devices: str = "auto", timeout_s: float = 600) -> World:
     """Join the process group that torchrun or SLURM started; alone otherwise."""
-    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+    # SLURM_NTASKS is there in an salloc shell too, where one process runs; only srun sets the step's.
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available() if devices == "auto" else devices == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise UserError("--devices cuda: torch sees no GPU here; python -m ssvid.doctor says more.")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -39,5 +44,14 @@ def gather(value: Any, world: World) -> list[Any]:
     if world.size == 1:
         return [value]
     values: list[Any] = [None] * world.size
-    dist.all_gather_object(values, value)
+    try:
+        dist.all_gather_object(values, value)
+    except RuntimeError as error:  # the backends' word for a peer that is gone
+        raise RunError(f"Process {world.rank} lost another one, whose own message says why.") from error
     return values
+
+
+def gathered(numbers: dict[str, float], world: World) -> dict[str, list[float]]:
+    """name -> every rank's number."""
+    rows = gather(numbers, world)
+    return {name: [row[name] for row in rows] for name in numbers}

@@ -8,6 +8,8 @@ from ssvid.errors import RunError
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Pooled
 
+MONITORED = 64  # clips: whole ones, where the objective may see a tenth of each
+
 
 def effective_rank(features: Pooled) -> float:
     """exp of the entropy of the singular values (RankMe, arXiv:2210.02885); 1 when all clips look alike."""
@@ -19,10 +21,10 @@ def effective_rank(features: Pooled) -> float:
 @torch.no_grad()
 def monitors(objective: Objective, batch: Batch) -> dict[str, float]:
     """Effective rank and feature std of every exported encoder on the first view, without touching the run's state."""
-    values = {}
+    values, clips = {}, batch["clips"][:MONITORED, 0]
     for name, encoder in objective.exported().items():
         with Evaluating(encoder):
-            pooled = encoder(batch["clips"][:, 0]).pooled.float()
+            pooled = encoder(clips).pooled.float()
         if len(pooled) > 1:
             values[f"{name}/effective_rank"] = effective_rank(pooled)
             values[f"{name}/feature_std"] = float(std_of_l2_normalized(pooled))
@@ -45,23 +47,23 @@ class Evaluating:
 
 
 class Watch:
-    """Losses kept on the device until `check`, so that no step waits for one."""
+    """Losses and gradient norms kept on the device until `check`, so that no step waits for one."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[int, Tensor, list[str]]] = []
+        self.seen: list[tuple[int, str, Tensor, list[str]]] = []
 
-    def add(self, step: int, loss: Tensor, ids: list[str]) -> None:
-        self.seen.append((step, loss.detach(), ids))
+    def add(self, step: int, what: str, value: Tensor, ids: list[str]) -> None:
+        self.seen.append((step, what, value.detach(), ids))
 
     def check(self, last_good: str) -> None:
-        """Raise at the first loss that is NaN or Inf; forget the rest."""
+        """Raise at the first value that is NaN or Inf; forget the rest."""
         if not self.seen:
             return
-        finite = torch.stack([loss for _, loss, _ in self.seen]).isfinite().tolist()
-        for (step, loss, ids), good in zip(self.seen, finite, strict=True):
+        finite = torch.stack([value for _, _, value, _ in self.seen]).isfinite().tolist()
+        for (step, what, value, ids), good in zip(self.seen, finite, strict=True):
             if not good:
                 raise RunError(
-                    f"The loss was {float(loss)} at step {step}, on the samples {', '.join(ids)}. Stopped; "
+                    f"The {what} was {float(value)} at step {step}, on the samples {', '.join(ids)}. Stopped; "
                     f"the last good checkpoint is {last_good}. Try a lower --lr, --clip_grad 1 or --precision fp32."
                 )
         self.seen.clear()

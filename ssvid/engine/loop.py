@@ -1,6 +1,7 @@
 """objective + batches -> trained weights: the one loop. It knows no objective and no data set."""
 
 import contextlib
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from ssvid.data.quarantine import Quarantine
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
-from ssvid.engine.distributed import World, gather
+from ssvid.engine.distributed import World, gather, gathered
 from ssvid.engine.feed import to_device
 from ssvid.engine.health import Evaluating, Watch, monitors
 from ssvid.engine.logs import Metrics, film
@@ -86,6 +87,7 @@ def train(
     world, objective = trained.world, trained.objective
     forward = parallel(objective, settings, world)
     watch, feed = Watch(), iter(batches)
+    bad: list[Any] = []  # files that could not be read since the last log line
     objective.train()
     with Log(folder, trained.step, settings, world) as log:
         while trained.step < settings.steps:
@@ -99,14 +101,16 @@ def train(
                 with log.waiting():
                     raw = next(feed)
                 quarantine.take(raw)
+                bad += raw["bad"]
                 batch = to_device(raw, views, world.device)
                 with synced(forward, micro == settings.accumulate - 1), autocast(settings, world):
                     loss = forward(batch)
                 (loss.total / settings.accumulate).backward()
-                watch.add(trained.step, loss.total, batch["video_id"])
-                log.add(loss, len(batch["index"]))
+                watch.add(trained.step, "loss", loss.total, batch["video_id"])
+                log.add(loss, raw)
                 skip |= loss.skip
             norm = optim.clip_norm(objective, settings.clip_grad)
+            watch.add(trained.step, "gradient's norm", norm, batch["video_id"])
             if not skip:
                 trained.optimizer.step()
             trained.optimizer.zero_grad(set_to_none=True)
@@ -115,6 +119,7 @@ def train(
             final = trained.step == settings.steps
             if trained.step % settings.log_every == 0 or final:
                 watch.check(folder.last_good())
+                spread(bad, quarantine, world)
                 log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
             if trained.step % settings.picture_every == 0 or final:
                 log.look(trained.step, objective, batch, views)
@@ -122,6 +127,15 @@ def train(
                 watch.check(folder.last_good())
                 save(trained, folder, config, settings.keep)
     return log.last
+
+
+def spread(bad: list[Any], quarantine: Quarantine, world: World) -> None:
+    """What the loaders of all processes met: the first writes it down, and all stop alike."""
+    for met in gather(bad, world):
+        for file in met:
+            quarantine.add(*file)
+    bad.clear()
+    quarantine.check()
 
 
 def parallel(objective: Objective, settings: Settings, world: World) -> Callable[[Batch], Loss]:
@@ -146,8 +160,13 @@ def save(trained: Trained, folder: RunFolder, config: dict[str, Any], keep: int)
     state = trained.state(config)  # every rank takes part
     if trained.world.first:
         folder.save(trained.step, state, keep)
-        for name, encoder in trained.objective.exported().items():
-            save_encoder(encoder, folder.path, name, {"config": config, "step": trained.step})
+        export(trained, folder, config)
+
+
+def export(trained: Trained, folder: RunFolder, config: dict[str, Any]) -> None:
+    """The encoders as they are now, beside the checkpoints."""
+    for name, encoder in trained.objective.exported().items():
+        save_encoder(encoder, folder.path, name, {"config": config, "step": trained.step})
 
 
 class Log:
@@ -159,11 +178,13 @@ class Log:
         self.bar = tqdm(total=settings.steps, initial=step, unit="step", disable=not world.first, mininterval=slow)
         self.world = world
         self.last: dict[str, float] = {}
-        self.start = step
+        self.told = False  # that clips are longer than their videos
         self.reset()
 
     def reset(self) -> None:
-        self.began, self.waited, self.clips = time.perf_counter(), 0.0, 0
+        self.began, self.waited = time.perf_counter(), 0.0
+        self.clips = self.dropped = 0
+        self.padded = 0.0
         self.parts: dict[str, list[torch.Tensor]] = {}
 
     @contextlib.contextmanager
@@ -172,24 +193,40 @@ class Log:
         yield
         self.waited += time.perf_counter() - began
 
-    def add(self, loss: Loss, clips: int) -> None:
-        self.clips += clips * self.world.size
+    def add(self, loss: Loss, batch: Batch) -> None:
+        views = batch["clips"].shape[1]
+        self.clips += len(batch["index"])
+        self.padded += batch["padded"] / views
+        self.dropped += batch["dropped"]
         for name, value in {"loss": loss.total, **loss.parts}.items():
             self.parts.setdefault(name, []).append(value.detach())
 
     def write(self, step: int, more: dict[str, float]) -> None:
         spent = time.perf_counter() - self.began
-        means = {name: float(torch.stack(values).float().mean()) for name, values in self.parts.items()}
-        rates = {"clips_per_s": self.clips / spent, "data_wait": self.waited / spent}
-        self.last = {**means, **more, **rates}
+        mine = {name: float(torch.stack(values).float().mean()) for name, values in self.parts.items()}
+        means = {name: statistics.fmean(each) for name, each in gathered(mine, self.world).items()}
+        rates = {"clips_per_s": self.clips * self.world.size / spent, "data_wait": self.waited / spent}
+        short = {"padded": self.padded / self.clips, "dropped": self.dropped}  # of the clips; videos
+        self.last = {**means, **more, **rates, **{name: value for name, value in short.items() if value}}
         if self.metrics:
             self.metrics.write(step, self.last)
+            self.tell(short)
         self.bar.set_postfix_str(
             f"loss {means['loss']:.4f}, {rates['clips_per_s']:.0f} clips/s, {rates['data_wait']:.0%} waiting for data",
             refresh=False,
         )
         self.bar.update(step - self.bar.n)
         self.reset()
+
+    def tell(self, short: dict[str, float]) -> None:
+        """Once, where videos are shorter than the clip: padded clips stand still at their end."""
+        if any(short.values()) and not self.told:
+            self.told = True
+            self.bar.write(
+                f"warning: of the last {self.clips} clips {short['padded']:.0%} are longer than their video, whose "
+                f"last frame is repeated; {short['dropped']} videos were left out as too short. See --short, --clip.",
+                file=sys.stderr,
+            )
 
     def look(self, step: int, objective: Objective, batch: Batch, views: Views) -> None:
         """Collapse monitors and pictures, on the first rank, without touching the run's random state or statistics."""

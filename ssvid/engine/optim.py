@@ -5,11 +5,11 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ssvid.errors import UserError
 
-Name = Literal["adamw", "sgd"]
+Name = Literal["adamw", "adam", "sgd"]  # adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR)
 # Tokens and positions are not decayed although they may have several axes (VideoMAE; mae_st decays its positions).
 UNDECAYED = ("cls", "mask_token", "positions")
 
@@ -28,6 +28,8 @@ def make(name: Name, module: nn.Module, weight_decay: float, betas: tuple[float,
         raise UserError("This objective has nothing to train.")
     if name == "sgd":
         return SGD(groups, lr=0.0, momentum=betas[0])
+    if name == "adam":
+        return Adam(groups, lr=0.0, betas=betas, fused=True)
     return AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 

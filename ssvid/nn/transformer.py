@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ssvid.errors import UserError
 from ssvid.shapes import Tokens
 
 Bias = Literal["qv", "qkv", "none"]
@@ -22,6 +23,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, bias: Bias = "qv", dropout: float = 0.0) -> None:
         super().__init__()
+        if heads < 1 or dim < 1 or dim % heads:
+            raise UserError(f"A width of {dim} does not divide into {heads} attention heads.")
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         for name in "qkv":

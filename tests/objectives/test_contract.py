@@ -57,10 +57,9 @@ def test_every_trainable_parameter_gets_gradient_and_no_other(objective: Objecti
     assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
 
 
-def test_the_same_seed_gives_the_same_loss_and_another_seed_another(objective: Objective):
+def test_the_same_seed_gives_the_same_loss(objective: Objective):
     first = objective(batch_for(objective)).total
     assert torch.equal(first, objective(batch_for(objective)).total), "forward changed the objective's state"
-    assert not torch.equal(first, objective(batch_for(objective, seed=1)).total)
 
 
 def test_a_flat_clip_has_finite_gradients(objective: Objective):

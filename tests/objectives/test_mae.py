@@ -39,6 +39,23 @@ def build(form: str) -> MAE:
     return MAE(create_encoder("vit", **{**KWARGS, **encoder}), **{**small, **mae})
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_another_seed_hides_other_tokens(form: str):
+    mae = build(form)
+    assert not torch.equal(mae(batch_for(mae)).total, mae(batch_for(mae, seed=1)).total)
+
+
+@pytest.mark.parametrize("mask, ratio", [("tube", 1.0), ("random", 0.95), ("frame", 0.2), ("tube", -1.0)])
+def test_a_mask_that_hides_all_or_nothing_is_refused(mask: str, ratio: float):
+    with pytest.raises(UserError, match=f"mask_ratio {ratio} keeps"):
+        MAE(create_encoder("vit", **KWARGS), mask=mask, mask_ratio=ratio)
+
+
+def test_frames_and_pixels_that_fill_no_token_are_left_out():
+    mae = MAE(create_encoder("vit", **{**KWARGS, "frames": 5, "size": 19}), mask_ratio=0.5, dec_dim=16, dec_heads=2)
+    assert mae(batch_for(mae)).total.isfinite()
+
+
 @pytest.fixture(params=FORMS)
 def mae(request: pytest.FixtureRequest) -> MAE:
     return build(request.param)

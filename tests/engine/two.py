@@ -1,0 +1,52 @@
+"""Loss and gradients of one step in float64, as one process or as several: run by test_two_processes.py."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from ssvid import create_encoder, registry
+from ssvid.engine.distributed import join
+from ssvid.nn.sync_bn import synchronise
+from tests.objectives.test_contract import batch_for
+
+FORMS = {
+    "mae": ("vit", {}, {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}),
+    "dpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "dropout": 0.0}),
+}
+
+
+def one_step(name: str) -> dict[str, torch.Tensor]:
+    world = join("cpu", timeout_s=60.0)
+    encoder_name, change, kwargs = FORMS[name]
+    with torch.device("meta"):
+        tiny = create_encoder(encoder_name).tiny
+    torch.manual_seed(0)
+    objective = registry.objectives[name](create_encoder(encoder_name, **{**tiny, **change}), **kwargs).double()
+    batch = batch_for(objective, clips=4)
+    share = 4 // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    part = {k: v[mine] if isinstance(v, torch.Tensor | list) else v for k, v in batch.items()}
+    part["clips"] = part["clips"].double()
+    module = objective
+    if world.size > 1:
+        synchronise(objective)
+        module = DistributedDataParallel(objective)
+    loss = module(part).total
+    loss.backward()
+    mean = loss.detach().clone()
+    if world.size > 1:
+        torch.distributed.all_reduce(mean)
+    found = {f"grad/{n}": p.grad for n, p in objective.named_parameters()}
+    found |= {f"state/{n}": b for n, b in objective.named_buffers()}
+    return {"loss": mean / world.size, **found}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = one_step(sys.argv[1])
+    if join("cpu").first:
+        torch.save(found, Path(sys.argv[2]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
