@@ -14,7 +14,7 @@ from torch import Tensor
 
 ROOT = Path(os.environ.get("SSVID_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
 # Methods whose issue is still open. Their cases are skipped by name until a checker recognises them.
-UNBUILT = {"blip", "coclr", "dpc", "memdpc", "milnce", "tan", "videoprism", "xclip"}
+UNBUILT = {"blip", "coclr", "memdpc", "milnce", "tan", "videoprism", "xclip"}
 
 TOLERANCE = {  # absolute, relative; as the cases' own README states them
     "tokens": (2e-5, 0.0),
@@ -22,6 +22,9 @@ TOLERANCE = {  # absolute, relative; as the cases' own README states them
     "gradient": (1e-7, 1e-3),  # absolute: a key bias has no gradient but rounding
     "s3d_eval": (1e-4, 0.0),  # of the largest value
     "s3d_train": (3e-4, 0.0),  # likewise; batch statistics of 16 values: their fp32 is 1.8e-4 from our float64
+    "dpc_map": (1e-3, 1e-4),  # features up to 480 in size
+    "gru": (1e-5, 0.0),
+    "dpc_score": (2e-3, 0.0),
     "exact": (0.0, 0.0),
 }
 
@@ -35,8 +38,9 @@ class Case:
         return str(self.path.relative_to(ROOT))
 
     @property
-    def method(self) -> str:
-        return self.path.relative_to(ROOT).parts[0]
+    def unbuilt(self) -> bool:
+        """Lies in a folder of a method that is not built: what its content is, nobody here knows yet."""
+        return bool(UNBUILT & set(self.path.resolve().parts))
 
     @cached_property
     def meta(self) -> dict[str, Any]:

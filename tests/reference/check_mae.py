@@ -13,9 +13,11 @@ from ssvid.encoders.vit import ViT
 from ssvid.nn.masks import random_mask, tube_mask
 from ssvid.nn.transformer import EPS
 from ssvid.shapes import Grid
-from ssvid.weights import mae_st, videomae
+from ssvid.weights.mae_st import LAYOUTS as MAE_STS
+from ssvid.weights.videomae import LAYOUTS as VIDEOMAES
 from tests.reference.cases import Case, assert_close
 
+VIDEOMAE, MAE_ST = VIDEOMAES[0], MAE_STS[0]  # as they are pretrained
 UNCHECKED = {"video_u8": "the input"}
 UNCHECKED_META = {
     **dict.fromkeys(("model", "config", "num_frames", "mask_ratio", "batch", "seed"), "settings, used to build ours"),
@@ -88,7 +90,7 @@ def of_videomae(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         dec_bias="qv" if c["qkv_bias"] else "none",
         dec_layer_scale=float(c["init_values"] or 0),
     )
-    mae.load_state_dict(videomae.to_ours(case.weights))
+    mae.load_state_dict(VIDEOMAE.to_ours(case.weights))
     clip = encoder.normalise(case.arrays["video_u8"])
     mask = case.arrays["mask"]
     index = torch.arange(mask.shape[1]).expand_as(mask)
@@ -111,7 +113,7 @@ def of_videomae(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "layer_norm_eps": encoder.norm.eps,
         "pred_abs_mean": float(arrays["decoder_pred"].detach().abs().mean()),
     }
-    return finish(case, mae, clip, keep, drop, drop, videomae.to_ours, arrays, numbers)
+    return finish(case, mae, clip, keep, drop, drop, VIDEOMAE.to_ours, arrays, numbers)
 
 
 def tubes(mask: Tensor, grid: Grid) -> Tensor:
@@ -154,7 +156,7 @@ def of_mae_st(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         dec_cls=c["cls_embed"],
         bridge_bias=True,
     )
-    mae.load_state_dict(mae_st.to_ours(case.weights))
+    mae.load_state_dict(MAE_ST.to_ours(case.weights))
     clip = encoder.normalise(case.arrays["video_u8"])
     keep, drop = random_mask(case.arrays["noise"], meta["mask_ratio"])
     restore = torch.cat([keep, drop], dim=1).argsort(dim=1)  # B N
@@ -181,7 +183,7 @@ def of_mae_st(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "target_frame_index": arrays["target_frame_index"].tolist(),
     }
     everything = torch.arange(restore.shape[1]).expand_as(restore)
-    return finish(case, mae, clip, keep, drop, everything, mae_st.to_ours, arrays, numbers)
+    return finish(case, mae, clip, keep, drop, everything, MAE_ST.to_ours, arrays, numbers)
 
 
 def finish(case, mae, clip, keep, drop, listed, to_ours, arrays, numbers):  # noqa: ANN001, ANN201

@@ -1,0 +1,117 @@
+"""DPC (Han et al. 2019, arXiv:1909.04656): tell the features of a video's next blocks apart from all others.
+
+Blocks of frames are encoded each by itself, a ConvGRU gathers the first ones, and what it predicts at each place of
+the next ones must be nearer (plain product, no temperature) to the true feature there than to any other.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError
+from ssvid.nn.convgru import ConvGRU, orthogonal
+from ssvid.nn.gather import Gathered, gather_rows
+from ssvid.objective import Objective
+from ssvid.registry import objectives
+from ssvid.shapes import Batch, Clip, Loss, Views
+
+Rows = Float[Tensor, "R D"]  # (clip, block, row, column) flattened
+KINDS = ((38, 166, 91), (214, 69, 65), (244, 179, 80), (205, 209, 214))  # colours of the kinds below
+
+
+@objectives.register("dpc")
+class DPC(Objective):
+    tiny = {"blocks": 4, "predicted": 2, "dropout": 0.0}
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        blocks: int = 8,  # of the encoder's frames each, one after the other
+        predicted: int = 3,  # of the blocks, the last ones
+        dropout: float = 0.1,  # of the GRU's state
+        negatives: str = "all",  # all | process: published, each device only has its own clips
+        augment: str = "crop_flip_colour",
+    ) -> None:
+        super().__init__()
+        if not 0 < predicted < blocks:
+            raise UserError(f"dpc: predicted {predicted} of blocks {blocks}: some must be seen and some predicted.")
+        if negatives not in ("all", "process"):
+            raise UserError(f"dpc: there is no negatives {negatives!r}: take all or process.")
+        self.encoder, self.blocks, self.predicted = encoder, blocks, predicted
+        self.negatives, self.augment = negatives, augment
+        self.gru = ConvGRU(encoder.dim, encoder.dim, dropout=dropout)
+        self.predict = nn.Sequential(
+            orthogonal(nn.Conv2d(encoder.dim, encoder.dim, 1)),
+            nn.ReLU(),
+            orthogonal(nn.Conv2d(encoder.dim, encoder.dim, 1)),
+        )
+
+    @property
+    def views(self) -> Views:
+        long = replace(self.encoder.spec, frames=self.blocks * self.encoder.spec.frames)
+        return Views(clips=(long,), augment=self.augment, mean=self.encoder.mean, std=self.encoder.std)
+
+    def exported(self) -> dict[str, Encoder]:
+        return {"encoder": self.encoder}
+
+    def forward(self, batch: Batch) -> Loss:
+        z = self.maps(batch["clips"][:, 0])  # B N D h w
+        pred = self.roll_out(z[:, : -self.predicted])  # B P D h w
+        keys = self.keys(rows(z[:, -self.predicted :]))
+        scores = rows(pred) @ keys.rows.T  # R R'
+        place = torch.arange(len(scores), device=scores.device) + keys.first
+        loss = F.cross_entropy(scores, place)
+        with torch.no_grad():
+            above = (scores > scores.gather(1, place[:, None])).sum(1)  # better than the true one
+            top = {f"top{k}": (above < k).float().mean() for k in (1, 5)}
+        return Loss(loss, {"nce": loss.detach(), **top})
+
+    def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
+        """Each block's features, averaged over its time; before any ReLU, as they are the targets."""
+        tokens, _, grid, _ = self.encoder(rearrange(clip, "B C (N T) H W -> (B N) C T H W", N=self.blocks))
+        return reduce(tokens, "(B N) (t h w) D -> B N D h w", "mean", N=self.blocks, t=grid.t, h=grid.h)
+
+    def roll_out(self, seen: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B P D h w"]:
+        """Predict a block from the state, then take the prediction for seen."""
+        _, state = self.gru(seen.relu())
+        made = []
+        for _ in range(self.predicted):
+            made.append(self.predict(state[-1]))
+            _, state = self.gru(made[-1].relu()[:, None], state)
+        return torch.stack(made, dim=1)
+
+    def keys(self, mine: Rows) -> Gathered:
+        return gather_rows(mine) if self.negatives == "all" else Gathered(mine, 0)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """The scores of two clips, each row from its smallest (black) to its largest (white), beside their kinds."""
+        z = self.maps(batch["clips"][:2, 0])
+        true = z[:, -self.predicted :]
+        scores = rows(self.roll_out(z[:, : -self.predicted])) @ rows(true).T
+        low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
+        grey = (255 * (scores - low) / (high - low).clamp_min(1e-12)).byte().expand(3, -1, -1)
+        B, P, _, h, w = true.shape
+        kinds = torch.tensor(KINDS, dtype=torch.uint8, device=z.device)[kind(B, P, h * w, z)]  # R R 3
+        both = torch.cat([grey, kinds.permute(2, 0, 1)], dim=2)
+        return {"scores": both.repeat_interleave(4, 1).repeat_interleave(4, 2)}
+
+
+def rows(maps: Float[Tensor, "B P D h w"]) -> Rows:
+    return rearrange(maps, "B P D h w -> (B P h w) D")
+
+
+def kind(clips: int, steps: int, places: int, like: Tensor) -> Int[Tensor, "R R"]:
+    """0 the true one; 1 another time at the same place; 2 another place of the same clip; 3 another clip."""
+    clip, step, place = torch.cartesian_prod(
+        *(torch.arange(n, device=like.device) for n in (clips, steps, places))
+    ).unbind(1)
+    same = [part[:, None] == part for part in (clip, step, place)]
+    inside = torch.where(same[2], torch.where(same[1], 0, 1), 2)
+    return torch.where(same[0], inside, 3)
