@@ -87,7 +87,7 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
 
 def _module(function: Callable[..., Any]) -> str:
     spec = sys.modules["__main__"].__spec__ if function.__module__ == "__main__" else None
-    return spec.name if spec else function.__module__
+    return spec.name.removesuffix(".__main__") if spec else function.__module__
 
 
 def _kind(annotation: Any) -> registry.Registry | None:

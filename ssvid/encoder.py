@@ -1,6 +1,8 @@
 """Clip -> Features: what every encoder is, and the only door through which one is made or loaded."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssvid import registry
-from ssvid.errors import UserError
+from ssvid.errors import UserError, positive
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,6 +41,10 @@ class Encoder(nn.Module, ABC):
     def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
         """`keep`: only these tokens are embedded and run, in this order. `layers`: outputs of these blocks as well."""
 
+    def published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of the library that the net is from, in our names. Our own stays as it is."""
+        return state
+
     def normalise(self, clip: Tensor) -> Tensor:
         """uint8 `... C T H W` -> float32, as the net was trained."""
         mean = torch.tensor(self.mean, device=clip.device).view(-1, 1, 1, 1)
@@ -50,22 +56,38 @@ class Encoder(nn.Module, ABC):
         """Pooled features `clips D` of a video file, from clips spread evenly over it."""
         from ssvid.data.sampling import eval_clips  # decoding is only needed here
 
-        self.eval()
+        positive(clips=clips)
         device = next(self.parameters()).device
-        return self(self.normalise(eval_clips(path, self.spec, clips).to(device))).pooled
+        with evaluating(self):
+            return self(self.normalise(eval_clips(path, self.spec, clips).to(device))).pooled
 
 
-def create_encoder(name: str, weights: str | Path | None = None, **kwargs: Any) -> Encoder:
-    """An encoder by its registered name, with random weights or those of a file."""
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """In eval mode; then each module is put back into the mode it had, which need not be that of the whole."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def create_encoder(name: str, weights: str | Path | None = None, *, partial: bool = False, **kwargs: Any) -> Encoder:
+    """An encoder by its registered name, with random weights or those of a file in any layout that ssvid.weights knows.
+
+    Of a published file the arguments that you leave out are as it has them. `partial`: take what matches.
+    """
+    if weights is not None:
+        from ssvid.weights import encoder_from
+
+        return encoder_from(weights, name, kwargs, partial)
     try:
         encoder = registry.encoders[name](**kwargs)
     except TypeError as error:
         raise UserError(f"Encoder {name} cannot be made: {error}.") from error
     encoder.name, encoder.kwargs = name, kwargs
-    if weights is not None:
-        from ssvid.weights import load_weights
-
-        load_weights(encoder, weights)
     return encoder
 
 

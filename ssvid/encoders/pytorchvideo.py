@@ -1,23 +1,157 @@
-"""Clip -> Features: nets of pytorchvideo, headless, with their own normalisation and clip."""
+"""Clip -> Features: nets of pytorchvideo, headless, with their own normalisation and clip.
+
+Frames and stride are those of its model zoo (docs/source/model_zoo.md, "frame length x sample rate"); sizes are those
+that the nets were trained at and their heads are built for (the zoo's scores were taken at 256, X3D's at 182 and 256).
+"""
 
 import warnings
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ssvid.encoders.convnet import ConvNet, halved
+from ssvid.encoders.mvit import DEPTHS, MViT, tokens_of, with_class
+from ssvid.errors import positive
+from ssvid.nn.position import Positions
 from ssvid.registry import encoders
-from ssvid.shapes import ClipSpec
+from ssvid.shapes import Clip, ClipSpec, Grid
 
-KINETICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+KINETICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)  # mean, std of all its Kinetics weights (its torch.hub pages)
+
+
+@encoders.register("slow_r50")
+def slow_r50(*, width: int = 64, frames: int = 8, stride: int = 8, size: int = 224) -> ConvNet:
+    """The slow half of SlowFast (arXiv:1812.03982): 32 x width channels at T x H/32 x W/32."""
+    return _resnet("slow_r50", width, _spec(frames, stride, size), lambda T: T)
+
+
+@encoders.register("c2d_r50")
+def c2d_r50(*, width: int = 64, frames: int = 8, stride: int = 8, size: int = 224) -> ConvNet:
+    """2-D convolutions (arXiv:1711.07971), a pool over pairs of frames: 32 x width channels at T/2 x H/32 x W/32."""
+    return _resnet("c2d_r50", width, _spec(frames, stride, size), lambda T: T // 2)
+
+
+@encoders.register("i3d_r50")
+def i3d_r50(*, width: int = 64, frames: int = 8, stride: int = 8, size: int = 224) -> ConvNet:
+    """Inflated ResNet (arXiv:1705.07750): 32 x width channels at T/2 x H/32 x W/32, the odd frame left out."""
+    return _resnet("i3d_r50", width, _spec(frames, stride, size), lambda T: T // 2)
+
+
+@encoders.register("r2plus1d_r50")
+def r2plus1d_r50(*, width: int = 64, frames: int = 16, stride: int = 4, size: int = 224) -> ConvNet:
+    """R(2+1)D (arXiv:1711.11248) of bottlenecks: 32 x width channels at T/4 x H/32 x W/32."""
+    return _resnet("r2plus1d_r50", width, _spec(frames, stride, size), lambda T: halved(T, 2))
+
+
+@encoders.register("csn_r101")
+def csn_r101(*, width: int = 64, frames: int = 32, stride: int = 2, size: int = 224) -> ConvNet:
+    """ir-CSN (arXiv:1904.02811), every 3x3x3 depthwise: 32 x width channels at T/8 x H/32 x W/32."""
+    return _resnet("csn_r101", width, _spec(frames, stride, size), lambda T: halved(T, 3))
+
+
+@encoders.register("x3d_xs")
+def x3d_xs(*, width: float = 2.0, depth: float = 2.2, frames: int = 4, stride: int = 12, size: int = 160) -> ConvNet:
+    """X3D-XS: the net of X3D-S and X3D-M, on shorter clips."""
+    return _x3d(width, depth, _spec(frames, stride, size))
 
 
 @encoders.register("x3d_s")
-def x3d_s(*, frames: int = 13, stride: int = 6, size: int = 160) -> ConvNet:
+def x3d_s(*, width: float = 2.0, depth: float = 2.2, frames: int = 13, stride: int = 6, size: int = 160) -> ConvNet:
     """X3D-S (arXiv:2004.04730): 432 channels at T x H/32 x W/32, the map that its head pools."""
+    return _x3d(width, depth, _spec(frames, stride, size))
+
+
+@encoders.register("x3d_m")
+def x3d_m(*, width: float = 2.0, depth: float = 2.2, frames: int = 16, stride: int = 5, size: int = 224) -> ConvNet:
+    """X3D-M: the net of X3D-XS and X3D-S, on longer and larger clips."""
+    return _x3d(width, depth, _spec(frames, stride, size))
+
+
+@encoders.register("mvit_base_16x4")
+def mvit_base_16x4(
+    *,
+    width: int = 96,  # of the first stage; each later one doubles it
+    depths: tuple[int, int, int, int] = DEPTHS,
+    frames: int = 16,
+    stride: int = 4,
+    size: int = 224,
+) -> MViT:
+    """MViT-B (arXiv:2104.11227): 8 x width channels at T/2 x H/32 x W/32."""
+    positive(width=width, depths=min(depths))
+    spec = _spec(frames, stride, size)
+    starts = list(accumulate(depths))[:-1]  # of the stages but the first
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # it reads numbers off tensors as it builds: those on the meta device have none
+        net = _hub(
+            "mvit_base_16x4",
+            spatial_size=4 * halved(size, 2),  # as many positions as its patch convolution gives, which rounds up
+            temporal_size=2 * halved(frames, 1),
+            depth=sum(depths),
+            patch_embed_dim=width,
+            embed_dim_mul=[[start, 2.0] for start in starts],
+            atten_head_mul=[[start, 2.0] for start in starts],
+            pool_q_stride_size=[[start, 1, 2, 2] for start in starts],
+        ).to(device)
+    return MViT(net, Stem(net), net.norm_embed, depths, spec, KINETICS)
+
+
+class Stem(nn.Module):
+    """Patches, class token and positions, the latter interpolated to other grids, which the library refuses."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        old = net.cls_positional_encoding
+        self.patch = net.patch_embed.patch_model
+        self.cls, self.cls_position = old.cls_token, old.pos_embed_class
+        self.positions = Positions("separable", self.cls.shape[-1], Grid(*old.patch_embed_shape))
+        self.positions.space, self.positions.time = old.pos_embed_spatial, old.pos_embed_temporal
+
+    def forward(self, clip: Clip) -> tuple[Tensor, Grid]:
+        x, grid = tokens_of(self.patch(clip))
+        return with_class(self.cls + self.cls_position, x + self.positions(grid)), grid
+
+
+def _spec(frames: int, stride: int, size: int) -> ClipSpec:
+    return ClipSpec(frames=frames, stride=stride, size=size)
+
+
+def _resnet(name: str, width: int, spec: ClipSpec, time: Callable[[int], int]) -> ConvNet:
+    """`width`: channels of the stem, the published 64 for all of them."""
+    positive(width=width)
+    net = _hub(name, stem_dim_out=width)
+    *blocks, head = net.blocks
+    return ConvNet(
+        net,
+        nn.Sequential(*blocks),
+        head.proj.in_features,
+        spec,
+        KINETICS,
+        lambda T, H, W: (time(T), halved(H, 5), halved(W, 5)),
+        tiny={"width": 8, "frames": 8, "size": 48},
+    )
+
+
+def _x3d(width: float, depth: float, spec: ClipSpec) -> ConvNet:
+    """`width`, `depth`: the paper's factors."""
+    positive(width=width, depth=depth)
+    net = _hub("x3d_s", width_factor=width, depth_factor=depth)  # x3d_xs and x3d_m differ in their head's pool alone
+    *blocks, head = net.blocks
+    return ConvNet(
+        net,
+        nn.Sequential(*blocks, head.pool.pre_conv, head.pool.pre_norm, head.pool.pre_act),
+        head.pool.pre_conv.out_channels,
+        spec,
+        KINETICS,
+        lambda T, H, W: (T, halved(H, 5), halved(W, 5)),
+        tiny={"width": 1.0, "depth": 1.0, "frames": 4, "size": 48},
+    )
+
+
+def _hub(name: str, **kwargs: Any) -> Any:
     with warnings.catch_warnings():  # its import warns of torch.jit.script, which we cannot mend
         warnings.simplefilter("ignore", FutureWarning)
         from pytorchvideo.models import hub  # here: it is slow to import, and most runs want another net
-    *blocks, head = hub.x3d_s(pretrained=False).blocks
-    body = nn.Sequential(*blocks, head.pool.pre_conv, head.pool.pre_norm, head.pool.pre_act)
-    spec = ClipSpec(frames=frames, stride=stride, size=size)
-    return ConvNet(body, 432, spec, *KINETICS, lambda T, H, W: (T, halved(H, 5), halved(W, 5)))
+    return getattr(hub, name)(pretrained=False, **kwargs)

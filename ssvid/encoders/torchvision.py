@@ -1,19 +1,159 @@
-"""Clip -> Features: nets of torchvision.models.video, headless, with their own normalisation and clip."""
+"""Clip -> Features: nets of torchvision.models.video, headless, with their own normalisation and clip.
 
-from torch import nn
+Frames, fps, size, mean and std are those of its Kinetics-400 weights (`get_model_weights(name).DEFAULT`: its meta and
+its transforms).
+"""
+
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor, nn
 from torchvision.models import video
+from torchvision.models.video.mvit import MSBlockConfig
 
-from ssvid.encoders.convnet import ConvNet, halved
+from ssvid.encoder import IMAGENET, Encoder
+from ssvid.encoders.convnet import ConvNet, halved, layout_of, renamed
+from ssvid.encoders.mvit import DEPTHS, MViT, tokens_of
+from ssvid.errors import UserError, positive, within
 from ssvid.registry import encoders
-from ssvid.shapes import ClipSpec
+from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
-KINETICS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # mean, std of its Kinetics-400 weights
+KINETICS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # mean, std of its ResNets
+PYTORCHVIDEO = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)  # of its MViTs, which were trained there
 
 
 @encoders.register("r3d_18")
-def r3d_18(*, frames: int = 16, stride: int = 2, size: int = 112) -> ConvNet:
+def r3d_18(*, frames: int = 16, fps: float = 15.0, size: int = 112) -> ConvNet:
     """R3D-18 (arXiv:1711.11248): 512 channels at T/8 x H/16 x W/16."""
-    net = video.r3d_18(weights=None)
+    return _resnet("r3d_18", ClipSpec(frames=frames, fps=fps, size=size), halve_time=3)
+
+
+@encoders.register("mc3_18")
+def mc3_18(*, frames: int = 16, fps: float = 15.0, size: int = 112) -> ConvNet:
+    """MC3-18 (arXiv:1711.11248), 3-D in its first stage only: 512 channels at T x H/16 x W/16."""
+    return _resnet("mc3_18", ClipSpec(frames=frames, fps=fps, size=size), halve_time=0)
+
+
+@encoders.register("r2plus1d_18")
+def r2plus1d_18(*, frames: int = 16, fps: float = 15.0, size: int = 112) -> ConvNet:
+    """R(2+1)D-18 (arXiv:1711.11248): 512 channels at T/8 x H/16 x W/16."""
+    return _resnet("r2plus1d_18", ClipSpec(frames=frames, fps=fps, size=size), halve_time=3)
+
+
+@encoders.register("mvit_v2_s")
+def mvit_v2_s(
+    *,
+    width: int = 96,  # of the first stage; each later one doubles it
+    depths: tuple[int, int, int, int] = DEPTHS,
+    frames: int = 16,
+    fps: float = 7.5,
+    size: int = 224,
+) -> MViT:
+    """MViTv2-S (arXiv:2112.01526): 8 x width channels at T/2 x H/32 x W/32. Its relative positions fit any clip."""
+    within(32, float("inf"), size=size)  # its tables of positions have a row or more per stage
+    within(2, float("inf"), frames=frames)
+    net = video.MViT(
+        spatial_size=(size, size),
+        temporal_size=frames,
+        block_setting=_mvit_blocks(width, depths),
+        residual_pool=True,
+        residual_with_cls_embed=False,
+        rel_pos_embed=True,
+        proj_after_attn=True,
+        stochastic_depth_prob=0.2,
+    )
+    return MViT(net, Stem(net), net.norm, depths, ClipSpec(frames=frames, fps=fps, size=size), PYTORCHVIDEO)
+
+
+class Stem(nn.Module):
+    """Patches and the class token. The library's own forward takes the grid from the size it was built for."""
+
+    def __init__(self, net: video.MViT) -> None:
+        super().__init__()
+        self.patch, self.with_class = net.conv_proj, net.pos_encoding
+
+    def forward(self, clip: Clip) -> tuple[Tensor, Grid]:
+        x, grid = tokens_of(self.patch(clip))
+        return self.with_class(x), grid
+
+
+@encoders.register("swin3d_t")
+class Swin3d(Encoder):
+    """Video Swin-T (arXiv:2106.13230): 8 x width channels at T/2 x H/32 x W/32, after the final norm.
+
+    `layers` are the blocks of the last stage: those before stand on finer grids, with fewer channels.
+    """
+
+    has_layers = True
+    tiny = {"width": 12, "depths": (1, 1, 1, 2), "frames": 4, "size": 32}
+
+    def __init__(
+        self,
+        *,
+        width: int = 96,  # of the first stage; each later one doubles it
+        depths: tuple[int, int, int, int] = (2, 2, 6, 2),
+        frames: int = 32,
+        fps: float = 15.0,
+        size: int = 224,
+    ) -> None:
+        super().__init__()
+        self.spec = ClipSpec(frames=frames, fps=fps, size=size)
+        positive(width=width, depths=min(depths))
+        if width % 3:
+            raise UserError(f"swin3d_t has 3 heads in its first stage: its width {width} is no multiple of 3.")
+        net = video.SwinTransformer3d([2, 4, 4], width, list(depths), [3, 6, 12, 24], window_size=[8, 7, 7])
+        self.patch, self.stages, self.blocks, self.norm = net.patch_embed, net.features[:-1], net.features[-1], net.norm
+        self.dim, self.depth = net.num_features, depths[-1]
+        self.mean, self.std = IMAGENET
+        self.layout = layout_of(net, self)
+
+    def grid(self, T: int, H: int, W: int) -> Grid:
+        return Grid(halved(T, 1), halved(H, 5), halved(W, 5))
+
+    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+        if keep is not None:
+            raise UserError(f"{self.name} attends in windows of neighbours: it cannot leave tokens out.")
+        x = self.stages(self.patch(clip))  # B t h w D
+        grid, kept_layers = Grid(*x.shape[1:4]), {}
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if layers and number in layers:
+                kept_layers[number] = rearrange(x, "B t h w D -> B (t h w) D")
+        tokens = rearrange(self.norm(x), "B t h w D -> B (t h w) D")
+        return Features(tokens, tokens.mean(1), grid, tuple(kept_layers[n] for n in layers or ()))
+
+    def published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return renamed(state, self.layout, self.name)
+
+
+def _resnet(name: str, spec: ClipSpec, halve_time: int) -> ConvNet:
+    """Their widths cannot be chosen: the library writes them out."""
+    net: Any = getattr(video, name)(weights=None)
     body = nn.Sequential(net.stem, net.layer1, net.layer2, net.layer3, net.layer4)
-    spec = ClipSpec(frames=frames, stride=stride, size=size)
-    return ConvNet(body, 512, spec, *KINETICS, lambda T, H, W: (halved(T, 3), halved(H, 4), halved(W, 4)))
+    return ConvNet(
+        net,
+        body,
+        net.fc.in_features,
+        spec,
+        KINETICS,
+        lambda T, H, W: (halved(T, halve_time), halved(H, 4), halved(W, 4)),
+        tiny={"frames": 4, "size": 32},
+    )
+
+
+def _mvit_blocks(width: int, depths: tuple[int, ...]) -> list[MSBlockConfig]:
+    """Table 3 of the paper: a stage opens by halving H and W and doubling channels and heads; keys stay at 1/32."""
+    positive(width=width, depths=min(depths))
+    return [
+        MSBlockConfig(
+            num_heads=2**stage,
+            input_channels=width * 2 ** (stage - (stage > 0 and i == 0)),
+            output_channels=width * 2**stage,
+            kernel_q=[3, 3, 3],
+            kernel_kv=[3, 3, 3],
+            stride_q=[1, 2, 2] if stage > 0 and i == 0 else [1, 1, 1],
+            stride_kv=[1, 8 >> stage, 8 >> stage],
+        )
+        for stage, depth in enumerate(depths)
+        for i in range(depth)
+    ]

@@ -2,8 +2,9 @@
 
 import torch
 from lightly.utils.debug import std_of_l2_normalized
-from torch import Tensor, nn
+from torch import Tensor
 
+from ssvid.encoder import evaluating
 from ssvid.errors import RunError
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Pooled
@@ -23,27 +24,12 @@ def monitors(objective: Objective, batch: Batch) -> dict[str, float]:
     """Effective rank and feature std of every exported encoder on the first view, without touching the run's state."""
     values, clips = {}, batch["clips"][:MONITORED, 0]
     for name, encoder in objective.exported().items():
-        with Evaluating(encoder):
+        with evaluating(encoder):
             pooled = encoder(clips).pooled.float()
         if len(pooled) > 1:
             values[f"{name}/effective_rank"] = effective_rank(pooled)
             values[f"{name}/feature_std"] = float(std_of_l2_normalized(pooled))
     return values
-
-
-class Evaluating:
-    """Evaluation mode inside, each module's own mode again outside: no dropout drawn, no statistics moved."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.modes = {m: m.training for m in module.modules()}
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, mode in self.modes.items():
-            module.training = mode
 
 
 class Watch:

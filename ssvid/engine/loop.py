@@ -14,11 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ssvid.data.quarantine import Quarantine
+from ssvid.encoder import evaluating
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.distributed import World, gather, gathered
 from ssvid.engine.feed import to_device
-from ssvid.engine.health import Evaluating, Watch, monitors
+from ssvid.engine.health import Watch, monitors
 from ssvid.engine.logs import Metrics, film
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Loss, Views
@@ -235,7 +236,7 @@ class Log:
         numbers = monitors(objective, batch)
         if numbers:
             self.metrics.write(step, numbers)
-        with Evaluating(objective):
+        with evaluating(objective):
             pictures = objective.pictures(batch)
         pictures["clips"] = film(batch["clips"][:4, 0], views)
         for name, picture in pictures.items():

@@ -1,0 +1,245 @@
+"""Every layout: recognised, loaded, written back, on state dicts made here and on the published ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from safetensors.torch import load_file
+from torch import Tensor
+
+from objectives.dpc import DPC
+from objectives.mae import MAE
+from ssvid import create_encoder, load_encoder
+from ssvid.nn.transformer import EPS
+from ssvid.weights.__main__ import weights
+from ssvid.weights.coclr import LAYOUTS as COCLR
+from ssvid.weights.files import read
+from ssvid.weights.published import find
+from tests.reference.cases import ROOT
+from tests.weights.layouts import MADE, dpc, huggingface, videomae
+
+CLIP = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def saved(
+    path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = ""
+) -> tuple[Path, dict[str, Tensor]]:
+    wrapper, make = MADE[name]
+    made = {prefix + k: v.to(dtype) if v.is_floating_point() else v for k, v in make().items()}
+    file = path / "published.pth"
+    torch.save({wrapper: made, "epoch": 3} if wrapper else made, file)
+    return file, made
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert list(ours) == list(theirs)
+    for key, value in theirs.items():
+        assert ours[key].dtype == value.dtype and torch.equal(ours[key], value), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", MADE)
+def test_written_back_as_it_was(name: str, dtype: torch.dtype, tmp_path: Path):
+    file, made = saved(tmp_path, name, dtype)
+    layout = name.partition(",")[0]
+    told = weights(str(file), to=layout, out=str(tmp_path / "again.pth"))
+    assert told["layout"] == layout and told["dtype"] == str(dtype).removeprefix("torch.")
+    again = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert_same(again if MADE[name][0] is None else again[MADE[name][0]], made)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: Path):
+    file, made = saved(tmp_path, name)
+    found = find(read(file))
+    assert found is not None and not found.missing and not found.unexpected
+    shuffled = dict(sorted(found.ours.items(), reverse=True))
+    assert_same({found.layout.prefix + k: v for k, v in found.layout.to_theirs(shuffled).items()}, made)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "module.backbone."])
+@pytest.mark.parametrize("name", ["videomae", "videomae-finetuned", "huggingface4", "mae_st"])
+def test_prefixes_are_seen_through_and_kept(name: str, prefix: str, tmp_path: Path):
+    file, made = saved(tmp_path, name, prefix=prefix)
+    weights(str(file), to=name, out=str(tmp_path / "again.pth"))
+    again = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert_same(again if MADE[name][0] is None else again[MADE[name][0]], made)
+
+
+def plain_vit(
+    state: dict[str, Tensor], clip: Tensor, start: Tensor | None = None, first: Tensor | None = None
+) -> Tensor:
+    """The tokens after the last block, from VideoMAE's names, written out by hand: one head."""
+    x = F.conv3d(clip, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=(2, 4, 4))
+    x = rearrange(x, "B D t h w -> B (t h w) D")
+    n, d = x.shape[1:]
+    if start is None:
+        angle = np.arange(n)[:, None] / np.power(10000, 2 * (np.arange(d) // 2) / d)
+        start = torch.from_numpy(np.where(np.arange(d) % 2 == 0, np.sin(angle), np.cos(angle))).float()
+    x = x + start
+    if first is not None:
+        x = torch.cat([first.expand(len(x), 1, d), x], dim=1)
+    for i in range(2):
+        p = {k.removeprefix(f"blocks.{i}."): v for k, v in state.items() if k.startswith(f"blocks.{i}.")}
+        y = F.layer_norm(x, (d,), p["norm1.weight"], p["norm1.bias"], EPS)
+        q, k, v = F.linear(y, p["attn.qkv.weight"]).chunk(3, dim=-1)
+        q, k, v = q + p["attn.q_bias"], k + p.get("attn.k_bias", 0), v + p["attn.v_bias"]
+        y = (q @ k.transpose(1, 2) / d**0.5).softmax(-1) @ v
+        x = x + F.linear(y, p["attn.proj.weight"], p["attn.proj.bias"])
+        y = F.layer_norm(x, (d,), p["norm2.weight"], p["norm2.bias"], EPS)
+        y = F.gelu(F.linear(y, p["mlp.fc1.weight"], p["mlp.fc1.bias"]))
+        x = x + F.linear(y, p["mlp.fc2.weight"], p["mlp.fc2.bias"])
+    return x
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [n for n in MADE if n.startswith(("videomae", "huggingface"))])
+def test_features_of_videomae_in_every_spelling(name: str, tmp_path: Path):
+    state = {k.removeprefix("encoder."): v for k, v in videomae().items()}
+    x = plain_vit(state, CLIP)
+    tokens = F.layer_norm(x, (64,), state["norm.weight"], state["norm.bias"], EPS)
+    encoder = load_encoder(saved(tmp_path, name)[0])
+    seen = encoder(CLIP)
+    torch.testing.assert_close(seen.tokens, tokens, atol=2e-5, rtol=1e-4)
+    assert torch.equal(seen.pooled, seen.tokens.mean(1)) and encoder.mean == (0.485, 0.456, 0.406)
+    if "finetuned" in name:  # what their classifier sees
+        theirs = F.layer_norm(x.mean(1), (64,), state["norm.weight"], state["norm.bias"], EPS)
+        last = encoder(CLIP, layers=(encoder.depth,)).layers[0]
+        torch.testing.assert_close(encoder.norm(last.mean(1)), theirs, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [n for n in MADE if n.startswith("mae_st")])
+def test_features_of_mae_st_in_every_form(name: str, tmp_path: Path):
+    file, made = saved(tmp_path, name)
+    state = dict(made)
+    for i in range(2):
+        at = f"blocks.{i}.attn"
+        state[f"{at}.qkv.weight"] = torch.cat([made[f"{at}.{n}.weight"] for n in "qkv"])
+        state |= {f"{at}.{n}_bias": made[f"{at}.{n}.bias"] for n in "qkv"}
+    first = made.get("cls_token")
+    if "pos_embed" in made:
+        start = made["pos_embed"][:, int(first is not None) :]
+        first = None if first is None else first + made["pos_embed"][:, :1]
+    else:
+        start = made["pos_embed_temporal"].repeat_interleave(4, 1) + made["pos_embed_spatial"].repeat(1, 8, 1)
+        first = None if first is None else first + made["pos_embed_class"]
+    x = F.layer_norm(plain_vit(state, CLIP, start, first), (64,), made["norm.weight"], made["norm.bias"], EPS)
+    encoder = load_encoder(file)
+    torch.testing.assert_close(encoder(CLIP).tokens, x[:, int(first is not None) :], atol=2e-5, rtol=1e-4)
+    assert (encoder.mean, encoder.spec.frames, encoder.spec.size) == ((0.45, 0.45, 0.45), 16, 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "built"), [("dpc", "resnet18_2d3d"), ("dpc, 34", "resnet34_2d3d")])
+def test_features_of_dpc(name: str, built: str, tmp_path: Path):
+    file, made = saved(tmp_path, name)
+    encoder = create_encoder(built, width=8, running_stats=False)
+    theirs = {k.removeprefix("module.backbone."): v for k, v in made.items() if k.startswith("module.backbone.")}
+    encoder.load_state_dict(theirs)  # our names are theirs inside the net
+    clip = torch.randn(2, 3, 5, 64, 64)
+    loaded = load_encoder(file)
+    assert loaded.name == built and loaded.licence == "MIT"
+    assert torch.equal(loaded(clip).tokens, encoder.eval()(clip).tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"), [("videomae", "mae"), ("mae_st", "mae"), ("huggingface4", "mae"), ("dpc", "dpc")]
+)
+def test_the_decoder_fits_the_objective_that_it_names(name: str, objective: str, tmp_path: Path):
+    found = find(read(saved(tmp_path, name)[0]))
+    assert found is not None and found.net.objective == objective
+    encoder = create_encoder(found.net.encoder, **found.net.kwargs)
+    built = {"mae": MAE, "dpc": DPC}[objective](encoder, **found.net.settings)
+    built.load_state_dict(found.ours)
+
+
+def test_hugging_face_and_videomae_are_one_model(tmp_path: Path):
+    file, made = saved(tmp_path, "huggingface4")
+    weights(str(file), to="videomae", out=str(tmp_path / "v.pth"))
+    assert_same(torch.load(tmp_path / "v.pth", weights_only=True)["model"], videomae())
+    weights(str(tmp_path / "v.pth"), to="huggingface", out=str(tmp_path / "h.safetensors"))
+    assert load_file(tmp_path / "h.safetensors").keys() == huggingface(5).keys()
+    weights(str(tmp_path / "h.safetensors"), to="huggingface4", out=str(tmp_path / "h4.bin"))
+    assert_same(torch.load(tmp_path / "h4.bin", weights_only=True), made)
+
+
+def test_second_names_are_one_tensor_inside_and_two_in_the_file(tmp_path: Path):
+    file, made = saved(tmp_path, "dpc")
+    found = find(read(file))
+    assert found is not None and sum(key.startswith("gru.") for key in found.ours) == 6
+    weights(str(file), to="dpc", out=str(tmp_path / "again.safetensors"))
+    assert load_file(tmp_path / "again.safetensors").keys() == made.keys()
+
+
+def test_coclr_inside_its_contrastive_net(tmp_path: Path):
+    net = create_encoder("s3d", width=0.125)
+    theirs = COCLR[0].to_theirs({f"encoder.{k}": v for k, v in net.state_dict().items()})
+    assert len(theirs) == 924  # each of 462 twice
+    whole = {f"encoder_q.0.{k}": v for k, v in theirs.items()}
+    whole |= {f"encoder_k.0.{k}": torch.zeros_like(v) for k, v in theirs.items()}
+    whole |= {"encoder_q.2.weight": torch.zeros(8, 8), "queue": torch.zeros(8, 4), "queue_ptr": torch.zeros(1)}
+    torch.save({"epoch": 3, "state_dict": whole}, tmp_path / "epoch300.pth.tar")
+    loaded = load_encoder(tmp_path / "epoch300.pth.tar")
+    assert loaded.licence == "Apache-2.0" and loaded.kwargs == {"width": 0.125}
+    for key, value in net.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+def published(name: str) -> Path:
+    folders = [p.parent for p in ROOT.rglob("state_dict.safetensors") if p.parent.name.startswith(name)]
+    if not folders:
+        pytest.skip(f"no case {name} under {ROOT}: set SSVID_REFERENCE")
+    return folders[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["videomae", "mae_st"])
+def test_the_published_cases(name: str, tmp_path: Path):
+    folder = published(name)
+    theirs, arrays = load_file(folder / "state_dict.safetensors"), np.load(folder / "io.npz")
+    file = tmp_path / "case.pth"
+    torch.save({"model": theirs}, file)
+    weights(str(file), to=name, out=str(tmp_path / "again.pth"))
+    assert_same(torch.load(tmp_path / "again.pth", weights_only=True)["model"], theirs)
+    clip = torch.from_numpy(arrays["video_u8"])
+    encoder = create_encoder("vit", weights=file, heads=4, frames=clip.shape[2], size=clip.shape[3]).eval()
+    if name == "videomae":
+        tokens = encoder(encoder.normalise(clip)).tokens
+        torch.testing.assert_close(tokens, torch.from_numpy(arrays["encoder_unmasked"]), atol=2e-5, rtol=0)
+        tuned = {
+            k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.") and "er.norm" not in k
+        }
+        tuned |= {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}
+        torch.save({"module": tuned}, tmp_path / "tuned.pth")
+        encoder = create_encoder("vit", weights=tmp_path / "tuned.pth", heads=4).eval()
+        last = encoder(encoder.normalise(clip), layers=(3,)).layers[0]
+        expected = torch.from_numpy(arrays["ft_meanpool_fcnorm"])
+        torch.testing.assert_close(encoder.norm(last.mean(1)), expected, atol=2e-5, rtol=0)
+    else:
+        keep = torch.from_numpy(arrays["ids_keep"])
+        tokens = encoder(encoder.normalise(clip), keep=keep).tokens
+        torch.testing.assert_close(tokens, torch.from_numpy(arrays["encoder_visible"]), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("dim", "depth", "name", "heads"),
+    [(384, 12, "vit_small", 6), (768, 12, "vit_base", 12), (1024, 24, "vit_large", 16), (1280, 32, "vit_huge", 16)],
+)
+def test_size_and_heads_are_told_from_the_shapes(dim: int, depth: int, name: str, heads: int):
+    from ssvid.weights.published import sized
+    from ssvid.weights.vit import of_mae_st, of_videomae
+
+    with torch.device("meta"):
+        encoder = create_encoder(name)
+    ours = {f"encoder.{key}": x for key, x in encoder.state_dict().items()}
+    for describe in (of_videomae, of_mae_st):
+        net = describe(ours)
+        assert (net.kwargs["dim"], net.kwargs["depth"], net.kwargs["heads"], sized(net)) == (dim, depth, heads, name)
+
+
+def test_dpc_has_as_many_keys_as_the_published_net():
+    assert len(dpc()) == 76
