@@ -14,8 +14,8 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
 from ssvid.engine import optim
-from ssvid.engine.checkpoint import RunFolder, provenance
-from ssvid.engine.distributed import gather, join
+from ssvid.engine.checkpoint import RunFolder, flat, provenance
+from ssvid.engine.distributed import agree, gather, join
 from ssvid.engine.loop import Settings, Trained, export, train
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.sync_bn import synchronise
@@ -78,6 +78,7 @@ def pretrain(
     picture_every: int = 200,  # steps
     checkpoint_every: int = 200,  # steps
     keep: int = 2,  # checkpoints
+    stop_on_collapse: float | None = None,  # least effective rank, read every picture_every steps; 1: all clips alike
     config: dict[str, Any],
 ) -> dict[str, Any]:
     """Pretrain an encoder. The same command again goes on where it stopped."""
@@ -89,6 +90,7 @@ def pretrain(
     if threads is not None:
         torch.set_num_threads(threads)
     world = join(devices)
+    agree(flat(config), world)
     train_rows = data.split("train")
     if not len(train_rows):
         raise UserError(f"{data.root} has no clips in the train split, and pretraining reads no other.")
@@ -118,6 +120,7 @@ def pretrain(
         picture_every=picture_every,
         checkpoint_every=checkpoint_every,
         keep=keep,
+        stop_on_collapse=stop_on_collapse,
         seed=seed,
     )
     config = {**config, "threads": torch.get_num_threads()}

@@ -23,7 +23,7 @@ from ssvid.files import locked, write_whole
 
 # What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
 FREE = {"out", "steps", "epochs", "workers", "devices", "log_every", "picture_every", "checkpoint_every", "keep"}
-FREE |= {"max_bad", "data.root", "compile", "decoder"}
+FREE |= {"stop_on_collapse", "max_bad", "data.root", "compile", "decoder"}
 
 
 PROVENANCE = "provenance.json"

@@ -1,6 +1,7 @@
 """The environment of torchrun or SLURM -> this process's place among the others."""
 
 import os
+import socket
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -35,8 +36,21 @@ def join(devices: str = "auto", timeout_s: float = 600) -> World:
     if cuda:
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout_s))
+        meet("nccl" if cuda else "gloo", rank, size, timeout_s)
     return World(rank, size, device)
+
+
+def meet(backend: str, rank: int, size: int, timeout_s: float) -> None:
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        socket.getaddrinfo(os.environ.get("MASTER_ADDR"), None)  # torch would try an unknown name until its time is up
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise RunError(
+            f"Process {rank} of {size} could not meet the others at {where} ({why}). Check that the name resolves, "
+            "that the port is free (torchrun --master_port) and that all were started."
+        ) from error
 
 
 def gather(value: Any, world: World) -> list[Any]:
@@ -49,6 +63,18 @@ def gather(value: Any, world: World) -> list[Any]:
     except RuntimeError as error:  # the backends' word for a peer that is gone
         raise RunError(f"Process {world.rank} lost another one, whose own message says why.") from error
     return values
+
+
+def agree(config: dict[str, Any], world: World) -> None:
+    """Refuse processes that were started with different flags. `config`: flag -> value."""
+    for rank, other in enumerate(gather(config, world)):
+        differing = [key for key in sorted(config | other) if config.get(key) != other.get(key)]
+        if differing:
+            key = differing[0]
+            raise UserError(
+                f"Process {rank} was started with other flags than process {world.rank}: --{key} {other.get(key)} "
+                f"there, {config.get(key)} here. Start all of them alike."
+            )
 
 
 def gathered(numbers: dict[str, float], world: World) -> dict[str, list[float]]:

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ssvid.errors import RunError
 from ssvid.shapes import Clip, Views
 
 
@@ -21,12 +22,14 @@ class Metrics:
         kept = [line for line in lines if _step(line) <= step]
         if len(kept) < len(lines):
             path.write_text("".join(line + "\n" for line in kept))
-        self.file = open(path, "a")  # noqa: SIM115 - open for the whole run, closed by close()
+        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - for the whole run; each line is on disk at once
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write((json.dumps({"step": step, **numbers}) + "\n").encode())
+        except OSError as error:
+            raise RunError(f"{self.file.name} could not be written: {error.strerror}. Free some space.") from error
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
 

@@ -1,6 +1,7 @@
 """objective + batches -> trained weights: the one loop. It knows no objective and no data set."""
 
 import contextlib
+import math
 import statistics
 import sys
 import time
@@ -21,6 +22,7 @@ from ssvid.engine.distributed import World, gather, gathered
 from ssvid.engine.feed import to_device
 from ssvid.engine.health import Watch, monitors
 from ssvid.engine.logs import Metrics, film
+from ssvid.errors import RunError
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.weights import save_encoder
@@ -43,6 +45,7 @@ class Settings:
     picture_every: int = 200  # steps, collapse monitors too
     checkpoint_every: int = 200  # steps
     keep: int = 2  # checkpoints
+    stop_on_collapse: float | None = None  # least effective rank of an exported encoder's features
     seed: int = 0
 
 
@@ -123,11 +126,23 @@ def train(
                 spread(bad, quarantine, world)
                 log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
             if trained.step % settings.picture_every == 0 or final:
-                log.look(trained.step, objective, batch, views)
+                alive(log.look(trained.step, objective, batch, views), trained, settings, folder)
             if trained.step % settings.checkpoint_every == 0 or final:
                 watch.check(folder.last_good())
                 save(trained, folder, config, settings.keep)
     return log.last
+
+
+def alive(numbers: dict[str, float], trained: Trained, settings: Settings, folder: RunFolder) -> None:
+    """Stop all processes where the first one's features have collapsed."""
+    ranks = {name: value for name, value in numbers.items() if name.endswith("effective_rank")}
+    least = min(ranks.values(), default=math.inf)
+    if settings.stop_on_collapse is None or gather(least, trained.world)[0] >= settings.stop_on_collapse:
+        return
+    raise RunError(
+        f"The features have collapsed: at step {trained.step} their effective rank is {least:.2f}, less than "
+        f"--stop_on_collapse {settings.stop_on_collapse:g}. The last checkpoint is {folder.last_good()}."
+    )
 
 
 def spread(bad: list[Any], quarantine: Quarantine, world: World) -> None:
@@ -229,10 +244,10 @@ class Log:
                 file=sys.stderr,
             )
 
-    def look(self, step: int, objective: Objective, batch: Batch, views: Views) -> None:
+    def look(self, step: int, objective: Objective, batch: Batch, views: Views) -> dict[str, float]:
         """Collapse monitors and pictures, on the first rank, without touching the run's random state or statistics."""
         if not self.metrics:
-            return
+            return {}
         numbers = monitors(objective, batch)
         if numbers:
             self.metrics.write(step, numbers)
@@ -241,6 +256,7 @@ class Log:
         pictures["clips"] = film(batch["clips"][:4, 0], views)
         for name, picture in pictures.items():
             self.metrics.picture(step, name, picture)
+        return numbers
 
     def __enter__(self) -> "Log":
         return self

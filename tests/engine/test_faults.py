@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -75,6 +76,15 @@ def test_a_second_writer_is_refused(videos: Path, tmp_path: Path):
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
+
+
+@pytest.mark.parametrize("host, port", [("no-such-host.invalid", "29500"), ("127.0.0.1", "taken")])
+def test_processes_that_cannot_meet(host: str, port: str, videos: Path, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = str(server.getsockname()[1]) if port == "taken" else port
+        where = {"MASTER_ADDR": host, "MASTER_PORT": number, "RANK": "0", "WORLD_SIZE": "2"}
+        said = sentence(command("ssvid.pretrain", *pretrain_argv(videos, tmp_path / "a"), **where), code=3)
+    assert f"Process 0 of 2 could not meet the others at {host}:{number}" in said
 
 
 def test_two_processes_are_one(videos: Path, tmp_path: Path):

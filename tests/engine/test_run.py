@@ -11,7 +11,7 @@ import yaml
 from ssvid.cli import parse
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
-from ssvid.engine import loop
+from ssvid.engine import distributed, loop
 from ssvid.engine.checkpoint import read
 from ssvid.engine.distributed import World
 from ssvid.errors import RunError, UserError
@@ -217,6 +217,19 @@ def test_bad_files_of_every_process_are_written_down(tmp_path: Path, monkeypatch
     first = Quarantine(tmp_path, 1000)
     loop.spread(met[0], first, World(0, 2, torch.device("cpu")))
     assert len(first) == 2 and "torn" in (tmp_path / "quarantine.jsonl").read_text() and not met[0]
+
+
+def test_a_collapsed_run_stops(videos: Path, tmp_path: Path):
+    more = ("--picture_every", "2", "--stop_on_collapse", "1e6")
+    with pytest.raises(RunError, match=r"collapsed: at step 2 their effective rank is \d.*1e\+06"):
+        run_pretrain(videos, tmp_path / "c", *more)
+    assert run_pretrain(videos, tmp_path / "c", "--stop_on_collapse", "0.5")["step"] == 6
+
+
+def test_processes_with_other_flags_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distributed, "gather", lambda mine, world: [mine, mine | {"lr": 2.0}])
+    with pytest.raises(UserError, match="Process 1 .*--lr 2.0 there, 1.0 here"):
+        distributed.agree({"lr": 1.0, "seed": 0}, World(0, 2, torch.device("cpu")))
 
 
 def test_clips_longer_than_their_videos_are_told_of(videos: Path, tmp_path: Path, capsys):
