@@ -87,6 +87,8 @@ def pretrain(
     positive(lr_batch=lr_batch)
     within(0, math.inf, lr=lr, min_lr=min_lr, weight_decay=weight_decay, workers=workers)
     within(0, 1, warmup=warmup, max_bad=max_bad)
+    folder = RunFolder(out)
+    threads = threads or folder.known("threads")  # a run goes on as it began, else sums are rounded otherwise
     if threads is not None:
         torch.set_num_threads(threads)
     world = join(devices)
@@ -124,7 +126,6 @@ def pretrain(
         seed=seed,
     )
     config = {**config, "threads": torch.get_num_threads()}
-    folder = RunFolder(out)
     trained = Trained(built, optim.make(optimizer, built, weight_decay, betas), world)
     clips = Clips(train_rows, views, seed=seed, short=short, decoder=decoder)
     with folder.opened(config, train_rows.hash) if world.first else folder.joined():

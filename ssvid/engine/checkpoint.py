@@ -57,6 +57,11 @@ class RunFolder:
         """The same folder for the other ranks, which write nothing."""
         yield self
 
+    def known(self, key: str) -> Any:
+        """What the run in this folder was started with; None where there is none."""
+        file = self.path / "config.yaml"
+        return yaml.safe_load(file.read_text()).get(key) if file.is_file() else None
+
     def compare(self, config: dict[str, Any], rows: str) -> None:
         file, made = self.path / "config.yaml", self.path / PROVENANCE
         if not file.exists() or not self.whole():
