@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.speed.cases import CASES
 from benchmarks.speed.pairs import compare
+from ssvid.errors import UserError
 
 
 def main(names: list[str]) -> None:
@@ -15,7 +16,14 @@ def main(names: list[str]) -> None:
         sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(CASES)}.")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     for name in names or CASES:
-        print(json.dumps(compare(name, CASES[name]())), flush=True)
+        try:
+            case = CASES[name]()
+        except UserError as error:  # what it is compared with is not installed
+            print(f"{'error' if names else 'left out'}: {error}", file=sys.stderr)
+            if names:
+                sys.exit(error.exit_code)
+            continue
+        print(json.dumps(compare(name, case)), flush=True)
 
 
 if __name__ == "__main__":

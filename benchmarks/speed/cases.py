@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.probes.linear import Linear
+from benchmarks.speed.mae import mae
 from benchmarks.speed.overhead import overhead
 from benchmarks.speed.pairs import Case
 from ssvid.data.decode import read, stamps
@@ -77,4 +78,4 @@ def synthetic_clip(path: Path, frames: int = 250, height: int = 240, width: int 
         container.mux(stream.encode())
 
 
-CASES: dict[str, Callable[[], Case]] = {"probe": probe, "decode": decode, "overhead": overhead}
+CASES: dict[str, Callable[[], Case]] = {"probe": probe, "decode": decode, "overhead": overhead, "mae": mae}
