@@ -203,6 +203,10 @@ def labelled(data: Manifest) -> Manifest:
     for split in SPLITS:
         if not len(kept.split(split)):
             raise UserError(f"{data.root} has no labelled clips in the {split} split: a probe needs train and test.")
+    known = {row.label for row in kept.split("train").rows}
+    unseen = sorted({str(row.label) for row in kept.split("test").rows if row.label not in known})
+    if unseen:
+        raise UserError(f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): mend the labels.")
     return kept
 
 

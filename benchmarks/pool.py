@@ -16,8 +16,8 @@ POOLINGS = ("mean", "time", "grid")
 def pool(features: Features, layers: tuple[int, ...] = (), poolings: tuple[str, ...] = POOLINGS) -> dict[str, Pooled]:
     """`mean@last`, `time@last`, `grid@last`, and the same `@6` for each layer that the encoder was asked for."""
     unknown = set(poolings) - set(POOLINGS)
-    if unknown:
-        raise UserError(f"There is no pooling {', '.join(sorted(unknown))}; there are {', '.join(POOLINGS)}.")
+    if unknown or not poolings:
+        raise UserError(f"There is no pooling {', '.join(sorted(unknown))!r}; there are {', '.join(POOLINGS)}.")
     sources = {"last": features.tokens} | dict(zip(map(str, layers), features.layers, strict=True))
     return {
         f"{pooling}@{layer}": row

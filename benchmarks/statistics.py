@@ -81,7 +81,8 @@ def wilson(share: float, n: int, level: float) -> tuple[float, float]:
     """Wilson's score interval of a proportion seen in n trials."""
     z = math.sqrt(2) * torch.erfinv(torch.tensor(level, dtype=torch.float64)).item()
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+    low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding may put an end past the share itself
 
 
 def newcombe(ours: float, theirs: float, n: int, level: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError
+from ssvid.errors import UserError, positive
 from ssvid.nn.masks import frame_mask, random_mask, take, tube_mask
 from ssvid.nn.position import Kind, Positions
 from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
@@ -50,6 +50,7 @@ class MAE(Objective):
         repeat: int = 1,  # clips of each video in a batch; mae_st: 4
     ) -> None:
         super().__init__()
+        positive(repeat=repeat, dec_depth=dec_depth)
         self.encoder = require("mae", encoder, can_skip=True)
         self.mask, self.mask_ratio = mask, mask_ratio
         self.norm, self.target_space, self.target_frames = norm, target, target_frames

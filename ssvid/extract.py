@@ -37,6 +37,8 @@ def extract_features(
     if not out.endswith(".npz") or Path(out).is_dir():
         raise UserError(f"--out {out} should be a file that ends in .npz.")
     refuse(Path(out).parent, cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
+    if per_second and clips != 1:
+        raise UserError("--per_second gives one clip for each second: it takes no --clips.")
     device = join(devices).device
     net = open_encoder(encoder).to(device)
     measured = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)

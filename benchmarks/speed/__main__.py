@@ -11,6 +11,9 @@ from ssvid.errors import UserError
 
 
 def main(names: list[str]) -> None:
+    if {"-h", "--help"} & set(names):
+        print(f"python -m benchmarks.speed [CASE ...]; cases: {', '.join(CASES)}. All of them without a name.")
+        return
     unknown = [name for name in names if name not in CASES]
     if unknown:
         sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(CASES)}.")

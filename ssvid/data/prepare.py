@@ -70,8 +70,8 @@ def prepare(
     if twins:
         raise UserError(f"{source}: several files would become {twins[0]}: give them different names.")
     target = Path(out).expanduser()
-    if target.resolve() == root.resolve():
-        raise UserError(f"--out {out} is the source itself: name another folder.")
+    if target.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"--out {out} lies in the source, and would be read as part of it: name another folder.")
     target.mkdir(parents=True, exist_ok=True)
     if not scan_only:
         _same_settings(target, how)
@@ -154,7 +154,7 @@ def _scan(root: Path, path: str) -> Found:
 
 
 def _encode_all(root: Path, target: Path, good: list[Found], bad: Quarantine, workers: int, how: Settings) -> dict:
-    left = [item for item in good if not (target / _target(item.path)).exists()]
+    left = [item for item in good if not _made(root / item.path, target / _target(item.path))]
     print(_estimate(left, how["short_side"], workers, target), file=sys.stderr)
     write_whole(target / SETTINGS, lambda file: file.write(json.dumps(how).encode()))  # an estimate refused leaves none
     began = time.monotonic()
@@ -165,6 +165,10 @@ def _encode_all(root: Path, target: Path, good: list[Found], bad: Quarantine, wo
     return {"written": written, "kept": len(good) - len(left), "seconds": round(time.monotonic() - began, 3)}
 
 
+def _made(source: Path, target: Path) -> bool:
+    return target.exists() and target.stat().st_mtime_ns == source.stat().st_mtime_ns
+
+
 def _encode(root: Path, target: Path, path: str, *, short_side: int, gop: int, crf: int) -> Found:
     final = target / _target(path)
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
@@ -172,7 +176,8 @@ def _encode(root: Path, target: Path, path: str, *, short_side: int, gop: int, c
         with _room(target):
             final.parent.mkdir(parents=True, exist_ok=True)
             _transcode(root / path, part, short_side, gop, crf)
-            os.replace(part, final)
+            os.utime(part, ns=(os.stat(root / path).st_mtime_ns,) * 2)  # tells whether the source has changed since
+        os.replace(part, final)
     except (av.FFmpegError, DecodeError, ValueError, OSError) as error:
         why = error.why if isinstance(error, DecodeError) else str(error) or type(error).__name__
         return Found(path, why)

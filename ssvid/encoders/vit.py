@@ -51,6 +51,8 @@ class ViT(Encoder):
     ) -> None:
         super().__init__()
         positive(dim=dim, depth=depth, patch=patch, tubelet=tubelet)
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UserError(f"mean and std are three numbers each, those of std more than 0, not {mean} and {std}.")
         self.mean, self.std = mean, std
         self.dim, self.depth, self.tubelet = dim, depth, (tubelet, patch, patch)
         self.spec = ClipSpec(frames=frames, stride=stride, size=size)

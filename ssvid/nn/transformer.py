@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ssvid.errors import UserError
+from ssvid.errors import UserError, within
 from ssvid.shapes import Tokens
 
 Bias = Literal["qv", "qkv", "none"]
@@ -25,6 +25,7 @@ class Attention(nn.Module):
         super().__init__()
         if heads < 1 or dim < 1 or dim % heads:
             raise UserError(f"A width of {dim} does not divide into {heads} attention heads.")
+        within(0, 1, dropout=dropout)
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         for name in "qkv":

@@ -274,3 +274,14 @@ def test_jester_list_reads(shared, tmp_path):
         Image.fromarray(picture(0)).save(tmp_path / "v" / line.split()[0] / "00001.jpg")
     made = datasets["pathlist"](str(tmp_path / "v"), val=table(tmp_path / "l.txt", "\n".join(lines)))
     assert len(made.split("test")) == 20
+
+
+def test_a_csv_head_with_spaces_is_read_and_two_alike_are_refused(tmp_path):
+    for name in ("0.mp4", "1.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "labels.csv").write_text("path, label, split, group\n0.mp4, a, train, g0\n1.mp4, a, test, g1\n")
+    rows = datasets["csv"](str(tmp_path)).rows
+    assert [(r.label, r.split, r.group) for r in rows if r.path == "1.mp4"][0][:2] == ("a", "test")
+    (tmp_path / "labels.csv").write_text("path,label,label\n0.mp4,a,b\n")
+    with pytest.raises(UserError, match="two columns 'label'"):
+        datasets["csv"](str(tmp_path))

@@ -70,7 +70,7 @@ def test_a_csv_comes_along(source, tmp_path):
 
 
 def test_faults_are_sentences(source, tmp_path):
-    with pytest.raises(UserError, match="is the source itself"):
+    with pytest.raises(UserError, match="lies in the source"):
         prepare(str(source), str(source))
     with pytest.raises(UserError, match="does not exist"):
         prepare(str(tmp_path / "none"), str(tmp_path / "out"))
@@ -162,3 +162,18 @@ def test_odd_files_keep_their_look(shared, tmp_path):
         old, new = shared / "videos-odd" / name, (tmp_path / "out" / name).with_suffix(".mp4")
         assert len(stamps(new)) == len(stamps(old))
         assert (read(new, [0.05]).float() - read(old, [0.05]).float()).abs().mean() < 4
+
+
+def test_a_changed_source_is_made_anew_and_the_target_lies_outside(tmp_path):
+    from tests.helpers import squares, write_video
+
+    source, out = tmp_path / "s", tmp_path / "o"
+    for i in range(2):
+        write_video(source / f"{i}.mp4", squares(i))
+    assert prepare(str(source), str(out), workers=1)["written"] == 2
+    before = (out / "0.mp4").read_bytes()
+    write_video(source / "0.mp4", squares(7))
+    again = prepare(str(source), str(out), workers=1)
+    assert (again["written"], again["kept"]) == (1, 1) and (out / "0.mp4").read_bytes() != before
+    with pytest.raises(UserError, match="lies in the source"):
+        prepare(str(source), str(source / "prepared"))

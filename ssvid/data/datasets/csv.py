@@ -75,6 +75,11 @@ def read_table(file: Path) -> tuple[Lines, list[str]]:
         raise UserError(f"{file} is empty: it should begin with a head, for example path,label,split.")
     head = text.partition("\n")[0]
     reader = table.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), restval="")
+    names = [name.strip() for name in reader.fieldnames or []]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{file} has two columns {twice!r}: keep one.")
+    reader.fieldnames = names
     rows: Lines = []
     try:
         for line in reader:
