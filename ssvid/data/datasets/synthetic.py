@@ -16,11 +16,11 @@ def synthetic(
     root: str | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
     *,
     train: int = 4096,  # clips
-    labelled: int = 96,  # of the train clips; the others are for pretraining alone
+    labelled: int = 192,  # of the train clips; the others are for pretraining alone
     val: int = 320,
     test: int = 480,
     acts: tuple[str, ...] = ("across", "along"),  # of a tour: across, along, orbit, spin, grow
-    frames: int = 23,  # of a file: a clip of 12 is a whole tour, begun at any of its frames
+    frames: int = 11,  # of a file: a clip of 6 is a whole tour, begun at any of its frames
     size: int = 32,  # pixels
     fps: int = 8,
     seed: int = 0,
