@@ -1,10 +1,11 @@
-"""result files -> report.md and report.html, which loads nothing from elsewhere: `python -m benchmarks.report DIR`."""
+"""result files -> report.md and report.html, which loads nothing from elsewhere: `python -m benchmarks.report DIR`.
 
-import base64
+Beside it a page for each run folder that an encoder came from. Where DIR is a run, its page is DIR/run.html.
+"""
+
 import html
-import io
 import json
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,38 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import results
-from benchmarks.results import ROWS, Result, between, percent
-
-INK, BLUE, GREY, PALE = "#1f2328", "#2f6fb2", "#9aa4ae", "#d5dbe1"
-STYLE = f"""
-body {{ font: 15px/1.5 system-ui, sans-serif; color: {INK}; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.5rem; }} h3 {{ font-size: 1rem; }}
-table {{ border-collapse: collapse; }} img {{ max-width: 100%; }}
-th, td {{ text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid {PALE}; font-weight: normal; }}
-th {{ color: #59636e; }} tr.main td {{ font-weight: 600; }} td.n {{ font-variant-numeric: tabular-nums; }}
-ul.reading li:first-child {{ font-weight: 600; }}
-.strip {{ margin: .2rem 0 1rem; }} .strip div {{ display: flex; align-items: center; gap: .7rem; margin: 2px 0; }}
-.strip span {{ font-size: .85rem; }} .wrong {{ color: #b42318; }} .near {{ padding-left: 1.2rem; }}
-pre {{ background: #f4f6f8; padding: .7rem; overflow-x: auto; font-size: .8rem; white-space: pre-wrap; }}
-"""
+from benchmarks import results, run_page
+from benchmarks.page import BLUE, GREY, INK, PALE, html_table, page, picture
+from benchmarks.results import ROWS, between, percent
+from ssvid.results import PROBE, TUNED, Result
 
 
-def report(folder: str) -> dict[str, Any]:
-    """Make report.md and report.html anew from the result files of a folder."""
-    return {"report": str(write(Path(folder)))}
+def report(
+    folder: str,  # of results, or a run
+) -> dict[str, Any]:
+    """Make report.md and report.html anew from the result files of a folder; of a run, run.html."""
+    place = Path(folder)
+    if not run_page.is_run(place):
+        return {"report": str(write(place))}
+    made = {"run": str(run_page.write(place, place / "run.html"))}
+    scored = any(run_page.mapping(file).get("kind") in (PROBE, TUNED) for file in place.glob("*.json"))
+    return {**made, "report": str(write(place))} if scored else made
 
 
 def write(folder: Path) -> Path:
     found = results.read_all(folder)
-    page = folder / "report.html"
-    for path, text in ((folder / "report.md", markdown(found)), (page, html_page(found))):
+    file = folder / "report.html"
+    for path, text in ((folder / "report.md", markdown(found)), (file, html_page(found, folder))):
         results.write_text(path, text)
-    return page
+    for result in found:
+        if run := run_page.of_result(result, folder):
+            run_page.write(run, folder / run_page.name(result))
+    return file
 
 
 def markdown(found: list[Result]) -> str:
-    parts = ["# Frozen features, linear probe", ""]
+    head, said = introduction(found)
+    parts = [f"# {head}", "", said, ""]
     for result in found:
         parts += [f"## {result['encoder']['title']}", "", *(f"- {line}" for line in results.reading(result)), ""]
         parts += [results.table([result]), "", *(f"- {key}: {value}" for key, value in facts(result)), ""]
@@ -52,41 +53,49 @@ def markdown(found: list[Result]) -> str:
     return "\n".join(parts)
 
 
-def html_page(found: list[Result]) -> str:
+def html_page(found: list[Result], folder: Path) -> str:
     many = [overview(found)] if len(found) > 1 else []
-    body = "\n".join([*many, *(section(result) for result in found)])
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Linear probe</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>Frozen features, linear probe</h1>\n"
-        "<p>The encoder stays as it is; one linear layer is trained on its features. Each row below has the same "
-        "probe, grid and selection. Bars and brackets are 95 % intervals over groups of test clips.</p>\n"
-        f"{body}\n</body></html>\n"
-    )
+    body = "\n".join([*many, *(section(result, folder) for result in found)])
+    head, said = introduction(found)
+    return page(head, f"<h1>{head}</h1>\n<p>{said}</p>\n{body}")
+
+
+def introduction(found: list[Result]) -> tuple[str, str]:
+    """Headline, and what was done."""
+    done = {
+        PROBE: "The encoder stays as it is; one linear layer is trained on its features. Each row has the same probe, "
+        "grid and selection.",
+        TUNED: "The encoder is trained on the labels, with a linear layer on top. No controls stand beside it.",
+    }
+    kinds = [kind for kind in done if any(result["kind"] == kind for result in found)]
+    head = " and ".join({PROBE: "frozen features, linear probe", TUNED: "fine-tuning"}[kind] for kind in kinds)
+    intervals = "Bars and brackets are 95 % intervals over groups of test clips."
+    return head[0].upper() + head[1:], " ".join([*(done[kind] for kind in kinds), intervals])
 
 
 def overview(found: list[Result]) -> str:
     head = ("", "top-1", "95 % interval", "more than untrained (points)", "of")
     rows = []
     for result in found:
-        gain = result["gains"]["random"]
-        more = f"{100 * gain['difference']:+.1f}" if gain["shown"] else "no difference shown"
-        more += f" ({between(gain['interval'], '+')})"
+        gain = result["gains"].get("random")
+        more = f"{100 * gain['difference']:+.1f}" if gain and gain["shown"] else "no difference shown"
+        more = f"{more} ({between(gain['interval'], '+')})" if gain else "not measured: fine-tuned"
         clips = f"{result['data']['clips']['test']} clips"
         rows.append((result["encoder"]["title"], percent(result["top1"]), between(result["interval"]), more, clips))
     return "<h2>Overview</h2>" + html_table(head, rows)
 
 
-def section(result: Result) -> str:
+def section(result: Result, folder: Path) -> str:
     title = html.escape(result["encoder"]["title"])
     said = "".join(f"<li>{html.escape(line)}</li>" for line in results.reading(result))
     parts = [
         f'<h2>{title}</h2><ul class="reading">{said}</ul>',
+        run_page.link(result, folder),
         html_table(results.HEAD, results.lines(result), main=True),
-        picture(bars(result), f"Accuracy of {title} and its controls"),
+        picture(bars(result), f"Accuracy of {result['encoder']['title']} and its controls"),
         "<h3>Confusion on test</h3>",
         picture(confusion(result), "Confusion matrix: rows are labels, columns are predictions"),
-        "<h3>Nearest neighbours</h3><p>A test clip, then the train clips whose features are nearest.</p>",
-        *(film(query) for query in result["strips"]),
+        *neighbours(result),
         "<h3>Protocol and cost</h3>",
         html_table(("", ""), facts(result)),
         f"<details><summary>Protocol in full</summary><pre>{html.escape(json.dumps(result['protocol'], indent=1))}"
@@ -97,35 +106,50 @@ def section(result: Result) -> str:
     return "\n".join(parts)
 
 
+def neighbours(result: Result) -> list[str]:
+    if "strips" not in result:
+        return []
+    head = "<h3>Nearest neighbours</h3><p>A test clip, then the train clips whose features are nearest.</p>"
+    return [head, *(film(query) for query in result["strips"])]
+
+
 def facts(result: Result) -> list[tuple[str, str]]:
-    data, chosen, cost, leak = result["data"], result["chosen"], result["cost"], result["leak"]
+    data, cost, leak, net = result["data"], result["cost"], result["leak"], result["encoder"]
     clip = result["protocol"]["clip"]
     spacing = f"{clip['fps']:g} a second" if clip["fps"] else f"{clip['stride']} frames apart"
-    setting = f"{chosen['pooling']} ({chosen['dim']} wide), rate {chosen['rate']:g}, decay {chosen['weight_decay']:g}"
     counts = ", ".join(f"{name} {data['clips'][name]} in {data['groups'][name]} groups" for name in data["clips"])
     seen = f"{leak['clips']} test clips were in pretraining" if leak["checked"] else "not checked: no pretraining list"
-    near, net, grid = result["knn"]["chosen"], result["encoder"], result["grid"]["encoder"]
+    views = f"{clip['clips']} a video" + (f", {clip['crops']} crops each" if "crops" in clip else "")
+    flops = f"{cost['gflops_per_clip']:.2f} GFLOPs a clip; " if "gflops_per_clip" in cost else ""
+    when = "this time" if result["kind"] == PROBE else "in all"
     return [
         ("encoder", f"{net['name']}, {net['parameters'] / 1e6:.1f} M parameters, {net['weights']}, hash {net['hash']}"),
         *([("licence of the weights", net["licence"])] if net.get("licence") else []),
-        ("clip", f"{clip['frames']} frames, {spacing}, {clip['size']} pixels, {clip['clips']} a video"),
+        ("clip", f"{clip['frames']} frames, {spacing}, {clip['size']} pixels, {views}"),
         ("clips", f"{counts}; {data['bad_files']} unreadable"),
-        ("chosen on val", f"{setting}: {percent(chosen['val/top1'])}, of {len(grid)} settings"),
-        ("nearest neighbours", f"{near['pooling']}, k = {near['k']}, chosen on val too"),
+        *(probed(result) if result["kind"] == PROBE else tuned(result)),
         ("leak check", seen),
-        ("cost", f"{cost['gflops_per_clip']:.2f} GFLOPs a clip; {cost['cpu_s']:.0f} CPU-seconds this time"),
+        ("cost", f"{flops}{cost['cpu_s']:.0f} CPU-seconds {when}"),
         ("protocol", f"hash {result['protocol_hash']}, seed {result['seed']}, code {(result['git'] or 'no git')[:12]}"),
         ("manifest", data["hash"][:16]),
     ]
 
 
-def html_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], main: bool = False) -> str:
-    top = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>" if any(head) else ""
-    body = ""
-    for i, row in enumerate(rows):
-        cells = "".join(f'<td class="n">{html.escape(cell)}</td>' for cell in row)
-        body += f"<tr{' class=main' if main and i == 0 else ''}>{cells}</tr>"
-    return f"<table>{top}{body}</table>"
+def probed(result: Result) -> list[tuple[str, str]]:
+    chosen, near, grid = result["chosen"], result["knn"]["chosen"], result["grid"]["encoder"]
+    setting = f"{chosen['pooling']} ({chosen['dim']} wide), rate {chosen['rate']:g}, decay {chosen['weight_decay']:g}"
+    return [
+        ("chosen on val", f"{setting}: {percent(chosen['val/top1'])}, of {len(grid)} settings"),
+        ("nearest neighbours", f"{near['pooling']}, k = {near['k']}, chosen on val too"),
+    ]
+
+
+def tuned(result: Result) -> list[tuple[str, str]]:
+    training = result["protocol"]["training"]
+    return [
+        ("training", f"{training['steps']} steps of {training['batch_size']} videos, rate {training['lr']:g}"),
+        ("val", f"{percent(result['val_top1'])}; {result['protocol']['selection']}"),
+    ]
 
 
 def film(query: Result) -> str:
@@ -141,13 +165,6 @@ def film(query: Result) -> str:
 
 def strip(clip: Result) -> str:
     return f'<img alt="{html.escape(clip["path"])}" src="data:image/jpeg;base64,{clip["jpeg"]}">'
-
-
-def picture(figure: Figure, alt: str) -> str:
-    with io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-        data = base64.b64encode(file.getvalue()).decode()
-    return f'<p><img alt="{alt}" src="data:image/png;base64,{data}"></p>'
 
 
 def bars(result: Result) -> Figure:
@@ -201,4 +218,5 @@ def confusion(result: Result) -> Figure:
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    command(report)
+    argv = sys.argv[1:]
+    command(report, ["--folder", *argv] if argv and not argv[0].startswith("-") else argv)

@@ -33,11 +33,15 @@ set_parsing_settings(subclasses_enabled=[Manifest])  # a dataclass, yet chosen b
 def command(function: Callable[..., dict[str, Any]], argv: list[str] | None = None) -> None:
     """Run `function` as a command line; its dict is the last line of standard output, once for all processes."""
     threading.excepthook = _in_thread
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for large tensors: docs/speed.md
     try:
         kwargs = parse(function, sys.argv[1:] if argv is None else argv)
         result = function(**kwargs)
+        code = result.pop("exit_code", 0)  # of a command that goes on where a part of its work failed
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(result), flush=True)
+        if code:
+            sys.exit(code)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
@@ -68,7 +72,8 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
         show_help(parser, function, argv, kinds)
         sys.exit(0)
     for name, table in kinds.items():
-        if f"--{name}" not in argv and not any(f'"{name}": ' in token for token in argv):
+        needed = parameters[name].default is inspect.Parameter.empty
+        if needed and f"--{name}" not in argv and not any(f'"{name}": ' in token for token in argv):
             raise UserError(f"--{name} is missing: choose one of {', '.join(table.names())}.")
     try:
         chosen = parser.parse_args(argv)
@@ -135,6 +140,8 @@ def _recipe(path: str, kinds: dict[str, registry.Registry]) -> dict[str, Any]:
 def _named(plain: dict[str, Any], kinds: dict[str, registry.Registry]) -> dict[str, Any]:
     """The resolved config in a recipe's own form, with registry names."""
     for key, table in kinds.items():
+        if plain.get(key) is None:
+            continue
         path, given = plain[key]["class_path"], plain[key].get("init_args", {})
         names = [n for n, e in table.table.items() if f"{e.__module__}.{e.__qualname__}" == path]
         plain[key] = {"name": names[0] if names else ":".join(path.rsplit(".", 1)), **given}

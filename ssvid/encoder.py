@@ -17,7 +17,11 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Encoder(nn.Module, ABC):
-    """`forward(clip, keep, layers)`: any length and size the net allows, tokens time-major on `grid(T, H, W)`."""
+    """`forward(clip, keep, layers)`: any length and size the net allows, tokens time-major on `grid(T, H, W)`.
+
+    `layers_above()` tells how deep each parameter lies, for rates that shrink with depth; its own reading of the net
+    (in its docstring) fits most, and an encoder that is laid out otherwise says so by a method of its own.
+    """
 
     name: str = "an unregistered encoder"  # the registry's name and arguments, set by create_encoder
     kwargs: dict[str, Any]
@@ -40,6 +44,27 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
         """`keep`: only these tokens are embedded and run, in this order. `layers`: outputs of these blocks as well."""
+
+    def layers_above(self) -> dict[str, int]:
+        """Parameter -> layers above its own, a head on the features included: the last block has 1, a final norm 0.
+
+        Read off the order in which modules are declared, nn.Sequential and nn.ModuleList opened once. A module with
+        parts is a layer. What comes before the first (patches, positions, the encoder's own parameters) lies one below
+        it, a plain module between two with the one before, and one behind the last (a norm) with the head.
+        """
+        chain: list[tuple[str, nn.Module]] = []
+        for name, child in self.named_children():
+            opened = isinstance(child, nn.Sequential | nn.ModuleList)
+            chain += [(f"{name}.{key}", part) for key, part in child.named_children()] if opened else [(name, child)]
+        chain = [(prefix, part) for prefix, part in chain if any(True for _ in part.parameters())]
+        blocks = [place for place, (_, part) in enumerate(chain) if any(True for _ in part.children())]
+        above = dict.fromkeys((name for name, _ in self.named_parameters()), len(blocks) + 1)
+        for place, (prefix, part) in enumerate(chain):
+            done = sum(block <= place for block in blocks)
+            behind = bool(blocks) and place > blocks[-1]
+            for name, _ in part.named_parameters():
+                above[f"{prefix}.{name}"] = 0 if behind else len(blocks) + 1 - done
+        return above
 
     def published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The state dict of the library that the net is from, in our names. Our own stays as it is."""

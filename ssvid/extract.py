@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest
@@ -40,14 +42,22 @@ def extract_features(
     if per_second and clips != 1:
         raise UserError("--per_second gives one clip for each second: it takes no --clips.")
     device = join(devices).device
-    net = open_encoder(encoder).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a name gives the same random weights each time: the next run goes on with its features
+        net = open_encoder(encoder).to(device)
     measured = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
     settle(net, encoder, measured if calibrate_bn else None)
     print(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(data) / 1e6:.1f} MB", file=sys.stderr)
     key = f"{encoder_hash(net)}/pooled"
-    source = Source("pooled", key, lambda clip, _: {"pooled": net(net.normalise(clip)).pooled})
+    decoded = 0  # now: what an earlier run has left is not decoded again
+
+    def run(clip: Tensor, _: Tensor) -> dict[str, Tensor]:
+        nonlocal decoded
+        decoded += len(clip)
+        return {"pooled": net(net.normalise(clip)).pooled}
+
     seen: Clips = Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short)
-    got = extract_from(seen, [source], cache, batch_size, workers, device, encoder)
+    got = extract_from(seen, [Source("pooled", key, run)], cache, batch_size, workers, device, encoder)
     video = np.array(seen.row if isinstance(seen, Seconds) else range(len(seen)), dtype=np.int64)  # of each row
     good = got.ok.numpy()
     lost = name_lost(data, video, good, short)
@@ -61,7 +71,9 @@ def extract_features(
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     columns = {**table, "path": paths, "label": labels, "classes": np.array(data.classes, dtype=str)}
     write_whole(Path(out), lambda file: np.savez(file, **columns))
-    told = {"unreadable_files": len(lost), "unreadable": lost[:NAMED]}
+    each = got.cpu_s / decoded if decoded else None  # loader processes included, the parts that are there too
+    cost = {"clips_decoded": decoded, "cpu_s": round(got.cpu_s, 2), "cpu_s_per_clip": each and round(each, 4)}
+    told = {"unreadable_files": len(lost), "unreadable": lost[:NAMED], **cost}
     return {"out": out, "rows": len(paths), "dim": int(table["features"].shape[1]), **told}
 
 

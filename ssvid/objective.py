@@ -34,7 +34,7 @@ class Objective(nn.Module, ABC):
         """Once per optimiser step (teachers, queues); `progress` runs from 0 to 1."""
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Name -> uint8 picture `3 H W` of what the objective sees and makes."""
+        """Name -> uint8 picture `3 H W` of what the objective sees and makes; this text is the caption in its page."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""name -> class or function: the four plug-in points, and the only place where names are resolved.
+"""name -> class or function: the plug-in points, and the only place where names are resolved.
 
 A table fills itself: a miss imports every file of its package once, then looks again. ``module.path:Class`` is
 accepted anywhere a name is, so a stranger's plug-in needs no entry here.
@@ -55,3 +55,4 @@ encoders = Registry("ssvid.encoders", "encoder")
 objectives = Registry("objectives", "objective")
 datasets = Registry("ssvid.data.datasets", "data set")
 probes = Registry("benchmarks.probes", "probe")
+tasks = Registry("benchmarks.tasks", "task")

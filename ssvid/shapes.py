@@ -87,9 +87,21 @@ class Batch(TypedDict, total=False):
     dropped: int  # videos left out because they are too short
 
 
+class Box(NamedTuple):
+    """One person in one frame, and all that this person does there."""
+
+    time_s: float  # of the file, not of the film it is cut from
+    x0: float  # left, top, right, bottom: shares of the frame's width and height, 0 to 1
+    y0: float
+    x1: float
+    y1: float
+    labels: tuple[str, ...]
+    person: str = ""  # the same one through the clip, where a list says so
+
+
 @dataclass(frozen=True)
 class Row:
-    """One clip of a manifest."""
+    """One clip of a manifest. One class is its `label`; several are in `segments` or `boxes`, and label is None."""
 
     path: str
     label: str | None = None
@@ -99,11 +111,19 @@ class Row:
     fps: float | None = None  # of a folder of frames, which cannot state its own
     sentences: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, text
     video_id: str = ""  # where a list states it: cuts of one film share it
+    segments: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, class
+    boxes: tuple[Box, ...] = field(default=())
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """Of the label, the segments and the boxes."""
+        own = () if self.label is None else (self.label,)
+        return frozenset((*own, *(s[2] for s in self.segments), *(name for box in self.boxes for name in box.labels)))
 
 
 class Frozen(NamedTuple):
     """Frozen features of one split, all a probe ever sees."""
 
-    feats: dict[str, Float[Tensor, "S D"]]  # pooling -> features
+    feats: dict[str, Float[Tensor, "S *D"]]  # pooling -> features S D, or tokens S N D; float16 and memory-mapped too
     labels: Int[Tensor, "S"]
     groups: list[str]

@@ -111,6 +111,27 @@ def test_every_parameter_gets_a_gradient(encoder: Encoder):
     assert [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+def test_every_parameter_has_its_layer(encoder: Encoder):
+    above = encoder.layers_above()
+    assert above.keys() == dict(encoder.named_parameters()).keys()
+    assert set(above.values()) - {0} == set(range(1, max(above.values()) + 1)), "a layer without parameters"
+    first, *_, last = above.values()  # in the order of declaration
+    assert first == max(above.values()) > encoder.depth and last <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18_2d3d", {"conv1.weight": 9, "bn1.bias": 9, "layer1.0.conv1.weight": 8, "layer4.1.bn2.weight": 1}),
+        ("r3d_18", {"body.0.0.weight": 5, "body.1.0.conv1.0.weight": 4, "body.4.1.conv2.0.weight": 1}),
+        ("mvit_v2_s", {"stem.patch.weight": 6, "blocks.0.norm1.weight": 5, "blocks.4.norm1.weight": 1, "norm.bias": 0}),
+    ],
+)
+def test_layers_are_as_the_net_is_laid_out(name: str, expected: dict[str, int]):
+    above = tiny(name).layers_above()
+    assert {key: above[key] for key in expected} == expected
+
+
 @torch.no_grad()
 def test_saved_and_loaded(encoder: Encoder, tmp_path):
     path = save_encoder(encoder, tmp_path, "encoder", {})

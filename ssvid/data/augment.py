@@ -98,6 +98,17 @@ def geometry(
     return clip.transpose(0, 1).contiguous()
 
 
+def crops(frames: UInt8[Tensor, "T C H W"], size: int, n: int) -> list[UInt8[Tensor, "C T s s"]]:
+    """n squares spread evenly along the long side, of frames whose short side is `size`; one alone is the centre."""
+    frames = F.resize(frames, [size], InterpolationMode.BILINEAR, antialias=True)
+    room_y, room_x = (side - size for side in frames.shape[-2:])
+    cuts = []
+    for place in [i / (n - 1) for i in range(n)] if n > 1 else [0.5]:
+        cut = F.crop(frames, round(place * room_y), round(place * room_x), size, size)
+        cuts.append(cut.transpose(0, 1).contiguous())
+    return cuts
+
+
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 

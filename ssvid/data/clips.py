@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ssvid.data.augment import GEOMETRY_DRAWS, geometry, recipe
+from ssvid.data.augment import GEOMETRY_DRAWS, crops, geometry, recipe
 from ssvid.data.decode import read, stamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import ShortVideo, clip_times, positions, words
@@ -26,7 +26,10 @@ class Bad(NamedTuple):
 
 
 class Clips(Dataset):
-    """`clips[epoch, row]`. `evaluate`: n clips spread evenly, centre cropped; a bad file is then not replaced."""
+    """`clips[epoch, row]`. `evaluate`: n clips spread evenly, not augmented; a bad file is then not replaced.
+
+    `crops`: of each of those, spread along the long side (clip 1's first); one is the centre.
+    """
 
     def __init__(
         self,
@@ -37,12 +40,13 @@ class Clips(Dataset):
         short: str = "pad",  # pad | drop | error: a video shorter than its clip
         decoder: str = "pyav",  # pyav | torchcodec
         evaluate: int = 0,  # clips of a video; 0 = train
+        crops: int = 1,  # of a clip, where evaluated
     ) -> None:
         shapes = {(spec.frames, spec.size) for spec in views.clips}
         if len(shapes) != 1 or {spec.modality for spec in views.clips} != {"rgb"}:
             raise UserError(f"The views of a batch are rgb and share frames and size; here: {views.clips}.")
         self.manifest, self.views, self.seed, self.short = manifest, views, seed, short
-        self.decoder, self.evaluate = decoder, evaluate
+        self.decoder, self.evaluate, self.crops = decoder, evaluate, crops
         self.recipe = recipe("none" if evaluate else views.augment)
 
     def __len__(self) -> int:
@@ -87,8 +91,7 @@ class Clips(Dataset):
         cuts = [clip_times(spec, table, u, self.short, path) for spec, u in starts]
         frames = read(path, np.concatenate([times for times, _ in cuts]), fps, self.decoder)  # one pass for all views
         clips = [
-            geometry(part, self.recipe, self.views.clips[0].size, self._crop(epoch, row, view))
-            for view, part in enumerate(frames.chunk(len(cuts)))
+            clip for view, part in enumerate(frames.chunk(len(cuts))) for clip in self._cut(part, epoch, row, view)
         ]
         return {
             "clips": torch.stack(clips),  # V C T H W
@@ -105,8 +108,11 @@ class Clips(Dataset):
         draw = [float(uniform(self.seed, f"clip/{v}", epoch, row, 1)) for v in range(len(self.views.clips))]
         return list(zip(self.views.clips, draw, strict=True))
 
-    def _crop(self, epoch: int, row: int, view: int) -> Tensor:
-        return uniform(self.seed, f"crop/{view}", epoch, row, GEOMETRY_DRAWS)[0]
+    def _cut(self, frames: Tensor, epoch: int, row: int, view: int) -> list[Tensor]:
+        size = self.views.clips[0].size
+        if self.evaluate:
+            return crops(frames, size, self.crops)
+        return [geometry(frames, self.recipe, size, uniform(self.seed, f"crop/{view}", epoch, row, GEOMETRY_DRAWS)[0])]
 
 
 def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:

@@ -1,6 +1,7 @@
 """Rows -> Manifest: the one list of clips, and the only place where splits are made and checked."""
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -46,7 +47,7 @@ class Manifest:
         made = _splits(given, hold_out)
         if made != given:
             _say_splits(source, given, made)
-        return cls(made, root, tuple(sorted({row.label for row in made if row.label is not None})))
+        return cls(made, root, tuple(sorted(set().union(*(row.classes for row in made)))))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,6 +65,15 @@ class Manifest:
         """int64 ids into `classes`, -1 where a row has no label."""
         ids = {name: i for i, name in enumerate(self.classes)}
         return torch.tensor([-1 if row.label is None else ids[row.label] for row in self.rows], dtype=torch.int64)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """bool S Q: the classes that a clip holds, be it by its label, its segments or its boxes."""
+        ids = {name: i for i, name in enumerate(self.classes)}
+        held = torch.zeros(len(self.rows), len(self.classes), dtype=torch.bool)
+        for row, clip in zip(held, self.rows, strict=True):
+            row[[ids[name] for name in clip.classes]] = True
+        return held
 
     @cached_property
     def groups(self) -> list[str]:
@@ -87,32 +97,53 @@ class Manifest:
     @cached_property
     def hash(self) -> str:
         """Of what the rows say; the same on every machine, whatever the root."""
-        lines = ("\t".join((row.path, row.label or "", row.split, row.group)) for row in self.rows)
+        lines = ("\t".join((row.path, row.label or "", row.split, row.group, *_several(row))) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def carve(rows: Iterable[Row], into: str, share: float = HELD_OUT) -> tuple[Row, ...]:
     """Move about `share` of the train groups into another split: whole groups, chosen by the hash of their names.
 
-    Each class with two groups or more keeps one on either side. Rows of other splits stay as they are.
+    Each class with two groups or more keeps one on either side. Rows of other splits stay as they are. A clip of
+    several classes counts for each of them, so that more than `share` may move.
     """
     rows = tuple(rows)
     groups: dict[str, set[str]] = defaultdict(set)  # class -> groups
     classes: dict[str, set[str]] = defaultdict(set)  # group -> classes
     for row in rows:
         if row.split == "train":
-            groups[row.label or ""].add(row.group)
-            classes[row.group].add(row.label or "")
+            for label in row.classes or {""}:
+                groups[label].add(row.group)
+                classes[row.group].add(label)
     moved: set[str] = set()
+    left = {label: len(names) for label, names in groups.items()}  # counts: 240k groups of no class make sets too slow
     for label in sorted(groups):
         own = sorted(groups[label], key=lambda group: hashlib.sha256(f"{into}/{group}".encode()).hexdigest())
         wanted = max(1, round(share * len(own))) if len(own) > 1 else 0
         for group in own:
-            if len(moved & groups[label]) >= wanted:
+            if len(own) - left[label] >= wanted:
                 break
-            if all(groups[other] - moved - {group} for other in classes[group]):
+            if group not in moved and all(left[other] > 1 for other in classes[group]):
                 moved.add(group)
+                left.update((other, left[other] - 1) for other in classes[group])
     return tuple(replace(row, split=into) if row.split == "train" and row.group in moved else row for row in rows)
+
+
+def labelled(data: Manifest) -> Manifest:
+    """The rows that have a label, in all three splits."""
+    kept = data.take([i for i, label in enumerate(data.labels.tolist()) if label >= 0])
+    if not len(kept) and data.classes:
+        raise UserError(
+            f"{data.root}: clips hold several classes (segments or boxes); this score wants one label a clip."
+        )
+    for split in SPLITS:
+        if not len(kept.split(split)):
+            raise UserError(f"{data.root} has no labelled clips in the {split} split: a score needs train and test.")
+    known = {row.label for row in kept.split("train").rows}
+    unseen = sorted({str(row.label) for row in kept.split("test").rows if row.label not in known})
+    if unseen:
+        raise UserError(f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): mend the labels.")
+    return kept
 
 
 def leaks(pretraining: Manifest, test: Manifest) -> list[Row]:
@@ -131,6 +162,11 @@ def leaks(pretraining: Manifest, test: Manifest) -> list[Row]:
         if same_size and _digest(pretraining.path(i)) in {_digest(path) for path in same_size}:
             found.append(row)
     return found
+
+
+def _several(row: Row) -> list[str]:
+    """What a hash adds for clips of several classes: nothing for others, whose hashes are older than this."""
+    return [json.dumps([row.segments, row.boxes])] if row.segments or row.boxes else []
 
 
 def _plain(row: Row, root: Path) -> Row:
@@ -217,11 +253,11 @@ def _say_splits(source: str | Path, given: tuple[Row, ...], made: tuple[Row, ...
         why = "no test given, val is the test and whole groups of train are val"
     else:
         why = "no val given, whole groups of train are val"
-    _say_once(f"{source}: {why}: " + ", ".join(f"{after[name]} {name}" for name in SPLITS) + " clips.")
+    say_once(f"{source}: {why}: " + ", ".join(f"{after[name]} {name}" for name in SPLITS) + " clips.")
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":  # one of several processes is enough
         print(line, file=sys.stderr)
 

@@ -4,6 +4,7 @@ The only file that decides what a run folder is, whether a start goes on in it, 
 """
 
 import json
+import os
 import pickle
 import platform
 import re
@@ -23,15 +24,17 @@ from ssvid.files import locked, write_whole
 
 # What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
 FREE = {"out", "steps", "epochs", "workers", "devices", "log_every", "picture_every", "checkpoint_every", "keep"}
-FREE |= {"stop_on_collapse", "max_bad", "data.root", "compile", "decoder"}
+FREE |= {"stop_on_collapse", "max_bad", "data.root", "compile", "decoder", "timeout_s", "probe_every"}
+FREE |= {"encoder"}  # a fine-tuning's, whose encoder is a path, compared by its weights; others are encoder.name, ...
 
 
 PROVENANCE = "provenance.json"
 
 
 class RunFolder:
-    def __init__(self, out: str | Path) -> None:
-        self.path = Path(out)
+    def __init__(self, out: str | Path, made: dict[str, Any] | None = None) -> None:
+        """`made`: what a run was made from beside its clips. `start`, a hash of weights, may not change."""
+        self.path, self.made = Path(out), made or {}
         self.checkpoints = self.path / "checkpoints"
 
     @contextmanager
@@ -66,9 +69,11 @@ class RunFolder:
         file, made = self.path / "config.yaml", self.path / PROVENANCE
         if not file.exists() or not self.whole():
             return  # nothing was made yet, so nothing can be mixed up
-        known = json.loads(made.read_text())["hash"] if made.exists() else rows
+        known = json.loads(made.read_text()) if made.exists() else {}
         old, new = flat(yaml.safe_load(file.read_text())), flat(config)
-        old["data (hash of its rows)"], new["data (hash of its rows)"] = known[:8], rows[:8]
+        for what, key, now in (("data", "hash", rows), ("encoder", "start", self.made.get("start", ""))):
+            name = f"{what} (hash of its {'rows' if what == 'data' else 'weights'})"
+            old[name], new[name] = known.get(key, now)[:8], now[:8]
         differing = [k for k in sorted(old | new) if k not in FREE and old.get(k) != new.get(k)]
         if differing:
             shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing)
@@ -148,7 +153,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return rows
 
 
-def provenance(out: Path, data: Manifest) -> None:
+def provenance(folder: RunFolder, data: Manifest) -> None:
     """What the run was made from, beside its config: the clips (for later leak checks), the code and the machine."""
     rows = [[row.path, row.label, row.split, row.group, row.video_id] for row in data.rows]
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
@@ -157,7 +162,18 @@ def provenance(out: Path, data: Manifest) -> None:
         "hash": data.hash,
         "rows": rows,
         "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
         "torch": torch.__version__,
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    write_whole(out / PROVENANCE, lambda file: file.write(json.dumps(made).encode()))
+    made |= folder.made
+    write_whole(folder.path / PROVENANCE, lambda file: file.write(json.dumps(made).encode()))
+
+
+def _cpu() -> str:
+    """The model, where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()

@@ -1,13 +1,16 @@
 """The environment of torchrun or SLURM -> this process's place among the others."""
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from ssvid.engine.peers import Peers
 from ssvid.errors import RunError, UserError
 
 
@@ -15,6 +18,7 @@ class World(NamedTuple):
     rank: int
     size: int
     device: torch.device
+    peers: Peers | None = None  # None: alone
 
     @property
     def first(self) -> bool:
@@ -35,16 +39,21 @@ def join(devices: str = "auto", timeout_s: float = 600) -> World:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+    peers = None
     if size > 1 and not dist.is_initialized():
-        meet("nccl" if cuda else "gloo", rank, size, timeout_s)
-    return World(rank, size, device)
+        peers = meet("nccl" if cuda else "gloo", rank, size, timeout_s)
+    return World(rank, size, device, peers)
 
 
-def meet(backend: str, rank: int, size: int, timeout_s: float) -> None:
+def meet(backend: str, rank: int, size: int, timeout_s: float) -> Peers:
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
         socket.getaddrinfo(os.environ.get("MASTER_ADDR"), None)  # torch would try an unknown name until its time is up
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        wait = timedelta(seconds=timeout_s)
+        store, *_ = next(dist.rendezvous("env://", rank, size, timeout=wait))
+        peers = Peers(store, rank, size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        return peers
     except (RuntimeError, ValueError, OSError) as error:
         why = str(error).splitlines()[0]
         raise RunError(
@@ -58,11 +67,25 @@ def gather(value: Any, world: World) -> list[Any]:
     if world.size == 1:
         return [value]
     values: list[Any] = [None] * world.size
-    try:
+    with together(world):
         dist.all_gather_object(values, value)
-    except RuntimeError as error:  # the backends' word for a peer that is gone
-        raise RunError(f"Process {world.rank} lost another one, whose own message says why.") from error
     return values
+
+
+@contextlib.contextmanager
+def together(world: World) -> Iterator[None]:
+    """A fault that comes of a lost process names it; the backends only say that a connection broke."""
+    try:
+        yield
+    except RuntimeError as error:
+        gone = world.peers.gone() if world.peers else []
+        if not gone:
+            raise
+        names = " and ".join(str(rank) for rank in gone)
+        raise RunError(
+            f"Process {world.rank} of {world.size} lost process {names}, which ended or hangs; its own last words say "
+            "why, if it had any. The same command goes on from the last checkpoint."
+        ) from error
 
 
 def agree(config: dict[str, Any], world: World) -> None:

@@ -36,7 +36,7 @@ PART = 256  # rows
 
 
 class Source(NamedTuple):
-    """A frozen function of clips: uint8 `B C T H W` and row numbers `B` -> named features `B D`."""
+    """A frozen function of clips: uint8 `B C T H W` and row numbers `B` -> named `B D`, or tokens `B N D`."""
 
     name: str
     key: str  # everything its values depend on but the clips
@@ -145,10 +145,10 @@ def _extract_part(
             with torch.inference_mode():
                 views = [source.run(clip, batch["index"]) for clip in clips.unbind(1)]
             for name in views[0]:
-                value = torch.stack([v[name].float() for v in views]).mean(0).cpu()
+                value = torch.stack([v[name].float() for v in views]).mean(0).to(views[0][name].dtype).cpu()
                 _check_finite(value, source, batch["video_id"], bar.desc)
-                table = got[source.name].setdefault(name, torch.zeros(len(part.rows), value.shape[1]))
-                table[where] = value
+                empty = torch.zeros(len(part.rows), *value.shape[1:], dtype=value.dtype)
+                got[source.name].setdefault(name, empty)[where] = value
     for source in wanting:
         blob = save({**got[source.name], "ok": ok})
         file = _file(root, source, part)
@@ -158,7 +158,7 @@ def _extract_part(
 
 def _check_finite(value: Tensor, source: Source, videos: list[str], label: str) -> None:
     """A probe on NaN scores chance and a nearest neighbour of NaN is anybody: no number may come of it."""
-    bad = (~value.isfinite()).any(1).nonzero()[:, 0].tolist()
+    bad = (~value.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
     if bad:
         raise UserError(
             f"{label}: the features of {videos[bad[0]]} ({source.name}) hold NaN or infinity: "
@@ -214,10 +214,10 @@ def _load(file: Path) -> dict[str, Tensor] | None:
 
 def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """A part in which no file could be read has no features but `ok`."""
-    widths = {name: value.shape[1] for part in parts for name, value in part.items() if name != "ok"}
+    likes = {name: value[:0] for part in parts for name, value in part.items() if name != "ok"}
     rows = {
-        name: torch.cat([part.get(name, torch.zeros(len(part["ok"]), width)) for part in parts])
-        for name, width in widths.items()
+        name: torch.cat([part.get(name, like.new_zeros(len(part["ok"]), *like.shape[1:])) for part in parts])
+        for name, like in likes.items()
     }
     return {**rows, "ok": torch.cat([torch.zeros(0), *(part["ok"] for part in parts)])}
 

@@ -18,6 +18,7 @@ from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import evaluating
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
+from ssvid.engine.cost import Cost
 from ssvid.engine.distributed import World, gather, gathered
 from ssvid.engine.feed import to_device
 from ssvid.engine.health import Watch, monitors
@@ -30,7 +31,7 @@ from ssvid.weights import save_encoder
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the loop does with any objective. Each field is a flag of `python -m ssvid.pretrain`."""
+    """What the loop does with any objective. Each field comes from a flag of the command that trains."""
 
     steps: int
     batch_size: int  # over all processes
@@ -38,6 +39,7 @@ class Settings:
     lr: float  # at `batch_size`, scaled already
     min_lr: float = 0.0
     warmup: int = 0  # steps
+    late: int = 0  # steps in which the optimiser's late groups do not learn yet (fine-tuning: the head's warm-up)
     clip_grad: float | None = None  # largest norm
     bf16: bool = False
     compile: bool = False
@@ -46,6 +48,7 @@ class Settings:
     checkpoint_every: int = 200  # steps
     keep: int = 2  # checkpoints
     stop_on_collapse: float | None = None  # least effective rank of an exported encoder's features
+    probe_every: int | None = None  # steps
     seed: int = 0
 
 
@@ -86,6 +89,7 @@ def train(
     folder: RunFolder,
     quarantine: Quarantine,
     config: dict[str, Any],
+    probe: Callable[[Objective], dict[str, float]] | None = None,  # of the features so far, every probe_every steps
 ) -> dict[str, float]:
     """From `trained.step` to `settings.steps`. Returns the last logged numbers."""
     world, objective = trained.world, trained.objective
@@ -98,8 +102,7 @@ def train(
             rate = optim.rate(
                 trained.step, settings.steps, peak=settings.lr, warmup=settings.warmup, last=settings.min_lr
             )
-            for group in trained.optimizer.param_groups:
-                group["lr"] = rate
+            optim.set_rates(trained.optimizer, rate, late=trained.step < settings.late)
             skip = False
             for micro in range(settings.accumulate):
                 with log.waiting():
@@ -127,10 +130,12 @@ def train(
                 log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
             if trained.step % settings.picture_every == 0 or final:
                 alive(log.look(trained.step, objective, batch, views), trained, settings, folder)
+            if settings.probe_every and (trained.step % settings.probe_every == 0 or final):
+                log.probe(trained.step, objective, probe)
             if trained.step % settings.checkpoint_every == 0 or final:
                 watch.check(folder.last_good())
                 save(trained, folder, config, settings.keep)
-    return log.last
+    return log.last | log.scores
 
 
 def alive(numbers: dict[str, float], trained: Trained, settings: Settings, folder: RunFolder) -> None:
@@ -189,11 +194,13 @@ class Log:
     """What a person watches: the bar, the metrics, the pictures. Nothing here changes a weight."""
 
     def __init__(self, folder: RunFolder, step: int, settings: Settings, world: World) -> None:
+        self.cost = Cost(folder.path if world.first else None)  # before Metrics cuts the lines it reads
         self.metrics = Metrics(folder.path, step) if world.first else None
         slow = 1 if sys.stderr.isatty() else 20  # seconds between two lines of a bar in a log file
         self.bar = tqdm(total=settings.steps, initial=step, unit="step", disable=not world.first, mininterval=slow)
         self.world = world
         self.last: dict[str, float] = {}
+        self.scores: dict[str, float] = {}  # of the online probe
         self.told = False  # that clips are longer than their videos
         self.reset()
 
@@ -220,10 +227,12 @@ class Log:
     def write(self, step: int, more: dict[str, float]) -> None:
         spent = time.perf_counter() - self.began
         mine = {name: float(torch.stack(values).float().mean()) for name, values in self.parts.items()}
-        means = {name: statistics.fmean(each) for name, each in gathered(mine, self.world).items()}
+        each = gathered({**mine, "cpu_s": self.cost.cpu()}, self.world)
+        cost = self.cost.total(each.pop("cpu_s"))
+        means = {name: statistics.fmean(values) for name, values in each.items()}
         rates = {"clips_per_s": self.clips * self.world.size / spent, "data_wait": self.waited / spent}
         short = {"padded": self.padded / self.clips, "dropped": self.dropped}  # of the clips; videos
-        self.last = {**means, **more, **rates, **{name: value for name, value in short.items() if value}}
+        self.last = {**means, **more, **rates, **{name: value for name, value in short.items() if value}, **cost}
         if self.metrics:
             self.metrics.write(step, self.last)
             self.tell(short)
@@ -257,6 +266,16 @@ class Log:
         for name, picture in pictures.items():
             self.metrics.picture(step, name, picture)
         return numbers
+
+    def probe(self, step: int, objective: Objective, probe: Callable[[Objective], dict[str, float]] | None) -> None:
+        """On the first rank alone; the others wait for it at their next step."""
+        if self.metrics and probe:
+            scores = probe(objective)
+            self.metrics.write(step, scores)
+            self.scores.update(scores)
+            said = ", ".join(f"{name.removeprefix('probe/')} {100 * score:.1f} %" for name, score in scores.items())
+            self.bar.write(f"step {step}: online probe {said}", file=sys.stderr)
+            self.reset()  # its time is not the step's
 
     def __enter__(self) -> "Log":
         return self

@@ -1,7 +1,7 @@
 """parameters, step -> optimiser and learning rate."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,16 +14,30 @@ Name = Literal["adamw", "adam", "sgd"]  # adam: weight decay in the gradient, sc
 UNDECAYED = ("cls", "mask_token", "positions")
 
 
-def make(name: Name, module: nn.Module, weight_decay: float, betas: tuple[float, float]) -> Optimizer:
+def make(
+    name: Name,
+    module: nn.Module,
+    weight_decay: float,
+    betas: tuple[float, float],
+    scales: dict[str, float] | None = None,  # parameter -> its share of the rate; None: all the same
+    late: tuple[str, ...] = (),  # beginnings of the names that `set_rates` holds back at first
+) -> Optimizer:
     """Weight decay on matrices and kernels alone. The learning rate is set at every step by the loop."""
-    decayed: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    found: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for key, p in module.named_parameters():
         if p.requires_grad:
             plain = p.ndim > 1 and not any(part in UNDECAYED or part.endswith("positions") for part in key.split("."))
-            (decayed if plain else rest).append(p)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    groups = [g for g in groups if g["params"]]
+            group = (not plain, scales[key] if scales else 1.0, key.startswith(late))
+            found.setdefault(group, []).append(p)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": found[rest, scale, held],
+            "weight_decay": 0.0 if rest else weight_decay,
+            "scale": scale,
+            "late": held,
+        }
+        for rest, scale, held in sorted(found)  # decayed ones first
+    ]
     if not groups:
         raise UserError("This objective has nothing to train.")
     if name == "sgd":
@@ -31,6 +45,13 @@ def make(name: Name, module: nn.Module, weight_decay: float, betas: tuple[float,
     if name == "adam":
         return Adam(groups, lr=0.0, betas=betas, fused=True)
     return AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+def set_rates(optimizer: Optimizer, peak: float, late: bool) -> None:
+    """Each group its share of `peak`; those that are late none at first: weight decay then does nothing either."""
+    for group in optimizer.param_groups:
+        held = late and group.get("late", False)
+        group["lr"] = 0.0 if held else peak * group.get("scale", 1.0)
 
 
 def rate(step: int, steps: int, *, peak: float, warmup: int, last: float) -> float:

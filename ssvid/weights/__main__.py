@@ -70,6 +70,8 @@ def opened(path: Path, trust: bool) -> Source:
     if card is not None and {"name", "kwargs"} <= card.keys():
         ours = {f"encoder.{key}": x for key, x in file.tensors.items()}
         return Source(file, "exported encoder", ours, Net(card["name"], card["kwargs"]), card.get("licence"))
+    if is_run(file) and "objective" not in file.rest["config"]:
+        raise UserError(f"{path} is a checkpoint of ssvid.finetune: name the run's folder, which holds its encoder.")
     if is_run(file):
         encoder, objective = (dict(file.rest["config"][key]) for key in ("encoder", "objective"))
         net = Net(encoder.pop("name"), encoder, objective.pop("name"), objective)

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from ssvid.data import augment
-from ssvid.data.augment import GEOMETRY_DRAWS, OFFSETS, RECIPES, Augment, colour, geometry, recipe
+from ssvid.data.augment import GEOMETRY_DRAWS, OFFSETS, RECIPES, Augment, colour, crops, geometry, recipe
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 
@@ -123,3 +123,13 @@ def test_colour_leaves_clips_alone_where_nothing_is_asked():
     assert colour(clips, RECIPES["multiscale"], torch.zeros(2, 1, 6)) is clips
     how = replace(RECIPES["resized_flip_colour"], p_jitter=0.0, p_gray=0.0)
     assert torch.equal(colour(clips, how, torch.full((2, 1, 6), 0.5)), clips)
+
+
+def test_three_crops_lie_along_the_long_side():
+    frames = torch.arange(48, dtype=torch.uint8).expand(2, 3, 16, 48)
+    left, middle, right = crops(frames, 16, 3)
+    assert left[0, 0, 0].tolist() == list(range(16)) and right[0, 0, 0].tolist() == list(range(32, 48))
+    assert torch.equal(middle, geometry(frames, recipe("none"), 16, torch.zeros(0)))
+    assert torch.equal(crops(frames, 16, 1)[0], middle)
+    tall = crops(frames.transpose(2, 3), 16, 2)
+    assert torch.equal(tall[1], right.transpose(2, 3))

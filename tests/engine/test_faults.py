@@ -36,7 +36,7 @@ def kill_after(process: subprocess.Popen[bytes], out: Path, step: int) -> bool:
 def metrics_so_far(out: Path) -> list[dict]:
     try:
         return metrics(out)
-    except ValueError:  # a line half written
+    except (ValueError, FileNotFoundError):  # a line half written, or none yet
         return []
 
 
@@ -85,6 +85,31 @@ def test_processes_that_cannot_meet(host: str, port: str, videos: Path, tmp_path
         where = {"MASTER_ADDR": host, "MASTER_PORT": number, "RANK": "0", "WORLD_SIZE": "2"}
         said = sentence(command("ssvid.pretrain", *pretrain_argv(videos, tmp_path / "a"), **where), code=3)
     assert f"Process 0 of 2 could not meet the others at {host}:{number}" in said
+
+
+@pytest.mark.parametrize("fault, timeout", [(signal.SIGKILL, "600"), (signal.SIGSTOP, "6")])
+def test_a_lost_process_is_named(fault: signal.Signals, timeout: str, videos: Path, tmp_path: Path):
+    """Killed, or only hanging: the others end within their time-out and say which."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
+    argv = pretrain_argv(videos, tmp_path / "run", "--steps", "100000", "--timeout_s", timeout)
+    shell = [sys.executable, "-m", "ssvid.pretrain", *argv]
+    ranks = []
+    try:
+        for rank in "01":
+            env = {**os.environ, **where, "RANK": rank}
+            ranks.append(subprocess.Popen(shell, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        while not metrics_so_far(tmp_path / "run"):
+            assert ranks[0].poll() is None, ranks[0].communicate()[1]
+            time.sleep(0.05)
+        ranks[1].send_signal(fault)
+        out, err = ranks[0].communicate(timeout=120)
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    said = sentence(subprocess.CompletedProcess(shell, ranks[0].returncode, out, err), code=3)
+    assert "Process 0 of 2 lost process 1" in said
 
 
 def two(videos: Path, out: Path, *more: str) -> str:

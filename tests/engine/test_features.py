@@ -210,6 +210,24 @@ def test_a_name_means_random_weights_and_a_typo_is_refused(videos: Path, run: Pa
         extracted(videos, run, tmp_path, "--out", "f.txt")
 
 
+def test_a_named_encoder_is_the_same_net_in_the_next_process(videos: Path, tmp_path: Path):
+    """Else what an interrupted command left would be of no use. What it cost is told, and nothing is decoded again."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for i in range(3):
+        shutil.copy(videos / f"{i}.mp4", few)
+    told = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        out = str(tmp_path / f"{seed}.npz")
+        told.append(extract_features("x3d_xs", folder(str(few)), out, workers=0, cache=str(tmp_path / "cache")))
+        assert torch.initial_seed() == seed, "the caller's random state is its own"
+    assert [t["clips_decoded"] for t in told] == [3, 0]
+    assert told[0]["cpu_s_per_clip"] == pytest.approx(told[0]["cpu_s"] / 3, abs=0.01)
+    assert told[1]["cpu_s_per_clip"] is None
+    assert np.array_equal(np.load(tmp_path / "1.npz")["features"], np.load(tmp_path / "2.npz")["features"])
+
+
 def test_unreadable_files_are_named(videos: Path, run: Path, tmp_path: Path):
     """As a user runs it; and what another process has extracted is found by this one."""
     some = shutil.copytree(videos, tmp_path / "v")

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.statistics import bootstrap, chance, majority, newcombe, paired_difference, wilson
+from ssvid.statistics import bootstrap, chance, majority, newcombe, paired_difference, wilson
 
 
 def test_close_to_the_textbook_where_clips_are_independent():

@@ -13,10 +13,11 @@ from torch import Tensor
 from ssvid.randomness import uniform
 
 CHUNK = 100  # draws at once, so that thousands of groups fit
+Correct = Bool[Tensor, "S"] | Float[Tensor, "S"]  # right or wrong, or the share of several answers that was right
 
 
 def bootstrap(
-    correct: Bool[Tensor, "S"], groups: list[str], seed: int, draws: int = 2000, level: float = 0.95
+    correct: Correct, groups: list[str], seed: int, draws: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile interval of the accuracy, groups resampled with replacement.
 
@@ -31,8 +32,8 @@ def bootstrap(
 
 
 def paired_difference(
-    ours: Bool[Tensor, "S"],
-    theirs: Bool[Tensor, "S"],
+    ours: Correct,
+    theirs: Correct,
     groups: list[str],
     seed: int,
     draws: int = 2000,
@@ -77,6 +78,19 @@ def interval(
     return low, high
 
 
+def sign_flip(value: Float[Tensor, "G"], seed: int, draws: int = 10_000) -> float:
+    """Two-sided p of no difference: how often randomly signed group differences sum up to as much as is seen."""
+    value = value[value != 0]
+    if not len(value):
+        return 1.0
+    seen, as_large = value.sum().abs() - 1e-9, 0
+    for start in range(0, draws, CHUNK):
+        rows = torch.arange(start, min(start + CHUNK, draws))
+        signs = (uniform(seed, "sign_flip", 0, rows, len(value)) < 0.5).double() * 2 - 1  # draws G
+        as_large += int(((signs @ value).abs() >= seen).sum())
+    return (as_large + 1) / (draws + 1)
+
+
 def wilson(share: float, n: int, level: float) -> tuple[float, float]:
     """Wilson's score interval of a proportion seen in n trials."""
     z = math.sqrt(2) * torch.erfinv(torch.tensor(level, dtype=torch.float64)).item()
@@ -105,3 +119,8 @@ def chance(labels: Int[Tensor, "S"]) -> float:
 def majority(labels: Int[Tensor, "S"]) -> float:
     """Accuracy of always naming the largest class."""
     return labels.bincount().max().item() / len(labels)
+
+
+def topk(scores: Float[Tensor, "S Q"], labels: Int[Tensor, "S"], k: int) -> float:
+    """Share of rows whose label is among the k largest scores."""
+    return (scores.topk(k, dim=-1).indices == labels[:, None]).any(-1).double().mean().item()

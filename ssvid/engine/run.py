@@ -1,0 +1,111 @@
+"""flags that all trainings share -> a run in its folder: what `ssvid.pretrain` and `ssvid.finetune` both do, once."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ssvid.data.clips import Clips
+from ssvid.data.loader import train_loader
+from ssvid.data.manifest import Manifest
+from ssvid.data.quarantine import Quarantine
+from ssvid.engine.checkpoint import RunFolder, flat, provenance
+from ssvid.engine.distributed import World, agree, gather, join, together
+from ssvid.engine.loop import Settings, Trained, export, train
+from ssvid.errors import UserError
+from ssvid.objective import Objective
+from ssvid.shapes import Views
+
+
+@dataclass(frozen=True)
+class ClipChange:
+    """The user's word on clips, over the objective's and the encoder's own."""
+
+    frames: int | None = None
+    fps: float | None = None  # instead of stride
+    stride: int | None = None  # of the file's frames, instead of fps
+    size: int | None = None  # pixels
+
+    def views(self, views: Views) -> Views:
+        return replace(views, clips=tuple(replace(spec, **self.given()) for spec in views.clips))
+
+    def given(self) -> dict[str, Any]:
+        if self.fps is not None and self.stride is not None:
+            raise UserError("--clip.fps and --clip.stride exclude each other: give one.")
+        change = {k: v for k, v in vars(self).items() if v is not None}
+        other = {"fps": "stride", "stride": "fps"}
+        return {**{other[k]: None for k in change if k in other}, **change}
+
+
+UNCHANGED = ClipChange()
+
+
+def begin(folder: RunFolder, config: dict[str, Any], devices: str, threads: int | None, timeout_s: float) -> World:
+    """This process among the others, all started alike, with the threads that the run began with."""
+    threads = threads or folder.known("threads")  # a run goes on as it began, else sums are rounded otherwise
+    if threads is not None:
+        torch.set_num_threads(threads)
+    world = join(devices, timeout_s)
+    agree(flat(config), world)
+    return world
+
+
+def run(
+    trained: Trained,
+    clips: Clips,
+    settings: Settings,
+    folder: RunFolder,
+    config: dict[str, Any],
+    workers: int,
+    max_bad: float,
+    probe: Callable[[Objective], dict[str, float]] | None = None,
+) -> dict[str, Any]:
+    """From the newest checkpoint of the folder, which the caller holds, to the last step."""
+    world, data = trained.world, clips.manifest
+    torch.manual_seed(settings.seed + world.rank)  # dropout; what a sample or a mask is never comes from here
+    state = folder.newest() if world.first else None
+    gather(None, world)  # the first sets damaged files aside before the others look
+    state = state if world.first else folder.newest()
+    if state is not None:
+        trained.restore(state)
+        if world.first:
+            export(trained, folder, config)  # a kill may have come between checkpoint and export
+    if world.first:
+        provenance(folder, data)
+        announce(trained, data, settings, folder)
+    batches = train_loader(
+        clips,
+        batch_size=settings.batch_size,
+        steps=settings.steps,
+        start_step=trained.step,
+        rank=world.rank,
+        world=world.size,
+        accumulate=settings.accumulate,
+        workers=workers,
+    )
+    quarantine = Quarantine(folder.path if world.first else None, len(data), max_bad)
+    with together(world):
+        numbers = train(trained, batches, clips.views, settings, folder, quarantine, config, probe)
+    return {"out": str(folder.path), "step": trained.step, **numbers, "bad_files": len(quarantine)}
+
+
+def steps_of(steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
+    if steps is not None and epochs is None:
+        return steps
+    if epochs is not None and steps is None:
+        return max(1, round(epochs * rows / batch_size))
+    raise UserError("Say how long to train: --steps N or --epochs N, one of the two.")
+
+
+def announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFolder) -> None:
+    parameters = sum(p.numel() for p in trained.objective.parameters())
+    disk = 12 * parameters * (settings.keep + 1) / 1e6  # weights and two moments, in MB
+    where = f"going on at step {trained.step} of" if trained.step else "training"
+    print(
+        f"{folder.path}: {where} {settings.steps} steps of {settings.batch_size} clips from {len(data)} videos "
+        f"({settings.steps * settings.batch_size / len(data):.1f} epochs); {parameters / 1e6:.1f} M parameters; "
+        f"learning rate {settings.lr:.2e}; checkpoints take up to {disk:.0f} MB. The bar shows the time left.",
+        file=sys.stderr,
+    )

@@ -1,0 +1,211 @@
+"""The page of a run: made from a real one by the command, then from runs that are hostile, cut short or torn."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from benchmarks import report, run_curves, run_page, run_pictures
+from benchmarks.linear_probe import linear_probe
+from benchmarks.run_pictures import Shot
+from ssvid.data.manifest import Manifest
+from ssvid.engine.checkpoint import flat
+from ssvid.shapes import Row
+from tests.helpers import command, metrics, run_pretrain
+
+
+@pytest.fixture(scope="module")
+def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "mine"
+    run_pretrain(videos, out, "--picture_every", "2")
+    return out
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "mine"))
+
+
+def stands_alone(page: str) -> bool:
+    outside = re.search(r"https?:|<script|<link|<iframe|@import|url\(", page)
+    return not outside and not re.findall(r'src="(?!data:image/(?:png|jpeg);base64,)', page)
+
+
+def made(run: Path) -> str:
+    return Path(report.report(str(run))["run"]).read_text()
+
+
+def test_the_command_makes_the_page_of_a_run(copy: Path):
+    done = command("benchmarks.report", str(copy))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"run": str(copy / "run.html")}
+    page = (copy / "run.html").read_text()
+    assert stands_alone(page)
+    assert "mae trained vit on 10 videos of folder: 6 steps, 4 clips each." in page
+    for name in ("loss (= mse)", "learning rate", "gradient norm", "effective rank, encoder", "feature std, encoder"):
+        assert f"{name} from" in page and f">{name}</td>" in page  # in the figure's own words and in the table
+    for tag in ("clips", "reconstruction"):
+        assert all(f'alt="{tag} at step {step}"' in page for step in (2, 4, 6))
+    assert "as the encoder sees it, as it is predicted" in page  # said by the objective
+    assert page.count("data:image/png;base64,") == 1 + 2 * 3
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    assert all(f"{key.rpartition('.')[2]}:" in page for key in flat(config))
+    origin = json.loads((copy / "provenance.json").read_text())
+    assert origin["hash"] in page and origin["torch"] in page and origin["cpu"] in page and origin["root"] in page
+    assert "24, 2.4 epochs of 10 videos" in page and "step_00000006.pt" in page and "MB</td>" in page
+    assert "seconds, of all processes with their loaders" in page and "not recorded" not in page
+
+
+def test_every_number_of_the_log_has_its_curve(finished: Path):
+    lines = metrics(finished)
+    found = run_curves.curves(lines)
+    names = [name for curve in found for name in (curve.name, *curve.also)]
+    assert sorted(names) == sorted({key for line in lines for key in line} - {"step", "cpu_s", "wall_s"})
+    assert names[:2] == ["loss", "mse"] and names[-2:] == ["clips_per_s", "data_wait"]
+    (loss,) = (curve for curve in found if curve.name == "loss")
+    assert loss.steps.tolist() == [1, 2, 3, 4, 5, 6] and loss.values[2] == lines[2 + 1]["loss"]
+    figure = run_curves.panels(found)
+    assert [axes.get_title("left") for axes in figure.axes[: len(found)]] == [curve.title for curve in found]
+    assert all(axes.get_xlim()[1] >= 6 and axes.lines for axes in figure.axes[: len(found)])
+
+
+def test_accuracies_are_shares_and_smoothing_keeps_the_ends():
+    rows = [
+        {"step": i, "loss": 1.0, "nce": 1.0, "top1": 0.5, "probe/encoder/knn": i / 50, "lr": 2.0} for i in range(1, 41)
+    ]
+    found = {curve.name: curve for curve in run_curves.curves(rows)}
+    assert list(found) == ["loss", "top1", "probe/encoder/knn", "lr"]
+    assert found["top1"].text(0.5) == "50.0 %" and found["probe/encoder/knn"].share and not found["loss"].share
+    assert found["probe/encoder/knn"].title == "online probe knn, encoder"
+    values = found["probe/encoder/knn"].values
+    smooth = run_curves.smoothed(values)
+    assert smooth.shape == values.shape and np.allclose(smooth[5:-5], values[5:-5])
+    assert np.allclose(run_curves.smoothed(np.ones(30)), 1)
+
+
+def test_the_report_links_to_the_page(copy: Path, videos: Path, tmp_path: Path):
+    splits = ("train", "val", "test")
+    files = sorted(videos.glob("*.mp4"))
+    rows = [Row(path=f.name, label="ab"[i % 2], split=splits[i % 3], group=str(i)) for i, f in enumerate(files)]
+    options = {"cache": str(tmp_path / "cache"), "workers": 0, "min_steps": 4, "threads": 1}
+    given = str(copy / "encoder.safetensors")  # a file inside the run tells of the run too
+    linear_probe([given], Manifest.build(rows, videos), str(copy / "probe"), **options)
+    text = (copy / "probe" / "report.html").read_text()
+    assert '<a href="run_mine.html">How it was pretrained</a>' in text and stands_alone(text)
+    page = (copy / "probe" / "run_mine.html").read_text()
+    assert "mae trained vit" in page and stands_alone(page)
+    assert '<a href="probe/report.html">' in made(copy) and '<a href="probe/report.html">' not in page
+    moved = copy.rename(tmp_path / "there")
+    report.report(str(moved / "probe"))
+    assert "How it was pretrained" not in (moved / "probe" / "report.html").read_text()  # another name: not surely it
+    (tmp_path / "new").mkdir()
+    again = moved.rename(tmp_path / "new" / "mine")
+    report.report(str(again / "probe"))
+    assert "How it was pretrained" in (again / "probe" / "report.html").read_text()
+    assert run_page.of_result({"encoder": {"given": "vit_tiny"}}, tmp_path) is None
+
+
+def test_hostile_text_is_text(copy: Path):
+    bad = "<script>alert(1)</script>"
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config |= {"data": {"name": bad, "root": bad}, "objective": {"name": bad + "'\""}, "out": bad}
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    origin = json.loads((copy / "provenance.json").read_text())
+    (copy / "provenance.json").write_text(json.dumps(origin | {"root": bad, bad: bad}))
+    with open(copy / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 6, f'"{bad}': 1.0, "$x_{$": 2.0}) + "\n")
+    with SummaryWriter(str(copy / "tensorboard")) as board:
+        board.add_image(f'"{bad}', torch.zeros(3, 8, 8, dtype=torch.uint8), 6)
+    (copy / 'x"><script>').mkdir()
+    (copy / 'x"><script>' / "report.html").touch()
+    page = made(copy)
+    assert stands_alone(page) and page.count("&lt;script&gt;") >= 8
+    assert page.count("<img ") == 1 + 2 * 3 + 1 and not re.search(r'alt="[^"]*"[^ ]', page)
+
+
+def test_a_run_without_pictures_or_steps_says_so(copy: Path):
+    shutil.rmtree(copy / "tensorboard")
+    (copy / "metrics.jsonl").write_text("")
+    page = made(copy)
+    assert "No step is logged yet." in page and "No picture is logged" in page
+    assert "0 of 6 steps are logged: it is not finished" in page
+    assert page.count("not recorded: the run is older") == 2
+
+
+def test_damaged_lines_are_counted(copy: Path):
+    whole = (copy / "metrics.jsonl").read_text()
+    torn = '[1]\n{"loss": 1}\n{"step": null}\n{"step": 7, "lo'
+    (copy / "metrics.jsonl").write_bytes(
+        whole.encode() + b'{"step": 6, "loss": NaN, "note": "x"}\n\xff\n' + torn.encode()
+    )
+    page = made(copy)
+    assert "5 damaged lines of metrics.jsonl left out." in page and "loss (= mse) from" in page
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page) and "note" not in page
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1",
+        "null",
+        "\x00",
+        "steps: x",
+        "objective: {}\nencoder: 3\nclip: {size: 0}\nsteps: x\nepochs: y\nbatch_size: 0\nrows: 1",
+    ],
+)
+def test_torn_files_still_give_a_page(copy: Path, text: str):
+    (copy / "config.yaml").write_text(text)
+    (copy / "provenance.json").write_text(text)
+    (copy / "encoder.json").unlink()
+    (copy / "metrics.jsonl").write_text(text)
+    for file in (copy / "tensorboard").iterdir():
+        file.write_bytes(file.read_bytes()[:-100] if text else b"\xff" * 99)
+    page = made(copy)
+    assert "provenance.json is missing or damaged." in page and stands_alone(page)
+    assert ("reconstruction" in page) == bool(text)
+
+
+def test_pictures_are_the_first_a_middle_and_the_last(tmp_path: Path):
+    grey = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    with SummaryWriter(str(tmp_path), filename_suffix=".1") as board:
+        for step in range(1, 101):
+            board.add_image("a", grey, step)
+    with SummaryWriter(str(tmp_path), purge_step=91, filename_suffix=".2") as board:  # went on from step 90
+        board.add_image("a", grey + 9, 95)
+        board.add_image("b", grey, 95)
+    found = run_pictures.read(tmp_path)
+    first, middle, last = (shot.step for shot in found["a"])
+    assert first == 1 and last == 95 and 40 <= middle <= 56
+    assert [shot.step for shot in found["b"]] == [95]
+    assert found["a"][-1].png != found["a"][0].png
+
+
+def encoded(pixels: np.ndarray) -> Shot:
+    return Shot(1, run_pictures._encoded(Image.fromarray(pixels), "png"))
+
+
+def test_small_pictures_are_enlarged_and_huge_ones_made_smaller():
+    small = run_pictures.figure(encoded(np.zeros((32, 96, 3), np.uint8)), "x")
+    assert 'width="576" class="sharp"' in small and "image/png" in small
+    assert "width=" not in run_pictures.figure(encoded(np.zeros((500, 900, 3), np.uint8)), "x")
+    huge = run_pictures.figure(encoded(np.zeros((448, 4000, 3), np.uint8)), "x")
+    assert "image/jpeg" in huge and "width=" not in huge
+    assert "damaged" in run_pictures.figure(Shot(1, b"no picture"), "x")
+
+
+def test_long_clips_are_folded_frame_by_frame():
+    pixels = np.repeat(np.arange(240, dtype=np.uint8).reshape(6, 40), 32, axis=0).repeat(32, axis=1)
+    folded = np.asarray(run_pictures.fold(Image.fromarray(pixels).convert("RGB"), 32))[16::32, 16::32, 0]
+    first = [[*range(14)], [*range(14, 28)], [*range(28, 40), 255, 255]]
+    assert folded[:3].tolist() == first
+    assert folded[3:].tolist() == [[min(255, value + 40) for value in row] for row in first]
+    for other in (np.zeros((32, 96, 3), np.uint8), np.zeros((33, 2000, 3), np.uint8)):
+        assert run_pictures.fold(Image.fromarray(other), 32).size == other.shape[1::-1]
