@@ -80,10 +80,11 @@ class DPC(Objective):
     def roll_out(self, seen: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B P D h w"]:
         """Predict a block from the state, then take the prediction for seen."""
         _, state = self.gru(seen.relu())
-        made = []
-        for _ in range(self.predicted):
+        made: list[Tensor] = []
+        for step in range(self.predicted):
+            if step:
+                _, state = self.gru(made[-1].relu()[:, None], state)
             made.append(self.predict(state[-1]))
-            _, state = self.gru(made[-1].relu()[:, None], state)
         return torch.stack(made, dim=1)
 
     def keys(self, mine: Rows) -> Gathered:
@@ -91,7 +92,9 @@ class DPC(Objective):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The scores of two clips, each row from its smallest (black) to its largest (white), beside their kinds."""
+        """The scores of two clips, each row from its smallest (black) to its largest (white), beside their kinds:
+        green the true one, red another time at the same place, yellow another place of the clip, grey another clip.
+        """
         z = self.maps(batch["clips"][:2, 0])
         true = z[:, -self.predicted :]
         scores = rows(self.roll_out(z[:, : -self.predicted])) @ rows(true).T

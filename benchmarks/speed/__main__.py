@@ -1,6 +1,7 @@
 """`python -m benchmarks.speed [CASE ...]`: one JSON line for each case; all of them without a name."""
 
 import json
+import os
 import sys
 
 import torch
@@ -17,6 +18,7 @@ def main(names: list[str]) -> None:
     unknown = [name for name in names if name not in CASES]
     if unknown:
         sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(CASES)}.")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as our commands do, for both sides
     torch.set_num_threads(min(2, torch.get_num_threads()))
     for name in names or CASES:
         try:

@@ -12,6 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.probes.linear import Linear
+from benchmarks.speed.attentive import attentive
+from benchmarks.speed.clips import clips, clips_original, film
+from benchmarks.speed.dpc import dpc
+from benchmarks.speed.loader import loader
 from benchmarks.speed.mae import mae
 from benchmarks.speed.overhead import overhead
 from benchmarks.speed.pairs import Case
@@ -54,7 +58,7 @@ def decode() -> Case:
     """16 frames, 4 apart, from the middle of a 10 s clip, against decoding the whole file to RGB."""
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "clip.mp4"
-    synthetic_clip(path)
+    film(path, gop=25)
     times = stamps(path)[100:164:4]
 
     def theirs() -> Tensor:
@@ -62,20 +66,17 @@ def decode() -> Case:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         return torch.from_numpy(np.stack(frames[100:164:4]))
 
-    return Case(ours=lambda: read(path, times), theirs=theirs, close=folder.cleanup, memory=False)
+    return Case(ours=lambda: read(path, times), theirs=theirs, close=folder.cleanup)
 
 
-def synthetic_clip(path: Path, frames: int = 250, height: int = 240, width: int = 320) -> None:
-    """A drifting texture in H.264, 25 frames a second, a key frame each second."""
-    texture = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
-    texture = texture.repeat(8, axis=0).repeat(8, axis=1)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"g": "25"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for i in range(frames):
-            picture = np.ascontiguousarray(np.roll(texture, 2 * i, axis=1))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
-CASES: dict[str, Callable[[], Case]] = {"probe": probe, "decode": decode, "overhead": overhead, "mae": mae}
+CASES: dict[str, Callable[[], Case]] = {
+    "probe": probe,
+    "attentive": attentive,
+    "overhead": overhead,
+    "decode": decode,
+    "clips": clips,
+    "clips_original": clips_original,
+    "loader": loader,
+    "mae": mae,
+    "dpc": dpc,
+}

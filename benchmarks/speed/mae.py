@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmarks.speed.pairs import Case
+from benchmarks.speed.pairs import DEVICE, Case, steps
 from ssvid import create_encoder, registry
 from ssvid.errors import UserError
 from ssvid.shapes import Batch
@@ -17,9 +17,9 @@ def mae() -> Case:
         from transformers import VideoMAEConfig, VideoMAEForPreTraining
     except ImportError as error:
         raise UserError("The case mae needs transformers: pip install -e '.[text]'.") from error
-    clip = torch.randn(CLIP, generator=torch.Generator().manual_seed(0))
-    ours = registry.objectives["mae"](create_encoder("vit_small"), mask_ratio=0.9)
-    one = torch.zeros(1, dtype=torch.int64)
+    clip = torch.randn(CLIP, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    ours = registry.objectives["mae"](create_encoder("vit_small"), mask_ratio=0.9).to(DEVICE)
+    one = torch.zeros(1, dtype=torch.int64, device=DEVICE)
     batch: Batch = {"clips": clip[:, None], "index": one, "epoch": one, "seed": 0}
     theirs = VideoMAEForPreTraining(
         VideoMAEConfig(
@@ -33,17 +33,17 @@ def mae() -> Case:
             decoder_intermediate_size=768,
             use_mean_pooling=False,
         )
-    ).train()
+    ).to(DEVICE)
+    theirs.train()
     hidden = torch.zeros(196, dtype=torch.bool)
     hidden[torch.randperm(196, generator=torch.Generator().manual_seed(0))[:176]] = True
-    hidden, frames = hidden.repeat(8)[None], clip.transpose(1, 2).contiguous()
+    hidden, frames = hidden.repeat(8)[None].to(DEVICE), clip.transpose(1, 2).contiguous()
 
     def step(module: nn.Module, loss: torch.Tensor) -> None:
         loss.backward()
         module.zero_grad(set_to_none=True)
 
-    return Case(
-        ours=lambda: step(ours, ours(batch).total),
-        theirs=lambda: step(theirs, theirs(pixel_values=frames, bool_masked_pos=hidden).loss),
-        unit="CPU-seconds of a step, forward and backward",
+    return steps(
+        lambda: step(ours, ours(batch).total),
+        lambda: step(theirs, theirs(pixel_values=frames, bool_masked_pos=hidden).loss),
     )

@@ -1,15 +1,18 @@
-"""two functions -> the ratio of their CPU-seconds, read in turn so that a busy machine slows both alike."""
+"""two functions -> the ratio of their costs, read in turn so that a busy machine slows both alike."""
 
 import statistics
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
 
 from ssvid.engine.features import cpu_seconds
 
 PAIRS = 9
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of the cases that train
 
 
 class Case(NamedTuple):
@@ -17,33 +20,80 @@ class Case(NamedTuple):
     theirs: Callable[[], Any]
     unit: str = "CPU-seconds"
     close: Callable[[], Any] = lambda: None
-    memory: bool = True  # measured in torch's own allocations; False where the work is outside torch
+    memory: Callable[[Callable[[], Any]], int] | None = None  # of one side, in bytes
+    clock: Callable[[], float] = cpu_seconds  # this process and its ended children
+    more: Callable[[], dict[str, Any]] = dict  # what else the line tells
 
 
-def spent(function: Callable[[], Any]) -> float:
-    began = cpu_seconds()
+def steps(ours: Callable[[], Any], theirs: Callable[[], Any]) -> Case:
+    """A training step of each side: CPU-seconds and what autograd keeps; on a GPU, seconds and the allocator's peak."""
+    if DEVICE.type == "cpu":
+        return Case(ours, theirs, "CPU-seconds of a step, forward and backward", memory=saved_bytes)
+    return Case(ours, theirs, "seconds of a step, forward and backward", memory=allocated_bytes, clock=gpu_seconds)
+
+
+def gpu_seconds() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def allocated_bytes(function: Callable[[], Any]) -> int:
+    """The most that the GPU's allocator gave out beyond what was there."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     function()
-    return cpu_seconds() - began
+    return torch.cuda.max_memory_allocated() - before
 
 
-def peak(function: Callable[[], Any]) -> int:
-    """Bytes that torch held at most over what it held before: a high-water mark of its own allocations."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+def saved_bytes(function: Callable[[], Any]) -> int:
+    """The most that was kept for backward at once."""
+    saved = Saved()
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
         function()
-    held = high = 0
-    for event in record.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            high = max(high, held)
-    return high
+    return saved.most
+
+
+class Saved:
+    """What autograd keeps: each storage once, until the last node that wants it is freed. Parameters do not count."""
+
+    def __init__(self) -> None:
+        self.users: Counter[int] = Counter()  # of a storage, by its address
+        self.now = self.most = 0  # bytes
+
+    def pack(self, tensor: Tensor) -> "Held | Tensor":
+        whole = tensor if tensor._base is None else tensor._base
+        alone = tensor.detach()  # else a node that saves its own result would hold itself
+        return alone if whole.is_leaf and whole.requires_grad else Held(self, alone)
+
+    def unpack(self, kept: "Held | Tensor") -> Tensor:
+        return kept.tensor if isinstance(kept, Held) else kept
+
+    def use(self, storage: torch.UntypedStorage, users: int) -> None:
+        """`users` more, or less, of a storage."""
+        before = self.users[storage.data_ptr()]
+        self.users[storage.data_ptr()] += users
+        if not before or not before + users:
+            self.now += users * storage.nbytes()
+            self.most = max(self.most, self.now)
+
+
+class Held:
+    """A tensor in the graph. It goes when its node is freed, and tells so."""
+
+    def __init__(self, saved: Saved, tensor: Tensor) -> None:
+        self.saved, self.tensor = saved, tensor
+        saved.use(tensor.untyped_storage(), +1)
+
+    def __del__(self) -> None:
+        self.saved.use(self.tensor.untyped_storage(), -1)
 
 
 def compare(name: str, case: Case, pairs: int = PAIRS) -> dict[str, Any]:
     """One line of the speed table. ratio = ours / theirs: below 1 we are cheaper."""
     case.ours(), case.theirs()  # the first of each warms up
-    read = [(spent(case.ours), spent(case.theirs)) for _ in range(pairs)]
+    read = [(spent(case.ours, case.clock), spent(case.theirs, case.clock)) for _ in range(pairs)]
     ours, theirs = (statistics.median(side) for side in zip(*read, strict=True))
-    memory = peak(case.ours) / max(1, peak(case.theirs)) if case.memory else None
+    held = case.memory and case.memory(case.ours) / case.memory(case.theirs)
     case.close()
     return {
         "case": name,
@@ -51,6 +101,13 @@ def compare(name: str, case: Case, pairs: int = PAIRS) -> dict[str, Any]:
         "theirs": round(theirs, 4),
         "ratio": round(statistics.median(a / b for a, b in read), 4),
         "unit": case.unit,
-        "memory_ratio": memory if memory is None else round(memory, 4),
+        "memory_ratio": held and round(held, 4),
         "threads": torch.get_num_threads(),
+        **case.more(),
     }
+
+
+def spent(function: Callable[[], Any], clock: Callable[[], float]) -> float:
+    began = clock()
+    function()
+    return clock() - began

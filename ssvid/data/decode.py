@@ -6,7 +6,7 @@ not), and a frame they mark as corrupt is not handed out.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ class Table(NamedTuple):
     keys: np.ndarray  # int64, sorted ticks of the key frames
     counted: bool = False  # the frames' own ticks are of no use: count them from the start
     stream: int = 0  # the container's number of the stream that is read
+    ordered: bool = False  # packets come in the order of their frames: no frame is built from a later one
 
 
 def stamps(path: str | Path, fps: float | None = None) -> np.ndarray:
@@ -87,9 +88,10 @@ def _scan(path: str, mtime: int, size: int) -> Table:
             ]
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(path, _why(error)) from error
-    pts = np.unique(np.array([tick for tick, _ in packets if tick is not None], np.int64))
+    ticks = np.array([tick for tick, _ in packets if tick is not None], np.int64)
+    pts, ordered = np.unique(ticks), not counted and bool((np.diff(ticks) > 0).all())
     keys = np.unique(np.array([tick for tick, key in packets if key and tick is not None], np.int64))
-    return Table(pts * base.numerator / base.denominator, pts, keys, counted, number)
+    return Table(pts * base.numerator / base.denominator, pts, keys, counted, number, ordered)
 
 
 def _unordered(container: Any, stream: Any) -> bool:
@@ -112,21 +114,33 @@ def upright(frame: Any) -> np.ndarray:
 
 
 def _read_pyav(path: str | Path, table: Table, wanted: np.ndarray) -> Frames:
-    """From the key frame before the first frame wanted; where that fails, once more from the start."""
+    """From the key frame before the first frame wanted, past what is not needed; where that fails, from the start."""
     ticks = table.pts[wanted]
     before = table.keys[table.keys <= ticks[0]]
-    starts = [int(before[-1])] if len(before) and before[-1] > table.pts[0] and not table.counted else []
-    for start in [*starts, None]:
+    start = int(before[-1]) if len(before) and before[-1] > table.pts[0] and not table.counted else None
+    ways = [(start, table)] if start is not None or _needless(table, ticks) else []
+    for begin, known in [*ways, (None, table._replace(ordered=False))]:
         found: dict[int, np.ndarray] = {}
         why = "the decoder passes over this frame"
         try:
-            _decode(path, table, ticks, start, found)
+            _decode(path, known, ticks, begin, found)
         except (av.FFmpegError, OSError, ValueError) as error:
             why = _why(error)
         if len(found) == len(ticks):
             return _stack(path, [found[tick] for tick in ticks.tolist()])
     missing = next(i for i, tick in zip(wanted, ticks.tolist(), strict=True) if tick not in found)
     raise DecodeError(path, why, float(table.times[missing]))
+
+
+def _needless(table: Table, ticks: np.ndarray) -> frozenset[int]:
+    """Frames amid the wanted ones that none of these is built from: a key frame comes before the next of them."""
+    if not table.ordered:
+        return frozenset()
+    first, last = np.searchsorted(table.pts, ticks[[0, -1]])
+    between = table.pts[first : last + 1]
+    group = np.searchsorted(table.keys, between, side="right")  # which key frame each hangs on
+    after = np.searchsorted(ticks, between)  # the next wanted frame, itself included
+    return frozenset(between[np.searchsorted(table.keys, ticks[after], side="right") > group].tolist())
 
 
 def _decode(path: str | Path, table: Table, ticks: np.ndarray, start: int | None, found: dict[int, np.ndarray]) -> None:
@@ -138,7 +152,7 @@ def _decode(path: str | Path, table: Table, ticks: np.ndarray, start: int | None
         stream.codec_context.options = {"err_detect": "explode"}
         if start is not None:
             container.seek(start, stream=stream)
-        for i, frame in enumerate(container.decode(stream)):
+        for i, frame in enumerate(_frames(container, stream, _needless(table, ticks))):
             tick = frame.dts if frame.pts is None else frame.pts
             if table.counted:
                 tick = int(table.pts[i]) if i < len(table.pts) else None
@@ -146,6 +160,21 @@ def _decode(path: str | Path, table: Table, ticks: np.ndarray, start: int | None
                 found[tick] = upright(frame)
             if tick is not None and tick >= last:
                 return
+
+
+def _frames(container: Any, stream: Any, needless: frozenset[int]) -> Iterator[Any]:
+    """As `container.decode`, but past the packets that are not needed: the decoder goes on as after a seek."""
+    passing = False
+    for packet in container.demux(stream):
+        tick = packet.dts if packet.pts is None else packet.pts
+        if packet.size and tick in needless:
+            if not passing:
+                yield from stream.codec_context.decode(None)
+                stream.codec_context.flush_buffers()
+            passing = True
+        else:
+            passing = False
+            yield from packet.decode()
 
 
 def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:

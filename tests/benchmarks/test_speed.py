@@ -1,7 +1,18 @@
+from itertools import islice
+from pathlib import Path
+
+import pytest
 import torch
+from torch import nn
 
 from benchmarks.speed.cases import CASES, decode
-from benchmarks.speed.pairs import Case, compare, peak
+from benchmarks.speed.clips import FILMS, SPEC, film, our_clips, their_clips
+from benchmarks.speed.dpc import Plain, in_blocks, plain_mask
+from benchmarks.speed.overhead import Nothing, Same, run
+from benchmarks.speed.pairs import Case, allocated_bytes, compare, saved_bytes
+from ssvid import create_encoder, registry
+from ssvid.data.decode import stamps
+from ssvid.objective import Objective
 
 
 def work(n):
@@ -10,14 +21,50 @@ def work(n):
 
 def test_the_ratio_is_that_of_the_work():
     got = compare("x", Case(ours=work(20), theirs=work(200)), pairs=3)
-    assert 0.02 < got["ratio"] < 0.5
+    assert 0.02 < got["ratio"] < 0.5 and got["memory_ratio"] is None
     assert {"case", "ours", "theirs", "ratio", "unit", "memory_ratio"} <= set(got)
 
 
-def test_peak_counts_what_is_held_at_once():
-    big = peak(lambda: torch.zeros(1000, 1000).sum())
-    small = peak(lambda: [torch.zeros(100, 1000).sum() for _ in range(10)])
-    assert 4_000_000 <= big < 4_100_000 and 400_000 <= small < 600_000
+class Countable(nn.Module):
+    """Keeps its input (4 x 10) for the first weight and what ReLU gave (4 x 20) for ReLU and the second weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5, bias=False))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def test_what_is_kept_for_backward_is_counted_by_hand():
+    net = Countable()
+    kept = 4 * (4 * 10 + 4 * 20)  # bytes; parameters and their transposes do not count, nor a storage twice
+
+    def step() -> None:
+        net(torch.randn(4, 10)).sum().backward()
+
+    assert saved_bytes(step) == kept
+    assert saved_bytes(lambda: [step(), step()]) == kept, "the first step's were freed"
+    assert saved_bytes(lambda: (net(torch.randn(4, 10)) + net(torch.randn(4, 10))).sum().backward()) == 2 * kept
+    with torch.no_grad():
+        assert saved_bytes(lambda: net(torch.randn(4, 10))) == 0
+    half = compare("x", Case(step, lambda: [net(torch.randn(8, 10)).sum().backward()], memory=saved_bytes), pairs=1)
+    assert half["memory_ratio"] == 0.5
+
+
+def test_the_hooks_leave_the_gradients_alone():
+    net, x = Countable(), torch.randn(4, 10)
+    net(x).sum().backward()
+    true = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    saved_bytes(lambda: net(x).sum().backward())
+    assert all(torch.equal(a, p.grad) for a, p in zip(true, net.parameters(), strict=True))
+
+
+@pytest.mark.gpu
+def test_the_allocators_peak_on_a_gpu():
+    big = allocated_bytes(lambda: torch.zeros(1000, 1000, device="cuda").sum())
+    assert 4_000_000 <= big < 4_200_000
 
 
 def test_decode_reads_what_the_plain_way_reads():
@@ -25,4 +72,57 @@ def test_decode_reads_what_the_plain_way_reads():
     ours, theirs = case.ours(), case.theirs()
     case.close()
     assert torch.equal(ours, theirs.permute(0, 3, 1, 2))
-    assert set(CASES) >= {"probe", "decode"}
+    assert set(CASES) >= {"probe", "decode", "clips", "clips_original", "loader", "mae", "dpc", "overhead"}
+
+
+def small_dpc() -> tuple[Objective, torch.Tensor]:
+    torch.manual_seed(0)
+    encoder = create_encoder("resnet18_2d3d", width=8, frames=5, size=64)
+    ours = registry.objectives["dpc"](encoder, blocks=4, predicted=2, dropout=0.0).double()
+    return ours, torch.randn(3, 1, 3, 20, 64, 64, dtype=torch.float64)
+
+
+def test_the_plain_dpc_gives_our_loss_and_gradients():
+    ours, clips = small_dpc()
+    loss = ours({"clips": clips}).total
+    loss.backward()
+    mine = {name: p.grad.clone() for name, p in ours.named_parameters()}
+    ours.zero_grad()
+    plain = Plain(ours)(in_blocks(clips[:, 0], 4))
+    plain.backward()
+    torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(mine[name], parameter.grad, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_the_plain_mask_has_one_true_one_in_each_row():
+    mask = plain_mask(2, 3, 4)
+    rows = mask.view(24, 24)
+    assert torch.equal((rows == 1).int(), torch.eye(24, dtype=torch.int32))
+    counts = {int(code): int(n) for code, n in zip(*rows.unique(return_counts=True), strict=True)}
+    assert counts == {1: 24, -1: 24 * 2, -3: 24 * 3 * 3, 0: 24 * 12}
+
+
+def test_both_sides_read_clips_of_one_shape(tmp_path: Path):
+    for i in range(2):
+        film(tmp_path / f"{i}.mp4", seed=i, seconds=4)
+    ours, theirs = (list(islice(side(tmp_path), 3)) for side in (our_clips, their_clips))
+    assert {tuple(clip.shape) for clip in ours + theirs} == {(3, SPEC.frames, SPEC.size, SPEC.size)}
+    for side in (ours, theirs):  # three clips of two films: a film's own mean colour stays near while it drifts
+        means = torch.stack([clip.float().mean((1, 2, 3)) for clip in side])
+        assert 0 < torch.pdist(means).min() < 0.5 * torch.pdist(means).max() and 60 < means.mean() < 200
+
+
+def test_originals_have_long_groups_and_b_frames(tmp_path: Path):
+    import av
+
+    film(tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    assert sum(packet.is_keyframe for packet in packets) == 1 and FILMS > 1
+    assert any(packet.pts != packet.dts for packet in packets) and len(stamps(tmp_path / "a.mp4")) == 250
+
+
+def test_the_loop_of_nothing_tells_how_long_it_waited():
+    told = run(Nothing(seconds=0.01), Same(8, 1, 3, 2, 8, 8), steps=4, log_every=2)
+    assert 0 <= told["data_wait"] < 0.5

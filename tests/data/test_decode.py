@@ -67,6 +67,37 @@ def test_a_time_means_the_frame_shown_then(tmp_path):
     assert numbers(read(path, [times[5] - 5e-5])) == [5]  # within the tolerance: that frame already
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx-vp9")])
+def test_frames_that_no_wanted_one_is_built_from_are_passed_over(tmp_path, monkeypatch, suffix, codec):
+    """Without B frames: the rest of a group of 12 once its last wanted frame is there, and groups without any."""
+    options = {"deadline": "realtime", "cpu-used": 8} if codec == "libvpx-vp9" else {"bf": 0}
+    path = write(tmp_path / f"a.{suffix}", [i / 25 for i in range(100)], codec, g=12, sc_threshold=0, **options)
+    table, whole, made = decode._table(path), decode._frames, []
+    assert table.ordered and len(table.keys) >= 9
+
+    def counted(*given):
+        for frame in whole(*given):
+            made.append(frame)
+            yield frame
+
+    monkeypatch.setattr(decode, "_frames", counted)
+    for wanted, most in (([13, 17, 21, 25, 61], 10 + 2 + 2), ([2, 95], 3 + 12), ([30, 31, 32], 9), ([0, 99], 1 + 4)):
+        made.clear()
+        assert numbers(read(path, table.times[wanted])) == wanted
+        assert len(made) <= most
+
+
+def test_b_frames_are_never_passed_over(long_gop):
+    table = decode._table(long_gop)
+    assert not table.ordered and decode._needless(table, table.pts[[0, 299]]) == frozenset()
+
+
+def test_where_passing_over_fails_all_is_decoded(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mp4", [i / 25 for i in range(60)], g=12, bf=0, sc_threshold=0)
+    monkeypatch.setattr(decode, "_needless", lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered))
+    assert numbers(read(path, [0.0, 20 / 25, 40 / 25])) == [0, 20, 40]
+
+
 def test_any_order_and_repeats(long_gop):
     assert numbers(read(long_gop, [4.0, 0.4, 4.0, 0.4])) == [100, 10, 100, 10]
 
