@@ -25,6 +25,11 @@ def shuffled(clip: RawClip, index: Int[Tensor, "B"], seed: int) -> RawClip:
     return torch.take_along_dim(clip, rearrange(order, "B T -> B 1 T 1 1"), dim=2)
 
 
+def reverse(clip: RawClip, index: Int[Tensor, "B"], seed: int) -> RawClip:
+    """Played backwards. Nothing is drawn."""
+    return clip.flip(2)
+
+
 def pixels(clip: RawClip) -> dict[str, Float[Tensor, "B D"]]:
     """Four plain descriptions of the pixels; the probe picks on val as it picks a pooling."""
     x = clip.float() / 255

@@ -11,6 +11,7 @@ from ssvid.shapes import Features, Grid, Pooled, Tokens
 SLOTS = 8  # of time at most: longer clips are averaged down to it
 SIDE = 3  # cells of space a side
 POOLINGS = ("mean", "time", "grid")
+Half = Float[Tensor, "B N D"]
 
 
 def pool(features: Features, layers: tuple[int, ...] = (), poolings: tuple[str, ...] = POOLINGS) -> dict[str, Pooled]:
@@ -25,6 +26,12 @@ def pool(features: Features, layers: tuple[int, ...] = (), poolings: tuple[str, 
         for pooling, row in pool_tokens(tokens, features.grid).items()
         if pooling in poolings
     }
+
+
+def tokens(features: Features, layers: tuple[int, ...] = ()) -> dict[str, Half]:
+    """`tokens@last` and those of each layer, halved: a probe reads them often and they fill the disk."""
+    sources = {"last": features.tokens} | dict(zip(map(str, layers), features.layers, strict=True))
+    return {f"tokens@{layer}": tokens.half() for layer, tokens in sources.items()}
 
 
 def pool_tokens(tokens: Tokens, grid: Grid) -> dict[str, Float[Tensor, "B D"]]:

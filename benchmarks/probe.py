@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ssvid.errors import UserError
 from ssvid.shapes import Frozen
+from ssvid.statistics import topk
 
+READ = 2**22  # numbers looked at at once
 Setting = dict[str, Any]  # pooling, dim, hyper-parameters and val/top1 of one head
 
 
@@ -19,10 +21,13 @@ class ProbeResult(NamedTuple):
     grid: list[Setting]  # every setting that was tried, the chosen one among them
     predictions: Int[Tensor, "S"]  # of the test split
     scores: Float[Tensor, "S Q"]  # of the test split, larger is likelier
+    attention: Float[Tensor, "S N"] | None = None  # of a head that has it, over the tokens of each test clip; sums to 1
 
 
 class Probe(ABC):
     """`__init__` takes keyword-only hyper-parameters. The setting is chosen on val; test is read once, by that one."""
+
+    reads: str = "pooled"  # vectors S D; or "tokens", S N D (raw pixels come as S D all the same)
 
     @abstractmethod
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
@@ -36,12 +41,21 @@ def check(train: Frozen, val: Frozen, test: Frozen) -> int:
             raise UserError(f"The {name} split holds no clip that could be read: there is nothing to probe.")
         if int(split.labels.min()) < 0:
             raise UserError(f"The {name} split holds clips without a label: a probe needs one for every clip.")
+        check_features(name, split, train)
     return int(train.labels.max()) + 1
 
 
-def topk(scores: Float[Tensor, "S Q"], labels: Int[Tensor, "S"], k: int) -> float:
-    """Share of rows whose label is among the k largest scores."""
-    return (scores.topk(k, dim=-1).indices == labels[:, None]).any(-1).double().mean().item()
+def check_features(name: str, split: Frozen, train: Frozen) -> None:
+    """Read once, a part at a time: they may be a file in memory."""
+    for pooling, like in train.feats.items():
+        feats = split.feats.get(pooling)
+        if feats is None or feats.shape[1:] != like.shape[1:] or len(feats) != len(split.labels):
+            found = "none" if feats is None else f"{tuple(feats.shape)}"
+            wanted = (len(split.labels), *like.shape[1:])
+            raise UserError(f"The {name} split should hold features {pooling} of {wanted}; there are {found}.")
+        for part in feats.split(max(1, READ // max(1, like[0].numel()))):
+            if not part.isfinite().all():
+                raise UserError(f"The {name} split holds features {pooling} that are NaN or infinite: extract anew.")
 
 
 def result(scores: Float[Tensor, "S Q"], labels: Int[Tensor, "S"], chosen: Setting, grid: list[Setting]) -> ProbeResult:

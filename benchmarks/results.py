@@ -1,25 +1,16 @@
-"""probe results -> one JSON file per encoder, and back: numbers, tables and sentences come from such files alone."""
+"""probe results -> a result, and result files -> numbers, tables and sentences, which come from such files alone."""
 
-import hashlib
 import json
-import shlex
-import subprocess
-from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from benchmarks.probe import ProbeResult
-from benchmarks.statistics import bootstrap, chance, majority, paired_difference
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import write_whole
+from ssvid.results import BENCH, PROBE, TUNED, Result, answers
+from ssvid.statistics import bootstrap, paired_difference
 
-Result = dict[str, Any]
-KIND = "linear probe"
 ROWS = {  # key -> what it is called in tables
     "encoder": "encoder",
     "random": "same net, untrained",
@@ -53,78 +44,15 @@ def scores(
 
     controls = {name: entry(got) for name, got in rows.items() if name != "encoder"}
     controls["random"]["knn"] = entry(near["random"])
-    confusion = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
-    confusion.index_put_((labels, rows["encoder"].predictions), torch.tensor(1), accumulate=True)
     return {
-        "kind": KIND,
+        "kind": PROBE,
         **entry(rows["encoder"]),
-        "chance": chance(labels),
-        "majority": majority(labels),
+        **answers(data, test, {name: got.predictions for name, got in rows.items()}),
         "knn": entry(near["encoder"]),
         "controls": controls,
         "gains": {name: gain(got) for name, got in rows.items() if name != "encoder"},
         "grid": {name: got.grid for name, got in rows.items()},
-        "confusion": confusion.tolist(),  # label x prediction
-        "test": {
-            "paths": [data.rows[i].path for i in test],
-            "groups": groups,
-            "labels": labels.tolist(),
-            "predictions": {name: got.predictions.tolist() for name, got in rows.items()},
-        },
     }
-
-
-def describe_data(data: Manifest, splits: dict[str, list[int]], bad: list[str]) -> Result:
-    stated = Counter(row.split for row in data.rows)
-    return {
-        "hash": data.hash,
-        "classes": data.classes,
-        "clips": {name: len(rows) for name, rows in splits.items()},
-        "groups": {name: len({data.groups[i] for i in rows}) for name, rows in splits.items()},
-        "listed": dict(stated),
-        "bad_files": len(bad),
-        "bad": [Path(path).name for path in bad[:20]],
-    }
-
-
-def digest(protocol: Result) -> str:
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def git() -> str | None:
-    """The commit of this code, with a + where files differ from it."""
-    try:
-        here = partial(subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
-        commit = here(["git", "rev-parse", "HEAD"]).stdout.strip()
-        changed = here(["git", "status", "--porcelain", "-uno"]).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + "+" * bool(changed)
-
-
-def command_line(module: str, config: dict[str, Any] | None) -> str | None:
-    """The resolved configuration as a command."""
-    if config is None:
-        return None
-    words: list[str] = []
-
-    def add(key: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for inner, part in value.items():
-                add(key if inner == "name" else f"{key}.{inner}", part)
-        elif value is not None:
-            parts = value if isinstance(value, list) and key == "encoder" else [value]
-            for part in parts:
-                text = json.dumps(part) if isinstance(part, list | bool) else str(part)
-                words.extend((f"--{key}", shlex.quote(text)))
-
-    for key, value in config.items():
-        add(key, value)
-    return " ".join([f"python -m {module}", *words])
-
-
-def write(path: Path, result: Result) -> None:
-    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -135,26 +63,26 @@ def read_all(folder: Path) -> list[Result]:
     """Every result of a folder, by file name."""
     found = [result for file in sorted(folder.glob("*.json")) if (result := read(file)) is not None]
     if not found:
-        raise UserError(f"{folder} holds no result of a {KIND}.")
+        raise UserError(f"{folder} holds no result of a {PROBE} or of {TUNED}.")
     return found
 
 
-def read(file: Path) -> Result | None:
+def read(file: Path, kinds: Sequence[str] = (PROBE, TUNED)) -> Result | None:
     """None where it is the JSON of something else."""
     try:
         result = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is no whole JSON file: {error}.") from error
-    return result if isinstance(result, dict) and result.get("kind") == KIND else None
+    return result if isinstance(result, dict) and result.get("kind") in kinds else None
 
 
 def refuse_another(file: Path, *, data: str, encoder: str, protocol: str) -> None:
     """A result (of these hashes) may take the place of the same result alone."""
     if not file.exists():
         return
-    there = read(file)
+    there = read(file, (PROBE, BENCH))
     if there is None:
-        raise UserError(f"{file} is not the result of a {KIND}: name another --out.")
+        raise UserError(f"{file} is no result of a probe: name another --out.")
     own = {
         "other data": there["data"]["hash"] == data,
         "another encoder": there["encoder"]["hash"] == encoder,
@@ -194,8 +122,9 @@ def lines(result: Result) -> list[tuple[str, str, str, str]]:
         more = f"{100 * gain['difference']:+.1f} ({between(gain['interval'], '+')})"
         more = more if gain["shown"] else f"no difference shown ({between(gain['interval'], '+')})"
         table.append((ROWS[name], percent(row["top1"]), between(row["interval"]), more))
-    for name, row in (("encoder", result["knn"]), ("untrained", result["controls"]["random"]["knn"])):
-        table.append((f"nearest neighbours, {name}", percent(row["top1"]), between(row["interval"]), ""))
+    if result["kind"] == PROBE:
+        for name, row in (("encoder", result["knn"]), ("untrained", result["controls"]["random"]["knn"])):
+            table.append((f"nearest neighbours, {name}", percent(row["top1"]), between(row["interval"]), ""))
     table.append(("largest class", percent(result["majority"]), "", ""))
     return [*table, ("chance", percent(result["chance"]), "", "")]
 
@@ -212,7 +141,32 @@ def table(found: list[Result]) -> str:
 
 
 def reading(result: Result) -> list[str]:
-    """What the numbers say, in words; the first sentence is the verdict on pretraining."""
+    """What the numbers say, in words; the first sentence is the verdict."""
+    said = of_probe(result) if result["kind"] == PROBE else of_tuned(result)
+    if result["interval"][0] <= result["chance"]:
+        said.append("The score is not shown to be above chance.")
+    leak = result["leak"]
+    if leak["checked"] and leak["clips"]:
+        said.append(f"WARNING: pretraining read {leak['clips']} of the test clips; the score is not valid.")
+    if result["data"]["bad_files"]:
+        said.append(f"{result['data']['bad_files']} files could not be read and are in no split.")
+    return said
+
+
+def of_tuned(result: Result) -> list[str]:
+    said = [f"{result['encoder']['title']}: {percent(result['top1'])} of the test clips are named rightly."]
+    if result["encoder"]["weights"] == "trained":
+        said.append(
+            "What pretraining adds is not shown here: fine-tune the same net from random weights as well "
+            f"(--encoder {result['encoder']['name']}, all else alike) and compare."
+        )
+    else:
+        said.append("It began with random weights: what fine-tuning a pretrained one has to beat.")
+    return said
+
+
+def of_probe(result: Result) -> list[str]:
+    """The verdict on pretraining, then what the other controls say."""
     said = [verdict(result)]
     pixels, shuffled, single = (result["gains"][name] for name in ("pixels", "shuffled", "single_frame"))
     if not pixels["shown"] or pixels["difference"] < 0:
@@ -224,13 +178,6 @@ def reading(result: Result) -> list[str]:
         said.append(f"Several frames tell it more than one ({100 * single['difference']:+.1f} points); {order}.")
     else:
         said.append("One frame repeated does as well, as far as this test can tell: no use of time is shown.")
-    if result["interval"][0] <= result["chance"]:
-        said.append("The score is not shown to be above chance.")
-    leak = result["leak"]
-    if leak["checked"] and leak["clips"]:
-        said.append(f"WARNING: pretraining read {leak['clips']} of the test clips; the score is not valid.")
-    if result["data"]["bad_files"]:
-        said.append(f"{result['data']['bad_files']} files could not be read and are in no split.")
     return said
 
 

@@ -2,15 +2,15 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.controls import pixels, shuffled, single_frame
-from benchmarks.pool import pool
+from benchmarks.controls import pixels, reverse, shuffled, single_frame
+from benchmarks.pool import pool, tokens
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
@@ -18,6 +18,12 @@ from ssvid.weights import encoder_hash
 
 VERSION = 1  # of poolings and pixel features: a new one makes cached features anew
 CONTROLS = ("random", "pixels", "single_frame", "shuffled")
+ROWS = ("encoder", *CONTROLS)
+CHANGES = {"single_frame": single_frame, "shuffled": shuffled, "reversed": reverse}  # of a clip
+ALIASES = {
+    "single_frame": "encoder/single_frame",
+    "shuffled": "encoder/shuffled",
+}  # rows that are the encoder's own, on changed clips
 
 
 def chosen_layers(net: Encoder, layers: Literal["auto", "last"] | list[int]) -> tuple[int, ...]:
@@ -31,26 +37,38 @@ def chosen_layers(net: Encoder, layers: Literal["auto", "last"] | list[int]) -> 
 
 
 def make_sources(
-    net: Encoder, untrained: Encoder, layers: tuple[int, ...], poolings: tuple[str, ...], seed: int
+    net: Encoder,
+    untrained: Encoder,
+    layers: tuple[int, ...],
+    poolings: tuple[str, ...],
+    seed: int,
+    wanted: Sequence[str],
 ) -> list[Source]:
-    """Cached features are known by these keys."""
+    """`wanted`: encoder, random, pixels; on changed clips: encoder/reversed; their tokens: encoder/reversed:tokens.
 
-    def of(encoder: Encoder, change: Callable[..., Tensor] | None) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    Cached features are known by the keys.
+    """
+    nets = {"encoder": net, "random": untrained}
+
+    def source(name: str) -> Source:
+        path, _, form = name.partition(":")
+        row, _, way = path.partition("/")
+        change = CHANGES[way] if way else None
+        drawn = f" {way}" + f" {seed}" * (way == "shuffled") if way else ""
+
         def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
             clip = clip if change is None else change(clip, index, seed)
-            return pool(encoder(encoder.normalise(clip), layers=layers or None), layers, poolings)
+            if row == "pixels":
+                return pixels(clip)
+            features = nets[row](nets[row].normalise(clip), layers=layers or None)
+            return tokens(features, layers) if form else pool(features, layers, poolings)
 
-        return run
+        if row == "pixels":
+            return Source(name, f"pixels version {VERSION}{drawn}", run)
+        made = f"tokens {layers}" if form else f"{layers} {poolings}"
+        return Source(name, f"{encoder_hash(nets[row])} {made} version {VERSION}{drawn}", run)
 
-    made = f"{layers} {poolings} version {VERSION}"
-    known, other = encoder_hash(net), encoder_hash(untrained)
-    return [
-        Source("encoder", f"{known} {made}", of(net, None)),
-        Source("random", f"{other} {made}", of(untrained, None)),
-        Source("pixels", f"pixels version {VERSION}", lambda clip, index: pixels(clip)),
-        Source("single_frame", f"{known} {made} single_frame", of(net, single_frame)),
-        Source("shuffled", f"{known} {made} shuffled {seed}", of(net, shuffled)),
-    ]
+    return [source(name) for name in wanted]
 
 
 def announce(net: Encoder, sources: list[Source], videos: int, clips: int, cache: str) -> float:
@@ -63,12 +81,12 @@ def announce(net: Encoder, sources: list[Source], videos: int, clips: int, cache
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
         with torch.inference_mode():
-            widths = {s.name: sum(v.shape[1] for v in s.run(clip, index).values()) for s in sources}
+            widths = {s.name: sum(v.nbytes for v in s.run(clip, index).values()) for s in sources}
         took.append(time.perf_counter() - began)
     minutes = min(took) * videos * clips / 60
     print(
         f"{videos} videos, {clips} clip(s) each, once through {', '.join(widths)}: about {minutes:.1f} min of "
-        f"computing beside decoding, and {sum(widths.values()) * 4 * videos / 1e6:.0f} MB under {cache}, less what is "
+        f"computing beside decoding, and {sum(widths.values()) * videos / 1e6:.0f} MB under {cache}, less what is "
         "there already.",
         file=sys.stderr,
     )

@@ -10,6 +10,7 @@ from ssvid.registry import probes
 from ssvid.shapes import Frozen
 
 CHUNK = 1024  # queries at once
+BANK = 2**14  # rows of train at once: so that a large one may be float16 and memory-mapped
 
 
 @probes.register("knn")
@@ -45,11 +46,10 @@ class KNN(Probe):
         classes: int,
     ) -> Float[Tensor, "k S Q"]:
         out = torch.zeros(len(ks), len(queries), classes)
-        for start in range(0, len(queries), CHUNK):
-            near, index = neighbours(queries[start : start + CHUNK], bank, max(ks))
-            weight, label = (near / self.temperature).exp(), y[index]  # S k
-            for i, k in enumerate(ks):
-                out[i, start : start + CHUNK].scatter_add_(1, label[:, :k], weight[:, :k])
+        near, index = neighbours(queries, bank, max(ks))
+        weight, label = (near / self.temperature).exp(), y[index]  # S k
+        for i, k in enumerate(ks):
+            out[i].scatter_add_(1, label[:, :k], weight[:, :k])
         return out
 
 
@@ -57,8 +57,23 @@ def neighbours(
     queries: Float[Tensor, "S D"], bank: Float[Tensor, "N D"], k: int
 ) -> tuple[Float[Tensor, "S k"], Int[Tensor, "S k"]]:
     """Cosines and rows of the k nearest, nearest first."""
-    similarity = F.normalize(queries.float(), dim=1) @ F.normalize(bank.float(), dim=1).T
-    return similarity.topk(k, dim=1)
+    starts = range(0, max(1, len(queries)), CHUNK)
+    found = [(queries.new_empty(0, dtype=torch.float32), torch.empty(0, dtype=torch.int64))] * len(starts)
+    for first in range(0, len(bank), BANK):
+        unit = F.normalize(bank[first : first + BANK].float(), dim=1)
+        for i, start in enumerate(starts):
+            similarity = F.normalize(queries[start : start + CHUNK].float(), dim=1) @ unit.T
+            near, index = similarity.topk(min(k, len(unit)), dim=1)
+            found[i] = nearer(*found[i], near, index + first, k) if first else (near, index)
+    near, index = (torch.cat(column) for column in zip(*found, strict=True))
+    return near, index
+
+
+def nearer(near: Tensor, index: Tensor, more: Tensor, place: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of those known and of more."""
+    near, index = torch.cat([near, more], 1), torch.cat([index, place], 1)
+    near, kept = near.topk(min(k, near.shape[1]), dim=1)
+    return near, index.gather(1, kept)
 
 
 def rank(setting: Setting) -> tuple[float | int, ...]:

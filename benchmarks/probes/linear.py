@@ -5,11 +5,12 @@ rates serves every width. The heads are one matrix D x (R Q); the gradient is wr
 (a test holds the two equal). Optimiser: SGD with damped momentum (so `rate` is the effective step), decoupled weight
 decay, cosine rate to zero. At fp32 the two products of a step are 80 % of the cost and run at the peak of the CPU, so
 the one thing left to save is heads: the worse half on val leaves the race at each of `rungs` (successive halving,
-arXiv:1502.07943).
+arXiv:1502.07943). Features of more than `WHOLE` numbers, which may be float16 and memory-mapped, are standardised as
+they are read: then memory does not grow with them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
@@ -25,6 +26,7 @@ from ssvid.registry import probes
 from ssvid.shapes import Frozen
 
 CHUNK = 4096  # rows scored at once
+WHOLE = 2**26  # numbers that are kept standardised in memory: 256 MB
 SMALL = 3e7  # FLOPs of a step, under which one thread is enough
 
 
@@ -67,7 +69,7 @@ class Linear(Probe):
         best: tuple[Setting, Basis, Tensor, Tensor] | None = None
         for pooling, feats in train.feats.items():
             basis = Basis(feats)
-            x, x_val = basis(feats), basis(val.feats[pooling])
+            x, x_val = basis.rows(feats), basis.rows(val.feats[pooling])
             heads, scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
             settings = [
                 {"pooling": pooling, "dim": feats.shape[1], "rate": rate, "weight_decay": decay} | score
@@ -79,13 +81,13 @@ class Linear(Probe):
                 best = settings[number], basis, heads.w[:, place].clone(), heads.b[place].clone()
         assert best is not None, "there are no features to probe"
         chosen, basis, w, b = best
-        return result(basis(test.feats[chosen["pooling"]]) @ w + b, test.labels, chosen, grid)
+        return result(basis.rows(test.feats[chosen["pooling"]]) @ w + b, test.labels, chosen, grid)
 
     def fit(
         self,
-        x: Float[Tensor, "S D"],
+        x: "Float[Tensor, 'S D'] | Rows",
         y: Int[Tensor, "S"],
-        x_val: Float[Tensor, "V D"],
+        x_val: "Float[Tensor, 'V D'] | Rows",
         y_val: Int[Tensor, "V"],
         classes: int,
         seed: int,
@@ -106,20 +108,21 @@ class Linear(Probe):
                 heads, first = heads.only(best_half(top1, loss)), last
         return heads, scores
 
-    def leg(self, x: Tensor, y: Tensor, seed: int, first: int, last: int, steps: int, heads: Heads) -> None:
+    def leg(self, x: "Tensor | Rows", y: Tensor, seed: int, first: int, last: int, steps: int, heads: Heads) -> None:
         """Steps first to last - 1 of these heads, in place."""
         per_epoch, order = math.ceil(len(x) / self.batch), None
         for step in range(first, last):
             epoch, i = divmod(step, per_epoch)
             if order is None or i == 0:
-                order = permutation(seed, epoch, len(x)).to(x.device)
+                order = permutation(seed, epoch, len(x)).to(y.device)
             now = order[i * self.batch : (i + 1) * self.batch]
             self.update(heads, x[now], y[now], 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
-    def start(self, x: Float[Tensor, "S D"], classes: int) -> Heads:
-        rate, decay = (x.new_tensor(column) for column in zip(*self.grid, strict=True))
-        w, b = x.new_zeros(x.shape[1], len(rate), classes), x.new_zeros(len(rate), classes)
-        return Heads(w, b, w.clone(), b.clone(), rate, decay, torch.arange(len(rate), device=x.device))
+    def start(self, x: "Tensor | Rows", classes: int) -> Heads:
+        like = x[:0]
+        rate, decay = (like.new_tensor(column) for column in zip(*self.grid, strict=True))
+        w, b = like.new_zeros(x.shape[1], len(rate), classes), like.new_zeros(len(rate), classes)
+        return Heads(w, b, w.clone(), b.clone(), rate, decay, torch.arange(len(rate), device=like.device))
 
     def update(self, heads: Heads, x: Float[Tensor, "B D"], y: Int[Tensor, "B"], cosine: float) -> None:
         """One step of every head, in place."""
@@ -165,9 +168,9 @@ def gradient(scores: Float[Tensor, "B R Q"], y: Int[Tensor, "B"]) -> Float[Tenso
     return g.div_(len(y))
 
 
-def judge(heads: Heads, x: Float[Tensor, "S D"], y: Int[Tensor, "S"]) -> tuple[Tensor, Tensor]:
+def judge(heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Int[Tensor, "S"]) -> tuple[Tensor, Tensor]:
     """(accuracy, loss) of each head; one that diverged has 0 and infinity."""
-    right = torch.zeros(len(heads.b), dtype=torch.float64, device=x.device)
+    right = torch.zeros(len(heads.b), dtype=torch.float64, device=y.device)
     loss = torch.zeros_like(right)
     for xs, ys in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         scores = logits(heads, xs)  # S R Q
@@ -198,8 +201,7 @@ class Basis:
     """
 
     def __init__(self, train: Float[Tensor, "S D"]) -> None:
-        train = train.float()
-        self.std, self.mean = torch.std_mean(train, dim=0, correction=0)
+        self.std, self.mean = moments(train) if train.numel() > WHOLE else std_mean(train.float())
         self.std.clamp_(min=1e-6).mul_(math.sqrt(train.shape[1]))
         self.span: Tensor | None = None  # D S
         if len(train) < train.shape[1] // 2:
@@ -208,3 +210,42 @@ class Basis:
     def __call__(self, feats: Float[Tensor, "S D"]) -> Float[Tensor, "S K"]:
         x = (feats.float() - self.mean) / self.std
         return x if self.span is None else x @ self.span
+
+    def rows(self, feats: Float[Tensor, "S D"]) -> "Float[Tensor, 'S K'] | Rows":
+        return Rows(self, feats) if self.span is None and feats.numel() > WHOLE else self(feats)
+
+
+class Rows:
+    """Features as they are stored; the rows that are asked for come in the coordinates of the basis."""
+
+    def __init__(self, basis: Basis, feats: Float[Tensor, "S D"]) -> None:
+        self.basis, self.feats, self.shape = basis, feats, feats.shape
+
+    def __len__(self) -> int:
+        return len(self.feats)
+
+    def __getitem__(self, rows: Int[Tensor, "B"] | slice) -> Float[Tensor, "B D"]:
+        return self.basis(self.feats[rows])
+
+    def split(self, size: int) -> Iterator[Float[Tensor, "B D"]]:
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+    def __matmul__(self, w: Float[Tensor, "D Q"]) -> Float[Tensor, "S Q"]:
+        return torch.cat([part @ w for part in self.split(CHUNK)])
+
+
+def std_mean(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, "D"], Float[Tensor, "D"]]:
+    std, mean = torch.std_mean(x, dim=0, correction=0)
+    return std, mean
+
+
+def moments(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, "D"], Float[Tensor, "D"]]:
+    """(std, mean) from parts, in double precision and around the mean of the first part."""
+    near = x[:CHUNK].double().mean(0)
+    first, second = torch.zeros_like(near), torch.zeros_like(near)
+    for part in x.split(CHUNK):
+        off = part.double() - near
+        first += off.sum(0)
+        second += off.square().sum(0)
+    off = first / len(x)
+    return (second / len(x) - off.square()).clamp(min=0).sqrt().float(), (near + off).float()

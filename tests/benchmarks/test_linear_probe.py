@@ -8,16 +8,18 @@ import torch
 from torch import nn
 
 from benchmarks import report, results
-from benchmarks.linear_probe import labelled, leak, linear_probe, titles
+from benchmarks.linear_probe import linear_probe, titles
 from benchmarks.sources import chosen_layers, make_sources
-from ssvid.data.manifest import Manifest
+from ssvid.data.manifest import Manifest, labelled
 from ssvid.encoder import Encoder, create_encoder
+from ssvid.engine.run import ClipChange
 from ssvid.errors import UserError
-from ssvid.pretrain import ClipChange
 from ssvid.registry import encoders
+from ssvid.results import leak
 from ssvid.shapes import ClipSpec, Features, Grid, Row
 from ssvid.weights import save_encoder
 
+OWN = ("encoder", "random", "pixels", "encoder/single_frame", "encoder/shuffled")
 SMALL = {"dim": 24, "depth": 4, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
 
 
@@ -181,7 +183,7 @@ def test_a_result_gives_way_to_the_same_alone(done, data, tmp_path):
             linear_probe([str(encoder)], rows, str(out), **none | change)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.json").write_text("[]")
-    with pytest.raises(UserError, match="is not the result of a linear probe: name another --out"):
+    with pytest.raises(UserError, match="is no result of a probe: name another --out"):
         linear_probe([str(run)], data, str(tmp_path / "out"), **none)
     assert not (tmp_path / "c").exists()
 
@@ -239,9 +241,9 @@ def test_refusals_say_what_to_do(data, tmp_path):
 def test_sources_know_themselves_apart():
     """A cached feature must never be taken for another one."""
     net, other = create_encoder("vit", **SMALL), create_encoder("vit", **SMALL)
-    keys = [s.key for seed in (0, 1) for s in make_sources(net, other, (2,), ("mean",), seed)]
+    keys = [s.key for seed in (0, 1) for s in make_sources(net, other, (2,), ("mean",), seed, OWN)]
     assert len(set(keys)) == 6  # only the shuffled frames depend on the seed
-    assert not set(keys) & {s.key for s in make_sources(net, other, (), ("mean",), 2)} - {"pixels version 1"}
+    assert not set(keys) & {s.key for s in make_sources(net, other, (), ("mean",), 2, OWN)} - {"pixels version 1"}
 
 
 def test_titles_and_leaks(data):

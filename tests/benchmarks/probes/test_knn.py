@@ -3,7 +3,8 @@ import math
 import torch
 from lightly.utils.benchmarking import knn_predict
 
-from benchmarks.probes.knn import KNN
+from benchmarks.probes import knn
+from benchmarks.probes.knn import KNN, neighbours
 from ssvid import registry
 from ssvid.shapes import Frozen
 
@@ -45,3 +46,17 @@ def test_k_is_capped_and_chosen_on_val():
     other = KNN().run(train, val, test._replace(labels=test.labels.roll(1)), 0)
     assert (other.chosen, other.grid) == (got.chosen, got.grid)
     assert other.metrics["test/top1"] < got.metrics["test/top1"]
+
+
+def test_a_large_bank_is_searched_in_parts_with_the_same_result(monkeypatch):
+    train, val, test = task(150, 0), task(60, 1), task(40, 2)
+    whole = KNN().run(train, val, test, 0)
+    near, index = neighbours(test.feats["mean@last"], train.feats["mean@last"], 20)
+    monkeypatch.setattr(knn, "BANK", 16)  # fewer than the neighbours asked for
+    monkeypatch.setattr(knn, "CHUNK", 7)
+    parts = KNN().run(train, val, test, 0)
+    assert (parts.chosen, parts.grid) == (whole.chosen, whole.grid)
+    torch.testing.assert_close(parts.scores, whole.scores)
+    again, places = neighbours(test.feats["mean@last"], train.feats["mean@last"], 20)
+    assert torch.equal(places, index)
+    torch.testing.assert_close(again, near)

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.probes.linear import Basis, Linear, best_half, gradient, judge, logits
-from benchmarks.statistics import wilson
+from benchmarks.probes import linear
+from benchmarks.probes.linear import Basis, Linear, Rows, best_half, gradient, judge, logits
 from ssvid.errors import UserError
 from ssvid.shapes import Frozen
+from ssvid.statistics import wilson
 
 
 def task(rows, seed, *, dim=32, classes=4, apart=0.4):
@@ -166,3 +167,21 @@ def test_same_seed_same_result_and_empty_splits_are_refused():
         small().run(train, empty, test, 0)
     with pytest.raises(UserError, match="without a label"):
         small().run(train._replace(labels=train.labels - 1), val, test, 0)
+
+
+def test_large_features_are_read_in_parts_with_the_same_result(monkeypatch):
+    """Standardised as they are read: the same numbers; only the statistics differ, by rounding."""
+    three = [
+        Frozen({"mean@last": s.feats["mean@last"].half() * 9 + 100}, *s[1:]) for s in map(task, (200, 80, 90), range(3))
+    ]
+    whole = small().run(*three, 0)
+    monkeypatch.setattr(linear, "WHOLE", 0)
+    monkeypatch.setattr(linear, "CHUNK", 33)
+    basis = Basis(three[0].feats["mean@last"])
+    assert isinstance(basis.rows(three[0].feats["mean@last"]), Rows)
+    std, mean = torch.std_mean(three[0].feats["mean@last"].double(), 0, correction=0)
+    torch.testing.assert_close(basis.mean, mean.float())
+    torch.testing.assert_close(basis.std, std.float() * math.sqrt(32))
+    parts = small().run(*three, 0)
+    assert (parts.chosen, parts.grid) == (whole.chosen, whole.grid)
+    torch.testing.assert_close(parts.scores, whole.scores, rtol=1e-3, atol=1e-4)

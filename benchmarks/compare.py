@@ -1,0 +1,101 @@
+"""two folders of results -> which differences are real: `python -m benchmarks.compare A B`.
+
+Cells of the same name, protocol and test clips are compared clip by clip, groups resampled alike for both. Many
+cells make a chance find likely, so a difference counts as real by Holm's rule over all that are compared.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks import results
+from benchmarks.results import between
+from ssvid.errors import UserError
+from ssvid.results import BENCH, Result
+from ssvid.statistics import by_group, paired_difference, sign_flip
+
+LEVEL = 0.05  # chance of one false find or more, over all cells
+
+
+class Pair(NamedTuple):
+    cell: str
+    a: Result
+    b: Result
+
+
+def compare(
+    a: str,  # folder of results of one encoder, or one result file
+    b: str,
+    *,
+    seed: int = 0,  # of the resampling
+) -> dict[str, Any]:
+    """Say for each cell whether A or B is better, and whether that can be chance."""
+    pairs, left = matched(read(a), read(b))
+    if not pairs:
+        raise UserError(
+            f"{a} and {b} share no cell with the same protocol and test clips{': ' + left[0] if left else ''}."
+        )
+    rows = [difference(pair, seed) for pair in pairs]
+    holm(rows)
+    for row in rows:
+        word = "real" if row["real"] else "may be chance"
+        print(f"{row['cell']}: A - B {100 * row['difference']:+.1f} ({between(row['interval'], '+')}), "
+              f"p = {row['p']:.3g}: {word}", file=sys.stderr)  # fmt: skip
+    for text in left:
+        print(f"left out: {text}", file=sys.stderr)
+    return {"a": a, "b": b, "level": LEVEL, "cells": rows, "left_out": left}
+
+
+def read(text: str) -> dict[str, Result]:
+    """Cell -> result."""
+    path = Path(text)
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not path.exists():
+        raise UserError(f"There is no folder or result {text}.")
+    found = [result for file in files if (result := results.read(file, (BENCH,)))]
+    if not found:
+        raise UserError(f"{text} holds no result of benchmarks.run.")
+    encoders = {result["encoder"]["title"] for result in found}
+    if len(encoders) > 1:
+        raise UserError(
+            f"{text} holds results of {len(encoders)} encoders ({', '.join(sorted(encoders))}): name a file."
+        )
+    return {result["cell"]: result for result in found}
+
+
+def matched(a: dict[str, Result], b: dict[str, Result]) -> tuple[list[Pair], list[str]]:
+    pairs, left = [], []
+    for cell in sorted(a.keys() | b.keys()):
+        if cell not in a or cell not in b:
+            left.append(f"{cell} is only in {'A' if cell in a else 'B'}")
+        elif a[cell]["test"]["paths"] != b[cell]["test"]["paths"]:
+            left.append(f"{cell} was tested on other clips")
+        elif a[cell]["protocol"]["cell"] != b[cell]["protocol"]["cell"]:
+            left.append(f"{cell} had another task or probe")
+        else:
+            pairs.append(Pair(cell, a[cell], b[cell]))
+    return pairs, left
+
+
+def difference(pair: Pair, seed: int) -> dict[str, Any]:
+    ours, theirs = (torch.tensor(r["test"]["correct"]["encoder"], dtype=torch.float64) for r in (pair.a, pair.b))
+    groups = pair.a["test"]["groups"]
+    found, low, high = paired_difference(ours, theirs, groups, seed)
+    value, _ = by_group(ours - theirs, groups)
+    return {"cell": pair.cell, "difference": found, "interval": (low, high), "p": sign_flip(value, seed)}
+
+
+def holm(rows: list[dict[str, Any]]) -> None:
+    """Marks what is real: the smallest p against LEVEL / n, the next against LEVEL / (n - 1), until one fails."""
+    going = True
+    for place, row in enumerate(sorted(rows, key=lambda row: row["p"])):
+        going = going and row["p"] <= LEVEL / (len(rows) - place)
+        row["real"] = going
+
+
+if __name__ == "__main__":
+    from ssvid.cli import command
+
+    command(compare)

@@ -1,0 +1,164 @@
+"""encoders x a suite's cells -> one result file each: `python -m benchmarks.run --encoder A --suite mini --out DIR`.
+
+A clip is decoded once for an encoder, its controls and all cells. What is there already is not made again; a cell that
+fails is told of and the rest goes on.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import board, results
+from benchmarks.linear_probe import titles
+from benchmarks.pool import POOLINGS
+from benchmarks.subject import Bench, Options, Subject, agreed, bench, subject
+from benchmarks.suite import Cell, load, manifest
+from benchmarks.task import score
+from ssvid.data.manifest import Manifest, labelled
+from ssvid.engine.distributed import join
+from ssvid.engine.features import cpu_seconds, refuse
+from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.errors import UserError, positive
+from ssvid.results import BENCH, Result, command_line, describe_data, digest, git, leak, write
+
+FAULTS = (UserError, ValueError, RuntimeError, ArithmeticError, OSError, KeyError, IndexError, TypeError)
+
+
+class Failed(NamedTuple):
+    encoder: str
+    cell: str
+    why: str
+
+
+def run(
+    encoder: list[str],
+    out: str,
+    *,
+    suite: str = "mini",  # a name in benchmarks/suites or a YAML file
+    data: None | Manifest = None,  # for all cells, instead of the suite's own
+    datasets: str | None = None,  # folder that holds the suite's data sets, each in a folder of its name
+    clip: ClipChange = UNCHANGED,
+    clips: int = 1,  # of a video, spread evenly; their features are averaged
+    layers: Literal["auto", "last"] | list[int] = "auto",  # blocks beside the last; auto: the middle one
+    poolings: tuple[str, ...] = POOLINGS,
+    calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
+    cache: str = ".cache/ssvid",
+    batch_size: int = 32,  # videos
+    workers: int = 2,  # loader processes
+    devices: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,  # of torch; null: torch's own choice
+    max_bad: float = 0.01,  # share of files that may be damaged
+    seed: int = 0,
+    config: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Ask frozen encoders (run folders, files or registered names) everything a suite holds, controls included."""
+    refuse(Path(out), cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
+    positive(threads=threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if not encoder:
+        raise UserError("Say what to ask: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
+    cells, folder = load(suite), Path(out)
+    options = Options(
+        cache, batch_size, workers, clips, tuple(poolings), join(devices).device, seed, calibrate_bn, max_bad
+    )
+    shared = {"config": config, "command": command_line("benchmarks.run", config)}
+    folder.mkdir(parents=True, exist_ok=True)
+    failed: list[Failed] = []
+    work = Work(folder, options, shared, failed)
+    sets = by_data(cells, data, datasets)
+    with tqdm(total=len(encoder) * len(cells), unit="cell", desc=suite, disable=not sys.stderr.isatty()) as bar:
+        for text, name in zip(encoder, titles(encoder), strict=True):
+            of = subject(text, name, clip, layers)
+            for rows, of_set in sets:
+                ask(of, rows, of_set, work)
+                bar.update(len(of_set))
+    found = {"out": out, "results": board.brief(folder), "failed": [f._asdict() for f in failed]}
+    return {**found, "report": str(board.write(folder)), "exit_code": 3 if failed else 0}
+
+
+class Work(NamedTuple):
+    folder: Path
+    options: Options
+    shared: dict[str, Any]  # by all results
+    failed: list[Failed]
+
+
+def by_data(cells: list[Cell], data: Manifest | None, datasets: str | None) -> list[tuple[Manifest, list[Cell]]]:
+    """Cells of the same data set together, so that its clips are decoded once."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(repr(cell.data) if data is None else "", []).append(cell)
+    made = []
+    for group in groups.values():
+        rows = data if data is not None else manifest(group[0].data or {"name": "synthetic"}, datasets)
+        made.append((labelled(rows), group))
+    return made
+
+
+def ask(of: Subject, data: Manifest, cells: list[Cell], work: Work) -> None:
+    """All cells of one encoder on one data set."""
+    protocols = {cell.name: {**agreed(of, work.options), "cell": cell.settings} for cell in cells}
+    todo = [cell for cell in cells if not there(of, data, cell, protocols[cell.name], work)]
+    if not todo:
+        return
+    try:
+        got = bench(of, data, work.options, sorted({name for cell in todo for name in cell.task.needs}))
+    except FAULTS as error:
+        for cell in todo:
+            fail(of, cell, error, work)
+        return
+    for cell in todo:
+        began, clock = cpu_seconds(), time.perf_counter()
+        try:
+            found = answered(of, got, cell, protocols[cell.name], work)
+            found["cost"] |= {"probe_cpu_s": round(cpu_seconds() - began, 3)}
+            write(place(of, cell, work), found)
+        except FAULTS as error:
+            fail(of, cell, error, work)
+        else:
+            tqdm.write(f"{board.line(found)}  ({time.perf_counter() - clock:.0f} s)", file=sys.stderr)
+
+
+def answered(of: Subject, got: Bench, cell: Cell, protocol: dict[str, Any], work: Work) -> Result:
+    return {
+        "kind": BENCH,
+        "cell": cell.name,
+        **score(cell.task, got),
+        "encoder": of.encoder,
+        "data": describe_data(got.data, got.splits, got.lost),
+        "protocol": protocol,
+        "protocol_hash": digest(protocol),
+        "leak": leak(of.given, got.data.split("test")),
+        "cost": {key: round(value, 6) for key, value in got.cost.items()},
+        "seed": work.options.seed,
+        "git": git(),
+        **work.shared,
+    }
+
+
+def place(of: Subject, cell: Cell, work: Work) -> Path:
+    return work.folder / f"{of.name}.{cell.name}.json"
+
+
+def there(of: Subject, data: Manifest, cell: Cell, protocol: dict[str, Any], work: Work) -> bool:
+    """Made already, by this very encoder, protocol and data; a result of anything else in its place is refused."""
+    file = place(of, cell, work)
+    results.refuse_another(file, data=data.hash, encoder=of.encoder["hash"], protocol=digest(protocol))
+    return file.exists()
+
+
+def fail(of: Subject, cell: Cell, error: BaseException, work: Work) -> None:
+    why = " ".join(str(error).split()) or type(error).__name__
+    work.failed.append(Failed(of.name, cell.name, why))
+    tqdm.write(f"FAILED {of.name}, {cell.name}: {why}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    from ssvid.cli import command
+
+    command(run)

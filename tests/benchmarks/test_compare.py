@@ -1,0 +1,61 @@
+"""Which differences are real: a clear one is, none is not, and many cells do not make one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.compare import compare, holm
+from ssvid.errors import UserError
+from ssvid.results import BENCH
+from ssvid.statistics import sign_flip
+
+
+def result(folder: Path, cell: str, correct: torch.Tensor, paths: int = 0, title: str = "net") -> None:
+    folder.mkdir(exist_ok=True)
+    test = {
+        "paths": [f"{paths}/{i}" for i in range(len(correct))],
+        "groups": [str(i // 2) for i in range(len(correct))],
+    }
+    test["correct"] = {"encoder": correct.tolist()}
+    found = {"kind": BENCH, "cell": cell, "encoder": {"title": title}, "protocol": {"cell": {}}, "test": test}
+    (folder / f"{title}.{cell}.json").write_text(json.dumps(found))
+
+
+def test_a_clear_difference_is_real_and_none_is_not(tmp_path: Path):
+    draw = torch.Generator().manual_seed(0)
+    better, worse = ((torch.rand(200, generator=draw) < p).double() for p in (0.8, 0.5))
+    alike = (torch.rand(200, generator=draw) < 0.5).double()
+    result(tmp_path / "a", "clear", better), result(tmp_path / "b", "clear", worse)
+    result(tmp_path / "a", "none", alike), result(tmp_path / "b", "none", worse)
+    result(tmp_path / "a", "moved", alike), result(tmp_path / "b", "moved", alike, paths=1)
+    result(tmp_path / "b", "alone", alike)
+    found = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert {row["cell"]: row["real"] for row in found["cells"]} == {"clear": True, "none": False}
+    clear = found["cells"][0]
+    assert clear["difference"] == pytest.approx((better - worse).mean().item()) and clear["interval"][0] > 0
+    assert found["left_out"] == ["alone is only in B", "moved was tested on other clips"]
+
+
+def test_holm_by_hand():
+    rows = [{"p": p} for p in (0.03, 0.01, 0.04)]
+    holm(rows)
+    assert [row["real"] for row in rows] == [False, True, False]  # 0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2
+
+
+def test_the_sign_flips_of_three_groups():
+    """All eight are as likely; two of them are as far from 0 as 1 + 2 + 3."""
+    assert sign_flip(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 0) == pytest.approx(0.25, abs=0.02)
+    assert sign_flip(torch.zeros(3, dtype=torch.float64), 0) == 1.0
+
+
+def test_what_cannot_be_compared(tmp_path: Path):
+    result(tmp_path / "a", "x", torch.ones(4)), result(tmp_path / "b", "y", torch.ones(4))
+    with pytest.raises(UserError, match="share no cell .*: x is only in A"):
+        compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    result(tmp_path / "a", "x", torch.ones(4), title="other")
+    with pytest.raises(UserError, match="results of 2 encoders"):
+        compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    with pytest.raises(UserError, match="There is no folder"):
+        compare(str(tmp_path / "none"), str(tmp_path / "b"))

@@ -1,0 +1,119 @@
+"""The runner as a user starts it: every cell a file, a failing cell told of, nothing made twice."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import board
+from benchmarks.run import run
+from benchmarks.suite import FOLDER, load
+from ssvid.errors import UserError
+from tests.helpers import command, sentence
+
+SUITE = """
+cells:
+  - {task: classify, probe: prototypes}
+  - {task: retrieval, ks: [1, 5]}
+  - {task: classify, probe: attentive, with: {heads: 2, rates: [0.001], epochs: 1, min_steps: 2}}
+  - {task: few_shot, probe: prototypes, shots: [1, 500], main: 500, name: too_many}
+  - {task: order, probe: prototypes}
+"""
+NET = ["--encoder", "tests.benchmarks.test_run:tiny_vit"]
+
+
+def tiny_vit(**kwargs):
+    from ssvid.encoders.vit import ViT
+
+    return ViT(**{"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 6, "stride": 1, "size": 16, **kwargs})
+
+
+def argv(out: Path, cache: Path, suite: str) -> list[str]:
+    data = [
+        "--data",
+        "synthetic",
+        "--data.root",
+        str(cache),
+        "--data.train",
+        "24",
+        "--data.val",
+        "12",
+        "--data.test",
+        "24",
+    ]
+    return [*NET, *data, "--suite", suite, "--out", str(out), "--cache", str(cache), "--workers", "0", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "suite.yaml").write_text(SUITE)
+    words = argv(folder / "out", folder / "cache", str(folder / "suite.yaml"))
+    return folder, words, command("benchmarks.run", *words)
+
+
+def test_each_cell_is_a_file_and_a_failing_one_is_told_of(done):
+    folder, _, result = done
+    assert result.returncode == 3 and "Traceback" not in result.stderr, result.stderr[-2000:]
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert [row["cell"] for row in last["failed"]] == ["too_many"] and "fewer than 500" in last["failed"][0]["why"]
+    assert {row["cell"] for row in last["results"]} == {
+        "classify.prototypes",
+        "classify.attentive",
+        "retrieval",
+        "order.prototypes",
+    }
+    for file in (folder / "out").glob("*.json"):
+        found = json.loads(file.read_text())
+        metric = found["metric"]
+        assert found["interval"][0] <= found[metric] <= found["interval"][1]
+        assert {"random", "pixels"} <= found["controls"].keys() and found["protocol_hash"] and found["command"]
+
+
+def test_what_is_there_is_not_made_again(done):
+    folder, words, _ = done
+    before = {file: file.stat().st_mtime_ns for file in (folder / "out").glob("*.json")}
+    again = command("benchmarks.run", *words)
+    assert again.returncode == 3 and {file: file.stat().st_mtime_ns for file in before} == before
+    other = command("benchmarks.run", *words, "--clips", "2")
+    assert "another protocol: name another --out" in other.stderr and "Traceback" not in other.stderr
+
+
+def test_tables_come_from_the_files_alone(done):
+    folder, _, _ = done
+    page = board.write(folder / "out").read_text()
+    assert "http" not in page.replace("http-equiv", "") and "order.prototypes" in page and "base64" in page
+    rows = list(csv.DictReader((folder / "out" / "board.csv").read_text().splitlines()))
+    assert {row["row"] for row in rows if row["cell"] == "retrieval"} >= {"encoder", "random", "shuffled"}
+    assert (folder / "out" / "board.tex").read_text().count("\\\\") == 2
+    assert "tiny_vit" in (folder / "out" / "board.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("cells: []", "has no list `cells`"),
+        ("cells: [{probe: knn}]", "a cell without a task"),
+        ("cells: [{task: clasify, probe: knn}]", "There is no task 'clasify'; near: classify"),
+        ("cells: [{task: classify}]", "task classify needs a probe"),
+        ("cells: [{task: classify, probe: knn, ks: 3}]", "task classify: .*unexpected keyword argument 'ks'"),
+        ("cells: [{task: classify, probe: knn}, {task: classify, probe: knn}]", "two cells classify.knn"),
+        ("cells: [{task: retrieval, data: ucf101}]", "where it lies, --datasets DIR"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_bad_suite_is_one_sentence(text: str, said: str, tmp_path: Path):
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        run(["vit_tiny"], str(tmp_path / "out"), suite=str(tmp_path / "s.yaml"), cache=str(tmp_path))
+
+
+def test_an_unknown_suite(tmp_path: Path):
+    said = sentence(command("benchmarks.run", "--encoder", "vit_tiny", "--suite", "mimi", "--out", str(tmp_path / "o")))
+    assert "There is no suite mimi; near: mini" in said
+
+
+def test_every_suite_of_ours_can_be_built():
+    for file in FOLDER.glob("*.yaml"):
+        assert load(file.stem)
