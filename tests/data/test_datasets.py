@@ -93,6 +93,30 @@ def test_a_csv_that_is_none_is_named(tmp_path, data, words):
         assert str(error.value).startswith(f"{tmp_path / 'labels.csv'}{words}")
 
 
+def test_groups_of_one_clip_are_said(tmp_path, capsys):
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    text = "path,label,split,group\na.mp4,x,train,1\nb.mp4,x,train,{}\nc.mp4,x,test,3\n"
+    datasets["csv"](table(tmp_path / "lone.csv", text.format(2)))
+    assert "lone.csv: each group of column 'group' holds one clip" in capsys.readouterr().err
+    datasets["csv"](table(tmp_path / "fine.csv", text.format(1)))
+    datasets["csv"](table(tmp_path / "none.csv", text.format(1).replace("group", "other")))
+    assert "holds one clip" not in capsys.readouterr().err
+
+
+def test_an_empty_class_is_named(tmp_path):
+    for layout in ("x/1.mp4", "y/2.mp4"), ("train/x/1.mp4", "train/y/2.mp4", "test/x/3.mp4"):
+        root = tmp_path / layout[0].split("/")[0]
+        made = touch(root, *layout)
+        inside = root / layout[0].rpartition("/x/")[0]
+        (inside / ".cache").mkdir()
+        touch(inside, "lists/a.txt")  # no class, but not empty either
+        assert datasets["folder"](made).classes == ("x", "y")
+        (inside / "z/deep").mkdir(parents=True)
+        with pytest.raises(UserError, match=f"{made}: class folders z hold no files"):
+            datasets["folder"](made)
+        assert datasets["folder"](made, labels=False).classes == ()
+
+
 def test_folder_layouts(tmp_path):
     flat = datasets["folder"](touch(tmp_path / "flat", "a.mp4", "deep/er/b.webm", ".hid/c.mp4", "n.txt"))
     assert splits(flat) == {"train": ["a.mp4", "deep/er/b.webm"], "val": [], "test": []} and flat.classes == ()
@@ -156,7 +180,7 @@ def test_ucf101_with_the_official_lists(shared, tmp_path):
     ]
     few = [name for name in listed if name.startswith(("Archery/", "Surfing/"))]
     root = touch(tmp_path / "videos", *(name.replace(".avi", ".mp4") for name in few))
-    with pytest.raises(UserError, match="13049 of 13320 clips.*ApplyEyeMakeup.*--data.present"):
+    with pytest.raises(UserError, match="13049 of 13320 listed clips.*ApplyEyeMakeup.*--data.present"):
         datasets["ucf101"](root, splits=str(lists))
     made = datasets["ucf101"](root, splits=str(lists), present=True)
     assert made.classes == ("Archery", "Surfing") and len(made.split("test")) == 41 + 33

@@ -1,14 +1,16 @@
+import hashlib
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from ssvid.data import manifest as module
-from ssvid.data.manifest import Manifest, carve, leaks
+from ssvid.data.manifest import Manifest, carve, labelled, leaks
 from ssvid.errors import UserError
-from ssvid.shapes import Row
+from ssvid.shapes import Box, Row
 
 
 def files(root, *names):
@@ -158,6 +160,64 @@ def test_hash_is_of_the_rows_not_the_machine(tmp_path):
     assert first.hash == second.hash
     assert first.hash != make(tmp_path / "a", rows(3, classes=2)).hash
     assert first.hash != first.take(range(8)).hash
+
+
+def test_hashes_of_one_label_a_clip_stay_as_they_were(tmp_path):
+    made = make(tmp_path, [Row("a.mp4", "x", "train", "g"), Row("b.mp4", None, "test", duration=3.0, video_id="film")])
+    lines = "a.mp4\tx\ttrain\tg\nb.mp4\t\ttest\tb.mp4"
+    assert made.hash == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_clips_of_several_classes(tmp_path):
+    segments = ((0.0, 1.5, "x"), (1.0, 2.0, "y"))
+    boxes = (Box(1.0, 0.0, 0.1, 0.5, 1.0, ("y", "z"), "1"),)
+    listed = [Row("a.mp4", split="test", segments=segments), Row("b.mp4", split="test", boxes=boxes), Row("c.mp4", "w")]
+    made = make(tmp_path, listed)
+    assert made.classes == ("w", "x", "y", "z") and made.labels.tolist() == [-1, -1, 0]
+    assert made.targets.tolist() == [
+        [False, True, True, False],
+        [False, False, True, True],
+        [True, False, False, False],
+    ]
+    assert made.split("test").targets.shape == (2, 4) and made.targets.dtype == torch.bool
+    other = [
+        [replace(listed[0], segments=segments[::-1]), *listed[1:]],
+        [replace(listed[0], segments=((0.0, 1.25, "x"), segments[1])), *listed[1:]],
+        [listed[0], replace(listed[1], boxes=(boxes[0]._replace(person="2"),)), listed[2]],
+        [replace(listed[0], segments=()), *listed[1:]],
+    ]
+    assert len({made.hash, *(Manifest.build(rows, tmp_path).hash for rows in other)}) == 5
+    with pytest.raises(UserError, match="several classes .* wants one label a clip"):
+        labelled(Manifest.build(listed[:2], tmp_path))
+
+
+def test_carving_counts_each_class_of_a_clip(tmp_path):
+    both = ((0.0, 1.0, "p"), (0.0, 1.0, "q"))
+    listed = [Row(f"{i}.mp4", group=f"g{i}", segments=both if i < 4 else both[i % 2 : i % 2 + 1]) for i in range(12)]
+    moved = carve(listed, "val")
+    for name in ("p", "q"):
+        assert {row.split for row in moved if name in row.classes} == {"train", "val"}
+    lone = carve([*listed, Row("r.mp4", group="r", segments=((0.0, 1.0, "rare"),))], "val")
+    assert lone[-1].split == "train" and lone[:-1] == moved
+
+
+def test_carving_many_groups_of_no_class_is_quick():
+    moved = carve((Row(f"{i}.mp4", group=str(i)) for i in range(20_000)), "val")  # as sets, this took minutes
+    assert sum(row.split == "val" for row in moved) == 4000
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        (["train/x", "val/x"], "no labelled clips in the test split"),
+        (["train/x", "val/x", "test/x", "test/y"], "test has classes that train lacks \\(y\\)"),
+    ],
+)
+def test_labels_that_give_no_score_are_one_sentence(tmp_path, listed, words):
+    rows = [Row(f"{name}.mp4", name[-1], name.split("/")[0]) for name in listed]
+    files(tmp_path, *(row.path for row in rows))
+    with pytest.raises(UserError, match=words):
+        labelled(Manifest(tuple(rows), tmp_path, ("x", "y")))
 
 
 def test_video_ids(tmp_path):

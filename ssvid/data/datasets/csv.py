@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from ssvid.data import files
-from ssvid.data.manifest import Manifest
+from ssvid.data.manifest import Manifest, say_once
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from ssvid.shapes import Row
@@ -65,7 +65,17 @@ def csv(
                 video_id=video,
             )
         )
+    _say_lone(file, made, group or next((name for name in ("subject", "group") if name in columns), None))
     return Manifest.build(made, file.parent, source=file)
+
+
+def _say_lone(file: Path, rows: list[Row], column: str | None) -> None:
+    """Groups that hold nothing together guard nothing: said, for it may be right."""
+    if column is not None and len({row.group for row in rows}) == len(rows) > 1:
+        say_once(
+            f"{file}: each group of column {column!r} holds one clip; if clips share a film or a person, name the "
+            "column that says so with --data.group, or they may stand in train and in test."
+        )
 
 
 def read_table(file: Path) -> tuple[Lines, list[str]]:

@@ -1,5 +1,6 @@
 """A folder of videos -> Manifest: root/[train|val|test/][class/]...file."""
 
+import os
 from pathlib import Path, PurePosixPath
 
 from ssvid.data import files
@@ -37,6 +38,9 @@ def lay_out(root: Path, found: list[str], labels: bool | None, fps: float | None
         )
     if labels is None:
         labels = all(in_class) and len({parts[0] for parts in inner.values()}) > 1
+    empty = _empty(root, {parts[0] for parts in inner.values()}, tops if has_splits else set()) if labels else []
+    if empty:
+        raise UserError(f"{root}: class folders {', '.join(empty[:3])} hold no files: fill them or take them away.")
     rows = [
         Row(
             path=path,
@@ -48,3 +52,11 @@ def lay_out(root: Path, found: list[str], labels: bool | None, fps: float | None
         for path, parts in inner.items()
     ]
     return Manifest.build(rows, root, hold_out=labels and not has_splits)
+
+
+def _empty(root: Path, known: set[str], splits: set[str]) -> list[str]:
+    """Classes whose folders (in all splits) hold nothing at all: unpacking them failed, or was forgotten."""
+    homes = [home for home in root.iterdir() if home.name.lower() in splits] if splits else [root]
+    folders = [f for home in homes if home.is_dir() for f in home.iterdir() if f.is_dir() and f.name not in known]
+    bare = [f for f in folders if not f.name.startswith(".") and not any(names for _, _, names in os.walk(f))]
+    return sorted({f.name for f in bare})

@@ -1,0 +1,171 @@
+"""Official data sets: what to get, from whom and on which terms; listed clips found on the disk, or said to be missing.
+
+The only place that names owners and terms. They are as the owners' pages were known when it was written; those count.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ssvid.data import files
+from ssvid.errors import UserError
+from ssvid.shapes import Row
+
+
+class Source(NamedTuple):
+    name: str
+    videos: str  # what --data.root is
+    lists: str
+    site: str
+    terms: str
+    words: tuple[str, ...] = ()  # a path that holds one is likely of this data set
+
+
+YOUTUBE = "the videos belong to those who put them on YouTube"
+SOURCES = {
+    "ucf101": Source(
+        "UCF101",
+        "UCF101's class folders of .avi",
+        "UCF101's action recognition splits (classInd.txt, trainlist01.txt, testlist01.txt, ...)",
+        "the University of Central Florida, crcv.ucf.edu",
+        "no licence is stated, published for research",
+    ),
+    "hmdb51": Source(
+        "HMDB51",
+        "HMDB51's class folders of .avi",
+        "HMDB51's three splits (brush_hair_test_split1.txt, ...)",
+        "the Serre lab of Brown University, serre-lab.clps.brown.edu",
+        "CC BY 4.0 by its page; the films belong to their makers",
+    ),
+    "kinetics": Source(
+        "Kinetics",
+        "Kinetics' clips, named youtubeid_start_end.mp4",
+        "Kinetics-400/600/700's train.csv, val.csv, test.csv",
+        "Google DeepMind; github.com/cvdfoundation/kinetics-dataset has copies",
+        f"lists CC BY 4.0, {YOUTUBE}",
+        ("kinetics", "k400", "k600", "k700"),
+    ),
+    "ssv2": Source(
+        "Something-Something v2",
+        "Something-Something v2's .webm files, named by their numbers",
+        "Something-Something v2's train.json, validation.json and labels.json",
+        "Qualcomm, developer.qualcomm.com",
+        "Qualcomm's own research licence, to be accepted there, not for commercial use",
+        ("something", "ssv2", "sthv2"),
+    ),
+    "diving48": Source(
+        "Diving48",
+        "Diving48's .mp4 files",
+        "Diving48_V2_train.json, Diving48_V2_test.json and Diving48_vocab.json",
+        "the SVCL lab of UC San Diego, svcl.ucsd.edu/projects/resound",
+        "no licence is stated, published for research",
+        ("diving48",),
+    ),
+    "moments": Source(
+        "Moments in Time",
+        "Moments in Time's folder that holds training/ and validation/",
+        "trainingSet.csv, validationSet.csv and moments_categories.txt",
+        "MIT, moments.csail.mit.edu, by its form",
+        "its own licence, for research and teaching, not for commercial use",
+        ("moments", "trainingset.csv", "validationset.csv"),
+    ),
+    "jester": Source(
+        "Jester",
+        "Jester's folders of frames, named by their numbers (12 a second: --data.fps 12)",
+        "Jester's train and validation csv",
+        "Qualcomm, developer.qualcomm.com",
+        "Qualcomm's own research licence, to be accepted there, not for commercial use",
+        ("jester",),
+    ),
+    "charades": Source(
+        "Charades",
+        "Charades' .mp4 files (Charades_v1_480, or Charades_v1)",
+        "Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt, all in Charades.zip",
+        "the Allen Institute for AI, prior.allenai.org/projects/charades",
+        "its own licence (license.txt), not for commercial use",
+    ),
+    "activitynet": Source(
+        "ActivityNet",
+        "ActivityNet's videos, named v_youtubeid.mp4",
+        "activity_net.v1-3.min.json",
+        "activity-net.org, which also lends the videos on request",
+        f"lists as its page says, {YOUTUBE}",
+    ),
+    "ava": Source(
+        "AVA",
+        "AVA's films, named youtubeid.mkv or .mp4",
+        "ava_train_v2.2.csv, ava_val_v2.2.csv and ava_action_list_v2.2.pbtxt",
+        "Google, research.google.com/ava; github.com/cvdfoundation/ava-dataset has the films",
+        "lists CC BY 4.0, the films belong to their makers",
+    ),
+}
+
+
+def guess(*paths: str | Path | None) -> Source | None:
+    """The data set that a path speaks of, for the sake of a better error."""
+    text = " ".join(str(path).lower() for path in paths if path)
+    return next((source for source in SOURCES.values() if any(word in text for word in source.words)), None)
+
+
+def get(source: Source | None, what: str) -> str:
+    """`Get WHAT from SITE; terms: ...`, or where that stands."""
+    if source is None:
+        return "docs/datasets.md says where each data set and its lists come from, and on which terms."
+    return f"Get {what} from {source.site}; terms: {source.terms}."
+
+
+def folder(path: str | Path, flag: str, source: Source | None) -> Path:
+    try:
+        return files.folder(path, flag)
+    except UserError as error:
+        raise UserError(f"{error} {get(source, source.videos if source else '')}") from None
+
+
+def file(path: str | Path, flag: str, source: Source | None) -> Path:
+    try:
+        return files.file(path, flag)
+    except UserError as error:
+        raise UserError(f"{error} {get(source, source.lists if source else '')}") from None
+
+
+def lists(root: Path, given: str | None, flag: str, name: str, inside: tuple[str, ...], source: Source) -> Path:
+    """The folder that holds a list of this name (* allowed): as given, or in or beside the videos' folder."""
+    places = [Path(given).expanduser()] if given else [b / n for b in (root, root.parent) for n in (*inside, ".")]
+    for place in places:
+        if place.is_dir() and next(place.glob(name), None):
+            return place
+    where = f"{places[0]} ({flag})" if given else f"{root}, nor beside it, nor in {' or '.join(inside)} there"
+    raise UserError(
+        f"There is no {name} in {where}. {get(source, source.lists)} Put them there, or name their folder with {flag}."
+    )
+
+
+def locate(
+    root: Path,
+    listed: Iterable[tuple[tuple[str, ...], Row]],  # a file may go by any of these names
+    source: Source | None,
+    *,
+    missing_ok: float,  # share of the listed clips
+    fps: float | None = None,  # of folders of frames
+    allow: str = "allow a share with --data.missing_ok",
+) -> list[Row]:
+    """Rows of the listed clips with the path that each has below root."""
+    if not 0 <= missing_ok <= 1:
+        raise UserError(f"--data.missing_ok {missing_ok:g} is not a share: give 0 to 1.")
+    videos = files.videos(root)
+    found = videos or files.frame_folders(root)
+    find = files.Finder(found)
+    rows, absent = [], []
+    for names, row in listed:
+        there = next(filter(None, map(find, names)), None)
+        if there is None:
+            absent.append(names[0])
+        else:
+            rows.append(replace(row, path=there, fps=None if videos else fps))
+    if absent and (not rows or len(absent) > missing_ok * (len(absent) + len(rows))):
+        raise UserError(
+            f"{root}: {len(absent)} of {len(absent) + len(rows)} listed clips are missing, first {absent[0]}: "
+            f"check --data.root, or {allow}. {get(source, source.videos if source else '')}"
+        )
+    return rows

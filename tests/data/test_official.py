@@ -1,0 +1,404 @@
+import inspect
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ssvid.data import lists
+from ssvid.data.official import SOURCES
+from ssvid.errors import UserError
+from ssvid.registry import datasets
+from tests.data.test_datasets import splits, table, touch
+from tests.helpers import ROOT
+
+BRUSH = "brush_hair_u_nm_np1_ba_goo"
+
+
+def empty_files(root, names):
+    for folder in {(root / name).parent for name in names}:
+        folder.mkdir(parents=True)
+    for name in names:
+        (root / name).touch()
+    return str(root)
+
+
+def counts(made):
+    """Clips of the official train and test; val is cut from train."""
+    return len(made.split("train")) + len(made.split("val")), len(made.split("test"))
+
+
+def disjoint(made):
+    groups = [set(made.split(split).groups) for split in ("train", "val", "test")]
+    return all(groups) and sum(map(len, groups)) == len(set.union(*groups))
+
+
+# over the real lists
+
+
+def test_ucf101_has_three_official_folds(shared, tmp_path):
+    listed = shared / "annotations/ucf101"
+    names = [
+        line.split()[0] for n in ("train", "test") for line in (listed / f"{n}list01.txt").read_text().splitlines()
+    ]
+    root = empty_files(tmp_path / "UCF-101", names)
+    made = {fold: datasets["ucf101"](root, splits=str(listed), fold=fold) for fold in (1, 2, 3)}
+    assert [counts(made[fold]) for fold in (1, 2, 3)] == [(9537, 3783), (9586, 3734), (9624, 3696)]
+    assert all(len(manifest.classes) == 101 and disjoint(manifest) for manifest in made.values())
+    classes = lists.names(listed / "classInd.txt")
+    assert classes["1"] == "ApplyEyeMakeup" and tuple(sorted(classes.values())) == made[1].classes
+
+
+def test_hmdb51_has_three_official_folds(shared, tmp_path):
+    file = shared / "annotations/hmdb51/hmdb51.csv"
+    rows, _ = lists.read_table(file)
+    names = [f"{line['label'].removesuffix('_test')}/{line['video_id']}" for _, line in rows]
+    assert len(set(names)) == 6766
+    root = empty_files(tmp_path / "hmdb51", names)
+    tests = []
+    for fold in (1, 2, 3):
+        made = datasets["hmdb51"](root, splits=str(file), fold=fold)
+        assert counts(made) == (3570, 1530) and disjoint(made)  # groups do not cross in any fold
+        assert set(Counter(row.label for row in made.split("test").rows).values()) == {30}
+        tests.append(set(made.split("test").video_ids))
+    assert made.classes == tuple(sorted((file.parent / "label_map.txt").read_text().split()))
+    assert len(tests[0] & tests[1]) < 200 and len(set.union(*tests)) > 4000
+
+
+def test_kinetics_few_shot_list(shared, tmp_path):
+    file = shared / "annotations/kinetics/k400_test_10shot.json"
+    names = [entry.names for entry in lists.entries(file)[1]]
+    root = empty_files(tmp_path / "k400", [f"test/{Path(name[0]).name}" for name in names])
+    label_map = str(file.with_name("label_map_k400.txt"))
+    made = datasets["pathlist"](root, train=str(file), label_map=label_map)
+    assert len(made) == 4000 == len(set(made.groups)) and len(made.classes) == 400
+    assert set(made.classes) == set(Path(label_map).read_text().splitlines())
+
+
+def test_jester_list_and_its_ids(shared, tmp_path):
+    file = shared / "annotations/jester/vallist.txt"
+    form, entries = lists.entries(file)
+    listed = list(entries)
+    assert len(listed) == 14787 and {entry.label for entry in listed} == {str(i) for i in range(1, 28)}
+    names = file.with_name("label_map.txt")
+    root = empty_files(tmp_path / "v", [f"{entry.names[0]}/00001.jpg" for entry in listed[:200]])
+    with pytest.raises(UserError, match="label '27' is not in .*has 0 to 26.*counts classes from 1"):
+        datasets["pathlist"](root, val=str(file), label_map=str(names), missing_ok=1.0)
+    numbered = "".join(f"{i} {name}\n" for i, name in enumerate(names.read_text().splitlines(), start=1))
+    label_map = table(tmp_path / "names.txt", numbered)
+    made = datasets["pathlist"](root, val=str(file), label_map=label_map, missing_ok=1.0, fps=12.0)
+    assert counts(made) == (0, 200) and set(made.classes) <= set(names.read_text().splitlines())
+    assert {row.fps for row in made.rows} == {12.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "pair"),
+    [
+        ("activitynet/label_map.txt", 200, ("0", "Applying sunscreen")),
+        ("ava/label_map.txt", 60, ("80", "watch (a person)")),
+        ("diving48/label_map.txt", 48, ("0", "Back+15som+05Twis+FREE")),
+        ("finegym/label_map_gym99.txt", 99, None),  # one name stands there twice
+        ("jester/label_map.txt", 27, ("0", "Swiping Left")),
+        ("kinetics/label_map_k400.txt", 400, ("0", "abseiling")),
+        ("kinetics/label_map_k600.txt", 600, ("0", "abseiling")),
+        ("kinetics/label_map_k700.txt", 700, ("699", "zumba")),
+        ("mit/label_map.txt", 339, ("0", "clapping")),
+        ("ssv2/label_map.txt", 174, ("0", "Approaching something with your camera")),
+        ("ucf101/classInd.txt", 101, ("101", "YoYo")),
+    ],
+)
+def test_official_class_names(shared, name, count, pair):
+    names = lists.names(shared / "annotations" / name)
+    assert len(names) == count == len(set(names.values()))
+    assert pair is None or names[pair[0]] == pair[1]
+
+
+# made-up lists of the real forms
+
+
+def hmdb51(tmp_path, marks="1210"):
+    names = [f"{film}_{BRUSH}_{i}.avi" for film in ("Film_#20", "Other;-)") for i in (0, 1)]
+    lines = {"brush_hair": zip(names, marks, strict=True), "dive": [("a.avi", "1"), ("b.avi", "2")]}
+    for label, marked in lines.items():
+        for fold in (1, 2, 3):
+            (tmp_path / "testTrainMulti_7030_splits").mkdir(exist_ok=True)
+            file = tmp_path / f"testTrainMulti_7030_splits/{label}_test_split{fold}.txt"
+            marked = list(marked)
+            file.write_text("".join(f"{name} {mark} \n" for name, mark in marked))
+        touch(tmp_path / "hmdb51_org", *(f"{label}/{name}" for name, _ in marked))
+    return str(tmp_path / "hmdb51_org")
+
+
+def test_hmdb51_split_files(tmp_path):
+    root = hmdb51(tmp_path, "1120")
+    made = datasets["hmdb51"](root)
+    names = [f"brush_hair/Film_#20_{BRUSH}_{i}.avi" for i in (0, 1)]
+    found = splits(made)
+    assert sorted(found["train"] + found["val"]) == [*names, "dive/a.avi"]
+    assert found["test"] == [f"brush_hair/Other;-)_{BRUSH}_0.avi", "dive/b.avi"]  # mark 0 is in neither
+    assert made.groups[0] == "brush_hair/Film_#20_brush_hair" == made.groups[1] and made.classes == (
+        "brush_hair",
+        "dive",
+    )
+    with pytest.raises(UserError, match="folds 1, 2 and 3"):
+        datasets["hmdb51"](root, fold=0)
+    (tmp_path / "hmdb51_org/dive/a.avi").unlink()
+    with pytest.raises(UserError, match="1 of 5 listed clips are missing, first dive/a.avi.*--data.present"):
+        datasets["hmdb51"](root)
+    assert len(datasets["hmdb51"](root, present=True)) == 4
+
+
+def test_hmdb51_lists_that_are_wrong(tmp_path):
+    with pytest.raises(UserError, match="'brush_hair/Film_#20_brush_hair' stands in splits test and train"):
+        datasets["hmdb51"](hmdb51(tmp_path, "1210"))
+    with pytest.raises(UserError, match=r"class brush_hair has no test clips \(mark 2\)"):
+        datasets["hmdb51"](hmdb51(tmp_path, "1100"))
+    with pytest.raises(UserError, match="brush_hair_test_split1.txt: .* 3 ' is not a file's name and 1"):
+        datasets["hmdb51"](hmdb51(tmp_path, "1123"))
+    bad = table(tmp_path / "h.csv", "video_id,label,split1\na.avi,dive_test,7\n")
+    with pytest.raises(UserError, match="h.csv, line 2: split1 of 'a.avi' is '7'"):
+        datasets["hmdb51"](str(tmp_path / "hmdb51_org"), splits=bad)
+    with pytest.raises(UserError, match="no column 'split2'"):
+        datasets["hmdb51"](str(tmp_path / "hmdb51_org"), splits=bad, fold=2)
+
+
+K = "-AbCdEfGh_0"
+FORMS = [
+    (
+        "k.csv",
+        f"label,youtube_id,time_start,time_end,split,is_cc\nair drumming,{K},9,19,train,0\n",
+        f"x/{K}_000009_000019",
+    ),
+    ("k.csv", f'label,youtube_id,time_start,time_end,split\n"air drumming",{K},9,19,train\n', f"{K}_9_19"),
+    ("k.csv", f"label,youtube_id,time_start,time_end,split\nair drumming,{K},9.0,19.0,validate\n", f"a b/{K}"),
+    (
+        "k.json",
+        json.dumps({K: {"annotations": {"label": "air drumming", "segment": [9.0, 19.0]}, "subset": "train"}}),
+        f"{K}_000009_000019",
+    ),
+    ("k.json", json.dumps([{"file": f"t/{K}_000009_000019.mp4", "label": "air drumming", "youtube_id": K}]), K),
+    ("m.csv", "air drumming/yt-ab_12.mp4,air drumming,3,0\n", "training/air drumming/yt-ab_12"),
+    ("j.csv", "34870;air drumming\n", "34870"),
+    ("j.csv", "video_id,label,frames\n34870,air drumming,37\n", "34870"),
+    ("s.json", json.dumps([{"id": "7", "label": "air", "template": "air [drumming]", "placeholders": []}]), "7"),
+    ("d.json", json.dumps([{"vid_name": "v_00001", "label": 1, "start_frame": 0, "end_frame": 9}]), "rgb/v_00001"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "path"), FORMS)
+def test_one_reader_knows_the_published_forms(tmp_path, name, text, path):
+    root = touch(tmp_path / "v", f"{path}.mp4", "other.mp4")
+    names = table(tmp_path / "names.json", json.dumps(["x", "air drumming"]))
+    made = datasets["pathlist"](root, train=table(tmp_path / name, text), label_map=names)
+    assert [(row.path, row.label) for row in made.rows] == [(f"{path}.mp4", "air drumming")]
+    assert made.groups == ([K] if K in path else [f"{path}.mp4"] if name[0] not in "sd" else [Path(path).name])
+
+
+def test_moments_clips_of_two_classes_may_share_a_name(tmp_path):
+    names = (
+        "training/sit/yt-a_1.mp4",
+        "training/run/yt-a_1.mp4",
+        "validation/sit/yt-b_2.mp4",
+        "validation/run/yt-b_2.mp4",
+    )
+    root = touch(tmp_path / "v", *names)
+    train = table(tmp_path / "trainingSet.csv", "sit/yt-a_1.mp4,sit,3,0\nrun/yt-a_1.mp4,run,4,1\n")
+    val = table(tmp_path / "validationSet.csv", "run/yt-b_2.mp4,run,3,0\n")
+    made = datasets["pathlist"](root, train=train, val=val)
+    assert {row.path: row.label for row in made.rows} == {names[0]: "sit", names[1]: "run", names[3]: "run"}
+
+
+def test_a_class_name_may_hold_the_marks_of_a_list(tmp_path):
+    root = touch(tmp_path / "v", "1.webm", "2.webm")
+    text = "1;Putting something, something and something on a table\n2;Pretending; or not\n"
+    made = datasets["pathlist"](root, train=table(tmp_path / "t.csv", text))
+    assert made.classes == ("Pretending; or not", "Putting something, something and something on a table")
+
+
+def test_class_names_in_every_published_form(tmp_path):
+    same = {"0": "clapping", "1": "sit"}
+    for name, text in [
+        ("a.txt", "clapping\nsit\n\n"),
+        ("a.txt", "0 clapping\n1 sit\n"),
+        ("a.txt", "1: sit\n0: clapping"),
+        ("a.txt", "clapping,0\nsit,1\n"),
+        ("a.json", '{"clapping": "0", "sit": "1"}'),
+        (
+            "a.pbtxt",
+            'label {\n  name: "clapping"\n  label_id: 0\n  label_type: X\n}\nlabel {\n name: "sit"\n label_id: 1\n}',
+        ),
+        ("a.pbtxt", 'item {\n  name: "clapping"\n  id: 0\n}\nitem {\n  name: "sit"\n  id: 1\n}\n'),
+    ]:
+        assert lists.names(Path(table(tmp_path / name, text))) == same, text
+    vocabulary = table(tmp_path / "v.json", '[["Back", "15som"], ["Inward", "Dive"]]')
+    assert lists.names(Path(vocabulary)) == {"0": "Back+15som", "1": "Inward+Dive"}
+    assert lists.names(Path(table(tmp_path / "c.txt", "c000 Holding\nc001 Sitting\n"))) == {
+        **{"c000": "Holding", "c001": "Sitting"}
+    }
+    assert lists.names(Path(table(tmp_path / "n.txt", "2 steps\n2 jumps\n"))) == {"0": "2 steps", "1": "2 jumps"}
+    with pytest.raises(UserError, match="p.pbtxt is not a list of items"):
+        lists.names(Path(table(tmp_path / "p.pbtxt", "label { name: }")))
+
+
+HEAD = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
+
+
+def charades(tmp_path, train=None):
+    train = train or [f"T{i},S{i},Bed,6,6,Yes,'a, b',x,y,c000 0.00 5.50;c001 2.00 9.10,12.5" for i in range(6)]
+    home = tmp_path / "Charades"
+    home.mkdir(exist_ok=True)
+    table(home / "Charades_v1_train.csv", HEAD + "".join(line.replace("'", '"') + "\n" for line in train))
+    table(home / "Charades_v1_test.csv", HEAD + "E0,Z0,Bed,6,6,Yes,s,x,y,c002 1.00 2.00,9\nE1,S1,Bed,6,6,No,s,x,y,,9\n")
+    table(home / "Charades_v1_classes.txt", "c000 Holding clothes\nc001 Sitting\nc002 Eating\n")
+    names = [*(line.partition(",")[0] for line in train), "E0", "E1"]
+    return touch(tmp_path / "Charades_v1_480", *(f"{name}.mp4" for name in names))
+
+
+def test_charades_has_several_classes_a_clip(tmp_path):
+    made = datasets["charades"](charades(tmp_path))
+    assert counts(made) == (6, 2) and disjoint(made) and made.classes == ("Eating", "Holding clothes", "Sitting")
+    row = made.rows[0]
+    assert row.segments == ((0.0, 5.5, "Holding clothes"), (2.0, 9.1, "Sitting"))
+    assert (row.label, row.duration, row.group, row.video_id) == (None, 12.5, "subject S0", "T0")
+    assert made.rows[1].group == "T1.mp4"  # S1 is in the official test too, so this clip stands alone
+    assert set(made.labels.tolist()) == {-1}
+    assert made.split("test").targets.tolist() == [[True, False, False], [False] * 3]
+    assert made.split("train").targets.tolist()[0] == [False, True, True]
+
+
+def test_charades_lists_that_are_wrong(tmp_path, capsys):
+    for actions in ("c999 0 1", "c000 0", "c000 a 1", "c000 nan 1"):
+        with pytest.raises(UserError, match=f"Charades_v1_train.csv, line 2: '{actions}' is not a class"):
+            datasets["charades"](charades(tmp_path, [f"T0,S0,Bed,6,6,Yes,s,x,y,{actions},9"]))
+    lines = ["T0,S0,Bed,6,6,Yes,s,x,y,c000 5 1;c001 1 5,9", "T1,S2,Bed,6,6,Yes,s,x,y,c000 1 1,9"]
+    made = datasets["charades"](charades(tmp_path, lines))
+    assert sorted(len(row.segments) for row in made.rows) == [0, 1, 1, 1]
+    assert "1 segments end before they begin and are left out" in capsys.readouterr().err
+
+
+def activitynet(tmp_path, **more):
+    part = [{"segment": [1.5, 20], "label": "Surfing"}, {"segment": [30, 40.25], "label": "Rafting"}]
+    video = {"duration": 60, "subset": "training", "annotations": part, "url": "", "resolution": "320x240"}
+    base = {f"{i}abcdefghi_": video for i in range(5)}
+    base |= {"-valabcdefg": video | {"subset": "validation", "annotations": part[:1]}}
+    base |= {"testabcdefg": video | {"subset": "testing", "annotations": []}, **more}
+    table(tmp_path / "activity_net.v1-3.min.json", json.dumps({"database": base, "taxonomy": [], "version": "1.3"}))
+    return touch(tmp_path / "v", *(f"v_{name}.mp4" for name in base if name[0] not in "-t"), "-valabcdefg.mkv")
+
+
+def test_activitynet_has_segments(tmp_path):
+    made = datasets["activitynet"](activitynet(tmp_path))
+    assert counts(made) == (5, 1) and disjoint(made) and made.classes == ("Rafting", "Surfing")
+    row = made.rows[0]
+    assert row.segments == ((1.5, 20.0, "Surfing"), (30.0, 40.25, "Rafting")) and row.duration == 60.0
+    assert splits(made)["test"] == ["-valabcdefg.mkv"] and row.path == "v_0abcdefghi_.mp4"
+    assert made.split("test").targets.tolist() == [[False, True]]
+    for bad, words in [
+        ({"subset": "dev"}, "bad has no subset of training, validation, testing"),
+        ({"subset": "training", "annotations": [{"segment": [1], "label": "x"}]}, "bad has an annotation without"),
+        ({"subset": "training", "annotations": [{"segment": [1, 2]}]}, "bad has an annotation without"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            datasets["activitynet"](activitynet(tmp_path, bad=bad))
+    with pytest.raises(UserError, match="no `database` of videos"):
+        datasets["activitynet"](str(tmp_path / "v"), annotations=table(tmp_path / "x.json", "[]"))
+
+
+def ava(tmp_path, line=""):
+    home = tmp_path / "annotations"
+    home.mkdir(exist_ok=True)
+    films = "".join(
+        f"film{i}abcdef,0902,0.077,0.151,0.283,0.811,80,1\nfilm{i}abcdef,0902,0.077,0.151,0.283,0.811,9,1\n"
+        f"film{i}abcdef,0903,0.5,0.1,0.9,1.000,12,7\nfilm{i}abcdef,0904\nfilm{i}abcdef,0905,0.1,0.1,0.2,0.2,12,3\n"
+        for i in range(5)
+    )
+    table(home / "ava_train_v2.1.csv", "of an older version")
+    table(home / "ava_train_v2.2.csv", films + line)
+    table(home / "ava_val_v2.2.csv", "valabcdefgh,0910.5,0.1,0.2,0.3,0.4,12,0\n")
+    table(home / "ava_train_excluded_timestamps_v2.2.csv", "film0abcdef,0905\n")
+    pair = 'label {{\n  name: "{}"\n  label_id: {}\n  label_type: PERSON_MOVEMENT\n}}\n'
+    text = "".join(pair.format(name, i) for i, name in ((9, "martial art"), (12, "stand"), (80, "watch (a person)")))
+    table(home / "ava_action_list_v2.2.pbtxt", text)
+    table(home / "few.pbtxt", 'item {\n  name: "stand"\n  id: 12\n}\n')
+    return touch(tmp_path / "films", *(f"film{i}abcdef.mkv" for i in range(5)), "valabcdefgh.mp4")
+
+
+def test_ava_has_boxes(tmp_path, capsys):
+    root = ava(tmp_path)
+    made = datasets["ava"](root)
+    assert counts(made) == (5, 1) and disjoint(made) and made.classes == ("martial art", "stand", "watch (a person)")
+    first = made.rows[0].boxes
+    assert first[0] == (902.0, 0.077, 0.151, 0.283, 0.811, ("watch (a person)", "martial art"), "1")
+    assert (first[1].time_s, first[1].y1, first[1].labels, first[1].person) == (903.0, 1.0, ("stand",), "7")
+    assert [len(row.boxes) for row in made.rows] == [2, 3, 3, 3, 3, 1]  # a second of film0 is excluded
+    assert splits(made)["test"] == ["valabcdefgh.mp4"] and made.rows[0].label is None
+    cut = datasets["ava"](root, begins_s=900.0)  # files that begin at the film's second 900
+    assert [box.time_s for box in cut.rows[-1].boxes] == [10.5] and cut.hash != made.hash
+    with pytest.raises(UserError, match="second 902 lies before --data.begins_s 905"):
+        datasets["ava"](root, begins_s=905.0)
+    few = datasets["ava"](root, classes=str(tmp_path / "annotations/few.pbtxt"))
+    assert few.classes == ("stand",) and [len(row.boxes) for row in few.rows] == [1, 2, 2, 2, 2, 1]
+    assert "5 boxes hold none of the 1 classes and are left out" in capsys.readouterr().err
+    for line in (
+        "film0abcdef,0902,0.5,0.1,0.4,0.9,12,1\n",
+        "film0abcdef,0902,0,0,2,1,12,1\n",
+        "film0abcdef,x,0,0,1,1,12,1\n",
+    ):
+        with pytest.raises(UserError, match="ava_train_v2.2.csv, line 26 is not film,second"):
+            datasets["ava"](ava(tmp_path, line))
+
+
+# what is missing, and from where it comes
+
+
+@pytest.mark.parametrize("name", ["ucf101", "hmdb51", "charades", "activitynet", "ava"])
+def test_a_missing_folder_or_list_says_what_to_get(tmp_path, name):
+    source = SOURCES[name]
+    flag = "splits" if name in ("ucf101", "hmdb51") else "annotations"
+    with pytest.raises(UserError) as error:
+        datasets[name](str(tmp_path / "none"))
+    for words in (str(tmp_path / "none"), "--data.root", source.videos, source.site, source.terms):
+        assert words in str(error.value)
+    root = touch(tmp_path / "v", "a.mp4")
+    for options in ({}, {flag: str(tmp_path / "gone")}):
+        with pytest.raises(UserError) as error:
+            datasets[name](root, **options)
+        for words in (f"--data.{flag}", source.lists, source.site, source.terms, *options.values()):
+            assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "text", "path"), FORMS)
+def test_missing_clips_of_a_known_form_say_whose_they_are(tmp_path, name, text, path):
+    whose = {"k": "kinetics", "m": "moments", "j": "jester", "s": "ssv2", "d": "diving48"}[name[0]]
+    root = touch(tmp_path / "v", "another.mp4")
+    for missing_ok in (0.0, 1.0):  # none at all is never right
+        with pytest.raises(UserError) as error:
+            datasets["pathlist"](root, train=table(tmp_path / name, text), missing_ok=missing_ok)
+        for words in ("1 of 1 listed clips are missing", SOURCES[whose].site, SOURCES[whose].terms):
+            assert words in str(error.value)
+
+
+def test_a_missing_pathlist_says_whose_it_may_be(tmp_path):
+    root = touch(tmp_path / "v", "a.mp4")
+    with pytest.raises(UserError, match="Kinetics-400/600/700's train.csv.*terms: lists CC BY 4.0"):
+        datasets["pathlist"](root, train=str(tmp_path / "K400/train.csv"))
+    with pytest.raises(UserError, match="Qualcomm's own research licence"):
+        datasets["pathlist"](str(tmp_path / "ssv2"), train=str(tmp_path / "train.json"))
+    with pytest.raises(UserError, match="docs/datasets.md says"):
+        datasets["pathlist"](root, train=str(tmp_path / "train.txt"))
+    with pytest.raises(UserError, match="missing_ok 2 is not a share"):
+        datasets["pathlist"](root, train=table(tmp_path / "t.txt", "a.mp4 1\n"), missing_ok=2.0)
+
+
+def test_the_docs_name_every_data_set_and_only_flags_that_exist():
+    text = (ROOT / "docs/datasets.md").read_text()
+    for name in datasets.names():
+        assert f"`{name}`" in text, name
+        flags = set(inspect.signature(datasets[name]).parameters)
+        commands = re.findall(rf"--data {name}\b([^\n`]*)", text)
+        assert commands, name
+        for command in commands:
+            assert set(re.findall(r"--data\.(\w+)", command)) <= flags, command
+    for source in SOURCES.values():
+        assert source.name in text and source.site.split(",")[0].split(";")[0] in text, source.name
