@@ -175,7 +175,7 @@ def start(form: Form, heads: int, seed: int) -> Params:
 
 
 def start_single(form: Form, draw: torch.Generator) -> Params:
-    """VideoGLUE's. Keras takes the fans of a kernel D A a as A D and a D, of A a D as A a and A D. The query is zero."""
+    """VideoGLUE's. Keras takes the fans of a kernel D A a as A D and a D, of A a D as A a and A D. Query: zero."""
     D, A, a = form.dim, form.heads, form.width // form.heads
 
     def uniform(*shape: int, bound: float) -> Tensor:

@@ -66,7 +66,7 @@ def test_chance_on_noise_and_on_shuffled_labels(preset, spoil):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_heads_trained_together_are_those_that_torch_trains_alone(preset):
-    """Each head of a grid against autograd on it alone and an AdamW of torch's own: dropout, clipping, decay, warm-up."""
+    """Each head of a grid against autograd on it alone and torch's own AdamW: dropout, clipping, decay, warm-up."""
     how = SMALL[preset] | {
         "rates": (1e-3, 1e-2),
         "weight_decays": (0.0, 0.5),
