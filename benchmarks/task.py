@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.probe import Probe
 from benchmarks.sources import ROWS
 from benchmarks.subject import Bench
+from ssvid import registry
 from ssvid.statistics import bootstrap, paired_difference
 
 Row = dict[str, Any]
@@ -41,6 +42,11 @@ class Task(ABC):
     def needs(self) -> tuple[str, ...]:
         """Sources whose features are read."""
         return tuple(row + way + self.form for row in self.rows for way in self.ways)
+
+    def probe_of(self, source: str) -> Probe:
+        """The task's own; pixels are no tokens, so where that reads tokens they get a linear one."""
+        assert self._probe is not None, "this task was made without a probe"
+        return registry.probes["linear"]() if self.form and source.startswith("pixels") else self._probe
 
     @abstractmethod
     def answer(self, bench: Bench, source: str) -> Answer:

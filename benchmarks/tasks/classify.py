@@ -9,14 +9,12 @@ from ssvid.statistics import chance
 
 @tasks.register("classify")
 class Classify(Task):
-    _probe: Probe
-
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        got = self._probe.run(train, val, test, bench.seed)
+        got = self.probe_of(source).run(train, val, test, bench.seed)
         more = {"val_top1": got.metrics["val/top1"], "chosen": got.chosen, "grid": got.grid}
         if "test/top5" in got.metrics:
             more["top5"] = got.metrics["test/top5"]

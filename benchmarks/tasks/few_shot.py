@@ -18,8 +18,6 @@ from ssvid.statistics import chance
 class FewShot(Task):
     """The main number is the mean over draws at `main` shots; each other K stands beside it."""
 
-    _probe: Probe
-
     def __init__(
         self,
         probe: Probe,
@@ -44,7 +42,7 @@ class FewShot(Task):
                 continue
             means = []
             for draw in range(self.draws):
-                got = self._probe.run(pick(train, k, bench.seed, draw), val, test, bench.seed)
+                got = self.probe_of(source).run(pick(train, k, bench.seed, draw), val, test, bench.seed)
                 means.append(right(got.predictions, test.labels))
             each = torch.stack(means)  # draws S
             spread = each.mean(1).std().item() if self.draws > 1 else 0.0

@@ -14,8 +14,6 @@ from ssvid.statistics import chance
 
 @tasks.register("low_label")
 class LowLabel(Task):
-    _probe: Probe
-
     def __init__(
         self,
         probe: Probe,
@@ -32,7 +30,7 @@ class LowLabel(Task):
         train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
         each = []
         for draw in range(self.draws):
-            got = self._probe.run(part(train, self.share, bench.seed, draw), val, test, bench.seed)
+            got = self.probe_of(source).run(part(train, self.share, bench.seed, draw), val, test, bench.seed)
             each.append(right(got.predictions, test.labels))
         found = torch.stack(each)  # draws S
         spread = found.mean(1).std().item() if self.draws > 1 else 0.0

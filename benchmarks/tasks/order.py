@@ -19,14 +19,12 @@ class Order(Task):
     rows = ("encoder", "random", "pixels")
     ways = WAYS
 
-    _probe: Probe
-
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = (three_ways(bench, source, split) for split in ("train", "val", "test"))
-        got = self._probe.run(train, val, test, bench.seed)
+        got = self.probe_of(source).run(train, val, test, bench.seed)
         each = right(got.predictions, test.labels).view(3, -1)  # way S
         ways = {f"top1_{name}": each[i].mean().item() for i, name in enumerate(("forward", "reversed", "shuffled"))}
         more = {"val_top1": got.metrics["val/top1"], "chosen": got.chosen, **ways}
