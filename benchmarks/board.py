@@ -197,4 +197,4 @@ def detail(result: Result) -> str:
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    command(board)
+    command(board, "folder")

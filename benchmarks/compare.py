@@ -98,4 +98,4 @@ def holm(rows: list[dict[str, Any]]) -> None:
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    command(compare)
+    command(compare, "a", "b")

@@ -5,7 +5,6 @@ Beside it a page for each run folder that an encoder came from. Where DIR is a r
 
 import html
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,5 +217,4 @@ def confusion(result: Result) -> Figure:
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    argv = sys.argv[1:]
-    command(report, ["--folder", *argv] if argv and not argv[0].startswith("-") else argv)
+    command(report, "folder")

@@ -63,7 +63,8 @@ def read_all(folder: Path) -> list[Result]:
     """Every result of a folder, by file name."""
     found = [result for file in sorted(folder.glob("*.json")) if (result := read(file)) is not None]
     if not found:
-        raise UserError(f"{folder} holds no result of a {PROBE} or of {TUNED}.")
+        runner = " Tables of benchmarks.run are made by benchmarks.board." if (folder / "board.md").exists() else ""
+        raise UserError(f"{folder} holds no result of a {PROBE} or of {TUNED}.{runner}")
     return found
 
 
@@ -72,7 +73,7 @@ def read(file: Path, kinds: Sequence[str] = (PROBE, TUNED)) -> Result | None:
     try:
         result = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no whole JSON file: {error}.") from error
+        raise UserError(f"{file} is no whole JSON file ({error}): delete it and run the command again.") from error
     return result if isinstance(result, dict) and result.get("kind") in kinds else None
 
 

@@ -1,7 +1,6 @@
 """encoder + labelled clips -> Bench: features of the encoder and of its controls, each clip decoded once for all."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -66,7 +65,7 @@ class Bench(NamedTuple):
 
 def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]) -> Subject:
     net = open_encoder(text).eval()
-    net.spec = replace(net.spec, **clip.given())
+    clip.onto(net)
     return Subject(text, name, net, chosen_layers(net, layers), describe_encoder(text, name, net))
 
 

@@ -49,6 +49,8 @@ def cell(row: dict[str, Any], path: Path) -> Cell:
     if "task" not in row:
         raise UserError(f"The suite {path} has a cell without a task: {row}.")
     data = {"name": row["data"]} if isinstance(row.get("data"), str) else row.get("data")
+    if not isinstance(row.get("with") or {}, dict) or not isinstance(row.get("probe") or "", str):
+        raise UserError(f"The suite {path}: a cell's `probe` is a name and its `with` a mapping, unlike in {row}.")
     probe, said = None, ""
     if "probe" in row:
         probe = built(registry.probes[row["probe"]], row.get("with") or {}, f"probe {row['probe']}", path)

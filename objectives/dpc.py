@@ -74,6 +74,11 @@ class DPC(Objective):
 
     def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
         """Each block's features, averaged over its time; before any ReLU, as they are the targets."""
+        if clip.shape[2] % self.blocks:
+            raise UserError(
+                f"dpc: a clip of {clip.shape[2]} frames is not {self.blocks} blocks of as many each: "
+                "--clip.frames counts all of them; --objective.blocks and --encoder.frames make it up."
+            )
         tokens, _, grid, _ = self.encoder(rearrange(clip, "B C (N T) H W -> (B N) C T H W", N=self.blocks))
         return reduce(tokens, "(B N) (t h w) D -> B N D h w", "mean", N=self.blocks, t=grid.t, h=grid.h)
 

@@ -5,7 +5,9 @@ our names, so names in argv and in YAML are rewritten before it parses.
 """
 
 import difflib
+import importlib
 import inspect
+import itertools
 import json
 import os
 import re
@@ -30,12 +32,18 @@ KINDS = {Encoder: registry.encoders, Objective: registry.objectives, Manifest: r
 set_parsing_settings(subclasses_enabled=[Manifest])  # a dataclass, yet chosen by name
 
 
-def command(function: Callable[..., dict[str, Any]], argv: list[str] | None = None) -> None:
-    """Run `function` as a command line; its dict is the last line of standard output, once for all processes."""
+def command(function: Callable[..., dict[str, Any]], *first: str, argv: list[str] | None = None) -> None:
+    """Run `function` as a command line; its dict is the last line of standard output, once for all processes.
+
+    `first`: flags that the first words of the command line may leave out, in this order.
+    """
     threading.excepthook = _in_thread
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for large tensors: docs/speed.md
     try:
-        kwargs = parse(function, sys.argv[1:] if argv is None else argv)
+        given = sys.argv[1:] if argv is None else argv
+        words = list(itertools.takewhile(lambda word: not word.startswith("-"), given))[: len(first)]
+        named = [token for flag, word in zip(first, words, strict=False) for token in (f"--{flag}", word)]
+        kwargs = parse(function, named + given[len(words) :])
         result = function(**kwargs)
         code = result.pop("exit_code", 0)  # of a command that goes on where a part of its work failed
         if os.environ.get("RANK", "0") == "0":
@@ -84,10 +92,23 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
         import torch
 
         torch.manual_seed(plain["seed"])  # before anything with weights is built
+    given = {name: chosen.pop(name) for name in kinds if _optional(parameters[name]) and chosen.get(name) is not None}
     built = parser.instantiate(chosen)
+    for name, part in given.items():  # jsonargparse would turn a UserError of a union's member into a list of its own
+        make = _entry(part["class_path"])
+        built[name] = make(**(part.get("init_args") or {}))
     kwargs = {name: built[name] for name in parameters if name != "config"}
     plain.pop("config", None)
     return {**kwargs, "config": _named(plain, kinds)} if "config" in parameters else kwargs
+
+
+def _optional(parameter: inspect.Parameter) -> bool:
+    return parameter.default is None
+
+
+def _entry(path: str) -> Callable[..., Any]:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _module(function: Callable[..., Any]) -> str:

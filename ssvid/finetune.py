@@ -5,7 +5,6 @@ The weights of the last step are tested. Val picks nothing: its score only stand
 
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,7 +155,7 @@ def start(encoder: str, clip: ClipChange, seed: int, out: str) -> Encoder:
             f"{encoder} has batch norm without running statistics, so what is said of a clip would depend on its "
             "neighbours in a batch: pretrain an encoder that keeps them."
         )
-    net.spec = replace(net.spec, **clip.given())
+    clip.onto(net)
     return net
 
 

@@ -266,7 +266,7 @@ def test_encoders_that_cannot_be_tuned(start, data, tmp_path):
 
 def test_a_refusal_is_one_sentence_and_code_2(start, data, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.command(finetune, argv(start, data, tmp_path / "o", "--head_warmup", "1.5"))
+        cli.command(finetune, argv=argv(start, data, tmp_path / "o", "--head_warmup", "1.5"))
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: --head_warmup 1.5: it must lie between 0 and 1.\n"
 

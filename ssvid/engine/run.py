@@ -11,6 +11,7 @@ from ssvid.data.clips import Clips
 from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import Quarantine
+from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import RunFolder, flat, provenance
 from ssvid.engine.distributed import World, agree, gather, join, together
 from ssvid.engine.loop import Settings, Trained, export, train
@@ -30,6 +31,15 @@ class ClipChange:
 
     def views(self, views: Views) -> Views:
         return replace(views, clips=tuple(replace(spec, **self.given()) for spec in views.clips))
+
+    def onto(self, net: Encoder) -> None:
+        """The encoder's own clip changed in place."""
+        net.spec = spec = replace(net.spec, **self.given())
+        if not net.grid(spec.frames, spec.size, spec.size).n:
+            raise UserError(
+                f"{net.name} makes no token of a clip of {spec.frames} frames, {spec.size} pixels: give it more with "
+                "--clip.frames, --clip.size."
+            )
 
     def given(self) -> dict[str, Any]:
         if self.fps is not None and self.stride is not None:

@@ -155,4 +155,4 @@ def with_flag(argv: list[str]) -> list[str]:
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    command(weights, with_flag(sys.argv[1:]))
+    command(weights, argv=with_flag(sys.argv[1:]))

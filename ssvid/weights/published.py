@@ -48,7 +48,8 @@ class Found:
     def whole(self) -> None:
         """Refuse a file that is only partly what it seems."""
         if self.missing or self.unexpected:
-            absent = f"{len(self.missing)} are missing" + f", such as {self.missing[0]!r}" * bool(self.missing)
+            absent = f"{len(self.missing)} are missing"
+            absent += f", such as {self.missing[0]!r}" if self.missing else ""
             odd = f"{len(self.unexpected)} are of something else"
             odd += f", such as {self.unexpected[0]!r}" if self.unexpected else ""
             raise UserError(

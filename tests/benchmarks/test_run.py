@@ -100,6 +100,8 @@ def test_tables_come_from_the_files_alone(done):
         ("cells: [{task: classify, probe: knn, ks: 3}]", "task classify: .*unexpected keyword argument 'ks'"),
         ("cells: [{task: classify, probe: knn}, {task: classify, probe: knn}]", "two cells classify.knn"),
         ("cells: [{task: retrieval, data: ucf101}]", "where it lies, --datasets DIR"),
+        ("cells: [{task: classify, probe: [knn]}]", "a cell's `probe` is a name"),
+        ("cells: [{task: classify, probe: knn, with: 3}]", "its `with` a mapping"),
         ("{", "cannot be read"),
     ],
 )
@@ -112,6 +114,24 @@ def test_a_bad_suite_is_one_sentence(text: str, said: str, tmp_path: Path):
 def test_an_unknown_suite(tmp_path: Path):
     said = sentence(command("benchmarks.run", "--encoder", "vit_tiny", "--suite", "mimi", "--out", str(tmp_path / "o")))
     assert "There is no suite mimi; near: mini" in said
+
+
+def test_mistakes_of_a_user_are_one_sentence(tmp_path: Path):
+    """The data set is optional here, and jsonargparse makes its faults a list of what a union does not take."""
+    words = [
+        "--encoder",
+        "vit_tiny",
+        "--out",
+        str(tmp_path / "o"),
+        "--data",
+        "folder",
+        "--data.root",
+        str(tmp_path / "no"),
+    ]
+    assert "/no does not exist" in sentence(command("benchmarks.run", *words))
+    said = sentence(command("benchmarks.compare", str(tmp_path / "a"), str(tmp_path / "b")))
+    assert "There is no folder or result" in said
+    assert "holds no result of benchmarks.run" in sentence(command("benchmarks.board", str(tmp_path)))
 
 
 def test_every_suite_of_ours_can_be_built():

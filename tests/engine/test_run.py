@@ -10,10 +10,11 @@ import yaml
 
 from ssvid.cli import parse
 from ssvid.data.quarantine import Quarantine
-from ssvid.encoder import Encoder
+from ssvid.encoder import Encoder, create_encoder
 from ssvid.engine import distributed, loop
 from ssvid.engine.checkpoint import read
 from ssvid.engine.distributed import World
+from ssvid.engine.run import ClipChange
 from ssvid.errors import RunError, UserError
 from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
@@ -237,6 +238,27 @@ def test_clips_longer_than_their_videos_are_told_of(videos: Path, tmp_path: Path
     said = capsys.readouterr().err
     assert said.count("100% are longer than their video") == 1
     assert metrics(tmp_path / "long")[0]["padded"] == 1.0
+
+
+def test_clips_that_make_no_blocks_and_no_token(videos: Path, tmp_path: Path):
+    net = ["--encoder", "resnet18_2d3d", "--encoder.frames", "2", "--encoder.size", "32", "--objective", "dpc"]
+    data = [
+        "--data",
+        "folder",
+        "--data.root",
+        str(videos),
+        "--out",
+        str(tmp_path / "d"),
+        "--steps",
+        "1",
+        "--workers",
+        "0",
+    ]
+    argv = [*net, "--objective.blocks", "3", "--objective.predicted", "1", *data, "--batch_size", "2"]
+    with pytest.raises(UserError, match="a clip of 4 frames is not 3 blocks"):
+        pretrain(**parse(pretrain, [*argv, "--clip.frames", "4"]))
+    with pytest.raises(UserError, match="s3d makes no token of a clip of 4 frames, 64 pixels"):
+        ClipChange(frames=4, size=64).onto(create_encoder("s3d"))
 
 
 def test_a_bad_file_is_replaced_and_listed(videos: Path, tmp_path: Path):

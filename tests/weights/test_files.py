@@ -77,6 +77,9 @@ def test_half_of_another_model(file: Path):
     assert "only partly" in sentence(command("ssvid.weights", str(file)))
     partly = create_encoder("vit", weights=file, partial=True)
     assert torch.equal(partly.state_dict()["patch.weight"], state["encoder.patch_embed.proj.weight"])
+    torch.save({"model": state | {f"backbone.{k}": v for k, v in list(dpc().items())[:20]}}, file)  # whole, and more
+    with refused("only partly .* 0 are missing, and 20 are of something else, such as"):
+        load_encoder(file)
     torch.save({"model": state | {"encoder.blocks.1.mlp.fc1.weight": torch.zeros(128, 64)}}, file)
     with refused(r"'blocks.1.mlp.fc1.weight' is \(128, 64\), not \(256, 64\)"):
         load_encoder(file)
