@@ -56,7 +56,7 @@ def pretrain(
     picture_every: int = 200,  # steps
     checkpoint_every: int = 200,  # steps
     keep: int = 2,  # checkpoints
-    stop_on_collapse: float | None = None,  # least effective rank, read every picture_every steps; 1: all clips alike
+    stop_on_collapse: float | None = None,  # least effective rank, read every picture_every steps: 1 to clips - 1
     probe_every: int | None = None,  # steps between kNN and linear probes of a few labelled train and val clips
     config: dict[str, Any],
 ) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import queue
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -50,7 +52,7 @@ def meet(backend: str, rank: int, size: int, timeout_s: float) -> Peers:
     try:
         socket.getaddrinfo(os.environ.get("MASTER_ADDR"), None)  # torch would try an unknown name until its time is up
         wait = timedelta(seconds=timeout_s)
-        store, *_ = next(dist.rendezvous("env://", rank, size, timeout=wait))
+        store = in_time(lambda: next(dist.rendezvous("env://", rank, size, timeout=wait))[0], timeout_s)
         peers = Peers(store, rank, size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
         return peers
@@ -60,6 +62,26 @@ def meet(backend: str, rank: int, size: int, timeout_s: float) -> Peers:
             f"Process {rank} of {size} could not meet the others at {where} ({why}). Check that the name resolves, "
             "that the port is free (torchrun --master_port) and that all were started."
         ) from error
+
+
+def in_time(make: Callable[[], Any], seconds: float) -> Any:
+    """What `make` gives. torch's own time-out does not hold where a stranger takes the call and says nothing."""
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            found.put(make())
+        except Exception as error:  # noqa: BLE001 - raised again below, where somebody listens
+            found.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        got = found.get(timeout=seconds + 5)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {seconds + 5:g} s") from None
+    if isinstance(got, Exception):
+        raise got
+    return got
 
 
 def gather(value: Any, world: World) -> list[Any]:

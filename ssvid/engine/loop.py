@@ -146,7 +146,8 @@ def alive(numbers: dict[str, float], trained: Trained, settings: Settings, folde
         return
     raise RunError(
         f"The features have collapsed: at step {trained.step} their effective rank is {least:.2f}, less than "
-        f"--stop_on_collapse {settings.stop_on_collapse:g}. The last checkpoint is {folder.last_good()}."
+        f"--stop_on_collapse {settings.stop_on_collapse:g} (it can be 1 to the number of clips looked at, less one). "
+        f"The last checkpoint is {folder.last_good()}."
     )
 
 

@@ -112,6 +112,16 @@ def test_a_lost_process_is_named(fault: signal.Signals, timeout: str, videos: Pa
     assert "Process 0 of 2 lost process 1" in said
 
 
+def test_a_stranger_that_takes_the_call_and_is_silent(videos: Path, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "1", "WORLD_SIZE": "2"}
+        said = sentence(
+            command("ssvid.pretrain", *pretrain_argv(videos, tmp_path, "--timeout_s", "2"), **where), code=3
+        )
+    assert "Process 1 of 2 could not meet the others" in said
+
+
 def two(videos: Path, out: Path, *more: str) -> str:
     """The run as two processes; what they printed."""
     port = 20000 + os.getpid() % 20000
