@@ -6,6 +6,7 @@ fails is told of and the rest goes on.
 
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,8 +78,9 @@ def run(
             for rows, of_set in sets:
                 ask(of, rows, of_set, work)
                 bar.update(len(of_set))
-    found = {"out": out, "results": board.brief(folder), "failed": [f._asdict() for f in failed]}
-    return {**found, "report": str(board.write(folder)), "exit_code": 3 if failed else 0}
+    made = board.brief(folder)
+    found = {"out": out, "results": made, "failed": [f._asdict() for f in failed]}
+    return {**found, "report": str(board.write(folder)) if made else None, "exit_code": 3 if failed else 0}
 
 
 class Work(NamedTuple):
@@ -153,7 +155,10 @@ def there(of: Subject, data: Manifest, cell: Cell, protocol: dict[str, Any], wor
 
 
 def fail(of: Subject, cell: Cell, error: BaseException, work: Work) -> None:
-    why = " ".join(str(error).split()) or type(error).__name__
+    why = " ".join(str(error).split())
+    if not isinstance(error, UserError | OSError):  # a fault of ours, in a probe perhaps: its place is wanted
+        why = f"{type(error).__name__}: {why}"
+        tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
     work.failed.append(Failed(of.name, cell.name, why))
     tqdm.write(f"FAILED {of.name}, {cell.name}: {why}", file=sys.stderr)
 

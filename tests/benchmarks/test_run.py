@@ -71,6 +71,15 @@ def test_each_cell_is_a_file_and_a_failing_one_is_told_of(done):
         assert {"random", "pixels"} <= found["controls"].keys() and found["protocol_hash"] and found["command"]
 
 
+def test_where_all_cells_fail(done, tmp_path: Path):
+    folder, words, _ = done
+    (tmp_path / "s.yaml").write_text("cells: [{task: few_shot, probe: prototypes, shots: [500], main: 500}]")
+    more = ["--suite", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "o")]
+    result = command("benchmarks.run", *words, *more)
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert result.returncode == 3 and last["results"] == [] and last["report"] is None and len(last["failed"]) == 1
+
+
 def test_what_is_there_is_not_made_again(done):
     folder, words, _ = done
     before = {file: file.stat().st_mtime_ns for file in (folder / "out").glob("*.json")}

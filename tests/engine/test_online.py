@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from ssvid.cli import parse
+from ssvid.data.manifest import Manifest
+from ssvid.engine import online
 from ssvid.errors import UserError
 from ssvid.pretrain import pretrain
+from ssvid.shapes import ClipSpec, Row, Views
 from tests.engine.test_run import same, weights
 from tests.helpers import metrics, pretrain_argv, run_pretrain, write_video
 
@@ -57,3 +60,18 @@ def test_it_needs_labels(videos: Path, tmp_path: Path):
     with pytest.raises(UserError, match="--probe_every: .* too few labelled clips"):
         pretrain(**parse(pretrain, pretrain_argv(videos, tmp_path / "run", "--probe_every", "3")))
     assert not (tmp_path / "run").exists()
+
+
+def test_more_classes_than_it_looks_at(monkeypatch: pytest.MonkeyPatch):
+    """Val clips of classes that its train clips lack cannot be asked, and no group chooses and is read."""
+    monkeypatch.setattr(online, "TRAIN", 3)
+    rows = [Row(path=f"train/{n}", label=f"c{n}", split="train", group=f"t{n}") for n in range(9)]
+    rows += [Row(path=f"val/{n}", label=f"c{n % 9}", split="val", group=f"v{n // 18}") for n in range(72)]
+    data = Manifest(tuple(rows), Path("nowhere"), tuple(f"c{n}" for n in range(9)))
+    views = Views(clips=(ClipSpec(stride=1),), augment="none")
+    probe = online.OnlineProbe(data, views, seed=0, decoder="pyav", workers=0)
+    train, choose, read = probe.split(list(range(len(probe.few))))
+    labels, groups = probe.few.labels, probe.few.groups
+    assert len(train) == 3 and choose and read and len(choose) + len(read) == 24
+    assert set(labels[choose].tolist() + labels[read].tolist()) == set(labels[train].tolist())
+    assert not {groups[i] for i in choose} & {groups[i] for i in read}
