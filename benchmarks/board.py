@@ -1,21 +1,21 @@
-"""result files of `benchmarks.run` -> tables: Markdown, CSV, LaTeX and one HTML page that loads nothing from elsewhere.
+"""result files of `benchmarks.run` -> tables: Markdown, CSV, LaTeX; and with board_page.py one HTML page.
 
-`python -m benchmarks.board DIR` makes them anew from the files alone.
+`python -m benchmarks.report DIR [DIR ...]` makes them anew from the files alone.
 """
 
 import csv
-import html
+import difflib
 import io
 import json
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from benchmarks import results
-from benchmarks.page import BLUE, GREY, INK, html_table, page, picture
-from benchmarks.results import ROWS, between, percent
+from benchmarks.averages import averages
+from benchmarks.board_page import html_page
+from benchmarks.results import between, gained, mean_of, percent, scored, std
 from ssvid.errors import UserError
 from ssvid.results import BENCH, Result
 
@@ -30,27 +30,79 @@ HEAD = (
     "pixels",
     "test clips",
 )
+ACROSS = 5  # cells beside each other in LaTeX; more stand one below the other
+TEX_ROWS = {"encoder": "", "random": "\\quad untrained", "pixels": "\\quad raw pixels"}
+TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+} | {c: f"\\{c}" for c in "&%$#_{}"}
 
 
-def board(folder: str) -> dict[str, Any]:
-    """Make the tables and the page of a folder of results anew."""
-    return {"report": str(write(Path(folder)))}
+def is_board(folder: Path) -> bool:
+    return any(results.read(file, (BENCH,)) for file in folder.glob("*.json"))
 
 
-def read_all(folder: Path) -> list[Result]:
-    """By cell, then by encoder."""
-    found = [result for file in sorted(folder.glob("*.json")) if (result := results.read(file, (BENCH,)))]
-    return sorted(found, key=lambda result: (result["cell"], result["encoder"]["title"]))
-
-
-def write(folder: Path) -> Path:
-    found = read_all(folder)
+def write(*folders: Path, out: Path | None = None, baseline: str = "random") -> Path:
+    """One report of all folders, in `out` or the first of them. `baseline`: of the gains per class."""
+    found = read_all(*folders)
     if not found:
-        raise UserError(f"{folder} holds no result of benchmarks.run.")
-    made = {"board.md": markdown, "board.csv": comma, "board.tex": latex, "report.html": html_page}
-    for name, make in made.items():
-        results.write_text(folder / name, make(found))
-    return folder / "report.html"
+        raise UserError(f"{' and '.join(map(str, folders))} holds no result of benchmarks.run.")
+    known(baseline, found)
+    found = sorted([*found, *averages(found)], key=order)
+    place = out or folders[0]
+    place.mkdir(parents=True, exist_ok=True)
+    made = {
+        "board.md": markdown(found),
+        "board.csv": comma(found),
+        "board.tex": latex(found),
+        "report.html": html_page(found, notes(found), baseline),
+    }
+    for name, text in made.items():
+        results.write_text(place / name, text)
+    return place / "report.html"
+
+
+def read_all(*folders: Path) -> list[Result]:
+    """By cell, then by encoder. A result that two folders hold alike is taken once."""
+    kept: dict[tuple[str, str], tuple[Path, Result]] = {}
+    for file in (file for folder in folders for file in sorted(folder.glob("*.json"))):
+        if result := results.read(file, (BENCH,)):
+            key = place_of(result)
+            first, other = kept.setdefault(key, (file, result))
+            if numbers(other) != numbers(result):
+                raise UserError(
+                    f"{first} and {file} both hold {key[1]} on {key[0]} but differ: "
+                    "leave one folder out, or rename the folder of one encoder and run it anew."
+                )
+    return sorted((result for _, result in kept.values()), key=order)
+
+
+def place_of(result: Result) -> tuple[str, str]:
+    return result["cell"], result["encoder"]["title"]
+
+
+def order(result: Result) -> tuple[str, bool, str]:
+    """By cell, then by encoder; means come last."""
+    return result["cell"], "over" in result, result["encoder"]["title"]
+
+
+def numbers(result: Result) -> str:
+    """What makes a result this one and no other: neither what it cost, nor the path to its encoder."""
+    keys = ("metric", result["metric"], "interval", "controls", "test", "per_class", "protocol_hash")
+    same = [result["encoder"]["hash"], result["data"]["hash"], *(result.get(key) for key in keys)]
+    return json.dumps(same, sort_keys=True)
+
+
+def known(baseline: str, found: list[Result]) -> None:
+    rows = dict.fromkeys(name for result in found for name in result["controls"])
+    names = list(dict.fromkeys([*rows, "chance", *(result["encoder"]["title"] for result in found)]))
+    if baseline not in names:
+        near = difflib.get_close_matches(baseline, names) or names
+        raise UserError(f"--baseline {baseline}: no row or encoder of these results; near: {', '.join(near)}.")
 
 
 def brief(folder: Path) -> list[Result]:
@@ -61,8 +113,8 @@ def brief(folder: Path) -> list[Result]:
             "encoder": result["encoder"]["title"],
             result["metric"]: result[result["metric"]],
             "interval": result["interval"],
-            "chance": result["chance"],
-            "gain_over_random": result["gains"]["random"],
+            "chance": result.get("chance"),
+            "gain_over_random": result["gains"].get("random"),
         }
         for result in read_all(folder)
     ]
@@ -70,16 +122,15 @@ def brief(folder: Path) -> list[Result]:
 
 def cells(result: Result) -> tuple[str, ...]:
     """A row of HEAD."""
-    gain, controls, metric = result["gains"]["random"], result["controls"], result["metric"]
-    more = f"{100 * gain['difference']:+.1f} ({between(gain['interval'], '+')})"
+    gain, controls, metric = result["gains"].get("random"), result["controls"], result["metric"]
     return (
         result["cell"],
         result["encoder"]["title"],
-        percent(result[metric]),
+        scored(result),
         between(result["interval"]),
-        percent(result["chance"]),
-        percent(controls["random"][metric]),
-        more if gain["shown"] else f"no difference shown ({between(gain['interval'], '+')})",
+        percent(result["chance"]) if result.get("chance") is not None else "",
+        percent(controls["random"][metric]) if "random" in controls else "",
+        gained(gain) if gain else "",
         percent(controls["pixels"][metric]) if "pixels" in controls else "",
         str(result["data"]["clips"]["test"]),
     )
@@ -87,19 +138,27 @@ def cells(result: Result) -> tuple[str, ...]:
 
 def line(result: Result) -> str:
     task, encoder, score, interval, chance, untrained, more, *_ = cells(result)
-    return f"{encoder}, {task}: {score} ({interval}); untrained {untrained}, chance {chance}; {more}"
+    beside = [f"{name} {value}" for name, value in (("untrained", untrained), ("chance", chance)) if value]
+    return f"{encoder}, {task}: {score} ({interval})" + "; ".join(["", ", ".join(beside), more]).rstrip("; ")
 
 
 def markdown(found: list[Result]) -> str:
-    body = [HEAD, *map(cells, found)]
+    body = [HEAD, *(tuple(map(marked, cells(result))) for result in found)]
     widths = [max(len(row[i]) for row in body) for i in range(len(HEAD))]
     rows = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in body]
     rows.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "# Frozen features\n\n" + "\n".join(rows) + "\n\n" + "\n".join(f"- {text}" for text in notes(found)) + "\n"
+    said = "\n".join(f"- {marked(text)}" for text in notes(found))
+    return "# Frozen features\n\n" + "\n".join(rows) + f"\n\n{said}\n"
+
+
+def marked(text: str) -> str:
+    """Text that Markdown shows as it is. An underscore inside a word is plain already."""
+    return re.sub(r"[\\|<&*`\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
 
 
 def notes(found: list[Result]) -> list[str]:
     said = ["Intervals are 95 % bootstraps over groups of test clips. Settings are chosen on val; test is read once."]
+    said += mixed(found)
     for result in found:
         leak = result["leak"]
         if leak["checked"] and leak["clips"]:
@@ -111,90 +170,85 @@ def notes(found: list[Result]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
+def mixed(found: list[Result]) -> list[str]:
+    """What makes rows that stand together no fair comparison."""
+
+    def several(name: Callable[[Result], str], what: Callable[[Result], str]) -> Iterable[str]:
+        values: dict[str, set[str]] = {}
+        for result in found:
+            values.setdefault(name(result), set()).add(what(result))
+        return (key for key, seen in values.items() if len(seen) > 1)
+
+    def cell(result: Result) -> str:
+        return str(result["cell"])
+
+    def asked(result: Result) -> str:
+        return json.dumps(result["protocol"]["cell"], sort_keys=True)
+
+    data = several(cell, lambda result: result["data"]["hash"])
+    settings = several(cell, asked)
+    nets = several(lambda result: result["encoder"]["title"], lambda result: result["encoder"]["hash"])
+    return [
+        *(f"WARNING: the results of {name} are of different data: do not compare them." for name in data),
+        *(
+            f"WARNING: the results of {name} are of different tasks or probes: do not compare them."
+            for name in settings
+        ),
+        *(f"WARNING: several encoders (of different hashes) are called {name}." for name in nets),
+    ]
+
+
 def comma(found: list[Result]) -> str:
     """Numbers unrounded, one line for each row of each cell, controls included."""
     with io.StringIO(newline="") as file:
         lines = csv.writer(file)
-        lines.writerow(
-            ("cell", "encoder", "row", "metric", "score", "low", "high", "chance", "protocol", "data", "git")
-        )
+        head = ("cell", "encoder", "row", "metric", "score", "low", "high", "chance", "protocol", "data", "git")
+        lines.writerow((*head, "mean_over", "std"))
         for result in found:
             metric = result["metric"]
-            shared = (result["chance"], result["protocol_hash"], result["data"]["hash"][:16], result["git"])
+            shared = (result.get("chance"), result["protocol_hash"], result["data"]["hash"][:16], result["git"])
             for name, row in {"encoder": result, **result["controls"]}.items():
+                spread = (mean_of(result), std(row))
                 number = (row[metric], *row["interval"])
-                lines.writerow((result["cell"], result["encoder"]["title"], name, metric, *number, *shared))
+                lines.writerow((result["cell"], result["encoder"]["title"], name, metric, *number, *shared, *spread))
         return file.getvalue()
 
 
 def latex(found: list[Result]) -> str:
-    """A booktabs table: encoders down, cells across, intervals small beside the scores."""
-    names = list(dict.fromkeys(result["cell"] for result in found))
-    rows: dict[str, dict[str, str]] = {
-        title: {} for title in dict.fromkeys(result["encoder"]["title"] for result in found)
-    }
+    """A booktabs table: encoders down, cells across; where these are too many for a page, the other way round.
+
+    Below each score those of its controls, small beside it the interval.
+    """
+    names = list(dict.fromkeys(plain(result["cell"]) for result in found))
+    titles = list(dict.fromkeys(plain(result["encoder"]["title"]) for result in found))
+    chance = {plain(r["cell"]): f"{100 * r['chance']:.1f}" for r in found if r.get("chance") is not None}
+    turned = len(names) > ACROSS
+    down, across = (names, titles) if turned else (titles, names)
+    table: dict[tuple[str, str], dict[str, str]] = {(name, row): {} for name in down for row in TEX_ROWS}
     for result in found:
-        low, high = (100 * end for end in result["interval"])
-        score = f"{100 * result[result['metric']]:.1f}"
-        rows[result["encoder"]["title"]][result["cell"]] = f"{score} {{\\tiny [{low:.1f}, {high:.1f}]}}"
-    body = [" & ".join([plain(title), *(row.get(name, "--") for name in names)]) for title, row in rows.items()]
-    head = " & ".join(["", *map(plain, names)])
-    inner = "\n".join(f"{text} \\\\" for text in body)
-    top = f"\\begin{{tabular}}{{l{'c' * len(names)}}}\n\\toprule\n{head} \\\\\n\\midrule\n"
+        pair = plain(result["cell"]), plain(result["encoder"]["title"])
+        name, column = pair if turned else pair[::-1]
+        for row, scores in {"encoder": result, **result["controls"]}.items():
+            if row in TEX_ROWS:
+                table[name, row][column] = number(scores, result["metric"])
+    lines = [(TEX_ROWS[row] or name, values, name) for (name, row), values in table.items() if values]
+    body = [[said, *(values.get(column, "--") for column in across)] for said, values, _ in lines]
+    head = ["", *across]
+    if turned and chance:
+        head.append("chance")
+        body = [[*row, "" if row[0] != line[2] else chance[line[2]]] for row, line in zip(body, lines, strict=True)]
+    elif chance:
+        body.append(["chance", *(chance.get(column, "--") for column in across)])
+    inner = "\n".join(" & ".join(row) + " \\\\" for row in body)
+    top = f"\\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n"
     return f"{top}{inner}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
+def number(row: dict[str, Any], metric: str) -> str:
+    low, high = (100 * end for end in row["interval"])
+    spread = f" $\\pm$ {100 * share:.1f}" if (share := std(row)) is not None else ""
+    return f"{100 * row[metric]:.1f}{spread} {{\\tiny [{low:.1f}, {high:.1f}]}}"
+
+
 def plain(text: str) -> str:
-    return "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
-
-
-def html_page(found: list[Result]) -> str:
-    said = "".join(f"<li>{html.escape(text)}</li>" for text in notes(found))
-    parts = [f"<h1>Frozen features</h1><ul>{said}</ul>", html_table(HEAD, [cells(result) for result in found])]
-    for name in dict.fromkeys(result["cell"] for result in found):
-        own = [result for result in found if result["cell"] == name]
-        parts += [f"<h2>{html.escape(name)}</h2>", picture(bars(own), f"Scores of {name}"), *map(detail, own)]
-    return page("Frozen features", "\n".join(parts))
-
-
-def bars(found: list[Result]) -> Figure:
-    """A bar for each encoder and each of its controls, with intervals, and the line of chance."""
-    metric, rows = found[0]["metric"], []
-    for result in found:
-        rows.append((result["encoder"]["title"], result, BLUE))
-        rows += [(ROWS.get(name, name), row, GREY) for name, row in result["controls"].items()]
-    figure = Figure(figsize=(7, 0.34 * len(rows) + 0.9))
-    axes = figure.subplots()
-    place = np.arange(len(rows))[::-1]
-    top = np.array([100 * row[metric] for _, row, _ in rows])
-    low, high = (100 * np.array([row["interval"] for _, row, _ in rows])).T
-    axes.barh(place, top, color=[colour for *_, colour in rows], height=0.6)
-    axes.errorbar(top, place, xerr=np.stack([top - low, high - top]).clip(min=0), fmt="none", ecolor=INK, capsize=3)
-    for y, value, end in zip(place, top, high, strict=True):
-        axes.text(end + 1.5, y, f"{value:.1f}", va="center", color=INK, fontsize=9)
-    chance = 100 * found[0]["chance"]
-    axes.axvline(chance, color=INK, linestyle="--", linewidth=1)
-    axes.text(chance, len(rows) - 0.45, f"chance {chance:.1f}", ha="center", va="bottom", fontsize=8, color=INK)
-    axes.set_yticks(place, [name for name, *_ in rows])
-    axes.set_xlim(0, 108)
-    axes.set_xlabel(f"{metric} on test, %")
-    axes.tick_params(length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    return figure
-
-
-def detail(result: Result) -> str:
-    """Everything else of a cell, folded away: what it chose, its protocol, cost and command."""
-    more = {
-        key: result[key] for key in result if key not in ("grid", "test", "protocol", "config", "controls", "gains")
-    }
-    text = html.escape(json.dumps({**more, "protocol": result["protocol"]}, indent=1))
-    command = f"<pre>{html.escape(result['command'])}</pre>" if result.get("command") else ""
-    title = html.escape(result["encoder"]["title"])
-    return f"<details><summary>{title}: protocol, cost, command</summary>{command}<pre>{text}</pre></details>"
-
-
-if __name__ == "__main__":
-    from ssvid.cli import command
-
-    command(board, "folder")
+    return "".join(TEX.get(c, c) for c in text)

@@ -14,7 +14,7 @@ from benchmarks import results
 from benchmarks.results import between
 from ssvid.errors import UserError
 from ssvid.results import BENCH, Result
-from ssvid.statistics import by_group, paired_difference, sign_flip
+from ssvid.statistics import by_group, paired_difference, sign_flip, spread
 
 LEVEL = 0.05  # chance of one false find or more, over all cells
 
@@ -70,7 +70,7 @@ def matched(a: dict[str, Result], b: dict[str, Result]) -> tuple[list[Pair], lis
     for cell in sorted(a.keys() | b.keys()):
         if cell not in a or cell not in b:
             left.append(f"{cell} is only in {'A' if cell in a else 'B'}")
-        elif a[cell]["test"]["paths"] != b[cell]["test"]["paths"]:
+        elif any(a[cell]["test"].get(key) != b[cell]["test"].get(key) for key in ("paths", "groups", "units")):
             left.append(f"{cell} was tested on other clips")
         elif a[cell]["protocol"]["cell"] != b[cell]["protocol"]["cell"]:
             left.append(f"{cell} had another task or probe")
@@ -80,11 +80,23 @@ def matched(a: dict[str, Result], b: dict[str, Result]) -> tuple[list[Pair], lis
 
 
 def difference(pair: Pair, seed: int) -> dict[str, Any]:
+    if "draws" in pair.a["test"]:
+        return of_draws(pair)
     ours, theirs = (torch.tensor(r["test"]["correct"]["encoder"], dtype=torch.float64) for r in (pair.a, pair.b))
     groups = pair.a["test"]["groups"]
     found, low, high = paired_difference(ours, theirs, groups, seed)
     value, _ = by_group(ours - theirs, groups)
     return {"cell": pair.cell, "difference": found, "interval": (low, high), "p": sign_flip(value, seed)}
+
+
+def of_draws(pair: Pair) -> dict[str, Any]:
+    """Of rankings, whose numbers were redrawn on the same groups for A and B: p is how often the sign turns."""
+    ours, theirs = (torch.tensor(r["test"]["draws"]["encoder"], dtype=torch.float64) for r in (pair.a, pair.b))
+    metric, change = pair.a["metric"], ours - theirs
+    change = change[~change.isnan()]
+    least = min(int((change <= 0).sum()), int((change >= 0).sum()))
+    p = min(1.0, 2 * (least + 1) / (len(change) + 1))
+    return {"cell": pair.cell, "difference": pair.a[metric] - pair.b[metric], "interval": spread(change), "p": p}
 
 
 def holm(rows: list[dict[str, Any]]) -> None:

@@ -62,7 +62,17 @@ def linear_probe(
     if not encoder:
         raise UserError("Say what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
     device = join(devices).device
-    options = Options(cache, batch_size, workers, clips, poolings, device, seed, calibrate_bn, max_bad)
+    options = Options(
+        cache,
+        batch_size,
+        workers,
+        clips,
+        poolings=poolings,
+        device=device,
+        seed=seed,
+        calibrate_bn=calibrate_bn,
+        max_bad=max_bad,
+    )
     data = labelled(data)
     folder, brief = Path(out), []
     jobs = [

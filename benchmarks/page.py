@@ -1,9 +1,11 @@
-"""What the HTML pages share: one style, escaped tables, pictures inside the page. Nothing is loaded from elsewhere."""
+"""What the HTML pages share: one style, escaped tables, pictures and film strips. Nothing is loaded from elsewhere."""
 
 import base64
 import html
 import io
+import struct
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -37,17 +39,56 @@ def html_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], main: boo
     return f"<table>{top}{body}</table>"
 
 
+def folded(head: str, body: str, opened: bool = False) -> str:
+    """`head` is text, `body` is HTML."""
+    return f"<details{' open' * opened}><summary>{html.escape(head)}</summary>{body}</details>"
+
+
 def image(data: bytes, alt: str, more: str = "", form: str = "png") -> str:
     """`more`: further attributes."""
     inside = base64.b64encode(data).decode()
     return f'<img alt="{html.escape(alt)}"{more} src="data:image/{form};base64,{inside}">'
 
 
-def drawn(figure: Figure) -> bytes:
+def drawn(figure: Figure, dpi: int = 110) -> bytes:
     with io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
         return file.getvalue()
 
 
 def picture(figure: Figure, alt: str) -> str:
     return f"<p>{image(drawn(figure), alt)}</p>"
+
+
+def sharp(figure: Figure, alt: str) -> str:
+    """With two pixels of the picture for one of the page, so that a zoom or a fine screen shows more."""
+    png = drawn(figure, 200)
+    (width,) = struct.unpack(">I", png[16:20])  # of a PNG's header
+    return image(png, alt, f' width="{width // 2}"')
+
+
+def films(queries: list[dict[str, Any]]) -> str:
+    """Test clips with their neighbours, as strips.strips makes them."""
+    said = "<p>A test clip, then the train clips whose features are nearest.</p>"
+    return f'{said}<div class="films">{"".join(map(film, queries))}</div>'
+
+
+def film(query: dict[str, Any]) -> str:
+    lines = [f"<div>{strip(query)}<span>{verdict(query)}</span></div>"]
+    for near in query["near"]:
+        mark = "" if near["label"] == query["label"] else ' class="wrong"'
+        name = f"<span{mark}>{html.escape(near['label'])}, cosine {near['cosine']:.2f}</span>"
+        lines.append(f'<div class="near">{strip(near)}{name}</div>')
+    return f'<div class="strip">{"".join(lines)}</div>'
+
+
+def verdict(clip: dict[str, Any]) -> str:
+    label = f"<b>{html.escape(clip['label'])}</b>"
+    if clip.get("predicted") is None:
+        return label
+    wrong = f'<span class="wrong">taken for {html.escape(clip["predicted"])}</span>'
+    return f"{label}, {'right' if clip['predicted'] == clip['label'] else wrong}"
+
+
+def strip(clip: dict[str, Any]) -> str:
+    return f'<img alt="{html.escape(clip["path"])}" src="data:image/jpeg;base64,{html.escape(clip["jpeg"])}">'

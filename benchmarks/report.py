@@ -1,6 +1,7 @@
-"""result files -> report.md and report.html, which loads nothing from elsewhere: `python -m benchmarks.report DIR`.
+"""result files -> tables and pages that load nothing from elsewhere: `python -m benchmarks.report DIR [DIR ...]`.
 
-Beside it a page for each run folder that an encoder came from. Where DIR is a run, its page is DIR/run.html.
+DIR is a run (its page is DIR/run.html), or holds results: of probes and fine-tuning (report.md, report.html, and a page
+for each run that an encoder came from) or of benchmarks.run (board.py; several DIR make one report).
 """
 
 import html
@@ -8,26 +9,51 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import results, run_page
-from benchmarks.page import BLUE, GREY, INK, PALE, html_table, page, picture
-from benchmarks.results import ROWS, between, percent
-from ssvid.results import PROBE, TUNED, Result
+from benchmarks import board, results, run_page
+from benchmarks.board_page import matrix
+from benchmarks.page import BLUE, GREY, INK, films, html_table, page, picture
+from benchmarks.results import ROWS, between, gained, percent
+from ssvid.errors import UserError
+from ssvid.results import BENCH, PROBE, TUNED, Result
 
 
-def report(
-    folder: str,  # of results, or a run
+def reports(
+    folder: list[str],  # of results, or a run; several of benchmarks.run make one report
+    *,
+    out: str | None = None,  # folder of the report of benchmarks.run; null: the first one
+    baseline: str = "random",  # of the gains per class: random, pixels, single_frame, shuffled, chance or an encoder
 ) -> dict[str, Any]:
-    """Make report.md and report.html anew from the result files of a folder; of a run, run.html."""
+    """Make the report of result files anew: Markdown, HTML and, of benchmarks.run, CSV and LaTeX."""
+    places = [Path(name) for name in folder]
+    if not places:
+        raise UserError("Name a folder of results, or a run: python -m benchmarks.report DIR.")
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"There is no folder {place}.")
+        if (len(places) > 1 or out or baseline != "random") and not board.is_board(place):
+            raise UserError(
+                f"{place} holds no result of benchmarks.run: several folders, --out and --baseline are for these alone."
+            )
+    if len(places) > 1 or out or baseline != "random":
+        return {"report": str(board.write(*places, out=Path(out) if out else None, baseline=baseline))}
+    return report(folder[0])
+
+
+def report(folder: str) -> dict[str, Any]:
+    """Of one folder, whatever it holds."""
     place = Path(folder)
-    if not run_page.is_run(place):
-        return {"report": str(write(place))}
-    made = {"run": str(run_page.write(place, place / "run.html"))}
-    scored = any(run_page.mapping(file).get("kind") in (PROBE, TUNED) for file in place.glob("*.json"))
-    return {**made, "report": str(write(place))} if scored else made
+    made = {"run": str(run_page.write(place, place / "run.html"))} if run_page.is_run(place) else {}
+    kinds = {run_page.mapping(file).get("kind") for file in place.glob("*.json")}
+    if BENCH in kinds and kinds & {PROBE, TUNED}:
+        raise UserError(f"{place} holds results of benchmarks.run and others: move one kind to a folder of its own.")
+    if BENCH in kinds:
+        return {**made, "report": str(board.write(place))}
+    if made and not kinds & {PROBE, TUNED}:
+        return made
+    return {**made, "report": str(write(place))}
 
 
 def write(folder: Path) -> Path:
@@ -77,8 +103,7 @@ def overview(found: list[Result]) -> str:
     rows = []
     for result in found:
         gain = result["gains"].get("random")
-        more = f"{100 * gain['difference']:+.1f}" if gain and gain["shown"] else "no difference shown"
-        more = f"{more} ({between(gain['interval'], '+')})" if gain else "not measured: fine-tuned"
+        more = gained(gain) if gain else "not measured: fine-tuned"
         clips = f"{result['data']['clips']['test']} clips"
         rows.append((result["encoder"]["title"], percent(result["top1"]), between(result["interval"]), more, clips))
     return "<h2>Overview</h2>" + html_table(head, rows)
@@ -93,7 +118,7 @@ def section(result: Result, folder: Path) -> str:
         html_table(results.HEAD, results.lines(result), main=True),
         picture(bars(result), f"Accuracy of {result['encoder']['title']} and its controls"),
         "<h3>Confusion on test</h3>",
-        picture(confusion(result), "Confusion matrix: rows are labels, columns are predictions"),
+        matrix(result["confusion"], result["data"]["classes"]),
         *neighbours(result),
         "<h3>Protocol and cost</h3>",
         html_table(("", ""), facts(result)),
@@ -106,10 +131,7 @@ def section(result: Result, folder: Path) -> str:
 
 
 def neighbours(result: Result) -> list[str]:
-    if "strips" not in result:
-        return []
-    head = "<h3>Nearest neighbours</h3><p>A test clip, then the train clips whose features are nearest.</p>"
-    return [head, *(film(query) for query in result["strips"])]
+    return ["<h3>Nearest neighbours</h3>", films(result["strips"])] if "strips" in result else []
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
@@ -151,21 +173,6 @@ def tuned(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def film(query: Result) -> str:
-    right = query["predicted"] == query["label"]
-    word = "right" if right else f'<span class="wrong">taken for {html.escape(query["predicted"])}</span>'
-    lines = [f"<div>{strip(query)}<span><b>{html.escape(query['label'])}</b>, {word}</span></div>"]
-    for near in query["near"]:
-        mark = "" if near["label"] == query["label"] else ' class="wrong"'
-        name = f"<span{mark}>{html.escape(near['label'])}, cosine {near['cosine']:.2f}</span>"
-        lines.append(f'<div class="near">{strip(near)}{name}</div>')
-    return f'<div class="strip">{"".join(lines)}</div>'
-
-
-def strip(clip: Result) -> str:
-    return f'<img alt="{html.escape(clip["path"])}" src="data:image/jpeg;base64,{clip["jpeg"]}">'
-
-
 def bars(result: Result) -> Figure:
     """A bar for each row with its interval, and the line of chance."""
     rows = [(result["encoder"]["title"], result)] + [(ROWS[k], row) for k, row in result["controls"].items()]
@@ -191,30 +198,7 @@ def bars(result: Result) -> Figure:
     return figure
 
 
-def confusion(result: Result) -> Figure:
-    """Rows are labels and sum to 100 %."""
-    counts, names = np.array(result["confusion"], dtype=float), result["data"]["classes"]
-    share = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
-    n = len(names)
-    side = min(9.0, 2.2 + 0.42 * n)
-    figure = Figure(figsize=(side, side))
-    axes = figure.subplots()
-    axes.imshow(share, cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=100)
-    size = 9 if n <= 20 else max(3.0, 160 / n)
-    axes.set_xticks(range(n), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(n), names, fontsize=size)
-    axes.tick_params(length=0)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("label")
-    if n <= 20:
-        for y, x in zip(*counts.nonzero(), strict=True):
-            dark = "white" if share[y, x] > 60 else INK
-            axes.text(x, y, f"{counts[y, x]:.0f}", ha="center", va="center", color=dark, fontsize=8)
-    axes.spines[:].set_color(PALE)
-    return figure
-
-
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    command(report, "folder")
+    command(reports, "folder")

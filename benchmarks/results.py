@@ -3,6 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from benchmarks.probe import ProbeResult
 from ssvid.data.manifest import Manifest
@@ -63,8 +66,7 @@ def read_all(folder: Path) -> list[Result]:
     """Every result of a folder, by file name."""
     found = [result for file in sorted(folder.glob("*.json")) if (result := read(file)) is not None]
     if not found:
-        runner = " Tables of benchmarks.run are made by benchmarks.board." if (folder / "board.md").exists() else ""
-        raise UserError(f"{folder} holds no result of a {PROBE} or of {TUNED}.{runner}")
+        raise UserError(f"{folder} holds no result of a {PROBE}, of {TUNED} or of benchmarks.run.")
     return found
 
 
@@ -115,14 +117,35 @@ def between(interval: Sequence[float], scale: str = "") -> str:
     return f"{low:{scale}.1f} to {high:{scale}.1f}"
 
 
+def scored(result: Result) -> str:
+    """The main number, with its spread where it is a mean."""
+    score, over = result[result["metric"]], mean_of(result)
+    spread = std(result)
+    return percent(score) if spread is None or not over else f"{100 * score:.1f} +- {100 * spread:.1f} % ({over})"
+
+
+def mean_of(result: Result) -> str:
+    """What its numbers are means over: seeds of the probe, or all that averages.py says. Empty where they are none."""
+    seeds = len(result.get("seeds") or ())
+    return str(result["over"]) if "over" in result else f"{seeds} seeds" if seeds > 1 else ""
+
+
+def std(row: Result) -> float | None:
+    """Of a row of such a result, where it tells."""
+    return row.get("std_over_seeds", row.get("std"))
+
+
+def gained(gain: Result) -> str:
+    """What the encoder has more, in points."""
+    more = f"{100 * gain['difference']:+.1f}" if gain["shown"] else "no difference shown"
+    return f"{more} ({between(gain['interval'], '+')})"
+
+
 def lines(result: Result) -> list[tuple[str, str, str, str]]:
     """The table of one result: row, top1, its interval, what the encoder has more."""
     table = [(result["encoder"]["title"], percent(result["top1"]), between(result["interval"]), "")]
     for name, row in result["controls"].items():
-        gain = result["gains"][name]
-        more = f"{100 * gain['difference']:+.1f} ({between(gain['interval'], '+')})"
-        more = more if gain["shown"] else f"no difference shown ({between(gain['interval'], '+')})"
-        table.append((ROWS[name], percent(row["top1"]), between(row["interval"]), more))
+        table.append((ROWS[name], percent(row["top1"]), between(row["interval"]), gained(result["gains"][name])))
     if result["kind"] == PROBE:
         for name, row in (("encoder", result["knn"]), ("untrained", result["controls"]["random"]["knn"])):
             table.append((f"nearest neighbours, {name}", percent(row["top1"]), between(row["interval"]), ""))
@@ -192,3 +215,60 @@ def verdict(result: Result) -> str:
     better = "above" if gain["difference"] > 0 else "BELOW"
     points = f"{abs(100 * gain['difference']):.1f} points {better}"
     return f"{title} is {points} the same net untrained ({where}; 95 %: {between(gain['interval'], '+')})."
+
+
+class ClassGain(NamedTuple):
+    name: str
+    clips: int | None  # of test; None where the result does not tell
+    difference: float
+    interval: tuple[float, float] | None  # None where the result holds no answers to single clips
+
+
+def per_class(result: Result, row: str) -> dict[str, float]:
+    """Class -> score of a row, for the classes that test has; empty where the result does not tell."""
+    if row == "chance":  # of an average precision each class has its own, which the result does not tell
+        known = "per_class" not in result and result.get("chance") is not None
+        return {name: result["chance"] for name in per_class(result, "encoder")} if known else {}
+    stated = result if row == "encoder" else result["controls"].get(row, {})
+    if "per_class" in stated:
+        return {name: value for name, value in stated["per_class"].items() if value is not None}
+    right = result.get("test", {}).get("correct", {}).get(row, [])
+    return {name: sum(right[i] for i in at) / len(at) for name, at in clips_of(result).items() if right}
+
+
+def clips_of(result: Result) -> dict[str, list[int]]:
+    """Class -> test clips of it, in the order of the classes; empty where a clip may have several."""
+    labels, names = result.get("test", {}).get("labels") or [], result["data"]["classes"]
+    if not all(isinstance(label, int) for label in labels):
+        return {}
+    at: dict[str, list[int]] = {names[label]: [] for label in sorted(set(labels)) if label >= 0}
+    for i, label in enumerate(labels):
+        if label >= 0:
+            at[names[label]].append(i)
+    return at
+
+
+def class_gains(ours: Result, theirs: Result, row: str) -> list[ClassGain]:
+    """Of the encoder over a row (or "chance") of `theirs`, which may be the same result. The largest gain first."""
+    has, base = per_class(ours, "encoder"), per_class(theirs, row)
+    shared = [name for name in has if name in base]
+    clips = clips_of(ours)
+    found = [
+        ClassGain(name, len(clips[name]) if name in clips else None, has[name] - base[name], None) for name in shared
+    ]
+    return sorted(found, key=lambda gain: -gain.difference)
+
+
+def with_interval(gain: ClassGain, ours: Result, theirs: Result, row: str) -> ClassGain:
+    """Paired, over groups of the class's test clips."""
+    if "per_class" in ours or "per_class" in theirs or ours["test"]["paths"] != theirs["test"]["paths"]:
+        return gain
+    at, test = clips_of(ours)[gain.name], ours["test"]
+    right = torch.tensor([test["correct"]["encoder"][i] for i in at], dtype=torch.float64)
+    base = (
+        torch.full_like(right, ours["chance"])
+        if row == "chance"
+        else right.new_tensor([theirs["test"]["correct"][row][i] for i in at])
+    )
+    _, low, high = paired_difference(right, base, [test["groups"][i] for i in at], ours.get("seed", 0))
+    return gain._replace(interval=(low, high))

@@ -19,7 +19,8 @@ from benchmarks.pool import POOLINGS
 from benchmarks.subject import Bench, Options, Subject, agreed, bench, subject
 from benchmarks.suite import Cell, load, manifest
 from benchmarks.task import score
-from ssvid.data.manifest import Manifest, labelled
+from benchmarks.units import keep
+from ssvid.data.manifest import Manifest
 from ssvid.engine.distributed import join
 from ssvid.engine.features import cpu_seconds, refuse
 from ssvid.engine.run import UNCHANGED, ClipChange
@@ -27,6 +28,9 @@ from ssvid.errors import UserError, positive
 from ssvid.results import BENCH, Result, command_line, describe_data, digest, git, leak, write
 
 FAULTS = (UserError, ValueError, RuntimeError, ArithmeticError, OSError, KeyError, IndexError, TypeError)
+
+
+SYNTHETIC = {"name": "synthetic"}  # where neither the suite nor the user names a data set
 
 
 class Failed(NamedTuple):
@@ -43,7 +47,10 @@ def run(
     data: None | Manifest = None,  # for all cells, instead of the suite's own
     datasets: str | None = None,  # folder that holds the suite's data sets, each in a folder of its name
     clip: ClipChange = UNCHANGED,
-    clips: int = 1,  # of a video, spread evenly; their features are averaged
+    clips: int = 1,  # of a video, spread evenly
+    crops: int = 1,  # of each of these, along the long side
+    average: Literal["features", "scores"] = "features",  # over clips and crops; scores: in classify alone
+    seeds: int = 1,  # probes are trained so often, and the numbers are means
     layers: Literal["auto", "last"] | list[int] = "auto",  # blocks beside the last; auto: the middle one
     poolings: tuple[str, ...] = POOLINGS,
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
@@ -58,23 +65,36 @@ def run(
 ) -> dict[str, Any]:
     """Ask frozen encoders (run folders, files or registered names) everything a suite holds, controls included."""
     refuse(Path(out), cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
-    positive(threads=threads)
+    positive(threads=threads, crops=crops, seeds=seeds)
     if threads is not None:
         torch.set_num_threads(threads)
     if not encoder:
         raise UserError("Say what to ask: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
     cells, folder = load(suite), Path(out)
     options = Options(
-        cache, batch_size, workers, clips, tuple(poolings), join(devices).device, seed, calibrate_bn, max_bad
+        cache,
+        batch_size,
+        workers,
+        clips,
+        crops,
+        average,
+        tuple(poolings),
+        join(devices).device,
+        seed,
+        calibrate_bn,
+        max_bad,
     )
     shared = {"config": config, "command": command_line("benchmarks.run", config)}
     folder.mkdir(parents=True, exist_ok=True)
     failed: list[Failed] = []
-    work = Work(folder, options, shared, failed)
-    sets = by_data(cells, data, datasets)
+    work = Work(folder, options, shared, failed, seeds)
+    sets, refused = by_data(cells, data, datasets)
     with tqdm(total=len(encoder) * len(cells), unit="cell", desc=suite, disable=not sys.stderr.isatty()) as bar:
         for text, name in zip(encoder, titles(encoder), strict=True):
             of = subject(text, name, clip, layers)
+            for cell, why in refused:
+                fail(of, cell, why, work)
+                bar.update()
             for rows, of_set in sets:
                 ask(of, rows, of_set, work)
                 bar.update(len(of_set))
@@ -88,28 +108,43 @@ class Work(NamedTuple):
     options: Options
     shared: dict[str, Any]  # by all results
     failed: list[Failed]
+    seeds: int  # of the probes
 
 
-def by_data(cells: list[Cell], data: Manifest | None, datasets: str | None) -> list[tuple[Manifest, list[Cell]]]:
-    """Cells of the same data set together, so that its clips are decoded once."""
-    groups: dict[str, list[Cell]] = {}
+def by_data(
+    cells: list[Cell], data: Manifest | None, datasets: str | None
+) -> tuple[list[tuple[Manifest, list[Cell]]], list[tuple[Cell, UserError]]]:
+    """Cells of the same data set that score the same kind of unit, so that its clips are decoded once.
+
+    Then those whose data set is not there or has not what they ask about; an error where that is all of them.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(repr(cell.data) if data is None else "", []).append(cell)
-    made = []
-    for group in groups.values():
-        rows = data if data is not None else manifest(group[0].data or {"name": "synthetic"}, datasets)
-        made.append((labelled(rows), group))
-    return made
+        groups.setdefault((repr(cell.data) if data is None else "", cell.task.kind), []).append(cell)
+    listed: dict[str, Manifest] = {}
+    made, refused = [], []
+    for (name, kind), group in groups.items():
+        try:
+            if name not in listed:
+                listed[name] = data if data is not None else manifest(group[0].data or SYNTHETIC, datasets)
+            made.append((keep(listed[name], kind), group))
+        except UserError as error:
+            refused += [(cell, error) for cell in group]
+    if not made:
+        raise refused[0][1]
+    return made, refused
 
 
 def ask(of: Subject, data: Manifest, cells: list[Cell], work: Work) -> None:
-    """All cells of one encoder on one data set."""
-    protocols = {cell.name: {**agreed(of, work.options), "cell": cell.settings} for cell in cells}
+    """All cells of one encoder on one data set that score the same kind of unit."""
+    more = {"seeds": work.seeds} if work.seeds > 1 else {}
+    protocols = {cell.name: {**agreed(of, work.options), "cell": cell.settings, **more} for cell in cells}
     todo = [cell for cell in cells if not there(of, data, cell, protocols[cell.name], work)]
     if not todo:
         return
     try:
-        got = bench(of, data, work.options, sorted({name for cell in todo for name in cell.task.needs}))
+        needs = sorted({name for cell in todo for name in cell.task.needs})
+        got = bench(of, data, work.options, needs, cells[0].task.kind)
     except FAULTS as error:
         for cell in todo:
             fail(of, cell, error, work)
@@ -130,9 +165,11 @@ def answered(of: Subject, got: Bench, cell: Cell, protocol: dict[str, Any], work
     return {
         "kind": BENCH,
         "cell": cell.name,
-        **score(cell.task, got),
+        "cell_hash": cell.hash,
+        **({"fold": cell.fold} if cell.fold else {}),
+        **score(cell.task, got, work.seeds, pictures=True),
         "encoder": of.encoder,
-        "data": describe_data(got.data, got.splits, got.lost),
+        "data": describe_data(got.data, units_of(got), got.lost),
         "protocol": protocol,
         "protocol_hash": digest(protocol),
         "leak": leak(of.given, got.data.split("test")),
@@ -141,6 +178,11 @@ def answered(of: Subject, got: Bench, cell: Cell, protocol: dict[str, Any], work
         "git": git(),
         **work.shared,
     }
+
+
+def units_of(got: Bench) -> dict[str, list[int]]:
+    """Rows of the data set that a split's units are of: clips, or videos of several seconds or boxes."""
+    return {split: list(dict.fromkeys(got.row[i] for i in units)) for split, units in got.splits.items()}
 
 
 def place(of: Subject, cell: Cell, work: Work) -> Path:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.controls import pixels, reverse, shuffled, single_frame
 from benchmarks.pool import pool, tokens
+from benchmarks.regions import Regions
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
@@ -43,11 +44,14 @@ def make_sources(
     poolings: tuple[str, ...],
     seed: int,
     wanted: Sequence[str],
+    regions: Regions | None = None,  # boxes of each clip, where these are asked about
 ) -> list[Source]:
     """`wanted`: encoder, random, pixels; on changed clips: encoder/reversed; their tokens: encoder/reversed:tokens.
 
     Cached features are known by the keys.
     """
+    if regions is not None and (wrong := [name for name in wanted if name.endswith(":tokens")]):
+        raise UserError(f"Boxes have pooled features alone, no tokens ({wrong[0]}): take a probe that reads vectors.")
     nets = {"encoder": net, "random": untrained}
 
     def source(name: str) -> Source:
@@ -63,6 +67,18 @@ def make_sources(
             features = nets[row](nets[row].normalise(clip), layers=layers or None)
             return tokens(features, layers) if form else pool(features, layers, poolings)
 
+        def run_boxes(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
+            assert regions is not None
+            index = index.cpu()
+            place, lead, which = regions.shared(index)
+            clip = clip[place] if change is None else change(clip[place], lead, seed)
+            if row == "pixels":
+                return pixels(regions.cut(clip, index, which))
+            return regions.pool(nets[row](nets[row].normalise(clip), layers=layers or None), layers, index, which)
+
+        if regions is not None:
+            net_key = "pixels" if row == "pixels" else f"{encoder_hash(nets[row])} {layers}"
+            return Source(name, f"boxes {net_key} version {VERSION}{drawn}", run_boxes)
         if row == "pixels":
             return Source(name, f"pixels version {VERSION}{drawn}", run)
         made = f"tokens {layers}" if form else f"{layers} {poolings}"

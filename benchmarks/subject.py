@@ -8,17 +8,20 @@ from torch import Tensor
 
 from benchmarks.controls import twin
 from benchmarks.pool import POOLINGS
+from benchmarks.probe import Labels
 from benchmarks.sources import ALIASES, CONTROLS, ROWS, VERSION, announce, chosen_layers, make_sources
-from ssvid.data.manifest import SPLITS, Manifest
+from benchmarks.units import KINDS, keep, places
+from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
-from ssvid.engine.features import Extracted, cpu_seconds, extract, some_clips
+from ssvid.engine.features import Extracted, cpu_seconds, extract_from, some_clips
 from ssvid.engine.run import ClipChange
 from ssvid.nn.batchnorm import calibrate, settle
 from ssvid.results import describe_encoder
-from ssvid.shapes import ClipSpec, Frozen
+from ssvid.shapes import ClipSpec, Frozen, Grid
 from ssvid.weights import open_encoder
 
+NAMED = 1  # seed of the weights of an encoder that is but a name: the same in every run, and not its twin's
 CALIBRATE = 256  # train clips that an untrained twin's batch norm is measured on
 
 
@@ -28,12 +31,19 @@ class Options(NamedTuple):
     cache: str = ".cache/ssvid"
     batch_size: int = 32
     workers: int = 2
-    clips: int = 1  # of a video, spread evenly; their features are averaged
+    clips: int = 1  # of a video, spread evenly
+    crops: int = 1  # of each of these, along the long side
+    average: Literal["features", "scores"] = "features"  # what is averaged over clips and crops
     poolings: tuple[str, ...] = POOLINGS
     device: torch.device = torch.device("cpu")
     seed: int = 0
     calibrate_bn: int = 0
     max_bad: float = 0.01
+
+    @property
+    def views(self) -> int:
+        """Of a video that keep features of their own."""
+        return self.clips * self.crops if self.average == "scores" else 1
 
 
 class Subject(NamedTuple):
@@ -50,21 +60,43 @@ class Bench(NamedTuple):
     """All that a task sees: labels, splits and frozen arrays, never a net."""
 
     data: Manifest
-    splits: dict[str, list[int]]  # rows that could be read
-    features: dict[str, dict[str, Tensor]]  # source -> pooling -> S D; of `source:tokens` S N D
+    row: Sequence[int]  # of `data`, of each unit: a clip, a second or a box
+    at: Sequence[tuple[float, ...]]  # (second,) or (time s, x0, y0, x1, y1) of each unit; (): of clips
+    labels: Labels  # of each unit
+    splits: dict[str, list[int]]  # units that could be read
+    features: dict[str, dict[str, Tensor]]  # source -> pooling -> S D; of `source:tokens` S N D; with views S V ...
     lost: list[str]  # files that could not be read
     spec: ClipSpec
+    grid: Grid  # of the encoder's tokens
     cost: dict[str, float]
     seed: int
+    views: int = 1  # of a clip, whose scores may be averaged
+
+    def groups(self, split: str) -> list[str]:
+        return [self.data.groups[self.row[i]] for i in self.splits[split]]
 
     def frozen(self, source: str, split: str) -> Frozen:
-        rows = self.splits[split]
-        feats = {pooling: table[rows] for pooling, table in self.features[source].items()}
-        return Frozen(feats, self.data.labels[rows], [self.data.groups[i] for i in rows])
+        """Features of a split; those of several views are averaged."""
+        units = self.splits[split]
+        feats = {pooling: table[units] for pooling, table in self.features[source].items()}
+        if self.views > 1:
+            feats = {pooling: table.float().mean(1).to(table.dtype) for pooling, table in feats.items()}
+        return Frozen(feats, self.labels[units], self.groups(split))
+
+    def each_view(self, source: str, split: str) -> Frozen:
+        """Every view as a clip of its own, those of one clip side by side."""
+        if self.views == 1:
+            return self.frozen(source, split)
+        units = self.splits[split]
+        feats = {pooling: table[units].flatten(0, 1) for pooling, table in self.features[source].items()}
+        groups = [group for group in self.groups(split) for _ in range(self.views)]
+        return Frozen(feats, self.labels[units].repeat_interleave(self.views, 0), groups)
 
 
 def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]) -> Subject:
-    net = open_encoder(text).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(NAMED)
+        net = open_encoder(text).eval()
     clip.onto(net)
     return Subject(text, name, net, chosen_layers(net, layers), describe_encoder(text, name, net))
 
@@ -72,43 +104,55 @@ def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "las
 def agreed(of: Subject, options: Options) -> dict[str, Any]:
     """What two results must share to be compared, beside their probe."""
     return {
-        "clip": vars(of.net.spec) | {"clips": options.clips},
+        "clip": vars(of.net.spec) | {"clips": options.clips, "crops": options.crops, "average": options.average},
         "layers": of.layers,
         "poolings": options.poolings,
         "calibrate_bn": options.calibrate_bn,
-        "selection": "setting and pooling by val top1; test read once",
+        "selection": "setting and pooling by val; test read once",
         "controls": CONTROLS,
         "seed": options.seed,
         "version": VERSION,
     }
 
 
-def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] = ROWS) -> Bench:
-    """clips -> features of the rows that are wanted, from the cache where they are there already."""
+def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] = ROWS, kind: str = "clips") -> Bench:
+    """data -> features of the rows that are wanted, from the cache where they are there already.
+
+    `kind`: what is scored one by one, of benchmarks.units.
+    """
+    units = KINDS[kind].make(keep(data, kind), of.net.spec, options.clips, options.crops)
+    data = units.data
     began, net = cpu_seconds(), of.net.to(options.device)
     settle(net, of.given, measured(data, net, options.calibrate_bn, options) if options.calibrate_bn else None)
     untrained = twin(net)
     calibrate(untrained, measured(data, net, options.calibrate_bn or CALIBRATE, options))
     names = {name: own_name(name) for name in wanted}  # two tasks may ask for the same under two names
-    sources = make_sources(net, untrained, of.layers, options.poolings, options.seed, sorted(set(names.values())))
-    gflops = announce(net, sources, len(data), options.clips, options.cache)
-    got = extract(
-        data,
-        net.spec,
-        sources,
-        cache=options.cache,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        clips=options.clips,
-        device=options.device,
-        label=of.name,
-    )
+    poolings = ("mean",) if kind == "seconds" else options.poolings  # of a long video each second is a row
+    own, regions = sorted(set(names.values())), units.regions
+    sources = make_sources(net, untrained, of.layers, poolings, options.seed, own, regions)
+    gflops = announce(net, sources, len(units.clips), options.clips * options.crops, options.cache)
+    loading = options.cache, options.batch_size, options.workers, options.device
+    got = extract_from(units.clips, sources, *loading, label=of.name, each=options.views > 1)
     net.cpu()  # room for the next
-    lost = left_out(data, got, options.max_bad)
-    splits = {s: [i for i, row in enumerate(data.rows) if row.split == s and got.ok[i]] for s in SPLITS}
+    lost = left_out(data, units.clips.row, got, options.max_bad)
+    splits = places(units.clips.row, got.ok, data)
     cost = {"cpu_s": cpu_seconds() - began, "extract_cpu_s": got.cpu_s, "gflops_per_clip": gflops}
     features = {name: got.features[own] for name, own in names.items()}
-    return Bench(data, splits, features, lost, net.spec, cost, options.seed)
+    grid = Grid(*net.grid(net.spec.frames, net.spec.size, net.spec.size))
+    return Bench(
+        data,
+        units.clips.row,
+        units.clips.at,
+        units.labels,
+        splits,
+        features,
+        lost,
+        net.spec,
+        grid,
+        cost,
+        options.seed,
+        options.views,
+    )
 
 
 def own_name(name: str) -> str:
@@ -123,9 +167,11 @@ def measured(data: Manifest, net: Encoder, n: int, options: Options) -> Iterator
     return some_clips(data.split("train"), net.spec, n, options.seed, options.batch_size, options.workers)
 
 
-def left_out(data: Manifest, got: Extracted, max_bad: float) -> list[str]:
-    """Files that could not be read, unless they are too many."""
-    lost = [str(data.path(i)) for i in (~got.ok).nonzero().flatten().tolist()]
+def left_out(data: Manifest, rows: Sequence[int], got: Extracted, max_bad: float) -> list[str]:
+    """Files that could not be read, wholly or in part, unless they are too many."""
+    seen = set(rows)  # a video without a readable second has no unit
+    bad = {rows[i] for i in (~got.ok).nonzero().flatten().tolist()} | set(range(len(data))) - seen
+    lost = [str(data.path(row)) for row in sorted(bad)]
     quarantine = Quarantine(None, len(data), max_bad)
     for path in lost:
         quarantine.add(path, None, "could not be read")

@@ -1,7 +1,13 @@
-"""a suite's name or YAML file -> its cells: a cell is a task, a probe with its settings, and maybe a data set."""
+"""a suite's name or YAML file -> its cells: a cell is a task, a probe with its settings, and maybe a data set.
+
+sets: {NAME: {name: DATA_SET, its settings, folds: [1, 2, 3]}}      # optional; a cell with folds is one for each
+cells: [{task: T, probe: P, with: {settings of P}, data: NAME, name: CELL, settings of T}]
+"""
 
 import difflib
 import inspect
+import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +17,10 @@ from benchmarks.task import Task
 from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
+from ssvid.results import digest
 
 FOLDER = Path(__file__).parent / "suites"
+LISTS = ("train", "val", "test", "label_map", "splits", "annotations", "classes")  # settings that are files or folders
 
 
 class Cell(NamedTuple):
@@ -20,6 +28,20 @@ class Cell(NamedTuple):
     task: Task
     settings: dict[str, Any]  # task, probe and all their settings
     data: dict[str, Any] | None  # name and settings of its own data set
+    fold: dict[str, Any] | None = None  # of: the cell whose score is the mean over `folds`; number: this one
+
+    @property
+    def hash(self) -> str:
+        """Of what is asked and how it is answered, whatever the encoder and the data."""
+        return digest(self.settings)
+
+
+def described(suite: str) -> dict[str, Any]:
+    """The cells of a suite: task, probe and all their settings, with the hash that results carry as `cell_hash`."""
+    cells = load(suite)
+    for one in cells:
+        print(f"{one.hash}  {one.name}: {json.dumps(one.settings)}", file=sys.stderr)
+    return {"suite": suite, "cells": {one.name: one.hash for one in cells}}
 
 
 def load(text: str) -> list[Cell]:
@@ -36,15 +58,36 @@ def load(text: str) -> list[Cell]:
     rows = found.get("cells") if isinstance(found, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The suite {path} has no list `cells` of tasks.")
-    cells = [cell(row, path) for row in rows]
+    sets = found.get("sets") or {}
+    if not isinstance(sets, dict) or not all(isinstance(of, dict) and "name" in of for of in sets.values()):
+        raise UserError(f"The suite {path}: `sets` gives each name the `name` and the settings of a data set.")
+    cells = [one for row in rows for one in folded(row, sets, path)]
     names = [one.name for one in cells]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"The suite {path} has two cells {twice[0]}: give one of them a `name`.")
     return cells
 
 
-def cell(row: dict[str, Any], path: Path) -> Cell:
-    """{task, probe, data, name, settings of the task, `with`: settings of the probe}."""
+def folded(row: dict[str, Any], sets: dict[str, Any], path: Path) -> list[Cell]:
+    """A row's cell, or where its data set has folds one for each."""
+    named: Any = row.get("data")
+    if not isinstance(named, str | dict | None):
+        raise UserError(f"The suite {path}: a cell's `data` is a name or a mapping, unlike in {row}.")
+    known: Any = dict(sets[named]) if isinstance(named, str) and named in sets else named
+    title = named if isinstance(named, str) else named["name"] if named else ""
+    folds = known.pop("folds", None) if isinstance(known, dict) else None
+    if folds is None:
+        return [cell({**row, "data": known}, title, path)]
+    whole, made = cell({**row, "data": known}, title, path), []
+    for number in folds:
+        one = cell({**row, "data": {**known, "fold": number}}, title, path)
+        fold = {"of": whole.name, "number": number, "folds": list(folds)}
+        made.append(one._replace(name=f"{whole.name}.fold{number}", fold=fold))
+    return made
+
+
+def cell(row: dict[str, Any], title: str, path: Path) -> Cell:
+    """{task, probe, data, name, settings of the task, `with`: settings of the probe}. `title`: of its data set."""
     rest = {key: value for key, value in row.items() if key not in ("task", "probe", "with", "data", "name")}
     if "task" not in row:
         raise UserError(f"The suite {path} has a cell without a task: {row}.")
@@ -62,7 +105,7 @@ def cell(row: dict[str, Any], path: Path) -> Cell:
         )
     given = rest if probe is None else {"probe": probe, **rest}
     task = built(kind, given, f"task {row['task']}", path)
-    name = row.get("name") or (f"{data['name']}." if data else "") + f"{row['task']}{said}"
+    name = row.get("name") or (f"{title}." if title else "") + f"{row['task']}{said}"
     settings = {
         "task": row["task"],
         **task.settings(),
@@ -81,14 +124,21 @@ def built(kind: Any, settings: dict[str, Any], what: str, path: Path) -> Any:
 
 
 def manifest(data: dict[str, Any], datasets: str | None) -> Manifest:
-    """A cell's own data set: under `datasets`, in a folder of its name."""
+    """A cell's own data set: its files and folders lie under `datasets`, the videos in one of its name if not said."""
     settings = {key: value for key, value in data.items() if key != "name"}
-    if "root" not in settings:
-        if datasets is None and data["name"] != "synthetic":
-            raise UserError(
-                f"This suite reads {data['name']}: say where it lies, --datasets DIR with DIR/{data['name']}."
-            )
-        settings["root"] = f"{datasets}/{data['name']}" if datasets else None
-    made = built(registry.datasets[data["name"]], settings, f"data {data['name']}", FOLDER)
+    kind, folder = registry.datasets[data["name"]], str(settings.get("root", data["name"]))
+    drawn = inspect.signature(kind).parameters["root"].default is not inspect.Parameter.empty  # on the spot
+    if not drawn and datasets is None and not Path(folder).is_absolute():
+        raise UserError(f"This suite reads {data['name']}: say where it lies, --datasets DIR with DIR/{folder}.")
+    if not drawn:
+        given = {key: settings[key] for key in LISTS if settings.get(key)}
+        settings |= {key: str(Path(datasets or "", file)) for key, file in {**given, "root": folder}.items()}
+    made = built(kind, settings, f"data {data['name']}", FOLDER)
     assert isinstance(made, Manifest)
     return made
+
+
+if __name__ == "__main__":
+    from ssvid.cli import command
+
+    command(described, "suite")

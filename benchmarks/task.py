@@ -1,7 +1,7 @@
 """Bench -> Scored: what every task is. A task says what is asked of frozen features, and holds a probe that answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,26 +9,31 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.probe import Probe
+from benchmarks.ranking import Measure, Ranked, average_precision
 from benchmarks.sources import ROWS
 from benchmarks.subject import Bench
 from ssvid import registry
-from ssvid.statistics import bootstrap, paired_difference
+from ssvid.statistics import bootstrap, numbered, paired_difference, redrawn, spread
 
 Row = dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """What one row (the encoder or a control) got."""
+    """What one row (the encoder or a control) got: of each unit, or as a ranking."""
 
-    correct: Float[Tensor, "S"]  # of each test clip, 0 to 1: its share of right answers
+    correct: Float[Tensor, "S"] | None  # of each test unit, 0 to 1: its share of right answers
     said: Int[Tensor, "S"] | None  # the class it was taken for, where the task names one
     more: Row  # further metrics, the chosen setting
+    measure: Measure | None = None  # where the number is no average over units: weights of the groups -> it
+    per_class: dict[str, float | None] | None = None  # where `correct` does not tell
+    attention: Float[Tensor, "S N"] | None = None  # of the probe over the tokens of each test clip
 
 
 class Task(ABC):
     """`__init__` takes a probe and keyword-only settings. A probe chooses on val; test is read once."""
 
     metric: str = "top1"  # the name of the main number
+    kind: str = "clips"  # what is scored one by one: a name of benchmarks.units
     rows: tuple[str, ...] = ROWS  # that are asked
     ways: tuple[str, ...] = ("",)  # in which a row's clips are changed before: /reversed, /shuffled
     _probe: Probe | None = None
@@ -56,43 +61,111 @@ class Task(ABC):
     def chance(self, bench: Bench) -> float:
         """What a blind guess gets."""
 
+    def pictures(self, bench: Bench, answer: Answer) -> Row:
+        """Parts of the result that people look at, from the encoder's answers."""
+        return {}
+
     def settings(self) -> Row:
         """All that the numbers depend on beside the features."""
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
 
 
-def score(task: Task, bench: Bench, progress: Callable[[str], None] = lambda row: None) -> Row:
-    """Every row's number with its interval over groups of test clips, and the encoder's paired difference from each."""
-    groups = [bench.data.groups[i] for i in bench.splits["test"]]
-    answers: dict[str, Answer] = {}
+class Asked(NamedTuple):
+    """A row's answers over all seeds."""
+
+    first: Answer
+    correct: Tensor | None  # S, averaged over the seeds
+    measure: Measure | None
+    scores: list[float]  # of each seed
+
+
+def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> Row:
+    """Every row's number with its interval over groups of test units, and the encoder's paired difference from each.
+
+    `seeds`: the probe is trained anew with bench.seed, bench.seed + 1, ... and the numbers are averages.
+    """
+    groups = bench.groups("test")
+    answers: dict[str, Asked] = {}
     for source in task.rows:
-        progress(source)
-        answers[source] = task.answer(bench, source + task.form)
+        each = [task.answer(bench._replace(seed=bench.seed + n), source + task.form) for n in range(seeds)]
+        answers[source] = asked(each, len(set(groups)))
+    draws = {name: redrawn(got.measure, len(set(groups)), bench.seed) for name, got in answers.items() if got.measure}
 
-    def entry(got: Answer) -> Row:
-        low_high = bootstrap(got.correct, groups, bench.seed)
-        return {task.metric: got.correct.double().mean().item(), "interval": low_high, **got.more}
+    def entry(name: str) -> Row:
+        got = answers[name]
+        low_high = bootstrap(got.correct, groups, bench.seed) if got.correct is not None else spread(draws[name])
+        found = {task.metric: sum(got.scores) / seeds, "interval": low_high, **got.first.more}
+        if got.first.per_class is not None:
+            found["per_class"] = got.first.per_class
+        return found | (many(got.scores) if seeds > 1 else {})
 
-    def gain(other: Answer) -> Row:
-        difference, low, high = paired_difference(answers["encoder"].correct, other.correct, groups, bench.seed)
+    def gain(name: str) -> Row:
+        ours, theirs = answers["encoder"], answers[name]
+        if ours.correct is not None and theirs.correct is not None:
+            difference, low, high = paired_difference(ours.correct, theirs.correct, groups, bench.seed)
+        else:
+            difference = (sum(ours.scores) - sum(theirs.scores)) / seeds
+            low, high = spread(draws["encoder"] - draws[name])
         return {"difference": difference, "interval": (low, high), "shown": low > 0 or high < 0}
 
-    controls = {name: entry(got) for name, got in answers.items() if name != "encoder"}
+    controls = {name: entry(name) for name in answers if name != "encoder"}
     return {
-        **entry(answers["encoder"]),
+        **entry("encoder"),
         "metric": task.metric,
         "chance": task.chance(bench),
         "controls": controls,
-        "gains": {name: gain(answers[name]) for name in controls},
-        "test": {
-            "paths": [bench.data.rows[i].path for i in bench.splits["test"]],
-            "groups": groups,
-            "labels": bench.data.labels[bench.splits["test"]].tolist(),
-            "correct": {name: [round(float(c), 6) for c in got.correct] for name, got in answers.items()},
-            "predictions": {name: got.said.tolist() for name, got in answers.items() if got.said is not None},
-        },
+        "gains": {name: gain(name) for name in controls},
+        **({"seeds": [bench.seed + n for n in range(seeds)]} if seeds > 1 else {}),
+        **(task.pictures(bench, answers["encoder"].first) if pictures else {}),
+        "test": tested(bench, answers, draws),
+    }
+
+
+def asked(each: Sequence[Answer], groups: int) -> Asked:
+    first = each[0]
+    if first.measure is None:
+        correct = torch.stack([answer.correct for answer in each if answer.correct is not None])
+        return Asked(first, correct.double().mean(0), None, correct.double().mean(1).tolist())
+    measures, whole = [answer.measure for answer in each if answer.measure], torch.ones(1, groups, dtype=torch.float64)
+    scores = [measure(whole).item() for measure in measures]
+    return Asked(first, None, lambda weights: torch.stack([m(weights) for m in measures]).mean(0), scores)
+
+
+def many(scores: list[float]) -> Row:
+    return {"of_seeds": scores, "std_over_seeds": torch.tensor(scores, dtype=torch.float64).std().item()}
+
+
+def tested(bench: Bench, answers: dict[str, Asked], draws: dict[str, Tensor]) -> Row:
+    """What `compare` and the report need of test: each unit's answers, or each redrawing's number."""
+    units = bench.splits["test"]
+    labels = bench.labels[units]
+    row = {name: got.correct.tolist() for name, got in answers.items() if got.correct is not None}
+    said = {name: got.first.said.tolist() for name, got in answers.items() if got.first.said is not None}
+    groups = bench.groups("test")
+    if draws:  # a ranking: thousands of seconds or boxes, of which no one is right or wrong
+        found = {name: [round(value, 6) for value in of.tolist()] for name, of in draws.items()}
+        paths = list(dict.fromkeys(bench.data.rows[bench.row[i]].path for i in units))
+        return {"paths": paths, "groups": sorted(set(groups)), "units": len(units), "draws": found}
+    return {
+        "paths": [bench.data.rows[bench.row[i]].path for i in units],
+        "groups": groups,
+        "labels": labels.tolist(),
+        "correct": {name: [round(float(c), 6) for c in correct] for name, correct in row.items()},
+        "predictions": said,
     }
 
 
 def right(said: Int[Tensor, "S"], labels: Int[Tensor, "S"]) -> Float[Tensor, "S"]:
     return (said == labels).to(torch.float64)
+
+
+def group_numbers(bench: Bench, split: str = "test") -> Int[Tensor, "S"]:
+    """The group of each unit, numbered by name."""
+    return torch.tensor(numbered(bench.groups(split)))
+
+
+def of_classes(bench: Bench, lists: Sequence[Ranked], interpolated: bool = False) -> dict[str, float | None]:
+    """Average precision of each class; None where test has none of it."""
+    one = torch.ones(1, len(lists[0].wanted), dtype=torch.float64)
+    values = [average_precision(answers, one, interpolated).item() for answers in lists]
+    return {name: None if value != value else value for name, value in zip(bench.data.classes, values, strict=True)}

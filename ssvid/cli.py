@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,15 +35,13 @@ set_parsing_settings(subclasses_enabled=[Manifest])  # a dataclass, yet chosen b
 def command(function: Callable[..., dict[str, Any]], *first: str, argv: list[str] | None = None) -> None:
     """Run `function` as a command line; its dict is the last line of standard output, once for all processes.
 
-    `first`: flags that the first words of the command line may leave out, in this order.
+    `first`: flags that the first words of the command line may leave out, in this order; a list takes all that follow.
     """
     threading.excepthook = _in_thread
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for large tensors: docs/speed.md
     try:
         given = sys.argv[1:] if argv is None else argv
-        words = list(itertools.takewhile(lambda word: not word.startswith("-"), given))[: len(first)]
-        named = [token for flag, word in zip(first, words, strict=False) for token in (f"--{flag}", word)]
-        kwargs = parse(function, named + given[len(words) :])
+        kwargs = parse(function, _bare(function, first, given))
         result = function(**kwargs)
         code = result.pop("exit_code", 0)  # of a command that goes on where a part of its work failed
         if os.environ.get("RANK", "0") == "0":
@@ -56,6 +54,15 @@ def command(function: Callable[..., dict[str, Any]], *first: str, argv: list[str
     except KeyboardInterrupt:
         print("stopped. The same command goes on from the last checkpoint or finished part.", file=sys.stderr)
         sys.exit(130)
+
+
+def _bare(function: Callable[..., Any], first: Sequence[str], argv: list[str]) -> list[str]:
+    """`A B` -> `--folder A --folder B`."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    many = first and inspect.signature(function).parameters[first[-1]].annotation == list[str]
+    flags: Iterable[str] = itertools.chain(first, itertools.repeat(first[-1])) if many else first
+    named = [(f"--{flag}", word) for flag, word in zip(flags, words, strict=False)]
+    return [*itertools.chain.from_iterable(named), *argv[len(named) :]]
 
 
 def _in_thread(fault: threading.ExceptHookArgs) -> None:

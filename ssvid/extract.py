@@ -65,7 +65,7 @@ def extract_features(
         raise UserError(f"None of the {len(data)} files could be read, first {lost[0]}: check --data.root.")
     table = {"features": got.features["pooled"]["pooled"].numpy()[good], "row": video[good]}
     if isinstance(seen, Seconds):
-        table["second"] = np.array(seen.second)[good]
+        table["second"] = np.array([second for (second,) in seen.at])[good]
     paths = np.array([data.rows[i].path for i in video[good]])
     labels = data.labels.numpy()[video[good]]
     Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jaxtyping import Int
 from torch import Tensor
 
 from ssvid.data.manifest import Manifest, leaks
 from ssvid.encoder import Encoder
-from ssvid.engine.checkpoint import PROVENANCE
+from ssvid.engine.checkpoint import FREE, PROVENANCE, flat
 from ssvid.files import write_whole
 from ssvid.shapes import Row
 from ssvid.statistics import chance, majority
@@ -68,7 +69,20 @@ def describe_encoder(text: str, title: str, net: Encoder) -> Result:
         "parameters": sum(p.numel() for p in net.parameters()),
         "licence": net.licence,
         "hash": encoder_hash(net),
+        **recipe(text),
     }
+
+
+def recipe(text: str) -> Result:
+    """Of an encoder in a run folder: what the run was asked for but its seed, as a hash, and the seed."""
+    path = Path(text)
+    file = (path if path.is_dir() else path.parent) / "config.yaml"
+    made = yaml.safe_load(file.read_text()) if path.exists() and file.is_file() else None
+    if not isinstance(made, dict) or "seed" not in made:
+        return {}
+    counts = FREE - {"steps", "epochs"} | {"seed"}
+    kept = {key: value for key, value in flat(made).items() if key not in counts}
+    return {"recipe": digest(kept), "pretraining_seed": made["seed"]}
 
 
 def title(text: str) -> str:

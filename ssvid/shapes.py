@@ -7,7 +7,7 @@ K kept tokens   M masked tokens   P values per patch   S stored clips   Q classe
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssvid.errors import UserError
@@ -125,5 +125,5 @@ class Frozen(NamedTuple):
     """Frozen features of one split, all a probe ever sees."""
 
     feats: dict[str, Float[Tensor, "S *D"]]  # pooling -> features S D, or tokens S N D; float16 and memory-mapped too
-    labels: Int[Tensor, "S"]
+    labels: Int[Tensor, "S"] | Bool[Tensor, "S Q"]  # one class of each; or those that it holds, any number
     groups: list[str]

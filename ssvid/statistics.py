@@ -5,6 +5,7 @@ answers and seed give the same interval on every machine.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,10 +60,35 @@ def paired_difference(
 
 def by_group(values: Float[Tensor, "S"], groups: list[str]) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
     """(sum, number of clips) of each group."""
-    names = {name: i for i, name in enumerate(sorted(set(groups)))}
-    place = torch.tensor([names[name] for name in groups])
-    total = torch.zeros(len(names), dtype=torch.float64)
+    place = torch.tensor(numbered(groups))
+    total = torch.zeros(len(set(groups)), dtype=torch.float64)
     return total.index_add(0, place, values), total.index_add(0, place, torch.ones_like(values))
+
+
+def numbered(groups: list[str]) -> list[int]:
+    """The place of each group's name among all of them, sorted."""
+    names = {name: i for i, name in enumerate(sorted(set(groups)))}
+    return [names[name] for name in groups]
+
+
+def redrawn(
+    measure: Callable[[Float[Tensor, "W G"]], Float[Tensor, "W"]], groups: int, seed: int, draws: int = 1000
+) -> Float[Tensor, "draws"]:
+    """A number that is no average (a mean average precision) on redrawn groups, the same draws for every row."""
+    found = []
+    for start in range(0, draws, CHUNK):
+        rows = torch.arange(start, min(start + CHUNK, draws))
+        drawn = (uniform(seed, "bootstrap", 0, rows, groups) * groups).long()  # W G
+        times = torch.zeros(len(rows), groups, dtype=torch.float64)
+        found.append(measure(times.scatter_add_(1, drawn, torch.ones_like(times))))
+    return torch.cat(found)
+
+
+def spread(values: Float[Tensor, "draws"], level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of redrawn numbers; a draw without anything to be found has none (NaN)."""
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = values.double().nanquantile(ends).tolist()
+    return low, high
 
 
 def interval(

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.heads import Form, Params, logits, start
-from benchmarks.probe import Probe, ProbeResult, Setting, check, result
+from benchmarks.probe import Labels, Probe, ProbeResult, Setting, accuracy, check, metric, on_val, result
 from ssvid.errors import UserError
 from ssvid.randomness import permutation, uniform
 from ssvid.registry import probes
@@ -96,6 +96,7 @@ PRESETS = {"videoglue": VIDEOGLUE, "blocks4": BLOCKS4, "house": HOUSE}
 @probes.register("attentive")
 class Attentive(Probe):
     reads = "tokens"
+    several = True
 
     def __init__(
         self,
@@ -126,15 +127,15 @@ class Attentive(Probe):
         self.grid = [(rate, decay) for rate in known["rates"] for decay in known["weight_decays"]]
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
-        classes, grid = check(train, val, test), []
+        classes, grid = check(train, val, test, several=True), []
         best: tuple[Setting, Form, Params] | None = None
         for name, feats in train.feats.items():
-            form = self.form(as_tokens(feats), classes)
+            form, on = self.form(as_tokens(feats), classes), f"val/{metric(train.labels)}"
             stacks = self.fit(as_tokens(feats), train.labels, form, seed)
-            top1 = self.judge(stacks, form, as_tokens(val.feats[name]), val.labels)
+            score = self.judge(stacks, form, as_tokens(val.feats[name]), val.labels)
             settings: list[Setting] = [
-                {"pooling": name, "dim": form.dim, "rate": rate, "weight_decay": decay, "val/top1": value}
-                for (rate, decay), value in zip(self.grid, top1, strict=True)
+                {"pooling": name, "dim": form.dim, "rate": rate, "weight_decay": decay, on: value}
+                for (rate, decay), value in zip(self.grid, score, strict=True)
             ]
             grid += settings
             number = max(range(len(settings)), key=lambda i: rank(settings[i]))
@@ -158,7 +159,7 @@ class Attentive(Probe):
             )
         return Form(x.shape[2], classes, how["heads"], width, how["depth"], how["complete"], how["eps"])
 
-    def fit(self, x: Tokens, y: Int[Tensor, "S"], form: Form, seed: int) -> list[Params]:
+    def fit(self, x: Tokens, y: Labels, form: Form, seed: int) -> list[Params]:
         """Every head of the grid, in stacks that share products.
 
         Behind blocks a head has tokens of its own, and products of heads side by side cost what they cost one after
@@ -216,9 +217,7 @@ class Attentive(Probe):
             mask = dropped(seed, epoch, some, form.dim, how["dropout"], labels.device)
             for stack in stacks:
                 scores, _ = logits(stack, x, some, form, mask)
-                label = repeat(labels, "B -> (R B)", R=len(scores))
-                flat = rearrange(scores, "R B Q -> (R B) Q")
-                loss = F.cross_entropy(flat, label, label_smoothing=how["smoothing"], reduction="sum")
+                loss = cost(scores, labels, how["smoothing"])
                 (loss / len(rows)).backward()
 
     def scores(self, stack: Params, form: Form, feats: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -229,14 +228,22 @@ class Attentive(Probe):
                 found, weight = logits(stack, x, some, form)
                 yield found.cpu(), weight.cpu()
 
-    def judge(self, stacks: list[Params], form: Form, x: Tokens, y: Int[Tensor, "S"]) -> list[float]:
+    def judge(self, stacks: list[Params], form: Form, x: Tokens, y: Labels) -> list[float]:
         """Accuracy of each head; one that diverged has 0."""
-        top1: list[float] = []
+        score: list[float] = []
         for stack in stacks:
-            scores = torch.cat([found for found, _ in self.scores(stack, form, x)], 1)  # R S Q
-            right = (scores.argmax(-1) == y).double().mean(1)
-            top1 += torch.where(scores.isfinite().all(-1).all(-1), right, 0.0).tolist()
-        return top1
+            found = torch.cat([found for found, _ in self.scores(stack, form, x)], 1)  # R S Q
+            score += [accuracy(of_head, y) if of_head.isfinite().all() else 0.0 for of_head in found]
+        return score
+
+
+def cost(scores: Float[Tensor, "R B Q"], labels: Labels, smoothing: float) -> Tensor:
+    """Summed over heads and clips: cross-entropy, or of several classes a clip the sum of their binary ones."""
+    if labels.ndim == 2:
+        wanted = labels.float() * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(scores, wanted.expand_as(scores), reduction="sum")
+    flat, label = rearrange(scores, "R B Q -> (R B) Q"), repeat(labels, "B -> (R B)", R=len(scores))
+    return F.cross_entropy(flat, label, label_smoothing=smoothing, reduction="sum")
 
 
 def as_tokens(feats: Float[Tensor, "S *D"]) -> Tokens:
@@ -257,8 +264,8 @@ def clip_each(stack: Params, most: float) -> None:
     """The gradient of every head to a norm of `most` at most."""
     grads = [p.grad for p in stack.values() if p.grad is not None]
     if most:
-        squares = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0)  # R
-        scale = (most / squares.sqrt()).clamp(max=1)
+        norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads])  # makes no squares: R
+        scale = (most / torch.linalg.vector_norm(norms, dim=0)).clamp(max=1)
         for g in grads:
             g.mul_(scale.view(-1, *(1,) * (g.ndim - 1)))
 
@@ -282,4 +289,4 @@ def singled(stacks: list[Params], number: int) -> Params:
 
 def rank(setting: Setting) -> tuple[float | int, ...]:
     """Best on val; among equals the simpler: narrower, more decay, smaller steps."""
-    return setting["val/top1"], -setting["dim"], setting["weight_decay"], -setting["rate"]
+    return on_val(setting), -setting["dim"], setting["weight_decay"], -setting["rate"]

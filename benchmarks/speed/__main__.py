@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed [CASE ...]`: one JSON line for each case; all of them without a name."""
+"""`python -m benchmarks.speed [CASE ...]`: one JSON line for each case; without a name, all that take no minutes."""
 
 import json
 import os
@@ -6,7 +6,8 @@ import sys
 
 import torch
 
-from benchmarks.speed.cases import CASES
+from benchmarks.speed import large
+from benchmarks.speed.cases import CASES, LONG
 from benchmarks.speed.pairs import compare
 from ssvid.errors import UserError
 
@@ -14,15 +15,20 @@ from ssvid.errors import UserError
 def main(names: list[str]) -> None:
     if {"-h", "--help"} & set(names):
         print(f"python -m benchmarks.speed [CASE ...]; cases: {', '.join(CASES)}. All of them without a name.")
+        print(f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}).")
         return
-    unknown = [name for name in names if name not in CASES]
+    known = CASES | LONG
+    unknown = [name for name in names if name not in (*known, "large")]
     if unknown:
-        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(CASES)}.")
+        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(known)}, large.")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as our commands do, for both sides
     torch.set_num_threads(min(2, torch.get_num_threads()))
     for name in names or CASES:
+        if name == "large":
+            large.main()
+            continue
         try:
-            case = CASES[name]()
+            case = known[name]()
         except UserError as error:  # what it is compared with is not installed
             print(f"{'error' if names else 'left out'}: {error}", file=sys.stderr)
             if names:

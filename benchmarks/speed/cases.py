@@ -1,6 +1,5 @@
 """The cases: name -> a function that makes the pair. A new one is a function here and a line in CASES."""
 
-import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.probes.linear import Linear
+from benchmarks.speed import accuracy, knn, linear
 from benchmarks.speed.attentive import attentive
 from benchmarks.speed.clips import clips, clips_original, film
 from benchmarks.speed.dpc import dpc
@@ -20,38 +18,6 @@ from benchmarks.speed.mae import mae
 from benchmarks.speed.overhead import overhead
 from benchmarks.speed.pairs import Case
 from ssvid.data.decode import read, stamps
-from ssvid.shapes import Frozen
-
-
-def probe() -> Case:
-    """A grid of 13 heads against one plain PyTorch head: 10 000 x 768 features, 100 classes, 20 epochs of 256."""
-    centres = torch.randn(100, 768, generator=torch.Generator().manual_seed(0)) * 0.35
-
-    def split(rows: int, seed: int) -> Frozen:
-        y = torch.arange(rows) % 100
-        noise = torch.randn(rows, 768, generator=torch.Generator().manual_seed(seed))
-        return Frozen({"mean@last": centres[y] + noise}, y, [""] * rows)
-
-    train, val, test = split(10_000, 1), split(2_000, 2), split(2_000, 3)
-    ours = Linear(rates=tuple(10 ** (i / 4) for i in range(13)), weight_decays=(0.0,))
-    return Case(
-        ours=lambda: ours.run(train, val, test, 0),
-        theirs=lambda: plain_head(train.feats["mean@last"], train.labels, epochs=20, batch=256),
-        unit="CPU-seconds; ours trains 13 heads, theirs 1",
-    )
-
-
-def plain_head(x: Tensor, y: Tensor, *, epochs: int, batch: int) -> None:
-    head = nn.Linear(x.shape[1], 100)
-    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(x) / batch))
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(batch):
-            loss = F.cross_entropy(head(x[rows]), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
 
 
 def decode() -> Case:
@@ -70,7 +36,8 @@ def decode() -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "probe": probe,
+    **linear.CASES,
+    "knn": knn.knn,
     "attentive": attentive,
     "overhead": overhead,
     "decode": decode,
@@ -80,3 +47,4 @@ CASES: dict[str, Callable[[], Case]] = {
     "mae": mae,
     "dpc": dpc,
 }
+LONG: dict[str, Callable[[], Case]] = {**linear.LONG, "accuracy": accuracy.accuracy}  # minutes: only by name

@@ -23,6 +23,7 @@ class Case(NamedTuple):
     memory: Callable[[Callable[[], Any]], int] | None = None  # of one side, in bytes
     clock: Callable[[], float] = cpu_seconds  # this process and its ended children
     more: Callable[[], dict[str, Any]] = dict  # what else the line tells
+    pairs: int = PAIRS  # fewer where a side takes long
 
 
 def steps(ours: Callable[[], Any], theirs: Callable[[], Any]) -> Case:
@@ -88,10 +89,10 @@ class Held:
         self.saved.use(self.tensor.untyped_storage(), -1)
 
 
-def compare(name: str, case: Case, pairs: int = PAIRS) -> dict[str, Any]:
+def compare(name: str, case: Case, pairs: int | None = None) -> dict[str, Any]:
     """One line of the speed table. ratio = ours / theirs: below 1 we are cheaper."""
     case.ours(), case.theirs()  # the first of each warms up
-    read = [(spent(case.ours, case.clock), spent(case.theirs, case.clock)) for _ in range(pairs)]
+    read = [(spent(case.ours, case.clock), spent(case.theirs, case.clock)) for _ in range(pairs or case.pairs)]
     ours, theirs = (statistics.median(side) for side in zip(*read, strict=True))
     held = case.memory and case.memory(case.ours) / case.memory(case.theirs)
     case.close()

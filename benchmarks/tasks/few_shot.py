@@ -53,7 +53,7 @@ class FewShot(Task):
         return Answer(main, None, more)
 
     def chance(self, bench: Bench) -> float:
-        return chance(bench.data.labels[bench.splits["test"]])
+        return chance(bench.labels[bench.splits["test"]])
 
 
 def pick(train: Frozen, k: int, seed: int, draw: int) -> Frozen:

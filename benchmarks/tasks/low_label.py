@@ -37,7 +37,7 @@ class LowLabel(Task):
         return Answer(found.mean(0), None, {"std_over_draws": spread})
 
     def chance(self, bench: Bench) -> float:
-        return chance(bench.data.labels[bench.splits["test"]])
+        return chance(bench.labels[bench.splits["test"]])
 
 
 def part(train: Frozen, share: float, seed: int, draw: int) -> Frozen:

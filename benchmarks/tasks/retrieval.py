@@ -9,8 +9,9 @@ from torch import Tensor
 
 from benchmarks.probe import Probe, check
 from benchmarks.probes.knn import neighbours
+from benchmarks.strips import strips
 from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task
+from benchmarks.task import Answer, Row, Task
 from ssvid.registry import tasks
 
 CHUNK = 1024  # queries at once
@@ -35,12 +36,26 @@ class Retrieval(Task):
         on_val = {pooling: (found("val", pooling) < 1).double().mean().item() for pooling in train.feats}
         best = max(on_val, key=lambda pooling: (on_val[pooling], -train.feats[pooling].shape[1]))
         place = found("test", best)
+        _, nearest = neighbours(test.feats[best], train.feats[best], 1)
         more = {f"recall{k}": (place < k).double().mean().item() for k in self.ks}
-        return Answer((place < 1).double(), None, {**more, "val_recall1": on_val[best], "chosen": {"pooling": best}})
+        return Answer(
+            (place < 1).double(),
+            train.labels[nearest[:, 0]],
+            {**more, "val_recall1": on_val[best], "chosen": {"pooling": best}},
+        )
+
+    def pictures(self, bench: Bench, answer: Answer) -> Row:
+        """Test clips beside their nearest train clips."""
+        assert answer.said is not None
+        feats = bench.features["encoder"][answer.more["chosen"]["pooling"]]
+        feats = feats.float().mean(1) if bench.views > 1 else feats
+        return {
+            "strips": strips(bench.data, bench.spec, feats, bench.splits["train"], bench.splits["test"], answer.said)
+        }
 
     def chance(self, bench: Bench) -> float:
         """A train clip drawn blindly has the query's class."""
-        train, test = (bench.data.labels[bench.splits[split]] for split in ("train", "test"))
+        train, test = (bench.labels[bench.splits[split]] for split in ("train", "test"))
         share = train.bincount(minlength=len(bench.data.classes)).double() / len(train)
         return share[test].mean().item()
 

@@ -27,7 +27,7 @@ OFFSETS = (  # quarters of the room left, y and x: corners, centre, edge middles
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    crop: str = "centre"  # centre | random | multiscale | resized
+    crop: str = "centre"  # centre | whole | random | multiscale | resized
     short: float = 8 / 7  # random: the short side before the crop, in clip sizes
     area: tuple[float, float] = (0.5, 1.0)  # resized: of the picture
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # resized: width / height, log-uniform
@@ -50,6 +50,7 @@ class Augment:
 
 RECIPES = {
     "none": Augment(),  # short side resized, centre cropped
+    "whole": Augment(crop="whole"),  # squeezed to a square: boxes in a frame stay where they are in it
     "multiscale": Augment(crop="multiscale"),  # VideoMAE
     "resized_flip": Augment(crop="resized", flip=0.5),  # mae_st
     "crop_flip": Augment(crop="random", flip=0.5),
@@ -90,6 +91,8 @@ def geometry(
     mode, height, width = InterpolationMode(recipe.interpolation), *frames.shape[-2:]
     if recipe.crop == "centre":
         clip = F.center_crop(F.resize(frames, [size], mode, antialias=recipe.antialias), [size, size])
+    elif recipe.crop == "whole":
+        clip = F.resize(frames, [size, size], mode, antialias=recipe.antialias)
     else:
         top, left, h, w = BOXES[recipe.crop](height, width, size, recipe, u[1:].tolist())
         clip = F.resized_crop(frames, top, left, h, w, [size, size], mode, antialias=recipe.antialias)

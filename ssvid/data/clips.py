@@ -48,9 +48,11 @@ class Clips(Dataset):
         self.manifest, self.views, self.seed, self.short = manifest, views, seed, short
         self.decoder, self.evaluate, self.crops = decoder, evaluate, crops
         self.recipe = recipe("none" if evaluate else views.augment)
+        self.row: Sequence[int] = range(len(manifest))  # of each clip that is asked for
+        self.at: Sequence[tuple[float, ...]] = ()  # where it lies in its video, and in its frame; (): anywhere
 
     def __len__(self) -> int:
-        return len(self.manifest)
+        return len(self.row)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key

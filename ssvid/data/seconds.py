@@ -15,12 +15,12 @@ from ssvid.shapes import ClipSpec, Views
 
 
 class Seconds(Clips):
-    """Row i is second `second[i]` of video `row[i]`: the clip that begins there, its last frame repeated at the end."""
+    """Row i is second `at[i][0]` of video `row[i]`: the clip that begins there, its last frame repeated at the end."""
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
         super().__init__(manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=1)
         self.row: list[int] = []
-        self.second: list[int] = []
+        self.at: list[tuple[int]] = []
         for row in range(len(manifest)):
             try:
                 times = stamps(manifest.path(row), manifest.rows[row].fps)
@@ -28,15 +28,12 @@ class Seconds(Clips):
             except DecodeError:
                 length = 0
             self.row += [row] * length
-            self.second += range(length)
-
-    def __len__(self) -> int:
-        return len(self.row)
+            self.at += [(second,) for second in range(length)]
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         row, spec = self.row[index], self.views.clips[0]
         path, fps = self.manifest.path(row), self.manifest.rows[row].fps
-        frames = read(path, clip_from(spec, stamps(path, fps), float(self.second[index])), fps, self.decoder)
+        frames = read(path, clip_from(spec, stamps(path, fps), float(self.at[index][0])), fps, self.decoder)
         return {
             "clips": geometry(frames, recipe("none"), spec.size, torch.zeros(0))[None],
             "index": index,

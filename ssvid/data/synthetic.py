@@ -137,19 +137,28 @@ def write(
     if size % 2 or size < 16 or frames < 1:
         raise UserError(f"A synthetic video has an even size of 16 pixels or more and a frame or more, not {size}.")
     made = {"acts": list(acts), "frames": frames, "size": size, "fps": fps, "seed": seed}
-    wanted = {"train": train, "val": val, "test": test, **made}
-    with locked(root.with_name(f".{root.name}.lock"), wait=True, what=f"The synthetic set {root}"):
-        if root.exists():
-            _check(root, wanted)
-            return
-        part = root.with_name(f".{root.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # of a writer that died
+
+    def fill(part: Path) -> None:
         rows = clips(train=train, val=val, test=test, acts=acts)
         _write_all(part, rows, acts=acts, frames=frames, size=size, fps=fps, seed=seed)
         with open(part / LIST, "w", newline="") as file:
             lines = csv.writer(file)
             lines.writerow(("path", "label", "split"))
             lines.writerows((row.path, row.label, row.split) for row in rows)
+
+    once(root, {"train": train, "val": val, "test": test, **made}, fill)
+
+
+def once(root: Path, wanted: dict[str, Any], fill: Callable[[Path], None]) -> None:
+    """A folder filled whole or not at all, with a stamp of what was asked for; nothing to do where that is there."""
+    with locked(root.with_name(f".{root.name}.lock"), wait=True, what=f"The synthetic set {root}"):
+        if root.exists():
+            _check(root, wanted)
+            return
+        part = root.with_name(f".{root.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # of a writer that died
+        part.mkdir(parents=True)
+        fill(part)
         (part / STAMP).write_text(json.dumps(wanted))
         os.replace(part, root)
 
@@ -173,21 +182,25 @@ def _check(root: Path, wanted: dict[str, Any]) -> None:
 def _write_all(
     root: Path, rows: list[Row], *, acts: Sequence[str], frames: int, size: int, fps: int, seed: int
 ) -> None:
-    for folder in {(root / row.path).parent for row in rows}:
-        folder.mkdir(parents=True)
-
     labels = len(motions(acts))
 
     def one(row: Row) -> None:
         n = int(Path(row.path).stem)
         clip = draw_clip(n % labels, SPLITS[row.split] + n, seed, acts=acts, frames=frames, size=size)
-        _encode(root / row.path, clip, fps)
+        encode(root / row.path, clip, fps)
 
+    each(rows, root, one)
+
+
+def each(rows: list[Row], root: Path, one: Callable[[Row], None]) -> None:
+    """`one` writes the file of a row; folders are made before."""
+    for folder in {(root / row.path).parent for row in rows}:
+        folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # codec and numpy let go of the interpreter
         list(tqdm(pool.map(one, rows), "synthetic videos", len(rows), unit="file", leave=False))
 
 
-def _encode(path: Path, clip: np.ndarray, fps: int) -> None:
+def encode(path: Path, clip: np.ndarray, fps: int) -> None:
     options = {"qp": "4", "preset": "ultrafast", "g": "1", "bf": "0"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)

@@ -26,7 +26,6 @@ from tqdm import tqdm
 from ssvid.data.clips import Clips
 from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import Manifest
-from ssvid.data.seconds import Seconds
 from ssvid.errors import UserError, positive, within
 from ssvid.files import locked, write_whole
 from ssvid.randomness import permutation
@@ -81,9 +80,9 @@ def extract(
     return extract_from(evaluation(manifest, spec, clips, short), sources, cache, batch_size, workers, device, label)
 
 
-def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str) -> Clips:
+def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str, crops: int = 1) -> Clips:
     """The clips that features are taken from: spread evenly, centre cropped, a bad file left out."""
-    return Clips(manifest, Views(clips=(spec,), augment="none"), seed=0, short=short, evaluate=clips)
+    return Clips(manifest, Views(clips=(spec,), augment="none"), seed=0, short=short, evaluate=clips, crops=crops)
 
 
 def some_clips(
@@ -104,8 +103,10 @@ def extract_from(
     workers: int,
     device: torch.device | str,
     label: str,  # whose features these are
+    each: bool = False,  # of the views of a video: S V D instead of their average
 ) -> Extracted:
     began = cpu_seconds()
+    sources = [s._replace(key=f"{s.key} each view") for s in sources] if each else sources
     root, parts = Path(cache) / "features", _parts(data)
     lock = root / f"{_digest([part.name for part in parts])}.lock"
     with locked(lock, wait=True, what=str(root)):
@@ -115,7 +116,7 @@ def extract_from(
         videos = sum(len(part.rows) for part, _ in todo)
         with tqdm(total=videos, unit="video", desc=label, mininterval=slow, disable=not todo) as bar:
             for part, wanting in todo:
-                _extract_part(data, part, wanting, root, batch_size, workers, torch.device(device), bar)
+                _extract_part(data, part, wanting, root, batch_size, workers, torch.device(device), bar, each)
     loaded = {s.name: [_load(_file(root, s, part)) or {} for part in parts] for s in sources}
     features = {name: _join(got) for name, got in loaded.items()}
     ok = [f.pop("ok").bool() for f in features.values()]
@@ -131,6 +132,7 @@ def _extract_part(
     workers: int,
     device: torch.device,
     bar: tqdm,
+    each: bool,
 ) -> None:
     got: dict[str, dict[str, Tensor]] = {s.name: {} for s in wanting}
     ok = torch.zeros(len(part.rows))
@@ -145,7 +147,8 @@ def _extract_part(
             with torch.inference_mode():
                 views = [source.run(clip, batch["index"]) for clip in clips.unbind(1)]
             for name in views[0]:
-                value = torch.stack([v[name].float() for v in views]).mean(0).to(views[0][name].dtype).cpu()
+                stack = torch.stack([v[name].float() for v in views], dim=1)  # B V ...
+                value = (stack if each else stack.mean(1)).to(views[0][name].dtype).cpu()
                 _check_finite(value, source, batch["video_id"], bar.desc)
                 empty = torch.zeros(len(part.rows), *value.shape[1:], dtype=value.dtype)
                 got[source.name].setdefault(name, empty)[where] = value
@@ -167,7 +170,7 @@ def _check_finite(value: Tensor, source: Source, videos: list[str], label: str) 
 
 
 def _parts(data: Clips) -> list[Part]:
-    cut = (type(data).__name__, data.views, data.short, data.evaluate, data.decoder)
+    cut = (type(data).__name__, data.views, data.short, data.evaluate, data.crops, data.decoder)
     shown, parts = _shown(data), []
     for first in range(0, len(data), PART):
         rows = list(range(first, min(first + PART, len(data))))
@@ -179,9 +182,7 @@ def _shown(data: Clips) -> list[tuple[object, ...]]:
     """For each row what its clips are cut from. One stat a file: a disk far away takes minutes for 240k of them."""
     root = os.path.realpath(data.manifest.root)
     files: list[tuple[object, ...]] = [(*_state(os.path.join(root, row.path)), row.fps) for row in data.manifest.rows]
-    if isinstance(data, Seconds):
-        return [(*files[row], second) for row, second in zip(data.row, data.second, strict=True)]
-    return files
+    return [(*files[row], *at) for row, at in zip(data.row, data.at, strict=True)] if data.at else files
 
 
 def _state(path: str) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import board
 from benchmarks.run import run
-from benchmarks.suite import FOLDER, load
+from benchmarks.suite import FOLDER, load, manifest
 from ssvid.errors import UserError
 from tests.helpers import command, sentence
 
@@ -20,6 +20,7 @@ cells:
   - {task: few_shot, probe: prototypes, shots: [1, 500], main: 500, name: too_many}
   - {task: order, probe: prototypes}
 """
+SMALL = "train: 24, val: 12, test: 24"
 NET = ["--encoder", "tests.benchmarks.test_run:tiny_vit"]
 
 
@@ -30,18 +31,7 @@ def tiny_vit(**kwargs):
 
 
 def argv(out: Path, cache: Path, suite: str) -> list[str]:
-    data = [
-        "--data",
-        "synthetic",
-        "--data.root",
-        str(cache),
-        "--data.train",
-        "24",
-        "--data.val",
-        "12",
-        "--data.test",
-        "24",
-    ]
+    data = f"--data synthetic --data.root {cache} --data.train 24 --data.val 12 --data.test 24".split()
     return [*NET, *data, "--suite", suite, "--out", str(out), "--cache", str(cache), "--workers", "0", "--threads", "1"]
 
 
@@ -89,13 +79,26 @@ def test_what_is_there_is_not_made_again(done):
     assert "another protocol: name another --out" in other.stderr and "Traceback" not in other.stderr
 
 
+def test_views_and_seeds(done, tmp_path: Path):
+    """Two clips of two crops each: four views of a clip, whose scores are averaged."""
+    folder, words, _ = done
+    (tmp_path / "s.yaml").write_text("cells: [{task: classify, probe: knn}, {task: retrieval}]")
+    more = ["--suite", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "o"), "--seeds", "2"]
+    result = command("benchmarks.run", *words, *more, "--clips", "2", "--crops", "2", "--average", "scores")
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads((tmp_path / "o" / "tests.benchmarks.test_run_tiny_vit.classify.knn.json").read_text())
+    assert found["protocol"]["clip"]["crops"] == 2 and found["seeds"] == [0, 1] and len(found["of_seeds"]) == 2
+    assert len(found["test"]["labels"]) == 24 == len(found["test"]["predictions"]["encoder"])
+    assert found["controls"]["random"]["std_over_seeds"] == 0  # nothing is drawn in this probe
+
+
 def test_tables_come_from_the_files_alone(done):
     folder, _, _ = done
     page = board.write(folder / "out").read_text()
     assert "http" not in page.replace("http-equiv", "") and "order.prototypes" in page and "base64" in page
     rows = list(csv.DictReader((folder / "out" / "board.csv").read_text().splitlines()))
     assert {row["row"] for row in rows if row["cell"] == "retrieval"} >= {"encoder", "random", "shuffled"}
-    assert (folder / "out" / "board.tex").read_text().count("\\\\") == 2
+    assert (folder / "out" / "board.tex").read_text().count("\\\\") == 5  # head, encoder, three controls
     assert "tiny_vit" in (folder / "out" / "board.md").read_text()
 
 
@@ -111,6 +114,10 @@ def test_tables_come_from_the_files_alone(done):
         ("cells: [{task: retrieval, data: ucf101}]", "where it lies, --datasets DIR"),
         ("cells: [{task: classify, probe: [knn]}]", "a cell's `probe` is a name"),
         ("cells: [{task: classify, probe: knn, with: 3}]", "its `with` a mapping"),
+        ("cells: [{task: classify, probe: knn, data: [3]}]", "a cell's `data` is a name or a mapping"),
+        ("{sets: {a: 3}, cells: [{task: retrieval, data: a}]}", "`sets` gives each name the `name`"),
+        ("{sets: {a: {name: ucf101, folds: [1]}}, cells: [{task: retrieval, data: a}]}", "with DIR/ucf101"),
+        ("cells: [{task: localisation, probe: linear, smooth: [2]}]", "smooth holds odd numbers"),
         ("{", "cannot be read"),
     ],
 )
@@ -140,7 +147,45 @@ def test_mistakes_of_a_user_are_one_sentence(tmp_path: Path):
     assert "/no does not exist" in sentence(command("benchmarks.run", *words))
     said = sentence(command("benchmarks.compare", str(tmp_path / "a"), str(tmp_path / "b")))
     assert "There is no folder or result" in said
-    assert "holds no result of benchmarks.run" in sentence(command("benchmarks.board", str(tmp_path)))
+    assert "or of benchmarks.run" in sentence(command("benchmarks.report", str(tmp_path)))
+
+
+def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):
+    sets = "{short: {name: hmdb51, root: hm, splits: hm/lists, folds: [1, 2, 3]}}"
+    (tmp_path / "s.yaml").write_text(f"sets: {sets}\ncells: [{{task: retrieval, data: short}}]")
+    cells = load(str(tmp_path / "s.yaml"))
+    assert [cell.name for cell in cells] == [f"short.retrieval.fold{n}" for n in (1, 2, 3)]
+    assert cells[1].data["fold"] == 2 and cells[1].fold == {"of": "short.retrieval", "number": 2, "folds": [1, 2, 3]}
+    with pytest.raises(UserError, match=f"{tmp_path}/sets/hm"):
+        manifest(cells[0].data, str(tmp_path / "sets"))
+
+
+def test_a_data_set_that_is_not_there_fails_its_cells_alone(done, tmp_path: Path):
+    folder, words, _ = done
+    sets = f"{{gone: {{name: folder, root: nowhere}}, small: {{name: synthetic, root: {folder}/cache, {SMALL}}}}}"
+    cells = "{task: retrieval, data: gone}, {task: retrieval, data: small}, "
+    cells += "{task: localisation, probe: linear, data: small}"
+    (tmp_path / "s.yaml").write_text(f"sets: {sets}\ncells: [{cells}]")
+    more = ["--suite", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "o"), "--datasets", str(tmp_path)]
+    result = command(
+        "benchmarks.run", *NET, *more, "--cache", str(folder / "cache"), "--workers", "0", "--threads", "1"
+    )
+    assert result.returncode == 3 and "Traceback" not in result.stderr, result.stderr[-2000:]
+    last = json.loads(result.stdout.splitlines()[-1])
+    why = {row["cell"]: row["why"] for row in last["failed"]}
+    assert [row["cell"] for row in last["results"]] == ["small.retrieval"]
+    assert "nowhere does not exist" in why["gone.retrieval"] and "segments" in why["small.localisation.linear"]
+
+
+def test_the_docs_state_every_cell_of_ours_with_its_hash():
+    """A changed protocol must be told of: results of another hash do not compare."""
+    said = (FOLDER.parents[1] / "docs" / "benchmarks.md").read_text()
+    lines = [
+        f"| `{file.stem}` | `{cell.fold['of'] if cell.fold else cell.name}` | `{cell.hash}` |"
+        for file in sorted(FOLDER.glob("*.yaml"))
+        for cell in load(file.stem)
+    ]
+    assert [line for line in dict.fromkeys(lines) if line not in said] == []
 
 
 def test_every_suite_of_ours_can_be_built():

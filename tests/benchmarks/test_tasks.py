@@ -8,17 +8,21 @@ import torch.nn.functional as F
 
 from benchmarks.subject import Bench
 from benchmarks.task import score
+from benchmarks.tasks.detection import matched
 from benchmarks.tasks.few_shot import pick
+from benchmarks.tasks.localisation import smoothed
 from benchmarks.tasks.low_label import part
 from benchmarks.tasks.order import WAYS
 from benchmarks.tasks.retrieval import first_right
+from benchmarks.units import table
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import probes, tasks
-from ssvid.shapes import ClipSpec, Frozen, Row
+from ssvid.shapes import Box, ClipSpec, Frozen, Grid, Row
 
 COUNTS = {"train": 96, "val": 48, "test": 240}
 CLASSES = 4
+RANKED = ("multi_label", "localisation", "detection")
 PROBED = {
     "classify": {},
     "few_shot": {"shots": (1, 4), "draws": 3},
@@ -27,29 +31,61 @@ PROBED = {
 }
 
 
-def made(signal: float, seed: int = 0) -> Bench:
-    """The encoder's features are `signal` times a clip's class and noise, those of all controls noise alone."""
-    rows = [
-        Row(path=f"{split}/{i}.mp4", label=f"class {i % CLASSES}", split=split, group=f"{split}/{i // 2}")
-        for split, count in COUNTS.items()
-        for i in range(count)
-    ]
-    data = Manifest(tuple(rows), Path("nowhere"), tuple(f"class {n}" for n in range(CLASSES)))
+NAMES = tuple(f"class {n}" for n in range(CLASSES))
+
+
+def row(split: str, i: int, kind: str) -> Row:
+    """Two classes with their times, or two people in two frames, where the kind of unit wants them."""
+    named, a, b = {"path": f"{split}/{i}.mp4", "split": split, "group": f"{split}/{i // 2}"}, *pair(i)
+    if kind == "boxes":
+        left, right = (0.0, 0.0, 0.5, 1.0), (0.4, 0.0, 1.0, 1.0)
+        return Row(**named, boxes=tuple(Box(t, *xy, (c,)) for t in (1.0, 2.0) for xy, c in ((left, a), (right, b))))
+    segments = ((1.0, 4.0, a), (5.0, 7.0, b))
+    return Row(**named, label=a if kind == "clips" else None, segments=segments if kind != "clips" else ())
+
+
+def pair(i: int) -> tuple[str, str]:
+    return NAMES[i % CLASSES], NAMES[(i // CLASSES + i + 1) % CLASSES]
+
+
+def units(data: Manifest, kind: str) -> tuple[list[int], list[tuple[float, ...]], torch.Tensor]:
+    """Row, place and labels of each."""
+    if kind == "boxes":
+        boxes = [(i, box) for i, one in enumerate(data.rows) for box in sorted(one.boxes)]
+        return [i for i, _ in boxes], [box[:5] for _, box in boxes], table([box.labels for _, box in boxes], NAMES)
+    if kind != "seconds":
+        return list(range(len(data))), [], data.labels if kind == "clips" else data.targets
+    cells = [(i, s) for i in range(len(data)) for s in range(8)]
+    held = [{name for start, end, name in data.rows[i].segments if start <= s + 0.5 < end} for i, s in cells]
+    return [i for i, _ in cells], [(s,) for _, s in cells], table(held, NAMES)
+
+
+def made(signal: float, seed: int = 0, kind: str = "clips", views: int = 1) -> Bench:
+    """The encoder's features are `signal` times a unit's classes and noise, those of all controls noise alone."""
+    rows = [row(split, i, kind) for split, count in COUNTS.items() for i in range(count)]
+    data = Manifest(tuple(rows), Path("nowhere"), NAMES)
+    of, at, labels = units(data, kind)
     draw = torch.Generator().manual_seed(seed)
-    code = signal * F.pad(F.one_hot(data.labels, CLASSES).float(), (0, 12))
+    held = F.one_hot(labels, CLASSES) if labels.ndim == 1 else labels
+    code = signal * F.pad(held.float(), (0, 12))
+    shape = (len(of), views) if views > 1 else (len(of),)
+    code = code[:, None] if views > 1 else code
 
     def features(row: str) -> dict[str, torch.Tensor]:
-        noise = torch.randn(len(rows), 16, generator=draw)
-        return {"mean@last": torch.randn(len(rows), 8, generator=draw), "time@last": noise + code * (row == "encoder")}
+        noise = torch.randn(*shape, 16, generator=draw)
+        return {"mean@last": torch.randn(*shape, 8, generator=draw), "time@last": noise + code * (row == "encoder")}
 
     names = dict.fromkeys(name for task in tasks.names() for name in task_of(task).needs)
-    splits = {split: [i for i, row in enumerate(data.rows) if row.split == split] for split in COUNTS}
-    return Bench(data, splits, {name: features(name) for name in names}, [], ClipSpec(stride=1), {}, 0)
+    splits = {split: [i for i, r in enumerate(of) if data.rows[r].split == split] for split in COUNTS}
+    arrays = {name: features(name) for name in names}
+    return Bench(data, of, at, labels, splits, arrays, [], ClipSpec(stride=1), Grid(2, 1, 1), {}, 0, views)
 
 
 def task_of(name: str):
     settings = dict(PROBED.get(name, {}))
-    if name != "retrieval":
+    if name in RANKED:
+        settings["probe"] = probes["linear"](rates=(10.0, 100.0), min_steps=100)
+    elif name != "retrieval":
         settings["probe"] = probes["prototypes"]()
     if name == "few_shot":
         settings["main"] = 4
@@ -59,7 +95,7 @@ def task_of(name: str):
 @pytest.mark.parametrize("name", tasks.names())
 def test_noise_scores_chance(name: str):
     task = task_of(name)
-    found = score(task, made(0.0))
+    found = score(task, made(0.0, kind=task.kind))
     for row in (found, *found["controls"].values()):
         low, high = row["interval"]
         assert low - 0.03 <= found["chance"] <= high + 0.03, (name, row)
@@ -71,6 +107,58 @@ def test_separable_features_are_all_right(name: str):
     found = score(task, made(40.0))
     assert found[task.metric] >= 0.99 and found["gains"]["random"]["interval"][0] > 0.4
     assert len(found["test"]["correct"]["encoder"]) == COUNTS["test"]
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_separable_features_rank_all_right(name: str):
+    task = task_of(name)
+    found = score(task, made(40.0, kind=task.kind))
+    most = found["map_50"] if name == "localisation" else found["map"]
+    assert most >= 0.99 and found["gains"]["random"]["shown"] and found["gains"]["random"]["interval"][0] > 0.2
+    assert set(found["per_class"]) == set(NAMES) and len(found["test"]["draws"]["encoder"]) == 1000
+    assert found["map"] == pytest.approx(torch.tensor(list(found["per_class"].values())).mean().item())
+
+
+def test_two_people_that_overlap():
+    """The surer box takes the true one it covers best; the other is then wrong although it is where it should be."""
+    shared = torch.tensor([[1.0, 0.6], [0.6, 1.0]])
+    one, both = torch.tensor([True, False]), torch.tensor([True, True])
+    assert matched(shared, torch.tensor([0.9, 0.1]), one).tolist() == [True, False]
+    assert matched(shared, torch.tensor([0.1, 0.9]), one).tolist() == [False, True]
+    assert matched(shared, torch.tensor([0.1, 0.9]), both).tolist() == [True, True]
+    assert matched(torch.eye(2), torch.tensor([0.1, 0.9]), one).tolist() == [True, False]
+
+
+def test_seconds_are_smoothed_over_those_that_are_there():
+    found = smoothed(torch.tensor([[0.0], [3.0], [6.0], [3.0]]), 3)
+    assert found[:, 0].tolist() == [1.5, 3.0, 4.0, 4.5]
+
+
+def test_scores_of_views_are_averaged():
+    """One view of three tells nothing: alone it is at chance, averaged with the others it does no harm."""
+    task, bench = tasks["classify"](probes["linear"](rates=(10.0, 100.0), min_steps=100)), made(2.0, views=3)
+    found = score(task, bench)
+    single = score(task, bench._replace(views=1, features=first_view(bench)))
+    assert found["top1"] > single["top1"] + 0.05 and len(found["test"]["predictions"]["encoder"]) == COUNTS["test"]
+    assert bench.frozen("encoder", "test").feats["time@last"].shape == (COUNTS["test"], 16)
+    assert bench.each_view("encoder", "test").labels[:6].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def first_view(bench: Bench) -> dict[str, dict[str, torch.Tensor]]:
+    return {source: {name: table[:, 0] for name, table in of.items()} for source, of in bench.features.items()}
+
+
+@pytest.mark.parametrize("name", ["classify", "multi_label"])
+def test_several_seeds_are_a_mean_with_its_spread(name: str):
+    task = task_of(name)
+    if name == "classify":
+        task = tasks[name](probes["linear"](rates=(30.0,), min_steps=20, batch=16))
+    bench = made(1.0, kind=task.kind)
+    alone = [score(task, bench._replace(seed=seed)) for seed in (0, 1)]
+    both = score(task, bench, seeds=2)
+    assert both["of_seeds"] == [one[task.metric] for one in alone] and both["seeds"] == [0, 1]
+    assert both[task.metric] == pytest.approx(sum(both["of_seeds"]) / 2)
+    assert both["interval"][0] < both[task.metric] < both["interval"][1]
 
 
 def test_order_is_told_from_the_three_ways():

@@ -57,6 +57,27 @@ def test_separable_features_are_told_apart_and_the_choice_is_stored(name):
     assert got.scores.shape == (ROWS[2], CLASSES) and torch.equal(got.scores.argmax(1), got.predictions)
 
 
+def several(split):
+    """Each clip holds its class and the next one."""
+    held = torch.zeros(len(split.labels), CLASSES, dtype=torch.bool)
+    held[torch.arange(len(held)), split.labels] = True
+    return split._replace(labels=held | held.roll(1, 1))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if probes[name].several])
+def test_several_classes_a_clip(name):
+    got = quick(name).run(*(several(split) for split in splits(2.0)), 0)
+    assert got.metrics["test/map"] >= 0.99 and got.chosen["val/map"] == max(s["val/map"] for s in got.grid)
+    noise = quick(name).run(*(several(split) for split in splits(0.0)), 0)
+    assert 0.45 < noise.metrics["test/map"] < 0.56  # half of the clips hold a class
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not probes[name].several])
+def test_a_probe_for_one_class_refuses_several(name):
+    with pytest.raises(UserError, match="by the probes attentive, linear alone"):
+        quick(name).run(*(several(split) for split in splits(2.0)), 0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_selection_never_sees_test(name):
     train, val, test = splits(1.0)

@@ -1,0 +1,99 @@
+"""data set -> Units: what a task scores one by one (clips, seconds of videos, people in boxes), and their labels."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from benchmarks.probe import Labels
+from benchmarks.regions import Regions
+from ssvid.data.clips import Clips
+from ssvid.data.manifest import SPLITS, Manifest, labelled
+from ssvid.data.people import People
+from ssvid.data.seconds import Seconds
+from ssvid.engine.features import evaluation
+from ssvid.errors import UserError
+from ssvid.shapes import ClipSpec, Row
+
+
+class Units(NamedTuple):
+    data: Manifest
+    clips: Clips  # unit -> its clip
+    labels: Labels
+    regions: Regions | None = None  # where a unit is a part of its clip's frames
+
+
+def clips(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
+    return Units(kept, evaluation(kept, spec, views, "pad", crops), kept.labels)
+
+
+def several(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
+    return Units(kept, evaluation(kept, spec, views, "pad", crops), kept.targets)
+
+
+def seconds(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
+    """A second holds the classes whose segments cover its middle."""
+    single(views, crops, "second")
+    found = Seconds(kept, spec)
+    names = [
+        {name for start, end, name in kept.rows[row].segments if start <= second + 0.5 < end}
+        for row, (second,) in zip(found.row, found.at, strict=True)
+    ]
+    return Units(kept, found, table(names, kept.classes))
+
+
+def boxes(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
+    """A box holds the classes of all that its person does."""
+    single(views, crops, "box")
+    found = People(kept, spec)
+    names = [box.labels for row in kept.rows for box in sorted(row.boxes)]
+    return Units(kept, found, table(names, kept.classes), Regions(found.row, found.at))
+
+
+class Kind(NamedTuple):
+    wants: str  # of a row, in words
+    has: Callable[[Row], object]  # that a row has it
+    make: Callable[[Manifest, ClipSpec, int, int], Units]
+
+
+KINDS = {
+    "clips": Kind("one class", lambda row: row.label, clips),
+    "several": Kind("classes", lambda row: row.classes, several),  # Charades' own evaluation leaves clips of none out
+    "seconds": Kind("segments", lambda row: row.segments, seconds),
+    "boxes": Kind("boxes", lambda row: row.boxes, boxes),
+}
+
+
+def keep(data: Manifest, kind: str) -> Manifest:
+    """The rows that units of this kind come from, or one sentence of what is wanting."""
+    wants, has, _ = KINDS[kind]
+    if kind == "clips":
+        return labelled(data)
+    kept = data.take([i for i, row in enumerate(data.rows) if has(row)])
+    for split in SPLITS:
+        if not len(kept.split(split)):
+            raise UserError(f"{data.root} has no clips with {wants} in the {split} split, which this task asks about.")
+    train, test = (set().union(*(row.classes for row in kept.split(split).rows)) for split in ("train", "test"))
+    if unseen := sorted(test - train):
+        raise UserError(f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): mend the labels.")
+    return kept
+
+
+def table(held: Sequence[Iterable[str]], classes: Sequence[str]) -> Bool[Tensor, "S Q"]:
+    ids = {name: i for i, name in enumerate(classes)}
+    found = torch.zeros(len(held), len(ids), dtype=torch.bool)
+    for row, names in zip(found, held, strict=True):
+        row[[ids[name] for name in names]] = True
+    return found
+
+
+def single(views: int, crops: int, unit: str) -> None:
+    if views * crops > 1:
+        raise UserError(f"A {unit} is seen in one clip: this task takes no --clips or --crops beyond 1.")
+
+
+def places(rows: Sequence[int], good: Tensor, data: Manifest) -> dict[str, list[int]]:
+    """Units of each split that could be read."""
+    return {s: [i for i, row in enumerate(rows) if good[i] and data.rows[row].split == s] for s in SPLITS}

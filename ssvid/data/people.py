@@ -1,0 +1,53 @@
+"""videos with boxes -> one clip for each box: the rows of a detection benchmark."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssvid.data.augment import geometry, recipe
+from ssvid.data.clips import Clips
+from ssvid.data.decode import read, stamps
+from ssvid.data.manifest import Manifest
+from ssvid.data.sampling import clip_from
+from ssvid.shapes import ClipSpec, Views
+
+
+class People(Clips):
+    """Row i is box `at[i]` (time s, x0, y0, x1, y1) of video `row[i]`, with the clip whose middle is at its time.
+
+    The whole frame is squeezed to a square, so that no box falls out of a crop. Boxes of one frame follow each other
+    and share its clip, which is decoded once.
+    """
+
+    def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
+        super().__init__(manifest, Views(clips=(spec,), augment="whole"), seed=0, evaluate=1)
+        boxes = [(row, tuple(box[:5])) for row in range(len(manifest)) for box in sorted(manifest.rows[row].boxes)]
+        self.row: list[int] = [row for row, _ in boxes]
+        self.at: list[tuple[float, ...]] = [at for _, at in boxes]
+        self.last: tuple[tuple[int, float], torch.Tensor] | None = None  # of this process
+
+    def _load(self, epoch: int, index: int) -> dict[str, Any]:
+        row, time_s = self.row[index], self.at[index][0]
+        if self.last is None or self.last[0] != (row, time_s):
+            self.last = (row, time_s), self._clip(row, time_s)
+        return {
+            "clips": self.last[1][None],
+            "index": index,
+            "epoch": epoch,
+            "label": int(self.manifest.labels[row]),
+            "video_id": self.manifest.video_id(row),
+            "padded": 0,
+        }
+
+    def _clip(self, row: int, time_s: float) -> torch.Tensor:
+        path, fps, spec = self.manifest.path(row), self.manifest.rows[row].fps, self.views.clips[0]
+        table = stamps(path, fps)
+        if spec.fps is not None:
+            gap = 1 / spec.fps
+        else:
+            assert spec.stride is not None  # ClipSpec has one of the two
+            gap = spec.stride * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
+        start = max(0.0, time_s - gap * (spec.frames - 1) / 2)
+        frames = read(path, clip_from(spec, table, start), fps, self.decoder)
+        return geometry(frames, recipe("whole"), spec.size, torch.zeros(0))

@@ -1,0 +1,138 @@
+"""What goes wrong under the runner: a kill, a damaged cache, a full disk, a diverged encoder, odd labels."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import run as runner
+from ssvid import registry
+from ssvid.data.manifest import Manifest
+from ssvid.errors import UserError
+
+SUITE = "cells: [{task: classify, probe: prototypes}, {task: retrieval, ks: [1]}]"
+NET = "tests.benchmarks.test_run:tiny_vit"
+
+
+def broken_vit(**kwargs):
+    """As a training that diverged leaves it."""
+    from tests.benchmarks.test_run import tiny_vit
+
+    net = tiny_vit(**kwargs)
+    with torch.no_grad():
+        net.norm.weight[0] = float("nan")
+    return net
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    made = registry.datasets["synthetic"](str(tmp_path_factory.mktemp("set")), train=300, labelled=300, val=8, test=12)
+    assert isinstance(made, Manifest)
+    return made
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    (tmp_path / "s.yaml").write_text(SUITE)
+    return str(tmp_path / "s.yaml")
+
+
+def ask(data: Manifest, suite: str, out: Path, encoder: tuple[str, ...] = (NET,)):
+    places = {"suite": suite, "cache": str(out.parent / "cache")}
+    return runner.run(list(encoder), str(out), data=data, workers=0, threads=1, devices="cpu", **places)
+
+
+def numbers(found) -> list[tuple[str, float]]:
+    return [(row["cell"], row.get("top1", row.get("recall1"))) for row in found["results"]]
+
+
+def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, tmp_path: Path):
+    """SIGKILL once the first part of the features is there: the second run takes it and makes the others."""
+    script = (
+        "import sys; from benchmarks.run import run; from ssvid import registry; "
+        f"data = registry.datasets['synthetic']({str(data.root.parent)!r}, train=300, labelled=300, val=8, test=12); "
+        f"run([{NET!r}], {str(tmp_path / 'out')!r}, data=data, suite={suite!r}, cache={str(tmp_path / 'cache')!r}, "
+        "workers=0, threads=1, devices='cpu', batch_size=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, env=dict(os.environ))
+    features = tmp_path / "cache" / "features"
+    while process.poll() is None and not list(features.rglob("*.safetensors")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not list((tmp_path / "out").glob("*.json"))
+    kept = {file: file.stat().st_mtime_ns for file in features.rglob("*.safetensors")}
+    found = ask(data, suite, tmp_path / "out")
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept and len(found["results"]) == 2
+    assert numbers(found) == numbers(ask(data, suite, tmp_path / "fresh" / "out"))
+
+
+def test_a_part_that_was_cut_short_is_made_again(data: Manifest, suite: str, tmp_path: Path):
+    before = numbers(ask(data, suite, tmp_path / "one"))
+    for file in (tmp_path / "cache" / "features").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert numbers(ask(data, suite, tmp_path / "two")) == before
+
+
+def test_a_full_disk_costs_its_cell_alone(data: Manifest, suite: str, tmp_path: Path, monkeypatch):
+    write = runner.write
+
+    def full(path: Path, result) -> None:
+        if "classify" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, result)
+
+    monkeypatch.setattr(runner, "write", full)
+    found = ask(data, suite, tmp_path / "out")
+    (failed,) = found["failed"]
+    assert found["exit_code"] == 3 and [row["cell"] for row in found["results"]] == ["retrieval"]
+    assert failed["cell"] == "classify.prototypes" and "No space left on device" in failed["why"]
+    monkeypatch.undo()
+    again = ask(data, suite, tmp_path / "out")
+    assert again["exit_code"] == 0 and len(again["results"]) == 2
+
+
+def test_an_encoder_that_diverged_costs_its_own_cells(data: Manifest, suite: str, tmp_path: Path):
+    found = ask(data, suite, tmp_path / "out", ("tests.benchmarks.test_run_faults:broken_vit", NET))
+    assert {row["encoder"].split("_")[-2] for row in found["failed"]} == {"broken"} and len(found["failed"]) == 2
+    assert all("NaN or infinity" in row["why"] for row in found["failed"]) and len(found["results"]) == 2
+
+
+def folder_of(data: Manifest, root: Path, classes: dict[str, dict[str, int]]) -> Path:
+    """split -> class -> clips, as links."""
+    number = 0
+    for split, counts in classes.items():
+        for name, n in counts.items():
+            (root / split / name).mkdir(parents=True)
+            for _ in range(n):
+                (root / split / name / f"{number}.mp4").symlink_to(data.path(number))
+                number += 1
+    return root
+
+
+def test_every_clip_a_group_of_its_own(data: Manifest, suite: str, tmp_path: Path):
+    counts = {"train": {"a": 6, "b": 6}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "b": 3}}
+    made = registry.datasets["folder"](str(folder_of(data, tmp_path / "v", counts)))
+    found = ask(made, suite, tmp_path / "out")
+    assert found["exit_code"] == 0 and all(row["chance"] == 0.5 for row in found["results"])
+    result = json.loads(next((tmp_path / "out").glob("*classify*.json")).read_text())
+    assert result["data"]["groups"]["test"] == 6 and result["interval"][0] <= result["top1"] <= result["interval"][1]
+
+
+def test_an_empty_class(data: Manifest, tmp_path: Path):
+    counts = {"train": {"a": 6, "b": 6, "none": 0}, "test": {"a": 3, "b": 3}}
+    with pytest.raises(UserError, match="class folders none hold no files"):
+        registry.datasets["folder"](str(folder_of(data, tmp_path / "v", counts)))
+
+
+def test_a_class_of_test_that_train_lacks(data: Manifest, suite: str, tmp_path: Path):
+    counts = {"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "c": 3}}
+    made = registry.datasets["folder"](str(folder_of(data, tmp_path / "v", counts)))
+    with pytest.raises(UserError, match=r"test has classes that train lacks \(c\)"):
+        ask(made, suite, tmp_path / "out")
