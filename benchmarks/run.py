@@ -30,9 +30,6 @@ from ssvid.results import BENCH, Result, command_line, describe_data, digest, gi
 FAULTS = (UserError, ValueError, RuntimeError, ArithmeticError, OSError, KeyError, IndexError, TypeError)
 
 
-SYNTHETIC = {"name": "synthetic"}  # where neither the suite nor the user names a data set
-
-
 class Failed(NamedTuple):
     encoder: str
     cell: str
@@ -95,9 +92,9 @@ def run(
             for cell, why in refused:
                 fail(of, cell, why, work)
                 bar.update()
-            for rows, of_set in sets:
-                ask(of, rows, of_set, work)
-                bar.update(len(of_set))
+            for each in sets:
+                ask(smaller(of, each.at_most), each.data, each.cells, work)
+                bar.update(len(each.cells))
     made = board.brief(folder)
     found = {"out": out, "results": made, "failed": [f._asdict() for f in failed]}
     return {**found, "report": str(board.write(folder)) if made else None, "exit_code": 3 if failed else 0}
@@ -111,9 +108,15 @@ class Work(NamedTuple):
     seeds: int  # of the probes
 
 
+class Asked(NamedTuple):
+    data: Manifest
+    cells: list[Cell]
+    at_most: dict[str, int]  # frames and size of a clip
+
+
 def by_data(
     cells: list[Cell], data: Manifest | None, datasets: str | None
-) -> tuple[list[tuple[Manifest, list[Cell]]], list[tuple[Cell, UserError]]]:
+) -> tuple[list[Asked], list[tuple[Cell, UserError]]]:
     """Cells of the same data set that score the same kind of unit, so that its clips are decoded once.
 
     Then those whose data set is not there or has not what they ask about; an error where that is all of them.
@@ -126,13 +129,21 @@ def by_data(
     for (name, kind), group in groups.items():
         try:
             if name not in listed:
-                listed[name] = data if data is not None else manifest(group[0].data or SYNTHETIC, datasets)
-            made.append((keep(listed[name], kind), group))
+                listed[name] = data if data is not None else manifest(group[0].data, datasets)
+            most = group[0].data.get("at_most", {}) if data is None else {}
+            made.append(Asked(keep(listed[name], kind), group, most))
         except UserError as error:
             refused += [(cell, error) for cell in group]
     if not made:
         raise refused[0][1]
     return made, refused
+
+
+def smaller(of: Subject, at_most: dict[str, int]) -> Subject:
+    """The same encoder on clips that are no larger; it gets the user's clip back first."""
+    of.net.spec = of.spec
+    ClipChange(**{key: min(most, getattr(of.spec, key)) for key, most in at_most.items()}).onto(of.net)
+    return of
 
 
 def ask(of: Subject, data: Manifest, cells: list[Cell], work: Work) -> None:

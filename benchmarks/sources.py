@@ -15,6 +15,7 @@ from benchmarks.regions import Regions
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
+from ssvid.shapes import Features
 from ssvid.weights import encoder_hash
 
 VERSION = 1  # of poolings and pixel features: a new one makes cached features anew
@@ -53,6 +54,14 @@ def make_sources(
     if regions is not None and (wrong := [name for name in wanted if name.endswith(":tokens")]):
         raise UserError(f"Boxes have pooled features alone, no tokens ({wrong[0]}): take a probe that reads vectors.")
     nets = {"encoder": net, "random": untrained}
+    last: list[tuple[str, Tensor, Features]] = []  # the pass that was made last: pooled and tokens are read off one
+
+    def passed(path: str, clip: Tensor, index: Tensor) -> Features:
+        row, _, way = path.partition("/")
+        if not last or last[0][0] != path or last[0][1] is not clip:
+            changed = CHANGES[way](clip, index, seed) if way else clip
+            last[:] = [(path, clip, nets[row](nets[row].normalise(changed), layers=layers or None))]
+        return last[0][2]
 
     def source(name: str) -> Source:
         path, _, form = name.partition(":")
@@ -61,10 +70,9 @@ def make_sources(
         drawn = f" {way}" + f" {seed}" * (way == "shuffled") if way else ""
 
         def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
-            clip = clip if change is None else change(clip, index, seed)
             if row == "pixels":
-                return pixels(clip)
-            features = nets[row](nets[row].normalise(clip), layers=layers or None)
+                return pixels(clip if change is None else change(clip, index, seed))
+            features = passed(path, clip, index)
             return tokens(features, layers) if form else pool(features, layers, poolings)
 
         def run_boxes(clip: Tensor, index: Tensor) -> dict[str, Tensor]:

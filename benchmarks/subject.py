@@ -52,6 +52,7 @@ class Subject(NamedTuple):
     given: str  # by the user
     name: str  # of its results
     net: Encoder
+    spec: ClipSpec  # as the user wants it
     layers: tuple[int, ...]
     encoder: dict[str, Any]  # its description
 
@@ -98,7 +99,7 @@ def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "las
         torch.manual_seed(NAMED)
         net = open_encoder(text).eval()
     clip.onto(net)
-    return Subject(text, name, net, chosen_layers(net, layers), describe_encoder(text, name, net))
+    return Subject(text, name, net, net.spec, chosen_layers(net, layers), describe_encoder(text, name, net))
 
 
 def agreed(of: Subject, options: Options) -> dict[str, Any]:
@@ -128,8 +129,8 @@ def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] =
     calibrate(untrained, measured(data, net, options.calibrate_bn or CALIBRATE, options))
     names = {name: own_name(name) for name in wanted}  # two tasks may ask for the same under two names
     poolings = ("mean",) if kind == "seconds" else options.poolings  # of a long video each second is a row
-    own, regions = sorted(set(names.values())), units.regions
-    sources = make_sources(net, untrained, of.layers, poolings, options.seed, own, regions)
+    own = sorted(set(names.values()), key=lambda name: name.partition(":"))  # what shares a pass side by side
+    sources = make_sources(net, untrained, of.layers, poolings, options.seed, own, units.regions)
     gflops = announce(net, sources, len(units.clips), options.clips * options.crops, options.cache)
     loading = options.cache, options.batch_size, options.workers, options.device
     got = extract_from(units.clips, sources, *loading, label=of.name, each=options.views > 1)

@@ -1,7 +1,11 @@
 """a suite's name or YAML file -> its cells: a cell is a task, a probe with its settings, and maybe a data set.
 
-sets: {NAME: {name: DATA_SET, its settings, folds: [1, 2, 3]}}      # optional; a cell with folds is one for each
-cells: [{task: T, probe: P, with: {settings of P}, data: NAME, name: CELL, settings of T}]
+cells: [{task: T, probe: P, with: {settings of P}, data: NAME or SET, name: CELL, settings of T}]
+data: SET                                          # of cells that name none; the synthetic one if absent
+sets: {NAME: SET}
+SET = {name: DATA_SET, its settings, folds: [1, 2, 3], at_most: {frames: 8, size: 64}}
+
+A cell on a set with folds is one cell for each. `at_most`: clips of that set are no larger, whatever the encoder's are.
 """
 
 import difflib
@@ -19,6 +23,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.results import digest
 
+SYNTHETIC = {"name": "synthetic"}  # where neither the suite nor the user names a data set
 FOLDER = Path(__file__).parent / "suites"
 LISTS = ("train", "val", "test", "label_map", "splits", "annotations", "classes")  # settings that are files or folders
 
@@ -27,7 +32,7 @@ class Cell(NamedTuple):
     name: str  # of its results
     task: Task
     settings: dict[str, Any]  # task, probe and all their settings
-    data: dict[str, Any] | None  # name and settings of its own data set
+    data: dict[str, Any]  # name and settings of its data set, if the user names no other
     fold: dict[str, Any] | None = None  # of: the cell whose score is the mean over `folds`; number: this one
 
     @property
@@ -58,24 +63,30 @@ def load(text: str) -> list[Cell]:
     rows = found.get("cells") if isinstance(found, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The suite {path} has no list `cells` of tasks.")
-    sets = found.get("sets") or {}
-    if not isinstance(sets, dict) or not all(isinstance(of, dict) and "name" in of for of in sets.values()):
+    sets, plain = found.get("sets") or {}, found.get("data") or SYNTHETIC
+    if not isinstance(sets, dict) or not all(is_set(of) for of in (plain, *sets.values())):
         raise UserError(f"The suite {path}: `sets` gives each name the `name` and the settings of a data set.")
-    cells = [one for row in rows for one in folded(row, sets, path)]
+    cells = [one for row in rows for one in folded(row, sets, plain, path)]
     names = [one.name for one in cells]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"The suite {path} has two cells {twice[0]}: give one of them a `name`.")
     return cells
 
 
-def folded(row: dict[str, Any], sets: dict[str, Any], path: Path) -> list[Cell]:
-    """A row's cell, or where its data set has folds one for each."""
+def is_set(of: Any) -> bool:
+    most = of.get("at_most", {}) if isinstance(of, dict) else None
+    sizes = isinstance(most, dict) and set(most) <= {"frames", "size"} and all(type(n) is int for n in most.values())
+    return sizes and isinstance(of.get("name"), str)
+
+
+def folded(row: dict[str, Any], sets: dict[str, Any], plain: dict[str, Any], path: Path) -> list[Cell]:
+    """A row's cell, or where its data set has folds one for each. `plain`: the set of a row that names none."""
     named: Any = row.get("data")
-    if not isinstance(named, str | dict | None):
-        raise UserError(f"The suite {path}: a cell's `data` is a name or a mapping, unlike in {row}.")
-    known: Any = dict(sets[named]) if isinstance(named, str) and named in sets else named
-    title = named if isinstance(named, str) else named["name"] if named else ""
-    folds = known.pop("folds", None) if isinstance(known, dict) else None
+    given = sets.get(named, {"name": named}) if isinstance(named, str) else named or plain
+    if not is_set(given):
+        raise UserError(f"The suite {path}: a cell's `data` is a name or a mapping with one, unlike in {row}.")
+    known, title = dict(given), named if isinstance(named, str) else given["name"] if named else ""
+    folds = known.pop("folds", None)
     if folds is None:
         return [cell({**row, "data": known}, title, path)]
     whole, made = cell({**row, "data": known}, title, path), []
@@ -91,7 +102,6 @@ def cell(row: dict[str, Any], title: str, path: Path) -> Cell:
     rest = {key: value for key, value in row.items() if key not in ("task", "probe", "with", "data", "name")}
     if "task" not in row:
         raise UserError(f"The suite {path} has a cell without a task: {row}.")
-    data = {"name": row["data"]} if isinstance(row.get("data"), str) else row.get("data")
     if not isinstance(row.get("with") or {}, dict) or not isinstance(row.get("probe") or "", str):
         raise UserError(f"The suite {path}: a cell's `probe` is a name and its `with` a mapping, unlike in {row}.")
     probe, said = None, ""
@@ -112,7 +122,7 @@ def cell(row: dict[str, Any], title: str, path: Path) -> Cell:
         "probe": row.get("probe"),
         "with": vars(probe) if probe else None,
     }
-    return Cell(str(name), task, settings, data)
+    return Cell(str(name), task, settings, row["data"])
 
 
 def built(kind: Any, settings: dict[str, Any], what: str, path: Path) -> Any:
@@ -125,7 +135,7 @@ def built(kind: Any, settings: dict[str, Any], what: str, path: Path) -> Any:
 
 def manifest(data: dict[str, Any], datasets: str | None) -> Manifest:
     """A cell's own data set: its files and folders lie under `datasets`, the videos in one of its name if not said."""
-    settings = {key: value for key, value in data.items() if key != "name"}
+    settings = {key: value for key, value in data.items() if key not in ("name", "at_most")}
     kind, folder = registry.datasets[data["name"]], str(settings.get("root", data["name"]))
     drawn = inspect.signature(kind).parameters["root"].default is not inspect.Parameter.empty  # on the spot
     if not drawn and datasets is None and not Path(folder).is_absolute():

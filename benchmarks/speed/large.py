@@ -75,9 +75,11 @@ def one(folder: str, probe: str) -> dict[str, Any]:
 
 
 def peak() -> float:
-    """GiB, of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    """GiB, of this process so far. getrusage would tell the peak of the parent too, which Linux hands down."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20  # kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes, on macOS
 
 
 def draw(read: list[dict[str, Any]]) -> Figure:

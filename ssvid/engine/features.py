@@ -142,10 +142,13 @@ def _extract_part(
             continue
         where = batch["index"] - part.rows[0]
         ok[where] = 1
-        clips = batch["clips"].to(device)  # B V C T H W
-        for source in wanting:
+        found: dict[str, list[dict[str, Tensor]]] = {source.name: [] for source in wanting}
+        for clip in batch["clips"].to(device).unbind(1):  # B C T H W, the same one for all sources: they may share work
             with torch.inference_mode():
-                views = [source.run(clip, batch["index"]) for clip in clips.unbind(1)]
+                for source in wanting:
+                    found[source.name].append(source.run(clip, batch["index"]))
+        for source in wanting:
+            views = found[source.name]
             for name in views[0]:
                 stack = torch.stack([v[name].float() for v in views], dim=1)  # B V ...
                 value = (stack if each else stack.mean(1)).to(views[0][name].dtype).cpu()

@@ -4,10 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.cases import CASES, decode
+from benchmarks.speed import large
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.cases import CASES, LONG, decode
 from benchmarks.speed.clips import FILMS, SPEC, film, our_clips, their_clips
 from benchmarks.speed.dpc import Plain, in_blocks, plain_mask
+from benchmarks.speed.knn import knn
+from benchmarks.speed.linear import BATCH, CLASSES, DIM, LAYOUTS, alive, leg, products
 from benchmarks.speed.overhead import Nothing, Same, run
 from benchmarks.speed.pairs import Case, allocated_bytes, compare, saved_bytes
 from ssvid import create_encoder, registry
@@ -72,7 +77,7 @@ def test_decode_reads_what_the_plain_way_reads():
     ours, theirs = case.ours(), case.theirs()
     case.close()
     assert torch.equal(ours, theirs.permute(0, 3, 1, 2))
-    assert set(CASES) >= {"probe", "decode", "clips", "clips_original", "loader", "mae", "dpc", "overhead"}
+    assert set(CASES) >= {"probe", "linear1", "knn", "decode", "clips", "clips_original", "loader", "mae", "dpc"}
 
 
 def small_dpc() -> tuple[Objective, torch.Tensor]:
@@ -126,3 +131,59 @@ def test_originals_have_long_groups_and_b_frames(tmp_path: Path):
 def test_the_loop_of_nothing_tells_how_long_it_waited():
     told = run(Nothing(seconds=0.01), Same(8, 1, 3, 2, 8, 8), steps=4, log_every=2)
     assert 0 <= told["data_wait"] < 0.5
+
+
+def test_a_case_says_how_many_pairs_it_reads():
+    calls = []
+    compare("x", Case(ours=lambda: calls.append("ours"), theirs=lambda: sum(range(10**5)), pairs=2))
+    assert len(calls) == 3, "one warms up"
+
+
+def test_an_unknown_case_is_named_and_long_ones_are_known(capsys):
+    with pytest.raises(SystemExit, match="no case 'linear7'.*linear1.*linear100.*large"):
+        main(["linear7"])
+    main(["--help"])
+    assert "only by name: linear100" in capsys.readouterr().out and not set(LONG) & set(CASES)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_floor_has_both_products_of_every_step_and_no_other(layout):
+    x = torch.randn(BATCH + 40, DIM)  # an epoch of two batches, the last one small
+    step = leg(x, 2, layout)
+    with FlopCounterMode(display=False) as counted:
+        step(0), step(1)
+    each = 2 * DIM * 2 * CLASSES  # of a row and a product: two heads
+    assert counted.get_total_flops() == 2 * each * len(x)
+
+
+def test_the_floor_has_the_heads_that_are_alive():
+    assert alive(13, ()) == [(13, 800)] and alive(1, (0.25, 0.5)) == [(1, 200), (1, 200), (1, 400)]
+    assert alive(13, (0.25, 0.5)) == [(13, 200), (7, 200), (4, 400)]
+    with FlopCounterMode(display=False) as counted:
+        run = products(torch.randn(BATCH, DIM), [(2, 3), (1, 2)])
+        tried = counted.get_total_flops()
+        run()
+    assert counted.get_total_flops() - tried == 4 * BATCH * DIM * CLASSES * (2 * 3 + 2)
+
+
+def test_our_neighbours_are_lightlys():
+    case = knn(bank=300, queries=50)
+    assert torch.equal(case.ours()[-1], case.theirs())
+
+
+def test_large_features_are_read_from_files_and_drawn(tmp_path: Path):
+    for name, rows in (("train", 400), ("val", 100), ("test", 100)):
+        large.write(tmp_path / name, rows, seed=rows)
+    got = large.one(str(tmp_path), "knn")
+    assert got["rows"] == 400 and got["peak_gib"] >= 0 and got["cpu_s"] >= 0
+    assert got["test/top1"] > 3 / CLASSES, "the classes are those of the centres"
+    assert large.mapped(tmp_path / "val").feats["mean@last"].dtype == torch.float16
+    lines = [got | {"probe": probe, "rows": rows} for probe in large.PROBES for rows in (400, 800)]
+    cost, memory = large.draw(lines).axes
+    assert cost.lines[0].get_xdata().tolist() == [0.4, 0.8] and len(memory.lines) == 4
+
+
+def test_the_peak_is_that_of_this_process():
+    before = large.peak()
+    held = torch.ones(2**28, dtype=torch.uint8)  # 0.25 GiB; earlier tests' own peak may have been higher
+    assert large.peak() >= max(before, held.numel() / 2**30)

@@ -1,5 +1,6 @@
 """The linear probe beside scikit-learn's logistic regression on classes that overlap: half a point of top-1 at most."""
 
+import pytest
 import torch
 
 from benchmarks.probes.linear import Linear
@@ -7,7 +8,7 @@ from benchmarks.speed.accuracy import regression
 from ssvid.shapes import Frozen
 
 DIM, CLASSES, ROWS = 48, 5, (1200, 600, 8000)  # rows of train, val, test
-CS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+CS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # flat below, worse above
 
 
 def overlapping(seed):
@@ -26,17 +27,14 @@ def overlapping(seed):
     return [split(name, rows) for name, rows in zip(("train", "val", "test"), ROWS, strict=True)]
 
 
-def test_within_half_a_point_of_its_best_setting_picked_on_test():
-    """The mean of four drawings: their C is the best on test, ours is chosen on val, so chance is on their side."""
-    behind = []
-    for seed in range(4):
-        train, val, test = overlapping(seed)
-        assert not set(train.groups) & set(val.groups)
-        ours = Linear().run(train, val, test, seed).metrics["test/top1"]
-        found = regression(train, test, CS)
-        best = max(found, key=lambda c: found[c])
-        assert 0.4 < found[best] < 0.9, "neither trivial nor hopeless"
-        assert best not in (CS[0], CS[-1]), "their best is within the grid"
-        behind.append(found[best] - ours)
-    print(behind)
-    assert sum(behind) / len(behind) <= 0.005 and max(behind) <= 0.015
+@pytest.mark.parametrize("seed", range(5))
+def test_within_half_a_point_of_its_best_setting_picked_on_test(seed):
+    """Their C is the best on test, ours is chosen on val: chance is on their side."""
+    train, val, test = overlapping(seed)
+    assert not set(train.groups) & set(val.groups)
+    ours = Linear().run(train, val, test, seed).metrics["test/top1"]
+    found = regression(train, test, CS)
+    best = max(found.values())
+    assert 0.4 < best < 0.9, "neither trivial nor hopeless"
+    assert found[CS[-1]] < best, "their best is within the grid"
+    assert ours >= best - 0.005
