@@ -98,7 +98,7 @@ def draw(read: list[dict[str, Any]]) -> Figure:
     cost.set_ylabel("CPU-seconds")
     memory.set_ylabel("GiB above the imports")
     for axes in (cost, memory):
-        axes.set_xlabel("rows of train, thousands (768 columns, float16 in a file)")
+        axes.set_xlabel("thousands of rows x 768, float16 in a file")
         axes.set_xlim(0, None)
         axes.set_ylim(0, None)
         axes.spines[["top", "right"]].set_visible(False)
