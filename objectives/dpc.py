@@ -7,20 +7,16 @@ the next ones must be nearer (plain product, no temperature) to the true feature
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError
+from ssvid.nn.blocks import block_maps, check_blocks, contrast, roll_out, rows
 from ssvid.nn.convgru import ConvGRU, orthogonal
-from ssvid.nn.gather import Gathered, gather_rows
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
 
-Rows = Float[Tensor, "R D"]  # (clip, block, row, column) flattened
 KINDS = ((38, 166, 91), (214, 69, 65), (244, 179, 80), (205, 209, 214))  # colours of the kinds below
 
 
@@ -39,10 +35,7 @@ class DPC(Objective):
         augment: str = "crop_flip_colour",
     ) -> None:
         super().__init__()
-        if not 0 < predicted < blocks:
-            raise UserError(f"dpc: predicted {predicted} of blocks {blocks}: some must be seen and some predicted.")
-        if negatives not in ("all", "process"):
-            raise UserError(f"dpc: there is no negatives {negatives!r}: take all or process.")
+        check_blocks("dpc", blocks, predicted, negatives)
         self.encoder, self.blocks, self.predicted = encoder, blocks, predicted
         self.negatives, self.augment = negatives, augment
         self.gru = ConvGRU(encoder.dim, encoder.dim, dropout=dropout)
@@ -63,37 +56,14 @@ class DPC(Objective):
     def forward(self, batch: Batch) -> Loss:
         z = self.maps(batch["clips"][:, 0])  # B N D h w
         pred = self.roll_out(z[:, : -self.predicted])  # B P D h w
-        keys = self.keys(rows(z[:, -self.predicted :]))
-        scores = rows(pred) @ keys.rows.T  # R R'
-        place = torch.arange(len(scores), device=scores.device) + keys.first
-        loss = F.cross_entropy(scores, place)
-        with torch.no_grad():
-            above = (scores > scores.gather(1, place[:, None])).sum(1)  # better than the true one
-            top = {f"top{k}": (above < k).float().mean() for k in (1, 5)}
+        loss, top = contrast(rows(pred), rows(z[:, -self.predicted :]), self.negatives)
         return Loss(loss, {"nce": loss.detach(), **top})
 
     def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
-        """Each block's features, averaged over its time; before any ReLU, as they are the targets."""
-        if clip.shape[2] % self.blocks:
-            raise UserError(
-                f"dpc: a clip of {clip.shape[2]} frames is not {self.blocks} blocks of as many each: "
-                "--clip.frames counts all of them; --objective.blocks and --encoder.frames make it up."
-            )
-        tokens, _, grid, _ = self.encoder(rearrange(clip, "B C (N T) H W -> (B N) C T H W", N=self.blocks))
-        return reduce(tokens, "(B N) (t h w) D -> B N D h w", "mean", N=self.blocks, t=grid.t, h=grid.h)
+        return block_maps("dpc", self.encoder, clip, self.blocks)
 
     def roll_out(self, seen: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B P D h w"]:
-        """Predict a block from the state, then take the prediction for seen."""
-        _, state = self.gru(seen.relu())
-        made: list[Tensor] = []
-        for step in range(self.predicted):
-            if step:
-                _, state = self.gru(made[-1].relu()[:, None], state)
-            made.append(self.predict(state[-1]))
-        return torch.stack(made, dim=1)
-
-    def keys(self, mine: Rows) -> Gathered:
-        return gather_rows(mine) if self.negatives == "all" else Gathered(mine, 0)
+        return roll_out(self.gru, seen, self.predicted, self.predict)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
@@ -109,10 +79,6 @@ class DPC(Objective):
         kinds = torch.tensor(KINDS, dtype=torch.uint8, device=z.device)[kind(B, P, h * w, z)]  # R R 3
         both = torch.cat([grey, kinds.permute(2, 0, 1)], dim=2)
         return {"scores": both.repeat_interleave(4, 1).repeat_interleave(4, 2)}
-
-
-def rows(maps: Float[Tensor, "B P D h w"]) -> Rows:
-    return rearrange(maps, "B P D h w -> (B P h w) D")
 
 
 def kind(clips: int, steps: int, places: int, like: Tensor) -> Int[Tensor, "R R"]:

@@ -41,6 +41,7 @@ def finetune(
     lr_batch: int | None = 256,  # the rate grows with batch_size / lr_batch; null: as it is
     min_lr: float = 1e-6,  # scaled like lr
     warmup: float = 0.07,  # share of the steps
+    drops: tuple[float, ...] = (),  # shares of the steps from which the rate falls to a tenth; no cosine then
     layer_decay: float = 0.75,  # of the rate, from each layer to the one below it; 1: all alike
     head_warmup: float = 0.0,  # share of the steps, the first ones, in which the head alone learns
     weight_decay: float = 0.05,
@@ -110,6 +111,7 @@ def finetune(
         lr=lr * scale,
         min_lr=min_lr * scale,
         warmup=int(warmup * total),
+        drops=optim.milestones(drops, total),
         late=int(head_warmup * total),
         clip_grad=clip_grad,
         bf16=precision == "bf16" or (precision == "auto" and world.device.type == "cuda"),

@@ -36,6 +36,7 @@ def pretrain(
     lr_batch: int | None = 256,  # the rate grows with batch_size / lr_batch; null: as it is
     min_lr: float = 1e-5,  # scaled like lr
     warmup: float = 0.05,  # share of the steps
+    drops: tuple[float, ...] = (),  # shares of the steps from which the rate falls to a tenth; no cosine then
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
     clip_grad: float | None = None,  # largest gradient norm
@@ -91,6 +92,7 @@ def pretrain(
         lr=lr * scale,
         min_lr=min_lr * scale,
         warmup=int(warmup * total),
+        drops=optim.milestones(drops, total),
         clip_grad=clip_grad,
         bf16=precision == "bf16" or (precision == "auto" and world.device.type == "cuda"),
         compile=compile,

@@ -74,6 +74,19 @@ RECIPES = {
         gray="channel",
         per="frame",
     ),
+    "memdpc": Augment(  # likewise
+        crop="resized",
+        flip=0.5,
+        interpolation="nearest",
+        brightness=0.5,
+        contrast=0.5,
+        saturation=0.5,
+        hue=0.25,
+        p_jitter=1.0,
+        p_gray=0.25,
+        gray="channel",
+        per="frame",
+    ),
 }
 
 

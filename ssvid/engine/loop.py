@@ -39,6 +39,7 @@ class Settings:
     lr: float  # at `batch_size`, scaled already
     min_lr: float = 0.0
     warmup: int = 0  # steps
+    drops: tuple[int, ...] = ()  # steps from which the rate is a tenth of what it was, instead of the cosine
     late: int = 0  # steps in which the optimiser's late groups do not learn yet (fine-tuning: the head's warm-up)
     clip_grad: float | None = None  # largest norm
     bf16: bool = False
@@ -50,6 +51,9 @@ class Settings:
     stop_on_collapse: float | None = None  # least effective rank of an exported encoder's features
     probe_every: int | None = None  # steps
     seed: int = 0
+
+    def rate(self, step: int) -> float:
+        return optim.rate(step, self.steps, peak=self.lr, warmup=self.warmup, last=self.min_lr, drops=self.drops)
 
 
 @dataclass
@@ -99,9 +103,7 @@ def train(
     objective.train()
     with Log(folder, trained.step, settings, world) as log:
         while trained.step < settings.steps:
-            rate = optim.rate(
-                trained.step, settings.steps, peak=settings.lr, warmup=settings.warmup, last=settings.min_lr
-            )
+            rate = settings.rate(trained.step)
             optim.set_rates(trained.optimizer, rate, late=trained.step < settings.late)
             skip = False
             for micro in range(settings.accumulate):

@@ -54,12 +54,21 @@ def set_rates(optimizer: Optimizer, peak: float, late: bool) -> None:
         group["lr"] = 0.0 if held else peak * group.get("scale", 1.0)
 
 
-def rate(step: int, steps: int, *, peak: float, warmup: int, last: float) -> float:
-    """Linear warm-up from 0 over `warmup` steps, then a cosine from `peak` to `last`."""
+def rate(step: int, steps: int, *, peak: float, warmup: int, last: float, drops: tuple[int, ...] = ()) -> float:
+    """Linear warm-up from 0 over `warmup` steps, then a cosine from `peak` to `last`; or a tenth from each drop."""
     if step < warmup:
         return peak * step / warmup
+    if drops:
+        return peak * 0.1 ** sum(step >= drop for drop in drops)
     done = (step - warmup) / max(1, steps - warmup)
     return last + (peak - last) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def milestones(drops: tuple[float, ...], steps: int) -> tuple[int, ...]:
+    """Shares of the steps -> steps."""
+    if wrong := [share for share in drops if not 0 <= share <= 1]:
+        raise UserError(f"--drops are shares of the steps, 0 to 1, not {wrong[0]}.")
+    return tuple(round(share * steps) for share in drops)
 
 
 def clip_norm(module: nn.Module, largest: float | None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""DPC's checkpoints <-> our `resnet*_2d3d` and `dpc` (layout: TengdaHan/DPC, weights MIT).
+"""DPC's and MemDPC's checkpoints <-> our `resnet*_2d3d`, `dpc`, `memdpc` (layouts: TengdaHan/DPC, TengdaHan/MemDPC).
 
 Each GRU cell stands there under two names. The first published files have batch norm without running statistics.
 """
@@ -35,14 +35,27 @@ def net(prefix: str, *blocks: int) -> list[Row]:
     return rows
 
 
-def whole(*counts: int) -> list[Row]:
-    *blocks, layers = counts
-    rows = net("backbone.", *blocks)
+def gru(theirs: str, ours: str, layers: int) -> list[Row]:
+    rows: list[Row] = []
     for cell, again in (("ConvGRUCell_{:02}", True), ("cell_list.{}", False)):
         for i in range(layers):
             for gate in ("reset", "update", "out"):
-                rows += both(f"agg.{cell.format(i)}.{gate}_gate", f"gru.cells.{i}.{gate}", optional=again)
-    return [*rows, *both("network_pred.0", "predict.0"), *both("network_pred.2", "predict.2")]
+                rows += both(f"{theirs}.{cell.format(i)}.{gate}_gate", f"{ours}.cells.{i}.{gate}", optional=again)
+    return rows
+
+
+PREDICT = [*both("network_pred.0", "predict.0"), *both("network_pred.2", "predict.2")]
+
+
+def whole(*counts: int) -> list[Row]:
+    *blocks, layers = counts
+    return [*net("backbone.", *blocks), *gru("agg", "gru", layers), *PREDICT]
+
+
+def memory(*counts: int) -> list[Row]:
+    *blocks, layers, layers_back = counts
+    both_ways = [*gru("agg_f", "gru", layers), *gru("agg_b", "gru_back", layers_back)]
+    return [Row("mb", "memory"), *net("backbone.", *blocks), *both_ways, *PREDICT]
 
 
 def describe(ours: State) -> Net:
@@ -51,6 +64,8 @@ def describe(ours: State) -> Net:
         raise UserError(f"its stages have {blocks} blocks, and there are only {', '.join(NAMES.values())} here.")
     width = ours["encoder.conv1.weight"].shape[0]
     kwargs = {"width": width, "running_stats": "encoder.bn1.running_mean" in ours}
+    if "memory" in ours:
+        return Net(NAMES[blocks], kwargs, "memdpc", {"slots": ours["memory"].shape[0]})
     return Net(NAMES[blocks], kwargs, "dpc" if "predict.0.weight" in ours else None)
 
 
@@ -69,6 +84,20 @@ LAYOUTS = (
         describe=describe,
         wrapper="state_dict",
         prefix="module.",
+    ),
+    Layout(
+        name="memdpc",
+        title="MemDPC pretraining checkpoint",
+        licence=LICENCE,
+        mark=("mb", "backbone.conv1.weight", "agg_f.cell_list.0.out_gate.weight", "network_pred.0.weight"),
+        counted=(
+            *stages("backbone."),
+            ("agg_f.cell_list.", "gru.cells."),
+            ("agg_b.cell_list.", "gru_back.cells."),
+        ),
+        rows=memory,
+        describe=describe,
+        wrapper="state_dict",
     ),
     Layout(
         name="dpc-encoder",

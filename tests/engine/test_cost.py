@@ -5,7 +5,10 @@ import multiprocessing
 import time
 from pathlib import Path
 
-from ssvid.engine import cost
+import pytest
+
+from ssvid.engine import cost, optim
+from ssvid.errors import UserError
 from tests.helpers import metrics, run_pretrain
 
 
@@ -44,3 +47,14 @@ def test_living_loaders_count():
     finally:
         child.terminate()
         child.join()
+
+
+def test_rates_that_fall_by_steps():
+    """MemDPC, CoCLR: a tenth from each milestone; without any the cosine goes on as before."""
+    shape = {"peak": 1.0, "warmup": 2, "last": 0.0}
+    rates = [optim.rate(step, 10, **shape, drops=(6, 8)) for step in range(10)]
+    assert rates == pytest.approx([0.0, 0.5, 1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert optim.rate(6, 10, **shape) == pytest.approx(0.5)
+    assert optim.milestones((0.6, 0.8), 10) == (6, 8)
+    with pytest.raises(UserError, match="shares of the steps"):
+        optim.milestones((300.0,), 500)

@@ -14,6 +14,7 @@ from tests.objectives.test_contract import batch_for
 FORMS = {
     "mae": ("vit", {}, {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}),
     "dpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "dropout": 0.0}),
+    "memdpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}),
 }
 
 

@@ -185,6 +185,17 @@ def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = 
     return OrderedDict((f"module.{key}", value) for key, value in state.items())
 
 
+def memdpc(slots: int = 5) -> State:
+    """DPC's net with two GRUs, a memory before all and no `module.`; `network_pred` ends in the slots."""
+    made = OrderedDict((key.removeprefix("module."), value) for key, value in dpc(running=True).items())
+    dim = made["network_pred.0.weight"].shape[0]
+    before = {key: value for key, value in made.items() if key.startswith("backbone.")}
+    ways = {f"agg_{way}{key[3:]}": value for way in "fb" for key, value in made.items() if key.startswith("agg.")}
+    after = {key: made[key] for key in ("network_pred.0.weight", "network_pred.0.bias")}
+    last = filled({"network_pred.2.weight": (slots, dim, 1, 1), "network_pred.2.bias": (slots,)})
+    return OrderedDict({**filled({"mb": (slots, dim)}), **before, **ways, **after, **last})
+
+
 MADE: dict[str, tuple[str | None, Callable[[], State]]] = {  # name -> (entry of the file, state dict)
     "videomae": ("model", videomae),
     "videomae-finetuned": ("module", videomae_finetuned),
@@ -201,5 +212,6 @@ MADE: dict[str, tuple[str | None, Callable[[], State]]] = {  # name -> (entry of
     "mae_st-finetuned": ("model", lambda: mae_st(decoder=False)),
     "dpc": ("state_dict", dpc),
     "dpc, running": ("state_dict", lambda: dpc(running=True)),
+    "memdpc": ("state_dict", memdpc),
     "dpc, 34": ("state_dict", lambda: dpc((3, 4, 6, 3))),
 }

@@ -10,9 +10,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
-from objectives.dpc import DPC
-from objectives.mae import MAE
-from ssvid import create_encoder, load_encoder
+from ssvid import create_encoder, load_encoder, registry
 from ssvid.nn.transformer import EPS
 from ssvid.weights.__main__ import weights
 from ssvid.weights.coclr import LAYOUTS as COCLR
@@ -147,13 +145,14 @@ def test_features_of_dpc(name: str, built: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "objective"), [("videomae", "mae"), ("mae_st", "mae"), ("huggingface4", "mae"), ("dpc", "dpc")]
+    ("name", "objective"),
+    [("videomae", "mae"), ("mae_st", "mae"), ("huggingface4", "mae"), ("dpc", "dpc"), ("memdpc", "memdpc")],
 )
 def test_the_decoder_fits_the_objective_that_it_names(name: str, objective: str, tmp_path: Path):
     found = find(read(saved(tmp_path, name)[0]))
     assert found is not None and found.net.objective == objective
     encoder = create_encoder(found.net.encoder, **found.net.kwargs)
-    built = {"mae": MAE, "dpc": DPC}[objective](encoder, **found.net.settings)
+    built = registry.objectives[objective](encoder, **found.net.settings)
     built.load_state_dict(found.ours)
 
 
