@@ -15,6 +15,7 @@ FORMS = {
     "mae": ("vit", {}, {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}),
     "dpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "dropout": 0.0}),
     "memdpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}),
+    "infonce": ("resnet18_2d3d", {"frames": 3}, {"dim": 8, "queue": 8}),
 }
 
 
@@ -36,10 +37,11 @@ def one_step(name: str) -> dict[str, torch.Tensor]:
         module = DistributedDataParallel(objective)
     loss = module(part).total
     loss.backward()
+    objective.after_step(0.5)
     mean = loss.detach().clone()
     if world.size > 1:
         torch.distributed.all_reduce(mean)
-    found = {f"grad/{n}": p.grad for n, p in objective.named_parameters()}
+    found = {f"grad/{n}": p.grad for n, p in objective.named_parameters() if p.requires_grad}
     found |= {f"state/{n}": b for n, b in objective.named_buffers()}
     return {"loss": mean / world.size, **found}
 

@@ -1,0 +1,113 @@
+"""InfoNCE on video, and UberNCE: MoCo (arXiv:1911.05722) as CoCLR's first stage has it (Han et al. 2020,
+arXiv:2010.09709). Two clips of a video are told from the clips of other videos, whose keys wait in a queue.
+
+`positives: label` is UberNCE: every queued clip of the query's class is a positive too.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError, positive, within
+from ssvid.nn import shuffle
+from ssvid.nn.queue import Queue
+from ssvid.nn.teacher import follow, teacher_of
+from ssvid.objective import Objective
+from ssvid.registry import objectives
+from ssvid.shapes import Batch, Clip, Loss, Views
+
+POSITIVES = ("own", "label")
+
+
+@objectives.register("infonce")
+class InfoNCE(Objective):
+    pooled_only = True
+    tiny = {"dim": 8, "queue": 4}
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        positives: str = "own",  # own: the other clip of the same video; label: all of its class too (UberNCE)
+        dim: int = 128,  # of the space in which clips are compared
+        temperature: float = 0.07,
+        momentum: float = 0.999,  # of the encoder of keys
+        queue: int = 2048,  # keys; 16384 on Kinetics; a multiple of the batch
+        shuffle_bn: bool = True,  # with several processes and batch norm of each
+        augment: str = "resized_flip_colour",
+    ) -> None:
+        super().__init__()
+        if positives not in POSITIVES:
+            raise UserError(f"infonce: there is no positives {positives!r}: take {' or '.join(POSITIVES)}.")
+        positive(dim=dim, queue=queue, temperature=temperature)
+        within(0, 1, momentum=momentum)
+        self.encoder, self.positives, self.augment = encoder, positives, augment
+        self.temperature, self.momentum, self.shuffle_bn = temperature, momentum, shuffle_bn
+        self.head = nn.Sequential(nn.Linear(encoder.dim, encoder.dim), nn.ReLU(), nn.Linear(encoder.dim, dim))
+        self.key_encoder, self.key_head = teacher_of(encoder), teacher_of(self.head)
+        self.queue = Queue(queue, dim, ("label",) if positives == "label" else ())
+        self.waiting: list[tuple[Tensor, dict[str, Tensor]]] = []  # of this step, queued when it is done
+
+    @property
+    def views(self) -> Views:
+        spec = self.encoder.spec
+        return Views(clips=(spec, spec), augment=self.augment, mean=self.encoder.mean, std=self.encoder.std)
+
+    def exported(self) -> dict[str, Encoder]:
+        return {"encoder": self.encoder}
+
+    def forward(self, batch: Batch) -> Loss:
+        clips = batch["clips"]  # B 2 C T H W
+        query = self.head(self.encoder(clips[:, 0]).pooled)
+        key = self.keys(clips[:, 1], batch["seed"])
+        logits, right = self.logits(query, key), self.right(batch)  # B 1+K
+        share = logits.log_softmax(1)
+        loss = -(torch.where(right, share, 0.0).sum(1) / right.sum(1)).mean()
+        self.wait(key, batch)
+        return Loss(loss, {"nce": loss.detach(), **tops(logits.detach(), right)})
+
+    @torch.no_grad()
+    def keys(self, clips: Clip, seed: int) -> Float[Tensor, "B d"]:
+        def encode(some: Tensor) -> Tensor:
+            return F.normalize(self.key_head(self.key_encoder(some).pooled), dim=1)
+
+        if self.shuffle_bn and shuffle.wanted(self.key_encoder):
+            return shuffle.among_others(encode, clips, seed, int(self.queue.pushed))
+        return encode(clips)
+
+    def logits(self, query: Float[Tensor, "B d"], key: Float[Tensor, "B d"]) -> Float[Tensor, "B n"]:
+        """Against its own key, then the queued ones, oldest place first."""
+        query = F.normalize(query, dim=1)
+        return torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.keys.T], 1) / self.temperature
+
+    def right(self, batch: Batch) -> Bool[Tensor, "B n"]:
+        """Which of its own key (first) and the queued ones are positives of each query."""
+        own = torch.ones(len(batch["clips"]), 1, dtype=torch.bool, device=batch["clips"].device)
+        if self.positives == "own":
+            return torch.cat([own, own.new_zeros(len(own), len(self.queue.keys))], 1)
+        label = batch["label"].to(own.device)
+        if (label < 0).any():
+            raise UserError("infonce with positives label learns from labels, and the data has clips without one.")
+        return torch.cat([own, label[:, None] == self.queue.get_buffer("label")], 1)
+
+    def wait(self, key: Tensor, batch: Batch) -> None:
+        if self.training and torch.is_grad_enabled():
+            columns = {"label": batch["label"].to(key.device)} if self.positives == "label" else {}
+            self.waiting.append((key, columns))
+
+    def after_step(self, progress: float) -> None:
+        """The keys of this step, all micro-batches, are queued: the loss has seen those of earlier steps alone."""
+        for key, columns in self.waiting:
+            self.queue.push(key, **columns)
+        self.waiting.clear()
+        follow(self.key_encoder, self.encoder, self.momentum)
+        follow(self.key_head, self.head, self.momentum)
+
+
+def tops(logits: Float[Tensor, "B n"], right: Bool[Tensor, "B n"]) -> dict[str, Tensor]:
+    """Share of queries with a positive among their k likeliest."""
+    order = logits.argsort(1, descending=True)[:, :5]
+    hit = right.gather(1, order)
+    return {f"top{k}": hit[:, :k].any(1).float().mean() for k in (1, 5)}

@@ -1,0 +1,108 @@
+"""The queue of keys, and keys that are computed beside other clips."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from objectives.infonce import InfoNCE
+from ssvid import create_encoder
+from ssvid.errors import UserError
+from ssvid.nn.queue import Queue
+from tests.helpers import command
+from tests.objectives.test_contract import batch_for
+
+TWO = """
+import sys, torch
+from ssvid.engine.distributed import join
+from ssvid.nn.shuffle import among_others
+world = join("cpu", timeout_s=60.0)
+clips = torch.arange(4.0)[:, None, None, None, None] + 4 * world.rank
+seen = []
+def encode(some):
+    seen.extend(some.flatten().tolist())
+    return torch.stack([some.flatten(), some.flatten() * 0 + world.rank], 1)
+out = [among_others(encode, clips, 0, step) for step in range(3)]
+torch.save((out, seen), f"{sys.argv[1]}.{world.rank}")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_the_oldest_go_first_and_all_is_in_the_state():
+    queue = Queue(6, 2, ("label",))
+    assert torch.allclose(queue.keys.norm(dim=1), torch.ones(6)) and queue.label.tolist() == [-1] * 6
+    for start in (0, 2, 4, 6):
+        rows = torch.arange(start, start + 2)
+        queue.push(torch.stack([rows.float(), rows.float()], 1), label=rows)
+        assert queue.full == (start >= 4)
+    assert queue.keys[:, 0].tolist() == [6, 7, 2, 3, 4, 5] and queue.label.tolist() == [6, 7, 2, 3, 4, 5]
+    again = Queue(6, 2, ("label",))
+    again.load_state_dict(queue.state_dict())
+    again.push(torch.zeros(2, 2), label=torch.tensor([9, 9]))
+    assert again.label.tolist() == [6, 7, 9, 9, 4, 5] and int(again.pushed) == 10
+
+
+def test_a_batch_that_does_not_divide_it():
+    with pytest.raises(UserError, match="A queue of 6 keys is not filled evenly by 4 at a time"):
+        Queue(6, 2).push(torch.zeros(4, 2))
+
+
+def made(**more) -> InfoNCE:
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        tiny = create_encoder("vit").tiny
+    return InfoNCE(create_encoder("vit", **tiny), dim=8, queue=4, **more)
+
+
+def test_keys_follow_slowly_and_wait_for_the_step():
+    net = made(momentum=0.9)
+    batch = batch_for(net)
+    before = [p.clone() for p in net.key_head.parameters()]
+    with torch.no_grad():
+        for p in net.head.parameters():
+            p += 1
+    first = net(batch).total
+    assert int(net.queue.pushed) == 0 and torch.equal(net(batch).total, first)
+    net.waiting.pop()
+    net.after_step(0.5)
+    assert int(net.queue.pushed) == 2 and not net.waiting
+    for old, new, student in zip(before, net.key_head.parameters(), net.head.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * student)
+    net.eval()
+    with torch.no_grad():
+        net(batch)
+    assert not net.waiting  # a look at the loss is no step
+
+
+def test_the_loss_without_queue_and_labels_by_hand():
+    """Own key alone among zeros: every wrong logit is 0."""
+    net = made()
+    net.queue.keys.zero_()
+    batch = batch_for(net)
+    with torch.no_grad():
+        _, _, loss = (net.logits, net.keys, net(batch).total)
+        query = torch.nn.functional.normalize(net.head(net.encoder(batch["clips"][:, 0]).pooled), dim=1)
+        own = (query * net.keys(batch["clips"][:, 1], 0)).sum(1) / 0.07
+    torch.testing.assert_close(loss, -(own - (own.exp() + 4).log()).mean())
+
+
+def test_labels_are_wanted_where_they_are_positives():
+    net = made(positives="label")
+    with pytest.raises(UserError, match="the data has clips without one"):
+        net(batch_for(net))
+    with pytest.raises(UserError, match="no positives 'lable'"):
+        made(positives="lable")
+
+
+def test_keys_are_computed_in_other_processes_and_come_back(tmp_path: Path):
+    (tmp_path / "two.py").write_text(TWO)
+    launch = ["--nproc_per_node", "2", "--master_port", str(20000 + (os.getpid() + 7) % 20000)]
+    done = command("torch.distributed.run", *launch, str(tmp_path / "two.py"), str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    for rank in (0, 1):
+        out, seen = torch.load(tmp_path / f"out.{rank}", weights_only=True)
+        for keys in out:
+            assert keys[:, 0].tolist() == [4.0 * rank + i for i in range(4)]  # its own, in order
+            assert set(keys[:, 1].tolist()) == {0.0, 1.0}  # made in both
+        assert len({tuple(sorted(seen[i : i + 4])) for i in (0, 4, 8)}) > 1  # others at each step
