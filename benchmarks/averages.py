@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.ranking import Measure
 from ssvid.results import Result
-from ssvid.statistics import by_group, redrawn, spread
+from ssvid.statistics import by_group, redrawn, spread_of_difference, spread_of_share
 
 
 def averages(found: Sequence[Result]) -> list[Result]:
@@ -41,16 +41,16 @@ def mean(of: Sequence[Result], *, over: str, cell: str | None = None, title: str
     """As a result of its own, without what is of one test alone. Groups are redrawn for all of `of` alike."""
     first, metric = of[0], of[0]["metric"]
     rows = [name for name in ("encoder", *first["controls"]) if all(name in entries(result) for result in of)]
-    draws = redrawings(of, rows)
+    draws, n = redrawings(of, rows), len({group for result in of for group in result["test"]["groups"]})
     values = {name: [entries(result)[name][metric] for result in of] for name in rows}
 
     def entry(name: str) -> Result:
         many = torch.tensor(values[name], dtype=torch.float64)
-        return {metric: many.mean().item(), "interval": spread(draws[name]), "std": many.std().item()}
+        return {metric: many.mean().item(), "interval": spread_of_share(draws[name], n), "std": many.std().item()}
 
     def gain(name: str) -> Result:
         difference = sum(values["encoder"]) / len(of) - sum(values[name]) / len(of)
-        low, high = spread(draws["encoder"] - draws[name])
+        low, high = spread_of_difference(draws["encoder"], draws[name], n)
         return {"difference": difference, "interval": (low, high), "shown": low > 0 or high < 0}
 
     return {

@@ -14,7 +14,7 @@ from benchmarks import results
 from benchmarks.results import between
 from ssvid.errors import UserError
 from ssvid.results import BENCH, Result
-from ssvid.statistics import by_group, paired_difference, sign_flip, spread
+from ssvid.statistics import by_group, paired_difference, sign_flip, spread_of_difference, turned
 
 LEVEL = 0.05  # chance of one false find or more, over all cells
 
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 
 def compare(
-    a: str,  # folder of results of one encoder, or one result file
+    a: str,  # folder of results, or FOLDER/ENCODER where it holds several, or one result file
     b: str,
     *,
     seed: int = 0,  # of the resampling
@@ -50,18 +50,20 @@ def compare(
 
 def read(text: str) -> dict[str, Result]:
     """Cell -> result."""
-    path = Path(text)
+    path, title = Path(text), None
+    if not path.exists() and path.parent.is_dir():
+        path, title = path.parent, path.name
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    if not path.exists():
-        raise UserError(f"There is no folder or result {text}.")
-    found = [result for file in files if (result := results.read(file, (BENCH,)))]
+    found = [result for file in files if file.exists() and (result := results.read(file, (BENCH,)))]
+    found = [result for result in found if title in (None, result["encoder"]["title"])]
+    if not found and (title or not path.exists()):
+        raise UserError(f"There is no folder, encoder or result {text}.")
     if not found:
         raise UserError(f"{text} holds no result of benchmarks.run.")
     encoders = {result["encoder"]["title"] for result in found}
     if len(encoders) > 1:
-        raise UserError(
-            f"{text} holds results of {len(encoders)} encoders ({', '.join(sorted(encoders))}): name a file."
-        )
+        names = ", ".join(f"{text}/{name}" for name in sorted(encoders))
+        raise UserError(f"{text} holds results of {len(encoders)} encoders: name one of {names}.")
     return {result["cell"]: result for result in found}
 
 
@@ -92,11 +94,9 @@ def difference(pair: Pair, seed: int) -> dict[str, Any]:
 def of_draws(pair: Pair) -> dict[str, Any]:
     """Of rankings, whose numbers were redrawn on the same groups for A and B: p is how often the sign turns."""
     ours, theirs = (torch.tensor(r["test"]["draws"]["encoder"], dtype=torch.float64) for r in (pair.a, pair.b))
-    metric, change = pair.a["metric"], ours - theirs
-    change = change[~change.isnan()]
-    least = min(int((change <= 0).sum()), int((change >= 0).sum()))
-    p = min(1.0, 2 * (least + 1) / (len(change) + 1))
-    return {"cell": pair.cell, "difference": pair.a[metric] - pair.b[metric], "interval": spread(change), "p": p}
+    metric, n = pair.a["metric"], len(pair.a["test"]["groups"])
+    interval, p = spread_of_difference(ours, theirs, n), turned(ours - theirs, n)
+    return {"cell": pair.cell, "difference": pair.a[metric] - pair.b[metric], "interval": interval, "p": p}
 
 
 def holm(rows: list[dict[str, Any]]) -> None:

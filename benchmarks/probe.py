@@ -25,7 +25,7 @@ class ProbeResult(NamedTuple):
     chosen: Setting
     grid: list[Setting]  # every setting that was tried, the chosen one among them
     predictions: Int[Tensor, "S"]  # of the test split: the likeliest class
-    scores: Float[Tensor, "S Q"]  # of the test split, larger is likelier
+    scores: Float[Tensor, "S Q"]  # of the test split: logits, whose softmax (sigmoids of several) is a probability
     attention: Float[Tensor, "S N"] | None = None  # of a head that has it, over the tokens of each test clip; sums to 1
 
 
@@ -33,7 +33,7 @@ class Probe(ABC):
     """`__init__` takes keyword-only hyper-parameters. The setting is chosen on val; test is read once, by that one."""
 
     reads: str = "pooled"  # vectors S D; or "tokens", S N D (raw pixels come as S D all the same)
-    several: bool = False  # can learn clips of several classes, or of none
+    several: bool = False  # can learn clips of several classes, or of none; `localisation` takes its scores for logits
 
     @abstractmethod
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:

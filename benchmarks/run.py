@@ -17,14 +17,14 @@ from benchmarks import board, results
 from benchmarks.linear_probe import titles
 from benchmarks.pool import POOLINGS
 from benchmarks.subject import Bench, Options, Subject, agreed, bench, subject
-from benchmarks.suite import Cell, load, manifest
+from benchmarks.suite import Broken, Cell, load, manifest
 from benchmarks.task import score
 from benchmarks.units import keep
 from ssvid.data.manifest import Manifest
 from ssvid.engine.distributed import join
 from ssvid.engine.features import cpu_seconds, refuse
 from ssvid.engine.run import UNCHANGED, ClipChange
-from ssvid.errors import UserError, positive
+from ssvid.errors import RunError, UserError, positive
 from ssvid.results import BENCH, Result, command_line, describe_data, digest, git, leak, write
 
 FAULTS = (UserError, ValueError, RuntimeError, ArithmeticError, OSError, KeyError, IndexError, TypeError)
@@ -67,7 +67,7 @@ def run(
         torch.set_num_threads(threads)
     if not encoder:
         raise UserError("Say what to ask: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
-    cells, folder = load(suite), Path(out)
+    (cells, broken), folder = load(suite), Path(out)
     options = Options(
         cache,
         batch_size,
@@ -82,22 +82,33 @@ def run(
         max_bad,
     )
     shared = {"config": config, "command": command_line("benchmarks.run", config)}
-    folder.mkdir(parents=True, exist_ok=True)
     failed: list[Failed] = []
-    work = Work(folder, options, shared, failed, seeds)
+    work = Work(folder, options, shared, failed, seeds, config.get("data") if config and data is not None else None)
     sets, refused = by_data(cells, data, datasets)
+    folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(encoder) * len(cells), unit="cell", desc=suite, disable=not sys.stderr.isatty()) as bar:
         for text, name in zip(encoder, titles(encoder), strict=True):
-            of = subject(text, name, clip, layers)
-            for cell, why in refused:
-                fail(of, cell, why, work)
-                bar.update()
+            for one, why in [*broken, *refused]:
+                fail(name, one, why, work)
+            try:
+                of = subject(text, name, clip, layers)
+            except UserError as error:
+                if len(encoder) == 1:
+                    raise
+                for cell in cells:
+                    fail(name, cell.name, error, work)
+                continue
             for each in sets:
                 ask(smaller(of, each.at_most), each.data, each.cells, work)
                 bar.update(len(each.cells))
-    made = board.brief(folder)
-    found = {"out": out, "results": made, "failed": [f._asdict() for f in failed]}
-    return {**found, "report": str(board.write(folder)) if made else None, "exit_code": 3 if failed else 0}
+    found: dict[str, Any] = {"out": out, "results": [], "failed": [f._asdict() for f in failed], "report": None}
+    try:
+        found["results"] = board.brief(folder)
+        found["report"] = str(board.write(folder)) if found["results"] else None
+    except (UserError, RunError, OSError) as error:  # of a file that is not ours, or a full disk: what was made stays
+        print(f"no report: {error}", file=sys.stderr)
+        found["failed"].append({"encoder": "", "cell": "report", "why": str(error)})
+    return {**found, "exit_code": 3 if found["failed"] else 0}
 
 
 class Work(NamedTuple):
@@ -106,6 +117,7 @@ class Work(NamedTuple):
     shared: dict[str, Any]  # by all results
     failed: list[Failed]
     seeds: int  # of the probes
+    data: dict[str, Any] | None  # the user's own data set: name and settings
 
 
 class Asked(NamedTuple):
@@ -114,9 +126,7 @@ class Asked(NamedTuple):
     at_most: dict[str, int]  # frames and size of a clip
 
 
-def by_data(
-    cells: list[Cell], data: Manifest | None, datasets: str | None
-) -> tuple[list[Asked], list[tuple[Cell, UserError]]]:
+def by_data(cells: list[Cell], data: Manifest | None, datasets: str | None) -> tuple[list[Asked], list[Broken]]:
     """Cells of the same data set that score the same kind of unit, so that its clips are decoded once.
 
     Then those whose data set is not there or has not what they ask about; an error where that is all of them.
@@ -133,9 +143,9 @@ def by_data(
             most = group[0].data.get("at_most", {}) if data is None else {}
             made.append(Asked(keep(listed[name], kind), group, most))
         except UserError as error:
-            refused += [(cell, error) for cell in group]
+            refused += [Broken(cell.name, error) for cell in group]
     if not made:
-        raise refused[0][1]
+        raise refused[0].why
     return made, refused
 
 
@@ -150,7 +160,13 @@ def ask(of: Subject, data: Manifest, cells: list[Cell], work: Work) -> None:
     """All cells of one encoder on one data set that score the same kind of unit."""
     more = {"seeds": work.seeds} if work.seeds > 1 else {}
     protocols = {cell.name: {**agreed(of, work.options), "cell": cell.settings, **more} for cell in cells}
-    todo = [cell for cell in cells if not there(of, data, cell, protocols[cell.name], work)]
+    todo = []
+    for cell in cells:
+        try:
+            if not there(of, data, cell, protocols[cell.name], work):
+                todo.append(cell)
+        except UserError as error:  # a file of something else, or half of one, in its place
+            fail(of.name, cell.name, error, work)
     if not todo:
         return
     try:
@@ -158,7 +174,7 @@ def ask(of: Subject, data: Manifest, cells: list[Cell], work: Work) -> None:
         got = bench(of, data, work.options, needs, cells[0].task.kind)
     except FAULTS as error:
         for cell in todo:
-            fail(of, cell, error, work)
+            fail(of.name, cell.name, error, work)
         return
     for cell in todo:
         began, clock = cpu_seconds(), time.perf_counter()
@@ -167,7 +183,7 @@ def ask(of: Subject, data: Manifest, cells: list[Cell], work: Work) -> None:
             found["cost"] |= {"probe_cpu_s": round(cpu_seconds() - began, 3)}
             write(place(of, cell, work), found)
         except FAULTS as error:
-            fail(of, cell, error, work)
+            fail(of.name, cell.name, error, work)
         else:
             tqdm.write(f"{board.line(found)}  ({time.perf_counter() - clock:.0f} s)", file=sys.stderr)
 
@@ -180,7 +196,7 @@ def answered(of: Subject, got: Bench, cell: Cell, protocol: dict[str, Any], work
         **({"fold": cell.fold} if cell.fold else {}),
         **score(cell.task, got, work.seeds, pictures=True),
         "encoder": of.encoder,
-        "data": describe_data(got.data, units_of(got), got.lost),
+        "data": {"set": work.data or cell.data, **describe_data(got.data, units_of(got), got.lost)},
         "protocol": protocol,
         "protocol_hash": digest(protocol),
         "leak": leak(of.given, got.data.split("test")),
@@ -207,13 +223,13 @@ def there(of: Subject, data: Manifest, cell: Cell, protocol: dict[str, Any], wor
     return file.exists()
 
 
-def fail(of: Subject, cell: Cell, error: BaseException, work: Work) -> None:
+def fail(encoder: str, cell: str, error: BaseException, work: Work) -> None:
     why = " ".join(str(error).split())
     if not isinstance(error, UserError | OSError):  # a fault of ours, in a probe perhaps: its place is wanted
         why = f"{type(error).__name__}: {why}"
         tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
-    work.failed.append(Failed(of.name, cell.name, why))
-    tqdm.write(f"FAILED {of.name}, {cell.name}: {why}", file=sys.stderr)
+    work.failed.append(Failed(encoder, cell, why))
+    tqdm.write(f"FAILED {encoder}, {cell}: {why}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def announce(net: Encoder, sources: list[Source], videos: int, clips: int, cache
         took.append(time.perf_counter() - began)
     minutes = min(took) * videos * clips / 60
     print(
-        f"{videos} videos, {clips} clip(s) each, once through {', '.join(widths)}: about {minutes:.1f} min of "
+        f"{videos * clips} clips, once through {', '.join(widths)}: about {minutes:.1f} min of "
         f"computing beside decoding, and {sum(widths.values()) * videos / 1e6:.0f} MB under {cache}, less what is "
         "there already.",
         file=sys.stderr,

@@ -11,12 +11,15 @@ A cell on a set with folds is one cell for each. `at_most`: clips of that set ar
 import difflib
 import inspect
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
+from benchmarks.probe import Probe
 from benchmarks.task import Task
 from ssvid import registry
 from ssvid.data.manifest import Manifest
@@ -43,14 +46,23 @@ class Cell(NamedTuple):
 
 def described(suite: str) -> dict[str, Any]:
     """The cells of a suite: task, probe and all their settings, with the hash that results carry as `cell_hash`."""
-    cells = load(suite)
+    cells, broken = load(suite)
     for one in cells:
         print(f"{one.hash}  {one.name}: {json.dumps(one.settings)}", file=sys.stderr)
-    return {"suite": suite, "cells": {one.name: one.hash for one in cells}}
+    for bad in broken:
+        print(f"{bad.name}: {bad.why}", file=sys.stderr)
+    return {"suite": suite, "cells": {one.name: one.hash for one in cells}, "exit_code": 2 if broken else 0}
 
 
-def load(text: str) -> list[Cell]:
-    """`text`: a name in benchmarks/suites, or a path."""
+class Broken(NamedTuple):
+    """A cell that cannot be asked: the others can."""
+
+    name: str
+    why: UserError
+
+
+def load(text: str) -> tuple[list[Cell], list[Broken]]:
+    """`text`: a name in benchmarks/suites, or a path. Where no cell can be asked the first one's fault is raised."""
     path = Path(text) if text.endswith((".yaml", ".yml")) else FOLDER / f"{text}.yaml"
     if not path.is_file():
         names = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -63,14 +75,24 @@ def load(text: str) -> list[Cell]:
     rows = found.get("cells") if isinstance(found, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The suite {path} has no list `cells` of tasks.")
+    if strange := sorted(set(map(str, found)) - {"cells", "data", "sets"}):
+        raise UserError(f"The suite {path} has an entry {strange[0]}: there are cells, data and sets.")
     sets, plain = found.get("sets") or {}, found.get("data") or SYNTHETIC
     if not isinstance(sets, dict) or not all(is_set(of) for of in (plain, *sets.values())):
         raise UserError(f"The suite {path}: `sets` gives each name the `name` and the settings of a data set.")
-    cells = [one for row in rows for one in folded(row, sets, plain, path)]
+    cells: list[Cell] = []
+    broken: list[Broken] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            cells += folded(row, sets, plain, path)
+        except UserError as error:
+            broken.append(Broken(str(row.get("name") or f"cell {number}"), error))
+    if not cells:
+        raise broken[0].why
     names = [one.name for one in cells]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"The suite {path} has two cells {twice[0]}: give one of them a `name`.")
-    return cells
+    return cells, broken
 
 
 def is_set(of: Any) -> bool:
@@ -100,7 +122,7 @@ def folded(row: dict[str, Any], sets: dict[str, Any], plain: dict[str, Any], pat
 def cell(row: dict[str, Any], title: str, path: Path) -> Cell:
     """{task, probe, data, name, settings of the task, `with`: settings of the probe}. `title`: of its data set."""
     rest = {key: value for key, value in row.items() if key not in ("task", "probe", "with", "data", "name")}
-    if "task" not in row:
+    if not isinstance(row.get("task"), str):
         raise UserError(f"The suite {path} has a cell without a task: {row}.")
     if not isinstance(row.get("with") or {}, dict) or not isinstance(row.get("probe") or "", str):
         raise UserError(f"The suite {path}: a cell's `probe` is a name and its `with` a mapping, unlike in {row}.")
@@ -115,22 +137,34 @@ def cell(row: dict[str, Any], title: str, path: Path) -> Cell:
         )
     given = rest if probe is None else {"probe": probe, **rest}
     task = built(kind, given, f"task {row['task']}", path)
-    name = row.get("name") or (f"{title}." if title else "") + f"{row['task']}{said}"
+    name = str(row.get("name") or (f"{title}." if title else "") + f"{row['task']}{said}")
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise UserError(
+            f"The suite {path}: a cell's name is that of its file, letters, digits and . _ + -, not {name!r}."
+        )
     settings = {
         "task": row["task"],
         **task.settings(),
         "probe": row.get("probe"),
         "with": vars(probe) if probe else None,
     }
-    return Cell(str(name), task, settings, row["data"])
+    return Cell(name, task, settings, row["data"])
 
 
 def built(kind: Any, settings: dict[str, Any], what: str, path: Path) -> Any:
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    """As the command line would make it: each setting is held to the type that its signature states."""
+    rest = {key: value for key, value in settings.items() if not isinstance(value, Probe)}
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if inspect.isclass(kind) else parser.add_function_arguments
+    add(kind, skip={"probe"}, fail_untyped=False)
     try:
-        return kind(**plain)
-    except TypeError as error:
-        raise UserError(f"The suite {path}: {what}: {error}.") from error
+        known = parser.parse_object(rest).as_dict()
+        return kind(
+            **{key: known[key] for key in rest}, **{key: settings[key] for key in settings.keys() - rest.keys()}
+        )
+    except (TypeError, ArgumentError, KeyError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"The suite {path}: {what}: {why.rstrip('.')}.") from error
 
 
 def manifest(data: dict[str, Any], datasets: str | None) -> Manifest:

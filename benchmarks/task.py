@@ -13,7 +13,14 @@ from benchmarks.ranking import Measure, Ranked, average_precision
 from benchmarks.sources import ROWS
 from benchmarks.subject import Bench
 from ssvid import registry
-from ssvid.statistics import bootstrap, numbered, paired_difference, redrawn, spread
+from ssvid.statistics import (
+    bootstrap,
+    numbered,
+    paired_difference,
+    redrawn,
+    spread_of_difference,
+    spread_of_share,
+)
 
 Row = dict[str, Any]
 
@@ -93,7 +100,10 @@ def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> R
 
     def entry(name: str) -> Row:
         got = answers[name]
-        low_high = bootstrap(got.correct, groups, bench.seed) if got.correct is not None else spread(draws[name])
+        if got.correct is not None:
+            low_high = bootstrap(got.correct, groups, bench.seed)
+        else:
+            low_high = spread_of_share(draws[name], len(set(groups)))
         found = {task.metric: sum(got.scores) / seeds, "interval": low_high, **got.first.more}
         if got.first.per_class is not None:
             found["per_class"] = got.first.per_class
@@ -105,7 +115,7 @@ def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> R
             difference, low, high = paired_difference(ours.correct, theirs.correct, groups, bench.seed)
         else:
             difference = (sum(ours.scores) - sum(theirs.scores)) / seeds
-            low, high = spread(draws["encoder"] - draws[name])
+            low, high = spread_of_difference(draws["encoder"], draws[name], len(set(groups)))
         return {"difference": difference, "interval": (low, high), "shown": low > 0 or high < 0}
 
     controls = {name: entry(name) for name in answers if name != "encoder"}

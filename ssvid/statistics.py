@@ -53,9 +53,12 @@ def paired_difference(
         low, high = newcombe(ours.double().mean().item(), theirs.double().mean().item(), n, level)
     else:
         low, high = interval(value, weight, seed, draws, level)
-    if 2 / 2**n > 1 - level:
-        low, high = min(low, 0.0), max(high, 0.0)
-    return difference, low, high
+    return difference, *few(low, high, n, level)
+
+
+def few(low: float, high: float, groups: int, level: float = 0.95) -> tuple[float, float]:
+    """An interval of a difference that holds zero as long as the groups are too few to show any."""
+    return (min(low, 0.0), max(high, 0.0)) if 2 / 2**groups > 1 - level else (low, high)
 
 
 def by_group(values: Float[Tensor, "S"], groups: list[str]) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
@@ -89,6 +92,29 @@ def spread(values: Float[Tensor, "draws"], level: float = 0.95) -> tuple[float, 
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = values.double().nanquantile(ends).tolist()
     return low, high
+
+
+def spread_of_share(values: Float[Tensor, "draws"], groups: int, level: float = 0.95) -> tuple[float, float]:
+    """Of a number in 0 to 1. Where no redrawing differs, Wilson's interval for as many trials as groups."""
+    low, high = spread(values, level)
+    return wilson(low, groups, level) if low == high else (low, high)
+
+
+def spread_of_difference(
+    ours: Float[Tensor, "draws"], theirs: Float[Tensor, "draws"], groups: int, level: float = 0.95
+) -> tuple[float, float]:
+    """As `paired_difference` has it, of redrawn numbers in 0 to 1."""
+    low, high = spread(ours - theirs, level)
+    if low == high:
+        low, high = newcombe(ours.nanmean().item(), theirs.nanmean().item(), groups, level)
+    return few(low, high, groups, level)
+
+
+def turned(change: Float[Tensor, "draws"], groups: int) -> float:
+    """Two-sided p of no difference: how often its sign turns in the redrawings. n groups show no less than 2 / 2^n."""
+    change = change[~change.isnan()]
+    least = min(int((change <= 0).sum()), int((change >= 0).sum()))
+    return min(1.0, max(2 * (least + 1) / (len(change) + 1), 2 / 2**groups))
 
 
 def interval(

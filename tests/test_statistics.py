@@ -3,7 +3,17 @@ import math
 import pytest
 import torch
 
-from ssvid.statistics import bootstrap, chance, majority, newcombe, paired_difference, wilson
+from ssvid.statistics import (
+    bootstrap,
+    chance,
+    majority,
+    newcombe,
+    paired_difference,
+    spread_of_difference,
+    spread_of_share,
+    turned,
+    wilson,
+)
 
 
 def test_close_to_the_textbook_where_clips_are_independent():
@@ -96,3 +106,12 @@ def test_chance_and_majority():
     labels = torch.tensor([3, 3, 3, 7, 9])  # of many classes, three are present
     assert chance(labels) == 1 / 3
     assert majority(labels) == 0.6
+
+
+def test_redrawn_numbers_of_few_groups_show_nothing():
+    """As of accuracies: 2 of 2^n draws have all signs alike by chance, and no spread is not no doubt."""
+    same, more = torch.full((100,), 0.5), torch.full((100,), 0.9)
+    assert spread_of_difference(more, same, 5)[0] <= 0 < spread_of_difference(more, same, 40)[0] < 0.4
+    assert spread_of_difference(same + torch.linspace(0.01, 0.1, 100), same, 5)[0] == 0
+    assert spread_of_share(torch.ones(100), 3)[0] < 0.5 and spread_of_share(torch.ones(100), 3)[1] == 1
+    assert turned(more - same, 3) == 0.25 and turned(more - same, 40) == pytest.approx(2 / 101)

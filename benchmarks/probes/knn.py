@@ -47,7 +47,8 @@ class KNN(Probe):
         best = max(grid, key=rank)
         pooling = best["pooling"]
         votes = self.votes(test.feats[pooling], train.feats[pooling], train.labels, [best["k"]], classes)
-        return result(votes[0], test.labels, best, grid)
+        share = votes[0] / votes[0].sum(1, keepdim=True)
+        return result(share.clamp_min(1e-12).log(), test.labels, best, grid)
 
     def votes(
         self,

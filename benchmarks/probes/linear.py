@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from benchmarks.probe import Labels, Probe, ProbeResult, Setting, accuracy, check, metric, on_val, result
+from ssvid.errors import positive
 from ssvid.randomness import permutation
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
@@ -70,6 +71,7 @@ class Linear(Probe):
         momentum: float = 0.9,
         rungs: tuple[float, ...] = (0.25, 0.5),  # of the steps, where half of the heads leave; () keeps all to the end
     ) -> None:
+        positive(epochs=epochs, min_steps=min_steps, batch=batch, rates=min(rates, default=0.0))
         self.grid = [(rate, decay) for rate in rates for decay in weight_decays]  # R
         self.epochs, self.min_steps, self.batch, self.momentum = epochs, min_steps, batch, momentum
         self.rungs = tuple(rungs)

@@ -15,6 +15,7 @@ from benchmarks.ranking import Ranked, mean_over, ranked
 from benchmarks.subject import Bench
 from benchmarks.task import Answer, Task, group_numbers, of_classes
 from benchmarks.tasks.multi_label import prevalence
+from ssvid.errors import UserError
 from ssvid.registry import tasks
 
 OVERLAP = 0.5
@@ -26,6 +27,8 @@ class Detection(Task):
     kind = "boxes"
 
     def __init__(self, probe: Probe) -> None:
+        if probe.reads != "pooled":
+            raise UserError("detection: boxes have pooled features alone, no tokens: take a probe that reads vectors.")
         self._probe = probe
 
     def answer(self, bench: Bench, source: str) -> Answer:

@@ -7,7 +7,7 @@ import torch
 from benchmarks.probe import Probe
 from benchmarks.subject import Bench
 from benchmarks.task import Answer, Task, right
-from ssvid.errors import UserError
+from ssvid.errors import UserError, positive
 from ssvid.randomness import uniform
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen
@@ -26,6 +26,7 @@ class FewShot(Task):
         main: int = 4,
         draws: int = 20,  # of the clips, the same for every encoder
     ) -> None:
+        positive(shots=min(shots, default=0), draws=draws)
         if main not in shots:
             raise UserError(f"few_shot: main {main} is none of its shots {list(shots)}.")
         self._probe, self.shots, self.main, self.draws = probe, tuple(shots), main, draws

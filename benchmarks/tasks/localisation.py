@@ -61,7 +61,7 @@ class Localisation(Task):
             "grid": got.grid,
         }
         every = [one for of_threshold in lists for one in of_threshold]
-        values = [of_classes(bench, of_threshold) for of_threshold in lists]
+        values = [of_classes(bench, of_threshold, interpolated=True) for of_threshold in lists]
         per_class = {name: mean([of[name] for of in values]) for name in values[0]}
         return Answer(None, None, more, mean_over(every, interpolated=True), per_class)
 

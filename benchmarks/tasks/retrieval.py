@@ -12,6 +12,7 @@ from benchmarks.probes.knn import neighbours
 from benchmarks.strips import strips
 from benchmarks.subject import Bench
 from benchmarks.task import Answer, Row, Task
+from ssvid.errors import UserError, positive
 from ssvid.registry import tasks
 
 CHUNK = 1024  # queries at once
@@ -22,7 +23,9 @@ class Retrieval(Task):
     metric = "recall1"
 
     def __init__(self, probe: Probe | None = None, *, ks: tuple[int, ...] = (1, 5, 10, 20, 50)) -> None:
-        """Takes no probe: nothing is trained."""
+        if probe is not None:
+            raise UserError("retrieval takes no probe: nothing is trained.")
+        positive(ks=min(ks, default=0))
         self.ks = tuple(ks)
 
     def answer(self, bench: Bench, source: str) -> Answer:

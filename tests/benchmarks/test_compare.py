@@ -23,6 +23,25 @@ def result(folder: Path, cell: str, correct: torch.Tensor, paths: int = 0, title
     (folder / f"{title}.{cell}.json").write_text(json.dumps(found))
 
 
+def ranking(folder: Path, cell: str, value: float, draws: torch.Tensor, title: str = "net") -> None:
+    folder.mkdir(exist_ok=True)
+    test = {"paths": ["a"], "groups": [str(i) for i in range(40)], "units": 9, "draws": {"encoder": draws.tolist()}}
+    found = {"kind": BENCH, "cell": cell, "encoder": {"title": title}, "protocol": {"cell": {}}, "test": test}
+    (folder / f"{title}.{cell}.json").write_text(json.dumps(found | {"metric": "map", "map": value}))
+
+
+def test_rankings_are_compared_by_their_redrawings(tmp_path: Path):
+    """p is twice the share of redrawings on the other side: 5 of 99 there make 2 * (5 + 1) / 100."""
+    change = torch.cat([torch.full((94,), 0.1), torch.full((5,), -0.1)])
+    other = torch.full((99,), 0.3)
+    ranking(tmp_path / "a", "close", 0.4, other + change), ranking(tmp_path / "b", "close", 0.3, other)
+    ranking(tmp_path / "a", "clear", 0.4, other + 0.1), ranking(tmp_path / "b", "clear", 0.3, other)
+    rows = {row["cell"]: row for row in compare(str(tmp_path / "a"), str(tmp_path / "b"))["cells"]}
+    assert rows["close"]["p"] == pytest.approx(0.12) and not rows["close"]["real"]
+    assert rows["clear"]["p"] == pytest.approx(0.02) and rows["clear"]["real"]
+    assert rows["clear"]["difference"] == pytest.approx(0.1)
+
+
 def test_a_clear_difference_is_real_and_none_is_not(tmp_path: Path):
     draw = torch.Generator().manual_seed(0)
     better, worse = ((torch.rand(200, generator=draw) < p).double() for p in (0.8, 0.5))

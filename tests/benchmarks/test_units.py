@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from einops import rearrange
@@ -12,6 +13,7 @@ from benchmarks.regions import Regions
 from benchmarks.sources import make_sources
 from benchmarks.units import KINDS, keep
 from ssvid import registry
+from ssvid.data.augment import geometry, recipe
 from ssvid.data.decode import read, stamps
 from ssvid.data.loader import eval_loader
 from ssvid.data.people import People
@@ -66,6 +68,15 @@ def test_boxes_of_a_frame_share_its_clip(films):
     ]
     assert twins and all(torch.equal(batch["clips"][i], batch["clips"][j]) for i, j in twins)
     assert batch["clips"].shape == (12, 1, 3, 6, 32, 32)  # the frame is 64 wide: squeezed, not cropped
+
+
+def test_the_middle_of_a_boxes_clip_is_its_time(films):
+    people = People(films, ClipSpec(frames=5, stride=1, size=32))
+    place = next(i for i, at in enumerate(people.at) if at[0] >= 2)
+    path, time_s = films.path(people.row[place]), people.at[place][0]
+    clip = next(iter(eval_loader(people, [place], 1, 0)))["clips"][0, 0]  # C T H W
+    frame = geometry(read(path, np.array([stamps(path)[0] + time_s])), recipe("whole"), 32, torch.zeros(0))
+    assert torch.equal(clip[:, 2:3], frame) and not torch.equal(clip[:, :1], clip[:, 2:3])
 
 
 @pytest.mark.parametrize("kind", ["several", "seconds", "boxes"])
