@@ -302,7 +302,8 @@ def gains(result: Result, found: list[Result], baseline: str, colour: str) -> st
         for gain in shown
     ]
     chart = plots.differences(bars, f"{result['metric']}, points")
-    return f"<figure><figcaption>Gain by class over: {name}{cut}. In brackets: test clips</figcaption>{chart}</figure>"
+    counted = ". In brackets: test clips" if any(gain.clips is not None for gain in shown) else ""
+    return f"<figure><figcaption>Gain by class over: {name}{cut}{counted}</figcaption>{chart}</figure>"
 
 
 def attention(seen: dict[str, Any]) -> str:
