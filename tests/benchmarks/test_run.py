@@ -92,6 +92,26 @@ def test_views_and_seeds(done, tmp_path: Path):
     assert found["controls"]["random"]["std_over_seeds"] == 0  # nothing is drawn in this probe
 
 
+def test_seconds_and_boxes_of_films(tmp_path: Path):
+    """Several classes, segments and boxes from files to tables; a second start makes nothing anew."""
+    films = f"{{name: synthetic_films, root: {tmp_path}/set, train: 8, val: 4, test: 6, actors: 2, scenes: 2}}"
+    quick = "probe: linear, with: {rates: [30.0], min_steps: 40}, data: films"
+    cells = ", ".join(f"{{task: {task}, {quick}}}" for task in ("multi_label", "localisation", "detection"))
+    (tmp_path / "s.yaml").write_text(f"sets: {{films: {films}}}\ncells: [{cells}]")
+    words = [*NET, "--suite", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "o"), "--cache", str(tmp_path / "c")]
+    result = command("benchmarks.run", *words, "--workers", "0", "--threads", "1")
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = {file.name.split(".")[-3]: json.loads(file.read_text()) for file in (tmp_path / "o").glob("*.linear.json")}
+    assert found.keys() == {"multi_label", "localisation", "detection"}
+    for task, one in found.items():
+        assert one["metric"] == "map" and len(one["test"]["draws"]["random"]) == 1000 and len(one["per_class"]) == 4
+        assert one["data"]["set"]["name"] == "synthetic_films" and one["data"]["clips"]["test"] == 6, task
+    assert found["detection"]["test"]["units"] > found["multi_label"]["test"]["units"] == 6
+    again = command("benchmarks.run", *words, "--workers", "0", "--threads", "1")
+    assert again.returncode == 0 and "once through" not in again.stderr
+    assert "detection" in (tmp_path / "o" / "board.md").read_text()
+
+
 def test_tables_come_from_the_files_alone(done):
     folder, _, _ = done
     page = board.write(folder / "out").read_text()
