@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from benchmarks.run import smaller
@@ -14,17 +15,18 @@ from ssvid.weights import encoder_hash
 NET = "tests.benchmarks.test_run:tiny_vit"
 
 
-def test_pooled_vectors_and_tokens_are_read_off_one_pass():
+@pytest.mark.parametrize("ways", [("", "/shuffled"), ("",)])  # one way alone: the next clip has the same name
+def test_pooled_vectors_and_tokens_are_read_off_one_pass(ways: tuple[str, ...]):
     net = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=4, stride=1, size=16).eval()
     passes = []
     net.register_forward_hook(lambda *_: passes.append(1))
-    wanted = ["encoder", "encoder:tokens", "encoder/shuffled", "encoder/shuffled:tokens"]
+    wanted = [f"encoder{way}{form}" for way in ways for form in ("", ":tokens")]
     sources = make_sources(net, net, (1,), ("mean",), 0, wanted)
     clips = [torch.randint(0, 255, (2, 3, 4, 16, 16), dtype=torch.uint8) for _ in range(2)]
     index = torch.tensor([0, 1])
     with torch.inference_mode():
         together = [[source.run(clip, index) for source in sources] for clip in clips]
-        assert len(passes) == 4  # two clips, two ways
+        assert len(passes) == 2 * len(ways)  # of two clips
         alone = [
             [make_sources(net, net, (1,), ("mean",), 0, [w])[0].run(clip, index) for w in wanted] for clip in clips
         ]
