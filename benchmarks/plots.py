@@ -64,7 +64,9 @@ def bars(groups: Sequence[Sequence[Bar]], chance: float | None, label: str) -> s
 def differences(found: Sequence[Bar], label: str) -> str:
     """To both sides of zero, in points."""
     ends = [x for bar in found for x in (bar.value, *(bar.interval or ()))]
-    low, high = min(0.0, *ends), max(0.05, *ends)
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    if high - low < 0.05:  # small ones stay small
+        low, high = (high - 0.05, high) if -low > high else (low, low + 0.05)
     step = next((step for step in (0.02, 0.05, 0.1, 0.2) if high - low <= 5 * step), 0.5)
     marks = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
     ticks = [(x, f"{100 * x:+.0f}" if abs(x) > 1e-9 else "0") for x in marks]
