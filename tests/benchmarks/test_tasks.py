@@ -132,6 +132,19 @@ def test_two_people_that_overlap():
     assert matched(torch.eye(2), torch.tensor([0.1, 0.9]), one).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_smoothing_is_chosen_on_val(swapped: bool, monkeypatch):
+    """Here none is best; with the widths exchanged underneath it is the other."""
+    kind, real = tasks["localisation"], tasks["localisation"].lists
+    if swapped:
+        monkeypatch.setattr(kind, "lists", lambda self, *of: real(self, *of[:-1], {1: 5, 5: 1}[of[-1]]))
+    probe, bench = probes["linear"](rates=(30.0,), min_steps=60), made(2.0, kind="seconds")
+    alone = {width: kind(probe, smooth=(width,)).answer(bench, "encoder").more["val_map"] for width in (1, 5)}
+    for order in ((1, 5), (5, 1)):
+        found = kind(probe, smooth=order).answer(bench, "encoder").more
+        assert found["val_map"] == max(alone.values()) and found["chosen"]["smooth"] == (5 if swapped else 1)
+
+
 def test_seconds_are_smoothed_over_those_that_are_there():
     found = smoothed(torch.tensor([[0.0], [3.0], [6.0], [3.0]]), 3)
     assert found[:, 0].tolist() == [1.5, 3.0, 4.0, 4.5]
