@@ -82,11 +82,11 @@ def run(
         max_bad,
     )
     shared = {"config": config, "command": command_line("benchmarks.run", config)}
-    failed: list[Failed] = []
-    work = Work(folder, options, shared, failed, seeds, config.get("data") if config and data is not None else None)
-    sets, refused = by_data(cells, data, datasets)
+    work = Work(folder, options, shared, [], seeds, config.get("data") if config and data is not None else None)
+    rounds, refused = by_data(cells, data, datasets)
     folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(encoder) * len(cells), unit="cell", desc=suite, disable=not sys.stderr.isatty()) as bar:
+    asked = sum(len(each.cells) for each in rounds)
+    with tqdm(total=len(encoder) * asked, unit="cell", desc=suite, disable=not sys.stderr.isatty()) as bar:
         for text, name in zip(encoder, titles(encoder), strict=True):
             for one, why in [*broken, *refused]:
                 fail(name, one, why, work)
@@ -95,20 +95,13 @@ def run(
             except UserError as error:
                 if len(encoder) == 1:
                     raise
-                for cell in cells:
-                    fail(name, cell.name, error, work)
+                fail_all(name, [cell for each in rounds for cell in each.cells], error, work)
+                bar.update(asked)
                 continue
-            for each in sets:
-                ask(smaller(of, each.at_most), each.data, each.cells, work)
+            for each in rounds:
+                ask(of, each, work)
                 bar.update(len(each.cells))
-    found: dict[str, Any] = {"out": out, "results": [], "failed": [f._asdict() for f in failed], "report": None}
-    try:
-        found["results"] = board.brief(folder)
-        found["report"] = str(board.write(folder)) if found["results"] else None
-    except (UserError, RunError, OSError) as error:  # of a file that is not ours, or a full disk: what was made stays
-        print(f"no report: {error}", file=sys.stderr)
-        found["failed"].append({"encoder": "", "cell": "report", "why": str(error)})
-    return {**found, "exit_code": 3 if found["failed"] else 0}
+    return ended(work)
 
 
 class Work(NamedTuple):
@@ -120,17 +113,29 @@ class Work(NamedTuple):
     data: dict[str, Any] | None  # the user's own data set: name and settings
 
 
-class Asked(NamedTuple):
+def ended(work: Work) -> dict[str, Any]:
+    """The tables of all that the folder now holds, and what the command prints."""
+    failed = [one._asdict() for one in work.failed]
+    found: dict[str, Any] = {"out": str(work.folder), "results": [], "failed": failed, "report": None}
+    try:
+        found["results"] = board.brief(work.folder)
+        found["report"] = str(board.write(work.folder)) if found["results"] else None
+    except (UserError, RunError, OSError) as error:  # of a file that is not ours, or a full disk: what was made stays
+        print(f"no report: {error}", file=sys.stderr)
+        failed.append({"encoder": "", "cell": "report", "why": str(error)})
+    return {**found, "exit_code": 3 if failed else 0}
+
+
+class Round(NamedTuple):
+    """Cells that score the same kind of unit of the same data set, so that its clips are decoded once."""
+
     data: Manifest
     cells: list[Cell]
     at_most: dict[str, int]  # frames and size of a clip
 
 
-def by_data(cells: list[Cell], data: Manifest | None, datasets: str | None) -> tuple[list[Asked], list[Broken]]:
-    """Cells of the same data set that score the same kind of unit, so that its clips are decoded once.
-
-    Then those whose data set is not there or has not what they ask about; an error where that is all of them.
-    """
+def by_data(cells: list[Cell], data: Manifest | None, datasets: str | None) -> tuple[list[Round], list[Broken]]:
+    """Rounds, and the cells whose data set is not there or has not what they ask about: an error if that is all."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((repr(cell.data) if data is None else "", cell.task.kind), []).append(cell)
@@ -141,7 +146,7 @@ def by_data(cells: list[Cell], data: Manifest | None, datasets: str | None) -> t
             if name not in listed:
                 listed[name] = data if data is not None else manifest(group[0].data, datasets)
             most = group[0].data.get("at_most", {}) if data is None else {}
-            made.append(Asked(keep(listed[name], kind), group, most))
+            made.append(Round(keep(listed[name], kind), group, most))
         except UserError as error:
             refused += [Broken(cell.name, error) for cell in group]
     if not made:
@@ -149,17 +154,22 @@ def by_data(cells: list[Cell], data: Manifest | None, datasets: str | None) -> t
     return made, refused
 
 
-def smaller(of: Subject, at_most: dict[str, int]) -> Subject:
-    """The same encoder on clips that are no larger; it gets the user's clip back first."""
+def smaller(of: Subject, at_most: dict[str, int]) -> None:
+    """The encoder's clips made no larger, in place; it gets the user's clip back first."""
     of.net.spec = of.spec
     ClipChange(**{key: min(most, getattr(of.spec, key)) for key, most in at_most.items()}).onto(of.net)
-    return of
 
 
-def ask(of: Subject, data: Manifest, cells: list[Cell], work: Work) -> None:
-    """All cells of one encoder on one data set that score the same kind of unit."""
+def ask(of: Subject, each: Round, work: Work) -> None:
+    """All cells of a round, of one encoder."""
+    data, cells, kind = each.data, each.cells, each.cells[0].task.kind
+    try:
+        smaller(of, each.at_most)
+    except UserError as error:
+        fail_all(of.name, cells, error, work)
+        return
     more = {"seeds": work.seeds} if work.seeds > 1 else {}
-    protocols = {cell.name: {**agreed(of, work.options), "cell": cell.settings, **more} for cell in cells}
+    protocols = {cell.name: {**agreed(of, work.options, kind), "cell": cell.settings, **more} for cell in cells}
     todo = []
     for cell in cells:
         try:
@@ -171,10 +181,9 @@ def ask(of: Subject, data: Manifest, cells: list[Cell], work: Work) -> None:
         return
     try:
         needs = sorted({name for cell in todo for name in cell.task.needs})
-        got = bench(of, data, work.options, needs, cells[0].task.kind)
+        got = bench(of, data, work.options, needs, kind)
     except FAULTS as error:
-        for cell in todo:
-            fail(of.name, cell.name, error, work)
+        fail_all(of.name, todo, error, work)
         return
     for cell in todo:
         began, clock = cpu_seconds(), time.perf_counter()
@@ -221,6 +230,11 @@ def there(of: Subject, data: Manifest, cell: Cell, protocol: dict[str, Any], wor
     file = place(of, cell, work)
     results.refuse_another(file, data=data.hash, encoder=of.encoder["hash"], protocol=digest(protocol))
     return file.exists()
+
+
+def fail_all(encoder: str, cells: list[Cell], error: BaseException, work: Work) -> None:
+    for cell in cells:
+        fail(encoder, cell.name, error, work)
 
 
 def fail(encoder: str, cell: str, error: BaseException, work: Work) -> None:

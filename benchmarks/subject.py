@@ -102,12 +102,12 @@ def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "las
     return Subject(text, name, net, net.spec, chosen_layers(net, layers), describe_encoder(text, name, net))
 
 
-def agreed(of: Subject, options: Options) -> dict[str, Any]:
+def agreed(of: Subject, options: Options, kind: str = "clips") -> dict[str, Any]:
     """What two results must share to be compared, beside their probe."""
     return {
         "clip": vars(of.net.spec) | {"clips": options.clips, "crops": options.crops, "average": options.average},
         "layers": of.layers,
-        "poolings": options.poolings,
+        "poolings": KINDS[kind].poolings or options.poolings,
         "calibrate_bn": options.calibrate_bn,
         "selection": "setting and pooling by val; test read once",
         "controls": CONTROLS,
@@ -128,7 +128,7 @@ def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] =
     untrained = twin(net)
     calibrate(untrained, measured(data, net, options.calibrate_bn or CALIBRATE, options))
     names = {name: own_name(name) for name in wanted}  # two tasks may ask for the same under two names
-    poolings = ("mean",) if kind == "seconds" else options.poolings  # of a long video each second is a row
+    poolings = KINDS[kind].poolings or options.poolings
     own = sorted(set(names.values()), key=lambda name: name.partition(":"))  # what shares a pass side by side
     sources = make_sources(net, untrained, of.layers, poolings, options.seed, own, units.regions)
     gflops = announce(net, sources, len(units.clips), options.clips * options.crops, options.cache)

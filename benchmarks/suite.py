@@ -98,7 +98,8 @@ def load(text: str) -> tuple[list[Cell], list[Broken]]:
 def is_set(of: Any) -> bool:
     most = of.get("at_most", {}) if isinstance(of, dict) else None
     sizes = isinstance(most, dict) and set(most) <= {"frames", "size"} and all(type(n) is int for n in most.values())
-    return sizes and isinstance(of.get("name"), str)
+    folds = of.get("folds", []) if isinstance(of, dict) else None
+    return sizes and isinstance(folds, list) and isinstance(of.get("name"), str)
 
 
 def folded(row: dict[str, Any], sets: dict[str, Any], plain: dict[str, Any], path: Path) -> list[Cell]:
@@ -175,7 +176,7 @@ def manifest(data: dict[str, Any], datasets: str | None) -> Manifest:
     if not drawn and datasets is None and not Path(folder).is_absolute():
         raise UserError(f"This suite reads {data['name']}: say where it lies, --datasets DIR with DIR/{folder}.")
     if not drawn:
-        given = {key: settings[key] for key in LISTS if settings.get(key)}
+        given = {key: settings[key] for key in LISTS if isinstance(settings.get(key), str)}
         settings |= {key: str(Path(datasets or "", file)) for key, file in {**given, "root": folder}.items()}
     made = built(kind, settings, f"data {data['name']}", FOLDER)
     assert isinstance(made, Manifest)

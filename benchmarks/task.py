@@ -147,21 +147,18 @@ def many(scores: list[float]) -> Row:
 
 def tested(bench: Bench, answers: dict[str, Asked], draws: dict[str, Tensor]) -> Row:
     """What `compare` and the report need of test: each unit's answers, or each redrawing's number."""
-    units = bench.splits["test"]
-    labels = bench.labels[units]
-    row = {name: got.correct.tolist() for name, got in answers.items() if got.correct is not None}
-    said = {name: got.first.said.tolist() for name, got in answers.items() if got.first.said is not None}
-    groups = bench.groups("test")
+    units, groups = bench.splits["test"], bench.groups("test")
     if draws:  # a ranking: thousands of seconds or boxes, of which no one is right or wrong
         found = {name: [round(value, 6) for value in of.tolist()] for name, of in draws.items()}
         paths = list(dict.fromkeys(bench.data.rows[bench.row[i]].path for i in units))
         return {"paths": paths, "groups": sorted(set(groups)), "units": len(units), "draws": found}
+    correct = {name: got.correct.tolist() for name, got in answers.items() if got.correct is not None}
     return {
         "paths": [bench.data.rows[bench.row[i]].path for i in units],
         "groups": groups,
-        "labels": labels.tolist(),
-        "correct": {name: [round(float(c), 6) for c in correct] for name, correct in row.items()},
-        "predictions": said,
+        "labels": bench.labels[units].tolist(),
+        "correct": {name: [round(c, 6) for c in each] for name, each in correct.items()},
+        "predictions": {name: got.first.said.tolist() for name, got in answers.items() if got.first.said is not None},
     }
 
 

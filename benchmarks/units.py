@@ -56,19 +56,20 @@ class Kind(NamedTuple):
     wants: str  # of a row, in words
     has: Callable[[Row], object]  # that a row has it
     make: Callable[[Manifest, ClipSpec, int, int], Units]
+    poolings: tuple[str, ...] | None = None  # of tokens; None: as the user asks
 
 
 KINDS = {
     "clips": Kind("one class", lambda row: row.label, clips),
     "several": Kind("classes", lambda row: row.classes, several),  # Charades' own evaluation leaves clips of none out
-    "seconds": Kind("segments", lambda row: row.segments, seconds),
-    "boxes": Kind("boxes", lambda row: row.boxes, boxes),
+    "seconds": Kind("segments", lambda row: row.segments, seconds, ("mean",)),  # of a long video each second is a row
+    "boxes": Kind("boxes", lambda row: row.boxes, boxes, ("box", "slots")),
 }
 
 
 def keep(data: Manifest, kind: str) -> Manifest:
     """The rows that units of this kind come from, or one sentence of what is wanting."""
-    wants, has, _ = KINDS[kind]
+    wants, has, *_ = KINDS[kind]
     if kind == "clips":
         return labelled(data)
     kept = data.take([i for i, row in enumerate(data.rows) if has(row)])

@@ -4,14 +4,12 @@ Blocks of frames are encoded each by itself, a ConvGRU gathers the first ones, a
 the next ones must be nearer (plain product, no temperature) to the true feature there than to any other.
 """
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
-from ssvid.nn.blocks import block_maps, check_blocks, contrast, roll_out, rows
+from ssvid.nn.blocks import block_maps, block_views, check_blocks, contrast, roll_out, rows
 from ssvid.nn.convgru import ConvGRU, orthogonal
 from ssvid.objective import Objective
 from ssvid.registry import objectives
@@ -47,8 +45,7 @@ class DPC(Objective):
 
     @property
     def views(self) -> Views:
-        long = replace(self.encoder.spec, frames=self.blocks * self.encoder.spec.frames)
-        return Views(clips=(long,), augment=self.augment, mean=self.encoder.mean, std=self.encoder.std)
+        return block_views(self.encoder, self.blocks, self.augment)
 
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

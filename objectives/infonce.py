@@ -4,16 +4,18 @@ arXiv:2010.09709). Two clips of a video are told from the clips of other videos,
 `positives: label` is UberNCE: every queued clip of the query's class is a positive too.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive, within
 from ssvid.nn import shuffle
 from ssvid.nn.queue import Queue
-from ssvid.nn.teacher import follow, teacher_of
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -46,7 +48,9 @@ class InfoNCE(Objective):
         self.encoder, self.positives, self.augment = encoder, positives, augment
         self.temperature, self.momentum, self.shuffle_bn = temperature, momentum, shuffle_bn
         self.head = nn.Sequential(nn.Linear(encoder.dim, encoder.dim), nn.ReLU(), nn.Linear(encoder.dim, dim))
-        self.key_encoder, self.key_head = teacher_of(encoder), teacher_of(self.head)
+        self.key_encoder, self.key_head = copy.deepcopy(encoder), copy.deepcopy(self.head)
+        deactivate_requires_grad(self.key_encoder)
+        deactivate_requires_grad(self.key_head)
         self.queue = Queue(queue, dim, ("label",) if positives == "label" else ())
         self.waiting: list[tuple[Tensor, dict[str, Tensor]]] = []  # of this step, queued when it is done
 
@@ -102,8 +106,12 @@ class InfoNCE(Objective):
         for key, columns in self.waiting:
             self.queue.push(key, **columns)
         self.waiting.clear()
-        follow(self.key_encoder, self.encoder, self.momentum)
-        follow(self.key_head, self.head, self.momentum)
+        self.follow()
+
+    def follow(self) -> None:
+        """Parameters alone: batch-norm statistics of the keys are their own."""
+        update_momentum(self.encoder, self.key_encoder, self.momentum)
+        update_momentum(self.head, self.key_head, self.momentum)
 
 
 def tops(logits: Float[Tensor, "B n"], right: Bool[Tensor, "B n"]) -> dict[str, Tensor]:

@@ -4,8 +4,6 @@ As DPC, but a prediction is a mixture of memory slots, mixed by what the ConvGRU
 and the memory holds what they are made of. The slots are parameters, trained with the rest; nothing is ever written.
 """
 
-from dataclasses import replace
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.errors import positive
-from ssvid.nn.blocks import block_maps, check_blocks, contrast, roll_out, rows
+from ssvid.nn.blocks import block_maps, block_views, check_blocks, contrast, roll_out, rows
 from ssvid.nn.convgru import ConvGRU, orthogonal
 from ssvid.objective import Objective
 from ssvid.registry import objectives
@@ -53,8 +51,7 @@ class MemDPC(Objective):
 
     @property
     def views(self) -> Views:
-        long = replace(self.encoder.spec, frames=self.blocks * self.encoder.spec.frames)
-        return Views(clips=(long,), augment=self.augment, mean=self.encoder.mean, std=self.encoder.std)
+        return block_views(self.encoder, self.blocks, self.augment)
 
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.probe import Probe, ProbeResult, Setting, check, result
-from ssvid.errors import UserError
+from ssvid.errors import UserError, positive
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
 
@@ -33,7 +33,8 @@ class KNN(Probe):
         if preset not in PRESETS:
             raise UserError(f"There is no preset {preset!r} of the knn probe; there are {', '.join(PRESETS)}.")
         self.preset, self.temperature = preset, temperature
-        self.ks = tuple(ks) if ks else PRESETS[preset]
+        self.ks = PRESETS[preset] if ks is None else tuple(ks)
+        positive(ks=min(self.ks, default=0))
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
         """Nothing is drawn: `seed` is not used."""

@@ -23,7 +23,7 @@ class Classify(Task):
         scores, attention = got.scores, got.attention
         if bench.views > 1:
             scores = rearrange(scores.softmax(-1), "(S V) Q -> S V Q", V=bench.views).mean(1)
-            attention = None if attention is None else attention[bench.views // 2 :: bench.views]
+            attention = None  # of many views: a picture of which would be a choice
         said = scores.argmax(-1)
         more = {"val_top1": got.metrics["val/top1"], "chosen": got.chosen, "grid": got.grid}
         if "test/top5" in got.metrics:

@@ -5,7 +5,7 @@ Every choice is a uniform handed in, so a crop is a function of (seed, epoch, in
 
 import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, UInt8
@@ -48,6 +48,20 @@ class Augment:
         return max(self.brightness, self.contrast, self.saturation, self.hue, self.p_gray) > 0
 
 
+DPC = Augment(  # on UCF101; colours differ from frame to frame on purpose
+    crop="random",
+    short=240 / 224,
+    flip=0.5,
+    interpolation="nearest",
+    brightness=0.5,
+    contrast=0.5,
+    saturation=0.5,
+    hue=0.25,
+    p_jitter=1.0,
+    p_gray=0.5,
+    gray="channel",
+    per="frame",
+)
 RECIPES = {
     "none": Augment(),  # short side resized, centre cropped
     "whole": Augment(crop="whole"),  # squeezed to a square: boxes in a frame stay where they are in it
@@ -60,33 +74,8 @@ RECIPES = {
     "crop_flip_colour": Augment(
         crop="random", flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_gray=0.2
     ),
-    "dpc": Augment(  # on UCF101; colours differ from frame to frame on purpose
-        crop="random",
-        short=240 / 224,
-        flip=0.5,
-        interpolation="nearest",
-        brightness=0.5,
-        contrast=0.5,
-        saturation=0.5,
-        hue=0.25,
-        p_jitter=1.0,
-        p_gray=0.5,
-        gray="channel",
-        per="frame",
-    ),
-    "memdpc": Augment(  # likewise
-        crop="resized",
-        flip=0.5,
-        interpolation="nearest",
-        brightness=0.5,
-        contrast=0.5,
-        saturation=0.5,
-        hue=0.25,
-        p_jitter=1.0,
-        p_gray=0.25,
-        gray="channel",
-        per="frame",
-    ),
+    "dpc": DPC,
+    "memdpc": replace(DPC, crop="resized", p_gray=0.25),
 }
 
 

@@ -95,13 +95,18 @@ class Clips(Dataset):
         clips = [
             clip for view, part in enumerate(frames.chunk(len(cuts))) for clip in self._cut(part, epoch, row, view)
         ]
+        return self._sample(torch.stack(clips), epoch, row, sum(padded for _, padded in cuts))
+
+    def _sample(self, clips: Tensor, epoch: int, index: int, padded: int = 0) -> dict[str, Any]:
+        """`clips`: V C T H W."""
+        row = self.row[index]
         return {
-            "clips": torch.stack(clips),  # V C T H W
-            "index": row,
+            "clips": clips,
+            "index": index,
             "epoch": epoch,
             "label": int(self.manifest.labels[row]),
             "video_id": self.manifest.video_id(row),
-            "padded": sum(padded for _, padded in cuts),
+            "padded": padded,
         }
 
     def _starts(self, epoch: int, row: int) -> list[tuple[Any, float]]:

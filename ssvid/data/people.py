@@ -31,14 +31,7 @@ class People(Clips):
         row, time_s = self.row[index], self.at[index][0]
         if self.last is None or self.last[0] != (row, time_s):
             self.last = (row, time_s), self._clip(row, time_s)
-        return {
-            "clips": self.last[1][None],
-            "index": index,
-            "epoch": epoch,
-            "label": int(self.manifest.labels[row]),
-            "video_id": self.manifest.video_id(row),
-            "padded": 0,
-        }
+        return self._sample(self.last[1][None], epoch, index)
 
     def _clip(self, row: int, time_s: float) -> torch.Tensor:
         path, fps, spec = self.manifest.path(row), self.manifest.rows[row].fps, self.views.clips[0]

@@ -34,11 +34,4 @@ class Seconds(Clips):
         row, spec = self.row[index], self.views.clips[0]
         path, fps = self.manifest.path(row), self.manifest.rows[row].fps
         frames = read(path, clip_from(spec, stamps(path, fps), float(self.at[index][0])), fps, self.decoder)
-        return {
-            "clips": geometry(frames, recipe("none"), spec.size, torch.zeros(0))[None],
-            "index": index,
-            "epoch": epoch,
-            "label": int(self.manifest.labels[row]),
-            "video_id": self.manifest.video_id(row),
-            "padded": 0,
-        }
+        return self._sample(geometry(frames, recipe("none"), spec.size, torch.zeros(0))[None], epoch, index)

@@ -63,23 +63,6 @@ def refuse(out: Path, cache: str, *, batch_size: int, workers: int, clips: int, 
             raise UserError(f"{flag}: {file} is a file where a folder is wanted.")
 
 
-def extract(
-    manifest: Manifest,
-    spec: ClipSpec,
-    sources: list[Source],
-    *,
-    cache: str | Path,
-    batch_size: int = 32,  # videos
-    workers: int = 2,
-    clips: int = 1,  # of a video, spread evenly; their features are averaged
-    device: torch.device | str = "cpu",
-    short: str = "pad",
-    label: str = "features",
-) -> Extracted:
-    """Features of every row, in the manifest's order."""
-    return extract_from(evaluation(manifest, spec, clips, short), sources, cache, batch_size, workers, device, label)
-
-
 def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str, crops: int = 1) -> Clips:
     """The clips that features are taken from: spread evenly, centre cropped, a bad file left out."""
     return Clips(manifest, Views(clips=(spec,), augment="none"), seed=0, short=short, evaluate=clips, crops=crops)

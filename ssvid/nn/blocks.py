@@ -1,6 +1,7 @@
 """A clip in blocks -> a map of features for each, and the contrast of predicted maps: what DPC and MemDPC share."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.nn.convgru import ConvGRU
 from ssvid.nn.gather import Gathered, gather_rows
-from ssvid.shapes import Clip
+from ssvid.shapes import Clip, Views
 
 Rows = Float[Tensor, "R D"]  # (clip, block, row, column) flattened
 NEGATIVES = ("all", "process")  # whose: of all devices; published: each device has those of its own clips
@@ -23,6 +24,12 @@ def check_blocks(name: str, blocks: int, predicted: int, negatives: str) -> None
         raise UserError(f"{name}: predicted {predicted} of blocks {blocks}: some must be seen and some predicted.")
     if negatives not in NEGATIVES:
         raise UserError(f"{name}: there is no negatives {negatives!r}: take {' or '.join(NEGATIVES)}.")
+
+
+def block_views(encoder: Encoder, blocks: int, augment: str) -> Views:
+    """One clip of `blocks` times the encoder's own frames."""
+    long = replace(encoder.spec, frames=blocks * encoder.spec.frames)
+    return Views(clips=(long,), augment=augment, mean=encoder.mean, std=encoder.std)
 
 
 def block_maps(name: str, encoder: Encoder, clip: Clip, blocks: int) -> Float[Tensor, "B N D h w"]:

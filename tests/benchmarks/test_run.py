@@ -107,6 +107,9 @@ def test_seconds_and_boxes_of_films(tmp_path: Path):
         assert one["metric"] == "map" and len(one["test"]["draws"]["random"]) == 1000 and len(one["per_class"]) == 4
         assert one["data"]["set"]["name"] == "synthetic_films" and one["data"]["clips"]["test"] == 6, task
     assert found["detection"]["test"]["units"] > found["multi_label"]["test"]["units"] == 6
+    pooled = {task: {setting["pooling"].split("@")[0] for setting in one["grid"]} for task, one in found.items()}
+    assert pooled["localisation"] == {"mean"} == set(found["localisation"]["protocol"]["poolings"])
+    assert pooled["detection"] == {"box", "slots"} == set(found["detection"]["protocol"]["poolings"])
     again = command("benchmarks.run", *words, "--workers", "0", "--threads", "1")
     assert again.returncode == 0 and "once through" not in again.stderr
     assert "detection" in (tmp_path / "o" / "board.md").read_text()
@@ -136,6 +139,8 @@ def test_tables_come_from_the_files_alone(done):
         ("cells: [{task: classify, probe: knn, with: 3}]", "its `with` a mapping"),
         ("cells: [{task: classify, probe: knn, data: [3]}]", "a cell's `data` is a name or a mapping with one"),
         ("{data: {name: synthetic, at_most: {fps: 3}}, cells: [{task: retrieval}]}", "`sets` gives each name"),
+        ("{sets: {a: {name: ucf101, folds: 3}}, cells: [{task: retrieval, data: a}]}", "`sets` gives each name"),
+        ("cells: [{task: classify, probe: knn, with: {ks: []}}]", "ks 0: it must be more than 0"),
         ("{sets: {a: 3}, cells: [{task: retrieval, data: a}]}", "`sets` gives each name the `name`"),
         ("{sets: {a: {name: ucf101, folds: [1]}}, cells: [{task: retrieval, data: a}]}", "with DIR/ucf101"),
         ("cells: [{task: localisation, probe: linear, smooth: [2]}]", "smooth holds odd numbers"),

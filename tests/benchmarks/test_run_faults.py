@@ -104,6 +104,18 @@ def test_an_encoder_that_diverged_costs_its_own_cells(data: Manifest, suite: str
     assert all("NaN or infinity" in row["why"] for row in found["failed"]) and len(found["results"]) == 2
 
 
+def test_clips_that_hold_no_token_cost_their_cells_alone(data: Manifest, tmp_path: Path):
+    own = f"name: synthetic, root: {data.root.parent}, train: 300, labelled: 300, val: 8, test: 12"
+    sets = f"{{small: {{{own}, at_most: {{size: 4}}}}, plain: {{{own}}}}}"
+    (tmp_path / "s.yaml").write_text(
+        f"sets: {sets}\ncells: [{{task: retrieval, data: small}}, {{task: retrieval, data: plain}}]"
+    )
+    places = {"suite": str(tmp_path / "s.yaml"), "cache": str(tmp_path / "cache")}
+    found = runner.run([NET], str(tmp_path / "out"), workers=0, threads=1, devices="cpu", **places)
+    assert [row["cell"] for row in found["results"]] == ["plain.retrieval"] and found["exit_code"] == 3
+    assert found["failed"][0]["cell"] == "small.retrieval" and "makes no token" in found["failed"][0]["why"]
+
+
 def folder_of(data: Manifest, root: Path, classes: dict[str, dict[str, int]]) -> Path:
     """split -> class -> clips, as links."""
     number = 0

@@ -17,7 +17,7 @@ from ssvid.data.datasets.frames import frames
 from ssvid.data.sampling import eval_clips
 from ssvid.data.seconds import Seconds
 from ssvid.engine import features
-from ssvid.engine.features import Source, extract
+from ssvid.engine.features import Extracted, Source, evaluation, extract_from
 from ssvid.errors import DecodeError, UserError
 from ssvid.extract import extract_features
 from ssvid.shapes import ClipSpec
@@ -43,6 +43,10 @@ class Counting:
 @pytest.fixture
 def counting() -> Counting:
     return Counting()
+
+
+def extract(data, spec, sources, *, cache, batch_size=32, workers=0, clips=1, label="features") -> Extracted:
+    return extract_from(evaluation(data, spec, clips, "pad"), sources, cache, batch_size, workers, "cpu", label)
 
 
 def test_rows_are_in_the_manifests_order_and_right(videos: Path, tmp_path: Path, counting: Counting):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from objectives.infonce import InfoNCE
 from ssvid import create_encoder
 from ssvid.encoder import Encoder
-from ssvid.nn.teacher import follow
 from ssvid.shapes import Batch, ClipSpec, Features, Grid
 from ssvid.weights.coclr import LAYOUTS
 from tests.reference.cases import Case, assert_close
@@ -62,7 +61,9 @@ def check_unit(case: Case) -> None:
     D, K = arrays["queue"].shape
     shape = {"dim": D, "queue": K, "temperature": meta["T"], "momentum": meta["m"]}
     net = InfoNCE(Linear(arrays["lin_encoder_q"]), positives="label" if labelled else "own", **shape)
-    net.head = net.key_head = nn.Sequential()
+    net.head, net.key_head = (nn.Linear(D, D, bias=False) for _ in range(2))  # there is none: the unit matrix
+    for head in (net.head, net.key_head):
+        nn.init.eye_(head.weight)
     net.key_encoder.w.data = arrays["lin_encoder_k"].clone()  # type: ignore[attr-defined]
     net.queue.keys.copy_(arrays["queue"].T)
     net.queue.pushed.copy_(arrays["queue_ptr"][0])
@@ -70,7 +71,7 @@ def check_unit(case: Case) -> None:
     if labelled:
         net.queue.get_buffer("label").copy_(arrays["queue_label"])
         batch["label"] = arrays["k_label"]
-    follow(net.key_encoder, net.encoder, meta["m"])
+    net.follow()
     assert_close("lin_encoder_k_after", net.key_encoder.w, arrays["lin_encoder_k_after"], "unit")
     _, ours, right = logits(net, batch)
     assert_close("logits", ours, arrays["logits"], "unit")
@@ -120,8 +121,7 @@ def check_whole(case: Case) -> None:
     net.queue.keys.copy_((queue / queue.norm(dim=0)).T)
     clips = standard_normal(meta["seed"], f"input:{meta['input_name']}", meta["input_shape"]).double()
     batch: Batch = {"clips": clips, "label": torch.full((len(clips),), -1), "seed": 0}
-    for key, student in ((net.key_encoder, net.encoder), (net.key_head, net.head)):
-        follow(key, student, net.momentum)
+    net.follow()
     norms = {f"key_{name}": p for name, p in [*named_parts(net)]}
     for key, value in meta["encoder_k_norm_after"].items():
         assert_close(key, norms[f"key_{our_name(key)}"].norm().detach().float(), torch.tensor(value), "norm")
