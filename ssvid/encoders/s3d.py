@@ -1,7 +1,11 @@
-"""Clip -> Features: S3D, separable 3-D Inception (arXiv:1712.04851), with CoCLR's batch norm (torch's defaults)."""
+"""Clip -> Features: S3D, separable 3-D Inception (arXiv:1712.04851), with CoCLR's batch norm (torch's defaults).
 
+`s3dg` gates the channels of each branch of its Mixed blocks, where CoCLR has its gates.
+"""
+
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -12,23 +16,37 @@ from ssvid.errors import UserError
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
+Norm = Callable[[int], nn.Module]
 
-def conv(ins: int, outs: int) -> nn.Sequential:
+
+def conv(ins: int, outs: int, norm: Norm) -> nn.Sequential:
     """1x1x1 + BN + ReLU."""
-    return nn.Sequential(nn.Conv3d(ins, outs, 1, bias=False), nn.BatchNorm3d(outs), nn.ReLU(inplace=True))
+    return nn.Sequential(nn.Conv3d(ins, outs, 1, bias=False), norm(outs), nn.ReLU(inplace=True))
 
 
-def separable(ins: int, outs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def separable(ins: int, outs: int, norm: Norm, *, kernel: int, stride: int = 1) -> nn.Sequential:
     """Space, then time: each conv + BN + ReLU."""
     pad = kernel // 2
     return nn.Sequential(
         nn.Conv3d(ins, outs, (1, kernel, kernel), (1, stride, stride), (0, pad, pad), bias=False),
-        nn.BatchNorm3d(outs),
+        norm(outs),
         nn.ReLU(inplace=True),
         nn.Conv3d(outs, outs, (kernel, 1, 1), (stride, 1, 1), (pad, 0, 0), bias=False),
-        nn.BatchNorm3d(outs),
+        norm(outs),
         nn.ReLU(inplace=True),
     )
+
+
+class Gate(nn.Module):
+    """Each channel times a weight of 0 to 1, from the means of all channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.linear(x.mean((2, 3, 4))).sigmoid()  # B C
+        return x * weight[..., None, None, None]
 
 
 class Widths(NamedTuple):
@@ -41,20 +59,22 @@ class Widths(NamedTuple):
 
 
 class Mixed(nn.Module):
-    def __init__(self, ins: int, widths: Widths) -> None:
+    def __init__(self, ins: int, widths: Widths, norm: Norm, gating: bool) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             [
-                conv(ins, widths.b0),
-                nn.Sequential(conv(ins, widths.b1[0]), separable(*widths.b1, kernel=3)),
-                nn.Sequential(conv(ins, widths.b2[0]), separable(*widths.b2, kernel=3)),
-                nn.Sequential(nn.MaxPool3d(3, 1, 1), conv(ins, widths.b3)),
+                conv(ins, widths.b0, norm),
+                nn.Sequential(conv(ins, widths.b1[0], norm), separable(*widths.b1, norm, kernel=3)),
+                nn.Sequential(conv(ins, widths.b2[0], norm), separable(*widths.b2, norm, kernel=3)),
+                nn.Sequential(nn.MaxPool3d(3, 1, 1), conv(ins, widths.b3, norm)),
             ]
         )
-        self.out = widths.b0 + widths.b1[1] + widths.b2[1] + widths.b3
+        outs = (widths.b0, widths.b1[1], widths.b2[1], widths.b3)
+        self.gates = nn.ModuleList(Gate(n) if gating else nn.Identity() for n in outs)
+        self.out = sum(outs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([branch(x) for branch in self.branches], dim=1)
+        return torch.cat([gate(branch(x)) for branch, gate in zip(self.branches, self.gates, strict=True)], dim=1)
 
 
 MIXED = {
@@ -84,18 +104,20 @@ class S3D(Encoder):
         self,
         *,
         width: float = 1.0,  # of every layer; 1 as published
+        gating: bool = False,  # of each branch: S3D-G
+        running_stats: bool = True,  # False: as a checkpoint without statistics; such an encoder is no good frozen
         frames: int = 32,
         stride: int = 1,  # of the file's frames
         size: int = 128,
     ) -> None:
         super().__init__()
         self.spec = ClipSpec(frames=frames, stride=stride, size=size)
-        wide = partial(scaled, by=width)
+        wide, norm = partial(scaled, by=width), partial(nn.BatchNorm3d, track_running_stats=running_stats)
         self.stem = nn.Sequential(
-            separable(3, wide(64), kernel=7, stride=2),
+            separable(3, wide(64), norm, kernel=7, stride=2),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
-            conv(wide(64), wide(64)),
-            separable(wide(64), wide(192), kernel=3),
+            conv(wide(64), wide(64), norm),
+            separable(wide(64), wide(192), norm, kernel=3),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
         )
         self.dim = wide(192)
@@ -104,7 +126,7 @@ class S3D(Encoder):
             for name in (n for n in MIXED if n[0] == stage):
                 b0, (b1_in, b1), (b2_in, b2), b3 = MIXED[name]
                 widths = Widths(wide(b0), (wide(b1_in), wide(b1)), (wide(b2_in), wide(b2)), wide(b3))
-                blocks.append(Mixed(self.dim, widths))
+                blocks.append(Mixed(self.dim, widths, norm, gating))
                 self.dim = blocks[-1].out
             setattr(self, f"mixed{stage}", nn.Sequential(*blocks))
         self.pool4 = nn.MaxPool3d(3, 2, 1)
@@ -123,7 +145,7 @@ class S3D(Encoder):
 
     def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
         if keep is not None or layers:
-            raise UserError("s3d is a ConvNet: it cannot leave tokens out, and gives its last map only.")
+            raise UserError(f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only.")
         x = self.stages(clip)[-1]
         grid = Grid(*x.shape[2:])
         tokens = rearrange(x, "B D t h w -> B (t h w) D")
@@ -136,3 +158,8 @@ class S3D(Encoder):
         third = self.get_submodule("mixed3")(self.stem[4](second))
         fourth = self.get_submodule("mixed4")(self.pool4(third))
         return [first, second, third, fourth, self.get_submodule("mixed5")(self.pool5(fourth))]
+
+
+@encoders.register("s3dg")
+def s3dg(*, gating: bool = True, **kwargs: Any) -> S3D:
+    return S3D(gating=gating, **kwargs)

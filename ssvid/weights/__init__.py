@@ -87,6 +87,15 @@ def published_encoder(path: Path) -> Encoder:
     return of_found(found, sized(found.net), {}, partial=False)
 
 
+def open_published(path: Path) -> tuple[Encoder, State]:
+    """A published pretraining file: its encoder, and all that it holds in the names of an objective."""
+    file = read(path)
+    found = find(file)
+    if found is None:
+        raise unknown(file)
+    return of_found(found, sized(found.net), {}, partial=False), found.ours
+
+
 def encoder_from(weights: str | Path, name: str, kwargs: dict[str, Any], partial: bool) -> Encoder:
     """The encoder `name` with the weights of a file: published, or exported from the same encoder."""
     file, card = read(Path(weights)), read_card(Path(weights).with_suffix(".json"))
@@ -165,6 +174,7 @@ def warm_start(objective: Objective, path: str) -> None:
         licence = stranger.licence
         for encoder in objective.exported().values():
             fit(encoder, stranger.state_dict(), path)
+        objective.warmed()
     for encoder in objective.exported().values():
         encoder.licence = licence
 
@@ -188,6 +198,7 @@ def start_from_published(objective: Objective, found: Found) -> None:
         objective.load_state_dict(found.ours)
         said = "the whole objective"
     else:
+        objective.warmed()
         said = "the encoder alone; what is beside it there does not fit or is not used"
     print(f"{path}: {found.what}; starting from {said}; licence {found.licence}", file=sys.stderr)
 
@@ -208,6 +219,7 @@ __all__ = [
     "load_encoder",
     "load_weights",
     "open_encoder",
+    "open_published",
     "save_encoder",
     "warm_start",
 ]

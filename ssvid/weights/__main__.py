@@ -87,7 +87,7 @@ def tell(source: Source) -> dict[str, Any]:
     net, found, tensors = source.net, source.found, source.file.tensors
     name = sized(net) if found else net.encoder
     floats = {key: x for key, x in source.ours.items() if x.is_floating_point()}
-    buffers = ("running_mean", "running_var")
+    buffers = ("running_mean", "running_var", "queue.keys", "second.keys")
     plain = {**defaults(net.encoder), **fixed_by(name)}
     print(f"{source.file.path}: a {source.title} of {name}{size(net) if found else ''}", file=sys.stderr)
     return {

@@ -5,7 +5,7 @@ keys in the order in which the published code registers them; how many blocks th
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,13 +16,23 @@ from ssvid.errors import UserError
 
 State = dict[str, Tensor]
 THIRDS = "qkv"  # ours is one product where theirs has three
+# One tensor of theirs -> ours, and back.
+WAYS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "same": (lambda x: x, lambda x: x),
+    "flat": (lambda x: x.flatten(), lambda x: x.view(1, 1, -1)),
+    "point": (lambda x: x.reshape(x.shape[:-3]), lambda x: x[..., None, None, None]),
+    "turned": (lambda x: x.transpose(0, 1).contiguous(), lambda x: x.transpose(0, 1).contiguous()),
+    "single": (lambda x: x.reshape(()), lambda x: x.reshape(1)),
+}
 
 
 class Row(NamedTuple):
-    """One key of theirs. Two rows with the same `ours` are two names of one tensor: dropped inside, written twice.
+    """One key of theirs. Two rows with the same `ours` are two names of one tensor: dropped inside, written twice; two
+    with the same `theirs` are one that we hold twice.
 
-    `how`: same | flat (theirs is 1 1 D, ours D) | q, k, v (theirs is that third of our rows) | joined (theirs is our
-    `cls` on top of our `table`).
+    `how`: same | flat (theirs is 1 1 D, ours D) | point (theirs is a convolution of one place, A B 1 1 1, ours A B) |
+    turned (theirs is A B, ours B A) | single (theirs is 1, ours a number) | q, k, v (theirs is that third of our rows)
+    | joined (theirs is our `cls` on top of our `table`).
     """
 
     theirs: str
@@ -38,6 +48,7 @@ class Net(NamedTuple):
     kwargs: dict[str, Any]
     objective: str | None = None
     settings: dict[str, Any] = {}  # of the objective
+    untold: str = ""  # what no tensor tells and the user should know
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +56,19 @@ class Layout:
     name: str
     title: str
     licence: str | None  # of the weights that were published in it
-    mark: tuple[str, ...]  # keys that tell it from all others
+    mark: tuple[str, ...]  # keys that tell it from all others; `a|b`: one of them
     counted: tuple[tuple[str, str], ...]  # (theirs, ours): `blocks.` counts blocks, a whole key is 1 or 0
     rows: Callable[..., list[Row]]  # of these counts
     describe: Callable[[State], Net]  # of tensors in our names
     positions: tuple[str, ...] = ()  # kinds that it has a place for, where nets have any
     wrapper: str | None = None  # entry of the published file that holds the tensors
     prefix: str = ""  # of every key in the published file
+    # What no single row can say, of all tensors in our names: after they are read, and before they are written.
+    arrive: Callable[[State], State] = dict
+    leave: Callable[[State], State] = dict
+
+    def marked(self, keys: Container[str], prefix: str = "") -> bool:
+        return all(any(prefix + key in keys for key in mark.split("|")) for mark in self.mark)
 
     def of_theirs(self, keys: Iterable[str]) -> list[Row]:
         """All rows for these keys, without the optional ones of which nothing is there."""
@@ -79,31 +96,33 @@ class Layout:
             elif row.how in THIRDS:
                 ours.setdefault(row.ours, x)  # its place; the whole comes below
                 thirds.setdefault(row.ours, []).append(x)
-            elif row.how == "flat":
-                ours[row.ours] = x.flatten()
             elif row.ours not in ours:
-                ours[row.ours] = x
-            elif not torch.equal(ours[row.ours], x):
+                ours[row.ours] = WAYS[row.how][0](x)
+            elif not torch.equal(ours[row.ours], WAYS[row.how][0](x)):
                 raise UserError(f"{row.theirs} should be the same tensor under a second name, but it differs.")
         for key, parts in thirds.items():
             if len({part.shape[1:] for part in parts}) == 1 and len(parts) == 3:
                 ours[key] = torch.cat(parts)
             else:
                 del ours[key]
-        return ours
+        return self.arrive(ours)
 
     def to_theirs(self, ours: State) -> State:
         """Their names in their order."""
         theirs: State = {}
+        ours = self.leave(ours)
         for row in self.of_ours(ours):
             if row.how == "joined":
                 theirs[row.theirs] = torch.cat([ours[f"{row.ours}.cls"], ours[f"{row.ours}.table"]], dim=1)
             elif row.how in THIRDS:
                 theirs[row.theirs] = ours[row.ours].chunk(3)[THIRDS.index(row.how)].clone()
-            elif row.how == "flat":
-                theirs[row.theirs] = ours[row.ours].view(1, 1, -1)
-            else:
-                theirs[row.theirs] = ours[row.ours]
+            elif row.theirs not in theirs:
+                theirs[row.theirs] = WAYS[row.how][1](ours[row.ours])
+            elif not torch.equal(theirs[row.theirs], WAYS[row.how][1](ours[row.ours])):
+                raise UserError(f"{row.ours} differs from what a {self.title} holds as the same.")
+        if not self.marked(theirs):
+            lacking = next(mark for mark in self.mark if not any(key in theirs for key in mark.split("|")))
+            raise UserError(f"This is no {self.title}: there is nothing for {lacking.replace('|', ' or ')}.")
         return theirs
 
 

@@ -63,7 +63,7 @@ def find(file: File) -> Found | None:
     keys, prefix = set(file.tensors), ""
     while True:
         for layout in LAYOUTS:
-            if all(prefix + mark in keys for mark in layout.mark):
+            if layout.marked(keys, prefix):
                 return _found(file, layout, prefix, 0)
         longer = next((p for p in PREFIXES if all(key.startswith(prefix + p) for key in keys)), None)
         if longer is None:
@@ -73,14 +73,14 @@ def find(file: File) -> Found | None:
         part = {key for key in keys if key.startswith(prefix + inside)}
         if all(key.startswith(tuple(prefix + b for b in beside)) for key in keys - part):
             for layout in LAYOUTS:
-                if all(prefix + inside + mark in part for mark in layout.mark):
+                if layout.marked(part, prefix + inside):
                     return _found(file, layout, prefix + inside, len(keys - part))
     return None
 
 
 def _found(file: File, layout: Layout, prefix: str, beside: int) -> Found:
     theirs = {k[len(prefix) :]: v for k, v in file.tensors.items() if k.startswith(prefix)}
-    rows = [row.theirs for row in layout.of_theirs(theirs)]
+    rows = list(dict.fromkeys(row.theirs for row in layout.of_theirs(theirs)))
     missing, known = [key for key in rows if key not in theirs], set(rows)
     unexpected = [key for key in theirs if key not in known]
     try:
@@ -107,18 +107,20 @@ def unknown(file: File) -> UserError:
 
 
 def sized(net: Net) -> str:
-    """The registered name of that size, where there is one."""
-    if net.encoder != "vit":
-        return net.encoder
+    """The registered name of that size or form, where there is one."""
     for name in registry.encoders.names():
-        fixed = fixed_by(name)
-        if fixed.keys() == {"dim", "depth", "heads"} and all(net.kwargs.get(k, v) == v for k, v in fixed.items()):
-            return name
+        if name != net.encoder and family(name, net):
+            if all(net.kwargs.get(k, v) == v for k, v in fixed_by(name).items()):
+                return name
     return net.encoder
 
 
 def size(net: Net) -> str:
-    return f" ({net.kwargs['dim']} wide, {net.kwargs['depth']} deep)" if net.encoder == "vit" else ""
+    """What is said behind the name."""
+    said = [f"{net.kwargs['dim']} wide", f"{net.kwargs['depth']} deep"] if net.encoder == "vit" else []
+    said += [] if net.kwargs.get("running_stats", True) else ["without batch-norm statistics"]
+    said += [net.untold] if net.untold else []
+    return f" ({', '.join(said)})" if said else ""
 
 
 def fixed_by(name: str) -> dict[str, Any]:
@@ -149,7 +151,9 @@ def arguments(found: Found, name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def family(name: str, net: Net) -> bool:
-    return name == net.encoder or (net.encoder == "vit" and fixed_by(name).keys() >= {"dim", "depth"})
+    """A name may be of a function that makes an encoder of another name: `vit_base -> ViT`."""
+    made = inspect.signature(registry.encoders[name]).return_annotation
+    return name == net.encoder or made is registry.encoders[net.encoder]
 
 
 def differing(found: Found, name: str, given: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""S3D as CoCLR has it: our `s3d` on weights and input made by the cases' rule."""
+"""S3D as CoCLR has it: our `s3d` and `s3dg` on weights and input made by the cases' rule."""
 
 import hashlib
 
@@ -11,19 +11,20 @@ from tests.reference.rule import rule, standard_normal
 
 
 def recognises(case: Case) -> bool:
-    return case.meta.get("gating") is False and "stages_eval" in case.meta
+    return "gating" in case.meta and "stages_eval" in case.meta
 
 
 def check(case: Case) -> None:
     keys = [k for k in case.meta["weights"]["keys"] if not k[0].startswith("block")]
-    net = S3D()
+    net = S3D(gating=case.meta["gating"])
     net.double()  # so that what differs is the published side's own rounding
     ours = LAYOUTS[0].to_ours({k[0]: rule(case.meta["seed"], k[0], k[1]) for k in keys})
     net.load_state_dict({key.removeprefix("encoder."): value for key, value in ours.items()})
     clip = standard_normal(case.meta["seed"], f"input:{case.meta['input_name']}", case.meta["input_shape"])
     assert hashlib.sha256(clip.numpy().tobytes()).hexdigest() == case.meta["input_sha256"]
     assert sum(p.numel() for p in net.parameters()) == case.meta["weights"]["n_params"]
-    for mode in ("eval", "train"):
+    modes = [mode for mode in ("eval", "train") if f"stages_{mode}" in case.meta]
+    for mode in modes:
         with torch.no_grad():
             stages = net.train(mode == "train").stages(clip.double())
         for number, x in enumerate(stages, 1):
@@ -33,4 +34,4 @@ def check(case: Case) -> None:
             for name, value in ours.items():
                 assert abs(float(value) - theirs[name]) <= 1e-4 * abs(theirs["absmax" if name != "l2" else "l2"])
         assert_close(f"feat_{mode}", stages[-1].float(), case.arrays[f"feat_{mode}"], f"s3d_{mode}")
-    assert case.arrays.keys() == {"feat_eval", "feat_train"}
+    assert case.arrays.keys() == {f"feat_{mode}" for mode in modes}

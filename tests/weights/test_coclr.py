@@ -1,0 +1,271 @@
+"""CoCLR's checkpoints: whole objectives, trimmed files, queues full or filling, and the published key lists."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from objectives.coclr import CoCLR
+from objectives.infonce import InfoNCE
+from ssvid import create_encoder, load_encoder
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError
+from ssvid.nn.batchnorm import settle
+from ssvid.objective import Objective
+from ssvid.weights import warm_start
+from ssvid.weights.__main__ import weights
+from ssvid.weights.coclr import COCLR, INFONCE, UBERNCE
+from ssvid.weights.files import File, read
+from ssvid.weights.published import Found, find
+from tests.reference.cases import Case, discover
+from tests.weights.layouts import KEY_DIM, KEYS, coclr, coclr_odd, infonce, s3d, ubernce
+
+State = dict[str, Tensor]
+SMALL = {"dim": KEY_DIM, "queue": KEYS}
+
+
+def saved(folder: Path, state: State, **beside: object) -> Path:
+    torch.save({"epoch": 3, "state_dict": state, **beside}, folder / "epoch3.pth.tar")
+    return folder / "epoch3.pth.tar"
+
+
+def found_in(state: State) -> Found:
+    found = find(File(Path("epoch3.pth.tar"), state, "state_dict", {}))
+    assert found is not None
+    return found
+
+
+def refused(match: str):  # noqa: ANN201
+    return pytest.raises(UserError, match=match)
+
+
+def small() -> Encoder:
+    return create_encoder("s3d", width=0.125)
+
+
+def assert_filled(objective: Objective, ours: State) -> None:
+    assert objective.state_dict().keys() == ours.keys()
+    for key, value in objective.state_dict().items():
+        assert torch.equal(value, ours[key]), key
+
+
+@pytest.mark.parametrize(
+    ("make", "build"),
+    [
+        (infonce, lambda: InfoNCE(small(), **SMALL)),
+        (ubernce, lambda: InfoNCE(small(), positives="label", **SMALL)),
+        (coclr, lambda: CoCLR(small(), sampler="random", **SMALL)),
+    ],
+)
+def test_a_whole_objective_starts_from_the_file(make: Callable, build: Callable, tmp_path: Path, capsys):
+    state, objective = make(), build()
+    rest = {"best_acc": np.float64(0.5), "iteration": 7, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]}}
+    warm_start(objective, str(saved(tmp_path, state, **rest)))
+    assert "starting from the whole objective" in capsys.readouterr().err
+    assert torch.equal(objective.head[0].weight, state["encoder_q.2.weight"][..., 0, 0, 0])
+    assert torch.equal(objective.key_head[2].weight, state["encoder_k.4.weight"][..., 0, 0, 0])
+    assert torch.equal(objective.key_encoder.stem[3][4].bias, state["encoder_k.0.Conv_2c.bn2.bias"])
+    assert torch.equal(objective.queue.keys, state["queue"].T)
+    assert objective.exported()["encoder"].licence == "Apache-2.0"
+    if make is coclr:
+        assert torch.equal(objective.sampler_head[2].bias, state["sampler.4.bias"])
+        assert torch.equal(objective.second.keys, state["queue_second"].T) and objective.queue.full
+        assert objective.queue.source.tolist() == list(range(40, 40 + KEYS))
+        again = COCLR.to_theirs(objective.state_dict())
+    else:
+        again = (UBERNCE if make is ubernce else INFONCE).to_theirs(objective.state_dict())
+    assert list(again) == list(state) and all(torch.equal(again[key], x) for key, x in state.items())
+
+
+@pytest.mark.parametrize("make", [ubernce, coclr])
+@pytest.mark.parametrize(("there", "pushed"), [(0, 0), (4, 4), (KEYS, KEYS + 2)])
+def test_the_count_of_keys_is_told_by_the_pointer_and_the_marks(make: Callable, there: int, pushed: int):
+    ours = found_in(make(there)).ours
+    counts = [value for key, value in ours.items() if key.endswith(".pushed")]
+    assert len(counts) == (2 if make is coclr else 1) and {int(x) for x in counts} == {pushed}
+    assert "queue.filled" not in ours and all(x.shape == () and x.dtype == torch.int64 for x in counts)
+
+
+@pytest.mark.parametrize(("pushed", "pointer", "there"), [(0, 0, 0), (4, 4, 4), (8, 0, 8), (10, 2, 8), (27, 3, 8)])
+def test_marks_follow_from_the_count(pushed: int, pointer: int, there: int):
+    objective = CoCLR(small(), sampler="random", **SMALL)
+    for queue in (objective.queue, objective.second):
+        queue.pushed.fill_(pushed)
+    theirs = COCLR.to_theirs(objective.state_dict())
+    assert theirs["queue_ptr"].tolist() == [pointer]
+    assert theirs["queue_label"].tolist() == [1] * there + [-1] * (KEYS - there)
+    objective.second.pushed.add_(1)
+    with refused("second.pushed differs from what a pretraining checkpoint .CoCLR. holds as the same"):
+        COCLR.to_theirs(objective.state_dict())
+
+
+def test_marks_that_no_count_gives_are_kept_and_leave_the_encoder(tmp_path: Path, capsys):
+    state, objective = coclr_odd(), CoCLR(small(), sampler="random", **SMALL)
+    warm_start(objective, str(saved(tmp_path, state)))
+    assert "starting from the encoder alone" in capsys.readouterr().err
+    assert torch.equal(objective.encoder.stem[2][1].bias, state["encoder_q.0.Conv_2b.bn.bias"])
+    assert torch.equal(objective.key_encoder.stem[2][1].bias, objective.encoder.stem[2][1].bias)
+
+
+CUTS: dict[str, Callable[[str], bool]] = {
+    "the query's net": lambda key: key.startswith("encoder_q.0."),
+    "the query": lambda key: key.startswith("encoder_q."),
+    "no second names": lambda key: ".block" not in key,
+    "no queues": lambda key: not key.startswith("queue"),
+    "no heads": lambda key: key.split(".")[1:2] not in (["2"], ["4"]),
+    "no key encoder": lambda key: not key.startswith("encoder_k."),
+    "no sampler": lambda key: not key.startswith("sampler."),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "cut"),
+    [*((coclr, cut) for cut in CUTS), (infonce, "the query"), (infonce, "no queues"), (ubernce, "no heads")],
+)
+def test_a_trimmed_file_is_read_and_written_back(make: Callable, cut: str, tmp_path: Path):
+    state = {key: x for key, x in make().items() if CUTS[cut](key)}
+    file = saved(tmp_path, state)
+    loaded = load_encoder(file)
+    assert loaded.name == "s3d" and loaded.kwargs == {"width": 0.125} and loaded.licence == "Apache-2.0"
+    assert torch.equal(loaded.stem[3][3].weight, state["encoder_q.0.Conv_2c.conv2.weight"])
+    found = find(read(file))
+    assert found is not None
+    whole = state.keys() == make().keys() or cut == "no second names"
+    assert (found.net.objective is not None) == (whole or (cut == "no sampler" and make is coclr))
+    assert ("head.2.weight" in found.ours) == (cut not in ("the query's net", "no heads"))
+    weights(str(file), to=found.layout.name, out=str(tmp_path / "again.pth"))
+    again = torch.load(tmp_path / "again.pth", weights_only=True)["state_dict"]
+    assert list(again) == list(state) and all(torch.equal(again[key], x) for key, x in state.items())
+
+
+def test_the_encoder_alone_is_taken_out(tmp_path: Path):
+    weights(str(saved(tmp_path, coclr(gating=True))), to="coclr-s3d", out=str(tmp_path / "net.pth"))
+    net = torch.load(tmp_path / "net.pth", weights_only=True)["state_dict"]
+    state = s3d(gating=True)
+    assert list(net) == list(state) and all(torch.equal(net[key], x) for key, x in state.items())
+
+
+@pytest.mark.parametrize(
+    ("make", "to", "why"),
+    [
+        (infonce, "coclr", "no pretraining checkpoint .CoCLR.: there is nothing for sampler.0.* or queue_vname"),
+        (infonce, "ubernce", "needs 'queue.label' too"),
+        (ubernce, "infonce", "no place for 'queue.label'"),
+        (coclr, "infonce", "no place for 'queue.source'"),
+        (s3d, "ubernce", "needs 'queue.label' too"),
+    ],
+)
+def test_one_method_is_not_written_as_another(make: Callable, to: str, why: str, tmp_path: Path):
+    with refused(why):
+        weights(str(saved(tmp_path, make())), to=to, out=str(tmp_path / "x.pth"))
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_files_that_are_not_whole_or_of_other_shapes(tmp_path: Path):
+    state = coclr()
+    del state["encoder_k.0.Mixed_4c.branch1.1.bn2.weight"], state["encoder_k.0.block4.2.branch1.1.bn2.weight"]
+    with refused(
+        "only partly a pretraining checkpoint .CoCLR.: 2787 keys match, 2 are missing, such as 'encoder_k.0.M"
+    ):
+        load_encoder(saved(tmp_path, state))
+    loaded = create_encoder("s3d", weights=saved(tmp_path, state), partial=True)
+    assert torch.equal(loaded.state_dict()["stem.2.0.weight"], state["encoder_q.0.Conv_2b.conv.weight"])
+    for key, shape in {"encoder_q.2.weight": (8, 8), "queue": (8,), "queue_ptr": (2,)}.items():
+        with refused(r"epoch3.pth.tar seems a pretraining checkpoint \(CoCLR\), but its tensors have other shapes"):
+            found_in({**coclr(), key: torch.zeros(shape)})
+    key = "sampler.0.block5.2.branch0.0.bn.bias"
+    with refused(f"{key} should be the same tensor under a second name"):
+        found_in({**coclr(), key: coclr()[key] + 1})
+    with refused("only partly .* and 1 are of something else, such as 'queue_second'"):
+        found_in({**infonce(), "queue_second": torch.zeros(KEY_DIM, KEYS)}).whole()
+
+
+def test_gates_are_seen_in_the_file(tmp_path: Path):
+    gated, plain = tmp_path / "gated", tmp_path / "plain"
+    for folder, state in ((gated, infonce(gating=True)), (plain, infonce())):
+        folder.mkdir()
+        saved(folder, state)
+    loaded = load_encoder(gated / "epoch3.pth.tar")
+    assert loaded.name == "s3dg" and loaded.kwargs == {"width": 0.125}
+    gate = infonce(gating=True)["encoder_q.0.Mixed_4d.gating_b2.fc.weight"]
+    assert torch.equal(loaded.mixed4[2].gates[2].linear.weight, gate)
+    assert create_encoder("s3d", weights=gated / "epoch3.pth.tar").kwargs == {"width": 0.125, "gating": True}
+    with refused(r"of s3d \(RGB or flow: .*: its gating is False, not True: create_encoder\('s3d', weights=FILE\)"):
+        create_encoder("s3dg", weights=plain / "epoch3.pth.tar")
+    with refused("start it with --encoder.gating True"):
+        warm_start(InfoNCE(small(), **SMALL), str(gated / "epoch3.pth.tar"))
+
+
+def test_what_the_file_does_not_tell_is_said(tmp_path: Path, capsys):
+    file = saved(tmp_path, infonce())
+    told = weights(str(file))
+    assert (told["encoder"], told["objective"], told["settings"]) == ("s3d", "infonce", SMALL)
+    assert weights(str(saved(tmp_path, ubernce())))["settings"] == {**SMALL, "positives": "label"}
+    load_encoder(file)
+    said = capsys.readouterr().err
+    assert said.count("s3d (RGB or flow: no tensor tells)") == 3
+
+
+def test_a_net_without_statistics_is_said_and_no_good_frozen(tmp_path: Path, capsys):
+    loaded = load_encoder(saved(tmp_path, infonce(running=False)))
+    assert "s3d (without batch-norm statistics, RGB or flow" in capsys.readouterr().err
+    with refused("batch norm without running statistics"):
+        settle(loaded, "epoch3.pth.tar", None)
+
+
+@pytest.mark.parametrize("head", ["final_fc.0.", "final_fc.1.", "final_bn."])
+def test_inside_a_classifier(head: str, tmp_path: Path):
+    state = {f"backbone.{key}": x for key, x in s3d().items()} | {
+        f"{head}{x}": torch.zeros(3) for x in ("weight", "bias")
+    }
+    loaded = load_encoder(saved(tmp_path, state))
+    assert torch.equal(loaded.mixed3[0].branches[0][0].weight, s3d()["Mixed_3b.branch0.0.conv.weight"])
+
+
+def listed() -> list[Case]:
+    """Cases with the whole key list of a net with S3D, of the published size."""
+    cases = [case for case in discover() if isinstance(case.meta.get("weights"), dict)]
+    return [case for case in cases if any("Mixed_5c" in key[0] for key in case.meta["weights"].get("keys", []))]
+
+
+def nothing(key: str, shape: list[int], dtype: str) -> Tensor:
+    """An untrained file's, without memory: columns of the queue begin at -1."""
+    begin = -1 if key in ("queue_label", "queue_vname") else 0
+    return torch.tensor(begin, dtype=getattr(torch, dtype)).expand(shape)
+
+
+@pytest.mark.parametrize("case", listed(), ids=lambda case: case.name)
+def test_the_published_key_lists(case: Case):
+    theirs = {key: nothing(key, shape, dtype) for key, shape, dtype, _ in case.meta["weights"]["keys"]}
+    found = found_in(theirs)
+    assert not found.missing and not found.unexpected
+    with torch.device("meta"):
+        encoder = create_encoder(found.net.encoder, **found.net.kwargs)
+        built: torch.nn.Module = encoder
+        if found.net.objective is not None:
+            kind = {"infonce": InfoNCE, "coclr": CoCLR}[found.net.objective]
+            built = kind(encoder, **found.net.settings, **({"sampler": "random"} if kind is CoCLR else {}))
+    whole = found.ours if found.net.objective else found.encoder()
+    assert {k: x.shape for k, x in built.state_dict().items()} == {k: x.shape for k, x in whole.items()}
+    beside = sum(
+        x.numel() for key, x in theirs.items() if key.startswith("final_") and key.endswith(("weight", "bias"))
+    )
+    assert sum(p.numel() for p in built.parameters()) + beside == case.meta["weights"]["n_params"]
+    again = found.layout.to_theirs(found.ours)
+    assert {found.prefix + k: x.shape for k, x in again.items()} == {
+        k: x.shape for k, x in theirs.items() if k.startswith(found.prefix)
+    }
+
+
+@pytest.mark.parametrize(("make", "keys"), [(s3d, 924), (infonce, 1858), (ubernce, 1859), (coclr, 2789)])
+def test_as_many_keys_as_the_published_nets(make: Callable, keys: int):
+    assert len(make()) == keys
+
+
+def test_as_many_parameters_as_the_published_net():
+    with torch.device("meta"):
+        objective = CoCLR(create_encoder("s3d"), sampler="random")
+    assert sum(p.numel() for p in objective.parameters()) == 27_272_544
