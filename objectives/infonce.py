@@ -4,21 +4,21 @@ arXiv:2010.09709). Two clips of a video are told from the clips of other videos,
 `positives: label` is UberNCE: every queued clip of the query's class is a positive too.
 """
 
-import copy
-
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
-from lightly.models.utils import deactivate_requires_grad, update_momentum
-from torch import Tensor, nn
+from jaxtyping import Bool
+from lightly.models.utils import update_momentum
+from torch import Tensor
 
+from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
+from ssvid.engine.earlier import earlier
 from ssvid.errors import UserError, positive, within
-from ssvid.nn import shuffle
+from ssvid.nn import moco
 from ssvid.nn.queue import Queue
+from ssvid.nn.sources import enough
 from ssvid.objective import Objective
 from ssvid.registry import objectives
-from ssvid.shapes import Batch, Clip, Loss, Views
+from ssvid.shapes import Batch, Loss, Views
 
 POSITIVES = ("own", "label")
 
@@ -33,12 +33,13 @@ class InfoNCE(Objective):
         encoder: Encoder,
         *,
         positives: str = "own",  # own: the other clip of the same video; label: all of its class too (UberNCE)
+        init: str | None = None,  # a run of infonce, or a published file: encoder and head to begin with
         dim: int = 128,  # of the space in which clips are compared
         temperature: float = 0.07,
         momentum: float = 0.999,  # of the encoder of keys
         queue: int = 2048,  # keys; 16384 on Kinetics; a multiple of the batch
         shuffle_bn: bool = True,  # with several processes and batch norm of each
-        augment: str = "resized_flip_colour",
+        augment: str = "coclr",
     ) -> None:
         super().__init__()
         if positives not in POSITIVES:
@@ -47,10 +48,10 @@ class InfoNCE(Objective):
         within(0, 1, momentum=momentum)
         self.encoder, self.positives, self.augment = encoder, positives, augment
         self.temperature, self.momentum, self.shuffle_bn = temperature, momentum, shuffle_bn
-        self.head = nn.Sequential(nn.Linear(encoder.dim, encoder.dim), nn.ReLU(), nn.Linear(encoder.dim, dim))
-        self.key_encoder, self.key_head = copy.deepcopy(encoder), copy.deepcopy(self.head)
-        deactivate_requires_grad(self.key_encoder)
-        deactivate_requires_grad(self.key_head)
+        self.head = moco.projection(encoder.dim, dim)
+        if init is not None:
+            earlier(init, "--objective.init").into(self.encoder, self.head)
+        self.key_encoder, self.key_head = moco.slow(encoder), moco.slow(self.head)
         self.queue = Queue(queue, dim, ("label",) if positives == "label" else ())
         self.waiting: list[tuple[Tensor, dict[str, Tensor]]] = []  # of this step, queued when it is done
 
@@ -62,29 +63,25 @@ class InfoNCE(Objective):
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
+    def suits(self, data: Manifest) -> None:
+        if self.positives == "own":
+            enough(data, self.queue, "infonce")
+        elif unlabelled := sum(row.label is None for row in data.rows):
+            raise UserError(
+                f"infonce with positives label (UberNCE) learns from labels, and {unlabelled} of {len(data)} videos "
+                "have none: take --data with labels, or --objective.positives own."
+            )
+
     def forward(self, batch: Batch) -> Loss:
         clips = batch["clips"]  # B 2 C T H W
-        query = self.head(self.encoder(clips[:, 0]).pooled)
-        key = self.keys(clips[:, 1], batch["seed"])
-        logits, right = self.logits(query, key), self.right(batch)  # B 1+K
+        query = moco.units(self.encoder, self.head, clips[:, 0])
+        step = int(self.queue.pushed)
+        key = moco.keys(self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn)
+        logits, right = moco.logits(query, key, self.queue, self.temperature), self.right(batch)  # B 1+K
         share = logits.log_softmax(1)
         loss = -(torch.where(right, share, 0.0).sum(1) / right.sum(1)).mean()
         self.wait(key, batch)
-        return Loss(loss, {"nce": loss.detach(), **tops(logits.detach(), right)})
-
-    @torch.no_grad()
-    def keys(self, clips: Clip, seed: int) -> Float[Tensor, "B d"]:
-        def encode(some: Tensor) -> Tensor:
-            return F.normalize(self.key_head(self.key_encoder(some).pooled), dim=1)
-
-        if self.shuffle_bn and shuffle.wanted(self.key_encoder):
-            return shuffle.among_others(encode, clips, seed, int(self.queue.pushed))
-        return encode(clips)
-
-    def logits(self, query: Float[Tensor, "B d"], key: Float[Tensor, "B d"]) -> Float[Tensor, "B n"]:
-        """Against its own key, then the queued ones, oldest place first."""
-        query = F.normalize(query, dim=1)
-        return torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.keys.T], 1) / self.temperature
+        return Loss(loss, {"nce": loss.detach(), **moco.tops(logits.detach(), right)})
 
     def right(self, batch: Batch) -> Bool[Tensor, "B n"]:
         """Which of its own key (first) and the queued ones are positives of each query."""
@@ -108,14 +105,10 @@ class InfoNCE(Objective):
         self.waiting.clear()
         self.follow()
 
+    def warmed(self) -> None:
+        update_momentum(self.encoder, self.key_encoder, 0.0)
+
     def follow(self) -> None:
         """Parameters alone: batch-norm statistics of the keys are their own."""
         update_momentum(self.encoder, self.key_encoder, self.momentum)
         update_momentum(self.head, self.key_head, self.momentum)
-
-
-def tops(logits: Float[Tensor, "B n"], right: Bool[Tensor, "B n"]) -> dict[str, Tensor]:
-    """Share of queries with a positive among their k likeliest."""
-    order = logits.argsort(1, descending=True)[:, :5]
-    hit = right.gather(1, order)
-    return {f"top{k}": hit[:, :k].any(1).float().mean() for k in (1, 5)}

@@ -82,6 +82,8 @@ class Encoder(nn.Module, ABC):
         from ssvid.data.sampling import eval_clips  # decoding is only needed here
 
         positive(clips=clips)
+        if self.spec.modality != "rgb":
+            raise UserError(f"This {self.name} sees {self.spec.modality}, and {path} is a video: take ssvid.extract.")
         device = next(self.parameters()).device
         with evaluating(self):
             return self(self.normalise(eval_clips(path, self.spec, clips).to(device))).pooled

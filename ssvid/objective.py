@@ -1,13 +1,16 @@
 """batch -> Loss: what every objective is. An interface without state; files in `objectives/` are the leaves."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.shapes import Batch, Loss, Views
+
+if TYPE_CHECKING:  # a manifest's module opens files; an objective needs its type alone
+    from ssvid.data.manifest import Manifest
 
 
 class Objective(nn.Module, ABC):
@@ -29,6 +32,12 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def exported(self) -> dict[str, Encoder]:
         """The encoders worth keeping, by name. May be empty."""
+
+    def suits(self, data: "Manifest") -> None:
+        """Refuse, before any work, training clips that it cannot learn from."""
+
+    def warmed(self) -> None:
+        """Its exported encoders were given weights from outside: teachers begin anew as their copies."""
 
     def after_step(self, progress: float) -> None:
         """Once per optimiser step (teachers, queues); `progress` runs from 0 to 1."""

@@ -77,6 +77,7 @@ def pretrain(
     encoder.name = config["encoder"]["name"]
     encoder.spec = replace(encoder.spec, **clip.given())
     built = objective(encoder)
+    built.suits(train_rows)
     views = clip.views(built.views)
     if init is not None:
         warm_start(built, init)

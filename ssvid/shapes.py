@@ -53,6 +53,8 @@ class ClipSpec:
     modality: str = "rgb"  # rgb | flow
 
     def __post_init__(self) -> None:
+        if self.modality not in ("rgb", "flow"):
+            raise UserError(f"There is no modality {self.modality!r} of a clip: take rgb or flow.")
         if (self.fps is None) == (self.stride is None):
             raise UserError("A clip is spaced by fps or by stride: give exactly one of the two.")
         if (
@@ -68,10 +70,17 @@ class ClipSpec:
 class Views:
     """What an objective eats: which clips of a video, cut how, changed how, normalised how."""
 
-    clips: tuple[ClipSpec, ...]  # each drawn on its own from the same video
+    clips: tuple[ClipSpec, ...]  # of the same video
     augment: str  # a recipe's name in ssvid.data.augment.RECIPES
+    moments: tuple[int, ...] = ()  # of each clip: those of one share start, cut and colours; (): each its own
+    apart_s: float | None = None  # most seconds between the starts of two moments; 0: the same; None: anywhere
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    def moment(self) -> tuple[int, ...]:
+        """Of each clip: its number among what is drawn once."""
+        return self.moments or tuple(range(len(self.clips)))
 
 
 class Batch(TypedDict, total=False):

@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -40,12 +41,16 @@ class Augment:
     hue: float = 0.0  # turns, -x to x
     p_jitter: float = 0.8  # of brightness, contrast, saturation and hue together, in this order
     p_gray: float = 0.0
-    gray: str = "luma"  # luma | channel: one of the three, drawn, stands for all (DPC, MemDPC)
+    gray: str = "luma"  # luma | channel: one of the three, drawn, stands for all (DPC) | channels: one for each frame
+    p_blur: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels of the clip
     per: str = "clip"  # clip | frame: what shares one draw of the colours
+    p_colour: float = 1.0  # of a clip to be jittered, grayed or blurred at all
+    alike: float = 0.0  # of a video to give the same moment twice; then one of the two, by lot, has colours, one not
 
     @property
     def colours(self) -> bool:
-        return max(self.brightness, self.contrast, self.saturation, self.hue, self.p_gray) > 0
+        return max(self.brightness, self.contrast, self.saturation, self.hue, self.p_gray, self.p_blur) > 0
 
 
 DPC = Augment(  # on UCF101; colours differ from frame to frame on purpose
@@ -73,6 +78,21 @@ RECIPES = {
     ),  # MoCo v2's jitter, one draw for a clip
     "crop_flip_colour": Augment(
         crop="random", flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_gray=0.2
+    ),
+    "coclr": Augment(  # rgb and flow of a moment share all of it; flow is not turned round where it is mirrored
+        crop="resized",
+        area=(0.2, 1.0),
+        flip=0.5,
+        interpolation="bicubic",
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        p_gray=0.2,
+        gray="channels",
+        p_blur=0.5,
+        p_colour=0.3,
+        alike=0.5,
     ),
     "dpc": DPC,
     "memdpc": replace(DPC, crop="resized", p_gray=0.25),
@@ -153,7 +173,7 @@ BOXES = {"random": _random, "multiscale": _multiscale, "resized": _resized}
 def colour(
     clips: Float[Tensor, "B V C T H W"], recipe: Augment, u: Float[Tensor, "..."]
 ) -> Float[Tensor, "B V C T H W"]:
-    """Jitter colours in [0, 1] for a whole batch at once. `u`: uniforms `B V n`, or `B V T n` with per='frame'."""
+    """Jitter colours in [0, 1] for a whole batch at once. `u`: uniforms `B V n`, or `B V T n` (one draw a frame)."""
     if not recipe.colours:
         return clips
     u = u.to(clips.device, clips.dtype)
@@ -175,6 +195,28 @@ def colour(
         return out
     gray = _gray(out) if recipe.gray == "luma" else torch.take_along_dim(out, (3 * u[..., 6]).long(), dim=-4)
     return torch.where(u[..., 5] < recipe.p_gray, gray, out)
+
+
+def blur(
+    clips: Float[Tensor, "B V C T H W"], recipe: Augment, u: Float[Tensor, "B V 2"]
+) -> Float[Tensor, "B V C T H W"]:
+    """A Gaussian over each frame, as wide for all frames of a clip, of p_blur of the clips."""
+    flat, u = clips.flatten(0, 1), u.flatten(0, 1)  # K C T H W
+    rows = (u[:, 0] < recipe.p_blur).nonzero()[:, 0]
+    if not len(rows):
+        return clips
+    low, high = recipe.sigma
+    sigma = low + u[rows, 1] * (high - low)
+    reach = math.ceil(3 * high)
+    taps = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-(taps**2) / (2 * sigma[:, None] ** 2)).to(clips)  # K k
+    kernel = (kernel / kernel.sum(1, keepdim=True))[:, None, None]
+    rows = rows.to(clips.device)
+    x = rearrange(flat[rows], "K C T H W -> (C T) K H W")
+    x = nn.functional.pad(x, (reach,) * 4, mode="replicate")
+    x = nn.functional.conv2d(nn.functional.conv2d(x, kernel, groups=len(rows)), kernel.mT, groups=len(rows))
+    soft = rearrange(x, "(C T) K H W -> K C T H W", C=clips.shape[2])
+    return flat.index_copy(0, rows, soft).view_as(clips)
 
 
 def _factor(strength: float, spread: Tensor) -> Tensor:

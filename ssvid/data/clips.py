@@ -1,6 +1,7 @@
 """(epoch, row) -> the clips of one video, and a list of those -> Batch. Every choice comes from the coordinates."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,12 @@ from torch.utils.data import Dataset
 
 from ssvid.data.augment import GEOMETRY_DRAWS, crops, geometry, recipe
 from ssvid.data.decode import read, stamps
+from ssvid.data.flow import flow_file, need_flow, read_flow
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import ShortVideo, clip_times, positions, words
+from ssvid.data.sampling import ShortVideo, clip_times, near, positions, words
 from ssvid.errors import DecodeError, UserError
 from ssvid.randomness import uniform
-from ssvid.shapes import Batch, Views
+from ssvid.shapes import Batch, ClipSpec, Views
 
 TRIES = 10  # other rows tried for a bad file
 
@@ -43,8 +45,10 @@ class Clips(Dataset):
         crops: int = 1,  # of a clip, where evaluated
     ) -> None:
         shapes = {(spec.frames, spec.size) for spec in views.clips}
-        if len(shapes) != 1 or {spec.modality for spec in views.clips} != {"rgb"}:
-            raise UserError(f"The views of a batch are rgb and share frames and size; here: {views.clips}.")
+        if len(shapes) != 1:
+            raise UserError(f"The views of a batch share frames and size; here: {views.clips}.")
+        if any(spec.modality == "flow" for spec in views.clips):
+            need_flow(manifest)
         self.manifest, self.views, self.seed, self.short = manifest, views, seed, short
         self.decoder, self.evaluate, self.crops = decoder, evaluate, crops
         self.recipe = recipe("none" if evaluate else views.augment)
@@ -53,6 +57,12 @@ class Clips(Dataset):
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def files(self, row: int) -> list[Path]:
+        """What the clips of a row of the manifest are read from."""
+        seen = {spec.modality for spec in self.views.clips}
+        flow = [flow_file(self.manifest, row)] if "flow" in seen else []
+        return [*([self.manifest.path(row)] if "rgb" in seen else []), *flow]
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
@@ -87,15 +97,25 @@ class Clips(Dataset):
         return [index, *others.long().tolist()]
 
     def _load(self, epoch: int, row: int) -> dict[str, Any]:
-        path, fps = self.manifest.path(row), self.manifest.rows[row].fps
-        table = stamps(path, fps)
-        starts = self._starts(epoch, row)
+        path = self.manifest.path(row)
+        table = stamps(path, self.manifest.rows[row].fps)
+        starts = self._starts(epoch, row, table)
         cuts = [clip_times(spec, table, u, self.short, path) for spec, u in starts]
-        frames = read(path, np.concatenate([times for times, _ in cuts]), fps, self.decoder)  # one pass for all views
-        clips = [
-            clip for view, part in enumerate(frames.chunk(len(cuts))) for clip in self._cut(part, epoch, row, view)
-        ]
-        return self._sample(torch.stack(clips), epoch, row, sum(padded for _, padded in cuts))
+        clips: dict[int, list[Tensor]] = {}  # view -> its crops
+        for modality in dict.fromkeys(spec.modality for spec, _ in starts):
+            views = [view for view, (spec, _) in enumerate(starts) if spec.modality == modality]
+            frames = self._frames(row, np.concatenate([cuts[view][0] for view in views]), modality)
+            for view, part in zip(views, frames.chunk(len(views)), strict=True):
+                clips[view] = self._cut(part, epoch, row, view)
+        cut = [crop for view in range(len(starts)) for crop in clips[view]]
+        return self._sample(torch.stack(cut), epoch, row, sum(padded for _, padded in cuts))
+
+    def _frames(self, row: int, times: np.ndarray, modality: str) -> Tensor:
+        """T C H W at these times: one pass through the file for all clips of one modality."""
+        path, fps = self.manifest.path(row), self.manifest.rows[row].fps
+        if modality == "flow":
+            return read_flow(path, flow_file(self.manifest, row), times, fps)
+        return read(path, times, fps, self.decoder)
 
     def _sample(self, clips: Tensor, epoch: int, index: int, padded: int = 0) -> dict[str, Any]:
         """`clips`: V C T H W."""
@@ -109,17 +129,24 @@ class Clips(Dataset):
             "padded": padded,
         }
 
-    def _starts(self, epoch: int, row: int) -> list[tuple[Any, float]]:
+    def _starts(self, epoch: int, row: int, table: np.ndarray) -> list[tuple[ClipSpec, float]]:
+        """Of each view: its clip, and where in the video it lies."""
         if self.evaluate:
             return [(spec, float(u)) for spec in self.views.clips for u in positions(self.evaluate)]
-        draw = [float(uniform(self.seed, f"clip/{v}", epoch, row, 1)) for v in range(len(self.views.clips))]
-        return list(zip(self.views.clips, draw, strict=True))
+        moment, apart_s = self.views.moment, self.views.apart_s
+        u = [float(uniform(self.seed, f"clip/{m}", epoch, row, 1)) for m in range(max(moment) + 1)]
+        if self.recipe.alike and float(uniform(self.seed, "alike", epoch, row, 1)) < self.recipe.alike:
+            u = [u[0]] * len(u)
+        elif apart_s is not None:
+            u = [u[0], *(near(self.views.clips[0], table, u[0], other, apart_s) for other in u[1:])]
+        return [(spec, u[m]) for spec, m in zip(self.views.clips, moment, strict=True)]
 
     def _cut(self, frames: Tensor, epoch: int, row: int, view: int) -> list[Tensor]:
         size = self.views.clips[0].size
         if self.evaluate:
             return crops(frames, size, self.crops)
-        return [geometry(frames, self.recipe, size, uniform(self.seed, f"crop/{view}", epoch, row, GEOMETRY_DRAWS)[0])]
+        stream = f"crop/{self.views.moment[view]}"
+        return [geometry(frames, self.recipe, size, uniform(self.seed, stream, epoch, row, GEOMETRY_DRAWS)[0])]
 
 
 def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:

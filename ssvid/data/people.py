@@ -7,7 +7,7 @@ import torch
 
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import clip_from
 from ssvid.shapes import ClipSpec, Views
@@ -42,5 +42,5 @@ class People(Clips):
             assert spec.stride is not None  # ClipSpec has one of the two
             gap = spec.stride * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
         start = max(0.0, time_s - gap * (spec.frames - 1) / 2)
-        frames = read(path, clip_from(spec, table, start), fps, self.decoder)
+        frames = self._frames(row, clip_from(spec, table, start), spec.modality)
         return geometry(frames, recipe("whole"), spec.size, torch.zeros(0))

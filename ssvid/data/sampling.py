@@ -44,6 +44,21 @@ def clip_times(
     return times, padded
 
 
+def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, apart_s: float) -> float:
+    """Where a clip lies that begins at most `apart_s` seconds from the one that `first` places; u in [0, 1) says where."""
+    span = float(stamps[-1] - stamps[0]) if len(stamps) else 0.0
+    if spec.stride is not None:
+        left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
+        room = span * left / (len(stamps) - 1) if left > 0 else 0.0  # seconds
+    else:
+        assert spec.fps is not None  # ClipSpec has one of the two
+        room = span - (spec.frames - 1) / spec.fps
+    if room <= 0:
+        return first
+    low, high = max(0.0, first - apart_s / room), min(1.0, first + apart_s / room)
+    return low + u * (high - low)
+
+
 def words(spec: ClipSpec) -> str:
     return f"{spec.frames} frames " + (f"{spec.stride} apart" if spec.stride else f"at {spec.fps:g} a second")
 

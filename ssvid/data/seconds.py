@@ -7,7 +7,7 @@ import torch
 
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import clip_from
 from ssvid.errors import DecodeError
@@ -33,5 +33,5 @@ class Seconds(Clips):
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         row, spec = self.row[index], self.views.clips[0]
         path, fps = self.manifest.path(row), self.manifest.rows[row].fps
-        frames = read(path, clip_from(spec, stamps(path, fps), float(self.at[index][0])), fps, self.decoder)
+        frames = self._frames(row, clip_from(spec, stamps(path, fps), float(self.at[index][0])), spec.modality)
         return self._sample(geometry(frames, recipe("none"), spec.size, torch.zeros(0))[None], epoch, index)

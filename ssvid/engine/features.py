@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -166,8 +166,11 @@ def _parts(data: Clips) -> list[Part]:
 
 def _shown(data: Clips) -> list[tuple[object, ...]]:
     """For each row what its clips are cut from. One stat a file: a disk far away takes minutes for 240k of them."""
-    root = os.path.realpath(data.manifest.root)
-    files: list[tuple[object, ...]] = [(*_state(os.path.join(root, row.path)), row.fps) for row in data.manifest.rows]
+    real = lru_cache(os.path.realpath)  # of folders: to ask for each file costs a stat more
+    files: list[tuple[object, ...]] = [
+        (*(part for path in data.files(i) for part in _state(os.path.join(real(path.parent), path.name))), row.fps)
+        for i, row in enumerate(data.manifest.rows)
+    ]
     return [(*files[row], *at) for row, at in zip(data.row, data.at, strict=True)] if data.at else files
 
 

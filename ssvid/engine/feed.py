@@ -1,8 +1,10 @@
 """Batch on the host -> Batch on the device: the one place where pixels become floats."""
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
-from ssvid.data.augment import COLOUR_DRAWS, colour, recipe
+from ssvid.data.augment import COLOUR_DRAWS, Augment, blur, colour, recipe
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 
@@ -13,9 +15,31 @@ def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
     clips = batch["clips"].to(device, non_blocking=True).float() / 255  # B V C T H W
     change = recipe(views.augment)
     if change.colours:
-        B, V, _, T = clips.shape[:4]
-        shape = torch.Size((B, V, T, COLOUR_DRAWS) if change.per == "frame" else (B, V, COLOUR_DRAWS))
-        clips = colour(clips, change, draw(moved, "colour", shape[1:].numel()).view(shape))
+        clips = coloured(batch, clips, change, torch.tensor(views.moment))
     mean, std = (clips.new_tensor(v).view(-1, 1, 1, 1) for v in (views.mean, views.std))
     moved["clips"] = (clips - mean) / std
     return moved
+
+
+def coloured(batch: Batch, clips: Tensor, change: Augment, moment: Tensor) -> Tensor:
+    """Drawn on the host, so that nothing waits for the device; clips of one moment share every draw."""
+    (B, _, _, T), M = clips.shape[:4], int(moment.max()) + 1
+    shape = torch.Size((B, M, T, COLOUR_DRAWS) if change.per == "frame" else (B, M, COLOUR_DRAWS))
+    u = draw(batch, "colour", shape[1:].numel()).view(shape)
+    if change.gray == "channels":
+        u = u[:, :, None].repeat(1, 1, T, 1)
+        u[..., -1] = draw(batch, "channel", M * T).view(B, M, T)
+    soft = draw(batch, "blur", 2 * M).view(B, M, 2)
+    b, v = chosen(batch, change, M)[:, moment].nonzero(as_tuple=True)
+    m, (here, view) = moment[v], (at.to(clips.device) for at in (b, v))
+    some = colour(clips[here, view][:, None], change, u[b, m][:, None])
+    clips[here, view] = blur(some, change, soft[b, m][:, None])[:, 0]
+    return clips
+
+
+def chosen(batch: Batch, change: Augment, moments: int) -> Bool[Tensor, "B M"]:
+    """Which moments have colours changed. Of one moment that is given twice it is one side, by lot."""
+    u = draw(batch, "coloured", 1 + moments)
+    side, own = (u[:, :1] * moments).long(), u[:, 1:] < change.p_colour
+    alike = draw(batch, "alike", 1) < change.alike  # as the loader draws it
+    return torch.where(alike, torch.arange(moments) == side, own)

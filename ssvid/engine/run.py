@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,9 +28,12 @@ class ClipChange:
     fps: float | None = None  # instead of stride
     stride: int | None = None  # of the file's frames, instead of fps
     size: int | None = None  # pixels
+    modality: Literal["rgb", "flow"] | None = None  # flow: see ssvid.data.flow
 
     def views(self, views: Views) -> Views:
-        return replace(views, clips=tuple(replace(spec, **self.given()) for spec in views.clips))
+        """Of two streams each keeps its modality: the user's is that of the encoder."""
+        change = {key: value for key, value in self.given().items() if key != "modality"}
+        return replace(views, clips=tuple(replace(spec, **change) for spec in views.clips))
 
     def onto(self, net: Encoder) -> None:
         """The encoder's own clip changed in place."""

@@ -2,13 +2,16 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ssvid.data.clips import Clips, collate
+from ssvid.data.flow import flow_file
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import eval_clips
 from ssvid.errors import UserError
+from ssvid.randomness import uniform
 from ssvid.shapes import ClipSpec, Row, Views
 from tests.data.bars import numbers, write
 
@@ -150,3 +153,49 @@ def test_mini6_by_its_csv(shared):
     sample = Clips(made.split("test"), views(spec, augment="multiscale"), seed=0)[0, 3]
     assert sample["clips"].shape == (1, 3, 16, 112, 112) and sample["clips"].float().std() > 10
     assert json.dumps(sample["video_id"]).startswith('"v_')
+
+
+def test_rgb_and_flow_of_a_moment_share_time_and_cut(small_set, monkeypatch):
+    from ssvid.data import clips as module
+
+    monkeypatch.setattr(module, "need_flow", lambda manifest: None)
+    monkeypatch.setattr(module, "read_flow", lambda video, flow, times, fps: module.read(video, times, fps))
+    other = ClipSpec(frames=4, stride=3, size=64, modality="flow")
+    three = Views(clips=(SPEC, SPEC, other), moments=(0, 1, 1), augment="coclr")
+    clips = Clips(manifest(small_set), three, seed=1)
+    for row in range(6):
+        query, key, flow = clips[0, row]["clips"]
+        assert torch.equal(key, flow) and not torch.equal(query, key)
+
+
+def test_coclr_takes_one_moment_twice_for_half_of_the_videos(small_set):
+    clips = Clips(manifest(small_set), views(SPEC, SPEC, augment="coclr"), seed=1)
+    starts = [clips._starts(epoch, row, np.arange(40) / 25) for epoch in range(100) for row in range(6)]
+    same = [first == second for (_, first), (_, second) in starts]
+    drawn = [float(uniform(1, "alike", epoch, row, 1)) < 0.5 for epoch in range(100) for row in range(6)]
+    assert same == drawn and 0.4 < sum(same) / len(same) < 0.6
+
+
+def test_views_no_further_apart_than_asked(small_set):
+    near = Clips(manifest(small_set), Views(clips=(SPEC, SPEC), augment="none", apart_s=0.0), seed=1)
+    first, second = near[0, 3]["clips"]
+    assert torch.equal(first, second)
+    far = Clips(manifest(small_set), views(SPEC, SPEC), seed=1)[0, 3]["clips"]
+    assert not torch.equal(far[0], far[1])
+
+
+def test_flow_that_is_not_there_is_said_before_any_clip(small_set):
+    with pytest.raises(UserError, match="python -m ssvid.data.flow"):
+        Clips(manifest(small_set), views(ClipSpec(stride=1, modality="flow")), seed=0)
+    with pytest.raises(UserError, match="no modality 'depth'"):
+        ClipSpec(stride=1, modality="depth")
+
+
+def test_features_of_flow_know_the_flow_files(small_set, monkeypatch):
+    """Else features cached of one flow would be given for another."""
+    from ssvid.data import clips as module
+
+    monkeypatch.setattr(module, "need_flow", lambda manifest: None)
+    data = manifest(small_set)
+    assert Clips(data, views(), seed=0).files(2) == [data.path(2)]
+    assert Clips(data, views(ClipSpec(stride=1, modality="flow")), seed=0).files(2) == [flow_file(data, 2)]

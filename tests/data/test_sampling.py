@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from ssvid.data.decode import read
-from ssvid.data.sampling import ShortVideo, clip_times, eval_clips, positions
+from ssvid.data.sampling import ShortVideo, clip_times, eval_clips, near, positions
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import numbers
@@ -66,3 +66,23 @@ def test_eval_clips_cover_the_video_evenly(long_gop):
         frames = read(long_gop, [(start + 5 * i) / 25 for i in range(4)])
         assert numbers(frames) == [start + 5 * i for i in range(4)]
         assert torch.equal(clip, F.center_crop(F.resize(frames, [48]), [48, 48]).transpose(0, 1))
+
+
+@pytest.mark.parametrize("spec", [ClipSpec(frames=4, stride=2, size=8), ClipSpec(frames=4, fps=5.0, size=8)])
+def test_a_second_clip_begins_near_the_first(spec):
+    stamps = np.arange(100) / 10
+
+    def apart(first: float, u: float, apart_s: float) -> float:
+        places = first, near(spec, stamps, first, u, apart_s)
+        begin, other = (clip_times(spec, stamps, place)[0][0] for place in places)
+        return abs(other - begin)
+
+    draws = [(first, u) for first in (0.0, 0.3, 0.99) for u in (0.0, 0.4, 0.999)]
+    assert all(apart(first, u, 0.0) == 0 for first, u in draws)
+    half = [apart(first, u, 0.5) for first, u in draws]
+    assert max(half) <= 0.5 + 0.1 and max(half) > 0.4  # starts are whole frames, a tenth of a second apart
+    assert max(apart(first, u, 100.0) for first, u in draws) > 8.5, "anywhere in the video"
+
+
+def test_a_video_no_longer_than_the_clip_has_one_place():
+    assert near(ClipSpec(frames=4, stride=1, size=8), np.arange(4) / 10, 0.7, 0.2, 1.0) == 0.7

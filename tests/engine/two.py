@@ -16,6 +16,7 @@ FORMS = {
     "dpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "dropout": 0.0}),
     "memdpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}),
     "infonce": ("resnet18_2d3d", {"frames": 3}, {"dim": 8, "queue": 8}),
+    "coclr": ("resnet18_2d3d", {"frames": 3}, {"sampler": "random", "dim": 8, "queue": 4, "topk": 2}),
 }
 
 

@@ -1,0 +1,105 @@
+"""a recipe of stages -> runs, one after the other: `python -m ssvid.stages RECIPE.yaml --out DIR -- FLAGS`.
+
+Each stage is `python -m ssvid.pretrain` in DIR/NAME, with what all share (`shared`) and its own. A path that begins
+with `stage:` is the folder of an earlier stage. Stages that are done are passed over and one that was stopped goes on,
+so the same command again finishes what is left. FLAGS go to every stage, and later flags win.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssvid.errors import RunError, UserError, positive
+from ssvid.files import write_whole
+
+STAGE = "stage:"
+
+
+def stages(
+    recipe: str,  # YAML: shared, and stages by name in their order
+    out: str,
+    *,
+    processes: int = 1,  # of each stage, by torchrun
+    only: str | None = None,  # this stage alone
+    flags: list[str] | None = None,  # of ssvid.pretrain, for every stage; on the command line after --
+) -> dict[str, Any]:
+    """Run the stages of a recipe, each from where it stopped."""
+    positive(processes=processes)
+    whole = read(recipe)
+    names = list(whole["stages"])
+    if only is not None and only not in names:
+        raise UserError(f"{recipe} has no stage {only!r}: there are {', '.join(names)}.")
+    configs = {name: stage(whole, name, Path(out)) for name in names}  # all are looked at before the first is run
+    done: dict[str, Any] = {}
+    for number, name in enumerate(names, 1):
+        if only in (None, name):
+            print(f"stage {number} of {len(names)}: {name}", file=sys.stderr)
+            done[name] = run(name, configs[name], Path(out), processes, flags or [])
+    return {"out": out, "stages": done}
+
+
+def read(recipe: str) -> dict[str, Any]:
+    try:
+        whole = yaml.safe_load(Path(recipe).read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe {recipe} cannot be read: {' '.join(str(error).split())}") from error
+    kinds = {"shared": dict, "stages": dict}
+    if not isinstance(whole, dict) or whole.keys() - kinds.keys() or not isinstance(whole.get("stages"), dict):
+        raise UserError(f"The recipe {recipe} is no recipe of stages: it has `shared` (flags of all) and `stages`.")
+    for name, own in [("shared", whole.setdefault("shared", {})), *whole["stages"].items()]:
+        if not isinstance(own, dict) or "out" in own or not str(name).replace("_", "").isalnum():
+            raise UserError(f"The recipe {recipe}: {name} is a name of letters and numbers with flags other than out.")
+    return whole
+
+
+def stage(whole: dict[str, Any], name: str, out: Path) -> dict[str, Any]:
+    """The flags of one stage: what all share, and over it its own, part by part."""
+    before = list(whole["stages"])[: list(whole["stages"]).index(name)]
+    merged = dict(whole["shared"])
+    for key, value in whole["stages"][name].items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: placed(part) for key, part in value.items()}
+        if not isinstance(value, str) or not value.startswith(STAGE):
+            return value
+        if value.removeprefix(STAGE) not in before:
+            raise UserError(f"Stage {name} asks for {value}, and before it come {', '.join(before) or 'none'}.")
+        return str(out / value.removeprefix(STAGE))
+
+    return {key: placed(value) for key, value in merged.items()}
+
+
+def run(name: str, config: dict[str, Any], out: Path, processes: int, flags: list[str]) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{name}.yaml"
+    text = yaml.safe_dump(config, sort_keys=False).encode()
+    write_whole(file, lambda stream: stream.write(text))
+    how = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
+    words = [sys.executable, *how, "-m", "ssvid.pretrain", "--config", str(file), "--out", str(out / name), *flags]
+    ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=os.environ)
+    if ended.returncode < 0 or ended.returncode == 130:
+        raise KeyboardInterrupt
+    if ended.returncode:
+        error = UserError if ended.returncode == 2 else RunError
+        raise error(
+            f"Stage {name} ended with exit code {ended.returncode}: the lines above say why. Stages that are "
+            "done are kept: the same command goes on."
+        )
+    return dict(json.loads(ended.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    from ssvid.cli import command
+
+    given = sys.argv[1:]
+    at = given.index("--") if "--" in given else len(given)
+    extra = ["--flags", json.dumps(given[at + 1 :])] if given[at + 1 :] else []
+    command(stages, "recipe", argv=[*given[:at], *extra])

@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from ssvid.data.augment import RECIPES, Augment, blur
+from ssvid.engine.feed import chosen, to_device
+from ssvid.randomness import uniform
+from ssvid.shapes import Batch, ClipSpec, Views
+
+SPEC = ClipSpec(frames=4, stride=1, size=16)
+
+
+def batch(n: int, views: int) -> Batch:
+    pixels = (uniform(3, "noise", 0, torch.arange(n), views * 3 * 4 * 16 * 16) * 256).to(torch.uint8)
+    return {
+        "clips": pixels.view(n, views, 3, 4, 16, 16),
+        "index": torch.arange(n),
+        "epoch": torch.zeros(n).long(),
+        "seed": 5,
+    }
+
+
+def changed(some: Batch, views: Views) -> torch.Tensor:
+    """B V: was any colour changed?"""
+    plain = to_device(some, Views(clips=views.clips, augment="none"), torch.device("cpu"))["clips"]
+    return (to_device(some, views, torch.device("cpu"))["clips"] - plain).abs().amax((2, 3, 4, 5)) > 1e-6
+
+
+def test_clips_of_one_moment_share_their_colours():
+    some = batch(24, 3)
+    some["clips"][:, 2] = some["clips"][:, 1]
+    views = Views(clips=(SPEC,) * 3, moments=(0, 1, 1), augment="coclr")
+    got = to_device(some, views, torch.device("cpu"))["clips"]
+    assert torch.equal(got[:, 1], got[:, 2])
+    alone = to_device(some, Views(clips=(SPEC,) * 3, augment="coclr"), torch.device("cpu"))["clips"]
+    assert not torch.equal(alone[:, 1], alone[:, 2])
+
+
+def test_coclr_colours_one_side_of_a_moment_given_twice_and_few_of_the_others():
+    n, how = 4000, RECIPES["coclr"]
+    some: Batch = {"index": torch.arange(n), "epoch": torch.zeros(n).long(), "seed": 5}
+    got, alike = chosen(some, how, 2), uniform(5, "alike", 0, torch.arange(n), 1)[:, 0] < how.alike
+    assert 0.47 < alike.double().mean() < 0.53
+    assert bool((got[alike].sum(1) == 1).all()) and 0.45 < got[alike][:, 0].double().mean() < 0.55
+    assert 0.27 < got[~alike].double().mean() < 0.33
+
+
+def test_what_is_not_chosen_keeps_its_colours():
+    some, views = batch(64, 2), Views(clips=(SPEC, SPEC), augment="coclr")
+    seen = changed(some, views)
+    assert bool((seen <= chosen(some, RECIPES["coclr"], 2)).all())
+    assert seen.any(0).all() and (~seen).any(0).all()
+
+
+def test_none_may_be_chosen(monkeypatch):
+    monkeypatch.setitem(RECIPES, "never", Augment(brightness=0.5, p_blur=1.0, p_colour=0.0))
+    assert not changed(batch(3, 2), Views(clips=(SPEC, SPEC), augment="never")).any()
+
+
+def test_gray_of_channels_takes_one_of_three_in_each_frame(monkeypatch):
+    monkeypatch.setitem(RECIPES, "gray", Augment(p_gray=1.0, gray="channels", p_jitter=0.0))
+    some = batch(16, 1)
+    plain = to_device(some, Views(clips=(SPEC,), augment="none"), torch.device("cpu"))["clips"][:, 0]
+    got = to_device(some, Views(clips=(SPEC,), augment="gray"), torch.device("cpu"))["clips"][:, 0]
+    mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    got, plain = got * std + mean, plain * std + mean
+    which = torch.stack([(got[:, 0] - plain[:, c]).abs().amax((-2, -1)) < 1e-5 for c in range(3)])  # C B T
+    assert bool((which.sum(0) == 1).all()) and bool(which.any(2).sum(0).max() > 1), (
+        "the channel is drawn for each frame"
+    )
+    assert torch.allclose(got[:, 0], got[:, 1], atol=1e-5) and torch.allclose(got[:, 0], got[:, 2], atol=1e-5)
+
+
+def test_blur_is_a_gaussian_of_the_drawn_width():
+    clips = torch.zeros(2, 1, 3, 2, 25, 25)
+    clips[..., 12, 12] = 1.0
+    how = Augment(p_blur=0.5, sigma=(1.0, 2.0))
+    got = blur(clips, how, torch.tensor([[[0.4, 0.5]], [[0.6, 0.5]]]))
+    assert torch.equal(got[1], clips[1]), "the second draw asks for none"
+    x = torch.arange(25) - 12.0
+    line = torch.exp(-x.square() / (2 * 1.5**2))
+    line = torch.where(x.abs() <= 6, line, torch.zeros(()))
+    want = line[:, None] * line / line.sum() ** 2
+    assert torch.allclose(got[0], want.expand_as(got[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resized_flip_colour", "dpc"])
+def test_every_clip_is_coloured_where_nothing_else_is_said(name):
+    some: Batch = {"index": torch.arange(9), "epoch": torch.zeros(9).long(), "seed": 5}
+    assert bool(chosen(some, RECIPES[name], 3).all())

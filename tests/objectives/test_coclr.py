@@ -1,0 +1,171 @@
+"""CoCLR beside what the reference cases prove: bad inputs, its stages, and what it does before the queue is full."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from objectives.coclr import CoCLR
+from objectives.infonce import InfoNCE
+from ssvid import create_encoder, load_encoder
+from ssvid.data.manifest import Manifest
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError
+from ssvid.nn.sources import source_ids
+from ssvid.shapes import Row
+from tests.helpers import command, run_pretrain, sentence, squares, write_video
+from tests.objectives.test_contract import batch_for
+
+NET = ["--objective.dim", "8", "--objective.queue", "4", "--encoder", "resnet18_2d3d", "--encoder.width", "4"]
+NET += ["--encoder.frames", "4", "--encoder.stride", "1", "--encoder.size", "32", "--batch_size", "4"]
+MINE = ["--objective", "coclr", "--objective.topk", "2", *NET]
+FIRST = ["--objective", "infonce", *NET]
+FLOW = ["--clip.modality", "flow"]
+
+
+def net(**change: object) -> Encoder:
+    return create_encoder("resnet18_2d3d", width=4, frames=4, size=32, **change)
+
+
+def rows(names: list[str], label: str | None = None) -> Manifest:
+    return Manifest(tuple(Row(f"{name}.mp4", label) for name in names), Path("."))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Eight, with their flow."""
+    root = tmp_path_factory.mktemp("videos")
+    for i in range(8):
+        write_video(root / f"v{i}.mp4", squares(i))
+    made = command("ssvid.data.flow", "--data", "folder", "--data.root", str(root), "--method", "dis", "--workers", "1")
+    assert made.returncode == 0, made.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def first(videos, tmp_path_factory) -> dict[str, Path]:
+    """The InfoNCE stage of either stream."""
+    out = tmp_path_factory.mktemp("first")
+    run_pretrain(videos, out / "rgb", *FIRST)
+    run_pretrain(videos, out / "flow", *FIRST, *FLOW)
+    return {"rgb": out / "rgb", "flow": out / "flow"}
+
+
+def refused(videos: Path, out: Path, *argv: str) -> str:
+    with pytest.raises(UserError) as error:
+        run_pretrain(videos, out, *argv)
+    return str(error.value)
+
+
+def test_the_second_stage_begins_with_both_nets_of_the_first(videos, first, tmp_path):
+    before = (first["flow"] / "encoder.safetensors").read_bytes()
+    argv = [*MINE, "--objective.init", str(first["rgb"]), "--objective.sampler", str(first["flow"])]
+    ran = run_pretrain(videos, tmp_path / "a", *argv)
+    assert ran["step"] == 6 and ran["positives"] >= 3  # its own, and two mined
+    encoder = load_encoder(tmp_path / "a")
+    assert encoder.spec.modality == "rgb"
+    assert (first["flow"] / "encoder.safetensors").read_bytes() == before
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b/checkpoints/step_00000006.pt").unlink()
+    run_pretrain(videos, tmp_path / "b", *argv)  # goes on from step 3, its queues filled as they were
+    again = load_encoder(tmp_path / "b").state_dict()
+    assert all(torch.equal(x, again[k]) for k, x in encoder.state_dict().items())
+
+
+def test_it_starts_where_the_first_stage_ended(videos, first):
+    objective = CoCLR(net(stride=1), sampler=str(first["flow"]), init=str(first["rgb"]), dim=8, queue=4, topk=2)
+    for name, path in (("encoder", "rgb"), ("key_encoder", "rgb"), ("sampler", "flow")):
+        published = load_encoder(first[path]).state_dict()
+        assert all(torch.equal(x, published[k]) for k, x in objective.get_submodule(name).state_dict().items()), name
+    state = torch.load(sorted((first["flow"] / "checkpoints").glob("*.pt"))[-1], weights_only=True)["model"]
+    assert torch.equal(objective.sampler_head[0].weight, state["head.0.weight"])
+
+
+def test_the_second_stage_without_the_first_is_refused(videos, first, tmp_path):
+    assert "--objective.sampler" in refused(videos, tmp_path / "a", *MINE)
+    said = refused(videos, tmp_path / "a", *MINE, "--objective.sampler", str(tmp_path / "gone"))
+    assert "is not there" in said and "--objective.sampler" in said
+    said = refused(videos, tmp_path / "a", *MINE, "--objective.sampler", str(first["rgb"]))
+    assert "sees rgb" in said and "--clip.modality flow" in said
+    argv = [*MINE, "--objective.sampler", str(first["flow"]), "--objective.init", str(first["flow"])]
+    assert "was trained on flow" in refused(videos, tmp_path / "a", *argv)
+    (tmp_path / "empty").mkdir()
+    assert "no checkpoint" in refused(videos, tmp_path / "a", *MINE, "--objective.sampler", str(tmp_path / "empty"))
+    assert not (tmp_path / "a").exists()
+
+
+def test_data_that_it_cannot_learn_from_is_refused(tmp_path):
+    objective = InfoNCE(net(), dim=8, queue=8)
+    objective.suits(rows([f"clip{i}a" for i in range(8)]))
+    with pytest.raises(UserError, match="--objective.queue 8 is more than the 7 videos"):
+        objective.suits(rows([f"clip{i}a" for i in range(7)]))
+    with pytest.raises(UserError, match="has one video"):
+        objective.suits(rows([f"v_Run_g01_c0{i}" for i in range(1, 9)]))  # eight cuts of one film
+    uber = InfoNCE(net(), dim=8, queue=8, positives="label")
+    uber.suits(rows(["a"] * 1, "run"))
+    with pytest.raises(UserError, match="1 of 1 videos have none"):
+        uber.suits(rows(["a"]))
+
+
+def test_a_queue_larger_than_the_videos_stops_the_command(videos, tmp_path):
+    argv = [*FIRST, "--objective.queue", "16"]
+    assert "more than the 8 videos" in refused(videos, tmp_path / "a", *argv)
+
+
+def test_flow_that_is_missing_stops_the_command(tmp_path):
+    for i in range(4):
+        write_video(tmp_path / "set" / f"v{i}.mp4", squares(i))
+    argv = ["--objective", "infonce", *NET, *FLOW, "--data", "folder", "--data.root", str(tmp_path / "set")]
+    ended = command("ssvid.pretrain", *argv, "--out", str(tmp_path / "a"), "--steps", "2", "--workers", "0")
+    assert "python -m ssvid.data.flow" in sentence(ended)
+
+
+def test_until_the_queue_is_full_nothing_is_mined_or_learnt(videos, first):
+    objective = CoCLR(net(stride=1), sampler=str(first["flow"]), dim=8, queue=4, topk=2, augment="none")
+    batch, mined = batch_for(objective), []
+    for step in range(3):
+        batch["video_id"] = [f"{step}a", f"{step}b"]
+        loss = objective(batch)
+        mined.append((loss.skip, float(loss.parts["positives"])))
+        objective.after_step(0.0)
+    assert mined == [(True, 1.0), (True, 1.0), (False, 3.0)]
+
+
+def test_clips_of_one_film_are_positives_and_are_not_mined():
+    objective = CoCLR(net(), sampler="random", dim=2, queue=4, topk=1)
+    device = torch.device("cpu")
+    objective.queue.get_buffer("source").copy_(source_ids(["v_Run_g01_c01", "v_Run_g01_c02", "b", "c"], device))
+    objective.second.keys.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]))
+    objective.queue.pushed.fill_(4)
+    right = objective.right(source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]]))
+    assert right.tolist() == [[True, True, True, True, False]]
+    objective.queue.pushed.fill_(3)
+    right = objective.right(source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]]))
+    assert right.tolist() == [[True, True, True, False, False]]
+
+
+def test_a_step_drops_its_own_keys_nine_times_in_ten():
+    objective = CoCLR(net(), sampler="random", dim=2, queue=4, topk=1)
+    dropped = [objective.drops_own(0, step) for step in range(2000)]
+    assert 0.88 < sum(dropped) / 2000 < 0.92
+    alone = objective.without_own(torch.tensor([[True, False, False], [True, True, False]]))
+    assert alone.tolist() == [[True, False, False], [False, True, False]]
+
+
+def test_the_sampler_keeps_its_statistics():
+    objective = CoCLR(net(), sampler="random", dim=8, queue=4, topk=2).train()
+    before = copy.deepcopy(objective.sampler.state_dict())
+    objective(batch_for(objective))
+    assert all(torch.equal(x, before[k]) for k, x in objective.sampler.state_dict().items())
+    assert objective.sampler.training, "put back as it was"
+
+
+def test_weights_from_outside_reach_the_encoder_of_keys_too(videos, first, tmp_path):
+    """`--init` fills what is exported, and the slow copy begins there."""
+    ran = run_pretrain(videos, tmp_path / "a", *FIRST, "--init", str(first["rgb"]), "--lr", "0", "--min_lr", "0")
+    assert ran["step"] == 6
+    state = torch.load(sorted((tmp_path / "a" / "checkpoints").glob("*.pt"))[-1], weights_only=True)["model"]
+    assert torch.equal(state["encoder.conv1.weight"], state["key_encoder.conv1.weight"])
+    assert torch.equal(state["encoder.conv1.weight"], load_encoder(first["rgb"]).state_dict()["conv1.weight"])

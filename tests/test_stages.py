@@ -1,0 +1,75 @@
+"""A recipe of stages: one command runs them all, and the same one finishes what is left."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssvid.errors import UserError
+from ssvid.stages import read, stage, stages
+from tests.helpers import command, sentence, squares, write_video
+
+SHARED = {
+    "encoder": {"name": "resnet18_2d3d", "width": 4, "frames": 4, "stride": 1, "size": 32},
+    "data": {"name": "folder"},
+    "objective": {"name": "infonce", "dim": 8, "queue": 4},
+    **{"batch_size": 4, "steps": 3, "workers": 0, "threads": 1, "checkpoint_every": 1},
+}
+
+
+def recipe(path: Path, **own: dict) -> str:
+    path.write_text(yaml.safe_dump({"shared": SHARED, "stages": own}, sort_keys=False))
+    return str(path)
+
+
+def test_a_stage_has_what_all_share_and_over_it_its_own(tmp_path):
+    second = {"objective": {"init": "stage:first", "queue": 8}, "steps": 5}
+    whole = read(recipe(tmp_path / "r.yaml", first={}, second=second))
+    made = stage(whole, "second", tmp_path / "out")
+    assert made["objective"] == {"name": "infonce", "dim": 8, "queue": 8, "init": str(tmp_path / "out" / "first")}
+    assert made["steps"] == 5 and made["encoder"] == SHARED["encoder"]
+    assert stage(whole, "first", tmp_path / "out") == SHARED
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("steps: 3", "no recipe of stages"),
+        ("stages: {a: {out: x}}", "other than out"),
+        ("stages: {a: [1]}", "a name of letters"),
+        ("stages: {../a: {}}", "a name of letters"),
+        ("stages: [", "cannot be read"),
+    ],
+)
+def test_what_is_no_recipe_of_stages_is_refused(tmp_path, text, word):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UserError, match=word):
+        stages(str(tmp_path / "r.yaml"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_asks_for_earlier_ones_alone(tmp_path):
+    file = recipe(tmp_path / "r.yaml", first={"objective": {"init": "stage:second"}}, second={})
+    with pytest.raises(UserError, match="Stage first asks for stage:second, and before it come none"):
+        stages(file, str(tmp_path / "out"))
+    with pytest.raises(UserError, match="has no stage 'third'"):
+        stages(file, str(tmp_path / "out"), only="third")
+
+
+def test_one_command_runs_all_and_again_what_is_left(tmp_path):
+    for i in range(4):
+        write_video(tmp_path / "set" / f"v{i}.mp4", squares(i))
+    file = recipe(tmp_path / "r.yaml", first={}, second={"objective": {"init": "stage:first", "queue": 6}})
+    argv = [file, "--out", str(tmp_path / "out"), "--", "--data.root", str(tmp_path / "set")]
+    stopped = command("ssvid.stages", *argv)
+    said = sentence(stopped)  # the second has a queue for more videos than there are
+    assert "Stage second ended with exit code 2" in said and "--objective.queue 6" in stopped.stderr
+    newest = tmp_path / "out/first/checkpoints/step_00000003.pt"
+    made = newest.stat().st_mtime_ns
+    file = recipe(tmp_path / "r.yaml", first={}, second={"objective": {"init": "stage:first"}})
+    ended = command("ssvid.stages", *argv)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert {name: ran["step"] for name, ran in result["stages"].items()} == {"first": 3, "second": 3}
+    assert newest.stat().st_mtime_ns == made, "the first stage was not trained again"
