@@ -13,6 +13,7 @@ from benchmarks.speed import accuracy, knn, linear
 from benchmarks.speed.attentive import attentive
 from benchmarks.speed.clips import clips, clips_original, film
 from benchmarks.speed.dpc import dpc
+from benchmarks.speed.infonce import infonce
 from benchmarks.speed.loader import loader
 from benchmarks.speed.mae import mae
 from benchmarks.speed.overhead import overhead
@@ -46,5 +47,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "loader": loader,
     "mae": mae,
     "dpc": dpc,
+    "infonce": infonce,
 }
 LONG: dict[str, Callable[[], Case]] = {**linear.LONG, "accuracy": accuracy.accuracy}  # minutes: only by name

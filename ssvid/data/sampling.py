@@ -45,7 +45,7 @@ def clip_times(
 
 
 def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, apart_s: float) -> float:
-    """Where a clip lies that begins at most `apart_s` seconds from the one that `first` places; u in [0, 1) says where."""
+    """Where a clip lies that begins at most `apart_s` seconds from the one that `first` places; u in [0, 1) says it."""
     span = float(stamps[-1] - stamps[0]) if len(stamps) else 0.0
     if spec.stride is not None:
         left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames

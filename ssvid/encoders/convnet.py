@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -69,3 +70,8 @@ def renamed(state: dict[str, Tensor], layout: dict[str, str | None], name: str) 
     if head:
         print(f"{name}: the published head is left out: {', '.join(head)}.", file=sys.stderr)
     return {layout.get(key) or key: tensor for key, tensor in state.items() if key not in head}
+
+
+def quick(clip: Clip) -> Clip:
+    """On a CPU, channels last in memory: convolutions then take 0.7 of the time, max pools a third (docs/speed.md)."""
+    return clip.contiguous(memory_format=torch.channels_last_3d) if clip.device.type == "cpu" else clip

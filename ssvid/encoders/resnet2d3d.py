@@ -7,13 +7,12 @@ ReLU, so that features have both signs.
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
-from ssvid.encoders.convnet import halved
+from ssvid.encoders.convnet import halved, quick
 from ssvid.errors import UserError, positive
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
@@ -82,11 +81,6 @@ class ResNet2d3d(Encoder):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         tokens = rearrange(x, "B D t h w -> B (t h w) D")
         return Features(tokens, tokens.mean(1), Grid(*x.shape[2:]))
-
-
-def quick(clip: Tensor) -> Tensor:
-    """On a CPU, channels last in memory: oneDNN's convolutions then take 0.7 of the time (docs/speed.md)."""
-    return clip.contiguous(memory_format=torch.channels_last_3d) if clip.device.type == "cpu" else clip
 
 
 def stage(n: int, ins: int, outs: int, kernel: Size, stride: Size, norm: Any, last: bool = False) -> nn.Sequential:

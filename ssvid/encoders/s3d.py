@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
+from ssvid.encoders.convnet import quick
 from ssvid.errors import UserError
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
@@ -153,7 +154,7 @@ class S3D(Encoder):
 
     def stages(self, clip: Clip) -> list[Tensor]:
         """The maps after each of the five stages, B C t h w."""
-        first = self.stem[0](clip)
+        first = self.stem[0](quick(clip))
         second = self.stem[3](self.stem[2](self.stem[1](first)))
         third = self.get_submodule("mixed3")(self.stem[4](second))
         fourth = self.get_submodule("mixed4")(self.pool4(third))

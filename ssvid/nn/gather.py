@@ -18,4 +18,7 @@ def gather_rows(rows: Float[Tensor, "r D"]) -> Gathered:
     """Every process must bring as many rows. The gradient of a row is the sum of what all processes' losses say."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return Gathered(rows, 0)
-    return Gathered(torch.cat(all_gather(rows.contiguous())), dist.get_rank() * len(rows))
+    whole = torch.cat(all_gather(rows.contiguous()))
+    if whole.requires_grad:  # all_gather's backward scrambles a gradient that is not laid out by rows (einsum's is not)
+        whole.register_hook(torch.Tensor.contiguous)
+    return Gathered(whole, dist.get_rank() * len(rows))

@@ -11,6 +11,7 @@ from benchmarks.speed.__main__ import main
 from benchmarks.speed.cases import CASES, LONG, decode
 from benchmarks.speed.clips import FILMS, SPEC, film, our_clips, their_clips
 from benchmarks.speed.dpc import Plain, in_blocks, plain_mask
+from benchmarks.speed.infonce import Plain as PlainInfoNCE
 from benchmarks.speed.knn import knn
 from benchmarks.speed.linear import BATCH, CLASSES, DIM, LAYOUTS, alive, leg, products
 from benchmarks.speed.overhead import Nothing, Same, run
@@ -98,6 +99,26 @@ def test_the_plain_dpc_gives_our_loss_and_gradients():
     torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(mine[name], parameter.grad, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_the_plain_step_of_infonce_is_ours():
+    """Loss, gradients and queue; the slow encoder stays where it is, for ours moves it after the step."""
+    torch.manual_seed(0)
+    encoder = create_encoder("s3d", width=0.125, frames=16, size=64)
+    ours = registry.objectives["infonce"](encoder, dim=8, queue=16, momentum=1.0).double()
+    plain = PlainInfoNCE(ours)
+    clips = torch.randn(4, 2, 3, 16, 64, 64, dtype=torch.float64)
+    loss = ours({"clips": clips, "seed": 0}).total
+    loss.backward()
+    mine = {name: p.grad.clone() for name, p in ours.named_parameters() if p.grad is not None}
+    ours.zero_grad()
+    theirs = plain(clips)
+    theirs.backward()
+    torch.testing.assert_close(loss, theirs, rtol=1e-12, atol=0)
+    for name, grad in mine.items():
+        torch.testing.assert_close(grad, ours.get_parameter(name).grad, rtol=1e-8, atol=1e-12, msg=name)
+    ours.after_step(0.0)
+    torch.testing.assert_close(ours.queue.keys.T, plain.queue, rtol=1e-12, atol=1e-12)
 
 
 def test_the_plain_mask_has_one_true_one_in_each_row():

@@ -1,0 +1,400 @@
+import json
+import os
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssvid.data import flow as module
+from ssvid.data.datasets.folder import folder
+from ssvid.data.datasets.frames import frames as frame_folders
+from ssvid.data.decode import read, stamps
+from ssvid.data.flow import compute, flow_file, need_flow, quantise, read_flow
+from ssvid.data.manifest import Manifest
+from ssvid.errors import DecodeError, UserError
+from ssvid.shapes import Row
+from tests.data.bars import write
+from tests.helpers import command, sentence, squares, write_video
+
+VARIABLE = np.cumsum([0.02, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33, 0.02, 0.3, 0.05]).tolist()
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch):
+    monkeypatch.delenv("SSVID_FLOW", raising=False)
+
+
+def moving(frames: int, right: int, down: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """A smooth pattern that moves this many pixels a frame, round and round."""
+    rng = np.random.default_rng(0)
+    waves = np.fft.fft2(rng.standard_normal((height, width)))
+    waves[8:-7], waves[:, 8:-7] = 0, 0
+    pattern = np.fft.ifft2(waves).real
+    pattern = (128 + 100 * pattern / np.abs(pattern).max()).astype(np.uint8)
+    turned = [np.roll(pattern, (down * t, right * t), (0, 1)) for t in range(frames)]
+    return np.repeat(np.stack(turned)[..., None], 3, axis=3)
+
+
+def write_pictures(path: Path, frames: np.ndarray) -> None:
+    path.mkdir(parents=True)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(path / f"{i + 1}.png")
+
+
+def all_flow(data: Manifest, row: int = 0) -> torch.Tensor:
+    video, fps = data.path(row), data.rows[row].fps
+    return read_flow(video, flow_file(data, row), stamps(video, fps)[:-1], fps)
+
+
+def opencv_flow(video: Path) -> torch.Tensor:
+    """T 3 H W by another way: all frames at once, straight from OpenCV's floats."""
+    import cv2
+
+    rgb = read(video, stamps(video)).permute(0, 2, 3, 1).numpy()
+    grays = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in rgb]
+    found = []
+    for first, second in zip(grays[:-1], grays[1:], strict=True):
+        made = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
+        u, v = np.round((np.clip(made, -20, 20) + 20) * (255 / 40)).astype(np.uint8).transpose(2, 0, 1)
+        found.append(torch.from_numpy(np.stack([np.full_like(u, 128), v, u])))
+    return torch.stack(found)
+
+
+@pytest.fixture
+def three(tmp_path) -> Manifest:
+    """One of variable rate, one of an odd number of frames, one of two frames."""
+    write(tmp_path / "in/a/variable.mkv", VARIABLE, g=250, bf=3)
+    write_video(tmp_path / "in/b.mp4", squares(1, frames=7))
+    write_video(tmp_path / "in/c.mp4", squares(2, frames=2))
+    return folder(str(tmp_path / "in"), labels=False)
+
+
+@pytest.mark.parametrize("method", ["tvl1", "dis"])
+@pytest.mark.parametrize(("right", "down"), [(2, 0), (0, 2), (-3, 1)])
+def test_motion_is_found_in_its_channel(tmp_path, method, right, down):
+    write_video(tmp_path / "in/a.mp4", moving(4, right, down))
+    data = folder(str(tmp_path / "in"))
+    compute(data, method=method, workers=1)
+    found = all_flow(data)[:, :, 12:-12, 12:-12].float()
+    assert (found[:, 0] == 128).all()
+    down_found, right_found = (found[:, c].flatten(1).median(1).values * 40 / 255 - 20 for c in (1, 2))
+    assert right_found == pytest.approx([right] * 3, abs=0.25)
+    assert down_found == pytest.approx([down] * 3, abs=0.25)
+
+
+def test_bytes_of_flow():
+    given = [0.0, 20.0, -20.0, 25.0, -1e6, 10.0, -10.0, 4.0, 8.0, -16.0]  # the last two lie between two bytes
+    flow = np.array(given, np.float32).reshape(1, 5, 2)
+    assert quantise(flow).ravel().tolist() == [128, 255, 0, 255, 0, 191, 64, 153, 178, 26]
+
+
+def test_what_is_read_is_what_opencv_found(three):
+    compute(three, method="dis", workers=1)
+    for row in range(3):
+        assert all_flow(three, row).equal(opencv_flow(three.path(row)))
+    assert [len(all_flow(three, row)) for row in range(3)] == [10, 6, 1]
+
+
+@pytest.mark.parametrize("size", [(5, 7), (2, 3), (33, 18), (80, 106), (144, 192)])
+def test_files_give_back_the_exact_bytes(tmp_path, monkeypatch, size):
+    noise = np.random.default_rng(0).integers(0, 256, (4, *size, 2), dtype=np.uint8)
+    monkeypatch.setattr(module, "_flows", lambda video, method: iter(noise))
+    write_video(tmp_path / "in/a.mp4", squares(0, frames=5))
+    data = folder(str(tmp_path / "in"))
+    compute(data, workers=1)
+    found = all_flow(data)
+    assert found[:, 1].equal(torch.from_numpy(noise[..., 1])) and found[:, 2].equal(torch.from_numpy(noise[..., 0]))
+    with av.open(str(flow_file(data, 0))) as container:
+        assert container.streams.video[0].codec_context.name == "ffv1"
+        assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
+
+
+def test_flow_begins_at_the_frame_that_is_shown(three, monkeypatch):
+    compute(three, method="dis", workers=1)
+    video, file, table = three.path(0), flow_file(three, 0), np.array(VARIABLE) - VARIABLE[0]
+    assert stamps(video) == pytest.approx(table + stamps(video)[0], abs=1e-3)
+    whole = all_flow(three)
+    assert len({frame.numpy().tobytes() for frame in whole}) == len(whole)  # else any order would do
+    table = stamps(video)
+    for i in range(len(table)):
+        assert read_flow(video, file, [table[i].item()])[0].equal(whole[min(i, len(whole) - 1)])
+    for near in (50, 1):  # read through, or jumped
+        monkeypatch.setattr(module, "FAR", near)
+        wanted = [7, 2, 2, 10, 0, 9]
+        assert read_flow(video, file, table[wanted]).equal(whole[[7, 2, 2, 9, 0, 9]])
+    later = table + 0.9 * np.diff(table, append=table[-1] + 0.1)  # still the same frames
+    assert read_flow(video, file, later).equal(whole[[*range(10), 9]])
+    assert read_flow(video, file, table - 0.5e-4).equal(whole[[*range(10), 9]])
+    assert read_flow(video, file, [-5.0, 99.0]).equal(whole[[0, 9]])
+    assert read_flow(video, file, table[:3]).stride() == read(video, table[:3]).stride()
+
+
+def test_folders_of_pictures(tmp_path):
+    write_pictures(tmp_path / "in/x/one", moving(12, 2, 0))  # 2.png comes before 10.png
+    data = frame_folders(str(tmp_path / "in"), fps=12.5)
+    assert compute(data, method="dis", workers=1)["made"] == 1
+    found = all_flow(data)
+    assert found.shape == (11, 3, 48, 64)
+    assert found[:, 2, 12:-12, 12:-12].float().flatten(1).median(1).values == pytest.approx([140] * 11, abs=2)
+    assert compute(data, method="dis", workers=1)["kept"] == 1
+    Image.fromarray(moving(13, 2, 0)[12]).save(tmp_path / "in/x/one/13.png")
+    assert compute(data, method="dis", workers=1)["made"] == 1 and len(all_flow(data)) == 12
+    os.utime(tmp_path / "in/x/one/7.png", ns=(0, 2 * 10**18))
+    assert compute(data, method="dis", workers=1)["made"] == 1
+
+
+def test_blocks_do_not_show(three, monkeypatch):
+    compute(three, method="dis", workers=1)
+    once = [flow_file(three, row).read_bytes() for row in range(3)]
+    monkeypatch.setattr(module, "BLOCK", 1.0)  # two frames at once
+    monkeypatch.setenv("SSVID_FLOW", str(three.root.parent / "flow"))
+    assert compute(three, method="dis", workers=1)["made"] == 3
+    assert [flow_file(three, row).read_bytes() for row in range(3)] == once
+
+
+def test_two_workers_make_the_same_files(three, tmp_path):
+    compute(three, method="dis", workers=1, out=str(tmp_path / "one"))
+    compute(three, method="dis", workers=2, out=str(tmp_path / "two"))
+    names = [
+        sorted(p.relative_to(tmp_path / o).as_posix() for p in (tmp_path / o).rglob("*.*")) for o in ("one", "two")
+    ]
+    assert names[0] == names[1] == ["a/variable.mkv.mkv", "b.mp4.mkv", "c.mp4.mkv", "flow.json"]
+    for name in names[0]:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_goes_on_where_it_was_killed(three):
+    first = compute(three, method="dis", workers=1)
+    assert [first[key] for key in ("videos", "made", "kept", "bad")] == [3, 3, 0, 0]
+    made = [flow_file(three, row) for row in range(3)]
+    whole, kept = made[1].read_bytes(), made[0].stat().st_mtime_ns
+    left = made[1].with_name(f".{made[1].name}.123456.tmp")  # as write_whole calls it
+    left.write_bytes(whole[:500])
+    made[1].unlink()
+    again = compute(three, method="dis", workers=1)
+    assert (again["made"], again["kept"]) == (1, 2) and made[1].read_bytes() == whole and not left.exists()
+    assert made[0].stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.98])
+def test_a_torn_file_is_a_fault_when_read_and_made_anew(three, share):
+    compute(three, method="dis", workers=1)
+    file, video = flow_file(three, 0), three.path(0)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DecodeError, match="damaged") as error:
+        read_flow(video, file, stamps(video))
+    assert error.value.path == str(video) and "run python -m ssvid.data.flow" in error.value.why
+    again = compute(three, method="dis", workers=1)
+    assert (again["made"], again["kept"]) == (1, 2) and file.read_bytes() == whole
+
+
+def test_no_changed_byte_gives_a_wrong_picture(three):
+    """The decoder alone paints over such places."""
+    compute(three, method="dis", workers=1)
+    file, video = flow_file(three, 0), three.path(0)
+    whole, right = file.read_bytes(), all_flow(three)
+    rng = np.random.default_rng(0)
+    faults = 0
+    for at in rng.integers(len(whole) // 4, len(whole) * 3 // 4, 20):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
+        try:
+            assert all_flow(three).equal(right)
+        except DecodeError as error:
+            assert "damaged" in error.why and error.path == str(video)
+            faults += 1
+    assert faults >= 18
+
+
+def test_a_replaced_video_is_noticed(three):
+    compute(three, method="dis", workers=1)
+    video, file = three.path(1), flow_file(three, 1)
+    write_video(video, squares(5, frames=6))
+    with pytest.raises(DecodeError, match="has 6 frames and not 5: remove that file and run"):
+        read_flow(video, file, [0.0])
+    again = compute(three, method="dis", workers=1)
+    assert (again["made"], again["kept"]) == (1, 2) and all_flow(three, 1).equal(opencv_flow(video))
+    write_video(video, squares(6, frames=6))  # as long as before
+    assert compute(three, method="dis", workers=1)["made"] == 1
+    assert all_flow(three, 1).equal(opencv_flow(video))
+    os.utime(video, ns=(0, 10**18))  # of the same size
+    assert compute(three, method="dis", workers=1)["made"] == 1
+
+
+def test_a_flow_of_another_video_is_not_kept(three):
+    compute(three, method="dis", workers=1)
+    flow_file(three, 1).write_bytes(flow_file(three, 2).read_bytes())
+    assert compute(three, method="dis", workers=1)["made"] == 1
+    assert all_flow(three, 1).equal(opencv_flow(three.path(1)))
+
+
+def test_what_is_missing_is_said(three):
+    with pytest.raises(UserError, match=r"no optical flow at .*\.flow: run python -m ssvid\.data\.flow"):
+        need_flow(three)
+    compute(three, method="dis", workers=1)
+    need_flow(three)
+    flow_file(three, 1).unlink()
+    with pytest.raises(DecodeError, match="there is no flow of it at .*b.mp4.mkv: run python -m ssvid.data.flow"):
+        read_flow(three.path(1), flow_file(three, 1), [0.0])
+    flow_file(three, 1).write_bytes(three.path(1).read_bytes())  # a video, but no flow
+    with pytest.raises(DecodeError, match="has None frames and not 6"):
+        read_flow(three.path(1), flow_file(three, 1), [0.0])
+
+
+def test_bad_videos_are_counted_and_the_others_go_on(tmp_path):
+    root = tmp_path / "in"
+    write_video(root / "good.mp4", squares(0, frames=3))
+    write_video(root / "single.mp4", squares(0, frames=1))
+    write_video(root / "tiny.mp4", squares(0, frames=3)[:, :4, :4])
+    (root / "bad.mp4").write_bytes(b"not a video")
+    torn = write(root / "torn.mp4", [i / 25 for i in range(60)], g=12)
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[: len(whole) // 3] + bytes(2000) + whole[len(whole) // 3 + 2000 :])
+    data = folder(str(root))
+    result = compute(data, method="dis", workers=1)
+    assert [result[key] for key in ("videos", "made", "kept", "bad")] == [5, 1, 0, 4]
+    lines = [json.loads(line) for line in (root / ".flow/quarantine.jsonl").read_text().splitlines()]
+    why = {Path(line["path"]).name: line["why"] for line in lines}
+    assert set(why) == {"single.mp4", "tiny.mp4", "bad.mp4", "torn.mp4"}
+    assert why["single.mp4"] == "a single frame has no flow" and "width or height" in why["tiny.mp4"]
+    assert sorted(path.name for path in (root / ".flow").iterdir()) == ["flow.json", "good.mp4.mkv", "quarantine.jsonl"]
+    with pytest.raises(DecodeError, match="a single frame has no flow"):
+        read_flow(root / "single.mp4", root / "none.mkv", [0.0])
+    (root / "bad.mp4").unlink()
+    again = compute(folder(str(root)), method="dis", workers=2)
+    assert (again["kept"], again["bad"]) == (1, 3)  # listed anew
+    assert "bad.mp4" not in (root / ".flow/quarantine.jsonl").read_text()
+
+
+@pytest.mark.parametrize("block", [1.0, 64e6])
+def test_a_picture_that_changes_its_size_is_bad(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(module, "BLOCK", block)
+    write_pictures(tmp_path / "in/x/one", squares(0, frames=5))
+    Image.fromarray(squares(0, size=40)[0]).save(tmp_path / "in/x/one/5.png")
+    data = frame_folders(str(tmp_path / "in"), fps=5.0)
+    assert compute(data, method="dis", workers=1)["bad"] == 1
+    assert "the picture changes its size" in (tmp_path / "in/.flow/quarantine.jsonl").read_text()
+
+
+def test_every_path_has_a_place_of_its_own_below_the_root(tmp_path):
+    paths = ["a/b.mp4", "/a/b.mp4", "../a/b.mp4", "../../a/b.mp4", "%2F/a/b.mp4", "%2E%2E/a/b.mp4", "%252F/a/b.mp4"]
+    paths += ["a/b", "a/b.mkv", f"a/{'x' * 240}1.mp4", f"a/{'x' * 240}2.mp4", "a/..b.mp4", "[a]*?.mp4"]
+    places = [module._place(tmp_path / "flow", path) for path in paths]
+    assert len(set(places)) == len(paths)
+    for place in places:
+        assert place.resolve().is_relative_to(tmp_path / "flow") and place.suffix == ".mkv"
+        assert all(len(part) < 220 for part in place.parts)
+    assert places[0] == tmp_path / "flow/a/b.mp4.mkv"
+
+
+def test_videos_outside_the_root(tmp_path):
+    for name in ("in/a.mp4", "a.mp4", "else/a.mp4"):
+        write_video(tmp_path / name, squares(len(name), frames=3 + len(name)))
+    rows = [Row("a.mp4"), Row("../a.mp4"), Row(str(tmp_path / "else/a.mp4"))]
+    data = Manifest.build(rows, tmp_path / "in")
+    assert compute(data, method="dis", workers=1)["made"] == 3
+    for row in range(3):
+        assert flow_file(data, row).is_relative_to(tmp_path / "in/.flow")
+        assert all_flow(data, row).equal(opencv_flow(data.path(row)))
+
+
+def test_all_splits_and_each_path_once(three):
+    rows = tuple(Row(row.path, split=split) for row, split in zip(three.rows, ("train", "val", "test"), strict=True))
+    twice = Manifest(rows + rows[:1], three.root)
+    assert compute(twice, method="dis", workers=1)["videos"] == 3
+    assert compute(three.take([0]), method="dis", workers=1)["kept"] == 1
+
+
+def test_the_environment_names_the_folder(three, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "flow"
+    compute(three, method="dis", workers=1, out=str(out))
+    assert f"SSVID_FLOW={out}" in capsys.readouterr().err
+    monkeypatch.setenv("SSVID_FLOW", str(out))
+    need_flow(three)
+    assert flow_file(three, 1) == out / "b.mp4.mkv" and len(all_flow(three, 1)) == 6
+    again = compute(three, method="dis", workers=1)
+    assert (again["kept"], again["out"]) == (3, str(out))
+    assert "SSVID_FLOW" not in capsys.readouterr().err
+    monkeypatch.setenv("SSVID_FLOW", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="no optical flow at .*none"):
+        need_flow(three)
+
+
+def test_flow_is_not_taken_for_videos(three, tmp_path):
+    compute(three, method="dis", workers=1)
+    assert [row.path for row in folder(str(tmp_path / "in")).rows] == [row.path for row in three.rows]
+    for out in ("in", "in/flow", "in/a/b"):
+        with pytest.raises(UserError, match="lies in the data and would be read as part of it"):
+            compute(three, method="dis", workers=1, out=str(tmp_path / out))
+    assert not (tmp_path / "in/flow").exists()
+
+
+def test_another_method_is_refused(three, tmp_path):
+    compute(three, method="dis", workers=1)
+    with pytest.raises(UserError, match="was made with method dis and not tvl1: give the same --method, name another"):
+        compute(three, workers=1)
+    for text in ("", "[1]", "\0"):
+        (tmp_path / "in/.flow/flow.json").write_text(text)
+        with pytest.raises(UserError, match="flow.json is damaged"):
+            compute(three, method="dis", workers=1)
+
+
+def test_faults_of_flags_are_sentences(three, monkeypatch):
+    with pytest.raises(UserError, match="no --method farneback: take tvl1 or dis"):
+        compute(three, method="farneback")
+    with pytest.raises(UserError, match="^--workers -1: "):
+        compute(three, workers=-1)
+    monkeypatch.setattr(module, "BYTES", 1e15)
+    with pytest.raises(UserError, match="free some space"):
+        compute(three, method="dis", workers=1)
+    monkeypatch.undo()
+    assert compute(three.take([2]), workers=1)["made"] == 1  # what was refused settled no method
+
+
+def test_reading_needs_no_opencv(three, monkeypatch):
+    compute(three, method="dis", workers=1)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert len(all_flow(three)) == 10
+    with pytest.raises(UserError, match="pip install opencv-contrib-python-headless"):
+        compute(three, method="dis", workers=1)
+
+
+def test_rotated_videos_are_upright(shared, tmp_path):
+    (tmp_path / "in").mkdir()
+    video = tmp_path / "in/rotated_90.mov"
+    video.symlink_to(shared / "videos-odd/rotated_90.mov")
+    data = folder(str(tmp_path / "in"))
+    compute(data, method="dis", workers=1)
+    assert all_flow(data).shape[2:] == read(video, [0.0]).shape[2:]
+
+
+def test_the_command(three, tmp_path):
+    (tmp_path / "in/bad.mp4").write_bytes(b"no")
+    argv = ("--data", "folder", "--data.root", str(tmp_path / "in"), "--method", "dis")
+    ran = command("ssvid.data.flow", *argv, "--workers", "2")
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    result = json.loads(ran.stdout.splitlines()[-1])
+    assert result.pop("seconds") > 0
+    counts = {"videos": 4, "made": 3, "kept": 0, "bad": 1}
+    assert result == {**counts, "out": str(tmp_path / "in/.flow"), "method": "dis"}
+    assert "3 videos of 17 frames to make: about" in ran.stderr
+    assert json.loads((tmp_path / "in/.flow/quarantine.jsonl").read_text())["path"] == str(tmp_path / "in/bad.mp4")
+    said = sentence(command("ssvid.data.flow", *argv[:-2], "--method", "tvl1"))
+    assert "was made with method dis and not tvl1" in said
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
+    root = tmp_path / "in"
+    write_video(root / "a.mp4", squares(0, frames=3))
+    write(root / "b.mp4", [i / 25 for i in range(60)])
+    argv = ("--data", "folder", "--data.root", str(root), "--method", "dis", "--workers", workers)
+    said = sentence(command("ssvid.data.flow", *argv, limit=20_000), code=3)
+    assert "b.mp4.mkv could not be written: File too large. Free some space and start again." in said
+    assert sorted(path.name for path in (root / ".flow").iterdir()) == ["a.mp4.mkv", "flow.json"]
+    again = compute(folder(str(root)), method="dis", workers=1)
+    assert (again["made"], again["kept"], again["bad"]) == (1, 1, 0)
