@@ -15,6 +15,7 @@ from benchmarks import report, results
 from benchmarks.pool import POOLINGS
 from benchmarks.probe import Probe, ProbeResult
 from benchmarks.sources import ROWS
+from benchmarks.streams import split
 from benchmarks.strips import strips
 from benchmarks.subject import Options, Subject, agreed, bench, subject
 from ssvid import registry
@@ -128,7 +129,7 @@ def titles(encoders: list[str]) -> list[str]:
     """A file name for each: the last part of its path, with a number where that is taken."""
     made: list[str] = []
     for text in encoders:
-        stem = title(text)
+        stem = "+".join(map(title, split(text)))
         numbered = (f"{stem}_{number}" for number in itertools.count(2))
         made.append(stem if stem not in made else next(name for name in numbered if name not in made))
     return made

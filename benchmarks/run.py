@@ -16,7 +16,8 @@ from tqdm import tqdm
 from benchmarks import board, results
 from benchmarks.linear_probe import titles
 from benchmarks.pool import POOLINGS
-from benchmarks.subject import Bench, Options, Subject, agreed, bench, subject
+from benchmarks.streams import agreed, bench, leaks, subject
+from benchmarks.subject import Bench, Options, Subject
 from benchmarks.suite import Broken, Cell, load, manifest
 from benchmarks.task import score
 from benchmarks.units import keep
@@ -25,7 +26,7 @@ from ssvid.engine.distributed import join
 from ssvid.engine.features import cpu_seconds, refuse
 from ssvid.engine.run import UNCHANGED, ClipChange
 from ssvid.errors import RunError, UserError, positive
-from ssvid.results import BENCH, Result, command_line, describe_data, digest, git, leak, write
+from ssvid.results import BENCH, Result, command_line, describe_data, digest, git, write
 
 FAULTS = (UserError, ValueError, RuntimeError, ArithmeticError, OSError, KeyError, IndexError, TypeError)
 
@@ -37,7 +38,7 @@ class Failed(NamedTuple):
 
 
 def run(
-    encoder: list[str],
+    encoder: list[str],  # run folders, files or names; RGB+FLOW: two that are asked together
     out: str,
     *,
     suite: str = "mini",  # a name in benchmarks/suites or a YAML file
@@ -156,8 +157,9 @@ def by_data(cells: list[Cell], data: Manifest | None, datasets: str | None) -> t
 
 def smaller(of: Subject, at_most: dict[str, int]) -> None:
     """The encoder's clips made no larger, in place; it gets the user's clip back first."""
-    of.net.spec = of.spec
-    ClipChange(**{key: min(most, getattr(of.spec, key)) for key, most in at_most.items()}).onto(of.net)
+    for one in of.streams:
+        one.net.spec = one.spec
+        ClipChange(**{key: min(most, getattr(one.spec, key)) for key, most in at_most.items()}).onto(one.net)
 
 
 def ask(of: Subject, each: Round, work: Work) -> None:
@@ -208,7 +210,7 @@ def answered(of: Subject, got: Bench, cell: Cell, protocol: dict[str, Any], work
         "data": {"set": work.data or cell.data, **describe_data(got.data, units_of(got), got.lost)},
         "protocol": protocol,
         "protocol_hash": digest(protocol),
-        "leak": leak(of.given, got.data.split("test")),
+        "leak": leaks(of, got.data.split("test")),
         "cost": {key: round(value, 6) for key, value in got.cost.items()},
         "seed": work.options.seed,
         "git": git(),
@@ -227,6 +229,8 @@ def place(of: Subject, cell: Cell, work: Work) -> Path:
 
 def there(of: Subject, data: Manifest, cell: Cell, protocol: dict[str, Any], work: Work) -> bool:
     """Made already, by this very encoder, protocol and data; a result of anything else in its place is refused."""
+    if of.parts and not cell.task.fuses:
+        raise UserError(f"The task {cell.settings['task']} asks one encoder alone, and {of.given} are several.")
     file = place(of, cell, work)
     results.refuse_another(file, data=data.hash, encoder=of.encoder["hash"], protocol=digest(protocol))
     return file.exists()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from benchmarks.controls import twin
@@ -55,14 +56,19 @@ class Subject(NamedTuple):
     spec: ClipSpec  # as the user wants it
     layers: tuple[int, ...]
     encoder: dict[str, Any]  # its description
+    parts: tuple["Subject", ...] = ()  # of several that are asked together, each of them: see benchmarks.streams
+
+    @property
+    def streams(self) -> tuple["Subject", ...]:
+        return self.parts or (self,)
 
 
 class Bench(NamedTuple):
     """All that a task sees: labels, splits and frozen arrays, never a net."""
 
     data: Manifest
-    row: Sequence[int]  # of `data`, of each unit: a clip, a second or a box
-    at: Sequence[tuple[float, ...]]  # (second,) or (time s, x0, y0, x1, y1) of each unit; (): of clips
+    row: Sequence[int]  # of `data`, of each unit: a clip, a window, a second or a box
+    at: Sequence[tuple[float, ...]]  # where each unit lies, as its class in ssvid.data says; (): of clips
     labels: Labels  # of each unit
     splits: dict[str, list[int]]  # units that could be read
     features: dict[str, dict[str, Tensor]]  # source -> pooling -> S D; of `source:tokens` S N D; with views S V ...
@@ -72,9 +78,26 @@ class Bench(NamedTuple):
     cost: dict[str, float]
     seed: int
     views: int = 1  # of a clip, whose scores may be averaged
+    others: tuple["Bench", ...] = ()  # of the same videos, by other encoders
+
+    @property
+    def streams(self) -> tuple["Bench", ...]:
+        return self._replace(others=()), *self.others
+
+    def videos(self, split: str) -> tuple[list[int], Int[Tensor, "_"]]:
+        """The first unit of each video, and of each row of `each_view` the place of its video among them."""
+        first: dict[int, int] = {}
+        for unit in self.splits[split]:
+            first.setdefault(self.row[unit], unit)
+        place = {row: n for n, row in enumerate(first)}
+        which = torch.tensor([place[self.row[unit]] for unit in self.splits[split]], dtype=torch.int64)
+        return list(first.values()), which.repeat_interleave(self.views)
 
     def groups(self, split: str) -> list[str]:
-        return [self.data.groups[self.row[i]] for i in self.splits[split]]
+        return self.groups_of(self.splits[split])
+
+    def groups_of(self, units: Sequence[int]) -> list[str]:
+        return [self.data.groups[self.row[i]] for i in units]
 
     def frozen(self, source: str, split: str) -> Frozen:
         """Features of a split; those of several views are averaged."""
@@ -106,7 +129,7 @@ def agreed(of: Subject, options: Options, kind: str = "clips") -> dict[str, Any]
     """What two results must share to be compared, beside their probe."""
     return {
         "clip": vars(of.net.spec) | {"clips": options.clips, "crops": options.crops, "average": options.average},
-        "layers": of.layers,
+        "layers": () if KINDS[kind].last else of.layers,
         "poolings": KINDS[kind].poolings or options.poolings,
         "calibrate_bn": options.calibrate_bn,
         "selection": "setting and pooling by val; test read once",
@@ -128,9 +151,9 @@ def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] =
     untrained = twin(net)
     calibrate(untrained, measured(data, net, options.calibrate_bn or CALIBRATE, options))
     names = {name: own_name(name) for name in wanted}  # two tasks may ask for the same under two names
-    poolings = KINDS[kind].poolings or options.poolings
+    poolings, layers = KINDS[kind].poolings or options.poolings, () if KINDS[kind].last else of.layers
     own = sorted(set(names.values()), key=lambda name: name.partition(":"))  # what shares a pass side by side
-    sources = make_sources(net, untrained, of.layers, poolings, options.seed, own, units.regions)
+    sources = make_sources(net, untrained, layers, poolings, options.seed, own, units.regions)
     gflops = announce(net, sources, len(units.clips), options.clips * options.crops, options.cache)
     loading = options.cache, options.batch_size, options.workers, options.device
     got = extract_from(units.clips, sources, *loading, label=of.name, each=options.views > 1)

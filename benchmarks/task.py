@@ -28,7 +28,7 @@ Row = dict[str, Any]
 class Answer(NamedTuple):
     """What one row (the encoder or a control) got: of each unit, or as a ranking."""
 
-    correct: Float[Tensor, "S"] | None  # of each test unit, 0 to 1: its share of right answers
+    correct: Float[Tensor, "S"] | None  # of each test video, 0 to 1: its share of right answers
     said: Int[Tensor, "S"] | None  # the class it was taken for, where the task names one
     more: Row  # further metrics, the chosen setting
     measure: Measure | None = None  # where the number is no average over units: weights of the groups -> it
@@ -42,6 +42,7 @@ class Task(ABC):
     metric: str = "top1"  # the name of the main number
     kind: str = "clips"  # what is scored one by one: a name of benchmarks.units
     rows: tuple[str, ...] = ROWS  # that are asked
+    fuses: bool = False  # can ask several encoders together (bench.streams)
     ways: tuple[str, ...] = ("",)  # in which a row's clips are changed before: /reversed, /shuffled
     _probe: Probe | None = None
 
@@ -91,7 +92,7 @@ def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> R
 
     `seeds`: the probe is trained anew with bench.seed, bench.seed + 1, ... and the numbers are averages.
     """
-    groups = bench.groups("test")
+    groups = bench.groups_of(bench.videos("test")[0])
     answers: dict[str, Asked] = {}
     for source in task.rows:
         each = [task.answer(bench._replace(seed=bench.seed + n), source + task.form) for n in range(seeds)]
@@ -147,15 +148,16 @@ def many(scores: list[float]) -> Row:
 
 def tested(bench: Bench, answers: dict[str, Asked], draws: dict[str, Tensor]) -> Row:
     """What `compare` and the report need of test: each unit's answers, or each redrawing's number."""
-    units, groups = bench.splits["test"], bench.groups("test")
     if draws:  # a ranking: thousands of seconds or boxes, of which no one is right or wrong
+        units, groups = bench.splits["test"], bench.groups("test")
         found = {name: [round(value, 6) for value in of.tolist()] for name, of in draws.items()}
         paths = list(dict.fromkeys(bench.data.rows[bench.row[i]].path for i in units))
         return {"paths": paths, "groups": sorted(set(groups)), "units": len(units), "draws": found}
+    units, _ = bench.videos("test")
     correct = {name: got.correct.tolist() for name, got in answers.items() if got.correct is not None}
     return {
         "paths": [bench.data.rows[bench.row[i]].path for i in units],
-        "groups": groups,
+        "groups": bench.groups_of(units),
         "labels": bench.labels[units].tolist(),
         "correct": {name: [round(c, 6) for c in each] for name, each in correct.items()},
         "predictions": {name: got.first.said.tolist() for name, got in answers.items() if got.first.said is not None},

@@ -13,9 +13,12 @@ from ssvid.data.clips import Clips
 from ssvid.data.manifest import SPLITS, Manifest, labelled
 from ssvid.data.people import People
 from ssvid.data.seconds import Seconds
+from ssvid.data.windows import Windows
 from ssvid.engine.features import evaluation
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec, Row
+
+ONE = "one class"
 
 
 class Units(NamedTuple):
@@ -27,6 +30,20 @@ class Units(NamedTuple):
 
 def clips(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
     return Units(kept, evaluation(kept, spec, views, "pad", crops), kept.labels)
+
+
+def windows(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
+    """Overlapping windows over the whole of each video, centre cropped."""
+    single(views, crops, "window")
+    found = Windows(kept, spec)
+    return Units(kept, found, kept.labels[found.row])
+
+
+def ten_crops(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
+    """The same, those of test in ten crops each."""
+    single(views, crops, "window")
+    found = Windows(kept, spec, ten=("test",))
+    return Units(kept, found, kept.labels[found.row])
 
 
 def several(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
@@ -57,10 +74,13 @@ class Kind(NamedTuple):
     has: Callable[[Row], object]  # that a row has it
     make: Callable[[Manifest, ClipSpec, int, int], Units]
     poolings: tuple[str, ...] | None = None  # of tokens; None: as the user asks
+    last: bool = False  # layer alone; else as the user asks
 
 
 KINDS = {
-    "clips": Kind("one class", lambda row: row.label, clips),
+    "clips": Kind(ONE, lambda row: row.label, clips),
+    "windows": Kind(ONE, lambda row: row.label, windows, ("mean",), last=True),  # as CoCLR has them
+    "ten_crops": Kind(ONE, lambda row: row.label, ten_crops, ("mean",), last=True),
     "several": Kind("classes", lambda row: row.classes, several),  # Charades' own evaluation leaves clips of none out
     "seconds": Kind("segments", lambda row: row.segments, seconds, ("mean",)),  # of a long video each second is a row
     "boxes": Kind("boxes", lambda row: row.boxes, boxes, ("box", "slots")),
@@ -70,7 +90,7 @@ KINDS = {
 def keep(data: Manifest, kind: str) -> Manifest:
     """The rows that units of this kind come from, or one sentence of what is wanting."""
     wants, has, *_ = KINDS[kind]
-    if kind == "clips":
+    if wants == ONE:
         return labelled(data)
     kept = data.take([i for i, row in enumerate(data.rows) if has(row)])
     for split in SPLITS:

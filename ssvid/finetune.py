@@ -43,6 +43,7 @@ def finetune(
     warmup: float = 0.07,  # share of the steps
     drops: tuple[float, ...] = (),  # shares of the steps from which the rate falls to a tenth; no cosine then
     layer_decay: float = 0.75,  # of the rate, from each layer to the one below it; 1: all alike
+    encoder_rate: float = 1.0,  # of the encoder's rates, as a share of the head's; CoCLR: 0.1
     head_warmup: float = 0.0,  # share of the steps, the first ones, in which the head alone learns
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -83,6 +84,7 @@ def finetune(
     positive(layer_decay=layer_decay)
     within(0, math.inf, lr=lr, min_lr=min_lr, weight_decay=weight_decay, workers=workers, head_scale=head_scale)
     within(0, 1, warmup=warmup, max_bad=max_bad, layer_decay=layer_decay, head_warmup=head_warmup)
+    within(0, 1, encoder_rate=encoder_rate)
     data = classes_of(data)
     net = start(encoder, clip, seed, out)
     began = describe_encoder(encoder, f"{title(encoder)}, fine-tuned", net)
@@ -123,7 +125,7 @@ def finetune(
         seed=seed,
     )
     config = {**config, "threads": torch.get_num_threads()}
-    scales = built.rates(layer_decay)
+    scales = built.rates(layer_decay, encoder_rate)
     trained = Trained(built, optim.make(optimizer, built, weight_decay, betas, scales, late=("encoder.",)), world)
     clips = Clips(train_rows, built.views, seed=seed, short=short, decoder=decoder)
     with folder.opened(config, train_rows.hash) if world.first else folder.joined():

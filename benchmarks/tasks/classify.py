@@ -1,8 +1,13 @@
 """Name the class of each test clip, by any probe trained on the train clips."""
 
-from einops import rearrange
+from typing import Literal
 
-from benchmarks.probe import Probe
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from benchmarks.probe import Probe, ProbeResult
 from benchmarks.strips import attended
 from benchmarks.subject import Bench
 from benchmarks.task import Answer, Row, Task, right
@@ -12,23 +17,40 @@ from ssvid.statistics import chance, topk
 
 @tasks.register("classify")
 class Classify(Task):
-    def __init__(self, probe: Probe) -> None:
+    fuses = True
+
+    def __init__(
+        self,
+        probe: Probe,
+        *,
+        kind: Literal["clips", "windows", "ten_crops"] = "clips",  # clips: as the user asks; else CoCLR's windows
+    ) -> None:
         self._probe = probe
+        if kind != self.kind:  # what is asked of plain clips keeps its hash
+            self.kind = kind
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        """With several views of a clip each is learnt from by itself, and their scores are averaged."""
-        train, val, test = (bench.each_view(source, split) for split in ("train", "val", "test"))
-        got = self.probe_of(source).run(train, val, test, bench.seed)
-        labels = bench.labels[bench.splits["test"]]
-        scores, attention = got.scores, got.attention
-        if bench.views > 1:
-            scores = rearrange(scores.softmax(-1), "(S V) Q -> S V Q", V=bench.views).mean(1)
+        """Each view or window of a video is learnt from by itself, and the softmax of their scores is averaged.
+
+        So is that of several encoders, each of which has a probe of its own.
+        """
+        got = [self.heard(one, source, bench.seed) for one in bench.streams]
+        units, which = bench.videos("test")
+        scores, attention, labels = got[0].scores, got[0].attention, bench.labels[units]
+        if len(got) > 1 or len(which) > len(units):
+            each = [shares(of.scores, *one.videos("test")) for of, one in zip(got, bench.streams, strict=True)]
+            scores = torch.stack(each).mean(0)
             attention = None  # of many views: a picture of which would be a choice
         said = scores.argmax(-1)
-        more = {"val_top1": got.metrics["val/top1"], "chosen": got.chosen, "grid": got.grid}
-        if "test/top5" in got.metrics:
+        told = [{"val_top1": one.metrics["val/top1"], "chosen": one.chosen, "grid": one.grid} for one in got]
+        more: Row = told[0] if len(told) == 1 else {"streams": told}
+        if "test/top5" in got[0].metrics:
             more["top5"] = topk(scores, labels, 5)
         return Answer(right(said, labels), said, more, attention=attention)
+
+    def heard(self, bench: Bench, source: str, seed: int) -> ProbeResult:
+        train, val, test = (bench.each_view(source, split) for split in ("train", "val", "test"))
+        return self.probe_of(source).run(train, val, test, seed)
 
     def chance(self, bench: Bench) -> float:
         return chance(bench.labels[bench.splits["test"]])
@@ -40,3 +62,10 @@ class Classify(Task):
         over_time = rearrange(answer.attention, "S (t n) -> S t n", t=bench.grid.t).sum(-1)
         rows = [bench.row[i] for i in bench.splits["test"]]
         return {"attention": attended(bench.data, bench.spec, rows, answer.said, over_time)}
+
+
+def shares(logits: Float[Tensor, "W Q"], units: list[int], which: Int[Tensor, "W"]) -> Float[Tensor, "S Q"]:
+    """Softmax, averaged over the views of each video."""
+    share = logits.softmax(-1)
+    total = share.new_zeros(len(units), share.shape[1]).index_add_(0, which, share)
+    return total / which.bincount(minlength=len(units))[:, None]

@@ -94,6 +94,17 @@ RECIPES = {
         p_colour=0.3,
         alike=0.5,
     ),
+    "coclr_tuning": Augment(  # of its fine-tuning
+        crop="resized",
+        area=(0.2, 1.0),
+        flip=0.5,
+        interpolation="bicubic",
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        p_jitter=0.3,
+    ),
     "dpc": DPC,
     "memdpc": replace(DPC, crop="resized", p_gray=0.25),
 }

@@ -66,10 +66,14 @@ class Classify(Objective):
     def logits(self, clips: Clip) -> Float[Tensor, "B Q"]:
         return self.head(self.dropout(self.encoder(clips).pooled)).float()
 
-    def rates(self, decay: float) -> dict[str, float]:
-        """Parameter -> its share of the learning rate: the head 1, each layer below `decay` times the one above."""
+    def rates(self, decay: float, encoder: float = 1.0) -> dict[str, float]:
+        """Parameter -> its share of the learning rate: the head 1, each layer below `decay` times the one above.
+
+        `encoder`: of all of its layers, beside that.
+        """
         above = {f"encoder.{name}": n for name, n in self.encoder.layers_above().items()}
-        return {name: decay ** above.get(name, 0) for name, _ in self.named_parameters()}
+        shares = {name: decay ** above.get(name, 0) for name, _ in self.named_parameters()}
+        return {name: share * (encoder if name in above else 1.0) for name, share in shares.items()}
 
 
 def smooth(labels: Int[Tensor, "B"], classes: int, smoothing: float) -> Float[Tensor, "B Q"]:

@@ -138,3 +138,16 @@ def test_boxes_have_no_tokens(films):
     net = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32)
     with pytest.raises(UserError, match="take a probe that reads vectors"):
         make_sources(net, net, (), ("mean",), 0, ["encoder:tokens"], units.regions)
+
+
+def test_windows_have_the_class_of_their_video(tmp_path):
+    """Of the 11 frames of a video windows of 6 begin at 0, 2 and 4; those of test are cut in ten ways."""
+    data = registry.datasets["synthetic"](str(tmp_path), train=8, val=4, test=4)
+    counts = {"windows": {"train": 3, "val": 3, "test": 3}, "ten_crops": {"train": 3, "val": 3, "test": 30}}
+    for kind, each in counts.items():
+        units = KINDS[kind].make(keep(data, kind), SPEC, 1, 1)
+        assert units.labels.tolist() == [int(data.labels[row]) for row in units.clips.row], kind
+        for row, of in enumerate(data.rows):
+            assert units.clips.row.count(row) == each[of.split], (kind, of.split)
+        with pytest.raises(UserError, match="A window is seen in one clip"):
+            KINDS[kind].make(keep(data, kind), SPEC, 1, 2)

@@ -121,6 +121,14 @@ def test_nothing_is_drawn_from_torchs_generator():
     assert torch.equal(net(batch).total, first) and not torch.equal(net(batch_of(4, seed=1)).total, first)
 
 
+def test_the_encoder_may_learn_at_a_share_of_the_heads_rate():
+    net = classifier()
+    assert {share for name, share in net.rates(1.0, 0.1).items() if name.startswith("encoder.")} == {0.1}
+    assert {share for name, share in net.rates(1.0, 0.1).items() if not name.startswith("encoder.")} == {1.0}
+    both, decayed = net.rates(0.5, 0.1), net.rates(0.5)
+    assert all(both[n] == pytest.approx(0.1 * decayed[n]) for n in both if n.startswith("encoder."))
+
+
 def test_rates_of_a_vit_are_beits():
     """Block i of L: decay^(L+1-i); patches and positions decay^(L+1); final norm and head 1."""
     torch.manual_seed(0)

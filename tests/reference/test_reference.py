@@ -2,10 +2,28 @@
 
 import pytest
 
-from tests.reference import check_dpc, check_infonce, check_mae, check_memdpc, check_s3d
+from tests.reference import (
+    check_classifier,
+    check_coclr,
+    check_dpc,
+    check_infonce,
+    check_mae,
+    check_memdpc,
+    check_retrieval,
+    check_s3d,
+)
 from tests.reference.cases import ROOT, Case, discover
 
-CHECKERS = (check_dpc, check_infonce, check_mae, check_memdpc, check_s3d)
+CHECKERS = (
+    check_classifier,
+    check_coclr,
+    check_dpc,
+    check_infonce,
+    check_mae,
+    check_memdpc,
+    check_retrieval,
+    check_s3d,
+)
 
 
 def test_the_cases_are_there():

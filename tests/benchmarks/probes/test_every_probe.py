@@ -14,7 +14,11 @@ NAMES = probes.names()
 ROWS, DIM, CLASSES = (160, 80, 600), 24, 4  # rows of train, val, test
 
 
-QUICK = {"attentive": {"epochs": 1, "min_steps": 60}, "linear": {"min_steps": 100}}  # cheaper than the defaults
+QUICK = {  # cheaper than the defaults
+    "attentive": {"epochs": 1, "min_steps": 60},
+    "linear": {"min_steps": 100},
+    "coclr": {"rates": (0.3, 1.0), "weight_decays": (1e-3,), "epochs": 30},
+}
 
 
 def quick(name):

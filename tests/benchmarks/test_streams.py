@@ -1,0 +1,85 @@
+"""Two encoders asked together: as a user starts it, and what is said of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import streams
+from benchmarks.linear_probe import titles
+from benchmarks.streams import described, leaks, subject
+from ssvid.data.manifest import Manifest
+from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.errors import UserError
+from tests.helpers import command
+
+NET = "tests.benchmarks.test_run:tiny_vit"
+SUITE = """
+cells:
+  - {task: retrieval, preset: coclr, ks: [1, 5]}
+  - {task: classify, kind: ten_crops, probe: coclr, with: {rates: [0.3], weight_decays: [0.001], epochs: 5}}
+  - {task: order, probe: prototypes}
+"""
+
+
+def test_two_streams_and_each_alone(tmp_path: Path):
+    """Three windows of 6 frames in the 11 of a video; a task that asks one encoder alone says so."""
+    (tmp_path / "s.yaml").write_text(SUITE)
+    nets = ["--encoder", NET, "--encoder", f"{NET}+{NET}", "--layers", "auto"]
+    data = f"--data synthetic --data.root {tmp_path}/c --data.train 24 --data.val 12 --data.test 12".split()
+    more = ["--suite", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "o"), "--cache", str(tmp_path / "c")]
+    result = command("benchmarks.run", *nets, *data, *more, "--workers", "0", "--threads", "1")
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert "Traceback" not in result.stderr, result.stderr[-2000:]
+    assert [row["cell"] for row in last["failed"]] == ["order.prototypes"] and "asks one encoder" in result.stderr
+    found = {file.name: json.loads(file.read_text()) for file in (tmp_path / "o").glob("*.json")}
+    assert len(found) == 5
+    for one in found.values():
+        if one["cell"] == "order.prototypes":
+            continue
+        assert one["protocol"]["layers"] == [] and one["protocol"]["poolings"] == ["mean"], one["cell"]
+        assert len(one["test"]["labels"]) == 12 == one["data"]["clips"]["test"] and one["metric"] in one
+        assert {"random", "pixels", "shuffled"} <= one["controls"].keys() and one["gains"]["random"]["interval"]
+        both = len(one["encoder"].get("streams", ()))
+        assert ("others" in one["protocol"]) == (both == 2) == ("+" in one["encoder"]["given"])
+    same = {one["cell"]: set() for one in found.values()}
+    for one in found.values():
+        same[one["cell"]].add(one[one["metric"]])
+    assert len(same["retrieval"]) == 1  # twice the same encoder says what it says alone
+    assert "strips" in next(one for one in found.values() if one["cell"] == "retrieval")
+    refused = command("benchmarks.run", *nets[:2], *data, *more, "--clips", "2", "--out", str(tmp_path / "p"))
+    assert "A window is seen in one clip" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_pair_is_described_by_both():
+    of = subject(f"{NET}+{NET}", "two", UNCHANGED, "auto")
+    one = of.streams[0].encoder
+    assert of.encoder["parameters"] == 2 * one["parameters"] and of.encoder["hash"] != one["hash"]
+    assert of.encoder["weights"].startswith("random") and [e["given"] for e in of.encoder["streams"]] == [NET] * 2
+    trained = [part._replace(encoder={**one, "weights": "trained", "licence": "X"}) for part in of.parts]
+    assert described(trained, "a+b", "ab")["weights"] == "trained" and described(trained, "", "")["licence"] == "X"
+    assert subject(NET, "one", UNCHANGED, "auto").streams[0].given == NET
+
+
+def test_a_pair_is_called_by_both():
+    """Not by the last part of a path that has none."""
+    assert titles(["runs/rgb", "runs/flow", "runs/rgb+runs/flow"]) == ["rgb", "flow", "rgb+flow"]
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path):
+    with pytest.raises(UserError, match="nothing on one side"):
+        subject(f"{NET}+", "a", UNCHANGED, "auto")
+    with pytest.raises(UserError, match="--clip.modality is of one encoder alone"):
+        subject(f"{NET}+{NET}", "a", ClipChange(modality="flow"), "auto")
+    (tmp_path / "a+b").mkdir()
+    with pytest.raises(UserError, match=r"a\+b"):  # a folder of that name, without a run
+        subject(str(tmp_path / "a+b"), "a", UNCHANGED, "auto")
+
+
+def test_a_leak_of_one_is_a_leak_of_both(monkeypatch):
+    of = subject(f"{NET}+{NET}", "two", UNCHANGED, "auto")
+    known, bad, unknown = {"checked": True, "clips": 0}, {"checked": True, "clips": 3}, {"checked": False}
+    for each, wanted in (([known, bad], bad), ([unknown, bad], bad), ([known, unknown], unknown), ([known] * 2, known)):
+        told = iter(each)
+        monkeypatch.setattr(streams, "leak", lambda *_, told=told: next(told))
+        assert leaks(of, Manifest((), Path("nowhere"))) == wanted
