@@ -83,8 +83,8 @@ def finetune(
     positive(lr_batch=lr_batch, timeout_s=timeout_s, test_clips=test_clips, test_crops=test_crops)
     positive(layer_decay=layer_decay)
     within(0, math.inf, lr=lr, min_lr=min_lr, weight_decay=weight_decay, workers=workers, head_scale=head_scale)
-    within(0, 1, warmup=warmup, max_bad=max_bad, layer_decay=layer_decay, head_warmup=head_warmup)
-    within(0, 1, encoder_rate=encoder_rate)
+    within(0, 1, warmup=warmup, max_bad=max_bad, head_warmup=head_warmup)
+    within(0, 1, layer_decay=layer_decay, encoder_rate=encoder_rate)
     data = classes_of(data)
     net = start(encoder, clip, seed, out)
     began = describe_encoder(encoder, f"{title(encoder)}, fine-tuned", net)
@@ -133,11 +133,15 @@ def finetune(
         found = score(trained, data, settings, folder, config, max_bad)
         found |= {"encoder": began, "config": config, "command": command_line("ssvid.finetune", config)}
         if world.first:
-            write(folder.path / "result.json", found)
-            if found["leak"].get("clips"):
-                print(f"warning: {encoder} was trained on {found['leak']['clips']} of the test clips.", file=sys.stderr)
+            keep_result(folder, found, encoder)
     brief = {key: found[key] for key in ("top1", "interval", "val_top1", "chance")}
     return {**ran, **brief, "weights": began["weights"], "result": str(folder.path / "result.json")}
+
+
+def keep_result(folder: RunFolder, found: dict[str, Any], encoder: str) -> None:
+    write(folder.path / "result.json", found)
+    if found["leak"].get("clips"):
+        print(f"warning: {encoder} was trained on {found['leak']['clips']} of the test clips.", file=sys.stderr)
 
 
 def classes_of(data: Manifest) -> Manifest:

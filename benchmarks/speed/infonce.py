@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.speed.pairs import DEVICE, Case, steps
 from ssvid import create_encoder, registry
@@ -59,7 +59,7 @@ class Plain:
         return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def project(head: nn.Sequential, maps: Tensor) -> Tensor:
+def project(head: Any, maps: Tensor) -> Tensor:
     """Pooled to 1 x 1 x 1, and the two linear maps as convolutions there."""
     first, _, last = head
     x = F.adaptive_avg_pool3d(maps, 1)

@@ -67,6 +67,21 @@ DPC = Augment(  # on UCF101; colours differ from frame to frame on purpose
     gray="channel",
     per="frame",
 )
+COCLR = Augment(  # rgb and flow of a moment share all of it; flow is not turned round where it is mirrored
+    crop="resized",
+    area=(0.2, 1.0),
+    flip=0.5,
+    interpolation="bicubic",
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    p_gray=0.2,
+    gray="channels",
+    p_blur=0.5,
+    p_colour=0.3,
+    alike=0.5,
+)
 RECIPES = {
     "none": Augment(),  # short side resized, centre cropped
     "whole": Augment(crop="whole"),  # squeezed to a square: boxes in a frame stay where they are in it
@@ -79,32 +94,8 @@ RECIPES = {
     "crop_flip_colour": Augment(
         crop="random", flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_gray=0.2
     ),
-    "coclr": Augment(  # rgb and flow of a moment share all of it; flow is not turned round where it is mirrored
-        crop="resized",
-        area=(0.2, 1.0),
-        flip=0.5,
-        interpolation="bicubic",
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        p_gray=0.2,
-        gray="channels",
-        p_blur=0.5,
-        p_colour=0.3,
-        alike=0.5,
-    ),
-    "coclr_tuning": Augment(  # of its fine-tuning
-        crop="resized",
-        area=(0.2, 1.0),
-        flip=0.5,
-        interpolation="bicubic",
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        p_jitter=0.3,
-    ),
+    "coclr": COCLR,
+    "coclr_tuning": replace(COCLR, p_jitter=0.3, p_gray=0.0, p_blur=0.0, p_colour=1.0, alike=0.0),
     "dpc": DPC,
     "memdpc": replace(DPC, crop="resized", p_gray=0.25),
 }

@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from ssvid.data.decode import IMAGES, NEAR, Frames, read, stamps
+from ssvid.data.jobs import Found, each, list_bad, room, same_settings
 from ssvid.data.manifest import Manifest
-from ssvid.data.prepare import Found, _each, _list_bad, _room
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.errors import DecodeError, UserError, within
 from ssvid.files import write_whole
@@ -107,21 +107,21 @@ def compute(
     _opencv()
     target = Path(out).expanduser() if out else flow_root(data)
     _outside(target, data.root)
-    with _room(target):
+    with room(target):
         target.mkdir(parents=True, exist_ok=True)
-    _same_settings(target, {"method": method, "bound": BOUND})
+    same_settings(target / SETTINGS, {"method": method, "bound": BOUND})
     began = time.monotonic()
     paths = sorted({row.path for row in data.rows})
     (target / NAME).unlink(missing_ok=True)  # every video is looked at again
     bad = Quarantine(target, len(paths))
-    found = _each(partial(_look, data.root, target, method), paths, workers, "scan")
+    found = each(partial(_look, data.root, target, method), paths, workers, "scan")
     left = [item for item in found if item.frames]
     print(_estimate(left, method, workers, target), file=sys.stderr)
     settings = json.dumps({"method": method, "bound": BOUND}).encode()
     write_whole(target / SETTINGS, lambda file: file.write(settings))
-    done = _each(partial(_make, data.root, target, method), [item.path for item in left], workers, "flow")
-    with _room(target):
-        _list_bad(bad, data.root, [*found, *done])
+    done = each(partial(_make, data.root, target, method), [item.path for item in left], workers, "flow")
+    with room(target):
+        list_bad(bad, data.root, [*found, *done])
     if target.resolve() != flow_root(data).resolve():
         print(f"Give training the same folder: SSVID_FLOW={target}", file=sys.stderr)
     kept = sum(not item.why and not item.frames for item in found)
@@ -204,21 +204,6 @@ def _outside(target: Path, data: Path) -> None:
         )
 
 
-def _same_settings(target: Path, how: dict[str, Any]) -> None:
-    """Files that are there are kept, so they must be what this run would write."""
-    file = target / SETTINGS
-    try:
-        made = dict(json.loads(file.read_text())) if file.exists() else how
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged: name another --out, or remove the folder.") from error
-    differ = [f"{name} {made.get(name)} and not {value}" for name, value in how.items() if made.get(name) != value]
-    if differ:
-        raise UserError(
-            f"{target} was made with {', '.join(differ)}: give the same --method, name another --out, or remove the "
-            "folder."
-        )
-
-
 def _look(root: Path, target: Path, method: str, path: str) -> Found:
     """A video to make flow of; its `frames` are those of the flow, 0: it has its flow already."""
     video = root / path
@@ -264,7 +249,7 @@ def _source(video: Path) -> dict[str, int]:
 def _make(root: Path, target: Path, method: str, path: str) -> Found:
     cv2, video, final = _opencv(), root / path, _place(target, path)
     try:
-        with _room(target):
+        with room(target):
             final.parent.mkdir(parents=True, exist_ok=True)
             write_whole(final, lambda file: _write(file, video, method))
     except DecodeError as error:

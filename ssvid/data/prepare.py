@@ -4,7 +4,6 @@ python -m ssvid.data.prepare --source DIR_OR_CSV --out DIR. Three to four times 
 """
 
 import csv as table
-import errno
 import io
 import json
 import os
@@ -13,40 +12,26 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from ssvid.data import files
 from ssvid.data.datasets.csv import PATHS, csv, read_table
 from ssvid.data.decode import read, stamps, upright, video_stream
+from ssvid.data.jobs import Found, each, list_bad, room, same_settings
 from ssvid.data.quarantine import NAME, Quarantine
-from ssvid.errors import DecodeError, RunError, UserError, within
+from ssvid.errors import DecodeError, UserError, within
 from ssvid.files import write_whole
 
 SETTINGS = "prepare.json"  # in the out folder: what its files were made with
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, its limit for one file
 TICK = Fraction(1, 90_000)  # of the files written: fine enough for any rate
 SPEED, BYTES = 40.0, 0.15  # a first guess: 340x256 frames encoded a CPU second, bits a pixel at crf 23
 Settings = dict[str, Any]  # short_side, gop, crf
-
-
-class Found(NamedTuple):
-    path: str
-    why: str = ""  # not empty: a bad file
-    time: float | None = None
-    width: int = 0
-    height: int = 0
-    frames: int = 0
-    seconds: float = 0.0
 
 
 def prepare(
@@ -74,13 +59,13 @@ def prepare(
         raise UserError(f"--out {out} lies in the source, and would be read as part of it: name another folder.")
     target.mkdir(parents=True, exist_ok=True)
     if not scan_only:
-        _same_settings(target, how)
+        same_settings(target / SETTINGS, how)
     workers = workers or len(os.sched_getaffinity(0))
     (target / NAME).unlink(missing_ok=True)  # every file is looked at again
     bad = Quarantine(target, len(paths))
-    found = _each(partial(_scan, root), paths, workers, "scan")
-    with _room(target):
-        _list_bad(bad, root, found)
+    found = each(partial(_scan, root), paths, workers, "scan")
+    with room(target):
+        list_bad(bad, root, found)
     good = sorted(item for item in found if not item.why)
     print(_report(good, len(paths) - len(good)), file=sys.stderr)
     result = {"source": str(source), "out": str(out), "files": len(paths), "good": len(good), "written": 0, "kept": 0}
@@ -102,38 +87,6 @@ def _sources(source: str) -> tuple[Path, list[str]]:
     if not paths:
         raise UserError(f"{path} holds no video files: check --source.")
     return path, paths
-
-
-def _same_settings(target: Path, how: Settings) -> None:
-    """Files that are there are kept, so they must be what this run would write."""
-    file = target / SETTINGS
-    try:
-        made = dict(json.loads(file.read_text())) if file.exists() else how
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged: name another --out, or remove the folder.") from error
-    differ = [f"--{name} {made.get(name)} and not {value}" for name, value in how.items() if made.get(name) != value]
-    if differ:
-        raise UserError(
-            f"{target} was made with {', '.join(differ)}: give the same settings, name another --out, "
-            "or remove the folder."
-        )
-
-
-@contextmanager
-def _room(target: Path) -> Iterator[None]:
-    """A full disk is no fault of the file that is being written. PyAV's errors have an errno too."""
-    try:
-        yield
-    except (OSError, av.FFmpegError) as error:
-        if error.errno in FULL:
-            raise RunError(f"{target} is full: free space and start the same command again.") from error
-        raise
-
-
-def _list_bad(bad: Quarantine, root: Path, found: Iterable[Found]) -> None:
-    for item in found:
-        if item.why:
-            bad.add(root / item.path, item.time, item.why)
 
 
 def _target(path: str) -> str:
@@ -158,9 +111,9 @@ def _encode_all(root: Path, target: Path, good: list[Found], bad: Quarantine, wo
     print(_estimate(left, how["short_side"], workers, target), file=sys.stderr)
     write_whole(target / SETTINGS, lambda file: file.write(json.dumps(how).encode()))  # an estimate refused leaves none
     began = time.monotonic()
-    done = _each(partial(_encode, root, target, **how), [item.path for item in left], workers, "encode")
-    with _room(target):
-        _list_bad(bad, root, done)
+    done = each(partial(_encode, root, target, **how), [item.path for item in left], workers, "encode")
+    with room(target):
+        list_bad(bad, root, done)
     written = sum(not item.why for item in done)
     return {"written": written, "kept": len(good) - len(left), "seconds": round(time.monotonic() - began, 3)}
 
@@ -173,7 +126,7 @@ def _encode(root: Path, target: Path, path: str, *, short_side: int, gop: int, c
     final = target / _target(path)
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
-        with _room(target):
+        with room(target):
             final.parent.mkdir(parents=True, exist_ok=True)
             _transcode(root / path, part, short_side, gop, crf)
             os.utime(part, ns=(os.stat(root / path).st_mtime_ns,) * 2)  # tells whether the source has changed since
@@ -242,26 +195,6 @@ def _resized(frame: Any, width: int, height: int) -> Any:
         "threads": 1,
     }
     return picture.reformat(width, height, "yuv420p", **how)
-
-
-def _each(work: Any, items: list[str], workers: int, what: str) -> list[Found]:
-    results = map(work, items) if workers == 1 or len(items) < 2 else _spread(work, items, workers, what)
-    with tqdm(results, total=len(items), desc=what, unit="file", file=sys.stderr) as bar:
-        return list(bar)
-
-
-def _spread(work: Any, items: list[str], workers: int, what: str) -> Iterator[Found]:
-    with ProcessPoolExecutor(workers) as pool:
-        try:
-            for job in as_completed([pool.submit(work, item) for item in items]):
-                yield job.result()
-        except BrokenProcessPool as error:
-            raise RunError(
-                f"A process of the {what} died, most often for want of memory: start the same command again with fewer "
-                "--workers; finished files are kept."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)  # else every file that is left meets the full disk once more
 
 
 def _report(good: list[Found], bad: int) -> str:

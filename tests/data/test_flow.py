@@ -335,7 +335,7 @@ def test_flow_is_not_taken_for_videos(three, tmp_path):
 
 def test_another_method_is_refused(three, tmp_path):
     compute(three, method="dis", workers=1)
-    with pytest.raises(UserError, match="was made with method dis and not tvl1: give the same --method, name another"):
+    with pytest.raises(UserError, match="made with --method dis and not tvl1: give the same settings, name another"):
         compute(three, workers=1)
     for text in ("", "[1]", "\0"):
         (tmp_path / "in/.flow/flow.json").write_text(text)
@@ -384,7 +384,7 @@ def test_the_command(three, tmp_path):
     assert "3 videos of 17 frames to make: about" in ran.stderr
     assert json.loads((tmp_path / "in/.flow/quarantine.jsonl").read_text())["path"] == str(tmp_path / "in/bad.mp4")
     said = sentence(command("ssvid.data.flow", *argv[:-2], "--method", "tvl1"))
-    assert "was made with method dis and not tvl1" in said
+    assert "was made with --method dis and not tvl1" in said
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

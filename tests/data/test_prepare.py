@@ -9,7 +9,8 @@ import pytest
 
 from ssvid.data import prepare as module
 from ssvid.data.decode import _table, read, stamps
-from ssvid.data.prepare import Found, prepare
+from ssvid.data.jobs import Found, each
+from ssvid.data.prepare import prepare
 from ssvid.errors import RunError, UserError
 from tests.data.bars import numbers, write
 from tests.helpers import command, sentence
@@ -139,7 +140,7 @@ def full_or_slow(folder: Path, item: str) -> Found:
 
 def test_after_a_full_disk_no_other_file_is_begun(tmp_path):
     with pytest.raises(RunError, match="full"):
-        module._each(partial(full_or_slow, tmp_path), [str(i) for i in range(60)], 2, "encode")
+        each(partial(full_or_slow, tmp_path), [str(i) for i in range(60)], 2, "encode")
     assert len(list(tmp_path.iterdir())) < 20
 
 
