@@ -8,6 +8,7 @@ encoder's own clip (`--clip.modality flow`), so the published `reverse` is not n
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor
@@ -127,8 +128,9 @@ class CoCLR(Objective):
             return {}  # all of one video
         step = max(1, clips.shape[3] // SHOWN)
         seen = torch.cat([clips[:, 1, :, ::step], clips[:, 2, :, ::step]], 2)  # B C T H W
-        pairs = torch.stack([seen, seen[near.argmax(1)]], 1)[:SHOWN]
-        return {"mined": film(pairs.flatten(0, 1), self.views)}
+        pairs = torch.cat([seen, seen[near.argmax(1)]], 3)[:SHOWN]  # B C T 2H W
+        white = (1 - max(self.encoder.mean)) / min(self.encoder.std)
+        return {"mined": film(F.pad(pairs, (0, 0, 0, 4), value=white), self.views)}
 
     def after_step(self, progress: float) -> None:
         """Steps until the queue is full are skipped by the optimiser; the queue fills all the same."""

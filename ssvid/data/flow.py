@@ -28,11 +28,11 @@ from ssvid.data.decode import IMAGES, NEAR, Frames, read, stamps
 from ssvid.data.jobs import Found, each, list_bad, room, same_settings
 from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import NAME, Quarantine
-from ssvid.errors import DecodeError, UserError, within
+from ssvid.errors import DecodeError, UserError, positive, within
 from ssvid.files import write_whole
 
 SETTINGS = "flow.json"  # in the folder of flow: what its files were made with
-BOUND = 20  # pixels between two frames: more is clipped, as published (MemDPC, CoCLR)
+BOUND = 20.0  # pixels, as published (MemDPC, CoCLR) for pictures of 240 and more
 EMPTY = 128  # the third plane of the published files
 RATE, TICKS = 25, 40  # of every flow file: Matroska counts milliseconds, so that frame i has the whole stamp 40 * i
 FAR = 50  # flow frames: a longer way to the next one wanted is jumped, a shorter one read through
@@ -47,6 +47,7 @@ MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 AGAIN = "remove that file and run python -m ssvid.data.flow"
 
 Flow = UInt8[np.ndarray, "H W 2"]
+Settings = dict[str, Any]  # method, bound
 
 
 def flow_root(manifest: Manifest) -> Path:
@@ -87,15 +88,16 @@ def read_flow(video: Path, flow: Path, times: Sequence[float] | np.ndarray, fps:
     return made if np.array_equal(back, np.arange(len(planes))) else made[torch.from_numpy(back)]
 
 
-def quantise(flow: Float32[np.ndarray, "H W 2"]) -> Flow:
-    """-20 to 20 pixels -> 0 to 255, rounded half to even as the published code does: no motion is 128."""
-    return np.rint((flow.clip(-BOUND, BOUND) + BOUND) * (255 / (2 * BOUND))).astype(np.uint8)
+def quantise(flow: Float32[np.ndarray, "H W 2"], bound: float = BOUND) -> Flow:
+    """-bound to bound pixels -> 0 to 255, rounded half to even as the published code does: no motion is 128."""
+    return np.rint((flow.clip(-bound, bound) + bound) * (255 / (2 * bound))).astype(np.uint8)
 
 
 def compute(
     data: Manifest,
     *,
     method: str = "tvl1",  # tvl1: as published | dis: about 100 times quicker
+    bound: float = BOUND,  # pixels between two frames: more is clipped; small pictures move by fewer
     workers: int = 0,  # processes; 0 = one for each CPU
     out: str | None = None,  # folder; default: $SSVID_FLOW, else .flow in the data's folder
 ) -> dict[str, Any]:
@@ -103,23 +105,25 @@ def compute(
     if method not in SECONDS:
         raise UserError(f"There is no --method {method}: take {' or '.join(SECONDS)}.")
     within(0, 1_000, workers=workers)
+    positive(bound=bound)
+    how = {"method": method, "bound": bound}
     workers = workers or len(os.sched_getaffinity(0))
     _opencv()
     target = Path(out).expanduser() if out else flow_root(data)
     _outside(target, data.root)
     with room(target):
         target.mkdir(parents=True, exist_ok=True)
-    same_settings(target / SETTINGS, {"method": method, "bound": BOUND})
+    same_settings(target / SETTINGS, how)
     began = time.monotonic()
     paths = sorted({row.path for row in data.rows})
     (target / NAME).unlink(missing_ok=True)  # every video is looked at again
     bad = Quarantine(target, len(paths))
-    found = each(partial(_look, data.root, target, method), paths, workers, "scan")
+    found = each(partial(_look, data.root, target, how), paths, workers, "scan")
     left = [item for item in found if item.frames]
     print(_estimate(left, method, workers, target), file=sys.stderr)
-    settings = json.dumps({"method": method, "bound": BOUND}).encode()
+    settings = json.dumps(how).encode()
     write_whole(target / SETTINGS, lambda file: file.write(settings))
-    done = each(partial(_make, data.root, target, method), [item.path for item in left], workers, "flow")
+    done = each(partial(_make, data.root, target, how), [item.path for item in left], workers, "flow")
     with room(target):
         list_bad(bad, data.root, [*found, *done])
     if target.resolve() != flow_root(data).resolve():
@@ -204,11 +208,11 @@ def _outside(target: Path, data: Path) -> None:
         )
 
 
-def _look(root: Path, target: Path, method: str, path: str) -> Found:
+def _look(root: Path, target: Path, how: Settings, path: str) -> Found:
     """A video to make flow of; its `frames` are those of the flow, 0: it has its flow already."""
     video = root / path
     try:
-        if _fits(video, _place(target, path), method):
+        if _fits(video, _place(target, path), how):
             return Found(path)
         table = _stamps(video)
         if len(table) < 2:
@@ -225,12 +229,12 @@ def _stamps(video: Path) -> np.ndarray:
     return stamps(video, fps=1.0)  # of a folder of pictures: only the order counts here
 
 
-def _fits(video: Path, flow: Path, method: str) -> bool:
+def _fits(video: Path, flow: Path, how: Settings) -> bool:
     """Whole, of this very video, by this method. A file that was cut off lacks its last frame."""
     try:
         with av.open(str(flow)) as container:
             made = json.loads(container.metadata.get(TAG, "{}"))
-        same = all(made.get(key) == value for key, value in {**_source(video), "method": method}.items())
+        same = all(made.get(key) == value for key, value in {**_source(video), **how}.items())
         return same and len(_read(video, flow, np.array([made["frames"] - 1]), made["frames"])) == 1
     except (av.FFmpegError, DecodeError, ValueError, KeyError):
         return False
@@ -246,12 +250,12 @@ def _source(video: Path) -> dict[str, int]:
     return {"size": sum(s.st_size for s in stats), "mtime_ns": max((s.st_mtime_ns for s in stats), default=0)}
 
 
-def _make(root: Path, target: Path, method: str, path: str) -> Found:
+def _make(root: Path, target: Path, how: Settings, path: str) -> Found:
     cv2, video, final = _opencv(), root / path, _place(target, path)
     try:
         with room(target):
             final.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(final, lambda file: _write(file, video, method))
+            write_whole(final, lambda file: _write(file, video, how))
     except DecodeError as error:
         return Found(path, error.why, error.time)
     except cv2.error as error:
@@ -263,13 +267,13 @@ def _make(root: Path, target: Path, method: str, path: str) -> Found:
     return Found(path)
 
 
-def _write(file: IO[bytes], video: Path, method: str) -> None:
+def _write(file: IO[bytes], video: Path, how: Settings) -> None:
     source, frames = _source(video), len(_stamps(video)) - 1
-    made = {**source, "frames": frames, "method": method, "opencv": _opencv().__version__}
+    made = {**source, "frames": frames, **how, "opencv": _opencv().__version__}
     with av.open(file, "w", format="matroska", options={"fflags": "bitexact"}) as container:  # else with a random id
         stream = None
         container.metadata[TAG] = json.dumps(made)
-        for i, flow in enumerate(_flows(video, method)):
+        for i, flow in enumerate(_flows(video, how["method"], how["bound"])):
             if stream is None:
                 stream = container.add_stream("ffv1", rate=RATE)
                 stream.width, stream.height, stream.pix_fmt = flow.shape[1], 2 * flow.shape[0], "gray"
@@ -281,10 +285,10 @@ def _write(file: IO[bytes], video: Path, method: str) -> None:
             container.mux(stream.encode(None))
 
 
-def _flows(video: Path, method: str) -> Iterator[Flow]:
+def _flows(video: Path, method: str, bound: float = BOUND) -> Iterator[Flow]:
     """u and v between each frame and the next."""
     cv2 = _opencv()
-    how = (
+    cv2_flow = (
         cv2.optflow.createOptFlow_DualTVL1()
         if method == "tvl1"
         else cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -292,7 +296,7 @@ def _flows(video: Path, method: str) -> Iterator[Flow]:
     before = None
     for gray in _grays(video):
         if before is not None:
-            yield quantise(how.calc(before, gray, None))
+            yield quantise(cv2_flow.calc(before, gray, None), bound)
         before = gray
 
 

@@ -102,7 +102,7 @@ def test_what_is_read_is_what_opencv_found(three):
 @pytest.mark.parametrize("size", [(5, 7), (2, 3), (33, 18), (80, 106), (144, 192)])
 def test_files_give_back_the_exact_bytes(tmp_path, monkeypatch, size):
     noise = np.random.default_rng(0).integers(0, 256, (4, *size, 2), dtype=np.uint8)
-    monkeypatch.setattr(module, "_flows", lambda video, method: iter(noise))
+    monkeypatch.setattr(module, "_flows", lambda video, method, bound: iter(noise))
     write_video(tmp_path / "in/a.mp4", squares(0, frames=5))
     data = folder(str(tmp_path / "in"))
     compute(data, workers=1)
@@ -331,6 +331,15 @@ def test_flow_is_not_taken_for_videos(three, tmp_path):
         with pytest.raises(UserError, match="lies in the data and would be read as part of it"):
             compute(three, method="dis", workers=1, out=str(tmp_path / out))
     assert not (tmp_path / "in/flow").exists()
+
+
+def test_small_pictures_may_have_a_smaller_bound(three):
+    slow = np.array([[[-9.0, 0.5], [2.5, 5.0]]], np.float32)
+    assert module.quantise(slow, 5.0).tolist() == [[[0, 140], [191, 255]]]
+    compute(three, method="dis", bound=5.0, workers=1)
+    assert compute(three, method="dis", bound=5.0, workers=1)["kept"] == 3
+    with pytest.raises(UserError, match="made with --bound 5.0 and not 20.0"):
+        compute(three, method="dis", workers=1)
 
 
 def test_another_method_is_refused(three, tmp_path):

@@ -228,12 +228,12 @@ def pairs(net: TwoView) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("name", TAUGHT)
 def test_the_teacher_follows_once_a_step(name: str):
-    """At first it is a copy. Of a momentum m, moco's share of the student is 1 - m, the others' falls to none."""
+    """Of a momentum m, moco's share of the student is 1 - m, the others' falls to none. --init restarts it as a copy."""
     net = build(name, momentum=0.9)
     batch = batch_for(net)
     with torch.no_grad():
         net.encoder.load_state_dict(build(name, seed=3).encoder.state_dict())  # as --init does
-    step(net, [batch])
+    net.warmed()
     assert all(torch.equal(student, teacher) for student, teacher in pairs(net))
     assert not any(p.requires_grad for p in net.teacher.parameters())
     before = [teacher.clone() for _, teacher in pairs(net)]
