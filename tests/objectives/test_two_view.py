@@ -228,7 +228,7 @@ def pairs(net: TwoView) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("name", TAUGHT)
 def test_the_teacher_follows_once_a_step(name: str):
-    """Of a momentum m, moco's share of the student is 1 - m, the others' falls to none. --init restarts it as a copy."""
+    """Of a momentum m, moco's share of the student is 1 - m, the others' falls to none. --init restarts it."""
     net = build(name, momentum=0.9)
     batch = batch_for(net)
     with torch.no_grad():
