@@ -76,11 +76,11 @@ class CoCLR(Objective):
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def suits(self, data: Manifest) -> None:
-        enough(data, self.queue, "coclr")
+    def suits(self, data: Manifest, batch_size: int) -> None:
+        enough(data, "coclr", batch_size, self.queue)
 
     def forward(self, batch: Batch) -> Loss:
-        clips, step = batch["clips"], int(self.queue.pushed)  # B 3 C T H W
+        clips, step = moco.several("coclr", batch["clips"]), int(self.queue.pushed)  # B 3 C T H W
         query = moco.units(self.encoder, self.head, clips[:, 0])
         key = moco.keys(self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn)
         second = self.sampled(clips[:, 2])

@@ -63,17 +63,18 @@ class InfoNCE(Objective):
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def suits(self, data: Manifest) -> None:
+    def suits(self, data: Manifest, batch_size: int) -> None:
+        enough(data, "infonce", batch_size, self.queue)
         if self.positives == "own":
-            enough(data, self.queue, "infonce")
-        elif unlabelled := sum(row.label is None for row in data.rows):
+            return
+        if unlabelled := sum(row.label is None for row in data.rows):
             raise UserError(
                 f"infonce with positives label (UberNCE) learns from labels, and {unlabelled} of {len(data)} videos "
                 "have none: take --data with labels, or --objective.positives own."
             )
 
     def forward(self, batch: Batch) -> Loss:
-        clips = batch["clips"]  # B 2 C T H W
+        clips = moco.several("infonce", batch["clips"])  # B 2 C T H W
         query = moco.units(self.encoder, self.head, clips[:, 0])
         step = int(self.queue.pushed)
         key = moco.keys(self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn)

@@ -3,7 +3,6 @@ kin have it (Feichtenhofer et al. 2021, arXiv:2104.14558). METHODS below is the 
 """
 
 import copy
-import difflib
 import math
 import warnings
 from collections.abc import Callable
@@ -18,10 +17,12 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, remove_weight_norm
 
+from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.compare import Across, Centred, Compare, Queued, Swapped, Whole
 from ssvid.nn.queue import Queue
+from ssvid.nn.sources import enough
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -136,6 +137,9 @@ class TwoView(Objective):
         spec, net = self.encoder.spec, self.encoder
         return Views(clips=(spec, spec), apart_s=self.apart_s, augment=self.augment, mean=net.mean, std=net.std)
 
+    def suits(self, data: Manifest, batch_size: int) -> None:
+        enough(data, "two_view", batch_size, self.loss.queue if isinstance(self.loss, Queued) else None)
+
     def exported(self) -> dict[str, Encoder]:
         kept = {"teacher": self.teacher.encoder} if self.teacher and self.method.keeps_teacher else {}
         return {"encoder": self.encoder, **kept}
@@ -164,8 +168,7 @@ class TwoView(Objective):
 def settled(name: str, width: int, given: dict[str, Any]) -> tuple[Method, SimpleNamespace]:
     """The method and its numbers: the published ones, or what the user gave instead."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, cutoff=0.5) or sorted(METHODS)
-        raise UserError(f"two_view has no loss {name!r}; near: {', '.join(near)}.")
+        raise UserError(f"two_view has no loss {name!r}; there are ntxent (SimCLR), {', '.join([*METHODS][1:])}.")
     own = METHODS[name].numbers
     chosen = {key: value for key, value in given.items() if value is not None}
     if alien := sorted(chosen.keys() - own.keys()):

@@ -33,8 +33,8 @@ class Objective(nn.Module, ABC):
     def exported(self) -> dict[str, Encoder]:
         """The encoders worth keeping, by name. May be empty."""
 
-    def suits(self, data: "Manifest") -> None:
-        """Refuse, before any work, training clips that it cannot learn from."""
+    def suits(self, data: "Manifest", batch_size: int) -> None:
+        """Refuse, before any work, training clips (or a global batch of them) that it cannot learn from."""
 
     def warmed(self) -> None:
         """Its exported encoders were given weights from outside: teachers begin anew as their copies."""

@@ -77,7 +77,7 @@ def pretrain(
     encoder.name = config["encoder"]["name"]
     encoder.spec = replace(encoder.spec, **clip.given())
     built = objective(encoder)
-    built.suits(train_rows)
+    built.suits(train_rows, batch_size)
     views = clip.views(built.views)
     if init is not None:
         warm_start(built, init)

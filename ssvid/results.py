@@ -21,7 +21,7 @@ from ssvid.engine.checkpoint import FREE, PROVENANCE, flat
 from ssvid.files import write_whole
 from ssvid.shapes import Row
 from ssvid.statistics import chance, majority
-from ssvid.weights import encoder_hash
+from ssvid.weights import encoder_hash, stream_of
 
 Result = dict[str, Any]
 PROBE, TUNED, BENCH = "linear probe", "fine-tuning", "benchmark"  # what a result is of
@@ -63,7 +63,7 @@ def describe_encoder(text: str, title: str, net: Encoder) -> Result:
     return {
         "title": title,
         "given": text,
-        "weights": "trained" if Path(text).exists() else "random (a registered name, no file)",
+        "weights": "trained" if Path(stream_of(text)[0]).exists() else "random (a registered name, no file)",
         "name": net.name,
         "kwargs": net.kwargs,
         "parameters": sum(p.numel() for p in net.parameters()),

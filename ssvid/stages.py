@@ -7,6 +7,7 @@ so the same command again finishes what is left. FLAGS go to every stage, and la
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import RunError, UserError, positive
 from ssvid.files import write_whole
 
@@ -80,12 +82,13 @@ def stage(whole: dict[str, Any], name: str, out: Path) -> dict[str, Any]:
 def run(name: str, config: dict[str, Any], out: Path, processes: int, flags: list[str]) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}.yaml"
+    began_with(name, config, out)
     text = yaml.safe_dump(config, sort_keys=False).encode()
     write_whole(file, lambda stream: stream.write(text))
     how = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
     words = [sys.executable, *how, "-m", "ssvid.pretrain", "--config", str(file), "--out", str(out / name), *flags]
     ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=os.environ)
-    if ended.returncode < 0 or ended.returncode == 130:
+    if ended.returncode in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
     if ended.returncode:
         error = UserError if ended.returncode == 2 else RunError
@@ -94,6 +97,22 @@ def run(name: str, config: dict[str, Any], out: Path, processes: int, flags: lis
             "done are kept: the same command goes on."
         )
     return dict(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def began_with(name: str, config: dict[str, Any], out: Path) -> None:
+    """Refuse to go on with a stage whose earlier ones were trained on since it began."""
+    given = [value for part in config.values() if isinstance(part, dict) for value in part.values()]
+    earlier = {Path(v).name: Path(v) for v in given if isinstance(v, str) and Path(v).parent == out}
+    stand = {stage: RunFolder(path).last_good() for stage, path in earlier.items()}
+    file = out / f"{name}.from.json"
+    known = json.loads(file.read_text()) if file.exists() and RunFolder(out / name).whole() else stand
+    if known != stand:
+        raise UserError(
+            f"Stage {name} began with {', '.join(known.values())}, and these have been trained on since: remove "
+            f"{out / name} to train it anew from them."
+        )
+    text = json.dumps(stand).encode()
+    write_whole(file, lambda stream: stream.write(text))
 
 
 if __name__ == "__main__":

@@ -73,3 +73,6 @@ def test_one_command_runs_all_and_again_what_is_left(tmp_path):
     result = json.loads(ended.stdout.splitlines()[-1])
     assert {name: ran["step"] for name, ran in result["stages"].items()} == {"first": 3, "second": 3}
     assert newest.stat().st_mtime_ns == made, "the first stage was not trained again"
+    recipe(tmp_path / "r.yaml", first={"steps": 4}, second={"objective": {"init": "stage:first"}, "steps": 4})
+    said = sentence(command("ssvid.stages", *argv))
+    assert "Stage second began with" in said and "step_00000003" in said and "remove" in said

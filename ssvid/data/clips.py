@@ -89,7 +89,7 @@ class Clips(Dataset):
         short = f" ({dropped} are shorter than the clip, {takes})" if dropped else ""
         return (
             f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: {bad[-1].why}. "
-            "Check the files with python -m ssvid.data.prepare --scan_only."
+            + ("" if "ssvid.data.flow" in bad[-1].why else "Check the files with ssvid.data.prepare --scan_only.")
         )
 
     def _candidates(self, epoch: int, index: int) -> list[int]:

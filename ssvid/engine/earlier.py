@@ -37,7 +37,12 @@ class Earlier(NamedTuple):
             raise UserError(
                 f"{self.path} holds no {name}: name the folder of a run of infonce or coclr, or their file."
             )
-        fit(module, part, self.path)
+        try:
+            fit(module, part, self.path)
+        except UserError as error:
+            if name != "head":
+                raise
+            raise UserError(f"{self.path} has a head of another width: give its --objective.dim. ({error})") from error
 
 
 def earlier(path: str, flag: str) -> Earlier:

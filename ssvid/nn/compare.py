@@ -56,10 +56,10 @@ class Bank(nn.Module):
 
     def __init__(self, queue: Queue) -> None:
         super().__init__()
-        self.queue = queue
+        self.held = (queue,)  # not a part of this module: its place in the state dict is elsewhere
 
     def forward(self, key: Tensor, labels: None = None, update: bool = False) -> tuple[Tensor, Tensor]:
-        return key, self.queue.keys.T
+        return key, self.held[0].keys.T
 
 
 class Queued(Compare):

@@ -10,11 +10,22 @@ from lightly.models.utils import deactivate_requires_grad
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
+from ssvid.errors import UserError
 from ssvid.nn import shuffle
 from ssvid.nn.queue import Queue
 from ssvid.shapes import Clip
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+def several(objective: str, clips: Float[Tensor, "B V C T H W"]) -> Float[Tensor, "B V C T H W"]:
+    """Batch norm of one clip says nothing of it."""
+    if len(clips) < 2:
+        raise UserError(
+            f"{objective} needs two clips or more in each micro-batch of each process: raise --batch_size, or lower "
+            "--accumulate."
+        )
+    return clips
 
 
 def projection(width: int, dim: int) -> nn.Sequential:

@@ -21,15 +21,20 @@ def _number(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
-def enough(data: Manifest, queue: Queue, objective: str) -> None:
-    """Refuse data in which a queued key would often be of the query's own source."""
-    sources, size = len({film(name) for name in data.video_ids}), len(queue.keys)
-    if sources < 2:
+def enough(data: Manifest, objective: str, batch_size: int, queue: Queue | None = None) -> None:
+    """Refuse data that it cannot be told from, and a queue that would hold a video twice or is not filled evenly."""
+    if len({film(name) for name in data.video_ids}) < 2:
         raise UserError(
             f"{data.root} has one video (or cuts of one) to train on: {objective} tells a video from others."
         )
-    if size > sources:
+    size = 0 if queue is None else len(queue.keys)
+    if size > len(data):
         raise UserError(
-            f"--objective.queue {size} is more than the {sources} videos of {data.root} (cuts of one film count once): "
-            f"a video would be its own negative. Give {sources} or fewer, a multiple of --batch_size."
+            f"--objective.queue {size} is more than the {len(data)} videos of {data.root}: a video would be its own "
+            f"negative. Give {len(data)} or fewer, a multiple of --batch_size."
+        )
+    if size % batch_size:
+        raise UserError(
+            f"A queue of {size} keys is not filled evenly by {batch_size} at a time: --objective.queue should be a "
+            "multiple of --batch_size."
         )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +128,28 @@ def of_found(found: Found, name: str, given: dict[str, Any], partial: bool) -> E
 
 
 def open_encoder(text: str) -> Encoder:
-    """A run folder, an exported or published file, or a registered name (random weights)."""
+    """A run folder, an exported or published file, or a registered name (random weights); `FILE@flow`: a net of flow.
+
+    A run knows what it sees; a published file does not.
+    """
+    path, modality = stream_of(text)
+    if modality:
+        if Path(path).is_dir():
+            raise UserError(f"{path} is a run, which knows what it sees: leave out @{modality}.")
+        net = open_encoder(path)
+        net.spec = replace(net.spec, modality=modality)
+        return net
     if Path(text).exists():
         return load_encoder(text)
     if "/" in text or text.endswith((".safetensors", ".json", ".pt", ".pth", ".pyth", ".bin", ".tar")):
         raise UserError(f"There is no run folder or encoder file {text}.")
     return create_encoder(text).eval()
+
+
+def stream_of(text: str) -> tuple[str, str]:
+    """`FILE@flow` -> FILE, flow; "" where nothing is said."""
+    path, _, modality = text.rpartition("@")
+    return (text, "") if modality not in ("rgb", "flow") or Path(text).exists() else (path, modality)
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -221,5 +238,6 @@ __all__ = [
     "open_encoder",
     "open_published",
     "save_encoder",
+    "stream_of",
     "warm_start",
 ]

@@ -174,8 +174,8 @@ def test_numbers_are_the_published_ones_or_the_users():
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"name": "ntxnet"}, "two_view has no loss 'ntxnet'; near: ntxent"),
-        ({"name": "x"}, "near: barlow, byol, dcl, dino"),
+        ({"name": "ntxnet"}, "two_view has no loss 'ntxnet'; there are ntxent .SimCLR., dcl"),
+        ({"name": "x"}, "there are ntxent .SimCLR., dcl, moco, byol"),
         ({"name": "byol", "temperature": 0.1}, "the loss byol has no temperature; it has hidden, dim, momentum"),
         ({"name": "ntxent", "momentum": 0.9}, "has no momentum"),
         ({"name": "dino", "queue": 8}, "has no queue"),

@@ -15,7 +15,8 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.nn.batchnorm import settle
 from ssvid.objective import Objective
-from ssvid.weights import warm_start
+from ssvid.results import describe_encoder
+from ssvid.weights import open_encoder, warm_start
 from ssvid.weights.__main__ import weights
 from ssvid.weights.coclr import COCLR, INFONCE, UBERNCE
 from ssvid.weights.files import File, read
@@ -269,3 +270,15 @@ def test_as_many_parameters_as_the_published_net():
     with torch.device("meta"):
         objective = CoCLR(create_encoder("s3d"), sampler="random")
     assert sum(p.numel() for p in objective.parameters()) == 27_272_544
+
+
+def test_which_stream_a_file_is_of_the_user_says(tmp_path: Path):
+    file = str(saved(tmp_path, infonce()))
+    plain, flow = open_encoder(file), open_encoder(f"{file}@flow")
+    assert (plain.spec.modality, flow.spec.modality) == ("rgb", "flow")
+    assert all(torch.equal(x, plain.state_dict()[key]) for key, x in flow.state_dict().items())
+    assert describe_encoder(f"{file}@flow", "a", flow)["weights"] == "trained"
+    with pytest.raises(UserError, match="leave out @flow"):
+        open_encoder(f"{tmp_path}@flow")
+    with pytest.raises(UserError, match="There is no run folder or encoder file"):
+        open_encoder(f"{tmp_path}/gone.pth@flow")
