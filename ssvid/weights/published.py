@@ -151,9 +151,9 @@ def arguments(found: Found, name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def family(name: str, net: Net) -> bool:
-    """A name may be of a function that makes an encoder of another name: `vit_base -> ViT`."""
+    """A name may be of a function that makes an encoder of another name and hands arguments on: `vit_base -> ViT`."""
     made = inspect.signature(registry.encoders[name]).return_annotation
-    return name == net.encoder or made is registry.encoders[net.encoder]
+    return name == net.encoder or (made is registry.encoders[net.encoder] and bool(fixed_by(name)))
 
 
 def differing(found: Found, name: str, given: dict[str, Any]) -> str | None:

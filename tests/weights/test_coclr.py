@@ -10,8 +10,9 @@ from torch import Tensor
 
 from objectives.coclr import CoCLR
 from objectives.infonce import InfoNCE
-from ssvid import create_encoder, load_encoder
+from ssvid import create_encoder, load_encoder, registry
 from ssvid.encoder import Encoder
+from ssvid.encoders.s3d import S3D
 from ssvid.errors import UserError
 from ssvid.nn.batchnorm import settle
 from ssvid.objective import Objective
@@ -282,3 +283,13 @@ def test_which_stream_a_file_is_of_the_user_says(tmp_path: Path):
         open_encoder(f"{tmp_path}@flow")
     with pytest.raises(UserError, match="There is no run folder or encoder file"):
         open_encoder(f"{tmp_path}/gone.pth@flow")
+
+
+def test_a_strangers_function_of_one_net_is_no_size_of_it(tmp_path: Path, monkeypatch):
+    """It takes no arguments, so it cannot be made as a file has it."""
+
+    def mine() -> S3D:
+        return S3D(width=0.125)
+
+    monkeypatch.setitem(registry.encoders.table, "a_mine", mine)
+    assert load_encoder(saved(tmp_path, s3d())).name == "s3d"
