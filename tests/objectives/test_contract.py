@@ -1,6 +1,7 @@
 """The contract of every registered objective."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,6 +107,11 @@ def test_it_overfits_two_clips(objective: Objective):
 def test_pictures_are_pictures(objective: Objective):
     for picture in objective.pictures(batch_for(objective)).values():
         assert picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3
+
+
+def test_it_sees_the_stream_of_its_encoder(objective: Objective):
+    objective.encoder.spec = replace(objective.encoder.spec, modality="flow")
+    assert objective.views.clips[0].modality == "flow"
 
 
 def test_what_it_exports_are_its_encoders(objective: Objective):
