@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from benchmarks.probe import Probe
@@ -24,6 +23,7 @@ from benchmarks.task import Task
 from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
+from ssvid.files import read_yaml
 from ssvid.results import digest
 
 SYNTHETIC = {"name": "synthetic"}  # where neither the suite nor the user names a data set
@@ -68,10 +68,7 @@ def load(text: str) -> tuple[list[Cell], list[Broken]]:
         names = sorted(file.stem for file in FOLDER.glob("*.yaml"))
         near = difflib.get_close_matches(text, names) or names
         raise UserError(f"There is no suite {text}; near: {', '.join(near)}; or name a .yaml file.")
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The suite {path} cannot be read: {' '.join(str(error).split())}") from error
+    found = read_yaml(path, "suite")
     rows = found.get("cells") if isinstance(found, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The suite {path} has no list `cells` of tasks.")

@@ -76,7 +76,7 @@ class CoCLR(Objective):
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def suits(self, data: Manifest, batch_size: int) -> None:
+    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(data, "coclr", batch_size, self.queue)
 
     def forward(self, batch: Batch) -> Loss:

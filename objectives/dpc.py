@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.nn.blocks import block_maps, block_views, check_blocks, contrast, roll_out, rows
+from ssvid.nn.blocks import block_maps, block_views, check_blocks, contrast, long_enough, roll_out, rows
 from ssvid.nn.convgru import ConvGRU, orthogonal
 from ssvid.objective import Objective
 from ssvid.registry import objectives
@@ -46,6 +47,9 @@ class DPC(Objective):
     @property
     def views(self) -> Views:
         return block_views(self.encoder, self.blocks, self.augment)
+
+    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+        long_enough(data, views)
 
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

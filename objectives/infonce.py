@@ -63,7 +63,7 @@ class InfoNCE(Objective):
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def suits(self, data: Manifest, batch_size: int) -> None:
+    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(data, "infonce", batch_size, self.queue)
         if self.positives == "own":
             return

@@ -21,6 +21,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.compare import Across, Centred, Compare, Queued, Swapped, Whole
+from ssvid.nn.moco import several
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import enough
 from ssvid.objective import Objective
@@ -137,7 +138,7 @@ class TwoView(Objective):
         spec, net = self.encoder.spec, self.encoder
         return Views(clips=(spec, spec), apart_s=self.apart_s, augment=self.augment, mean=net.mean, std=net.std)
 
-    def suits(self, data: Manifest, batch_size: int) -> None:
+    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(data, "two_view", batch_size, self.loss.queue if isinstance(self.loss, Queued) else None)
 
     def exported(self) -> dict[str, Encoder]:
@@ -145,9 +146,7 @@ class TwoView(Objective):
         return {"encoder": self.encoder, **kept}
 
     def forward(self, batch: Batch) -> Loss:
-        clips = tuple(batch["clips"].unbind(1))  # two of B C T H W
-        if len(clips[0]) < 2:
-            raise UserError("two_view compares the clips of a batch: each process needs two: raise --batch_size.")
+        clips = tuple(several("two_view", batch["clips"]).unbind(1))  # two of B C T H W
         own = both(lambda clip: self.project(self.encoder(clip).pooled), clips)  # two of B d
         pred = both(self.predict, own)
         target = both(self.teacher, clips) if self.teacher else own

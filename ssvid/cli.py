@@ -14,7 +14,6 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import yaml
@@ -24,6 +23,7 @@ from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
+from ssvid.files import read_yaml
 from ssvid.flags import show_help
 from ssvid.objective import Objective
 
@@ -149,10 +149,7 @@ def _rewrite(token: str, before: str, kinds: dict[str, registry.Registry]) -> li
 
 
 def _recipe(path: str, kinds: dict[str, registry.Registry]) -> dict[str, Any]:
-    try:
-        recipe = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    recipe = read_yaml(path, "recipe")
     if not isinstance(recipe, dict):
         raise UserError(f"The recipe {path} is no mapping of flags to values.")
     for key in kinds:

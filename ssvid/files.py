@@ -1,4 +1,7 @@
-"""Whole files or none: a temporary name, fsync, rename. The only place that writes what must not be lost."""
+"""Whole files or none: a temporary name, fsync, rename. The only place that writes what must not be lost.
+
+And that reads what people wrote by hand.
+"""
 
 import fcntl
 import os
@@ -6,7 +9,9 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import yaml
 
 from ssvid.errors import RunError, UserError
 
@@ -27,6 +32,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise RunError(f"{path} could not be written: {cause.strerror}. Free some space and start again.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """`what`: the word for such a file."""
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The {what} {path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from ssvid.shapes import Batch, Loss, Views
 
 if TYPE_CHECKING:  # a manifest's module opens files; an objective needs its type alone
     from ssvid.data.manifest import Manifest
+    from ssvid.text.joint import Joint
 
 
 class Objective(nn.Module, ABC):
@@ -33,8 +34,12 @@ class Objective(nn.Module, ABC):
     def exported(self) -> dict[str, Encoder]:
         """The encoders worth keeping, by name. May be empty."""
 
-    def suits(self, data: "Manifest", batch_size: int) -> None:
-        """Refuse, before any work, training clips (or a global batch of them) that it cannot learn from."""
+    def joint(self) -> "Joint | None":
+        """What puts features of an exported encoder and sentences into one space, where it learns that."""
+        return None
+
+    def suits(self, data: "Manifest", views: Views, batch_size: int) -> None:
+        """Refuse, before any work, clips that it cannot learn from. `views`: its own, as the user changed them."""
 
     def warmed(self) -> None:
         """Its exported encoders were given weights from outside: teachers begin anew as their copies."""

@@ -77,8 +77,8 @@ def pretrain(
     encoder.name = config["encoder"]["name"]
     encoder.spec = replace(encoder.spec, **clip.given())
     built = objective(encoder)
-    built.suits(train_rows, batch_size)
     views = clip.views(built.views)
+    built.suits(train_rows, views, batch_size)
     if init is not None:
         warm_start(built, init)
     if world.size > 1 and sync_bn:

@@ -6,7 +6,6 @@ so the same command again finishes what is left. FLAGS go to every stage, and la
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from ssvid.engine.checkpoint import RunFolder
+from ssvid.engine.checkpoint import RunFolder, flat
 from ssvid.errors import RunError, UserError, positive
-from ssvid.files import write_whole
+from ssvid.files import read_yaml, write_whole
 
 STAGE = "stage:"
 
@@ -46,12 +45,8 @@ def stages(
 
 
 def read(recipe: str) -> dict[str, Any]:
-    try:
-        whole = yaml.safe_load(Path(recipe).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe {recipe} cannot be read: {' '.join(str(error).split())}") from error
-    kinds = {"shared": dict, "stages": dict}
-    if not isinstance(whole, dict) or whole.keys() - kinds.keys() or not isinstance(whole.get("stages"), dict):
+    whole = read_yaml(recipe, "recipe")
+    if not isinstance(whole, dict) or whole.keys() - {"shared", "stages"} or not isinstance(whole.get("stages"), dict):
         raise UserError(f"The recipe {recipe} is no recipe of stages: it has `shared` (flags of all) and `stages`.")
     for name, own in [("shared", whole.setdefault("shared", {})), *whole["stages"].items()]:
         if not isinstance(own, dict) or "out" in own or not str(name).replace("_", "").isalnum():
@@ -87,7 +82,7 @@ def run(name: str, config: dict[str, Any], out: Path, processes: int, flags: lis
     write_whole(file, lambda stream: stream.write(text))
     how = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
     words = [sys.executable, *how, "-m", "ssvid.pretrain", "--config", str(file), "--out", str(out / name), *flags]
-    ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=os.environ)
+    ended = subprocess.run(words, stdout=subprocess.PIPE, text=True)
     if ended.returncode in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
     if ended.returncode:
@@ -101,8 +96,7 @@ def run(name: str, config: dict[str, Any], out: Path, processes: int, flags: lis
 
 def began_with(name: str, config: dict[str, Any], out: Path) -> None:
     """Refuse to go on with a stage whose earlier ones were trained on since it began."""
-    given = [value for part in config.values() if isinstance(part, dict) for value in part.values()]
-    earlier = {Path(v).name: Path(v) for v in given if isinstance(v, str) and Path(v).parent == out}
+    earlier = {Path(v).name: Path(v) for v in flat(config).values() if isinstance(v, str) and Path(v).parent == out}
     stand = {stage: RunFolder(path).last_good() for stage, path in earlier.items()}
     file = out / f"{name}.from.json"
     known = json.loads(file.read_text()) if file.exists() and RunFolder(out / name).whole() else stand

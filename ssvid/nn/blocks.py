@@ -9,13 +9,18 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from ssvid.data.decode import stamps
+from ssvid.data.manifest import Manifest
+from ssvid.data.sampling import clip_times, words
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError
+from ssvid.errors import DecodeError, UserError
 from ssvid.nn.convgru import ConvGRU
 from ssvid.nn.gather import Gathered, gather_rows
+from ssvid.randomness import permutation
 from ssvid.shapes import Clip, Views
 
 Rows = Float[Tensor, "R D"]  # (clip, block, row, column) flattened
+LOOKED = 16  # videos
 NEGATIVES = ("all", "process")  # whose: of all devices; published: each device has those of its own clips
 
 
@@ -30,6 +35,24 @@ def block_views(encoder: Encoder, blocks: int, augment: str) -> Views:
     """One clip of `blocks` times the encoder's own frames."""
     long = replace(encoder.spec, frames=blocks * encoder.spec.frames)
     return Views(clips=(long,), augment=augment, mean=encoder.mean, std=encoder.std)
+
+
+def long_enough(data: Manifest, views: Views) -> None:
+    """Refuse data of which none of LOOKED videos holds all blocks: its last ones would be one picture repeated."""
+    (spec,), longest = views.clips, 0
+    for row in permutation(0, 0, len(data))[:LOOKED].tolist():
+        try:
+            table = stamps(data.path(row), data.rows[row].fps)
+            if not clip_times(spec, table, 0.0)[1]:
+                return
+        except DecodeError:
+            continue
+        longest = max(longest, len(table))
+    if longest:
+        raise UserError(
+            f"{data.root}: all blocks of a clip take {words(spec)}, and of {min(LOOKED, len(data))} videos looked at "
+            f"the longest has {longest}: give fewer --objective.blocks, or fewer frames or a smaller stride of each."
+        )
 
 
 def block_maps(name: str, encoder: Encoder, clip: Clip, blocks: int) -> Float[Tensor, "B N D h w"]:

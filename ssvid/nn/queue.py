@@ -28,17 +28,20 @@ class Queue(nn.Module):
     def full(self) -> bool:
         return int(self.pushed) >= len(self.keys)
 
+    def takes(self, n: int) -> None:
+        """Refuse keys that come n at a time and do not fill it evenly."""
+        if len(self.keys) % n:
+            raise UserError(
+                f"A queue of {len(self.keys)} keys is not filled evenly by {n} at a time: --objective.queue should be "
+                "a multiple of --batch_size."
+            )
+
     @torch.no_grad()
     def push(self, keys: Float[Tensor, "B D"], **columns: Int[Tensor, "B"]) -> None:
         """The keys of all processes, in order of rank, in place of the oldest."""
         keys, rows = everyone(keys), {name: everyone(value) for name, value in columns.items()}
-        size = len(self.keys)
-        if size % len(keys):
-            raise UserError(
-                f"A queue of {size} keys is not filled evenly by {len(keys)} at a time: --objective.queue should be a "
-                "multiple of --batch_size."
-            )
-        place = torch.arange(len(keys), device=keys.device) + self.pushed % size
+        self.takes(len(keys))
+        place = torch.arange(len(keys), device=keys.device) + self.pushed % len(self.keys)
         self.keys[place] = keys.to(self.keys)
         for name in self.columns:
             self.get_buffer(name)[place] = rows[name]

@@ -27,14 +27,11 @@ def enough(data: Manifest, objective: str, batch_size: int, queue: Queue | None 
         raise UserError(
             f"{data.root} has one video (or cuts of one) to train on: {objective} tells a video from others."
         )
-    size = 0 if queue is None else len(queue.keys)
-    if size > len(data):
+    if queue is None:
+        return
+    if (size := len(queue.keys)) > len(data):
         raise UserError(
             f"--objective.queue {size} is more than the {len(data)} videos of {data.root}: a video would be its own "
             f"negative. Give {len(data)} or fewer, a multiple of --batch_size."
         )
-    if size % batch_size:
-        raise UserError(
-            f"A queue of {size} keys is not filled evenly by {batch_size} at a time: --objective.queue should be a "
-            "multiple of --batch_size."
-        )
+    queue.takes(batch_size)

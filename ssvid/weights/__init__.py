@@ -79,21 +79,17 @@ def read_card(path: Path) -> dict[str, Any] | None:
 
 def published_encoder(path: Path) -> Encoder:
     """The encoder that a published file holds, from the file alone."""
+    return open_published(path, f" Nor is {path.stem}.json beside it, which an exported encoder has.")[0]
+
+
+def open_published(path: Path, absent: str = "") -> tuple[Encoder, State]:
+    """The encoder, and all that the file holds in the names of an objective. `absent`: said of a file of no layout."""
     file = read(path)
     found = find(file)
     if found is None:
         if is_run(file):
             raise UserError(f"{path} is the checkpoint of a run: name the run's folder, which holds its encoder.")
-        raise UserError(f"{unknown(file)} Nor is {path.stem}.json beside it, which an exported encoder has.")
-    return of_found(found, sized(found.net), {}, partial=False)
-
-
-def open_published(path: Path) -> tuple[Encoder, State]:
-    """A published pretraining file: its encoder, and all that it holds in the names of an objective."""
-    file = read(path)
-    found = find(file)
-    if found is None:
-        raise unknown(file)
+        raise UserError(f"{unknown(file)}{absent}")
     return of_found(found, sized(found.net), {}, partial=False), found.ours
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 BITS, SIDE = 10, 16  # bars of a code, pixels of a bar
+VARIABLE = np.cumsum([0.02, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33, 0.02, 0.3, 0.05]).tolist()  # seconds of each frame
 
 
 def picture(number: int, height: int = 64) -> np.ndarray:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.bars import write
+from ssvid.data.datasets.folder import folder
+from ssvid.data.manifest import Manifest
+from tests.data.bars import VARIABLE, write
+from tests.helpers import squares, write_video
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +25,17 @@ def small_set(tmp_path_factory) -> Path:
     for i in range(6):
         write(root / f"clip_{i}.mp4", [t / 25 for t in range(40)], first=100 * i, g=12)
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_flow_folder(monkeypatch):
+    monkeypatch.delenv("SSVID_FLOW", raising=False)
+
+
+@pytest.fixture
+def three(tmp_path) -> Manifest:
+    """One of variable rate, one of an odd number of frames, one of two frames."""
+    write(tmp_path / "in/a/variable.mkv", VARIABLE, g=250, bf=3)
+    write_video(tmp_path / "in/b.mp4", squares(1, frames=7))
+    write_video(tmp_path / "in/c.mp4", squares(2, frames=2))
+    return folder(str(tmp_path / "in"), labels=False)

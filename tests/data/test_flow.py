@@ -1,4 +1,3 @@
-import json
 import os
 import sys
 from pathlib import Path
@@ -17,15 +16,8 @@ from ssvid.data.flow import compute, flow_file, need_flow, quantise, read_flow
 from ssvid.data.manifest import Manifest
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import Row
-from tests.data.bars import write
-from tests.helpers import command, sentence, squares, write_video
-
-VARIABLE = np.cumsum([0.02, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33, 0.02, 0.3, 0.05]).tolist()
-
-
-@pytest.fixture(autouse=True)
-def own_folder(monkeypatch):
-    monkeypatch.delenv("SSVID_FLOW", raising=False)
+from tests.data.bars import VARIABLE
+from tests.helpers import squares, write_video
 
 
 def moving(frames: int, right: int, down: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -62,15 +54,6 @@ def opencv_flow(video: Path) -> torch.Tensor:
         u, v = np.round((np.clip(made, -20, 20) + 20) * (255 / 40)).astype(np.uint8).transpose(2, 0, 1)
         found.append(torch.from_numpy(np.stack([np.full_like(u, 128), v, u])))
     return torch.stack(found)
-
-
-@pytest.fixture
-def three(tmp_path) -> Manifest:
-    """One of variable rate, one of an odd number of frames, one of two frames."""
-    write(tmp_path / "in/a/variable.mkv", VARIABLE, g=250, bf=3)
-    write_video(tmp_path / "in/b.mp4", squares(1, frames=7))
-    write_video(tmp_path / "in/c.mp4", squares(2, frames=2))
-    return folder(str(tmp_path / "in"), labels=False)
 
 
 @pytest.mark.parametrize("method", ["tvl1", "dis"])
@@ -156,30 +139,6 @@ def test_blocks_do_not_show(three, monkeypatch):
     assert [flow_file(three, row).read_bytes() for row in range(3)] == once
 
 
-def test_two_workers_make_the_same_files(three, tmp_path):
-    compute(three, method="dis", workers=1, out=str(tmp_path / "one"))
-    compute(three, method="dis", workers=2, out=str(tmp_path / "two"))
-    names = [
-        sorted(p.relative_to(tmp_path / o).as_posix() for p in (tmp_path / o).rglob("*.*")) for o in ("one", "two")
-    ]
-    assert names[0] == names[1] == ["a/variable.mkv.mkv", "b.mp4.mkv", "c.mp4.mkv", "flow.json"]
-    for name in names[0]:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
-def test_goes_on_where_it_was_killed(three):
-    first = compute(three, method="dis", workers=1)
-    assert [first[key] for key in ("videos", "made", "kept", "bad")] == [3, 3, 0, 0]
-    made = [flow_file(three, row) for row in range(3)]
-    whole, kept = made[1].read_bytes(), made[0].stat().st_mtime_ns
-    left = made[1].with_name(f".{made[1].name}.123456.tmp")  # as write_whole calls it
-    left.write_bytes(whole[:500])
-    made[1].unlink()
-    again = compute(three, method="dis", workers=1)
-    assert (again["made"], again["kept"]) == (1, 2) and made[1].read_bytes() == whole and not left.exists()
-    assert made[0].stat().st_mtime_ns == kept
-
-
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.98])
 def test_a_torn_file_is_a_fault_when_read_and_made_anew(three, share):
     compute(three, method="dis", workers=1)
@@ -245,31 +204,6 @@ def test_what_is_missing_is_said(three):
         read_flow(three.path(1), flow_file(three, 1), [0.0])
 
 
-def test_bad_videos_are_counted_and_the_others_go_on(tmp_path):
-    root = tmp_path / "in"
-    write_video(root / "good.mp4", squares(0, frames=3))
-    write_video(root / "single.mp4", squares(0, frames=1))
-    write_video(root / "tiny.mp4", squares(0, frames=3)[:, :4, :4])
-    (root / "bad.mp4").write_bytes(b"not a video")
-    torn = write(root / "torn.mp4", [i / 25 for i in range(60)], g=12)
-    whole = torn.read_bytes()
-    torn.write_bytes(whole[: len(whole) // 3] + bytes(2000) + whole[len(whole) // 3 + 2000 :])
-    data = folder(str(root))
-    result = compute(data, method="dis", workers=1)
-    assert [result[key] for key in ("videos", "made", "kept", "bad")] == [5, 1, 0, 4]
-    lines = [json.loads(line) for line in (root / ".flow/quarantine.jsonl").read_text().splitlines()]
-    why = {Path(line["path"]).name: line["why"] for line in lines}
-    assert set(why) == {"single.mp4", "tiny.mp4", "bad.mp4", "torn.mp4"}
-    assert why["single.mp4"] == "a single frame has no flow" and "width or height" in why["tiny.mp4"]
-    assert sorted(path.name for path in (root / ".flow").iterdir()) == ["flow.json", "good.mp4.mkv", "quarantine.jsonl"]
-    with pytest.raises(DecodeError, match="a single frame has no flow"):
-        read_flow(root / "single.mp4", root / "none.mkv", [0.0])
-    (root / "bad.mp4").unlink()
-    again = compute(folder(str(root)), method="dis", workers=2)
-    assert (again["kept"], again["bad"]) == (1, 3)  # listed anew
-    assert "bad.mp4" not in (root / ".flow/quarantine.jsonl").read_text()
-
-
 @pytest.mark.parametrize("block", [1.0, 64e6])
 def test_a_picture_that_changes_its_size_is_bad(tmp_path, monkeypatch, block):
     monkeypatch.setattr(module, "BLOCK", block)
@@ -278,17 +212,6 @@ def test_a_picture_that_changes_its_size_is_bad(tmp_path, monkeypatch, block):
     data = frame_folders(str(tmp_path / "in"), fps=5.0)
     assert compute(data, method="dis", workers=1)["bad"] == 1
     assert "the picture changes its size" in (tmp_path / "in/.flow/quarantine.jsonl").read_text()
-
-
-def test_every_path_has_a_place_of_its_own_below_the_root(tmp_path):
-    paths = ["a/b.mp4", "/a/b.mp4", "../a/b.mp4", "../../a/b.mp4", "%2F/a/b.mp4", "%2E%2E/a/b.mp4", "%252F/a/b.mp4"]
-    paths += ["a/b", "a/b.mkv", f"a/{'x' * 240}1.mp4", f"a/{'x' * 240}2.mp4", "a/..b.mp4", "[a]*?.mp4"]
-    places = [module._place(tmp_path / "flow", path) for path in paths]
-    assert len(set(places)) == len(paths)
-    for place in places:
-        assert place.resolve().is_relative_to(tmp_path / "flow") and place.suffix == ".mkv"
-        assert all(len(part) < 220 for part in place.parts)
-    assert places[0] == tmp_path / "flow/a/b.mp4.mkv"
 
 
 def test_videos_outside_the_root(tmp_path):
@@ -300,13 +223,6 @@ def test_videos_outside_the_root(tmp_path):
     for row in range(3):
         assert flow_file(data, row).is_relative_to(tmp_path / "in/.flow")
         assert all_flow(data, row).equal(opencv_flow(data.path(row)))
-
-
-def test_all_splits_and_each_path_once(three):
-    rows = tuple(Row(row.path, split=split) for row, split in zip(three.rows, ("train", "val", "test"), strict=True))
-    twice = Manifest(rows + rows[:1], three.root)
-    assert compute(twice, method="dis", workers=1)["videos"] == 3
-    assert compute(three.take([0]), method="dis", workers=1)["kept"] == 1
 
 
 def test_the_environment_names_the_folder(three, tmp_path, monkeypatch, capsys):
@@ -324,15 +240,6 @@ def test_the_environment_names_the_folder(three, tmp_path, monkeypatch, capsys):
         need_flow(three)
 
 
-def test_flow_is_not_taken_for_videos(three, tmp_path):
-    compute(three, method="dis", workers=1)
-    assert [row.path for row in folder(str(tmp_path / "in")).rows] == [row.path for row in three.rows]
-    for out in ("in", "in/flow", "in/a/b"):
-        with pytest.raises(UserError, match="lies in the data and would be read as part of it"):
-            compute(three, method="dis", workers=1, out=str(tmp_path / out))
-    assert not (tmp_path / "in/flow").exists()
-
-
 def test_small_pictures_may_have_a_smaller_bound(three):
     slow = np.array([[[-9.0, 0.5], [2.5, 5.0]]], np.float32)
     assert module.quantise(slow, 5.0).tolist() == [[[0, 140], [191, 255]]]
@@ -340,28 +247,6 @@ def test_small_pictures_may_have_a_smaller_bound(three):
     assert compute(three, method="dis", bound=5.0, workers=1)["kept"] == 3
     with pytest.raises(UserError, match="made with --bound 5.0 and not 20.0"):
         compute(three, method="dis", workers=1)
-
-
-def test_another_method_is_refused(three, tmp_path):
-    compute(three, method="dis", workers=1)
-    with pytest.raises(UserError, match="made with --method dis and not tvl1: give the same settings, name another"):
-        compute(three, workers=1)
-    for text in ("", "[1]", "\0"):
-        (tmp_path / "in/.flow/flow.json").write_text(text)
-        with pytest.raises(UserError, match="flow.json is damaged"):
-            compute(three, method="dis", workers=1)
-
-
-def test_faults_of_flags_are_sentences(three, monkeypatch):
-    with pytest.raises(UserError, match="no --method farneback: take tvl1 or dis"):
-        compute(three, method="farneback")
-    with pytest.raises(UserError, match="^--workers -1: "):
-        compute(three, workers=-1)
-    monkeypatch.setattr(module, "BYTES", 1e15)
-    with pytest.raises(UserError, match="free some space"):
-        compute(three, method="dis", workers=1)
-    monkeypatch.undo()
-    assert compute(three.take([2]), workers=1)["made"] == 1  # what was refused settled no method
 
 
 def test_reading_needs_no_opencv(three, monkeypatch):
@@ -379,31 +264,3 @@ def test_rotated_videos_are_upright(shared, tmp_path):
     data = folder(str(tmp_path / "in"))
     compute(data, method="dis", workers=1)
     assert all_flow(data).shape[2:] == read(video, [0.0]).shape[2:]
-
-
-def test_the_command(three, tmp_path):
-    (tmp_path / "in/bad.mp4").write_bytes(b"no")
-    argv = ("--data", "folder", "--data.root", str(tmp_path / "in"), "--method", "dis")
-    ran = command("ssvid.data.flow", *argv, "--workers", "2")
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    result = json.loads(ran.stdout.splitlines()[-1])
-    assert result.pop("seconds") > 0
-    counts = {"videos": 4, "made": 3, "kept": 0, "bad": 1}
-    assert result == {**counts, "out": str(tmp_path / "in/.flow"), "method": "dis"}
-    assert "3 videos of 17 frames to make: about" in ran.stderr
-    assert json.loads((tmp_path / "in/.flow/quarantine.jsonl").read_text())["path"] == str(tmp_path / "in/bad.mp4")
-    said = sentence(command("ssvid.data.flow", *argv[:-2], "--method", "tvl1"))
-    assert "was made with --method dis and not tvl1" in said
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
-    root = tmp_path / "in"
-    write_video(root / "a.mp4", squares(0, frames=3))
-    write(root / "b.mp4", [i / 25 for i in range(60)])
-    argv = ("--data", "folder", "--data.root", str(root), "--method", "dis", "--workers", workers)
-    said = sentence(command("ssvid.data.flow", *argv, limit=20_000), code=3)
-    assert "b.mp4.mkv could not be written: File too large. Free some space and start again." in said
-    assert sorted(path.name for path in (root / ".flow").iterdir()) == ["a.mp4.mkv", "flow.json"]
-    again = compute(folder(str(root)), method="dis", workers=1)
-    assert (again["made"], again["kept"], again["bad"]) == (1, 1, 0)

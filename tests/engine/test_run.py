@@ -8,7 +8,9 @@ import pytest
 import torch
 import yaml
 
+from ssvid import registry
 from ssvid.cli import parse
+from ssvid.data.datasets.folder import folder
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder, create_encoder
 from ssvid.engine import distributed, loop
@@ -241,7 +243,7 @@ def test_clips_longer_than_their_videos_are_told_of(videos: Path, tmp_path: Path
 
 
 def test_clips_that_make_no_blocks_and_no_token(videos: Path, tmp_path: Path):
-    net = ["--encoder", "resnet18_2d3d", "--encoder.frames", "2", "--encoder.size", "32", "--objective", "dpc"]
+    net = ["--encoder", "resnet18_2d3d", "--encoder.size", "32", "--encoder.stride", "1", "--objective", "dpc"]
     data = [
         "--data",
         "folder",
@@ -259,6 +261,19 @@ def test_clips_that_make_no_blocks_and_no_token(videos: Path, tmp_path: Path):
         pretrain(**parse(pretrain, [*argv, "--clip.frames", "4"]))
     with pytest.raises(UserError, match="s3d makes no token of a clip of 4 frames, 64 pixels"):
         ClipChange(frames=4, size=64).onto(create_encoder("s3d"))
+
+
+@pytest.mark.parametrize("name", ["dpc", "memdpc"])
+def test_videos_too_short_for_all_blocks(tmp_path: Path, name: str):
+    for i in range(3):
+        write_video(tmp_path / f"in/{i}.mp4", squares(i, frames=5))
+    (tmp_path / "in/bad.mp4").write_bytes(b"no")
+    encoder = create_encoder("resnet18_2d3d", frames=2, size=32, stride=1)
+    objective = registry.objectives[name](encoder, blocks=3, predicted=1)
+    with pytest.raises(UserError, match="6 frames 1 apart.* 4 videos looked at the longest has 5: give fewer"):
+        objective.suits(folder(str(tmp_path / "in")), objective.views, batch_size=2)
+    write_video(tmp_path / "in/long.mp4", squares(9, frames=6))
+    objective.suits(folder(str(tmp_path / "in")), objective.views, batch_size=2)
 
 
 def test_a_bad_file_is_replaced_and_listed(videos: Path, tmp_path: Path):

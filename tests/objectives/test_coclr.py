@@ -98,18 +98,18 @@ def test_the_second_stage_without_the_first_is_refused(videos, first, tmp_path):
 
 def test_data_that_it_cannot_learn_from_is_refused(tmp_path):
     objective = InfoNCE(net(), dim=8, queue=8)
-    objective.suits(rows([f"clip{i}a" for i in range(8)]), 4)
+    objective.suits(rows([f"clip{i}a" for i in range(8)]), objective.views, 4)
     with pytest.raises(UserError, match="--objective.queue 8 is more than the 7 videos"):
-        objective.suits(rows([f"clip{i}a" for i in range(7)]), 4)
+        objective.suits(rows([f"clip{i}a" for i in range(7)]), objective.views, 4)
     with pytest.raises(UserError, match="queue of 8 keys is not filled evenly by 3"):
-        objective.suits(rows([f"clip{i}a" for i in range(8)]), 3)
+        objective.suits(rows([f"clip{i}a" for i in range(8)]), objective.views, 3)
     with pytest.raises(UserError, match="has one video"):
-        objective.suits(rows([f"v_Run_g01_c0{i}" for i in range(1, 9)]), 4)  # eight cuts of one film
+        objective.suits(rows([f"v_Run_g01_c0{i}" for i in range(1, 9)]), objective.views, 4)  # eight cuts of one film
     uber = InfoNCE(net(), dim=8, queue=8, positives="label")
     names = [f"clip{i}a" for i in range(8)]
-    uber.suits(rows(names, "run"), 4)
+    uber.suits(rows(names, "run"), uber.views, 4)
     with pytest.raises(UserError, match="8 of 8 videos have none"):
-        uber.suits(rows(names), 4)
+        uber.suits(rows(names), uber.views, 4)
 
 
 @pytest.mark.parametrize("entry", [CoCLR, InfoNCE])

@@ -190,7 +190,7 @@ def test_what_a_loss_has_not_is_refused(wrong: dict, said: str):
 
 
 def test_one_clip_alone_is_refused(name: str):
-    with pytest.raises(UserError, match="a batch"):
+    with pytest.raises(UserError, match="two_view needs two clips or more"):
         net = build(name)
         net(batch_for(net, clips=1))
 
