@@ -2,8 +2,10 @@
 
 B clips   V views of a clip   C channels   T frames   H W pixels   N tokens = t*h*w   D width
 K kept tokens   M masked tokens   P values per patch   S stored clips   Q classes   L layers
+Of narrated videos: T seconds of a window   K its sentences   W words of a sentence
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
@@ -67,11 +69,28 @@ class ClipSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
-    """What an objective eats: which clips of a video, cut how, changed how, normalised how."""
+class Bag:
+    """A clip around a sentence of the narration, with the sentences spoken near it: which of them fits is not known."""
 
-    clips: tuple[ClipSpec, ...]  # of the same video
-    augment: str  # a recipe's name in ssvid.data.augment.RECIPES
+    sentences: int = 4  # candidates of a clip, the sentence itself among them
+    least_s: float = 5.0  # a shorter sentence is widened about its middle to so many seconds before a clip is cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Stored features of consecutive seconds, with the sentences spoken in them. No pixels are read."""
+
+    seconds: int = 64
+    knows: Callable[[str], bool] = bool  # that the text tower makes something of a sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """What an objective eats: which clips of a video, cut how, changed how, normalised how; and what is said there."""
+
+    clips: tuple[ClipSpec, ...] = ()  # of the same video; (): none, where `text` is a Window
+    augment: str = "none"  # a recipe's name in ssvid.data.augment.RECIPES
+    text: Bag | Window | None = None  # of narrated videos
     moments: tuple[int, ...] = ()  # of each clip: those of one share start, cut and colours; (): each its own
     apart_s: float | None = None  # most seconds between the starts of two moments; 0: the same; None: anywhere
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -94,6 +113,13 @@ class Batch(TypedDict, total=False):
     bad: list[tuple[str, float | None, str]]  # files that could not be read: path, seconds, why
     padded: int  # clips whose last frame was repeated
     dropped: int  # videos left out because they are too short
+    # Of narrated videos. Of a Bag each clip has as many sentences.
+    sentences: list[list[str]]  # B, the sentences of each
+    spans: Tensor  # B K 2: start and end in seconds of the window; rows past a window's own repeat its last one
+    places: Tensor  # B K 2: likewise, in shares of the whole video
+    unspoken: Tensor  # B K: True for the rows that only fill up
+    features: Tensor  # B T D: of each second, float16 from the loader, float32 on the device; the last one repeated
+    ended: Tensor  # B T: True for the seconds past the video's end
 
 
 class Box(NamedTuple):
@@ -118,7 +144,8 @@ class Row:
     group: str = ""  # clips of one group never stand in two splits
     duration: float | None = None  # seconds, where a list states it
     fps: float | None = None  # of a folder of frames, which cannot state its own
-    sentences: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, text
+    sentences: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, text; in order of start
+    features: str = ""  # a stored feature for each second: a .npy file of T D below the root, see ssvid.data.store
     video_id: str = ""  # where a list states it: cuts of one film share it
     segments: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, class
     boxes: tuple[Box, ...] = field(default=())

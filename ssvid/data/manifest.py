@@ -165,8 +165,9 @@ def leaks(pretraining: Manifest, test: Manifest) -> list[Row]:
 
 
 def _several(row: Row) -> list[str]:
-    """What a hash adds for clips of several classes: nothing for others, whose hashes are older than this."""
-    return [json.dumps([row.segments, row.boxes])] if row.segments or row.boxes else []
+    """What a hash adds for clips of several classes or sentences: nothing for others, whose hashes are older."""
+    found = [json.dumps([row.segments, row.boxes])] if row.segments or row.boxes else []
+    return [*found, json.dumps(row.sentences)] if row.sentences else found
 
 
 def _plain(row: Row, root: Path) -> Row:
