@@ -205,7 +205,8 @@ def _sentence(text: str, parser: ArgumentParser, argv: list[str]) -> str:
         near = difflib.get_close_matches(unknown[1].split()[0], flags)
         return f"There is no flag {unknown[1]}{'; near: ' + ', '.join(near) if near else ''}. --help lists all."
     if wrong := re.search(r"Union subtypes.*Given value: (.*)", text):
-        return f"{flag} does not take {wrong[1]!r}; --help shows its type."
+        nested = re.search(r"NestedArg\(key='[^']*', val=(.*)\)", wrong[1])
+        return f"{flag} does not take {nested[1] if nested else repr(wrong[1])}; --help shows its type."
     if wrong := re.search(r"Expected an? (?:<class ')?(.*?)(?:'>)?\. Got value: (.*)", text):
         return f"{flag} takes {wrong[1]}, not {wrong[2]!r}."
     return text.removesuffix(".") + ". --help lists the flags."

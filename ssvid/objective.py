@@ -19,6 +19,7 @@ class Objective(nn.Module, ABC):
 
     pooled_only: bool = False  # uses `Features.pooled` alone, so tokens may be dropped at the input
     encoder: Encoder
+    on_features: bool = False  # learns from stored features: is built without an encoder
     tiny: dict[str, Any] = {}  # hyper-parameters of a small one, for contract tests
 
     @property

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
-from ssvid.data.clips import Clips
+from ssvid import registry
 from ssvid.data.manifest import Manifest
+from ssvid.data.training import training
 from ssvid.encoder import Encoder
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
@@ -22,10 +23,10 @@ from ssvid.weights import warm_start
 
 
 def pretrain(
-    objective: Callable[[Encoder], Objective],
-    encoder: Encoder,
+    objective: Callable[[Encoder | None], Objective],
     data: Manifest,
     out: str,
+    encoder: None | Encoder = None,  # of every objective but those on stored features
     *,
     steps: int | None = None,
     epochs: float | None = None,  # instead of steps
@@ -73,10 +74,7 @@ def pretrain(
     train_rows = data.split("train")
     if not len(train_rows):
         raise UserError(f"{data.root} has no clips in the train split, and pretraining reads no other.")
-    encoder.kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in config["encoder"].items() if k != "name"}
-    encoder.name = config["encoder"]["name"]
-    encoder.spec = replace(encoder.spec, **clip.given())
-    built = objective(encoder)
+    built = build(objective, encoder, clip, config)
     views = clip.views(built.views)
     built.suits(train_rows, views, batch_size)
     if init is not None:
@@ -107,10 +105,32 @@ def pretrain(
     )
     config = {**config, "threads": torch.get_num_threads()}
     trained = Trained(built, optim.make(optimizer, built, weight_decay, betas), world)
-    clips = Clips(train_rows, views, seed=seed, short=short, decoder=decoder)
+    samples = training(train_rows, views, seed=seed, short=short, decoder=decoder)
     probe = OnlineProbe(data, views, seed=seed, decoder=decoder, workers=workers) if probe_every else None
     with folder.opened(config, train_rows.hash) if world.first else folder.joined():
-        return run(trained, clips, settings, folder, config, workers, max_bad, probe)
+        return run(trained, samples, settings, folder, config, workers, max_bad, probe)
+
+
+def build(
+    objective: Callable[[Encoder | None], Objective], encoder: Encoder | None, clip: ClipChange, config: dict[str, Any]
+) -> Objective:
+    """The objective on its encoder, whose clip is as the user wants it; or on none, where it learns from features."""
+    name = config["objective"]["name"]
+    needs_none = cast(type[Objective], registry.objectives[name]).on_features
+    if needs_none != (encoder is None):
+        raise UserError(
+            f"--encoder is missing: choose one of {', '.join(registry.encoders.names())}."
+            if encoder is None
+            else f"{name} learns from stored features and takes no encoder: leave out --encoder."
+        )
+    if encoder is not None:
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in config["encoder"].items() if k != "name"}
+        encoder.name, encoder.kwargs, encoder.spec = (
+            config["encoder"]["name"],
+            given,
+            replace(encoder.spec, **clip.given()),
+        )
+    return objective(encoder)
 
 
 if __name__ == "__main__":

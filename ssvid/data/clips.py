@@ -1,33 +1,25 @@
-"""(epoch, row) -> the clips of one video, and a list of those -> Batch. Every choice comes from the coordinates."""
+"""(epoch, row) -> the clips of one video. Every choice comes from the coordinates."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ssvid.data.augment import GEOMETRY_DRAWS, crops, geometry, recipe
 from ssvid.data.decode import read, stamps
 from ssvid.data.flow import flow_file, need_flow, read_flow
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import ShortVideo, clip_times, near, positions, words
-from ssvid.errors import DecodeError, UserError
+from ssvid.data.samples import Samples
+from ssvid.data.sampling import clip_times, near, positions
+from ssvid.errors import UserError
 from ssvid.randomness import uniform
-from ssvid.shapes import Batch, ClipSpec, Views
-
-TRIES = 10  # other rows tried for a bad file
+from ssvid.shapes import ClipSpec, Views
 
 
-class Bad(NamedTuple):
-    path: str
-    time: float | None
-    why: str
-
-
-class Clips(Dataset):
+class Clips(Samples):
     """`clips[epoch, row]`. `evaluate`: n clips spread evenly, not augmented; a bad file is then not replaced.
 
     `crops`: of each of those, spread along the long side (clip 1's first); one is the centre.
@@ -55,46 +47,11 @@ class Clips(Dataset):
         self.row: Sequence[int] = range(len(manifest))  # of each clip that is asked for
         self.at: Sequence[tuple[float, ...]] = ()  # where it lies in its video, and in its frame; (): anywhere
 
-    def __len__(self) -> int:
-        return len(self.row)
-
     def files(self, row: int) -> list[Path]:
         """What the clips of a row of the manifest are read from."""
         seen = {spec.modality for spec in self.views.clips}
         flow = [flow_file(self.manifest, row)] if "flow" in seen else []
         return [*([self.manifest.path(row)] if "rgb" in seen else []), *flow]
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
-        bad: list[Bad] = []
-        dropped = 0
-        for row in [index] if self.evaluate else self._candidates(epoch, index):
-            try:
-                return {**self._load(epoch, row), "bad": bad, "dropped": dropped, "ok": True}
-            except ShortVideo:
-                dropped += 1
-            except DecodeError as error:
-                bad.append(Bad(error.path, error.time, error.why))
-        if self.evaluate:
-            return {"index": index, "epoch": epoch, "bad": bad, "dropped": dropped, "padded": 0, "ok": False}
-        raise UserError(self._no_clip(row, bad, dropped))
-
-    def _no_clip(self, row: int, bad: list[Bad], dropped: int) -> str:
-        takes = " or ".join(dict.fromkeys(words(spec) for spec in self.views.clips))
-        if not bad:
-            return (
-                f"{dropped} videos in a row are shorter than the clip ({takes}), the last is "
-                f"{self.manifest.path(row)}: take a shorter clip, or --short pad."
-            )
-        short = f" ({dropped} are shorter than the clip, {takes})" if dropped else ""
-        return (
-            f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: {bad[-1].why}. "
-            + ("" if "ssvid.data.flow" in bad[-1].why else "Check the files with ssvid.data.prepare --scan_only.")
-        )
-
-    def _candidates(self, epoch: int, index: int) -> list[int]:
-        others = uniform(self.seed, "replace", epoch, index, TRIES)[0] * len(self.manifest)
-        return [index, *others.long().tolist()]
 
     def _load(self, epoch: int, row: int) -> dict[str, Any]:
         path = self.manifest.path(row)
@@ -119,15 +76,7 @@ class Clips(Dataset):
 
     def _sample(self, clips: Tensor, epoch: int, index: int, padded: int = 0) -> dict[str, Any]:
         """`clips`: V C T H W."""
-        row = self.row[index]
-        return {
-            "clips": clips,
-            "index": index,
-            "epoch": epoch,
-            "label": int(self.manifest.labels[row]),
-            "video_id": self.manifest.video_id(row),
-            "padded": padded,
-        }
+        return self.sample(epoch, index, clips=clips, padded=padded)
 
     def _starts(self, epoch: int, row: int, table: np.ndarray) -> list[tuple[ClipSpec, float]]:
         """Of each view: its clip, and where in the video it lies."""
@@ -147,22 +96,3 @@ class Clips(Dataset):
             return crops(frames, size, self.crops)
         stream = f"crop/{self.views.moment[view]}"
         return [geometry(frames, self.recipe, size, uniform(self.seed, stream, epoch, row, GEOMETRY_DRAWS)[0])]
-
-
-def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
-    """Good samples stacked; `ok`, `bad`, `padded` and `dropped` tell of all. No `clips` where none is good."""
-    good = [sample for sample in samples if sample["ok"]]
-    batch: Batch = {
-        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
-        "epoch": torch.tensor([sample["epoch"] for sample in good], dtype=torch.int64),
-        "label": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
-        "video_id": [sample["video_id"] for sample in good],
-        "seed": seed,
-        "ok": torch.tensor([sample["ok"] for sample in samples]),
-        "bad": [bad for sample in samples for bad in sample["bad"]],
-        "padded": sum(sample["padded"] for sample in samples),
-        "dropped": sum(sample["dropped"] for sample in samples),
-    }
-    if good:
-        batch["clips"] = torch.stack([sample["clips"] for sample in good])  # B V C T H W
-    return batch

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ssvid.data.clips import Clips, collate
+from ssvid.data.samples import Samples, collate
 from ssvid.errors import RunError, UserError
 from ssvid.randomness import permutation
 from ssvid.shapes import Batch
@@ -62,7 +62,7 @@ class Stream(Sampler):
 class Loader(DataLoader):
     """A DataLoader whose faults are one sentence, and which leaves torch's global generator alone."""
 
-    def __init__(self, clips: Clips, *, workers: int, **options: Any) -> None:
+    def __init__(self, clips: Samples, *, workers: int, **options: Any) -> None:
         super().__init__(
             _Caught(clips),
             collate_fn=partial(_collate, seed=clips.seed),
@@ -96,7 +96,7 @@ class Loader(DataLoader):
 class _Caught(Dataset):
     """A UserError travels from a worker as a value: raised there, it would come back as a traceback in a string."""
 
-    def __init__(self, clips: Clips) -> None:
+    def __init__(self, clips: Samples) -> None:
         self.clips = clips
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ def _one_thread(worker: int) -> None:
 
 
 def train_loader(
-    clips: Clips,
+    clips: Samples,
     *,
     batch_size: int,
     steps: int,
@@ -143,7 +143,7 @@ def train_loader(
     return Loader(clips, workers=workers, batch_sampler=stream)
 
 
-def eval_loader(clips: Clips, indices: Sequence[int], batch_size: int, workers: int = 2) -> Loader:
+def eval_loader(clips: Samples, indices: Sequence[int], batch_size: int, workers: int = 2) -> Loader:
     """These rows once, in this order."""
     keys = [(0, int(i)) for i in indices]
     return Loader(

@@ -9,9 +9,17 @@ from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 
 
+MOVED = "index", "epoch", "features", "ended", "spans", "places", "unspoken"
+
+
 def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
-    """uint8 clips to float32: coloured as the recipe draws it, then normalised."""
-    moved: Batch = {**batch, "index": batch["index"].to(device), "epoch": batch["epoch"].to(device)}
+    """uint8 clips to float32: coloured as the recipe draws it, then normalised. Stored features to float32."""
+    there = {key: value.to(device) for key, value in batch.items() if key in MOVED and isinstance(value, Tensor)}
+    moved: Batch = {**batch, **there}  # type: ignore[typeddict-item]  # keys of a Batch
+    if "features" in batch:
+        moved["features"] = moved["features"].float()
+    if "clips" not in batch:
+        return moved
     clips = batch["clips"].to(device, non_blocking=True).float() / 255  # B V C T H W
     change = recipe(views.augment)
     if change.colours:

@@ -22,10 +22,10 @@ def effective_rank(features: Pooled) -> float:
 @torch.no_grad()
 def monitors(objective: Objective, batch: Batch) -> dict[str, float]:
     """Effective rank and feature std of every exported encoder on the first view, without touching the run's state."""
-    values, clips = {}, batch["clips"][:MONITORED, 0]
+    values = {}
     for name, encoder in objective.exported().items():
         with evaluating(encoder):
-            pooled = encoder(clips).pooled.float()
+            pooled = encoder(batch["clips"][:MONITORED, 0]).pooled.float()
         if len(pooled) > 1:
             values[f"{name}/effective_rank"] = effective_rank(pooled)
             values[f"{name}/feature_std"] = float(std_of_l2_normalized(pooled))

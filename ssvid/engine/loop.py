@@ -191,6 +191,10 @@ def export(trained: Trained, folder: RunFolder, config: dict[str, Any]) -> None:
     """The encoders as they are now, beside the checkpoints."""
     for name, encoder in trained.objective.exported().items():
         save_encoder(encoder, folder.path, name, {"config": config, "step": trained.step})
+    if (joint := trained.objective.joint()) is not None:
+        from ssvid.text.joint import save_joint
+
+        save_joint(joint, folder.path)
 
 
 class Log:
@@ -220,7 +224,7 @@ class Log:
         self.waited += time.perf_counter() - began
 
     def add(self, loss: Loss, batch: Batch) -> None:
-        views = batch["clips"].shape[1]
+        views = batch["clips"].shape[1] if "clips" in batch else 1
         self.clips += len(batch["index"])
         self.padded += batch["padded"] / views
         self.dropped += batch["dropped"]
@@ -265,7 +269,8 @@ class Log:
             self.metrics.write(step, numbers)
         with evaluating(objective):
             pictures = objective.pictures(batch)
-        pictures["clips"] = film(batch["clips"][:4, 0], views)
+        if "clips" in batch:
+            pictures["clips"] = film(batch["clips"][:4, 0], views)
         for name, picture in pictures.items():
             self.metrics.picture(step, name, picture)
         return numbers

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 
-from ssvid.data.clips import Clips
 from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import Quarantine
+from ssvid.data.samples import Samples
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import RunFolder, flat, provenance
 from ssvid.engine.distributed import World, agree, gather, join, together
@@ -67,7 +67,7 @@ def begin(folder: RunFolder, config: dict[str, Any], devices: str, threads: int 
 
 def run(
     trained: Trained,
-    clips: Clips,
+    clips: Samples,
     settings: Settings,
     folder: RunFolder,
     config: dict[str, Any],

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssvid.data.clips import Clips, collate
+from ssvid.data.clips import Clips
+from ssvid.data.samples import collate
 from ssvid.data.flow import flow_file
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import eval_clips
