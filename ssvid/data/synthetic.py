@@ -92,17 +92,30 @@ def draw_clip(label: int, index: int, seed: int, *, acts: Sequence[str], frames:
     symmetry, outline = SHAPES[int(u[3] * len(SHAPES))]
     radius = (RADIUS[0] + (RADIUS[1] - RADIUS[0]) * u[4]) * (1 - 0.5 * shrinkage.astype(np.float32))[:, None, None]
     angle = 2 * math.pi * (u[5] + turn / symmetry)
+    ground = background(size, u[9:])
+    clip = paint(ground, outline, hue(u[6], 0.1 + 0.6 * u[7], 0.85 + 0.15 * u[8]), u[1] + x, u[2] + y, angle, radius)
+    return clip[np.arange(frames) % tour]
+
+
+def paint(
+    ground: np.ndarray,  # H W 3
+    outline: Outline,
+    colour: np.ndarray,  # 3
+    x: np.ndarray,  # T, in pictures; likewise y
+    y: np.ndarray,
+    angle: np.ndarray,  # T
+    radius: np.ndarray,  # T 1 1, in pictures
+) -> np.ndarray:
+    """uint8 `T H W 3`: one shape on a torus, darker at its rim."""
+    size = len(ground)
     grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
-    dx = (grid - (u[1] + x)[:, None] + 0.5) % 1 - 0.5  # T W, around the shape's centre on a torus
-    dy = (grid - (u[2] + y)[:, None] + 0.5) % 1 - 0.5  # T H
+    dx = (grid - x[:, None] + 0.5) % 1 - 0.5  # T W, around the shape's centre
+    dy = (grid - y[:, None] + 0.5) % 1 - 0.5  # T H
     dx, dy = dx[:, None, :].astype(np.float32), dy[:, :, None].astype(np.float32)
     cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     inside = (0.5 - size * outline(cos * dx + sin * dy, cos * dy - sin * dx, radius)).clip(0, 1)[..., None]  # T H W 1
     shade = 1 - SHADE * ((dx / radius) ** 2 + (dy / radius) ** 2)[..., None]  # T H W 1
-    colour = _colour(u[6], 0.1 + 0.6 * u[7], 0.85 + 0.15 * u[8]) * shade
-    ground = _background(grid, u[9:])
-    clip = ((ground + inside * (colour - ground)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    return clip[np.arange(frames) % tour]
+    return ((ground + inside * (colour * shade - ground)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _tour(label: int, acts: Sequence[str], u: float) -> np.ndarray:
@@ -115,18 +128,19 @@ def _tour(label: int, acts: Sequence[str], u: float) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def _background(grid: np.ndarray, u: np.ndarray) -> np.ndarray:
+def background(size: int, u: np.ndarray) -> np.ndarray:
     """A few slow waves over a dark colour: H W 3."""
-    ground = np.broadcast_to(_colour(u[0], 0.5 * u[1], 0.2 + 0.25 * u[2]), (len(grid), len(grid), 3))
-    for (across, along), phase, hue in zip(WAVES, u[3:9], u[9:15], strict=True):
+    grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    ground = np.broadcast_to(hue(u[0], 0.5 * u[1], 0.2 + 0.25 * u[2]), (size, size, 3))
+    for (across, along), phase, of in zip(WAVES, u[3:9], u[9:15], strict=True):
         wave = np.cos(2 * math.pi * (across * grid[None, :] + along * grid[:, None] + phase))
-        ground = ground + WAVE * wave[..., None].astype(np.float32) * (_colour(hue, 0.6, 1.0) - 0.3)
+        ground = ground + WAVE * wave[..., None].astype(np.float32) * (hue(of, 0.6, 1.0) - 0.3)
     return ground
 
 
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Hue in turns -> red, green, blue."""
-    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue) % 6
+def hue(turns: float, saturation: float, value: float) -> np.ndarray:
+    """-> red, green, blue."""
+    k = (np.array([5.0, 3.0, 1.0]) + 6 * turns) % 6
     return (value - value * saturation * np.minimum(k, 4 - k).clip(0, 1)).astype(np.float32)
 
 

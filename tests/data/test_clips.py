@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ssvid.data.clips import Clips
-from ssvid.data.samples import collate
 from ssvid.data.flow import flow_file
 from ssvid.data.manifest import Manifest
+from ssvid.data.samples import collate
 from ssvid.data.sampling import eval_clips
 from ssvid.errors import UserError
 from ssvid.randomness import uniform

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +10,15 @@ import torch
 from ssvid import create_encoder, registry
 from ssvid.errors import UserError
 from ssvid.objective import Objective
-from ssvid.shapes import Batch
+from ssvid.shapes import Bag, Batch, Window
 
 
 def build(name: str, seed: int = 0) -> Objective:
-    """On the first encoder that it takes."""
+    """On the first encoder that it takes; on none, where it learns from features."""
     entry = registry.objectives[name]
+    if entry.on_features:
+        torch.manual_seed(seed)
+        return entry(None, **entry.tiny)
     for encoder_name in ("vit", "s3d"):
         torch.manual_seed(seed)
         with torch.device("meta"):
@@ -27,16 +31,40 @@ def build(name: str, seed: int = 0) -> Objective:
 
 
 def batch_for(objective: Objective, clips: int = 2, seed: int = 0) -> Batch:
-    spec = objective.views.clips[0]
-    shape = (clips, len(objective.views.clips), 3, spec.frames, spec.size, spec.size)
-    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(7))
+    draws, views = torch.Generator().manual_seed(7), objective.views
+    pixels: dict[str, Any] = {}
+    if views.clips:
+        shape = (clips, len(views.clips), 3, views.clips[0].frames, views.clips[0].size, views.clips[0].size)
+        pixels["clips"] = torch.randn(shape, generator=draws)
+    if isinstance(views.text, Bag):
+        pixels["sentences"] = [[f"red thing {i} {k}" for k in range(views.text.sentences)] for i in range(clips)]
+    if isinstance(views.text, Window):
+        pixels |= window_for(objective, views.text.seconds, clips, draws)
     return {
-        "clips": pixels,
+        **pixels,
         "index": torch.arange(clips),
         "epoch": torch.zeros(clips, dtype=torch.int64),
         "label": torch.full((clips,), -1),
         "video_id": [str(i) for i in range(clips)],
         "seed": seed,
+    }
+
+
+def window_for(objective: Objective, seconds: int, clips: int, draws: torch.Generator) -> dict[str, Any]:
+    """Of clip i one sentence less than of clip i + 1, back to back from the first second on."""
+    said = [[f"sentence {k} of window {i}" for k in range(2 + i)] for i in range(clips)]
+    K = len(said[-1])
+    each = seconds // (K + 1)
+    own = torch.tensor([len(one) for one in said])
+    at = torch.minimum(torch.arange(K), own[:, None] - 1) * each  # B K
+    spans = torch.stack([at, at + each], dim=-1).float()
+    return {
+        "features": torch.randn(clips, seconds, objective.tiny["features"], generator=draws),
+        "ended": torch.arange(seconds).expand(clips, seconds) >= seconds - 1,
+        "sentences": said,
+        "spans": spans,
+        "places": (spans + seconds) / (3 * seconds),  # in the middle third of a video
+        "unspoken": torch.arange(K) >= own[:, None],
     }
 
 
@@ -65,7 +93,8 @@ def test_the_same_seed_gives_the_same_loss(objective: Objective):
 
 def test_a_flat_clip_has_finite_gradients(objective: Objective):
     batch = batch_for(objective)
-    batch["clips"] = torch.zeros_like(batch["clips"])
+    seen = "features" if objective.on_features else "clips"
+    batch[seen] = torch.zeros_like(batch[seen])
     objective(batch).total.backward()
     assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
 
@@ -110,6 +139,8 @@ def test_pictures_are_pictures(objective: Objective):
 
 
 def test_it_sees_the_stream_of_its_encoder(objective: Objective):
+    if objective.on_features:
+        pytest.skip("it has no encoder")
     objective.encoder.spec = replace(objective.encoder.spec, modality="flow")
     assert objective.views.clips[0].modality == "flow"
 

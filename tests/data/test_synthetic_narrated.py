@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ssvid.data import narrator
+from ssvid.data.datasets.synthetic_narrated import TRUTH, film, synthetic_narrated
+from ssvid.data.decode import read, stamps
+from ssvid.data.synthetic import hue
+from ssvid.errors import UserError
+
+SECONDS = 64
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return synthetic_narrated(str(tmp_path_factory.mktemp("n")), train=3, val=1, test=2, seconds=SECONDS)
+
+
+def test_a_script_has_each_thing_once_and_pauses():
+    for index in range(20):
+        script = narrator.script(index, 0, SECONDS)
+        assert len({action[2:4] for action in script}) == len(script) > 4
+        gaps = [b.start - a.end for a, b in zip(script, script[1:], strict=False)]
+        assert min(gaps) >= 1 and max(gaps) <= 4 and script[-1].end <= SECONDS
+
+
+def test_the_narrator_is_as_careless_as_said():
+    """Delay N(4, 4), 30 % irrelevant, about 10 % of sentences exchanged, over 400 videos."""
+    late, irrelevant, total, moved = [], 0, 0, 0
+    for index in range(400):
+        script = narrator.script(index, 0, 128)
+        said = narrator.narrate(script, index, 0, 128)
+        assert len(said) == len(script) + round(len(script) * 3 / 7)
+        total += len(said)
+        irrelevant += sum(one.true is None for one in said)
+        truths = [one.true for one in said]
+        unswapped = sorted(said, key=lambda one: one.start)
+        assert [one.start for one in said] == [one.start for one in unswapped]
+        assert sorted(t for t in truths if t) == [action[:2] for action in script]
+        true = [one for one in said if one.true]
+        own = [one for one in true if abs(one.end - one.start - one.true[1] + one.true[0]) < 1e-9]
+        late += [one.start - one.true[0] for one in own]  # as long as its action: neither exchanged nor clipped
+        moved += len(true) - len(own)
+    assert irrelevant / total == pytest.approx(0.3, abs=0.01)
+    assert np.mean(late) == pytest.approx(4, abs=0.3) and np.std(late) == pytest.approx(4, abs=0.3)
+    assert 0.08 < moved / (total - irrelevant) < 0.25  # exchanged with a neighbour, or clipped at an end of the video
+
+
+def test_exchanged_sentences_take_their_truth_along():
+    said = [narrator.Said(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5)) for i in range(5)]
+    got = narrator.swapped(said, [0.0, 0.0, 0.5, 0.05, 0.0])
+    assert [one.text for one in got] == ["1", "0", "2", "4", "3"]
+    assert [one.true[0] - 0.5 for one in got] == [1, 0, 2, 4, 3] and [one.start for one in got] == [0, 1, 2, 3, 4]
+
+
+def test_irrelevant_sentences_are_of_nothing_that_is_shown():
+    for index in range(20):
+        script = narrator.script(index, 0, SECONDS)
+        shown = {f"{a.colour} {a.shape}" for a in script}
+        for one in narrator.narrate(script, index, 0, SECONDS):
+            assert any(thing in one.text for thing in shown) == (one.true is not None)
+
+
+def test_the_picture_is_empty_between_actions():
+    script = narrator.script(3, 0, SECONDS)
+    frames = film(script, 3, 0, SECONDS, size=32, fps=4)
+    empty = frames[0]
+    for t, frame in enumerate(frames):
+        acted = any(round(a.start * 4) <= t < round(a.end * 4) for a in script)
+        assert acted == (not np.array_equal(frame, empty)), t
+
+
+def test_what_is_said_is_seen():
+    """The pixels that differ from the background have the colour of the true sentence."""
+    script = narrator.script(5, 0, SECONDS)
+    frames = film(script, 5, 0, SECONDS, size=32, fps=4).astype(int)
+    for action in script:
+        frame = frames[round((action.start + action.end) * 2)]
+        shape = frame[abs(frame - frames[0]).sum(-1) > 60].mean(0)
+        far = {
+            name: np.abs(shape / shape.max() - hue(turns, 0.8, 1.0)).sum() for name, turns in narrator.COLOURS.items()
+        }
+        assert min(far, key=far.get) == action.colour
+
+
+def test_rows_and_truth(data):
+    assert [len(data.split(s)) for s in ("train", "val", "test")] == [3, 1, 2]
+    truth = json.loads((data.root / TRUTH).read_text())
+    assert sorted(truth) == ["test_00000", "test_00001", "val_00000"]
+    for row in data.rows:
+        assert row.duration == SECONDS and list(row.sentences) == sorted(row.sentences, key=lambda one: one[0])
+        if row.video_id in truth:
+            assert [one[3] for one in truth[row.video_id]] == [text for _, _, text in row.sentences]
+    assert data.rows[0].features == ""
+
+
+def test_files_are_as_long_as_they_say(data):
+    table = stamps(data.path(0))
+    assert len(table) == SECONDS * 4 and read(data.path(0), table[:1]).shape == (1, 3, 32, 32)
+
+
+def test_the_same_seed_gives_the_same_set_and_features_are_named(data, tmp_path):
+    (tmp_path / "f").mkdir()
+    np.save(tmp_path / "f/a.npy", np.zeros((2, 3), np.float16))
+    again = synthetic_narrated(
+        str(data.root.parent), features=str(tmp_path / "f"), train=3, val=1, test=2, seconds=SECONDS
+    )
+    assert again.root == data.root and again.hash == data.hash
+    assert again.rows[0].features == str(tmp_path / "f" / "train_00000.npy")
+    other = synthetic_narrated(str(data.root.parent), train=3, val=1, test=2, seconds=SECONDS, seed=1)
+    assert other.hash != data.hash
+    assert not torch.equal(read(other.path(0), [20.0]), read(data.path(0), [20.0]))
+
+
+def test_nonsense_is_refused(tmp_path):
+    with pytest.raises(UserError, match="one or more videos, of 16 seconds or more"):
+        synthetic_narrated(str(tmp_path), train=0)
