@@ -58,6 +58,7 @@ def run(
     devices: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,  # of torch; null: torch's own choice
     max_bad: float = 0.01,  # share of files that may be damaged
+    words: str | None = None,  # the list of words of a published encoder's text side, beside its file
     seed: int = 0,
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def run(
         seed,
         calibrate_bn,
         max_bad,
+        words,
     )
     shared = {"config": config, "command": command_line("benchmarks.run", config)}
     work = Work(folder, options, shared, [], seeds, config.get("data") if config and data is not None else None)
@@ -214,6 +216,7 @@ def answered(of: Subject, got: Bench, cell: Cell, protocol: dict[str, Any], work
         "cost": {key: round(value, 6) for key, value in got.cost.items()},
         "seed": work.options.seed,
         "git": git(),
+        **({"text": got.text.hash} if got.text else {}),
         **work.shared,
     }
 

@@ -12,10 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.controls import pixels, reverse, shuffled, single_frame
 from benchmarks.pool import pool, tokens
 from benchmarks.regions import Regions
+from benchmarks.wording import joint_hash
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
 from ssvid.shapes import Features
+from ssvid.text.joint import Joint
 from ssvid.weights import encoder_hash
 
 VERSION = 1  # of poolings and pixel features: a new one makes cached features anew
@@ -46,12 +48,15 @@ def make_sources(
     seed: int,
     wanted: Sequence[str],
     regions: Regions | None = None,  # boxes of each clip, where these are asked about
+    joint: Joint | None = None,  # the encoder's text side, where sentences are asked about
 ) -> list[Source]:
     """`wanted`: encoder, random, pixels; on changed clips: encoder/reversed; their tokens: encoder/reversed:tokens.
 
+    encoder:joint are clips in the space that they share with sentences.
+
     Cached features are known by the keys.
     """
-    if regions is not None and (wrong := [name for name in wanted if name.endswith(":tokens")]):
+    if regions is not None and (wrong := [name for name in wanted if ":" in name]):
         raise UserError(f"Boxes have pooled features alone, no tokens ({wrong[0]}): take a probe that reads vectors.")
     nets = {"encoder": net, "random": untrained}
     last: list[tuple[str, Tensor, Features]] = []  # the pass that was made last: pooled and tokens are read off one
@@ -73,6 +78,9 @@ def make_sources(
             if row == "pixels":
                 return pixels(clip if change is None else change(clip, index, seed))
             features = passed(path, clip, index)
+            if form == "joint":
+                assert joint is not None
+                return {"joint": joint.videos(features.pooled)}
             return tokens(features, layers) if form else pool(features, layers, poolings)
 
         def run_boxes(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
@@ -90,6 +98,9 @@ def make_sources(
         if row == "pixels":
             return Source(name, f"pixels version {VERSION}{drawn}", run)
         made = f"tokens {layers}" if form else f"{layers} {poolings}"
+        if form == "joint":
+            assert joint is not None
+            made = f"joint {joint_hash(joint)}"
         return Source(name, f"{encoder_hash(nets[row])} {made} version {VERSION}{drawn}", run)
 
     return [source(name) for name in wanted]

@@ -8,11 +8,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from benchmarks.controls import twin
+from benchmarks.narrations import readable
 from benchmarks.pool import POOLINGS
 from benchmarks.probe import Labels
 from benchmarks.sources import ALIASES, CONTROLS, ROWS, VERSION, announce, chosen_layers, make_sources
-from benchmarks.units import KINDS, keep, places
-from ssvid.data.manifest import Manifest
+from benchmarks.units import keep, kind_of, places
+from benchmarks.wording import Text, text_side
+from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Extracted, cpu_seconds, extract_from, some_clips
@@ -40,6 +42,7 @@ class Options(NamedTuple):
     seed: int = 0
     calibrate_bn: int = 0
     max_bad: float = 0.01
+    words: str | None = None  # the list of a published text side
 
     @property
     def views(self) -> int:
@@ -79,6 +82,7 @@ class Bench(NamedTuple):
     seed: int
     views: int = 1  # of a clip, whose scores may be averaged
     others: tuple["Bench", ...] = ()  # of the same videos, by other encoders
+    text: Text | None = None  # the encoder's text side, where a task asks for `:joint`
 
     @property
     def streams(self) -> tuple["Bench", ...]:
@@ -129,8 +133,8 @@ def agreed(of: Subject, options: Options, kind: str = "clips") -> dict[str, Any]
     """What two results must share to be compared, beside their probe."""
     return {
         "clip": vars(of.net.spec) | {"clips": options.clips, "crops": options.crops, "average": options.average},
-        "layers": () if KINDS[kind].last else of.layers,
-        "poolings": KINDS[kind].poolings or options.poolings,
+        "layers": () if kind_of(kind).last else of.layers,
+        "poolings": kind_of(kind).poolings or options.poolings,
         "calibrate_bn": options.calibrate_bn,
         "selection": "setting and pooling by val; test read once",
         "controls": CONTROLS,
@@ -144,21 +148,25 @@ def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] =
 
     `kind`: what is scored one by one, of benchmarks.units.
     """
-    units = KINDS[kind].make(keep(data, kind), of.net.spec, options.clips, options.crops)
-    data = units.data
+    asked, data = kind_of(kind), keep(data, kind)
+    joint = text_side(of.given, options.words) if any(name.endswith(":joint") for name in wanted) else None
+    text = Text(joint) if joint else None
+    if asked.make is None:
+        return stored(of, data, options, text)
+    units = asked.make(data, of.net.spec, options.clips, options.crops)
     began, net = cpu_seconds(), of.net.to(options.device)
     settle(net, of.given, measured(data, net, options.calibrate_bn, options) if options.calibrate_bn else None)
     untrained = twin(net)
     calibrate(untrained, measured(data, net, options.calibrate_bn or CALIBRATE, options))
     names = {name: own_name(name) for name in wanted}  # two tasks may ask for the same under two names
-    poolings, layers = KINDS[kind].poolings or options.poolings, () if KINDS[kind].last else of.layers
+    poolings, layers = asked.poolings or options.poolings, () if asked.last else of.layers
     own = sorted(set(names.values()), key=lambda name: name.partition(":"))  # what shares a pass side by side
-    sources = make_sources(net, untrained, layers, poolings, options.seed, own, units.regions)
-    gflops = announce(net, sources, len(units.clips), options.clips * options.crops, options.cache)
+    sources = make_sources(net, untrained, layers, poolings, options.seed, own, units.regions, joint)
+    gflops = announce(net, sources, len(units.clips), units.clips.evaluate * units.clips.crops, options.cache)
     loading = options.cache, options.batch_size, options.workers, options.device
     got = extract_from(units.clips, sources, *loading, label=of.name, each=options.views > 1)
     net.cpu()  # room for the next
-    lost = left_out(data, units.clips.row, got, options.max_bad)
+    lost = left_out(data, units.clips.row, got, options.max_bad, asked.splits)
     splits = places(units.clips.row, got.ok, data)
     cost = {"cpu_s": cpu_seconds() - began, "extract_cpu_s": got.cpu_s, "gflops_per_clip": gflops}
     features = {name: got.features[own] for name, own in names.items()}
@@ -176,7 +184,22 @@ def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] =
         cost,
         options.seed,
         options.views,
+        text=text,
     )
+
+
+def stored(of: Subject, data: Manifest, options: Options, text: Text | None) -> Bench:
+    """Test videos whose seconds have features already, which tasks read by themselves: see benchmarks.narrations."""
+    began = cpu_seconds()
+    rows = [row for row, video in enumerate(data.rows) if video.split == "test"]
+    good = readable(data, rows, of.encoder["hash"], of.given)
+    lost = [str(data.root / data.rows[row].features) for row in rows if row not in good]
+    refuse_many(lost, len(rows), options.max_bad)
+    splits = {"train": [], "val": [], "test": [row for row in rows if row in good]}
+    grid = Grid(*of.net.grid(of.net.spec.frames, of.net.spec.size, of.net.spec.size))
+    cost, labels = {"cpu_s": cpu_seconds() - began}, data.labels.new_full((len(data),), -1)
+    whole = Bench(data, range(len(data)), (), labels, splits, {}, lost, of.net.spec, grid, cost, options.seed)
+    return whole._replace(text=text)
 
 
 def own_name(name: str) -> str:
@@ -187,17 +210,25 @@ def own_name(name: str) -> str:
 
 
 def measured(data: Manifest, net: Encoder, n: int, options: Options) -> Iterator[Tensor]:
-    """n train clips, for batch norm."""
-    return some_clips(data.split("train"), net.spec, n, options.seed, options.batch_size, options.workers)
+    """n train clips, for batch norm; of a set that is for testing alone n of all."""
+    train = data.split("train")
+    return some_clips(train if len(train) else data, net.spec, n, options.seed, options.batch_size, options.workers)
 
 
-def left_out(data: Manifest, rows: Sequence[int], got: Extracted, max_bad: float) -> list[str]:
+def left_out(
+    data: Manifest, rows: Sequence[int], got: Extracted, max_bad: float, splits: Sequence[str] = SPLITS
+) -> list[str]:
     """Files that could not be read, wholly or in part, unless they are too many."""
     seen = set(rows)  # a video without a readable second has no unit
-    bad = {rows[i] for i in (~got.ok).nonzero().flatten().tolist()} | set(range(len(data))) - seen
+    due = {row for row, video in enumerate(data.rows) if video.split in splits}
+    bad = {rows[i] for i in (~got.ok).nonzero().flatten().tolist()} | due - seen
     lost = [str(data.path(row)) for row in sorted(bad)]
-    quarantine = Quarantine(None, len(data), max_bad)
+    refuse_many(lost, len(due), max_bad)
+    return lost
+
+
+def refuse_many(lost: Sequence[str], of: int, max_bad: float) -> None:
+    quarantine = Quarantine(None, of, max_bad)
     for path in lost:
         quarantine.add(path, None, "could not be read")
     quarantine.check()
-    return lost

@@ -42,13 +42,16 @@ class Task(ABC):
     metric: str = "top1"  # the name of the main number
     kind: str = "clips"  # what is scored one by one: a name of benchmarks.units
     rows: tuple[str, ...] = ROWS  # that are asked
+    joint: bool = False  # reads clips in the space that the encoder's text side shares with them
     fuses: bool = False  # can ask several encoders together (bench.streams)
     ways: tuple[str, ...] = ("",)  # in which a row's clips are changed before: /reversed, /shuffled
     _probe: Probe | None = None
 
     @property
     def form(self) -> str:
-        """`:tokens` behind the name of a source, where the probe reads them."""
+        """`:tokens` behind the name of a source, where the probe reads them; or `:joint`."""
+        if self.joint:
+            return ":joint"
         return ":tokens" if self._probe is not None and self._probe.reads == "tokens" else ""
 
     @property
@@ -178,3 +181,14 @@ def of_classes(bench: Bench, lists: Sequence[Ranked], interpolated: bool = False
     one = torch.ones(1, len(lists[0].wanted), dtype=torch.float64)
     values = [average_precision(answers, one, interpolated).item() for answers in lists]
     return {name: None if value != value else value for name, value in zip(bench.data.classes, values, strict=True)}
+
+
+def share(right: Float[Tensor, "R"], group: Int[Tensor, "R"], n: int) -> Measure:
+    """The mean over answers, as a function of how much each of n groups of videos counts."""
+    total = right.new_zeros(n).index_add(0, group, right)
+    count = right.new_zeros(n).index_add(0, group, torch.ones_like(right))
+
+    def measure(weights: Float[Tensor, "W G"]) -> Float[Tensor, "W"]:
+        return (weights @ total) / (weights @ count)
+
+    return measure

@@ -1,12 +1,14 @@
 """data set -> Units: what a task scores one by one (clips, seconds of videos, people in boxes), and their labels."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from benchmarks.captions import Captions, Tested
 from benchmarks.probe import Labels
 from benchmarks.regions import Regions
 from ssvid.data.clips import Clips
@@ -19,6 +21,7 @@ from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec, Row
 
 ONE = "one class"
+TESTED = ("test",)
 
 
 class Units(NamedTuple):
@@ -69,14 +72,29 @@ def boxes(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
     return Units(kept, found, table(names, kept.classes), Regions(found.row, found.at))
 
 
+def named(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
+    """Test clips alone: nothing is learnt from the others."""
+    found = Tested(kept, spec, views, crops)
+    return Units(kept, found, kept.labels[found.row])
+
+
+def captions(kept: Manifest, spec: ClipSpec, views: int, crops: int, windows: int = 1) -> Units:
+    """Test captions, whose one right answer is their own segment: no class."""
+    single(views, crops, "caption")
+    found = Captions(kept, spec, windows)
+    return Units(kept, found, kept.labels.new_full((len(found),), -1))
+
+
 class Kind(NamedTuple):
     wants: str  # of a row, in words
     has: Callable[[Row], object]  # that a row has it
-    make: Callable[[Manifest, ClipSpec, int, int], Units]
+    make: Callable[[Manifest, ClipSpec, int, int], Units] | None  # None: of stored features, no clips
     poolings: tuple[str, ...] | None = None  # of tokens; None: as the user asks
     last: bool = False  # layer alone; else as the user asks
+    splits: tuple[str, ...] = SPLITS  # that are read; the others may be empty
 
 
+SAID: Any = {"poolings": ("pooled",), "last": True, "splits": TESTED}  # what a text side was trained beside
 KINDS = {
     "clips": Kind(ONE, lambda row: row.label, clips),
     "windows": Kind(ONE, lambda row: row.label, windows, ("mean",), last=True),  # as CoCLR has them
@@ -84,18 +102,30 @@ KINDS = {
     "several": Kind("classes", lambda row: row.classes, several),  # Charades' own evaluation leaves clips of none out
     "seconds": Kind("segments", lambda row: row.segments, seconds, ("mean",)),  # of a long video each second is a row
     "boxes": Kind("boxes", lambda row: row.boxes, boxes, ("box", "slots")),
+    "named": Kind("a label", lambda row: row.label, named, **SAID),
+    "captions": Kind("captions", lambda row: row.sentences, captions, **SAID),
+    "narrations": Kind("sentences and stored features", lambda row: row.sentences and row.features, None, **SAID),
 }
+
+
+def kind_of(name: str) -> Kind:
+    """`captions:10`: of so many windows each."""
+    name, _, windows = name.partition(":")
+    kind = KINDS[name]
+    return kind._replace(make=partial(captions, windows=int(windows))) if windows else kind
 
 
 def keep(data: Manifest, kind: str) -> Manifest:
     """The rows that units of this kind come from, or one sentence of what is wanting."""
-    wants, has, *_ = KINDS[kind]
+    wants, has, *_, splits = kind_of(kind)
     if wants == ONE:
         return labelled(data)
     kept = data.take([i for i, row in enumerate(data.rows) if has(row)])
-    for split in SPLITS:
+    for split in splits:
         if not len(kept.split(split)):
             raise UserError(f"{data.root} has no clips with {wants} in the {split} split, which this task asks about.")
+    if splits == TESTED:  # nothing is learnt
+        return kept
     train, test = (set().union(*(row.classes for row in kept.split(split).rows)) for split in ("train", "test"))
     if unseen := sorted(test - train):
         raise UserError(f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): mend the labels.")

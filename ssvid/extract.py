@@ -1,4 +1,7 @@
-"""videos -> features in one .npz: `python -m ssvid.extract --encoder RUN --data folder --data.root DIR --out F.npz`."""
+"""videos -> features in one .npz: `python -m ssvid.extract --encoder RUN --data folder --data.root DIR --out F.npz`.
+
+With `--per_second --out DIR` a feature store of any size instead: see ssvid.data.store.
+"""
 
 import sys
 from pathlib import Path
@@ -11,8 +14,10 @@ from torch import Tensor
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest
 from ssvid.data.seconds import Seconds
+from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.features import Source, evaluation, extract_from, refuse, some_clips
+from ssvid.engine.per_second import fill_store
 from ssvid.errors import UserError
 from ssvid.files import write_whole
 from ssvid.nn.batchnorm import settle
@@ -24,7 +29,7 @@ NAMED = 20  # unreadable files in the result; standard error has them all
 def extract_features(
     encoder: str,  # a run folder, an exported file, or a name (random weights)
     data: Manifest,
-    out: str,  # .npz
+    out: str,  # .npz; with --per_second also a folder: a feature store
     *,
     per_second: bool = False,  # one row for each second of each video, instead of one for each video
     clips: int = 1,  # of a video, spread evenly and averaged
@@ -36,9 +41,10 @@ def extract_features(
     cache: str = ".cache/ssvid",
 ) -> dict[str, object]:
     """Frozen features of every clip of a data set, all splits, labelled or not. Interrupted, it goes on."""
-    if not out.endswith(".npz") or Path(out).is_dir():
-        raise UserError(f"--out {out} should be a file that ends in .npz.")
-    refuse(Path(out).parent, cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
+    into_store = per_second and not out.endswith(".npz")
+    _refuse_out(out, per_second, into_store)
+    folder = Path(out) if into_store else Path(out).parent
+    refuse(folder, cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
     if per_second and clips != 1:
         raise UserError("--per_second gives one clip for each second: it takes no --clips.")
     device = join(devices).device
@@ -47,7 +53,35 @@ def extract_features(
         net = open_encoder(encoder).to(device)
     measured = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
     settle(net, encoder, measured if calibrate_bn else None)
-    print(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(data) / 1e6:.1f} MB", file=sys.stderr)
+    if into_store:
+        told = fill_store(data, net, out, batch_size=batch_size, workers=workers, device=device)
+        if told["bad"] == len(data):
+            raise UserError(f"None of the {len(data)} files could be read, first {data.path(0)}: check --data.root.")
+        return told
+    seen: Clips = Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short)
+    return _into_table(data, seen, net, encoder, out, cache, batch_size, workers, device, short)
+
+
+def _refuse_out(out: str, per_second: bool, into_store: bool) -> None:
+    if into_store or (out.endswith(".npz") and not Path(out).is_dir()):
+        return
+    more = ", or of --per_second a folder" if per_second else ""
+    raise UserError(f"--out {out} should be a file that ends in .npz{more}.")
+
+
+def _into_table(
+    data: Manifest,
+    seen: Clips,
+    net: Encoder,
+    encoder: str,
+    out: str,
+    cache: str,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    short: str,
+) -> dict[str, object]:
+    print(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(seen) / 1e6:.1f} MB", file=sys.stderr)
     key = f"{encoder_hash(net)}/pooled"
     decoded = 0  # now: what an earlier run has left is not decoded again
 
@@ -56,7 +90,6 @@ def extract_features(
         decoded += len(clip)
         return {"pooled": net(net.normalise(clip)).pooled}
 
-    seen: Clips = Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short)
     got = extract_from(seen, [Source("pooled", key, run)], cache, batch_size, workers, device, encoder)
     video = np.array(seen.row if isinstance(seen, Seconds) else range(len(seen)), dtype=np.int64)  # of each row
     good = got.ok.numpy()

@@ -16,8 +16,10 @@ from benchmarks.speed.dpc import dpc
 from benchmarks.speed.infonce import infonce
 from benchmarks.speed.loader import loader
 from benchmarks.speed.mae import mae
+from benchmarks.speed.milnce import milnce
 from benchmarks.speed.overhead import overhead
 from benchmarks.speed.pairs import Case
+from benchmarks.speed.tan import cotrain, first_stage
 from ssvid.data.decode import read, stamps
 
 
@@ -48,5 +50,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "mae": mae,
     "dpc": dpc,
     "infonce": infonce,
+    "tan": first_stage,
+    "tan_cotrain": cotrain,
+    "milnce": milnce,
 }
 LONG: dict[str, Callable[[], Case]] = {**linear.LONG, "accuracy": accuracy.accuracy}  # minutes: only by name

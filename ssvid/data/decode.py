@@ -42,7 +42,7 @@ def stamps(path: str | Path, fps: float | None = None) -> np.ndarray:
         if not fps:
             raise UserError(f"{path} is a folder of frames: say their rate, for example --data.fps 25.")
         return np.arange(len(_pictures(path))) / fps
-    return _table(path).times
+    return scanned(path).times
 
 
 def read(
@@ -57,9 +57,9 @@ def read(
     if os.path.isdir(path):
         frames = _read_pictures(path, wanted)
     elif decoder == "pyav":
-        frames = _read_pyav(path, _table(path), wanted)
+        frames = _read_pyav(path, scanned(path), wanted)
     elif decoder == "torchcodec":
-        frames = _read_torchcodec(path, _table(path), wanted)
+        frames = _read_torchcodec(path, scanned(path), wanted)
     else:
         raise UserError(f"There is no decoder {decoder!r}: take pyav or torchcodec.")
     if len(back) == len(wanted) and (back == np.arange(len(back))).all():
@@ -67,7 +67,7 @@ def read(
     return frames[torch.from_numpy(back)]
 
 
-def _table(path: str | Path) -> Table:
+def scanned(path: str | Path) -> Table:
     try:
         stat = os.stat(path)
     except OSError as error:
@@ -87,7 +87,7 @@ def _scan(path: str, mtime: int, size: int) -> Table:
                 if packet.size and not packet.is_discard and not packet.is_corrupt  # what a player would not show
             ]
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise DecodeError(path, _why(error)) from error
+        raise DecodeError(path, reason(error)) from error
     ticks = np.array([tick for tick, _ in packets if tick is not None], np.int64)
     pts, ordered = np.unique(ticks), not counted and bool((np.diff(ticks) > 0).all())
     keys = np.unique(np.array([tick for tick, key in packets if key and tick is not None], np.int64))
@@ -118,21 +118,21 @@ def _read_pyav(path: str | Path, table: Table, wanted: np.ndarray) -> Frames:
     ticks = table.pts[wanted]
     before = table.keys[table.keys <= ticks[0]]
     start = int(before[-1]) if len(before) and before[-1] > table.pts[0] and not table.counted else None
-    ways = [(start, table)] if start is not None or _needless(table, ticks) else []
+    ways = [(start, table)] if start is not None or needless(table, ticks) else []
     for begin, known in [*ways, (None, table._replace(ordered=False))]:
         found: dict[int, np.ndarray] = {}
         why = "the decoder passes over this frame"
         try:
             _decode(path, known, ticks, begin, found)
         except (av.FFmpegError, OSError, ValueError) as error:
-            why = _why(error)
+            why = reason(error)
         if len(found) == len(ticks):
             return _stack(path, [found[tick] for tick in ticks.tolist()])
     missing = next(i for i, tick in zip(wanted, ticks.tolist(), strict=True) if tick not in found)
     raise DecodeError(path, why, float(table.times[missing]))
 
 
-def _needless(table: Table, ticks: np.ndarray) -> frozenset[int]:
+def needless(table: Table, ticks: np.ndarray) -> frozenset[int]:
     """Frames amid the wanted ones that none of these is built from: a key frame comes before the next of them."""
     if not table.ordered:
         return frozenset()
@@ -145,6 +145,19 @@ def _needless(table: Table, ticks: np.ndarray) -> frozenset[int]:
 
 def _decode(path: str | Path, table: Table, ticks: np.ndarray, start: int | None, found: dict[int, np.ndarray]) -> None:
     wanted, last = set(ticks.tolist()), int(ticks[-1])
+    for tick, frame in decoded(path, table, needless(table, ticks), start):
+        if tick is None:
+            continue
+        if tick in wanted and not frame.is_corrupt:
+            found[tick] = upright(frame)
+        if tick >= last:
+            return
+
+
+def decoded(
+    path: str | Path, table: Table, passed: frozenset[int], start: int | None = None
+) -> Iterator[tuple[int | None, Any]]:
+    """Frames with their ticks in the table, from the tick `start` on, without those whose packets are `passed` over."""
     with av.open(str(path)) as container:
         stream = video_stream(container, path)
         stream.thread_type = "NONE"  # workers are the parallelism
@@ -152,22 +165,19 @@ def _decode(path: str | Path, table: Table, ticks: np.ndarray, start: int | None
         stream.codec_context.options = {"err_detect": "explode"}
         if start is not None:
             container.seek(start, stream=stream)
-        for i, frame in enumerate(_frames(container, stream, _needless(table, ticks))):
+        for i, frame in enumerate(_frames(container, stream, passed)):
             tick = frame.dts if frame.pts is None else frame.pts
             if table.counted:
                 tick = int(table.pts[i]) if i < len(table.pts) else None
-            if tick in wanted and not frame.is_corrupt:
-                found[tick] = upright(frame)
-            if tick is not None and tick >= last:
-                return
+            yield tick, frame
 
 
-def _frames(container: Any, stream: Any, needless: frozenset[int]) -> Iterator[Any]:
+def _frames(container: Any, stream: Any, passed: frozenset[int]) -> Iterator[Any]:
     """As `container.decode`, but past the packets that are not needed: the decoder goes on as after a seek."""
     passing = False
     for packet in container.demux(stream):
         tick = packet.dts if packet.pts is None else packet.pts
-        if packet.size and tick in needless:
+        if packet.size and tick in passed:
             if not passing:
                 yield from stream.codec_context.decode(None)
                 stream.codec_context.flush_buffers()
@@ -183,7 +193,7 @@ def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)  # channels last in memory: quick to resize
 
 
-def _why(error: Exception) -> str:
+def reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
 
 
@@ -199,7 +209,7 @@ def _read_torchcodec(path: str | Path, table: Table, wanted: np.ndarray) -> Fram
         decoder = VideoDecoder(str(path), stream_index=table.stream, **how)  # its own choice is the largest picture
         return decoder.get_frames_at(wanted.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
-        raise DecodeError(path, _why(error).splitlines()[0], float(table.times[wanted[0]])) from error
+        raise DecodeError(path, reason(error).splitlines()[0], float(table.times[wanted[0]])) from error
 
 
 def _read_pictures(path: str | Path, wanted: np.ndarray) -> Frames:
@@ -210,7 +220,7 @@ def _read_pictures(path: str | Path, wanted: np.ndarray) -> Frames:
             with Image.open(os.path.join(path, names[i])) as picture:
                 pictures.append(np.asarray(picture.convert("RGB")))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
-            raise DecodeError(path, f"{names[i]}: {_why(error)}") from error
+            raise DecodeError(path, f"{names[i]}: {reason(error)}") from error
     return _stack(path, pictures)
 
 

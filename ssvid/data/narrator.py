@@ -26,7 +26,7 @@ CHATTER = (
     "the weather is lovely this morning",
     "let me know what you think",
 )
-ACTION_S, PAUSE_S, WORDS_S = (4.0, 9.0), (1.0, 4.0), (2.0, 5.0)  # from, to
+ACTION_S, PAUSE_S, WORDS_S = (7.0, 9.0), (1.0, 3.0), (2.0, 5.0)  # from, to
 LATE = 4.0, 4.0
 IRRELEVANT, SWAPPED = 0.3, 0.1
 THINGS = tuple(itertools.product(COLOURS, SHAPES))

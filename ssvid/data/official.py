@@ -99,6 +99,34 @@ SOURCES = {
         "Google, research.google.com/ava; github.com/cvdfoundation/ava-dataset has the films",
         "lists CC BY 4.0, the films belong to their makers",
     ),
+    "howto100m": Source(
+        "HowTo100M",
+        "HowTo100M's videos, named youtubeid.mp4, or its S3D features, youtubeid.mp4.npy",
+        "caption.json or the csv files of HowTo100M, sentencified_htm_370k.json or htm_aa_v1.csv of TAN",
+        "Inria and the ENS, www.di.ens.fr/willow/research/howto100m",
+        f"no licence of the lists is known here, {YOUTUBE}",
+    ),
+    "htm_align": Source(
+        "HTM-Align",
+        "the 80 videos of HowTo100M that HTM-Align names, youtubeid.mp4, or features of them",
+        "htm_align.json",
+        "the VGG of Oxford, www.robots.ox.ac.uk/~vgg/research/tan",
+        f"no licence of the list is known here, {YOUTUBE}",
+    ),
+    "youcook2": Source(
+        "YouCook2",
+        "YouCook2's videos, named youtubeid.mp4, or features of them",
+        "validation_youcook.csv of MIL-NCE, or youcookii_annotations_trainval.json",
+        "the University of Michigan, youcook2.eecs.umich.edu",
+        f"no licence of the list is known here, {YOUTUBE}",
+    ),
+    "msrvtt": Source(
+        "MSR-VTT",
+        "MSR-VTT's clips, named video7020.mp4, or features of them",
+        "MSRVTT_JSFUSION_test.csv, the 1k-A list (MIL-NCE has it as msrvtt_test.csv)",
+        "Microsoft Research; the list comes with JSFusion and with github.com/antoine77340/MIL-NCE_HowTo100M",
+        f"no licence of the clips is known here, {YOUTUBE}",
+    ),
 }
 
 

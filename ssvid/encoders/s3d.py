@@ -1,11 +1,12 @@
 """Clip -> Features: S3D, separable 3-D Inception (arXiv:1712.04851), with CoCLR's batch norm (torch's defaults).
 
-`s3dg` gates the channels of each branch of its Mixed blocks, where CoCLR has its gates.
+`gating` gates the channels of each branch of its Mixed blocks, where CoCLR has its gates. MIL-NCE's S3D-G, with one
+more gate and other pools, is `s3dg`.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -18,11 +19,14 @@ from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
 Norm = Callable[[int], nn.Module]
+Three = tuple[int, int, int]  # of time, height, width
 
 
-def conv(ins: int, outs: int, norm: Norm) -> nn.Sequential:
-    """1x1x1 + BN + ReLU."""
-    return nn.Sequential(nn.Conv3d(ins, outs, 1, bias=False), norm(outs), nn.ReLU(inplace=True))
+def conv(
+    ins: int, outs: int, norm: Norm, *, kernel: Three = (1, 1, 1), stride: int = 1, pad: Three = (0, 0, 0)
+) -> nn.Sequential:
+    """conv + BN + ReLU; 1x1x1 where nothing is said."""
+    return nn.Sequential(nn.Conv3d(ins, outs, kernel, stride, pad, bias=False), norm(outs), nn.ReLU(inplace=True))
 
 
 def separable(ins: int, outs: int, norm: Norm, *, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -95,6 +99,16 @@ def scaled(channels: int, by: float) -> int:
     return max(4, round(channels * by))
 
 
+def mixed(stage: str, ins: int, width: float, norm: Norm, gating: bool) -> tuple[nn.Sequential, int]:
+    """The Mixed blocks of a stage, one after the other, and how many channels leave them."""
+    wide, blocks = partial(scaled, by=width), []
+    for b0, (b1_in, b1), (b2_in, b2), b3 in (widths for name, widths in MIXED.items() if name[0] == stage):
+        widths = Widths(wide(b0), (wide(b1_in), wide(b1)), (wide(b2_in), wide(b2)), wide(b3))
+        blocks.append(Mixed(ins, widths, norm, gating))
+        ins = blocks[-1].out
+    return nn.Sequential(*blocks), ins
+
+
 @encoders.register("s3d")
 class S3D(Encoder):
     """1024 channels at T/8 x H/32 x W/32. `tokens` are the last map, `pooled` their mean."""
@@ -121,15 +135,9 @@ class S3D(Encoder):
             separable(wide(64), wide(192), norm, kernel=3),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
         )
-        self.dim = wide(192)
-        for stage in "345":
-            blocks: list[Mixed] = []
-            for name in (n for n in MIXED if n[0] == stage):
-                b0, (b1_in, b1), (b2_in, b2), b3 = MIXED[name]
-                widths = Widths(wide(b0), (wide(b1_in), wide(b1)), (wide(b2_in), wide(b2)), wide(b3))
-                blocks.append(Mixed(self.dim, widths, norm, gating))
-                self.dim = blocks[-1].out
-            setattr(self, f"mixed{stage}", nn.Sequential(*blocks))
+        self.mixed3, outs = mixed("3", wide(192), width, norm, gating)
+        self.mixed4, outs = mixed("4", outs, width, norm, gating)
+        self.mixed5, self.dim = mixed("5", outs, width, norm, gating)
         self.pool4 = nn.MaxPool3d(3, 2, 1)
         self.pool5 = nn.MaxPool3d(2, 2)
         for module in self.modules():
@@ -156,11 +164,6 @@ class S3D(Encoder):
         """The maps after each of the five stages, B C t h w."""
         first = self.stem[0](quick(clip))
         second = self.stem[3](self.stem[2](self.stem[1](first)))
-        third = self.get_submodule("mixed3")(self.stem[4](second))
-        fourth = self.get_submodule("mixed4")(self.pool4(third))
-        return [first, second, third, fourth, self.get_submodule("mixed5")(self.pool5(fourth))]
-
-
-@encoders.register("s3dg")
-def s3dg(*, gating: bool = True, **kwargs: Any) -> S3D:
-    return S3D(gating=gating, **kwargs)
+        third = self.mixed3(self.stem[4](second))
+        fourth = self.mixed4(self.pool4(third))
+        return [first, second, third, fourth, self.mixed5(self.pool5(fourth))]

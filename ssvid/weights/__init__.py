@@ -17,7 +17,7 @@ from ssvid.files import write_whole
 from ssvid.objective import Objective
 from ssvid.shapes import ClipSpec
 from ssvid.weights.files import read
-from ssvid.weights.layout import State
+from ssvid.weights.layout import Net, State
 from ssvid.weights.published import Found, arguments, differing, find, is_run, sized, unknown
 
 
@@ -45,7 +45,7 @@ def load_encoder(path: str | Path) -> Encoder:
     """An exported encoder, from its run folder, its .safetensors or its .json; or a published checkpoint."""
     file = Path(path)
     if file.is_dir():
-        found = sorted(p for p in file.glob("*.safetensors") if p.with_suffix(".json").exists())
+        found = exported_in(file)
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none; a run writes it with each checkpoint"
             raise UserError(f"{file} should hold one exported encoder; it holds {names}.")
@@ -65,6 +65,12 @@ def load_encoder(path: str | Path) -> Encoder:
         raise UserError(f"{card_file} describes no encoder: {error}.") from error
     load_weights(encoder, file.with_suffix(".safetensors"))
     return encoder.eval()
+
+
+def exported_in(folder: Path) -> list[Path]:
+    """Encoders alone: a run of an objective on text exports its tower beside them."""
+    cards = {path: read_card(path.with_suffix(".json")) for path in sorted(folder.glob("*.safetensors"))}
+    return [path for path, card in cards.items() if card is not None and "tower" not in card]
 
 
 def read_card(path: Path) -> dict[str, Any] | None:
@@ -90,7 +96,7 @@ def open_published(path: Path, absent: str = "") -> tuple[Encoder, State]:
         if is_run(file):
             raise UserError(f"{path} is the checkpoint of a run: name the run's folder, which holds its encoder.")
         raise UserError(f"{unknown(file)}{absent}")
-    return of_found(found, sized(found.net), {}, partial=False), found.ours
+    return of_found(found, sized(encoded(found)), {}, partial=False), found.ours
 
 
 def encoder_from(weights: str | Path, name: str, kwargs: dict[str, Any], partial: bool) -> Encoder:
@@ -109,6 +115,7 @@ def encoder_from(weights: str | Path, name: str, kwargs: dict[str, Any], partial
 
 
 def of_found(found: Found, name: str, given: dict[str, Any], partial: bool) -> Encoder:
+    encoded(found)
     if not partial:
         found.whole()
     encoder = create_encoder(name, **arguments(found, name, given))
@@ -121,6 +128,16 @@ def of_found(found: Found, name: str, given: dict[str, Any], partial: bool) -> E
     print(f"{found.file.path}: {found.what}; {counts}{licence}", file=sys.stderr)
     encoder.licence = found.licence
     return encoder
+
+
+def encoded(found: Found) -> Net:
+    """Refuse what has no encoder in it."""
+    if found.net.encoder is None:
+        raise UserError(
+            f"{found.file.path} is {found.what}: it has no encoder and works on stored features; give it as "
+            f"--objective.init, or --init, of --objective {found.net.objective}."
+        )
+    return found.net
 
 
 def open_encoder(text: str) -> Encoder:
@@ -202,6 +219,10 @@ def start_from_published(objective: Objective, found: Found) -> None:
     """Refused where an encoder was built otherwise than the published one: shapes alone do not tell."""
     found.whole()
     path, state = found.file.path, found.encoder()
+    if found.net.encoder is None:
+        fit(objective, found.ours, path)
+        print(f"{path}: {found.what}; starting from the whole objective", file=sys.stderr)
+        return
     for encoder in objective.exported().values():
         if wrong := differing(found, encoder.name, encoder.kwargs):
             raise UserError(f"{path} is {found.what}: start it with --encoder.{wrong}.")
@@ -213,7 +234,7 @@ def start_from_published(objective: Objective, found: Found) -> None:
     else:
         objective.warmed()
         said = "the encoder alone; what is beside it there does not fit or is not used"
-    print(f"{path}: {found.what}; starting from {said}; licence {found.licence}", file=sys.stderr)
+    print(f"{path}: {found.what}; starting from {said}; licence {found.licence or 'not stated'}", file=sys.stderr)
 
 
 def encoder_hash(encoder: Encoder) -> str:
@@ -228,6 +249,7 @@ def encoder_hash(encoder: Encoder) -> str:
 __all__ = [
     "encoder_from",
     "encoder_hash",
+    "exported_in",
     "fit",
     "load_encoder",
     "load_weights",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ssvid.errors import UserError
-from ssvid.weights import licence_of_run, read_card
+from ssvid.weights import exported_in, licence_of_run, read_card
 from ssvid.weights.files import File, read, write
 from ssvid.weights.layout import Layout, Net, State, our_keys
-from ssvid.weights.published import LAYOUTS, Found, defaults, find, fixed_by, is_run, same, size, sized, unknown
+from ssvid.weights.published import LAYOUTS, Found, defaults, find, fixed_by, is_run, of, same, sized, unknown
 from ssvid.weights.vit import HEADS, heads
 
 DECODER = ("dec_", "bridge")  # what the objective's arguments about it begin with
@@ -60,7 +60,7 @@ def weights(
 def opened(path: Path, trust: bool) -> Source:
     """A run folder stands for its exported encoder."""
     if path.is_dir():
-        exports = sorted(p for p in path.glob("*.safetensors") if p.with_suffix(".json").exists())
+        exports = exported_in(path)
         if len(exports) != 1:
             raise UserError(f"{path} is a folder with {len(exports)} exported encoders: name a file.")
         (path,) = exports
@@ -73,8 +73,8 @@ def opened(path: Path, trust: bool) -> Source:
     if is_run(file) and "objective" not in file.rest["config"]:
         raise UserError(f"{path} is a checkpoint of ssvid.finetune: name the run's folder, which holds its encoder.")
     if is_run(file):
-        encoder, objective = (dict(file.rest["config"][key]) for key in ("encoder", "objective"))
-        net = Net(encoder.pop("name"), encoder, objective.pop("name"), objective)
+        encoder, objective = (dict(file.rest["config"].get(key) or {}) for key in ("encoder", "objective"))
+        net = Net(encoder.pop("name", None), encoder, objective.pop("name"), objective)
         return Source(file, "checkpoint of ssvid.pretrain", file.tensors, net, licence_of_run(path))
     found = find(file)
     if found is None:
@@ -85,11 +85,12 @@ def opened(path: Path, trust: bool) -> Source:
 
 def tell(source: Source) -> dict[str, Any]:
     net, found, tensors = source.net, source.found, source.file.tensors
-    name = sized(net) if found else net.encoder
+    name = sized(net) if found and net.encoder else net.encoder
     floats = {key: x for key, x in source.ours.items() if x.is_floating_point()}
     buffers = ("running_mean", "running_var", "queue.keys", "second.keys")
-    plain = {**defaults(net.encoder), **fixed_by(name)}
-    print(f"{source.file.path}: a {source.title} of {name}{size(net) if found else ''}", file=sys.stderr)
+    plain = {**defaults(net.encoder), **fixed_by(name)} if net.encoder and name else {}
+    said = of(net) if found else f" of {name or net.objective}"
+    print(f"{source.file.path}: a {source.title}{said}", file=sys.stderr)
     return {
         "file": str(source.file.path),
         "layout": found.layout.name if found else source.title,

@@ -1,4 +1,4 @@
-"""CoCLR's checkpoints <-> our `s3d`, `s3dg`, `infonce`, `coclr` (layout: TengdaHan/CoCLR, weights Apache-2.0).
+"""CoCLR's checkpoints <-> our `s3d`, `infonce`, `coclr` (layout: TengdaHan/CoCLR, weights Apache-2.0).
 
 Each layer of the net stands there under two names. Of a trimmed file, what is left is read. Ours counts the keys that
 were queued; theirs has the place of the next one, and a mark on each place that was filled.

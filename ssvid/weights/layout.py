@@ -44,7 +44,7 @@ class Row(NamedTuple):
 class Net(NamedTuple):
     """What the tensors are of, as far as they tell."""
 
-    encoder: str  # registered name
+    encoder: str | None  # registered name; None: there is none in it
     kwargs: dict[str, Any]
     objective: str | None = None
     settings: dict[str, Any] = {}  # of the objective

@@ -6,11 +6,12 @@ from typing import Any
 
 from ssvid import registry
 from ssvid.errors import UserError
-from ssvid.weights import coclr, dpc, huggingface, mae_st, videomae
+from ssvid.weights import coclr, dpc, huggingface, mae_st, milnce, tan, videomae
 from ssvid.weights.files import File
 from ssvid.weights.layout import Layout, Net, State
 
 LAYOUTS = (*videomae.LAYOUTS, *mae_st.LAYOUTS, *huggingface.LAYOUTS, *dpc.LAYOUTS, *coclr.LAYOUTS)
+LAYOUTS = (*LAYOUTS, *milnce.LAYOUTS, *tan.LAYOUTS)
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "encoder_q.0.")  # of every key
 # A net inside a larger one: the prefix of its keys, and what else may stand beside it.
 INSIDE = {
@@ -18,7 +19,7 @@ INSIDE = {
     "backbone.": ("final_bn.", "final_fc.", "agg", "network_pred.", "mb"),
 }
 # What the user may choose whatever the file holds; all else of an encoder's arguments is in its tensors.
-FREE = {"heads", "frames", "size", "stride", "mean", "std", "dropout"}
+FREE = {"heads", "frames", "size", "stride", "fps", "mean", "std", "dropout"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Found:
 
     @property
     def what(self) -> str:
-        return f"a {self.layout.title} of {sized(self.net)}{size(self.net)}"
+        return f"a {self.layout.title}{of(self.net)}"
 
     def encoder(self) -> State:
         return {k.removeprefix("encoder."): v for k, v in self.ours.items() if k.startswith("encoder.")}
@@ -106,8 +107,15 @@ def unknown(file: File) -> UserError:
     )
 
 
+def of(net: Net) -> str:
+    """What is said behind the title."""
+    return f" of {sized(net)}{size(net)}" if net.encoder else size(net)
+
+
 def sized(net: Net) -> str:
     """The registered name of that size or form, where there is one."""
+    if net.encoder is None:
+        raise UserError("There is no encoder in it: it works on stored features.")
     for name in registry.encoders.names():
         if name != net.encoder and family(name, net):
             if all(net.kwargs.get(k, v) == v for k, v in fixed_by(name).items()):
@@ -146,12 +154,14 @@ def arguments(found: Found, name: str, given: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"{found.file.path} is {found.what}, whose number of attention heads no tensor tells: give heads=N."
         )
-    plain = {**defaults(net.encoder), **fixed_by(name)}
+    plain = {**defaults(net.encoder or name), **fixed_by(name)}
     return {key: value for key, value in kwargs.items() if key in given or plain.get(key, ...) != value}
 
 
 def family(name: str, net: Net) -> bool:
     """A name may be of a function that makes an encoder of another name and hands arguments on: `vit_base -> ViT`."""
+    if net.encoder is None:
+        return False
     made = inspect.signature(registry.encoders[name]).return_annotation
     return name == net.encoder or (made is registry.encoders[net.encoder] and bool(fixed_by(name)))
 
@@ -164,9 +174,9 @@ def differing(found: Found, name: str, given: dict[str, Any]) -> str | None:
     net = found.net
     if not family(name, net):
         return None
-    have = {**defaults(net.encoder), **fixed_by(name), **given}
+    have = {**defaults(net.encoder or name), **fixed_by(name), **given}
     for key, value in net.kwargs.items():
-        if key not in {"frames", "size"} and key in have and not same(key, have[key], value):
+        if key not in {"frames", "size", "fps"} and key in have and not same(key, have[key], value):
             return f"{key} {list(value) if isinstance(value, tuple) else value}"
     return None
 

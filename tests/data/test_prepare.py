@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssvid.data import prepare as module
-from ssvid.data.decode import _table, read, stamps
+from ssvid.data.decode import read, scanned, stamps
 from ssvid.data.jobs import Found, each
 from ssvid.data.prepare import prepare
 from ssvid.errors import RunError, UserError
@@ -36,7 +36,7 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
         old, new = source / f"{name}.{suffix}", out / f"{name}.mp4"
         assert stamps(new) == pytest.approx(stamps(old), abs=1e-3)
         assert numbers(read(new, stamps(new))) == list(range(len(stamps(old))))
-        keys = np.searchsorted(_table(new).pts, _table(new).keys)
+        keys = np.searchsorted(scanned(new).pts, scanned(new).keys)
         assert keys.tolist() == list(range(0, len(stamps(old)), 12))
         with av.open(str(new)) as container:
             assert not any(frame.pict_type == av.video.frame.PictureType.B for frame in container.decode(video=0))

@@ -1,4 +1,4 @@
-"""S3D as CoCLR has it: our `s3d` and `s3dg` on weights and input made by the cases' rule."""
+"""S3D as CoCLR has it: our `s3d`, gated and not, on weights and input made by the cases' rule."""
 
 import hashlib
 

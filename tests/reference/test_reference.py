@@ -9,8 +9,10 @@ from tests.reference import (
     check_infonce,
     check_mae,
     check_memdpc,
+    check_milnce,
     check_retrieval,
     check_s3d,
+    check_tan,
 )
 from tests.reference.cases import ROOT, Case, discover
 
@@ -21,8 +23,10 @@ CHECKERS = (
     check_infonce,
     check_mae,
     check_memdpc,
+    check_milnce,
     check_retrieval,
     check_s3d,
+    check_tan,
 )
 
 

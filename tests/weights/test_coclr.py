@@ -191,12 +191,14 @@ def test_gates_are_seen_in_the_file(tmp_path: Path):
         folder.mkdir()
         saved(folder, state)
     loaded = load_encoder(gated / "epoch3.pth.tar")
-    assert loaded.name == "s3dg" and loaded.kwargs == {"width": 0.125}
+    assert loaded.name == "s3d" and loaded.kwargs == {"width": 0.125, "gating": True}
     gate = infonce(gating=True)["encoder_q.0.Mixed_4d.gating_b2.fc.weight"]
     assert torch.equal(loaded.mixed4[2].gates[2].linear.weight, gate)
     assert create_encoder("s3d", weights=gated / "epoch3.pth.tar").kwargs == {"width": 0.125, "gating": True}
     with refused(r"of s3d \(RGB or flow: .*: its gating is False, not True: create_encoder\('s3d', weights=FILE\)"):
-        create_encoder("s3dg", weights=plain / "epoch3.pth.tar")
+        create_encoder("s3d", gating=True, weights=plain / "epoch3.pth.tar")
+    with refused("not of s3dg"):  # MIL-NCE's
+        create_encoder("s3dg", weights=gated / "epoch3.pth.tar")
     with refused("start it with --encoder.gating True"):
         warm_start(InfoNCE(small(), **SMALL), str(gated / "epoch3.pth.tar"))
 

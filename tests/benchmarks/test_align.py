@@ -1,0 +1,332 @@
+"""benchmarks.align: sentences found where a known aligner sees them; files, resume and refusals of the command."""
+
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from benchmarks import align as module
+from benchmarks.align import align, open_aligner
+from benchmarks.align_page import draw
+from benchmarks.realign import Aligner, Found, box, realign, web_vtt, windows
+from ssvid.cli import parse
+from ssvid.data import narration
+from ssvid.encoder import create_encoder
+from ssvid.engine.checkpoint import RunFolder
+from ssvid.errors import UserError
+from ssvid.nn.timeline import Aligned
+from ssvid.registry import objectives
+from ssvid.shapes import Window
+from ssvid.weights import save_encoder
+from tests.engine.test_run import run_pretrain
+from tests.helpers import command, sentence, squares, write_video
+
+WORDS = ["whisk eggs", "add sugar", "fold flour", "melt butter", "bake it"]
+NET = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16, "stride": 2}
+
+
+def knowing(truth: dict[str, tuple[int, int]], seen: list | None = None, head: bool = True) -> Aligner:
+    """Row t of its features is t: it is sure of the true seconds, and that what is not in `truth` is not alignable."""
+
+    def ask(features: torch.Tensor, texts: list[str]) -> Aligned:
+        seconds = features[0, :, 0]
+        at = torch.tensor([truth.get(text, (-9, -9)) for text in texts])
+        right = (seconds >= at[:, :1]) & (seconds < at[:, 1:])
+        (seen if seen is not None else []).append((int(seconds[0]), len(seconds), list(texts)))
+        logits = torch.tensor([5.0 if text in truth else -5.0 for text in texts]).expand(3, -1)
+        return Aligned(14.0 * right[None], 10.0 * right.expand(2, -1, -1), logits if head else None)
+
+    return Aligner(ask, Window(seconds=64, knows=lambda text: text != "zzz"), 4, "hash")
+
+
+def clock(seconds: int) -> np.ndarray:
+    return np.repeat(np.arange(seconds, dtype=np.float32)[:, None], 4, 1)
+
+
+def test_sentences_are_found_where_they_are_seen():
+    said = [(float(20 * k), 20.0 * k + 4, text) for k, text in enumerate(WORDS)]
+    truth = {text: (20 * k + 7, 20 * k + 7 + k + 1) for k, text in enumerate(WORDS[:4])}  # the last one is never seen
+    found, shares = realign(clock(150), said, knowing(truth))
+    for k, one in enumerate(found[:4]):
+        assert (one.start, one.end) == tuple(map(float, truth[one.text])) == one.found
+        assert one.said == said[k][:2] and one.score == 12.0 and one.alignable and one.alignability is not None
+    last = found[4]
+    assert last.alignable is False and (last.start, last.end) == last.said and last.found is not None
+    assert shares.shape == (5, 150) and shares[1].nan_to_num(0).argmax() == 27 and shares[1, 27] == 1
+
+
+def test_a_word_that_nobody_knows_keeps_its_time_and_is_not_asked():
+    seen: list = []
+    said = [(1.0, 3.0, "zzz"), (2.0, 5.0, "add sugar")]
+    found, shares = realign(clock(30), said, knowing({"add sugar": (9, 12)}, seen))
+    assert found[0] == Found(1.0, 3.0, "zzz", (1.0, 3.0), None, None, None, False)
+    assert (found[1].start, found[1].end) == (9.0, 12.0) and shares[0].isnan().all()
+    assert seen == [(0, 30, ["add sugar"])]
+    with pytest.raises(UserError, match="None of its 1 sentences has a word"):
+        realign(clock(30), said[:1], knowing({}))
+
+
+def test_windows_ask_what_is_said_near_and_cover_every_second():
+    said = [(float(t), t + 4.0, "x") for t in range(0, 400, 10)]
+    calls = list(windows(said, 400, 64))
+    assert [start for start, _, _ in calls] == list(range(0, 368, 16)) and calls[-1][:2] == (352, 48)
+    assert [calls[7][2][0], calls[7][2][-1]] == [5, 24]  # from 48 to 240 s
+    for k in range(len(said)):
+        asked = {t for start, n, rows in calls if k in rows for t in range(start, start + n)}
+        assert set(range(max(0, 10 * k - 40), min(400, 10 * k + 40))) <= asked
+    assert list(windows(said[:1], 5, 64)) == [(0, 5, [0])]
+    assert all(rows == [0] for _, _, rows in windows([(0.0, 400.0, "x")], 400, 64))  # of a plain list: anywhere
+
+
+def test_a_box_is_what_is_half_as_likely_without_a_gap():
+    half = math.log(2)
+    row = torch.tensor([-math.inf, 4.7, 4.0, 4.4, 5.0, 4.9, 5.0 - half + 1e-3, 5.0 - half - 1e-3, 5.0])
+    assert box(row) == (4.0 - 1, 7.0)
+    assert box(torch.zeros(3)) == (0.0, 3.0) and box(torch.tensor([0.0, 9.0])) == (1.0, 2.0)
+
+
+def test_thresholds_are_of_the_head_or_of_the_score():
+    said = [(1.0, 3.0, "add sugar"), (2.0, 5.0, "melt butter")]
+    truth = {"add sugar": (9, 12)}
+    able = [[one.alignable for one in realign(clock(30), said, knowing(truth), at)[0]] for at in (None, 0.001, 0.999)]
+    assert able == [[True, False], [True, True], [False, False]]
+    able = [
+        [one.alignable for one in realign(clock(30), said, knowing(truth, head=False), at)[0]]
+        for at in (None, 12.0, 12.5)
+    ]
+    assert able == [[None, None], [True, False], [False, False]]
+
+
+def test_features_that_make_no_sense():
+    with pytest.raises(UserError, match="gives NaN or infinity"):
+        by = knowing({})
+        realign(
+            clock(9),
+            [(1.0, 2.0, "x")],
+            by._replace(ask=lambda *given: Aligned(*[x * torch.nan for x in by.ask(*given)])),
+        )
+
+
+def test_web_vtt_is_read_again(tmp_path: Path):
+    found = [
+        Found(3725.5, 3730.0, "a < b & c --> d", (1.0, 2.0), (3725.5, 3730.0), 3.0, 0.9, True),
+        Found(7.25, 8.0, "said, not seen", (7.25, 8.0), (1.0, 2.0), 1.0, 0.1, False),
+    ]
+    (tmp_path / "v.vtt").write_text(web_vtt(found))
+    assert "01:02:05.500 --> 01:02:10.000" in web_vtt(found) and "NOTE 2 is not alignable, score 1.00" in web_vtt(found)
+    assert narration.read(tmp_path / "v.vtt") == {
+        "v": [(7.25, 8.0, "said, not seen"), (3725.5, 3730.0, "a < b & c --> d")]
+    }
+
+
+def test_a_picture_has_room_for_each_sentence():
+    shares = torch.rand(30, 300)
+    shares[0, 250:] = torch.nan
+    spans: list = [(9.0 * k, 9.0 * k + 5) for k in range(30)]
+    given = ["a long $5 sentence " * 9] * 30, spans, [*spans[:29], None], [True, False, None] * 10
+    with Image.open(io.BytesIO(draw("v", shares, *given))) as picture:
+        assert picture.width == 1600 and picture.height >= 30 * 20
+        left = np.asarray(picture.convert("L"))[-655:-55, 100:500]  # 30 rows of 20 pixels, beside the matrix
+    darkest = left.reshape(30, 20, -1).min((1, 2))
+    assert (darkest < 180).all()  # there is text beside each row
+    assert (darkest[1::3] > 100).all() and (np.delete(darkest, np.s_[1::3]) < 80).all()  # grey: not alignable
+    many = draw("v", torch.rand(900, 4000), ["x"] * 900, [spans[0]] * 900, [spans[1]] * 900, [True] * 900)
+    with Image.open(io.BytesIO(many)) as picture:
+        assert picture.height < 10_000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("run"), 0)
+
+
+def saved(out: Path, seed: int) -> Path:
+    """The folder of a run of tan, as the loop leaves it."""
+    torch.manual_seed(seed)
+    kind = objectives["tan"]
+    given = {**kind.tiny, "features": 24, "seconds": 16, "alignability": True}
+    net = kind(None, **given)
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "config.yaml").write_text(yaml.safe_dump({"objective": {"name": "tan", **given, "init": "gone.pth"}}))
+    RunFolder(out).save(3, {"step": 3, "model": net.state_dict(), "optimizer": {}, "rng": {}}, 2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("net")
+    save_encoder(create_encoder("vit", **NET), out, "encoder", {})
+    return out
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Two videos of 6 s, what is said in them, and a folder of stored features."""
+    lists = {}
+    for i, name in enumerate(("a", "b")):
+        write_video(tmp_path / f"v/{name}.mp4", squares(i, frames=60))
+        lists[name] = {"start": [0, 2, 3.5], "end": [1.5, 3, 5], "text": WORDS[:3]}
+        (tmp_path / "store").mkdir(exist_ok=True)
+        np.save(tmp_path / f"store/{name}.npy", np.random.default_rng(i).standard_normal((6, 24)).astype(np.float16))
+    (tmp_path / "said.json").write_text(json.dumps(lists))
+    (tmp_path / "one.srt").write_text(
+        "1\n00:00:01,000 --> 00:00:02,500\nWhisk eggs\n\n2\n00:00:03,000 --> 00:00:04,000\nBake it\n"
+    )
+    return tmp_path
+
+
+def aligned(films: Path, run: Path, video: str, transcript: str, *more: str, out: str = "out") -> dict:
+    argv = ["--video", str(films / video), "--transcript", str(films / transcript), "--aligner", str(run)]
+    return align(**parse(align, [*argv, "--out", str(films / out), "--workers", "0", *more]))
+
+
+def test_one_video_through_an_encoder_as_a_user_runs_it(films: Path, run: Path, net: Path):
+    argv = [str(films / "v/a.mp4"), str(films / "one.srt"), "--encoder", str(net), "--aligner", str(run)]
+    done = command("benchmarks.align", *argv, "--out", str(films / "out"), "--workers", "0")
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["videos"], told["aligned"], told["bad"], told["sentences"]) == (1, 1, 0, 2)
+    held = json.loads((films / "out/a.json").read_text())
+    assert held["seconds"] == 6 and [one["text"] for one in held["segments"]] == ["Whisk eggs", "Bake it"]
+    assert set(held["segments"][0]) == set(Found._fields) and held["segments"][0]["said"] == [1.0, 2.5]
+    assert len(narration.read(films / "out/a.vtt")["a"]) == 2 == len(narration.read(films / "out/a.json")["a"])
+    with Image.open(films / "out/a.png") as picture:
+        picture.verify()
+    store = next((films / "out/features").glob("*/a.npy"))
+    again = aligned(films, run, "a.mp4", "one.srt", "--features", str(store.parent), out="twice")
+    twice = json.loads((films / "twice/a.json").read_text())
+    assert again["aligned"] == 1 and twice["segments"] == held["segments"]  # stored features are the same
+
+
+def test_a_folder_is_gone_through_and_goes_on(films: Path, run: Path, net: Path):
+    told = aligned(films, run, "v", "said.json", "--encoder", str(net))
+    assert (told["videos"], told["aligned"], told["kept"], told["bad"]) == (2, 2, 0, 0) and "exit_code" not in told
+    before = {path.name: path.read_bytes() for path in (films / "out").glob("*.*")}
+    assert {"a.vtt", "a.json", "a.png", "b.vtt", "b.json", "b.png"} <= before.keys()
+    (films / "out/b.png").unlink()
+    told = aligned(films, run, "v", "said.json", "--encoder", str(net))
+    assert (told["aligned"], told["kept"], told["sentences"]) == (1, 1, 6)
+    assert before == {path.name: path.read_bytes() for path in (films / "out").glob("*.*")}
+
+
+@pytest.mark.parametrize("what", ["said", "features", "aligner", "threshold", "torn"])
+def test_other_inputs_are_aligned_anew(films: Path, run: Path, what: str):
+    store = ["--features", str(films / "store")]
+    aligned(films, run, "a.mp4", "one.srt", *store)
+    if what == "said":
+        (films / "one.srt").write_text((films / "one.srt").read_text().replace("Bake", "Take"))
+    elif what == "features":
+        np.save(films / "store/a.npy", np.ones((6, 24), np.float16))
+    elif what == "torn":
+        (films / "out/a.json").write_text("{")
+    other = saved(films / "other", 1) if what == "aligner" else run
+    more = ["--threshold", "0.9"] if what == "threshold" else []
+    assert aligned(films, other, "a.mp4", "one.srt", *store, *more)["aligned"] == 1
+    assert aligned(films, other, "a.mp4", "one.srt", *store, *more)["kept"] == 1
+
+
+def test_bad_pairs_are_listed_and_the_rest_goes_on(films: Path, run: Path, net: Path):
+    shutil.copy(films / "v/a.mp4", films / "v/mute.mp4")
+    (films / "v/b.mp4").write_bytes(b"no video")
+    argv = [str(films / "v"), str(films / "said.json"), "--encoder", str(net), "--aligner", str(run)]
+    done = command("benchmarks.align", *argv, "--out", str(films / "out"), "--workers", "0")
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["videos"], told["aligned"], told["bad"]) == (3, 1, 2) and (films / "out/a.vtt").exists()
+    lines = [json.loads(line) for line in (films / "out/quarantine.jsonl").read_text().splitlines()]
+    assert {line["path"]: line["why"].partition(":")[0] for line in lines} == {
+        "b": "The video b cannot be read",
+        "mute": "The video mute has no sentences in the transcript.",
+    }
+
+
+def test_a_folder_of_features_stands_for_its_videos(films: Path, run: Path):
+    told = aligned(films, run, "store", "said.json", "--features", str(films / "store"))
+    assert (told["videos"], told["aligned"]) == (2, 2)
+
+
+def test_sentences_without_times_may_be_anywhere(films: Path, run: Path, net: Path):
+    (films / "plain.txt").write_text("Whisk eggs\nBake it\n")
+    told = aligned(films, run, "v/a.mp4", "plain.txt", "--encoder", str(net))
+    assert told["sentences"] == 2
+
+
+def refused(films: Path, run: Path, said: str, video: str, transcript: str, *more: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        aligned(films, run, video, transcript, *more)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+    assert not list(films.glob("out/*.vtt"))
+
+
+def test_bad_input_is_one_sentence(films: Path, run: Path, net: Path, tmp_path_factory: pytest.TempPathFactory):
+    store, by_net = ["--features", str(films / "store")], ["--encoder", str(net)]
+    refused(films, run, "no features of the video c", "c.mp4", "one.srt", *store)
+    refused(films, run, "is a file", "v/a.mp4", "one.srt", "--features", str(films / "one.srt"))
+    refused(films, run, "c.mp4 does not exist: VIDEO is a file", "c.mp4", "one.srt", *by_net)
+    refused(films, run, "There is no transcript", "v/a.mp4", "none.srt", *by_net)
+    refused(films, run, "--encoder, or --features; one of the two", "v/a.mp4", "one.srt")
+    refused(films, run, "--encoder, or --features; one of the two", "v/a.mp4", "one.srt", *store, *by_net)
+    np.save(films / "store/a.npy", np.ones((6, 25), np.float16))
+    np.save(films / "store/b.npy", np.ones((6, 25), np.float16))
+    refused(films, run, "24 .*25", "a.mp4", "one.srt", *store)
+    np.save(films / "store/a.npy", np.ones((6, 24), np.float16))
+    np.save(films / "store/b.npy", np.ones((6, 24), np.float16))
+    (films / "empty.srt").write_text("1\n00:00:01,000 --> 00:00:02,500\n\n")
+    refused(films, run, "holds no sentence that can be used", "a.mp4", "empty.srt", *store)
+    (films / "three.json").write_text((films / "said.json").read_text().replace('"a"', '"x"'))
+    refused(films, run, "sentences of 2 videos, and none of a", "a.mp4", "three.json", *store)
+    wide = tmp_path_factory.mktemp("wide")
+    save_encoder(create_encoder("vit", **{**NET, "dim": 32}), wide, "encoder", {})
+    refused(films, run, "32 wide and the aligner .* learnt from 24", "v/a.mp4", "one.srt", "--encoder", str(wide))
+    (films / "v/a.mp4").write_bytes(b"no video")
+    refused(films, run, "a cannot be read", "v/a.mp4", "one.srt", *by_net)
+    (films / "out").rename(films / "before")
+    (films / "out").write_text("")
+    refused(films, run, "is a file; name a folder", "a.mp4", "one.srt", *store)
+
+
+def test_runs_that_are_no_aligner(films: Path, run: Path, videos: Path, tmp_path: Path):
+    argv = [
+        str(films / "a.mp4"),
+        str(films / "one.srt"),
+        "--features",
+        str(films / "store"),
+        "--out",
+        str(films / "out"),
+    ]
+    said = sentence(command("benchmarks.align", *argv, "--aligner", str(films / "v")))
+    assert "is no folder of a run" in said
+    run_pretrain(videos, tmp_path / "mae", "--steps", "1")
+    with pytest.raises(UserError, match="is a run of mae, which aligns nothing"):
+        open_aligner(str(tmp_path / "mae"))
+    bare = shutil.copytree(run, tmp_path / "bare")
+    (bare / "checkpoints/step_00000003.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match="no checkpoint that can be read: .*step_00000003.pt is damaged"):
+        open_aligner(str(bare))
+    (bare / "checkpoints/step_00000003.pt").unlink()
+    with pytest.raises(UserError, match="no checkpoint that can be read: it has none yet"):
+        open_aligner(str(bare))
+    (bare / "config.yaml").write_text("[")
+    with pytest.raises(UserError, match="cannot be read"):
+        open_aligner(str(bare))
+
+
+def test_an_aligner_is_known_by_its_weights(run: Path, tmp_path: Path):
+    first, again = open_aligner(str(run)), open_aligner(str(run))
+    other = open_aligner(str(saved(tmp_path / "other", 1)))
+    assert first.hash == again.hash != other.hash and first.width == 24 and first.window.seconds == 16
+
+
+def test_an_encoder_whose_statistics_are_not_measured(
+    films: Path, run: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "lacks_statistics", lambda encoder: True)
+    refused(films, run, "calibrate_bn 256, and give them with --features", "v/a.mp4", "one.srt", "--encoder", str(net))

@@ -1,0 +1,138 @@
+"""HTM-Align's two numbers: equal to the published code on its reference case, and by hand where that tells nothing."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.htm_align import Aligned, auc, evaluate, given_times, hits, windows
+from ssvid.data.datasets.htm_align import Spoken, load_annotation
+from ssvid.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def case(shared: Path):
+    folder = shared / "reference" / "tan"
+    if not folder.is_dir():
+        pytest.skip(f"no reference at {folder}")
+    told = load_annotation(folder / "htm_align_annotation.json")
+    return told, np.load(folder / "align_inputs.npz"), np.load(folder / "align_outputs.npz")
+
+
+def stub(inputs):
+    """The model of the case: tables, and what a window adds to them."""
+
+    def model(video: str, start: int, seconds: int, rows: list[int]) -> Aligned:
+        base, dual, pert, al = (torch.from_numpy(inputs[f"{video}.{key}"]) for key in ("base", "dual", "pert", "al"))
+        shift = torch.zeros(len(base), seconds)
+        shift[:, : pert.shape[1]] = pert[:, :seconds]
+        cut = slice(start, start + seconds)
+        joint, two = base[:, cut] + 0.3 * shift, dual[:, cut] - 0.2 * shift
+        return Aligned(joint[rows][None], two[rows][None], al[:, rows] * (1 + 0.1 * math.cos(start / 16)))
+
+    return model
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("method", ["overlap-seq", "global"])
+def test_equal_to_the_published_evaluation(case, head: bool, method):
+    told, inputs, outputs = case
+    lengths = {video: inputs[f"{video}.base"].shape[1] for video in told}
+    got = evaluate(told, lengths, stub(inputs), method=method, head=head)
+    name = f"{'head' if head else 'nohead'}.{method}"
+    assert got["recall"] == pytest.approx(float(outputs[f"{name}.Recall"]), abs=1e-12)
+    assert got["auc"] == pytest.approx(float(outputs[f"{name}.AUC"]), abs=1e-12)
+    if name == "head.overlap-seq":
+        for video in told:
+            assert np.abs(got["similarity"][video].numpy() - outputs[f"{name}.sim.{video}"]).max() < 1e-6
+            assert np.abs(got["alignability"][video].numpy() - outputs[f"{name}.alignability.{video}"]).max() < 1e-6
+        calls = [[n, *call] for n, video in enumerate(sorted(told)) for call in got["calls"][video]]
+        assert calls == outputs["overlap-seq.calls_video_start_len_firstsent_lastsent"].tolist()
+
+
+def test_which_sentences_a_window_asks():
+    """22 windows of 384 s. Ends reach to the ends of the list; a window with nothing unalignable near asks nothing."""
+    said = [
+        Spoken(False, 10.0, 12.0, ""),
+        Spoken(True, 20.0, 22.0, ""),
+        Spoken(False, 100.0, 102.0, ""),
+        Spoken(True, 330.0, 332.0, ""),
+        Spoken(False, 380.0, 384.0, ""),
+        Spoken(True, 381.0, 383.0, ""),
+    ]
+    asked = {start: (seconds, first, last) for start, seconds, first, last in windows(said, 384)}
+    assert asked[0] == (64, 0, 2) and asked[48] == (64, 0, 2) and asked[64] == (64, 0, 2)  # up to 11 - 64 .. 11 + 64
+    assert asked[80] == (64, 2, 2) and 176 not in asked and asked[256] == (64, 4, 4)
+    assert asked[288] == (64, 4, 5) and asked[336] == (48, 4, 5) and max(asked) == 336  # the last four, to the end
+    assert list(windows([Spoken(True, 5.0, 6.0, "")], 384)) == []
+    short = [Spoken(False, 5.0, 6.0, ""), Spoken(True, 20.0, 22.0, "")]  # the first four are never the last four
+    assert {call[2:] for call in windows(short, 90)} == {(0, 0)}
+    assert list(windows([Spoken(False, 5.0, 6.0, "")], 20)) == [(0, 20, 0, 0)]  # too short for any: one
+
+
+def test_both_ends_count_and_what_was_not_computed_does_not():
+    said = [
+        Spoken(True, 2.5, 3.5, "a"),
+        Spoken(True, 2.5, 3.5, "b"),
+        Spoken(True, 2.5, 3.5, "c"),
+        Spoken(True, 0.0, 0.5, "d"),
+    ]
+    table = torch.full((4, 8), -5.0)
+    table[0, 2] = table[1, 4] = table[2, 5] = -1.0
+    table[:, 7] = 0.0  # the highest, but asked by no window
+    table[3, 1] = -1.0
+    assert hits(said, table).tolist() == [True, True, False, True]
+
+
+def test_the_narrations_own_times():
+    said = [Spoken(True, 2.5, 3.5, "a"), Spoken(True, 2.5, 3.5, "b"), Spoken(True, 2.5, 3.5, "c")]
+    assert given_times(said, [(0.0, 4.0), (1.0, 2.8), (4.0, 6.0)]).tolist() == [True, False, False]  # 2, 1.9, 5
+
+
+def test_averages_of_windows_and_pooling_over_videos():
+    """Two windows see second 20 of one video, each says otherwise; the other video has three sentences."""
+    said = {
+        "a": [Spoken(True, 20.0, 20.0, ""), Spoken(False, 0.0, 2.0, "")],  # asked: up to the last that is not alignable
+        "b": [Spoken(True, 5.0, 6.0, ""), Spoken(True, 5.0, 6.0, ""), Spoken(False, 5.0, 6.0, "")],
+    }
+
+    def model(video: str, start: int, seconds: int, rows: list[int]) -> Aligned:
+        sim = torch.full((1, len(rows), seconds), 0.1)
+        if video == "a":
+            sim[0, :, 20 - start] = 1.0 + start
+        return Aligned(sim, 3 * sim, torch.arange(1.0, 4.0)[:, None].expand(3, len(rows)) + start)
+
+    got = evaluate(said, {"a": 49, "b": 40}, model, head=True)
+    assert [call[:2] for call in got["calls"]["a"]] == [(0, 49), (16, 33)]
+    assert got["similarity"]["a"][0, 20].item() == pytest.approx(2 * (1 + 17) / 2)
+    assert got["alignability"]["a"].tolist() == [3 + 8, 3 + 8]  # stage 3, averaged over windows
+    assert got["recall"] == pytest.approx(1 / 3)  # of all sentences, not of videos (1 and 0)
+    last = evaluate(said, {"a": 49, "b": 40}, model, method="global", head=True)
+    assert last["similarity"]["a"][0, 20].item() == 1.0 and last["alignability"]["a"].tolist() == [3.0, 3.0]
+
+
+def test_auc_with_ties_is_scikit_learns():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 6, (200,), generator=generator).float()
+    labels = torch.rand(200, generator=generator) < 0.3
+    assert auc(scores, labels) == pytest.approx(roc_auc_score(labels.numpy(), scores.numpy()), abs=1e-12)
+    assert auc(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
+    assert auc(torch.ones(2), torch.tensor([True, True])) is None
+
+
+def test_what_cannot_be_scored_is_said():
+    def model(video: str, start: int, seconds: int, rows: list[int]) -> Aligned:
+        return Aligned(torch.ones(1, len(rows), seconds), torch.ones(1, len(rows), seconds), heads)
+
+    heads = None
+    with pytest.raises(UserError, match="no alignability head"):
+        evaluate({"a": [Spoken(False, 1.0, 2.0, "")]}, {"a": 64}, model, head=True)
+    heads = torch.ones(2, 1)
+    with pytest.raises(UserError, match="stage 3 .* has 2"):
+        evaluate({"a": [Spoken(False, 1.0, 2.0, "")]}, {"a": 64}, model, head=True)
+    with pytest.raises(UserError, match="1 annotated videos have no features, such as a"):
+        evaluate({"a": [Spoken(False, 1.0, 2.0, "")]}, {}, model, head=False)
+    assert evaluate({"a": []}, {"a": 64}, model, head=False)["recall"] is None

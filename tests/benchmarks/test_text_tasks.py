@@ -1,0 +1,288 @@
+"""Text against clips and seconds: numbers by hand, ties, both directions, and whole runs with tiny nets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.captions import Captions
+from benchmarks.realign import Aligner
+from benchmarks.run import run
+from benchmarks.subject import Options, bench, subject
+from benchmarks.task import score
+from benchmarks.tasks.text_retrieval import as_published, ranks, ranks_published, recalls
+from benchmarks.tasks.zero_shot import spoken
+from benchmarks.units import keep, kind_of
+from benchmarks.wording import Text, unlearnt
+from ssvid.data.decode import read, stamps
+from ssvid.data.manifest import Manifest
+from ssvid.engine.run import UNCHANGED
+from ssvid.errors import UserError
+from ssvid.nn.timeline import Aligned
+from ssvid.registry import probes, tasks
+from ssvid.shapes import ClipSpec, Row, Window
+from ssvid.text import create_tower
+from ssvid.text.joint import Joint, save_joint
+from ssvid.weights import encoder_hash, save_encoder
+from tests.helpers import squares, write_video
+
+NET = "tests.benchmarks.test_run:tiny_vit"
+SPEC = ClipSpec(frames=4, fps=10.0, size=16)
+
+
+def tiny_joint(cosine: bool = False) -> Joint:
+    torch.manual_seed(0)
+    tower = create_tower("words", dim=12, buckets=64, width=8, hidden=16, length=8)
+    return Joint(tower, nn.Linear(24, 12, bias=False), cosine=cosine).eval()
+
+
+def test_ranks_by_hand():
+    table = torch.tensor([[3.0, 1.0, 2.0], [5.0, 4.0, 6.0], [0.0, 1.0, 2.0]])  # places 1, 3, 1
+    got = recalls(ranks(table))
+    assert got == pytest.approx({"recall1": 2 / 3, "recall5": 1, "recall10": 1, "median_rank": 1, "mean_rank": 5 / 3})
+    assert recalls(ranks(table.T))["mean_rank"] == pytest.approx((2 + 1.5 + 2) / 3)  # 4 above 3 and 1 tied with 1, ...
+
+
+def test_ties_are_an_order_of_chance():
+    """Of two tied answers the right one is first in half of the orders; a net that tells nothing gets chance."""
+    got = ranks(torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    assert got.within(1).tolist() == [0.5, 1, 1] and got.mean.tolist() == [0.5, 0, 0]
+    blind = recalls(ranks(torch.ones(50, 50)))
+    assert blind["recall1"] == pytest.approx(1 / 50) and blind["recall10"] == pytest.approx(0.2)
+    assert blind["median_rank"] == blind["mean_rank"] == 25.5
+
+
+def test_ties_as_published():
+    table = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert sorted(ranks_published(table).tolist()) == [0, 0, 0, 1]
+    assert as_published(ranks(table)).query.tolist() == [0, 0, 1, 2]
+    assert recalls(ranks_published(table))["recall1"] == pytest.approx(3 / 4)
+
+
+def test_equal_to_the_published_metrics(shared: Path):
+    folder = shared / "reference" / "milnce"
+    if not folder.is_dir():
+        pytest.skip(f"no reference at {folder}")
+    table = torch.from_numpy(np.load(folder / "inputs.npz")["retrieval_sim"])
+    wanted, got = np.load(folder / "outputs.npz"), recalls(ranks_published(table))
+    names = {"R1": "recall1", "R5": "recall5", "R10": "recall10", "MR": "median_rank"}
+    assert {name: got[ours] for name, ours in names.items()} == pytest.approx(
+        {name: float(wanted[f"retrieval.{name}"]) for name in names}, abs=1e-12
+    )
+    assert len(ranks_published(table)) == len(table) + 1 and len(ranks(table).above) == len(table)
+
+
+def test_class_names_as_words():
+    names = {"ApplyEyeMakeup": "apply eye makeup", "brush_hair": "brush hair", "TVShow2Go": "tv show2 go"}
+    assert {name: spoken(name) for name in names} == names
+    assert spoken("Moving something-left") == "moving something left" and spoken("!") == "!"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Four videos of 3 s, two captions each; one train video without any."""
+    root = tmp_path_factory.mktemp("told")
+    rows = []
+    for n in range(8):
+        write_video(root / f"{n}.mp4", squares(n, frames=30))
+        said = ((0.2, 2.6, f"square {n} begins"), (1.0, 1.2, f"square {n} ends"))
+        label = ("TurnLeft", "turn_right")[n % 2]
+        split = "test" if n < 6 else "train"
+        rows.append(Row(f"{n}.mp4", label, split, f"g{n}", sentences=said if n != 7 else (), video_id=f"v{n}"))
+    return Manifest(tuple(rows), root, ("TurnLeft", "turn_right"))
+
+
+def test_the_windows_of_a_caption(told: Manifest):
+    """From its start to 0.4 s and a clip before its end; all at the start where it is shorter than that."""
+    units = kind_of("captions:3").make(keep(told, "captions:3"), SPEC, 1, 1)
+    assert [units.data.video_id(row) for row in units.clips.row[:3]] == ["v0", "v0", "v1"] and len(units.clips) == 12
+    first, second = (units.clips[0, i]["clips"] for i in (0, 1))  # 3 windows, C T H W
+    times = stamps(told.path(0))
+    for window, start in zip(first, np.linspace(0.2, 2.6 - 0.4 - 0.4, 3), strict=True):
+        frames = read(told.path(0), times[0] + start + np.arange(4) / 10)
+        assert (window.float() - F.interpolate(frames.float(), 16, mode="area").transpose(0, 1)).abs().mean() < 8
+    assert (second[0] == second[1]).all() and (first[0] != first[1]).any()
+    with pytest.raises(UserError, match="no --clips or --crops"):
+        kind_of("captions:3").make(keep(told, "captions"), SPEC, 2, 1)
+
+
+def test_a_caption_past_the_end_is_left_out(told: Manifest):
+    late = Row("0.mp4", None, "test", sentences=((9.0, 12.0, "late"), (0.0, 1.0, "  ")))
+    units = Captions(Manifest((late,), told.root), SPEC, 2)
+    assert len(units) == 1 and not units[0, 0]["ok"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run with a text side exports."""
+    folder = tmp_path_factory.mktemp("run")
+    of = subject(NET, "a", UNCHANGED, "last")
+    of.net.name, of.net.kwargs = NET, {}
+    save_encoder(of.net, folder, "encoder", {})
+    save_joint(tiny_joint(), folder)
+    return folder
+
+
+def asked(encoder: str, data: Manifest, cells: str, tmp_path: Path, **more):
+    (tmp_path / "s.yaml").write_text(f"cells: [{cells}]")
+    found = run(
+        [encoder],
+        str(tmp_path / "out"),
+        suite=str(tmp_path / "s.yaml"),
+        data=data,
+        workers=0,
+        cache=str(tmp_path / "cache"),
+        devices="cpu",
+        **more,
+    )
+    files = {json.loads(file.read_text())["cell"]: file for file in (tmp_path / "out").glob("*.json")}
+    return found, {cell: json.loads(file.read_text()) for cell, file in files.items()}
+
+
+CELLS = "{task: text_retrieval, windows: 2}, {task: zero_shot, templates: ['a {}.', 'see {}']}"
+
+
+def test_a_whole_run(trained: Path, told: Manifest, tmp_path: Path):
+    """The numbers in the files are those of the joint space, worked out by hand from the encoder."""
+    found, made = asked(str(trained / "encoder.safetensors"), told, CELLS, tmp_path)
+    assert found["exit_code"] == 0, found["failed"]
+    retrieval, shot = made["text_retrieval"], made["zero_shot"]
+    assert retrieval["chance"] == pytest.approx(1 / 12) and shot["chance"] == 0.5 and retrieval["captions"] == 12
+    assert retrieval["recall1"] == pytest.approx(retrieval["text_to_video"]["recall1"])
+    assert set(retrieval["controls"]) == set(shot["controls"]) == {"random"}
+    assert retrieval["text"] == shot["text"] and retrieval["data"]["clips"] == {"train": 0, "val": 0, "test": 6}
+    of, joint = subject(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last"), tiny_joint()
+    units = kind_of("captions:2").make(keep(told, "captions:2"), of.net.spec, 1, 1)
+    with torch.no_grad():
+        clips = [joint.videos(of.net(of.net.normalise(units.clips[0, i]["clips"])).pooled).mean(0) for i in range(12)]
+        said = joint.texts([f"square {n} {what}" for n in range(6) for what in ("begins", "ends")])
+        assert recalls(ranks(said @ torch.stack(clips).T)) == pytest.approx(retrieval["text_to_video"])
+        assert recalls(ranks(torch.stack(clips) @ said.T)) == pytest.approx(retrieval["video_to_text"])
+
+
+def test_an_encoder_without_a_text_side(told: Manifest, tmp_path: Path):
+    found, made = asked(NET, told, CELLS, tmp_path)
+    assert found["exit_code"] == 3 and not made
+    assert all("has no text side: those have that were trained with text" in one["why"] for one in found["failed"])
+
+
+def test_of_length_one_where_similarity_is_a_cosine():
+    text = Text(tiny_joint(cosine=True))
+    averages = text.one(torch.randn(4, 12))
+    assert torch.allclose(averages.norm(dim=1), torch.ones(4)) and text.embed(["a b", "c"]).norm(dim=1).allclose(
+        torch.ones(2)
+    )
+    plain = torch.randn(4, 12)
+    assert (Text(tiny_joint()).one(plain) == plain).all()
+
+
+def test_nothing_learnt_keeps_its_size():
+    net, other = nn.Linear(30, 20), nn.Linear(30, 20)
+    before = net.weight.detach().clone()
+    unlearnt(net, 0)
+    assert (net.weight != before).float().mean() > 0.9
+    assert (net.weight.flatten().sort().values == before.flatten().sort().values).all()
+    other.load_state_dict({"weight": before, "bias": torch.zeros(20)})
+    unlearnt(other, 0)
+    assert (other.weight == net.weight).all()  # the same seed
+
+
+class Oracle(nn.Module):
+    """Reads the answer off the features: second s has a one at its number, sentence `at s` looks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eye = nn.Parameter(torch.eye(48))
+
+    def similarities(self, features, sentences):
+        at = torch.tensor([int(text.split()[1]) for text in sentences])
+        alike = self.eye[at] @ features[0].T + 0.01
+        alignable = torch.tensor([float("yes" in text) for text in sentences]).expand(3, -1)
+        return Aligned(alike[None], alike[None], alignable)
+
+
+@pytest.fixture
+def narrated(told: Manifest, tmp_path: Path) -> Manifest:
+    """Sentence `at s yes` is true at second s and said 1 s later, or 8; `at s no` is not seen."""
+    rows, truth = [], {}
+    for n in range(6):
+        np.save(tmp_path / f"v{n}.npy", np.eye(48, dtype=np.float16))
+        said = [(1, 5 + n, 6 + n, f"at {5 + n} yes"), (1, 20, 21, "at 20 yes"), (0, 40, 41, "at 40 no")]
+        truth[f"v{n}"] = said
+        late = (1.0, 8.0, 0.0)
+        heard = tuple((s + by, e + by, text) for (_, s, e, text), by in zip(said, late, strict=True))
+        rows.append(
+            Row(
+                f"{n}.mp4",
+                None,
+                "test",
+                f"g{n}",
+                sentences=heard,
+                video_id=f"v{n}",
+                features=str(tmp_path / f"v{n}.npy"),
+            )
+        )
+    (tmp_path / "htm_align.json").write_text(json.dumps(truth))
+    return Manifest(tuple(rows), told.root)
+
+
+def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(
+        "benchmarks.tasks.htm_align.open_aligner", lambda path: Aligner(Oracle().similarities, Window(), 48, "0123")
+    )
+    task = tasks["htm_align"](aligner="RUN", annotation=str(tmp_path / "htm_align.json"), narrated=True)
+    of = subject(NET, "a", UNCHANGED, "last")
+    got = bench(of, narrated, Options(str(tmp_path)), task.needs, task.kind)
+    found = score(task, got)
+    assert found["recall1"] == 1 and found["auc"] == 1 and found["by_head"] and found["alignable"] == 12
+    times = found["controls"]["timestamps"]
+    assert times["recall1"] == 0.5 and times["auc"] == 0.5 and found["never_asked"] == 0
+    assert found["controls"]["random"]["recall1"] < 0.5 and found["gains"]["random"]["shown"]
+    assert found["chance"] == pytest.approx(2 / 48) and len(found["test"]["draws"]["encoder"]) == 1000
+    other = tasks["htm_align"](aligner="RUN", annotation=str(tmp_path / "htm_align.json"), method="global", head=False)
+    assert score(other, got)["recall1"] == 1 and "RUN" not in str(other.settings())
+
+
+def test_an_encoders_own_text_side_aligns(narrated: Manifest, trained: Path, tmp_path: Path):
+    for n in range(6):
+        np.save(tmp_path / f"v{n}.npy", np.random.default_rng(n).normal(size=(48, 24)).astype(np.float16))
+    cell = f"{{task: htm_align, annotation: {tmp_path}/htm_align.json}}"
+    found, made = asked(str(trained / "encoder.safetensors"), narrated, cell, tmp_path)
+    assert found["exit_code"] == 0, found["failed"]
+    result = made["htm_align"]
+    assert not result["by_head"] and set(result["controls"]) == {"random"} and result["data"]["clips"]["test"] == 6
+    joint, right = tiny_joint(), 0
+    for n in range(6):
+        said = [f"at {5 + n} yes", "at 20 yes"]
+        with torch.no_grad():
+            alike = joint.texts(said) @ joint.videos(torch.from_numpy(np.load(tmp_path / f"v{n}.npy")).float()).T
+        right += sum(low <= at <= low + 1 for at, low in zip(alike.argmax(1).tolist(), (5 + n, 20), strict=True))
+    assert result["recall1"] == pytest.approx(right / 12)
+
+
+def test_features_of_another_encoder_are_refused(narrated: Manifest, trained: Path, tmp_path: Path):
+    card = {"dim": 48, "encoder": "vit", "hash": "other", "clip": {}, "seconds_per_row": 1}
+    (tmp_path / "store.json").write_text(json.dumps(card))
+    of = subject(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last")
+    with pytest.raises(UserError, match="were made by the encoder vit of hash other"):
+        bench(of, narrated, Options(str(tmp_path)), (), "narrations")
+    (tmp_path / "store.json").write_text(json.dumps({**card, "hash": encoder_hash(of.net)}))
+    np.save(tmp_path / "v3.npy", np.zeros((48, 7), np.float16))
+    for _ in range(2):
+        got = bench(of, narrated, Options(str(tmp_path), max_bad=0.5), (), "narrations")
+        assert got.lost == [str(tmp_path / "v3.npy")] and len(got.splits["test"]) == 5
+        (tmp_path / "store.json").unlink(missing_ok=True)  # published features: the width that most have
+
+
+def test_what_a_suite_may_not_say():
+    with pytest.raises(UserError, match="has one {}"):
+        tasks["zero_shot"](templates=("no name",))
+    with pytest.raises(UserError, match="windows 0"):
+        tasks["text_retrieval"](windows=0)
+    for name in ("text_retrieval", "zero_shot", "htm_align"):
+        with pytest.raises(UserError, match="takes no probe"):
+            tasks[name](probes["knn"]())

@@ -1,0 +1,337 @@
+import json
+import sys
+
+import pytest
+
+from ssvid.cli import command
+from ssvid.data import narration, subtitles
+from ssvid.data.leftout import LeftOut
+from ssvid.data.narration import BACKWARDS, EMPTY, NEGATIVE, OUTSIDE, UNTIMED, read
+from ssvid.errors import UserError
+
+VTT = """WEBVTT - a title
+Kind: captions
+
+NOTE made by hand
+00:09.000 is no time of a cue
+
+STYLE
+::cue { color: red }
+
+intro
+00:01.000 --> 00:02.500 align:start position:0%
+<v Ann>Hello &amp; <i>welcome</i></v>
+
+01:00:03.000 --> 01:00:04.250
+two
+lines
+NOTE a line that is said
+
+NOTE
+nobody says this
+
+name of the last
+01:00:05.000 --> 01:00:06.000
+bye
+"""
+AUTO = """WEBVTT
+Kind: captions
+Language: en
+
+00:00:00.160 --> 00:00:02.389 align:start position:0%
+ 
+hello<00:00:00.480><c> there</c>
+
+00:00:02.389 --> 00:00:02.399 align:start position:0%
+hello there
+ 
+
+00:00:02.399 --> 00:00:04.309 align:start position:0%
+hello there
+first<00:00:02.720><c> we</c><00:00:03.000><c> cut</c>
+
+00:00:04.309 --> 00:00:04.319 align:start position:0%
+first we cut
+ 
+
+00:00:09.000 --> 00:00:10.000 align:start position:0%
+first we cut
+"""
+SRT = (
+    "1\n00:00:01,000 --> 00:00:02,5\n{\\an8}<i>Hello</i>\n\n2\n00:00:03,000 --> 00:00:04,000\n13\n3\n"
+    "00:00:05,000 --> 00:00:06,000\na < b\n"
+)
+TABLE = {
+    "b": {"text": ["two", "one"], "start": [5, 1.5], "end": [6, 2]},
+    "a": {"text": ["x"], "start": [0], "end": [1]},
+}
+
+
+def put(path, text, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def reasons(path, **options):
+    left = LeftOut()
+    return read(path, left_out=left, **options), left.counts
+
+
+# forms
+
+
+def test_web_vtt(tmp_path):
+    said, bye = read(put(tmp_path / "ID.en-US.vtt", VTT)), (3605.0, 3606.0, "bye")
+    assert said == {"ID": [(1.0, 2.5, "Hello & welcome"), (3603.0, 3604.25, "two lines NOTE a line that is said"), bye]}
+
+
+def test_what_rolls_over_the_screen_is_said_once(tmp_path):
+    once = [(0.16, 2.389, "hello there"), (2.399, 4.309, "first we cut"), (9.0, 10.0, "first we cut")]
+    assert read(put(tmp_path / "a.vtt", AUTO)) == {"a": once}  # the last one is said again, much later
+    plain = subtitles.TAG.sub("", AUTO)
+    assert read(put(tmp_path / "b.vtt", plain)) == {"b": once}
+    srt = plain.partition("\n\n")[2].replace(" align:start position:0%", "")
+    assert read(put(tmp_path / "c.srt", srt)) == {"c": once}
+
+
+def test_what_is_said_twice_by_hand_stays(tmp_path):
+    text = "WEBVTT\n\n00:01.000 --> 00:02.000\nYes.\n\n00:02.000 --> 00:03.000\nYes.\n\n00:03.000 --> 00:04.000\nYes.\n"
+    assert [text for *_, text in read(put(tmp_path / "a.vtt", text))["a"]] == ["Yes."] * 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_srt(tmp_path, end, encoding):
+    said = read(put(tmp_path / "a.srt", SRT.replace("\n", end), encoding))
+    assert said == {"a": [(1.0, 2.5, "Hello"), (3.0, 4.0, "13"), (5.0, 6.0, "a < b")]}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1:02:03.5", 3723.5),
+        ("02:03,25", 123.25),
+        ("100:00:00", 360000.0),
+        ("-00:01.0", -1.0),
+        ("1.5", None),
+        ("", None),
+    ],
+)
+def test_clock(text, seconds):
+    assert subtitles.seconds(text) == seconds
+
+
+def test_json_of_many_videos_and_of_one(tmp_path):
+    both = {"b": [(1.5, 2.0, "one"), (5.0, 6.0, "two")], "a": [(0.0, 1.0, "x")]}
+    assert read(put(tmp_path / "caption.json", json.dumps(TABLE))) == both
+    assert read(put(tmp_path / "b.json", json.dumps(TABLE["b"]))) == {"b": both["b"]}
+    rows = [{"start": 5, "end": 6, "text": "two"}, {"start": "00:01.500", "end": 2, "text": " one\n"}]
+    assert read(put(tmp_path / "b.mp4.json", json.dumps(rows))) == {"b": both["b"]}
+    assert read(put(tmp_path / "b.json", json.dumps({"language": "en", "segments": rows}))) == {"b": both["b"]}
+    assert read(put(tmp_path / "x.json", json.dumps({"b": rows, "a": {**TABLE["a"], "more": 1}}))) == both
+
+
+def test_csv_of_one_video_of_many_and_of_single_seconds(tmp_path):
+    assert read(put(tmp_path / "v.csv", ',start,end,text\n0,5,6,"two, too"\n1,1.5,2,one\n')) == {
+        "v": [(1.5, 2.0, "one"), (5.0, 6.0, "two, too")]
+    }
+    assert read(put(tmp_path / "v.csv", "end;start;task;text;video_id\n6;5;1;two;b\n2;1;1;x;a\n")) == {
+        "b": [(5.0, 6.0, "two")],
+        "a": [(1.0, 2.0, "x")],
+    }
+    said, counts = reasons(
+        put(tmp_path / "htm_aa.csv", "vid,timestamp,text\nb,284,knead it\nb,2,start\nb,-1,x\nb,,y\n")
+    )
+    assert said == {"b": [(0.0, 2 + 3.2, "start"), (284 - 3.2, 284 + 3.2, "knead it")]}
+    assert counts == {NEGATIVE: 1, UNTIMED: 1}
+
+
+def test_a_plain_list_has_the_times_of_the_whole_video(tmp_path):
+    path = put(tmp_path / "v.txt", "cut it\n\n boil  it \n")
+    assert read(path, length={"v": 30.0}.get) == {"v": [(0.0, 30.0, "cut it"), (0.0, 30.0, "boil it")]}
+    with pytest.raises(
+        UserError, match=r"v\.txt is a list of sentences without times.*length of its video v is not known"
+    ):
+        read(path)
+
+
+def test_a_folder_of_all_forms(tmp_path):
+    put(tmp_path / "in/a.en.vtt", VTT)
+    put(tmp_path / "in/a.srt", SRT)
+    put(tmp_path / "in/deep/b.csv", "start,end,text\n1,2,x\n")
+    put(tmp_path / "in/.hidden/c.csv", "start,end,text\n1,2,x\n")
+    put(tmp_path / "in/odd.json", '{"a": 1}')
+    for folder in "xy":
+        put(tmp_path / f"in/{folder}/1.csv", f"start,end,text\n1,2,{folder}\n")
+    said, counts = reasons(tmp_path / "in")
+    assert {video: len(rows) for video, rows in said.items()} == {"a": 3, "b": 1, "x/1": 1, "y/1": 1}
+    assert said["x/1"][0][2] == "x" and counts == {narration.AGAIN: 3, narration.FORM: 1}
+    put(
+        tmp_path / "in/deep/b.csv", "start,end,text\n1,2,x\n1,2," + "y" * 200_000
+    )  # what stands before a fault goes too
+    said, counts = reasons(tmp_path / "in")
+    assert set(said) == {"a", "x/1", "y/1"} and counts == {narration.AGAIN: 3, narration.FORM: 2}
+
+
+# bad rows
+
+
+def test_bad_rows_are_left_out_counted_and_listed(tmp_path, capsys):
+    nan, inf = float("nan"), float("inf")
+    rows = [
+        (0, 4, "fine"),
+        (1, 3, "overlaps"),
+        (0, 9, " \n"),
+        (0, 9, None),
+        (None, 2, "a"),
+        (1, nan, "a"),
+        (1, inf, "a"),
+    ]
+    rows += [("x", 2, "a"), (-1, 2, "a"), (3, 3, "a"), (4, 3, "a"), (9, 12, "half outside"), (10, 12, "outside")]
+    start, end, text = zip(*rows, strict=True)
+    path = put(tmp_path / "t.json", json.dumps({"v": {"text": text, "start": start, "end": end}}))
+    said, counts = reasons(path, length=lambda video: 10.0)
+    assert [text for *_, text in said["v"]] == ["fine", "overlaps", "half outside"]
+    assert counts == {UNTIMED: 4, EMPTY: 2, BACKWARDS: 2, NEGATIVE: 1, OUTSIDE: 1}
+    assert capsys.readouterr().err == ""
+    assert len(read(path)["v"]) == 4  # the length is not known
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{path}: 9 left out: 4 x missing time, 2 x empty sentence" in error
+    assert "first " + str(path) + ": empty sentence (v, row 3" in error
+
+
+def test_bad_times_of_subtitles(tmp_path):
+    text = "WEBVTT\n\n00:01.000 --> soon\na\n\n00:03.000 -->\nb\n\n00:05.000 --> 00:04.000\nc\n\n"
+    said, counts = reasons(put(tmp_path / "a.vtt", text + "-00:01.000 --> 00:04.000\nd\n\n00:01.000 --> 00:02.000\n\n"
+                               "00:01.000 --> 00:02.000\ngood"))  # fmt: skip
+    assert said == {"a": [(1.0, 2.0, "good")]} and counts == {UNTIMED: 2, BACKWARDS: 1, NEGATIVE: 1, EMPTY: 1}
+
+
+def test_bad_lines_of_a_csv(tmp_path):
+    text = "video_id,start,end,text\nv,1,2,a, and b\nv,1,2\n,1,2,x\nv,1,2,good\n"
+    said, counts = reasons(put(tmp_path / "a.csv", text))
+    assert said == {"v": [(1.0, 2.0, "good")]} and counts == {EMPTY: 2, narration.NAMELESS: 1}
+
+
+def test_a_video_whose_lists_differ_is_left_out(tmp_path):
+    uneven = {"c": {"text": ["x"], "start": [0, 1], "end": [1]}, "d": 3}
+    said, counts = reasons(put(tmp_path / "t.json", json.dumps({**TABLE, **uneven})))
+    assert set(said) == {"a", "b"} and counts == {"video of another form": 2}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("cp1252", "cp1252"), ("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be"), ("utf-16", "utf-16")],
+)
+def test_other_encodings_are_read_and_said(tmp_path, capsys, encoding, name):
+    path = put(tmp_path / "a.csv", "start,end,text\n1,2,saut\u00e9 the onions\n", encoding)
+    assert read(path) == {"a": [(1.0, 2.0, "saut\u00e9 the onions")]}
+    assert f"{path}: 1 files are no UTF-8 and read as {name}, first {path}" in capsys.readouterr().err
+    latin = b"start,end,text\n1,2,\x81\xe9\n"  # \x81 is nothing in cp1252
+    (tmp_path / "a.csv").write_bytes(latin)
+    assert read(path) == {"a": [(1.0, 2.0, "\x81\xe9")]} and "read as latin-1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.docx", b"x", "is a .docx: wanted is .vtt, .srt, .json, .csv or .txt"),
+        ("a.vtt", b"", "is empty"),
+        ("a.vtt", b"1\n00:01.000 --> 00:02.000\nx\n", "begins with '1' and is no WebVTT"),
+        ("a.vtt", b"WEBVTT\n\n", "holds no sentence that can be used: it is empty"),
+        ("a.srt", b"some words\n", "begins with 'some words' and is no SRT"),
+        ("a.txt", SRT.encode(), "holds subtitles"),
+        (
+            "a.csv",
+            b"1,2,some words\n",
+            "has columns 1, 2, some words and no start or end or text: wanted are start, end",
+        ),
+        ("a.csv", b"start,end,text\n2,1,x\n", "can be used: 1 x end not after start"),
+        ("a.csv", b"start,end,text\n1,2," + b"y" * 200_000, "line 2 cannot be read as a csv .field larger"),
+        ("a.json", b"{", "is not json"),
+        ("a.json", b"[1]", "holds a json list: wanted is {video id: {text: "),
+        ("a.json", b"{}", "holds a json dict: wanted"),
+        ("a.json", b'{"a": [[1, 0.5, 2, "x"]]}', "HTM-Align's: take --data htm_align"),
+        ("a.json", b'{"a": {"duration": 3, "sentences": []}}', "holds videos with duration, sentences: wanted"),
+        ("a.json", bytes(range(256)), "is no text"),
+        ("", b"", "holds no narrations"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path, name, data, words):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if name:
+        (folder / name).write_bytes(data)
+    with pytest.raises(UserError, match=words.replace("{", r"\{").replace("[", r"\[")) as error:
+        read(folder / name)
+    assert str(error.value).startswith(str(folder / name))
+    with pytest.raises(UserError):
+        read(folder)
+    with pytest.raises(UserError, match="none does not exist"):
+        read(tmp_path / "none")
+
+
+# the command
+
+
+def run(argv, capsys):
+    command(narration.narrations, argv=argv)
+    out, error = capsys.readouterr()
+    return json.loads(out.splitlines()[-1]), error
+
+
+def test_the_command_writes_the_one_form(tmp_path, capsys):
+    put(tmp_path / "in/v.txt", "cut it\n")
+    put(tmp_path / "in/a.csv", "start,end,text\n5,6,two\n1,2,one\n3,3,bad\n")
+    lengths = put(tmp_path / "l.csv", "video,seconds\nv,30\na,5.5\n")
+    out = tmp_path / "made/said.json"
+    argv = ["--source", str(tmp_path / "in"), "--out", str(out)]
+    told, error = run([*argv, "--durations", str(lengths)], capsys)
+    assert told == {
+        **{"source": str(tmp_path / "in"), "out": str(out), "videos": 2, "rows": 3, "sentences": 3},
+        "left_out": {BACKWARDS: 1},
+    }
+    made = json.loads(out.read_text())
+    assert made["a"] == {"text": ["one", "two"], "start": [1.0, 5.0], "end": [2.0, 6.0]}
+    assert made["v"] == {"text": ["cut it"], "start": [0.0], "end": [30.0]}
+    assert read(out) == read(tmp_path / "in", length={"v": 30.0}.get) and "1 left out" in error
+    (line,) = (tmp_path / "made/said.left_out.jsonl").read_text().splitlines()
+    assert json.loads(line)["why"] == BACKWARDS and json.loads(line)["what"] == "a, row 3: 3 to 3 'bad'"
+    put(tmp_path / "in/a.csv", "start,end,text\n1,2,one\n")
+    assert run([*argv, "--durations", str(lengths)], capsys)[0]["left_out"] == {}
+    assert not (tmp_path / "made/said.left_out.jsonl").exists()
+
+
+def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine_narration.py").write_text(
+        "from ssvid.data.sentencify import Marked\n"
+        "def english(text): return 0.95 if 'stir' in text.lower() else 0.1\n"
+        "def marks(words): return [Marked('.' if word == 'now' else '') for word in words]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    long = {
+        "text": ["Stir it WELL now and", "then we stir it some more"] * 6,
+        "start": list(range(12)),
+        "end": list(range(1, 13)),
+    }
+    table = {"few": TABLE["b"], "good": long, "french": {**long, "text": ["on va bien le remuer maintenant"] * 12}}
+    source = put(tmp_path / "raw.json", json.dumps(table))
+    argv = ["--source", str(source), "--out", str(tmp_path / "o.json"), "--sentencify", "true"]
+    plugs = ["--language", "mine_narration:english", "--punctuation", "mine_narration:marks"]
+    told, _ = run([*argv, *plugs], capsys)
+    assert told["left_out"] == {"10 captions or fewer": 1, "not English": 1} and told["videos"] == 1
+    said = read(tmp_path / "o.json")["good"]
+    assert said[0] == (0.0, 0.8, "stir it well now") and len(said) == 7
+    assert said[1] == (0.8, 2.8, "and then we stir it some more stir it well now")
+    sys.modules.pop("mine_narration")
+    for wrong, words in [
+        (["--language", "mine_narration:none"], "--language mine_narration:none is no MODULE:FUNCTION"),
+        (["--punctuation", "nowhere"], "--punctuation nowhere is no MODULE:FUNCTION"),
+        (["--sentencify", "false", "--language", "a:b"], "are for --sentencify true"),
+        (["--out", "a.csv"], "--out a.csv is a .json"),
+        (["--durations", str(source)], "is not lines of `video id,seconds`"),
+    ]:
+        with pytest.raises(SystemExit):
+            command(narration.narrations, argv=[*argv, *wrong])
+        assert words in capsys.readouterr().err

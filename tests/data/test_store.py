@@ -1,0 +1,232 @@
+"""Seconds of a video in one pass are those at random; a feature store says what is wrong with it."""
+
+import json
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssvid.data import seconds
+from ssvid.data.datasets.folder import folder
+from ssvid.data.datasets.frames import frames
+from ssvid.data.flow import compute
+from ssvid.data.seconds import LATE, Seconds, in_order
+from ssvid.data.store import CARD, Store, card_of, open_for_writing, write_features
+from ssvid.errors import DecodeError, UserError
+from ssvid.shapes import ClipSpec
+from tests.data.bars import VARIABLE, numbers, picture, write
+
+SPECS = [
+    ClipSpec(frames=16, fps=5.0, size=24),
+    ClipSpec(frames=3, stride=7, size=24),
+    ClipSpec(frames=2, fps=1.0, size=24),
+]
+KINDS = {
+    "variable": ("a.mkv", VARIABLE, {"g": 250, "bf": 3}),
+    "b_frames": ("a.mp4", [i / 25 for i in range(130)], {"g": 40, "bf": 3, "preset": "veryfast"}),
+    "skips": ("a.mp4", [i / 25 for i in range(110)], {"g": 5, "bf": 0}),
+    "avi": ("a.avi", [i / 25 for i in range(60)], {"g": 12, "bf": 3, "preset": "veryfast"}),
+    "one_frame": ("a.mp4", [0.0], {}),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=["fps", "stride", "apart"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_pass_gives_the_clips_of_each_second(tmp_path: Path, kind: str, spec: ClipSpec):
+    name, times, options = KINDS[kind]
+    write(tmp_path / name, times, **options)
+    same(folder(str(tmp_path), labels=False), spec)
+
+
+def same(data, spec: ClipSpec) -> None:
+    wanted = Seconds(data, spec)
+    got = list(in_order(data, 0, spec))
+    assert len(got) == len(wanted) > 0
+    for second, clip in enumerate(got):
+        assert torch.equal(clip, wanted[0, second]["clips"][0]), second
+    assert len(got) == 1 or not torch.equal(got[0], got[-1])
+
+
+def test_folders_of_frames_and_flow(tmp_path: Path):
+    for i in range(75):
+        (tmp_path / "f/v").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(i)).save(tmp_path / f"f/v/{i}.png")
+    same(frames(str(tmp_path / "f"), fps=25.0), SPECS[0])
+    write(tmp_path / "v/a.mp4", [i / 25 for i in range(60)])
+    data = folder(str(tmp_path / "v"), labels=False)
+    compute(data, method="dis", workers=1)
+    same(data, ClipSpec(frames=16, fps=5.0, size=24, modality="flow"))
+
+
+def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "a.mp4", [i / 10 for i in range(300)], g=250, bf=3)
+    cut, passes = seconds.geometry, seconds._pass
+    shown: list[int] = []
+    live: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most, opened = 0, 0
+
+    def cutting(frames: torch.Tensor, *more) -> torch.Tensor:
+        nonlocal most
+        made = cut(frames, *more)
+        shown.extend(numbers(frames))
+        live.add(made)
+        most = max(most, len(live))
+        return made
+
+    def opening(*given):
+        nonlocal opened
+        opened += 1
+        return passes(*given)
+
+    monkeypatch.setattr(seconds, "geometry", cutting)
+    monkeypatch.setattr(seconds, "_pass", opening)
+    for _ in in_order(folder(str(tmp_path), labels=False), 0, SPECS[0]):
+        pass
+    assert shown == [*range(0, 300, 2), 299] and opened == 1  # 5 a second, and the last one
+    assert most <= SPECS[0].frames + 1
+
+
+def test_where_jumping_over_frames_fails_all_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    name, times, options = KINDS["skips"]
+    write(tmp_path / name, times, **options)
+    data, whole, cut, shown = folder(str(tmp_path), labels=False), seconds._pass, seconds.geometry, []
+
+    def failing(path, table, wanted, needless):
+        for i, got in enumerate(whole(path, table, wanted, needless)):
+            if needless and i == 3:
+                raise ValueError("lost the thread")
+            yield got
+
+    def cutting(frames: torch.Tensor, *more) -> torch.Tensor:
+        shown.extend(numbers(frames))
+        return cut(frames, *more)
+
+    monkeypatch.setattr(seconds, "_pass", failing)
+    same(data, SPECS[2])
+    monkeypatch.setattr(seconds, "geometry", cutting)
+    list(in_order(data, 0, SPECS[2]))
+    assert shown == [0, 25, 50, 75, 100, 109]  # each once, also those that were there before it failed
+
+
+def test_a_frame_that_does_not_come_is_said_and_none_are_piled_up(monkeypatch: pytest.MonkeyPatch):
+    given = 0
+
+    def pictures():
+        nonlocal given
+        for i in [*range(7), *range(8, 10_000)]:
+            given += 1
+            yield i, torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+
+    wanted = np.arange(10_000).reshape(-1, 4)
+    with pytest.raises(DecodeError, match="at 7.000 s: the decoder passes over this frame"):
+        list(seconds._dealt(Path("a.mp4"), pictures(), wanted, np.arange(10_000.0), 8))
+    assert given < LATE + 20
+
+
+def test_a_picture_that_changes_its_size(monkeypatch: pytest.MonkeyPatch):
+    pictures = ((i, torch.zeros(1, 3, 8 + i // 2, 8, dtype=torch.uint8)) for i in range(4))
+    with pytest.raises(DecodeError, match="changes its size"):
+        list(seconds._dealt(Path("a.mp4"), pictures, np.arange(4).reshape(2, 2), np.arange(4.0), 8))
+
+
+def test_damage_inside_is_an_error_with_its_time(tmp_path: Path):
+    file = write(tmp_path / "a.mkv", [i / 25 for i in range(100)], g=250, bf=3, preset="veryfast")
+    data, draw = bytearray(file.read_bytes()), np.random.RandomState(0)
+    for i in range(len(data) * 3 // 4, len(data) * 3 // 4 + 900, 60):
+        data[i] ^= draw.randint(1, 255)
+    file.write_bytes(data)
+    listed, made = folder(str(tmp_path), labels=False), []
+    with pytest.raises(DecodeError) as caught:
+        for clip in in_order(listed, 0, ClipSpec(frames=16, fps=25.0, size=24)):
+            made.append(clip)
+    assert 0 < len(made) < 4 and caught.value.time is not None and 1 < caught.value.time < 4
+
+
+def test_a_store_reads_what_was_written(tmp_path: Path):
+    store = open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0]))
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
+    for name in ("one", "a/b", "../up", "/top"):
+        write_features(store.path(name), rows)
+        read = Store(tmp_path).read(name)
+        assert isinstance(read, np.memmap) and read.dtype == np.float16 and (read == rows).all()
+        assert tmp_path in store.path(name).parents and name in store and "other" not in store
+    card = json.loads((tmp_path / CARD).read_text())
+    assert card["dim"] == 3 and card["clip"]["fps"] == 5.0 and card["seconds_per_row"] == 1
+    assert (card["encoder"], card["hash"]) == ("vit", "ab12")
+
+
+def test_published_features_are_a_store(tmp_path: Path):
+    np.save(tmp_path / "abc.npy", np.ones((5, 7), np.float32))
+    store = Store(tmp_path)
+    assert store.dim == 7 and store.card is None and store.read("abc").shape == (5, 7)
+    np.save(tmp_path / "other.npy", np.ones((5, 8), np.float32))
+    with pytest.raises(UserError, match="8 wide and those of this store 7|7 wide and those of this store 8"):
+        for name in ("abc", "other"):
+            Store(tmp_path).read(name)
+
+
+def broken(root: Path, how: str) -> str:
+    file = root / "a.npy"
+    if how == "absent":
+        return "b"
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:-6])
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "wide":
+        np.save(file, np.ones((4, 5), np.float16))
+    elif how == "flat":
+        np.save(file, np.ones(4, np.float16))
+    elif how == "objects":
+        np.save(file, np.array([{}, {}]))
+    elif how == "numbers":
+        np.save(file, np.ones((4, 3), np.int64))
+    return "a"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("absent", "There are no features of the video b in .*ssvid.extract --per_second"),
+        ("cut", r"a.npy are damaged \(.*\): remove the file"),
+        ("empty", r"a.npy are damaged \(.*\): remove the file"),
+        ("wide", "a.npy are 5 wide and those of this store 3"),
+        ("flat", r"a.npy holds float16 \(4,\) and not features"),
+        ("objects", r"a.npy are damaged \(.*\)"),
+        ("numbers", "a.npy holds int64"),
+    ],
+)
+def test_what_is_wrong_with_features_is_a_sentence(tmp_path: Path, how: str, said: str):
+    store = open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0]))
+    write_features(store.path("a"), np.ones((4, 3)))
+    with pytest.raises(UserError, match=said) as caught:
+        store.read(broken(tmp_path, how))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"dim": "3"}', '{"dim": 3, "seconds_per_row": 2}', "{"])
+def test_a_card_that_is_none(tmp_path: Path, text: str):
+    (tmp_path / CARD).write_text(text)
+    with pytest.raises(UserError, match="store.json describes no feature store"):
+        Store(tmp_path)
+
+
+def test_folders_that_are_no_store(tmp_path: Path):
+    for root, said in ((tmp_path / "absent", "does not exist"), (tmp_path, "holds neither a store.json nor .npy")):
+        with pytest.raises(UserError, match=said):
+            Store(root)
+
+
+def test_other_features_are_refused_with_what_differs(tmp_path: Path):
+    open_for_writing(tmp_path / "s", card_of(3, "vit", "ab12", SPECS[0]))
+    open_for_writing(tmp_path / "s", card_of(3, "vit", "ab12", SPECS[0]))
+    with pytest.raises(UserError, match=r"with other hash \(ab12 there, cd34 now\), clip") as caught:
+        open_for_writing(tmp_path / "s", card_of(3, "vit", "cd34", SPECS[1]))
+    assert "dim" not in str(caught.value)
+    np.save(tmp_path / "theirs.npy", np.ones((5, 7), np.float32))
+    with pytest.raises(UserError, match=r"holds .*\.npy but no store.json"):
+        (tmp_path / "s" / CARD).unlink()
+        open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0]))

@@ -1,0 +1,340 @@
+"""Text towers: how sentences become rows and vectors, both published ways; the joint space saved and loaded."""
+
+import json
+import shutil
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssvid.data.manifest import Manifest
+from ssvid.errors import UserError
+from ssvid.shapes import Row
+from ssvid.text import Tower, create_tower
+from ssvid.text.joint import Joint, load_joint, save_joint
+from ssvid.text.words import MILNCE, TAN, collect
+from ssvid.weights import load_encoder
+from tests.helpers import command, sentence
+
+WORDS = ["add", "the", "onion", "don't", "Stir"]
+SMALL = {"dim": 4, "width": 3, "hidden": 5}
+
+
+@pytest.fixture
+def list_(tmp_path: Path) -> str:
+    np.save(tmp_path / "words.npy", np.array(WORDS))
+    return str(tmp_path / "words.npy")
+
+
+def words(list_: str | None = None, **kwargs: object) -> Tower:
+    torch.manual_seed(0)
+    return create_tower("words", words=list_, **{**SMALL, **kwargs}).eval()
+
+
+def alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def refused(match: str):  # noqa: ANN201
+    return pytest.raises(UserError, match=match)
+
+
+def test_mil_nces_way_drops_unknown_words_and_sees_padding(list_: str):
+    tower = words(list_, **{**MILNCE, "length": 4})
+    assert tower.tokens(["Stir zzz the onion!", "don't, stir", "zzz"]).tolist() == [
+        [5, 2, 3, 0],
+        [4, 0, 0, 0],  # case matters
+        [0, 0, 0, 0],
+    ]
+    assert tower.tokens(["the " * 9]).tolist() == [[2] * 4] and not tower.knows("zzz") and tower.knows("zzz the")
+    longer = words(list_, **{**MILNCE, "length": 5})
+    with torch.no_grad():
+        tower.table.weight[0] = longer.table.weight[0] = 100  # padding wins, where there is any
+        full = ["the the the the"]
+        assert alike(tower(["the"]), longer(["the"])) and not alike(tower(full), longer(full))
+
+
+def test_tans_way_keeps_unknown_words_in_place_and_masks_padding(list_: str):
+    tower = words(list_, **{**TAN, "length": 4})
+    assert tower.tokens(["Add zzz THE", "stir"]).tolist() == [[1, 0, 2, 0], [0, 0, 0, 0]]  # the list has Stir alone
+    assert not tower.knows("zzz stir") and not tower.knows("")
+    longer = words(list_, **{**TAN, "length": 9})
+    with torch.no_grad():
+        tower.table.weight[0] = longer.table.weight[0] = 100
+        assert alike(tower(["add zzz the"]), longer(["add the"])), "padding and unknown words are not seen"
+        x = tower.first(tower.table.weight[[1, 2]]).relu().amax(0)
+        torch.testing.assert_close(tower(["add the"])[0], tower.last(x))
+        nothing = tower.last(tower.first(tower.table.weight[0]).relu())
+        torch.testing.assert_close(tower(["zzz"])[0], nothing)  # all its rows are valid
+
+
+def test_no_vector_of_a_sentence_depends_on_its_neighbours(list_: str):
+    tower = words(list_, **TAN)
+    torch.testing.assert_close(tower(["add", "the onion don't"])[0], tower(["add"])[0])
+
+
+def test_hashed_words_have_the_same_row_everywhere():
+    tower = words(buckets=7, length=3)
+    assert tower.tokens(["Onion onion"]).tolist() == [[1 + zlib.crc32(b"onion") % 7] * 2 + [0]]
+    assert tower.tokens(["onion"])[0, 0] == 2, "changed: runs that were trained would read other words"
+    assert tower.knows("zzz") and not tower.knows("!?")
+    assert tower.table.weight.shape == (8, 3) and tower.table.weight.requires_grad
+
+
+def test_a_published_dictionarys_table_is_frozen_and_a_list_of_ones_own_is_not(list_: str, tmp_path: Path):
+    (tmp_path / "own.txt").write_text("add\nthe\n\ndon't\n")
+    own = words(str(tmp_path / "own.txt"))
+    assert own.table.weight.shape == (4, 3) and own.table.weight.requires_grad
+    assert own.tokens(["Don't add"])[0, :2].tolist() == [3, 1]
+    assert not words(list_).table.weight.requires_grad and words(list_, trained=True).table.weight.requires_grad
+    frozen = words(list_).train()
+    frozen(["add the"]).sum().backward()
+    assert frozen.table.weight.grad is None and frozen.first.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"", "is empty: write a word a line"),
+        (b"add\nred onion\n", "has 'red onion', which no sentence is cut into"),
+        (b"add\nStir\n", "has 'Stir', and sentences are read in lower case: lower=false"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_word_lists_that_are_none(text: bytes, why: str, tmp_path: Path):
+    (tmp_path / "list.txt").write_bytes(text)
+    with refused(why):
+        words(str(tmp_path / "list.txt"))
+
+
+def test_other_word_arrays_and_arguments_are_refused(tmp_path: Path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "b.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "c.npy").write_bytes(b"junk")
+    with refused(r"a.npy is no list of words: it is an array \(3, 2\) of float64"):
+        words(str(tmp_path / "a.npy"))
+    for name in ("b", "c"):
+        with refused(f"The word list .*{name}.npy cannot be read"):
+            words(str(tmp_path / f"{name}.npy"))
+    with refused("cannot be read: No such file"):
+        words(str(tmp_path / "gone.txt"))
+    with refused("has no padding 'hidden': take seen or masked"):
+        create_tower("words", padding="hidden")
+    with refused("There is no text tower 'word': take words, bert, clip"):
+        create_tower("word")
+    with refused("The text tower words cannot be made: .*'depth'"):
+        create_tower("words", depth=3)
+
+
+def joint_of(tower: Tower, cosine: bool = False) -> Joint:
+    return Joint(tower, nn.Linear(6, tower.dim), cosine=cosine).eval()
+
+
+def assert_same(ours: Joint, again: Joint) -> None:
+    pooled, said = torch.randn(3, 6), ["add the onion", "don't", "zzz"]
+    assert torch.equal(ours.videos(pooled), again.videos(pooled)) and torch.equal(ours.texts(said), again.texts(said))
+    assert ours.cosine == again.cosine and not again.training
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kwargs", [{"buckets": 9}, {"list": True}, {"list": True, **TAN, "trained": True}])
+def test_a_run_folder_is_whole_by_itself(kwargs: dict, list_: str, tmp_path: Path):
+    """Moved away, and the word list it was made from gone."""
+    given = {key: value for key, value in kwargs.items() if key != "list"}
+    joint = joint_of(words(list_ if "list" in kwargs else None, **given), cosine="list" in kwargs)
+    path = save_joint(joint, tmp_path / "run")
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    Path(list_).unlink()
+    for place in ("moved", "moved/text.json", "moved/text.safetensors", "moved/encoder.safetensors"):
+        (tmp_path / "moved" / "encoder.json").write_text('{"name": "vit"}')
+        again = load_joint(tmp_path / place)
+        assert_same(joint, again)
+    assert again.tower.table.weight.requires_grad == joint.tower.table.weight.requires_grad
+    second = save_joint(again, tmp_path / "again")
+    assert second.read_bytes() == (tmp_path / "moved" / path.name).read_bytes()
+
+
+def test_vectors_of_a_cosine_space_have_length_one():
+    joint = joint_of(words(), cosine=True)
+    for x in (joint.videos(torch.randn(3, 6)), joint.texts(["add", "onion"])):
+        torch.testing.assert_close(x.norm(dim=1), torch.ones(len(x)))
+    joint.cosine = False
+    assert not alike(joint.texts(["add"]).norm(), torch.ones(()))
+
+
+def test_heads_of_several_maps_or_none_are_kept(tmp_path: Path):
+    for name, head in (("two", nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 4))), ("none", nn.Identity())):
+        save_joint(Joint(words(), head, cosine=False), tmp_path / name)
+        again = load_joint(tmp_path / name)
+        assert [*again.head.state_dict()] == [*head.state_dict()]
+    with pytest.raises(TypeError, match="has a ReLU"):
+        save_joint(Joint(words(), nn.ReLU(), cosine=False), tmp_path / "x")
+
+
+def test_what_holds_no_text_tower_is_said(tmp_path: Path):
+    with refused("has no text tower .text.json.: take the run of an objective that learns from text"):
+        load_joint(tmp_path)
+    save_joint(joint_of(words()), tmp_path)
+    with refused("is a run's, which knows its words: leave out x.npy"):
+        load_joint(tmp_path, "x.npy")
+    card = json.loads((tmp_path / "text.json").read_text())
+    (tmp_path / "text.json").write_text(json.dumps({**card, "head": [{"in": 7, "out": 4, "bias": True}]}))
+    with refused("text.safetensors is of another model than Joint: .*'head.weight' is .4, 6., not .4, 7."):
+        load_joint(tmp_path)
+    del card["cosine"]
+    (tmp_path / "text.json").write_text(json.dumps(card))
+    with refused("text.json describes no text tower: KeyError"):
+        load_joint(tmp_path)
+
+
+def test_a_folder_with_a_text_tower_still_has_one_encoder(tmp_path: Path):
+    from ssvid import create_encoder
+    from ssvid.weights import save_encoder
+    from ssvid.weights.__main__ import opened
+
+    encoder = create_encoder("s3dg", width=0.125)
+    save_encoder(encoder, tmp_path, "encoder", {})
+    save_joint(joint_of(words()), tmp_path)
+    assert load_encoder(tmp_path).name == opened(tmp_path, trust=False).net.encoder == "s3dg"
+
+
+def narrated(*texts: str) -> Manifest:
+    said = tuple((float(i), i + 1.0, text) for i, text in enumerate(texts))
+    rows = [Row("a.mp4", split="train", sentences=said), Row("b.mp4", split="test", sentences=((0.0, 1.0, "pan pan"),))]
+    return Manifest(tuple(rows), Path("clips"))
+
+
+def test_words_of_a_data_set_are_collected(tmp_path: Path):
+    data, out = narrated("Add the onion.", "add the fish", "don't add the pan"), tmp_path / "lists" / "words.txt"
+    told = collect(data, str(out), least=2)
+    assert out.read_text() == "add\nthe\n" and (told["words"], told["left_out"], told["sentences"]) == (2, 4, 3)
+    assert words(str(out)).tokens(["The zzz add"])[0, :3].tolist() == [2, 1, 0]
+    collect(data, str(tmp_path / "all.txt"), least=1, lower=False)
+    assert (tmp_path / "all.txt").read_text().split() == ["the", "add", "Add", "don't", "fish", "onion", "pan"]
+    for why, act in {
+        "exists: name a new file": lambda: collect(data, str(out)),
+        "it .txt": lambda: collect(data, "words.npy"),
+        "is said --least 9 times": lambda: collect(data, str(tmp_path / "none.txt"), least=9),
+        "have no sentences: take narrated data": lambda: collect(narrated(), str(tmp_path / "none.txt")),
+    }.items():
+        with refused(why):
+            act()
+
+
+def test_the_command_collects_and_refuses(videos: Path, tmp_path: Path):
+    out = str(tmp_path / "words.txt")
+    result = command("ssvid.text.words", "--data", "folder", "--data.root", str(videos), "--out", out)
+    assert "have no sentences" in sentence(result)
+
+
+def test_without_the_library_it_is_said_what_to_install(monkeypatch, tmp_path: Path):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for name in ("bert", "clip"):
+        with refused(r"need transformers .*: pip install ssvid\[text\]"):
+            create_tower(name, folder=str(tmp_path))
+
+
+SAID = ["add the onion", "the", "stir the onion and the fish"]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "add", "the", "onion", "stir", "and", "fish"]
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> str:
+    lib = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = lib.BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=40, **sizes)
+    lib.BertModel(config).save_pretrained(tmp_path / "bert")
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
+    lib.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    return str(tmp_path / "bert")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> str:
+    """A whole CLIP, pictures and all, as they are published; its tokeniser knows letters alone."""
+    lib = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    letters = [chr(i) for i in range(97, 123)]
+    tokens = [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    sizes = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1, "pad_token_id": len(tokens) - 1}
+    text = {**sizes, **ends, "vocab_size": len(tokens), "max_position_embeddings": 40, "projection_dim": 8}
+    vision = {**sizes, "image_size": 8, "patch_size": 4, "projection_dim": 8}
+    lib.CLIPModel(lib.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
+        tmp_path / "clip"
+    )
+    tokenizer = lib.CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    tokenizer.save_pretrained(tmp_path / "clip")
+    return str(tmp_path / "clip")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", ["pooled", "mean"])
+def test_berts_vectors_are_the_librarys(pool: str, bert: str):
+    lib = pytest.importorskip("transformers")
+    tower = create_tower("bert", folder=bert, pool=pool).eval()
+    net, tokenizer = lib.BertModel.from_pretrained(bert).eval(), lib.AutoTokenizer.from_pretrained(bert)
+    for said, ours in zip(SAID, tower(SAID), strict=True):  # one by one: nothing is padded
+        out = net(**tokenizer(said, return_tensors="pt"))
+        theirs = out.pooler_output[0] if pool == "pooled" else out.last_hidden_state[0].mean(0)
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert tower.dim == 12 and tower.knows("zzz onion") and not tower.knows("zzz")
+
+
+@torch.no_grad()
+def test_clips_vectors_are_the_librarys(clip: str):
+    lib = pytest.importorskip("transformers")
+    tower = create_tower("clip", folder=clip, length=40).eval()
+    net, tokenizer = lib.CLIPModel.from_pretrained(clip).eval(), lib.AutoTokenizer.from_pretrained(clip)
+    for said, ours in zip(SAID, tower(SAID), strict=True):
+        out = net.text_projection(net.text_model(**tokenizer(said, return_tensors="pt")).pooler_output)[0]
+        torch.testing.assert_close(ours, out, atol=1e-6, rtol=1e-5)
+    assert tower.dim == 8 and tower.knows("a") and not tower.knows("")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "clip"])
+def test_every_trained_weight_gets_gradient(kind: str, frozen: bool, request):
+    more = {"pool": "mean"} if kind == "bert" else {"length": 40}
+    tower = create_tower(kind, folder=request.getfixturevalue(kind), dim=5, frozen=frozen, **more).train()
+    tower(SAID).sum().backward()
+    assert [n for n, p in tower.named_parameters() if p.requires_grad != (p.grad is not None)] == []
+    trained = {n.split(".")[0] for n, p in tower.named_parameters() if p.requires_grad}
+    assert trained == ({"project"} if frozen else {"project", "text"}) and tower.text.training
+    same = torch.equal(tower(SAID), tower(SAID))
+    assert same if frozen or kind == "clip" else not same, "dropout of a frozen net is off"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["bert", "clip"])
+def test_a_run_with_a_library_tower_is_whole_by_itself(kind: str, request, tmp_path: Path):
+    folder = request.getfixturevalue(kind)
+    joint = joint_of(create_tower(kind, folder=folder, dim=4, **({"length": 40} if kind == "clip" else {})))
+    save_joint(joint, tmp_path / "run")
+    shutil.rmtree(folder)
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    assert_same(joint, load_joint(tmp_path / "moved"))
+
+
+def test_folders_that_hold_no_such_model(bert: str, tmp_path: Path):
+    with refused("is no folder of a text model: there is no config.json"):
+        create_tower("bert", folder=str(tmp_path))
+    with refused("--length 41: the text model of .* reads 3 to 40 tokens"):
+        create_tower("bert", folder=bert, length=41)
+    with refused("has no pool 'max'"):
+        create_tower("bert", folder=bert, pool="max")
+    lib = pytest.importorskip("transformers")
+    lib.BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(bert)
+    with refused("lacks weights of AutoModel, such as 'pooler.dense"):
+        create_tower("bert", folder=bert)
+    create_tower("bert", folder=bert, pool="mean")
+    Path(bert, "model.safetensors").write_bytes(b"junk")
+    with refused("cannot be read as a text model"):
+        create_tower("bert", folder=bert, pool="mean")

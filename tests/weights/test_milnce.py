@@ -1,0 +1,234 @@
+"""MIL-NCE's checkpoints: both stems, both forms of file, whole objectives, the joint space, words that do not fit."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from objectives.mil_nce import MilNCE
+from ssvid import create_encoder, load_encoder
+from ssvid.encoder import Encoder
+from ssvid.encoders.s3d import MIXED, scaled
+from ssvid.encoders.s3dg import SamePool
+from ssvid.errors import UserError
+from ssvid.text.joint import load_joint
+from ssvid.weights import warm_start
+from ssvid.weights.__main__ import weights
+from ssvid.weights.files import read
+from ssvid.weights.published import find
+
+State = dict[str, Tensor]
+WORDS = ["add", "the", "onion", "don't"]
+WIDTH, DIM, HIDDEN, VECTOR = 0.125, 6, 10, 5  # of the net, of the space, inside the tower, of a word
+OPTIONS = {"width": VECTOR, "hidden": HIDDEN}
+
+
+def milnce(stem: str = "s2d") -> State:
+    """As the published class registers them, from its key list."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv(at: str, ins: int, outs: int, *kernels: tuple[int, int, int]) -> None:
+        for i, kernel in enumerate(kernels, 1):
+            shapes[f"{at}.conv{i}.weight"] = (outs, ins if i == 1 else outs, *kernel)
+            for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                shapes[f"{at}.bn{i}.{leaf}"] = () if leaf == "num_batches_tracked" else (outs,)
+
+    def linear(at: str, ins: int, outs: int) -> None:
+        shapes.update({f"{at}.weight": (outs, ins), f"{at}.bias": (outs,)})
+
+    def wide(n: int) -> int:
+        return scaled(n, WIDTH)
+
+    point, split = ((1, 1, 1),), ((1, 3, 3), (3, 1, 1))
+    conv("conv1", *((24, wide(64), (2, 4, 4)) if stem == "s2d" else (3, wide(64), (3, 7, 7))))
+    conv("conv_2b", wide(64), wide(64), *point)
+    conv("conv_2c", wide(64), wide(192), *split)
+    linear("gating.fc", wide(192), wide(192))
+    ins = wide(192)
+    for name, (b0, b1, b2, b3) in MIXED.items():
+        at = f"mixed_{name}"
+        conv(f"{at}.conv_b0", ins, wide(b0), *point)
+        for k, (first, second) in (("1", b1), ("2", b2)):
+            conv(f"{at}.conv_b{k}_a", ins, wide(first), *point)
+            conv(f"{at}.conv_b{k}_b", wide(first), wide(second), *split)
+        conv(f"{at}.conv_b3_b", ins, wide(b3), *point)
+        outs = [wide(n) for n in (b0, b1[1], b2[1], b3)]
+        for b, n in enumerate(outs):
+            linear(f"{at}.gating_b{b}.fc", n, n)
+        ins = sum(outs)
+    linear("fc", ins, DIM)
+    shapes["text_module.word_embd.weight"] = (1 + len(WORDS), VECTOR)
+    linear("text_module.fc1", VECTOR, HIDDEN)
+    linear("text_module.fc2", HIDDEN, DIM)
+    generator = torch.Generator().manual_seed(3)
+    made = {key: 0.2 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    made |= {key: x.abs() + 0.5 for key, x in made.items() if key.endswith("running_var")}
+    made |= {key: torch.tensor(7) for key in made if key.endswith("num_batches_tracked")}
+    return OrderedDict(made)
+
+
+def saved(folder: Path, form: str) -> tuple[Path, State]:
+    """released: the tensors alone. training: wrapped, with a prefix and the plain stem."""
+    if form == "released":
+        made = milnce()
+        torch.save(made, folder / "s3d_howto100m.pth")
+        return folder / "s3d_howto100m.pth", made
+    made = OrderedDict((f"module.{key}", x) for key, x in milnce("plain").items())
+    torch.save({"epoch": 3, "state_dict": made, "optimizer": {}, "scheduler": {}}, folder / "epoch0003.pth.tar")
+    return folder / "epoch0003.pth.tar", made
+
+
+def words(folder: Path, list_: list[str] = WORDS) -> str:
+    np.save(folder / "s3d_dict.npy", np.array(list_))
+    return str(folder / "s3d_dict.npy")
+
+
+def small(stem: str = "s2d") -> Encoder:
+    return create_encoder("s3dg", stem=stem, width=WIDTH, frames=16, size=64)
+
+
+def refused(match: str):  # noqa: ANN201
+    return pytest.raises(UserError, match=match)
+
+
+def test_as_many_keys_as_the_published_net():
+    assert len(milnce()) == len(milnce("plain")) == 537
+
+
+@pytest.mark.parametrize("form", ["released", "training"])
+def test_written_back_as_it_was(form: str, tmp_path: Path):
+    file, made = saved(tmp_path, form)
+    told = weights(str(file), to="milnce", out=str(tmp_path / "again.pth"))
+    assert (told["layout"], told["encoder"], told["objective"]) == ("milnce", "s3dg", "mil_nce")
+    again = torch.load(tmp_path / "again.pth", weights_only=True)
+    again = again["state_dict"] if form == "training" else again
+    assert list(again) == list(made) and all(torch.equal(again[key], x) for key, x in made.items())
+    found = find(read(file))
+    assert found is not None and not found.missing and not found.unexpected
+    shuffled = dict(sorted(found.ours.items(), reverse=True))
+    assert [found.prefix + key for key in found.layout.to_theirs(shuffled)] == list(made)
+
+
+@pytest.mark.parametrize("form", ["released", "training"])
+def test_the_encoder_has_the_files_stem_and_clips(form: str, tmp_path: Path):
+    file, made = saved(tmp_path, form)
+    loaded = load_encoder(file)
+    spec = loaded.spec
+    assert loaded.name == "s3dg" and (spec.frames, spec.fps, spec.size) == (
+        (32, 10.0, 200) if form == "released" else (16, 5.0, 224)
+    )
+    key = "mixed_4d.conv_b2_b.conv2.weight"
+    theirs = made[key] if form == "released" else made[f"module.{key}"]
+    assert torch.equal(loaded.mixed4[2].branches[2][1][3].weight, theirs)
+    chosen = create_encoder("s3dg", weights=file, frames=8, fps=2.0, size=64)
+    assert (chosen.spec.frames, chosen.spec.fps) == (8, 2.0) and chosen.cells == (form == "released")
+    other = "plain" if form == "released" else "s2d"
+    with refused(f"its stem is {loaded.kwargs.get('stem', 's2d')}, not {other}"):
+        create_encoder("s3dg", weights=file, stem=other)
+
+
+@pytest.mark.parametrize("form", ["released", "training"])
+def test_a_whole_objective_starts_from_the_file(form: str, tmp_path: Path, capsys):
+    file, made = saved(tmp_path, form)
+    stem = "s2d" if form == "released" else "plain"
+    objective = MilNCE(small(stem), dim=DIM, words=words(tmp_path), options=OPTIONS)
+    warm_start(objective, str(file))
+    assert "starting from the whole objective" in capsys.readouterr().err
+    made = {key.removeprefix("module."): x for key, x in made.items()}
+    assert torch.equal(objective.tower.table.weight, made["text_module.word_embd.weight"])
+    assert torch.equal(objective.head.weight, made["fc.weight"])
+    with refused(f"start it with --encoder.stem {stem}"):
+        warm_start(MilNCE(small("plain" if stem == "s2d" else "s2d"), dim=DIM), str(file))
+    warm_start(MilNCE(small(stem), dim=DIM), str(file))  # hashed words
+    assert "starting from the encoder alone" in capsys.readouterr().err
+
+
+def test_the_objective_that_the_file_names_fits(tmp_path: Path):
+    found = find(read(saved(tmp_path, "released")[0]))
+    assert found is not None and found.net.objective == "mil_nce"
+    objective = MilNCE(create_encoder(found.net.encoder, **found.net.kwargs), **found.net.settings)
+    objective.load_state_dict(found.ours)
+
+
+@torch.no_grad()
+def test_the_joint_space_of_a_file_is_the_published_product(tmp_path: Path):
+    file, made = saved(tmp_path, "released")
+    joint = load_joint(file, words(tmp_path))
+    rows = torch.tensor([3, 4, 0])  # onion don't; zzz is dropped, and padding is seen
+    x = made["text_module.word_embd.weight"][rows] @ made["text_module.fc1.weight"].T + made["text_module.fc1.bias"]
+    x = x.relu().amax(0) @ made["text_module.fc2.weight"].T + made["text_module.fc2.bias"]
+    torch.testing.assert_close(joint.texts(["Onion zzz DON'T!"])[0], x)
+    pooled = torch.randn(2, len(made["fc.weight"][0]))
+    torch.testing.assert_close(joint.videos(pooled), pooled @ made["fc.weight"].T + made["fc.bias"])
+    assert not joint.tower.table.weight.requires_grad and joint.tower.first.weight.requires_grad
+
+
+def test_words_that_do_not_belong_to_the_file(tmp_path: Path):
+    file, _ = saved(tmp_path, "released")
+    with refused(r"holds the vectors of words and not the words: give their list as well \(s3d_dict.npy"):
+        load_joint(file)
+    with refused("s3d_dict.npy lists 3 words, and .*s3d_howto100m.pth has vectors of 4: it is another file's list"):
+        load_joint(file, words(tmp_path, WORDS[:3]))
+    with refused("lists 5 words, and"):
+        MilNCE(small(), dim=DIM, text=str(file), words=words(tmp_path, [*WORDS, "pan"]))
+
+
+def test_the_tower_alone_is_taken_from_the_file(tmp_path: Path):
+    file, made = saved(tmp_path, "released")
+    objective = MilNCE(small(), dim=DIM, text=str(file), words=words(tmp_path))
+    assert torch.equal(objective.tower.last.weight, made["text_module.fc2.weight"])
+    assert not torch.equal(objective.head.weight, made["fc.weight"]) and objective.tower.training
+    with refused("gives 6 numbers: --objective.dim 6"):
+        MilNCE(small(), text=str(file), words=words(tmp_path))
+
+
+def test_files_that_are_cut_or_of_other_shapes(tmp_path: Path):
+    made = milnce()
+    net = OrderedDict((key, x) for key, x in made.items() if not key.startswith(("fc.", "text_module.")))
+    torch.save(net, tmp_path / "net.pth")
+    assert torch.equal(load_encoder(tmp_path / "net.pth").stem[0][1].bias, made["conv1.bn1.bias"])
+    weights(str(tmp_path / "net.pth"), to="milnce", out=str(tmp_path / "again.pth"))
+    assert list(torch.load(tmp_path / "again.pth", weights_only=True)) == list(net)
+    with refused("which has no space of clips and sentences"):
+        load_joint(tmp_path / "net.pth", words(tmp_path))
+    torch.save({**made, "conv1.conv1.weight": torch.zeros(8, 12, 2, 4, 4)}, tmp_path / "odd.pth")
+    with refused("seems a S3D-G of MIL-NCE, but its first convolution takes 12 channels"):
+        load_encoder(tmp_path / "odd.pth")
+    del net["gating.fc.bias"]
+    torch.save(net, tmp_path / "less.pth")
+    with refused("only partly a S3D-G of MIL-NCE: .* 1 are missing, such as 'gating.fc.bias'"):
+        load_encoder(tmp_path / "less.pth")
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize(("kernel", "stride"), [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])
+def test_pools_are_as_tensorflow_pads_them(kernel: tuple[int, ...], stride: tuple[int, ...], size: int):
+    """Zeros left and right, then windows that may end outside: of what a ReLU gave."""
+    x = torch.randn(2, 3, size, size + 1, size).relu()
+    room = [k - s for k, s in zip(kernel, stride, strict=True)]
+    pad = [side for r in reversed(room) for side in (r // 2, r - r // 2)]
+    theirs = F.max_pool3d(F.pad(x, pad), kernel, stride, ceil_mode=True)
+    assert torch.equal(SamePool(kernel, stride)(x), theirs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stem", ["s2d", "plain"])
+def test_the_grid_of_both_stems(stem: str):
+    encoder = small(stem).eval()
+    for shape in ((16, 64, 64), (5, 33, 47), (3, 32, 96)):
+        clip = torch.rand(1, 3, *shape)
+        features = encoder(clip)
+        assert features.grid == encoder.grid(*shape)
+        torch.testing.assert_close(features.pooled, features.tokens.mean(1))
+    assert encoder.normalise(torch.full((1, 3, 1, 1, 1), 255, dtype=torch.uint8)).unique().tolist() == [1.0]
+    with refused("has no stem 'both': take s2d or plain"):
+        create_encoder("s3dg", stem="both")
+
+
+def test_a_clip_of_one_frame_has_no_cell():
+    with refused("A clip of 1 frame.s. is too short for s3dg"):
+        small()(torch.rand(1, 3, 1, 32, 32))

@@ -1,0 +1,126 @@
+"""TAN's checkpoints: both stages, both names of the text tower, there and back."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from objectives.tan import TAN
+from ssvid import create_encoder
+from ssvid.errors import UserError
+from ssvid.weights import open_encoder, warm_start
+from ssvid.weights.__main__ import weights
+from ssvid.weights.files import read
+from ssvid.weights.published import Found, find
+from ssvid.weights.tan import LAYOUTS
+
+State = dict[str, Tensor]
+NAMES = {layout.name: layout for layout in LAYOUTS}
+
+
+def net(**change: Any) -> TAN:
+    torch.manual_seed(0)
+    return TAN(**{**TAN.tiny, **change})
+
+
+def state_of(name: str, **change: Any) -> State:
+    """As published code would write it; the teacher has moved on."""
+    cotrained = {"cotrain": "keep"} if name.endswith("cotrained") else {}
+    made = net(**cotrained, **change)
+    if made.teacher is not None:
+        for p in made.teacher.parameters():
+            p.data += 0.1
+    return NAMES[name].to_theirs(made.state_dict())
+
+
+def saved(folder: Path, state: State) -> Path:
+    beside = {"epoch": 19, "best_acc": 1e5, "optimizer": {"state": {}, "param_groups": []}, "iteration": 700}
+    torch.save({**beside, "state_dict": state}, folder / "epoch19.pth.tar")
+    return folder / "epoch19.pth.tar"
+
+
+def found_in(path: Path) -> Found:
+    found = find(read(path))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", [{}, {"alignability": True}, {"positions": "sine"}])
+def test_a_file_is_known_and_comes_back_the_same(name: str, change: dict[str, Any], tmp_path: Path):
+    state = state_of(name, **change)
+    if "positions" in change:  # a table without gradient is a buffer: behind the parameters of its module
+        state = dict(sorted(state.items(), key=lambda row: row[0].endswith("temporal_pos_embed")))
+    path = saved(tmp_path, state)
+    found = found_in(path)
+    assert found.layout.name == name and not found.missing and not found.unexpected
+    again = tmp_path / "again.pth.tar"
+    told = weights(str(path), to=name, out=str(again))
+    back = read(again)
+    assert back.wrapper == "state_dict" and list(back.tensors) == list(state)
+    assert all(torch.equal(back.tensors[key], x) for key, x in state.items())
+    assert told["layout"] == name and told["encoder"] is None and told["objective"] == "tan"
+    assert told["settings"]["features"] == 8 and told["settings"]["joint_layers"] == 3
+    assert told["settings"].get("positions", "learned") == change.get("positions", "learned")
+
+
+def test_the_names_of_a_co_trained_file():
+    state = state_of("tan-lang_model-cotrained")
+    assert {key.split(".")[0] for key in state} == {"online", "target", "lang_model"}
+    assert torch.equal(state["lang_model.fc1.weight"], state["online.lang_model.fc1.weight"])
+    assert not torch.equal(state["lang_model.fc1.weight"], state["target.lang_model.fc1.weight"])
+    assert list(state_of("tan"))[:3] == ["temporal_pos_embed", "text_temporal_pos_embed", "bert.word_embd.weight"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_settings_make_an_objective_that_it_fills(name: str, tmp_path: Path):
+    found = found_in(saved(tmp_path, state_of(name)))
+    options = {"buckets": TAN.tiny["options"]["buckets"], **found.net.settings["options"]}
+    objective = TAN(**{**found.net.settings, "heads": 2, "options": options})
+    warm_start(objective, str(found.file.path))
+    assert objective.state_dict().keys() == found.ours.keys()
+    assert all(torch.equal(x, found.ours[key]) for key, x in objective.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_begins_a_stage(name: str, tmp_path: Path):
+    """Of a co-trained file the student."""
+    path = saved(tmp_path, state_of(name))
+    first = found_in(path).ours
+    second = net(cotrain="keep", init=str(path))
+    for copy in (second.aligner, second.teacher):
+        for key, value in copy.state_dict().items():
+            if not key.startswith("head.") or f"aligner.{key}" in first:
+                assert torch.equal(value, first[f"aligner.{key}"]), key
+    assert net(init=str(path)).aligner.head is None  # one that is not wanted is left out
+
+
+def refuse(path: Path) -> list[tuple[str, Callable[[], object]]]:
+    return [
+        ("has no encoder and works on stored features", lambda: open_encoder(str(path))),
+        ("has no encoder and works on stored features", lambda: create_encoder("s3d", weights=path)),
+        ("of another model than TAN", lambda: warm_start(net(cotrain="keep"), str(path))),
+        ("cannot be written as tan-cotrained", lambda: weights(str(path), to="tan-cotrained", out=f"{path}.new.pth")),
+        ("cannot be written as coclr-s3d", lambda: weights(str(path), to="coclr-s3d", out=f"{path}.new.pth")),
+    ]
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_what_it_is_not_is_a_sentence(which: int, tmp_path: Path):
+    words, act = refuse(saved(tmp_path, state_of("tan")))[which]
+    with pytest.raises(UserError, match=words):
+        act()
+
+
+def test_a_second_name_that_differs_and_a_file_in_part_are_refused(tmp_path: Path):
+    state = state_of("tan-cotrained")
+    state["bert.fc1.bias"] = state["bert.fc1.bias"] + 1
+    with pytest.raises(UserError, match="second name"):
+        found_in(saved(tmp_path, state))
+    state = state_of("tan")
+    del state["mlp.weight"]
+    with pytest.raises(UserError, match="only partly a aligner"):
+        warm_start(net(), str(saved(tmp_path, state)))
