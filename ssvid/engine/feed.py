@@ -8,7 +8,6 @@ from ssvid.data.augment import COLOUR_DRAWS, Augment, blur, colour, recipe
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 
-
 MOVED = "index", "epoch", "features", "ended", "spans", "places", "unspoken"
 
 

@@ -13,7 +13,7 @@ from benchmarks.captions import Captions
 from benchmarks.realign import Aligner
 from benchmarks.run import run
 from benchmarks.subject import Options, bench, subject
-from benchmarks.task import score
+from benchmarks.task import score, share
 from benchmarks.tasks.text_retrieval import as_published, ranks, ranks_published, recalls
 from benchmarks.tasks.zero_shot import spoken
 from benchmarks.units import keep, kind_of
@@ -74,6 +74,13 @@ def test_equal_to_the_published_metrics(shared: Path):
         {name: float(wanted[f"retrieval.{name}"]) for name in names}, abs=1e-12
     )
     assert len(ranks_published(table)) == len(table) + 1 and len(ranks(table).above) == len(table)
+
+
+def test_a_share_of_redrawn_groups():
+    """Two answers of group 0, one of group 1, none of group 2."""
+    measure = share(torch.tensor([1.0, 0.0, 1.0]).double(), torch.tensor([0, 0, 1]), 3)
+    got = measure(torch.tensor([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0], [1.0, 2.0, 0.0], [0.0, 0.0, 3.0]]).double())
+    assert got[:3].tolist() == [2 / 3, 0.5, 0.75] and got[3].isnan()
 
 
 def test_class_names_as_words():
@@ -241,6 +248,7 @@ def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeyp
     assert found["recall1"] == 1 and found["auc"] == 1 and found["by_head"] and found["alignable"] == 12
     times = found["controls"]["timestamps"]
     assert times["recall1"] == 0.5 and times["auc"] == 0.5 and found["never_asked"] == 0
+    assert task.answer(got, "timestamps").measure(torch.eye(6).double()).tolist() == [0.5] * 6  # each group alone
     assert found["controls"]["random"]["recall1"] < 0.5 and found["gains"]["random"]["shown"]
     assert found["chance"] == pytest.approx(2 / 48) and len(found["test"]["draws"]["encoder"]) == 1000
     other = tasks["htm_align"](aligner="RUN", annotation=str(tmp_path / "htm_align.json"), method="global", head=False)
