@@ -8,16 +8,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.align_page import draw
+from benchmarks.aligners import open_aligner
 from benchmarks.realign import Aligner, Found, realign, web_vtt
 from ssvid.data import files, narration
 from ssvid.data.decode import stamps
@@ -28,37 +27,27 @@ from ssvid.data.seconds import seconds_in
 from ssvid.data.sentencify import Sentence
 from ssvid.data.store import Store, place, stored
 from ssvid.encoder import Encoder
-from ssvid.engine.checkpoint import RunFolder, whole_state
 from ssvid.engine.distributed import join
 from ssvid.engine.per_second import fill_store
 from ssvid.errors import DecodeError, UserError, positive, within
-from ssvid.files import locked, read_yaml, write_whole
+from ssvid.files import locked, write_whole
 from ssvid.nn.batchnorm import lacks_statistics
-from ssvid.nn.timeline import Aligned
-from ssvid.registry import objectives
-from ssvid.shapes import Row, Window
-from ssvid.weights import encoder_hash, fit, open_encoder
+from ssvid.shapes import Row
+from ssvid.weights import encoder_hash, open_encoder
 
 VERSION = 1  # of what is written: another one is written anew
 LISTED = "left_out.jsonl"
-
-
-@runtime_checkable
-class Aligns(Protocol):
-    """What an objective has that can be asked."""
-
-    def similarities(self, features: Tensor, sentences: Sequence[str]) -> Aligned:
-        """Of one window: 1 T D, and what may be said in it."""
 
 
 def align(
     video: str,  # a file, or a folder of them; with --features also the name of one video
     transcript: str,  # .vtt, .srt, .json, .csv or .txt; for a folder also a folder, each file named after its video
     *,
-    aligner: str,  # folder of a run of tan
+    aligner: str,  # folder of a run of tan, or its published file
     out: str,  # folder
     encoder: str | None = None,  # a run folder, an exported or published file: the one of the aligner's features
     features: str | None = None,  # instead: a folder of features, as ssvid.extract --per_second writes it
+    words: str | None = None,  # the list of words of a published aligner, beside its file
     threshold: float | None = None,  # least probability of an alignable sentence, 0.5; least score, without a head
     batch_size: int = 32,  # clips through the encoder at once
     workers: int = 2,
@@ -74,7 +63,7 @@ def align(
     if target.is_file():
         raise UserError(f"--out {out} is a file; name a folder.")
     device = join(devices).device
-    by = open_aligner(aligner, device)
+    by = open_aligner(aligner, device, words)
     videos = _videos(video, features)
     with locked(target / "lock", wait=False, what=f"--out {out}"):
         for rest in target.rglob(".*.tmp"):
@@ -94,40 +83,6 @@ def align(
         listing.write(target / LISTED)
     told |= {"left_out": listing.counts, "seconds": round(time.monotonic() - began, 3), "out": out}
     return told | ({"exit_code": 3} if told["bad"] else {})
-
-
-def open_aligner(path: str, device: torch.device | str = "cpu") -> Aligner:
-    """From config.yaml and the newest checkpoint that can be read."""
-    folder = RunFolder(Path(path).expanduser())
-    if not (folder.path / "config.yaml").is_file():
-        raise UserError(f"--aligner {path} is no folder of a run (it has no config.yaml): name one of tan.")
-    config = read_yaml(folder.path / "config.yaml", "config")
-    given = dict(config.get("objective") or {}) if isinstance(config, dict) else {}
-    name = given.pop("name", None)
-    if name is None or not issubclass(kind := objectives[name], Aligns):  # type: ignore[arg-type]
-        raise UserError(
-            f"--aligner {path} is a run of {name or 'no objective'}, which aligns nothing: name one of tan."
-        )
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    net = kind(None, **given | ({"init": None} if "init" in given else {}))  # its weights come from the checkpoint
-    fit(net, _newest(folder, path), path)
-    net.eval().to(device)
-    window = net.views.text
-    assert isinstance(window, Window)
-    digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
-    for key, value in sorted(net.state_dict().items()):
-        digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return Aligner(net.similarities, window, given.get("features"), digest.hexdigest()[:16])
-
-
-def _newest(folder: RunFolder, path: str) -> dict[str, Tensor]:
-    why = "it has none yet"
-    for file in folder.whole():
-        try:
-            return dict(whole_state(file)["model"])
-        except UserError as error:
-            why = str(error)
-    raise UserError(f"--aligner {path} holds no checkpoint that can be read: {why}")
 
 
 class Videos(NamedTuple):

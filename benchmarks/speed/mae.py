@@ -33,7 +33,8 @@ def mae() -> Case:
             decoder_intermediate_size=768,
             use_mean_pooling=False,
         )
-    ).to(DEVICE)
+    )
+    torch.nn.Module.to(theirs, DEVICE)  # transformers' own `to` has no type for a device
     theirs.train()
     hidden = torch.zeros(196, dtype=torch.bool)
     hidden[torch.randperm(196, generator=torch.Generator().manual_seed(0))[:176]] = True

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from benchmarks.align import open_aligner
+from benchmarks.aligners import open_aligner
 from benchmarks.htm_align import WINDOW, Method, Model, evaluate, given_times
 from benchmarks.narrations import Asked, by_text, model_of
 from benchmarks.probe import Probe
@@ -40,7 +40,8 @@ class HTMAlign(Task):
         self,
         probe: Probe | None = None,
         *,
-        aligner: str | None = None,  # folder of a run of tan; null: the encoder's own text side
+        aligner: str | None = None,  # run or published file of tan; null: the encoder's own text side
+        words: str | None = None,  # the list of words of a published aligner, beside its file
         method: Method = "overlap-seq",
         head: bool | None = None,  # alignability by the aligner's head; null: where it has one
         annotation: str | None = None,  # true times, in HTM-Align's form; null: htm_align.json by the data set
@@ -48,7 +49,7 @@ class HTMAlign(Task):
     ) -> None:
         if probe is not None:
             raise UserError("htm_align takes no probe: nothing is trained.")
-        by = open_aligner(aligner) if aligner else None
+        by = open_aligner(aligner, words=words) if aligner else None
         self._ask: Asked | None = by.ask if by else None
         self.aligner = by.hash if by else None  # not its path: a result is of these weights
         self.method, self.head, self.annotation, self.narrated = method, head, annotation, narrated

@@ -13,8 +13,9 @@ import yaml
 from PIL import Image
 
 from benchmarks import align as module
-from benchmarks.align import align, open_aligner
+from benchmarks.align import align
 from benchmarks.align_page import draw
+from benchmarks.aligners import open_aligner
 from benchmarks.realign import Aligner, Found, box, realign, web_vtt, windows
 from ssvid.cli import parse
 from ssvid.data import narration
@@ -25,6 +26,7 @@ from ssvid.nn.timeline import Aligned
 from ssvid.registry import objectives
 from ssvid.shapes import Window
 from ssvid.weights import save_encoder
+from ssvid.weights.tan import LAYOUTS
 from tests.engine.test_run import run_pretrain
 from tests.helpers import command, sentence, squares, write_video
 
@@ -305,7 +307,7 @@ def test_runs_that_are_no_aligner(films: Path, run: Path, videos: Path, tmp_path
     said = sentence(command("benchmarks.align", *argv, "--aligner", str(films / "v")))
     assert "is no folder of a run" in said
     run_pretrain(videos, tmp_path / "mae", "--steps", "1")
-    with pytest.raises(UserError, match="is a run of mae, which aligns nothing"):
+    with pytest.raises(UserError, match="is of mae, which aligns nothing"):
         open_aligner(str(tmp_path / "mae"))
     bare = shutil.copytree(run, tmp_path / "bare")
     (bare / "checkpoints/step_00000003.pt").write_bytes(b"torn")
@@ -330,3 +332,29 @@ def test_an_encoder_whose_statistics_are_not_measured(
 ):
     monkeypatch.setattr(module, "lacks_statistics", lambda encoder: True)
     refused(films, run, "calibrate_bn 256, and give them with --features", "v/a.mp4", "one.srt", "--encoder", str(net))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_a_published_file_aligns_with_its_list_of_words(layout, films: Path, tmp_path: Path):
+    (tmp_path / "words.txt").write_text("\n".join(sorted({word for text in WORDS for word in text.split()})))
+    torch.manual_seed(0)
+    kind, tower = objectives["tan"], {"width": 8, "hidden": 16, "dim": 8}
+    sizes = {"features": 24, "dim": 16, "video_layers": 1, "joint_layers": 3, "words": str(tmp_path / "words.txt")}
+    net = kind(None, **sizes, options=tower, cotrain="keep" if layout.name.endswith("cotrained") else "none")
+    file = tmp_path / "tan.pth.tar"
+    torch.save({"epoch": 1, "state_dict": layout.to_theirs(net.state_dict())}, file)
+    with pytest.raises(UserError, match="holds word vectors and not their words: give the list with --words"):
+        open_aligner(str(file))
+    by = open_aligner(str(file), words=sizes["words"])
+    features = torch.randn(1, 10, 24)
+    torch.testing.assert_close(by.ask(features, WORDS).joint, net.similarities(features, WORDS).joint)
+    told = aligned(films, file, "v/a.mp4", "one.srt", "--words", sizes["words"], "--features", str(films / "store"))
+    assert told["aligned"] == 1 and told["sentences"] == 2
+
+
+def test_words_are_for_published_files(run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="a run knows its own"):
+        open_aligner(str(run), words="words.txt")
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="other.pth"):
+        open_aligner(str(tmp_path / "other.pth"))

@@ -1,0 +1,77 @@
+"""a run of tan, or its published file -> Aligner: the only place that builds an objective to ask it something."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from benchmarks.realign import Aligner
+from ssvid.engine.checkpoint import RunFolder, whole_state
+from ssvid.errors import UserError
+from ssvid.files import read_yaml
+from ssvid.nn.timeline import Aligned
+from ssvid.registry import objectives
+from ssvid.shapes import Window
+from ssvid.weights import fit
+from ssvid.weights.files import read
+from ssvid.weights.layout import State
+from ssvid.weights.published import find, unknown
+
+
+@runtime_checkable
+class Aligns(Protocol):
+    """What an objective has that can be asked."""
+
+    def similarities(self, features: Tensor, sentences: Sequence[str]) -> Aligned:
+        """Of one window: 1 T D, and what may be said in it."""
+
+
+def open_aligner(path: str, device: torch.device | str = "cpu", words: str | None = None) -> Aligner:
+    """`words`: the list that the word table of a published file is of."""
+    place = Path(path).expanduser()
+    if words is not None and not place.is_file():
+        raise UserError(f"--words is the list of a published aligner, and {path} is none: a run knows its own.")
+    name, given, state = of_file(place, words) if place.is_file() else of_run(RunFolder(place), path)
+    if name is None or not issubclass(kind := objectives[name], Aligns):  # type: ignore[arg-type]
+        raise UserError(f"--aligner {path} is of {name or 'no objective'}, which aligns nothing: name one of tan.")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    net = kind(None, **given | ({"init": None} if "init" in given else {}))  # its weights are in the state
+    fit(net, state, path)
+    net.eval().to(device)
+    window = net.views.text
+    assert isinstance(window, Window)
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
+    for key, value in sorted(net.state_dict().items()):
+        digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return Aligner(net.similarities, window, given.get("features"), digest.hexdigest()[:16])
+
+
+def of_run(folder: RunFolder, path: str) -> tuple[str | None, dict[str, Any], State]:
+    """Its config.yaml, and the newest checkpoint that can be read."""
+    if not (folder.path / "config.yaml").is_file():
+        raise UserError(f"--aligner {path} is no folder of a run (it has no config.yaml): name one of tan.")
+    config = read_yaml(folder.path / "config.yaml", "config")
+    given = dict(config.get("objective") or {}) if isinstance(config, dict) else {}
+    why = "it has none yet"
+    for file in folder.whole():
+        try:
+            return given.pop("name", None), given, dict(whole_state(file)["model"])
+        except UserError as error:
+            why = str(error)
+    raise UserError(f"--aligner {path} holds no checkpoint that can be read: {why}")
+
+
+def of_file(path: Path, words: str | None) -> tuple[str | None, dict[str, Any], State]:
+    """No tensor tells the words, nor the number of heads, which is 8 in all that was published."""
+    file = read(path)
+    found = find(file)
+    if found is None:
+        raise unknown(file)
+    found.whole()
+    if found.net.objective == "tan" and words is None:
+        raise UserError(f"{path} holds word vectors and not their words: give the list with --words s3d_dict.npy.")
+    return found.net.objective, {**found.net.settings, "words": words}, found.ours

@@ -1,0 +1,106 @@
+"""The whole way of a narrated video: clips and sentences -> encoder -> stored features -> aligner -> a number."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from benchmarks.run import run as benchmark
+from ssvid.cli import parse
+from ssvid.data.datasets.synthetic_narrated import synthetic_narrated
+from ssvid.errors import UserError
+from ssvid.extract import extract_features
+from ssvid.pretrain import pretrain
+from ssvid.text.joint import load_joint
+from tests.helpers import TINY, command, sentence
+
+SET = ["--data", "synthetic_narrated", "--data.train", "4", "--data.val", "1", "--data.test", "2"]
+SET += ["--data.seconds", "100", "--data.size", "16"]
+OPTIONS = json.dumps({"buckets": 32, "width": 8, "hidden": 16, "length": 8})
+RUN = ["--batch_size", "4", "--workers", "0", "--threads", "1", "--log_every", "1", "--lr", "1e-3", "--lr_batch", "4"]
+MIL = ["--objective", "mil_nce", "--objective.dim", "8", "--objective.options", OPTIONS, "--encoder", "vit", *TINY]
+TAN = ["--objective", "tan", "--objective.features", "24", "--objective.dim", "16", "--objective.heads", "2"]
+TAN += ["--objective.video_layers", "1", "--objective.joint_layers", "3", "--objective.options", OPTIONS]
+
+
+def trained(out: Path, *argv: str) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint."""
+    told = pretrain(**parse(pretrain, [*SET, *argv, "--out", str(out), *RUN]))
+    file = out / "checkpoints" / f"step_{told['step']:08d}.pt"
+    return torch.load(file, weights_only=True)["model"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of mil_nce, and the features of its encoder."""
+    root = tmp_path_factory.mktemp("narrated")
+    trained(root / "mil", *MIL, "--data.root", str(root / "set"), "--steps", "2")
+    flags = ["--encoder", str(root / "mil"), "--per_second", "true", "--out", str(root / "features"), "--workers", "0"]
+    extract_features(**parse(extract_features, [*flags, *SET, "--data.root", str(root / "set")]))
+    return root
+
+
+def stored(root: Path) -> list[str]:
+    return ["--data.root", str(root / "set"), "--data.features", str(root / "features")]
+
+
+def test_a_run_holds_its_text_side(root: Path):
+    joint = load_joint(root / "mil")
+    assert joint.videos(torch.randn(3, 24)).shape == (3, 8) == joint.texts(["a red bar"] * 3).shape
+
+
+@pytest.mark.parametrize("name", ["mil_nce", "tan", "cotrain"])
+def test_a_killed_run_goes_on_to_the_same_weights(name: str, root: Path, tmp_path: Path):
+    what = [*MIL, "--data.root", str(root / "set")] if name == "mil_nce" else [*TAN, *stored(root)]
+    if name == "cotrain":
+        trained(tmp_path / "first", *what, "--steps", "2")
+        what += ["--objective.init", str(tmp_path / "first"), "--objective.cotrain", "keep"]
+    more = ["--steps", "4", "--checkpoint_every", "2"]
+    whole = trained(tmp_path / "whole", *what, *more)
+    trained(tmp_path / "two", *what, *more)
+    newest = tmp_path / "two/checkpoints/step_00000004.pt"
+    newest.unlink()  # as if the kill had come after step 2
+    again = trained(tmp_path / "two", *what, *more)
+    assert whole.keys() == again.keys() and all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_the_runner_scores_an_aligner_beside_the_narrator(root: Path, tmp_path: Path):
+    trained(tmp_path / "tan", *TAN, *stored(root), "--steps", "2")
+    cell = {"name": "align", "task": "htm_align", "aligner": str(tmp_path / "tan"), "narrated": True}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"cells": [cell]}))
+    argv = ["--encoder", str(root / "mil"), "--suite", str(tmp_path / "suite.yaml"), "--out", str(tmp_path / "bench")]
+    told = benchmark(**parse(benchmark, [*argv, *SET, *stored(root), "--cache", str(tmp_path / "cache")]))
+    assert told["failed"] == []
+    (file,) = (tmp_path / "bench").glob("*.align.json")
+    found = json.loads(file.read_text())
+    assert found["metric"] == "recall1" and found["never_asked"] == 0
+    truth = json.loads((synthetic(root).root / "htm_align.json").read_text())
+    known = sum(one[0] for name, of in truth.items() if name.startswith("test") for one in of)
+    assert found["alignable"] == known
+    assert 0.2 < found["controls"]["timestamps"]["recall1"] < 0.9
+
+
+def synthetic(root: Path):
+    return synthetic_narrated(str(root / "set"), train=4, val=1, test=2, seconds=100, size=16)
+
+
+def test_an_encoder_where_none_is_wanted_and_none_where_one_is(root: Path, tmp_path: Path):
+    rest = [*SET, *stored(root), "--out", str(tmp_path / "o"), "--steps", "1"]
+    said = sentence(command("ssvid.pretrain", *TAN, "--encoder", "vit_tiny", *rest))
+    assert said == "error: tan learns from stored features and takes no encoder: leave out --encoder."
+    with pytest.raises(UserError, match="--encoder is missing: choose one of .*vit_tiny"):
+        pretrain(**parse(pretrain, ["--objective", "mae", *rest]))
+
+
+def test_features_of_another_width_name_the_flag(root: Path, tmp_path: Path):
+    argv = ["--objective", "tan", *SET, *stored(root), "--out", str(tmp_path / "o"), "--steps", "1"]
+    with pytest.raises(UserError, match="are 24 wide: give --objective.features 24"):
+        pretrain(**parse(pretrain, argv))
+
+
+def test_without_features_there_is_nothing_to_align(root: Path, tmp_path: Path):
+    argv = [*TAN, *SET, "--data.root", str(root / "set"), "--out", str(tmp_path / "o"), "--steps", "1"]
+    with pytest.raises(UserError, match="4 of 4 videos of .* have no stored features"):
+        pretrain(**parse(pretrain, argv))
