@@ -33,7 +33,7 @@ types: .venv/ready
 		{ echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11 ..." >&2; exit 2; }
 	@echo "Setting up .venv: about 5.6 GB, one to four minutes, most of it torch." >&2
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,text]'
 	@touch .venv/ready
 
 clean:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from ssvid.data import narrator
-from ssvid.data.datasets.synthetic_narrated import TRUTH, film, synthetic_narrated
+from ssvid.data.datasets.synthetic_narrated import TRUTH, VERSION, film, synthetic_narrated
 from ssvid.data.decode import read, stamps
 from ssvid.data.synthetic import hue
 from ssvid.errors import UserError
@@ -46,6 +47,20 @@ def test_the_narrator_is_as_careless_as_said():
     assert irrelevant / total == pytest.approx(0.3, abs=0.01)
     assert np.mean(late) == pytest.approx(4, abs=0.3) and np.std(late) == pytest.approx(4, abs=0.3)
     assert 0.08 < moved / (total - irrelevant) < 0.25  # exchanged with a neighbour, or clipped at an end of the video
+
+
+def test_the_set_is_frozen():
+    """What was measured was measured on these: another script, narration or picture is another VERSION."""
+    told = hashlib.sha256()
+    for index in range(3):
+        script = narrator.script(index, 0, SECONDS)
+        told.update(repr([[round(t, 4) for t in a[:2]] + [*a[2:]] for a in script]).encode())
+        said = narrator.narrate(script, index, 0, SECONDS)
+        told.update(repr([(round(one.start, 4), round(one.end, 4), one.text) for one in said]).encode())
+    frames = film(narrator.script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2)
+    assert VERSION == 2
+    assert told.hexdigest()[:16] == "e8d29b443c819d32"
+    assert int(frames.astype(np.int64).sum()) == 8598562
 
 
 def test_exchanged_sentences_take_their_truth_along():

@@ -17,7 +17,7 @@ from ssvid.randomness import uniform
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
-VERSION = 1  # of scripts and narration: a new one makes new sets
+VERSION = 2  # of scripts and narration: a new one makes new sets
 TRUTH = "htm_align.json"  # of val and test: id -> [[alignable, start, end, sentence], ...] in the order of speech
 SPEED = 0.25  # pictures a second
 RADIUS = 0.3, 0.36  # of the picture
