@@ -63,7 +63,7 @@ def test_folders_of_frames_and_flow(tmp_path: Path):
 
 def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path / "a.mp4", [i / 10 for i in range(300)], g=250, bf=3)
-    cut, passes = seconds.geometry, seconds._pass
+    cut, passes = seconds.geometry, seconds.decoded
     shown: list[int] = []
     live: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     most, opened = 0, 0
@@ -82,7 +82,7 @@ def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: p
         return passes(*given)
 
     monkeypatch.setattr(seconds, "geometry", cutting)
-    monkeypatch.setattr(seconds, "_pass", opening)
+    monkeypatch.setattr(seconds, "decoded", opening)
     for _ in in_order(folder(str(tmp_path), labels=False), 0, SPECS[0]):
         pass
     assert shown == [*range(0, 300, 2), 299] and opened == 1  # 5 a second, and the last one
@@ -92,11 +92,11 @@ def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: p
 def test_where_jumping_over_frames_fails_all_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     name, times, options = KINDS["skips"]
     write(tmp_path / name, times, **options)
-    data, whole, cut, shown = folder(str(tmp_path), labels=False), seconds._pass, seconds.geometry, []
+    data, whole, cut, shown = folder(str(tmp_path), labels=False), seconds.decoded, seconds.geometry, []
 
-    def failing(path, table, wanted, needless):
-        for i, got in enumerate(whole(path, table, wanted, needless)):
-            if needless and i == 3:
+    def failing(path, table, passed):
+        for i, got in enumerate(whole(path, table, passed)):
+            if passed and i == 10:
                 raise ValueError("lost the thread")
             yield got
 
@@ -104,7 +104,7 @@ def test_where_jumping_over_frames_fails_all_are_read(tmp_path: Path, monkeypatc
         shown.extend(numbers(frames))
         return cut(frames, *more)
 
-    monkeypatch.setattr(seconds, "_pass", failing)
+    monkeypatch.setattr(seconds, "decoded", failing)
     same(data, SPECS[2])
     monkeypatch.setattr(seconds, "geometry", cutting)
     list(in_order(data, 0, SPECS[2]))
