@@ -96,7 +96,7 @@ def test_where_jumping_over_frames_fails_all_are_read(tmp_path: Path, monkeypatc
 
     def failing(path, table, passed):
         for i, got in enumerate(whole(path, table, passed)):
-            if passed and i == 10:
+            if passed and i == 3:
                 raise ValueError("lost the thread")
             yield got
 
