@@ -239,7 +239,8 @@ def narrated(told: Manifest, tmp_path: Path) -> Manifest:
 
 def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(
-        "benchmarks.tasks.htm_align.open_aligner", lambda path: Aligner(Oracle().similarities, Window(), 48, "0123")
+        "benchmarks.tasks.htm_align.open_aligner",
+        lambda path, words: Aligner(Oracle().similarities, Window(), 48, "0123"),
     )
     task = tasks["htm_align"](aligner="RUN", annotation=str(tmp_path / "htm_align.json"), narrated=True)
     of = subject(NET, "a", UNCHANGED, "last")
