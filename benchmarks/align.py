@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.align_page import draw
-from benchmarks.aligners import open_aligner
+from benchmarks.aligners import open_aligner, same_features
 from benchmarks.realign import Aligner, Found, realign, web_vtt
 from ssvid.data import files, narration
 from ssvid.data.decode import stamps
@@ -78,6 +78,8 @@ def align(
             root = target / "features" / encoder_hash(net)
             fill_store(videos.listed.take(rows), net, root, batch_size=batch_size, workers=workers, device=device)
             videos = videos._replace(store=Store(root))
+        assert videos.store is not None
+        same_features(by, (videos.store.card or {}).get("hash"), f"--features {videos.store.root}")
         told = _align_all(videos, said, by, target, threshold, many)
         listing.say(transcript)
         listing.write(target / LISTED)
@@ -149,6 +151,7 @@ def _open_encoder(given: str, by: Aligner, aligner: str) -> Encoder:
             f"The features of --encoder {given} are {net.dim} wide and the aligner {aligner} learnt from {by.width}: "
             "name the encoder of the features that it learnt from."
         )
+    same_features(by, encoder_hash(net), f"--encoder {given}")
     return net
 
 
@@ -174,7 +177,8 @@ def _align_all(
             continue
         aligned, kept, found = aligned + new, kept + (not new), found + again
     counts = {"videos": len(videos.ids), "aligned": aligned, "kept": kept, "bad": len(bad)}
-    return counts | {"sentences": len(found), "alignable": sum(one.alignable is not False for one in found)}
+    told = [one.alignable for one in found if one.alignable is not None]
+    return counts | {"sentences": len(found), "alignable": sum(told) if told else None}
 
 
 def _reasons(videos: Videos) -> dict[str, str]:

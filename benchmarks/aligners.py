@@ -16,10 +16,15 @@ from ssvid.files import read_yaml
 from ssvid.nn.timeline import Aligned
 from ssvid.registry import objectives
 from ssvid.shapes import Window
+from ssvid.text.words import read_words
 from ssvid.weights import fit
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 from ssvid.weights.published import find, unknown
+
+BUILT = "aligner.json"  # of a run: what its objective keeps there
+PLACES = {"words": "words", "text": "folder"}  # arguments of an objective, and of its tower, that are paths
+PATHS = (*PLACES, "init")
 
 
 @runtime_checkable
@@ -36,6 +41,8 @@ def open_aligner(path: str, device: torch.device | str = "cpu", words: str | Non
     if words is not None and not place.is_file():
         raise UserError(f"--words is the list of a published aligner, and {path} is none: a run knows its own.")
     name, given, state = of_file(place, words) if place.is_file() else of_run(RunFolder(place), path)
+    built = read_built(place / BUILT) if place.is_dir() else {}
+    given |= built.get("given", {})
     if name is None or not issubclass(kind := objectives[name], Aligns):  # type: ignore[arg-type]
         raise UserError(f"--aligner {path} is of {name or 'no objective'}, which aligns nothing: name one of tan.")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
@@ -44,10 +51,38 @@ def open_aligner(path: str, device: torch.device | str = "cpu", words: str | Non
     net.eval().to(device)
     window = net.views.text
     assert isinstance(window, Window)
-    digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
+    told = {key: value for key, value in given.items() if key not in PATHS}
+    if given.get("words"):
+        told["words"] = read_words(given["words"])
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     for key, value in sorted(net.state_dict().items()):
         digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return Aligner(net.similarities, window, given.get("features"), digest.hexdigest()[:16])
+    width, known = given.get("features"), built.get("features")
+    return Aligner(net.similarities, window, width, digest.hexdigest()[:16], known)
+
+
+def read_built(file: Path) -> dict[str, Any]:
+    """What TAN.keep wrote: the arguments of its tower, with the paths of the lists in the run's own folder."""
+    if not file.exists():
+        return {}
+    try:
+        told = json.loads(file.read_text())
+        options = dict(told["arguments"])
+        places = {key: options.pop(theirs, None) for key, theirs in PLACES.items()}
+        paths = {key: str(file.parent / place) if place else None for key, place in places.items()}
+        given = {"tower": told["tower"], "options": options, **paths}
+        return {"given": given, "features": told["features"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} describes no aligner ({error}): name another run.") from error
+
+
+def same_features(by: Aligner, fingerprint: str | None, what: str) -> None:
+    """Refuse features of another encoder than the one that it learnt from, where both are known."""
+    if by.features is not None and fingerprint is not None and by.features != fingerprint:
+        raise UserError(
+            f"{what} is of the encoder {fingerprint}, and the aligner learnt from features of {by.features}: name the "
+            "encoder (or the store) that it was trained on."
+        )
 
 
 def of_run(folder: RunFolder, path: str) -> tuple[str | None, dict[str, Any], State]:

@@ -1,8 +1,6 @@
 """videos with stored features and true times -> what aligners are asked. No clip is read, no pixel decoded."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,7 +10,7 @@ from benchmarks.htm_align import Model
 from benchmarks.wording import Text
 from ssvid.data.datasets.htm_align import Spoken
 from ssvid.data.manifest import Manifest
-from ssvid.data.store import CARD, read_card, read_features
+from ssvid.data.store import card_beside, read_features
 from ssvid.errors import UserError
 from ssvid.nn.timeline import Aligned
 
@@ -24,7 +22,7 @@ def readable(data: Manifest, rows: Sequence[int], fingerprint: str, given: str) 
     widths: dict[int, int] = {}
     for row in rows:
         path = data.root / data.rows[row].features
-        card = card_of(path)
+        card = card_beside(path)
         if card and card.get("hash") not in (None, fingerprint):
             raise UserError(
                 f"The features {path} were made by the encoder {card.get('encoder')} of hash {card['hash']}, and "
@@ -36,11 +34,6 @@ def readable(data: Manifest, rows: Sequence[int], fingerprint: str, given: str) 
             continue  # counted and listed
     most = max(set(widths.values()), key=list(widths.values()).count, default=0)
     return {row for row, width in widths.items() if width == most}
-
-
-def card_of(path: Path) -> dict[str, Any] | None:
-    """Of the store that a file lies in; None of published features."""
-    return next((read_card(folder) for folder in path.parents if (folder / CARD).exists()), None)
 
 
 def model_of(ask: Asked, data: Manifest, rows: dict[str, int], said: dict[str, list[Spoken]]) -> Model:

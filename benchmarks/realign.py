@@ -32,6 +32,7 @@ class Aligner(NamedTuple):
     window: Window
     width: int | None  # of the features that it takes, where its run says so
     hash: str
+    features: str | None = None  # hash of the encoder whose features it learnt from, where it is known
 
 
 class Found(NamedTuple):

@@ -6,11 +6,12 @@ late, early or about nothing seen: in co-training (`cotrain`) the two branches o
 overrule the times, and a head learns which sentences can be aligned at all.
 """
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
@@ -18,11 +19,13 @@ from lightly.models.utils import deactivate_requires_grad
 from torch import Tensor
 
 from ssvid.data.manifest import Manifest
+from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.checkpoint import RunFolder, whole_state
 from ssvid.errors import UserError, positive, within
+from ssvid.files import write_whole
 from ssvid.nn import pseudo
-from ssvid.nn.aligner import STAGE, Aligner, Seen, everywhere, units
+from ssvid.nn.aligner import ROWS, STAGE, Aligner, Seen, everywhere, units
 from ssvid.nn.moco import slow
 from ssvid.nn.queue import everyone
 from ssvid.nn.timeline import Aligned
@@ -39,6 +42,7 @@ from ssvid.weights.files import read
 from ssvid.weights.layout import State
 from ssvid.weights.published import find, is_run, unknown
 
+BUILT = "aligner.json"  # in a run's folder: its tower, and whose features it learnt from
 NONE = -6e4  # in place of the similarity of what is no positive
 CELL = 8  # pixels of a second, and of a sentence, in a picture
 
@@ -108,6 +112,8 @@ class TAN(Objective):
         layers = {"video_layers": video_layers, "joint_layers": joint_layers}
         positive(features=features, dim=dim, heads=heads, seconds=seconds, temperature=temperature, **layers)
         within(0, 1, momentum=momentum, threshold=threshold)
+        if seconds + seconds // 2 > ROWS:
+            raise UserError(f"--objective.seconds {seconds}: positions end at {ROWS}, and half a window more is used.")
         within(0, 0.5, trim=trim)
         self.seconds, self.temperature, self.cotrain, self.momentum = seconds, temperature, cotrain, momentum
         self.threshold = threshold if threshold is not None else 0.5 * (cotrain != "none")
@@ -122,6 +128,7 @@ class TAN(Objective):
             alignability=alignability or cotrain != "none" or policy == "bce",
             **layers,
         )
+        self.begun, self.origin = init is not None, Origin(None, None)
         if init is not None:
             begin(self.aligner, init)
         if policy == "bce":
@@ -137,10 +144,19 @@ class TAN(Objective):
         return {}
 
     def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
-        row = next((row for row in data.rows if row.features), None)
-        wide = self.aligner.video_in.in_features
-        if row is not None and (found := np.load(Path(data.root) / row.features, mmap_mode="r").shape[-1]) != wide:
+        if self.cotrain != "none" and not self.begun:
+            print("warning: --objective.cotrain without --objective.init: the teacher knows nothing.", file=sys.stderr)
+        self.origin, wide = origin(data), self.aligner.video_in.in_features
+        if self.origin.width not in (None, wide):
+            found = self.origin.width
             raise UserError(f"The features of {data.root} are {found} wide: give --objective.features {found}.")
+
+    def keep(self, folder: Path) -> None:
+        """The words that its table is of, and whose features it learnt from: benchmarks.aligners reads both."""
+        tower = self.aligner.tower
+        told = {"tower": tower.name, "arguments": tower.write(folder, "text"), "features": self.origin.hash}
+        text = json.dumps(told, indent=1) + "\n"
+        write_whole(folder / BUILT, lambda file: file.write(text.encode()))
 
     def forward(self, batch: Batch) -> Loss:
         features, (most, starts) = batch["features"], self.shared(batch)

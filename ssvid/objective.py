@@ -1,6 +1,7 @@
 """batch -> Loss: what every objective is. An interface without state; files in `objectives/` are the leaves."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class Objective(nn.Module, ABC):
 
     def suits(self, data: "Manifest", views: Views, batch_size: int) -> None:
         """Refuse, before any work, clips that it cannot learn from. `views`: its own, as the user changed them."""
+
+    def keep(self, folder: Path) -> None:
+        """Put beside its weights what else it was built from, such as a list of words, so that a run is whole."""
 
     def warmed(self) -> None:
         """Its exported encoders were given weights from outside: teachers begin anew as their copies."""

@@ -1,12 +1,16 @@
 """The whole way of a narrated video: clips and sentences -> encoder -> stored features -> aligner -> a number."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from benchmarks.align import align
+from benchmarks.aligners import open_aligner
 from benchmarks.run import run as benchmark
 from ssvid import stages
 from ssvid.cli import parse
@@ -134,3 +138,40 @@ def test_without_features_there_is_nothing_to_align(root: Path, tmp_path: Path):
     argv = [*TAN, *SET, "--data.root", str(root / "set"), "--out", str(tmp_path / "o"), "--steps", "1"]
     with pytest.raises(UserError, match="4 of 4 videos of .* have no stored features"):
         pretrain(**parse(pretrain, argv))
+
+
+def test_a_run_keeps_its_words_and_whose_features_it_learnt_from(root: Path, tmp_path: Path):
+    """The list may change or go: the run has its own. Features of another encoder are refused."""
+    words = tmp_path / "words.txt"
+    words.write_text("red\nblue\ngreen\nyellow\ncyan\npink\nsquare\nbar\nstar\ntriangle\n")
+    options = json.dumps({"width": 8, "hidden": 16, "length": 8})
+    argv = [word if word != OPTIONS else options for word in TAN]
+    trained(tmp_path / "tan", *argv, *stored(root), "--objective.words", str(words), "--steps", "2")
+    by = open_aligner(str(tmp_path / "tan"))
+    words.unlink()
+    (tmp_path / "tan").rename(tmp_path / "moved")
+    again = open_aligner(str(tmp_path / "moved"))
+    features, said = torch.randn(1, 9, 24), ["the red bar", "a blue star"]
+    assert torch.equal(by.ask(features, said).joint, again.ask(features, said).joint) and by.hash == again.hash
+    np.save(tmp_path / "moved/text.words.npy", np.load(tmp_path / "moved/text.words.npy")[::-1])
+    assert open_aligner(str(tmp_path / "moved")).hash != by.hash
+    card = json.loads((root / "features/store.json").read_text())
+    assert by.features == card["hash"]
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/store.json").write_text(json.dumps({**card, "hash": "another"}))
+    shutil.copy(root / "features/test_00000.npy", tmp_path / "store")
+    (tmp_path / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:03.000\nthe red bar\n")
+    flags = ["--video", "test_00000", "--transcript", str(tmp_path / "a.vtt"), "--aligner", str(tmp_path / "moved")]
+    with pytest.raises(UserError, match="is of the encoder another, and the aligner learnt from features of"):
+        align(**parse(align, [*flags, "--features", str(tmp_path / "store"), "--out", str(tmp_path / "o")]))
+    told = align(**parse(align, [*flags, "--features", str(root / "features"), "--out", str(tmp_path / "o")]))
+    assert told["aligned"] == 1
+
+
+def test_a_damaged_first_file_is_a_bad_file_like_any_other(root: Path, tmp_path: Path, capsys):
+    shutil.copytree(root / "features", tmp_path / "features")
+    first = tmp_path / "features/train_00000.npy"
+    first.write_bytes(first.read_bytes()[:60])
+    argv = [*TAN, "--data.root", str(root / "set"), "--data.features", str(tmp_path / "features"), "--max_bad", "0.5"]
+    trained(tmp_path / "o", *argv, "--objective.cotrain", "keep", "--steps", "1")
+    assert "--objective.cotrain without --objective.init" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from benchmarks.aligners import open_aligner
+from benchmarks.aligners import open_aligner, same_features
 from benchmarks.htm_align import WINDOW, Method, Model, evaluate, given_times
 from benchmarks.narrations import Asked, by_text, model_of
 from benchmarks.probe import Probe
@@ -24,7 +24,7 @@ from benchmarks.subject import Bench
 from benchmarks.task import Answer, Task, group_numbers, share
 from benchmarks.wording import unlearnt
 from ssvid.data.datasets.htm_align import Spoken, annotation_file, load_annotation
-from ssvid.data.store import read_features
+from ssvid.data.store import card_beside, read_features
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 
@@ -50,7 +50,7 @@ class HTMAlign(Task):
         if probe is not None:
             raise UserError("htm_align takes no probe: nothing is trained.")
         by = open_aligner(aligner, words=words) if aligner else None
-        self._ask: Asked | None = by.ask if by else None
+        self._by, self._ask = by, by.ask if by else None
         self.aligner = by.hash if by else None  # not its path: a result is of these weights
         self.method, self.head, self.annotation, self.narrated = method, head, annotation, narrated
         self.joint = by is None
@@ -58,6 +58,10 @@ class HTMAlign(Task):
 
     def answer(self, bench: Bench, source: str) -> Answer:
         rows, said = self.asked(bench)
+        if self._by is not None:
+            for at in rows.values():
+                path = bench.data.root / bench.data.rows[at].features
+                same_features(self._by, (card_beside(path) or {}).get("hash"), str(path))
         row = source.partition(":")[0]
         if row == TIMES:
             found = {video: given(bench, rows[video], said[video]) for video in said}

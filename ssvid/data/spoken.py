@@ -16,7 +16,7 @@ from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.samples import Samples
 from ssvid.data.sampling import clip_from
-from ssvid.data.store import read_features
+from ssvid.data.store import origin, read_features
 from ssvid.errors import DecodeError, UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Bag, ClipSpec, Views, Window
@@ -48,7 +48,7 @@ class Bags(Clips):
 
 def neighbours(said: Sequence[Spoken], at: int, n: int) -> list[int]:
     """The sentence and those around it, taken one by one on the side that keeps the whole shorter; of a video with
-    fewer the last is repeated."""
+    fewer the last is repeated (published: the first, where the run grew to the end before)."""
     first = last = at
     while last - first + 1 < min(n, len(said)):
         before = said[last][1] - said[first - 1][0] if first > 0 else np.inf
@@ -58,12 +58,14 @@ def neighbours(said: Sequence[Spoken], at: int, n: int) -> list[int]:
 
 
 def begin(sentence: Spoken, least_s: float, clip_s: float, u: float) -> float:
-    """A whole second from which the clip lies within the sentence, which is widened to `least_s` about its middle."""
+    """A whole second from which the clip lies within the sentence, which is widened to `least_s` about its middle and
+    then cut to whole seconds, as in MIL-NCE's loader."""
     start, end = sentence[:2]
     if end - start < least_s:
         start = max(0.0, start - (least_s - (end - start)) / 2)
         end = start + least_s
-    low, high = int(start), int(max(start, end - clip_s))
+    low = int(start)
+    high = int(max(low, int(end) - clip_s))
     return float(low + int(u * (high - low + 1)))
 
 
@@ -94,7 +96,7 @@ class FeatureWindows(Samples):
                 f"{len(lacking)} of {len(manifest)} videos of {manifest.root} have no stored features, first "
                 f"{lacking[0]}: ssvid.extract --per_second --out DIR makes them, --data.features DIR names them."
             )
-        self.dim = read_features(manifest.root / manifest.rows[0].features).shape[1] if len(manifest) else None
+        self.dim = origin(manifest).width  # another one is a bad file
 
     def _load(self, epoch: int, row: int) -> dict[str, Any]:
         path, T = self.manifest.root / self.manifest.rows[row].features, self.window.seconds

@@ -8,16 +8,24 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import write_whole
 from ssvid.shapes import ClipSpec
 
 CARD = "store.json"
 FAULTS = (OSError, ValueError, EOFError, SyntaxError)  # what numpy raises for damaged files
+
+
+class Origin(NamedTuple):
+    """Of stored features."""
+
+    width: int | None  # None: none can be read
+    hash: str | None  # of the encoder that made them; None: published ones, of which nothing is said
 
 
 class Store:
@@ -95,6 +103,25 @@ def read_card(root: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} describes no feature store ({error}): name another folder.") from error
     return card
+
+
+def card_beside(path: Path) -> dict[str, Any] | None:
+    """Of the store that a file lies in; None of published features."""
+    return next((read_card(folder) for folder in path.parents if (folder / CARD).exists()), None)
+
+
+def origin(data: Manifest) -> Origin:
+    """Of the first file that can be read: the loader counts and lists the others."""
+    for row in data.rows:
+        path = data.root / row.features
+        try:
+            width = read_features(path).shape[1] if row.features else None
+        except UserError:
+            continue
+        if width is not None:
+            card = card_beside(path) or {}
+            return Origin(width, card.get("hash"))
+    return Origin(None, None)
 
 
 def card_of(dim: int, name: str, fingerprint: str, spec: ClipSpec) -> dict[str, Any]:

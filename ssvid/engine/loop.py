@@ -191,6 +191,7 @@ def export(trained: Trained, folder: RunFolder, config: dict[str, Any]) -> None:
     """The encoders as they are now, beside the checkpoints."""
     for name, encoder in trained.objective.exported().items():
         save_encoder(encoder, folder.path, name, {"config": config, "step": trained.step})
+    trained.objective.keep(folder.path)
     if (joint := trained.objective.joint()) is not None:
         from ssvid.text.joint import save_joint
 

@@ -30,7 +30,7 @@ def test_candidates_grow_on_the_side_that_keeps_them_together():
     ("sentence", "u", "start"),
     [
         ((10.0, 12.0), 0.0, 8.0),  # widened to 8.5 .. 13.5
-        ((10.0, 12.0), 0.99, 10.0),  # the last whole second from which 3.2 s fit
+        ((10.0, 12.0), 0.99, 9.0),  # the last whole second from which 3.2 s end by 13
         ((0.5, 1.5), 0.0, 0.0),
         ((10.0, 20.0), 0.99, 16.0),
     ],

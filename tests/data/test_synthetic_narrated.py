@@ -10,6 +10,7 @@ from ssvid.data.datasets.synthetic_narrated import TRUTH, VERSION, film, synthet
 from ssvid.data.decode import read, stamps
 from ssvid.data.synthetic import hue
 from ssvid.errors import UserError
+from ssvid.randomness import uniform
 
 SECONDS = 64
 
@@ -61,6 +62,17 @@ def test_the_set_is_frozen():
     assert VERSION == 2
     assert told.hexdigest()[:16] == "e8d29b443c819d32"
     assert int(frames.astype(np.int64).sum()) == 8598562
+
+
+def test_a_tenth_of_neighbouring_pairs_is_exchanged():
+    pairs = exchanged = 0
+    for index in range(400):
+        said = [narrator.Said(float(i), i + 1.0, str(i), None) for i in range(16)]
+        got = narrator.swapped(said, uniform(0, "swaps", 0, index, 16)[0].tolist())
+        moved = sum(one.text != str(i) for i, one in enumerate(got))
+        exchanged += moved // 2
+        pairs += 15 - moved // 2  # a pair that overlaps one which was exchanged is not asked
+    assert exchanged / pairs == pytest.approx(0.1, abs=0.01)
 
 
 def test_exchanged_sentences_take_their_truth_along():

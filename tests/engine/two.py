@@ -1,7 +1,6 @@
 """Loss and gradients of one step in float64, as one process or as several: run by test_two_processes.py."""
 
 import sys
-from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -9,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ssvid import create_encoder, registry
 from ssvid.engine.distributed import join
 from ssvid.nn.sync_bn import synchronise
+from tests.engine.pairs import leave
 from tests.objectives.test_contract import batch_for
 
 FORMS = {
@@ -48,9 +48,4 @@ def one_step(name: str) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    found = one_step(sys.argv[1])
-    if join("cpu").first:
-        torch.save(found, Path(sys.argv[2]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave(one_step, sys.argv[1:])

@@ -4,7 +4,6 @@ Run as a program it is one process of the test that compares one with two.
 """
 
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ssvid.errors import UserError
 from ssvid.nn.sync_bn import synchronise
 from ssvid.shapes import Bag, Batch, Row
 from ssvid.text.joint import load_joint, save_joint
-from tests.helpers import command
+from tests.engine.pairs import leave, same_as_two
 
 WORDS = ["add", "the", "onion", "stir", "fish", "cut"]
 OPTIONS = {"buckets": 32, "width": 6, "hidden": 12, "length": 4}
@@ -171,22 +170,8 @@ def one_step(clips: int = 4) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path):
-    one, file = one_step(), tmp_path / "two.pt"
-    launch = ["--nproc_per_node", "2", "--master_port", str(20000 + os.getpid() % 20000)]
-    result = command("torch.distributed.run", *launch, "-m", "tests.objectives.test_mil_nce", str(file))
-    assert result.returncode == 0, result.stderr[-2000:]
-    two = torch.load(file, weights_only=True)
-    assert one.keys() == two.keys()
-    largest = max(float(v.abs().max()) for k, v in one.items() if k.startswith("grad/"))
-    for key, value in one.items():
-        scale = largest if key.startswith("grad/") else float(value.abs().max())
-        assert float((two[key] - value).abs().max()) <= 1e-6 * max(scale, 1e-12), key
+    same_as_two(one_step(), tmp_path / "two.pt", "tests.objectives.test_mil_nce")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    found = one_step()
-    if join("cpu").first:
-        torch.save(found, Path(sys.argv[1]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave(one_step, sys.argv[1:])

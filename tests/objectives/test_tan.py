@@ -1,6 +1,5 @@
 """TAN beside what the reference case proves: two processes, what the published code cannot bear, its stages."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ssvid.nn.aligner import STAGE
 from ssvid.nn.timeline import Timeline, places
 from ssvid.shapes import Batch
 from ssvid.weights.tan import LAYOUTS
-from tests.helpers import command
+from tests.engine.pairs import leave, same_as_two
 from tests.objectives.test_contract import batch_for
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -73,16 +72,7 @@ def one_step(form: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("form", FORMS)
 def test_two_processes_are_one(form: str, tmp_path: Path):
     """Rows are gathered with gradient and padded alike, and positions begin at the same place."""
-    one, file = one_step(form), tmp_path / "two.pt"
-    launch = ["--nproc_per_node", "2", "--master_port", str(20000 + os.getpid() % 20000)]
-    result = command("torch.distributed.run", *launch, "-m", "tests.objectives.test_tan", form, str(file))
-    assert result.returncode == 0, result.stderr[-2000:]
-    two = torch.load(file, weights_only=True)
-    assert one.keys() == two.keys()
-    largest = max(float(v.abs().max()) for k, v in one.items() if k.startswith("grad/"))
-    for key, value in one.items():
-        scale = largest if key.startswith("grad/") else float(value.abs().max())
-        assert float((two[key] - value).abs().max()) <= 1e-6 * max(scale, 1e-12), key
+    same_as_two(one_step(form), tmp_path / "two.pt", "tests.objectives.test_tan", form)
 
 
 @pytest.mark.parametrize("settings", [{"random_start": False}, {"cotrain": "keep"}])
@@ -315,9 +305,4 @@ def test_what_it_cannot_be_built_with_is_a_sentence():
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    result = one_step(sys.argv[1])
-    if join("cpu").first:
-        torch.save(result, Path(sys.argv[2]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave(one_step, sys.argv[1:])
