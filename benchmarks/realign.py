@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks import htm_align
 from ssvid.data.sentencify import Sentence
-from ssvid.errors import UserError
+from ssvid.errors import UserError, within
 from ssvid.nn.timeline import Aligned
 from ssvid.shapes import Window
 
@@ -54,6 +54,8 @@ def realign(
     if not known:
         raise UserError(f"None of its {len(said)} sentences has a word that the aligner knows.")
     alike, can = stitch(table, [said[k] for k in known], by)
+    if can is not None:
+        within(0, 1, threshold=threshold)  # of an aligner with a head it is a probability
     shares = torch.full((len(said), len(table)), torch.nan)
     shares[known] = (alike - alike.amax(1, keepdim=True)).exp().where(alike.isfinite(), torch.nan)
     found = [Found(*one, one[:2], None, None, None, False) for one in said]

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ SUFFIXES = (".vtt", ".srt", ".json", ".csv", ".txt")
 LANGUAGE = re.compile(r"\.[a-z]{2,3}(-[A-Za-z0-9]+)*")  # ID.en.vtt, ID.en-US.srt
 KEYS = ("start", "end", "text")
 IDS = ("video_id", "vid", "video", "youtube_id")  # columns; the first of these that is there
+LONG = 30  # words of a sentence, from which on a text was hardly cut
 AROUND_S = 3.2  # HTM-AA names one second: the clips of 3.2 s that hold it begin and end within so much of it
 
 EMPTY, UNTIMED, NEGATIVE = "empty sentence", "missing time", "negative time"
@@ -381,6 +383,13 @@ def _sentencified(
             found[video] = sentences
     if not found:
         raise UserError(f"{source}: no video is left to cut into sentences: {left.counted()}.")
+    words = [len(text.split()) for sentences in found.values() for _, _, text in sentences] or [0]
+    if punctuate is None and (mean := sum(words) / len(words)) > LONG:
+        print(
+            f"warning: sentences have {mean:.0f} words on average: captions without marks are cut at pauses alone; "
+            "--punctuation FOLDER names a model that puts marks.",
+            file=sys.stderr,
+        )
     return found
 
 

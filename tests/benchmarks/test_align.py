@@ -104,6 +104,8 @@ def test_thresholds_are_of_the_head_or_of_the_score():
         for at in (None, 12.0, 12.5)
     ]
     assert able == [[None, None], [True, False], [False, False]]
+    with pytest.raises(UserError, match="--threshold"):
+        realign(clock(30), said, knowing(truth), 7.0)
 
 
 def test_features_that_make_no_sense():

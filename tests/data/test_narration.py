@@ -335,3 +335,13 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit):
             command(narration.narrations, argv=[*argv, *wrong])
         assert words in capsys.readouterr().err
+
+
+def test_captions_that_are_hardly_cut_are_told_of(tmp_path, capsys):
+    """Eleven captions without a mark or a pause become one sentence."""
+    rows = [(3.0 * i, 3.0 * i + 3, f"and then we put number {i} in the pan") for i in range(11)]
+    source = {"a": {"start": [r[0] for r in rows], "end": [r[1] for r in rows], "text": [r[2] for r in rows]}}
+    (tmp_path / "in.json").write_text(json.dumps(source))
+    argv = ["--source", str(tmp_path / "in.json"), "--out", str(tmp_path / "o.json"), "--sentencify", "true"]
+    told, error = run(argv, capsys)
+    assert told["sentences"] == 1 and "warning: sentences have 99 words on average" in error
