@@ -88,7 +88,9 @@ def same_features(by: Aligner, fingerprint: str | None, what: str) -> None:
 def of_run(folder: RunFolder, path: str) -> tuple[str | None, dict[str, Any], State]:
     """Its config.yaml, and the newest checkpoint that can be read."""
     if not (folder.path / "config.yaml").is_file():
-        raise UserError(f"--aligner {path} is no folder of a run (it has no config.yaml): name one of tan.")
+        inside = ", ".join(sorted(file.parent.name for file in folder.path.glob("*/config.yaml")))
+        near = f"name one of its stages: {inside}" if inside else "name one of tan"
+        raise UserError(f"--aligner {path} is no folder of a run (it has no config.yaml): {near}.")
     config = read_yaml(folder.path / "config.yaml", "config")
     given = dict(config.get("objective") or {}) if isinstance(config, dict) else {}
     why = "it has none yet"

@@ -308,6 +308,9 @@ def test_runs_that_are_no_aligner(films: Path, run: Path, videos: Path, tmp_path
     ]
     said = sentence(command("benchmarks.align", *argv, "--aligner", str(films / "v")))
     assert "is no folder of a run" in said
+    shutil.copytree(run, tmp_path / "stages/init")
+    with pytest.raises(UserError, match="name one of its stages: init"):
+        open_aligner(str(tmp_path / "stages"))
     run_pretrain(videos, tmp_path / "mae", "--steps", "1")
     with pytest.raises(UserError, match="is of mae, which aligns nothing"):
         open_aligner(str(tmp_path / "mae"))
