@@ -26,6 +26,7 @@ from ssvid.engine.logs import Metrics, film
 from ssvid.errors import RunError
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Loss, Views
+from ssvid.text.joint import save_joint
 from ssvid.weights import save_encoder
 
 
@@ -193,8 +194,6 @@ def export(trained: Trained, folder: RunFolder, config: dict[str, Any]) -> None:
         save_encoder(encoder, folder.path, name, {"config": config, "step": trained.step})
     trained.objective.keep(folder.path)
     if (joint := trained.objective.joint()) is not None:
-        from ssvid.text.joint import save_joint
-
         save_joint(joint, folder.path)
 
 
