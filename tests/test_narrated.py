@@ -89,42 +89,25 @@ def test_the_runner_scores_an_aligner_beside_the_narrator(root: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_sentences_are_found_again(tmp_path: Path):
-    """The recipes on half the videos, with 400 and 200 steps instead of 1000 and 500: 63 % found, +10 points over the
-    narrator's own times, AUC 0.81 when this was written (whole: docs/results.md, +31 points)."""
-    data = [
-        "--data",
-        "synthetic_narrated",
-        "--data.root",
-        str(tmp_path / "set"),
-        "--data.train",
-        "120",
-        "--data.test",
-        "10",
-    ]
-    recipe = [str(ROOT / "recipes/mil_nce_narrated.yaml"), *data, "--out", str(tmp_path / "mil")]
-    pretrain(**parse(pretrain, ["--config", *recipe, "--steps", "400", "--workers", "0"]))
+    """The recipes, whole: 25 points above the narrator's own times, AUC 0.85 (docs/results.md: 31 and 0.94 to 0.95)."""
+    data = ["--data", "synthetic_narrated", "--data.root", str(tmp_path / "set")]
+    recipe = ["--config", str(ROOT / "recipes/mil_nce_narrated.yaml"), *data, "--out", str(tmp_path / "mil")]
+    pretrain(**parse(pretrain, [*recipe, "--workers", "0"]))
     flags = ["--encoder", str(tmp_path / "mil"), "--per_second", "true", "--out", str(tmp_path / "features")]
     extract_features(**parse(extract_features, [*data, *flags, "--workers", "0"]))
     stage = stages.stage(stages.read(str(ROOT / "recipes/tan_narrated.yaml")), "init", tmp_path)
     (tmp_path / "init.yaml").write_text(yaml.safe_dump(stage))
     data += ["--data.features", str(tmp_path / "features")]
-    recipe = [str(tmp_path / "init.yaml"), *data, "--out", str(tmp_path / "tan"), "--steps", "200"]
-    pretrain(**parse(pretrain, ["--config", *recipe]))
+    recipe = ["--config", str(tmp_path / "init.yaml"), *data, "--out", str(tmp_path / "tan")]
+    pretrain(**parse(pretrain, recipe))
     cell = {"name": "align", "task": "htm_align", "aligner": str(tmp_path / "tan"), "narrated": True}
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"cells": [cell]}))
-    argv = [
-        "--encoder",
-        str(tmp_path / "mil"),
-        "--suite",
-        str(tmp_path / "suite.yaml"),
-        "--out",
-        str(tmp_path / "bench"),
-    ]
-    assert benchmark(**parse(benchmark, [*argv, *data, "--cache", str(tmp_path / "cache")]))["failed"] == []
+    argv = ["--encoder", str(tmp_path / "mil"), "--suite", str(tmp_path / "suite.yaml"), *data]
+    argv += ["--out", str(tmp_path / "bench"), "--cache", str(tmp_path / "cache")]
+    assert benchmark(**parse(benchmark, argv))["failed"] == []
     (file,) = (tmp_path / "bench").glob("*.align.json")
     found = json.loads(file.read_text())
-    assert found["recall1"] > 0.5 and found["auc"] > 0.7
-    assert found["gains"]["timestamps"]["difference"] > 0.02 and found["gains"]["random"]["shown"]
+    assert found["gains"]["timestamps"]["difference"] >= 0.25 and found["auc"] >= 0.85
 
 
 def synthetic(root: Path):
