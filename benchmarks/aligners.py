@@ -1,6 +1,5 @@
 """a run of tan, or its published file -> Aligner: the only place that builds an objective to ask it something."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +9,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.realign import Aligner
-from ssvid.engine.checkpoint import RunFolder, whole_state
+from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
 from ssvid.files import read_yaml
+from ssvid.nn.aligner import BUILT
 from ssvid.nn.timeline import Aligned
 from ssvid.registry import objectives
 from ssvid.shapes import Window
 from ssvid.text.words import read_words
-from ssvid.weights import fit
+from ssvid.weights import fit, weights_hash
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 from ssvid.weights.published import find, unknown
 
-BUILT = "aligner.json"  # of a run: what its objective keeps there
 PLACES = {"words": "words", "text": "folder"}  # arguments of an objective, and of its tower, that are paths
 PATHS = (*PLACES, "init")
 
@@ -52,13 +51,8 @@ def open_aligner(path: str, device: torch.device | str = "cpu", words: str | Non
     window = net.views.text
     assert isinstance(window, Window)
     told = {key: value for key, value in given.items() if key not in PATHS}
-    if given.get("words"):
-        told["words"] = read_words(given["words"])
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    for key, value in sorted(net.state_dict().items()):
-        digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    width, known = given.get("features"), built.get("features")
-    return Aligner(net.similarities, window, width, digest.hexdigest()[:16], known)
+    what = [json.dumps(told, sort_keys=True, default=str), read_words(given["words"]) if given.get("words") else None]
+    return Aligner(net.similarities, window, given.get("features"), weights_hash(net, what), built.get("features"))
 
 
 def read_built(file: Path) -> dict[str, Any]:
@@ -93,13 +87,7 @@ def of_run(folder: RunFolder, path: str) -> tuple[str | None, dict[str, Any], St
         raise UserError(f"--aligner {path} is no folder of a run (it has no config.yaml): {near}.")
     config = read_yaml(folder.path / "config.yaml", "config")
     given = dict(config.get("objective") or {}) if isinstance(config, dict) else {}
-    why = "it has none yet"
-    for file in folder.whole():
-        try:
-            return given.pop("name", None), given, dict(whole_state(file)["model"])
-        except UserError as error:
-            why = str(error)
-    raise UserError(f"--aligner {path} holds no checkpoint that can be read: {why}")
+    return given.pop("name", None), given, dict(folder.readable(f"--aligner {path}")["model"])
 
 
 def of_file(path: Path, words: str | None) -> tuple[str | None, dict[str, Any], State]:

@@ -1,7 +1,6 @@
 """encoder -> its text side, as frozen functions of sentences and of pooled features into the space that they share."""
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ssvid.errors import UserError
 from ssvid.randomness import permutation
 from ssvid.shapes import Pooled
 from ssvid.text.joint import Joint, load_joint
-from ssvid.weights import stream_of
+from ssvid.weights import stream_of, weights_hash
 
 AT_ONCE = 256  # sentences
 HAVE = (
@@ -64,11 +63,9 @@ def text_side(given: str, words: str | None) -> Joint:
 
 
 def joint_hash(joint: Joint) -> str:
-    """Of what determines features of clips; of the text side all but the list of words."""
-    digest = hashlib.sha256(repr((joint.tower.name, joint.cosine)).encode())
-    for key, value in sorted(joint.state_dict().items()):
-        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Of all that determines vectors of clips and of sentences, the list of words included."""
+    how = {key: value for key, value in joint.tower.kwargs.items() if key not in ("words", "folder")}  # paths
+    return weights_hash(joint, (joint.tower.name, sorted(how.items()), joint.cosine, joint.tower.words))
 
 
 def unlearnt(net: nn.Module, seed: int) -> None:

@@ -18,8 +18,7 @@ from ssvid.nn.sources import enough
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Loss, Views
-from ssvid.text import Tower, create_tower
-from ssvid.text.joint import Joint, load_joint
+from ssvid.text.joint import Joint, chosen_tower
 
 
 @objectives.register("mil_nce")
@@ -47,7 +46,11 @@ class MilNCE(Objective):
             raise UserError(f"mil_nce has no denominator {denominator!r}: take double or plain.")
         self.encoder, self.candidates, self.augment = encoder, candidates, augment
         self.twice = denominator == "double"
-        self.tower = tower_of(tower, dim, words, text, options or {})
+        self.tower = chosen_tower(tower, words, text, options or {}, dim=dim)
+        if self.tower.dim != dim:
+            raise UserError(
+                f"The text tower of {text} gives {self.tower.dim} numbers: --objective.dim {self.tower.dim}."
+            )
         self.head = nn.Linear(encoder.dim, dim)
 
     @property
@@ -64,10 +67,6 @@ class MilNCE(Objective):
 
     def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(data, "mil_nce", batch_size)
-        if not any(row.sentences for row in data.rows):
-            raise UserError(
-                f"No video of {data.root} has sentences: mil_nce learns from narrated data (--data narrated)."
-            )
         if batch_size < 2:
             raise UserError("--batch_size 1: mil_nce tells a clip's sentences from those of the other clips.")
 
@@ -109,20 +108,3 @@ def in_bags(sentences: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
 
 def full(rows: Float[Tensor, "n E"]) -> Float[Tensor, "n E"]:
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-
-def tower_of(name: str, dim: int, words: str | None, text: str | None, options: dict[str, Any]) -> Tower:
-    if name != "words":
-        if words is not None:
-            raise UserError(f"--objective.words {words} is of the tower words; {name} has words of its own.")
-        if text is None and name in ("bert", "clip"):
-            raise UserError(f"--objective.tower {name} needs --objective.text: the folder of the model.")
-        return create_tower(name, dim=dim, **({} if text is None else {"folder": text}), **options)
-    if text is None:
-        return create_tower("words", dim=dim, words=words, **options)
-    if options:
-        raise UserError(f"--objective.text {text} says what its tower is: leave out --objective.options.")
-    tower = load_joint(text, words).tower.train()
-    if tower.dim != dim:
-        raise UserError(f"The text tower of {text} gives {tower.dim} numbers: --objective.dim {tower.dim}.")
-    return tower

@@ -21,11 +21,11 @@ from torch import Tensor
 from ssvid.data.manifest import Manifest
 from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
-from ssvid.engine.checkpoint import RunFolder, whole_state
+from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError, positive, within
 from ssvid.files import write_whole
 from ssvid.nn import pseudo
-from ssvid.nn.aligner import ROWS, STAGE, Aligner, Seen, everywhere, units
+from ssvid.nn.aligner import BUILT, ROWS, STAGE, Aligner, Seen, everywhere, units
 from ssvid.nn.moco import slow
 from ssvid.nn.queue import everyone
 from ssvid.nn.timeline import Aligned
@@ -33,16 +33,13 @@ from ssvid.objective import Objective
 from ssvid.randomness import uniform
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
-from ssvid.text import create_tower
-from ssvid.text.joint import load_joint
-from ssvid.text.tower import Tower
+from ssvid.text.joint import chosen_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
 from ssvid.weights import fit
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 from ssvid.weights.published import find, is_run, unknown
 
-BUILT = "aligner.json"  # in a run's folder: its tower, and whose features it learnt from
 NONE = -6e4  # in place of the similarity of what is no positive
 CELL = 8  # pixels of a second, and of a sentence, in a picture
 
@@ -119,7 +116,7 @@ class TAN(Objective):
         self.threshold = threshold if threshold is not None else 0.5 * (cotrain != "none")
         self.random_start, self.trim, self.policy = random_start and cotrain == "none", trim, policy
         self.aligner = Aligner(
-            text_tower(tower, words, text, options or {}),
+            chosen_tower(tower, words, text, options or {}, reads=AS_PUBLISHED),
             features=features,
             dim=dim,
             heads=heads,
@@ -346,24 +343,6 @@ def told(head: Float[Tensor, "S"], chosen: pseudo.Alignable) -> tuple[Tensor, Te
     return (each * chosen.told).sum() / n * (share > 0), correct.detach()
 
 
-def text_tower(name: str, words: str | None, text: str | None, options: dict[str, Any]) -> Tower:
-    """As TAN reads sentences; the published one begins as MIL-NCE's."""
-    if name != "words":
-        if words is not None:
-            raise UserError(f"--objective.words {words} is of the tower words; {name} has words of its own.")
-        if text is None and name in ("bert", "clip"):
-            raise UserError(f"--objective.tower {name} needs --objective.text: the folder of the model.")
-        return create_tower(name, **({} if text is None else {"folder": text}), **options)
-    if text is None:
-        return create_tower(name, words=words, **{**AS_PUBLISHED, **options})
-    if options:
-        raise UserError(f"--objective.text {text} says what its tower is: leave out --objective.options.")
-    start = load_joint(text, words).tower
-    tower = create_tower(start.name, **{**start.kwargs, **(AS_PUBLISHED if start.name == name else {})})
-    fit(tower, start.state_dict(), text)
-    return tower
-
-
 def begin(aligner: Aligner, path: str) -> None:
     """With the student of an earlier run or of a published file. A head not there is new; one not wanted goes."""
     state = {k.removeprefix("aligner."): x for k, x in earlier(path).items() if k.startswith("aligner.")}
@@ -378,10 +357,7 @@ def earlier(path: str) -> State:
     """Of a whole objective, in our names."""
     folder = RunFolder(path)
     if folder.path.is_dir():
-        files = folder.whole()
-        if not files:
-            raise UserError(f"--objective.init {path} holds no checkpoint: train it first, or name another.")
-        return dict(whole_state(files[0])["model"])
+        return dict(folder.readable(f"--objective.init {path}")["model"])
     file = read(folder.path)
     if is_run(file):
         return file.tensors

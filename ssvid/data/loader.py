@@ -1,6 +1,7 @@
 """Clips -> micro-batches of each step: the position in the endless stream is the step, nothing else."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -67,7 +68,7 @@ class Loader(DataLoader):
             _Caught(clips),
             collate_fn=partial(_collate, seed=clips.seed),
             num_workers=workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             generator=torch.Generator().manual_seed(clips.seed),  # else it draws from the one that resume restores
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
@@ -77,20 +78,27 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator: faults pass through here
         batches = super().__iter__()
         while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
+            with living():
+                batch = next(batches, None)
+            if batch is None:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error) or "Traceback" in str(error):
-                    raise  # a fault of ours: its traceback is wanted
-                raise RunError(
-                    f"A loader process died ({str(error).splitlines()[0]}): most often memory ran out; "
-                    "take fewer --workers or a smaller --batch_size and start the same command again."
-                ) from error
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+@contextmanager
+def living() -> Iterator[None]:
+    """A loader process that ended is a sentence. A fault of ours stays as it is: its traceback is wanted."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or "Traceback" in str(error):
+            raise
+        raise RunError(
+            f"A loader process died ({str(error).splitlines()[0]}): most often memory ran out; "
+            "take fewer --workers or a smaller --batch_size and start the same command again."
+        ) from error
 
 
 class _Caught(Dataset):
@@ -114,7 +122,7 @@ def _collate(samples: list[Any], seed: int) -> Batch | UserError:
     return next(errors, None) or collate(samples, seed)
 
 
-def _one_thread(worker: int) -> None:
+def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 

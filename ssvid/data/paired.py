@@ -1,11 +1,9 @@
 """video id -> its file, its stored features and its seconds, found below two folders: what narrated data sets share."""
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -16,13 +14,13 @@ from ssvid.data.decode import stamps
 from ssvid.data.leftout import LeftOut
 from ssvid.data.lists import number
 from ssvid.data.official import Source, get
+from ssvid.data.store import Store, read_features, stored
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import Row
 
 ABSENT, BARE, DAMAGED = "no video", "no features", "damaged video"
 LENGTH, WIDTH, ODD = "features of another length", "features of another width", "features of another form"
 FAR_S, FAR = 3.0, 0.02  # of a video: by how much its features may be shorter or longer
-FAULTS = (OSError, ValueError, EOFError, SyntaxError)  # what numpy raises for damaged files
 
 Missing = Literal["refuse", "skip"]
 
@@ -42,13 +40,18 @@ class Paired:
         self.root, self.known = root, seconds or {}
         videos = _by_id(files.videos(root))
         self.store = None if features is None else files.folder(root / Path(features).expanduser(), "--data.features")
-        stored = {} if self.store is None else _by_id(sorted(_arrays(self.store)))
-        self.videos, self.stored = ({id: paths[0] for id, paths in all.items()} for all in (videos, stored))
-        self.spare = [(id, path) for all in (videos, stored) for id, paths in all.items() for path in paths[1:]]
+        kept = (
+            {}
+            if self.store is None
+            else _by_id(sorted(p.relative_to(self.store).as_posix() for p in stored(self.store)))
+        )
+        self.videos, self.stored = ({id: paths[0] for id, paths in all.items()} for all in (videos, kept))
+        self.spare = [(id, path) for all in (videos, kept) for id, paths in all.items() for path in paths[1:]]
         if self.store is not None and not self.stored:
             raise UserError(f"{self.store} holds no .npy files: --data.features is a folder of stored features.")
         if not self.videos and not self.stored:
             raise UserError(f"{root} holds no video files: check --data.root, or give --data.features.")
+        self.width = Store(self.store).dim if self.store is not None else 0
         self.found: dict[str, Place] = {}
 
     @property
@@ -83,33 +86,16 @@ class Paired:
         return self._with_features(video, self.store / stored, seconds)
 
     def _with_features(self, video: str | None, file: Path, seconds: float | None) -> Place:
-        shape, what = _shape(file)
-        if shape is None:
-            return Place(why=ODD, what=what)
-        if shape[1] != self.width:
-            return Place(why=WIDTH, what=f"{file} is {shape[1]} wide, others {self.width}")
-        if seconds is not None and abs(shape[0] - seconds) > max(FAR_S, FAR * seconds):
-            return Place(why=LENGTH, what=f"{file} has {shape[0]} rows, the video {seconds:.1f} s")
+        try:
+            length, width = read_features(file).shape
+        except UserError as error:
+            return Place(why=ODD, what=str(error))
+        if width != self.width:
+            return Place(why=WIDTH, what=f"{file} is {width} wide, others {self.width}")
+        if not length or seconds is not None and abs(length - seconds) > max(FAR_S, FAR * seconds):
+            return Place(why=LENGTH, what=f"{file} has {length} rows, the video {seconds or 0:.1f} s")
         path = os.path.relpath(file, self.root) if file.is_relative_to(self.root) else str(file.absolute())
-        return Place(video or path, path, float(shape[0]))
-
-    @cached_property
-    def width(self) -> int:
-        """As store.json says, else of the first good file."""
-        assert self.store is not None
-        card = self.store / "store.json"
-        if card.exists():
-            try:
-                return int(json.loads(card.read_text())["dim"])
-            except (ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"{card} describes no feature store ({error}): name another --data.features."
-                ) from error
-        shapes = (_shape(self.store / path)[0] for path in self.stored.values())
-        first = next(filter(None, shapes), None)
-        if first is None:
-            raise UserError(f"{self.store}: no .npy of it is a table of seconds x width, of floats.")
-        return first[1]
+        return Place(video or path, path, float(length))
 
 
 def take(
@@ -161,25 +147,6 @@ def _bare(path: str) -> str:
     cut = path.removesuffix(".npy")
     stem, suffix = os.path.splitext(cut)
     return stem if suffix.lower() in files.VIDEO else cut
-
-
-def _arrays(root: Path) -> Iterator[str]:
-    for here, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(os.path.relpath(here, root))
-        yield from ((inside / n).as_posix() for n in names if n.endswith(".npy") and not n.startswith("."))
-
-
-def _shape(file: Path) -> tuple[tuple[int, int] | None, str]:
-    """T and D of a file, without reading it; or what is wrong with it."""
-    try:
-        held = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FAULTS as error:
-        return None, f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
-    if not isinstance(held, np.ndarray) or held.ndim != 2 or held.dtype.kind != "f" or not held.size:
-        shown = f"{held.dtype} {held.shape}" if isinstance(held, np.ndarray) else "several arrays"
-        return None, f"{file} holds {shown}, not seconds x width of floats"
-    return (held.shape[0], held.shape[1]), ""
 
 
 def _seconds(video: Path) -> float:

@@ -56,10 +56,16 @@ class Store:
         return read_features(path, self.dim)
 
     def _first_width(self) -> int:
-        first = next(stored(self.root), None)
-        if first is None:
-            raise UserError(f"{self.root} holds neither a {CARD} nor .npy files: name a folder of stored features.")
-        return int(read_features(first).shape[1])
+        """Of the first file that can be read."""
+        fault: UserError | None = None
+        for path in stored(self.root):
+            try:
+                return int(read_features(path).shape[1])
+            except UserError as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
+        raise UserError(f"{self.root} holds neither a {CARD} nor .npy files: name a folder of stored features.")
 
 
 def place(root: Path, video_id: str, suffix: str) -> Path:
@@ -154,6 +160,6 @@ def open_for_writing(root: Path, card: dict[str, Any]) -> Store:
 
 def stored(root: Path) -> Iterator[Path]:
     """The .npy files below a folder, in no order: a store may hold a million."""
-    for here, folders, names in os.walk(root):
+    for here, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(here) / name for name in names if name.endswith(".npy") and not name.startswith("."))

@@ -87,6 +87,16 @@ class RunFolder:
     def last_good(self) -> str:
         return str(self.whole()[0]) if self.whole() else "none yet"
 
+    def readable(self, said: str) -> dict[str, Any]:
+        """The newest checkpoint that can be read, of a run that another command names; nothing is moved."""
+        why = "it has none yet"
+        for path in self.whole():
+            try:
+                return whole_state(path)
+            except UserError as error:
+                why = str(error).rstrip(".")
+        raise UserError(f"{said} holds no checkpoint that can be read: {why}. Train it first, or name another.")
+
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read; a damaged one is set aside under another name and said so.
 

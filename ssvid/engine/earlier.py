@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ssvid.encoder import Encoder
-from ssvid.engine.checkpoint import RunFolder, whole_state
+from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
 from ssvid.weights import fit, load_encoder, open_published
 from ssvid.weights.layout import State
@@ -53,15 +53,8 @@ def earlier(path: str, flag: str) -> Earlier:
     if given.is_file():
         encoder, state = open_published(given)
         return Earlier(path, encoder, state, None)
-    folder, why = RunFolder(given), f"{path} holds no checkpoint"
-    for file in folder.whole():
-        try:
-            whole = whole_state(file)
-        except UserError as error:
-            why = str(error)
-            continue
-        encoder, steps = load_encoder(given), whole["config"].get("steps")
-        if steps and whole["step"] < steps:
-            print(f"warning: {flag} {path} stands at step {whole['step']} of its {steps}.", file=sys.stderr)
-        return Earlier(path, encoder, whole["model"], encoder.spec.modality)
-    raise UserError(f"{flag}: {why.rstrip('.')}: train it first, or name another.")
+    whole = RunFolder(given).readable(f"{flag} {path}")
+    encoder, steps = load_encoder(given), whole["config"].get("steps")
+    if steps and whole["step"] < steps:
+        print(f"warning: {flag} {path} stands at step {whole['step']} of its {steps}.", file=sys.stderr)
+    return Earlier(path, encoder, whole["model"], encoder.spec.modality)

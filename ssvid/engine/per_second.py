@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ssvid.data.flow import flow_file, need_flow
+from ssvid.data.loader import living, one_thread
 from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.seconds import Block, Passes
 from ssvid.data.store import Store, card_of, open_for_writing, read_features, write_features
 from ssvid.encoder import Encoder
 from ssvid.engine.features import cpu_seconds
-from ssvid.errors import RunError, UserError
+from ssvid.errors import UserError
 from ssvid.files import locked
 from ssvid.shapes import ClipSpec
 from ssvid.weights import encoder_hash
@@ -155,19 +156,8 @@ def _blocks(data: Manifest, spec: ClipSpec, todo: list[int], batch_size: int, wo
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
         generator=torch.Generator(),  # else it draws from the global one
     )
-    try:
+    with living():
         yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "Traceback" in str(error):
-            raise  # a fault of ours: its traceback is wanted
-        raise RunError(
-            f"A process that reads videos died ({str(error).splitlines()[0]}): most often memory ran out; take fewer "
-            "--workers or a smaller --batch_size and start the same command again."
-        ) from error
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)

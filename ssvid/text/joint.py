@@ -131,3 +131,30 @@ def joint_state(found: Found) -> State:
     if found.net.objective != "mil_nce":
         raise UserError(f"{found.file.path} is {found.what}, which has no space of clips and sentences.")
     return {key: x for key, x in found.ours.items() if key.startswith(("tower.", "head."))}
+
+
+def chosen_tower(
+    name: str,
+    words: str | None,
+    text: str | None,
+    options: dict[str, Any],
+    reads: dict[str, Any] | None = None,  # how the objective's publication reads words, whoever trained their table
+    **sizes: Any,  # of a new tower
+) -> Tower:
+    """By the flags --objective.tower, .words, .text and .options."""
+    if name != "words":
+        if words is not None:
+            raise UserError(f"--objective.words {words} is of the tower words; {name} has words of its own.")
+        if text is None and name in ("bert", "clip"):
+            raise UserError(f"--objective.tower {name} needs --objective.text: the folder of the model.")
+        return create_tower(name, **sizes, **({} if text is None else {"folder": text}), **options)
+    if text is None:
+        return create_tower(name, words=words, **{**(reads or {}), **sizes, **options})
+    if options:
+        raise UserError(f"--objective.text {text} says what its tower is: leave out --objective.options.")
+    start = load_joint(text, words).tower.train()
+    if reads is None or start.name != name:
+        return start
+    tower = create_tower(name, **{**start.kwargs, **reads})
+    fit(tower, start.state_dict(), text)
+    return tower

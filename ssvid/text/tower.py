@@ -22,6 +22,7 @@ class Tower(nn.Module, ABC):
     name: str = "an unnamed tower"  # the name and arguments that it was made with
     kwargs: dict[str, Any]
     dim: int
+    words: Sequence[str] | None = None  # its own list, in the order of its table, where it has one
 
     @abstractmethod
     def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:

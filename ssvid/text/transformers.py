@@ -1,6 +1,7 @@
 """Sentences -> a vector each: BERT and CLIP text towers from local folders, as Hugging Face's library saves them."""
 
 import importlib
+from abc import ABC
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -74,7 +75,23 @@ def projected(width: int, dim: int | None) -> nn.Module:
     return nn.Identity() if dim is None else nn.Linear(width, dim)
 
 
-class Bert(Tower):
+class Local(Tower, ABC):
+    """What both have that come from a folder."""
+
+    text: Pretrained
+
+    def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
+        return self.text.tokens(sentences)
+
+    def knows(self, sentence: str) -> bool:
+        return self.text.knows(sentence)
+
+    def write(self, folder: Path, stem: str) -> dict[str, Any]:
+        self.text.write(folder, f"{stem}.model")
+        return {**self.kwargs, "folder": f"{stem}.model", "empty": True}
+
+
+class Bert(Local):
     """Any encoder of the BERT kind."""
 
     def __init__(
@@ -102,12 +119,6 @@ class Bert(Tower):
         width = self.text.net.config.hidden_size
         self.project, self.dim = projected(width, dim), dim or width
 
-    def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
-        return self.text.tokens(sentences)
-
-    def knows(self, sentence: str) -> bool:
-        return self.text.knows(sentence)
-
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]:
         seen = tokens != self.text.tokenizer.pad_token_id
         with still(self.text, self.frozen):
@@ -117,12 +128,8 @@ class Bert(Tower):
         weight = seen[..., None].to(out.last_hidden_state)
         return self.project((out.last_hidden_state * weight).sum(1) / weight.sum(1))
 
-    def write(self, folder: Path, stem: str) -> dict[str, Any]:
-        self.text.write(folder, f"{stem}.model")
-        return {**self.kwargs, "folder": f"{stem}.model", "empty": True}
 
-
-class Clip(Tower):
+class Clip(Local):
     """CLIP's text tower with its own projection."""
 
     def __init__(
@@ -140,19 +147,9 @@ class Clip(Tower):
         width = self.text.net.config.projection_dim
         self.project, self.dim = projected(width, dim), dim or width
 
-    def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
-        return self.text.tokens(sentences)
-
-    def knows(self, sentence: str) -> bool:
-        return self.text.knows(sentence)
-
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]:
         with still(self.text, self.frozen):  # no mask: what is padded stands behind the token that is read
             return self.project(self.text.net(input_ids=tokens).text_embeds)
-
-    def write(self, folder: Path, stem: str) -> dict[str, Any]:
-        self.text.write(folder, f"{stem}.model")
-        return {**self.kwargs, "folder": f"{stem}.model", "empty": True}
 
 
 def still(net: nn.Module, frozen: bool) -> Any:

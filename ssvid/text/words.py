@@ -52,18 +52,18 @@ class Words(Tower):
                 raise UserError(f"The tower words has no {flag} {value!r}: take {' or '.join(known)}.")
         self.dim, self.buckets, self.length, self.lower = dim, buckets, length, lower
         self.keeps_unknown, self.masked = unknown == "zero", padding == "masked"
-        self.list = None if words is None else read_words(words)
-        if lower and not str(words).endswith(".npy") and (odd := [w for w in self.list or () if w != w.lower()]):
+        self.words = None if words is None else read_words(words)
+        if lower and not str(words).endswith(".npy") and (odd := [w for w in self.words or () if w != w.lower()]):
             raise UserError(f"The word list {words} has {odd[0]!r}, and sentences are read in lower case: lower=false.")
-        self.rows = {word: row for row, word in enumerate(self.list or (), 1)}
-        self.table = nn.Embedding(1 + (buckets if self.list is None else len(self.list)), width)
+        self.rows = {word: row for row, word in enumerate(self.words or (), 1)}
+        self.table = nn.Embedding(1 + (buckets if self.words is None else len(self.words)), width)
         self.trained = not str(words).endswith(".npy") if trained is None else trained
         self.table.requires_grad_(self.trained)
         self.first, self.last = nn.Linear(width, hidden), nn.Linear(hidden, dim)
 
     def row(self, word: str) -> int:
         """0: unknown."""
-        if self.list is None:
+        if self.words is None:
             return 1 + zlib.crc32(word.encode()) % self.buckets  # the same on every machine, as hash() is not
         return self.rows.get(word, 0)
 
@@ -86,9 +86,9 @@ class Words(Tower):
 
     def write(self, folder: Path, stem: str) -> dict[str, Any]:
         told: dict[str, Any] = {**self.kwargs, "trained": self.trained}
-        if self.list is None:
+        if self.words is None:
             return told
-        write_whole(folder / f"{stem}.words.npy", lambda file: np.save(file, np.array(self.list, dtype=np.str_)))
+        write_whole(folder / f"{stem}.words.npy", lambda file: np.save(file, np.array(self.words, dtype=np.str_)))
         return {**told, "words": f"{stem}.words.npy"}
 
 

@@ -239,9 +239,18 @@ def start_from_published(objective: Objective, found: Found) -> None:
 
 def encoder_hash(encoder: Encoder) -> str:
     """Of what determines its features: name, arguments, clip, normalisation and every weight."""
-    digest = hashlib.sha256(repr((encoder.name, encoder.spec, encoder.mean, encoder.std)).encode())
-    digest.update(json.dumps(encoder.kwargs, sort_keys=True, default=str).encode())
-    for key, value in sorted(encoder.state_dict().items()):
+    what = repr((encoder.name, encoder.spec, encoder.mean, encoder.std))
+    return _hash(encoder, what.encode() + json.dumps(encoder.kwargs, sort_keys=True, default=str).encode())
+
+
+def weights_hash(net: nn.Module, what: object) -> str:
+    """Of every weight, and of `what` else its answers depend on."""
+    return _hash(net, repr(what).encode())
+
+
+def _hash(net: nn.Module, what: bytes) -> str:
+    digest = hashlib.sha256(what)
+    for key, value in sorted(net.state_dict().items()):
         digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -258,4 +267,5 @@ __all__ = [
     "save_encoder",
     "stream_of",
     "warm_start",
+    "weights_hash",
 ]

@@ -17,7 +17,7 @@ from benchmarks.task import score, share
 from benchmarks.tasks.text_retrieval import as_published, ranks, ranks_published, recalls
 from benchmarks.tasks.zero_shot import spoken
 from benchmarks.units import keep, kind_of
-from benchmarks.wording import Text, unlearnt
+from benchmarks.wording import Text, joint_hash, unlearnt
 from ssvid.data.decode import read, stamps
 from ssvid.data.manifest import Manifest
 from ssvid.engine.run import UNCHANGED
@@ -295,3 +295,13 @@ def test_what_a_suite_may_not_say():
     for name in ("text_retrieval", "zero_shot", "htm_align"):
         with pytest.raises(UserError, match="takes no probe"):
             tasks[name](probes["knn"]())
+
+
+def test_another_list_of_words_is_another_text_side():
+    def made(*words: str) -> str:
+        torch.manual_seed(0)
+        tower = create_tower("words", dim=12, buckets=len(words), width=8, hidden=16, length=8)
+        tower.words = words
+        return joint_hash(Joint(tower, torch.nn.Linear(4, 12), cosine=False))
+
+    assert made("cut", "peel") == made("cut", "peel") != made("peel", "cut")

@@ -182,7 +182,7 @@ def test_features_that_cannot_be_kept(long: Path, tmp_path: Path, bias: float, s
 
 def test_a_reader_that_dies_is_a_sentence(long: Path, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(per_second.Passes, "_video", lambda self, row: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(RunError, match="A process that reads videos died"):
+    with pytest.raises(RunError, match="A loader process died"):
         stored(long, net, tmp_path / "s", "--workers", "1")
 
 

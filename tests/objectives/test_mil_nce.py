@@ -118,11 +118,8 @@ def test_half_precision_leaves_the_products_whole():
 def test_data_that_it_cannot_learn_from():
     said = ((0.0, 4.0, "add the onion"),)
     narrated = Manifest(tuple(Row(f"{i}.mp4", sentences=said, video_id=str(i)) for i in range(3)), Path("clips"))
-    silent = Manifest(tuple(Row(f"{i}.mp4", video_id=str(i)) for i in range(3)), Path("clips"))
     objective = build()
     objective.suits(narrated, objective.views, 2)
-    with refused("No video of clips has sentences: mil_nce learns from narrated data"):
-        objective.suits(silent, objective.views, 2)
     with refused("--batch_size 1: mil_nce tells a clip's sentences from those of the other clips"):
         objective.suits(narrated, objective.views, 1)
 
