@@ -12,7 +12,7 @@ from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import clip_from
+from ssvid.data.sampling import clip_from, parted
 from ssvid.data.spoken import seconds_of
 from ssvid.engine.features import evaluation
 from ssvid.errors import DecodeError
@@ -30,7 +30,8 @@ class Captions(Clips):
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, windows: int) -> None:
-        super().__init__(manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=windows)
+        views = Views(clips=(parted(spec, "The windows of a caption"),), augment="none")
+        super().__init__(manifest, views, seed=0, evaluate=windows)
         self.row: list[int] = []
         self.at: list[tuple[float, float, float]] = []
         for row, video in enumerate(manifest.rows):

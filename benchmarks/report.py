@@ -137,7 +137,8 @@ def neighbours(result: Result) -> list[str]:
 def facts(result: Result) -> list[tuple[str, str]]:
     data, cost, leak, net = result["data"], result["cost"], result["leak"], result["encoder"]
     clip = result["protocol"]["clip"]
-    spacing = f"{clip['fps']:g} a second" if clip["fps"] else f"{clip['stride']} frames apart"
+    spacing = f"{clip['fps']:g} a second" if clip["fps"] else f"{clip.get('stride')} frames apart"
+    spacing = "over the whole video" if clip.get("whole") else spacing
     counts = ", ".join(f"{name} {data['clips'][name]} in {data['groups'][name]} groups" for name in data["clips"])
     seen = f"{leak['clips']} test clips were in pretraining" if leak["checked"] else "not checked: no pretraining list"
     views = f"{clip['clips']} a video" + (f", {clip['crops']} crops each" if "crops" in clip else "")

@@ -1,78 +1,64 @@
 """Masked autoencoders: hide most of a clip, predict its pixels from the rest.
 
-VideoMAE (Tong et al. 2022, arXiv:2203.12602) is the default form; mae_st (Feichtenhofer et al. 2022, arXiv:2205.09113)
-is the same with other masks, targets and positions: see recipes/mae_st_*.yaml.
+`mae`: VideoMAE (Tong et al. 2022, arXiv:2203.12602) by default; mae_st (Feichtenhofer et al. 2022, arXiv:2205.09113) is
+the same with other masks, targets and positions: see recipes/mae_st_*.yaml.
+
+`partial_mae`: Turbo training (Han et al. 2022, arXiv:2210.04889). What the encoder makes of the few tokens that it sees
+also serves a task, and only a part of what was dropped is predicted; the rest of it costs nothing at all.
 """
 
 import math
-from typing import Literal
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError, positive
-from ssvid.nn.masks import frame_mask, random_mask, take, tube_mask
-from ssvid.nn.position import Kind, Positions
-from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
+from ssvid.errors import UserError, positive, within
+from ssvid.nn.gather import gather_rows
+from ssvid.nn.heads import classifier
+from ssvid.nn.masks import Kind, Mask, drawn, some_of
+from ssvid.nn.patches import divides
+from ssvid.nn.pixels import Pixels
+from ssvid.nn.precise import full
+from ssvid.nn.sources import enough
 from ssvid.objective import Objective, require
-from ssvid.randomness import draw
 from ssvid.registry import objectives
-from ssvid.shapes import Batch, Clip, Dropped, Grid, Index, Loss, Tokens, Views
+from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views
+from ssvid.text.joint import Joint, chosen_tower
+from ssvid.text.tower import Tower
+
+Scalar = Float[Tensor, ""]
 
 
 @objectives.register("mae")
 class MAE(Objective):
     tiny = {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
-    dec_cls: nn.Parameter | None
 
     def __init__(
         self,
         encoder: Encoder,
         *,
-        mask: Literal["tube", "random", "frame"] = "tube",  # mae_st: random
+        mask: Kind = "tube",  # mae_st: random
         mask_ratio: float = 0.9,  # of tokens; 0.75 on UCF101 (VideoMAE)
-        norm: Literal["channel", "patch", "none"] = "channel",  # of the target; mae_st: patch
-        target: Literal["unit", "input"] = "unit",  # pixels in [0, 1], or as the encoder sees them (mae_st)
-        target_frames: int | None = None,  # of the clip, spread evenly; None: all. mae_st: 8
-        dec_dim: int = 192,
-        dec_depth: int = 4,  # 12 for VideoMAE L and H; 4 in mae_st's recipes
-        dec_heads: int = 3,
-        dec_mlp_ratio: float = 4.0,
-        dec_bias: Bias = "qv",  # mae_st: qkv
-        dec_layer_scale: float = 0.0,
-        dec_positions: Kind = "sincos",  # mae_st: separable
-        dec_cls: bool = False,  # mae_st: True
-        bridge_bias: bool = False,  # of encoder -> decoder; mae_st: True
         augment: str = "multiscale",  # mae_st: resized_flip
         repeat: int = 1,  # clips of each video in a batch; mae_st: 4
+        **decoder: Any,
     ) -> None:
         super().__init__()
-        positive(repeat=repeat, dec_depth=dec_depth)
+        positive(repeat=repeat)
         self.encoder = require("mae", encoder, can_skip=True)
-        self.mask, self.mask_ratio = mask, mask_ratio
-        self.norm, self.target_space, self.target_frames = norm, target, target_frames
+        divides("mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.augment, self.repeat = augment, repeat
-        spec, tubelet = encoder.spec, encoder.tubelet
-        assert tubelet is not None  # can_skip promises it
-        grid = encoder.grid(spec.frames, spec.size, spec.size)
-        self.check_mask(grid)
-        self.depth_of_target = self.frames_per_slot(spec.frames, tubelet[0])
-        self.bridge = nn.Linear(encoder.dim, dec_dim, bias=bridge_bias)
-        self.mask_token = nn.Parameter(torch.empty(dec_dim))
-        self.dec_positions = Positions(dec_positions, dec_dim, grid, dec_cls)
-        self.register_parameter("dec_cls", nn.Parameter(torch.zeros(dec_dim)) if dec_cls else None)
-        self.decoder = nn.ModuleList(
-            Block(dec_dim, dec_heads, mlp_ratio=dec_mlp_ratio, bias=dec_bias, layer_scale=dec_layer_scale)
-            for _ in range(dec_depth)
-        )
-        self.dec_norm = nn.LayerNorm(dec_dim, eps=EPS)
-        self.to_pixels = nn.Linear(dec_dim, 3 * self.depth_of_target * math.prod(tubelet[1:]))
-        self.decoder.apply(init_transformer)
-        init_transformer(self.to_pixels)  # the bridge keeps torch's default, as published
-        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        self.mask = Mask("mae", "mask_ratio", mask, mask_ratio, own_grid(encoder))
+        self.pixels = Pixels(encoder, **decoder)
 
     @property
     def views(self) -> Views:
@@ -84,118 +70,219 @@ class MAE(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
-        grid = self.encoder.grid(*clip.shape[2:])
-        keep, drop = self.masks(batch, grid)
-        pred = self.predict(clip, keep, drop)  # B M P
-        loss = F.mse_loss(pred, self.targets(clip, drop))
-        return Loss(loss, {"mse": loss.detach()})
-
-    def masks(self, batch: Batch, grid: Grid) -> tuple[Index, Dropped]:
-        drawn = self.drawn(grid)
-        views = batch["clips"].shape[1]
-        u = rearrange(draw(batch, "mask", views * drawn), "B (V n) -> (B V) n", V=views)
-        if self.mask == "random":
-            return random_mask(u, self.mask_ratio)
-        return {"tube": tube_mask, "frame": frame_mask}[self.mask](u, grid, self.mask_ratio)
-
-    def drawn(self, grid: Grid) -> int:
-        """Things that are kept or dropped each by itself."""
-        return {"tube": grid.h * grid.w, "random": grid.n, "frame": grid.t}[self.mask]
-
-    def predict(self, clip: Clip, keep: Index, drop: Dropped) -> Tensor:
-        """The dropped tokens' pixels, B M P in the order of `drop`, from the kept ones alone."""
-        return self.to_pixels(self.dec_norm(self.decode(clip, keep, drop)[:, -drop.shape[1] :]))
-
-    def decode(self, clip: Clip, keep: Index, drop: Dropped) -> Tokens:
-        """B K+M d: the kept tokens, then the dropped ones."""
+        keep, hidden = self.mask(batch, self.encoder.grid(*clip.shape[2:]))
         seen, _, grid, _ = self.encoder(clip, keep)  # B K D
-        where = self.dec_positions(grid).to(seen)  # N d
-        x = torch.cat([self.bridge(seen) + where[keep], self.mask_token + where[drop]], dim=1)  # B K+M d
-        tokens = x.shape[1]
-        if self.dec_cls is not None:
-            cls = self.dec_cls if self.dec_positions.cls is None else self.dec_cls + self.dec_positions.cls[0, 0]
-            x = torch.cat([repeat(cls, "d -> B 1 d", B=len(x)), x], dim=1)
-        for block in self.decoder:
-            x = block(x)
-        return x[:, -tokens:]
-
-    @torch.no_grad()
-    def targets(self, clip: Clip, index: Index) -> Tensor:
-        """Pixels of the tokens at `index`, B M (frame row column channel), normalised as the method says."""
-        x, _, _ = self.whiten(take(self.patches(clip), index))
-        return x
-
-    def patches(self, clip: Clip) -> Tokens:
-        if self.target_space == "unit":
-            mean, std = (clip.new_tensor(v).view(-1, 1, 1, 1) for v in (self.encoder.mean, self.encoder.std))
-            clip = clip * std + mean
-        if self.target_frames is not None:
-            clip = clip[:, :, self.target_index(clip.shape[2]).to(clip.device)]
-        p = self.depth_of_target
-        t, h, w = self.encoder.grid(*clip.shape[2:])._replace(t=clip.shape[2] // p)
-        _, q, r = self.encoder.tubelet or (1, 1, 1)
-        clip = clip[:, :, : t * p, : h * q, : w * r]  # a rest that fills no token is left out
-        return rearrange(clip, "B C (t p) (h q) (w r) -> B (t h w) (p q r C)", t=t, q=q, r=r)
-
-    def target_index(self, frames: int) -> Tensor:
-        """mae_st's target frames: the last is always frame T - 1, so the steps are not all equal."""
-        return torch.linspace(0, frames - 1, self.target_frames or frames).long()
-
-    def whiten(self, x: Tokens) -> tuple[Tokens, Tensor, Tensor]:
-        """Normalised targets with the mean and scale that undo it."""
-        if self.norm == "none":
-            return x, x.new_zeros(()), x.new_ones(())
-        if self.norm == "patch":  # mae_st: over the whole vector, eps inside the root
-            var, mean = torch.var_mean(x, dim=-1, keepdim=True)
-            scale = (var + 1e-6).sqrt()
-        else:  # VideoMAE: each colour channel by itself, eps outside the root
-            x = rearrange(x, "B M (p C) -> B M p C", C=3)
-            var, mean = torch.var_mean(x, dim=2, keepdim=True)
-            scale = var.sqrt() + 1e-6
-        return ((x - mean) / scale).flatten(2), mean, scale
-
-    def check_mask(self, grid: Grid) -> None:
-        """Something to see and something to predict, in the encoder's own clip."""
-        n = self.drawn(grid)
-        kept = int(n * (1 - self.mask_ratio)) if self.mask == "random" else n - int(n * self.mask_ratio)
-        if not 0 < kept < n:
-            raise UserError(f"mae: mask_ratio {self.mask_ratio} keeps {kept} of {n}: some must be seen, some hidden.")
-
-    def frames_per_slot(self, frames: int, tubelet: int) -> int:
-        """Frames that one token predicts."""
-        slots = frames // tubelet
-        wanted = self.target_frames or slots * tubelet
-        if wanted % slots:
-            raise UserError(f"mae: target_frames {wanted} does not divide into the {slots} time slots of a clip.")
-        return wanted // slots
+        pred = self.pixels(seen, keep, hidden, grid)  # B M P
+        loss = self.pixels.loss(clip, pred, hidden)
+        return Loss(loss, {"mse": loss.detach()})
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The first clip in three rows: as it is, as the encoder sees it, as it is predicted."""
-        first: Batch = {
-            "clips": batch["clips"][:1, :1],
-            "index": batch["index"][:1],
-            "epoch": batch["epoch"][:1],
-            "seed": batch["seed"],
-        }
+        """The first clip in four rows: as it is; as the encoder sees it; as the hidden rest is predicted (where targets
+        are whitened, each token with its true mean and contrast); and the error."""
+        first = first_of(batch)
         clip = first["clips"][:, 0]
-        grid = self.encoder.grid(*clip.shape[2:])
-        keep, drop = self.masks(first, grid)
-        pixels = self.patches(clip)  # 1 N P
-        _, mean, scale = self.whiten(take(pixels, drop))
-        pred = self.predict(clip, keep, drop).float()
-        if self.norm == "channel":
-            pred = rearrange(pred, "B M (p C) -> B M p C", C=3)
-        pred = (pred * scale + mean).flatten(2)
-        where = drop[..., None].expand_as(pred)
-        rows = [pixels, pixels.scatter(1, where, torch.full_like(pred, 0.5)), pixels.scatter(1, where, pred)]
-        return {"reconstruction": self.strip(torch.cat(rows), grid)}
+        keep, hidden = self.mask(first, self.encoder.grid(*clip.shape[2:]))
+        seen, _, grid, _ = self.encoder(clip, keep)
+        pred = self.pixels(seen, keep, hidden, grid)
+        return {"reconstruction": self.pixels.pictures(clip, pred, hidden, hidden, grid)}
 
-    def strip(self, rows: Tokens, grid: Grid) -> Tensor:
-        """3 (rows h) (frames w) uint8."""
-        _, q, r = self.encoder.tubelet or (1, 1, 1)
-        if self.target_space == "input":
-            std = rows.new_tensor(self.encoder.std).repeat(rows.shape[-1] // 3)
-            rows = rows * std + rows.new_tensor(self.encoder.mean).repeat(rows.shape[-1] // 3)
-        film = rearrange(rows, "R (t h w) (p q r C) -> C (R h q) (t p w r)", t=grid.t, h=grid.h, q=q, r=r, C=3)
-        return (film.clamp(0, 1) * 255).byte()
+
+@objectives.register("partial_mae")
+class PartialMAE(Objective):
+    """`task_weight` * task + `rec_weight` * reconstruction, of one pass of the encoder over what it keeps."""
+
+    tiny = {"drop": 0.5, "part": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        drop: float = 0.9,  # of the tokens: the encoder never sees them
+        part: float = 0.25,  # of ALL tokens: so many of the dropped ones are predicted
+        mask: Kind = "random",  # of the dropped ones
+        task: Literal["none", "classification", "video_text", "long_video"] = "none",
+        task_weight: float = 1.0,  # beside rec_weight
+        rec_weight: float = 1.0,  # lambda; 0: no decoder
+        classes: int | None = None,  # classification, long_video: how many the data has
+        smoothing: float = 0.0,  # of their labels
+        dim: int = 256,  # video_text: of the space that clips and sentences share
+        temperature: float = 0.07,  # video_text
+        tower: str = "words",  # video_text: words | bert | clip
+        words: str | None = None,  # words: their list, or the dictionary of a published file; null: hashed
+        text: str | None = None,  # bert, clip: the model's folder; words: a published file to take the tower from
+        options: dict[str, Any] | None = None,  # more of the tower
+        augment: str = "resized_flip",  # a recipe of ssvid.data.augment
+        repeat: int = 1,  # clips of each video in a batch
+        dec_dim: int = 192,  # VideoMAE-B: 384
+        dec_depth: int = 2,  # VideoMAE-B: 4
+        dec_heads: int = 3,  # VideoMAE-B: 6
+        **decoder: Any,
+    ) -> None:
+        super().__init__()
+        positive(repeat=repeat)
+        within(0, math.inf, task_weight=task_weight, rec_weight=rec_weight)
+        self.encoder = require("partial_mae", encoder, can_skip=True)
+        divides("partial_mae", encoder, encoder.spec.frames, encoder.spec.size)
+        self.task_weight, self.rec_weight = task_weight, rec_weight
+        self.augment, self.repeat = augment, repeat
+        self.drop, self.part = shares(drop, part, own_grid(encoder))
+        self.mask = Mask("partial_mae", "drop", mask, drop, own_grid(encoder)) if drop else None
+        decoder |= {"dec_dim": dec_dim, "dec_depth": dec_depth, "dec_heads": dec_heads}
+        self.pixels = Pixels(encoder, **decoder) if part and rec_weight else None
+        self.task: Labels | Sentences | None = None
+        if task == "video_text":
+            if repeat > 1:
+                raise UserError(f"--objective.repeat {repeat}: video_text has one clip beside a sentence.")
+            side = chosen_tower(tower, words, text, options or {}, dim=dim)
+            self.task = Sentences(encoder.dim, side, temperature)
+        elif task != "none":
+            self.task = Labels(encoder.dim, task, classes, smoothing)
+        elif self.pixels is None:
+            raise UserError("partial_mae without a task reconstructs: give part and rec_weight more than 0, or a task.")
+        if task == "long_video":
+            encoder.spec = replace(encoder.spec, whole=True, fps=None, stride=None)
+
+    @property
+    def views(self) -> Views:
+        net, text = self.encoder, Bag(sentences=1) if isinstance(self.task, Sentences) else None
+        clips = (net.spec,) * self.repeat
+        return Views(clips=clips, augment=self.augment, text=text, mean=net.mean, std=net.std)
+
+    def exported(self) -> dict[str, Encoder]:
+        return {"encoder": self.encoder}
+
+    def joint(self) -> Joint | None:
+        return self.task.joint() if isinstance(self.task, Sentences) else None
+
+    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+        if self.task is not None:
+            self.task.suits(data, batch_size)
+
+    def forward(self, batch: Batch) -> Loss:
+        clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
+        keep, hidden = self.masks(batch, self.encoder.grid(*clip.shape[2:]))
+        seen, pooled, grid, _ = self.encoder(clip, keep)  # B K D, B D
+        total, parts = pooled.new_zeros(()), {}
+        if self.task is not None:
+            loss, right = self.task(pooled, batch)
+            total, parts = self.task_weight * loss, {"task": loss.detach(), "top1": right}
+        if self.pixels is not None and keep is not None and hidden is not None:
+            pred = self.pixels(seen, keep, hidden, grid)  # B M P
+            loss = self.pixels.loss(clip, pred, hidden)
+            total, parts["mse"] = total + self.rec_weight * loss, loss.detach()
+        return Loss(total, parts)
+
+    def masks(self, batch: Batch, grid: Grid) -> tuple[Index | None, Dropped | None]:
+        """What the encoder sees (None: all), and what is predicted (None: nothing): some of the rest, by lot."""
+        if self.mask is None:
+            return None, None
+        keep, dropped = self.mask(batch, grid)
+        wanted = dropped.shape[1] if self.part == self.drop else int(self.part * grid.n)
+        return keep, some_of(partial(drawn, batch, "part"), dropped, min(wanted, dropped.shape[1]))
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """The first clip in four rows: as it is; as the encoder sees it; with the part that is predicted (where targets
+        are whitened, each token with its true mean and contrast); and the error. Gray: neither seen nor predicted."""
+        if self.pixels is None or self.mask is None:
+            return {}
+        first = first_of(batch, self.repeat)
+        clip = rearrange(first["clips"], "B V C T H W -> (B V) C T H W")
+        keep, hidden = self.masks(first, self.encoder.grid(*clip.shape[2:]))
+        assert keep is not None and hidden is not None  # there is a mask
+        _, dropped = self.mask(first, self.encoder.grid(*clip.shape[2:]))
+        seen, _, grid, _ = self.encoder(clip, keep)
+        pred = self.pixels(seen, keep, hidden, grid)
+        return {"reconstruction": self.pixels.pictures(clip, pred, hidden, dropped, grid)}
+
+
+class Labels(nn.Module):
+    """classification, long_video: the class of a clip, or of a whole video of which the clip is a digest."""
+
+    def __init__(self, dim: int, task: str, classes: int | None, smoothing: float) -> None:
+        super().__init__()
+        if classes is None:
+            raise UserError(f"partial_mae with the task {task} needs --objective.classes: how many the data has.")
+        positive(classes=classes)
+        within(0, 1, smoothing=smoothing)
+        self.classes, self.smoothing = classes, smoothing
+        self.head = classifier(dim, classes)
+
+    def suits(self, data: Manifest, batch_size: int) -> None:
+        if lacking := [row.path for row in data.rows if row.label is None]:
+            raise UserError(
+                f"{len(lacking)} of {len(data)} training clips of {data.root} have no label, first {lacking[0]}: the "
+                "task needs one of each."
+            )
+        if len(data.classes) != self.classes:
+            raise UserError(
+                f"--objective.classes {self.classes}, but {data.root} has {len(data.classes)}: give "
+                f"--objective.classes {len(data.classes)}."
+            )
+
+    def forward(self, pooled: Pooled, batch: Batch) -> tuple[Scalar, Scalar]:
+        labels = batch["label"].to(pooled.device)
+        labels = labels.repeat_interleave(len(pooled) // len(labels))  # clips of a sample stand side by side
+        logits = full(self.head(pooled))
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        return loss, (logits.detach().argmax(-1) == labels).float().mean()
+
+
+class Sentences(nn.Module):
+    """video_text: each clip fits its own sentence best, and each sentence its own clip (symmetric InfoNCE)."""
+
+    def __init__(self, dim: int, tower: Tower, temperature: float) -> None:
+        super().__init__()
+        positive(temperature=temperature)
+        self.tower, self.temperature = tower, temperature
+        self.head = nn.Linear(dim, tower.dim)
+
+    def joint(self) -> Joint:
+        return Joint(self.tower, self.head, cosine=True)
+
+    def suits(self, data: Manifest, batch_size: int) -> None:
+        enough(data, "partial_mae", batch_size)
+        if batch_size < 2:
+            raise UserError("--batch_size 1: video_text tells a clip's sentence from those of the other clips.")
+
+    def forward(self, pooled: Pooled, batch: Batch) -> tuple[Scalar, Scalar]:
+        video, texts = self.head(pooled), self.tower([bag[0] for bag in batch["sentences"]])  # B E
+        # Every process has the loss of the whole batch; a row's gradient is the sum of what all of them say.
+        video, texts = (gather_rows(F.normalize(full(rows), dim=-1)).rows for rows in (video, texts))
+        with torch.autocast(video.device.type, enabled=False):
+            x = video @ texts.T / self.temperature
+        own = torch.arange(len(x), device=x.device)
+        loss = (F.cross_entropy(x, own) + F.cross_entropy(x.T, own)) / 2
+        return loss, (x.detach().argmax(1) == own).float().mean()
+
+
+def own_grid(encoder: Encoder) -> Grid:
+    """Of the clip that it was made for."""
+    return encoder.grid(encoder.spec.frames, encoder.spec.size, encoder.spec.size)
+
+
+def shares(drop: float, part: float, grid: Grid) -> tuple[Fraction, Fraction]:
+    """As they are written, so that 0.29 of 100 are 29."""
+    for name, share in (("drop", drop), ("part", part)):
+        if not 0 <= share < 1:
+            raise UserError(f"--objective.{name} {share} is a share of the tokens: at least 0 and less than 1.")
+    exact = Fraction(str(drop)), Fraction(str(part))
+    if part > drop:
+        raise UserError(
+            f"--objective.part {part} is more than --objective.drop {drop}: only what was dropped can be predicted."
+        )
+    if part and not int(exact[1] * grid.n):
+        raise UserError(
+            f"--objective.part {part} predicts none of {grid.n} tokens: give {1 / grid.n:.2g} or more, or 0."
+        )
+    return exact
+
+
+def first_of(batch: Batch, views: int = 1) -> Batch:
+    return {
+        "clips": batch["clips"][:1, :views],
+        "index": batch["index"][:1],
+        "epoch": batch["epoch"][:1],
+        "seed": batch["seed"],
+    }

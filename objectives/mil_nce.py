@@ -14,6 +14,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive
 from ssvid.nn.gather import gather_rows
+from ssvid.nn.precise import full
 from ssvid.nn.sources import enough
 from ssvid.objective import Objective
 from ssvid.registry import objectives
@@ -104,7 +105,3 @@ def in_bags(sentences: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
     if len({len(bag) for bag in sentences}) != 1 or not sentences[0]:
         raise UserError("mil_nce takes as many sentences of each clip, at least one.")
     return sentences
-
-
-def full(rows: Float[Tensor, "n E"]) -> Float[Tensor, "n E"]:
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -18,6 +18,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.features import Source, evaluation, extract_from, refuse, some_clips
 from ssvid.engine.per_second import fill_store
+from ssvid.engine.run import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.files import write_whole
 from ssvid.nn.batchnorm import settle
@@ -32,6 +33,7 @@ def extract_features(
     out: str,  # .npz; with --per_second also a folder: a feature store
     *,
     per_second: bool = False,  # one row for each second of each video, instead of one for each video
+    clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly and averaged
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
     batch_size: int = 32,
@@ -51,6 +53,7 @@ def extract_features(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a name gives the same random weights each time: the next run goes on with its features
         net = open_encoder(encoder).to(device)
+    clip.onto(net)
     measured = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
     settle(net, encoder, measured if calibrate_bn else None)
     if into_store:

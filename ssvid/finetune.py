@@ -20,6 +20,7 @@ from ssvid.engine.loop import Settings, Trained
 from ssvid.engine.mix import Mix
 from ssvid.engine.run import UNCHANGED, ClipChange, begin, run, steps_of
 from ssvid.engine.score import score
+from ssvid.engine.turbo import Turbo, recompute_blocks, told
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.nn.sync_bn import synchronise
@@ -63,6 +64,9 @@ def finetune(
     test_crops: int = 3,  # of each of those, spread along the long side
     seed: int = 0,
     precision: Literal["auto", "bf16", "fp32"] = "auto",  # auto: bf16 on a GPU
+    drop_tokens: float = 0.0,  # share of a clip's tokens that encoders do not see in training; 0: none
+    dense_last: float = 0.0,  # share of the steps, the last ones, in which they see all
+    recompute: bool = False,  # what transformer blocks make is made again for backward: less memory, more time
     compile: bool = False,
     sync_bn: bool = True,  # batch norm over all processes
     devices: Literal["auto", "cpu", "cuda"] = "auto",
@@ -90,21 +94,17 @@ def finetune(
     began = describe_encoder(encoder, f"{title(encoder)}, fine-tuned", net)
     folder = RunFolder(out, {"start": began["hash"], "before": trainings(encoder)})
     world = begin(folder, config, devices, threads, timeout_s)
-    built = Classify(
-        net,
-        classes=len(data.classes),
-        mix=Mix(mixup, cutmix, mix_prob, switch_prob),
-        smoothing=smoothing,
-        dropout=dropout,
-        head_scale=head_scale,
-        augment=augment,
-        repeat=repeat,
-    )
+    head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
+    mix = Mix(mixup, cutmix, mix_prob, switch_prob)
+    built = Classify(net, classes=len(data.classes), mix=mix, augment=augment, repeat=repeat, **head)
     if world.size > 1 and sync_bn:
         synchronise(built)
     built.to(world.device)
     train_rows = data.split("train")
     total = steps_of(steps, epochs, len(train_rows), batch_size)
+    turbo = Turbo(built, built.views, drop_tokens, dense_last, total)
+    if recompute:
+        recompute_blocks(built)
     scale = batch_size / lr_batch if lr_batch else 1.0
     settings = Settings(
         steps=total,
@@ -124,9 +124,10 @@ def finetune(
         keep=keep,
         seed=seed,
     )
-    config = {**config, "threads": torch.get_num_threads()}
+    config = told({**config, "threads": torch.get_num_threads()})
     scales = built.rates(layer_decay, encoder_rate)
-    trained = Trained(built, optim.make(optimizer, built, weight_decay, betas, scales, late=("encoder.",)), world)
+    learns = optim.make(optimizer, built, weight_decay, betas, scales, late=("encoder.",))
+    trained = Trained(built, learns, world, turbo)
     clips = Clips(train_rows, built.views, seed=seed, short=short, decoder=decoder)
     with folder.opened(config, train_rows.hash) if world.first else folder.joined():
         ran = run(trained, clips, settings, folder, config, workers, max_bad)

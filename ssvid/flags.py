@@ -36,11 +36,18 @@ def of_entry(key: str, entry: Callable[..., Any]) -> str:
 
 
 def explain(parser: ArgumentParser, entry: Callable[..., Any]) -> None:
-    """The comments of the entry's own source, then of its file: where it hands keywords on."""
-    module = inspect.getmodule(entry)
-    told = dict(PARAMETER.findall(inspect.getsource(module))) if module else {}
-    told |= dict(PARAMETER.findall(inspect.getsource(entry)))
+    """The comments of the entry's own source, and of what it hands its keywords on to."""
+    told: dict[str, str] = {}
+    for part in (*handed(entry), entry):
+        told |= dict(PARAMETER.findall(inspect.getsource(part)))
     for action in parser._actions:
         comment = told.get(action.dest.rpartition(".")[2])
         if comment and action.dest.count(".") < 2:
             action.help = comment.replace("%", "%%")
+
+
+def handed(entry: Callable[..., Any]) -> list[Any]:
+    """The classes and functions, known to its file, that are called in its source with `**`."""
+    names = set(re.findall(r"(\w+)\([^()]*\*\*", inspect.getsource(entry)))
+    found = [vars(inspect.getmodule(entry)).get(name) for name in sorted(names)]
+    return [part for part in found if inspect.isclass(part) or inspect.isfunction(part)]

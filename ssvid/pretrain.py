@@ -16,6 +16,7 @@ from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.loop import Settings, Trained
 from ssvid.engine.online import OnlineProbe
 from ssvid.engine.run import UNCHANGED, ClipChange, begin, run, steps_of
+from ssvid.engine.turbo import Turbo, recompute_blocks, told
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective
@@ -46,6 +47,9 @@ def pretrain(
     init: str | None = None,  # an exported encoder, a run folder or a checkpoint to start from
     seed: int = 0,
     precision: Literal["auto", "bf16", "fp32"] = "auto",  # auto: bf16 on a GPU
+    drop_tokens: float = 0.0,  # share of a clip's tokens that encoders do not see in training; 0: none
+    dense_last: float = 0.0,  # share of the steps, the last ones, in which they see all
+    recompute: bool = False,  # what transformer blocks make is made again for backward: less memory, more time
     compile: bool = False,
     sync_bn: bool = True,  # batch norm over all processes; false: each its own, as DPC was published
     devices: Literal["auto", "cpu", "cuda"] = "auto",
@@ -83,6 +87,9 @@ def pretrain(
         synchronise(built)
     built.to(world.device)
     total = steps_of(steps, epochs, len(train_rows), batch_size)
+    turbo = Turbo(built, views, drop_tokens, dense_last, total)
+    if recompute:
+        recompute_blocks(built)
     scale = batch_size / lr_batch if lr_batch else 1.0
     settings = Settings(
         steps=total,
@@ -103,8 +110,8 @@ def pretrain(
         probe_every=probe_every,
         seed=seed,
     )
-    config = {**config, "threads": torch.get_num_threads()}
-    trained = Trained(built, optim.make(optimizer, built, weight_decay, betas), world)
+    config = told({**config, "threads": torch.get_num_threads()})
+    trained = Trained(built, optim.make(optimizer, built, weight_decay, betas), world, turbo)
     samples = training(train_rows, views, seed=seed, short=short, decoder=decoder)
     probe = OnlineProbe(data, views, seed=seed, decoder=decoder, workers=workers) if probe_every else None
     with folder.opened(config, train_rows.hash) if world.first else folder.joined():

@@ -46,19 +46,25 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """`frames` frames, `1/fps` seconds or `stride` of the file's own frames apart, `size` pixels square."""
+    """`frames` frames, `size` pixels square: `1/fps` seconds or `stride` of the file's own frames apart, or spread
+    evenly over the `whole` video."""
 
     frames: int = 16
     fps: float | None = None
     stride: int | None = None
     size: int = 224
     modality: str = "rgb"  # rgb | flow
+    whole: bool = field(default=False, repr=False)  # without fps and stride the other fields say it as well
 
     def __post_init__(self) -> None:
+        if not self.whole:
+            del self.__dict__["whole"]  # the class says it: vars() goes into hashes and files older than this field
         if self.modality not in ("rgb", "flow"):
             raise UserError(f"There is no modality {self.modality!r} of a clip: take rgb or flow.")
-        if (self.fps is None) == (self.stride is None):
-            raise UserError("A clip is spaced by fps or by stride: give exactly one of the two.")
+        if (self.fps is not None) + (self.stride is not None) + self.whole != 1:
+            raise UserError(
+                "A clip is spaced by fps or by stride, or spread over the whole video: give exactly one of the three."
+            )
         if (
             self.frames < 1
             or self.size < 1

@@ -88,6 +88,9 @@ def test_every_registered_name_has_help(kind):
             assert "--it." in of_entry("it", getattr(registry, kind)[name])
     assert "of tokens; 0.75 on UCF101" in " ".join(of_entry("objective", registry.objectives["mae"]).split())
     assert "of the file's frames" in of_entry("encoder", registry.encoders["vit_small"]), "handed on by **kwargs"
+    partial = " ".join(of_entry("objective", registry.objectives["partial_mae"]).split())
+    assert "of the target; mae_st: patch" in partial, "handed on to another file"
+    assert "mae_st: random" not in partial, "its own, not its neighbour's"
 
 
 def test_contradictions(argv):

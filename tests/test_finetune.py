@@ -180,6 +180,47 @@ def test_convolutions_with_batch_norm_keep_their_statistics(data, tmp_path):
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])
 
 
+DROPPING = ("--drop_tokens", "0.5", "--dense_last", "0.3", "--recompute", "true")
+
+
+def test_tokens_are_dropped_in_training_alone(done, start, data, tmp_path):
+    """With clips mixed; killed it goes on the same, and the protocol says what was dropped."""
+    _, plain, _ = done
+    run(start, data, tmp_path / "t", *DROPPING)
+    result = json.loads((tmp_path / "t" / "result.json").read_text())
+    kept = weights(tmp_path / "t")
+    (tmp_path / "t" / "checkpoints" / "step_00000006.pt").unlink()
+    run(start, data, tmp_path / "t", *DROPPING)
+    assert same(weights(tmp_path / "t"), kept)
+    training = result["protocol"]["training"]
+    assert (training["drop_tokens"], training["dense_last"]) == (0.5, 0.3)
+    assert result["protocol_hash"] != plain["protocol_hash"] and result["tuned"] != plain["tuned"]
+    assert "--drop_tokens 0.5 --dense_last 0.3 --recompute true" in result["command"]
+    still = ("--lr", "0", "--min_lr", "0", "--head_scale", "50", "--steps", "2")
+    answers = []
+    for name, more in (("dropped", DROPPING), ("dense", ())):
+        run(start, data, tmp_path / name, *still, *more)
+        answers.append(json.loads((tmp_path / name / "result.json").read_text())["test"]["predictions"])
+    assert answers[0] == answers[1]
+    losses = [[m["loss"] for m in metrics(tmp_path / name) if "loss" in m] for name in ("dropped", "dense")]
+    assert losses[0][0] != losses[1][0] and losses[0][1] == losses[1][1]  # the last one of two steps is dense
+
+
+def test_flags_of_dropping_that_are_off_change_no_protocol(done, start, data, tmp_path):
+    _, plain, out = done
+    run(start, data, tmp_path / "t", "--drop_tokens", "0", "--dense_last", "0", "--recompute", "false")
+    result = json.loads((tmp_path / "t" / "result.json").read_text())
+    assert result["protocol_hash"] == plain["protocol_hash"] and "drop_tokens" not in plain["config"]
+    assert same(weights(tmp_path / "t"), weights(out))
+
+
+def test_blocks_run_again_are_no_other_protocol(done, start, data, tmp_path):
+    _, plain, out = done
+    run(start, data, tmp_path / "t", "--recompute", "true")
+    result = json.loads((tmp_path / "t" / "result.json").read_text())
+    assert result["protocol_hash"] == plain["protocol_hash"] and same(weights(tmp_path / "t"), weights(out))
+
+
 def test_what_it_was_trained_on_goes_along(done, start, data, tmp_path):
     """A later probe of the tuned encoder finds clips of both trainings."""
     from ssvid.data.datasets.csv import csv
@@ -244,6 +285,11 @@ def test_labels_that_cannot_be_learnt(rows, said, start, data, tmp_path):
         (("--augment", "colourful"), "recipe 'colourful'"),
         (("--clip.fps", "5", "--clip.stride", "2"), "exclude each other"),
         (("--epochs", "2"), "--steps N or --epochs N"),
+        (("--drop_tokens", "1.0"), "--drop_tokens 1.0: it must be less than 1"),
+        (("--drop_tokens", "0.5", "--clip.size", "20"), "--clip.size 20: .* a multiple of 8, such as 16 or 24"),
+        (("--drop_tokens", "0.5", "--encoder", "resnet18_2d3d"), "--drop_tokens needs an encoder with can_skip"),
+        (("--dense_last", "0.5"), "--dense_last 0.5: without --drop_tokens"),
+        (("--recompute", "true", "--encoder", "resnet18_2d3d"), "--recompute: Classify has no blocks"),
         (("--encoder", "vit_smal"), "no encoder 'vit_smal'; near: vit_small"),
         (("--encoder", "runs/absent"), "There is no run folder or encoder file runs/absent"),
         (("--head_warmupp", "0"), "There is no flag --head_warmupp"),

@@ -3,29 +3,32 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 
 import torch
 
-from benchmarks.speed import large
+from benchmarks.speed import large, turbo
 from benchmarks.speed.cases import CASES, LONG
 from benchmarks.speed.pairs import compare
 from ssvid.errors import UserError
+
+OWN: dict[str, Callable[[], None]] = {"large": large.main, "turbo": turbo.main}  # several lines each, and a plot
 
 
 def main(names: list[str]) -> None:
     if {"-h", "--help"} & set(names):
         print(f"python -m benchmarks.speed [CASE ...]; cases: {', '.join(CASES)}. All of them without a name.")
-        print(f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}).")
+        print(f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}), turbo (writes {turbo.PLOT}).")
         return
     known = CASES | LONG
-    unknown = [name for name in names if name not in (*known, "large")]
+    unknown = [name for name in names if name not in (*known, *OWN)]
     if unknown:
-        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(known)}, large.")
+        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join((*known, *OWN))}.")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as our commands do, for both sides
     torch.set_num_threads(min(2, torch.get_num_threads()))
     for name in names or CASES:
-        if name == "large":
-            large.main()
+        if name in OWN:
+            OWN[name]()
             continue
         try:
             case = known[name]()

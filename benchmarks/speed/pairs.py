@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ class Saved:
     """What autograd keeps: each storage once, until the last node that wants it is freed. Parameters do not count."""
 
     def __init__(self) -> None:
-        self.users: Counter[int] = Counter()  # of a storage, by its address
+        self.users: Counter[int] = Counter()  # of a storage, by its handle: those of fake tensors have no address
         self.now = self.most = 0  # bytes
 
     def pack(self, tensor: Tensor) -> "Held | Tensor":
@@ -71,11 +71,15 @@ class Saved:
 
     def use(self, storage: torch.UntypedStorage, users: int) -> None:
         """`users` more, or less, of a storage."""
-        before = self.users[storage.data_ptr()]
-        self.users[storage.data_ptr()] += users
+        before = self.users[storage._cdata]
+        self.users[storage._cdata] += users
         if not before or not before + users:
             self.now += users * storage.nbytes()
-            self.most = max(self.most, self.now)
+            self.beside(0)
+
+    def beside(self, more: int) -> None:
+        """For a moment so many bytes are there too, of which the hooks hear nothing."""
+        self.most = max(self.most, self.now + more)
 
 
 class Held:
@@ -92,7 +96,7 @@ class Held:
 def compare(name: str, case: Case, pairs: int | None = None) -> dict[str, Any]:
     """One line of the speed table. ratio = ours / theirs: below 1 we are cheaper."""
     case.ours(), case.theirs()  # the first of each warms up
-    read = [(spent(case.ours, case.clock), spent(case.theirs, case.clock)) for _ in range(pairs or case.pairs)]
+    read = in_turn((case.ours, case.theirs), case.clock, pairs or case.pairs)
     ours, theirs = (statistics.median(side) for side in zip(*read, strict=True))
     held = case.memory and case.memory(case.ours) / case.memory(case.theirs)
     case.close()
@@ -106,6 +110,11 @@ def compare(name: str, case: Case, pairs: int | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **case.more(),
     }
+
+
+def in_turn(sides: Sequence[Callable[[], Any]], clock: Callable[[], float], rounds: int) -> list[tuple[float, ...]]:
+    """What each side costs, round by round."""
+    return [tuple(spent(side, clock) for side in sides) for _ in range(rounds)]
 
 
 def spent(function: Callable[[], Any], clock: Callable[[], float]) -> float:

@@ -9,7 +9,7 @@ from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import clip_from
+from ssvid.data.sampling import clip_from, parted
 from ssvid.shapes import ClipSpec, Views
 
 
@@ -21,7 +21,8 @@ class People(Clips):
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
-        super().__init__(manifest, Views(clips=(spec,), augment="whole"), seed=0, evaluate=1)
+        views = Views(clips=(parted(spec, "Clips around the boxes of people"),), augment="whole")
+        super().__init__(manifest, views, seed=0, evaluate=1)
         boxes = [(row, tuple(box[:5])) for row in range(len(manifest)) for box in sorted(manifest.rows[row].boxes)]
         self.row: list[int] = [row for row, _ in boxes]
         self.at: list[tuple[float, ...]] = [at for _, at in boxes]
@@ -39,7 +40,7 @@ class People(Clips):
         if spec.fps is not None:
             gap = 1 / spec.fps
         else:
-            assert spec.stride is not None  # ClipSpec has one of the two
+            assert spec.stride is not None  # a part has one of the two
             gap = spec.stride * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
         start = max(0.0, time_s - gap * (spec.frames - 1) / 2)
         frames = self._frames(row, clip_from(spec, table, start), spec.modality)

@@ -19,18 +19,24 @@ class ShortVideo(DecodeError):
 def clip_times(
     spec: ClipSpec, stamps: np.ndarray, u: float, short: str = "pad", path: str | Path = "the video"
 ) -> tuple[np.ndarray, bool]:
-    """Times of the clip's frames, and whether the last one had to be repeated. u in [0, 1) places the start."""
+    """Times of the clip's frames, and whether the last one had to be repeated. u in [0, 1) places the start.
+
+    Of a whole video it places each frame in its part alike; where there are too few frames each is repeated in turn.
+    """
     if short not in SHORT:
         raise UserError(f"There is no --short {short!r}: take {', '.join(SHORT)}.")
     if len(stamps) == 0:
         raise DecodeError(path, "no frames in it")
-    if spec.stride is not None:
+    if spec.whole:
+        index = ((np.arange(spec.frames) + u) * len(stamps) / spec.frames).astype(np.int64)  # one of each equal part
+        times, padded = stamps[index.clip(max=len(stamps) - 1)], len(stamps) < spec.frames
+    elif spec.stride is not None:
         left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
         start = int(u * (left + 1)) if left > 0 else 0
         index = start + np.arange(spec.frames) * spec.stride
         times, padded = stamps[index.clip(max=len(stamps) - 1)], left < 0
     else:
-        assert spec.fps is not None  # ClipSpec has one of the two
+        assert spec.fps is not None  # ClipSpec has one of the three
         gap = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0  # the last frame is shown that long
         room = float(stamps[-1] - stamps[0]) - (spec.frames - 1) / spec.fps  # seconds
         times = stamps[0] + u * max(room, 0.0) + np.arange(spec.frames) / spec.fps
@@ -47,11 +53,13 @@ def clip_times(
 def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, apart_s: float) -> float:
     """Where a clip lies that begins at most `apart_s` seconds from the one that `first` places; u in [0, 1) says it."""
     span = float(stamps[-1] - stamps[0]) if len(stamps) else 0.0
-    if spec.stride is not None:
+    if spec.whole:
+        room = span / spec.frames  # of the first frame: its part of the video
+    elif spec.stride is not None:
         left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
         room = span * left / (len(stamps) - 1) if left > 0 else 0.0  # seconds
     else:
-        assert spec.fps is not None  # ClipSpec has one of the two
+        assert spec.fps is not None  # ClipSpec has one of the three
         room = span - (spec.frames - 1) / spec.fps
     if room <= 0:
         return first
@@ -60,7 +68,16 @@ def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, apart_s: fl
 
 
 def words(spec: ClipSpec) -> str:
+    if spec.whole:
+        return f"{spec.frames} frames over the whole video"
     return f"{spec.frames} frames " + (f"{spec.stride} apart" if spec.stride else f"at {spec.fps:g} a second")
+
+
+def parted(spec: ClipSpec, what: str) -> ClipSpec:
+    """The clip, refused where it is spread over the whole video: `what`, in the plural, lie in a part of it."""
+    if spec.whole:
+        raise UserError(f"{what} are no clip spread over the whole video: give --clip.fps or --clip.stride.")
+    return spec
 
 
 def positions(n: int) -> Tensor:
@@ -83,9 +100,9 @@ def eval_clips(path: str | Path, spec: ClipSpec, n: int = 1, fps: float | None =
 
 def clip_from(spec: ClipSpec, stamps: np.ndarray, start_s: float) -> np.ndarray:
     """Times of the clip that begins `start_s` seconds into the video; past the end the last frame is repeated."""
-    begin = stamps[0] + start_s
+    begin, spec = stamps[0] + start_s, parted(spec, "Clips that begin at a given second")
     if spec.fps is not None:
         return (begin + np.arange(spec.frames) / spec.fps).clip(max=stamps[-1])
-    assert spec.stride is not None  # ClipSpec has one of the two
+    assert spec.stride is not None  # it has one of the two
     first = max(0, int(np.searchsorted(stamps, begin + 1e-4, side="right")) - 1)
     return stamps[(first + np.arange(spec.frames) * spec.stride).clip(max=len(stamps) - 1)]

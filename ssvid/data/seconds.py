@@ -21,11 +21,12 @@ from ssvid.data.clips import Clips
 from ssvid.data.decode import NEAR, Table, decoded, needless, read, reason, scanned, stamps, upright
 from ssvid.data.flow import flow_file, read_flow
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import clip_from
+from ssvid.data.sampling import clip_from, parted
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec, Views
 
 BLOCK = 32  # pictures or flow frames read at once, where no frame needs the one before
+EACH = "Clips of each second"
 LATE = 64  # frames that may come before one that is due, from a file whose frames are out of order
 
 OneClip = UInt8[Tensor, "C T s s"]
@@ -35,7 +36,8 @@ class Seconds(Clips):
     """Row i is second `at[i][0]` of video `row[i]`: the clip that begins there, its last frame repeated at the end."""
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
-        super().__init__(manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=1)
+        views = Views(clips=(parted(spec, EACH),), augment="none")
+        super().__init__(manifest, views, seed=0, evaluate=1)
         self.row: list[int] = []
         self.at: list[tuple[int]] = []
         for row in range(len(manifest)):

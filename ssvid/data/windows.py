@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
+from ssvid.data.sampling import parted
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec, Views
 
@@ -31,7 +32,8 @@ class Windows(Clips):
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, ten: Collection[str] = ()) -> None:
         """`ten`: splits whose windows are cut in all ten ways; of the others the centre is taken."""
-        super().__init__(manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=1)
+        views = Views(clips=(parted(spec, "The windows of a video"),), augment="none")
+        super().__init__(manifest, views, seed=0, evaluate=1)
         self.row: list[int] = []
         self.at: list[tuple[int, int]] = []
         self.last: tuple[tuple[int, int], Tensor] | None = None  # of this process

@@ -111,7 +111,7 @@ class Stem(nn.Module):
 
     def forward(self, clip: Clip) -> tuple[Tensor, Grid]:
         x, grid = tokens_of(self.patch(clip))
-        return with_class(self.cls + self.cls_position, x + self.positions(grid)), grid
+        return with_class(self.cls + self.cls_position, x + self.positions(grid, x)), grid
 
 
 def _spec(frames: int, stride: int, size: int) -> ClipSpec:

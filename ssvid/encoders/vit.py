@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
 from ssvid.encoder import IMAGENET, Encoder
 from ssvid.errors import UserError, positive
-from ssvid.nn.masks import take
+from ssvid.nn.patches import patches
 from ssvid.nn.position import Kind, Positions
 from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
 from ssvid.registry import encoders
@@ -77,10 +76,10 @@ class ViT(Encoder):
 
     def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
         grid = self.grid(*clip.shape[2:])
-        x, where = self.pixels(clip, grid), self.positions(grid).to(clip)  # B N P, N D
-        if keep is not None:
-            x, where = take(x, keep), where[keep]  # B K P, B K D: what is dropped is never embedded
-        x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias) + where  # B K D
+        x = patches(clip, self.tubelet, keep).flatten(2)  # B K P in the order of a Conv3d's weights
+        where = self.positions(grid, clip)  # N D
+        # This product is that convolution; what is dropped is never embedded.
+        x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias) + (where if keep is None else where[keep])
         if self.cls is not None:
             cls = self.cls if self.positions.cls is None else self.cls + self.positions.cls
             x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)  # B 1+K D
@@ -92,13 +91,6 @@ class ViT(Encoder):
                 kept_layers[number] = x[:, first:]
         tokens = self.norm(x)[:, first:]
         return Features(tokens, tokens.mean(1), grid, tuple(kept_layers[n] for n in layers or ()))
-
-    def pixels(self, clip: Clip, grid: Grid) -> torch.Tensor:
-        """B N P in the order of a Conv3d's weights, so that the product below is that convolution."""
-        t, h, w = grid
-        p, q, r = self.tubelet
-        clip = clip[:, :, : t * p, : h * q, : w * r]  # a rest that fills no tubelet is left out, as Conv3d does
-        return rearrange(clip, "B C (t p) (h q) (w r) -> B (t h w) (C p q r)", p=p, q=q, r=r)
 
 
 @encoders.register("vit_tiny")

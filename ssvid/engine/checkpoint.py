@@ -24,7 +24,7 @@ from ssvid.files import locked, write_whole
 
 # What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
 FREE = {"out", "steps", "epochs", "workers", "devices", "log_every", "picture_every", "checkpoint_every", "keep"}
-FREE |= {"stop_on_collapse", "max_bad", "data.root", "compile", "decoder", "timeout_s", "probe_every"}
+FREE |= {"recompute", "stop_on_collapse", "max_bad", "data.root", "compile", "decoder", "timeout_s", "probe_every"}
 FREE |= {"encoder"}  # a fine-tuning's, whose encoder is a path, compared by its weights; others are encoder.name, ...
 
 

@@ -1,14 +1,16 @@
 """Batch on the host -> Batch on the device: the one place where pixels become floats."""
 
+from functools import lru_cache
+
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssvid.data.augment import COLOUR_DRAWS, Augment, blur, colour, recipe
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 
-MOVED = "index", "epoch", "features", "ended", "spans", "places", "unspoken"
+MOVED = "index", "epoch", "label", "features", "ended", "spans", "places", "unspoken"
 
 
 def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
@@ -23,9 +25,15 @@ def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
     change = recipe(views.augment)
     if change.colours:
         clips = coloured(batch, clips, change, torch.tensor(views.moment))
-    mean, std = (clips.new_tensor(v).view(-1, 1, 1, 1) for v in (views.mean, views.std))
+    mean, std = (channels(values, clips.device) for values in (views.mean, views.std))
     moved["clips"] = (clips - mean) / std
     return moved
+
+
+@lru_cache(maxsize=16)
+def channels(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "C 1 1 1"]:
+    """Copied to the device once, not at every step."""
+    return torch.tensor(values, device=device).view(-1, 1, 1, 1)
 
 
 def coloured(batch: Batch, clips: Tensor, change: Augment, moment: Tensor) -> Tensor:

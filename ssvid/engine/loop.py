@@ -23,11 +23,12 @@ from ssvid.engine.distributed import World, gather, gathered
 from ssvid.engine.feed import to_device
 from ssvid.engine.health import Watch, monitors
 from ssvid.engine.logs import Metrics, film
+from ssvid.engine.turbo import Turbo
 from ssvid.errors import RunError
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.text.joint import save_joint
-from ssvid.weights import save_encoder
+from ssvid.weights import fit, save_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class Trained:
     objective: Objective
     optimizer: torch.optim.Optimizer
     world: World
+    turbo: Turbo | None = None  # what drops tokens; drawn from coordinates, so no checkpoint holds it
     step: int = 0
 
     def state(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +80,7 @@ class Trained:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        self.objective.load_state_dict(state["model"])
+        fit(self.objective, state["model"], "The run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         rng = state["rng"][self.world.rank % len(state["rng"])]
         torch.set_rng_state(rng["cpu"])
@@ -113,6 +115,8 @@ def train(
                 quarantine.take(raw)
                 bad += raw["bad"]
                 batch = to_device(raw, views, world.device)
+                if trained.turbo:
+                    trained.turbo.begin(batch, trained.step)
                 with synced(forward, micro == settings.accumulate - 1), autocast(settings, world):
                     loss = forward(batch)
                 (loss.total / settings.accumulate).backward()

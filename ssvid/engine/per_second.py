@@ -21,7 +21,8 @@ from ssvid.data.flow import flow_file, need_flow
 from ssvid.data.loader import living, one_thread
 from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import NAME, Quarantine
-from ssvid.data.seconds import Block, Passes
+from ssvid.data.sampling import parted
+from ssvid.data.seconds import EACH, Block, Passes
 from ssvid.data.store import Store, card_of, open_for_writing, read_features, write_features
 from ssvid.encoder import Encoder
 from ssvid.engine.features import cpu_seconds
@@ -48,6 +49,7 @@ def fill_store(
     """
     began, cpu_s = time.monotonic(), cpu_seconds()
     _own_names(data)
+    parted(net.spec, EACH)
     if net.spec.modality == "flow":
         need_flow(data)
     root = Path(out).expanduser()

@@ -25,8 +25,9 @@ class ClipChange:
     """The user's word on clips, over the objective's and the encoder's own."""
 
     frames: int | None = None
-    fps: float | None = None  # instead of stride
+    fps: float | None = None  # frames a second
     stride: int | None = None  # of the file's frames, instead of fps
+    whole: bool | None = None  # frames spread evenly over the whole video, instead of fps and stride
     size: int | None = None  # pixels
     modality: Literal["rgb", "flow"] | None = None  # flow: see ssvid.data.flow
 
@@ -45,13 +46,15 @@ class ClipChange:
             )
 
     def given(self) -> dict[str, Any]:
-        if self.fps is not None and self.stride is not None:
-            raise UserError("--clip.fps and --clip.stride exclude each other: give one.")
+        """One way to space the frames undoes the others."""
+        spaced = {"fps": self.fps is not None, "stride": self.stride is not None, "whole": bool(self.whole)}
+        if sum(spaced.values()) > 1:
+            raise UserError("--clip.fps, --clip.stride and --clip.whole exclude each other: give one.")
         change = {k: v for k, v in vars(self).items() if v is not None}
-        other = {"fps": "stride", "stride": "fps"}
-        return {**{other[k]: None for k in change if k in other}, **change}
+        return {**(SPACED_OTHERWISE if any(spaced.values()) else {}), **change}
 
 
+SPACED_OTHERWISE = {"fps": None, "stride": None, "whole": False}
 UNCHANGED = ClipChange()
 
 
@@ -118,7 +121,8 @@ def announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFo
     where = f"going on at step {trained.step} of" if trained.step else "training"
     print(
         f"{folder.path}: {where} {settings.steps} steps of {settings.batch_size} clips from {len(data)} videos "
-        f"({settings.steps * settings.batch_size / len(data):.1f} epochs); {parameters / 1e6:.1f} M parameters; "
-        f"learning rate {settings.lr:.2e}; checkpoints take up to {disk:.0f} MB. The bar shows the time left.",
+        f"({settings.steps * settings.batch_size / len(data):.1f} epochs); {parameters / 1e6:.1f} M parameters;"
+        f"{trained.turbo.said if trained.turbo else ''} learning rate {settings.lr:.2e}; checkpoints take up to "
+        f"{disk:.0f} MB. The bar shows the time left.",
         file=sys.stderr,
     )

@@ -3,7 +3,6 @@
 import functools
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -14,24 +13,34 @@ from ssvid.shapes import Grid
 Kind = Literal["sincos", "sincos3d", "separable", "joint"]
 
 
-@functools.lru_cache(maxsize=64)
-def sincos(n: int, dim: int) -> Tensor:
+def sincos(n: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
     """VideoMAE's table `n dim`: one sinusoid over the *flattened* token index; float64 inside, sin on even columns."""
-    column = 2 * (np.arange(dim) // 2) / dim
-    angle = np.arange(n)[:, None] / np.power(10000, column)
-    return torch.from_numpy(np.where(np.arange(dim) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32))
+    column = torch.arange(dim, device=device)
+    each = torch.pow(10000.0, (column // 2 * 2).double() / dim)
+    angle = torch.arange(n, device=device)[:, None] / each
+    return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
 
 
-@functools.lru_cache(maxsize=64)
-def sincos3d(grid: Grid, dim: int) -> Tensor:
+def sincos3d(grid: Grid, dim: int, device: torch.device | str = "cpu") -> Tensor:
     """`N dim`: half of the columns tell the time slot, a quarter each the row and the column (V-JEPA's split)."""
     space = dim // 8 * 2
     widths = (dim - 2 * space, space, space)
     axes = [
-        sincos(n, width).view(*(n if a == axis else 1 for a in range(3)), width).expand(*grid, width)
+        sincos(n, width, device).view(*(n if a == axis else 1 for a in range(3)), width).expand(*grid, width)
         for axis, (n, width) in enumerate(zip(grid, widths, strict=True))
     ]
     return torch.cat(axes, dim=-1).flatten(0, 2)
+
+
+def fixed(kind: Kind, grid: Grid, dim: int, device: torch.device) -> Tensor:
+    return sincos(grid.n, dim, device) if kind == "sincos" else sincos3d(grid, dim, device)
+
+
+@functools.lru_cache(maxsize=16)
+def held(kind: Kind, grid: Grid, dim: int, device: torch.device) -> Tensor:
+    """On its device: no step waits for a copy."""
+    with torch.inference_mode(False):  # whoever asks first, training may ask next
+        return fixed(kind, grid, dim, device)
 
 
 class Positions(nn.Module):
@@ -53,12 +62,14 @@ class Positions(nn.Module):
             self.register_parameter(name, nn.Parameter(_small(1, rows, dim)))
         self.register_parameter("cls", nn.Parameter(_small(1, 1, dim)) if cls and learnt else None)
 
-    def forward(self, grid: Grid) -> Tensor:
-        """N D for every token of the grid."""
-        if self.kind == "sincos":
-            return sincos(grid.n, self.dim)
-        if self.kind == "sincos3d":
-            return sincos3d(grid, self.dim)
+    def forward(self, grid: Grid, like: Tensor) -> Tensor:
+        """N D for every token of the grid, on the device and of the type of `like`."""
+        if self.kind in ("sincos", "sincos3d"):
+            make = fixed if torch.compiler.is_compiling() else held  # a graph has no cache: it makes the table itself
+            return make(self.kind, grid, self.dim, like.device).to(like)
+        return self.learnt(grid).to(like)
+
+    def learnt(self, grid: Grid) -> Tensor:
         if self.kind == "joint":
             return self._resize(self.table, self.trained, grid)
         space = self._resize(self.space, self.trained._replace(t=1), grid._replace(t=1))

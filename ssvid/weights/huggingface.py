@@ -50,12 +50,12 @@ def trunk(version: int, depth: int) -> list[Row]:
 
 
 def pretrain(version: int, depth: int, dec_depth: int) -> list[Row]:
-    rows = [Row("mask_token", "mask_token", "flat"), *trunk(version, depth)]
+    rows = [Row("mask_token", "pixels.mask_token", "flat"), *trunk(version, depth)]
     rows += both("videomae.layernorm", "encoder.norm", optional=True)
-    rows.append(Row("encoder_to_decoder.weight", "bridge.weight"))
+    rows.append(Row("encoder_to_decoder.weight", "pixels.bridge.weight"))
     for i in range(dec_depth):
-        rows += block(version, f"decoder.decoder_layers.{i}", f"decoder.{i}")
-    return [*rows, *both("decoder.norm", "dec_norm"), *both("decoder.head", "to_pixels")]
+        rows += block(version, f"decoder.decoder_layers.{i}", f"pixels.blocks.{i}")
+    return [*rows, *both("decoder.norm", "pixels.last"), *both("decoder.head", "pixels.out")]
 
 
 def headed(norm: str, version: int, depth: int) -> list[Row]:
@@ -72,7 +72,7 @@ def layouts(version: int) -> tuple[Layout, ...]:
         title=f"{spelled} pretraining checkpoint",
         licence=LICENCE,
         mark=(*mark, "encoder_to_decoder.weight"),
-        counted=(trunks, ("decoder.decoder_layers.", "decoder.")),
+        counted=(trunks, ("decoder.decoder_layers.", "pixels.blocks.")),
         rows=partial(pretrain, version),
         describe=vit.of_videomae,
         positions=("sincos",),

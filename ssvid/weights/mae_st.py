@@ -38,21 +38,21 @@ def positions(theirs: str, ours: str, cls: int, separable: int) -> list[Row]:
 
 def rows(decoder: bool, depth: int, cls: int, separable: int, dec_depth: int = 0) -> list[Row]:
     found = [Row("cls_token", "encoder.cls")] if cls else []
-    found += [Row("decoder_cls_token", "dec_cls", "flat")] if cls and decoder else []
+    found += [Row("decoder_cls_token", "pixels.cls", "flat")] if cls and decoder else []
     found += positions("pos_embed", "encoder.positions", cls, separable)
     if decoder:
-        found.append(Row("mask_token", "mask_token", "flat"))
-        found += positions("decoder_pos_embed", "dec_positions", cls, separable)
+        found.append(Row("mask_token", "pixels.mask_token", "flat"))
+        found += positions("decoder_pos_embed", "pixels.positions", cls, separable)
     found += both("patch_embed.proj", "encoder.patch")
     for i in range(depth):
         found += block(f"blocks.{i}", f"encoder.blocks.{i}")
     found += both("norm", "encoder.norm")
     if not decoder:
         return [*found, *both("head", "head", optional=True)]
-    found += both("decoder_embed", "bridge")
+    found += both("decoder_embed", "pixels.bridge")
     for i in range(dec_depth):
-        found += block(f"decoder_blocks.{i}", f"decoder.{i}")
-    return [*found, *both("decoder_norm", "dec_norm"), *both("decoder_pred", "to_pixels")]
+        found += block(f"decoder_blocks.{i}", f"pixels.blocks.{i}")
+    return [*found, *both("decoder_norm", "pixels.last"), *both("decoder_pred", "pixels.out")]
 
 
 LAYOUTS = (
@@ -61,7 +61,7 @@ LAYOUTS = (
         title="mae_st pretraining checkpoint",
         licence=LICENCE,
         mark=("patch_embed.proj.weight", "blocks.0.attn.q.weight", "decoder_pred.weight"),
-        counted=(*COUNTED, ("decoder_blocks.", "decoder.")),
+        counted=(*COUNTED, ("decoder_blocks.", "pixels.blocks.")),
         rows=partial(rows, True),
         describe=vit.of_mae_st,
         positions=("separable", "joint"),

@@ -30,11 +30,15 @@ def trunk(prefix: str, depth: int) -> list[Row]:
 
 
 def pretrain(depth: int, dec_depth: int) -> list[Row]:
-    rows = [Row("mask_token", "mask_token", "flat"), *trunk("encoder.", depth), *both("encoder.norm", "encoder.norm")]
+    rows = [
+        Row("mask_token", "pixels.mask_token", "flat"),
+        *trunk("encoder.", depth),
+        *both("encoder.norm", "encoder.norm"),
+    ]
     for i in range(dec_depth):
-        rows += block(f"decoder.blocks.{i}", f"decoder.{i}")
-    rows += [*both("decoder.norm", "dec_norm"), *both("decoder.head", "to_pixels")]
-    return [*rows, Row("encoder_to_decoder.weight", "bridge.weight")]
+        rows += block(f"decoder.blocks.{i}", f"pixels.blocks.{i}")
+    rows += [*both("decoder.norm", "pixels.last"), *both("decoder.head", "pixels.out")]
+    return [*rows, Row("encoder_to_decoder.weight", "pixels.bridge.weight")]
 
 
 def finetuned(depth: int) -> list[Row]:
@@ -51,7 +55,7 @@ LAYOUTS = (
         title="VideoMAE pretraining checkpoint",
         licence=LICENCE,
         mark=("encoder.patch_embed.proj.weight", "encoder_to_decoder.weight"),
-        counted=(("encoder.blocks.", "encoder.blocks."), ("decoder.blocks.", "decoder.")),
+        counted=(("encoder.blocks.", "encoder.blocks."), ("decoder.blocks.", "pixels.blocks.")),
         rows=pretrain,
         describe=vit.of_videomae,
         positions=("sincos",),

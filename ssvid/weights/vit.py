@@ -39,21 +39,21 @@ def describe(
         "mean": mean,
         "std": std,
     }
-    if "bridge.weight" not in ours:
+    if "pixels.bridge.weight" not in ours:
         return Net("vit", kwargs)
-    width = ours["bridge.weight"].shape[0]
+    width = ours["pixels.bridge.weight"].shape[0]
     settings = {
         **published,
         "dec_dim": width,
-        "dec_depth": len({key.split(".")[1] for key in ours if key.startswith("decoder.")}),
+        "dec_depth": len({key.split(".")[2] for key in ours if key.startswith("pixels.blocks.")}),
         **{f"dec_{key}": value for key, value in heads(width, dec_heads).items()},
-        **{f"dec_{key}": value for key, value in block(ours, "decoder.0.").items()},
-        "dec_positions": positions(ours, "dec_positions"),
-        "dec_cls": "dec_cls" in ours,
-        "bridge_bias": "bridge.bias" in ours,
+        **{f"dec_{key}": value for key, value in block(ours, "pixels.blocks.0.").items()},
+        "dec_positions": positions(ours, "pixels.positions"),
+        "dec_cls": "pixels.cls" in ours,
+        "bridge_bias": "pixels.bridge.bias" in ours,
     }
-    if "to_pixels.weight" in ours:  # predicts so many frames of each token
-        frames = ours["to_pixels.weight"].shape[0] // (3 * side * side)
+    if "pixels.out.weight" in ours:  # predicts so many frames of each token
+        frames = ours["pixels.out.weight"].shape[0] // (3 * side * side)
         if frames != tubelet:
             settings["target_frames"] = frames * kwargs.get("frames", 16) // tubelet
     return Net("vit", kwargs, "mae", settings)

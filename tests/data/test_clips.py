@@ -5,15 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
+from benchmarks.captions import Captions
 from ssvid.data.clips import Clips
+from ssvid.data.decode import read
 from ssvid.data.flow import flow_file
 from ssvid.data.manifest import Manifest
+from ssvid.data.people import People
 from ssvid.data.samples import collate
 from ssvid.data.sampling import eval_clips
+from ssvid.data.seconds import Seconds
+from ssvid.data.spoken import Bags
+from ssvid.data.windows import Windows
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
-from ssvid.shapes import ClipSpec, Row, Views
+from ssvid.shapes import Bag, ClipSpec, Row, Views
 from tests.data.bars import numbers, write
 
 SPEC = ClipSpec(frames=4, stride=3, size=64)
@@ -200,3 +207,62 @@ def test_features_of_flow_know_the_flow_files(small_set, monkeypatch):
     data = manifest(small_set)
     assert Clips(data, views(), seed=0).files(2) == [data.path(2)]
     assert Clips(data, views(ClipSpec(stride=1, modality="flow")), seed=0).files(2) == [flow_file(data, 2)]
+
+
+WHOLE = ClipSpec(frames=8, whole=True, size=64)  # parts of five frames each
+
+
+def test_whole_clips_are_drawn_by_one_share(small_set, monkeypatch):
+    from ssvid.data import clips as module
+
+    seen = []
+    real = module.read
+    monkeypatch.setattr(module, "read", lambda *args: seen.append(numbers(real(*args))) or real(*args))
+    clips, firsts = Clips(manifest(small_set), views(WHOLE, WHOLE), seed=0), set()
+    for epoch in range(12):
+        sample = clips[epoch, 4]
+        codes = np.array(seen.pop()).reshape(2, 8) - 400
+        for view, codes_of_view in enumerate(codes):
+            first = int(5 * float(uniform(0, f"clip/{view}", epoch, 4, 1)))
+            assert codes_of_view.tolist() == [first + 5 * i for i in range(8)]
+            firsts.add(first)
+        assert sample["clips"].shape == (2, 3, 8, 64, 64) and sample["padded"] == 0
+    assert firsts == set(range(5)), "every frame of the video is seen at some time"
+
+
+def test_evaluation_of_whole_clips_interleaves(small_set):
+    clips = Clips(manifest(small_set), views(WHOLE), seed=3, evaluate=5)[0, 1]["clips"]
+    frames = [[100 + which + 5 * i for i in range(8)] for which in range(5)]
+    table = {100 + i: i / 25 for i in range(40)}
+    for clip, wanted in zip(clips, frames, strict=True):
+        pictures = read(small_set / "clip_1.mp4", [table[number] for number in wanted])
+        assert numbers(pictures) == wanted
+        assert torch.equal(clip, F.center_crop(F.resize(pictures, [64]), [64, 64]).transpose(0, 1))
+
+
+def test_a_video_of_too_few_frames_is_padded_dropped_or_refused(small_set, tmp_path):
+    for path in small_set.glob("*.mp4"):
+        (tmp_path / path.name).symlink_to(path)
+    write(tmp_path / "a_short.mp4", [i / 25 for i in range(5)])
+    made = manifest(tmp_path)
+    sample = Clips(made, views(WHOLE, WHOLE), seed=0)[0, 0]
+    again = (sample["clips"][:, :, 1:] == sample["clips"][:, :, :-1]).flatten(3).all(3).all(1)  # V T
+    assert sample["padded"] == 2 and again.sum(1).tolist() == [3, 3], "five pictures, eight frames"
+    assert Clips(made, views(WHOLE), seed=0, evaluate=1)[0, 0]["padded"] == 1
+    dropped = Clips(made, views(WHOLE), seed=0, short="drop")[0, 0]
+    assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
+    with pytest.raises(UserError, match=r"a_short.mp4: 5 frames .*\(8 frames over the whole video\).*--short"):
+        Clips(made, views(WHOLE), seed=0, short="error")[0, 0]
+
+
+def test_clips_of_a_moment_refuse_to_be_whole(small_set):
+    made = manifest(small_set)
+    for make, what in (
+        (lambda: Seconds(made, WHOLE), "Clips of each second"),
+        (lambda: Windows(made, WHOLE), "The windows of a video"),
+        (lambda: People(made, WHOLE), "Clips around the boxes of people"),
+        (lambda: Bags(made, Views(clips=(WHOLE,), text=Bag()), seed=0), "Clips near a sentence"),
+        (lambda: Captions(made, WHOLE, 2), "The windows of a caption"),
+    ):
+        with pytest.raises(UserError, match=f"^{what} are no clip spread over the whole video: give --clip.fps or"):
+            make()

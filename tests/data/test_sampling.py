@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from ssvid.data.decode import read
-from ssvid.data.sampling import ShortVideo, clip_times, eval_clips, near, positions
+from ssvid.data import decode
+from ssvid.data.decode import read, stamps
+from ssvid.data.sampling import ShortVideo, clip_from, clip_times, eval_clips, near, parted, positions
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec
-from tests.data.bars import numbers
+from tests.data.bars import numbers, picture, write
 
 GRID = np.arange(100) / 25
 
@@ -86,3 +90,128 @@ def test_a_second_clip_begins_near_the_first(spec):
 
 def test_a_video_no_longer_than_the_clip_has_one_place():
     assert near(ClipSpec(frames=4, stride=1, size=8), np.arange(4) / 10, 0.7, 0.2, 1.0) == 0.7
+
+
+shares = st.floats(0, 1, width=32, exclude_max=True)  # as they are drawn
+gaps = st.lists(st.floats(0.001, 2.0), min_size=1, max_size=300)
+
+
+def whole(frames: int, size: int = 8) -> ClipSpec:
+    return ClipSpec(frames=frames, whole=True, size=size)
+
+
+def taken(frames: int, table: np.ndarray, u: float) -> list[int]:
+    """Numbers of the frames that a clip of the whole video has."""
+    times, _ = clip_times(whole(frames), table, u)
+    assert np.isin(times, table).all()
+    return np.searchsorted(table, times).tolist()
+
+
+def test_a_whole_clip_by_hand():
+    twelve = np.cumsum(
+        [0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1]
+    )  # shares are of frames, not of time
+    assert taken(4, twelve, 0.5) == [1, 4, 7, 10]  # evaluation: the middle of each part
+    assert [taken(4, twelve, float(u)) for u in positions(3)] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+    assert taken(12, twelve, 0.999) == list(range(12)) and taken(1, twelve, 0.5) == [6]
+    assert taken(5, twelve, 0.0) == [0, 2, 4, 7, 9]
+    assert not clip_times(whole(12), twelve, 0.0)[1] and clip_times(whole(13), twelve, 0.0)[1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(frames=st.integers(1, 256), gaps=gaps, u=shares)
+def test_a_whole_clip_has_one_frame_of_each_equal_part(frames, gaps, u):
+    table = np.cumsum(gaps)
+    index, n = taken(frames, table, u), len(table)
+    _, padded = clip_times(whole(frames), table, u)
+    assert len(index) == frames and padded == (n < frames)
+    parts = [(i * n // frames, -(-(i + 1) * n // frames)) for i in range(frames)]
+    assert all(low <= i < high for i, (low, high) in zip(index, parts, strict=True))
+    if padded:  # all that there is, as evenly as can be
+        times = np.bincount(index, minlength=n)
+        assert index == sorted(index) and times.min() >= 1 and times.max() - times.min() <= 1
+    else:
+        assert (np.diff(index) > 0).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(frames=st.integers(1, 64), part=st.integers(1, 40), u=shares, clips=st.integers(1, 6))
+def test_one_share_moves_all_frames_alike(frames, part, u, clips):
+    table = np.arange(frames * part) / 25
+    moved = np.array(taken(frames, table, u)) - taken(frames, table, 0.0)
+    assert set(moved) == {int(u * part)}
+    several = np.arange(frames * part * clips) / 25
+    seen = [i for share in positions(clips) for i in taken(frames, several, float(share))]
+    assert len(set(seen)) == frames * clips, "n clips interleave"
+    assert all(abs(gap - part) <= 1 for gap in np.diff(np.sort(seen))), "evenly, but for what floats make of a share"
+
+
+def test_a_video_of_fewer_frames_than_a_whole_clip_is_short():
+    assert taken(8, GRID[:3], 0.5) == [0, 0, 0, 1, 1, 2, 2, 2]
+    why = r"3 frames in 0.08 s are fewer than a clip takes \(8 frames over the whole video\)"
+    with pytest.raises(ShortVideo, match=why):
+        clip_times(whole(8), GRID[:3], 0.5, "drop", "a.mp4")
+    with pytest.raises(UserError, match=f"^a.mp4: {why}: take a shorter clip, or --short pad or drop.$"):
+        clip_times(whole(8), GRID[:3], 0.5, "error", "a.mp4")
+
+
+def test_a_second_whole_clip_begins_near_the_first():
+    table = np.arange(200) / 10  # parts of 5 s
+
+    def begins(share: float) -> float:
+        return float(clip_times(whole(4), table, share)[0][0])
+
+    draws = [(first, u) for first in (0.0, 0.3, 0.99) for u in (0.0, 0.4, 0.999)]
+    apart = [abs(begins(near(whole(4), table, first, u, 1.0)) - begins(first)) for first, u in draws]
+    assert max(apart) <= 1.0 + 0.1 and max(apart) > 0.8
+    assert all(near(whole(4), table, first, u, 0.0) == first for first, u in draws)
+    assert near(whole(4), table, 0.5, 0.0, 100.0) == 0 and near(whole(4), table, 0.5, 0.5, 100.0) == 0.5
+    assert near(whole(4), table[:1], 0.7, 0.2, 1.0) == 0.7
+
+
+def test_what_lies_at_a_moment_is_no_whole_clip():
+    with pytest.raises(UserError, match="^Clips of each second are no clip spread .* --clip.fps or --clip.stride.$"):
+        parted(whole(4), "Clips of each second")
+    assert parted(ClipSpec(fps=5.0), "Clips") == ClipSpec(fps=5.0)
+    with pytest.raises(UserError, match="^Clips that begin at a given second are no"):
+        clip_from(whole(4), GRID, 1.0)
+
+
+@pytest.fixture(scope="module")
+def three_minutes(tmp_path_factory):
+    """1000 frames 0.18 s apart: the picture tells the number. Key frames 20 apart, B frames in the second file."""
+    root = tmp_path_factory.mktemp("long")
+    times = [i * 0.18 for i in range(1000)]
+    return [write(root / f"{b}.mp4", times, g=20, bf=b, preset="veryfast") for b in (0, 3)]
+
+
+@pytest.mark.parametrize("frames", [64, 256])
+def test_frames_over_minutes_are_the_right_ones(three_minutes, frames):
+    for path in three_minutes:
+        assert stamps(path)[-1] == pytest.approx(179.82)
+        for u in (0.0, 0.37, 0.999):
+            times, padded = clip_times(whole(frames), stamps(path), u)
+            assert numbers(read(path, times)) == [int((i + u) * 1000 / frames) for i in range(frames)] and not padded
+        clips = eval_clips(path, whole(frames, 48), 2)
+        for clip, u in zip(clips, (0.25, 0.75), strict=True):
+            pictures = read(path, [0.18 * int((i + u) * 1000 / frames) for i in range(frames)])
+            assert torch.equal(clip, F.center_crop(F.resize(pictures, [48]), [48, 48]).transpose(0, 1))
+
+
+def test_a_whole_clip_does_not_decode_what_it_has_no_need_of(three_minutes, monkeypatch):
+    """Of each group of 20 with a wanted frame what lies before that; of the others nothing."""
+    seen = []
+    real = decode._frames
+    monkeypatch.setattr(decode, "_frames", lambda *args: (seen.append(1) or frame for frame in real(*args)))
+    times, _ = clip_times(whole(16), stamps(three_minutes[0]), 0.5)
+    index = [int((i + 0.5) * 1000 / 16) for i in range(16)]
+    assert numbers(read(three_minutes[0], times)) == index
+    assert len(seen) == sum(i % 20 + 1 for i in index) < 200
+
+
+def test_a_folder_of_frames_gives_whole_clips(tmp_path):
+    for i in range(30):
+        Image.fromarray(picture(i)).save(tmp_path / f"{i + 1}.png")
+    times, padded = clip_times(whole(6), stamps(tmp_path, 12.5), 0.5)
+    assert numbers(read(tmp_path, times, 12.5)) == [2, 7, 12, 17, 22, 27] and not padded
+    assert eval_clips(tmp_path, whole(6), 5, 12.5).shape == (5, 3, 6, 8, 8)

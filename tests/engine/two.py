@@ -6,28 +6,39 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ssvid import create_encoder, registry
+from ssvid.engine.classify import Classify
 from ssvid.engine.distributed import join
+from ssvid.engine.mix import Mix
+from ssvid.engine.turbo import Turbo
 from ssvid.nn.sync_bn import synchronise
 from tests.engine.pairs import leave
 from tests.objectives.test_contract import batch_for
 
+SMALL = {"drop": 0.5, "part": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
+WORDS = {"buckets": 16, "width": 8, "hidden": 16, "length": 6}
 FORMS = {
     "mae": ("vit", {}, {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}),
     "dpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "dropout": 0.0}),
     "memdpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}),
     "infonce": ("resnet18_2d3d", {"frames": 3}, {"dim": 8, "queue": 8}),
     "coclr": ("resnet18_2d3d", {"frames": 3}, {"sampler": "random", "dim": 8, "queue": 4, "topk": 2}),
+    "partial_mae": ("vit", {}, {**SMALL, "task": "classification", "classes": 3, "mask": "block", "repeat": 2}),
+    "partial_mae_text": ("vit", {}, {**SMALL, "task": "video_text", "dim": 8, "options": WORDS, "temperature": 0.5}),
+    "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
+    "turbo classify": ("vit", {}, {"classes": 3, "mix": Mix(0.0, 0.0, 0.0, 0.0), "head_scale": 50.0, "repeat": 2}),
 }
 
 
 def one_step(name: str) -> dict[str, torch.Tensor]:
     world = join("cpu", timeout_s=60.0)
     encoder_name, change, kwargs = FORMS[name]
+    *dropping, which = name.removesuffix("_text").split()
+    make = Classify if which == "classify" else registry.objectives[which]
     with torch.device("meta"):
         tiny = create_encoder(encoder_name).tiny
     torch.manual_seed(0)
-    objective = registry.objectives[name](create_encoder(encoder_name, **{**tiny, **change}), **kwargs).double()
-    batch = batch_for(objective, clips=4)
+    objective = make(create_encoder(encoder_name, **{**tiny, **change}), **kwargs).double()
+    batch = {**batch_for(objective, clips=4), "label": torch.arange(4) % 3}
     share = 4 // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     part = {k: v[mine] if isinstance(v, torch.Tensor | list) else v for k, v in batch.items()}
@@ -36,6 +47,8 @@ def one_step(name: str) -> dict[str, torch.Tensor]:
     if world.size > 1:
         synchronise(objective)
         module = DistributedDataParallel(objective)
+    if dropping:
+        Turbo(objective, objective.views, 0.6).begin(part, 0)
     loss = module(part).total
     loss.backward()
     objective.after_step(0.5)

@@ -54,10 +54,11 @@ def test_sincos3d_is_a_sum_of_axes_in_time_major_order():
 def test_learnt_positions_go_to_other_grids_and_stay_on_their_own():
     for kind in ("separable", "joint"):
         positions = Positions(kind, 8, Grid(4, 3, 3))
-        assert positions(Grid(4, 3, 3)).shape == (36, 8) and positions(Grid(8, 5, 6)).shape == (240, 8)
+        like = torch.zeros(1)
+        assert positions(Grid(4, 3, 3), like).shape == (36, 8) and positions(Grid(8, 5, 6), like).shape == (240, 8)
         with torch.no_grad():
             [p.fill_(1.0) for p in positions.parameters()]
-        assert torch.allclose(positions(Grid(2, 6, 6)), positions(Grid(4, 3, 3))[0])
+        assert torch.allclose(positions(Grid(2, 6, 6), like), positions(Grid(4, 3, 3), like)[0])
 
 
 def test_attention_by_hand():

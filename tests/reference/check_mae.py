@@ -11,6 +11,7 @@ from torch.func import functional_call
 from objectives.mae import MAE
 from ssvid.encoders.vit import ViT
 from ssvid.nn.masks import random_mask, tube_mask
+from ssvid.nn.pixels import Pixels, spread
 from ssvid.nn.transformer import EPS
 from ssvid.shapes import Grid
 from ssvid.weights.mae_st import LAYOUTS as MAE_STS
@@ -103,7 +104,7 @@ def of_videomae(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "mask": tubes(mask, grid),
         "encoder_visible": encoder(clip, keep).tokens,
         "encoder_unmasked": dense.tokens,
-        "decoder_pred": mae.predict(clip, keep, drop),
+        "decoder_pred": predict(mae, clip, keep, drop),
         "ft_meanpool_fcnorm": F.layer_norm(first, first.shape[-1:], eps=EPS),  # a fresh fc_norm; encoder.norm is unused
     }
     numbers = {
@@ -113,7 +114,7 @@ def of_videomae(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "layer_norm_eps": encoder.norm.eps,
         "pred_abs_mean": float(arrays["decoder_pred"].detach().abs().mean()),
     }
-    return finish(case, mae, clip, keep, drop, drop, VIDEOMAE.to_ours, arrays, numbers)
+    return finish(case, mae, {}, clip, keep, drop, drop, VIDEOMAE.to_ours, arrays, numbers)
 
 
 def tubes(mask: Tensor, grid: Grid) -> Tensor:
@@ -160,7 +161,7 @@ def of_mae_st(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
     clip = encoder.normalise(case.arrays["video_u8"])
     keep, drop = random_mask(case.arrays["noise"], meta["mask_ratio"])
     restore = torch.cat([keep, drop], dim=1).argsort(dim=1)  # B N
-    pixels = mae.to_pixels(mae.dec_norm(mae.decode(clip, keep, drop)))  # in shuffled order
+    pixels = everywhere(mae, clip, keep, drop)  # in shuffled order
     last = encoder(clip, layers=(encoder.depth,)).layers[0]
     # The official fine-tuning model always leaves out its first token, which is a patch where there is no class token.
     pooled = last.mean(1) if c["cls_embed"] else last[:, 1:].mean(1)
@@ -172,46 +173,64 @@ def of_mae_st(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "ids_restore": restore,
         "encoder_visible": encoder(clip, keep).tokens,
         "decoder_pred": pixels.gather(1, restore[..., None].expand_as(pixels)),
-        "target_frame_index": mae.target_index(clip.shape[2]),
+        "target_frame_index": spread(clip.shape[2], c["pred_t_dim"]),
         "ft_meanpool_norm": encoder.norm(pooled),
     }
     numbers = {
         "grid": list(encoder.grid(*clip.shape[2:])),
         "visible_per_clip": keep.shape[1],
         "layer_norm_eps": encoder.norm.eps,
-        "t_pred_patch_size": mae.depth_of_target,
+        "t_pred_patch_size": mae.pixels.cell[0],
         "target_frame_index": arrays["target_frame_index"].tolist(),
     }
     everything = torch.arange(restore.shape[1]).expand_as(restore)
-    return finish(case, mae, clip, keep, drop, everything, MAE_ST.to_ours, arrays, numbers)
+    options = {"target": "input", "target_frames": c["pred_t_dim"]}
+    return finish(case, mae, options, clip, keep, drop, everything, MAE_ST.to_ours, arrays, numbers)
 
 
-def finish(case, mae, clip, keep, drop, listed, to_ours, arrays, numbers):  # noqa: ANN001, ANN201
+def finish(case, mae, options, clip, keep, drop, listed, to_ours, arrays, numbers):  # noqa: ANN001, ANN201
     """Targets, both losses, and the gradients where the official names put them."""
     leaves = {k: v.clone().requires_grad_() for k, v in case.weights.items()}
     for norm in ("norm", "raw"):
-        published, mae.norm = mae.norm, mae.norm if norm == "norm" else "none"
+        raw = Pixels(mae.encoder, norm="none", **options) if norm == "raw" else mae.pixels
         for name in case.arrays:
             if shown := re.fullmatch(rf"target_{norm}_first(\d+)", name):
-                arrays[name] = mae.targets(clip, listed[:, : int(shown[1])])
+                arrays[name] = raw.targets(clip, listed[:, : int(shown[1])])
         pred = functional_call(_Predict(mae), {f"mae.{k}": v for k, v in to_ours(leaves).items()}, (clip, keep, drop))
-        loss = F.mse_loss(pred, mae.targets(clip, drop))
+        loss = F.mse_loss(pred, raw.targets(clip, drop))
         arrays[f"loss_{norm}"] = loss.detach().double()
         numbers[f"loss_{norm}_pix"] = float(loss.detach())
         if norm == "norm":
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        mae.norm = published
     norms = {k: None if g is None else float(g.norm()) for k, g in zip(leaves, gradients, strict=True)}
     numbers["grad_l2_norm_of_norm_pix_loss"] = norms
     return {k: v.detach() for k, v in arrays.items()}, numbers
 
 
+def predict(mae: MAE, clip: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
+    """Of the hidden tokens, as training has it."""
+    seen, _, grid, _ = mae.encoder(clip, keep)
+    return mae.pixels(seen, keep, drop, grid)
+
+
+def everywhere(mae: MAE, clip: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
+    """Of all tokens, the seen ones first, as mae_st gives it; training leaves those out."""
+    seen, _, grid, _ = mae.encoder(clip, keep)
+    x = mae.pixels.tokens(seen, keep, drop, grid)
+    for block in mae.pixels.blocks:
+        x = block(x)
+    pred = mae.pixels.out(mae.pixels.last(x))[:, -grid.n :]
+    hidden = predict(mae, clip, keep, drop)
+    assert_close("the hidden part of it", hidden.detach(), pred[:, keep.shape[1] :].detach(), "tokens")
+    return pred
+
+
 class _Predict(torch.nn.Module):
-    """`predict` as a forward, which functional_call wants."""
+    """It as a forward, which functional_call wants."""
 
     def __init__(self, mae: MAE) -> None:
         super().__init__()
         self.mae = mae
 
     def forward(self, clip: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
-        return self.mae.predict(clip, keep, drop)
+        return predict(self.mae, clip, keep, drop)

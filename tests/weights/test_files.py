@@ -176,7 +176,7 @@ def test_the_command_prints_what_a_file_is(file: Path):
 @pytest.mark.parametrize(
     ("to", "why"),
     [
-        ("videomae", "needs 'bridge.weight' too"),
+        ("videomae", "needs 'pixels.bridge.weight' too"),
         ("mae_st-finetuned", "needs 'encoder.positions.table' too"),
         ("nothing", "no layout 'nothing'"),
     ],

@@ -1,0 +1,120 @@
+"""Clips spread over the whole of long videos, from pretraining to a report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.linear_probe import linear_probe
+from ssvid.cli import parse
+from ssvid.data.sampling import eval_clips
+from ssvid.errors import UserError
+from ssvid.extract import extract_features
+from ssvid.finetune import finetune
+from ssvid.shapes import ClipSpec
+from ssvid.weights import load_encoder
+from tests.helpers import run_pretrain, squares, write_video
+
+WHOLE = ClipSpec(frames=8, whole=True, size=16)
+CLIP = ["--clip.whole", "true", "--clip.frames", "8"]
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Minutes of a square that moves: 1300 frames, ten a second."""
+    root, lines = tmp_path_factory.mktemp("long"), ["path,label,split"]
+    for seed, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
+        label = "left" if seed % 2 else "right"
+        frames = squares(seed, frames=1300)
+        write_video(root / f"{seed}.mp4", frames[::-1] if seed % 2 else frames)
+        lines.append(f"{seed}.mp4,{label},{split}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(long: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    argv = ["--data", "csv", "--data.root", str(long / "labels.csv"), *CLIP, "--short", "error"]
+    assert run_pretrain(long, out, *argv)["step"] == 6
+    return out
+
+
+def extract(net: Path, data: Path, out: Path, *more: str) -> dict[str, np.ndarray]:
+    argv = ["--encoder", str(net), "--data", "csv", "--data.root", str(data / "labels.csv"), "--out", str(out)]
+    argv += ["--workers", "0", "--cache", str(out.parent / "cache"), *more]
+    extract_features(**parse(extract_features, argv))
+    return dict(np.load(out)) if out.suffix == ".npz" else {}
+
+
+def seen(net: Path, data: Path, spec: ClipSpec, clips: int) -> np.ndarray:
+    """Features of the first video, from its own frames."""
+    encoder = load_encoder(net)
+    with torch.inference_mode():
+        return encoder(encoder.normalise(eval_clips(data / "0.mp4", spec, clips))).pooled.mean(0).numpy()
+
+
+def test_a_run_keeps_its_whole_clips_and_extract_takes_them(run: Path, long: Path, tmp_path: Path):
+    spec = json.loads((run / "encoder.json").read_text())["spec"]
+    assert spec == {"frames": 8, "fps": None, "stride": None, "size": 16, "modality": "rgb", "whole": True}
+    assert load_encoder(run).spec == WHOLE
+    for clips in (1, 3):
+        table = extract(run, long, tmp_path / f"{clips}.npz", "--clips", str(clips))
+        assert len(table["features"]) == 8
+        first = table["features"][table["path"].tolist().index("0.mp4")]
+        np.testing.assert_allclose(first, seen(run, long, WHOLE, clips), rtol=1e-4, atol=1e-5)
+        other = seen(run, long, ClipSpec(frames=8, stride=1, size=16), clips)
+        assert np.abs(first - other).max() > 1e-3, "else the test could not tell"
+
+
+def test_the_same_command_goes_on_and_another_clip_is_another_run(run: Path, long: Path):
+    argv = ["--data", "csv", "--data.root", str(long / "labels.csv"), "--short", "error"]
+    assert run_pretrain(long, run, *argv, *CLIP, "--steps", "7")["step"] == 7
+    with pytest.raises(UserError, match=r"clip.whole \(True there, None now\)"):
+        run_pretrain(long, run, *argv, "--clip.frames", "8", "--steps", "8")
+
+
+def test_extract_takes_a_clip_of_the_users(run: Path, long: Path, tmp_path: Path):
+    """Either way; each is cached under its own name."""
+    whole = extract(run, long, tmp_path / "whole.npz")["features"]
+    four = extract(run, long, tmp_path / "four.npz", "--clip.stride", "2")["features"]
+    np.testing.assert_allclose(four[0], seen(run, long, ClipSpec(frames=8, stride=2, size=16), 1), rtol=1e-4, atol=1e-5)
+    assert np.abs(four - whole).max() > 1e-3
+
+
+def test_seconds_are_refused_until_they_get_a_clip(run: Path, long: Path, tmp_path: Path):
+    for out in (tmp_path / "store", tmp_path / "f.npz"):
+        with pytest.raises(UserError, match="^Clips of each second are no clip .* give --clip.fps or --clip.stride.$"):
+            extract(run, long, out, "--per_second")
+        assert not out.exists()
+    extract(run, long, tmp_path / "store", "--per_second", "--clip.fps", "5")
+    assert json.loads((tmp_path / "store/store.json").read_text())["clip"]["fps"] == 5.0
+
+
+def test_short_videos_are_padded_dropped_or_refused(videos: Path, tmp_path: Path):
+    """They have eight frames each."""
+    nine = ["--clip.whole", "true", "--clip.frames", "10"]
+    run_pretrain(videos, tmp_path / "pad", *nine, "--steps", "1")
+    assert json.loads((tmp_path / "pad/metrics.jsonl").read_text().splitlines()[0])["padded"] == 1.0
+    with pytest.raises(UserError, match=r"8 frames in 0.70 s are fewer than a clip takes \(10 frames over the whole"):
+        run_pretrain(videos, tmp_path / "error", *nine, "--short", "error")
+    with pytest.raises(
+        UserError, match=r"videos in a row are shorter than the clip \(10 frames over the whole video\)"
+    ):
+        run_pretrain(videos, tmp_path / "drop", *nine, "--short", "drop")
+
+
+def test_finetuning_and_a_probe_see_whole_clips(run: Path, long: Path, tmp_path: Path):
+    argv = ["--encoder", str(run), "--data", "csv", "--data.root", str(long / "labels.csv"), "--workers", "0"]
+    small = ["--steps", "1", "--batch_size", "2", "--threads", "1", "--test_clips", "2", "--test_crops", "1"]
+    more = ["--clip.frames", "16", "--out", str(tmp_path / "t")]
+    finetune(**parse(finetune, [*argv, *small, *more]))
+    clip = json.loads((tmp_path / "t/result.json").read_text())["protocol"]["clip"]
+    assert clip["whole"] is True and (clip["frames"], clip["clips"]) == (16, 2)
+    options = ["--min_steps", "10", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "p"), "--threads", "1"]
+    linear_probe(**parse(linear_probe, [*argv, *options]))
+    result = json.loads((tmp_path / "p/whole.json").read_text())
+    assert result["protocol"]["clip"]["whole"] is True and result["data"]["bad_files"] == 0
+    assert "8 frames, over the whole video, 16 pixels, 1 a video" in (tmp_path / "p/report.html").read_text()

@@ -1,0 +1,64 @@
+"""A training step is one graph: nothing in it waits for the device, nothing falls back to Python."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from ssvid import create_encoder, registry
+from ssvid.shapes import Batch
+
+SCRIPT = """
+import sys
+import torch
+from torch._dynamo import reset, utils
+from ssvid import create_encoder, registry
+
+for name, kwargs in eval(sys.argv[1]):
+    reset(), utils.counters.clear()
+    torch.manual_seed(0)
+    encoder = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=4, size=16)
+    objective = registry.objectives[name](encoder, dec_dim=16, dec_depth=2, dec_heads=2, **kwargs)
+    zero = torch.zeros(2, dtype=torch.int64)
+    batch = {"clips": torch.randn(2, 1, 3, 4, 16, 16), "seed": 0, "index": zero + 1, "epoch": zero, "label": zero}
+    loss = torch.compile(objective, backend="eager")(batch).total
+    loss.backward()
+    assert all(p.grad is not None for p in objective.parameters())
+    breaks, graphs = sum(utils.counters["graph_break"].values()), utils.counters["stats"]["unique_graphs"]
+    print(breaks, graphs, float((loss - objective(batch).total).detach().abs()))
+"""
+LABELS = {"task": "classification", "classes": 3}
+STEPS = [
+    *(("mae", {"mask": mask, "mask_ratio": 0.5}) for mask in ("tube", "block")),
+    ("mae", {"mask_ratio": 0.5, "norm": "patch", "target": "input", "target_frames": 2, "dec_cls": True}),
+    ("partial_mae", {"drop": 0.5, "part": 0.25, **LABELS}),
+    ("partial_mae", {"drop": 0.5, "rec_weight": 0.0, "task": "long_video", "classes": 3}),
+]
+
+
+def test_a_step_has_no_graph_break():
+    """In a process without the shape checker, which breaks graphs by itself."""
+    argv = [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT, repr(STEPS)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for step, line in zip(STEPS, done.stdout.splitlines(), strict=True):
+        breaks, graphs, off = line.split()
+        assert (breaks, graphs) == ("0", "1") and float(off) < 1e-6, step
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name, kwargs", [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop": 0.5, **LABELS})])
+def test_a_step_on_a_gpu_waits_for_nothing(name: str, kwargs: dict[str, Any]):
+    encoder = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=4, size=16)
+    objective = registry.objectives[name](encoder, dec_dim=16, dec_depth=2, dec_heads=2, **kwargs).cuda()
+    zero = torch.zeros(2, dtype=torch.int64, device="cuda")
+    clips = torch.randn(2, 1, 3, 4, 16, 16, device="cuda")
+    batch: Batch = {"clips": clips, "seed": 0, "index": zero, "epoch": zero, "label": zero}
+    objective(batch).total.backward()  # tables of positions are made once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        objective(batch).total.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,136 @@
+"""ClipSpec: one of three ways to space its frames, and what files and hashes hold of it."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.streams import agreed
+from benchmarks.subject import Options, Subject
+from ssvid.data.store import card_of
+from ssvid.encoder import Encoder
+from ssvid.engine.run import ClipChange
+from ssvid.errors import UserError
+from ssvid.registry import encoders
+from ssvid.results import digest
+from ssvid.shapes import ClipSpec, Features, Grid, Views
+from ssvid.weights import encoder_hash, load_encoder, save_encoder
+
+STRIDE = ClipSpec(frames=8, stride=4, size=112)
+FPS = ClipSpec(frames=16, fps=5.0, modality="flow")
+WHOLE = ClipSpec(frames=8, whole=True, size=112)
+
+
+@encoders.register("test_dot")
+class Dot(Encoder):
+    """One weight, whose hash no change of a real encoder moves."""
+
+    dim = 1
+
+    def __init__(self, *, spec: int = 1) -> None:
+        super().__init__()
+        self.name, self.kwargs, self.spec = "dot", {"spec": spec}, STRIDE
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def grid(self, T: int, H: int, W: int) -> Grid:
+        return Grid(1, 1, 1)
+
+    def forward(self, clip, keep=None, layers=None) -> Features:
+        raise NotImplementedError
+
+
+def dot(spec: ClipSpec) -> Dot:
+    net = Dot()
+    net.spec = spec
+    return net
+
+
+@pytest.mark.parametrize(
+    "spaced", [{}, {"fps": 5.0, "stride": 2}, {"fps": 5.0, "whole": True}, {"stride": 2, "whole": True}]
+)
+def test_frames_are_spaced_in_exactly_one_way(spaced):
+    with pytest.raises(UserError, match="by fps or by stride, or spread over the whole video: give exactly one of the"):
+        ClipSpec(**spaced)
+
+
+# Of the commit before ClipSpec had a `whole`: what is stored under these names must be found again.
+@pytest.mark.parametrize(
+    ("spec", "said", "net", "protocol", "views", "card"),
+    [
+        (
+            STRIDE,
+            "ClipSpec(frames=8, fps=None, stride=4, size=112, modality='rgb')",
+            "2c5fae129c7ef20a",
+            "a110c7d8be784915",
+            "(ClipSpec(frames=8, fps=None, stride=4, size=112, modality='rgb'),)",
+            "f9b8bff11d6bef7b",
+        ),
+        (
+            FPS,
+            "ClipSpec(frames=16, fps=5.0, stride=None, size=224, modality='flow')",
+            "afaf1b323b2e8e66",
+            "73349214ab46c063",
+            "(ClipSpec(frames=16, fps=5.0, stride=None, size=224, modality='flow'),)",
+            "2d08c1e1b89ab054",
+        ),
+    ],
+)
+def test_hashes_of_clips_that_are_not_whole_stay(spec, said, net, protocol, views, card):
+    assert repr(spec) == said and encoder_hash(dot(spec)) == net
+    assert list(vars(spec)) == ["frames", "fps", "stride", "size", "modality"]
+    assert digest({"clip": vars(spec) | {"clips": 1}}) == protocol
+    assert f"Views(clips={views}, augment='none'" in repr(Views(clips=(spec,), augment="none"))  # of cached features
+    assert digest(card_of(1, "dot", "", spec)) == card
+    for copy in (pickle.loads(pickle.dumps(spec)), replace(spec), replace(spec, whole=False), ClipSpec(**vars(spec))):
+        assert copy == spec and hash(copy) == hash(spec) and vars(copy) == vars(spec) and copy.whole is False
+
+
+def test_hashes_of_whole_clips_are_their_own():
+    others = [STRIDE, replace(STRIDE, stride=1), ClipSpec(frames=8, fps=5.0, size=112)]
+    assert not {encoder_hash(dot(WHOLE)), repr(WHOLE)} & {
+        f(s) for s in others for f in (lambda s: encoder_hash(dot(s)), repr)
+    }
+    assert all(vars(WHOLE) != vars(other) and WHOLE != other for other in others)
+    told = [agreed(Subject("dot", "dot", dot(s), s, (), {}), Options(), "clips") for s in (WHOLE, *others)]
+    assert told[0]["clip"]["whole"] is True and not any("whole" in one["clip"] for one in told[1:])
+    assert len({digest(one) for one in told}) == 4
+    copy = pickle.loads(pickle.dumps(WHOLE))
+    assert copy == WHOLE and copy.whole and ClipSpec(**vars(WHOLE)) == WHOLE
+
+
+@pytest.mark.parametrize("spec", [STRIDE, FPS, WHOLE])
+def test_an_exported_encoder_keeps_its_clip(spec, tmp_path: Path):
+    net = dot(spec)
+    net.name = "test_dot"
+    file = save_encoder(net, tmp_path, "encoder", {})
+    card = json.loads(file.with_suffix(".json").read_text())
+    assert card["spec"] == vars(spec) and ("whole" in card["spec"]) == spec.whole  # older code reads the others
+    assert load_encoder(tmp_path).spec == spec
+
+
+def test_one_way_to_space_undoes_the_others():
+    def changed(spec: ClipSpec, **given) -> ClipSpec:
+        return replace(spec, **ClipChange(**given).given())
+
+    assert changed(STRIDE, whole=True) == changed(replace(FPS, modality="rgb", frames=8, size=112), whole=True) == WHOLE
+    assert changed(WHOLE, stride=4) == changed(WHOLE, stride=4, whole=False) == STRIDE
+    assert changed(WHOLE, fps=5.0) == ClipSpec(frames=8, fps=5.0, size=112)
+    assert changed(WHOLE, frames=64) == replace(WHOLE, frames=64) and changed(STRIDE, whole=False) == STRIDE
+    with pytest.raises(UserError, match="give exactly one of the three"):
+        changed(WHOLE, whole=False)  # what instead?
+    with pytest.raises(UserError, match="more than 0"):
+        changed(WHOLE, fps=0.0)
+    for two in ({"fps": 5.0}, {"stride": 2}):
+        with pytest.raises(UserError, match="--clip.fps, --clip.stride and --clip.whole exclude each other: give one."):
+            changed(STRIDE, whole=True, **two)
+    net = dot(STRIDE)
+    ClipChange(whole=True).onto(net)
+    assert net.spec == WHOLE
+    assert ClipChange(whole=True).views(Views(clips=(STRIDE, replace(STRIDE, modality="flow")))).clips == (
+        WHOLE,
+        replace(WHOLE, modality="flow"),
+    )
