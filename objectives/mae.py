@@ -167,7 +167,7 @@ class PartialMAE(Objective):
         if self.task is not None:
             loss, right = self.task(pooled, batch)
             total, parts = self.task_weight * loss, {"task": loss.detach(), "top1": right}
-        if self.pixels is not None and keep is not None and hidden is not None:
+        if self.pixels is not None and keep is not None and hidden is not None:  # the first says it all
             pred = self.pixels(seen, keep, hidden, grid)  # B M P
             loss = self.pixels.loss(clip, pred, hidden)
             total, parts["mse"] = total + self.rec_weight * loss, loss.detach()
@@ -178,6 +178,8 @@ class PartialMAE(Objective):
         if self.mask is None:
             return None, None
         keep, dropped = self.mask(batch, grid)
+        if self.pixels is None:
+            return keep, None
         wanted = dropped.shape[1] if self.part == self.drop else int(self.part * grid.n)
         return keep, some_of(partial(drawn, batch, "part"), dropped, min(wanted, dropped.shape[1]))
 

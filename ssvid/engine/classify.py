@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssvid.encoder import Encoder
 from ssvid.engine.mix import Mix
 from ssvid.errors import positive, within
+from ssvid.nn.heads import classifier
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Clip, Loss, Views
 
@@ -42,9 +43,7 @@ class Classify(Objective):
         self.encoder, self.classes, self.mix = encoder, classes, mix
         self.smoothing, self.augment, self.repeat = smoothing, augment, repeat
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.dim, classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02 * head_scale, a=-2 * head_scale, b=2 * head_scale)
-        nn.init.zeros_(self.head.bias)
+        self.head = classifier(encoder.dim, classes, head_scale)
 
     @property
     def views(self) -> Views:

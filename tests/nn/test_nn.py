@@ -2,8 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ssvid.nn.masks import frame_mask, random_mask, take, tube_mask
+from ssvid.nn.masks import BLOCK_DRAWS, block_mask, frame_mask, random_mask, take, tube_mask
 from ssvid.nn.position import Positions, sincos, sincos3d
 from ssvid.nn.transformer import Attention, Block
 from ssvid.shapes import Grid
@@ -85,3 +87,34 @@ def test_dropout_only_in_training():
 def test_layer_scale_starts_small():
     x = torch.randn(1, 4, 8)
     assert (Block(8, 2, layer_scale=1e-6)(x) - x).abs().max() < 1e-4
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    t=st.integers(1, 6),
+    h=st.integers(3, 7),
+    w=st.integers(3, 7),
+    ratio=st.floats(0.05, 0.95),
+    seed=st.integers(0, 999),
+)
+def test_a_block_is_one_box_of_exactly_so_many_tokens(t: int, h: int, w: int, ratio: float, seed: int):
+    grid = Grid(t, h, w)
+    u = torch.rand(3, BLOCK_DRAWS + grid.n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    keep, drop = block_mask(u, grid, ratio)
+    assert drop.shape == (3, int(ratio * grid.n))
+    assert torch.equal(torch.cat([keep, drop], 1).sort(1).values, torch.arange(grid.n).expand(3, -1))
+    for row in drop:
+        hidden = torch.zeros(grid.n, dtype=torch.bool).index_fill(0, row, True).view(*grid)
+        if not hidden.any():
+            continue
+        inner = tuple(slice(int(axis.min()) + 1, int(axis.max())) for axis in hidden.nonzero().T)
+        assert hidden[inner].all(), "its last shell alone may be broken"
+
+
+def test_blocks_lie_anywhere_and_are_of_many_shapes():
+    u = torch.rand(400, BLOCK_DRAWS + 512, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _, drop = block_mask(u, Grid(8, 8, 8), 0.25)
+    often = torch.zeros(512).index_add(0, drop.flatten(), torch.ones(drop.numel())) / 400
+    assert 0.05 < often.min() and often.max() < 0.6
+    slots = torch.tensor([len((row // 64).unique()) for row in drop])
+    assert slots.min() <= 4 and slots.max() == 8
