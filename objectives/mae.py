@@ -121,7 +121,7 @@ class PartialMAE(Objective):
     ) -> None:
         super().__init__()
         positive(repeat=repeat)
-        within(0, math.inf, task_weight=task_weight, rec_weight=rec_weight)
+        within(0, math.inf, **{"objective.task_weight": task_weight, "objective.rec_weight": rec_weight})
         self.encoder = require("partial_mae", encoder, can_skip=True)
         divides("partial_mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.task_weight, self.rec_weight = task_weight, rec_weight
@@ -131,6 +131,7 @@ class PartialMAE(Objective):
         decoder |= {"dec_dim": dec_dim, "dec_depth": dec_depth, "dec_heads": dec_heads}
         self.pixels = Pixels(encoder, **decoder) if part and rec_weight else None
         self.task: Labels | Sentences | None = None
+        self.long = task == "long_video"
         if task == "video_text":
             if repeat > 1:
                 raise UserError(f"--objective.repeat {repeat}: video_text has one clip beside a sentence.")
@@ -140,7 +141,7 @@ class PartialMAE(Objective):
             self.task = Labels(encoder.dim, task, classes, smoothing)
         elif self.pixels is None:
             raise UserError("partial_mae without a task reconstructs: give part and rec_weight more than 0, or a task.")
-        if task == "long_video":
+        if self.long:
             encoder.spec = replace(encoder.spec, whole=True, fps=None, stride=None)
 
     @property
@@ -156,6 +157,11 @@ class PartialMAE(Objective):
         return self.task.joint() if isinstance(self.task, Sentences) else None
 
     def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+        if self.long and not all(spec.whole for spec in views.clips):
+            raise UserError(
+                "The task long_video spreads its frames over the whole video: leave out --clip.stride and --clip.fps, "
+                "or take the task classification."
+            )
         if self.task is not None:
             self.task.suits(data, batch_size)
 
@@ -163,15 +169,18 @@ class PartialMAE(Objective):
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
         keep, hidden = self.masks(batch, self.encoder.grid(*clip.shape[2:]))
         seen, pooled, grid, _ = self.encoder(clip, keep)  # B K D, B D
-        total, parts = pooled.new_zeros(()), {}
+        terms: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
         if self.task is not None:
             loss, right = self.task(pooled, batch)
-            total, parts = self.task_weight * loss, {"task": loss.detach(), "top1": right}
+            terms.append(weighed(self.task_weight, loss))
+            parts |= {"task": loss.detach(), "top1": right}
         if self.pixels is not None and keep is not None and hidden is not None:  # the first says it all
             pred = self.pixels(seen, keep, hidden, grid)  # B M P
             loss = self.pixels.loss(clip, pred, hidden)
-            total, parts["mse"] = total + self.rec_weight * loss, loss.detach()
-        return Loss(total, parts)
+            terms.append(weighed(self.rec_weight, loss))
+            parts["mse"] = loss.detach()
+        return Loss(sum(terms[1:], terms[0]), parts)
 
     def masks(self, batch: Batch, grid: Grid) -> tuple[Index | None, Dropped | None]:
         """What the encoder sees (None: all), and what is predicted (None: nothing): some of the rest, by lot."""
@@ -259,6 +268,11 @@ class Sentences(nn.Module):
         return loss, (x.detach().argmax(1) == own).float().mean()
 
 
+def weighed(weight: float, loss: Scalar) -> Scalar:
+    """Itself where it weighs 1: torch.compile takes a product with 1 for the loss, and its detached twin for both."""
+    return loss if weight == 1 else weight * loss
+
+
 def own_grid(encoder: Encoder) -> Grid:
     """Of the clip that it was made for."""
     return encoder.grid(encoder.spec.frames, encoder.spec.size, encoder.spec.size)
@@ -275,9 +289,8 @@ def shares(drop: float, part: float, grid: Grid) -> tuple[Fraction, Fraction]:
             f"--objective.part {part} is more than --objective.drop {drop}: only what was dropped can be predicted."
         )
     if part and not int(exact[1] * grid.n):
-        raise UserError(
-            f"--objective.part {part} predicts none of {grid.n} tokens: give {1 / grid.n:.2g} or more, or 0."
-        )
+        least = math.ceil(1e4 / grid.n) / 1e4
+        raise UserError(f"--objective.part {part} predicts none of {grid.n} tokens: give {least:g} or more, or 0.")
     return exact
 
 

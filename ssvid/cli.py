@@ -208,5 +208,6 @@ def _sentence(text: str, parser: ArgumentParser, argv: list[str]) -> str:
         nested = re.search(r"NestedArg\(key='[^']*', val=(.*)\)", wrong[1])
         return f"{flag} does not take {nested[1] if nested else repr(wrong[1])}; --help shows its type."
     if wrong := re.search(r"Expected an? (?:<class ')?(.*?)(?:'>)?\. Got value: (.*)", text):
-        return f"{flag} takes {wrong[1]}, not {wrong[2]!r}."
+        listed = re.sub(r"typing\.Literal\[(.*)\]", lambda found: "one of " + found[1].replace("'", ""), wrong[1])
+        return f"{flag} takes {listed}, not {wrong[2]!r}."
     return text.removesuffix(".") + ". --help lists the flags."

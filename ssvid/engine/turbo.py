@@ -126,8 +126,8 @@ def recompute_blocks(objective: Objective) -> None:
     blocks = [part for part in objective.modules() if isinstance(part, Block)]
     if not blocks:
         raise UserError(
-            f"--recompute: {name_of(objective)} has no blocks of ssvid.nn.transformer to make again: leave it out, or "
-            "take an encoder that is made of them, such as vit."
+            "--recompute: nothing in this net is a block of ssvid.nn.transformer, which can be made again: leave it "
+            "out, or take an encoder that is made of them, such as vit."
         )
     for block in blocks:
         block.recompute = True

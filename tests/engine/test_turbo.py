@@ -379,7 +379,7 @@ def test_encoders_that_cannot_skip(videos: Path, tmp_path: Path):
 def test_objectives_without_blocks():
     torch.manual_seed(0)
     net = create_encoder("resnet18_2d3d", width=8, frames=4, size=32)
-    with pytest.raises(UserError, match="--recompute: Classify has no blocks of ssvid.nn.transformer to make again"):
+    with pytest.raises(UserError, match="--recompute: nothing in this net is a block of ssvid.nn.transformer"):
         recompute_blocks(Classify(net, classes=2, mix=Mix(0.0, 0.0, 0.0, 0.0)))
     with pytest.raises(UserError, match="--drop_tokens nan: it must lie between 0 and 1"):
         turbo_of(classifier(), float("nan"))

@@ -1,5 +1,6 @@
 """A training step is one graph: nothing in it waits for the device, nothing falls back to Python."""
 
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -33,6 +34,7 @@ LABELS = {"task": "classification", "classes": 3}
 STEPS = [
     *(("mae", {"mask": mask, "mask_ratio": 0.5}) for mask in ("tube", "block")),
     ("mae", {"mask_ratio": 0.5, "norm": "patch", "target": "input", "target_frames": 2, "dec_cls": True}),
+    ("partial_mae", {"drop": 0.5}),
     ("partial_mae", {"drop": 0.5, "part": 0.25, **LABELS}),
     ("partial_mae", {"drop": 0.5, "rec_weight": 0.0, "task": "long_video", "classes": 3}),
 ]
@@ -46,6 +48,39 @@ def test_a_step_has_no_graph_break():
     for step, line in zip(STEPS, done.stdout.splitlines(), strict=True):
         breaks, graphs, off = line.split()
         assert (breaks, graphs) == ("0", "1") and float(off) < 1e-6, step
+
+
+COMPILED = """
+import sys
+import torch
+from ssvid import create_encoder, registry
+
+for name, kwargs in eval(sys.argv[1]):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    encoder = create_encoder("vit", dim=24, depth=1, heads=2, patch=8, frames=4, size=16)
+    objective = registry.objectives[name](encoder, dec_dim=16, dec_depth=1, dec_heads=2, **kwargs)
+    zero = torch.zeros(2, dtype=torch.int64)
+    batch = {"clips": torch.randn(2, 1, 3, 4, 16, 16), "seed": 0, "index": zero + 1, "epoch": zero, "label": zero}
+    plain = objective(batch).total
+    grads = torch.autograd.grad(plain, list(objective.parameters()))
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = torch.compile(objective)(batch).total
+        mine = torch.autograd.grad(loss, list(objective.parameters()))
+        if not half:
+            torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-6)
+            for a, b in zip(mine, grads):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_is_the_plain_one():
+    steps = [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop": 0.5}), ("partial_mae", {"drop": 0.5, **LABELS})]
+    done = subprocess.run([sys.executable, "-c", COMPILED, repr(steps)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.gpu

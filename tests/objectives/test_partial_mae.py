@@ -15,6 +15,7 @@ from ssvid import create_encoder
 from ssvid.data.manifest import Manifest
 from ssvid.engine.classify import Classify
 from ssvid.engine.mix import Mix
+from ssvid.engine.run import ClipChange
 from ssvid.errors import UserError
 from ssvid.shapes import Batch, Row
 from tests.objectives.test_contract import batch_for
@@ -166,6 +167,15 @@ def test_a_long_video_is_seen_from_end_to_end():
     assert spec.whole and spec.stride is None and spec.frames == 4 and objective.encoder.spec.whole
 
 
+def test_a_long_video_cut_short_is_refused():
+    objective = build(task="long_video", classes=2)
+    rows = [Row(f"{i}.mp4", label=str(i % 2), video_id=str(i)) for i in range(4)]
+    data = Manifest(tuple(rows), Path("clips"), ("0", "1"))
+    objective.suits(data, objective.views, 2)
+    with pytest.raises(UserError, match="leave out --clip.stride"):
+        objective.suits(data, ClipChange(stride=2).views(objective.views), 2)
+
+
 def test_a_longer_clip_than_it_was_made_for():
     """Positions are made for any length: 4 frames trained, 64 asked."""
     objective = build(task="classification", classes=3, drop=0.75)
@@ -190,7 +200,7 @@ def test_data_that_it_cannot_learn_from():
         ("--objective.drop -0.1 is a share", {"drop": -0.1}),
         ("--objective.part 1.5 is a share", {"part": 1.5}),
         ("--objective.part 0.6 is more than --objective.drop 0.5", {"part": 0.6}),
-        ("--objective.part 0.01 predicts none of 32 tokens", {"part": 0.01}),
+        ("--objective.part 0.01 predicts none of 32 tokens: give 0.0313 or more", {"part": 0.01}),
         ("drop 0.98 keeps 0 of 32", {"drop": 0.98}),
         (
             "drop 0.01 keeps 16 of 16",
@@ -200,7 +210,7 @@ def test_data_that_it_cannot_learn_from():
         ("task classification needs --objective.classes", {"task": "classification"}),
         ("task long_video needs --objective.classes", {"task": "long_video"}),
         ("video_text has one clip", {"task": "video_text", "repeat": 2}),
-        ("--rec_weight -1", {"rec_weight": -1.0}),
+        ("--objective.rec_weight -1", {"rec_weight": -1.0}),
     ],
 )
 def test_what_is_refused(why: str, kwargs: dict[str, Any]):
