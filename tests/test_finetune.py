@@ -289,7 +289,7 @@ def test_labels_that_cannot_be_learnt(rows, said, start, data, tmp_path):
         (("--drop_tokens", "0.5", "--clip.size", "20"), "--clip.size 20: .* a multiple of 8, such as 16 or 24"),
         (("--drop_tokens", "0.5", "--encoder", "resnet18_2d3d"), "--drop_tokens needs an encoder with can_skip"),
         (("--dense_last", "0.5"), "--dense_last 0.5: without --drop_tokens"),
-        (("--recompute", "true", "--encoder", "resnet18_2d3d"), "--recompute: Classify has no blocks"),
+        (("--recompute", "true", "--encoder", "resnet18_2d3d"), "--recompute: nothing in this net is a block"),
         (("--encoder", "vit_smal"), "no encoder 'vit_smal'; near: vit_small"),
         (("--encoder", "runs/absent"), "There is no run folder or encoder file runs/absent"),
         (("--head_warmupp", "0"), "There is no flag --head_warmupp"),

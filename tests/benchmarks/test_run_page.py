@@ -53,7 +53,7 @@ def test_the_command_makes_the_page_of_a_run(copy: Path):
         assert f"{name} from" in page and f">{name}</td>" in page  # in the figure's own words and in the table
     for tag in ("clips", "reconstruction"):
         assert all(f'alt="{tag} at step {step}"' in page for step in (2, 4, 6))
-    assert "as the encoder sees it, as it is predicted" in page  # said by the objective
+    assert "as the encoder sees it; as the hidden rest is predicted" in page  # said by the objective
     assert page.count("data:image/png;base64,") == 1 + 2 * 3
     config = yaml.safe_load((copy / "config.yaml").read_text())
     assert all(f"{key.rpartition('.')[2]}:" in page for key in flat(config))
