@@ -42,17 +42,35 @@ def read_yaml(path: str | Path, what: str) -> Any:
         raise UserError(f"The {what} {path} cannot be read: {' '.join(str(error).split())}") from error
 
 
+HELD: set[int] = set()  # descriptors of the locks that this process holds
+
+
+def let_go() -> None:
+    """In a forked child (a loader): its copies are closed, so that a lock goes with the process that took it, and an
+    orphan that lives on for seconds holds nothing."""
+    while HELD:
+        os.close(HELD.pop())
+
+
+os.register_at_fork(after_in_child=let_go)
+
+
 @contextmanager
 def locked(path: Path, wait: bool, what: str) -> Iterator[None]:
     """Hold an exclusive lock file. It goes with the process, however that ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    HELD.add(file)
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            file.seek(0)
-            raise UserError(f"{what} is being written by another process ({file.read().strip()}).") from None
-        file.truncate(0)
-        file.write(f"{socket.gethostname()}, process {os.getpid()}")
-        file.flush()
+            holder = os.read(file, 1000).decode(errors="replace").strip()
+            raise UserError(f"{what} is being written by another process ({holder}).") from None
+        os.ftruncate(file, 0)
+        os.write(file, f"{socket.gethostname()}, process {os.getpid()}".encode())
         yield
+    finally:
+        if file in HELD:  # a child has closed its own
+            HELD.remove(file)
+            os.close(file)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ssvid.errors import UserError
+from ssvid.files import locked
 from tests.engine.test_run import same, weights
 from tests.helpers import command, metrics, pretrain_argv, run_pretrain, sentence
 
@@ -38,6 +40,37 @@ def metrics_so_far(out: Path) -> list[dict]:
         return metrics(out)
     except (ValueError, FileNotFoundError):  # a line half written, or none yet
         return []
+
+
+HOLDER = """
+import multiprocessing, sys, time
+from pathlib import Path
+from ssvid.files import locked
+
+with locked(Path(sys.argv[1]), wait=False, what="it"):
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_goes_with_its_process_though_a_loader_lives_on(tmp_path: Path):
+    path = tmp_path / "lock"
+    argv = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+            with pytest.raises(UserError, match=f"written by another process .*process {holder.pid}"):
+                with locked(path, wait=False, what="it"):
+                    pass
+            holder.kill()
+            holder.wait()
+            with locked(path, wait=False, what="it"):
+                assert path.read_text().endswith(f"process {os.getpid()}")
+            with locked(path, wait=False, what="it"):
+                pass
+        finally:
+            os.killpg(holder.pid, signal.SIGKILL)  # the child that lives on
 
 
 @pytest.mark.slow
