@@ -96,6 +96,21 @@ def test_what_is_seen_and_what_is_predicted(drop: float, share: float, mask: str
         assert len(set(row.tolist())) == len(row) and 0 <= int(row.min()) and int(row.max()) < n
 
 
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_part_is_drawn_anew_from_all_that_was_dropped(mask: str):
+    """Whichever places of `dropped` it takes, over many clips it takes each about as often."""
+    objective = build(drop=0.5, part=0.25, mask=mask)
+    assert objective.mask is not None
+    taken = torch.zeros(16)
+    for seed in range(40):
+        given, grid = batch(objective, seed=seed), objective.encoder.grid(4, 32, 32)
+        _, dropped = objective.mask(given, grid)
+        _, hidden = objective.masks(given, grid)
+        assert hidden is not None
+        taken += (dropped[:, :, None] == hidden[:, None]).any(2).float().sum(0)
+    assert 20 <= int(taken.min()) and int(taken.max()) <= 60, "40 of 80 are to be expected"
+
+
 def test_shares_are_those_that_are_written():
     """0.29 of 100 tokens are 29, though 0.29 * 100 is less in floating point."""
     torch.manual_seed(0)
