@@ -105,11 +105,16 @@ def test_ten_replacements_then_a_sentence(tmp_path):
         Clips(manifest(tmp_path), views(), seed=0)[0, 0]
 
 
-def test_short_videos_pad_drop_or_stop(tmp_path, small_set):
+def with_a_short_one(small_set: Path, root: Path) -> Manifest:
+    """The set, and before it a video of five frames."""
     for path in small_set.glob("*.mp4"):
-        (tmp_path / path.name).symlink_to(path)
-    write(tmp_path / "a_short.mp4", [i / 25 for i in range(5)])
-    made = manifest(tmp_path)
+        (root / path.name).symlink_to(path)
+    write(root / "a_short.mp4", [i / 25 for i in range(5)])
+    return manifest(root)
+
+
+def test_short_videos_pad_drop_or_stop(tmp_path, small_set):
+    made = with_a_short_one(small_set, tmp_path)
     padded = Clips(made, views(SPEC, SPEC), seed=0)[0, 0]
     assert padded["padded"] == 2 and torch.equal(padded["clips"][0, :, -1], padded["clips"][0, :, -2])
     dropped = Clips(made, views(), seed=0, short="drop")[0, 0]
@@ -241,10 +246,7 @@ def test_evaluation_of_whole_clips_interleaves(small_set):
 
 
 def test_a_video_of_too_few_frames_is_padded_dropped_or_refused(small_set, tmp_path):
-    for path in small_set.glob("*.mp4"):
-        (tmp_path / path.name).symlink_to(path)
-    write(tmp_path / "a_short.mp4", [i / 25 for i in range(5)])
-    made = manifest(tmp_path)
+    made = with_a_short_one(small_set, tmp_path)
     sample = Clips(made, views(WHOLE, WHOLE), seed=0)[0, 0]
     again = (sample["clips"][:, :, 1:] == sample["clips"][:, :, :-1]).flatten(3).all(3).all(1)  # V T
     assert sample["padded"] == 2 and again.sum(1).tolist() == [3, 3], "five pictures, eight frames"
