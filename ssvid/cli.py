@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -20,16 +21,15 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from ssvid import registry
-from ssvid.data.manifest import Manifest
-from ssvid.encoder import Encoder
-from ssvid.errors import UserError
+from ssvid.errors import Stopped, UserError
 from ssvid.files import read_yaml
 from ssvid.flags import show_help
-from ssvid.objective import Objective
 
-KINDS = {Encoder: registry.encoders, Objective: registry.objectives, Manifest: registry.datasets}
-
-set_parsing_settings(subclasses_enabled=[Manifest])  # a dataclass, yet chosen by name
+KINDS = {  # by name: to import them takes seconds, and some commands need none
+    "ssvid.encoder.Encoder": registry.encoders,
+    "ssvid.objective.Objective": registry.objectives,
+    "ssvid.data.manifest.Manifest": registry.datasets,
+}
 
 
 def command(function: Callable[..., dict[str, Any]], *first: str, argv: list[str] | None = None) -> None:
@@ -43,17 +43,33 @@ def command(function: Callable[..., dict[str, Any]], *first: str, argv: list[str
         given = sys.argv[1:] if argv is None else argv
         kwargs = parse(function, _bare(function, first, given))
         result = function(**kwargs)
+        _part()
         code = result.pop("exit_code", 0)  # of a command that goes on where a part of its work failed
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(result), flush=True)
         if code:
             sys.exit(code)
+    except Stopped as stopped:
+        for heeded in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(heeded, signal.SIG_IGN)  # clusters often send both; all is done
+        _part()
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("stopped. The same command goes on from the last checkpoint or finished part.", file=sys.stderr)
         sys.exit(130)
+
+
+def _part() -> None:
+    """From the other processes of a run, where there are any; what never imported torch has none."""
+    if "ssvid.engine.distributed" in sys.modules:
+        from ssvid.engine.distributed import leave
+
+        leave()
 
 
 def _bare(function: Callable[..., Any], first: Sequence[str], argv: list[str]) -> list[str]:
@@ -74,12 +90,8 @@ def _in_thread(fault: threading.ExceptHookArgs) -> None:
 def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
     """The function's arguments, built. `config`, where it takes one, is the resolved configuration as plain data."""
     parameters = inspect.signature(function).parameters
-    kinds = {name: kind for name, p in parameters.items() if (kind := _kind(p.annotation))}
-    parser = ArgumentParser(
-        prog=f"python -m {_module(function)}", description=function.__doc__, exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("--config", action="config", help="a recipe: YAML with the same keys as the flags")
-    parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
+    parser, kinds = parser_of(function)
+    argv = [_underscored(token) for token in argv]
     argv = [token for i, token in enumerate(argv) for token in _rewrite(token, argv[i - 1] if i else "", kinds)]
     argv = _gather(argv, [n for n, p in parameters.items() if p.annotation == list[str]])
     argv = _switches(argv, [n for n, p in parameters.items() if p.annotation is bool])
@@ -109,6 +121,37 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
     return {**kwargs, "config": _named(plain, kinds)} if "config" in parameters else kwargs
 
 
+def parser_of(function: Callable[..., Any]) -> tuple[ArgumentParser, dict[str, registry.Registry]]:
+    """The parser of a command, and which of its flags take a registered name."""
+    parameters = inspect.signature(function).parameters
+    kinds = {name: kind for name, p in parameters.items() if (kind := _kind(p.annotation))}
+    sets = [_named_type(parameters[name].annotation) for name, kind in kinds.items() if kind is registry.datasets]
+    set_parsing_settings(subclasses_enabled=sets)  # a manifest is a dataclass, yet chosen by name
+    parser = ArgumentParser(
+        prog=f"python -m {_module(function)}", description=function.__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="a recipe: YAML with the same keys as the flags")
+    parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
+    return parser, kinds
+
+
+def resolver(function: Callable[..., Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What turns a recipe (flags by name) into the resolved configuration, checked; nothing is built of it."""
+    parser, kinds = parser_of(function)
+
+    def resolve(recipe: dict[str, Any]) -> dict[str, Any]:
+        given = _placed(dict(recipe), kinds)
+        try:
+            chosen = parser.parse_object(given)
+        except ArgumentError as error:
+            raise UserError(_sentence(str(error), parser, [])) from error
+        plain = yaml.safe_load(parser.dump(chosen, skip_unset=False))
+        plain.pop("config", None)
+        return _named(plain, kinds)
+
+    return resolve
+
+
 def _optional(parameter: inspect.Parameter) -> bool:
     return parameter.default is None
 
@@ -125,8 +168,12 @@ def _module(function: Callable[..., Any]) -> str:
 
 def _kind(annotation: Any) -> registry.Registry | None:
     """Encoder, or a function that gives an Objective: each has its table of names."""
-    last = get_args(annotation)[-1] if get_args(annotation) else annotation
-    return next((KINDS[k] for k in KINDS if last is k), None)
+    last = _named_type(annotation)
+    return KINDS.get(f"{last.__module__}.{last.__qualname__}") if inspect.isclass(last) else None
+
+
+def _named_type(annotation: Any) -> Any:
+    return get_args(annotation)[-1] if get_args(annotation) else annotation
 
 
 def _dotted(name: str, table: registry.Registry) -> str:
@@ -134,6 +181,12 @@ def _dotted(name: str, table: registry.Registry) -> str:
         return name
     entry = table[name]
     return f"{entry.__module__}.{entry.__qualname__}"
+
+
+def _underscored(token: str) -> str:
+    """`--dry-run` is `--dry_run`: no flag of ours has a dash in its name."""
+    flag, equals, value = token.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value if flag.startswith("--") else token
 
 
 def _rewrite(token: str, before: str, kinds: dict[str, registry.Registry]) -> list[str]:
@@ -152,6 +205,11 @@ def _recipe(path: str, kinds: dict[str, registry.Registry]) -> dict[str, Any]:
     recipe = read_yaml(path, "recipe")
     if not isinstance(recipe, dict):
         raise UserError(f"The recipe {path} is no mapping of flags to values.")
+    return _placed(recipe, kinds)
+
+
+def _placed(recipe: dict[str, Any], kinds: dict[str, registry.Registry]) -> dict[str, Any]:
+    """Its names made dotted, in place."""
     for key in kinds:
         given = recipe.get(key)
         if isinstance(given, str):

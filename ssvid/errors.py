@@ -1,5 +1,6 @@
 """Faults a person can mend: each becomes one sentence and an exit code, never a traceback (see cli.run)."""
 
+import signal
 from pathlib import Path
 
 
@@ -13,6 +14,18 @@ class RunError(UserError):
     """A run that cannot go on (diverged, disk full) although nothing was typed wrongly."""
 
     exit_code = 3
+
+
+class Stopped(RunError):
+    """A signal was heeded: no fault, and nothing is lost. EX_TEMPFAIL: who started the command starts it again."""
+
+    exit_code = 75
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} at step {step}: the checkpoint is written; the same command "
+            "goes on."
+        )
 
 
 def positive(**flags: int | float | None) -> None:

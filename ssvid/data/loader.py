@@ -1,5 +1,6 @@
 """Clips -> micro-batches of each step: the position in the endless stream is the step, nothing else."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -68,7 +69,7 @@ class Loader(DataLoader):
             _Caught(clips),
             collate_fn=partial(_collate, seed=clips.seed),
             num_workers=workers,
-            worker_init_fn=one_thread,
+            worker_init_fn=begin_worker,
             generator=torch.Generator().manual_seed(clips.seed),  # else it draws from the one that resume restores
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
@@ -124,6 +125,17 @@ def _collate(samples: list[Any], seed: int) -> Batch | UserError:
 
 def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+
+
+def begin_worker(worker: int) -> None:
+    """One thread; and of signals that go to all processes of a run it is the run that decides what they mean.
+
+    SLURM and others send SIGTERM to a whole group. A worker that ended of it would be a fault in the middle of a step
+    (torch raises it there), so the first is passed over. The second ends it, as multiprocessing's own at the end must.
+    """
+    one_thread(worker)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def train_loader(

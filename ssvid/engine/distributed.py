@@ -5,15 +5,21 @@ import os
 import queue
 import socket
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore
 
-from ssvid.engine.peers import Peers
+from ssvid.engine.peers import Peers, host_name
 from ssvid.errors import RunError, UserError
+
+HANDSHAKE_S = 15.0  # what answers is no store of ours: that has a thread of its own, however busy its process is
+PORTS = range(20000, 32768)  # below those that systems hand out by themselves
 
 
 class World(NamedTuple):
@@ -26,42 +32,136 @@ class World(NamedTuple):
     def first(self) -> bool:
         return self.rank == 0
 
+    def doing(self, what: str) -> None:
+        """What this process is at, alone, while the others may wait for it; "": at nothing of its own."""
+        if self.peers:
+            self.peers.doing = what
+
 
 def join(devices: str = "auto", timeout_s: float = 600) -> World:
-    """Join the process group that torchrun or SLURM started; alone otherwise."""
+    """Join the process group that torchrun, SLURM or an environment like theirs started; alone otherwise."""
     # SLURM_NTASKS is there in an salloc shell too, where one process runs; only srun sets the step's.
-    if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        from submitit.helpers import TorchDistributedEnvironment
-
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    by_slurm = "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    if by_slurm:
+        os.environ.update(of_slurm())
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available() if devices == "auto" else devices == "cuda"
     if cuda and not torch.cuda.is_available():
         raise UserError("--devices cuda: torch sees no GPU here; python -m ssvid.doctor says more.")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    if cuda:
+    device = torch.device("cpu")
+    if cuda:  # SLURM's --gpus-per-task shows each process its own GPU alone, as number 0
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    peers = None
-    if size > 1 and not dist.is_initialized():
-        peers = meet("nccl" if cuda else "gloo", rank, size, timeout_s)
-    return World(rank, size, device, peers)
+    world = World(rank, size, device)
+    if size == 1 or dist.is_initialized():
+        return world
+    return world._replace(peers=meet(world, timeout_s, step() if by_slurm else ""))
 
 
-def meet(backend: str, rank: int, size: int, timeout_s: float) -> Peers:
-    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+def step() -> str:
+    """What SLURM calls this step, and this start of its job. A restart must not meet its dead predecessor."""
+    keys = "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
+    return ".".join(os.environ.get(key, "0") for key in keys)
+
+
+def of_slurm() -> dict[str, str]:
+    """torch's variables from srun's. The step's own nodes: its job may hold more. Who chose a port keeps it."""
+    from submitit.slurm.slurm import SlurmJobEnvironment
+
+    class Step(SlurmJobEnvironment):  # made by hand: submitit looks for one only in its own jobs
+        _env = {**SlurmJobEnvironment._env, "nodes": "SLURM_STEP_NODELIST"}  # noqa: RUF012
+
+    port = PORTS[zlib.crc32(step().encode()) % len(PORTS)]
+    return {
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or Step().hostnames[0],
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(port),
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+    }
+
+
+def meet(world: World, timeout_s: float, run: str) -> Peers:
+    """All processes of the run, or one sentence that says why not and, where the store can tell, who is missing."""
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    deadline = time.monotonic() + timeout_s
     try:
-        socket.getaddrinfo(os.environ.get("MASTER_ADDR"), None)  # torch would try an unknown name until its time is up
+        if not host or not port.isdigit():
+            raise ValueError("MASTER_ADDR and MASTER_PORT must be set where RANK and WORLD_SIZE are")
+        store = shared_store(host, int(port), world.rank, timeout_s)
+        peers = Peers(store, world.rank, world.size, run)
+        if not held_by_torchrun():
+            peers.first_here(HANDSHAKE_S)
+        peers.all_here(max(1.0, deadline - time.monotonic()))
         wait = timedelta(seconds=timeout_s)
-        store = in_time(lambda: next(dist.rendezvous("env://", rank, size, timeout=wait))[0], timeout_s)
-        peers = Peers(store, rank, size)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
-        return peers
+        store.set_timeout(wait)
+        with together(world._replace(peers=peers)):  # one may end or hang right here
+            dist.init_process_group(
+                "nccl" if world.device.type == "cuda" else "gloo",
+                store=PrefixStore(f"{run}/group", store),
+                rank=world.rank,
+                world_size=world.size,
+                timeout=wait,
+            )
     except (RuntimeError, ValueError, OSError) as error:
         why = str(error).splitlines()[0]
         raise RunError(
-            f"Process {rank} of {size} could not meet the others at {where} ({why}). Check that the name resolves, "
-            "that the port is free (torchrun --master_port) and that all were started."
+            f"Process {world.rank} of {world.size} could not meet the others at {host}:{port} from {host_name()} "
+            f"({why}). Check that the name resolves, that the port is free (MASTER_PORT, torchrun --master_port) and "
+            "that all were started."
         ) from error
+    met.append(peers)
+    return peers
+
+
+met: list[Peers] = []  # of the process group that is up
+
+
+def leave() -> None:
+    """At a command's good end; after a fault a lost process could keep this from returning."""
+    if met and dist.is_initialized():
+        dist.destroy_process_group()
+        met.pop().part()
+
+
+def held_by_torchrun() -> bool:
+    """Its own process holds the store then, and has opened it before it started us."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def shared_store(host: str, port: int, rank: int, timeout_s: float) -> TCPStore:
+    """The first process opens it, the others may come earlier and wait; but what answers must be a store."""
+    try:
+        socket.getaddrinfo(host, port)  # torch would try an unknown name until its time is up
+    except OSError as error:
+        raise RuntimeError(f"the name {host} does not resolve here: {error.strerror}") from error
+    opens = rank == 0 and not held_by_torchrun()
+    if not opens:
+        await_open(host, port, timeout_s)
+    # Nonsense torch meets again and again until its own time is up: long before ours, or it would end in a thread of a
+    # process that is ending. Silence it waits for without end.
+    wait = timedelta(seconds=min(timeout_s, HANDSHAKE_S / 3))
+    try:
+        return in_time(lambda: TCPStore(host, port, None, opens, wait, wait_for_workers=False), HANDSHAKE_S)
+    except (RuntimeError, TimeoutError) as error:
+        why = "something else answers there, which is no process of this run"
+        if opens:
+            taken = "EADDRINUSE" in str(error)
+            why = "another process of this machine has that port" if taken else f"is {host} this machine?"
+        raise RuntimeError(f"{why}: {str(error).splitlines()[0]}") from error
+
+
+def await_open(host: str, port: int, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(1.0, deadline - time.monotonic())).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                why = error.strerror or str(error)
+                raise RuntimeError(f"process 0 never opened that port, for {timeout_s:g} s: {why}") from error
+        time.sleep(0.1)
 
 
 def in_time(make: Callable[[], Any], seconds: float) -> Any:
@@ -76,9 +176,9 @@ def in_time(make: Callable[[], Any], seconds: float) -> Any:
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        got = found.get(timeout=seconds + 5)
+        got = found.get(timeout=seconds)
     except queue.Empty:
-        raise TimeoutError(f"no answer in {seconds + 5:g} s") from None
+        raise TimeoutError(f"no answer in {seconds:g} s") from None
     if isinstance(got, Exception):
         raise got
     return got
@@ -100,14 +200,29 @@ def together(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        gone = world.peers.gone() if world.peers else []
-        if not gone:
+        fault = lost(world, waited="timed out" in str(error).lower())
+        if fault is None:
             raise
-        names = " and ".join(str(rank) for rank in gone)
-        raise RunError(
-            f"Process {world.rank} of {world.size} lost process {names}, which ended or hangs; its own last words say "
-            "why, if it had any. The same command goes on from the last checkpoint."
-        ) from error
+        raise fault from error
+
+
+def lost(world: World, waited: bool) -> RunError | None:
+    """The process that was missed: it ended or hangs; or, where time ran out, it is alive and at something else."""
+    peers, me = world.peers, f"Process {world.rank} of {world.size}"
+    if peers is None:
+        return None
+    if gone := peers.gone():
+        return RunError(
+            f"{me} lost {peers.name(gone)}, which ended or hangs; its own last words say why, if it had any. The same "
+            "command goes on from the last checkpoint."
+        )
+    if waited and (busy := peers.busy()):
+        at = ", ".join(f"{peers.name([rank])} {doing}" for rank, doing in busy.items())
+        return RunError(
+            f"{me} waited in vain for others that are alive: {at}. The same command goes on from the last checkpoint; "
+            "where they need that long, give --timeout_s more."
+        )
+    return None
 
 
 def agree(config: dict[str, Any], world: World) -> None:

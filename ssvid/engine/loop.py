@@ -23,8 +23,9 @@ from ssvid.engine.distributed import World, gather, gathered
 from ssvid.engine.feed import to_device
 from ssvid.engine.health import Watch, monitors
 from ssvid.engine.logs import Metrics, film
+from ssvid.engine.stop import Stop
 from ssvid.engine.turbo import Turbo
-from ssvid.errors import RunError
+from ssvid.errors import RunError, Stopped
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.text.joint import save_joint
@@ -98,13 +99,14 @@ def train(
     config: dict[str, Any],
     probe: Callable[[Objective], dict[str, float]] | None = None,  # of the features so far, every probe_every steps
 ) -> dict[str, float]:
-    """From `trained.step` to `settings.steps`. Returns the last logged numbers."""
+    """From `trained.step` to `settings.steps`, or to a signal. Returns the last logged numbers."""
     world, objective = trained.world, trained.objective
     forward = parallel(objective, settings, world)
-    watch, feed = Watch(), iter(batches)
+    watch = Watch()
     bad: list[Any] = []  # files that could not be read since the last log line
     objective.train()
-    with Log(folder, trained.step, settings, world) as log:
+    with Stop(world) as stop, Log(folder, trained.step, settings, world) as log:
+        feed = iter(batches)  # its processes begin with our handlers: no signal finds them without any
         while trained.step < settings.steps:
             rate = settings.rate(trained.step)
             optim.set_rates(trained.optimizer, rate, late=trained.step < settings.late)
@@ -131,17 +133,21 @@ def train(
             trained.step += 1
             objective.after_step(trained.step / settings.steps)
             final = trained.step == settings.steps
-            if trained.step % settings.log_every == 0 or final:
+            signal = 0 if final else stop.agreed()  # then this is the step at which all leave
+            if trained.step % settings.log_every == 0 or final or signal:
                 watch.check(folder.last_good())
                 spread(bad, quarantine, world)
                 log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
-            if trained.step % settings.picture_every == 0 or final:
+            if (trained.step % settings.picture_every == 0 and not signal) or final:
                 alive(log.look(trained.step, objective, batch, views), trained, settings, folder)
-            if settings.probe_every and (trained.step % settings.probe_every == 0 or final):
+            if settings.probe_every and ((trained.step % settings.probe_every == 0 and not signal) or final):
                 log.probe(trained.step, objective, probe)
-            if trained.step % settings.checkpoint_every == 0 or final:
+            if trained.step % settings.checkpoint_every == 0 or final or signal:
                 watch.check(folder.last_good())
                 save(trained, folder, config, settings.keep)
+            if signal:
+                gather(None, world)  # none ends, and has the others ended, before the first has written
+                raise Stopped(signal, trained.step)
     return log.last | log.scores
 
 
@@ -188,8 +194,10 @@ def autocast(settings: Settings, world: World) -> torch.autocast:
 def save(trained: Trained, folder: RunFolder, config: dict[str, Any], keep: int) -> None:
     state = trained.state(config)  # every rank takes part
     if trained.world.first:
+        trained.world.doing("writes a checkpoint")
         folder.save(trained.step, state, keep)
         export(trained, folder, config)
+        trained.world.doing("")
 
 
 def export(trained: Trained, folder: RunFolder, config: dict[str, Any]) -> None:
@@ -224,7 +232,9 @@ class Log:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         began = time.perf_counter()
+        self.world.doing("waits for its clips")
         yield
+        self.world.doing("")
         self.waited += time.perf_counter() - began
 
     def add(self, loss: Loss, batch: Batch) -> None:
@@ -282,7 +292,9 @@ class Log:
     def probe(self, step: int, objective: Objective, probe: Callable[[Objective], dict[str, float]] | None) -> None:
         """On the first rank alone; the others wait for it at their next step."""
         if self.metrics and probe:
+            self.world.doing("scores the features, as --probe_every asks")
             scores = probe(objective)
+            self.world.doing("")
             self.metrics.write(step, scores)
             self.scores.update(scores)
             said = ", ".join(f"{name.removeprefix('probe/')} {100 * score:.1f} %" for name, score in scores.items())

@@ -1,6 +1,7 @@
 """flags that all trainings share -> a run in its folder: what `ssvid.pretrain` and `ssvid.finetune` both do, once."""
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,10 +13,11 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.data.samples import Samples
 from ssvid.encoder import Encoder
-from ssvid.engine.checkpoint import RunFolder, flat, provenance
+from ssvid.engine.checkpoint import RunFolder, flat, provenance, whole_state
 from ssvid.engine.distributed import World, agree, gather, join, together
 from ssvid.engine.loop import Settings, Trained, export, train
-from ssvid.errors import UserError
+from ssvid.engine.peers import host_name
+from ssvid.errors import RunError, UserError
 from ssvid.objective import Objective
 from ssvid.shapes import Views
 
@@ -54,6 +56,8 @@ class ClipChange:
         return {**(SPACED_OTHERWISE if any(spaced.values()) else {}), **change}
 
 
+LISTED_S = 90.0  # a node's list of a network folder may be a minute old
+
 SPACED_OTHERWISE = {"fps": None, "stride": None, "whole": False}
 UNCHANGED = ClipChange()
 
@@ -81,9 +85,7 @@ def run(
     """From the newest checkpoint of the folder, which the caller holds, to the last step."""
     world, data = trained.world, clips.manifest
     torch.manual_seed(settings.seed + world.rank)  # dropout; what a sample or a mask is never comes from here
-    state = folder.newest() if world.first else None
-    gather(None, world)  # the first sets damaged files aside before the others look
-    state = state if world.first else folder.newest()
+    state = newest(folder, world)
     if state is not None:
         trained.restore(state)
         if world.first:
@@ -105,6 +107,23 @@ def run(
     with together(world):
         numbers = train(trained, batches, clips.views, settings, folder, quarantine, config, probe)
     return {"out": str(folder.path), "step": trained.step, **numbers, "bad_files": len(quarantine)}
+
+
+def newest(folder: RunFolder, world: World) -> dict[str, Any] | None:
+    """The checkpoint from which all processes go on: the first finds it, and sets damaged ones aside."""
+    state = folder.newest() if world.first else None
+    step = gather(state and state["step"], world)[0]
+    if world.first or step is None:
+        return state
+    deadline = time.monotonic() + LISTED_S
+    while not (path := [p for p in folder.whole() if int(p.stem.removeprefix("step_")) == step]):
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"Process {world.rank} on {host_name()} does not see the checkpoint of step {step} in {folder.path}, "
+                "from which process 0 goes on. Put --out on a file system that all nodes share."
+            )
+        time.sleep(0.5)
+    return whole_state(path[0])
 
 
 def steps_of(steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:

@@ -21,7 +21,7 @@ class Cell(nn.Module):
         both = torch.cat([x, state], dim=1)
         update, reset = self.update(both).sigmoid(), self.reset(both).sigmoid()
         new = self.out(torch.cat([x, state * reset], dim=1)).tanh()
-        return torch.lerp(state, new, update)
+        return torch.lerp(state, new.to(state.dtype), update.to(state.dtype))  # under autocast they are of two kinds
 
 
 class ConvGRU(nn.Module):

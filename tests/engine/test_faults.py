@@ -1,17 +1,26 @@
 """Runs as processes: killed, crowded out, out of disk, shared between two."""
 
+import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed import HashStore
 
-from ssvid.errors import UserError
+from ssvid.engine import peers, run
+from ssvid.engine.checkpoint import RunFolder
+from ssvid.engine.distributed import World, of_slurm
+from ssvid.engine.peers import Peers, host_name
+from ssvid.errors import RunError, UserError
 from ssvid.files import locked
 from tests.engine.test_run import same, weights
 from tests.helpers import command, metrics, pretrain_argv, run_pretrain, sentence
@@ -142,17 +151,127 @@ def test_a_lost_process_is_named(fault: signal.Signals, timeout: str, videos: Pa
             process.kill()
             process.communicate()
     said = sentence(subprocess.CompletedProcess(shell, ranks[0].returncode, out, err), code=3)
-    assert "Process 0 of 2 lost process 1" in said
+    assert f"Process 0 of 2 lost process 1 on {host_name()}, which" in said
 
 
-def test_a_stranger_that_takes_the_call_and_is_silent(videos: Path, tmp_path: Path):
+@pytest.mark.parametrize("answer, timeout", [(b"", "2"), (b"", "600"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "600")])
+def test_a_stranger_takes_the_call(answer: bytes, timeout: str, videos: Path, tmp_path: Path):
+    """Long before --timeout_s, which is for processes that start later than this one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answering, args=(server, answer), daemon=True).start()
         port = str(server.getsockname()[1])
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "1", "WORLD_SIZE": "2"}
         said = sentence(
-            command("ssvid.pretrain", *pretrain_argv(videos, tmp_path, "--timeout_s", "2"), **where), code=3
+            command("ssvid.pretrain", *pretrain_argv(videos, tmp_path, "--timeout_s", timeout), **where), code=3
         )
-    assert "Process 1 of 2 could not meet the others" in said
+    assert "Process 1 of 2 could not meet the others" in said and "something else answers there" in said
+
+
+def answering(server: socket.socket, answer: bytes) -> None:
+    kept = []
+    with contextlib.suppress(OSError):  # the test has ended
+        while True:
+            kept.append(server.accept()[0])
+            if answer:
+                kept[-1].sendall(answer)
+
+
+def test_the_store_of_another_run_is_none_of_ours():
+    store = HashStore()
+    Peers(store, 0, 2, run="7.0.0").first_here(5.0)
+    with pytest.raises(RuntimeError, match="something else answers there: the processes of another run"):
+        Peers(store, 1, 2, run="7.1.0").first_here(0.1)
+
+
+def test_who_never_came_is_named(videos: Path, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "4"}
+    shell = [sys.executable, "-m", "ssvid.pretrain", *pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    ranks = [subprocess.Popen(shell, env={**os.environ, **where, "RANK": r}, text=True, **pipes) for r in "02"]
+    said = [(process.communicate(timeout=120), process.returncode) for process in ranks]
+    for (out, err), code in said:
+        sentence(subprocess.CompletedProcess(shell, code, out, err), code=3)
+    assert "process 1 and process 3 never came" in said[0][0][1]
+
+
+FAULTY = """
+import os, signal, time
+from ssvid import pretrain
+from ssvid.cli import command
+from ssvid.engine import run
+%s
+command(pretrain.pretrain)
+"""
+STOPS = "pretrain.build = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)"
+STARVES = "run.train_loader = lambda *_, **__: (time.sleep(1000) for _ in range(1))"
+
+
+@pytest.mark.parametrize(
+    "fault, expected",
+    [
+        (STOPS, "lost process 1 on {host}, which"),
+        (STARVES, "waited in vain .* process 1 on {host} waits for its clips"),
+    ],
+)
+def test_a_process_that_hangs_is_named_with_its_host(fault: str, expected: str, videos: Path, tmp_path: Path):
+    """In the building, before the first step; and one that is alive, whose data never come."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
+    argv = pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")
+    shell = [sys.executable, "-c", FAULTY % fault, *argv]
+    with subprocess.Popen(shell, env={**os.environ, **where, "RANK": "1"}, stderr=subprocess.DEVNULL) as hangs:
+        try:
+            said = sentence(command("ssvid.pretrain", *argv, **where, RANK="0"), code=3)
+        finally:
+            hangs.kill()
+    assert re.search("Process 0 of 2 " + expected.format(host=re.escape(host_name())), said), said
+
+
+def test_a_checkpoint_that_one_node_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "LISTED_S", 0.1)
+    monkeypatch.setattr(run, "gather", lambda value, world: [5, value])
+    with pytest.raises(RunError, match="Process 1 on .* does not see the checkpoint of step 5 .*all nodes share"):
+        run.newest(RunFolder(tmp_path), World(1, 2, torch.device("cpu")))
+
+
+def test_the_first_names_the_silent_while_it_waits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(peers, "BEAT_S", 0.1)
+    monkeypatch.setattr(peers, "SILENT_S", 2.0)
+    store = HashStore()
+    all_three = [Peers(store, rank, 3) for rank in range(3)]
+    all_three[2].ended.set()
+    all_three[0].all_here(5.0)
+    said, deadline = "", time.monotonic() + 60
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.1)
+        said += capsys.readouterr().err
+    for one in all_three:
+        one.ended.set()
+    assert said == f"warning: no sign of life of process 2 on {host_name()} for 2 s.\n"
+
+
+SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "n[2-3]"}
+SRUN |= {"SLURM_JOB_NODELIST": "n[1-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+
+
+def test_what_srun_says(monkeypatch: pytest.MonkeyPatch):
+    """Of the step, not of its job. A port that was chosen stays; else each step and each start of a job has its own."""
+    for key in ("MASTER_ADDR", "MASTER_PORT", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in SRUN.items():
+        monkeypatch.setenv(key, value)
+    first = of_slurm()
+    assert first == of_slurm() and 20000 <= int(first.pop("MASTER_PORT")) < 32768
+    assert first == {"MASTER_ADDR": "n2", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    ports = set()
+    for step, restarts in (("3", "0"), ("4", "0"), ("3", "1")):
+        monkeypatch.setenv("SLURM_STEP_ID", step)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        ports.add(of_slurm()["MASTER_PORT"])
+    assert len(ports) == 3
+    monkeypatch.setenv("MASTER_PORT", "12345")
+    assert of_slurm()["MASTER_PORT"] == "12345"
 
 
 def two(videos: Path, out: Path, *more: str) -> str:

@@ -16,7 +16,7 @@ from tests.objectives.test_contract import batch_for
 
 SMALL = {"drop": 0.5, "part": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
 WORDS = {"buckets": 16, "width": 8, "hidden": 16, "length": 6}
-FORMS = {
+FORMS = {  # encoder, what is changed of its tiny form, what is changed of the objective's
     "mae": ("vit", {}, {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}),
     "dpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "dropout": 0.0}),
     "memdpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}),
@@ -24,6 +24,7 @@ FORMS = {
     "coclr": ("resnet18_2d3d", {"frames": 3}, {"sampler": "random", "dim": 8, "queue": 4, "topk": 2}),
     "partial_mae": ("vit", {}, {**SMALL, "task": "classification", "classes": 3, "mask": "block", "repeat": 2}),
     "partial_mae_text": ("vit", {}, {**SMALL, "task": "video_text", "dim": 8, "options": WORDS, "temperature": 0.5}),
+    "tan": (None, {}, {"temperature": 0.5}),
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": ("vit", {}, {"classes": 3, "mix": Mix(0.0, 0.0, 0.0, 0.0), "head_scale": 50.0, "repeat": 2}),
 }
@@ -32,17 +33,21 @@ FORMS = {
 def one_step(name: str) -> dict[str, torch.Tensor]:
     world = join("cpu", timeout_s=60.0)
     encoder_name, change, kwargs = FORMS[name]
-    *dropping, which = name.removesuffix("_text").split()
+    dropping, which = name.startswith("turbo"), name.removeprefix("turbo ").removesuffix("_text").split()[0]
     make = Classify if which == "classify" else registry.objectives[which]
-    with torch.device("meta"):
-        tiny = create_encoder(encoder_name).tiny
     torch.manual_seed(0)
-    objective = make(create_encoder(encoder_name, **{**tiny, **change}), **kwargs).double()
+    if encoder_name is None:  # on stored features
+        objective = make(None, **{**make.tiny, **kwargs}).double()
+    else:
+        with torch.device("meta"):
+            tiny = create_encoder(encoder_name).tiny
+        torch.manual_seed(0)
+        objective = make(create_encoder(encoder_name, **{**tiny, **change}), **kwargs).double()
     batch = {**batch_for(objective, clips=4), "label": torch.arange(4) % 3}
     share = 4 // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     part = {k: v[mine] if isinstance(v, torch.Tensor | list) else v for k, v in batch.items()}
-    part["clips"] = part["clips"].double()
+    part = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in part.items()}
     module = objective
     if world.size > 1:
         synchronise(objective)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssvid.nn.convgru import Cell
 from ssvid.nn.masks import BLOCK_DRAWS, block_mask, frame_mask, random_mask, take, tube_mask
 from ssvid.nn.position import Positions, sincos, sincos3d
 from ssvid.nn.transformer import Attention, Block
@@ -118,3 +119,12 @@ def test_blocks_lie_anywhere_and_are_of_many_shapes():
     assert 0.05 < often.min() and often.max() < 0.6
     slots = torch.tensor([len((row // 64).unique()) for row in drop])
     assert slots.min() <= 4 and slots.max() == 8
+
+
+def test_a_recurrent_cell_under_autocast():
+    """The state is float32 at the start and the rest bfloat16, as on a GPU by default."""
+    cell = Cell(4, 6, 1)
+    x, state = torch.randn(2, 4, 3, 3), torch.randn(2, 6, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = cell(x, state)
+    assert half.dtype == state.dtype and torch.allclose(half, cell(x, state), atol=0.05)
