@@ -7,18 +7,23 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.speed import large, turbo
+from benchmarks.speed import large, scaling, turbo
 from benchmarks.speed.cases import CASES, LONG
 from benchmarks.speed.pairs import compare
 from ssvid.errors import UserError
 
-OWN: dict[str, Callable[[], None]] = {"large": large.main, "turbo": turbo.main}  # several lines each, and a plot
+OWN: dict[str, Callable[[], None]] = {  # several lines each, and a plot
+    "large": large.main,
+    "turbo": turbo.main,
+    "scaling": scaling.main,
+}
 
 
 def main(names: list[str]) -> None:
     if {"-h", "--help"} & set(names):
         print(f"python -m benchmarks.speed [CASE ...]; cases: {', '.join(CASES)}. All of them without a name.")
-        print(f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}), turbo (writes {turbo.PLOT}).")
+        print(f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}), turbo (writes {turbo.PLOT}),")
+        print(f"scaling (writes {scaling.PAGE}; needs srun).")
         return
     known = CASES | LONG
     unknown = [name for name in names if name not in (*known, *OWN)]

@@ -1,0 +1,209 @@
+"""What is counted in a played group is what two real processes send; the page has no number of its own."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from benchmarks.speed import anchor, scaled, scaling, scaling_page, workers
+from benchmarks.speed.__main__ import OWN
+from benchmarks.speed.pairs import saved_bytes
+from benchmarks.speed.sent import Part, Sent, collective, playing, synchronising, wire
+from ssvid import create_encoder, registry
+from tests.helpers import squares, write_video
+
+ROOT = Path(__file__).parents[2]
+TINY = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16}
+SMALL_DPC = scaled.Subject(
+    "dpc", "resnet18_2d3d", 2, {"blocks": 4, "predicted": 2}, {"width": 8, "frames": 3, "size": 64}
+)
+REAL = ("mae, vit_small", "dpc, resnet18_2d3d", "infonce, s3d, sync_bn false", "mil_nce, s3dg")
+MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def two() -> dict[str, dict]:
+    """A line of each of REAL, from two processes over gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.speed.anchor", *REAL]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    both = [subprocess.Popen(command, env={**env, "RANK": str(rank)}, **pipes) for rank in (0, 1)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert all(process.returncode == 0 for process in both), said[0][1][-2000:] + said[1][1][-2000:]
+    lines = [json.loads(line) for line in said[0][0].splitlines() if line.startswith("{")]
+    return {line["name"]: line for line in lines}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_two_real_processes_send_what_was_counted(name: str, two):
+    (subject,) = (one for one in anchor.ANCHORS if one.name == name)
+    traffic = scaled.sends(subject, 2, half=False)
+    assert {kind: part[1] for kind, part in two[name]["traffic"].items()} == {k: p.bytes for k, p in traffic.items()}
+    assert {kind: part[0] for kind, part in two[name]["traffic"].items() if kind != "exchange"} == {
+        kind: part.messages for kind, part in traffic.items() if kind != "exchange"
+    }
+    assert 1 <= two[name]["sent"] / wire(traffic, 2) < 1.05, "headers, and the pulse of the processes"
+
+
+def test_what_each_kind_of_collective_sends():
+    brought = {kind: Part(1, 1200) for kind in ("all_reduce", "all_gather", "broadcast", "exchange")}
+    sent = {kind: [wire({kind: part}, n) for n in (1, 2, 4)] for kind, part in brought.items()}
+    assert sent["all_reduce"] == [0, 1200, 1800] and sent["broadcast"] == [0, 600, 900]
+    assert sent["all_gather"] == sent["exchange"] == [0, 1200, 3600]
+    with pytest.raises(NotImplementedError, match="reduce_scatter"):
+        collective("reduce_scatter", (), 2)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_a_played_group_shows_bytes_of_one_process(world: int):
+    rows, sums = torch.ones(5, 2), torch.ones(7, dtype=torch.float64)
+    with playing(world), Sent(world) as sent:
+        parts = [torch.empty_like(rows) for _ in range(world)]
+        dist.all_gather(parts, rows)
+        dist.all_reduce(sums)
+        dist.broadcast(sums, 0)
+        dist.all_to_all([torch.empty(3) for _ in range(world)], [torch.ones(3) for _ in range(world)])
+    assert all(torch.equal(part, rows) for part in parts)
+    assert sent.traffic == {
+        "all_gather": Part(1, 40),
+        "all_reduce": Part(1, 56),
+        "broadcast": Part(1, 56),
+        "exchange": Part(1, 12),
+    }
+    assert sent.largest_gather == 40 and not dist.is_initialized()
+
+
+def test_gradients_of_what_learns_and_all_buffers():
+    net = create_encoder("resnet18_2d3d", width=8)
+    net.conv1.weight.requires_grad_(False)
+    with playing(2):
+        found = synchronising(net, 2)
+    assert found["all_reduce"].bytes == 4 * sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert found["broadcast"].bytes == sum(b.numel() * b.element_size() for b in net.buffers())
+
+
+def test_dpc_by_hand():
+    line = scaled.counted(SMALL_DPC)
+    net = create_encoder("resnet18_2d3d", **SMALL_DPC.net)
+    channels = [m.num_features for m in net.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    norm = line["sent"]["batch norm"]["all_reduce"]
+    assert tuple(norm) == (4 * len(channels), 4 * 4 * sum(channels)), "mean and spread, forward and backward"
+    places = 2 * 2 * 2 * 2  # clips, predicted blocks, a map of 2 x 2
+    assert tuple(line["sent"]["rows"]["all_gather"]) == (1, 2 * places * net.dim), "in half precision"
+    assert line["gathered"] == 2 * places * net.dim and line["kept"][2] == 0
+    assert line["kept"][1] >= 4 * places * places, "its own predictions against the rows of each other process"
+    a, b, c = line["kept"]
+    assert a + 5 * b + 25 * c == pytest.approx(line["kept_at_5"], abs=3)
+
+
+def test_a_payload_that_depends_on_the_others_has_no_formula():
+    heads = {n: scaled.head(SMALL_DPC, n) for n in (2, 3)}
+    heads |= dict.fromkeys((4, 5), heads[2]._replace(traffic={"all_gather": Part(1, 1)}))
+    with pytest.raises(AssertionError, match="among 4"):
+        scaled.same_payload(SMALL_DPC, heads)
+
+
+@pytest.mark.parametrize("subject", [scaled.Subject("mae", "vit", 2, {"dec_dim": 16, "dec_heads": 2}, TINY), SMALL_DPC])
+def test_encoder_and_the_rest_are_the_whole(subject):
+    """The parts that are counted apart keep what a real step of the whole keeps."""
+    made = subject.made()
+    batch = scaled.batch_of(made, subject.clips)
+    batch["clips"] = batch["clips"].contiguous()
+    whole = saved_bytes(lambda: made(batch).total.backward())
+    rest = scaled.head(subject, 1, half=False)
+    parts = rest.kept + scaled.activations(scaled.passes(subject, rest, 1, half=False))
+    assert parts == whole
+
+
+def test_a_queue_that_the_batch_does_not_divide_is_refused_and_memory_is_told():
+    line = {
+        "clips": 32,
+        "queue": 2048,
+        "encoder_gflops": 149_200.0,
+        "gflops": [0.0, 100.0, 0.0],
+        "gathered": 0,
+        "kept": [0, 0, 1e6],
+        "activations": 70e9,
+    }
+    line |= {"sent": {"gradients": {"all_reduce": [4, 10**8]}, "batch norm": {"all_reduce": [100, 10**6]}}}
+    line |= dict.fromkeys(("parameters", "buffers", "gradients", "buckets", "moments"), 0)
+    assert scaling_page.breaks(line, 8) == "memory 70.1 GB (88%)"
+    assert scaling_page.breaks(line, 512) == "**refused: 16384 keys a step, queue 2048; memory 332 GB**"
+    assert scaling_page.breaks({**line, "queue": None}, 512) == "**memory 332 GB**"
+    assert scaling_page.small_messages(line) == 100
+    assert scaling_page.seconds(line, 8) == pytest.approx(
+        {"computing": 1.0, "sending": 2 * 7 / 8 * 1.01e8 / 200e9, "waiting": 100 * 50e-6}
+    )
+
+
+def test_the_loop_sends_as_much_whatever_the_number():
+    (line,) = scaling.by_the_loop((2, 3))
+    logs = scaling.STEPS // scaling.LOGGED
+    assert line["sent"]["all_gather"][0] >= 4 * logs, "two objects for each line of the log, a size and bytes of each"
+
+
+def test_rates_of_the_three_kinds(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(workers, "ROUNDS", 1)
+    monkeypatch.setattr(workers, "TAKEN", 2)
+    for i in range(2):
+        write_video(tmp_path / "mine" / f"{i}.mp4", squares(i, frames=20, size=64))
+    line = workers.line_of("mine", tmp_path / "mine", tmp_path)
+    assert set(line["rates"]) == set(line["bytes"]) == set(workers.KINDS) and line["first"] == "h264 64x64"
+    assert all(rate > 0 for rate in line["rates"].values()) and all(line["bytes"].values())
+    assert scaling_page.workers(12.5, 50) == 4 and scaling_page.workers(12.5, 51) == 5
+
+
+def test_every_objective_is_counted_and_anchored():
+    names, lines = set(registry.objectives.names()), scaling.read()
+    assert OWN["scaling"] is scaling.main
+    for part, planned in (("counted", scaling.SUBJECTS), ("anchor", anchor.ANCHORS)):
+        found = [line["name"] for line in lines if line["part"] == part]
+        assert found == [subject.name for subject in planned] and {s.objective for s in planned} == names
+
+
+def test_the_page_is_made_from_the_file():
+    text, lines = (ROOT / scaling_page.PAGE).read_text(), scaling.read()
+    found = dict(MARKED.findall(text))
+    assert found == {name: make(lines) for name, make in scaling_page.TABLES.items()}
+    prose = re.sub(r"(?m)^    .*$|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", MARKED.sub("", text))
+    stated = {scaling_page.ROOM / 1e9, scaling_page.SPEED / 1e12, scaling_page.WITHIN / 1e9, scaling_page.BEYOND / 1e9}
+    stated |= {scaling_page.MESSAGE * 1e6, scaling_page.NODE, *scaling_page.WORLDS, *scaled.FITTED, scaled.CHECKED, 1}
+    stated |= {
+        workers.QUALITY,
+        workers.VIEWS.clips[0].frames,
+        workers.VIEWS.clips[0].size,
+        workers.VIEWS.clips[0].stride,
+    }
+    alone = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", prose)}
+    assert alone <= stated, "a number that is typed by hand"
+    assert len(text.splitlines()) <= 185  # 70 of them are rows of tables
+
+
+def test_a_page_is_filled_between_its_marks(tmp_path: Path):
+    page, lines = tmp_path / "page.md", scaling.read()
+    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in scaling_page.TABLES) + "last\n")
+    scaling_page.fill(page, [line for line in lines if line["part"] != "anchor"])
+    found = dict(MARKED.findall(page.read_text()))
+    assert found["anchor"] == "old" and found["memory"] == scaling_page.memory_table(lines)
+    assert page.read_text().endswith("last\n")
+
+
+def test_the_plot_shows_what_the_tables_say():
+    lines = scaling.read()
+    left, middle, right = scaling_page.draw(lines).axes
+    known = {line["name"]: line for line in lines if line["part"] == "counted"}
+    drawn = {line.get_label(): line.get_data() for line in left.lines}
+    assert set(drawn) == set(scaling_page.SHOWN) <= set(known) and set(scaling_page.TOLD) <= set(known)
+    for name, (x, y) in drawn.items():
+        assert y[list(x).index(64)] == pytest.approx(scaling_page.sent(known[name], 64) / 1e9)
+    assert len(middle.lines) == len(scaling_page.SHOWN) + 1 and len(right.lines) == 3
