@@ -1,7 +1,8 @@
 """result files -> tables and pages that load nothing from elsewhere: `python -m benchmarks.report DIR [DIR ...]`.
 
-DIR is a run (its page is DIR/run.html), or holds results: of probes and fine-tuning (report.md, report.html, and a page
-for each run that an encoder came from) or of benchmarks.run (board.py; several DIR make one report).
+DIR is a run (its page is DIR/run.html) or a sweep (report.html, rows.csv, rows.md), or holds results: of probes and
+fine-tuning (report.md, report.html, and a page for each run that an encoder came from) or of benchmarks.run (board.py;
+several DIR make one report).
 """
 
 import html
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import board, results, run_page
+from benchmarks import board, results, run_page, sweep_page, sweep_rows
 from benchmarks.board_page import matrix
 from benchmarks.page import BLUE, GREY, INK, films, html_table, page, picture
 from benchmarks.results import ROWS, between, gained, percent
@@ -21,7 +22,7 @@ from ssvid.results import BENCH, PROBE, TUNED, Result
 
 
 def reports(
-    folder: list[str],  # of results, or a run; several of benchmarks.run make one report
+    folder: list[str],  # of results, a run or a sweep; several of benchmarks.run make one report
     *,
     out: str | None = None,  # folder of the report of benchmarks.run; null: the first one
     baseline: str = "random",  # of the gains per class: random, pixels, single_frame, shuffled, chance or an encoder
@@ -45,6 +46,8 @@ def reports(
 def report(folder: str) -> dict[str, Any]:
     """Of one folder, whatever it holds."""
     place = Path(folder)
+    if sweep_rows.is_sweep(place):
+        return sweep_page.write(place)
     made = {"run": str(run_page.write(place, place / "run.html"))} if run_page.is_run(place) else {}
     kinds = {run_page.mapping(file).get("kind") for file in place.glob("*.json")}
     if BENCH in kinds and kinds & {PROBE, TUNED}:

@@ -44,8 +44,17 @@ class Cell(NamedTuple):
         return digest(self.settings)
 
 
-def described(suite: str) -> dict[str, Any]:
+def described(
+    suite: str = "mini",
+    *,
+    flags: dict[str, Any] | None = None,  # of benchmarks.run: whether it would take them; its `suite` is then shown
+) -> dict[str, Any]:
     """The cells of a suite: task, probe and all their settings, with the hash that results carry as `cell_hash`."""
+    if flags is not None:
+        from benchmarks.run import run
+        from ssvid.cli import resolver
+
+        suite = str(resolver(run)({**flags, "encoder": ["none"], "out": "none"})["suite"])
     cells, broken = load(suite)
     for one in cells:
         print(f"{one.hash}  {one.name}: {json.dumps(one.settings)}", file=sys.stderr)

@@ -1,0 +1,286 @@
+"""`python -m ssvid.sweep SWEEP.yaml`, and its words status, logs, cancel, retry, report: parse, call, print."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from ssvid.errors import RunError, UserError, positive
+from ssvid.sweep import jobs, status
+from ssvid.sweep.cluster import Cluster
+from ssvid.sweep.folder import SweepFolder
+
+RUNS = Path("runs")
+POLL = 5.0  # seconds
+AGAIN = 3  # times that --wait submits a cell whose job was lost
+
+
+def submit(
+    sweep: str,  # YAML: base, axes, suite, cluster (docs/clusters.md)
+    out: str | None = None,  # null: runs/NAME
+    *,
+    cluster: Literal["slurm", "local", "debug"] = "slurm",  # debug: one cell after the other, in this process
+    parallel: int | None = None,  # cells at once; null: the sweep's own word on SLURM, 1 on this machine
+    wait: bool = False,  # until every cell is finished or has failed; jobs that are lost are submitted again
+    dry_run: bool = False,  # show the cells and the job, submit nothing
+) -> dict[str, Any]:
+    """Submit every cell that is neither finished nor running. The same command again goes on."""
+    from ssvid.sweep.plan import read
+
+    positive(parallel=parallel)
+    plan = read(sweep)
+    folder = SweepFolder(out or RUNS / plan.name)
+    asked = plan.cluster if parallel is None else replace(plan.cluster, parallel=parallel)
+    suites_can_be(plan.suites, sweep)
+    if dry_run:
+        return shown(plan, folder, asked, cluster)
+    text = jobs.checked(folder, plan.name, len(plan.cells), asked) if cluster == "slurm" else ""
+    with folder.submitting():
+        known = merged(folder, plan, asked)
+        folder.write(known)
+        if text:
+            (folder.path / "job.sh").write_text(text)
+        todo = handed(folder, known, plan.name, asked, cluster, parallel)
+    if cluster == "debug":
+        debug(folder, todo)
+    elif wait:
+        watch(folder, plan.name, asked, cluster, parallel)
+    return ended(folder, len(todo), wait or cluster == "debug")
+
+
+def suites_can_be(suites: list[dict[str, Any]], sweep: str) -> None:
+    """Whether benchmarks.run takes these flags, asked of it as a process: the core imports no benchmark."""
+    for suite in suites:
+        argv = [sys.executable, "-m", "benchmarks.suite", "--flags", json.dumps(suite)]
+        done = subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
+            raise UserError(f"The sweep {sweep}: its suite cannot be: {said.removeprefix('error: ')}")
+
+
+def merged(folder: SweepFolder, plan: Any, asked: Cluster) -> dict[str, Any]:
+    """What the folder will hold: cells stay as they were; those that the file has no more are marked."""
+    before: dict[str, Any] = {}
+    try:
+        before = folder.read()["cells"] if folder.file.exists() else {}
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)  # written anew from the sweep file
+    cells = {one.hash: one.record() for one in plan.cells}
+    gone = {name: {**given, "left": True} for name, given in before.items() if name not in cells}
+    if new := len(cells.keys() - before.keys()) if before else 0:
+        print(f"{plan.file} was changed: {new} new cells, {len(gone)} that it has no more.", file=sys.stderr)
+    return {
+        "name": plan.name,
+        "file": plan.file,
+        "axes": plan.axes,
+        "best": plan.best,
+        "cluster": vars(asked),
+        "cells": {**cells, **gone},
+    }
+
+
+def handed(
+    folder: SweepFolder, known: dict[str, Any], name: str, asked: Cluster, cluster: str, parallel: int | None
+) -> list[str]:
+    """Hand over what is neither finished, failed, running nor queued."""
+    found = [one for one in status.states(folder, known) if not one.left]
+    todo = [one.cell for one in found if one.state not in (*status.ENDED, *status.ACTIVE)]
+    if todo and cluster == "slurm":
+        said = jobs.on_slurm(folder, name, todo, asked)
+        print(f"submitted {len(todo)} cells as SLURM's {', '.join(said)}", file=sys.stderr)
+    if todo and cluster == "local":
+        jobs.on_this_machine(folder, todo, asked, parallel or 1)
+        print(f"started {len(todo)} cells here, {min(parallel or 1, len(todo))} at once", file=sys.stderr)
+    if failed := sum(one.state == "failed" for one in found):
+        print(f"{failed} cells have failed and stay so: python -m ssvid.sweep retry --failed", file=sys.stderr)
+    return todo
+
+
+def shown(plan: Any, folder: SweepFolder, asked: Cluster, cluster: str) -> dict[str, Any]:
+    for one in plan.cells:
+        print(f"{one.hash}  {one.name}", file=sys.stderr)
+    if cluster == "slurm" and shutil.which("srun"):
+        print(jobs.script(folder, plan.name, len(plan.cells), asked), file=sys.stderr)
+    return {"out": str(folder.path), "cells": len(plan.cells), "dry_run": True}
+
+
+def debug(folder: SweepFolder, todo: list[str]) -> None:
+    from ssvid.sweep.keeper import keep
+
+    for name in todo:
+        if (became := keep(str(folder.path.resolve()), [name])[name]) != "finished":
+            last = json.loads((folder.cell(name).path / "failed.json").read_text()) if became == "failed" else {}
+            print("\n".join(last.get("lines", [])), file=sys.stderr)
+            raise RunError(f"The cell {name} {became} ({last.get('why', 'it was told to leave')}).")
+
+
+def watch(folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel: int | None) -> None:
+    known = folder.read()
+    total = sum(not given["left"] for given in known["cells"].values())
+    slow = 0.5 if sys.stderr.isatty() else 20
+    with tqdm(total=total, unit="cell", mininterval=slow) as bar:
+        while True:
+            found = [one for one in status.states(folder, known) if not one.left]
+            number = status.counts(found)
+            bar.update(number["finished"] + number["failed"] - bar.n)
+            said = [f"{number[key]} {key}" for key in ("running", "queued", "failed") if number[key]]
+            bar.set_postfix_str(", ".join(said), refresh=False)
+            lost = [one for one in found if one.state == "stopped" and one.submitted <= AGAIN]
+            if lost:
+                with folder.submitting():
+                    handed(folder, known, name, asked, cluster, parallel)
+            elif not number["running"] + number["queued"]:
+                return
+            time.sleep(POLL if cluster == "slurm" else 1.0)
+
+
+def ended(folder: SweepFolder, submitted: int, waited: bool) -> dict[str, Any]:
+    number = status.counts(status.states(folder))
+    made = {"out": str(folder.path), "submitted": submitted, **number}
+    if waited:
+        print(status.table(status.states(folder)), file=sys.stderr)
+        made["exit_code"] = 0 if number["finished"] == number["cells"] else 3
+    return made
+
+
+def of(out: str | None) -> SweepFolder:
+    """A folder, a sweep file, or the newest sweep below runs/, which is then named."""
+    if out is not None:
+        place = Path(out)
+        return SweepFolder(RUNS / place.stem if place.suffix in (".yaml", ".yml") else place)
+    found = sorted(RUNS.glob("*/sweep.json"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise UserError(f"There is no sweep below {RUNS}/: say which, --out DIR.")
+    print(f"the newest sweep: {found[-1].parent}", file=sys.stderr)
+    return SweepFolder(found[-1].parent)
+
+
+def status_(out: str | None = None, *, watch: bool = False) -> dict[str, Any]:
+    """How each cell stands: state, step, loss, clips a second, time left, node, restarts."""
+    folder = of(out)
+    while True:
+        text = status.watched(folder)
+        print(("\033[2J\033[H" if watch and sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+        found = status.states(folder)
+        number = status.counts(found)
+        if not watch or not number["running"] + number["queued"]:
+            return {"out": str(folder.path), **number}
+        time.sleep(POLL)
+
+
+def logs(cell: str, out: str | None = None, *, lines: int = 40) -> dict[str, Any]:
+    """What happened to a cell, and the last lines of each process of its last attempt."""
+    from ssvid.sweep.ranks import tail
+
+    folder = of(out)
+    one = folder.cell(whole_name(folder, cell))
+    for event in one.events():
+        shown = {
+            key: value for key, value in event.items() if key not in ("event", "time", "lines", "result") and value
+        }
+        clock = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
+        print(f"{clock} {event['event']}: {', '.join(f'{k} {v}' for k, v in shown.items())}", file=sys.stderr)
+    attempts = sorted(one.logs.iterdir()) if one.logs.is_dir() else []
+    for file in sorted(attempts[-1].glob("*.err")) if attempts else []:
+        print(f"--- {file}", *tail(file)[-lines:], sep="\n", file=sys.stderr)
+    return {"cell": one.hash, "attempts": len(attempts), "logs": str(one.logs)}
+
+
+def whole_name(folder: SweepFolder, cell: str) -> str:
+    found = [name for name in folder.read()["cells"] if name.startswith(cell)]
+    if len(found) != 1:
+        raise UserError(f"{folder.path} has {len(found)} cells that begin with {cell!r}: `sweep status` names them.")
+    return found[0]
+
+
+def cancel(out: str | None = None, *, cell: str | None = None) -> dict[str, Any]:
+    """Take the cells (or one) out of the queue and stop what runs; checkpoints stay, submitting again goes on."""
+    folder = of(out)
+    only = whole_name(folder, cell) if cell else None
+    found = [one for one in status.states(folder) if one.state in status.ACTIVE and only in (None, one.cell)]
+    if not found:
+        return {"out": str(folder.path), "cancelled": 0}
+    queue = jobs.queue() or {}
+    wanted = {one.cell for one in found}
+    numbers, lanes = [], []
+    for one in folder.submissions():
+        alive = {name: job for name, job in jobs.alive(one, queue).items() if name in wanted}
+        numbers += [job.id for job in alive.values() if job.id]
+        lanes += [lane for lane in one.get("lanes", []) if alive and jobs.living(lane)]
+    if lanes and only:
+        raise UserError("On this machine processes share the cells: cancel all of them (leave out --cell).")
+    for name in sorted(wanted):
+        folder.cell(name).add("cancel", host=socket.gethostname())
+    for i in range(0, len(numbers), 100):
+        subprocess.run(["scancel", *numbers[i : i + 100]], check=False)
+    for lane in lanes:
+        os.kill(lane["pid"], signal.SIGTERM)
+    return {"out": str(folder.path), "cancelled": len(wanted)}
+
+
+def retry(
+    out: str | None = None,
+    *,
+    failed: bool = False,  # every cell that has failed
+    cell: str | None = None,  # or this one
+    cluster: Literal["slurm", "local"] = "slurm",
+    parallel: int | None = None,
+) -> dict[str, Any]:
+    """Give failed cells new tries, from their newest checkpoints."""
+    if failed == (cell is not None):
+        raise UserError("Say which cells: --failed for all that have failed, or --cell HASH.")
+    folder = of(out)
+    with folder.submitting():
+        known = folder.read()
+        only = whole_name(folder, cell) if cell else None
+        again = [
+            one for one in status.states(folder) if one.state == "failed" and only in (None, one.cell) and not one.left
+        ]
+        for one in again:
+            folder.cell(one.cell).add("retry")
+            (folder.cell(one.cell).path / "failed.json").unlink()
+        asked = Cluster(**known["cluster"])
+        todo = handed(folder, known, known["name"], asked, cluster, parallel)
+    return ended(folder, len(todo), False)
+
+
+def report(out: str | None = None) -> dict[str, Any]:
+    """One page: table, plots for each axis, the best cell by val."""
+    folder = of(out)
+    folder.read()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.report", str(folder.path)], stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise RunError("The report could not be made: the line above says why.")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+WORDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "status": status_,
+    "logs": logs,
+    "cancel": cancel,
+    "retry": retry,
+    "report": report,
+}
+
+
+if __name__ == "__main__":
+    from ssvid.cli import command
+
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    first = {"logs": ("cell", "out")}.get(word, ("out",))
+    if word in WORDS:
+        command(WORDS[word], *first, argv=sys.argv[2:])
+    else:
+        command(submit, "sweep")

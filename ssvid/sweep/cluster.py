@@ -1,0 +1,71 @@
+"""the `cluster` part of a sweep file -> what is asked of SLURM for each cell, or of this machine."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from typing import Any
+
+from ssvid.errors import UserError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What one cell needs, and how many run at once. Absent values are left to the cluster's own defaults."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodes: int = 1
+    tasks: int = 1  # processes a node; with GPUs one for each of them
+    gpus: int = 0  # a node
+    cpus: int = 2  # a process
+    memory: float | None = None  # GB a node
+    time: int = 1440  # minutes; a cell that needs more is requeued and goes on
+    signal_delay: int = 120  # seconds before the time is up at which a cell is told to write its checkpoint
+    parallel: int = 64  # cells at once; on this machine `--parallel`, 1 if not said
+    setup: list[str] = field(default_factory=list)  # lines of shell before each job: module load ...
+    extra: dict[str, Any] = field(default_factory=dict)  # further lines of sbatch: {reservation: x, exclusive: true}
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.tasks
+
+
+def cluster_of(given: dict[str, Any], path: str) -> Cluster:
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    if not isinstance(given, dict):
+        raise UserError(f"The sweep {path}: `cluster` is a mapping (partition, time, gpus ...).")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Cluster, "cluster")
+    names = list(Cluster.__dataclass_fields__)
+    if strange := sorted(set(given) - set(names)):
+        raise UserError(
+            f"The sweep {path}: cluster.{strange[0]} is unknown; there are {', '.join(names)}. What sbatch "
+            "takes beside these stands in `extra`."
+        )
+    try:
+        made: Cluster = parser.instantiate(parser.parse_object({"cluster": given})).cluster
+    except ArgumentError as error:
+        raise UserError(f"The sweep {path}: {' '.join(str(error).split())}") from error
+    for name in ("nodes", "tasks", "cpus", "time", "parallel", "memory"):
+        if (value := getattr(made, name)) is not None and value <= 0:
+            raise UserError(f"The sweep {path}: cluster.{name} {value} must be more than 0.")
+    if made.time * 60 <= made.signal_delay + 60:
+        raise UserError(
+            f"The sweep {path}: cluster.time {made.time} (minutes) leaves no time to train: the signal comes "
+            f"{made.signal_delay} s before the end, and SLURM may be 60 s early: take more time or less of it."
+        )
+    return made
+
+
+def ask(*command: str) -> str | None:
+    """What a command of SLURM says; None where it is not there or does not answer."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
+    return answer.stdout if answer.returncode == 0 else None

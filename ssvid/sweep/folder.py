@@ -1,0 +1,126 @@
+"""a sweep's folder <-> what stands in it. The only file that says where a cell's things lie and how they are written.
+
+sweep.json            the cells, as they were submitted: a sweep file that is edited later changes none of them
+submissions/NNNN.json what was handed to the cluster, and under which number
+cells/HASH/           attempts.jsonl, logs, pretrain.yaml, run_HASH/, suite.yaml, bench/, and row.json or failed.json
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssvid.errors import RunError, UserError
+from ssvid.files import locked, write_whole
+
+Event = dict[str, Any]
+
+
+class SweepFolder:
+    def __init__(self, out: str | Path) -> None:
+        self.path = Path(out)
+        self.file = self.path / "sweep.json"
+
+    def read(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.file.read_text()))
+        except FileNotFoundError:
+            raise UserError(f"{self.path} holds no sweep: name the --out of one.") from None
+        except ValueError as error:
+            raise UserError(
+                f"{self.file} is damaged ({error}): submit the sweep again, which writes it anew; its cells are kept."
+            ) from error
+
+    def write(self, sweep: dict[str, Any]) -> None:
+        store(self.file, sweep)
+
+    def cell(self, name: str) -> "CellFolder":
+        return CellFolder(self.path / "cells" / name)
+
+    def submissions(self) -> list[dict[str, Any]]:
+        """Oldest first."""
+        files = sorted((self.path / "submissions").glob("*.json"))
+        return [{**json.loads(file.read_text()), "number": file.stem} for file in files]
+
+    @contextmanager
+    def submitting(self) -> Iterator[None]:
+        """Hold the folder as the one who submits. A folder that is something else, or not to be written, is refused."""
+        if self.path.is_file():
+            raise UserError(f"--out {self.path} is a file; name a folder.")
+        if self.path.is_dir() and not self.file.exists():
+            strangers = sorted(p.name for p in self.path.iterdir() if p.name != "lock")
+            if strangers:
+                raise UserError(
+                    f"--out {self.path} holds {strangers[0]!r} but no sweep; name a new or an empty folder."
+                )
+        try:
+            with locked(self.path / "lock", wait=False, what=f"The sweep {self.path}"):
+                yield
+        except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+            if error.filename is None or not str(error.filename).startswith(str(self.path)):
+                raise
+            raise UserError(f"--out {self.path} cannot be written ({error.strerror}); name another folder.") from error
+
+
+class CellFolder:
+    def __init__(self, path: Path) -> None:
+        self.path, self.hash = path, path.name
+        self.run, self.bench, self.logs = path / f"run_{self.hash}", path / "bench", path / "logs"
+        self.lock, self.attempts = path / "lock", path / "attempts.jsonl"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "row.json").exists()
+
+    @property
+    def failed(self) -> bool:
+        return (self.path / "failed.json").exists()
+
+    def events(self) -> list[Event]:
+        """What happened to the cell, oldest first. A line that a kill cut short is none."""
+        found = []
+        for line in self.attempts.read_bytes().splitlines() if self.attempts.exists() else []:
+            try:
+                found.append(dict(json.loads(line)))
+            except ValueError:
+                continue
+        return found
+
+    def add(self, event: str, **more: Any) -> None:
+        """One whole line at the end, on disk at once; a line that a kill left open is ended first."""
+        line = json.dumps({"event": event, "time": round(time.time(), 1), **more}) + "\n"
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self.attempts, "ab+") as file:
+                end = file.seek(0, os.SEEK_END)
+                if end:
+                    file.seek(end - 1)
+                    line = "\n" * (file.read(1) != b"\n") + line
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{self.attempts} could not be written: {error.strerror}. Free some space.") from error
+
+    def recipe(self, name: str, flags: dict[str, Any]) -> Path:
+        file = self.path / f"{name}.yaml"
+        text = yaml.safe_dump(flags, sort_keys=False).encode()
+        write_whole(file, lambda stream: stream.write(text))
+        return file
+
+    def mark(self, stage: str) -> str:
+        """How far the cell has come: what has changed since the last attempt was worth it."""
+        if stage == "pretrain":
+            return max((p.name for p in (self.run / "checkpoints").glob("step_*.pt")), default="")
+        return str(len(list(self.bench.glob("*.json"))))
+
+
+def store(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1).encode()
+    write_whole(file, lambda stream: stream.write(text))

@@ -1,0 +1,245 @@
+"""a cell -> its row: pretrains it, asks the suite, starts again what dies. One keeper, one process, one cell at a time.
+
+It keeps nothing in memory that matters: every start, by whomever, goes on from the cell's own files. So timeouts,
+preemption, requeueing, lost nodes and kill -9 are one case.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ssvid.errors import UserError
+from ssvid.files import locked
+from ssvid.sweep.cluster import Cluster
+from ssvid.sweep.folder import CellFolder, Event, SweepFolder, store
+from ssvid.sweep.jobs import time_left
+from ssvid.sweep.ranks import Ending, ended, started
+
+ALIKE = {"failed": 3, "outside": 10}  # attempts in a row that end alike and bring nothing: the cell has failed
+STAGES = ("pretrain", "suite")
+MARGIN = 120.0  # seconds before the job's end, beside the signal's delay, in which nothing new is begun
+
+
+class Told:
+    """Whether somebody wants this keeper gone: SIGTERM (a cancelled or requeued job, `sweep cancel`) or SIGUSR2."""
+
+    def __init__(self) -> None:
+        self.by: str | None = None
+
+    def __call__(self) -> bool:
+        return self.by is not None
+
+    def hear(self, number: int, frame: object) -> None:
+        self.by = signal.Signals(number).name
+
+    @contextmanager
+    def listening(self) -> Iterator["Told"]:
+        before = {which: signal.signal(which, self.hear) for which in (signal.SIGTERM, signal.SIGUSR2)}
+        try:
+            yield self
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
+
+
+def keep(out: str, names: list[str], wait: bool = True) -> dict[str, str]:
+    """Cells one after the other, each to its row. `wait`: for the keeper that holds a cell; else it is passed over."""
+    told = Told()
+    became = {}
+    with told.listening():
+        for name in names:
+            if told():
+                break
+            cell = SweepFolder(out).cell(name)
+            with held(cell.lock, told, wait) as mine:
+                became[name] = kept(cell, Path(out), told) if mine else "held"
+            print(f"cell {name}: {became[name]}", file=sys.stderr, flush=True)
+    return became
+
+
+@contextmanager
+def held(lock: Path, told: Told, wait: bool) -> Iterator[bool]:
+    """The lock, or False: when told to go, or at once where there is no waiting."""
+    said = False
+    while not told():
+        try:
+            with locked(lock, wait=False, what=str(lock.parent)):
+                yield True
+                return
+        except UserError as error:
+            if "another process" not in str(error):
+                raise
+            if not wait:
+                break
+            if not said:
+                print(f"waiting: {error}", file=sys.stderr, flush=True)
+            said = True
+            time.sleep(1)
+    yield False
+
+
+def kept(cell: CellFolder, out: Path, told: Told) -> str:
+    """finished, failed, stopped (told to go) or requeued."""
+    sweep = SweepFolder(out).read()
+    given, cluster = sweep["cells"][cell.hash], Cluster(**sweep["cluster"])
+    vanished(cell)
+    tried = False  # a keeper does something before it gives its job back, or a short job would come and go for ever
+    while not told():
+        if cell.finished:
+            return "finished"
+        if cell.failed:
+            return "failed"
+        stage = next((stage for stage in STAGES if not passed(cell, stage)), None)
+        if stage is None or (stage == "suite" and given["suite"] is None):
+            store(cell.path / "row.json", row(cell, given))
+            return "finished"
+        if tried and soon_over(cluster) and requeue(cell):
+            return "requeued"
+        with held(cell.run / "lock", told, wait=True) as mine:  # a trainer whose keeper was killed may live on
+            pass
+        tried = True
+        if mine:
+            attempt(cell, stage, given, cluster, told)
+            rest(cell, stage, told)
+    cell.add("left", why=told.by)
+    return "stopped"
+
+
+def attempt(cell: CellFolder, stage: str, given: dict[str, Any], cluster: Cluster, told: Told) -> None:
+    number = 1 + sum(event["event"] == "start" for event in cell.events())
+    logs = cell.logs / f"{number:03d}-{stage}"
+    while logs.exists():  # its event was lost to a kill
+        number += 1
+        logs = cell.logs / f"{number:03d}-{stage}"
+    ranks = cluster.ranks if stage == "pretrain" else 1
+    where = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+    cell.add("start", stage=stage, logs=logs.name, node=os.environ.get("SLURM_JOB_NODELIST"), **where)
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    processes = started(command(cell, stage, given), cluster, ranks, logs)
+    end = ended(processes, logs, told)
+    more = {"result": last_json(logs / "rank0.out")} if end.how == "done" else {"lines": end.lines}
+    cell.add("end", stage=stage, code=end.code, how=end.how, said=end.said, mark=cell.mark(stage), **more)
+    give_up(cell, stage, end)
+
+
+def command(cell: CellFolder, stage: str, given: dict[str, Any]) -> list[str]:
+    if stage == "pretrain":
+        file = cell.recipe("pretrain", {key: v for key, v in given["config"].items() if key != "out"})
+        return ["ssvid.pretrain", "--config", str(file), "--out", str(cell.run)]
+    file = cell.recipe("suite", given["suite"])
+    return ["benchmarks.run", "--config", str(file), "--encoder", str(cell.run), "--out", str(cell.bench)]
+
+
+def passed(cell: CellFolder, stage: str) -> bool:
+    return any(one["event"] == "end" and one["stage"] == stage and one["how"] == "done" for one in cell.events())
+
+
+def vanished(cell: CellFolder) -> None:
+    """An attempt without an end: its keeper was killed, or its node was lost."""
+    events = [event for event in cell.events() if event["event"] in ("start", "end")]
+    if events and events[-1]["event"] == "start":
+        stage, said = events[-1]["stage"], "its keeper was killed or its node was lost"
+        cell.add("end", stage=stage, code=None, how="outside", said=said, mark=cell.mark(stage), lines=[])
+        give_up(cell, stage, Ending(-1, "outside", said, []))
+
+
+def alike(cell: CellFolder, stage: str) -> int:
+    """How many attempts, up to the last, ended in one way and at one place. Numbers in the words do not count."""
+    events = cell.events()
+    since = max((i for i, event in enumerate(events) if event["event"] == "retry"), default=-1)
+    ends = [event for event in events[since + 1 :] if event["event"] == "end" and event["stage"] == stage]
+    ways = [(end["how"], re.sub(r"[\d.]+", "#", end["said"]), end["mark"]) for end in ends]
+    count = 0
+    for way in reversed(ways):
+        if way != ways[-1]:
+            break
+        count += 1
+    return count
+
+
+def give_up(cell: CellFolder, stage: str, end: Ending) -> None:
+    times = alike(cell, stage)
+    if end.how == "done" or times < ALIKE[end.how]:
+        return
+    found: Event = next((e for e in reversed(cell.events()) if e["event"] == "end" and e.get("lines")), {"lines": []})
+    lines = end.lines or found["lines"]
+    store(cell.path / "failed.json", {"why": end.said, "times": times, "stage": stage, "lines": lines})
+
+
+def rest(cell: CellFolder, stage: str, told: Told) -> None:
+    """Before a failure is tried again: what is short of memory or disk may have it a moment later."""
+    last: Event = cell.events()[-1]
+    until = time.monotonic() + (2.0 ** alike(cell, stage) if last.get("how") == "failed" else 0)
+    while time.monotonic() < until and not told() and not cell.failed:
+        time.sleep(0.1)
+
+
+def soon_over(cluster: Cluster) -> bool:
+    left = time_left(os.environ.get("SLURM_JOB_ID"))
+    return left is not None and left < cluster.signal_delay + MARGIN
+
+
+def requeue(cell: CellFolder) -> bool:
+    """The job anew, with all its time. Else it ends with its time, and submitting again goes on."""
+    job = os.environ["SLURM_JOB_ID"]
+    cell.add("requeue", job=job)
+    scontrol = shutil.which("scontrol")
+    answer = subprocess.run([scontrol or "scontrol", "requeue", job], capture_output=True, text=True)
+    if answer.returncode:
+        cell.add("requeue refused", said=answer.stderr.strip())
+        print(f"job {job} cannot be requeued: {answer.stderr.strip()}", file=sys.stderr, flush=True)
+    return answer.returncode == 0
+
+
+def last_json(file: Path) -> dict[str, Any]:
+    lines = [line for line in file.read_text(errors="replace").splitlines() if line.startswith("{")]
+    return dict(json.loads(lines[-1])) if lines else {}
+
+
+def row(cell: CellFolder, given: dict[str, Any]) -> dict[str, Any]:
+    events = cell.events()
+    done = next(
+        e["result"] for e in reversed(events) if e["event"] == "end" and e["stage"] == "pretrain" and "result" in e
+    )
+    return {
+        "cell": cell.hash,
+        **{key: given[key] for key in ("name", "axes", "settings")},
+        "seed": given["config"].get("seed"),
+        **{key: done.get(key) for key in ("step", "loss", "cpu_s", "wall_s")},
+        "starts": sum(event["event"] == "start" and event["stage"] == "pretrain" for event in events),
+        "scores": scores(cell),
+    }
+
+
+def scores(cell: CellFolder) -> dict[str, Any]:
+    """Of each cell of the suite, from the result files alone."""
+    found: dict[str, Any] = {}
+    for file in sorted(cell.bench.glob("*.json")):
+        result = json.loads(file.read_text())
+        if result.get("kind") != "benchmark":
+            continue
+        metric, random = result["metric"], result["controls"].get("random", {})
+        found[result["cell"]] = {
+            "metric": metric,
+            "test": result[metric],
+            "interval": result["interval"],
+            "val": result.get(f"val_{metric}"),
+            "chance": result.get("chance"),
+            "random": random.get(metric),
+            "gain": result["gains"].get("random"),
+        }
+    return found
+
+
+if __name__ == "__main__":  # a lane of this machine: OUT CELL...
+    keep(sys.argv[1], sys.argv[2:], wait=False)

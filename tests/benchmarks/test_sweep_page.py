@@ -1,0 +1,372 @@
+"""The report of a sweep: from made-up folders, whole, unfinished, torn, hostile and large. Nothing is trained."""
+
+import csv
+import html
+import itertools
+import json
+import random
+import re
+import shutil
+import subprocess
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import plots, report, sweep_plots, sweep_rows
+from ssvid.errors import UserError
+from tests.helpers import command
+
+Axes = dict[str, list[Any]]
+GRID: Axes = {"objective": ["mae", "dpc"], "encoder": ["vit depth=2", "conv"], "seed": [0, 1]}
+
+
+def score(test: float, val: float | None, **more: Any) -> dict[str, Any]:
+    interval = [test - 0.06, test + 0.05]
+    gain = {"difference": test - 0.35, "interval": [test - 0.4, test - 0.3], "shown": test > 0.4}
+    made = {"metric": "top1", "test": test, "interval": interval, "val": val, "chance": 0.25, "random": 0.35}
+    return {**made, "gain": gain, **more}
+
+
+def put(folder: Path, axes: Axes, scores: list[dict[str, Any]], **more: Any) -> list[str]:
+    """A sweep over the product of `axes`; the i-th cell is finished with the i-th scores, the rest have not begun."""
+    return put_cells(
+        folder, axes, [dict(zip(axes, v, strict=True)) for v in itertools.product(*axes.values())], scores, **more
+    )
+
+
+def put_cells(folder: Path, axes: Axes, rows: list[Any], scores: list[dict[str, Any]], **more: Any) -> list[str]:
+    names = [f"{i:08x}" for i in range(len(rows))]
+    cells = {
+        name: {"name": ", ".join(map(str, row.values())) or "only", "axes": row, "settings": row, "config": {}}
+        | {"suite": {"suite": "mini"}, "left": False}
+        for name, row in zip(names, rows, strict=True)
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {"name": "smoke", "file": "smoke.yaml", "axes": axes, "best": None, "cells": cells}
+    (folder / "sweep.json").write_text(json.dumps(given | more))
+    for i, (name, found) in enumerate(zip(names, scores, strict=False)):
+        finish(folder, name, cells[name], found, i)
+    return names
+
+
+def finish(folder: Path, name: str, cell: dict[str, Any], scores: dict[str, Any], i: int, steps: int = 60) -> None:
+    place = folder / "cells" / name
+    (place / f"run_{name}").mkdir(parents=True)
+    (place / "bench").mkdir()
+    (place / "bench" / "report.html").write_text("results")
+    seed = cell["axes"].get("seed")
+    row = {"cell": name, "name": cell["name"], "axes": cell["axes"], "settings": {}, "seed": seed, "step": 200}
+    row |= {"loss": 0.5 + i / 100, "cpu_s": 12.3, "wall_s": 14.0, "starts": 1 + i % 3, "scores": scores}
+    (place / "row.json").write_text(json.dumps(row))
+    rng = random.Random(i)
+    lines = [{"step": 5 * s, "loss": 1 / (1 + s / 20) + 0.1 * i % 0.7 + 0.05 * rng.random()} for s in range(1, steps)]
+    (place / f"run_{name}" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def fail(folder: Path, name: str, **more: Any) -> None:
+    (folder / "cells" / name).mkdir(parents=True)
+    told = {"why": "rank 0: CUDA out of memory.", "times": 3, "stage": "pretrain"}
+    (folder / "cells" / name / "failed.json").write_text(json.dumps(told | {"lines": ["Traceback", "  boom"]} | more))
+
+
+def page_of(folder: Path) -> str:
+    return Path(report.report(str(folder))["report"]).read_text()
+
+
+def chosen(folder: Path) -> sweep_rows.Choice:
+    return sweep_rows.choose(sweep_rows.read(folder))
+
+
+def test_the_command_makes_page_table_and_rows(tmp_path: Path):
+    names = put(tmp_path, GRID, [{"probe": score(0.4 + i / 50, 0.5 + i / 100)} for i in range(6)])
+    fail(tmp_path, names[6])
+    done = command("benchmarks.report", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["report"] == str(tmp_path / "report.html")
+    assert (said["cells"], said["finished"], said["failed"]) == (8, 6, 1)
+    assert said["best"]["cells"] == names[4:6] and said["best"]["on"] == "probe"
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"https?:|<script src|<link|<iframe|@import|url\(", page)
+    assert not re.findall(r'src="(?!data:image/png;base64,)', page)
+    assert "8 cells: 6 finished, 1 failed, 1 not finished yet." in page and "means of unlike sets" in page
+    assert f'<a href="#{names[4]}">objective dpc, encoder vit depth=2</a>. Val 54.5 &plusmn; 0.7 %' in page
+    for name in names[:6]:
+        assert f'href="cells/{name}/run_{name}/"' in page and f'href="cells/{name}/bench/report.html"' in page
+    assert page.count("<tr id=") == 6 and page.count('<tr id="00000004" class=main>') == 1
+    assert "rank 0: CUDA out of memory." in page and "<td>pretrain</td><td>3</td>" in page
+    assert "<summary>last lines</summary><pre>Traceback\n  boom</pre>" in page
+    rows = (tmp_path / "rows.md").read_text()
+    assert "46.0 (40.0 to 51.0)" in rows and "+11.0 (+6.0 to +16.0)" in rows and "Best by mean val" in rows
+
+
+def test_rows_hold_every_number_in_full(tmp_path: Path):
+    scores = [{"a": score(1 / 3, 0.123456789), "b": score(0.2, None, metric="map", gain=None)}, {"a": score(0.5, 0.5)}]
+    put(tmp_path, {"lr": [0.1, 0.01, 1e-5], "clip.size": [[1, 2]]}, scores)
+    report.report(str(tmp_path))
+    first, second = csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())
+    keys = [f"{cell} {key}" for cell in "ab" for key in ("metric", "test", "low", "high", "val", "chance", "random")]
+    assert list(first) == ["lr", "clip.size", *keys, "step", "loss", "cpu_s", "wall_s", "starts", "cell"]
+    assert float(first["a test"]) == 1 / 3 and float(first["a low"]) == 1 / 3 - 0.06
+    assert (first["a val"], first["b metric"], first["b val"], first["b random"]) == ("0.123456789", "map", "", "0.35")
+    assert (first["lr"], first["clip.size"], first["starts"], first["cell"]) == ("0.1", "[1, 2]", "1", "00000000")
+    assert second["lr"] == "0.01" and second["b test"] == "" and second["loss"] == "0.51"
+
+
+def test_val_chooses_and_never_test(tmp_path: Path):
+    names = put(tmp_path, {"lr": [1, 2, 3]}, [{"a": score(0.9, 0.5)}, {"a": score(0.3, 0.6)}, {"a": score(0.8, 0.55)}])
+    best = chosen(tmp_path).best
+    assert best is not None and [cell.hash for cell in best.cells] == [names[1]]
+    page = page_of(tmp_path)
+    assert "Its val is 60.0 % (top1); its test is 30.0 % (95 % interval 24.0 to 35.0)." in page
+    assert "The next by val: 3, 55.0 %." in page and "differences of a few val clips mean little" in page
+    assert [name for name in names if f'<tr id="{name}" class=main>' in page] == [names[1]]
+
+
+def test_without_val_no_best_is_named(tmp_path: Path):
+    put(tmp_path / "none", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, None)}])
+    assert chosen(tmp_path / "none").best is None
+    assert report.report(str(tmp_path / "none"))["best"] is None
+    page = page_of(tmp_path / "none")
+    assert "No best cell is named: no finished cell has a val score on any cell of the suite" in page
+    assert "class=main" not in page and "90.0 (84.0 to 95.0)" in page
+    one = put(tmp_path / "some", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, 0.3)}])
+    assert [cell.hash for group in chosen(tmp_path / "some").groups for cell in group.cells] == one[1:]
+    assert "1 finished cell has no val score on a and cannot be the best." in page_of(tmp_path / "some")
+
+
+def test_which_cell_of_the_suite_decides(tmp_path: Path):
+    scores = [{"a": score(0.5, None), "b": score(0.5, 0.6), "c": score(0.5, 0.1)}]
+    scores += [{"a": score(0.5, None), "b": score(0.5, 0.4), "c": score(0.5, 0.2)}]
+    for named, on, best in ((None, "b", 0), ("c", "c", 1), ("a", "a", None), ("gone", "gone", None)):
+        folder = tmp_path / str(named)
+        names = put(folder, {"lr": [1, 2]}, scores, best=named)
+        choice = chosen(folder)
+        assert [cell.hash for group in choice.groups[:1] for cell in group.cells] == (
+            [] if best is None else [names[best]]
+        )
+        if best is None:
+            assert f"the sweep names {named} as what decides, and no finished cell has a val score" in page_of(folder)
+        else:
+            assert choice.on == on and sweep_rows.read(folder).suite[0] == on
+
+
+def test_ties_go_to_the_first_of_the_sweep_and_are_told(tmp_path: Path):
+    names = put(
+        tmp_path, {"lr": [9, 2, 3, 1]}, [{"a": score(0.1 * i, val)} for i, val in enumerate((0.4, 0.7, 0.7, 0.7))]
+    )
+    choice = chosen(tmp_path)
+    assert choice.best is not None and choice.best.cells[0].hash == names[1]
+    assert "It ties with 3; 1: the first in the order of the sweep is named." in page_of(tmp_path)
+    axes: Axes = {"seed": [0, 1], "objective": ["mae", "dpc"]}
+    names = put(tmp_path / "seeds", axes, [{"a": score(0.5, 0.5)}] * 4)
+    (tmp_path / "seeds" / "cells" / names[0] / "row.json").unlink()  # the first of its group is not the first to finish
+    best = chosen(tmp_path / "seeds").best
+    assert best is not None and best.name == "objective mae"
+
+
+def test_over_seeds_the_mean_val_chooses(tmp_path: Path):
+    """The single best val is of a group whose mean is worse."""
+    vals = {"mae": (0.9, 0.3), "dpc": (0.65, 0.75)}
+    axes: Axes = {"objective": list(vals), "seed": [0, 1]}
+    names = put(tmp_path, axes, [{"a": score(0.5, val)} for own in vals.values() for val in own])
+    best = chosen(tmp_path).best
+    assert best is not None and [cell.hash for cell in best.cells] == names[2:]
+    assert best.val == pytest.approx(0.7) and best.name == "objective dpc"
+    page = page_of(tmp_path)
+    assert "70.0 &plusmn; 7.1" in page and "60.0 &plusmn; 42.4" in page and page.count("class=main") == 1 + 2
+    (tmp_path / "cells" / names[3] / "row.json").unlink()
+    (tmp_path / "cells" / names[1] / "row.json").unlink()
+    assert "Only 1 of its 2 seeds have a score." in page_of(tmp_path)
+
+
+def test_cells_that_left_count_nowhere(tmp_path: Path):
+    names = put(tmp_path, {"lr": [1, 2]}, [{"a": score(0.9, 0.9)}, {"a": score(0.3, 0.3)}])
+    given = json.loads((tmp_path / "sweep.json").read_text())
+    given["cells"][names[0]]["left"] = True
+    (tmp_path / "sweep.json").write_text(json.dumps(given))
+    best = chosen(tmp_path).best
+    assert best is not None and best.cells[0].hash == names[1]
+    page = page_of(tmp_path)
+    assert "1 cell: 1 finished. 1 more cell left the sweep" in page and "Cells that left the sweep: 1" in page
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", '{"cells": [1]}', '{"cells": {"a": 3}}'])
+def test_a_torn_list_of_cells_is_one_sentence(tmp_path: Path, text: str):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UserError, match=r"sweep\.json (is no whole JSON file|has no `cells` of a sweep)"):
+        report.report(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", '{"cell": "00', "[]", "null", "\xff", '{"cell": "another"}'])
+def test_a_torn_row_is_not_a_finished_cell(tmp_path: Path, text: str):
+    names = put(tmp_path, {"lr": [1, 2]}, [{"a": score(0.9, 0.9)}, {"a": score(0.3, 0.3)}])
+    (tmp_path / "cells" / names[0] / "row.json").write_bytes(text.encode("latin-1"))
+    page = page_of(tmp_path)
+    assert "2 cells: 1 finished, 1 not finished yet." in page and page.count("it counts as not finished") == 1
+    assert f"cells/{names[0]}/row.json" in page
+    best = chosen(tmp_path).best
+    assert best is not None and best.cells[0].hash == names[1]
+
+
+@pytest.mark.parametrize("scores", [None, {}, 3, {"a": None}, {"a": {"test": None}}, {"a": {"test": float("nan")}}])
+def test_cells_without_scores_have_their_rows(tmp_path: Path, scores: Any):
+    put(tmp_path, GRID, [scores] * 8)
+    page = page_of(tmp_path)
+    assert "No best cell is named: no finished cell has scores" in page and "8 cells: 8 finished." in page
+    assert page.count("<tr id=") == 8 and "There is nothing to draw" in page and "Loss against step" in page
+
+
+def test_half_a_score_is_shown_as_far_as_it_goes(tmp_path: Path):
+    put(tmp_path, {"lr": [1, 2]}, [{"a": {"test": 1, "interval": [0.1], "val": "x", "gain": {"difference": 0.1}}}] * 2)
+    page = page_of(tmp_path)
+    assert "<td>100.0</td>" in page.replace(' data-v="1"', "") and "no finished cell has a val score" in page
+
+
+def test_nothing_finished_and_nothing_there(tmp_path: Path):
+    names = put(tmp_path, GRID, [])
+    page = page_of(tmp_path)
+    assert "8 cells: 0 finished, 8 not finished yet." in page and "No cell has finished yet" in page
+    assert "No best cell is named: no cell has finished." in page and "No cell has logged a step yet." in page
+    assert (tmp_path / "rows.csv").read_text() == "objective,encoder,seed,step,loss,cpu_s,wall_s,starts,cell\n"
+    fail(tmp_path, names[0])
+    (tmp_path / "cells" / names[0] / "failed.json").write_text("{")
+    assert "failed.json is damaged" in page_of(tmp_path) and "1 failed, 7 not" in page_of(tmp_path)
+    put_cells(tmp_path / "none", {}, [], [])
+    assert "0 cells: 0 finished." in page_of(tmp_path / "none")
+
+
+def test_hostile_text_is_text(tmp_path: Path):
+    bad = "<script>alert(1)</script>\"'$x_{$"
+    names = put(tmp_path, {bad: [bad, "b"], "two": ["$", 2]}, [{bad: score(0.5, 0.5, metric=bad)}] * 3, name=bad)
+    fail(tmp_path, names[3], why=bad, lines=[bad], stage=bad)
+    page = page_of(tmp_path)
+    assert page.count("<script") == 1 and page.count("&lt;script&gt;") >= 10
+    assert not re.search(r'alt="[^"]*"[^ ]', page)
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([1, 2, 30], "linear"),
+        ([1e-5, 1e-2], "log"),
+        ([0, 0.001, 0.1], "symlog"),
+        ([-1, 0.01, 5], "linear"),
+        ([3], "linear"),
+    ],
+)
+def test_numbers_stand_on_a_scale_of_numbers(tmp_path: Path, values: list[float], scale: str):
+    put(tmp_path, {"lr": values}, [{"a": score(0.5, 0.4)}] * len(values))
+    cells = sweep_rows.read(tmp_path).finished
+    figure = sweep_plots.against("lr", sweep_rows.read(tmp_path).axes["lr"], sweep_plots.points(cells, "lr", "a"))
+    (axes,) = figure.axes
+    assert axes.get_xscale() == scale and axes.get_xlabel() == "lr"
+    low, high = axes.get_xlim()
+    assert low < min(values) and max(values) < high
+
+
+def test_a_chart_has_a_mark_for_each_cell_and_the_means(tmp_path: Path):
+    put(tmp_path, GRID, [{"a": score(0.3 + i / 20, 0.95 if i == 7 else 0.5 + i / 50)} for i in range(8)])
+    sweep = sweep_rows.read(tmp_path)
+    for axis in GRID:
+        found = sweep_plots.points(sweep.finished, axis, "a")
+        (axes,) = sweep_plots.against(axis, sweep.axes[axis], found).axes
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        assert sum(len(np.atleast_1d(line.get_xdata())) for line in dots) == 16  # test and val
+        assert [text.get_text() for text in axes.get_yticklabels()] == sweep.axes[axis]  # a seed is a name too
+    found = sweep_plots.points(sweep.finished, "objective", "a")
+    assert sweep_plots.means(found, "test") == pytest.approx({"mae": 0.375, "dpc": 0.575})
+    put(tmp_path / "more", {"lr": [1, 2], "b": [1, 2]}, [{"a": score(0.3, val)} for val in (0.95, 0.4, 0.4, 0.4)])
+    more = sweep_plots.points(sweep_rows.read(tmp_path / "more").finished, "lr", "a")
+    assert sweep_plots.against("lr", ["1", "2"], more).axes[0].get_ylim()[1] > 95  # val beside test is not cut off
+
+
+def test_pairs_of_axes_have_means(tmp_path: Path):
+    put(tmp_path, GRID, [{"a": score(0.3 + i / 20, 0.5 + i / 50)} for i in range(6)])
+    page = page_of(tmp_path)
+    (heat,) = re.findall(r'<table class="heat">.*?</table>', page)
+    assert "objective (down) by encoder (across)" in heat and "<td>-</td>" in heat
+    assert [float(n) for n in re.findall(r">([\d.]+)<small>", heat)] == [32.5, 42.5, 52.5]
+    assert re.findall(r"val ([\d.]+)", heat) == ["51.0", "55.0", "59.0"]
+    rows = [{"lr": 0.1 * i, "decay": 0.2 * i} for i in range(1, 20)]
+    put_cells(tmp_path / "random", {}, rows, [{"a": score(0.5, 0.5)}] * 19)
+    assert "table class" in page_of(tmp_path / "random") and '<table class="heat">' not in page_of(tmp_path / "random")
+
+
+def test_curves_are_of_every_cell_and_long_logs_are_thinned(tmp_path: Path):
+    names = put(tmp_path, GRID, [{"a": score(0.5, 0.5)}] * 3)
+    log = tmp_path / "cells" / names[0] / f"run_{names[0]}" / "metrics.jsonl"
+    whole = [{"step": i, "loss": 1 / i, "note": "x" * 400} for i in range(1, 20_001)]
+    log.write_text(
+        "".join(json.dumps(line) + "\n" for line in whole) + '{"step": 3, "lo\n[1]\n{"step": 30000, "loss": NaN}'
+    )
+    tracemalloc.start()
+    curve = sweep_plots.losses(log, 100)
+    assert tracemalloc.get_traced_memory()[1] < log.stat().st_size / 4  # it is not read whole
+    tracemalloc.stop()
+    assert 50 <= len(curve) <= 100 and curve[0] == (1, 1.0) and curve[-1][0] > 19_990
+    assert all(loss == 1 / step for step, loss in curve)
+    made = sweep_plots.curves(sweep_rows.read(tmp_path).cells, "objective", ["mae", "dpc"])
+    assert made is not None and len(made[0].axes[0].lines) == 3
+    assert "mae" in made[1] and "dpc" not in made[1]  # none of it has logged
+
+
+def test_a_thousand_cells_make_a_page_that_opens(tmp_path: Path):
+    axes: Axes = {"lr": [10.0**-i for i in range(5)], "batch": list(range(25)), "seed": list(range(8))}
+    rng = random.Random(0)
+    scores = [{name: score(rng.random(), rng.random()) for name in "abc"} for _ in range(1000)]
+    put(tmp_path, axes, scores)
+    page = page_of(tmp_path)
+    assert page.count("<tr id=") == 1000 and len(page) < 10_000_000
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1001
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(one => one.open = true);
+  const wide = document.documentElement.clientWidth, table = [...document.querySelectorAll("table.rows")].at(-1);
+  const column = name => [...table.querySelectorAll("thead tr:last-child th")].findIndex(
+    head => head.textContent === name);
+  const read = at => [...table.tBodies[0].rows].map(row => parseFloat(row.cells[at].textContent));
+  const at = column("val"), click = () => table.querySelectorAll("thead tr:last-child th")[at].firstChild.click();
+  click(); const up = read(at); click(); const down = read(at);
+  const out = [...document.querySelectorAll("img, .wide, p, h1")].filter(
+    one => one.getBoundingClientRect().right > wide + 1).length;
+  document.title = JSON.stringify({images: document.images.length, up: up, down: down, out: out,
+    broken: [...document.images].filter(one => !one.naturalWidth).length,
+    wide: document.documentElement.scrollWidth - wide});
+});</script>"""
+
+
+@pytest.mark.parametrize("width", [1100, 500])
+def test_a_browser_shows_it_whole_and_sorts(tmp_path: Path, width: int):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    axes: Axes = {"objective.mask_ratio": [0.5, 0.9], "encoder": ["an encoder with a long name, depth=2, " * 3, "r3d"]}
+    vals = [None, 0.5, 0.07, 0.4]
+    names = put(
+        tmp_path, axes | {"lr": [1e-5, 0.1]}, [{"probe": score(0.5, v), "knn_of_x": score(0.4, v)} for v in vals]
+    )
+    fail(tmp_path, names[5], lines=["x" * 300], why="why " * 60)
+    page = Path(report.report(str(tmp_path))["report"])
+    copy = page.with_name("measured.html")
+    copy.write_text(page.read_text().replace("</body>", f"{MEASURE}</body>"))
+    argv = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},2400"]
+    argv += ["--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"]
+    dom = subprocess.run([*argv, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    (title,) = re.findall(r"<title>(.*?)</title>", dom.stdout)
+    seen = json.loads(html.unescape(title))
+    assert (seen["broken"], seen["wide"], seen["out"]) == (0, 0, 0), seen
+    assert seen["images"] == 2 * 3 + 1
+    assert seen["up"] == [7.0, 40.0, 50.0, None] and seen["down"] == [50.0, 40.0, 7.0, None]  # no score: last
+    shot = tmp_path / "page.png"
+    subprocess.run([*argv, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120, check=True)
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    assert pixels.shape[1] == width and (pixels.min(2) < 128).mean() > 0.01  # ink
+    blue = np.abs(pixels - [int(plots.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]).max(2) < 8
+    assert blue.any()

@@ -1,0 +1,41 @@
+"""Stands in for ssvid.pretrain and benchmarks.run in tests of the keeper: `python -m tests.sweep.fake FOLDER`.
+
+FOLDER/acts.json says from which start of the cell on its `acts` hold, and these what each start does: fail WORDS, kill,
+hang, step N (a checkpoint) and a further word, done.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def act(folder: Path, words: list[str]) -> None:
+    if words[0] == "step":
+        where = folder / f"run_{folder.name}" / "checkpoints"
+        where.mkdir(parents=True, exist_ok=True)
+        (where / f"step_{int(words[1]):08d}.pt").touch()
+        words = words[2:]
+    if words[0] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if words[0] == "hang":
+        (folder / "hangs").touch()
+        time.sleep(600)
+    if words[0] == "fail":
+        raise ValueError(" ".join(words[1:]))
+    if words[0] == "say":
+        print(f"error: {' '.join(words[1:])}", file=sys.stderr)
+        sys.exit(3)
+    if words[0] == "leave":
+        sys.exit(75)
+    print(json.dumps({"step": 9, "loss": 0.5, "cpu_s": 1.0, "wall_s": 2.0}))
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    given = json.loads((place / "acts.json").read_text())
+    starts = (place / "attempts.jsonl").read_text().count('"event": "start"')
+    now = given["acts"][starts - given["base"] - 1]
+    act(place, (now if isinstance(now, str) else now[int(os.environ["RANK"])]).split())

@@ -1,0 +1,214 @@
+"""A sweep on a real SLURM, disturbed at random, against the same sweep left alone.
+
+    python -m tests.sweep.faults SWEEP.yaml --calm DIR --out DIR --faults 20 --seed 0
+
+Signals to steps, requeueing, kill -9 of ranks, of keepers and of a slurmd. It ends with what was done to whom, and
+whether each cell has its row, once, and weights, optimiser and scores bit for bit as in the calm sweep. Needs root:
+slurmd is one of the victims, and is started again after a while.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssvid.sweep import jobs
+from ssvid.sweep.folder import CellFolder, SweepFolder
+from ssvid.sweep.status import State, states
+
+KINDS = (
+    "USR2 to a step",
+    "TERM to a step",
+    "requeue",
+    "kill -9 of a rank",
+    "kill -9 of a keeper",
+    "kill -9 of a slurmd",
+)
+PAUSE = (4.0, 14.0)  # seconds between faults
+DOWN = (1.0, 20.0)  # seconds without the slurmd
+
+
+def whole(sweep: str, out: Path) -> dict[str, Any]:
+    """The sweep to its end, submitted again where a job was lost for good."""
+    done: dict[str, Any] = {}
+    for _ in range(10):
+        argv = [sys.executable, "-m", "ssvid.sweep", sweep, "--out", str(out), "--wait"]
+        ended = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        done = json.loads(ended.stdout.splitlines()[-1])
+        if done["finished"] + done["failed"] == done["cells"]:
+            break
+    return done
+
+
+def processes(*words: str) -> list[int]:
+    """Those whose command line has all the words."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if all(word in line for word in words) and int(place.name) != os.getpid():
+            found.append(int(place.name))
+    return found
+
+
+class Faults:
+    def __init__(self, folder: SweepFolder, seed: int) -> None:
+        self.folder, self.chance = folder, random.Random(seed)
+        self.done: list[tuple[str, str]] = []  # kind, cell
+
+    def one(self, kinds: tuple[str, ...]) -> None:
+        """A fault to a cell that runs; nothing where there is none, or no victim of that kind."""
+        running = [one for one in states(self.folder) if one.state == "running" and one.stage]
+        self.release()
+        if running:
+            victim, kind = self.chance.choice(running), self.chance.choice(kinds)
+            if self.strike(kind, victim, self.folder.cell(victim.cell)):
+                self.done.append((kind, victim.cell))
+                print(f"{time.strftime('%H:%M:%S')} {kind}: {victim.name} at step {victim.step}", file=sys.stderr)
+
+    def strike(self, kind: str, victim: State, cell: CellFolder) -> bool:
+        job = self.job(victim.cell)
+        if kind == "kill -9 of a slurmd":
+            return self.slurmd()
+        if kind.startswith("kill"):
+            last = [event for event in cell.events() if event["event"] == "start"][-1]
+            pids = [last["pid"]] if "keeper" in kind else processes(str(cell.run), "ssvid.pretrain", "python")
+            pids = [pid for pid in pids if Path(f"/proc/{pid}").exists() and "srun" not in name(pid)]
+            if not pids:
+                return False
+            os.kill(self.chance.choice(pids), signal.SIGKILL)
+            return True
+        if job is None:
+            return False
+        words = ["scontrol", "requeue", job] if kind == "requeue" else ["scancel", f"--signal={kind[:4].strip()}", job]
+        try:
+            return subprocess.run(words, capture_output=True, timeout=3).returncode == 0
+        except subprocess.TimeoutExpired:
+            return True  # scancel sends it again for minutes where SLURM answers "try again", although it arrived
+
+    def slurmd(self) -> bool:
+        node = self.chance.choice(["n1", "n2"])
+        pids = [pid for pid in processes("slurmd", "-N", node) if name(pid) == "slurmd"]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(self.chance.uniform(*DOWN))
+        subprocess.run([shutil.which("slurmd") or "/usr/sbin/slurmd", "-N", node], check=True)
+        return bool(pids)
+
+    def job(self, cell: str) -> str | None:
+        found = [jobs.alive(one, jobs.queue()) for one in self.folder.submissions()]
+        return next((one[cell].id for one in reversed(found) if cell in one), None)
+
+    def release(self) -> None:
+        """A requeued job would wait for two minutes; and a node whose slurmd was gone may have to be taken back."""
+        for job in set((jobs.queue() or {}).values()):
+            if job.state == "PENDING" and job.reason == "BeginTime":
+                subprocess.run(["scontrol", "update", f"JobId={job.id}", "StartTime=now"], capture_output=True)
+        for node in ("n1", "n2"):
+            said = subprocess.run(["sinfo", "-h", "-N", "-n", node, "-o", "%T"], capture_output=True, text=True).stdout
+            if said.startswith(("down", "drain")):
+                subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True)
+
+
+def name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def compared(calm: Path, out: Path) -> list[str]:
+    """What differs between two sweeps; nothing should."""
+    found = []
+    one, other = SweepFolder(calm), SweepFolder(out)
+    if one.read()["cells"].keys() != other.read()["cells"].keys():
+        return ["they have other cells"]
+    for cell in (one.cell(each) for each in one.read()["cells"]):
+        twin = other.cell(cell.hash)
+        rows = [json.loads((place.path / "row.json").read_text()) for place in (cell, twin) if place.finished]
+        if len(rows) < 2:
+            found.append(f"{cell.hash}: no row")
+            continue
+        paths = [max((place.run / "checkpoints").glob("step_*.pt")) for place in (cell, twin)]
+        ends = [torch.load(path, weights_only=True) for path in paths]
+        for key in ("step", "model", "optimizer"):
+            if not same(ends[0][key], ends[1][key]):
+                found.append(f"{cell.hash}: another {key}")
+        logged = [m["step"] for m in lines(twin.run / "metrics.jsonl") if "loss" in m]
+        if logged != sorted(set(logged)) or logged[-1] != ends[0]["step"]:
+            found.append(f"{cell.hash}: steps logged twice or not at all")
+        if rows[0]["scores"] != rows[1]["scores"]:
+            found.append(f"{cell.hash}: other scores")
+    return found
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def disturbed(sweep: str, out: Path, faults: int, seed: int, kinds: tuple[str, ...] = KINDS) -> Faults:
+    """The sweep to its end under `faults` of them at most."""
+    code = "import sys, pathlib; from tests.sweep.faults import whole; whole(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    runner = subprocess.Popen([sys.executable, "-c", code, sweep, str(out)])
+    made = Faults(SweepFolder(out), seed)
+    while runner.poll() is None:
+        time.sleep(made.chance.uniform(*PAUSE))
+        if made.folder.file.exists():
+            made.one(kinds) if len(made.done) < faults else made.release()
+    return made
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sweep")
+    parser.add_argument("--calm", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--faults", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    began = time.time()
+    calm = whole(given.sweep, given.calm)
+    between = time.time()
+    made = disturbed(given.sweep, given.out, given.faults, given.seed)
+    differ = compared(given.calm, given.out)
+    print(
+        json.dumps(
+            {
+                "cells": calm["cells"],
+                "calm_minutes": round((between - began) / 60, 1),
+                "disturbed_minutes": round((time.time() - between) / 60, 1),
+                "faults": len(made.done),
+                "by_kind": dict(Counter(kind for kind, _ in made.done)),
+                "by_cell": dict(Counter(cell for _, cell in made.done)),
+                "starts": {
+                    c: json.loads((made.folder.cell(c).path / "row.json").read_text())["starts"]
+                    for c in made.folder.read()["cells"]
+                    if made.folder.cell(c).finished
+                },
+                "differ": differ,
+            }
+        )
+    )
+    sys.exit(bool(differ))

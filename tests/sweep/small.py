@@ -1,0 +1,26 @@
+"""The smallest sweep that trains and is asked."""
+
+import time
+from collections.abc import Callable
+
+SMALL = {
+    "data": {"name": "synthetic", "train": 24, "val": 12, "test": 12},
+    "objective": {"name": "mae", "mask_ratio": 0.75, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2},
+    "encoder": {"name": "vit", "dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 6, "stride": 1, "size": 32},
+    "steps": 60,
+    "batch_size": 4,
+    "threads": 1,
+    "workers": 0,
+    "log_every": 2,
+    "checkpoint_every": 5,
+    "picture_every": 100,
+}
+SUITE = {"suite": "quick", "data": SMALL["data"], "threads": 1, "workers": 0}
+
+
+def until(true: Callable[[], object], seconds: float = 180.0) -> None:
+    for _ in range(int(seconds * 5)):
+        if true():
+            return
+        time.sleep(0.2)
+    raise AssertionError("it never came")

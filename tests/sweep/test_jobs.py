@@ -1,0 +1,235 @@
+"""Cells -> jobs, by a SLURM of shell scripts: what is submitted, what is refused, what the queue says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ssvid.cli import parse
+from ssvid.errors import UserError
+from ssvid.sweep import jobs
+from ssvid.sweep.__main__ import cancel, retry
+from ssvid.sweep.__main__ import submit as run
+from ssvid.sweep.cluster import Cluster
+from ssvid.sweep.folder import SweepFolder
+from ssvid.sweep.status import counts, states
+from tests.helpers import ROOT, command, sentence
+from tests.sweep.fakes import BASE, TOOLS
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of what it was asked. Its commands come first on the path."""
+    tools, asked = tmp_path / "tools", tmp_path / "slurm"
+    tools.mkdir()
+    asked.mkdir()
+    for name, text in TOOLS.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_FAKE", str(asked))
+    return asked
+
+
+def sweep(folder: Path, **parts: Any) -> str:
+    file = folder / "try.yaml"
+    file.write_text(yaml.safe_dump({"base": BASE, **parts}, sort_keys=False))
+    return str(file)
+
+
+def submit(file: str, out: Path, *more: str) -> dict[str, Any]:
+    return run(**parse(run, ["--sweep", file, "--out", str(out), *more]))
+
+
+def scripts(slurm: Path) -> list[str]:
+    return [file.read_text() for file in sorted(slurm.glob("submitted_*"))]
+
+
+def test_what_the_cluster_is_asked_for(slurm: Path, tmp_path: Path):
+    cluster = {"partition": "gpu", "account": "lab", "qos": "long", "constraint": "a100", "nodes": 2, "tasks": 4}
+    cluster |= {"gpus": 4, "cpus": 6, "memory": 100, "time": 300, "signal_delay": 60, "parallel": 2}
+    cluster |= {"setup": ["module load ffmpeg"], "extra": {"reservation": "me", "exclusive": True}}
+    assert submit(sweep(tmp_path, grid={"seed": [0, 1, 2]}, cluster=cluster), tmp_path / "out")["submitted"] == 3
+    (text,) = scripts(slurm)
+    for flag in (
+        "partition=gpu account=lab qos=long constraint=a100 nodes=2 ntasks-per-node=4 gpus-per-node=4 cpus-per-task=6 "
+        "mem=102400M time=300 signal=USR2@60 array=0-2%2 reservation=me exclusive requeue"
+    ).split():
+        assert f"#SBATCH --{flag}\n" in text
+    assert "\nmodule load ffmpeg\n" in text and "\nsrun" not in text  # the keeper itself starts the ranks
+
+
+def test_again_only_what_is_neither_finished_nor_running(slurm: Path, tmp_path: Path):
+    file, out = sweep(tmp_path, grid={"seed": [0, 1, 2, 3]}), tmp_path / "out"
+    submit(file, out)
+    folder = SweepFolder(out)
+    cells = list(folder.read()["cells"])
+    (first,) = folder.submissions()
+    lines = [f"{first['job']}_{i}|{s}|n1|N/A|None|{first['name']}" for i, s in ((0, "RUNNING"), (1, "PENDING"))]
+    (slurm / "queue").write_text("\n".join(lines) + "\n")
+    folder.cell(cells[2]).add("start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1")
+    (folder.cell(cells[2]).path / "row.json").write_text("{}")
+    found = states(folder)
+    assert [one.state for one in found] == ["running", "queued", "finished", "stopped"]
+    assert submit(file, out)["submitted"] == 1
+    assert folder.submissions()[1]["cells"] == [cells[3]]
+    more = sweep(tmp_path, grid={"seed": [1, 2, 3, 4]})  # the file is edited: a cell is new, one is gone
+    assert submit(more, out)["submitted"] == 2  # 3 was submitted, but no queue knows it
+    now = {one.name: (one.state, one.left) for one in states(folder)}
+    assert now["seed 0"] == ("running", True) and len(now) == 5 and not now["seed 4"][1]
+    assert counts(states(folder))["cells"] == 4
+
+
+def test_a_submit_that_was_killed_leaves_no_job_unknown(slurm: Path, tmp_path: Path):
+    """Between sbatch's answer and our note of it: the job's name tells."""
+    submit(sweep(tmp_path, grid={"seed": [0, 1]}), tmp_path / "out")
+    folder = SweepFolder(tmp_path / "out")
+    file = next((folder.path / "submissions").iterdir())
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in known.items() if key != "job"}))
+    (slurm / "queue").write_text(f"99_1|RUNNING|n1|N/A|None|{known['name']}\n")
+    assert [one.state for one in states(folder)] == ["stopped", "running"]
+
+
+def test_arrays_are_split_and_share_the_limit(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "max_array", lambda: 4)
+    folder = SweepFolder(tmp_path / "out")
+    jobs.on_slurm(folder, "s", [f"c{i}" for i in range(10)], Cluster(parallel=5))
+    asked = [line for text in scripts(slurm) for line in text.splitlines() if "--array" in line]
+    assert asked == ["#SBATCH --array=0-3%2", "#SBATCH --array=0-3%2", "#SBATCH --array=0-1%1"]
+    assert [len(one["cells"]) for one in folder.submissions()] == [4, 4, 2]
+
+
+def test_refused_before_anything_is_submitted(slurm: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    file = sweep(tmp_path, grid={"seed": [0]}, cluster={"partition": "nowhere"})
+    said = refused(file, out)
+    assert "Invalid partition name specified" in said and "nothing was submitted" in said
+    assert not (out / "sweep.json").exists() and not scripts(slurm)
+
+
+def test_refused_in_the_middle(slurm: Path, tmp_path: Path):
+    (slurm / "full").touch()
+    file = sweep(tmp_path, grid={"seed": [0, 1]})
+    said = refused(file, tmp_path / "out")
+    assert "Job violates limits" in said and "submit again" in said
+    assert counts(states(SweepFolder(tmp_path / "out")))["waiting"] == 2
+    (slurm / "full").unlink()
+    assert submit(file, tmp_path / "out")["submitted"] == 2
+
+
+def test_no_slurm(tmp_path: Path):
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    file = sweep(tmp_path, grid={"seed": [0]})
+    said = sentence(command("ssvid.sweep", file, "--out", str(tmp_path / "out"), PATH=str(bare)))
+    assert "There is no sbatch" in said and "--cluster local" in said and not (tmp_path / "out").exists()
+
+
+def refused(file: str, out: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        submit(file, out)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_folders_that_cannot_be(slurm: Path, tmp_path: Path):
+    file = sweep(tmp_path, grid={"seed": [0]})
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "thesis.tex").touch()
+    assert "holds 'thesis.tex' but no sweep" in refused(file, tmp_path / "strange")
+    (tmp_path / "plain").touch()
+    assert "is a file" in refused(file, tmp_path / "plain")
+    assert "/proc/sweep cannot be written" in refused(file, Path("/proc/sweep"))
+    assert not scripts(slurm)
+
+
+def test_a_full_disk_submits_nothing(slurm: Path, tmp_path: Path):
+    file = sweep(tmp_path, grid={"seed": [0]})
+    said = sentence(command("ssvid.sweep", file, "--out", str(tmp_path / "full"), limit=200), code=3)
+    assert "could not be written" in said and not scripts(slurm)
+    assert not (tmp_path / "full" / "sweep.json").exists()
+
+
+@pytest.mark.parametrize("suite, word", [("quik", "quick"), ({"suite": "quick", "clpis": 3}, "clpis")])
+def test_a_suite_that_cannot_be(suite: Any, word: str, slurm: Path, tmp_path: Path):
+    said = refused(sweep(tmp_path, grid={"seed": [0]}, suite=suite), tmp_path / "o")
+    assert "its suite cannot be" in said and word in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_dry_run_shows_and_makes_nothing(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"partition": "gpu"})
+    assert submit(file, tmp_path / "out", "--dry-run")["cells"] == 2
+    said = capsys.readouterr().err
+    assert "--partition=gpu" in said and "seed 1" in said and not (tmp_path / "out").exists() and not scripts(slurm)
+
+
+def test_cancel_takes_what_is_in_the_queue(slurm: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    submit(sweep(tmp_path, grid={"seed": [0, 1]}), out)
+    (one,) = SweepFolder(out).submissions()
+    (slurm / "queue").write_text(f"{one['job']}_1|PENDING||N/A|Priority|{one['name']}\n")
+    assert cancel(str(out))["cancelled"] == 1
+    assert (slurm / "cancelled").read_text() == f"{one['job']}_1\n"
+    (slurm / "queue").write_text("")
+    assert [each.state for each in states(SweepFolder(out))] == ["stopped", "cancelled"]
+
+
+def test_a_thousand_cells_and_their_status(slurm: Path, tmp_path: Path):
+    """The figures of speed and memory are in docs/reliability.md; here: that nothing is lost on the way."""
+    file = sweep(tmp_path, grid={"seed": list(range(40))}, random={"count": 25, "lr": {"log": [1e-5, 1e-2]}})
+    assert submit(file, tmp_path / "out")["submitted"] == 1000
+    folder = SweepFolder(tmp_path / "out")
+    (one,) = folder.submissions()
+    assert len(one["cells"]) == 1000 and "--array=0-999%64" in scripts(slurm)[0]
+    queue = [f"{one['job']}_{i}|{'RUNNING' if i < 64 else 'PENDING'}|n1|N/A|x|{one['name']}" for i in range(1000)]
+    (slurm / "queue").write_text("\n".join(queue) + "\n")
+    number = counts(states(folder))
+    assert (number["running"], number["queued"]) == (64, 936)
+
+
+def test_status_imports_nothing_that_takes_time():
+    code = "import sys, ssvid.cli, ssvid.sweep.status, ssvid.sweep.__main__, ssvid.sweep.keeper;"
+    code += "print([name for name in ('torch', 'numpy', 'submitit', 'av') if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert said.stdout.strip() == "[]", said.stdout + said.stderr
+
+
+def test_logs_and_names(slurm: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    submit(sweep(tmp_path, grid={"seed": [0, 1]}), out)
+    cell = next(iter(SweepFolder(out).read()["cells"]))
+    folder = SweepFolder(out).cell(cell)
+    folder.add("start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1")
+    (folder.logs / "001-pretrain").mkdir(parents=True)
+    (folder.logs / "001-pretrain" / "rank1.err").write_text("a\nerror: b\n")
+    done = command("ssvid.sweep", "logs", cell[:6], str(out))
+    assert "rank1.err" in done.stderr and "error: b" in done.stderr and "start: stage pretrain" in done.stderr
+    assert "0 cells that begin with 'zz'" in sentence(command("ssvid.sweep", "logs", "zz", str(out)))
+    assert "holds no sweep" in sentence(command("ssvid.sweep", "status", str(tmp_path)))
+    (out / "sweep.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        SweepFolder(out).read()
+    submit(sweep(tmp_path, grid={"seed": [0, 1]}), out)
+    assert cell in SweepFolder(out).read()["cells"]
+
+
+def test_retry_gives_failed_cells_new_tries(slurm: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    file = sweep(tmp_path, grid={"seed": [0, 1]})
+    submit(file, out)
+    folder = SweepFolder(out)
+    cell = folder.cell(next(iter(folder.read()["cells"])))
+    cell.add("end", stage="pretrain", how="failed", said="x", mark="")
+    (cell.path / "failed.json").write_text(json.dumps({"why": "x", "times": 3, "stage": "pretrain", "lines": []}))
+    assert submit(file, out)["submitted"] == 1  # the other, which no queue knows
+    with pytest.raises(UserError, match="--failed"):
+        retry(str(out))
+    assert retry(str(out), failed=True)["submitted"] == 2
+    assert not cell.failed and cell.events()[-1]["event"] == "retry"

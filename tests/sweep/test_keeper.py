@@ -1,0 +1,276 @@
+"""A cell's course: attempts that end in every way, and what its files say afterwards. Its trainer is fake.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssvid.files import locked
+from ssvid.sweep import keeper
+from ssvid.sweep.folder import CellFolder, SweepFolder
+from ssvid.sweep.ranks import Ending, judged, killer, last_words, tail
+from ssvid.sweep.status import counts, states
+from tests.helpers import ROOT
+
+CELL = "c0ffee"
+
+
+@pytest.fixture
+def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellFolder:
+    """A cell of a sweep, whose commands are fake.py."""
+    return made(tmp_path, monkeypatch)
+
+
+def made(out: Path, monkeypatch: pytest.MonkeyPatch, nodes: int = 1, suite: bool = False) -> CellFolder:
+    folder = SweepFolder(out)
+    given = {"name": "a", "axes": {"seed": "0"}, "settings": {"seed": 0}, "left": False}
+    given |= {"config": {"seed": 0, "steps": 9, "batch_size": 4}, "suite": {"suite": "quick"} if suite else None}
+    cluster = {"nodes": nodes, "signal_delay": 20, "time": 10}
+    folder.write({"name": "s", "axes": {"seed": ["0"]}, "best": None, "cluster": cluster, "cells": {CELL: given}})
+    cell = folder.cell(CELL)
+    cell.path.mkdir(parents=True)
+    monkeypatch.setattr(keeper, "command", lambda cell, stage, given: ["tests.sweep.fake", str(cell.path)])
+    monkeypatch.setattr(keeper, "rest", lambda *_: None)
+    monkeypatch.chdir(ROOT)
+    return cell
+
+
+def plan(cell: CellFolder, *acts: Any) -> None:
+    base = sum(event["event"] == "start" for event in cell.events())
+    (cell.path / "acts.json").write_text(json.dumps({"base": base, "acts": acts}))
+
+
+def keep(cell: CellFolder, *acts: Any) -> str:
+    plan(cell, *acts)
+    return keeper.keep(str(cell.path.parents[1]), [CELL])[CELL]
+
+
+def ends(cell: CellFolder) -> list[tuple[str, str]]:
+    return [(event["how"], event["said"]) for event in cell.events() if event["event"] == "end"]
+
+
+def test_a_cell_that_is_whole_at_once(cell: CellFolder):
+    assert keep(cell, "done") == "finished"
+    row = json.loads((cell.path / "row.json").read_text())
+    assert (row["cell"], row["step"], row["loss"], row["starts"], row["scores"]) == (CELL, 9, 0.5, 1, {})
+    assert keep(cell) == "finished" and len(ends(cell)) == 1  # nothing is run again
+
+
+def test_it_starts_again_what_dies(cell: CellFolder):
+    assert keep(cell, "kill", "fail x", "leave", "say disk full", "done") == "finished"
+    assert ends(cell) == [
+        ("outside", "killed by SIGKILL"),
+        ("failed", "ValueError: x"),
+        ("outside", "told to leave by a signal"),
+        ("failed", "disk full"),
+        ("done", ""),
+    ]
+    assert json.loads((cell.path / "row.json").read_text())["starts"] == 5
+
+
+def test_the_same_failure_three_times_is_one_for_good(cell: CellFolder):
+    assert keep(cell, "fail at 1", "kill", "fail at 2", "fail at 3", "fail at 44.5", "done") == "failed"
+    failed = json.loads((cell.path / "failed.json").read_text())
+    assert failed["why"] == "ValueError: at 44.5" and failed["times"] == 3 and failed["stage"] == "pretrain"
+    assert failed["lines"][0].startswith("Traceback") and failed["lines"][-1] == "ValueError: at 44.5"
+    assert keep(cell, "done") == "failed"  # and stays so
+    (one,) = states(SweepFolder(cell.path.parents[1]))
+    assert (one.state, one.said, one.restarts) == ("failed", "ValueError: at 44.5", 4)
+
+
+def test_progress_and_other_words_begin_the_count_anew(cell: CellFolder):
+    acts = ["fail a", "fail a", "fail b", "fail b", "step 3 fail b", "step 3 fail b", "step 4 fail b", "fail b", "done"]
+    assert keep(cell, *acts) == "finished"
+
+
+def test_who_is_killed_from_outside_has_more_patience(cell: CellFolder):
+    assert keep(cell, *["kill"] * 9, "done") == "finished"
+    cell.add("retry")
+    (cell.path / "row.json").unlink()
+    cell.attempts.unlink()
+    assert keep(cell, *["kill"] * 10, "done") == "failed"
+    assert json.loads((cell.path / "failed.json").read_text())["why"] == "killed by SIGKILL"
+
+
+def test_retry_counts_from_its_own_time(cell: CellFolder):
+    assert keep(cell, *["fail x"] * 3) == "failed"
+    (cell.path / "failed.json").unlink()
+    cell.add("retry")
+    assert keep(cell, "fail x", "fail x", "done") == "finished"
+
+
+def test_the_suite_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cell = made(tmp_path, monkeypatch, suite=True)
+    assert keep(cell, "done", "fail probe", "done") == "finished"
+    stages = [event["stage"] for event in cell.events() if event["event"] == "start"]
+    assert stages == ["pretrain", "suite", "suite"]  # what was done is not done again
+    assert json.loads((cell.path / "row.json").read_text())["starts"] == 1
+
+
+def test_scores_are_those_of_the_result_files(cell: CellFolder):
+    result = {"kind": "benchmark", "cell": "classify.linear", "metric": "top1", "top1": 0.7, "val_top1": 0.6}
+    result |= {"interval": [0.5, 0.9], "chance": 0.25, "gains": {"random": {"difference": 0.3}}}
+    cell.bench.mkdir(parents=True)
+    (cell.bench / "a.json").write_text(json.dumps({**result, "controls": {"random": {"top1": 0.4}}}))
+    (cell.bench / "other.json").write_text(json.dumps({"kind": "something else"}))
+    assert keeper.scores(cell) == {
+        "classify.linear": {
+            "metric": "top1",
+            "test": 0.7,
+            "interval": [0.5, 0.9],
+            "val": 0.6,
+            "chance": 0.25,
+            "random": 0.4,
+            "gain": {"difference": 0.3},
+        }
+    }
+
+
+def test_ranks_have_logs_and_the_first_to_fail_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cell = made(tmp_path, monkeypatch, nodes=3)
+    monkeypatch.setattr("ssvid.sweep.ranks.LET", 1.0)
+    lost = "say Process 0 of 3 lost process 2, which ended"
+    assert keep(cell, [lost, "hang", "fail of my own"], "done") == "finished"
+    assert ends(cell)[0] == ("failed", "ValueError: of my own")
+    assert sorted(file.name for file in (cell.logs / "001-pretrain").iterdir()) == [
+        f"rank{rank}.{kind}" for rank in range(3) for kind in ("err", "out")
+    ]
+
+
+def test_a_line_that_a_kill_cut_short_is_no_event(cell: CellFolder):
+    cell.add("start", stage="pretrain", logs="001-pretrain", pid=1, host="x", node=None)
+    with open(cell.attempts, "a") as file:
+        file.write('{"event": "end", "sta')
+    assert keep(cell, "done") == "finished"
+    assert ends(cell)[0] == ("outside", "its keeper was killed or its node was lost")
+    assert len(cell.events()) == len(cell.attempts.read_text().splitlines()) - 1
+
+
+def keeper_process(cell: CellFolder, *acts: str) -> subprocess.Popen[bytes]:
+    plan(cell, *acts)
+    code = "import sys; from ssvid.sweep import keeper;"
+    code += "keeper.command = lambda cell, stage, given: ['tests.sweep.fake', str(cell.path)];"
+    code += "keeper.keep(sys.argv[1], [sys.argv[2]])"
+    return subprocess.Popen([sys.executable, "-c", code, str(cell.path.parents[1]), CELL], cwd=ROOT)
+
+
+def until(true: Any) -> None:
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came")
+
+
+def trainers(cell: CellFolder) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", f"tests.sweep.fake {cell.path}"], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_a_keeper_that_is_told_to_go_tells_its_ranks(cell: CellFolder):
+    with keeper_process(cell, "hang") as process:
+        until(lambda: (cell.path / "hangs").exists())
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+    assert not trainers(cell)
+    assert cell.events()[-1] | {"time": 0} == {"event": "left", "time": 0, "why": "SIGTERM"}
+    assert ends(cell) == [("outside", "killed by SIGTERM")] and not cell.failed
+
+
+def test_a_killed_keeper_is_followed_by_one_that_waits_for_its_orphan(cell: CellFolder):
+    """The orphan holds the run's lock as a trainer does; the new keeper begins when it has ended."""
+    cell.run.mkdir(parents=True)
+    with keeper_process(cell, "hang", "done") as process:
+        until(lambda: (cell.path / "hangs").exists())
+        process.kill()
+    (orphan,) = trainers(cell)
+    with locked(cell.run / "lock", wait=False, what="run"):
+        again = keeper_process(cell, "done")
+        until(lambda: any(event["event"] == "end" for event in cell.events()))
+        time.sleep(1.5)
+        assert sum(event["event"] == "start" for event in cell.events()) == 1
+    with again:
+        assert again.wait(timeout=30) == 0
+    os.kill(orphan, signal.SIGKILL)
+    assert cell.finished and ends(cell)[0][1] == "its keeper was killed or its node was lost"
+
+
+def test_two_keepers_of_one_cell_are_one(cell: CellFolder):
+    with locked(cell.lock, wait=False, what="cell"):
+        assert keeper.keep(str(cell.path.parents[1]), [CELL], wait=False) == {CELL: "held"}
+        waiting = keeper_process(cell, "done")
+        time.sleep(1.5)
+        assert waiting.poll() is None and not cell.finished
+    with waiting:
+        assert waiting.wait(timeout=30) == 0
+    assert cell.finished
+
+
+def test_a_job_near_its_end_is_requeued_after_an_attempt(cell: CellFolder, monkeypatch: pytest.MonkeyPatch, tmp_path):
+    asked = tmp_path / "asked"
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "scontrol"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setattr(keeper, "ended", lambda *_: Ending(1, "failed", "x", []))
+    monkeypatch.setattr(keeper, "started", lambda *_: [])
+    monkeypatch.setattr(keeper, "time_left", lambda job: 139.0)
+    assert keep(cell, "done") == "requeued" and len(ends(cell)) == 1  # one attempt, or it would come and go for ever
+    monkeypatch.setattr(keeper, "time_left", lambda job: 141.0)
+    assert keep(cell, "done") == "failed" and len(ends(cell)) == 3
+    assert asked.read_text().splitlines() == ["requeue 77"]
+
+
+def test_what_exit_codes_say(tmp_path: Path):
+    assert killer(-9) == killer(137) == signal.SIGKILL and killer(3) is None and killer(1) is None
+    (tmp_path / "rank0.err").write_text("warning: w\nerror: out of disk\nsrun: done\n")
+    assert judged(0, tmp_path).how == "done"
+    assert judged(75, tmp_path).how == judged(140, tmp_path).how == judged(-15, tmp_path).how == "outside"
+    assert judged(3, tmp_path)[:3] == (3, "failed", "out of disk")
+    assert judged(-11, tmp_path)[1:3] == ("failed", "killed by SIGSEGV")
+    assert judged(1, tmp_path / "none")[1:3] == ("failed", "exit code 1, no last words")
+
+
+@pytest.mark.parametrize(
+    "said, how, why",
+    [
+        ("task 0: Exited with exit code 2\nsrun: error: n2: task 1: Terminated", "failed", "mine"),
+        ("task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 3", "outside", "killed by SIGKILL"),
+        ("tasks 0-1: Exited with exit code 75", "outside", "told to leave by a signal"),
+        ("task 1: Segmentation fault (core dumped)", "failed", "killed by SIGSEGV"),
+        ("tasks 0,2: User defined signal 2", "outside", "killed by SIGUSR2"),
+    ],
+)
+def test_of_a_step_the_first_task_to_end_decides(said: str, how: str, why: str, tmp_path: Path):
+    """srun's own code is the highest: that of the tasks it killed itself."""
+    (tmp_path / "rank0.err").write_text("error: mine\n")
+    (tmp_path / "srun.err").write_text(f"srun: launching\nsrun: error: n1: {said}\n")
+    assert judged(143, tmp_path)[1:3] == (how, why)
+
+
+def test_last_words_of_a_bar_and_of_many_ranks(tmp_path: Path):
+    (tmp_path / "rank0.err").write_bytes(b" 1%|\r 2%|\r 3%| step\nerror: Process 0 of 11 lost process 10.\n")
+    (tmp_path / "rank10.err").write_text("Traceback\n  x\nRuntimeError: mine\n")
+    (tmp_path / "srun.err").write_text("srun: error: n2: task 10: Exited with exit code 1\n")
+    assert tail(tmp_path / "rank0.err")[0] == " 3%| step"
+    assert last_words(tmp_path) == ("RuntimeError: mine", ["Traceback", "  x", "RuntimeError: mine"])
+
+
+def test_states_of_cells_nobody_has(cell: CellFolder):
+    folder = SweepFolder(cell.path.parents[1])
+    assert counts(states(folder))["waiting"] == 1
+    (folder.path / "submissions").mkdir()
+    lanes = [{"pid": 2**22 + 1, "began": "1", "host": os.uname().nodename}]
+    submission = {"time": 1, "cluster": "local", "cells": [CELL], "lanes": lanes}
+    (folder.path / "submissions" / "0001.json").write_text(json.dumps(submission))
+    assert counts(states(folder))["stopped"] == 1
+    cell.add("cancel")
+    assert counts(states(folder))["cancelled"] == 1

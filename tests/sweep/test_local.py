@@ -1,0 +1,87 @@
+"""Sweeps on this machine: processes that share the cells."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ssvid.sweep.folder import SweepFolder
+from ssvid.sweep.status import counts, states
+from tests.helpers import ROOT, command, sentence
+from tests.sweep.small import SMALL, SUITE, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+
+    def write(**parts: Any) -> str:
+        file = tmp_path / "s.yaml"
+        set_ = {"data.root": str(tmp_path / "set"), **parts.pop("set", {})}
+        file.write_text(yaml.safe_dump({"base": SMALL, "set": set_, **parts}, sort_keys=False))
+        return str(file)
+
+    return write
+
+
+def test_eight_cells_at_once_make_one_set_and_one_cache(tmp_path: Path, sweep: Any):
+    """On this machine: they all want the synthetic set and the raw pixels' features at the same moment."""
+    suite = {**SUITE, "cache": str(tmp_path / "cache"), "data": {**SMALL["data"], "root": str(tmp_path / "set")}}
+    file = sweep(grid={"seed": list(range(8))}, set={"steps": 2}, suite=suite, cluster={"cpus": 1})
+    argv = [sys.executable, "-m", "ssvid.sweep", file, "--out", str(tmp_path / "out"), "--cluster", "local"]
+    done = subprocess.run([*argv, "--parallel", "8", "--wait"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = SweepFolder(tmp_path / "out")
+    assert counts(states(folder))["finished"] == 8
+    cells = [folder.cell(name) for name in folder.read()["cells"]]
+    assert all(sum(event["event"] == "start" for event in cell.events()) == 2 for cell in cells)  # none tried again
+    assert len([place for place in (tmp_path / "set").iterdir() if place.is_dir()]) == 1
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+def test_cancelled_and_submitted_again_it_goes_on(sweep: Any, tmp_path: Path):
+    out = tmp_path / "out"
+    file = sweep(grid={"seed": [0, 1]}, set={"steps": 4000, "checkpoint_every": 4000})
+    argv = [file, "--out", str(out), "--cluster", "local", "--parallel", "2"]
+    for _ in range(2):
+        said = json.loads(command("ssvid.sweep", *argv).stdout)
+        assert said["running"] + said["queued"] == 2
+    folder = SweepFolder(out)
+    assert len(folder.submissions()) == 1  # the second found both with the first
+    until(lambda: all((one.step or 0) > 10 for one in states(folder)))
+    assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
+    until(lambda: counts(states(folder))["cancelled"] == 2)
+    cells = [folder.cell(name) for name in folder.read()["cells"]]
+    assert all(cell.mark("pretrain") > "step_00000010.pt" for cell in cells)  # told to leave, each wrote a checkpoint
+    assert json.loads(command("ssvid.sweep", *argv).stdout)["submitted"] == 2
+    until(lambda: all(sum(e["event"] == "start" for e in cell.events()) == 2 for cell in cells))
+    assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
+    until(lambda: counts(states(folder))["cancelled"] == 2)
+
+
+def test_debug_stops_at_the_first_fault_and_shows_it(sweep: Any, tmp_path: Path):
+    file = sweep(grid={"objective.dec_heads": [3, 2]})  # 16 is no multiple of 3
+    argv = [file, "--out", str(tmp_path / "out"), "--cluster", "debug"]
+    said = sentence(command("ssvid.sweep", *argv), code=3)
+    assert "failed (" in said and "3" in said
+    assert counts(states(SweepFolder(tmp_path / "out")))["waiting"] == 1
+
+
+def test_two_ranks_of_this_machine_are_one_cell(sweep: Any, tmp_path: Path):
+    out = tmp_path / "out"
+    file = sweep(grid={"seed": [0]}, suite=SUITE, cluster={"nodes": 2, "cpus": 1})
+    done = command("ssvid.sweep", file, "--out", str(out), "--cluster", "local", "--wait")
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = SweepFolder(out)
+    (one,) = (folder.cell(name) for name in folder.read()["cells"])
+    assert {file.name for file in (one.logs / "001-pretrain").glob("*.err")} == {"rank0.err", "rank1.err"}
+    row = json.loads((one.path / "row.json").read_text())
+    assert row["step"] == 60 and set(row["scores"]) == {"classify.linear", "classify.knn"}
+    report = command("ssvid.sweep", "report", str(out))
+    assert json.loads(report.stdout)["best"]["cells"] == [one.hash] and (out / "report.html").exists()

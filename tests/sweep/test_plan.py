@@ -1,0 +1,144 @@
+"""Sweep files -> cells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ssvid.errors import UserError
+from ssvid.sweep.plan import apply, read
+from tests.helpers import ROOT
+
+BASE = {"data": {"name": "synthetic"}, "objective": "mae", "encoder": "vit_tiny", "steps": 10}
+
+
+def sweep(folder: Path, **parts: Any) -> str:
+    file = folder / "try.yaml"
+    file.write_text(yaml.safe_dump({"base": BASE, **parts}, sort_keys=False))
+    return str(file)
+
+
+def test_grid_list_and_random_multiply(tmp_path: Path):
+    plan = read(
+        sweep(
+            tmp_path,
+            grid={"seed": [0, 1], "encoder": ["vit_tiny", "vit_small"]},
+            list=[{"lr": 0.1, "weight_decay": 0.0}, {"lr": 0.2}],
+            random={"count": 3, "objective.mask_ratio": {"uniform": [0.5, 0.9]}, "warmup": {"log": [0.001, 0.1]}},
+        )
+    )
+    assert len(plan.cells) == 2 * 2 * 2 * 3 == len({one.hash for one in plan.cells})
+    assert plan.axes["encoder"] == ["vit_tiny", "vit_small"] and plan.axes["weight_decay"] == ["0.0", "-"]
+    for one in plan.cells:
+        config = one.config
+        assert config["encoder"]["name"] == one.settings["encoder"]
+        assert config["objective"]["mask_ratio"] == one.settings["objective.mask_ratio"]
+        assert 0.5 <= config["objective"]["mask_ratio"] <= 0.9 and 0.001 <= config["warmup"] <= 0.1
+        assert config["weight_decay"] == one.settings.get("weight_decay", 0.05)  # another row's value never stays
+        assert isinstance(config["seed"], int) and config["steps"] == 10
+    draws = [one.settings["warmup"] for one in plan.cells]
+    assert len(set(draws)) == 3 and draws[:3] == draws[3:6]  # the same draws in every combination
+
+
+def test_draws_are_of_coordinates_and_of_their_range(tmp_path: Path):
+    def column(count: int, how: dict[str, Any], seed: int = 0) -> list[Any]:
+        plan = read(sweep(tmp_path, random={"count": count, "seed": seed, "batch_size": how}, grid={"seed": [0]}))
+        return [one.settings["batch_size"] for one in plan.cells]
+
+    ten = column(10, {"integers": [8, 64]})
+    assert column(5, {"integers": [8, 64]}) == ten[:5] != column(5, {"integers": [8, 64]}, seed=1)
+    assert all(isinstance(n, int) and 8 <= n <= 64 for n in ten)
+    logs = [
+        one.settings["lr"] for one in read(sweep(tmp_path, random={"count": 200, "lr": {"log": [1e-5, 1e-1]}})).cells
+    ]
+    assert 0.4 < sum(rate < 1e-3 for rate in logs) / 200 < 0.6  # as many below the geometric middle as above
+
+
+def test_a_cell_is_named_by_what_makes_it(tmp_path: Path):
+    def hashes(**parts: Any) -> list[str]:
+        return [one.hash for one in read(sweep(tmp_path, **parts)).cells]
+
+    plain = hashes(grid={"seed": [0, 1]})
+    assert hashes(grid={"seed": [1, 0]}) == plain[::-1]  # not by its place
+    assert hashes(grid={"seed": [0, 1]}, set={"workers": 7, "log_every": 3}) == plain  # nor by how it is run
+    assert hashes(grid={"seed": [0, 1]}, set={"lr": 1.5e-4}) == plain  # a default that is said is the same
+    assert not set(hashes(grid={"seed": [0, 1]}, set={"lr": 1.0})) & set(plain)
+    assert not set(hashes(grid={"seed": [0, 1]}, set={"steps": 11})) & set(plain)
+    assert not set(hashes(grid={"seed": [0, 1]}, suite="quick")) & set(plain)
+    assert len(set(hashes(grid={"workers": [1, 2]}))) == 2  # unless it is an axis
+
+
+def test_names_take_their_settings_along():
+    base = {"objective": {"name": "mae", "mask_ratio": 0.9}, "encoder": "vit_tiny"}
+    other = apply(base, {"objective": "infonce", "encoder.depth": 2})
+    assert other == {"objective": {"name": "infonce"}, "encoder": {"name": "vit_tiny", "depth": 2}}
+    same = apply(base, {"objective": {"name": "mae", "dec_dim": 8}})
+    assert same["objective"] == {"name": "mae", "mask_ratio": 0.9, "dec_dim": 8}
+    assert apply(base, {"objective.dec_dim": 4, "objective": {"name": "mae"}})["objective"]["dec_dim"] == 4
+    assert base == {"objective": {"name": "mae", "mask_ratio": 0.9}, "encoder": "vit_tiny"}
+
+
+def test_axes_of_the_suite_reach_the_suite(tmp_path: Path):
+    plan = read(sweep(tmp_path, grid={"suite.clips": [1, 2]}, suite="quick"))
+    assert [one.suite for one in plan.cells] == [{"suite": "quick", "clips": 1}, {"suite": "quick", "clips": 2}]
+    assert len(plan.suites) == 2 and "clips" not in plan.cells[0].config
+
+
+def test_a_frozen_cell_is_a_recipe_of_its_own(tmp_path: Path):
+    """What a keeper writes down parses to the same again."""
+    from ssvid.cli import resolver
+    from ssvid.pretrain import pretrain
+
+    for one in read(sweep(tmp_path, grid={"objective": ["mae", {"name": "infonce", "dim": 8}], "lr": [1]})).cells:
+        frozen = json.loads(json.dumps(one.record()))["config"]
+        assert resolver(pretrain)(frozen) == frozen
+        assert isinstance(frozen["lr"], float)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_sweep_of_ours_is_read(file: Path):
+    assert "# Command:" in file.read_text() and read(str(file)).cells
+
+
+FAULTS = {
+    "unknown option": ({"grid": {"objective.mask_rato": [0.5]}}, "objective.mask_rato.*mask_rato"),
+    "unknown flag": ({"grid": {"stepz": [1]}}, "stepz"),
+    "of a flag that is no mapping": ({"grid": {"lr.x": [1]}}, "lr.x"),
+    "wrong type": ({"grid": {"lr": ["fast"]}}, "'fast'.* cannot be: --lr takes float"),
+    "wrong type, later value": ({"grid": {"lr": [0.1, "fast"]}}, "the axis lr with 'fast'"),
+    "not of the list": ({"grid": {"precision": ["fp8"]}}, "precision"),
+    "unknown name": ({"grid": {"objective": ["mea"]}}, "'mea'; near: mae"),
+    "twice": ({"grid": {"lr": [0.1, 0.10]}}, "two cells are one and the same.*hash"),
+    "twice by default": ({"list": [{"lr": 1.5e-4}, {"seed": 0}]}, "two cells are one and the same"),
+    "in two parts": ({"grid": {"lr": [1.0]}, "list": [{"lr": 2.0}]}, "lr is in two of grid, list and random"),
+    "no axes": ({}, "has no axes"),
+    "no list": ({"grid": {"lr": 0.1}}, "gives each axis a list"),
+    "strange entry": ({"grid": {"lr": [0.1]}, "gird": {}}, "an entry 'gird'"),
+    "out": ({"grid": {"lr": [0.1]}, "set": {"out": "x"}}, "sets `out`"),
+    "random without count": ({"random": {"lr": {"log": [1, 2]}}}, "has a `count`"),
+    "random backwards": ({"random": {"count": 1, "lr": {"log": [2, 1]}}}, "LOW first"),
+    "random below 0": ({"random": {"count": 1, "lr": {"log": [0, 1]}}}, "above 0"),
+    "random how": ({"random": {"count": 1, "lr": {"normal": [0, 1]}}}, "one of uniform, log"),
+    "cluster word": ({"grid": {"lr": [0.1]}, "cluster": {"gpu": 1}}, "cluster.gpu is unknown.*gpus"),
+    "cluster type": ({"grid": {"lr": [0.1]}, "cluster": {"gpus": "two"}}, "gpus"),
+    "cluster nothing": ({"grid": {"lr": [0.1]}, "cluster": {"nodes": 0}}, "cluster.nodes 0 must be more"),
+    "no time": ({"grid": {"lr": [0.1]}, "cluster": {"time": 2}}, "leaves no time to train"),
+    "suite": ({"grid": {"lr": [0.1]}, "suite": {"out": "x"}}, "`suite` is a name or flags"),
+    "name": ({"name": "a/b", "grid": {"lr": [0.1]}}, "letters, digits"),
+}
+
+
+@pytest.mark.parametrize("parts, said", FAULTS.values(), ids=FAULTS.keys())
+def test_bad_sweeps_are_one_sentence(parts: dict[str, Any], said: str, tmp_path: Path):
+    with pytest.raises(UserError, match=said) as caught:
+        read(sweep(tmp_path, **parts))
+    assert "\n" not in str(caught.value) and "try.yaml" in str(caught.value)
+
+
+def test_a_file_that_is_no_yaml_or_not_there(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("grid: [")
+    for file in ("a.yaml", "b.yaml"):
+        with pytest.raises(UserError, match="cannot be read"):
+            read(str(tmp_path / file))

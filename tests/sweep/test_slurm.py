@@ -1,0 +1,152 @@
+"""Sweeps on a real SLURM of two nodes. `.ci/run` starts one where the scripts for it lie beside the checkout."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ssvid.sweep.cluster import ask
+from ssvid.sweep.folder import CellFolder, SweepFolder
+from ssvid.sweep.status import states
+from tests.helpers import ROOT, command
+from tests.sweep.faults import compared, disturbed, processes, whole
+from tests.sweep.small import SMALL, SUITE, until
+
+pytestmark = pytest.mark.slow
+
+NODES = {"nodes": 2, "cpus": 1, "memory": 1, "parallel": 2, "time": 20}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> None:
+    nodes = (ask("sinfo", "-h", "-N", "-o", "%N %T") or "").splitlines()
+    fit = {line.split()[0] for line in nodes if line.split()[1] in ("idle", "mixed", "allocated", "completing")}
+    if len(fit) < 2:
+        pytest.skip("no SLURM of two nodes here: shared/slurm/start-slurm.sh --nodes 2 starts one")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes a sweep file; jobs start where the test stands, and their python must find the tests' code."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def write(**parts: Any) -> str:
+        file = tmp_path / "s.yaml"
+        set_ = {"data.root": str(tmp_path / "set"), **parts.pop("set", {})}
+        file.write_text(yaml.safe_dump({"base": SMALL, "set": set_, "cluster": NODES, **parts}, sort_keys=False))
+        return str(file)
+
+    return write
+
+
+def step_of(cell: CellFolder) -> int:
+    found = [one.step for one in states(SweepFolder(cell.path.parents[1])) if one.cell == cell.hash]
+    return found[0] or 0
+
+
+def job_of(folder: SweepFolder) -> str:
+    (one,) = folder.submissions()
+    return str(one["job"])
+
+
+def release(job: str) -> None:
+    """SLURM lets a requeued job wait for two minutes."""
+    until(lambda: "BeginTime" in (ask("squeue", "-h", "-j", job, "-o", "%r") or ""))
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=20"], check=True)
+
+
+def test_a_requeue_and_a_kill_change_nothing(sweep: Any, tmp_path: Path):
+    file = sweep(grid={"seed": [0, 1]}, suite=SUITE)
+    assert whole(file, tmp_path / "calm")["finished"] == 2
+    made = disturbed(file, tmp_path / "out", 2, seed=0, kinds=("requeue", "kill -9 of a rank"))
+    assert len(made.done) == 2
+    assert compared(tmp_path / "calm", tmp_path / "out") == []
+
+
+def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_path: Path):
+    """The time limit: a checkpoint on the signal, the job requeued by its keeper, on from there."""
+    out = tmp_path / "out"
+    file = sweep(
+        grid={"seed": [0]},
+        set={"steps": 3000, "checkpoint_every": 3000},
+        cluster={**NODES, "time": 4, "signal_delay": 20},
+    )
+    assert command("ssvid.sweep", file, "--out", str(out)).returncode == 0
+    folder = SweepFolder(out)
+    cell = folder.cell(next(iter(folder.read()["cells"])))
+    until(lambda: step_of(cell) > 4)
+    job = job_of(folder)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True)  # counted from the job's start
+    release(job)
+    (end,) = [event for event in cell.events() if event["event"] == "end"]
+    reached = int(end["mark"][5:-3])
+    assert end["how"] == "outside" and 4 < reached < 3000  # no checkpoint but that of the signal
+    until(lambda: sum(event["event"] == "start" for event in cell.events()) == 2 and step_of(cell) > reached)
+    assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
+    log = next((cell.logs / "002-pretrain").glob("rank0.err")).read_text()
+    assert f"going on at step {reached} of" in log
+
+
+def test_a_job_of_a_higher_partition_takes_its_place(sweep: Any, tmp_path: Path):
+    """Preemption with a grace time: the signal, a checkpoint; then on when the other has ended."""
+    if "high" not in (ask("sinfo", "-h", "-o", "%P") or ""):
+        pytest.skip("this SLURM has no partition that preempts another")
+    out = tmp_path / "out"
+    cpus = os.cpu_count() or 1
+    file = sweep(
+        grid={"seed": [0]},
+        set={"steps": 400, "checkpoint_every": 400},
+        cluster={**NODES, "partition": "low", "cpus": cpus},
+    )
+    assert command("ssvid.sweep", file, "--out", str(out)).returncode == 0
+    folder = SweepFolder(out)
+    cell = folder.cell(next(iter(folder.read()["cells"])))
+    until(lambda: step_of(cell) > 4)
+    other = ["sbatch", "-p", "high", "-N2", f"-c{cpus}", "-o", "/dev/null", "--wrap", "sleep 1"]
+    subprocess.run(other, check=True, capture_output=True)
+    release(job_of(folder))
+    until(lambda: cell.finished)
+    marks = [event["mark"] for event in cell.events() if event["event"] == "end"]
+    assert marks[0] > "step_00000004.pt" and marks[-1] == "step_00000400.pt"
+
+
+def test_a_rank_that_fails_by_itself_is_named_with_its_log(sweep: Any, tmp_path: Path):
+    """Three attempts, then the cell stays failed, its sentence in the table, each rank's words in its log."""
+    file = sweep(grid={"seed": [0]}, set={"objective.dec_heads": 3})  # 16 is no multiple of 3
+    done = command("ssvid.sweep", file, "--out", str(tmp_path / "out"), "--wait")
+    assert done.returncode == 3, done.stderr[-2000:]
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["cells"], last["finished"], last["failed"]) == (1, 0, 1)
+    folder = SweepFolder(tmp_path / "out")
+    (one,) = states(folder)
+    assert one.state == "failed" and one.restarts == 2 and one.said in done.stderr
+    assert {file.name for file in (folder.cell(one.cell).logs / "003-pretrain").glob("rank*.err")} == {
+        "rank0.err",
+        "rank1.err",
+    }
+
+
+def test_a_hanging_rank_is_named(sweep: Any, tmp_path: Path):
+    out = tmp_path / "out"
+    file = sweep(grid={"seed": [0]}, set={"timeout_s": 20, "steps": 400})
+    assert command("ssvid.sweep", file, "--out", str(out)).returncode == 0
+    folder = SweepFolder(out)
+    cell = folder.cell(next(iter(folder.read()["cells"])))
+    until(lambda: step_of(cell) > 4)
+    ranks = [pid for pid in processes(str(cell.run), "ssvid.pretrain", "python") if rank(pid) == "1"]
+    subprocess.run(["kill", "-STOP", *map(str, ranks)], check=True)
+    until(lambda: any(event["event"] == "end" for event in cell.events()))
+    end = next(event for event in cell.events() if event["event"] == "end")
+    assert "lost process 1" in " ".join(end["lines"])
+    until(lambda: cell.finished)
+
+
+def rank(pid: int) -> str:
+    """Of a task that srun started."""
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((word[13:].decode() for word in words if word.startswith(b"SLURM_PROCID=")), "")
