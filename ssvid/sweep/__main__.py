@@ -1,5 +1,6 @@
 """`python -m ssvid.sweep SWEEP.yaml`, and its words status, logs, cancel, retry, report: parse, call, print."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from ssvid.errors import RunError, UserError, positive
+from ssvid.files import read_yaml
 from ssvid.sweep import jobs, status
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
@@ -94,6 +96,8 @@ def handed(
 ) -> list[str]:
     """Hand over what is neither finished, failed, running nor queued."""
     found = [one for one in status.states(folder, known) if not one.left]
+    if any(one.state == "unknown" for one in found):
+        raise RunError("squeue does not answer, so what still runs is not known: nothing was submitted. Try again.")
     todo = [one.cell for one in found if one.state not in (*status.ENDED, *status.ACTIVE)]
     if todo and cluster == "slurm":
         said = jobs.on_slurm(folder, name, todo, asked)
@@ -137,9 +141,9 @@ def watch(folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel
             bar.set_postfix_str(", ".join(said), refresh=False)
             lost = [one for one in found if one.state == "stopped" and one.submitted <= AGAIN]
             if lost:
-                with folder.submitting():
+                with contextlib.suppress(UserError), folder.submitting():  # another may be at it, or squeue be silent
                     handed(folder, known, name, asked, cluster, parallel)
-            elif not number["running"] + number["queued"]:
+            elif not number["running"] + number["queued"] + number["unknown"]:
                 return
             time.sleep(POLL if cluster == "slurm" else 1.0)
 
@@ -156,8 +160,10 @@ def ended(folder: SweepFolder, submitted: int, waited: bool) -> dict[str, Any]:
 def of(out: str | None) -> SweepFolder:
     """A folder, a sweep file, or the newest sweep below runs/, which is then named."""
     if out is not None:
-        place = Path(out)
-        return SweepFolder(RUNS / place.stem if place.suffix in (".yaml", ".yml") else place)
+        if not out.endswith((".yaml", ".yml")):
+            return SweepFolder(out)
+        given = read_yaml(out, "sweep")
+        return SweepFolder(RUNS / str((given if isinstance(given, dict) else {}).get("name") or Path(out).stem))
     found = sorted(RUNS.glob("*/sweep.json"), key=lambda file: file.stat().st_mtime)
     if not found:
         raise UserError(f"There is no sweep below {RUNS}/: say which, --out DIR.")
@@ -173,7 +179,7 @@ def status_(out: str | None = None, *, watch: bool = False) -> dict[str, Any]:
         print(("\033[2J\033[H" if watch and sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
         found = status.states(folder)
         number = status.counts(found)
-        if not watch or not number["running"] + number["queued"]:
+        if not watch or not number["running"] + number["queued"] + number["unknown"]:
             return {"out": str(folder.path), **number}
         time.sleep(POLL)
 

@@ -3,7 +3,6 @@
 sacct is never asked: many clusters have none, and what became of a cell stands in its own files.
 """
 
-import getpass
 import os
 import re
 import shutil
@@ -52,7 +51,7 @@ def moment(text: str) -> datetime | None:
 
 def queue() -> dict[str, Job] | None:
     """The user's jobs, by id and by name (NAME or NAME_INDEX); None where no squeue answers."""
-    said = ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", f"--format={LIST}")
+    said = ask("squeue", "--noheader", "--array", "--me", f"--format={LIST}")
     if said is None:
         return None
     jobs = {}

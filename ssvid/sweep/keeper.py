@@ -125,7 +125,7 @@ def attempt(cell: CellFolder, stage: str, given: dict[str, Any], cluster: Cluste
     where = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
     cell.add("start", stage=stage, logs=logs.name, node=os.environ.get("SLURM_JOB_NODELIST"), **where)
     os.environ["PYTHONUNBUFFERED"] = "1"
-    processes = started(command(cell, stage, given), cluster, ranks, logs)
+    processes = started(command(cell, stage, given), cluster, ranks, logs, given["cwd"])
     end = ended(processes, logs, told)
     more = {"result": last_json(logs / "rank0.out")} if end.how == "done" else {"lines": end.lines}
     cell.add("end", stage=stage, code=end.code, how=end.how, said=end.said, mark=cell.mark(stage), **more)

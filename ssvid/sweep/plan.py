@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         kept = {key: value for key, value in self._asdict().items() if key != "hash"}
-        return {**kept, "left": False}
+        return {**kept, "left": False, "cwd": str(Path.cwd())}  # relative paths of its flags count from there
 
 
 class Plan(NamedTuple):

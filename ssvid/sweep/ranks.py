@@ -30,7 +30,7 @@ class Ending(NamedTuple):
     lines: list[str]  # the last ones of the process that failed first
 
 
-def started(module: list[str], cluster: Cluster, ranks: int, logs: Path) -> list[subprocess.Popen[bytes]]:
+def started(module: list[str], cluster: Cluster, ranks: int, logs: Path, cwd: str) -> list[subprocess.Popen[bytes]]:
     """`module`: what follows `python -m`. Logs are LOGS/rankN.out and .err."""
     logs.mkdir(parents=True)
     command = [sys.executable, "-m", *module]
@@ -38,13 +38,13 @@ def started(module: list[str], cluster: Cluster, ranks: int, logs: Path) -> list
     if "SLURM_JOB_ID" in os.environ:
         with open(logs / "srun.err", "wb") as err:
             srun = [*step(cluster, ranks, logs), *command]
-            return [subprocess.Popen(srun, env=env, stdout=err, stderr=err, stdin=subprocess.DEVNULL)]
+            return [subprocess.Popen(srun, env=env, stdout=err, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd)]
     made = []
     for rank in range(ranks):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
         with open(logs / f"rank{rank}.out", "wb") as out, open(logs / f"rank{rank}.err", "wb") as err:
             whole = {**env, **place} if ranks > 1 else env
-            made.append(subprocess.Popen(command, env=whole, stdout=out, stderr=err, stdin=subprocess.DEVNULL))
+            made.append(subprocess.Popen(command, env=whole, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd))
     return made
 
 

@@ -17,7 +17,7 @@ ACTIVE = ("queued", "running")
 class State(NamedTuple):
     cell: str
     name: str
-    state: str  # waiting, queued, running, stopped, cancelled, failed, finished
+    state: str  # waiting, queued, running, stopped, cancelled, unknown, failed, finished
     left: bool  # an edited sweep file has it no more
     stage: str = ""
     step: int | None = None
@@ -42,14 +42,14 @@ def states(folder: SweepFolder, sweep: dict[str, Any] | None = None) -> list[Sta
         alive |= jobs.alive(one, known)
         for cell in one["cells"]:
             times[cell] = times.get(cell, 0) + 1
-    unsure = " (no squeue answers here)" if known is None else ""
+    unsure = known is None
     return [
         state(folder.cell(name), given, alive, times.get(name, 0), unsure) for name, given in sweep["cells"].items()
     ]
 
 
-def state(cell: CellFolder, given: dict[str, Any], alive: dict[str, jobs.Job], times: int, unsure: str) -> State:
-    """Of one cell. Its own files come first; then the queue; then the lock that its keeper holds."""
+def state(cell: CellFolder, given: dict[str, Any], alive: dict[str, jobs.Job], times: int, unsure: bool) -> State:
+    """Of one cell. Its own files come first, then the queue."""
     events = cell.events() if cell.path.is_dir() else []
     made = State(
         cell.hash, given["name"], "waiting", given["left"], steps=given["config"].get("steps"), submitted=times
@@ -63,16 +63,19 @@ def state(cell: CellFolder, given: dict[str, Any], alive: dict[str, jobs.Job], t
     job = alive.get(cell.hash)
     if job is not None and job.lanes:  # on this machine or, where its name differs, on the one that was asked
         mine = any(event["event"] == "start" and event["pid"] in job.lanes for event in events)
-        return made._replace(state="running" if mine else "queued", node=job.node)
+        said = "" if job.node == socket.gethostname() else f"look at it, and cancel it, on {job.node}"
+        return made._replace(state="running" if mine else "queued", node=job.node, said=said)
     if job is not None:
         running = job.state in ("RUNNING", "COMPLETING", "CONFIGURING")
-        said = "" if running else job.reason
+        said = "" if running or job.reason == "None" else job.reason
         return made._replace(state="running" if running else "queued", node=job.node or made.node, said=said)
     if not times:
         return made
     if last(events, "cancel") > last(events, "start"):
         return made._replace(state="cancelled", seconds_left=None)
-    return made._replace(state="stopped", seconds_left=None, said=f"no job has it any more: submit again{unsure}")
+    if unsure:
+        return made._replace(state="unknown", said="squeue does not answer here")
+    return made._replace(state="stopped", seconds_left=None, said="no job has it any more: submit again")
 
 
 def seen(cell: CellFolder, events: list[Event], given: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +123,7 @@ def last(events: list[Event], what: str) -> int:
 
 def counts(found: list[State]) -> dict[str, int]:
     now = [one for one in found if not one.left]
-    every = ("finished", "failed", "running", "queued", "stopped", "cancelled", "waiting")
+    every = ("finished", "failed", "running", "queued", "stopped", "cancelled", "unknown", "waiting")
     return {"cells": len(now), **{name: sum(one.state == name for one in now) for name in every}}
 
 

@@ -96,6 +96,14 @@ def test_a_submit_that_was_killed_leaves_no_job_unknown(slurm: Path, tmp_path: P
     assert [one.state for one in states(folder)] == ["stopped", "running"]
 
 
+def test_where_the_queue_is_silent_nothing_is_submitted_twice(slurm: Path, tmp_path: Path):
+    file, out = sweep(tmp_path, grid={"seed": [0, 1]}), tmp_path / "out"
+    submit(file, out)
+    (tmp_path / "tools" / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    assert counts(states(SweepFolder(out)))["unknown"] == 2
+    assert "squeue does not answer" in refused(file, out) and len(scripts(slurm)) == 1
+
+
 def test_arrays_are_split_and_share_the_limit(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jobs, "max_array", lambda: 4)
     folder = SweepFolder(tmp_path / "out")

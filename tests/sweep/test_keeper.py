@@ -29,7 +29,7 @@ def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellFolder:
 
 def made(out: Path, monkeypatch: pytest.MonkeyPatch, nodes: int = 1, suite: bool = False) -> CellFolder:
     folder = SweepFolder(out)
-    given = {"name": "a", "axes": {"seed": "0"}, "settings": {"seed": 0}, "left": False}
+    given = {"name": "a", "axes": {"seed": "0"}, "settings": {"seed": 0}, "left": False, "cwd": str(ROOT)}
     given |= {"config": {"seed": 0, "steps": 9, "batch_size": 4}, "suite": {"suite": "quick"} if suite else None}
     cluster = {"nodes": nodes, "signal_delay": 20, "time": 10}
     folder.write({"name": "s", "axes": {"seed": ["0"]}, "best": None, "cluster": cluster, "cells": {CELL: given}})

@@ -85,3 +85,21 @@ def test_two_ranks_of_this_machine_are_one_cell(sweep: Any, tmp_path: Path):
     assert row["step"] == 60 and set(row["scores"]) == {"classify.linear", "classify.knn"}
     report = command("ssvid.sweep", "report", str(out))
     assert json.loads(report.stdout)["best"]["cells"] == [one.hash] and (out / "report.html").exists()
+
+
+def test_from_another_folder_relative_paths_stay_what_they_are(
+    sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of the sweep, of its base and of its data; and of a later submit from elsewhere. Names may hold spaces."""
+    place = tmp_path / "my sweeps"
+    place.mkdir()
+    file = Path(sweep(grid={"seed": [0]}, set={"data.root": "the set", "steps": 4}))
+    (place / "base.yaml").write_text(yaml.safe_dump(SMALL))
+    (place / "s.yaml").write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "base": "base.yaml"}))
+    monkeypatch.chdir(place)
+    done = command("ssvid.sweep", "s.yaml", "--cluster", "local", "--wait")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path.name for path in place.iterdir()} == {"base.yaml", "s.yaml", "the set", "runs"}
+    monkeypatch.chdir(tmp_path)
+    again = json.loads(command("ssvid.sweep", "status", str(place / "runs" / "s")).stdout)
+    assert again["finished"] == 1
