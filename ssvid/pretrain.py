@@ -22,6 +22,11 @@ from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective
 from ssvid.weights import warm_start
 
+POSITIVE = (
+    *("steps", "epochs", "batch_size", "accumulate", "threads", "keep", "log_every", "picture_every"),
+    *("checkpoint_every", "clip_grad", "probe_every", "lr_batch", "timeout_s"),
+)
+
 
 def pretrain(
     objective: Callable[[Encoder | None], Objective],
@@ -67,12 +72,7 @@ def pretrain(
     config: dict[str, Any],
 ) -> dict[str, Any]:
     """Pretrain an encoder. The same command again goes on where it stopped."""
-    positive(steps=steps, epochs=epochs, batch_size=batch_size, accumulate=accumulate, threads=threads, keep=keep)
-    positive(log_every=log_every, picture_every=picture_every, checkpoint_every=checkpoint_every, clip_grad=clip_grad)
-    positive(probe_every=probe_every)
-    positive(lr_batch=lr_batch, timeout_s=timeout_s)
-    within(0, math.inf, lr=lr, min_lr=min_lr, weight_decay=weight_decay, workers=workers)
-    within(0, 1, warmup=warmup, max_bad=max_bad)
+    sane(config)
     folder = RunFolder(out)
     world = begin(folder, config, devices, threads, timeout_s)
     train_rows = data.split("train")
@@ -116,6 +116,15 @@ def pretrain(
     probe = OnlineProbe(data, views, seed=seed, decoder=decoder, workers=workers) if probe_every else None
     with folder.opened(config, train_rows.hash) if world.first else folder.joined():
         return run(trained, samples, settings, folder, config, workers, max_bad, probe)
+
+
+def sane(config: dict[str, Any]) -> None:
+    """Refuse numbers that no run can have, before anything is built."""
+    for name in POSITIVE:
+        positive(**{name: config[name]})
+    for name in ("lr", "min_lr", "weight_decay", "workers"):
+        within(0, math.inf, **{name: config[name]})
+    within(0, 1, warmup=config["warmup"], max_bad=config["max_bad"])
 
 
 def build(

@@ -24,6 +24,7 @@ from ssvid.sweep.folder import SweepFolder
 
 RUNS = Path("runs")
 POLL = 5.0  # seconds
+DRAWN = ("synthetic", "synthetic_films", "synthetic_narrated")  # sets that are made where they are missing
 AGAIN = 3  # times that --wait submits a cell whose job was lost
 
 
@@ -43,40 +44,55 @@ def submit(
     plan = read(sweep)
     folder = SweepFolder(out or RUNS / plan.name)
     asked = plan.cluster if parallel is None else replace(plan.cluster, parallel=parallel)
-    suites_can_be(plan.suites, sweep)
+    suites_can_be(plan.suites, plan.best, sweep)
+    unseen(plan)
     if dry_run:
         return shown(plan, folder, asked, cluster)
     text = jobs.checked(folder, plan.name, len(plan.cells), asked) if cluster == "slurm" else ""
     with folder.submitting():
-        known = merged(folder, plan, asked)
+        known = merged(folder, plan, asked, named=out is not None)
         folder.write(known)
         if text:
             (folder.path / "job.sh").write_text(text)
         todo = handed(folder, known, plan.name, asked, cluster, parallel)
     if cluster == "debug":
-        debug(folder, todo)
+        debug(folder, todo, asked)
     elif wait:
         watch(folder, plan.name, asked, cluster, parallel)
     return ended(folder, len(todo), wait or cluster == "debug")
 
 
-def suites_can_be(suites: list[dict[str, Any]], sweep: str) -> None:
+def unseen(plan: Any) -> None:
+    """Folders of the nodes alone cannot be looked at from here; one that is spelt wrongly would fail in every cell."""
+    roots = [part.get("data") for one in plan.cells for part in (one.config, one.suite or {})]
+    named = {part.get("root") for part in roots if isinstance(part, dict) and part.get("name") not in DRAWN}
+    for root in sorted(str(root) for root in named if root and not Path(root).exists()):
+        print(f"warning: there is no {root} here, of which the sweep reads; do the nodes see it?", file=sys.stderr)
+
+
+def suites_can_be(suites: list[dict[str, Any]], best: str | None, sweep: str) -> None:
     """Whether benchmarks.run takes these flags, asked of it as a process: the core imports no benchmark."""
     for suite in suites:
         argv = [sys.executable, "-m", "benchmarks.suite", "--flags", json.dumps(suite)]
-        done = subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(argv, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
             raise UserError(f"The sweep {sweep}: its suite cannot be: {said.removeprefix('error: ')}")
+        cells = json.loads(done.stdout.splitlines()[-1])["cells"]
+        if best is not None and best not in cells:
+            raise UserError(f"The sweep {sweep}: `best` is {best}, and its suite has {', '.join(cells)}.")
 
 
-def merged(folder: SweepFolder, plan: Any, asked: Cluster) -> dict[str, Any]:
+def merged(folder: SweepFolder, plan: Any, asked: Cluster, named: bool) -> dict[str, Any]:
     """What the folder will hold: cells stay as they were; those that the file has no more are marked."""
-    before: dict[str, Any] = {}
+    there: dict[str, Any] = {}
     try:
-        before = folder.read()["cells"] if folder.file.exists() else {}
+        there = folder.read() if folder.file.exists() else {}
     except UserError as error:
         print(f"warning: {error}", file=sys.stderr)  # written anew from the sweep file
+    if not named and there.get("file", plan.file) != plan.file:
+        raise UserError(f"{folder.path} holds the sweep of {there['file']}: say --out DIR, or give this one a `name`.")
+    before = there.get("cells", {})
     cells = {one.hash: one.record() for one in plan.cells}
     gone = {name: {**given, "left": True} for name, given in before.items() if name not in cells}
     if new := len(cells.keys() - before.keys()) if before else 0:
@@ -92,13 +108,20 @@ def merged(folder: SweepFolder, plan: Any, asked: Cluster) -> dict[str, Any]:
 
 
 def handed(
-    folder: SweepFolder, known: dict[str, Any], name: str, asked: Cluster, cluster: str, parallel: int | None
+    folder: SweepFolder,
+    known: dict[str, Any],
+    name: str,
+    asked: Cluster,
+    cluster: str,
+    parallel: int | None,
+    only: set[str] | None = None,
 ) -> list[str]:
-    """Hand over what is neither finished, failed, running nor queued."""
+    """Hand over what is neither finished, failed, running nor queued; of these `only` some."""
     found = [one for one in status.states(folder, known) if not one.left]
     if any(one.state == "unknown" for one in found):
         raise RunError("squeue does not answer, so what still runs is not known: nothing was submitted. Try again.")
-    todo = [one.cell for one in found if one.state not in (*status.ENDED, *status.ACTIVE)]
+    open_ = [one.cell for one in found if one.state not in (*status.ENDED, *status.ACTIVE)]
+    todo = [cell for cell in open_ if only is None or cell in only]
     if todo and cluster == "slurm":
         said = jobs.on_slurm(folder, name, todo, asked)
         print(f"submitted {len(todo)} cells as SLURM's {', '.join(said)}", file=sys.stderr)
@@ -118,18 +141,19 @@ def shown(plan: Any, folder: SweepFolder, asked: Cluster, cluster: str) -> dict[
     return {"out": str(folder.path), "cells": len(plan.cells), "dry_run": True}
 
 
-def debug(folder: SweepFolder, todo: list[str]) -> None:
+def debug(folder: SweepFolder, todo: list[str], asked: Cluster) -> None:
     from ssvid.sweep.keeper import keep
 
     for name in todo:
-        if (became := keep(str(folder.path.resolve()), [name])[name]) != "finished":
-            last = json.loads((folder.cell(name).path / "failed.json").read_text()) if became == "failed" else {}
+        if (became := keep(str(folder.path.resolve()), [name], vars(asked))[name]) != "finished":
+            last = folder.cell(name).why if became == "failed" else {}
             print("\n".join(last.get("lines", [])), file=sys.stderr)
             raise RunError(f"The cell {name} {became} ({last.get('why', 'it was told to leave')}).")
 
 
 def watch(folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel: int | None) -> None:
     known = folder.read()
+    before = {one.cell: one.submitted for one in status.states(folder, known)}
     total = sum(not given["left"] for given in known["cells"].values())
     slow = 0.5 if sys.stderr.isatty() else 20
     with tqdm(total=total, unit="cell", mininterval=slow) as bar:
@@ -139,10 +163,10 @@ def watch(folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel
             bar.update(number["finished"] + number["failed"] - bar.n)
             said = [f"{number[key]} {key}" for key in ("running", "queued", "failed") if number[key]]
             bar.set_postfix_str(", ".join(said), refresh=False)
-            lost = [one for one in found if one.state == "stopped" and one.submitted <= AGAIN]
+            lost = {one.cell for one in found if one.state == "stopped" and one.submitted < before[one.cell] + AGAIN}
             if lost:
                 with contextlib.suppress(UserError), folder.submitting():  # another may be at it, or squeue be silent
-                    handed(folder, known, name, asked, cluster, parallel)
+                    handed(folder, known, name, asked, cluster, parallel, lost)
             elif not number["running"] + number["queued"] + number["unknown"]:
                 return
             time.sleep(POLL if cluster == "slurm" else 1.0)
@@ -217,20 +241,27 @@ def cancel(out: str | None = None, *, cell: str | None = None) -> dict[str, Any]
     if not found:
         return {"out": str(folder.path), "cancelled": 0}
     queue = jobs.queue() or {}
+    here = socket.gethostname()
     wanted = {one.cell for one in found}
     numbers, lanes = [], []
     for one in folder.submissions():
         alive = {name: job for name, job in jobs.alive(one, queue).items() if name in wanted}
         numbers += [job.id for job in alive.values() if job.id]
-        lanes += [lane for lane in one.get("lanes", []) if alive and jobs.living(lane)]
+        lanes += jobs.lanes_of(one) if alive else []
+    if elsewhere := next((lane["host"] for lane in lanes if lane["host"] != here), None):
+        raise UserError(
+            f"These processes were started on {elsewhere}, and this is {here}: cancel there. If that machine is gone, "
+            f"delete what names it, {folder.path}/jobs/*/lane-*.json."
+        )
     if lanes and only:
         raise UserError("On this machine processes share the cells: cancel all of them (leave out --cell).")
     for name in sorted(wanted):
-        folder.cell(name).add("cancel", host=socket.gethostname())
+        folder.cell(name).add("cancel", host=here)
     for i in range(0, len(numbers), 100):
         subprocess.run(["scancel", *numbers[i : i + 100]], check=False)
     for lane in lanes:
-        os.kill(lane["pid"], signal.SIGTERM)
+        if jobs.living(lane):
+            os.kill(lane["pid"], signal.SIGTERM)
     return {"out": str(folder.path), "cancelled": len(wanted)}
 
 

@@ -17,7 +17,7 @@ class Cluster:
     qos: str | None = None
     constraint: str | None = None
     nodes: int = 1
-    tasks: int = 1  # processes a node; with GPUs one for each of them
+    tasks: int | None = None  # processes a node: one for each GPU, 1 without any
     gpus: int = 0  # a node
     cpus: int = 2  # a process
     memory: float | None = None  # GB a node
@@ -29,7 +29,11 @@ class Cluster:
 
     @property
     def ranks(self) -> int:
-        return self.nodes * self.tasks
+        return self.nodes * self.per_node
+
+    @property
+    def per_node(self) -> int:
+        return self.tasks or max(1, self.gpus)
 
 
 def cluster_of(given: dict[str, Any], path: str) -> Cluster:
@@ -49,9 +53,16 @@ def cluster_of(given: dict[str, Any], path: str) -> Cluster:
         made: Cluster = parser.instantiate(parser.parse_object({"cluster": given})).cluster
     except ArgumentError as error:
         raise UserError(f"The sweep {path}: {' '.join(str(error).split())}") from error
-    for name in ("nodes", "tasks", "cpus", "time", "parallel", "memory"):
-        if (value := getattr(made, name)) is not None and value <= 0:
-            raise UserError(f"The sweep {path}: cluster.{name} {value} must be more than 0.")
+    for name in ("nodes", "tasks", "cpus", "time", "parallel", "memory", "gpus", "signal_delay"):
+        least = 0 if name in ("gpus", "signal_delay") else 1e-9
+        if (value := getattr(made, name)) is not None and not value >= least:
+            raise UserError(
+                f"The sweep {path}: cluster.{name} {value} must be {'0 or more' if not least else 'more than 0'}."
+            )
+    if made.gpus and made.per_node != made.gpus:
+        raise UserError(
+            f"The sweep {path}: {made.tasks} tasks on {made.gpus} GPUs: each process has one, so leave out tasks."
+        )
     if made.time * 60 <= made.signal_delay + 60:
         raise UserError(
             f"The sweep {path}: cluster.time {made.time} (minutes) leaves no time to train: the signal comes "

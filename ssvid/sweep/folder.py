@@ -44,8 +44,16 @@ class SweepFolder:
 
     def submissions(self) -> list[dict[str, Any]]:
         """Oldest first."""
-        files = sorted((self.path / "submissions").glob("*.json"))
-        return [{**json.loads(file.read_text()), "number": file.stem} for file in files]
+        found = []
+        for file in sorted((self.path / "submissions").glob("*.json")):
+            try:
+                where = {"number": file.stem, "folder": str(self.path / "jobs" / file.stem)}
+                found.append({**json.loads(file.read_text()), **where})
+            except ValueError as error:
+                raise UserError(
+                    f"{file} is damaged, and what it started may still run: look into the queue, then delete the file."
+                ) from error
+        return found
 
     @contextmanager
     def submitting(self) -> Iterator[None]:
@@ -75,7 +83,19 @@ class CellFolder:
 
     @property
     def finished(self) -> bool:
-        return (self.path / "row.json").exists()
+        """A damaged row is none: the keeper writes it anew."""
+        try:
+            return bool(json.loads((self.path / "row.json").read_text()))
+        except (OSError, ValueError):
+            return False
+
+    @property
+    def why(self) -> dict[str, Any]:
+        """It has failed: what was written down then."""
+        try:
+            return dict(json.loads((self.path / "failed.json").read_text()))
+        except ValueError:
+            return {"why": "its failed.json is damaged", "times": 0, "stage": "", "lines": []}
 
     @property
     def failed(self) -> bool:
@@ -124,3 +144,21 @@ def store(file: Path, content: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=1).encode()
     write_whole(file, lambda stream: stream.write(text))
+
+
+def newest(metrics: Path, size: int = 8192) -> dict[str, Any]:
+    """The last whole line with a loss; only the end of the file is read."""
+    try:
+        with open(metrics, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            row = dict(json.loads(line))
+        except ValueError:
+            continue
+        if "loss" in row:
+            return row
+    return {}

@@ -3,6 +3,7 @@
 sacct is never asked: many clusters have none, and what became of a cell stands in its own files.
 """
 
+import json
 import os
 import re
 import shutil
@@ -71,11 +72,23 @@ def alive(submission: dict[str, Any], jobs: dict[str, Job] | None) -> dict[str, 
         suffix = [f"_{i}" for i in range(len(cells))] if len(cells) > 1 else [""]
         ids = [known.get(f"{submission.get('job')}{end}") or known.get(f"{submission['name']}{end}") for end in suffix]
         return {cell: job for cell, job in zip(cells, ids, strict=True) if job}
-    lanes = [lane for lane in submission["lanes"] if lane["host"] != socket.gethostname() or living(lane)]
+    lanes = [lane for lane in lanes_of(submission) if lane["host"] != socket.gethostname() or living(lane)]
     if not lanes:
         return {}
     job = Job("", "LOCAL", lanes[0]["host"], None, "", tuple(lane["pid"] for lane in lanes))
     return dict.fromkeys(cells, job)
+
+
+def lanes_of(submission: dict[str, Any]) -> list[dict[str, Any]]:
+    """Processes that began with a submission to this machine. Each notes itself: whoever started it may be killed."""
+    files = sorted(Path(submission["folder"]).glob("lane-*.json")) if submission["cluster"] == "local" else []
+    return [json.loads(file.read_text()) for file in files]
+
+
+def arrive(folder: SweepFolder, number: str) -> None:
+    """What a lane does first."""
+    me = {"pid": os.getpid(), "began": began(os.getpid()), "host": socket.gethostname()}
+    store(folder.path / "jobs" / number / f"lane-{os.getpid()}.json", me)
 
 
 def living(lane: dict[str, Any]) -> bool:
@@ -130,7 +143,8 @@ def handed(out: Path, where: Path, name: str, cells: list[str], cluster: Cluster
     from ssvid.sweep.keeper import keep
 
     executor = executor_of(where, name, cluster, limit)
-    made = executor.map_array(keep, [str(out.resolve())] * len(cells), [[cell] for cell in cells])
+    many = len(cells)
+    made = executor.map_array(keep, [str(out.resolve())] * many, [[cell] for cell in cells], [vars(cluster)] * many)
     return str(made[0].job_id).partition("_")[0]
 
 
@@ -151,7 +165,7 @@ def executor_of(where: Path, name: str, cluster: Cluster, limit: int) -> Any:
     executor.update_parameters(
         job_name=name,
         nodes=cluster.nodes,
-        ntasks_per_node=cluster.tasks,
+        ntasks_per_node=cluster.per_node,
         cpus_per_task=cluster.cpus,
         time=cluster.time,
         signal_delay_s=cluster.signal_delay,
@@ -201,16 +215,22 @@ def max_array() -> int:
 def on_this_machine(folder: SweepFolder, cells: list[str], cluster: Cluster, lanes: int) -> None:
     """Processes that outlive this one, each taking the next cell that nobody has."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SUBMITIT_"))}
-    made = []
+    file = record(folder, cluster="local", cells=cells)
+    place = folder.path / "jobs" / file.stem
+    place.mkdir(parents=True, exist_ok=True)
+    argv = [str(folder.path.resolve()), file.stem, json.dumps(vars(cluster)), *cells]
+    started = []
     for lane in range(min(lanes, len(cells))):
         seen = ",".join(str(lane * cluster.gpus + gpu) for gpu in range(cluster.gpus))
         env = {**clean, "CUDA_VISIBLE_DEVICES": seen} if cluster.gpus else clean
-        log = folder.path / "jobs" / f"lane{lane}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        argv = [sys.executable, "-m", "ssvid.sweep.keeper", str(folder.path.resolve()), *cells]
-        with open(log, "ab") as file:
-            process = subprocess.Popen(
-                argv, env=env, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
+        with open(place / f"lane{lane}.log", "ab") as log:
+            whole = [sys.executable, "-m", "ssvid.sweep.keeper", *argv]
+            started.append(
+                subprocess.Popen(
+                    whole, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                )
             )
-        made.append({"pid": process.pid, "began": began(process.pid), "host": socket.gethostname()})
-    record(folder, cluster="local", cells=cells, lanes=made)
+    while any(p.poll() is None and not (place / f"lane-{p.pid}.json").exists() for p in started):
+        time.sleep(0.05)
+    if all(not (place / f"lane-{p.pid}.json").exists() for p in started):
+        raise RunError(f"No process could begin: {place / 'lane0.log'} says why.")

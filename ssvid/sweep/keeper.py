@@ -21,11 +21,13 @@ from typing import Any
 from ssvid.errors import UserError
 from ssvid.files import locked
 from ssvid.sweep.cluster import Cluster
-from ssvid.sweep.folder import CellFolder, Event, SweepFolder, store
-from ssvid.sweep.jobs import time_left
+from ssvid.sweep.folder import CellFolder, Event, SweepFolder, newest, store
+from ssvid.sweep.jobs import arrive, time_left
 from ssvid.sweep.ranks import Ending, ended, started
 
 ALIKE = {"failed": 3, "outside": 10}  # attempts in a row that end alike and bring nothing: the cell has failed
+IDLE = 10  # attempts in a row that bring nothing, however they end
+CHANGING = re.compile(r"0x[0-9a-f]+|/[^\s,;:]+|[\d.]+")  # in one failure's words: addresses, temporary files, numbers
 STAGES = ("pretrain", "suite")
 MARGIN = 120.0  # seconds before the job's end, beside the signal's delay, in which nothing new is begun
 
@@ -52,18 +54,25 @@ class Told:
                 signal.signal(which, handler)
 
 
-def keep(out: str, names: list[str], wait: bool = True) -> dict[str, str]:
-    """Cells one after the other, each to its row. `wait`: for the keeper that holds a cell; else it is passed over."""
-    told = Told()
-    became = {}
+def keep(out: str, names: list[str], shape: dict[str, Any]) -> dict[str, str]:
+    """Cells to their rows, whichever is free first; what another keeper holds is looked at again until it has ended.
+
+    `shape`: fields of Cluster, as they were when the job was submitted: the sweep may ask for others since.
+    """
+    told, folder, cluster = Told(), SweepFolder(out), Cluster(**shape)
+    became = dict.fromkeys(names, "waiting")
     with told.listening():
-        for name in names:
-            if told():
-                break
-            cell = SweepFolder(out).cell(name)
-            with held(cell.lock, told, wait) as mine:
-                became[name] = kept(cell, Path(out), told) if mine else "held"
-            print(f"cell {name}: {became[name]}", file=sys.stderr, flush=True)
+        while not told() and (left := [name for name in names if became[name] in ("waiting", "held")]):
+            for name in left:
+                cell = folder.cell(name)
+                with held(cell.lock, told, wait=len(left) == 1) as mine:
+                    became[name] = kept(cell, folder, cluster, told) if mine else "held"
+                if became[name] != "held":
+                    print(f"cell {name}: {became[name]}", file=sys.stderr, flush=True)
+                if told():
+                    break
+            if all(became[name] == "held" for name in left):
+                time.sleep(1)
     return became
 
 
@@ -88,10 +97,9 @@ def held(lock: Path, told: Told, wait: bool) -> Iterator[bool]:
     yield False
 
 
-def kept(cell: CellFolder, out: Path, told: Told) -> str:
+def kept(cell: CellFolder, folder: SweepFolder, cluster: Cluster, told: Told) -> str:
     """finished, failed, stopped (told to go) or requeued."""
-    sweep = SweepFolder(out).read()
-    given, cluster = sweep["cells"][cell.hash], Cluster(**sweep["cluster"])
+    given = folder.read()["cells"][cell.hash]
     vanished(cell)
     tried = False  # a keeper does something before it gives its job back, or a short job would come and go for ever
     while not told():
@@ -127,7 +135,7 @@ def attempt(cell: CellFolder, stage: str, given: dict[str, Any], cluster: Cluste
     os.environ["PYTHONUNBUFFERED"] = "1"
     processes = started(command(cell, stage, given), cluster, ranks, logs, given["cwd"])
     end = ended(processes, logs, told)
-    more = {"result": last_json(logs / "rank0.out")} if end.how == "done" else {"lines": end.lines}
+    more = {} if end.how == "done" else {"lines": end.lines}
     cell.add("end", stage=stage, code=end.code, how=end.how, said=end.said, mark=cell.mark(stage), **more)
     give_up(cell, stage, end)
 
@@ -153,12 +161,12 @@ def vanished(cell: CellFolder) -> None:
         give_up(cell, stage, Ending(-1, "outside", said, []))
 
 
-def alike(cell: CellFolder, stage: str) -> int:
-    """How many attempts, up to the last, ended in one way and at one place. Numbers in the words do not count."""
+def alike(cell: CellFolder, stage: str, words: bool = True) -> int:
+    """How many attempts, up to the last, ended at one place, and (`words`) in one way."""
     events = cell.events()
     since = max((i for i, event in enumerate(events) if event["event"] == "retry"), default=-1)
     ends = [event for event in events[since + 1 :] if event["event"] == "end" and event["stage"] == stage]
-    ways = [(end["how"], re.sub(r"[\d.]+", "#", end["said"]), end["mark"]) for end in ends]
+    ways = [(end["mark"], *((end["how"], CHANGING.sub("#", end["said"])) if words else ())) for end in ends]
     count = 0
     for way in reversed(ways):
         if way != ways[-1]:
@@ -169,7 +177,7 @@ def alike(cell: CellFolder, stage: str) -> int:
 
 def give_up(cell: CellFolder, stage: str, end: Ending) -> None:
     times = alike(cell, stage)
-    if end.how == "done" or times < ALIKE[end.how]:
+    if end.how == "done" or (times < ALIKE[end.how] and (times := alike(cell, stage, words=False)) < IDLE):
         return
     found: Event = next((e for e in reversed(cell.events()) if e["event"] == "end" and e.get("lines")), {"lines": []})
     lines = end.lines or found["lines"]
@@ -201,21 +209,14 @@ def requeue(cell: CellFolder) -> bool:
     return answer.returncode == 0
 
 
-def last_json(file: Path) -> dict[str, Any]:
-    lines = [line for line in file.read_text(errors="replace").splitlines() if line.startswith("{")]
-    return dict(json.loads(lines[-1])) if lines else {}
-
-
 def row(cell: CellFolder, given: dict[str, Any]) -> dict[str, Any]:
     events = cell.events()
-    done = next(
-        e["result"] for e in reversed(events) if e["event"] == "end" and e["stage"] == "pretrain" and "result" in e
-    )
+    reached = newest(cell.run / "metrics.jsonl")  # of all starts: what the last one printed may be of none of the steps
     return {
         "cell": cell.hash,
         **{key: given[key] for key in ("name", "axes", "settings")},
         "seed": given["config"].get("seed"),
-        **{key: done.get(key) for key in ("step", "loss", "cpu_s", "wall_s")},
+        **{key: reached.get(key) for key in ("step", "loss", "cpu_s", "wall_s")},
         "starts": sum(event["event"] == "start" and event["stage"] == "pretrain" for event in events),
         "scores": scores(cell),
     }
@@ -241,5 +242,6 @@ def scores(cell: CellFolder) -> dict[str, Any]:
     return found
 
 
-if __name__ == "__main__":  # a lane of this machine: OUT CELL...
-    keep(sys.argv[1], sys.argv[2:], wait=False)
+if __name__ == "__main__":  # a lane of this machine: OUT SUBMISSION SHAPE CELL...
+    arrive(SweepFolder(sys.argv[1]), sys.argv[2])
+    keep(sys.argv[1], sys.argv[4:], json.loads(sys.argv[3]))

@@ -17,7 +17,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +29,8 @@ from ssvid.sweep.cluster import Cluster, cluster_of
 KEYS = ("name", "base", "set", "grid", "list", "random", "suite", "best", "cluster")
 KINDS = ("objective", "encoder", "data")  # flags whose value is a name with settings
 SUITE = "suite."
+NOT_AXES = ("out", "config", "suite.out", "suite.encoder")
 Settings = dict[str, Any]  # flag, dotted maybe -> value
-Resolve = Callable[[dict[str, Any]], dict[str, Any]]  # ssvid.cli.resolver
 
 
 class Cell(NamedTuple):
@@ -63,14 +64,17 @@ class Plan(NamedTuple):
 def read(path: str) -> Plan:
     """Every fault of the file is one sentence here, before a folder is made."""
     given = read_yaml(path, "sweep")
-    if not isinstance(given, dict) or not {"grid", "list", "random"} & given.keys():
+    if not isinstance(given, dict) or not any(given.get(part) for part in ("grid", "list", "random")):
         raise UserError(f"The sweep {path} has no axes: give it `grid`, `list` or `random`.")
     if strange := sorted(set(map(str, given)) - set(KEYS)):
         raise UserError(f"The sweep {path} has an entry {strange[0]!r}: there are {', '.join(KEYS)}.")
+    for axis, value in named_in(given):
+        possible(axis, value, path)
     name = str(given.get("name") or Path(path).stem)
     if not name.replace("-", "").replace("_", "").isalnum():
         raise UserError(f"The sweep {path} is called {name!r}: a name has letters, digits, - and _ alone.")
     cluster = cluster_of(given.get("cluster") or {}, path)
+    best = given.get("best")
     base, suite = based(given, path), suited(given.get("suite"), path)
     combinations = list(combine(given, path))
     named, free = labels(combinations), axes_of(combinations)
@@ -79,9 +83,29 @@ def read(path: str) -> Plan:
         for settings, config in zip(combinations, resolved(base, combinations, path), strict=True)
     ]
     different(cells, path)
+    if best is not None and (not isinstance(best, str) or suite is None):
+        raise UserError(f"The sweep {path}: `best` is the name of a cell of its suite, and {best!r} is none.")
     return Plan(
-        name, str(path), {a: list(dict.fromkeys(named[a].values())) for a in free}, given.get("best"), cells, cluster
+        name, str(Path(path).resolve()), {a: list(dict.fromkeys(named[a].values())) for a in free}, best, cells, cluster
     )
+
+
+def named_in(given: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Axes, as far as they can be told before their parts are looked at, with their values."""
+    rows = given.get("list")
+    for part in (given.get("set"), given.get("grid"), given.get("random"), *(rows if isinstance(rows, list) else [])):
+        yield from part.items() if isinstance(part, dict) else ()
+
+
+def possible(axis: Any, value: Any, path: str) -> None:
+    if not isinstance(axis, str) or axis in NOT_AXES:
+        raise UserError(
+            f"The sweep {path}: {axis!r} is no axis: name a flag of ssvid.pretrain; `out` is each cell's own."
+        )
+    try:
+        json.dumps(value)
+    except TypeError as error:
+        raise UserError(f"The sweep {path}: {axis} has a value that is no number, text or list: quote it.") from error
 
 
 def based(given: dict[str, Any], path: str) -> dict[str, Any]:
@@ -123,9 +147,9 @@ def draws(given: Any, path: str) -> list[Settings]:
     if given is None:
         return [{}]
     axes = {key: how for key, how in given.items() if key not in ("count", "seed")} if isinstance(given, dict) else {}
-    if not axes or not isinstance(given.get("count"), int) or given["count"] < 1:
-        raise UserError(f"The sweep {path}: `random` has a `count` of draws and an axis at least.")
-    seed = int(given.get("seed", 0))
+    seed = given.get("seed", 0) if isinstance(given, dict) else 0
+    if not axes or not isinstance(given.get("count"), int) or given["count"] < 1 or not isinstance(seed, int):
+        raise UserError(f"The sweep {path}: `random` has a `count` of draws, maybe their `seed`, and an axis at least.")
     columns = {axis: column(how, axis, seed, given["count"], path) for axis, how in axes.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -167,6 +191,8 @@ def apply(base: dict[str, Any], settings: Settings) -> dict[str, Any]:
             if isinstance(place.get(part), str):
                 place[part] = {"name": place[part]}
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise UserError(f"There is no flag --{key}: {part} has no parts.")
         place[last] = named(place.get(last), settings[key]) if key in KINDS else copy.deepcopy(settings[key])
     return made
 
@@ -185,9 +211,13 @@ def resolved(base: dict[str, Any], combinations: list[Settings], path: str) -> I
     the names are chosen. So it is parsed once for each choice of names, and a number only once for its type.
     """
     from ssvid.cli import resolver
-    from ssvid.pretrain import pretrain
+    from ssvid.pretrain import pretrain, sane
 
-    resolve = resolver(pretrain)
+    parse = resolver(pretrain)
+
+    def resolve(recipe: dict[str, Any]) -> dict[str, Any]:
+        return parse({**recipe, "out": "."})
+
     groups: dict[str, dict[str, Any]] = {}
     known: dict[str, Any] = {}
     for settings in combinations:
@@ -195,7 +225,8 @@ def resolved(base: dict[str, Any], combinations: list[Settings], path: str) -> I
         names = {key: value for key, value in ours.items() if key in KINDS}
         group = json.dumps([names, list(ours)], sort_keys=True)
         if group not in groups:
-            groups[group] = checked(resolve, apply(base, ours), f"{path}: the cell {settings}")
+            with blamed(f"{path}: the cell {settings}"):
+                groups[group] = resolve(apply(base, ours))
         config = copy.deepcopy(groups[group])
         for key, value in ours.items():
             if key in KINDS:
@@ -203,16 +234,19 @@ def resolved(base: dict[str, Any], combinations: list[Settings], path: str) -> I
             number = isinstance(value, int | float)
             memo = f"{group} {key} {type(value) if number else json.dumps(value)}"
             if memo not in known:
-                recipe = apply(base, {**names, key: value})
-                known[memo] = at(checked(resolve, recipe, f"{path}: the axis {key} with {value!r}"), key)
+                with blamed(f"{path}: the axis {key} with {value!r}"):
+                    known[memo] = at(resolve(apply(base, {**names, key: value})), key)
             found = known[memo]
             put(config, key, type(found)(value) if number and found is not None else found)
+        with blamed(f"{path}: the cell {settings}"):
+            sane(config)
         yield config
 
 
-def checked(resolve: Resolve, recipe: dict[str, Any], what: str) -> dict[str, Any]:
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
     try:
-        return resolve({**recipe, "out": "."})
+        yield
     except UserError as error:
         raise UserError(f"The sweep {what} cannot be: {error}") from error
 

@@ -19,6 +19,7 @@ from ssvid.sweep.cluster import Cluster
 LET = 20.0  # seconds in which the others may find out by themselves that a process is lost, and say so in their logs
 GRACE = 60.0  # seconds for a checkpoint, once all have been told to leave
 OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of whoever submitted
 STOPPED = 75  # ssvid.errors.Stopped
 WORDS = 30  # last lines that are kept of a process that failed
 
@@ -34,7 +35,8 @@ def started(module: list[str], cluster: Cluster, ranks: int, logs: Path, cwd: st
     """`module`: what follows `python -m`. Logs are LOGS/rankN.out and .err."""
     logs.mkdir(parents=True)
     command = [sys.executable, "-m", *module]
-    env = {**os.environ, "MASTER_PORT": str(free_port())} if ranks > 1 else dict(os.environ)
+    env = {key: value for key, value in os.environ.items() if key not in PLACE and not key.startswith("TORCHELASTIC")}
+    env |= {"MASTER_PORT": str(free_port())} if ranks > 1 else {}
     if "SLURM_JOB_ID" in os.environ:
         with open(logs / "srun.err", "wb") as err:
             srun = [*step(cluster, ranks, logs), *command]
@@ -52,7 +54,7 @@ def step(cluster: Cluster, ranks: int, logs: Path) -> list[str]:
     """srun as part of the job: it inherits nodes and memory, but not the number of CPUs."""
     many = ranks > 1
     shape = [f"--nodes={cluster.nodes if many else 1}", f"--ntasks={ranks}"]
-    shape += [f"--ntasks-per-node={cluster.tasks if many else 1}", f"--cpus-per-task={cluster.cpus}"]
+    shape += [f"--ntasks-per-node={cluster.per_node if many else 1}", f"--cpus-per-task={cluster.cpus}"]
     files = [f"--output={logs}/rank%t.out", f"--error={logs}/rank%t.err"]
     return ["srun", "--kill-on-bad-exit=1", "--unbuffered", *shape, *files]
 

@@ -1,14 +1,11 @@
 """a sweep's files and the queue -> how each cell stands. Reads only; imports nothing that takes time."""
 
-import json
-import os
 import socket
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssvid.sweep import jobs
-from ssvid.sweep.folder import CellFolder, Event, SweepFolder
+from ssvid.sweep.folder import CellFolder, Event, SweepFolder, newest
 
 ENDED = ("finished", "failed")
 ACTIVE = ("queued", "running")
@@ -39,7 +36,9 @@ def states(folder: SweepFolder, sweep: dict[str, Any] | None = None) -> list[Sta
     alive: dict[str, jobs.Job] = {}
     times: dict[str, int] = {}
     for one in submissions:
-        alive |= jobs.alive(one, known)
+        for cell, job in jobs.alive(one, known).items():
+            if cell not in alive or alive[cell].state != "RUNNING":  # two jobs of one cell: one waits for the other
+                alive[cell] = job
         for cell in one["cells"]:
             times[cell] = times.get(cell, 0) + 1
     unsure = known is None
@@ -58,7 +57,7 @@ def state(cell: CellFolder, given: dict[str, Any], alive: dict[str, jobs.Job], t
     if cell.finished:
         return made._replace(state="finished", seconds_left=None, stage="")
     if cell.failed:
-        failed = json.loads((cell.path / "failed.json").read_text())
+        failed = cell.why
         return made._replace(state="failed", said=failed["why"], seconds_left=None, stage=failed["stage"])
     job = alive.get(cell.hash)
     if job is not None and job.lanes:  # on this machine or, where its name differs, on the one that was asked
@@ -83,38 +82,20 @@ def seen(cell: CellFolder, events: list[Event], given: dict[str, Any]) -> dict[s
     starts = [event for event in events if event["event"] == "start"]
     if not starts:
         return {}
-    last = newest(cell.run / "metrics.jsonl")
-    step, rate = last.get("step"), last.get("clips_per_s")
+    now = newest(cell.run / "metrics.jsonl")
+    step, rate = now.get("step"), now.get("clips_per_s")
     steps, batch = given["config"].get("steps"), given["config"]["batch_size"]
     left = (steps - step) * batch / rate if steps and step and rate else None
     trained = [start for start in starts if start["stage"] == "pretrain"]
     return {
         "stage": starts[-1]["stage"],
         "step": step,
-        "loss": last.get("loss"),
+        "loss": now.get("loss"),
         "clips_per_s": rate,
         "seconds_left": left if starts[-1]["stage"] == "pretrain" else None,
         "node": starts[-1].get("node") or starts[-1]["host"],
         "restarts": len(trained) - 1,
     }
-
-
-def newest(metrics: Path, size: int = 8192) -> dict[str, Any]:
-    """The last whole line with a loss; only the end of the file is read."""
-    try:
-        with open(metrics, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
-    for line in reversed(lines):
-        try:
-            row = dict(json.loads(line))
-        except ValueError:
-            continue
-        if "loss" in row:
-            return row
-    return {}
 
 
 def last(events: list[Event], what: str) -> int:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from submitit.core.utils import DelayedSubmission
 
 from ssvid.cli import parse
 from ssvid.errors import UserError
 from ssvid.sweep import jobs
 from ssvid.sweep.__main__ import cancel, retry
+from ssvid.sweep.__main__ import status_ as run_status
 from ssvid.sweep.__main__ import submit as run
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
@@ -73,7 +75,7 @@ def test_again_only_what_is_neither_finished_nor_running(slurm: Path, tmp_path: 
     lines = [f"{first['job']}_{i}|{s}|n1|N/A|None|{first['name']}" for i, s in ((0, "RUNNING"), (1, "PENDING"))]
     (slurm / "queue").write_text("\n".join(lines) + "\n")
     folder.cell(cells[2]).add("start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1")
-    (folder.cell(cells[2]).path / "row.json").write_text("{}")
+    (folder.cell(cells[2]).path / "row.json").write_text(json.dumps({"step": 10}))
     found = states(folder)
     assert [one.state for one in found] == ["running", "queued", "finished", "stopped"]
     assert submit(file, out)["submitted"] == 1
@@ -102,6 +104,43 @@ def test_where_the_queue_is_silent_nothing_is_submitted_twice(slurm: Path, tmp_p
     (tmp_path / "tools" / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     assert counts(states(SweepFolder(out)))["unknown"] == 2
     assert "squeue does not answer" in refused(file, out) and len(scripts(slurm)) == 1
+
+
+def test_a_job_keeps_the_shape_it_was_submitted_with(slurm: Path, tmp_path: Path):
+    """An edited sweep file asks for other nodes: jobs in the queue have theirs."""
+    out = tmp_path / "out"
+    submit(sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"nodes": 1}), out)
+    (one,) = SweepFolder(out).submissions()
+    (slurm / "queue").write_text("".join(f"{one['job']}_{i}|PENDING||N/A|x|{one['name']}\n" for i in range(2)))
+    assert submit(sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"nodes": 2}), out)["submitted"] == 0
+    for file in (out / "jobs" / "0001").glob("*_submitted.pkl"):
+        given = DelayedSubmission.load(file)
+        assert given.function.__name__ == "keep" and given.args[2]["nodes"] == 1
+
+
+def test_two_sweeps_of_one_name_do_not_mix(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    first, second = sweep(tmp_path, grid={"seed": [0]}), sweep(tmp_path / "other", grid={"seed": [1]})
+    assert run(**parse(run, ["--sweep", first]))["out"] == "runs/try"
+    with pytest.raises(UserError, match="holds the sweep of .*try.yaml: say --out"):
+        run(**parse(run, ["--sweep", second]))
+    assert run(**parse(run, ["--sweep", sweep(tmp_path, grid={"seed": [0]}, name="mine")]))["out"] == "runs/mine"
+    assert run_status(first)["cells"] == 1 and run_status(first)["out"] == "runs/mine"  # by its name, not its file's
+
+
+def test_a_damaged_submission_is_one_sentence(slurm: Path, tmp_path: Path):
+    submit(sweep(tmp_path, grid={"seed": [0]}), tmp_path / "out")
+    file = next((tmp_path / "out" / "submissions").iterdir())
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(UserError, match="0001.json is damaged, and what it started may still run"):
+        states(SweepFolder(tmp_path / "out"))
+
+
+def test_data_that_is_not_seen_from_here_is_told(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    base = {**BASE, "data": {"name": "folder", "root": "no/such"}}
+    submit(sweep(tmp_path, base=base, grid={"seed": [0]}), tmp_path / "out")
+    assert "warning: there is no no/such here" in capsys.readouterr().err
 
 
 def test_arrays_are_split_and_share_the_limit(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -164,10 +203,13 @@ def test_a_full_disk_submits_nothing(slurm: Path, tmp_path: Path):
     assert not (tmp_path / "full" / "sweep.json").exists()
 
 
-@pytest.mark.parametrize("suite, word", [("quik", "quick"), ({"suite": "quick", "clpis": 3}, "clpis")])
-def test_a_suite_that_cannot_be(suite: Any, word: str, slurm: Path, tmp_path: Path):
-    said = refused(sweep(tmp_path, grid={"seed": [0]}, suite=suite), tmp_path / "o")
-    assert "its suite cannot be" in said and word in said
+@pytest.mark.parametrize(
+    "suite, best, word",
+    [("quik", None, "quick"), ({"suite": "quick", "clpis": 3}, None, "clpis"), ("quick", "linear", "classify.knn")],
+)
+def test_a_suite_that_cannot_be(suite: Any, best: str | None, word: str, slurm: Path, tmp_path: Path):
+    said = refused(sweep(tmp_path, grid={"seed": [0]}, suite=suite, best=best), tmp_path / "o")
+    assert word in said
     assert not (tmp_path / "o").exists()
 
 

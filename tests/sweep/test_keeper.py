@@ -19,6 +19,7 @@ from ssvid.sweep.status import counts, states
 from tests.helpers import ROOT
 
 CELL = "c0ffee"
+SHAPE = {"nodes": 1, "signal_delay": 20, "time": 10}
 
 
 @pytest.fixture
@@ -27,12 +28,11 @@ def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellFolder:
     return made(tmp_path, monkeypatch)
 
 
-def made(out: Path, monkeypatch: pytest.MonkeyPatch, nodes: int = 1, suite: bool = False) -> CellFolder:
+def made(out: Path, monkeypatch: pytest.MonkeyPatch, suite: bool = False) -> CellFolder:
     folder = SweepFolder(out)
     given = {"name": "a", "axes": {"seed": "0"}, "settings": {"seed": 0}, "left": False, "cwd": str(ROOT)}
     given |= {"config": {"seed": 0, "steps": 9, "batch_size": 4}, "suite": {"suite": "quick"} if suite else None}
-    cluster = {"nodes": nodes, "signal_delay": 20, "time": 10}
-    folder.write({"name": "s", "axes": {"seed": ["0"]}, "best": None, "cluster": cluster, "cells": {CELL: given}})
+    folder.write({"name": "s", "axes": {"seed": ["0"]}, "best": None, "cluster": {}, "cells": {CELL: given}})
     cell = folder.cell(CELL)
     cell.path.mkdir(parents=True)
     monkeypatch.setattr(keeper, "command", lambda cell, stage, given: ["tests.sweep.fake", str(cell.path)])
@@ -48,7 +48,7 @@ def plan(cell: CellFolder, *acts: Any) -> None:
 
 def keep(cell: CellFolder, *acts: Any) -> str:
     plan(cell, *acts)
-    return keeper.keep(str(cell.path.parents[1]), [CELL])[CELL]
+    return keeper.keep(str(cell.path.parents[1]), [CELL], SHAPE)[CELL]
 
 
 def ends(cell: CellFolder) -> list[tuple[str, str]]:
@@ -59,6 +59,8 @@ def test_a_cell_that_is_whole_at_once(cell: CellFolder):
     assert keep(cell, "done") == "finished"
     row = json.loads((cell.path / "row.json").read_text())
     assert (row["cell"], row["step"], row["loss"], row["starts"], row["scores"]) == (CELL, 9, 0.5, 1, {})
+    (cell.path / "row.json").write_text("{")  # damaged: it is written anew, and nothing else is done again
+    assert not cell.finished
     assert keep(cell) == "finished" and len(ends(cell)) == 1  # nothing is run again
 
 
@@ -87,6 +89,19 @@ def test_the_same_failure_three_times_is_one_for_good(cell: CellFolder):
 def test_progress_and_other_words_begin_the_count_anew(cell: CellFolder):
     acts = ["fail a", "fail a", "fail b", "fail b", "step 3 fail b", "step 3 fail b", "step 4 fail b", "fail b", "done"]
     assert keep(cell, *acts) == "finished"
+
+
+def test_words_that_change_each_time_are_the_same_failure(cell: CellFolder):
+    acts = [f"fail worker <object at 0x7f{i}ab> in /tmp/tmp{i}x failed after {i} s" for i in "123"]
+    assert keep(cell, *acts, "done") == "failed"
+
+
+def test_failures_that_alternate_without_progress_end_too(cell: CellFolder):
+    assert keep(cell, *["fail a", "fail b"] * 4, "fail a", "done") == "finished"
+    (cell.path / "row.json").unlink()
+    cell.attempts.unlink()
+    assert keep(cell, *["fail a", "fail b"] * 5, "done") == "failed"
+    assert json.loads((cell.path / "failed.json").read_text())["times"] == 10
 
 
 def test_who_is_killed_from_outside_has_more_patience(cell: CellFolder):
@@ -133,7 +148,8 @@ def test_scores_are_those_of_the_result_files(cell: CellFolder):
 
 
 def test_ranks_have_logs_and_the_first_to_fail_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    cell = made(tmp_path, monkeypatch, nodes=3)
+    cell = made(tmp_path, monkeypatch)
+    monkeypatch.setitem(SHAPE, "nodes", 3)
     monkeypatch.setattr("ssvid.sweep.ranks.LET", 1.0)
     lost = "say Process 0 of 3 lost process 2, which ended"
     assert keep(cell, [lost, "hang", "fail of my own"], "done") == "finished"
@@ -156,7 +172,7 @@ def keeper_process(cell: CellFolder, *acts: str) -> subprocess.Popen[bytes]:
     plan(cell, *acts)
     code = "import sys; from ssvid.sweep import keeper;"
     code += "keeper.command = lambda cell, stage, given: ['tests.sweep.fake', str(cell.path)];"
-    code += "keeper.keep(sys.argv[1], [sys.argv[2]])"
+    code += f"keeper.keep(sys.argv[1], [sys.argv[2]], {SHAPE})"
     return subprocess.Popen([sys.executable, "-c", code, str(cell.path.parents[1]), CELL], cwd=ROOT)
 
 
@@ -203,7 +219,6 @@ def test_a_killed_keeper_is_followed_by_one_that_waits_for_its_orphan(cell: Cell
 
 def test_two_keepers_of_one_cell_are_one(cell: CellFolder):
     with locked(cell.lock, wait=False, what="cell"):
-        assert keeper.keep(str(cell.path.parents[1]), [CELL], wait=False) == {CELL: "held"}
         waiting = keeper_process(cell, "done")
         time.sleep(1.5)
         assert waiting.poll() is None and not cell.finished
@@ -269,8 +284,10 @@ def test_states_of_cells_nobody_has(cell: CellFolder):
     assert counts(states(folder))["waiting"] == 1
     (folder.path / "submissions").mkdir()
     lanes = [{"pid": 2**22 + 1, "began": "1", "host": os.uname().nodename}]
-    submission = {"time": 1, "cluster": "local", "cells": [CELL], "lanes": lanes}
+    submission = {"time": 1, "cluster": "local", "cells": [CELL]}
     (folder.path / "submissions" / "0001.json").write_text(json.dumps(submission))
+    (folder.path / "jobs" / "0001").mkdir(parents=True)
+    (folder.path / "jobs" / "0001" / "lane-1.json").write_text(json.dumps(lanes[0]))
     assert counts(states(folder))["stopped"] == 1
     cell.add("cancel")
     assert counts(states(folder))["cancelled"] == 1

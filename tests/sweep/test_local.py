@@ -1,6 +1,8 @@
 """Sweeps on this machine: processes that share the cells."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +105,16 @@ def test_from_another_folder_relative_paths_stay_what_they_are(
     monkeypatch.chdir(tmp_path)
     again = json.loads(command("ssvid.sweep", "status", str(place / "runs" / "s")).stdout)
     assert again["finished"] == 1
+
+
+def test_the_cell_of_a_killed_keeper_is_taken_by_its_sibling(sweep: Any, tmp_path: Path):
+    out = tmp_path / "out"
+    file = sweep(grid={"seed": [0, 1]}, set={"steps": 400})
+    assert command("ssvid.sweep", file, "--out", str(out), "--cluster", "local", "--parallel", "2").returncode == 0
+    folder = SweepFolder(out)
+    first = folder.cell(next(iter(folder.read()["cells"])))
+    until(lambda: any((one.step or 0) > 10 for one in states(folder) if one.cell == first.hash))
+    os.kill(first.events()[0]["pid"], signal.SIGKILL)
+    until(lambda: counts(states(folder))["finished"] == 2)
+    starts = [event["pid"] for event in first.events() if event["event"] == "start"]
+    assert len(set(starts)) == 2

@@ -1,5 +1,6 @@
 """Sweep files -> cells."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ FAULTS = {
     "no axes": ({}, "has no axes"),
     "no list": ({"grid": {"lr": 0.1}}, "gives each axis a list"),
     "strange entry": ({"grid": {"lr": [0.1]}, "gird": {}}, "an entry 'gird'"),
-    "out": ({"grid": {"lr": [0.1]}, "set": {"out": "x"}}, "sets `out`"),
+    "out": ({"grid": {"lr": [0.1]}, "set": {"out": "x"}}, "'out' is no axis"),
     "random without count": ({"random": {"lr": {"log": [1, 2]}}}, "has a `count`"),
     "random backwards": ({"random": {"count": 1, "lr": {"log": [2, 1]}}}, "LOW first"),
     "random below 0": ({"random": {"count": 1, "lr": {"log": [0, 1]}}}, "above 0"),
@@ -126,6 +127,21 @@ FAULTS = {
     "cluster nothing": ({"grid": {"lr": [0.1]}, "cluster": {"nodes": 0}}, "cluster.nodes 0 must be more"),
     "no time": ({"grid": {"lr": [0.1]}, "cluster": {"time": 2}}, "leaves no time to train"),
     "suite": ({"grid": {"lr": [0.1]}, "suite": {"out": "x"}}, "`suite` is a name or flags"),
+    "empty grid": ({"grid": {}}, "has no axes"),
+    "axis that is no word": ({"grid": {1: [2]}}, "1 is no axis"),
+    "axis below a number": ({"grid": {"steps.x": [2]}}, "steps has no parts"),
+    "axis config": ({"grid": {"config": ["a.yaml"]}}, "'config' is no axis"),
+    "axis suite.out": ({"grid": {"suite.out": ["a"]}, "suite": "quick"}, "'suite.out' is no axis"),
+    "date": ({"grid": {"data.root": [datetime.date(2026, 1, 1)]}}, "no number, text or list"),
+    "random seed": ({"random": {"count": 2, "seed": "x", "lr": {"log": [1, 2]}}}, "maybe their `seed`"),
+    "no steps": ({"grid": {"steps": [0]}}, "'steps': 0.*--steps 0: it must be more than 0"),
+    "second number": ({"grid": {"lr": [0.1, -1.0]}}, "--lr -1.0"),
+    "nan": ({"grid": {"lr": [float("nan")]}}, "--lr nan"),
+    "best of no suite": ({"grid": {"lr": [0.1]}, "best": "classify.linear"}, "`best` is the name of a cell"),
+    "best": ({"grid": {"lr": [0.1]}, "best": [1], "suite": "quick"}, "`best` is the name of a cell"),
+    "gpus": ({"grid": {"lr": [0.1]}, "cluster": {"gpus": -1}}, "cluster.gpus -1"),
+    "gpus and tasks": ({"grid": {"lr": [0.1]}, "cluster": {"gpus": 2, "tasks": 4}}, "4 tasks on 2 GPUs"),
+    "delay": ({"grid": {"lr": [0.1]}, "cluster": {"signal_delay": -5}}, "signal_delay -5"),
     "name": ({"name": "a/b", "grid": {"lr": [0.1]}}, "letters, digits"),
 }
 
