@@ -1,6 +1,7 @@
 """`python -m ssvid.sweep SWEEP.yaml`, and its words status, logs, cancel, retry, report: parse, call, print."""
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -37,10 +38,14 @@ def submit(
     wait: bool = False,  # until every cell is finished or has failed; jobs that are lost are submitted again
     dry_run: bool = False,  # show the cells and the job, submit nothing
 ) -> dict[str, Any]:
-    """Submit every cell that is neither finished nor running. The same command again goes on."""
+    """Submit every cell that is neither finished nor running; the same command again goes on. Instead of a sweep file:
+    status, logs, cancel, retry or report, each with its --help."""
     from ssvid.sweep.plan import read
 
     positive(parallel=parallel)
+    if not Path(sweep).is_file():
+        near = difflib.get_close_matches(sweep, WORDS) or list(WORDS)
+        raise UserError(f"There is no sweep file {sweep}; words of this command: {', '.join(near)}.")
     plan = read(sweep)
     folder = SweepFolder(out or RUNS / plan.name)
     asked = plan.cluster if parallel is None else replace(plan.cluster, parallel=parallel)

@@ -213,6 +213,11 @@ def test_a_suite_that_cannot_be(suite: Any, best: str | None, word: str, slurm: 
     assert not (tmp_path / "o").exists()
 
 
+def test_a_word_that_is_none(tmp_path: Path):
+    with pytest.raises(UserError, match="no sweep file stauts; words of this command: status"):
+        run(**parse(run, ["--sweep", "stauts"]))
+
+
 def test_dry_run_shows_and_makes_nothing(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"partition": "gpu"})
     assert submit(file, tmp_path / "out", "--dry-run")["cells"] == 2
