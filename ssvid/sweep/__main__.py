@@ -53,12 +53,11 @@ def submit(
     unseen(plan)
     if dry_run:
         return shown(plan, folder, asked, cluster)
-    text = jobs.checked(folder, plan.name, len(plan.cells), asked) if cluster == "slurm" else ""
+    if cluster == "slurm":
+        jobs.check(folder, plan.name, len(plan.cells), asked)
     with folder.submitting():
         known = merged(folder, plan, asked, named=out is not None)
         folder.write(known)
-        if text:
-            (folder.path / "job.sh").write_text(text)
         todo = handed(folder, known, plan.name, asked, cluster, parallel)
     if cluster == "debug":
         debug(folder, todo, asked)
@@ -178,10 +177,11 @@ def watch(folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel
 
 
 def ended(folder: SweepFolder, submitted: int, waited: bool) -> dict[str, Any]:
-    number = status.counts(status.states(folder))
+    found = status.states(folder)
+    number = status.counts(found)
     made = {"out": str(folder.path), "submitted": submitted, **number}
     if waited:
-        print(status.table(status.states(folder)), file=sys.stderr)
+        print(status.table(found), file=sys.stderr)
         made["exit_code"] = 0 if number["finished"] == number["cells"] else 3
     return made
 
@@ -204,9 +204,9 @@ def status_(out: str | None = None, *, watch: bool = False) -> dict[str, Any]:
     """How each cell stands: state, step, loss, clips a second, time left, node, restarts."""
     folder = of(out)
     while True:
-        text = status.watched(folder)
-        print(("\033[2J\033[H" if watch and sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
         found = status.states(folder)
+        text = status.page(folder, found)
+        print(("\033[2J\033[H" if watch and sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
         number = status.counts(found)
         if not watch or not number["running"] + number["queued"] + number["unknown"]:
             return {"out": str(folder.path), **number}
@@ -220,9 +220,7 @@ def logs(cell: str, out: str | None = None, *, lines: int = 40) -> dict[str, Any
     folder = of(out)
     one = folder.cell(whole_name(folder, cell))
     for event in one.events():
-        shown = {
-            key: value for key, value in event.items() if key not in ("event", "time", "lines", "result") and value
-        }
+        shown = {key: value for key, value in event.items() if key not in ("event", "time", "lines") and value}
         clock = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
         print(f"{clock} {event['event']}: {', '.join(f'{k} {v}' for k, v in shown.items())}", file=sys.stderr)
     attempts = sorted(one.logs.iterdir()) if one.logs.is_dir() else []
@@ -242,12 +240,12 @@ def cancel(out: str | None = None, *, cell: str | None = None) -> dict[str, Any]
     """Take the cells (or one) out of the queue and stop what runs; checkpoints stay, submitting again goes on."""
     folder = of(out)
     only = whole_name(folder, cell) if cell else None
-    found = [one for one in status.states(folder) if one.state in status.ACTIVE and only in (None, one.cell)]
-    if not found:
-        return {"out": str(folder.path), "cancelled": 0}
-    queue = jobs.queue() or {}
+    found = [one for one in status.states(folder) if only in (None, one.cell)]
+    if any(one.state == "unknown" for one in found):
+        raise RunError("squeue does not answer, so what still runs is not known: nothing was cancelled. Try again.")
+    wanted = {one.cell for one in found if one.state in status.ACTIVE}
+    queue = jobs.queue() if wanted else {}
     here = socket.gethostname()
-    wanted = {one.cell for one in found}
     numbers, lanes = [], []
     for one in folder.submissions():
         alive = {name: job for name, job in jobs.alive(one, queue).items() if name in wanted}

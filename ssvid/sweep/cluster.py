@@ -1,7 +1,5 @@
 """the `cluster` part of a sweep file -> what is asked of SLURM for each cell, or of this machine."""
 
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,14 +67,3 @@ def cluster_of(given: dict[str, Any], path: str) -> Cluster:
             f"{made.signal_delay} s before the end, and SLURM may be 60 s early: take more time or less of it."
         )
     return made
-
-
-def ask(*command: str) -> str | None:
-    """What a command of SLURM says; None where it is not there or does not answer."""
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        return None
-    return answer.stdout if answer.returncode == 0 else None

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssvid.errors import RunError, UserError
-from ssvid.sweep.cluster import Cluster, ask
+from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder, store
 
 MAX_ARRAY = 1001  # SLURM's own default of MaxArraySize
-LIST = "%i|%T|%N|%e|%r|%j"  # of squeue: id, state, nodes, end, reason, name
+LIST = "%i|%T|%N|%r|%j"  # of squeue: id, state, nodes, reason, name
 
 
 class Job(NamedTuple):
@@ -30,22 +30,27 @@ class Job(NamedTuple):
     id: str
     state: str  # PENDING, RUNNING, ...
     node: str
-    end: datetime | None
     reason: str
     lanes: tuple[int, ...] = ()  # processes of this machine instead, which share the cells of a submission
+
+
+def ask(*command: str) -> str | None:
+    """What a command of SLURM says; None where it is not there or does not answer."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
+    return answer.stdout if answer.returncode == 0 else None
 
 
 def time_left(job: str | None) -> float | None:
     """Seconds until SLURM ends this job; None outside of one, or where it does not say."""
     if job is None or (said := ask("squeue", "--noheader", "--jobs", job, "--format=%e")) is None:
         return None
-    end = moment(said.strip().splitlines()[0]) if said.strip() else None
-    return (end - datetime.now()).total_seconds() if end else None
-
-
-def moment(text: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(text)
+        return (datetime.fromisoformat(said.strip()) - datetime.now()).total_seconds()
     except ValueError:
         return None  # N/A, UNLIMITED
 
@@ -57,8 +62,8 @@ def queue() -> dict[str, Job] | None:
         return None
     jobs = {}
     for line in said.splitlines():
-        number, state, node, end, reason, name = line.strip().split("|", 5)
-        job = Job(number, state, node, moment(end), reason)
+        number, state, node, reason, name = line.strip().split("|", 4)
+        job = Job(number, state, node, reason)
         index = "_" + number.partition("_")[2] if "_" in number else ""
         jobs[number] = jobs[name + index] = job
     return jobs
@@ -75,7 +80,7 @@ def alive(submission: dict[str, Any], jobs: dict[str, Job] | None) -> dict[str, 
     lanes = [lane for lane in lanes_of(submission) if lane["host"] != socket.gethostname() or living(lane)]
     if not lanes:
         return {}
-    job = Job("", "LOCAL", lanes[0]["host"], None, "", tuple(lane["pid"] for lane in lanes))
+    job = Job("", "LOCAL", lanes[0]["host"], "", tuple(lane["pid"] for lane in lanes))
     return dict.fromkeys(cells, job)
 
 
@@ -185,8 +190,8 @@ def script(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> str:
     return str(executor._make_submission_file_text(executor._submitit_command_str, "check"))
 
 
-def checked(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> str:
-    """The script, once sbatch has said that it would take it: partition, account, limits."""
+def check(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> None:
+    """Ask sbatch whether it would take the jobs: partition, account, limits."""
     for tool in ("sbatch", "srun"):
         if shutil.which(tool) is None:
             raise UserError(
@@ -197,7 +202,6 @@ def checked(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> str
     answer = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True)
     if answer.returncode:
         raise UserError(f"SLURM would refuse these jobs ({refusal(answer.stderr)}); nothing was submitted.")
-    return text
 
 
 def refusal(text: str) -> str:

@@ -7,14 +7,13 @@ preemption, requeueing, lost nodes and kill -9 are one case.
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +78,20 @@ def keep(out: str, names: list[str], shape: dict[str, Any]) -> dict[str, str]:
 @contextmanager
 def held(lock: Path, told: Told, wait: bool) -> Iterator[bool]:
     """The lock, or False: when told to go, or at once where there is no waiting."""
-    said = False
-    while not told():
-        try:
-            with locked(lock, wait=False, what=str(lock.parent)):
-                yield True
-                return
-        except UserError as error:
-            if "another process" not in str(error):
-                raise
-            if not wait:
-                break
-            if not said:
-                print(f"waiting: {error}", file=sys.stderr, flush=True)
-            said = True
-            time.sleep(1)
-    yield False
+    with ExitStack() as stack:
+        mine = said = False
+        while not mine and not told():
+            try:
+                stack.enter_context(locked(lock, wait=False, what=str(lock.parent)))
+                mine = True
+            except UserError as error:
+                if not wait:
+                    break
+                if not said:
+                    print(f"waiting: {error}", file=sys.stderr, flush=True)
+                said = True
+                time.sleep(1)
+        yield mine
 
 
 def kept(cell: CellFolder, folder: SweepFolder, cluster: Cluster, told: Told) -> str:
@@ -201,8 +198,7 @@ def requeue(cell: CellFolder) -> bool:
     """The job anew, with all its time. Else it ends with its time, and submitting again goes on."""
     job = os.environ["SLURM_JOB_ID"]
     cell.add("requeue", job=job)
-    scontrol = shutil.which("scontrol")
-    answer = subprocess.run([scontrol or "scontrol", "requeue", job], capture_output=True, text=True)
+    answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     if answer.returncode:
         cell.add("requeue refused", said=answer.stderr.strip())
         print(f"job {job} cannot be requeued: {answer.stderr.strip()}", file=sys.stderr, flush=True)
@@ -227,7 +223,7 @@ def scores(cell: CellFolder) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(cell.bench.glob("*.json")):
         result = json.loads(file.read_text())
-        if result.get("kind") != "benchmark":
+        if result.get("kind") != "benchmark":  # ssvid.results.BENCH, which would bring torch along
             continue
         metric, random = result["metric"], result["controls"].get("random", {})
         found[result["cell"]] = {

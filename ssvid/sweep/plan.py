@@ -13,7 +13,6 @@ Cells are grid x list x random. The i-th draw of `random` is the same in every c
 """
 
 import copy
-import hashlib
 import itertools
 import json
 import math
@@ -116,7 +115,7 @@ def based(given: dict[str, Any], path: str) -> dict[str, Any]:
         raise UserError(
             f"The sweep {path}: `base` is one recipe or flags of ssvid.pretrain, and `set` is flags over it."
         )
-    if "out" in base or "out" in (given.get("set") or {}):
+    if "out" in base:
         raise UserError(f"The sweep {path} sets `out`: each cell has a folder of its own.")
     return apply(base, given.get("set") or {})
 
@@ -305,11 +304,11 @@ def cell(
 def identity(config: dict[str, Any], suite: dict[str, Any] | None, axes: list[str]) -> str:
     """Of all that makes a cell this one. How it is run (workers, log_every ...) does not, unless that is an axis."""
     from ssvid.engine.checkpoint import FREE, flat
+    from ssvid.results import digest
 
     how = FREE - {"steps", "epochs", "data.root", "encoder"} - set(axes)
     kept = {key: value for key, value in flat(config).items() if key not in how}
-    text = json.dumps([kept, suite], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return digest({"config": kept, "suite": suite})
 
 
 def different(cells: list[Cell], path: str) -> None:

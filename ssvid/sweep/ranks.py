@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ssvid.errors import Stopped
 from ssvid.sweep.cluster import Cluster
 
 LET = 20.0  # seconds in which the others may find out by themselves that a process is lost, and say so in their logs
 GRACE = 60.0  # seconds for a checkpoint, once all have been told to leave
 OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of whoever submitted
-STOPPED = 75  # ssvid.errors.Stopped
 WORDS = 30  # last lines that are kept of a process that failed
 
 
@@ -98,7 +98,7 @@ def judged(code: int, logs: Path) -> Ending:
     code = first_of_srun(logs / "srun.err") or code
     by = killer(code)
     said, lines = last_words(logs)
-    if code == STOPPED:
+    if code == Stopped.exit_code:
         return Ending(code, "outside", "told to leave by a signal", lines)
     if by:
         return Ending(code, "outside" if by in OUTSIDE else "failed", f"killed by {by.name}", lines)

@@ -130,8 +130,7 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def watched(folder: SweepFolder) -> str:
-    found = states(folder)
+def page(folder: SweepFolder, found: list[State]) -> str:
     total = counts(found)
     summary = ", ".join(f"{number} {name}" for name, number in total.items() if number and name != "cells")
     clock = time.strftime("%H:%M:%S")

@@ -6,8 +6,6 @@ import html
 import io
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from benchmarks.strips import FRAMES, GAP, SIDE, attended, middles
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec, Row
+from tests.benchmarks.browser import Browser
 from tests.helpers import command, sentence, squares, write_video
 
 ROWS = ("encoder", "random", "pixels", "single_frame", "shuffled")
@@ -373,9 +372,7 @@ MEASURE = """<script>addEventListener("load", () => {
 @pytest.mark.parametrize("width", [1100, 500])
 def test_a_browser_shows_it_whole(tmp_path: Path, width: int):
     """Nothing broken, nothing cut off at the side, folded parts unfolded; and the picture is no white sheet."""
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("no chromium on this machine")
+    browser = Browser(width, tmp_path)
     cells = {"a": 4, "cell.with_quite_a_long_name": 48, "c": 70}
     found = [
         made(title, cell, classes=n, clips=3 * n, seed=i)
@@ -383,18 +380,9 @@ def test_a_browser_shows_it_whole(tmp_path: Path, width: int):
         for cell, n in cells.items()
     ]
     page = Path(report.reports([str(put(tmp_path, *found))])["report"])
-    copy = page.with_name("measured.html")
-    copy.write_text(page.read_text().replace("</body>", f"{MEASURE}</body>"))
-    argv = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},2400"]
-    argv += ["--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"]
-    dom = subprocess.run([*argv, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    (title,) = re.findall(r"<title>(.*?)</title>", dom.stdout)
-    seen = json.loads(html.unescape(title))
+    seen = browser.measured(page, MEASURE)
     assert seen["images"] == 1 + 6 * (1 + 4 * (1 + 3) + 4)  # cost; confusion, film strips, attention
     assert (seen["broken"], seen["wide"], seen["out"]) == (0, 0, 0), seen
-    shot = tmp_path / "page.png"
-    subprocess.run([*argv, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120, check=True)
-    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
-    assert pixels.shape[1] == width and (pixels.min(2) < 128).mean() > 0.01  # ink
-    blue = np.abs(pixels - [int(plots.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]).max(2) < 8
-    assert blue.any(1).mean() > 0.01 and (pixels[-200:].min(2) < 128).any()  # bars, and it goes on to the bottom
+    ink, blue = browser.inked(page)
+    assert ink.mean() > 0.01
+    assert blue.any(1).mean() > 0.01 and ink[-200:].any()  # bars, and it goes on to the bottom

@@ -1,23 +1,20 @@
 """The report of a sweep: from made-up folders, whole, unfinished, torn, hostile and large. Nothing is trained."""
 
 import csv
-import html
 import itertools
 import json
 import random
 import re
-import shutil
-import subprocess
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from benchmarks import plots, report, sweep_plots, sweep_rows
+from benchmarks import report, sweep_plots, sweep_rows
 from ssvid.errors import UserError
+from tests.benchmarks.browser import Browser
 from tests.helpers import command
 
 Axes = dict[str, list[Any]]
@@ -344,9 +341,7 @@ MEASURE = """<script>addEventListener("load", () => {
 
 @pytest.mark.parametrize("width", [1100, 500])
 def test_a_browser_shows_it_whole_and_sorts(tmp_path: Path, width: int):
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("no chromium on this machine")
+    browser = Browser(width, tmp_path)
     axes: Axes = {"objective.mask_ratio": [0.5, 0.9], "encoder": ["an encoder with a long name, depth=2, " * 3, "r3d"]}
     vals = [None, 0.5, 0.07, 0.4]
     names = put(
@@ -354,19 +349,10 @@ def test_a_browser_shows_it_whole_and_sorts(tmp_path: Path, width: int):
     )
     fail(tmp_path, names[5], lines=["x" * 300], why="why " * 60)
     page = Path(report.report(str(tmp_path))["report"])
-    copy = page.with_name("measured.html")
-    copy.write_text(page.read_text().replace("</body>", f"{MEASURE}</body>"))
-    argv = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},2400"]
-    argv += ["--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"]
-    dom = subprocess.run([*argv, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    (title,) = re.findall(r"<title>(.*?)</title>", dom.stdout)
-    seen = json.loads(html.unescape(title))
+    seen = browser.measured(page, MEASURE)
     assert (seen["broken"], seen["wide"], seen["out"]) == (0, 0, 0), seen
     assert seen["images"] == 2 * 3 + 1
     assert seen["up"] == [7.0, 40.0, 50.0, None] and seen["down"] == [50.0, 40.0, 7.0, None]  # no score: last
-    shot = tmp_path / "page.png"
-    subprocess.run([*argv, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120, check=True)
-    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
-    assert pixels.shape[1] == width and (pixels.min(2) < 128).mean() > 0.01  # ink
-    blue = np.abs(pixels - [int(plots.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]).max(2) < 8
+    ink, blue = browser.inked(page)
+    assert ink.mean() > 0.01
     assert blue.any()

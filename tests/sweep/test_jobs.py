@@ -72,7 +72,7 @@ def test_again_only_what_is_neither_finished_nor_running(slurm: Path, tmp_path: 
     folder = SweepFolder(out)
     cells = list(folder.read()["cells"])
     (first,) = folder.submissions()
-    lines = [f"{first['job']}_{i}|{s}|n1|N/A|None|{first['name']}" for i, s in ((0, "RUNNING"), (1, "PENDING"))]
+    lines = [f"{first['job']}_{i}|{s}|n1|None|{first['name']}" for i, s in ((0, "RUNNING"), (1, "PENDING"))]
     (slurm / "queue").write_text("\n".join(lines) + "\n")
     folder.cell(cells[2]).add("start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1")
     (folder.cell(cells[2]).path / "row.json").write_text(json.dumps({"step": 10}))
@@ -94,7 +94,7 @@ def test_a_submit_that_was_killed_leaves_no_job_unknown(slurm: Path, tmp_path: P
     file = next((folder.path / "submissions").iterdir())
     known = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in known.items() if key != "job"}))
-    (slurm / "queue").write_text(f"99_1|RUNNING|n1|N/A|None|{known['name']}\n")
+    (slurm / "queue").write_text(f"99_1|RUNNING|n1|None|{known['name']}\n")
     assert [one.state for one in states(folder)] == ["stopped", "running"]
 
 
@@ -104,6 +104,8 @@ def test_where_the_queue_is_silent_nothing_is_submitted_twice(slurm: Path, tmp_p
     (tmp_path / "tools" / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     assert counts(states(SweepFolder(out)))["unknown"] == 2
     assert "squeue does not answer" in refused(file, out) and len(scripts(slurm)) == 1
+    with pytest.raises(UserError, match="nothing was cancelled"):
+        cancel(str(out))
 
 
 def test_a_job_keeps_the_shape_it_was_submitted_with(slurm: Path, tmp_path: Path):
@@ -111,7 +113,7 @@ def test_a_job_keeps_the_shape_it_was_submitted_with(slurm: Path, tmp_path: Path
     out = tmp_path / "out"
     submit(sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"nodes": 1}), out)
     (one,) = SweepFolder(out).submissions()
-    (slurm / "queue").write_text("".join(f"{one['job']}_{i}|PENDING||N/A|x|{one['name']}\n" for i in range(2)))
+    (slurm / "queue").write_text("".join(f"{one['job']}_{i}|PENDING||x|{one['name']}\n" for i in range(2)))
     assert submit(sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"nodes": 2}), out)["submitted"] == 0
     for file in (out / "jobs" / "0001").glob("*_submitted.pkl"):
         given = DelayedSubmission.load(file)
@@ -229,7 +231,7 @@ def test_cancel_takes_what_is_in_the_queue(slurm: Path, tmp_path: Path):
     out = tmp_path / "out"
     submit(sweep(tmp_path, grid={"seed": [0, 1]}), out)
     (one,) = SweepFolder(out).submissions()
-    (slurm / "queue").write_text(f"{one['job']}_1|PENDING||N/A|Priority|{one['name']}\n")
+    (slurm / "queue").write_text(f"{one['job']}_1|PENDING||Priority|{one['name']}\n")
     assert cancel(str(out))["cancelled"] == 1
     assert (slurm / "cancelled").read_text() == f"{one['job']}_1\n"
     (slurm / "queue").write_text("")
@@ -243,7 +245,7 @@ def test_a_thousand_cells_and_their_status(slurm: Path, tmp_path: Path):
     folder = SweepFolder(tmp_path / "out")
     (one,) = folder.submissions()
     assert len(one["cells"]) == 1000 and "--array=0-999%64" in scripts(slurm)[0]
-    queue = [f"{one['job']}_{i}|{'RUNNING' if i < 64 else 'PENDING'}|n1|N/A|x|{one['name']}" for i in range(1000)]
+    queue = [f"{one['job']}_{i}|{'RUNNING' if i < 64 else 'PENDING'}|n1|x|{one['name']}" for i in range(1000)]
     (slurm / "queue").write_text("\n".join(queue) + "\n")
     number = counts(states(folder))
     assert (number["running"], number["queued"]) == (64, 936)

@@ -53,7 +53,7 @@ def measured(draws: int) -> dict[str, Any]:
             lines = [json.dumps({"step": step, "loss": 1.0, "clips_per_s": 9.0}) for step in range(1, 200)]
             (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
             with open(folder / "asked" / "queue", "a") as queue:
-                queue.write(f"2_{number}|RUNNING|n1|2030-01-01T00:00:00|None|x\n")
+                queue.write(f"2_{number}|RUNNING|n1|None|x\n")
         return {"cells": len(sweep["cells"]), "submit": submit, "status": spent(["status", str(folder / "out")], env)}
 
 
