@@ -1,6 +1,6 @@
 """a video and its transcript -> when each sentence is seen: python -m benchmarks.align VIDEO TRANSCRIPT --encoder E ...
 
-Writes NAME.vtt, NAME.json and NAME.png, of one video or of each in a folder. How times are found: benchmarks.realign.
+Writes NAME.vtt, NAME.json and NAME.png, of one video or of each in a folder. How: benchmarks.alignment.realign.
 """
 
 import hashlib
@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.align_page import draw
-from benchmarks.aligners import open_aligner, same_features
-from benchmarks.realign import Aligner, Found, realign, web_vtt
-from ssvid.data import files, narration
+from benchmarks.alignment.aligner import open_aligner, same_features
+from benchmarks.alignment.realign import Aligner, Found, realign, web_vtt
+from benchmarks.reports.alignment import draw
+from ssvid.data import files
 from ssvid.data.decode import stamps
-from ssvid.data.leftout import LeftOut
 from ssvid.data.manifest import Manifest
+from ssvid.data.narration import readers
+from ssvid.data.narration.sentences import Sentence
+from ssvid.data.narration.skipped import LeftOut
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.seconds import seconds_in
-from ssvid.data.sentencify import Sentence
 from ssvid.data.store import Store, place, stored
 from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
@@ -129,7 +130,7 @@ def _spoken(transcript: str, videos: Videos, many: bool, listing: LeftOut) -> di
     if not Path(transcript).expanduser().exists():
         raise UserError(f"There is no transcript {transcript}.")
     only = videos.ids[0]
-    said = narration.read(transcript, length=lambda id: videos.length(id if many else only), left_out=listing)
+    said = readers.read(transcript, length=lambda id: videos.length(id if many else only), left_out=listing)
     if many:
         return said
     if len(said) > 1 and only not in said:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import results
-from benchmarks.results import between
+from benchmarks.reports import results
+from benchmarks.reports.results import between
 from ssvid.errors import UserError
 from ssvid.results import BENCH, Result
 from ssvid.statistics import by_group, paired_difference, sign_flip, spread_of_difference, turned

@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from benchmarks import report, results
-from benchmarks.pool import POOLINGS
-from benchmarks.probe import Probe, ProbeResult
-from benchmarks.sources import ROWS
-from benchmarks.streams import split
-from benchmarks.strips import strips
-from benchmarks.subject import Options, Subject, agreed, bench, subject
+from benchmarks import report
+from benchmarks.features.bench import Options, Subject, agreed, bench, subject
+from benchmarks.features.late_fusion import split
+from benchmarks.features.pooling import POOLINGS
+from benchmarks.features.sources import ROWS
+from benchmarks.probes.base import Probe, ProbeResult
+from benchmarks.reports import results
+from benchmarks.tasks.film_strips import strips
 from ssvid import registry
 from ssvid.data.manifest import SPLITS, Manifest, labelled
 from ssvid.engine.distributed import join

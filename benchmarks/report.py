@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import board, results, run_page, sweep_page, sweep_rows
-from benchmarks.board_page import matrix
-from benchmarks.page import BLUE, GREY, INK, films, html_table, page, picture
-from benchmarks.results import ROWS, between, gained, percent
+from benchmarks.reports import board, results, run_page, sweep_page, sweep_rows
+from benchmarks.reports.board_page import matrix
+from benchmarks.reports.page import BLUE, GREY, INK, films, html_table, page, picture
+from benchmarks.reports.results import ROWS, between, gained, percent
 from ssvid.errors import UserError
 from ssvid.results import BENCH, PROBE, TUNED, Result
 

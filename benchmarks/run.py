@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from benchmarks import board, results
+from benchmarks.features.bench import Bench, Options, Subject
+from benchmarks.features.late_fusion import agreed, bench, leaks, subject
+from benchmarks.features.pooling import POOLINGS
+from benchmarks.features.units import keep
 from benchmarks.linear_probe import titles
-from benchmarks.pool import POOLINGS
-from benchmarks.streams import agreed, bench, leaks, subject
-from benchmarks.subject import Bench, Options, Subject
-from benchmarks.suite import Broken, Cell, load, manifest
-from benchmarks.task import score
-from benchmarks.units import keep
+from benchmarks.reports import board, results
+from benchmarks.suites.loader import Broken, Cell, load, manifest
+from benchmarks.tasks.base import score
 from ssvid.data.manifest import Manifest
 from ssvid.engine.distributed import join
 from ssvid.engine.features import cpu_seconds, refuse

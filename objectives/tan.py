@@ -149,7 +149,7 @@ class TAN(Objective):
             raise UserError(f"The features of {data.root} are {found} wide: give --objective.features {found}.")
 
     def keep(self, folder: Path) -> None:
-        """The words that its table is of, and whose features it learnt from: benchmarks.aligners reads both."""
+        """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
         tower = self.aligner.tower
         told = {"tower": tower.name, "arguments": tower.write(folder, "text"), "features": self.origin.hash}
         text = json.dumps(told, indent=1) + "\n"

@@ -20,7 +20,7 @@ from ssvid.engine.loop import Settings, Trained
 from ssvid.engine.mix import Mix
 from ssvid.engine.run import UNCHANGED, ClipChange, begin, run, steps_of
 from ssvid.engine.score import score
-from ssvid.engine.turbo import Turbo, recompute_blocks, told
+from ssvid.engine.token_dropping import Turbo, recompute_blocks, told
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.nn.sync_bn import synchronise

@@ -16,7 +16,7 @@ from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.loop import Settings, Trained
 from ssvid.engine.online import OnlineProbe
 from ssvid.engine.run import UNCHANGED, ClipChange, begin, run, steps_of
-from ssvid.engine.turbo import Turbo, recompute_blocks, told
+from ssvid.engine.token_dropping import Turbo, recompute_blocks, told
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective

@@ -18,6 +18,7 @@ Clip = Float[Tensor, "B C T H W"]  # normalised pixels
 Tokens = Float[Tensor, "B N D"]  # time-major: n = (t*h + y)*w + x
 Pooled = Float[Tensor, "B D"]
 Index = Int[Tensor, "B K"]  # positions into N of the kept tokens
+Labels = Int[Tensor, "_"] | Bool[Tensor, "_ Q"]  # one class of each clip; or all that it holds
 Dropped = Int[Tensor, "B M"]  # and of the others
 
 

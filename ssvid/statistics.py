@@ -14,6 +14,7 @@ from torch import Tensor
 from ssvid.randomness import uniform
 
 CHUNK = 100  # draws at once, so that thousands of groups fit
+Measure = Callable[[Float[Tensor, "W G"]], Float[Tensor, "W"]]  # how much each group counts -> the metric
 Correct = Bool[Tensor, "S"] | Float[Tensor, "S"]  # right or wrong, or the share of several answers that was right
 
 
@@ -74,9 +75,7 @@ def numbered(groups: list[str]) -> list[int]:
     return [names[name] for name in groups]
 
 
-def redrawn(
-    measure: Callable[[Float[Tensor, "W G"]], Float[Tensor, "W"]], groups: int, seed: int, draws: int = 1000
-) -> Float[Tensor, "draws"]:
+def redrawn(measure: Measure, groups: int, seed: int, draws: int = 1000) -> Float[Tensor, "draws"]:
     """A number that is no average (a mean average precision) on redrawn groups, the same draws for every row."""
     found = []
     for start in range(0, draws, CHUNK):

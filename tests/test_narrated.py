@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from benchmarks.align import align
-from benchmarks.aligners import open_aligner
+from benchmarks.alignment.aligner import open_aligner
 from benchmarks.run import run as benchmark
 from ssvid import stages
 from ssvid.cli import parse

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.streams import agreed
-from benchmarks.subject import Options, Subject
+from benchmarks.features.bench import Options, Subject
+from benchmarks.features.late_fusion import agreed
 from ssvid.data.store import card_of
 from ssvid.encoder import Encoder
 from ssvid.engine.run import ClipChange

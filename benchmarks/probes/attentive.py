@@ -2,7 +2,7 @@
 
 Each batch of tokens is read once for all heads. `videoglue` and `blocks4` are the published protocols, `house` the
 first one's head with settings for small sets; docs/benchmarks.md says where ours differ. The heads begin alike and see
-the same batches and dropout, so that one alone is the same as among others (`benchmarks/heads.py`: their algebra).
+the same batches and dropout, so that one alone is the same as among others (attentive_math.py: their algebra).
 """
 
 import math
@@ -15,12 +15,12 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.heads import Form, Params, logits, start
-from benchmarks.probe import Labels, Probe, ProbeResult, Setting, accuracy, check, metric, on_val, result
+from benchmarks.probes.attentive_math import Form, Params, logits, start
+from benchmarks.probes.base import Probe, ProbeResult, Setting, accuracy, check, metric, on_val, result
 from ssvid.errors import UserError
 from ssvid.randomness import permutation, uniform
 from ssvid.registry import probes
-from ssvid.shapes import Frozen, Tokens
+from ssvid.shapes import Frozen, Labels, Tokens
 
 
 class Protocol(TypedDict):

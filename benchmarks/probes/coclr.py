@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmarks.probe import Probe, ProbeResult, Setting, check, on_val, result
+from benchmarks.probes.base import Probe, ProbeResult, Setting, check, on_val, result
 from ssvid.errors import UserError, positive
 from ssvid.randomness import permutation
 from ssvid.registry import probes

@@ -22,11 +22,11 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from benchmarks.probe import Labels, Probe, ProbeResult, Setting, accuracy, check, metric, on_val, result
+from benchmarks.probes.base import Probe, ProbeResult, Setting, accuracy, check, metric, on_val, result
 from ssvid.errors import positive
 from ssvid.randomness import permutation
 from ssvid.registry import probes
-from ssvid.shapes import Frozen
+from ssvid.shapes import Frozen, Labels
 
 CHUNK = 4096  # rows scored at once
 WHOLE = 2**26  # numbers that are kept standardised in memory: 256 MB

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.probe import Probe, ProbeResult, Setting, check, result
+from benchmarks.probes.base import Probe, ProbeResult, Setting, check, result
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
 

@@ -7,10 +7,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.probe import Probe, ProbeResult
-from benchmarks.strips import attended
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Row, Task, right
+from benchmarks.features.bench import Bench
+from benchmarks.probes.base import Probe, ProbeResult
+from benchmarks.tasks.base import Answer, Row, Task, right
+from benchmarks.tasks.film_strips import attended
 from ssvid.registry import tasks
 from ssvid.statistics import chance, topk
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from benchmarks.probe import Probe
-from benchmarks.ranking import Ranked, mean_over, ranked
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task, group_numbers, of_classes
+from benchmarks.features.bench import Bench
+from benchmarks.metrics.ranking import Ranked, mean_over, ranked
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Task, group_numbers, of_classes
 from benchmarks.tasks.multi_label import prevalence
 from ssvid.errors import UserError
 from ssvid.registry import tasks

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.probe import Probe
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task, right
+from benchmarks.features.bench import Bench
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Task, right
 from ssvid.errors import UserError, positive
 from ssvid.randomness import uniform
 from ssvid.registry import tasks

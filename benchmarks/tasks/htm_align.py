@@ -1,7 +1,7 @@
 """Where in a long video is each sentence seen, and which are not seen at all? HTM-Align, on stored features.
 
 Recall@1 of those that are, over the sentences of all test videos, and ROC-AUC of which they are: see
-benchmarks.htm_align. `aligner`: a run of tan; without one the encoder's own text side is asked,
+benchmarks.metrics.htm_align. `aligner`: a run of tan; without one the encoder's own text side is asked,
 second by second. The data set brings the features, and the command's encoder is the one that made them.
 """
 
@@ -15,18 +15,18 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from benchmarks.aligners import open_aligner, same_features
-from benchmarks.htm_align import WINDOW, Method, Model, evaluate, given_times
-from benchmarks.narrations import Asked, by_text, model_of
-from benchmarks.probe import Probe
-from benchmarks.ranking import Measure
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task, group_numbers, share
-from benchmarks.wording import unlearnt
+from benchmarks.alignment.aligner import open_aligner, same_features
+from benchmarks.features.bench import Bench
+from benchmarks.features.stored import Asked, by_text, model_of
+from benchmarks.features.text_side import unlearnt
+from benchmarks.metrics.htm_align import WINDOW, Method, Model, evaluate, given_times
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Task, group_numbers, share
 from ssvid.data.datasets.htm_align import Spoken, annotation_file, load_annotation
 from ssvid.data.store import card_beside, read_features
 from ssvid.errors import UserError
 from ssvid.registry import tasks
+from ssvid.statistics import Measure
 
 TIMES = "timestamps"  # the row of the narration's own times
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.probe import Probe
-from benchmarks.ranking import Ranked, mean_over, ranked
-from benchmarks.segments import hits, proposed
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task, of_classes
+from benchmarks.features.bench import Bench
+from benchmarks.metrics.ranking import Ranked, mean_over, ranked
+from benchmarks.metrics.segments import hits, proposed
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Task, of_classes
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import tasks

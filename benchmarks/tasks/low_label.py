@@ -2,9 +2,9 @@
 
 import torch
 
-from benchmarks.probe import Probe
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task, right
+from benchmarks.features.bench import Bench
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Task, right
 from benchmarks.tasks.few_shot import pick
 from ssvid.errors import UserError, within
 from ssvid.registry import tasks

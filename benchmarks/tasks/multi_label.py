@@ -5,10 +5,10 @@ Average precision is the plain one, as in Charades' own code and scikit-learn; c
 
 import torch
 
-from benchmarks.probe import Probe
-from benchmarks.ranking import mean_over, of_table
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task, group_numbers, of_classes
+from benchmarks.features.bench import Bench
+from benchmarks.metrics.ranking import mean_over, of_table
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Task, group_numbers, of_classes
 from ssvid.registry import tasks
 
 

@@ -5,9 +5,9 @@ Every clip is seen in all three ways, so what it shows cannot tell; labels of th
 
 import torch
 
-from benchmarks.probe import Probe
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task, right
+from benchmarks.features.bench import Bench
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Task, right
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.probe import Probe, check
+from benchmarks.features.bench import Bench
+from benchmarks.probes.base import Probe, check
 from benchmarks.probes.knn import neighbours
-from benchmarks.strips import strips
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Row, Task
+from benchmarks.tasks.base import Answer, Row, Task
+from benchmarks.tasks.film_strips import strips
 from ssvid.errors import UserError, positive
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.probe import Probe
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Row, Task, group_numbers, share
+from benchmarks.features.bench import Bench
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Row, Task, group_numbers, share
 from ssvid.errors import UserError, positive
 from ssvid.registry import tasks
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.probe import Probe
-from benchmarks.subject import Bench
-from benchmarks.task import Answer, Task, right
-from benchmarks.wording import Text
+from benchmarks.features.bench import Bench
+from benchmarks.features.text_side import Text
+from benchmarks.probes.base import Probe
+from benchmarks.tasks.base import Answer, Task, right
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 from ssvid.statistics import topk

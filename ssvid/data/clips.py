@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ssvid.data.augment import GEOMETRY_DRAWS, crops, geometry, recipe
 from ssvid.data.decode import read, stamps
-from ssvid.data.flow import flow_file, need_flow, read_flow
 from ssvid.data.manifest import Manifest
+from ssvid.data.preprocess.flow import flow_file, need_flow, read_flow
 from ssvid.data.samples import Samples
 from ssvid.data.sampling import clip_times, near, positions
 from ssvid.errors import UserError

@@ -73,7 +73,7 @@ class Samples(Dataset, ABC):
         short = f" ({dropped} are shorter than the clip, {takes})" if dropped else ""
         return (
             f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: {bad[-1].why}. "
-            + ("" if "ssvid." in bad[-1].why else "Check the files with ssvid.data.prepare --scan_only.")
+            + ("" if "ssvid." in bad[-1].why else "Check the files with ssvid.data.preprocess.prepare --scan_only.")
         )
 
     def _candidates(self, epoch: int, index: int) -> list[int]:

@@ -19,8 +19,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import NEAR, Table, decoded, needless, read, reason, scanned, stamps, upright
-from ssvid.data.flow import flow_file, read_flow
 from ssvid.data.manifest import Manifest
+from ssvid.data.preprocess.flow import flow_file, read_flow
 from ssvid.data.sampling import clip_from, parted
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec, Views

@@ -2,8 +2,8 @@
 
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest
+from ssvid.data.narration.samples import Bags, FeatureWindows
 from ssvid.data.samples import Samples
-from ssvid.data.spoken import Bags, FeatureWindows
 from ssvid.shapes import Bag, Views, Window
 
 

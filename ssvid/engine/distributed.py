@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore
 
-from ssvid.engine.peers import Peers, host_name
+from ssvid.engine.rendezvous import Peers, host_name
 from ssvid.errors import RunError, UserError
 
 HANDSHAKE_S = 15.0  # what answers is no store of ours: that has a thread of its own, however busy its process is

@@ -18,13 +18,13 @@ from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import evaluating
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
+from ssvid.engine.collapse import Watch, monitors
 from ssvid.engine.cost import Cost
 from ssvid.engine.distributed import World, gather, gathered
-from ssvid.engine.feed import to_device
-from ssvid.engine.health import Watch, monitors
 from ssvid.engine.logs import Metrics, film
 from ssvid.engine.stop import Stop
-from ssvid.engine.turbo import Turbo
+from ssvid.engine.to_device import to_device
+from ssvid.engine.token_dropping import Turbo
 from ssvid.errors import RunError, Stopped
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Loss, Views

@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ssvid.data.flow import flow_file, need_flow
 from ssvid.data.loader import living, one_thread
 from ssvid.data.manifest import Manifest
+from ssvid.data.preprocess.flow import flow_file, need_flow
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.sampling import parted
 from ssvid.data.seconds import EACH, Block, Passes

@@ -16,7 +16,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import RunFolder, flat, provenance, whole_state
 from ssvid.engine.distributed import World, agree, gather, join, together
 from ssvid.engine.loop import Settings, Trained, export, train
-from ssvid.engine.peers import host_name
+from ssvid.engine.rendezvous import host_name
 from ssvid.errors import RunError, UserError
 from ssvid.objective import Objective
 from ssvid.shapes import Views
@@ -31,7 +31,7 @@ class ClipChange:
     stride: int | None = None  # of the file's frames, instead of fps
     whole: bool | None = None  # frames spread evenly over the whole video, instead of fps and stride
     size: int | None = None  # pixels
-    modality: Literal["rgb", "flow"] | None = None  # flow: see ssvid.data.flow
+    modality: Literal["rgb", "flow"] | None = None  # flow: see ssvid.data.preprocess.flow
 
     def views(self, views: Views) -> Views:
         """Of two streams each keeps its modality: the user's is that of the encoder."""

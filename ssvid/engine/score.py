@@ -18,8 +18,8 @@ from ssvid.engine.checkpoint import FREE, RunFolder
 from ssvid.engine.classify import Classify
 from ssvid.engine.cost import paid, used
 from ssvid.engine.distributed import World, gather
-from ssvid.engine.feed import to_device
 from ssvid.engine.loop import Settings, Trained
+from ssvid.engine.to_device import to_device
 from ssvid.errors import UserError
 from ssvid.results import TUNED, Result, answers, describe_data, digest, git, leak
 from ssvid.statistics import bootstrap, topk

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import plots
+from benchmarks.reports import figures
 
 
 class Browser:
@@ -43,5 +43,5 @@ class Browser:
         self._run(f"--screenshot={shot}", page.as_uri())
         pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
         assert pixels.shape[1] == self.width
-        first = [int(plots.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]
+        first = [int(figures.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]
         return pixels.min(2) < 128, np.abs(pixels - first).max(2) < 8

@@ -14,11 +14,11 @@ from PIL import Image
 
 from benchmarks import align as module
 from benchmarks.align import align
-from benchmarks.align_page import draw
-from benchmarks.aligners import open_aligner
-from benchmarks.realign import Aligner, Found, box, realign, web_vtt, windows
+from benchmarks.alignment.aligner import open_aligner
+from benchmarks.alignment.realign import Aligner, Found, box, realign, web_vtt, windows
+from benchmarks.reports.alignment import draw
 from ssvid.cli import parse
-from ssvid.data import narration
+from ssvid.data.narration import readers
 from ssvid.encoder import create_encoder
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
@@ -125,7 +125,7 @@ def test_web_vtt_is_read_again(tmp_path: Path):
     ]
     (tmp_path / "v.vtt").write_text(web_vtt(found))
     assert "01:02:05.500 --> 01:02:10.000" in web_vtt(found) and "NOTE 2 is not alignable, score 1.00" in web_vtt(found)
-    assert narration.read(tmp_path / "v.vtt") == {
+    assert readers.read(tmp_path / "v.vtt") == {
         "v": [(7.25, 8.0, "said, not seen"), (3725.5, 3730.0, "a < b & c --> d")]
     }
 
@@ -201,7 +201,7 @@ def test_one_video_through_an_encoder_as_a_user_runs_it(films: Path, run: Path, 
     held = json.loads((films / "out/a.json").read_text())
     assert held["seconds"] == 6 and [one["text"] for one in held["segments"]] == ["Whisk eggs", "Bake it"]
     assert set(held["segments"][0]) == set(Found._fields) and held["segments"][0]["said"] == [1.0, 2.5]
-    assert len(narration.read(films / "out/a.vtt")["a"]) == 2 == len(narration.read(films / "out/a.json")["a"])
+    assert len(readers.read(films / "out/a.vtt")["a"]) == 2 == len(readers.read(films / "out/a.json")["a"])
     with Image.open(films / "out/a.png") as picture:
         picture.verify()
     store = next((films / "out/features").glob("*/a.npy"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.averages import averages
+from benchmarks.reports.averages import averages
 from ssvid.results import BENCH
 
 FOLD = {"of": "c", "folds": [1, 2, 3]}

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import board, board_page, plots, report, results
-from benchmarks.strips import FRAMES, GAP, SIDE, attended, middles
+from benchmarks import report
+from benchmarks.reports import board, board_page, figures, results
+from benchmarks.tasks.film_strips import FRAMES, GAP, SIDE, attended, middles
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec, Row
@@ -273,10 +274,10 @@ def test_many_classes_are_cut_down_and_their_worst_pairs_told():
     counts = np.zeros((70, 70), dtype=int)
     np.add.at(counts, (many["test"]["labels"], many["test"]["predictions"]["encoder"]), 1)
     counts[3, 5] = 9
-    assert shown.count("<tr>") == 1 + plots.WORST and "taken for" in shown
-    first = re.findall(r'<td class="n">(.*?)</td>', plots.worst(counts.tolist(), many["data"]["classes"]))[:3]
+    assert shown.count("<tr>") == 1 + figures.WORST and "taken for" in shown
+    first = re.findall(r'<td class="n">(.*?)</td>', figures.worst(counts.tolist(), many["data"]["classes"]))[:3]
     assert first == ["class 3", "class 5", f"9 of {counts[3].sum()}"]
-    assert not plots.confusion(counts.tolist(), many["data"]["classes"]).axes[0].get_yticklabels()
+    assert not figures.confusion(counts.tolist(), many["data"]["classes"]).axes[0].get_yticklabels()
 
 
 def test_a_mean_over_seeds_has_its_spread(tmp_path: Path):

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from benchmarks import heads
-from benchmarks.heads import Form, logits, start
+from benchmarks.probes import attentive_math
+from benchmarks.probes.attentive_math import Form, logits, start
 
 D, A, Q, R = 24, 4, 5, 3
 SINGLE = Form(D, Q, A, D, 1, False, 1e-6)
@@ -99,7 +99,7 @@ def made(form):
 @pytest.mark.parametrize("form", [SINGLE, BLOCKS], ids=["videoglue", "blocks"])
 @pytest.mark.parametrize("at_once", [1, 2**20])
 def test_folded_and_stacked_is_the_plain_module(form, at_once, monkeypatch):
-    monkeypatch.setattr(heads, "AT_ONCE", at_once)
+    monkeypatch.setattr(attentive_math, "AT_ONCE", at_once)
     draw = torch.Generator().manual_seed(2)
     feats = torch.randn(9, 7, D, generator=draw, dtype=torch.float64) * 3 + 1  # S N D
     rows, y = torch.tensor([4, 0, 8, 5, 2]), torch.tensor([0, 3, 1, 4, 4])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.htm_align import Aligned, auc, evaluate, given_times, hits, windows
+from benchmarks.metrics.htm_align import Aligned, auc, evaluate, given_times, hits, windows
 from ssvid.data.datasets.htm_align import Spoken, load_annotation
 from ssvid.errors import UserError
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import report, results
+from benchmarks import report
+from benchmarks.features.sources import chosen_layers, make_sources
 from benchmarks.linear_probe import linear_probe, titles
-from benchmarks.sources import chosen_layers, make_sources
+from benchmarks.reports import results
 from ssvid.data.manifest import Manifest, labelled
 from ssvid.encoder import Encoder, create_encoder
 from ssvid.engine.run import ClipChange

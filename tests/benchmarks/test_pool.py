@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.pool import pool
+from benchmarks.features.pooling import pool
 from ssvid.errors import UserError
 from ssvid.shapes import Features, Grid
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from benchmarks.ranking import average_precision, mean_average_precision, mean_over, of_table, ranked
+from benchmarks.metrics.ranking import average_precision, mean_average_precision, mean_over, of_table, ranked
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import board
+from benchmarks.reports import board
 from benchmarks.run import run
-from benchmarks.suite import FOLDER, load, manifest
+from benchmarks.suites.loader import FOLDER, load, manifest
 from ssvid.errors import UserError
 from tests.helpers import command, sentence
 

@@ -12,9 +12,10 @@ import yaml
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import report, run_curves, run_page, run_pictures
+from benchmarks import report
 from benchmarks.linear_probe import linear_probe
-from benchmarks.run_pictures import Shot
+from benchmarks.reports import run_curves, run_page, run_pictures
+from benchmarks.reports.run_pictures import Shot
 from ssvid.data.manifest import Manifest
 from ssvid.engine.checkpoint import flat
 from ssvid.shapes import Row

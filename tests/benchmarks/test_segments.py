@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.segments import Segment, above, apart, hits, iou, proposed
+from benchmarks.metrics.segments import Segment, above, apart, hits, iou, proposed
 
 SHARES = (0.25, 0.5, 0.75)
 

@@ -6,16 +6,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed import large
-from benchmarks.speed.__main__ import main
-from benchmarks.speed.cases import CASES, LONG, decode
-from benchmarks.speed.clips import FILMS, SPEC, film, our_clips, their_clips
-from benchmarks.speed.dpc import Plain, in_blocks, plain_mask
-from benchmarks.speed.infonce import Plain as PlainInfoNCE
-from benchmarks.speed.knn import knn
-from benchmarks.speed.linear import BATCH, CLASSES, DIM, LAYOUTS, alive, leg, products
-from benchmarks.speed.overhead import Nothing, Same, run
-from benchmarks.speed.pairs import Case, allocated_bytes, compare, saved_bytes
+from benchmarks.profiling.__main__ import main
+from benchmarks.profiling.speed import large
+from benchmarks.profiling.speed.cases import CASES, LONG, decode
+from benchmarks.profiling.speed.clips import FILMS, SPEC, film, our_clips, their_clips
+from benchmarks.profiling.speed.dpc import Plain, in_blocks, plain_mask
+from benchmarks.profiling.speed.infonce import Plain as PlainInfoNCE
+from benchmarks.profiling.speed.knn import knn
+from benchmarks.profiling.speed.linear import BATCH, CLASSES, DIM, LAYOUTS, alive, leg, products
+from benchmarks.profiling.speed.overhead import Nothing, Same, run
+from benchmarks.profiling.speed.pairs import Case, allocated_bytes, compare, saved_bytes
 from ssvid import create_encoder, registry
 from ssvid.data.decode import stamps
 from ssvid.objective import Objective

@@ -2,8 +2,8 @@
 
 import torch
 
-from benchmarks.speed.cases import CASES
-from benchmarks.speed.milnce import Plain
+from benchmarks.profiling.speed.cases import CASES
+from benchmarks.profiling.speed.milnce import Plain
 from ssvid import create_encoder
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.speed import anchor, scaled, scaling, scaling_page, workers
-from benchmarks.speed.__main__ import OWN
-from benchmarks.speed.pairs import saved_bytes
-from benchmarks.speed.sent import Part, Sent, collective, playing, synchronising, wire
+from benchmarks.profiling.__main__ import OWN
+from benchmarks.profiling.scaling import anchor, page, scaled, study, workers
+from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, synchronising, wire
+from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
 from tests.helpers import squares, write_video
 
@@ -35,7 +35,7 @@ def two() -> dict[str, dict]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.speed.anchor", *REAL]
+    command = [sys.executable, "-m", "benchmarks.profiling.scaling.anchor", *REAL]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     both = [subprocess.Popen(command, env={**env, "RANK": str(rank)}, **pipes) for rank in (0, 1)]
     said = [process.communicate(timeout=300) for process in both]
@@ -137,18 +137,18 @@ def test_a_queue_that_the_batch_does_not_divide_is_refused_and_memory_is_told():
     }
     line |= {"sent": {"gradients": {"all_reduce": [4, 10**8]}, "batch norm": {"all_reduce": [100, 10**6]}}}
     line |= dict.fromkeys(("parameters", "buffers", "gradients", "buckets", "moments"), 0)
-    assert scaling_page.breaks(line, 8) == "memory 70.1 GB (88%)"
-    assert scaling_page.breaks(line, 512) == "**refused: 16384 keys a step, queue 2048; memory 332 GB**"
-    assert scaling_page.breaks({**line, "queue": None}, 512) == "**memory 332 GB**"
-    assert scaling_page.small_messages(line) == 100
-    assert scaling_page.seconds(line, 8) == pytest.approx(
+    assert page.breaks(line, 8) == "memory 70.1 GB (88%)"
+    assert page.breaks(line, 512) == "**refused: 16384 keys a step, queue 2048; memory 332 GB**"
+    assert page.breaks({**line, "queue": None}, 512) == "**memory 332 GB**"
+    assert page.small_messages(line) == 100
+    assert page.seconds(line, 8) == pytest.approx(
         {"computing": 1.0, "sending": 2 * 7 / 8 * 1.01e8 / 200e9, "waiting": 100 * 50e-6}
     )
 
 
 def test_the_loop_sends_as_much_whatever_the_number():
-    (line,) = scaling.by_the_loop((2, 3))
-    logs = scaling.STEPS // scaling.LOGGED
+    (line,) = study.by_the_loop((2, 3))
+    logs = study.STEPS // study.LOGGED
     assert line["sent"]["all_gather"][0] >= 4 * logs, "two objects for each line of the log, a size and bytes of each"
 
 
@@ -160,24 +160,24 @@ def test_rates_of_the_three_kinds(tmp_path: Path, monkeypatch):
     line = workers.line_of("mine", tmp_path / "mine", tmp_path)
     assert set(line["rates"]) == set(line["bytes"]) == set(workers.KINDS) and line["first"] == "h264 64x64"
     assert all(rate > 0 for rate in line["rates"].values()) and all(line["bytes"].values())
-    assert scaling_page.workers(12.5, 50) == 4 and scaling_page.workers(12.5, 51) == 5
+    assert page.workers(12.5, 50) == 4 and page.workers(12.5, 51) == 5
 
 
 def test_every_objective_is_counted_and_anchored():
-    names, lines = set(registry.objectives.names()), scaling.read()
-    assert OWN["scaling"] is scaling.main
-    for part, planned in (("counted", scaling.SUBJECTS), ("anchor", anchor.ANCHORS)):
+    names, lines = set(registry.objectives.names()), study.read()
+    assert OWN["scaling"] is study.main
+    for part, planned in (("counted", study.SUBJECTS), ("anchor", anchor.ANCHORS)):
         found = [line["name"] for line in lines if line["part"] == part]
         assert found == [subject.name for subject in planned] and {s.objective for s in planned} == names
 
 
 def test_the_page_is_made_from_the_file():
-    text, lines = (ROOT / scaling_page.PAGE).read_text(), scaling.read()
+    text, lines = (ROOT / page.PAGE).read_text(), study.read()
     found = dict(MARKED.findall(text))
-    assert found == {name: make(lines) for name, make in scaling_page.TABLES.items()}
+    assert found == {name: make(lines) for name, make in page.TABLES.items()}
     prose = re.sub(r"(?m)^    .*$|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", MARKED.sub("", text))
-    stated = {scaling_page.ROOM / 1e9, scaling_page.SPEED / 1e12, scaling_page.WITHIN / 1e9, scaling_page.BEYOND / 1e9}
-    stated |= {scaling_page.MESSAGE * 1e6, scaling_page.NODE, *scaling_page.WORLDS, *scaled.FITTED, scaled.CHECKED, 1}
+    stated = {page.ROOM / 1e9, page.SPEED / 1e12, page.WITHIN / 1e9, page.BEYOND / 1e9}
+    stated |= {page.MESSAGE * 1e6, page.NODE, *page.WORLDS, *scaled.FITTED, scaled.CHECKED, 1}
     stated |= {
         workers.QUALITY,
         workers.VIEWS.clips[0].frames,
@@ -190,20 +190,20 @@ def test_the_page_is_made_from_the_file():
 
 
 def test_a_page_is_filled_between_its_marks(tmp_path: Path):
-    page, lines = tmp_path / "page.md", scaling.read()
-    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in scaling_page.TABLES) + "last\n")
-    scaling_page.fill(page, [line for line in lines if line["part"] != "anchor"])
+    page, lines = tmp_path / "page.md", study.read()
+    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in page.TABLES) + "last\n")
+    page.fill(page, [line for line in lines if line["part"] != "anchor"])
     found = dict(MARKED.findall(page.read_text()))
-    assert found["anchor"] == "old" and found["memory"] == scaling_page.memory_table(lines)
+    assert found["anchor"] == "old" and found["memory"] == page.memory_table(lines)
     assert page.read_text().endswith("last\n")
 
 
 def test_the_plot_shows_what_the_tables_say():
-    lines = scaling.read()
-    left, middle, right = scaling_page.draw(lines).axes
+    lines = study.read()
+    left, middle, right = page.draw(lines).axes
     known = {line["name"]: line for line in lines if line["part"] == "counted"}
     drawn = {line.get_label(): line.get_data() for line in left.lines}
-    assert set(drawn) == set(scaling_page.SHOWN) <= set(known) and set(scaling_page.TOLD) <= set(known)
+    assert set(drawn) == set(page.SHOWN) <= set(known) and set(page.TOLD) <= set(known)
     for name, (x, y) in drawn.items():
-        assert y[list(x).index(64)] == pytest.approx(scaling_page.sent(known[name], 64) / 1e9)
-    assert len(middle.lines) == len(scaling_page.SHOWN) + 1 and len(right.lines) == 3
+        assert y[list(x).index(64)] == pytest.approx(page.sent(known[name], 64) / 1e9)
+    assert len(middle.lines) == len(page.SHOWN) + 1 and len(right.lines) == 3

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed import turbo
-from benchmarks.speed.__main__ import OWN
-from benchmarks.speed.counted import Side, counted, encoder_flops, kept, step
-from benchmarks.speed.pairs import saved_bytes
-from benchmarks.speed.turbo import CLASSES, COUNTED, LONG, ONCE, PART, Net
-from ssvid.engine.turbo import recompute_blocks
+from benchmarks.profiling.__main__ import OWN
+from benchmarks.profiling.speed import turbo
+from benchmarks.profiling.speed.counted import Side, counted, encoder_flops, kept, step
+from benchmarks.profiling.speed.pairs import saved_bytes
+from benchmarks.profiling.speed.turbo import CLASSES, COUNTED, LONG, ONCE, PART, Net
+from ssvid.engine.token_dropping import recompute_blocks
 
 D, DEPTH, HEADS, PATCH = 48, 2, 3, 8
 SMALL = Net("vit", {"dim": D, "depth": DEPTH, "heads": HEADS, "patch": PATCH}, frames=8, size=32, clips=2)
@@ -130,7 +130,7 @@ def test_runs_in_processes_of_their_own(monkeypatch):
     costs = {"0.0": 60.0, "0.9": 5.0}
 
     def run(command, **_):
-        assert command[1:3] == ["-m", "benchmarks.speed.turbo"] and command[5] == "16"
+        assert command[1:3] == ["-m", "benchmarks.profiling.speed.turbo"] and command[5] == "16"
         drop = command[3]
         return SimpleNamespace(
             stdout=json.dumps({"memory": 10**6 * (1 - float(drop)), "step": costs[drop], "peak_gib": 1})

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import streams
+from benchmarks.features import late_fusion
+from benchmarks.features.late_fusion import described, leaks, subject
 from benchmarks.linear_probe import titles
-from benchmarks.streams import described, leaks, subject
 from ssvid.data.manifest import Manifest
 from ssvid.engine.run import UNCHANGED, ClipChange
 from ssvid.errors import UserError
@@ -81,5 +81,5 @@ def test_a_leak_of_one_is_a_leak_of_both(monkeypatch):
     known, bad, unknown = {"checked": True, "clips": 0}, {"checked": True, "clips": 3}, {"checked": False}
     for each, wanted in (([known, bad], bad), ([unknown, bad], bad), ([known, unknown], unknown), ([known] * 2, known)):
         told = iter(each)
-        monkeypatch.setattr(streams, "leak", lambda *_, told=told: next(told))
+        monkeypatch.setattr(late_fusion, "leak", lambda *_, told=told: next(told))
         assert leaks(of, Manifest((), Path("nowhere"))) == wanted

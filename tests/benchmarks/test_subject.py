@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.features.bench import subject
+from benchmarks.features.sources import make_sources
 from benchmarks.run import smaller
-from benchmarks.sources import make_sources
-from benchmarks.subject import subject
 from ssvid.encoder import create_encoder
 from ssvid.engine.run import UNCHANGED, ClipChange
 from ssvid.weights import encoder_hash

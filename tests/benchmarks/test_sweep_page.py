@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import report, sweep_plots, sweep_rows
+from benchmarks import report
+from benchmarks.reports import sweep_figures, sweep_rows
 from ssvid.errors import UserError
 from tests.benchmarks.browser import Browser
 from tests.helpers import command
@@ -260,7 +261,7 @@ def test_hostile_text_is_text(tmp_path: Path):
 def test_numbers_stand_on_a_scale_of_numbers(tmp_path: Path, values: list[float], scale: str):
     put(tmp_path, {"lr": values}, [{"a": score(0.5, 0.4)}] * len(values))
     cells = sweep_rows.read(tmp_path).finished
-    figure = sweep_plots.against("lr", sweep_rows.read(tmp_path).axes["lr"], sweep_plots.points(cells, "lr", "a"))
+    figure = sweep_figures.against("lr", sweep_rows.read(tmp_path).axes["lr"], sweep_figures.points(cells, "lr", "a"))
     (axes,) = figure.axes
     assert axes.get_xscale() == scale and axes.get_xlabel() == "lr"
     low, high = axes.get_xlim()
@@ -271,16 +272,16 @@ def test_a_chart_has_a_mark_for_each_cell_and_the_means(tmp_path: Path):
     put(tmp_path, GRID, [{"a": score(0.3 + i / 20, 0.95 if i == 7 else 0.5 + i / 50)} for i in range(8)])
     sweep = sweep_rows.read(tmp_path)
     for axis in GRID:
-        found = sweep_plots.points(sweep.finished, axis, "a")
-        (axes,) = sweep_plots.against(axis, sweep.axes[axis], found).axes
+        found = sweep_figures.points(sweep.finished, axis, "a")
+        (axes,) = sweep_figures.against(axis, sweep.axes[axis], found).axes
         dots = [line for line in axes.lines if line.get_marker() == "o"]
         assert sum(len(np.atleast_1d(line.get_xdata())) for line in dots) == 16  # test and val
         assert [text.get_text() for text in axes.get_yticklabels()] == sweep.axes[axis]  # a seed is a name too
-    found = sweep_plots.points(sweep.finished, "objective", "a")
-    assert sweep_plots.means(found, "test") == pytest.approx({"mae": 0.375, "dpc": 0.575})
+    found = sweep_figures.points(sweep.finished, "objective", "a")
+    assert sweep_figures.means(found, "test") == pytest.approx({"mae": 0.375, "dpc": 0.575})
     put(tmp_path / "more", {"lr": [1, 2], "b": [1, 2]}, [{"a": score(0.3, val)} for val in (0.95, 0.4, 0.4, 0.4)])
-    more = sweep_plots.points(sweep_rows.read(tmp_path / "more").finished, "lr", "a")
-    assert sweep_plots.against("lr", ["1", "2"], more).axes[0].get_ylim()[1] > 95  # val beside test is not cut off
+    more = sweep_figures.points(sweep_rows.read(tmp_path / "more").finished, "lr", "a")
+    assert sweep_figures.against("lr", ["1", "2"], more).axes[0].get_ylim()[1] > 95  # val beside test is not cut off
 
 
 def test_pairs_of_axes_have_means(tmp_path: Path):
@@ -303,12 +304,12 @@ def test_curves_are_of_every_cell_and_long_logs_are_thinned(tmp_path: Path):
         "".join(json.dumps(line) + "\n" for line in whole) + '{"step": 3, "lo\n[1]\n{"step": 30000, "loss": NaN}'
     )
     tracemalloc.start()
-    curve = sweep_plots.losses(log, 100)
+    curve = sweep_figures.losses(log, 100)
     assert tracemalloc.get_traced_memory()[1] < log.stat().st_size / 4  # it is not read whole
     tracemalloc.stop()
     assert 50 <= len(curve) <= 100 and curve[0] == (1, 1.0) and curve[-1][0] > 19_990
     assert all(loss == 1 / step for step, loss in curve)
-    made = sweep_plots.curves(sweep_rows.read(tmp_path).cells, "objective", ["mae", "dpc"])
+    made = sweep_figures.curves(sweep_rows.read(tmp_path).cells, "objective", ["mae", "dpc"])
     assert made is not None and len(made[0].axes[0].lines) == 3
     assert "mae" in made[1] and "dpc" not in made[1]  # none of it has logged
 

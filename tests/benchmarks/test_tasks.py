@@ -6,15 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.subject import Bench
-from benchmarks.task import score
+from benchmarks.features.bench import Bench
+from benchmarks.features.units import table
+from benchmarks.tasks.base import score
 from benchmarks.tasks.detection import matched
 from benchmarks.tasks.few_shot import pick
 from benchmarks.tasks.localisation import smoothed
 from benchmarks.tasks.low_label import part
 from benchmarks.tasks.order import WAYS
 from benchmarks.tasks.retrieval import first_right
-from benchmarks.units import table
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import probes, tasks

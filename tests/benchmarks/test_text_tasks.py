@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.captions import Captions
-from benchmarks.realign import Aligner
+from benchmarks.alignment.realign import Aligner
+from benchmarks.features.bench import Options, bench, subject
+from benchmarks.features.captions import Captions
+from benchmarks.features.text_side import Text, joint_hash, unlearnt
+from benchmarks.features.units import keep, kind_of
 from benchmarks.run import run
-from benchmarks.subject import Options, bench, subject
-from benchmarks.task import score, share
+from benchmarks.tasks.base import score, share
 from benchmarks.tasks.text_retrieval import as_published, ranks, ranks_published, recalls
 from benchmarks.tasks.zero_shot import spoken
-from benchmarks.units import keep, kind_of
-from benchmarks.wording import Text, joint_hash, unlearnt
 from ssvid.data.decode import read, stamps
 from ssvid.data.manifest import Manifest
 from ssvid.engine.run import UNCHANGED

@@ -8,15 +8,15 @@ import pytest
 import torch
 from einops import rearrange
 
-from benchmarks.controls import shuffled
-from benchmarks.regions import Regions
-from benchmarks.sources import make_sources
-from benchmarks.units import KINDS, keep
+from benchmarks.features.controls import shuffled
+from benchmarks.features.person_boxes import People
+from benchmarks.features.regions import Regions
+from benchmarks.features.sources import make_sources
+from benchmarks.features.units import KINDS, keep
 from ssvid import registry
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.decode import read, stamps
 from ssvid.data.loader import eval_loader
-from ssvid.data.people import People
 from ssvid.encoder import create_encoder
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec, Features, Grid

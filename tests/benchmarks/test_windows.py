@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.streams import only
-from benchmarks.subject import Bench
-from benchmarks.task import score
+from benchmarks.features.bench import Bench
+from benchmarks.features.late_fusion import only
+from benchmarks.tasks.base import score
 from benchmarks.tasks.retrieval import BANKS
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from benchmarks.captions import Captions
+from benchmarks.features.captions import Captions
+from benchmarks.features.person_boxes import People
+from benchmarks.features.windows import Windows
 from ssvid.data.clips import Clips
 from ssvid.data.decode import read
-from ssvid.data.flow import flow_file
 from ssvid.data.manifest import Manifest
-from ssvid.data.people import People
+from ssvid.data.narration.samples import Bags
+from ssvid.data.preprocess.flow import flow_file
 from ssvid.data.samples import collate
 from ssvid.data.sampling import eval_clips
 from ssvid.data.seconds import Seconds
-from ssvid.data.spoken import Bags
-from ssvid.data.windows import Windows
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Bag, ClipSpec, Row, Views

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ssvid.data import flow as module
 from ssvid.data.datasets.folder import folder
 from ssvid.data.datasets.frames import frames as frame_folders
 from ssvid.data.decode import read, stamps
-from ssvid.data.flow import compute, flow_file, need_flow, quantise, read_flow
 from ssvid.data.manifest import Manifest
+from ssvid.data.preprocess import flow as module
+from ssvid.data.preprocess.flow import compute, flow_file, need_flow, quantise, read_flow
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import Row
 from tests.data.bars import VARIABLE

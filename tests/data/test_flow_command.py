@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ssvid.data import flow as module
 from ssvid.data.datasets.folder import folder
-from ssvid.data.flow import compute, flow_file, read_flow
 from ssvid.data.manifest import Manifest
+from ssvid.data.preprocess import flow as module
+from ssvid.data.preprocess.flow import compute, flow_file, read_flow
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import Row
 from tests.data.bars import write

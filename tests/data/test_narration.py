@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from ssvid.cli import command
-from ssvid.data import narration, subtitles
-from ssvid.data.leftout import LeftOut
-from ssvid.data.narration import BACKWARDS, EMPTY, NEGATIVE, OUTSIDE, UNTIMED, read
+from ssvid.data.narration import readers, subtitles
+from ssvid.data.narration.readers import BACKWARDS, EMPTY, NEGATIVE, OUTSIDE, UNTIMED, read
+from ssvid.data.narration.skipped import LeftOut
 from ssvid.errors import UserError
 
 VTT = """WEBVTT - a title
@@ -166,12 +166,12 @@ def test_a_folder_of_all_forms(tmp_path):
         put(tmp_path / f"in/{folder}/1.csv", f"start,end,text\n1,2,{folder}\n")
     said, counts = reasons(tmp_path / "in")
     assert {video: len(rows) for video, rows in said.items()} == {"a": 3, "b": 1, "x/1": 1, "y/1": 1}
-    assert said["x/1"][0][2] == "x" and counts == {narration.AGAIN: 3, narration.FORM: 1}
+    assert said["x/1"][0][2] == "x" and counts == {readers.AGAIN: 3, readers.FORM: 1}
     put(
         tmp_path / "in/deep/b.csv", "start,end,text\n1,2,x\n1,2," + "y" * 200_000
     )  # what stands before a fault goes too
     said, counts = reasons(tmp_path / "in")
-    assert set(said) == {"a", "x/1", "y/1"} and counts == {narration.AGAIN: 3, narration.FORM: 2}
+    assert set(said) == {"a", "x/1", "y/1"} and counts == {readers.AGAIN: 3, readers.FORM: 2}
 
 
 # bad rows
@@ -211,7 +211,7 @@ def test_bad_times_of_subtitles(tmp_path):
 def test_bad_lines_of_a_csv(tmp_path):
     text = "video_id,start,end,text\nv,1,2,a, and b\nv,1,2\n,1,2,x\nv,1,2,good\n"
     said, counts = reasons(put(tmp_path / "a.csv", text))
-    assert said == {"v": [(1.0, 2.0, "good")]} and counts == {EMPTY: 2, narration.NAMELESS: 1}
+    assert said == {"v": [(1.0, 2.0, "good")]} and counts == {EMPTY: 2, readers.NAMELESS: 1}
 
 
 def test_a_video_whose_lists_differ_is_left_out(tmp_path):
@@ -276,7 +276,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, name, data, words):
 
 
 def run(argv, capsys):
-    command(narration.narrations, argv=argv)
+    command(readers.narrations, argv=argv)
     out, error = capsys.readouterr()
     return json.loads(out.splitlines()[-1]), error
 
@@ -305,7 +305,7 @@ def test_the_command_writes_the_one_form(tmp_path, capsys):
 
 def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine_narration.py").write_text(
-        "from ssvid.data.sentencify import Marked\n"
+        "from ssvid.data.narration.sentences import Marked\n"
         "def english(text): return 0.95 if 'stir' in text.lower() else 0.1\n"
         "def marks(words): return [Marked('.' if word == 'now' else '') for word in words]\n"
     )
@@ -333,7 +333,7 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
         (["--durations", str(source)], "is not lines of `video id,seconds`"),
     ]:
         with pytest.raises(SystemExit):
-            command(narration.narrations, argv=[*argv, *wrong])
+            command(readers.narrations, argv=[*argv, *wrong])
         assert words in capsys.readouterr().err
 
 

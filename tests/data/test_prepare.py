@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 
-from ssvid.data import prepare as module
 from ssvid.data.decode import read, scanned, stamps
-from ssvid.data.jobs import Found, each
-from ssvid.data.prepare import prepare
+from ssvid.data.preprocess import prepare as module
+from ssvid.data.preprocess.pool import Found, each
+from ssvid.data.preprocess.prepare import prepare
 from ssvid.errors import RunError, UserError
 from tests.data.bars import numbers, write
 from tests.helpers import command, sentence

@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from ssvid.data.punctuation import PUBLISHED, Marks
-from ssvid.data.sentencify import Marked
+from ssvid.data.narration.punctuation import PUBLISHED, Marks
+from ssvid.data.narration.sentences import Marked
 from ssvid.errors import UserError
 from tests.data.test_datasets import table
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssvid.data.sentencify import Marked, foreign, of_video, sentencify, tidy, unfit
+from ssvid.data.narration.sentences import Marked, foreign, of_video, sentencify, tidy, unfit
 
 
 def rounded(sentences):

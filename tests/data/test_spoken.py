@@ -7,8 +7,8 @@ import torch
 from ssvid.data.decode import read, stamps
 from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
+from ssvid.data.narration.samples import NOTHING, Bags, FeatureWindows, begin, hear, neighbours
 from ssvid.data.samples import collate
-from ssvid.data.spoken import NOTHING, Bags, FeatureWindows, begin, hear, neighbours
 from ssvid.data.training import training
 from ssvid.errors import UserError
 from ssvid.shapes import Bag, ClipSpec, Row, Views, Window

@@ -12,7 +12,7 @@ from PIL import Image
 from ssvid.data import seconds
 from ssvid.data.datasets.folder import folder
 from ssvid.data.datasets.frames import frames
-from ssvid.data.flow import compute
+from ssvid.data.preprocess.flow import compute
 from ssvid.data.seconds import LATE, Seconds, in_order
 from ssvid.data.store import CARD, Store, card_of, open_for_writing, write_features
 from ssvid.errors import DecodeError, UserError

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from ssvid.data import narrator
 from ssvid.data.datasets.synthetic_narrated import TRUTH, VERSION, film, synthetic_narrated
 from ssvid.data.decode import read, stamps
+from ssvid.data.narration import synthetic_narrator
 from ssvid.data.synthetic import hue
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 
 def test_a_script_has_each_thing_once_and_pauses():
     for index in range(20):
-        script = narrator.script(index, 0, SECONDS)
+        script = synthetic_narrator.script(index, 0, SECONDS)
         assert len({action[2:4] for action in script}) == len(script) > 4
         gaps = [b.start - a.end for a, b in zip(script, script[1:], strict=False)]
         assert min(gaps) >= 1 and max(gaps) <= 4 and script[-1].end <= SECONDS
@@ -32,8 +32,8 @@ def test_the_narrator_is_as_careless_as_said():
     """Delay N(4, 4), 30 % irrelevant, about 10 % of sentences exchanged, over 400 videos."""
     late, irrelevant, total, moved = [], 0, 0, 0
     for index in range(400):
-        script = narrator.script(index, 0, 128)
-        said = narrator.narrate(script, index, 0, 128)
+        script = synthetic_narrator.script(index, 0, 128)
+        said = synthetic_narrator.narrate(script, index, 0, 128)
         assert len(said) == len(script) + round(len(script) * 3 / 7)
         total += len(said)
         irrelevant += sum(one.true is None for one in said)
@@ -54,11 +54,11 @@ def test_the_set_is_frozen():
     """What was measured was measured on these: another script, narration or picture is another VERSION."""
     told = hashlib.sha256()
     for index in range(3):
-        script = narrator.script(index, 0, SECONDS)
+        script = synthetic_narrator.script(index, 0, SECONDS)
         told.update(repr([[round(t, 4) for t in a[:2]] + [*a[2:]] for a in script]).encode())
-        said = narrator.narrate(script, index, 0, SECONDS)
+        said = synthetic_narrator.narrate(script, index, 0, SECONDS)
         told.update(repr([(round(one.start, 4), round(one.end, 4), one.text) for one in said]).encode())
-    frames = film(narrator.script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2)
+    frames = film(synthetic_narrator.script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2)
     assert VERSION == 2
     assert told.hexdigest()[:16] == "e8d29b443c819d32"
     assert int(frames.astype(np.int64).sum()) == 8598562
@@ -67,8 +67,8 @@ def test_the_set_is_frozen():
 def test_a_tenth_of_neighbouring_pairs_is_exchanged():
     pairs = exchanged = 0
     for index in range(400):
-        said = [narrator.Said(float(i), i + 1.0, str(i), None) for i in range(16)]
-        got = narrator.swapped(said, uniform(0, "swaps", 0, index, 16)[0].tolist())
+        said = [synthetic_narrator.Said(float(i), i + 1.0, str(i), None) for i in range(16)]
+        got = synthetic_narrator.swapped(said, uniform(0, "swaps", 0, index, 16)[0].tolist())
         moved = sum(one.text != str(i) for i, one in enumerate(got))
         exchanged += moved // 2
         pairs += 15 - moved // 2  # a pair that overlaps one which was exchanged is not asked
@@ -76,22 +76,22 @@ def test_a_tenth_of_neighbouring_pairs_is_exchanged():
 
 
 def test_exchanged_sentences_take_their_truth_along():
-    said = [narrator.Said(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5)) for i in range(5)]
-    got = narrator.swapped(said, [0.0, 0.0, 0.5, 0.05, 0.0])
+    said = [synthetic_narrator.Said(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5)) for i in range(5)]
+    got = synthetic_narrator.swapped(said, [0.0, 0.0, 0.5, 0.05, 0.0])
     assert [one.text for one in got] == ["1", "0", "2", "4", "3"]
     assert [one.true[0] - 0.5 for one in got] == [1, 0, 2, 4, 3] and [one.start for one in got] == [0, 1, 2, 3, 4]
 
 
 def test_irrelevant_sentences_are_of_nothing_that_is_shown():
     for index in range(20):
-        script = narrator.script(index, 0, SECONDS)
+        script = synthetic_narrator.script(index, 0, SECONDS)
         shown = {f"{a.colour} {a.shape}" for a in script}
-        for one in narrator.narrate(script, index, 0, SECONDS):
+        for one in synthetic_narrator.narrate(script, index, 0, SECONDS):
             assert any(thing in one.text for thing in shown) == (one.true is not None)
 
 
 def test_the_picture_is_empty_between_actions():
-    script = narrator.script(3, 0, SECONDS)
+    script = synthetic_narrator.script(3, 0, SECONDS)
     frames = film(script, 3, 0, SECONDS, size=32, fps=4)
     empty = frames[0]
     for t, frame in enumerate(frames):
@@ -101,13 +101,14 @@ def test_the_picture_is_empty_between_actions():
 
 def test_what_is_said_is_seen():
     """The pixels that differ from the background have the colour of the true sentence."""
-    script = narrator.script(5, 0, SECONDS)
+    script = synthetic_narrator.script(5, 0, SECONDS)
     frames = film(script, 5, 0, SECONDS, size=32, fps=4).astype(int)
     for action in script:
         frame = frames[round((action.start + action.end) * 2)]
         shape = frame[abs(frame - frames[0]).sum(-1) > 60].mean(0)
         far = {
-            name: np.abs(shape / shape.max() - hue(turns, 0.8, 1.0)).sum() for name, turns in narrator.COLOURS.items()
+            name: np.abs(shape / shape.max() - hue(turns, 0.8, 1.0)).sum()
+            for name, turns in synthetic_narrator.COLOURS.items()
         }
         assert min(far, key=far.get) == action.colour
 

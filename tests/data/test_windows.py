@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.features.windows import CUTS, Windows, cut, paced, starts, window
 from ssvid.data.decode import read, stamps
 from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import Manifest
-from ssvid.data.windows import CUTS, Windows, cut, paced, starts, window
 from ssvid.shapes import ClipSpec, Row
 from tests.data.bars import write
 

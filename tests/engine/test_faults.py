@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from ssvid.engine import peers, run
+from ssvid.engine import rendezvous, run
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.distributed import World, of_slurm
-from ssvid.engine.peers import Peers, host_name
+from ssvid.engine.rendezvous import Peers, host_name
 from ssvid.errors import RunError, UserError
 from ssvid.files import locked
 from tests.engine.test_run import same, weights
@@ -236,8 +236,8 @@ def test_a_checkpoint_that_one_node_does_not_see(tmp_path: Path, monkeypatch: py
 
 
 def test_the_first_names_the_silent_while_it_waits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(peers, "BEAT_S", 0.1)
-    monkeypatch.setattr(peers, "SILENT_S", 2.0)
+    monkeypatch.setattr(rendezvous, "BEAT_S", 0.1)
+    monkeypatch.setattr(rendezvous, "SILENT_S", 2.0)
     store = HashStore()
     all_three = [Peers(store, rank, 3) for rank in range(3)]
     all_three[2].ended.set()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ssvid.data.augment import RECIPES, Augment, blur
-from ssvid.engine.feed import chosen, to_device
+from ssvid.engine.to_device import chosen, to_device
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, ClipSpec, Views
 

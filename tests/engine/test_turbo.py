@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmarks.speed.pairs import saved_bytes
+from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder
 from ssvid.cli import parse
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.checkpoint import read
 from ssvid.engine.classify import Classify
 from ssvid.engine.mix import Mix
-from ssvid.engine.turbo import Turbo, pooled, recompute_blocks
+from ssvid.engine.token_dropping import Turbo, pooled, recompute_blocks
 from ssvid.errors import UserError
 from ssvid.nn.transformer import Block
 from ssvid.objective import Objective

@@ -9,7 +9,7 @@ from ssvid import create_encoder, registry
 from ssvid.engine.classify import Classify
 from ssvid.engine.distributed import join
 from ssvid.engine.mix import Mix
-from ssvid.engine.turbo import Turbo
+from ssvid.engine.token_dropping import Turbo
 from ssvid.nn.sync_bn import synchronise
 from tests.engine.pairs import leave
 from tests.objectives.test_contract import batch_for

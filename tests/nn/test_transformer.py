@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.speed.pairs import saved_bytes
+from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid.nn.transformer import Block, LinearOfGELU
 
 

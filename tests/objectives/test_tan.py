@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-import benchmarks.speed.tan as speed
+import benchmarks.profiling.speed.tan as speed
 from objectives.tan import TAN, told
 from ssvid.engine.distributed import join
 from ssvid.errors import UserError

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.htm_align import evaluate
+from benchmarks.metrics.htm_align import evaluate
 from objectives.tan import TAN, Logits, Said, Taught, branch, of_own
 from ssvid.data.datasets.htm_align import Spoken, load_annotation
 from ssvid.nn import pseudo

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssvid.data import lists, official
-from ssvid.data.leftout import LeftOut
 from ssvid.data.manifest import Manifest
-from ssvid.data.paired import Missing, Paired, take
+from ssvid.data.narration.pairing import Missing, Paired, take
+from ssvid.data.narration.skipped import LeftOut
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from ssvid.shapes import Row

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from ssvid.data import files, narration, official
-from ssvid.data.leftout import LeftOut
+from ssvid.data import files, official
 from ssvid.data.manifest import Manifest
-from ssvid.data.paired import Missing, Paired, take
+from ssvid.data.narration import readers
+from ssvid.data.narration.pairing import Missing, Paired, take
+from ssvid.data.narration.skipped import LeftOut
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from ssvid.shapes import Row
@@ -45,7 +46,7 @@ def _look(root: Path) -> Path:
 
 
 def _pairs(file: Path) -> list[tuple[str, str]]:
-    columns, rows = narration.table(file, files.text(file), "key, vid_key, video_id, sentence")
+    columns, rows = readers.table(file, files.text(file), "key, vid_key, video_id, sentence")
     if not {"video_id", "sentence"} <= set(columns):
         raise UserError(f"{file} has columns {', '.join(columns)[:80]}: wanted are key, vid_key, video_id, sentence.")
     found = [(row["video_id"].strip(), row["sentence"].strip()) for row in rows if None not in row]

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ssvid.data import files, narration
-from ssvid.data.leftout import LeftOut
+from ssvid.data import files
 from ssvid.data.manifest import Manifest
-from ssvid.data.paired import Paired
-from ssvid.data.paired import durations as durations_of
+from ssvid.data.narration import readers
+from ssvid.data.narration.pairing import Paired
+from ssvid.data.narration.pairing import durations as durations_of
+from ssvid.data.narration.skipped import LeftOut
 from ssvid.errors import UserError, within
 from ssvid.registry import datasets
 from ssvid.shapes import Row
@@ -35,7 +36,7 @@ def narrated(
     paired, left = Paired(base, features, known), LeftOut()
     out = _ids(held_out) if held_out else set()
     source = base / Path(transcripts).expanduser()
-    said = narration.read(source, length=paired.seconds, left_out=left)
+    said = readers.read(source, length=paired.seconds, left_out=left)
     rows = []
     for id in sorted(said):
         place = paired.find(id)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ssvid.data import narrator
 from ssvid.data import synthetic as drawn
 from ssvid.data.manifest import Manifest
-from ssvid.data.narrator import Action, Said
+from ssvid.data.narration import synthetic_narrator
+from ssvid.data.narration.synthetic_narrator import Action, Said
 from ssvid.data.store import Store
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
@@ -48,8 +48,10 @@ def synthetic_narrated(
     films = {
         f"{split}_{n:05d}": (split, drawn.SPLITS[split] + n) for split, count in counts.items() for n in range(count)
     }
-    scripts = {name: narrator.script(index, seed, seconds) for name, (_, index) in films.items()}
-    heard = {name: narrator.narrate(scripts[name], index, seed, seconds) for name, (_, index) in films.items()}
+    scripts = {name: synthetic_narrator.script(index, seed, seconds) for name, (_, index) in films.items()}
+    heard = {
+        name: synthetic_narrator.narrate(scripts[name], index, seed, seconds) for name, (_, index) in films.items()
+    }
     rows = [
         Row(
             f"{split}/{name}.mp4",
@@ -88,10 +90,10 @@ def film(script: list[Action], index: int, seed: int, seconds: int, size: int, f
     for action, (x, y, turn, wide) in zip(script, u[15:].reshape(-1, 4), strict=True):
         first, last = round(action.start * fps), round(action.end * fps)
         moved = SPEED * np.arange(last - first) / fps
-        across, down = narrator.WAYS[action.way]
+        across, down = synthetic_narrator.WAYS[action.way]
         radius = np.full((last - first, 1, 1), RADIUS[0] + (RADIUS[1] - RADIUS[0]) * wide, np.float32)
-        outline = drawn.SHAPES[narrator.SHAPES.index(action.shape)][1]
-        colour = drawn.hue(narrator.COLOURS[action.colour], 0.8, 1.0)
+        outline = drawn.SHAPES[synthetic_narrator.SHAPES.index(action.shape)][1]
+        colour = drawn.hue(synthetic_narrator.COLOURS[action.colour], 0.8, 1.0)
         angle = np.full(last - first, 2 * np.pi * turn)
         frames[first:last] = drawn.paint(ground, outline, colour, x + across * moved, y + down * moved, angle, radius)
     return frames

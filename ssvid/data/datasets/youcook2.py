@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from ssvid.data import files, lists, narration, official
-from ssvid.data.leftout import LeftOut
+from ssvid.data import files, lists, official
 from ssvid.data.manifest import Manifest
-from ssvid.data.paired import Missing, Paired, take
+from ssvid.data.narration import readers
+from ssvid.data.narration.pairing import Missing, Paired, take
+from ssvid.data.narration.skipped import LeftOut
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from ssvid.shapes import Row
@@ -32,7 +33,7 @@ def youcook2(
     file = official.file(annotations, "--data.annotations", SOURCE) if annotations else _look(path)
     steps: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
     for number, (id, *row) in enumerate(_steps(file), start=1):
-        made = narration.checked(narration.Said(id, *row))
+        made = readers.checked(readers.Said(id, *row))
         if isinstance(made, str):
             raise UserError(f"{file}, step {number} ({id}) has {made}: wanted are start, end, text and video_id.")
         if not (drop and id in DROPPED):
@@ -60,7 +61,7 @@ def _steps(file: Path) -> Iterable[Step]:
     if file.suffix == ".json":
         return _official(file)
     wanted = "start, end, text, video_id"
-    columns, rows = narration.table(file, files.text(file), wanted)
+    columns, rows = readers.table(file, files.text(file), wanted)
     if not {"start", "end", "text", "video_id"} <= set(columns):
         raise UserError(f"{file} has columns {', '.join(columns)[:80]}: wanted are {wanted}.")
     return ((row["video_id"].strip(), row["start"], row["end"], row["text"]) for row in rows)

@@ -5,10 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import heads
-from benchmarks.heads import Form, logits, start
-from benchmarks.probes import attentive
+from benchmarks.probes import attentive, attentive_math
 from benchmarks.probes.attentive import PRESETS, Attentive, clip_each, dropped, schedule
+from benchmarks.probes.attentive_math import Form, logits, start
 from ssvid.errors import UserError
 from ssvid.randomness import permutation
 from ssvid.registry import probes
@@ -129,8 +128,8 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(preset, monkeypatch):
     x, rows = x["tokens@last"], torch.arange(20)
     form, found = probe.form(x, CLASSES), []
     for kept in (2**26, 17 * DIM * 3 * TOKENS * 3):  # three clips of blocks at a time
-        monkeypatch.setattr(heads, "KEPT", kept)
-        monkeypatch.setattr(heads, "AT_ONCE", kept // 2000)
+        monkeypatch.setattr(attentive_math, "KEPT", kept)
+        monkeypatch.setattr(attentive_math, "AT_ONCE", kept // 2000)
         stack = probe.made(form, 0, 2)
         probe.gradients([stack], x, y, rows, form, 0, 0)
         found.append({name: value.grad for name, value in stack.items()})

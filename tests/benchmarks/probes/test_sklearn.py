@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.probes.linear import Linear
-from benchmarks.speed.accuracy import regression
+from benchmarks.profiling.speed.accuracy import regression
 from ssvid.shapes import Frozen
 
 DIM, CLASSES, ROWS = 48, 5, (1200, 600, 8000)  # rows of train, val, test

@@ -1,0 +1,1 @@
+"""A video and its transcript -> when each sentence is seen."""

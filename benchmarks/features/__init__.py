@@ -1,0 +1,1 @@
+"""Clips and a frozen encoder -> a Bench: arrays of features, beside those of the controls."""

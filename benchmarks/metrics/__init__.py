@@ -1,0 +1,1 @@
+"""Answers -> numbers: average precision, segments, alignment. Arrays alone."""

@@ -1,0 +1,1 @@
+"""What the code costs, on this machine. Nothing imports this room."""

@@ -1,0 +1,57 @@
+"""The cases: name -> a function that makes the pair. A new one is a function here and a line in CASES."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.profiling.speed import accuracy, knn, linear
+from benchmarks.profiling.speed.attentive import attentive
+from benchmarks.profiling.speed.clips import clips, clips_original, film
+from benchmarks.profiling.speed.dpc import dpc
+from benchmarks.profiling.speed.infonce import infonce
+from benchmarks.profiling.speed.loader import loader
+from benchmarks.profiling.speed.mae import mae
+from benchmarks.profiling.speed.milnce import milnce
+from benchmarks.profiling.speed.overhead import overhead
+from benchmarks.profiling.speed.pairs import Case
+from benchmarks.profiling.speed.tan import cotrain, first_stage
+from ssvid.data.decode import read, stamps
+
+
+def decode() -> Case:
+    """16 frames, 4 apart, from the middle of a 10 s clip, against decoding the whole file to RGB."""
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "clip.mp4"
+    film(path, gop=25)
+    times = stamps(path)[100:164:4]
+
+    def theirs() -> Tensor:
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        return torch.from_numpy(np.stack(frames[100:164:4]))
+
+    return Case(ours=lambda: read(path, times), theirs=theirs, close=folder.cleanup)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    **linear.CASES,
+    "knn": knn.knn,
+    "attentive": attentive,
+    "overhead": overhead,
+    "decode": decode,
+    "clips": clips,
+    "clips_original": clips_original,
+    "loader": loader,
+    "mae": mae,
+    "dpc": dpc,
+    "infonce": infonce,
+    "tan": first_stage,
+    "tan_cotrain": cotrain,
+    "milnce": milnce,
+}
+LONG: dict[str, Callable[[], Case]] = {**linear.LONG, "accuracy": accuracy.accuracy}  # minutes: only by name

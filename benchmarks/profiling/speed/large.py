@@ -1,0 +1,112 @@
+"""float16 features in a file, 60 000 to 240 000 x 768 -> memory and cost of the probes, and a plot: is it linear?
+
+Each reading is a process of its own, so that the peak of its memory is its own: `python -m benchmarks.profiling large`.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.probes.knn import KNN
+from benchmarks.probes.linear import Linear
+from benchmarks.reports.page import BLUE, GREY, INK
+from ssvid.shapes import Frozen
+
+SIZES, OTHERS = (60_000, 120_000, 240_000), 2_000  # rows of train; of val and of test
+DIM, CLASSES, PART = 768, 100, 4096
+PROBES = {"linear": Linear, "knn": KNN}
+ORANGE = "#c8641e"
+LIMIT = 2.0  # GiB above the imports
+PLOT = "docs/probe_cost.png"
+
+
+def main(sizes: tuple[int, ...] = SIZES, plot: str = PLOT) -> None:
+    """One JSON line for each probe and size, then the plot."""
+    read = []
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, n in (("train", rows), ("val", OTHERS), ("test", OTHERS)):
+                write(Path(folder) / name, n, seed=len(name) + n)
+            for probe in PROBES:
+                command = [sys.executable, "-m", "benchmarks.profiling.speed.large", folder, probe]
+                read.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+                print(json.dumps(read[-1]), flush=True)
+    draw(read).savefig(plot, dpi=110, bbox_inches="tight", metadata={"Software": None})
+
+
+def write(file: Path, rows: int, seed: int) -> None:
+    """Class centres in noise, a part at a time."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(0)) * 0.15
+    with file.open("wb") as out:
+        for start in range(0, rows, PART):
+            y = torch.arange(start, min(start + PART, rows)) % CLASSES
+            out.write((centres[y] + torch.randn(len(y), DIM, generator=draw)).half().numpy().tobytes())
+
+
+def mapped(file: Path) -> Frozen:
+    feats = torch.from_numpy(np.memmap(file, dtype=np.float16, mode="r+").reshape(-1, DIM))
+    return Frozen({"mean@last": feats}, torch.arange(len(feats)) % CLASSES, [""] * len(feats))
+
+
+def one(folder: str, probe: str) -> dict[str, Any]:
+    """What one run takes: its peak of memory above that of the imports; pages of the file count."""
+    splits = [mapped(Path(folder) / name) for name in ("train", "val", "test")]
+    before, began = peak(), time.process_time()
+    got = PROBES[probe]().run(*splits, 0)
+    return {
+        "probe": probe,
+        "rows": len(splits[0].labels),
+        "cpu_s": round(time.process_time() - began, 2),
+        "peak_gib": round(peak() - before, 3),
+        "file_gib": round(splits[0].feats["mean@last"].nbytes / 2**30, 3),
+        "test/top1": got.metrics["test/top1"],
+    }
+
+
+def peak() -> float:
+    """GiB, of this process so far. getrusage would tell the peak of the parent too, which Linux hands down."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20  # kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes, on macOS
+
+
+def draw(read: list[dict[str, Any]]) -> Figure:
+    """CPU-seconds and memory by rows; the dashed line is the first point's cost times the rows."""
+    figure = Figure(figsize=(8.5, 3.4), layout="constrained")
+    cost, memory = figure.subplots(1, 2)
+    for name, colour in zip(PROBES, (BLUE, ORANGE), strict=True):
+        own = [line for line in read if line["probe"] == name]
+        rows = [line["rows"] / 1000 for line in own]
+        cost.plot(rows, [line["cpu_s"] for line in own], "o-", color=colour, label=name)
+        cost.plot([0, rows[-1]], [0, own[0]["cpu_s"] * rows[-1] / rows[0]], "--", color=colour, linewidth=1)
+        memory.plot(rows, [line["peak_gib"] for line in own], "o-", color=colour, label=name)
+    cost.plot([], [], "--", color=INK, linewidth=1, label="in line with the first point")
+    memory.plot(rows, [line["file_gib"] for line in own], ":", color=GREY, label="the file itself")
+    memory.axhline(LIMIT, color=INK, linewidth=1, linestyle="--", label="asked: at most")
+    cost.set_ylabel("CPU-seconds")
+    memory.set_ylabel("GiB above the imports")
+    for axes in (cost, memory):
+        axes.set_xlabel("thousands of rows x 768, float16 in a file")
+        axes.set_xlim(0, None)
+        axes.set_ylim(0, None)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as our commands do
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    print(json.dumps(one(*sys.argv[1:])))

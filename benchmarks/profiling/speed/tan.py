@@ -1,0 +1,250 @@
+"""Steps of our `tan` against the plain way it was published in: e6d6, 16 windows of 64 s with 12 sentences each.
+
+Both on the same weights and given sentence vectors, without the text tower, optimiser and teacher's average.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.profiling.speed.pairs import DEVICE, Case, steps
+from ssvid import registry
+from ssvid.shapes import Batch
+from ssvid.text import Tower
+
+WINDOWS, SECONDS, SENTENCES, WIDE, EACH_S = 16, 64, 12, 1024, 5
+PAIRS = 7
+NONE = -6e4  # in place of what is hidden, or no positive
+
+
+class Given(Tower):
+    """Sentence i is row i of a table: what the text tower made of it before."""
+
+    def __init__(self, *, rows: int, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.table = nn.Parameter(torch.randn(rows, dim), requires_grad=False)
+
+    def tokens(self, sentences: Sequence[str]) -> Tensor:
+        return torch.tensor([[int(sentence)] for sentence in sentences])
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.table[tokens[:, 0]]
+
+    def knows(self, sentence: str) -> bool:
+        return True
+
+    def write(self, folder: Any, stem: str) -> dict[str, Any]:
+        return {}
+
+
+def first_stage() -> Case:
+    return pair(objective(random_start=False))
+
+
+def cotrain() -> Case:
+    return pair(objective(cotrain="keep"))
+
+
+def objective(windows: int = WINDOWS, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    options = {"rows": windows * SENTENCES, "dim": 512} | settings.pop("options", {})
+    return registry.objectives["tan"](
+        None, tower="benchmarks.profiling.speed.tan:Given", options=options, features=WIDE, **settings
+    ).to(DEVICE)
+
+
+def pair(ours: Any) -> Case:
+    batch, theirs = windows(), Plain(ours)
+
+    def our_step() -> None:
+        ours(batch).total.backward()
+        ours.zero_grad(set_to_none=True)
+
+    def their_step() -> None:
+        theirs(batch).backward()
+        ours.zero_grad(set_to_none=True)
+
+    return steps(our_step, their_step)._replace(pairs=PAIRS)
+
+
+def windows(n: int = WINDOWS, seconds: int = SECONDS, sentences: int = SENTENCES, wide: int = WIDE) -> Batch:
+    """Nothing is padded; a sentence follows the other."""
+    start = EACH_S * torch.arange(sentences, dtype=torch.float32)
+    spans = torch.stack([start, start + EACH_S], 1).expand(n, -1, -1).to(DEVICE)
+    return {
+        "features": torch.randn(n, seconds, wide).to(DEVICE),
+        "ended": torch.zeros(n, seconds, dtype=torch.bool, device=DEVICE),
+        "sentences": [[str(i * sentences + k) for k in range(sentences)] for i in range(n)],
+        "spans": spans,
+        "places": spans / seconds,
+        "unspoken": torch.zeros(n, sentences, dtype=torch.bool, device=DEVICE),
+        "index": torch.arange(n),
+        "epoch": torch.zeros(n, dtype=torch.int64),
+        "seed": 0,
+    }
+
+
+class Out(NamedTuple):
+    dual: Tensor  # B E T B N
+    joint: Tensor  # B L T B N
+    alignable: Tensor | None  # B L N
+
+
+class Plain:
+    """The published order, one operation after the other, on the parameters of our objective."""
+
+    def __init__(self, ours: Any) -> None:  # our objective: benchmarks know no class of it
+        self.ours = ours
+
+    def __call__(self, batch: Batch) -> Tensor:
+        ours = self.ours
+        text = ours.aligner.tower([s for window in batch["sentences"] for s in window])
+        text = text.view(len(batch["sentences"]), -1, text.shape[1])
+        online = forward(ours.aligner, batch, text)
+        teacher = None
+        if ours.teacher is not None:
+            with torch.no_grad():
+                teacher = forward(ours.teacher, batch, text)
+        return loss(ours, batch, online, teacher)
+
+
+def forward(net: Any, batch: Batch, text: Tensor) -> Out:
+    """The pre-projections of both branches by themselves, sequences first, each branch's cosines of all pairs."""
+    video_mask, text_mask = batch["ended"], batch["unspoken"]
+    T = video_mask.shape[1]
+    dual = encode(net.video, projected(net, batch["features"]).permute(1, 0, 2), video_mask)
+    words = net.text_norm(net.text_in(text))
+    unit, words_unit = dual / dual.norm(dim=-1, keepdim=True), words / words.norm(dim=-1, keepdim=True)
+    logits_dual = torch.einsum("astc,bkc->astbk", unit, words_unit)
+    both = torch.cat([projected(net, batch["features"]), words], 1).permute(1, 0, 2)
+    joint = encode(net.joint, both, torch.cat([video_mask, text_mask], 1))
+    video, said = joint[:, :, :T], joint[:, :, T:]
+    unit, words_unit = video / video.norm(dim=-1, keepdim=True), said / said.norm(dim=-1, keepdim=True)
+    logits_joint = torch.einsum("astc,bskc->astbk", unit, words_unit)
+    if net.head is None:
+        return Out(logits_dual, logits_joint, None)
+    net.head(words)  # computed there, and read by nothing
+    return Out(logits_dual, logits_joint, net.head(said)[..., 0])
+
+
+def projected(net: Any, features: Tensor) -> Tensor:
+    place = net.position_norm(net.positions[None, : features.shape[1]])
+    return net.video_norm(net.video_in(features)) + place
+
+
+def encode(stack: Any, x: Tensor, hidden: Tensor) -> Tensor:
+    """N B D -> B L N D. Attention by torch's own module."""
+    stages = []
+    for block in stack.blocks:
+        normed = block.norm1(x)
+        stages.append(normed)
+        mixed = F.multi_head_attention_forward(
+            normed,
+            normed,
+            normed,
+            normed.shape[2],
+            block.heads,
+            block.qkv.weight,
+            block.qkv.bias,
+            None,
+            None,
+            False,
+            0.0,
+            block.proj.weight,
+            block.proj.bias,
+            key_padding_mask=hidden,
+            need_weights=False,
+        )[0]
+        x = x + mixed
+        wide = block.fc1(block.norm2(x))
+        x = x + block.fc2(wide * torch.sigmoid(1.702 * wide))
+    stages.append(stack.norm(x))
+    return torch.stack(stages[1:], dim=1).permute(2, 1, 0, 3)
+
+
+def loss(ours: Any, batch: Batch, online: Out, teacher: Out | None) -> Tensor:
+    B, T = batch["ended"].shape
+    temperature, unspoken = ours.temperature, batch["unspoken"]
+    step = torch.arange(T, device=DEVICE)[None, None]
+    start, end = batch["spans"].unbind(-1)
+    own = ((start[..., None] <= step) & (step < end[..., None]) & ~unspoken[..., None]).float()  # B N T
+    eye = torch.eye(B, device=DEVICE)[:, None, :, None]
+    target = own.permute(0, 2, 1)[:, :, None].repeat(1, 1, B, 1) * eye  # B T B N
+    if teacher is not None:
+        target = agreement(batch, own, target, teacher, temperature, eye)
+    right = target[:, :, ~unspoken].reshape(B * T, -1)
+    both = [x[:, :, :, ~unspoken].permute(1, 0, 2, 3).reshape(x.shape[1], B * T, -1) for x in online[:2]]
+    both = [x / temperature for x in both]
+    kept, label = alignable(ours, batch, [x / temperature for x in online[:2]])
+    losses = [branch(x, right, kept if ours.threshold > 0 else None) for x in both]
+    total = (losses[0] + losses[1]) / 2
+    if online.alignable is None:
+        return total
+    head = online.alignable[:, 2][~unspoken]
+    known = label[label != 2]
+    weight = torch.ones_like(known) * (1 / known.mean() - 1)
+    return total + F.binary_cross_entropy_with_logits(head[label != 2], known, pos_weight=weight)
+
+
+def branch(x: Tensor, right: Tensor, kept: Tensor | None) -> Tensor:
+    with_pos, said = right.sum(-1) > 0, right.sum(-2) > 0
+    positive = x.clone()
+    positive[:, ~right.bool()] = NONE
+    seconds = torch.logsumexp(x, dim=-1) - torch.logsumexp(positive, dim=-1)
+    sentences = torch.logsumexp(x, dim=-2) - torch.logsumexp(positive, dim=-2)
+    whole = (seconds[:, with_pos].mean() + sentences[:, said].mean()) / 2
+    if kept is None:
+        return whole
+    some = right.clone()
+    some[:, ~kept] = 0
+    return (seconds[:, some.sum(-1) > 0].mean() + sentences[:, kept].mean()) / 2
+
+
+@torch.no_grad()
+def alignable(ours: Any, batch: Batch, both: list[Tensor]) -> tuple[Tensor, Tensor]:
+    spoken = ~batch["unspoken"]
+    most = [torch.diagonal(x, dim1=0, dim2=3).permute(0, 1, 3, 2)[-1][:, spoken].max(0).values for x in both]
+    first, second = ((x - x.mean()) / x.std() for x in most)
+    metric = -(first + second)
+    middle = [torch.quantile(x, 0.5) for x in most]
+    label = torch.full_like(metric, 2.0)
+    label[(most[0] > middle[0]) & (most[1] > middle[1])] = 1.0
+    label[(most[0] < middle[0]) & (most[1] < middle[1])] = 0.0
+    centre = batch["places"][spoken].mean(-1)
+    label[(centre < ours.trim) | (centre > 1 - ours.trim)] = 0.0
+    return metric <= torch.quantile(metric, ours.threshold), label
+
+
+@torch.no_grad()
+def agreement(batch: Batch, own: Tensor, target: Tensor, teacher: Out, temperature: float, eye: Tensor) -> Tensor:
+    """Type keep. Every window of every sentence is a row of a T x T matrix."""
+    B, N, T = own.shape
+    length = own.sum(-1).clamp(min=1).masked_fill(batch["unspoken"], 0)
+    box = (torch.arange(T, device=DEVICE) < length[..., None]).float()  # B N T
+    roll = torch.stack([box.roll(t, -1) for t in range(T)], 2)  # B N start T
+    roll = roll.masked_fill(torch.ones(T, T, dtype=torch.bool, device=DEVICE).tril(-1), 0)
+    roll = roll.masked_fill((roll.sum(-1) < length[..., None])[..., None], 0)
+    roll[..., 0] = roll[..., -1] = 0
+    roll = roll / roll.sum(-1, keepdim=True).clamp(min=1e-3)
+    boxes = []
+    for logits in (teacher.joint, teacher.dual):
+        diagonal = torch.diagonal(logits / temperature, dim1=0, dim2=3).permute(3, 0, 1, 2)  # B L T N
+        diagonal = diagonal.masked_fill(batch["ended"][:, None, :, None] | batch["unspoken"][:, None, None], NONE)
+        prob = diagonal.softmax(-1).div(temperature).softmax(-2)[:, -1]
+        place = (prob.permute(0, 2, 1)[:, :, None] * roll).sum(-1).max(-1).indices
+        best = roll.gather(2, place[..., None, None].expand(-1, -1, 1, T))[:, :, 0] > 0  # B N T
+        boxes.append(best.permute(0, 2, 1)[:, :, None] & eye.bool())  # B T B N
+    both, either = boxes[0] & boxes[1], boxes[0] | boxes[1]
+    shared, whole = (torch.diagonal(x, dim1=0, dim2=2).permute(2, 0, 1) for x in (both, either))
+    agreed = shared.sum(1) / whole.sum(1).clamp(min=1e-5) >= 0.5  # B N
+    changed = torch.where(agreed[None, None], either.float(), target)
+    own_block = torch.diagonal(changed, dim1=0, dim2=2)  # T N B
+    first = torch.zeros_like(own_block).scatter_(1, own_block.argmax(1, keepdim=True), 1)
+    first[:, 0] = own_block[:, 0]
+    none = first.sum(0) == 0
+    first[:, none] = torch.diagonal(target, dim1=0, dim2=2)[:, none]
+    return first.permute(2, 0, 1)[:, :, None].repeat(1, 1, B, 1) * eye

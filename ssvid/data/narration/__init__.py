@@ -1,0 +1,1 @@
+"""Transcripts -> sentences with their times. A reader for each format, then rules that make sentences of captions."""
