@@ -32,9 +32,10 @@ from ssvid.engine.distributed import join
 from ssvid.engine.per_second import fill_store
 from ssvid.errors import DecodeError, UserError, positive, within
 from ssvid.files import locked, write_whole
+from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.shapes import Row
-from ssvid.weights import encoder_hash, open_encoder
+from ssvid.weights.encoders import encoder_hash
 
 VERSION = 1  # of what is written: another one is written anew
 LISTED = "left_out.jsonl"

@@ -14,10 +14,11 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor
 
 from ssvid.data.manifest import Manifest
-from ssvid.encoder import Encoder, create_encoder, evaluating
-from ssvid.engine.earlier import earlier
+from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.logs import film
+from ssvid.engine.warm_start import earlier
 from ssvid.errors import UserError, positive, within
+from ssvid.hub import create_encoder
 from ssvid.nn import moco
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import enough, source_ids
@@ -99,7 +100,7 @@ class CoCLR(Objective):
         with evaluating(self.sampler):
             return moco.units(self.sampler, self.sampler_head, clips)
 
-    def right(self, source: Int[Tensor, "B"], second: Float[Tensor, "B d"]) -> Bool[Tensor, "B n"]:
+    def right(self, source: Int[Tensor, " B"], second: Float[Tensor, "B d"]) -> Bool[Tensor, "B n"]:
         """Its own key (first), keys of its source, and once the queue is full the nearest others by the sampler."""
         right = source[:, None] == self.queue.get_buffer("source")  # B K
         if self.queue.full:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.engine.earlier import earlier
+from ssvid.engine.warm_start import earlier
 from ssvid.errors import UserError, positive, within
 from ssvid.nn import moco
 from ssvid.nn.queue import Queue

@@ -21,7 +21,7 @@ from torch import Tensor
 from ssvid.data.manifest import Manifest
 from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
-from ssvid.engine.checkpoint import RunFolder
+from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
 from ssvid.files import write_whole
 from ssvid.nn import pseudo
@@ -35,10 +35,7 @@ from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
 from ssvid.text.joint import chosen_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
-from ssvid.weights import fit
-from ssvid.weights.files import read
-from ssvid.weights.layout import State
-from ssvid.weights.published import find, is_run, unknown
+from ssvid.weights.state_dict import fit
 
 NONE = -6e4  # in place of the similarity of what is no positive
 CELL = 8  # pixels of a second, and of a sentence, in a picture
@@ -328,12 +325,12 @@ def branch(
     return (mean(seconds, asked[0]) + mean(sentences, asked[1])) / 2
 
 
-def mean(x: Float[Tensor, "L n"], which: Bool[Tensor, "n"]) -> Float[Tensor, ""]:
+def mean(x: Float[Tensor, "L n"], which: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
     """0 of none."""
     return (x * which).sum() / (len(x) * which.sum()).clamp(min=1)
 
 
-def told(head: Float[Tensor, "S"], chosen: pseudo.Alignable) -> tuple[Tensor, Tensor]:
+def told(head: Float[Tensor, " S"], chosen: pseudo.Alignable) -> tuple[Tensor, Tensor]:
     """Both labels weigh alike. Where no label is positive there is no such weight: published nan or inf, here 0."""
     label, n = chosen.label.to(head), chosen.told.sum().clamp(min=1)
     share = label.sum() / n
@@ -345,24 +342,10 @@ def told(head: Float[Tensor, "S"], chosen: pseudo.Alignable) -> tuple[Tensor, Te
 
 def begin(aligner: Aligner, path: str) -> None:
     """With the student of an earlier run or of a published file. A head not there is new; one not wanted goes."""
-    state = {k.removeprefix("aligner."): x for k, x in earlier(path).items() if k.startswith("aligner.")}
+    whole = objective_state(path, "--objective.init")
+    state = {k.removeprefix("aligner."): x for k, x in whole.items() if k.startswith("aligner.")}
     if not state:
         raise UserError(f"--objective.init {path} holds no aligner: name a run of tan, or its file.")
     own = {k: x for k, x in aligner.state_dict().items() if k.startswith("head.")}
     rest = {k: x for k, x in state.items() if not k.startswith("head.")}
     fit(aligner, rest | {k: state.get(k, x) for k, x in own.items()}, path)
-
-
-def earlier(path: str) -> State:
-    """Of a whole objective, in our names."""
-    folder = RunFolder(path)
-    if folder.path.is_dir():
-        return dict(folder.readable(f"--objective.init {path}")["model"])
-    file = read(folder.path)
-    if is_run(file):
-        return file.tensors
-    found = find(file)
-    if found is None:
-        raise unknown(file)
-    found.whole()
-    return found.ours

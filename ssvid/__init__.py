@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssvid.encoder import create_encoder, list_encoders
-    from ssvid.weights import load_encoder
+    from ssvid.hub import create_encoder, list_encoders, load_encoder
 
 __all__ = ["create_encoder", "list_encoders", "load_encoder"]
 
@@ -15,5 +14,4 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module 'ssvid' has no attribute {name!r}")
-    module = "ssvid.weights" if name == "load_encoder" else "ssvid.encoder"
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module("ssvid.hub"), name)

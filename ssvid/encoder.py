@@ -1,10 +1,11 @@
-"""Clip -> Features: what every encoder is, and the only door through which one is made or loaded."""
+"""Clip -> Features: what every encoder is. `ssvid.hub` is the door through which one is made or loaded."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,6 @@ class Encoder(nn.Module, ABC):
     can_skip: bool = False  # accepts `keep`: the tokens left out cost nothing
     tubelet: tuple[int, int, int] | None = None  # frames, pixels, pixels of one token, where can_skip
     has_layers: bool = False  # accepts `layers`
-    per_frame: bool = False  # tokens of a frame do not depend on other frames
     licence: str | None = None  # of loaded weights
     tiny: dict[str, Any] = {}  # kwargs of a small one, for contract tests
 
@@ -101,15 +101,8 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def create_encoder(name: str, weights: str | Path | None = None, *, partial: bool = False, **kwargs: Any) -> Encoder:
-    """An encoder by its registered name, with random weights or those of a file in any layout that ssvid.weights knows.
-
-    Of a published file the arguments that you leave out are as it has them. `partial`: take what matches.
-    """
-    if weights is not None:
-        from ssvid.weights import encoder_from
-
-        return encoder_from(weights, name, kwargs, partial)
+def build(name: str, kwargs: dict[str, Any]) -> Encoder:
+    """A registered encoder with random weights. `ssvid.hub` is the door for users: it also reads weights."""
     try:
         encoder = registry.encoders[name](**kwargs)
     except TypeError as error:
@@ -118,13 +111,16 @@ def create_encoder(name: str, weights: str | Path | None = None, *, partial: boo
     return encoder
 
 
+def class_of(name: str) -> type[Encoder]:
+    """The class of a registered encoder, which declares what it can do. Nothing is built."""
+    entry = registry.encoders[name]
+    return cast(type[Encoder], entry if inspect.isclass(entry) else inspect.signature(entry).return_annotation)
+
+
 def list_encoders(**capabilities: bool) -> list[str]:
-    """Registered names; `list_encoders(can_skip=True)` only those that have it."""
-    names = registry.encoders.names()
-    with torch.device("meta"):
-        return [n for n in names if not capabilities or _has(registry.encoders[n], capabilities)]
+    """Registered names; `list_encoders(can_skip=True)` gives only those whose class declares it."""
+    return [name for name in registry.encoders.names() if has_all(class_of(name), capabilities)]
 
 
-def _has(build: Any, capabilities: dict[str, bool]) -> bool:
-    encoder = build()
-    return all(getattr(encoder, name) == value for name, value in capabilities.items())
+def has_all(kind: type[Encoder], capabilities: dict[str, bool]) -> bool:
+    return all(getattr(kind, name) == value for name, value in capabilities.items())

@@ -21,8 +21,9 @@ from ssvid.engine.per_second import fill_store
 from ssvid.engine.run import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.files import write_whole
+from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import settle
-from ssvid.weights import encoder_hash, open_encoder
+from ssvid.weights.encoders import encoder_hash
 
 NAMED = 20  # unreadable files in the result; standard error has them all
 

@@ -22,10 +22,10 @@ from ssvid.engine.run import UNCHANGED, ClipChange, begin, run, steps_of
 from ssvid.engine.score import score
 from ssvid.engine.token_dropping import Turbo, recompute_blocks, told
 from ssvid.errors import UserError, positive, within
+from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.nn.sync_bn import synchronise
 from ssvid.results import command_line, describe_encoder, title, trainings, write
-from ssvid.weights import open_encoder
 
 
 def finetune(

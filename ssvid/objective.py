@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ssvid.encoder import Encoder
+from ssvid.encoder import Encoder, list_encoders
 from ssvid.errors import UserError
 from ssvid.shapes import Batch, Loss, Views
 
@@ -59,8 +59,6 @@ class Objective(nn.Module, ABC):
 
 def require(objective: str, encoder: Encoder, **capabilities: bool) -> Encoder:
     """The encoder, or a refusal that names what it lacks and who has it."""
-    from ssvid.encoder import list_encoders
-
     for name, value in capabilities.items():
         if getattr(encoder, name) != value:
             able = ", ".join(list_encoders(**{name: value}))

@@ -17,10 +17,10 @@ from ssvid.engine.loop import Settings, Trained
 from ssvid.engine.online import OnlineProbe
 from ssvid.engine.run import UNCHANGED, ClipChange, begin, run, steps_of
 from ssvid.engine.token_dropping import Turbo, recompute_blocks, told
+from ssvid.engine.warm_start import warm_start
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective
-from ssvid.weights import warm_start
 
 POSITIVE = (
     *("steps", "epochs", "batch_size", "accumulate", "threads", "keep", "log_every", "picture_every"),

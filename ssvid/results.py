@@ -19,15 +19,16 @@ from ssvid.data.manifest import Manifest, leaks
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import FREE, PROVENANCE, flat
 from ssvid.files import write_whole
+from ssvid.hub import stream_of
 from ssvid.shapes import Row
 from ssvid.statistics import chance, majority
-from ssvid.weights import encoder_hash, stream_of
+from ssvid.weights.encoders import encoder_hash
 
 Result = dict[str, Any]
 PROBE, TUNED, BENCH = "linear probe", "fine-tuning", "benchmark"  # what a result is of
 
 
-def answers(data: Manifest, rows: list[int], predictions: dict[str, Int[Tensor, "S"]]) -> Result:
+def answers(data: Manifest, rows: list[int], predictions: dict[str, Int[Tensor, " S"]]) -> Result:
     """What was said of each test clip. `predictions`: of the encoder, and of its controls where there are any."""
     labels = data.labels[rows]
     confusion = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)

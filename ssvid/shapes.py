@@ -18,7 +18,7 @@ Clip = Float[Tensor, "B C T H W"]  # normalised pixels
 Tokens = Float[Tensor, "B N D"]  # time-major: n = (t*h + y)*w + x
 Pooled = Float[Tensor, "B D"]
 Index = Int[Tensor, "B K"]  # positions into N of the kept tokens
-Labels = Int[Tensor, "_"] | Bool[Tensor, "_ Q"]  # one class of each clip; or all that it holds
+Labels = Int[Tensor, " _"] | Bool[Tensor, "_ Q"]  # one class of each clip; or all that it holds
 Dropped = Int[Tensor, "B M"]  # and of the others
 
 
@@ -167,6 +167,6 @@ class Row:
 class Frozen(NamedTuple):
     """Frozen features of one split, all a probe ever sees."""
 
-    feats: dict[str, Float[Tensor, "S *D"]]  # pooling -> features S D, or tokens S N D; float16 and memory-mapped too
-    labels: Int[Tensor, "S"] | Bool[Tensor, "S Q"]  # one class of each; or those that it holds, any number
+    feats: dict[str, Float[Tensor, " S *D"]]  # pooling -> features S D, or tokens S N D; float16 and memory-mapped too
+    labels: Int[Tensor, " S"] | Bool[Tensor, "S Q"]  # one class of each; or those that it holds, any number
     groups: list[str]

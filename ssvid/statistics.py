@@ -14,8 +14,8 @@ from torch import Tensor
 from ssvid.randomness import uniform
 
 CHUNK = 100  # draws at once, so that thousands of groups fit
-Measure = Callable[[Float[Tensor, "W G"]], Float[Tensor, "W"]]  # how much each group counts -> the metric
-Correct = Bool[Tensor, "S"] | Float[Tensor, "S"]  # right or wrong, or the share of several answers that was right
+Measure = Callable[[Float[Tensor, "W G"]], Float[Tensor, " W"]]  # how much each group counts -> the metric
+Correct = Bool[Tensor, " S"] | Float[Tensor, " S"]  # right or wrong, or the share of several answers that was right
 
 
 def bootstrap(
@@ -62,7 +62,7 @@ def few(low: float, high: float, groups: int, level: float = 0.95) -> tuple[floa
     return (min(low, 0.0), max(high, 0.0)) if 2 / 2**groups > 1 - level else (low, high)
 
 
-def by_group(values: Float[Tensor, "S"], groups: list[str]) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
+def by_group(values: Float[Tensor, " S"], groups: list[str]) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
     """(sum, number of clips) of each group."""
     place = torch.tensor(numbered(groups))
     total = torch.zeros(len(set(groups)), dtype=torch.float64)
@@ -75,7 +75,7 @@ def numbered(groups: list[str]) -> list[int]:
     return [names[name] for name in groups]
 
 
-def redrawn(measure: Measure, groups: int, seed: int, draws: int = 1000) -> Float[Tensor, "draws"]:
+def redrawn(measure: Measure, groups: int, seed: int, draws: int = 1000) -> Float[Tensor, " draws"]:
     """A number that is no average (a mean average precision) on redrawn groups, the same draws for every row."""
     found = []
     for start in range(0, draws, CHUNK):
@@ -86,21 +86,21 @@ def redrawn(measure: Measure, groups: int, seed: int, draws: int = 1000) -> Floa
     return torch.cat(found)
 
 
-def spread(values: Float[Tensor, "draws"], level: float = 0.95) -> tuple[float, float]:
+def spread(values: Float[Tensor, " draws"], level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of redrawn numbers; a draw without anything to be found has none (NaN)."""
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = values.double().nanquantile(ends).tolist()
     return low, high
 
 
-def spread_of_share(values: Float[Tensor, "draws"], groups: int, level: float = 0.95) -> tuple[float, float]:
+def spread_of_share(values: Float[Tensor, " draws"], groups: int, level: float = 0.95) -> tuple[float, float]:
     """Of a number in 0 to 1. Where no redrawing differs, Wilson's interval for as many trials as groups."""
     low, high = spread(values, level)
     return wilson(low, groups, level) if low == high else (low, high)
 
 
 def spread_of_difference(
-    ours: Float[Tensor, "draws"], theirs: Float[Tensor, "draws"], groups: int, level: float = 0.95
+    ours: Float[Tensor, " draws"], theirs: Float[Tensor, " draws"], groups: int, level: float = 0.95
 ) -> tuple[float, float]:
     """As `paired_difference` has it, of redrawn numbers in 0 to 1."""
     low, high = spread(ours - theirs, level)
@@ -109,7 +109,7 @@ def spread_of_difference(
     return few(low, high, groups, level)
 
 
-def turned(change: Float[Tensor, "draws"], groups: int) -> float:
+def turned(change: Float[Tensor, " draws"], groups: int) -> float:
     """Two-sided p of no difference: how often its sign turns in the redrawings. n groups show no less than 2 / 2^n."""
     change = change[~change.isnan()]
     least = min(int((change <= 0).sum()), int((change >= 0).sum()))
@@ -117,7 +117,7 @@ def turned(change: Float[Tensor, "draws"], groups: int) -> float:
 
 
 def interval(
-    value: Float[Tensor, "G"], weight: Float[Tensor, "G"], seed: int, draws: int, level: float
+    value: Float[Tensor, " G"], weight: Float[Tensor, " G"], seed: int, draws: int, level: float
 ) -> tuple[float, float]:
     n, means = len(value), []
     for start in range(0, draws, CHUNK):
@@ -129,7 +129,7 @@ def interval(
     return low, high
 
 
-def sign_flip(value: Float[Tensor, "G"], seed: int, draws: int = 10_000) -> float:
+def sign_flip(value: Float[Tensor, " G"], seed: int, draws: int = 10_000) -> float:
     """Two-sided p of no difference: how often randomly signed group differences sum up to as much as is seen."""
     value = value[value != 0]
     if not len(value):
@@ -162,16 +162,16 @@ def newcombe(ours: float, theirs: float, n: int, level: float) -> tuple[float, f
     return ours - theirs - below, ours - theirs + above
 
 
-def chance(labels: Int[Tensor, "S"]) -> float:
+def chance(labels: Int[Tensor, " S"]) -> float:
     """Accuracy of a blind guess: one over the number of classes present."""
     return 1 / len(labels.unique())
 
 
-def majority(labels: Int[Tensor, "S"]) -> float:
+def majority(labels: Int[Tensor, " S"]) -> float:
     """Accuracy of always naming the largest class."""
     return labels.bincount().max().item() / len(labels)
 
 
-def topk(scores: Float[Tensor, "S Q"], labels: Int[Tensor, "S"], k: int) -> float:
+def topk(scores: Float[Tensor, "S Q"], labels: Int[Tensor, " S"], k: int) -> float:
     """Share of rows whose label is among the k largest scores."""
     return (scores.topk(k, dim=-1).indices == labels[:, None]).any(-1).double().mean().item()

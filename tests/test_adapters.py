@@ -17,7 +17,8 @@ from torchvision.models.video.mvit import MSBlockConfig
 from ssvid import create_encoder, list_encoders, registry
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
-from ssvid.weights import fit, load_encoder, save_encoder
+from ssvid.weights.encoders import load_encoder, save_encoder
+from ssvid.weights.state_dict import fit
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch.jit.script, in its import

@@ -9,7 +9,7 @@ import torch
 from ssvid import create_encoder, list_encoders, load_encoder, registry
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
-from ssvid.weights import save_encoder
+from ssvid.weights.encoders import save_encoder
 
 # Ours alone: other tests register small nets of their own.
 NAMES = [name for name in list_encoders() if registry.encoders[name].__module__.startswith("ssvid.")]

@@ -12,15 +12,15 @@ import torch
 from benchmarks import report
 from ssvid import cli
 from ssvid.cli import parse
-from ssvid.encoder import create_encoder
 from ssvid.encoders.vit import ViT
 from ssvid.engine.checkpoint import read
 from ssvid.errors import UserError
 from ssvid.finetune import finetune
+from ssvid.hub import create_encoder
 from ssvid.registry import encoders
 from ssvid.results import leak
-from ssvid.weights import encoder_hash, load_encoder, save_encoder
 from ssvid.weights.__main__ import opened
+from ssvid.weights.encoders import encoder_hash, load_encoder, save_encoder
 from tests.helpers import command, metrics, squares, write_video
 
 TINY = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}

@@ -18,7 +18,7 @@ from ssvid.errors import UserError
 from ssvid.registry import encoders
 from ssvid.results import digest
 from ssvid.shapes import ClipSpec, Features, Grid, Views
-from ssvid.weights import encoder_hash, load_encoder, save_encoder
+from ssvid.weights.encoders import encoder_hash, load_encoder, save_encoder
 
 STRIDE = ClipSpec(frames=8, stride=4, size=112)
 FPS = ClipSpec(frames=16, fps=5.0, modality="flow")

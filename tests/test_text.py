@@ -17,7 +17,7 @@ from ssvid.shapes import Row
 from ssvid.text import Tower, create_tower
 from ssvid.text.joint import Joint, load_joint, save_joint
 from ssvid.text.words import MILNCE, TAN, collect
-from ssvid.weights import load_encoder
+from ssvid.weights.encoders import load_encoder
 from tests.helpers import command, sentence
 
 WORDS = ["add", "the", "onion", "don't", "Stir"]
@@ -193,8 +193,8 @@ def test_what_holds_no_text_tower_is_said(tmp_path: Path):
 
 def test_a_folder_with_a_text_tower_still_has_one_encoder(tmp_path: Path):
     from ssvid import create_encoder
-    from ssvid.weights import save_encoder
     from ssvid.weights.__main__ import opened
+    from ssvid.weights.encoders import save_encoder
 
     encoder = create_encoder("s3dg", width=0.125)
     save_encoder(encoder, tmp_path, "encoder", {})

@@ -17,10 +17,10 @@ from ssvid.nn.timeline import Aligned
 from ssvid.registry import objectives
 from ssvid.shapes import Window
 from ssvid.text.words import read_words
-from ssvid.weights import fit, weights_hash
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 from ssvid.weights.published import find, unknown
+from ssvid.weights.state_dict import fit, weights_hash
 
 PLACES = {"words": "words", "text": "folder"}  # arguments of an objective, and of its tower, that are paths
 PATHS = (*PLACES, "init")

@@ -72,7 +72,7 @@ def realign(
 
 def stitch(
     table: np.ndarray, said: Sequence[Sentence], by: Aligner
-) -> tuple[Float[Tensor, "K T"], Float[Tensor, "K"] | None]:
+) -> tuple[Float[Tensor, "K T"], Float[Tensor, " K"] | None]:
     """Similarity, -inf where no window asked, and the head's probability: each the average over the windows."""
     total, times = torch.zeros(2, len(said), len(table)), torch.zeros(len(said), len(table))
     logit, asked = torch.zeros(len(said)), torch.zeros(len(said))
@@ -102,7 +102,7 @@ def windows(said: Sequence[Sentence], length: int, seconds: int) -> Iterator[tup
             yield start, min(seconds, length - start), rows
 
 
-def box(alike: Float[Tensor, "T"]) -> tuple[float, float]:
+def box(alike: Float[Tensor, " T"]) -> tuple[float, float]:
     """First second and end of the run around the highest in which each is at least half as likely."""
     peak = int(alike.argmax())
     low = (alike < alike[peak] - HALF).nonzero().flatten().tolist()

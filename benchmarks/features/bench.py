@@ -18,10 +18,10 @@ from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Extracted, cpu_seconds, extract_from, some_clips
 from ssvid.engine.run import ClipChange
+from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import calibrate, settle
 from ssvid.results import describe_encoder
 from ssvid.shapes import ClipSpec, Frozen, Grid, Labels
-from ssvid.weights import open_encoder
 
 NAMED = 1  # seed of the weights of an encoder that is but a name: the same in every run, and not its twin's
 CALIBRATE = 256  # train clips that an untrained twin's batch norm is measured on
@@ -87,7 +87,7 @@ class Bench(NamedTuple):
     def streams(self) -> tuple["Bench", ...]:
         return self._replace(others=()), *self.others
 
-    def videos(self, split: str) -> tuple[list[int], Int[Tensor, "_"]]:
+    def videos(self, split: str) -> tuple[list[int], Int[Tensor, " _"]]:
         """The first unit of each video, and of each row of `each_view` the place of its video among them."""
         first: dict[int, int] = {}
         for unit in self.splits[split]:

@@ -6,26 +6,27 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ssvid.encoder import Encoder, create_encoder
+from ssvid.encoder import Encoder
+from ssvid.hub import create_encoder
 from ssvid.nn.batchnorm import RawClip
 from ssvid.randomness import uniform
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def single_frame(clip: RawClip, index: Int[Tensor, "B"], seed: int) -> RawClip:
+def single_frame(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
     """The middle frame in place of every frame: no time at all. Nothing is drawn."""
     T = clip.shape[2]
     return clip[:, :, T // 2 : T // 2 + 1].expand_as(clip)
 
 
-def shuffled(clip: RawClip, index: Int[Tensor, "B"], seed: int) -> RawClip:
+def shuffled(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
     """The same frames in an order of chance, drawn for each row of the manifest: no direction and no speed."""
     order = uniform(seed, "shuffle", 0, index.to(clip.device), clip.shape[2]).argsort(dim=-1, stable=True)  # B T
     return torch.take_along_dim(clip, rearrange(order, "B T -> B 1 T 1 1"), dim=2)
 
 
-def reverse(clip: RawClip, index: Int[Tensor, "B"], seed: int) -> RawClip:
+def reverse(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
     """Played backwards. Nothing is drawn."""
     return clip.flip(2)
 

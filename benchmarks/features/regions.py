@@ -24,14 +24,14 @@ class Regions:
         self.lead = torch.tensor([first.setdefault(clip, i) for i, clip in enumerate(clips)])  # S, its clip's first box
         self.box = torch.tensor([box[1:5] for box in at])  # S 4
 
-    def shared(self, index: Int[Tensor, "B"]) -> tuple[Int[Tensor, "U"], Int[Tensor, "U"], Int[Tensor, "B"]]:
+    def shared(self, index: Int[Tensor, " B"]) -> tuple[Int[Tensor, " U"], Int[Tensor, " U"], Int[Tensor, " B"]]:
         """Of the distinct clips of a batch: their places in it and their first boxes; of each box its clip."""
         lead, which = self.lead[index].unique(return_inverse=True)
         place = torch.full((len(lead),), len(index)).scatter_reduce(0, which, torch.arange(len(index)), "amin")
         return place, lead, which
 
     def pool(
-        self, features: Features, layers: tuple[int, ...], index: Int[Tensor, "B"], which: Int[Tensor, "B"]
+        self, features: Features, layers: tuple[int, ...], index: Int[Tensor, " B"], which: Int[Tensor, " B"]
     ) -> dict[str, Float[Tensor, "B D"]]:
         """`box@last`: averaged over time too; `slots@last`: up to 8 slots of time side by side; and of each layer."""
         sources = {"last": features.tokens} | dict(zip(map(str, layers), features.layers, strict=True))
@@ -50,7 +50,7 @@ class Regions:
         found = self.align(maps, index, which, 1)  # B (D t) 1 1
         return rearrange(found, "B (D t) 1 1 -> B t D", t=t)
 
-    def cut(self, clips: Tensor, index: Int[Tensor, "B"], which: Int[Tensor, "B"]) -> UInt8[Tensor, "B C T s s"]:
+    def cut(self, clips: Tensor, index: Int[Tensor, " B"], which: Int[Tensor, " B"]) -> UInt8[Tensor, "B C T s s"]:
         """The box out of every frame."""
         maps = rearrange(clips.float(), "U C T H W -> U (C T) H W")
         found = self.align(maps, index, which, SIDE).round().to(torch.uint8)

@@ -18,7 +18,7 @@ from ssvid.engine.features import Source
 from ssvid.errors import UserError
 from ssvid.shapes import Features
 from ssvid.text.joint import Joint
-from ssvid.weights import encoder_hash
+from ssvid.weights.encoders import encoder_hash
 
 VERSION = 1  # of poolings and pixel features: a new one makes cached features anew
 CONTROLS = ("random", "pixels", "single_frame", "shuffled")

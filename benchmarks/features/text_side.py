@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
+from ssvid.hub import stream_of
 from ssvid.randomness import permutation
 from ssvid.shapes import Pooled
 from ssvid.text.joint import Joint, load_joint
-from ssvid.weights import stream_of, weights_hash
+from ssvid.weights.state_dict import weights_hash
 
 AT_ONCE = 256  # sentences
 HAVE = (

@@ -31,7 +31,7 @@ class Stitched(NamedTuple):
     """Of a whole video."""
 
     similarity: Float[Tensor, "K T"]  # 0 where no window asked
-    alignability: Float[Tensor, "K"]
+    alignability: Float[Tensor, " K"]
     calls: list[tuple[int, int, int, int]]  # windows: first second, seconds, first and last sentence
 
 
@@ -90,7 +90,7 @@ def stitch(video: str, said: Sequence[Spoken], length: int, model: Model, method
     return Stitched(similarity, score / asked.clamp(min=1) if head else similarity.amax(1), calls)
 
 
-def alignable(got: Aligned, stage: int) -> Float[Tensor, "K"]:
+def alignable(got: Aligned, stage: int) -> Float[Tensor, " K"]:
     if got.alignable is None:
         raise UserError("This aligner has no alignability head: score it with `head: false`.")
     if len(got.alignable) <= stage:
@@ -120,23 +120,23 @@ def windows(said: Sequence[Spoken], length: int) -> Iterator[tuple[int, int, int
             yield start, min(WINDOW, length - start), first, last
 
 
-def hits(said: Sequence[Spoken], similarity: Float[Tensor, "K T"]) -> Bool[Tensor, "K"]:
+def hits(said: Sequence[Spoken], similarity: Float[Tensor, "K T"]) -> Bool[Tensor, " K"]:
     """Whether the second of each sentence's highest similarity lies in its times, both ends included."""
     best = similarity.masked_fill(similarity == 0, NOWHERE).argmax(1)
     return within(said, best.tolist())
 
 
-def given_times(said: Sequence[Spoken], spans: Sequence[tuple[float, float]]) -> Bool[Tensor, "K"]:
+def given_times(said: Sequence[Spoken], spans: Sequence[tuple[float, float]]) -> Bool[Tensor, " K"]:
     """The same of the narration's own times: whether the second of their middle lies in the true ones."""
     return within(said, [math.floor((start + end) / 2) for start, end in spans])
 
 
-def within(said: Sequence[Spoken], seconds: Sequence[int]) -> Bool[Tensor, "K"]:
+def within(said: Sequence[Spoken], seconds: Sequence[int]) -> Bool[Tensor, " K"]:
     inside = [math.floor(start) <= at <= math.ceil(end) for (_, start, end, _), at in zip(said, seconds, strict=True)]
     return torch.tensor(inside, dtype=torch.bool)
 
 
-def auc(scores: Float[Tensor, "K"], labels: Bool[Tensor, "K"]) -> float | None:
+def auc(scores: Float[Tensor, " K"], labels: Bool[Tensor, " K"]) -> float | None:
     """Area under the ROC curve: how often an alignable sentence scores above one that is not, ties by half."""
     true, false = scores[labels].double(), scores[~labels].double().sort().values
     if not len(true) or not len(false):

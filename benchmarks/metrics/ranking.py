@@ -19,14 +19,14 @@ AT_ONCE = 2**22  # numbers of a class's weighted list at once
 class Ranked(NamedTuple):
     """The answers of one class, surest first. n of them, G groups."""
 
-    hit: Float[Tensor, "n"]  # 1: it is right; 0: it is not
-    group: Int[Tensor, "n"]
-    last: Int[Tensor, "n"]  # place of the last answer of the same score
-    wanted: Float[Tensor, "G"]  # right answers that there are in each group, found or not
+    hit: Float[Tensor, " n"]  # 1: it is right; 0: it is not
+    group: Int[Tensor, " n"]
+    last: Int[Tensor, " n"]  # place of the last answer of the same score
+    wanted: Float[Tensor, " G"]  # right answers that there are in each group, found or not
 
 
 def ranked(
-    scores: Float[Tensor, "n"], hit: Bool[Tensor, "n"], group: Int[Tensor, "n"], wanted: Float[Tensor, "G"]
+    scores: Float[Tensor, " n"], hit: Bool[Tensor, " n"], group: Int[Tensor, " n"], wanted: Float[Tensor, " G"]
 ) -> Ranked:
     order = scores.argsort(descending=True, stable=True)
     falling = scores[order]
@@ -34,7 +34,9 @@ def ranked(
     return Ranked(hit[order].double(), group[order], last, wanted.double())
 
 
-def average_precision(answers: Ranked, weights: Float[Tensor, "W G"], interpolated: bool = False) -> Float[Tensor, "W"]:
+def average_precision(
+    answers: Ranked, weights: Float[Tensor, "W G"], interpolated: bool = False
+) -> Float[Tensor, " W"]:
     """Area under precision over recall; NaN where nothing is wanted. `interpolated`: precision never rises with recall.
 
     Plain: as Charades' code and scikit-learn. Interpolated over all points: as PASCAL VOC, AVA and ActivityNet.
@@ -57,13 +59,13 @@ def average_precision(answers: Ranked, weights: Float[Tensor, "W G"], interpolat
 def mean_over(classes: Sequence[Ranked], interpolated: bool = False) -> Measure:
     """Mean average precision over the classes that are there to be found."""
 
-    def measure(weights: Float[Tensor, "W G"]) -> Float[Tensor, "W"]:
+    def measure(weights: Float[Tensor, "W G"]) -> Float[Tensor, " W"]:
         return torch.stack([average_precision(one, weights, interpolated) for one in classes]).nanmean(0)
 
     return measure
 
 
-def of_table(scores: Float[Tensor, "S Q"], held: Bool[Tensor, "S Q"], group: Int[Tensor, "S"]) -> list[Ranked]:
+def of_table(scores: Float[Tensor, "S Q"], held: Bool[Tensor, "S Q"], group: Int[Tensor, " S"]) -> list[Ranked]:
     """Every clip is an answer to every class. `group`: of each clip, from 0."""
     n = int(group.max()) + 1
     wanted = torch.zeros(n, held.shape[1], dtype=torch.float64).index_add(0, group, held.double())  # G Q

@@ -205,7 +205,7 @@ class Attentive(Probe):
         return self.protocol["decay_all"] or not (last in ("gain", "shift") or last[0] == "b")
 
     def gradients(
-        self, stacks: list[Params], x: Tokens, y: Tensor, rows: Int[Tensor, "C"], form: Form, seed: int, epoch: int
+        self, stacks: list[Params], x: Tokens, y: Tensor, rows: Int[Tensor, " C"], form: Form, seed: int, epoch: int
     ) -> None:
         """Those of a batch, into every parameter: each head has the mean over the batch of its own loss."""
         how = self.protocol
@@ -246,7 +246,7 @@ def cost(scores: Float[Tensor, "R B Q"], labels: Labels, smoothing: float) -> Te
     return F.cross_entropy(flat, label, label_smoothing=smoothing, reduction="sum")
 
 
-def as_tokens(feats: Float[Tensor, "S *D"]) -> Tokens:
+def as_tokens(feats: Float[Tensor, " S *D"]) -> Tokens:
     """A pooled vector is the one token of its clip."""
     if feats.ndim not in (2, 3):
         raise UserError(f"The attentive probe reads tokens S N D or pooled vectors S D, not {tuple(feats.shape)}.")
@@ -271,7 +271,7 @@ def clip_each(stack: Params, most: float) -> None:
 
 
 def dropped(
-    seed: int, epoch: int, rows: Int[Tensor, "C"], dim: int, share: float, device: torch.device
+    seed: int, epoch: int, rows: Int[Tensor, " C"], dim: int, share: float, device: torch.device
 ) -> Tensor | None:
     """What the pooled vectors of these clips are multiplied by: a clip's own draw in each epoch, for all heads."""
     if not share:

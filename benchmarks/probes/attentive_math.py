@@ -44,7 +44,7 @@ class Form(NamedTuple):
 
 
 def logits(
-    p: Params, feats: Tokens, rows: Int[Tensor, "C"], form: Form, mask: Tensor | None = None
+    p: Params, feats: Tokens, rows: Int[Tensor, " C"], form: Form, mask: Tensor | None = None
 ) -> tuple[Float[Tensor, "R C Q"], Float[Tensor, "R C N"]]:
     """Of these rows of `feats`; and the attention over their tokens. `mask`: dropout of the pooled vector, C D."""
     if form.depth == 1:
@@ -64,7 +64,7 @@ def query(p: Params) -> Float[Tensor, "R A D"]:
 
 
 def shared(
-    feats: Tokens, rows: Int[Tensor, "C"], u: Float[Tensor, "R A D"], eps: float
+    feats: Tokens, rows: Int[Tensor, " C"], u: Float[Tensor, "R A D"], eps: float
 ) -> tuple[Float[Tensor, "R A C D"], Float[Tensor, "R C N"]]:
     """Averages of the same tokens by every head, and the weights averaged over the heads of attention."""
     pooled, weight = Attend.apply(feats, rows, u.flatten(0, 1), eps)
@@ -87,7 +87,7 @@ class Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, feats: Tokens, rows: Int[Tensor, "C"], u: Float[Tensor, "K D"], eps: float) -> Any:
+    def forward(ctx: Any, feats: Tokens, rows: Int[Tensor, " C"], u: Float[Tensor, "K D"], eps: float) -> Any:
         pooled = u.new_empty(len(u), len(rows), feats.shape[2])  # K C D
         weight = u.new_empty(len(rows), len(u), feats.shape[1])  # C K N
         for part, z in read(feats, rows, u, eps):
@@ -109,7 +109,7 @@ class Attend(torch.autograd.Function):
         return None, None, du, None
 
 
-def read(feats: Tokens, rows: Int[Tensor, "C"], like: Tensor, eps: float) -> Iterator[tuple[slice, Tensor]]:
+def read(feats: Tokens, rows: Int[Tensor, " C"], like: Tensor, eps: float) -> Iterator[tuple[slice, Tensor]]:
     """(place in rows, normalised tokens c N D) of a few clips at a time, in a buffer that the next ones overwrite.
 
     Written out because it was half of the cost of a step: indexing, converting and F.layer_norm each fill new memory,

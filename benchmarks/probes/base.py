@@ -23,7 +23,7 @@ class ProbeResult(NamedTuple):
     ]  # val/top1, test/top1, test/top5 where there are more than 5 classes; or val/map, test/map
     chosen: Setting
     grid: list[Setting]  # every setting that was tried, the chosen one among them
-    predictions: Int[Tensor, "S"]  # of the test split: the likeliest class
+    predictions: Int[Tensor, " S"]  # of the test split: the likeliest class
     scores: Float[Tensor, "S Q"]  # of the test split: logits, whose softmax (sigmoids of several) is a probability
     attention: Float[Tensor, "S N"] | None = None  # of a head that has it, over the tokens of each test clip; sums to 1
 

@@ -61,7 +61,7 @@ class CoCLR(Probe):
         return result(scored(head, test.feats[chosen["pooling"]]), test.labels, chosen, grid)
 
     def fit(
-        self, x: Float[Tensor, "S D"], y: Int[Tensor, "S"], classes: int, rate: float, decay: float, seed: int
+        self, x: Float[Tensor, "S D"], y: Int[Tensor, " S"], classes: int, rate: float, decay: float, seed: int
     ) -> nn.Module:
         head = make(x.shape[1], classes, seed)
         optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=self.momentum, weight_decay=decay)

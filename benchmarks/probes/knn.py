@@ -55,7 +55,7 @@ class KNN(Probe):
         self,
         queries: Float[Tensor, "S D"],
         bank: Float[Tensor, "N D"],
-        y: Int[Tensor, "N"],
+        y: Int[Tensor, " N"],
         ks: list[int],
         classes: int,
     ) -> Float[Tensor, "k S Q"]:

@@ -44,15 +44,15 @@ class Heads:
     b: Float[Tensor, "R Q"]
     drows: Float[Tensor, "R Q D"]
     db: Float[Tensor, "R Q"]
-    rate: Float[Tensor, "R"]
-    decay: Float[Tensor, "R"]
-    number: Int[Tensor, "R"]  # place in the grid
+    rate: Float[Tensor, " R"]
+    decay: Float[Tensor, " R"]
+    number: Int[Tensor, " R"]  # place in the grid
 
     @property
     def w(self) -> Float[Tensor, "D R Q"]:
         return self.rows.movedim(-1, 0)
 
-    def only(self, keep: Int[Tensor, "K"]) -> "Heads":
+    def only(self, keep: Int[Tensor, " K"]) -> "Heads":
         return Heads(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
@@ -179,7 +179,7 @@ def in_threads(heads: Heads, size: int, work: Callable[[Heads], None]) -> Heads:
     return Heads(*(torch.cat([getattr(shard, field.name) for shard in shards]) for field in fields(heads)))
 
 
-def taken(x: "Tensor | Rows", rows: Int[Tensor, "B"], buffer: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+def taken(x: "Tensor | Rows", rows: Int[Tensor, " B"], buffer: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
     """x[rows], in the buffer where x is in memory: half the time of new memory for each batch."""
     return torch.index_select(x, 0, rows, out=buffer) if isinstance(x, Tensor) else x[rows]
 
@@ -230,7 +230,7 @@ def judge_several(heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Bool[Tensor
     return torch.tensor(score, dtype=torch.float64), torch.tensor(loss, dtype=torch.float64)
 
 
-def best_half(score: Float[Tensor, "R"], loss: Float[Tensor, "R"]) -> Int[Tensor, "K"]:
+def best_half(score: Float[Tensor, " R"], loss: Float[Tensor, " R"]) -> Int[Tensor, " K"]:
     """Places of the better half: by accuracy, among equals by loss (accuracies on a small val tie often)."""
     order = sorted(range(len(score)), key=lambda i: (-score[i].item(), loss[i].item()))
     return torch.tensor(sorted(order[: math.ceil(len(order) / 2)]), device=score.device)
@@ -272,7 +272,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.feats)
 
-    def __getitem__(self, rows: Int[Tensor, "B"] | slice) -> Float[Tensor, "B D"]:
+    def __getitem__(self, rows: Int[Tensor, " B"] | slice) -> Float[Tensor, "B D"]:
         return self.basis(self.feats[rows])
 
     def split(self, size: int) -> Iterator[Float[Tensor, "B D"]]:
@@ -282,12 +282,12 @@ class Rows:
         return torch.cat([part @ w for part in self.split(CHUNK)])
 
 
-def std_mean(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, "D"], Float[Tensor, "D"]]:
+def std_mean(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
     std, mean = torch.std_mean(x, dim=0, correction=0)
     return std, mean
 
 
-def moments(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, "D"], Float[Tensor, "D"]]:
+def moments(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
     """(std, mean) from parts, in double precision and around the mean of the first part."""
     near = x[:CHUNK].double().mean(0)
     first, second = torch.zeros_like(near), torch.zeros_like(near)

@@ -29,8 +29,8 @@ Row = dict[str, Any]
 class Answer(NamedTuple):
     """What one row (the encoder or a control) got: of each unit, or as a ranking."""
 
-    correct: Float[Tensor, "S"] | None  # of each test video, 0 to 1: its share of right answers
-    said: Int[Tensor, "S"] | None  # the class it was taken for, where the task names one
+    correct: Float[Tensor, " S"] | None  # of each test video, 0 to 1: its share of right answers
+    said: Int[Tensor, " S"] | None  # the class it was taken for, where the task names one
     more: Row  # further metrics, the chosen setting
     measure: Measure | None = None  # where the number is no average over units: weights of the groups -> it
     per_class: dict[str, float | None] | None = None  # where `correct` does not tell
@@ -168,11 +168,11 @@ def tested(bench: Bench, answers: dict[str, Asked], draws: dict[str, Tensor]) ->
     }
 
 
-def right(said: Int[Tensor, "S"], labels: Int[Tensor, "S"]) -> Float[Tensor, "S"]:
+def right(said: Int[Tensor, " S"], labels: Int[Tensor, " S"]) -> Float[Tensor, " S"]:
     return (said == labels).to(torch.float64)
 
 
-def group_numbers(bench: Bench, split: str = "test") -> Int[Tensor, "S"]:
+def group_numbers(bench: Bench, split: str = "test") -> Int[Tensor, " S"]:
     """The group of each unit, numbered by name."""
     return torch.tensor(numbered(bench.groups(split)))
 
@@ -184,12 +184,12 @@ def of_classes(bench: Bench, lists: Sequence[Ranked], interpolated: bool = False
     return {name: None if value != value else value for name, value in zip(bench.data.classes, values, strict=True)}
 
 
-def share(right: Float[Tensor, "R"], group: Int[Tensor, "R"], n: int) -> Measure:
+def share(right: Float[Tensor, " R"], group: Int[Tensor, " R"], n: int) -> Measure:
     """The mean over answers, as a function of how much each of n groups of videos counts."""
     total = right.new_zeros(n).index_add(0, group, right)
     count = right.new_zeros(n).index_add(0, group, torch.ones_like(right))
 
-    def measure(weights: Float[Tensor, "W G"]) -> Float[Tensor, "W"]:
+    def measure(weights: Float[Tensor, "W G"]) -> Float[Tensor, " W"]:
         return (weights @ total) / (weights @ count)
 
     return measure

@@ -64,7 +64,7 @@ class Classify(Task):
         return {"attention": attended(bench.data, bench.spec, rows, answer.said, over_time)}
 
 
-def shares(logits: Float[Tensor, "W Q"], units: list[int], which: Int[Tensor, "W"]) -> Float[Tensor, "S Q"]:
+def shares(logits: Float[Tensor, "W Q"], units: list[int], which: Int[Tensor, " W"]) -> Float[Tensor, "S Q"]:
     """Softmax, averaged over the views of each video."""
     share = logits.softmax(-1)
     total = share.new_zeros(len(units), share.shape[1]).index_add_(0, which, share)

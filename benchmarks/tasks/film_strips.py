@@ -44,7 +44,7 @@ def attended(
     data: Manifest,
     spec: ClipSpec,
     test: list[int],  # rows
-    predictions: Int[Tensor, "S"] | None,  # None: the task names no single class
+    predictions: Int[Tensor, " S"] | None,  # None: the task names no single class
     weights: Float[Tensor, "S t"],  # of each test clip, the attention on each slot of time, summed over space
 ) -> dict[str, Any]:
     """What an attentive probe looks at: the mean over all test clips, and a few clips with their own weights."""
@@ -80,7 +80,7 @@ def describe(data: Manifest, spec: ClipSpec, row: int, slots: int | None = None)
     return {"path": data.rows[row].path, "label": name, "jpeg": jpeg(clip[:, at.round().long()])}
 
 
-def middles(length: int, slots: int) -> Float[Tensor, "t"]:
+def middles(length: int, slots: int) -> Float[Tensor, " t"]:
     """8 frames, 4 slots -> 1, 3, 5, 7."""
     return ((torch.arange(slots) + 0.5) * length / slots).floor()
 

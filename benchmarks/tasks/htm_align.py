@@ -131,7 +131,7 @@ def has_head(model: Model, lengths: dict[str, int]) -> bool:
     return model(video, 0, min(WINDOW, length), [0]).alignable is not None
 
 
-def given(bench: Bench, row: int, said: Sequence[Spoken]) -> Bool[Tensor, "K"]:
+def given(bench: Bench, row: int, said: Sequence[Spoken]) -> Bool[Tensor, " K"]:
     heard = bench.data.rows[row].sentences
     if [text for *_, text in heard] != [one.text for one in said]:
         raise UserError(
@@ -142,7 +142,7 @@ def given(bench: Bench, row: int, said: Sequence[Spoken]) -> Bool[Tensor, "K"]:
 
 
 def measured(
-    bench: Bench, rows: dict[str, int], said: dict[str, list[Spoken]], found: dict[str, Bool[Tensor, "_"]]
+    bench: Bench, rows: dict[str, int], said: dict[str, list[Spoken]], found: dict[str, Bool[Tensor, " _"]]
 ) -> Measure:
     """Recall over the alignable sentences of all videos, as a function of how much each group of videos counts."""
     number = dict(zip(bench.splits["test"], group_numbers(bench).tolist(), strict=True))

@@ -69,7 +69,7 @@ class Retrieval(Task):
         best = max(on_val, key=lambda pooling: (on_val[pooling], -train.feats[pooling].shape[1]))
         return {"val_recall1": on_val[best], "chosen": {"pooling": best}}
 
-    def places(self, asked: Frozen, bank: Frozen, pooling: str) -> Int[Tensor, "S"]:
+    def places(self, asked: Frozen, bank: Frozen, pooling: str) -> Int[Tensor, " S"]:
         return first_right(asked.feats[pooling], asked.labels, bank.feats[pooling], bank.labels, max(self.ks))
 
     def together(self, bench: Bench, source: str, splits: Splits, poolings: Sequence[str]) -> Frozen:
@@ -117,7 +117,7 @@ def joined(parts: Sequence[Frozen]) -> Frozen:
     return Frozen(feats, torch.cat([part.labels for part in parts]), [group for part in parts for group in part.groups])
 
 
-def of_videos(windows: Frozen, which: Int[Tensor, "W"]) -> Frozen:
+def of_videos(windows: Frozen, which: Int[Tensor, " W"]) -> Frozen:
     """Unit features of each video's windows, averaged; the means are not of length 1 again."""
     count = which.bincount()
     means = {}
@@ -134,8 +134,12 @@ def centred(feats: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
 
 
 def first_right(
-    queries: Float[Tensor, "S D"], asked: Int[Tensor, "S"], bank: Float[Tensor, "N D"], labels: Int[Tensor, "N"], k: int
-) -> Int[Tensor, "S"]:
+    queries: Float[Tensor, "S D"],
+    asked: Int[Tensor, " S"],
+    bank: Float[Tensor, "N D"],
+    labels: Int[Tensor, " N"],
+    k: int,
+) -> Int[Tensor, " S"]:
     """Place of the nearest row of the query's class among its k nearest, from 0; k where there is none."""
     places = []
     for start in range(0, len(queries), CHUNK):

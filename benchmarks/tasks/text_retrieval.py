@@ -22,16 +22,16 @@ KS = (1, 5, 10)
 class Ranks(NamedTuple):
     """Of each query, or where ties are counted as published of each place that its answer may have: R of them."""
 
-    above: Int[Tensor, "R"]  # answers of higher similarity than the right one
-    tied: Int[Tensor, "R"]  # others of the same: their order is left to chance
-    query: Int[Tensor, "R"]
+    above: Int[Tensor, " R"]  # answers of higher similarity than the right one
+    tied: Int[Tensor, " R"]  # others of the same: their order is left to chance
+    query: Int[Tensor, " R"]
 
     @property
-    def mean(self) -> Float[Tensor, "R"]:
+    def mean(self) -> Float[Tensor, " R"]:
         """From 0, over all orders of the tied ones."""
         return self.above + self.tied / 2
 
-    def within(self, k: int) -> Float[Tensor, "R"]:
+    def within(self, k: int) -> Float[Tensor, " R"]:
         """The share of these orders in which the right answer is among the first k."""
         return ((k - self.above).clamp(min=0) / (self.tied + 1)).clamp(max=1).double()
 
@@ -100,11 +100,11 @@ def as_published(found: Ranks) -> Ranks:
     return Ranks(above, torch.zeros_like(above), found.query.repeat_interleave(times))
 
 
-def ranks_published(similarity: Float[Tensor, "S S"]) -> Int[Tensor, "R"]:
+def ranks_published(similarity: Float[Tensor, "S S"]) -> Int[Tensor, " R"]:
     return as_published(ranks(similarity)).above
 
 
-def recalls(found: Ranks | Int[Tensor, "R"]) -> dict[str, float]:
+def recalls(found: Ranks | Int[Tensor, " R"]) -> dict[str, float]:
     """Shares; of the ranks from 1 on their median (of an even number: between the middle two) and mean."""
     if isinstance(found, Tensor):
         found = Ranks(found, torch.zeros_like(found), torch.arange(len(found)))

@@ -109,7 +109,7 @@ def recipe(name: str) -> Augment:
 
 
 def geometry(
-    frames: UInt8[Tensor, "T C H W"], recipe: Augment, size: int, u: Float[Tensor, "n"]
+    frames: UInt8[Tensor, "T C H W"], recipe: Augment, size: int, u: Float[Tensor, " n"]
 ) -> UInt8[Tensor, "C T s s"]:
     """Cut and resize a clip, every frame alike. `u`: GEOMETRY_DRAWS uniforms; none are used by `none`."""
     mode, height, width = InterpolationMode(recipe.interpolation), *frames.shape[-2:]

@@ -75,6 +75,6 @@ class Classify(Objective):
         return {name: share * (encoder if name in above else 1.0) for name, share in shares.items()}
 
 
-def smooth(labels: Int[Tensor, "B"], classes: int, smoothing: float) -> Float[Tensor, "B Q"]:
+def smooth(labels: Int[Tensor, " B"], classes: int, smoothing: float) -> Float[Tensor, "B Q"]:
     """One-hot, with `smoothing` of the whole spread over all classes."""
     return F.one_hot(labels, classes) * (1 - smoothing) + torch.full((), smoothing / classes, device=labels.device)

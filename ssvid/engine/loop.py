@@ -29,7 +29,8 @@ from ssvid.errors import RunError, Stopped
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.text.joint import save_joint
-from ssvid.weights import fit, save_encoder
+from ssvid.weights.encoders import save_encoder
+from ssvid.weights.state_dict import fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class Mix:
         return torch.where((u[:, 0] < self.prob)[:, None, None], own, 1.0)
 
 
-def box(keep: Float[Tensor, "B"], centre: Float[Tensor, "B 2"], height: int, width: int) -> Float[Tensor, "B H W"]:
+def box(keep: Float[Tensor, " B"], centre: Float[Tensor, "B 2"], height: int, width: int) -> Float[Tensor, "B H W"]:
     """0 in a box of about 1 - keep of the picture, 1 around it. At the border it is cut off, so it may be smaller."""
     side = (1 - keep).sqrt()  # of the picture's
     inside = []
@@ -60,7 +60,7 @@ def box(keep: Float[Tensor, "B"], centre: Float[Tensor, "B 2"], height: int, wid
     return (~(inside[0][:, :, None] & inside[1][:, None, :])).double()
 
 
-def beta(u: Float[Tensor, "B"], alpha: float) -> Float[Tensor, "B"]:
+def beta(u: Float[Tensor, " B"], alpha: float) -> Float[Tensor, " B"]:
     """Quantiles of Beta(alpha, alpha), by its own table: torch has none, and rejection wants draws without end.
 
     With y = x^alpha the density of the lower half is smooth down to 0: (1 - y^(1/alpha))^(alpha - 1).

@@ -29,7 +29,7 @@ from ssvid.engine.features import cpu_seconds
 from ssvid.errors import UserError
 from ssvid.files import locked
 from ssvid.shapes import ClipSpec
-from ssvid.weights import encoder_hash
+from ssvid.weights.encoders import encoder_hash
 
 AHEAD = 2  # blocks of clips that each worker has ready
 

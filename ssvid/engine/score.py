@@ -23,14 +23,14 @@ from ssvid.engine.to_device import to_device
 from ssvid.errors import UserError
 from ssvid.results import TUNED, Result, answers, describe_data, digest, git, leak
 from ssvid.statistics import bootstrap, topk
-from ssvid.weights import encoder_hash
+from ssvid.weights.encoders import encoder_hash
 
 VERSION = 1  # of the test: of what it does beside its flags
 
 
 class Judged(NamedTuple):
     scores: Float[Tensor, "S Q"]  # of every row; zeros where the file could not be read
-    ok: Bool[Tensor, "S"]
+    ok: Bool[Tensor, " S"]
     bad: dict[str, str]  # files that could not be read -> why
 
 

@@ -149,6 +149,6 @@ def put(tokens: Tokens, index: Dropped, values: Float[Tensor, "B M D"]) -> Token
     return tokens.scatter(1, index[..., None].expand_as(values), values)
 
 
-def spread(frames: int, wanted: int) -> Int[Tensor, "T"]:
+def spread(frames: int, wanted: int) -> Int[Tensor, " T"]:
     """mae_st's target frames: the last is always frame T - 1, so the steps are not all equal."""
     return torch.linspace(0, frames - 1, wanted).long()

@@ -102,16 +102,16 @@ def _high(height: Float[Tensor, "B N"], unspoken: Bool[Tensor, "B N"]) -> Bool[T
 class Alignable(NamedTuple):
     """Of each sentence, in a flat row over all windows."""
 
-    metric: Float[Tensor, "S"]  # the lower, the likelier
-    kept: Bool[Tensor, "S"]
-    label: Bool[Tensor, "S"]
-    told: Bool[Tensor, "S"]  # whether the label counts
+    metric: Float[Tensor, " S"]  # the lower, the likelier
+    kept: Bool[Tensor, " S"]
+    label: Bool[Tensor, " S"]
+    told: Bool[Tensor, " S"]  # whether the label counts
 
 
 @torch.no_grad()
 def alignable(
-    joint: Float[Tensor, "S"],
-    dual: Float[Tensor, "S"],
+    joint: Float[Tensor, " S"],
+    dual: Float[Tensor, " S"],
     places: Float[Tensor, "S 2"],
     threshold: float,
     trim: float,
@@ -130,7 +130,7 @@ def alignable(
     return Alignable(metric, metric <= metric.quantile(threshold), top & ~outer, top | low | outer)
 
 
-def _standard(x: Float[Tensor, "S"]) -> Float[Tensor, "S"]:
+def _standard(x: Float[Tensor, " S"]) -> Float[Tensor, " S"]:
     """All alike, or a single one (published: not a number): none stands out."""
     spread = x.std() if len(x) > 1 else x.new_zeros(())
     return torch.where(spread > 0, (x - x.mean()) / spread, torch.zeros_like(x))

@@ -37,7 +37,7 @@ class Queue(nn.Module):
             )
 
     @torch.no_grad()
-    def push(self, keys: Float[Tensor, "B D"], **columns: Int[Tensor, "B"]) -> None:
+    def push(self, keys: Float[Tensor, "B D"], **columns: Int[Tensor, " B"]) -> None:
         """The keys of all processes, in order of rank, in place of the oldest."""
         keys, rows = everyone(keys), {name: everyone(value) for name, value in columns.items()}
         self.takes(len(keys))

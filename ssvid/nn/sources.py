@@ -12,7 +12,7 @@ from ssvid.errors import UserError
 from ssvid.nn.queue import Queue
 
 
-def source_ids(video_ids: list[str], device: torch.device) -> Int[Tensor, "B"]:
+def source_ids(video_ids: list[str], device: torch.device) -> Int[Tensor, " B"]:
     """The same number for all cuts of one film (as file names tell: UCF101's groups), never negative."""
     return torch.tensor([_number(film(name)) for name in video_ids], device=device)
 

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from ssvid.errors import RunError, UserError, positive
 from ssvid.files import read_yaml
-from ssvid.sweep import jobs, status
+from ssvid.sweep import jobs, local, slurm, status
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
+from ssvid.sweep.keeper import keep
 
 RUNS = Path("runs")
 POLL = 5.0  # seconds
@@ -54,7 +55,7 @@ def submit(
     if dry_run:
         return shown(plan, folder, asked, cluster)
     if cluster == "slurm":
-        jobs.check(folder, plan.name, len(plan.cells), asked)
+        slurm.check(folder, plan.name, len(plan.cells), asked)
     with folder.submitting():
         known = merged(folder, plan, asked, named=out is not None)
         folder.write(known)
@@ -127,10 +128,10 @@ def handed(
     open_ = [one.cell for one in found if one.state not in (*status.ENDED, *status.ACTIVE)]
     todo = [cell for cell in open_ if only is None or cell in only]
     if todo and cluster == "slurm":
-        said = jobs.on_slurm(folder, name, todo, asked)
+        said = slurm.submit_arrays(folder, name, todo, asked, keep)
         print(f"submitted {len(todo)} cells as SLURM's {', '.join(said)}", file=sys.stderr)
     if todo and cluster == "local":
-        jobs.on_this_machine(folder, todo, asked, parallel or 1)
+        local.start_lanes(folder, todo, asked, parallel or 1)
         print(f"started {len(todo)} cells here, {min(parallel or 1, len(todo))} at once", file=sys.stderr)
     if failed := sum(one.state == "failed" for one in found):
         print(f"{failed} cells have failed and stay so: python -m ssvid.sweep retry --failed", file=sys.stderr)
@@ -141,13 +142,11 @@ def shown(plan: Any, folder: SweepFolder, asked: Cluster, cluster: str) -> dict[
     for one in plan.cells:
         print(f"{one.hash}  {one.name}", file=sys.stderr)
     if cluster == "slurm" and shutil.which("srun"):
-        print(jobs.script(folder, plan.name, len(plan.cells), asked), file=sys.stderr)
+        print(slurm.script(folder, plan.name, len(plan.cells), asked), file=sys.stderr)
     return {"out": str(folder.path), "cells": len(plan.cells), "dry_run": True}
 
 
 def debug(folder: SweepFolder, todo: list[str], asked: Cluster) -> None:
-    from ssvid.sweep.keeper import keep
-
     for name in todo:
         if (became := keep(str(folder.path.resolve()), [name], vars(asked))[name]) != "finished":
             last = folder.cell(name).why if became == "failed" else {}
@@ -244,13 +243,13 @@ def cancel(out: str | None = None, *, cell: str | None = None) -> dict[str, Any]
     if any(one.state == "unknown" for one in found):
         raise RunError("squeue does not answer, so what still runs is not known: nothing was cancelled. Try again.")
     wanted = {one.cell for one in found if one.state in status.ACTIVE}
-    queue = jobs.queue() if wanted else {}
+    queue = slurm.queue() if wanted else {}
     here = socket.gethostname()
     numbers, lanes = [], []
     for one in folder.submissions():
         alive = {name: job for name, job in jobs.alive(one, queue).items() if name in wanted}
         numbers += [job.id for job in alive.values() if job.id]
-        lanes += jobs.lanes_of(one) if alive else []
+        lanes += local.lanes_of(one) if alive else []
     if elsewhere := next((lane["host"] for lane in lanes if lane["host"] != here), None):
         raise UserError(
             f"These processes were started on {elsewhere}, and this is {here}: cancel there. If that machine is gone, "
@@ -263,7 +262,7 @@ def cancel(out: str | None = None, *, cell: str | None = None) -> dict[str, Any]
     for i in range(0, len(numbers), 100):
         subprocess.run(["scancel", *numbers[i : i + 100]], check=False)
     for lane in lanes:
-        if jobs.living(lane):
+        if local.living(lane):
             os.kill(lane["pid"], signal.SIGTERM)
     return {"out": str(folder.path), "cancelled": len(wanted)}
 

@@ -7,6 +7,7 @@ cells/HASH/           attempts.jsonl, logs, pretrain.yaml, run_HASH/, suite.yaml
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,13 @@ class SweepFolder:
 
     def cell(self, name: str) -> "CellFolder":
         return CellFolder(self.path / "cells" / name)
+
+    def record(self, **what: Any) -> Path:
+        """A submission, written before the cluster is asked: a submit that is killed then leaves no unknown job."""
+        number = 1 + max((int(one["number"]) for one in self.submissions()), default=0)
+        file = self.path / "submissions" / f"{number:04d}.json"
+        store(file, {"time": round(time.time()), "host": socket.gethostname(), **what})
+        return file
 
     def submissions(self) -> list[dict[str, Any]]:
         """Oldest first."""

@@ -21,8 +21,9 @@ from ssvid.errors import UserError
 from ssvid.files import locked
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import CellFolder, Event, SweepFolder, newest, store
-from ssvid.sweep.jobs import arrive, time_left
+from ssvid.sweep.local import arrive
 from ssvid.sweep.ranks import Ending, ended, started
+from ssvid.sweep.slurm import time_left
 
 ALIKE = {"failed": 3, "outside": 10}  # attempts in a row that end alike and bring nothing: the cell has failed
 IDLE = 10  # attempts in a row that bring nothing, however they end

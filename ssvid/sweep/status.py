@@ -4,7 +4,7 @@ import socket
 import time
 from typing import Any, NamedTuple
 
-from ssvid.sweep import jobs
+from ssvid.sweep import jobs, slurm
 from ssvid.sweep.folder import CellFolder, Event, SweepFolder, newest
 
 ENDED = ("finished", "failed")
@@ -32,8 +32,8 @@ def states(folder: SweepFolder, sweep: dict[str, Any] | None = None) -> list[Sta
     sweep = sweep or folder.read()
     submissions = folder.submissions()
     asked = any(one["cluster"] == "slurm" for one in submissions)
-    known = jobs.queue() if asked else {}
-    alive: dict[str, jobs.Job] = {}
+    known = slurm.queue() if asked else {}
+    alive: dict[str, slurm.Job] = {}
     times: dict[str, int] = {}
     for one in submissions:
         for cell, job in jobs.alive(one, known).items():
@@ -47,7 +47,7 @@ def states(folder: SweepFolder, sweep: dict[str, Any] | None = None) -> list[Sta
     ]
 
 
-def state(cell: CellFolder, given: dict[str, Any], alive: dict[str, jobs.Job], times: int, unsure: bool) -> State:
+def state(cell: CellFolder, given: dict[str, Any], alive: dict[str, slurm.Job], times: int, unsure: bool) -> State:
     """Of one cell. Its own files come first, then the queue."""
     events = cell.events() if cell.path.is_dir() else []
     made = State(

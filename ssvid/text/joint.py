@@ -16,10 +16,10 @@ from ssvid.files import write_whole
 from ssvid.shapes import Pooled
 from ssvid.text import Tower, create_tower
 from ssvid.text.words import MILNCE, read_words
-from ssvid.weights import fit, read_card
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 from ssvid.weights.published import Found, find, unknown
+from ssvid.weights.state_dict import fit, read_card
 
 
 class Joint(nn.Module):

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ssvid.errors import UserError
-from ssvid.weights import exported_in, licence_of_run, read_card
+from ssvid.weights.encoders import exported_in, licence_of_run
 from ssvid.weights.files import File, read, write
 from ssvid.weights.layout import Layout, Net, State, our_keys
 from ssvid.weights.published import LAYOUTS, Found, defaults, find, fixed_by, is_run, of, same, sized, unknown
+from ssvid.weights.state_dict import read_card
 from ssvid.weights.vit import HEADS, heads
 
 DECODER = ("dec_", "bridge")  # what the objective's arguments about it begin with

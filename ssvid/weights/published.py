@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssvid import registry
+from ssvid.encoder import class_of
 from ssvid.errors import UserError
 from ssvid.weights import coclr, dpc, huggingface, mae_st, milnce, tan, videomae
 from ssvid.weights.files import File
@@ -162,8 +163,7 @@ def family(name: str, net: Net) -> bool:
     """A name may be of a function that makes an encoder of another name and hands arguments on: `vit_base -> ViT`."""
     if net.encoder is None:
         return False
-    made = inspect.signature(registry.encoders[name]).return_annotation
-    return name == net.encoder or (made is registry.encoders[net.encoder] and bool(fixed_by(name)))
+    return name == net.encoder or (class_of(name) is registry.encoders[net.encoder] and bool(fixed_by(name)))
 
 
 def differing(found: Found, name: str, given: dict[str, Any]) -> str | None:

@@ -19,13 +19,13 @@ from benchmarks.alignment.realign import Aligner, Found, box, realign, web_vtt, 
 from benchmarks.reports.alignment import draw
 from ssvid.cli import parse
 from ssvid.data.narration import readers
-from ssvid.encoder import create_encoder
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
+from ssvid.hub import create_encoder
 from ssvid.nn.timeline import Aligned
 from ssvid.registry import objectives
 from ssvid.shapes import Window
-from ssvid.weights import save_encoder
+from ssvid.weights.encoders import save_encoder
 from ssvid.weights.tan import LAYOUTS
 from tests.engine.test_run import run_pretrain
 from tests.helpers import command, sentence, squares, write_video

@@ -1,7 +1,7 @@
 import torch
 
 from benchmarks.features.controls import pixels, shuffled, single_frame, twin
-from ssvid.encoder import create_encoder
+from ssvid.hub import create_encoder
 from ssvid.shapes import ClipSpec
 from tests.nn.test_batchnorm import clips  # which registers test_norms
 

@@ -12,13 +12,14 @@ from benchmarks.features.sources import chosen_layers, make_sources
 from benchmarks.linear_probe import linear_probe, titles
 from benchmarks.reports import results
 from ssvid.data.manifest import Manifest, labelled
-from ssvid.encoder import Encoder, create_encoder
+from ssvid.encoder import Encoder
 from ssvid.engine.run import ClipChange
 from ssvid.errors import UserError
+from ssvid.hub import create_encoder
 from ssvid.registry import encoders
 from ssvid.results import leak
 from ssvid.shapes import ClipSpec, Features, Grid, Row
-from ssvid.weights import save_encoder
+from ssvid.weights.encoders import save_encoder
 
 OWN = ("encoder", "random", "pixels", "encoder/single_frame", "encoder/shuffled")
 SMALL = {"dim": 24, "depth": 4, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}

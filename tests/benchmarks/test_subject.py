@@ -8,9 +8,9 @@ import torch
 from benchmarks.features.bench import subject
 from benchmarks.features.sources import make_sources
 from benchmarks.run import smaller
-from ssvid.encoder import create_encoder
 from ssvid.engine.run import UNCHANGED, ClipChange
-from ssvid.weights import encoder_hash
+from ssvid.hub import create_encoder
+from ssvid.weights.encoders import encoder_hash
 
 NET = "tests.benchmarks.test_run:tiny_vit"
 

@@ -27,7 +27,7 @@ from ssvid.registry import probes, tasks
 from ssvid.shapes import ClipSpec, Row, Window
 from ssvid.text import create_tower
 from ssvid.text.joint import Joint, save_joint
-from ssvid.weights import encoder_hash, save_encoder
+from ssvid.weights.encoders import encoder_hash, save_encoder
 from tests.helpers import squares, write_video
 
 NET = "tests.benchmarks.test_run:tiny_vit"

@@ -17,8 +17,8 @@ from ssvid import registry
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.decode import read, stamps
 from ssvid.data.loader import eval_loader
-from ssvid.encoder import create_encoder
 from ssvid.errors import UserError
+from ssvid.hub import create_encoder
 from ssvid.shapes import ClipSpec, Features, Grid
 
 SPEC = ClipSpec(frames=6, stride=1, size=32)

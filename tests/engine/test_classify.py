@@ -8,13 +8,13 @@ import torch.nn.functional as F
 
 from ssvid.data.clips import Clips
 from ssvid.data.datasets.folder import folder
-from ssvid.encoder import create_encoder
 from ssvid.engine import optim
 from ssvid.engine.classify import Classify, smooth
 from ssvid.engine.distributed import World
 from ssvid.engine.mix import DRAWS, Mix, beta, box
 from ssvid.engine.score import judge
 from ssvid.errors import UserError
+from ssvid.hub import create_encoder
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 from tests.helpers import write_video

@@ -21,7 +21,7 @@ from ssvid.engine.features import Extracted, Source, evaluation, extract_from
 from ssvid.errors import DecodeError, UserError
 from ssvid.extract import extract_features
 from ssvid.shapes import ClipSpec
-from ssvid.weights import save_encoder
+from ssvid.weights.encoders import save_encoder
 from tests.engine.test_run import run_pretrain
 from tests.helpers import command, squares, write_video
 from tests.nn import test_batchnorm  # noqa: F401  # registers test_norms

@@ -11,7 +11,7 @@ from ssvid.cli import parse
 from ssvid.errors import UserError
 from ssvid.pretrain import pretrain
 from ssvid.text.joint import load_joint
-from ssvid.weights import load_encoder
+from ssvid.weights.encoders import load_encoder
 from tests.helpers import TINY, command, sentence, squares, write_video
 
 PARTIAL = ["--objective", "partial_mae", "--objective.dec_dim", "16", "--objective.dec_depth", "1"]

@@ -17,13 +17,13 @@ from ssvid.cli import parse
 from ssvid.data import seconds
 from ssvid.data.datasets.folder import folder
 from ssvid.data.store import Store
-from ssvid.encoder import create_encoder
 from ssvid.engine import per_second
 from ssvid.engine.per_second import fill_store
 from ssvid.errors import DecodeError, RunError, UserError
 from ssvid.extract import extract_features
 from ssvid.files import locked
-from ssvid.weights import save_encoder
+from ssvid.hub import create_encoder
+from ssvid.weights.encoders import save_encoder
 from tests.helpers import command, sentence, squares, write_video
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16, "stride": 2}

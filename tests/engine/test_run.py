@@ -12,12 +12,13 @@ from ssvid import registry
 from ssvid.cli import parse
 from ssvid.data.datasets.folder import folder
 from ssvid.data.quarantine import Quarantine
-from ssvid.encoder import Encoder, create_encoder
+from ssvid.encoder import Encoder
 from ssvid.engine import distributed, loop
 from ssvid.engine.checkpoint import read
 from ssvid.engine.distributed import World
 from ssvid.engine.run import ClipChange
 from ssvid.errors import RunError, UserError
+from ssvid.hub import create_encoder
 from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
 from ssvid.shapes import Batch, Loss, Views

@@ -14,13 +14,13 @@ import torch
 
 from objectives.mae import MAE
 from ssvid.cli import parse
-from ssvid.encoder import create_encoder
 from ssvid.engine.distributed import World
 from ssvid.engine.stop import HEEDED, Stop
 from ssvid.errors import Stopped
 from ssvid.finetune import finetune
+from ssvid.hub import create_encoder
 from ssvid.shapes import Batch, Loss
-from ssvid.weights import save_encoder
+from ssvid.weights.encoders import save_encoder
 from tests.engine.test_faults import metrics_so_far
 from tests.engine.test_run import same, weights
 from tests.helpers import metrics, pretrain_argv, run_pretrain, squares, write_video

@@ -14,7 +14,7 @@ from ssvid.errors import UserError
 from ssvid.extract import extract_features
 from ssvid.finetune import finetune
 from ssvid.shapes import ClipSpec
-from ssvid.weights import load_encoder
+from ssvid.weights.encoders import load_encoder
 from tests.helpers import run_pretrain, squares, write_video
 
 WHOLE = ClipSpec(frames=8, whole=True, size=16)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssvid.encoder import Encoder, create_encoder
+from ssvid.encoder import Encoder
 from ssvid.errors import UserError
+from ssvid.hub import create_encoder
 from ssvid.nn.batchnorm import batch_norms, calibrate, lacks_statistics, settle
 from ssvid.registry import encoders
 from ssvid.shapes import ClipSpec, Features, Grid

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
-from ssvid.weights import of_found
+from ssvid.weights.encoders import of_found
 from ssvid.weights.files import File
 from ssvid.weights.published import find, sized
 from tests.reference.cases import Case, assert_close

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ssvid.sweep import jobs
+from ssvid.sweep import jobs, slurm
 from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.status import State, states
 
@@ -108,12 +108,12 @@ class Faults:
         return bool(pids)
 
     def job(self, cell: str) -> str | None:
-        found = [jobs.alive(one, jobs.queue()) for one in self.folder.submissions()]
+        found = [jobs.alive(one, slurm.queue()) for one in self.folder.submissions()]
         return next((one[cell].id for one in reversed(found) if cell in one), None)
 
     def release(self) -> None:
         """A requeued job would wait for two minutes; and a node whose slurmd was gone may have to be taken back."""
-        for job in set((jobs.queue() or {}).values()):
+        for job in set((slurm.queue() or {}).values()):
             if job.state == "PENDING" and job.reason == "BeginTime":
                 subprocess.run(["scontrol", "update", f"JobId={job.id}", "StartTime=now"], capture_output=True)
         for node in ("n1", "n2"):

@@ -13,12 +13,13 @@ from submitit.core.utils import DelayedSubmission
 
 from ssvid.cli import parse
 from ssvid.errors import UserError
-from ssvid.sweep import jobs
 from ssvid.sweep.__main__ import cancel, retry
 from ssvid.sweep.__main__ import status_ as run_status
 from ssvid.sweep.__main__ import submit as run
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
+from ssvid.sweep.keeper import keep
+from ssvid.sweep.slurm import submit_arrays
 from ssvid.sweep.status import counts, states
 from tests.helpers import ROOT, command, sentence
 from tests.sweep.fakes import BASE, TOOLS
@@ -146,9 +147,9 @@ def test_data_that_is_not_seen_from_here_is_told(slurm: Path, tmp_path: Path, ca
 
 
 def test_arrays_are_split_and_share_the_limit(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jobs, "max_array", lambda: 4)
+    monkeypatch.setattr("ssvid.sweep.slurm.max_array", lambda: 4)
     folder = SweepFolder(tmp_path / "out")
-    jobs.on_slurm(folder, "s", [f"c{i}" for i in range(10)], Cluster(parallel=5))
+    submit_arrays(folder, "s", [f"c{i}" for i in range(10)], Cluster(parallel=5), keep)
     asked = [line for text in scripts(slurm) for line in text.splitlines() if "--array" in line]
     assert asked == ["#SBATCH --array=0-3%2", "#SBATCH --array=0-3%2", "#SBATCH --array=0-1%1"]
     assert [len(one["cells"]) for one in folder.submissions()] == [4, 4, 2]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ssvid.sweep.folder import CellFolder, SweepFolder
-from ssvid.sweep.jobs import ask
+from ssvid.sweep.slurm import ask
 from ssvid.sweep.status import states
 from tests.helpers import ROOT, command
 from tests.sweep.faults import compared, disturbed, processes, whole

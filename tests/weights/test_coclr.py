@@ -13,11 +13,12 @@ from objectives.infonce import InfoNCE
 from ssvid import create_encoder, load_encoder, registry
 from ssvid.encoder import Encoder
 from ssvid.encoders.s3d import S3D
+from ssvid.engine.warm_start import warm_start
 from ssvid.errors import UserError
+from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import settle
 from ssvid.objective import Objective
 from ssvid.results import describe_encoder
-from ssvid.weights import open_encoder, warm_start
 from ssvid.weights.__main__ import weights
 from ssvid.weights.coclr import COCLR, INFONCE, UBERNCE
 from ssvid.weights.files import File, read

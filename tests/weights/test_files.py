@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from benchmarks import report
 from ssvid import create_encoder, load_encoder
 from ssvid.errors import UserError
+from ssvid.hub import open_encoder
 from ssvid.results import PROBE, describe_encoder
-from ssvid.weights import open_encoder, save_encoder
 from ssvid.weights.__main__ import weights, with_flag
+from ssvid.weights.encoders import save_encoder
 from tests.helpers import command, run_pretrain, sentence
 from tests.weights.layouts import dpc, huggingface, mae_st, videomae, videomae_finetuned
 

@@ -14,9 +14,9 @@ from ssvid import create_encoder, load_encoder
 from ssvid.encoder import Encoder
 from ssvid.encoders.s3d import MIXED, scaled
 from ssvid.encoders.s3dg import SamePool
+from ssvid.engine.warm_start import warm_start
 from ssvid.errors import UserError
 from ssvid.text.joint import load_joint
-from ssvid.weights import warm_start
 from ssvid.weights.__main__ import weights
 from ssvid.weights.files import read
 from ssvid.weights.published import find

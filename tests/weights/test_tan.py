@@ -10,8 +10,9 @@ from torch import Tensor
 
 from objectives.tan import TAN
 from ssvid import create_encoder
+from ssvid.engine.warm_start import warm_start
 from ssvid.errors import UserError
-from ssvid.weights import open_encoder, warm_start
+from ssvid.hub import open_encoder
 from ssvid.weights.__main__ import weights
 from ssvid.weights.files import read
 from ssvid.weights.published import Found, find
