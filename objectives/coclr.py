@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor
 
 from ssvid.data.manifest import Manifest
@@ -20,6 +19,7 @@ from ssvid.engine.warm_start import earlier
 from ssvid.errors import UserError, positive, within
 from ssvid.hub import create_encoder
 from ssvid.nn import moco
+from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import enough, source_ids
 from ssvid.objective import Objective
@@ -179,5 +179,5 @@ def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder,
     if found is not None:
         found.fill(head, "head")
     for part in (net, head):
-        deactivate_requires_grad(part)
+        freeze(part)
     return net, head

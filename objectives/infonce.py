@@ -6,7 +6,6 @@ arXiv:2010.09709). Two clips of a video are told from the clips of other videos,
 
 import torch
 from jaxtyping import Bool
-from lightly.models.utils import update_momentum
 from torch import Tensor
 
 from ssvid.data.manifest import Manifest
@@ -14,6 +13,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.warm_start import earlier
 from ssvid.errors import UserError, positive, within
 from ssvid.nn import moco
+from ssvid.nn.ema import update_momentum
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import enough
 from ssvid.objective import Objective

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
-from lightly.models.utils import deactivate_requires_grad
 from torch import Tensor
 
 from ssvid.data.manifest import Manifest
@@ -26,6 +25,7 @@ from ssvid.errors import UserError, positive, within
 from ssvid.files import write_whole
 from ssvid.nn import pseudo
 from ssvid.nn.aligner import BUILT, ROWS, STAGE, Aligner, Seen, everywhere, units
+from ssvid.nn.ema import freeze
 from ssvid.nn.moco import slow
 from ssvid.nn.queue import everyone
 from ssvid.nn.timeline import Aligned
@@ -126,7 +126,7 @@ class TAN(Objective):
         if init is not None:
             begin(self.aligner, init)
         if policy == "bce":
-            deactivate_requires_grad(self.aligner)
+            freeze(self.aligner)
             self.aligner.head.requires_grad_()  # type: ignore[union-attr]
         self.teacher = slow(self.aligner) if cotrain != "none" else None
 

@@ -27,6 +27,7 @@ from ssvid.engine.to_device import to_device
 from ssvid.engine.token_dropping import Turbo
 from ssvid.errors import RunError, Stopped
 from ssvid.objective import Objective
+from ssvid.randomness import prepare_for_compile
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.text.joint import save_joint
 from ssvid.weights.encoders import save_encoder
@@ -178,7 +179,10 @@ def parallel(objective: Objective, settings: Settings, world: World) -> Callable
     module: nn.Module = objective
     if world.size > 1:
         module = DistributedDataParallel(module)  # on the device it lies on
-    return torch.compile(module) if settings.compile else module
+    if not settings.compile:
+        return module
+    prepare_for_compile()
+    return torch.compile(module)
 
 
 def synced(forward: Callable[[Batch], Loss], last: bool) -> contextlib.AbstractContextManager[None]:

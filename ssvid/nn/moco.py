@@ -6,12 +6,12 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from lightly.models.utils import deactivate_requires_grad
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.nn import shuffle
+from ssvid.nn.ema import freeze
 from ssvid.nn.queue import Queue
 from ssvid.shapes import Clip
 
@@ -35,7 +35,7 @@ def projection(width: int, dim: int) -> nn.Sequential:
 def slow(module: Module) -> Module:
     """A copy that learns nothing by itself: it follows the module."""
     twin = copy.deepcopy(module)
-    deactivate_requires_grad(twin)
+    freeze(twin)
     return twin
 
 
