@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectives.mae import MAE, PartialMAE
+from objectives.mae import MAE
+from objectives.turbo import PartialMAE
 from ssvid import create_encoder
 from ssvid.data.manifest import Manifest
 from ssvid.engine.classify import Classify

@@ -17,7 +17,6 @@ from ssvid.nn.gather import gather_rows
 from ssvid.nn.timeline import Timeline, places, sine
 from ssvid.text.tower import Tower
 
-BUILT = "aligner.json"  # in the folder of its run: its tower, and whose features it learnt from
 ROWS = 1024  # of the tables of positions
 STAGE = 2  # of the joint branch, counted from 0: the one whose sentences the head is trained on
 

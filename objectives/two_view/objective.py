@@ -16,10 +16,10 @@ from lightly.models.modules import heads
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, remove_weight_norm
 
+from objectives.two_view.losses import Across, Centred, Compare, Queued, Swapped, Whole
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive, within
-from ssvid.nn.compare import Across, Centred, Compare, Queued, Swapped, Whole
 from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.moco import several
 from ssvid.nn.queue import Queue
