@@ -23,6 +23,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from ssvid import registry
 from ssvid.errors import Stopped, UserError
 from ssvid.flags import show_help
+from ssvid.log import show_log
 from ssvid.recipe import class_path, load_recipe, to_class_paths, to_names
 
 KINDS = {  # by name: to import them takes seconds, and some commands need none
@@ -38,6 +39,7 @@ def command(function: Callable[..., dict[str, Any]], *first: str, argv: list[str
     `first`: flags that the first words of the command line may leave out, in this order; a list takes all that follow.
     """
     threading.excepthook = _in_thread
+    show_log()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for large tensors: docs/speed.md
     try:
         given = sys.argv[1:] if argv is None else argv

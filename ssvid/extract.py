@@ -3,7 +3,6 @@
 With `--per_second --out DIR` a feature store of any size instead: see ssvid.data.store.
 """
 
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,7 @@ from ssvid.engine.run import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.files import write_whole
 from ssvid.hub import open_encoder
+from ssvid.log import log
 from ssvid.nn.batchnorm import settle
 from ssvid.weights.encoders import encoder_hash
 
@@ -85,7 +85,7 @@ def _into_table(
     device: torch.device,
     short: str,
 ) -> dict[str, object]:
-    print(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(seen) / 1e6:.1f} MB", file=sys.stderr)
+    log.info(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(seen) / 1e6:.1f} MB")
     key = f"{encoder_hash(net)}/pooled"
     decoded = 0  # now: what an earlier run has left is not decoded again
 
@@ -120,9 +120,9 @@ def name_lost(data: Manifest, video: np.ndarray, good: np.ndarray, short: str) -
     why = "could not be read" + " or is shorter than the clip" * (short == "drop")
     for i, row in enumerate(data.rows):
         if not read[i]:
-            print(f"{data.root / row.path} {why}", file=sys.stderr)
+            log.info(f"{data.root / row.path} {why}")
         elif read[i] < wanted[i]:
-            print(f"{data.root / row.path}: {wanted[i] - read[i]} of {wanted[i]} seconds {why}", file=sys.stderr)
+            log.info(f"{data.root / row.path}: {wanted[i] - read[i]} of {wanted[i]} seconds {why}")
     return [row.path for i, row in enumerate(data.rows) if not read[i]]
 
 

@@ -14,6 +14,7 @@ TOP = {"ssvid", "objectives", "benchmarks", "tests", "recipes", "docs", ".ci"}  
 # above it in this list. A file belongs to the longest name that it begins with.
 ROOMS = (
     "ssvid.errors",
+    "ssvid.log",
     "ssvid.files",
     "ssvid.registry",
     "ssvid.shapes",

@@ -1,6 +1,5 @@
 """encoder, its twin -> the five rows of a result, each a frozen function of clips, made here only."""
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -16,6 +15,7 @@ from benchmarks.features.text_side import joint_hash
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
+from ssvid.log import log
 from ssvid.shapes import Features
 from ssvid.text.joint import Joint
 from ssvid.weights.encoders import encoder_hash
@@ -170,10 +170,9 @@ def announce(net: Encoder, sources: list[Source], videos: int, clips: int, cache
             widths = {s.name: sum(v.nbytes for v in s.run(clip, index).values()) for s in sources}
         took.append(time.perf_counter() - began)
     minutes = min(took) * videos * clips / 60
-    print(
+    log.info(
         f"{videos * clips} clips, once through {', '.join(widths)}: about {minutes:.1f} min of "
         f"computing beside decoding, and {sum(widths.values()) * videos / 1e6:.0f} MB under {cache}, less what is "
-        "there already.",
-        file=sys.stderr,
+        "there already."
     )
     return counter.get_total_flops() / 1e9

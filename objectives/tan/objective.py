@@ -7,7 +7,6 @@ overrule the times, and a head learns which sentences can be aligned at all.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,6 +25,7 @@ from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
 from ssvid.files import write_whole
+from ssvid.log import log
 from ssvid.nn.ema import freeze
 from ssvid.nn.moco import slow
 from ssvid.nn.queue import everyone
@@ -139,7 +139,7 @@ class TAN(Objective):
 
     def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
         if self.cotrain != "none" and not self.begun:
-            print("warning: --objective.cotrain without --objective.init: the teacher knows nothing.", file=sys.stderr)
+            log.warning("--objective.cotrain without --objective.init: the teacher knows nothing.")
         self.origin, wide = origin(data), self.aligner.video_in.in_features
         if self.origin.width not in (None, wide):
             found = self.origin.width

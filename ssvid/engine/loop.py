@@ -26,6 +26,7 @@ from ssvid.engine.stop import Stop
 from ssvid.engine.to_device import to_device
 from ssvid.engine.token_dropping import Turbo
 from ssvid.errors import RunError, Stopped
+from ssvid.log import log
 from ssvid.objective import Objective
 from ssvid.randomness import prepare_for_compile
 from ssvid.shapes import Batch, Loss, Views
@@ -273,10 +274,9 @@ class Log:
         """Once, where videos are shorter than the clip: padded clips stand still at their end."""
         if any(short.values()) and not self.told:
             self.told = True
-            self.bar.write(
-                f"warning: of the last {self.clips} clips {short['padded']:.0%} are longer than their video, whose "
-                f"last frame is repeated; {short['dropped']} videos were left out as too short. See --short, --clip.",
-                file=sys.stderr,
+            log.warning(
+                f"of the last {self.clips} clips {short['padded']:.0%} are longer than their video, whose "
+                f"last frame is repeated; {short['dropped']} videos were left out as too short. See --short, --clip."
             )
 
     def look(self, step: int, objective: Objective, batch: Batch, views: Views) -> dict[str, float]:
@@ -303,7 +303,7 @@ class Log:
             self.metrics.write(step, scores)
             self.scores.update(scores)
             said = ", ".join(f"{name.removeprefix('probe/')} {100 * score:.1f} %" for name, score in scores.items())
-            self.bar.write(f"step {step}: online probe {said}", file=sys.stderr)
+            log.info(f"step {step}: online probe {said}")
             self.reset()  # its time is not the step's
 
     def __enter__(self) -> "Log":

@@ -1,6 +1,5 @@
 """flags that all trainings share -> a run in its folder: what `ssvid.pretrain` and `ssvid.finetune` both do, once."""
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from ssvid.engine.distributed import World, agree, gather, join, together
 from ssvid.engine.loop import Settings, Trained, export, train
 from ssvid.engine.rendezvous import host_name
 from ssvid.errors import RunError, UserError
+from ssvid.log import log
 from ssvid.objective import Objective
 from ssvid.shapes import Views
 
@@ -138,10 +138,9 @@ def announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFo
     parameters = sum(p.numel() for p in trained.objective.parameters())
     disk = 12 * parameters * (settings.keep + 1) / 1e6  # weights and two moments, in MB
     where = f"going on at step {trained.step} of" if trained.step else "training"
-    print(
+    log.info(
         f"{folder.path}: {where} {settings.steps} steps of {settings.batch_size} clips from {len(data)} videos "
         f"({settings.steps * settings.batch_size / len(data):.1f} epochs); {parameters / 1e6:.1f} M parameters;"
         f"{trained.turbo.said if trained.turbo else ''} learning rate {settings.lr:.2e}; checkpoints take up to "
-        f"{disk:.0f} MB. The bar shows the time left.",
-        file=sys.stderr,
+        f"{disk:.0f} MB. The bar shows the time left."
     )

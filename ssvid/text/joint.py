@@ -1,7 +1,6 @@
 """(pooled features, sentences) -> one space: what an objective on text learnt beside its encoder, saved and loaded."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ssvid.errors import UserError
 from ssvid.files import write_whole
+from ssvid.log import log
 from ssvid.shapes import Pooled
 from ssvid.text import Tower, create_tower
 from ssvid.text.words import MILNCE, read_words
@@ -123,7 +123,7 @@ def published_joint(path: Path, words: str | None) -> Joint:
     tower = create_tower("words", words=words, trained=False, **sizes, **reads)
     joint = Joint(tower, nn.Linear(state["head.weight"].shape[1], len(last)), cosine=False)
     fit(joint, state, path)
-    print(f"{path}: the text tower of {found.what}; {len(state)} tensors", file=sys.stderr)
+    log.info(f"{path}: the text tower of {found.what}; {len(state)} tensors")
     return joint.eval()
 
 

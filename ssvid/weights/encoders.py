@@ -4,7 +4,6 @@ A run exports weights with a card beside them, which says what they are of. A pu
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from ssvid.encoder import Encoder, build
 from ssvid.errors import UserError
 from ssvid.files import write_whole
+from ssvid.log import log
 from ssvid.shapes import ClipSpec
 from ssvid.weights.files import read
 from ssvid.weights.layout import Net, State
@@ -114,7 +114,7 @@ def of_found(found: Found, name: str, given: dict[str, Any], partial: bool) -> E
     left = len(found.ours) - len(state) + found.beside
     counts += f", {len(found.unexpected) + len(state) - matched} unexpected; {left} beside the encoder left out"
     licence = f"; licence {found.licence}" if found.licence else ""
-    print(f"{found.file.path}: {found.what}; {counts}{licence}", file=sys.stderr)
+    log.info(f"{found.file.path}: {found.what}; {counts}{licence}")
     encoder.licence = found.licence
     return encoder
 
