@@ -22,8 +22,8 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from ssvid import registry
 from ssvid.errors import Stopped, UserError
-from ssvid.files import read_yaml
 from ssvid.flags import show_help
+from ssvid.recipe import class_path, load_recipe, to_class_paths, to_names
 
 KINDS = {  # by name: to import them takes seconds, and some commands need none
     "ssvid.encoder.Encoder": registry.encoders,
@@ -118,7 +118,7 @@ def parse(function: Callable[..., Any], argv: list[str]) -> dict[str, Any]:
         built[name] = make(**(part.get("init_args") or {}))
     kwargs = {name: built[name] for name in parameters if name != "config"}
     plain.pop("config", None)
-    return {**kwargs, "config": _named(plain, kinds)} if "config" in parameters else kwargs
+    return {**kwargs, "config": to_names(plain, kinds)} if "config" in parameters else kwargs
 
 
 def parser_of(function: Callable[..., Any]) -> tuple[ArgumentParser, dict[str, registry.Registry]]:
@@ -140,14 +140,14 @@ def resolver(function: Callable[..., Any]) -> Callable[[dict[str, Any]], dict[st
     parser, kinds = parser_of(function)
 
     def resolve(recipe: dict[str, Any]) -> dict[str, Any]:
-        given = _placed(dict(recipe), kinds)
+        given = to_class_paths(recipe, kinds)
         try:
             chosen = parser.parse_object(given)
         except ArgumentError as error:
             raise UserError(_sentence(str(error), parser, [])) from error
         plain = yaml.safe_load(parser.dump(chosen, skip_unset=False))
         plain.pop("config", None)
-        return _named(plain, kinds)
+        return to_names(plain, kinds)
 
     return resolve
 
@@ -176,13 +176,6 @@ def _named_type(annotation: Any) -> Any:
     return get_args(annotation)[-1] if get_args(annotation) else annotation
 
 
-def _dotted(name: str, table: registry.Registry) -> str:
-    if ":" not in name and "." in name:
-        return name
-    entry = table[name]
-    return f"{entry.__module__}.{entry.__qualname__}"
-
-
 def _underscored(token: str) -> str:
     """`--dry-run` is `--dry_run`: no flag of ours has a dash in its name."""
     flag, equals, value = token.partition("=")
@@ -195,40 +188,10 @@ def _rewrite(token: str, before: str, kinds: dict[str, registry.Registry]) -> li
     if equals and flag.startswith("--") and flag[2:] in (*kinds, "config"):
         return [flag, *_rewrite(value, flag, kinds)]
     if before == "--config":
-        return [json.dumps(_recipe(token, kinds))]
+        return [json.dumps(to_class_paths(load_recipe(token), kinds))]
     if before[2:] in kinds and before.startswith("--"):
-        return [_dotted(token, kinds[before[2:]])]
+        return [class_path(token, kinds[before[2:]])]
     return [token]
-
-
-def _recipe(path: str, kinds: dict[str, registry.Registry]) -> dict[str, Any]:
-    recipe = read_yaml(path, "recipe")
-    if not isinstance(recipe, dict):
-        raise UserError(f"The recipe {path} is no mapping of flags to values.")
-    return _placed(recipe, kinds)
-
-
-def _placed(recipe: dict[str, Any], kinds: dict[str, registry.Registry]) -> dict[str, Any]:
-    """Its names made dotted, in place."""
-    for key in kinds:
-        given = recipe.get(key)
-        if isinstance(given, str):
-            given = {"name": given}
-        if isinstance(given, dict) and "name" in given:
-            name, rest = given["name"], {k: v for k, v in given.items() if k != "name"}
-            recipe[key] = {"class_path": _dotted(name, kinds[key]), "init_args": rest}
-    return recipe
-
-
-def _named(plain: dict[str, Any], kinds: dict[str, registry.Registry]) -> dict[str, Any]:
-    """The resolved config in a recipe's own form, with registry names."""
-    for key, table in kinds.items():
-        if plain.get(key) is None:
-            continue
-        path, given = plain[key]["class_path"], plain[key].get("init_args", {})
-        names = [n for n, e in table.table.items() if f"{e.__module__}.{e.__qualname__}" == path]
-        plain[key] = {"name": names[0] if names else ":".join(path.rsplit(".", 1)), **given}
-    return plain
 
 
 def _gather(argv: list[str], lists: list[str]) -> list[str]:

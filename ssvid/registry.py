@@ -1,13 +1,16 @@
 """name -> class or function: the plug-in points, and the only place where names are resolved.
 
-A table fills itself: a miss imports every file of its package once, then looks again. ``module.path:Class`` is
-accepted anywhere a name is, so a stranger's plug-in needs no entry here.
+A table fills itself: a miss imports the one file whose source registers the name. The names are read
+from the sources without an import, because importing every file takes seconds. ``module.path:Class``
+is accepted anywhere a name is, so a stranger's plug-in needs no entry here.
 """
 
+import ast
 import difflib
+import functools
 import importlib
-import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ssvid.errors import UserError
@@ -19,7 +22,6 @@ class Registry:
     def __init__(self, package: str, kind: str) -> None:
         self.package, self.kind = package, kind
         self.table: dict[str, Callable[..., Any]] = {}
-        self.loaded = False
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         def add(entry: Entry) -> Entry:
@@ -38,17 +40,36 @@ class Registry:
                 return getattr(importlib.import_module(module), attribute)
             except (ImportError, AttributeError) as error:
                 raise UserError(f"{self.kind} {name!r} cannot be imported: {error}.") from error
-        if name not in self.table and name not in self.names():
-            near = difflib.get_close_matches(name, self.table, cutoff=0.5) or sorted(self.table)
+        if name not in self.table and name in self.modules:
+            importlib.import_module(self.modules[name])  # a broken file raises its own error
+        if name not in self.table:
+            near = difflib.get_close_matches(name, self.names(), cutoff=0.5) or self.names()
             raise UserError(f"There is no {self.kind} {name!r}; near: {', '.join(near)}.")
         return self.table[name]
 
     def names(self) -> list[str]:
-        if not self.loaded:
-            for file in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
-                importlib.import_module(f"{self.package}.{file.name}")  # a broken file raises its own error
-            self.loaded = True
-        return sorted(self.table)
+        return sorted(self.table.keys() | self.modules.keys())
+
+    @functools.cached_property
+    def modules(self) -> dict[str, str]:
+        """name -> the module that registers it, for every file of the package."""
+        modules: dict[str, str] = {}
+        for folder in map(Path, importlib.import_module(self.package).__path__):
+            for file in sorted(folder.rglob("*.py")):
+                inner = file.relative_to(folder).with_suffix("").parts
+                module = ".".join([self.package, *inner]).removesuffix(".__init__")
+                for name in registered_in(file):
+                    if modules.setdefault(name, module) != module:
+                        raise KeyError(f"{name!r} is registered in {modules[name]} and in {module}")
+        return modules
+
+
+def registered_in(file: Path) -> Iterator[str]:
+    """The names in `@TABLE.register("NAME")` decorators of a source file."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        for call in getattr(node, "decorator_list", []):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".register"):
+                yield ast.literal_eval(call.args[0])
 
 
 encoders = Registry("ssvid.encoders", "encoder")

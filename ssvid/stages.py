@@ -16,7 +16,8 @@ import yaml
 
 from ssvid.engine.checkpoint import RunFolder, flat
 from ssvid.errors import RunError, UserError, positive
-from ssvid.files import read_yaml, write_whole
+from ssvid.files import write_whole
+from ssvid.recipe import load_recipe, merge_recipes
 
 STAGE = "stage:"
 
@@ -45,8 +46,8 @@ def stages(
 
 
 def read(recipe: str) -> dict[str, Any]:
-    whole = read_yaml(recipe, "recipe")
-    if not isinstance(whole, dict) or whole.keys() - {"shared", "stages"} or not isinstance(whole.get("stages"), dict):
+    whole = load_recipe(recipe)
+    if whole.keys() - {"shared", "stages"} or not isinstance(whole.get("stages"), dict):
         raise UserError(f"The recipe {recipe} is no recipe of stages: it has `shared` (flags of all) and `stages`.")
     for name, own in [("shared", whole.setdefault("shared", {})), *whole["stages"].items()]:
         if not isinstance(own, dict) or "out" in own or not str(name).replace("_", "").isalnum():
@@ -57,10 +58,7 @@ def read(recipe: str) -> dict[str, Any]:
 def stage(whole: dict[str, Any], name: str, out: Path) -> dict[str, Any]:
     """The flags of one stage: what all share, and over it its own, part by part."""
     before = list(whole["stages"])[: list(whole["stages"]).index(name)]
-    merged = dict(whole["shared"])
-    for key, value in whole["stages"][name].items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = {**merged[key], **value} if both else value
+    merged = merge_recipes(whole["shared"], whole["stages"][name])
 
     def placed(value: Any) -> Any:
         if isinstance(value, dict):

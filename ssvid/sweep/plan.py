@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 from ssvid.errors import UserError
 from ssvid.files import read_yaml
+from ssvid.recipe import NAMED, load_recipe, set_flags
 from ssvid.sweep.cluster import Cluster, cluster_of
 
 KEYS = ("name", "base", "set", "grid", "list", "random", "suite", "best", "cluster")
-KINDS = ("objective", "encoder", "data")  # flags whose value is a name with settings
 SUITE = "suite."
 NOT_AXES = ("out", "config", "suite.out", "suite.encoder")
 Settings = dict[str, Any]  # flag, dotted maybe -> value
@@ -110,14 +110,14 @@ def possible(axis: Any, value: Any, path: str) -> None:
 def based(given: dict[str, Any], path: str) -> dict[str, Any]:
     base = given.get("base") or {}
     if isinstance(base, str):
-        base = read_yaml(Path(path).parent / base, "recipe")
+        base = load_recipe(Path(path).parent / base)
     if not isinstance(base, dict) or not isinstance(given.get("set") or {}, dict) or "stages" in base:
         raise UserError(
             f"The sweep {path}: `base` is one recipe or flags of ssvid.pretrain, and `set` is flags over it."
         )
     if "out" in base:
         raise UserError(f"The sweep {path} sets `out`: each cell has a folder of its own.")
-    return apply(base, given.get("set") or {})
+    return set_flags(base, given.get("set") or {})
 
 
 def suited(given: Any, path: str) -> dict[str, Any] | None:
@@ -180,29 +180,6 @@ def column(how: Any, axis: str, seed: int, count: int, path: str) -> list[Any]:
     return [float(f"{low + u * (high - low):.6g}") for u in shares]
 
 
-def apply(base: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Flags over a recipe. Names with their settings come first, so that dotted flags find what they change."""
-    made = copy.deepcopy(base)
-    for key in sorted(settings, key=lambda key: key.count(".")):
-        *above, last = key.split(".")
-        place = made
-        for part in above:
-            if isinstance(place.get(part), str):
-                place[part] = {"name": place[part]}
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise UserError(f"There is no flag --{key}: {part} has no parts.")
-        place[last] = named(place.get(last), settings[key]) if key in KINDS else copy.deepcopy(settings[key])
-    return made
-
-
-def named(before: Any, value: Any) -> Any:
-    """An objective, encoder or data set: settings of another name go with it, those of the same name stay."""
-    before, after = ({"name": v} if isinstance(v, str) else v for v in (before, value))
-    same = isinstance(before, dict) and isinstance(after, dict) and after.get("name", before["name"]) == before["name"]
-    return {**before, **after} if same else copy.deepcopy(after)
-
-
 def resolved(base: dict[str, Any], combinations: list[Settings], path: str) -> Iterator[dict[str, Any]]:
     """Each combination's flags as ssvid.pretrain understands them.
 
@@ -221,20 +198,20 @@ def resolved(base: dict[str, Any], combinations: list[Settings], path: str) -> I
     known: dict[str, Any] = {}
     for settings in combinations:
         ours = {key: value for key, value in settings.items() if not key.startswith(SUITE)}
-        names = {key: value for key, value in ours.items() if key in KINDS}
+        names = {key: value for key, value in ours.items() if key in NAMED}
         group = json.dumps([names, list(ours)], sort_keys=True)
         if group not in groups:
             with blamed(f"{path}: the cell {settings}"):
-                groups[group] = resolve(apply(base, ours))
+                groups[group] = resolve(set_flags(base, ours))
         config = copy.deepcopy(groups[group])
         for key, value in ours.items():
-            if key in KINDS:
+            if key in NAMED:
                 continue
             number = isinstance(value, int | float)
             memo = f"{group} {key} {type(value) if number else json.dumps(value)}"
             if memo not in known:
                 with blamed(f"{path}: the axis {key} with {value!r}"):
-                    known[memo] = at(resolve(apply(base, {**names, key: value})), key)
+                    known[memo] = at(resolve(set_flags(base, {**names, key: value})), key)
             found = known[memo]
             put(config, key, type(found)(value) if number and found is not None else found)
         with blamed(f"{path}: the cell {settings}"):
@@ -295,9 +272,9 @@ def cell(
     named_as: dict[str, dict[str, str]],
 ) -> Cell:
     asked = {key.removeprefix(SUITE): value for key, value in settings.items() if key.startswith(SUITE)}
-    suite = apply(suite, asked) if suite is not None else None
+    suite = set_flags(suite, asked) if suite is not None else None
     shown = {axis: named_as[axis][json.dumps(settings.get(axis), sort_keys=True)] for axis in axes}
-    name = ", ".join(text if axis in KINDS else f"{axis.rpartition('.')[2]} {text}" for axis, text in shown.items())
+    name = ", ".join(text if axis in NAMED else f"{axis.rpartition('.')[2]} {text}" for axis, text in shown.items())
     return Cell(identity(config, suite, axes), name, shown, settings, config, suite)
 
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from ssvid.errors import UserError
-from ssvid.sweep.plan import apply, read
+from ssvid.recipe import set_flags
+from ssvid.sweep.plan import read
 from tests.helpers import ROOT
 
 BASE = {"data": {"name": "synthetic"}, "objective": "mae", "encoder": "vit_tiny", "steps": 10}
@@ -73,11 +74,11 @@ def test_a_cell_is_named_by_what_makes_it(tmp_path: Path):
 
 def test_names_take_their_settings_along():
     base = {"objective": {"name": "mae", "mask_ratio": 0.9}, "encoder": "vit_tiny"}
-    other = apply(base, {"objective": "infonce", "encoder.depth": 2})
+    other = set_flags(base, {"objective": "infonce", "encoder.depth": 2})
     assert other == {"objective": {"name": "infonce"}, "encoder": {"name": "vit_tiny", "depth": 2}}
-    same = apply(base, {"objective": {"name": "mae", "dec_dim": 8}})
+    same = set_flags(base, {"objective": {"name": "mae", "dec_dim": 8}})
     assert same["objective"] == {"name": "mae", "mask_ratio": 0.9, "dec_dim": 8}
-    assert apply(base, {"objective.dec_dim": 4, "objective": {"name": "mae"}})["objective"]["dec_dim"] == 4
+    assert set_flags(base, {"objective.dec_dim": 4, "objective": {"name": "mae"}})["objective"]["dec_dim"] == 4
     assert base == {"objective": {"name": "mae", "mask_ratio": 0.9}, "encoder": "vit_tiny"}
 
 

@@ -1,0 +1,102 @@
+"""YAML -> flags by name: the only file that reads a recipe and lays flags over it.
+
+A recipe maps the flags of a command to values. The value of `objective`, `encoder` and `data` is a
+registered name, or a mapping with the name and its settings.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ssvid.errors import UserError
+from ssvid.files import read_yaml
+from ssvid.registry import Registry
+
+Recipe = dict[str, Any]  # flag -> value
+NAMED = ("objective", "encoder", "data")  # flags whose value is a name with settings
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    recipe = read_yaml(path, "recipe")
+    if not isinstance(recipe, dict):
+        raise UserError(f"The recipe {path} is no mapping of flags to values.")
+    return recipe
+
+
+def merge_recipes(below: Recipe, above: Recipe) -> Recipe:
+    """`above` over `below`, part by part: `clip: {fps: 5}` leaves the other settings of clip."""
+    flags: Recipe = {}
+    for flag, value in above.items():
+        if flag not in NAMED and isinstance(value, dict) and isinstance(below.get(flag), dict):
+            flags |= {f"{flag}.{part}": setting for part, setting in value.items()}
+        else:
+            flags[flag] = value
+    return set_flags(below, flags)
+
+
+def set_flags(recipe: Recipe, flags: Recipe) -> Recipe:
+    """`flags` over a recipe, each as a whole; one may be dotted, as `objective.mask_ratio` is.
+
+    Names with their settings come first, so that dotted flags find what they change.
+    """
+    merged = copy.deepcopy(recipe)
+    for flag in sorted(flags, key=lambda flag: flag.count(".")):
+        *above, last = flag.split(".")
+        parent = merged
+        for part in above:
+            if isinstance(parent.get(part), str):
+                parent[part] = {"name": parent[part]}
+            parent = parent.setdefault(part, {})
+            if not isinstance(parent, dict):
+                raise UserError(f"There is no flag --{flag}: {part} has no parts.")
+        value = copy.deepcopy(flags[flag])
+        parent[last] = merge_named(parent.get(last), value) if flag in NAMED else value
+    return merged
+
+
+def merge_named(below: Any, above: Any) -> Any:
+    """A name with settings over another. Settings stay where the name does."""
+    below, above = with_name(below), with_name(above)
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    renamed = "name" in below and "name" in above and below["name"] != above["name"]
+    return above if renamed else {**below, **above}
+
+
+def with_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def to_class_paths(recipe: Recipe, tables: dict[str, Registry]) -> Recipe:
+    """Names as jsonargparse wants them: `{name: mae, ...}` -> `{class_path: ..., init_args: ...}`."""
+    placed = dict(recipe)
+    for flag, table in tables.items():
+        value = with_name(recipe.get(flag))
+        if isinstance(value, dict) and "name" in value:
+            settings = {key: setting for key, setting in value.items() if key != "name"}
+            placed[flag] = {"class_path": class_path(value["name"], table), "init_args": settings}
+    return placed
+
+
+def to_names(config: Recipe, tables: dict[str, Registry]) -> Recipe:
+    """The opposite: a resolved configuration in the form of a recipe."""
+    recipe = dict(config)
+    for flag, table in tables.items():
+        if (value := config.get(flag)) is not None:
+            name = registered_name(value["class_path"], table)
+            recipe[flag] = {"name": name, **value.get("init_args", {})}
+    return recipe
+
+
+def class_path(name: str, table: Registry) -> str:
+    return name if "." in name and ":" not in name else path_of(table[name])
+
+
+def registered_name(path: str, table: Registry) -> str:
+    names = [name for name, entry in table.table.items() if path_of(entry) == path]
+    return names[0] if names else ":".join(path.rsplit(".", 1))
+
+
+def path_of(entry: Callable[..., Any]) -> str:
+    return f"{entry.__module__}.{entry.__qualname__}"

@@ -1,0 +1,47 @@
+"""One recipe over another, and names as jsonargparse wants them."""
+
+import pytest
+
+from ssvid.errors import UserError
+from ssvid.recipe import load_recipe, merge_recipes, set_flags, to_class_paths, to_names
+from ssvid.registry import datasets, objectives
+
+
+def test_a_recipe_over_another_keeps_the_parts_it_does_not_name():
+    below = {"clip": {"fps": 5.0, "size": 64}, "objective": {"queue": 8}, "steps": 3}
+    above = {"clip": {"size": 32}, "objective": {"name": "infonce"}, "steps": 4}
+    merged = merge_recipes(below, above)
+    assert merged == {
+        "clip": {"fps": 5.0, "size": 32},
+        "objective": {"queue": 8, "name": "infonce"},
+        "steps": 4,
+    }
+    assert below["clip"] == {"fps": 5.0, "size": 64} and "name" not in below["objective"]
+
+
+def test_settings_of_another_name_are_dropped():
+    below = {"objective": {"name": "mae", "mask_ratio": 0.5}, "encoder": "vit"}
+    assert merge_recipes(below, {"objective": "dpc"})["objective"] == {"name": "dpc"}
+    assert merge_recipes(below, {"objective": "mae"})["objective"] == below["objective"]
+    assert merge_recipes(below, {"encoder": {"depth": 2}})["encoder"] == {"name": "vit", "depth": 2}
+
+
+def test_a_flag_replaces_what_a_recipe_merges():
+    assert set_flags({"clip": {"fps": 5.0}}, {"clip": {"size": 32}}) == {"clip": {"size": 32}}
+    assert set_flags({"clip": {"fps": 5.0}}, {"clip.size": 32}) == {"clip": {"fps": 5.0, "size": 32}}
+    with pytest.raises(UserError, match="steps"):
+        set_flags({"steps": 3}, {"steps.more": 1})
+
+
+def test_names_become_paths_and_paths_names():
+    recipe = {"objective": {"name": "mae", "mask_ratio": 0.5}, "data": "folder", "steps": 3}
+    tables = {"objective": objectives, "data": datasets}
+    placed = to_class_paths(recipe, tables)
+    assert placed["objective"] == {"class_path": "objectives.mae.MAE", "init_args": {"mask_ratio": 0.5}}
+    assert to_names(placed, tables) == {**recipe, "data": {"name": "folder"}}
+
+
+def test_a_recipe_is_a_mapping(tmp_path):
+    (tmp_path / "r.yaml").write_text("[1, 2]")
+    with pytest.raises(UserError, match=r"r\.yaml"):
+        load_recipe(tmp_path / "r.yaml")
