@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
 
 def described(
-    suite: str = "mini",
+    suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     *,
     flags: dict[str, Any] | None = None,  # of benchmarks.run: whether it would take them; its `suite` is then shown
 ) -> dict[str, Any]:
