@@ -27,7 +27,7 @@ class Pair(NamedTuple):
 
 def compare(
     a: str,  # folder of results, or FOLDER/ENCODER where it holds several, or one result file
-    b: str,
+    b: str,  # the same of what A is compared with
     *,
     seed: int = 0,  # of the resampling
 ) -> dict[str, Any]:

@@ -14,7 +14,13 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
 SMALL = ["--steps", "30", "--data.train", "96", "--data.val", "48", "--data.test", "48"]
 
 
-def demo(out: str = "runs/demo", *, seed: int = 0, small: bool = False, cache: str = ".cache/ssvid") -> dict[str, Any]:
+def demo(
+    out: str = "runs/demo",  # the run's folder; the report lies below it
+    *,
+    seed: int = 0,  # of weights, data and masks
+    small: bool = False,  # only show that it runs
+    cache: str = ".cache/ssvid",  # folder of the videos and the frozen features
+) -> dict[str, Any]:
     """The whole path on synthetic motion. `small` only shows that it runs: its numbers mean nothing."""
     began = cpu_seconds()
     data = ["--data", "synthetic", "--data.root", f"{cache}/synthetic"]

@@ -24,7 +24,7 @@ from benchmarks.tasks.base import score
 from ssvid.data.manifest import Manifest
 from ssvid.engine.distributed import join
 from ssvid.engine.features import cpu_seconds, refuse
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import RunError, UserError, positive
 from ssvid.results import BENCH, Result, command_line, describe_data, digest, git, write
 
@@ -39,7 +39,7 @@ class Failed(NamedTuple):
 
 def run(
     encoder: list[str],  # run folders, files or names; RGB+FLOW: two that are asked together
-    out: str,
+    out: str,  # folder of the results
     *,
     suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     data: None | Manifest = None,  # for all cells, instead of the suite's own
@@ -50,16 +50,16 @@ def run(
     average: Literal["features", "scores"] = "features",  # over clips and crops; scores: in classify alone
     seeds: int = 1,  # probes are trained so often, and the numbers are means
     layers: Literal["auto", "last"] | list[int] = "auto",  # blocks beside the last; auto: the middle one
-    poolings: tuple[str, ...] = POOLINGS,
+    poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
-    cache: str = ".cache/ssvid",
+    cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
-    devices: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
     threads: int | None = None,  # of torch; null: torch's own choice
     max_bad: float = 0.01,  # share of files that may be damaged
     words: str | None = None,  # the list of words of a published encoder's text side, beside its file
-    seed: int = 0,
+    seed: int = 0,  # of the probes and the random controls
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Ask frozen encoders (run folders, files or registered names) everything a suite holds, controls included."""

@@ -10,7 +10,7 @@ from ssvid.cli import resolver
 
 
 def described(
-    suite: str = "mini",
+    suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     *,
     flags: dict[str, Any] | None = None,  # of benchmarks.run: whether it would take them; its `suite` is then shown
 ) -> dict[str, Any]:

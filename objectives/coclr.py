@@ -44,12 +44,12 @@ class CoCLR(Objective):
         init: str | None = None,  # this stream's, to begin with; null: from scratch
         topk: int = 5,  # positives mined for each query
         self_drop: float = 0.9,  # probability of a step to count its own key no positive where there is another
-        dim: int = 128,
-        temperature: float = 0.07,
+        dim: int = 128,  # of the space in which clips are compared
+        temperature: float = 0.07,  # of the softmax over keys
         momentum: float = 0.999,  # of the encoder of keys
         queue: int = 2048,  # keys; 16384 on Kinetics; a multiple of the batch
         shuffle_bn: bool = True,  # with several processes and batch norm of each
-        augment: str = "coclr",
+        augment: str = "coclr",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         positive(dim=dim, queue=queue, temperature=temperature, topk=topk)

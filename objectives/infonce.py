@@ -35,11 +35,11 @@ class InfoNCE(Objective):
         positives: str = "own",  # own: the other clip of the same video; label: all of its class too (UberNCE)
         init: str | None = None,  # a run of infonce, or a published file: encoder and head to begin with
         dim: int = 128,  # of the space in which clips are compared
-        temperature: float = 0.07,
+        temperature: float = 0.07,  # of the softmax over keys
         momentum: float = 0.999,  # of the encoder of keys
         queue: int = 2048,  # keys; 16384 on Kinetics; a multiple of the batch
         shuffle_bn: bool = True,  # with several processes and batch norm of each
-        augment: str = "coclr",
+        augment: str = "coclr",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         if positives not in POSITIVES:

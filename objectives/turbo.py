@@ -48,7 +48,9 @@ class PartialMAE(Objective):
         drop: float = 0.9,  # of the tokens: the encoder never sees them
         part: float = 0.25,  # of ALL tokens: so many of the dropped ones are predicted
         mask: Kind = "random",  # of the dropped ones
-        task: Literal["none", "classification", "video_text", "long_video"] = "none",
+        task: Literal[
+            "none", "classification", "video_text", "long_video"
+        ] = "none",  # what is learnt beside the pixels
         task_weight: float = 1.0,  # beside rec_weight
         rec_weight: float = 1.0,  # lambda; 0: no decoder
         classes: int | None = None,  # classification, long_video: how many the data has

@@ -17,7 +17,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.features import Source, evaluation, extract_from, refuse, some_clips
 from ssvid.engine.per_second import fill_store
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.files import write_whole
 from ssvid.hub import open_encoder
@@ -30,18 +30,18 @@ NAMED = 20  # unreadable files in the result; standard error has them all
 
 def extract_features(
     encoder: str,  # a run folder, an exported file, or a name (random weights)
-    data: Manifest,
+    data: Manifest,  # the clips, of all splits
     out: str,  # .npz; with --per_second also a folder: a feature store
     *,
     per_second: bool = False,  # one row for each second of each video, instead of one for each video
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly and averaged
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
-    batch_size: int = 32,
-    workers: int = 2,
-    short: Literal["pad", "drop"] = "pad",
-    devices: Literal["auto", "cpu", "cuda"] = "auto",
-    cache: str = ".cache/ssvid",
+    batch_size: int = 32,  # clips through the encoder at once
+    workers: int = 2,  # loader processes
+    short: Literal["pad", "drop"] = "pad",  # what to do with videos shorter than a clip
+    devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
+    cache: str = ".cache/ssvid",  # folder of the frozen features
 ) -> dict[str, object]:
     """Frozen features of every clip of a data set, all splits, labelled or not. Interrupted, it goes on."""
     into_store = per_second and not out.endswith(".npz")

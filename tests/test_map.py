@@ -32,7 +32,9 @@ ROOMS = (
     "ssvid.results",
     "ssvid.engine",
     "ssvid.recipe",
+    "ssvid.signatures",
     "ssvid.flags",
+    "ssvid.arguments",
     "ssvid.cli",
     "ssvid",  # the commands
     "ssvid.sweep",

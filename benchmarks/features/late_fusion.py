@@ -10,7 +10,7 @@ from typing import Any, Literal
 from benchmarks.features import bench as single
 from benchmarks.features.bench import Bench, Options, Subject
 from ssvid.data.manifest import SPLITS, Manifest
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.results import Result, digest, leak
 

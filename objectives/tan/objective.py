@@ -76,12 +76,12 @@ class TAN(Objective):
         encoder: Encoder | None = None,
         *,
         features: int = 1024,  # width of the stored ones
-        dim: int = 512,
-        heads: int = 8,
-        video_layers: int = 6,
-        joint_layers: int = 6,
+        dim: int = 512,  # of a token
+        heads: int = 8,  # of attention; they divide dim
+        video_layers: int = 6,  # blocks of the video's transformer
+        joint_layers: int = 6,  # blocks of the transformer over video and text
         seconds: int = 64,  # of a window
-        temperature: float = 0.07,
+        temperature: float = 0.07,  # of the softmax over seconds or sentences
         positions: Literal["learned", "sine"] = "learned",  # of seconds
         text_positions: bool = False,  # of sentences, by their order, in the joint branch
         random_start: bool = True,  # positions begin anywhere in the table's first half window; not in co-training

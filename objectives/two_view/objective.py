@@ -121,7 +121,7 @@ class TwoView(Objective):
         momentum: float | None = None,  # of the teacher: moco; byol and dino, where it rises to 1
         queue: int | None = None,  # moco: keys, a multiple of the batch
         prototypes: int | None = None,  # swav dino
-        augment: str = "resized_flip_colour",
+        augment: str = "resized_flip_colour",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         numbers = {"dim": dim, "hidden": hidden, "temperature": temperature, "queue": queue, "prototypes": prototypes}

@@ -25,6 +25,7 @@ from ssvid.engine.logs import Metrics, film
 from ssvid.engine.stop import Stop
 from ssvid.engine.to_device import to_device
 from ssvid.engine.token_dropping import Turbo
+from ssvid.engine.train_flags import TrainFlags
 from ssvid.errors import RunError, Stopped
 from ssvid.log import log
 from ssvid.objective import Objective
@@ -57,6 +58,30 @@ class Settings:
     stop_on_collapse: float | None = None  # least effective rank of an exported encoder's features
     probe_every: int | None = None  # steps
     seed: int = 0
+
+    @classmethod
+    def of(cls, flags: TrainFlags, steps: int, device: torch.device, **own: Any) -> "Settings":
+        """`own`: what one command has beside the flags of all."""
+        scale = flags.batch_size / flags.lr_batch if flags.lr_batch else 1.0
+        automatic = flags.precision == "auto" and device.type == "cuda"
+        return cls(
+            steps=steps,
+            batch_size=flags.batch_size,
+            accumulate=flags.accumulate,
+            lr=flags.lr * scale,
+            min_lr=flags.min_lr * scale,
+            warmup=int(flags.warmup * steps),
+            drops=optim.milestones(flags.drops, steps),
+            clip_grad=flags.clip_grad,
+            bf16=flags.precision == "bf16" or automatic,
+            compile=flags.compile,
+            log_every=flags.log_every,
+            picture_every=flags.picture_every,
+            checkpoint_every=flags.checkpoint_every,
+            keep=flags.keep,
+            seed=flags.seed,
+            **own,
+        )
 
     def rate(self, step: int) -> float:
         return optim.rate(step, self.steps, peak=self.lr, warmup=self.warmup, last=self.min_lr, drops=self.drops)

@@ -13,7 +13,7 @@ from benchmarks.linear_probe import linear_probe, titles
 from benchmarks.reports import results
 from ssvid.data.manifest import Manifest, labelled
 from ssvid.encoder import Encoder
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.hub import create_encoder
 from ssvid.registry import encoders

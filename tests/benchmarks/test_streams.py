@@ -9,7 +9,7 @@ from benchmarks.features import late_fusion
 from benchmarks.features.late_fusion import described, leaks, subject
 from benchmarks.linear_probe import titles
 from ssvid.data.manifest import Manifest
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from tests.helpers import command
 

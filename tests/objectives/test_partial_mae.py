@@ -16,7 +16,7 @@ from ssvid import create_encoder
 from ssvid.data.manifest import Manifest
 from ssvid.engine.classify import Classify
 from ssvid.engine.mix import Mix
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.shapes import Batch, Row
 from tests.objectives.test_contract import batch_for

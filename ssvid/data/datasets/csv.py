@@ -25,10 +25,10 @@ Lines = list[tuple[int, dict[str, str]]]  # line of the file, column -> field
 
 @datasets.register("csv")
 def csv(
-    root: str,
+    root: str,  # the csv file, or a folder that holds one
     *,
     path_column: str | None = None,  # default: the first of path, file, filename, video, video_path, video_id
-    label_column: str = "label",
+    label_column: str = "label",  # of the classes
     split_column: str = "split",  # for example official_split2
     group: str | None = None,  # column; default: subject, else label + group, else the path
     where: str | None = None,  # COLUMN=VALUE keeps these rows only

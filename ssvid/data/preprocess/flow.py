@@ -94,7 +94,7 @@ def quantise(flow: Float32[np.ndarray, "H W 2"], bound: float = BOUND) -> Flow:
 
 
 def compute(
-    data: Manifest,
+    data: Manifest,  # the videos, of all splits
     *,
     method: str = "tvl1",  # tvl1: as published | dis: about 100 times quicker
     bound: float = BOUND,  # pixels between two frames: more is clipped; small pictures move by fewer
