@@ -268,7 +268,7 @@ class TAN(Objective):
 
         Bright is like, red the most like. Green frames: when the narration says it.
         """
-        batch = {**batch, "features": batch["features"][:1], "sentences": batch["sentences"][:1]}  # type: ignore[typeddict-item]
+        batch = {**batch, "features": batch["features"][:1], "sentences": batch["sentences"][:1]}
         found = self.similarities(batch["features"], batch["sentences"][0]).joint[-1]
         said = sayings(batch, len(found))
         return {"alignment": picture(found.float(), said.own[0].T)}
@@ -278,7 +278,7 @@ def sayings(batch: Batch, most: int) -> Said:
     """Padded to `most` sentences, as the rows of all processes are."""
     room, ended = most - batch["spans"].shape[1], batch["ended"]
     unspoken = F.pad(batch["unspoken"], (0, room), value=True)
-    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans", "places"))  # type: ignore[literal-required]
+    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans", "places"))
     return Said(pseudo_labels.spoken(spans, unspoken, ended.shape[1]), where, unspoken, ended)
 
 

@@ -61,7 +61,7 @@ class LinearOfGELU(torch.autograd.Function):
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows, (needs_x, needs_weight, needs_bias) = grad.flatten(0, -2), ctx.needs_input_grad  # (B N) D
         return (
