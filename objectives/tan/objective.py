@@ -6,7 +6,6 @@ late, early or about nothing seen: in co-training (`cotrain`) the two branches o
 overrule the times, and a head learns which sentences can be aligned at all.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +23,6 @@ from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
-from ssvid.files import write_whole
 from ssvid.log import log
 from ssvid.nn.ema import freeze
 from ssvid.nn.moco import slow
@@ -36,7 +34,7 @@ from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
 from ssvid.text.joint import chosen_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
-from ssvid.weights.state_dict import fit
+from ssvid.weights.state_dict import fit, write_card
 
 NONE = -6e4  # in place of the similarity of what is no positive
 
@@ -149,8 +147,7 @@ class TAN(Objective):
         """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
         tower = self.aligner.tower
         told = {"tower": tower.name, "arguments": tower.write(folder, "text"), "features": self.origin.hash}
-        text = json.dumps(told, indent=1) + "\n"
-        write_whole(folder / ALIGNER_CARD, lambda file: file.write(text.encode()))
+        write_card(folder / ALIGNER_CARD, told)
 
     def forward(self, batch: Batch) -> Loss:
         features, (most, starts) = batch["features"], self.shared(batch)
