@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?=
+PART ?=
 # Threads that wait do not spin: on a shared machine spinning costs several times the work itself (docs/speed.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test slow check format lint types clean
+.PHONY: demo test slow nightly check format lint types clean
 
 demo: .venv/ready
 	@$(BIN)/python -m benchmarks.demo $(DEMO)
@@ -14,7 +15,11 @@ test: .venv/ready
 	$(BIN)/python -m pytest -q -n 2
 
 slow: .venv/ready
-	$(BIN)/python -m pytest -q -m slow -n 2
+	$(BIN)/python -m pytest -q -m 'slow and not nightly' -n 2
+
+# Hours. PART=NAME runs one part; a part that passed at this commit is not run again.
+nightly: .venv/ready
+	$(BIN)/python -m tests.nightly $(PART)
 
 check: format lint types test
 

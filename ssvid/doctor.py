@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+SLURM_TIMEOUT_S = 30.0
+
 
 class Finding(NamedTuple):
     what: str
@@ -104,13 +106,22 @@ def _slurm(out: Path) -> Found:
     if shutil.which("sbatch") is None:
         yield "slurm", None, "no sbatch on this machine: sweeps run locally"
         return
-    answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=30)
-    up = answer.returncode == 0
-    yield "slurm", up, f"{len(answer.stdout.splitlines())} partitions" if up else answer.stderr.strip()
-    accounting = subprocess.run(["sacct", "-n", "-X"], capture_output=True, text=True, timeout=30)
-    works = accounting.returncode == 0
-    why = f"{accounting.stderr.strip()}; sweeps do without, but jobs of submitit's own that die are waited for in vain"
+    up, answer = _ask("sinfo", "--noheader")
+    yield "slurm", up, f"{len(answer.splitlines())} partitions" if up else answer
+    works, answer = _ask("sacct", "-n", "-X")
+    why = f"{answer}; sweeps do without, but jobs of submitit's own that die are waited for in vain"
     yield "sacct", works or None, "answers" if works else why
+
+
+def _ask(*command: str) -> tuple[bool, str]:
+    """Whether a command of SLURM answers, and its answer or why there is none."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SLURM_TIMEOUT_S)
+    except FileNotFoundError:
+        return False, f"there is no {command[0]}"
+    except subprocess.TimeoutExpired:
+        return False, f"{command[0]} did not answer within {SLURM_TIMEOUT_S:.0f} s: is the controller up?"
+    return answer.returncode == 0, (answer.stdout if answer.returncode == 0 else answer.stderr).strip()
 
 
 CHECKS: tuple[Callable[[Path], Found], ...] = (_python, _torch, _decoders, _packages, _disk, _slurm)

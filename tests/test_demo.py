@@ -23,7 +23,7 @@ def check(found: dict, folder: Path) -> float:
     return found["pretrained"] - found["random"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pretraining_gains_over_three_seeds(tmp_path: Path):
     """Seeds that the recipe was not picked on (docs/results.md)."""
     folders = [tmp_path / str(seed) for seed in SEEDS]
@@ -34,7 +34,7 @@ def test_pretraining_gains_over_three_seeds(tmp_path: Path):
     assert sum(gains) / len(gains) >= 0.15 and min(gains) >= 0.08, gains
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_small_demo_ends_in_one_line(tmp_path: Path):
     argv = ["--small", "--out", str(tmp_path / "demo"), "--cache", str(tmp_path / "cache")]
     result = command("benchmarks.demo", *argv)

@@ -87,7 +87,7 @@ def test_the_runner_scores_an_aligner_beside_the_narrator(root: Path, tmp_path: 
     assert 0.2 < found["controls"]["timestamps"]["recall1"] < 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sentences_are_found_again(tmp_path: Path):
     """The recipes, whole: 25 points above the narrator's own times, AUC 0.85 (docs/results.md: 31 and 0.94 to 0.95)."""
     data = ["--data", "synthetic_narrated", "--data.root", str(tmp_path / "set")]

@@ -82,7 +82,7 @@ def test_a_lock_goes_with_its_process_though_a_loader_lives_on(tmp_path: Path):
             os.killpg(holder.pid, signal.SIGKILL)  # the child that lives on
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_at_random_steps_it_ends_with_the_same_weights(videos: Path, tmp_path: Path):
     assert start(videos, tmp_path / "whole").wait() == 0
     chance, kills = random.Random(), 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssvid import create_encoder, load_encoder
+from ssvid import create_encoder, doctor, load_encoder
 from ssvid.cli import parse
 from ssvid.data.datasets.folder import folder
 from ssvid.data.datasets.frames import frames
@@ -314,11 +314,37 @@ def test_embed_puts_modes_back_and_refuses_no_clips(videos: Path):
         encoder.embed(videos / "0.mp4", clips=0)
 
 
-def test_doctor_finds_this_machine_well():
-    result = command("ssvid.doctor")
+SLURM = {  # what stands in for its client: the exit code of sinfo (None: it hangs), and whether that is well
+    "absent": None,
+    "well": ("#!/bin/sh\necho main up 2 idle\n", True),
+    "no controller": ("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n", False),
+    "hangs": ("#!/bin/sh\nexec /bin/sleep 60\n", False),
+}
+
+
+def test_doctor_tells_what_of_slurm_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With a PATH of its own, so that nothing else on the machine is asked."""
+    monkeypatch.setattr(doctor, "SLURM_TIMEOUT_S", 0.2)
+    for name, client in SLURM.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setenv("PATH", str(folder))
+        for tool in ("sbatch", "sinfo") if client else ():
+            (folder / tool).write_text(client[0])
+            (folder / tool).chmod(0o755)
+        works = {what: works for what, works, _ in doctor._slurm(tmp_path)}
+        assert works == ({"slurm": client[1], "sacct": None} if client else {"slurm": None}), name
+
+
+def test_doctor_as_a_command(tmp_path: Path):
+    """It is well when every finding is, whatever this machine lacks; what the project needs is here."""
+    result = command("ssvid.doctor", PATH=str(tmp_path))
     found = json.loads(result.stdout.splitlines()[-1])
-    assert result.returncode == 0 and found["ok"], result.stderr
-    assert {"torch", "pyav", "disk", "slurm"} <= {f["what"] for f in found["findings"]}
+    assert result.returncode == 0, result.stderr
+    works = {f["what"]: f["works"] for f in found["findings"]}
+    assert found["ok"] == (False not in works.values())
+    assert works["python"] and works["torch"] and works["pyav"] and works["slurm"] is None
+    assert {"disk", "shared memory"} <= works.keys()
 
 
 def test_create_encoder_with_weights(run: Path):

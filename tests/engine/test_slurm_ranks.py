@@ -26,9 +26,10 @@ def nodes() -> str:
     if not shutil.which("sinfo"):
         return "no SLURM: there is no sinfo"
     states = ["sinfo", "--noheader", "--Node", "--format=%N %T"]
-    found = subprocess.run(states, capture_output=True, text=True, timeout=60)
-    if found.returncode:
-        return f"SLURM does not answer: {found.stderr.strip()}"
+    try:
+        found = subprocess.run(states, capture_output=True, text=True, timeout=60, check=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        return f"SLURM does not answer: {error}"
     usable = {
         line.split()[0] for line in found.stdout.splitlines() if line.split()[1] in ("idle", "mixed", "allocated")
     }
@@ -48,7 +49,11 @@ def clean() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(ours) and k not in ("RANK", "WORLD_SIZE")}
 
 
-@pytest.mark.parametrize("name", ["mae", "dpc", "infonce", "coclr", "tan"])  # infonce: what CoCLR begins with
+NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in ("dpc", "infonce", "coclr", "tan")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mae", *NIGHTLY])  # infonce: what CoCLR begins with
 def test_two_nodes_are_one_process(name: str, clean: dict[str, str], tmp_path: Path):
     file = tmp_path / "two.pt"
     shell = [*SRUN, sys.executable, "-m", "tests.engine.two", name, str(file)]

@@ -14,7 +14,7 @@ from ssvid import create_encoder
 from ssvid.nn import moco
 from ssvid.nn.sources import source_ids
 from ssvid.shapes import Batch
-from tests.reference.cases import Case, assert_close
+from tests.reference.cases import Case, assert_close, in_float64
 from tests.reference.check_infonce import Linear, named_parts, our_name, state
 from tests.reference.rule import rule, standard_normal
 
@@ -86,6 +86,7 @@ def unit_net(arrays: dict[str, Tensor], meta: dict) -> CoCLR:
     for name in ("head", "key_head", "sampler_head"):  # there is none: the unit matrix
         setattr(net, name, nn.Linear(D, D, bias=False))
         nn.init.eye_(getattr(net, name).weight)
+    net.double()
     full = bool((arrays["queue_label"] >= 0).all())
     pushed = arrays["queue_ptr"][0] + (K if full else 0)
     fill(net, arrays["queue"], arrays["queue_second"], pushed, arrays["queue_vname"])
@@ -93,7 +94,7 @@ def unit_net(arrays: dict[str, Tensor], meta: dict) -> CoCLR:
 
 
 def check_unit(case: Case) -> None:
-    arrays, meta = case.arrays, case.meta
+    arrays, meta = in_float64(case.arrays), case.meta
     fits = []
     for own in range(len(STREAMS)):  # which stream is trained no field tells: the logits do
         net = unit_net(arrays, meta)

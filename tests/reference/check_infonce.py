@@ -16,7 +16,7 @@ from ssvid.encoder import Encoder
 from ssvid.nn import moco
 from ssvid.shapes import Batch, ClipSpec, Features, Grid
 from ssvid.weights.coclr import LAYOUTS
-from tests.reference.cases import Case, assert_close
+from tests.reference.cases import Case, assert_close, in_float64
 from tests.reference.rule import rule, standard_normal
 
 UNIT = {"lin_encoder_q", "lin_encoder_k", "queue", "queue_ptr", "block", "logits", "loss", "grad_lin_encoder_q"}
@@ -59,7 +59,7 @@ def logits(net: InfoNCE, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check_unit(case: Case) -> None:
-    arrays, meta = case.arrays, case.meta
+    arrays, meta = in_float64(case.arrays), case.meta
     labelled = "queue_label" in arrays
     D, K = arrays["queue"].shape
     shape = {"dim": D, "queue": K, "temperature": meta["T"], "momentum": meta["m"]}
@@ -68,6 +68,7 @@ def check_unit(case: Case) -> None:
     for head in (net.head, net.key_head):
         nn.init.eye_(head.weight)
     net.key_encoder.w.data = arrays["lin_encoder_k"].clone()  # type: ignore[attr-defined]
+    net.double()
     net.queue.keys.copy_(arrays["queue"].T)
     net.queue.pushed.copy_(arrays["queue_ptr"][0])
     batch: Batch = {"clips": arrays["block"], "label": torch.full((len(arrays["block"]),), -1), "seed": 0}

@@ -32,6 +32,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
+@pytest.mark.nightly
 def test_eight_cells_at_once_make_one_set_and_one_cache(tmp_path: Path, sweep: Any):
     """On this machine: they all want the synthetic set and the raw pixels' features at the same moment."""
     suite = {**SUITE, "cache": str(tmp_path / "cache"), "data": {**SMALL["data"], "root": str(tmp_path / "set")}}
@@ -47,6 +48,7 @@ def test_eight_cells_at_once_make_one_set_and_one_cache(tmp_path: Path, sweep: A
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
+@pytest.mark.nightly
 def test_cancelled_and_submitted_again_it_goes_on(sweep: Any, tmp_path: Path):
     out = tmp_path / "out"
     file = sweep(grid={"seed": [0, 1]}, set={"steps": 4000, "checkpoint_every": 4000})
@@ -107,6 +109,7 @@ def test_from_another_folder_relative_paths_stay_what_they_are(
     assert again["finished"] == 1
 
 
+@pytest.mark.nightly
 def test_the_cell_of_a_killed_keeper_is_taken_by_its_sibling(sweep: Any, tmp_path: Path):
     out = tmp_path / "out"
     file = sweep(grid={"seed": [0, 1]}, set={"steps": 400})

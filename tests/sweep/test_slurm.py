@@ -60,6 +60,7 @@ def release(job: str) -> None:
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=20"], check=True)
 
 
+@pytest.mark.nightly
 def test_a_requeue_and_a_kill_change_nothing(sweep: Any, tmp_path: Path):
     file = sweep(grid={"seed": [0, 1]}, suite=SUITE)
     assert whole(file, tmp_path / "calm")["finished"] == 2
@@ -92,6 +93,7 @@ def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_pat
     assert f"going on at step {reached} of" in log
 
 
+@pytest.mark.nightly
 def test_a_job_of_a_higher_partition_takes_its_place(sweep: Any, tmp_path: Path):
     """Preemption with a grace time: the signal, a checkpoint; then on when the other has ended."""
     if "high" not in (ask("sinfo", "-h", "-o", "%P") or ""):
@@ -115,6 +117,7 @@ def test_a_job_of_a_higher_partition_takes_its_place(sweep: Any, tmp_path: Path)
     assert marks[0] > "step_00000004.pt" and marks[-1] == "step_00000400.pt"
 
 
+@pytest.mark.nightly
 def test_a_rank_that_fails_by_itself_is_named_with_its_log(sweep: Any, tmp_path: Path):
     """Three attempts, then the cell stays failed, its sentence in the table, each rank's words in its log."""
     file = sweep(grid={"seed": [0]}, set={"objective.dec_heads": 3})  # 16 is no multiple of 3
@@ -131,6 +134,7 @@ def test_a_rank_that_fails_by_itself_is_named_with_its_log(sweep: Any, tmp_path:
     }
 
 
+@pytest.mark.nightly
 def test_a_hanging_rank_is_named(sweep: Any, tmp_path: Path):
     out = tmp_path / "out"
     file = sweep(grid={"seed": [0]}, set={"timeout_s": 20, "steps": 400})
