@@ -10,6 +10,14 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes of pytest-xdist share one server of commands (tests/warm.py); alone, it starts where it is used."""
+    from tests import warm
+
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        warm.launch()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of clips, lists and cases beside the checkout; tests of it skip where it is absent."""

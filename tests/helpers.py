@@ -1,9 +1,7 @@
 """Small videos and runs for tests."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from ssvid.cli import parse
 from ssvid.pretrain import pretrain
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--encoder.dim", "24", "--encoder.depth", "2", "--encoder.heads", "2", "--encoder.patch", "8"]
@@ -53,11 +52,8 @@ def run_pretrain(videos: Path, out: Path, *more: str) -> dict[str, Any]:
 
 
 def command(module: str, *argv: str, limit: int | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """As a user runs it. `limit`: the largest file it may write, in bytes."""
-    shell = [sys.executable, "-m", module, *argv]
-    if limit is not None:
-        shell = ["prlimit", f"--fsize={limit}", *shell]
-    return subprocess.run(shell, capture_output=True, text=True, env={**os.environ, **env}, timeout=300)
+    """As a user runs it (tests/warm.py). `limit`: the largest file it may write, in bytes."""
+    return warm.run("-m", module, *argv, limit=limit, **env)
 
 
 def sentence(result: subprocess.CompletedProcess[str], code: int = 2) -> str:

@@ -131,12 +131,9 @@ def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
     assert "cannot be imported" in refused(pretrain_argv(videos, tmp_path / "o", "--objective", "absent:Mine"))
 
 
-def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path):
-    import subprocess
-    import sys
-
-    argv = [sys.executable, "-m", "ssvid.pretrain", "--objective", "mae", "--help"]
-    result = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command("ssvid.pretrain", "--objective", "mae", "--help")
     assert result.returncode == 0 and "mask_ratio" in result.stdout and "--checkpoint_every" in result.stdout
     assert "vit_small" in result.stdout
 

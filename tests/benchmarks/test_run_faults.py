@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from benchmarks import run as runner
 from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
+from tests import warm
 
 SUITE = "cells: [{task: classify, probe: prototypes}, {task: retrieval, ks: [1]}]"
 NET = "tests.benchmarks.test_run:tiny_vit"
@@ -61,7 +59,7 @@ def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, t
         f"run([{NET!r}], {str(tmp_path / 'out')!r}, data=data, suite={suite!r}, cache={str(tmp_path / 'cache')!r}, "
         "workers=0, threads=1, devices='cpu', batch_size=1)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, env=dict(os.environ))
+    process = warm.start("-c", script)
     features = tmp_path / "cache" / "features"
     while process.poll() is None and not list(features.rglob("*.safetensors")):
         time.sleep(0.01)

@@ -1,7 +1,5 @@
 """The synthetic set: what its labels can and cannot be read from, and that eight processes make it once."""
 
-import subprocess
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +11,7 @@ from ssvid.data.synthetic import ACTS, VERSION, _tour, clips, draw_clip, motions
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import datasets
+from tests import warm
 
 USED = ("across", "orbit", "spin")
 MOTIONS = motions(USED)
@@ -169,12 +168,9 @@ def test_the_data_set(tmp_path):
 def test_two_processes_make_one_set(tmp_path):
     code = "import sys; from ssvid.registry import datasets; "
     code += "print(datasets['synthetic'](sys.argv[1], train=64, val=8, test=8).root)"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    both = [warm.start("-c", code, str(tmp_path)) for _ in range(2)]
     roots = {process.communicate(timeout=60)[0].strip() for process in both}
-    assert [process.returncode for process in both] == [0, 0] and len(roots) == 1
+    assert [process.wait() for process in both] == [0, 0] and len(roots) == 1
     assert len(list(tmp_path.rglob("*.mp4"))) == 80
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from ssvid.errors import DecodeError, RunError, UserError
 from ssvid.extract import extract_features
 from ssvid.files import locked
 from ssvid.weights import save_encoder
+from tests import warm
 from tests.helpers import command, sentence, squares, write_video
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16, "stride": 2}
@@ -97,8 +96,7 @@ def test_a_video_that_has_changed_is_made_anew(long: Path, net: Path, tmp_path: 
 def test_a_killed_extraction_goes_on(long: Path, net: Path, tmp_path: Path):
     for i in range(40):
         shutil.copy(long / "b/three.mp4", long / f"more_{i:02d}.mp4")
-    shell = [sys.executable, "-m", "ssvid.extract", *argv(long, net, tmp_path / "s", "--batch_size", "1")]
-    with subprocess.Popen(shell, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with warm.start("-m", "ssvid.extract", *argv(long, net, tmp_path / "s", "--batch_size", "1")) as process:
         end = time.monotonic() + 120
         while len(contents(tmp_path / "s")) < 2 and time.monotonic() < end and process.poll() is None:
             time.sleep(0.02)

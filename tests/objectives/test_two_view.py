@@ -3,7 +3,6 @@ processes against one (this file run as a program is one step of every loss)."""
 
 import copy
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from ssvid.engine.distributed import join
 from ssvid.errors import UserError
 from ssvid.nn.sync_bn import synchronise
 from ssvid.shapes import Batch
-from tests.helpers import command
 from tests.objectives import test_contract as contract
 from tests.objectives.test_contract import batch_for
+from tests.warm import run_ranks
 
 ENCODERS = {
     "vit": {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 16},
@@ -355,9 +354,8 @@ def two_steps(name: str) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     file = tmp_path_factory.mktemp("two") / "two.pt"
-    launch = ["--nproc_per_node", "2", "--master_port", str(20000 + (os.getpid() + 13) % 20000)]
-    done = command("torch.distributed.run", *launch, "-m", "tests.objectives.test_two_view", str(file))
-    assert done.returncode == 0, done.stderr[-2000:]
+    for done in run_ranks("-m", "tests.objectives.test_two_view", str(file)):
+        assert done.returncode == 0, done.stderr[-2000:]
     return torch.load(file, weights_only=True)
 
 
