@@ -1,12 +1,16 @@
 """Small videos and runs for tests."""
 
+import functools
+import inspect
 import json
 import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pytest
 
 from ssvid.cli import parse
 from ssvid.pretrain import pretrain
@@ -63,6 +67,42 @@ def sentence(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
     last = [line for line in result.stderr.splitlines() if line.strip()][-1]
     assert last.startswith("error: "), result.stderr[-2000:]
     return last
+
+
+def for_each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As pytest.mark.parametrize, in one test: every case is run before the test fails, and each that failed is told.
+
+    A case has a `tmp_path` and a `monkeypatch` of its own; all other fixtures are shared.
+    """
+    words = [name.strip() for name in names.split(",")]
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(test)
+
+        def run(**fixtures: Any) -> None:
+            failures: list[tuple[Any, BaseException]] = []
+            for number, case in enumerate(cases):
+                values = dict(zip(words, [case] if len(words) == 1 else case, strict=True))
+                own = {"tmp_path": fixtures["tmp_path"] / f"case{number}"} if "tmp_path" in fixtures else {}
+                for folder in own.values():
+                    folder.mkdir()
+                with pytest.MonkeyPatch.context() as patch:
+                    own |= {"monkeypatch": patch} if "monkeypatch" in fixtures else {}
+                    try:
+                        test(**{**fixtures, **own}, **values)
+                    except (Exception, pytest.fail.Exception) as failure:
+                        failures.append((case, failure))
+            said = "\n".join(f"{case!r}: {type(failure).__name__}: {failure}" for case, failure in failures)
+            if failures:
+                raise AssertionError(f"{len(failures)} cases failed\n{said}") from failures[0][1]
+
+        functools.update_wrapper(run, test)
+        del run.__wrapped__  # pytest would ask it for its fixtures
+        kept = [one for name, one in signature.parameters.items() if name not in words]
+        run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

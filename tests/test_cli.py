@@ -12,7 +12,7 @@ from ssvid.cli import parse
 from ssvid.errors import UserError
 from ssvid.flags import of_entry
 from ssvid.pretrain import pretrain
-from tests.helpers import command, pretrain_argv, sentence
+from tests.helpers import command, for_each, pretrain_argv, sentence
 
 
 def refused(argv: list[str]) -> str:
@@ -42,7 +42,7 @@ def test_unknown_keys_and_wrong_values_name_the_flag(argv):
     assert "mask" in refused([*argv, "--objective.mask", "tubes"])
 
 
-@pytest.mark.parametrize(
+@for_each(
     "flag, value, said",
     [
         ("--steps", "-1", "--steps -1: it must be more than 0"),
@@ -80,7 +80,7 @@ def test_a_recipe_with_a_key_that_is_no_flag(argv, tmp_path):
     assert "The recipe has a key 'colour'" in refused(["--config", str(tmp_path / "r.yaml"), *argv])
 
 
-@pytest.mark.parametrize("kind", ["encoders", "objectives", "datasets"])
+@for_each("kind", ["encoders", "objectives", "datasets"])
 def test_every_registered_name_has_help(kind):
     """Its own flags, each comment behind a parameter its help."""
     for name in getattr(registry, kind).names():
@@ -146,8 +146,8 @@ def test_the_last_line_is_json_and_a_mistake_is_a_sentence(argv, tmp_path):
     assert "holds no video files" in said
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
+@for_each(
+    "text, said",
     [
         ("path,label,split\n0.mp4,a,train\nabsent.mp4,b,val\n", "1 of 2 files are missing, first absent.mp4"),
         ("path,label,split\n0.mp4,a,train\n1.mp4,b,exam\n", "split 'exam'"),

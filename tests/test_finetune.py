@@ -20,7 +20,7 @@ from ssvid.registry import encoders
 from ssvid.results import leak
 from ssvid.weights import encoder_hash, load_encoder, save_encoder
 from ssvid.weights.__main__ import opened
-from tests.helpers import command, metrics, squares, write_video
+from tests.helpers import command, for_each, metrics, squares, write_video
 from tests.warm import run_ranks
 
 TINY = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
@@ -255,8 +255,8 @@ def lists(root: Path, text: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
+@for_each(
+    "rows, said",
     [
         ("train0.mp4,,train,g val0.mp4,,val,h test0.mp4,,test,i", "no labelled clips in the train split"),
         ("train0.mp4,a,train,g train1.mp4,b,train,h", "no labelled clips in the (val|test) split"),
@@ -270,8 +270,8 @@ def test_labels_that_cannot_be_learnt(rows, said, start, data, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
+@for_each(
+    "flags, said",
     [
         (("--head_warmup", "1.5"), "--head_warmup 1.5: it must lie between 0 and 1"),
         (("--layer_decay", "0"), "--layer_decay 0.0: it must be more than 0"),

@@ -10,7 +10,7 @@ import yaml
 from ssvid.errors import UserError
 from ssvid.stages import read, stage, stages
 from tests import warm
-from tests.helpers import squares, write_video
+from tests.helpers import for_each, squares, write_video
 
 SHARED = {
     "encoder": {"name": "resnet18_2d3d", "width": 4, "frames": 4, "stride": 1, "size": 32},
@@ -34,8 +34,8 @@ def test_a_stage_has_what_all_share_and_over_it_its_own(tmp_path):
     assert stage(whole, "first", tmp_path / "out") == SHARED
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
+@for_each(
+    "text, word",
     [
         ("steps: 3", "no recipe of stages"),
         ("stages: {a: {out: x}}", "other than out"),

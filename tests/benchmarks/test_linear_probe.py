@@ -18,6 +18,7 @@ from ssvid.registry import encoders
 from ssvid.results import leak
 from ssvid.shapes import ClipSpec, Features, Grid, Row
 from ssvid.weights import save_encoder
+from tests.helpers import for_each
 
 OWN = ("encoder", "random", "pixels", "encoder/single_frame", "encoder/shuffled")
 SMALL = {"dim": 24, "depth": 4, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
@@ -188,8 +189,8 @@ def test_a_result_gives_way_to_the_same_alone(done, data, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
+@for_each(
+    "flags, said",
     [
         ({"clips": 0}, "--clips 0: it must be more than 0"),
         ({"batch_size": 0}, "--batch_size 0: it must be more than 0"),

@@ -10,7 +10,7 @@ from benchmarks import board
 from benchmarks.run import run
 from benchmarks.suite import FOLDER, load, manifest
 from ssvid.errors import UserError
-from tests.helpers import command, sentence
+from tests.helpers import command, for_each, sentence
 
 SUITE = """
 cells:
@@ -125,7 +125,7 @@ def test_tables_come_from_the_files_alone(done):
     assert "tiny_vit" in (folder / "out" / "board.md").read_text()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text, said",
     [
         ("cells: []", "has no list `cells`"),

@@ -20,6 +20,8 @@ from ssvid import create_encoder, registry
 from ssvid.data.decode import stamps
 from ssvid.objective import Objective
 
+pytestmark = pytest.mark.slow  # they measure tools of developers
+
 
 def work(n):
     return lambda: [torch.randn(200, 200) @ torch.randn(200, 200) for _ in range(n)][0]

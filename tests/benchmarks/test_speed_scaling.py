@@ -19,6 +19,8 @@ from benchmarks.speed.sent import Part, Sent, collective, playing, synchronising
 from ssvid import create_encoder, registry
 from tests.helpers import squares, write_video
 
+pytestmark = pytest.mark.slow  # they measure tools of developers
+
 ROOT = Path(__file__).parents[2]
 TINY = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16}
 SMALL_DPC = scaled.Subject(

@@ -6,6 +6,7 @@ from PIL import Image
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from tests.data.bars import picture
+from tests.helpers import for_each
 
 
 def touch(root, *names):
@@ -67,8 +68,8 @@ def test_csv_with_too_many_fields(tmp_path):
         datasets["csv"](table(tmp_path / "m.csv", "path,label\n\n\na.mp4,x,y\n"))
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
+@for_each(
+    "data, words",
     [
         (b"", " is empty"),
         (b"\xef\xbb\xbf\n\n", " is empty"),
@@ -227,8 +228,8 @@ def test_pathlist_ssv2_and_diving48_json(tmp_path):
     assert datasets["pathlist"](root, test=test, label_map=names).classes == ("Back",)
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
+@for_each(
+    "name, data, words",
     [
         ("b.json", b"", " is not json"),
         ("b.json", b"{", " is not json"),

@@ -12,7 +12,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import Row
 from tests.data.bars import write
-from tests.helpers import command, sentence, squares, write_video
+from tests.helpers import command, for_each, sentence, squares, write_video
 
 
 def test_two_workers_make_the_same_files(three, tmp_path):
@@ -128,7 +128,7 @@ def test_the_command(three, tmp_path):
     assert "was made with --method dis and not tvl1" in said
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@for_each("workers", ["1", "2"])
 def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
     root = tmp_path / "in"
     write_video(root / "a.mp4", squares(0, frames=3))

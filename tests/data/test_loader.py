@@ -9,6 +9,7 @@ from ssvid.data.loader import Stream, eval_loader, train_loader
 from ssvid.data.manifest import Manifest
 from ssvid.errors import RunError, UserError
 from ssvid.shapes import ClipSpec, Row, Views
+from tests.helpers import for_each
 
 VIEWS = Views(clips=(ClipSpec(frames=2, stride=2, size=16),), augment="multiscale")
 
@@ -41,7 +42,7 @@ def test_resuming_goes_on_where_it_stopped():
     assert keys(start_step=10) == [] and len(Stream(10, batch_size=4, steps=10, seed=3, start_step=7)) == 3
 
 
-@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 4), (2, 2)])
+@for_each("world, accumulate", [(2, 1), (1, 4), (2, 2)])
 def test_processes_and_micro_batches_share_the_same_global_batch(world, accumulate):
     ranks = [keys(rank=rank, world=world, accumulate=accumulate) for rank in range(world)]
     for step, whole in enumerate(keys()):

@@ -11,6 +11,7 @@ from ssvid.data import manifest as module
 from ssvid.data.manifest import Manifest, carve, labelled, leaks
 from ssvid.errors import UserError
 from ssvid.shapes import Box, Row
+from tests.helpers import for_each
 
 
 def files(root, *names):
@@ -62,7 +63,7 @@ def test_only_train_stays_train(tmp_path):
     assert len(make(tmp_path, rows()).split("train")) == 120
 
 
-@pytest.mark.parametrize("both", [f"both{i}" for i in range(6)])  # whichever the hash would take first
+@for_each("both", [f"both{i}" for i in range(6)])  # whichever the hash would take first
 def test_carving_keeps_each_class_on_both_sides(both):
     listed = rows(4, 2) + [Row("lone.mp4", "lone", "train", "lone")]
     # a group of two classes: taking it would leave p without a train group
@@ -75,8 +76,8 @@ def test_carving_keeps_each_class_on_both_sides(both):
     assert not groups["train"] & groups["val"]
 
 
-@pytest.mark.parametrize(
-    ("listed", "words"),
+@for_each(
+    "listed, words",
     [
         ([], "no clips"),
         ([Row("a.mp4", split="dev")], "'dev'.*train, val, test"),
@@ -98,7 +99,7 @@ def test_a_fault_names_the_list_it_is_of(tmp_path):
             Manifest.build(listed, tmp_path, source=tmp_path / "list.csv")
 
 
-@pytest.mark.parametrize("alias", ["./0.mp4", "a/../0.mp4", "a//../0.mp4", "link.mp4", "b/0.mp4", "{root}/0.mp4"])
+@for_each("alias", ["./0.mp4", "a/../0.mp4", "a//../0.mp4", "link.mp4", "b/0.mp4", "{root}/0.mp4"])
 def test_one_file_under_two_names_is_refused(tmp_path, alias):
     files(tmp_path, "0.mp4", "a/1.mp4", "2.mp4")
     (tmp_path / "link.mp4").symlink_to("0.mp4")
@@ -206,8 +207,8 @@ def test_carving_many_groups_of_no_class_is_quick():
     assert sum(row.split == "val" for row in moved) == 4000
 
 
-@pytest.mark.parametrize(
-    ("listed", "words"),
+@for_each(
+    "listed, words",
     [
         (["train/x", "val/x"], "no labelled clips in the test split"),
         (["train/x", "val/x", "test/x", "test/y"], "test has classes that train lacks \\(y\\)"),

@@ -13,7 +13,7 @@ from ssvid.data.official import SOURCES
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from tests.data.test_datasets import splits, table, touch
-from tests.helpers import squares, write_video
+from tests.helpers import for_each, squares, write_video
 
 
 def arrays(root, seconds, width=4):
@@ -189,8 +189,8 @@ def test_the_reference_annotation_is_read(shared):
     assert load_annotation(file) == {id: [Spoken(bool(a), s, e, t) for a, s, e, t in rows] for id, rows in raw.items()}
 
 
-@pytest.mark.parametrize(
-    ("held", "words"),
+@for_each(
+    "held, words",
     [
         ([], "is not HTM-Align's json .it holds list.: wanted is video id -> "),
         ({}, "it holds nothing"),
@@ -301,7 +301,7 @@ def test_msrvtt_reads_the_length_off_the_clip(tmp_path):
             datasets["msrvtt"](str(tmp_path), annotations=table(tmp_path / "bad.csv", bad))
 
 
-@pytest.mark.parametrize("name", ["htm_align", "youcook2", "msrvtt"])
+@for_each("name", ["htm_align", "youcook2", "msrvtt"])
 def test_a_missing_folder_or_list_says_what_to_get(tmp_path, name):
     source, root = SOURCES[name], touch(tmp_path / "v", "a.mp4")
     for where, options in ((str(tmp_path / "none"), {}), (root, {}), (root, {"annotations": str(tmp_path / "gone")})):

@@ -11,7 +11,7 @@ from ssvid.data.official import SOURCES
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from tests.data.test_datasets import splits, table, touch
-from tests.helpers import ROOT
+from tests.helpers import ROOT, for_each
 
 BRUSH = "brush_hair_u_nm_np1_ba_goo"
 
@@ -92,8 +92,8 @@ def test_jester_list_and_its_ids(shared, tmp_path):
     assert {row.fps for row in made.rows} == {12.0}
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "pair"),
+@for_each(
+    "name, count, pair",
     [
         ("activitynet/label_map.txt", 200, ("0", "Applying sunscreen")),
         ("ava/label_map.txt", 60, ("80", "watch (a person)")),
@@ -186,7 +186,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "text", "path"), FORMS)
+@for_each("name, text, path", FORMS)
 def test_one_reader_knows_the_published_forms(tmp_path, name, text, path):
     root = touch(tmp_path / "v", f"{path}.mp4", "other.mp4")
     names = table(tmp_path / "names.json", json.dumps(["x", "air drumming"]))
@@ -345,7 +345,7 @@ def test_ava_has_boxes(tmp_path, capsys):
 # what is missing, and from where it comes
 
 
-@pytest.mark.parametrize("name", ["ucf101", "hmdb51", "charades", "activitynet", "ava"])
+@for_each("name", ["ucf101", "hmdb51", "charades", "activitynet", "ava"])
 def test_a_missing_folder_or_list_says_what_to_get(tmp_path, name):
     source = SOURCES[name]
     flag = "splits" if name in ("ucf101", "hmdb51") else "annotations"
@@ -361,7 +361,7 @@ def test_a_missing_folder_or_list_says_what_to_get(tmp_path, name):
             assert words in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "text", "path"), FORMS)
+@for_each("name, text, path", FORMS)
 def test_missing_clips_of_a_known_form_say_whose_they_are(tmp_path, name, text, path):
     whose = {"k": "kinetics", "m": "moments", "j": "jester", "s": "ssv2", "d": "diving48"}[name[0]]
     root = touch(tmp_path / "v", "another.mp4")

@@ -13,7 +13,7 @@ from ssvid.data.jobs import Found, each
 from ssvid.data.prepare import prepare
 from ssvid.errors import RunError, UserError
 from tests.data.bars import numbers, write
-from tests.helpers import command, sentence
+from tests.helpers import command, for_each, sentence
 
 
 @pytest.fixture
@@ -80,9 +80,7 @@ def test_faults_are_sentences(source, tmp_path):
         prepare(str(source), str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize(
-    "options", [{"workers": -1}, {"short_side": 0}, {"short_side": -256}, {"gop": 0}, {"crf": 99}, {"crf": -1}]
-)
+@for_each("options", [{"workers": -1}, {"short_side": 0}, {"short_side": -256}, {"gop": 0}, {"crf": 99}, {"crf": -1}])
 def test_a_number_that_cannot_be_is_named(source, tmp_path, options):
     ((name, value),) = options.items()
     with pytest.raises(UserError, match=f"^--{name} {value}: "):
@@ -115,7 +113,7 @@ def test_settings_refused_for_want_of_space_do_not_stick(source, tmp_path, monke
     assert prepare(str(source), str(tmp_path / "out"), workers=1, crf=28)["written"] == 2
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@for_each("workers", ["1", "2"])
 def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
     root, out = tmp_path / "in", tmp_path / "out"
     write(root / "a.mp4", [i / 25 for i in range(3)])

@@ -18,6 +18,7 @@ from ssvid.data.store import CARD, Store, card_of, open_for_writing, write_featu
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import VARIABLE, numbers, picture, write
+from tests.helpers import for_each
 
 SPECS = [
     ClipSpec(frames=16, fps=5.0, size=24),
@@ -33,8 +34,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=["fps", "stride", "apart"])
-@pytest.mark.parametrize("kind", KINDS)
+@for_each("spec", SPECS)
+@for_each("kind", KINDS)
 def test_one_pass_gives_the_clips_of_each_second(tmp_path: Path, kind: str, spec: ClipSpec):
     name, times, options = KINDS[kind]
     write(tmp_path / name, times, **options)
@@ -187,8 +188,8 @@ def broken(root: Path, how: str) -> str:
     return "a"
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
+@for_each(
+    "how, said",
     [
         ("absent", "There are no features of the video b in .*ssvid.extract --per_second"),
         ("cut", r"a.npy are damaged \(.*\): remove the file"),
@@ -207,7 +208,7 @@ def test_what_is_wrong_with_features_is_a_sentence(tmp_path: Path, how: str, sai
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"dim": "3"}', '{"dim": 3, "seconds_per_row": 2}', "{"])
+@for_each("text", ["", "[1]", "{}", '{"dim": "3"}', '{"dim": 3, "seconds_per_row": 2}', "{"])
 def test_a_card_that_is_none(tmp_path: Path, text: str):
     (tmp_path / CARD).write_text(text)
     with pytest.raises(UserError, match="store.json describes no feature store"):

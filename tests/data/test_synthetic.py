@@ -12,6 +12,7 @@ from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import datasets
 from tests import warm
+from tests.helpers import for_each
 
 USED = ("across", "orbit", "spin")
 MOTIONS = motions(USED)
@@ -72,7 +73,7 @@ def test_a_clip_is_what_its_coordinates_say():
         assert (one != other).any()
 
 
-@pytest.mark.parametrize("acts", [USED, ("across", "orbit"), ("grow", "along"), ("spin",)], ids="-".join)
+@for_each("acts", [USED, ("across", "orbit"), ("grow", "along"), ("spin",)])
 def test_every_label_shows_the_same_frames(acts):
     """The reason why shuffled frames and single frames tell nothing: exactly, not by measurement."""
     tour = sum(ACTS[act].frames for act in acts)

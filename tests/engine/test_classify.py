@@ -17,7 +17,7 @@ from ssvid.engine.score import judge
 from ssvid.errors import UserError
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
-from tests.helpers import write_video
+from tests.helpers import for_each, write_video
 
 TINY = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
 NEVER = Mix(0.0, 0.0, 0.0, 0.0)
@@ -34,7 +34,7 @@ def classifier(**change) -> Classify:
     return Classify(create_encoder("vit", **TINY), **{"classes": 3, "mix": NEVER, "head_scale": 50.0} | change)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+@for_each("smoothing", [0.0, 0.1, 0.7])
 def test_smoothed_labels_are_torchs(smoothing: float):
     net, batch = classifier(smoothing=smoothing), batch_of(6)
     logits = net.logits(batch["clips"][:, 0])

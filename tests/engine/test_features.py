@@ -23,7 +23,7 @@ from ssvid.extract import extract_features
 from ssvid.shapes import ClipSpec
 from ssvid.weights import save_encoder
 from tests.engine.test_run import run_pretrain
-from tests.helpers import command, squares, write_video
+from tests.helpers import command, for_each, squares, write_video
 from tests.nn import test_batchnorm  # noqa: F401  # registers test_norms
 
 SPEC = ClipSpec(frames=4, stride=1, size=16)
@@ -248,7 +248,7 @@ def test_unreadable_files_are_named(videos: Path, run: Path, tmp_path: Path):
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.safetensors")}
 
 
-@pytest.mark.parametrize("mode", [[], ["--per_second"]], ids=["videos", "seconds"])
+@for_each("mode", [[], ["--per_second"]])
 def test_no_file_can_be_read(videos: Path, run: Path, tmp_path: Path, mode: list[str]):
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "a.mp4").write_bytes(b"no video")
@@ -271,8 +271,8 @@ def test_a_second_that_cannot_be_read_is_told(videos: Path, run: Path, tmp_path:
     assert "long.mp4: 1 of 3 seconds could not be read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
+@for_each(
+    "flags, said",
     [
         (["--clips", "0"], "--clips 0: it must be more than 0"),
         (["--batch_size", "0"], "--batch_size 0: it must be more than 0"),

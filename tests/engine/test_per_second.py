@@ -23,7 +23,7 @@ from ssvid.extract import extract_features
 from ssvid.files import locked
 from ssvid.weights import save_encoder
 from tests import warm
-from tests.helpers import command, sentence, squares, write_video
+from tests.helpers import command, for_each, sentence, squares, write_video
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16, "stride": 2}
 LENGTHS = {"a/one": 25, "two": 8, "b/three": 61}  # frames, 10 a second
@@ -167,7 +167,7 @@ def test_ids_that_stand_for_two_files(long: Path, net: Path, tmp_path: Path):
         fill_store(data, create_encoder("vit", **SMALL), tmp_path / "s", workers=0)
 
 
-@pytest.mark.parametrize(("bias", "said"), [(float("nan"), "hold NaN"), (1e6, "too much for float16")])
+@for_each("bias, said", [(float("nan"), "hold NaN"), (1e6, "too much for float16")])
 def test_features_that_cannot_be_kept(long: Path, tmp_path: Path, bias: float, said: str, monkeypatch):
     net = create_encoder("vit", **SMALL).eval()
     monkeypatch.setattr(net, "normalise", lambda clip: clip.float() * 0)

@@ -21,7 +21,7 @@ from ssvid.errors import RunError, UserError
 from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
 from ssvid.shapes import Batch, Loss, Views
-from tests.helpers import metrics, pretrain_argv, run_pretrain, squares, write_video
+from tests.helpers import for_each, metrics, pretrain_argv, run_pretrain, squares, write_video
 
 DROPOUT = ("--encoder.dropout", "0.2")
 
@@ -263,7 +263,7 @@ def test_clips_that_make_no_blocks_and_no_token(videos: Path, tmp_path: Path):
         ClipChange(frames=4, size=64).onto(create_encoder("s3d"))
 
 
-@pytest.mark.parametrize("name", ["dpc", "memdpc"])
+@for_each("name", ["dpc", "memdpc"])
 def test_videos_too_short_for_all_blocks(tmp_path: Path, name: str):
     for i in range(3):
         write_video(tmp_path / f"in/{i}.mp4", squares(i, frames=5))

@@ -28,7 +28,7 @@ from ssvid.pretrain import pretrain
 from ssvid.shapes import Batch
 from tests.engine.test_classify import TINY, batch_of, classifier
 from tests.helpers import TINY as VIT
-from tests.helpers import command, metrics, run_pretrain, sentence
+from tests.helpers import command, for_each, metrics, run_pretrain, sentence
 from tests.objectives.test_contract import batch_for, build
 
 N = 8  # tokens of a clip of 4 frames, 16 pixels
@@ -345,8 +345,8 @@ def test_flags_that_are_off_are_no_part_of_a_run(videos: Path, tmp_path: Path):
 RESNET = ("--encoder", "resnet18_2d3d", "--encoder.width", "8", "--encoder.frames", "4", "--encoder.size", "32")
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
+@for_each(
+    "flags, said",
     [
         (("--drop_tokens", "1"), "--drop_tokens 1.0: it must be less than 1, or no token is left"),
         (("--drop_tokens", "-0.1"), "--drop_tokens -0.1: it must lie between 0 and 1"),

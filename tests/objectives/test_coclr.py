@@ -15,7 +15,7 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.nn.sources import source_ids
 from ssvid.shapes import Row
-from tests.helpers import command, run_pretrain, sentence, squares, write_video
+from tests.helpers import command, for_each, run_pretrain, sentence, squares, write_video
 from tests.objectives.test_contract import batch_for
 
 NET = ["--objective.dim", "8", "--objective.queue", "4", "--encoder", "resnet18_2d3d", "--encoder.width", "4"]
@@ -112,7 +112,7 @@ def test_data_that_it_cannot_learn_from_is_refused(tmp_path):
         uber.suits(rows(names), uber.views, 4)
 
 
-@pytest.mark.parametrize("entry", [CoCLR, InfoNCE])
+@for_each("entry", [CoCLR, InfoNCE])
 def test_a_batch_of_one_clip_is_a_sentence(entry):
     objective = entry(net(), **entry.tiny)
     with pytest.raises(UserError, match="two clips or more in each micro-batch"):

@@ -18,6 +18,7 @@ from ssvid.engine.mix import Mix
 from ssvid.engine.run import ClipChange
 from ssvid.errors import UserError
 from ssvid.shapes import Batch, Row
+from tests.helpers import for_each
 from tests.objectives.test_contract import batch_for
 
 KWARGS = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 32}  # 2 x 4 x 4 tokens
@@ -35,8 +36,8 @@ def batch(objective: Any, clips: int = 2, seed: int = 0, labels: tuple[int, ...]
     return {**batch_for(objective, clips, seed), "label": torch.tensor(labels[:clips])}
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("ratio", [0.5, 0.75])
+@for_each("mask", MASKS)
+@for_each("ratio", [0.5, 0.75])
 def test_without_a_task_and_with_all_that_was_dropped_it_is_mae(mask: str, ratio: float):
     ratio = 0.5 if mask == "frame" else ratio
     part = build(drop=ratio, part=ratio, mask=mask, repeat=2)
@@ -57,7 +58,7 @@ def test_a_task_that_weighs_nothing_leaves_mae():
     assert torch.equal(part(batch(part)).total, mae(batch(part)).total)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@for_each("smoothing", [0.0, 0.1])
 def test_without_dropping_and_without_reconstruction_it_is_fine_tuning(smoothing: float):
     part = build(drop=0.0, part=0.0, rec_weight=0.0, task="classification", classes=3, smoothing=smoothing)
     plain = Classify(create_encoder("vit", **KWARGS), classes=3, mix=Mix(0.0, 0.0, 0.0, 0.5), smoothing=smoothing)
@@ -96,7 +97,7 @@ def test_what_is_seen_and_what_is_predicted(drop: float, share: float, mask: str
         assert len(set(row.tolist())) == len(row) and 0 <= int(row.min()) and int(row.max()) < n
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@for_each("mask", MASKS)
 def test_the_part_is_drawn_anew_from_all_that_was_dropped(mask: str):
     """Whichever places of `dropped` it takes, over many clips it takes each about as often."""
     objective = build(drop=0.5, part=0.25, mask=mask)
@@ -126,7 +127,7 @@ def pixels_of(index: torch.Tensor) -> torch.Tensor:
     return cells.repeat_interleave(2, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@for_each("mask", MASKS)
 def test_dropped_pixels_reach_nothing_but_their_own_target(mask: str):
     objective = build(mask=mask, task="classification", classes=3)
     given = batch(objective)
@@ -208,7 +209,7 @@ def test_data_that_it_cannot_learn_from():
     build().suits(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "why, kwargs",
     [
         ("--objective.drop 1.0 is a share", {"drop": 1.0}),

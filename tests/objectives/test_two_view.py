@@ -18,6 +18,7 @@ from ssvid.engine.distributed import join
 from ssvid.errors import UserError
 from ssvid.nn.sync_bn import synchronise
 from ssvid.shapes import Batch
+from tests.helpers import for_each
 from tests.objectives import test_contract as contract
 from tests.objectives.test_contract import batch_for
 from tests.warm import run_ranks
@@ -41,7 +42,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize(
+@for_each(
     "check",
     [
         contract.test_loss_is_a_finite_scalar_with_named_parts,
@@ -170,7 +171,7 @@ def test_numbers_are_the_published_ones_or_the_users():
     assert build("moco", temperature=0.3).loss.loss.temperature == 0.3
 
 
-@pytest.mark.parametrize(
+@for_each(
     "wrong, said",
     [
         ({"name": "ntxnet"}, "two_view has no loss 'ntxnet'; there are ntxent .SimCLR., dcl"),
@@ -225,7 +226,7 @@ def pairs(net: TwoView) -> list[tuple[Tensor, Tensor]]:
     return list(zip(mine, [*net.teacher.encoder.parameters(), *net.teacher.project.parameters()], strict=True))
 
 
-@pytest.mark.parametrize("name", TAUGHT)
+@for_each("name", TAUGHT)
 def test_the_teacher_follows_once_a_step(name: str):
     """Of a momentum m, moco's share of the student is 1 - m, the others' falls to none. --init restarts it."""
     net = build(name, momentum=0.9)
@@ -247,7 +248,7 @@ def test_the_teacher_follows_once_a_step(name: str):
     assert all(still) == (name != "moco")
 
 
-@pytest.mark.parametrize("name", TAUGHT)
+@for_each("name", TAUGHT)
 def test_the_target_is_the_teachers(name: str):
     net = build(name)
     before = net(batch_for(net)).total

@@ -20,7 +20,7 @@ from ssvid.sweep.__main__ import submit as run
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
 from ssvid.sweep.status import counts, states
-from tests.helpers import ROOT, command, sentence
+from tests.helpers import ROOT, command, for_each, sentence
 from tests.sweep.fakes import BASE, TOOLS
 
 
@@ -205,7 +205,7 @@ def test_a_full_disk_submits_nothing(slurm: Path, tmp_path: Path):
     assert not (tmp_path / "full" / "sweep.json").exists()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "suite, best, word",
     [("quik", None, "quick"), ({"suite": "quick", "clpis": 3}, None, "clpis"), ("quick", "linear", "classify.knn")],
 )
