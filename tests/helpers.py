@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -67,6 +68,11 @@ def sentence(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
     last = [line for line in result.stderr.splitlines() if line.strip()][-1]
     assert last.startswith("error: "), result.stderr[-2000:]
     return last
+
+
+def facts(*words: str) -> str:
+    """For pytest.raises(match=): the message names each of these, in any order, in whatever sentence."""
+    return "(?s)" + "".join(rf"(?=.*(?<![\w-]){re.escape(word)}(?!\w))" for word in words)
 
 
 def for_each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

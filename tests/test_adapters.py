@@ -18,7 +18,7 @@ from ssvid import create_encoder, list_encoders, registry
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.weights import fit, load_encoder, save_encoder
-from tests.helpers import for_each
+from tests.helpers import facts, for_each
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch.jit.script, in its import
@@ -319,19 +319,19 @@ def test_half_a_published_file_is_refused(capsys):
 @for_each(
     "name, kwargs, why",
     [
-        ("slow_r50", {"width": 0}, "--width 0: it must be more than 0"),
-        ("mvit_base_16x4", {"depths": (1, 0, 1, 1)}, "--depths 0"),
-        ("mvit_v2_s", {"size": 16}, "--size 16: it must lie between 32"),
-        ("swin3d_t", {"width": 20}, "its width 20 is no multiple of 3"),
+        ("slow_r50", {"width": 0}, "--width | 0"),
+        ("mvit_base_16x4", {"depths": (1, 0, 1, 1)}, "--depths | 0"),
+        ("mvit_v2_s", {"size": 16}, "--size | 16 | 32"),
+        ("swin3d_t", {"width": 20}, "20 | 3"),
         ("x3d_s", {"fps": 15.0}, "cannot be made"),
     ],
 )
 def test_arguments_that_make_no_net_are_refused(name: str, kwargs: dict[str, Any], why: str):
-    with pytest.raises(UserError, match=why):
+    with pytest.raises(UserError, match=facts(*why.split(" | "))):
         create_encoder(name, **kwargs)
 
 
 def test_a_clip_too_short_for_its_pool_is_refused():
     encoder = create_encoder("i3d_r50", width=8)
-    with pytest.raises(UserError, match=r"1 frame\(s\) is too short for i3d_r50"):
+    with pytest.raises(UserError, match=facts("1", "i3d_r50")):
         encoder(torch.zeros(1, 3, 1, 48, 48))

@@ -4,6 +4,7 @@ import pytest
 
 from ssvid.errors import UserError
 from ssvid.registry import Registry
+from tests.helpers import facts
 
 
 def test_a_name_is_taken_once_and_a_near_one_is_shown():
@@ -14,5 +15,5 @@ def test_a_name_is_taken_once_and_a_near_one_is_shown():
     with pytest.raises(KeyError, match="first"):
         table.register("first")(float)
     assert table["first"] is int
-    with pytest.raises(UserError, match="'frist'.* first"):
+    with pytest.raises(UserError, match=facts("frist")):
         table["frist"]

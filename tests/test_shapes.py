@@ -19,7 +19,7 @@ from ssvid.registry import encoders
 from ssvid.results import digest
 from ssvid.shapes import ClipSpec, Features, Grid, Views
 from ssvid.weights import encoder_hash, load_encoder, save_encoder
-from tests.helpers import for_each
+from tests.helpers import facts, for_each
 
 STRIDE = ClipSpec(frames=8, stride=4, size=112)
 FPS = ClipSpec(frames=16, fps=5.0, modality="flow")
@@ -124,7 +124,7 @@ def test_one_way_to_space_undoes_the_others():
     with pytest.raises(UserError, match="more than 0"):
         changed(WHOLE, fps=0.0)
     for two in ({"fps": 5.0}, {"stride": 2}):
-        with pytest.raises(UserError, match="--clip.fps, --clip.stride and --clip.whole exclude each other: give one."):
+        with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride", "--clip.whole")):
             changed(STRIDE, whole=True, **two)
     net = dot(STRIDE)
     ClipChange(whole=True).onto(net)

@@ -10,7 +10,7 @@ import yaml
 from ssvid.errors import UserError
 from ssvid.stages import read, stage, stages
 from tests import warm
-from tests.helpers import for_each, squares, write_video
+from tests.helpers import facts, for_each, squares, write_video
 
 SHARED = {
     "encoder": {"name": "resnet18_2d3d", "width": 4, "frames": 4, "stride": 1, "size": 32},
@@ -46,7 +46,7 @@ def test_a_stage_has_what_all_share_and_over_it_its_own(tmp_path):
 )
 def test_what_is_no_recipe_of_stages_is_refused(tmp_path, text, word):
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(UserError, match=word):
+    with pytest.raises(UserError, match=facts(*word.split(" | "))):
         stages(str(tmp_path / "r.yaml"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -55,7 +55,7 @@ def test_a_stage_asks_for_earlier_ones_alone(tmp_path):
     file = recipe(tmp_path / "r.yaml", first={"objective": {"init": "stage:second"}}, second={})
     with pytest.raises(UserError, match="Stage first asks for stage:second, and before it come none"):
         stages(file, str(tmp_path / "out"))
-    with pytest.raises(UserError, match="has no stage 'third'"):
+    with pytest.raises(UserError, match=facts("third")):
         stages(file, str(tmp_path / "out"), only="third")
 
 
@@ -87,5 +87,5 @@ def test_one_command_runs_all_and_again_what_is_left(tmp_path, warm_stages):
     assert {name: ran["step"] for name, ran in result["stages"].items()} == {"first": 3, "second": 3}
     assert newest.stat().st_mtime_ns == made, "the first stage was not trained again"
     recipe(tmp_path / "r.yaml", first={"steps": 4}, second={"objective": {"init": "stage:first"}, "steps": 4})
-    with pytest.raises(UserError, match="second.*step_00000003.*out/second"):
+    with pytest.raises(UserError, match=facts("step_00000003", "out/second")):
         stages(*argv[:1], str(tmp_path / "out"), flags=argv[4:])

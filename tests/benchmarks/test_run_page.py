@@ -18,7 +18,7 @@ from benchmarks.run_pictures import Shot
 from ssvid.data.manifest import Manifest
 from ssvid.engine.checkpoint import flat
 from ssvid.shapes import Row
-from tests.helpers import command, for_each, metrics, run_pretrain
+from tests.helpers import command, metrics, run_pretrain
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_damaged_lines_are_counted(copy: Path):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page) and "note" not in page
 
 
-@for_each(
+@pytest.mark.parametrize(
     "text",
     [
         "",

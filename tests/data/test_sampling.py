@@ -12,7 +12,7 @@ from ssvid.data.sampling import ShortVideo, clip_from, clip_times, eval_clips, n
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import numbers, picture, write
-from tests.helpers import for_each
+from tests.helpers import facts, for_each
 
 GRID = np.arange(100) / 25
 
@@ -45,7 +45,7 @@ def test_short_videos(spec):
     with pytest.raises(ShortVideo) as error:
         clip_times(spec, GRID, 0.7, "drop", "a.mp4")
     assert error.value.path == "a.mp4"
-    with pytest.raises(UserError, match="a.mp4.*--short"):
+    with pytest.raises(UserError, match=facts("a.mp4", "--short")):
         clip_times(spec, GRID, 0.7, "error", "a.mp4")
     with pytest.raises(UserError, match="pad, drop, error"):
         clip_times(spec, GRID, 0.7, "loop")
@@ -171,7 +171,7 @@ def test_a_second_whole_clip_begins_near_the_first():
 
 
 def test_what_lies_at_a_moment_is_no_whole_clip():
-    with pytest.raises(UserError, match="^Clips of each second are no clip spread .* --clip.fps or --clip.stride.$"):
+    with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
         parted(whole(4), "Clips of each second")
     assert parted(ClipSpec(fps=5.0), "Clips") == ClipSpec(fps=5.0)
     with pytest.raises(UserError, match="^Clips that begin at a given second are no"):

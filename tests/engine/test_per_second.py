@@ -23,7 +23,7 @@ from ssvid.extract import extract_features
 from ssvid.files import locked
 from ssvid.weights import save_encoder
 from tests import warm
-from tests.helpers import command, for_each, sentence, squares, write_video
+from tests.helpers import command, facts, for_each, sentence, squares, write_video
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16, "stride": 2}
 LENGTHS = {"a/one": 25, "two": 8, "b/three": 61}  # frames, 10 a second
@@ -140,7 +140,7 @@ def test_a_video_that_fails_on_the_way_leaves_nothing(long: Path, net: Path, tmp
 def test_none_can_be_read(net: Path, tmp_path: Path):
     (tmp_path / "v").mkdir()
     (tmp_path / "v/bad.mp4").write_bytes(b"no video")
-    with pytest.raises(UserError, match="None of the 1 files could be read, first .*bad.mp4"):
+    with pytest.raises(UserError, match=facts("1", "bad.mp4")):
         stored(tmp_path / "v", net, tmp_path / "s")
 
 
@@ -167,13 +167,13 @@ def test_ids_that_stand_for_two_files(long: Path, net: Path, tmp_path: Path):
         fill_store(data, create_encoder("vit", **SMALL), tmp_path / "s", workers=0)
 
 
-@for_each("bias, said", [(float("nan"), "hold NaN"), (1e6, "too much for float16")])
+@for_each("bias, said", [(float("nan"), "NaN"), (1e6, "float16")])
 def test_features_that_cannot_be_kept(long: Path, tmp_path: Path, bias: float, said: str, monkeypatch):
     net = create_encoder("vit", **SMALL).eval()
     monkeypatch.setattr(net, "normalise", lambda clip: clip.float() * 0)
     whole = net.forward
     monkeypatch.setattr(net, "forward", lambda clip: (got := whole(clip))._replace(pooled=got.pooled + bias))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=facts(*said.split(" | "))):
         fill_store(folder(str(long), labels=False), net, tmp_path / "s", workers=0)
     assert not contents(tmp_path / "s")
 
@@ -188,6 +188,6 @@ def test_out_that_is_no_folder(long: Path, net: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file where a folder is wanted"):
         stored(long, net, tmp_path / "file")
-    with pytest.raises(UserError, match=r"ends in \.npz, or of --per_second a folder"):
+    with pytest.raises(UserError, match=facts(".npz", "--per_second")):
         (tmp_path / "d.npz").mkdir()
         stored(long, net, tmp_path / "d.npz")

@@ -18,7 +18,7 @@ from ssvid.nn.timeline import Timeline, places
 from ssvid.shapes import Batch
 from ssvid.weights.tan import LAYOUTS
 from tests.engine.pairs import leave, same_as_two
-from tests.helpers import for_each
+from tests.helpers import facts, for_each
 from tests.objectives.test_contract import batch_for
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -299,7 +299,7 @@ def test_what_it_cannot_be_built_with_is_a_sentence():
     ):
         with pytest.raises(UserError, match=words):
             small(**change)
-    with pytest.raises(UserError, match="leave out --encoder"):
+    with pytest.raises(UserError, match=facts("--encoder")):
         from ssvid import create_encoder
 
         TAN(create_encoder("vit", dim=8, depth=1, heads=1), **TAN.tiny)
