@@ -2,7 +2,11 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: also for the commands that tests start
 
+import resource
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +16,65 @@ from ssvid.log import show_log
 torch.set_num_threads(1)
 
 show_log()  # as commands do: tests read what is logged on standard error
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes of pytest-xdist share one server of commands (tests/warm.py); alone, it starts where it is used."""
+    from tests import warm
+
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        warm.launch()
+
+
+LIMIT_CPU_S = 5.0  # of a fast test, its fixtures apart
+WORK_CPU_S, WORK_STEPS = 0.1, 1_500_000  # what `slowness` computes takes so long where the limit was set
+
+
+def spent() -> float:
+    """CPU-seconds of this process, of its children that ended, and of the commands that it asked for."""
+    from tests import warm
+
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime + warm.cpu_seconds
+
+
+def slowness() -> float:
+    """How many times slower than that machine this one is at present; not less than 1."""
+    began, total = time.process_time(), 0
+    for number in range(WORK_STEPS):
+        total += number * number % 7
+    return max(1.0, (time.process_time() - began) / WORK_CPU_S)
+
+
+def measure(item: pytest.Item) -> Iterator[None]:
+    before = spent()
+    result = yield
+    cpu_s = spent() - before
+    item.user_properties.append(("cpu_s", cpu_s))
+    if cpu_s > LIMIT_CPU_S and not any(map(item.get_closest_marker, ("slow", "nightly", "gpu"))):
+        limit = LIMIT_CPU_S * slowness()
+        assert cpu_s <= limit, f"{cpu_s:.1f} CPU-seconds, {limit:.1f} allowed: make it smaller or mark it slow"
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    return (yield from measure(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    return (yield from measure(item))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """With --durations N: the N dearest tests in CPU-seconds."""
+    reports = [r for r in terminalreporter.getreports("") if r.when == "teardown"]
+    dear = {r.nodeid: sum(value for name, value in r.user_properties if name == "cpu_s") for r in reports}
+    if config.getoption("durations"):
+        terminalreporter.section(f"CPU-seconds: {sum(dear.values()):.0f} in {len(dear)} tests")
+        for name in sorted(dear, key=dear.__getitem__, reverse=True)[: config.getoption("durations")]:
+            terminalreporter.write_line(f"{dear[name]:6.2f} {name}")
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,21 @@
 """Small videos and runs for tests."""
 
+import functools
+import inspect
 import json
-import os
+import re
 import subprocess
-import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pytest
 
 from ssvid.cli import parse
 from ssvid.pretrain import pretrain
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--encoder.dim", "24", "--encoder.depth", "2", "--encoder.heads", "2", "--encoder.patch", "8"]
@@ -53,11 +57,8 @@ def run_pretrain(videos: Path, out: Path, *more: str) -> dict[str, Any]:
 
 
 def command(module: str, *argv: str, limit: int | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """As a user runs it. `limit`: the largest file it may write, in bytes."""
-    shell = [sys.executable, "-m", module, *argv]
-    if limit is not None:
-        shell = ["prlimit", f"--fsize={limit}", *shell]
-    return subprocess.run(shell, capture_output=True, text=True, env={**os.environ, **env}, timeout=300)
+    """As a user runs it (tests/warm.py). `limit`: the largest file it may write, in bytes."""
+    return warm.run("-m", module, *argv, limit=limit, **env)
 
 
 def sentence(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
@@ -67,6 +68,47 @@ def sentence(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
     last = [line for line in result.stderr.splitlines() if line.strip()][-1]
     assert last.startswith("error: "), result.stderr[-2000:]
     return last
+
+
+def facts(*words: str) -> str:
+    """For pytest.raises(match=): the message names each of these, in any order, in whatever sentence."""
+    return "(?s)" + "".join(rf"(?=.*(?<![\w-]){re.escape(word)}(?!\w))" for word in words)
+
+
+def for_each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As pytest.mark.parametrize, in one test: every case is run before the test fails, and each that failed is told.
+
+    A case has a `tmp_path` and a `monkeypatch` of its own; all other fixtures are shared.
+    """
+    words = [name.strip() for name in names.split(",")]
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(test)
+
+        def run(**fixtures: Any) -> None:
+            failures: list[tuple[Any, BaseException]] = []
+            for number, case in enumerate(cases):
+                values = dict(zip(words, [case] if len(words) == 1 else case, strict=True))
+                own = {"tmp_path": fixtures["tmp_path"] / f"case{number}"} if "tmp_path" in fixtures else {}
+                for folder in own.values():
+                    folder.mkdir()
+                with pytest.MonkeyPatch.context() as patch:
+                    own |= {"monkeypatch": patch} if "monkeypatch" in fixtures else {}
+                    try:
+                        test(**{**fixtures, **own}, **values)
+                    except (Exception, pytest.fail.Exception) as failure:
+                        failures.append((case, failure))
+            said = "\n".join(f"{case!r}: {type(failure).__name__}: {failure}" for case, failure in failures)
+            if failures:
+                raise AssertionError(f"{len(failures)} cases failed\n{said}") from failures[0][1]
+
+        functools.update_wrapper(run, test)
+        del run.__wrapped__  # pytest would ask it for its fixtures
+        kept = [one for name, one in signature.parameters.items() if name not in words]
+        run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

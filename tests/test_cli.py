@@ -18,7 +18,7 @@ from ssvid.errors import UserError
 from ssvid.flags import explain, of_entry, parser_of_entry
 from ssvid.pretrain import pretrain
 from ssvid.sweep.__main__ import WORDS
-from tests.helpers import ROOT, command, pretrain_argv, sentence
+from tests.helpers import ROOT, command, for_each, pretrain_argv, sentence
 
 
 def refused(argv: list[str]) -> str:
@@ -62,7 +62,7 @@ def test_a_wrong_value_is_told_with_what_the_flag_takes(argv, flag, value, takes
     assert flag in said and repr(value) in said and takes in said
 
 
-@pytest.mark.parametrize(
+@for_each(
     "flag, value, said",
     [
         ("--steps", "-1", "--steps -1: it must be more than 0"),
@@ -181,12 +181,9 @@ def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
     assert "cannot be imported" in refused(pretrain_argv(videos, tmp_path / "o", "--objective", "absent:Mine"))
 
 
-def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path):
-    import subprocess
-    import sys
-
-    argv = [sys.executable, "-m", "ssvid.pretrain", "--objective", "mae", "--help"]
-    result = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command("ssvid.pretrain", "--objective", "mae", "--help")
     assert result.returncode == 0 and "mask_ratio" in result.stdout and "--checkpoint_every" in result.stdout
     assert "vit_small" in result.stdout
 
@@ -199,8 +196,8 @@ def test_the_last_line_is_json_and_a_mistake_is_a_sentence(argv, tmp_path):
     assert "holds no video files" in said
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
+@for_each(
+    "text, said",
     [
         ("path,label,split\n0.mp4,a,train\nabsent.mp4,b,val\n", "1 of 2 files are missing, first absent.mp4"),
         ("path,label,split\n0.mp4,a,train\n1.mp4,b,exam\n", "split 'exam'"),

@@ -10,9 +10,15 @@ from ssvid import create_encoder, list_encoders, load_encoder, registry
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.weights.encoders import save_encoder
+from tests.helpers import for_each
 
 # Ours alone: other tests register small nets of their own.
 NAMES = [name for name in list_encoders() if registry.encoders[name].__module__.startswith("ssvid.")]
+
+
+# One name of each class; the others are the same code in other sizes, and are slow.
+FAST = {"vit", "resnet18_2d3d", "s3d", "s3dg", "swin3d_t", "mvit_v2_s", "slow_r50", "x3d_xs"}
+EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 @functools.cache
@@ -32,7 +38,7 @@ def skipping() -> list[str]:
     return list_encoders(can_skip=True)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=EVERY)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     """A copy: some cannot be made small, and their random weights take longer than a test of them."""
     return copy.deepcopy(tiny(request.param))
@@ -45,7 +51,7 @@ def clip_for(encoder: Encoder, more: int = 0, batch: int = 2) -> torch.Tensor:
     return torch.randn(shape, generator=generator)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_full_size_builds_on_meta_and_declares_itself(name: str):
     encoder = full(name)
     assert encoder.name == name and encoder.dim > 0 and len(encoder.mean) == len(encoder.std) == 3
@@ -53,8 +59,13 @@ def test_full_size_builds_on_meta_and_declares_itself(name: str):
     assert (name in skipping()) == encoder.can_skip
 
 
+@pytest.mark.slow
+def test_every_class_is_among_the_fast():
+    assert {type(full(name)) for name in FAST} == {type(full(name)) for name in NAMES}
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("more", [0, 2])
+@for_each("more", [0, 2])
 def test_features_have_the_declared_shapes(encoder: Encoder, more: int):
     clip = clip_for(encoder, more)
     features = encoder(clip)
@@ -119,8 +130,8 @@ def test_every_parameter_has_its_layer(encoder: Encoder):
     assert first == max(above.values()) > encoder.depth and last <= 1
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
+@for_each(
+    "name, expected",
     [
         ("resnet18_2d3d", {"conv1.weight": 9, "bn1.bias": 9, "layer1.0.conv1.weight": 8, "layer4.1.bn2.weight": 1}),
         ("r3d_18", {"body.0.0.weight": 5, "body.1.0.conv1.0.weight": 4, "body.4.1.conv2.0.weight": 1}),

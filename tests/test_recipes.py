@@ -14,7 +14,7 @@ from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
 from ssvid.stages import read, stage
 from ssvid.weights.published import LAYOUTS
-from tests.helpers import ROOT, squares, write_video
+from tests.helpers import ROOT, for_each, squares, write_video
 
 RECIPES = ROOT / "recipes"
 
@@ -28,7 +28,7 @@ def rest(tmp_path_factory) -> list[str]:
     return ["--data", "folder", "--data.root", str(root), "--out", "o"]
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.name)
+@for_each("recipe", sorted(RECIPES.glob("*.yaml")))
 def test_every_recipe_parses(recipe: Path, rest: list[str], tmp_path: Path):
     head, given = recipe.read_text(), yaml.safe_load(recipe.read_text())
     assert head.startswith("#") and "# Command:" in head and "core:" in head  # score: measured, or not run
@@ -52,7 +52,7 @@ PUBLISHED = [  # recipe, stage, parameters and keys of the published net (shared
 ]
 
 
-@pytest.mark.parametrize(("name", "part", "layout", "parameters", "keys"), PUBLISHED)
+@for_each("name, part, layout, parameters, keys", PUBLISHED)
 def test_published_sizes(name: str, part: str | None, layout: str, parameters: int, keys: int):
     file = RECIPES / f"{name}.yaml"
     given = stage(read(str(file)), part, Path("o")) if part else yaml.safe_load(file.read_text())

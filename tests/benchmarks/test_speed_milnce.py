@@ -1,10 +1,13 @@
 """Both sides of the speed case are one computation."""
 
+import pytest
 import torch
 
 from benchmarks.profiling.speed.cases import CASES
 from benchmarks.profiling.speed.milnce import Plain
 from ssvid import create_encoder
+
+pytestmark = pytest.mark.slow  # they measure tools of developers
 
 
 def test_the_plain_step_of_s3dg_is_ours():

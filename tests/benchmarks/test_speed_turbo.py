@@ -17,6 +17,8 @@ from benchmarks.profiling.speed.pairs import saved_bytes
 from benchmarks.profiling.speed.turbo import CLASSES, COUNTED, LONG, ONCE, PART, Net
 from ssvid.nn.transformer import recompute_blocks
 
+pytestmark = pytest.mark.slow  # they measure tools of developers
+
 D, DEPTH, HEADS, PATCH = 48, 2, 3, 8
 SMALL = Net("vit", {"dim": D, "depth": DEPTH, "heads": HEADS, "patch": PATCH}, frames=8, size=32, clips=2)
 N, PIXELS = 4 * 4 * 4, 3 * 2 * PATCH * PATCH  # tokens of a clip, values of a token

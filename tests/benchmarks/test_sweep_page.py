@@ -16,7 +16,7 @@ from benchmarks import report
 from benchmarks.reports import sweep_figures, sweep_rows
 from ssvid.errors import UserError
 from tests.benchmarks.browser import Browser
-from tests.helpers import command
+from tests.helpers import command, for_each
 
 Axes = dict[str, list[Any]]
 GRID: Axes = {"objective": ["mae", "dpc"], "encoder": ["vit depth=2", "conv"], "seed": [0, 1]}
@@ -194,14 +194,14 @@ def test_cells_that_left_count_nowhere(tmp_path: Path):
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", '{"cells": [1]}', '{"cells": {"a": 3}}'])
+@for_each("text", ["", "{", "[]", "null", "\x00", '{"cells": [1]}', '{"cells": {"a": 3}}'])
 def test_a_torn_list_of_cells_is_one_sentence(tmp_path: Path, text: str):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(UserError, match=r"sweep\.json (is no whole JSON file|has no `cells` of a sweep)"):
         report.report(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", '{"cell": "00', "[]", "null", "\xff", '{"cell": "another"}'])
+@for_each("text", ["", '{"cell": "00', "[]", "null", "\xff", '{"cell": "another"}'])
 def test_a_torn_row_is_not_a_finished_cell(tmp_path: Path, text: str):
     names = put(tmp_path, {"lr": [1, 2]}, [{"a": score(0.9, 0.9)}, {"a": score(0.3, 0.3)}])
     (tmp_path / "cells" / names[0] / "row.json").write_bytes(text.encode("latin-1"))
@@ -212,7 +212,7 @@ def test_a_torn_row_is_not_a_finished_cell(tmp_path: Path, text: str):
     assert best is not None and best.cells[0].hash == names[1]
 
 
-@pytest.mark.parametrize("scores", [None, {}, 3, {"a": None}, {"a": {"test": None}}, {"a": {"test": float("nan")}}])
+@for_each("scores", [None, {}, 3, {"a": None}, {"a": {"test": None}}, {"a": {"test": float("nan")}}])
 def test_cells_without_scores_have_their_rows(tmp_path: Path, scores: Any):
     put(tmp_path, GRID, [scores] * 8)
     page = page_of(tmp_path)

@@ -15,6 +15,7 @@ from ssvid.errors import UserError
 from ssvid.registry import probes, tasks
 from ssvid.shapes import ClipSpec, Grid, Row
 from ssvid.statistics import topk
+from tests.helpers import for_each
 
 CLASSES = 7
 COUNTS = {"train": 28, "val": 14, "test": 42}
@@ -62,7 +63,7 @@ def recalls(similarity: torch.Tensor, bench: Bench) -> dict[str, float]:
     return {f"recall{k}": found[:, :k].any(1).double().mean().item() for k in (1, 5, 10, 20)}
 
 
-@pytest.mark.parametrize("streams", [1, 2])
+@for_each("streams", [1, 2])
 def test_retrieval_as_published(streams: int):
     """Similarities of two streams are summed; val, which is a part of the published train split, answers too."""
     benches = [made(seed) for seed in range(streams)]
@@ -92,7 +93,7 @@ def test_two_windows_of_one_video_by_hand():
     assert torch.allclose(centred(got.feats["a"]), torch.tensor([[-0.05, -0.15], [0.05, 0.15]]))
 
 
-@pytest.mark.parametrize("streams", [1, 2])
+@for_each("streams", [1, 2])
 def test_classes_by_the_mean_softmax_of_windows_and_streams(streams: int):
     benches, probe = [made(seed) for seed in range(streams)], probes["coclr"](**COCLR)
     whole = benches[0]._replace(others=tuple(benches[1:]))

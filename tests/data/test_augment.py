@@ -10,6 +10,7 @@ from ssvid.data import augment
 from ssvid.data.augment import GEOMETRY_DRAWS, OFFSETS, RECIPES, Augment, colour, crops, geometry, recipe
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
+from tests.helpers import for_each
 
 
 def draws(index: int) -> torch.Tensor:
@@ -20,8 +21,8 @@ def noise(*shape: int) -> torch.Tensor:
     return (uniform(1, "noise", 0, 0, int(np.prod(shape)))[0] * 256).to(torch.uint8).view(shape)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (20, 90)])
+@for_each("name", RECIPES)
+@for_each("height, width", [(48, 64), (64, 48), (20, 90)])
 def test_every_recipe_gives_a_clip_and_cuts_all_frames_alike(name, height, width):
     frames = noise(1, 3, height, width).expand(5, -1, -1, -1).contiguous()
     for i in range(8):
@@ -104,8 +105,8 @@ def one_by_one(clips, how, u):
     return out
 
 
-@pytest.mark.parametrize("per", ["clip", "frame"])
-@pytest.mark.parametrize("only", ["brightness", "contrast", "saturation", "hue", "p_gray", "all"])
+@for_each("per", ["clip", "frame"])
+@for_each("only", ["brightness", "contrast", "saturation", "hue", "p_gray", "all"])
 def test_colour_is_torchvisions_for_each_sample(per, only):
     full = {"brightness": 0.4, "contrast": 0.6, "saturation": 0.9, "hue": 0.3, "p_gray": 0.3}
     chosen = full if only == "all" else {only: full[only]}

@@ -22,6 +22,7 @@ from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Bag, ClipSpec, Row, Views
 from tests.data.bars import numbers, write
+from tests.helpers import facts
 
 SPEC = ClipSpec(frames=4, stride=3, size=64)
 
@@ -101,7 +102,7 @@ def test_a_bad_file_is_replaced_by_a_function_of_the_coordinates(broken_set):
 def test_ten_replacements_then_a_sentence(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.mp4").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"11 files in a row.*\d.mp4: Invalid data"):
+    with pytest.raises(UserError, match=facts("11", ".mp4")):
         Clips(manifest(tmp_path), views(), seed=0)[0, 0]
 
 
@@ -119,7 +120,7 @@ def test_short_videos_pad_drop_or_stop(tmp_path, small_set):
     assert padded["padded"] == 2 and torch.equal(padded["clips"][0, :, -1], padded["clips"][0, :, -2])
     dropped = Clips(made, views(), seed=0, short="drop")[0, 0]
     assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
-    with pytest.raises(UserError, match="a_short.mp4.*--short"):
+    with pytest.raises(UserError, match=facts("a_short.mp4", "--short")):
         Clips(made, views(), seed=0, short="error")[0, 0]
 
 
@@ -132,7 +133,7 @@ def test_a_set_of_short_videos_is_no_damage(small_set, tmp_path):
     assert said.endswith(".mp4: take a shorter clip, or --short pad.") and "scan" not in said
     write(tmp_path / "1.mp4", [i / 25 for i in range(5)])
     (tmp_path / "0.mp4").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"gave no clip \(\d+ are shorter .* 4 frames 3 apart\).*0.mp4: .*--scan_only"):
+    with pytest.raises(UserError, match=facts("4", "3", "0.mp4", "--scan_only")):
         Clips(manifest(tmp_path), views(), seed=0, short="drop")[0, 0]
 
 
@@ -198,9 +199,9 @@ def test_views_no_further_apart_than_asked(small_set):
 
 
 def test_flow_that_is_not_there_is_said_before_any_clip(small_set):
-    with pytest.raises(UserError, match="python -m ssvid.data.flow"):
+    with pytest.raises(UserError, match=facts("ssvid.data.flow")):
         Clips(manifest(small_set), views(ClipSpec(stride=1, modality="flow")), seed=0)
-    with pytest.raises(UserError, match="no modality 'depth'"):
+    with pytest.raises(UserError, match=facts("depth")):
         ClipSpec(stride=1, modality="depth")
 
 
@@ -253,7 +254,7 @@ def test_a_video_of_too_few_frames_is_padded_dropped_or_refused(small_set, tmp_p
     assert Clips(made, views(WHOLE), seed=0, evaluate=1)[0, 0]["padded"] == 1
     dropped = Clips(made, views(WHOLE), seed=0, short="drop")[0, 0]
     assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
-    with pytest.raises(UserError, match=r"a_short.mp4: 5 frames .*\(8 frames over the whole video\).*--short"):
+    with pytest.raises(UserError, match=facts("a_short.mp4", "5", "8", "--short")):
         Clips(made, views(WHOLE), seed=0, short="error")[0, 0]
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from tests.data.bars import picture
+from tests.helpers import facts, for_each
 
 
 def touch(root, *names):
@@ -48,7 +49,7 @@ def test_csv(tmp_path):
     ]:
         with pytest.raises(UserError, match=words):
             datasets["csv"](root, **options)
-    with pytest.raises(UserError, match="no labels.csv or manifest.csv"):
+    with pytest.raises(UserError, match=facts("labels.csv", "manifest.csv")):
         datasets["csv"](str(tmp_path / "v"))
     with pytest.raises(UserError, match="does not exist"):
         datasets["csv"](str(tmp_path / "none.csv"))
@@ -57,18 +58,18 @@ def test_csv(tmp_path):
 def test_csv_groups_and_leak(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
     root = table(tmp_path / "m.csv", "path;subject;label;split\na.mp4;s1;x;train\nb.mp4;s1;x;val\n")
-    with pytest.raises(UserError, match="'s1' stands in splits train and val"):
+    with pytest.raises(UserError, match=facts("s1")):
         datasets["csv"](root)
     assert len(datasets["csv"](root, group="path")) == 2
 
 
 def test_csv_with_too_many_fields(tmp_path):
-    with pytest.raises(UserError, match="m.csv, line 4 has more fields"):
+    with pytest.raises(UserError, match=facts("m.csv", "4")):
         datasets["csv"](table(tmp_path / "m.csv", "path,label\n\n\na.mp4,x,y\n"))
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
+@for_each(
+    "data, words",
     [
         (b"", " is empty"),
         (b"\xef\xbb\xbf\n\n", " is empty"),
@@ -151,7 +152,7 @@ def test_folder_faults(tmp_path):
         datasets["folder"](touch(tmp_path, "notes.txt"))
     with pytest.raises(UserError, match="does not exist"):
         datasets["folder"](str(tmp_path / "none"))
-    with pytest.raises(UserError, match="a.mp4 lies in no class folder"):
+    with pytest.raises(UserError, match=facts("a.mp4")):
         datasets["folder"](touch(tmp_path / "m", "a.mp4", "x/b.mp4"), labels=True)
 
 
@@ -180,7 +181,7 @@ def test_ucf101_with_the_official_lists(shared, tmp_path):
     ]
     few = [name for name in listed if name.startswith(("Archery/", "Surfing/"))]
     root = touch(tmp_path / "videos", *(name.replace(".avi", ".mp4") for name in few))
-    with pytest.raises(UserError, match="13049 of 13320 listed clips.*ApplyEyeMakeup.*--data.present"):
+    with pytest.raises(UserError, match=facts("13049", "13320", "--data.present")):
         datasets["ucf101"](root, splits=str(lists))
     made = datasets["ucf101"](root, splits=str(lists), present=True)
     assert made.classes == ("Archery", "Surfing") and len(made.split("test")) == 41 + 33
@@ -189,7 +190,7 @@ def test_ucf101_with_the_official_lists(shared, tmp_path):
     assert len({tuple(row.path for row in fold.rows) for fold in each}) == 1  # in one order: they share features
     folds = [set(fold.split("test").video_ids) for fold in each]
     assert not folds[0] & folds[1] and not folds[1] & folds[2]
-    with pytest.raises(UserError, match="folds 1, 2 and 3"):
+    with pytest.raises(UserError, match=facts("1", "2", "3")):
         datasets["ucf101"](root, splits=str(lists), fold=4)
 
 
@@ -201,10 +202,10 @@ def test_pathlist_lines(tmp_path):
     assert rows == {"a b/one two.mp4": "3", "x,y.mp4": "12", "three.mp4": "0", "four.webm": "1", "five.mp4": None}
     names = table(tmp_path / "map.txt", "\n".join(f"class {i}" for i in range(13)))
     assert datasets["pathlist"](root, train=train, label_map=names).classes == ("class 0", "class 12", "class 3")
-    with pytest.raises(UserError, match="1 of 2 listed clips are missing, first gone.mp4"):
+    with pytest.raises(UserError, match=facts("1", "2", "gone.mp4")):
         datasets["pathlist"](root, train=table(tmp_path / "t.txt", "gone.mp4 1\nfive.mp4 1\n"))
     assert len(datasets["pathlist"](root, train=str(tmp_path / "t.txt"), missing_ok=0.5)) == 1
-    with pytest.raises(UserError, match="needs --data.train"):
+    with pytest.raises(UserError, match=facts("--data.train")):
         datasets["pathlist"](root)
 
 
@@ -227,8 +228,8 @@ def test_pathlist_ssv2_and_diving48_json(tmp_path):
     assert datasets["pathlist"](root, test=test, label_map=names).classes == ("Back",)
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
+@for_each(
+    "name, data, words",
     [
         ("b.json", b"", " is not json"),
         ("b.json", b"{", " is not json"),
@@ -286,7 +287,7 @@ def test_label_maps(tmp_path):
 def test_ucf101_list_that_is_no_text(tmp_path):
     root = touch(tmp_path / "videos", "Surf/v_Surf_g01_c01.avi")
     (tmp_path / "trainlist01.txt").write_bytes(b"Surf/v_Surf_g01_c01.avi 1\n\xff\xfe\n")
-    with pytest.raises(UserError, match="trainlist01.txt, line 2 is no UTF-8 text"):
+    with pytest.raises(UserError, match=facts("trainlist01.txt", "2", "UTF-8")):
         datasets["ucf101"](root, splits=str(tmp_path))
 
 
@@ -306,5 +307,5 @@ def test_a_csv_head_with_spaces_is_read_and_two_alike_are_refused(tmp_path):
     rows = datasets["csv"](str(tmp_path)).rows
     assert [(r.label, r.split, r.group) for r in rows if r.path == "1.mp4"][0][:2] == ("a", "test")
     (tmp_path / "labels.csv").write_text("path,label,label\n0.mp4,a,b\n")
-    with pytest.raises(UserError, match="two columns 'label'"):
+    with pytest.raises(UserError, match=facts("label")):
         datasets["csv"](str(tmp_path))

@@ -12,6 +12,7 @@ from ssvid.data import decode
 from ssvid.data.decode import read, stamps
 from ssvid.errors import DecodeError, UserError
 from tests.data.bars import numbers, picture, write
+from tests.helpers import facts, for_each
 
 # file -> frames, height, width of videos-odd that can be read whole
 GOOD = {
@@ -45,9 +46,7 @@ def test_frames_are_exact_with_b_frames_and_a_long_gop(long_gop):
         assert numbers(read(long_gop, [i / 25 for i in wanted])) == wanted
 
 
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("mkv", "libx264"), ("avi", "libx264")]
-)
+@for_each("suffix, codec", [("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("mkv", "libx264"), ("avi", "libx264")])
 def test_frames_are_exact_in_other_containers(tmp_path, suffix, codec):
     options = {"deadline": "realtime", "cpu-used": 8} if codec == "libvpx-vp9" else {"bf": 2}
     path = write(tmp_path / f"a.{suffix}", [i / 25 for i in range(60)], codec, g=25, **options)
@@ -67,7 +66,7 @@ def test_a_time_means_the_frame_shown_then(tmp_path):
     assert numbers(read(path, [times[5] - 5e-5])) == [5]  # within the tolerance: that frame already
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx-vp9")])
+@for_each("suffix, codec", [("mp4", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx-vp9")])
 def test_frames_that_no_wanted_one_is_built_from_are_passed_over(tmp_path, monkeypatch, suffix, codec):
     """Without B frames: the rest of a group of 12 once its last wanted frame is there, and groups without any."""
     options = {"deadline": "realtime", "cpu-used": 8} if codec == "libvpx-vp9" else {"bf": 0}
@@ -118,7 +117,7 @@ def test_seek_goes_to_the_key_frame_and_falls_back_to_the_start(long_gop, monkey
     assert numbers(read(long_gop, [270 / 25])) == [270]
 
 
-@pytest.mark.parametrize("name", GOOD)
+@for_each("name", GOOD)
 def test_odd_files_read(shared, name):
     path, (frames, height, width) = shared / "videos-odd" / name, GOOD[name]
     table = stamps(path)
@@ -127,7 +126,7 @@ def test_odd_files_read(shared, name):
     assert got.shape == (3, 3, height, width) and got.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("name", BAD)
+@for_each("name", BAD)
 def test_files_that_cannot_be_read_say_why(shared, name):
     with pytest.raises(DecodeError, match=BAD[name]) as error:
         read(shared / "videos-odd" / name, [0.0])
@@ -143,7 +142,7 @@ def test_damage_is_an_error_with_its_time(shared):
     assert error.value.time == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+@for_each("suffix", ["mp4", "avi"])
 def test_overwritten_bytes_never_give_a_wrong_picture(tmp_path, suffix):
     path = write(tmp_path / f"a.{suffix}", [i / 25 for i in range(60)], "libx264" if suffix == "mp4" else "mpeg4", g=60)
     clean = read(path, stamps(path))
@@ -174,7 +173,7 @@ def test_rotated_pictures_stand_upright(shared):
 def test_missing_file_and_wrong_decoder(tmp_path, long_gop):
     with pytest.raises(DecodeError, match="No such file"):
         stamps(tmp_path / "none.mp4")
-    with pytest.raises(UserError, match="pyav or torchcodec"):
+    with pytest.raises(UserError, match=facts("pyav", "torchcodec")):
         read(long_gop, [0.0], decoder="decord")
 
 
@@ -187,7 +186,7 @@ def test_a_file_written_anew_is_scanned_anew(tmp_path):
 
 def test_torchcodec_absent_is_one_sentence(long_gop, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(UserError, match="--decoder pyav"):
+    with pytest.raises(UserError, match=facts("--decoder", "pyav")):
         read(long_gop, [0.0], decoder="torchcodec")
 
 
@@ -221,10 +220,10 @@ def test_a_folder_of_frames(tmp_path):
     (tmp_path / "notes.txt").write_text("not a picture")
     assert stamps(tmp_path, 10.0) == pytest.approx(np.arange(12) / 10)
     assert numbers(read(tmp_path, [1.1, 0.0, 0.95], fps=10.0)) == [11, 0, 9]
-    with pytest.raises(UserError, match="--data.fps"):
+    with pytest.raises(UserError, match=facts("--data.fps")):
         stamps(tmp_path)
     (tmp_path / "3.jpg").write_bytes(b"no")
-    with pytest.raises(DecodeError, match="3.jpg"):
+    with pytest.raises(DecodeError, match=facts("3.jpg")):
         read(tmp_path, [0.2], fps=10.0)
 
 

@@ -1,8 +1,7 @@
 """Each rule of HTM-370K's sentences by a case worked out by hand."""
 
-import pytest
-
 from ssvid.data.narration.sentences import Marked, foreign, of_video, sentencify, tidy, unfit
+from tests.helpers import for_each
 
 
 def rounded(sentences):
@@ -78,7 +77,7 @@ def test_tokens_of_a_word_take_their_share_of_the_time():
     assert rounded(made) == [(0.0, 3.0, "chop"), (3.0, 4.0, "it")]
 
 
-@pytest.mark.parametrize("mark", list(",:;"))
+@for_each("mark", list(",:;"))
 def test_from_twenty_tokens_on_any_mark_cuts(mark):
     words = [f"w{i}" for i in range(30)]
     captions = [(0.0, 30.0, " ".join(words))]

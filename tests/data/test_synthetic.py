@@ -1,7 +1,5 @@
 """The synthetic set: what its labels can and cannot be read from, and that eight processes make it once."""
 
-import subprocess
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +11,8 @@ from ssvid.data.synthetic import ACTS, VERSION, _tour, clips, draw_clip, motions
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import datasets
+from tests import warm
+from tests.helpers import for_each
 
 USED = ("across", "orbit", "spin")
 MOTIONS = motions(USED)
@@ -73,7 +73,7 @@ def test_a_clip_is_what_its_coordinates_say():
         assert (one != other).any()
 
 
-@pytest.mark.parametrize("acts", [USED, ("across", "orbit"), ("grow", "along"), ("spin",)], ids="-".join)
+@for_each("acts", [USED, ("across", "orbit"), ("grow", "along"), ("spin",)])
 def test_every_label_shows_the_same_frames(acts):
     """The reason why shuffled frames and single frames tell nothing: exactly, not by measurement."""
     tour = sum(ACTS[act].frames for act in acts)
@@ -169,12 +169,9 @@ def test_the_data_set(tmp_path):
 def test_two_processes_make_one_set(tmp_path):
     code = "import sys; from ssvid.registry import datasets; "
     code += "print(datasets['synthetic'](sys.argv[1], train=64, val=8, test=8).root)"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    both = [warm.start("-c", code, str(tmp_path)) for _ in range(2)]
     roots = {process.communicate(timeout=60)[0].strip() for process in both}
-    assert [process.returncode for process in both] == [0, 0] and len(roots) == 1
+    assert [process.wait() for process in both] == [0, 0] and len(roots) == 1
     assert len(list(tmp_path.rglob("*.mp4"))) == 80
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 

@@ -11,6 +11,7 @@ from ssvid.data.narration import synthetic_narrator
 from ssvid.data.synthetic import hue
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
+from tests.helpers import facts
 
 SECONDS = 64
 
@@ -143,5 +144,5 @@ def test_the_same_seed_gives_the_same_set_and_features_are_named(data, tmp_path)
 
 
 def test_nonsense_is_refused(tmp_path):
-    with pytest.raises(UserError, match="one or more videos, of 16 seconds or more"):
+    with pytest.raises(UserError, match=facts("16")):
         synthetic_narrated(str(tmp_path), train=0)

@@ -1,22 +1,20 @@
 """One step in float64 as one process and as two: each file that compares them brings its own step."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ssvid.engine.distributed import join
-from tests.helpers import command
+from tests.warm import run_ranks
 
 Found = dict[str, torch.Tensor]
 
 
 def same_as_two(one: Found, file: Path, module: str, *argv: str) -> None:
     """`module`, started as two processes, leaves in `file` what one found: gradients to 1e-6 of the largest of them."""
-    launch = ["--nproc_per_node", "2", "--master_port", str(20000 + os.getpid() % 20000)]
-    result = command("torch.distributed.run", *launch, "-m", module, *argv, str(file))
-    assert result.returncode == 0, result.stderr[-2000:]
+    for rank in run_ranks("-m", module, *argv, str(file)):
+        assert rank.returncode == 0, rank.stderr[-2000:]
     same_numbers(one, torch.load(file, weights_only=True))
 
 

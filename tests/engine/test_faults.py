@@ -22,18 +22,19 @@ from ssvid.engine.distributed import World, of_slurm
 from ssvid.engine.rendezvous import Peers, host_name
 from ssvid.errors import RunError, UserError
 from ssvid.files import locked
+from tests import warm
 from tests.engine.test_run import same, weights
-from tests.helpers import command, metrics, pretrain_argv, run_pretrain, sentence
+from tests.helpers import command, facts, metrics, pretrain_argv, run_pretrain, sentence
+from tests.warm import run_ranks
 
 LONG = ("--encoder.dropout", "0.2", "--workers", "2", "--steps", "60", "--checkpoint_every", "5", "--log_every", "5")
 
 
-def start(videos: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-m", "ssvid.pretrain", *pretrain_argv(videos, out, *LONG, *more)]
-    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+def start(videos: Path, out: Path, *more: str) -> warm.Process:
+    return warm.start("-m", "ssvid.pretrain", *pretrain_argv(videos, out, *LONG, *more))
 
 
-def kill_after(process: subprocess.Popen[bytes], out: Path, step: int) -> bool:
+def kill_after(process: warm.Process, out: Path, step: int) -> bool:
     """kill -9 the whole group once a step is logged; False if it ended before."""
     while process.poll() is None:
         if (out / "metrics.jsonl").exists() and any(m["step"] >= step for m in metrics_so_far(out)):
@@ -135,12 +136,10 @@ def test_a_lost_process_is_named(fault: signal.Signals, timeout: str, videos: Pa
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
     argv = pretrain_argv(videos, tmp_path / "run", "--steps", "100000", "--timeout_s", timeout)
-    shell = [sys.executable, "-m", "ssvid.pretrain", *argv]
     ranks = []
     try:
         for rank in "01":
-            env = {**os.environ, **where, "RANK": rank}
-            ranks.append(subprocess.Popen(shell, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            ranks.append(warm.start("-m", "ssvid.pretrain", *argv, env={**where, "RANK": rank}))
         while not metrics_so_far(tmp_path / "run"):
             assert ranks[0].poll() is None, ranks[0].communicate()[1]
             time.sleep(0.05)
@@ -150,7 +149,7 @@ def test_a_lost_process_is_named(fault: signal.Signals, timeout: str, videos: Pa
         for process in ranks:
             process.kill()
             process.communicate()
-    said = sentence(subprocess.CompletedProcess(shell, ranks[0].returncode, out, err), code=3)
+    said = sentence(subprocess.CompletedProcess(argv, ranks[0].wait(), out, err), code=3)
     assert f"Process 0 of 2 lost process 1 on {host_name()}, which" in said
 
 
@@ -186,12 +185,11 @@ def test_the_store_of_another_run_is_none_of_ours():
 def test_who_never_came_is_named(videos: Path, tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "4"}
-    shell = [sys.executable, "-m", "ssvid.pretrain", *pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    ranks = [subprocess.Popen(shell, env={**os.environ, **where, "RANK": r}, text=True, **pipes) for r in "02"]
-    said = [(process.communicate(timeout=120), process.returncode) for process in ranks]
+    argv = pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")
+    ranks = [warm.start("-m", "ssvid.pretrain", *argv, env={**where, "RANK": rank}) for rank in "02"]
+    said = [(process.communicate(timeout=120), process.wait()) for process in ranks]
     for (out, err), code in said:
-        sentence(subprocess.CompletedProcess(shell, code, out, err), code=3)
+        sentence(subprocess.CompletedProcess(argv, code, out, err), code=3)
     assert "process 1 and process 3 never came" in said[0][0][1]
 
 
@@ -219,8 +217,7 @@ def test_a_process_that_hangs_is_named_with_its_host(fault: str, expected: str, 
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
     argv = pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")
-    shell = [sys.executable, "-c", FAULTY % fault, *argv]
-    with subprocess.Popen(shell, env={**os.environ, **where, "RANK": "1"}, stderr=subprocess.DEVNULL) as hangs:
+    with warm.start("-c", FAULTY % fault, *argv, env={**where, "RANK": "1"}) as hangs:
         try:
             said = sentence(command("ssvid.pretrain", *argv, **where, RANK="0"), code=3)
         finally:
@@ -231,7 +228,7 @@ def test_a_process_that_hangs_is_named_with_its_host(fault: str, expected: str, 
 def test_a_checkpoint_that_one_node_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(run, "LISTED_S", 0.1)
     monkeypatch.setattr(run, "gather", lambda value, world: [5, value])
-    with pytest.raises(RunError, match="Process 1 on .* does not see the checkpoint of step 5 .*all nodes share"):
+    with pytest.raises(RunError, match=facts("1", "5")):
         run.newest(RunFolder(tmp_path), World(1, 2, torch.device("cpu")))
 
 
@@ -276,11 +273,10 @@ def test_what_srun_says(monkeypatch: pytest.MonkeyPatch):
 
 def two(videos: Path, out: Path, *more: str) -> str:
     """The run as two processes; what they printed."""
-    port = 20000 + os.getpid() % 20000
-    launch = ["--nproc_per_node", "2", "--master_port", str(port), "-m", "ssvid.pretrain"]
-    result = command("torch.distributed.run", *launch, *pretrain_argv(videos, out, *more))
-    assert result.returncode == 0, result.stderr[-2000:]
-    return result.stdout
+    ranks = run_ranks("-m", "ssvid.pretrain", *pretrain_argv(videos, out, *more))
+    for result in ranks:
+        assert result.returncode == 0, result.stderr[-2000:]
+    return "".join(result.stdout for result in ranks)
 
 
 def test_two_processes_are_one(videos: Path, tmp_path: Path):

@@ -1,10 +1,10 @@
-import pytest
 import torch
 
 from ssvid.data.augment import RECIPES, Augment, blur
 from ssvid.engine.to_device import chosen, to_device
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, ClipSpec, Views
+from tests.helpers import for_each
 
 SPEC = ClipSpec(frames=4, stride=1, size=16)
 
@@ -83,7 +83,7 @@ def test_blur_is_a_gaussian_of_the_drawn_width():
     assert torch.allclose(got[0], want.expand_as(got[0]), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["resized_flip_colour", "dpc"])
+@for_each("name", ["resized_flip_colour", "dpc"])
 def test_every_clip_is_coloured_where_nothing_else_is_said(name):
     some: Batch = {"index": torch.arange(9), "epoch": torch.zeros(9).long(), "seed": 5}
     assert bool(chosen(some, RECIPES[name], 3).all())

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +19,7 @@ from ssvid.finetune import finetune
 from ssvid.hub import create_encoder
 from ssvid.shapes import Batch, Loss
 from ssvid.weights.encoders import save_encoder
+from tests import warm
 from tests.engine.test_faults import metrics_so_far
 from tests.engine.test_run import same, weights
 from tests.helpers import metrics, pretrain_argv, run_pretrain, squares, write_video
@@ -37,12 +36,10 @@ class Run:
             port = str(server.getsockname()[1])
         self.ranks = []
         for rank in range(size):
-            env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             env |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
             group = self.ranks[0].pid if self.ranks else 0
-            shell = [sys.executable, "-m", module, *argv]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            self.ranks.append(subprocess.Popen(shell, env=env, text=True, process_group=group, **pipes))
+            self.ranks.append(warm.start("-m", module, *argv, env=env, group=group))
 
     def __enter__(self) -> "Run":
         return self
@@ -70,7 +67,7 @@ class Run:
     def ended(self) -> list[tuple[int, str, str]]:
         """code, stdout, stderr of each"""
         said = [process.communicate(timeout=240) for process in self.ranks]
-        return [(process.returncode, *words) for process, words in zip(self.ranks, said, strict=True)]
+        return [(process.wait(), *words) for process, words in zip(self.ranks, said, strict=True)]
 
 
 def left(ended: list[tuple[int, str, str]], by: str, out: Path) -> int:

@@ -15,7 +15,7 @@ from ssvid.extract import extract_features
 from ssvid.finetune import finetune
 from ssvid.shapes import ClipSpec
 from ssvid.weights.encoders import load_encoder
-from tests.helpers import run_pretrain, squares, write_video
+from tests.helpers import facts, run_pretrain, squares, write_video
 
 WHOLE = ClipSpec(frames=8, whole=True, size=16)
 CLIP = ["--clip.whole", "true", "--clip.frames", "8"]
@@ -72,7 +72,7 @@ def test_a_run_keeps_its_whole_clips_and_extract_takes_them(run: Path, long: Pat
 def test_the_same_command_goes_on_and_another_clip_is_another_run(run: Path, long: Path):
     argv = ["--data", "csv", "--data.root", str(long / "labels.csv"), "--short", "error"]
     assert run_pretrain(long, run, *argv, *CLIP, "--steps", "7")["step"] == 7
-    with pytest.raises(UserError, match=r"clip.whole \(True there, None now\)"):
+    with pytest.raises(UserError, match=facts("clip.whole")):
         run_pretrain(long, run, *argv, "--clip.frames", "8", "--steps", "8")
 
 
@@ -86,7 +86,7 @@ def test_extract_takes_a_clip_of_the_users(run: Path, long: Path, tmp_path: Path
 
 def test_seconds_are_refused_until_they_get_a_clip(run: Path, long: Path, tmp_path: Path):
     for out in (tmp_path / "store", tmp_path / "f.npz"):
-        with pytest.raises(UserError, match="^Clips of each second are no clip .* give --clip.fps or --clip.stride.$"):
+        with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
             extract(run, long, out, "--per_second")
         assert not out.exists()
     extract(run, long, tmp_path / "store", "--per_second", "--clip.fps", "5")
@@ -98,11 +98,9 @@ def test_short_videos_are_padded_dropped_or_refused(videos: Path, tmp_path: Path
     nine = ["--clip.whole", "true", "--clip.frames", "10"]
     run_pretrain(videos, tmp_path / "pad", *nine, "--steps", "1")
     assert json.loads((tmp_path / "pad/metrics.jsonl").read_text().splitlines()[0])["padded"] == 1.0
-    with pytest.raises(UserError, match=r"8 frames in 0.70 s are fewer than a clip takes \(10 frames over the whole"):
+    with pytest.raises(UserError, match=facts("8", "0.70", "10")):
         run_pretrain(videos, tmp_path / "error", *nine, "--short", "error")
-    with pytest.raises(
-        UserError, match=r"videos in a row are shorter than the clip \(10 frames over the whole video\)"
-    ):
+    with pytest.raises(UserError, match=facts("10")):
         run_pretrain(videos, tmp_path / "drop", *nine, "--short", "drop")
 
 

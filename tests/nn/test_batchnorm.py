@@ -10,6 +10,7 @@ from ssvid.hub import create_encoder
 from ssvid.nn.batchnorm import batch_norms, calibrate, lacks_statistics, settle
 from ssvid.registry import encoders
 from ssvid.shapes import ClipSpec, Features, Grid
+from tests.helpers import facts
 
 
 @encoders.register("test_norms")
@@ -71,7 +72,7 @@ def test_modes_are_put_back_each_for_itself():
 
 def test_settle_refuses_measures_or_leaves_alone():
     encoder = create_encoder("test_norms", track=False).eval()
-    with pytest.raises(UserError, match="^mine has batch norm without.*--calibrate_bn 256"):
+    with pytest.raises(UserError, match=facts("--calibrate_bn", "256")):
         settle(encoder, "mine", None)
     with pytest.raises(UserError, match="no clip of the train split"):
         settle(encoder, "mine", [])

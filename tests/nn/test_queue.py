@@ -1,6 +1,5 @@
 """The queue of keys, and keys that are computed beside other clips."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,9 @@ from objectives.infonce import InfoNCE
 from ssvid import create_encoder
 from ssvid.errors import UserError
 from ssvid.nn.queue import Queue
-from tests.helpers import command
+from tests.helpers import facts
 from tests.objectives.test_contract import batch_for
+from tests.warm import run_ranks
 
 TWO = """
 import sys, torch
@@ -44,7 +44,7 @@ def test_the_oldest_go_first_and_all_is_in_the_state():
 
 
 def test_a_batch_that_does_not_divide_it():
-    with pytest.raises(UserError, match="A queue of 6 keys is not filled evenly by 4 at a time"):
+    with pytest.raises(UserError, match=facts("6", "4")):
         Queue(6, 2).push(torch.zeros(4, 2))
 
 
@@ -92,15 +92,13 @@ def test_labels_are_wanted_where_they_are_positives():
     net = made(positives="label")
     with pytest.raises(UserError, match="the data has clips without one"):
         net(batch_for(net))
-    with pytest.raises(UserError, match="no positives 'lable'"):
+    with pytest.raises(UserError, match=facts("lable")):
         made(positives="lable")
 
 
 def test_keys_are_computed_in_other_processes_and_come_back(tmp_path: Path):
-    (tmp_path / "two.py").write_text(TWO)
-    launch = ["--nproc_per_node", "2", "--master_port", str(20000 + (os.getpid() + 7) % 20000)]
-    done = command("torch.distributed.run", *launch, str(tmp_path / "two.py"), str(tmp_path / "out"))
-    assert done.returncode == 0, done.stderr[-2000:]
+    for done in run_ranks("-c", TWO, str(tmp_path / "out")):
+        assert done.returncode == 0, done.stderr[-2000:]
     for rank in (0, 1):
         out, seen = torch.load(tmp_path / f"out.{rank}", weights_only=True)
         for keys in out:

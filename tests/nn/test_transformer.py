@@ -1,11 +1,11 @@
 """The fast paths of the transformer against plain writings of the same."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid.nn.transformer import Block, LinearOfGELU
+from tests.helpers import for_each
 
 
 def test_linear_of_gelu_is_the_plain_two():
@@ -38,7 +38,7 @@ def test_half_precision_is_that_of_autocast():
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in block.parameters())
 
 
-@pytest.mark.parametrize("bias", ["qv", "qkv", "none"])
+@for_each("bias", ["qv", "qkv", "none"])
 def test_the_last_tokens_alone_are_those_of_all(bias: str):
     torch.manual_seed(0)
     block, x = Block(16, 2, bias=bias, layer_scale=0.5).double(), torch.randn(2, 7, 16, dtype=torch.float64)

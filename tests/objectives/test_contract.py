@@ -124,13 +124,13 @@ def test_it_overfits_two_clips(objective: Objective):
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
     batch = batch_for(objective)
     queued = {name: value.clone() for name, value in objective.named_buffers() if "queue." in name}
-    losses = []
-    for _ in range(150):
+    losses = [float(step(objective, optimizer, batch))]
+    while len(losses) < 150 and max(losses[-3:]) >= 0.5 * losses[0]:
         losses.append(float(step(objective, optimizer, batch)))
         for name, value in objective.named_buffers():
             if name in queued:  # else these two clips would soon be their own negatives
                 value.copy_(queued[name])
-    assert losses[-1] < 0.5 * losses[0]
+    assert max(losses[-3:]) < 0.5 * losses[0]
 
 
 def test_pictures_are_pictures(objective: Objective):

@@ -1,8 +1,6 @@
 """A training step is one graph: nothing in it waits for the device, nothing falls back to Python."""
 
 import shutil
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -10,9 +8,11 @@ import torch
 
 from ssvid import create_encoder, registry
 from ssvid.shapes import Batch
+from tests import warm
 
 SCRIPT = """
-import sys
+import sys, warnings
+warnings.simplefilter("error", UserWarning)
 import torch
 from torch._dynamo import reset, utils
 from ssvid import create_encoder, registry
@@ -44,8 +44,7 @@ STEPS = [
 
 def test_a_step_has_no_graph_break():
     """In a process without the shape checker, which breaks graphs by itself."""
-    argv = [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT, repr(STEPS)]
-    done = subprocess.run(argv, capture_output=True, text=True)
+    done = warm.run("-c", SCRIPT, repr(STEPS))
     assert done.returncode == 0, done.stderr[-2000:]
     for step, line in zip(STEPS, done.stdout.splitlines(), strict=True):
         breaks, graphs, off = line.split()
@@ -83,7 +82,7 @@ for name, kwargs in eval(sys.argv[1]):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_step_is_the_plain_one():
     steps = [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop": 0.5}), ("partial_mae", {"drop": 0.5, **LABELS})]
-    done = subprocess.run([sys.executable, "-c", COMPILED, repr(steps)], capture_output=True, text=True)
+    done = warm.run("-c", COMPILED, repr(steps))
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -20,6 +20,7 @@ from ssvid.nn.sync_bn import synchronise
 from ssvid.shapes import Bag, Batch, Row
 from ssvid.text.joint import load_joint, save_joint
 from tests.engine.pairs import leave, same_as_two
+from tests.helpers import for_each
 
 WORDS = ["add", "the", "onion", "stir", "fish", "cut"]
 OPTIONS = {"buckets": 32, "width": 6, "hidden": 12, "length": 4}
@@ -57,8 +58,8 @@ def plain_loss(video: torch.Tensor, texts: torch.Tensor, twice: bool) -> float:
     return sum(losses) / B
 
 
-@pytest.mark.parametrize("twice", [True, False])
-@pytest.mark.parametrize(("clips", "candidates"), [(1, 1), (1, 3), (4, 1), (5, 3)])
+@for_each("twice", [True, False])
+@for_each("clips, candidates", [(1, 1), (1, 3), (4, 1), (5, 3)])
 def test_the_loss_by_hand(clips: int, candidates: int, twice: bool):
     generator = torch.Generator().manual_seed(1)
     video = torch.randn(clips, 6, generator=generator, dtype=torch.float64).requires_grad_()

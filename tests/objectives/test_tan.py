@@ -18,6 +18,7 @@ from ssvid.nn.timeline import Timeline, places
 from ssvid.shapes import Batch
 from ssvid.weights.tan import LAYOUTS
 from tests.engine.pairs import leave, same_as_two
+from tests.helpers import facts, for_each
 from tests.objectives.test_contract import batch_for
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -75,7 +76,7 @@ def test_two_processes_are_one(form: str, tmp_path: Path):
     same_as_two(one_step(form), tmp_path / "two.pt", "tests.objectives.test_tan", form)
 
 
-@pytest.mark.parametrize("settings", [{"random_start": False}, {"cotrain": "keep"}])
+@for_each("settings", [{"random_start": False}, {"cotrain": "keep"}])
 def test_the_plain_step_of_the_benchmark_is_ours(settings: dict[str, Any]):
     sizes = {"dim": 32, "heads": 4, "video_layers": 2, "joint_layers": 3, "options": {"dim": 16}}
     ours = changed(speed.objective(windows=3, **sizes, **settings).double())
@@ -134,7 +135,7 @@ def test_positive_and_negative_labels_weigh_alike():
     assert correct == 0.75
 
 
-@pytest.mark.parametrize("settings", [{}, {"cotrain": "keep"}, {"cotrain": "i"}])
+@for_each("settings", [{}, {"cotrain": "keep"}, {"cotrain": "i"}])
 def test_a_sentence_without_a_second_is_not_asked(settings: dict[str, Any]):
     """Published: the run ends once a threshold leaves some out."""
     net = small(**settings)
@@ -146,8 +147,8 @@ def test_a_sentence_without_a_second_is_not_asked(settings: dict[str, Any]):
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("said", [["one"], ["one", "two"]])
-@pytest.mark.parametrize("settings", [{}, {"cotrain": "keep"}, {"cotrain": "u"}])
+@for_each("said", [["one"], ["one", "two"]])
+@for_each("settings", [{}, {"cotrain": "keep"}, {"cotrain": "u"}])
 def test_a_batch_of_one_window_has_a_loss(settings: dict[str, Any], said: list[str]):
     net = small(**settings)
     batch = batch_of(net, 1)
@@ -298,7 +299,7 @@ def test_what_it_cannot_be_built_with_is_a_sentence():
     ):
         with pytest.raises(UserError, match=words):
             small(**change)
-    with pytest.raises(UserError, match="leave out --encoder"):
+    with pytest.raises(UserError, match=facts("--encoder")):
         from ssvid import create_encoder
 
         TAN(create_encoder("vit", dim=8, depth=1, heads=1), **TAN.tiny)

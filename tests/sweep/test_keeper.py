@@ -16,7 +16,7 @@ from ssvid.sweep import keeper
 from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.ranks import Ending, judged, killer, last_words, tail
 from ssvid.sweep.status import counts, states
-from tests.helpers import ROOT
+from tests.helpers import ROOT, for_each
 
 CELL = "c0ffee"
 SHAPE = {"nodes": 1, "signal_delay": 20, "time": 10}
@@ -254,7 +254,7 @@ def test_what_exit_codes_say(tmp_path: Path):
     assert judged(1, tmp_path / "none")[1:3] == ("failed", "exit code 1, no last words")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "said, how, why",
     [
         ("task 0: Exited with exit code 2\nsrun: error: n2: task 1: Terminated", "failed", "mine"),

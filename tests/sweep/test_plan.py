@@ -11,7 +11,7 @@ import yaml
 from ssvid.errors import UserError
 from ssvid.recipe import set_flags
 from ssvid.sweep.plan import read
-from tests.helpers import ROOT
+from tests.helpers import ROOT, for_each
 
 BASE = {"data": {"name": "synthetic"}, "objective": "mae", "encoder": "vit_tiny", "steps": 10}
 
@@ -99,7 +99,7 @@ def test_a_frozen_cell_is_a_recipe_of_its_own(tmp_path: Path):
         assert isinstance(frozen["lr"], float)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")), ids=lambda file: file.name)
+@for_each("file", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")))
 def test_every_sweep_of_ours_is_read(file: Path):
     assert "# Command:" in file.read_text() and read(str(file)).cells
 
@@ -147,7 +147,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("parts, said", FAULTS.values(), ids=FAULTS.keys())
+@for_each("parts, said", FAULTS.values())
 def test_bad_sweeps_are_one_sentence(parts: dict[str, Any], said: str, tmp_path: Path):
     with pytest.raises(UserError, match=said) as caught:
         read(sweep(tmp_path, **parts))

@@ -16,7 +16,7 @@ from ssvid.hub import open_encoder
 from ssvid.results import PROBE, describe_encoder
 from ssvid.weights.__main__ import weights, with_flag
 from ssvid.weights.encoders import save_encoder
-from tests.helpers import command, run_pretrain, sentence
+from tests.helpers import command, for_each, run_pretrain, sentence
 from tests.weights.layouts import dpc, huggingface, mae_st, videomae, videomae_finetuned
 
 MAE = ["--objective.dec_dim", "64", "--objective.dec_depth", "1", "--objective.dec_heads", "1"]
@@ -106,9 +106,7 @@ class Stranger:
     """Not on the list of what a pickle may hold."""
 
 
-@pytest.mark.parametrize(
-    "rest", [{"args": argparse.Namespace(lr=1e-3, betas=[0.9])}, {"best": np.float64(3)}, {"n": np.int64(1)}]
-)
+@for_each("rest", [{"args": argparse.Namespace(lr=1e-3, betas=[0.9])}, {"best": np.float64(3)}, {"n": np.int64(1)}])
 def test_settings_and_numbers_in_a_pickle_are_read(rest: dict, file: Path):
     torch.save({"model": videomae(), **rest}, file)
     assert load_encoder(file).dim == 64
@@ -174,8 +172,8 @@ def test_the_command_prints_what_a_file_is(file: Path):
     assert with_flag(["--trust", "F"]) == ["--trust", "--file", "F"]
 
 
-@pytest.mark.parametrize(
-    ("to", "why"),
+@for_each(
+    "to, why",
     [
         ("videomae", "needs 'pixels.bridge.weight' too"),
         ("mae_st-finetuned", "needs 'encoder.positions.table' too"),

@@ -15,6 +15,7 @@ from ssvid.nn.transformer import EPS
 from ssvid.weights.__main__ import weights
 from ssvid.weights.files import read
 from ssvid.weights.published import find
+from tests.helpers import for_each
 from tests.reference.cases import ROOT
 from tests.weights.layouts import MADE, dpc, huggingface, videomae
 
@@ -37,8 +38,8 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert ours[key].dtype == value.dtype and torch.equal(ours[key], value), key
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", MADE)
+@for_each("dtype", [torch.float32, torch.float16])
+@for_each("name", MADE)
 def test_written_back_as_it_was(name: str, dtype: torch.dtype, tmp_path: Path):
     file, made = saved(tmp_path, name, dtype)
     layout = name.partition(",")[0]
@@ -48,7 +49,7 @@ def test_written_back_as_it_was(name: str, dtype: torch.dtype, tmp_path: Path):
     assert_same(again if MADE[name][0] is None else again[MADE[name][0]], made)
 
 
-@pytest.mark.parametrize("name", MADE)
+@for_each("name", MADE)
 def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: Path):
     file, made = saved(tmp_path, name)
     found = find(read(file))
@@ -57,8 +58,8 @@ def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: 
     assert_same({found.layout.prefix + k: v for k, v in found.layout.to_theirs(shuffled).items()}, made)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "module.backbone."])
-@pytest.mark.parametrize("name", ["videomae", "videomae-finetuned", "huggingface4", "mae_st", "coclr"])
+@for_each("prefix", ["module.", "_orig_mod.module.", "module.backbone."])
+@for_each("name", ["videomae", "videomae-finetuned", "huggingface4", "mae_st", "coclr"])
 def test_prefixes_are_seen_through_and_kept(name: str, prefix: str, tmp_path: Path):
     file, made = saved(tmp_path, name, prefix=prefix)
     weights(str(file), to=name, out=str(tmp_path / "again.pth"))
@@ -93,7 +94,7 @@ def plain_vit(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [n for n in MADE if n.startswith(("videomae", "huggingface"))])
+@for_each("name", [n for n in MADE if n.startswith(("videomae", "huggingface"))])
 def test_features_of_videomae_in_every_spelling(name: str, tmp_path: Path):
     state = {k.removeprefix("encoder."): v for k, v in videomae().items()}
     x = plain_vit(state, CLIP)
@@ -109,7 +110,7 @@ def test_features_of_videomae_in_every_spelling(name: str, tmp_path: Path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [n for n in MADE if n.startswith("mae_st")])
+@for_each("name", [n for n in MADE if n.startswith("mae_st")])
 def test_features_of_mae_st_in_every_form(name: str, tmp_path: Path):
     file, made = saved(tmp_path, name)
     state = dict(made)
@@ -131,7 +132,7 @@ def test_features_of_mae_st_in_every_form(name: str, tmp_path: Path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "built"), [("dpc", "resnet18_2d3d"), ("dpc, 34", "resnet34_2d3d")])
+@for_each("name, built", [("dpc", "resnet18_2d3d"), ("dpc, 34", "resnet34_2d3d")])
 def test_features_of_dpc(name: str, built: str, tmp_path: Path):
     file, made = saved(tmp_path, name)
     encoder = create_encoder(built, width=8, running_stats=False)
@@ -143,8 +144,8 @@ def test_features_of_dpc(name: str, built: str, tmp_path: Path):
     assert torch.equal(loaded(clip).tokens, encoder.eval()(clip).tokens)
 
 
-@pytest.mark.parametrize(
-    ("name", "objective"),
+@for_each(
+    "name, objective",
     [
         ("videomae", "mae"),
         ("mae_st", "mae"),
@@ -193,7 +194,7 @@ def published(name: str) -> Path:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["videomae", "mae_st"])
+@for_each("name", ["videomae", "mae_st"])
 def test_the_published_cases(name: str, tmp_path: Path):
     folder = published(name)
     theirs, arrays = load_file(folder / "state_dict.safetensors"), np.load(folder / "io.npz")
@@ -221,8 +222,8 @@ def test_the_published_cases(name: str, tmp_path: Path):
         torch.testing.assert_close(tokens, torch.from_numpy(arrays["encoder_visible"]), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("dim", "depth", "name", "heads"),
+@for_each(
+    "dim, depth, name, heads",
     [(384, 12, "vit_small", 6), (768, 12, "vit_base", 12), (1024, 24, "vit_large", 16), (1280, 32, "vit_huge", 16)],
 )
 def test_size_and_heads_are_told_from_the_shapes(dim: int, depth: int, name: str, heads: int):

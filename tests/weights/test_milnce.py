@@ -20,6 +20,7 @@ from ssvid.text.joint import load_joint
 from ssvid.weights.__main__ import weights
 from ssvid.weights.files import read
 from ssvid.weights.published import find
+from tests.helpers import for_each
 
 State = dict[str, Tensor]
 WORDS = ["add", "the", "onion", "don't"]
@@ -99,7 +100,7 @@ def test_as_many_keys_as_the_published_net():
     assert len(milnce()) == len(milnce("plain")) == 537
 
 
-@pytest.mark.parametrize("form", ["released", "training"])
+@for_each("form", ["released", "training"])
 def test_written_back_as_it_was(form: str, tmp_path: Path):
     file, made = saved(tmp_path, form)
     told = weights(str(file), to="milnce", out=str(tmp_path / "again.pth"))
@@ -113,7 +114,7 @@ def test_written_back_as_it_was(form: str, tmp_path: Path):
     assert [found.prefix + key for key in found.layout.to_theirs(shuffled)] == list(made)
 
 
-@pytest.mark.parametrize("form", ["released", "training"])
+@for_each("form", ["released", "training"])
 def test_the_encoder_has_the_files_stem_and_clips(form: str, tmp_path: Path):
     file, made = saved(tmp_path, form)
     loaded = load_encoder(file)
@@ -131,7 +132,7 @@ def test_the_encoder_has_the_files_stem_and_clips(form: str, tmp_path: Path):
         create_encoder("s3dg", weights=file, stem=other)
 
 
-@pytest.mark.parametrize("form", ["released", "training"])
+@for_each("form", ["released", "training"])
 def test_a_whole_objective_starts_from_the_file(form: str, tmp_path: Path, capsys):
     file, made = saved(tmp_path, form)
     stem = "s2d" if form == "released" else "plain"
@@ -204,8 +205,8 @@ def test_files_that_are_cut_or_of_other_shapes(tmp_path: Path):
         load_encoder(tmp_path / "less.pth")
 
 
-@pytest.mark.parametrize("size", range(1, 9))
-@pytest.mark.parametrize(("kernel", "stride"), [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])
+@for_each("size", range(1, 9))
+@for_each("kernel, stride", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])
 def test_pools_are_as_tensorflow_pads_them(kernel: tuple[int, ...], stride: tuple[int, ...], size: int):
     """Zeros left and right, then windows that may end outside: of what a ReLU gave."""
     x = torch.randn(2, 3, size, size + 1, size).relu()
@@ -216,7 +217,7 @@ def test_pools_are_as_tensorflow_pads_them(kernel: tuple[int, ...], stride: tupl
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stem", ["s2d", "plain"])
+@for_each("stem", ["s2d", "plain"])
 def test_the_grid_of_both_stems(stem: str):
     encoder = small(stem).eval()
     for shape in ((16, 64, 64), (5, 33, 47), (3, 32, 96)):

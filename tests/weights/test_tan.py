@@ -17,6 +17,7 @@ from ssvid.weights.__main__ import weights
 from ssvid.weights.files import read
 from ssvid.weights.published import Found, find
 from ssvid.weights.tan import LAYOUTS
+from tests.helpers import for_each
 
 State = dict[str, Tensor]
 NAMES = {layout.name: layout for layout in LAYOUTS}
@@ -49,8 +50,8 @@ def found_in(path: Path) -> Found:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("change", [{}, {"alignability": True}, {"positions": "sine"}])
+@for_each("name", NAMES)
+@for_each("change", [{}, {"alignability": True}, {"positions": "sine"}])
 def test_a_file_is_known_and_comes_back_the_same(name: str, change: dict[str, Any], tmp_path: Path):
     state = state_of(name, **change)
     if "positions" in change:  # a table without gradient is a buffer: behind the parameters of its module
@@ -76,7 +77,7 @@ def test_the_names_of_a_co_trained_file():
     assert list(state_of("tan"))[:3] == ["temporal_pos_embed", "text_temporal_pos_embed", "bert.word_embd.weight"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_its_settings_make_an_objective_that_it_fills(name: str, tmp_path: Path):
     found = found_in(saved(tmp_path, state_of(name)))
     options = {"buckets": TAN.tiny["options"]["buckets"], **found.net.settings["options"]}
@@ -86,7 +87,7 @@ def test_its_settings_make_an_objective_that_it_fills(name: str, tmp_path: Path)
     assert all(torch.equal(x, found.ours[key]) for key, x in objective.state_dict().items())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_it_begins_a_stage(name: str, tmp_path: Path):
     """Of a co-trained file the student."""
     path = saved(tmp_path, state_of(name))
@@ -109,7 +110,7 @@ def refuse(path: Path) -> list[tuple[str, Callable[[], object]]]:
     ]
 
 
-@pytest.mark.parametrize("which", range(5))
+@for_each("which", range(5))
 def test_what_it_is_not_is_a_sentence(which: int, tmp_path: Path):
     words, act = refuse(saved(tmp_path, state_of("tan")))[which]
     with pytest.raises(UserError, match=words):

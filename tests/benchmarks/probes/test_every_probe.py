@@ -9,6 +9,7 @@ from ssvid.randomness import permutation
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
 from ssvid.statistics import wilson
+from tests.helpers import facts
 
 NAMES = probes.names()
 ROWS, DIM, CLASSES = (160, 80, 600), 24, 4  # rows of train, val, test
@@ -78,7 +79,7 @@ def test_several_classes_a_clip(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not probes[name].several])
 def test_a_probe_for_one_class_refuses_several(name):
-    with pytest.raises(UserError, match="by the probes attentive, linear alone"):
+    with pytest.raises(UserError, match=facts("attentive")):
         quick(name).run(*(several(split) for split in splits(2.0)), 0)
 
 
@@ -98,7 +99,7 @@ def test_features_that_are_not_finite_or_missing_are_refused(name):
         with pytest.raises(UserError, match=f"{split} split.*NaN or infinite"):
             quick(name).run(*three, 0)
     train, val, test = splits(2.0)
-    with pytest.raises(UserError, match="test split should hold features mean@last"):
+    with pytest.raises(UserError, match=facts("mean@last")):
         quick(name).run(train, val, test._replace(feats={"mean@last": test.feats["mean@last"][:, :5]}), 0)
 
 
