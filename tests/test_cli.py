@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -182,13 +184,30 @@ def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
 
 
 def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path):
-    import subprocess
-    import sys
-
     argv = [sys.executable, "-m", "ssvid.pretrain", "--objective", "mae", "--help"]
     result = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0 and "mask_ratio" in result.stdout and "--checkpoint_every" in result.stdout
     assert "vit_small" in result.stdout
+
+
+MISSPELT = """
+import sys
+from ssvid.cli import parse
+from ssvid.errors import UserError
+from ssvid.pretrain import pretrain
+argv = "--objective mae --encoder vit --data folder --data.root . --out o --step 3"
+try:
+    parse(pretrain, argv.split())
+except UserError:
+    heavy = ("torch._dynamo", "torchvision", "lightly", "matplotlib", "objectives", "ssvid.encoders.vit")
+    print(*[name for name in heavy if name in sys.modules], "refused")
+"""
+
+
+def test_a_misspelt_flag_is_refused_before_anything_is_imported_for_a_name():
+    """Seconds of imports would come before a sentence that needs none of them."""
+    result = subprocess.run([sys.executable, "-c", MISSPELT], capture_output=True, text=True)
+    assert result.stdout.split() == ["refused"], result.stdout + result.stderr
 
 
 def test_the_last_line_is_json_and_a_mistake_is_a_sentence(argv, tmp_path):

@@ -15,6 +15,7 @@ TOP = {"ssvid", "objectives", "benchmarks", "tests", "recipes", "docs", ".ci"}  
 ROOMS = (
     "ssvid.errors",
     "ssvid.log",
+    "ssvid.progress",
     "ssvid.files",
     "ssvid.registry",
     "ssvid.shapes",

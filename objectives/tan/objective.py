@@ -6,7 +6,6 @@ late, early or about nothing seen: in co-training (`cotrain`) the two branches o
 overrule the times, and a head learns which sentences can be aligned at all.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +23,7 @@ from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole
 from ssvid.log import log
 from ssvid.nn.ema import freeze
 from ssvid.nn.moco import slow
@@ -149,8 +148,7 @@ class TAN(Objective):
         """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
         tower = self.aligner.tower
         told = {"tower": tower.name, "arguments": tower.write(folder, "text"), "features": self.origin.hash}
-        text = json.dumps(told, indent=1) + "\n"
-        write_whole(folder / ALIGNER_CARD, lambda file: file.write(text.encode()))
+        write_json_whole(folder / ALIGNER_CARD, told, end="\n", indent=1)
 
     def forward(self, batch: Batch) -> Loss:
         features, (most, starts) = batch["features"], self.shared(batch)

@@ -1,6 +1,5 @@
 """(pooled features, sentences) -> one space: what an objective on text learnt beside its encoder, saved and loaded."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole, write_whole
 from ssvid.log import log
 from ssvid.shapes import Pooled
 from ssvid.text import Tower, create_tower
@@ -51,8 +50,7 @@ def save_joint(joint: Joint, folder: Path, stem: str = "text") -> Path:
     data = save({key: x.detach().cpu().contiguous().clone() for key, x in joint.state_dict().items()})
     path = folder / f"{stem}.safetensors"
     write_whole(path, lambda file: file.write(data))
-    text = json.dumps(card, indent=1, sort_keys=True) + "\n"
-    write_whole(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    write_json_whole(path.with_suffix(".json"), card, end="\n", indent=1, sort_keys=True)
     return path
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from ssvid.encoder import Encoder, build
 from ssvid.errors import UserError
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole, write_whole
 from ssvid.log import log
 from ssvid.shapes import ClipSpec
 from ssvid.weights.files import read
@@ -35,8 +35,7 @@ def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, A
         "licence": encoder.licence,
         "trained": trained,
     }
-    text = json.dumps(card, indent=1, sort_keys=True) + "\n"
-    write_whole(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    write_json_whole(path.with_suffix(".json"), card, end="\n", indent=1, sort_keys=True)
     return path
 
 
