@@ -4,6 +4,7 @@ And that reads what people wrote by hand.
 """
 
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -34,12 +35,25 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_json_whole(path: Path, content: Any, end: str = "", **options: Any) -> None:
+    """`end`: what stands after the JSON; `options`: of json.dumps."""
+    write_text_whole(path, json.dumps(content, **options) + end)
+
+
 def read_yaml(path: str | Path, what: str) -> Any:
     """`what`: the word for such a file."""
     try:
         return yaml.safe_load(Path(path).read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"The {what} {path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+class Locked(UserError):
+    """Another process holds the lock."""
 
 
 HELD: set[int] = set()  # descriptors of the locks that this process holds
@@ -57,7 +71,10 @@ os.register_at_fork(after_in_child=let_go)
 
 @contextmanager
 def locked(path: Path, wait: bool, what: str) -> Iterator[None]:
-    """Hold an exclusive lock file. It goes with the process, however that ends."""
+    """Hold an exclusive lock file. It goes with the process, however that ends.
+
+    The library filelock does not close the copies that forked loaders inherit; `let_go` does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     HELD.add(file)
@@ -66,7 +83,7 @@ def locked(path: Path, wait: bool, what: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             holder = os.read(file, 1000).decode(errors="replace").strip()
-            raise UserError(f"{what} is being written by another process ({holder}).") from None
+            raise Locked(f"{what} is being written by another process ({holder}).") from None
         os.ftruncate(file, 0)
         os.write(file, f"{socket.gethostname()}, process {os.getpid()}".encode())
         yield

@@ -18,7 +18,7 @@ from torch import Tensor
 from ssvid.data.manifest import Manifest, leaks
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import FREE, PROVENANCE, flat
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole
 from ssvid.hub import stream_of
 from ssvid.shapes import Row
 from ssvid.statistics import chance, majority
@@ -157,5 +157,4 @@ def command_line(module: str, config: dict[str, Any] | None) -> str | None:
 
 
 def write(path: Path, result: Result) -> None:
-    text = json.dumps(result, indent=1) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_json_whole(path, result, end="\n", indent=1)

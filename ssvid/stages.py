@@ -16,7 +16,7 @@ import yaml
 
 from ssvid.engine.checkpoint import RunFolder, flat
 from ssvid.errors import RunError, UserError, positive
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole, write_text_whole
 from ssvid.recipe import load_recipe, merge_recipes
 
 STAGE = "stage:"
@@ -76,8 +76,7 @@ def run(name: str, config: dict[str, Any], out: Path, processes: int, flags: lis
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}.yaml"
     began_with(name, config, out)
-    text = yaml.safe_dump(config, sort_keys=False).encode()
-    write_whole(file, lambda stream: stream.write(text))
+    write_text_whole(file, yaml.safe_dump(config, sort_keys=False))
     how = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
     words = [sys.executable, *how, "-m", "ssvid.pretrain", "--config", str(file), "--out", str(out / name), *flags]
     ended = subprocess.run(words, stdout=subprocess.PIPE, text=True)
@@ -103,8 +102,7 @@ def began_with(name: str, config: dict[str, Any], out: Path) -> None:
             f"Stage {name} began with {', '.join(known.values())}, and these have been trained on since: remove "
             f"{out / name} to train it anew from them."
         )
-    text = json.dumps(stand).encode()
-    write_whole(file, lambda stream: stream.write(text))
+    write_json_whole(file, stand)
 
 
 if __name__ == "__main__":

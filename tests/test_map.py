@@ -15,7 +15,9 @@ TOP = {"ssvid", "objectives", "benchmarks", "tests", "recipes", "docs", ".ci"}  
 ROOMS = (
     "ssvid.errors",
     "ssvid.log",
+    "ssvid.progress",
     "ssvid.files",
+    "ssvid.progress",
     "ssvid.registry",
     "ssvid.shapes",
     "ssvid.randomness",

@@ -23,6 +23,7 @@ from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
+from ssvid.files import write_json_whole
 from ssvid.log import log
 from ssvid.nn.ema import freeze
 from ssvid.nn.moco import slow
@@ -34,7 +35,7 @@ from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
 from ssvid.text.joint import chosen_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
-from ssvid.weights.state_dict import fit, write_card
+from ssvid.weights.state_dict import fit
 
 NONE = -6e4  # in place of the similarity of what is no positive
 
@@ -147,7 +148,7 @@ class TAN(Objective):
         """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
         tower = self.aligner.tower
         told = {"tower": tower.name, "arguments": tower.write(folder, "text"), "features": self.origin.hash}
-        write_card(folder / ALIGNER_CARD, told)
+        write_json_whole(folder / ALIGNER_CARD, told, end="\n", indent=1)
 
     def forward(self, batch: Batch) -> Loss:
         features, (most, starts) = batch["features"], self.shared(batch)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole, write_whole
 from ssvid.shapes import ClipSpec
 
 CARD = "store.json"
@@ -153,8 +153,7 @@ def open_for_writing(root: Path, card: dict[str, Any]) -> Store:
     root.mkdir(parents=True, exist_ok=True)
     for rest in root.rglob(".*.tmp"):
         rest.unlink()  # of a writer that was killed
-    text = json.dumps(card, indent=1) + "\n"
-    write_whole(root / CARD, lambda file: file.write(text.encode()))
+    write_json_whole(root / CARD, card, end="\n", indent=1)
     return Store(root)
 
 

@@ -19,7 +19,7 @@ import yaml
 
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.files import locked, write_whole
+from ssvid.files import locked, write_json_whole, write_text_whole, write_whole
 from ssvid.log import log
 
 # What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
@@ -51,8 +51,7 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             for rest in self.path.rglob(".*.tmp"):
                 rest.unlink()  # of a writer that was killed
-            text = yaml.safe_dump(config, sort_keys=False).encode()
-            write_whole(self.path / "config.yaml", lambda file: file.write(text))
+            write_text_whole(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             yield self
 
     @contextmanager
@@ -179,7 +178,7 @@ def provenance(folder: RunFolder, data: Manifest) -> None:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     made |= folder.made
-    write_whole(folder.path / PROVENANCE, lambda file: file.write(json.dumps(made).encode()))
+    write_json_whole(folder.path / PROVENANCE, made)
 
 
 def _cpu() -> str:

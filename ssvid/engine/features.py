@@ -9,7 +9,6 @@ import hashlib
 import math
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -28,6 +27,7 @@ from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError, positive, within
 from ssvid.files import locked, write_whole
+from ssvid.progress import progress_bar
 from ssvid.randomness import permutation
 from ssvid.shapes import ClipSpec, Views
 
@@ -95,9 +95,8 @@ def extract_from(
     with locked(lock, wait=True, what=str(root)):
         todo = [(part, [s for s in sources if _load(_file(root, s, part)) is None]) for part in parts]
         todo = [(part, wanting) for part, wanting in todo if wanting]
-        slow = 1 if sys.stderr.isatty() else 20
         videos = sum(len(part.rows) for part, _ in todo)
-        with tqdm(total=videos, unit="video", desc=label, mininterval=slow, disable=not todo) as bar:
+        with progress_bar(videos, "video", desc=label, disable=not todo) as bar:
             for part, wanting in todo:
                 _extract_part(data, part, wanting, root, batch_size, workers, torch.device(device), bar, each)
     loaded = {s.name: [_load(_file(root, s, part)) or {} for part in parts] for s in sources}

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import evaluating
@@ -29,6 +27,7 @@ from ssvid.engine.train_flags import TrainFlags
 from ssvid.errors import RunError, Stopped
 from ssvid.log import log
 from ssvid.objective import Objective
+from ssvid.progress import progress_bar
 from ssvid.randomness import prepare_for_compile
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.text.joint import save_joint
@@ -246,8 +245,7 @@ class Log:
     def __init__(self, folder: RunFolder, step: int, settings: Settings, world: World) -> None:
         self.cost = Cost(folder.path if world.first else None)  # before Metrics cuts the lines it reads
         self.metrics = Metrics(folder.path, step) if world.first else None
-        slow = 1 if sys.stderr.isatty() else 20  # seconds between two lines of a bar in a log file
-        self.bar = tqdm(total=settings.steps, initial=step, unit="step", disable=not world.first, mininterval=slow)
+        self.bar = progress_bar(settings.steps, "step", initial=step, disable=not world.first)
         self.world = world
         self.last: dict[str, float] = {}
         self.scores: dict[str, float] = {}  # of the online probe

@@ -5,7 +5,6 @@ own time of change: so a start goes on after the videos that are done, and makes
 """
 
 import os
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ssvid.data.loader import living, one_thread
 from ssvid.data.manifest import Manifest
@@ -29,6 +27,7 @@ from ssvid.engine.features import cpu_seconds
 from ssvid.errors import UserError
 from ssvid.files import locked
 from ssvid.log import log
+from ssvid.progress import progress_bar
 from ssvid.shapes import ClipSpec
 from ssvid.weights.encoders import encoder_hash
 
@@ -112,8 +111,7 @@ def _extract(
     """Gives the number of seconds that were made."""
     done: dict[int, list[np.ndarray]] = defaultdict(list)  # of the videos that are under way, one for each worker
     seconds = 0
-    slow = 1 if sys.stderr.isatty() else 20
-    with tqdm(total=len(todo), unit="video", desc=net.name, mininterval=slow, disable=not todo) as bar:
+    with progress_bar(len(todo), "video", desc=net.name, disable=not todo) as bar:
         for block in _blocks(data, net.spec, todo, batch_size, workers):
             if isinstance(block.fault, UserError):
                 raise block.fault

@@ -1,13 +1,11 @@
 """classifier + val and test videos -> a result: each video's clips and crops through the net, softmax averaged."""
 
-import sys
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from ssvid.data.clips import Clips
 from ssvid.data.loader import eval_loader
@@ -21,6 +19,7 @@ from ssvid.engine.distributed import World, gather
 from ssvid.engine.loop import Settings, Trained
 from ssvid.engine.to_device import to_device
 from ssvid.errors import UserError
+from ssvid.progress import progress_bar
 from ssvid.results import TUNED, Result, answers, describe_data, digest, git, leak
 from ssvid.statistics import bootstrap, topk
 from ssvid.weights.encoders import encoder_hash
@@ -41,8 +40,7 @@ def judge(net: Classify, clips: Clips, world: World, *, views_at_once: int, work
     videos = max(1, views_at_once // (clips.evaluate * clips.crops))
     found: dict[int, Tensor] = {}
     bad: dict[str, str] = {}
-    slow = 1 if sys.stderr.isatty() else 20  # seconds between two lines of a bar in a log file
-    bar = tqdm(total=len(mine), unit="video", desc="testing", mininterval=slow, disable=not world.first)
+    bar = progress_bar(len(mine), "video", desc="testing", disable=not world.first)
     with bar, evaluating(net), torch.autocast(world.device.type, torch.bfloat16, enabled=bf16):
         for batch in eval_loader(clips, mine, videos, workers):
             bar.update(len(batch["ok"]))

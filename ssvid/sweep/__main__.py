@@ -15,10 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from ssvid.errors import RunError, UserError, positive
 from ssvid.files import read_yaml
+from ssvid.progress import progress_bar
 from ssvid.sweep import jobs, local, slurm, status
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
@@ -158,8 +157,7 @@ def watch(folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel
     known = folder.read()
     before = {one.cell: one.submitted for one in status.states(folder, known)}
     total = sum(not given["left"] for given in known["cells"].values())
-    slow = 0.5 if sys.stderr.isatty() else 20
-    with tqdm(total=total, unit="cell", mininterval=slow) as bar:
+    with progress_bar(total, "cell", refresh_s=0.5) as bar:
         while True:
             found = [one for one in status.states(folder, known) if not one.left]
             number = status.counts(found)

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from ssvid.errors import RunError, UserError
-from ssvid.files import locked, write_whole
+from ssvid.files import locked, write_json_whole, write_text_whole
 
 Event = dict[str, Any]
 
@@ -137,8 +137,7 @@ class CellFolder:
 
     def recipe(self, name: str, flags: dict[str, Any]) -> Path:
         file = self.path / f"{name}.yaml"
-        text = yaml.safe_dump(flags, sort_keys=False).encode()
-        write_whole(file, lambda stream: stream.write(text))
+        write_text_whole(file, yaml.safe_dump(flags, sort_keys=False))
         return file
 
     def mark(self, stage: str) -> str:
@@ -150,8 +149,7 @@ class CellFolder:
 
 def store(file: Path, content: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1).encode()
-    write_whole(file, lambda stream: stream.write(text))
+    write_json_whole(file, content, indent=1)
 
 
 def newest(metrics: Path, size: int = 8192) -> dict[str, Any]:

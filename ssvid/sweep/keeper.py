@@ -17,8 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssvid.errors import UserError
-from ssvid.files import locked
+from ssvid.files import Locked, locked
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import CellFolder, Event, SweepFolder, newest, store
 from ssvid.sweep.local import arrive
@@ -85,7 +84,7 @@ def held(lock: Path, told: Told, wait: bool) -> Iterator[bool]:
             try:
                 stack.enter_context(locked(lock, wait=False, what=str(lock.parent)))
                 mine = True
-            except UserError as error:
+            except Locked as error:
                 if not wait:
                     break
                 if not said:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError, positive
-from ssvid.files import write_whole
+from ssvid.files import write_text_whole, write_whole
 from ssvid.text.tower import Tower, split
 
 FILL = -6e4  # as TAN fills: it fits half precision
@@ -140,7 +140,7 @@ def collect(
     if not kept:
         raise UserError(f"No word of {data.root} is said --least {least} times: take fewer.")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(Path(out), lambda file: file.write("".join(f"{word}\n" for word in kept).encode()))
+    write_text_whole(Path(out), "".join(f"{word}\n" for word in kept))
     covered = sum(counts[word] for word in kept) / counts.total()
     return {"out": out, "sentences": len(said), "words": len(kept), "left_out": len(counts) - len(kept)} | {
         "covered": round(covered, 4)

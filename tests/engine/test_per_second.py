@@ -19,7 +19,7 @@ from ssvid.engine import per_second
 from ssvid.engine.per_second import fill_store
 from ssvid.errors import DecodeError, RunError, UserError
 from ssvid.extract import extract_features
-from ssvid.files import locked
+from ssvid.files import Locked, locked
 from ssvid.hub import create_encoder
 from ssvid.weights.encoders import save_encoder
 from tests import warm
@@ -155,7 +155,7 @@ def test_another_encoder_is_refused_as_a_user_sees_it(long: Path, net: Path, tmp
 def test_a_second_writer_is_refused(long: Path, net: Path, tmp_path: Path):
     with (
         locked(tmp_path / "s/lock", wait=False, what="s"),
-        pytest.raises(UserError, match="is being written by another process"),
+        pytest.raises(Locked),
     ):
         stored(long, net, tmp_path / "s")
 

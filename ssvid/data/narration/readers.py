@@ -23,7 +23,7 @@ from ssvid.data.narration import sentences as rules
 from ssvid.data.narration.sentences import Sentence
 from ssvid.data.narration.skipped import LeftOut
 from ssvid.errors import UserError
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole
 from ssvid.log import log
 
 Narrations = dict[str, list[Sentence]]  # video id -> in order of start
@@ -310,8 +310,7 @@ def write(said: Narrations, out: Path) -> None:
         video: {"text": [t for *_, t in s], "start": [a for a, *_ in s], "end": [b for _, b, _ in s]}
         for video, s in said.items()
     }
-    text = json.dumps(lists, ensure_ascii=False, indent=1).encode()
-    write_whole(out, lambda file: file.write(text))
+    write_json_whole(out, lists, ensure_ascii=False, indent=1)
 
 
 def narrations(

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from ssvid.files import write_whole
+from ssvid.files import write_text_whole
 from ssvid.log import log_once
 
 
@@ -52,4 +52,4 @@ class LeftOut:
         lines = "".join(json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in self.items)
         path.unlink(missing_ok=True)
         if lines:
-            write_whole(path, lambda file: file.write(lines.encode()))
+            write_text_whole(path, lines)

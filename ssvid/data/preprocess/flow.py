@@ -28,7 +28,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.pool import Found, each, list_bad, room, same_settings
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.errors import DecodeError, UserError, positive, within
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole, write_whole
 from ssvid.log import log
 
 SETTINGS = "flow.json"  # in the folder of flow: what its files were made with
@@ -121,8 +121,7 @@ def compute(
     found = each(partial(_look, data.root, target, how), paths, workers, "scan")
     left = [item for item in found if item.frames]
     log.info(_estimate(left, method, workers, target))
-    settings = json.dumps(how).encode()
-    write_whole(target / SETTINGS, lambda file: file.write(settings))
+    write_json_whole(target / SETTINGS, how)
     done = each(partial(_make, data.root, target, how), [item.path for item in left], workers, "flow")
     with room(target):
         list_bad(bad, data.root, [*found, *done])

@@ -5,7 +5,6 @@ python -m ssvid.data.prepare --source DIR_OR_CSV --out DIR. Three to four times 
 
 import csv as table
 import io
-import json
 import os
 import shutil
 import time
@@ -25,7 +24,7 @@ from ssvid.data.decode import read, stamps, upright, video_stream
 from ssvid.data.preprocess.pool import Found, each, list_bad, room, same_settings
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.errors import DecodeError, UserError, within
-from ssvid.files import write_whole
+from ssvid.files import write_json_whole, write_text_whole
 from ssvid.log import log
 
 SETTINGS = "prepare.json"  # in the out folder: what its files were made with
@@ -111,7 +110,7 @@ def _encode_all(
 ) -> dict[str, Any]:
     left = [item for item in good if not _made(root / item.path, target / _target(item.path))]
     log.info(_estimate(left, how["short_side"], workers, target))
-    write_whole(target / SETTINGS, lambda file: file.write(json.dumps(how).encode()))  # an estimate refused leaves none
+    write_json_whole(target / SETTINGS, how)  # an estimate refused leaves none
     began = time.monotonic()
     done = each(partial(_encode, root, target, **how), [item.path for item in left], workers, "encode")
     with room(target):
@@ -241,4 +240,4 @@ def _copy_list(source: str, root: Path, target: Path) -> None:
     writer = table.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(row for row in kept if (target / row[column]).exists())
-    write_whole(target / path.name, lambda file: file.write(text.getvalue().encode()))
+    write_text_whole(target / path.name, text.getvalue())
