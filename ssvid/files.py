@@ -34,6 +34,10 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
 def read_yaml(path: str | Path, what: str) -> Any:
     """`what`: the word for such a file."""
     try:

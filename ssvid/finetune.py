@@ -25,7 +25,8 @@ from ssvid.errors import UserError, positive, within
 from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.nn.sync_bn import synchronise
-from ssvid.results import command_line, describe_encoder, title, trainings, write
+from ssvid.results import Result, write_result
+from ssvid.results.provenance import describe_encoder, title, trainings
 
 
 def finetune(
@@ -92,7 +93,7 @@ def finetune(
     data = classes_of(data)
     net = start(encoder, clip, seed, out)
     began = describe_encoder(encoder, f"{title(encoder)}, fine-tuned", net)
-    folder = RunFolder(out, {"start": began["hash"], "before": trainings(encoder)})
+    folder = RunFolder(out, {"start": began.hash, "before": trainings(encoder)})
     world = begin(folder, config, devices, threads, timeout_s)
     head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
@@ -131,18 +132,23 @@ def finetune(
     clips = Clips(train_rows, built.views, seed=seed, short=short, decoder=decoder)
     with folder.opened(config, train_rows.hash) if world.first else folder.joined():
         ran = run(trained, clips, settings, folder, config, workers, max_bad)
-        found = score(trained, data, settings, folder, config, max_bad)
-        found |= {"encoder": began, "config": config, "command": command_line("ssvid.finetune", config)}
+        result = score(trained, data, settings, folder, config, max_bad, began)
         if world.first:
-            keep_result(folder, found, encoder)
-    brief = {key: found[key] for key in ("top1", "interval", "val_top1", "chance")}
-    return {**ran, **brief, "weights": began["weights"], "result": str(folder.path / "result.json")}
+            keep_result(folder, result, encoder)
+    brief = {
+        "top1": result.score.value,
+        "interval": result.score.interval,
+        "val_top1": result.val,
+        "chance": result.chance,
+        "weights": began.weights,
+    }
+    return {**ran, **brief, "result": str(folder.path / "result.json")}
 
 
-def keep_result(folder: RunFolder, found: dict[str, Any], encoder: str) -> None:
-    write(folder.path / "result.json", found)
-    if found["leak"].get("clips"):
-        print(f"warning: {encoder} was trained on {found['leak']['clips']} of the test clips.", file=sys.stderr)
+def keep_result(folder: RunFolder, result: Result, encoder: str) -> None:
+    write_result(folder.path / "result.json", result)
+    if result.leak.clips:
+        print(f"warning: {encoder} was trained on {result.leak.clips} of the test clips.", file=sys.stderr)
 
 
 def classes_of(data: Manifest) -> Manifest:
