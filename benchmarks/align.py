@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from benchmarks.alignment.aligner import open_aligner, same_features
 from benchmarks.alignment.realign import Aligner, Found, realign, web_vtt
-from benchmarks.reports.alignment import draw
 from ssvid.data import files
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
@@ -203,6 +202,8 @@ def _align_one(
     if old is not None:
         return old, False
     found, shares = realign(table, said, by, threshold)
+    from benchmarks.reports.alignment import draw
+
     picture = draw(
         f"{video}: {len(found)} sentences",
         shares,

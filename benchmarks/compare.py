@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.reports import results
-from benchmarks.reports.results import between
 from ssvid.errors import UserError
-from ssvid.results import BENCH, Result
+from ssvid.results import Result, read_folder, read_result
+from ssvid.results.text import between
 from ssvid.statistics import by_group, paired_difference, sign_flip, spread_of_difference, turned
 
 LEVEL = 0.05  # chance of one false find or more, over all cells
@@ -53,18 +52,17 @@ def read(text: str) -> dict[str, Result]:
     path, title = Path(text), None
     if not path.exists() and path.parent.is_dir():
         path, title = path.parent, path.name
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    found = [result for file in files if file.exists() and (result := results.read(file, (BENCH,)))]
-    found = [result for result in found if title in (None, result["encoder"]["title"])]
+    results = read_folder(path) if path.is_dir() else {path: read_result(path)} if path.is_file() else {}
+    found = [result for result in results.values() if result and title in (None, result.encoder.title)]
     if not found and (title or not path.exists()):
         raise UserError(f"There is no folder, encoder or result {text}.")
     if not found:
-        raise UserError(f"{text} holds no result of benchmarks.run.")
-    encoders = {result["encoder"]["title"] for result in found}
+        raise UserError(f"{text} holds no result.")
+    encoders = {result.encoder.title for result in found}
     if len(encoders) > 1:
         names = ", ".join(f"{text}/{name}" for name in sorted(encoders))
         raise UserError(f"{text} holds results of {len(encoders)} encoders: name one of {names}.")
-    return {result["cell"]: result for result in found}
+    return {result.cell: result for result in found}
 
 
 def matched(a: dict[str, Result], b: dict[str, Result]) -> tuple[list[Pair], list[str]]:
@@ -72,31 +70,35 @@ def matched(a: dict[str, Result], b: dict[str, Result]) -> tuple[list[Pair], lis
     for cell in sorted(a.keys() | b.keys()):
         if cell not in a or cell not in b:
             left.append(f"{cell} is only in {'A' if cell in a else 'B'}")
-        elif any(a[cell]["test"].get(key) != b[cell]["test"].get(key) for key in ("paths", "groups", "units")):
+        elif tested_on(a[cell]) != tested_on(b[cell]):
             left.append(f"{cell} was tested on other clips")
-        elif a[cell]["protocol"]["cell"] != b[cell]["protocol"]["cell"]:
+        elif a[cell].question != b[cell].question:
             left.append(f"{cell} had another task or probe")
         else:
             pairs.append(Pair(cell, a[cell], b[cell]))
     return pairs, left
 
 
+def tested_on(result: Result) -> tuple[Any, ...]:
+    return result.test.paths, result.test.groups, result.test.units
+
+
 def difference(pair: Pair, seed: int) -> dict[str, Any]:
-    if "draws" in pair.a["test"]:
-        return of_draws(pair)
-    ours, theirs = (torch.tensor(r["test"]["correct"]["encoder"], dtype=torch.float64) for r in (pair.a, pair.b))
-    groups = pair.a["test"]["groups"]
+    if pair.a.test.draws is not None and pair.b.test.draws is not None:
+        return of_draws(pair, pair.a.test.draws["encoder"], pair.b.test.draws["encoder"])
+    ours, theirs = (torch.tensor((r.test.correct or {})["encoder"], dtype=torch.float64) for r in (pair.a, pair.b))
+    groups = pair.a.test.groups
     found, low, high = paired_difference(ours, theirs, groups, seed)
     value, _ = by_group(ours - theirs, groups)
     return {"cell": pair.cell, "difference": found, "interval": (low, high), "p": sign_flip(value, seed)}
 
 
-def of_draws(pair: Pair) -> dict[str, Any]:
+def of_draws(pair: Pair, a: list[float], b: list[float]) -> dict[str, Any]:
     """Of rankings, whose numbers were redrawn on the same groups for A and B: p is how often the sign turns."""
-    ours, theirs = (torch.tensor(r["test"]["draws"]["encoder"], dtype=torch.float64) for r in (pair.a, pair.b))
-    metric, n = pair.a["metric"], len(pair.a["test"]["groups"])
+    ours, theirs = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
+    n = len(pair.a.test.groups)
     interval, p = spread_of_difference(ours, theirs, n), turned(ours - theirs, n)
-    return {"cell": pair.cell, "difference": pair.a[metric] - pair.b[metric], "interval": interval, "p": p}
+    return {"cell": pair.cell, "difference": pair.a.score.value - pair.b.score.value, "interval": interval, "p": p}
 
 
 def holm(rows: list[dict[str, Any]]) -> None:

@@ -1,39 +1,29 @@
-"""encoders + labelled clips -> result files: `python -m benchmarks.linear_probe --encoder RUN --data NAME --out DIR`.
+"""encoders + labelled clips -> scores: `python -m benchmarks.linear_probe --encoder RUN --data NAME --out DIR`.
 
-Each clip is decoded once and goes through the encoder, its untrained twin, the time controls and the pixel features;
-each of these five rows then has the same probe, grid, poolings and selection.
+The suite `linear` on one data set: a linear probe and nearest neighbours on frozen features, each
+beside the same net untrained, raw pixels, one frame repeated and shuffled frames.
 """
 
-import itertools
 import sys
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 
-from benchmarks import report
-from benchmarks.features.bench import Options, Subject, agreed, bench, subject
-from benchmarks.features.late_fusion import split
+from benchmarks.features.bench import FeatureOptions
 from benchmarks.features.pooling import POOLINGS
-from benchmarks.features.sources import ROWS
-from benchmarks.probes.base import Probe, ProbeResult
-from benchmarks.reports import results
-from benchmarks.tasks.film_strips import strips
-from ssvid import registry
-from ssvid.data.manifest import SPLITS, Manifest, labelled
+from benchmarks.run import write_report
+from benchmarks.suites.loader import load
+from benchmarks.suites.runner import SuiteRunner, open_suite
+from ssvid.data.manifest import Manifest, labelled
 from ssvid.engine.distributed import join
-from ssvid.engine.features import cpu_seconds, refuse
+from ssvid.engine.features import refuse
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError, positive
-from ssvid.results import command_line, describe_data, digest, git, leak, title, write
+from ssvid.results import Result, read_folder, read_result
+from ssvid.results.provenance import titles
 
-
-class Job(NamedTuple):
-    """One encoder to probe, its probes, and what its result is known by."""
-
-    of: Subject
-    probes: dict[str, Probe]
-    protocol: dict[str, Any]
+CELL = "classify.linear"  # whose numbers are printed
 
 
 def linear_probe(
@@ -63,77 +53,51 @@ def linear_probe(
         torch.set_num_threads(threads)
     if not encoder:
         raise UserError("Say what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
-    device = join(devices).device
-    options = Options(
-        cache,
-        batch_size,
-        workers,
-        clips,
-        poolings=poolings,
-        device=device,
+    refuse_old_results(Path(out), encoder)
+    options = FeatureOptions(
+        cache=cache,
+        batch_size=batch_size,
+        workers=workers,
+        clips=clips,
+        poolings=tuple(poolings),
+        device=join(devices).device,
         seed=seed,
         calibrate_bn=calibrate_bn,
         max_bad=max_bad,
     )
-    data = labelled(data)
-    folder, brief = Path(out), []
-    jobs = [
-        plan(subject(text, name, clip, layers), min_steps, options)
-        for text, name in zip(encoder, titles(encoder), strict=True)
-    ]
-    for job in jobs:
-        hashes = {"encoder": job.of.encoder["hash"], "protocol": digest(job.protocol)}
-        results.refuse_another(folder / f"{job.of.name}.json", data=data.hash, **hashes)
-    folder.mkdir(parents=True, exist_ok=True)
-    for job in jobs:
-        found = probe_encoder(job, data, options)
-        found |= {"config": config, "command": command_line("benchmarks.linear_probe", config)}
-        write(folder / f"{job.of.name}.json", found)
-        brief.append(results.brief(found))
-        print(results.table([found]), *results.reading(found), sep="\n", file=sys.stderr)
-    return {"out": out, "report": str(report.write(folder)), "results": brief}
+    suite = open_suite("linear", load("linear", {"linear": {"min_steps": min_steps}}), labelled(data), None)
+    own_data = config.get("data") if config else None
+    runner = SuiteRunner(Path(out), options, module="benchmarks.linear_probe", config=config, data=own_data)
+    runner.run(suite, encoder, clip, layers)
+    written = write_report(runner)
+    results = [result for result in read_folder(Path(out)).values() if result.cell == CELL]
+    return {**written, "results": [brief(result) for result in results if result.encoder.title in titles(encoder)]}
 
 
-def plan(of: Subject, min_steps: int, options: Options) -> Job:
-    probes = {"linear": registry.probes["linear"](min_steps=min_steps), "knn": registry.probes["knn"]()}
-    return Job(of, probes, {"probe": vars(probes["linear"]), "knn": vars(probes["knn"]), **agreed(of, options)})
+def refuse_old_results(folder: Path, encoders: list[str]) -> None:
+    """The command once wrote one file for each encoder, which would stand twice in the report."""
+    for name in titles(encoders):
+        file = folder / f"{name}.json"
+        if file.exists() and read_result(file):
+            raise UserError(f"{file} is a result of an earlier version of this command: name another --out.")
 
 
-def probe_encoder(job: Job, data: Manifest, options: Options) -> dict[str, Any]:
-    """clips -> features of the five rows -> a probe of each -> a result."""
-    began = cpu_seconds()
-    got = bench(job.of, data, options)
+def brief(result: Result) -> dict[str, Any]:
+    """What the command prints."""
+    from benchmarks.reports.verdict import verdict
+    from ssvid.statistics import majority
 
-    def run(probe: str, source: str) -> ProbeResult:
-        train, val, test = (got.frozen(source, split) for split in SPLITS)
-        return job.probes[probe].run(train, val, test, options.seed)
-
-    rows = {source: run("linear", source) for source in ROWS}
-    near = {source: run("knn", source) for source in ("encoder", "random")}
-    cost = {**got.cost, "cpu_s": cpu_seconds() - began}
-    bank, splits = got.features["encoder"][near["encoder"].chosen["pooling"]], got.splits
+    print(*verdict(result), sep="\n", file=sys.stderr)
     return {
-        **results.scores(data, splits, rows, near, options.seed),
-        "encoder": job.of.encoder,
-        "data": describe_data(data, splits, got.lost),
-        "protocol": job.protocol,
-        "protocol_hash": digest(job.protocol),
-        "leak": leak(job.of.given, data.split("test")),
-        "cost": {key: round(value, 6) for key, value in cost.items()},
-        "seed": options.seed,
-        "git": git(),
-        "strips": strips(data, got.spec, bank, splits["train"], splits["test"], rows["encoder"].predictions),
+        "encoder": result.encoder.title,
+        "top1": result.score.value,
+        "interval": result.score.interval,
+        "chance": result.chance,
+        "majority": majority(torch.tensor(result.test.labels)),
+        "controls": {name: score.value for name, score in result.controls.items()},
+        "gain_over_random": vars(result.gains["random"]),
+        "reading": verdict(result)[0],
     }
-
-
-def titles(encoders: list[str]) -> list[str]:
-    """A file name for each: the last part of its path, with a number where that is taken."""
-    made: list[str] = []
-    for text in encoders:
-        stem = "+".join(map(title, split(text)))
-        numbered = (f"{stem}_{number}" for number in itertools.count(2))
-        made.append(stem if stem not in made else next(name for name in numbered if name not in made))
-    return made
 
 
 if __name__ == "__main__":

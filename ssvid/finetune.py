@@ -26,7 +26,8 @@ from ssvid.errors import UserError
 from ssvid.hub import open_encoder
 from ssvid.log import log
 from ssvid.nn.batchnorm import lacks_statistics
-from ssvid.results import command_line, describe_encoder, title, trainings, write
+from ssvid.results import Result, write_result
+from ssvid.results.provenance import describe_encoder, title, trainings
 
 
 def finetune(
@@ -60,7 +61,7 @@ def finetune(
     data = classes_of(data)
     net = start(encoder, flags.clip, flags.seed, out)
     began = describe_encoder(encoder, f"{title(encoder)}, fine-tuned", net)
-    folder = RunFolder(out, {"start": began["hash"], "before": trainings(encoder)})
+    folder = RunFolder(out, {"start": began.hash, "before": trainings(encoder)})
     world = begin(folder, config, flags)
     head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
@@ -76,22 +77,23 @@ def finetune(
     clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
     with hold(folder, config, rows.hash, world):
         ran = run(trained, clips, settings, folder, config, flags.workers, flags.max_bad)
-        result = score(trained, data, settings, folder, config, flags.max_bad)
-        result |= {
-            "encoder": began,
-            "config": config,
-            "command": command_line("ssvid.finetune", config),
-        }
+        result = score(trained, data, settings, folder, config, flags.max_bad, began)
         if world.first:
             keep_result(folder, result, encoder)
-    brief = {key: result[key] for key in ("top1", "interval", "val_top1", "chance")}
-    return {**ran, **brief, "weights": began["weights"], "result": str(folder.path / "result.json")}
+    brief = {
+        "top1": result.score.value,
+        "interval": result.score.interval,
+        "val_top1": result.val,
+        "chance": result.chance,
+        "weights": began.weights,
+    }
+    return {**ran, **brief, "result": str(folder.path / "result.json")}
 
 
-def keep_result(folder: RunFolder, found: dict[str, Any], encoder: str) -> None:
-    write(folder.path / "result.json", found)
-    if found["leak"].get("clips"):
-        log.warning(f"{encoder} was trained on {found['leak']['clips']} of the test clips.")
+def keep_result(folder: RunFolder, result: Result, encoder: str) -> None:
+    write_result(folder.path / "result.json", result)
+    if result.leak.clips:
+        log.warning(f"{encoder} was trained on {result.leak.clips} of the test clips.")
 
 
 def classes_of(data: Manifest) -> Manifest:

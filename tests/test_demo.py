@@ -13,7 +13,7 @@ SEEDS = (0, 1, 2)
 
 def check(found: dict, folder: Path) -> float:
     """The gain over the untrained net, after every control was looked at."""
-    result = json.loads((folder / "probe" / f"{folder.name}.json").read_text())
+    result = json.loads((folder / "probe" / f"{folder.name}.classify.linear.json").read_text())
     assert found["pretrained"] > found["pixels"]
     assert result["data"]["clips"]["test"] >= 400
     for control in ("single_frame", "shuffled"):

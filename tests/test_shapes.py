@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.features.bench import Options, Subject
+from benchmarks.features.bench import FeatureOptions, Subject
 from benchmarks.features.late_fusion import agreed
 from ssvid.data.store import card_of
 from ssvid.encoder import Encoder
@@ -17,6 +17,7 @@ from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.registry import encoders
 from ssvid.results import digest
+from ssvid.results.provenance import describe_encoder
 from ssvid.shapes import ClipSpec, Features, Grid, Views
 from ssvid.weights.encoders import encoder_hash, load_encoder, save_encoder
 from tests.helpers import facts, for_each
@@ -94,7 +95,8 @@ def test_hashes_of_whole_clips_are_their_own():
         f(s) for s in others for f in (lambda s: encoder_hash(dot(s)), repr)
     }
     assert all(vars(WHOLE) != vars(other) and WHOLE != other for other in others)
-    told = [agreed(Subject("dot", "dot", dot(s), s, (), {}), Options(), "clips") for s in (WHOLE, *others)]
+    info = describe_encoder("dot", "dot", dot(WHOLE))
+    told = [agreed(Subject("dot", "dot", dot(s), s, (), info), FeatureOptions(), "clips") for s in (WHOLE, *others)]
     assert told[0]["clip"]["whole"] is True and not any("whole" in one["clip"] for one in told[1:])
     assert len({digest(one) for one in told}) == 4
     copy = pickle.loads(pickle.dumps(WHOLE))

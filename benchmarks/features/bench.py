@@ -1,6 +1,7 @@
 """encoder + labelled clips -> Bench: features of the encoder and of its controls, each clip decoded once for all."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,14 +21,16 @@ from ssvid.engine.features import Extracted, cpu_seconds, extract_from, some_cli
 from ssvid.engine.train_flags import ClipChange
 from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import calibrate, settle
-from ssvid.results import describe_encoder
+from ssvid.results import EncoderInfo
+from ssvid.results.provenance import describe_encoder
 from ssvid.shapes import ClipSpec, Frozen, Grid, Labels
 
 NAMED = 1  # seed of the weights of an encoder that is but a name: the same in every run, and not its twin's
 CALIBRATE = 256  # train clips that an untrained twin's batch norm is measured on
 
 
-class Options(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
     """How features are taken, the same for every encoder."""
 
     cache: str = ".cache/ssvid"
@@ -57,7 +60,7 @@ class Subject(NamedTuple):
     net: Encoder
     spec: ClipSpec  # as the user wants it
     layers: tuple[int, ...]
-    encoder: dict[str, Any]  # its description
+    encoder: EncoderInfo
     parts: tuple["Subject", ...] = ()  # of several that are asked together: late_fusion.py
 
     @property
@@ -128,7 +131,7 @@ def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "las
     return Subject(text, name, net, net.spec, chosen_layers(net, layers), describe_encoder(text, name, net))
 
 
-def agreed(of: Subject, options: Options, kind: str = "clips") -> dict[str, Any]:
+def agreed(of: Subject, options: FeatureOptions, kind: str = "clips") -> dict[str, Any]:
     """What two results must share to be compared, beside their probe."""
     return {
         "clip": vars(of.net.spec) | {"clips": options.clips, "crops": options.crops, "average": options.average},
@@ -142,7 +145,9 @@ def agreed(of: Subject, options: Options, kind: str = "clips") -> dict[str, Any]
     }
 
 
-def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] = ROWS, kind: str = "clips") -> Bench:
+def bench(
+    of: Subject, data: Manifest, options: FeatureOptions, wanted: Sequence[str] = ROWS, kind: str = "clips"
+) -> Bench:
     """data -> features of the rows that are wanted, from the cache where they are there already.
 
     `kind`: what is scored one by one, of benchmarks.features.units.
@@ -171,34 +176,45 @@ def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str] =
     features = {name: got.features[own] for name, own in names.items()}
     grid = Grid(*net.grid(net.spec.frames, net.spec.size, net.spec.size))
     return Bench(
-        data,
-        units.clips.row,
-        units.clips.at,
-        units.labels,
-        splits,
-        features,
-        lost,
-        net.spec,
-        grid,
-        cost,
-        options.seed,
-        options.views,
+        data=data,
+        row=units.clips.row,
+        at=units.clips.at,
+        labels=units.labels,
+        splits=splits,
+        features=features,
+        lost=lost,
+        spec=net.spec,
+        grid=grid,
+        cost=cost,
+        seed=options.seed,
+        views=options.views,
         text=text,
     )
 
 
-def stored(of: Subject, data: Manifest, options: Options, text: Text | None) -> Bench:
+def stored(of: Subject, data: Manifest, options: FeatureOptions, text: Text | None) -> Bench:
     """Test videos whose seconds have features already, which tasks read by themselves: stored.py."""
     began = cpu_seconds()
     rows = [row for row, video in enumerate(data.rows) if video.split == "test"]
-    good = readable(data, rows, of.encoder["hash"], of.given)
+    good = readable(data, rows, of.encoder.hash, of.given)
     lost = [str(data.root / data.rows[row].features) for row in rows if row not in good]
     refuse_many(lost, len(rows), options.max_bad)
     splits = {"train": [], "val": [], "test": [row for row in rows if row in good]}
     grid = Grid(*of.net.grid(of.net.spec.frames, of.net.spec.size, of.net.spec.size))
-    cost, labels = {"cpu_s": cpu_seconds() - began}, data.labels.new_full((len(data),), -1)
-    whole = Bench(data, range(len(data)), (), labels, splits, {}, lost, of.net.spec, grid, cost, options.seed)
-    return whole._replace(text=text)
+    return Bench(
+        data=data,
+        row=range(len(data)),
+        at=(),
+        labels=data.labels.new_full((len(data),), -1),
+        splits=splits,
+        features={},
+        lost=lost,
+        spec=of.net.spec,
+        grid=grid,
+        cost={"cpu_s": cpu_seconds() - began},
+        seed=options.seed,
+        text=text,
+    )
 
 
 def own_name(name: str) -> str:
@@ -208,7 +224,7 @@ def own_name(name: str) -> str:
     return row if row.partition("/")[0] == "pixels" else row + colon + form
 
 
-def measured(data: Manifest, net: Encoder, n: int, options: Options) -> Iterator[Tensor]:
+def measured(data: Manifest, net: Encoder, n: int, options: FeatureOptions) -> Iterator[Tensor]:
     """n train clips, for batch norm; of a set that is for testing alone n of all."""
     train = data.split("train")
     return some_clips(train if len(train) else data, net.spec, n, options.seed, options.batch_size, options.workers)

@@ -4,24 +4,19 @@ A task that `fuses` asks each encoder by itself and adds up what they say; of th
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.features import bench as single
-from benchmarks.features.bench import Bench, Options, Subject
+from benchmarks.features.bench import Bench, FeatureOptions, Subject
 from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
-from ssvid.results import Result, digest, leak
-
-
-def split(text: str) -> list[str]:
-    """The encoders that a user named in one word; a path may hold a + of its own."""
-    return [text] if Path(text).exists() else text.split("+")
+from ssvid.results import EncoderInfo, Leak, digest
+from ssvid.results.provenance import leak, split_streams
 
 
 def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]) -> Subject:
-    parts = split(text)
+    parts = split_streams(text)
     if len(parts) == 1:
         return single.subject(text, name, clip, layers)
     if not all(parts):
@@ -32,31 +27,31 @@ def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "las
     return each[0]._replace(given=text, encoder=described(each, text, name), parts=each)
 
 
-def described(streams: Sequence[Subject], text: str, name: str) -> Result:
+def described(streams: Sequence[Subject], text: str, name: str) -> EncoderInfo:
     """What a result says of several encoders, and each of them by itself."""
-    each = [one.encoder for one in streams]
-    untrained = [one["weights"] for one in each if one["weights"] != "trained"]
-    licences = dict.fromkeys(one["licence"] for one in each if one["licence"])
-    return {
-        "title": name,
-        "given": text,
-        "weights": untrained[0] if untrained else "trained",
-        "name": "+".join(one["name"] for one in each),
-        "kwargs": {},
-        "parameters": sum(one["parameters"] for one in each),
-        "licence": ", ".join(licences) or None,
-        "hash": digest({"streams": [one["hash"] for one in each]}),
-        "streams": each,
-    }
+    each = tuple(one.encoder for one in streams)
+    untrained = [one.weights for one in each if one.weights != "trained"]
+    licences = dict.fromkeys(one.licence for one in each if one.licence)
+    return EncoderInfo(
+        title=name,
+        given=text,
+        weights=untrained[0] if untrained else "trained",
+        name="+".join(one.name for one in each),
+        kwargs={},
+        parameters=sum(one.parameters for one in each),
+        licence=", ".join(licences) or None,
+        hash=digest({"streams": [one.hash for one in each]}),
+        streams=each,
+    )
 
 
-def agreed(of: Subject, options: Options, kind: str) -> dict[str, Any]:
+def agreed(of: Subject, options: FeatureOptions, kind: str) -> dict[str, Any]:
     """What two results must share; of several encoders the clips of each."""
     first, *others = (single.agreed(one, options, kind) for one in of.streams)
     return first | ({"others": [{key: one[key] for key in ("clip", "layers")} for one in others]} if others else {})
 
 
-def bench(of: Subject, data: Manifest, options: Options, wanted: Sequence[str], kind: str) -> Bench:
+def bench(of: Subject, data: Manifest, options: FeatureOptions, wanted: Sequence[str], kind: str) -> Bench:
     """Each encoder's features; of videos that one of them could not read there are none."""
     first, *others = (single.bench(one, data, options, wanted, kind) for one in of.streams)
     if not others:
@@ -74,9 +69,9 @@ def only(bench: Bench, rows: set[int]) -> Bench:
     return bench._replace(splits=splits)
 
 
-def leaks(of: Subject, test: Manifest) -> Result:
+def leaks(of: Subject, test: Manifest) -> Leak:
     """The first encoder that read test clips; else whether all of them tell what they read."""
     each = [leak(one.given, test) for one in of.streams]
-    bad = [one for one in each if one["checked"] and one["clips"]]
-    unknown = [one for one in each if not one["checked"]]
+    bad = [one for one in each if one.clips]
+    unknown = [one for one in each if not one.checked]
     return (bad or unknown or each)[0]

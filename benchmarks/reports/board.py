@@ -1,193 +1,140 @@
-"""result files of `benchmarks.run` -> tables: Markdown, CSV, LaTeX; and with board_page.py one HTML page.
+"""Result files -> one report of them: tables, and with board_page.py an HTML page.
 
-`python -m benchmarks.report DIR [DIR ...]` makes them anew from the files alone.
+`python -m benchmarks.report DIR [DIR ...]` makes it from the files alone.
 """
 
-import csv
 import difflib
-import io
 import json
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reports import results
+from benchmarks.reports import run_page, tables
 from benchmarks.reports.averages import averages
 from benchmarks.reports.board_page import html_page
-from benchmarks.reports.results import between, gained, mean_of, percent, scored, std
 from ssvid.errors import UserError
-from ssvid.results import BENCH, Result
-
-HEAD = (
-    "task",
-    "encoder",
-    "score",
-    "95 % interval",
-    "chance",
-    "untrained",
-    "more than untrained",
-    "pixels",
-    "test clips",
-)
-ACROSS = 5  # cells beside each other in LaTeX; more stand one below the other
-TEX_ROWS = {"encoder": "", "random": "\\quad untrained", "pixels": "\\quad raw pixels"}
-TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-} | {c: f"\\{c}" for c in "&%$#_{}"}
+from ssvid.files import write_text_whole
+from ssvid.results import TUNED, Result, read_folder
+from ssvid.results.schema import KINDS
 
 
 def is_board(folder: Path) -> bool:
-    return any(results.read(file, (BENCH,)) for file in folder.glob("*.json"))
+    """Damaged files are passed over here; `write` names them."""
+    return any(run_page.mapping(file).get("kind") in KINDS for file in folder.glob("*.json"))
 
 
 def write(*folders: Path, out: Path | None = None, baseline: str = "random") -> Path:
     """One report of all folders, in `out` or the first of them. `baseline`: of the gains per class."""
-    found = read_all(*folders)
-    if not found:
-        raise UserError(f"{' and '.join(map(str, folders))} holds no result of benchmarks.run.")
-    known(baseline, found)
-    found = sorted([*found, *averages(found)], key=order)
+    files = read_all(*folders)
+    if not files:
+        raise UserError(f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning.")
+    results = list(files.values())
+    check_baseline(baseline, results)
     place = out or folders[0]
     place.mkdir(parents=True, exist_ok=True)
-    made = {
-        "board.md": markdown(found),
-        "board.csv": comma(found),
-        "board.tex": latex(found),
-        "report.html": html_page(found, notes(found), baseline),
+    runs = write_runs(files, place)
+    results = sorted([*results, *averages(results)], key=order)
+    texts = {
+        "board.md": tables.markdown(results, notes(results)),
+        "board.csv": tables.comma(results),
+        "board.tex": tables.latex(results),
+        "report.html": html_page(results, notes(results), baseline, runs),
     }
-    for name, text in made.items():
-        results.write_text(place / name, text)
+    for name, text in texts.items():
+        write_text_whole(place / name, text)
     return place / "report.html"
 
 
-def read_all(*folders: Path) -> list[Result]:
+def write_runs(files: dict[Path, Result], place: Path) -> dict[str, str]:
+    """Title of an encoder -> the page of the run that it came from, beside the report."""
+    pages: dict[str, str] = {}
+    for file, result in files.items():
+        name = run_page.name(result)
+        if name not in pages.values() and (run := run_page.of_result(result, file.parent)):
+            run_page.write(run, place / name)
+            pages[result.encoder.title] = name
+    return pages
+
+
+def read_all(*folders: Path) -> dict[Path, Result]:
     """By cell, then by encoder. A result that two folders hold alike is taken once."""
     kept: dict[tuple[str, str], tuple[Path, Result]] = {}
-    for file in (file for folder in folders for file in sorted(folder.glob("*.json"))):
-        if result := results.read(file, (BENCH,)):
-            key = place_of(result)
-            first, other = kept.setdefault(key, (file, result))
-            if numbers(other) != numbers(result):
-                raise UserError(
-                    f"{first} and {file} both hold {key[1]} on {key[0]} but differ: "
-                    "leave one folder out, or rename the folder of one encoder and run it anew."
-                )
-    return sorted((result for _, result in kept.values()), key=order)
-
-
-def place_of(result: Result) -> tuple[str, str]:
-    return result["cell"], result["encoder"]["title"]
+    for file, result in (item for folder in folders for item in read_folder(folder).items()):
+        key = result.cell, result.encoder.title
+        first, other = kept.setdefault(key, (file, result))
+        if numbers(other) != numbers(result):
+            raise UserError(
+                f"{first} and {file} both hold {key[1]} on {key[0]} but differ: "
+                "leave one folder out, or rename the folder of one encoder and run it anew."
+            )
+    return dict(sorted(kept.values(), key=lambda item: order(item[1])))
 
 
 def order(result: Result) -> tuple[str, bool, str]:
     """By cell, then by encoder; means come last."""
-    return result["cell"], "over" in result, result["encoder"]["title"]
+    return result.cell, result.over is not None, result.encoder.title
 
 
-def numbers(result: Result) -> str:
+def numbers(result: Result) -> tuple[Any, ...]:
     """What makes a result this one and no other: neither what it cost, nor the path to its encoder."""
-    keys = ("metric", result["metric"], "interval", "controls", "test", "per_class", "protocol_hash")
-    same = [result["encoder"]["hash"], result["data"]["hash"], *(result.get(key) for key in keys)]
-    return json.dumps(same, sort_keys=True)
+    hashes = result.encoder.hash, result.data.hash, result.protocol_hash
+    main = result.score.value, result.score.interval, result.score.per_class
+    return *hashes, result.metric, *main, result.controls, result.test
 
 
-def known(baseline: str, found: list[Result]) -> None:
-    rows = dict.fromkeys(name for result in found for name in result["controls"])
-    names = list(dict.fromkeys([*rows, "chance", *(result["encoder"]["title"] for result in found)]))
-    if baseline not in names:
+def check_baseline(baseline: str, results: list[Result]) -> None:
+    rows = dict.fromkeys(name for result in results for name in result.controls)
+    names = list(dict.fromkeys([*rows, "chance", *(result.encoder.title for result in results)]))
+    if baseline not in names and baseline != "random":
         near = difflib.get_close_matches(baseline, names) or names
         raise UserError(f"--baseline {baseline}: no row or encoder of these results; near: {', '.join(near)}.")
 
 
-def brief(folder: Path) -> list[Result]:
+def brief(folder: Path) -> list[dict[str, Any]]:
     """What the command prints."""
     return [
         {
-            "cell": result["cell"],
-            "encoder": result["encoder"]["title"],
-            result["metric"]: result[result["metric"]],
-            "interval": result["interval"],
-            "chance": result.get("chance"),
-            "gain_over_random": result["gains"].get("random"),
+            "cell": result.cell,
+            "encoder": result.encoder.title,
+            result.metric: result.score.value,
+            "interval": result.score.interval,
+            "chance": result.chance,
+            "gain_over_random": vars(result.gains["random"]) if "random" in result.gains else None,
         }
-        for result in read_all(folder)
+        for result in read_all(folder).values()
     ]
 
 
-def cells(result: Result) -> tuple[str, ...]:
-    """A row of HEAD."""
-    gain, controls, metric = result["gains"].get("random"), result["controls"], result["metric"]
-    return (
-        result["cell"],
-        result["encoder"]["title"],
-        scored(result),
-        between(result["interval"]),
-        percent(result["chance"]) if result.get("chance") is not None else "",
-        percent(controls["random"][metric]) if "random" in controls else "",
-        gained(gain) if gain else "",
-        percent(controls["pixels"][metric]) if "pixels" in controls else "",
-        str(result["data"]["clips"]["test"]),
-    )
-
-
-def line(result: Result) -> str:
-    task, encoder, score, interval, chance, untrained, more, *_ = cells(result)
-    beside = [f"{name} {value}" for name, value in (("untrained", untrained), ("chance", chance)) if value]
-    return f"{encoder}, {task}: {score} ({interval})" + "; ".join(["", ", ".join(beside), more]).rstrip("; ")
-
-
-def markdown(found: list[Result]) -> str:
-    body = [HEAD, *(tuple(map(marked, cells(result))) for result in found)]
-    widths = [max(len(row[i]) for row in body) for i in range(len(HEAD))]
-    rows = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in body]
-    rows.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    said = "\n".join(f"- {marked(text)}" for text in notes(found))
-    return "# Frozen features\n\n" + "\n".join(rows) + f"\n\n{said}\n"
-
-
-def marked(text: str) -> str:
-    """Text that Markdown shows as it is. An underscore inside a word is plain already."""
-    return re.sub(r"[\\|<&*`\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
-
-
-def notes(found: list[Result]) -> list[str]:
+def notes(results: list[Result]) -> list[str]:
     said = ["Intervals are 95 % bootstraps over groups of test clips. Settings are chosen on val; test is read once."]
-    said += mixed(found)
-    for result in found:
-        leak = result["leak"]
-        if leak["checked"] and leak["clips"]:
-            said.append(f"WARNING: {result['encoder']['title']} was trained on {leak['clips']} of the test clips.")
-        if result["encoder"]["weights"] != "trained":
-            said.append(f"{result['encoder']['title']} has random weights.")
-        if result["encoder"].get("licence"):
-            said.append(f"The weights of {result['encoder']['title']} are under {result['encoder']['licence']}.")
+    if any(result.kind == TUNED for result in results):
+        said.append("Fine-tuning trains the encoder on the labels, and no controls stand beside it.")
+    said += mixed(results)
+    for result in results:
+        if result.leak.clips:
+            said.append(f"WARNING: {result.encoder.title} was trained on {result.leak.clips} of the test clips.")
+        if result.encoder.weights != "trained":
+            said.append(f"{result.encoder.title} has random weights.")
+        if result.encoder.licence:
+            said.append(f"The weights of {result.encoder.title} are under {result.encoder.licence}.")
     return list(dict.fromkeys(said))
 
 
-def mixed(found: list[Result]) -> list[str]:
+def mixed(results: list[Result]) -> list[str]:
     """What makes rows that stand together no fair comparison."""
 
     def several(name: Callable[[Result], str], what: Callable[[Result], str]) -> Iterable[str]:
         values: dict[str, set[str]] = {}
-        for result in found:
+        for result in results:
             values.setdefault(name(result), set()).add(what(result))
         return (key for key, seen in values.items() if len(seen) > 1)
 
     def cell(result: Result) -> str:
-        return str(result["cell"])
+        return result.cell
 
-    def asked(result: Result) -> str:
-        return json.dumps(result["protocol"]["cell"], sort_keys=True)
-
-    data = several(cell, lambda result: result["data"]["hash"])
-    settings = several(cell, asked)
-    nets = several(lambda result: result["encoder"]["title"], lambda result: result["encoder"]["hash"])
+    data = several(cell, lambda result: result.data.hash)
+    settings = several(cell, lambda result: json.dumps(result.question, sort_keys=True))
+    nets = several(lambda result: result.encoder.title, lambda result: result.encoder.hash)
     return [
         *(f"WARNING: the results of {name} are of different data: do not compare them." for name in data),
         *(
@@ -196,59 +143,3 @@ def mixed(found: list[Result]) -> list[str]:
         ),
         *(f"WARNING: several encoders (of different hashes) are called {name}." for name in nets),
     ]
-
-
-def comma(found: list[Result]) -> str:
-    """Numbers unrounded, one line for each row of each cell, controls included."""
-    with io.StringIO(newline="") as file:
-        lines = csv.writer(file)
-        head = ("cell", "encoder", "row", "metric", "score", "low", "high", "chance", "protocol", "data", "git")
-        lines.writerow((*head, "mean_over", "std"))
-        for result in found:
-            metric = result["metric"]
-            shared = (result.get("chance"), result["protocol_hash"], result["data"]["hash"][:16], result["git"])
-            for name, row in {"encoder": result, **result["controls"]}.items():
-                spread = (mean_of(result), std(row))
-                number = (row[metric], *row["interval"])
-                lines.writerow((result["cell"], result["encoder"]["title"], name, metric, *number, *shared, *spread))
-        return file.getvalue()
-
-
-def latex(found: list[Result]) -> str:
-    """A booktabs table: encoders down, cells across; where these are too many for a page, the other way round.
-
-    Below each score those of its controls, small beside it the interval.
-    """
-    names = list(dict.fromkeys(plain(result["cell"]) for result in found))
-    titles = list(dict.fromkeys(plain(result["encoder"]["title"]) for result in found))
-    chance = {plain(r["cell"]): f"{100 * r['chance']:.1f}" for r in found if r.get("chance") is not None}
-    turned = len(names) > ACROSS
-    down, across = (names, titles) if turned else (titles, names)
-    table: dict[tuple[str, str], dict[str, str]] = {(name, row): {} for name in down for row in TEX_ROWS}
-    for result in found:
-        pair = plain(result["cell"]), plain(result["encoder"]["title"])
-        name, column = pair if turned else pair[::-1]
-        for row, scores in {"encoder": result, **result["controls"]}.items():
-            if row in TEX_ROWS:
-                table[name, row][column] = number(scores, result["metric"])
-    lines = [(TEX_ROWS[row] or name, values, name) for (name, row), values in table.items() if values]
-    body = [[said, *(values.get(column, "--") for column in across)] for said, values, _ in lines]
-    head = ["", *across]
-    if turned and chance:
-        head.append("chance")
-        body = [[*row, "" if row[0] != line[2] else chance[line[2]]] for row, line in zip(body, lines, strict=True)]
-    elif chance:
-        body.append(["chance", *(chance.get(column, "--") for column in across)])
-    inner = "\n".join(" & ".join(row) + " \\\\" for row in body)
-    top = f"\\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n"
-    return f"{top}{inner}\n\\bottomrule\n\\end{{tabular}}\n"
-
-
-def number(row: dict[str, Any], metric: str) -> str:
-    low, high = (100 * end for end in row["interval"])
-    spread = f" $\\pm$ {100 * share:.1f}" if (share := std(row)) is not None else ""
-    return f"{100 * row[metric]:.1f}{spread} {{\\tiny [{low:.1f}, {high:.1f}]}}"
-
-
-def plain(text: str) -> str:
-    return "".join(TEX.get(c, c) for c in text)

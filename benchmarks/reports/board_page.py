@@ -1,4 +1,4 @@
-"""results of `benchmarks.run` -> one HTML page: table, cost, how to cite, then each cell with what explains its score.
+"""results -> one HTML page: table, cost, how to cite, then each cell with what explains its score.
 
 Only this file says what stands where on that page; charts are in figures.py, film strips in page.py.
 """
@@ -7,21 +7,37 @@ import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import yaml
 
 from benchmarks.reports import figures, page
+from benchmarks.reports.classes import class_gains, per_class, with_interval
 from benchmarks.reports.figures import COLOURS, RED, Bar
 from benchmarks.reports.page import GREY, INK, PALE, folded, html_table
-from benchmarks.reports.results import ROWS, between, class_gains, gained, per_class, percent, scored, with_interval
-from ssvid.results import Result
+from benchmarks.reports.verdict import verdict
+from ssvid.results import Result, Score
+from ssvid.results.schema import to_json
+from ssvid.results.text import ROW_NAMES, between, control_score, gain_over_untrained, percent, scored
 
 MANY, ENDS = 30, 10  # classes: more are cut down to the best and the worst
 DARK = "#57606a"  # of means
 OPEN = 8  # results whose pictures are shown unfolded; of more a reader picks
 CITATION = Path(__file__).parents[2] / "CITATION.cff"
-LONG = ("grid", "test", "protocol", "config", "controls", "gains", "strips", "attention", "per_class", "command")
+LONG = (
+    "grid",
+    "test",
+    "protocol",
+    "config",
+    "controls",
+    "gains",
+    "strips",
+    "attention",
+    "per_class",
+    "confusion",
+    "command",
+)
 STYLE = f"""
 {figures.STYLE}
 body {{ max-width: 68rem; }}
@@ -73,16 +89,19 @@ COST = (
 )
 
 
-def html_page(found: list[Result], said: list[str], baseline: str) -> str:
-    """`said`: what a reader must know of all results. `baseline`: of the gains per class, a row or an encoder."""
-    cells = list(dict.fromkeys(result["cell"] for result in found))
-    single = [result for result in found if "over" not in result]
-    titles = sorted({result["encoder"]["title"] for result in single})
+def html_page(found: list[Result], said: list[str], baseline: str, runs: dict[str, str]) -> str:
+    """`said`: what a reader must know of all results. `baseline`: of the gains per class, a row or an encoder.
+
+    `runs`: title of an encoder -> the page of the run that it came from.
+    """
+    cells = list(dict.fromkeys(result.cell for result in found))
+    single = [result for result in found if result.over is None]
+    titles = sorted({result.encoder.title for result in single})
     colours = {title: COLOURS[i % len(COLOURS)] for i, title in enumerate(titles)}
-    every = {result["encoder"]["title"]: DARK for result in found} | colours  # the mean of several has none of its own
+    every = {result.encoder.title: DARK for result in found} | colours  # the mean of several has none of its own
     text = "".join(f"<li>{html.escape(line)}</li>" for line in said)
     size = f"{counted(len(titles), 'encoder')} on {counted(len(cells), 'cell')} (a task, a probe and a data set each)."
-    parts = [f"<h1>Frozen features</h1><p>{size}</p><ul>{text}</ul>", overview(found, cells, every)]
+    parts = [f"<h1>Frozen features</h1><p>{size}</p><ul>{text}</ul>", run_links(runs), overview(found, cells, every)]
     if figure := figures.cost(single, colours):
         drawn = f'{page.sharp(figure, "Accuracy against cost")}<p class="sub">{COST}</p>'
         one = len(titles) == 1  # then there is nothing to weigh
@@ -90,6 +109,11 @@ def html_page(found: list[Result], said: list[str], baseline: str) -> str:
     parts.append(cite(found))
     parts += [section(i, name, found, every, baseline) for i, name in enumerate(cells)]
     return page.page("Frozen features", "\n".join(parts), STYLE)
+
+
+def run_links(runs: dict[str, str]) -> str:
+    links = (f'<a href="{quote(page)}">{html.escape(title)}</a>' for title, page in sorted(runs.items()))
+    return f"<p>How it was pretrained (curves, pictures, cost, config): {', '.join(links)}.</p>" if runs else ""
 
 
 def counted(n: int, what: str) -> str:
@@ -103,13 +127,13 @@ def overview(found: list[Result], cells: list[str], colours: dict[str, str]) -> 
     names = (first, "score", "0 to 100 %", "95 % interval", "untrained", "more than untrained", "raw pixels")
     body = ""
     for i, name in enumerate(cells):
-        own = [result for result in found if result["cell"] == name]
+        own = [result for result in found if result.cell == name]
         link = f'<a href="#cell{i}">{html.escape(name)}</a>'
         about = html.escape(", ".join(describe(own[0])))
         if one:
             body += overview_row(own[0], colours[first], f"{link}<br><small>{about}</small>")
             continue
-        named = [(result, result["encoder"]["title"]) for result in own]
+        named = [(result, result.encoder.title) for result in own]
         rows = "".join(overview_row(result, colours[title], html.escape(title)) for result, title in named)
         body += (
             f'<tbody><tr class="cell"><td colspan="{len(names)}">{link}<small>{about}</small></td></tr>{rows}</tbody>'
@@ -120,18 +144,15 @@ def overview(found: list[Result], cells: list[str], colours: dict[str, str]) -> 
 
 
 def describe(result: Result) -> list[str]:
-    clips = counted(result["data"]["clips"]["test"], "test clip")
-    units = f"{result['test']['units']} answers in " if "units" in result.get("test", {}) else ""
-    chance = [] if result.get("chance") is None else [f"chance {percent(result['chance'])}"]
-    return [result["metric"], units + clips, *chance]
+    clips = counted(result.data.clips["test"], "test clip")
+    units = f"{result.test.units} answers in " if result.test.units is not None else ""
+    chance = [] if result.chance is None else [f"chance {percent(result.chance)}"]
+    return [result.metric, units + clips, *chance]
 
 
 def overview_row(result: Result, colour: str, first: str) -> str:
-    metric, controls, gain = result["metric"], result["controls"], result["gains"].get("random")
-    texts = [scored(result), "", between(result["interval"])]
-    texts.append(percent(controls["random"][metric]) if "random" in controls else "")
-    texts.append(gained(gain) if gain else "")
-    texts.append(percent(controls["pixels"][metric]) if "pixels" in controls else "")
+    texts = [scored(result), "", between(result.score.interval), control_score(result, "random")]
+    texts += [gain_over_untrained(result), control_score(result, "pixels")]
     cells = [html.escape(text) for text in texts]
     score, _, seeds = cells[0].replace("+-", "&plusmn;").partition(" (")
     cells[0], cells[1] = f"<b>{score}</b>" + f" <small>({seeds}</small>" * bool(seeds), dots(result, colour)
@@ -143,22 +164,22 @@ def overview_row(result: Result, colour: str, first: str) -> str:
 
 def dots(result: Result, colour: str) -> str:
     """The score on a line from 0 to 100 %, with its interval, its untrained twin and chance."""
-    low, high = (100 * end for end in result["interval"])
+    low, high = (100 * end for end in result.score.interval)
     marks = f'<i style="left:{low:.2f}%;width:{high - low:.2f}%;background:{colour}"></i>'
-    if result.get("chance") is not None:
-        marks += f'<s style="left:{100 * result["chance"]:.2f}%"></s>'
-    if twin := result["controls"].get("random"):
-        marks += f'<u style="left:{100 * twin[result["metric"]]:.2f}%;border-color:{colour}"></u>'
-    score = f'<b style="left:{100 * result[result["metric"]]:.2f}%;background:{colour}"></b>'
+    if result.chance is not None:
+        marks += f'<s style="left:{100 * result.chance:.2f}%"></s>'
+    if twin := result.controls.get("random"):
+        marks += f'<u style="left:{100 * twin.value:.2f}%;border-color:{colour}"></u>'
+    score = f'<b style="left:{100 * result.score.value:.2f}%;background:{colour}"></b>'
     return f'<span class="range">{marks}{score}</span>'
 
 
 def cite(found: list[Result]) -> str:
     """What to name beside a number of this page."""
-    cells = dict.fromkeys((result["cell"], result["protocol_hash"]) for result in found)
+    cells = dict.fromkeys((result.cell, result.protocol_hash) for result in found)
     protocols = ", ".join(f"{cell} {protocol}" for cell, protocol in cells)
-    code = ", ".join(dict.fromkeys(result["git"] or "no git" for result in found))
-    data = ", ".join(dict.fromkeys(result["data"]["hash"][:16] for result in found))
+    code = ", ".join(dict.fromkeys(result.git or "no git" for result in found))
+    data = ", ".join(dict.fromkeys(result.data.hash[:16] for result in found))
     text = (
         "<p>Cite the software, and with it the papers of the encoders, of their pretraining and of the data sets.</p>"
     )
@@ -190,18 +211,19 @@ def bibtex() -> str:
 
 def section(i: int, name: str, found: list[Result], colours: dict[str, str], baseline: str) -> str:
     """A cell: bars of all rows, further numbers, then each encoder."""
-    own = [result for result in found if result["cell"] == name]
-    groups = [scores(result, colours[result["encoder"]["title"]]) for result in own]
+    own = [result for result in found if result.cell == name]
+    groups = [scores(result, colours[result.encoder.title]) for result in own]
     parts = [
         f'<h2 id="cell{i}">{html.escape(name)}</h2><p class="sub">{html.escape(", ".join(describe(own[0])))}</p>',
-        figures.bars(groups, own[0].get("chance"), f"{own[0]['metric']} on test, %"),
+        figures.bars(groups, own[0].chance, f"{own[0].metric} on test, %"),
         further(own),
     ]
     for result in own:
-        title, colour = result["encoder"]["title"], colours[result["encoder"]["title"]]
-        if "over" in result:  # of several results, which have their own pictures and commands
-            parts.append(f'<p class="sub">{html.escape(title)}: mean over {html.escape(result["over"])}.</p>')
+        title, colour = result.encoder.title, colours[result.encoder.title]
+        if result.over is not None:  # of several results, which have their own pictures and commands
+            parts.append(f'<p class="sub">{html.escape(title)}: mean over {html.escape(result.over)}.</p>')
             continue
+        parts.append(f'<p class="sub">{html.escape(" ".join(verdict(result)))}</p>')
         if more := explained(result, found, baseline, colour):
             parts.append(folded(f"{title}: {', '.join(more)}", "\n".join(more.values()), len(found) <= OPEN))
         parts.append(detail(result))
@@ -209,19 +231,19 @@ def section(i: int, name: str, found: list[Result], colours: dict[str, str], bas
 
 
 def scores(result: Result, colour: str) -> list[Bar]:
-    metric = result["metric"]
-    main = Bar(result["encoder"]["title"], result[metric], result["interval"], colour, True)
-    rows = result["controls"].items()
-    return [main, *(Bar(ROWS.get(name, name), row[metric], row["interval"], GREY) for name, row in rows)]
+    main = Bar(result.encoder.title, result.score.value, result.score.interval, colour, True)
+    rows = result.controls.items()
+    return [main, *(Bar(ROW_NAMES.get(name, name), row.value, row.interval, GREY) for name, row in rows)]
 
 
 def further(own: list[Result]) -> str:
     """Other numbers of the same answers, as they are in the files."""
     table: list[tuple[str, dict[str, float]]] = []
     for result in own:
-        title = result["encoder"]["title"]
-        named = {title: result, **{f"{title}, {ROWS.get(k, k)}": row for k, row in result["controls"].items()}}
-        table += [(name, numbers(row, result["metric"])) for name, row in named.items()]
+        title = result.encoder.title
+        named = {title: result.score}
+        named |= {f"{title}, {ROW_NAMES.get(name, name)}": row for name, row in result.controls.items()}
+        table += [(name, numbers(row, result.metric)) for name, row in named.items()]
     head = list(dict.fromkeys(key for _, row in table for key in row))
     if not head:
         return ""
@@ -229,17 +251,13 @@ def further(own: list[Result]) -> str:
     return folded("Further numbers", f'<div class="wide">{html_table(("", *head), rows)}</div>')
 
 
-def numbers(row: dict[str, Any], metric: str) -> dict[str, float]:
+def numbers(row: Score, metric: str) -> dict[str, float]:
     """Of a row; `4_shot: {top1: ...}` gives its top1. What was seen on val is for choosing, not for reading."""
-    flat = {key: value.get(metric) if isinstance(value, dict) else value for key, value in row.items()}
-    known = ("chance", "seed", "std_over_seeds", "std", "of", "per_class", metric)
+    flat = {key: value.get(metric) if isinstance(value, dict) else value for key, value in row.more.items()}
     return {
         key: value
         for key, value in flat.items()
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and key not in known
-        and not key.startswith("val")
+        if isinstance(value, int | float) and not isinstance(value, bool) and not key.startswith("val")
     }
 
 
@@ -251,47 +269,60 @@ def explained(result: Result, found: list[Result], baseline: str, colour: str) -
         first, last = next(iter(made)), list(made)[-1]
         made[first] = f'<div class="pair">{made[first]}'
         made[last] += "</div>"
-    if result.get("strips"):
-        made["nearest neighbours"] = f"<h3>Nearest neighbours</h3>{page.films(result['strips'])}"
-    if result.get("attention"):
-        made["attention"] = f"<h3>Attention over time</h3>{attention(result['attention'])}"
+    if result.strips:
+        made["nearest neighbours"] = f"<h3>Nearest neighbours</h3>{page.films(result.strips)}"
+    if result.attention:
+        made["attention"] = f"<h3>Attention over time</h3>{attention(result.attention)}"
     return made
 
 
 def confused(result: Result) -> str:
-    test, names = result.get("test", {}), result["data"]["classes"]
-    labels, said = test.get("labels"), test.get("predictions", {}).get("encoder")
-    if not labels or not said or not all(isinstance(x, int) and 0 <= x < len(names) for x in [*labels, *said]):
+    names, counts = result.data.classes, confusion(result)
+    if counts is None:
         return ""
+    room = ' class="row"' if figures.COUNTED < len(names) <= figures.NAMED else ""  # names want the whole width
+    return f"<figure{room}><figcaption>Confusion on test</figcaption>{matrix(counts, names)}</figure>"
+
+
+def confusion(result: Result) -> list[list[int]] | None:
+    """Label x prediction; None where a clip has no single class."""
+    labels, said = result.test.labels, (result.test.predictions or {}).get("encoder")
+    names = result.data.classes
+    if not labels or not said or not all(isinstance(x, int) and 0 <= x < len(names) for x in [*labels, *said]):
+        return None
     counts = [[0] * len(names) for _ in names]
     for label, prediction in zip(labels, said, strict=True):
         counts[label][prediction] += 1
-    room = ' class="row"' if figures.COUNTED < len(names) <= figures.NAMED else ""  # names want the whole width
-    return f"<figure{room}><figcaption>Confusion on test</figcaption>{matrix(counts, names)}</figure>"
+    return counts
 
 
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     """Many classes have no names in the picture: then the worst pairs as a table, too."""
     made = page.sharp(figures.confusion(counts, names), "Confusion matrix: rows are labels, columns are predictions")
-    return made if len(names) <= figures.NAMED else made + figures.worst(counts, names)
+    if len(names) <= figures.NAMED:
+        return made
+    return made + html_table(("label", "taken for", "test clips"), figures.worst_pairs(counts, names))
 
 
-def gains(result: Result, found: list[Result], baseline: str, colour: str) -> str:
-    """Class by class over a row of the same result, over chance or over another encoder on the same cell."""
-    if not per_class(result, "encoder"):
-        return ""
+class ClassBars(NamedTuple):
+    over: str  # name of the baseline
+    bars: list[Bar]  # of each class, the largest gain first; none: this cell has no such row
+    cut_from: int  # number of classes, where they are too many to be shown
+    counted: bool  # the names hold numbers of clips
+
+
+def class_bars(result: Result, found: list[Result], baseline: str, colour: str) -> ClassBars | None:
+    """Gains over a row of the same result, over chance or over another encoder on the same cell."""
+    if not per_class(result, "encoder") or (baseline in ROW_NAMES and not result.controls):
+        return None
     theirs, row = result, baseline
-    if baseline not in result["controls"] and baseline != "chance":
-        same = [r for r in found if r["cell"] == result["cell"] and r["encoder"]["title"] == baseline]
+    if baseline not in result.controls and baseline != "chance":
+        same = [r for r in found if r.cell == result.cell and r.encoder.title == baseline]
         if same and same[0] is result:
-            return ""  # the baseline itself
+            return None  # the baseline itself
         theirs, row = (same[0], "encoder") if same else (result, baseline)
     every = class_gains(result, theirs, row)
-    name = html.escape(ROWS.get(baseline, baseline))
-    if not every:
-        return f"<figure><figcaption>Gain over {name} by class: this cell has no such row.</figcaption></figure>"
     shown = every if len(every) <= MANY else every[:ENDS] + every[-ENDS:]
-    cut = f", the {ENDS} largest and the {ENDS} smallest of {len(every)}" if len(every) > MANY else ""
     bars = [
         Bar(
             gain.name if gain.clips is None else f"{gain.name} ({gain.clips})",
@@ -301,8 +332,20 @@ def gains(result: Result, found: list[Result], baseline: str, colour: str) -> st
         )
         for gain in shown
     ]
-    chart = figures.differences(bars, f"{result['metric']}, points")
-    counted = ". In brackets: test clips" if any(gain.clips is not None for gain in shown) else ""
+    counted = any(gain.clips is not None for gain in shown)
+    return ClassBars(ROW_NAMES.get(baseline, baseline), bars, len(every) if len(every) > MANY else 0, counted)
+
+
+def gains(result: Result, found: list[Result], baseline: str, colour: str) -> str:
+    shown = class_bars(result, found, baseline, colour)
+    if shown is None:
+        return ""
+    name = html.escape(shown.over)
+    if not shown.bars:
+        return f"<figure><figcaption>Gain over {name} by class: this cell has no such row.</figcaption></figure>"
+    cut = f", the {ENDS} largest and the {ENDS} smallest of {shown.cut_from}" if shown.cut_from else ""
+    chart = figures.differences(shown.bars, f"{result.metric}, points")
+    counted = ". In brackets: test clips" if shown.counted else ""
     return f"<figure><figcaption>Gain by class over: {name}{cut}{counted}</figcaption>{chart}</figure>"
 
 
@@ -332,7 +375,7 @@ def weights(shares: Sequence[float], top: float) -> str:
 
 def detail(result: Result) -> str:
     """Everything else of a cell, folded away: its command, what it chose, its protocol and cost."""
-    more = {key: value for key, value in result.items() if key not in LONG}
-    text = html.escape(json.dumps({**more, "protocol": result["protocol"]}, indent=1))
-    command = f"<pre>{html.escape(result['command'])}</pre>" if result.get("command") else ""
-    return folded(f"{result['encoder']['title']}: command, protocol, cost", f"{command}<pre>{text}</pre>")
+    more = {key: value for key, value in to_json(result).items() if key not in LONG}
+    text = html.escape(json.dumps({**more, "protocol": result.protocol}, indent=1))
+    command = f"<pre>{html.escape(result.command)}</pre>" if result.command else ""
+    return folded(f"{result.encoder.title}: command, protocol, cost", f"{command}<pre>{text}</pre>")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.reports.page import BLUE, GREY, INK, PALE, html_table
+from benchmarks.reports.page import BLUE, GREY, INK, PALE
 from ssvid.results import Result
 
 COLOURS = (BLUE, "#c8641e", "#2a8c6a", "#8a5aa8", "#b0892a", "#c2477f", "#3d94ab", "#6e7781")  # of encoders
@@ -107,7 +107,7 @@ def literal(text: str) -> str:
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Rows are labels and sum to 100 %. More than NAMED classes have no names: see `worst`."""
+    """Rows are labels and sum to 100 %. More than NAMED classes have no names: see `worst_pairs`."""
     table, n = np.array(counts, dtype=float), len(names)
     share = 100 * table / table.sum(1, keepdims=True).clip(min=1)
     side = 5.0 if n > NAMED else 2.2 + 0.42 * n if n <= 6 else min(9.0, 3.4 + 0.22 * n)
@@ -132,19 +132,18 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     return figure
 
 
-def worst(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """The pairs that are taken for each other most often."""
+def worst_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Label, class that it is taken for and how often, the most frequent first."""
     table = np.array(counts)
     off = table - np.diag(table.diagonal())
     order = np.argsort(-off, axis=None, kind="stable")[:WORST]
     pairs = [(int(at) // len(names), int(at) % len(names)) for at in order if off.flat[at] > 0]
-    rows = [(names[y], names[x], f"{table[y, x]} of {table[y].sum()}") for y, x in pairs]
-    return html_table(("label", "taken for", "test clips"), rows)
+    return [(names[y], names[x], f"{table[y, x]} of {table[y].sum()}") for y, x in pairs]
 
 
 def cost(found: Sequence[Result], colours: dict[str, str]) -> Figure | None:
     """Two panels a cell: score against GFLOPs, and against CPU-seconds. None where no result tells either."""
-    names = list(dict.fromkeys(result["cell"] for result in found if spent(result) != (None, None)))
+    names = list(dict.fromkeys(result.cell for result in found if spent(result) != (None, None)))
     if not names:
         return None
     rows = (len(names) + 1) // 2
@@ -153,7 +152,7 @@ def cost(found: Sequence[Result], colours: dict[str, str]) -> Figure | None:
     for axes in panels.flat:
         axes.set_visible(False)
     for i, name in enumerate(names):
-        own = [result for result in found if result["cell"] == name]
+        own = [result for result in found if result.cell == name]
         for j, what in enumerate(("GFLOPs a clip", "CPU-seconds")):
             _against(panels[i // 2, 2 * (i % 2) + j], own, j, what, colours)
         panels[i // 2, 2 * (i % 2)].set_title(literal(name), loc="left", fontsize=9, fontweight="bold", color=INK)
@@ -167,27 +166,27 @@ def cost(found: Sequence[Result], colours: dict[str, str]) -> Figure | None:
 
 def spent(result: Result) -> tuple[float | None, float | None]:
     """(GFLOPs of a clip, CPU-seconds of features and probe)."""
-    paid = result.get("cost") or {}
-    seconds = [paid[key] for key in ("extract_cpu_s", "probe_cpu_s") if key in paid]
-    return paid.get("gflops_per_clip"), sum(seconds) if seconds else None
+    paid = result.cost
+    seconds = [share for share in (paid.extract_cpu_s, paid.probe_cpu_s) if share is not None]
+    return paid.gflops_per_clip, sum(seconds) if seconds else None
 
 
 def _against(axes: Axes, own: Sequence[Result], which: int, what: str, colours: dict[str, str]) -> None:
     """Dot: the encoder with its interval. Ring: the same net untrained, at the same cost. Dashed: raw pixels."""
-    metric, known = own[0]["metric"], [result for result in own if spent(result)[which] is not None]
+    metric, known = own[0].metric, [result for result in own if spent(result)[which] is not None]
     if not known:
         return
     axes.set_visible(True)
     places = [spent(result)[which] or 0.0 for result in known]
     for x, result in zip(places, known, strict=True):
-        colour, score = colours[result["encoder"]["title"]], 100 * result[metric]
-        low, high = (100 * end for end in result["interval"])
+        colour, score = colours[result.encoder.title], 100 * result.score.value
+        low, high = (100 * end for end in result.score.interval)
         error = [[max(0.0, score - low)], [max(0.0, high - score)]]
         axes.errorbar([x], [score], yerr=error, fmt="o", color=colour, markersize=5, elinewidth=1, capsize=2, zorder=3)
-        if twin := result["controls"].get("random"):
-            axes.plot([x, x], [100 * twin[metric], score], color=colour, linewidth=1, linestyle=":", zorder=2)
-            axes.plot([x], [100 * twin[metric]], "o", color=colour, markerfacecolor="white", markersize=5, zorder=3)
-    for floor in {round(100 * r["controls"]["pixels"][metric], 1) for r in known if "pixels" in r["controls"]}:
+        if twin := result.controls.get("random"):
+            axes.plot([x, x], [100 * twin.value, score], color=colour, linewidth=1, linestyle=":", zorder=2)
+            axes.plot([x], [100 * twin.value], "o", color=colour, markerfacecolor="white", markersize=5, zorder=3)
+    for floor in {round(100 * r.controls["pixels"].value, 1) for r in known if "pixels" in r.controls}:
         axes.axhline(floor, color=GREY, linewidth=1, linestyle="--", zorder=1)
     if min(places) > 0 and max(places) > 10 * min(places):
         axes.set_xscale("log")

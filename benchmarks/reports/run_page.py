@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 import yaml
 
-from benchmarks.reports import results, run_curves, run_pictures
+from benchmarks.reports import run_curves, run_pictures
 from benchmarks.reports.page import drawn, html_table, image, page
 from ssvid import registry
 from ssvid.errors import UserError
+from ssvid.files import write_text_whole
 from ssvid.results import Result
 
 STYLE = """
@@ -35,7 +36,7 @@ def is_run(folder: Path) -> bool:
 
 def of_result(result: Result, folder: Path) -> Path | None:
     """The run that a result's encoder came from. `folder` holds the result; in a run that has moved it is inside."""
-    given = Path(result["encoder"]["given"])
+    given = Path(result.encoder.given)
     asked = given if given.is_dir() else given.parent
     moved = [run for run in folder.resolve().parents[:2] if run.name == asked.name]
     return next((run for run in (asked, *moved) if given.name and is_run(run)), None)
@@ -43,17 +44,11 @@ def of_result(result: Result, folder: Path) -> Path | None:
 
 def name(result: Result) -> str:
     """Of the page of a result's run, beside report.html."""
-    return f"run_{re.sub(r'[^A-Za-z0-9_.-]+', '_', result['encoder']['title'])}.html"
-
-
-def link(result: Result, folder: Path) -> str:
-    if of_result(result, folder) is None:
-        return ""
-    return f'<p><a href="{quote(name(result))}">How it was pretrained</a>: curves, pictures, cost, config.</p>'
+    return f"run_{re.sub(r'[^A-Za-z0-9_.-]+', '_', result.encoder.title)}.html"
 
 
 def write(run: Path, file: Path) -> Path:
-    results.write_text(file, html_page(run, file.parent))
+    write_text_whole(file, html_page(run, file.parent))
     return file
 
 

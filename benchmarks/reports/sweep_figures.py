@@ -20,7 +20,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from benchmarks.reports.figures import COLOURS
 from benchmarks.reports.page import BLUE, GREY, INK, PALE
-from benchmarks.reports.sweep_rows import SEED, Cell, Score, places
+from benchmarks.reports.sweep_rows import SEED, Cell, places
+from ssvid.results.rows import RowScore
 
 VAL = COLOURS[1]
 LOG = 30  # times between the least and the largest value: more have a log scale
@@ -47,7 +48,7 @@ table.heat td {{ min-width: 3.2rem; }} table.heat small {{ display: block; opaci
 
 class Point(NamedTuple):
     at: str  # value on the axis
-    score: Score
+    score: RowScore
     best: bool
 
 
@@ -212,7 +213,7 @@ def heat(pair: tuple[str, str], axes: dict[str, list[str]], cells: Sequence[Cell
     """Mean test of the cells with two values, and below it that of val; as a table, whose colours are of test."""
     down, across = pair
     both = [cell for cell in cells if on in cell.scores and down in cell.axes and across in cell.axes]
-    kept: dict[tuple[str, str], list[Score]] = {}
+    kept: dict[tuple[str, str], list[RowScore]] = {}
     for cell in both:
         kept.setdefault((cell.axes[down], cell.axes[across]), []).append(cell.scores[on])
     test = {place: statistics.fmean(score.test for score in scores) for place, scores in kept.items()}
@@ -226,7 +227,7 @@ def heat(pair: tuple[str, str], axes: dict[str, list[str]], cells: Sequence[Cell
     return f'<table class="heat"><caption>{said}</caption><tr><th></th>{head}</tr>{body}</table>'
 
 
-def _warm(place: tuple[str, str], kept: dict[tuple[str, str], list[Score]], low: float, high: float) -> str:
+def _warm(place: tuple[str, str], kept: dict[tuple[str, str], list[RowScore]], low: float, high: float) -> str:
     scores = kept.get(place)
     if not scores:
         return "<td>-</td>"
@@ -284,7 +285,7 @@ def _lines_at(log: IO[bytes], place: int) -> list[bytes]:
 def curves(cells: Sequence[Cell], axis: str, values: Sequence[str]) -> tuple[Figure, str] | None:
     """The loss of every cell that logged one, coloured by its value on `axis`; and the legend, as HTML."""
     most = max(20, min(300, POINTS // max(1, len(cells))))
-    logged = [(cell, curve) for cell in cells if (curve := losses(cell.run / "metrics.jsonl", most))]
+    logged = [(cell, curve) for cell in cells if (curve := losses(cell.folder.metrics, most))]
     if not logged:
         return None
     colour = colours(values)

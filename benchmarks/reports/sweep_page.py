@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmarks.reports import page, results, sweep_figures, sweep_rows
+from benchmarks.reports import page, sweep_figures, sweep_rows
 from benchmarks.reports.board_page import counted
 from benchmarks.reports.page import PALE, folded, html_table
-from benchmarks.reports.results import percent
-from benchmarks.reports.sweep_rows import Cell, Choice, Column, Group, Score, Sweep
+from benchmarks.reports.sweep_rows import Cell, Choice, Column, Group, Sweep
+from ssvid.files import write_text_whole
+from ssvid.results.rows import RowScore
+from ssvid.results.text import between, percent
 
 PLUS = "+-"  # in text; a page has the sign
 PANELS = 24  # charts of axes; more only make the page slow
@@ -81,7 +83,7 @@ def write(folder: Path) -> dict[str, Any]:
         file.name: html_page(sweep, choice),
     }
     for name, text in texts.items():
-        results.write_text(folder / name, text)
+        write_text_whole(folder / name, text)
     best = choice.best and {
         "name": choice.best.name,
         "cells": [cell.hash for cell in choice.best.cells],
@@ -145,7 +147,7 @@ def of_best(best: Group, choice: Choice) -> str:
     scores = [cell.scores[choice.on or ""] for cell in best.cells]
     first = scores[0]
     if not best.seeds:
-        within = f" (95 % interval {results.between(first.interval)})" if first.interval else ""
+        within = f" (95 % interval {between(first.interval)})" if first.interval else ""
         return f"Its val is {percent(best.val)} ({first.metric}); its test is {percent(first.test)}{within}."
     val, test = ([getattr(score, key) for score in scores] for key in ("val", "test"))
     over = counted(len(scores), "seed")
@@ -186,7 +188,7 @@ def table(sweep: Sweep, choice: Choice) -> str:
         return "<h2>Cells</h2><p>No cell has finished yet: there is no row to show.</p>"
     shown = sweep_rows.columns(sweep)
     best = {cell.hash for cell in choice.best.cells} if choice.best else set()
-    body = "".join(line(cell, shown, cell.hash in best) for cell in sweep.finished)
+    body = "".join(line(cell, shown, cell.hash in best, sweep.folder) for cell in sweep.finished)
     note = (
         "A click on a heading sorts. Scores in per cent, with 95 % intervals; more than untrained: paired difference "
     )
@@ -211,7 +213,7 @@ def heading(shown: Sequence[Column], more: Sequence[str]) -> str:
     return f"<thead>{above}<tr>{names}{''.join(f'<th>{name}</th>' for name in more)}</tr></thead>"
 
 
-def line(cell: Cell, shown: Sequence[Column], best: bool) -> str:
+def line(cell: Cell, shown: Sequence[Column], best: bool, root: Path) -> str:
     body = ""
     for i, column in enumerate(shown):
         value, text = column.value(cell), column.text(cell)
@@ -219,16 +221,20 @@ def line(cell: Cell, shown: Sequence[Column], best: bool) -> str:
         mark = "<b>best</b> " if best and i == 0 else ""
         given = f' data-v="{html.escape(key)}"' if mark + text != key else ""
         body += f"<td{given}>{mark}{html.escape(text)}</td>"
-    return f'<tr id="{html.escape(cell.hash)}"{" class=main" * best}>{body}<td>{files(cell)}</td></tr>'
+    return f'<tr id="{html.escape(cell.hash)}"{" class=main" * best}>{body}<td>{files(cell, root)}</td></tr>'
 
 
-def files(cell: Cell) -> str:
+def files(cell: Cell, root: Path) -> str:
     """Links to what there is of a cell, from the folder of the sweep."""
-    base = f"cells/{quote(cell.hash)}/"
-    found = [("run", f"{base}run_{quote(cell.hash)}/")] if cell.run.is_dir() else []
-    found += [("results", f"{base}bench/report.html")] if (cell.folder / "bench" / "report.html").is_file() else []
-    found += [("logs", f"{base}logs/")] if cell.failed and (cell.folder / "logs").is_dir() else []
-    return " ".join(f'<a href="{html.escape(place)}">{name}</a>' for name, place in found)
+    folder = cell.folder
+    places = {"run": folder.run, "results": folder.report}
+    places |= {"logs": folder.logs} if cell.failed else {}
+    links = []
+    for name, place in places.items():
+        if place.exists():
+            target = quote(str(place.relative_to(root))) + "/" * place.is_dir()
+            links.append(f'<a href="{html.escape(target)}">{name}</a>')
+    return " ".join(links)
 
 
 def failures(sweep: Sweep) -> str:
@@ -244,7 +250,8 @@ def failures(sweep: Sweep) -> str:
         why = html.escape(str(told.get("why") or "failed.json does not tell"))
         why += folded("last lines", f"<pre>{html.escape(text)}</pre>") if text else ""
         name = f'<td id="{html.escape(cell.hash)}">{html.escape(cell.name)}</td>'
-        body += f'<tr>{name}<td>{stage}</td><td>{times}</td><td class="why">{why}</td><td>{files(cell)}</td></tr>'
+        links = files(cell, sweep.folder)
+        body += f'<tr>{name}<td>{stage}</td><td>{times}</td><td class="why">{why}</td><td>{links}</td></tr>'
     tall = " tall" if len(sweep.failed) > TALL else ""
     inside = f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<h2>Failed</h2><div class="wide{tall}">{inside}</div>'
@@ -334,13 +341,15 @@ def gone(sweep: Sweep) -> str:
     left = [cell for cell in sweep.every if cell.left]
     if not left:
         return ""
-    rows = "".join(f"<tr><td>{html.escape(c.name)}</td><td>{seen(c)}</td><td>{files(c)}</td></tr>" for c in left)
+    rows = "".join(
+        f"<tr><td>{html.escape(c.name)}</td><td>{seen(c)}</td><td>{files(c, sweep.folder)}</td></tr>" for c in left
+    )
     text = "They count nowhere above and are not in rows.csv; their folders are kept."
     return folded(f"Cells that left the sweep: {len(left)}", f'<p class="sub">{text}</p><table>{rows}</table>')
 
 
 def seen(cell: Cell) -> str:
-    def said(name: str, score: Score) -> str:
+    def said(name: str, score: RowScore) -> str:
         return f"{name}: test {percent(score.test)}" + (f", val {percent(score.val)}" if score.val is not None else "")
 
     scores = "; ".join(said(name, score) for name, score in cell.scores.items())

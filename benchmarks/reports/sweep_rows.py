@@ -9,24 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.reports.results import between
+from benchmarks.reports.tables import markdown_table
 from ssvid.errors import UserError
+from ssvid.results.rows import RowScore, number, row_from_json
+from ssvid.results.text import between
+from ssvid.sweep.folder import CellFolder, SweepFolder
 
-FILE = "sweep.json"
 SEED = "seed"  # the axis that groups are means over
 SAME = 1e-9  # of val scores that tie
-
-
-class Score(NamedTuple):
-    """On one cell of the suite; shares of 1."""
-
-    metric: str
-    test: float
-    interval: tuple[float, float] | None
-    val: float | None
-    chance: float | None
-    random: float | None  # the same net untrained
-    gain: dict[str, Any] | None  # over it
 
 
 class Cell(NamedTuple):
@@ -34,14 +24,10 @@ class Cell(NamedTuple):
     name: str
     axes: dict[str, str]
     left: bool  # the sweep's file has it no more
-    folder: Path
+    folder: CellFolder
     row: dict[str, Any] | None  # where it has finished
-    scores: dict[str, Score]  # by cell of the suite
+    scores: dict[str, RowScore]  # by cell of the suite
     failed: dict[str, Any] | None
-
-    @property
-    def run(self) -> Path:
-        return self.folder / f"run_{self.hash}"
 
     def number(self, key: str) -> float | None:
         return number((self.row or {}).get(key))
@@ -107,27 +93,23 @@ class Choice(NamedTuple):
 
 
 def is_sweep(folder: Path) -> bool:
-    return (folder / FILE).is_file()
+    return SweepFolder(folder).file.is_file()
 
 
 def read(folder: Path) -> Sweep:
-    file = folder / FILE
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{file} is no whole JSON file ({error}): submit the sweep again, which writes it anew."
-        ) from error
-    given = found.get("cells") if isinstance(found, dict) else None
+    place = SweepFolder(folder)
+    content = place.read()
+    given = content.get("cells")
     if not isinstance(given, dict) or not all(isinstance(one, dict) for one in given.values()):
-        raise UserError(f"{file} has no `cells` of a sweep: submit the sweep again, which writes it anew.")
+        raise UserError(f"{place.file} has no `cells` of a sweep: submit the sweep again, which writes it anew.")
     faults: list[str] = []
-    cells = [_cell(folder / "cells" / name, one, faults) for name, one in given.items()]
-    listed = found.get("axes") if isinstance(found.get("axes"), dict) else {}
+    cells = [_cell(place.cell(name), one, faults) for name, one in given.items()]
+    axes = content.get("axes")
+    listed: dict[str, Any] = axes if isinstance(axes, dict) else {}
     names = [axis for axis in listed] + [axis for cell in cells if not cell.left for axis in cell.axes]
-    axes = {axis: _values(axis, listed.get(axis), cells) for axis in dict.fromkeys(names)}
-    best = found.get("best")
-    return Sweep(folder, str(found.get("name") or folder.name), axes, str(best) if best else None, cells, faults)
+    values = {axis: _values(axis, listed.get(axis), cells) for axis in dict.fromkeys(names)}
+    best = content.get("best")
+    return Sweep(folder, str(content.get("name") or folder.name), values, str(best) if best else None, cells, faults)
 
 
 def _values(axis: str, listed: Any, cells: list[Cell]) -> list[str]:
@@ -141,19 +123,19 @@ def label(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _cell(folder: Path, given: dict[str, Any], faults: list[str]) -> Cell:
+def _cell(folder: CellFolder, given: dict[str, Any], faults: list[str]) -> Cell:
     axes = given.get("axes") if isinstance(given.get("axes"), dict) else {}
-    row = _mapping(folder / "row.json", "it counts as not finished; delete it and submit the sweep again", faults)
-    if row is not None and row.get("cell", folder.name) != folder.name:
-        faults.append(f"{_short(folder / 'row.json')} is of the cell {row['cell']}: it counts as not finished.")
+    row = _mapping(folder.row_file, "it counts as not finished; delete it and submit the sweep again", faults)
+    if row is not None and row.get("cell", folder.hash) != folder.hash:
+        faults.append(f"{_short(folder.row_file)} is of the cell {row['cell']}: it counts as not finished.")
         row = None
-    failed = _mapping(folder / "failed.json", "its cell counts as failed", faults)
-    if failed is None and (folder / "failed.json").exists():
+    failed = _mapping(folder.failed_file, "its cell counts as failed", faults)
+    if failed is None and folder.failed:
         failed = {"why": "failed.json is damaged"}
-    scores = {} if row is None else _scores(row.get("scores"), folder / "row.json", faults)
+    scores = {} if row is None else _scores(row.get("scores"), folder.row_file, faults)
     labels = {str(axis): label(value) for axis, value in (axes or {}).items()}
-    name = str(given.get("name") or folder.name)
-    return Cell(folder.name, name, labels, bool(given.get("left")), folder, row, scores, failed)
+    name = str(given.get("name") or folder.hash)
+    return Cell(folder.hash, name, labels, bool(given.get("left")), folder, row, scores, failed)
 
 
 def _mapping(file: Path, then: str, faults: list[str]) -> dict[str, Any] | None:
@@ -173,30 +155,15 @@ def _short(file: Path) -> str:
     return "/".join(file.parts[-3:])
 
 
-def _scores(given: Any, file: Path, faults: list[str]) -> dict[str, Score]:
-    found = {}
-    for name, one in (given if isinstance(given, dict) else {}).items():
-        test = number(one.get("test")) if isinstance(one, dict) else None
-        if test is None:
+def _scores(given: Any, file: Path, faults: list[str]) -> dict[str, RowScore]:
+    scores = {}
+    for name, content in (given if isinstance(given, dict) else {}).items():
+        score = row_from_json(content)
+        if score is None:
             faults.append(f"{_short(file)} has no test score on {name}: it is left out.")
-            continue
-        gain = one.get("gain")
-        whole = isinstance(gain, dict) and number(gain.get("difference")) is not None and _pair(gain.get("interval"))
-        val, chance, random = (number(one.get(key)) for key in ("val", "chance", "random"))
-        metric = str(one.get("metric") or "score")
-        found[name] = Score(metric, test, _pair(one.get("interval")), val, chance, random, gain if whole else None)
-    return found
-
-
-def number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _pair(given: Any) -> tuple[float, float] | None:
-    ends = [number(end) for end in given] if isinstance(given, list | tuple) and len(given) == 2 else []
-    return (ends[0], ends[1]) if ends and ends[0] is not None and ends[1] is not None else None
+        else:
+            scores[name] = score
+    return scores
 
 
 def deciding(sweep: Sweep) -> str | None:
@@ -284,29 +251,30 @@ def places(values: Sequence[str]) -> dict[str, float]:
     return made if all(map(math.isfinite, made.values())) else {}
 
 
-def _scored(name: str, head: str, text: Callable[[Score], str], key: str) -> Column:
+def _scored(name: str, head: str, text: Callable[[RowScore], str], key: str) -> Column:
     def value(cell: Cell) -> float | None:
         score = cell.scores.get(name)
-        found = getattr(score, key, None)
-        return found["difference"] if isinstance(found, dict) else found
+        if key == "gain":
+            return score.gain.difference if score and score.gain else None
+        return getattr(score, key, None)
 
     return Column(name, head, lambda cell: text(cell.scores[name]) if name in cell.scores else "", value)
 
 
-def _tested(score: Score) -> str:
+def _tested(score: RowScore) -> str:
     return f"{100 * score.test:.1f}" + (f" ({between(score.interval)})" if score.interval else "")
 
 
-def _share(key: str) -> Callable[[Score], str]:
+def _share(key: str) -> Callable[[RowScore], str]:
     return lambda score: "" if getattr(score, key) is None else f"{100 * getattr(score, key):.1f}"
 
 
-def _gained(score: Score) -> str:
+def _gained(score: RowScore) -> str:
     """The difference stands there whether it is shown or not: a table of many rows is for comparing."""
     if score.gain is None:
         return ""
-    shown = "" if score.gain.get("shown") else ", not shown"
-    return f"{100 * score.gain['difference']:+.1f} ({between(score.gain['interval'], '+')}{shown})"
+    shown = "" if score.gain.shown else ", not shown"
+    return f"{100 * score.gain.difference:+.1f} ({between(score.gain.interval, '+')}{shown})"
 
 
 def _plain(key: str, form: str) -> Column:
@@ -334,7 +302,7 @@ def comma(sweep: Sweep) -> str:
         return file.getvalue()
 
 
-def _flat(score: Score | None) -> list[Any]:
+def _flat(score: RowScore | None) -> list[Any]:
     if score is None:
         return [None] * 7
     low, high = score.interval or (None, None)
@@ -348,7 +316,4 @@ def markdown(sweep: Sweep, said: Sequence[str]) -> str:
     head = [f"{column.of} {column.name}" if many and column.of else column.name for column in shown] + ["cell"]
     body = [head] + [[*(column.text(cell) for column in shown), cell.hash] for cell in sweep.finished]
     body = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in body]
-    widths = [max(map(len, column)) for column in zip(*body, strict=True)]
-    lines = ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in body]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([f"# {sweep.name}", "", *(f"{line}\n" for line in said), lines[0], rule, *lines[1:], ""])
+    return "\n".join([f"# {sweep.name}", "", *(f"{line}\n" for line in said), *markdown_table(body), ""])

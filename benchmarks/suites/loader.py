@@ -22,7 +22,7 @@ from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import read_yaml
-from ssvid.results import digest
+from ssvid.results import Fold, digest
 
 SYNTHETIC = {"name": "synthetic"}  # where neither the suite nor the user names a data set
 FOLDER = Path(__file__).parent
@@ -34,7 +34,7 @@ class Cell(NamedTuple):
     task: Task
     settings: dict[str, Any]  # task, probe and all their settings
     data: dict[str, Any]  # name and settings of its data set, if the user names no other
-    fold: dict[str, Any] | None = None  # of: the cell whose score is the mean over `folds`; number: this one
+    fold: Fold | None = None
 
     @property
     def hash(self) -> str:
@@ -49,8 +49,11 @@ class Broken(NamedTuple):
     why: UserError
 
 
-def load(text: str) -> tuple[list[Cell], list[Broken]]:
-    """`text`: a name in benchmarks/suites, or a path. Where no cell can be asked the first one's fault is raised."""
+def load(text: str, settings: dict[str, Any] | None = None) -> tuple[list[Cell], list[Broken]]:
+    """`text`: a name in benchmarks/suites, or a path. Where no cell can be asked the first one's fault is raised.
+
+    `settings`: probe -> settings that replace those of the suite.
+    """
     path = Path(text) if text.endswith((".yaml", ".yml")) else FOLDER / f"{text}.yaml"
     if not path.is_file():
         names = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -69,7 +72,7 @@ def load(text: str) -> tuple[list[Cell], list[Broken]]:
     broken: list[Broken] = []
     for number, row in enumerate(rows, start=1):
         try:
-            cells += folded(row, sets, plain, path)
+            cells += folded(with_settings(row, settings or {}), sets, plain, path)
         except UserError as error:
             broken.append(Broken(str(row.get("name") or f"cell {number}"), error))
     if not cells:
@@ -78,6 +81,11 @@ def load(text: str) -> tuple[list[Cell], list[Broken]]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"The suite {path} has two cells {twice[0]}: give one of them a `name`.")
     return cells, broken
+
+
+def with_settings(row: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    own = settings.get(str(row.get("probe")))
+    return {**row, "with": {**(row.get("with") or {}), **own}} if own else row
 
 
 def is_set(of: Any) -> bool:
@@ -100,7 +108,7 @@ def folded(row: dict[str, Any], sets: dict[str, Any], plain: dict[str, Any], pat
     whole, made = cell({**row, "data": known}, title, path), []
     for number in folds:
         one = cell({**row, "data": {**known, "fold": number}}, title, path)
-        fold = {"of": whole.name, "number": number, "folds": list(folds)}
+        fold = Fold(of=whole.name, number=number, folds=list(folds))
         made.append(one._replace(name=f"{whole.name}.fold{number}", fold=fold))
     return made
 

@@ -13,6 +13,7 @@ from benchmarks.features.sources import ROWS
 from benchmarks.metrics.ranking import Ranked, average_precision
 from benchmarks.probes.base import Probe
 from ssvid import registry
+from ssvid.results import Answers, Gain, Score
 from ssvid.statistics import (
     Measure,
     bootstrap,
@@ -82,7 +83,7 @@ class Task(ABC):
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
 
 
-class Asked(NamedTuple):
+class RowAnswers(NamedTuple):
     """A row's answers over all seeds."""
 
     first: Answer
@@ -91,81 +92,97 @@ class Asked(NamedTuple):
     scores: list[float]  # of each seed
 
 
-def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> Row:
+class Scored(NamedTuple):
+    """What a task adds to a result."""
+
+    metric: str
+    score: Score
+    chance: float
+    controls: dict[str, Score]
+    gains: dict[str, Gain]
+    seeds: list[int] | None  # of the probe, where there are several
+    test: Answers
+    pictures: Row
+
+
+def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> Scored:
     """Every row's number with its interval over groups of test units, and the encoder's paired difference from each.
 
     `seeds`: the probe is trained anew with bench.seed, bench.seed + 1, ... and the numbers are averages.
     """
     groups = bench.groups_of(bench.videos("test")[0])
-    answers: dict[str, Asked] = {}
+    number = len(set(groups))
+    answers: dict[str, RowAnswers] = {}
     for source in task.rows:
         each = [task.answer(bench._replace(seed=bench.seed + n), source + task.form) for n in range(seeds)]
-        answers[source] = asked(each, len(set(groups)))
-    draws = {name: redrawn(got.measure, len(set(groups)), bench.seed) for name, got in answers.items() if got.measure}
+        answers[source] = over_seeds(each, number)
+    draws = {name: redrawn(row.measure, number, bench.seed) for name, row in answers.items() if row.measure}
 
-    def entry(name: str) -> Row:
-        got = answers[name]
-        if got.correct is not None:
-            low_high = bootstrap(got.correct, groups, bench.seed)
+    def entry(name: str) -> Score:
+        row = answers[name]
+        if row.correct is not None:
+            interval = bootstrap(row.correct, groups, bench.seed)
         else:
-            low_high = spread_of_share(draws[name], len(set(groups)))
-        found = {task.metric: sum(got.scores) / seeds, "interval": low_high, **got.first.more}
-        if got.first.per_class is not None:
-            found["per_class"] = got.first.per_class
-        return found | (many(got.scores) if seeds > 1 else {})
+            interval = spread_of_share(draws[name], number)
+        value, many = sum(row.scores) / seeds, seeds > 1
+        return Score(
+            value=value,
+            interval=interval,
+            more=row.first.more,
+            per_class=row.first.per_class,
+            of_seeds=row.scores if many else None,
+            std_over_seeds=torch.tensor(row.scores, dtype=torch.float64).std().item() if many else None,
+        )
 
-    def gain(name: str) -> Row:
+    def gain(name: str) -> Gain:
         ours, theirs = answers["encoder"], answers[name]
         if ours.correct is not None and theirs.correct is not None:
-            difference, low, high = paired_difference(ours.correct, theirs.correct, groups, bench.seed)
-        else:
-            difference = (sum(ours.scores) - sum(theirs.scores)) / seeds
-            low, high = spread_of_difference(draws["encoder"], draws[name], len(set(groups)))
-        return {"difference": difference, "interval": (low, high), "shown": low > 0 or high < 0}
+            return Gain.between(*paired_difference(ours.correct, theirs.correct, groups, bench.seed))
+        difference = (sum(ours.scores) - sum(theirs.scores)) / seeds
+        return Gain.between(difference, *spread_of_difference(draws["encoder"], draws[name], number))
 
-    controls = {name: entry(name) for name in answers if name != "encoder"}
-    return {
-        **entry("encoder"),
-        "metric": task.metric,
-        "chance": task.chance(bench),
-        "controls": controls,
-        "gains": {name: gain(name) for name in controls},
-        **({"seeds": [bench.seed + n for n in range(seeds)]} if seeds > 1 else {}),
-        **(task.pictures(bench, answers["encoder"].first) if pictures else {}),
-        "test": tested(bench, answers, draws),
-    }
+    controls = [name for name in answers if name != "encoder"]
+    return Scored(
+        metric=task.metric,
+        score=entry("encoder"),
+        chance=task.chance(bench),
+        controls={name: entry(name) for name in controls},
+        gains={name: gain(name) for name in controls},
+        seeds=[bench.seed + n for n in range(seeds)] if seeds > 1 else None,
+        test=tested(bench, answers, draws),
+        pictures=task.pictures(bench, answers["encoder"].first) if pictures else {},
+    )
 
 
-def asked(each: Sequence[Answer], groups: int) -> Asked:
+def over_seeds(each: Sequence[Answer], groups: int) -> RowAnswers:
     first = each[0]
     if first.measure is None:
         correct = torch.stack([answer.correct for answer in each if answer.correct is not None])
-        return Asked(first, correct.double().mean(0), None, correct.double().mean(1).tolist())
+        return RowAnswers(first, correct.double().mean(0), None, correct.double().mean(1).tolist())
     measures, whole = [answer.measure for answer in each if answer.measure], torch.ones(1, groups, dtype=torch.float64)
     scores = [measure(whole).item() for measure in measures]
-    return Asked(first, None, lambda weights: torch.stack([m(weights) for m in measures]).mean(0), scores)
+    return RowAnswers(first, None, lambda weights: torch.stack([m(weights) for m in measures]).mean(0), scores)
 
 
-def many(scores: list[float]) -> Row:
-    return {"of_seeds": scores, "std_over_seeds": torch.tensor(scores, dtype=torch.float64).std().item()}
-
-
-def tested(bench: Bench, answers: dict[str, Asked], draws: dict[str, Tensor]) -> Row:
+def tested(bench: Bench, answers: dict[str, RowAnswers], draws: dict[str, Tensor]) -> Answers:
     """What `compare` and the report need of test: each unit's answers, or each redrawing's number."""
     if draws:  # a ranking: thousands of seconds or boxes, of which no one is right or wrong
         units, groups = bench.splits["test"], bench.groups("test")
-        found = {name: [round(value, 6) for value in of.tolist()] for name, of in draws.items()}
         paths = list(dict.fromkeys(bench.data.rows[bench.row[i]].path for i in units))
-        return {"paths": paths, "groups": sorted(set(groups)), "units": len(units), "draws": found}
+        rounded = {name: rounded_list(of) for name, of in draws.items()}
+        return Answers(paths=paths, groups=sorted(set(groups)), units=len(units), draws=rounded)
     units, _ = bench.videos("test")
-    correct = {name: got.correct.tolist() for name, got in answers.items() if got.correct is not None}
-    return {
-        "paths": [bench.data.rows[bench.row[i]].path for i in units],
-        "groups": bench.groups_of(units),
-        "labels": bench.labels[units].tolist(),
-        "correct": {name: [round(c, 6) for c in each] for name, each in correct.items()},
-        "predictions": {name: got.first.said.tolist() for name, got in answers.items() if got.first.said is not None},
-    }
+    return Answers(
+        paths=[bench.data.rows[bench.row[i]].path for i in units],
+        groups=bench.groups_of(units),
+        labels=bench.labels[units].tolist(),
+        correct={name: rounded_list(row.correct) for name, row in answers.items() if row.correct is not None},
+        predictions={name: row.first.said.tolist() for name, row in answers.items() if row.first.said is not None},
+    )
+
+
+def rounded_list(values: Tensor) -> list[float]:
+    return [round(value, 6) for value in values.tolist()]
 
 
 def right(said: Int[Tensor, " S"], labels: Int[Tensor, " S"]) -> Float[Tensor, " S"]:

@@ -20,8 +20,9 @@ from ssvid.engine.loop import Settings, Trained
 from ssvid.engine.to_device import to_device
 from ssvid.errors import UserError
 from ssvid.progress import progress_bar
-from ssvid.results import TUNED, Result, answers, describe_data, digest, git, leak
-from ssvid.statistics import bootstrap, topk
+from ssvid.results import TUNED, Answers, Cost, EncoderInfo, Result, Score, digest
+from ssvid.results.provenance import command_line, describe_data, git, leak
+from ssvid.statistics import bootstrap, chance, majority, topk
 from ssvid.weights.encoders import encoder_hash
 
 VERSION = 1  # of the test: of what it does beside its flags
@@ -59,9 +60,15 @@ def judge(net: Classify, clips: Clips, world: World, *, views_at_once: int, work
 
 
 def score(
-    trained: Trained, data: Manifest, settings: Settings, folder: RunFolder, config: dict[str, Any], max_bad: float
+    trained: Trained,
+    data: Manifest,
+    settings: Settings,
+    folder: RunFolder,
+    config: dict[str, Any],
+    max_bad: float,
+    encoder: EncoderInfo,  # before the training
 ) -> Result:
-    """Test the weights as they are now: a result in the form of a probe's, without controls."""
+    """Test the weights as they are now: a result without controls."""
     began, net, world = used(), trained.objective, trained.world
     assert isinstance(net, Classify)  # as `finetune` built it
     held = [i for i, row in enumerate(data.rows) if row.split != "train"]
@@ -88,42 +95,61 @@ def score(
     place = {row: n for n, row in enumerate(held)}
     scores = {s: judged.scores[[place[i] for i in splits[s]]] for s in ("val", "test")}
     cpu = paid(folder.path / "metrics.jsonl")["cpu_s"] + sum(gather(used() - began, world))
-    return {
+    agreed = protocol(net, settings, config)
+    return Result(
+        kind=TUNED,
+        cell=TUNED,
+        metric="top1",
         **metrics(data, splits, scores, settings.seed),
-        "data": describe_data(data, splits, sorted(bad)),
-        **protocol(net, settings, config),
-        "tuned": encoder_hash(net.encoder),
-        "leak": leak(config["encoder"], data.split("test")),
-        "cost": {"cpu_s": round(cpu, 2)},
-        "seed": settings.seed,
-        "git": git(),
-    }
+        controls={},
+        gains={},
+        encoder=encoder,
+        data=describe_data(data, splits, sorted(bad)),
+        protocol=agreed,
+        protocol_hash=digest(agreed),
+        tuned=encoder_hash(net.encoder),
+        leak=leak(config["encoder"], data.split("test")),
+        cost=Cost(cpu_s=round(cpu, 2)),
+        seed=settings.seed,
+        git=git(),
+        config=config,
+        command=command_line("ssvid.finetune", config),
+    )
 
 
-def metrics(data: Manifest, splits: dict[str, list[int]], scores: dict[str, Tensor], seed: int) -> Result:
+def metrics(data: Manifest, splits: dict[str, list[int]], scores: dict[str, Tensor], seed: int) -> dict[str, Any]:
     labels = {split: data.labels[splits[split]] for split in scores}
-    said = {split: scores[split].argmax(-1) for split in scores}
-    right = {split: said[split] == labels[split] for split in scores}
+    predictions = {split: scores[split].argmax(-1) for split in scores}
+    right = {split: predictions[split] == labels[split] for split in scores}
     top5 = {"top5": topk(scores["test"], labels["test"], 5)} if len(data.classes) > 5 else {}
+    groups = [data.groups[i] for i in splits["test"]]
+    confusion = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
+    confusion.index_put_((labels["test"], predictions["test"]), torch.tensor(1), accumulate=True)
     return {
-        "kind": TUNED,
-        "top1": right["test"].double().mean().item(),
-        "interval": bootstrap(right["test"], [data.groups[i] for i in splits["test"]], seed),
-        **top5,
-        "val_top1": right["val"].double().mean().item(),
-        **answers(data, splits["test"], {"encoder": said["test"]}),
-        "controls": {},
-        "gains": {},
+        "score": Score(
+            value=right["test"].double().mean().item(),
+            interval=bootstrap(right["test"], groups, seed),
+            more={**top5, "val_top1": right["val"].double().mean().item()},
+        ),
+        "chance": chance(labels["test"]),
+        "majority": majority(labels["test"]),
+        "confusion": confusion.tolist(),
+        "test": Answers(
+            paths=[data.rows[i].path for i in splits["test"]],
+            groups=groups,
+            labels=labels["test"].tolist(),
+            correct={"encoder": right["test"].double().tolist()},
+            predictions={"encoder": predictions["test"].tolist()},
+        ),
     }
 
 
-def protocol(net: Classify, settings: Settings, config: dict[str, Any]) -> Result:
+def protocol(net: Classify, settings: Settings, config: dict[str, Any]) -> dict[str, Any]:
     """What two results must share to be compared."""
     shared = {key: value for key, value in config.items() if key not in FREE | {"data", "threads"}}
-    agreed = {
+    return {
         "training": {**shared, "steps": settings.steps},
         "clip": vars(net.encoder.spec) | {"clips": config["test_clips"], "crops": config["test_crops"]},
         "selection": "the last step's weights; val picks nothing; test read once",
         "version": VERSION,
     }
-    return {"protocol": agreed, "protocol_hash": digest(agreed)}

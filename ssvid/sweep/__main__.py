@@ -298,7 +298,7 @@ def retry(
         ]
         for one in again:
             folder.cell(one.cell).add("retry")
-            (folder.cell(one.cell).path / "failed.json").unlink()
+            folder.cell(one.cell).failed_file.unlink()
         asked = Cluster(**known["cluster"])
         todo = handed(folder, known, known["name"], asked, cluster, parallel)
     return ended(folder, len(todo), False)

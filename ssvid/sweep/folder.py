@@ -32,7 +32,7 @@ class SweepFolder:
             return dict(json.loads(self.file.read_text()))
         except FileNotFoundError:
             raise UserError(f"{self.path} holds no sweep: name the --out of one.") from None
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(
                 f"{self.file} is damaged ({error}): submit the sweep again, which writes it anew; its cells are kept."
             ) from error
@@ -88,12 +88,14 @@ class CellFolder:
         self.path, self.hash = path, path.name
         self.run, self.bench, self.logs = path / f"run_{self.hash}", path / "bench", path / "logs"
         self.lock, self.attempts = path / "lock", path / "attempts.jsonl"
+        self.row_file, self.failed_file = path / "row.json", path / "failed.json"
+        self.metrics, self.report = self.run / "metrics.jsonl", self.bench / "report.html"
 
     @property
     def finished(self) -> bool:
         """A damaged row is none: the keeper writes it anew."""
         try:
-            return bool(json.loads((self.path / "row.json").read_text()))
+            return bool(json.loads(self.row_file.read_text()))
         except (OSError, ValueError):
             return False
 
@@ -101,13 +103,13 @@ class CellFolder:
     def why(self) -> dict[str, Any]:
         """It has failed: what was written down then."""
         try:
-            return dict(json.loads((self.path / "failed.json").read_text()))
+            return dict(json.loads(self.failed_file.read_text()))
         except ValueError:
             return {"why": "its failed.json is damaged", "times": 0, "stage": "", "lines": []}
 
     @property
     def failed(self) -> bool:
-        return (self.path / "failed.json").exists()
+        return self.failed_file.exists()
 
     def events(self) -> list[Event]:
         """What happened to the cell, oldest first. A line that a kill cut short is none."""

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ssvid.files import Locked, locked
+from ssvid.results import BENCH, read_folder
+from ssvid.results.rows import row_score, row_to_json
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import CellFolder, Event, SweepFolder, newest, store
 from ssvid.sweep.local import arrive
@@ -106,7 +108,7 @@ def kept(cell: CellFolder, folder: SweepFolder, cluster: Cluster, told: Told) ->
             return "failed"
         stage = next((stage for stage in STAGES if not passed(cell, stage)), None)
         if stage is None or (stage == "suite" and given["suite"] is None):
-            store(cell.path / "row.json", row(cell, given))
+            store(cell.row_file, row(cell, given))
             return "finished"
         if tried and soon_over(cluster) and requeue(cell):
             return "requeued"
@@ -178,7 +180,7 @@ def give_up(cell: CellFolder, stage: str, end: Ending) -> None:
         return
     found: Event = next((e for e in reversed(cell.events()) if e["event"] == "end" and e.get("lines")), {"lines": []})
     lines = end.lines or found["lines"]
-    store(cell.path / "failed.json", {"why": end.said, "times": times, "stage": stage, "lines": lines})
+    store(cell.failed_file, {"why": end.said, "times": times, "stage": stage, "lines": lines})
 
 
 def rest(cell: CellFolder, stage: str, told: Told) -> None:
@@ -207,7 +209,7 @@ def requeue(cell: CellFolder) -> bool:
 
 def row(cell: CellFolder, given: dict[str, Any]) -> dict[str, Any]:
     events = cell.events()
-    reached = newest(cell.run / "metrics.jsonl")  # of all starts: what the last one printed may be of none of the steps
+    reached = newest(cell.metrics)  # of all starts: what the last one printed may be of none of the steps
     return {
         "cell": cell.hash,
         **{key: given[key] for key in ("name", "axes", "settings")},
@@ -220,22 +222,8 @@ def row(cell: CellFolder, given: dict[str, Any]) -> dict[str, Any]:
 
 def scores(cell: CellFolder) -> dict[str, Any]:
     """Of each cell of the suite, from the result files alone."""
-    found: dict[str, Any] = {}
-    for file in sorted(cell.bench.glob("*.json")):
-        result = json.loads(file.read_text())
-        if result.get("kind") != "benchmark":  # ssvid.results.BENCH, which would bring torch along
-            continue
-        metric, random = result["metric"], result["controls"].get("random", {})
-        found[result["cell"]] = {
-            "metric": metric,
-            "test": result[metric],
-            "interval": result["interval"],
-            "val": result.get(f"val_{metric}"),
-            "chance": result.get("chance"),
-            "random": random.get(metric),
-            "gain": result["gains"].get("random"),
-        }
-    return found
+    results = read_folder(cell.bench).values()
+    return {result.cell: row_to_json(row_score(result)) for result in results if result.kind == BENCH}
 
 
 if __name__ == "__main__":  # a lane of this machine: OUT SUBMISSION SHAPE CELL...

@@ -82,7 +82,7 @@ def seen(cell: CellFolder, events: list[Event], given: dict[str, Any]) -> dict[s
     starts = [event for event in events if event["event"] == "start"]
     if not starts:
         return {}
-    now = newest(cell.run / "metrics.jsonl")
+    now = newest(cell.metrics)
     step, rate = now.get("step"), now.get("clips_per_s")
     steps, batch = given["config"].get("steps"), given["config"]["batch_size"]
     left = (steps - step) * batch / rate if steps and step and rate else None

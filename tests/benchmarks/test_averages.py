@@ -1,66 +1,72 @@
 """Means over folds and over pretraining seeds, from result files alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks.reports.averages import averages
-from ssvid.results import BENCH
+from ssvid.results import Answers, Fold, Result
+from tests.benchmarks.made import encoder_info, result_of
 
-FOLD = {"of": "c", "folds": [1, 2, 3]}
 GROUPS = [str(i // 4) for i in range(40)]
 
 
-def result(correct: torch.Tensor, groups=GROUPS, **more):
-    encoder = {"title": more.pop("title", "net"), "hash": more.pop("hash", "h")} | more.pop("of", {})
-    entry = {"top1": correct.mean().item(), "interval": (0.0, 1.0)}
-    rows = {"encoder": correct.tolist(), "random": (correct * 0).tolist()}
-    plain = {key: None for key in ("protocol", "git", "leak", "cost", "command")}
-    return {
-        "kind": BENCH, "cell": "c", "metric": "top1", "chance": 0.25, "seed": 0, "protocol_hash": "p", **plain, **entry,
-        "controls": {"random": {"top1": 0.0}}, "encoder": encoder, "data": {"hash": "d"},
-        "test": {"groups": groups, "correct": rows}, **more,
-    }  # fmt: skip
+def result(correct: torch.Tensor, groups: list[str] = GROUPS, cell: str = "c", title: str = "net", **more) -> Result:
+    info = encoder_info(title, **more)
+    return result_of(title, cell, {"encoder": correct.tolist(), "random": (correct * 0).tolist()}, groups, encoder=info)
 
 
 def answers(seed: int, p: float) -> torch.Tensor:
     return (torch.rand(40, generator=torch.Generator().manual_seed(seed)) < p).double()
 
 
-def test_folds_are_averaged_when_all_are_there():
-    folds = [
-        result(answers(n, 0.6), [f"{n}/{g}" for g in GROUPS], cell=f"c.fold{n}") | {"fold": {**FOLD, "number": n}}
+def folds(seed: int, **more) -> list[Result]:
+    return [
+        replace(
+            result(answers(3 * seed + n, 0.6), [f"{n}/{g}" for g in GROUPS], f"c.fold{n}", **more),
+            fold=Fold(of="c", number=n, folds=[1, 2, 3]),
+        )
         for n in (1, 2, 3)
     ]
-    assert averages(folds[:2]) == []
-    (mean,) = averages(folds)
-    assert mean["cell"] == "c" and mean["over"] == "folds 1, 2, 3" and mean["of"] == 3
-    assert mean["top1"] == pytest.approx(sum(fold["top1"] for fold in folds) / 3)
-    low, high = mean["interval"]
-    assert low < mean["top1"] < high and high - low < 0.25 and mean["gains"]["random"]["shown"]
+
+
+def test_folds_are_averaged_when_all_are_there():
+    made = folds(0)
+    assert averages(made[:2]) == []
+    (mean,) = averages(made)
+    assert mean.cell == "c" and mean.over == "folds 1, 2, 3" and mean.of == 3
+    assert mean.score.value == pytest.approx(sum(fold.score.value for fold in made) / 3)
+    low, high = mean.score.interval
+    assert low < mean.score.value < high and high - low < 0.25 and mean.gains["random"].shown
 
 
 def test_pretraining_seeds_are_averaged_with_their_spread():
-    runs = [
-        result(answers(n, p), title=f"s{n}", hash=str(n), of={"recipe": "r", "pretraining_seed": n})
-        for n, p in ((0, 0.5), (1, 0.7))
-    ]
-    other = result(answers(5, 0.5), title="other", hash="5", of={"recipe": "another", "pretraining_seed": 0})
+    runs = [result(answers(n, p), title=f"s{n}", recipe="r", pretraining_seed=n) for n, p in ((0, 0.5), (1, 0.7))]
+    other = result(answers(5, 0.5), title="other", recipe="another", pretraining_seed=0)
     (mean,) = averages([*runs, other])
-    scores = torch.tensor([run["top1"] for run in runs], dtype=torch.float64)
-    assert mean["over"] == "pretraining seeds 0, 1" and mean["encoder"]["title"] == "s0 and 1 more"
-    assert mean["top1"] == pytest.approx(scores.mean().item()) and mean["std"] == pytest.approx(scores.std().item())
+    scores = torch.tensor([run.score.value for run in runs], dtype=torch.float64)
+    assert mean.over == "pretraining seeds 0, 1" and mean.encoder.title == "s0 and 1 more"
+    assert mean.score.value == pytest.approx(scores.mean().item()) and mean.score.std == pytest.approx(scores.std())
+    twice = [result(answers(n, 0.5), title=str(n), recipe="r", pretraining_seed=0) for n in (0, 1)]
+    assert averages(twice) == []  # one seed twice is no mean
 
 
-def test_one_seed_twice_is_no_mean():
-    runs = [result(answers(n, 0.5), hash=str(n), of={"recipe": "r", "pretraining_seed": 0}) for n in (0, 1)]
-    assert averages(runs) == []
+def test_means_over_folds_are_averaged_over_seeds():
+    made = [one for seed in (0, 1) for one in folds(seed, title=f"s{seed}", recipe="r", pretraining_seed=seed)]
+    first, second, *single, both = sorted(averages(made), key=lambda mean: (mean.of or 0, mean.cell), reverse=True)
+    assert (first.of, second.of, both.of) == (3, 3, 2) and len(single) == 3  # the seeds of each fold, and of the means
+    both = next(mean for mean in averages(made) if mean.of == 2 and mean.cell == "c")
+    assert both.score.value == pytest.approx((first.score.value + second.score.value) / 2)
+    assert both.score.interval[0] < both.score.value < both.score.interval[1]
 
 
 def test_rankings_are_averaged_by_their_redrawings():
     runs = []
     for n, value in ((0, 0.2), (1, 0.4)):
-        run = result(answers(n, 0.5), hash=str(n), of={"recipe": "r", "pretraining_seed": n}) | {"top1": value}
+        run = result(answers(n, 0.5), title=str(n), recipe="r", pretraining_seed=n)
         draws = torch.linspace(value - 0.1, value + 0.1, 101).tolist()
-        runs.append(run | {"test": {"groups": sorted(set(GROUPS)), "draws": {"encoder": draws, "random": [0.0] * 101}}})
+        test = Answers(groups=sorted(set(GROUPS)), draws={"encoder": draws, "random": [0.0] * 101})
+        runs.append(replace(run, score=replace(run.score, value=value), test=test))
     (mean,) = averages(runs)
-    assert mean["top1"] == pytest.approx(0.3) and mean["interval"] == pytest.approx((0.205, 0.395))
+    assert mean.score.value == pytest.approx(0.3) and mean.score.interval == pytest.approx((0.205, 0.395))

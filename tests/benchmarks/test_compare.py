@@ -1,6 +1,7 @@
 """Which differences are real: a clear one is, none is not, and many cells do not make one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,26 +9,20 @@ import torch
 
 from benchmarks.compare import compare, holm
 from ssvid.errors import UserError
-from ssvid.results import BENCH
+from ssvid.results import Answers
 from ssvid.statistics import sign_flip
+from tests.benchmarks.made import old_result, put, result_of
 
 
-def result(folder: Path, cell: str, correct: torch.Tensor, paths: int = 0, title: str = "net") -> None:
-    folder.mkdir(exist_ok=True)
-    test = {
-        "paths": [f"{paths}/{i}" for i in range(len(correct))],
-        "groups": [str(i // 2) for i in range(len(correct))],
-    }
-    test["correct"] = {"encoder": correct.tolist()}
-    found = {"kind": BENCH, "cell": cell, "encoder": {"title": title}, "protocol": {"cell": {}}, "test": test}
-    (folder / f"{title}.{cell}.json").write_text(json.dumps(found))
+def clips(folder: Path, cell: str, correct: torch.Tensor, paths: int = 0, title: str = "net") -> None:
+    made = result_of(title, cell, {"encoder": correct.tolist()})
+    put(folder, replace(made, test=replace(made.test, paths=[f"{paths}/{i}" for i in range(len(correct))])))
 
 
-def ranking(folder: Path, cell: str, value: float, draws: torch.Tensor, title: str = "net") -> None:
-    folder.mkdir(exist_ok=True)
-    test = {"paths": ["a"], "groups": [str(i) for i in range(40)], "units": 9, "draws": {"encoder": draws.tolist()}}
-    found = {"kind": BENCH, "cell": cell, "encoder": {"title": title}, "protocol": {"cell": {}}, "test": test}
-    (folder / f"{title}.{cell}.json").write_text(json.dumps(found | {"metric": "map", "map": value}))
+def ranking(folder: Path, cell: str, value: float, draws: torch.Tensor) -> None:
+    test = Answers(paths=["a"], groups=[str(i) for i in range(40)], units=9, draws={"encoder": draws.tolist()})
+    made = result_of("net", cell, {"encoder": [1.0]}, test=test, metric="map")
+    put(folder, replace(made, score=replace(made.score, value=value)))
 
 
 def test_rankings_are_compared_by_their_redrawings(tmp_path: Path):
@@ -46,15 +41,23 @@ def test_a_clear_difference_is_real_and_none_is_not(tmp_path: Path):
     draw = torch.Generator().manual_seed(0)
     better, worse = ((torch.rand(200, generator=draw) < p).double() for p in (0.8, 0.5))
     alike = (torch.rand(200, generator=draw) < 0.5).double()
-    result(tmp_path / "a", "clear", better), result(tmp_path / "b", "clear", worse)
-    result(tmp_path / "a", "none", alike), result(tmp_path / "b", "none", worse)
-    result(tmp_path / "a", "moved", alike), result(tmp_path / "b", "moved", alike, paths=1)
-    result(tmp_path / "b", "alone", alike)
+    clips(tmp_path / "a", "clear", better), clips(tmp_path / "b", "clear", worse)
+    clips(tmp_path / "a", "none", alike), clips(tmp_path / "b", "none", worse)
+    clips(tmp_path / "a", "moved", alike), clips(tmp_path / "b", "moved", alike, paths=1)
+    clips(tmp_path / "b", "alone", alike)
     found = compare(str(tmp_path / "a"), str(tmp_path / "b"))
     assert {row["cell"]: row["real"] for row in found["cells"]} == {"clear": True, "none": False}
     clear = found["cells"][0]
     assert clear["difference"] == pytest.approx((better - worse).mean().item()) and clear["interval"][0] > 0
-    assert found["left_out"] == ["alone is only in B", "moved was tested on other clips"]
+    assert [text.split()[0] for text in found["left_out"]] == ["alone", "moved"]
+
+
+def test_a_linear_probe_of_before_is_compared_with_a_suites(tmp_path: Path):
+    """Of the same encoder, clips and settings: their answers are the same."""
+    for kind in ("linear_probe", "benchmark"):
+        (tmp_path / f"{kind}.json").write_text(json.dumps(old_result(kind)))
+    (row,) = compare(str(tmp_path / "linear_probe.json"), str(tmp_path / "benchmark.json"))["cells"]
+    assert row["cell"] == "classify.linear" and row["difference"] == 0 and not row["real"]
 
 
 def test_holm_by_hand():
@@ -70,11 +73,11 @@ def test_the_sign_flips_of_three_groups():
 
 
 def test_what_cannot_be_compared(tmp_path: Path):
-    result(tmp_path / "a", "x", torch.ones(4)), result(tmp_path / "b", "y", torch.ones(4))
-    with pytest.raises(UserError, match="share no cell .*: x is only in A"):
+    clips(tmp_path / "a", "x", torch.ones(4)), clips(tmp_path / "b", "y", torch.ones(4))
+    with pytest.raises(UserError, match="share no cell"):
         compare(str(tmp_path / "a"), str(tmp_path / "b"))
-    result(tmp_path / "a", "x", torch.ones(4), title="other")
-    with pytest.raises(UserError, match="results of 2 encoders"):
+    clips(tmp_path / "a", "x", torch.ones(4), title="other")
+    with pytest.raises(UserError, match="2 encoders"):
         compare(str(tmp_path / "a"), str(tmp_path / "b"))
     with pytest.raises(UserError, match="There is no folder"):
         compare(str(tmp_path / "none"), str(tmp_path / "b"))

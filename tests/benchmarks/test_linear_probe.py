@@ -1,5 +1,7 @@
+"""The command of one page: its suite on one data set, and that its numbers are those of the probe alone."""
+
 import json
-import re
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -7,19 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import report
+from benchmarks.features.bench import FeatureOptions, bench, subject
 from benchmarks.features.sources import chosen_layers, make_sources
-from benchmarks.linear_probe import linear_probe, titles
-from benchmarks.reports import results
-from ssvid.data.manifest import Manifest, labelled
+from benchmarks.linear_probe import linear_probe
+from benchmarks.reports.verdict import over_pixels, over_untrained, use_of_time, verdict
+from ssvid.data.manifest import SPLITS, Manifest, labelled
 from ssvid.encoder import Encoder
-from ssvid.engine.train_flags import ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.hub import create_encoder
-from ssvid.registry import encoders
-from ssvid.results import leak
+from ssvid.registry import encoders, probes
+from ssvid.results import Gain, Leak, read_folder, read_result
+from ssvid.results.provenance import leak, titles
 from ssvid.shapes import ClipSpec, Features, Grid, Row
+from ssvid.statistics import bootstrap, paired_difference
 from ssvid.weights.encoders import save_encoder
+from tests.benchmarks.made import old_result
 from tests.helpers import facts, for_each
 
 OWN = ("encoder", "random", "pixels", "encoder/single_frame", "encoder/shuffled")
@@ -82,110 +87,99 @@ def done(data, tmp_path_factory):
     out = folder / "out"
     options = {"cache": str(folder / "cache"), "workers": 0, "min_steps": 40, "seed": 1, "config": config}
     printed = linear_probe([str(run)], data, str(out), **options)
-    (run / "options.json").write_text(json.dumps(options))
-    return printed, json.loads((out / "mine.json").read_text()), out
+    return printed, {result.cell: result for result in read_folder(out).values()}, out, run, options
 
 
 def test_a_result_holds_all_that_a_reader_asks(done):
-    printed, result, out = done
-    assert result["top1"] == 1.0 and result["chance"] == 0.5 and result["majority"] == 0.5
-    assert result["interval"][0] < 0.8  # four groups of three say little, although all are right
-    assert set(result["controls"]) == {"random", "pixels", "single_frame", "shuffled"} == set(result["gains"])
-    assert all({"top1", "interval", "chosen"} <= set(row) for row in result["controls"].values())
-    assert result["data"]["clips"] == {"train": 7, "val": 6, "test": 12} and result["data"]["bad_files"] == 1
-    assert result["data"]["groups"]["test"] == 4
-    assert result["confusion"] == [[6, 0], [0, 6]]
-    poolings = {setting["pooling"] for setting in result["grid"]["encoder"]}
+    printed, results, out, _, _ = done
+    result = results["classify.linear"]
+    assert set(results) == {"classify.linear", "classify.knn", "retrieval"}
+    assert result.score.value == 1.0 and result.chance == 0.5
+    assert result.score.interval[0] < 0.8  # four groups of three say little, although all are right
+    assert set(result.controls) == {"random", "pixels", "single_frame", "shuffled"} == set(result.gains)
+    assert result.data.clips == {"train": 7, "val": 6, "test": 12} and result.data.bad_files == 1
+    assert result.data.groups["test"] == 4 and result.data.set == {"name": "csv", "root": "clips"}
+    poolings = {setting["pooling"] for setting in result.score.more["grid"]}
     assert poolings == {f"{p}@{layer}" for p in ("mean", "time", "grid") for layer in ("last", "2")}
-    assert {setting["pooling"] for setting in result["grid"]["pixels"]} == {"colour8", "first32", "motion", "cube8"}
-    assert len(result["grid"]["shuffled"]) == len(result["grid"]["encoder"])
+    pixels = {setting["pooling"] for setting in result.controls["pixels"].more["grid"]}
+    assert pixels == {"colour8", "first32", "motion", "cube8"}
     products = 2 * 8 * 24 * (12 * 24 * 4 + 3 * 2 * 64) + 4 * 4 * 8 * 8 * 24  # 8 tokens: linear layers, then attention
-    assert result["cost"]["gflops_per_clip"] == pytest.approx(products / 1e9, rel=0.01)
-    assert result["data"]["hash"] and result["encoder"]["hash"] and result["protocol_hash"]
-    printed = json.loads(json.dumps(printed))
-    assert printed["results"][0]["gain_over_random"] == result["gains"]["random"]
-    assert "reading" in printed["results"][0]
-
-
-def test_a_leak_and_an_equal_twin_are_said_aloud(done):
-    _, result, out = done
-    assert result["leak"] == {"checked": True, "clips": 1, "first": ["test_3.mp4"]}
-    said = results.reading(result)
-    assert said[0].startswith("No difference shown") and any(
-        "WARNING" in line and "1 of the test" in line for line in said
+    assert result.cost.gflops_per_clip == pytest.approx(products / 1e9, rel=0.01)
+    assert (
+        result.command
+        == "python -m benchmarks.linear_probe --encoder " + f"{done[3]} --data csv --data.root clips --seed 1"
     )
-    page = (out / "report.html").read_text()
-    assert "WARNING" in page and "no difference shown" in page
+    assert len(results["retrieval"].strips) == 4
+    (row,) = printed["results"]
+    assert row["gain_over_random"] == vars(result.gains["random"]) and row["majority"] == 0.5
+    assert row["controls"] == {name: score.value for name, score in result.controls.items()}
+    assert printed["report"] == str(out / "report.html") and printed["exit_code"] == 0
 
 
-def test_words_follow_the_numbers(done):
-    _, result, _ = done
-    result = json.loads(json.dumps(result))
-    result["gains"]["random"] = {"difference": 0.2, "interval": [0.1, 0.3], "shown": True}
-    assert "20.0 points above the same net untrained" in results.verdict(result)
-    result["gains"]["random"] = {"difference": -0.2, "interval": [-0.3, -0.1], "shown": True}
-    assert "20.0 points BELOW" in results.verdict(result)
-    result["gains"]["random"] = {"difference": 0.2, "interval": [-0.1, 0.3], "shown": False}
-    assert results.verdict(result).startswith("No difference shown")
-    result["encoder"]["weights"] = "random (a registered name, no file)"
-    assert "has random weights" in results.verdict(result)
-    result["gains"]["pixels"] = {"difference": 0.1, "interval": [0.05, 0.2], "shown": True}
-    assert "It beats raw pixels by 10.0 points." in results.reading(result)
+def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
+    """The suite adds nothing to what probe, bootstrap and paired difference say of the cached features."""
+    _, results, _, run, options = done
+    features = bench(
+        subject(str(run), "mine", UNCHANGED, "auto"),
+        data,
+        FeatureOptions(cache=options["cache"], workers=0, seed=1),
+    )
+    labels, groups = features.labels[features.splits["test"]], features.groups("test")
+    for cell, probe in (("linear", probes["linear"](min_steps=40)), ("knn", probes["knn"]())):
+        right = {}
+        for row, score in results[f"classify.{cell}"].rows.items():
+            train, val, test = (features.frozen(row, split) for split in SPLITS)
+            answer = probe.run(train, val, test, 1)
+            right[row] = answer.predictions == labels
+            assert score.value == answer.metrics["test/top1"] and score.more["val_top1"] == answer.metrics["val/top1"]
+            assert score.more["chosen"] == answer.chosen and score.more["grid"] == answer.grid
+            assert score.interval == bootstrap(right[row], groups, 1)
+        for row, gain in results[f"classify.{cell}"].gains.items():
+            assert (gain.difference, *gain.interval) == paired_difference(right["encoder"], right[row], groups, 1)
 
 
-def test_the_report_stands_alone_and_has_the_numbers(done, tmp_path):
-    _, result, out = done
-    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
-    assert not re.search(r"https?://|<script|<link|@import|url\(", page)
-    assert re.findall(r'src="(?!data:image/(?:png|jpeg);base64,)', page) == []
-    assert page.count("data:image/png;base64,") == 2 and page.count("data:image/jpeg;base64,") == 4 * (1 + 3)
-    for label, top1, interval, _ in results.lines(result):
-        assert label in page and label in text and top1 in page and top1 in text and interval in page
-    assert "python -m benchmarks.linear_probe --encoder" in page and "--data csv --data.root clips --seed 1" in text
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    (copy / "mine.json").write_bytes((out / "mine.json").read_bytes())
-    assert report.report(str(copy)) == {"report": str(copy / "report.html")}  # from the file alone
-    assert (copy / "report.md").read_text() == text
-    (copy / "two.json").write_text((out / "mine.json").read_text().replace("mine", "<b>two"))
-    report.write(copy)
-    page = (copy / "report.html").read_text()
-    assert "Overview" in page and "&lt;b&gt;two" in page and "<b>two" not in page
+def test_the_verdict_follows_the_numbers(done):
+    _, results, _, _, _ = done
+    result = results["classify.linear"]
+    assert result.leak == Leak(checked=True, clips=1, first=["test_3.mp4"])
+    assert not result.gains["random"].shown  # pixels tell all: its untrained twin does as well
+    assert any("WARNING" in said for said in verdict(result))
+    sentences = set()
+    for low, high in ((0.1, 0.3), (-0.3, -0.1), (-0.1, 0.3)):
+        gains = {**result.gains, "random": Gain.between((low + high) / 2, low, high)}
+        sentences.add(over_untrained(replace(result, gains=gains))[0])
+    random = replace(result, encoder=replace(result.encoder, weights="random"))
+    assert len(sentences | {over_untrained(random)[0]}) == 4
+    better = Gain.between(0.1, 0.05, 0.2)
+    said = [
+        over_pixels(replace(result, gains={**result.gains, "pixels": gain}))
+        for gain in (better, Gain.between(0.0, -1.0, 1.0))
+    ]
+    assert said[0] != said[1] and "10.0" in said[0][0]
+    assert use_of_time(result) != use_of_time(replace(result, gains=dict.fromkeys(result.gains, better)))
 
 
-def test_the_table_has_both_nearest_neighbours(done):
-    _, result, _ = done
-    table = {label: (top1, interval, more) for label, top1, interval, more in results.lines(result)}
-    for label, row in (("encoder", result["knn"]), ("untrained", result["controls"]["random"]["knn"])):
-        low, high = (100 * end for end in row["interval"])
-        seen = table[f"nearest neighbours, {label}"]
-        assert seen == (f"{100 * row['top1']:.1f} %", f"{low:.1f} to {high:.1f}", "")
-
-
-def test_a_result_gives_way_to_the_same_alone(done, data, tmp_path):
+def test_a_result_of_something_else_is_not_overwritten(done, data, tmp_path):
     """Before any work: no cache is made."""
-    _, _, out = done
-    run = out.parent / "runs" / "mine"
-    options = json.loads((run / "options.json").read_text())
-    before = (out / "mine.json").read_text()
+    _, _, out, run, options = done
+    times = {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
     linear_probe([str(run)], data, str(out), **options)
-    again = json.loads((out / "mine.json").read_text())
-    assert again["confusion"] == json.loads(before)["confusion"] and again["cost"] != json.loads(before)["cost"]
+    assert {file: file.stat().st_mtime_ns for file in times} == times  # what is there is not made again
     fewer = data.take([i for i in range(len(data)) if i != 7])
     other = tmp_path / "runs" / "mine"
     save_encoder(create_encoder("vit", **SMALL), other, "encoder", {})
     none = {**options, "cache": str(tmp_path / "c")}
-    for encoder, rows, change, said in (
-        (run, fewer, {}, "a result of other data: name"),
-        (other, data, {}, "a result of another encoder: name"),
-        (run, data, {"seed": 2}, "a result of another protocol: name"),
-        (run, data, {"calibrate_bn": 8}, "a result of another protocol: name"),
-        (other, fewer, {"clips": 2}, "a result of other data and another encoder and another protocol: name"),
+    for encoder, rows, change, what in (
+        (run, fewer, {}, "other data"),
+        (other, data, {}, "another encoder"),
+        (run, data, {"seed": 2}, "another protocol"),
+        (run, data, {"calibrate_bn": 8}, "another protocol"),
+        (other, fewer, {"clips": 2}, "other data and another encoder and another protocol"),
     ):
-        with pytest.raises(UserError, match=rf"mine\.json holds {said} another --out\.$"):
-            linear_probe([str(encoder)], rows, str(out), **none | change)
+        failed = linear_probe([str(encoder)], rows, str(out), **none | change)["failed"]
+        assert len(failed) == 3 and all(f"a result of {what}: name another --out" in row["why"] for row in failed)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.json").write_text("[]")
+    (tmp_path / "out" / "mine.json").write_text(json.dumps(old_result("linear_probe")))
     with pytest.raises(UserError, match=facts("--out")):
         linear_probe([str(run)], data, str(tmp_path / "out"), **none)
     assert not (tmp_path / "c").exists()
@@ -213,28 +207,16 @@ def test_flags_that_cannot_be(data, tmp_path, monkeypatch, flags, said):
         linear_probe(["test_no_statistics"], data, **{"out": "o", "cache": "c", "workers": 0} | flags)
 
 
-def test_an_encoder_that_diverged_gets_no_score(data, tmp_path):
-    net = create_encoder("vit", **SMALL)
-    with torch.no_grad():
-        net.norm.weight.fill_(torch.nan)
-    save_encoder(net, tmp_path / "mine", "encoder", {})
-    with pytest.raises(UserError, match=r"^mine: the features of \S+ \(encoder\) hold NaN or infinity"):
-        linear_probe([str(tmp_path / "mine")], data, str(tmp_path / "o"), cache=str(tmp_path / "c"), workers=0)
-    assert not list((tmp_path / "o").glob("*.json"))
-
-
 def test_batch_norm_is_measured_where_asked(data, tmp_path):
     options = {"cache": str(tmp_path / "c"), "workers": 0, "min_steps": 20, "seed": 1}
+    refused = linear_probe(["test_no_statistics"], data, str(tmp_path / "none"), **options)
+    assert refused["exit_code"] == 3 and "calibrate_bn 256" in refused["failed"][0]["why"]
     linear_probe(["test_no_statistics"], data, str(tmp_path), calibrate_bn=6, **options)
-    result = json.loads((tmp_path / "test_no_statistics.json").read_text())
-    assert result["top1"] == 1.0 and result["protocol"]["calibrate_bn"] == 6
+    result = read_result(tmp_path / "test_no_statistics.classify.linear.json")
+    assert result.score.value == 1.0 and result.protocol["calibrate_bn"] == 6
 
 
-def test_refusals_say_what_to_do(data, tmp_path):
-    with pytest.raises(UserError, match=facts("calibrate_bn", "256")):
-        linear_probe(["test_no_statistics"], data, str(tmp_path), cache=str(tmp_path / "c"), workers=0)
-    with pytest.raises(UserError, match="no result"):
-        report.report(str(tmp_path))
+def test_refusals_say_what_to_do(data):
     with pytest.raises(UserError, match="labelled clips in the val split"):
         labelled(data.take([i for i, row in enumerate(data.rows) if row.split != "val"]))
     with pytest.raises(UserError, match=facts("1", "4")):
@@ -250,11 +232,6 @@ def test_sources_know_themselves_apart():
 
 
 def test_titles_and_leaks(data):
-    assert titles(["runs/a", "runs/b/encoder.safetensors", "x/a", "vit_tiny", "z/a"]) == [
-        "a",
-        "b",
-        "a_2",
-        "vit_tiny",
-        "a_3",
-    ]
-    assert leak("vit_tiny", data) == {"checked": False}
+    encoders = ["runs/a", "runs/b/encoder.safetensors", "x/a", "vit_tiny", "z/a"]
+    assert titles(encoders) == ["a", "b", "a_2", "vit_tiny", "a_3"]
+    assert leak("vit_tiny", data) == Leak(checked=False)

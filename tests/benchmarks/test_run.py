@@ -10,6 +10,7 @@ from benchmarks.reports import board
 from benchmarks.run import run
 from benchmarks.suites.loader import FOLDER, load, manifest
 from ssvid.errors import UserError
+from ssvid.results import Fold
 from tests.helpers import command, facts, for_each, sentence
 
 SUITE = """
@@ -117,8 +118,7 @@ def test_seconds_and_boxes_of_films(tmp_path: Path):
 
 def test_tables_come_from_the_files_alone(done):
     folder, _, _ = done
-    page = board.write(folder / "out").read_text()
-    assert "http" not in page.replace("http-equiv", "") and "order.prototypes" in page and "base64" in page
+    board.write(folder / "out")
     rows = list(csv.DictReader((folder / "out" / "board.csv").read_text().splitlines()))
     assert {row["row"] for row in rows if row["cell"] == "retrieval"} >= {"encoder", "random", "shuffled"}
     assert (folder / "out" / "board.tex").read_text().count("\\\\") == 5  # head, encoder, three controls
@@ -182,7 +182,7 @@ def test_mistakes_of_a_user_are_one_sentence(tmp_path: Path):
     assert "/no does not exist" in sentence(command("benchmarks.run", *words))
     said = sentence(command("benchmarks.compare", str(tmp_path / "a"), str(tmp_path / "b")))
     assert "There is no folder, encoder or result" in said
-    assert "or of benchmarks.run" in sentence(command("benchmarks.report", str(tmp_path)))
+    assert "holds no result" in sentence(command("benchmarks.report", str(tmp_path)))
 
 
 def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):
@@ -190,7 +190,7 @@ def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):
     (tmp_path / "s.yaml").write_text(f"sets: {sets}\ncells: [{{task: retrieval, data: short}}]")
     cells, _ = load(str(tmp_path / "s.yaml"))
     assert [cell.name for cell in cells] == [f"short.retrieval.fold{n}" for n in (1, 2, 3)]
-    assert cells[1].data["fold"] == 2 and cells[1].fold == {"of": "short.retrieval", "number": 2, "folds": [1, 2, 3]}
+    assert cells[1].data["fold"] == 2 and cells[1].fold == Fold(of="short.retrieval", number=2, folds=[1, 2, 3])
     with pytest.raises(UserError, match=f"{tmp_path}/sets/hm"):
         manifest(cells[0].data, str(tmp_path / "sets"))
 
@@ -237,7 +237,7 @@ def test_the_docs_state_every_cell_of_ours_with_its_hash():
     """A changed protocol must be told of: results of another hash do not compare."""
     said = (FOLDER.parents[1] / "docs" / "benchmarks.md").read_text()
     lines = [
-        f"| `{file.stem}` | `{cell.fold['of'] if cell.fold else cell.name}` | `{cell.hash}` |"
+        f"| `{file.stem}` | `{cell.fold.of if cell.fold else cell.name}` | `{cell.hash}` |"
         for file in sorted(FOLDER.glob("*.yaml"))
         for cell in load(file.stem)[0]
     ]

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import run as runner
+from benchmarks.run import run
+from benchmarks.suites import runner
+from benchmarks.tasks.retrieval import Retrieval
 from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.engine import features
@@ -53,7 +55,7 @@ def suite(tmp_path: Path) -> str:
 
 def ask(data: Manifest, suite: str, out: Path, encoder: tuple[str, ...] = (NET,)):
     places = {"suite": suite, "cache": str(out.parent / "cache")}
-    return runner.run(list(encoder), str(out), data=data, workers=0, threads=1, devices="cpu", **places)
+    return run(list(encoder), str(out), data=data, workers=0, threads=1, devices="cpu", **places)
 
 
 def numbers(found) -> list[tuple[str, float]]:
@@ -89,14 +91,14 @@ def test_a_part_that_was_cut_short_is_made_again(data: Manifest, suite: str, tmp
 
 
 def test_a_full_disk_costs_its_cell_alone(data: Manifest, suite: str, tmp_path: Path, monkeypatch):
-    write = runner.write
+    write = runner.write_result
 
     def full(path: Path, result) -> None:
         if "classify" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, result)
 
-    monkeypatch.setattr(runner, "write", full)
+    monkeypatch.setattr(runner, "write_result", full)
     found = ask(data, suite, tmp_path / "out")
     (failed,) = found["failed"]
     assert found["exit_code"] == 3 and [row["cell"] for row in found["results"]] == ["retrieval"]
@@ -104,6 +106,22 @@ def test_a_full_disk_costs_its_cell_alone(data: Manifest, suite: str, tmp_path: 
     monkeypatch.undo()
     again = ask(data, suite, tmp_path / "out")
     assert again["exit_code"] == 0 and len(again["results"]) == 2
+
+
+def test_a_fault_of_the_code_is_shown_with_its_traceback(
+    data: Manifest, suite: str, tmp_path: Path, monkeypatch, capsys
+):
+    """A bug (here: a misspelt attribute) is no mistake of the user: the place of it is wanted. Other cells go on."""
+    monkeypatch.setattr(Retrieval, "answer", lambda task, bench, source: bench.sourcces)
+    found = ask(data, suite, tmp_path / "out")
+    assert found["exit_code"] == 3 and [row["cell"] for row in found["results"]] == ["classify.prototypes"]
+    assert found["failed"][0]["cell"] == "retrieval" and found["failed"][0]["why"].startswith("AttributeError: ")
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown and "bench.sourcces" in shown
+    monkeypatch.undo()
+    monkeypatch.setattr(Retrieval, "answer", lambda *_: Path("/nowhere").read_text())
+    found = ask(data, suite, tmp_path / "out")  # a file that is not there is a mistake of the user
+    assert "No such file" in found["failed"][0]["why"] and "Traceback" not in capsys.readouterr().err
 
 
 def test_an_encoder_that_diverged_costs_its_own_cells(data: Manifest, suite: str, tmp_path: Path):
@@ -119,7 +137,7 @@ def test_clips_that_hold_no_token_cost_their_cells_alone(data: Manifest, tmp_pat
         f"sets: {sets}\ncells: [{{task: retrieval, data: small}}, {{task: retrieval, data: plain}}]"
     )
     places = {"suite": str(tmp_path / "s.yaml"), "cache": str(tmp_path / "cache")}
-    found = runner.run([NET], str(tmp_path / "out"), workers=0, threads=1, devices="cpu", **places)
+    found = run([NET], str(tmp_path / "out"), workers=0, threads=1, devices="cpu", **places)
     assert [row["cell"] for row in found["results"]] == ["plain.retrieval"] and found["exit_code"] == 3
     assert found["failed"][0]["cell"] == "small.retrieval" and "makes no token" in found["failed"][0]["why"]
 

@@ -1,16 +1,18 @@
 """Two encoders asked together: as a user starts it, and what is said of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.features import late_fusion
 from benchmarks.features.late_fusion import described, leaks, subject
-from benchmarks.linear_probe import titles
 from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
+from ssvid.results import Leak
+from ssvid.results.provenance import titles
 from tests.helpers import command, facts
 
 NET = "tests.benchmarks.test_run:tiny_vit"
@@ -54,10 +56,10 @@ def test_two_streams_and_each_alone(tmp_path: Path):
 def test_a_pair_is_described_by_both():
     of = subject(f"{NET}+{NET}", "two", UNCHANGED, "auto")
     one = of.streams[0].encoder
-    assert of.encoder["parameters"] == 2 * one["parameters"] and of.encoder["hash"] != one["hash"]
-    assert of.encoder["weights"].startswith("random") and [e["given"] for e in of.encoder["streams"]] == [NET] * 2
-    trained = [part._replace(encoder={**one, "weights": "trained", "licence": "X"}) for part in of.parts]
-    assert described(trained, "a+b", "ab")["weights"] == "trained" and described(trained, "", "")["licence"] == "X"
+    assert of.encoder.parameters == 2 * one.parameters and of.encoder.hash != one.hash
+    assert of.encoder.weights.startswith("random") and [e.given for e in of.encoder.streams] == [NET] * 2
+    trained = [part._replace(encoder=replace(one, weights="trained", licence="X")) for part in of.parts]
+    assert described(trained, "a+b", "ab").weights == "trained" and described(trained, "", "").licence == "X"
     assert subject(NET, "one", UNCHANGED, "auto").streams[0].given == NET
 
 
@@ -78,7 +80,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path):
 
 def test_a_leak_of_one_is_a_leak_of_both(monkeypatch):
     of = subject(f"{NET}+{NET}", "two", UNCHANGED, "auto")
-    known, bad, unknown = {"checked": True, "clips": 0}, {"checked": True, "clips": 3}, {"checked": False}
+    known, bad, unknown = Leak(checked=True, clips=0), Leak(checked=True, clips=3), Leak(checked=False)
     for each, wanted in (([known, bad], bad), ([unknown, bad], bad), ([known, unknown], unknown), ([known] * 2, known)):
         told = iter(each)
         monkeypatch.setattr(late_fusion, "leak", lambda *_, told=told: next(told))

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.features.bench import subject
 from benchmarks.features.sources import make_sources
-from benchmarks.run import smaller
+from benchmarks.suites.runner import shrink_clips
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.hub import create_encoder
 from ssvid.weights.encoders import encoder_hash
@@ -45,7 +45,7 @@ def test_a_name_is_the_same_net_each_time_and_leaves_chance_alone():
 
 def test_clips_of_a_suites_own_data_are_no_larger_than_it_says():
     of = subject(NET, "a", ClipChange(frames=4), "auto")  # 16 pixels
-    smaller(of, {"frames": 8, "size": 8})
+    shrink_clips(of, {"frames": 8, "size": 8})
     assert of.net.spec == replace(of.spec, size=8)
-    smaller(of, {})
+    shrink_clips(of, {})
     assert of.net.spec == of.spec and of.spec.frames == 4

@@ -72,7 +72,7 @@ def fail(folder: Path, name: str, **more: Any) -> None:
 
 
 def page_of(folder: Path) -> str:
-    return Path(report.report(str(folder))["report"]).read_text()
+    return Path(report.report(folder)["report"]).read_text()
 
 
 def chosen(folder: Path) -> sweep_rows.Choice:
@@ -105,7 +105,7 @@ def test_the_command_makes_page_table_and_rows(tmp_path: Path):
 def test_rows_hold_every_number_in_full(tmp_path: Path):
     scores = [{"a": score(1 / 3, 0.123456789), "b": score(0.2, None, metric="map", gain=None)}, {"a": score(0.5, 0.5)}]
     put(tmp_path, {"lr": [0.1, 0.01, 1e-5], "clip.size": [[1, 2]]}, scores)
-    report.report(str(tmp_path))
+    report.report(tmp_path)
     first, second = csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())
     keys = [f"{cell} {key}" for cell in "ab" for key in ("metric", "test", "low", "high", "val", "chance", "random")]
     assert list(first) == ["lr", "clip.size", *keys, "step", "loss", "cpu_s", "wall_s", "starts", "cell"]
@@ -128,7 +128,7 @@ def test_val_chooses_and_never_test(tmp_path: Path):
 def test_without_val_no_best_is_named(tmp_path: Path):
     put(tmp_path / "none", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, None)}])
     assert chosen(tmp_path / "none").best is None
-    assert report.report(str(tmp_path / "none"))["best"] is None
+    assert report.report(tmp_path / "none")["best"] is None
     page = page_of(tmp_path / "none")
     assert "No best cell is named: no finished cell has a val score on any cell of the suite" in page
     assert "class=main" not in page and "90.0 (84.0 to 95.0)" in page
@@ -197,8 +197,8 @@ def test_cells_that_left_count_nowhere(tmp_path: Path):
 @for_each("text", ["", "{", "[]", "null", "\x00", '{"cells": [1]}', '{"cells": {"a": 3}}'])
 def test_a_torn_list_of_cells_is_one_sentence(tmp_path: Path, text: str):
     (tmp_path / "sweep.json").write_text(text)
-    with pytest.raises(UserError, match=r"sweep\.json (is no whole JSON file|has no `cells` of a sweep)"):
-        report.report(str(tmp_path))
+    with pytest.raises(UserError, match=r"sweep\.json .*submit the sweep again"):
+        report.report(tmp_path)
 
 
 @for_each("text", ["", '{"cell": "00', "[]", "null", "\xff", '{"cell": "another"}'])
@@ -349,7 +349,7 @@ def test_a_browser_shows_it_whole_and_sorts(tmp_path: Path, width: int):
         tmp_path, axes | {"lr": [1e-5, 0.1]}, [{"probe": score(0.5, v), "knn_of_x": score(0.4, v)} for v in vals]
     )
     fail(tmp_path, names[5], lines=["x" * 300], why="why " * 60)
-    page = Path(report.report(str(tmp_path))["report"])
+    page = Path(report.report(tmp_path)["report"])
     seen = browser.measured(page, MEASURE)
     assert (seen["broken"], seen["wide"], seen["out"]) == (0, 0, 0), seen
     assert seen["images"] == 2 * 3 + 1

@@ -99,30 +99,30 @@ def task_of(name: str):
 def test_noise_scores_chance(name: str):
     task = task_of(name)
     found = score(task, made(0.0, kind=task.kind))
-    if "per_class" in found:  # the main number is their mean
-        known = [value for value in found["per_class"].values() if value is not None]
-        assert found["map"] == pytest.approx(sum(known) / len(known), abs=1e-9)
-    for row in (found, *found["controls"].values()):
-        low, high = row["interval"]
-        assert low - 0.03 <= found["chance"] <= high + 0.03, (name, row)
+    if found.score.per_class is not None:  # the main number is their mean
+        known = [value for value in found.score.per_class.values() if value is not None]
+        assert found.score.value == pytest.approx(sum(known) / len(known), abs=1e-9)
+    for row in (found.score, *found.controls.values()):
+        low, high = row.interval
+        assert low - 0.03 <= found.chance <= high + 0.03, (name, row)
 
 
 @pytest.mark.parametrize("name", ["classify", "retrieval", "few_shot", "low_label"])
 def test_separable_features_are_all_right(name: str):
     task = task_of(name)
     found = score(task, made(40.0))
-    assert found[task.metric] >= 0.99 and found["gains"]["random"]["interval"][0] > 0.4
-    assert len(found["test"]["correct"]["encoder"]) == COUNTS["test"]
+    assert found.score.value >= 0.99 and found.gains["random"].interval[0] > 0.4
+    assert len(found.test.correct["encoder"]) == COUNTS["test"]
 
 
 @pytest.mark.parametrize("name", RANKED)
 def test_separable_features_rank_all_right(name: str):
     task = task_of(name)
     found = score(task, made(40.0, kind=task.kind))
-    most = found["map_50"] if name == "localisation" else found["map"]
-    assert most >= 0.99 and found["gains"]["random"]["shown"] and found["gains"]["random"]["interval"][0] > 0.2
-    assert set(found["per_class"]) == set(NAMES) and len(found["test"]["draws"]["encoder"]) == 1000
-    assert found["map"] == pytest.approx(torch.tensor(list(found["per_class"].values())).mean().item())
+    most = found.score.more["map_50"] if name == "localisation" else found.score.value
+    assert most >= 0.99 and found.gains["random"].shown and found.gains["random"].interval[0] > 0.2
+    assert set(found.score.per_class) == set(NAMES) and len(found.test.draws["encoder"]) == 1000
+    assert found.score.value == pytest.approx(torch.tensor(list(found.score.per_class.values())).mean().item())
 
 
 def test_two_people_that_overlap():
@@ -160,10 +160,8 @@ def test_scores_of_views_are_averaged():
     single = score(tasks["classify"](probe), bench._replace(views=1, features=first_view(bench)))
     got = probe.run(*(bench.each_view("encoder", split) for split in COUNTS), 0)
     share = got.scores.softmax(-1).view(COUNTS["test"], 3, -1)
-    assert (
-        found["test"]["predictions"]["encoder"] == share.mean(1).argmax(-1).tolist() != share[:, 0].argmax(-1).tolist()
-    )
-    assert found["top1"] > single["top1"] + 0.05
+    assert found.test.predictions["encoder"] == share.mean(1).argmax(-1).tolist() != share[:, 0].argmax(-1).tolist()
+    assert found.score.value > single.score.value + 0.05
     assert bench.frozen("encoder", "test").feats["time@last"].shape == (COUNTS["test"], 16)
     assert bench.each_view("encoder", "test").labels[:6].tolist() == [0, 0, 0, 1, 1, 1]
 
@@ -180,9 +178,9 @@ def test_several_seeds_are_a_mean_with_its_spread(name: str):
     bench = made(1.0, kind=task.kind)
     alone = [score(task, bench._replace(seed=seed)) for seed in (0, 1)]
     both = score(task, bench, seeds=2)
-    assert both["of_seeds"] == [one[task.metric] for one in alone] and both["seeds"] == [0, 1]
-    assert both[task.metric] == pytest.approx(sum(both["of_seeds"]) / 2)
-    assert both["interval"][0] < both[task.metric] < both["interval"][1]
+    assert both.score.of_seeds == [one.score.value for one in alone] and both.seeds == [0, 1]
+    assert both.score.value == pytest.approx(sum(both.score.of_seeds) / 2)
+    assert both.score.interval[0] < both.score.value < both.score.interval[1]
 
 
 def test_order_is_told_from_the_three_ways():
@@ -190,8 +188,8 @@ def test_order_is_told_from_the_three_ways():
     for way, place in zip(WAYS, range(3), strict=True):
         bench.features["encoder" + way]["time@last"][:, place] += 40.0
     found = score(task_of("order"), bench)
-    assert found["top1"] >= 0.99 and found["top1_reversed"] >= 0.99 and found["gains"]["random"]["shown"]
-    assert found["controls"]["random"]["top1"] < 0.5
+    assert found.score.value >= 0.99 and found.score.more["top1_reversed"] >= 0.99 and found.gains["random"].shown
+    assert found.controls["random"].value < 0.5
 
 
 def test_retrieval_by_hand():
@@ -218,7 +216,7 @@ def test_more_shots_than_clips():
     with pytest.raises(UserError, match=facts("100")):
         score(tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=100), made(1.0))
     found = score(tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=1, draws=2), made(1.0))
-    assert found["100_shot"] is None and found["1_shot"]["top1"] > 0.2
+    assert found.score.more["100_shot"] is None and found.score.more["1_shot"]["top1"] > 0.2
 
 
 def test_prototypes_by_hand():

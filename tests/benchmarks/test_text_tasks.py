@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.alignment.realign import Aligner
-from benchmarks.features.bench import Options, bench, subject
+from benchmarks.features.bench import FeatureOptions, bench, subject
 from benchmarks.features.captions import Captions
 from benchmarks.features.text_side import Text, joint_hash, unlearnt
 from benchmarks.features.units import keep, kind_of
@@ -244,16 +244,17 @@ def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeyp
     )
     task = tasks["htm_align"](aligner="RUN", annotation=str(tmp_path / "htm_align.json"), narrated=True)
     of = subject(NET, "a", UNCHANGED, "last")
-    got = bench(of, narrated, Options(str(tmp_path)), task.needs, task.kind)
+    got = bench(of, narrated, FeatureOptions(cache=str(tmp_path)), task.needs, task.kind)
     found = score(task, got)
-    assert found["recall1"] == 1 and found["auc"] == 1 and found["by_head"] and found["alignable"] == 12
-    times = found["controls"]["timestamps"]
-    assert times["recall1"] == 0.5 and times["auc"] == 0.5 and found["never_asked"] == 0
+    more = found.score.more
+    assert found.score.value == 1 and more["auc"] == 1 and more["by_head"] and more["alignable"] == 12
+    times = found.controls["timestamps"]
+    assert times.value == 0.5 and times.more["auc"] == 0.5 and more["never_asked"] == 0
     assert task.answer(got, "timestamps").measure(torch.eye(6).double()).tolist() == [0.5] * 6  # each group alone
-    assert found["controls"]["random"]["recall1"] < 0.5 and found["gains"]["random"]["shown"]
-    assert found["chance"] == pytest.approx(2 / 48) and len(found["test"]["draws"]["encoder"]) == 1000
+    assert found.controls["random"].value < 0.5 and found.gains["random"].shown
+    assert found.chance == pytest.approx(2 / 48) and len(found.test.draws["encoder"]) == 1000
     other = tasks["htm_align"](aligner="RUN", annotation=str(tmp_path / "htm_align.json"), method="global", head=False)
-    assert score(other, got)["recall1"] == 1 and "RUN" not in str(other.settings())
+    assert score(other, got).score.value == 1 and "RUN" not in str(other.settings())
 
 
 def test_an_encoders_own_text_side_aligns(narrated: Manifest, trained: Path, tmp_path: Path):
@@ -278,11 +279,11 @@ def test_features_of_another_encoder_are_refused(narrated: Manifest, trained: Pa
     (tmp_path / "store.json").write_text(json.dumps(card))
     of = subject(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last")
     with pytest.raises(UserError, match=facts("vit")):
-        bench(of, narrated, Options(str(tmp_path)), (), "narrations")
+        bench(of, narrated, FeatureOptions(cache=str(tmp_path)), (), "narrations")
     (tmp_path / "store.json").write_text(json.dumps({**card, "hash": encoder_hash(of.net)}))
     np.save(tmp_path / "v3.npy", np.zeros((48, 7), np.float16))
     for _ in range(2):
-        got = bench(of, narrated, Options(str(tmp_path), max_bad=0.5), (), "narrations")
+        got = bench(of, narrated, FeatureOptions(cache=str(tmp_path), max_bad=0.5), (), "narrations")
         assert got.lost == [str(tmp_path / "v3.npy")] and len(got.splits["test"]) == 5
         (tmp_path / "store.json").unlink(missing_ok=True)  # published features: the width that most have
 

@@ -72,12 +72,14 @@ def test_retrieval_as_published(streams: int):
     for row in ("encoder", "random"):
         sims = [plain(b, row, rows_of(b, "test")) @ plain(b, row, rows_of(b, "train", "val")).T for b in benches]
         wanted = recalls(torch.stack(sims).sum(0), benches[0])
-        got = found if row == "encoder" else found["controls"][row]
-        assert {key: got[key] for key in wanted} == pytest.approx(wanted)
-    assert found["recall1"] > found["controls"]["random"]["recall1"] and found["chance"] == pytest.approx(1 / CLASSES)
-    assert len(found["test"]["paths"]) == len(found["test"]["groups"]) == len(found["test"]["labels"]) == 42
-    assert len(found["test"]["predictions"]["encoder"]) == 42 and len(set(found["test"]["groups"])) == 21
-    chosen = found["controls"]["pixels"].get("streams", [found["controls"]["pixels"]])
+        got = found.score if row == "encoder" else found.controls[row]
+        numbers = {"recall1": got.value, **got.more}
+        assert {key: numbers[key] for key in wanted} == pytest.approx(wanted)
+    assert found.score.value > found.controls["random"].value and found.chance == pytest.approx(1 / CLASSES)
+    assert len(found.test.paths) == len(found.test.groups) == len(found.test.labels) == 42
+    assert len(found.test.predictions["encoder"]) == 42 and len(set(found.test.groups)) == 21
+    pixels = found.controls["pixels"].more
+    chosen = pixels.get("streams", [pixels])
     assert len(chosen) == streams and {one["chosen"]["pooling"] for one in chosen} <= {"first", "second"}
 
 
@@ -104,10 +106,11 @@ def test_classes_by_the_mean_softmax_of_windows_and_streams(streams: int):
         own = [bench.row[i] for i in bench.splits["test"]]
         for place, row in enumerate(rows_of(bench, "test")):
             total[place] += torch.stack([scores[i] for i, of in enumerate(own) if of == row]).mean(0)
-    assert found["test"]["predictions"]["encoder"] == total.argmax(1).tolist()
-    assert found["top5"] == pytest.approx(topk(total, benches[0].data.labels[rows_of(whole, "test")], 5))
-    assert len(found.get("streams", [found])) == streams and "val_top1" in found.get("streams", [found])[-1]
-    assert len(found["test"]["groups"]) == 42 and found["gains"]["random"]["shown"]
+    assert found.test.predictions["encoder"] == total.argmax(1).tolist()
+    more = found.score.more
+    assert more["top5"] == pytest.approx(topk(total, benches[0].data.labels[rows_of(whole, "test")], 5))
+    assert len(more.get("streams", [more])) == streams and "val_top1" in more.get("streams", [more])[-1]
+    assert len(found.test.groups) == 42 and found.gains["random"].shown
 
 
 def test_plain_clips_fuse_too():
@@ -116,8 +119,8 @@ def test_plain_clips_fuse_too():
     views = [b._replace(splits={s: b.videos(s)[0] for s in COUNTS}) for b in views]
     whole = views[0]._replace(others=(views[1],))
     for task in (tasks["retrieval"](), tasks["classify"](probes["knn"]())):
-        alone = [score(task, one)[task.metric] for one in views]
-        assert score(task, whole)[task.metric] > max(alone) - 0.05
+        alone = [score(task, one).score.value for one in views]
+        assert score(task, whole).score.value > max(alone) - 0.05
     assert BANKS[tasks["retrieval"]().settings().get("preset", "house")] == ("train",)
 
 

@@ -113,6 +113,5 @@ def test_finetuning_and_a_probe_see_whole_clips(run: Path, long: Path, tmp_path:
     assert clip["whole"] is True and (clip["frames"], clip["clips"]) == (16, 2)
     options = ["--min_steps", "10", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "p"), "--threads", "1"]
     linear_probe(**parse(linear_probe, [*argv, *options]))
-    result = json.loads((tmp_path / "p/whole.json").read_text())
+    result = json.loads((tmp_path / "p/whole.classify.linear.json").read_text())
     assert result["protocol"]["clip"]["whole"] is True and result["data"]["bad_files"] == 0
-    assert "8 frames, over the whole video, 16 pixels, 1 a video" in (tmp_path / "p/report.html").read_text()

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from ssvid.files import locked
+from ssvid.results import write_result
 from ssvid.sweep import keeper
 from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.ranks import Ending, judged, killer, last_words, tail
 from ssvid.sweep.status import counts, states
+from tests.benchmarks.made import make_result
 from tests.helpers import ROOT, for_each
 
 CELL = "c0ffee"
@@ -129,20 +131,19 @@ def test_the_suite_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_scores_are_those_of_the_result_files(cell: CellFolder):
-    result = {"kind": "benchmark", "cell": "classify.linear", "metric": "top1", "top1": 0.7, "val_top1": 0.6}
-    result |= {"interval": [0.5, 0.9], "chance": 0.25, "gains": {"random": {"difference": 0.3}}}
+    result = make_result("net", "classify.linear")
     cell.bench.mkdir(parents=True)
-    (cell.bench / "a.json").write_text(json.dumps({**result, "controls": {"random": {"top1": 0.4}}}))
+    write_result(cell.bench / "a.json", result)
     (cell.bench / "other.json").write_text(json.dumps({"kind": "something else"}))
     assert keeper.scores(cell) == {
         "classify.linear": {
             "metric": "top1",
-            "test": 0.7,
-            "interval": [0.5, 0.9],
+            "test": result.score.value,
+            "interval": result.score.interval,
             "val": 0.6,
             "chance": 0.25,
-            "random": 0.4,
-            "gain": {"difference": 0.3},
+            "random": result.controls["random"].value,
+            "gain": vars(result.gains["random"]),
         }
     }
 

@@ -18,7 +18,7 @@ from ssvid.errors import UserError
 from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import settle
 from ssvid.objective import Objective
-from ssvid.results import describe_encoder
+from ssvid.results.provenance import describe_encoder
 from ssvid.weights.__main__ import weights
 from ssvid.weights.coclr import COCLR, INFONCE, UBERNCE
 from ssvid.weights.files import File, read
@@ -282,7 +282,7 @@ def test_which_stream_a_file_is_of_the_user_says(tmp_path: Path):
     plain, flow = open_encoder(file), open_encoder(f"{file}@flow")
     assert (plain.spec.modality, flow.spec.modality) == ("rgb", "flow")
     assert all(torch.equal(x, plain.state_dict()[key]) for key, x in flow.state_dict().items())
-    assert describe_encoder(f"{file}@flow", "a", flow)["weights"] == "trained"
+    assert describe_encoder(f"{file}@flow", "a", flow).weights == "trained"
     with pytest.raises(UserError, match=facts("@flow")):
         open_encoder(f"{tmp_path}@flow")
     with pytest.raises(UserError, match="There is no run folder or encoder file"):

@@ -1,6 +1,6 @@
-"""predictions on test, and how they came about -> the parts that every result file has, and the file itself."""
+"""encoder, data set, command -> what a result says of them, beside its numbers."""
 
-import hashlib
+import itertools
 import json
 import re
 import shlex
@@ -10,71 +10,47 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from jaxtyping import Int
-from torch import Tensor
 
 from ssvid.data.manifest import Manifest, leaks
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import FREE, PROVENANCE, flat
-from ssvid.files import write_json_whole
 from ssvid.hub import stream_of
+from ssvid.results.schema import DataInfo, EncoderInfo, Json, Leak, digest
 from ssvid.shapes import Row
-from ssvid.statistics import chance, majority
 from ssvid.weights.encoders import encoder_hash
 
-Result = dict[str, Any]
-PROBE, TUNED, BENCH = "linear probe", "fine-tuning", "benchmark"  # what a result is of
+
+def describe_data(data: Manifest, splits: dict[str, list[int]], bad: list[str], **more: Json) -> DataInfo:
+    listed = Counter(row.split for row in data.rows)
+    return DataInfo(
+        hash=data.hash,
+        classes=list(data.classes),
+        clips={name: len(rows) for name, rows in splits.items()},
+        groups={name: len({data.groups[i] for i in rows}) for name, rows in splits.items()},
+        listed=dict(listed),
+        bad_files=len(bad),
+        bad=[Path(path).name for path in bad[:20]],
+        **more,
+    )
 
 
-def answers(data: Manifest, rows: list[int], predictions: dict[str, Int[Tensor, " S"]]) -> Result:
-    """What was said of each test clip. `predictions`: of the encoder, and of its controls where there are any."""
-    labels = data.labels[rows]
-    confusion = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
-    confusion.index_put_((labels, predictions["encoder"]), torch.tensor(1), accumulate=True)
-    return {
-        "chance": chance(labels),
-        "majority": majority(labels),
-        "confusion": confusion.tolist(),  # label x prediction
-        "test": {
-            "paths": [data.rows[i].path for i in rows],
-            "groups": [data.groups[i] for i in rows],
-            "labels": labels.tolist(),
-            "predictions": {name: said.tolist() for name, said in predictions.items()},
-        },
-    }
-
-
-def describe_data(data: Manifest, splits: dict[str, list[int]], bad: list[str]) -> Result:
-    stated = Counter(row.split for row in data.rows)
-    return {
-        "hash": data.hash,
-        "classes": data.classes,
-        "clips": {name: len(rows) for name, rows in splits.items()},
-        "groups": {name: len({data.groups[i] for i in rows}) for name, rows in splits.items()},
-        "listed": dict(stated),
-        "bad_files": len(bad),
-        "bad": [Path(path).name for path in bad[:20]],
-    }
-
-
-def describe_encoder(text: str, title: str, net: Encoder) -> Result:
+def describe_encoder(text: str, title: str, net: Encoder) -> EncoderInfo:
     """`text`: as the user named it."""
-    return {
-        "title": title,
-        "given": text,
-        "weights": "trained" if Path(stream_of(text)[0]).exists() else "random (a registered name, no file)",
-        "name": net.name,
-        "kwargs": net.kwargs,
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "licence": net.licence,
-        "hash": encoder_hash(net),
+    return EncoderInfo(
+        title=title,
+        given=text,
+        weights="trained" if Path(stream_of(text)[0]).exists() else "random (a registered name, no file)",
+        name=net.name,
+        kwargs=net.kwargs,
+        parameters=sum(p.numel() for p in net.parameters()),
+        licence=net.licence,
+        hash=encoder_hash(net),
         **recipe(text),
-    }
+    )
 
 
-def recipe(text: str) -> Result:
+def recipe(text: str) -> Json:
     """Of an encoder in a run folder: what the run was asked for but its seed, as a hash, and the seed."""
     path = Path(text)
     file = (path if path.is_dir() else path.parent) / "config.yaml"
@@ -93,7 +69,22 @@ def title(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", last.removesuffix(".safetensors")) or "encoder"
 
 
-def trainings(text: str) -> list[Result]:
+def split_streams(text: str) -> list[str]:
+    """The encoders that a user named in one word with a + between; a path may hold a + of its own."""
+    return [text] if Path(text).exists() else text.split("+")
+
+
+def titles(encoders: list[str]) -> list[str]:
+    """A file name for each: the last part of its path, with a number where that is taken."""
+    names: list[str] = []
+    for text in encoders:
+        stem = "+".join(map(title, split_streams(text)))
+        numbered = (f"{stem}_{number}" for number in itertools.count(2))
+        names.append(stem if stem not in names else next(name for name in numbered if name not in names))
+    return names
+
+
+def trainings(text: str) -> list[Json]:
     """The `root` and `rows` of all that an encoder was trained on, its last training first, where its folder tells.
 
     `text`: as the user named it.
@@ -106,22 +97,18 @@ def trainings(text: str) -> list[Result]:
     return [{key: each[key] for key in ("root", "rows")} for each in [made, *made.get("before", [])]]
 
 
-def leak(text: str, test: Manifest) -> Result:
+def leak(text: str, test: Manifest) -> Leak:
     """Test clips that an earlier training saw, where the run folder tells what it read."""
     before = trainings(text)
     if not before:
-        return {"checked": False}
+        return Leak(checked=False)
     fields = ("path", "label", "split", "group", "video_id")
     shared: list[str] = []
     for each in before:
         rows = tuple(Row(**dict(zip(fields, row, strict=False))) for row in each["rows"])
         shared += [row.path for row in leaks(Manifest(rows, Path(each["root"])), test)]
     shared = list(dict.fromkeys(shared))
-    return {"checked": True, "clips": len(shared), "first": shared[:5]}
-
-
-def digest(protocol: Result) -> str:
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
+    return Leak(checked=True, clips=len(shared), first=shared[:5])
 
 
 def git() -> str | None:
@@ -154,7 +141,3 @@ def command_line(module: str, config: dict[str, Any] | None) -> str | None:
     for key, value in config.items():
         add(key, value)
     return " ".join([f"python -m {module}", *words])
-
-
-def write(path: Path, result: Result) -> None:
-    write_json_whole(path, result, end="\n", indent=1)

@@ -1,0 +1,300 @@
+"""JSON <-> Result: what a result file holds. This file alone knows the keys.
+
+In the file the numbers of the encoder stand beside the other keys of the result, and the main
+number stands under the name of its metric. A field that has a default is left out of the file
+where it has that default; a field made by `nullable()` is then null.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from ssvid.errors import UserError
+
+SCHEMA = 1  # of the files that are written; a reader takes this one and all before it
+BENCH, TUNED = "benchmark", "fine-tuning"  # kinds of results
+Json = dict[str, Any]
+Interval = tuple[float, float]  # 95 %
+Part = TypeVar("Part")
+
+
+def nullable() -> Any:
+    return field(default=None, metadata={"null": True})
+
+
+def digest(content: Json) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The numbers of one row: of the encoder or of a control."""
+
+    value: float  # of the result's metric
+    interval: Interval
+    more: Json = field(default_factory=dict)  # the task's own metrics, and the settings chosen on val
+    per_class: dict[str, float | None] | None = None
+    of_seeds: Sequence[float] | None = None  # of the probe
+    std_over_seeds: float | None = None
+    std: float | None = None  # of a mean over results, which stands in no file
+
+    @property
+    def spread(self) -> float | None:
+        return self.std if self.std_over_seeds is None else self.std_over_seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What the encoder has more than a control, paired by test clip."""
+
+    difference: float
+    interval: Interval
+    shown: bool  # the interval leaves out zero
+
+    @classmethod
+    def between(cls, difference: float, low: float, high: float) -> "Gain":
+        return cls(difference=difference, interval=(low, high), shown=low > 0 or high < 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What was answered on the test split: clip by clip, or of a ranking in each redrawing of the groups."""
+
+    paths: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    units: int | None = None  # seconds or boxes, of a ranking
+    labels: list[Any] | None = None  # a class number, or a list of them
+    correct: dict[str, list[float]] | None = None  # row -> share of right answers to each clip
+    predictions: dict[str, list[int]] | None = None  # row -> class number of each clip
+    draws: dict[str, list[float]] | None = None  # row -> the main number in each redrawing
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo:
+    title: str
+    given: str  # as the user named it
+    weights: str  # "trained", or what they are instead
+    name: str
+    kwargs: Json
+    parameters: int
+    licence: str | None = nullable()
+    hash: str
+    recipe: str | None = None  # hash of what its run was asked for, but for the seed
+    pretraining_seed: int | None = None
+    streams: tuple["EncoderInfo", ...] = ()  # of several encoders that answer together
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    set: Json | None = None  # name and settings of the data set
+    hash: str
+    classes: list[str]
+    clips: dict[str, int]  # split -> number
+    groups: dict[str, int]
+    listed: dict[str, int]
+    bad_files: int
+    bad: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """Test clips that an earlier training of the encoder read."""
+
+    checked: bool
+    clips: int | None = None
+    first: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    cpu_s: float | None = None
+    extract_cpu_s: float | None = None
+    gflops_per_clip: float | None = None
+    probe_cpu_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    of: str  # the cell whose score is the mean over the folds
+    number: int
+    folds: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """An encoder's answers to one cell: a task, a probe and a data set."""
+
+    kind: str
+    cell: str
+    cell_hash: str | None = None  # of the task, the probe and their settings
+    fold: Fold | None = None
+    metric: str
+    score: Score
+    chance: float | None = None
+    majority: float | None = None  # score of the largest class
+    confusion: list[list[int]] | None = None  # label x prediction
+    controls: dict[str, Score]
+    gains: dict[str, Gain]
+    seeds: Sequence[int] | None = None  # of the probe
+    strips: list[Json] | None = None  # test clips beside their nearest train clips
+    attention: Json | None = None  # over time
+    test: Answers
+    encoder: EncoderInfo
+    data: DataInfo
+    protocol: Json  # what two results share that can be compared
+    protocol_hash: str
+    tuned: str | None = None  # hash of the encoder after fine-tuning
+    leak: Leak
+    cost: Cost
+    seed: int
+    git: str | None = nullable()
+    text: str | None = None  # hash of the encoder's text side
+    config: Json | None = nullable()
+    command: str | None = nullable()
+    over: str | None = None  # what a mean is over; such a result stands in no file
+    of: int | None = None
+
+    @property
+    def rows(self) -> dict[str, Score]:
+        return {"encoder": self.score, **self.controls}
+
+    @property
+    def val(self) -> float | None:
+        return self.score.more.get(f"val_{self.metric}")
+
+    @property
+    def question(self) -> Json:
+        """The task, the probe and their settings, or the settings of a fine-tuning but for its encoder."""
+        if self.kind == TUNED:
+            return {key: value for key, value in self.protocol["training"].items() if key != "encoder"}
+        return dict(self.protocol["cell"])
+
+
+OWN_KEYS = {f.name for f in fields(Result)} - {"score", "over", "of"}
+SCORE_KEYS = ("interval", "per_class", "of_seeds", "std_over_seeds")
+
+
+def to_json(result: Result) -> Json:
+    rest = _plain(result)
+    rows = {name: _score_to_json(score, result.metric) for name, score in result.rows.items()}
+    main = rows.pop("encoder")
+    head = {key: rest.pop(key) for key in ("kind", "cell", "cell_hash", "fold") if key in rest}
+    del rest["score"]
+    return {"schema": SCHEMA, **head, **main, **rest, "controls": rows}
+
+
+def from_json(content: Json) -> Result:
+    """Of any schema up to SCHEMA. A UserError says what is wrong, without the name of the file."""
+    if "schema" not in content:
+        content = _upgrade(content)
+    metric = content.get("metric")
+    rest = {key: value for key, value in content.items() if key in OWN_KEYS}
+    main = {key: value for key, value in content.items() if key not in OWN_KEYS | {"schema"}}
+    controls = _mapping(content, "controls")
+    rest["controls"] = {name: _score(row, metric, f"controls.{name}") for name, row in controls.items()}
+    rest["gains"] = {name: _gain(gain, f"gains.{name}") for name, gain in _mapping(content, "gains").items()}
+    parts: dict[str, Any] = {"test": Answers, "data": DataInfo, "leak": Leak, "cost": Cost, "fold": Fold}
+    rest |= {key: _build(kind, rest[key], key) for key, kind in parts.items() if key in rest}
+    rest["encoder"] = _encoder(_mapping(content, "encoder"), "encoder")
+    rest["score"] = _score(main, metric, "")
+    return _build(Result, rest, "")
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {key: _plain(value) for key, value in part.items()}
+    if isinstance(part, tuple | list):
+        return [_plain(value) for value in part]
+    if not is_dataclass(part):
+        return part
+    values = [(f, getattr(part, f.name)) for f in fields(part)]
+    return {f.name: _plain(value) for f, value in values if f.metadata or f.default is MISSING or value != f.default}
+
+
+def _score_to_json(score: Score, metric: str) -> Json:
+    known = {key: _plain(getattr(score, key)) for key in SCORE_KEYS if getattr(score, key) is not None}
+    return {metric: score.value, "interval": known.pop("interval"), **_plain(score.more), **known}
+
+
+def _mapping(content: Json, key: str) -> Json:
+    if not isinstance(content.get(key), dict):
+        raise UserError(f"has no mapping `{key}`")
+    return dict(content[key])
+
+
+def _build(kind: type[Part], content: Any, place: str) -> Part:
+    if not isinstance(content, dict):
+        raise UserError(f"has no mapping `{place}`")
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    missing = [name for name in needed if name not in content]
+    if missing:
+        raise UserError(f"lacks `{f'{place}.{missing[0]}'.lstrip('.')}`")
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: value for key, value in content.items() if key in names})
+
+
+def _score(content: Any, metric: Any, place: str) -> Score:
+    if not isinstance(content, dict) or not isinstance(content.get(metric), int | float):
+        raise UserError(f"lacks `{f'{place}.{metric}'.lstrip('.')}`")
+    known = {key: content[key] for key in SCORE_KEYS if key in content}
+    known["interval"] = _interval(content.get("interval"), place)
+    more = {key: value for key, value in content.items() if key not in (metric, *SCORE_KEYS)}
+    return Score(value=float(content[metric]), more=more, **known)
+
+
+def _gain(content: Any, place: str) -> Gain:
+    if not isinstance(content, dict):
+        raise UserError(f"has no mapping `{place}`")
+    return _build(Gain, {**content, "interval": _interval(content.get("interval"), place)}, place)
+
+
+def _interval(content: Any, place: str) -> Interval:
+    if not isinstance(content, list | tuple) or len(content) != 2:
+        raise UserError(f"lacks `{f'{place}.interval'.lstrip('.')}`")
+    return float(content[0]), float(content[1])
+
+
+def _encoder(content: Json, place: str) -> EncoderInfo:
+    streams = tuple(_encoder(stream, f"{place}.streams") for stream in content.get("streams", ()))
+    return _build(EncoderInfo, content | {"streams": streams}, place)
+
+
+PROBE = "linear probe"  # the kind of result that benchmarks.linear_probe wrote before there was a schema
+
+
+def _upgrade(content: Json) -> Json:
+    """A file of before there was a schema. A linear probe's becomes that of the cell `classify.linear`."""
+    if content.get("kind") == BENCH:
+        return content
+    test = dict(content.get("test", {}))
+    if "labels" in test and "correct" not in test:
+        labels = test["labels"]
+        rows = test.get("predictions", {}).items()
+        test["correct"] = {row: _hits(predictions, labels) for row, predictions in rows}
+    content = {"metric": "top1", **content, "test": test}
+    if content.get("kind") == TUNED:
+        return {"cell": TUNED, **content}
+    question = {"task": "classify", "probe": "linear", "with": _mapping(content, "protocol").get("probe")}
+    grids = _mapping(content, "grid")
+    controls = {
+        name: {**row, "grid": grids.get(name, [])} if isinstance(row, dict) else row
+        for name, row in _mapping(content, "controls").items()
+    }
+    return {
+        **content,
+        "kind": BENCH,
+        "cell": "classify.linear",
+        "cell_hash": digest(question),
+        "controls": controls,
+        "grid": grids.get("encoder", []),
+        "protocol": {**content["protocol"], "cell": question},
+    }
+
+
+def _hits(predictions: list[int], labels: list[int]) -> list[float]:
+    return [float(prediction == label) for prediction, label in zip(predictions, labels, strict=True)]
+
+
+KINDS = (BENCH, TUNED, PROBE)

@@ -1,0 +1,89 @@
+"""The schema of result files: what is written is read again, files of before are read, later ones are refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ssvid.errors import UserError
+from ssvid.results import SCHEMA, Fold, Score, read_folder, read_result, write_result
+from ssvid.results.schema import from_json, to_json
+from tests.benchmarks.made import encoder_info, make_result, old_result
+
+
+def test_what_is_written_is_read_again(tmp_path: Path):
+    result = make_result("net", "classify.linear", text="0123", seeds=[0, 1], fold=Fold(of="c", number=1, folds=[1, 2]))
+    score = replace(result.score, per_class={"a": 0.5, "b": None}, of_seeds=[0.4, 0.6], std_over_seeds=0.1)
+    streams = (encoder_info("rgb"), encoder_info("flow", licence="X", recipe="r", pretraining_seed=3))
+    result = replace(result, score=score, encoder=replace(result.encoder, streams=streams))
+    write_result(tmp_path / "a.json", result)
+    assert read_result(tmp_path / "a.json") == result
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["schema"] == SCHEMA and content["top1"] == result.score.value and content["config"] is None
+    assert not {"score", "over", "of", "tuned", "majority"} & content.keys()
+
+
+def test_a_file_of_today_has_the_keys_of_before():
+    """benchmark.json was written by benchmarks.run before there was a schema."""
+    content = old_result("benchmark")
+    assert to_json(from_json(content)) == {"schema": SCHEMA, **content}
+    content = old_result("fine_tuning")
+    again = to_json(from_json(content))
+    assert again.pop("schema") == SCHEMA and again.pop("cell") == "fine-tuning" and again.pop("metric") == "top1"
+    assert again["test"].pop("correct") == {"encoder": [1.0 * (a == b) for a, b in hits(content["test"])]}
+    assert again == content
+
+
+def hits(test) -> list[tuple[int, int]]:
+    return list(zip(test["predictions"]["encoder"], test["labels"], strict=True))
+
+
+def test_a_linear_probe_of_before_is_a_cell_of_today():
+    content = old_result("linear_probe")
+    result, suite = from_json(content), from_json(old_result("benchmark"))
+    assert (result.kind, result.cell, result.cell_hash) == (suite.kind, suite.cell, suite.cell_hash)
+    assert result.question == suite.question and result.gains == suite.gains and result.test == suite.test
+    for name, row in suite.rows.items():  # nearest neighbours stand beside it
+        assert replace(result.rows[name], more={**result.rows[name].more, "knn": None}) == replace(
+            row, more={**row.more, "knn": None}
+        )
+    assert result.score.more["knn"] == content["knn"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "no whole JSON file"),
+        ({"schema": SCHEMA + 1}, f"reads schemas up to {SCHEMA}"),
+        ({"encoder": None}, "`encoder`"),
+        ({"metric": "map"}, r"`controls\.random\.map`"),
+        ({"interval": 3}, "`interval`"),
+        ({"controls": {"random": {"top1": 0.5}}}, r"`controls\.random\.interval`"),
+        ({"gains": {"random": {"difference": 0.5}}}, r"`gains\.random\.interval`"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, content, said: str):
+    whole = {**to_json(make_result("net", "one")), **content} if isinstance(content, dict) else content
+    (tmp_path / "a.json").write_text(whole if isinstance(whole, str) else json.dumps(whole))
+    with pytest.raises(UserError, match=rf"a\.json .*{said}"):
+        read_result(tmp_path / "a.json")
+
+
+def test_other_files_are_passed_over(tmp_path: Path):
+    for name, text in (("a", "[]"), ("b", '{"kind": "recipe"}'), ("c", "null")):
+        (tmp_path / f"{name}.json").write_text(text)
+    assert read_folder(tmp_path) == {}
+
+
+def test_spread_is_of_seeds_or_of_results():
+    assert Score(value=0.5, interval=(0.0, 1.0), std=0.1).spread == 0.1
+    assert Score(value=0.5, interval=(0.0, 1.0), std_over_seeds=0.2).spread == 0.2
+
+
+def test_reading_needs_no_torch():
+    code = "import sys, ssvid.results, ssvid.results.rows, ssvid.results.text, ssvid.sweep.keeper as k; "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
