@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ssvid.errors import UserError
+from ssvid.log import log
 from ssvid.results import Result, read_folder, read_result
 from ssvid.results.text import between
 from ssvid.statistics import by_group, paired_difference, sign_flip, spread_of_difference, turned
@@ -43,7 +44,7 @@ def compare(
         print(f"{row['cell']}: A - B {100 * row['difference']:+.1f} ({between(row['interval'], '+')}), "
               f"p = {row['p']:.3g}: {word}", file=sys.stderr)  # fmt: skip
     for text in left:
-        print(f"left out: {text}", file=sys.stderr)
+        log.info(f"left out: {text}")
     return {"a": a, "b": b, "level": LEVEL, "cells": rows, "left_out": left}
 
 

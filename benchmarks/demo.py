@@ -1,13 +1,13 @@
 """`make demo`: synthetic videos -> pretraining -> probe and controls -> report, by the same commands that users run."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.linear_probe import linear_probe
 from ssvid.cli import parse
 from ssvid.engine.features import cpu_seconds
+from ssvid.log import log
 from ssvid.pretrain import pretrain
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
@@ -26,10 +26,10 @@ def demo(
     data = ["--data", "synthetic", "--data.root", f"{cache}/synthetic"]
     argv = ["--config", str(RECIPE), *data, "--out", out, "--seed", str(seed)]
     shown = shlex.join(["python", "-m", "ssvid.pretrain", *argv])
-    print(f"[1/2] {shown}", file=sys.stderr)
+    log.info(f"[1/2] {shown}")
     pretrain(**parse(pretrain, argv + SMALL * small))
     argv = ["--encoder", out, *data, "--out", f"{out}/probe", "--cache", cache]
-    print(f"[2/2] {shlex.join(['python', '-m', 'benchmarks.linear_probe', *argv])}", file=sys.stderr)
+    log.info(f"[2/2] {shlex.join(['python', '-m', 'benchmarks.linear_probe', *argv])}")
     found = linear_probe(**parse(linear_probe, argv + SMALL[2:] * small))
     (result,) = found["results"]
     return {

@@ -4,7 +4,6 @@ The suite `linear` on one data set: a linear probe and nearest neighbours on fro
 beside the same net untrained, raw pixels, one frame repeated and shuffled frames.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from ssvid.engine.distributed import join
 from ssvid.engine.features import refuse
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError, positive
+from ssvid.log import log
 from ssvid.results import Result, read_folder, read_result
 from ssvid.results.provenance import titles
 
@@ -87,7 +87,7 @@ def brief(result: Result) -> dict[str, Any]:
     from benchmarks.reports.verdict import verdict
     from ssvid.statistics import majority
 
-    print(*verdict(result), sep="\n", file=sys.stderr)
+    log.info("\n".join(verdict(result)))
     return {
         "encoder": result.encoder.title,
         "top1": result.score.value,

@@ -3,7 +3,6 @@
 How the cells are run and what becomes of a failure: benchmarks/suites/runner.py.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from ssvid.engine.distributed import join
 from ssvid.engine.features import refuse
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError, positive
+from ssvid.log import log
 
 
 def run(
@@ -82,7 +82,7 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
         printed["results"] = board.brief(runner.folder)
         printed["report"] = str(board.write(runner.folder)) if printed["results"] else None
     except (UserError, OSError) as error:  # a file that is not ours, or a full disk: the results stay
-        print(f"no report: {error}", file=sys.stderr)
+        log.info(f"no report: {error}")
         failures.append({"encoder": "", "cell": "report", "why": str(error)})
     return {**printed, "exit_code": 3 if failures else 0}
 

@@ -1,12 +1,12 @@
 """a suite's name or file -> its cells in words: `python -m benchmarks.suite NAME`. No data set is opened."""
 
 import json
-import sys
 from typing import Any
 
 from benchmarks.run import run
 from benchmarks.suites.loader import load
 from ssvid.cli import resolver
+from ssvid.log import log
 
 
 def described(
@@ -19,9 +19,9 @@ def described(
         suite = str(resolver(run)({**flags, "encoder": ["none"], "out": "none"})["suite"])
     cells, broken = load(suite)
     for one in cells:
-        print(f"{one.hash}  {one.name}: {json.dumps(one.settings)}", file=sys.stderr)
+        log.info(f"{one.hash}  {one.name}: {json.dumps(one.settings)}")
     for bad in broken:
-        print(f"{bad.name}: {bad.why}", file=sys.stderr)
+        log.info(f"{bad.name}: {bad.why}")
     return {"suite": suite, "cells": {one.name: one.hash for one in cells}, "exit_code": 2 if broken else 0}
 
 

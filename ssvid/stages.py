@@ -17,6 +17,7 @@ import yaml
 from ssvid.engine.checkpoint import RunFolder, flat
 from ssvid.errors import RunError, UserError, positive
 from ssvid.files import write_json_whole, write_text_whole
+from ssvid.log import log
 from ssvid.recipe import load_recipe, merge_recipes
 
 STAGE = "stage:"
@@ -40,7 +41,7 @@ def stages(
     done: dict[str, Any] = {}
     for number, name in enumerate(names, 1):
         if only in (None, name):
-            print(f"stage {number} of {len(names)}: {name}", file=sys.stderr)
+            log.info(f"stage {number} of {len(names)}: {name}")
             done[name] = run(name, configs[name], Path(out), processes, flags or [])
     return {"out": out, "stages": done}
 
