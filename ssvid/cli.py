@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ssvid.arguments import Arguments
-from ssvid.errors import Stopped, UserError
+from ssvid.errors import Stopped, UserError, note_fault
 from ssvid.log import show_log
 from ssvid.recipe import Recipe
 
@@ -46,6 +46,7 @@ def command(function: Command, *first: str, argv: list[str] | None = None) -> No
         sys.exit(stopped.exit_code)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        note_fault(error)
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("stopped. The same command goes on from what is done.", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Faults a person can mend: each becomes one sentence and an exit code, never a traceback (see cli.run)."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -14,6 +15,20 @@ class RunError(UserError):
     """A run that cannot go on (diverged, disk full) although nothing was typed wrongly."""
 
     exit_code = 3
+
+
+class PeerLost(RunError):
+    """Another process of the run ended, hangs or never came. Its own last words say why."""
+
+
+FAULTS = "SSVID_FAULTS"  # the folder in which the processes of a sweep's cell note the class of their error
+
+
+def note_fault(error: BaseException) -> None:
+    """Note the class of an error for the keeper of the cell, if one started this process: rankN.fault."""
+    if folder := os.environ.get(FAULTS):
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        Path(folder, f"rank{rank}.fault").write_text(type(error).__name__)
 
 
 class Stopped(RunError):

@@ -94,6 +94,7 @@ def living() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # torch has no class of its own for this error: it is known by its words alone.
         if "DataLoader worker" not in str(error) or "Traceback" in str(error):
             raise
         raise RunError(

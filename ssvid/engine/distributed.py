@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from ssvid.engine.rendezvous import Peers, host_name
-from ssvid.errors import RunError, UserError
+from ssvid.errors import UserError
 
 HANDSHAKE_S = 15.0  # what answers is no store of ours: that has a thread of its own, however busy its process is
 PORTS = range(20000, 32768)  # below those that systems hand out by themselves
@@ -105,7 +105,7 @@ def meet(world: World, timeout_s: float, run: str) -> Peers:
             )
     except (RuntimeError, ValueError, OSError) as error:
         why = str(error).splitlines()[0]
-        raise RunError(
+        raise PeerLost(
             f"Process {world.rank} of {world.size} could not meet the others at {host}:{port} from {host_name()} "
             f"({why}). Check that the name resolves, that the port is free (MASTER_PORT, torchrun --master_port) and "
             "that all were started."
@@ -146,7 +146,7 @@ def shared_store(host: str, port: int, rank: int, timeout_s: float) -> TCPStore:
     except (RuntimeError, TimeoutError) as error:
         why = "something else answers there, which is no process of this run"
         if opens:
-            taken = "EADDRINUSE" in str(error)
+            taken = "EADDRINUSE" in str(error)  # torch tells it by its words alone
             why = "another process of this machine has that port" if taken else f"is {host} this machine?"
         raise RuntimeError(f"{why}: {str(error).splitlines()[0]}") from error
 
@@ -200,25 +200,26 @@ def together(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        fault = lost(world, waited="timed out" in str(error).lower())
+        waited = "timed out" in str(error).lower()  # torch tells it by its words alone
+        fault = lost(world, waited)
         if fault is None:
             raise
         raise fault from error
 
 
-def lost(world: World, waited: bool) -> RunError | None:
+def lost(world: World, waited: bool) -> PeerLost | None:
     """The process that was missed: it ended or hangs; or, where time ran out, it is alive and at something else."""
     peers, me = world.peers, f"Process {world.rank} of {world.size}"
     if peers is None:
         return None
     if gone := peers.gone():
-        return RunError(
+        return PeerLost(
             f"{me} lost {peers.name(gone)}, which ended or hangs; its own last words say why, if it had any. The same "
             "command goes on from the last checkpoint."
         )
     if waited and (busy := peers.busy()):
         at = ", ".join(f"{peers.name([rank])} {doing}" for rank, doing in busy.items())
-        return RunError(
+        return PeerLost(
             f"{me} waited in vain for others that are alive: {at}. The same command goes on from the last checkpoint; "
             "where they need that long, give --timeout_s more."
         )

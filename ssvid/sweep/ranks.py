@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ssvid.errors import Stopped
+from ssvid.errors import FAULTS, PeerLost, Stopped
 from ssvid.sweep.cluster import Cluster
 
 LET = 20.0  # seconds in which the others may find out by themselves that a process is lost, and say so in their logs
@@ -37,6 +37,7 @@ def started(module: list[str], cluster: Cluster, ranks: int, logs: Path, cwd: st
     command = [sys.executable, "-m", *module]
     env = {key: value for key, value in os.environ.items() if key not in PLACE and not key.startswith("TORCHELASTIC")}
     env |= {"MASTER_PORT": str(free_port())} if ranks > 1 else {}
+    env[FAULTS] = str(logs.resolve())
     if "SLURM_JOB_ID" in os.environ:
         with open(logs / "srun.err", "wb") as err:
             srun = [*step(cluster, ranks, logs), *command]
@@ -131,10 +132,15 @@ def last_words(logs: Path) -> tuple[str, list[str]]:
         lines = [line for line in tail(file) if line.strip()]
         if lines:
             said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
-            lost = "lost process" in said or "could not meet" in said or said.startswith("srun")
-            found.append((lost, said.removeprefix("error: "), lines[-WORDS:]))
+            found.append((lost_a_peer(file), said.removeprefix("error: "), lines[-WORDS:]))
     found.sort(key=lambda one: one[0])
     return (found[0][1], found[0][2]) if found else ("", [])
+
+
+def lost_a_peer(log: Path) -> bool:
+    """Whether the process of this log ended for the loss of another. srun's own log tells of others alone."""
+    fault = log.with_suffix(".fault")
+    return log.name == "srun.err" or (fault.exists() and fault.read_text() == PeerLost.__name__)
 
 
 def tail(file: Path, size: int = 20_000) -> list[str]:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from ssvid.errors import PeerLost, note_fault
+
 
 def act(folder: Path, words: list[str]) -> None:
     if words[0] == "step":
@@ -25,9 +27,11 @@ def act(folder: Path, words: list[str]) -> None:
         time.sleep(600)
     if words[0] == "fail":
         raise ValueError(" ".join(words[1:]))
-    if words[0] == "say":
-        print(f"error: {' '.join(words[1:])}", file=sys.stderr)
-        sys.exit(3)
+    if words[0] == "lose":
+        lost = PeerLost(" ".join(words[1:]))
+        print(f"error: {lost}", file=sys.stderr)
+        note_fault(lost)
+        sys.exit(lost.exit_code)
     if words[0] == "leave":
         sys.exit(75)
     (folder / f"run_{folder.name}").mkdir(exist_ok=True)

@@ -67,7 +67,7 @@ def test_a_cell_that_is_whole_at_once(cell: CellFolder):
 
 
 def test_it_starts_again_what_dies(cell: CellFolder):
-    assert keep(cell, "kill", "fail x", "leave", "say disk full", "done") == "finished"
+    assert keep(cell, "kill", "fail x", "leave", "fail disk full", "done") == "finished"
     assert ends(cell) == [
         ("outside", "killed by SIGKILL"),
         ("failed", "ValueError: x"),
@@ -152,12 +152,11 @@ def test_ranks_have_logs_and_the_first_to_fail_says_why(tmp_path: Path, monkeypa
     cell = made(tmp_path, monkeypatch)
     monkeypatch.setitem(SHAPE, "nodes", 3)
     monkeypatch.setattr("ssvid.sweep.ranks.LET", 1.0)
-    lost = "say Process 0 of 3 lost process 2, which ended"
+    lost = "lose process 2"
     assert keep(cell, [lost, "hang", "fail of my own"], "done") == "finished"
     assert ends(cell)[0] == ("failed", "ValueError: of my own")
-    assert sorted(file.name for file in (cell.logs / "001-pretrain").iterdir()) == [
-        f"rank{rank}.{kind}" for rank in range(3) for kind in ("err", "out")
-    ]
+    logs = [f"rank{rank}.{kind}" for rank in range(3) for kind in ("err", "out")]
+    assert {file.name for file in (cell.logs / "001-pretrain").iterdir()} == {*logs, "rank0.fault"}
 
 
 def test_a_line_that_a_kill_cut_short_is_no_event(cell: CellFolder):
@@ -274,6 +273,7 @@ def test_of_a_step_the_first_task_to_end_decides(said: str, how: str, why: str, 
 
 def test_last_words_of_a_bar_and_of_many_ranks(tmp_path: Path):
     (tmp_path / "rank0.err").write_bytes(b" 1%|\r 2%|\r 3%| step\nerror: Process 0 of 11 lost process 10.\n")
+    (tmp_path / "rank0.fault").write_text("PeerLost")
     (tmp_path / "rank10.err").write_text("Traceback\n  x\nRuntimeError: mine\n")
     (tmp_path / "srun.err").write_text("srun: error: n2: task 10: Exited with exit code 1\n")
     assert tail(tmp_path / "rank0.err")[0] == " 3%| step"
