@@ -139,15 +139,10 @@ class CoCLR(Objective):
             self.queue.push(key, source=source)
             self.second.push(second)
         self.waiting.clear()
-        self.follow()
+        moco.follow((self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum)
 
     def warmed(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)
-
-    def follow(self) -> None:
-        """Parameters alone: batch-norm statistics of the keys are their own."""
-        update_momentum(self.encoder, self.key_encoder, self.momentum)
-        update_momentum(self.head, self.key_head, self.momentum)
 
 
 def nce(logits: Float[Tensor, "B n"], right: Bool[Tensor, "B n"]) -> Float[Tensor, ""]:

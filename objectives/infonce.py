@@ -104,12 +104,7 @@ class InfoNCE(Objective):
         for key, columns in self.waiting:
             self.queue.push(key, **columns)
         self.waiting.clear()
-        self.follow()
+        moco.follow((self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum)
 
     def warmed(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)
-
-    def follow(self) -> None:
-        """Parameters alone: batch-norm statistics of the keys are their own."""
-        update_momentum(self.encoder, self.key_encoder, self.momentum)
-        update_momentum(self.head, self.key_head, self.momentum)

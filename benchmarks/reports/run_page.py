@@ -11,9 +11,9 @@ import yaml
 
 from benchmarks.reports import results, run_curves, run_pictures
 from benchmarks.reports.page import drawn, html_table, image, page
-from benchmarks.reports.results import Result
 from ssvid import registry
 from ssvid.errors import UserError
+from ssvid.results import Result
 
 STYLE = """
 .sharp { image-rendering: pixelated; } figure { margin: .3rem 0 1rem; }

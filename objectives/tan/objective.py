@@ -23,7 +23,6 @@ from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
-from ssvid.files import write_json_whole
 from ssvid.log import log
 from ssvid.nn.ema import freeze
 from ssvid.nn.moco import slow
@@ -35,7 +34,7 @@ from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
 from ssvid.text.joint import chosen_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
-from ssvid.weights.state_dict import fit
+from ssvid.weights.state_dict import fit, write_card
 
 NONE = -6e4  # in place of the similarity of what is no positive
 
@@ -148,7 +147,7 @@ class TAN(Objective):
         """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
         tower = self.aligner.tower
         told = {"tower": tower.name, "arguments": tower.write(folder, "text"), "features": self.origin.hash}
-        write_json_whole(folder / ALIGNER_CARD, told, end="\n", indent=1)
+        write_card(folder / ALIGNER_CARD, told)
 
     def forward(self, batch: Batch) -> Loss:
         features, (most, starts) = batch["features"], self.shared(batch)
@@ -266,7 +265,7 @@ class TAN(Objective):
 
         Bright is like, red the most like. Green frames: when the narration says it.
         """
-        batch = {**batch, "features": batch["features"][:1], "sentences": batch["sentences"][:1]}  # type: ignore[typeddict-item]
+        batch = {**batch, "features": batch["features"][:1], "sentences": batch["sentences"][:1]}
         found = self.similarities(batch["features"], batch["sentences"][0]).joint[-1]
         said = sayings(batch, len(found))
         return {"alignment": picture(found.float(), said.own[0].T)}
@@ -276,7 +275,7 @@ def sayings(batch: Batch, most: int) -> Said:
     """Padded to `most` sentences, as the rows of all processes are."""
     room, ended = most - batch["spans"].shape[1], batch["ended"]
     unspoken = F.pad(batch["unspoken"], (0, room), value=True)
-    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans", "places"))  # type: ignore[literal-required]
+    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans", "places"))
     return Said(pseudo_labels.spoken(spans, unspoken, ended.shape[1]), where, unspoken, ended)
 
 

@@ -9,9 +9,10 @@ from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.distributed import World
 from ssvid.engine.loop import Trained
-from ssvid.engine.token_dropping import Turbo, recompute_blocks, told
+from ssvid.engine.token_dropping import Turbo, told
 from ssvid.engine.train_flags import TrainFlags
 from ssvid.nn.sync_bn import synchronise
+from ssvid.nn.transformer import recompute_blocks
 from ssvid.objective import Objective
 from ssvid.shapes import Views
 

@@ -1,6 +1,7 @@
 """clips -> unit vectors -> logits against a queue: what the heirs of MoCo share (arXiv:1911.05722)."""
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.nn import shuffle
-from ssvid.nn.ema import freeze
+from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.queue import Queue
 from ssvid.shapes import Clip
 
@@ -37,6 +38,15 @@ def slow(module: Module) -> Module:
     twin = copy.deepcopy(module)
     freeze(twin)
     return twin
+
+
+def follow(queries: Sequence[nn.Module], keys: Sequence[nn.Module], momentum: float) -> None:
+    """Move what makes keys towards what makes queries, in place.
+
+    Only parameters move: the batch-norm statistics of the keys are their own.
+    """
+    for query, key in zip(queries, keys, strict=True):
+        update_momentum(query, key, momentum)
 
 
 def units(encoder: Encoder, head: nn.Module, clips: Clip) -> Float[Tensor, "B d"]:

@@ -6,11 +6,9 @@ from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
-from ssvid.files import write_json_whole, write_whole
 from ssvid.log import log
 from ssvid.shapes import Pooled
 from ssvid.text import Tower, create_tower
@@ -18,7 +16,7 @@ from ssvid.text.words import MILNCE, read_words
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 from ssvid.weights.published import Found, find, unknown
-from ssvid.weights.state_dict import fit, read_card
+from ssvid.weights.state_dict import fit, read_card, save_with_card
 
 
 class Joint(nn.Module):
@@ -47,10 +45,8 @@ def save_joint(joint: Joint, folder: Path, stem: str = "text") -> Path:
         "head": described(joint.head),
         "cosine": joint.cosine,
     }
-    data = save({key: x.detach().cpu().contiguous().clone() for key, x in joint.state_dict().items()})
     path = folder / f"{stem}.safetensors"
-    write_whole(path, lambda file: file.write(data))
-    write_json_whole(path.with_suffix(".json"), card, end="\n", indent=1, sort_keys=True)
+    save_with_card(joint, path, card)
     return path
 
 

@@ -7,25 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
 from ssvid.encoder import Encoder, build
 from ssvid.errors import UserError
-from ssvid.files import write_json_whole, write_whole
 from ssvid.log import log
 from ssvid.shapes import ClipSpec
 from ssvid.weights.files import read
 from ssvid.weights.layout import Net, State
 from ssvid.weights.published import Found, arguments, find, is_run, sized, unknown
-from ssvid.weights.state_dict import fit, hash_tensors, load_weights, read_card
+from ssvid.weights.state_dict import fit, hash_tensors, load_weights, read_card, save_with_card
 
 
 def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, Any]) -> Path:
     """`stem.safetensors` and `stem.json` beside it: all that `load_encoder` needs. Equal encoders give equal bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in encoder.state_dict().items()}
-    data, path = save(tensors), folder / f"{stem}.safetensors"
-    write_whole(path, lambda file: file.write(data))
+    path = folder / f"{stem}.safetensors"
     card = {
         "name": encoder.name,
         "kwargs": encoder.kwargs,
@@ -35,7 +29,7 @@ def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, A
         "licence": encoder.licence,
         "trained": trained,
     }
-    write_json_whole(path.with_suffix(".json"), card, end="\n", indent=1, sort_keys=True)
+    save_with_card(encoder, path, card)
     return path
 
 

@@ -20,9 +20,9 @@ from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.checkpoint import read
 from ssvid.engine.classify import Classify
 from ssvid.engine.mix import Mix
-from ssvid.engine.token_dropping import Turbo, pooled, recompute_blocks
+from ssvid.engine.token_dropping import Turbo, pooled
 from ssvid.errors import UserError
-from ssvid.nn.transformer import Block
+from ssvid.nn.transformer import Block, recompute_blocks
 from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
 from ssvid.randomness import prepare_for_compile

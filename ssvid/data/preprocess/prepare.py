@@ -105,7 +105,9 @@ def _scan(root: Path, path: str) -> Found:
     return Found(path, "", None, picture.shape[3], picture.shape[2], len(table), float(table[-1] - table[0]) + gap)
 
 
-def _encode_all(root: Path, target: Path, good: list[Found], bad: Quarantine, workers: int, how: Settings) -> dict:
+def _encode_all(
+    root: Path, target: Path, good: list[Found], bad: Quarantine, workers: int, how: Settings
+) -> dict[str, Any]:
     left = [item for item in good if not _made(root / item.path, target / _target(item.path))]
     log.info(_estimate(left, how["short_side"], workers, target))
     write_json_whole(target / SETTINGS, how)  # an estimate refused leaves none
