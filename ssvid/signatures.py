@@ -4,6 +4,7 @@ The comment beside a parameter says what it is, so it is written once: where it 
 """
 
 import ast
+import functools
 import inspect
 import io
 import textwrap
@@ -76,6 +77,7 @@ def declarations(node: ast.AST) -> Iterator[tuple[str, int, int]]:
             yield argument.arg, argument.lineno, after
 
 
+@functools.cache
 def parse_source(part: Callable[..., Any]) -> tuple[ast.Module, dict[int, str]]:
     """Its syntax tree, and the comment at the end of each line that has one."""
     source = textwrap.dedent(inspect.getsource(part))

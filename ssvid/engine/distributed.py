@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from ssvid.engine.rendezvous import Peers, host_name
-from ssvid.errors import UserError
+from ssvid.errors import PeerLost, UserError
 
 HANDSHAKE_S = 15.0  # what answers is no store of ours: that has a thread of its own, however busy its process is
 PORTS = range(20000, 32768)  # below those that systems hand out by themselves

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from ssvid.errors import PeerLost, note_fault
+from ssvid.errors import PeerLost, RunError, note_fault
 
 
 def act(folder: Path, words: list[str]) -> None:
@@ -27,11 +27,12 @@ def act(folder: Path, words: list[str]) -> None:
         time.sleep(600)
     if words[0] == "fail":
         raise ValueError(" ".join(words[1:]))
-    if words[0] == "lose":
-        lost = PeerLost(" ".join(words[1:]))
-        print(f"error: {lost}", file=sys.stderr)
-        note_fault(lost)
-        sys.exit(lost.exit_code)
+    if words[0] in ("say", "lose"):
+        error = RunError if words[0] == "say" else PeerLost
+        fault = error(" ".join(words[1:]))
+        print(f"error: {fault}", file=sys.stderr)
+        note_fault(fault)
+        sys.exit(fault.exit_code)
     if words[0] == "leave":
         sys.exit(75)
     (folder / f"run_{folder.name}").mkdir(exist_ok=True)

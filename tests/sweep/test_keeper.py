@@ -67,7 +67,7 @@ def test_a_cell_that_is_whole_at_once(cell: CellFolder):
 
 
 def test_it_starts_again_what_dies(cell: CellFolder):
-    assert keep(cell, "kill", "fail x", "leave", "fail disk full", "done") == "finished"
+    assert keep(cell, "kill", "fail x", "leave", "say disk full", "done") == "finished"
     assert ends(cell) == [
         ("outside", "killed by SIGKILL"),
         ("failed", "ValueError: x"),
