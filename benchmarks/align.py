@@ -6,14 +6,12 @@ Writes NAME.vtt, NAME.json and NAME.png, of one video or of each in a folder. Ho
 import hashlib
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from benchmarks.alignment.aligner import open_aligner, same_features
 from benchmarks.alignment.realign import Aligner, Found, realign, web_vtt
@@ -30,9 +28,10 @@ from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.per_second import fill_store
 from ssvid.errors import DecodeError, UserError, positive, within
-from ssvid.files import locked, write_whole
+from ssvid.files import locked, write_bytes_whole
 from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import lacks_statistics
+from ssvid.progress import progress_bar
 from ssvid.shapes import Row
 from ssvid.weights.encoders import encoder_hash
 
@@ -163,8 +162,8 @@ def _align_all(
     unread = _reasons(videos)
     bad = Quarantine(target, len(videos.ids), 1.0)
     aligned, kept, found = 0, 0, list[Found]()
-    slow = 1 if sys.stderr.isatty() else 20
-    for video in tqdm(videos.ids, unit="video", desc="align", mininterval=slow, disable=not many):
+    ids = videos.ids
+    for video in progress_bar(len(ids), "video", iterable=ids, desc="align", disable=not many):
         try:
             if video not in said:
                 raise UserError(f"The video {video} has no sentences in the transcript.")
@@ -216,7 +215,7 @@ def _align_one(
     whole = json.dumps(told | {"segments": [one._asdict() for one in found]}, indent=1, ensure_ascii=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     for path, data in ((vtt, web_vtt(found).encode()), (png, picture), (file, whole.encode())):  # json says: all done
-        write_whole(path, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
+        write_bytes_whole(path, data)
     return found, True
 
 

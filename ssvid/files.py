@@ -35,8 +35,12 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes_whole(path: Path, data: bytes) -> None:
+    write_whole(path, lambda file: file.write(data))
+
+
 def write_text_whole(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_bytes_whole(path, text.encode())
 
 
 def write_json_whole(path: Path, content: Any, end: str = "", **options: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from ssvid.errors import UserError
-from ssvid.files import write_whole
+from ssvid.files import write_bytes_whole, write_whole
 from ssvid.weights.layout import State
 
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
@@ -105,7 +105,7 @@ def write(path: Path, tensors: State, wrapper: str | None, licence: str | None) 
     if path.suffix == ".safetensors":
         own = {key: x.contiguous().clone() for key, x in tensors.items()}  # aliases are not allowed there
         data = save(own, metadata={"format": "pt", "licence": licence or "none"})
-        write_whole(path, lambda file: file.write(data))
+        write_bytes_whole(path, data)
     else:
         whole = {wrapper: tensors, "licence": licence or "none"} if wrapper else tensors
         write_whole(path, lambda file: torch.save(whole, file))

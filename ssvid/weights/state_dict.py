@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ssvid.errors import UserError
-from ssvid.files import write_json_whole, write_whole
+from ssvid.files import write_bytes_whole, write_json_whole
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 
@@ -60,7 +60,7 @@ def save_with_card(module: nn.Module, path: Path, card: dict[str, Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = save({key: x.detach().cpu().contiguous().clone() for key, x in module.state_dict().items()})
-    write_whole(path, lambda file: file.write(data))
+    write_bytes_whole(path, data)
     write_json_whole(path.with_suffix(".json"), card, end="\n", indent=1, sort_keys=True)
 
 
