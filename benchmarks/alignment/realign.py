@@ -9,7 +9,7 @@ likely by the softmax over time. One that cannot be aligned keeps the transcript
 
 import html
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.metrics import htm_align
+from benchmarks.metrics.moving_windows import WindowSums, windows_near_speech
 from ssvid.data.narration.sentences import Sentence
 from ssvid.errors import UserError, within
 from ssvid.nn.timeline import Aligned
@@ -74,32 +75,17 @@ def stitch(
     table: np.ndarray, said: Sequence[Sentence], by: Aligner
 ) -> tuple[Float[Tensor, "K T"], Float[Tensor, " K"] | None]:
     """Similarity, -inf where no window asked, and the head's probability: each the average over the windows."""
-    total, times = torch.zeros(2, len(said), len(table)), torch.zeros(len(said), len(table))
-    logit, asked = torch.zeros(len(said)), torch.zeros(len(said))
-    head = True
-    for start, seconds, rows in windows(said, len(table), by.window.seconds):
-        features = torch.from_numpy(np.array(table[start : start + seconds], np.float32))[None]
-        got = by.ask(features, [said[k][2] for k in rows])
-        total[0, rows, start : start + seconds] += got.joint[-1].float().cpu()
-        total[1, rows, start : start + seconds] += got.dual[-1].float().cpu()
-        times[rows, start : start + seconds] += 1
-        asked[rows] += 1
+    sums, head = WindowSums(len(said), len(table), torch.zeros(0)), True
+    for window in windows_near_speech(said, len(table), by.window.seconds):
+        cut = table[window.start : window.start + window.seconds]
+        got = by.ask(torch.from_numpy(np.array(cut, np.float32))[None], [said[k][2] for k in window.rows])
         head = got.alignable is not None
-        if head:
-            logit[rows] += htm_align.alignable(got, htm_align.STAGE).float().cpu()
-    alike = torch.where(times > 0, total.mean(0) / times, -torch.inf)
-    if not alike[times > 0].isfinite().all():
+        logit = htm_align.alignable(got, htm_align.STAGE).float().cpu() if head else None
+        sums.add(window, got.joint[-1].float().cpu(), got.dual[-1].float().cpu(), logit)
+    alike = torch.where(sums.times > 0, sums.similarity.mean(0) / sums.times, -torch.inf)
+    if not alike[sums.times > 0].isfinite().all():
         raise UserError("The aligner gives NaN or infinity: its weights or these features are damaged.")
-    return alike, (logit / asked).sigmoid() if head else None
-
-
-def windows(said: Sequence[Sentence], length: int, seconds: int) -> Iterator[tuple[int, int, list[int]]]:
-    """First second, seconds, rows: HTM-Align's windows; of each the sentences that begin or end near it."""
-    for start in range(0, max(1, length - seconds // 2), max(1, seconds // 4)):
-        low, high = start - seconds, start + 2 * seconds
-        rows = [k for k, (begin, end, _) in enumerate(said) if begin <= high and end >= low]
-        if rows:
-            yield start, min(seconds, length - start), rows
+    return alike, (sums.alignability / sums.asked).sigmoid() if head else None
 
 
 def box(alike: Float[Tensor, " T"]) -> tuple[float, float]:

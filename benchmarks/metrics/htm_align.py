@@ -5,20 +5,18 @@ of its highest similarity lies in its true times. Both numbers are over the sent
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from benchmarks.metrics.moving_windows import WindowSums, htm_align_windows
 from ssvid.data.datasets.htm_align import Spoken
 from ssvid.errors import UserError
 from ssvid.nn.timeline import Aligned
 
-WINDOW, STEP, REST = 64, 16, 32  # seconds: of a window, from one to the next, and too few for another one
-BEFORE, AFTER = 64, 128  # seconds around a window's start: sentences there that are not alignable bound those asked
-EDGE = 4  # windows at either end, which are asked all sentences up to that end
 STAGE = 2  # of the joint encoder, from 0: whose alignability is read (of one pass over the whole video the last)
 NOWHERE = -6e4  # similarity where nothing was computed, or exactly 0
 Method = Literal["overlap-seq", "global"]
@@ -70,24 +68,18 @@ def stitch(video: str, said: Sequence[Spoken], length: int, model: Model, method
         similarity = got.joint[-1]  # of the joint encoder alone
         score = alignable(got, -1) if head else similarity.amax(1)
         return Stitched(similarity, score, [(0, length, 0, len(said) - 1)])
-    total: Tensor | None = None
-    calls = list(windows(said, length))
-    times, asked = torch.zeros(len(said), length), torch.zeros(len(said))
-    for start, seconds, first, last in calls:
-        rows, cut = slice(first, last + 1), slice(start, start + seconds)
-        got = model(video, start, seconds, list(range(first, last + 1)))
-        if total is None:
-            total, score = got.joint.new_zeros(2, len(said), length), got.joint.new_zeros(len(said))
-        total[0, rows, cut] += got.joint[-1]
-        total[1, rows, cut] += got.dual[-1]
-        times[rows, cut] += 1
-        asked[rows] += 1
-        if head:
-            score[rows] += alignable(got, STAGE)
-    if total is None:
+    windows = list(htm_align_windows(said, length))
+    calls = [(window.start, window.seconds, window.rows[0], window.rows[-1]) for window in windows]
+    sums: WindowSums | None = None
+    for window in windows:
+        got = model(video, window.start, window.seconds, list(window.rows))
+        sums = sums or WindowSums(len(said), length, got.joint)
+        sums.add(window, got.joint[-1], got.dual[-1], alignable(got, STAGE) if head else None)
+    if sums is None:
         return Stitched(torch.zeros(len(said), length), torch.zeros(len(said)), calls)
-    similarity = (total / times.clamp(min=1)).mean(0)
-    return Stitched(similarity, score / asked.clamp(min=1) if head else similarity.amax(1), calls)
+    similarity = (sums.similarity / sums.times.clamp(min=1)).mean(0)
+    score = sums.alignability / sums.asked.clamp(min=1) if head else similarity.amax(1)
+    return Stitched(similarity, score, calls)
 
 
 def alignable(got: Aligned, stage: int) -> Float[Tensor, " K"]:
@@ -99,25 +91,6 @@ def alignable(got: Aligned, stage: int) -> Float[Tensor, " K"]:
             f"{len(got.alignable)}: score it with `head: false`."
         )
     return got.alignable[stage]
-
-
-def windows(said: Sequence[Spoken], length: int) -> Iterator[tuple[int, int, int, int]]:
-    """First second, seconds, first and last sentence. A video too short for any has one.
-
-    The sentences are those from the first to the last that is not alignable and spoken near: their times are known
-    from the narration alone, so that no true time is given away. Without one a window is left out, at an end as well.
-    """
-    starts = range(0, max(1, length - REST), STEP)
-    for number, start in enumerate(starts):
-        near = [
-            row
-            for row, (true, begin, end, _) in enumerate(said)
-            if not true and start - BEFORE <= (begin + end) / 2 <= start + AFTER
-        ]
-        if near:
-            at_start, at_end = number < EDGE, EDGE <= number and number >= len(starts) - EDGE
-            first, last = 0 if at_start else near[0], len(said) - 1 if at_end else near[-1]
-            yield start, min(WINDOW, length - start), first, last
 
 
 def hits(said: Sequence[Spoken], similarity: Float[Tensor, "K T"]) -> Bool[Tensor, " K"]:

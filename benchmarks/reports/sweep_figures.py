@@ -209,34 +209,46 @@ def _cut(text: str, most: int = 30) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def heat(pair: tuple[str, str], axes: dict[str, list[str]], cells: Sequence[Cell], on: str) -> str:
-    """Mean test of the cells with two values, and below it that of val; as a table, whose colours are of test."""
+class PairMean(NamedTuple):
+    test: float
+    val: float | None
+
+
+def pair_means(pair: tuple[str, str], cells: Sequence[Cell], on: str) -> dict[tuple[str, str], PairMean]:
+    """(value on the first axis, on the second) -> means over the other axes."""
     down, across = pair
-    both = [cell for cell in cells if on in cell.scores and down in cell.axes and across in cell.axes]
-    kept: dict[tuple[str, str], list[RowScore]] = {}
-    for cell in both:
-        kept.setdefault((cell.axes[down], cell.axes[across]), []).append(cell.scores[on])
-    test = {place: statistics.fmean(score.test for score in scores) for place, scores in kept.items()}
-    low, high = min(test.values()), max(test.values())
+    scores: dict[tuple[str, str], list[RowScore]] = {}
+    for cell in cells:
+        if on in cell.scores and down in cell.axes and across in cell.axes:
+            scores.setdefault((cell.axes[down], cell.axes[across]), []).append(cell.scores[on])
+    means = {}
+    for place, own in scores.items():
+        val = [score.val for score in own if score.val is not None]
+        means[place] = PairMean(statistics.fmean(score.test for score in own), statistics.fmean(val) if val else None)
+    return means
+
+
+def heat(pair: tuple[str, str], axes: dict[str, list[str]], means: dict[tuple[str, str], PairMean]) -> str:
+    """Mean test, and below it that of val; as a table, whose colours are of test."""
+    down, across = pair
+    low, high = min(mean.test for mean in means.values()), max(mean.test for mean in means.values())
     body = ""
     for value in axes[down]:
-        row = "".join(_warm((value, other), kept, low, high) for other in axes[across])
+        row = "".join(_warm(means.get((value, other)), low, high) for other in axes[across])
         body += f"<tr><th>{html.escape(_cut(value))}</th>{row}</tr>"
     head = "".join(f"<th>{html.escape(_cut(value))}</th>" for value in axes[across])
     said = f"{html.escape(down)} (down) by {html.escape(across)} (across)"
     return f'<table class="heat"><caption>{said}</caption><tr><th></th>{head}</tr>{body}</table>'
 
 
-def _warm(place: tuple[str, str], kept: dict[tuple[str, str], list[RowScore]], low: float, high: float) -> str:
-    scores = kept.get(place)
-    if not scores:
+def _warm(mean: PairMean | None, low: float, high: float) -> str:
+    if mean is None:
         return "<td>-</td>"
-    test, val = statistics.fmean(s.test for s in scores), [s.val for s in scores if s.val is not None]
-    share = 0.1 + 0.75 * ((test - low) / (high - low) if high > low else 0.5)
+    share = 0.1 + 0.75 * ((mean.test - low) / (high - low) if high > low else 0.5)
     ink = "#fff" if share > 0.55 else INK
-    below = f"<small>val {100 * statistics.fmean(val):.1f}</small>" if val else ""
+    below = f"<small>val {100 * mean.val:.1f}</small>" if mean.val is not None else ""
     colour = to_hex(matplotlib.colormaps["Blues"](share))
-    return f'<td style="background:{colour};color:{ink}">{100 * test:.1f}{below}</td>'
+    return f'<td style="background:{colour};color:{ink}">{100 * mean.test:.1f}{below}</td>'
 
 
 def pairs(axes: dict[str, list[str]], cells: Sequence[Cell]) -> list[tuple[str, str]]:

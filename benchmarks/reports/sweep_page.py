@@ -224,17 +224,18 @@ def line(cell: Cell, shown: Sequence[Column], best: bool, root: Path) -> str:
     return f'<tr id="{html.escape(cell.hash)}"{" class=main" * best}>{body}<td>{files(cell, root)}</td></tr>'
 
 
+def cell_files(cell: Cell, root: Path) -> dict[str, str]:
+    """Name -> path, from the folder of the sweep, of what there is of a cell."""
+    places = {"run": cell.folder.run, "results": cell.folder.report}
+    places |= {"logs": cell.folder.logs} if cell.failed else {}
+    return {
+        name: f"{place.relative_to(root)}{'/' * place.is_dir()}" for name, place in places.items() if place.exists()
+    }
+
+
 def files(cell: Cell, root: Path) -> str:
-    """Links to what there is of a cell, from the folder of the sweep."""
-    folder = cell.folder
-    places = {"run": folder.run, "results": folder.report}
-    places |= {"logs": folder.logs} if cell.failed else {}
-    links = []
-    for name, place in places.items():
-        if place.exists():
-            target = quote(str(place.relative_to(root))) + "/" * place.is_dir()
-            links.append(f'<a href="{html.escape(target)}">{name}</a>')
-    return " ".join(links)
+    links = cell_files(cell, root).items()
+    return " ".join(f'<a href="{html.escape(quote(place))}">{name}</a>' for name, place in links)
 
 
 def failures(sweep: Sweep) -> str:
@@ -318,7 +319,8 @@ def means_said(found: Sequence[sweep_figures.Point]) -> str:
 
 def heats(sweep: Sweep, on: str, axes: dict[str, list[str]]) -> str:
     cells = [cell for cell in sweep.finished if on in cell.scores]
-    made = [(pair, sweep_figures.heat(pair, axes, cells, on)) for pair in sweep_figures.pairs(axes, cells)]
+    means = {pair: sweep_figures.pair_means(pair, cells, on) for pair in sweep_figures.pairs(axes, cells)}
+    made = [(pair, sweep_figures.heat(pair, axes, own)) for pair, own in means.items()]
     if not made:
         return ""
     opened = "".join(f'<figure class="wide">{table}</figure>' for _, table in made[:PAIRS])

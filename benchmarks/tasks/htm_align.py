@@ -19,7 +19,8 @@ from benchmarks.alignment.aligner import open_aligner, same_features
 from benchmarks.features.bench import Bench
 from benchmarks.features.stored import Asked, by_text, model_of
 from benchmarks.features.text_side import unlearnt
-from benchmarks.metrics.htm_align import WINDOW, Method, Model, evaluate, given_times
+from benchmarks.metrics.htm_align import Method, Model, evaluate, given_times
+from benchmarks.metrics.moving_windows import HTM_WINDOW
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Task, group_numbers, share
 from ssvid.data.datasets.htm_align import Spoken, annotation_file, load_annotation
@@ -128,7 +129,7 @@ def seconds_of(bench: Bench, row: int) -> int:
 
 def has_head(model: Model, lengths: dict[str, int]) -> bool:
     video, length = next(iter(lengths.items()))
-    return model(video, 0, min(WINDOW, length), [0]).alignable is not None
+    return model(video, 0, min(HTM_WINDOW, length), [0]).alignable is not None
 
 
 def given(bench: Bench, row: int, said: Sequence[Spoken]) -> Bool[Tensor, " K"]:

@@ -15,7 +15,8 @@ from PIL import Image
 from benchmarks import align as module
 from benchmarks.align import align
 from benchmarks.alignment.aligner import open_aligner
-from benchmarks.alignment.realign import Aligner, Found, box, realign, web_vtt, windows
+from benchmarks.alignment.realign import Aligner, Found, box, realign, web_vtt
+from benchmarks.metrics.moving_windows import windows_near_speech
 from benchmarks.reports.alignment import draw
 from ssvid.cli import parse
 from ssvid.data.narration import readers
@@ -77,14 +78,16 @@ def test_a_word_that_nobody_knows_keeps_its_time_and_is_not_asked():
 
 def test_windows_ask_what_is_said_near_and_cover_every_second():
     said = [(float(t), t + 4.0, "x") for t in range(0, 400, 10)]
-    calls = list(windows(said, 400, 64))
+    calls = list(windows_near_speech(said, 400, 64))
     assert [start for start, _, _ in calls] == list(range(0, 368, 16)) and calls[-1][:2] == (352, 48)
     assert [calls[7][2][0], calls[7][2][-1]] == [5, 24]  # from 48 to 240 s
     for k in range(len(said)):
         asked = {t for start, n, rows in calls if k in rows for t in range(start, start + n)}
         assert set(range(max(0, 10 * k - 40), min(400, 10 * k + 40))) <= asked
-    assert list(windows(said[:1], 5, 64)) == [(0, 5, [0])]
-    assert all(rows == [0] for _, _, rows in windows([(0.0, 400.0, "x")], 400, 64))  # of a plain list: anywhere
+    assert list(windows_near_speech(said[:1], 5, 64)) == [(0, 5, [0])]
+    assert all(
+        rows == [0] for _, _, rows in windows_near_speech([(0.0, 400.0, "x")], 400, 64)
+    )  # of a plain list: anywhere
 
 
 def test_a_box_is_what_is_half_as_likely_without_a_gap():

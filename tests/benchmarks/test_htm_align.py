@@ -8,7 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.metrics.htm_align import Aligned, auc, evaluate, given_times, hits, windows
+from benchmarks.metrics.htm_align import Aligned, auc, evaluate, given_times, hits
+from benchmarks.metrics.moving_windows import htm_align_windows
 from ssvid.data.datasets.htm_align import Spoken, load_annotation
 from ssvid.errors import UserError
 from tests.helpers import facts
@@ -64,14 +65,14 @@ def test_which_sentences_a_window_asks():
         Spoken(False, 380.0, 384.0, ""),
         Spoken(True, 381.0, 383.0, ""),
     ]
-    asked = {start: (seconds, first, last) for start, seconds, first, last in windows(said, 384)}
+    asked = {start: (seconds, rows[0], rows[-1]) for start, seconds, rows in htm_align_windows(said, 384)}
     assert asked[0] == (64, 0, 2) and asked[48] == (64, 0, 2) and asked[64] == (64, 0, 2)  # up to 11 - 64 .. 11 + 64
     assert asked[80] == (64, 2, 2) and 176 not in asked and asked[256] == (64, 4, 4)
     assert asked[288] == (64, 4, 5) and asked[336] == (48, 4, 5) and max(asked) == 336  # the last four, to the end
-    assert list(windows([Spoken(True, 5.0, 6.0, "")], 384)) == []
+    assert list(htm_align_windows([Spoken(True, 5.0, 6.0, "")], 384)) == []
     short = [Spoken(False, 5.0, 6.0, ""), Spoken(True, 20.0, 22.0, "")]  # the first four are never the last four
-    assert {call[2:] for call in windows(short, 90)} == {(0, 0)}
-    assert list(windows([Spoken(False, 5.0, 6.0, "")], 20)) == [(0, 20, 0, 0)]  # too short for any: one
+    assert {window.rows for window in htm_align_windows(short, 90)} == {range(1)}
+    assert list(htm_align_windows([Spoken(False, 5.0, 6.0, "")], 20)) == [(0, 20, range(1))]  # too short for any: one
 
 
 def test_both_ends_count_and_what_was_not_computed_does_not():

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks import report
-from benchmarks.reports import sweep_figures, sweep_rows
+from benchmarks.reports import sweep_figures, sweep_page, sweep_rows
 from ssvid.errors import UserError
 from tests.benchmarks.browser import Browser
-from tests.helpers import command, for_each
+from tests.helpers import command
 
 Axes = dict[str, list[Any]]
 GRID: Axes = {"objective": ["mae", "dpc"], "encoder": ["vit depth=2", "conv"], "seed": [0, 1]}
@@ -75,8 +75,14 @@ def page_of(folder: Path) -> str:
     return Path(report.report(folder)["report"]).read_text()
 
 
-def chosen(folder: Path) -> sweep_rows.Choice:
-    return sweep_rows.choose(sweep_rows.read(folder))
+def chosen(folder: Path) -> tuple[sweep_rows.Sweep, sweep_rows.Choice]:
+    sweep = sweep_rows.read(folder)
+    return sweep, sweep_rows.choose(sweep)
+
+
+def best_cells(folder: Path) -> list[str]:
+    _, choice = chosen(folder)
+    return [cell.hash for cell in choice.best.cells] if choice.best else []
 
 
 def test_the_command_makes_page_table_and_rows(tmp_path: Path):
@@ -91,22 +97,25 @@ def test_the_command_makes_page_table_and_rows(tmp_path: Path):
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"https?:|<script src|<link|<iframe|@import|url\(", page)
     assert not re.findall(r'src="(?!data:image/png;base64,)', page)
-    assert "8 cells: 6 finished, 1 failed, 1 not finished yet." in page and "means of unlike sets" in page
-    assert f'<a href="#{names[4]}">objective dpc, encoder vit depth=2</a>. Val 54.5 &plusmn; 0.7 %' in page
-    for name in names[:6]:
-        assert f'href="cells/{name}/run_{name}/"' in page and f'href="cells/{name}/bench/report.html"' in page
-    assert page.count("<tr id=") == 6 and page.count('<tr id="00000004" class=main>') == 1
-    assert "rank 0: CUDA out of memory." in page and "<td>pretrain</td><td>3</td>" in page
-    assert "<summary>last lines</summary><pre>Traceback\n  boom</pre>" in page
+    sweep, choice = chosen(tmp_path)
+    assert choice.best is not None and choice.best.name == "objective dpc, encoder vit depth=2"
+    for cell in sweep.finished:
+        base = f"cells/{cell.hash}"
+        shown = {"run": f"{base}/run_{cell.hash}/", "results": f"{base}/bench/report.html"}
+        assert sweep_page.cell_files(cell, tmp_path) == shown and all(
+            f'href="{place}"' in page for place in shown.values()
+        )
+    assert [cell.failed["why"] for cell in sweep.failed] == ["rank 0: CUDA out of memory."]
+    texts = [[column.text(cell) for column in sweep_rows.columns(sweep)] for cell in sweep.finished]
+    assert texts[3][3:5] == ["46.0 (40.0 to 51.0)", "53.0"] and "+11.0 (+6.0 to +16.0)" in texts[3]
     rows = (tmp_path / "rows.md").read_text()
-    assert "46.0 (40.0 to 51.0)" in rows and "+11.0 (+6.0 to +16.0)" in rows and "Best by mean val" in rows
+    assert all(text in rows for text in texts[3])
 
 
 def test_rows_hold_every_number_in_full(tmp_path: Path):
     scores = [{"a": score(1 / 3, 0.123456789), "b": score(0.2, None, metric="map", gain=None)}, {"a": score(0.5, 0.5)}]
     put(tmp_path, {"lr": [0.1, 0.01, 1e-5], "clip.size": [[1, 2]]}, scores)
-    report.report(tmp_path)
-    first, second = csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())
+    first, second = csv.DictReader(sweep_rows.comma(sweep_rows.read(tmp_path)).splitlines())
     keys = [f"{cell} {key}" for cell in "ab" for key in ("metric", "test", "low", "high", "val", "chance", "random")]
     assert list(first) == ["lr", "clip.size", *keys, "step", "loss", "cpu_s", "wall_s", "starts", "cell"]
     assert float(first["a test"]) == 1 / 3 and float(first["a low"]) == 1 / 3 - 0.06
@@ -117,24 +126,14 @@ def test_rows_hold_every_number_in_full(tmp_path: Path):
 
 def test_val_chooses_and_never_test(tmp_path: Path):
     names = put(tmp_path, {"lr": [1, 2, 3]}, [{"a": score(0.9, 0.5)}, {"a": score(0.3, 0.6)}, {"a": score(0.8, 0.55)}])
-    best = chosen(tmp_path).best
-    assert best is not None and [cell.hash for cell in best.cells] == [names[1]]
-    page = page_of(tmp_path)
-    assert "Its val is 60.0 % (top1); its test is 30.0 % (95 % interval 24.0 to 35.0)." in page
-    assert "The next by val: 3, 55.0 %." in page and "differences of a few val clips mean little" in page
-    assert [name for name in names if f'<tr id="{name}" class=main>' in page] == [names[1]]
-
-
-def test_without_val_no_best_is_named(tmp_path: Path):
-    put(tmp_path / "none", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, None)}])
-    assert chosen(tmp_path / "none").best is None
-    assert report.report(tmp_path / "none")["best"] is None
-    page = page_of(tmp_path / "none")
-    assert "No best cell is named: no finished cell has a val score on any cell of the suite" in page
-    assert "class=main" not in page and "90.0 (84.0 to 95.0)" in page
-    one = put(tmp_path / "some", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, 0.3)}])
-    assert [cell.hash for group in chosen(tmp_path / "some").groups for cell in group.cells] == one[1:]
-    assert "1 finished cell has no val score on a and cannot be the best." in page_of(tmp_path / "some")
+    assert best_cells(tmp_path) == [names[1]]
+    said = " ".join(sweep_page.verdict(*chosen(tmp_path)))
+    assert all(number in said for number in ("60.0 %", "30.0 %", "24.0 to 35.0", "55.0 %"))
+    none = put(tmp_path / "none", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, None)}])
+    assert report.report(tmp_path / "none")["best"] is None and len(none) == 2
+    some = put(tmp_path / "some", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, 0.3)}])
+    assert [cell.hash for group in chosen(tmp_path / "some")[1].groups for cell in group.cells] == some[1:]
+    assert len(sweep_page.missing(*chosen(tmp_path / "some"), chosen(tmp_path / "some")[1].groups[0])) == 1
 
 
 def test_which_cell_of_the_suite_decides(tmp_path: Path):
@@ -143,27 +142,20 @@ def test_which_cell_of_the_suite_decides(tmp_path: Path):
     for named, on, best in ((None, "b", 0), ("c", "c", 1), ("a", "a", None), ("gone", "gone", None)):
         folder = tmp_path / str(named)
         names = put(folder, {"lr": [1, 2]}, scores, best=named)
-        choice = chosen(folder)
-        assert [cell.hash for group in choice.groups[:1] for cell in group.cells] == (
-            [] if best is None else [names[best]]
-        )
-        if best is None:
-            assert f"the sweep names {named} as what decides, and no finished cell has a val score" in page_of(folder)
-        else:
-            assert choice.on == on and sweep_rows.read(folder).suite[0] == on
+        sweep, choice = chosen(folder)
+        assert best_cells(folder) == ([] if best is None else [names[best]]) and choice.on == on
+        assert bool(choice.why) == (best is None) and (best is None or sweep.suite[0] == on)
 
 
 def test_ties_go_to_the_first_of_the_sweep_and_are_told(tmp_path: Path):
-    names = put(
-        tmp_path, {"lr": [9, 2, 3, 1]}, [{"a": score(0.1 * i, val)} for i, val in enumerate((0.4, 0.7, 0.7, 0.7))]
-    )
-    choice = chosen(tmp_path)
-    assert choice.best is not None and choice.best.cells[0].hash == names[1]
-    assert "It ties with 3; 1: the first in the order of the sweep is named." in page_of(tmp_path)
+    vals = (0.4, 0.7, 0.7, 0.7)
+    names = put(tmp_path, {"lr": [9, 2, 3, 1]}, [{"a": score(0.1 * i, val)} for i, val in enumerate(vals)])
+    _, choice = chosen(tmp_path)
+    assert best_cells(tmp_path) == [names[1]] and [group.name for group in choice.ties] == ["3", "1"]
     axes: Axes = {"seed": [0, 1], "objective": ["mae", "dpc"]}
     names = put(tmp_path / "seeds", axes, [{"a": score(0.5, 0.5)}] * 4)
     (tmp_path / "seeds" / "cells" / names[0] / "row.json").unlink()  # the first of its group is not the first to finish
-    best = chosen(tmp_path / "seeds").best
+    best = chosen(tmp_path / "seeds")[1].best
     assert best is not None and best.name == "objective mae"
 
 
@@ -172,14 +164,14 @@ def test_over_seeds_the_mean_val_chooses(tmp_path: Path):
     vals = {"mae": (0.9, 0.3), "dpc": (0.65, 0.75)}
     axes: Axes = {"objective": list(vals), "seed": [0, 1]}
     names = put(tmp_path, axes, [{"a": score(0.5, val)} for own in vals.values() for val in own])
-    best = chosen(tmp_path).best
+    best = chosen(tmp_path)[1].best
     assert best is not None and [cell.hash for cell in best.cells] == names[2:]
     assert best.val == pytest.approx(0.7) and best.name == "objective dpc"
-    page = page_of(tmp_path)
-    assert "70.0 &plusmn; 7.1" in page and "60.0 &plusmn; 42.4" in page and page.count("class=main") == 1 + 2
+    assert sweep_page.spread([0.65, 0.75]) == "70.0 +- 7.1" and sweep_page.spread([0.9, 0.3]) == "60.0 +- 42.4"
     (tmp_path / "cells" / names[3] / "row.json").unlink()
     (tmp_path / "cells" / names[1] / "row.json").unlink()
-    assert "Only 1 of its 2 seeds have a score." in page_of(tmp_path)
+    best = chosen(tmp_path)[1].best
+    assert best is not None and (len(best.cells), best.planned) == (1, 2)
 
 
 def test_cells_that_left_count_nowhere(tmp_path: Path):
@@ -187,56 +179,54 @@ def test_cells_that_left_count_nowhere(tmp_path: Path):
     given = json.loads((tmp_path / "sweep.json").read_text())
     given["cells"][names[0]]["left"] = True
     (tmp_path / "sweep.json").write_text(json.dumps(given))
-    best = chosen(tmp_path).best
-    assert best is not None and best.cells[0].hash == names[1]
-    page = page_of(tmp_path)
-    assert "1 cell: 1 finished. 1 more cell left the sweep" in page and "Cells that left the sweep: 1" in page
-    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
+    sweep, _ = chosen(tmp_path)
+    assert best_cells(tmp_path) == [names[1]] and (len(sweep.cells), len(sweep.every)) == (1, 2)
+    assert len(sweep_rows.comma(sweep).splitlines()) == 2
 
 
-@for_each("text", ["", "{", "[]", "null", "\x00", '{"cells": [1]}', '{"cells": {"a": 3}}'])
-def test_a_torn_list_of_cells_is_one_sentence(tmp_path: Path, text: str):
-    (tmp_path / "sweep.json").write_text(text)
-    with pytest.raises(UserError, match=r"sweep\.json .*submit the sweep again"):
-        report.report(tmp_path)
+def test_a_torn_list_of_cells_is_one_sentence(tmp_path: Path):
+    for text in ("", "{", "[]", "null", "\x00", '{"cells": [1]}', '{"cells": {"a": 3}}'):
+        (tmp_path / "sweep.json").write_text(text)
+        with pytest.raises(UserError, match=r"sweep\.json .*submit the sweep again"):
+            report.report(tmp_path)
 
 
-@for_each("text", ["", '{"cell": "00', "[]", "null", "\xff", '{"cell": "another"}'])
-def test_a_torn_row_is_not_a_finished_cell(tmp_path: Path, text: str):
+def test_a_torn_row_is_not_a_finished_cell(tmp_path: Path):
     names = put(tmp_path, {"lr": [1, 2]}, [{"a": score(0.9, 0.9)}, {"a": score(0.3, 0.3)}])
-    (tmp_path / "cells" / names[0] / "row.json").write_bytes(text.encode("latin-1"))
-    page = page_of(tmp_path)
-    assert "2 cells: 1 finished, 1 not finished yet." in page and page.count("it counts as not finished") == 1
-    assert f"cells/{names[0]}/row.json" in page
-    best = chosen(tmp_path).best
-    assert best is not None and best.cells[0].hash == names[1]
+    for text in ("", '{"cell": "00', "[]", "null", "\xff", '{"cell": "another"}'):
+        (tmp_path / "cells" / names[0] / "row.json").write_bytes(text.encode("latin-1"))
+        sweep, _ = chosen(tmp_path)
+        assert (len(sweep.cells), len(sweep.finished)) == (2, 1) and best_cells(tmp_path) == [names[1]]
+        (fault,) = sweep.faults
+        assert f"cells/{names[0]}/row.json" in fault
+    assert fault in page_of(tmp_path)
 
 
-@for_each("scores", [None, {}, 3, {"a": None}, {"a": {"test": None}}, {"a": {"test": float("nan")}}])
-def test_cells_without_scores_have_their_rows(tmp_path: Path, scores: Any):
-    put(tmp_path, GRID, [scores] * 8)
-    page = page_of(tmp_path)
-    assert "No best cell is named: no finished cell has scores" in page and "8 cells: 8 finished." in page
-    assert page.count("<tr id=") == 8 and "There is nothing to draw" in page and "Loss against step" in page
-
-
-def test_half_a_score_is_shown_as_far_as_it_goes(tmp_path: Path):
-    put(tmp_path, {"lr": [1, 2]}, [{"a": {"test": 1, "interval": [0.1], "val": "x", "gain": {"difference": 0.1}}}] * 2)
-    page = page_of(tmp_path)
-    assert "<td>100.0</td>" in page.replace(' data-v="1"', "") and "no finished cell has a val score" in page
+def test_scores_are_read_as_far_as_they_go(tmp_path: Path):
+    damaged = (None, {}, 3, {"a": None}, {"a": {"test": None}}, {"a": {"test": float("nan")}})
+    for i, scores in enumerate(damaged):
+        put(tmp_path / str(i), GRID, [scores] * 8)
+        sweep, choice = chosen(tmp_path / str(i))
+        assert len(sweep.finished) == 8 and choice.best is None and sweep.suite == []
+    assert page_of(tmp_path / "0").count("<tr id=") == 8
+    half = {"test": 1, "interval": [0.1], "val": "x", "gain": {"difference": 0.1}}
+    put(tmp_path / "half", {"lr": [1, 2]}, [{"a": half}] * 2)
+    sweep, choice = chosen(tmp_path / "half")
+    read = sweep.finished[0].scores["a"]
+    assert (read.test, read.interval, read.val, read.gain) == (1.0, None, None, None) and choice.best is None
 
 
 def test_nothing_finished_and_nothing_there(tmp_path: Path):
     names = put(tmp_path, GRID, [])
-    page = page_of(tmp_path)
-    assert "8 cells: 0 finished, 8 not finished yet." in page and "No cell has finished yet" in page
-    assert "No best cell is named: no cell has finished." in page and "No cell has logged a step yet." in page
+    page_of(tmp_path)
+    sweep, choice = chosen(tmp_path)
+    assert (len(sweep.cells), sweep.finished, choice.best) == (8, [], None) and choice.why
     assert (tmp_path / "rows.csv").read_text() == "objective,encoder,seed,step,loss,cpu_s,wall_s,starts,cell\n"
     fail(tmp_path, names[0])
     (tmp_path / "cells" / names[0] / "failed.json").write_text("{")
-    assert "failed.json is damaged" in page_of(tmp_path) and "1 failed, 7 not" in page_of(tmp_path)
+    assert [cell.hash for cell in chosen(tmp_path)[0].failed] == names[:1] and "damaged" in page_of(tmp_path)
     put_cells(tmp_path / "none", {}, [], [])
-    assert "0 cells: 0 finished." in page_of(tmp_path / "none")
+    page_of(tmp_path / "none")
 
 
 def test_hostile_text_is_text(tmp_path: Path):
@@ -286,14 +276,19 @@ def test_a_chart_has_a_mark_for_each_cell_and_the_means(tmp_path: Path):
 
 def test_pairs_of_axes_have_means(tmp_path: Path):
     put(tmp_path, GRID, [{"a": score(0.3 + i / 20, 0.5 + i / 50)} for i in range(6)])
-    page = page_of(tmp_path)
-    (heat,) = re.findall(r'<table class="heat">.*?</table>', page)
-    assert "objective (down) by encoder (across)" in heat and "<td>-</td>" in heat
-    assert [float(n) for n in re.findall(r">([\d.]+)<small>", heat)] == [32.5, 42.5, 52.5]
-    assert re.findall(r"val ([\d.]+)", heat) == ["51.0", "55.0", "59.0"]
+    cells, pair = sweep_rows.read(tmp_path).finished, ("objective", "encoder")
+    assert sweep_figures.pairs(sweep_rows.read(tmp_path).varied, cells) == [pair]
+    means = sweep_figures.pair_means(pair, cells, "a")
+    wanted = {
+        ("mae", "vit depth=2"): (0.325, 0.51),
+        ("mae", "conv"): (0.425, 0.55),
+        ("dpc", "vit depth=2"): (0.525, 0.59),
+    }
+    assert means.keys() == wanted.keys() and all(means[place] == pytest.approx(own) for place, own in wanted.items())
     rows = [{"lr": 0.1 * i, "decay": 0.2 * i} for i in range(1, 20)]
     put_cells(tmp_path / "random", {}, rows, [{"a": score(0.5, 0.5)}] * 19)
-    assert "table class" in page_of(tmp_path / "random") and '<table class="heat">' not in page_of(tmp_path / "random")
+    sweep = sweep_rows.read(tmp_path / "random")
+    assert sweep_figures.pairs(sweep.varied, sweep.finished) == []  # no grid
 
 
 def test_curves_are_of_every_cell_and_long_logs_are_thinned(tmp_path: Path):
