@@ -75,6 +75,10 @@ def facts(*words: str) -> str:
     return "(?s)" + "".join(rf"(?=.*(?<![\w-]){re.escape(word)}(?!\w))" for word in words)
 
 
+def tells(message: str, *words: str) -> bool:
+    return bool(re.match(facts(*words), message))
+
+
 def for_each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """As pytest.mark.parametrize, in one test: every case is run before the test fails, and each that failed is told.
 

@@ -18,7 +18,7 @@ from ssvid.errors import UserError
 from ssvid.flags import explain, of_entry, parser_of_entry
 from ssvid.pretrain import pretrain
 from ssvid.sweep.__main__ import WORDS
-from tests.helpers import ROOT, command, for_each, pretrain_argv, sentence
+from tests.helpers import ROOT, command, for_each, pretrain_argv, sentence, tells
 
 
 def refused(argv: list[str]) -> str:
@@ -34,20 +34,20 @@ def argv(videos: Path, tmp_path: Path) -> list[str]:
 
 
 def test_unknown_names_list_near_ones(argv):
-    assert "no objective 'may'; near: mae" in refused([*argv, "--objective", "may"])
-    assert "no encoder 'vit_smal'; near: vit_small" in refused([*argv, "--encoder", "vit_smal"])
-    assert "no data set 'foldr'; near: folder" in refused([*argv, "--data", "foldr"])
+    assert tells(refused([*argv, "--objective", "may"]), "may", "mae")
+    assert tells(refused([*argv, "--encoder", "vit_smal"]), "vit_smal", "vit_small")
+    assert tells(refused([*argv, "--data", "foldr"]), "foldr")
 
 
 def test_unknown_keys_and_wrong_values_name_the_flag(argv):
-    assert "--objective has no option 'mask_rati'" in refused([*argv, "--objective.mask_rati", "0.5"])
-    assert "--encoder has no option 'dimm'" in refused([*argv, "--encoder.dimm", "5"])
-    assert "--step; near: --steps" in refused([*argv, "--step", "3"])
-    assert "--clip.fp; near: --clip.fps" in refused([*argv, "--clip.fp", "3"])
+    assert tells(refused([*argv, "--objective.mask_rati", "0.5"]), "--objective", "mask_rati")
+    assert tells(refused([*argv, "--encoder.dimm", "5"]), "--encoder", "dimm")
+    assert tells(refused([*argv, "--step", "3"]), "--step", "--steps")
+    assert tells(refused([*argv, "--clip.fp", "3"]), "--clip.fp", "--clip.fps")
 
 
-@pytest.mark.parametrize(
-    ("flag", "value", "takes"),
+@for_each(
+    "flag, value, takes",
     [
         ("--steps", "many", "int or null"),
         ("--lr", "fast", "float"),
@@ -65,39 +65,39 @@ def test_a_wrong_value_is_told_with_what_the_flag_takes(argv, flag, value, takes
 @for_each(
     "flag, value, said",
     [
-        ("--steps", "-1", "--steps -1: it must be more than 0"),
+        ("--steps", "-1", "--steps -1"),
         ("--accumulate", "0", "--accumulate 0"),
         ("--log_every", "0", "--log_every 0"),
         ("--picture_every", "0", "--picture_every 0"),
         ("--checkpoint_every", "0", "--checkpoint_every 0"),
         ("--threads", "0", "--threads 0"),
-        ("--workers", "-1", "--workers -1: it must lie between 0 and"),
+        ("--workers", "-1", "--workers -1 0"),
         ("--lr", "-1", "--lr -1"),
-        ("--warmup", "2", "--warmup 2.0: it must lie between 0 and 1"),
-        ("--devices", "cuda", "torch sees no GPU"),
-        ("--clip.frames", "0", "frames, size, fps and stride of a clip are more than 0"),
-        ("--clip.fps", "0", "frames, size, fps and stride of a clip are more than 0"),
-        ("--encoder.frames", "0", "frames, size, fps and stride of a clip are more than 0"),
-        ("--encoder.dropout", "2", "--dropout 2.0: it must lie between 0 and 1"),
-        ("--encoder.std", "[0,0,0]", "those of std more than 0"),
+        ("--warmup", "2", "--warmup 2.0 0 1"),
+        ("--devices", "cuda", "GPU"),
+        ("--clip.frames", "0", "frames size fps stride 0"),
+        ("--clip.fps", "0", "frames size fps stride 0"),
+        ("--encoder.frames", "0", "frames size fps stride 0"),
+        ("--encoder.dropout", "2", "--dropout 2.0 0 1"),
+        ("--encoder.std", "[0,0,0]", "std 0"),
         ("--objective.repeat", "0", "--repeat 0"),
-        ("--encoder.dim", "25", "25 does not divide into 2 attention heads"),
-        ("--encoder.heads", "5", "24 does not divide into 5 attention heads"),
-        ("--encoder.patch", "32", "holds no token of 2 frames, 32 pixels"),
-        ("--encoder.depth", "0", "--depth 0: it must be more than 0"),
-        ("--objective.dec_heads", "3", "16 does not divide into 3 attention heads"),
-        ("--objective.mask_ratio", "1.5", "mae: mask_ratio 1.5 keeps"),
+        ("--encoder.dim", "25", "25 2"),
+        ("--encoder.heads", "5", "24 5"),
+        ("--encoder.patch", "32", "2 32"),
+        ("--encoder.depth", "0", "--depth 0"),
+        ("--objective.dec_heads", "3", "16 3"),
+        ("--objective.mask_ratio", "1.5", "mae mask_ratio 1.5"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="one of the values is good on this machine")
 def test_values_out_of_range(argv, tmp_path, flag, value, said):
-    assert said in refused([*argv, flag, value])
+    assert tells(refused([*argv, flag, value]), *said.split())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_with_a_key_that_is_no_flag(argv, tmp_path):
     (tmp_path / "r.yaml").write_text("colour: red\n")
-    assert "The recipe has a key 'colour'" in refused(["--config", str(tmp_path / "r.yaml"), *argv])
+    assert tells(refused(["--config", str(tmp_path / "r.yaml"), *argv]), "colour")
 
 
 def helpless(parser: ArgumentParser) -> list[str]:
@@ -144,17 +144,17 @@ def test_help_is_the_comment_where_a_parameter_is_declared():
 
 
 def test_contradictions(argv):
-    assert "--steps N or --epochs N" in refused([*argv, "--epochs", "1"])
+    assert tells(refused([*argv, "--epochs", "1"]), "--steps", "--epochs")
     assert "exclude each other" in refused([*argv, "--clip.fps", "5", "--clip.stride", "2"])
     assert "take a multiple of 3" in refused([*argv, "--accumulate", "3"])
-    assert "recipe 'colourful'" in refused([*argv, "--objective.augment", "colourful"])
+    assert tells(refused([*argv, "--objective.augment", "colourful"]), "colourful")
 
 
 def test_an_incapable_encoder(argv):
     plain = [
         a for i, a in enumerate(argv) if not a.startswith("--encoder.") and not argv[i - 1].startswith("--encoder.")
     ]
-    assert "mae needs an encoder with can_skip; r3d_18 has not" in refused([*plain, "--encoder", "r3d_18"])
+    assert tells(refused([*plain, "--encoder", "r3d_18"]), "mae", "can_skip", "r3d_18")
 
 
 def test_a_recipe_is_the_same_flags(tmp_path, videos):

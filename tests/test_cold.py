@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helpers import ROOT, pretrain_argv, sentence
+from tests.helpers import ROOT, command, for_each, pretrain_argv, sentence
 from tests.test_stages import SHARED
 
-pytestmark = pytest.mark.slow
 COMMANDS = ("ssvid.pretrain", "ssvid.finetune", "ssvid.extract", "ssvid.stages", "ssvid.sweep", "ssvid.weights")
 COMMANDS += ("ssvid.data.flow", "ssvid.data.prepare", "ssvid.text.words", "ssvid.doctor")
 COMMANDS += ("benchmarks.run", "benchmarks.compare", "benchmarks.report", "benchmarks.align", "benchmarks.demo")
@@ -22,14 +21,21 @@ def cold(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *argv], capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
-@pytest.mark.parametrize("module", COMMANDS)
-def test_help_and_a_flag_that_is_none(module: str, tmp_path: Path):
-    """From another folder, as a user of an installed package."""
-    shown = cold(module, "--help", cwd=tmp_path)
+@for_each("module", COMMANDS)
+def test_every_command_has_help(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    shown = command(module, "--help")
     assert shown.returncode == 0 and module in shown.stdout, shown.stderr[-2000:]
-    assert "--no_such_flag" in sentence(cold(module, "--no_such_flag", "1", cwd=tmp_path))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_flag_that_is_none(module: str, tmp_path: Path):
+    """From another folder, as a user of an installed package."""
+    assert "no_such_flag" in sentence(cold(module, "--no_such_flag", "1", cwd=tmp_path))
+
+
+@pytest.mark.slow
 def test_a_run_of_torchrun(videos: Path, tmp_path: Path):
     argv = pretrain_argv(videos, tmp_path / "run")
     result = cold("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ssvid.pretrain", *argv)
@@ -38,6 +44,7 @@ def test_a_run_of_torchrun(videos: Path, tmp_path: Path):
     assert json.loads(line)["step"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_of_one_stage(videos: Path, tmp_path: Path):
     recipe = {"shared": {**SHARED, "steps": 1}, "stages": {"first": {}}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))

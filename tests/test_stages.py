@@ -1,8 +1,6 @@
 """A recipe of stages: one command runs them all, and the same one finishes what is left."""
 
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -59,27 +57,15 @@ def test_a_stage_asks_for_earlier_ones_alone(tmp_path):
         stages(file, str(tmp_path / "out"), only="third")
 
 
-@pytest.fixture
-def warm_stages(monkeypatch) -> list[subprocess.CompletedProcess[str]]:
-    """Stages start by the server of commands; what they ended with."""
-    ends = []
-
-    def run(words: list[str], stdout: int, text: bool) -> subprocess.CompletedProcess[str]:
-        ends.append(warm.run(*words[1:]))
-        return ends[-1]
-
-    monkeypatch.setattr("ssvid.stages.subprocess", SimpleNamespace(run=run, PIPE=subprocess.PIPE))
-    return ends
-
-
-def test_one_command_runs_all_and_again_what_is_left(tmp_path, warm_stages):
+def test_one_command_runs_all_and_again_what_is_left(tmp_path, monkeypatch):
+    started = warm.replace_subprocess(monkeypatch, "ssvid.stages")
     for i in range(4):
         write_video(tmp_path / "set" / f"v{i}.mp4", squares(i))
     file = recipe(tmp_path / "r.yaml", first={}, second={"objective": {"init": "stage:first", "queue": 6}})
     argv = [file, "--out", str(tmp_path / "out"), "--", "--data.root", str(tmp_path / "set")]
     with pytest.raises(UserError, match="second.* 2"):  # it has a queue for more videos than there are
         stages(*argv[:1], str(tmp_path / "out"), flags=argv[4:])
-    assert "--objective.queue 6" in warm_stages[-1].stderr
+    assert "--objective.queue 6" in started[-1].stderr
     newest = tmp_path / "out/first/checkpoints/step_00000003.pt"
     made = newest.stat().st_mtime_ns
     file = recipe(tmp_path / "r.yaml", first={}, second={"objective": {"init": "stage:first"}})

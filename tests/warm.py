@@ -23,7 +23,10 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PLACE = "SSVID_WARM"  # the environment variable with the server's socket: the processes of pytest-xdist share it
@@ -126,6 +129,20 @@ def run_ranks(*argv: str, size: int = 2, timeout: float = 120) -> list[subproces
             rank.kill()
             rank.wait()
     return [subprocess.CompletedProcess(list(argv), r.wait(), *e) for r, e in zip(ranks, ends, strict=True)]
+
+
+def replace_subprocess(patch: pytest.MonkeyPatch, module: str) -> list[subprocess.CompletedProcess[str]]:
+    """What `module` starts by subprocess.run, where it is a command of ours, starts warm; returns how they ended."""
+    ends = []
+
+    def run_warm(argv: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if argv[0] != sys.executable:
+            return subprocess.run(argv, **options)
+        ends.append(run(*argv[1:]))
+        return ends[-1]
+
+    patch.setattr(f"{module}.subprocess", SimpleNamespace(**{**vars(subprocess), "run": run_warm}))
+    return ends
 
 
 # --- the server ---

@@ -11,7 +11,7 @@ from benchmarks.run import run
 from benchmarks.suites.loader import FOLDER, load, manifest
 from ssvid.errors import UserError
 from ssvid.results import Fold
-from tests.helpers import command, facts, for_each, sentence
+from tests.helpers import command, facts, for_each, sentence, tells
 
 SUITE = """
 cells:
@@ -179,10 +179,10 @@ def test_mistakes_of_a_user_are_one_sentence(tmp_path: Path):
         "--data.root",
         str(tmp_path / "no"),
     ]
-    assert "/no does not exist" in sentence(command("benchmarks.run", *words))
+    assert tells(sentence(command("benchmarks.run", *words)), "/no")
     said = sentence(command("benchmarks.compare", str(tmp_path / "a"), str(tmp_path / "b")))
     assert "There is no folder, encoder or result" in said
-    assert "holds no result" in sentence(command("benchmarks.report", str(tmp_path)))
+    assert tells(sentence(command("benchmarks.report", str(tmp_path))), str(tmp_path))
 
 
 def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):

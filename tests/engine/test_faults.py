@@ -24,7 +24,7 @@ from ssvid.errors import RunError
 from ssvid.files import Locked, locked
 from tests import warm
 from tests.engine.test_run import same, weights
-from tests.helpers import command, facts, metrics, pretrain_argv, run_pretrain, sentence
+from tests.helpers import command, facts, metrics, pretrain_argv, run_pretrain, sentence, tells
 from tests.warm import run_ranks
 
 LONG = ("--encoder.dropout", "0.2", "--workers", "2", "--steps", "60", "--checkpoint_every", "5", "--log_every", "5")
@@ -102,7 +102,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(videos: Path, tmp_path: P
     before, size = weights(out), (out / "checkpoints" / "step_00000006.pt").stat().st_size
     argv = pretrain_argv(videos, out, "--steps", "9")
     said = sentence(command("ssvid.pretrain", *argv, limit=size // 2), code=3)
-    assert "could not be written" in said and "step_00000009.pt" in said
+    assert "could not be written" in said and tells(said, "step_00000009.pt")
     assert same(weights(out), before) and not list(out.rglob("*.tmp"))
     assert run_pretrain(videos, out, "--steps", "9")["step"] == 9
 
@@ -163,7 +163,7 @@ def test_a_stranger_takes_the_call(answer: bytes, timeout: str, videos: Path, tm
         said = sentence(
             command("ssvid.pretrain", *pretrain_argv(videos, tmp_path, "--timeout_s", timeout), **where), code=3
         )
-    assert "Process 1 of 2 could not meet the others" in said and "something else answers there" in said
+    assert tells(said, "1", "2") and "something else answers there" in said
 
 
 def answering(server: socket.socket, answer: bytes) -> None:
