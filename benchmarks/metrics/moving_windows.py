@@ -43,7 +43,7 @@ def htm_align_windows(sentences: Sequence[Spoken], length: int) -> Iterator[Span
             if not true and start - BEFORE <= (begin + end) / 2 <= start + AFTER
         ]
         if near:
-            at_start, at_end = number < EDGE, EDGE <= number and number >= len(starts) - EDGE
+            at_start, at_end = number < EDGE, number >= EDGE and number >= len(starts) - EDGE
             first, last = 0 if at_start else near[0], len(sentences) - 1 if at_end else near[-1]
             yield Span(start, min(HTM_WINDOW, length - start), range(first, last + 1))
 

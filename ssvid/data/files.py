@@ -8,7 +8,26 @@ from pathlib import Path, PurePosixPath
 from ssvid.data.decode import IMAGES
 from ssvid.errors import UserError
 
-VIDEO = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .vob".split())
+VIDEO = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".avi",
+        ".mkv",
+        ".webm",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".wmv",
+        ".flv",
+        ".3gp",
+        ".ogv",
+        ".vob",
+    ]
+)
 
 
 FILMS = re.compile(r"(?P<film>.+_g\d+)_c\d+|(?P<youtube>.{11})_\d{6}_\d{6}")  # UCF101's names and Kinetics'

@@ -118,9 +118,10 @@ def sized(net: Net) -> str:
     if net.encoder is None:
         raise UserError("There is no encoder in it: it works on stored features.")
     for name in registry.encoders.names():
-        if name != net.encoder and family(name, net):
-            if all(net.kwargs.get(k, v) == v for k, v in fixed_by(name).items()):
-                return name
+        if name == net.encoder or not family(name, net):
+            continue
+        if all(net.kwargs.get(k, v) == v for k, v in fixed_by(name).items()):
+            return name
     return net.encoder
 
 

@@ -101,9 +101,9 @@ def sent_by_loop(world: int) -> dict[str, list[int]]:
         alone,
         patch.object(loop, "save"),
         patch("benchmarks.profiling.speed.overhead.World", lambda *_: place),
+        Sent(world) as sent,
     ):
-        with Sent(world) as sent:
-            run(Nothing(), Same(8, 1, 3, 2, 8, 8), STEPS, log_every=LOGGED)
+        run(Nothing(), Same(8, 1, 3, 2, 8, 8), STEPS, log_every=LOGGED)
     return {kind: list(part) for kind, part in sent.traffic.items()}
 
 
