@@ -229,7 +229,7 @@ def test_batch_norm_is_measured_where_asked(data, tmp_path):
 
 
 def test_refusals_say_what_to_do(data, tmp_path):
-    with pytest.raises(UserError, match=facts("calibrate_bn", "256")):
+    with pytest.raises(UserError, match=facts("--calibrate_bn", "256")):
         linear_probe(["test_no_statistics"], data, str(tmp_path), cache=str(tmp_path / "c"), workers=0)
     with pytest.raises(UserError, match="no result"):
         report.report(str(tmp_path))
