@@ -95,7 +95,8 @@ def class_path(name: str, table: Registry) -> str:
 
 
 def registered_name(path: str, table: Registry) -> str:
-    names = [name for name, entry in table.table.items() if path_of(entry) == path]
+    written = path_of(import_entry(path))  # a package may export what one of its files registers
+    names = [name for name, entry in table.table.items() if path_of(entry) == written]
     return names[0] if names else ":".join(path.rsplit(".", 1))
 
 

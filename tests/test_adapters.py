@@ -133,7 +133,7 @@ def test_the_full_size_has_the_library_s_layout(name: str):
     assert all(re.match(r"fc\.|head\.|blocks\.\d+\.(proj|pool\.post_conv)\.", key) for key in head), head
 
 
-@for_each("name", NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_grid_of_the_full_size(name: str):
     encoder = full(name).eval()
     spec = encoder.spec

@@ -28,7 +28,7 @@ def rest(tmp_path_factory) -> list[str]:
     return ["--data", "folder", "--data.root", str(root), "--out", "o"]
 
 
-@for_each("recipe", sorted(RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")))
 def test_every_recipe_parses(recipe: Path, rest: list[str], tmp_path: Path):
     head, given = recipe.read_text(), yaml.safe_load(recipe.read_text())
     assert head.startswith("#") and "# Command:" in head and "core:" in head  # score: measured, or not run

@@ -18,7 +18,7 @@ from ssvid.text import Tower, create_tower
 from ssvid.text.joint import Joint, load_joint, save_joint
 from ssvid.text.words import MILNCE, TAN, collect
 from ssvid.weights.encoders import load_encoder
-from tests.helpers import command, for_each, sentence
+from tests.helpers import command, sentence
 
 WORDS = ["add", "the", "onion", "don't", "Stir"]
 SMALL = {"dim": 4, "width": 3, "hidden": 5}
@@ -141,7 +141,7 @@ def assert_same(ours: Joint, again: Joint) -> None:
 
 
 @torch.no_grad()
-@for_each("kwargs", [{"buckets": 9}, {"list": True}, {"list": True, **TAN, "trained": True}])
+@pytest.mark.parametrize("kwargs", [{"buckets": 9}, {"list": True}, {"list": True, **TAN, "trained": True}])
 def test_a_run_folder_is_whole_by_itself(kwargs: dict, list_: str, tmp_path: Path):
     """Moved away, and the word list it was made from gone."""
     given = {key: value for key, value in kwargs.items() if key != "list"}

@@ -144,7 +144,7 @@ def test_a_picture_has_room_for_each_sentence():
     darkest = left.reshape(30, 20, -1).min((1, 2))
     assert (darkest < 180).all()  # there is text beside each row
     assert (darkest[1::3] > 100).all() and (np.delete(darkest, np.s_[1::3]) < 80).all()  # grey: not alignable
-    many = draw("v", torch.rand(900, 4000), ["x"] * 900, [spans[0]] * 900, [spans[1]] * 900, [True] * 900)
+    many = draw("v", torch.rand(600, 2000), ["x"] * 600, [spans[0]] * 600, [spans[1]] * 600, [True] * 600)
     with Image.open(io.BytesIO(many)) as picture:
         assert picture.height < 10_000
 

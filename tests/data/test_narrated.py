@@ -192,10 +192,10 @@ def test_the_reference_annotation_is_read(shared):
 @for_each(
     "held, words",
     [
-        ([], ".it"),
+        ([], "list"),
         ({}, "it holds nothing"),
         ({"a": {"text": ["x"], "start": [0], "end": [1]}}, "it holds other entries"),
-        ({"a": [[1, 0, 1, "x"], [2, 0, 1, "x"]]}, "1 | .2 | 0 | x"),
+        ({"a": [[1, 0, 1, "x"], [2, 0, 1, "x"]]}, "1 | 2 | 0 | x"),
         ({"a": [[1, 0, "x"]]}, "a, sentence 0"),
         ({"a": [[1, 3, 1, "x"]]}, "a, sentence 0"),
         ({"a": [[1, -3, 1, "x"]]}, "a, sentence 0"),

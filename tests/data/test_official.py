@@ -37,6 +37,7 @@ def disjoint(made):
 # over the real lists
 
 
+@pytest.mark.slow
 def test_ucf101_has_three_official_folds(shared, tmp_path):
     listed = shared / "annotations/ucf101"
     names = [

@@ -228,6 +228,6 @@ def test_other_features_are_refused_with_what_differs(tmp_path: Path):
         open_for_writing(tmp_path / "s", card_of(3, "vit", "cd34", SPECS[1]))
     assert "dim" not in str(caught.value)
     np.save(tmp_path / "theirs.npy", np.ones((5, 7), np.float32))
-    with pytest.raises(UserError, match=facts(".npy", "store.json")):
+    with pytest.raises(UserError, match=facts("theirs.npy", "store.json")):
         (tmp_path / "s" / CARD).unlink()
         open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0]))

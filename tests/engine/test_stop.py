@@ -24,7 +24,7 @@ from tests.engine.test_faults import metrics_so_far
 from tests.engine.test_run import same, weights
 from tests.helpers import metrics, pretrain_argv, run_pretrain, squares, write_video
 
-LAST, EVERY = 60, 1000  # steps; no checkpoint comes but by the signal, and at the end
+LAST, EVERY = 40, 1000  # steps; no checkpoint comes but by the signal, and at the end
 LONG = ("--encoder.dropout", "0.2", "--steps", str(LAST), "--checkpoint_every", str(EVERY), "--log_every", "1")
 
 
@@ -115,7 +115,14 @@ def test_a_signal_to_the_whole_group_spares_the_loaders(
     assert same(weights(out), undisturbed)
 
 
-@pytest.mark.parametrize("rank, number", [(0, signal.SIGUSR2), (1, signal.SIGTERM), (None, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "rank, number",
+    [
+        pytest.param(0, signal.SIGUSR2, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
+        (None, signal.SIGTERM),
+    ],
+)
 def test_told_to_one_of_two_both_leave_at_the_same_step(
     rank: int | None, number: signal.Signals, videos: Path, tmp_path: Path
 ):

@@ -238,6 +238,7 @@ def graphs() -> dict[str, Any]:
     return {"broken": dict(found["graph_break"]), "graphs": found["stats"]["unique_graphs"], "losses": losses}
 
 
+@pytest.mark.slow
 def test_it_breaks_no_graph_and_draws_the_same_compiled():
     ended = command("tests.engine.test_turbo")
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -368,7 +369,7 @@ def test_flags_that_cannot_be(flags: tuple[str, ...], said: str, videos: Path, t
 
 def test_objectives_that_need_all_tokens(videos: Path, tmp_path: Path):
     with pytest.raises(
-        UserError, match=facts("mae", "pooled_only", "coclr", "infonce", "mil_nce", "two_view", "ssvid.fine")
+        UserError, match=facts("mae", "pooled_only", "coclr", "infonce", "mil_nce", "two_view", "ssvid.finetune")
     ):
         run_pretrain(videos, tmp_path / "o", "--drop_tokens", "0.5")
 

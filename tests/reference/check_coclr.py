@@ -98,7 +98,7 @@ def check_unit(case: Case) -> None:
     fits = []
     for own in range(len(STREAMS)):  # which stream is trained no field tells: the logits do
         net = unit_net(arrays, meta)
-        net.follow()
+        moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
         batch = batch_of(arrays["block1"], arrays["block2"], own, arrays["k_vsource"])
         logits, right = seen(net, batch)
         if torch.allclose(logits, arrays["logits"], atol=1e-3):
@@ -153,7 +153,7 @@ def check_whole(case: Case) -> None:
     fill(net, queue, second, torch.tensor(cfg["K"]), arrays["queue_vname"])
     blocks = [standard_normal(seed, f"input:{name}", shape).double() for name, shape in meta["inputs"].items()]
     batch = batch_of(blocks[0], blocks[1], STREAMS.index("rgb"), arrays["k_vsource"])
-    net.follow()
+    moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
     norms = {f"key_{name}": p for name, p in named_parts(net)}
     for key, value in meta["encoder_k_norm_after"].items():
         assert_close(key, norms[f"key_{our_name(key)}"].norm().detach().float(), torch.tensor(value), "norm")

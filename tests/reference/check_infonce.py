@@ -75,7 +75,7 @@ def check_unit(case: Case) -> None:
     if labelled:
         net.queue.get_buffer("label").copy_(arrays["queue_label"])
         batch["label"] = arrays["k_label"]
-    net.follow()
+    moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
     assert_close("lin_encoder_k_after", net.key_encoder.w.detach(), arrays["lin_encoder_k_after"], "unit")
     _, ours, right = logits(net, batch)
     assert_close("logits", ours, arrays["logits"], "unit")
@@ -125,7 +125,7 @@ def check_whole(case: Case) -> None:
     net.queue.keys.copy_((queue / queue.norm(dim=0)).T)
     clips = standard_normal(meta["seed"], f"input:{meta['input_name']}", meta["input_shape"]).double()
     batch: Batch = {"clips": clips, "label": torch.full((len(clips),), -1), "seed": 0}
-    net.follow()
+    moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
     norms = {f"key_{name}": p for name, p in [*named_parts(net)]}
     for key, value in meta["encoder_k_norm_after"].items():
         assert_close(key, norms[f"key_{our_name(key)}"].norm().detach().float(), torch.tensor(value), "norm")

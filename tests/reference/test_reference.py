@@ -33,10 +33,16 @@ CHECKERS = (
 def test_the_cases_are_there():
     if not ROOT.is_dir():
         pytest.skip(f"no reference cases at {ROOT}: set SSVID_REFERENCE")
-    assert discover(), f"{ROOT} holds no case"
+    assert CASES, f"{ROOT} holds no case"
 
 
-@pytest.mark.parametrize("case", discover(), ids=lambda case: case.name)
+# Whole networks, which take more than 2 CPU-seconds.
+LARGE = {"coclr/full_coclr.json", "coclr/full_infonce.json", "dpc/dpc_full.json", "milnce"}
+LARGE |= {"memdpc/memdpc_eval.json", "memdpc/memdpc_train_nodrop.json"}
+CASES = [pytest.param(c, marks=pytest.mark.slow if c.name in LARGE else (), id=c.name) for c in discover()]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_case(case: Case):
     checkers = [c for c in CHECKERS if c.recognises(case)]
     if not checkers and case.unbuilt:

@@ -125,7 +125,7 @@ CUTS: dict[str, Callable[[str], bool]] = {
 }
 
 
-@for_each(
+@pytest.mark.parametrize(
     "make, cut",
     [*((coclr, cut) for cut in CUTS), (infonce, "the query"), (infonce, "no queues"), (ubernce, "no heads")],
 )

@@ -38,8 +38,8 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert ours[key].dtype == value.dtype and torch.equal(ours[key], value), key
 
 
+@pytest.mark.parametrize("name", MADE)
 @for_each("dtype", [torch.float32, torch.float16])
-@for_each("name", MADE)
 def test_written_back_as_it_was(name: str, dtype: torch.dtype, tmp_path: Path):
     file, made = saved(tmp_path, name, dtype)
     layout = name.partition(",")[0]
@@ -49,7 +49,7 @@ def test_written_back_as_it_was(name: str, dtype: torch.dtype, tmp_path: Path):
     assert_same(again if MADE[name][0] is None else again[MADE[name][0]], made)
 
 
-@for_each("name", MADE)
+@pytest.mark.parametrize("name", MADE)
 def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: Path):
     file, made = saved(tmp_path, name)
     found = find(read(file))
