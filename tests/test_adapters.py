@@ -306,7 +306,7 @@ def test_create_encoder_reads_a_published_file(name: str, tmp_path, capsys):
 def test_another_model_s_file_is_refused(name: str, stranger: str):
     encoder = create_encoder(name, **full(name).tiny)
     with pytest.raises(UserError, match=f"is of another model than {name}: "):
-        fit(encoder, encoder.published(LIBRARY[stranger]().state_dict()), "file")
+        fit(encoder, encoder.published(LIBRARY[stranger]().state_dict()), "file", name=encoder.name)
 
 
 def test_half_a_published_file_is_refused(capsys):
