@@ -180,7 +180,7 @@ def test_rows_that_are_no_fair_comparison_are_warned_of():
 def test_only_what_belongs_together_is_merged(tmp_path: Path):
     a = put(tmp_path / "a", made("a", "one"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=facts("benchmarks.run")):
+    with pytest.raises(UserError, match=facts("--out", "--baseline")):
         report.reports([str(a), str(tmp_path / "empty")])
     with pytest.raises(UserError, match="There is no folder .*absent"):
         report.reports([str(tmp_path / "absent")])
