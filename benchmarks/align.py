@@ -51,8 +51,8 @@ def align(
     words: str | None = None,  # the list of words of a published aligner, beside its file
     threshold: float | None = None,  # least probability of an alignable sentence, 0.5; least score, without a head
     batch_size: int = 32,  # clips through the encoder at once
-    workers: int = 2,
-    devices: Literal["auto", "cpu", "cuda"] = "auto",
+    workers: int = 2,  # loader processes
+    devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
 ) -> dict[str, Any]:
     """Re-time the sentences of one video, or of each in a folder. The same command again goes on where it stopped."""
     if (encoder is None) == (features is None):

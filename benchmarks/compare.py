@@ -4,13 +4,13 @@ Cells of the same name, protocol and test clips are compared clip by clip, group
 cells make a chance find likely, so a difference counts as real by Holm's rule over all that are compared.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ssvid.errors import UserError
+from ssvid.log import log
 from ssvid.results import Result, read_folder, read_result
 from ssvid.results.text import between
 from ssvid.statistics import by_group, paired_difference, sign_flip, spread_of_difference, turned
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 def compare(
     a: str,  # folder of results, or FOLDER/ENCODER where it holds several, or one result file
-    b: str,
+    b: str,  # the same of what A is compared with
     *,
     seed: int = 0,  # of the resampling
 ) -> dict[str, Any]:
@@ -40,10 +40,10 @@ def compare(
     holm(rows)
     for row in rows:
         word = "real" if row["real"] else "may be chance"
-        print(f"{row['cell']}: A - B {100 * row['difference']:+.1f} ({between(row['interval'], '+')}), "
-              f"p = {row['p']:.3g}: {word}", file=sys.stderr)  # fmt: skip
+        gap = f"A - B {100 * row['difference']:+.1f} ({between(row['interval'], '+')})"
+        log.info(f"{row['cell']}: {gap}, p = {row['p']:.3g}: {word}")
     for text in left:
-        print(f"left out: {text}", file=sys.stderr)
+        log.info(f"left out: {text}")
     return {"a": a, "b": b, "level": LEVEL, "cells": rows, "left_out": left}
 
 

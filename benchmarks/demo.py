@@ -1,29 +1,35 @@
 """`make demo`: synthetic videos -> pretraining -> probe and controls -> report, by the same commands that users run."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.linear_probe import linear_probe
 from ssvid.cli import parse
 from ssvid.engine.features import cpu_seconds
+from ssvid.log import log
 from ssvid.pretrain import pretrain
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
 SMALL = ["--steps", "30", "--data.train", "96", "--data.val", "48", "--data.test", "48"]
 
 
-def demo(out: str = "runs/demo", *, seed: int = 0, small: bool = False, cache: str = ".cache/ssvid") -> dict[str, Any]:
+def demo(
+    out: str = "runs/demo",  # the run's folder; the report lies below it
+    *,
+    seed: int = 0,  # of weights, data and masks
+    small: bool = False,  # only show that it runs
+    cache: str = ".cache/ssvid",  # folder of the videos and the frozen features
+) -> dict[str, Any]:
     """The whole path on synthetic motion. `small` only shows that it runs: its numbers mean nothing."""
     began = cpu_seconds()
     data = ["--data", "synthetic", "--data.root", f"{cache}/synthetic"]
     argv = ["--config", str(RECIPE), *data, "--out", out, "--seed", str(seed)]
     shown = shlex.join(["python", "-m", "ssvid.pretrain", *argv])
-    print(f"[1/2] {shown}", file=sys.stderr)
+    log.info(f"[1/2] {shown}")
     pretrain(**parse(pretrain, argv + SMALL * small))
     argv = ["--encoder", out, *data, "--out", f"{out}/probe", "--cache", cache]
-    print(f"[2/2] {shlex.join(['python', '-m', 'benchmarks.linear_probe', *argv])}", file=sys.stderr)
+    log.info(f"[2/2] {shlex.join(['python', '-m', 'benchmarks.linear_probe', *argv])}")
     found = linear_probe(**parse(linear_probe, argv + SMALL[2:] * small))
     (result,) = found["results"]
     return {

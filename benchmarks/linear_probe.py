@@ -4,7 +4,6 @@ The suite `linear` on one data set: a linear probe and nearest neighbours on fro
 beside the same net untrained, raw pixels, one frame repeated and shuffled frames.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +17,9 @@ from benchmarks.suites.runner import SuiteRunner, open_suite
 from ssvid.data.manifest import Manifest, labelled
 from ssvid.engine.distributed import join
 from ssvid.engine.features import refuse
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError, positive
+from ssvid.log import log
 from ssvid.results import Result, read_folder, read_result
 from ssvid.results.provenance import titles
 
@@ -27,23 +27,23 @@ CELL = "classify.linear"  # whose numbers are printed
 
 
 def linear_probe(
-    encoder: list[str],
-    data: Manifest,
-    out: str,
+    encoder: list[str],  # run folders, files or registered names
+    data: Manifest,  # labelled clips: train, val and test
+    out: str,  # folder of the results
     *,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly; their features are averaged
     layers: Literal["auto", "last"] | list[int] = "auto",  # blocks beside the last; auto: the middle one
-    poolings: tuple[str, ...] = POOLINGS,
+    poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
     min_steps: int = 400,  # of the probe, on small sets; its epochs on others
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
-    cache: str = ".cache/ssvid",
+    cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
-    devices: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
     threads: int | None = None,  # of torch; null: torch's own choice
     max_bad: float = 0.01,  # share of files that may be damaged
-    seed: int = 0,
+    seed: int = 0,  # of the probes and the random controls
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Probe frozen encoders (run folders, exported files or registered names) against their controls."""
@@ -87,7 +87,7 @@ def brief(result: Result) -> dict[str, Any]:
     from benchmarks.reports.verdict import verdict
     from ssvid.statistics import majority
 
-    print(*verdict(result), sep="\n", file=sys.stderr)
+    log.info("\n".join(verdict(result)))
     return {
         "encoder": result.encoder.title,
         "top1": result.score.value,

@@ -3,7 +3,6 @@
 How the cells are run and what becomes of a failure: benchmarks/suites/runner.py.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +15,14 @@ from benchmarks.suites.runner import SuiteRunner, open_suite
 from ssvid.data.manifest import Manifest
 from ssvid.engine.distributed import join
 from ssvid.engine.features import refuse
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError, positive
+from ssvid.log import log
 
 
 def run(
     encoder: list[str],  # run folders, files or names; RGB+FLOW: two that are asked together
-    out: str,
+    out: str,  # folder of the results
     *,
     suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     data: None | Manifest = None,  # for all cells, instead of the suite's own
@@ -33,16 +33,16 @@ def run(
     average: Literal["features", "scores"] = "features",  # over clips and crops; scores: in classify alone
     seeds: int = 1,  # probes are trained so often, and the numbers are means
     layers: Literal["auto", "last"] | list[int] = "auto",  # blocks beside the last; auto: the middle one
-    poolings: tuple[str, ...] = POOLINGS,
+    poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
-    cache: str = ".cache/ssvid",
+    cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
-    devices: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
     threads: int | None = None,  # of torch; null: torch's own choice
     max_bad: float = 0.01,  # share of files that may be damaged
     words: str | None = None,  # the list of words of a published encoder's text side, beside its file
-    seed: int = 0,
+    seed: int = 0,  # of the probes and the random controls
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Ask frozen encoders (run folders, files or registered names) everything a suite holds, controls included."""
@@ -82,7 +82,7 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
         printed["results"] = board.brief(runner.folder)
         printed["report"] = str(board.write(runner.folder)) if printed["results"] else None
     except (UserError, OSError) as error:  # a file that is not ours, or a full disk: the results stay
-        print(f"no report: {error}", file=sys.stderr)
+        log.warning(f"no report: {error}")
         failures.append({"encoder": "", "cell": "report", "why": str(error)})
     return {**printed, "exit_code": 3 if failures else 0}
 

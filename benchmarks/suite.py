@@ -1,16 +1,16 @@
 """a suite's name or file -> its cells in words: `python -m benchmarks.suite NAME`. No data set is opened."""
 
 import json
-import sys
 from typing import Any
 
 from benchmarks.run import run
 from benchmarks.suites.loader import load
 from ssvid.cli import resolver
+from ssvid.log import log
 
 
 def described(
-    suite: str = "mini",
+    suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     *,
     flags: dict[str, Any] | None = None,  # of benchmarks.run: whether it would take them; its `suite` is then shown
 ) -> dict[str, Any]:
@@ -19,9 +19,9 @@ def described(
         suite = str(resolver(run)({**flags, "encoder": ["none"], "out": "none"})["suite"])
     cells, broken = load(suite)
     for one in cells:
-        print(f"{one.hash}  {one.name}: {json.dumps(one.settings)}", file=sys.stderr)
+        log.info(f"{one.hash}  {one.name}: {json.dumps(one.settings)}")
     for bad in broken:
-        print(f"{bad.name}: {bad.why}", file=sys.stderr)
+        log.warning(f"{bad.name}: {bad.why}")
     return {"suite": suite, "cells": {one.name: one.hash for one in cells}, "exit_code": 2 if broken else 0}
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor
 
 from ssvid.data.manifest import Manifest
@@ -20,6 +19,7 @@ from ssvid.engine.warm_start import earlier
 from ssvid.errors import UserError, positive, within
 from ssvid.hub import create_encoder
 from ssvid.nn import moco
+from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import enough, source_ids
 from ssvid.objective import Objective
@@ -44,12 +44,12 @@ class CoCLR(Objective):
         init: str | None = None,  # this stream's, to begin with; null: from scratch
         topk: int = 5,  # positives mined for each query
         self_drop: float = 0.9,  # probability of a step to count its own key no positive where there is another
-        dim: int = 128,
-        temperature: float = 0.07,
+        dim: int = 128,  # of the space in which clips are compared
+        temperature: float = 0.07,  # of the softmax over keys
         momentum: float = 0.999,  # of the encoder of keys
         queue: int = 2048,  # keys; 16384 on Kinetics; a multiple of the batch
         shuffle_bn: bool = True,  # with several processes and batch norm of each
-        augment: str = "coclr",
+        augment: str = "coclr",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         positive(dim=dim, queue=queue, temperature=temperature, topk=topk)
@@ -139,15 +139,10 @@ class CoCLR(Objective):
             self.queue.push(key, source=source)
             self.second.push(second)
         self.waiting.clear()
-        self.follow()
+        moco.follow((self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum)
 
     def warmed(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)
-
-    def follow(self) -> None:
-        """Parameters alone: batch-norm statistics of the keys are their own."""
-        update_momentum(self.encoder, self.key_encoder, self.momentum)
-        update_momentum(self.head, self.key_head, self.momentum)
 
 
 def nce(logits: Float[Tensor, "B n"], right: Bool[Tensor, "B n"]) -> Float[Tensor, ""]:
@@ -179,5 +174,5 @@ def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder,
     if found is not None:
         found.fill(head, "head")
     for part in (net, head):
-        deactivate_requires_grad(part)
+        freeze(part)
     return net, head

@@ -31,7 +31,7 @@ class DPC(Objective):
         predicted: int = 3,  # of the blocks, the last ones
         dropout: float = 0.1,  # of the GRU's state
         negatives: str = "all",  # all | process: published, each device only has its own clips
-        augment: str = "crop_flip_colour",
+        augment: str = "crop_flip_colour",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         check_blocks("dpc", blocks, predicted, negatives)

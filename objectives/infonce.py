@@ -6,7 +6,6 @@ arXiv:2010.09709). Two clips of a video are told from the clips of other videos,
 
 import torch
 from jaxtyping import Bool
-from lightly.models.utils import update_momentum
 from torch import Tensor
 
 from ssvid.data.manifest import Manifest
@@ -14,6 +13,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.warm_start import earlier
 from ssvid.errors import UserError, positive, within
 from ssvid.nn import moco
+from ssvid.nn.ema import update_momentum
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import enough
 from ssvid.objective import Objective
@@ -35,11 +35,11 @@ class InfoNCE(Objective):
         positives: str = "own",  # own: the other clip of the same video; label: all of its class too (UberNCE)
         init: str | None = None,  # a run of infonce, or a published file: encoder and head to begin with
         dim: int = 128,  # of the space in which clips are compared
-        temperature: float = 0.07,
+        temperature: float = 0.07,  # of the softmax over keys
         momentum: float = 0.999,  # of the encoder of keys
         queue: int = 2048,  # keys; 16384 on Kinetics; a multiple of the batch
         shuffle_bn: bool = True,  # with several processes and batch norm of each
-        augment: str = "coclr",
+        augment: str = "coclr",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         if positives not in POSITIVES:
@@ -104,12 +104,7 @@ class InfoNCE(Objective):
         for key, columns in self.waiting:
             self.queue.push(key, **columns)
         self.waiting.clear()
-        self.follow()
+        moco.follow((self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum)
 
     def warmed(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)
-
-    def follow(self) -> None:
-        """Parameters alone: batch-norm statistics of the keys are their own."""
-        update_momentum(self.encoder, self.key_encoder, self.momentum)
-        update_momentum(self.head, self.key_head, self.momentum)

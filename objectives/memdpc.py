@@ -35,7 +35,7 @@ class MemDPC(Objective):
         backward: bool = True,  # False: forwards alone
         dropout: float = 0.1,  # of the GRUs' states
         negatives: str = "all",  # all | process: published, each device only has its own clips
-        augment: str = "crop_flip_colour",
+        augment: str = "crop_flip_colour",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         check_blocks("memdpc", blocks, predicted, negatives)

@@ -39,7 +39,7 @@ class MilNCE(Objective):
         text: str | None = None,  # bert, clip: the model's folder; words: a published file to take the tower from
         options: dict[str, Any] | None = None,  # more of the tower: length, buckets, hidden, frozen, ...
         denominator: Literal["double", "plain"] = "double",  # double: each positive counts twice, as published
-        augment: str = "crop_flip",
+        augment: str = "crop_flip",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         positive(dim=dim, candidates=candidates)

@@ -21,7 +21,9 @@ class Finding(NamedTuple):
     text: str
 
 
-def doctor(out: str = ".") -> dict[str, object]:
+def doctor(
+    out: str = ".",  # the folder whose disk is looked at
+) -> dict[str, object]:
     """Look at Python, torch, the GPU, the decoders, the disk under `out` and SLURM."""
     findings = [Finding(*finding) for check in CHECKS for finding in check(Path(out))]
     for finding in findings:

@@ -45,6 +45,10 @@ class Encoder(nn.Module, ABC):
     def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
         """`keep`: only these tokens are embedded and run, in this order. `layers`: outputs of these blocks as well."""
 
+    def spec_grid(self) -> Grid:
+        """The token grid of a clip of its own `spec`."""
+        return self.grid(self.spec.frames, self.spec.size, self.spec.size)
+
     def layers_above(self) -> dict[str, int]:
         """Parameter -> layers above its own, a head on the features included: the last block has 1, a final norm 0.
 

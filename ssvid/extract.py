@@ -3,7 +3,6 @@
 With `--per_second --out DIR` a feature store of any size instead: see ssvid.data.store.
 """
 
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +17,11 @@ from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.features import Source, evaluation, extract_from, refuse, some_clips
 from ssvid.engine.per_second import fill_store
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.files import write_whole
 from ssvid.hub import open_encoder
+from ssvid.log import log
 from ssvid.nn.batchnorm import settle
 from ssvid.weights.encoders import encoder_hash
 
@@ -30,18 +30,18 @@ NAMED = 20  # unreadable files in the result; standard error has them all
 
 def extract_features(
     encoder: str,  # a run folder, an exported file, or a name (random weights)
-    data: Manifest,
+    data: Manifest,  # the clips, of all splits
     out: str,  # .npz; with --per_second also a folder: a feature store
     *,
     per_second: bool = False,  # one row for each second of each video, instead of one for each video
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly and averaged
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
-    batch_size: int = 32,
-    workers: int = 2,
-    short: Literal["pad", "drop"] = "pad",
-    devices: Literal["auto", "cpu", "cuda"] = "auto",
-    cache: str = ".cache/ssvid",
+    batch_size: int = 32,  # clips through the encoder at once
+    workers: int = 2,  # loader processes
+    short: Literal["pad", "drop"] = "pad",  # what to do with videos shorter than a clip
+    devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
+    cache: str = ".cache/ssvid",  # folder of the frozen features
 ) -> dict[str, object]:
     """Frozen features of every clip of a data set, all splits, labelled or not. Interrupted, it goes on."""
     into_store = per_second and not out.endswith(".npz")
@@ -85,7 +85,7 @@ def _into_table(
     device: torch.device,
     short: str,
 ) -> dict[str, object]:
-    print(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(seen) / 1e6:.1f} MB", file=sys.stderr)
+    log.info(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(seen) / 1e6:.1f} MB")
     key = f"{encoder_hash(net)}/pooled"
     decoded = 0  # now: what an earlier run has left is not decoded again
 
@@ -120,9 +120,9 @@ def name_lost(data: Manifest, video: np.ndarray, good: np.ndarray, short: str) -
     why = "could not be read" + " or is shorter than the clip" * (short == "drop")
     for i, row in enumerate(data.rows):
         if not read[i]:
-            print(f"{data.root / row.path} {why}", file=sys.stderr)
+            log.info(f"{data.root / row.path} {why}")
         elif read[i] < wanted[i]:
-            print(f"{data.root / row.path}: {wanted[i] - read[i]} of {wanted[i]} seconds {why}", file=sys.stderr)
+            log.info(f"{data.root / row.path}: {wanted[i] - read[i]} of {wanted[i]} seconds {why}")
     return [row.path for i, row in enumerate(data.rows) if not read[i]]
 
 

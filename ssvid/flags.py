@@ -1,53 +1,66 @@
-"""signatures -> the text of --help. The comment behind a parameter is its help, so it is written once."""
+"""parser, signatures -> the text of --help. The comment beside a parameter is its help."""
 
+import dataclasses
 import inspect
-import re
 from collections.abc import Callable
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
+from ssvid.recipe import Recipe
 from ssvid.registry import Registry
-
-PARAMETER = re.compile(r"^\s+(\w+): .*,\s+# (.+)$", re.MULTILINE)
+from ssvid.signatures import comments_of, parameters_of
 
 
 def show_help(
-    parser: ArgumentParser, function: Callable[..., Any], argv: list[str], kinds: dict[str, Registry]
+    parser: ArgumentParser,
+    function: Callable[..., Any],
+    given: Recipe,
+    tables: dict[str, Registry],
 ) -> None:
-    """The command's flags, then those of what was named in argv (dotted paths), or the names there are."""
+    """The command's flags, then those of each name that is given, or the names there are."""
     explain(parser, function)
     print(parser.format_help().replace("%%", "%"))
-    for key, table in kinds.items():
-        given = [argv[i + 1] for i, token in enumerate(argv[:-1]) if token == f"--{key}"]
-        if not given:
-            print(f"--{key} is one of: {', '.join(table.names())}; `--{key} NAME --help` lists its own flags\n")
-        for path in given:
-            print(of_entry(key, table[":".join(path.rsplit(".", 1))]))
+    for flag, table in tables.items():
+        if name := given.get(flag, {}).get("name"):
+            print(of_entry(flag, table[name]))
+        else:
+            names = ", ".join(table.names())
+            print(f"--{flag} is one of: {names}; `--{flag} NAME --help` lists its own flags\n")
 
 
-def of_entry(key: str, entry: Callable[..., Any]) -> str:
-    """The flags of one registered class or function, as `--key.name`."""
-    parser = ArgumentParser(add_help=False, usage=f"--{key} {entry.__name__} ...", exit_on_error=False)
+def of_entry(flag: str, entry: Callable[..., Any]) -> str:
+    """The flags of one registered class or function, as `--flag.name`."""
+    return parser_of_entry(flag, entry).format_help()
+
+
+def parser_of_entry(flag: str, entry: Callable[..., Any]) -> ArgumentParser:
+    usage = f"--{flag} {entry.__name__} ..."
+    parser = ArgumentParser(add_help=False, usage=usage, exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(entry) else parser.add_function_arguments
-    add(entry, key, skip={"encoder"}, fail_untyped=False)  # an objective is handed its encoder
-    explain(parser, entry)
-    return parser.format_help()
+    add(entry, flag, skip={"encoder"}, fail_untyped=False)  # an objective is handed its encoder
+    explain(parser, entry, f"{flag}.")
+    return parser
 
 
-def explain(parser: ArgumentParser, entry: Callable[..., Any]) -> None:
-    """The comments of the entry's own source, and of what it hands its keywords on to."""
-    told: dict[str, str] = {}
-    for part in (*handed(entry), entry):
-        told |= dict(PARAMETER.findall(inspect.getsource(part)))
+def explain(parser: ArgumentParser, entry: Callable[..., Any], prefix: str = "") -> None:
+    """Give the entry's flags their help, and a dataclass among its parameters those of its own."""
+    comments = comments_of(entry)
     for action in parser._actions:
-        comment = told.get(action.dest.rpartition(".")[2])
-        if comment and action.dest.count(".") < 2:
-            action.help = comment.replace("%", "%%")
+        name = action.dest.removeprefix(prefix)
+        if action.dest.startswith(prefix) and name in comments:
+            action.help = comments[name].replace("%", "%%")
+    for name, parameter in parameters_of(entry).items():
+        if inspect.isclass(parameter.annotation) and dataclasses.is_dataclass(parameter.annotation):
+            explain(parser, parameter.annotation, f"{prefix}{name}.")
 
 
-def handed(entry: Callable[..., Any]) -> list[Any]:
-    """The classes and functions, known to its file, that are called in its source with `**`."""
-    names = set(re.findall(r"(\w+)\([^()]*\*\*", inspect.getsource(entry)))
-    found = [vars(inspect.getmodule(entry)).get(name) for name in sorted(names)]
-    return [part for part in found if inspect.isclass(part) or inspect.isfunction(part)]
+def describe_type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(describe_type(member) for member in get_args(annotation))
+    if annotation is NoneType:
+        return "null"
+    return annotation.__name__ if inspect.isclass(annotation) else str(annotation)

@@ -27,9 +27,17 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-@torch.compiler.assume_constant_result
 def _code(stream: str) -> int:
     return zlib.crc32(stream.encode())
+
+
+def prepare_for_compile() -> None:
+    """Let torch.compile take the code of a stream for a constant. Call it before a function that draws is compiled.
+
+    It is not done at import: the decorator brings torch's compiler along, which costs every command seconds.
+    """
+    global _code
+    _code = torch.compiler.assume_constant_result(_code)
 
 
 def uniform(seed: int, stream: str, epoch: int | Tensor, index: int | Tensor, n: int) -> Float[Tensor, "B n"]:

@@ -5,6 +5,7 @@ registered name, or a mapping with the name and its settings.
 """
 
 import copy
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def with_name(value: Any) -> Any:
 
 
 def to_class_paths(recipe: Recipe, tables: dict[str, Registry]) -> Recipe:
-    """Names as jsonargparse wants them: `{name: mae, ...}` -> `{class_path: ..., init_args: ...}`."""
+    """Names as jsonargparse wants them: `{name: ...}` -> `{class_path: ..., init_args: ...}`."""
     placed = dict(recipe)
     for flag, table in tables.items():
         value = with_name(recipe.get(flag))
@@ -98,5 +99,10 @@ def registered_name(path: str, table: Registry) -> str:
     return names[0] if names else ":".join(path.rsplit(".", 1))
 
 
-def path_of(entry: Callable[..., Any]) -> str:
-    return f"{entry.__module__}.{entry.__qualname__}"
+def path_of(entry: Any) -> str:
+    return f"{entry.__module__}.{entry.__qualname__}" if callable(entry) else ""
+
+
+def import_entry(path: str) -> Callable[..., Any]:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -129,6 +129,16 @@ class Batch(TypedDict, total=False):
     ended: Tensor  # B T: True for the seconds past the video's end
 
 
+def first_sample(batch: Batch, views: int = 1) -> Batch:
+    """The first clip of a batch with its coordinates, for pictures; `views`: so many clips of its video."""
+    return {
+        "clips": batch["clips"][:1, :views],
+        "index": batch["index"][:1],
+        "epoch": batch["epoch"][:1],
+        "seed": batch["seed"],
+    }
+
+
 class Box(NamedTuple):
     """One person in one frame, and all that this person does there."""
 

@@ -24,7 +24,7 @@ STAGE = "stage:"
 
 def stages(
     recipe: str,  # YAML: shared, and stages by name in their order
-    out: str,
+    out: str,  # folder that holds a run folder for each stage
     *,
     processes: int = 1,  # of each stage, by torchrun
     only: str | None = None,  # this stage alone

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssvid.log import show_log
+
 torch.set_num_threads(1)
+
+show_log()  # as commands do: tests read what is logged on standard error
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,24 @@
 """Names on the command line, help, and one sentence for every mistake."""
 
+import importlib
 import json
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from ssvid import registry
+from ssvid.arguments import Arguments
 from ssvid.cli import parse
 from ssvid.errors import UserError
-from ssvid.flags import of_entry
+from ssvid.flags import explain, of_entry, parser_of_entry
 from ssvid.pretrain import pretrain
-from tests.helpers import command, pretrain_argv, sentence
+from ssvid.sweep.__main__ import WORDS
+from tests.helpers import ROOT, command, pretrain_argv, sentence
 
 
 def refused(argv: list[str]) -> str:
@@ -36,10 +42,24 @@ def test_unknown_names_list_near_ones(argv):
 def test_unknown_keys_and_wrong_values_name_the_flag(argv):
     assert "--objective has no option 'mask_rati'" in refused([*argv, "--objective.mask_rati", "0.5"])
     assert "--encoder has no option 'dimm'" in refused([*argv, "--encoder.dimm", "5"])
-    assert "--step 3; near: --steps" in refused([*argv, "--step", "3"])
-    assert "--steps does not take 'many'" in refused([*argv, "--steps", "many"])
-    assert "--encoder.depth does not take 'x'; --help shows its type" in refused([*argv, "--encoder.depth", "x"])
-    assert "mask" in refused([*argv, "--objective.mask", "tubes"])
+    assert "--step; near: --steps" in refused([*argv, "--step", "3"])
+    assert "--clip.fp; near: --clip.fps" in refused([*argv, "--clip.fp", "3"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "takes"),
+    [
+        ("--steps", "many", "int or null"),
+        ("--lr", "fast", "float"),
+        ("--encoder.depth", "x", "int"),
+        ("--objective.mask", "tubes", "tube, random, frame, block"),
+        ("--clip.modality", "x", "rgb, flow"),
+        ("--betas", "[1]", "tuple[float, float]"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_the_flag_takes(argv, flag, value, takes):
+    said = refused([*argv, flag, value])
+    assert flag in said and repr(value) in said and takes in said
 
 
 @pytest.mark.parametrize(
@@ -80,12 +100,42 @@ def test_a_recipe_with_a_key_that_is_no_flag(argv, tmp_path):
     assert "The recipe has a key 'colour'" in refused(["--config", str(tmp_path / "r.yaml"), *argv])
 
 
-@pytest.mark.parametrize("kind", ["encoders", "objectives", "datasets"])
-def test_every_registered_name_has_help(kind):
-    """Its own flags, each comment behind a parameter its help."""
-    for name in getattr(registry, kind).names():
-        if not name.startswith("test_"):
-            assert "--it." in of_entry("it", getattr(registry, kind)[name])
+def helpless(parser: ArgumentParser) -> list[str]:
+    """Flags without help, but for the probe that a task is handed."""
+    return [a.dest for a in parser._actions if not a.help and a.dest != "it.probe"]
+
+
+@pytest.mark.parametrize("kind", ["encoders", "objectives", "datasets", "probes", "tasks"])
+def test_every_parameter_of_every_registered_name_has_help(kind):
+    table = getattr(registry, kind)
+    names = [name for name in table.names() if not name.startswith("test_")]
+    lacking = {name: flags for name in names if (flags := helpless(parser_of_entry("it", table[name])))}
+    assert not lacking and len(names) >= 5
+
+
+def commands() -> Iterator[Callable[..., Any]]:
+    """What each file of ours hands to `ssvid.cli.command`, and the words of ssvid.sweep."""
+    for file in sorted(file for room in ("ssvid", "benchmarks") for file in (ROOT / room).rglob("*.py")):
+        text = file.read_text()
+        if "from ssvid.cli import command" in text:
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            for name in re.findall(r"^ +command\((\w+)[,)]", text, re.MULTILINE):
+                yield getattr(importlib.import_module(module), name)
+    yield from WORDS.values()
+
+
+def test_every_parameter_of_every_command_has_help():
+    lacking, count = {}, 0
+    for function in commands():
+        parser = Arguments(function).parser
+        explain(parser, function)
+        count += 1
+        if flags := helpless(parser):
+            lacking[f"{function.__module__}.{function.__name__}"] = flags
+    assert not lacking and count >= 20
+
+
+def test_help_is_the_comment_where_a_parameter_is_declared():
     assert "of tokens; 0.75 on UCF101" in " ".join(of_entry("objective", registry.objectives["mae"]).split())
     assert "of the file's frames" in of_entry("encoder", registry.encoders["vit_small"]), "handed on by **kwargs"
     partial = " ".join(of_entry("objective", registry.objectives["partial_mae"]).split())

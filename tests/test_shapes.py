@@ -13,7 +13,7 @@ from benchmarks.features.bench import FeatureOptions, Subject
 from benchmarks.features.late_fusion import agreed
 from ssvid.data.store import card_of
 from ssvid.encoder import Encoder
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.registry import encoders
 from ssvid.results import digest

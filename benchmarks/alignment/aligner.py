@@ -12,8 +12,7 @@ from benchmarks.alignment.realign import Aligner
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
 from ssvid.files import read_yaml
-from ssvid.nn.aligner import BUILT
-from ssvid.nn.timeline import Aligned
+from ssvid.nn.timeline import ALIGNER_CARD, Aligned
 from ssvid.registry import objectives
 from ssvid.shapes import Window
 from ssvid.text.words import read_words
@@ -40,7 +39,7 @@ def open_aligner(path: str, device: torch.device | str = "cpu", words: str | Non
     if words is not None and not place.is_file():
         raise UserError(f"--words is the list of a published aligner, and {path} is none: a run knows its own.")
     name, given, state = of_file(place, words) if place.is_file() else of_run(RunFolder(place), path)
-    built = read_built(place / BUILT) if place.is_dir() else {}
+    built = read_built(place / ALIGNER_CARD) if place.is_dir() else {}
     given |= built.get("given", {})
     if name is None or not issubclass(kind := objectives[name], Aligns):  # type: ignore[arg-type]
         raise UserError(f"--aligner {path} is of {name or 'no objective'}, which aligns nothing: name one of tan.")

@@ -18,7 +18,7 @@ from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Extracted, cpu_seconds, extract_from, some_clips
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import calibrate, settle
 from ssvid.results import EncoderInfo

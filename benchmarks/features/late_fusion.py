@@ -9,7 +9,7 @@ from typing import Any, Literal
 from benchmarks.features import bench as single
 from benchmarks.features.bench import Bench, FeatureOptions, Subject
 from ssvid.data.manifest import SPLITS, Manifest
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.results import EncoderInfo, Leak, digest
 from ssvid.results.provenance import leak, split_streams

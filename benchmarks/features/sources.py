@@ -1,9 +1,8 @@
 """encoder, its twin -> the five rows of a result, each a frozen function of clips, made here only."""
 
-import sys
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from benchmarks.features.text_side import joint_hash
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
+from ssvid.log import log
 from ssvid.shapes import Features
 from ssvid.text.joint import Joint
 from ssvid.weights.encoders import encoder_hash
@@ -54,56 +54,107 @@ def make_sources(
 
     encoder:joint are clips in the space that they share with sentences.
 
-    Cached features are known by the keys.
+    The key of a Source names its files in the feature cache.
     """
-    if regions is not None and (wrong := [name for name in wanted if ":" in name]):
-        raise UserError(f"Boxes have pooled features alone, no tokens ({wrong[0]}): take a probe that reads vectors.")
-    nets = {"encoder": net, "random": untrained}
-    last: list[tuple[str, Tensor, Features]] = []  # the pass that was made last: pooled and tokens are read off one
+    maker = SourceMaker(net, untrained, layers, poolings, seed, joint)
+    names = [RowName.parse(name) for name in wanted]
+    if regions is None:
+        return [maker.of_clips(name) for name in names]
+    if forms := [name for name in names if name.form]:
+        raise UserError(
+            f"Boxes have pooled features alone, no tokens ({forms[0].text}): take a probe that reads vectors."
+        )
+    return [maker.of_boxes(name, regions) for name in names]
 
-    def passed(path: str, clip: Tensor, index: Tensor) -> Features:
-        row, _, way = path.partition("/")
-        if not last or last[0][0] != path or last[0][1] is not clip:
-            changed = CHANGES[way](clip, index, seed) if way else clip
-            last[:] = [(path, clip, nets[row](nets[row].normalise(changed), layers=layers or None))]
-        return last[0][2]
 
-    def source(name: str) -> Source:
-        path, _, form = name.partition(":")
-        row, _, way = path.partition("/")
-        change = CHANGES[way] if way else None
-        drawn = f" {way}" + f" {seed}" * (way == "shuffled") if way else ""
+class RowName(NamedTuple):
+    """encoder/shuffled:tokens -> its parts."""
 
+    text: str
+    row: str  # encoder, random or pixels
+    change: str  # of the clip, a key of CHANGES; "" for none
+    form: str  # tokens or joint; "" for pooled features
+
+    @classmethod
+    def parse(cls, text: str) -> "RowName":
+        path, _, form = text.partition(":")
+        row, _, change = path.partition("/")
+        return cls(text, row, change, form)
+
+
+class SourceMaker:
+    """Rows of a result -> frozen functions of clips. Forms of one row are read off one pass of the net."""
+
+    def __init__(
+        self,
+        net: Encoder,
+        untrained: Encoder,
+        layers: tuple[int, ...],
+        poolings: tuple[str, ...],
+        seed: int,
+        joint: Joint | None,
+    ) -> None:
+        self.nets = {"encoder": net, "random": untrained}
+        self.layers, self.poolings, self.seed, self.joint = layers, poolings, seed, joint
+        self.newest: tuple[str, str, Tensor, Features] | None = None  # row, change and clip of the newest pass
+
+    def of_clips(self, name: RowName) -> Source:
         def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
-            if row == "pixels":
-                return pixels(clip if change is None else change(clip, index, seed))
-            features = passed(path, clip, index)
-            if form == "joint":
-                assert joint is not None
-                return {"joint": joint.videos(features.pooled)}
-            return tokens(features, layers) if form else pool(features, layers, poolings)
+            if name.row == "pixels":
+                return pixels(self.change_clip(name, clip, index))
+            features = self.pass_once(name, clip, index)
+            if name.form == "joint":
+                assert self.joint is not None
+                return {"joint": self.joint.videos(features.pooled)}
+            if name.form:
+                return tokens(features, self.layers)
+            return pool(features, self.layers, self.poolings)
 
-        def run_boxes(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
-            assert regions is not None
+        return Source(name.text, f"{self.key_of(name)} version {VERSION}{self.drawn(name)}", run)
+
+    def of_boxes(self, name: RowName, regions: Regions) -> Source:
+        def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
             index = index.cpu()
             place, lead, which = regions.shared(index)
-            clip = clip[place] if change is None else change(clip[place], lead, seed)
-            if row == "pixels":
+            clip = self.change_clip(name, clip[place], lead)
+            if name.row == "pixels":
                 return pixels(regions.cut(clip, index, which))
-            return regions.pool(nets[row](nets[row].normalise(clip), layers=layers or None), layers, index, which)
+            return regions.pool(self.run_net(name, clip), self.layers, index, which)
 
-        if regions is not None:
-            net_key = "pixels" if row == "pixels" else f"{encoder_hash(nets[row])} {layers}"
-            return Source(name, f"boxes {net_key} version {VERSION}{drawn}", run_boxes)
-        if row == "pixels":
-            return Source(name, f"pixels version {VERSION}{drawn}", run)
-        made = f"tokens {layers}" if form else f"{layers} {poolings}"
-        if form == "joint":
-            assert joint is not None
-            made = f"joint {joint_hash(joint)}"
-        return Source(name, f"{encoder_hash(nets[row])} {made} version {VERSION}{drawn}", run)
+        net = "pixels" if name.row == "pixels" else f"{encoder_hash(self.nets[name.row])} {self.layers}"
+        return Source(name.text, f"boxes {net} version {VERSION}{self.drawn(name)}", run)
 
-    return [source(name) for name in wanted]
+    def change_clip(self, name: RowName, clip: Tensor, index: Tensor) -> Tensor:
+        return CHANGES[name.change](clip, index, self.seed) if name.change else clip
+
+    def run_net(self, name: RowName, clip: Tensor) -> Features:
+        net = self.nets[name.row]
+        return net(net.normalise(clip), layers=self.layers or None)
+
+    def pass_once(self, name: RowName, clip: Tensor, index: Tensor) -> Features:
+        newest = self.newest
+        if newest is None or newest[:2] != (name.row, name.change) or newest[2] is not clip:
+            features = self.run_net(name, self.change_clip(name, clip, index))
+            self.newest = newest = (name.row, name.change, clip, features)
+        return newest[3]
+
+    def key_of(self, name: RowName) -> str:
+        if name.row == "pixels":
+            return "pixels"
+        if name.form == "joint":
+            assert self.joint is not None
+            read = f"joint {joint_hash(self.joint)}"
+        elif name.form:
+            read = f"tokens {self.layers}"
+        else:
+            read = f"{self.layers} {self.poolings}"
+        return f"{encoder_hash(self.nets[name.row])} {read}"
+
+    def drawn(self, name: RowName) -> str:
+        """The end of a key: how clips are changed, and by which seed where the change is drawn."""
+        if not name.change:
+            return ""
+        return f" {name.change}" + f" {self.seed}" * (name.change == "shuffled")
 
 
 def announce(net: Encoder, sources: list[Source], videos: int, clips: int, cache: str) -> float:
@@ -119,10 +170,9 @@ def announce(net: Encoder, sources: list[Source], videos: int, clips: int, cache
             widths = {s.name: sum(v.nbytes for v in s.run(clip, index).values()) for s in sources}
         took.append(time.perf_counter() - began)
     minutes = min(took) * videos * clips / 60
-    print(
+    log.info(
         f"{videos * clips} clips, once through {', '.join(widths)}: about {minutes:.1f} min of "
         f"computing beside decoding, and {sum(widths.values()) * videos / 1e6:.0f} MB under {cache}, less what is "
-        "there already.",
-        file=sys.stderr,
+        "there already."
     )
     return counter.get_total_flops() / 1e9

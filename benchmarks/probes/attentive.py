@@ -111,7 +111,7 @@ class Attentive(Probe):
         weight_decays: tuple[float, ...] | None = None,  # decoupled, as in AdamW
         clip: float | None = None,  # norm of a head's gradient at most; 0: as it is
         warmup: float | None = None,  # share of the steps
-        epochs: int | None = None,
+        epochs: int | None = None,  # passes over the train clips
         min_steps: int | None = None,  # a few hundred clips see more epochs
         batch: int | None = None,  # clips
         device: str = "cpu",  # where heads are trained; batches are moved there

@@ -29,9 +29,9 @@ class CoCLR(Probe):
         *,
         rates: tuple[float, ...] = (0.1, 0.3, 1.0),  # published: 0.1 to 1, for each set its own
         weight_decays: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1),  # likewise
-        epochs: int = 100,
+        epochs: int = 100,  # passes over the train clips
         batch: int = 1024,  # clips, at most
-        momentum: float = 0.9,
+        momentum: float = 0.9,  # of SGD
         refit: bool = False,  # the chosen setting on train and val: where val was carved out of the published train
     ) -> None:
         positive(epochs=epochs, batch=batch - 1, rates=min(rates, default=0.0))  # one clip has no batch statistics

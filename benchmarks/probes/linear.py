@@ -65,10 +65,10 @@ class Linear(Probe):
         *,
         rates: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),  # of clips of length 1
         weight_decays: tuple[float, ...] = (0.0, 1e-3),  # of the loss CE + decay / 2 |W|^2
-        epochs: int = 20,
+        epochs: int = 20,  # passes over the train clips
         min_steps: int = 400,  # a few hundred clips see more epochs
         batch: int = 256,  # clips
-        momentum: float = 0.9,
+        momentum: float = 0.9,  # of SGD
         rungs: tuple[float, ...] = (0.25, 0.5),  # of the steps, where half of the heads leave; () keeps all to the end
     ) -> None:
         positive(epochs=epochs, min_steps=min_steps, batch=batch, rates=min(rates, default=0.0))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.profiling.scaling import study
+from benchmarks.profiling.scaling import page, study
 from benchmarks.profiling.speed import large, turbo
 from benchmarks.profiling.speed.cases import CASES, LONG
 from benchmarks.profiling.speed.pairs import compare
@@ -24,7 +24,7 @@ def main(names: list[str]) -> None:
     if {"-h", "--help"} & set(names):
         print(f"python -m benchmarks.profiling [CASE ...]; cases: {', '.join(CASES)}. All of them without a name.")
         print(f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}), turbo (writes {turbo.PLOT}),")
-        print(f"scaling (writes {study.PAGE}; needs srun).")
+        print(f"scaling (writes {page.PAGE}; needs srun).")
         return
     known = CASES | LONG
     unknown = [name for name in names if name not in (*known, *OWN)]

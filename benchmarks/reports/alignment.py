@@ -2,9 +2,11 @@
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -66,11 +68,11 @@ def _pooled(table: np.ndarray) -> np.ndarray:
     return np.fmax.reduce(padded.reshape(len(table), -1, each), axis=2)
 
 
-def _box(left: float, right: float, row: int, **how) -> Rectangle:
+def _box(left: float, right: float, row: int, **how: Any) -> Rectangle:
     return Rectangle((left, row + 0.08), max(right - left, 0.3), 0.84, fill=False, **how)
 
 
-def _label(axes, texts: list[str], alignable: list[bool | None], rows_per_inch: float) -> None:
+def _label(axes: Axes, texts: list[str], alignable: list[bool | None], rows_per_inch: float) -> None:
     """Each sentence, or each n-th where there are too many to be read."""
     every = math.ceil(rows_per_inch * ROW - 1e-6)
     shown = range(0, len(texts), max(1, every))

@@ -23,8 +23,9 @@ from benchmarks.suites.loader import Broken, Cell, manifest
 from benchmarks.tasks.base import score
 from ssvid.data.manifest import Manifest
 from ssvid.engine.features import cpu_seconds
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
+from ssvid.log import log
 from ssvid.results import BENCH, Cost, Result, digest, refuse_another, write_result
 from ssvid.results.provenance import command_line, describe_data, git, titles
 from ssvid.results.text import line
@@ -147,7 +148,7 @@ class SuiteRunner:
             except Exception as error:
                 self.report_failure(encoder.name, [cell.name], error)
             else:
-                tqdm.write(f"{line(result)}  ({time.perf_counter() - clock:.0f} s)", file=sys.stderr)
+                log.info(f"{line(result)}  ({time.perf_counter() - clock:.0f} s)")
 
     def select_cells(self, encoder: Subject, batch: Batch) -> list[Cell]:
         """The cells that are still to be run. A file of something else in the place of a result is a failure."""
@@ -212,10 +213,10 @@ class SuiteRunner:
         why = " ".join(str(error).split())
         if not isinstance(error, MENDABLE):
             why = f"{type(error).__name__}: {why}"
-            tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
+            log.info("".join(traceback.format_exception(error)))
         for cell in cells:
             self.failures.append(Failure(encoder, cell, why))
-            tqdm.write(f"FAILED {encoder}, {cell}: {why}", file=sys.stderr)
+            log.warning(f"FAILED {encoder}, {cell}: {why}")
 
 
 def names(cells: Sequence[Cell]) -> list[str]:

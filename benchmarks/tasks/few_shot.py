@@ -23,7 +23,7 @@ class FewShot(Task):
         probe: Probe,
         *,
         shots: tuple[int, ...] = (1, 2, 4, 8, 16),  # clips of each class
-        main: int = 4,
+        main: int = 4,  # the number of shots whose score stands in the table
         draws: int = 20,  # of the clips, the same for every encoder
     ) -> None:
         positive(shots=min(shots, default=0), draws=draws)

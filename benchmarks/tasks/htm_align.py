@@ -43,7 +43,7 @@ class HTMAlign(Task):
         *,
         aligner: str | None = None,  # run or published file of tan; null: the encoder's own text side
         words: str | None = None,  # the list of words of a published aligner, beside its file
-        method: Method = "overlap-seq",
+        method: Method = "overlap-seq",  # how the scores of overlapping windows become one
         head: bool | None = None,  # alignability by the aligner's head; null: where it has one
         annotation: str | None = None,  # true times, in HTM-Align's form; null: htm_align.json by the data set
         narrated: bool = False,  # the data set's sentences have the narrator's times: how right are those?

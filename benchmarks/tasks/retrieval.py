@@ -42,7 +42,7 @@ class Retrieval(Task):
         probe: Probe | None = None,
         *,
         preset: Literal["house", "coclr"] = "house",  # house: the clips that the user asks for, train alone answers
-        ks: tuple[int, ...] = (1, 5, 10, 20, 50),
+        ks: tuple[int, ...] = (1, 5, 10, 20, 50),  # is one of the k nearest of the class?
     ) -> None:
         if probe is not None:
             raise UserError("retrieval takes no probe: nothing is trained.")

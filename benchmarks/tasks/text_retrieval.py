@@ -47,7 +47,7 @@ class TextRetrieval(Task):
         probe: Probe | None = None,
         *,
         windows: int = 10,  # clips of a segment, averaged
-        ties: Literal["fair", "published"] = "fair",
+        ties: Literal["fair", "published"] = "fair",  # published: as MIL-NCE counts equal scores
     ) -> None:
         if probe is not None:
             raise UserError("text_retrieval takes no probe: nothing is trained.")

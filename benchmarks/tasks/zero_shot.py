@@ -21,7 +21,12 @@ class ZeroShot(Task):
     joint = True
     rows = ("encoder", "random")
 
-    def __init__(self, probe: Probe | None = None, *, templates: tuple[str, ...] = ("a video of {}.",)) -> None:
+    def __init__(
+        self,
+        probe: Probe | None = None,
+        *,
+        templates: tuple[str, ...] = ("a video of {}.",),  # {}: the name of the class
+    ) -> None:
         if probe is not None:
             raise UserError("zero_shot takes no probe: nothing is trained.")
         if not templates or any(template.count("{}") != 1 for template in templates):

@@ -11,8 +11,6 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from ssvid.errors import UserError
 
@@ -112,6 +110,9 @@ def geometry(
     frames: UInt8[Tensor, "T C H W"], recipe: Augment, size: int, u: Float[Tensor, " n"]
 ) -> UInt8[Tensor, "C T s s"]:
     """Cut and resize a clip, every frame alike. `u`: GEOMETRY_DRAWS uniforms; none are used by `none`."""
+    from torchvision.transforms import InterpolationMode  # torchvision takes CPU-seconds to import,
+    from torchvision.transforms.v2 import functional as F  # and a refusal or --help needs none of it
+
     mode, height, width = InterpolationMode(recipe.interpolation), *frames.shape[-2:]
     if recipe.crop == "centre":
         clip = F.center_crop(F.resize(frames, [size], mode, antialias=recipe.antialias), [size, size])
@@ -127,6 +128,9 @@ def geometry(
 
 def crops(frames: UInt8[Tensor, "T C H W"], size: int, n: int) -> list[UInt8[Tensor, "C T s s"]]:
     """n squares spread evenly along the long side, of frames whose short side is `size`; one alone is the centre."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     frames = F.resize(frames, [size], InterpolationMode.BILINEAR, antialias=True)
     room_y, room_x = (side - size for side in frames.shape[-2:])
     cuts = []

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from ssvid.data.decode import IMAGES
@@ -61,7 +61,7 @@ def frame_folders(root: Path) -> list[str]:
     return sorted(path.rstrip("/") for path in found)
 
 
-def _walk(root: Path, wanted) -> Iterator[str]:
+def _walk(root: Path, wanted: Callable[[list[str]], list[str]]) -> Iterator[str]:
     for here, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = os.path.relpath(here, root)

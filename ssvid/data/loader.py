@@ -17,7 +17,7 @@ from ssvid.shapes import Batch
 Key = tuple[int, int]  # epoch, row
 
 
-class Stream(Sampler):
+class Stream(Sampler[Any]):
     """Position p of the stream is row `permutation(epoch)[p % n]` of epoch `p // n`; a step takes batch_size of them.
 
     Rank r has the r-th slice of every global batch, in `accumulate` micro-batches: 1 and n processes see the same.
@@ -61,7 +61,7 @@ class Stream(Sampler):
         return epoch, int(self.order(epoch)[place])
 
 
-class Loader(DataLoader):
+class Loader(DataLoader[Any]):
     """A DataLoader whose faults are one sentence, and which leaves torch's global generator alone."""
 
     def __init__(self, clips: Samples, *, workers: int, **options: Any) -> None:
@@ -102,7 +102,7 @@ def living() -> Iterator[None]:
         ) from error
 
 
-class _Caught(Dataset):
+class _Caught(Dataset[Any]):
     """A UserError travels from a worker as a value: raised there, it would come back as a traceback in a string."""
 
     def __init__(self, clips: Samples) -> None:

@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ssvid.data.files import VIDEO
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.shapes import Row
 
 SPLITS = ("train", "val", "test")
@@ -254,13 +254,7 @@ def _say_splits(source: str | Path, given: tuple[Row, ...], made: tuple[Row, ...
         why = "no test given, val is the test and whole groups of train are val"
     else:
         why = "no val given, whole groups of train are val"
-    say_once(f"{source}: {why}: " + ", ".join(f"{after[name]} {name}" for name in SPLITS) + " clips.")
-
-
-@cache
-def say_once(line: str) -> None:
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":  # one of several processes is enough
-        print(line, file=sys.stderr)
+    log_once(f"{source}: {why}: " + ", ".join(f"{after[name]} {name}" for name in SPLITS) + " clips.")
 
 
 def _stem(path: str) -> str:

@@ -26,7 +26,7 @@ class Bad(NamedTuple):
     why: str
 
 
-class Samples(Dataset, ABC):
+class Samples(Dataset[Any], ABC):
     """`samples[epoch, row]`. `evaluate`: no choice is left to chance, and a bad file is not replaced."""
 
     manifest: Manifest

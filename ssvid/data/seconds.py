@@ -141,7 +141,7 @@ class Block(NamedTuple):
     fault: DecodeError | UserError | None = None  # a value: raised in a worker it would be a traceback in a string
 
 
-class Passes(IterableDataset):
+class Passes(IterableDataset[Any]):
     """The seconds of these videos in blocks; each worker goes through videos of its own, one after the other."""
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, rows: list[int], block: int) -> None:

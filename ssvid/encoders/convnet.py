@@ -1,6 +1,5 @@
 """A stranger's 3-D ConvNet -> Encoder: its last map as tokens. Used by the pytorchvideo and torchvision nets."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
+from ssvid.log import log
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
@@ -68,7 +68,7 @@ def renamed(state: dict[str, Tensor], layout: dict[str, str | None], name: str) 
         return state
     head = [key for key in state if key in layout and layout[key] is None]
     if head:
-        print(f"{name}: the published head is left out: {', '.join(head)}.", file=sys.stderr)
+        log.info(f"{name}: the published head is left out: {', '.join(head)}.")
     return {layout.get(key) or key: tensor for key, tensor in state.items() if key not in head}
 
 

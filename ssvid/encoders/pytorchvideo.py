@@ -23,49 +23,100 @@ KINETICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)  # mean, std of all its Kin
 
 
 @encoders.register("slow_r50")
-def slow_r50(*, width: int = 64, frames: int = 8, stride: int = 8, size: int = 224) -> ConvNet:
+def slow_r50(
+    *,
+    width: int = 64,  # channels of the stem
+    frames: int = 8,  # of a clip
+    stride: int = 8,  # of the file's frames
+    size: int = 224,  # pixels of a side
+) -> ConvNet:
     """The slow half of SlowFast (arXiv:1812.03982): 32 x width channels at T x H/32 x W/32."""
     return _resnet("slow_r50", width, _spec(frames, stride, size), lambda T: T)
 
 
 @encoders.register("c2d_r50")
-def c2d_r50(*, width: int = 64, frames: int = 8, stride: int = 8, size: int = 224) -> ConvNet:
+def c2d_r50(
+    *,
+    width: int = 64,  # channels of the stem
+    frames: int = 8,  # of a clip
+    stride: int = 8,  # of the file's frames
+    size: int = 224,  # pixels of a side
+) -> ConvNet:
     """2-D convolutions (arXiv:1711.07971), a pool over pairs of frames: 32 x width channels at T/2 x H/32 x W/32."""
     return _resnet("c2d_r50", width, _spec(frames, stride, size), lambda T: T // 2)
 
 
 @encoders.register("i3d_r50")
-def i3d_r50(*, width: int = 64, frames: int = 8, stride: int = 8, size: int = 224) -> ConvNet:
+def i3d_r50(
+    *,
+    width: int = 64,  # channels of the stem
+    frames: int = 8,  # of a clip
+    stride: int = 8,  # of the file's frames
+    size: int = 224,  # pixels of a side
+) -> ConvNet:
     """Inflated ResNet (arXiv:1705.07750): 32 x width channels at T/2 x H/32 x W/32, the odd frame left out."""
     return _resnet("i3d_r50", width, _spec(frames, stride, size), lambda T: T // 2)
 
 
 @encoders.register("r2plus1d_r50")
-def r2plus1d_r50(*, width: int = 64, frames: int = 16, stride: int = 4, size: int = 224) -> ConvNet:
+def r2plus1d_r50(
+    *,
+    width: int = 64,  # channels of the stem
+    frames: int = 16,  # of a clip
+    stride: int = 4,  # of the file's frames
+    size: int = 224,  # pixels of a side
+) -> ConvNet:
     """R(2+1)D (arXiv:1711.11248) of bottlenecks: 32 x width channels at T/4 x H/32 x W/32."""
     return _resnet("r2plus1d_r50", width, _spec(frames, stride, size), lambda T: halved(T, 2))
 
 
 @encoders.register("csn_r101")
-def csn_r101(*, width: int = 64, frames: int = 32, stride: int = 2, size: int = 224) -> ConvNet:
+def csn_r101(
+    *,
+    width: int = 64,  # channels of the stem
+    frames: int = 32,  # of a clip
+    stride: int = 2,  # of the file's frames
+    size: int = 224,  # pixels of a side
+) -> ConvNet:
     """ir-CSN (arXiv:1904.02811), every 3x3x3 depthwise: 32 x width channels at T/8 x H/32 x W/32."""
     return _resnet("csn_r101", width, _spec(frames, stride, size), lambda T: halved(T, 3))
 
 
 @encoders.register("x3d_xs")
-def x3d_xs(*, width: float = 2.0, depth: float = 2.2, frames: int = 4, stride: int = 12, size: int = 160) -> ConvNet:
+def x3d_xs(
+    *,
+    width: float = 2.0,  # the paper's factor of channels
+    depth: float = 2.2,  # the paper's factor of layers
+    frames: int = 4,  # of a clip
+    stride: int = 12,  # of the file's frames
+    size: int = 160,  # pixels of a side
+) -> ConvNet:
     """X3D-XS: the net of X3D-S and X3D-M, on shorter clips."""
     return _x3d(width, depth, _spec(frames, stride, size))
 
 
 @encoders.register("x3d_s")
-def x3d_s(*, width: float = 2.0, depth: float = 2.2, frames: int = 13, stride: int = 6, size: int = 160) -> ConvNet:
+def x3d_s(
+    *,
+    width: float = 2.0,  # the paper's factor of channels
+    depth: float = 2.2,  # the paper's factor of layers
+    frames: int = 13,  # of a clip
+    stride: int = 6,  # of the file's frames
+    size: int = 160,  # pixels of a side
+) -> ConvNet:
     """X3D-S (arXiv:2004.04730): 432 channels at T x H/32 x W/32, the map that its head pools."""
     return _x3d(width, depth, _spec(frames, stride, size))
 
 
 @encoders.register("x3d_m")
-def x3d_m(*, width: float = 2.0, depth: float = 2.2, frames: int = 16, stride: int = 5, size: int = 224) -> ConvNet:
+def x3d_m(
+    *,
+    width: float = 2.0,  # the paper's factor of channels
+    depth: float = 2.2,  # the paper's factor of layers
+    frames: int = 16,  # of a clip
+    stride: int = 5,  # of the file's frames
+    size: int = 224,  # pixels of a side
+) -> ConvNet:
     """X3D-M: the net of X3D-XS and X3D-S, on longer and larger clips."""
     return _x3d(width, depth, _spec(frames, stride, size))
 
@@ -74,10 +125,10 @@ def x3d_m(*, width: float = 2.0, depth: float = 2.2, frames: int = 16, stride: i
 def mvit_base_16x4(
     *,
     width: int = 96,  # of the first stage; each later one doubles it
-    depths: tuple[int, int, int, int] = DEPTHS,
-    frames: int = 16,
-    stride: int = 4,
-    size: int = 224,
+    depths: tuple[int, int, int, int] = DEPTHS,  # blocks of each stage
+    frames: int = 16,  # of a clip
+    stride: int = 4,  # of the file's frames
+    size: int = 224,  # pixels of a side
 ) -> MViT:
     """MViT-B (arXiv:2104.11227): 8 x width channels at T/2 x H/32 x W/32."""
     positive(width=width, depths=min(depths))

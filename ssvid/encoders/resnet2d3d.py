@@ -52,7 +52,7 @@ class ResNet2d3d(Encoder):
         blocks: tuple[int, int, int, int],
         width: int = 64,  # channels of the first stage
         running_stats: bool = True,  # False: as DPC was published; such an encoder is no good frozen
-        frames: int = 5,
+        frames: int = 5,  # of a clip
         stride: int = 3,  # of the file's frames
         size: int = 128,  # pixels
     ) -> None:

@@ -121,9 +121,9 @@ class S3D(Encoder):
         width: float = 1.0,  # of every layer; 1 as published
         gating: bool = False,  # of each branch: S3D-G
         running_stats: bool = True,  # False: as a checkpoint without statistics; such an encoder is no good frozen
-        frames: int = 32,
+        frames: int = 32,  # of a clip
         stride: int = 1,  # of the file's frames
-        size: int = 128,
+        size: int = 128,  # pixels of a side
     ) -> None:
         super().__init__()
         self.spec = ClipSpec(frames=frames, stride=stride, size=size)

@@ -47,9 +47,9 @@ class S3DG(Encoder):
         *,
         stem: str = "s2d",  # s2d: of cells of 2x2x2, as the released net; or plain, as the training code's
         width: float = 1.0,  # of every layer; 1 as published
-        frames: int = 32,
-        fps: float = 10.0,
-        size: int = 200,
+        frames: int = 32,  # of a clip
+        fps: float = 10.0,  # frames a second
+        size: int = 200,  # pixels of a side
     ) -> None:
         super().__init__()
         if stem not in ("s2d", "plain"):

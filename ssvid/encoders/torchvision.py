@@ -23,19 +23,34 @@ PYTORCHVIDEO = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)  # of its MViTs, which 
 
 
 @encoders.register("r3d_18")
-def r3d_18(*, frames: int = 16, fps: float = 15.0, size: int = 112) -> ConvNet:
+def r3d_18(
+    *,
+    frames: int = 16,  # of a clip
+    fps: float = 15.0,  # frames a second
+    size: int = 112,  # pixels of a side
+) -> ConvNet:
     """R3D-18 (arXiv:1711.11248): 512 channels at T/8 x H/16 x W/16."""
     return _resnet("r3d_18", ClipSpec(frames=frames, fps=fps, size=size), halve_time=3)
 
 
 @encoders.register("mc3_18")
-def mc3_18(*, frames: int = 16, fps: float = 15.0, size: int = 112) -> ConvNet:
+def mc3_18(
+    *,
+    frames: int = 16,  # of a clip
+    fps: float = 15.0,  # frames a second
+    size: int = 112,  # pixels of a side
+) -> ConvNet:
     """MC3-18 (arXiv:1711.11248), 3-D in its first stage only: 512 channels at T x H/16 x W/16."""
     return _resnet("mc3_18", ClipSpec(frames=frames, fps=fps, size=size), halve_time=0)
 
 
 @encoders.register("r2plus1d_18")
-def r2plus1d_18(*, frames: int = 16, fps: float = 15.0, size: int = 112) -> ConvNet:
+def r2plus1d_18(
+    *,
+    frames: int = 16,  # of a clip
+    fps: float = 15.0,  # frames a second
+    size: int = 112,  # pixels of a side
+) -> ConvNet:
     """R(2+1)D-18 (arXiv:1711.11248): 512 channels at T/8 x H/16 x W/16."""
     return _resnet("r2plus1d_18", ClipSpec(frames=frames, fps=fps, size=size), halve_time=3)
 
@@ -44,10 +59,10 @@ def r2plus1d_18(*, frames: int = 16, fps: float = 15.0, size: int = 112) -> Conv
 def mvit_v2_s(
     *,
     width: int = 96,  # of the first stage; each later one doubles it
-    depths: tuple[int, int, int, int] = DEPTHS,
-    frames: int = 16,
-    fps: float = 7.5,
-    size: int = 224,
+    depths: tuple[int, int, int, int] = DEPTHS,  # blocks of each stage
+    frames: int = 16,  # of a clip
+    fps: float = 7.5,  # frames a second
+    size: int = 224,  # pixels of a side
 ) -> MViT:
     """MViTv2-S (arXiv:2112.01526): 8 x width channels at T/2 x H/32 x W/32. Its relative positions fit any clip."""
     within(32, float("inf"), size=size)  # its tables of positions have a row or more per stage
@@ -91,10 +106,10 @@ class Swin3d(Encoder):
         self,
         *,
         width: int = 96,  # of the first stage; each later one doubles it
-        depths: tuple[int, int, int, int] = (2, 2, 6, 2),
-        frames: int = 32,
-        fps: float = 15.0,
-        size: int = 224,
+        depths: tuple[int, int, int, int] = (2, 2, 6, 2),  # blocks of each stage
+        frames: int = 32,  # of a clip
+        fps: float = 15.0,  # frames a second
+        size: int = 224,  # pixels of a side
     ) -> None:
         super().__init__()
         self.spec = ClipSpec(frames=frames, fps=fps, size=size)

@@ -31,22 +31,22 @@ class ViT(Encoder):
     def __init__(
         self,
         *,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 6,
+        dim: int = 384,  # of a token
+        depth: int = 12,  # transformer blocks
+        heads: int = 6,  # of attention; they divide dim
         patch: int = 16,  # pixels
         tubelet: int = 2,  # frames
-        mlp_ratio: float = 4.0,
-        bias: Bias = "qv",
-        positions: Kind = "sincos",
+        mlp_ratio: float = 4.0,  # hidden width of the MLPs, as a multiple of dim
+        bias: Bias = "qv",  # which of query, key and value have a bias
+        positions: Kind = "sincos",  # how tokens are told where they stand
         cls: bool = False,  # one more token that is attended but never given out
-        dropout: float = 0.0,
-        layer_scale: float = 0.0,
-        frames: int = 16,
+        dropout: float = 0.0,  # in attention and MLPs
+        layer_scale: float = 0.0,  # first scale of the residual branches; 0: none
+        frames: int = 16,  # of a clip
         stride: int = 4,  # of the file's frames
         size: int = 224,  # pixels
-        mean: tuple[float, float, float] = IMAGENET[0],
-        std: tuple[float, float, float] = IMAGENET[1],
+        mean: tuple[float, float, float] = IMAGENET[0],  # of the pixels of each channel
+        std: tuple[float, float, float] = IMAGENET[1],  # of the pixels of each channel
     ) -> None:
         super().__init__()
         positive(dim=dim, depth=depth, patch=patch, tubelet=tubelet)

@@ -9,7 +9,6 @@ import pickle
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import locked, write_whole
+from ssvid.log import log
 
 # What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
 FREE = {"out", "steps", "epochs", "workers", "devices", "log_every", "picture_every", "checkpoint_every", "keep"}
@@ -112,7 +112,7 @@ class RunFolder:
             for old, why in damaged:
                 aside = old.with_suffix(".damaged")
                 old.rename(aside)
-                print(f"warning: {why} It is kept as {aside.name}; going on from {path.name}.", file=sys.stderr)
+                log.warning(f"{why} It is kept as {aside.name}; going on from {path.name}.")
             return state
         if damaged:
             raise UserError(

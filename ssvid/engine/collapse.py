@@ -1,7 +1,6 @@
 """features, losses -> is the run still alive? Collapse monitors, and the watch for NaN."""
 
 import torch
-from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor
 
 from ssvid.encoder import evaluating
@@ -22,6 +21,8 @@ def effective_rank(features: Pooled) -> float:
 @torch.no_grad()
 def monitors(objective: Objective, batch: Batch) -> dict[str, float]:
     """Effective rank and feature std of every exported encoder on the first view, without touching the run's state."""
+    from lightly.utils.debug import std_of_l2_normalized  # its import costs seconds, a run does it once
+
     values = {}
     for name, encoder in objective.exported().items():
         with evaluating(encoder):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -114,7 +114,7 @@ def _extract_part(
     batch_size: int,
     workers: int,
     device: torch.device,
-    bar: tqdm,
+    bar: "tqdm[Any]",
     each: bool,
 ) -> None:
     got: dict[str, dict[str, Tensor]] = {s.name: {} for s in wanting}

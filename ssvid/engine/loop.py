@@ -25,8 +25,11 @@ from ssvid.engine.logs import Metrics, film
 from ssvid.engine.stop import Stop
 from ssvid.engine.to_device import to_device
 from ssvid.engine.token_dropping import Turbo
+from ssvid.engine.train_flags import TrainFlags
 from ssvid.errors import RunError, Stopped
+from ssvid.log import log
 from ssvid.objective import Objective
+from ssvid.randomness import prepare_for_compile
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.text.joint import save_joint
 from ssvid.weights.encoders import save_encoder
@@ -55,6 +58,30 @@ class Settings:
     stop_on_collapse: float | None = None  # least effective rank of an exported encoder's features
     probe_every: int | None = None  # steps
     seed: int = 0
+
+    @classmethod
+    def of(cls, flags: TrainFlags, steps: int, device: torch.device, **own: Any) -> "Settings":
+        """`own`: what one command has beside the flags of all."""
+        scale = flags.batch_size / flags.lr_batch if flags.lr_batch else 1.0
+        automatic = flags.precision == "auto" and device.type == "cuda"
+        return cls(
+            steps=steps,
+            batch_size=flags.batch_size,
+            accumulate=flags.accumulate,
+            lr=flags.lr * scale,
+            min_lr=flags.min_lr * scale,
+            warmup=int(flags.warmup * steps),
+            drops=optim.milestones(flags.drops, steps),
+            clip_grad=flags.clip_grad,
+            bf16=flags.precision == "bf16" or automatic,
+            compile=flags.compile,
+            log_every=flags.log_every,
+            picture_every=flags.picture_every,
+            checkpoint_every=flags.checkpoint_every,
+            keep=flags.keep,
+            seed=flags.seed,
+            **own,
+        )
 
     def rate(self, step: int) -> float:
         return optim.rate(step, self.steps, peak=self.lr, warmup=self.warmup, last=self.min_lr, drops=self.drops)
@@ -178,7 +205,10 @@ def parallel(objective: Objective, settings: Settings, world: World) -> Callable
     module: nn.Module = objective
     if world.size > 1:
         module = DistributedDataParallel(module)  # on the device it lies on
-    return torch.compile(module) if settings.compile else module
+    if not settings.compile:
+        return module
+    prepare_for_compile()
+    return torch.compile(module)
 
 
 def synced(forward: Callable[[Batch], Loss], last: bool) -> contextlib.AbstractContextManager[None]:
@@ -269,10 +299,9 @@ class Log:
         """Once, where videos are shorter than the clip: padded clips stand still at their end."""
         if any(short.values()) and not self.told:
             self.told = True
-            self.bar.write(
-                f"warning: of the last {self.clips} clips {short['padded']:.0%} are longer than their video, whose "
-                f"last frame is repeated; {short['dropped']} videos were left out as too short. See --short, --clip.",
-                file=sys.stderr,
+            log.warning(
+                f"of the last {self.clips} clips {short['padded']:.0%} are longer than their video, whose "
+                f"last frame is repeated; {short['dropped']} videos were left out as too short. See --short, --clip."
             )
 
     def look(self, step: int, objective: Objective, batch: Batch, views: Views) -> dict[str, float]:
@@ -299,7 +328,7 @@ class Log:
             self.metrics.write(step, scores)
             self.scores.update(scores)
             said = ", ".join(f"{name.removeprefix('probe/')} {100 * score:.1f} %" for name, score in scores.items())
-            self.bar.write(f"step {step}: online probe {said}", file=sys.stderr)
+            log.info(f"step {step}: online probe {said}")
             self.reset()  # its time is not the step's
 
     def __enter__(self) -> "Log":

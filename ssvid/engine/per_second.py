@@ -28,6 +28,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.features import cpu_seconds
 from ssvid.errors import UserError
 from ssvid.files import locked
+from ssvid.log import log
 from ssvid.shapes import ClipSpec
 from ssvid.weights.encoders import encoder_hash
 
@@ -60,7 +61,7 @@ def fill_store(
         todo = [row for row in range(len(data)) if not _made(store, data, row, net.spec.modality)]
         kept = len(data) - len(todo)
         hour = 3600 * 2 * net.dim / 1e6
-        print(f"{root}: {len(todo)} videos to go, {kept} done; {hour:.1f} MB for an hour of video", file=sys.stderr)
+        log.info(f"{root}: {len(todo)} videos to go, {kept} done; {hour:.1f} MB for an hour of video")
         rows = _extract(data, net, store, todo, bad, batch_size, workers, torch.device(device))
     made = len(todo) - len(bad)
     counts = {"out": str(out), "videos": len(data), "made": made, "kept": kept, "bad": len(bad), "rows": rows}

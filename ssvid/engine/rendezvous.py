@@ -3,13 +3,14 @@
 import atexit
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterable
 from datetime import timedelta
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from ssvid.log import log
 
 BEAT_S = 1.0
 SILENT_S = 30.0
@@ -111,7 +112,7 @@ class Peers:
         told = [beats for beats, _ in self._read()]
         silent = [rank for rank, beats in enumerate(told) if rank and self.heard[rank : rank + 1] == [beats]]
         if silent and silent != self.warned:
-            print(f"warning: no sign of life of {self.name(silent)} for {SILENT_S:g} s.", file=sys.stderr)
+            log.warning(f"no sign of life of {self.name(silent)} for {SILENT_S:g} s.")
         self.heard, self.warned = told, silent
 
     def _read(self) -> list[tuple[str, str]]:

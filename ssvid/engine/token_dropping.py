@@ -15,7 +15,6 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError, within
 from ssvid.nn import shuffle
 from ssvid.nn.patches import divides
-from ssvid.nn.transformer import Block
 from ssvid.objective import Objective, require
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, Clip, Grid, Index, Views
@@ -119,18 +118,6 @@ def name_of(objective: Objective) -> str:
 def pooled() -> list[str]:
     names = registry.objectives.names()
     return [name for name in names if cast(type[Objective], registry.objectives[name]).pooled_only]
-
-
-def recompute_blocks(objective: Objective) -> None:
-    """What a transformer's block makes is made again for backward instead of kept. No number changes."""
-    blocks = [part for part in objective.modules() if isinstance(part, Block)]
-    if not blocks:
-        raise UserError(
-            "--recompute: nothing in this net is a block of ssvid.nn.transformer, which can be made again: leave it "
-            "out, or take an encoder that is made of them, such as vit."
-        )
-    for block in blocks:
-        block.recompute = True
 
 
 def told(config: dict[str, Any]) -> dict[str, Any]:

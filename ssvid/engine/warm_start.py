@@ -1,6 +1,5 @@
 """A run folder, a checkpoint or a published file -> the weights that a new run begins with: the only place for that."""
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from torch import nn
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
+from ssvid.log import log
 from ssvid.objective import Objective
 from ssvid.weights.encoders import licence_of_run, load_encoder, open_published
 from ssvid.weights.files import read
@@ -46,7 +46,7 @@ def start_from_published(objective: Objective, found: Found) -> None:
     path, state = found.file.path, found.encoder()
     if found.net.encoder is None:
         fit(objective, found.ours, path)
-        print(f"{path}: {found.what}; starting from the whole objective", file=sys.stderr)
+        log.info(f"{path}: {found.what}; starting from the whole objective")
         return
     for encoder in objective.exported().values():
         if wrong := differing(found, encoder.name, encoder.kwargs):
@@ -59,7 +59,7 @@ def start_from_published(objective: Objective, found: Found) -> None:
     else:
         objective.warmed()
         said = "the encoder alone; what is beside it there does not fit or is not used"
-    print(f"{path}: {found.what}; starting from {said}; licence {found.licence or 'not stated'}", file=sys.stderr)
+    log.info(f"{path}: {found.what}; starting from {said}; licence {found.licence or 'not stated'}")
 
 
 def objective_state(path: str, flag: str) -> State:
@@ -123,5 +123,5 @@ def earlier(path: str, flag: str) -> Earlier:
     whole = RunFolder(given).readable(f"{flag} {path}")
     encoder, steps = load_encoder(given), whole["config"].get("steps")
     if steps and whole["step"] < steps:
-        print(f"warning: {flag} {path} stands at step {whole['step']} of its {steps}.", file=sys.stderr)
+        log.warning(f"{flag} {path} stands at step {whole['step']} of its {steps}.")
     return Earlier(path, encoder, whole["model"], encoder.spec.modality)

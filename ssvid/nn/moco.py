@@ -1,17 +1,18 @@
 """clips -> unit vectors -> logits against a queue: what the heirs of MoCo share (arXiv:1911.05722)."""
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from lightly.models.utils import deactivate_requires_grad
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.nn import shuffle
+from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.queue import Queue
 from ssvid.shapes import Clip
 
@@ -35,8 +36,17 @@ def projection(width: int, dim: int) -> nn.Sequential:
 def slow(module: Module) -> Module:
     """A copy that learns nothing by itself: it follows the module."""
     twin = copy.deepcopy(module)
-    deactivate_requires_grad(twin)
+    freeze(twin)
     return twin
+
+
+def follow(queries: Sequence[nn.Module], keys: Sequence[nn.Module], momentum: float) -> None:
+    """Move what makes keys towards what makes queries, in place.
+
+    Only parameters move: the batch-norm statistics of the keys are their own.
+    """
+    for query, key in zip(queries, keys, strict=True):
+        update_momentum(query, key, momentum)
 
 
 def units(encoder: Encoder, head: nn.Module, clips: Clip) -> Float[Tensor, "B d"]:

@@ -36,12 +36,12 @@ class Pixels(nn.Module):
         norm: Literal["channel", "patch", "none"] = "channel",  # of the target; mae_st: patch
         target: Literal["unit", "input"] = "unit",  # pixels in [0, 1], or as the encoder sees them (mae_st)
         target_frames: int | None = None,  # of the clip, spread evenly; None: all. mae_st: 8
-        dec_dim: int = 192,
+        dec_dim: int = 192,  # of a decoder token; VideoMAE-B: 384
         dec_depth: int = 4,  # 12 for VideoMAE L and H; 4 in mae_st's recipes
-        dec_heads: int = 3,
-        dec_mlp_ratio: float = 4.0,
+        dec_heads: int = 3,  # of its attention; VideoMAE-B: 6
+        dec_mlp_ratio: float = 4.0,  # hidden width of its MLPs, as a multiple of dec_dim
         dec_bias: Bias = "qv",  # mae_st: qkv
-        dec_layer_scale: float = 0.0,
+        dec_layer_scale: float = 0.0,  # first scale of its residual branches; 0: none
         dec_positions: Kind = "sincos",  # mae_st: separable
         dec_cls: bool = False,  # mae_st: True
         bridge_bias: bool = False,  # of encoder -> decoder; mae_st: True

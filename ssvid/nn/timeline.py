@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ssvid.errors import UserError
 from ssvid.shapes import Tokens
 
+ALIGNER_CARD = "aligner.json"  # in the folder of an aligner's run: its tower, and whose features it learnt from
+
 QUICK = 1.702  # x sigmoid(1.702 x)
 
 

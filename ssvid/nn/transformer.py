@@ -61,7 +61,7 @@ class LinearOfGELU(torch.autograd.Function):
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows, (needs_x, needs_weight, needs_bias) = grad.flatten(0, -2), ctx.needs_input_grad  # (B N) D
         return (
@@ -129,3 +129,18 @@ def init_transformer(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def recompute_blocks(net: nn.Module) -> None:
+    """Have every block of the net make its activations again in the backward pass, which saves memory.
+
+    No number changes. A net without such blocks is refused.
+    """
+    blocks = [part for part in net.modules() if isinstance(part, Block)]
+    if not blocks:
+        raise UserError(
+            "--recompute: nothing in this net is a block of ssvid.nn.transformer, which can be made again: leave it "
+            "out, or take an encoder that is made of them, such as vit."
+        )
+    for block in blocks:
+        block.recompute = True

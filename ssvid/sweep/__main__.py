@@ -199,7 +199,11 @@ def of(out: str | None) -> SweepFolder:
     return SweepFolder(found[-1].parent)
 
 
-def status_(out: str | None = None, *, watch: bool = False) -> dict[str, Any]:
+def status_(
+    out: str | None = None,  # the sweep's folder; null: the newest below runs/
+    *,
+    watch: bool = False,  # print it again until all cells are finished or have failed
+) -> dict[str, Any]:
     """How each cell stands: state, step, loss, clips a second, time left, node, restarts."""
     folder = of(out)
     while True:
@@ -212,7 +216,12 @@ def status_(out: str | None = None, *, watch: bool = False) -> dict[str, Any]:
         time.sleep(POLL)
 
 
-def logs(cell: str, out: str | None = None, *, lines: int = 40) -> dict[str, Any]:
+def logs(
+    cell: str,  # its hash, or the first letters of it
+    out: str | None = None,  # the sweep's folder; null: the newest below runs/
+    *,
+    lines: int = 40,  # the last ones that are shown
+) -> dict[str, Any]:
     """What happened to a cell, and the last lines of each process of its last attempt."""
     from ssvid.sweep.ranks import tail
 
@@ -235,7 +244,11 @@ def whole_name(folder: SweepFolder, cell: str) -> str:
     return found[0]
 
 
-def cancel(out: str | None = None, *, cell: str | None = None) -> dict[str, Any]:
+def cancel(
+    out: str | None = None,  # the sweep's folder; null: the newest below runs/
+    *,
+    cell: str | None = None,  # hash of the one cell to stop; null: all
+) -> dict[str, Any]:
     """Take the cells (or one) out of the queue and stop what runs; checkpoints stay, submitting again goes on."""
     folder = of(out)
     only = whole_name(folder, cell) if cell else None
@@ -268,12 +281,12 @@ def cancel(out: str | None = None, *, cell: str | None = None) -> dict[str, Any]
 
 
 def retry(
-    out: str | None = None,
+    out: str | None = None,  # the sweep's folder; null: the newest below runs/
     *,
     failed: bool = False,  # every cell that has failed
     cell: str | None = None,  # or this one
-    cluster: Literal["slurm", "local"] = "slurm",
-    parallel: int | None = None,
+    cluster: Literal["slurm", "local"] = "slurm",  # where: SLURM or this machine
+    parallel: int | None = None,  # cells at once; null: as submitted
 ) -> dict[str, Any]:
     """Give failed cells new tries, from their newest checkpoints."""
     if failed == (cell is not None):
@@ -293,7 +306,9 @@ def retry(
     return ended(folder, len(todo), False)
 
 
-def report(out: str | None = None) -> dict[str, Any]:
+def report(
+    out: str | None = None,  # the sweep's folder; null: the newest below runs/
+) -> dict[str, Any]:
     """One page: table, plots for each axis, the best cell by val."""
     folder = of(out)
     folder.read()

@@ -187,7 +187,8 @@ def resolved(base: dict[str, Any], combinations: list[Settings], path: str) -> I
     the names are chosen. So it is parsed once for each choice of names, and a number only once for its type.
     """
     from ssvid.cli import resolver
-    from ssvid.pretrain import pretrain, sane
+    from ssvid.engine.train_flags import check_numbers
+    from ssvid.pretrain import pretrain
 
     parse = resolver(pretrain)
 
@@ -215,7 +216,7 @@ def resolved(base: dict[str, Any], combinations: list[Settings], path: str) -> I
             found = known[memo]
             put(config, key, type(found)(value) if number and found is not None else found)
         with blamed(f"{path}: the cell {settings}"):
-            sane(config)
+            check_numbers(config)
         yield config
 
 

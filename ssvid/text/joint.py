@@ -1,25 +1,22 @@
 """(pooled features, sentences) -> one space: what an objective on text learnt beside its encoder, saved and loaded."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
-from ssvid.files import write_whole
+from ssvid.log import log
 from ssvid.shapes import Pooled
 from ssvid.text import Tower, create_tower
 from ssvid.text.words import MILNCE, read_words
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 from ssvid.weights.published import Found, find, unknown
-from ssvid.weights.state_dict import fit, read_card
+from ssvid.weights.state_dict import fit, read_card, save_with_card
 
 
 class Joint(nn.Module):
@@ -48,11 +45,8 @@ def save_joint(joint: Joint, folder: Path, stem: str = "text") -> Path:
         "head": described(joint.head),
         "cosine": joint.cosine,
     }
-    data = save({key: x.detach().cpu().contiguous().clone() for key, x in joint.state_dict().items()})
     path = folder / f"{stem}.safetensors"
-    write_whole(path, lambda file: file.write(data))
-    text = json.dumps(card, indent=1, sort_keys=True) + "\n"
-    write_whole(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    save_with_card(joint, path, card)
     return path
 
 
@@ -123,7 +117,7 @@ def published_joint(path: Path, words: str | None) -> Joint:
     tower = create_tower("words", words=words, trained=False, **sizes, **reads)
     joint = Joint(tower, nn.Linear(state["head.weight"].shape[1], len(last)), cosine=False)
     fit(joint, state, path)
-    print(f"{path}: the text tower of {found.what}; {len(state)} tensors", file=sys.stderr)
+    log.info(f"{path}: the text tower of {found.what}; {len(state)} tensors")
     return joint.eval()
 
 

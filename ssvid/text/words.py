@@ -120,11 +120,11 @@ def read_words(path: str | Path) -> list[str]:
 
 
 def collect(
-    data: Manifest,
+    data: Manifest,  # sentences with their videos: the train split
     out: str,  # the list: a word a line, the most frequent first
     *,
     least: int = 2,  # times that a word is said
-    lower: bool = True,
+    lower: bool = True,  # read upper case as lower case
 ) -> dict[str, Any]:
     """Write the words of a data set's training sentences, for the text tower `words`."""
     positive(least=least)

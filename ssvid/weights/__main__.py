@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssvid.errors import UserError
+from ssvid.log import log
 from ssvid.weights.encoders import exported_in, licence_of_run
 from ssvid.weights.files import File, read, write
 from ssvid.weights.layout import Layout, Net, State, our_keys
@@ -91,7 +92,7 @@ def tell(source: Source) -> dict[str, Any]:
     buffers = ("running_mean", "running_var", "queue.keys", "second.keys")
     plain = {**defaults(net.encoder), **fixed_by(name)} if net.encoder and name else {}
     said = of(net) if found else f" of {name or net.objective}"
-    print(f"{source.file.path}: a {source.title}{said}", file=sys.stderr)
+    log.info(f"{source.file.path}: a {source.title}{said}")
     return {
         "file": str(source.file.path),
         "layout": found.layout.name if found else source.title,
@@ -126,7 +127,7 @@ def converted(source: Source, layout: Layout) -> tuple[State, str | None]:
         raise UserError(f"{path} has positions {kind}, and {layout.name} only {' or '.join(layout.positions)}.")
     number, width = source.net.kwargs.get("heads"), source.net.kwargs.get("dim")
     if number and width and heads(width, HEADS).get("heads") != number:
-        print(f"note: no layout tells the number of heads: load it with heads={number}.", file=sys.stderr)
+        log.info(f"note: no layout tells the number of heads: load it with heads={number}.")
     theirs = layout.to_theirs(ours)
     found = source.found
     if found is None or found.layout != layout:
@@ -140,7 +141,7 @@ def headless(source: Source, layout: Layout, homeless: list[str]) -> bool:
     """An encoder alone may be taken out of what is larger, which is said."""
     if not layout.name.endswith(("-encoder", "-s3d", "-finetuned")) or any(k.startswith("encoder.") for k in homeless):
         return False
-    print(f"{source.file.path}: {len(homeless)} tensors beside the encoder left out", file=sys.stderr)
+    log.info(f"{source.file.path}: {len(homeless)} tensors beside the encoder left out")
     return True
 
 

@@ -4,28 +4,22 @@ A run exports weights with a card beside them, which says what they are of. A pu
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
 from ssvid.encoder import Encoder, build
 from ssvid.errors import UserError
-from ssvid.files import write_whole
+from ssvid.log import log
 from ssvid.shapes import ClipSpec
 from ssvid.weights.files import read
 from ssvid.weights.layout import Net, State
 from ssvid.weights.published import Found, arguments, find, is_run, sized, unknown
-from ssvid.weights.state_dict import fit, hash_tensors, load_weights, read_card
+from ssvid.weights.state_dict import fit, hash_tensors, load_weights, read_card, save_with_card
 
 
 def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, Any]) -> Path:
     """`stem.safetensors` and `stem.json` beside it: all that `load_encoder` needs. Equal encoders give equal bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in encoder.state_dict().items()}
-    data, path = save(tensors), folder / f"{stem}.safetensors"
-    write_whole(path, lambda file: file.write(data))
+    path = folder / f"{stem}.safetensors"
     card = {
         "name": encoder.name,
         "kwargs": encoder.kwargs,
@@ -35,8 +29,7 @@ def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, A
         "licence": encoder.licence,
         "trained": trained,
     }
-    text = json.dumps(card, indent=1, sort_keys=True) + "\n"
-    write_whole(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    save_with_card(encoder, path, card)
     return path
 
 
@@ -114,7 +107,7 @@ def of_found(found: Found, name: str, given: dict[str, Any], partial: bool) -> E
     left = len(found.ours) - len(state) + found.beside
     counts += f", {len(found.unexpected) + len(state) - matched} unexpected; {left} beside the encoder left out"
     licence = f"; licence {found.licence}" if found.licence else ""
-    print(f"{found.file.path}: {found.what}; {counts}{licence}", file=sys.stderr)
+    log.info(f"{found.file.path}: {found.what}; {counts}{licence}")
     encoder.licence = found.licence
     return encoder
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from ssvid.errors import UserError
+from ssvid.files import write_whole
 from ssvid.weights.files import read
 from ssvid.weights.layout import State
 
@@ -49,6 +51,22 @@ def read_card(path: Path) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise UserError(f"{path} describes no encoder: {error}.") from error
+
+
+def save_with_card(module: nn.Module, path: Path, card: dict[str, Any]) -> None:
+    """Write the tensors of a module to `path`, a .safetensors file, and the card that tells what they are beside it.
+
+    Equal modules give equal bytes: no time and no path is written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = save({key: x.detach().cpu().contiguous().clone() for key, x in module.state_dict().items()})
+    write_whole(path, lambda file: file.write(data))
+    write_card(path.with_suffix(".json"), card)
+
+
+def write_card(path: Path, card: dict[str, Any]) -> None:
+    text = json.dumps(card, indent=1, sort_keys=True) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def weights_hash(net: nn.Module, what: object) -> str:

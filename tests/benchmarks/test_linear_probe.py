@@ -15,7 +15,7 @@ from benchmarks.linear_probe import linear_probe
 from benchmarks.reports.verdict import over_pixels, over_untrained, use_of_time, verdict
 from ssvid.data.manifest import SPLITS, Manifest, labelled
 from ssvid.encoder import Encoder
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.hub import create_encoder
 from ssvid.registry import encoders, probes

@@ -101,19 +101,21 @@ def test_a_full_disk_costs_its_cell_alone(data: Manifest, suite: str, tmp_path: 
 
 
 def test_a_fault_of_the_code_is_shown_with_its_traceback(
-    data: Manifest, suite: str, tmp_path: Path, monkeypatch, capsys
+    data: Manifest, suite: str, tmp_path: Path, monkeypatch, caplog
 ):
     """A bug (here: a misspelt attribute) is no mistake of the user: the place of it is wanted. Other cells go on."""
+    caplog.set_level("INFO", logger="ssvid")
     monkeypatch.setattr(Retrieval, "answer", lambda task, bench, source: bench.sourcces)
     found = ask(data, suite, tmp_path / "out")
     assert found["exit_code"] == 3 and [row["cell"] for row in found["results"]] == ["classify.prototypes"]
     assert found["failed"][0]["cell"] == "retrieval" and found["failed"][0]["why"].startswith("AttributeError: ")
-    shown = capsys.readouterr().err
+    shown = caplog.text
     assert "Traceback" in shown and "bench.sourcces" in shown
     monkeypatch.undo()
+    caplog.clear()
     monkeypatch.setattr(Retrieval, "answer", lambda *_: Path("/nowhere").read_text())
     found = ask(data, suite, tmp_path / "out")  # a file that is not there is a mistake of the user
-    assert "No such file" in found["failed"][0]["why"] and "Traceback" not in capsys.readouterr().err
+    assert "No such file" in found["failed"][0]["why"] and "Traceback" not in caplog.text
 
 
 def test_an_encoder_that_diverged_costs_its_own_cells(data: Manifest, suite: str, tmp_path: Path):

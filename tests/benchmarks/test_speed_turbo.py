@@ -15,7 +15,7 @@ from benchmarks.profiling.speed import turbo
 from benchmarks.profiling.speed.counted import Side, counted, encoder_flops, kept, step
 from benchmarks.profiling.speed.pairs import saved_bytes
 from benchmarks.profiling.speed.turbo import CLASSES, COUNTED, LONG, ONCE, PART, Net
-from ssvid.engine.token_dropping import recompute_blocks
+from ssvid.nn.transformer import recompute_blocks
 
 D, DEPTH, HEADS, PATCH = 48, 2, 3, 8
 SMALL = Net("vit", {"dim": D, "depth": DEPTH, "heads": HEADS, "patch": PATCH}, frames=8, size=32, clips=2)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.features import late_fusion
 from benchmarks.features.late_fusion import described, leaks, subject
 from ssvid.data.manifest import Manifest
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.results import Leak
 from ssvid.results.provenance import titles

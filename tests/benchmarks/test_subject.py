@@ -8,7 +8,7 @@ import torch
 from benchmarks.features.bench import subject
 from benchmarks.features.sources import make_sources
 from benchmarks.suites.runner import shrink_clips
-from ssvid.engine.run import UNCHANGED, ClipChange
+from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.hub import create_encoder
 from ssvid.weights.encoders import encoder_hash
 

@@ -20,7 +20,7 @@ from benchmarks.tasks.text_retrieval import as_published, ranks, ranks_published
 from benchmarks.tasks.zero_shot import spoken
 from ssvid.data.decode import read, stamps
 from ssvid.data.manifest import Manifest
-from ssvid.engine.run import UNCHANGED
+from ssvid.engine.train_flags import UNCHANGED
 from ssvid.errors import UserError
 from ssvid.nn.timeline import Aligned
 from ssvid.registry import probes, tasks

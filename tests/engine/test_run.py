@@ -16,7 +16,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine import distributed, loop
 from ssvid.engine.checkpoint import read
 from ssvid.engine.distributed import World
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import RunError, UserError
 from ssvid.hub import create_encoder
 from ssvid.objective import Objective

@@ -20,11 +20,12 @@ from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.checkpoint import read
 from ssvid.engine.classify import Classify
 from ssvid.engine.mix import Mix
-from ssvid.engine.token_dropping import Turbo, pooled, recompute_blocks
+from ssvid.engine.token_dropping import Turbo, pooled
 from ssvid.errors import UserError
-from ssvid.nn.transformer import Block
+from ssvid.nn.transformer import Block, recompute_blocks
 from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
+from ssvid.randomness import prepare_for_compile
 from ssvid.shapes import Batch
 from tests.engine.test_classify import TINY, batch_of, classifier
 from tests.helpers import TINY as VIT
@@ -226,6 +227,7 @@ def graphs() -> dict[str, Any]:
     net = Classify(create_encoder("vit", **TINY), classes=3, mix=mix, head_scale=50.0, repeat=2)
     turbo, batch = turbo_of(net, 0.7, 0.5, 4), batch_of(4)
     batch["clips"] = batch["clips"].repeat(1, 2, 1, 1, 1, 1)
+    prepare_for_compile()
     compiled = torch.compile(net, backend="eager")
     for step in range(4):
         batch = {**batch, "epoch": torch.full((4,), step)}

@@ -16,7 +16,9 @@ import sys
 import torch
 from torch._dynamo import reset, utils
 from ssvid import create_encoder, registry
+from ssvid.randomness import prepare_for_compile
 
+prepare_for_compile()
 for name, kwargs in eval(sys.argv[1]):
     reset(), utils.counters.clear()
     torch.manual_seed(0)
@@ -54,7 +56,9 @@ COMPILED = """
 import sys
 import torch
 from ssvid import create_encoder, registry
+from ssvid.randomness import prepare_for_compile
 
+prepare_for_compile()
 for name, kwargs in eval(sys.argv[1]):
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectives.mae import MAE, PartialMAE
+from objectives.mae import MAE
+from objectives.turbo import PartialMAE
 from ssvid import create_encoder
 from ssvid.data.manifest import Manifest
 from ssvid.engine.classify import Classify
 from ssvid.engine.mix import Mix
-from ssvid.engine.run import ClipChange
+from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.shapes import Batch, Row
 from tests.objectives.test_contract import batch_for

@@ -9,11 +9,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import benchmarks.profiling.speed.tan as speed
-from objectives.tan import TAN, told
+from objectives.tan import pseudo_labels
+from objectives.tan.aligner import STAGE
+from objectives.tan.objective import TAN, told
 from ssvid.engine.distributed import join
 from ssvid.errors import UserError
-from ssvid.nn import pseudo
-from ssvid.nn.aligner import STAGE
 from ssvid.nn.timeline import Timeline, places
 from ssvid.shapes import Batch
 from ssvid.weights.tan import LAYOUTS
@@ -128,7 +128,7 @@ def test_where_no_label_is_positive_the_head_learns_nothing():
 def test_positive_and_negative_labels_weigh_alike():
     label = torch.tensor([True, False, False, False, False])
     told_of = torch.tensor([True, True, True, True, False])
-    chosen = pseudo.Alignable(torch.zeros(5), told_of, label, told_of)
+    chosen = pseudo_labels.Alignable(torch.zeros(5), told_of, label, told_of)
     bce, correct = told(torch.zeros(5), chosen)
     torch.testing.assert_close(bce, torch.tensor(2.0).log() * 6 / 4)  # one positive weighs as the three negatives
     assert correct == 0.75
@@ -181,20 +181,20 @@ def test_windows_are_found_and_keep_off_the_ends():
     spoken = torch.zeros(1, 8, 2, dtype=torch.bool)
     spoken[0, 0:3, 0] = spoken[0, 1:3, 1] = True
     none = torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.bool)
-    picked = pseudo.pick(liked / 0.07, spoken, *none, 0.07)
+    picked = pseudo_labels.pick(liked / 0.07, spoken, *none, 0.07)
     assert picked.box[0, :, 0].nonzero().flatten().tolist() == [4, 5, 6]
     assert picked.box[0, :, 1].nonzero().flatten().tolist() == [1]  # two seconds from 0, of which 0 is never labelled
-    agreed = pseudo.agree(picked, picked, spoken, none[1], "keep")
+    agreed = pseudo_labels.agree(picked, picked, spoken, none[1], "keep")
     assert torch.equal(agreed.target, picked.box) and agreed.agree.all()
     other = picked._replace(box=picked.box.flip(1))
-    assert torch.equal(pseudo.agree(picked, other, spoken, none[1], "keep").target[..., 0], spoken[..., 0])
+    assert torch.equal(pseudo_labels.agree(picked, other, spoken, none[1], "keep").target[..., 0], spoken[..., 0])
 
 
 def test_one_second_belongs_to_one_sentence():
     box = torch.ones(1, 4, 2, dtype=torch.bool)
-    picked = pseudo.Picked(box.float(), box, torch.ones(1, 2), torch.ones(1, 2))
+    picked = pseudo_labels.Picked(box.float(), box, torch.ones(1, 2), torch.ones(1, 2))
     spoken = torch.tensor([[[1, 0], [1, 0], [0, 1], [0, 1]]]).bool()
-    agreed = pseudo.agree(picked, picked, spoken, torch.zeros(1, 2, dtype=torch.bool), "keep")
+    agreed = pseudo_labels.agree(picked, picked, spoken, torch.zeros(1, 2, dtype=torch.bool), "keep")
     assert agreed.target[..., 0].all()
     assert torch.equal(agreed.target[..., 1], spoken[..., 1])  # left with none, it has its own again
 

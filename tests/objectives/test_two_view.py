@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from objectives.two_view import METHODS, TwoView
+from objectives.two_view.objective import METHODS, TwoView
 from ssvid import create_encoder
 from ssvid.engine.distributed import join
 from ssvid.errors import UserError

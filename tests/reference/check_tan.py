@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.metrics.htm_align import evaluate
-from objectives.tan import TAN, Logits, Said, Taught, branch, of_own
+from objectives.tan import pseudo_labels
+from objectives.tan.aligner import STAGE, Aligner, Seen, units
+from objectives.tan.objective import TAN, Logits, Said, Taught, branch, of_own
 from ssvid.data.datasets.htm_align import Spoken, load_annotation
-from ssvid.nn import pseudo
-from ssvid.nn.aligner import STAGE, Aligner, Seen, units
 from ssvid.nn.timeline import Aligned
 from ssvid.weights.tan import LAYOUTS
 from tests.reference.cases import Case, assert_close
@@ -159,7 +159,7 @@ def said_of(told: Told, abs_places: bool = True) -> Said:
     spans = torch.zeros(*unspoken.shape, 2, dtype=torch.float64)
     for b, (start, end) in enumerate(zip(config["start"], config["end"], strict=True)):
         spans[b, : len(start)] = torch.tensor([start, end], dtype=torch.float64).T
-    own = pseudo.spoken(spans, unspoken, given["video"].shape[1])
+    own = pseudo_labels.spoken(spans, unspoken, given["video"].shape[1])
     places = given["pl_abs_text_pos"].double() if abs_places else torch.full_like(spans, 0.5)
     return Said(own, places, unspoken, given["video_padding_mask"])
 
@@ -215,7 +215,7 @@ def one_loss(net: TAN, prefix: str, told: Told, said: Said, cosines: Arrays, **m
     yield from compared({f"{prefix}.grad_norm.{name}": x for name, x in grads.items()}, out, "tan_gradient")
     if net.threshold or head is not None:
         heights = [of_own(x[-1:], spoken)[:, 0].amax(1) for x in (logits.joint, logits.dual)]
-        chosen = pseudo.alignable(*heights, said.places[spoken], net.threshold, net.trim)
+        chosen = pseudo_labels.alignable(*heights, said.places[spoken], net.threshold, net.trim)
         yield from compared({f"{prefix}._t_th_metric": chosen.metric}, out, "tan")
         masks = {"_t_th_mask": chosen.kept}
         if head is not None:
@@ -235,13 +235,13 @@ def cotrain_check(told: Told, name: str) -> Iterator[str]:
     for which in ("joint", "dual"):
         cosines = given[f"pl_ema_logits_{which}"][:, -1].double()
         taught[which] = cosines.diagonal(dim1=0, dim2=2).permute(2, 0, 1) / net.temperature  # B T N
-        picked[which] = pseudo.pick(taught[which], said.own, said.ended, said.unspoken, net.temperature)
-    agreed = pseudo.agree(picked["joint"], picked["dual"], said.own, said.unspoken, how)
+        picked[which] = pseudo_labels.pick(taught[which], said.own, said.ended, said.unspoken, net.temperature)
+    agreed = pseudo_labels.agree(picked["joint"], picked["dual"], said.own, said.unspoken, how)
     exact = {"dbg.confidence_iou": agreed.agree, "dbg.confidence_mask": agreed.sure}
     exact |= {"dbg.agreement": with_itself(agreed.target), "dbg.binary_tgt": with_itself(said.own)}
     exact |= {f"dbg.{which}_self_tgt": one.box for which, one in picked.items()}
     close = {"dbg.iou": agreed.iou, "confidence-ratio": agreed.sure[~said.unspoken].double().mean()}
-    close["iou-threshold"] = torch.tensor(pseudo.AGREE)
+    close["iou-threshold"] = torch.tensor(pseudo_labels.AGREE)
     for which, one in picked.items():
         close |= {f"dbg.{which}_prob": one.prob, f"dbg.{which}_max_prob": one.score}
     for found, kind in ((exact, "exact"), (close, "tan")):

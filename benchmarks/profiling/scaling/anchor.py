@@ -107,7 +107,7 @@ def main(names: list[str]) -> None:
             if key in batch:
                 batch[key] = torch.randn(batch[key].shape)
 
-        def step(module=module, made=made, adam=adam, batch=batch) -> None:
+        def step(module: Any = module, made: Any = made, adam: Any = adam, batch: Any = batch) -> None:
             loss: Tensor = module(batch).total
             loss.backward()
             adam.step()

@@ -121,7 +121,7 @@ def synchronising(module: nn.Module, world: int) -> Traffic:
     return sent.traffic
 
 
-def reduce_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def reduce_bucket(state: None, bucket: Any) -> torch.futures.Future[Tensor]:
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     dist.all_reduce(bucket.buffer())
     done.set_result(bucket.buffer())

@@ -76,7 +76,7 @@ def their_clips(root: Path) -> Iterator[Tensor]:
         warnings.simplefilter("ignore")
         from pytorchvideo.data.clip_sampling import make_clip_sampler
         from pytorchvideo.data.labeled_video_dataset import LabeledVideoDataset
-    paths: list[tuple[str, dict | None]] = [(str(root / name), {"label": 0}) for name in files.videos(root)]
+    paths: list[tuple[str, dict[str, int] | None]] = [(str(root / name), {"label": 0}) for name in files.videos(root)]
     with av.open(paths[0][0]) as container:
         seconds = SPEC.frames * (SPEC.stride or 1) / float(container.streams.video[0].average_rate or 25)
     while True:

@@ -18,9 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.profiling.speed.pairs import Saved, saved_bytes
 from ssvid.encoder import Encoder
-from ssvid.engine.token_dropping import recompute_blocks
 from ssvid.nn.position import held
-from ssvid.nn.transformer import Block
+from ssvid.nn.transformer import Block, recompute_blocks
 from ssvid.objective import Objective
 from ssvid.shapes import Batch
 

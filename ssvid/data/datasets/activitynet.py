@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ssvid.data import lists, official
-from ssvid.data.manifest import Manifest, say_once
+from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
@@ -49,7 +50,7 @@ def _listed(file: Path, table: Any) -> Iterator[tuple[tuple[str, ...], Row]]:
         row = Row("", None, split, name, lists.number(told.get("duration")), video_id=name, segments=forwards)
         yield (f"v_{name}", name), row
     if backwards:
-        say_once(f"{file}: {backwards} segments end before they begin and are left out.")
+        log_once(f"{file}: {backwards} segments end before they begin and are left out.")
 
 
 def _segment(where: str, part: Any) -> tuple[float, float, str]:

@@ -7,8 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from ssvid.data import files, lists, official
-from ssvid.data.manifest import Manifest, say_once
+from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.registry import datasets
 from ssvid.shapes import Box, Row
 
@@ -73,7 +74,7 @@ def _films(file: Path, names: dict[str, str], begins_s: float) -> dict[str, tupl
             labels.append(names[line[6]])
     bare = sum(not labels for boxes in held.values() for labels in boxes.values())
     if bare:
-        say_once(f"{file}: {bare} boxes hold none of the {len(names)} classes and are left out.")
+        log_once(f"{file}: {bare} boxes hold none of the {len(names)} classes and are left out.")
     return {
         film: tuple(Box(*key[:5], tuple(labels), key[5]) for key, labels in boxes.items() if labels)
         for film, boxes in held.items()

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ssvid.data import lists, official
 from ssvid.data.datasets.csv import Lines, need, read_table
-from ssvid.data.manifest import Manifest, say_once
+from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
@@ -59,7 +60,7 @@ def _listed(
         clip = line["id"].strip()
         yield (clip,), Row("", None, split, group, length, video_id=clip, segments=forwards)
     if backwards:
-        say_once(f"{file}: {backwards} segments end before they begin and are left out.")
+        log_once(f"{file}: {backwards} segments end before they begin and are left out.")
 
 
 def _segment(where: str, text: str, names: dict[str, str]) -> tuple[float, float, str]:

@@ -5,8 +5,9 @@ import io
 from pathlib import Path
 
 from ssvid.data import files
-from ssvid.data.manifest import Manifest, say_once
+from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
@@ -24,10 +25,10 @@ Lines = list[tuple[int, dict[str, str]]]  # line of the file, column -> field
 
 @datasets.register("csv")
 def csv(
-    root: str,
+    root: str,  # the csv file, or a folder that holds one
     *,
     path_column: str | None = None,  # default: the first of path, file, filename, video, video_path, video_id
-    label_column: str = "label",
+    label_column: str = "label",  # of the classes
     split_column: str = "split",  # for example official_split2
     group: str | None = None,  # column; default: subject, else label + group, else the path
     where: str | None = None,  # COLUMN=VALUE keeps these rows only
@@ -72,7 +73,7 @@ def csv(
 def _say_lone(file: Path, rows: list[Row], column: str | None) -> None:
     """Groups that hold nothing together guard nothing: said, for it may be right."""
     if column is not None and len({row.group for row in rows}) == len(rows) > 1:
-        say_once(
+        log_once(
             f"{file}: each group of column {column!r} holds one clip; if clips share a film or a person, name the "
             "column that says so with --data.group, or they may stand in train and in test."
         )

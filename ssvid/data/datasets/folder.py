@@ -13,7 +13,7 @@ from ssvid.shapes import Row
 
 @datasets.register("folder")
 def folder(
-    root: str,
+    root: str,  # folder of videos, at any depth
     *,
     labels: bool | None = None,  # the folders are classes; default: when every file lies in one
 ) -> Manifest:

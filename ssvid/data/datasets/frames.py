@@ -13,7 +13,7 @@ from ssvid.registry import datasets
 
 @datasets.register("frames")
 def frames(
-    root: str,
+    root: str,  # folder of folders of pictures, or a csv beside them
     *,
     fps: float,  # pictures a second, which a folder cannot state
     labels: bool | None = None,  # the folders above are classes; default: when every clip lies in one

@@ -15,7 +15,7 @@ def pathlist(
     *,
     train: str | None = None,  # list files: .txt, .csv or .json; their forms are known by their content
     val: str | None = None,  # the test, where none is given: labels of official tests are often secret
-    test: str | None = None,
+    test: str | None = None,  # list of the test clips; null: val is the test
     label_map: str | None = None,  # class names: a line for each id from 0 (or `id name`), or SSv2's labels.json
     missing_ok: float = 0.0,  # share of listed clips that may be absent: films vanish from YouTube
     fps: float | None = None,  # of folders of frames, which cannot state it: 12 for Jester

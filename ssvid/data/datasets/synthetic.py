@@ -17,13 +17,13 @@ def synthetic(
     *,
     train: int = 4096,  # clips
     labelled: int = 192,  # of the train clips; the others are for pretraining alone
-    val: int = 320,
-    test: int = 480,
+    val: int = 320,  # clips
+    test: int = 480,  # clips
     acts: tuple[str, ...] = ("across", "along"),  # of a tour: across, along, orbit, spin, grow
     frames: int = 11,  # of a file: a clip of 6 is a whole tour, begun at any of its frames
     size: int = 32,  # pixels
-    fps: int = 8,
-    seed: int = 0,
+    fps: int = 8,  # frames a second
+    seed: int = 0,  # of all that is drawn
 ) -> Manifest:
     """Writes the files where they are not there yet; processes that ask at once wait for one writer."""
     counts = {"train": train, "val": val, "test": test}

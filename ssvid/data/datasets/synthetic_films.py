@@ -34,14 +34,14 @@ def synthetic_films(
     root: str | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
     *,
     train: int = 120,  # films
-    val: int = 40,
-    test: int = 80,
+    val: int = 40,  # films
+    test: int = 80,  # films
     acts: tuple[str, ...] = ("across", "along"),  # of a tour: across, along, orbit, spin, grow
     actors: int = 1,  # side by side
     scenes: int = 3,  # of each actor
     size: int = 32,  # pixels: the height; each actor is as wide
-    fps: int = 8,
-    seed: int = 0,
+    fps: int = 8,  # frames a second
+    seed: int = 0,  # of all that is drawn
 ) -> Manifest:
     """Writes the files where they are not there yet; processes that ask at once wait for one writer."""
     if min(train, val, test, actors, scenes) < 1:

@@ -29,12 +29,12 @@ def synthetic_narrated(
     *,
     features: str | None = None,  # a store of ssvid.extract --per_second; null: for objectives on pixels
     train: int = 240,  # videos
-    val: int = 20,
-    test: int = 60,
+    val: int = 20,  # videos
+    test: int = 60,  # videos
     seconds: int = 128,  # of a video
     size: int = 32,  # pixels
-    fps: int = 4,
-    seed: int = 0,
+    fps: int = 4,  # frames a second
+    seed: int = 0,  # of all that is drawn
 ) -> Manifest:
     """Writes the files where they are not there yet; processes that ask at once wait for one writer."""
     if min(train, val, test) < 1 or seconds < 16:

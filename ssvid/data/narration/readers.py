@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from ssvid.data.narration.sentences import Sentence
 from ssvid.data.narration.skipped import LeftOut
 from ssvid.errors import UserError
 from ssvid.files import write_whole
+from ssvid.log import log
 
 Narrations = dict[str, list[Sentence]]  # video id -> in order of start
 Length = Callable[[str], float | None]  # video id -> seconds, where they are known
@@ -386,9 +386,8 @@ def _sentencified(
         raise UserError(f"{source}: no video is left to cut into sentences: {left.counted()}.")
     words = [len(text.split()) for sentences in found.values() for _, _, text in sentences] or [0]
     if punctuate is None and (mean := sum(words) / len(words)) > LONG:
-        print(
-            f"warning: sentences have {mean:.0f} words on average: captions without marks are cut at pauses alone; "
-            "--punctuation FOLDER names a model that puts marks.",
-            file=sys.stderr,
+        log.warning(
+            f"sentences have {mean:.0f} words on average: captions without marks are cut at pauses alone; "
+            "--punctuation FOLDER names a model that puts marks."
         )
     return found

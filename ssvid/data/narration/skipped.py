@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from ssvid.data.manifest import say_once
 from ssvid.files import write_whole
+from ssvid.log import log_once
 
 
 class Item(NamedTuple):
@@ -41,11 +41,11 @@ class LeftOut:
     def say(self, source: str | Path) -> None:
         """One line of counts with the first of them, and one for each kind of note."""
         for what, places in self.notes.items():
-            say_once(f"{source}: {len(places)} files are {what}, first {places[0]}.")
+            log_once(f"{source}: {len(places)} files are {what}, first {places[0]}.")
         if self.items:
             first = self.items[0]
             about = f" ({first.what})" if first.what else ""
-            say_once(f"{source}: {self.count} left out: {self.counted()}; first {first.where}: {first.why}{about}.")
+            log_once(f"{source}: {self.count} left out: {self.counted()}; first {first.where}: {first.why}{about}.")
 
     def write(self, path: Path) -> None:
         """One JSON object a line; no file where nothing was left out."""

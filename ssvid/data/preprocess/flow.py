@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from ssvid.data.preprocess.pool import Found, each, list_bad, room, same_setting
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.errors import DecodeError, UserError, positive, within
 from ssvid.files import write_whole
+from ssvid.log import log
 
 SETTINGS = "flow.json"  # in the folder of flow: what its files were made with
 BOUND = 20.0  # pixels, as published (MemDPC, CoCLR) for pictures of 240 and more
@@ -94,7 +94,7 @@ def quantise(flow: Float32[np.ndarray, "H W 2"], bound: float = BOUND) -> Flow:
 
 
 def compute(
-    data: Manifest,
+    data: Manifest,  # the videos, of all splits
     *,
     method: str = "tvl1",  # tvl1: as published | dis: about 100 times quicker
     bound: float = BOUND,  # pixels between two frames: more is clipped; small pictures move by fewer
@@ -120,14 +120,14 @@ def compute(
     bad = Quarantine(target, len(paths))
     found = each(partial(_look, data.root, target, how), paths, workers, "scan")
     left = [item for item in found if item.frames]
-    print(_estimate(left, method, workers, target), file=sys.stderr)
+    log.info(_estimate(left, method, workers, target))
     settings = json.dumps(how).encode()
     write_whole(target / SETTINGS, lambda file: file.write(settings))
     done = each(partial(_make, data.root, target, how), [item.path for item in left], workers, "flow")
     with room(target):
         list_bad(bad, data.root, [*found, *done])
     if target.resolve() != flow_root(data).resolve():
-        print(f"Give training the same folder: SSVID_FLOW={target}", file=sys.stderr)
+        log.info(f"Give training the same folder: SSVID_FLOW={target}")
     kept = sum(not item.why and not item.frames for item in found)
     counts = {"videos": len(paths), "made": sum(not item.why for item in done), "kept": kept, "bad": len(bad)}
     return counts | {"seconds": round(time.monotonic() - began, 3), "out": str(target), "method": method}

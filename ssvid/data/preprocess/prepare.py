@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ from ssvid.data.preprocess.pool import Found, each, list_bad, room, same_setting
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.errors import DecodeError, UserError, within
 from ssvid.files import write_whole
+from ssvid.log import log
 
 SETTINGS = "prepare.json"  # in the out folder: what its files were made with
 TICK = Fraction(1, 90_000)  # of the files written: fine enough for any rate
@@ -67,7 +67,7 @@ def prepare(
     with room(target):
         list_bad(bad, root, found)
     good = sorted(item for item in found if not item.why)
-    print(_report(good, len(paths) - len(good)), file=sys.stderr)
+    log.info(_report(good, len(paths) - len(good)))
     result = {"source": str(source), "out": str(out), "files": len(paths), "good": len(good), "written": 0, "kept": 0}
     if not scan_only:
         result |= _encode_all(root, target, good, bad, workers, how)
@@ -106,9 +106,11 @@ def _scan(root: Path, path: str) -> Found:
     return Found(path, "", None, picture.shape[3], picture.shape[2], len(table), float(table[-1] - table[0]) + gap)
 
 
-def _encode_all(root: Path, target: Path, good: list[Found], bad: Quarantine, workers: int, how: Settings) -> dict:
+def _encode_all(
+    root: Path, target: Path, good: list[Found], bad: Quarantine, workers: int, how: Settings
+) -> dict[str, Any]:
     left = [item for item in good if not _made(root / item.path, target / _target(item.path))]
-    print(_estimate(left, how["short_side"], workers, target), file=sys.stderr)
+    log.info(_estimate(left, how["short_side"], workers, target))
     write_whole(target / SETTINGS, lambda file: file.write(json.dumps(how).encode()))  # an estimate refused leaves none
     began = time.monotonic()
     done = each(partial(_encode, root, target, **how), [item.path for item in left], workers, "encode")

@@ -68,7 +68,7 @@ class Queued(Compare):
     def __init__(self, temperature: float, queue: Queue) -> None:
         super().__init__()
         self.queue, self.loss = queue, losses.NTXentLoss(temperature)
-        self.loss.memory_bank = Bank(queue)  # type: ignore[assignment]
+        self.loss.memory_bank = Bank(queue)
         self.waiting: list[Tensor] = []  # keys of this step
 
     def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:

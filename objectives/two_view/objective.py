@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from lightly import loss as losses
 from lightly.models.modules import heads
-from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, remove_weight_norm
 
+from objectives.two_view.losses import Across, Centred, Compare, Queued, Swapped, Whole
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive, within
-from ssvid.nn.compare import Across, Centred, Compare, Queued, Swapped, Whole
+from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.moco import several
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import enough
@@ -121,7 +121,7 @@ class TwoView(Objective):
         momentum: float | None = None,  # of the teacher: moco; byol and dino, where it rises to 1
         queue: int | None = None,  # moco: keys, a multiple of the batch
         prototypes: int | None = None,  # swav dino
-        augment: str = "resized_flip_colour",
+        augment: str = "resized_flip_colour",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
         numbers = {"dim": dim, "hidden": hidden, "temperature": temperature, "queue": queue, "prototypes": prototypes}
@@ -183,7 +183,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.encoder, self.project = copy.deepcopy(encoder), copy.deepcopy(project)
         self.momentum, self.rises = momentum, rises
-        deactivate_requires_grad(self)
+        freeze(self)
 
     @torch.no_grad()
     def forward(self, clip: Clip) -> Float[Tensor, "B d"]:

@@ -9,15 +9,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from lightly.models.utils import deactivate_requires_grad
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
+from ssvid.nn.ema import freeze
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.timeline import Timeline, places, sine
 from ssvid.text.tower import Tower
 
-BUILT = "aligner.json"  # in the folder of its run: its tower, and whose features it learnt from
 ROWS = 1024  # of the tables of positions
 STAGE = 2  # of the joint branch, counted from 0: the one whose sentences the head is trained on
 
@@ -66,7 +65,7 @@ class Aligner(nn.Module):
             nn.init.normal_(linear.weight, std=0.01)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
-        deactivate_requires_grad(self.mlp)
+        freeze(self.mlp)
         for stack in (self.video, self.joint):
             stack.start(joint_layers)  # of both: published
 

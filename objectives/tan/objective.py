@@ -6,39 +6,37 @@ late, early or about nothing seen: in co-training (`cotrain`) the two branches o
 overrule the times, and a head learns which sentences can be aligned at all.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
-from lightly.models.utils import deactivate_requires_grad
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from objectives.tan import pseudo_labels
+from objectives.tan.aligner import ROWS, STAGE, Aligner, Seen, everywhere, units
+from objectives.tan.picture import picture
 from ssvid.data.manifest import Manifest
 from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
-from ssvid.files import write_whole
-from ssvid.nn import pseudo
-from ssvid.nn.aligner import BUILT, ROWS, STAGE, Aligner, Seen, everywhere, units
+from ssvid.log import log
+from ssvid.nn.ema import freeze
 from ssvid.nn.moco import slow
 from ssvid.nn.queue import everyone
-from ssvid.nn.timeline import Aligned
+from ssvid.nn.timeline import ALIGNER_CARD, Aligned
 from ssvid.objective import Objective
 from ssvid.randomness import uniform
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
 from ssvid.text.joint import chosen_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
-from ssvid.weights.state_dict import fit
+from ssvid.weights.state_dict import fit, write_card
 
 NONE = -6e4  # in place of the similarity of what is no positive
-CELL = 8  # pixels of a second, and of a sentence, in a picture
 
 
 class Said(NamedTuple):
@@ -76,12 +74,12 @@ class TAN(Objective):
         encoder: Encoder | None = None,
         *,
         features: int = 1024,  # width of the stored ones
-        dim: int = 512,
-        heads: int = 8,
-        video_layers: int = 6,
-        joint_layers: int = 6,
+        dim: int = 512,  # of a token
+        heads: int = 8,  # of attention; they divide dim
+        video_layers: int = 6,  # blocks of the video's transformer
+        joint_layers: int = 6,  # blocks of the transformer over video and text
         seconds: int = 64,  # of a window
-        temperature: float = 0.07,
+        temperature: float = 0.07,  # of the softmax over seconds or sentences
         positions: Literal["learned", "sine"] = "learned",  # of seconds
         text_positions: bool = False,  # of sentences, by their order, in the joint branch
         random_start: bool = True,  # positions begin anywhere in the table's first half window; not in co-training
@@ -126,7 +124,7 @@ class TAN(Objective):
         if init is not None:
             begin(self.aligner, init)
         if policy == "bce":
-            deactivate_requires_grad(self.aligner)
+            freeze(self.aligner)
             self.aligner.head.requires_grad_()  # type: ignore[union-attr]
         self.teacher = slow(self.aligner) if cotrain != "none" else None
 
@@ -139,7 +137,7 @@ class TAN(Objective):
 
     def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
         if self.cotrain != "none" and not self.begun:
-            print("warning: --objective.cotrain without --objective.init: the teacher knows nothing.", file=sys.stderr)
+            log.warning("--objective.cotrain without --objective.init: the teacher knows nothing.")
         self.origin, wide = origin(data), self.aligner.video_in.in_features
         if self.origin.width not in (None, wide):
             found = self.origin.width
@@ -149,8 +147,7 @@ class TAN(Objective):
         """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
         tower = self.aligner.tower
         told = {"tower": tower.name, "arguments": tower.write(folder, "text"), "features": self.origin.hash}
-        text = json.dumps(told, indent=1) + "\n"
-        write_whole(folder / BUILT, lambda file: file.write(text.encode()))
+        write_card(folder / ALIGNER_CARD, told)
 
     def forward(self, batch: Batch) -> Loss:
         features, (most, starts) = batch["features"], self.shared(batch)
@@ -207,14 +204,16 @@ class TAN(Objective):
     ) -> Loss:
         target, spoken, parts = said.own, ~said.unspoken, dict[str, Tensor]()
         if taught is not None:
-            picked = (pseudo.pick(x, said.own, said.ended, said.unspoken, self.temperature) for x in taught)
-            agreed = pseudo.agree(*picked, said.own, said.unspoken, self.cotrain)  # type: ignore[call-arg, arg-type]
+            picked = (pseudo_labels.pick(x, said.own, said.ended, said.unspoken, self.temperature) for x in taught)
+            agreed = pseudo_labels.agree(*picked, said.own, said.unspoken, self.cotrain)  # type: ignore[call-arg, arg-type]
             target = agreed.target
             parts |= {"agreement": agreed.agree[spoken].double().mean(), "sure": agreed.sure[spoken].double().mean()}
         kept, chosen = spoken, None
         if self.threshold > 0 or head is not None:
             highest = {name: of_own(x[-1:].detach(), spoken)[:, 0].amax(1) for name, x in logits._asdict().items()}
-            chosen = pseudo.alignable(**highest, places=said.places[spoken], threshold=self.threshold, trim=self.trim)
+            chosen = pseudo_labels.alignable(
+                **highest, places=said.places[spoken], threshold=self.threshold, trim=self.trim
+            )
             kept = spoken.masked_scatter(spoken, chosen.kept) if self.threshold > 0 else spoken
         dual, joint = (branch(x, target, spoken, kept) for x in logits)
         total = nce = (dual + joint) / 2
@@ -266,35 +265,18 @@ class TAN(Objective):
 
         Bright is like, red the most like. Green frames: when the narration says it.
         """
-        batch = {**batch, "features": batch["features"][:1], "sentences": batch["sentences"][:1]}  # type: ignore[typeddict-item]
+        batch = {**batch, "features": batch["features"][:1], "sentences": batch["sentences"][:1]}
         found = self.similarities(batch["features"], batch["sentences"][0]).joint[-1]
         said = sayings(batch, len(found))
         return {"alignment": picture(found.float(), said.own[0].T)}
-
-
-def picture(found: Float[Tensor, "K T"], own: Bool[Tensor, "K T"]) -> UInt8[Tensor, "3 h w"]:
-    low, high = found.aminmax()
-    grey = (255 * (found - low) / (high - low).clamp(min=1e-6)).byte()
-    cells = grey.expand(3, -1, -1).clone()
-    best = found.argmax(1)
-    rows = torch.arange(len(found), device=found.device)
-    cells[:, rows, best] = cells.new_tensor([230, 30, 30])[:, None]
-    big = cells.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
-    for k, seconds in enumerate(own):
-        if seconds.any():
-            first, last = int(seconds.nonzero()[0]) * CELL, int(seconds.nonzero()[-1] + 1) * CELL
-            frame = big[:, k * CELL : (k + 1) * CELL, first:last]
-            for edge in (frame[:, :1], frame[:, -1:], frame[:, :, :1], frame[:, :, -1:]):
-                edge.copy_(edge.new_tensor([40, 200, 80])[:, None, None].expand_as(edge))
-    return big
 
 
 def sayings(batch: Batch, most: int) -> Said:
     """Padded to `most` sentences, as the rows of all processes are."""
     room, ended = most - batch["spans"].shape[1], batch["ended"]
     unspoken = F.pad(batch["unspoken"], (0, room), value=True)
-    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans", "places"))  # type: ignore[literal-required]
-    return Said(pseudo.spoken(spans, unspoken, ended.shape[1]), where, unspoken, ended)
+    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans", "places"))
+    return Said(pseudo_labels.spoken(spans, unspoken, ended.shape[1]), where, unspoken, ended)
 
 
 def of_own(logits: Float[Tensor, "L R S"], spoken: Bool[Tensor, "B N"]) -> Float[Tensor, "S L T"]:
@@ -330,7 +312,7 @@ def mean(x: Float[Tensor, "L n"], which: Bool[Tensor, " n"]) -> Float[Tensor, ""
     return (x * which).sum() / (len(x) * which.sum()).clamp(min=1)
 
 
-def told(head: Float[Tensor, " S"], chosen: pseudo.Alignable) -> tuple[Tensor, Tensor]:
+def told(head: Float[Tensor, " S"], chosen: pseudo_labels.Alignable) -> tuple[Tensor, Tensor]:
     """Both labels weigh alike. Where no label is positive there is no such weight: published nan or inf, here 0."""
     label, n = chosen.label.to(head), chosen.told.sum().clamp(min=1)
     share = label.sum() / n

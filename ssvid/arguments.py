@@ -1,0 +1,177 @@
+"""argv or a recipe -> the arguments of a command, and its resolved configuration.
+
+A command is a typed function; jsonargparse turns its signature into flags, recipes and help. It
+knows class paths and not our names, so names in argv and in YAML are rewritten before it parses.
+"""
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, get_args
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+from ssvid import recipe, registry
+from ssvid.errors import UserError
+from ssvid.flags import describe_type, show_help
+from ssvid.recipe import Recipe, load_recipe, path_of, to_class_paths, to_names
+from ssvid.signatures import parameters_of
+
+KINDS = {  # by name: to import them takes seconds, and some commands need none
+    "ssvid.encoder.Encoder": registry.encoders,
+    "ssvid.objective.Objective": registry.objectives,
+    "ssvid.data.manifest.Manifest": registry.datasets,
+}
+
+
+class Arguments:
+    """A command's parser, its parameters, and the tables of the flags that take a name."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.parameters = function, parameters_of(function)
+        types = {name: last_type(p.annotation) for name, p in self.parameters.items()}
+        self.tables = {name: KINDS[path_of(t)] for name, t in types.items() if path_of(t) in KINDS}
+        sets = [types[name] for name, table in self.tables.items() if table is registry.datasets]
+        set_parsing_settings(subclasses_enabled=sets)  # a manifest is a dataclass, yet has a name
+        main = sys.modules["__main__"].__spec__ if function.__module__ == "__main__" else None
+        module = main.name.removesuffix(".__main__") if main else function.__module__
+        self.parser = ArgumentParser(
+            prog=f"python -m {module}",
+            description=function.__doc__,
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+        text = "a recipe: YAML with the same keys as the flags"
+        self.parser.add_argument("--config", action="config", help=text)
+        self.parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
+
+    def parse(self, argv: list[str]) -> dict[str, Any]:
+        pairs = pair_words(argv)
+        given = self.check_flags(pairs)
+        if {"h", "help"} & given.keys():
+            show_help(self.parser, self.function, given, self.tables)
+            sys.exit(0)
+        self.check_required(given)
+        chosen, config = self.check(self.parser.parse_args, self.rewrite(pairs), given)
+        if "seed" in config:
+            import torch
+
+            torch.manual_seed(config["seed"])  # before anything with weights is built
+        optional = [name for name in self.tables if self.parameters[name].default is None]
+        apart = {name: chosen.pop(name) for name in optional if chosen.get(name) is not None}
+        built = self.parser.instantiate(chosen)
+        for name, part in apart.items():  # jsonargparse would hide a UserError of a union's member
+            built[name] = recipe.import_entry(part["class_path"])(**(part.get("init_args") or {}))
+        arguments = {name: built[name] for name in self.parameters if name != "config"}
+        return {**arguments, "config": config} if "config" in self.parameters else arguments
+
+    def resolve(self, given: Recipe) -> Recipe:
+        placed = to_class_paths(given, self.tables)
+        return self.check(self.parser.parse_object, placed, given)[1]
+
+    def check_flags(self, pairs: list[list[str]]) -> Recipe:
+        """argv as a recipe; unknown flags are refused before anything is imported for a name."""
+        flags = [flag for action in self.parser._actions for flag in action.option_strings]
+        given: Recipe = {}
+        for flag, *value in pairs:
+            if f"--{flag}" not in [*flags, "--h"] and flag.partition(".")[0] not in self.tables:
+                near = ", ".join(difflib.get_close_matches(f"--{flag}", flags))
+                hint = f"; near: {near}" if near else ""
+                raise UserError(f"There is no flag --{flag}{hint}. --help lists all.")
+            if flag == "config" and value:
+                given = recipe.merge_recipes(given, load_recipe(value[0]))
+            else:
+                given = recipe.set_flags(given, {flag: value[0] if value else True})
+        return given
+
+    def check_required(self, given: Recipe) -> None:
+        for name, parameter in self.parameters.items():
+            table, value = self.tables.get(name), given.get(name)
+            nameless = isinstance(value, dict) and not {"name", "class_path"} & value.keys()
+            needed = parameter.default is parameter.empty and name != "config"
+            if needed and (value is None or (table and nameless)) and "print_config" not in given:
+                choices = f": choose one of {', '.join(table.names())}" if table else ""
+                raise UserError(f"--{name} is missing{choices}.")
+
+    def rewrite(self, pairs: list[list[str]]) -> list[str]:
+        """argv as jsonargparse wants it: names as class paths, recipes and lists as JSON."""
+        types = {name: parameter.annotation for name, parameter in self.parameters.items()}
+        lists: dict[str, list[str]] = {}
+        words: list[str] = []
+        for flag, *value in pairs:
+            if not value and types.get(flag) is bool:
+                value = ["true"]  # a bare switch
+            elif not value and flag != "print_config":
+                raise UserError(f"--{flag} needs a value.")
+            elif flag == "config":
+                value = [json.dumps(to_class_paths(load_recipe(value[0]), self.tables))]
+            elif flag in self.tables:
+                value = [recipe.class_path(value[0], self.tables[flag])]
+            elif types.get(flag) == list[str]:
+                lists.setdefault(flag, []).append(value[0])
+                continue
+            words.append("=".join([f"--{flag}", *value]))
+        return words + [f"--{flag}={json.dumps(values)}" for flag, values in lists.items()]
+
+    def check(
+        self,
+        parse: Callable[[Any], Namespace],
+        source: Any,
+        given: Recipe,
+    ) -> tuple[Namespace, Recipe]:
+        """What the parser makes of the source, and the same as plain data by name."""
+        try:
+            chosen = parse(source)
+        except ArgumentError as error:
+            raise UserError(self.explain_refusal(str(error), given)) from error
+        config = yaml.safe_load(self.parser.dump(chosen, skip_unset=False))
+        config.pop("config", None)
+        return chosen, to_names(config, self.tables)
+
+    def explain_refusal(self, text: str, given: Recipe) -> str:
+        """jsonargparse's message as one line: the flag, its value and what it takes.
+
+        Its words are matched for two things alone: the keys, and an option that it does not know.
+        """
+        flag = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', text)))
+        unknown = re.search(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'", text)
+        if unknown and not flag and not unknown[1]:
+            return f"The recipe has a key {unknown[2]!r} that is no flag here. --help lists all."
+        if unknown:
+            flag = flag or unknown[1]
+            return f"--{flag} has no option {unknown[2]!r}; `--{flag} NAME --help` lists them."
+        if not flag:
+            return " ".join(text.split()).removesuffix(".") + ". --help lists the flags."
+        name, _, inner = flag.partition(".")
+        annotation, value = self.parameters[name].annotation, recipe.with_name(given.get(name))
+        if inner:
+            inner = inner.partition(".")[0]
+            entry = self.tables[name][value["name"]] if name in self.tables else annotation
+            annotation, value = parameters_of(entry)[inner].annotation, value.get(inner)
+        flag = f"{name}.{inner}" if inner else name
+        return f"--{flag} takes {describe_type(annotation)}, not {value!r}."
+
+
+def pair_words(argv: list[str]) -> list[list[str]]:
+    """`--flag value` and `--flag=value` -> [flag, value]; a bare `--flag` -> [flag].
+
+    `--dry-run` is `--dry_run`: no flag of ours has a dash in its name.
+    """
+    pairs: list[list[str]] = []
+    for word in argv:
+        if word.startswith("--") or word == "-h":
+            flag, *value = word.lstrip("-").split("=", 1)
+            pairs.append([flag.replace("-", "_"), *value])
+        elif pairs and len(pairs[-1]) == 1:
+            pairs[-1].append(word)
+        else:
+            raise UserError(f"There is no flag {word}. --help lists all.")
+    return pairs
+
+
+def last_type(annotation: Any) -> Any:
+    """Encoder of `None | Encoder`, and Objective of a function that gives one."""
+    return get_args(annotation)[-1] if get_args(annotation) else annotation

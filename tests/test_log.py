@@ -1,0 +1,41 @@
+"""What a library call shows (nothing), and what a command shows of it."""
+
+from pathlib import Path
+
+import pytest
+
+from ssvid.data.datasets.folder import folder
+from ssvid.log import Screen, log, log_once
+from tests.helpers import squares, write_video
+
+
+@pytest.fixture
+def unshown(monkeypatch: pytest.MonkeyPatch):
+    """As in a program that imports ssvid: nobody asked for its log."""
+    silent = [handler for handler in log.handlers if not isinstance(handler, Screen)]
+    monkeypatch.setattr(log, "handlers", silent)
+    log_once.cache_clear()
+
+
+def open_data(root: Path) -> None:
+    """A data set without splits: whole groups are held out, which is logged."""
+    for label in ("a", "b"):
+        for number in range(10):
+            write_video(root / label / f"{number}_x{number}.mp4", squares(number, frames=2))
+    folder(str(root))
+
+
+def test_a_library_call_shows_nothing(tmp_path: Path, unshown: None, capsys: pytest.CaptureFixture[str]):
+    open_data(tmp_path)
+    log.warning("of no use to anybody")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_shows_it_once_and_names_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log_once.cache_clear()
+    open_data(tmp_path)
+    folder(str(tmp_path))
+    log.warning("mind this")
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(str(tmp_path) in line for line in lines) == 1
+    assert lines[-1] == "warning: mind this"
