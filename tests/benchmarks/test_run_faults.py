@@ -17,7 +17,6 @@ from benchmarks.suites import runner
 from benchmarks.tasks.retrieval import Retrieval
 from ssvid import registry
 from ssvid.data.manifest import Manifest
-from ssvid.errors import UserError
 
 SUITE = "cells: [{task: classify, probe: prototypes}, {task: retrieval, ks: [1]}]"
 NET = "tests.benchmarks.test_run:tiny_vit"
@@ -155,16 +154,3 @@ def test_every_clip_a_group_of_its_own(data: Manifest, suite: str, tmp_path: Pat
     assert found["exit_code"] == 0 and all(row["chance"] == 0.5 for row in found["results"])
     result = json.loads(next((tmp_path / "out").glob("*classify*.json")).read_text())
     assert result["data"]["groups"]["test"] == 6 and result["interval"][0] <= result["top1"] <= result["interval"][1]
-
-
-def test_an_empty_class(data: Manifest, tmp_path: Path):
-    counts = {"train": {"a": 6, "b": 6, "none": 0}, "test": {"a": 3, "b": 3}}
-    with pytest.raises(UserError, match="class folders none hold no files"):
-        registry.datasets["folder"](str(folder_of(data, tmp_path / "v", counts)))
-
-
-def test_a_class_of_test_that_train_lacks(data: Manifest, suite: str, tmp_path: Path):
-    counts = {"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "c": 3}}
-    made = registry.datasets["folder"](str(folder_of(data, tmp_path / "v", counts)))
-    with pytest.raises(UserError, match=r"test has classes that train lacks \(c\)"):
-        ask(made, suite, tmp_path / "out")
