@@ -111,11 +111,8 @@ def test_a_result_holds_all_that_a_reader_asks(done):
 def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
     """The suite adds nothing to what probe, bootstrap and paired difference say of the cached features."""
     _, results, _, run, options = done
-    features = bench(
-        subject(str(run), "mine", UNCHANGED, "auto"),
-        data,
-        FeatureOptions(cache=options["cache"], workers=0, seed=1),
-    )
+    taken = FeatureOptions(cache=options["cache"], workers=0, seed=1)
+    features = bench(subject(str(run), "mine", UNCHANGED, "auto"), data, taken)
     labels, groups = features.labels[features.splits["test"]], features.groups("test")
     for cell, probe in (("linear", probes["linear"](min_steps=40)), ("knn", probes["knn"]())):
         right = {}

@@ -208,9 +208,8 @@ def test_a_data_set_that_is_not_there_fails_its_cells_alone(done, tmp_path: Path
     cells += "{task: localisation, probe: linear, data: small}"
     (tmp_path / "s.yaml").write_text(f"sets: {sets}\ncells: [{cells}]")
     more = ["--suite", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "o"), "--datasets", str(tmp_path)]
-    result = command(
-        "benchmarks.run", *NET, *more, "--cache", str(folder / "cache"), "--workers", "0", "--threads", "1"
-    )
+    more += ["--cache", str(folder / "cache"), "--workers", "0", "--threads", "1"]
+    result = command("benchmarks.run", *NET, *more)
     assert result.returncode == 3 and "Traceback" not in result.stderr, result.stderr[-2000:]
     last = json.loads(result.stdout.splitlines()[-1])
     why = {row["cell"]: row["why"] for row in last["failed"]}
