@@ -4,7 +4,6 @@ Cells of the same name, protocol and test clips are compared clip by clip, group
 cells make a chance find likely, so a difference counts as real by Holm's rule over all that are compared.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +40,8 @@ def compare(
     holm(rows)
     for row in rows:
         word = "real" if row["real"] else "may be chance"
-        print(f"{row['cell']}: A - B {100 * row['difference']:+.1f} ({between(row['interval'], '+')}), "
-              f"p = {row['p']:.3g}: {word}", file=sys.stderr)  # fmt: skip
+        gap = f"A - B {100 * row['difference']:+.1f} ({between(row['interval'], '+')})"
+        log.info(f"{row['cell']}: {gap}, p = {row['p']:.3g}: {word}")
     for text in left:
         log.info(f"left out: {text}")
     return {"a": a, "b": b, "level": LEVEL, "cells": rows, "left_out": left}

@@ -82,7 +82,7 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
         printed["results"] = board.brief(runner.folder)
         printed["report"] = str(board.write(runner.folder)) if printed["results"] else None
     except (UserError, OSError) as error:  # a file that is not ours, or a full disk: the results stay
-        log.info(f"no report: {error}")
+        log.warning(f"no report: {error}")
         failures.append({"encoder": "", "cell": "report", "why": str(error)})
     return {**printed, "exit_code": 3 if failures else 0}
 

@@ -21,7 +21,7 @@ def described(
     for one in cells:
         log.info(f"{one.hash}  {one.name}: {json.dumps(one.settings)}")
     for bad in broken:
-        log.info(f"{bad.name}: {bad.why}")
+        log.warning(f"{bad.name}: {bad.why}")
     return {"suite": suite, "cells": {one.name: one.hash for one in cells}, "exit_code": 2 if broken else 0}
 
 

@@ -216,7 +216,7 @@ class SuiteRunner:
             log.info("".join(traceback.format_exception(error)))
         for cell in cells:
             self.failures.append(Failure(encoder, cell, why))
-            log.info(f"FAILED {encoder}, {cell}: {why}")
+            log.warning(f"FAILED {encoder}, {cell}: {why}")
 
 
 def names(cells: Sequence[Cell]) -> list[str]:

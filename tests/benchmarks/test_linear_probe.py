@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -25,7 +24,7 @@ from ssvid.shapes import ClipSpec, Features, Grid, Row
 from ssvid.statistics import bootstrap, paired_difference
 from ssvid.weights.encoders import save_encoder
 from tests.benchmarks.made import old_result
-from tests.helpers import facts, for_each
+from tests.helpers import facts, write_video
 
 OWN = ("encoder", "random", "pixels", "encoder/single_frame", "encoder/shuffled")
 SMALL = {"dim": 24, "depth": 4, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
@@ -48,16 +47,9 @@ class NoStatistics(Encoder):
         return Features(tokens, tokens.mean(1), self.grid(*clip.shape[2:]))
 
 
-def video(path, colour, seed):
+def frames(colour: tuple[int, int, int], seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).integers(0, 60, (6, 32, 32, 3))
-    frames = (noise + np.array(colour)).clip(0, 255).astype(np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    return (noise + np.array(colour)).clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +60,7 @@ def data(tmp_path_factory):
         for i in range(count):
             label = ("green", "red")[i % 2]
             path = f"{split}_{i}.mp4"
-            video(root / path, (180, 40, 40) if label == "red" else (40, 180, 40), len(rows))
+            write_video(root / path, frames((180, 40, 40) if label == "red" else (40, 180, 40), len(rows)))
             rows.append(Row(path=path, label=label, split=split, group=f"{split}_{i // 3}"))
     (root / "train_0.mp4").write_bytes(b"no video")
     return Manifest.build(rows, root)
@@ -119,11 +111,8 @@ def test_a_result_holds_all_that_a_reader_asks(done):
 def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
     """The suite adds nothing to what probe, bootstrap and paired difference say of the cached features."""
     _, results, _, run, options = done
-    features = bench(
-        subject(str(run), "mine", UNCHANGED, "auto"),
-        data,
-        FeatureOptions(cache=options["cache"], workers=0, seed=1),
-    )
+    taken = FeatureOptions(cache=options["cache"], workers=0, seed=1)
+    features = bench(subject(str(run), "mine", UNCHANGED, "auto"), data, taken)
     labels, groups = features.labels[features.splits["test"]], features.groups("test")
     for cell, probe in (("linear", probes["linear"](min_steps=40)), ("knn", probes["knn"]())):
         right = {}
@@ -185,26 +174,16 @@ def test_a_result_of_something_else_is_not_overwritten(done, data, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-@for_each(
-    "flags, said",
-    [
-        ({"clips": 0}, "--clips | 0"),
-        ({"batch_size": 0}, "--batch_size | 0"),
-        ({"workers": -1}, "--workers | -1"),
-        ({"calibrate_bn": -1}, "--calibrate_bn | -1"),
-        ({"threads": 0}, "--threads | 0"),
-        ({"clip": ClipChange(frames=0)}, "more than 0"),
-        ({"out": "FILE"}, "--out"),
-        ({"cache": "FILE"}, "--cache"),
-        ({"devices": "cuda"}, "--devices"),
-    ],
-)
-def test_flags_that_cannot_be(data, tmp_path, monkeypatch, flags, said):
+def test_flags_that_cannot_be(data, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").touch()
-    with pytest.raises(UserError, match=facts(*said.split(" | "))):
-        linear_probe(["test_no_statistics"], data, **{"out": "o", "cache": "c", "workers": 0} | flags)
+    wrong = {"clips": 0, "batch_size": 0, "workers": -1, "calibrate_bn": -1, "threads": 0, "devices": "cuda"}
+    for name, value in {**wrong, "out": "FILE", "cache": "FILE"}.items():
+        with pytest.raises(UserError, match=facts(f"--{name}", str(value))):
+            linear_probe(["test_no_statistics"], data, **{"out": "o", "cache": "c", "workers": 0, name: value})
+    refused = linear_probe(["test_no_statistics", "vit_tiny"], data, "o", cache="c", workers=0, clip=ClipChange(size=0))
+    assert len(refused["failed"]) == 6 and not (tmp_path / "c").exists()
 
 
 def test_batch_norm_is_measured_where_asked(data, tmp_path):
@@ -234,4 +213,5 @@ def test_sources_know_themselves_apart():
 def test_titles_and_leaks(data):
     encoders = ["runs/a", "runs/b/encoder.safetensors", "x/a", "vit_tiny", "z/a"]
     assert titles(encoders) == ["a", "b", "a_2", "vit_tiny", "a_3"]
+    assert titles(["runs/rgb", "runs/flow", "runs/rgb+runs/flow"]) == ["rgb", "flow", "rgb+flow"]
     assert leak("vit_tiny", data) == Leak(checked=False)

@@ -12,7 +12,6 @@ from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.results import Leak
-from ssvid.results.provenance import titles
 from tests.helpers import command, facts
 
 NET = "tests.benchmarks.test_run:tiny_vit"
@@ -61,11 +60,6 @@ def test_a_pair_is_described_by_both():
     trained = [part._replace(encoder=replace(one, weights="trained", licence="X")) for part in of.parts]
     assert described(trained, "a+b", "ab").weights == "trained" and described(trained, "", "").licence == "X"
     assert subject(NET, "one", UNCHANGED, "auto").streams[0].given == NET
-
-
-def test_a_pair_is_called_by_both():
-    """Not by the last part of a path that has none."""
-    assert titles(["runs/rgb", "runs/flow", "runs/rgb+runs/flow"]) == ["rgb", "flow", "rgb+flow"]
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path):
