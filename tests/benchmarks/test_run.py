@@ -179,7 +179,7 @@ def test_mistakes_of_a_user_are_one_sentence(tmp_path: Path):
         "--data.root",
         str(tmp_path / "no"),
     ]
-    assert tells(sentence(command("benchmarks.run", *words)), "/no")
+    assert tells(sentence(command("benchmarks.run", *words)), "no", "--data.root")
     said = sentence(command("benchmarks.compare", str(tmp_path / "a"), str(tmp_path / "b")))
     assert "There is no folder, encoder or result" in said
     assert tells(sentence(command("benchmarks.report", str(tmp_path))), "benchmarks.run")
