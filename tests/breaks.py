@@ -32,6 +32,11 @@ def find(part: str) -> Path | None:
     return files[0].relative_to(ROOT) if len(files) == 1 and files[0].read_text().count(part) == 1 else None
 
 
+def run_tests(tests: list[str], copy: Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(argv, cwd=copy, capture_output=True, text=True)
+
+
 def survives(one: Break, copy: Path) -> str:
     """Why a break is none that was caught; "" where it was."""
     file = find(one.line)
@@ -39,10 +44,8 @@ def survives(one: Break, copy: Path) -> str:
         return "cannot be applied: its line is not there, or more than once"
     text = (ROOT / file).read_text()
     (copy / file).write_text(text.replace(one.line, one.broken))
-    tests = [name for name in one.tests if (ROOT / name.partition("::")[0]).exists()]
-    argv = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     try:
-        ended = subprocess.run(argv, cwd=copy, capture_output=True, text=True)
+        ended = run_tests(one.tests, copy)
     finally:
         (copy / file).write_text(text)
     return "" if ended.returncode == 1 else f"survives (pytest ended with {ended.returncode}): {ended.stdout[-300:]}"
@@ -54,6 +57,10 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "tree"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", ".cache", "__pycache__"))
+        unbroken = run_tests(sorted({name for one in chosen for name in one.tests}), copy)
+        if unbroken.returncode:
+            print(f"error: the tests fail without any break: {unbroken.stdout[-2000:]}", file=sys.stderr)
+            return 2
         for one in chosen:
             why = survives(one, copy)
             failures += bool(why)

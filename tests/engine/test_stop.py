@@ -90,6 +90,14 @@ def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return weights(out)
 
 
+@pytest.fixture(scope="module")
+def undisturbed_pair(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    out = tmp_path_factory.mktemp("pair") / "run"
+    for rank in warm.run_ranks("-m", "ssvid.pretrain", *pretrain_argv(videos, out, *LONG, "--workers", "1")):
+        assert rank.returncode == 0, rank.stderr[-2000:]
+    return weights(out)
+
+
 @pytest.mark.parametrize("number", HEEDED)
 def test_told_to_leave_it_goes_on_as_if_nothing_had_been(
     number: signal.Signals, videos: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
@@ -115,27 +123,18 @@ def test_a_signal_to_the_whole_group_spares_the_loaders(
     assert same(weights(out), undisturbed)
 
 
-@pytest.mark.parametrize(
-    "rank, number",
-    [
-        pytest.param(0, signal.SIGUSR2, marks=pytest.mark.slow),
-        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
-        (None, signal.SIGTERM),
-    ],
-)
+@pytest.mark.parametrize("rank, number", [(0, signal.SIGUSR2), (1, signal.SIGTERM), (None, signal.SIGTERM)])
 def test_told_to_one_of_two_both_leave_at_the_same_step(
-    rank: int | None, number: signal.Signals, videos: Path, tmp_path: Path
+    rank: int | None, number: signal.Signals, videos: Path, tmp_path: Path, undisturbed_pair: dict[str, torch.Tensor]
 ):
-    argv = [pretrain_argv(videos, tmp_path / name, *LONG, "--workers", "1") for name in ("whole", "stopped")]
     out = tmp_path / "stopped"
-    with Run(argv[0], size=2) as whole, Run(argv[1], size=2) as run:
+    argv = pretrain_argv(videos, out, *LONG, "--workers", "1")
+    with Run(argv, size=2) as run:
         left(run.at(out, 2).send(number, rank).ended(), number.name, out)
-        for code, _, said in whole.ended():
-            assert code == 0, said[-2000:]
-    with Run(argv[1], size=2) as again:
+    with Run(argv, size=2) as again:
         for code, _, said in again.ended():
             assert code == 0 and "Error" not in said and "[W" not in said, said[-2000:]
-    assert same(weights(out), weights(tmp_path / "whole"))
+    assert same(weights(out), undisturbed_pair)
 
 
 def test_the_handlers_are_there_only_while_the_loop_runs():
