@@ -27,6 +27,13 @@ KINDS = {  # by name: to import them takes seconds, and some commands need none
 }
 
 
+def name_command(function: Callable[..., Any]) -> str:
+    """The module that `python -m` runs, which may take the function from another one."""
+    main = sys.modules["__main__"].__spec__
+    ours = main is not None and main.name.partition(".")[0] in ("ssvid", "benchmarks")
+    return main.name.removesuffix(".__main__") if main and ours else function.__module__
+
+
 class Arguments:
     """A command's parser, its parameters, and the tables of the flags that take a name."""
 
@@ -36,10 +43,8 @@ class Arguments:
         self.tables = {name: KINDS[path_of(t)] for name, t in types.items() if path_of(t) in KINDS}
         sets = [types[name] for name, table in self.tables.items() if table is registry.datasets]
         set_parsing_settings(subclasses_enabled=sets)  # a manifest is a dataclass, yet has a name
-        main = sys.modules["__main__"].__spec__ if function.__module__ == "__main__" else None
-        module = main.name.removesuffix(".__main__") if main else function.__module__
         self.parser = ArgumentParser(
-            prog=f"python -m {module}",
+            prog=f"python -m {name_command(function)}",
             description=function.__doc__,
             exit_on_error=False,
             allow_abbrev=False,
