@@ -17,7 +17,7 @@ from benchmarks.profiling.scaling import anchor, page, scaled, study, workers
 from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, synchronising, wire
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
-from tests.helpers import facts, squares, write_video
+from tests.helpers import facts
 
 pytestmark = pytest.mark.slow  # they measure tools of developers
 
@@ -148,23 +148,6 @@ def test_a_queue_that_the_batch_does_not_divide_is_refused_and_memory_is_told():
     )
 
 
-def test_the_loop_sends_as_much_whatever_the_number():
-    (line,) = study.by_the_loop((2, 3))
-    logs = study.STEPS // study.LOGGED
-    assert line["sent"]["all_gather"][0] >= 4 * logs, "two objects for each line of the log, a size and bytes of each"
-
-
-def test_rates_of_the_three_kinds(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(workers, "ROUNDS", 1)
-    monkeypatch.setattr(workers, "TAKEN", 2)
-    for i in range(2):
-        write_video(tmp_path / "mine" / f"{i}.mp4", squares(i, frames=20, size=64))
-    line = workers.line_of("mine", tmp_path / "mine", tmp_path)
-    assert set(line["rates"]) == set(line["bytes"]) == set(workers.KINDS) and line["first"] == "h264 64x64"
-    assert all(rate > 0 for rate in line["rates"].values()) and all(line["bytes"].values())
-    assert page.workers(12.5, 50) == 4 and page.workers(12.5, 51) == 5
-
-
 def test_every_objective_is_counted_and_anchored():
     names, lines = set(registry.objectives.names()), study.read()
     assert OWN["scaling"] is study.main
@@ -188,24 +171,3 @@ def test_the_page_is_made_from_the_file():
     }
     alone = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", prose)}
     assert alone <= stated, "a number that is typed by hand"
-    assert len(text.splitlines()) <= 185  # 70 of them are rows of tables
-
-
-def test_a_page_is_filled_between_its_marks(tmp_path: Path):
-    page, lines = tmp_path / "page.md", study.read()
-    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in page.TABLES) + "last\n")
-    page.fill(page, [line for line in lines if line["part"] != "anchor"])
-    found = dict(MARKED.findall(page.read_text()))
-    assert found["anchor"] == "old" and found["memory"] == page.memory_table(lines)
-    assert page.read_text().endswith("last\n")
-
-
-def test_the_plot_shows_what_the_tables_say():
-    lines = study.read()
-    left, middle, right = page.draw(lines).axes
-    known = {line["name"]: line for line in lines if line["part"] == "counted"}
-    drawn = {line.get_label(): line.get_data() for line in left.lines}
-    assert set(drawn) == set(page.SHOWN) <= set(known) and set(page.TOLD) <= set(known)
-    for name, (x, y) in drawn.items():
-        assert y[list(x).index(64)] == pytest.approx(page.sent(known[name], 64) / 1e9)
-    assert len(middle.lines) == len(page.SHOWN) + 1 and len(right.lines) == 3
