@@ -1,10 +1,12 @@
-"""A report's page in Debian's chromium: what a script measures there, and how it looks."""
+"""A report's page: its parts as a parser reads them, and what Debian's chromium shows of it."""
 
 import html
 import json
 import re
 import shutil
 import subprocess
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,54 @@ import pytest
 from PIL import Image
 
 from benchmarks.reports import figures
+
+VOID = ("meta", "img", "br", "hr")  # tags that are never closed
+LOADING = {"link", "iframe", "object", "embed", "base"}
+LAYOUT = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(one => one.open = true);
+  const images = [...document.images], wide = document.documentElement.clientWidth;
+  const all = [...document.querySelectorAll("img, .bars, .track, .look, figure, .wide, p, h1")];
+  document.title = JSON.stringify({images: images.length,
+    broken: images.filter(one => !one.naturalWidth).length,
+    wide: document.documentElement.scrollWidth - wide,
+    out: all.filter(one => one.getBoundingClientRect().right > wide + 1).length});
+});</script>"""
+
+
+class PageReader(HTMLParser):
+    """The tags of a page, the places that it names, and the text that a reader sees."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.attributes = Counter[str](), set[str]()
+        self.places, self.text, self.open_tags = list[str](), "", list[str]()
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes |= {name for name, _ in attrs}
+        self.places += [str(value) for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open_tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open_tags.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read_page(text: str, scripts: int = 0) -> PageReader:
+    """After checking that it parses, loads nothing from elsewhere and has no script but ours."""
+    page = PageReader(text)
+    assert not page.open_tags and page.tags["script"] == scripts
+    assert not page.tags.keys() & LOADING and not re.search(r"@import|url\(", text)
+    outside = [place for place in page.places if re.match(r"(?!data:image/)[\w+.-]*:|//", place)]
+    assert not outside, outside
+    broken = [name for name in page.attributes if not re.fullmatch("[a-z-]+", name)]
+    assert not broken, f"text that was not escaped ended an attribute: {broken}"
+    return page
 
 
 class Browser:
