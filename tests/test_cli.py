@@ -95,11 +95,6 @@ def test_values_out_of_range(argv, tmp_path, flag, value, said):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_with_a_key_that_is_no_flag(argv, tmp_path):
-    (tmp_path / "r.yaml").write_text("colour: red\n")
-    assert tells(refused(["--config", str(tmp_path / "r.yaml"), *argv]), "colour")
-
-
 def helpless(parser: ArgumentParser) -> list[str]:
     """Flags without help, but for the probe that a task is handed."""
     return [a.dest for a in parser._actions if not a.help and a.dest != "it.probe"]

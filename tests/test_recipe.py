@@ -29,6 +29,10 @@ def test_settings_of_another_name_are_dropped():
 def test_a_flag_replaces_what_a_recipe_merges():
     assert set_flags({"clip": {"fps": 5.0}}, {"clip": {"size": 32}}) == {"clip": {"size": 32}}
     assert set_flags({"clip": {"fps": 5.0}}, {"clip.size": 32}) == {"clip": {"fps": 5.0, "size": 32}}
+    below = {"objective": {"name": "mae", "mask_ratio": 0.9}}
+    assert set_flags(below, {"objective": "infonce"})["objective"] == {"name": "infonce"}
+    both = set_flags(below, {"objective.dec_dim": 4, "objective": {"name": "mae"}})
+    assert both["objective"]["dec_dim"] == 4 and below["objective"]["mask_ratio"] == 0.9
     with pytest.raises(UserError, match="steps"):
         set_flags({"steps": 3}, {"steps.more": 1})
 

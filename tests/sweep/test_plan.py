@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from ssvid.errors import UserError
-from ssvid.recipe import set_flags
 from ssvid.sweep.plan import read
 from tests.helpers import ROOT, for_each
 
@@ -70,16 +69,6 @@ def test_a_cell_is_named_by_what_makes_it(tmp_path: Path):
     assert not set(hashes(grid={"seed": [0, 1]}, set={"steps": 11})) & set(plain)
     assert not set(hashes(grid={"seed": [0, 1]}, suite="quick")) & set(plain)
     assert len(set(hashes(grid={"workers": [1, 2]}))) == 2  # unless it is an axis
-
-
-def test_names_take_their_settings_along():
-    base = {"objective": {"name": "mae", "mask_ratio": 0.9}, "encoder": "vit_tiny"}
-    other = set_flags(base, {"objective": "infonce", "encoder.depth": 2})
-    assert other == {"objective": {"name": "infonce"}, "encoder": {"name": "vit_tiny", "depth": 2}}
-    same = set_flags(base, {"objective": {"name": "mae", "dec_dim": 8}})
-    assert same["objective"] == {"name": "mae", "mask_ratio": 0.9, "dec_dim": 8}
-    assert set_flags(base, {"objective.dec_dim": 4, "objective": {"name": "mae"}})["objective"]["dec_dim"] == 4
-    assert base == {"objective": {"name": "mae", "mask_ratio": 0.9}, "encoder": "vit_tiny"}
 
 
 def test_axes_of_the_suite_reach_the_suite(tmp_path: Path):
