@@ -127,27 +127,6 @@ def test_encoder_and_the_rest_are_the_whole(subject):
     assert parts == whole
 
 
-def test_a_queue_that_the_batch_does_not_divide_is_refused_and_memory_is_told():
-    line = {
-        "clips": 32,
-        "queue": 2048,
-        "encoder_gflops": 149_200.0,
-        "gflops": [0.0, 100.0, 0.0],
-        "gathered": 0,
-        "kept": [0, 0, 1e6],
-        "activations": 70e9,
-    }
-    line |= {"sent": {"gradients": {"all_reduce": [4, 10**8]}, "batch norm": {"all_reduce": [100, 10**6]}}}
-    line |= dict.fromkeys(("parameters", "buffers", "gradients", "buckets", "moments"), 0)
-    assert page.breaks(line, 8) == "memory 70.1 GB (88%)"
-    assert page.breaks(line, 512) == "**refused: 16384 keys a step, queue 2048; memory 332 GB**"
-    assert page.breaks({**line, "queue": None}, 512) == "**memory 332 GB**"
-    assert page.small_messages(line) == 100
-    assert page.seconds(line, 8) == pytest.approx(
-        {"computing": 1.0, "sending": 2 * 7 / 8 * 1.01e8 / 200e9, "waiting": 100 * 50e-6}
-    )
-
-
 def test_every_objective_is_counted_and_anchored():
     names, lines = set(registry.objectives.names()), study.read()
     assert OWN["scaling"] is study.main

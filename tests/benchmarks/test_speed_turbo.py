@@ -1,17 +1,14 @@
 """What is counted without running is what a real step keeps and multiplies; ratios are dense / dropped."""
 
-import json
 from functools import partial
-from pathlib import Path
 
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.profiling.__main__ import OWN
 from benchmarks.profiling.speed import turbo
 from benchmarks.profiling.speed.counted import counted, encoder_flops, kept, step
 from benchmarks.profiling.speed.pairs import saved_bytes
-from benchmarks.profiling.speed.turbo import CLASSES, COUNTED, LONG, PART, Net
+from benchmarks.profiling.speed.turbo import CLASSES, LONG, PART, Net
 from ssvid.nn.transformer import recompute_blocks
 
 pytestmark = pytest.mark.slow  # they measure tools of developers
@@ -19,7 +16,6 @@ pytestmark = pytest.mark.slow  # they measure tools of developers
 D, DEPTH, HEADS, PATCH = 48, 2, 3, 8
 SMALL = Net("vit", {"dim": D, "depth": DEPTH, "heads": HEADS, "patch": PATCH}, frames=8, size=32, clips=2)
 N, PIXELS = 4 * 4 * 4, 3 * 2 * PATCH * PATCH  # tokens of a clip, values of a token
-ASKED = {"case", "task", "drop", "step", "step_ratio", "memory", "memory_ratio", "gflops", "unit"}
 SETTINGS = [  # task, drop, part, recompute
     ("classification", 0.0, 0.0, False),
     ("video_text", 0.5, PART, False),
@@ -65,39 +61,6 @@ def test_the_floor_is_the_encoder_to_the_last_flop(drop):
     assert side.flops - side.floor == 3 * 2 * 2 * D * CLASSES, "only the head is beside it"
     quarter, whole = (encoder_flops(made.encoder, n, 1) for n in (N // 4, N))
     assert quarter < whole / 4, "attention falls with the square"
-
-
-def stub_costs(sides, clock, rounds):
-    """Dense takes 8, without reconstruction 2, with 4."""
-    return [(8.0 + i, 2.0 + i / 4, 4.0 + i / 2) for i in range(rounds)]
-
-
-@pytest.fixture
-def lines(tmp_path: Path, monkeypatch, capsys) -> list[dict]:
-    monkeypatch.setattr(turbo, "in_turn", stub_costs)
-    monkeypatch.setattr(turbo, "DROPS", (0.5, 0.9))
-    smaller = SMALL._replace(options=SMALL.options | {"depth": 1})
-    turbo.main(smaller, (8, 16), str(tmp_path / "lines.jsonl"), str(tmp_path / "plot.png"))
-    assert (tmp_path / "plot.png").stat().st_size > 10_000
-    text = (tmp_path / "lines.jsonl").read_text()
-    assert capsys.readouterr().out == text
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def test_lines_and_ratios(lines):
-    ran, long = ([line for line in lines if (line["task"] == LONG) == flag] for flag in (False, True))
-    assert len(ran) == 2 * 2 * 2 and len(long) == 5 * 2 * 2 and OWN["turbo"] is turbo.main
-    for line in lines:
-        assert set(line) >= ASKED and line["case"] == "turbo"
-        assert line["memory_ratio"] == pytest.approx(line["dense"]["memory"] / line["memory"], abs=1e-3)
-    for line in ran:
-        assert (line["step"], line["step_ratio"]) == ((4.5, 2.0) if line["part"] else (2.25, 4.0))
-        assert line["dense"]["step"] == 9.0 and line["pairs"] == 3
-    assert all(line["step"] is None and line["unit"] == COUNTED for line in long)
-    bare = {line["drop"]: line for line in ran if not line["part"] and line["task"] == "classification"}
-    assert 1.9 < bare[0.5]["memory_ratio"] < 2.1 and 9 < bare[0.9]["memory_ratio"] < 11
-    dense = [line for line in long if line["drop"] == 0]
-    assert [line["memory_ratio"] == 1 for line in dense] == [not line["recompute"] for line in dense]
 
 
 def test_one_real_step_tells_its_bytes_and_the_peak():

@@ -193,22 +193,17 @@ if __name__ == "__main__":
     between = time.time()
     made = disturbed(given.sweep, given.out, given.faults, given.seed)
     differ = compared(given.calm, given.out)
-    print(
-        json.dumps(
-            {
-                "cells": calm["cells"],
-                "calm_minutes": round((between - began) / 60, 1),
-                "disturbed_minutes": round((time.time() - between) / 60, 1),
-                "faults": len(made.done),
-                "by_kind": dict(Counter(kind for kind, _ in made.done)),
-                "by_cell": dict(Counter(cell for _, cell in made.done)),
-                "starts": {
-                    c: json.loads((made.folder.cell(c).path / "row.json").read_text())["starts"]
-                    for c in made.folder.read()["cells"]
-                    if made.folder.cell(c).finished
-                },
-                "differ": differ,
-            }
-        )
-    )
+    cells = [made.folder.cell(name) for name in made.folder.read()["cells"]]
+    rows = {one.hash: one.path / "row.json" for one in cells if one.finished}
+    summary = {
+        "cells": calm["cells"],
+        "calm_minutes": round((between - began) / 60, 1),
+        "disturbed_minutes": round((time.time() - between) / 60, 1),
+        "faults": len(made.done),
+        "by_kind": Counter(kind for kind, _ in made.done),
+        "by_cell": Counter(cell for _, cell in made.done),
+        "starts": {cell: json.loads(row.read_text())["starts"] for cell, row in rows.items()},
+        "differ": differ,
+    }
+    print(json.dumps(summary))
     sys.exit(bool(differ))

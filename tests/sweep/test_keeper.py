@@ -19,6 +19,7 @@ from ssvid.sweep.ranks import Ending, judged, killer, last_words, tail
 from ssvid.sweep.status import counts, states
 from tests.benchmarks.made import make_result
 from tests.helpers import ROOT, for_each
+from tests.sweep.small import until
 
 CELL = "c0ffee"
 SHAPE = {"nodes": 1, "signal_delay": 20, "time": 10}
@@ -88,31 +89,28 @@ def test_the_same_failure_three_times_is_one_for_good(cell: CellFolder):
     assert (one.state, one.said, one.restarts) == ("failed", "ValueError: at 44.5", 4)
 
 
-def test_progress_and_other_words_begin_the_count_anew(cell: CellFolder):
-    acts = ["fail a", "fail a", "fail b", "fail b", "step 3 fail b", "step 3 fail b", "step 4 fail b", "fail b", "done"]
-    assert keep(cell, *acts) == "finished"
+WORDS = [f"fail worker <object at 0x7f{i}ab> in /tmp/tmp{i}x failed after {i} s" for i in "123"]
+PROGRESS = ["fail a", "fail a", "fail b", "fail b", "step 3 fail b", "step 3 fail b", "step 4 fail b"]
 
 
-def test_words_that_change_each_time_are_the_same_failure(cell: CellFolder):
-    acts = [f"fail worker <object at 0x7f{i}ab> in /tmp/tmp{i}x failed after {i} s" for i in "123"]
-    assert keep(cell, *acts, "done") == "failed"
-
-
-def test_failures_that_alternate_without_progress_end_too(cell: CellFolder):
-    assert keep(cell, *["fail a", "fail b"] * 4, "fail a", "done") == "finished"
-    (cell.path / "row.json").unlink()
-    cell.attempts.unlink()
-    assert keep(cell, *["fail a", "fail b"] * 5, "done") == "failed"
-    assert json.loads((cell.path / "failed.json").read_text())["times"] == 10
-
-
-def test_who_is_killed_from_outside_has_more_patience(cell: CellFolder):
-    assert keep(cell, *["kill"] * 9, "done") == "finished"
-    cell.add("retry")
-    (cell.path / "row.json").unlink()
-    cell.attempts.unlink()
-    assert keep(cell, *["kill"] * 10, "done") == "failed"
-    assert json.loads((cell.path / "failed.json").read_text())["why"] == "killed by SIGKILL"
+@for_each(
+    "acts, times",
+    [
+        ([*PROGRESS, "fail b"], None),  # progress and other words begin the count anew
+        (WORDS, 3),  # what changes each time is the same failure
+        (["fail a", "fail b"] * 4 + ["fail a"], None),
+        (["fail a", "fail b"] * 5, 10),  # failures that alternate without progress end too
+        (["kill"] * 9, None),  # who is killed from outside has more patience
+        (["kill"] * 10, 10),
+    ],
+)
+def test_how_many_failures_are_too_many(
+    acts: list[str], times: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cell = made(tmp_path, monkeypatch)
+    assert keep(cell, *acts, "done") == ("failed" if times else "finished")
+    if times:
+        assert json.loads((cell.path / "failed.json").read_text())["times"] == times
 
 
 def test_retry_counts_from_its_own_time(cell: CellFolder):
@@ -174,14 +172,6 @@ def keeper_process(cell: CellFolder, *acts: str) -> subprocess.Popen[bytes]:
     code += "keeper.command = lambda cell, stage, given: ['tests.sweep.fake', str(cell.path)];"
     code += f"keeper.keep(sys.argv[1], [sys.argv[2]], {SHAPE})"
     return subprocess.Popen([sys.executable, "-c", code, str(cell.path.parents[1]), CELL], cwd=ROOT)
-
-
-def until(true: Any) -> None:
-    for _ in range(600):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came")
 
 
 def trainers(cell: CellFolder) -> list[int]:

@@ -3,18 +3,18 @@
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.slurm import ask
 from ssvid.sweep.status import states
 from tests.helpers import ROOT, command
 from tests.sweep.faults import compared, disturbed, processes, whole
-from tests.sweep.small import SMALL, SUITE, until
+from tests.sweep.small import SUITE, until, write_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -35,13 +35,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def write(**parts: Any) -> str:
-        file = tmp_path / "s.yaml"
-        set_ = {"data.root": str(tmp_path / "set"), **parts.pop("set", {})}
-        file.write_text(yaml.safe_dump({"base": SMALL, "set": set_, "cluster": NODES, **parts}, sort_keys=False))
-        return str(file)
-
-    return write
+    return partial(write_sweep, tmp_path, cluster=NODES)
 
 
 def step_of(cell: CellFolder) -> int:
@@ -128,10 +122,8 @@ def test_a_rank_that_fails_by_itself_is_named_with_its_log(sweep: Any, tmp_path:
     folder = SweepFolder(tmp_path / "out")
     (one,) = states(folder)
     assert one.state == "failed" and one.restarts == 2 and one.said in done.stderr
-    assert {file.name for file in (folder.cell(one.cell).logs / "003-pretrain").glob("rank*.err")} == {
-        "rank0.err",
-        "rank1.err",
-    }
+    logs = folder.cell(one.cell).logs / "003-pretrain"
+    assert {file.name for file in logs.glob("rank*.err")} == {"rank0.err", "rank1.err"}
 
 
 @pytest.mark.nightly
