@@ -10,12 +10,9 @@ from ssvid.registry import datasets, objectives
 def test_a_recipe_over_another_keeps_the_parts_it_does_not_name():
     below = {"clip": {"fps": 5.0, "size": 64}, "objective": {"queue": 8}, "steps": 3}
     above = {"clip": {"size": 32}, "objective": {"name": "infonce"}, "steps": 4}
-    merged = merge_recipes(below, above)
-    assert merged == {
-        "clip": {"fps": 5.0, "size": 32},
-        "objective": {"queue": 8, "name": "infonce"},
-        "steps": 4,
-    }
+    clip, objective = {"fps": 5.0, "size": 32}, {"queue": 8, "name": "infonce"}
+    merged = {"clip": clip, "objective": objective, "steps": 4}
+    assert merge_recipes(below, above) == merged
     assert below["clip"] == {"fps": 5.0, "size": 64} and "name" not in below["objective"]
 
 

@@ -46,11 +46,8 @@ def refused(*words: str):  # noqa: ANN201
 
 def test_mil_nces_way_drops_unknown_words_and_sees_padding(list_: str):
     tower = words(list_, **{**MILNCE, "length": 4})
-    assert tower.tokens(["Stir zzz the onion!", "don't, stir", "zzz"]).tolist() == [
-        [5, 2, 3, 0],
-        [4, 0, 0, 0],  # case matters
-        [0, 0, 0, 0],
-    ]
+    rows = tower.tokens(["Stir zzz the onion!", "don't, stir", "zzz"]).tolist()
+    assert rows == [[5, 2, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]]  # case matters
     assert tower.tokens(["the " * 9]).tolist() == [[2] * 4] and not tower.knows("zzz") and tower.knows("zzz the")
     longer = words(list_, **{**MILNCE, "length": 5})
     with torch.no_grad():
@@ -264,9 +261,8 @@ def clip(tmp_path: Path) -> str:
     ends = {"bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1, "pad_token_id": len(tokens) - 1}
     text = {**sizes, **ends, "vocab_size": len(tokens), "max_position_embeddings": 40, "projection_dim": 8}
     vision = {**sizes, "image_size": 8, "patch_size": 4, "projection_dim": 8}
-    lib.CLIPModel(lib.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
-        tmp_path / "clip"
-    )
+    config = lib.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    lib.CLIPModel(config).save_pretrained(tmp_path / "clip")
     tokenizer = lib.CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
     tokenizer.save_pretrained(tmp_path / "clip")
     return str(tmp_path / "clip")

@@ -139,10 +139,8 @@ def test_results_of_before_are_reported(tmp_path: Path, kinds: tuple[str, ...]):
         content = old_result(kind)
         cell = TUNED if kind == "fine_tuning" else "classify.linear"
         for row, score in {"encoder": content, **content["controls"]}.items():
-            assert (
-                float(rows[cell, row]["score"]) == score["top1"]
-                and float(rows[cell, row]["low"]) == score["interval"][0]
-            )
+            numbers = [float(rows[cell, row][key]) for key in ("score", "low")]
+            assert numbers == [score["top1"], score["interval"][0]]
     if len(kinds) == 2:
         assert content["confusion"] == board_page.confusion(board.read_all(tmp_path)[tmp_path / "fine_tuning.json"])
 
@@ -242,11 +240,11 @@ def test_means_have_their_spread_in_every_table(tmp_path: Path):
     """Over seeds of the probe, and over folds."""
     result = made("a", "one", seeds=[0, 1, 2])
     rows = {name: replace(row, std_over_seeds=0.02) for name, row in result.controls.items()}
-    seeds = replace(result, score=replace(result.score, std_over_seeds=0.0123), controls=rows)
-    folds = [
-        made("a", f"set.fold{n}", seed=n, skill=0.4 + 0.2 * n, fold=Fold(of="set", number=n, folds=[1, 2]))
-        for n in (1, 2)
-    ]
+    score = replace(result.score, std_over_seeds=0.0123)
+    seeds, folds = replace(result, score=score, controls=rows), []
+    for n in (1, 2):
+        fold = Fold(of="set", number=n, folds=[1, 2])
+        folds.append(made("a", f"set.fold{n}", seed=n, skill=0.4 + 0.2 * n, fold=fold))
     texts = written(put(tmp_path, seeds, *folds))
     scores = [result.score.value for result in folds]
     table = list(csv.DictReader(texts["board.csv"].splitlines()))

@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from benchmarks.features.bench import FeatureOptions, bench, subject
 from benchmarks.features.sources import chosen_layers, make_sources
 from benchmarks.linear_probe import linear_probe
 from benchmarks.reports.verdict import over_pixels, over_untrained, use_of_time, verdict
-from ssvid.data.manifest import SPLITS, Manifest, labelled
+from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.encoder import Encoder
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
@@ -20,31 +19,20 @@ from ssvid.hub import create_encoder
 from ssvid.registry import encoders, probes
 from ssvid.results import Gain, Leak, read_folder, read_result
 from ssvid.results.provenance import leak, titles
-from ssvid.shapes import ClipSpec, Features, Grid, Row
+from ssvid.shapes import Row
 from ssvid.statistics import bootstrap, paired_difference
 from ssvid.weights.encoders import save_encoder
 from tests.benchmarks.made import old_result
 from tests.helpers import facts, tells, write_video
+from tests.nn.test_batchnorm import Norms
 
 OWN = ("encoder", "random", "pixels", "encoder/single_frame", "encoder/shuffled")
 SMALL = {"dim": 24, "depth": 4, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
 
 
 @encoders.register("test_no_statistics")
-class NoStatistics(Encoder):
-    dim = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.spec = ClipSpec(frames=4, stride=1, size=16)
-        self.norm = nn.BatchNorm3d(3, track_running_stats=False)
-
-    def grid(self, T, H, W):
-        return Grid(T, H, W)
-
-    def forward(self, clip, keep=None, layers=None):
-        tokens = self.norm(clip).flatten(2).transpose(1, 2)
-        return Features(tokens, tokens.mean(1), self.grid(*clip.shape[2:]))
+def no_statistics() -> Encoder:
+    return Norms(track=False)
 
 
 def frames(colour: tuple[int, int, int], seed: int) -> np.ndarray:
@@ -189,9 +177,7 @@ def test_batch_norm_is_measured_where_asked(data, tmp_path):
     assert result.score.value == 1.0 and result.protocol["calibrate_bn"] == 6
 
 
-def test_refusals_say_what_to_do(data):
-    with pytest.raises(UserError, match=facts("val")):
-        labelled(data.take([i for i, row in enumerate(data.rows) if row.split != "val"]))
+def test_a_layer_that_is_none_is_refused():
     with pytest.raises(UserError, match=facts("1", "4")):
         chosen_layers(create_encoder("vit", **SMALL), [5])
 

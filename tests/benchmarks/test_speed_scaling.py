@@ -1,11 +1,7 @@
 """What is counted in a played group is what two real processes send; the page has no number of its own."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +10,11 @@ import torch.distributed as dist
 
 from benchmarks.profiling.__main__ import OWN
 from benchmarks.profiling.scaling import anchor, page, scaled, study, workers
-from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, synchronising, wire
+from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, wire
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
 from tests.helpers import facts
+from tests.warm import run_ranks
 
 pytestmark = pytest.mark.slow  # they measure tools of developers
 
@@ -33,16 +30,9 @@ MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
 @pytest.fixture(scope="module")
 def two() -> dict[str, dict]:
     """A line of each of REAL, from two processes over gloo."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.profiling.scaling.anchor", *REAL]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    both = [subprocess.Popen(command, env={**env, "RANK": str(rank)}, **pipes) for rank in (0, 1)]
-    said = [process.communicate(timeout=300) for process in both]
-    assert all(process.returncode == 0 for process in both), said[0][1][-2000:] + said[1][1][-2000:]
-    lines = [json.loads(line) for line in said[0][0].splitlines() if line.startswith("{")]
+    ends = run_ranks("-m", "benchmarks.profiling.scaling.anchor", *REAL, timeout=300)
+    assert all(end.returncode == 0 for end in ends), ends[0].stderr[-2000:] + ends[1].stderr[-2000:]
+    lines = [json.loads(line) for line in ends[0].stdout.splitlines() if line.startswith("{")]
     return {line["name"]: line for line in lines}
 
 
@@ -83,15 +73,6 @@ def test_a_played_group_shows_bytes_of_one_process(world: int):
         "exchange": Part(1, 12),
     }
     assert sent.largest_gather == 40 and not dist.is_initialized()
-
-
-def test_gradients_of_what_learns_and_all_buffers():
-    net = create_encoder("resnet18_2d3d", width=8)
-    net.conv1.weight.requires_grad_(False)
-    with playing(2):
-        found = synchronising(net, 2)
-    assert found["all_reduce"].bytes == 4 * sum(p.numel() for p in net.parameters() if p.requires_grad)
-    assert found["broadcast"].bytes == sum(b.numel() * b.element_size() for b in net.buffers())
 
 
 def test_dpc_by_hand():
@@ -142,11 +123,7 @@ def test_the_page_is_made_from_the_file():
     prose = re.sub(r"(?m)^    .*$|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", MARKED.sub("", text))
     stated = {page.ROOM / 1e9, page.SPEED / 1e12, page.WITHIN / 1e9, page.BEYOND / 1e9}
     stated |= {page.MESSAGE * 1e6, page.NODE, *page.WORLDS, *scaled.FITTED, scaled.CHECKED, 1}
-    stated |= {
-        workers.QUALITY,
-        workers.VIEWS.clips[0].frames,
-        workers.VIEWS.clips[0].size,
-        workers.VIEWS.clips[0].stride,
-    }
+    view = workers.VIEWS.clips[0]
+    stated |= {workers.QUALITY, view.frames, view.size, view.stride}
     alone = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", prose)}
     assert alone <= stated, "a number that is typed by hand"

@@ -102,6 +102,7 @@ def test_the_command_makes_page_table_and_rows(tmp_path: Path):
         assert sweep_page.cell_files(cell, tmp_path) == shown and {*shown.values()} <= {*page.places}
     assert [cell.failed["why"] for cell in sweep.failed] == ["rank 0: CUDA out of memory."]
     texts = [column.text(sweep.finished[3]) for column in sweep_rows.columns(sweep)]
+    assert tells(" ".join(texts), "46.0", "40.0", "51.0", "53.0", "+11.0", "+6.0", "+16.0")
     assert all(text in (tmp_path / "rows.md").read_text() for text in texts)
 
 

@@ -25,15 +25,10 @@ import torch
 from ssvid.sweep import jobs, slurm
 from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.status import State, states
+from tests.helpers import metrics
 
-KINDS = (
-    "USR2 to a step",
-    "TERM to a step",
-    "requeue",
-    "kill -9 of a rank",
-    "kill -9 of a keeper",
-    "kill -9 of a slurmd",
-)
+KINDS = ("USR2 to a step", "TERM to a step", "requeue")
+KINDS += ("kill -9 of a rank", "kill -9 of a keeper", "kill -9 of a slurmd")
 PAUSE = (4.0, 14.0)  # seconds between faults
 DOWN = (1.0, 20.0)  # seconds without the slurmd
 
@@ -156,16 +151,12 @@ def compared(calm: Path, out: Path) -> list[str]:
         for key in ("step", "model", "optimizer"):
             if not same(ends[0][key], ends[1][key]):
                 found.append(f"{cell.hash}: another {key}")
-        logged = [m["step"] for m in lines(twin.run / "metrics.jsonl") if "loss" in m]
+        logged = [m["step"] for m in metrics(twin.run) if "loss" in m]
         if logged != sorted(set(logged)) or logged[-1] != ends[0]["step"]:
             found.append(f"{cell.hash}: steps logged twice or not at all")
         if rows[0]["scores"] != rows[1]["scores"]:
             found.append(f"{cell.hash}: other scores")
     return found
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def disturbed(sweep: str, out: Path, faults: int, seed: int, kinds: tuple[str, ...] = KINDS) -> Faults:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from submitit.core.utils import DelayedSubmission
 
 from ssvid.cli import parse
@@ -23,7 +22,7 @@ from ssvid.sweep.slurm import submit_arrays
 from ssvid.sweep.status import counts, states
 from tests import warm
 from tests.helpers import ROOT, command, facts, for_each, sentence, tells
-from tests.sweep.fakes import BASE, TOOLS
+from tests.sweep.fakes import BASE, TOOLS, sweep
 
 
 @pytest.fixture
@@ -39,12 +38,6 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLURM_FAKE", str(asked))
     warm.replace_subprocess(monkeypatch, "ssvid.sweep.__main__")
     return asked
-
-
-def sweep(folder: Path, **parts: Any) -> str:
-    file = folder / "try.yaml"
-    file.write_text(yaml.safe_dump({"base": BASE, **parts}, sort_keys=False))
-    return str(file)
 
 
 def submit(file: str, out: Path, *more: str) -> dict[str, Any]:
@@ -238,19 +231,6 @@ def test_cancel_takes_what_is_in_the_queue(slurm: Path, tmp_path: Path):
     assert (slurm / "cancelled").read_text() == f"{one['job']}_1\n"
     (slurm / "queue").write_text("")
     assert [each.state for each in states(SweepFolder(out))] == ["stopped", "cancelled"]
-
-
-def test_a_thousand_cells_and_their_status(slurm: Path, tmp_path: Path):
-    """The figures of speed and memory are in docs/reliability.md; here: that nothing is lost on the way."""
-    file = sweep(tmp_path, grid={"seed": list(range(40))}, random={"count": 25, "lr": {"log": [1e-5, 1e-2]}})
-    assert submit(file, tmp_path / "out")["submitted"] == 1000
-    folder = SweepFolder(tmp_path / "out")
-    (one,) = folder.submissions()
-    assert len(one["cells"]) == 1000 and "--array=0-999%64" in scripts(slurm)[0]
-    queue = [f"{one['job']}_{i}|{'RUNNING' if i < 64 else 'PENDING'}|n1|x|{one['name']}" for i in range(1000)]
-    (slurm / "queue").write_text("\n".join(queue) + "\n")
-    number = counts(states(folder))
-    assert (number["running"], number["queued"]) == (64, 936)
 
 
 def test_status_imports_nothing_that_takes_time():

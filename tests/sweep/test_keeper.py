@@ -133,17 +133,10 @@ def test_scores_are_those_of_the_result_files(cell: CellFolder):
     cell.bench.mkdir(parents=True)
     write_result(cell.bench / "a.json", result)
     (cell.bench / "other.json").write_text(json.dumps({"kind": "something else"}))
-    assert keeper.scores(cell) == {
-        "classify.linear": {
-            "metric": "top1",
-            "test": result.score.value,
-            "interval": result.score.interval,
-            "val": 0.6,
-            "chance": 0.25,
-            "random": result.controls["random"].value,
-            "gain": vars(result.gains["random"]),
-        }
-    }
+    random, gain = result.controls["random"].value, vars(result.gains["random"])
+    expected = {"metric": "top1", "test": result.score.value, "interval": result.score.interval}
+    expected |= {"val": 0.6, "chance": 0.25, "random": random, "gain": gain}
+    assert keeper.scores(cell) == {"classify.linear": expected}
 
 
 def test_ranks_have_logs_and_the_first_to_fail_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -274,11 +267,11 @@ def test_states_of_cells_nobody_has(cell: CellFolder):
     folder = SweepFolder(cell.path.parents[1])
     assert counts(states(folder))["waiting"] == 1
     (folder.path / "submissions").mkdir()
-    lanes = [{"pid": 2**22 + 1, "began": "1", "host": os.uname().nodename}]
+    lane = {"pid": 2**22 + 1, "began": "1", "host": os.uname().nodename}
     submission = {"time": 1, "cluster": "local", "cells": [CELL]}
     (folder.path / "submissions" / "0001.json").write_text(json.dumps(submission))
     (folder.path / "jobs" / "0001").mkdir(parents=True)
-    (folder.path / "jobs" / "0001" / "lane-1.json").write_text(json.dumps(lanes[0]))
+    (folder.path / "jobs" / "0001" / "lane-1.json").write_text(json.dumps(lane))
     assert counts(states(folder))["stopped"] == 1
     cell.add("cancel")
     assert counts(states(folder))["cancelled"] == 1
