@@ -33,38 +33,24 @@ def argv(videos: Path, tmp_path: Path) -> list[str]:
     return pretrain_argv(videos, tmp_path / "out")
 
 
-def test_unknown_names_list_near_ones(argv):
-    assert tells(refused([*argv, "--objective", "may"]), "may", "mae")
-    assert tells(refused([*argv, "--encoder", "vit_smal"]), "vit_smal", "vit_small")
-    assert tells(refused([*argv, "--data", "foldr"]), "foldr")
-
-
-def test_unknown_keys_and_wrong_values_name_the_flag(argv):
-    assert tells(refused([*argv, "--objective.mask_rati", "0.5"]), "--objective", "mask_rati")
-    assert tells(refused([*argv, "--encoder.dimm", "5"]), "--encoder", "dimm")
-    assert tells(refused([*argv, "--step", "3"]), "--step", "--steps")
-    assert tells(refused([*argv, "--clip.fp", "3"]), "--clip.fp", "--clip.fps")
-
-
-@for_each(
-    "flag, value, takes",
-    [
-        ("--steps", "many", "int or null"),
-        ("--lr", "fast", "float"),
-        ("--encoder.depth", "x", "int"),
-        ("--objective.mask", "tubes", "tube, random, frame, block"),
-        ("--clip.modality", "x", "rgb, flow"),
-        ("--betas", "[1]", "tuple[float, float]"),
-    ],
-)
-def test_a_wrong_value_is_told_with_what_the_flag_takes(argv, flag, value, takes):
-    said = refused([*argv, flag, value])
-    assert flag in said and repr(value) in said and takes in said
-
-
 @for_each(
     "flag, value, said",
     [
+        ("--objective", "may", "may mae"),
+        ("--encoder", "vit_smal", "vit_smal vit_small"),
+        ("--data", "foldr", "foldr"),
+        ("--objective.mask_rati", "0.5", "--objective mask_rati"),
+        ("--encoder.dimm", "5", "--encoder dimm"),
+        ("--step", "3", "--step --steps"),
+        ("--clip.fp", "3", "--clip.fp --clip.fps"),
+        ("--steps", "many", "--steps many int null"),
+        ("--lr", "fast", "--lr fast float"),
+        ("--encoder.depth", "x", "--encoder.depth x int"),
+        ("--objective.mask", "tubes", "--objective.mask tubes tube random frame block"),
+        ("--clip.modality", "x", "--clip.modality x rgb flow"),
+        ("--betas", "[1]", "--betas [1] tuple"),
+        ("--epochs", "1", "--steps --epochs"),
+        ("--objective.augment", "colourful", "colourful"),
         ("--steps", "-1", "--steps -1"),
         ("--accumulate", "0", "--accumulate 0"),
         ("--log_every", "0", "--log_every 0"),
@@ -90,14 +76,11 @@ def test_a_wrong_value_is_told_with_what_the_flag_takes(argv, flag, value, takes
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="one of the values is good on this machine")
-def test_values_out_of_range(argv, tmp_path, flag, value, said):
-    assert tells(refused([*argv, flag, value]), *said.split())
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_recipe_with_a_key_that_is_no_flag(argv, tmp_path):
-    (tmp_path / "r.yaml").write_text("colour: red\n")
-    assert tells(refused(["--config", str(tmp_path / "r.yaml"), *argv]), "colour")
+def test_flags_that_cannot_be(argv, tmp_path, flag, value, said):
+    """Unknown names and keys, values of the wrong type or out of range, and contradictions."""
+    out = tmp_path / "out"
+    assert tells(refused([*argv, "--out", str(out), flag, value]), *said.split())
+    assert not out.exists()
 
 
 def helpless(parser: ArgumentParser) -> list[str]:
@@ -143,11 +126,8 @@ def test_help_is_the_comment_where_a_parameter_is_declared():
     assert "mae_st: random" not in partial, "its own, not its neighbour's"
 
 
-def test_contradictions(argv):
-    assert tells(refused([*argv, "--epochs", "1"]), "--steps", "--epochs")
-    assert "exclude each other" in refused([*argv, "--clip.fps", "5", "--clip.stride", "2"])
-    assert "take a multiple of 3" in refused([*argv, "--accumulate", "3"])
-    assert tells(refused([*argv, "--objective.augment", "colourful"]), "colourful")
+def test_a_batch_that_micro_batches_cannot_share(argv):
+    assert tells(refused([*argv, "--accumulate", "3"]), "--batch_size", "4", "3")
 
 
 def test_an_incapable_encoder(argv):
@@ -165,12 +145,12 @@ def test_a_recipe_is_the_same_flags(tmp_path, videos):
     assert got["config"]["objective"]["mask_ratio"] == 0.6 and got["config"]["objective"]["dec_depth"] == 2
     assert got["config"]["encoder"]["name"] == "vit_tiny" and got["steps"] == 7
     recipe.write_text("objective: mae\nencoder: vit\ndata: folder\nstepz: 3\n")
-    assert "stepz" in refused(["--config", str(recipe), *rest])
+    assert tells(refused(["--config", str(recipe), *rest]), "stepz")
     recipe.write_text("objective: mae\nencoder: vit\n")
-    assert re.search("--data is missing: choose one of .*csv, folder", refused(["--config", str(recipe), *rest]))
+    assert tells(refused(["--config", str(recipe), *rest]), "--data", "csv", "folder")
     recipe.write_text("objective: [\n")
-    assert "cannot be read" in refused(["--config", str(recipe), *rest])
-    assert "cannot be read" in refused(["--config", str(tmp_path / "absent.yaml"), *rest])
+    for file in (recipe, tmp_path / "absent.yaml"):
+        assert tells(refused(["--config", str(file), *rest]), str(file))
 
 
 def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
@@ -178,7 +158,7 @@ def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     got = parse(pretrain, pretrain_argv(videos, tmp_path / "o", "--objective", "mine:Mine"))
     assert got["config"]["objective"]["name"] == "mine:Mine"
-    assert "cannot be imported" in refused(pretrain_argv(videos, tmp_path / "o", "--objective", "absent:Mine"))
+    assert tells(refused(pretrain_argv(videos, tmp_path / "o", "--objective", "absent:Mine")), "absent")
 
 
 def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path, monkeypatch):
@@ -193,20 +173,4 @@ def test_the_last_line_is_json_and_a_mistake_is_a_sentence(argv, tmp_path):
     assert json.loads(result.stdout.splitlines()[-1])["step"] == 6
     (tmp_path / "empty").mkdir()
     said = sentence(command("ssvid.pretrain", *argv, "--data.root", str(tmp_path / "empty")))
-    assert "holds no video files" in said
-
-
-@for_each(
-    "text, said",
-    [
-        ("path,label,split\n0.mp4,a,train\nabsent.mp4,b,val\n", "1 of 2 files are missing, first absent.mp4"),
-        ("path,label,split\n0.mp4,a,train\n1.mp4,b,exam\n", "split 'exam'"),
-        ("path,label,split\n0.mp4,a,train\n0.mp4,b,val\n", "more than once, first 0.mp4"),
-        ("path,label,split,group\n0.mp4,a,train,g\n1.mp4,a,val,g\n", "leaks"),
-    ],
-)
-def test_bad_manifests(argv, videos, tmp_path, text, said):
-    for name in ("0.mp4", "1.mp4"):
-        (tmp_path / name).symlink_to(videos / name)
-    (tmp_path / "rows.csv").write_text(text)
-    assert said in refused([*argv, "--data", "csv", "--data.root", str(tmp_path / "rows.csv")])
+    assert tells(said, str(tmp_path / "empty"))

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.demo import demo
-from tests.helpers import command
 
 SEEDS = (0, 1, 2)
 
@@ -32,13 +31,3 @@ def test_pretraining_gains_over_three_seeds(tmp_path: Path):
         for seed, folder in zip(SEEDS, folders, strict=True)
     ]
     assert sum(gains) / len(gains) >= 0.15 and min(gains) >= 0.08, gains
-
-
-@pytest.mark.nightly
-def test_the_small_demo_ends_in_one_line(tmp_path: Path):
-    argv = ["--small", "--out", str(tmp_path / "demo"), "--cache", str(tmp_path / "cache")]
-    result = command("benchmarks.demo", *argv)
-    assert result.returncode == 0, result.stderr[-2000:]
-    last = json.loads(result.stdout.splitlines()[-1])
-    assert {"pretrained", "random", "pixels", "chance", "report"} <= last.keys()
-    assert Path(last["report"]).exists()

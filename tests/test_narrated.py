@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from ssvid.errors import UserError
 from ssvid.extract import extract_features
 from ssvid.pretrain import pretrain
 from ssvid.text.joint import load_joint
-from tests.helpers import ROOT, TINY, command, facts, sentence
+from tests.helpers import ROOT, TINY, command, facts, sentence, tells
 
 SET = ["--data", "synthetic_narrated", "--data.train", "4", "--data.val", "1", "--data.test", "2"]
 SET += ["--data.seconds", "100", "--data.size", "16"]
@@ -71,15 +72,20 @@ def test_a_killed_run_goes_on_to_the_same_weights(name: str, root: Path, tmp_pat
     assert whole.keys() == again.keys() and all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+def score_aligner(encoder: Path, folder: Path, *data: str) -> dict[str, Any]:
+    """The result of the aligner in `folder`, as the runner writes it."""
+    cell = {"name": "align", "task": "htm_align", "aligner": str(folder / "tan"), "narrated": True}
+    (folder / "suite.yaml").write_text(yaml.safe_dump({"cells": [cell]}))
+    argv = ["--encoder", str(encoder), "--suite", str(folder / "suite.yaml"), *data]
+    argv += ["--out", str(folder / "bench"), "--cache", str(folder / "cache")]
+    assert benchmark(**parse(benchmark, argv))["failed"] == []
+    (file,) = (folder / "bench").glob("*.align.json")
+    return dict(json.loads(file.read_text()))
+
+
 def test_the_runner_scores_an_aligner_beside_the_narrator(root: Path, tmp_path: Path):
     trained(tmp_path / "tan", *TAN, *stored(root), "--steps", "2")
-    cell = {"name": "align", "task": "htm_align", "aligner": str(tmp_path / "tan"), "narrated": True}
-    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"cells": [cell]}))
-    argv = ["--encoder", str(root / "mil"), "--suite", str(tmp_path / "suite.yaml"), "--out", str(tmp_path / "bench")]
-    told = benchmark(**parse(benchmark, [*argv, *SET, *stored(root), "--cache", str(tmp_path / "cache")]))
-    assert told["failed"] == []
-    (file,) = (tmp_path / "bench").glob("*.align.json")
-    found = json.loads(file.read_text())
+    found = score_aligner(root / "mil", tmp_path, *SET, *stored(root))
     assert found["metric"] == "recall1" and found["never_asked"] == 0
     truth = json.loads((synthetic(root).root / "htm_align.json").read_text())
     known = sum(one[0] for name, of in truth.items() if name.startswith("test") for one in of)
@@ -100,13 +106,7 @@ def test_sentences_are_found_again(tmp_path: Path):
     data += ["--data.features", str(tmp_path / "features")]
     recipe = ["--config", str(tmp_path / "init.yaml"), *data, "--out", str(tmp_path / "tan")]
     pretrain(**parse(pretrain, recipe))
-    cell = {"name": "align", "task": "htm_align", "aligner": str(tmp_path / "tan"), "narrated": True}
-    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"cells": [cell]}))
-    argv = ["--encoder", str(tmp_path / "mil"), "--suite", str(tmp_path / "suite.yaml"), *data]
-    argv += ["--out", str(tmp_path / "bench"), "--cache", str(tmp_path / "cache")]
-    assert benchmark(**parse(benchmark, argv))["failed"] == []
-    (file,) = (tmp_path / "bench").glob("*.align.json")
-    found = json.loads(file.read_text())
+    found = score_aligner(tmp_path / "mil", tmp_path, *data)
     assert found["gains"]["timestamps"]["difference"] >= 0.25 and found["auc"] >= 0.85
 
 
@@ -117,7 +117,7 @@ def synthetic(root: Path):
 def test_an_encoder_where_none_is_wanted_and_none_where_one_is(root: Path, tmp_path: Path):
     rest = [*SET, *stored(root), "--out", str(tmp_path / "o"), "--steps", "1"]
     said = sentence(command("ssvid.pretrain", *TAN, "--encoder", "vit_tiny", *rest))
-    assert said == "error: tan learns from stored features and takes no encoder: leave out --encoder."
+    assert tells(said, "tan", "--encoder")
     with pytest.raises(UserError, match=facts("--encoder", "vit_tiny")):
         pretrain(**parse(pretrain, ["--objective", "mae", *rest]))
 
@@ -130,7 +130,7 @@ def test_features_of_another_width_name_the_flag(root: Path, tmp_path: Path):
 
 def test_without_features_there_is_nothing_to_align(root: Path, tmp_path: Path):
     argv = [*TAN, *SET, "--data.root", str(root / "set"), "--out", str(tmp_path / "o"), "--steps", "1"]
-    with pytest.raises(UserError, match="4 of 4 videos of .* have no stored features"):
+    with pytest.raises(UserError, match=facts("4 of 4")):
         pretrain(**parse(pretrain, argv))
 
 
@@ -156,7 +156,7 @@ def test_a_run_keeps_its_words_and_whose_features_it_learnt_from(root: Path, tmp
     shutil.copy(root / "features/test_00000.npy", tmp_path / "store")
     (tmp_path / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:03.000\nthe red bar\n")
     flags = ["--video", "test_00000", "--transcript", str(tmp_path / "a.vtt"), "--aligner", str(tmp_path / "moved")]
-    with pytest.raises(UserError, match="is of the encoder another, and the aligner learnt from features of"):
+    with pytest.raises(UserError, match=facts("another")):
         align(**parse(align, [*flags, "--features", str(tmp_path / "store"), "--out", str(tmp_path / "o")]))
     told = align(**parse(align, [*flags, "--features", str(root / "features"), "--out", str(tmp_path / "o")]))
     assert told["aligned"] == 1
@@ -168,4 +168,4 @@ def test_a_damaged_first_file_is_a_bad_file_like_any_other(root: Path, tmp_path:
     first.write_bytes(first.read_bytes()[:60])
     argv = [*TAN, "--data.root", str(root / "set"), "--data.features", str(tmp_path / "features"), "--max_bad", "0.5"]
     trained(tmp_path / "o", *argv, "--objective.cotrain", "keep", "--steps", "1")
-    assert "--objective.cotrain without --objective.init" in capsys.readouterr().err
+    assert tells(capsys.readouterr().err, "--objective.cotrain", "--objective.init")

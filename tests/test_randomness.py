@@ -14,13 +14,8 @@ def test_a_row_depends_on_its_coordinates_alone():
 
 def test_every_coordinate_matters():
     base = uniform(0, "a", 0, 0, 4)
-    for other in (
-        uniform(1, "a", 0, 0, 4),
-        uniform(0, "b", 0, 0, 4),
-        uniform(0, "a", 1, 0, 4),
-        uniform(0, "a", 0, 1, 4),
-    ):
-        assert not (base == other).any()
+    for other in ((1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1)):
+        assert not (base == uniform(*other, 4)).any()
 
 
 def test_values_are_pinned():

@@ -10,12 +10,9 @@ from ssvid.registry import datasets, objectives
 def test_a_recipe_over_another_keeps_the_parts_it_does_not_name():
     below = {"clip": {"fps": 5.0, "size": 64}, "objective": {"queue": 8}, "steps": 3}
     above = {"clip": {"size": 32}, "objective": {"name": "infonce"}, "steps": 4}
-    merged = merge_recipes(below, above)
-    assert merged == {
-        "clip": {"fps": 5.0, "size": 32},
-        "objective": {"queue": 8, "name": "infonce"},
-        "steps": 4,
-    }
+    clip, objective = {"fps": 5.0, "size": 32}, {"queue": 8, "name": "infonce"}
+    merged = {"clip": clip, "objective": objective, "steps": 4}
+    assert merge_recipes(below, above) == merged
     assert below["clip"] == {"fps": 5.0, "size": 64} and "name" not in below["objective"]
 
 
@@ -29,6 +26,10 @@ def test_settings_of_another_name_are_dropped():
 def test_a_flag_replaces_what_a_recipe_merges():
     assert set_flags({"clip": {"fps": 5.0}}, {"clip": {"size": 32}}) == {"clip": {"size": 32}}
     assert set_flags({"clip": {"fps": 5.0}}, {"clip.size": 32}) == {"clip": {"fps": 5.0, "size": 32}}
+    below = {"objective": {"name": "mae", "mask_ratio": 0.9}}
+    assert set_flags(below, {"objective": "infonce"})["objective"] == {"name": "infonce"}
+    both = set_flags(below, {"objective.dec_dim": 4, "objective": {"name": "mae"}})
+    assert both["objective"]["dec_dim"] == 4 and below["objective"]["mask_ratio"] == 0.9
     with pytest.raises(UserError, match="steps"):
         set_flags({"steps": 3}, {"steps.more": 1})
 

@@ -18,7 +18,7 @@ from ssvid.text import Tower, create_tower
 from ssvid.text.joint import Joint, load_joint, save_joint
 from ssvid.text.words import MILNCE, TAN, collect
 from ssvid.weights.encoders import load_encoder
-from tests.helpers import command, sentence
+from tests.helpers import command, facts, for_each, sentence
 
 WORDS = ["add", "the", "onion", "don't", "Stir"]
 SMALL = {"dim": 4, "width": 3, "hidden": 5}
@@ -39,17 +39,15 @@ def alike(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def refused(match: str):  # noqa: ANN201
-    return pytest.raises(UserError, match=match)
+def refused(*words: str):  # noqa: ANN201
+    """One sentence that names these."""
+    return pytest.raises(UserError, match=facts(*words))
 
 
 def test_mil_nces_way_drops_unknown_words_and_sees_padding(list_: str):
     tower = words(list_, **{**MILNCE, "length": 4})
-    assert tower.tokens(["Stir zzz the onion!", "don't, stir", "zzz"]).tolist() == [
-        [5, 2, 3, 0],
-        [4, 0, 0, 0],  # case matters
-        [0, 0, 0, 0],
-    ]
+    rows = tower.tokens(["Stir zzz the onion!", "don't, stir", "zzz"]).tolist()
+    assert rows == [[5, 2, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]]  # case matters
     assert tower.tokens(["the " * 9]).tolist() == [[2] * 4] and not tower.knows("zzz") and tower.knows("zzz the")
     longer = words(list_, **{**MILNCE, "length": 5})
     with torch.no_grad():
@@ -96,18 +94,18 @@ def test_a_published_dictionarys_table_is_frozen_and_a_list_of_ones_own_is_not(l
     assert frozen.table.weight.grad is None and frozen.first.weight.grad is not None
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
+@for_each(
+    "text, fact",
     [
-        (b"", "is empty: write a word a line"),
-        (b"add\nred onion\n", "has 'red onion', which no sentence is cut into"),
-        (b"add\nStir\n", "has 'Stir', and sentences are read in lower case: lower=false"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"", "list.txt"),
+        (b"add\nred onion\n", "red onion"),
+        (b"add\nStir\n", "Stir | lower"),  # sentences are read in lower case
+        (b"\xff\xfe\x00", "list.txt"),
     ],
 )
-def test_word_lists_that_are_none(text: bytes, why: str, tmp_path: Path):
+def test_word_lists_that_are_none(text: bytes, fact: str, tmp_path: Path):
     (tmp_path / "list.txt").write_bytes(text)
-    with refused(why):
+    with refused(*fact.split(" | ")):
         words(str(tmp_path / "list.txt"))
 
 
@@ -115,19 +113,16 @@ def test_other_word_arrays_and_arguments_are_refused(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.zeros((3, 2)))
     np.save(tmp_path / "b.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "c.npy").write_bytes(b"junk")
-    with refused(r"a.npy is no list of words: it is an array \(3, 2\) of float64"):
-        words(str(tmp_path / "a.npy"))
-    for name in ("b", "c"):
-        with refused(f"The word list .*{name}.npy cannot be read"):
-            words(str(tmp_path / f"{name}.npy"))
-    with refused("cannot be read: No such file"):
-        words(str(tmp_path / "gone.txt"))
-    with refused("has no padding 'hidden': take seen or masked"):
-        create_tower("words", padding="hidden")
-    with refused("There is no text tower 'word': take words, bert, clip"):
-        create_tower("word")
-    with refused("The text tower words cannot be made: .*'depth'"):
-        create_tower("words", depth=3)
+    for name in ("a.npy", "b.npy", "c.npy", "gone.txt"):
+        with refused(name):
+            words(str(tmp_path / name))
+    for name, more, facts_ in (
+        ("words", {"padding": "hidden"}, ("hidden", "seen", "masked")),
+        ("word", {}, ("word", "words", "bert", "clip")),
+        ("words", {"depth": 3}, ("words", "depth")),
+    ):
+        with refused(*facts_):
+            create_tower(name, **more)
 
 
 def joint_of(tower: Tower, cosine: bool = False) -> Joint:
@@ -176,18 +171,18 @@ def test_heads_of_several_maps_or_none_are_kept(tmp_path: Path):
 
 
 def test_what_holds_no_text_tower_is_said(tmp_path: Path):
-    with refused("has no text tower .text.json.: take the run of an objective that learns from text"):
+    with refused("text.json"):
         load_joint(tmp_path)
     save_joint(joint_of(words()), tmp_path)
-    with refused("is a run's, which knows its words: leave out x.npy"):
+    with refused("x.npy"):
         load_joint(tmp_path, "x.npy")
     card = json.loads((tmp_path / "text.json").read_text())
     (tmp_path / "text.json").write_text(json.dumps({**card, "head": [{"in": 7, "out": 4, "bias": True}]}))
-    with refused("text.safetensors is of another model than Joint: .*'head.weight' is .4, 6., not .4, 7."):
+    with refused("text.safetensors", "head.weight", "6", "7"):
         load_joint(tmp_path)
     del card["cosine"]
     (tmp_path / "text.json").write_text(json.dumps(card))
-    with refused("text.json describes no text tower: KeyError"):
+    with refused("text.json"):
         load_joint(tmp_path)
 
 
@@ -215,26 +210,25 @@ def test_words_of_a_data_set_are_collected(tmp_path: Path):
     assert words(str(out)).tokens(["The zzz add"])[0, :3].tolist() == [2, 1, 0]
     collect(data, str(tmp_path / "all.txt"), least=1, lower=False)
     assert (tmp_path / "all.txt").read_text().split() == ["the", "add", "Add", "don't", "fish", "onion", "pan"]
-    for why, act in {
-        "exists: name a new file": lambda: collect(data, str(out)),
-        "it .txt": lambda: collect(data, "words.npy"),
-        "is said --least 9 times": lambda: collect(data, str(tmp_path / "none.txt"), least=9),
-        "have no sentences: take narrated data": lambda: collect(narrated(), str(tmp_path / "none.txt")),
-    }.items():
-        with refused(why):
-            act()
+    for fact, rows, file, least in (
+        (str(out), data, out, 2),  # it exists
+        (".txt", data, "words.npy", 2),
+        ("--least", data, tmp_path / "none.txt", 9),
+    ):
+        with refused(fact):
+            collect(rows, str(file), least=least)
 
 
-def test_the_command_collects_and_refuses(videos: Path, tmp_path: Path):
+def test_the_command_refuses_data_without_sentences(videos: Path, tmp_path: Path):
     out = str(tmp_path / "words.txt")
-    result = command("ssvid.text.words", "--data", "folder", "--data.root", str(videos), "--out", out)
-    assert "have no sentences" in sentence(result)
+    flags = ["--data", "folder", "--data.root", str(videos), "--out", out]
+    assert "sentences" in sentence(command("ssvid.text.words", *flags))
 
 
 def test_without_the_library_it_is_said_what_to_install(monkeypatch, tmp_path: Path):
     monkeypatch.setitem(sys.modules, "transformers", None)
     for name in ("bert", "clip"):
-        with refused(r"need transformers .*: pip install ssvid\[text\]"):
+        with refused("transformers", "ssvid[text]"):
             create_tower(name, folder=str(tmp_path))
 
 
@@ -267,12 +261,29 @@ def clip(tmp_path: Path) -> str:
     ends = {"bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1, "pad_token_id": len(tokens) - 1}
     text = {**sizes, **ends, "vocab_size": len(tokens), "max_position_embeddings": 40, "projection_dim": 8}
     vision = {**sizes, "image_size": 8, "patch_size": 4, "projection_dim": 8}
-    lib.CLIPModel(lib.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
-        tmp_path / "clip"
-    )
+    config = lib.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    lib.CLIPModel(config).save_pretrained(tmp_path / "clip")
     tokenizer = lib.CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
     tokenizer.save_pretrained(tmp_path / "clip")
     return str(tmp_path / "clip")
+
+
+def test_folders_that_hold_no_such_model(bert: str, tmp_path: Path):
+    lib = pytest.importorskip("transformers")
+    for more, facts_ in (
+        ({"folder": str(tmp_path)}, ("config.json",)),
+        ({"folder": bert, "length": 41}, ("--length", "41", "3", "40")),
+        ({"folder": bert, "pool": "max"}, ("max",)),
+    ):
+        with refused(*facts_):
+            create_tower("bert", **more)
+    lib.BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(bert)
+    with refused("AutoModel", "pooler.dense"):
+        create_tower("bert", folder=bert)
+    create_tower("bert", folder=bert, pool="mean")
+    Path(bert, "model.safetensors").write_bytes(b"junk")
+    with refused(bert):
+        create_tower("bert", folder=bert, pool="mean")
 
 
 @torch.no_grad()
@@ -321,20 +332,3 @@ def test_a_run_with_a_library_tower_is_whole_by_itself(kind: str, request, tmp_p
     shutil.rmtree(folder)
     shutil.move(tmp_path / "run", tmp_path / "moved")
     assert_same(joint, load_joint(tmp_path / "moved"))
-
-
-def test_folders_that_hold_no_such_model(bert: str, tmp_path: Path):
-    with refused("is no folder of a text model: there is no config.json"):
-        create_tower("bert", folder=str(tmp_path))
-    with refused("--length 41: the text model of .* reads 3 to 40 tokens"):
-        create_tower("bert", folder=bert, length=41)
-    with refused("has no pool 'max'"):
-        create_tower("bert", folder=bert, pool="max")
-    lib = pytest.importorskip("transformers")
-    lib.BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(bert)
-    with refused("lacks weights of AutoModel, such as 'pooler.dense"):
-        create_tower("bert", folder=bert)
-    create_tower("bert", folder=bert, pool="mean")
-    Path(bert, "model.safetensors").write_bytes(b"junk")
-    with refused("cannot be read as a text model"):
-        create_tower("bert", folder=bert, pool="mean")

@@ -22,13 +22,12 @@ def answers(seed: int, p: float) -> torch.Tensor:
 
 
 def folds(seed: int, **more) -> list[Result]:
-    return [
-        replace(
-            result(answers(3 * seed + n, 0.6), [f"{n}/{g}" for g in GROUPS], f"c.fold{n}", **more),
-            fold=Fold(of="c", number=n, folds=[1, 2, 3]),
-        )
-        for n in (1, 2, 3)
-    ]
+    runs = []
+    for n in (1, 2, 3):
+        groups = [f"{n}/{group}" for group in GROUPS]
+        run = result(answers(3 * seed + n, 0.6), groups, f"c.fold{n}", **more)
+        runs.append(replace(run, fold=Fold(of="c", number=n, folds=[1, 2, 3])))
+    return runs
 
 
 def test_folds_are_averaged_when_all_are_there():

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import html
 import io
 import json
 import re
@@ -23,7 +22,7 @@ from ssvid.errors import UserError
 from ssvid.results import TUNED, Answers, Cost, Fold, Result
 from ssvid.results.text import line
 from ssvid.shapes import ClipSpec, Row
-from tests.benchmarks.browser import Browser
+from tests.benchmarks.browser import LAYOUT, measure_page, read_page
 from tests.benchmarks.made import ROWS, encoder_info, make_result, old_result, put
 from tests.helpers import command, facts, sentence, squares, tells, write_video
 
@@ -57,11 +56,6 @@ def written(folder: Path, *more: Path, **options: Any) -> dict[str, str]:
     return {name: (place / name).read_text() for name in ("board.md", "board.csv", "board.tex", "report.html")}
 
 
-def stands_alone(page: str) -> bool:
-    outside = re.search(r"<script|<link|<iframe|@import|url\(", page)
-    return not outside and not re.findall(r'(?:src|href)="(?!data:image/(?:png|jpeg);base64,|#)', page)
-
-
 def test_every_number_is_in_every_table(tmp_path: Path):
     found = [made(title, cell, skill=skill) for title, skill in (("a", 0.9), ("b", 0.4)) for cell in ("one", "two")]
     texts = written(put(tmp_path, *found))
@@ -76,9 +70,8 @@ def test_every_number_is_in_every_table(tmp_path: Path):
         score = f"{100 * result.score.value:.1f}"
         for name in ("board.md", "board.tex", "report.html"):
             assert all(number in texts[name] for number in (score, low, high)), name
-        assert html.escape(result.command or "") in texts["report.html"]
+        assert str(result.command) in read_page(texts["report.html"]).text
     assert [row["cell"] + row["encoder"] for row in rows[:: len(ROWS)]] == ["onea", "oneb", "twoa", "twob"]
-    assert stands_alone(texts["report.html"])
 
 
 def test_latex_turns_where_cells_are_many():
@@ -99,8 +92,7 @@ def test_hostile_names_are_text(tmp_path: Path):
     (result.strips or [])[0] |= {"path": bad, "label": bad, "predicted": bad}
     (result.attention or {})["clips"][0] |= {"label": bad, "predicted": bad}
     texts = written(put(tmp_path, result))
-    assert '<img src="http' not in texts["report.html"] and texts["report.html"].count(html.escape(bad)) >= 5
-    assert stands_alone(texts["report.html"])
+    assert read_page(texts["report.html"]).text.count(bad) >= 5
     row = texts["board.md"].splitlines()[3 + 1]
     assert "a\\<img" in row and "\\&\\_\\|" in row and "\\_cell\\_ \\`x\\` \\*y\\*" in row
     assert r"$x\_{$\\~^" in row and len(re.findall(r"(?<!\\)\|", row)) == len(tables.HEAD) + 1
@@ -114,7 +106,7 @@ def test_what_a_result_lacks_is_left_out(tmp_path: Path):
     lacking = {"strips": None, "attention": None, "chance": None, "command": None, "git": None, "cost": Cost()}
     bare = replace(made("a", "one"), controls={}, gains={}, test=test, **lacking)
     texts = written(put(tmp_path, bare), baseline="a")
-    assert "<img" not in texts["report.html"] and "chance" not in texts["board.tex"]
+    assert not read_page(texts["report.html"]).tags["img"] and "chance" not in texts["board.tex"]
     assert board_page.explained(bare, [bare], "a", "red") == {} and figures.cost([bare], {"a": "red"}) is None
     assert line(bare).startswith("a, one: ") and board.brief(tmp_path)[0]["gain_over_random"] is None
     whole = made("a", "one")
@@ -123,10 +115,14 @@ def test_what_a_result_lacks_is_left_out(tmp_path: Path):
 
 
 def test_folders_become_one_report(tmp_path: Path):
-    a, b = put(tmp_path / "a", made("a", "one"), made("a", "two")), put(tmp_path / "b", made("b", "one", seed=1))
-    done = report.reports([str(a), str(b)], out=str(tmp_path / "new" / "all"))
-    assert done == {"report": str(tmp_path / "new" / "all" / "report.html")} and not (a / "report.html").exists()
-    rows = list(csv.DictReader((tmp_path / "new" / "all" / "board.csv").read_text().splitlines()))
+    """As a user starts it."""
+    a = put(tmp_path / "a", made("a", "one"), made("a", "two"))
+    b, out = put(tmp_path / "b", made("b", "one", seed=1)), tmp_path / "new" / "all"
+    done = command("benchmarks.report", str(a), str(b), "--out", str(out), "--baseline", "pixels")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"report": str(out / "report.html")}
+    assert not (a / "report.html").exists()
+    rows = list(csv.DictReader((out / "board.csv").read_text().splitlines()))
     assert {(row["cell"], row["encoder"]) for row in rows} == {("one", "a"), ("two", "a"), ("one", "b")}
     assert report.reports([str(a), str(b)]) == {"report": str(a / "report.html")}  # the first, where none is named
     assert report.reports([str(b)]) == report.report(b) == {"report": str(b / "report.html")}
@@ -143,10 +139,8 @@ def test_results_of_before_are_reported(tmp_path: Path, kinds: tuple[str, ...]):
         content = old_result(kind)
         cell = TUNED if kind == "fine_tuning" else "classify.linear"
         for row, score in {"encoder": content, **content["controls"]}.items():
-            assert (
-                float(rows[cell, row]["score"]) == score["top1"]
-                and float(rows[cell, row]["low"]) == score["interval"][0]
-            )
+            numbers = [float(rows[cell, row][key]) for key in ("score", "low")]
+            assert numbers == [score["top1"], score["interval"][0]]
     if len(kinds) == 2:
         assert content["confusion"] == board_page.confusion(board.read_all(tmp_path)[tmp_path / "fine_tuning.json"])
 
@@ -179,13 +173,14 @@ def test_rows_that_are_no_fair_comparison_are_warned_of():
 
 def test_only_what_belongs_together_is_merged(tmp_path: Path):
     a = put(tmp_path / "a", made("a", "one"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=facts("--out", "--baseline")):
-        report.reports([str(a), str(tmp_path / "empty")])
-    with pytest.raises(UserError, match="There is no folder .*absent"):
-        report.reports([str(tmp_path / "absent")])
-    with pytest.raises(UserError, match="empty"):
-        report.reports([str(tmp_path / "empty")])
+    empty, absent = tmp_path / "empty", tmp_path / "absent"
+    empty.mkdir()
+    refusals = [([a, empty], "--out"), ([absent], str(absent)), ([empty], str(empty))]
+    for folders, fact in refusals:
+        with pytest.raises(UserError, match=facts(fact)):
+            report.reports([str(folder) for folder in folders])
+    said = sentence(command("benchmarks.report", str(a), "--baseline", "pixel"))
+    assert tells(said, "--baseline", "pixels")
 
 
 def test_gains_by_class_are_those_of_the_answers():
@@ -245,11 +240,11 @@ def test_means_have_their_spread_in_every_table(tmp_path: Path):
     """Over seeds of the probe, and over folds."""
     result = made("a", "one", seeds=[0, 1, 2])
     rows = {name: replace(row, std_over_seeds=0.02) for name, row in result.controls.items()}
-    seeds = replace(result, score=replace(result.score, std_over_seeds=0.0123), controls=rows)
-    folds = [
-        made("a", f"set.fold{n}", seed=n, skill=0.4 + 0.2 * n, fold=Fold(of="set", number=n, folds=[1, 2]))
-        for n in (1, 2)
-    ]
+    score = replace(result.score, std_over_seeds=0.0123)
+    seeds, folds = replace(result, score=score, controls=rows), []
+    for n in (1, 2):
+        fold = Fold(of="set", number=n, folds=[1, 2])
+        folds.append(made("a", f"set.fold{n}", seed=n, skill=0.4 + 0.2 * n, fold=fold))
     texts = written(put(tmp_path, seeds, *folds))
     scores = [result.score.value for result in folds]
     table = list(csv.DictReader(texts["board.csv"].splitlines()))
@@ -266,15 +261,15 @@ def test_means_have_their_spread_in_every_table(tmp_path: Path):
 
 def test_how_to_cite_names_software_code_data_and_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     page = board_page.cite([made("a", "one"), made("a", "two")])
-    assert "@software{ssvid,\n  author = {{The ssvid authors}}," in page
-    assert all(part in page for part in ("abcdef0123456789+", "d" * 16, "one 0123456789abcdef", "two 0123456789abcdef"))
-    (tmp_path / "c.cff").write_text(
-        "title: T\nversion: 2.0\nauthors: [{family-names: Doe, given-names: J.}, {name: Lab}]\n"
-        "date-released: 2026-02-01\ndoi: 10.1/x\n"
-    )
+    parts = ("@software{ssvid", "abcdef0123456789+", "d" * 16)
+    parts += ("one 0123456789abcdef", "two 0123456789abcdef")
+    assert all(part in page for part in parts)
+    citation = {"title": "T", "version": "2.0", "date-released": "2026-02-01", "doi": "10.1/x"}
+    citation["authors"] = [{"family-names": "Doe", "given-names": "J."}, {"name": "Lab"}]
+    (tmp_path / "c.cff").write_text(json.dumps(citation))
     monkeypatch.setattr(board_page, "CITATION", tmp_path / "c.cff")
-    entry = "author = {Doe, J. and {Lab}},\n  title = {{T}},\n  version = {2.0},\n  year = {2026},\n  doi"
-    assert entry in board_page.bibtex()
+    entry = board_page.bibtex()
+    assert all(part in entry for part in ("{Doe, J. and {Lab}}", "{{T}}", "{2.0}", "{2026}", "doi"))
     monkeypatch.setattr(board_page, "CITATION", tmp_path / "absent")
     assert "@software" not in board_page.cite([made("a", "one")])
 
@@ -298,39 +293,15 @@ def test_attention_over_time(tmp_path: Path):
     assert Image.open(io.BytesIO(base64.b64decode(one["clips"][0]["jpeg"]))).size == (FRAMES * (SIDE + GAP) - GAP, SIDE)
 
 
-def test_as_a_user_starts_it(tmp_path: Path):
-    a, b = put(tmp_path / "a", made("a", "one")), put(tmp_path / "b", made("b", "one", seed=1))
-    done = command("benchmarks.report", str(a), str(b), "--baseline", "pixels", "--out", str(tmp_path / "all"))
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {"report": str(tmp_path / "all" / "report.html")}
-    said = sentence(command("benchmarks.report", str(a), str(b), "--baseline", "pixel"))
-    assert tells(said, "--baseline", "pixels")
-
-
-MEASURE = """<script>addEventListener("load", () => {
-  document.querySelectorAll("details").forEach(one => one.open = true);
-  const images = [...document.images], wide = document.documentElement.clientWidth;
-  const all = [...document.querySelectorAll("img, .bars, .track, .look, figure")];
-  document.title = JSON.stringify({images: images.length, broken: images.filter(one => !one.naturalWidth).length,
-    wide: document.documentElement.scrollWidth - wide,
-    out: all.filter(one => one.getBoundingClientRect().right > wide + 1).length});
-});</script>"""
-
-
 @pytest.mark.parametrize("width", [1100, 500])
 def test_a_browser_shows_it_whole(tmp_path: Path, width: int):
-    """Nothing broken, nothing cut off at the side, folded parts unfolded; and the picture is no white sheet."""
-    browser = Browser(width, tmp_path)
+    """Nothing is broken, nothing is cut off at the side, folded parts are unfolded."""
     cells = {"a": 4, "cell.with_quite_a_long_name": 48, "c": 70}
-    found = [
+    results = [
         made(title, cell, classes=n, clips=3 * n, seed=i)
         for i, title in enumerate(("mae_vit_small", "an_encoder_with_a_rather_long_name"))
         for cell, n in cells.items()
     ]
-    page = Path(report.reports([str(put(tmp_path, *found))])["report"])
-    seen = browser.measured(page, MEASURE)
-    assert seen["images"] == 1 + 6 * (1 + 4 * (1 + 3) + 4)  # cost; confusion, film strips, attention
-    assert (seen["broken"], seen["wide"], seen["out"]) == (0, 0, 0), seen
-    ink, blue = browser.inked(page)
-    assert ink.mean() > 0.01
-    assert blue.any(1).mean() > 0.01 and ink[-200:].any()  # bars, and it goes on to the bottom
+    page = Path(report.reports([str(put(tmp_path, *results))])["report"])
+    images = 1 + 6 * (1 + 4 * (1 + 3) + 4)  # cost; confusion, film strips, attention
+    assert measure_page(page, LAYOUT, width) == {"images": images, "broken": 0, "wide": 0, "out": 0}

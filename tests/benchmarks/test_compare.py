@@ -12,6 +12,7 @@ from ssvid.errors import UserError
 from ssvid.results import Answers
 from ssvid.statistics import sign_flip
 from tests.benchmarks.made import old_result, put, result_of
+from tests.helpers import facts
 
 
 def clips(folder: Path, cell: str, correct: torch.Tensor, paths: int = 0, title: str = "net") -> None:
@@ -73,11 +74,11 @@ def test_the_sign_flips_of_three_groups():
 
 
 def test_what_cannot_be_compared(tmp_path: Path):
-    clips(tmp_path / "a", "x", torch.ones(4)), clips(tmp_path / "b", "y", torch.ones(4))
-    with pytest.raises(UserError, match="share no cell"):
-        compare(str(tmp_path / "a"), str(tmp_path / "b"))
-    clips(tmp_path / "a", "x", torch.ones(4), title="other")
-    with pytest.raises(UserError, match="2 encoders"):
-        compare(str(tmp_path / "a"), str(tmp_path / "b"))
-    with pytest.raises(UserError, match="There is no folder"):
-        compare(str(tmp_path / "none"), str(tmp_path / "b"))
+    a, b = tmp_path / "a", tmp_path / "b"
+    clips(a, "x", torch.ones(4)), clips(b, "y", torch.ones(4))
+    with pytest.raises(UserError, match=facts("cell")):
+        compare(str(a), str(b))
+    clips(a, "x", torch.ones(4), title="other")
+    for folder, fact in ((a, "2"), (tmp_path / "none", str(tmp_path / "none"))):
+        with pytest.raises(UserError, match=facts(fact)):
+            compare(str(folder), str(b))

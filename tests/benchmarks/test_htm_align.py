@@ -57,14 +57,8 @@ def test_equal_to_the_published_evaluation(case, head: bool, method):
 
 def test_which_sentences_a_window_asks():
     """22 windows of 384 s. Ends reach to the ends of the list; a window with nothing unalignable near asks nothing."""
-    said = [
-        Spoken(False, 10.0, 12.0, ""),
-        Spoken(True, 20.0, 22.0, ""),
-        Spoken(False, 100.0, 102.0, ""),
-        Spoken(True, 330.0, 332.0, ""),
-        Spoken(False, 380.0, 384.0, ""),
-        Spoken(True, 381.0, 383.0, ""),
-    ]
+    times = [(10, 12), (20, 22), (100, 102), (330, 332), (380, 384), (381, 383)]
+    said = [Spoken(n % 2 == 1, float(start), float(end), "") for n, (start, end) in enumerate(times)]
     asked = {start: (seconds, rows[0], rows[-1]) for start, seconds, rows in htm_align_windows(said, 384)}
     assert asked[0] == (64, 0, 2) and asked[48] == (64, 0, 2) and asked[64] == (64, 0, 2)  # up to 11 - 64 .. 11 + 64
     assert asked[80] == (64, 2, 2) and 176 not in asked and asked[256] == (64, 4, 4)
@@ -76,12 +70,7 @@ def test_which_sentences_a_window_asks():
 
 
 def test_both_ends_count_and_what_was_not_computed_does_not():
-    said = [
-        Spoken(True, 2.5, 3.5, "a"),
-        Spoken(True, 2.5, 3.5, "b"),
-        Spoken(True, 2.5, 3.5, "c"),
-        Spoken(True, 0.0, 0.5, "d"),
-    ]
+    said = [Spoken(True, 2.5, 3.5, name) for name in "abc"] + [Spoken(True, 0.0, 0.5, "d")]
     table = torch.full((4, 8), -5.0)
     table[0, 2] = table[1, 4] = table[2, 5] = -1.0
     table[:, 7] = 0.0  # the highest, but asked by no window
@@ -129,12 +118,14 @@ def test_what_cannot_be_scored_is_said():
     def model(video: str, start: int, seconds: int, rows: list[int]) -> Aligned:
         return Aligned(torch.ones(1, len(rows), seconds), torch.ones(1, len(rows), seconds), heads)
 
-    heads = None
-    with pytest.raises(UserError, match="no alignability head"):
-        evaluate({"a": [Spoken(False, 1.0, 2.0, "")]}, {"a": 64}, model, head=True)
-    heads = torch.ones(2, 1)
-    with pytest.raises(UserError, match=facts("3", "2")):
-        evaluate({"a": [Spoken(False, 1.0, 2.0, "")]}, {"a": 64}, model, head=True)
-    with pytest.raises(UserError, match="1 annotated videos have no features, such as a"):
-        evaluate({"a": [Spoken(False, 1.0, 2.0, "")]}, {}, model, head=False)
+    said = {"a": [Spoken(False, 1.0, 2.0, "")]}
+    heads: torch.Tensor | None = None
+    for table, lengths, fact in (
+        (None, {"a": 64}, "head"),
+        (torch.ones(2, 1), {"a": 64}, "3"),
+        (torch.ones(3, 1), {}, "a"),
+    ):
+        heads = table
+        with pytest.raises(UserError, match=facts(fact)):
+            evaluate(said, lengths, model, head=True)
     assert evaluate({"a": []}, {"a": 64}, model, head=False)["recall"] is None

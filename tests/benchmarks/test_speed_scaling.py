@@ -1,11 +1,7 @@
 """What is counted in a played group is what two real processes send; the page has no number of its own."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +10,11 @@ import torch.distributed as dist
 
 from benchmarks.profiling.__main__ import OWN
 from benchmarks.profiling.scaling import anchor, page, scaled, study, workers
-from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, synchronising, wire
+from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, wire
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
-from tests.helpers import facts, squares, write_video
+from tests.helpers import facts
+from tests.warm import run_ranks
 
 pytestmark = pytest.mark.slow  # they measure tools of developers
 
@@ -33,16 +30,9 @@ MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
 @pytest.fixture(scope="module")
 def two() -> dict[str, dict]:
     """A line of each of REAL, from two processes over gloo."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.profiling.scaling.anchor", *REAL]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    both = [subprocess.Popen(command, env={**env, "RANK": str(rank)}, **pipes) for rank in (0, 1)]
-    said = [process.communicate(timeout=300) for process in both]
-    assert all(process.returncode == 0 for process in both), said[0][1][-2000:] + said[1][1][-2000:]
-    lines = [json.loads(line) for line in said[0][0].splitlines() if line.startswith("{")]
+    ends = run_ranks("-m", "benchmarks.profiling.scaling.anchor", *REAL, timeout=300)
+    assert all(end.returncode == 0 for end in ends), ends[0].stderr[-2000:] + ends[1].stderr[-2000:]
+    lines = [json.loads(line) for line in ends[0].stdout.splitlines() if line.startswith("{")]
     return {line["name"]: line for line in lines}
 
 
@@ -85,15 +75,6 @@ def test_a_played_group_shows_bytes_of_one_process(world: int):
     assert sent.largest_gather == 40 and not dist.is_initialized()
 
 
-def test_gradients_of_what_learns_and_all_buffers():
-    net = create_encoder("resnet18_2d3d", width=8)
-    net.conv1.weight.requires_grad_(False)
-    with playing(2):
-        found = synchronising(net, 2)
-    assert found["all_reduce"].bytes == 4 * sum(p.numel() for p in net.parameters() if p.requires_grad)
-    assert found["broadcast"].bytes == sum(b.numel() * b.element_size() for b in net.buffers())
-
-
 def test_dpc_by_hand():
     line = scaled.counted(SMALL_DPC)
     net = create_encoder("resnet18_2d3d", **SMALL_DPC.net)
@@ -127,44 +108,6 @@ def test_encoder_and_the_rest_are_the_whole(subject):
     assert parts == whole
 
 
-def test_a_queue_that_the_batch_does_not_divide_is_refused_and_memory_is_told():
-    line = {
-        "clips": 32,
-        "queue": 2048,
-        "encoder_gflops": 149_200.0,
-        "gflops": [0.0, 100.0, 0.0],
-        "gathered": 0,
-        "kept": [0, 0, 1e6],
-        "activations": 70e9,
-    }
-    line |= {"sent": {"gradients": {"all_reduce": [4, 10**8]}, "batch norm": {"all_reduce": [100, 10**6]}}}
-    line |= dict.fromkeys(("parameters", "buffers", "gradients", "buckets", "moments"), 0)
-    assert page.breaks(line, 8) == "memory 70.1 GB (88%)"
-    assert page.breaks(line, 512) == "**refused: 16384 keys a step, queue 2048; memory 332 GB**"
-    assert page.breaks({**line, "queue": None}, 512) == "**memory 332 GB**"
-    assert page.small_messages(line) == 100
-    assert page.seconds(line, 8) == pytest.approx(
-        {"computing": 1.0, "sending": 2 * 7 / 8 * 1.01e8 / 200e9, "waiting": 100 * 50e-6}
-    )
-
-
-def test_the_loop_sends_as_much_whatever_the_number():
-    (line,) = study.by_the_loop((2, 3))
-    logs = study.STEPS // study.LOGGED
-    assert line["sent"]["all_gather"][0] >= 4 * logs, "two objects for each line of the log, a size and bytes of each"
-
-
-def test_rates_of_the_three_kinds(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(workers, "ROUNDS", 1)
-    monkeypatch.setattr(workers, "TAKEN", 2)
-    for i in range(2):
-        write_video(tmp_path / "mine" / f"{i}.mp4", squares(i, frames=20, size=64))
-    line = workers.line_of("mine", tmp_path / "mine", tmp_path)
-    assert set(line["rates"]) == set(line["bytes"]) == set(workers.KINDS) and line["first"] == "h264 64x64"
-    assert all(rate > 0 for rate in line["rates"].values()) and all(line["bytes"].values())
-    assert page.workers(12.5, 50) == 4 and page.workers(12.5, 51) == 5
-
-
 def test_every_objective_is_counted_and_anchored():
     names, lines = set(registry.objectives.names()), study.read()
     assert OWN["scaling"] is study.main
@@ -180,32 +123,7 @@ def test_the_page_is_made_from_the_file():
     prose = re.sub(r"(?m)^    .*$|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", MARKED.sub("", text))
     stated = {page.ROOM / 1e9, page.SPEED / 1e12, page.WITHIN / 1e9, page.BEYOND / 1e9}
     stated |= {page.MESSAGE * 1e6, page.NODE, *page.WORLDS, *scaled.FITTED, scaled.CHECKED, 1}
-    stated |= {
-        workers.QUALITY,
-        workers.VIEWS.clips[0].frames,
-        workers.VIEWS.clips[0].size,
-        workers.VIEWS.clips[0].stride,
-    }
+    view = workers.VIEWS.clips[0]
+    stated |= {workers.QUALITY, view.frames, view.size, view.stride}
     alone = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", prose)}
     assert alone <= stated, "a number that is typed by hand"
-    assert len(text.splitlines()) <= 185  # 70 of them are rows of tables
-
-
-def test_a_page_is_filled_between_its_marks(tmp_path: Path):
-    page, lines = tmp_path / "page.md", study.read()
-    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in page.TABLES) + "last\n")
-    page.fill(page, [line for line in lines if line["part"] != "anchor"])
-    found = dict(MARKED.findall(page.read_text()))
-    assert found["anchor"] == "old" and found["memory"] == page.memory_table(lines)
-    assert page.read_text().endswith("last\n")
-
-
-def test_the_plot_shows_what_the_tables_say():
-    lines = study.read()
-    left, middle, right = page.draw(lines).axes
-    known = {line["name"]: line for line in lines if line["part"] == "counted"}
-    drawn = {line.get_label(): line.get_data() for line in left.lines}
-    assert set(drawn) == set(page.SHOWN) <= set(known) and set(page.TOLD) <= set(known)
-    for name, (x, y) in drawn.items():
-        assert y[list(x).index(64)] == pytest.approx(page.sent(known[name], 64) / 1e9)
-    assert len(middle.lines) == len(page.SHOWN) + 1 and len(right.lines) == 3

@@ -1,20 +1,13 @@
 """What is counted without running is what a real step keeps and multiplies; ratios are dense / dropped."""
 
-import json
-import subprocess
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.profiling.__main__ import OWN
-from benchmarks.profiling.speed import turbo
-from benchmarks.profiling.speed.counted import Side, counted, encoder_flops, kept, step
+from benchmarks.profiling.speed.counted import counted, encoder_flops, kept, step
 from benchmarks.profiling.speed.pairs import saved_bytes
-from benchmarks.profiling.speed.turbo import CLASSES, COUNTED, LONG, ONCE, PART, Net
+from benchmarks.profiling.speed.turbo import CLASSES, LONG, PART, Net
 from ssvid.nn.transformer import recompute_blocks
 
 pytestmark = pytest.mark.slow  # they measure tools of developers
@@ -22,7 +15,6 @@ pytestmark = pytest.mark.slow  # they measure tools of developers
 D, DEPTH, HEADS, PATCH = 48, 2, 3, 8
 SMALL = Net("vit", {"dim": D, "depth": DEPTH, "heads": HEADS, "patch": PATCH}, frames=8, size=32, clips=2)
 N, PIXELS = 4 * 4 * 4, 3 * 2 * PATCH * PATCH  # tokens of a clip, values of a token
-ASKED = {"case", "task", "drop", "step", "step_ratio", "memory", "memory_ratio", "gflops", "unit"}
 SETTINGS = [  # task, drop, part, recompute
     ("classification", 0.0, 0.0, False),
     ("video_text", 0.5, PART, False),
@@ -68,86 +60,3 @@ def test_the_floor_is_the_encoder_to_the_last_flop(drop):
     assert side.flops - side.floor == 3 * 2 * 2 * D * CLASSES, "only the head is beside it"
     quarter, whole = (encoder_flops(made.encoder, n, 1) for n in (N // 4, N))
     assert quarter < whole / 4, "attention falls with the square"
-
-
-def test_only_the_side_that_reconstructs_has_a_decoder():
-    for drop, part in ((0.0, 0.0), (0.9, 0.0), (0.9, PART)):
-        made = SMALL.objective("classification", drop, part)
-        assert (made.pixels is not None) == bool(part) and (made.mask is not None) == bool(drop)
-
-
-def stub_costs(sides, clock, rounds):
-    """Dense takes 8, without reconstruction 2, with 4."""
-    return [(8.0 + i, 2.0 + i / 4, 4.0 + i / 2) for i in range(rounds)]
-
-
-@pytest.fixture
-def lines(tmp_path: Path, monkeypatch, capsys) -> list[dict]:
-    monkeypatch.setattr(turbo, "in_turn", stub_costs)
-    monkeypatch.setattr(turbo, "DROPS", (0.5, 0.9))
-    smaller = SMALL._replace(options=SMALL.options | {"depth": 1})
-    turbo.main(smaller, (8, 16), str(tmp_path / "lines.jsonl"), str(tmp_path / "plot.png"))
-    assert (tmp_path / "plot.png").stat().st_size > 10_000
-    text = (tmp_path / "lines.jsonl").read_text()
-    assert capsys.readouterr().out == text
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def test_lines_ratios_and_plot(lines):
-    ran, long = ([line for line in lines if (line["task"] == LONG) == flag] for flag in (False, True))
-    assert len(ran) == 2 * 2 * 2 and len(long) == 5 * 2 * 2 and OWN["turbo"] is turbo.main
-    for line in lines:
-        assert set(line) >= ASKED and line["case"] == "turbo"
-        assert line["memory_ratio"] == pytest.approx(line["dense"]["memory"] / line["memory"], abs=1e-3)
-    for line in ran:
-        assert (line["step"], line["step_ratio"]) == ((4.5, 2.0) if line["part"] else (2.25, 4.0))
-        assert line["dense"]["step"] == 9.0 and line["pairs"] == 3
-    assert all(line["step"] is None and line["unit"] == COUNTED for line in long)
-    bare = {line["drop"]: line for line in ran if not line["part"] and line["task"] == "classification"}
-    assert 1.9 < bare[0.5]["memory_ratio"] < 2.1 and 9 < bare[0.9]["memory_ratio"] < 11
-    dense = [line for line in long if line["drop"] == 0]
-    assert [line["memory_ratio"] == 1 for line in dense] == [not line["recompute"] for line in dense]
-    check_plot(lines)
-
-
-def check_plot(lines):
-    step_panel, memory_panel, flops_panel, by_length, _ = turbo.draw(lines).axes
-    for panel in (step_panel, memory_panel, flops_panel):
-        x, y = panel.lines[0].get_data()
-        assert [y[int(100 * drop)] for drop in (0, 0.5, 0.75, 0.9)] == pytest.approx([1, 2, 4, 10])
-        assert x[90] == 0.9
-    drawn = {line.get_label(): list(line.get_ydata()) for line in by_length.lines}
-    assert drawn["dense"][1] == pytest.approx(2 * drawn["dense"][0], rel=0.01)
-    assert drawn["dense, recompute"][0] < drawn["dense"][0]
-    assert {80, 141} <= {y[0] for y in drawn.values() if y}
-
-
-def test_one_real_step_tells_its_bytes_and_the_peak():
-    got = turbo.once(SMALL, 0.5, PART, 8)
-    assert got["memory"] == counted(SMALL.objective(LONG, 0.5, PART), partial(SMALL.batch, 1, 8)).bytes
-    assert got["step"] > 0 and got["peak_gib"] >= 0
-
-
-def test_runs_in_processes_of_their_own(monkeypatch):
-    costs = {"0.0": 60.0, "0.9": 5.0}
-
-    def run(command, **_):
-        assert command[1:3] == ["-m", "benchmarks.profiling.speed.turbo"] and command[5] == "16"
-        drop = command[3]
-        return SimpleNamespace(
-            stdout=json.dumps({"memory": 10**6 * (1 - float(drop)), "step": costs[drop], "peak_gib": 1})
-        )
-
-    monkeypatch.setattr(subprocess, "run", run)
-    dense, dropped = turbo.anchored(SMALL, 16)
-    assert (dense["step_ratio"], dropped["step_ratio"]) == (1, 12) and dropped["memory_ratio"] == pytest.approx(10)
-    assert dense["unit"] == ONCE and dense["frames"] == 16 and dense["peak_gib"] == 1
-
-
-def test_a_counted_line_says_that_nothing_was_run():
-    side = Side(tokens=4, bytes=10, flops=10**9, floor=10**9, attention="")
-    line = turbo.line_of({"task": LONG}, side, side._replace(bytes=40, flops=3 * 10**9), COUNTED)
-    assert (line["memory_ratio"], line["gflops_ratio"], line["step"]) == (4, 3, None) and "without running" in line[
-        "unit"
-    ]
-    assert torch.get_num_threads() == line["threads"]

@@ -126,9 +126,8 @@ def test_plain_clips_fuse_too():
 
 def test_settings_of_the_house_keep_their_hash():
     assert tasks["retrieval"]().settings() == {"ks": (1, 5, 10, 20, 50)} and tasks["retrieval"]().kind == "clips"
-    assert tasks["retrieval"](preset="coclr").settings() == {
-        **{"ks": (1, 5, 10, 20, 50), "preset": "coclr", "kind": "windows"}
-    }
+    published = {"ks": (1, 5, 10, 20, 50), "preset": "coclr", "kind": "windows"}
+    assert tasks["retrieval"](preset="coclr").settings() == published
     assert tasks["classify"](probes["knn"]()).settings() == {}
     assert tasks["classify"](probes["knn"](), kind="windows").settings() == {"kind": "windows"}
 

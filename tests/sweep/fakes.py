@@ -1,4 +1,9 @@
-"""A SLURM of shell scripts, and the flags of a cell that is never trained."""
+"""A SLURM of shell scripts, and the file of a sweep whose cells are never trained."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 BASE = {"data": {"name": "synthetic"}, "objective": "mae", "encoder": "vit_tiny", "steps": 10}
 SBATCH = """#!/bin/sh
@@ -19,3 +24,9 @@ TOOLS = {
     "scontrol": "#!/bin/sh\necho 'MaxArraySize            = 1001'\n",
     "scancel": '#!/bin/sh\necho "$@" >> $SLURM_FAKE/cancelled\n',
 }
+
+
+def sweep(folder: Path, **parts: Any) -> str:
+    file = folder / "try.yaml"
+    file.write_text(yaml.safe_dump({"base": BASE, **parts}, sort_keys=False))
+    return str(file)

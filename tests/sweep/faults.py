@@ -25,15 +25,10 @@ import torch
 from ssvid.sweep import jobs, slurm
 from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.status import State, states
+from tests.helpers import metrics
 
-KINDS = (
-    "USR2 to a step",
-    "TERM to a step",
-    "requeue",
-    "kill -9 of a rank",
-    "kill -9 of a keeper",
-    "kill -9 of a slurmd",
-)
+KINDS = ("USR2 to a step", "TERM to a step", "requeue")
+KINDS += ("kill -9 of a rank", "kill -9 of a keeper", "kill -9 of a slurmd")
 PAUSE = (4.0, 14.0)  # seconds between faults
 DOWN = (1.0, 20.0)  # seconds without the slurmd
 
@@ -156,16 +151,12 @@ def compared(calm: Path, out: Path) -> list[str]:
         for key in ("step", "model", "optimizer"):
             if not same(ends[0][key], ends[1][key]):
                 found.append(f"{cell.hash}: another {key}")
-        logged = [m["step"] for m in lines(twin.run / "metrics.jsonl") if "loss" in m]
+        logged = [m["step"] for m in metrics(twin.run) if "loss" in m]
         if logged != sorted(set(logged)) or logged[-1] != ends[0]["step"]:
             found.append(f"{cell.hash}: steps logged twice or not at all")
         if rows[0]["scores"] != rows[1]["scores"]:
             found.append(f"{cell.hash}: other scores")
     return found
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def disturbed(sweep: str, out: Path, faults: int, seed: int, kinds: tuple[str, ...] = KINDS) -> Faults:
@@ -193,22 +184,17 @@ if __name__ == "__main__":
     between = time.time()
     made = disturbed(given.sweep, given.out, given.faults, given.seed)
     differ = compared(given.calm, given.out)
-    print(
-        json.dumps(
-            {
-                "cells": calm["cells"],
-                "calm_minutes": round((between - began) / 60, 1),
-                "disturbed_minutes": round((time.time() - between) / 60, 1),
-                "faults": len(made.done),
-                "by_kind": dict(Counter(kind for kind, _ in made.done)),
-                "by_cell": dict(Counter(cell for _, cell in made.done)),
-                "starts": {
-                    c: json.loads((made.folder.cell(c).path / "row.json").read_text())["starts"]
-                    for c in made.folder.read()["cells"]
-                    if made.folder.cell(c).finished
-                },
-                "differ": differ,
-            }
-        )
-    )
+    cells = [made.folder.cell(name) for name in made.folder.read()["cells"]]
+    rows = {one.hash: one.path / "row.json" for one in cells if one.finished}
+    summary = {
+        "cells": calm["cells"],
+        "calm_minutes": round((between - began) / 60, 1),
+        "disturbed_minutes": round((time.time() - between) / 60, 1),
+        "faults": len(made.done),
+        "by_kind": Counter(kind for kind, _ in made.done),
+        "by_cell": Counter(cell for _, cell in made.done),
+        "starts": {cell: json.loads(row.read_text())["starts"] for cell, row in rows.items()},
+        "differ": differ,
+    }
+    print(json.dumps(summary))
     sys.exit(bool(differ))

@@ -2,6 +2,10 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 SMALL = {
     "data": {"name": "synthetic", "train": 24, "val": 12, "test": 12},
@@ -16,6 +20,14 @@ SMALL = {
     "picture_every": 100,
 }
 SUITE = {"suite": "quick", "data": SMALL["data"], "threads": 1, "workers": 0}
+
+
+def write_sweep(folder: Path, **parts: Any) -> str:
+    """The file of a sweep whose synthetic set lies beside it."""
+    file = folder / "s.yaml"
+    flags = {"data.root": str(folder / "set"), **parts.pop("set", {})}
+    file.write_text(yaml.safe_dump({"base": SMALL, "set": flags, **parts}, sort_keys=False))
+    return str(file)
 
 
 def until(true: Callable[[], object], seconds: float = 180.0) -> None:

@@ -19,6 +19,7 @@ from ssvid.sweep.ranks import Ending, judged, killer, last_words, tail
 from ssvid.sweep.status import counts, states
 from tests.benchmarks.made import make_result
 from tests.helpers import ROOT, for_each
+from tests.sweep.small import until
 
 CELL = "c0ffee"
 SHAPE = {"nodes": 1, "signal_delay": 20, "time": 10}
@@ -88,31 +89,28 @@ def test_the_same_failure_three_times_is_one_for_good(cell: CellFolder):
     assert (one.state, one.said, one.restarts) == ("failed", "ValueError: at 44.5", 4)
 
 
-def test_progress_and_other_words_begin_the_count_anew(cell: CellFolder):
-    acts = ["fail a", "fail a", "fail b", "fail b", "step 3 fail b", "step 3 fail b", "step 4 fail b", "fail b", "done"]
-    assert keep(cell, *acts) == "finished"
+WORDS = [f"fail worker <object at 0x7f{i}ab> in /tmp/tmp{i}x failed after {i} s" for i in "123"]
+PROGRESS = ["fail a", "fail a", "fail b", "fail b", "step 3 fail b", "step 3 fail b", "step 4 fail b"]
 
 
-def test_words_that_change_each_time_are_the_same_failure(cell: CellFolder):
-    acts = [f"fail worker <object at 0x7f{i}ab> in /tmp/tmp{i}x failed after {i} s" for i in "123"]
-    assert keep(cell, *acts, "done") == "failed"
-
-
-def test_failures_that_alternate_without_progress_end_too(cell: CellFolder):
-    assert keep(cell, *["fail a", "fail b"] * 4, "fail a", "done") == "finished"
-    (cell.path / "row.json").unlink()
-    cell.attempts.unlink()
-    assert keep(cell, *["fail a", "fail b"] * 5, "done") == "failed"
-    assert json.loads((cell.path / "failed.json").read_text())["times"] == 10
-
-
-def test_who_is_killed_from_outside_has_more_patience(cell: CellFolder):
-    assert keep(cell, *["kill"] * 9, "done") == "finished"
-    cell.add("retry")
-    (cell.path / "row.json").unlink()
-    cell.attempts.unlink()
-    assert keep(cell, *["kill"] * 10, "done") == "failed"
-    assert json.loads((cell.path / "failed.json").read_text())["why"] == "killed by SIGKILL"
+@for_each(
+    "acts, times",
+    [
+        ([*PROGRESS, "fail b"], None),  # progress and other words begin the count anew
+        (WORDS, 3),  # what changes each time is the same failure
+        (["fail a", "fail b"] * 4 + ["fail a"], None),
+        (["fail a", "fail b"] * 5, 10),  # failures that alternate without progress end too
+        (["kill"] * 9, None),  # who is killed from outside has more patience
+        (["kill"] * 10, 10),
+    ],
+)
+def test_how_many_failures_are_too_many(
+    acts: list[str], times: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cell = made(tmp_path, monkeypatch)
+    assert keep(cell, *acts, "done") == ("failed" if times else "finished")
+    if times:
+        assert json.loads((cell.path / "failed.json").read_text())["times"] == times
 
 
 def test_retry_counts_from_its_own_time(cell: CellFolder):
@@ -135,17 +133,10 @@ def test_scores_are_those_of_the_result_files(cell: CellFolder):
     cell.bench.mkdir(parents=True)
     write_result(cell.bench / "a.json", result)
     (cell.bench / "other.json").write_text(json.dumps({"kind": "something else"}))
-    assert keeper.scores(cell) == {
-        "classify.linear": {
-            "metric": "top1",
-            "test": result.score.value,
-            "interval": result.score.interval,
-            "val": 0.6,
-            "chance": 0.25,
-            "random": result.controls["random"].value,
-            "gain": vars(result.gains["random"]),
-        }
-    }
+    random, gain = result.controls["random"].value, vars(result.gains["random"])
+    expected = {"metric": "top1", "test": result.score.value, "interval": result.score.interval}
+    expected |= {"val": 0.6, "chance": 0.25, "random": random, "gain": gain}
+    assert keeper.scores(cell) == {"classify.linear": expected}
 
 
 def test_ranks_have_logs_and_the_first_to_fail_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -174,14 +165,6 @@ def keeper_process(cell: CellFolder, *acts: str) -> subprocess.Popen[bytes]:
     code += "keeper.command = lambda cell, stage, given: ['tests.sweep.fake', str(cell.path)];"
     code += f"keeper.keep(sys.argv[1], [sys.argv[2]], {SHAPE})"
     return subprocess.Popen([sys.executable, "-c", code, str(cell.path.parents[1]), CELL], cwd=ROOT)
-
-
-def until(true: Any) -> None:
-    for _ in range(600):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came")
 
 
 def trainers(cell: CellFolder) -> list[int]:
@@ -284,11 +267,11 @@ def test_states_of_cells_nobody_has(cell: CellFolder):
     folder = SweepFolder(cell.path.parents[1])
     assert counts(states(folder))["waiting"] == 1
     (folder.path / "submissions").mkdir()
-    lanes = [{"pid": 2**22 + 1, "began": "1", "host": os.uname().nodename}]
+    lane = {"pid": 2**22 + 1, "began": "1", "host": os.uname().nodename}
     submission = {"time": 1, "cluster": "local", "cells": [CELL]}
     (folder.path / "submissions" / "0001.json").write_text(json.dumps(submission))
     (folder.path / "jobs" / "0001").mkdir(parents=True)
-    (folder.path / "jobs" / "0001" / "lane-1.json").write_text(json.dumps(lanes[0]))
+    (folder.path / "jobs" / "0001" / "lane-1.json").write_text(json.dumps(lane))
     assert counts(states(folder))["stopped"] == 1
     cell.add("cancel")
     assert counts(states(folder))["cancelled"] == 1

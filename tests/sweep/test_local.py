@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import yaml
 
 from ssvid.sweep.folder import SweepFolder
 from ssvid.sweep.status import counts, states
-from tests.helpers import ROOT, command, sentence
-from tests.sweep.small import SMALL, SUITE, until
+from tests.helpers import ROOT, command, sentence, tells
+from tests.sweep.small import SMALL, SUITE, until, write_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -23,13 +24,7 @@ pytestmark = pytest.mark.slow
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
 
-    def write(**parts: Any) -> str:
-        file = tmp_path / "s.yaml"
-        set_ = {"data.root": str(tmp_path / "set"), **parts.pop("set", {})}
-        file.write_text(yaml.safe_dump({"base": SMALL, "set": set_, **parts}, sort_keys=False))
-        return str(file)
-
-    return write
+    return partial(write_sweep, tmp_path)
 
 
 @pytest.mark.nightly
@@ -73,7 +68,7 @@ def test_debug_stops_at_the_first_fault_and_shows_it(sweep: Any, tmp_path: Path)
     file = sweep(grid={"objective.dec_heads": [3, 2]})  # 16 is no multiple of 3
     argv = [file, "--out", str(tmp_path / "out"), "--cluster", "debug"]
     said = sentence(command("ssvid.sweep", *argv), code=3)
-    assert "failed (" in said and "3" in said
+    assert tells(said, "3")
     assert counts(states(SweepFolder(tmp_path / "out")))["waiting"] == 1
 
 

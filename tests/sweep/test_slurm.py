@@ -3,18 +3,18 @@
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.slurm import ask
 from ssvid.sweep.status import states
 from tests.helpers import ROOT, command
 from tests.sweep.faults import compared, disturbed, processes, whole
-from tests.sweep.small import SMALL, SUITE, until
+from tests.sweep.small import SUITE, until, write_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -35,18 +35,21 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def write(**parts: Any) -> str:
-        file = tmp_path / "s.yaml"
-        set_ = {"data.root": str(tmp_path / "set"), **parts.pop("set", {})}
-        file.write_text(yaml.safe_dump({"base": SMALL, "set": set_, "cluster": NODES, **parts}, sort_keys=False))
-        return str(file)
-
-    return write
+    return partial(write_sweep, tmp_path, cluster=NODES)
 
 
 def step_of(cell: CellFolder) -> int:
     found = [one.step for one in states(SweepFolder(cell.path.parents[1])) if one.cell == cell.hash]
     return found[0] or 0
+
+
+def start_cell(file: str, out: Path) -> tuple[SweepFolder, CellFolder]:
+    """A sweep of one cell, once it is at work."""
+    assert command("ssvid.sweep", file, "--out", str(out)).returncode == 0
+    folder = SweepFolder(out)
+    cell = folder.cell(next(iter(folder.read()["cells"])))
+    until(lambda: step_of(cell) > 4)
+    return folder, cell
 
 
 def job_of(folder: SweepFolder) -> str:
@@ -72,15 +75,9 @@ def test_a_requeue_and_a_kill_change_nothing(sweep: Any, tmp_path: Path):
 def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_path: Path):
     """The time limit: a checkpoint on the signal, the job requeued by its keeper, on from there."""
     out = tmp_path / "out"
-    file = sweep(
-        grid={"seed": [0]},
-        set={"steps": 3000, "checkpoint_every": 3000},
-        cluster={**NODES, "time": 4, "signal_delay": 20},
-    )
-    assert command("ssvid.sweep", file, "--out", str(out)).returncode == 0
-    folder = SweepFolder(out)
-    cell = folder.cell(next(iter(folder.read()["cells"])))
-    until(lambda: step_of(cell) > 4)
+    flags = {"steps": 3000, "checkpoint_every": 3000}
+    file = sweep(grid={"seed": [0]}, set=flags, cluster={**NODES, "time": 4, "signal_delay": 20})
+    folder, cell = start_cell(file, out)
     job = job_of(folder)
     subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True)  # counted from the job's start
     release(job)
@@ -100,15 +97,9 @@ def test_a_job_of_a_higher_partition_takes_its_place(sweep: Any, tmp_path: Path)
         pytest.skip("this SLURM has no partition that preempts another")
     out = tmp_path / "out"
     cpus = os.cpu_count() or 1
-    file = sweep(
-        grid={"seed": [0]},
-        set={"steps": 400, "checkpoint_every": 400},
-        cluster={**NODES, "partition": "low", "cpus": cpus},
-    )
-    assert command("ssvid.sweep", file, "--out", str(out)).returncode == 0
-    folder = SweepFolder(out)
-    cell = folder.cell(next(iter(folder.read()["cells"])))
-    until(lambda: step_of(cell) > 4)
+    flags = {"steps": 400, "checkpoint_every": 400}
+    file = sweep(grid={"seed": [0]}, set=flags, cluster={**NODES, "partition": "low", "cpus": cpus})
+    folder, cell = start_cell(file, out)
     other = ["sbatch", "-p", "high", "-N2", f"-c{cpus}", "-o", "/dev/null", "--wrap", "sleep 1"]
     subprocess.run(other, check=True, capture_output=True)
     release(job_of(folder))
@@ -128,20 +119,15 @@ def test_a_rank_that_fails_by_itself_is_named_with_its_log(sweep: Any, tmp_path:
     folder = SweepFolder(tmp_path / "out")
     (one,) = states(folder)
     assert one.state == "failed" and one.restarts == 2 and one.said in done.stderr
-    assert {file.name for file in (folder.cell(one.cell).logs / "003-pretrain").glob("rank*.err")} == {
-        "rank0.err",
-        "rank1.err",
-    }
+    logs = folder.cell(one.cell).logs / "003-pretrain"
+    assert {file.name for file in logs.glob("rank*.err")} == {"rank0.err", "rank1.err"}
 
 
 @pytest.mark.nightly
 def test_a_hanging_rank_is_named(sweep: Any, tmp_path: Path):
     out = tmp_path / "out"
     file = sweep(grid={"seed": [0]}, set={"timeout_s": 20, "steps": 400})
-    assert command("ssvid.sweep", file, "--out", str(out)).returncode == 0
-    folder = SweepFolder(out)
-    cell = folder.cell(next(iter(folder.read()["cells"])))
-    until(lambda: step_of(cell) > 4)
+    folder, cell = start_cell(file, out)
     ranks = [pid for pid in processes(str(cell.run), "ssvid.pretrain", "python") if rank(pid) == "1"]
     subprocess.run(["kill", "-STOP", *map(str, ranks)], check=True)
     until(lambda: any(event["event"] == "end" for event in cell.events()))

@@ -20,17 +20,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def spent(argv: list[str], env: dict[str, str]) -> dict[str, float]:
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ssvid.sweep", *argv], env=env, stdout=subprocess.DEVNULL, cwd=ROOT
-    )
+    began, command = time.perf_counter(), [sys.executable, "-m", "ssvid.sweep", *argv]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, cwd=ROOT)
     _, code, used = os.wait4(process.pid, 0)
     assert code == 0
-    return {
-        "seconds": round(time.perf_counter() - began, 2),
-        "cpu_s": round(used.ru_utime + used.ru_stime, 2),
-        "memory_mb": round(used.ru_maxrss / 1024, 1),
-    }
+    seconds, cpu_s = time.perf_counter() - began, used.ru_utime + used.ru_stime
+    numbers = {"seconds": seconds, "cpu_s": cpu_s, "memory_mb": used.ru_maxrss / 1024}
+    return {name: round(number, 2) for name, number in numbers.items()}
 
 
 def measured(draws: int) -> dict[str, Any]:
@@ -45,6 +41,7 @@ def measured(draws: int) -> dict[str, Any]:
         (folder / "s.yaml").write_text(yaml.safe_dump({"base": BASE, "suite": "quick", **axes}))
         submit = spent([str(folder / "s.yaml"), "--out", str(folder / "out")], env)
         sweep = json.loads((folder / "out" / "sweep.json").read_text())
+        assert len(sweep["cells"]) == 10 * draws
         for number, cell in enumerate(sweep["cells"]):  # as if each were half through its training
             run = folder / "out" / "cells" / cell / f"run_{cell}"
             run.mkdir(parents=True)
