@@ -60,8 +60,6 @@ def test_csv_groups_and_leak(tmp_path):
     assert len(datasets["csv"](root, group="path")) == 2
 
 
-
-
 @for_each(
     "data, words",
     [
@@ -128,8 +126,6 @@ def test_folder_layouts(tmp_path, capsys):
     assert datasets["folder"](str(tmp_path / "classes"), labels=False).classes == ()
 
 
-
-
 def test_folder_faults(tmp_path):
     check_refusal("folder", touch(tmp_path, "notes.txt"), str(tmp_path))
     check_refusal("folder", tmp_path / "none", str(tmp_path / "none"))
@@ -177,10 +173,6 @@ def test_pathlist_lines(tmp_path):
     check_refusal("pathlist", root, "1", "2", "gone.mp4", train=half)
     assert len(datasets["pathlist"](root, train=half, missing_ok=0.5)) == 1
     check_refusal("pathlist", root, "--data.train")
-
-
-
-
 
 
 @for_each(
@@ -239,8 +231,6 @@ def test_ucf101_list_that_is_no_text(tmp_path):
     root = touch(tmp_path / "videos", "Surf/v_Surf_g01_c01.avi")
     (tmp_path / "trainlist01.txt").write_bytes(b"Surf/v_Surf_g01_c01.avi 1\n\xff\xfe\n")
     check_refusal("ucf101", root, "trainlist01.txt", "2", "UTF-8", splits=str(tmp_path))
-
-
 
 
 def test_a_csv_head_with_spaces_is_read_and_two_alike_are_refused(tmp_path):

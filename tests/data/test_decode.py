@@ -42,7 +42,7 @@ BAD = {
 
 def test_frames_are_exact_with_b_frames_and_a_long_gop(long_gop):
     assert stamps(long_gop).tolist() == pytest.approx([i / 25 for i in range(300)])
-    for wanted in ([0], [299], [249, 250, 251], [7, 60, 61, 200], list(range(253, 299, 5))):
+    for wanted in ([0], [299], [249, 250, 251], [7, 60, 61, 200], [*range(253, 299, 5)], [100, 10, 100, 10]):
         assert numbers(read(long_gop, [i / 25 for i in wanted])) == wanted
 
 
@@ -95,10 +95,6 @@ def test_where_passing_over_fails_all_is_decoded(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", [i / 25 for i in range(60)], g=12, bf=0, sc_threshold=0)
     monkeypatch.setattr(decode, "needless", lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered))
     assert numbers(read(path, [0.0, 20 / 25, 40 / 25])) == [0, 20, 40]
-
-
-def test_any_order_and_repeats(long_gop):
-    assert numbers(read(long_gop, [4.0, 0.4, 4.0, 0.4])) == [100, 10, 100, 10]
 
 
 def test_seek_goes_to_the_key_frame_and_falls_back_to_the_start(long_gop, monkeypatch):
@@ -171,8 +167,10 @@ def test_rotated_pictures_stand_upright(shared):
 
 
 def test_missing_file_and_wrong_decoder(tmp_path, long_gop):
-    with pytest.raises(DecodeError, match="No such file"):
+    with pytest.raises(DecodeError, match=facts("none.mp4")):
         stamps(tmp_path / "none.mp4")
+    with pytest.raises(DecodeError, match=facts(str(tmp_path))):
+        read(tmp_path, [0.0], fps=10.0)  # a folder without frames
     with pytest.raises(UserError, match=facts("pyav", "torchcodec")):
         read(long_gop, [0.0], decoder="decord")
 
@@ -193,12 +191,8 @@ def test_torchcodec_absent_is_one_sentence(long_gop, monkeypatch):
 def test_torchcodec_is_asked_for_indices_in_order(long_gop, monkeypatch):
     class VideoDecoder:
         def __init__(self, path, **options):
-            assert options == {
-                "seek_mode": "exact",
-                "num_ffmpeg_threads": 1,
-                "dimension_order": "NCHW",
-                "stream_index": 0,
-            }
+            wanted = {"seek_mode": "exact", "dimension_order": "NCHW"}
+            assert options == {**wanted, "num_ffmpeg_threads": 1, "stream_index": 0}
 
         def get_frames_at(self, indices):
             if indices[-1] > 200:
@@ -225,11 +219,6 @@ def test_a_folder_of_frames(tmp_path):
     (tmp_path / "3.jpg").write_bytes(b"no")
     with pytest.raises(DecodeError, match=facts("3.jpg")):
         read(tmp_path, [0.2], fps=10.0)
-
-
-def test_empty_folder_has_no_frames(tmp_path):
-    with pytest.raises(DecodeError, match="no frames"):
-        read(tmp_path, [0.0], fps=10.0)
 
 
 def test_every_ninth_mini6_file_reads_as_its_list_says(shared):

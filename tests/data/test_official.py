@@ -11,7 +11,7 @@ from ssvid.data.official import SOURCES
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from tests.data.test_datasets import check_refusal, splits, table, touch
-from tests.helpers import ROOT, facts, for_each
+from tests.helpers import ROOT, facts, for_each, tells
 
 BRUSH = "brush_hair_u_nm_np1_ba_goo"
 

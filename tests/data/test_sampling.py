@@ -47,7 +47,7 @@ def test_short_videos(spec):
     assert error.value.path == "a.mp4"
     with pytest.raises(UserError, match=facts("a.mp4", "--short")):
         clip_times(spec, GRID, 0.7, "error", "a.mp4")
-    with pytest.raises(UserError, match="pad, drop, error"):
+    with pytest.raises(UserError, match=facts("pad", "drop", "error")):
         clip_times(spec, GRID, 0.7, "loop")
 
 
@@ -63,7 +63,7 @@ def test_eval_clips_cover_the_video_evenly(long_gop):
     assert positions(1).tolist() == [0.5] and positions(4).tolist() == [0.125, 0.375, 0.625, 0.875]
     clips = eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), 3)
     for n in (0, -1):
-        with pytest.raises(UserError, match=f"^{n} clips .* 1 or more"):
+        with pytest.raises(UserError, match=rf"^{n} "):
             eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), n)
     assert clips.shape == (3, 3, 4, 48, 48) and clips.dtype == torch.uint8 and clips.is_contiguous()
     starts = [int(u * 285) for u in positions(3).tolist()]
@@ -109,9 +109,7 @@ def taken(frames: int, table: np.ndarray, u: float) -> list[int]:
 
 
 def test_a_whole_clip_by_hand():
-    twelve = np.cumsum(
-        [0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1]
-    )  # shares are of frames, not of time
+    twelve = np.cumsum([0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1])  # of frames, not of time
     assert taken(4, twelve, 0.5) == [1, 4, 7, 10]  # evaluation: the middle of each part
     assert [taken(4, twelve, float(u)) for u in positions(3)] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
     assert taken(12, twelve, 0.999) == list(range(12)) and taken(1, twelve, 0.5) == [6]
@@ -149,10 +147,9 @@ def test_one_share_moves_all_frames_alike(frames, part, u, clips):
 
 def test_a_video_of_fewer_frames_than_a_whole_clip_is_short():
     assert taken(8, GRID[:3], 0.5) == [0, 0, 0, 1, 1, 2, 2, 2]
-    why = r"3 frames in 0.08 s are fewer than a clip takes \(8 frames over the whole video\)"
-    with pytest.raises(ShortVideo, match=why):
+    with pytest.raises(ShortVideo, match=facts("3", "0.08", "8")):
         clip_times(whole(8), GRID[:3], 0.5, "drop", "a.mp4")
-    with pytest.raises(UserError, match=f"^a.mp4: {why}: take a shorter clip, or --short pad or drop.$"):
+    with pytest.raises(UserError, match=facts("a.mp4", "3", "0.08", "8", "--short")):
         clip_times(whole(8), GRID[:3], 0.5, "error", "a.mp4")
 
 
@@ -174,7 +171,7 @@ def test_what_lies_at_a_moment_is_no_whole_clip():
     with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
         parted(whole(4), "Clips of each second")
     assert parted(ClipSpec(fps=5.0), "Clips") == ClipSpec(fps=5.0)
-    with pytest.raises(UserError, match="^Clips that begin at a given second are no"):
+    with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
         clip_from(whole(4), GRID, 1.0)
 
 

@@ -14,7 +14,7 @@ import torch
 from tests.engine.pairs import same_numbers
 from tests.engine.test_faults import metrics_so_far
 from tests.engine.test_run import same, weights
-from tests.engine.two import one_step
+from tests.engine.two import two_steps
 from tests.helpers import ROOT, metrics, pretrain_argv, run_pretrain
 
 SRUN = ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
@@ -59,7 +59,7 @@ def test_two_nodes_are_one_process(name: str, clean: dict[str, str], tmp_path: P
     shell = [*SRUN, sys.executable, "-m", "tests.engine.two", name, str(file)]
     ran = subprocess.run(shell, capture_output=True, text=True, env=clean, timeout=TIME_S, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr[-2000:]
-    same_numbers(one_step(name), torch.load(file, weights_only=True))
+    same_numbers(two_steps(name), torch.load(file, weights_only=True))
 
 
 class Job:
