@@ -3,7 +3,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from ssvid.data import decode
@@ -11,7 +10,7 @@ from ssvid.data.decode import read, stamps
 from ssvid.data.sampling import ShortVideo, clip_from, clip_times, eval_clips, near, parted, positions
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec
-from tests.data.bars import numbers, picture, write
+from tests.data.bars import numbers, write
 from tests.helpers import facts, for_each
 
 GRID = np.arange(100) / 25
@@ -205,11 +204,3 @@ def test_a_whole_clip_does_not_decode_what_it_has_no_need_of(three_minutes, monk
     index = [int((i + 0.5) * 1000 / 16) for i in range(16)]
     assert numbers(read(three_minutes[0], times)) == index
     assert len(seen) == sum(i % 20 + 1 for i in index) < 200
-
-
-def test_a_folder_of_frames_gives_whole_clips(tmp_path):
-    for i in range(30):
-        Image.fromarray(picture(i)).save(tmp_path / f"{i + 1}.png")
-    times, padded = clip_times(whole(6), stamps(tmp_path, 12.5), 0.5)
-    assert numbers(read(tmp_path, times, 12.5)) == [2, 7, 12, 17, 22, 27] and not padded
-    assert eval_clips(tmp_path, whole(6), 5, 12.5).shape == (5, 3, 6, 8, 8)

@@ -22,7 +22,7 @@ from ssvid.hub import create_encoder
 from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
 from ssvid.shapes import Batch, Loss, Views
-from tests.helpers import facts, for_each, metrics, pretrain_argv, run_pretrain, squares, write_video
+from tests.helpers import facts, for_each, metrics, pretrain_argv, run_pretrain, squares, tells, write_video
 
 DROPOUT = ("--encoder.dropout", "0.2")
 
@@ -106,7 +106,7 @@ def test_other_rows_are_another_run_but_another_place_is_not(copy: Path, videos:
     moved = shutil.copytree(videos, tmp_path / "moved")
     run_pretrain(moved, copy, *DROPOUT)
     (moved / "9.mp4").unlink()
-    with pytest.raises(UserError, match="hash of its rows"):
+    with pytest.raises(UserError, match=facts("data.hash")):
         run_pretrain(moved, copy, *DROPOUT)
 
 
@@ -122,7 +122,7 @@ def test_a_truncated_checkpoint_is_set_aside_and_the_older_one_used(finished, co
     newest.write_bytes(newest.read_bytes()[:5000])
     run_pretrain(videos, copy, *DROPOUT)
     assert same(weights(copy), weights(finished))
-    assert "step_00000006.pt is damaged" in capsys.readouterr().err
+    assert tells(capsys.readouterr().err, "step_00000006.pt")
     assert (copy / "checkpoints" / "step_00000006.damaged").stat().st_size == 5000
 
 
@@ -130,7 +130,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(copy: Path, videos: 
     before = (copy / "metrics.jsonl").read_text(), (copy / "encoder.safetensors").read_bytes()
     for file in (copy / "checkpoints").iterdir():
         file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(UserError, match="No checkpoint of .* can be read"):
+    with pytest.raises(UserError, match=facts(str(copy))):
         run_pretrain(videos, copy, *DROPOUT)
     assert before == ((copy / "metrics.jsonl").read_text(), (copy / "encoder.safetensors").read_bytes())
 
@@ -138,7 +138,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(copy: Path, videos: 
 def test_a_stranger_among_the_checkpoints_is_set_aside(finished: Path, copy: Path, videos: Path, capsys):
     torch.save({"weights": torch.zeros(1)}, copy / "checkpoints" / "step_00000009.pt")
     run_pretrain(videos, copy, *DROPOUT)
-    assert "step_00000009.pt is no checkpoint of ssvid.pretrain" in capsys.readouterr().err
+    assert tells(capsys.readouterr().err, "step_00000009.pt", "ssvid.pretrain")
 
 
 def test_a_finished_run_exports_what_a_kill_left_out(finished: Path, copy: Path, videos: Path):
@@ -167,18 +167,16 @@ def test_warm_start(finished: Path, videos: Path, tmp_path: Path):
 def test_warm_start_from_another_model_or_nothing(finished: Path, videos: Path, tmp_path: Path):
     with pytest.raises(UserError, match=facts("vit")):
         run_pretrain(videos, tmp_path / "w", "--init", str(finished), "--encoder.depth", "3")
-    with pytest.raises(UserError, match="no checkpoint"):
-        run_pretrain(videos, tmp_path / "w", "--init", str(tmp_path / "absent.pt"))
     (tmp_path / "cut.pt").write_bytes((finished / "checkpoints/step_00000006.pt").read_bytes()[:1000])
-    with pytest.raises(UserError, match="damaged or no checkpoint"):
-        run_pretrain(videos, tmp_path / "w", "--init", str(tmp_path / "cut.pt"))
+    for name in ("absent.pt", "cut.pt"):
+        with pytest.raises(UserError, match=facts(name)):
+            run_pretrain(videos, tmp_path / "w", "--init", str(tmp_path / name))
 
 
 def test_nan_stops_with_step_samples_and_checkpoint(videos: Path, tmp_path: Path):
     with pytest.raises(RunError, match=r"nan.* \d+.* \d.*step_0000"):
-        run_pretrain(
-            videos, tmp_path / "n", "--lr", "1e30", "--steps", "40", "--warmup", "0.5", "--checkpoint_every", "1"
-        )
+        more = ("--steps", "40", "--warmup", "0.5", "--checkpoint_every", "1")
+        run_pretrain(videos, tmp_path / "n", "--lr", "1e30", *more)
     assert all(v.isfinite().all() for v in weights(tmp_path / "n").values() if v.is_floating_point())
 
 
@@ -238,26 +236,14 @@ def test_processes_with_other_flags_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_clips_longer_than_their_videos_are_told_of(videos: Path, tmp_path: Path, capsys):
     run_pretrain(videos, tmp_path / "long", "--encoder.stride", "100")
-    said = capsys.readouterr().err
-    assert said.count("100% are longer than their video") == 1
+    assert capsys.readouterr().err.count("100%") == 1
     assert metrics(tmp_path / "long")[0]["padded"] == 1.0
 
 
 def test_clips_that_make_no_blocks_and_no_token(videos: Path, tmp_path: Path):
     net = ["--encoder", "resnet18_2d3d", "--encoder.size", "32", "--encoder.stride", "1", "--objective", "dpc"]
-    data = [
-        "--data",
-        "folder",
-        "--data.root",
-        str(videos),
-        "--out",
-        str(tmp_path / "d"),
-        "--steps",
-        "1",
-        "--workers",
-        "0",
-    ]
-    argv = [*net, "--objective.blocks", "3", "--objective.predicted", "1", *data, "--batch_size", "2"]
+    data = ["--data", "folder", "--data.root", str(videos), "--out", str(tmp_path / "d"), "--workers", "0"]
+    argv = [*net, "--objective.blocks", "3", "--objective.predicted", "1", *data, "--batch_size", "2", "--steps", "1"]
     with pytest.raises(UserError, match=facts("4", "3")):
         pretrain(**parse(pretrain, [*argv, "--clip.frames", "4"]))
     with pytest.raises(UserError, match=facts("s3d", "4", "64")):

@@ -17,25 +17,17 @@ from ssvid.weights.files import read
 from ssvid.weights.published import find
 from tests.helpers import for_each
 from tests.reference.cases import ROOT
-from tests.weights.layouts import MADE, dpc, huggingface, videomae
+from tests.weights.layouts import MADE, State, assert_same, dpc, huggingface, videomae
 
 CLIP = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def saved(
-    path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = ""
-) -> tuple[Path, dict[str, Tensor]]:
+def saved(path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = "") -> tuple[Path, State]:
     wrapper, make = MADE[name]
     made = {prefix + k: v.to(dtype) if v.is_floating_point() else v for k, v in make().items()}
     file = path / "published.pth"
     torch.save({wrapper: made, "epoch": 3} if wrapper else made, file)
     return file, made
-
-
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert list(ours) == list(theirs)
-    for key, value in theirs.items():
-        assert ours[key].dtype == value.dtype and torch.equal(ours[key], value), key
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -147,16 +139,9 @@ def test_features_of_dpc(name: str, built: str, tmp_path: Path):
 @for_each(
     "name, objective",
     [
-        ("videomae", "mae"),
-        ("mae_st", "mae"),
-        ("huggingface4", "mae"),
-        ("dpc", "dpc"),
-        ("memdpc", "memdpc"),
-        ("infonce", "infonce"),
-        ("infonce, gated", "infonce"),
-        ("ubernce", "infonce"),
-        ("coclr", "coclr"),
-        ("coclr, filling", "coclr"),
+        *((name, "mae") for name in ("videomae", "mae_st", "huggingface4")),
+        *((name, "infonce") for name in ("infonce", "infonce, gated", "ubernce")),
+        *((name, name.partition(",")[0]) for name in ("dpc", "memdpc", "coclr", "coclr, filling")),
     ],
 )
 def test_the_decoder_fits_the_objective_that_it_names(name: str, objective: str, tmp_path: Path):
@@ -207,9 +192,8 @@ def test_the_published_cases(name: str, tmp_path: Path):
     if name == "videomae":
         tokens = encoder(encoder.normalise(clip)).tokens
         torch.testing.assert_close(tokens, torch.from_numpy(arrays["encoder_unmasked"]), atol=2e-5, rtol=0)
-        tuned = {
-            k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.") and "er.norm" not in k
-        }
+        own = [key for key in theirs if key.startswith("encoder.") and "er.norm" not in key]
+        tuned = {key.removeprefix("encoder."): theirs[key] for key in own}
         tuned |= {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}
         torch.save({"module": tuned}, tmp_path / "tuned.pth")
         encoder = create_encoder("vit", weights=tmp_path / "tuned.pth", heads=4).eval()
