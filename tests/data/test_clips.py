@@ -22,7 +22,7 @@ from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Bag, ClipSpec, Row, Views
 from tests.data.bars import numbers, write
-from tests.helpers import facts
+from tests.helpers import facts, for_each
 
 SPEC = ClipSpec(frames=4, stride=3, size=64)
 
@@ -116,16 +116,6 @@ def with_a_short_one(small_set: Path, root: Path) -> Manifest:
         (root / path.name).symlink_to(path)
     write(root / "a_short.mp4", [i / 25 for i in range(5)])
     return manifest(root)
-
-
-def test_short_videos_pad_drop_or_stop(tmp_path, small_set):
-    made = with_a_short_one(small_set, tmp_path)
-    padded = Clips(made, views(SPEC, SPEC), seed=0)[0, 0]
-    assert padded["padded"] == 2 and torch.equal(padded["clips"][0, :, -1], padded["clips"][0, :, -2])
-    dropped = Clips(made, views(), seed=0, short="drop")[0, 0]
-    assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
-    with pytest.raises(UserError, match=facts("a_short.mp4", "--short")):
-        Clips(made, views(), seed=0, short="error")[0, 0]
 
 
 def test_a_set_of_short_videos_is_no_damage(small_set, tmp_path):
@@ -243,16 +233,18 @@ def test_evaluation_of_whole_clips_interleaves(small_set):
         assert torch.equal(clip, F.center_crop(F.resize(pictures, [64]), [64, 64]).transpose(0, 1))
 
 
-def test_a_video_of_too_few_frames_is_padded_dropped_or_refused(small_set, tmp_path):
+@for_each("spec, repeats", [(SPEC, 1), (WHOLE, 3)])
+def test_a_short_video_is_padded_dropped_or_refused(small_set, tmp_path, spec, repeats):
+    """It has five pictures: the last of four is shown again, or three of eight."""
     made = with_a_short_one(small_set, tmp_path)
-    sample = Clips(made, views(WHOLE, WHOLE), seed=0)[0, 0]
+    sample = Clips(made, views(spec, spec), seed=0)[0, 0]
     again = (sample["clips"][:, :, 1:] == sample["clips"][:, :, :-1]).flatten(3).all(3).all(1)  # V T
-    assert sample["padded"] == 2 and again.sum(1).tolist() == [3, 3], "five pictures, eight frames"
-    assert Clips(made, views(WHOLE), seed=0, evaluate=1)[0, 0]["padded"] == 1
-    dropped = Clips(made, views(WHOLE), seed=0, short="drop")[0, 0]
+    assert sample["padded"] == 2 and again.sum(1).tolist() == [repeats] * 2
+    assert Clips(made, views(spec), seed=0, evaluate=1)[0, 0]["padded"] == 1
+    dropped = Clips(made, views(spec), seed=0, short="drop")[0, 0]
     assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
-    with pytest.raises(UserError, match=facts("a_short.mp4", "5", "8", "--short")):
-        Clips(made, views(WHOLE), seed=0, short="error")[0, 0]
+    with pytest.raises(UserError, match=facts("a_short.mp4", "5", str(spec.frames), "--short")):
+        Clips(made, views(spec), seed=0, short="error")[0, 0]
 
 
 def test_clips_of_a_moment_refuse_to_be_whole(small_set):

@@ -154,16 +154,13 @@ def test_hmdb51_lists_that_are_wrong(tmp_path):
 
 
 K = "-AbCdEfGh_0"
+ENTRY = {"annotations": {"label": "air drumming", "segment": [9.0, 19.0]}, "subset": "train"}
 KINETICS = "label,youtube_id,time_start,time_end,split"
 FORMS = [
     ("k.csv", f"{KINETICS},is_cc\nair drumming,{K},9,19,train,0\n", f"x/{K}_000009_000019"),
     ("k.csv", f'{KINETICS}\n"air drumming",{K},9,19,train\n', f"{K}_9_19"),
     ("k.csv", f"{KINETICS}\nair drumming,{K},9.0,19.0,validate\n", f"a b/{K}"),
-    (
-        "k.json",
-        json.dumps({K: {"annotations": {"label": "air drumming", "segment": [9.0, 19.0]}, "subset": "train"}}),
-        f"{K}_000009_000019",
-    ),
+    ("k.json", json.dumps({K: ENTRY}), f"{K}_000009_000019"),
     ("k.json", json.dumps([{"file": f"t/{K}_000009_000019.mp4", "label": "air drumming", "youtube_id": K}]), K),
     ("m.csv", "air drumming/yt-ab_12.mp4,air drumming,3,0\n", "training/air drumming/yt-ab_12"),
     ("j.csv", "34870;air drumming\n", "34870"),

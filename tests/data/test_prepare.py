@@ -46,16 +46,6 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
     assert not list(out.rglob("*.part"))
 
 
-def test_goes_on_where_it_stopped(source, tmp_path):
-    out = tmp_path / "out"
-    prepare(str(source), str(out), workers=2)
-    (out / "two.mp4").unlink()
-    kept = (out / "a/one.mp4").stat().st_mtime_ns
-    again = prepare(str(source), str(out), workers=1)
-    assert (again["written"], again["kept"], again["bad"]) == (1, 1, 1)
-    assert (out / "a/one.mp4").stat().st_mtime_ns == kept
-
-
 def test_scan_only_writes_no_video(source, tmp_path):
     result = prepare(str(source), str(tmp_path / "out"), scan_only=True, workers=1)
     assert result["good"] == 2 and [path.name for path in (tmp_path / "out").iterdir()] == ["quarantine.jsonl"]
@@ -82,7 +72,7 @@ def test_faults_are_sentences(source, tmp_path):
 @for_each("options", [{"workers": -1}, {"short_side": 0}, {"short_side": -256}, {"gop": 0}, {"crf": 99}, {"crf": -1}])
 def test_a_number_that_cannot_be_is_named(source, tmp_path, options):
     ((name, value),) = options.items()
-    with pytest.raises(UserError, match=f"^--{name} {value}: "):
+    with pytest.raises(UserError, match=facts(f"--{name}", str(value))):
         prepare(str(source), str(tmp_path / "out"), **options)
     assert not (tmp_path / "out").exists()
 

@@ -13,7 +13,7 @@ from ssvid.data.training import training
 from ssvid.errors import UserError
 from ssvid.shapes import Bag, ClipSpec, Row, Views, Window
 from tests.data.bars import write
-from tests.helpers import facts, for_each
+from tests.helpers import facts, for_each, tells
 
 SPEC = ClipSpec(frames=4, fps=5.0, size=64)
 SAID = ((0.0, 2.0, "a"), (3.0, 4.0, "b"), (4.5, 6.0, "c"), (20.0, 21.0, "d"))
@@ -160,11 +160,8 @@ def test_a_damaged_file_is_replaced_and_told_of(stored):
     path.write_bytes(path.read_bytes()[:200])
     sample = FeatureWindows(stored, VIEWS, seed=0)[0, 1]
     assert sample["index"] != 1 and [bad.path for bad in sample["bad"]] == [str(path)]
-
-
-def test_features_of_another_width_are_bad_files(stored):
-    np.save(stored.root / "1.npy", np.zeros((50, 4), np.float16))
-    assert "4 wide" in FeatureWindows(stored, VIEWS, seed=0)[0, 1]["bad"][0].why
+    np.save(path, np.zeros((50, 4), np.float16))  # of another width
+    assert tells(FeatureWindows(stored, VIEWS, seed=0)[0, 1]["bad"][0].why, "4", "3")
 
 
 def test_rows_without_features_are_refused(stored):

@@ -135,13 +135,6 @@ def test_a_video_that_fails_on_the_way_leaves_nothing(long: Path, net: Path, tmp
     assert json.loads((tmp_path / "s/quarantine.jsonl").read_text())["time"] == 4.0
 
 
-def test_none_can_be_read(net: Path, tmp_path: Path):
-    (tmp_path / "v").mkdir()
-    (tmp_path / "v/bad.mp4").write_bytes(b"no video")
-    with pytest.raises(UserError, match=facts("1", "bad.mp4")):
-        stored(tmp_path / "v", net, tmp_path / "s")
-
-
 def test_another_encoder_is_refused_as_a_user_sees_it(long: Path, net: Path, tmp_path: Path):
     stored(long, net, tmp_path / "s")
     torch.manual_seed(1)

@@ -53,28 +53,20 @@ def undisturbed_pair(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return weights(out)
 
 
-@pytest.mark.parametrize("number", HEEDED)
+ALONE = [*((number, "0") for number in HEEDED), (signal.SIGTERM, "2")]
+
+
+@pytest.mark.parametrize("number, workers", ALONE)
 def test_told_to_leave_it_goes_on_as_if_nothing_had_been(
-    number: signal.Signals, videos: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+    number: signal.Signals, workers: str, videos: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ):
+    """The whole group is told, but loaders are spared: torch turns their end into a fault in the middle of a step."""
     out = tmp_path / "run"
-    argv = pretrain_argv(videos, out, *LONG)
+    argv = pretrain_argv(videos, out, *LONG, "--workers", workers)
     with Run(argv) as run:
         step = left(run.at(out, 2).send(number).ended(), number.name, out)
     assert 2 <= step < LAST
     assert run_pretrain(videos, out, *LONG)["step"] == LAST
-    assert same(weights(out), undisturbed)
-
-
-def test_a_signal_to_the_whole_group_spares_the_loaders(
-    videos: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
-):
-    """torch turns the end of a loader process into a fault in the middle of a step."""
-    out = tmp_path / "run"
-    argv = pretrain_argv(videos, out, *LONG, "--workers", "2")
-    with Run(argv) as run:
-        left(run.at(out, 1).send(signal.SIGTERM).ended(), "SIGTERM", out)
-    run_pretrain(videos, out, *LONG)
     assert same(weights(out), undisturbed)
 
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from objectives.mae import MAE
+from objectives.turbo import PartialMAE
 from ssvid import create_encoder
 from ssvid.errors import UserError
 from ssvid.nn.pixels import spread
@@ -103,9 +104,10 @@ def test_last_target_frame_is_the_clips_last():
     assert spread(16, 8).tolist() == [0, 2, 4, 6, 8, 10, 12, 15]
 
 
-def test_an_encoder_that_cannot_skip_is_refused():
-    with pytest.raises(UserError, match=facts("mae", "can_skip", "r3d_18", "vit_small")):
-        MAE(create_encoder("r3d_18"))
+@for_each("entry, name, net", [(MAE, "mae", "r3d_18"), (PartialMAE, "partial_mae", "s3d")])
+def test_an_encoder_that_cannot_skip_is_refused(entry: type[MAE | PartialMAE], name: str, net: str):
+    with pytest.raises(UserError, match=facts(name, "can_skip", net, "vit_small")):
+        entry(create_encoder(net))
 
 
 def test_target_frames_must_fit_the_slots():

@@ -213,7 +213,7 @@ def test_data_that_it_cannot_learn_from():
         ("--objective.part | 0.01 | 32 | 0.0313", {"part": 0.01}),
         ("0.98 | 0 | 32", {"drop": 0.98}),
         ("0.01 | 16", {"drop": 0.01, "part": 0.0, "mask": "tube", "task": "classification", "classes": 2}),
-        ("--objective.rec_weight | 0.0", {"rec_weight": 0.0}),
+        ("partial_mae | part | rec_weight", {"rec_weight": 0.0}),
         ("--objective.classes", {"task": "classification"}),
         ("long_video | --objective.classes", {"task": "long_video"}),
         ("video_text", {"task": "video_text", "repeat": 2}),
@@ -223,11 +223,6 @@ def test_data_that_it_cannot_learn_from():
 def test_what_is_refused(why: str, kwargs: dict[str, Any]):
     with pytest.raises(UserError, match=facts(*why.split(" | "))):
         build(**kwargs)
-
-
-def test_an_encoder_that_cannot_skip_is_refused():
-    with pytest.raises(UserError, match=facts("partial_mae", "can_skip", "s3d", "vit_small")):
-        PartialMAE(create_encoder("s3d"))
 
 
 def test_the_picture_has_four_rows_and_gray_where_nothing_is_known():

@@ -27,6 +27,12 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "videomae.pth"
 
 
+def check_refusal(file: Path, *words: str) -> None:
+    """An encoder cannot be read from the file, and the message names each of `words`."""
+    with refusal(*words):
+        load_encoder(file)
+
+
 def test_what_is_left_out_is_as_the_file_has_it(tmp_path: Path, capsys):
     torch.save({"model": mae_st()}, tmp_path / "m.pth")
     encoder = create_encoder("vit", weights=tmp_path / "m.pth", stride=2, mean=(0.5, 0.5, 0.5))
@@ -53,8 +59,7 @@ def test_heads_that_no_tensor_tells(tmp_path: Path):
     encoder = create_encoder("vit", dim=48, depth=1, heads=4, patch=8, frames=4, size=16)
     save_encoder(encoder, tmp_path, "encoder", {})
     weights(str(tmp_path), to="videomae-encoder", out=str(tmp_path / "v.pth"))
-    with refusal("48", "1", "heads"):
-        load_encoder(tmp_path / "v.pth")
+    check_refusal(tmp_path / "v.pth", "48", "1", "heads")
     again = create_encoder("vit", weights=tmp_path / "v.pth", heads=4, frames=4, size=16)
     clip = torch.randn(1, 3, 4, 16, 16)
     assert torch.equal(again(clip).tokens, encoder(clip).tokens)
@@ -66,23 +71,19 @@ def test_half_of_another_model(file: Path):
         k: v for i, (k, v) in enumerate(state.items()) if i % 2 == 0 or "patch_embed" in k or k[:9] == "encoder_t"
     }
     torch.save({"model": halves | {f"backbone.{k}": v for k, v in list(dpc().items())[:20]}}, file)
-    with refusal("videomae.pth", "20"):
-        load_encoder(file)
+    check_refusal(file, "videomae.pth", "20")
     assert tells(sentence(command("ssvid.weights", str(file))), "videomae.pth", "20")
     partly = create_encoder("vit", weights=file, partial=True)
     assert torch.equal(partly.state_dict()["patch.weight"], state["encoder.patch_embed.proj.weight"])
     torch.save({"model": state | {f"backbone.{k}": v for k, v in list(dpc().items())[:20]}}, file)  # whole, and more
-    with refusal("0", "20"):
-        load_encoder(file)
+    check_refusal(file, "0", "20")
     torch.save({"model": state | {"encoder.blocks.1.mlp.fc1.weight": torch.zeros(128, 64)}}, file)
-    with refusal("blocks.1.mlp.fc1.weight", "128", "256"):
-        load_encoder(file)
+    check_refusal(file, "blocks.1.mlp.fc1.weight", "128", "256")
 
 
 def test_a_pretraining_model_without_final_norm_is_partial(tmp_path: Path):
     save_file(huggingface(5, norm=False), tmp_path / "model.safetensors")
-    with refusal("norm.bias"):
-        load_encoder(tmp_path / "model.safetensors")
+    check_refusal(tmp_path / "model.safetensors", "norm.bias")
     encoder = create_encoder("vit", weights=tmp_path / "model.safetensors", partial=True)
     assert torch.equal(encoder.state_dict()["norm.weight"], torch.ones(64))
 
@@ -91,8 +92,7 @@ def test_second_names_that_differ_are_refused(tmp_path: Path):
     state = dict(dpc())
     state["module.agg.cell_list.0.out_gate.bias"] = torch.ones(32)
     torch.save({"state_dict": state}, tmp_path / "d.pth")
-    with refusal("agg.cell_list.0.out_gate.bias"):
-        load_encoder(tmp_path / "d.pth")
+    check_refusal(tmp_path / "d.pth", "agg.cell_list.0.out_gate.bias")
 
 
 class Stranger:
@@ -107,8 +107,7 @@ def test_settings_and_numbers_in_a_pickle_are_read(rest: dict, file: Path):
 
 def test_a_pickle_of_objects_is_refused_and_made_safe(file: Path, tmp_path: Path):
     torch.save({"model": videomae(), "args": Stranger()}, file)
-    with refusal("Stranger", "--trust", "--to", "--out"):
-        load_encoder(file)
+    check_refusal(file, "Stranger", "--trust", "--to", "--out")
     with refusal("--to"):
         weights(str(file), trust=True)
     safe = tmp_path / "safe.pth"
@@ -130,11 +129,9 @@ def test_files_that_are_no_checkpoint(file: Path, tmp_path: Path):
         (b"", ()),
     ):
         file.write_bytes(content)
-        with refusal("videomae.pth", *words):
-            load_encoder(file)
+        check_refusal(file, "videomae.pth", *words)
     torch.save({"epoch": 3}, file)
-    with refusal("videomae.pth"):
-        load_encoder(file)
+    check_refusal(file, "videomae.pth")
     with refusal("absent.pth"):
         create_encoder("vit", weights=tmp_path / "absent.pth")
 

@@ -1,5 +1,6 @@
 """Every layout: recognised, loaded, written back, on state dicts made here and on the published ones."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,11 @@ from ssvid.weights.files import read
 from ssvid.weights.published import find
 from tests.helpers import for_each
 from tests.reference.cases import ROOT
-from tests.weights.layouts import MADE, State, assert_same, dpc, huggingface, videomae
+from tests.weights import layouts
+from tests.weights.layouts import State, assert_same, coclr, dpc, huggingface, infonce, s3d, ubernce, videomae
+from tests.weights.test_milnce import milnce
+
+MADE = {**layouts.MADE, "milnce": (None, milnce), "milnce, plain": ("state_dict", lambda: milnce("plain"))}
 
 CLIP = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -51,7 +56,7 @@ def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: 
 
 
 @for_each("prefix", ["module.", "_orig_mod.module.", "module.backbone."])
-@for_each("name", ["videomae", "videomae-finetuned", "huggingface4", "mae_st", "coclr"])
+@for_each("name", ["videomae", "videomae-finetuned", "huggingface4", "mae_st", "coclr", "milnce"])
 def test_prefixes_are_seen_through_and_kept(name: str, prefix: str, tmp_path: Path):
     file, made = saved(tmp_path, name, prefix=prefix)
     weights(str(file), to=name, out=str(tmp_path / "again.pth"))
@@ -142,6 +147,7 @@ def test_features_of_dpc(name: str, built: str, tmp_path: Path):
         *((name, "mae") for name in ("videomae", "mae_st", "huggingface4")),
         *((name, "infonce") for name in ("infonce", "infonce, gated", "ubernce")),
         *((name, name.partition(",")[0]) for name in ("dpc", "memdpc", "coclr", "coclr, filling")),
+        *((name, "mil_nce") for name in ("milnce", "milnce, plain")),
     ],
 )
 def test_the_decoder_fits_the_objective_that_it_names(name: str, objective: str, tmp_path: Path):
@@ -222,5 +228,9 @@ def test_size_and_heads_are_told_from_the_shapes(dim: int, depth: int, name: str
         assert (net.kwargs["dim"], net.kwargs["depth"], net.kwargs["heads"], sized(net)) == (dim, depth, heads, name)
 
 
-def test_dpc_has_as_many_keys_as_the_published_net():
-    assert len(dpc()) == 76
+@for_each(
+    "make, keys",
+    [(dpc, 76), (s3d, 924), (infonce, 1858), (ubernce, 1859), (coclr, 2789), (milnce, 537)],
+)
+def test_as_many_keys_as_the_published_nets(make: Callable[[], State], keys: int):
+    assert len(make()) == keys

@@ -15,10 +15,8 @@ from ssvid.encoders.s3dg import SamePool
 from ssvid.engine.warm_start import warm_start
 from ssvid.text.joint import load_joint
 from ssvid.weights.__main__ import weights
-from ssvid.weights.files import read
-from ssvid.weights.published import find
 from tests.helpers import for_each
-from tests.weights.layouts import Shapes, State, affine, assert_same, filled, refusal
+from tests.weights.layouts import Shapes, State, affine, filled, refusal
 
 WORDS = ["add", "the", "onion", "don't"]
 WIDTH, DIM, HIDDEN, VECTOR = 0.125, 6, 10, 5  # of the net, of the space, inside the tower, of a word
@@ -83,23 +81,6 @@ def small(stem: str = "s2d") -> Encoder:
     return create_encoder("s3dg", stem=stem, width=WIDTH, frames=16, size=64)
 
 
-def test_as_many_keys_as_the_published_net():
-    assert len(milnce()) == len(milnce("plain")) == 537
-
-
-@for_each("form", ["released", "training"])
-def test_written_back_as_it_was(form: str, tmp_path: Path):
-    file, made = saved(tmp_path, form)
-    told = weights(str(file), to="milnce", out=str(tmp_path / "again.pth"))
-    assert (told["layout"], told["encoder"], told["objective"]) == ("milnce", "s3dg", "mil_nce")
-    again = torch.load(tmp_path / "again.pth", weights_only=True)
-    assert_same(again["state_dict"] if form == "training" else again, made)
-    found = find(read(file))
-    assert found is not None and not found.missing and not found.unexpected
-    shuffled = dict(sorted(found.ours.items(), reverse=True))
-    assert [found.prefix + key for key in found.layout.to_theirs(shuffled)] == list(made)
-
-
 @for_each("form", ["released", "training"])
 def test_the_encoder_has_the_files_stem_and_clips(form: str, tmp_path: Path):
     file, made = saved(tmp_path, form)
@@ -132,13 +113,6 @@ def test_a_whole_objective_starts_from_the_file(form: str, tmp_path: Path):
     warm_start(alone, str(file))
     assert torch.equal(alone.encoder.stem[0][1].bias, made["conv1.bn1.bias"])
     assert not torch.equal(alone.head.weight, made["fc.weight"])
-
-
-def test_the_objective_that_the_file_names_fits(tmp_path: Path):
-    found = find(read(saved(tmp_path, "released")[0]))
-    assert found is not None and found.net.objective == "mil_nce"
-    objective = MilNCE(create_encoder(found.net.encoder, **found.net.kwargs), **found.net.settings)
-    objective.load_state_dict(found.ours)
 
 
 @torch.no_grad()
