@@ -33,11 +33,7 @@ GOOD = {
     "vfr_water_bottle.mkv": (56, 240, 320),
     "vp9_pancake.webm": (90, 144, 176),
 }
-BAD = {
-    "nasa_13013_audio_only.mp3": "no video stream",
-    "truncated_half.mp4": "Invalid data",
-    "empty.mp4": "Invalid data",
-}
+BAD = ("nasa_13013_audio_only.mp3", "truncated_half.mp4", "empty.mp4")
 
 
 def test_frames_are_exact_with_b_frames_and_a_long_gop(long_gop):
@@ -124,7 +120,7 @@ def test_odd_files_read(shared, name):
 
 @for_each("name", BAD)
 def test_files_that_cannot_be_read_say_why(shared, name):
-    with pytest.raises(DecodeError, match=BAD[name]) as error:
+    with pytest.raises(DecodeError, match=facts(name)) as error:
         read(shared / "videos-odd" / name, [0.0])
     again = pickle.loads(pickle.dumps(error.value))
     assert (again.path, again.why) == (str(shared / "videos-odd" / name), error.value.why)

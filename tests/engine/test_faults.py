@@ -50,9 +50,12 @@ import multiprocessing, sys, time
 from pathlib import Path
 from ssvid.files import locked
 
+def live():
+    print("held", flush=True)  # the loader itself: by now it has let go of the lock
+    time.sleep(60)
+
 with locked(Path(sys.argv[1]), wait=False, what="it"):
-    multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start()
-    print("held", flush=True)
+    multiprocessing.get_context("fork").Process(target=live).start()
     time.sleep(60)
 """
 
