@@ -10,7 +10,7 @@ from ssvid.data import augment
 from ssvid.data.augment import GEOMETRY_DRAWS, OFFSETS, RECIPES, Augment, colour, crops, geometry, recipe
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
-from tests.helpers import for_each
+from tests.helpers import facts, for_each
 
 
 def draws(index: int) -> torch.Tensor:
@@ -69,10 +69,8 @@ def test_resized_draws_area_and_log_aspect():
 
 
 def test_resized_gives_up_on_the_centre():
-    assert augment._resized(20, 400, 16, replace(RECIPES["resized_flip"], area=(0.9, 1.0)), draws(0).tolist()) == (
-        *(0, 186),
-        *(20, 27),
-    )
+    how = replace(RECIPES["resized_flip"], area=(0.9, 1.0))
+    assert augment._resized(20, 400, 16, how, draws(0).tolist()) == (0, 186, 20, 27)
 
 
 def test_flip_happens_at_its_rate_and_mirrors():
@@ -83,7 +81,7 @@ def test_flip_happens_at_its_rate_and_mirrors():
 
 
 def test_unknown_recipe_names_the_near_ones():
-    with pytest.raises(UserError, match="multiscale"):
+    with pytest.raises(UserError, match=facts("multiscale")):
         recipe("multi_scale")
 
 

@@ -22,7 +22,7 @@ from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Bag, ClipSpec, Row, Views
 from tests.data.bars import numbers, write
-from tests.helpers import facts
+from tests.helpers import facts, for_each
 
 SPEC = ClipSpec(frames=4, stride=3, size=64)
 
@@ -47,10 +47,8 @@ def test_a_sample_says_what_it_is(small_set):
     clips = Clips(manifest(small_set), views(SPEC, SPEC, augment="crop_flip"), seed=1)
     sample = clips[3, 5]
     assert sample["clips"].shape == (2, 3, 4, 64, 64) and sample["clips"].dtype == torch.uint8
-    assert {key: sample[key] for key in ("index", "epoch", "label", "video_id", "padded", "bad", "ok", "dropped")} == {
-        **{"index": 5, "epoch": 3, "label": 1, "video_id": "clip_5"},
-        **{"padded": 0, "bad": [], "ok": True, "dropped": 0},
-    }
+    whose = {"index": 5, "epoch": 3, "label": 1, "video_id": "clip_5"}
+    assert sample.items() >= {**whose, "padded": 0, "ok": True, "dropped": 0}.items() and sample["bad"] == []
     assert len(clips) == 6 and not torch.equal(sample["clips"][0], sample["clips"][1])
 
 
@@ -72,15 +70,21 @@ def test_crops_differ_by_epoch_and_view(small_set):
     assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
 
 
-def test_the_clip_holds_the_frames_of_its_times(small_set, monkeypatch):
-    """Frames `start + 3 i` of the right file, one decode for all views."""
+@pytest.fixture
+def decodes(monkeypatch) -> list[list[int]]:
+    """The numbers in the pictures of each decode."""
     from ssvid.data import clips as module
 
     seen = []
     real = module.read
     monkeypatch.setattr(module, "read", lambda *args: seen.append(numbers(real(*args))) or real(*args))
+    return seen
+
+
+def test_the_clip_holds_the_frames_of_its_times(small_set, decodes):
+    """Frames `start + 3 i` of the right file, one decode for all views."""
     Clips(manifest(small_set), views(SPEC, SPEC), seed=0)[0, 4]
-    (codes,) = seen
+    (codes,) = decodes
     for view in (codes[:4], codes[4:]):
         assert [code - view[0] for code in view] == [0, 3, 6, 9] and 400 <= view[0] <= 430
     assert codes[0] != codes[4]  # each view has its own start
@@ -95,7 +99,7 @@ def test_a_bad_file_is_replaced_by_a_function_of_the_coordinates(broken_set):
         sample["clips"], clips[0, sample["index"]]["clips"]
     )
     (bad,) = {bad.path for bad in sample["bad"]}
-    assert bad.endswith("clip_2.mp4") and "Invalid data" in sample["bad"][0].why
+    assert bad.endswith("clip_2.mp4") and sample["bad"][0].why
     assert clips[0, 3]["bad"] == []
 
 
@@ -114,23 +118,11 @@ def with_a_short_one(small_set: Path, root: Path) -> Manifest:
     return manifest(root)
 
 
-def test_short_videos_pad_drop_or_stop(tmp_path, small_set):
-    made = with_a_short_one(small_set, tmp_path)
-    padded = Clips(made, views(SPEC, SPEC), seed=0)[0, 0]
-    assert padded["padded"] == 2 and torch.equal(padded["clips"][0, :, -1], padded["clips"][0, :, -2])
-    dropped = Clips(made, views(), seed=0, short="drop")[0, 0]
-    assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
-    with pytest.raises(UserError, match=facts("a_short.mp4", "--short")):
-        Clips(made, views(), seed=0, short="error")[0, 0]
-
-
 def test_a_set_of_short_videos_is_no_damage(small_set, tmp_path):
     long = ClipSpec(frames=64, stride=3, size=64)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=facts("11", "64", "3", "--short")) as error:
         Clips(manifest(small_set), views(long), seed=0, short="drop")[0, 0]
-    said = str(error.value)
-    assert said.startswith("11 videos in a row are shorter than the clip (64 frames 3 apart), the last is ")
-    assert said.endswith(".mp4: take a shorter clip, or --short pad.") and "scan" not in said
+    assert "scan" not in str(error.value)
     write(tmp_path / "1.mp4", [i / 25 for i in range(5)])
     (tmp_path / "0.mp4").write_bytes(b"no")
     with pytest.raises(UserError, match=facts("4", "3", "0.mp4", "--scan_only")):
@@ -151,7 +143,7 @@ def test_evaluation_is_even_and_never_replaces(broken_set):
 
 
 def test_views_of_unlike_shape_are_refused(small_set):
-    with pytest.raises(UserError, match="share frames and size"):
+    with pytest.raises(UserError):
         Clips(manifest(small_set), views(SPEC, ClipSpec(frames=8, stride=1, size=64)), seed=0)
 
 
@@ -218,16 +210,11 @@ def test_features_of_flow_know_the_flow_files(small_set, monkeypatch):
 WHOLE = ClipSpec(frames=8, whole=True, size=64)  # parts of five frames each
 
 
-def test_whole_clips_are_drawn_by_one_share(small_set, monkeypatch):
-    from ssvid.data import clips as module
-
-    seen = []
-    real = module.read
-    monkeypatch.setattr(module, "read", lambda *args: seen.append(numbers(real(*args))) or real(*args))
+def test_whole_clips_are_drawn_by_one_share(small_set, decodes):
     clips, firsts = Clips(manifest(small_set), views(WHOLE, WHOLE), seed=0), set()
     for epoch in range(12):
         sample = clips[epoch, 4]
-        codes = np.array(seen.pop()).reshape(2, 8) - 400
+        codes = np.array(decodes.pop()).reshape(2, 8) - 400
         for view, codes_of_view in enumerate(codes):
             first = int(5 * float(uniform(0, f"clip/{view}", epoch, 4, 1)))
             assert codes_of_view.tolist() == [first + 5 * i for i in range(8)]
@@ -246,26 +233,28 @@ def test_evaluation_of_whole_clips_interleaves(small_set):
         assert torch.equal(clip, F.center_crop(F.resize(pictures, [64]), [64, 64]).transpose(0, 1))
 
 
-def test_a_video_of_too_few_frames_is_padded_dropped_or_refused(small_set, tmp_path):
+@for_each("spec, repeats", [(SPEC, 1), (WHOLE, 3)])
+def test_a_short_video_is_padded_dropped_or_refused(small_set, tmp_path, spec, repeats):
+    """It has five pictures: the last of four is shown again, or three of eight."""
     made = with_a_short_one(small_set, tmp_path)
-    sample = Clips(made, views(WHOLE, WHOLE), seed=0)[0, 0]
+    sample = Clips(made, views(spec, spec), seed=0)[0, 0]
     again = (sample["clips"][:, :, 1:] == sample["clips"][:, :, :-1]).flatten(3).all(3).all(1)  # V T
-    assert sample["padded"] == 2 and again.sum(1).tolist() == [3, 3], "five pictures, eight frames"
-    assert Clips(made, views(WHOLE), seed=0, evaluate=1)[0, 0]["padded"] == 1
-    dropped = Clips(made, views(WHOLE), seed=0, short="drop")[0, 0]
+    assert sample["padded"] == 2 and again.sum(1).tolist() == [repeats] * 2
+    assert Clips(made, views(spec), seed=0, evaluate=1)[0, 0]["padded"] == 1
+    dropped = Clips(made, views(spec), seed=0, short="drop")[0, 0]
     assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
-    with pytest.raises(UserError, match=facts("a_short.mp4", "5", "8", "--short")):
-        Clips(made, views(WHOLE), seed=0, short="error")[0, 0]
+    with pytest.raises(UserError, match=facts("a_short.mp4", "5", str(spec.frames), "--short")):
+        Clips(made, views(spec), seed=0, short="error")[0, 0]
 
 
 def test_clips_of_a_moment_refuse_to_be_whole(small_set):
     made = manifest(small_set)
-    for make, what in (
-        (lambda: Seconds(made, WHOLE), "Clips of each second"),
-        (lambda: Windows(made, WHOLE), "The windows of a video"),
-        (lambda: People(made, WHOLE), "Clips around the boxes of people"),
-        (lambda: Bags(made, Views(clips=(WHOLE,), text=Bag()), seed=0), "Clips near a sentence"),
-        (lambda: Captions(made, WHOLE, 2), "The windows of a caption"),
+    for make in (
+        lambda: Seconds(made, WHOLE),
+        lambda: Windows(made, WHOLE),
+        lambda: People(made, WHOLE),
+        lambda: Bags(made, Views(clips=(WHOLE,), text=Bag()), seed=0),
+        lambda: Captions(made, WHOLE, 2),
     ):
-        with pytest.raises(UserError, match=f"^{what} are no clip spread over the whole video: give --clip.fps or"):
+        with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
             make()

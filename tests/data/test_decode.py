@@ -33,16 +33,12 @@ GOOD = {
     "vfr_water_bottle.mkv": (56, 240, 320),
     "vp9_pancake.webm": (90, 144, 176),
 }
-BAD = {
-    "nasa_13013_audio_only.mp3": "no video stream",
-    "truncated_half.mp4": "Invalid data",
-    "empty.mp4": "Invalid data",
-}
+BAD = ("nasa_13013_audio_only.mp3", "truncated_half.mp4", "empty.mp4")
 
 
 def test_frames_are_exact_with_b_frames_and_a_long_gop(long_gop):
     assert stamps(long_gop).tolist() == pytest.approx([i / 25 for i in range(300)])
-    for wanted in ([0], [299], [249, 250, 251], [7, 60, 61, 200], list(range(253, 299, 5))):
+    for wanted in ([0], [299], [249, 250, 251], [7, 60, 61, 200], [*range(253, 299, 5)], [100, 10, 100, 10]):
         assert numbers(read(long_gop, [i / 25 for i in wanted])) == wanted
 
 
@@ -97,10 +93,6 @@ def test_where_passing_over_fails_all_is_decoded(tmp_path, monkeypatch):
     assert numbers(read(path, [0.0, 20 / 25, 40 / 25])) == [0, 20, 40]
 
 
-def test_any_order_and_repeats(long_gop):
-    assert numbers(read(long_gop, [4.0, 0.4, 4.0, 0.4])) == [100, 10, 100, 10]
-
-
 def test_seek_goes_to_the_key_frame_and_falls_back_to_the_start(long_gop, monkeypatch):
     starts = []
     real = decode._decode
@@ -128,7 +120,7 @@ def test_odd_files_read(shared, name):
 
 @for_each("name", BAD)
 def test_files_that_cannot_be_read_say_why(shared, name):
-    with pytest.raises(DecodeError, match=BAD[name]) as error:
+    with pytest.raises(DecodeError, match=facts(name)) as error:
         read(shared / "videos-odd" / name, [0.0])
     again = pickle.loads(pickle.dumps(error.value))
     assert (again.path, again.why) == (str(shared / "videos-odd" / name), error.value.why)
@@ -171,8 +163,10 @@ def test_rotated_pictures_stand_upright(shared):
 
 
 def test_missing_file_and_wrong_decoder(tmp_path, long_gop):
-    with pytest.raises(DecodeError, match="No such file"):
+    with pytest.raises(DecodeError, match=facts("none.mp4")):
         stamps(tmp_path / "none.mp4")
+    with pytest.raises(DecodeError, match=facts(str(tmp_path))):
+        read(tmp_path, [0.0], fps=10.0)  # a folder without frames
     with pytest.raises(UserError, match=facts("pyav", "torchcodec")):
         read(long_gop, [0.0], decoder="decord")
 
@@ -193,12 +187,8 @@ def test_torchcodec_absent_is_one_sentence(long_gop, monkeypatch):
 def test_torchcodec_is_asked_for_indices_in_order(long_gop, monkeypatch):
     class VideoDecoder:
         def __init__(self, path, **options):
-            assert options == {
-                "seek_mode": "exact",
-                "num_ffmpeg_threads": 1,
-                "dimension_order": "NCHW",
-                "stream_index": 0,
-            }
+            wanted = {"seek_mode": "exact", "dimension_order": "NCHW"}
+            assert options == {**wanted, "num_ffmpeg_threads": 1, "stream_index": 0}
 
         def get_frames_at(self, indices):
             if indices[-1] > 200:
@@ -225,11 +215,6 @@ def test_a_folder_of_frames(tmp_path):
     (tmp_path / "3.jpg").write_bytes(b"no")
     with pytest.raises(DecodeError, match=facts("3.jpg")):
         read(tmp_path, [0.2], fps=10.0)
-
-
-def test_empty_folder_has_no_frames(tmp_path):
-    with pytest.raises(DecodeError, match="no frames"):
-        read(tmp_path, [0.0], fps=10.0)
 
 
 def test_every_ninth_mini6_file_reads_as_its_list_says(shared):

@@ -145,9 +145,9 @@ def test_a_torn_file_is_a_fault_when_read_and_made_anew(three, share):
     file, video = flow_file(three, 0), three.path(0)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(DecodeError, match="damaged") as error:
+    with pytest.raises(DecodeError, match=facts("ssvid.data.flow")) as error:
         read_flow(video, file, stamps(video))
-    assert error.value.path == str(video) and "run python -m ssvid.data.flow" in error.value.why
+    assert error.value.path == str(video)
     again = compute(three, method="dis", workers=1)
     assert (again["made"], again["kept"]) == (1, 2) and file.read_bytes() == whole
 
@@ -164,7 +164,7 @@ def test_no_changed_byte_gives_a_wrong_picture(three):
         try:
             assert all_flow(three).equal(right)
         except DecodeError as error:
-            assert "damaged" in error.why and error.path == str(video)
+            assert error.path == str(video)
             faults += 1
     assert faults >= 18
 
@@ -182,13 +182,9 @@ def test_a_replaced_video_is_noticed(three):
     assert all_flow(three, 1).equal(opencv_flow(video))
     os.utime(video, ns=(0, 10**18))  # of the same size
     assert compute(three, method="dis", workers=1)["made"] == 1
-
-
-def test_a_flow_of_another_video_is_not_kept(three):
-    compute(three, method="dis", workers=1)
-    flow_file(three, 1).write_bytes(flow_file(three, 2).read_bytes())
+    file.write_bytes(flow_file(three, 2).read_bytes())  # the flow of another video
     assert compute(three, method="dis", workers=1)["made"] == 1
-    assert all_flow(three, 1).equal(opencv_flow(three.path(1)))
+    assert all_flow(three, 1).equal(opencv_flow(video))
 
 
 def test_what_is_missing_is_said(three):
@@ -200,7 +196,7 @@ def test_what_is_missing_is_said(three):
     with pytest.raises(DecodeError, match=facts("b.mp4.mkv", "ssvid.data.flow")):
         read_flow(three.path(1), flow_file(three, 1), [0.0])
     flow_file(three, 1).write_bytes(three.path(1).read_bytes())  # a video, but no flow
-    with pytest.raises(DecodeError, match="has None frames and not 6"):
+    with pytest.raises(DecodeError, match=facts("None", "6")):
         read_flow(three.path(1), flow_file(three, 1), [0.0])
 
 
@@ -211,7 +207,7 @@ def test_a_picture_that_changes_its_size_is_bad(tmp_path, monkeypatch, block):
     Image.fromarray(squares(0, size=40)[0]).save(tmp_path / "in/x/one/5.png")
     data = frame_folders(str(tmp_path / "in"), fps=5.0)
     assert compute(data, method="dis", workers=1)["bad"] == 1
-    assert "the picture changes its size" in (tmp_path / "in/.flow/quarantine.jsonl").read_text()
+    assert "in/x/one" in (tmp_path / "in/.flow/quarantine.jsonl").read_text()
 
 
 def test_videos_outside_the_root(tmp_path):
@@ -236,7 +232,7 @@ def test_the_environment_names_the_folder(three, tmp_path, monkeypatch, capsys):
     assert (again["kept"], again["out"]) == (3, str(out))
     assert "SSVID_FLOW" not in capsys.readouterr().err
     monkeypatch.setenv("SSVID_FLOW", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="no optical flow at .*none"):
+    with pytest.raises(UserError, match=facts(str(tmp_path / "none"))):
         need_flow(three)
 
 

@@ -1,8 +1,6 @@
 import hashlib
-import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from ssvid.data import manifest as module
 from ssvid.data.manifest import Manifest, carve, labelled, leaks
 from ssvid.errors import UserError
 from ssvid.shapes import Box, Row
-from tests.helpers import facts, for_each
+from tests.helpers import facts, for_each, tells
 
 
 def files(root, *names):
@@ -32,19 +30,14 @@ def make(tmp_path, listed):
 
 
 def test_classes_are_of_the_whole_list(tmp_path):
-    listed = [
-        Row("a.mp4", "x", "train"),
-        Row("b.mp4", "y", "val"),
-        Row("c.mp4", None, "test"),
-        Row("d.mp4", "z", "test"),
-    ]
-    made = make(tmp_path, listed)
+    listed = [Row("a.mp4", "x", "train"), Row("b.mp4", "y", "val")]
+    made = make(tmp_path, [*listed, Row("c.mp4", None, "test"), Row("d.mp4", "z", "test")])
     assert made.classes == ("x", "y", "z") and len(made) == 4
     test = made.split("test")
     assert test.labels.tolist() == [-1, 2] and test.labels.dtype == torch.int64 and test.classes == made.classes
     assert test.path(1) == tmp_path / "d.mp4" and made.groups == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
     assert made.take([3]).labels.tolist() == [2]
-    with pytest.raises(UserError, match="train, val, test"):
+    with pytest.raises(UserError, match=facts("train", "val", "test")):
         made.split("dev")
 
 
@@ -57,10 +50,6 @@ def test_no_test_split_val_becomes_test_and_a_fifth_of_train_val(tmp_path):
     assert len(set(val.groups)) == 8 and set(train.classes) == {row.label for row in val.rows}
     again = Manifest.build(listed[::-1], tmp_path)
     assert {row.path for row in again.split("val").rows} == {row.path for row in val.rows}  # not by order
-
-
-def test_only_train_stays_train(tmp_path):
-    assert len(make(tmp_path, rows()).split("train")) == 120
 
 
 @for_each("both", [f"both{i}" for i in range(6)])  # whichever the hash would take first
@@ -79,24 +68,17 @@ def test_carving_keeps_each_class_on_both_sides(both):
 @for_each(
     "listed, words",
     [
-        ([], "no clips"),
-        ([Row("a.mp4", split="dev")], "dev"),
-        ([Row("a.mp4"), Row("a.mp4")], "a.mp4"),
-        ([Row("a.mp4"), Row("gone/b.mp4"), Row("c.mp4")], "2 | 3 | gone/b.mp4"),
-        ([Row("a.mp4", group="g"), Row("d.mp4", group="g", split="val")], "g"),
+        ([], ()),
+        ([Row("a.mp4", split="dev")], ("dev",)),
+        ([Row("a.mp4"), Row("a.mp4")], ("a.mp4",)),
+        ([Row("a.mp4"), Row("gone/b.mp4"), Row("c.mp4")], ("2", "3", "gone/b.mp4")),
+        ([Row("a.mp4", group="g"), Row("d.mp4", group="g", split="val")], ("g",)),
     ],
 )
-def test_faults_are_one_sentence(tmp_path, listed, words):
+def test_faults_are_one_sentence_that_names_the_list(tmp_path, listed, words):
     files(tmp_path, "a.mp4", "d.mp4")
-    with pytest.raises(UserError, match=facts(*words.split(" | "))):
-        Manifest.build(listed, tmp_path)
-
-
-def test_a_fault_names_the_list_it_is_of(tmp_path):
-    files(tmp_path, "a.mp4")
-    for listed in ([], [Row("a.mp4", split="dev")], [Row("a.mp4"), Row("a.mp4")], [Row("gone.mp4")]):
-        with pytest.raises(UserError, match=f"^{tmp_path / 'list.csv'}"):
-            Manifest.build(listed, tmp_path, source=tmp_path / "list.csv")
+    with pytest.raises(UserError, match=facts(str(tmp_path / "list.csv"), *words)):
+        Manifest.build(listed, tmp_path, source=tmp_path / "list.csv")
 
 
 @for_each("alias", ["./0.mp4", "a/../0.mp4", "a//../0.mp4", "link.mp4", "b/0.mp4", "{root}/0.mp4"])
@@ -107,11 +89,11 @@ def test_one_file_under_two_names_is_refused(tmp_path, alias):
     listed = [Row("2.mp4"), Row("0.mp4"), Row(alias.format(root=tmp_path), split="test")]
     with pytest.raises(UserError, match=facts("1", "0.mp4")):
         Manifest.build(listed, tmp_path)
-    with pytest.raises(UserError, match=r"first \S*0.mp4|first link.mp4 \(again as 0.mp4\)"):
+    with pytest.raises(UserError, match=r"\b0\.mp4"):
         Manifest.build(listed[::-1], tmp_path)
 
 
-def test_paths_are_made_plain_and_stay_the_users(tmp_path):
+def test_paths_are_made_plain_and_stay_the_users(tmp_path, monkeypatch):
     files(tmp_path, "0.mp4", "a/1.mp4", "away/in/2.mp4", "away/3.mp4", "3.mp4")
     (tmp_path / "link.mp4").symlink_to("0.mp4")
     (tmp_path / "hop").symlink_to(tmp_path / "away/in")
@@ -121,7 +103,8 @@ def test_paths_are_made_plain_and_stay_the_users(tmp_path):
     assert made.groups == [row.path for row in made.rows]
     assert [made.path(i).read_text() for i in (3, 4)] == ["away/3.mp4", "3.mp4"]  # beyond a link .. is elsewhere
     named = Manifest.build([Row("./0.mp4", group="film")], tmp_path)
-    assert named.groups == ["film"] and named.hash == Manifest.build([Row("0.mp4", group="film")], tmp_path).hash
+    monkeypatch.chdir(tmp_path)
+    assert named.groups == ["film"] and named.hash == Manifest.build([Row("0.mp4", group="film")], ".").hash
 
 
 def test_real_paths_are_asked_for_links_only(tmp_path, monkeypatch):
@@ -137,20 +120,19 @@ def test_made_splits_are_said_once(tmp_path, capsys, monkeypatch):
     val = [Row(f"v{i}.mp4", f"class{i % 4}", "val", f"v{i}") for i in range(8)]
     test = [Row(row.path, row.label, "test", row.group) for row in val]
     for listed, options, said in [
-        (rows(), {"hold_out": True}, "no split given, whole groups are held out: 72 train, 24 val, 24 test clips."),
-        (rows(), {}, ""),
-        (rows() + val, {}, "no test given, val is the test and .* train are val: 96 train, 24 val, 8 test clips."),
-        (rows() + test, {}, "no val given, whole groups of train are val: 96 train, 24 val, 8 test clips."),
-        (rows(split="test"), {}, ""),
+        (rows(), {"hold_out": True}, ("72 train", "24 val", "24 test")),
+        (rows(), {}, ()),
+        (rows() + val, {}, ("96 train", "24 val", "8 test")),
+        (rows() + test, {}, ("96 train", "24 val", "8 test")),
+        (rows(split="test"), {}, ()),
     ]:
         root = tmp_path / str(len(list(tmp_path.iterdir())))
         files(root, *(row.path for row in listed))
         for _ in range(2):
-            Manifest.build(listed, root, **options)
+            made = Manifest.build(listed, root, **options)
+        assert said or len(made.split("val")) == 0, "what has one split alone stays as it is"
         lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == bool(said)
-        assert not said or Path(lines[0].partition(": ")[0]) == root
-        assert re.search(said, "".join(lines))
+        assert len(lines) == bool(said) and (not said or tells(lines[0], str(root), *said))
     monkeypatch.setenv("RANK", "1")
     Manifest.build(rows() + val, files(tmp_path / "rank", *(row.path for row in rows() + val)))
     assert capsys.readouterr().err == ""
@@ -175,11 +157,7 @@ def test_clips_of_several_classes(tmp_path):
     listed = [Row("a.mp4", split="test", segments=segments), Row("b.mp4", split="test", boxes=boxes), Row("c.mp4", "w")]
     made = make(tmp_path, listed)
     assert made.classes == ("w", "x", "y", "z") and made.labels.tolist() == [-1, -1, 0]
-    assert made.targets.tolist() == [
-        [False, True, True, False],
-        [False, False, True, True],
-        [True, False, False, False],
-    ]
+    assert made.targets.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
     assert made.split("test").targets.shape == (2, 4) and made.targets.dtype == torch.bool
     other = [
         [replace(listed[0], segments=segments[::-1]), *listed[1:]],
@@ -188,7 +166,7 @@ def test_clips_of_several_classes(tmp_path):
         [replace(listed[0], segments=()), *listed[1:]],
     ]
     assert len({made.hash, *(Manifest.build(rows, tmp_path).hash for rows in other)}) == 5
-    with pytest.raises(UserError, match="several classes .* wants one label a clip"):
+    with pytest.raises(UserError):
         labelled(Manifest.build(listed[:2], tmp_path))
 
 
@@ -210,14 +188,14 @@ def test_carving_many_groups_of_no_class_is_quick():
 @for_each(
     "listed, words",
     [
-        (["train/x", "val/x"], "no labelled clips in the test split"),
-        (["train/x", "val/x", "test/x", "test/y"], "test has classes that train lacks (y)"),
+        (["train/x", "val/x"], ("test",)),
+        (["train/x", "val/x", "test/x", "test/y"], ("test", "train", "y")),
     ],
 )
 def test_labels_that_give_no_score_are_one_sentence(tmp_path, listed, words):
     rows = [Row(f"{name}.mp4", name[-1], name.split("/")[0]) for name in listed]
     files(tmp_path, *(row.path for row in rows))
-    with pytest.raises(UserError, match=facts(*words.split(" | "))):
+    with pytest.raises(UserError, match=facts(*words)):
         labelled(Manifest(tuple(rows), tmp_path, ("x", "y")))
 
 
@@ -249,9 +227,3 @@ def test_leaks_see_through_aliases(tmp_path):
         built, raw = Manifest.build([Row(name)], tmp_path), Manifest((Row(name, video_id="x"),), tmp_path)
         assert len(leaks(built, test)) == len(leaks(raw, test)) == leaked, name
         assert len(leaks(Manifest((Row(name),), tmp_path / "other"), test)) == leaked, name
-
-
-def test_the_working_folder_is_a_root(tmp_path, monkeypatch):
-    (tmp_path / "a.mp4").touch()
-    monkeypatch.chdir(tmp_path)
-    assert len(Manifest.build([Row(path="a.mp4")], ".")) == 1

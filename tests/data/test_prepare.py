@@ -13,7 +13,7 @@ from ssvid.data.preprocess.pool import Found, each
 from ssvid.data.preprocess.prepare import prepare
 from ssvid.errors import RunError, UserError
 from tests.data.bars import numbers, write
-from tests.helpers import command, facts, for_each, sentence
+from tests.helpers import command, facts, for_each, sentence, squares, tells, write_video
 
 
 @pytest.fixture
@@ -28,9 +28,7 @@ def source(tmp_path):
 def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
     out = tmp_path / "out"
     result = prepare(str(source), str(out), short_side=48, workers=1)
-    assert {key: result[key] for key in ("files", "good", "bad", "written", "kept")} == {
-        **{"files": 3, "good": 2, "bad": 1, "written": 2, "kept": 0}
-    }
+    assert result.items() >= {"files": 3, "good": 2, "bad": 1, "written": 2, "kept": 0}.items()
     json.dumps(result)
     for name, suffix in (("a/one", "mkv"), ("two", "mp4")):
         old, new = source / f"{name}.{suffix}", out / f"{name}.mp4"
@@ -44,18 +42,8 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
     (bad,) = (out / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(bad)["path"].endswith("bad.mp4")
     said = capsys.readouterr()
-    assert said.out == "" and "2 files to write" in said.err and "160x96" in said.err
+    assert said.out == "" and tells(said.err, "2", "160x96")
     assert not list(out.rglob("*.part"))
-
-
-def test_goes_on_where_it_stopped(source, tmp_path):
-    out = tmp_path / "out"
-    prepare(str(source), str(out), workers=2)
-    (out / "two.mp4").unlink()
-    kept = (out / "a/one.mp4").stat().st_mtime_ns
-    again = prepare(str(source), str(out), workers=1)
-    assert (again["written"], again["kept"], again["bad"]) == (1, 1, 1)
-    assert (out / "a/one.mp4").stat().st_mtime_ns == kept
 
 
 def test_scan_only_writes_no_video(source, tmp_path):
@@ -71,9 +59,10 @@ def test_a_csv_comes_along(source, tmp_path):
 
 
 def test_faults_are_sentences(source, tmp_path):
-    with pytest.raises(UserError, match="lies in the source"):
-        prepare(str(source), str(source))
-    with pytest.raises(UserError, match="does not exist"):
+    for inside in (source, source / "prepared"):
+        with pytest.raises(UserError, match=facts(str(inside))):
+            prepare(str(source), str(inside))
+    with pytest.raises(UserError, match=facts(str(tmp_path / "none"))):
         prepare(str(tmp_path / "none"), str(tmp_path / "out"))
     (source / "two.avi").write_bytes((source / "two.mp4").read_bytes())
     with pytest.raises(UserError, match=facts("two.mp4")):
@@ -83,7 +72,7 @@ def test_faults_are_sentences(source, tmp_path):
 @for_each("options", [{"workers": -1}, {"short_side": 0}, {"short_side": -256}, {"gop": 0}, {"crf": 99}, {"crf": -1}])
 def test_a_number_that_cannot_be_is_named(source, tmp_path, options):
     ((name, value),) = options.items()
-    with pytest.raises(UserError, match=f"^--{name} {value}: "):
+    with pytest.raises(UserError, match=facts(f"--{name}", str(value))):
         prepare(str(source), str(tmp_path / "out"), **options)
     assert not (tmp_path / "out").exists()
 
@@ -107,7 +96,7 @@ def test_other_settings_are_refused(source, tmp_path):
 
 def test_settings_refused_for_want_of_space_do_not_stick(source, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BYTES", 1e15)
-    with pytest.raises(UserError, match="free some space"):
+    with pytest.raises(UserError, match=facts(str(tmp_path / "out"))):
         prepare(str(source), str(tmp_path / "out"), workers=1)
     monkeypatch.undo()
     assert prepare(str(source), str(tmp_path / "out"), workers=1, crf=28)["written"] == 2
@@ -120,7 +109,7 @@ def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
     write(root / "b.mp4", [i / 25 for i in range(250)])
     argv = ("--source", str(root), "--out", str(out), "--workers", workers)
     said = sentence(command("ssvid.data.prepare", *argv, limit=8_000), code=3)
-    assert said == f"error: {out} is full: free space and start the same command again."
+    assert tells(said, str(out))
     assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "prepare.json"]
     kept = (out / "a.mp4").stat().st_mtime_ns
     again = prepare(str(root), str(out), workers=1)
@@ -163,9 +152,7 @@ def test_odd_files_keep_their_look(shared, tmp_path):
         assert (read(new, [0.05]).float() - read(old, [0.05]).float()).abs().mean() < 4
 
 
-def test_a_changed_source_is_made_anew_and_the_target_lies_outside(tmp_path):
-    from tests.helpers import squares, write_video
-
+def test_a_changed_source_is_made_anew(tmp_path):
     source, out = tmp_path / "s", tmp_path / "o"
     for i in range(2):
         write_video(source / f"{i}.mp4", squares(i))
@@ -174,5 +161,3 @@ def test_a_changed_source_is_made_anew_and_the_target_lies_outside(tmp_path):
     write_video(source / "0.mp4", squares(7))
     again = prepare(str(source), str(out), workers=1)
     assert (again["written"], again["kept"]) == (1, 1) and (out / "0.mp4").read_bytes() != before
-    with pytest.raises(UserError, match="lies in the source"):
-        prepare(str(source), str(source / "prepared"))

@@ -65,12 +65,10 @@ def test_no_mark_is_made_less_likely(folder):
 def test_other_models_are_refused(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     names = {str(i): f"B-{i}" for i in range(len(PUBLISHED))}
-    table(
-        folder / "config.json",
-        json.dumps({**config, "id2label": names, "label2id": {v: int(k) for k, v in names.items()}}),
-    )
+    config |= {"id2label": names, "label2id": {v: int(k) for k, v in names.items()}}
+    table(folder / "config.json", json.dumps(config))
     with pytest.raises(UserError, match=facts("B-0", "B-1")):
         Marks(folder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="is no folder of a token classifier"):
+    with pytest.raises(UserError, match=facts(str(tmp_path / "empty"))):
         Marks(tmp_path / "empty")

@@ -3,7 +3,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from ssvid.data import decode
@@ -11,7 +10,7 @@ from ssvid.data.decode import read, stamps
 from ssvid.data.sampling import ShortVideo, clip_from, clip_times, eval_clips, near, parted, positions
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec
-from tests.data.bars import numbers, picture, write
+from tests.data.bars import numbers, write
 from tests.helpers import facts, for_each
 
 GRID = np.arange(100) / 25
@@ -47,7 +46,7 @@ def test_short_videos(spec):
     assert error.value.path == "a.mp4"
     with pytest.raises(UserError, match=facts("a.mp4", "--short")):
         clip_times(spec, GRID, 0.7, "error", "a.mp4")
-    with pytest.raises(UserError, match="pad, drop, error"):
+    with pytest.raises(UserError, match=facts("pad", "drop", "error")):
         clip_times(spec, GRID, 0.7, "loop")
 
 
@@ -63,7 +62,7 @@ def test_eval_clips_cover_the_video_evenly(long_gop):
     assert positions(1).tolist() == [0.5] and positions(4).tolist() == [0.125, 0.375, 0.625, 0.875]
     clips = eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), 3)
     for n in (0, -1):
-        with pytest.raises(UserError, match=f"^{n} clips .* 1 or more"):
+        with pytest.raises(UserError, match=rf"^{n} "):
             eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), n)
     assert clips.shape == (3, 3, 4, 48, 48) and clips.dtype == torch.uint8 and clips.is_contiguous()
     starts = [int(u * 285) for u in positions(3).tolist()]
@@ -87,10 +86,7 @@ def test_a_second_clip_begins_near_the_first(spec):
     half = [apart(first, u, 0.5) for first, u in draws]
     assert max(half) <= 0.5 + 0.1 and max(half) > 0.4  # starts are whole frames, a tenth of a second apart
     assert max(apart(first, u, 100.0) for first, u in draws) > 8.5, "anywhere in the video"
-
-
-def test_a_video_no_longer_than_the_clip_has_one_place():
-    assert near(ClipSpec(frames=4, stride=1, size=8), np.arange(4) / 10, 0.7, 0.2, 1.0) == 0.7
+    assert near(spec, stamps[:1], 0.7, 0.2, 1.0) == 0.7, "a video no longer than the clip has one place"
 
 
 shares = st.floats(0, 1, width=32, exclude_max=True)  # as they are drawn
@@ -109,9 +105,7 @@ def taken(frames: int, table: np.ndarray, u: float) -> list[int]:
 
 
 def test_a_whole_clip_by_hand():
-    twelve = np.cumsum(
-        [0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1]
-    )  # shares are of frames, not of time
+    twelve = np.cumsum([0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1])  # of frames, not of time
     assert taken(4, twelve, 0.5) == [1, 4, 7, 10]  # evaluation: the middle of each part
     assert [taken(4, twelve, float(u)) for u in positions(3)] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
     assert taken(12, twelve, 0.999) == list(range(12)) and taken(1, twelve, 0.5) == [6]
@@ -149,10 +143,9 @@ def test_one_share_moves_all_frames_alike(frames, part, u, clips):
 
 def test_a_video_of_fewer_frames_than_a_whole_clip_is_short():
     assert taken(8, GRID[:3], 0.5) == [0, 0, 0, 1, 1, 2, 2, 2]
-    why = r"3 frames in 0.08 s are fewer than a clip takes \(8 frames over the whole video\)"
-    with pytest.raises(ShortVideo, match=why):
+    with pytest.raises(ShortVideo, match=facts("3", "0.08", "8")):
         clip_times(whole(8), GRID[:3], 0.5, "drop", "a.mp4")
-    with pytest.raises(UserError, match=f"^a.mp4: {why}: take a shorter clip, or --short pad or drop.$"):
+    with pytest.raises(UserError, match=facts("a.mp4", "3", "0.08", "8", "--short")):
         clip_times(whole(8), GRID[:3], 0.5, "error", "a.mp4")
 
 
@@ -174,7 +167,7 @@ def test_what_lies_at_a_moment_is_no_whole_clip():
     with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
         parted(whole(4), "Clips of each second")
     assert parted(ClipSpec(fps=5.0), "Clips") == ClipSpec(fps=5.0)
-    with pytest.raises(UserError, match="^Clips that begin at a given second are no"):
+    with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
         clip_from(whole(4), GRID, 1.0)
 
 
@@ -208,11 +201,3 @@ def test_a_whole_clip_does_not_decode_what_it_has_no_need_of(three_minutes, monk
     index = [int((i + 0.5) * 1000 / 16) for i in range(16)]
     assert numbers(read(three_minutes[0], times)) == index
     assert len(seen) == sum(i % 20 + 1 for i in index) < 200
-
-
-def test_a_folder_of_frames_gives_whole_clips(tmp_path):
-    for i in range(30):
-        Image.fromarray(picture(i)).save(tmp_path / f"{i + 1}.png")
-    times, padded = clip_times(whole(6), stamps(tmp_path, 12.5), 0.5)
-    assert numbers(read(tmp_path, times, 12.5)) == [2, 7, 12, 17, 22, 27] and not padded
-    assert eval_clips(tmp_path, whole(6), 5, 12.5).shape == (5, 3, 6, 8, 8)

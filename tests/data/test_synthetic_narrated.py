@@ -107,11 +107,8 @@ def test_what_is_said_is_seen():
     for action in script:
         frame = frames[round((action.start + action.end) * 2)]
         shape = frame[abs(frame - frames[0]).sum(-1) > 60].mean(0)
-        far = {
-            name: np.abs(shape / shape.max() - hue(turns, 0.8, 1.0)).sum()
-            for name, turns in synthetic_narrator.COLOURS.items()
-        }
-        assert min(far, key=far.get) == action.colour
+        hues = {name: hue(turns, 0.8, 1.0) for name, turns in synthetic_narrator.COLOURS.items()}
+        assert min(hues, key=lambda name: np.abs(shape / shape.max() - hues[name]).sum()) == action.colour
 
 
 def test_rows_and_truth(data):
@@ -133,12 +130,11 @@ def test_files_are_as_long_as_they_say(data):
 def test_the_same_seed_gives_the_same_set_and_features_are_named(data, tmp_path):
     (tmp_path / "f").mkdir()
     np.save(tmp_path / "f/a.npy", np.zeros((2, 3), np.float16))
-    again = synthetic_narrated(
-        str(data.root.parent), features=str(tmp_path / "f"), train=3, val=1, test=2, seconds=SECONDS
-    )
+    sizes = {"train": 3, "val": 1, "test": 2, "seconds": SECONDS}
+    again = synthetic_narrated(str(data.root.parent), features=str(tmp_path / "f"), **sizes)
     assert again.root == data.root and again.hash == data.hash
     assert again.rows[0].features == str(tmp_path / "f" / "train_00000.npy")
-    other = synthetic_narrated(str(data.root.parent), train=3, val=1, test=2, seconds=SECONDS, seed=1)
+    other = synthetic_narrated(str(data.root.parent), seed=1, **sizes)
     assert other.hash != data.hash
     assert not torch.equal(read(other.path(0), [20.0]), read(data.path(0), [20.0]))
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from ssvid.engine.rendezvous import Peers, host_name
 from ssvid.errors import RunError
 from ssvid.files import Locked, locked
 from tests import warm
+from tests.engine.pairs import Run, meeting_point, metrics_so_far
 from tests.engine.test_run import same, weights
 from tests.helpers import command, facts, metrics, pretrain_argv, run_pretrain, sentence, tells
 from tests.warm import run_ranks
@@ -45,21 +45,17 @@ def kill_after(process: warm.Process, out: Path, step: int) -> bool:
     return False
 
 
-def metrics_so_far(out: Path) -> list[dict]:
-    try:
-        return metrics(out)
-    except (ValueError, FileNotFoundError):  # a line half written, or none yet
-        return []
-
-
 HOLDER = """
 import multiprocessing, sys, time
 from pathlib import Path
 from ssvid.files import locked
 
+def live():
+    print("held", flush=True)  # the loader itself: by now it has let go of the lock
+    time.sleep(60)
+
 with locked(Path(sys.argv[1]), wait=False, what="it"):
-    multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start()
-    print("held", flush=True)
+    multiprocessing.get_context("fork").Process(target=live).start()
     time.sleep(60)
 """
 
@@ -102,7 +98,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(videos: Path, tmp_path: P
     before, size = weights(out), (out / "checkpoints" / "step_00000006.pt").stat().st_size
     argv = pretrain_argv(videos, out, "--steps", "9")
     said = sentence(command("ssvid.pretrain", *argv, limit=size // 2), code=3)
-    assert "could not be written" in said and tells(said, "step_00000009.pt")
+    assert tells(said, "step_00000009.pt")
     assert same(weights(out), before) and not list(out.rglob("*.tmp"))
     assert run_pretrain(videos, out, "--steps", "9")["step"] == 9
 
@@ -115,7 +111,7 @@ def test_a_second_writer_is_refused(videos: Path, tmp_path: Path):
             assert first.poll() is None
             time.sleep(0.02)
         said = sentence(command("ssvid.pretrain", *pretrain_argv(videos, out, *LONG, "--steps", "100000")))
-        assert f"process {first.pid}" in said
+        assert tells(said, str(first.pid))
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
@@ -127,30 +123,18 @@ def test_processes_that_cannot_meet(host: str, port: str, videos: Path, tmp_path
         number = str(server.getsockname()[1]) if port == "taken" else port
         where = {"MASTER_ADDR": host, "MASTER_PORT": number, "RANK": "0", "WORLD_SIZE": "2"}
         said = sentence(command("ssvid.pretrain", *pretrain_argv(videos, tmp_path / "a"), **where), code=3)
-    assert f"Process 0 of 2 could not meet the others at {host}:{number}" in said
+    assert tells(said, "0", "2", f"{host}:{number}")
 
 
 @pytest.mark.parametrize("fault, timeout", [(signal.SIGKILL, "600"), (signal.SIGSTOP, "6")])
 def test_a_lost_process_is_named(fault: signal.Signals, timeout: str, videos: Path, tmp_path: Path):
     """Killed, or only hanging: the others end within their time-out and say which."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
     argv = pretrain_argv(videos, tmp_path / "run", "--steps", "100000", "--timeout_s", timeout)
-    ranks = []
-    try:
-        for rank in "01":
-            ranks.append(warm.start("-m", "ssvid.pretrain", *argv, env={**where, "RANK": rank}))
-        while not metrics_so_far(tmp_path / "run"):
-            assert ranks[0].poll() is None, ranks[0].communicate()[1]
-            time.sleep(0.05)
-        ranks[1].send_signal(fault)
-        out, err = ranks[0].communicate(timeout=120)
-    finally:
-        for process in ranks:
-            process.kill()
-            process.communicate()
-    said = sentence(subprocess.CompletedProcess(argv, ranks[0].wait(), out, err), code=3)
-    assert f"Process 0 of 2 lost process 1 on {host_name()}, which" in said
+    with Run(argv, size=2) as pair:
+        first = pair.at(tmp_path / "run", 1).send(fault, rank=1).ranks[0]
+        out, err = first.communicate(timeout=120)
+        said = sentence(subprocess.CompletedProcess(argv, first.wait(), out, err), code=3)
+    assert tells(said, "0", "2", "1", host_name())
 
 
 @pytest.mark.parametrize("answer, timeout", [(b"", "2"), (b"", "600"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "600")])
@@ -160,10 +144,9 @@ def test_a_stranger_takes_the_call(answer: bytes, timeout: str, videos: Path, tm
         threading.Thread(target=answering, args=(server, answer), daemon=True).start()
         port = str(server.getsockname()[1])
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "1", "WORLD_SIZE": "2"}
-        said = sentence(
-            command("ssvid.pretrain", *pretrain_argv(videos, tmp_path, "--timeout_s", timeout), **where), code=3
-        )
-    assert tells(said, "1", "2") and "something else answers there" in said
+        argv = pretrain_argv(videos, tmp_path, "--timeout_s", timeout)
+        said = sentence(command("ssvid.pretrain", *argv, **where), code=3)
+    assert tells(said, "1", "2", f"127.0.0.1:{port}")
 
 
 def answering(server: socket.socket, answer: bytes) -> None:
@@ -178,19 +161,18 @@ def answering(server: socket.socket, answer: bytes) -> None:
 def test_the_store_of_another_run_is_none_of_ours():
     store = HashStore()
     Peers(store, 0, 2, run="7.0.0").first_here(5.0)
-    with pytest.raises(RuntimeError, match="something else answers there: the processes of another run"):
+    with pytest.raises(RuntimeError):
         Peers(store, 1, 2, run="7.1.0").first_here(0.1)
 
 
 def test_who_never_came_is_named(videos: Path, tmp_path: Path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "4"}
+    where = meeting_point(size=4)
     argv = pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")
     ranks = [warm.start("-m", "ssvid.pretrain", *argv, env={**where, "RANK": rank}) for rank in "02"]
     said = [(process.communicate(timeout=120), process.wait()) for process in ranks]
     for (out, err), code in said:
         sentence(subprocess.CompletedProcess(argv, code, out, err), code=3)
-    assert "process 1 and process 3 never came" in said[0][0][1]
+    assert tells(said[0][0][1], "process 1", "process 3")
 
 
 FAULTY = """
@@ -205,24 +187,17 @@ STOPS = "pretrain.build = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)"
 STARVES = "run.train_loader = lambda *_, **__: (time.sleep(1000) for _ in range(1))"
 
 
-@pytest.mark.parametrize(
-    "fault, expected",
-    [
-        (STOPS, "lost process 1 on {host}, which"),
-        (STARVES, "waited in vain .* process 1 on {host} waits for its clips"),
-    ],
-)
-def test_a_process_that_hangs_is_named_with_its_host(fault: str, expected: str, videos: Path, tmp_path: Path):
+@pytest.mark.parametrize("fault, word", [(STOPS, "lost"), (STARVES, "clips")])
+def test_a_process_that_hangs_is_named_with_its_host(fault: str, word: str, videos: Path, tmp_path: Path):
     """In the building, before the first step; and one that is alive, whose data never come."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
+    where = meeting_point(size=2)
     argv = pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")
     with warm.start("-c", FAULTY % fault, *argv, env={**where, "RANK": "1"}) as hangs:
         try:
             said = sentence(command("ssvid.pretrain", *argv, **where, RANK="0"), code=3)
         finally:
             hangs.kill()
-    assert re.search("Process 0 of 2 " + expected.format(host=re.escape(host_name())), said), said
+    assert tells(said, "0", "2", "1", host_name(), word), said
 
 
 def test_a_checkpoint_that_one_node_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -245,7 +220,7 @@ def test_the_first_names_the_silent_while_it_waits(monkeypatch: pytest.MonkeyPat
         said += capsys.readouterr().err
     for one in all_three:
         one.ended.set()
-    assert said == f"warning: no sign of life of process 2 on {host_name()} for 2 s.\n"
+    assert said.count("\n") == 1 and tells(said, "warning", "2", host_name())
 
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "n[2-3]"}

@@ -23,7 +23,7 @@ from ssvid.extract import extract_features
 from ssvid.shapes import ClipSpec
 from ssvid.weights.encoders import save_encoder
 from tests.engine.test_run import run_pretrain
-from tests.helpers import command, facts, for_each, squares, write_video
+from tests.helpers import command, facts, for_each, squares, tells, write_video
 from tests.nn import test_batchnorm  # noqa: F401  # registers test_norms
 
 SPEC = ClipSpec(frames=4, stride=1, size=16)
@@ -79,14 +79,6 @@ def test_several_clips_are_averaged(videos: Path, tmp_path: Path, counting: Coun
     got = extract(data, SPEC, [Source("a", "1", counting)], cache=tmp_path, workers=0, clips=3)
     by_hand = eval_clips(data.path(0), SPEC, 3).float().mean((2, 3, 4)).mean(0)
     torch.testing.assert_close(got.features["a"]["colour"][0], by_hand)
-
-
-def test_bad_files_are_marked(videos: Path, tmp_path: Path, counting: Counting):
-    some = shutil.copytree(videos, tmp_path / "v")
-    (some / "4.mp4").write_bytes(b"")
-    data = folder(str(some))
-    got = extract(data, SPEC, [Source("a", "1", counting)], cache=tmp_path / "c", workers=0)
-    assert (~got.ok).nonzero().flatten().tolist() == [4] and counting.clips == 9
 
 
 def test_a_folder_of_the_same_names_is_another(videos: Path, tmp_path: Path, counting: Counting):
@@ -196,19 +188,10 @@ def test_extract_writes_what_embed_gives(videos: Path, run: Path, tmp_path: Path
         torch.testing.assert_close(torch.from_numpy(row), encoder.embed(videos / str(path))[0])
 
 
-def test_one_row_for_each_second(videos: Path, run: Path, tmp_path: Path):
-    some = shutil.copytree(videos, tmp_path / "v")
-    write_video(some / "long.mp4", squares(3, frames=25))  # 2.4 s at 10 frames a second
-    table = extracted(some, run, tmp_path, "--per_second")
-    rows = table["path"] == "long.mp4"
-    assert table["second"][rows].tolist() == [0, 1, 2] and (~rows).sum() == 10
-    assert not np.allclose(table["features"][rows][0], table["features"][rows][1])
-
-
 def test_a_name_means_random_weights_and_a_typo_is_refused(videos: Path, run: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="near"):
+    with pytest.raises(UserError, match=facts("vit_smal", "vit_small")):
         extracted(videos, Path("vit_smal"), tmp_path)
-    with pytest.raises(UserError, match="no run folder or encoder file"):
+    with pytest.raises(UserError, match=facts(str(tmp_path / "absent"))):
         extracted(videos, tmp_path / "absent", tmp_path)
     with pytest.raises(UserError, match=facts(".npz")):
         extracted(videos, run, tmp_path, "--out", "f.txt")
@@ -241,15 +224,16 @@ def test_unreadable_files_are_named(videos: Path, run: Path, tmp_path: Path):
     done = command("ssvid.extract", *argv, "--cache", str(tmp_path / "c"), "--workers", "0")
     told = json.loads(done.stdout.splitlines()[-1])
     assert (told["rows"], told["unreadable_files"], told["unreadable"]) == (8, 2, ["3.mp4", "7.mp4"])
-    lines = [line for line in done.stderr.splitlines() if "could not be read" in line]
-    assert [line.split()[0] for line in lines] == [str(some / "3.mp4"), str(some / "7.mp4")]
+    first = [line.split()[0] for line in done.stderr.splitlines() if line.strip()]
+    assert [word for word in first if word.endswith(".mp4")] == [str(some / "3.mp4"), str(some / "7.mp4")]
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.safetensors")}
     assert len(extracted(some, run, tmp_path)["row"]) == 8
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.safetensors")}
 
 
-@for_each("mode", [[], ["--per_second"]])
-def test_no_file_can_be_read(videos: Path, run: Path, tmp_path: Path, mode: list[str]):
+@for_each("mode", [[], ["--per_second"], ["--per_second", "--out", "store"]])
+def test_no_file_can_be_read(videos: Path, run: Path, tmp_path: Path, monkeypatch, mode: list[str]):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "a.mp4").write_bytes(b"no video")
     with pytest.raises(UserError, match=facts("1", "a.mp4")):
@@ -268,7 +252,7 @@ def test_a_second_that_cannot_be_read_is_told(videos: Path, run: Path, tmp_path:
 
     monkeypatch.setattr(Seconds, "_load", failing)
     assert extracted(some, run, tmp_path, "--per_second")["second"].tolist() == [0, 2]
-    assert "long.mp4: 1 of 3 seconds could not be read" in capsys.readouterr().err
+    assert tells(capsys.readouterr().err, "long.mp4", "1", "3")
 
 
 @for_each(

@@ -11,12 +11,8 @@ SPEC = ClipSpec(frames=4, stride=1, size=16)
 
 def batch(n: int, views: int) -> Batch:
     pixels = (uniform(3, "noise", 0, torch.arange(n), views * 3 * 4 * 16 * 16) * 256).to(torch.uint8)
-    return {
-        "clips": pixels.view(n, views, 3, 4, 16, 16),
-        "index": torch.arange(n),
-        "epoch": torch.zeros(n).long(),
-        "seed": 5,
-    }
+    clips = pixels.view(n, views, 3, 4, 16, 16)
+    return {"clips": clips, "index": torch.arange(n), "epoch": torch.zeros(n).long(), "seed": 5}
 
 
 def changed(some: Batch, views: Views) -> torch.Tensor:
@@ -64,9 +60,8 @@ def test_gray_of_channels_takes_one_of_three_in_each_frame(monkeypatch):
     mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     got, plain = got * std + mean, plain * std + mean
     which = torch.stack([(got[:, 0] - plain[:, c]).abs().amax((-2, -1)) < 1e-5 for c in range(3)])  # C B T
-    assert bool((which.sum(0) == 1).all()) and bool(which.any(2).sum(0).max() > 1), (
-        "the channel is drawn for each frame"
-    )
+    assert bool((which.sum(0) == 1).all())
+    assert bool(which.any(2).sum(0).max() > 1), "the channel is drawn for each frame"
     assert torch.allclose(got[:, 0], got[:, 1], atol=1e-5) and torch.allclose(got[:, 0], got[:, 2], atol=1e-5)
 
 

@@ -12,25 +12,13 @@ from ssvid.errors import UserError
 from ssvid.pretrain import pretrain
 from ssvid.text.joint import load_joint
 from ssvid.weights.encoders import load_encoder
-from tests.helpers import TINY, command, sentence, squares, write_video
+from tests.helpers import TINY, command, facts, sentence, tells
 
 PARTIAL = ["--objective", "partial_mae", "--objective.dec_dim", "16", "--objective.dec_depth", "1"]
 PARTIAL += ["--objective.dec_heads", "2", "--objective.drop", "0.5", "--encoder", "vit", *TINY]
 RUN = ["--batch_size", "4", "--workers", "0", "--threads", "1", "--log_every", "1", "--lr", "1e-3", "--lr_batch", "4"]
 LABELS = ["--objective.task", "classification", "--objective.classes", "2"]
 OPTIONS = json.dumps({"buckets": 32, "width": 8, "hidden": 16, "length": 8})
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes; some of the videos are a minute long."""
-    root, lines = tmp_path_factory.mktemp("labelled"), ["path,label,split"]
-    for seed, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2):
-        frames = squares(seed, frames=600 if seed < 2 else 16)
-        write_video(root / f"{seed}.mp4", frames[::-1] if seed % 2 else frames)
-        lines.append(f"{seed}.mp4,{'left' if seed % 2 else 'right'},{split}")
-    (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    return root
 
 
 def argv(data: Path, out: Path, *more: str) -> list[str]:
@@ -42,24 +30,24 @@ def trained(out: Path, told: list[str]) -> dict[str, torch.Tensor]:
     return torch.load(out / f"checkpoints/step_{step:08d}.pt", weights_only=True)["model"]
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(root: Path, tmp_path: Path):
+def test_a_killed_run_goes_on_to_the_same_weights(long: Path, tmp_path: Path):
     more = [*LABELS, "--objective.repeat", "2", "--objective.mask", "block", "--steps", "4", "--checkpoint_every", "2"]
-    whole = trained(tmp_path / "a", argv(root, tmp_path / "a", *more))
-    trained(tmp_path / "b", argv(root, tmp_path / "b", *more))
+    whole = trained(tmp_path / "a", argv(long, tmp_path / "a", *more))
+    trained(tmp_path / "b", argv(long, tmp_path / "b", *more))
     (tmp_path / "b/checkpoints/step_00000004.pt").unlink()  # as if the kill had come after step 2
-    again = trained(tmp_path / "b", argv(root, tmp_path / "b", *more))
+    again = trained(tmp_path / "b", argv(long, tmp_path / "b", *more))
     assert whole.keys() == again.keys() and all(torch.equal(whole[key], again[key]) for key in whole)
     assert {"task.head.weight", "pixels.mask_token"} <= whole.keys()
 
 
-def test_long_videos_end_to_end_on_more_frames_than_the_net_has(root: Path, tmp_path: Path):
+def test_long_videos_end_to_end_on_more_frames_than_the_net_has(long: Path, tmp_path: Path):
     """64 frames of minutes, three quarters of their tokens dropped; what is exported sees whole videos."""
     more = ["--objective.task", "long_video", "--objective.classes", "2", "--objective.drop", "0.75"]
     more += ["--clip.frames", "64", "--steps", "2", "--recompute"]
-    trained(tmp_path / "o", argv(root, tmp_path / "o", *more))
+    trained(tmp_path / "o", argv(long, tmp_path / "o", *more))
     net = load_encoder(tmp_path / "o")
     assert net.spec.whole and net.spec.frames == 64 and net.spec.stride is None
-    assert net.embed(root / "0.mp4").shape == (1, 24)
+    assert net.embed(long / "0.mp4").shape == (1, 24)
 
 
 def test_clips_and_sentences_give_a_text_side(tmp_path: Path):
@@ -73,17 +61,17 @@ def test_clips_and_sentences_give_a_text_side(tmp_path: Path):
     np.testing.assert_allclose(videos.detach().norm(dim=1), 1.0, rtol=1e-5)
 
 
-def test_what_the_command_refuses(root: Path, tmp_path: Path):
-    silent = argv(root, tmp_path / "o", "--steps", "1", "--objective.task", "video_text")
-    assert "have no sentences" in sentence(command("ssvid.pretrain", *silent))
-    for more, why in {
-        ("--objective.task", "classification", "--objective.classes", "5"): "give --objective.classes 2",
-        ("--objective.task", "retrieval"): "--objective.task",
-        ("--objective.mask", "rows"): "--objective.mask",
-        ("--objective.part", "0.6"): "more than --objective.drop 0.5",
-        ("--clip.size", "20"): "tokens of vit hold 8 pixels, so with partial_mae it must be a multiple of 8",
-        ("--drop_tokens", "0.5"): "partial_mae is not pooled_only",
+def test_what_the_command_refuses(long: Path, tmp_path: Path):
+    silent = argv(long, tmp_path / "o", "--steps", "1", "--objective.task", "video_text")
+    assert tells(sentence(command("ssvid.pretrain", *silent)), "--data", "narrated")
+    for more, words in {
+        ("--objective.task", "classification", "--objective.classes", "5"): ("--objective.classes", "2"),
+        ("--objective.task", "retrieval"): ("--objective.task",),
+        ("--objective.mask", "rows"): ("--objective.mask",),
+        ("--objective.part", "0.6"): ("--objective.drop", "0.5"),
+        ("--clip.size", "20"): ("vit", "partial_mae", "8"),
+        ("--drop_tokens", "0.5"): ("partial_mae", "pooled_only"),
     }.items():
-        with pytest.raises(UserError, match=why):
-            pretrain(**parse(pretrain, argv(root, tmp_path / "o", "--steps", "1", *more)))
+        with pytest.raises(UserError, match=facts(*words)):
+            pretrain(**parse(pretrain, argv(long, tmp_path / "o", "--steps", "1", *more)))
     assert not (tmp_path / "o/checkpoints").exists()

@@ -59,9 +59,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def test_a_store_holds_the_rows_of_the_table(long: Path, net: Path, tmp_path: Path):
     told = stored(long, net, tmp_path / "s")
-    assert {key: told[key] for key in ("videos", "made", "kept", "bad", "dim", "rows")} == {
-        "videos": 3, "made": 3, "kept": 0, "bad": 0, "dim": 24, "rows": 3 + 1 + 6,
-    }  # fmt: skip
+    assert told.items() >= {"videos": 3, "made": 3, "kept": 0, "bad": 0, "dim": 24, "rows": 3 + 1 + 6}.items()
     assert told["seconds"] > 0 and told["cpu_s"] > 0
     stored(long, net, tmp_path / "f.npz", "--cache", str(tmp_path / "c"))
     table, store = dict(np.load(tmp_path / "f.npz")), Store(tmp_path / "s")
@@ -137,33 +135,23 @@ def test_a_video_that_fails_on_the_way_leaves_nothing(long: Path, net: Path, tmp
     assert json.loads((tmp_path / "s/quarantine.jsonl").read_text())["time"] == 4.0
 
 
-def test_none_can_be_read(net: Path, tmp_path: Path):
-    (tmp_path / "v").mkdir()
-    (tmp_path / "v/bad.mp4").write_bytes(b"no video")
-    with pytest.raises(UserError, match=facts("1", "bad.mp4")):
-        stored(tmp_path / "v", net, tmp_path / "s")
-
-
 def test_another_encoder_is_refused_as_a_user_sees_it(long: Path, net: Path, tmp_path: Path):
     stored(long, net, tmp_path / "s")
     torch.manual_seed(1)
     save_encoder(create_encoder("vit", **{**SMALL, "stride": 3}), tmp_path / "other", "encoder", {})
     said = sentence(command("ssvid.extract", *argv(long, tmp_path / "other", tmp_path / "s")))
-    assert "with other hash (" in said and tells(said, "stride", "3") and "dim (" not in said
+    assert tells(said, "hash", "stride", "3") and not tells(said, "dim")
 
 
 def test_a_second_writer_is_refused(long: Path, net: Path, tmp_path: Path):
-    with (
-        locked(tmp_path / "s/lock", wait=False, what="s"),
-        pytest.raises(Locked),
-    ):
+    with locked(tmp_path / "s/lock", wait=False, what="s"), pytest.raises(Locked):
         stored(long, net, tmp_path / "s")
 
 
 def test_ids_that_stand_for_two_files(long: Path, net: Path, tmp_path: Path):
     data = folder(str(long), labels=False)
     data.__dict__["video_ids"] = ["x", "y", "x"]
-    with pytest.raises(UserError, match="1 video ids stand for several files, first x for"):
+    with pytest.raises(UserError, match=facts("1", "x")):
         fill_store(data, create_encoder("vit", **SMALL), tmp_path / "s", workers=0)
 
 
@@ -180,13 +168,13 @@ def test_features_that_cannot_be_kept(long: Path, tmp_path: Path, bias: float, s
 
 def test_a_reader_that_dies_is_a_sentence(long: Path, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(per_second.Passes, "_video", lambda self, row: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(RunError, match="A loader process died"):
+    with pytest.raises(RunError, match=facts("--workers")):
         stored(long, net, tmp_path / "s", "--workers", "1")
 
 
 def test_out_that_is_no_folder(long: Path, net: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file where a folder is wanted"):
+    with pytest.raises(UserError, match=facts(str(tmp_path / "file"))):
         stored(long, net, tmp_path / "file")
     with pytest.raises(UserError, match=facts(".npz", "--per_second")):
         (tmp_path / "d.npz").mkdir()

@@ -2,9 +2,7 @@
 
 import os
 import signal
-import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -20,63 +18,20 @@ from ssvid.hub import create_encoder
 from ssvid.shapes import Batch, Loss
 from ssvid.weights.encoders import save_encoder
 from tests import warm
-from tests.engine.test_faults import metrics_so_far
+from tests.engine.pairs import Run
 from tests.engine.test_run import same, weights
-from tests.helpers import metrics, pretrain_argv, run_pretrain, squares, write_video
+from tests.helpers import facts, metrics, pretrain_argv, run_pretrain, squares, tells, write_video
 
 LAST, EVERY = 40, 1000  # steps; no checkpoint comes but by the signal, and at the end
 LONG = ("--encoder.dropout", "0.2", "--steps", str(LAST), "--checkpoint_every", str(EVERY), "--log_every", "1")
 
 
-class Run:
-    """The processes of one run, in a group of their own."""
-
-    def __init__(self, argv: list[str], size: int = 1, module: str = "ssvid.pretrain") -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = str(server.getsockname()[1])
-        self.ranks = []
-        for rank in range(size):
-            env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            env |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-            group = self.ranks[0].pid if self.ranks else 0
-            self.ranks.append(warm.start("-m", module, *argv, env=env, group=group))
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self.ranks:
-            process.kill()
-            process.communicate()
-
-    def at(self, out: Path, step: int) -> "Run":
-        """Once a step is logged."""
-        while not any(row["step"] >= step for row in metrics_so_far(out)):
-            assert self.ranks[0].poll() is None, self.ranks[0].communicate()[1]
-            time.sleep(0.005)
-        return self
-
-    def send(self, number: signal.Signals, rank: int | None = None) -> "Run":
-        """To one process, or to the whole group, its loaders too."""
-        if rank is None:
-            os.killpg(self.ranks[0].pid, number)
-        else:
-            self.ranks[rank].send_signal(number)
-        return self
-
-    def ended(self) -> list[tuple[int, str, str]]:
-        """code, stdout, stderr of each"""
-        said = [process.communicate(timeout=240) for process in self.ranks]
-        return [(process.wait(), *words) for process, words in zip(self.ranks, said, strict=True)]
-
-
 def left(ended: list[tuple[int, str, str]], by: str, out: Path) -> int:
     """All with 75, one line, no result, no fault, and one checkpoint, of the step that is returned."""
     assert [code for code, _, _ in ended] == [75] * len(ended), ended[0][2][-2000:]
-    lines = [line for _, _, said in ended for line in said.splitlines() if "stopped by" in line]
+    lines = [line for _, _, said in ended for line in said.splitlines() if tells(line, by)]
     step = max(row["step"] for row in metrics(out))
-    expected = f"stopped by {by} at step {step}: the checkpoint is written; the same command goes on."
-    assert lines == [expected]
+    assert len(lines) == 1 and tells(lines[0], by, str(step)), lines
     for _, result, said in ended:
         assert result == "" and "Traceback" not in said and "error:" not in said and "Error" not in said, said[-2000:]
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step_{step:08d}.pt"]
@@ -98,28 +53,20 @@ def undisturbed_pair(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return weights(out)
 
 
-@pytest.mark.parametrize("number", HEEDED)
+ALONE = [*((number, "0") for number in HEEDED), (signal.SIGTERM, "2")]
+
+
+@pytest.mark.parametrize("number, workers", ALONE)
 def test_told_to_leave_it_goes_on_as_if_nothing_had_been(
-    number: signal.Signals, videos: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+    number: signal.Signals, workers: str, videos: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ):
+    """The whole group is told, but loaders are spared: torch turns their end into a fault in the middle of a step."""
     out = tmp_path / "run"
-    argv = pretrain_argv(videos, out, *LONG)
+    argv = pretrain_argv(videos, out, *LONG, "--workers", workers)
     with Run(argv) as run:
         step = left(run.at(out, 2).send(number).ended(), number.name, out)
     assert 2 <= step < LAST
     assert run_pretrain(videos, out, *LONG)["step"] == LAST
-    assert same(weights(out), undisturbed)
-
-
-def test_a_signal_to_the_whole_group_spares_the_loaders(
-    videos: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
-):
-    """torch turns the end of a loader process into a fault in the middle of a step."""
-    out = tmp_path / "run"
-    argv = pretrain_argv(videos, out, *LONG, "--workers", "2")
-    with Run(argv) as run:
-        left(run.at(out, 1).send(signal.SIGTERM).ended(), "SIGTERM", out)
-    run_pretrain(videos, out, *LONG)
     assert same(weights(out), undisturbed)
 
 
@@ -180,7 +127,7 @@ def test_stopped_at_every_step(skips: bool, videos: Path, tmp_path: Path, monkey
     monkeypatch.setattr(Stop, "agreed", lambda self: signal.SIGUSR2)
     out = tmp_path / "stopped"
     for step in range(1, 6):
-        with pytest.raises(Stopped, match=f"stopped by SIGUSR2 at step {step}: "):
+        with pytest.raises(Stopped, match=facts("SIGUSR2", str(step))):
             run(out)
     assert run(out) == 6
     assert same(weights(out), weights(tmp_path / "whole"))
@@ -203,7 +150,7 @@ def test_fine_tuning_leaves_and_goes_on_alike(tmp_path: Path, monkeypatch: pytes
     run(tmp_path / "whole")
     with monkeypatch.context() as told:
         told.setattr(Stop, "agreed", lambda self: signal.SIGTERM)
-        with pytest.raises(Stopped, match="stopped by SIGTERM at step 1: "):
+        with pytest.raises(Stopped, match=facts("SIGTERM", "1")):
             run(tmp_path / "stopped")
     assert run(tmp_path / "stopped") == 2
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))

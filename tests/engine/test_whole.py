@@ -15,23 +15,10 @@ from ssvid.extract import extract_features
 from ssvid.finetune import finetune
 from ssvid.shapes import ClipSpec
 from ssvid.weights.encoders import load_encoder
-from tests.helpers import facts, run_pretrain, squares, write_video
+from tests.helpers import facts, run_pretrain
 
 WHOLE = ClipSpec(frames=8, whole=True, size=16)
 CLIP = ["--clip.whole", "true", "--clip.frames", "8"]
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Minutes of a square that moves: 1300 frames, ten a second."""
-    root, lines = tmp_path_factory.mktemp("long"), ["path,label,split"]
-    for seed, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
-        label = "left" if seed % 2 else "right"
-        frames = squares(seed, frames=1300)
-        write_video(root / f"{seed}.mp4", frames[::-1] if seed % 2 else frames)
-        lines.append(f"{seed}.mp4,{label},{split}")
-    (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +78,6 @@ def test_seconds_are_refused_until_they_get_a_clip(run: Path, long: Path, tmp_pa
         assert not out.exists()
     extract(run, long, tmp_path / "store", "--per_second", "--clip.fps", "5")
     assert json.loads((tmp_path / "store/store.json").read_text())["clip"]["fps"] == 5.0
-
-
-def test_short_videos_are_padded_dropped_or_refused(videos: Path, tmp_path: Path):
-    """They have eight frames each."""
-    nine = ["--clip.whole", "true", "--clip.frames", "10"]
-    run_pretrain(videos, tmp_path / "pad", *nine, "--steps", "1")
-    assert json.loads((tmp_path / "pad/metrics.jsonl").read_text().splitlines()[0])["padded"] == 1.0
-    with pytest.raises(UserError, match=facts("8", "0.70", "10")):
-        run_pretrain(videos, tmp_path / "error", *nine, "--short", "error")
-    with pytest.raises(UserError, match=facts("10")):
-        run_pretrain(videos, tmp_path / "drop", *nine, "--short", "drop")
 
 
 def test_finetuning_and_a_probe_see_whole_clips(run: Path, long: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Loss and gradients of one step in float64, as one process or as several: run by test_two_processes.py."""
+"""Two steps in float64, as one process or as several: run by test_two_processes.py."""
 
 import sys
 
@@ -12,7 +12,7 @@ from ssvid.engine.mix import Mix
 from ssvid.engine.token_dropping import Turbo
 from ssvid.nn.sync_bn import synchronise
 from tests.engine.pairs import leave
-from tests.objectives.test_contract import batch_for
+from tests.objectives.test_contract import VARIANTS, batch_for
 
 SMALL = {"drop": 0.5, "part": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
 WORDS = {"buckets": 16, "width": 8, "hidden": 16, "length": 6}
@@ -25,12 +25,15 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
     "partial_mae": ("vit", {}, {**SMALL, "task": "classification", "classes": 3, "mask": "block", "repeat": 2}),
     "partial_mae_text": ("vit", {}, {**SMALL, "task": "video_text", "dim": 8, "options": WORDS, "temperature": 0.5}),
     "tan": (None, {}, {"temperature": 0.5}),
+    "mil_nce": ("s3dg", {"width": 0.125, "frames": 4, "size": 32}, {"dim": 8, "candidates": 3, "options": WORDS}),
+    **{name: ("resnet18_2d3d", {"frames": 3}, more) for name, (_, more) in VARIANTS.items()},
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": ("vit", {}, {"classes": 3, "mix": Mix(0.0, 0.0, 0.0, 0.0), "head_scale": 50.0, "repeat": 2}),
 }
 
 
-def one_step(name: str) -> dict[str, torch.Tensor]:
+def two_steps(name: str) -> dict[str, torch.Tensor]:
+    """Loss and gradients of the first, then the loss of the second: by then queues, teachers and centres moved."""
     world = join("cpu", timeout_s=60.0)
     encoder_name, change, kwargs = FORMS[name]
     dropping, which = name.startswith("turbo"), name.removeprefix("turbo ").removesuffix("_text").split()[0]
@@ -56,14 +59,18 @@ def one_step(name: str) -> dict[str, torch.Tensor]:
         Turbo(objective, objective.views, 0.6).begin(part, 0)
     loss = module(part).total
     loss.backward()
+    found = {f"grad/{n}": p.grad.clone() for n, p in objective.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for p in objective.parameters():
+            p -= 0.01 * (0 if p.grad is None else p.grad)
     objective.after_step(0.5)
-    mean = loss.detach().clone()
+    losses = torch.stack([loss.detach(), module(part).total.detach()])
     if world.size > 1:
-        torch.distributed.all_reduce(mean)
-    found = {f"grad/{n}": p.grad for n, p in objective.named_parameters() if p.requires_grad}
-    found |= {f"state/{n}": b for n, b in objective.named_buffers()}
-    return {"loss": mean / world.size, **found}
+        torch.distributed.all_reduce(losses)
+    state = objective.state_dict()  # not lightly's bank, which is empty
+    found |= {f"state/{n}": b.double() for n, b in objective.named_buffers() if n in state}
+    return {"losses": losses / world.size, **found}
 
 
 if __name__ == "__main__":
-    leave(one_step, sys.argv[1:])
+    leave(two_steps, sys.argv[1:])

@@ -74,7 +74,7 @@ def test_settle_refuses_measures_or_leaves_alone():
     encoder = create_encoder("test_norms", track=False).eval()
     with pytest.raises(UserError, match=facts("--calibrate_bn", "256")):
         settle(encoder, "mine", None)
-    with pytest.raises(UserError, match="no clip of the train split"):
+    with pytest.raises(UserError, match=facts("train")):
         settle(encoder, "mine", [])
     encoder = create_encoder("test_norms", track=False).eval()
     settle(encoder, "mine", [clips()])

@@ -91,13 +91,7 @@ def test_layer_scale_starts_small():
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    t=st.integers(1, 6),
-    h=st.integers(3, 7),
-    w=st.integers(3, 7),
-    ratio=st.floats(0.05, 0.95),
-    seed=st.integers(0, 999),
-)
+@given(st.integers(1, 6), st.integers(3, 7), st.integers(3, 7), st.floats(0.05, 0.95), st.integers(0, 999))
 def test_a_block_is_one_box_of_exactly_so_many_tokens(t: int, h: int, w: int, ratio: float, seed: int):
     grid = Grid(t, h, w)
     u = torch.rand(3, BLOCK_DRAWS + grid.n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -90,7 +90,7 @@ def test_the_loss_without_queue_and_labels_by_hand():
 
 def test_labels_are_wanted_where_they_are_positives():
     net = made(positives="label")
-    with pytest.raises(UserError, match="the data has clips without one"):
+    with pytest.raises(UserError, match=facts("infonce", "positives", "label")):
         net(batch_for(net))
     with pytest.raises(UserError, match=facts("lable")):
         made(positives="lable")

@@ -53,12 +53,6 @@ def first(videos, tmp_path_factory) -> dict[str, Path]:
     return {"rgb": out / "rgb", "flow": out / "flow"}
 
 
-def refused(videos: Path, out: Path, *argv: str) -> str:
-    with pytest.raises(UserError) as error:
-        run_pretrain(videos, out, *argv)
-    return str(error.value)
-
-
 def test_the_second_stage_begins_with_both_nets_of_the_first(videos, first, tmp_path):
     before = (first["flow"] / "encoder.safetensors").read_bytes()
     argv = [*MINE, "--objective.init", str(first["rgb"]), "--objective.sampler", str(first["flow"])]
@@ -84,15 +78,18 @@ def test_it_starts_where_the_first_stage_ended(videos, first):
 
 
 def test_the_second_stage_without_the_first_is_refused(videos, first, tmp_path):
-    assert tells(refused(videos, tmp_path / "a", *MINE), "--objective.sampler")
-    said = refused(videos, tmp_path / "a", *MINE, "--objective.sampler", str(tmp_path / "gone"))
-    assert "is not there" in said and tells(said, "--objective.sampler")
-    said = refused(videos, tmp_path / "a", *MINE, "--objective.sampler", str(first["rgb"]))
-    assert "sees rgb" in said and tells(said, "--clip.modality")
-    argv = [*MINE, "--objective.sampler", str(first["flow"]), "--objective.init", str(first["flow"])]
-    assert "was trained on flow" in refused(videos, tmp_path / "a", *argv)
     (tmp_path / "empty").mkdir()
-    assert "no checkpoint" in refused(videos, tmp_path / "a", *MINE, "--objective.sampler", str(tmp_path / "empty"))
+    sampler, flow = "--objective.sampler", str(first["flow"])
+    for argv, words in (
+        ([*MINE], (sampler,)),
+        ([*MINE, sampler, str(tmp_path / "gone")], (sampler, str(tmp_path / "gone"))),
+        ([*MINE, sampler, str(first["rgb"])], ("--clip.modality", "rgb")),
+        ([*MINE, sampler, flow, "--objective.init", flow], (flow, "flow")),
+        ([*MINE, sampler, str(tmp_path / "empty")], (str(tmp_path / "empty"),)),
+        ([*FIRST, "--objective.queue", "16"], ("16", "8")),  # a queue larger than the videos
+    ):
+        with pytest.raises(UserError, match=facts(*words)):
+            run_pretrain(videos, tmp_path / "a", *argv)
     assert not (tmp_path / "a").exists()
 
 
@@ -103,25 +100,20 @@ def test_data_that_it_cannot_learn_from_is_refused(tmp_path):
         objective.suits(rows([f"clip{i}a" for i in range(7)]), objective.views, 4)
     with pytest.raises(UserError, match=facts("8", "3")):
         objective.suits(rows([f"clip{i}a" for i in range(8)]), objective.views, 3)
-    with pytest.raises(UserError, match="has one video"):
+    with pytest.raises(UserError):
         objective.suits(rows([f"v_Run_g01_c0{i}" for i in range(1, 9)]), objective.views, 4)  # eight cuts of one film
     uber = InfoNCE(net(), dim=8, queue=8, positives="label")
     names = [f"clip{i}a" for i in range(8)]
     uber.suits(rows(names, "run"), uber.views, 4)
-    with pytest.raises(UserError, match="8 of 8 videos have none"):
+    with pytest.raises(UserError, match=facts("8")):
         uber.suits(rows(names), uber.views, 4)
 
 
 @for_each("entry", [CoCLR, InfoNCE])
 def test_a_batch_of_one_clip_is_a_sentence(entry):
     objective = entry(net(), **entry.tiny)
-    with pytest.raises(UserError, match="two clips or more in each micro-batch"):
+    with pytest.raises(UserError):
         objective(batch_for(objective, clips=1))
-
-
-def test_a_queue_larger_than_the_videos_stops_the_command(videos, tmp_path):
-    argv = [*FIRST, "--objective.queue", "16"]
-    assert "more than the 8 videos" in refused(videos, tmp_path / "a", *argv)
 
 
 def test_flow_that_is_missing_stops_the_command(tmp_path):

@@ -12,9 +12,16 @@ from ssvid.errors import UserError
 from ssvid.objective import Objective
 from ssvid.shapes import Bag, Batch, Window
 
+LOSSES = {"moco": {"queue": 8}, "dino": {"prototypes": 12}, "swav": {"prototypes": 6}}
+LOSSES |= {name: {} for name in ("ntxent", "dcl", "byol", "simsiam", "barlow", "vicreg")}
+VARIANTS = {  # further forms of an objective: its name, and what is changed of it
+    f"two_view {loss}": ("two_view", {"loss": loss, "dim": 8, "hidden": 16, **more}) for loss, more in LOSSES.items()
+}
+
 
 def build(name: str, seed: int = 0) -> Objective:
     """On the first encoder that it takes; on none, where it learns from features."""
+    name, more = VARIANTS.get(name, (name, {}))
     entry = registry.objectives[name]
     if entry.on_features:
         torch.manual_seed(seed)
@@ -24,7 +31,7 @@ def build(name: str, seed: int = 0) -> Objective:
         with torch.device("meta"):
             tiny = create_encoder(encoder_name).tiny
         try:
-            return entry(create_encoder(encoder_name, **tiny), **getattr(entry, "tiny", {}))
+            return entry(create_encoder(encoder_name, **tiny), **(more or getattr(entry, "tiny", {})))
         except UserError:
             continue
     raise AssertionError(f"{name} takes no encoder")
@@ -68,9 +75,14 @@ def window_for(objective: Objective, seconds: int, clips: int, draws: torch.Gene
     }
 
 
-@pytest.fixture(params=registry.objectives.names())
-def objective(request: pytest.FixtureRequest) -> Objective:
-    return build(request.param)
+@pytest.fixture(params=[*registry.objectives.names(), *VARIANTS])
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def objective(name: str) -> Objective:
+    return build(name)
 
 
 def test_loss_is_a_finite_scalar_with_named_parts(objective: Objective):
@@ -108,10 +120,11 @@ def step(objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch) -
     return loss.detach()
 
 
-def test_saved_and_loaded_it_goes_on_alike(objective: Objective):
+def test_saved_and_loaded_it_goes_on_alike(name: str, objective: Objective):
+    """Queues, centres and teachers are in the state dict."""
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
     step(objective, optimizer, batch_for(objective))
-    twin = build(next(n for n, e in registry.objectives.table.items() if e is type(objective)), seed=5)
+    twin = build(name, seed=5)
     twin.load_state_dict(copy.deepcopy(objective.state_dict()))
     twin_optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3)
     twin_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -120,6 +133,7 @@ def test_saved_and_loaded_it_goes_on_alike(objective: Objective):
         assert torch.equal(step(objective, optimizer, batch), step(twin, twin_optimizer, batch))
 
 
+@pytest.mark.parametrize("name", registry.objectives.names())
 def test_it_overfits_two_clips(objective: Objective):
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
     batch = batch_for(objective)

@@ -12,6 +12,7 @@ import benchmarks.profiling.speed.tan as speed
 from objectives.tan import pseudo_labels
 from objectives.tan.aligner import STAGE
 from objectives.tan.objective import TAN, told
+from ssvid import create_encoder
 from ssvid.engine.distributed import join
 from ssvid.errors import UserError
 from ssvid.nn.timeline import Timeline, places
@@ -228,10 +229,9 @@ def test_the_second_stage_begins_with_the_first(tmp_path: Path):
     assert torch.equal(second.aligner.head.weight, second.teacher.head.weight)
     back = TAN(**TAN.tiny, init=str(file))
     assert back.aligner.head is None
-    with pytest.raises(UserError, match="of another model than Aligner"):
-        TAN(**{**TAN.tiny, "dim": 32}, init=str(file))
-    with pytest.raises(UserError, match="no checkpoint"):
-        TAN(**TAN.tiny, init=str(tmp_path))
+    for change, path in (({"dim": 32}, file), ({}, tmp_path)):
+        with pytest.raises(UserError, match=facts(str(path))):
+            TAN(**{**TAN.tiny, **change}, init=str(path))
 
 
 def test_of_policy_bce_the_head_alone_is_trained():
@@ -261,7 +261,7 @@ def test_similarities_of_a_window_and_of_a_long_video():
     assert not torch.allclose(stretched.dual, net.similarities(long, said, interpolate_from=3 * T).dual)
     assert net.training is False
     for features, said in ((torch.randn(1, T, 9), ["a"]), (long, [])):
-        with pytest.raises(UserError, match="takes seconds of 8 features"):
+        with pytest.raises(UserError, match=facts("8")):
             net.similarities(features, said)
 
 
@@ -269,9 +269,9 @@ def test_positions_past_the_table_are_a_sentence():
     table = torch.arange(6.0)[:, None]
     assert places(table, 3, 2).flatten().tolist() == [2, 3, 4]
     assert places(table, 4, interpolate_from=2).flatten().tolist() == [0, 0.25, 0.75, 1]
-    with pytest.raises(UserError, match="more than the 6 rows"):
+    with pytest.raises(UserError, match=facts("6")):
         places(table, 5, 2)
-    with pytest.raises(UserError, match="does not divide"):
+    with pytest.raises(UserError, match=facts("10", "4")):
         Timeline(10, 4, 1)
 
 
@@ -291,17 +291,15 @@ def test_the_picture_frames_what_is_said_and_marks_the_best():
 
 def test_what_it_cannot_be_built_with_is_a_sentence():
     for change, words in (
-        ({"joint_layers": 2, "alignability": True}, "reads joint stage 3"),
-        ({"tower": "bert"}, "needs --objective.text"),
-        ({"tower": "bert", "words": "a.txt"}, "has words of its own"),
-        ({"momentum": 2.0}, "--momentum"),
-        ({"dim": 15}, "does not divide"),
+        ({"joint_layers": 2, "alignability": True}, ("3",)),
+        ({"tower": "bert"}, ("--objective.text",)),
+        ({"tower": "bert", "words": "a.txt"}, ("bert", "a.txt")),
+        ({"momentum": 2.0}, ("--momentum",)),
+        ({"dim": 15}, ("15",)),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=facts(*words)):
             small(**change)
     with pytest.raises(UserError, match=facts("--encoder")):
-        from ssvid import create_encoder
-
         TAN(create_encoder("vit", dim=8, depth=1, heads=1), **TAN.tiny)
 
 

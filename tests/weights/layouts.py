@@ -3,41 +3,57 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
+from ssvid.errors import UserError
+from tests.helpers import facts
+
 State = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 DEPTH, DEC_DEPTH, DIM, DEC_DIM, PATCH = 2, 1, 64, 64, 4  # 64: one head, so that a width tells the heads
-SHAPES = {
-    "norm1.weight": (DIM,),
-    "norm1.bias": (DIM,),
-    "attn.q_bias": (DIM,),
-    "attn.v_bias": (DIM,),
-    "attn.qkv.weight": (3 * DIM, DIM),
-    "attn.proj.weight": (DIM, DIM),
-    "attn.proj.bias": (DIM,),
-    "norm2.weight": (DIM,),
-    "norm2.bias": (DIM,),
-    "mlp.fc1.weight": (4 * DIM, DIM),
-    "mlp.fc1.bias": (4 * DIM,),
-    "mlp.fc2.weight": (DIM, 4 * DIM),
-    "mlp.fc2.bias": (DIM,),
+
+
+def refusal(*words: str):  # noqa: ANN201
+    """The block ends in a UserError whose message names each of `words`."""
+    return pytest.raises(UserError, match=facts(*words))
+
+
+def assert_same(ours: State, theirs: State) -> None:
+    """The same keys in the same order, and the same tensors."""
+    assert list(ours) == list(theirs)
+    for key, value in theirs.items():
+        assert ours[key].dtype == value.dtype and torch.equal(ours[key], value), key
+
+
+def affine(name: str, *shape: int) -> Shapes:
+    """A weight of this shape, and its bias."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+SHAPES: Shapes = {
+    **affine("norm1", DIM),
+    **{"attn.q_bias": (DIM,), "attn.v_bias": (DIM,), "attn.qkv.weight": (3 * DIM, DIM)},
+    **affine("attn.proj", DIM, DIM),
+    **affine("norm2", DIM),
+    **affine("mlp.fc1", 4 * DIM, DIM),
+    **affine("mlp.fc2", DIM, 4 * DIM),
 }
 
 
-def filled(shapes: dict[str, tuple[int, ...]]) -> State:
+def filled(shapes: Shapes) -> State:
     generator = torch.Generator().manual_seed(3)
     return OrderedDict((key, 0.2 * torch.randn(shape, generator=generator)) for key, shape in shapes.items())
 
 
 def videomae() -> State:
-    shapes = {"mask_token": (1, 1, DEC_DIM), "encoder.patch_embed.proj.weight": (DIM, 3, 2, PATCH, PATCH)}
-    shapes["encoder.patch_embed.proj.bias"] = (DIM,)
+    shapes: Shapes = {"mask_token": (1, 1, DEC_DIM)}
+    shapes |= affine("encoder.patch_embed.proj", DIM, 3, 2, PATCH, PATCH)
     shapes |= {f"encoder.blocks.{i}.{key}": shape for i in range(DEPTH) for key, shape in SHAPES.items()}
-    shapes |= {"encoder.norm.weight": (DIM,), "encoder.norm.bias": (DIM,)}
+    shapes |= affine("encoder.norm", DIM)
     shapes |= {f"decoder.blocks.{i}.{key}": shape for i in range(DEC_DEPTH) for key, shape in SHAPES.items()}
-    shapes |= {"decoder.norm.weight": (DEC_DIM,), "decoder.norm.bias": (DEC_DIM,)}
-    shapes |= {"decoder.head.weight": (6 * PATCH * PATCH, DEC_DIM), "decoder.head.bias": (6 * PATCH * PATCH,)}
+    shapes |= affine("decoder.norm", DEC_DIM) | affine("decoder.head", 6 * PATCH * PATCH, DEC_DIM)
     return filled({**shapes, "encoder_to_decoder.weight": (DEC_DIM, DIM)})
 
 
@@ -46,19 +62,12 @@ def videomae_encoder() -> State:
 
 
 def videomae_finetuned() -> State:
-    named = OrderedDict(
-        (k.replace("norm.", "fc_norm.", 1) if k[:5] == "norm." else k, v) for k, v in videomae_encoder().items()
-    )
-    return OrderedDict([*named.items(), *filled({"head.weight": (5, DIM), "head.bias": (5,)}).items()])
+    named = {k.replace("norm.", "fc_norm.", 1) if k[:5] == "norm." else k: v for k, v in videomae_encoder().items()}
+    return OrderedDict({**named, **filled(affine("head", 5, DIM))})
 
 
-HF = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
+HF = {"attn.proj": "attention.output.dense", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
+HF |= {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 
 
 def hf_block(version: int, theirs: str, state: State, ours: str) -> State:
@@ -71,8 +80,8 @@ def hf_block(version: int, theirs: str, state: State, ours: str) -> State:
     else:
         made = {f"{at}.query.weight": q, f"{at}.query.bias": bias["q"], f"{at}.key.weight": k}
         made |= {f"{at}.value.weight": v, f"{at}.value.bias": bias["v"]}
-    for name in ("attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2"):
-        made |= {f"{theirs}.{HF[name]}.{leaf}": state[f"{ours}.{name}.{leaf}"] for leaf in ("weight", "bias")}
+    for name, theirs_of in HF.items():
+        made |= {f"{theirs}.{theirs_of}.{leaf}": state[f"{ours}.{name}.{leaf}"] for leaf in ("weight", "bias")}
     return made
 
 
@@ -106,12 +115,12 @@ def huggingface_finetuned(version: int) -> State:
     return {**made, "classifier.bias": tuned["head.bias"]}
 
 
-def mae_st_block(at: str) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+def mae_st_block(at: str) -> Shapes:
+    shapes: Shapes = {}
     for key, shape in SHAPES.items():
         if key == "attn.qkv.weight":
             for part in "qkv":
-                shapes |= {f"{at}.attn.{part}.weight": (DIM, DIM), f"{at}.attn.{part}.bias": (DIM,)}
+                shapes |= affine(f"{at}.attn.{part}", DIM, DIM)
         elif not key.endswith("_bias"):
             shapes[f"{at}.{key}"] = shape
     return shapes
@@ -120,34 +129,32 @@ def mae_st_block(at: str) -> dict[str, tuple[int, ...]]:
 def mae_st(cls: bool = True, separable: bool = True, decoder: bool = True) -> State:
     """2 x 2 places; 8 slots, as 16 frames give."""
 
-    def where(at: str, dim: int) -> dict[str, tuple[int, ...]]:
+    def where(at: str, dim: int) -> Shapes:
         if not separable:
             return {at: (1, 32 + cls, dim)}
-        return {f"{at}_spatial": (1, 4, dim), f"{at}_temporal": (1, 8, dim)} | (
-            {f"{at}_class": (1, 1, dim)} if cls else {}
-        )
+        token = {f"{at}_class": (1, 1, dim)} if cls else {}
+        return {f"{at}_spatial": (1, 4, dim), f"{at}_temporal": (1, 8, dim), **token}
 
-    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, DIM)} if cls else {}
+    shapes: Shapes = {"cls_token": (1, 1, DIM)} if cls else {}
     shapes |= {"decoder_cls_token": (1, 1, DEC_DIM)} if cls and decoder else {}
     shapes |= where("pos_embed", DIM)
     if decoder:
         shapes |= {"mask_token": (1, 1, DEC_DIM)} | where("decoder_pos_embed", DEC_DIM)
-    shapes |= {"patch_embed.proj.weight": (DIM, 3, 2, PATCH, PATCH), "patch_embed.proj.bias": (DIM,)}
+    shapes |= affine("patch_embed.proj", DIM, 3, 2, PATCH, PATCH)
     for i in range(DEPTH):
         shapes |= mae_st_block(f"blocks.{i}")
-    shapes |= {"norm.weight": (DIM,), "norm.bias": (DIM,)}
+    shapes |= affine("norm", DIM)
     if not decoder:
-        return filled({**shapes, "head.weight": (5, DIM), "head.bias": (5,)})
-    shapes |= {"decoder_embed.weight": (DEC_DIM, DIM), "decoder_embed.bias": (DEC_DIM,)}
+        return filled({**shapes, **affine("head", 5, DIM)})
+    shapes |= affine("decoder_embed", DEC_DIM, DIM)
     for i in range(DEC_DEPTH):
         shapes |= mae_st_block(f"decoder_blocks.{i}")
-    shapes |= {"decoder_norm.weight": (DEC_DIM,), "decoder_norm.bias": (DEC_DIM,)}
-    pixels = 3 * PATCH * PATCH  # of one frame
-    return filled({**shapes, "decoder_pred.weight": (pixels, DEC_DIM), "decoder_pred.bias": (pixels,)})
+    shapes |= affine("decoder_norm", DEC_DIM)
+    return filled({**shapes, **affine("decoder_pred", 3 * PATCH * PATCH, DEC_DIM)})  # pixels of one frame
 
 
 def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = False) -> State:
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
 
     def norm(at: str, n: int) -> None:
         for leaf in ("weight", "bias", *(("running_mean", "running_var", "num_batches_tracked") if running else ())):
@@ -171,9 +178,9 @@ def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = 
     cell = {f"{gate}_gate": (ins, 2 * ins, 1, 1) for gate in ("reset", "update", "out")}
     for name in ("ConvGRUCell_00", "cell_list.0"):
         for gate, shape in cell.items():
-            shapes |= {f"agg.{name}.{gate}.weight": shape, f"agg.{name}.{gate}.bias": (ins,)}
+            shapes |= affine(f"agg.{name}.{gate}", *shape)
     for place in (0, 2):
-        shapes |= {f"network_pred.{place}.weight": (ins, ins, 1, 1), f"network_pred.{place}.bias": (ins,)}
+        shapes |= affine(f"network_pred.{place}", ins, ins, 1, 1)
     state = filled(shapes)
     for key in state:
         if "cell_list.0" in key:
@@ -192,7 +199,7 @@ def memdpc(slots: int = 5) -> State:
     before = {key: value for key, value in made.items() if key.startswith("backbone.")}
     ways = {f"agg_{way}{key[3:]}": value for way in "fb" for key, value in made.items() if key.startswith("agg.")}
     after = {key: made[key] for key in ("network_pred.0.weight", "network_pred.0.bias")}
-    last = filled({"network_pred.2.weight": (slots, dim, 1, 1), "network_pred.2.bias": (slots,)})
+    last = filled(affine("network_pred.2", slots, dim, 1, 1))
     return OrderedDict({**filled({"mb": (slots, dim)}), **before, **ways, **after, **last})
 
 
@@ -210,13 +217,13 @@ S3D = {  # channels: branch 0; reduced and out of branches 1 and 2; branch 3
 KEYS, KEY_DIM = 8, 6  # of a queue
 
 
-def s3d_layer(at: str, ins: int, outs: int, kernel: int, running: bool) -> dict[str, tuple[int, ...]]:
+def s3d_layer(at: str, ins: int, outs: int, kernel: int, running: bool) -> Shapes:
     """A convolution of one place, or one over space and one over time."""
     parts = {"conv": (outs, ins, 1, 1, 1), "bn": (outs,)}
     if kernel > 1:
         parts = {"conv1": (outs, ins, 1, kernel, kernel), "conv2": (outs, outs, kernel, 1, 1)}
         parts |= {"bn1": (outs,), "bn2": (outs,)}
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
     for part, shape in parts.items():
         shapes[f"{at}.{part}.weight"] = shape
         if part.startswith("bn"):
@@ -226,7 +233,7 @@ def s3d_layer(at: str, ins: int, outs: int, kernel: int, running: bool) -> dict[
     return shapes
 
 
-def s3d_mixed(at: str, ins: int, widths: tuple[int, ...], gating: bool, running: bool) -> dict[str, tuple[int, ...]]:
+def s3d_mixed(at: str, ins: int, widths: tuple[int, ...], gating: bool, running: bool) -> Shapes:
     b0, b1_in, b1, b2_in, b2, b3 = widths
     shapes = s3d_layer(f"{at}.branch0.0", ins, b0, 1, running)
     for branch, reduced, outs in (("branch1", b1_in, b1), ("branch2", b2_in, b2)):
@@ -234,7 +241,7 @@ def s3d_mixed(at: str, ins: int, widths: tuple[int, ...], gating: bool, running:
         shapes |= s3d_layer(f"{at}.{branch}.1", reduced, outs, 3, running)
     shapes |= s3d_layer(f"{at}.branch3.1", ins, b3, 1, running)
     for number, outs in enumerate((b0, b1, b2, b3) if gating else ()):
-        shapes |= {f"{at}.gating_b{number}.fc.weight": (outs, outs), f"{at}.gating_b{number}.fc.bias": (outs,)}
+        shapes |= affine(f"{at}.gating_b{number}.fc", outs, outs)
     return shapes
 
 
@@ -244,7 +251,7 @@ def s3d(gating: bool = False, running: bool = True) -> State:
     def wide(channels: int) -> int:
         return max(4, round(channels / 8))
 
-    stages: dict[str, dict[str, tuple[int, ...]]] = {
+    stages: dict[str, Shapes] = {
         "block1.0 Conv_1a": s3d_layer("", 3, wide(64), 7, running),
         "block2.1 Conv_2b": s3d_layer("", wide(64), wide(64), 1, running),
         "block2.2 Conv_2c": s3d_layer("", wide(64), wide(192), 3, running),
@@ -277,12 +284,7 @@ def projected(at: str, **kinds: bool) -> State:
     dim = sum(net[f"Mixed_5c.branch{b}.bn{n}.weight"].shape[0] for b, n in (("0.0", ""), ("1.1", "2"), ("2.1", "2")))
     dim += net["Mixed_5c.branch3.1.bn.weight"].shape[0]
     shift = {"encoder_q.": 0.0, "encoder_k.": 0.1, "sampler.": 0.2}[at]  # the nets of a file differ
-    head = {
-        "2.weight": (dim, dim, 1, 1, 1),
-        "2.bias": (dim,),
-        "4.weight": (KEY_DIM, dim, 1, 1, 1),
-        "4.bias": (KEY_DIM,),
-    }
+    head = {**affine("2", dim, dim, 1, 1, 1), **affine("4", KEY_DIM, dim, 1, 1, 1)}
     whole = {**{f"0.{key}": x for key, x in net.items()}, **filled(head)}
     return OrderedDict((at + key, x + shift if x.is_floating_point() else x) for key, x in whole.items())
 

@@ -1,5 +1,6 @@
 """Every layout: recognised, loaded, written back, on state dicts made here and on the published ones."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,21 @@ from ssvid.weights.files import read
 from ssvid.weights.published import find
 from tests.helpers import for_each
 from tests.reference.cases import ROOT
-from tests.weights.layouts import MADE, dpc, huggingface, videomae
+from tests.weights import layouts
+from tests.weights.layouts import State, assert_same, coclr, dpc, huggingface, infonce, s3d, ubernce, videomae
+from tests.weights.test_milnce import milnce
+
+MADE = {**layouts.MADE, "milnce": (None, milnce), "milnce, plain": ("state_dict", lambda: milnce("plain"))}
 
 CLIP = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def saved(
-    path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = ""
-) -> tuple[Path, dict[str, Tensor]]:
+def saved(path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = "") -> tuple[Path, State]:
     wrapper, make = MADE[name]
     made = {prefix + k: v.to(dtype) if v.is_floating_point() else v for k, v in make().items()}
     file = path / "published.pth"
     torch.save({wrapper: made, "epoch": 3} if wrapper else made, file)
     return file, made
-
-
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert list(ours) == list(theirs)
-    for key, value in theirs.items():
-        assert ours[key].dtype == value.dtype and torch.equal(ours[key], value), key
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -59,7 +56,7 @@ def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: 
 
 
 @for_each("prefix", ["module.", "_orig_mod.module.", "module.backbone."])
-@for_each("name", ["videomae", "videomae-finetuned", "huggingface4", "mae_st", "coclr"])
+@for_each("name", ["videomae", "videomae-finetuned", "huggingface4", "mae_st", "coclr", "milnce"])
 def test_prefixes_are_seen_through_and_kept(name: str, prefix: str, tmp_path: Path):
     file, made = saved(tmp_path, name, prefix=prefix)
     weights(str(file), to=name, out=str(tmp_path / "again.pth"))
@@ -147,16 +144,10 @@ def test_features_of_dpc(name: str, built: str, tmp_path: Path):
 @for_each(
     "name, objective",
     [
-        ("videomae", "mae"),
-        ("mae_st", "mae"),
-        ("huggingface4", "mae"),
-        ("dpc", "dpc"),
-        ("memdpc", "memdpc"),
-        ("infonce", "infonce"),
-        ("infonce, gated", "infonce"),
-        ("ubernce", "infonce"),
-        ("coclr", "coclr"),
-        ("coclr, filling", "coclr"),
+        *((name, "mae") for name in ("videomae", "mae_st", "huggingface4")),
+        *((name, "infonce") for name in ("infonce", "infonce, gated", "ubernce")),
+        *((name, name.partition(",")[0]) for name in ("dpc", "memdpc", "coclr", "coclr, filling")),
+        *((name, "mil_nce") for name in ("milnce", "milnce, plain")),
     ],
 )
 def test_the_decoder_fits_the_objective_that_it_names(name: str, objective: str, tmp_path: Path):
@@ -207,9 +198,8 @@ def test_the_published_cases(name: str, tmp_path: Path):
     if name == "videomae":
         tokens = encoder(encoder.normalise(clip)).tokens
         torch.testing.assert_close(tokens, torch.from_numpy(arrays["encoder_unmasked"]), atol=2e-5, rtol=0)
-        tuned = {
-            k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.") and "er.norm" not in k
-        }
+        own = [key for key in theirs if key.startswith("encoder.") and "er.norm" not in key]
+        tuned = {key.removeprefix("encoder."): theirs[key] for key in own}
         tuned |= {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}
         torch.save({"module": tuned}, tmp_path / "tuned.pth")
         encoder = create_encoder("vit", weights=tmp_path / "tuned.pth", heads=4).eval()
@@ -238,5 +228,9 @@ def test_size_and_heads_are_told_from_the_shapes(dim: int, depth: int, name: str
         assert (net.kwargs["dim"], net.kwargs["depth"], net.kwargs["heads"], sized(net)) == (dim, depth, heads, name)
 
 
-def test_dpc_has_as_many_keys_as_the_published_net():
-    assert len(dpc()) == 76
+@for_each(
+    "make, keys",
+    [(dpc, 76), (s3d, 924), (infonce, 1858), (ubernce, 1859), (coclr, 2789), (milnce, 537)],
+)
+def test_as_many_keys_as_the_published_nets(make: Callable[[], State], keys: int):
+    assert len(make()) == keys
