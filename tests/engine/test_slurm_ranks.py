@@ -51,6 +51,7 @@ NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in ("dpc", "in
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.parametrize("name", ["mae", *NIGHTLY])  # infonce: what CoCLR begins with
 def test_two_nodes_are_one_process(name: str, clean: dict[str, str], tmp_path: Path):
     file = tmp_path / "two.pt"
@@ -108,6 +109,7 @@ def job(clean: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("slurm")
 def test_a_signal_then_two_nodes_again_or_one_process(job: Callable[..., Job], videos: Path, tmp_path: Path):
     """The second start has a port that was chosen for it, as a sweep chooses one. No dropout: ranks draw their own."""
     more = ("--steps", "40", "--checkpoint_every", "1000", "--workers", "1")

@@ -16,7 +16,9 @@ from tests.helpers import ROOT, command
 from tests.sweep.faults import compared, disturbed, processes, whole
 from tests.sweep.small import SUITE, until, write_sweep
 
-pytestmark = pytest.mark.slow
+# One after the other: each test wants both nodes, and waits a limited time for them.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+MANY = 10**6  # steps: more than there is time for
 
 NODES = {"nodes": 2, "cpus": 1, "memory": 1, "parallel": 2, "time": 20}
 
@@ -75,7 +77,7 @@ def test_a_requeue_and_a_kill_change_nothing(sweep: Any, tmp_path: Path):
 def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_path: Path):
     """The time limit: a checkpoint on the signal, the job requeued by its keeper, on from there."""
     out = tmp_path / "out"
-    flags = {"steps": 3000, "checkpoint_every": 3000}
+    flags = {"steps": MANY, "checkpoint_every": MANY}
     file = sweep(grid={"seed": [0]}, set=flags, cluster={**NODES, "time": 4, "signal_delay": 20})
     folder, cell = start_cell(file, out)
     job = job_of(folder)
@@ -83,7 +85,7 @@ def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_pat
     release(job)
     (end,) = [event for event in cell.events() if event["event"] == "end"]
     reached = int(end["mark"][5:-3])
-    assert end["how"] == "outside" and 4 < reached < 3000  # no checkpoint but that of the signal
+    assert end["how"] == "outside" and 4 < reached < MANY  # no checkpoint but that of the signal
     until(lambda: sum(event["event"] == "start" for event in cell.events()) == 2 and step_of(cell) > reached)
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
     log = next((cell.logs / "002-pretrain").glob("rank0.err")).read_text()

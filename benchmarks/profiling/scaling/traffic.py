@@ -121,7 +121,11 @@ def synchronising(module: nn.Module, world: int) -> Traffic:
     return sent.traffic
 
 
-def reduce_bucket(state: None, bucket: Any) -> torch.futures.Future[Tensor]:
+# torch checks these annotations itself, so that `Any` would not do.
+def reduce_bucket(
+    state: None,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     dist.all_reduce(bucket.buffer())
     done.set_result(bucket.buffer())
