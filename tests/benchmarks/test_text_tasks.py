@@ -137,7 +137,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(encoder: str, data: Manifest, cells: str, tmp_path: Path, **more):
     (tmp_path / "s.yaml").write_text(f"cells: [{cells}]")
     places = {"suite": str(tmp_path / "s.yaml"), "cache": str(tmp_path / "cache")}
-    found = run([encoder], str(tmp_path / "out"), data=data, workers=0, devices="cpu", **places, **more)
+    more |= {"workers": 0, "devices": "cpu", **places}
+    found = run([encoder], str(tmp_path / "out"), data=data, **more)
     results = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*.json")]
     return found, {result["cell"]: result for result in results}
 
