@@ -272,7 +272,7 @@ def test_features_of_another_encoder_are_refused(narrated: Manifest, trained: Pa
 def test_what_a_suite_may_not_say():
     with pytest.raises(UserError, match=facts("templates")):
         tasks["zero_shot"](templates=("no name",))
-    with pytest.raises(UserError, match=facts("windows", "0")):
+    with pytest.raises(UserError, match=facts("--windows", "0")):
         tasks["text_retrieval"](windows=0)
     for name in ("text_retrieval", "zero_shot", "htm_align"):
         with pytest.raises(UserError, match=facts(name)):
