@@ -158,7 +158,8 @@ def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     got = parse(pretrain, pretrain_argv(videos, tmp_path / "o", "--objective", "mine:Mine"))
     assert got["config"]["objective"]["name"] == "mine:Mine"
-    assert tells(refused(pretrain_argv(videos, tmp_path / "o", "--objective", "absent:Mine")), "absent")
+    argv = pretrain_argv(videos, tmp_path / "o", "--objective", "absent:Mine")
+    assert tells(refused(argv), "absent")
 
 
 def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path, monkeypatch):

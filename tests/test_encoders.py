@@ -10,7 +10,7 @@ from ssvid import create_encoder, list_encoders, load_encoder, registry
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.weights.encoders import save_encoder
-from tests.helpers import for_each
+from tests.helpers import facts, for_each
 
 # Ours alone: other tests register small nets of their own.
 NAMES = [name for name in list_encoders() if registry.encoders[name].__module__.startswith("ssvid.")]
@@ -89,7 +89,7 @@ def test_keep_runs_only_what_is_kept(encoder: Encoder):
     grid = encoder.grid(*clip.shape[2:])
     keep = torch.randperm(grid.n)[: grid.n // 2].expand(2, -1)
     if not encoder.can_skip:
-        with pytest.raises(UserError, match="leave tokens out"):
+        with pytest.raises(UserError, match=facts(encoder.name)):
             encoder(clip, keep=keep)
         return
     seen = encoder(clip, keep=keep).tokens
@@ -108,7 +108,7 @@ def test_keep_runs_only_what_is_kept(encoder: Encoder):
 def test_layers(encoder: Encoder):
     clip = clip_for(encoder)
     if not encoder.has_layers:
-        with pytest.raises(UserError, match="last map only"):
+        with pytest.raises(UserError, match=facts(encoder.name)):
             encoder(clip, layers=(1,))
         return
     layers = encoder(clip, layers=(encoder.depth, 1)).layers

@@ -204,7 +204,8 @@ def test_flags_that_change_no_number_are_no_other_protocol(flags, done, start, d
     _, plain, out = done
     run(start, data, tmp_path / "t", *flags)
     result = json.loads((tmp_path / "t" / "result.json").read_text())
-    assert result["protocol_hash"] == plain["protocol_hash"] and "drop_tokens" not in plain["config"]
+    assert result["protocol_hash"] == plain["protocol_hash"]
+    assert "drop_tokens" not in plain["config"]
     assert same(weights(tmp_path / "t"), weights(out))
 
 
@@ -236,12 +237,6 @@ def test_a_name_begins_with_random_weights(data, tmp_path):
     assert json.loads((tmp_path / "m" / "result.json").read_text())["encoder"]["hash"] != first
 
 
-def lists(root: Path, text: str) -> Path:
-    file = root.parent / f"{abs(hash(text))}.csv"
-    file.write_text("path,label,split,group\n" + text.replace(" ", "\n") + "\n")
-    return file
-
-
 @for_each(
     "rows, fact",
     [
@@ -252,8 +247,10 @@ def lists(root: Path, text: str) -> Path:
     ],
 )
 def test_labels_that_cannot_be_learnt(rows, fact, start, data, tmp_path):
+    file = data.parent / f"{tmp_path.name}.csv"
+    file.write_text("path,label,split,group\n" + rows.replace(" ", "\n") + "\n")
     with pytest.raises(UserError, match=facts(fact)):
-        run(start, lists(data, rows), tmp_path / "o")
+        run(start, file, tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 
@@ -288,7 +285,8 @@ def test_flags_that_cannot_be(flags, said, start, data, tmp_path):
 def test_encoders_that_cannot_be_tuned(start, data, tmp_path, capsys):
     net = create_encoder("resnet18_2d3d", width=8, frames=2, stride=1, size=32, running_stats=False)
     save_encoder(net, tmp_path / "r", "encoder", {})
-    for encoder, out, fact in ((tmp_path / "r", tmp_path / "o", "batch norm"), (start, start, str(start))):
+    refusals = ((tmp_path / "r", tmp_path / "o", "batch norm"), (start, start, str(start)))
+    for encoder, out, fact in refusals:
         with pytest.raises(SystemExit) as ended:
             cli.command(finetune, argv=argv(encoder, data, out))
         last = capsys.readouterr().err.splitlines()[-1]

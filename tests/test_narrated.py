@@ -87,7 +87,8 @@ def test_the_runner_scores_an_aligner_beside_the_narrator(root: Path, tmp_path: 
     trained(tmp_path / "tan", *TAN, *stored(root), "--steps", "2")
     found = score_aligner(root / "mil", tmp_path, *SET, *stored(root))
     assert found["metric"] == "recall1" and found["never_asked"] == 0
-    truth = json.loads((synthetic(root).root / "htm_align.json").read_text())
+    data = synthetic_narrated(str(root / "set"), train=4, val=1, test=2, seconds=100, size=16)
+    truth = json.loads((data.root / "htm_align.json").read_text())
     known = sum(one[0] for name, of in truth.items() if name.startswith("test") for one in of)
     assert found["alignable"] == known
     assert 0.2 < found["controls"]["timestamps"]["recall1"] < 0.9
@@ -108,10 +109,6 @@ def test_sentences_are_found_again(tmp_path: Path):
     pretrain(**parse(pretrain, recipe))
     found = score_aligner(tmp_path / "mil", tmp_path, *data)
     assert found["gains"]["timestamps"]["difference"] >= 0.25 and found["auc"] >= 0.85
-
-
-def synthetic(root: Path):
-    return synthetic_narrated(str(root / "set"), train=4, val=1, test=2, seconds=100, size=16)
 
 
 def test_an_encoder_where_none_is_wanted_and_none_where_one_is(root: Path, tmp_path: Path):

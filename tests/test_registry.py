@@ -7,6 +7,7 @@ import pytest
 
 from ssvid import registry
 from ssvid.errors import UserError
+from tests.helpers import facts
 
 LISTS_NAMES = """
 import sys
@@ -42,5 +43,5 @@ def test_a_name_that_is_registered_twice_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(KeyError, match="thing"):
         registry.Registry("doubled", "thing").names()
-    with pytest.raises(UserError, match="near: mae"):
+    with pytest.raises(UserError, match=facts("mea", "mae")):
         registry.objectives["mea"]

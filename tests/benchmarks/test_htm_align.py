@@ -57,8 +57,8 @@ def test_equal_to_the_published_evaluation(case, head: bool, method):
 
 def test_which_sentences_a_window_asks():
     """22 windows of 384 s. Ends reach to the ends of the list; a window with nothing unalignable near asks nothing."""
-    times = [(10, 12), (20, 22), (100, 102), (330, 332), (380, 384), (381, 383)]
-    said = [Spoken(n % 2 == 1, float(start), float(end), "") for n, (start, end) in enumerate(times)]
+    times = [(10.0, 12.0), (20.0, 22.0), (100.0, 102.0), (330.0, 332.0), (380.0, 384.0)]
+    said = [Spoken(n % 2 == 1, *time, "") for n, time in enumerate([*times, (381.0, 383.0)])]
     asked = {start: (seconds, rows[0], rows[-1]) for start, seconds, rows in htm_align_windows(said, 384)}
     assert asked[0] == (64, 0, 2) and asked[48] == (64, 0, 2) and asked[64] == (64, 0, 2)  # up to 11 - 64 .. 11 + 64
     assert asked[80] == (64, 2, 2) and 176 not in asked and asked[256] == (64, 4, 4)

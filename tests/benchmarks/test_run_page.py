@@ -89,7 +89,8 @@ def test_the_report_links_to_the_page(copy: Path, videos: Path, tmp_path: Path):
     options = {"cache": str(tmp_path / "cache"), "workers": 0, "min_steps": 4, "threads": 1}
     given = str(copy / "encoder.safetensors")  # a file inside the run tells of the run too
     linear_probe([given], Manifest.build(rows, videos), str(copy / "probe"), **options)
-    results, page = (read_page((copy / "probe" / name).read_text()) for name in ("report.html", "run_mine.html"))
+    names = ("report.html", "run_mine.html")
+    results, page = (read_page((copy / "probe" / name).read_text()) for name in names)
     assert "run_mine.html" in results.places and "probe/report.html" not in page.places
     assert "probe/report.html" in make_page(copy).places
     moved = copy.rename(tmp_path / "there")

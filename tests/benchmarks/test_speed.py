@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.profiling.speed.cases import CASES, decode
+from benchmarks.profiling.speed.cases import decode
 from benchmarks.profiling.speed.dpc import Plain as PlainDPC
 from benchmarks.profiling.speed.dpc import in_blocks
 from benchmarks.profiling.speed.infonce import Plain as PlainInfoNCE
@@ -40,7 +40,6 @@ def test_decode_reads_what_the_plain_way_reads():
     ours, theirs = case.ours(), case.theirs()
     case.close()
     assert torch.equal(ours, theirs.permute(0, 3, 1, 2))
-    assert {"probe", "linear1", "knn", "decode", "loader", "mae", "dpc", "milnce"} <= set(CASES)
 
 
 def compare_steps(net: nn.Module, ours: torch.Tensor, run_plain, rtol: float, atol: float) -> None:

@@ -43,14 +43,10 @@ def test_blocks_that_recompute_are_counted_by_hand():
     """Patches, each block's input, and all of the one block that is run again."""
     made = SMALL.objective("classification", 0.0, 0.0)
     block = 11 * D + HEADS + 4  # norm1, q, k, v, attention (2 with its sums), norm2, its input, mlp (4); two norms' own
+    head = 4 * (D + CLASSES) + 8 + 4  # pooled features, logarithms of scores, label and weight
     plain, again = (counted(made, partial(SMALL.batch, 1, 8), recompute=flag).bytes for flag in (False, True))
     assert again == 4 * N * (PIXELS + DEPTH * D + block)
-    assert plain == 4 * N * (PIXELS + DEPTH * (D + block) + D + 2) + plain_head()
-
-
-def plain_head() -> int:
-    """Of one clip: pooled features, the scores' logarithms, the label and its weight."""
-    return 4 * (D + CLASSES) + 8 + 4
+    assert plain == 4 * N * (PIXELS + DEPTH * (D + block) + D + 2) + head
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.9])

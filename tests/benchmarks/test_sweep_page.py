@@ -71,7 +71,7 @@ def fail(folder: Path, name: str, **more: Any) -> None:
 
 
 def make_page(folder: Path) -> PageReader:
-    return read_page(Path(report.report(folder)["report"]).read_text(), scripts=1)  # it sorts tables
+    return read_page(Path(report.report(folder)["report"]).read_text(), scripts=1)
 
 
 def chosen(folder: Path) -> tuple[sweep_rows.Sweep, sweep_rows.Choice]:
@@ -99,7 +99,8 @@ def test_the_command_makes_page_table_and_rows(tmp_path: Path):
     for cell in sweep.finished:
         base = f"cells/{cell.hash}"
         shown = {"run": f"{base}/run_{cell.hash}/", "results": f"{base}/bench/report.html"}
-        assert sweep_page.cell_files(cell, tmp_path) == shown and {*shown.values()} <= {*page.places}
+        assert sweep_page.cell_files(cell, tmp_path) == shown
+        assert {*shown.values()} <= {*page.places}
     assert [cell.failed["why"] for cell in sweep.failed] == ["rank 0: CUDA out of memory."]
     texts = [column.text(sweep.finished[3]) for column in sweep_rows.columns(sweep)]
     assert tells(" ".join(texts), "46.0", "40.0", "51.0", "53.0", "+11.0", "+6.0", "+16.0")
@@ -303,7 +304,8 @@ def test_a_thousand_cells_make_a_page_that_opens(tmp_path: Path):
 SORTED = """<script>addEventListener("load", () => {
   const table = [...document.querySelectorAll("table.rows")].at(-1);
   const heads = [...table.querySelectorAll("thead tr:last-child th")];
-  const at = heads.findIndex(head => head.textContent === "val"), click = () => heads[at].firstChild.click();
+  const at = heads.findIndex(head => head.textContent === "val");
+  const click = () => heads[at].firstChild.click();
   const read = () => [...table.tBodies[0].rows].map(row => parseFloat(row.cells[at].textContent));
   click(); const up = read(); click();
   document.title = JSON.stringify({up: up, down: read()});

@@ -114,7 +114,8 @@ def test_separable_features_are_all_right(name: str):
     found = score(task, made(40.0, kind=task.kind))
     best = found.score.more["map_50"] if name == "localisation" else found.score.value
     least = 0.2 if name in RANKED else 0.4
-    assert best >= 0.99 and found.gains["random"].shown and found.gains["random"].interval[0] > least
+    gain = found.gains["random"]
+    assert best >= 0.99 and gain.shown and gain.interval[0] > least
     if name in RANKED:
         by_class = list(found.score.per_class.values())
         assert set(found.score.per_class) == set(NAMES) and len(found.test.draws["encoder"]) == 1000

@@ -137,7 +137,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(encoder: str, data: Manifest, cells: str, tmp_path: Path, **more):
     (tmp_path / "s.yaml").write_text(f"cells: [{cells}]")
     places = {"suite": str(tmp_path / "s.yaml"), "cache": str(tmp_path / "cache")}
-    found = run([encoder], str(tmp_path / "out"), data=data, workers=0, devices="cpu", **places, **more)
+    more |= {"workers": 0, "devices": "cpu", **places}
+    found = run([encoder], str(tmp_path / "out"), data=data, **more)
     results = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*.json")]
     return found, {result["cell"]: result for result in results}
 
@@ -271,7 +272,7 @@ def test_features_of_another_encoder_are_refused(narrated: Manifest, trained: Pa
 def test_what_a_suite_may_not_say():
     with pytest.raises(UserError, match=facts("templates")):
         tasks["zero_shot"](templates=("no name",))
-    with pytest.raises(UserError, match=facts("windows", "0")):
+    with pytest.raises(UserError, match=facts("--windows", "0")):
         tasks["text_retrieval"](windows=0)
     for name in ("text_retrieval", "zero_shot", "htm_align"):
         with pytest.raises(UserError, match=facts(name)):

@@ -90,7 +90,7 @@ def test_the_same_failure_three_times_is_one_for_good(cell: CellFolder):
 
 
 WORDS = [f"fail worker <object at 0x7f{i}ab> in /tmp/tmp{i}x failed after {i} s" for i in "123"]
-PROGRESS = ["fail a", "fail a", "fail b", "fail b", "step 3 fail b", "step 3 fail b", "step 4 fail b"]
+PROGRESS = ["fail a"] * 2 + ["fail b"] * 2 + ["step 3 fail b"] * 2 + ["step 4 fail b"]
 
 
 @for_each(
