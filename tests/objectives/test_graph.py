@@ -10,9 +10,9 @@ from ssvid import create_encoder, registry
 from ssvid.shapes import Batch
 from tests import warm
 
+STRICT = "import warnings; warnings.simplefilter('error', UserWarning)"
 EACH = """
-import sys, warnings
-warnings.simplefilter("error", UserWarning)
+import sys
 import torch
 from torch._dynamo import reset, utils
 from ssvid import create_encoder, registry
@@ -22,8 +22,8 @@ prepare_for_compile()
 for name, kwargs in eval(sys.argv[1]):
     reset(), utils.counters.clear()
     torch.manual_seed(0)
-    encoder = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=4, size=16)
-    objective = registry.objectives[name](encoder, dec_dim=16, dec_depth=2, dec_heads=2, **kwargs)
+    encoder = create_encoder("vit", dim=24, depth=int(sys.argv[2]), heads=2, patch=8, frames=4, size=16)
+    objective = registry.objectives[name](encoder, dec_dim=16, dec_depth=int(sys.argv[2]), dec_heads=2, **kwargs)
     zero = torch.zeros(2, dtype=torch.int64)
     batch = {"clips": torch.randn(2, 1, 3, 4, 16, 16), "seed": 0, "index": zero + 1, "epoch": zero, "label": zero}
 """
@@ -47,7 +47,7 @@ STEPS = [
 @pytest.mark.parametrize("steps", [STEPS[:1], pytest.param(STEPS[1:], marks=pytest.mark.slow)], ids=["mae", "rest"])
 def test_a_step_has_no_graph_break(steps: list[Any]):
     """In a process without the shape checker, which breaks graphs by itself."""
-    done = warm.run("-c", EACH + BREAKS, repr(steps))
+    done = warm.run("-c", STRICT + EACH + BREAKS, repr(steps), "2")
     assert done.returncode == 0, done.stderr[-2000:]
     for step, line in zip(steps, done.stdout.splitlines(), strict=True):
         breaks, graphs, off = line.split()
@@ -72,7 +72,7 @@ COMPILED = """
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_step_is_the_plain_one():
     steps = [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop": 0.5}), ("partial_mae", {"drop": 0.5, **LABELS})]
-    done = warm.run("-c", EACH + COMPILED, repr(steps))
+    done = warm.run("-c", EACH + COMPILED, repr(steps), "1")
     assert done.returncode == 0, done.stderr[-2000:]
 
 
