@@ -151,11 +151,15 @@ class Arguments:
         if not flag:
             return " ".join(text.split()).removesuffix(".") + ". --help lists the flags."
         name, _, inner = flag.partition(".")
-        annotation, value = self.parameters[name].annotation, recipe.with_name(given.get(name))
+        annotation, value = self.parameters[name].annotation, given.get(name)
+        if name in self.tables:
+            value = recipe.with_name(value)
         if inner:
             inner = inner.partition(".")[0]
+            value = value if isinstance(value, dict) else {}
             entry = self.tables[name][value["name"]] if name in self.tables else annotation
-            annotation, value = parameters_of(entry)[inner].annotation, value.get(inner)
+            value = value.get(inner)
+            annotation = parameters_of(entry)[inner].annotation
         flag = f"{name}.{inner}" if inner else name
         return f"--{flag} takes {describe_type(annotation)}, not {value!r}."
 

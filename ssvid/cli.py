@@ -27,13 +27,12 @@ def command(function: Command, *first: str, argv: list[str] | None = None) -> No
     threading.excepthook = report_thread_error
     show_log()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for tensors: docs/speed.md
-    writes = os.environ.get("RANK", "0") == "0"
     try:
         words = name_first_words(function, first, sys.argv[1:] if argv is None else argv)
         result = function(**parse(function, words))
         leave_processes()
         code = result.pop("exit_code", 0)  # of a command that goes on where a part of it failed
-        if writes:
+        if is_first_process():
             print(json.dumps(result), flush=True)
         if code:
             sys.exit(code)
@@ -41,7 +40,7 @@ def command(function: Command, *first: str, argv: list[str] | None = None) -> No
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)  # clusters often send both; all is done
         leave_processes()
-        if writes:
+        if is_first_process():
             print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except (UserError, OSError) as error:
@@ -51,6 +50,11 @@ def command(function: Command, *first: str, argv: list[str] | None = None) -> No
     except KeyboardInterrupt:
         print("stopped. The same command goes on from what is done.", file=sys.stderr)
         sys.exit(130)
+
+
+def is_first_process() -> bool:
+    """Of a run's processes the first speaks for all. SLURM's learn their rank only when they meet."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def leave_processes() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-from ssvid.recipe import Recipe
+from ssvid.recipe import Recipe, with_name
 from ssvid.registry import Registry
 from ssvid.signatures import comments_of, parameters_of
 
@@ -23,8 +23,9 @@ def show_help(
     explain(parser, function)
     print(parser.format_help().replace("%%", "%"))
     for flag, table in tables.items():
-        if name := given.get(flag, {}).get("name"):
-            print(of_entry(flag, table[name]))
+        value = with_name(given.get(flag))
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            print(of_entry(flag, table[value["name"]]))
         else:
             names = ", ".join(table.names())
             print(f"--{flag} is one of: {names}; `--{flag} NAME --help` lists its own flags\n")

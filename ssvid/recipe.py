@@ -22,6 +22,8 @@ def load_recipe(path: str | Path) -> Recipe:
     recipe = read_yaml(path, "recipe")
     if not isinstance(recipe, dict):
         raise UserError(f"The recipe {path} is no mapping of flags to values.")
+    if nameless := [key for key in recipe if not isinstance(key, str)]:
+        raise UserError(f"The recipe {path} has a key {nameless[0]!r} that is no name of a flag.")
     return recipe
 
 
@@ -48,7 +50,9 @@ def set_flags(recipe: Recipe, flags: Recipe) -> Recipe:
         for part in above:
             if isinstance(parent.get(part), str):
                 parent[part] = {"name": parent[part]}
-            parent = parent.setdefault(part, {})
+            if parent.get(part) is None:
+                parent[part] = {}
+            parent = parent[part]
             if not isinstance(parent, dict):
                 raise UserError(f"There is no flag --{flag}: {part} has no parts.")
         value = copy.deepcopy(flags[flag])

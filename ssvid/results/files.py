@@ -20,15 +20,21 @@ def read_result(file: Path) -> Result | None:
         raise UserError(f"{file} is no whole JSON file ({error}): delete it and run the command again.") from error
     if not isinstance(content, dict) or content.get("kind") not in KINDS:
         return None
-    if content.get("schema", SCHEMA) != SCHEMA:
+    schema = content.get("schema", SCHEMA)
+    if isinstance(schema, int) and schema > SCHEMA:
         raise UserError(
-            f"{file} has schema {content['schema']} and this version of ssvid reads schemas up to {SCHEMA}: "
+            f"{file} has schema {schema} and this version of ssvid reads schemas up to {SCHEMA}: "
             "read it with the version that wrote it."
         )
     try:
+        if schema != SCHEMA:
+            raise UserError(f"has a schema {schema!r} that no version wrote")
         return from_json(content)
     except UserError as error:
         raise UserError(f"{file} {error}: delete it and run the command again.") from None
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        why = f"is damaged ({type(error).__name__}: {error})"
+        raise UserError(f"{file} {why}: delete it and run the command again.") from error
 
 
 def read_folder(folder: Path) -> dict[Path, Result]:

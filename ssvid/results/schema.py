@@ -9,7 +9,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from ssvid.errors import UserError
 
@@ -190,6 +191,10 @@ def from_json(content: Json) -> Result:
     if "schema" not in content:
         content = _upgrade(content)
     metric = content.get("metric")
+    if not isinstance(metric, str):
+        raise UserError("lacks `metric`")
+    if content.get("kind") == BENCH and not isinstance(_mapping(content, "protocol").get("cell"), dict):
+        raise UserError("lacks `protocol.cell`")
     rest = {key: value for key, value in content.items() if key in OWN_KEYS}
     main = {key: value for key, value in content.items() if key not in OWN_KEYS | {"schema"}}
     controls = _mapping(content, "controls")
@@ -231,8 +236,19 @@ def _build(kind: type[Part], content: Any, place: str) -> Part:
     missing = [name for name in needed if name not in content]
     if missing:
         raise UserError(f"lacks `{f'{place}.{missing[0]}'.lstrip('.')}`")
+    for f in fields(kind):  # type: ignore[arg-type]
+        check_kind(content.get(f.name), f.type, f"{place}.{f.name}".lstrip("."))
     names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     return kind(**{key: value for key, value in content.items() if key in names})
+
+
+def check_kind(value: Any, annotation: Any, place: str) -> None:
+    """Refuse a value that is not of the kind of its field. What the value holds is not looked at."""
+    if get_origin(annotation) in (UnionType, Union):
+        annotation = get_args(annotation)[0]  # the other is None
+    kind = get_origin(annotation) or annotation
+    if value is not None and kind in (dict, list, str, int, bool) and not isinstance(value, kind):
+        raise UserError(f"has a `{place}` that is no {kind.__name__}")
 
 
 def _score(content: Any, metric: Any, place: str) -> Score:
@@ -247,7 +263,8 @@ def _score(content: Any, metric: Any, place: str) -> Score:
 def _gain(content: Any, place: str) -> Gain:
     if not isinstance(content, dict):
         raise UserError(f"has no mapping `{place}`")
-    return _build(Gain, {**content, "interval": _interval(content.get("interval"), place)}, place)
+    numbers = {"difference": float(content["difference"]), "interval": _interval(content.get("interval"), place)}
+    return _build(Gain, {**content, **numbers}, place)
 
 
 def _interval(content: Any, place: str) -> Interval:

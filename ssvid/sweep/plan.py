@@ -13,6 +13,7 @@ Cells are grid x list x random. The i-th draw of `random` is the same in every c
 """
 
 import copy
+import hashlib
 import itertools
 import json
 import math
@@ -282,11 +283,11 @@ def cell(
 def identity(config: dict[str, Any], suite: dict[str, Any] | None, axes: list[str]) -> str:
     """Of all that makes a cell this one. How it is run (workers, log_every ...) does not, unless that is an axis."""
     from ssvid.engine.checkpoint import FREE, flat
-    from ssvid.results import digest
 
     how = FREE - {"steps", "epochs", "data.root", "encoder"} - set(axes)
     kept = {key: value for key, value in flat(config).items() if key not in how}
-    return digest({"config": kept, "suite": suite})
+    text = json.dumps([kept, suite], sort_keys=True)  # of folders that exist: changing it would train them anew
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def different(cells: list[Cell], path: str) -> None:

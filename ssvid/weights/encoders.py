@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ssvid.encoder import Encoder, build
 from ssvid.errors import UserError
 from ssvid.log import log
@@ -53,7 +55,9 @@ def load_encoder(path: str | Path) -> Encoder:
         encoder = build(card["name"], given)
         encoder.spec = ClipSpec(**card["spec"])
         encoder.mean, encoder.std, encoder.licence = tuple(card["mean"]), tuple(card["std"]), card["licence"]
-    except (KeyError, TypeError) as error:
+        if len(torch.tensor([encoder.mean, encoder.std], dtype=torch.float32)[0]) != 3:
+            raise ValueError("mean and std are three numbers each")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{card_file} describes no encoder: {error}.") from error
     load_weights(encoder, file.with_suffix(".safetensors"), encoder.name)
     return encoder.eval()
