@@ -20,7 +20,7 @@ from ssvid.engine.features import refuse
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError, positive
 from ssvid.log import log
-from ssvid.results import Result, read_folder, read_result
+from ssvid.results import Result, read_result
 from ssvid.results.provenance import titles
 
 CELL = "classify.linear"  # whose numbers are printed
@@ -70,8 +70,9 @@ def linear_probe(
     runner = SuiteRunner(Path(out), options, module="benchmarks.linear_probe", config=config, data=own_data)
     runner.run(suite, encoder, clip, layers)
     written = write_report(runner)
-    results = [result for result in read_folder(Path(out)).values() if result.cell == CELL]
-    return {**written, "results": [brief(result) for result in results if result.encoder.title in titles(encoder)]}
+    files = [Path(out) / f"{name}.{CELL}.json" for name in titles(encoder)]
+    results = [read_result(file) for file in files if file.exists()]
+    return {**written, "results": [brief(result) for result in results if result is not None]}
 
 
 def refuse_old_results(folder: Path, encoders: list[str]) -> None:

@@ -26,10 +26,14 @@ class Screen(logging.Handler):
 
 
 def show_log() -> None:
-    """Show what is logged from here on. Calling it again changes nothing."""
+    """Show what is logged from here on, and progress bars. Calling it again changes nothing."""
     log.setLevel(logging.INFO)
-    if not any(isinstance(handler, Screen) for handler in log.handlers):
+    if not is_shown():
         log.addHandler(Screen())
+
+
+def is_shown() -> bool:
+    return any(isinstance(handler, Screen) for handler in log.handlers)
 
 
 @functools.cache

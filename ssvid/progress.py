@@ -5,10 +5,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ssvid.log import is_shown
+
 LOG_S = 20.0  # seconds between two lines of a bar in a log file
 
 
-def progress_bar(total: int, unit: str, *, refresh_s: float = 1.0, **options: Any) -> "tqdm[Any]":
-    """`refresh_s`: seconds between two drawings on a terminal."""
+def progress_bar(
+    total: int, unit: str, *, refresh_s: float = 1.0, disable: bool = False, **options: Any
+) -> "tqdm[Any]":
+    """`refresh_s`: seconds between two drawings on a terminal. A library call shows no bar, as it shows no log."""
     interval_s = refresh_s if sys.stderr.isatty() else LOG_S
-    return tqdm(total=total, unit=unit, mininterval=interval_s, **options)
+    hidden = disable or not is_shown()
+    return tqdm(total=total, unit=unit, mininterval=interval_s, disable=hidden, **options)

@@ -8,7 +8,8 @@ import torch
 
 from ssvid import load_encoder
 from ssvid.errors import UserError
-from tests.helpers import metrics, run_pretrain, squares, write_video
+from ssvid.sweep.plan import read
+from tests.helpers import ROOT, metrics, run_pretrain, squares, write_video
 
 OLD = Path(__file__).parent / "old" / "run"
 SIZE = ["--encoder.dim", "8", "--encoder.heads", "1", "--encoder.depth", "1"]
@@ -52,3 +53,9 @@ def test_an_old_run_starts_a_new_one(run: Path):
 def test_another_setting_is_refused_as_before(run: Path):
     with pytest.raises(UserError, match="mask_ratio"):
         run_pretrain(Path("videos"), run, *SIZE, "--objective.mask_ratio", "0.5")
+
+
+def test_cells_of_sweeps_keep_their_hashes():
+    """A sweep's folder is known by them: another hash would train every finished cell again."""
+    cells = read(str(ROOT / "recipes" / "sweeps" / "smoke.yaml")).cells
+    assert [cell.hash for cell in cells[:2]] == ["be7dbef19670", "d1b33936bebf"]

@@ -46,3 +46,10 @@ def test_a_recipe_is_a_mapping(tmp_path):
     (tmp_path / "r.yaml").write_text("[1, 2]")
     with pytest.raises(UserError, match=r"r\.yaml"):
         load_recipe(tmp_path / "r.yaml")
+
+
+def test_a_key_that_is_no_text_and_a_part_of_nothing(tmp_path):
+    (tmp_path / "r.yaml").write_text("3: 4\n")
+    with pytest.raises(UserError, match="3"):
+        load_recipe(tmp_path / "r.yaml")
+    assert set_flags({"clip": None}, {"clip.fps": 5}) == {"clip": {"fps": 5}}

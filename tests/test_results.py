@@ -59,6 +59,12 @@ DAMAGED = {
     "`interval`": {"interval": 3},
     r"`controls\.random\.interval`": {"controls": {"random": {"top1": 0.5}}},
     r"`gains\.random\.interval`": {"gains": {"random": {"difference": 0.5}}},
+    "could not convert": {"interval": ["a", "b"]},
+    "`protocol.cell`": {"protocol": {}},
+    "`data.clips`": {"data": {**to_json(make_result("net", "one"))["data"], "clips": "x"}},
+    "`metric`": {"metric": [1]},
+    "schema 0": {"schema": 0},
+    "ValueError": {"gains": {"random": {"difference": "x", "interval": [0, 1], "shown": True}}},
 }
 
 

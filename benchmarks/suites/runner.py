@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from benchmarks.features.bench import Bench, FeatureOptions, Subject
 from benchmarks.features.late_fusion import agreed, bench, leaks, subject
@@ -26,6 +25,7 @@ from ssvid.engine.features import cpu_seconds
 from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
+from ssvid.progress import progress_bar
 from ssvid.results import BENCH, Cost, Result, digest, refuse_another, write_result
 from ssvid.results.provenance import command_line, describe_data, git, titles
 from ssvid.results.text import line
@@ -109,7 +109,7 @@ class SuiteRunner:
         """A single encoder that cannot be opened is an error; of several it is reported."""
         self.folder.mkdir(parents=True, exist_ok=True)
         total, hidden = len(encoders) * len(suite.cells), not sys.stderr.isatty()
-        with tqdm(total=total, unit="cell", desc=suite.name, disable=hidden) as bar:
+        with progress_bar(total, "cell", desc=suite.name, disable=hidden) as bar:
             for text, name in zip(encoders, titles(encoders), strict=True):
                 for cell, why in suite.broken:
                     self.report_failure(name, [cell], why)

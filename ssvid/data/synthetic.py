@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from ssvid.errors import UserError
 from ssvid.files import locked
+from ssvid.progress import progress_bar
 from ssvid.randomness import uniform
 from ssvid.shapes import Row
 
@@ -211,7 +211,7 @@ def each(rows: list[Row], root: Path, one: Callable[[Row], None]) -> None:
     for folder in {(root / row.path).parent for row in rows}:
         folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # codec and numpy let go of the interpreter
-        list(tqdm(pool.map(one, rows), "synthetic videos", len(rows), unit="file", leave=False))
+        list(progress_bar(len(rows), "file", iterable=pool.map(one, rows), desc="synthetic videos", leave=False))
 
 
 def encode(path: Path, clip: np.ndarray, fps: int) -> None:

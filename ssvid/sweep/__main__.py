@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from ssvid.errors import RunError, UserError, positive
 from ssvid.files import read_yaml
+from ssvid.log import log
 from ssvid.progress import progress_bar
 from ssvid.sweep import jobs, local, slurm, status
 from ssvid.sweep.cluster import Cluster
@@ -71,7 +72,7 @@ def unseen(plan: Any) -> None:
     roots = [part.get("data") for one in plan.cells for part in (one.config, one.suite or {})]
     named = {part.get("root") for part in roots if isinstance(part, dict) and part.get("name") not in DRAWN}
     for root in sorted(str(root) for root in named if root and not Path(root).exists()):
-        print(f"warning: there is no {root} here, of which the sweep reads; do the nodes see it?", file=sys.stderr)
+        log.warning(f"there is no {root} here, of which the sweep reads; do the nodes see it?")
 
 
 def suites_can_be(suites: list[dict[str, Any]], best: str | None, sweep: str) -> None:
@@ -93,14 +94,14 @@ def merged(folder: SweepFolder, plan: Any, asked: Cluster, named: bool) -> dict[
     try:
         there = folder.read() if folder.file.exists() else {}
     except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)  # written anew from the sweep file
+        log.warning(f"{error}")  # written anew from the sweep file
     if not named and there.get("file", plan.file) != plan.file:
         raise UserError(f"{folder.path} holds the sweep of {there['file']}: say --out DIR, or give this one a `name`.")
     before = there.get("cells", {})
     cells = {one.hash: one.record() for one in plan.cells}
     gone = {name: {**given, "left": True} for name, given in before.items() if name not in cells}
     if new := len(cells.keys() - before.keys()) if before else 0:
-        print(f"{plan.file} was changed: {new} new cells, {len(gone)} that it has no more.", file=sys.stderr)
+        log.info(f"{plan.file} was changed: {new} new cells, {len(gone)} that it has no more.")
     return {
         "name": plan.name,
         "file": plan.file,
@@ -128,20 +129,20 @@ def handed(
     todo = [cell for cell in open_ if only is None or cell in only]
     if todo and cluster == "slurm":
         said = slurm.submit_arrays(folder, name, todo, asked, keep)
-        print(f"submitted {len(todo)} cells as SLURM's {', '.join(said)}", file=sys.stderr)
+        log.info(f"submitted {len(todo)} cells as SLURM's {', '.join(said)}")
     if todo and cluster == "local":
         local.start_lanes(folder, todo, asked, parallel or 1)
-        print(f"started {len(todo)} cells here, {min(parallel or 1, len(todo))} at once", file=sys.stderr)
+        log.info(f"started {len(todo)} cells here, {min(parallel or 1, len(todo))} at once")
     if failed := sum(one.state == "failed" for one in found):
-        print(f"{failed} cells have failed and stay so: python -m ssvid.sweep retry --failed", file=sys.stderr)
+        log.info(f"{failed} cells have failed and stay so: python -m ssvid.sweep retry --failed")
     return todo
 
 
 def shown(plan: Any, folder: SweepFolder, asked: Cluster, cluster: str) -> dict[str, Any]:
     for one in plan.cells:
-        print(f"{one.hash}  {one.name}", file=sys.stderr)
+        log.info(f"{one.hash}  {one.name}")
     if cluster == "slurm" and shutil.which("srun"):
-        print(slurm.script(folder, plan.name, len(plan.cells), asked), file=sys.stderr)
+        log.info(slurm.script(folder, plan.name, len(plan.cells), asked))
     return {"out": str(folder.path), "cells": len(plan.cells), "dry_run": True}
 
 
@@ -149,7 +150,7 @@ def debug(folder: SweepFolder, todo: list[str], asked: Cluster) -> None:
     for name in todo:
         if (became := keep(str(folder.path.resolve()), [name], vars(asked))[name]) != "finished":
             last = folder.cell(name).why if became == "failed" else {}
-            print("\n".join(last.get("lines", [])), file=sys.stderr)
+            log.info("\n".join(last.get("lines", [])))
             raise RunError(f"The cell {name} {became} ({last.get('why', 'it was told to leave')}).")
 
 
@@ -178,7 +179,7 @@ def ended(folder: SweepFolder, submitted: int, waited: bool) -> dict[str, Any]:
     number = status.counts(found)
     made = {"out": str(folder.path), "submitted": submitted, **number}
     if waited:
-        print(status.table(found), file=sys.stderr)
+        log.info(status.table(found))
         made["exit_code"] = 0 if number["finished"] == number["cells"] else 3
     return made
 
@@ -193,7 +194,7 @@ def of(out: str | None) -> SweepFolder:
     found = sorted(RUNS.glob("*/sweep.json"), key=lambda file: file.stat().st_mtime)
     if not found:
         raise UserError(f"There is no sweep below {RUNS}/: say which, --out DIR.")
-    print(f"the newest sweep: {found[-1].parent}", file=sys.stderr)
+    log.info(f"the newest sweep: {found[-1].parent}")
     return SweepFolder(found[-1].parent)
 
 
@@ -228,7 +229,7 @@ def logs(
     for event in one.events():
         shown = {key: value for key, value in event.items() if key not in ("event", "time", "lines") and value}
         clock = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
-        print(f"{clock} {event['event']}: {', '.join(f'{k} {v}' for k, v in shown.items())}", file=sys.stderr)
+        log.info(f"{clock} {event['event']}: {', '.join(f'{k} {v}' for k, v in shown.items())}")
     attempts = sorted(one.logs.iterdir()) if one.logs.is_dir() else []
     for file in sorted(attempts[-1].glob("*.err")) if attempts else []:
         print(f"--- {file}", *tail(file)[-lines:], sep="\n", file=sys.stderr)

@@ -65,8 +65,9 @@ def numbers(found) -> list[tuple[str, float]]:
 def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, tmp_path: Path):
     """SIGKILL once the first part of the features is there: the second run takes it and makes the others."""
     script = (
-        "from benchmarks.run import run; from ssvid import registry; "
-        f"from ssvid.engine import features; features.PART = {PART}; "
+        "import time; from benchmarks.run import run; from ssvid import registry; "
+        f"from ssvid.engine import features; features.PART = {PART}; write = features.write_whole; "
+        "features.write_whole = lambda *part: (write(*part), time.sleep(600)); "  # until it is killed
         f"data = registry.datasets['synthetic']({str(data.root.parent)!r}, train=48, labelled=48, val=8, test=12); "
         f"run([{NET!r}], {str(tmp_path / 'out')!r}, data=data, suite={suite!r}, cache={str(tmp_path / 'cache')!r}, "
         "workers=0, threads=1, devices='cpu', batch_size=1)"

@@ -37,7 +37,13 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    return partial(write_sweep, tmp_path, cluster=NODES)
+    yield partial(write_sweep, tmp_path, cluster=NODES)
+    jobs = [
+        str(one["job"]) for place in tmp_path.glob("*/sweep.json") for one in SweepFolder(place.parent).submissions()
+    ]
+    for job in jobs:  # the next test wants the nodes
+        subprocess.run(["scancel", job], timeout=60)
+        until(lambda job=job: not (ask("squeue", "-h", "-j", job) or "").strip())
 
 
 def step_of(cell: CellFolder) -> int:

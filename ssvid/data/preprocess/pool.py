@@ -2,7 +2,6 @@
 
 import errno
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-from tqdm import tqdm
 
 from ssvid.data.quarantine import Quarantine
 from ssvid.errors import RunError, UserError
+from ssvid.progress import progress_bar
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, its limit for one file
 
@@ -62,7 +61,7 @@ def list_bad(bad: Quarantine, root: Path, found: Iterable[Found]) -> None:
 
 def each(work: Any, items: list[str], workers: int, what: str) -> list[Found]:
     results = map(work, items) if workers == 1 or len(items) < 2 else spread(work, items, workers, what)
-    with tqdm(results, total=len(items), desc=what, unit="file", file=sys.stderr) as bar:
+    with progress_bar(len(items), "file", iterable=results, desc=what) as bar:
         return list(bar)
 
 
