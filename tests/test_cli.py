@@ -80,7 +80,7 @@ def test_flags_that_cannot_be(argv, tmp_path, flag, value, said):
     """Unknown names and keys, values of the wrong type or out of range, and contradictions."""
     out = tmp_path / "out"
     refusal = refused([*argv, "--out", str(out), flag, value])
-    assert tells(refusal, *said.split()) and "{'name'" not in sentence
+    assert tells(refusal, *said.split()) and "{'name'" not in refusal
     assert not out.exists()
 
 

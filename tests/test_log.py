@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from ssvid import load_encoder
+from ssvid.data.clips import Clips
 from ssvid.data.datasets.folder import folder
+from ssvid.engine.features import Source, extract_from
 from ssvid.log import Screen, log, log_once
-from tests.helpers import squares, write_video
+from ssvid.shapes import Views
+from tests.helpers import run_pretrain, squares, write_video
 
 
 @pytest.fixture
@@ -28,6 +32,18 @@ def open_data(root: Path) -> None:
 def test_a_library_call_shows_nothing(tmp_path: Path, unshown: None, capsys: pytest.CaptureFixture[str]):
     open_data(tmp_path)
     log.warning("of no use to anybody")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_from_python_shows_no_bar_and_goes_on(
+    tmp_path: Path, videos: Path, unshown: None, capsys: pytest.CaptureFixture[str]
+):
+    run_pretrain(videos, tmp_path / "run", "--steps", "2", "--log_every", "1")
+    encoder = load_encoder(tmp_path / "run")
+    clips = Clips(folder(str(videos)), Views(clips=(encoder.spec,)), seed=0)
+    source = Source("encoder", "of a test", lambda clip, index: {"pooled": encoder(encoder.normalise(clip)).pooled})
+    extracted = extract_from(clips, [source], str(tmp_path / "cache"), 4, 0, "cpu", label="net")
+    assert len(extracted.features["encoder"]["pooled"]) == 10
     assert capsys.readouterr() == ("", "")
 
 

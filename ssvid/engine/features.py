@@ -98,7 +98,7 @@ def extract_from(
         videos = sum(len(part.rows) for part, _ in todo)
         with progress_bar(videos, "video", desc=label, disable=not todo) as bar:
             for part, wanting in todo:
-                _extract_part(data, part, wanting, root, batch_size, workers, torch.device(device), bar, each)
+                _extract_part(data, part, wanting, root, batch_size, workers, torch.device(device), bar, label, each)
     loaded = {s.name: [_load(_file(root, s, part)) or {} for part in parts] for s in sources}
     features = {name: _join(got) for name, got in loaded.items()}
     ok = [f.pop("ok").bool() for f in features.values()]
@@ -114,6 +114,7 @@ def _extract_part(
     workers: int,
     device: torch.device,
     bar: "tqdm[Any]",
+    label: str,  # of the encoder, for a message
     each: bool,
 ) -> None:
     got: dict[str, dict[str, Tensor]] = {s.name: {} for s in wanting}
@@ -134,7 +135,7 @@ def _extract_part(
             for name in views[0]:
                 stack = torch.stack([v[name].float() for v in views], dim=1)  # B V ...
                 value = (stack if each else stack.mean(1)).to(views[0][name].dtype).cpu()
-                _check_finite(value, source, batch["video_id"], bar.desc)
+                _check_finite(value, source, batch["video_id"], label)
                 empty = torch.zeros(len(part.rows), *value.shape[1:], dtype=value.dtype)
                 got[source.name].setdefault(name, empty)[where] = value
     for source in wanting:
