@@ -88,10 +88,10 @@ def test_groups_of_one_clip_are_said(tmp_path, capsys):
     touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     text = "path,label,split,group\na.mp4,x,train,1\nb.mp4,x,train,{}\nc.mp4,x,test,3\n"
     datasets["csv"](table(tmp_path / "lone.csv", text.format(2)))
-    assert tells(capsys.readouterr().err, "lone.csv", "group")
+    assert tells(capsys.readouterr().err, "lone.csv", "--data.group")
     datasets["csv"](table(tmp_path / "fine.csv", text.format(1)))
     datasets["csv"](table(tmp_path / "none.csv", text.format(1).replace("group", "other")))
-    assert "none.csv" not in (said := capsys.readouterr().err) and "fine.csv" not in said
+    assert not tells(capsys.readouterr().err, "--data.group")
 
 
 def test_an_empty_class_is_named(tmp_path):
@@ -142,7 +142,7 @@ def test_frames(tmp_path):
     listed = datasets["frames"](table(tmp_path / "l.csv", "path,label\ntrain/x/one,x\ntest/x/three,x\n"), fps=5.0)
     assert len(listed) == 2 and listed.rows[0].fps == 5.0
     check_refusal("frames", touch(tmp_path / "e", "a.txt"), str(tmp_path / "e"), fps=5.0)
-    check_refusal("frames", tmp_path, "--data.fps", "0.0", fps=0.0)
+    check_refusal("frames", tmp_path, "--data.fps", "0", fps=0.0)
 
 
 def test_ucf101_with_the_official_lists(shared, tmp_path):
