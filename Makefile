@@ -15,7 +15,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -q -n 2
 
 slow: .venv/ready
-	$(BIN)/python -m pytest -q -m 'slow and not nightly and not gpu' -n 2 --dist loadgroup \
+	$(BIN)/python -m pytest -q -m 'slow and not nightly and not gpu' -n 2 \
 		--jaxtyping-packages=ssvid,objectives,benchmarks,beartype.beartype
 
 # Hours. PART=NAME runs one part; a part that passed at this commit is not run again.

@@ -15,6 +15,7 @@ from tests.engine.pairs import metrics_so_far, same_numbers
 from tests.engine.test_run import same, weights
 from tests.engine.two import two_steps
 from tests.helpers import ROOT, metrics, pretrain_argv, run_pretrain, tells
+from tests.sweep.small import take_slurm
 
 SRUN = ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
 TIME_S = 240
@@ -40,6 +41,12 @@ def two_nodes() -> None:
         pytest.skip(why)
 
 
+@pytest.fixture(autouse=True)
+def turn() -> Iterator[None]:
+    with take_slurm():
+        yield
+
+
 @pytest.fixture
 def clean() -> dict[str, str]:
     """Nothing of another launcher's."""
@@ -51,7 +58,6 @@ NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in ("dpc", "in
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.parametrize("name", ["mae", *NIGHTLY])  # infonce: what CoCLR begins with
 def test_two_nodes_are_one_process(name: str, clean: dict[str, str], tmp_path: Path):
     file = tmp_path / "two.pt"
@@ -109,7 +115,6 @@ def job(clean: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("slurm")
 def test_a_signal_then_two_nodes_again_or_one_process(job: Callable[..., Job], videos: Path, tmp_path: Path):
     """The second start has a port that was chosen for it, as a sweep chooses one. No dropout: ranks draw their own."""
     more = ("--steps", "40", "--checkpoint_every", "1000", "--workers", "1")

@@ -1,11 +1,15 @@
 """The smallest sweep that trains and is asked."""
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ssvid.files import locked
 
 SMALL = {
     "data": {"name": "synthetic", "train": 24, "val": 12, "test": 12},
@@ -28,6 +32,13 @@ def write_sweep(folder: Path, **parts: Any) -> str:
     flags = {"data.root": str(folder / "set"), **parts.pop("set", {})}
     file.write_text(yaml.safe_dump({"base": SMALL, "set": flags, **parts}, sort_keys=False))
     return str(file)
+
+
+@contextmanager
+def take_slurm() -> Iterator[None]:
+    """One test of SLURM at a time, in whichever process of pytest: each wants both nodes and waits a limited time."""
+    with locked(Path(tempfile.gettempdir()) / "ssvid_slurm_tests.lock", wait=True, what="SLURM"):
+        yield
 
 
 def until(true: Callable[[], object], seconds: float = 180.0) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,9 @@ from ssvid.sweep.slurm import ask
 from ssvid.sweep.status import states
 from tests.helpers import ROOT, command
 from tests.sweep.faults import compared, disturbed, processes, whole
-from tests.sweep.small import SUITE, until, write_sweep
+from tests.sweep.small import SUITE, take_slurm, until, write_sweep
 
-# One after the other: each test wants both nodes, and waits a limited time for them.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 MANY = 10**6  # steps: more than there is time for
 
 NODES = {"nodes": 2, "cpus": 1, "memory": 1, "parallel": 2, "time": 20}
@@ -29,6 +29,12 @@ def cluster() -> None:
     fit = {line.split()[0] for line in nodes if line.split()[1] in ("idle", "mixed", "allocated", "completing")}
     if len(fit) < 2:
         pytest.skip("no SLURM of two nodes here: shared/slurm/start-slurm.sh --nodes 2 starts one")
+
+
+@pytest.fixture(autouse=True)
+def turn() -> Iterator[None]:
+    with take_slurm():
+        yield
 
 
 @pytest.fixture
