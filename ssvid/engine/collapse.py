@@ -18,18 +18,25 @@ def effective_rank(features: Pooled) -> float:
     return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
 
 
+def std_of_units(features: Pooled) -> Tensor:
+    """Mean over the widths of the standard deviation of unit features: 0 where all clips look alike.
+
+    About 1/sqrt(width) where they are spread (SimSiam, arXiv:2011.10566). lightly has the same; its
+    import in the middle of a run would bring torch's compiler, with processes of its own, along.
+    """
+    return torch.nn.functional.normalize(features, dim=1).std(dim=0).mean()
+
+
 @torch.no_grad()
 def monitors(objective: Objective, batch: Batch) -> dict[str, float]:
     """Effective rank and feature std of every exported encoder on the first view, without touching the run's state."""
-    from lightly.utils.debug import std_of_l2_normalized  # its import costs seconds, a run does it once
-
     values = {}
     for name, encoder in objective.exported().items():
         with evaluating(encoder):
             pooled = encoder(batch["clips"][:MONITORED, 0]).pooled.float()
         if len(pooled) > 1:
             values[f"{name}/effective_rank"] = effective_rank(pooled)
-            values[f"{name}/feature_std"] = float(std_of_l2_normalized(pooled))
+            values[f"{name}/feature_std"] = float(std_of_units(pooled))
     return values
 
 
