@@ -114,7 +114,7 @@ def job(clean: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
         subprocess.run(["scancel", one.id], timeout=60)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # beside other work on the two cores its first process once did not end: see the issue's note
 def test_a_signal_then_two_nodes_again_or_one_process(job: Callable[..., Job], videos: Path, tmp_path: Path):
     """The second start has a port that was chosen for it, as a sweep chooses one. No dropout: ranks draw their own."""
     more = ("--steps", "40", "--checkpoint_every", "1000", "--workers", "1")
