@@ -45,3 +45,9 @@ def test_a_name_that_is_registered_twice_is_refused(tmp_path, monkeypatch):
         registry.Registry("doubled", "thing").names()
     with pytest.raises(UserError, match=facts("mea", "mae")):
         registry.objectives["mea"]
+
+
+def test_a_name_is_taken_once():
+    registry.encoders.register("vit")(registry.encoders["vit"])  # the same again
+    with pytest.raises(KeyError, match="vit"):
+        registry.encoders.register("vit")(int)
