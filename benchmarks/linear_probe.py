@@ -9,16 +9,14 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.features.bench import FeatureOptions
+from benchmarks.features.bench import Devices, open_options
 from benchmarks.features.pooling import POOLINGS
 from benchmarks.run import write_report
 from benchmarks.suites.loader import load
 from benchmarks.suites.runner import SuiteRunner, open_suite
 from ssvid.data.manifest import Manifest, labelled
-from ssvid.engine.distributed import join
-from ssvid.engine.features import refuse
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.results import Result, read_result
 from ssvid.results.provenance import titles
@@ -40,27 +38,25 @@ def linear_probe(
     cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
-    devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
+    devices: Devices = "auto",  # auto: a GPU where there is one
     threads: int | None = None,  # of torch; null: torch's own choice
     max_bad: float = 0.01,  # share of files that may be damaged
     seed: int = 0,  # of the probes and the random controls
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Probe frozen encoders (run folders, exported files or registered names) against their controls."""
-    refuse(Path(out), cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
-    positive(threads=threads)
-    if threads is not None:
-        torch.set_num_threads(threads)
     if not encoder:
         raise UserError("Say what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
     refuse_old_results(Path(out), encoder)
-    options = FeatureOptions(
-        cache=cache,
+    options = open_options(
+        out,
+        cache,
+        devices=devices,
+        threads=threads,
         batch_size=batch_size,
         workers=workers,
         clips=clips,
-        poolings=tuple(poolings),
-        device=join(devices).device,
+        poolings=poolings,
         seed=seed,
         calibrate_bn=calibrate_bn,
         max_bad=max_bad,

@@ -6,15 +6,11 @@ How the cells are run and what becomes of a failure: benchmarks/suites/runner.py
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from benchmarks.features.bench import FeatureOptions
+from benchmarks.features.bench import Devices, open_options
 from benchmarks.features.pooling import POOLINGS
 from benchmarks.suites.loader import load
 from benchmarks.suites.runner import SuiteRunner, open_suite
 from ssvid.data.manifest import Manifest
-from ssvid.engine.distributed import join
-from ssvid.engine.features import refuse
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError, positive
 from ssvid.log import log
@@ -38,7 +34,7 @@ def run(
     cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
-    devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
+    devices: Devices = "auto",  # auto: a GPU where there is one
     threads: int | None = None,  # of torch; null: torch's own choice
     max_bad: float = 0.01,  # share of files that may be damaged
     words: str | None = None,  # the list of words of a published encoder's text side, beside its file
@@ -46,21 +42,20 @@ def run(
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Ask frozen encoders (run folders, files or registered names) everything a suite holds, controls included."""
-    refuse(Path(out), cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
-    positive(threads=threads, crops=crops, seeds=seeds)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    positive(seeds=seeds)
     if not encoder:
         raise UserError("Say what to ask: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
-    options = FeatureOptions(
-        cache=cache,
+    options = open_options(
+        out,
+        cache,
+        devices=devices,
+        threads=threads,
         batch_size=batch_size,
         workers=workers,
         clips=clips,
         crops=crops,
         average=average,
-        poolings=tuple(poolings),
-        device=join(devices).device,
+        poolings=poolings,
         seed=seed,
         calibrate_bn=calibrate_bn,
         max_bad=max_bad,

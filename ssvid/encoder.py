@@ -24,7 +24,7 @@ class Encoder(nn.Module, ABC):
     (in its docstring) fits most, and an encoder that is laid out otherwise says so by a method of its own.
     """
 
-    name: str = "an unregistered encoder"  # the registry's name and arguments, set by create_encoder
+    name: str = "an unregistered encoder"  # the registry's name and arguments, set by `build`
     kwargs: dict[str, Any]
     dim: int  # width D of tokens and of pooled
     depth: int = 1  # number of layers that `layers` may ask for

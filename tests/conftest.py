@@ -27,7 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LIMIT_CPU_S = 5.0  # of a fast test, its fixtures apart
-NOISE = 2.0  # the other core's work can make a CPU-second here worth half of one there
 WORK_CPU_S, WORK_STEPS = 0.065, 20  # what `slowness` computes takes so long where the limit was set
 
 
@@ -54,7 +53,7 @@ def measure(item: pytest.Item) -> Iterator[None]:
     cpu_s = spent() - before
     item.user_properties.append(("cpu_s", cpu_s))
     if cpu_s > LIMIT_CPU_S and not any(map(item.get_closest_marker, ("slow", "nightly", "gpu"))):
-        limit = LIMIT_CPU_S * NOISE * slowness()
+        limit = LIMIT_CPU_S * slowness()
         assert cpu_s <= limit, f"{cpu_s:.1f} CPU-seconds, {limit:.1f} allowed: make it smaller or mark it slow"
     return result
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,14 +18,17 @@ from benchmarks.features.units import keep, kind_of, places
 from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
-from ssvid.engine.features import Extracted, cpu_seconds, extract_from, some_clips
+from ssvid.engine.distributed import join
+from ssvid.engine.features import Extracted, cpu_seconds, extract_from, refuse, some_clips
 from ssvid.engine.train_flags import ClipChange
+from ssvid.errors import positive
 from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import calibrate, settle
 from ssvid.results import EncoderInfo
 from ssvid.results.provenance import describe_encoder
 from ssvid.shapes import ClipSpec, Frozen, Grid, Labels
 
+Devices = Literal["auto", "cpu", "cuda"]
 NAMED = 1  # seed of the weights of an encoder that is but a name: the same in every run, and not its twin's
 CALIBRATE = 256  # train clips that an untrained twin's batch norm is measured on
 
@@ -50,6 +54,20 @@ class FeatureOptions:
     def views(self) -> int:
         """Of a video that keep features of their own."""
         return self.clips * self.crops if self.average == "scores" else 1
+
+
+def open_options(out: str, cache: str, *, devices: Devices, threads: int | None, **settings: Any) -> FeatureOptions:
+    """The options of a command, checked, in a process that has its device and its threads.
+
+    `out`: folder of the results. `settings`: the other fields of FeatureOptions.
+    """
+    named = ("batch_size", "workers", "clips", "calibrate_bn")
+    refuse(Path(out), cache, **{name: settings[name] for name in named})
+    positive(threads=threads, crops=settings.get("crops"))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings["poolings"] = tuple(settings["poolings"])
+    return FeatureOptions(cache=cache, device=join(devices).device, **settings)
 
 
 class Subject(NamedTuple):

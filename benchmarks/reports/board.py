@@ -15,12 +15,13 @@ from benchmarks.reports.board_page import html_page
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
 from ssvid.results import TUNED, Result, read_folder
+from ssvid.results.run_files import read_mapping
 from ssvid.results.schema import KINDS
 
 
 def is_board(folder: Path) -> bool:
     """Damaged files are passed over here; `write` names them."""
-    return any(run_page.mapping(file).get("kind") in KINDS for file in folder.glob("*.json"))
+    return any(read_mapping(file).get("kind") in KINDS for file in folder.glob("*.json"))
 
 
 def write(*folders: Path, out: Path | None = None, baseline: str = "random") -> Path:

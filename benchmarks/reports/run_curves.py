@@ -1,8 +1,6 @@
 """metrics.jsonl -> a small panel for each number that a run logged, all in one figure with one axis of steps."""
 
-import json
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,19 +51,6 @@ class Curve(NamedTuple):
 
     def text(self, value: float) -> str:
         return f"{100 * value:.1f} %" if self.share else f"{value:.4g}"
-
-
-def read(file: Path) -> tuple[list[dict[str, Any]], int]:
-    """The lines of metrics.jsonl, and how many others could not be read."""
-    rows: list[dict[str, Any]] = []
-    lines = file.read_bytes().splitlines() if file.is_file() else []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"])})
-        except (ValueError, TypeError, KeyError, OverflowError):
-            continue
-    return rows, len(lines) - len(rows)
 
 
 def curves(rows: list[dict[str, Any]]) -> list[Curve]:

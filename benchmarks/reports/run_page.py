@@ -1,7 +1,6 @@
 """run folder -> a page on how an encoder was pretrained: curves, pictures, cost, provenance, config."""
 
 import html
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ssvid import registry
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
 from ssvid.results import Result
+from ssvid.results.run_files import read_mapping, read_metrics
 
 STYLE = """
 .sharp { image-rendering: pixelated; } figure { margin: .3rem 0 1rem; }
@@ -54,8 +54,8 @@ def write(run: Path, file: Path) -> Path:
 
 def html_page(run: Path, place: Path) -> str:
     """`place`: the folder that the page will be in."""
-    config, made = mapping(run / "config.yaml"), mapping(run / "provenance.json")
-    rows, damaged = run_curves.read(run / "metrics.jsonl")
+    config, made = read_mapping(run / "config.yaml"), read_mapping(run / "provenance.json")
+    rows, damaged = read_metrics(run / "metrics.jsonl")
     step = max((row["step"] for row in rows), default=0)
     title = f"Run {run.resolve().name}"
     parts = [
@@ -73,15 +73,6 @@ def html_page(run: Path, place: Path) -> str:
         settings(config),
     ]
     return page(title, "\n".join(parts), STYLE)
-
-
-def mapping(file: Path) -> dict[str, Any]:
-    """A file of JSON or YAML; empty where there is none or it is damaged."""
-    try:
-        found = json.loads(file.read_text()) if file.suffix == ".json" else yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def sentence(config: dict[str, Any], made: dict[str, Any], step: int) -> str:

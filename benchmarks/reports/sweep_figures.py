@@ -1,12 +1,10 @@
 """cells of a sweep -> charts: scores against each axis, means of pairs of axes as a table of colours, loss curves."""
 
 import html
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -22,6 +20,7 @@ from benchmarks.reports.figures import COLOURS
 from benchmarks.reports.page import BLUE, GREY, INK, PALE
 from benchmarks.reports.sweep_rows import SEED, Cell, places
 from ssvid.results.rows import RowScore
+from ssvid.results.run_files import read_losses
 
 VAL = COLOURS[1]
 LOG = 30  # times between the least and the largest value: more have a log scale
@@ -31,7 +30,6 @@ LINE = 12  # values that stand once each: more are no line but a cloud
 POINTS = 40_000  # of all loss curves together
 CROWD = 200  # cells in a chart: more have small dots
 EDGE = [withStroke(linewidth=3.6, foreground="white")]  # means stand out of the dots
-CHUNK = 4096  # bytes read at each place of a long log
 STYLE = f"""
 .marks span {{ white-space: nowrap; margin-right: 1.1rem; }}
 .marks i {{ display: inline-block; box-sizing: border-box; width: .6rem; height: .6rem; border-radius: 50%; }}
@@ -265,39 +263,10 @@ def pairs(axes: dict[str, list[str]], cells: Sequence[Cell]) -> list[tuple[str, 
     return [pair for pair in made if filled(pair)]
 
 
-def losses(file: Path, most: int) -> list[tuple[int, float]]:
-    """(step, loss) of a log; of a long one about `most` places are read, its beginning and its end among them."""
-    try:
-        size = file.stat().st_size
-        with open(file, "rb") as log:
-            if size <= most * CHUNK:
-                lines = log.read().splitlines()
-            else:
-                lines = [line for i in range(most) for line in _lines_at(log, i * (size - CHUNK) // (most - 1))]
-    except OSError:
-        return []
-    found: dict[int, float] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-            step, loss = int(row["step"]), float(row["loss"])
-        except (ValueError, TypeError, KeyError, OverflowError):
-            continue
-        if math.isfinite(loss):
-            found[step] = loss  # a step that a restart made again stands there twice
-    curve = sorted(found.items())
-    return curve if len(curve) <= most else [curve[i * (len(curve) - 1) // (most - 1)] for i in range(most)]
-
-
-def _lines_at(log: IO[bytes], place: int) -> list[bytes]:
-    log.seek(place)
-    return log.read(CHUNK).splitlines()  # a line that is cut is no JSON, and is passed over
-
-
 def curves(cells: Sequence[Cell], axis: str, values: Sequence[str]) -> tuple[Figure, str] | None:
     """The loss of every cell that logged one, coloured by its value on `axis`; and the legend, as HTML."""
     most = max(20, min(300, POINTS // max(1, len(cells))))
-    logged = [(cell, curve) for cell in cells if (curve := losses(cell.folder.metrics, most))]
+    logged = [(cell, curve) for cell in cells if (curve := read_losses(cell.folder.metrics, most))]
     if not logged:
         return None
     colour = colours(values)

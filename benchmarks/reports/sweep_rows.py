@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from benchmarks.reports.tables import markdown_table
 from ssvid.errors import UserError
 from ssvid.results.rows import RowScore, number, row_from_json
+from ssvid.results.run_files import read_whole_mapping
 from ssvid.results.text import between
 from ssvid.sweep.folder import CellFolder, SweepFolder
 
@@ -140,15 +141,10 @@ def _cell(folder: CellFolder, given: dict[str, Any], faults: list[str]) -> Cell:
 
 def _mapping(file: Path, then: str, faults: list[str]) -> dict[str, Any] | None:
     try:
-        found = json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
+        return read_whole_mapping(file)
+    except UserError:
         faults.append(f"{_short(file)} is damaged: {then}.")
         return None
-    return found
 
 
 def _short(file: Path) -> str:

@@ -17,6 +17,7 @@ from benchmarks.reports import board, run_curves, run_page, run_pictures
 from benchmarks.reports.run_pictures import Shot
 from ssvid.data.manifest import Manifest
 from ssvid.results import read_folder
+from ssvid.results.run_files import read_metrics
 from ssvid.shapes import Row
 from tests.benchmarks.browser import PageReader, read_page
 from tests.helpers import command, metrics, run_pretrain, tells
@@ -50,7 +51,7 @@ def test_the_command_makes_the_page_of_a_run(copy: Path):
     origin = {text for _, text in run_page.origin(provenance)}
     assert {provenance[key] for key in ("hash", "torch", "cpu", "root")} <= origin
     assert run_page.said(config)  # what the objective says of its pictures
-    rows, damaged = run_curves.read(copy / "metrics.jsonl")
+    rows, damaged = read_metrics(copy / "metrics.jsonl")
     cost = dict(run_page.cost(copy, rows, config, provenance, 6))
     assert damaged == 0 and "step_00000006.pt" in cost and cost["clips seen"].split()[:2] == ["24,", "2.4"]
 
@@ -119,10 +120,10 @@ def test_hostile_text_is_text(copy: Path):
 
 def test_damaged_lines_are_counted(copy: Path):
     file = copy / "metrics.jsonl"
-    whole, _ = run_curves.read(file)
+    whole, _ = read_metrics(file)
     torn = b'{"step": 6, "loss": NaN, "note": "x"}\n\xff\n[1]\n{"loss": 1}\n{"step": null}\n{"step": 7, "lo'
     file.write_bytes(file.read_bytes() + torn)
-    rows, damaged = run_curves.read(file)
+    rows, damaged = read_metrics(file)
     assert damaged == 5 and rows[: len(whole)] == whole
     assert [curve.title for curve in run_curves.curves(rows)] == [curve.title for curve in run_curves.curves(whole)]
     shutil.rmtree(copy / "tensorboard")

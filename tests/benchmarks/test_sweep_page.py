@@ -14,6 +14,7 @@ import pytest
 from benchmarks import report
 from benchmarks.reports import sweep_figures, sweep_page, sweep_rows
 from ssvid.errors import UserError
+from ssvid.results.run_files import read_losses
 from tests.benchmarks.browser import LAYOUT, PageReader, measure_page, read_page
 from tests.helpers import command, facts, tells
 
@@ -281,7 +282,7 @@ def test_curves_are_of_every_cell_and_long_logs_are_thinned(tmp_path: Path):
         "".join(json.dumps(line) + "\n" for line in whole) + '{"step": 3, "lo\n[1]\n{"step": 30000, "loss": NaN}'
     )
     tracemalloc.start()
-    curve = sweep_figures.losses(log, 100)
+    curve = read_losses(log, 100)
     assert tracemalloc.get_traced_memory()[1] < log.stat().st_size / 4  # it is not read whole
     tracemalloc.stop()
     assert 50 <= len(curve) <= 100 and curve[0] == (1, 1.0) and curve[-1][0] > 19_990

@@ -16,7 +16,6 @@ from ssvid.encoders.s3d import S3D
 from ssvid.engine.warm_start import warm_start
 from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import settle
-from ssvid.objective import Objective
 from ssvid.results.provenance import describe_encoder
 from ssvid.weights.__main__ import weights
 from ssvid.weights.coclr import COCLR, INFONCE, UBERNCE
@@ -42,12 +41,6 @@ def found_in(state: State) -> Found:
 
 def small() -> Encoder:
     return create_encoder("s3d", width=0.125)
-
-
-def assert_filled(objective: Objective, ours: State) -> None:
-    assert objective.state_dict().keys() == ours.keys()
-    for key, value in objective.state_dict().items():
-        assert torch.equal(value, ours[key]), key
 
 
 @for_each(

@@ -1,0 +1,91 @@
+"""A run's folder, a cell's folder -> what their files hold, as far as they can be read.
+
+A run may still be going on, or may have been killed while it wrote: a reader never ends a report.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from ssvid.errors import UserError
+from ssvid.results.schema import Json
+
+CHUNK = 4096  # bytes that are read at each place of a long log
+
+
+def read_mapping(file: Path) -> Json:
+    """A file of JSON or YAML. Empty where there is none or it is damaged."""
+    try:
+        return read_whole_mapping(file) or {}
+    except UserError:
+        return {}
+
+
+def read_whole_mapping(file: Path) -> Json | None:
+    """A file of JSON or YAML. None where there is none; a UserError where it is damaged."""
+    try:
+        text = file.read_text()
+        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is damaged: it is no mapping.")
+    return content
+
+
+def read_metrics(file: Path) -> tuple[list[Json], int]:
+    """The lines of metrics.jsonl, and how many others cannot be read."""
+    rows: list[Json] = []
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    for line in lines:
+        row = parse_row(line)
+        if row is not None:
+            rows.append(row)
+    return rows, len(lines) - len(rows)
+
+
+def read_losses(file: Path, most: int) -> list[tuple[int, float]]:
+    """(step, loss) of a log. Of a long one about `most` places are read, its beginning and its end among them."""
+    losses: dict[int, float] = {}
+    for line in read_lines(file, most):
+        row = parse_row(line)
+        loss = row.get("loss") if row is not None else None
+        if row is not None and isinstance(loss, int | float) and math.isfinite(loss):
+            losses[row["step"]] = float(loss)  # a step that a restart made again stands there twice
+    curve = sorted(losses.items())
+    if len(curve) <= most:
+        return curve
+    return [curve[i * (len(curve) - 1) // (most - 1)] for i in range(most)]
+
+
+def parse_row(line: bytes) -> Json | None:
+    """One line of a log, with its step as a whole number. None where it is none."""
+    try:
+        row: Any = json.loads(line)
+        return {**row, "step": int(row["step"])}
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def read_lines(file: Path, most: int) -> list[bytes]:
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as log:
+            if size <= most * CHUNK:
+                return log.read().splitlines()
+            lines: list[bytes] = []
+            for i in range(most):
+                lines += read_lines_at(log, i * (size - CHUNK) // (most - 1))
+            return lines
+    except OSError:
+        return []
+
+
+def read_lines_at(log: IO[bytes], place: int) -> list[bytes]:
+    log.seek(place)
+    return log.read(CHUNK).splitlines()  # a line that is cut is no JSON, and is passed over
