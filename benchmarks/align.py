@@ -45,17 +45,22 @@ def align(
     *,
     aligner: str,  # folder of a run of tan, or its published file
     out: str,  # folder
-    encoder: str | None = None,  # a run folder, an exported or published file: the one of the aligner's features
-    features: str | None = None,  # instead: a folder of features, as ssvid.extract --per_second writes it
+    encoder: str
+    | None = None,  # a run folder, an exported or published file: the one of the aligner's features
+    features: str
+    | None = None,  # instead: a folder of features, as ssvid.extract --per_second writes it
     words: str | None = None,  # the list of words of a published aligner, beside its file
-    threshold: float | None = None,  # least probability of an alignable sentence, 0.5; least score, without a head
+    threshold: float
+    | None = None,  # least probability of an alignable sentence, 0.5; least score, without a head
     batch_size: int = 32,  # clips through the encoder at once
     workers: int = 2,  # loader processes
     devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
 ) -> dict[str, Any]:
     """Re-time the sentences of one video, or of each in a folder. The same command again goes on where it stopped."""
     if (encoder is None) == (features is None):
-        raise UserError("Features of each second are wanted: give --encoder, or --features; one of the two.")
+        raise UserError(
+            "Features of each second are wanted: give --encoder, or --features; one of the two."
+        )
     positive(batch_size=batch_size)
     within(0, math.inf, workers=workers)
     began, target = time.monotonic(), Path(out).expanduser()
@@ -76,7 +81,14 @@ def align(
             net = _open_encoder(encoder, by, aligner).to(device)
             rows = [i for i, id in enumerate(videos.ids) if id in said]
             root = target / "features" / encoder_hash(net)
-            fill_store(videos.listed.take(rows), net, root, batch_size=batch_size, workers=workers, device=device)
+            fill_store(
+                videos.listed.take(rows),
+                net,
+                root,
+                batch_size=batch_size,
+                workers=workers,
+                device=device,
+            )
             videos = videos._replace(store=Store(root))
         assert videos.store is not None
         same_features(by, (videos.store.card or {}).get("hash"), f"--features {videos.store.root}")
@@ -111,11 +123,17 @@ def _videos(video: str, features: str | None) -> Videos:
         if store is not None:
             return Videos([video if video in store else path.stem], None, store)
         file = files.file(path, "VIDEO")
-        return Videos([file.stem], Manifest.build([Row(file.name, video_id=file.stem)], file.parent), None)
+        return Videos(
+            [file.stem], Manifest.build([Row(file.name, video_id=file.stem)], file.parent), None
+        )
     names = files.videos(path)
     if not names and store is not None:  # the folder of features stands for its videos
         return Videos(
-            sorted(p.relative_to(store.root).with_suffix("").as_posix() for p in stored(store.root)), None, store
+            sorted(
+                p.relative_to(store.root).with_suffix("").as_posix() for p in stored(store.root)
+            ),
+            None,
+            store,
         )
     if not names:
         raise UserError(f"{path} holds no video files: check VIDEO.")
@@ -124,12 +142,16 @@ def _videos(video: str, features: str | None) -> Videos:
     return Videos(ids, Manifest.build(rows, path) if store is None else None, store)
 
 
-def _spoken(transcript: str, videos: Videos, many: bool, listing: LeftOut) -> dict[str, list[Sentence]]:
+def _spoken(
+    transcript: str, videos: Videos, many: bool, listing: LeftOut
+) -> dict[str, list[Sentence]]:
     """Video id -> its sentences. For a single video the one transcript that there is, whatever its name."""
     if not Path(transcript).expanduser().exists():
         raise UserError(f"There is no transcript {transcript}.")
     only = videos.ids[0]
-    said = readers.read(transcript, length=lambda id: videos.length(id if many else only), left_out=listing)
+    said = readers.read(
+        transcript, length=lambda id: videos.length(id if many else only), left_out=listing
+    )
     if many:
         return said
     if len(said) > 1 and only not in said:
@@ -156,7 +178,12 @@ def _open_encoder(given: str, by: Aligner, aligner: str) -> Encoder:
 
 
 def _align_all(
-    videos: Videos, said: dict[str, list[Sentence]], by: Aligner, target: Path, threshold: float | None, many: bool
+    videos: Videos,
+    said: dict[str, list[Sentence]],
+    by: Aligner,
+    target: Path,
+    threshold: float | None,
+    many: bool,
 ) -> dict[str, Any]:
     assert videos.store is not None
     unread = _reasons(videos)
@@ -191,7 +218,12 @@ def _reasons(videos: Videos) -> dict[str, str]:
 
 
 def _align_one(
-    video: str, said: list[Sentence], store: Store, by: Aligner, target: Path, threshold: float | None
+    video: str,
+    said: list[Sentence],
+    store: Store,
+    by: Aligner,
+    target: Path,
+    threshold: float | None,
 ) -> tuple[list[Found], bool]:
     """Its sentences; and whether they had to be found, not being there from the same inputs."""
     table = store.read(video)
@@ -211,16 +243,30 @@ def _align_one(
         [one.found for one in found],
         [one.alignable for one in found],
     )
-    told = {"video": video, "seconds": len(table), "key": key, "aligner": by.hash, "threshold": threshold}
-    whole = json.dumps(told | {"segments": [one._asdict() for one in found]}, indent=1, ensure_ascii=False)
+    told = {
+        "video": video,
+        "seconds": len(table),
+        "key": key,
+        "aligner": by.hash,
+        "threshold": threshold,
+    }
+    whole = json.dumps(
+        told | {"segments": [one._asdict() for one in found]}, indent=1, ensure_ascii=False
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
-    for path, data in ((vtt, web_vtt(found).encode()), (png, picture), (file, whole.encode())):  # json says: all done
+    for path, data in (
+        (vtt, web_vtt(found).encode()),
+        (png, picture),
+        (file, whole.encode()),
+    ):  # json says: all done
         write_bytes_whole(path, data)
     return found, True
 
 
 def _key(table: np.ndarray, said: list[Sentence], by: Aligner, threshold: float | None) -> str:
-    digest = hashlib.sha256(repr((VERSION, table.shape, table.dtype.str, said, by.hash, threshold)).encode())
+    digest = hashlib.sha256(
+        repr((VERSION, table.shape, table.dtype.str, said, by.hash, threshold)).encode()
+    )
     digest.update(np.ascontiguousarray(table).tobytes())
     return digest.hexdigest()[:16]
 

@@ -52,8 +52,12 @@ def read(text: str) -> dict[str, Result]:
     path, title = Path(text), None
     if not path.exists() and path.parent.is_dir():
         path, title = path.parent, path.name
-    results = read_folder(path) if path.is_dir() else {path: read_result(path)} if path.is_file() else {}
-    found = [result for result in results.values() if result and title in (None, result.encoder.title)]
+    results = (
+        read_folder(path) if path.is_dir() else {path: read_result(path)} if path.is_file() else {}
+    )
+    found = [
+        result for result in results.values() if result and title in (None, result.encoder.title)
+    ]
     if not found and (title or not path.exists()):
         raise UserError(f"There is no folder, encoder or result {text}.")
     if not found:
@@ -86,11 +90,19 @@ def tested_on(result: Result) -> tuple[Any, ...]:
 def difference(pair: Pair, seed: int) -> dict[str, Any]:
     if pair.a.test.draws is not None and pair.b.test.draws is not None:
         return of_draws(pair, pair.a.test.draws["encoder"], pair.b.test.draws["encoder"])
-    ours, theirs = (torch.tensor((r.test.correct or {})["encoder"], dtype=torch.float64) for r in (pair.a, pair.b))
+    ours, theirs = (
+        torch.tensor((r.test.correct or {})["encoder"], dtype=torch.float64)
+        for r in (pair.a, pair.b)
+    )
     groups = pair.a.test.groups
     found, low, high = paired_difference(ours, theirs, groups, seed)
     value, _ = by_group(ours - theirs, groups)
-    return {"cell": pair.cell, "difference": found, "interval": (low, high), "p": sign_flip(value, seed)}
+    return {
+        "cell": pair.cell,
+        "difference": found,
+        "interval": (low, high),
+        "p": sign_flip(value, seed),
+    }
 
 
 def of_draws(pair: Pair, a: list[float], b: list[float]) -> dict[str, Any]:
@@ -98,7 +110,12 @@ def of_draws(pair: Pair, a: list[float], b: list[float]) -> dict[str, Any]:
     ours, theirs = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
     n = len(pair.a.test.groups)
     interval, p = spread_of_difference(ours, theirs, n), turned(ours - theirs, n)
-    return {"cell": pair.cell, "difference": pair.a.score.value - pair.b.score.value, "interval": interval, "p": p}
+    return {
+        "cell": pair.cell,
+        "difference": pair.a.score.value - pair.b.score.value,
+        "interval": interval,
+        "p": p,
+    }
 
 
 def holm(rows: list[dict[str, Any]]) -> None:

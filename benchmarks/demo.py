@@ -34,7 +34,10 @@ def demo(
     (result,) = found["results"]
     return {
         "pretrained": result["top1"],
-        **{name: result["controls"][name] for name in ("random", "pixels", "single_frame", "shuffled")},
+        **{
+            name: result["controls"][name]
+            for name in ("random", "pixels", "single_frame", "shuffled")
+        },
         "chance": result["chance"],
         "interval": result["interval"],
         "cpu_minutes": round((cpu_seconds() - began) / 60, 2),

@@ -31,7 +31,8 @@ def linear_probe(
     *,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly; their features are averaged
-    layers: Literal["auto", "last"] | list[int] = "auto",  # blocks beside the last; auto: the middle one
+    layers: Literal["auto", "last"]
+    | list[int] = "auto",  # blocks beside the last; auto: the middle one
     poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
     min_steps: int = 400,  # of the probe, on small sets; its epochs on others
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
@@ -46,7 +47,9 @@ def linear_probe(
 ) -> dict[str, Any]:
     """Probe frozen encoders (run folders, exported files or registered names) against their controls."""
     if not encoder:
-        raise UserError("Say what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name.")
+        raise UserError(
+            "Say what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
+        )
     refuse_old_results(Path(out), encoder)
     options = open_options(
         out,
@@ -61,9 +64,13 @@ def linear_probe(
         calibrate_bn=calibrate_bn,
         max_bad=max_bad,
     )
-    suite = open_suite("linear", load("linear", {"linear": {"min_steps": min_steps}}), labelled(data), None)
+    suite = open_suite(
+        "linear", load("linear", {"linear": {"min_steps": min_steps}}), labelled(data), None
+    )
     own_data = config.get("data") if config else None
-    runner = SuiteRunner(Path(out), options, module="benchmarks.linear_probe", config=config, data=own_data)
+    runner = SuiteRunner(
+        Path(out), options, module="benchmarks.linear_probe", config=config, data=own_data
+    )
     runner.run(suite, encoder, clip, layers)
     written = write_report(runner)
     files = [Path(out) / f"{name}.{CELL}.json" for name in titles(encoder)]
@@ -76,7 +83,9 @@ def refuse_old_results(folder: Path, encoders: list[str]) -> None:
     for name in titles(encoders):
         file = folder / f"{name}.json"
         if file.exists() and read_result(file):
-            raise UserError(f"{file} is a result of an earlier version of this command: name another --out.")
+            raise UserError(
+                f"{file} is a result of an earlier version of this command: name another --out."
+            )
 
 
 def brief(result: Result) -> dict[str, Any]:

@@ -28,9 +28,13 @@ def reports(
         if not place.is_dir():
             raise UserError(f"There is no folder {place}.")
         if together and not board.is_board(place):
-            raise UserError(f"{place} holds no result: several folders, --out and --baseline are for results alone.")
+            raise UserError(
+                f"{place} holds no result: several folders, --out and --baseline are for results alone."
+            )
     if together:
-        return {"report": str(board.write(*places, out=Path(out) if out else None, baseline=baseline))}
+        return {
+            "report": str(board.write(*places, out=Path(out) if out else None, baseline=baseline))
+        }
     return report(places[0])
 
 
@@ -40,7 +44,9 @@ def report(place: Path) -> dict[str, Any]:
 
     if sweep_rows.is_sweep(place):
         return sweep_page.write(place)
-    written = {"run": str(run_page.write(place, place / "run.html"))} if run_page.is_run(place) else {}
+    written = (
+        {"run": str(run_page.write(place, place / "run.html"))} if run_page.is_run(place) else {}
+    )
     if written and not board.is_board(place):
         return written
     return {**written, "report": str(board.write(place))}

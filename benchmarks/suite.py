@@ -12,7 +12,8 @@ from ssvid.log import log
 def described(
     suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     *,
-    flags: dict[str, Any] | None = None,  # of benchmarks.run: whether it would take them; its `suite` is then shown
+    flags: dict[str, Any]
+    | None = None,  # of benchmarks.run: whether it would take them; its `suite` is then shown
 ) -> dict[str, Any]:
     """The cells of a suite: task, probe and all their settings, with the hash that results carry as `cell_hash`."""
     if flags is not None:
@@ -22,7 +23,11 @@ def described(
         log.info(f"{one.hash}  {one.name}: {json.dumps(one.settings)}")
     for bad in broken:
         log.warning(f"{bad.name}: {bad.why}")
-    return {"suite": suite, "cells": {one.name: one.hash for one in cells}, "exit_code": 2 if broken else 0}
+    return {
+        "suite": suite,
+        "cells": {one.name: one.hash for one in cells},
+        "exit_code": 2 if broken else 0,
+    }
 
 
 if __name__ == "__main__":

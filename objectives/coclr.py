@@ -40,7 +40,8 @@ class CoCLR(Objective):
         self,
         encoder: Encoder,
         *,
-        sampler: str | None = None,  # the other stream's run or published file; random: untrained, a control
+        sampler: str
+        | None = None,  # the other stream's run or published file; random: untrained, a control
         init: str | None = None,  # this stream's, to begin with; null: from scratch
         topk: int = 5,  # positives mined for each query
         self_drop: float = 0.9,  # probability of a step to count its own key no positive where there is another
@@ -64,7 +65,9 @@ class CoCLR(Objective):
         self.key_encoder, self.key_head = moco.slow(encoder), moco.slow(self.head)
         self.sampler, self.sampler_head = other_stream(encoder, sampler, dim)
         self.queue, self.second = Queue(queue, dim, ("source",)), Queue(queue, dim)
-        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # of this step, queued when it is done
+        self.waiting: list[
+            tuple[Tensor, Tensor, Tensor]
+        ] = []  # of this step, queued when it is done
 
     @property
     def views(self) -> Views:
@@ -83,7 +86,9 @@ class CoCLR(Objective):
     def forward(self, batch: Batch) -> Loss:
         clips, step = moco.several("coclr", batch["clips"]), int(self.queue.pushed)  # B 3 C T H W
         query = moco.units(self.encoder, self.head, clips[:, 0])
-        key = moco.keys(self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn)
+        key = moco.keys(
+            self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn
+        )
         second = self.sampled(clips[:, 2])
         source = source_ids(batch["video_id"], clips.device)
         right = self.right(source, second)  # B 1+K
@@ -92,7 +97,11 @@ class CoCLR(Objective):
         loss = nce(logits, counted)
         if self.training and torch.is_grad_enabled():
             self.waiting.append((key, second, source))
-        parts = {"nce": loss.detach(), "positives": right.sum(1).double().mean(), **moco.tops(logits.detach(), right)}
+        parts = {
+            "nce": loss.detach(),
+            "positives": right.sum(1).double().mean(),
+            **moco.tops(logits.detach(), right),
+        }
         return Loss(loss, parts, skip=not self.queue.full)
 
     @torch.no_grad()
@@ -104,7 +113,12 @@ class CoCLR(Objective):
         """Its own key (first), keys of its source, and once the queue is full the nearest others by the sampler."""
         right = source[:, None] == self.queue.get_buffer("source")  # B K
         if self.queue.full:
-            near = (second @ self.second.keys.T).masked_fill(right, -torch.inf).topk(self.topk, dim=1).indices
+            near = (
+                (second @ self.second.keys.T)
+                .masked_fill(right, -torch.inf)
+                .topk(self.topk, dim=1)
+                .indices
+            )
             right = right.scatter(1, near, True)
         return torch.cat([right.new_ones(len(right), 1), right], 1)
 
@@ -169,7 +183,9 @@ def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder,
                 f"with --clip.modality {seen}, or train this one with --clip.modality {seen}."
             )
         if (net.mean, net.std) != (encoder.mean, encoder.std):
-            raise UserError(f"--objective.sampler {path} wants its clips normalised otherwise than the encoder.")
+            raise UserError(
+                f"--objective.sampler {path} wants its clips normalised otherwise than the encoder."
+            )
     head = moco.projection(net.dim, dim)
     if found is not None:
         found.fill(head, "head")

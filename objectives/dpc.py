@@ -10,13 +10,26 @@ from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.nn.blocks import block_maps, block_views, check_blocks, contrast, long_enough, roll_out, rows
+from ssvid.nn.blocks import (
+    block_maps,
+    block_views,
+    check_blocks,
+    contrast,
+    long_enough,
+    roll_out,
+    rows,
+)
 from ssvid.nn.convgru import ConvGRU, orthogonal
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
 
-KINDS = ((38, 166, 91), (214, 69, 65), (244, 179, 80), (205, 209, 214))  # colours of the kinds below
+KINDS = (
+    (38, 166, 91),
+    (214, 69, 65),
+    (244, 179, 80),
+    (205, 209, 214),
+)  # colours of the kinds below
 
 
 @objectives.register("dpc")
@@ -77,7 +90,9 @@ class DPC(Objective):
         low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
         grey = (255 * (scores - low) / (high - low).clamp_min(1e-12)).byte().expand(3, -1, -1)
         B, P, _, h, w = true.shape
-        kinds = torch.tensor(KINDS, dtype=torch.uint8, device=z.device)[kind(B, P, h * w, z)]  # R R 3
+        kinds = torch.tensor(KINDS, dtype=torch.uint8, device=z.device)[
+            kind(B, P, h * w, z)
+        ]  # R R 3
         both = torch.cat([grey, kinds.permute(2, 0, 1)], dim=2)
         return {"scores": both.repeat_interleave(4, 1).repeat_interleave(4, 2)}
 

@@ -33,7 +33,8 @@ class InfoNCE(Objective):
         encoder: Encoder,
         *,
         positives: str = "own",  # own: the other clip of the same video; label: all of its class too (UberNCE)
-        init: str | None = None,  # a run of infonce, or a published file: encoder and head to begin with
+        init: str
+        | None = None,  # a run of infonce, or a published file: encoder and head to begin with
         dim: int = 128,  # of the space in which clips are compared
         temperature: float = 0.07,  # of the softmax over keys
         momentum: float = 0.999,  # of the encoder of keys
@@ -43,7 +44,9 @@ class InfoNCE(Objective):
     ) -> None:
         super().__init__()
         if positives not in POSITIVES:
-            raise UserError(f"infonce: there is no positives {positives!r}: take {' or '.join(POSITIVES)}.")
+            raise UserError(
+                f"infonce: there is no positives {positives!r}: take {' or '.join(POSITIVES)}."
+            )
         positive(dim=dim, queue=queue, temperature=temperature)
         within(0, 1, momentum=momentum)
         self.encoder, self.positives, self.augment = encoder, positives, augment
@@ -53,12 +56,16 @@ class InfoNCE(Objective):
             earlier(init, "--objective.init").into(self.encoder, self.head)
         self.key_encoder, self.key_head = moco.slow(encoder), moco.slow(self.head)
         self.queue = Queue(queue, dim, ("label",) if positives == "label" else ())
-        self.waiting: list[tuple[Tensor, dict[str, Tensor]]] = []  # of this step, queued when it is done
+        self.waiting: list[
+            tuple[Tensor, dict[str, Tensor]]
+        ] = []  # of this step, queued when it is done
 
     @property
     def views(self) -> Views:
         spec = self.encoder.spec
-        return Views(clips=(spec, spec), augment=self.augment, mean=self.encoder.mean, std=self.encoder.std)
+        return Views(
+            clips=(spec, spec), augment=self.augment, mean=self.encoder.mean, std=self.encoder.std
+        )
 
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
@@ -77,8 +84,13 @@ class InfoNCE(Objective):
         clips = moco.several("infonce", batch["clips"])  # B 2 C T H W
         query = moco.units(self.encoder, self.head, clips[:, 0])
         step = int(self.queue.pushed)
-        key = moco.keys(self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn)
-        logits, right = moco.logits(query, key, self.queue, self.temperature), self.right(batch)  # B 1+K
+        key = moco.keys(
+            self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn
+        )
+        logits, right = (
+            moco.logits(query, key, self.queue, self.temperature),
+            self.right(batch),
+        )  # B 1+K
         share = logits.log_softmax(1)
         loss = -(torch.where(right, share, 0.0).sum(1) / right.sum(1)).mean()
         self.wait(key, batch)
@@ -91,7 +103,9 @@ class InfoNCE(Objective):
             return torch.cat([own, own.new_zeros(len(own), len(self.queue.keys))], 1)
         label = batch["label"].to(own.device)
         if (label < 0).any():
-            raise UserError("infonce with positives label learns from labels, and the data has clips without one.")
+            raise UserError(
+                "infonce with positives label learns from labels, and the data has clips without one."
+            )
         return torch.cat([own, label[:, None] == self.queue.get_buffer("label")], 1)
 
     def wait(self, key: Tensor, batch: Batch) -> None:

@@ -46,7 +46,9 @@ class MAE(Objective):
     @property
     def views(self) -> Views:
         clips = (self.encoder.spec,) * self.repeat
-        return Views(clips=clips, augment=self.augment, mean=self.encoder.mean, std=self.encoder.std)
+        return Views(
+            clips=clips, augment=self.augment, mean=self.encoder.mean, std=self.encoder.std
+        )
 
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

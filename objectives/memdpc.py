@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import positive
-from ssvid.nn.blocks import block_maps, block_views, check_blocks, contrast, long_enough, roll_out, rows
+from ssvid.nn.blocks import (
+    block_maps,
+    block_views,
+    check_blocks,
+    contrast,
+    long_enough,
+    roll_out,
+    rows,
+)
 from ssvid.nn.convgru import ConvGRU, orthogonal
 from ssvid.objective import Objective
 from ssvid.registry import objectives
@@ -47,7 +55,9 @@ class MemDPC(Objective):
         self.gru = ConvGRU(dim, dim, dropout=dropout, gain=GAIN)
         self.gru_back = ConvGRU(dim, dim, dropout=dropout, gain=GAIN) if backward else None
         self.predict = nn.Sequential(
-            orthogonal(nn.Conv2d(dim, dim, 1), GAIN), nn.ReLU(), orthogonal(nn.Conv2d(dim, slots, 1), GAIN)
+            orthogonal(nn.Conv2d(dim, dim, 1), GAIN),
+            nn.ReLU(),
+            orthogonal(nn.Conv2d(dim, slots, 1), GAIN),
         )
 
     @property
@@ -67,13 +77,18 @@ class MemDPC(Objective):
         if self.gru_back is not None:  # the order of blocks is turned, not that of frames in them
             back, top_back = self.one_way(self.gru_back, z.flip(1))
             loss = loss + back
-            parts |= {"backward": back.detach(), **{f"{name}_backward": value for name, value in top_back.items()}}
+            parts |= {
+                "backward": back.detach(),
+                **{f"{name}_backward": value for name, value in top_back.items()},
+            }
         return Loss(loss, parts)
 
     def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
         return block_maps("memdpc", self.encoder, clip, self.blocks)
 
-    def one_way(self, gru: ConvGRU, z: Float[Tensor, "B N D h w"]) -> tuple[Tensor, dict[str, Tensor]]:
+    def one_way(
+        self, gru: ConvGRU, z: Float[Tensor, "B N D h w"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         pred = roll_out(gru, z[:, : -self.predicted], self.predicted, self.read)
         return contrast(rows(pred), rows(z[:, -self.predicted :]), self.negatives)
 
@@ -96,5 +111,9 @@ class MemDPC(Objective):
         share = share[:, share.mean(0).argsort(descending=True)]
         grey = (255 * share / share.max()).byte()
         side = max(1, 512 // grey.shape[1]), max(4, 64 // len(grey))
-        wide = rearrange(grey, "B K -> 1 B K").repeat_interleave(side[1], 1).repeat_interleave(side[0], 2)
+        wide = (
+            rearrange(grey, "B K -> 1 B K")
+            .repeat_interleave(side[1], 1)
+            .repeat_interleave(side[0], 2)
+        )
         return {"memory": wide.expand(3, -1, -1)}

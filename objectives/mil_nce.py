@@ -26,7 +26,11 @@ from ssvid.text.joint import Joint, chosen_tower
 class MilNCE(Objective):
     pooled_only = True
     # plain: the double one is never below log 2, which is the half of where two clips begin
-    tiny = {"dim": 8, "denominator": "plain", "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6}}
+    tiny = {
+        "dim": 8,
+        "denominator": "plain",
+        "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6},
+    }
 
     def __init__(
         self,
@@ -35,10 +39,15 @@ class MilNCE(Objective):
         dim: int = 512,  # of the space that clips and sentences share
         candidates: int = 4,  # sentences of a clip; the paper's best is 5
         tower: str = "words",  # words | bert | clip
-        words: str | None = None,  # words: their list, or the dictionary of the published file; null: hashed
-        text: str | None = None,  # bert, clip: the model's folder; words: a published file to take the tower from
-        options: dict[str, Any] | None = None,  # more of the tower: length, buckets, hidden, frozen, ...
-        denominator: Literal["double", "plain"] = "double",  # double: each positive counts twice, as published
+        words: str
+        | None = None,  # words: their list, or the dictionary of the published file; null: hashed
+        text: str
+        | None = None,  # bert, clip: the model's folder; words: a published file to take the tower from
+        options: dict[str, Any]
+        | None = None,  # more of the tower: length, buckets, hidden, frozen, ...
+        denominator: Literal[
+            "double", "plain"
+        ] = "double",  # double: each positive counts twice, as published
         augment: str = "crop_flip",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
@@ -69,7 +78,9 @@ class MilNCE(Objective):
     def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(data, "mil_nce", batch_size)
         if batch_size < 2:
-            raise UserError("--batch_size 1: mil_nce tells a clip's sentences from those of the other clips.")
+            raise UserError(
+                "--batch_size 1: mil_nce tells a clip's sentences from those of the other clips."
+            )
 
     def forward(self, batch: Batch) -> Loss:
         video = self.head(self.encoder(batch["clips"][:, 0]).pooled)  # B E
@@ -78,13 +89,17 @@ class MilNCE(Objective):
         # Every process has the loss of the whole batch, and a row's gradient is the sum of what all of them say. The
         # published code keeps each process's own share of it alone, so there more processes mean smaller gradients.
         video, texts = gather_rows(full(video)).rows, gather_rows(full(texts)).rows
-        with torch.autocast(video.device.type, enabled=False):  # products are large, and exponents sharp
+        with torch.autocast(
+            video.device.type, enabled=False
+        ):  # products are large, and exponents sharp
             bags = rearrange(texts, "(B K) E -> B K E", B=len(video))
             loss, right = mil_nce(video, bags, self.twice), found(video.detach(), bags.detach())
         return Loss(loss, {"nce": loss.detach(), "top1": right})
 
 
-def mil_nce(video: Float[Tensor, "B E"], texts: Float[Tensor, "B K E"], twice: bool = True) -> Float[Tensor, ""]:
+def mil_nce(
+    video: Float[Tensor, "B E"], texts: Float[Tensor, "B K E"], twice: bool = True
+) -> Float[Tensor, ""]:
     """`twice`: a clip's own sentences count in both halves of what is told apart, so that at best it is log 2."""
     x = torch.einsum("ie,jke->ijk", video, texts)
     own = torch.eye(len(x), dtype=torch.bool, device=x.device)

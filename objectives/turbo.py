@@ -58,8 +58,10 @@ class PartialMAE(Objective):
         dim: int = 256,  # video_text: of the space that clips and sentences share
         temperature: float = 0.07,  # video_text
         tower: str = "words",  # video_text: words | bert | clip
-        words: str | None = None,  # words: their list, or the dictionary of a published file; null: hashed
-        text: str | None = None,  # bert, clip: the model's folder; words: a published file to take the tower from
+        words: str
+        | None = None,  # words: their list, or the dictionary of a published file; null: hashed
+        text: str
+        | None = None,  # bert, clip: the model's folder; words: a published file to take the tower from
         options: dict[str, Any] | None = None,  # more of the tower
         augment: str = "resized_flip",  # a recipe of ssvid.data.augment
         repeat: int = 1,  # clips of each video in a batch
@@ -70,7 +72,11 @@ class PartialMAE(Objective):
     ) -> None:
         super().__init__()
         positive(repeat=repeat)
-        within(0, math.inf, **{"objective.task_weight": task_weight, "objective.rec_weight": rec_weight})
+        within(
+            0,
+            math.inf,
+            **{"objective.task_weight": task_weight, "objective.rec_weight": rec_weight},
+        )
         self.encoder = require("partial_mae", encoder, can_skip=True)
         divides("partial_mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.task_weight, self.rec_weight = task_weight, rec_weight
@@ -83,13 +89,17 @@ class PartialMAE(Objective):
         self.long = task == "long_video"
         if task == "video_text":
             if repeat > 1:
-                raise UserError(f"--objective.repeat {repeat}: video_text has one clip beside a sentence.")
+                raise UserError(
+                    f"--objective.repeat {repeat}: video_text has one clip beside a sentence."
+                )
             side = chosen_tower(tower, words, text, options or {}, dim=dim)
             self.task = Sentences(encoder.dim, side, temperature)
         elif task != "none":
             self.task = Labels(encoder.dim, task, classes, smoothing)
         elif self.pixels is None:
-            raise UserError("partial_mae without a task reconstructs: give part and rec_weight more than 0, or a task.")
+            raise UserError(
+                "partial_mae without a task reconstructs: give part and rec_weight more than 0, or a task."
+            )
         if self.long:
             encoder.spec = replace(encoder.spec, whole=True, fps=None, stride=None)
 
@@ -124,7 +134,9 @@ class PartialMAE(Objective):
             loss, right = self.task(pooled, batch)
             terms.append(weighed(self.task_weight, loss))
             parts |= {"task": loss.detach(), "top1": right}
-        if self.pixels is not None and keep is not None and hidden is not None:  # the first says it all
+        if (
+            self.pixels is not None and keep is not None and hidden is not None
+        ):  # the first says it all
             pred = self.pixels(seen, keep, hidden, grid)  # B M P
             loss = self.pixels.loss(clip, pred, hidden)
             terms.append(weighed(self.rec_weight, loss))
@@ -163,7 +175,9 @@ class Labels(nn.Module):
     def __init__(self, dim: int, task: str, classes: int | None, smoothing: float) -> None:
         super().__init__()
         if classes is None:
-            raise UserError(f"partial_mae with the task {task} needs --objective.classes: how many the data has.")
+            raise UserError(
+                f"partial_mae with the task {task} needs --objective.classes: how many the data has."
+            )
         positive(classes=classes)
         within(0, 1, smoothing=smoothing)
         self.classes, self.smoothing = classes, smoothing
@@ -183,7 +197,9 @@ class Labels(nn.Module):
 
     def forward(self, pooled: Pooled, batch: Batch) -> tuple[Scalar, Scalar]:
         labels = batch["label"].to(pooled.device)
-        labels = labels.repeat_interleave(len(pooled) // len(labels))  # clips of a sample stand side by side
+        labels = labels.repeat_interleave(
+            len(pooled) // len(labels)
+        )  # clips of a sample stand side by side
         logits = full(self.head(pooled))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         return loss, (logits.detach().argmax(-1) == labels).float().mean()
@@ -204,12 +220,16 @@ class Sentences(nn.Module):
     def suits(self, data: Manifest, batch_size: int) -> None:
         enough(data, "partial_mae", batch_size)
         if batch_size < 2:
-            raise UserError("--batch_size 1: video_text tells a clip's sentence from those of the other clips.")
+            raise UserError(
+                "--batch_size 1: video_text tells a clip's sentence from those of the other clips."
+            )
 
     def forward(self, pooled: Pooled, batch: Batch) -> tuple[Scalar, Scalar]:
         video, texts = self.head(pooled), self.tower([bag[0] for bag in batch["sentences"]])  # B E
         # Every process has the loss of the whole batch; a row's gradient is the sum of what all of them say.
-        video, texts = (gather_rows(F.normalize(full(rows), dim=-1)).rows for rows in (video, texts))
+        video, texts = (
+            gather_rows(F.normalize(full(rows), dim=-1)).rows for rows in (video, texts)
+        )
         with torch.autocast(video.device.type, enabled=False):
             x = video @ texts.T / self.temperature
         own = torch.arange(len(x), device=x.device)
@@ -226,7 +246,9 @@ def shares(drop: float, part: float, grid: Grid) -> tuple[Fraction, Fraction]:
     """As they are written, so that 0.29 of 100 are 29."""
     for name, share in (("drop", drop), ("part", part)):
         if not 0 <= share < 1:
-            raise UserError(f"--objective.{name} {share} is a share of the tokens: at least 0 and less than 1.")
+            raise UserError(
+                f"--objective.{name} {share} is a share of the tokens: at least 0 and less than 1."
+            )
     exact = Fraction(str(drop)), Fraction(str(part))
     if part > drop:
         raise UserError(
@@ -234,5 +256,7 @@ def shares(drop: float, part: float, grid: Grid) -> tuple[Fraction, Fraction]:
         )
     if part and not int(exact[1] * grid.n):
         least = math.ceil(1e4 / grid.n) / 1e4
-        raise UserError(f"--objective.part {part} predicts none of {grid.n} tokens: give {least:g} or more, or 0.")
+        raise UserError(
+            f"--objective.part {part} predicts none of {grid.n} tokens: give {least:g} or more, or 0."
+        )
     return exact

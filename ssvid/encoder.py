@@ -32,7 +32,9 @@ class Encoder(nn.Module, ABC):
     mean: tuple[float, ...] = IMAGENET[0]
     std: tuple[float, ...] = IMAGENET[1]
     can_skip: bool = False  # accepts `keep`: the tokens left out cost nothing
-    tubelet: tuple[int, int, int] | None = None  # frames, pixels, pixels of one token, where can_skip
+    tubelet: tuple[int, int, int] | None = (
+        None  # frames, pixels, pixels of one token, where can_skip
+    )
     has_layers: bool = False  # accepts `layers`
     licence: str | None = None  # of loaded weights
     tiny: dict[str, Any] = {}  # kwargs of a small one, for contract tests
@@ -42,7 +44,9 @@ class Encoder(nn.Module, ABC):
         """The token grid of a clip of T frames of H x W pixels. Convolutions round up: ask, do not divide."""
 
     @abstractmethod
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """`keep`: only these tokens are embedded and run, in this order. `layers`: outputs of these blocks as well."""
 
     def spec_grid(self) -> Grid:
@@ -59,9 +63,15 @@ class Encoder(nn.Module, ABC):
         chain: list[tuple[str, nn.Module]] = []
         for name, child in self.named_children():
             opened = isinstance(child, nn.Sequential | nn.ModuleList)
-            chain += [(f"{name}.{key}", part) for key, part in child.named_children()] if opened else [(name, child)]
+            chain += (
+                [(f"{name}.{key}", part) for key, part in child.named_children()]
+                if opened
+                else [(name, child)]
+            )
         chain = [(prefix, part) for prefix, part in chain if any(True for _ in part.parameters())]
-        blocks = [place for place, (_, part) in enumerate(chain) if any(True for _ in part.children())]
+        blocks = [
+            place for place, (_, part) in enumerate(chain) if any(True for _ in part.children())
+        ]
         above = dict.fromkeys((name for name, _ in self.named_parameters()), len(blocks) + 1)
         for place, (prefix, part) in enumerate(chain):
             done = sum(block <= place for block in blocks)
@@ -87,7 +97,9 @@ class Encoder(nn.Module, ABC):
 
         positive(clips=clips)
         if self.spec.modality != "rgb":
-            raise UserError(f"This {self.name} sees {self.spec.modality}, and {path} is a video: take ssvid.extract.")
+            raise UserError(
+                f"This {self.name} sees {self.spec.modality}, and {path} is a video: take ssvid.extract."
+            )
         device = next(self.parameters()).device
         with evaluating(self):
             return self(self.normalise(eval_clips(path, self.spec, clips).to(device))).pooled
@@ -118,7 +130,10 @@ def build(name: str, kwargs: dict[str, Any]) -> Encoder:
 def class_of(name: str) -> type[Encoder]:
     """The class of a registered encoder, which declares what it can do. Nothing is built."""
     entry = registry.encoders[name]
-    return cast(type[Encoder], entry if inspect.isclass(entry) else inspect.signature(entry).return_annotation)
+    return cast(
+        type[Encoder],
+        entry if inspect.isclass(entry) else inspect.signature(entry).return_annotation,
+    )
 
 
 def list_encoders(**capabilities: bool) -> list[str]:

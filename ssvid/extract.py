@@ -47,12 +47,21 @@ def extract_features(
     into_store = per_second and not out.endswith(".npz")
     _refuse_out(out, per_second, into_store)
     folder = Path(out) if into_store else Path(out).parent
-    refuse(folder, cache, batch_size=batch_size, workers=workers, clips=clips, calibrate_bn=calibrate_bn)
+    refuse(
+        folder,
+        cache,
+        batch_size=batch_size,
+        workers=workers,
+        clips=clips,
+        calibrate_bn=calibrate_bn,
+    )
     if per_second and clips != 1:
         raise UserError("--per_second gives one clip for each second: it takes no --clips.")
     device = join(devices).device
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a name gives the same random weights each time: the next run goes on with its features
+        torch.manual_seed(
+            0
+        )  # a name gives the same random weights each time: the next run goes on with its features
         net = open_encoder(encoder).to(device)
     clip.onto(net)
     measured = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
@@ -60,9 +69,13 @@ def extract_features(
     if into_store:
         told = fill_store(data, net, out, batch_size=batch_size, workers=workers, device=device)
         if told["bad"] == len(data):
-            raise UserError(f"None of the {len(data)} files could be read, first {data.path(0)}: check --data.root.")
+            raise UserError(
+                f"None of the {len(data)} files could be read, first {data.path(0)}: check --data.root."
+            )
         return told
-    seen: Clips = Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short)
+    seen: Clips = (
+        Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short)
+    )
     return _into_table(data, seen, net, encoder, out, cache, batch_size, workers, device, short)
 
 
@@ -85,7 +98,9 @@ def _into_table(
     device: torch.device,
     short: str,
 ) -> dict[str, object]:
-    log.info(f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(seen) / 1e6:.1f} MB")
+    log.info(
+        f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(seen) / 1e6:.1f} MB"
+    )
     key = f"{encoder_hash(net)}/pooled"
     decoded = 0  # now: what an earlier run has left is not decoded again
 
@@ -94,29 +109,48 @@ def _into_table(
         decoded += len(clip)
         return {"pooled": net(net.normalise(clip)).pooled}
 
-    got = extract_from(seen, [Source("pooled", key, run)], cache, batch_size, workers, device, encoder)
-    video = np.array(seen.row if isinstance(seen, Seconds) else range(len(seen)), dtype=np.int64)  # of each row
+    got = extract_from(
+        seen, [Source("pooled", key, run)], cache, batch_size, workers, device, encoder
+    )
+    video = np.array(
+        seen.row if isinstance(seen, Seconds) else range(len(seen)), dtype=np.int64
+    )  # of each row
     good = got.ok.numpy()
     lost = name_lost(data, video, good, short)
     if not good.any():
-        raise UserError(f"None of the {len(data)} files could be read, first {lost[0]}: check --data.root.")
+        raise UserError(
+            f"None of the {len(data)} files could be read, first {lost[0]}: check --data.root."
+        )
     table = {"features": got.features["pooled"]["pooled"].numpy()[good], "row": video[good]}
     if isinstance(seen, Seconds):
         table["second"] = np.array([second for (second,) in seen.at])[good]
     paths = np.array([data.rows[i].path for i in video[good]])
     labels = data.labels.numpy()[video[good]]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    columns = {**table, "path": paths, "label": labels, "classes": np.array(data.classes, dtype=str)}
+    columns = {
+        **table,
+        "path": paths,
+        "label": labels,
+        "classes": np.array(data.classes, dtype=str),
+    }
     write_whole(Path(out), lambda file: np.savez(file, **columns))
-    each = got.cpu_s / decoded if decoded else None  # loader processes included, the parts that are there too
-    cost = {"clips_decoded": decoded, "cpu_s": round(got.cpu_s, 2), "cpu_s_per_clip": each and round(each, 4)}
+    each = (
+        got.cpu_s / decoded if decoded else None
+    )  # loader processes included, the parts that are there too
+    cost = {
+        "clips_decoded": decoded,
+        "cpu_s": round(got.cpu_s, 2),
+        "cpu_s_per_clip": each and round(each, 4),
+    }
     told = {"unreadable_files": len(lost), "unreadable": lost[:NAMED], **cost}
     return {"out": out, "rows": len(paths), "dim": int(table["features"].shape[1]), **told}
 
 
 def name_lost(data: Manifest, video: np.ndarray, good: np.ndarray, short: str) -> list[str]:
     """Files that gave no row at all; one line on standard error for each that gave none, or not all."""
-    wanted, read = (np.bincount(rows, minlength=len(data)).tolist() for rows in (video, video[good]))
+    wanted, read = (
+        np.bincount(rows, minlength=len(data)).tolist() for rows in (video, video[good])
+    )
     why = "could not be read" + " or is shorter than the clip" * (short == "drop")
     for i, row in enumerate(data.rows):
         if not read[i]:

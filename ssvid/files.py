@@ -27,10 +27,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides the disk's own error
+        cause = (
+            error if isinstance(error, OSError) else error.__context__
+        )  # torch.save hides the disk's own error
         if not isinstance(cause, OSError):
             raise
-        raise RunError(f"{path} could not be written: {cause.strerror}. Free some space and start again.") from error
+        raise RunError(
+            f"{path} could not be written: {cause.strerror}. Free some space and start again."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,7 +57,9 @@ def read_yaml(path: str | Path, what: str) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The {what} {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"The {what} {path} cannot be read: {' '.join(str(error).split())}"
+        ) from error
 
 
 class Locked(UserError):

@@ -80,12 +80,22 @@ def finetune(
         result = score(trained, data, settings, folder, config, flags.max_bad, began)
         if world.first:
             keep_result(folder, result, encoder)
-    return {**ran, **brief(result), "weights": began.weights, "result": str(folder.path / "result.json")}
+    return {
+        **ran,
+        **brief(result),
+        "weights": began.weights,
+        "result": str(folder.path / "result.json"),
+    }
 
 
 def brief(result: Result) -> dict[str, Any]:
     score = result.score
-    return {"top1": score.value, "interval": score.interval, "val_top1": result.val, "chance": result.chance}
+    return {
+        "top1": score.value,
+        "interval": score.interval,
+        "val_top1": result.val,
+        "chance": result.chance,
+    }
 
 
 def keep_result(folder: RunFolder, result: Result, encoder: str) -> None:

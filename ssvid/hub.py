@@ -11,7 +11,9 @@ from ssvid.weights.encoders import encoder_from, load_encoder
 __all__ = ["create_encoder", "list_encoders", "load_encoder", "open_encoder", "stream_of"]
 
 
-def create_encoder(name: str, weights: str | Path | None = None, *, partial: bool = False, **kwargs: Any) -> Encoder:
+def create_encoder(
+    name: str, weights: str | Path | None = None, *, partial: bool = False, **kwargs: Any
+) -> Encoder:
     """An encoder by its registered name, with random weights or those of a file in any layout that ssvid.weights knows.
 
     Of a published file the arguments that you leave out are as it has them. `partial`: take what matches.
@@ -33,7 +35,9 @@ def open_encoder(text: str) -> Encoder:
         return net
     if Path(text).exists():
         return load_encoder(text)
-    if "/" in text or text.endswith((".safetensors", ".json", ".pt", ".pth", ".pyth", ".bin", ".tar")):
+    if "/" in text or text.endswith(
+        (".safetensors", ".json", ".pt", ".pth", ".pyth", ".bin", ".tar")
+    ):
         raise UserError(f"There is no run folder or encoder file {text}.")
     return build(text, {}).eval()
 
@@ -41,4 +45,6 @@ def open_encoder(text: str) -> Encoder:
 def stream_of(text: str) -> tuple[str, str]:
     """`FILE@flow` -> FILE, flow; "" where nothing is said."""
     path, _, modality = text.rpartition("@")
-    return (text, "") if modality not in ("rgb", "flow") or Path(text).exists() else (path, modality)
+    return (
+        (text, "") if modality not in ("rgb", "flow") or Path(text).exists() else (path, modality)
+    )

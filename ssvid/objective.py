@@ -62,5 +62,7 @@ def require(objective: str, encoder: Encoder, **capabilities: bool) -> Encoder:
     for name, value in capabilities.items():
         if getattr(encoder, name) != value:
             able = ", ".join(list_encoders(**{name: value}))
-            raise UserError(f"{objective} needs an encoder with {name}; {encoder.name} has not. These have: {able}.")
+            raise UserError(
+                f"{objective} needs an encoder with {name}; {encoder.name} has not. These have: {able}."
+            )
     return encoder

@@ -40,11 +40,15 @@ def prepare_for_compile() -> None:
     _code = torch.compiler.assume_constant_result(_code)
 
 
-def uniform(seed: int, stream: str, epoch: int | Tensor, index: int | Tensor, n: int) -> Float[Tensor, "B n"]:
+def uniform(
+    seed: int, stream: str, epoch: int | Tensor, index: int | Tensor, n: int
+) -> Float[Tensor, "B n"]:
     """float64 uniforms in [0, 1), 53 bits each: row b belongs to (seed, stream, epoch[b], index[b])."""
     index = torch.as_tensor(index, dtype=torch.int64).reshape(-1)
     epoch = torch.as_tensor(epoch, dtype=torch.int64, device=index.device).reshape(-1)
-    start = torch.full((1,), seed & (2**63 - 1), dtype=torch.int64, device=index.device)  # a copy would be waited for
+    start = torch.full(
+        (1,), seed & (2**63 - 1), dtype=torch.int64, device=index.device
+    )  # a copy would be waited for
     key = _mix(_mix(_mix(start) ^ _code(stream)) ^ epoch)
     key = _mix(key ^ index)  # B
     bits = _mix(key[:, None] ^ _mix(torch.arange(n, device=index.device)))  # B n

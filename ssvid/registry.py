@@ -27,8 +27,12 @@ class Registry:
         def add(entry: Entry) -> Entry:
             old = self.table.setdefault(name, entry)
             if (old.__module__, old.__qualname__) != (entry.__module__, entry.__qualname__):
-                raise KeyError(f"{self.package}: {name!r} is already {old.__module__}.{old.__qualname__}")
-            self.table[name] = entry  # the same thing imported again, as `python -m` does with its own module
+                raise KeyError(
+                    f"{self.package}: {name!r} is already {old.__module__}.{old.__qualname__}"
+                )
+            self.table[name] = (
+                entry  # the same thing imported again, as `python -m` does with its own module
+            )
             return entry
 
         return add

@@ -55,11 +55,15 @@ class ClipSpec:
     stride: int | None = None
     size: int = 224
     modality: str = "rgb"  # rgb | flow
-    whole: bool = field(default=False, repr=False)  # without fps and stride the other fields say it as well
+    whole: bool = field(
+        default=False, repr=False
+    )  # without fps and stride the other fields say it as well
 
     def __post_init__(self) -> None:
         if not self.whole:
-            del self.__dict__["whole"]  # the class says it: vars() goes into hashes and files older than this field
+            del self.__dict__[
+                "whole"
+            ]  # the class says it: vars() goes into hashes and files older than this field
         if self.modality not in ("rgb", "flow"):
             raise UserError(f"There is no modality {self.modality!r} of a clip: take rgb or flow.")
         if (self.fps is not None) + (self.stride is not None) + self.whole != 1:
@@ -72,7 +76,9 @@ class ClipSpec:
             or not (self.fps is None or self.fps > 0)
             or not (self.stride is None or self.stride > 0)
         ):
-            raise UserError(f"The frames, size, fps and stride of a clip are more than 0, not {vars(self)}.")
+            raise UserError(
+                f"The frames, size, fps and stride of a clip are more than 0, not {vars(self)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +104,12 @@ class Views:
     clips: tuple[ClipSpec, ...] = ()  # of the same video; (): none, where `text` is a Window
     augment: str = "none"  # a recipe's name in ssvid.data.augment.RECIPES
     text: Bag | Window | None = None  # of narrated videos
-    moments: tuple[int, ...] = ()  # of each clip: those of one share start, cut and colours; (): each its own
-    apart_s: float | None = None  # most seconds between the starts of two moments; 0: the same; None: anywhere
+    moments: tuple[
+        int, ...
+    ] = ()  # of each clip: those of one share start, cut and colours; (): each its own
+    apart_s: float | None = (
+        None  # most seconds between the starts of two moments; 0: the same; None: anywhere
+    )
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
@@ -161,7 +171,9 @@ class Row:
     group: str = ""  # clips of one group never stand in two splits
     duration: float | None = None  # seconds, where a list states it
     fps: float | None = None  # of a folder of frames, which cannot state its own
-    sentences: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, text; in order of start
+    sentences: tuple[tuple[float, float, str], ...] = field(
+        default=()
+    )  # start s, end s, text; in order of start
     features: str = ""  # a stored feature for each second: a .npy file of T D below the root, see ssvid.data.store
     video_id: str = ""  # where a list states it: cuts of one film share it
     segments: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, class
@@ -171,12 +183,22 @@ class Row:
     def classes(self) -> frozenset[str]:
         """Of the label, the segments and the boxes."""
         own = () if self.label is None else (self.label,)
-        return frozenset((*own, *(s[2] for s in self.segments), *(name for box in self.boxes for name in box.labels)))
+        return frozenset(
+            (
+                *own,
+                *(s[2] for s in self.segments),
+                *(name for box in self.boxes for name in box.labels),
+            )
+        )
 
 
 class Frozen(NamedTuple):
     """Frozen features of one split, all a probe ever sees."""
 
-    feats: dict[str, Float[Tensor, " S *D"]]  # pooling -> features S D, or tokens S N D; float16 and memory-mapped too
-    labels: Int[Tensor, " S"] | Bool[Tensor, "S Q"]  # one class of each; or those that it holds, any number
+    feats: dict[
+        str, Float[Tensor, " S *D"]
+    ]  # pooling -> features S D, or tokens S N D; float16 and memory-mapped too
+    labels: (
+        Int[Tensor, " S"] | Bool[Tensor, "S Q"]
+    )  # one class of each; or those that it holds, any number
     groups: list[str]

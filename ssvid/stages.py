@@ -29,7 +29,8 @@ def stages(
     *,
     processes: int = 1,  # of each stage, by torchrun
     only: str | None = None,  # this stage alone
-    flags: list[str] | None = None,  # of ssvid.pretrain, for every stage; on the command line after --
+    flags: list[str]
+    | None = None,  # of ssvid.pretrain, for every stage; on the command line after --
 ) -> dict[str, Any]:
     """Run the stages of a recipe, each from where it stopped."""
     positive(processes=processes)
@@ -37,7 +38,9 @@ def stages(
     names = list(whole["stages"])
     if only is not None and only not in names:
         raise UserError(f"{recipe} has no stage {only!r}: there are {', '.join(names)}.")
-    configs = {name: stage(whole, name, Path(out)) for name in names}  # all are looked at before the first is run
+    configs = {
+        name: stage(whole, name, Path(out)) for name in names
+    }  # all are looked at before the first is run
     done: dict[str, Any] = {}
     for number, name in enumerate(names, 1):
         if only in (None, name):
@@ -49,10 +52,14 @@ def stages(
 def read(recipe: str) -> dict[str, Any]:
     whole = load_recipe(recipe)
     if whole.keys() - {"shared", "stages"} or not isinstance(whole.get("stages"), dict):
-        raise UserError(f"The recipe {recipe} is no recipe of stages: it has `shared` (flags of all) and `stages`.")
+        raise UserError(
+            f"The recipe {recipe} is no recipe of stages: it has `shared` (flags of all) and `stages`."
+        )
     for name, own in [("shared", whole.setdefault("shared", {})), *whole["stages"].items()]:
         if not isinstance(own, dict) or "out" in own or not str(name).replace("_", "").isalnum():
-            raise UserError(f"The recipe {recipe}: {name} is a name of letters and numbers with flags other than out.")
+            raise UserError(
+                f"The recipe {recipe}: {name} is a name of letters and numbers with flags other than out."
+            )
     return whole
 
 
@@ -67,19 +74,33 @@ def stage(whole: dict[str, Any], name: str, out: Path) -> dict[str, Any]:
         if not isinstance(value, str) or not value.startswith(STAGE):
             return value
         if value.removeprefix(STAGE) not in before:
-            raise UserError(f"Stage {name} asks for {value}, and before it come {', '.join(before) or 'none'}.")
+            raise UserError(
+                f"Stage {name} asks for {value}, and before it come {', '.join(before) or 'none'}."
+            )
         return str(out / value.removeprefix(STAGE))
 
     return {key: placed(value) for key, value in merged.items()}
 
 
-def run(name: str, config: dict[str, Any], out: Path, processes: int, flags: list[str]) -> dict[str, Any]:
+def run(
+    name: str, config: dict[str, Any], out: Path, processes: int, flags: list[str]
+) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}.yaml"
     began_with(name, config, out)
     write_text_whole(file, yaml.safe_dump(config, sort_keys=False))
     how = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
-    words = [sys.executable, *how, "-m", "ssvid.pretrain", "--config", str(file), "--out", str(out / name), *flags]
+    words = [
+        sys.executable,
+        *how,
+        "-m",
+        "ssvid.pretrain",
+        "--config",
+        str(file),
+        "--out",
+        str(out / name),
+        *flags,
+    ]
     ended = subprocess.run(words, stdout=subprocess.PIPE, text=True)
     if ended.returncode in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
@@ -94,10 +115,16 @@ def run(name: str, config: dict[str, Any], out: Path, processes: int, flags: lis
 
 def began_with(name: str, config: dict[str, Any], out: Path) -> None:
     """Refuse to go on with a stage whose earlier ones were trained on since it began."""
-    earlier = {Path(v).name: Path(v) for v in flat(config).values() if isinstance(v, str) and Path(v).parent == out}
+    earlier = {
+        Path(v).name: Path(v)
+        for v in flat(config).values()
+        if isinstance(v, str) and Path(v).parent == out
+    }
     stand = {stage: RunFolder(path).last_good() for stage, path in earlier.items()}
     file = out / f"{name}.from.json"
-    known = json.loads(file.read_text()) if file.exists() and RunFolder(out / name).whole() else stand
+    known = (
+        json.loads(file.read_text()) if file.exists() and RunFolder(out / name).whole() else stand
+    )
     if known != stand:
         raise UserError(
             f"Stage {name} began with {', '.join(known.values())}, and these have been trained on since: remove "

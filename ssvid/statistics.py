@@ -14,8 +14,12 @@ from torch import Tensor
 from ssvid.randomness import uniform
 
 CHUNK = 100  # draws at once, so that thousands of groups fit
-Measure = Callable[[Float[Tensor, "W G"]], Float[Tensor, " W"]]  # how much each group counts -> the metric
-Correct = Bool[Tensor, " S"] | Float[Tensor, " S"]  # right or wrong, or the share of several answers that was right
+Measure = Callable[
+    [Float[Tensor, "W G"]], Float[Tensor, " W"]
+]  # how much each group counts -> the metric
+Correct = (
+    Bool[Tensor, " S"] | Float[Tensor, " S"]
+)  # right or wrong, or the share of several answers that was right
 
 
 def bootstrap(
@@ -62,7 +66,9 @@ def few(low: float, high: float, groups: int, level: float = 0.95) -> tuple[floa
     return (min(low, 0.0), max(high, 0.0)) if 2 / 2**groups > 1 - level else (low, high)
 
 
-def by_group(values: Float[Tensor, " S"], groups: list[str]) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
+def by_group(
+    values: Float[Tensor, " S"], groups: list[str]
+) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
     """(sum, number of clips) of each group."""
     place = torch.tensor(numbered(groups))
     total = torch.zeros(len(set(groups)), dtype=torch.float64)
@@ -93,7 +99,9 @@ def spread(values: Float[Tensor, " draws"], level: float = 0.95) -> tuple[float,
     return low, high
 
 
-def spread_of_share(values: Float[Tensor, " draws"], groups: int, level: float = 0.95) -> tuple[float, float]:
+def spread_of_share(
+    values: Float[Tensor, " draws"], groups: int, level: float = 0.95
+) -> tuple[float, float]:
     """Of a number in 0 to 1. Where no redrawing differs, Wilson's interval for as many trials as groups."""
     low, high = spread(values, level)
     return wilson(low, groups, level) if low == high else (low, high)
@@ -145,9 +153,14 @@ def sign_flip(value: Float[Tensor, " G"], seed: int, draws: int = 10_000) -> flo
 def wilson(share: float, n: int, level: float) -> tuple[float, float]:
     """Wilson's score interval of a proportion seen in n trials."""
     z = math.sqrt(2) * torch.erfinv(torch.tensor(level, dtype=torch.float64)).item()
-    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    middle, half = (
+        share + z * z / (2 * n),
+        z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)),
+    )
     low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding may put an end past the share itself
+    return max(0.0, min(low, share)), min(
+        1.0, max(high, share)
+    )  # rounding may put an end past the share itself
 
 
 def newcombe(ours: float, theirs: float, n: int, level: float) -> tuple[float, float]:
@@ -158,7 +171,10 @@ def newcombe(ours: float, theirs: float, n: int, level: float) -> tuple[float, f
     """
     low, high = wilson(ours, n, level)
     their_low, their_high = wilson(theirs, n, level)
-    below, above = math.hypot(ours - low, their_high - theirs), math.hypot(high - ours, theirs - their_low)
+    below, above = (
+        math.hypot(ours - low, their_high - theirs),
+        math.hypot(high - ours, theirs - their_low),
+    )
     return ours - theirs - below, ours - theirs + above
 
 

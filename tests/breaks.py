@@ -28,8 +28,14 @@ BREAKS = [Break(**one) for one in yaml.safe_load((ROOT / "tests" / "breaks.yaml"
 
 
 def find(part: str) -> Path | None:
-    files = [path for room in SOURCES for path in (ROOT / room).rglob("*.py") if part in path.read_text()]
-    return files[0].relative_to(ROOT) if len(files) == 1 and files[0].read_text().count(part) == 1 else None
+    files = [
+        path for room in SOURCES for path in (ROOT / room).rglob("*.py") if part in path.read_text()
+    ]
+    return (
+        files[0].relative_to(ROOT)
+        if len(files) == 1 and files[0].read_text().count(part) == 1
+        else None
+    )
 
 
 def run_tests(tests: list[str], copy: Path) -> subprocess.CompletedProcess[str]:
@@ -48,7 +54,11 @@ def survives(one: Break, copy: Path) -> str:
         ended = run_tests(one.tests, copy)
     finally:
         (copy / file).write_text(text)
-    return "" if ended.returncode == 1 else f"survives (pytest ended with {ended.returncode}): {ended.stdout[-300:]}"
+    return (
+        ""
+        if ended.returncode == 1
+        else f"survives (pytest ended with {ended.returncode}): {ended.stdout[-300:]}"
+    )
 
 
 def main(words: list[str]) -> int:
@@ -56,10 +66,17 @@ def main(words: list[str]) -> int:
     failures = 0
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "tree"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", ".cache", "__pycache__"))
+        shutil.copytree(
+            ROOT,
+            copy,
+            ignore=shutil.ignore_patterns(".git", ".venv", "runs", ".cache", "__pycache__"),
+        )
         unbroken = run_tests(sorted({name for one in chosen for name in one.tests}), copy)
         if unbroken.returncode:
-            print(f"error: the tests fail without any break: {unbroken.stdout[-2000:]}", file=sys.stderr)
+            print(
+                f"error: the tests fail without any break: {unbroken.stdout[-2000:]}",
+                file=sys.stderr,
+            )
             return 2
         for one in chosen:
             why = survives(one, copy)

@@ -1,6 +1,8 @@
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: also for the commands that tests start
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: also for the commands that tests start
 
 import resource
 import time
@@ -54,7 +56,9 @@ def measure(item: pytest.Item) -> Iterator[None]:
     item.user_properties.append(("cpu_s", cpu_s))
     if cpu_s > LIMIT_CPU_S and not any(map(item.get_closest_marker, ("slow", "nightly", "gpu"))):
         limit = LIMIT_CPU_S * slowness()
-        assert cpu_s <= limit, f"{cpu_s:.1f} CPU-seconds, {limit:.1f} allowed: make it smaller or mark it slow"
+        assert cpu_s <= limit, (
+            f"{cpu_s:.1f} CPU-seconds, {limit:.1f} allowed: make it smaller or mark it slow"
+        )
     return result
 
 
@@ -71,10 +75,15 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """With --durations N: the N dearest tests in CPU-seconds."""
     reports = [r for r in terminalreporter.getreports("") if r.when == "teardown"]
-    dear = {r.nodeid: sum(value for name, value in r.user_properties if name == "cpu_s") for r in reports}
+    dear = {
+        r.nodeid: sum(value for name, value in r.user_properties if name == "cpu_s")
+        for r in reports
+    }
     if config.getoption("durations"):
         terminalreporter.section(f"CPU-seconds: {sum(dear.values()):.0f} in {len(dear)} tests")
-        for name in sorted(dear, key=dear.__getitem__, reverse=True)[: config.getoption("durations")]:
+        for name in sorted(dear, key=dear.__getitem__, reverse=True)[
+            : config.getoption("durations")
+        ]:
             terminalreporter.write_line(f"{dear[name]:6.2f} {name}")
 
 

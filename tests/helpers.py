@@ -18,16 +18,34 @@ from ssvid.pretrain import pretrain
 from tests import warm
 
 ROOT = Path(__file__).parents[1]
-TINY = ["--encoder.dim", "24", "--encoder.depth", "2", "--encoder.heads", "2", "--encoder.patch", "8"]
+TINY = [
+    "--encoder.dim",
+    "24",
+    "--encoder.depth",
+    "2",
+    "--encoder.heads",
+    "2",
+    "--encoder.patch",
+    "8",
+]
 TINY += ["--encoder.frames", "4", "--encoder.size", "16", "--encoder.stride", "1"]
-SMALL_MAE = ["--objective.dec_dim", "16", "--objective.dec_depth", "1", "--objective.dec_heads", "2"]
+SMALL_MAE = [
+    "--objective.dec_dim",
+    "16",
+    "--objective.dec_depth",
+    "1",
+    "--objective.dec_heads",
+    "2",
+]
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 10) -> None:
     """T H W 3 uint8 -> h264."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, width=frames.shape[2], height=frames.shape[1])
+        stream = container.add_stream(
+            "libx264", rate=fps, width=frames.shape[2], height=frames.shape[1]
+        )
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "18", "threads": "1"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -46,9 +64,42 @@ def squares(seed: int, frames: int = 8, size: int = 32) -> np.ndarray:
 
 def pretrain_argv(videos: Path, out: Path, *more: str) -> list[str]:
     """The smallest run of `mae`. Later flags win."""
-    argv = ["--objective", "mae", *SMALL_MAE, "--encoder", "vit", *TINY, "--data", "folder", "--data.root", str(videos)]
-    argv += ["--out", str(out), "--steps", "6", "--batch_size", "4", "--lr", "0.01", "--lr_batch", "4"]
-    return [*argv, "--workers", "0", "--threads", "1", "--log_every", "1", "--checkpoint_every", "3", *more]
+    argv = [
+        "--objective",
+        "mae",
+        *SMALL_MAE,
+        "--encoder",
+        "vit",
+        *TINY,
+        "--data",
+        "folder",
+        "--data.root",
+        str(videos),
+    ]
+    argv += [
+        "--out",
+        str(out),
+        "--steps",
+        "6",
+        "--batch_size",
+        "4",
+        "--lr",
+        "0.01",
+        "--lr_batch",
+        "4",
+    ]
+    return [
+        *argv,
+        "--workers",
+        "0",
+        "--threads",
+        "1",
+        "--log_every",
+        "1",
+        "--checkpoint_every",
+        "3",
+        *more,
+    ]
 
 
 def run_pretrain(videos: Path, out: Path, *more: str) -> dict[str, Any]:
@@ -56,7 +107,9 @@ def run_pretrain(videos: Path, out: Path, *more: str) -> dict[str, Any]:
     return pretrain(**parse(pretrain, pretrain_argv(videos, out, *more)))
 
 
-def command(module: str, *argv: str, limit: int | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+def command(
+    module: str, *argv: str, limit: int | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
     """As a user runs it (tests/warm.py). `limit`: the largest file it may write, in bytes."""
     return warm.run("-m", module, *argv, limit=limit, **env)
 
@@ -79,7 +132,9 @@ def tells(message: str, *words: str) -> bool:
     return bool(re.match(facts(*words), message))
 
 
-def for_each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def for_each(
+    names: str, cases: Iterable[Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """As pytest.mark.parametrize, in one test: every case is run before the test fails, and each that failed is told.
 
     A case has a `tmp_path` and a `monkeypatch` of its own; all other fixtures are shared.
@@ -93,7 +148,11 @@ def for_each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]]
             failures: list[tuple[Any, BaseException]] = []
             for number, case in enumerate(cases):
                 values = dict(zip(words, [case] if len(words) == 1 else case, strict=True))
-                own = {"tmp_path": fixtures["tmp_path"] / f"case{number}"} if "tmp_path" in fixtures else {}
+                own = (
+                    {"tmp_path": fixtures["tmp_path"] / f"case{number}"}
+                    if "tmp_path" in fixtures
+                    else {}
+                )
                 for folder in own.values():
                     folder.mkdir()
                 with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +161,9 @@ def for_each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]]
                         test(**{**fixtures, **own}, **values)
                     except (Exception, pytest.fail.Exception) as failure:
                         failures.append((case, failure))
-            said = "\n".join(f"{case!r}: {type(failure).__name__}: {failure}" for case, failure in failures)
+            said = "\n".join(
+                f"{case!r}: {type(failure).__name__}: {failure}" for case, failure in failures
+            )
             if failures:
                 raise AssertionError(f"{len(failures)} cases failed\n{said}") from failures[0][1]
 

@@ -22,16 +22,32 @@ PARTS = {  # name: the words after `python -m`
     "sweep_slurm": (*PYTEST, "tests/sweep/test_slurm.py", "tests/engine/test_slurm_ranks.py"),
     "breaks": ("tests.breaks",),
     "thousand_cells": ("tests.sweep.thousand",),
-    "sweep_faults": ("tests.sweep.faults", "recipes/sweeps/smoke.yaml", "--calm", CALM, "--out", OUT, "--faults", "30"),
+    "sweep_faults": (
+        "tests.sweep.faults",
+        "recipes/sweeps/smoke.yaml",
+        "--calm",
+        CALM,
+        "--out",
+        OUT,
+        "--faults",
+        "30",
+    ),
 }
 NEEDS_SLURM = {"sweep_faults"}  # the tests of pytest say so themselves
 
 
 def read_commit() -> str | None:
     """The commit of this tree; None where files differ from it."""
-    if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout.strip():
+    if subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip():
         return None
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip() or None
+    return (
+        subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip()
+        or None
+    )
 
 
 def has_slurm() -> bool:
@@ -58,16 +74,25 @@ def run_part(name: str, commit: str | None) -> str:
 
 def main(names: list[str]) -> int:
     if unknown := set(names) - PARTS.keys():
-        print(f"error: no part {sorted(unknown)[0]}: choose one of {', '.join(PARTS)}", file=sys.stderr)
+        print(
+            f"error: no part {sorted(unknown)[0]}: choose one of {', '.join(PARTS)}",
+            file=sys.stderr,
+        )
         return 2
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     commit, results = read_commit(), {}
     for name in names or PARTS:
         began = time.monotonic()
         results[name] = run_part(name, commit)
-        print(f"nightly {name}: {results[name]} ({(time.monotonic() - began) / 60:.1f} minutes)", flush=True)
+        print(
+            f"nightly {name}: {results[name]} ({(time.monotonic() - began) / 60:.1f} minutes)",
+            flush=True,
+        )
     failed = [name for name, result in results.items() if result == "failed"]
-    print(f"nightly at {commit or 'a changed tree'}: {len(failed)} of {len(results)} parts failed {failed}", flush=True)
+    print(
+        f"nightly at {commit or 'a changed tree'}: {len(failed)} of {len(results)} parts failed {failed}",
+        flush=True,
+    )
     return bool(failed)
 
 

@@ -25,8 +25,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch.jit.script, in its import
     from pytorchvideo.models import create_multiscale_vision_transformers, hub, x3d
 
-NAMES = [n for n in list_encoders() if registry.encoders[n].__module__ == "ssvid.encoders.pytorchvideo"]
-TORCHVISION = [n for n in list_encoders() if registry.encoders[n].__module__ == "ssvid.encoders.torchvision"]
+NAMES = [
+    n for n in list_encoders() if registry.encoders[n].__module__ == "ssvid.encoders.pytorchvideo"
+]
+TORCHVISION = [
+    n for n in list_encoders() if registry.encoders[n].__module__ == "ssvid.encoders.torchvision"
+]
 NAMES += TORCHVISION
 
 # Millions, with the head of 400 classes: pytorchvideo's docs/source/model_zoo.md; its README for MViT-B (36.6).
@@ -124,22 +128,33 @@ def test_a_clip_is_cut_and_normalised_as_published(name: str):
 def test_the_full_size_has_the_library_s_layout(name: str):
     encoder = full(name)
     with torch.device("cpu" if name == "mvit_base_16x4" else "meta"):
-        theirs = (getattr(video, name) if name in TORCHVISION else getattr(hub, name))().state_dict()
+        theirs = (
+            getattr(video, name) if name in TORCHVISION else getattr(hub, name)
+        )().state_dict()
     ours = encoder.state_dict()
     assert encoder.layout.keys() == theirs.keys()
     named = {ours_: theirs[key].shape for key, ours_ in encoder.layout.items() if ours_ is not None}
     assert named == {key: tensor.shape for key, tensor in ours.items()}
     head = {key for key, ours_ in encoder.layout.items() if ours_ is None}
-    assert all(re.match(r"fc\.|head\.|blocks\.\d+\.(proj|pool\.post_conv)\.", key) for key in head), head
+    assert all(
+        re.match(r"fc\.|head\.|blocks\.\d+\.(proj|pool\.post_conv)\.", key) for key in head
+    ), head
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_grid_of_the_full_size(name: str):
     encoder = full(name).eval()
     spec = encoder.spec
-    for T, H, W in [(spec.frames, spec.size, spec.size), (spec.frames + 1, 100, 170), (2, 33, 64), (7, 65, 31)]:
+    for T, H, W in [
+        (spec.frames, spec.size, spec.size),
+        (spec.frames + 1, 100, 170),
+        (2, 33, 64),
+        (7, 65, 31),
+    ]:
         features = encoder(torch.empty(1, 3, T, H, W, device="meta"))
-        assert features.grid == encoder.grid(T, H, W) and features.tokens.shape[1] == features.grid.n
+        assert (
+            features.grid == encoder.grid(T, H, W) and features.tokens.shape[1] == features.grid.n
+        )
 
 
 def resnet(build: Callable[..., Any]) -> Any:
@@ -150,7 +165,9 @@ def resnet(build: Callable[..., Any]) -> Any:
 
 
 def tiny_x3d() -> Any:
-    return x3d.create_x3d(input_clip_length=4, input_crop_size=48, width_factor=1.0, depth_factor=1.0)
+    return x3d.create_x3d(
+        input_clip_length=4, input_crop_size=48, width_factor=1.0, depth_factor=1.0
+    )
 
 
 def tiny_mvit() -> Any:
@@ -175,8 +192,15 @@ def tiny_mvit_v2() -> Any:
         (8, 32, 64, 2, 1),
         (8, 64, 64, 1, 1),
     ]
-    blocks = [MSBlockConfig(n, a, b, [3] * 3, [3] * 3, [1, q, q], [1, k, k]) for n, a, b, q, k in table]
-    flags = {"residual_pool": True, "residual_with_cls_embed": False, "rel_pos_embed": True, "proj_after_attn": True}
+    blocks = [
+        MSBlockConfig(n, a, b, [3] * 3, [3] * 3, [1, q, q], [1, k, k]) for n, a, b, q, k in table
+    ]
+    flags = {
+        "residual_pool": True,
+        "residual_with_cls_embed": False,
+        "rel_pos_embed": True,
+        "proj_after_attn": True,
+    }
     return video.MViT((32, 32), 4, blocks, **flags)
 
 
@@ -192,7 +216,9 @@ LIBRARY: dict[str, Callable[[], Any]] = {
     "x3d_m": tiny_x3d,
     "mvit_base_16x4": tiny_mvit,
     "mvit_v2_s": tiny_mvit_v2,
-    "swin3d_t": lambda: video.SwinTransformer3d([2, 4, 4], 12, [1, 1, 1, 2], [3, 6, 12, 24], [8, 7, 7]),
+    "swin3d_t": lambda: video.SwinTransformer3d(
+        [2, 4, 4], 12, [1, 1, 1, 2], [3, 6, 12, 24], [8, 7, 7]
+    ),
     "r3d_18": video.r3d_18,
     "mc3_18": video.mc3_18,
     "r2plus1d_18": video.r2plus1d_18,
@@ -204,10 +230,16 @@ def scrambled(net: Any) -> Any:
     """Every tensor random: fresh nets hold zeros (last norms, class tokens) that would hide a swap."""
     generator = torch.Generator().manual_seed(3)
     for module in net.modules():
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        for name, tensor in [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ]:
             if tensor.is_floating_point():
                 noise = torch.rand(tensor.shape, generator=generator)
-                scale = isinstance(module, nn.BatchNorm3d | nn.LayerNorm) and name in ("weight", "running_var")
+                scale = isinstance(module, nn.BatchNorm3d | nn.LayerNorm) and name in (
+                    "weight",
+                    "running_var",
+                )
                 tensor.copy_(0.5 + noise if scale else tensor + 0.1 * (noise - 0.5))
     return net.double().eval()
 
@@ -236,7 +268,9 @@ def test_equals_the_library_s_own_forward(name: str):
     fit(encoder, encoder.published(net.state_dict()), "the library's")
     seen: list[Tensor] = []
     where, head = pools(name, net)
-    where.register_forward_hook(lambda _, given, out: seen.append(out if isinstance(where, nn.LayerNorm) else given[0]))
+    where.register_forward_hook(
+        lambda _, given, out: seen.append(out if isinstance(where, nn.LayerNorm) else given[0])
+    )
     spec = encoder.spec
     clip = torch.randn(2, 3, spec.frames, spec.size, spec.size, dtype=torch.float64)
     theirs, features = net(clip), encoder(clip)
@@ -274,7 +308,9 @@ def test_positions_are_interpolated_to_other_clips():
     x, grid = stem(torch.randn(1, 3, 8, 40, 70))
     assert grid == (4, 10, 18)
     slots = rearrange(x[:, 1:], "1 (t s) D -> t (s D)", t=4)
-    assert torch.equal(slots, torch.tensor([0.0, 0.25, 0.75, 1.0])[:, None].expand_as(slots))  # as torch's bilinear
+    assert torch.equal(
+        slots, torch.tensor([0.0, 0.25, 0.75, 1.0])[:, None].expand_as(slots)
+    )  # as torch's bilinear
 
 
 @pytest.mark.parametrize("name", ["slow_r50", "swin3d_t"])
@@ -294,7 +330,10 @@ def test_a_published_file_loads_less_its_head(name: str, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@for_each("name, stranger", [("slow_r50", "csn_r101"), ("i3d_r50", "slow_r50"), ("mvit_base_16x4", "mvit_v2_s")])
+@for_each(
+    "name, stranger",
+    [("slow_r50", "csn_r101"), ("i3d_r50", "slow_r50"), ("mvit_base_16x4", "mvit_v2_s")],
+)
 def test_another_model_s_file_and_half_a_file_are_refused(name: str, stranger: str):
     encoder = create_encoder(name, **full(name).tiny)
     half = dict(list(LIBRARY[name]().state_dict().items())[::2])

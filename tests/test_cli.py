@@ -93,13 +93,17 @@ def helpless(parser: ArgumentParser) -> list[str]:
 def test_every_parameter_of_every_registered_name_has_help(kind):
     table = getattr(registry, kind)
     names = [name for name in table.names() if not name.startswith("test_")]
-    lacking = {name: flags for name in names if (flags := helpless(parser_of_entry("it", table[name])))}
+    lacking = {
+        name: flags for name in names if (flags := helpless(parser_of_entry("it", table[name])))
+    }
     assert not lacking and len(names) >= 5
 
 
 def commands() -> Iterator[Callable[..., Any]]:
     """What each file of ours hands to `ssvid.cli.command`, and the words of ssvid.sweep."""
-    for file in sorted(file for room in ("ssvid", "benchmarks") for file in (ROOT / room).rglob("*.py")):
+    for file in sorted(
+        file for room in ("ssvid", "benchmarks") for file in (ROOT / room).rglob("*.py")
+    ):
         text = file.read_text()
         if "from ssvid.cli import command" in text:
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
@@ -120,8 +124,12 @@ def test_every_parameter_of_every_command_has_help():
 
 
 def test_help_is_the_comment_where_a_parameter_is_declared():
-    assert "of tokens; 0.75 on UCF101" in " ".join(of_entry("objective", registry.objectives["mae"]).split())
-    assert "of the file's frames" in of_entry("encoder", registry.encoders["vit_small"]), "handed on by **kwargs"
+    assert "of tokens; 0.75 on UCF101" in " ".join(
+        of_entry("objective", registry.objectives["mae"]).split()
+    )
+    assert "of the file's frames" in of_entry("encoder", registry.encoders["vit_small"]), (
+        "handed on by **kwargs"
+    )
     partial = " ".join(of_entry("objective", registry.objectives["partial_mae"]).split())
     assert "of the target; mae_st: patch" in partial, "handed on to another file"
     assert "mae_st: random" not in partial, "its own, not its neighbour's"
@@ -133,17 +141,24 @@ def test_a_batch_that_micro_batches_cannot_share(argv):
 
 def test_an_incapable_encoder(argv):
     plain = [
-        a for i, a in enumerate(argv) if not a.startswith("--encoder.") and not argv[i - 1].startswith("--encoder.")
+        a
+        for i, a in enumerate(argv)
+        if not a.startswith("--encoder.") and not argv[i - 1].startswith("--encoder.")
     ]
     assert tells(refused([*plain, "--encoder", "r3d_18"]), "mae", "can_skip", "r3d_18")
 
 
 def test_a_recipe_is_the_same_flags(tmp_path, videos):
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("objective: {name: mae, mask_ratio: 0.6}\nencoder: vit_tiny\ndata: {name: folder}\nsteps: 7\n")
+    recipe.write_text(
+        "objective: {name: mae, mask_ratio: 0.6}\nencoder: vit_tiny\ndata: {name: folder}\nsteps: 7\n"
+    )
     rest = ["--data.root", str(videos), "--out", "o"]
     got = parse(pretrain, ["--config", str(recipe), *rest, "--objective.dec_depth", "2"])
-    assert got["config"]["objective"]["mask_ratio"] == 0.6 and got["config"]["objective"]["dec_depth"] == 2
+    assert (
+        got["config"]["objective"]["mask_ratio"] == 0.6
+        and got["config"]["objective"]["dec_depth"] == 2
+    )
     assert got["config"]["encoder"]["name"] == "vit_tiny" and got["steps"] == 7
     recipe.write_text("objective: mae\nencoder: vit\ndata: folder\nstepz: 3\n")
     assert tells(refused(["--config", str(recipe), *rest]), "stepz")
@@ -155,7 +170,9 @@ def test_a_recipe_is_the_same_flags(tmp_path, videos):
 
 
 def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
-    (tmp_path / "mine.py").write_text("from objectives.mae import MAE\n\n\nclass Mine(MAE):\n    pass\n")
+    (tmp_path / "mine.py").write_text(
+        "from objectives.mae import MAE\n\n\nclass Mine(MAE):\n    pass\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     got = parse(pretrain, pretrain_argv(videos, tmp_path / "o", "--objective", "mine:Mine"))
     assert got["config"]["objective"]["name"] == "mine:Mine"
@@ -166,7 +183,11 @@ def test_a_strangers_objective_is_a_plug_in(tmp_path, videos, monkeypatch):
 def test_help_lists_the_objectives_own_flags_and_works_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = command("ssvid.pretrain", "--objective", "mae", "--help")
-    assert result.returncode == 0 and "mask_ratio" in result.stdout and "--checkpoint_every" in result.stdout
+    assert (
+        result.returncode == 0
+        and "mask_ratio" in result.stdout
+        and "--checkpoint_every" in result.stdout
+    )
     assert "vit_small" in result.stdout
 
 

@@ -18,7 +18,9 @@ def check(found: dict, folder: Path) -> float:
     for control in ("single_frame", "shuffled"):
         low, high = result["controls"][control]["interval"]
         margin = 0.02  # several intervals of 95 % are read: one may miss by a little
-        assert low - margin <= found["chance"] <= high + margin, f"{control} reads the label: {low} to {high}"
+        assert low - margin <= found["chance"] <= high + margin, (
+            f"{control} reads the label: {low} to {high}"
+        )
     return found["pretrained"] - found["random"]
 
 

@@ -13,7 +13,9 @@ from ssvid.weights.encoders import save_encoder
 from tests.helpers import facts, for_each
 
 # Ours alone: other tests register small nets of their own.
-NAMES = [name for name in list_encoders() if registry.encoders[name].__module__.startswith("ssvid.")]
+NAMES = [
+    name for name in list_encoders() if registry.encoders[name].__module__.startswith("ssvid.")
+]
 
 
 # One name of each class; the others are the same code in other sizes, and are slow.
@@ -73,7 +75,9 @@ def test_features_have_the_declared_shapes(encoder: Encoder, more: int):
     assert features.tokens.shape == (2, features.grid.n, encoder.dim)
     assert features.pooled.shape == (2, encoder.dim)
     assert torch.equal(encoder(clip).tokens, features.tokens)
-    first, second = features.pooled  # whatever their size: an S3D that is not calibrated gives 1e-19
+    first, second = (
+        features.pooled
+    )  # whatever their size: an S3D that is not calibrated gives 1e-19
     assert (first - second).abs().max() > 1e-3 * first.abs().max()
 
 
@@ -101,7 +105,9 @@ def test_keep_runs_only_what_is_kept(encoder: Encoder):
     t, h, w = encoder.tubelet
     hidden = torch.ones(grid.n, dtype=torch.bool).index_fill(0, keep[0], False).view(*grid)
     pixels = hidden.repeat_interleave(t, 0).repeat_interleave(h, 1).repeat_interleave(w, 2)
-    assert torch.equal(encoder(clip + 100 * pixels, keep=keep).tokens, seen), "a dropped pixel reached a kept token"
+    assert torch.equal(encoder(clip + 100 * pixels, keep=keep).tokens, seen), (
+        "a dropped pixel reached a kept token"
+    )
 
 
 @torch.no_grad()
@@ -125,7 +131,9 @@ def test_every_parameter_gets_a_gradient(encoder: Encoder):
 def test_every_parameter_has_its_layer(encoder: Encoder):
     above = encoder.layers_above()
     assert above.keys() == dict(encoder.named_parameters()).keys()
-    assert set(above.values()) - {0} == set(range(1, max(above.values()) + 1)), "a layer without parameters"
+    assert set(above.values()) - {0} == set(range(1, max(above.values()) + 1)), (
+        "a layer without parameters"
+    )
     first, *_, last = above.values()  # in the order of declaration
     assert first == max(above.values()) > encoder.depth and last <= 1
 
@@ -133,9 +141,28 @@ def test_every_parameter_has_its_layer(encoder: Encoder):
 @for_each(
     "name, expected",
     [
-        ("resnet18_2d3d", {"conv1.weight": 9, "bn1.bias": 9, "layer1.0.conv1.weight": 8, "layer4.1.bn2.weight": 1}),
-        ("r3d_18", {"body.0.0.weight": 5, "body.1.0.conv1.0.weight": 4, "body.4.1.conv2.0.weight": 1}),
-        ("mvit_v2_s", {"stem.patch.weight": 6, "blocks.0.norm1.weight": 5, "blocks.4.norm1.weight": 1, "norm.bias": 0}),
+        (
+            "resnet18_2d3d",
+            {
+                "conv1.weight": 9,
+                "bn1.bias": 9,
+                "layer1.0.conv1.weight": 8,
+                "layer4.1.bn2.weight": 1,
+            },
+        ),
+        (
+            "r3d_18",
+            {"body.0.0.weight": 5, "body.1.0.conv1.0.weight": 4, "body.4.1.conv2.0.weight": 1},
+        ),
+        (
+            "mvit_v2_s",
+            {
+                "stem.patch.weight": 6,
+                "blocks.0.norm1.weight": 5,
+                "blocks.4.norm1.weight": 1,
+                "norm.bias": 0,
+            },
+        ),
     ],
 )
 def test_layers_are_as_the_net_is_laid_out(name: str, expected: dict[str, int]):
@@ -148,7 +175,9 @@ def test_saved_and_loaded(encoder: Encoder, tmp_path):
     path = save_encoder(encoder, tmp_path, "encoder", {})
     again = load_encoder(tmp_path)
     assert torch.equal(again(clip_for(encoder)).tokens, encoder(clip_for(encoder)).tokens)
-    assert again.spec == encoder.spec and again.mean == encoder.mean and again.kwargs == encoder.kwargs
+    assert (
+        again.spec == encoder.spec and again.mean == encoder.mean and again.kwargs == encoder.kwargs
+    )
     assert save_encoder(again, tmp_path / "b", "encoder", {}).read_bytes() == path.read_bytes()
 
 

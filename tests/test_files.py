@@ -20,7 +20,10 @@ def test_text_and_json_are_written_whole(tmp_path: Path):
 
 def test_a_lock_has_one_holder(tmp_path: Path):
     with locked(tmp_path / "lock", wait=False, what="the folder"):
-        with pytest.raises(Locked, match="the folder"), locked(tmp_path / "lock", wait=False, what="the folder"):
+        with (
+            pytest.raises(Locked, match="the folder"),
+            locked(tmp_path / "lock", wait=False, what="the folder"),
+        ):
             raise AssertionError("it was held twice")
     with locked(tmp_path / "lock", wait=False, what="the folder"):
         assert issubclass(Locked, UserError)

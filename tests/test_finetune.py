@@ -60,9 +60,42 @@ def data(tmp_path_factory) -> Path:
 
 def argv(start: Path, data: Path, out: Path, *more: str) -> list[str]:
     """The smallest run. Later flags win."""
-    flags = ["--encoder", str(start), "--data", "csv", "--data.root", str(data), "--out", str(out), "--steps", "6"]
-    flags += ["--batch_size", "4", "--lr", "0.01", "--lr_batch", "4", "--dropout", "0.3", "--workers", "0"]
-    flags += ["--threads", "1", "--log_every", "1", "--checkpoint_every", "3", "--test_clips", "2", "--test_crops", "2"]
+    flags = [
+        "--encoder",
+        str(start),
+        "--data",
+        "csv",
+        "--data.root",
+        str(data),
+        "--out",
+        str(out),
+        "--steps",
+        "6",
+    ]
+    flags += [
+        "--batch_size",
+        "4",
+        "--lr",
+        "0.01",
+        "--lr_batch",
+        "4",
+        "--dropout",
+        "0.3",
+        "--workers",
+        "0",
+    ]
+    flags += [
+        "--threads",
+        "1",
+        "--log_every",
+        "1",
+        "--checkpoint_every",
+        "3",
+        "--test_clips",
+        "2",
+        "--test_crops",
+        "2",
+    ]
     return [*flags, *more]
 
 
@@ -85,16 +118,28 @@ def done(start, data, tmp_path_factory) -> tuple[dict[str, Any], dict[str, Any],
     out = tmp_path_factory.mktemp("tuned") / "t"
     ended = command("ssvid.finetune", *argv(start, data, out))
     assert ended.returncode == 0, ended.stderr[-2000:]
-    return json.loads(ended.stdout.splitlines()[-1]), json.loads((out / "result.json").read_text()), out
+    return (
+        json.loads(ended.stdout.splitlines()[-1]),
+        json.loads((out / "result.json").read_text()),
+        out,
+    )
 
 
 def test_it_ends_in_one_line_and_a_result(done, start, data):
     last, result, out = done
     assert {"top1", "interval", "chance", "val_top1", "out"} <= last.keys()
     assert last["result"] == str(out / "result.json")
-    assert last["step"] == 6 and last["top1"] == result["top1"] and last["val_top1"] == result["val_top1"]
+    assert (
+        last["step"] == 6
+        and last["top1"] == result["top1"]
+        and last["val_top1"] == result["val_top1"]
+    )
     assert last["weights"] == result["encoder"]["weights"] == "trained"
-    assert result["kind"] == "fine-tuning" and result["controls"] == {} and result["leak"] == {"checked": False}
+    assert (
+        result["kind"] == "fine-tuning"
+        and result["controls"] == {}
+        and result["leak"] == {"checked": False}
+    )
     assert result["chance"] == result["majority"] == 0.5
     low, high = result["interval"]
     assert low <= result["top1"] <= high
@@ -103,12 +148,18 @@ def test_it_ends_in_one_line_and_a_result(done, start, data):
     assert result["top1"] == sum(right) / 6 and test["paths"] == [f"test{i}.mp4" for i in range(6)]
     matrix = np.array(result["confusion"])
     assert matrix.sum(1).tolist() == [3, 3] and matrix.trace() == sum(right)
-    assert result["data"]["clips"] == {"train": 8, "val": 4, "test": 6} and result["data"]["groups"]["test"] == 6
+    assert (
+        result["data"]["clips"] == {"train": 8, "val": 4, "test": 6}
+        and result["data"]["groups"]["test"] == 6
+    )
     assert result["encoder"]["hash"] == encoder_hash(load_encoder(start))
     assert result["tuned"] == encoder_hash(load_encoder(out)) != result["encoder"]["hash"]
     assert result["protocol"]["clip"]["clips"] == result["protocol"]["clip"]["crops"] == 2
     assert result["protocol"]["training"]["steps"] == 6 and len(result["protocol_hash"]) == 16
-    assert result["command"].startswith("python -m ssvid.finetune --encoder ") and result["config"]["lr"] == 0.01
+    assert (
+        result["command"].startswith("python -m ssvid.finetune --encoder ")
+        and result["config"]["lr"] == 0.01
+    )
     assert result["cost"]["cpu_s"] > 0 and result["data"]["hash"] and result["seed"] == 0
 
 
@@ -121,7 +172,9 @@ def test_it_goes_on_bit_for_bit(done, start, data, tmp_path):
     assert same(weights(copy), weights(out))
     again = json.loads((copy / "result.json").read_text())
     assert again["test"] == result["test"] and again["tuned"] == result["tuned"]
-    assert [m["loss"] for m in metrics(copy) if "loss" in m] == [m["loss"] for m in metrics(out) if "loss" in m]
+    assert [m["loss"] for m in metrics(copy) if "loss" in m] == [
+        m["loss"] for m in metrics(out) if "loss" in m
+    ]
     moved = Path(shutil.copytree(start, tmp_path / "elsewhere"))
     run(moved, data, copy)  # the same weights at another place
 
@@ -138,7 +191,19 @@ def test_another_run_in_the_folder_is_refused(done, start, data, tmp_path):
 
 
 def test_the_head_learns_alone_at_first(start, data, tmp_path):
-    run(start, data, tmp_path / "h", "--steps", "4", "--head_warmup", "0.5", "--checkpoint_every", "1", "--keep", "9")
+    run(
+        start,
+        data,
+        tmp_path / "h",
+        "--steps",
+        "4",
+        "--head_warmup",
+        "0.5",
+        "--checkpoint_every",
+        "1",
+        "--keep",
+        "9",
+    )
     began = {f"encoder.{k}": v for k, v in load_encoder(start).state_dict().items()}
     heads = []
     for step in (1, 2, 3):
@@ -148,14 +213,38 @@ def test_the_head_learns_alone_at_first(start, data, tmp_path):
         if step <= 2:
             assert same(encoder, began), f"the encoder moved at step {step}"
         else:
-            assert all(not torch.equal(encoder[k], began[k]) for k in encoder if k.endswith("weight"))
+            assert all(
+                not torch.equal(encoder[k], began[k]) for k in encoder if k.endswith("weight")
+            )
     assert not torch.equal(heads[0], heads[1])
 
 
 def test_it_learns(start, data, tmp_path):
     """Colours, from eight clips."""
-    plain = ("--mixup", "0", "--cutmix", "0", "--smoothing", "0", "--dropout", "0", "--augment", "none")
-    result = run(start, data, tmp_path / "l", *plain, "--batch_size", "8", "--steps", "40", "--layer_decay", "1")
+    plain = (
+        "--mixup",
+        "0",
+        "--cutmix",
+        "0",
+        "--smoothing",
+        "0",
+        "--dropout",
+        "0",
+        "--augment",
+        "none",
+    )
+    result = run(
+        start,
+        data,
+        tmp_path / "l",
+        *plain,
+        "--batch_size",
+        "8",
+        "--steps",
+        "40",
+        "--layer_decay",
+        "1",
+    )
     rows = [m for m in metrics(tmp_path / "l") if "loss" in m]
     assert rows[0]["loss"] == pytest.approx(0.693, abs=0.01) and rows[-1]["loss"] < 0.1
     assert rows[-1]["train_top1"] == 1.0 and result["top1"] == result["val_top1"] == 1.0
@@ -163,10 +252,18 @@ def test_it_learns(start, data, tmp_path):
 
 def test_convolutions_with_batch_norm_keep_their_statistics(data, tmp_path):
     torch.manual_seed(0)
-    save_encoder(create_encoder("resnet18_2d3d", width=8, frames=2, stride=1, size=32), tmp_path / "r", "encoder", {})
+    save_encoder(
+        create_encoder("resnet18_2d3d", width=8, frames=2, stride=1, size=32),
+        tmp_path / "r",
+        "encoder",
+        {},
+    )
     result = run(tmp_path / "r", data, tmp_path / "t", "--steps", "3", "--repeat", "2")
     assert result["step"] == 3
-    before, after = load_encoder(tmp_path / "r").state_dict(), load_encoder(tmp_path / "t").state_dict()
+    before, after = (
+        load_encoder(tmp_path / "r").state_dict(),
+        load_encoder(tmp_path / "t").state_dict(),
+    )
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])
 
 
@@ -190,10 +287,17 @@ def test_tokens_are_dropped_in_training_alone(done, start, data, tmp_path):
     answers = []
     for name, more in (("dropped", DROPPING), ("dense", ())):
         run(start, data, tmp_path / name, *still, *more)
-        answers.append(json.loads((tmp_path / name / "result.json").read_text())["test"]["predictions"])
+        answers.append(
+            json.loads((tmp_path / name / "result.json").read_text())["test"]["predictions"]
+        )
     assert answers[0] == answers[1]
-    losses = [[m["loss"] for m in metrics(tmp_path / name) if "loss" in m] for name in ("dropped", "dense")]
-    assert losses[0][0] != losses[1][0] and losses[0][1] == losses[1][1]  # the last one of two steps is dense
+    losses = [
+        [m["loss"] for m in metrics(tmp_path / name) if "loss" in m]
+        for name in ("dropped", "dense")
+    ]
+    assert (
+        losses[0][0] != losses[1][0] and losses[0][1] == losses[1][1]
+    )  # the last one of two steps is dense
 
 
 OFF = ("--drop_tokens", "0", "--dense_last", "0", "--recompute", "false")
@@ -219,7 +323,9 @@ def test_what_it_was_trained_on_goes_along(done, start, data, tmp_path):
     assert leak(str(out), manifest.split("train")).clips == 8  # not the unlabelled one
     cheat = Path(shutil.copytree(start, tmp_path / "cheat"))
     rows = [["test3.mp4", None, "train", "", ""]]
-    (cheat / "provenance.json").write_text(json.dumps({"root": str(data.parent), "hash": "x", "rows": rows}))
+    (cheat / "provenance.json").write_text(
+        json.dumps({"root": str(data.parent), "hash": "x", "rows": rows})
+    )
     run(cheat, data, tmp_path / "t", "--steps", "1")
     found = {"checked": True, "clips": 1, "first": ["test3.mp4"]}
     assert json.loads((tmp_path / "t" / "result.json").read_text())["leak"] == found
@@ -232,7 +338,9 @@ def test_a_name_begins_with_random_weights(data, tmp_path):
     spec = json.loads((tmp_path / "n" / "encoder.json").read_text())["spec"]
     assert (spec["frames"], spec["size"]) == (2, 24)
     first = json.loads((tmp_path / "n" / "result.json").read_text())["encoder"]["hash"]
-    run(Path("test_small_vit"), data, tmp_path / "n", *small)  # the same draw of weights, or it would be refused
+    run(
+        Path("test_small_vit"), data, tmp_path / "n", *small
+    )  # the same draw of weights, or it would be refused
     run(Path("test_small_vit"), data, tmp_path / "m", *small, "--seed", "1")
     assert json.loads((tmp_path / "m" / "result.json").read_text())["encoder"]["hash"] != first
 

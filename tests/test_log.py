@@ -29,7 +29,9 @@ def open_data(root: Path) -> None:
     folder(str(root))
 
 
-def test_a_library_call_shows_nothing(tmp_path: Path, unshown: None, capsys: pytest.CaptureFixture[str]):
+def test_a_library_call_shows_nothing(
+    tmp_path: Path, unshown: None, capsys: pytest.CaptureFixture[str]
+):
     open_data(tmp_path)
     log.warning("of no use to anybody")
     assert capsys.readouterr() == ("", "")
@@ -41,13 +43,19 @@ def test_a_run_from_python_shows_no_bar_and_goes_on(
     run_pretrain(videos, tmp_path / "run", "--steps", "2", "--log_every", "1")
     encoder = load_encoder(tmp_path / "run")
     clips = Clips(folder(str(videos)), Views(clips=(encoder.spec,)), seed=0)
-    source = Source("encoder", "of a test", lambda clip, index: {"pooled": encoder(encoder.normalise(clip)).pooled})
+    source = Source(
+        "encoder",
+        "of a test",
+        lambda clip, index: {"pooled": encoder(encoder.normalise(clip)).pooled},
+    )
     extracted = extract_from(clips, [source], str(tmp_path / "cache"), 4, 0, "cpu", label="net")
     assert len(extracted.features["encoder"]["pooled"]) == 10
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_command_shows_it_once_and_names_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_command_shows_it_once_and_names_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     log_once.cache_clear()
     open_data(tmp_path)
     folder(str(tmp_path))

@@ -25,10 +25,49 @@ from tests.helpers import ROOT, TINY, command, facts, sentence, tells
 SET = ["--data", "synthetic_narrated", "--data.train", "4", "--data.val", "1", "--data.test", "2"]
 SET += ["--data.seconds", "100", "--data.size", "16"]
 OPTIONS = json.dumps({"buckets": 32, "width": 8, "hidden": 16, "length": 8})
-RUN = ["--batch_size", "4", "--workers", "0", "--threads", "1", "--log_every", "1", "--lr", "1e-3", "--lr_batch", "4"]
-MIL = ["--objective", "mil_nce", "--objective.dim", "8", "--objective.options", OPTIONS, "--encoder", "vit", *TINY]
-TAN = ["--objective", "tan", "--objective.features", "24", "--objective.dim", "16", "--objective.heads", "2"]
-TAN += ["--objective.video_layers", "1", "--objective.joint_layers", "3", "--objective.options", OPTIONS]
+RUN = [
+    "--batch_size",
+    "4",
+    "--workers",
+    "0",
+    "--threads",
+    "1",
+    "--log_every",
+    "1",
+    "--lr",
+    "1e-3",
+    "--lr_batch",
+    "4",
+]
+MIL = [
+    "--objective",
+    "mil_nce",
+    "--objective.dim",
+    "8",
+    "--objective.options",
+    OPTIONS,
+    "--encoder",
+    "vit",
+    *TINY,
+]
+TAN = [
+    "--objective",
+    "tan",
+    "--objective.features",
+    "24",
+    "--objective.dim",
+    "16",
+    "--objective.heads",
+    "2",
+]
+TAN += [
+    "--objective.video_layers",
+    "1",
+    "--objective.joint_layers",
+    "3",
+    "--objective.options",
+    OPTIONS,
+]
 
 
 def trained(out: Path, *argv: str) -> dict[str, torch.Tensor]:
@@ -43,7 +82,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of mil_nce, and the features of its encoder."""
     root = tmp_path_factory.mktemp("narrated")
     trained(root / "mil", *MIL, "--data.root", str(root / "set"), "--steps", "2")
-    flags = ["--encoder", str(root / "mil"), "--per_second", "true", "--out", str(root / "features"), "--workers", "0"]
+    flags = [
+        "--encoder",
+        str(root / "mil"),
+        "--per_second",
+        "true",
+        "--out",
+        str(root / "features"),
+        "--workers",
+        "0",
+    ]
     extract_features(**parse(extract_features, [*flags, *SET, "--data.root", str(root / "set")]))
     return root
 
@@ -69,7 +117,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(name: str, root: Path, tmp_pat
     newest = tmp_path / "two/checkpoints/step_00000004.pt"
     newest.unlink()  # as if the kill had come after step 2
     again = trained(tmp_path / "two", *what, *more)
-    assert whole.keys() == again.keys() and all(torch.equal(whole[key], again[key]) for key in whole)
+    assert whole.keys() == again.keys() and all(
+        torch.equal(whole[key], again[key]) for key in whole
+    )
 
 
 def score_aligner(encoder: Path, folder: Path, *data: str) -> dict[str, Any]:
@@ -98,9 +148,22 @@ def test_the_runner_scores_an_aligner_beside_the_narrator(root: Path, tmp_path: 
 def test_sentences_are_found_again(tmp_path: Path):
     """The recipes, whole: 25 points above the narrator's own times, AUC 0.85 (docs/results.md: 31 and 0.94 to 0.95)."""
     data = ["--data", "synthetic_narrated", "--data.root", str(tmp_path / "set")]
-    recipe = ["--config", str(ROOT / "recipes/mil_nce_narrated.yaml"), *data, "--out", str(tmp_path / "mil")]
+    recipe = [
+        "--config",
+        str(ROOT / "recipes/mil_nce_narrated.yaml"),
+        *data,
+        "--out",
+        str(tmp_path / "mil"),
+    ]
     pretrain(**parse(pretrain, [*recipe, "--workers", "0"]))
-    flags = ["--encoder", str(tmp_path / "mil"), "--per_second", "true", "--out", str(tmp_path / "features")]
+    flags = [
+        "--encoder",
+        str(tmp_path / "mil"),
+        "--per_second",
+        "true",
+        "--out",
+        str(tmp_path / "features"),
+    ]
     extract_features(**parse(extract_features, [*data, *flags, "--workers", "0"]))
     stage = stages.stage(stages.read(str(ROOT / "recipes/tan_narrated.yaml")), "init", tmp_path)
     (tmp_path / "init.yaml").write_text(yaml.safe_dump(stage))
@@ -126,7 +189,16 @@ def test_features_of_another_width_name_the_flag(root: Path, tmp_path: Path):
 
 
 def test_without_features_there_is_nothing_to_align(root: Path, tmp_path: Path):
-    argv = [*TAN, *SET, "--data.root", str(root / "set"), "--out", str(tmp_path / "o"), "--steps", "1"]
+    argv = [
+        *TAN,
+        *SET,
+        "--data.root",
+        str(root / "set"),
+        "--out",
+        str(tmp_path / "o"),
+        "--steps",
+        "1",
+    ]
     with pytest.raises(UserError, match=facts("4 of 4")):
         pretrain(**parse(pretrain, argv))
 
@@ -143,7 +215,10 @@ def test_a_run_keeps_its_words_and_whose_features_it_learnt_from(root: Path, tmp
     (tmp_path / "tan").rename(tmp_path / "moved")
     again = open_aligner(str(tmp_path / "moved"))
     features, said = torch.randn(1, 9, 24), ["the red bar", "a blue star"]
-    assert torch.equal(by.ask(features, said).joint, again.ask(features, said).joint) and by.hash == again.hash
+    assert (
+        torch.equal(by.ask(features, said).joint, again.ask(features, said).joint)
+        and by.hash == again.hash
+    )
     np.save(tmp_path / "moved/text.words.npy", np.load(tmp_path / "moved/text.words.npy")[::-1])
     assert open_aligner(str(tmp_path / "moved")).hash != by.hash
     card = json.loads((root / "features/store.json").read_text())
@@ -152,10 +227,23 @@ def test_a_run_keeps_its_words_and_whose_features_it_learnt_from(root: Path, tmp
     (tmp_path / "store/store.json").write_text(json.dumps({**card, "hash": "another"}))
     shutil.copy(root / "features/test_00000.npy", tmp_path / "store")
     (tmp_path / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:03.000\nthe red bar\n")
-    flags = ["--video", "test_00000", "--transcript", str(tmp_path / "a.vtt"), "--aligner", str(tmp_path / "moved")]
+    flags = [
+        "--video",
+        "test_00000",
+        "--transcript",
+        str(tmp_path / "a.vtt"),
+        "--aligner",
+        str(tmp_path / "moved"),
+    ]
     with pytest.raises(UserError, match=facts("another")):
-        align(**parse(align, [*flags, "--features", str(tmp_path / "store"), "--out", str(tmp_path / "o")]))
-    told = align(**parse(align, [*flags, "--features", str(root / "features"), "--out", str(tmp_path / "o")]))
+        align(
+            **parse(
+                align, [*flags, "--features", str(tmp_path / "store"), "--out", str(tmp_path / "o")]
+            )
+        )
+    told = align(
+        **parse(align, [*flags, "--features", str(root / "features"), "--out", str(tmp_path / "o")])
+    )
     assert told["aligned"] == 1
 
 
@@ -163,6 +251,14 @@ def test_a_damaged_first_file_is_a_bad_file_like_any_other(root: Path, tmp_path:
     shutil.copytree(root / "features", tmp_path / "features")
     first = tmp_path / "features/train_00000.npy"
     first.write_bytes(first.read_bytes()[:60])
-    argv = [*TAN, "--data.root", str(root / "set"), "--data.features", str(tmp_path / "features"), "--max_bad", "0.5"]
+    argv = [
+        *TAN,
+        "--data.root",
+        str(root / "set"),
+        "--data.features",
+        str(tmp_path / "features"),
+        "--max_bad",
+        "0.5",
+    ]
     trained(tmp_path / "o", *argv, "--objective.cotrain", "keep", "--steps", "1")
     assert tells(capsys.readouterr().err, "--objective.cotrain", "--objective.init")

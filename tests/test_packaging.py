@@ -26,8 +26,12 @@ def test_constraints_pin_what_is_tested():
     for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
         requirement = Requirement(line)
         number = pinned.get(requirement.name.lower().replace("_", "-"))
-        assert number and requirement.specifier.contains(number), f"{line}: constraints.txt says {number}"
-        assert version(requirement.name).split("+")[0] == number, f"{requirement.name}: this is not the tested set"
+        assert number and requirement.specifier.contains(number), (
+            f"{line}: constraints.txt says {number}"
+        )
+        assert version(requirement.name).split("+")[0] == number, (
+            f"{requirement.name}: this is not the tested set"
+        )
 
 
 def test_it_promises_what_the_user_fixed():

@@ -9,7 +9,9 @@ def test_a_row_depends_on_its_coordinates_alone():
     whole = uniform(3, "mask", torch.tensor([0, 1, 1]), torch.tensor([7, 7, 9]), 5)
     assert whole.shape == (3, 5) and whole.dtype == torch.float64
     assert torch.equal(whole[2:], uniform(3, "mask", 1, 9, 5))
-    assert torch.equal(whole[:, :2], uniform(3, "mask", torch.tensor([0, 1, 1]), torch.tensor([7, 7, 9]), 2))
+    assert torch.equal(
+        whole[:, :2], uniform(3, "mask", torch.tensor([0, 1, 1]), torch.tensor([7, 7, 9]), 2)
+    )
 
 
 def test_every_coordinate_matters():

@@ -25,7 +25,9 @@ def test_settings_of_another_name_are_dropped():
 
 def test_a_flag_replaces_what_a_recipe_merges():
     assert set_flags({"clip": {"fps": 5.0}}, {"clip": {"size": 32}}) == {"clip": {"size": 32}}
-    assert set_flags({"clip": {"fps": 5.0}}, {"clip.size": 32}) == {"clip": {"fps": 5.0, "size": 32}}
+    assert set_flags({"clip": {"fps": 5.0}}, {"clip.size": 32}) == {
+        "clip": {"fps": 5.0, "size": 32}
+    }
     below = {"objective": {"name": "mae", "mask_ratio": 0.9}}
     assert set_flags(below, {"objective": "infonce"})["objective"] == {"name": "infonce"}
     both = set_flags(below, {"objective.dec_dim": 4, "objective": {"name": "mae"}})
@@ -38,7 +40,10 @@ def test_names_become_paths_and_paths_names():
     recipe = {"objective": {"name": "mae", "mask_ratio": 0.5}, "data": "folder", "steps": 3}
     tables = {"objective": objectives, "data": datasets}
     placed = to_class_paths(recipe, tables)
-    assert placed["objective"] == {"class_path": "objectives.mae.MAE", "init_args": {"mask_ratio": 0.5}}
+    assert placed["objective"] == {
+        "class_path": "objectives.mae.MAE",
+        "init_args": {"mask_ratio": 0.5},
+    }
     assert to_names(placed, tables) == {**recipe, "data": {"name": "folder"}}
 
 

@@ -31,7 +31,9 @@ def rest(tmp_path_factory) -> list[str]:
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")))
 def test_every_recipe_parses(recipe: Path, rest: list[str], tmp_path: Path):
     head, given = recipe.read_text(), yaml.safe_load(recipe.read_text())
-    assert head.startswith("#") and "# Command:" in head and "core:" in head  # score: measured, or not run
+    assert (
+        head.startswith("#") and "# Command:" in head and "core:" in head
+    )  # score: measured, or not run
     if "stages" in given:
         whole = read(str(recipe))
         for name in whole["stages"]:
@@ -41,7 +43,12 @@ def test_every_recipe_parses(recipe: Path, rest: list[str], tmp_path: Path):
     elif "objective" in given:
         assert parse(pretrain, ["--config", str(recipe), *rest])["objective"]
     else:
-        assert parse(finetune, ["--config", str(recipe), *rest, "--encoder", "vit_tiny"])["layer_decay"] <= 1
+        assert (
+            parse(finetune, ["--config", str(recipe), *rest, "--encoder", "vit_tiny"])[
+                "layer_decay"
+            ]
+            <= 1
+        )
 
 
 PUBLISHED = [  # recipe, stage, parameters and keys of the published net (shared/facts)
@@ -68,4 +75,6 @@ def on_meta(given: dict[str, Any]) -> Objective:
     if "sampler" in objective:
         objective["sampler"] = "random"
     with torch.device("meta"):
-        return registry.objectives[objective.pop("name")](create_encoder(encoder.pop("name"), **encoder), **objective)
+        return registry.objectives[objective.pop("name")](
+            create_encoder(encoder.pop("name"), **encoder), **objective
+        )

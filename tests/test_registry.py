@@ -31,7 +31,9 @@ def test_the_names_of_the_sources_are_those_that_are_registered(kind):
     table = getattr(registry, kind)
     for name in table.names():
         assert callable(table[name])
-    written = {name for name, entry in table.table.items() if entry.__module__.startswith(table.package)}
+    written = {
+        name for name, entry in table.table.items() if entry.__module__.startswith(table.package)
+    }
     assert written == set(table.modules)
 
 

@@ -15,14 +15,29 @@ from tests.benchmarks.made import encoder_info, make_result, old_result
 
 
 def test_what_is_written_is_read_again(tmp_path: Path):
-    result = make_result("net", "classify.linear", text="0123", seeds=[0, 1], fold=Fold(of="c", number=1, folds=[1, 2]))
-    score = replace(result.score, per_class={"a": 0.5, "b": None}, of_seeds=[0.4, 0.6], std_over_seeds=0.1)
-    streams = (encoder_info("rgb"), encoder_info("flow", licence="X", recipe="r", pretraining_seed=3))
+    result = make_result(
+        "net",
+        "classify.linear",
+        text="0123",
+        seeds=[0, 1],
+        fold=Fold(of="c", number=1, folds=[1, 2]),
+    )
+    score = replace(
+        result.score, per_class={"a": 0.5, "b": None}, of_seeds=[0.4, 0.6], std_over_seeds=0.1
+    )
+    streams = (
+        encoder_info("rgb"),
+        encoder_info("flow", licence="X", recipe="r", pretraining_seed=3),
+    )
     result = replace(result, score=score, encoder=replace(result.encoder, streams=streams))
     write_result(tmp_path / "a.json", result)
     assert read_result(tmp_path / "a.json") == result
     content = json.loads((tmp_path / "a.json").read_text())
-    assert content["schema"] == SCHEMA and content["top1"] == result.score.value and content["config"] is None
+    assert (
+        content["schema"] == SCHEMA
+        and content["top1"] == result.score.value
+        and content["config"] is None
+    )
     assert not {"score", "over", "of", "tuned", "majority"} & content.keys()
 
 
@@ -32,8 +47,14 @@ def test_a_file_of_today_has_the_keys_of_before():
     assert to_json(from_json(content)) == {"schema": SCHEMA, **content}
     content = old_result("fine_tuning")
     again = to_json(from_json(content))
-    assert again.pop("schema") == SCHEMA and again.pop("cell") == "fine-tuning" and again.pop("metric") == "top1"
-    assert again["test"].pop("correct") == {"encoder": [1.0 * (a == b) for a, b in hits(content["test"])]}
+    assert (
+        again.pop("schema") == SCHEMA
+        and again.pop("cell") == "fine-tuning"
+        and again.pop("metric") == "top1"
+    )
+    assert again["test"].pop("correct") == {
+        "encoder": [1.0 * (a == b) for a, b in hits(content["test"])]
+    }
     assert again == content
 
 
@@ -45,9 +66,15 @@ def test_a_linear_probe_of_before_is_a_cell_of_today():
     content = old_result("linear_probe")
     result, suite = from_json(content), from_json(old_result("benchmark"))
     assert (result.kind, result.cell, result.cell_hash) == (suite.kind, suite.cell, suite.cell_hash)
-    assert result.question == suite.question and result.gains == suite.gains and result.test == suite.test
+    assert (
+        result.question == suite.question
+        and result.gains == suite.gains
+        and result.test == suite.test
+    )
     for name, row in suite.rows.items():
-        more = {key: value for key, value in result.rows[name].more.items() if key != "knn"}  # nearest neighbours
+        more = {
+            key: value for key, value in result.rows[name].more.items() if key != "knn"
+        }  # nearest neighbours
         assert replace(result.rows[name], more=more) == row
     assert result.score.more["knn"] == content["knn"]
 

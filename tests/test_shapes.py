@@ -51,7 +51,10 @@ def dot(spec: ClipSpec) -> Dot:
     return net
 
 
-@for_each("spaced", [{}, {"fps": 5.0, "stride": 2}, {"fps": 5.0, "whole": True}, {"stride": 2, "whole": True}])
+@for_each(
+    "spaced",
+    [{}, {"fps": 5.0, "stride": 2}, {"fps": 5.0, "whole": True}, {"stride": 2, "whole": True}],
+)
 def test_frames_are_spaced_in_exactly_one_way(spaced):
     with pytest.raises(UserError, match=facts("fps", "stride", "whole")):
         ClipSpec(**spaced)
@@ -76,8 +79,18 @@ def test_hashes_of_clips_that_are_not_whole_stay(spec, text, net, protocol, card
     views = f"Views(clips=({text},), augment='none'"  # of cached features
     assert views in repr(Views(clips=(spec,), augment="none"))
     assert digest(card_of(1, "dot", "", spec)) == card
-    for copy in (pickle.loads(pickle.dumps(spec)), replace(spec), replace(spec, whole=False), ClipSpec(**vars(spec))):
-        assert copy == spec and hash(copy) == hash(spec) and vars(copy) == vars(spec) and copy.whole is False
+    for copy in (
+        pickle.loads(pickle.dumps(spec)),
+        replace(spec),
+        replace(spec, whole=False),
+        ClipSpec(**vars(spec)),
+    ):
+        assert (
+            copy == spec
+            and hash(copy) == hash(spec)
+            and vars(copy) == vars(spec)
+            and copy.whole is False
+        )
 
 
 def test_hashes_of_whole_clips_are_their_own():
@@ -86,7 +99,10 @@ def test_hashes_of_whole_clips_are_their_own():
         assert make_name(WHOLE) not in map(make_name, others)
     assert all(vars(WHOLE) != vars(other) and WHOLE != other for other in others)
     info = describe_encoder("dot", "dot", dot(WHOLE))
-    told = [agreed(Subject("dot", "dot", dot(s), s, (), info), FeatureOptions(), "clips") for s in (WHOLE, *others)]
+    told = [
+        agreed(Subject("dot", "dot", dot(s), s, (), info), FeatureOptions(), "clips")
+        for s in (WHOLE, *others)
+    ]
     assert told[0]["clip"]["whole"] is True and not any("whole" in one["clip"] for one in told[1:])
     assert len({digest(one) for one in told}) == 4
     copy = pickle.loads(pickle.dumps(WHOLE))
@@ -99,7 +115,9 @@ def test_an_exported_encoder_keeps_its_clip(spec, tmp_path: Path):
     net.name = "test_dot"
     file = save_encoder(net, tmp_path, "encoder", {})
     card = json.loads(file.with_suffix(".json").read_text())
-    assert card["spec"] == vars(spec) and ("whole" in card["spec"]) == spec.whole  # older code reads the others
+    assert (
+        card["spec"] == vars(spec) and ("whole" in card["spec"]) == spec.whole
+    )  # older code reads the others
     assert load_encoder(tmp_path).spec == spec
 
 
@@ -107,10 +125,17 @@ def test_one_way_to_space_undoes_the_others():
     def changed(spec: ClipSpec, **given) -> ClipSpec:
         return replace(spec, **ClipChange(**given).given())
 
-    assert changed(STRIDE, whole=True) == changed(replace(FPS, modality="rgb", frames=8, size=112), whole=True) == WHOLE
+    assert (
+        changed(STRIDE, whole=True)
+        == changed(replace(FPS, modality="rgb", frames=8, size=112), whole=True)
+        == WHOLE
+    )
     assert changed(WHOLE, stride=4) == changed(WHOLE, stride=4, whole=False) == STRIDE
     assert changed(WHOLE, fps=5.0) == ClipSpec(frames=8, fps=5.0, size=112)
-    assert changed(WHOLE, frames=64) == replace(WHOLE, frames=64) and changed(STRIDE, whole=False) == STRIDE
+    assert (
+        changed(WHOLE, frames=64) == replace(WHOLE, frames=64)
+        and changed(STRIDE, whole=False) == STRIDE
+    )
     with pytest.raises(UserError, match=facts("fps", "stride", "whole")):
         changed(WHOLE, whole=False)  # what instead?
     with pytest.raises(UserError, match=facts("fps", "0")):

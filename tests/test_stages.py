@@ -27,7 +27,12 @@ def test_a_stage_has_what_all_share_and_over_it_its_own(tmp_path):
     second = {"objective": {"init": "stage:first", "queue": 8}, "steps": 5}
     whole = read(recipe(tmp_path / "r.yaml", first={}, second=second))
     made = stage(whole, "second", tmp_path / "out")
-    assert made["objective"] == {"name": "infonce", "dim": 8, "queue": 8, "init": str(tmp_path / "out" / "first")}
+    assert made["objective"] == {
+        "name": "infonce",
+        "dim": 8,
+        "queue": 8,
+        "init": str(tmp_path / "out" / "first"),
+    }
     assert made["steps"] == 5 and made["encoder"] == SHARED["encoder"]
     assert stage(whole, "first", tmp_path / "out") == SHARED
 
@@ -61,17 +66,28 @@ def test_one_command_runs_all_and_again_what_is_left(tmp_path, monkeypatch):
     started = warm.replace_subprocess(monkeypatch, "ssvid.stages")
     for i in range(4):
         write_video(tmp_path / "set" / f"v{i}.mp4", squares(i))
-    file = recipe(tmp_path / "r.yaml", first={}, second={"objective": {"init": "stage:first", "queue": 6}})
+    file = recipe(
+        tmp_path / "r.yaml", first={}, second={"objective": {"init": "stage:first", "queue": 6}}
+    )
     argv = [file, "--out", str(tmp_path / "out"), "--", "--data.root", str(tmp_path / "set")]
-    with pytest.raises(UserError, match="second.* 2"):  # it has a queue for more videos than there are
+    with pytest.raises(
+        UserError, match="second.* 2"
+    ):  # it has a queue for more videos than there are
         stages(*argv[:1], str(tmp_path / "out"), flags=argv[4:])
     assert "--objective.queue 6" in started[-1].stderr
     newest = tmp_path / "out/first/checkpoints/step_00000003.pt"
     made = newest.stat().st_mtime_ns
     file = recipe(tmp_path / "r.yaml", first={}, second={"objective": {"init": "stage:first"}})
     result = stages(*argv[:1], str(tmp_path / "out"), flags=argv[4:])
-    assert {name: ran["step"] for name, ran in result["stages"].items()} == {"first": 3, "second": 3}
+    assert {name: ran["step"] for name, ran in result["stages"].items()} == {
+        "first": 3,
+        "second": 3,
+    }
     assert newest.stat().st_mtime_ns == made, "the first stage was not trained again"
-    recipe(tmp_path / "r.yaml", first={"steps": 4}, second={"objective": {"init": "stage:first"}, "steps": 4})
+    recipe(
+        tmp_path / "r.yaml",
+        first={"steps": 4},
+        second={"objective": {"init": "stage:first"}, "steps": 4},
+    )
     with pytest.raises(UserError, match=facts("step_00000003", "out/second")):
         stages(*argv[:1], str(tmp_path / "out"), flags=argv[4:])

@@ -47,7 +47,9 @@ def test_has_coordinates_and_coverage():
 
 
 def test_no_spread_is_not_certainty():
-    low, high = bootstrap(torch.ones(40, dtype=torch.bool), [str(i // 4) for i in range(40)], seed=0)
+    low, high = bootstrap(
+        torch.ones(40, dtype=torch.bool), [str(i // 4) for i in range(40)], seed=0
+    )
     assert (low, high) == wilson(1.0, 10, 0.95)
     known = (0.7225, 1.0)  # 10 groups of 10 are right
     assert (low, high) == pytest.approx(known, abs=1e-4)
@@ -84,10 +86,20 @@ def test_newcombe_by_hand():
 
 def test_no_spread_of_the_differences_is_not_certainty():
     difference, low, high = paired(8, 5, groups=8)
-    assert difference == pytest.approx(0.3) and (low, high) == newcombe(0.8, 0.5, 8, 0.95) and low < 0 < high
-    assert paired(10, 0, groups=40)[1] == pytest.approx(1 - math.sqrt(2) * 3.84146 / 43.84146, abs=1e-5)  # shown
+    assert (
+        difference == pytest.approx(0.3)
+        and (low, high) == newcombe(0.8, 0.5, 8, 0.95)
+        and low < 0 < high
+    )
+    assert paired(10, 0, groups=40)[1] == pytest.approx(
+        1 - math.sqrt(2) * 3.84146 / 43.84146, abs=1e-5
+    )  # shown
     same, low, high = paired(5, 5, groups=100)
-    assert same == 0 and low == pytest.approx(-high) and low == pytest.approx(-math.sqrt(2) * 0.09617, abs=1e-4)
+    assert (
+        same == 0
+        and low == pytest.approx(-high)
+        and low == pytest.approx(-math.sqrt(2) * 0.09617, abs=1e-4)
+    )
 
 
 def test_few_groups_show_nothing():
@@ -95,7 +107,9 @@ def test_few_groups_show_nothing():
     for groups in range(1, 6):
         assert paired(10, 0, groups)[1] <= 0 < paired(10, 0, groups)[2], groups
         assert paired(0, 10, groups)[1] < 0 <= paired(0, 10, groups)[2], groups
-    assert paired(10, 0, 1)[1] == pytest.approx(1 - math.sqrt(2) * 3.84146 / 4.84146, abs=1e-5)  # -0.122
+    assert paired(10, 0, 1)[1] == pytest.approx(
+        1 - math.sqrt(2) * 3.84146 / 4.84146, abs=1e-5
+    )  # -0.122
     assert paired(10, 0, 6)[1] > 0
     ours = torch.tensor([True] * 5 + [False])  # three groups of two, which differ
     assert paired_difference(ours, ~ours & ours, ["a", "a", "b", "b", "c", "c"], seed=0)[1] == 0
@@ -110,7 +124,11 @@ def test_chance_and_majority():
 def test_redrawn_numbers_of_few_groups_show_nothing():
     """As of accuracies: 2 of 2^n draws have all signs alike by chance, and no spread is not no doubt."""
     same, more = torch.full((100,), 0.5), torch.full((100,), 0.9)
-    assert spread_of_difference(more, same, 5)[0] <= 0 < spread_of_difference(more, same, 40)[0] < 0.4
+    assert (
+        spread_of_difference(more, same, 5)[0] <= 0 < spread_of_difference(more, same, 40)[0] < 0.4
+    )
     assert spread_of_difference(same + torch.linspace(0.01, 0.1, 100), same, 5)[0] == 0
-    assert spread_of_share(torch.ones(100), 3)[0] < 0.5 and spread_of_share(torch.ones(100), 3)[1] == 1
+    assert (
+        spread_of_share(torch.ones(100), 3)[0] < 0.5 and spread_of_share(torch.ones(100), 3)[1] == 1
+    )
     assert turned(more - same, 3) == 0.25 and turned(more - same, 40) == pytest.approx(2 / 101)

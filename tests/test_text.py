@@ -48,7 +48,11 @@ def test_mil_nces_way_drops_unknown_words_and_sees_padding(list_: str):
     tower = words(list_, **{**MILNCE, "length": 4})
     rows = tower.tokens(["Stir zzz the onion!", "don't, stir", "zzz"]).tolist()
     assert rows == [[5, 2, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]]  # case matters
-    assert tower.tokens(["the " * 9]).tolist() == [[2] * 4] and not tower.knows("zzz") and tower.knows("zzz the")
+    assert (
+        tower.tokens(["the " * 9]).tolist() == [[2] * 4]
+        and not tower.knows("zzz")
+        and tower.knows("zzz the")
+    )
     longer = words(list_, **{**MILNCE, "length": 5})
     with torch.no_grad():
         tower.table.weight[0] = longer.table.weight[0] = 100  # padding wins, where there is any
@@ -58,12 +62,17 @@ def test_mil_nces_way_drops_unknown_words_and_sees_padding(list_: str):
 
 def test_tans_way_keeps_unknown_words_in_place_and_masks_padding(list_: str):
     tower = words(list_, **{**TAN, "length": 4})
-    assert tower.tokens(["Add zzz THE", "stir"]).tolist() == [[1, 0, 2, 0], [0, 0, 0, 0]]  # the list has Stir alone
+    assert tower.tokens(["Add zzz THE", "stir"]).tolist() == [
+        [1, 0, 2, 0],
+        [0, 0, 0, 0],
+    ]  # the list has Stir alone
     assert not tower.knows("zzz stir") and not tower.knows("")
     longer = words(list_, **{**TAN, "length": 9})
     with torch.no_grad():
         tower.table.weight[0] = longer.table.weight[0] = 100
-        assert alike(tower(["add zzz the"]), longer(["add the"])), "padding and unknown words are not seen"
+        assert alike(tower(["add zzz the"]), longer(["add the"])), (
+            "padding and unknown words are not seen"
+        )
         x = tower.first(tower.table.weight[[1, 2]]).relu().amax(0)
         torch.testing.assert_close(tower(["add the"])[0], tower.last(x))
         nothing = tower.last(tower.first(tower.table.weight[0]).relu())
@@ -78,17 +87,24 @@ def test_no_vector_of_a_sentence_depends_on_its_neighbours(list_: str):
 def test_hashed_words_have_the_same_row_everywhere():
     tower = words(buckets=7, length=3)
     assert tower.tokens(["Onion onion"]).tolist() == [[1 + zlib.crc32(b"onion") % 7] * 2 + [0]]
-    assert tower.tokens(["onion"])[0, 0] == 2, "changed: runs that were trained would read other words"
+    assert tower.tokens(["onion"])[0, 0] == 2, (
+        "changed: runs that were trained would read other words"
+    )
     assert tower.knows("zzz") and not tower.knows("!?")
     assert tower.table.weight.shape == (8, 3) and tower.table.weight.requires_grad
 
 
-def test_a_published_dictionarys_table_is_frozen_and_a_list_of_ones_own_is_not(list_: str, tmp_path: Path):
+def test_a_published_dictionarys_table_is_frozen_and_a_list_of_ones_own_is_not(
+    list_: str, tmp_path: Path
+):
     (tmp_path / "own.txt").write_text("add\nthe\n\ndon't\n")
     own = words(str(tmp_path / "own.txt"))
     assert own.table.weight.shape == (4, 3) and own.table.weight.requires_grad
     assert own.tokens(["Don't add"])[0, :2].tolist() == [3, 1]
-    assert not words(list_).table.weight.requires_grad and words(list_, trained=True).table.weight.requires_grad
+    assert (
+        not words(list_).table.weight.requires_grad
+        and words(list_, trained=True).table.weight.requires_grad
+    )
     frozen = words(list_).train()
     frozen(["add the"]).sum().backward()
     assert frozen.table.weight.grad is None and frozen.first.weight.grad is not None
@@ -131,12 +147,16 @@ def joint_of(tower: Tower, cosine: bool = False) -> Joint:
 
 def assert_same(ours: Joint, again: Joint) -> None:
     pooled, said = torch.randn(3, 6), ["add the onion", "don't", "zzz"]
-    assert torch.equal(ours.videos(pooled), again.videos(pooled)) and torch.equal(ours.texts(said), again.texts(said))
+    assert torch.equal(ours.videos(pooled), again.videos(pooled)) and torch.equal(
+        ours.texts(said), again.texts(said)
+    )
     assert ours.cosine == again.cosine and not again.training
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kwargs", [{"buckets": 9}, {"list": True}, {"list": True, **TAN, "trained": True}])
+@pytest.mark.parametrize(
+    "kwargs", [{"buckets": 9}, {"list": True}, {"list": True, **TAN, "trained": True}]
+)
 def test_a_run_folder_is_whole_by_itself(kwargs: dict, list_: str, tmp_path: Path):
     """Moved away, and the word list it was made from gone."""
     given = {key: value for key, value in kwargs.items() if key != "list"}
@@ -144,7 +164,12 @@ def test_a_run_folder_is_whole_by_itself(kwargs: dict, list_: str, tmp_path: Pat
     path = save_joint(joint, tmp_path / "run")
     shutil.move(tmp_path / "run", tmp_path / "moved")
     Path(list_).unlink()
-    for place in ("moved", "moved/text.json", "moved/text.safetensors", "moved/encoder.safetensors"):
+    for place in (
+        "moved",
+        "moved/text.json",
+        "moved/text.safetensors",
+        "moved/encoder.safetensors",
+    ):
         (tmp_path / "moved" / "encoder.json").write_text('{"name": "vit"}')
         again = load_joint(tmp_path / place)
         assert_same(joint, again)
@@ -162,7 +187,10 @@ def test_vectors_of_a_cosine_space_have_length_one():
 
 
 def test_heads_of_several_maps_or_none_are_kept(tmp_path: Path):
-    for name, head in (("two", nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 4))), ("none", nn.Identity())):
+    for name, head in (
+        ("two", nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 4))),
+        ("none", nn.Identity()),
+    ):
         save_joint(Joint(words(), head, cosine=False), tmp_path / name)
         again = load_joint(tmp_path / name)
         assert [*again.head.state_dict()] == [*head.state_dict()]
@@ -177,7 +205,9 @@ def test_what_holds_no_text_tower_is_said(tmp_path: Path):
     with refused("x.npy"):
         load_joint(tmp_path, "x.npy")
     card = json.loads((tmp_path / "text.json").read_text())
-    (tmp_path / "text.json").write_text(json.dumps({**card, "head": [{"in": 7, "out": 4, "bias": True}]}))
+    (tmp_path / "text.json").write_text(
+        json.dumps({**card, "head": [{"in": 7, "out": 4, "bias": True}]})
+    )
     with refused("text.safetensors", "head.weight", "6", "7"):
         load_joint(tmp_path)
     del card["cosine"]
@@ -199,17 +229,35 @@ def test_a_folder_with_a_text_tower_still_has_one_encoder(tmp_path: Path):
 
 def narrated(*texts: str) -> Manifest:
     said = tuple((float(i), i + 1.0, text) for i, text in enumerate(texts))
-    rows = [Row("a.mp4", split="train", sentences=said), Row("b.mp4", split="test", sentences=((0.0, 1.0, "pan pan"),))]
+    rows = [
+        Row("a.mp4", split="train", sentences=said),
+        Row("b.mp4", split="test", sentences=((0.0, 1.0, "pan pan"),)),
+    ]
     return Manifest(tuple(rows), Path("clips"))
 
 
 def test_words_of_a_data_set_are_collected(tmp_path: Path):
-    data, out = narrated("Add the onion.", "add the fish", "don't add the pan"), tmp_path / "lists" / "words.txt"
+    data, out = (
+        narrated("Add the onion.", "add the fish", "don't add the pan"),
+        tmp_path / "lists" / "words.txt",
+    )
     told = collect(data, str(out), least=2)
-    assert out.read_text() == "add\nthe\n" and (told["words"], told["left_out"], told["sentences"]) == (2, 4, 3)
+    assert out.read_text() == "add\nthe\n" and (
+        told["words"],
+        told["left_out"],
+        told["sentences"],
+    ) == (2, 4, 3)
     assert words(str(out)).tokens(["The zzz add"])[0, :3].tolist() == [2, 1, 0]
     collect(data, str(tmp_path / "all.txt"), least=1, lower=False)
-    assert (tmp_path / "all.txt").read_text().split() == ["the", "add", "Add", "don't", "fish", "onion", "pan"]
+    assert (tmp_path / "all.txt").read_text().split() == [
+        "the",
+        "add",
+        "Add",
+        "don't",
+        "fish",
+        "onion",
+        "pan",
+    ]
     for fact, rows, file, least in (
         (str(out), data, out, 2),  # it exists
         (".txt", data, "words.npy", 2),
@@ -233,14 +281,31 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch, tmp_path: P
 
 
 SAID = ["add the onion", "the", "stir the onion and the fish"]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "add", "the", "onion", "stir", "and", "fish"]
+VOCABULARY = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "add",
+    "the",
+    "onion",
+    "stir",
+    "and",
+    "fish",
+]
 
 
 @pytest.fixture
 def bert(tmp_path: Path) -> str:
     lib = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     config = lib.BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=40, **sizes)
     lib.BertModel(config).save_pretrained(tmp_path / "bert")
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
@@ -257,9 +322,24 @@ def clip(tmp_path: Path) -> str:
     tokens = [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
     (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    sizes = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1, "pad_token_id": len(tokens) - 1}
-    text = {**sizes, **ends, "vocab_size": len(tokens), "max_position_embeddings": 40, "projection_dim": 8}
+    sizes = {
+        "hidden_size": 12,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    ends = {
+        "bos_token_id": len(tokens) - 2,
+        "eos_token_id": len(tokens) - 1,
+        "pad_token_id": len(tokens) - 1,
+    }
+    text = {
+        **sizes,
+        **ends,
+        "vocab_size": len(tokens),
+        "max_position_embeddings": 40,
+        "projection_dim": 8,
+    }
     vision = {**sizes, "image_size": 8, "patch_size": 4, "projection_dim": 8}
     config = lib.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
     lib.CLIPModel(config).save_pretrained(tmp_path / "clip")
@@ -291,7 +371,10 @@ def test_folders_that_hold_no_such_model(bert: str, tmp_path: Path):
 def test_berts_vectors_are_the_librarys(pool: str, bert: str):
     lib = pytest.importorskip("transformers")
     tower = create_tower("bert", folder=bert, pool=pool).eval()
-    net, tokenizer = lib.BertModel.from_pretrained(bert).eval(), lib.AutoTokenizer.from_pretrained(bert)
+    net, tokenizer = (
+        lib.BertModel.from_pretrained(bert).eval(),
+        lib.AutoTokenizer.from_pretrained(bert),
+    )
     for said, ours in zip(SAID, tower(SAID), strict=True):  # one by one: nothing is padded
         out = net(**tokenizer(said, return_tensors="pt"))
         theirs = out.pooler_output[0] if pool == "pooled" else out.last_hidden_state[0].mean(0)
@@ -303,9 +386,14 @@ def test_berts_vectors_are_the_librarys(pool: str, bert: str):
 def test_clips_vectors_are_the_librarys(clip: str):
     lib = pytest.importorskip("transformers")
     tower = create_tower("clip", folder=clip, length=40).eval()
-    net, tokenizer = lib.CLIPModel.from_pretrained(clip).eval(), lib.AutoTokenizer.from_pretrained(clip)
+    net, tokenizer = (
+        lib.CLIPModel.from_pretrained(clip).eval(),
+        lib.AutoTokenizer.from_pretrained(clip),
+    )
     for said, ours in zip(SAID, tower(SAID), strict=True):
-        out = net.text_projection(net.text_model(**tokenizer(said, return_tensors="pt")).pooler_output)[0]
+        out = net.text_projection(
+            net.text_model(**tokenizer(said, return_tensors="pt")).pooler_output
+        )[0]
         torch.testing.assert_close(ours, out, atol=1e-6, rtol=1e-5)
     assert tower.dim == 8 and tower.knows("a") and not tower.knows("")
 
@@ -314,7 +402,9 @@ def test_clips_vectors_are_the_librarys(clip: str):
 @pytest.mark.parametrize("kind", ["bert", "clip"])
 def test_every_trained_weight_gets_gradient(kind: str, frozen: bool, request):
     more = {"pool": "mean"} if kind == "bert" else {"length": 40}
-    tower = create_tower(kind, folder=request.getfixturevalue(kind), dim=5, frozen=frozen, **more).train()
+    tower = create_tower(
+        kind, folder=request.getfixturevalue(kind), dim=5, frozen=frozen, **more
+    ).train()
     tower(SAID).sum().backward()
     assert [n for n, p in tower.named_parameters() if p.requires_grad != (p.grad is not None)] == []
     trained = {n.split(".")[0] for n, p in tower.named_parameters() if p.requires_grad}
@@ -327,7 +417,9 @@ def test_every_trained_weight_gets_gradient(kind: str, frozen: bool, request):
 @pytest.mark.parametrize("kind", ["bert", "clip"])
 def test_a_run_with_a_library_tower_is_whole_by_itself(kind: str, request, tmp_path: Path):
     folder = request.getfixturevalue(kind)
-    joint = joint_of(create_tower(kind, folder=folder, dim=4, **({"length": 40} if kind == "clip" else {})))
+    joint = joint_of(
+        create_tower(kind, folder=folder, dim=4, **({"length": 40} if kind == "clip" else {}))
+    )
     save_joint(joint, tmp_path / "run")
     shutil.rmtree(folder)
     shutil.move(tmp_path / "run", tmp_path / "moved")

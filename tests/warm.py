@@ -30,17 +30,43 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PLACE = "SSVID_WARM"  # the environment variable with the server's socket: the processes of pytest-xdist share it
-PRELOAD = ("torch._dynamo", "torch.utils.tensorboard", "torch.distributed.elastic", "matplotlib.pyplot", "cv2")
-PRELOAD += ("ssvid.pretrain", "ssvid.finetune", "ssvid.extract", "ssvid.weights.__main__", "ssvid.stages")
-PRELOAD += ("ssvid.sweep.__main__", "ssvid.data.flow", "ssvid.data.prepare", "ssvid.text.words", "ssvid.doctor")
-PRELOAD += ("benchmarks.run", "benchmarks.report", "benchmarks.align", "benchmarks.compare", "benchmarks.demo")
+PRELOAD = (
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "torch.distributed.elastic",
+    "matplotlib.pyplot",
+    "cv2",
+)
+PRELOAD += (
+    "ssvid.pretrain",
+    "ssvid.finetune",
+    "ssvid.extract",
+    "ssvid.weights.__main__",
+    "ssvid.stages",
+)
+PRELOAD += (
+    "ssvid.sweep.__main__",
+    "ssvid.data.flow",
+    "ssvid.data.prepare",
+    "ssvid.text.words",
+    "ssvid.doctor",
+)
+PRELOAD += (
+    "benchmarks.run",
+    "benchmarks.report",
+    "benchmarks.align",
+    "benchmarks.compare",
+    "benchmarks.demo",
+)
 cpu_seconds = 0.0  # of the processes that ended so far; the guard in conftest.py reads it
 
 
 class Process:
     """What a test needs of subprocess.Popen."""
 
-    def __init__(self, argv: list[str], env: dict[str, str], limit: int | None = None, group: int = 0) -> None:
+    def __init__(
+        self, argv: list[str], env: dict[str, str], limit: int | None = None, group: int = 0
+    ) -> None:
         self.args, self.output = argv, list[str]()
         self.returncode: int | None = None
         self.files = [tempfile.TemporaryFile() for _ in range(2)]
@@ -98,7 +124,9 @@ class Process:
         self.wait()
 
 
-def start(*argv: str, env: dict[str, str] | None = None, limit: int | None = None, group: int = 0) -> Process:
+def start(
+    *argv: str, env: dict[str, str] | None = None, limit: int | None = None, group: int = 0
+) -> Process:
     """`argv`: -m MODULE or -c CODE, and the command's words. `env` is added to this process's.
 
     `limit`: the largest file it may write, in bytes. `group`: the process group it joins; its own where 0.
@@ -106,7 +134,9 @@ def start(*argv: str, env: dict[str, str] | None = None, limit: int | None = Non
     return Process(list(argv), {**os.environ, **(env or {})}, limit, group)
 
 
-def run(*argv: str, limit: int | None = None, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *argv: str, limit: int | None = None, timeout: float = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
     process = start(*argv, env=env, limit=limit)
     try:
         out, err = process.communicate(timeout)
@@ -117,21 +147,35 @@ def run(*argv: str, limit: int | None = None, timeout: float = 300, **env: str) 
     return subprocess.CompletedProcess(list(argv), process.wait(), out, err)
 
 
-def run_ranks(*argv: str, size: int = 2, timeout: float = 120) -> list[subprocess.CompletedProcess[str]]:
+def run_ranks(
+    *argv: str, size: int = 2, timeout: float = 120
+) -> list[subprocess.CompletedProcess[str]]:
     """One run as several processes of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(size)}
-    ranks = [start(*argv, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": str(size),
+        }
+    ranks = [
+        start(*argv, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(size)
+    ]
     try:
         ends = [rank.communicate(timeout) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
             rank.wait()
-    return [subprocess.CompletedProcess(list(argv), r.wait(), *e) for r, e in zip(ranks, ends, strict=True)]
+    return [
+        subprocess.CompletedProcess(list(argv), r.wait(), *e)
+        for r, e in zip(ranks, ends, strict=True)
+    ]
 
 
-def replace_subprocess(patch: pytest.MonkeyPatch, module: str) -> list[subprocess.CompletedProcess[str]]:
+def replace_subprocess(
+    patch: pytest.MonkeyPatch, module: str
+) -> list[subprocess.CompletedProcess[str]]:
     """What `module` starts by subprocess.run, where it is a command of ours, starts warm; returns how they ended."""
     ends = []
 
@@ -153,9 +197,15 @@ def launch() -> None:
     folder = Path(tempfile.mkdtemp(prefix="warm"))
     os.environ[PLACE] = str(folder / "socket")
     with open(folder / "log", "wb") as log:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+        }
         argv = [sys.executable, "-m", "tests.warm", os.environ[PLACE]]
-        server = subprocess.Popen(argv, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            argv, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log
+        )
 
     def end() -> None:
         server.stdin.close()  # type: ignore[union-attr]
@@ -177,7 +227,9 @@ def connect() -> socket.socket:
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if time.monotonic() > deadline:
                 log = Path(os.environ[PLACE]).with_name("log")
-                raise RuntimeError(f"the server of commands does not start: {log.read_text()}") from error
+                raise RuntimeError(
+                    f"the server of commands does not start: {log.read_text()}"
+                ) from error
             time.sleep(0.05)
 
 
@@ -247,7 +299,10 @@ def reap(living: dict[int, socket.socket], block: bool = False) -> None:
             return
         line = living.pop(pid)
         try:
-            line.sendall(json.dumps({"status": status, "cpu_s": used.ru_utime + used.ru_stime}).encode() + b"\n")
+            line.sendall(
+                json.dumps({"status": status, "cpu_s": used.ru_utime + used.ru_stime}).encode()
+                + b"\n"
+            )
         except BrokenPipeError:
             pass  # its test has ended before it
         line.close()

@@ -21,7 +21,10 @@ from ssvid.weights.layout import State
 from ssvid.weights.published import find, unknown
 from ssvid.weights.state_dict import fit, weights_hash
 
-PLACES = {"words": "words", "text": "folder"}  # arguments of an objective, and of its tower, that are paths
+PLACES = {
+    "words": "words",
+    "text": "folder",
+}  # arguments of an objective, and of its tower, that are paths
 PATHS = (*PLACES, "init")
 
 
@@ -33,25 +36,46 @@ class Aligns(Protocol):
         """Of one window: 1 T D, and what may be said in it."""
 
 
-def open_aligner(path: str, device: torch.device | str = "cpu", words: str | None = None) -> Aligner:
+def open_aligner(
+    path: str, device: torch.device | str = "cpu", words: str | None = None
+) -> Aligner:
     """`words`: the list that the word table of a published file is of."""
     place = Path(path).expanduser()
     if words is not None and not place.is_file():
-        raise UserError(f"--words is the list of a published aligner, and {path} is none: a run knows its own.")
-    name, given, state = of_file(place, words) if place.is_file() else of_run(RunFolder(place), path)
+        raise UserError(
+            f"--words is the list of a published aligner, and {path} is none: a run knows its own."
+        )
+    name, given, state = (
+        of_file(place, words) if place.is_file() else of_run(RunFolder(place), path)
+    )
     built = read_built(place / ALIGNER_CARD) if place.is_dir() else {}
     given |= built.get("given", {})
     if name is None or not issubclass(kind := objectives[name], Aligns):  # type: ignore[arg-type]
-        raise UserError(f"--aligner {path} is of {name or 'no objective'}, which aligns nothing: name one of tan.")
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    net = kind(None, **given | ({"init": None} if "init" in given else {}))  # its weights are in the state
+        raise UserError(
+            f"--aligner {path} is of {name or 'no objective'}, which aligns nothing: name one of tan."
+        )
+    given = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+    }
+    net = kind(
+        None, **given | ({"init": None} if "init" in given else {})
+    )  # its weights are in the state
     fit(net, state, path)
     net.eval().to(device)
     window = net.views.text
     assert isinstance(window, Window)
     told = {key: value for key, value in given.items() if key not in PATHS}
-    what = [json.dumps(told, sort_keys=True, default=str), read_words(given["words"]) if given.get("words") else None]
-    return Aligner(net.similarities, window, given.get("features"), weights_hash(net, what), built.get("features"))
+    what = [
+        json.dumps(told, sort_keys=True, default=str),
+        read_words(given["words"]) if given.get("words") else None,
+    ]
+    return Aligner(
+        net.similarities,
+        window,
+        given.get("features"),
+        weights_hash(net, what),
+        built.get("features"),
+    )
 
 
 def read_built(file: Path) -> dict[str, Any]:
@@ -97,5 +121,7 @@ def of_file(path: Path, words: str | None) -> tuple[str | None, dict[str, Any], 
         raise unknown(file)
     found.whole()
     if found.net.objective == "tan" and words is None:
-        raise UserError(f"{path} holds word vectors and not their words: give the list with --words s3d_dict.npy.")
+        raise UserError(
+            f"{path} holds word vectors and not their words: give the list with --words s3d_dict.npy."
+        )
     return found.net.objective, {**found.net.settings, "words": words}, found.ours

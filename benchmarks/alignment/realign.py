@@ -33,7 +33,9 @@ class Aligner(NamedTuple):
     window: Window
     width: int | None  # of the features that it takes, where its run says so
     hash: str
-    features: str | None = None  # hash of the encoder whose features it learnt from, where it is known
+    features: str | None = (
+        None  # hash of the encoder whose features it learnt from, where it is known
+    )
 
 
 class Found(NamedTuple):
@@ -64,10 +66,18 @@ def realign(
         span, score = box(alike[n]), float(alike[n].amax())
         chance = None if can is None else float(can[n])
         least = LIKELY if threshold is None else threshold
-        able = chance >= least if chance is not None else None if threshold is None else score >= threshold
+        able = (
+            chance >= least
+            if chance is not None
+            else None
+            if threshold is None
+            else score >= threshold
+        )
         start, end, text = said[k]
         new = (start, end) if able is False else span
-        found[k] = Found(*new, text, (start, end), span, round(score, 4), chance and round(chance, 4), able)
+        found[k] = Found(
+            *new, text, (start, end), span, round(score, 4), chance and round(chance, 4), able
+        )
     return found, shares
 
 
@@ -78,13 +88,17 @@ def stitch(
     sums, head = WindowSums(len(said), len(table), torch.zeros(0)), True
     for window in windows_near_speech(said, len(table), by.window.seconds):
         cut = table[window.start : window.start + window.seconds]
-        got = by.ask(torch.from_numpy(np.array(cut, np.float32))[None], [said[k][2] for k in window.rows])
+        got = by.ask(
+            torch.from_numpy(np.array(cut, np.float32))[None], [said[k][2] for k in window.rows]
+        )
         head = got.alignable is not None
         logit = htm_align.alignable(got, htm_align.STAGE).float().cpu() if head else None
         sums.add(window, got.joint[-1].float().cpu(), got.dual[-1].float().cpu(), logit)
     alike = torch.where(sums.times > 0, sums.similarity.mean(0) / sums.times, -torch.inf)
     if not alike[sums.times > 0].isfinite().all():
-        raise UserError("The aligner gives NaN or infinity: its weights or these features are damaged.")
+        raise UserError(
+            "The aligner gives NaN or infinity: its weights or these features are damaged."
+        )
     return alike, (sums.alignability / sums.asked).sigmoid() if head else None
 
 
@@ -104,7 +118,9 @@ def web_vtt(found: Sequence[Found]) -> str:
         score = "" if one.score is None else f", score {one.score:.2f}"
         if one.alignable is False:
             blocks.append(f"NOTE {k} is not alignable{score}: the transcript's own time")
-        blocks.append(f"{k}\n{_clock(one.start)} --> {_clock(one.end)}\n{html.escape(one.text, quote=False)}")
+        blocks.append(
+            f"{k}\n{_clock(one.start)} --> {_clock(one.end)}\n{html.escape(one.text, quote=False)}"
+        )
     return "\n\n".join(blocks) + "\n"
 
 

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from benchmarks.features.controls import twin
 from benchmarks.features.pooling import POOLINGS
-from benchmarks.features.sources import ALIASES, CONTROLS, ROWS, VERSION, announce, chosen_layers, make_sources
+from benchmarks.features.sources import (
+    ALIASES,
+    CONTROLS,
+    ROWS,
+    VERSION,
+    announce,
+    chosen_layers,
+    make_sources,
+)
 from benchmarks.features.stored import readable
 from benchmarks.features.text_side import Text, text_side
 from benchmarks.features.units import keep, kind_of, places
@@ -56,7 +64,9 @@ class FeatureOptions:
         return self.clips * self.crops if self.average == "scores" else 1
 
 
-def open_options(out: str, cache: str, *, devices: Devices, threads: int | None, **settings: Any) -> FeatureOptions:
+def open_options(
+    out: str, cache: str, *, devices: Devices, threads: int | None, **settings: Any
+) -> FeatureOptions:
     """The options of a command, checked, in a process that has its device and its threads.
 
     `out`: folder of the results. `settings`: the other fields of FeatureOptions.
@@ -91,10 +101,14 @@ class Bench(NamedTuple):
 
     data: Manifest
     row: Sequence[int]  # of `data`, of each unit: a clip, a window, a second or a box
-    at: Sequence[tuple[float, ...]]  # where each unit lies, as its class in ssvid.data says; (): of clips
+    at: Sequence[
+        tuple[float, ...]
+    ]  # where each unit lies, as its class in ssvid.data says; (): of clips
     labels: Labels  # of each unit
     splits: dict[str, list[int]]  # units that could be read
-    features: dict[str, dict[str, Tensor]]  # source -> pooling -> S D; of `source:tokens` S N D; with views S V ...
+    features: dict[
+        str, dict[str, Tensor]
+    ]  # source -> pooling -> S D; of `source:tokens` S N D; with views S V ...
     lost: list[str]  # files that could not be read
     spec: ClipSpec
     grid: Grid  # of the encoder's tokens
@@ -114,7 +128,9 @@ class Bench(NamedTuple):
         for unit in self.splits[split]:
             first.setdefault(self.row[unit], unit)
         place = {row: n for n, row in enumerate(first)}
-        which = torch.tensor([place[self.row[unit]] for unit in self.splits[split]], dtype=torch.int64)
+        which = torch.tensor(
+            [place[self.row[unit]] for unit in self.splits[split]], dtype=torch.int64
+        )
         return list(first.values()), which.repeat_interleave(self.views)
 
     def groups(self, split: str) -> list[str]:
@@ -128,7 +144,9 @@ class Bench(NamedTuple):
         units = self.splits[split]
         feats = {pooling: table[units] for pooling, table in self.features[source].items()}
         if self.views > 1:
-            feats = {pooling: table.float().mean(1).to(table.dtype) for pooling, table in feats.items()}
+            feats = {
+                pooling: table.float().mean(1).to(table.dtype) for pooling, table in feats.items()
+            }
         return Frozen(feats, self.labels[units], self.groups(split))
 
     def each_view(self, source: str, split: str) -> Frozen:
@@ -136,23 +154,30 @@ class Bench(NamedTuple):
         if self.views == 1:
             return self.frozen(source, split)
         units = self.splits[split]
-        feats = {pooling: table[units].flatten(0, 1) for pooling, table in self.features[source].items()}
+        feats = {
+            pooling: table[units].flatten(0, 1) for pooling, table in self.features[source].items()
+        }
         groups = [group for group in self.groups(split) for _ in range(self.views)]
         return Frozen(feats, self.labels[units].repeat_interleave(self.views, 0), groups)
 
 
-def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]) -> Subject:
+def subject(
+    text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]
+) -> Subject:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(NAMED)
         net = open_encoder(text).eval()
     clip.onto(net)
-    return Subject(text, name, net, net.spec, chosen_layers(net, layers), describe_encoder(text, name, net))
+    return Subject(
+        text, name, net, net.spec, chosen_layers(net, layers), describe_encoder(text, name, net)
+    )
 
 
 def agreed(of: Subject, options: FeatureOptions, kind: str = "clips") -> dict[str, Any]:
     """What two results must share to be compared, beside their probe."""
     return {
-        "clip": vars(of.net.spec) | {"clips": options.clips, "crops": options.crops, "average": options.average},
+        "clip": vars(of.net.spec)
+        | {"clips": options.clips, "crops": options.crops, "average": options.average},
         "layers": () if kind_of(kind).last else of.layers,
         "poolings": kind_of(kind).poolings or options.poolings,
         "calibrate_bn": options.calibrate_bn,
@@ -164,27 +189,47 @@ def agreed(of: Subject, options: FeatureOptions, kind: str = "clips") -> dict[st
 
 
 def bench(
-    of: Subject, data: Manifest, options: FeatureOptions, wanted: Sequence[str] = ROWS, kind: str = "clips"
+    of: Subject,
+    data: Manifest,
+    options: FeatureOptions,
+    wanted: Sequence[str] = ROWS,
+    kind: str = "clips",
 ) -> Bench:
     """data -> features of the rows that are wanted, from the cache where they are there already.
 
     `kind`: what is scored one by one, of benchmarks.features.units.
     """
     asked, data = kind_of(kind), keep(data, kind)
-    joint = text_side(of.given, options.words) if any(name.endswith(":joint") for name in wanted) else None
+    joint = (
+        text_side(of.given, options.words)
+        if any(name.endswith(":joint") for name in wanted)
+        else None
+    )
     text = Text(joint) if joint else None
     if asked.make is None:
         return stored(of, data, options, text)
     units = asked.make(data, of.net.spec, options.clips, options.crops)
     began, net = cpu_seconds(), of.net.to(options.device)
-    settle(net, of.given, measured(data, net, options.calibrate_bn, options) if options.calibrate_bn else None)
+    settle(
+        net,
+        of.given,
+        measured(data, net, options.calibrate_bn, options) if options.calibrate_bn else None,
+    )
     untrained = twin(net)
     calibrate(untrained, measured(data, net, options.calibrate_bn or CALIBRATE, options))
-    names = {name: own_name(name) for name in wanted}  # two tasks may ask for the same under two names
+    names = {
+        name: own_name(name) for name in wanted
+    }  # two tasks may ask for the same under two names
     poolings, layers = asked.poolings or options.poolings, () if asked.last else of.layers
-    own = sorted(set(names.values()), key=lambda name: name.partition(":"))  # what shares a pass side by side
-    sources = make_sources(net, untrained, layers, poolings, options.seed, own, units.regions, joint)
-    gflops = announce(net, sources, len(units.clips), units.clips.evaluate * units.clips.crops, options.cache)
+    own = sorted(
+        set(names.values()), key=lambda name: name.partition(":")
+    )  # what shares a pass side by side
+    sources = make_sources(
+        net, untrained, layers, poolings, options.seed, own, units.regions, joint
+    )
+    gflops = announce(
+        net, sources, len(units.clips), units.clips.evaluate * units.clips.crops, options.cache
+    )
     loading = options.cache, options.batch_size, options.workers, options.device
     got = extract_from(units.clips, sources, *loading, label=of.name, each=options.views > 1)
     net.cpu()  # room for the next
@@ -245,11 +290,22 @@ def own_name(name: str) -> str:
 def measured(data: Manifest, net: Encoder, n: int, options: FeatureOptions) -> Iterator[Tensor]:
     """n train clips, for batch norm; of a set that is for testing alone n of all."""
     train = data.split("train")
-    return some_clips(train if len(train) else data, net.spec, n, options.seed, options.batch_size, options.workers)
+    return some_clips(
+        train if len(train) else data,
+        net.spec,
+        n,
+        options.seed,
+        options.batch_size,
+        options.workers,
+    )
 
 
 def left_out(
-    data: Manifest, rows: Sequence[int], got: Extracted, max_bad: float, splits: Sequence[str] = SPLITS
+    data: Manifest,
+    rows: Sequence[int],
+    got: Extracted,
+    max_bad: float,
+    splits: Sequence[str] = SPLITS,
 ) -> list[str]:
     """Files that could not be read, wholly or in part, unless they are too many."""
     seen = set(rows)  # a video without a readable second has no unit

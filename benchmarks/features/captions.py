@@ -36,7 +36,9 @@ class Captions(Clips):
         self.at: list[tuple[float, float, float]] = []
         for row, video in enumerate(manifest.rows):
             said = video.sentences if video.split == "test" else ()
-            found = [(float(n), start, end) for n, (start, end, text) in enumerate(said) if text.strip()]
+            found = [
+                (float(n), start, end) for n, (start, end, text) in enumerate(said) if text.strip()
+            ]
             self.row += [row] * len(found)
             self.at += found
 
@@ -45,11 +47,15 @@ class Captions(Clips):
         path = self.manifest.path(row)
         table = stamps(path, self.manifest.rows[row].fps)
         if not len(table) or start > table[-1] - table[0]:
-            raise DecodeError(path, f"its caption at {start:g} s begins when the video has ended", start)
+            raise DecodeError(
+                path, f"its caption at {start:g} s begins when the video has ended", start
+            )
         last = max(start, end - seconds_of(spec, table) - SLACK_S)
         begins = np.linspace(start, last, self.evaluate)
         times = np.concatenate([clip_from(spec, table, float(begin)) for begin in begins])
-        frames = geometry(self._frames(row, times, spec.modality), recipe("none"), spec.size, torch.zeros(0))
+        frames = geometry(
+            self._frames(row, times, spec.modality), recipe("none"), spec.size, torch.zeros(0)
+        )
         clips = frames.unflatten(1, (self.evaluate, spec.frames)).transpose(0, 1)  # V C T s s
         return self._sample(clips.contiguous(), epoch, index)
 
@@ -58,7 +64,9 @@ class Tested(Clips):
     """Row i is video `row[i]` of the test split: where nothing is trained, no other need be read."""
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, clips: int, crops: int) -> None:
-        super().__init__(manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=clips, crops=crops)
+        super().__init__(
+            manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=clips, crops=crops
+        )
         self.whole = evaluation(manifest, spec, clips, "pad", crops)
         self.row = [row for row, video in enumerate(manifest.rows) if video.split == "test"]
         self.at = [()] * len(self.row)

@@ -22,7 +22,9 @@ def single_frame(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
 
 def shuffled(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
     """The same frames in an order of chance, drawn for each row of the manifest: no direction and no speed."""
-    order = uniform(seed, "shuffle", 0, index.to(clip.device), clip.shape[2]).argsort(dim=-1, stable=True)  # B T
+    order = uniform(seed, "shuffle", 0, index.to(clip.device), clip.shape[2]).argsort(
+        dim=-1, stable=True
+    )  # B T
     return torch.take_along_dim(clip, rearrange(order, "B T -> B 1 T 1 1"), dim=2)
 
 

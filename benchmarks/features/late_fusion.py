@@ -15,7 +15,9 @@ from ssvid.results import EncoderInfo, Leak, digest
 from ssvid.results.provenance import leak, split_streams
 
 
-def subject(text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]) -> Subject:
+def subject(
+    text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]
+) -> Subject:
     parts = split_streams(text)
     if len(parts) == 1:
         return single.subject(text, name, clip, layers)
@@ -48,15 +50,23 @@ def described(streams: Sequence[Subject], text: str, name: str) -> EncoderInfo:
 def agreed(of: Subject, options: FeatureOptions, kind: str) -> dict[str, Any]:
     """What two results must share; of several encoders the clips of each."""
     first, *others = (single.agreed(one, options, kind) for one in of.streams)
-    return first | ({"others": [{key: one[key] for key in ("clip", "layers")} for one in others]} if others else {})
+    return first | (
+        {"others": [{key: one[key] for key in ("clip", "layers")} for one in others]}
+        if others
+        else {}
+    )
 
 
-def bench(of: Subject, data: Manifest, options: FeatureOptions, wanted: Sequence[str], kind: str) -> Bench:
+def bench(
+    of: Subject, data: Manifest, options: FeatureOptions, wanted: Sequence[str], kind: str
+) -> Bench:
     """Each encoder's features; of videos that one of them could not read there are none."""
     first, *others = (single.bench(one, data, options, wanted, kind) for one in of.streams)
     if not others:
         return first
-    known = [{one.row[i] for split in SPLITS for i in one.splits[split]} for one in (first, *others)]
+    known = [
+        {one.row[i] for split in SPLITS for i in one.splits[split]} for one in (first, *others)
+    ]
     both = set.intersection(*known)
     first, *others = (only(one, both) for one in (first, *others))
     lost = dict.fromkeys(path for one in (first, *others) for path in one.lost)
@@ -65,7 +75,10 @@ def bench(of: Subject, data: Manifest, options: FeatureOptions, wanted: Sequence
 
 
 def only(bench: Bench, rows: set[int]) -> Bench:
-    splits = {split: [unit for unit in units if bench.row[unit] in rows] for split, units in bench.splits.items()}
+    splits = {
+        split: [unit for unit in units if bench.row[unit] in rows]
+        for split, units in bench.splits.items()
+    }
     return bench._replace(splits=splits)
 
 

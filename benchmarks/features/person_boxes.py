@@ -23,7 +23,11 @@ class People(Clips):
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
         views = Views(clips=(parted(spec, "Clips around the boxes of people"),), augment="whole")
         super().__init__(manifest, views, seed=0, evaluate=1)
-        boxes = [(row, tuple(box[:5])) for row in range(len(manifest)) for box in sorted(manifest.rows[row].boxes)]
+        boxes = [
+            (row, tuple(box[:5]))
+            for row in range(len(manifest))
+            for box in sorted(manifest.rows[row].boxes)
+        ]
         self.row: list[int] = [row for row, _ in boxes]
         self.at: list[tuple[float, ...]] = [at for _, at in boxes]
         self.last: tuple[tuple[int, float], torch.Tensor] | None = None  # of this process

@@ -14,11 +14,15 @@ POOLINGS = ("mean", "time", "grid")
 Half = Float[Tensor, "B N D"]
 
 
-def pool(features: Features, layers: tuple[int, ...] = (), poolings: tuple[str, ...] = POOLINGS) -> dict[str, Pooled]:
+def pool(
+    features: Features, layers: tuple[int, ...] = (), poolings: tuple[str, ...] = POOLINGS
+) -> dict[str, Pooled]:
     """`mean@last`, `time@last`, `grid@last`, and the same `@6` for each layer that the encoder was asked for."""
     unknown = set(poolings) - set(POOLINGS)
     if unknown or not poolings:
-        raise UserError(f"There is no pooling {', '.join(sorted(unknown))!r}; there are {', '.join(POOLINGS)}.")
+        raise UserError(
+            f"There is no pooling {', '.join(sorted(unknown))!r}; there are {', '.join(POOLINGS)}."
+        )
     sources = {"last": features.tokens} | dict(zip(map(str, layers), features.layers, strict=True))
     return {
         f"{pooling}@{layer}": row

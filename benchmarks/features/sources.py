@@ -36,7 +36,9 @@ def chosen_layers(net: Encoder, layers: Literal["auto", "last"] | list[int]) -> 
     if layers == "auto":
         return (net.depth // 2,)
     if not net.has_layers or not set(layers) <= set(range(1, net.depth + 1)):
-        raise UserError(f"{net.name} can give layers {'1 to ' + str(net.depth) if net.has_layers else 'last only'}.")
+        raise UserError(
+            f"{net.name} can give layers {'1 to ' + str(net.depth) if net.has_layers else 'last only'}."
+        )
     return tuple(layers)
 
 
@@ -96,7 +98,9 @@ class SourceMaker:
     ) -> None:
         self.nets = {"encoder": net, "random": untrained}
         self.layers, self.poolings, self.seed, self.joint = layers, poolings, seed, joint
-        self.newest: tuple[str, str, Tensor, Features] | None = None  # row, change and clip of the newest pass
+        self.newest: tuple[str, str, Tensor, Features] | None = (
+            None  # row, change and clip of the newest pass
+        )
 
     def of_clips(self, name: RowName) -> Source:
         def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
@@ -121,7 +125,11 @@ class SourceMaker:
                 return pixels(regions.cut(clip, index, which))
             return regions.pool(self.run_net(name, clip), self.layers, index, which)
 
-        net = "pixels" if name.row == "pixels" else f"{encoder_hash(self.nets[name.row])} {self.layers}"
+        net = (
+            "pixels"
+            if name.row == "pixels"
+            else f"{encoder_hash(self.nets[name.row])} {self.layers}"
+        )
         return Source(name.text, f"boxes {net} version {VERSION}{self.drawn(name)}", run)
 
     def change_clip(self, name: RowName, clip: Tensor, index: Tensor) -> Tensor:
@@ -160,7 +168,9 @@ class SourceMaker:
 def announce(net: Encoder, sources: list[Source], videos: int, clips: int, cache: str) -> float:
     """Says what the work will take, from one grey clip; returns the encoder's GFLOPs for it."""
     spec, device = net.spec, next(net.parameters()).device
-    clip = torch.full((1, 3, spec.frames, spec.size, spec.size), 128, dtype=torch.uint8, device=device)
+    clip = torch.full(
+        (1, 3, spec.frames, spec.size, spec.size), 128, dtype=torch.uint8, device=device
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(net.normalise(clip))
     index, took = torch.zeros(1, dtype=torch.int64), []

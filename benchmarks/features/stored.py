@@ -36,7 +36,9 @@ def readable(data: Manifest, rows: Sequence[int], fingerprint: str, given: str) 
     return {row for row, width in widths.items() if width == most}
 
 
-def model_of(ask: Asked, data: Manifest, rows: dict[str, int], said: dict[str, list[Spoken]]) -> Model:
+def model_of(
+    ask: Asked, data: Manifest, rows: dict[str, int], said: dict[str, list[Spoken]]
+) -> Model:
     """`rows`: of the manifest, by video id."""
 
     def model(video: str, start: int, seconds: int, which: list[int]) -> Aligned:

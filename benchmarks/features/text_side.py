@@ -32,7 +32,9 @@ class Text:
 
     @torch.inference_mode()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "S E"]:
-        parts = [self._joint.texts(sentences[i : i + AT_ONCE]) for i in range(0, len(sentences), AT_ONCE)]
+        parts = [
+            self._joint.texts(sentences[i : i + AT_ONCE]) for i in range(0, len(sentences), AT_ONCE)
+        ]
         return torch.cat(parts).float().cpu()
 
     @torch.inference_mode()
@@ -57,7 +59,9 @@ def text_side(given: str, words: str | None) -> Joint:
     """Of the encoder that a user named."""
     path = Path(stream_of(given)[0])
     if not path.exists():
-        raise UserError(f"{given} is the name of an untrained encoder and has no text side: {HAVE}.")
+        raise UserError(
+            f"{given} is the name of an untrained encoder and has no text side: {HAVE}."
+        )
     if path.is_dir() and not (path / "text.json").exists():
         raise UserError(f"{given} has no text side (text.json): {HAVE}.")
     return load_joint(path, words).eval()
@@ -65,8 +69,12 @@ def text_side(given: str, words: str | None) -> Joint:
 
 def joint_hash(joint: Joint) -> str:
     """Of all that determines vectors of clips and of sentences, the list of words included."""
-    how = {key: value for key, value in joint.tower.kwargs.items() if key not in ("words", "folder")}  # paths
-    return weights_hash(joint, (joint.tower.name, sorted(how.items()), joint.cosine, joint.tower.words))
+    how = {
+        key: value for key, value in joint.tower.kwargs.items() if key not in ("words", "folder")
+    }  # paths
+    return weights_hash(
+        joint, (joint.tower.name, sorted(how.items()), joint.cosine, joint.tower.words)
+    )
 
 
 def unlearnt(net: nn.Module, seed: int) -> None:

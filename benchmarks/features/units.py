@@ -87,23 +87,35 @@ def captions(kept: Manifest, spec: ClipSpec, views: int, crops: int, windows: in
 class Kind(NamedTuple):
     wants: str  # of a row, in words
     has: Callable[[Row], object]  # that a row has it
-    make: Callable[[Manifest, ClipSpec, int, int], Units] | None  # None: of stored features, no clips
+    make: (
+        Callable[[Manifest, ClipSpec, int, int], Units] | None
+    )  # None: of stored features, no clips
     poolings: tuple[str, ...] | None = None  # of tokens; None: as the user asks
     last: bool = False  # layer alone; else as the user asks
     splits: tuple[str, ...] = SPLITS  # that are read; the others may be empty
 
 
-SAID: Any = {"poolings": ("pooled",), "last": True, "splits": TESTED}  # what a text side was trained beside
+SAID: Any = {
+    "poolings": ("pooled",),
+    "last": True,
+    "splits": TESTED,
+}  # what a text side was trained beside
 KINDS = {
     "clips": Kind(ONE, lambda row: row.label, clips),
     "windows": Kind(ONE, lambda row: row.label, windows, ("mean",), last=True),  # as CoCLR has them
     "ten_crops": Kind(ONE, lambda row: row.label, ten_crops, ("mean",), last=True),
-    "several": Kind("classes", lambda row: row.classes, several),  # Charades' own evaluation leaves clips of none out
-    "seconds": Kind("segments", lambda row: row.segments, seconds, ("mean",)),  # of a long video each second is a row
+    "several": Kind(
+        "classes", lambda row: row.classes, several
+    ),  # Charades' own evaluation leaves clips of none out
+    "seconds": Kind(
+        "segments", lambda row: row.segments, seconds, ("mean",)
+    ),  # of a long video each second is a row
     "boxes": Kind("boxes", lambda row: row.boxes, boxes, ("box", "slots")),
     "named": Kind("a label", lambda row: row.label, named, **SAID),
     "captions": Kind("captions", lambda row: row.sentences, captions, **SAID),
-    "narrations": Kind("sentences and stored features", lambda row: row.sentences and row.features, None, **SAID),
+    "narrations": Kind(
+        "sentences and stored features", lambda row: row.sentences and row.features, None, **SAID
+    ),
 }
 
 
@@ -122,12 +134,18 @@ def keep(data: Manifest, kind: str) -> Manifest:
     kept = data.take([i for i, row in enumerate(data.rows) if has(row)])
     for split in splits:
         if not len(kept.split(split)):
-            raise UserError(f"{data.root} has no clips with {wants} in the {split} split, which this task asks about.")
+            raise UserError(
+                f"{data.root} has no clips with {wants} in the {split} split, which this task asks about."
+            )
     if splits == TESTED:  # nothing is learnt
         return kept
-    train, test = (set().union(*(row.classes for row in kept.split(split).rows)) for split in ("train", "test"))
+    train, test = (
+        set().union(*(row.classes for row in kept.split(split).rows)) for split in ("train", "test")
+    )
     if unseen := sorted(test - train):
-        raise UserError(f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): mend the labels.")
+        raise UserError(
+            f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): mend the labels."
+        )
     return kept
 
 
@@ -141,9 +159,14 @@ def table(held: Sequence[Iterable[str]], classes: Sequence[str]) -> Bool[Tensor,
 
 def single(views: int, crops: int, unit: str) -> None:
     if views * crops > 1:
-        raise UserError(f"A {unit} is seen in one clip: this task takes no --clips or --crops beyond 1.")
+        raise UserError(
+            f"A {unit} is seen in one clip: this task takes no --clips or --crops beyond 1."
+        )
 
 
 def places(rows: Sequence[int], good: Tensor, data: Manifest) -> dict[str, list[int]]:
     """Units of each split that could be read."""
-    return {s: [i for i, row in enumerate(rows) if good[i] and data.rows[row].split == s] for s in SPLITS}
+    return {
+        s: [i for i, row in enumerate(rows) if good[i] and data.rows[row].split == s]
+        for s in SPLITS
+    }

@@ -20,7 +20,13 @@ from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec, Views
 
 SIDE = 224 / 240  # of the short side: the published crop of frames that are 240 high
-PLACES = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))  # of the room left, y and x: centre, corners
+PLACES = (
+    (0.5, 0.5),
+    (0.0, 0.0),
+    (0.0, 1.0),
+    (1.0, 0.0),
+    (1.0, 1.0),
+)  # of the room left, y and x: centre, corners
 CUTS = 2 * len(PLACES)  # the first five as they are, then mirrored
 
 
@@ -69,7 +75,9 @@ def paced(spec: ClipSpec, stamps: np.ndarray) -> np.ndarray:
 def starts(spec: ClipSpec, total: int) -> Iterator[int]:
     """First frames of the windows of a video of `total`; of a short one there is a single window."""
     span = spec.frames * (spec.stride or 1)
-    yield from range(0, max(0, total - span) + 1 if total else 0, max(1, span // 2 - 1))  # overlap: half and one frame
+    yield from range(
+        0, max(0, total - span) + 1 if total else 0, max(1, span // 2 - 1)
+    )  # overlap: half and one frame
 
 
 def window(spec: ClipSpec, total: int, start: int) -> np.ndarray:
@@ -84,7 +92,12 @@ def cut(frames: UInt8[Tensor, "T C H W"], size: int, which: int) -> UInt8[Tensor
     mirrored, place = divmod(which, len(PLACES))
     height, width = frames.shape[-2:]
     side = max(1, round(min(height, width) * SIDE))
-    top, left = (round(share * (room - side)) for share, room in zip(PLACES[place], (height, width), strict=True))
+    top, left = (
+        round(share * (room - side))
+        for share, room in zip(PLACES[place], (height, width), strict=True)
+    )
     shape = [size, size]
-    clip = F.resized_crop(frames, top, left, side, side, shape, InterpolationMode.BICUBIC, antialias=True)
+    clip = F.resized_crop(
+        frames, top, left, side, side, shape, InterpolationMode.BICUBIC, antialias=True
+    )
     return (clip.flip(-1) if mirrored else clip).transpose(0, 1).contiguous()

@@ -22,7 +22,9 @@ NOWHERE = -6e4  # similarity where nothing was computed, or exactly 0
 Method = Literal["overlap-seq", "global"]
 
 
-Model = Callable[[str, int, int, list[int]], Aligned]  # video, first second, seconds, rows of its sentences
+Model = Callable[
+    [str, int, int, list[int]], Aligned
+]  # video, first second, seconds, rows of its sentences
 
 
 class Stitched(NamedTuple):
@@ -30,7 +32,9 @@ class Stitched(NamedTuple):
 
     similarity: Float[Tensor, "K T"]  # 0 where no window asked
     alignability: Float[Tensor, " K"]
-    calls: list[tuple[int, int, int, int]]  # windows: first second, seconds, first and last sentence
+    calls: list[
+        tuple[int, int, int, int]
+    ]  # windows: first second, seconds, first and last sentence
 
 
 def evaluate(
@@ -45,23 +49,35 @@ def evaluate(
     `similarity`, the `alignability`, whether each sentence is `found` and the `calls` that were made.
     """
     if missing := sorted(annotation.keys() - lengths.keys()):
-        raise UserError(f"{len(missing)} annotated videos have no features, such as {missing[0]}: leave them out.")
+        raise UserError(
+            f"{len(missing)} annotated videos have no features, such as {missing[0]}: leave them out."
+        )
     videos = sorted(video for video, said in annotation.items() if said)
-    stitched = {video: stitch(video, annotation[video], lengths[video], model, method, head) for video in videos}
+    stitched = {
+        video: stitch(video, annotation[video], lengths[video], model, method, head)
+        for video in videos
+    }
     found = {video: hits(annotation[video], stitched[video].similarity) for video in videos}
     none = torch.zeros(0)
-    labels = torch.tensor([bool(one[0]) for video in videos for one in annotation[video]], dtype=torch.bool)
+    labels = torch.tensor(
+        [bool(one[0]) for video in videos for one in annotation[video]], dtype=torch.bool
+    )
     right = torch.cat([none, *(found[video] for video in videos)])[labels]
     scores = torch.cat([none, *(one.alignability for one in stitched.values())])
     return {
         "recall": right.double().mean().item() if len(right) else None,
         "auc": auc(scores, labels),
         "found": found,
-        **{key: {video: getattr(one, key) for video, one in stitched.items()} for key in Stitched._fields},
+        **{
+            key: {video: getattr(one, key) for video, one in stitched.items()}
+            for key in Stitched._fields
+        },
     }
 
 
-def stitch(video: str, said: Sequence[Spoken], length: int, model: Model, method: Method, head: bool) -> Stitched:
+def stitch(
+    video: str, said: Sequence[Spoken], length: int, model: Model, method: Method, head: bool
+) -> Stitched:
     """One pass over all of it, or the average over its windows. Nothing is masked."""
     if method == "global":
         got = model(video, 0, length, list(range(len(said))))
@@ -105,7 +121,10 @@ def given_times(said: Sequence[Spoken], spans: Sequence[tuple[float, float]]) ->
 
 
 def within(said: Sequence[Spoken], seconds: Sequence[int]) -> Bool[Tensor, " K"]:
-    inside = [math.floor(start) <= at <= math.ceil(end) for (_, start, end, _), at in zip(said, seconds, strict=True)]
+    inside = [
+        math.floor(start) <= at <= math.ceil(end)
+        for (_, start, end, _), at in zip(said, seconds, strict=True)
+    ]
     return torch.tensor(inside, dtype=torch.bool)
 
 

@@ -16,7 +16,10 @@ from ssvid.data.datasets.htm_align import Spoken
 from ssvid.data.narration.sentences import Sentence
 
 HTM_WINDOW = 64  # seconds
-BEFORE, AFTER = 64, 128  # seconds around a window's start: sentences there that are not alignable bound those asked
+BEFORE, AFTER = (
+    64,
+    128,
+)  # seconds around a window's start: sentences there that are not alignable bound those asked
 EDGE = 4  # windows at either end, which are asked all sentences up to that end
 
 

@@ -26,7 +26,10 @@ class Ranked(NamedTuple):
 
 
 def ranked(
-    scores: Float[Tensor, " n"], hit: Bool[Tensor, " n"], group: Int[Tensor, " n"], wanted: Float[Tensor, " G"]
+    scores: Float[Tensor, " n"],
+    hit: Bool[Tensor, " n"],
+    group: Int[Tensor, " n"],
+    wanted: Float[Tensor, " G"],
 ) -> Ranked:
     order = scores.argsort(descending=True, stable=True)
     falling = scores[order]
@@ -60,18 +63,26 @@ def mean_over(classes: Sequence[Ranked], interpolated: bool = False) -> Measure:
     """Mean average precision over the classes that are there to be found."""
 
     def measure(weights: Float[Tensor, "W G"]) -> Float[Tensor, " W"]:
-        return torch.stack([average_precision(one, weights, interpolated) for one in classes]).nanmean(0)
+        return torch.stack(
+            [average_precision(one, weights, interpolated) for one in classes]
+        ).nanmean(0)
 
     return measure
 
 
-def of_table(scores: Float[Tensor, "S Q"], held: Bool[Tensor, "S Q"], group: Int[Tensor, " S"]) -> list[Ranked]:
+def of_table(
+    scores: Float[Tensor, "S Q"], held: Bool[Tensor, "S Q"], group: Int[Tensor, " S"]
+) -> list[Ranked]:
     """Every clip is an answer to every class. `group`: of each clip, from 0."""
     n = int(group.max()) + 1
-    wanted = torch.zeros(n, held.shape[1], dtype=torch.float64).index_add(0, group, held.double())  # G Q
+    wanted = torch.zeros(n, held.shape[1], dtype=torch.float64).index_add(
+        0, group, held.double()
+    )  # G Q
     return [ranked(scores[:, q], held[:, q], group, wanted[:, q]) for q in range(held.shape[1])]
 
 
 def mean_average_precision(scores: Float[Tensor, "S Q"], held: Bool[Tensor, "S Q"]) -> float:
     one = torch.ones(1, 1, dtype=torch.float64)
-    return mean_over(of_table(scores.cpu(), held.cpu(), torch.zeros(len(scores), dtype=torch.int64)))(one).item()
+    return mean_over(
+        of_table(scores.cpu(), held.cpu(), torch.zeros(len(scores), dtype=torch.int64))
+    )(one).item()

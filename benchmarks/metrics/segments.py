@@ -12,7 +12,9 @@ class Segment(NamedTuple):
     score: float
 
 
-def proposed(scores: np.ndarray, *, shares: Sequence[float], overlap: float, widen: float) -> list[Segment]:
+def proposed(
+    scores: np.ndarray, *, shares: Sequence[float], overlap: float, widen: float
+) -> list[Segment]:
     """Runs of cells above each share of the highest score; of those that overlap more, the best.
 
     A run's score is its mean less the mean of the cells around it, `widen` of its length on either side (the
@@ -53,11 +55,15 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     return shared / covered if covered > 0 else 0.0
 
 
-def hits(found: Sequence[Segment], true: Sequence[tuple[float, float]], thresholds: Sequence[float]) -> np.ndarray:
+def hits(
+    found: Sequence[Segment], true: Sequence[tuple[float, float]], thresholds: Sequence[float]
+) -> np.ndarray:
     """thresholds x found: right or not. The surest first takes the true one that it covers best and nobody has."""
     right = np.zeros((len(thresholds), len(found)), dtype=bool)
     order = sorted(range(len(found)), key=lambda i: -found[i].score)
-    shared = np.array([[iou(segment, other) for other in true] for segment in found]).reshape(len(found), len(true))
+    shared = np.array([[iou(segment, other) for other in true] for segment in found]).reshape(
+        len(found), len(true)
+    )
     for t, threshold in enumerate(thresholds):
         taken: set[int] = set()
         for i in order:

@@ -16,7 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.probes.attentive_math import Form, Params, logits, start
-from benchmarks.probes.base import Probe, ProbeResult, Setting, accuracy, check, metric, on_val, result
+from benchmarks.probes.base import (
+    Probe,
+    ProbeResult,
+    Setting,
+    accuracy,
+    check,
+    metric,
+    on_val,
+    result,
+)
 from ssvid.errors import UserError
 from ssvid.randomness import permutation, uniform
 from ssvid.registry import probes
@@ -116,10 +125,16 @@ class Attentive(Probe):
         batch: int | None = None,  # clips
         device: str = "cpu",  # where heads are trained; batches are moved there
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in Protocol.__annotations__}
+        given = {
+            name: value for name, value in locals().items() if name in Protocol.__annotations__
+        }
         if preset not in PRESETS:
-            raise UserError(f"There is no preset {preset!r} of the attentive probe; there are {', '.join(PRESETS)}.")
-        known: Any = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
+            raise UserError(
+                f"There is no preset {preset!r} of the attentive probe; there are {', '.join(PRESETS)}."
+            )
+        known: Any = PRESETS[preset] | {
+            name: value for name, value in given.items() if value is not None
+        }
         self.preset, self.device = preset, device
         self.protocol: Protocol = known
         if not self.protocol["rates"] or not self.protocol["weight_decays"]:
@@ -144,7 +159,10 @@ class Attentive(Probe):
         if best is None:
             raise UserError("There are no features to probe.")
         chosen, form, head = best
-        seen = [(scores[0], weight[0]) for scores, weight in self.scores(head, form, test.feats[chosen["pooling"]])]
+        seen = [
+            (scores[0], weight[0])
+            for scores, weight in self.scores(head, form, test.feats[chosen["pooling"]])
+        ]
         scores, attention = (torch.cat(column) for column in zip(*seen, strict=True))
         return result(scores, test.labels, chosen, grid)._replace(attention=attention)
 
@@ -152,12 +170,16 @@ class Attentive(Probe):
         how = self.protocol
         width = how["width"] or x.shape[2]
         if how["complete"] and width != x.shape[2]:
-            raise UserError(f"A head with a residual is as wide as its tokens ({x.shape[2]}), not {width}.")
+            raise UserError(
+                f"A head with a residual is as wide as its tokens ({x.shape[2]}), not {width}."
+            )
         if width % how["heads"]:
             raise UserError(
                 f"{how['heads']} heads of attention do not divide a width of {width}: give --heads, --width."
             )
-        return Form(x.shape[2], classes, how["heads"], width, how["depth"], how["complete"], how["eps"])
+        return Form(
+            x.shape[2], classes, how["heads"], width, how["depth"], how["complete"], how["eps"]
+        )
 
     def fit(self, x: Tokens, y: Labels, form: Form, seed: int) -> list[Params]:
         """Every head of the grid, in stacks that share products.
@@ -166,7 +188,11 @@ class Attentive(Probe):
         the other (measured: 4 heads take 4 times one), so these are stacks of one: only the reading is shared.
         """
         how, R = self.protocol, len(self.grid)
-        stacks = [self.made(form, seed, R)] if form.depth == 1 else [self.made(form, seed, 1) for _ in range(R)]
+        stacks = (
+            [self.made(form, seed, R)]
+            if form.depth == 1
+            else [self.made(form, seed, 1) for _ in range(R)]
+        )
         optimizer = self.optimizer(stacks)
         per_epoch = math.ceil(len(x) / how["batch"])
         steps = per_epoch * max(how["epochs"], math.ceil(how["min_steps"] / per_epoch))
@@ -186,7 +212,10 @@ class Attentive(Probe):
         return stacks
 
     def made(self, form: Form, seed: int, heads: int) -> Params:
-        return {name: value.to(self.device).requires_grad_() for name, value in start(form, heads, seed).items()}
+        return {
+            name: value.to(self.device).requires_grad_()
+            for name, value in start(form, heads, seed).items()
+        }
 
     def optimizer(self, stacks: list[Params]) -> torch.optim.AdamW:
         """torch's own AdamW: each head has groups of its own, of views of the stacked parameters."""
@@ -194,10 +223,16 @@ class Attentive(Probe):
         places = [(stack, r) for stack in stacks for r in range(len(stack["token"]))]
         for (rate, decay), (stack, r) in zip(self.grid, places, strict=True):
             for shrinks in (True, False):
-                of = [(whole[r].detach(), whole, r) for n, whole in stack.items() if self.decays(n) == shrinks]
+                of = [
+                    (whole[r].detach(), whole, r)
+                    for n, whole in stack.items()
+                    if self.decays(n) == shrinks
+                ]
                 params = [view for view, _, _ in of]
                 if params:
-                    groups.append({"params": params, "of": of, "peak": rate, "weight_decay": decay * shrinks})
+                    groups.append(
+                        {"params": params, "of": of, "peak": rate, "weight_decay": decay * shrinks}
+                    )
         return torch.optim.AdamW(groups, lr=0.0, eps=self.protocol["adam_eps"], fused=True)
 
     def decays(self, name: str) -> bool:
@@ -205,7 +240,14 @@ class Attentive(Probe):
         return self.protocol["decay_all"] or not (last in ("gain", "shift") or last[0] == "b")
 
     def gradients(
-        self, stacks: list[Params], x: Tokens, y: Tensor, rows: Int[Tensor, " C"], form: Form, seed: int, epoch: int
+        self,
+        stacks: list[Params],
+        x: Tokens,
+        y: Tensor,
+        rows: Int[Tensor, " C"],
+        form: Form,
+        seed: int,
+        epoch: int,
     ) -> None:
         """Those of a batch, into every parameter: each head has the mean over the batch of its own loss."""
         how = self.protocol
@@ -224,7 +266,9 @@ class Attentive(Probe):
         """(R C Q, attention R C N) of a few clips at a time."""
         x = as_tokens(feats)
         with torch.no_grad():
-            for some in torch.arange(len(x)).split(max(1, min(self.protocol["batch"], form.at_once // x.shape[1]))):
+            for some in torch.arange(len(x)).split(
+                max(1, min(self.protocol["batch"], form.at_once // x.shape[1]))
+            ):
                 found, weight = logits(stack, x, some, form)
                 yield found.cpu(), weight.cpu()
 
@@ -233,7 +277,9 @@ class Attentive(Probe):
         score: list[float] = []
         for stack in stacks:
             found = torch.cat([found for found, _ in self.scores(stack, form, x)], 1)  # R S Q
-            score += [accuracy(of_head, y) if of_head.isfinite().all() else 0.0 for of_head in found]
+            score += [
+                accuracy(of_head, y) if of_head.isfinite().all() else 0.0 for of_head in found
+            ]
         return score
 
 
@@ -249,7 +295,9 @@ def cost(scores: Float[Tensor, "R B Q"], labels: Labels, smoothing: float) -> Te
 def as_tokens(feats: Float[Tensor, " S *D"]) -> Tokens:
     """A pooled vector is the one token of its clip."""
     if feats.ndim not in (2, 3):
-        raise UserError(f"The attentive probe reads tokens S N D or pooled vectors S D, not {tuple(feats.shape)}.")
+        raise UserError(
+            f"The attentive probe reads tokens S N D or pooled vectors S D, not {tuple(feats.shape)}."
+        )
     return feats if feats.ndim == 3 else feats[:, None]
 
 
@@ -264,7 +312,9 @@ def clip_each(stack: Params, most: float) -> None:
     """The gradient of every head to a norm of `most` at most."""
     grads = [p.grad for p in stack.values() if p.grad is not None]
     if most:
-        norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads])  # makes no squares: R
+        norms = torch.stack(
+            [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
+        )  # makes no squares: R
         scale = (most / torch.linalg.vector_norm(norms, dim=0)).clamp(max=1)
         for g in grads:
             g.mul_(scale.view(-1, *(1,) * (g.ndim - 1)))

@@ -34,7 +34,9 @@ class Form(NamedTuple):
     heads: int  # of attention
     width: int  # of attention, inside
     depth: int  # 1: the cross-attention alone; n: behind n - 1 blocks of self-attention
-    complete: bool  # True: query + attention + MLP, as V-JEPA; False: an output projection, as VideoGLUE
+    complete: (
+        bool  # True: query + attention + MLP, as V-JEPA; False: an output projection, as VideoGLUE
+    )
     eps: float  # of layer norms
 
     @property
@@ -87,7 +89,9 @@ class Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, feats: Tokens, rows: Int[Tensor, " C"], u: Float[Tensor, "K D"], eps: float) -> Any:
+    def forward(
+        ctx: Any, feats: Tokens, rows: Int[Tensor, " C"], u: Float[Tensor, "K D"], eps: float
+    ) -> Any:
         pooled = u.new_empty(len(u), len(rows), feats.shape[2])  # K C D
         weight = u.new_empty(len(rows), len(u), feats.shape[1])  # C K N
         for part, z in read(feats, rows, u, eps):
@@ -101,15 +105,21 @@ class Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         feats, rows, u, weight, pooled = ctx.saved_tensors
-        shift = (grads[0] * pooled).sum(-1).T[..., None]  # C K 1: sum of weight * its gradient, of the softmax
+        shift = (
+            (grads[0] * pooled).sum(-1).T[..., None]
+        )  # C K 1: sum of weight * its gradient, of the softmax
         du = torch.zeros_like(u)
         for part, z in read(feats, rows, u, ctx.eps):
-            ds = (grads[0][:, part].transpose(0, 1) @ z.mT).sub_(shift[part]).mul_(weight[part])  # C K N
+            ds = (
+                (grads[0][:, part].transpose(0, 1) @ z.mT).sub_(shift[part]).mul_(weight[part])
+            )  # C K N
             du.addmm_(rearrange(ds, "C K N -> K (C N)"), z.flatten(0, 1))
         return None, None, du, None
 
 
-def read(feats: Tokens, rows: Int[Tensor, " C"], like: Tensor, eps: float) -> Iterator[tuple[slice, Tensor]]:
+def read(
+    feats: Tokens, rows: Int[Tensor, " C"], like: Tensor, eps: float
+) -> Iterator[tuple[slice, Tensor]]:
     """(place in rows, normalised tokens c N D) of a few clips at a time, in a buffer that the next ones overwrite.
 
     Written out because it was half of the cost of a step: indexing, converting and F.layer_norm each fill new memory,
@@ -135,7 +145,9 @@ def value(p: Params, pooled: Float[Tensor, "R A C D"]) -> Float[Tensor, "R C W"]
     return rearrange(out, "(R A) C a -> R C (A a)", R=len(w))
 
 
-def classify(p: Params, out: Float[Tensor, "R C W"], form: Form, mask: Tensor | None) -> Float[Tensor, "R C Q"]:
+def classify(
+    p: Params, out: Float[Tensor, "R C W"], form: Form, mask: Tensor | None
+) -> Float[Tensor, "R C Q"]:
     if form.complete:
         x = out + p["token"][:, None]
         x = x + mlp(p, "", x, form)
@@ -148,7 +160,9 @@ def block(p: Params, at: str, x: Float[Tensor, "R C N D"], form: Form) -> Float[
     flat = rearrange(x, "R C N D -> R (C N) D")
     qkv = linear(norm(p, at + "norm1", flat, form), p[at + "wqkv"], p[at + "bqkv"])
     q, k, v = rearrange(qkv, "R (C N) (k A a) -> k (R C) A N a", C=x.shape[1], k=3, A=form.heads)
-    out = rearrange(F.scaled_dot_product_attention(q, k, v), "(R C) A N a -> R (C N) (A a)", R=len(x))
+    out = rearrange(
+        F.scaled_dot_product_attention(q, k, v), "(R C) A N a -> R (C N) (A a)", R=len(x)
+    )
     flat = flat + linear(out, p[at + "wo"], p[at + "bo"])
     return (flat + mlp(p, at, flat, form)).view_as(x)
 
@@ -163,7 +177,9 @@ def norm(p: Params, at: str, x: Float[Tensor, "R M D"], form: Form) -> Float[Ten
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], None, None, form.eps), gain)
 
 
-def linear(x: Float[Tensor, "R M D"], w: Float[Tensor, "R D E"], b: Float[Tensor, "R E"]) -> Float[Tensor, "R M E"]:
+def linear(
+    x: Float[Tensor, "R M D"], w: Float[Tensor, "R D E"], b: Float[Tensor, "R E"]
+) -> Float[Tensor, "R M E"]:
     return torch.baddbmm(b[:, None], x, w)
 
 
@@ -171,7 +187,9 @@ def start(form: Form, heads: int, seed: int) -> Params:
     """The same published initialisation for each of `heads`, so that they differ in their settings alone."""
     draw = torch.Generator().manual_seed(seed)
     one = start_complete(form, draw) if form.complete else start_single(form, draw)
-    return {name: repeat(value, "... -> R ...", R=heads).contiguous() for name, value in one.items()}
+    return {
+        name: repeat(value, "... -> R ...", R=heads).contiguous() for name, value in one.items()
+    }
 
 
 def start_single(form: Form, draw: torch.Generator) -> Params:
@@ -202,7 +220,12 @@ def start_complete(form: Form, draw: torch.Generator) -> Params:
     def perceptron(at: str, i: int) -> Params:
         w1, w2 = normal(D, 4 * D), normal(4 * D, D) / math.sqrt(2 * i)
         norm2 = {at + "norm2.gain": torch.ones(D), at + "norm2.shift": torch.zeros(D)}
-        return norm2 | {at + "w1": w1, at + "b1": torch.zeros(4 * D), at + "w2": w2, at + "b2": torch.zeros(D)}
+        return norm2 | {
+            at + "w1": w1,
+            at + "b1": torch.zeros(4 * D),
+            at + "w2": w2,
+            at + "b2": torch.zeros(D),
+        }
 
     made = {
         "token": normal(D),

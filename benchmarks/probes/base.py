@@ -14,7 +14,9 @@ from ssvid.shapes import Frozen, Labels
 from ssvid.statistics import topk
 
 READ = 2**22  # numbers looked at at once
-Setting = dict[str, Any]  # pooling, dim, hyper-parameters and val/top1 (val/map, of several classes a clip) of one head
+Setting = dict[
+    str, Any
+]  # pooling, dim, hyper-parameters and val/top1 (val/map, of several classes a clip) of one head
 
 
 class ProbeResult(NamedTuple):
@@ -24,8 +26,12 @@ class ProbeResult(NamedTuple):
     chosen: Setting
     grid: list[Setting]  # every setting that was tried, the chosen one among them
     predictions: Int[Tensor, " S"]  # of the test split: the likeliest class
-    scores: Float[Tensor, "S Q"]  # of the test split: logits, whose softmax (sigmoids of several) is a probability
-    attention: Float[Tensor, "S N"] | None = None  # of a head that has it, over the tokens of each test clip; sums to 1
+    scores: Float[
+        Tensor, "S Q"
+    ]  # of the test split: logits, whose softmax (sigmoids of several) is a probability
+    attention: Float[Tensor, "S N"] | None = (
+        None  # of a head that has it, over the tokens of each test clip; sums to 1
+    )
 
 
 class Probe(ABC):
@@ -48,13 +54,21 @@ def check(train: Frozen, val: Frozen, test: Frozen, several: bool = False) -> in
         raise UserError(f"Clips of several classes can be learnt by the probes {able} alone.")
     for name, split in (("train", train), ("val", val), ("test", test)):
         if len(split.labels) == 0:
-            raise UserError(f"The {name} split holds no clip that could be read: there is nothing to probe.")
+            raise UserError(
+                f"The {name} split holds no clip that could be read: there is nothing to probe."
+            )
         if split.labels.shape[1:] != train.labels.shape[1:]:
-            raise UserError(f"The {name} split has other classes than train: their labels are of other shapes.")
+            raise UserError(
+                f"The {name} split has other classes than train: their labels are of other shapes."
+            )
         if not table and int(split.labels.min()) < 0:
-            raise UserError(f"The {name} split holds clips without a label: a probe needs one for every clip.")
+            raise UserError(
+                f"The {name} split holds clips without a label: a probe needs one for every clip."
+            )
         if table and not split.labels.any():
-            raise UserError(f"No clip of the {name} split holds any class: there is nothing to learn or to score.")
+            raise UserError(
+                f"No clip of the {name} split holds any class: there is nothing to learn or to score."
+            )
         check_features(name, split, train)
     return train.labels.shape[1] if table else int(train.labels.max()) + 1
 
@@ -66,10 +80,14 @@ def check_features(name: str, split: Frozen, train: Frozen) -> None:
         if feats is None or feats.shape[1:] != like.shape[1:] or len(feats) != len(split.labels):
             found = "none" if feats is None else f"{tuple(feats.shape)}"
             wanted = (len(split.labels), *like.shape[1:])
-            raise UserError(f"The {name} split should hold features {pooling} of {wanted}; there are {found}.")
+            raise UserError(
+                f"The {name} split should hold features {pooling} of {wanted}; there are {found}."
+            )
         for part in feats.split(max(1, READ // max(1, like[0].numel()))):
             if not part.isfinite().all():
-                raise UserError(f"The {name} split holds features {pooling} that are NaN or infinite: extract anew.")
+                raise UserError(
+                    f"The {name} split holds features {pooling} that are NaN or infinite: extract anew."
+                )
 
 
 def metric(labels: Labels) -> str:
@@ -89,7 +107,9 @@ def on_val(setting: Setting) -> float:
     return float(setting["val/top1"] if "val/top1" in setting else setting["val/map"])
 
 
-def result(scores: Float[Tensor, "S Q"], labels: Labels, chosen: Setting, grid: list[Setting]) -> ProbeResult:
+def result(
+    scores: Float[Tensor, "S Q"], labels: Labels, chosen: Setting, grid: list[Setting]
+) -> ProbeResult:
     """The one reading of test: scores of the chosen setting -> metrics."""
     predictions, name = scores.argmax(-1), metric(labels)
     metrics = {f"val/{name}": on_val(chosen), f"test/{name}": accuracy(scores, labels)}

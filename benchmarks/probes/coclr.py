@@ -34,20 +34,29 @@ class CoCLR(Probe):
         momentum: float = 0.9,  # of SGD
         refit: bool = False,  # the chosen setting on train and val: where val was carved out of the published train
     ) -> None:
-        positive(epochs=epochs, batch=batch - 1, rates=min(rates, default=0.0))  # one clip has no batch statistics
+        positive(
+            epochs=epochs, batch=batch - 1, rates=min(rates, default=0.0)
+        )  # one clip has no batch statistics
         self.grid = [(rate, decay) for rate in rates for decay in weight_decays]
         self.epochs, self.batch, self.momentum, self.refit = epochs, batch, momentum, refit
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
         classes, grid = check(train, val, test), []
         if len(train.labels) < 2:
-            raise UserError("The coclr probe normalises a batch by itself: it wants two train clips or more.")
+            raise UserError(
+                "The coclr probe normalises a batch by itself: it wants two train clips or more."
+            )
         best: tuple[Setting, nn.Module] | None = None
         for pooling, feats in train.feats.items():
             for rate, decay in self.grid:
                 head = self.fit(feats, train.labels, classes, rate, decay, seed)
                 right = scored(head, val.feats[pooling]).argmax(-1) == val.labels
-                setting: Setting = {"pooling": pooling, "dim": feats.shape[1], "rate": rate, "weight_decay": decay}
+                setting: Setting = {
+                    "pooling": pooling,
+                    "dim": feats.shape[1],
+                    "rate": rate,
+                    "weight_decay": decay,
+                }
                 grid.append(setting | {"val/top1": right.double().mean().item()})
                 if best is None or rank(grid[-1]) > rank(best[0]):
                     best = grid[-1], head
@@ -61,16 +70,26 @@ class CoCLR(Probe):
         return result(scored(head, test.feats[chosen["pooling"]]), test.labels, chosen, grid)
 
     def fit(
-        self, x: Float[Tensor, "S D"], y: Int[Tensor, " S"], classes: int, rate: float, decay: float, seed: int
+        self,
+        x: Float[Tensor, "S D"],
+        y: Int[Tensor, " S"],
+        classes: int,
+        rate: float,
+        decay: float,
+        seed: int,
     ) -> nn.Module:
         head = make(x.shape[1], classes, seed)
-        optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=self.momentum, weight_decay=decay)
+        optimizer = torch.optim.SGD(
+            head.parameters(), lr=rate, momentum=self.momentum, weight_decay=decay
+        )
         drops = [round(share * self.epochs) for share in DROPS]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
         batches = math.ceil(len(x) / self.batch)
         for epoch in range(self.epochs):
             order = permutation(seed, epoch, len(x))
-            for rows in order.tensor_split(batches):  # alike in size: a rest of one clip has no statistics
+            for rows in order.tensor_split(
+                batches
+            ):  # alike in size: a rest of one clip has no statistics
                 loss = F.cross_entropy(head(unit(x[rows])), y[rows])
                 optimizer.zero_grad()
                 loss.backward()

@@ -17,7 +17,12 @@ BANK = 2**14  # rows of train at once: so that a large one may be float16 and me
 PRESETS: dict[str, tuple[int, ...]] = {
     "house": (1, 5, 10, 20, 50, 200),
     "wu2018": (200,),  # arXiv:1805.01978
-    "dino": (10, 20, 100, 200),  # arXiv:2104.14294, which reports the best of them on its test; ours is chosen on val
+    "dino": (
+        10,
+        20,
+        100,
+        200,
+    ),  # arXiv:2104.14294, which reports the best of them on its test; ours is chosen on val
 }
 
 
@@ -27,11 +32,14 @@ class KNN(Probe):
         self,
         *,
         preset: str = "house",  # house | wu2018 | dino
-        ks: tuple[int, ...] | None = None,  # of neighbours, instead; more than train has means all of train
+        ks: tuple[int, ...]
+        | None = None,  # of neighbours, instead; more than train has means all of train
         temperature: float = 0.07,  # in all three
     ) -> None:
         if preset not in PRESETS:
-            raise UserError(f"There is no preset {preset!r} of the knn probe; there are {', '.join(PRESETS)}.")
+            raise UserError(
+                f"There is no preset {preset!r} of the knn probe; there are {', '.join(PRESETS)}."
+            )
         self.preset, self.temperature = preset, temperature
         self.ks = PRESETS[preset] if ks is None else tuple(ks)
         positive(ks=min(self.ks, default=0))
@@ -47,7 +55,9 @@ class KNN(Probe):
                 grid.append({"pooling": pooling, "dim": bank.shape[1], "k": k, "val/top1": top1})
         best = max(grid, key=rank)
         pooling = best["pooling"]
-        votes = self.votes(test.feats[pooling], train.feats[pooling], train.labels, [best["k"]], classes)
+        votes = self.votes(
+            test.feats[pooling], train.feats[pooling], train.labels, [best["k"]], classes
+        )
         share = votes[0] / votes[0].sum(1, keepdim=True)
         return result(share.clamp_min(1e-12).log(), test.labels, best, grid)
 
@@ -72,7 +82,9 @@ def neighbours(
 ) -> tuple[Float[Tensor, "S k"], Int[Tensor, "S k"]]:
     """Cosines and rows of the k nearest, nearest first."""
     starts = range(0, max(1, len(queries)), CHUNK)
-    found = [(queries.new_empty(0, dtype=torch.float32), torch.empty(0, dtype=torch.int64))] * len(starts)
+    found = [(queries.new_empty(0, dtype=torch.float32), torch.empty(0, dtype=torch.int64))] * len(
+        starts
+    )
     for first in range(0, len(bank), BANK):
         unit = F.normalize(bank[first : first + BANK].float(), dim=1)
         for i, start in enumerate(starts):
@@ -83,7 +95,9 @@ def neighbours(
     return near, index
 
 
-def nearer(near: Tensor, index: Tensor, more: Tensor, place: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearer(
+    near: Tensor, index: Tensor, more: Tensor, place: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
     """The k nearest of those known and of more."""
     near, index = torch.cat([near, more], 1), torch.cat([index, place], 1)
     near, kept = near.topk(min(k, near.shape[1]), dim=1)

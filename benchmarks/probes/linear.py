@@ -22,7 +22,16 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from benchmarks.probes.base import Probe, ProbeResult, Setting, accuracy, check, metric, on_val, result
+from benchmarks.probes.base import (
+    Probe,
+    ProbeResult,
+    Setting,
+    accuracy,
+    check,
+    metric,
+    on_val,
+    result,
+)
 from ssvid.errors import positive
 from ssvid.randomness import permutation
 from ssvid.registry import probes
@@ -63,13 +72,24 @@ class Linear(Probe):
     def __init__(
         self,
         *,
-        rates: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),  # of clips of length 1
+        rates: tuple[float, ...] = (
+            1.0,
+            3.0,
+            10.0,
+            30.0,
+            100.0,
+            300.0,
+            1000.0,
+        ),  # of clips of length 1
         weight_decays: tuple[float, ...] = (0.0, 1e-3),  # of the loss CE + decay / 2 |W|^2
         epochs: int = 20,  # passes over the train clips
         min_steps: int = 400,  # a few hundred clips see more epochs
         batch: int = 256,  # clips
         momentum: float = 0.9,  # of SGD
-        rungs: tuple[float, ...] = (0.25, 0.5),  # of the steps, where half of the heads leave; () keeps all to the end
+        rungs: tuple[float, ...] = (
+            0.25,
+            0.5,
+        ),  # of the steps, where half of the heads leave; () keeps all to the end
     ) -> None:
         positive(epochs=epochs, min_steps=min_steps, batch=batch, rates=min(rates, default=0.0))
         self.grid = [(rate, decay) for rate in rates for decay in weight_decays]  # R
@@ -84,11 +104,14 @@ class Linear(Probe):
             x, x_val = basis.rows(feats), basis.rows(val.feats[pooling])
             heads, scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
             settings = [
-                {"pooling": pooling, "dim": feats.shape[1], "rate": rate, "weight_decay": decay} | score
+                {"pooling": pooling, "dim": feats.shape[1], "rate": rate, "weight_decay": decay}
+                | score
                 for (rate, decay), score in zip(self.grid, scores, strict=True)
             ]
             grid += settings
-            top, place, number = max((rank(settings[n]), place, n) for place, n in enumerate(heads.number.tolist()))
+            top, place, number = max(
+                (rank(settings[n]), place, n) for place, n in enumerate(heads.number.tolist())
+            )
             if best is None or top > rank(best[0]):
                 best = settings[number], basis, heads.w[:, place].clone(), heads.b[place].clone()
         assert best is not None, "there are no features to probe"
@@ -112,7 +135,9 @@ class Linear(Probe):
         heads, first = self.start(x, classes), 0
         for share in ends:
             last = round(share * steps)
-            heads = in_threads(heads, x.shape[1] * self.batch, partial(self.leg, x, y, seed, first, last, steps))
+            heads = in_threads(
+                heads, x.shape[1] * self.batch, partial(self.leg, x, y, seed, first, last, steps)
+            )
             score, loss = judge(heads, x_val, y_val)
             for number, value in zip(heads.number.tolist(), score.tolist(), strict=True):
                 scores[number] = {f"val/{metric(y)}": value, "trained": share}  # share of the steps
@@ -120,7 +145,16 @@ class Linear(Probe):
                 heads, first = heads.only(best_half(score, loss)), last
         return heads, scores
 
-    def leg(self, x: "Tensor | Rows", y: Tensor, seed: int, first: int, last: int, steps: int, heads: Heads) -> None:
+    def leg(
+        self,
+        x: "Tensor | Rows",
+        y: Tensor,
+        seed: int,
+        first: int,
+        last: int,
+        steps: int,
+        heads: Heads,
+    ) -> None:
         """Steps first to last - 1 of these heads, in place.
 
         With one head a third of a step was not its products: so rates come from a table, batches into one buffer.
@@ -136,13 +170,17 @@ class Linear(Probe):
             if order is None or i == 0:
                 order = permutation(seed, epoch, len(x)).to(y.device)
             now = order[i * self.batch : (i + 1) * self.batch]
-            self.update(heads, taken(x, now, buffer[: len(now)]), y.index_select(0, now), scale, shrink)
+            self.update(
+                heads, taken(x, now, buffer[: len(now)]), y.index_select(0, now), scale, shrink
+            )
 
     def start(self, x: "Tensor | Rows", classes: int) -> Heads:
         like = x[:0]
         rate, decay = (like.new_tensor(column) for column in zip(*self.grid, strict=True))
         w, b = like.new_zeros(len(rate), classes, x.shape[1]), like.new_zeros(len(rate), classes)
-        return Heads(w, b, w.clone(), b.clone(), rate, decay, torch.arange(len(rate), device=like.device))
+        return Heads(
+            w, b, w.clone(), b.clone(), rate, decay, torch.arange(len(rate), device=like.device)
+        )
 
     def update(
         self,
@@ -168,7 +206,9 @@ def in_threads(heads: Heads, size: int, work: Callable[[Heads], None]) -> Heads:
     """
     threads = torch.get_num_threads()
     busy = 4 * size * heads.b.numel() > SMALL and heads.w.device.type == "cpu"
-    parts = heads.number.new_tensor(range(len(heads.number))).tensor_split(min(threads, len(heads.number)) * busy or 1)
+    parts = heads.number.new_tensor(range(len(heads.number))).tensor_split(
+        min(threads, len(heads.number)) * busy or 1
+    )
     shards = [heads.only(part) for part in parts]
     torch.set_num_threads(1)
     try:
@@ -176,10 +216,14 @@ def in_threads(heads: Heads, size: int, work: Callable[[Heads], None]) -> Heads:
             list(pool.map(work, shards))
     finally:
         torch.set_num_threads(threads)
-    return Heads(*(torch.cat([getattr(shard, field.name) for shard in shards]) for field in fields(heads)))
+    return Heads(
+        *(torch.cat([getattr(shard, field.name) for shard in shards]) for field in fields(heads))
+    )
 
 
-def taken(x: "Tensor | Rows", rows: Int[Tensor, " B"], buffer: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+def taken(
+    x: "Tensor | Rows", rows: Int[Tensor, " B"], buffer: Float[Tensor, "B D"]
+) -> Float[Tensor, "B D"]:
     """x[rows], in the buffer where x is in memory: half the time of new memory for each batch."""
     return torch.index_select(x, 0, rows, out=buffer) if isinstance(x, Tensor) else x[rows]
 
@@ -210,23 +254,33 @@ def judge(heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Labels) -> tuple[Te
     for xs, ys in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         scores = logits(heads, xs)  # S R Q
         right += (scores.argmax(-1) == ys[:, None]).double().sum(0)
-        known = ys < scores.shape[-1]  # a class that train lacks has no score: wrong, and no part of the loss
+        known = (
+            ys < scores.shape[-1]
+        )  # a class that train lacks has no score: wrong, and no part of the loss
         if not known.all():
             scores, ys = scores[known], ys[known]
         label = repeat(ys, "S -> S R 1", R=len(heads.b))
         loss -= scores.log_softmax(-1).gather(-1, label)[..., 0].double().sum(0)
     good = heads.rows.flatten(1).isfinite().all(1)
-    return torch.where(good, right / len(y), 0.0), torch.where(good & loss.isfinite(), loss, torch.inf)
+    return torch.where(good, right / len(y), 0.0), torch.where(
+        good & loss.isfinite(), loss, torch.inf
+    )
 
 
-def judge_several(heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Bool[Tensor, "S Q"]) -> tuple[Tensor, Tensor]:
+def judge_several(
+    heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Bool[Tensor, "S Q"]
+) -> tuple[Tensor, Tensor]:
     """(mean average precision, loss) of each head; one at a time, for a ranking wants the scores of all clips."""
     score, loss = [], []
     for r in range(len(heads.b)):
-        scores = torch.cat([torch.addmm(heads.b[r], part, heads.w[:, r]) for part in x.split(CHUNK)])
+        scores = torch.cat(
+            [torch.addmm(heads.b[r], part, heads.w[:, r]) for part in x.split(CHUNK)]
+        )
         good = bool(scores.isfinite().all())
         score.append(accuracy(scores, y) if good else 0.0)
-        loss.append(F.binary_cross_entropy_with_logits(scores, y.float()).item() if good else math.inf)
+        loss.append(
+            F.binary_cross_entropy_with_logits(scores, y.float()).item() if good else math.inf
+        )
     return torch.tensor(score, dtype=torch.float64), torch.tensor(loss, dtype=torch.float64)
 
 

@@ -25,10 +25,19 @@ class Prototypes(Probe):
             grid.append({"pooling": pooling, "dim": feats.shape[1], "val/top1": top1})
         best = max(grid, key=lambda setting: (setting["val/top1"], -setting["dim"]))
         feats = train.feats[best["pooling"]]
-        return result(self.scores(feats, train.labels, test.feats[best["pooling"]], classes), test.labels, best, grid)
+        return result(
+            self.scores(feats, train.labels, test.feats[best["pooling"]], classes),
+            test.labels,
+            best,
+            grid,
+        )
 
     def scores(
-        self, bank: Float[Tensor, "N D"], y: Int[Tensor, " N"], queries: Float[Tensor, "S D"], classes: int
+        self,
+        bank: Float[Tensor, "N D"],
+        y: Int[Tensor, " N"],
+        queries: Float[Tensor, "S D"],
+        classes: int,
     ) -> Float[Tensor, "S Q"]:
         """Cosine to each class's mean; below every cosine where a class has no train clip."""
         centre = bank.float().mean(0)  # of the train clips, else all cosines are near 1

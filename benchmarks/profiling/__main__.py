@@ -22,8 +22,12 @@ OWN: dict[str, Callable[[], None]] = {  # several lines each, and a plot
 
 def main(names: list[str]) -> None:
     if {"-h", "--help"} & set(names):
-        print(f"python -m benchmarks.profiling [CASE ...]; cases: {', '.join(CASES)}. All of them without a name.")
-        print(f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}), turbo (writes {turbo.PLOT}),")
+        print(
+            f"python -m benchmarks.profiling [CASE ...]; cases: {', '.join(CASES)}. All of them without a name."
+        )
+        print(
+            f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}), turbo (writes {turbo.PLOT}),"
+        )
         print(f"scaling (writes {page.PAGE}; needs srun).")
         return
     known = CASES | LONG

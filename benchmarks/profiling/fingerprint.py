@@ -45,7 +45,9 @@ def read_run(folder: Path) -> Numbers:
     newest = max((folder / "checkpoints").glob("step_*.pt"))
     weights = hashlib.sha256()
     for name, tensor in sorted(torch.load(newest, weights_only=True)["model"].items()):
-        weights.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        weights.update(
+            name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {"loss": [row.get("loss") for row in rows], "weights": weights.hexdigest()[:16]}
 
@@ -80,4 +82,6 @@ def measure(folder: Path) -> Numbers:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        Path(sys.argv[1]).write_text(json.dumps(measure(Path(place)), indent=1, sort_keys=True) + "\n")
+        Path(sys.argv[1]).write_text(
+            json.dumps(measure(Path(place)), indent=1, sort_keys=True) + "\n"
+        )

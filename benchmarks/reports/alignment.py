@@ -22,12 +22,16 @@ CHARACTERS = 76  # of a sentence that is shown
 COLUMNS = 1600  # of the picture; more seconds share a column, which has the darkest of them
 DPI = 100
 FAINT, OWN, BLANK = "#8a929b", "#c98a12", "#eceff2"
-ALIKE = LinearSegmentedColormap.from_list("alike", ["#ffffff", "#cfe0f2", BLUE, "#0b2545"]).with_extremes(bad=BLANK)
+ALIKE = LinearSegmentedColormap.from_list(
+    "alike", ["#ffffff", "#cfe0f2", BLUE, "#0b2545"]
+).with_extremes(bad=BLANK)
 
 
 def draw(
     title: str,
-    shares: Float[Tensor, "K T"],  # of each second: its softmax over time, over that of the peak; nan: not asked
+    shares: Float[
+        Tensor, "K T"
+    ],  # of each second: its softmax over time, over that of the peak; nan: not asked
     texts: list[str],
     said: list[tuple[float, float]],
     found: list[tuple[float, float] | None],
@@ -40,7 +44,15 @@ def draw(
     figure = Figure(figsize=(WIDE, size), dpi=DPI, facecolor="white")
     axes = figure.add_axes((TEXT / WIDE, 0.55 / size, (WIDE - TEXT - 0.3) / WIDE, tall / size))
     table = np.ma.masked_invalid(_pooled(shares.numpy()))
-    axes.imshow(table, aspect="auto", extent=(0, seconds, rows, 0), cmap=ALIKE, vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+        table,
+        aspect="auto",
+        extent=(0, seconds, rows, 0),
+        cmap=ALIKE,
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
     for k, (old, new, can) in enumerate(zip(said, found, alignable, strict=True)):
         left, right = max(0.0, old[0]), min(float(seconds), old[1])
         axes.add_patch(_box(left, right, k, edgecolor=OWN, linewidth=1.1))
@@ -72,7 +84,9 @@ def _box(left: float, right: float, row: int, **how: Any) -> Rectangle:
     return Rectangle((left, row + 0.08), max(right - left, 0.3), 0.84, fill=False, **how)
 
 
-def _label(axes: Axes, texts: list[str], alignable: list[bool | None], rows_per_inch: float) -> None:
+def _label(
+    axes: Axes, texts: list[str], alignable: list[bool | None], rows_per_inch: float
+) -> None:
     """Each sentence, or each n-th where there are too many to be read."""
     every = math.ceil(rows_per_inch * ROW - 1e-6)
     shown = range(0, len(texts), max(1, every))
@@ -89,14 +103,31 @@ def _short(text: str) -> str:
 
 def _legend(figure: Figure, title: str, size: float) -> None:
     top = 1 - 0.3 / size
-    figure.text(0.3 / WIDE, top, title, fontsize=11, color=INK, weight="bold", va="center", parse_math=False)
+    figure.text(
+        0.3 / WIDE, top, title, fontsize=11, color=INK, weight="bold", va="center", parse_math=False
+    )
     marks = [
-        Rectangle((0, 0), 1, 1, fill=False, edgecolor=OWN, linewidth=1.1, label="transcript's own time"),
+        Rectangle(
+            (0, 0), 1, 1, fill=False, edgecolor=OWN, linewidth=1.1, label="transcript's own time"
+        ),
         Rectangle((0, 0), 1, 1, fill=False, edgecolor=RED, linewidth=1.8, label="found"),
-        Rectangle((0, 0), 1, 1, fill=False, edgecolor=FAINT, linewidth=1.8, label="best guess, not alignable"),
+        Rectangle(
+            (0, 0),
+            1,
+            1,
+            fill=False,
+            edgecolor=FAINT,
+            linewidth=1.8,
+            label="best guess, not alignable",
+        ),
         Rectangle((0, 0), 1, 1, facecolor=BLUE, label="likely (of the sentence's peak)"),
         Rectangle((0, 0), 1, 1, facecolor=BLANK, label="not asked"),
     ]
     figure.legend(
-        handles=marks, ncol=5, fontsize=8, frameon=False, loc="center right", bbox_to_anchor=(1 - 0.2 / WIDE, top)
+        handles=marks,
+        ncol=5,
+        fontsize=8,
+        frameon=False,
+        loc="center right",
+        bbox_to_anchor=(1 - 0.2 / WIDE, top),
     )

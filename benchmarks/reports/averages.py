@@ -34,11 +34,15 @@ def averages(results: Sequence[Result]) -> list[Result]:
         seeds = sorted({result.encoder.pretraining_seed or 0 for result in members})
         if len(seeds) == len(members) > 1:
             title = f"{members[0].encoder.title} and {len(members) - 1} more"
-            means.append(mean(members, title=title, over=f"pretraining seeds {', '.join(map(str, seeds))}"))
+            means.append(
+                mean(members, title=title, over=f"pretraining seeds {', '.join(map(str, seeds))}")
+            )
     return means
 
 
-def mean(members: Sequence[Result], *, over: str, cell: str | None = None, title: str | None = None) -> Result:
+def mean(
+    members: Sequence[Result], *, over: str, cell: str | None = None, title: str | None = None
+) -> Result:
     """As a result of its own, without what is of one test alone. Groups are redrawn for all members alike."""
     first = members[0]
     rows = [name for name in first.rows if all(name in result.rows for result in members)]
@@ -54,7 +58,9 @@ def mean(members: Sequence[Result], *, over: str, cell: str | None = None, title
 
     def gain(name: str) -> Gain:
         difference = sum(values["encoder"]) / len(members) - sum(values[name]) / len(members)
-        return Gain.between(difference, *spread_of_difference(draws["encoder"], draws[name], number))
+        return Gain.between(
+            difference, *spread_of_difference(draws["encoder"], draws[name], number)
+        )
 
     chances = [result.chance for result in members if result.chance is not None]
     return replace(
@@ -81,12 +87,19 @@ def redrawings(members: Sequence[Result], rows: Sequence[str]) -> dict[str, Tens
     """row -> its mean over the members, on each redrawing of the groups of all their tests."""
     if members[0].test.draws is not None:
         return {
-            name: torch.stack([torch.tensor((r.test.draws or {})[name], dtype=torch.float64) for r in members]).mean(0)
+            name: torch.stack(
+                [torch.tensor((r.test.draws or {})[name], dtype=torch.float64) for r in members]
+            ).mean(0)
             for name in rows
         }
     groups = sorted({group for result in members for group in result.test.groups})
-    measures = {name: shares([((r.test.correct or {})[name], r.test.groups) for r in members], groups) for name in rows}
-    return {name: redrawn(measure, len(groups), members[0].seed) for name, measure in measures.items()}
+    measures = {
+        name: shares([((r.test.correct or {})[name], r.test.groups) for r in members], groups)
+        for name in rows
+    }
+    return {
+        name: redrawn(measure, len(groups), members[0].seed) for name, measure in measures.items()
+    }
 
 
 def shares(tests: Sequence[tuple[list[float], list[str]]], groups: list[str]) -> Measure:
@@ -99,7 +112,9 @@ def shares(tests: Sequence[tuple[list[float], list[str]]], groups: list[str]) ->
         tables.append((zero.index_add(0, place, value), zero.index_add(0, place, weight)))
 
     def measure(weights: Tensor) -> Tensor:
-        each = [(weights @ value) / (weights @ weight) for value, weight in tables]  # NaN: none of its groups drawn
+        each = [
+            (weights @ value) / (weights @ weight) for value, weight in tables
+        ]  # NaN: none of its groups drawn
         return torch.stack(each).mean(0)
 
     return measure

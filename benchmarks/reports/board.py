@@ -28,7 +28,9 @@ def write(*folders: Path, out: Path | None = None, baseline: str = "random") -> 
     """One report of all folders, in `out` or the first of them. `baseline`: of the gains per class."""
     files = read_all(*folders)
     if not files:
-        raise UserError(f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning.")
+        raise UserError(
+            f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning."
+        )
     results = list(files.values())
     check_baseline(baseline, results)
     place = out or folders[0]
@@ -88,7 +90,9 @@ def check_baseline(baseline: str, results: list[Result]) -> None:
     names = list(dict.fromkeys([*rows, "chance", *(result.encoder.title for result in results)]))
     if baseline not in names and baseline != "random":
         near = difflib.get_close_matches(baseline, names) or names
-        raise UserError(f"--baseline {baseline}: no row or encoder of these results; near: {', '.join(near)}.")
+        raise UserError(
+            f"--baseline {baseline}: no row or encoder of these results; near: {', '.join(near)}."
+        )
 
 
 def brief(folder: Path) -> list[dict[str, Any]]:
@@ -107,17 +111,25 @@ def brief(folder: Path) -> list[dict[str, Any]]:
 
 
 def notes(results: list[Result]) -> list[str]:
-    said = ["Intervals are 95 % bootstraps over groups of test clips. Settings are chosen on val; test is read once."]
+    said = [
+        "Intervals are 95 % bootstraps over groups of test clips. Settings are chosen on val; test is read once."
+    ]
     if any(result.kind == TUNED for result in results):
-        said.append("Fine-tuning trains the encoder on the labels, and no controls stand beside it.")
+        said.append(
+            "Fine-tuning trains the encoder on the labels, and no controls stand beside it."
+        )
     said += mixed(results)
     for result in results:
         if result.leak.clips:
-            said.append(f"WARNING: {result.encoder.title} was trained on {result.leak.clips} of the test clips.")
+            said.append(
+                f"WARNING: {result.encoder.title} was trained on {result.leak.clips} of the test clips."
+            )
         if result.encoder.weights != "trained":
             said.append(f"{result.encoder.title} has random weights.")
         if result.encoder.licence:
-            said.append(f"The weights of {result.encoder.title} are under {result.encoder.licence}.")
+            said.append(
+                f"The weights of {result.encoder.title} are under {result.encoder.licence}."
+            )
     return list(dict.fromkeys(said))
 
 
@@ -137,7 +149,10 @@ def mixed(results: list[Result]) -> list[str]:
     settings = several(cell, lambda result: json.dumps(result.question, sort_keys=True))
     nets = several(lambda result: result.encoder.title, lambda result: result.encoder.hash)
     return [
-        *(f"WARNING: the results of {name} are of different data: do not compare them." for name in data),
+        *(
+            f"WARNING: the results of {name} are of different data: do not compare them."
+            for name in data
+        ),
         *(
             f"WARNING: the results of {name} are of different tasks or probes: do not compare them."
             for name in settings

@@ -19,7 +19,14 @@ from benchmarks.reports.page import GREY, INK, PALE, folded, html_table
 from benchmarks.reports.verdict import verdict
 from ssvid.results import Result, Score
 from ssvid.results.schema import to_json
-from ssvid.results.text import ROW_NAMES, between, control_score, gain_over_untrained, percent, scored
+from ssvid.results.text import (
+    ROW_NAMES,
+    between,
+    control_score,
+    gain_over_untrained,
+    percent,
+    scored,
+)
 
 MANY, ENDS = 30, 10  # classes: more are cut down to the best and the worst
 DARK = "#57606a"  # of means
@@ -98,22 +105,38 @@ def html_page(found: list[Result], said: list[str], baseline: str, runs: dict[st
     single = [result for result in found if result.over is None]
     titles = sorted({result.encoder.title for result in single})
     colours = {title: COLOURS[i % len(COLOURS)] for i, title in enumerate(titles)}
-    every = {result.encoder.title: DARK for result in found} | colours  # the mean of several has none of its own
+    every = {
+        result.encoder.title: DARK for result in found
+    } | colours  # the mean of several has none of its own
     text = "".join(f"<li>{html.escape(line)}</li>" for line in said)
     size = f"{counted(len(titles), 'encoder')} on {counted(len(cells), 'cell')} (a task, a probe and a data set each)."
-    parts = [f"<h1>Frozen features</h1><p>{size}</p><ul>{text}</ul>", run_links(runs), overview(found, cells, every)]
+    parts = [
+        f"<h1>Frozen features</h1><p>{size}</p><ul>{text}</ul>",
+        run_links(runs),
+        overview(found, cells, every),
+    ]
     if figure := figures.cost(single, colours):
         drawn = f'{page.sharp(figure, "Accuracy against cost")}<p class="sub">{COST}</p>'
         one = len(titles) == 1  # then there is nothing to weigh
-        parts.append(folded("Accuracy against cost", drawn) if one else f"<h2>Accuracy against cost</h2>{drawn}")
+        parts.append(
+            folded("Accuracy against cost", drawn)
+            if one
+            else f"<h2>Accuracy against cost</h2>{drawn}"
+        )
     parts.append(cite(found))
     parts += [section(i, name, found, every, baseline) for i, name in enumerate(cells)]
     return page.page("Frozen features", "\n".join(parts), STYLE)
 
 
 def run_links(runs: dict[str, str]) -> str:
-    links = (f'<a href="{quote(page)}">{html.escape(title)}</a>' for title, page in sorted(runs.items()))
-    return f"<p>How it was pretrained (curves, pictures, cost, config): {', '.join(links)}.</p>" if runs else ""
+    links = (
+        f'<a href="{quote(page)}">{html.escape(title)}</a>' for title, page in sorted(runs.items())
+    )
+    return (
+        f"<p>How it was pretrained (curves, pictures, cost, config): {', '.join(links)}.</p>"
+        if runs
+        else ""
+    )
 
 
 def counted(n: int, what: str) -> str:
@@ -124,7 +147,15 @@ def overview(found: list[Result], cells: list[str], colours: dict[str, str]) -> 
     """The main table, a block for each cell."""
     one = len(colours) == 1  # then a cell is one row, and needs none above it
     first = next(iter(colours)) if one else "encoder"
-    names = (first, "score", "0 to 100 %", "95 % interval", "untrained", "more than untrained", "raw pixels")
+    names = (
+        first,
+        "score",
+        "0 to 100 %",
+        "95 % interval",
+        "untrained",
+        "more than untrained",
+        "raw pixels",
+    )
     body = ""
     for i, name in enumerate(cells):
         own = [result for result in found if result.cell == name]
@@ -134,10 +165,10 @@ def overview(found: list[Result], cells: list[str], colours: dict[str, str]) -> 
             body += overview_row(own[0], colours[first], f"{link}<br><small>{about}</small>")
             continue
         named = [(result, result.encoder.title) for result in own]
-        rows = "".join(overview_row(result, colours[title], html.escape(title)) for result, title in named)
-        body += (
-            f'<tbody><tr class="cell"><td colspan="{len(names)}">{link}<small>{about}</small></td></tr>{rows}</tbody>'
+        rows = "".join(
+            overview_row(result, colours[title], html.escape(title)) for result, title in named
         )
+        body += f'<tbody><tr class="cell"><td colspan="{len(names)}">{link}<small>{about}</small></td></tr>{rows}</tbody>'
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     table = f'<table class="board{" one" * one}"><thead><tr>{head}</tr></thead>{body}</table>'
     return f'<div class="wide">{table}</div><p class="legend">{KEY}</p>'
@@ -155,10 +186,17 @@ def overview_row(result: Result, colour: str, first: str) -> str:
     texts += [gain_over_untrained(result), control_score(result, "pixels")]
     cells = [html.escape(text) for text in texts]
     score, _, seeds = cells[0].replace("+-", "&plusmn;").partition(" (")
-    cells[0], cells[1] = f"<b>{score}</b>" + f" <small>({seeds}</small>" * bool(seeds), dots(result, colour)
-    cells[4] = " ".join(f"<span>{text}</span>" for text in cells[4].replace(" (", "\n(").split("\n"))
+    cells[0], cells[1] = (
+        f"<b>{score}</b>" + f" <small>({seeds}</small>" * bool(seeds),
+        dots(result, colour),
+    )
+    cells[4] = " ".join(
+        f"<span>{text}</span>" for text in cells[4].replace(" (", "\n(").split("\n")
+    )
     kinds = ("s", "d", "", "", "g", "")
-    body = "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in zip(kinds, cells, strict=True))
+    body = "".join(
+        f'<td class="{kind}">{cell}</td>' for kind, cell in zip(kinds, cells, strict=True)
+    )
     return f'<tr><td class="e">{first}</td>{body}</tr>'
 
 
@@ -180,9 +218,7 @@ def cite(found: list[Result]) -> str:
     protocols = ", ".join(f"{cell} {protocol}" for cell, protocol in cells)
     code = ", ".join(dict.fromkeys(result.git or "no git" for result in found))
     data = ", ".join(dict.fromkeys(result.data.hash[:16] for result in found))
-    text = (
-        "<p>Cite the software, and with it the papers of the encoders, of their pretraining and of the data sets.</p>"
-    )
+    text = "<p>Cite the software, and with it the papers of the encoders, of their pretraining and of the data sets.</p>"
     text += f"<pre>{html.escape(bibtex())}</pre>" if CITATION.is_file() else ""
     line = f"Measured with ssvid, code {code}; data {data}; protocols: {protocols}."
     return folded("How to cite", f"{text}<p>Beside the numbers:</p><pre>{html.escape(line)}</pre>")
@@ -220,12 +256,18 @@ def section(i: int, name: str, found: list[Result], colours: dict[str, str], bas
     ]
     for result in own:
         title, colour = result.encoder.title, colours[result.encoder.title]
-        if result.over is not None:  # of several results, which have their own pictures and commands
-            parts.append(f'<p class="sub">{html.escape(title)}: mean over {html.escape(result.over)}.</p>')
+        if (
+            result.over is not None
+        ):  # of several results, which have their own pictures and commands
+            parts.append(
+                f'<p class="sub">{html.escape(title)}: mean over {html.escape(result.over)}.</p>'
+            )
             continue
         parts.append(f'<p class="sub">{html.escape(" ".join(verdict(result)))}</p>')
         if more := explained(result, found, baseline, colour):
-            parts.append(folded(f"{title}: {', '.join(more)}", "\n".join(more.values()), len(found) <= OPEN))
+            parts.append(
+                folded(f"{title}: {', '.join(more)}", "\n".join(more.values()), len(found) <= OPEN)
+            )
         parts.append(detail(result))
     return "\n".join(part for part in parts if part)
 
@@ -233,7 +275,10 @@ def section(i: int, name: str, found: list[Result], colours: dict[str, str], bas
 def scores(result: Result, colour: str) -> list[Bar]:
     main = Bar(result.encoder.title, result.score.value, result.score.interval, colour, True)
     rows = result.controls.items()
-    return [main, *(Bar(ROW_NAMES.get(name, name), row.value, row.interval, GREY) for name, row in rows)]
+    return [
+        main,
+        *(Bar(ROW_NAMES.get(name, name), row.value, row.interval, GREY) for name, row in rows),
+    ]
 
 
 def further(own: list[Result]) -> str:
@@ -242,28 +287,40 @@ def further(own: list[Result]) -> str:
     for result in own:
         title = result.encoder.title
         named = {title: result.score}
-        named |= {f"{title}, {ROW_NAMES.get(name, name)}": row for name, row in result.controls.items()}
+        named |= {
+            f"{title}, {ROW_NAMES.get(name, name)}": row for name, row in result.controls.items()
+        }
         table += [(name, numbers(row, result.metric)) for name, row in named.items()]
     head = list(dict.fromkeys(key for _, row in table for key in row))
     if not head:
         return ""
-    rows = [(name, *(f"{row[key]:.3f}" if key in row else "" for key in head)) for name, row in table]
+    rows = [
+        (name, *(f"{row[key]:.3f}" if key in row else "" for key in head)) for name, row in table
+    ]
     return folded("Further numbers", f'<div class="wide">{html_table(("", *head), rows)}</div>')
 
 
 def numbers(row: Score, metric: str) -> dict[str, float]:
     """Of a row; `4_shot: {top1: ...}` gives its top1. What was seen on val is for choosing, not for reading."""
-    flat = {key: value.get(metric) if isinstance(value, dict) else value for key, value in row.more.items()}
+    flat = {
+        key: value.get(metric) if isinstance(value, dict) else value
+        for key, value in row.more.items()
+    }
     return {
         key: value
         for key, value in flat.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and not key.startswith("val")
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not key.startswith("val")
     }
 
 
 def explained(result: Result, found: list[Result], baseline: str, colour: str) -> dict[str, str]:
     """What there is -> HTML. Confusion and gains stand beside each other, clips below."""
-    beside = {"confusion": confused(result), "gains by class": gains(result, found, baseline, colour)}
+    beside = {
+        "confusion": confused(result),
+        "gains by class": gains(result, found, baseline, colour),
+    }
     made = {name: part for name, part in beside.items() if part}
     if made:
         first, last = next(iter(made)), list(made)[-1]
@@ -280,15 +337,23 @@ def confused(result: Result) -> str:
     names, counts = result.data.classes, confusion(result)
     if counts is None:
         return ""
-    room = ' class="row"' if figures.COUNTED < len(names) <= figures.NAMED else ""  # names want the whole width
-    return f"<figure{room}><figcaption>Confusion on test</figcaption>{matrix(counts, names)}</figure>"
+    room = (
+        ' class="row"' if figures.COUNTED < len(names) <= figures.NAMED else ""
+    )  # names want the whole width
+    return (
+        f"<figure{room}><figcaption>Confusion on test</figcaption>{matrix(counts, names)}</figure>"
+    )
 
 
 def confusion(result: Result) -> list[list[int]] | None:
     """Label x prediction; None where a clip has no single class."""
     labels, said = result.test.labels, (result.test.predictions or {}).get("encoder")
     names = result.data.classes
-    if not labels or not said or not all(isinstance(x, int) and 0 <= x < len(names) for x in [*labels, *said]):
+    if (
+        not labels
+        or not said
+        or not all(isinstance(x, int) and 0 <= x < len(names) for x in [*labels, *said])
+    ):
         return None
     counts = [[0] * len(names) for _ in names]
     for label, prediction in zip(labels, said, strict=True):
@@ -298,10 +363,15 @@ def confusion(result: Result) -> list[list[int]] | None:
 
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     """Many classes have no names in the picture: then the worst pairs as a table, too."""
-    made = page.sharp(figures.confusion(counts, names), "Confusion matrix: rows are labels, columns are predictions")
+    made = page.sharp(
+        figures.confusion(counts, names),
+        "Confusion matrix: rows are labels, columns are predictions",
+    )
     if len(names) <= figures.NAMED:
         return made
-    return made + html_table(("label", "taken for", "test clips"), figures.worst_pairs(counts, names))
+    return made + html_table(
+        ("label", "taken for", "test clips"), figures.worst_pairs(counts, names)
+    )
 
 
 class ClassBars(NamedTuple):
@@ -333,7 +403,9 @@ def class_bars(result: Result, found: list[Result], baseline: str, colour: str) 
         for gain in shown
     ]
     counted = any(gain.clips is not None for gain in shown)
-    return ClassBars(ROW_NAMES.get(baseline, baseline), bars, len(every) if len(every) > MANY else 0, counted)
+    return ClassBars(
+        ROW_NAMES.get(baseline, baseline), bars, len(every) if len(every) > MANY else 0, counted
+    )
 
 
 def gains(result: Result, found: list[Result], baseline: str, colour: str) -> str:
@@ -343,10 +415,16 @@ def gains(result: Result, found: list[Result], baseline: str, colour: str) -> st
     name = html.escape(shown.over)
     if not shown.bars:
         return f"<figure><figcaption>Gain over {name} by class: this cell has no such row.</figcaption></figure>"
-    cut = f", the {ENDS} largest and the {ENDS} smallest of {shown.cut_from}" if shown.cut_from else ""
+    cut = (
+        f", the {ENDS} largest and the {ENDS} smallest of {shown.cut_from}"
+        if shown.cut_from
+        else ""
+    )
     chart = figures.differences(shown.bars, f"{result.metric}, points")
     counted = ". In brackets: test clips" if shown.counted else ""
-    return f"<figure><figcaption>Gain by class over: {name}{cut}{counted}</figcaption>{chart}</figure>"
+    return (
+        f"<figure><figcaption>Gain by class over: {name}{cut}{counted}</figcaption>{chart}</figure>"
+    )
 
 
 def attention(seen: dict[str, Any]) -> str:
@@ -359,17 +437,23 @@ def attention(seen: dict[str, Any]) -> str:
     parts = []
     if mean:
         chart = f'<div class="mean">{weights(mean, top)}</div>'
-        parts.append(f'<figure class="look row"><figcaption>Mean over all test clips</figcaption>{chart}</figure>')
+        parts.append(
+            f'<figure class="look row"><figcaption>Mean over all test clips</figcaption>{chart}</figure>'
+        )
     for clip in clips:
         strip = f"<div>{page.strip(clip)}{weights(clip['weights'], top)}</div>"
-        parts.append(f'<figure class="look"><figcaption>{page.verdict(clip)}</figcaption>{strip}</figure>')
+        parts.append(
+            f'<figure class="look"><figcaption>{page.verdict(clip)}</figcaption>{strip}</figure>'
+        )
     return f'{said}<div class="grid">{"".join(parts)}</div>'
 
 
 def weights(shares: Sequence[float], top: float) -> str:
     heights = "".join(f'<i style="height:{100 * share / top:.1f}%"></i>' for share in shares)
     even = f'<s style="bottom:{100 / len(shares) / top:.1f}%"></s>'
-    texts = "".join(f"<span>{100 * share:.0f}</span>" for share in shares) if len(shares) <= 16 else ""
+    texts = (
+        "".join(f"<span>{100 * share:.0f}</span>" for share in shares) if len(shares) <= 16 else ""
+    )
     return f'<div class="weights">{heights}{even}</div><div class="slots">{texts}</div>'
 
 

@@ -17,14 +17,18 @@ class ClassGain(NamedTuple):
 
 def per_class(result: Result, row: str) -> dict[str, float]:
     """Class -> score of a row, for the classes that test has; empty where the result does not tell."""
-    if row == "chance":  # of an average precision each class has its own, which the result does not tell
+    if (
+        row == "chance"
+    ):  # of an average precision each class has its own, which the result does not tell
         known = result.score.per_class is None and result.chance is not None
         return dict.fromkeys(per_class(result, "encoder"), result.chance or 0.0) if known else {}
     score = result.rows.get(row)
     if score is not None and score.per_class is not None:
         return {name: value for name, value in score.per_class.items() if value is not None}
     right = (result.test.correct or {}).get(row, [])
-    return {name: sum(right[i] for i in at) / len(at) for name, at in clips_of(result).items() if right}
+    return {
+        name: sum(right[i] for i in at) / len(at) for name, at in clips_of(result).items() if right
+    }
 
 
 def clips_of(result: Result) -> dict[str, list[int]]:
@@ -53,7 +57,11 @@ def class_gains(ours: Result, theirs: Result, row: str) -> list[ClassGain]:
 
 def with_interval(gain: ClassGain, ours: Result, theirs: Result, row: str) -> ClassGain:
     """Paired, over groups of the class's test clips."""
-    if ours.score.per_class is not None or theirs.score.per_class is not None or ours.test.paths != theirs.test.paths:
+    if (
+        ours.score.per_class is not None
+        or theirs.score.per_class is not None
+        or ours.test.paths != theirs.test.paths
+    ):
         return gain
     at, correct = clips_of(ours)[gain.name], ours.test.correct or {}
     right = torch.tensor([correct["encoder"][i] for i in at], dtype=torch.float64)

@@ -13,7 +13,16 @@ from matplotlib.figure import Figure
 from benchmarks.reports.page import BLUE, GREY, INK, PALE
 from ssvid.results import Result
 
-COLOURS = (BLUE, "#c8641e", "#2a8c6a", "#8a5aa8", "#b0892a", "#c2477f", "#3d94ab", "#6e7781")  # of encoders
+COLOURS = (
+    BLUE,
+    "#c8641e",
+    "#2a8c6a",
+    "#8a5aa8",
+    "#b0892a",
+    "#c2477f",
+    "#3d94ab",
+    "#6e7781",
+)  # of encoders
 RED = "#b4543a"
 NAMED = 60  # classes whose names fit beside a confusion matrix
 COUNTED = 20  # classes whose counts fit in it
@@ -79,13 +88,17 @@ def _place(x: float, low: float, high: float) -> float:
     return min(1.0, max(0.0, (x - low) / (high - low)))
 
 
-def _bar(bar: Bar, low: float, high: float, lines: str, said: str, more: str, sign: str = "") -> str:
+def _bar(
+    bar: Bar, low: float, high: float, lines: str, said: str, more: str, sign: str = ""
+) -> str:
     start, end = sorted((_place(0.0, low, high), _place(bar.value, low, high)))
     whisker = ""
     if bar.interval is not None:
         left, right = (_place(x, low, high) for x in bar.interval)
         whisker = f'<b style="left:{100 * left:.2f}%;width:{100 * (right - left):.2f}%"></b>'
-        said += " <small>({:{sign}.1f} to {:{sign}.1f})</small>".format(*(100 * x for x in bar.interval), sign=sign)
+        said += " <small>({:{sign}.1f} to {:{sign}.1f})</small>".format(
+            *(100 * x for x in bar.interval), sign=sign
+        )
     body = f'<i style="left:{100 * start:.2f}%;width:{100 * (end - start):.2f}%;background:{bar.colour}"></i>'
     kind = " ".join(filter(None, ("bar", "main" if bar.main else "", more)))
     name = html.escape(bar.name)
@@ -96,7 +109,9 @@ def _bar(bar: Bar, low: float, high: float, lines: str, said: str, more: str, si
 
 
 def _axis(ticks: Sequence[tuple[float, str]], low: float, high: float, label: str) -> str:
-    marks = "".join(f'<em style="left:{100 * _place(x, low, high):.2f}%">{said}</em>' for x, said in ticks)
+    marks = "".join(
+        f'<em style="left:{100 * _place(x, low, high):.2f}%">{said}</em>' for x, said in ticks
+    )
     place = f'<span></span><span class="track">{marks}</span><span></span>'
     return f'<div class="bar axis">{place}<span></span><span>{html.escape(label)}</span><span></span></div>'
 
@@ -113,7 +128,9 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     side = 5.0 if n > NAMED else 2.2 + 0.42 * n if n <= 6 else min(9.0, 3.4 + 0.22 * n)
     figure = Figure(figsize=(side, side))
     axes = figure.subplots()
-    axes.imshow(share, cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=100, interpolation="nearest")
+    axes.imshow(
+        share, cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=100, interpolation="nearest"
+    )
     if n <= NAMED:
         size = 9 if n <= COUNTED else 7
         axes.set_xticks(range(n), map(literal, names), rotation=90, fontsize=size)
@@ -132,7 +149,9 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     return figure
 
 
-def worst_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> list[tuple[str, str, str]]:
+def worst_pairs(
+    counts: Sequence[Sequence[int]], names: Sequence[str]
+) -> list[tuple[str, str, str]]:
     """Label, class that it is taken for and how often, the most frequent first."""
     table = np.array(counts)
     off = table - np.diag(table.diagonal())
@@ -155,12 +174,23 @@ def cost(found: Sequence[Result], colours: dict[str, str]) -> Figure | None:
         own = [result for result in found if result.cell == name]
         for j, what in enumerate(("GFLOPs a clip", "CPU-seconds")):
             _against(panels[i // 2, 2 * (i % 2) + j], own, j, what, colours)
-        panels[i // 2, 2 * (i % 2)].set_title(literal(name), loc="left", fontsize=9, fontweight="bold", color=INK)
+        panels[i // 2, 2 * (i % 2)].set_title(
+            literal(name), loc="left", fontsize=9, fontweight="bold", color=INK
+        )
     handles = [
-        matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour, label=literal(title))
+        matplotlib.lines.Line2D(
+            [], [], marker="o", linestyle="", color=colour, label=literal(title)
+        )
         for title, colour in colours.items()
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=6, frameon=False, fontsize=9, handletextpad=0.1)
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=6,
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.1,
+    )
     return figure
 
 
@@ -171,7 +201,9 @@ def spent(result: Result) -> tuple[float | None, float | None]:
     return paid.gflops_per_clip, sum(seconds) if seconds else None
 
 
-def _against(axes: Axes, own: Sequence[Result], which: int, what: str, colours: dict[str, str]) -> None:
+def _against(
+    axes: Axes, own: Sequence[Result], which: int, what: str, colours: dict[str, str]
+) -> None:
     """Dot: the encoder with its interval. Ring: the same net untrained, at the same cost. Dashed: raw pixels."""
     metric, known = own[0].metric, [result for result in own if spent(result)[which] is not None]
     if not known:
@@ -182,11 +214,38 @@ def _against(axes: Axes, own: Sequence[Result], which: int, what: str, colours: 
         colour, score = colours[result.encoder.title], 100 * result.score.value
         low, high = (100 * end for end in result.score.interval)
         error = [[max(0.0, score - low)], [max(0.0, high - score)]]
-        axes.errorbar([x], [score], yerr=error, fmt="o", color=colour, markersize=5, elinewidth=1, capsize=2, zorder=3)
+        axes.errorbar(
+            [x],
+            [score],
+            yerr=error,
+            fmt="o",
+            color=colour,
+            markersize=5,
+            elinewidth=1,
+            capsize=2,
+            zorder=3,
+        )
         if twin := result.controls.get("random"):
-            axes.plot([x, x], [100 * twin.value, score], color=colour, linewidth=1, linestyle=":", zorder=2)
-            axes.plot([x], [100 * twin.value], "o", color=colour, markerfacecolor="white", markersize=5, zorder=3)
-    for floor in {round(100 * r.controls["pixels"].value, 1) for r in known if "pixels" in r.controls}:
+            axes.plot(
+                [x, x],
+                [100 * twin.value, score],
+                color=colour,
+                linewidth=1,
+                linestyle=":",
+                zorder=2,
+            )
+            axes.plot(
+                [x],
+                [100 * twin.value],
+                "o",
+                color=colour,
+                markerfacecolor="white",
+                markersize=5,
+                zorder=3,
+            )
+    for floor in {
+        round(100 * r.controls["pixels"].value, 1) for r in known if "pixels" in r.controls
+    }:
         axes.axhline(floor, color=GREY, linewidth=1, linestyle="--", zorder=1)
     if min(places) > 0 and max(places) > 10 * min(places):
         axes.set_xscale("log")

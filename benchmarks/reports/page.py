@@ -31,7 +31,11 @@ def page(title: str, body: str, style: str = "") -> str:
 
 
 def html_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], main: bool = False) -> str:
-    top = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>" if any(head) else ""
+    top = (
+        "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"
+        if any(head)
+        else ""
+    )
     body = ""
     for i, row in enumerate(rows):
         cells = "".join(f'<td class="n">{html.escape(cell)}</td>' for cell in row)
@@ -52,7 +56,9 @@ def image(data: bytes, alt: str, more: str = "", form: str = "png") -> str:
 
 def drawn(figure: Figure, dpi: int = 110) -> bytes:
     with io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(
+            file, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None}
+        )
         return file.getvalue()
 
 

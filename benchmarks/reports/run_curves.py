@@ -23,7 +23,9 @@ WORDS = {
     "effective_rank": "effective rank",
     "feature_std": "feature std",
 }
-SHARE = re.compile(r"(^|/)(top\d+|\w*acc(uracy)?\d*|data_wait|padded)$|^probe/")  # shown in per cent
+SHARE = re.compile(
+    r"(^|/)(top\d+|\w*acc(uracy)?\d*|data_wait|padded)$|^probe/"
+)  # shown in per cent
 REST = (
     r"probe/",
     r"(.*/)?(effective_rank|feature_std)$",
@@ -42,7 +44,11 @@ class Curve(NamedTuple):
     @property
     def title(self) -> str:
         room, _, last = self.name.removeprefix("probe/").rpartition("/")
-        word = "online probe " * self.name.startswith("probe/") + WORDS.get(last, last) + (f", {room}" if room else "")
+        word = (
+            "online probe " * self.name.startswith("probe/")
+            + WORDS.get(last, last)
+            + (f", {room}" if room else "")
+        )
         return f"{word} (= {', '.join(self.also)})" if self.also else word
 
     @property
@@ -58,12 +64,23 @@ def curves(rows: list[dict[str, Any]]) -> list[Curve]:
     points: dict[str, dict[int, float]] = {}
     for row in rows:
         for name, value in row.items():
-            if isinstance(value, int | float) and np.isfinite(value) and name not in COST | {"step"}:
+            if (
+                isinstance(value, int | float)
+                and np.isfinite(value)
+                and name not in COST | {"step"}
+            ):
                 points.setdefault(name, {})[row["step"]] = float(value)
     found: list[Curve] = []
     for name in sorted(points, key=_place):
         at = points[name]
-        twin = next((i for i, other in enumerate(found) if points[other.name] == at and _place(name)[0] < 2), None)
+        twin = next(
+            (
+                i
+                for i, other in enumerate(found)
+                if points[other.name] == at and _place(name)[0] < 2
+            ),
+            None,
+        )
         if twin is None:
             steps = sorted(at)
             found.append(Curve(name, np.array(steps), np.array([at[step] for step in steps])))
@@ -80,7 +97,9 @@ def _place(name: str) -> tuple[int, bool, str]:
 
 def panels(found: list[Curve]) -> Figure:
     rows = -(-len(found) // COLUMNS)
-    figure = Figure(figsize=(9.6, 1.95 * rows), layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.05))
+    figure = Figure(
+        figsize=(9.6, 1.95 * rows), layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.05)
+    )
     grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     last = max(int(curve.steps[-1]) for curve in found)
     for axes, curve in zip(grid, found, strict=False):
@@ -103,7 +122,9 @@ def _panel(axes: Axes, curve: Curve, last: int) -> None:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], min_n_ticks=2))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{_short(y)} %" if curve.share else _short(y)))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda y, _: f"{_short(y)} %" if curve.share else _short(y))
+    )
     axes.set_xlim(0, max(1, last) * 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
@@ -119,7 +140,10 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     """The mean of a twentieth of the curve around each point, of less at its ends."""
     around = max(1, len(values) // 40)
     kernel = np.ones(2 * around + 1)
-    return np.convolve(values, kernel)[around:-around] / np.convolve(np.ones(len(values)), kernel)[around:-around]
+    return (
+        np.convolve(values, kernel)[around:-around]
+        / np.convolve(np.ones(len(values)), kernel)[around:-around]
+    )
 
 
 def _short(value: float) -> str:

@@ -68,7 +68,9 @@ def html_page(run: Path, place: Path) -> str:
         "<h2>Cost</h2>",
         html_table(("", ""), cost(run, rows, config, made, step)),
         "<h2>Made from</h2>",
-        html_table(("", ""), origin(made)) if made else "<p>provenance.json is missing or damaged.</p>",
+        html_table(("", ""), origin(made))
+        if made
+        else "<p>provenance.json is missing or damaged.</p>",
         "<h2>Config</h2>",
         settings(config),
     ]
@@ -98,7 +100,13 @@ def videos(made: dict[str, Any]) -> int:
 
 def _name(config: dict[str, Any], key: str) -> str:
     part = config.get(key)
-    return str(part.get("name", part)) if isinstance(part, dict) else f"an unknown {key}" if part is None else str(part)
+    return (
+        str(part.get("name", part))
+        if isinstance(part, dict)
+        else f"an unknown {key}"
+        if part is None
+        else str(part)
+    )
 
 
 def planned(config: dict[str, Any], made: dict[str, Any]) -> int | None:
@@ -126,11 +134,21 @@ def reports(run: Path, place: Path) -> list[str]:
 
 def curves(rows: list[dict[str, Any]], damaged: int) -> str:
     found = run_curves.curves(rows)
-    lost = f"{damaged} damaged line{'s' * (damaged > 1)} of metrics.jsonl left out. " if damaged else ""
+    lost = (
+        f"{damaged} damaged line{'s' * (damaged > 1)} of metrics.jsonl left out. "
+        if damaged
+        else ""
+    )
     if not found:
         return f"<p>{lost}No step is logged yet.</p>"
     table = [
-        (c.title, c.text(c.values[0]), c.text(c.values[-1]), c.text(c.values.min()), c.text(c.values.max()))
+        (
+            c.title,
+            c.text(c.values[0]),
+            c.text(c.values[-1]),
+            c.text(c.values.min()),
+            c.text(c.values.max()),
+        )
         for c in found
     ]
     alt = "; ".join(f"{title} from {first} to {last}" for title, first, last, *_ in table)
@@ -147,7 +165,9 @@ def pictures(run: Path, config: dict[str, Any]) -> list[str]:
     if not found:
         return ["<p>No picture is logged, or the folder tensorboard/ is missing.</p>"]
     parts = []
-    for tag, shots in sorted(found.items(), key=lambda item: item[0] == "clips"):  # the objective's own first
+    for tag, shots in sorted(
+        found.items(), key=lambda item: item[0] == "clips"
+    ):  # the objective's own first
         caption = CLIPS if tag == "clips" else said(config)
         frame = frame_size(config) if tag == "clips" else None
         parts.append(f"<h3>{html.escape(tag)}</h3><p>{html.escape(caption)}</p>")
@@ -167,7 +187,9 @@ def said(config: dict[str, Any]) -> str:
 
 
 def frame_size(config: dict[str, Any]) -> int | None:
-    sizes = [part.get("size") for key in ("clip", "encoder") if isinstance(part := config.get(key), dict)]
+    sizes = [
+        part.get("size") for key in ("clip", "encoder") if isinstance(part := config.get(key), dict)
+    ]
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
 
@@ -181,16 +203,23 @@ def cost(
     lines = [("steps", f"{step}")]
     if isinstance(batch := config.get("batch_size"), int):
         seen = step * batch
-        epochs = f", {seen / videos(made):.1f} epochs of {videos(made)} videos" if videos(made) else ""
+        epochs = (
+            f", {seen / videos(made):.1f} epochs of {videos(made)} videos" if videos(made) else ""
+        )
         lines.append(("clips seen", f"{seen}{epochs}"))
     none = "not recorded: the run is older than this line of its log"
     cpu, wall = spent["cpu_s"], spent["wall_s"]
     lines += [
         (
             "time on the clock",
-            none if wall is None else f"{duration(wall)}, over all starts, from the first step of each",
+            none
+            if wall is None
+            else f"{duration(wall)}, over all starts, from the first step of each",
         ),
-        ("CPU time", none if cpu is None else f"{duration(cpu)}, of all processes with their loaders"),
+        (
+            "CPU time",
+            none if cpu is None else f"{duration(cpu)}, of all processes with their loaders",
+        ),
     ]
     for file in (*sorted((run / "checkpoints").glob("*.pt")), *sorted(run.glob("*.safetensors"))):
         lines.append((file.name, f"{file.stat().st_size / 1e6:.1f} MB"))

@@ -34,8 +34,14 @@ def read(folder: Path) -> dict[str, list[Shot]]:
                         del shots[step]
             for value in event.summary.value:
                 if value.HasField("image"):
-                    _hold(held.setdefault(value.tag, {}), event.step, value.image.encoded_image_string)
-    return {name: [Shot(step, shots[step]) for step in _three(shots)] for name, shots in sorted(held.items()) if shots}
+                    _hold(
+                        held.setdefault(value.tag, {}), event.step, value.image.encoded_image_string
+                    )
+    return {
+        name: [Shot(step, shots[step]) for step in _three(shots)]
+        for name, shots in sorted(held.items())
+        if shots
+    }
 
 
 def _events(file: Path) -> Iterator[Event]:
@@ -83,7 +89,9 @@ def figure(shot: Shot, alt: str, frame: int | None = None) -> str:
         picture = fold(picture, frame)
     width, height = picture.size
     if width > 2 * WIDTH:
-        picture = picture.resize((2 * WIDTH, max(1, height * 2 * WIDTH // width)), Image.Resampling.LANCZOS)
+        picture = picture.resize(
+            (2 * WIDTH, max(1, height * 2 * WIDTH // width)), Image.Resampling.LANCZOS
+        )
         return image(_encoded(picture, "jpeg"), alt, form="jpeg")
     times = max(1, min(WIDTH // width, 400 // height, 6))
     more = f' width="{times * width}" class="sharp"' if times > 1 else ""
@@ -103,7 +111,9 @@ def fold(picture: Image.Image, frame: int) -> Image.Image:
     table = np.asarray(picture)
     for row in range(shown * parts):
         clip, part = divmod(row, parts)
-        piece = table[clip * frame : (clip + 1) * frame, part * each * frame : (part + 1) * each * frame]
+        piece = table[
+            clip * frame : (clip + 1) * frame, part * each * frame : (part + 1) * each * frame
+        ]
         pixels[row * frame : (row + 1) * frame, : piece.shape[1]] = piece
     return Image.fromarray(pixels)
 

@@ -103,9 +103,16 @@ def _numbers(axes: Axes, at: dict[str, float], found: Sequence[Point]) -> None:
             ("val", VAL, ":", 1.2),
             ("test", BLUE, "-", 1.6),
         ):
-            line = np.array(sorted((at[value], 100 * mean) for value, mean in means(found, key).items()))
+            line = np.array(
+                sorted((at[value], 100 * mean) for value, mean in means(found, key).items())
+            )
             axes.plot(
-                *line.reshape(-1, 2).T, color=colour, linestyle=dashes, linewidth=wide, path_effects=EDGE, zorder=3
+                *line.reshape(-1, 2).T,
+                color=colour,
+                linestyle=dashes,
+                linewidth=wide,
+                path_effects=EDGE,
+                zorder=3,
             )
     elif untrained := [point.score.random for point in found if point.score.random is not None]:
         axes.axhline(100 * statistics.fmean(untrained), color=GREY, linestyle="--", linewidth=1.6)
@@ -131,7 +138,9 @@ def _scale(axes: Axes, x: Sequence[float]) -> None:
     room = 0.06 * float(np.ptp(place) or 1.0)
     low, high = (float(end) for end in (place.min() - room, place.max() + room))
     axes.set_xlim(*axes.xaxis.get_transform().inverted().transform(np.array([low, high])))
-    if len(x) <= LINE:  # the values themselves; those that would stand upon each other keep their mark alone
+    if (
+        len(x) <= LINE
+    ):  # the values themselves; those that would stand upon each other keep their mark alone
         texts, last = [], -math.inf
         for value, where in zip(x, place, strict=True):
             free = where - last >= 2.1 * room
@@ -166,16 +175,22 @@ def _names(axes: Axes, values: Sequence[str], found: Sequence[Point]) -> None:
             _dots(axes, y, own, key, len(found), flip=True)
             if (mean := means(own, key).get(value)) is not None:
                 ends = [middle - 0.17, middle + 0.17]
-                axes.plot([100 * mean] * 2, ends, color=colour, linewidth=2.2, path_effects=EDGE, zorder=3)
+                axes.plot(
+                    [100 * mean] * 2, ends, color=colour, linewidth=2.2, path_effects=EDGE, zorder=3
+                )
         if (mean := means(own, "random").get(value)) is not None:
-            axes.plot([100 * mean] * 2, [i - 0.42, i + 0.42], color=GREY, linestyle="--", linewidth=1.6)
+            axes.plot(
+                [100 * mean] * 2, [i - 0.42, i + 0.42], color=GREY, linestyle="--", linewidth=1.6
+            )
     for chance in chances(found):
         axes.axvline(100 * chance, color=INK, linestyle="--", linewidth=0.9)
     axes.set_yticks(range(len(values)), [_cut(value) for value in values], parse_math=False)
     axes.set_ylim(len(values) - 0.5, -0.5)
 
 
-def _dots(axes: Axes, places: Sequence[float], found: Sequence[Point], key: str, total: int, *, flip: bool) -> None:
+def _dots(
+    axes: Axes, places: Sequence[float], found: Sequence[Point], key: str, total: int, *, flip: bool
+) -> None:
     """One for each cell that has the score, hollow for val. `flip`: the score is x. `total`: cells in the chart."""
 
     def draw(place: Sequence[float], share: Sequence[float], form: str, **look: Any) -> None:
@@ -183,18 +198,32 @@ def _dots(axes: Axes, places: Sequence[float], found: Sequence[Point], key: str,
         axes.plot(*((percent, place) if flip else (place, percent)), form, **look)
 
     known = [
-        (place, point) for place, point in zip(places, found, strict=True) if getattr(point.score, key) is not None
+        (place, point)
+        for place, point in zip(places, found, strict=True)
+        if getattr(point.score, key) is not None
     ]
     test, many = key == "test", total > CROWD
     look: dict[str, Any] = {"color": BLUE} if test else {"color": VAL, "markerfacecolor": "none"}
-    look |= {"markeredgewidth": 0.0 if test else 0.6 if many else 1.0, "markersize": 3 if many else 5}
+    look |= {
+        "markeredgewidth": 0.0 if test else 0.6 if many else 1.0,
+        "markersize": 3 if many else 5,
+    }
     look |= {"alpha": 0.4 if many else 0.75}
-    if not flip and not test and len(set(places)) < len(places):  # of the same value: beside the dots of test
+    if (
+        not flip and not test and len(set(places)) < len(places)
+    ):  # of the same value: beside the dots of test
         axes.update_datalim(
             [(place, 100 * (point.score.val or 0.0)) for place, point in known]
         )  # else they are cut off
-        look["transform"] = axes.transData + ScaledTranslation(6 / 72, 0, axes.figure.dpi_scale_trans)
-    draw([place for place, _ in known], [getattr(point.score, key) for _, point in known], "o", **look)
+        look["transform"] = axes.transData + ScaledTranslation(
+            6 / 72, 0, axes.figure.dpi_scale_trans
+        )
+    draw(
+        [place for place, _ in known],
+        [getattr(point.score, key) for _, point in known],
+        "o",
+        **look,
+    )
     for place, point in known:
         if test and total <= FEW and point.score.interval:
             draw([place, place], point.score.interval, "-", color=BLUE, linewidth=0.8, alpha=0.6)
@@ -212,7 +241,9 @@ class PairMean(NamedTuple):
     val: float | None
 
 
-def pair_means(pair: tuple[str, str], cells: Sequence[Cell], on: str) -> dict[tuple[str, str], PairMean]:
+def pair_means(
+    pair: tuple[str, str], cells: Sequence[Cell], on: str
+) -> dict[tuple[str, str], PairMean]:
     """(value on the first axis, on the second) -> means over the other axes."""
     down, across = pair
     scores: dict[tuple[str, str], list[RowScore]] = {}
@@ -222,11 +253,15 @@ def pair_means(pair: tuple[str, str], cells: Sequence[Cell], on: str) -> dict[tu
     means = {}
     for place, own in scores.items():
         val = [score.val for score in own if score.val is not None]
-        means[place] = PairMean(statistics.fmean(score.test for score in own), statistics.fmean(val) if val else None)
+        means[place] = PairMean(
+            statistics.fmean(score.test for score in own), statistics.fmean(val) if val else None
+        )
     return means
 
 
-def heat(pair: tuple[str, str], axes: dict[str, list[str]], means: dict[tuple[str, str], PairMean]) -> str:
+def heat(
+    pair: tuple[str, str], axes: dict[str, list[str]], means: dict[tuple[str, str], PairMean]
+) -> str:
     """Mean test, and below it that of val; as a table, whose colours are of test."""
     down, across = pair
     low, high = min(mean.test for mean in means.values()), max(mean.test for mean in means.values())
@@ -254,7 +289,9 @@ def pairs(axes: dict[str, list[str]], cells: Sequence[Cell]) -> list[tuple[str, 
     few = [axis for axis, values in axes.items() if 1 < len(values) <= NAMES]
     few = [axis for axis in few if axis != SEED] if len(few) > 2 else few
     made = [(down, across) for i, down in enumerate(few) for across in few[i + 1 :]]
-    made = [(b, a) if len(axes[b]) > len(axes[a]) else (a, b) for a, b in made]  # the longer one goes down
+    made = [
+        (b, a) if len(axes[b]) > len(axes[a]) else (a, b) for a, b in made
+    ]  # the longer one goes down
 
     def filled(pair: tuple[str, str]) -> bool:
         there = {tuple(cell.axes.get(axis) for axis in pair) for cell in cells if cell.scores}
@@ -277,7 +314,14 @@ def curves(cells: Sequence[Cell], axis: str, values: Sequence[str]) -> tuple[Fig
         steps, loss = zip(*curve, strict=True)
         own = colour.get(cell.axes.get(axis, ""), GREY)
         dot = "o" if len(curve) == 1 else None
-        axes.plot(steps, loss, color=own, linewidth=0.7 if many else 1.3, alpha=0.5 if many else 0.9, marker=dot)
+        axes.plot(
+            steps,
+            loss,
+            color=own,
+            linewidth=0.7 if many else 1.3,
+            alpha=0.5 if many else 0.9,
+            marker=dot,
+        )
     every = np.array([loss for _, curve in logged for _, loss in curve])
     if (every > 0).all() and every.max() > LOG * np.median(every):
         axes.set_yscale("log")
@@ -289,7 +333,9 @@ def curves(cells: Sequence[Cell], axis: str, values: Sequence[str]) -> tuple[Fig
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[:].set_color(PALE)
-    return figure, _legend(axis, [v for v in values if any(cell.axes.get(axis) == v for cell, _ in logged)], colour)
+    return figure, _legend(
+        axis, [v for v in values if any(cell.axes.get(axis) == v for cell, _ in logged)], colour
+    )
 
 
 def colours(values: Sequence[str]) -> dict[str, str]:
@@ -306,9 +352,14 @@ def _legend(axis: str, values: Sequence[str], colour: dict[str, str]) -> str:
     if not axis:
         return ""
     order = [value for value in colour if value in set(values)]
-    shown = order if len(order) <= LINE else [order[i * (len(order) - 1) // (LINE - 1)] for i in range(LINE)]
+    shown = (
+        order
+        if len(order) <= LINE
+        else [order[i * (len(order) - 1) // (LINE - 1)] for i in range(LINE)]
+    )
     marks = "".join(
-        f'<span><i style="background:{colour[value]}"></i> {html.escape(_cut(value))}</span> ' for value in shown
+        f'<span><i style="background:{colour[value]}"></i> {html.escape(_cut(value))}</span> '
+        for value in shown
     )
     more = f" ({len(shown)} of {len(order)} values)" if len(shown) < len(order) else ""
     return f'<p class="legend marks"><b>{html.escape(axis)}</b>{more}: {marks}</p>'

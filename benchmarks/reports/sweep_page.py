@@ -90,13 +90,20 @@ def write(folder: Path) -> dict[str, Any]:
         "on": choice.on,
         "val": choice.best.val,
     }
-    numbers = {"cells": len(sweep.cells), "finished": len(sweep.finished), "failed": len(sweep.failed)}
+    numbers = {
+        "cells": len(sweep.cells),
+        "finished": len(sweep.finished),
+        "failed": len(sweep.failed),
+    }
     return {"report": str(file), **numbers, "best": best}
 
 
 def html_page(sweep: Sweep, choice: Choice) -> str:
     said = verdict(sweep, choice)
-    faults = [*sweep.faults[:FAULTS], *([f"And {len(sweep.faults) - FAULTS} more."] * (len(sweep.faults) > FAULTS))]
+    faults = [
+        *sweep.faults[:FAULTS],
+        *([f"And {len(sweep.faults) - FAULTS} more."] * (len(sweep.faults) > FAULTS)),
+    ]
     parts = [
         f"<h1>Sweep {html.escape(sweep.name)}</h1><p>{html.escape(state(sweep))}</p>",
         f'<p class="lead">{linked(said[0], choice).replace(PLUS, "&plusmn;")}</p>',
@@ -120,7 +127,9 @@ def state(sweep: Sweep) -> str:
     counts += [f"{rest} not finished yet"] * bool(rest)
     left = len(sweep.every) - len(sweep.cells)
     text = f"{counted(len(sweep.cells), 'cell')}: {', '.join(counts)}."
-    return text + f" {counted(left, 'more cell')} left the sweep when its file was edited." * bool(left)
+    return text + f" {counted(left, 'more cell')} left the sweep when its file was edited." * bool(
+        left
+    )
 
 
 def verdict(sweep: Sweep, choice: Choice) -> list[str]:
@@ -161,7 +170,9 @@ def missing(sweep: Sweep, choice: Choice, best: Group) -> list[str]:
     chosen = sum(len(group.cells) for group in choice.groups)
     if without := len(sweep.finished) - chosen:
         have = "has" if without == 1 else "have"
-        said.append(f"{counted(without, 'finished cell')} {have} no val score on {choice.on} and cannot be the best.")
+        said.append(
+            f"{counted(without, 'finished cell')} {have} no val score on {choice.on} and cannot be the best."
+        )
     return said
 
 
@@ -189,13 +200,9 @@ def table(sweep: Sweep, choice: Choice) -> str:
     shown = sweep_rows.columns(sweep)
     best = {cell.hash for cell in choice.best.cells} if choice.best else set()
     body = "".join(line(cell, shown, cell.hash in best, sweep.folder) for cell in sweep.finished)
-    note = (
-        "A click on a heading sorts. Scores in per cent, with 95 % intervals; more than untrained: paired difference "
-    )
+    note = "A click on a heading sorts. Scores in per cent, with 95 % intervals; more than untrained: paired difference "
     note += "in points. The same numbers in full are in rows.csv."
-    return (
-        f'<h2>Cells</h2><p class="sub">{note}</p>{framed(heading(shown, ("files",)) + f"<tbody>{body}</tbody>", sweep)}'
-    )
+    return f'<h2>Cells</h2><p class="sub">{note}</p>{framed(heading(shown, ("files",)) + f"<tbody>{body}</tbody>", sweep)}'
 
 
 def framed(inside: str, sweep: Sweep) -> str:
@@ -229,7 +236,9 @@ def cell_files(cell: Cell, root: Path) -> dict[str, str]:
     places = {"run": cell.folder.run, "results": cell.folder.report}
     places |= {"logs": cell.folder.logs} if cell.failed else {}
     return {
-        name: f"{place.relative_to(root)}{'/' * place.is_dir()}" for name, place in places.items() if place.exists()
+        name: f"{place.relative_to(root)}{'/' * place.is_dir()}"
+        for name, place in places.items()
+        if place.exists()
     }
 
 
@@ -267,10 +276,18 @@ def seeds(sweep: Sweep, choice: Choice) -> str:
     rows = []
     for group in choice.groups:
         scores = [cell.scores[choice.on] for cell in group.cells]
-        numbers = [spread([getattr(score, key) for score in scores]) for key in ("val", "test", "random")]
-        count = f"{len(scores)} of {group.planned}" if len(scores) < group.planned else str(len(scores))
+        numbers = [
+            spread([getattr(score, key) for score in scores]) for key in ("val", "test", "random")
+        ]
+        count = (
+            f"{len(scores)} of {group.planned}" if len(scores) < group.planned else str(len(scores))
+        )
         rows.append((*(group.axes.get(axis, "") for axis in axes), count, *numbers))
-    made = html_table(head, rows, main=True).replace("<table>", '<table class="rows">', 1).replace(PLUS, "&plusmn;")
+    made = (
+        html_table(head, rows, main=True)
+        .replace("<table>", '<table class="rows">', 1)
+        .replace(PLUS, "&plusmn;")
+    )
     tall = " tall" if len(rows) > TALL else ""
     note = f"Mean and standard deviation over seeds, on {choice.on}; by mean val, the best first."
     return f'<h2>Over seeds</h2><p class="sub">{html.escape(note)}</p><div class="wide{tall}">{made}</div>'
@@ -292,7 +309,9 @@ def plots(sweep: Sweep, choice: Choice) -> str:
     for i, on in enumerate(shown):
         parts.append(folded(on, panels(sweep, choice, on, axes) + heats(sweep, on, axes), i == 0))
     if cut := len(sweep.suite) - len(shown):
-        parts.append(f'<p class="sub">{counted(cut, "further cell")} of the suite not drawn: see rows.csv.</p>')
+        parts.append(
+            f'<p class="sub">{counted(cut, "further cell")} of the suite not drawn: see rows.csv.</p>'
+        )
     return "\n".join(parts)
 
 
@@ -306,7 +325,9 @@ def panels(sweep: Sweep, choice: Choice, on: str, axes: dict[str, list[str]]) ->
         names = axis == sweep_rows.SEED or not sweep_rows.places(axes[axis])
         cut = len(axes[axis]) - sweep_figures.NAMES if names else 0
         note = f"<figcaption>Not drawn: {cut} further values.</figcaption>" if cut > 0 else ""
-        made.append(f"<figure>{page.sharp(sweep_figures.against(axis, axes[axis], found), alt)}{note}</figure>")
+        made.append(
+            f"<figure>{page.sharp(sweep_figures.against(axis, axes[axis], found), alt)}{note}</figure>"
+        )
     left = len(axes) - PANELS
     note = f'<p class="sub">{counted(left, "further axis")} not drawn.</p>' if left > 0 else ""
     return f'<div class="pair">{"".join(made)}</div>{note}'
@@ -314,23 +335,32 @@ def panels(sweep: Sweep, choice: Choice, on: str, axes: dict[str, list[str]]) ->
 
 def means_said(found: Sequence[sweep_figures.Point]) -> str:
     means = sweep_figures.means(found, "test")
-    return ", ".join(f"{value} {percent(mean)}" for value, mean in itertools.islice(means.items(), 12))
+    return ", ".join(
+        f"{value} {percent(mean)}" for value, mean in itertools.islice(means.items(), 12)
+    )
 
 
 def heats(sweep: Sweep, on: str, axes: dict[str, list[str]]) -> str:
     cells = [cell for cell in sweep.finished if on in cell.scores]
-    means = {pair: sweep_figures.pair_means(pair, cells, on) for pair in sweep_figures.pairs(axes, cells)}
+    means = {
+        pair: sweep_figures.pair_means(pair, cells, on) for pair in sweep_figures.pairs(axes, cells)
+    }
     made = [(pair, sweep_figures.heat(pair, axes, own)) for pair, own in means.items()]
     if not made:
         return ""
     opened = "".join(f'<figure class="wide">{table}</figure>' for _, table in made[:PAIRS])
-    rest = "".join(folded(" by ".join(pair), f'<div class="wide">{table}</div>') for pair, table in made[PAIRS:])
+    rest = "".join(
+        folded(" by ".join(pair), f'<div class="wide">{table}</div>')
+        for pair, table in made[PAIRS:]
+    )
     note = "Mean test in per cent over the other axes, with the mean val below it."
     return f'<h3>Pairs of axes</h3><p class="sub">{note}</p><div class="pair">{opened}</div>{rest}'
 
 
 def training(sweep: Sweep) -> str:
-    colours = [axis for axis in sweep.varied if axis != sweep_rows.SEED] or list(sweep.varied) or [""]
+    colours = (
+        [axis for axis in sweep.varied if axis != sweep_rows.SEED] or list(sweep.varied) or [""]
+    )
     made = sweep_figures.curves(sweep.cells, colours[0], sweep.axes.get(colours[0], []))
     if made is None:
         return "<h2>Training</h2><p>No cell has logged a step yet.</p>"
@@ -344,15 +374,23 @@ def gone(sweep: Sweep) -> str:
     if not left:
         return ""
     rows = "".join(
-        f"<tr><td>{html.escape(c.name)}</td><td>{seen(c)}</td><td>{files(c, sweep.folder)}</td></tr>" for c in left
+        f"<tr><td>{html.escape(c.name)}</td><td>{seen(c)}</td><td>{files(c, sweep.folder)}</td></tr>"
+        for c in left
     )
     text = "They count nowhere above and are not in rows.csv; their folders are kept."
-    return folded(f"Cells that left the sweep: {len(left)}", f'<p class="sub">{text}</p><table>{rows}</table>')
+    return folded(
+        f"Cells that left the sweep: {len(left)}", f'<p class="sub">{text}</p><table>{rows}</table>'
+    )
 
 
 def seen(cell: Cell) -> str:
     def said(name: str, score: RowScore) -> str:
-        return f"{name}: test {percent(score.test)}" + (f", val {percent(score.val)}" if score.val is not None else "")
+        return f"{name}: test {percent(score.test)}" + (
+            f", val {percent(score.val)}" if score.val is not None else ""
+        )
 
     scores = "; ".join(said(name, score) for name, score in cell.scores.items())
-    return html.escape(scores or ("finished" if cell.row is not None else "failed" if cell.failed else "not finished"))
+    return html.escape(
+        scores
+        or ("finished" if cell.row is not None else "failed" if cell.failed else "not finished")
+    )

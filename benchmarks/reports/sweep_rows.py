@@ -102,22 +102,35 @@ def read(folder: Path) -> Sweep:
     content = place.read()
     given = content.get("cells")
     if not isinstance(given, dict) or not all(isinstance(one, dict) for one in given.values()):
-        raise UserError(f"{place.file} has no `cells` of a sweep: submit the sweep again, which writes it anew.")
+        raise UserError(
+            f"{place.file} has no `cells` of a sweep: submit the sweep again, which writes it anew."
+        )
     faults: list[str] = []
     cells = [_cell(place.cell(name), one, faults) for name, one in given.items()]
     axes = content.get("axes")
     listed: dict[str, Any] = axes if isinstance(axes, dict) else {}
-    names = [axis for axis in listed] + [axis for cell in cells if not cell.left for axis in cell.axes]
+    names = [axis for axis in listed] + [
+        axis for cell in cells if not cell.left for axis in cell.axes
+    ]
     values = {axis: _values(axis, listed.get(axis), cells) for axis in dict.fromkeys(names)}
     best = content.get("best")
-    return Sweep(folder, str(content.get("name") or folder.name), values, str(best) if best else None, cells, faults)
+    return Sweep(
+        folder,
+        str(content.get("name") or folder.name),
+        values,
+        str(best) if best else None,
+        cells,
+        faults,
+    )
 
 
 def _values(axis: str, listed: Any, cells: list[Cell]) -> list[str]:
     """That cells have, in the order of the sweep's file."""
     order = [label(value) for value in listed] if isinstance(listed, list) else []
     there = dict.fromkeys(cell.axes[axis] for cell in cells if not cell.left and axis in cell.axes)
-    return [value for value in dict.fromkeys(order) if value in there] + [v for v in there if v not in order]
+    return [value for value in dict.fromkeys(order) if value in there] + [
+        v for v in there if v not in order
+    ]
 
 
 def label(value: Any) -> str:
@@ -126,9 +139,13 @@ def label(value: Any) -> str:
 
 def _cell(folder: CellFolder, given: dict[str, Any], faults: list[str]) -> Cell:
     axes = given.get("axes") if isinstance(given.get("axes"), dict) else {}
-    row = _mapping(folder.row_file, "it counts as not finished; delete it and submit the sweep again", faults)
+    row = _mapping(
+        folder.row_file, "it counts as not finished; delete it and submit the sweep again", faults
+    )
     if row is not None and row.get("cell", folder.hash) != folder.hash:
-        faults.append(f"{_short(folder.row_file)} is of the cell {row['cell']}: it counts as not finished.")
+        faults.append(
+            f"{_short(folder.row_file)} is of the cell {row['cell']}: it counts as not finished."
+        )
         row = None
     failed = _mapping(folder.failed_file, "its cell counts as failed", faults)
     if failed is None and folder.failed:
@@ -166,7 +183,12 @@ def deciding(sweep: Sweep) -> str | None:
     """The cell of the suite whose val chooses: the one that the sweep names, else the first that has val scores."""
     if sweep.best is not None:
         return sweep.best
-    with_val = (name for cell in sweep.finished for name, score in cell.scores.items() if score.val is not None)
+    with_val = (
+        name
+        for cell in sweep.finished
+        for name, score in cell.scores.items()
+        if score.val is not None
+    )
     return next(with_val, None)
 
 
@@ -176,7 +198,9 @@ def choose(sweep: Sweep) -> Choice:
     found = groups(sweep, on) if on is not None else []
     if not found:
         return Choice(on, [], [], _why_none(sweep))
-    ranked = sorted(found, key=lambda group: -group.val)  # stable: ties stay in the order of the sweep
+    ranked = sorted(
+        found, key=lambda group: -group.val
+    )  # stable: ties stay in the order of the sweep
     ties = [group for group in found if ranked[0].val - group.val < SAME]
     best = ties[0]
     rest = [group for group in ranked if group is not best]
@@ -198,12 +222,18 @@ def groups(sweep: Sweep, on: str) -> list[Group]:
     planned: dict[tuple[Any, ...], int] = {}
     members: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in sweep.cells:
-        key = tuple((axis, v) for axis, v in cell.axes.items() if axis != SEED) if seeds else (("cell", cell.hash),)
+        key = (
+            tuple((axis, v) for axis, v in cell.axes.items() if axis != SEED)
+            if seeds
+            else (("cell", cell.hash),)
+        )
         planned[key] = planned.get(key, 0) + 1
         if cell.row is not None and on in cell.scores and cell.scores[on].val is not None:
             members.setdefault(key, []).append(cell)
     made = []
-    for key in (key for key in planned if key in members):  # in the order of the sweep, whichever finished first
+    for key in (
+        key for key in planned if key in members
+    ):  # in the order of the sweep, whichever finished first
         own = members[key]
         val = statistics.fmean(cell.scores[on].val or 0.0 for cell in own)
         axes = {axis: value for axis, value in own[0].axes.items() if axis != SEED}
@@ -234,7 +264,11 @@ def columns(sweep: Sweep) -> list[Column]:
 
 def _axis(axis: str, values: list[str]) -> Column:
     at = places(values)
-    value = (lambda cell: at.get(cell.axes.get(axis, ""))) if at else (lambda cell: cell.axes.get(axis, ""))
+    value = (
+        (lambda cell: at.get(cell.axes.get(axis, "")))
+        if at
+        else (lambda cell: cell.axes.get(axis, ""))
+    )
     return Column("", axis, lambda cell: cell.axes.get(axis, ""), value)
 
 
@@ -254,7 +288,9 @@ def _scored(name: str, head: str, text: Callable[[RowScore], str], key: str) -> 
             return score.gain.difference if score and score.gain else None
         return getattr(score, key, None)
 
-    return Column(name, head, lambda cell: text(cell.scores[name]) if name in cell.scores else "", value)
+    return Column(
+        name, head, lambda cell: text(cell.scores[name]) if name in cell.scores else "", value
+    )
 
 
 def _tested(score: RowScore) -> str:
@@ -294,7 +330,9 @@ def comma(sweep: Sweep) -> str:
         for cell in sweep.finished:
             scores = [value for name in sweep.suite for value in _flat(cell.scores.get(name))]
             numbers = [(cell.row or {}).get(key) for key in rest]
-            write.writerow([*(cell.axes.get(axis, "") for axis in sweep.axes), *scores, *numbers, cell.hash])
+            write.writerow(
+                [*(cell.axes.get(axis, "") for axis in sweep.axes), *scores, *numbers, cell.hash]
+            )
         return file.getvalue()
 
 
@@ -309,7 +347,13 @@ def markdown(sweep: Sweep, said: Sequence[str]) -> str:
     """`said`: sentences above the table."""
     shown = columns(sweep)
     many = len(sweep.suite) > 1
-    head = [f"{column.of} {column.name}" if many and column.of else column.name for column in shown] + ["cell"]
-    body = [head] + [[*(column.text(cell) for column in shown), cell.hash] for cell in sweep.finished]
+    head = [
+        f"{column.of} {column.name}" if many and column.of else column.name for column in shown
+    ] + ["cell"]
+    body = [head] + [
+        [*(column.text(cell) for column in shown), cell.hash] for cell in sweep.finished
+    ]
     body = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in body]
-    return "\n".join([f"# {sweep.name}", "", *(f"{line}\n" for line in said), *markdown_table(body), ""])
+    return "\n".join(
+        [f"# {sweep.name}", "", *(f"{line}\n" for line in said), *markdown_table(body), ""]
+    )

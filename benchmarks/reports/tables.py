@@ -49,7 +49,10 @@ def table_row(result: Result) -> tuple[str, ...]:
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines, padded so that a terminal shows them straight. The first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return [lines[0], rule, *lines[1:]]
 
@@ -69,7 +72,19 @@ def comma(results: list[Result]) -> str:
     """Numbers unrounded, one line for each row of each cell, controls included."""
     with io.StringIO(newline="") as file:
         lines = csv.writer(file)
-        head = ("cell", "encoder", "row", "metric", "score", "low", "high", "chance", "protocol", "data", "git")
+        head = (
+            "cell",
+            "encoder",
+            "row",
+            "metric",
+            "score",
+            "low",
+            "high",
+            "chance",
+            "protocol",
+            "data",
+            "git",
+        )
         lines.writerow((*head, "mean_over", "std"))
         for result in results:
             shared = (result.chance, result.protocol_hash, result.data.hash[:16], result.git)
@@ -90,18 +105,25 @@ def latex(results: list[Result]) -> str:
     chance = {tex_text(r.cell): f"{100 * r.chance:.1f}" for r in results if r.chance is not None}
     turned = len(names) > ACROSS
     down, across = (names, titles) if turned else (titles, names)
-    table: dict[tuple[str, str], dict[str, str]] = {(name, row): {} for name in down for row in TEX_ROWS}
+    table: dict[tuple[str, str], dict[str, str]] = {
+        (name, row): {} for name in down for row in TEX_ROWS
+    }
     for result in results:
         pair = tex_text(result.cell), tex_text(result.encoder.title)
         name, column = pair if turned else pair[::-1]
         for row in TEX_ROWS.keys() & result.rows.keys():
             table[name, row][column] = tex_number(result.rows[row])
-    lines = [(TEX_ROWS[row] or name, values, name) for (name, row), values in table.items() if values]
+    lines = [
+        (TEX_ROWS[row] or name, values, name) for (name, row), values in table.items() if values
+    ]
     body = [[said, *(values.get(column, "--") for column in across)] for said, values, _ in lines]
     head = ["", *across]
     if turned and chance:
         head.append("chance")
-        body = [[*row, "" if row[0] != line[2] else chance[line[2]]] for row, line in zip(body, lines, strict=True)]
+        body = [
+            [*row, "" if row[0] != line[2] else chance[line[2]]]
+            for row, line in zip(body, lines, strict=True)
+        ]
     elif chance:
         body.append(["chance", *(chance.get(column, "--") for column in across)])
     inner = "\n".join(" & ".join(row) + " \\\\" for row in body)

@@ -13,7 +13,9 @@ def verdict(result: Result) -> list[str]:
     if result.chance is not None and result.score.interval[0] <= result.chance:
         said.append("The score is not shown to be above chance.")
     if result.leak.clips:
-        said.append(f"WARNING: pretraining read {result.leak.clips} of the test clips; the score is not valid.")
+        said.append(
+            f"WARNING: pretraining read {result.leak.clips} of the test clips; the score is not valid."
+        )
     if result.data.bad_files:
         said.append(f"{result.data.bad_files} files could not be read and are in no split.")
     return said
@@ -30,7 +32,9 @@ def over_untrained(result: Result) -> list[str]:
         return [f"No difference shown between {title} and the same net untrained ({where})."]
     better = "above" if gain.difference > 0 else "BELOW"
     points = f"{abs(100 * gain.difference):.1f} points {better}"
-    return [f"{title} is {points} the same net untrained ({where}; 95 %: {between(gain.interval, '+')})."]
+    return [
+        f"{title} is {points} the same net untrained ({where}; 95 %: {between(gain.interval, '+')})."
+    ]
 
 
 def over_pixels(result: Result) -> list[str]:
@@ -38,7 +42,9 @@ def over_pixels(result: Result) -> list[str]:
         return []
     gain = result.gains["pixels"]
     if not gain.shown or gain.difference < 0:
-        return ["It is not shown to beat raw pixels: colour and layout alone may explain the score."]
+        return [
+            "It is not shown to beat raw pixels: colour and layout alone may explain the score."
+        ]
     return [f"It beats raw pixels by {100 * gain.difference:.1f} points."]
 
 
@@ -47,13 +53,23 @@ def use_of_time(result: Result) -> list[str]:
         return []
     single, shuffled = result.gains["single_frame"], result.gains["shuffled"]
     if not single.shown or single.difference <= 0:
-        return ["One frame repeated does as well, as far as this test can tell: no use of time is shown."]
-    order = "their order counts" if shuffled.shown and shuffled.difference > 0 else "no use of order is shown"
-    return [f"Several frames tell it more than one ({100 * single.difference:+.1f} points); {order}."]
+        return [
+            "One frame repeated does as well, as far as this test can tell: no use of time is shown."
+        ]
+    order = (
+        "their order counts"
+        if shuffled.shown and shuffled.difference > 0
+        else "no use of order is shown"
+    )
+    return [
+        f"Several frames tell it more than one ({100 * single.difference:+.1f} points); {order}."
+    ]
 
 
 def fine_tuning(result: Result) -> list[str]:
-    said = [f"{result.encoder.title}: {percent(result.score.value)} of the test clips are named rightly."]
+    said = [
+        f"{result.encoder.title}: {percent(result.score.value)} of the test clips are named rightly."
+    ]
     if result.encoder.weights == "trained":
         said.append(
             "What pretraining adds is not shown here: fine-tune the same net from random weights as well "

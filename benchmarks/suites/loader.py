@@ -26,7 +26,15 @@ from ssvid.results import Fold, digest
 
 SYNTHETIC = {"name": "synthetic"}  # where neither the suite nor the user names a data set
 FOLDER = Path(__file__).parent
-LISTS = ("train", "val", "test", "label_map", "splits", "annotations", "classes")  # settings that are files or folders
+LISTS = (
+    "train",
+    "val",
+    "test",
+    "label_map",
+    "splits",
+    "annotations",
+    "classes",
+)  # settings that are files or folders
 
 
 class Cell(NamedTuple):
@@ -64,10 +72,14 @@ def load(text: str, settings: dict[str, Any] | None = None) -> tuple[list[Cell],
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The suite {path} has no list `cells` of tasks.")
     if strange := sorted(set(map(str, found)) - {"cells", "data", "sets"}):
-        raise UserError(f"The suite {path} has an entry {strange[0]}: there are cells, data and sets.")
+        raise UserError(
+            f"The suite {path} has an entry {strange[0]}: there are cells, data and sets."
+        )
     sets, plain = found.get("sets") or {}, found.get("data") or SYNTHETIC
     if not isinstance(sets, dict) or not all(is_set(of) for of in (plain, *sets.values())):
-        raise UserError(f"The suite {path}: `sets` gives each name the `name` and the settings of a data set.")
+        raise UserError(
+            f"The suite {path}: `sets` gives each name the `name` and the settings of a data set."
+        )
     cells: list[Cell] = []
     broken: list[Broken] = []
     for number, row in enumerate(rows, start=1):
@@ -90,17 +102,25 @@ def with_settings(row: dict[str, Any], settings: dict[str, Any]) -> dict[str, An
 
 def is_set(of: Any) -> bool:
     most = of.get("at_most", {}) if isinstance(of, dict) else None
-    sizes = isinstance(most, dict) and set(most) <= {"frames", "size"} and all(type(n) is int for n in most.values())
+    sizes = (
+        isinstance(most, dict)
+        and set(most) <= {"frames", "size"}
+        and all(type(n) is int for n in most.values())
+    )
     folds = of.get("folds", []) if isinstance(of, dict) else None
     return sizes and isinstance(folds, list) and isinstance(of.get("name"), str)
 
 
-def folded(row: dict[str, Any], sets: dict[str, Any], plain: dict[str, Any], path: Path) -> list[Cell]:
+def folded(
+    row: dict[str, Any], sets: dict[str, Any], plain: dict[str, Any], path: Path
+) -> list[Cell]:
     """A row's cell, or where its data set has folds one for each. `plain`: the set of a row that names none."""
     named: Any = row.get("data")
     given = sets.get(named, {"name": named}) if isinstance(named, str) else named or plain
     if not is_set(given):
-        raise UserError(f"The suite {path}: a cell's `data` is a name or a mapping with one, unlike in {row}.")
+        raise UserError(
+            f"The suite {path}: a cell's `data` is a name or a mapping with one, unlike in {row}."
+        )
     known, title = dict(given), named if isinstance(named, str) else given["name"] if named else ""
     folds = known.pop("folds", None)
     if folds is None:
@@ -115,17 +135,28 @@ def folded(row: dict[str, Any], sets: dict[str, Any], plain: dict[str, Any], pat
 
 def cell(row: dict[str, Any], title: str, path: Path) -> Cell:
     """{task, probe, data, name, settings of the task, `with`: settings of the probe}. `title`: of its data set."""
-    rest = {key: value for key, value in row.items() if key not in ("task", "probe", "with", "data", "name")}
+    rest = {
+        key: value
+        for key, value in row.items()
+        if key not in ("task", "probe", "with", "data", "name")
+    }
     if not isinstance(row.get("task"), str):
         raise UserError(f"The suite {path} has a cell without a task: {row}.")
     if not isinstance(row.get("with") or {}, dict) or not isinstance(row.get("probe") or "", str):
-        raise UserError(f"The suite {path}: a cell's `probe` is a name and its `with` a mapping, unlike in {row}.")
+        raise UserError(
+            f"The suite {path}: a cell's `probe` is a name and its `with` a mapping, unlike in {row}."
+        )
     probe, said = None, ""
     if "probe" in row:
-        probe = built(registry.probes[row["probe"]], row.get("with") or {}, f"probe {row['probe']}", path)
+        probe = built(
+            registry.probes[row["probe"]], row.get("with") or {}, f"probe {row['probe']}", path
+        )
         said = f".{row['probe']}"
     kind = registry.tasks[row["task"]]
-    if probe is None and inspect.signature(kind).parameters["probe"].default is inspect.Parameter.empty:
+    if (
+        probe is None
+        and inspect.signature(kind).parameters["probe"].default is inspect.Parameter.empty
+    ):
         raise UserError(
             f"The suite {path}: task {row['task']} needs a probe, one of {', '.join(registry.probes.names())}."
         )
@@ -154,7 +185,8 @@ def built(kind: Any, settings: dict[str, Any], what: str, path: Path) -> Any:
     try:
         known = parser.parse_object(rest).as_dict()
         return kind(
-            **{key: known[key] for key in rest}, **{key: settings[key] for key in settings.keys() - rest.keys()}
+            **{key: known[key] for key in rest},
+            **{key: settings[key] for key in settings.keys() - rest.keys()},
         )
     except (TypeError, ArgumentError, KeyError) as error:
         why = " ".join(str(error).split())
@@ -165,12 +197,18 @@ def manifest(data: dict[str, Any], datasets: str | None) -> Manifest:
     """A cell's own data set: its files and folders lie under `datasets`, the videos in one of its name if not said."""
     settings = {key: value for key, value in data.items() if key not in ("name", "at_most")}
     kind, folder = registry.datasets[data["name"]], str(settings.get("root", data["name"]))
-    drawn = inspect.signature(kind).parameters["root"].default is not inspect.Parameter.empty  # on the spot
+    drawn = (
+        inspect.signature(kind).parameters["root"].default is not inspect.Parameter.empty
+    )  # on the spot
     if not drawn and datasets is None and not Path(folder).is_absolute():
-        raise UserError(f"This suite reads {data['name']}: say where it lies, --datasets DIR with DIR/{folder}.")
+        raise UserError(
+            f"This suite reads {data['name']}: say where it lies, --datasets DIR with DIR/{folder}."
+        )
     if not drawn:
         given = {key: settings[key] for key in LISTS if isinstance(settings.get(key), str)}
-        settings |= {key: str(Path(datasets or "", file)) for key, file in {**given, "root": folder}.items()}
+        settings |= {
+            key: str(Path(datasets or "", file)) for key, file in {**given, "root": folder}.items()
+        }
     made = built(kind, settings, f"data {data['name']}", FOLDER)
     assert isinstance(made, Manifest)
     return made

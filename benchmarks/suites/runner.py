@@ -74,7 +74,9 @@ def open_suite(
     cells, broken = loaded
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((repr(cell.data) if data is None else "", cell.task.kind), []).append(cell)
+        groups.setdefault((repr(cell.data) if data is None else "", cell.task.kind), []).append(
+            cell
+        )
     listed: dict[str, Manifest] = {}
     batches, refused = [], []
     for (key, kind), group in groups.items():
@@ -187,7 +189,9 @@ class SuiteRunner:
             seeds=scored.seeds,
             test=scored.test,
             encoder=encoder.encoder,
-            data=describe_data(data, rows_of_splits(features), features.lost, set=self.data or cell.data),
+            data=describe_data(
+                data, rows_of_splits(features), features.lost, set=self.data or cell.data
+            ),
             protocol=protocol,
             protocol_hash=digest(protocol),
             leak=leaks(encoder, data.split("test")),
@@ -199,7 +203,9 @@ class SuiteRunner:
             command=self.command,
             **scored.pictures,
         )
-        return replace(result, cost=replace(result.cost, probe_cpu_s=round(cpu_seconds() - began, 3)))
+        return replace(
+            result, cost=replace(result.cost, probe_cpu_s=round(cpu_seconds() - began, 3))
+        )
 
     def protocol(self, encoder: Subject, cell: Cell) -> dict[str, Any]:
         """What two results share that can be compared."""
@@ -233,4 +239,7 @@ def shrink_clips(encoder: Subject, at_most: dict[str, int]) -> None:
 
 def rows_of_splits(features: Bench) -> dict[str, list[int]]:
     """Rows of the data set that a split's units are of: clips, or videos of several seconds or boxes."""
-    return {split: list(dict.fromkeys(features.row[i] for i in units)) for split, units in features.splits.items()}
+    return {
+        split: list(dict.fromkeys(features.row[i] for i in units))
+        for split, units in features.splits.items()
+    }

@@ -33,7 +33,9 @@ class Answer(NamedTuple):
     correct: Float[Tensor, " S"] | None  # of each test video, 0 to 1: its share of right answers
     said: Int[Tensor, " S"] | None  # the class it was taken for, where the task names one
     more: Row  # further metrics, the chosen setting
-    measure: Measure | None = None  # where the number is no average over units: weights of the groups -> it
+    measure: Measure | None = (
+        None  # where the number is no average over units: weights of the groups -> it
+    )
     per_class: dict[str, float | None] | None = None  # where `correct` does not tell
     attention: Float[Tensor, "S N"] | None = None  # of the probe over the tokens of each test clip
 
@@ -64,7 +66,11 @@ class Task(ABC):
     def probe_of(self, source: str) -> Probe:
         """The task's own; pixels are no tokens, so where that reads tokens they get a linear one."""
         assert self._probe is not None, "this task was made without a probe"
-        return registry.probes["linear"]() if self.form and source.startswith("pixels") else self._probe
+        return (
+            registry.probes["linear"]()
+            if self.form and source.startswith("pixels")
+            else self._probe
+        )
 
     @abstractmethod
     def answer(self, bench: Bench, source: str) -> Answer:
@@ -114,9 +120,16 @@ def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> S
     number = len(set(groups))
     answers: dict[str, RowAnswers] = {}
     for source in task.rows:
-        each = [task.answer(bench._replace(seed=bench.seed + n), source + task.form) for n in range(seeds)]
+        each = [
+            task.answer(bench._replace(seed=bench.seed + n), source + task.form)
+            for n in range(seeds)
+        ]
         answers[source] = over_seeds(each, number)
-    draws = {name: redrawn(row.measure, number, bench.seed) for name, row in answers.items() if row.measure}
+    draws = {
+        name: redrawn(row.measure, number, bench.seed)
+        for name, row in answers.items()
+        if row.measure
+    }
 
     def entry(name: str) -> Score:
         row = answers[name]
@@ -131,15 +144,21 @@ def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> S
             more=row.first.more,
             per_class=row.first.per_class,
             of_seeds=row.scores if many else None,
-            std_over_seeds=torch.tensor(row.scores, dtype=torch.float64).std().item() if many else None,
+            std_over_seeds=torch.tensor(row.scores, dtype=torch.float64).std().item()
+            if many
+            else None,
         )
 
     def gain(name: str) -> Gain:
         ours, theirs = answers["encoder"], answers[name]
         if ours.correct is not None and theirs.correct is not None:
-            return Gain.between(*paired_difference(ours.correct, theirs.correct, groups, bench.seed))
+            return Gain.between(
+                *paired_difference(ours.correct, theirs.correct, groups, bench.seed)
+            )
         difference = (sum(ours.scores) - sum(theirs.scores)) / seeds
-        return Gain.between(difference, *spread_of_difference(draws["encoder"], draws[name], number))
+        return Gain.between(
+            difference, *spread_of_difference(draws["encoder"], draws[name], number)
+        )
 
     controls = [name for name in answers if name != "encoder"]
     return Scored(
@@ -159,9 +178,14 @@ def over_seeds(each: Sequence[Answer], groups: int) -> RowAnswers:
     if first.measure is None:
         correct = torch.stack([answer.correct for answer in each if answer.correct is not None])
         return RowAnswers(first, correct.double().mean(0), None, correct.double().mean(1).tolist())
-    measures, whole = [answer.measure for answer in each if answer.measure], torch.ones(1, groups, dtype=torch.float64)
+    measures, whole = (
+        [answer.measure for answer in each if answer.measure],
+        torch.ones(1, groups, dtype=torch.float64),
+    )
     scores = [measure(whole).item() for measure in measures]
-    return RowAnswers(first, None, lambda weights: torch.stack([m(weights) for m in measures]).mean(0), scores)
+    return RowAnswers(
+        first, None, lambda weights: torch.stack([m(weights) for m in measures]).mean(0), scores
+    )
 
 
 def tested(bench: Bench, answers: dict[str, RowAnswers], draws: dict[str, Tensor]) -> Answers:
@@ -176,8 +200,16 @@ def tested(bench: Bench, answers: dict[str, RowAnswers], draws: dict[str, Tensor
         paths=[bench.data.rows[bench.row[i]].path for i in units],
         groups=bench.groups_of(units),
         labels=bench.labels[units].tolist(),
-        correct={name: rounded_list(row.correct) for name, row in answers.items() if row.correct is not None},
-        predictions={name: row.first.said.tolist() for name, row in answers.items() if row.first.said is not None},
+        correct={
+            name: rounded_list(row.correct)
+            for name, row in answers.items()
+            if row.correct is not None
+        },
+        predictions={
+            name: row.first.said.tolist()
+            for name, row in answers.items()
+            if row.first.said is not None
+        },
     )
 
 
@@ -194,11 +226,16 @@ def group_numbers(bench: Bench, split: str = "test") -> Int[Tensor, " S"]:
     return torch.tensor(numbered(bench.groups(split)))
 
 
-def of_classes(bench: Bench, lists: Sequence[Ranked], interpolated: bool = False) -> dict[str, float | None]:
+def of_classes(
+    bench: Bench, lists: Sequence[Ranked], interpolated: bool = False
+) -> dict[str, float | None]:
     """Average precision of each class; None where test has none of it."""
     one = torch.ones(1, len(lists[0].wanted), dtype=torch.float64)
     values = [average_precision(answers, one, interpolated).item() for answers in lists]
-    return {name: None if value != value else value for name, value in zip(bench.data.classes, values, strict=True)}
+    return {
+        name: None if value != value else value
+        for name, value in zip(bench.data.classes, values, strict=True)
+    }
 
 
 def share(right: Float[Tensor, " R"], group: Int[Tensor, " R"], n: int) -> Measure:

@@ -23,7 +23,9 @@ class Classify(Task):
         self,
         probe: Probe,
         *,
-        kind: Literal["clips", "windows", "ten_crops"] = "clips",  # clips: as the user asks; else CoCLR's windows
+        kind: Literal[
+            "clips", "windows", "ten_crops"
+        ] = "clips",  # clips: as the user asks; else CoCLR's windows
     ) -> None:
         self._probe = probe
         if kind != self.kind:  # what is asked of plain clips keeps its hash
@@ -38,11 +40,17 @@ class Classify(Task):
         units, which = bench.videos("test")
         scores, attention, labels = got[0].scores, got[0].attention, bench.labels[units]
         if len(got) > 1 or len(which) > len(units):
-            each = [shares(of.scores, *one.videos("test")) for of, one in zip(got, bench.streams, strict=True)]
+            each = [
+                shares(of.scores, *one.videos("test"))
+                for of, one in zip(got, bench.streams, strict=True)
+            ]
             scores = torch.stack(each).mean(0)
             attention = None  # of many views: a picture of which would be a choice
         said = scores.argmax(-1)
-        told = [{"val_top1": one.metrics["val/top1"], "chosen": one.chosen, "grid": one.grid} for one in got]
+        told = [
+            {"val_top1": one.metrics["val/top1"], "chosen": one.chosen, "grid": one.grid}
+            for one in got
+        ]
         more: Row = told[0] if len(told) == 1 else {"streams": told}
         if "test/top5" in got[0].metrics:
             more["top5"] = topk(scores, labels, 5)
@@ -57,14 +65,20 @@ class Classify(Task):
 
     def pictures(self, bench: Bench, answer: Answer) -> Row:
         """Where an attentive probe looks, frame by frame."""
-        if answer.attention is None or answer.said is None or answer.attention.shape[1] != bench.grid.n:
+        if (
+            answer.attention is None
+            or answer.said is None
+            or answer.attention.shape[1] != bench.grid.n
+        ):
             return {}
         over_time = rearrange(answer.attention, "S (t n) -> S t n", t=bench.grid.t).sum(-1)
         rows = [bench.row[i] for i in bench.splits["test"]]
         return {"attention": attended(bench.data, bench.spec, rows, answer.said, over_time)}
 
 
-def shares(logits: Float[Tensor, "W Q"], units: list[int], which: Int[Tensor, " W"]) -> Float[Tensor, "S Q"]:
+def shares(
+    logits: Float[Tensor, "W Q"], units: list[int], which: Int[Tensor, " W"]
+) -> Float[Tensor, "S Q"]:
     """Softmax, averaged over the views of each video."""
     share = logits.softmax(-1)
     total = share.new_zeros(len(units), share.shape[1]).index_add_(0, which, share)

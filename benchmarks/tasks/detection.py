@@ -28,7 +28,9 @@ class Detection(Task):
 
     def __init__(self, probe: Probe) -> None:
         if probe.reads != "pooled":
-            raise UserError("detection: boxes have pooled features alone, no tokens: take a probe that reads vectors.")
+            raise UserError(
+                "detection: boxes have pooled features alone, no tokens: take a probe that reads vectors."
+            )
         self._probe = probe
 
     def answer(self, bench: Bench, source: str) -> Answer:
@@ -37,7 +39,11 @@ class Detection(Task):
         lists = self.lists(bench, got.scores, test.labels)
         more = {"val_map": got.metrics["val/map"], "chosen": got.chosen, "grid": got.grid}
         return Answer(
-            None, None, more, mean_over(lists, interpolated=True), of_classes(bench, lists, interpolated=True)
+            None,
+            None,
+            more,
+            mean_over(lists, interpolated=True),
+            of_classes(bench, lists, interpolated=True),
         )
 
     def lists(self, bench: Bench, scores: Tensor, held: Tensor) -> list[Ranked]:
@@ -55,7 +61,9 @@ class Detection(Task):
         wanted = torch.zeros(int(group.max()) + 1, held.shape[1], dtype=torch.float64).index_add(
             0, group, held.double()
         )
-        return [ranked(scores[:, q], right[:, q], group, wanted[:, q]) for q in range(held.shape[1])]
+        return [
+            ranked(scores[:, q], right[:, q], group, wanted[:, q]) for q in range(held.shape[1])
+        ]
 
     def chance(self, bench: Bench) -> float:
         return prevalence(bench.labels[bench.splits["test"]])

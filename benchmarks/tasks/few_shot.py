@@ -43,14 +43,18 @@ class FewShot(Task):
                 continue
             means = []
             for draw in range(self.draws):
-                got = self.probe_of(source).run(pick(train, k, bench.seed, draw), val, test, bench.seed)
+                got = self.probe_of(source).run(
+                    pick(train, k, bench.seed, draw), val, test, bench.seed
+                )
                 means.append(right(got.predictions, test.labels))
             each = torch.stack(means)  # draws S
             spread = each.mean(1).std().item() if self.draws > 1 else 0.0
             more[f"{k}_shot"] = {"top1": each.mean().item(), "std_over_draws": spread}
             main = each.mean(0) if k == self.main else main
         if main is None:
-            raise UserError(f"few_shot: a class has fewer than {self.main} train clips; take a smaller main.")
+            raise UserError(
+                f"few_shot: a class has fewer than {self.main} train clips; take a smaller main."
+            )
         return Answer(main, None, more)
 
     def chance(self, bench: Bench) -> float:
@@ -66,4 +70,6 @@ def pick(train: Frozen, k: int, seed: int, draw: int) -> Frozen:
         rows.append(own[order[:k]])
     chosen = torch.cat(rows)
     groups = [train.groups[i] for i in chosen.tolist()]
-    return Frozen({name: feats[chosen] for name, feats in train.feats.items()}, train.labels[chosen], groups)
+    return Frozen(
+        {name: feats[chosen] for name, feats in train.feats.items()}, train.labels[chosen], groups
+    )

@@ -16,17 +16,29 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import eval_clips
 from ssvid.shapes import ClipSpec
 
-QUERIES, NEAR, FRAMES, SIDE = 4, 3, 5, 72  # test clips, neighbours, frames of a strip, pixels of a frame
+QUERIES, NEAR, FRAMES, SIDE = (
+    4,
+    3,
+    5,
+    72,
+)  # test clips, neighbours, frames of a strip, pixels of a frame
 GAP = 2  # white pixels between frames
 SLOTS = 8  # frames of a strip at most, where each slot of time has its own
 
 
 def strips(
-    data: Manifest, spec: ClipSpec, feats: Tensor, train: list[int], test: list[int], predictions: Tensor
+    data: Manifest,
+    spec: ClipSpec,
+    feats: Tensor,
+    train: list[int],
+    test: list[int],
+    predictions: Tensor,
 ) -> list[dict[str, Any]]:
     """For each query: its strip, label and prediction, and its neighbours nearest first. Frames are JPEG in base64."""
     picked = spread(data, test)
-    cosine, place = neighbours(feats[[test[i] for i in picked]], feats[train], min(NEAR, len(train)))
+    cosine, place = neighbours(
+        feats[[test[i] for i in picked]], feats[train], min(NEAR, len(train))
+    )
     return [
         {
             **describe(data, spec, test[i]),
@@ -45,7 +57,9 @@ def attended(
     spec: ClipSpec,
     test: list[int],  # rows
     predictions: Int[Tensor, " S"] | None,  # None: the task names no single class
-    weights: Float[Tensor, "S t"],  # of each test clip, the attention on each slot of time, summed over space
+    weights: Float[
+        Tensor, "S t"
+    ],  # of each test clip, the attention on each slot of time, summed over space
 ) -> dict[str, Any]:
     """What an attentive probe looks at: the mean over all test clips, and a few clips with their own weights."""
     share = weights.double() / weights.double().sum(1, keepdim=True)  # S t
@@ -74,7 +88,11 @@ def describe(data: Manifest, spec: ClipSpec, row: int, slots: int | None = None)
     """`slots`: a frame from the middle of each; none: a few frames from the first to the last."""
     clip = eval_clips(data.path(row), spec, 1, data.rows[row].fps)[0]  # C T H W
     length = clip.shape[1]
-    at = torch.linspace(0, length - 1, min(FRAMES, length)) if slots is None else middles(length, slots)
+    at = (
+        torch.linspace(0, length - 1, min(FRAMES, length))
+        if slots is None
+        else middles(length, slots)
+    )
     label = data.rows[row].label
     name = ", ".join(sorted(data.rows[row].classes)) if label is None else label
     return {"path": data.rows[row].path, "label": name, "jpeg": jpeg(clip[:, at.round().long()])}

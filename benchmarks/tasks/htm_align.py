@@ -41,11 +41,13 @@ class HTMAlign(Task):
         self,
         probe: Probe | None = None,
         *,
-        aligner: str | None = None,  # run or published file of tan; null: the encoder's own text side
+        aligner: str
+        | None = None,  # run or published file of tan; null: the encoder's own text side
         words: str | None = None,  # the list of words of a published aligner, beside its file
         method: Method = "overlap-seq",  # how the scores of overlapping windows become one
         head: bool | None = None,  # alignability by the aligner's head; null: where it has one
-        annotation: str | None = None,  # true times, in HTM-Align's form; null: htm_align.json by the data set
+        annotation: str
+        | None = None,  # true times, in HTM-Align's form; null: htm_align.json by the data set
         narrated: bool = False,  # the data set's sentences have the narrator's times: how right are those?
     ) -> None:
         if probe is not None:
@@ -82,7 +84,9 @@ class HTMAlign(Task):
             "videos": len(said),
             "sentences": sum(map(len, said.values())),
             "alignable": sum(one.alignable for of in said.values() for one in of),
-            "never_asked": sum(int((~of).sum()) for of in reached.values()),  # no window of theirs: counted as wrong
+            "never_asked": sum(
+                int((~of).sum()) for of in reached.values()
+            ),  # no window of theirs: counted as wrong
         }
         return Answer(None, None, more, measured(bench, rows, said, got["found"]))
 
@@ -143,7 +147,10 @@ def given(bench: Bench, row: int, said: Sequence[Spoken]) -> Bool[Tensor, " K"]:
 
 
 def measured(
-    bench: Bench, rows: dict[str, int], said: dict[str, list[Spoken]], found: dict[str, Bool[Tensor, " _"]]
+    bench: Bench,
+    rows: dict[str, int],
+    said: dict[str, list[Spoken]],
+    found: dict[str, Bool[Tensor, " _"]],
 ) -> Measure:
     """Recall over the alignable sentences of all videos, as a function of how much each group of videos counts."""
     number = dict(zip(bench.splits["test"], group_numbers(bench).tolist(), strict=True))
@@ -153,7 +160,9 @@ def measured(
             if one.alignable:
                 right.append(float(hit))
                 group.append(number[rows[video]])
-    return share(torch.tensor(right, dtype=torch.float64), torch.tensor(group), max(number.values()) + 1)
+    return share(
+        torch.tensor(right, dtype=torch.float64), torch.tensor(group), max(number.values()) + 1
+    )
 
 
 def seconds_right(one: Spoken, length: int) -> int:

@@ -37,25 +37,48 @@ class Localisation(Task):
         probe: Probe,
         *,
         smooth: tuple[int, ...] = (1, 3, 5),  # seconds that are averaged, odd; the best on val
-        shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # of a video's highest score
+        shares: tuple[float, ...] = (
+            0.1,
+            0.2,
+            0.3,
+            0.4,
+            0.5,
+            0.6,
+            0.7,
+            0.8,
+            0.9,
+        ),  # of a video's highest score
         overlap: float = 0.6,  # temporal IoU above which only the better of two segments stays
         widen: float = 0.25,  # of a segment's length: what is around it
         classes: int = 20,  # of a video: those of its highest scores
     ) -> None:
-        if not smooth or any(width < 1 or width % 2 == 0 for width in smooth) or classes < 1 or not shares:
-            raise UserError("localisation: smooth holds odd numbers, classes and shares are one or more.")
+        if (
+            not smooth
+            or any(width < 1 or width % 2 == 0 for width in smooth)
+            or classes < 1
+            or not shares
+        ):
+            raise UserError(
+                "localisation: smooth holds odd numbers, classes and shares are one or more."
+            )
         self._probe, self.smooth, self.shares = probe, tuple(smooth), tuple(shares)
         self.overlap, self.widen, self.classes = overlap, widen, classes
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        got = self.probe_of(source).run(train, val, joined(val, test), bench.seed)  # scores of val choose the smoothing
+        got = self.probe_of(source).run(
+            train, val, joined(val, test), bench.seed
+        )  # scores of val choose the smoothing
         on_val, on_test = got.scores.sigmoid().split((len(val.labels), len(test.labels)))
         widths = {width: average(self.lists(bench, "val", on_val, width)) for width in self.smooth}
         width = max(widths, key=lambda width: (widths[width], -width))
         lists = self.lists(bench, "test", on_test, width)
         more = {
-            **{f"map_{round(100 * t)}": whole(lists[i]) for i, t in enumerate(THRESHOLDS) if t in (0.5, 0.75, 0.95)},
+            **{
+                f"map_{round(100 * t)}": whole(lists[i])
+                for i, t in enumerate(THRESHOLDS)
+                if t in (0.5, 0.75, 0.95)
+            },
             "val_map": widths[width],
             "chosen": {**got.chosen, "smooth": width},
             "grid": got.grid,
@@ -69,7 +92,9 @@ class Localisation(Task):
         """threshold x class: all segments of all videos of a split."""
         videos = dict(by_video(bench, split))
         group = dict(zip(videos, numbered([bench.data.groups[row] for row in videos]), strict=True))
-        found: dict[int, list[tuple[float, int, np.ndarray]]] = defaultdict(list)  # class -> score, group, hits
+        found: dict[int, list[tuple[float, int, np.ndarray]]] = defaultdict(
+            list
+        )  # class -> score, group, hits
         wanted = torch.zeros(len(bench.data.classes), max(group.values()) + 1, dtype=torch.float64)
         ids = {name: q for q, name in enumerate(bench.data.classes)}
         for row, cells in videos.items():
@@ -79,16 +104,29 @@ class Localisation(Task):
                 wanted[ids[name], group[row]] += 1
             table = smoothed(scores[cells], smooth).numpy()  # cells Q
             for q in (-table.max(0)).argsort(kind="stable")[: self.classes].tolist():
-                made = proposed(table[:, q], shares=self.shares, overlap=self.overlap, widen=self.widen)
+                made = proposed(
+                    table[:, q], shares=self.shares, overlap=self.overlap, widen=self.widen
+                )
                 right = hits(made, true[q], THRESHOLDS)
-                found[q] += [(segment.score, group[row], right[:, i]) for i, segment in enumerate(made)]
-        return [[as_ranked(found[q], t, wanted[q]) for q in ids.values()] for t in range(len(THRESHOLDS))]
+                found[q] += [
+                    (segment.score, group[row], right[:, i]) for i, segment in enumerate(made)
+                ]
+        return [
+            [as_ranked(found[q], t, wanted[q]) for q in ids.values()]
+            for t in range(len(THRESHOLDS))
+        ]
 
     def chance(self, bench: Bench) -> float:
         """What seconds scored by lot get, on average of DRAWS."""
         seconds = torch.arange(len(bench.splits["test"]))
-        lots = [uniform(bench.seed, "localisation", n, seconds, len(bench.data.classes)) for n in range(DRAWS)]
-        return sum(average(self.lists(bench, "test", scores, self.smooth[0])) for scores in lots) / DRAWS
+        lots = [
+            uniform(bench.seed, "localisation", n, seconds, len(bench.data.classes))
+            for n in range(DRAWS)
+        ]
+        return (
+            sum(average(self.lists(bench, "test", scores, self.smooth[0])) for scores in lots)
+            / DRAWS
+        )
 
 
 def joined(a: Frozen, b: Frozen) -> Frozen:
@@ -112,7 +150,9 @@ def smoothed(scores: Tensor, width: int) -> Tensor:
 def as_ranked(found: list[tuple[float, int, np.ndarray]], threshold: int, wanted: Tensor) -> Ranked:
     scores = torch.tensor([score for score, _, _ in found], dtype=torch.float64)
     group = torch.tensor([group for _, group, _ in found], dtype=torch.int64)
-    return ranked(scores, torch.tensor([bool(hit[threshold]) for _, _, hit in found]), group, wanted)
+    return ranked(
+        scores, torch.tensor([bool(hit[threshold]) for _, _, hit in found]), group, wanted
+    )
 
 
 def whole(lists: list[Ranked]) -> float:

@@ -30,7 +30,9 @@ class LowLabel(Task):
         train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
         each = []
         for draw in range(self.draws):
-            got = self.probe_of(source).run(part(train, self.share, bench.seed, draw), val, test, bench.seed)
+            got = self.probe_of(source).run(
+                part(train, self.share, bench.seed, draw), val, test, bench.seed
+            )
             each.append(right(got.predictions, test.labels))
         found = torch.stack(each)  # draws S
         spread = found.mean(1).std().item() if self.draws > 1 else 0.0
@@ -44,11 +46,20 @@ def part(train: Frozen, share: float, seed: int, draw: int) -> Frozen:
     """`share` of each class, rounded, at least one."""
     classes = train.labels.unique().tolist()
     only = [
-        pick(of_class(train, label), max(1, round(share * int((train.labels == label).sum()))), seed, draw)
+        pick(
+            of_class(train, label),
+            max(1, round(share * int((train.labels == label).sum()))),
+            seed,
+            draw,
+        )
         for label in classes
     ]
     feats = {name: torch.cat([one.feats[name] for one in only]) for name in train.feats}
-    return Frozen(feats, torch.cat([one.labels for one in only]), [group for one in only for group in one.groups])
+    return Frozen(
+        feats,
+        torch.cat([one.labels for one in only]),
+        [group for one in only for group in one.groups],
+    )
 
 
 def of_class(train: Frozen, label: int) -> Frozen:

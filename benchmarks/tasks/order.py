@@ -26,7 +26,10 @@ class Order(Task):
         train, val, test = (three_ways(bench, source, split) for split in ("train", "val", "test"))
         got = self.probe_of(source).run(train, val, test, bench.seed)
         each = right(got.predictions, test.labels).view(3, -1)  # way S
-        ways = {f"top1_{name}": each[i].mean().item() for i, name in enumerate(("forward", "reversed", "shuffled"))}
+        ways = {
+            f"top1_{name}": each[i].mean().item()
+            for i, name in enumerate(("forward", "reversed", "shuffled"))
+        }
         more = {"val_top1": got.metrics["val/top1"], "chosen": got.chosen, **ways}
         return Answer(each.mean(0), None, more)
 
@@ -37,5 +40,9 @@ class Order(Task):
 def three_ways(bench: Bench, source: str, split: str) -> Frozen:
     row, colon, form = source.partition(":")
     parts = [bench.frozen(row + way + colon + form, split) for way in WAYS]
-    feats = {pooling: torch.cat([part.feats[pooling] for part in parts]) for pooling in parts[0].feats}
-    return Frozen(feats, torch.arange(3).repeat_interleave(len(parts[0].labels)), parts[0].groups * 3)
+    feats = {
+        pooling: torch.cat([part.feats[pooling] for part in parts]) for pooling in parts[0].feats
+    }
+    return Frozen(
+        feats, torch.arange(3).repeat_interleave(len(parts[0].labels)), parts[0].groups * 3
+    )

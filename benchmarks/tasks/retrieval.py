@@ -28,7 +28,10 @@ Splits = tuple[str, ...]
 TEST: Splits = ("test",)
 BANKS: dict[str, Splits] = {  # who answers
     "house": ("train",),
-    "coclr": ("train", "val"),  # the published train split: val is carved out of it, and chooses nothing there
+    "coclr": (
+        "train",
+        "val",
+    ),  # the published train split: val is carved out of it, and chooses nothing there
 }
 
 
@@ -41,7 +44,9 @@ class Retrieval(Task):
         self,
         probe: Probe | None = None,
         *,
-        preset: Literal["house", "coclr"] = "house",  # house: the clips that the user asks for, train alone answers
+        preset: Literal[
+            "house", "coclr"
+        ] = "house",  # house: the clips that the user asks for, train alone answers
         ks: tuple[int, ...] = (1, 5, 10, 20, 50),  # is one of the k nearest of the class?
     ) -> None:
         if probe is not None:
@@ -54,7 +59,10 @@ class Retrieval(Task):
     def answer(self, bench: Bench, source: str) -> Answer:
         chosen = [self.chosen(one, source) for one in bench.streams]
         poolings = [one["chosen"]["pooling"] for one in chosen]
-        bank, test = self.together(bench, source, self._bank, poolings), self.together(bench, source, TEST, poolings)
+        bank, test = (
+            self.together(bench, source, self._bank, poolings),
+            self.together(bench, source, TEST, poolings),
+        )
         place = self.places(test, bank, WHOLE)
         _, nearest = neighbours(test.feats[WHOLE], bank.feats[WHOLE], 1)
         more: Row = {f"recall{k}": (place < k).double().mean().item() for k in self.ks}
@@ -63,20 +71,33 @@ class Retrieval(Task):
 
     def chosen(self, bench: Bench, source: str) -> Row:
         """The pooling of one encoder, by R@1 of val queries among train."""
-        train, val, test = (self.frozen(bench, source, (split,)) for split in ("train", "val", "test"))
+        train, val, test = (
+            self.frozen(bench, source, (split,)) for split in ("train", "val", "test")
+        )
         check(train, val, test)
-        on_val = {pooling: (self.places(val, train, pooling) < 1).double().mean().item() for pooling in train.feats}
+        on_val = {
+            pooling: (self.places(val, train, pooling) < 1).double().mean().item()
+            for pooling in train.feats
+        }
         best = max(on_val, key=lambda pooling: (on_val[pooling], -train.feats[pooling].shape[1]))
         return {"val_recall1": on_val[best], "chosen": {"pooling": best}}
 
     def places(self, asked: Frozen, bank: Frozen, pooling: str) -> Int[Tensor, " S"]:
-        return first_right(asked.feats[pooling], asked.labels, bank.feats[pooling], bank.labels, max(self.ks))
+        return first_right(
+            asked.feats[pooling], asked.labels, bank.feats[pooling], bank.labels, max(self.ks)
+        )
 
-    def together(self, bench: Bench, source: str, splits: Splits, poolings: Sequence[str]) -> Frozen:
+    def together(
+        self, bench: Bench, source: str, splits: Splits, poolings: Sequence[str]
+    ) -> Frozen:
         """Of several encoders: unit features side by side, whose cosine is the mean of the single ones."""
         streams = [self.frozen(one, source, splits) for one in bench.streams]
         parts = [of.feats[pooling] for of, pooling in zip(streams, poolings, strict=True)]
-        whole = parts[0] if len(parts) == 1 else torch.cat([F.normalize(part.float(), dim=1) for part in parts], dim=1)
+        whole = (
+            parts[0]
+            if len(parts) == 1
+            else torch.cat([F.normalize(part.float(), dim=1) for part in parts], dim=1)
+        )
         return streams[0]._replace(feats={WHOLE: whole})
 
     def frozen(self, bench: Bench, source: str, splits: Splits) -> Frozen:
@@ -84,8 +105,15 @@ class Retrieval(Task):
         parts = [bench.frozen(source, split) for split in splits]
         if self.kind == "clips":
             return joined(parts)
-        whole = joined([of_videos(part, bench.videos(split)[1]) for part, split in zip(parts, splits, strict=True)])
-        return whole._replace(feats={pooling: centred(feats) for pooling, feats in whole.feats.items()})
+        whole = joined(
+            [
+                of_videos(part, bench.videos(split)[1])
+                for part, split in zip(parts, splits, strict=True)
+            ]
+        )
+        return whole._replace(
+            feats={pooling: centred(feats) for pooling, feats in whole.feats.items()}
+        )
 
     def pictures(self, bench: Bench, answer: Answer) -> Row:
         """Test clips beside their nearest train clips."""
@@ -99,12 +127,17 @@ class Retrieval(Task):
         feats = tables[TEST].new_zeros(len(bench.data), tables[TEST].shape[1])
         for splits, table in tables.items():
             feats[rows[splits]] = table
-        return {"strips": strips(bench.data, bench.spec, feats, rows[self._bank], rows[TEST], answer.said)}
+        return {
+            "strips": strips(
+                bench.data, bench.spec, feats, rows[self._bank], rows[TEST], answer.said
+            )
+        }
 
     def chance(self, bench: Bench) -> float:
         """A clip of the bank drawn blindly has the query's class."""
         bank, test = (
-            bench.labels[[unit for split in splits for unit in bench.videos(split)[0]]] for splits in (self._bank, TEST)
+            bench.labels[[unit for split in splits for unit in bench.videos(split)[0]]]
+            for splits in (self._bank, TEST)
         )
         share = bank.bincount(minlength=len(bench.data.classes)).double() / len(bank)
         return share[test].mean().item()
@@ -113,8 +146,14 @@ class Retrieval(Task):
 def joined(parts: Sequence[Frozen]) -> Frozen:
     if len(parts) == 1:
         return parts[0]
-    feats = {pooling: torch.cat([part.feats[pooling] for part in parts]) for pooling in parts[0].feats}
-    return Frozen(feats, torch.cat([part.labels for part in parts]), [group for part in parts for group in part.groups])
+    feats = {
+        pooling: torch.cat([part.feats[pooling] for part in parts]) for pooling in parts[0].feats
+    }
+    return Frozen(
+        feats,
+        torch.cat([part.labels for part in parts]),
+        [group for part in parts for group in part.groups],
+    )
 
 
 def of_videos(windows: Frozen, which: Int[Tensor, " W"]) -> Frozen:
@@ -122,7 +161,9 @@ def of_videos(windows: Frozen, which: Int[Tensor, " W"]) -> Frozen:
     count = which.bincount()
     means = {}
     for pooling, feats in windows.feats.items():
-        total = torch.zeros(len(count), feats.shape[1]).index_add_(0, which, F.normalize(feats.float(), dim=1))
+        total = torch.zeros(len(count), feats.shape[1]).index_add_(
+            0, which, F.normalize(feats.float(), dim=1)
+        )
         means[pooling] = total / count[:, None]
     labels = windows.labels.new_zeros(len(count)).scatter_(0, which, windows.labels)
     groups = dict(zip(which.tolist(), windows.groups, strict=True))

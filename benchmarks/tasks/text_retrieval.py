@@ -86,7 +86,9 @@ def similarity(bench: Bench, source: str) -> Float[Tensor, "S S"]:
 def ranks(similarity: Float[Tensor, "S S"]) -> Ranks:
     """Queries down; the right answer of query i is answer i."""
     if not similarity.isfinite().all():
-        raise UserError("Some similarities of sentences and clips are NaN or infinite: the weights are damaged.")
+        raise UserError(
+            "Some similarities of sentences and clips are NaN or infinite: the weights are damaged."
+        )
     right = similarity.diagonal()[:, None]
     above, same = (similarity > right).sum(1), (similarity == right).sum(1)
     return Ranks(above, same - 1, torch.arange(len(similarity)))

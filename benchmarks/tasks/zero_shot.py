@@ -30,13 +30,18 @@ class ZeroShot(Task):
         if probe is not None:
             raise UserError("zero_shot takes no probe: nothing is trained.")
         if not templates or any(template.count("{}") != 1 for template in templates):
-            raise UserError("zero_shot: each of `templates` has one {}, where the name of the class stands.")
+            raise UserError(
+                "zero_shot: each of `templates` has one {}, where the name of the class stands."
+            )
         self.templates = tuple(templates)
 
     def answer(self, bench: Bench, source: str) -> Answer:
         assert bench.text is not None, "a task that reads :joint"
         test = bench.frozen(source, "test")
-        scores = bench.text.one(test.feats["joint"].float()) @ prompts(bench.data.classes, self.templates, bench.text).T
+        scores = (
+            bench.text.one(test.feats["joint"].float())
+            @ prompts(bench.data.classes, self.templates, bench.text).T
+        )
         said = scores.argmax(-1)
         more = {"top5": topk(scores, test.labels, 5)} if scores.shape[1] > 5 else {}
         return Answer(right(said, test.labels), said, more)
@@ -48,7 +53,10 @@ class ZeroShot(Task):
 
 def prompts(classes: Sequence[str], templates: Sequence[str], text: Text) -> Float[Tensor, "Q E"]:
     """Each class's sentences, averaged; where similarity is a cosine each and the mean are of length 1."""
-    each = [text.embed([template.replace("{}", spoken(name)) for name in classes]) for template in templates]
+    each = [
+        text.embed([template.replace("{}", spoken(name)) for name in classes])
+        for template in templates
+    ]
     return text.one(sum(each[1:], each[0]) / len(each))
 
 

@@ -53,13 +53,27 @@ class Aligner(nn.Module):
         else:
             self.register_buffer("positions", sine(ROWS, dim))
         # Kept where nothing reads it, as is `mlp`: published files have both.
-        self.text_positions = nn.Parameter(0.01 * torch.randn(ROWS, dim), requires_grad=text_positions)
-        self.video, self.joint = Timeline(dim, heads, video_layers), Timeline(dim, heads, joint_layers)
-        self.video_in, self.text_in = nn.Linear(features, dim, bias=False), nn.Linear(tower.dim, dim, bias=False)
-        self.text_norm, self.video_norm, self.position_norm = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.text_positions = nn.Parameter(
+            0.01 * torch.randn(ROWS, dim), requires_grad=text_positions
+        )
+        self.video, self.joint = (
+            Timeline(dim, heads, video_layers),
+            Timeline(dim, heads, joint_layers),
+        )
+        self.video_in, self.text_in = (
+            nn.Linear(features, dim, bias=False),
+            nn.Linear(tower.dim, dim, bias=False),
+        )
+        self.text_norm, self.video_norm, self.position_norm = (
+            nn.LayerNorm(dim),
+            nn.LayerNorm(dim),
+            nn.LayerNorm(dim),
+        )
         self.mlp = nn.Linear(dim, dim)
         if alignability and joint_layers <= STAGE:
-            raise UserError(f"The alignability head reads joint stage {STAGE + 1}: give more --objective.joint_layers.")
+            raise UserError(
+                f"The alignability head reads joint stage {STAGE + 1}: give more --objective.joint_layers."
+            )
         self.head = nn.Linear(dim, 1) if alignability else None
         for linear in filter(None, (self.video_in, self.text_in, self.mlp, self.head)):
             nn.init.normal_(linear.weight, std=0.01)
@@ -75,18 +89,27 @@ class Aligner(nn.Module):
         ended: Bool[Tensor, "B T"],
         text: Float[Tensor, "B N W"],
         unspoken: Bool[Tensor, "B N"],
-        starts: tuple[int, int, int] = (0, 0, 0),  # of the positions: dual, joint, sentences of the joint branch
+        starts: tuple[int, int, int] = (
+            0,
+            0,
+            0,
+        ),  # of the positions: dual, joint, sentences of the joint branch
         interpolate_from: int | None = None,
     ) -> Seen:
         T, N = features.shape[1], text.shape[1]
         video = self.video_norm(self.video_in(features))
         words = self.text_norm(self.text_in(text))
-        dual, joint = (self.position_norm(places(self.positions, T, start, interpolate_from)) for start in starts[:2])
+        dual, joint = (
+            self.position_norm(places(self.positions, T, start, interpolate_from))
+            for start in starts[:2]
+        )
         stages = self.video(video + dual, ended)
         said = words
         if self.text_positions.requires_grad:
             said = words + self.position_norm(places(self.text_positions, N, starts[2]))
-        both = self.joint(torch.cat([video + joint, said], 1), torch.cat([ended, unspoken], 1)).transpose(0, 1)
+        both = self.joint(
+            torch.cat([video + joint, said], 1), torch.cat([ended, unspoken], 1)
+        ).transpose(0, 1)
         return Seen(stages.transpose(0, 1), words, both[:, :, :T], both[:, :, T:])
 
     def tell(self, sentences: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
@@ -97,7 +120,9 @@ class Aligner(nn.Module):
 
 def units(seen: Seen) -> Seen:
     """Of length 1, in single precision or better."""
-    return Seen(*(F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1) for x in seen))
+    return Seen(
+        *(F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1) for x in seen)
+    )
 
 
 def everywhere(fields: Any) -> Any:
@@ -109,4 +134,6 @@ def everywhere(fields: Any) -> Any:
     like = next((x for x in fields if x.is_floating_point()), fields[0].float())
     widths = [x[0].numel() for x in fields]
     whole = gather_rows(torch.cat([x.flatten(1).to(like) for x in fields], 1)).rows.split(widths, 1)
-    return type(fields)(*(row.unflatten(1, x.shape[1:]).to(x.dtype) for row, x in zip(whole, fields, strict=True)))
+    return type(fields)(
+        *(row.unflatten(1, x.shape[1:]).to(x.dtype) for row, x in zip(whole, fields, strict=True))
+    )

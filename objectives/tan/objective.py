@@ -66,9 +66,14 @@ class Taught(NamedTuple):
 @objectives.register("tan")
 class TAN(Objective):
     on_features = True
-    tiny = {"features": 8, "dim": 16, "heads": 2, "video_layers": 2, "joint_layers": 3, "seconds": 8} | {
-        "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6, "dim": 8}
-    }
+    tiny = {
+        "features": 8,
+        "dim": 16,
+        "heads": 2,
+        "video_layers": 2,
+        "joint_layers": 3,
+        "seconds": 8,
+    } | {"options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6, "dim": 8}}
 
     def __init__(
         self,
@@ -85,13 +90,18 @@ class TAN(Objective):
         text_positions: bool = False,  # of sentences, by their order, in the joint branch
         random_start: bool = True,  # positions begin anywhere in the table's first half window; not in co-training
         tower: str = "words",  # words | bert | clip
-        words: str | None = None,  # word list or published dictionary of the tower words; null: hashed
-        text: str | None = None,  # bert, clip: the model's folder; words: a file of mil_nce to begin the tower with
+        words: str
+        | None = None,  # word list or published dictionary of the tower words; null: hashed
+        text: str
+        | None = None,  # bert, clip: the model's folder; words: a file of mil_nce to begin the tower with
         options: dict[str, Any] | None = None,  # more of the tower: dim, hidden, buckets, ...
         init: str | None = None,  # run or published file to begin with; null: from scratch
-        cotrain: Literal["none", "keep", "keep-joint", "i", "u"] = "none",  # how the teacher changes the targets
+        cotrain: Literal[
+            "none", "keep", "keep-joint", "i", "u"
+        ] = "none",  # how the teacher changes the targets
         momentum: float = 0.999,  # of the teacher
-        threshold: float | None = None,  # share of sentences learnt from; 0: all; null: 0.5 in co-training, else all
+        threshold: float
+        | None = None,  # share of sentences learnt from; 0: all; null: 0.5 in co-training, else all
         alignability: bool = False,  # the head that tells which sentences can be aligned; always in co-training
         trim: float = 0.2,  # of either end of a video: the head is told that nothing there can be aligned
         policy: Literal["nce", "bce"] = "nce",  # bce: the head alone is trained
@@ -103,12 +113,26 @@ class TAN(Objective):
                 "`python -m ssvid.extract --per_second` stores those of an encoder."
             )
         layers = {"video_layers": video_layers, "joint_layers": joint_layers}
-        positive(features=features, dim=dim, heads=heads, seconds=seconds, temperature=temperature, **layers)
+        positive(
+            features=features,
+            dim=dim,
+            heads=heads,
+            seconds=seconds,
+            temperature=temperature,
+            **layers,
+        )
         within(0, 1, momentum=momentum, threshold=threshold)
         if seconds + seconds // 2 > ROWS:
-            raise UserError(f"--objective.seconds {seconds}: positions end at {ROWS}, and half a window more is used.")
+            raise UserError(
+                f"--objective.seconds {seconds}: positions end at {ROWS}, and half a window more is used."
+            )
         within(0, 0.5, trim=trim)
-        self.seconds, self.temperature, self.cotrain, self.momentum = seconds, temperature, cotrain, momentum
+        self.seconds, self.temperature, self.cotrain, self.momentum = (
+            seconds,
+            temperature,
+            cotrain,
+            momentum,
+        )
         self.threshold = threshold if threshold is not None else 0.5 * (cotrain != "none")
         self.random_start, self.trim, self.policy = random_start and cotrain == "none", trim, policy
         self.aligner = Aligner(
@@ -142,12 +166,18 @@ class TAN(Objective):
         self.origin, wide = origin(data), self.aligner.video_in.in_features
         if self.origin.width not in (None, wide):
             found = self.origin.width
-            raise UserError(f"The features of {data.root} are {found} wide: give --objective.features {found}.")
+            raise UserError(
+                f"The features of {data.root} are {found} wide: give --objective.features {found}."
+            )
 
     def keep(self, folder: Path) -> None:
         """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
         tower = self.aligner.tower
-        told = {"tower": tower.name, "arguments": tower.write(folder, "text"), "features": self.origin.hash}
+        told = {
+            "tower": tower.name,
+            "arguments": tower.write(folder, "text"),
+            "features": self.origin.hash,
+        }
         write_json_whole(folder / ALIGNER_CARD, told, end="\n", indent=1)
 
     def forward(self, batch: Batch) -> Loss:
@@ -155,9 +185,16 @@ class TAN(Objective):
         said, text = sayings(batch, most), self.texts(batch["sentences"], most)
         seen = self.aligner(features, said.ended, text, said.unspoken, starts)
         taught = self.taught(features, text, said)
-        with torch.autocast(features.device.type, enabled=False):  # sharp exponents, and sums over all windows
+        with torch.autocast(
+            features.device.type, enabled=False
+        ):  # sharp exponents, and sums over all windows
             head = self.aligner.tell(seen.joint_text[:, STAGE]) if self.aligner.head else None
-            seen, said, taught, head = everywhere(units(seen)), everywhere(said), everywhere(taught), everywhere(head)
+            seen, said, taught, head = (
+                everywhere(units(seen)),
+                everywhere(said),
+                everywhere(taught),
+                everywhere(head),
+            )
             return self.loss(self.logits(seen, said.unspoken), said, head, taught)
 
     def shared(self, batch: Batch) -> tuple[int, tuple[int, int, int]]:
@@ -195,23 +232,41 @@ class TAN(Objective):
     def logits(self, seen: Seen, unspoken: Bool[Tensor, "B N"]) -> Logits:
         """A window's sentences were read beside its own video; each is compared with the seconds of every window."""
         spoken = ~unspoken
-        text, joint_text = seen.text[spoken], seen.joint_text.transpose(1, 2)[spoken].transpose(0, 1)  # S D, L S D
-        video, joint_video = (x.transpose(0, 1).flatten(1, 2) for x in (seen.video, seen.joint_video))  # E R D, L R D
+        text, joint_text = (
+            seen.text[spoken],
+            seen.joint_text.transpose(1, 2)[spoken].transpose(0, 1),
+        )  # S D, L S D
+        video, joint_video = (
+            x.transpose(0, 1).flatten(1, 2) for x in (seen.video, seen.joint_video)
+        )  # E R D, L R D
         dual = video @ (text / self.temperature).T
         return Logits(dual, joint_video @ (joint_text / self.temperature).mT)
 
     def loss(
-        self, logits: Logits, said: Said, head: Float[Tensor, "B N"] | None = None, taught: Taught | None = None
+        self,
+        logits: Logits,
+        said: Said,
+        head: Float[Tensor, "B N"] | None = None,
+        taught: Taught | None = None,
     ) -> Loss:
         target, spoken, parts = said.own, ~said.unspoken, dict[str, Tensor]()
         if taught is not None:
-            picked = (pseudo_labels.pick(x, said.own, said.ended, said.unspoken, self.temperature) for x in taught)
+            picked = (
+                pseudo_labels.pick(x, said.own, said.ended, said.unspoken, self.temperature)
+                for x in taught
+            )
             agreed = pseudo_labels.agree(*picked, said.own, said.unspoken, self.cotrain)  # type: ignore[call-arg, arg-type]
             target = agreed.target
-            parts |= {"agreement": agreed.agree[spoken].double().mean(), "sure": agreed.sure[spoken].double().mean()}
+            parts |= {
+                "agreement": agreed.agree[spoken].double().mean(),
+                "sure": agreed.sure[spoken].double().mean(),
+            }
         kept, chosen = spoken, None
         if self.threshold > 0 or head is not None:
-            highest = {name: of_own(x[-1:].detach(), spoken)[:, 0].amax(1) for name, x in logits._asdict().items()}
+            highest = {
+                name: of_own(x[-1:].detach(), spoken)[:, 0].amax(1)
+                for name, x in logits._asdict().items()
+            }
             chosen = pseudo_labels.alignable(
                 **highest, places=said.places[spoken], threshold=self.threshold, trim=self.trim
             )
@@ -229,7 +284,9 @@ class TAN(Objective):
     def after_step(self, progress: float) -> None:
         """What is frozen (the word table) is the same in both."""
         if self.teacher is not None:
-            for p, follows in zip(self.aligner.parameters(), self.teacher.parameters(), strict=True):
+            for p, follows in zip(
+                self.aligner.parameters(), self.teacher.parameters(), strict=True
+            ):
                 if p.requires_grad:
                     follows.lerp_(p, 1 - self.momentum)
 
@@ -238,7 +295,8 @@ class TAN(Objective):
         self,
         features: Float[Tensor, "1 T C"],
         sentences: Sequence[str],
-        interpolate_from: int | None = None,  # rows of the positions that are stretched over T; null: where T is longer
+        interpolate_from: int
+        | None = None,  # rows of the positions that are stretched over T; null: where T is longer
     ) -> Aligned:
         """Of one window and what may be said in it, without masks."""
         like, wide = self.aligner.video_in.weight, self.aligner.video_in.in_features
@@ -252,13 +310,18 @@ class TAN(Objective):
         with evaluating(self):
             text = self.texts([list(sentences)], len(sentences))
             ended, unspoken = (
-                torch.zeros(1, n, dtype=torch.bool, device=like.device) for n in (features.shape[1], len(sentences))
+                torch.zeros(1, n, dtype=torch.bool, device=like.device)
+                for n in (features.shape[1], len(sentences))
             )
-            seen = self.aligner(features.to(like), ended, text, unspoken, interpolate_from=interpolate_from)
+            seen = self.aligner(
+                features.to(like), ended, text, unspoken, interpolate_from=interpolate_from
+            )
             alignable = self.aligner.tell(seen.joint_text[0]) if self.aligner.head else None
         seen = units(seen)
         joint = seen.joint_text[0] @ seen.joint_video[0].mT
-        return Aligned(joint / self.temperature, seen.text @ seen.video[0].mT / self.temperature, alignable)
+        return Aligned(
+            joint / self.temperature, seen.text @ seen.video[0].mT / self.temperature, alignable
+        )
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
@@ -328,7 +391,9 @@ def begin(aligner: Aligner, path: str) -> None:
     whole = objective_state(path, "--objective.init")
     state = {k.removeprefix("aligner."): x for k, x in whole.items() if k.startswith("aligner.")}
     if not state:
-        raise UserError(f"--objective.init {path} holds no aligner: name a run of tan, or its file.")
+        raise UserError(
+            f"--objective.init {path} holds no aligner: name a run of tan, or its file."
+        )
     own = {k: x for k, x in aligner.state_dict().items() if k.startswith("head.")}
     rest = {k: x for k, x in state.items() if not k.startswith("head.")}
     fit(aligner, rest | {k: state.get(k, x) for k, x in own.items()}, path)

@@ -31,7 +31,9 @@ class Agreed(NamedTuple):
     sure: Bool[Tensor, "B N"]  # agree, and both are high
 
 
-def spoken(spans: Float[Tensor, "B N 2"], unspoken: Bool[Tensor, "B N"], seconds: int) -> Bool[Tensor, "B seconds N"]:
+def spoken(
+    spans: Float[Tensor, "B N 2"], unspoken: Bool[Tensor, "B N"], seconds: int
+) -> Bool[Tensor, "B seconds N"]:
     """By the narration's own times: second t belongs to a sentence when start <= t < end."""
     t = torch.arange(seconds, device=spans.device)[None, :, None]
     start, end = spans[:, None].unbind(-1)  # B 1 N
@@ -55,7 +57,9 @@ def pick(
     prob = (logits.softmax(2) / temperature).softmax(1)
     length = spoken.sum(1).clamp(min=1).masked_fill(unspoken, 0)  # B N
     t = torch.arange(seconds, device=logits.device)
-    inner = (t > 0) & (t < seconds - 1)  # the outermost seconds are never labelled, that windows do not flee there
+    inner = (t > 0) & (
+        t < seconds - 1
+    )  # the outermost seconds are never labelled, that windows do not flee there
     last = t[:, None] + length[:, None]  # B T N: behind a window that begins at t
     fits = (last <= seconds) & (length > 0)[:, None]
     count = _within(inner[None, :, None].double(), last).clamp(min=1)
@@ -76,7 +80,11 @@ def _within(x: Float[Tensor, "_ T _"], last: Tensor) -> Tensor:
 
 @torch.no_grad()
 def agree(
-    joint: Picked, dual: Picked, spoken: Bool[Tensor, "B T N"], unspoken: Bool[Tensor, "B N"], how: How
+    joint: Picked,
+    dual: Picked,
+    spoken: Bool[Tensor, "B T N"],
+    unspoken: Bool[Tensor, "B N"],
+    how: How,
 ) -> Agreed:
     """keep: the narration's own seconds, and where both branches agree those of either; keep-joint: of the joint one.
 
@@ -91,7 +99,9 @@ def agree(
     else:
         target = (both if how == "i" else either) & sure[:, None]
     target = target & (target.cumsum(2) == 1)  # a second belongs to the first sentence that has it
-    target = torch.where(target.any(1, keepdim=True), target, spoken)  # left with none: its own again
+    target = torch.where(
+        target.any(1, keepdim=True), target, spoken
+    )  # left with none: its own again
     return Agreed(target, iou, agreed, sure)
 
 

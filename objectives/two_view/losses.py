@@ -58,7 +58,9 @@ class Bank(nn.Module):
         super().__init__()
         self.held = (queue,)  # not a part of this module: its place in the state dict is elsewhere
 
-    def forward(self, key: Tensor, labels: None = None, update: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, key: Tensor, labels: None = None, update: bool = False
+    ) -> tuple[Tensor, Tensor]:
         return key, self.held[0].keys.T
 
 
@@ -109,7 +111,9 @@ class Swapped(Compare):
 
     def __init__(self, dim: int, prototypes: int, temperature: float) -> None:
         super().__init__()
-        self.prototypes = nn.Linear(dim, prototypes, bias=False)  # lightly's has a bias, the published one none
+        self.prototypes = nn.Linear(
+            dim, prototypes, bias=False
+        )  # lightly's has a bias, the published one none
         self.loss = losses.SwaVLoss(temperature, sinkhorn_gather_distributed=True)
         self.after_step()
 

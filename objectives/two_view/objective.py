@@ -42,11 +42,15 @@ def dino_head(n: SimpleNamespace) -> nn.Module:
 
 
 class Method(NamedTuple):
-    numbers: dict[str, Any]  # as published: the hyper-parameters that it has. hidden None: the encoder's width
+    numbers: dict[
+        str, Any
+    ]  # as published: the hyper-parameters that it has. hidden None: the encoder's width
     project: Callable[[SimpleNamespace], nn.Module]
     loss: Callable[[SimpleNamespace], Compare]
     predict: Callable[[SimpleNamespace], nn.Module] = lambda n: nn.Identity()
-    rises: bool = False  # the teacher's momentum, along a cosine, to 1. Who has a momentum has a teacher
+    rises: bool = (
+        False  # the teacher's momentum, along a cosine, to 1. Who has a momentum has a teacher
+    )
     keeps_teacher: bool = False  # published: the teacher is used in the end
 
 
@@ -114,7 +118,8 @@ class TwoView(Objective):
         encoder: Encoder,
         *,
         loss: str = "ntxent",  # ntxent (SimCLR) dcl moco byol simsiam barlow vicreg dino swav
-        apart_s: float | None = None,  # most seconds between the starts of the clips; 0: the same; null: anywhere
+        apart_s: float
+        | None = None,  # most seconds between the starts of the clips; 0: the same; null: anywhere
         dim: int | None = None,  # of the projection; this and what follows: null: as published
         hidden: int | None = None,  # width inside the heads
         temperature: float | None = None,  # ntxent dcl moco swav, and dino's student
@@ -124,25 +129,49 @@ class TwoView(Objective):
         augment: str = "resized_flip_colour",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
-        numbers = {"dim": dim, "hidden": hidden, "temperature": temperature, "queue": queue, "prototypes": prototypes}
+        numbers = {
+            "dim": dim,
+            "hidden": hidden,
+            "temperature": temperature,
+            "queue": queue,
+            "prototypes": prototypes,
+        }
         positive(**numbers)
         within(0, 1, momentum=momentum)
         within(0, math.inf, apart_s=apart_s)
         self.method, n = settled(loss, encoder.dim, {**numbers, "momentum": momentum})
         self.encoder, self.name, self.apart_s, self.augment = encoder, loss, apart_s, augment
-        self.project, self.predict, self.loss = self.method.project(n), self.method.predict(n), self.method.loss(n)
-        self.teacher = Teacher(encoder, self.project, n.momentum, self.method.rises) if "momentum" in vars(n) else None
+        self.project, self.predict, self.loss = (
+            self.method.project(n),
+            self.method.predict(n),
+            self.method.loss(n),
+        )
+        self.teacher = (
+            Teacher(encoder, self.project, n.momentum, self.method.rises)
+            if "momentum" in vars(n)
+            else None
+        )
 
     @property
     def views(self) -> Views:
         spec, net = self.encoder.spec, self.encoder
-        return Views(clips=(spec, spec), apart_s=self.apart_s, augment=self.augment, mean=net.mean, std=net.std)
+        return Views(
+            clips=(spec, spec),
+            apart_s=self.apart_s,
+            augment=self.augment,
+            mean=net.mean,
+            std=net.std,
+        )
 
     def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
-        enough(data, "two_view", batch_size, self.loss.queue if isinstance(self.loss, Queued) else None)
+        enough(
+            data, "two_view", batch_size, self.loss.queue if isinstance(self.loss, Queued) else None
+        )
 
     def exported(self) -> dict[str, Encoder]:
-        kept = {"teacher": self.teacher.encoder} if self.teacher and self.method.keeps_teacher else {}
+        kept = (
+            {"teacher": self.teacher.encoder} if self.teacher and self.method.keeps_teacher else {}
+        )
         return {"encoder": self.encoder, **kept}
 
     def forward(self, batch: Batch) -> Loss:
@@ -150,7 +179,9 @@ class TwoView(Objective):
         own = both(lambda clip: self.project(self.encoder(clip).pooled), clips)  # two of B d
         pred = both(self.predict, own)
         target = both(self.teacher, clips) if self.teacher else own
-        with torch.autocast(clips[0].device.type, enabled=False):  # sums over the batch and sharp exponents
+        with torch.autocast(
+            clips[0].device.type, enabled=False
+        ):  # sums over the batch and sharp exponents
             loss = self.loss(both(full, pred), both(full, target))
         return Loss(loss, {self.name: loss.detach()})
 
@@ -167,13 +198,17 @@ class TwoView(Objective):
 def settled(name: str, width: int, given: dict[str, Any]) -> tuple[Method, SimpleNamespace]:
     """The method and its numbers: the published ones, or what the user gave instead."""
     if name not in METHODS:
-        raise UserError(f"two_view has no loss {name!r}; there are ntxent (SimCLR), {', '.join([*METHODS][1:])}.")
+        raise UserError(
+            f"two_view has no loss {name!r}; there are ntxent (SimCLR), {', '.join([*METHODS][1:])}."
+        )
     own = METHODS[name].numbers
     chosen = {key: value for key, value in given.items() if value is not None}
     if alien := sorted(chosen.keys() - own.keys()):
         raise UserError(f"two_view: the loss {name} has no {alien[0]}; it has {', '.join(own)}.")
     numbers = {**own, **chosen}
-    return METHODS[name], SimpleNamespace(**{**numbers, "hidden": numbers["hidden"] or width, "width": width})
+    return METHODS[name], SimpleNamespace(
+        **{**numbers, "hidden": numbers["hidden"] or width, "width": width}
+    )
 
 
 class Teacher(nn.Module):

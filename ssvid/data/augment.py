@@ -48,7 +48,10 @@ class Augment:
 
     @property
     def colours(self) -> bool:
-        return max(self.brightness, self.contrast, self.saturation, self.hue, self.p_gray, self.p_blur) > 0
+        return (
+            max(self.brightness, self.contrast, self.saturation, self.hue, self.p_gray, self.p_blur)
+            > 0
+        )
 
 
 DPC = Augment(  # on UCF101; colours differ from frame to frame on purpose
@@ -82,12 +85,21 @@ COCLR = Augment(  # rgb and flow of a moment share all of it; flow is not turned
 )
 RECIPES = {
     "none": Augment(),  # short side resized, centre cropped
-    "whole": Augment(crop="whole"),  # squeezed to a square: boxes in a frame stay where they are in it
+    "whole": Augment(
+        crop="whole"
+    ),  # squeezed to a square: boxes in a frame stay where they are in it
     "multiscale": Augment(crop="multiscale"),  # VideoMAE
     "resized_flip": Augment(crop="resized", flip=0.5),  # mae_st
     "crop_flip": Augment(crop="random", flip=0.5),
     "resized_flip_colour": Augment(
-        crop="resized", area=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p_gray=0.2
+        crop="resized",
+        area=(0.2, 1.0),
+        flip=0.5,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        p_gray=0.2,
     ),  # MoCo v2's jitter, one draw for a clip
     "crop_flip_colour": Augment(
         crop="random", flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_gray=0.2
@@ -111,16 +123,22 @@ def geometry(
 ) -> UInt8[Tensor, "C T s s"]:
     """Cut and resize a clip, every frame alike. `u`: GEOMETRY_DRAWS uniforms; none are used by `none`."""
     from torchvision.transforms import InterpolationMode  # torchvision takes CPU-seconds to import,
-    from torchvision.transforms.v2 import functional as F  # and a refusal or --help needs none of it
+    from torchvision.transforms.v2 import (
+        functional as F,
+    )  # and a refusal or --help needs none of it
 
     mode, height, width = InterpolationMode(recipe.interpolation), *frames.shape[-2:]
     if recipe.crop == "centre":
-        clip = F.center_crop(F.resize(frames, [size], mode, antialias=recipe.antialias), [size, size])
+        clip = F.center_crop(
+            F.resize(frames, [size], mode, antialias=recipe.antialias), [size, size]
+        )
     elif recipe.crop == "whole":
         clip = F.resize(frames, [size, size], mode, antialias=recipe.antialias)
     else:
         top, left, h, w = BOXES[recipe.crop](height, width, size, recipe, u[1:].tolist())
-        clip = F.resized_crop(frames, top, left, h, w, [size, size], mode, antialias=recipe.antialias)
+        clip = F.resized_crop(
+            frames, top, left, h, w, [size, size], mode, antialias=recipe.antialias
+        )
     if recipe.flip and float(u[0]) < recipe.flip:
         clip = clip.flip(-1)
     return clip.transpose(0, 1).contiguous()
@@ -199,7 +217,11 @@ def colour(
     out = torch.where(jitter, out, clips)
     if not recipe.p_gray:
         return out
-    gray = _gray(out) if recipe.gray == "luma" else torch.take_along_dim(out, (3 * u[..., 6]).long(), dim=-4)
+    gray = (
+        _gray(out)
+        if recipe.gray == "luma"
+        else torch.take_along_dim(out, (3 * u[..., 6]).long(), dim=-4)
+    )
     return torch.where(u[..., 5] < recipe.p_gray, gray, out)
 
 
@@ -220,7 +242,9 @@ def blur(
     rows = rows.to(clips.device)
     x = rearrange(flat[rows], "K C T H W -> (C T) K H W")
     x = nn.functional.pad(x, (reach,) * 4, mode="replicate")
-    x = nn.functional.conv2d(nn.functional.conv2d(x, kernel, groups=len(rows)), kernel.mT, groups=len(rows))
+    x = nn.functional.conv2d(
+        nn.functional.conv2d(x, kernel, groups=len(rows)), kernel.mT, groups=len(rows)
+    )
     soft = rearrange(x, "(C T) K H W -> K C T H W", C=clips.shape[2])
     return flat.index_copy(0, rows, soft).view_as(clips)
 

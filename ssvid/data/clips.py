@@ -45,7 +45,9 @@ class Clips(Samples):
         self.decoder, self.evaluate, self.crops = decoder, evaluate, crops
         self.recipe = recipe("none" if evaluate else views.augment)
         self.row: Sequence[int] = range(len(manifest))  # of each clip that is asked for
-        self.at: Sequence[tuple[float, ...]] = ()  # where it lies in its video, and in its frame; (): anywhere
+        self.at: Sequence[
+            tuple[float, ...]
+        ] = ()  # where it lies in its video, and in its frame; (): anywhere
 
     def files(self, row: int) -> list[Path]:
         """What the clips of a row of the manifest are read from."""
@@ -84,7 +86,10 @@ class Clips(Samples):
             return [(spec, float(u)) for spec in self.views.clips for u in positions(self.evaluate)]
         moment, apart_s = self.views.moment, self.views.apart_s
         u = [float(uniform(self.seed, f"clip/{m}", epoch, row, 1)) for m in range(max(moment) + 1)]
-        if self.recipe.alike and float(uniform(self.seed, "alike", epoch, row, 1)) < self.recipe.alike:
+        if (
+            self.recipe.alike
+            and float(uniform(self.seed, "alike", epoch, row, 1)) < self.recipe.alike
+        ):
             u = [u[0]] * len(u)
         elif apart_s is not None:
             u = [u[0], *(near(self.views.clips[0], table, u[0], other, apart_s) for other in u[1:])]
@@ -95,4 +100,8 @@ class Clips(Samples):
         if self.evaluate:
             return crops(frames, size, self.crops)
         stream = f"crop/{self.views.moment[view]}"
-        return [geometry(frames, self.recipe, size, uniform(self.seed, stream, epoch, row, GEOMETRY_DRAWS)[0])]
+        return [
+            geometry(
+                frames, self.recipe, size, uniform(self.seed, stream, epoch, row, GEOMETRY_DRAWS)[0]
+            )
+        ]

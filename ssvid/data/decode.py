@@ -33,20 +33,27 @@ class Table(NamedTuple):
     keys: np.ndarray  # int64, sorted ticks of the key frames
     counted: bool = False  # the frames' own ticks are of no use: count them from the start
     stream: int = 0  # the container's number of the stream that is read
-    ordered: bool = False  # packets come in the order of their frames: no frame is built from a later one
+    ordered: bool = (
+        False  # packets come in the order of their frames: no frame is built from a later one
+    )
 
 
 def stamps(path: str | Path, fps: float | None = None) -> np.ndarray:
     """Sorted presentation times in seconds. `fps`: of a folder of pictures, which cannot state its own."""
     if os.path.isdir(path):
         if not fps:
-            raise UserError(f"{path} is a folder of frames: say their rate, for example --data.fps 25.")
+            raise UserError(
+                f"{path} is a folder of frames: say their rate, for example --data.fps 25."
+            )
         return np.arange(len(_pictures(path))) / fps
     return scanned(path).times
 
 
 def read(
-    path: str | Path, times: Sequence[float] | np.ndarray, fps: float | None = None, decoder: str = "pyav"
+    path: str | Path,
+    times: Sequence[float] | np.ndarray,
+    fps: float | None = None,
+    decoder: str = "pyav",
 ) -> Frames:
     """The frame shown at each time. Any order, repeats allowed; before the first frame means the first."""
     table = stamps(path, fps)
@@ -84,13 +91,17 @@ def _scan(path: str, mtime: int, size: int) -> Table:
             packets = [
                 (packet.dts if packet.pts is None or counted else packet.pts, packet.is_keyframe)
                 for packet in container.demux(stream)
-                if packet.size and not packet.is_discard and not packet.is_corrupt  # what a player would not show
+                if packet.size
+                and not packet.is_discard
+                and not packet.is_corrupt  # what a player would not show
             ]
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(path, reason(error)) from error
     ticks = np.array([tick for tick, _ in packets if tick is not None], np.int64)
     pts, ordered = np.unique(ticks), not counted and bool((np.diff(ticks) > 0).all())
-    keys = np.unique(np.array([tick for tick, key in packets if key and tick is not None], np.int64))
+    keys = np.unique(
+        np.array([tick for tick, key in packets if key and tick is not None], np.int64)
+    )
     return Table(pts * base.numerator / base.denominator, pts, keys, counted, number, ordered)
 
 
@@ -109,7 +120,9 @@ def video_stream(container: Any, path: str | Path) -> Any:
 
 def upright(frame: Any) -> np.ndarray:
     """RGB `H W C`, turned as the file's display matrix asks."""
-    picture = frame.to_ndarray(format="rgb24", threads=1)  # its own choice of threads costs 4x the CPU
+    picture = frame.to_ndarray(
+        format="rgb24", threads=1
+    )  # its own choice of threads costs 4x the CPU
     return np.rot90(picture, round(frame.rotation / 90)) if frame.rotation % 360 else picture
 
 
@@ -117,7 +130,9 @@ def _read_pyav(path: str | Path, table: Table, wanted: np.ndarray) -> Frames:
     """From the key frame before the first frame wanted, past what is not needed; where that fails, from the start."""
     ticks = table.pts[wanted]
     before = table.keys[table.keys <= ticks[0]]
-    start = int(before[-1]) if len(before) and before[-1] > table.pts[0] and not table.counted else None
+    start = (
+        int(before[-1]) if len(before) and before[-1] > table.pts[0] and not table.counted else None
+    )
     ways = [(start, table)] if start is not None or needless(table, ticks) else []
     for begin, known in [*ways, (None, table._replace(ordered=False))]:
         found: dict[int, np.ndarray] = {}
@@ -140,10 +155,18 @@ def needless(table: Table, ticks: np.ndarray) -> frozenset[int]:
     between = table.pts[first : last + 1]
     group = np.searchsorted(table.keys, between, side="right")  # which key frame each hangs on
     after = np.searchsorted(ticks, between)  # the next wanted frame, itself included
-    return frozenset(between[np.searchsorted(table.keys, ticks[after], side="right") > group].tolist())
+    return frozenset(
+        between[np.searchsorted(table.keys, ticks[after], side="right") > group].tolist()
+    )
 
 
-def _decode(path: str | Path, table: Table, ticks: np.ndarray, start: int | None, found: dict[int, np.ndarray]) -> None:
+def _decode(
+    path: str | Path,
+    table: Table,
+    ticks: np.ndarray,
+    start: int | None,
+    found: dict[int, np.ndarray],
+) -> None:
     wanted, last = set(ticks.tolist()), int(ticks[-1])
     for tick, frame in decoded(path, table, needless(table, ticks), start):
         if tick is None:
@@ -190,7 +213,9 @@ def _frames(container: Any, stream: Any, passed: frozenset[int]) -> Iterator[Any
 def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:
     if len({picture.shape for picture in pictures}) > 1:
         raise DecodeError(path, "the picture changes its size on the way")
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)  # channels last in memory: quick to resize
+    return torch.from_numpy(np.stack(pictures)).permute(
+        0, 3, 1, 2
+    )  # channels last in memory: quick to resize
 
 
 def reason(error: Exception) -> str:
@@ -200,16 +225,28 @@ def reason(error: Exception) -> str:
 def _read_torchcodec(path: str | Path, table: Table, wanted: np.ndarray) -> Frames:
     try:
         from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: installed, but FFmpeg's libraries are not
+    except (
+        ImportError,
+        RuntimeError,
+        OSError,
+    ) as error:  # RuntimeError: installed, but FFmpeg's libraries are not
         raise UserError(
             "The decoder torchcodec cannot be imported: install torchcodec and FFmpeg, or take --decoder pyav."
         ) from error
     try:
-        how: dict[str, Any] = {"seek_mode": "exact", "num_ffmpeg_threads": 1, "dimension_order": "NCHW"}
-        decoder = VideoDecoder(str(path), stream_index=table.stream, **how)  # its own choice is the largest picture
+        how: dict[str, Any] = {
+            "seek_mode": "exact",
+            "num_ffmpeg_threads": 1,
+            "dimension_order": "NCHW",
+        }
+        decoder = VideoDecoder(
+            str(path), stream_index=table.stream, **how
+        )  # its own choice is the largest picture
         return decoder.get_frames_at(wanted.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
-        raise DecodeError(path, reason(error).splitlines()[0], float(table.times[wanted[0]])) from error
+        raise DecodeError(
+            path, reason(error).splitlines()[0], float(table.times[wanted[0]])
+        ) from error
 
 
 def _read_pictures(path: str | Path, wanted: np.ndarray) -> Frames:

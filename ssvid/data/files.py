@@ -30,7 +30,9 @@ VIDEO = frozenset(
 )
 
 
-FILMS = re.compile(r"(?P<film>.+_g\d+)_c\d+|(?P<youtube>.{11})_\d{6}_\d{6}")  # UCF101's names and Kinetics'
+FILMS = re.compile(
+    r"(?P<film>.+_g\d+)_c\d+|(?P<youtube>.{11})_\d{6}_\d{6}"
+)  # UCF101's names and Kinetics'
 
 
 def film(path: str) -> str:
@@ -65,18 +67,28 @@ def text(path: Path) -> str:
         found, wrong = "", error.start
     if wrong >= 0:
         line = data.count(b"\n", 0, wrong) + 1
-        raise UserError(f"{path}, line {line} is no UTF-8 text: check that this is the list, or save it as UTF-8.")
+        raise UserError(
+            f"{path}, line {line} is no UTF-8 text: check that this is the list, or save it as UTF-8."
+        )
     return found
 
 
 def videos(root: Path) -> list[str]:
     """Video files below root, as sorted relative paths with forward slashes."""
-    return sorted(_walk(root, lambda names: [name for name in names if os.path.splitext(name)[1].lower() in VIDEO]))
+    return sorted(
+        _walk(
+            root,
+            lambda names: [name for name in names if os.path.splitext(name)[1].lower() in VIDEO],
+        )
+    )
 
 
 def frame_folders(root: Path) -> list[str]:
     """Folders below root that hold pictures."""
-    found = _walk(root, lambda names: [""] if any(os.path.splitext(n)[1].lower() in IMAGES for n in names) else [])
+    found = _walk(
+        root,
+        lambda names: [""] if any(os.path.splitext(n)[1].lower() in IMAGES for n in names) else [],
+    )
     return sorted(path.rstrip("/") for path in found)
 
 

@@ -21,8 +21,12 @@ class Entry(NamedTuple):
     video: str = ""  # the film it is cut from
 
 
-NUMBERED = re.compile(r"\d+;\S.*")  # Jester, Something-Something v1 and v2's test answers: a clip's number, its class
-RATED = re.compile(r"(?P<path>[^,]+\.\w+),(?P<label>[^,]+),\d+,\d+")  # Moments in Time: and how many agreed, or did not
+NUMBERED = re.compile(
+    r"\d+;\S.*"
+)  # Jester, Something-Something v1 and v2's test answers: a clip's number, its class
+RATED = re.compile(
+    r"(?P<path>[^,]+\.\w+),(?P<label>[^,]+),\d+,\d+"
+)  # Moments in Time: and how many agreed, or did not
 IDS = ("id", "video_id")  # columns of a clip's number
 
 
@@ -39,7 +43,9 @@ def entries(file: Path) -> tuple[str | None, Iterator[Entry]]:
     if "label" in head and head & set(IDS):
         return "jester", _columns(file)
     if lines and all(map(NUMBERED.fullmatch, lines)):
-        return "jester", (Entry((n,), _template(name)) for n, _, name in (line.partition(";") for line in lines))
+        return "jester", (
+            Entry((n,), _template(name)) for n, _, name in (line.partition(";") for line in lines)
+        )
     if lines and all(map(RATED.fullmatch, lines)):
         return "moments", _moments(lines)
     return None, _lines(lines)
@@ -75,7 +81,11 @@ def _kinetics(file: Path) -> Iterator[Entry]:
     rows, columns = read_table(file)
     need(file, columns, "youtube_id", "a Kinetics list")
     for number, line in rows:
-        times = [line.get(name, "") for name in ("time_start", "time_end")] if line.get("time_start") else []
+        times = (
+            [line.get(name, "") for name in ("time_start", "time_end")]
+            if line.get("time_start")
+            else []
+        )
         yield _clip(f"{file}, line {number}", line["youtube_id"], line.get("label"), times)
 
 
@@ -84,15 +94,23 @@ def _clip(where: str, video: str, label: str | None, times: list[Any]) -> Entry:
     try:
         first, last = (int(float(time)) for time in times or (0, 0))
     except (ValueError, OverflowError, TypeError) as error:
-        raise UserError(f"{where}: time_start and time_end of {video} are not two numbers of seconds.") from error
+        raise UserError(
+            f"{where}: time_start and time_end of {video} are not two numbers of seconds."
+        ) from error
     cut = (f"{video}_{first:06d}_{last:06d}", f"{video}_{first}_{last}") if times else ()
     return Entry((*cut, video), label or None, video)
 
 
 def _json(file: Path) -> tuple[str | None, Iterator[Entry]]:
     table = load(file)
-    if isinstance(table, dict) and table and all(isinstance(v, dict) and "annotations" in v for v in table.values()):
-        return "kinetics", (_annotated(file, name, value["annotations"]) for name, value in table.items())
+    if (
+        isinstance(table, dict)
+        and table
+        and all(isinstance(v, dict) and "annotations" in v for v in table.values())
+    ):
+        return "kinetics", (
+            _annotated(file, name, value["annotations"]) for name, value in table.items()
+        )
     first = table[0] if isinstance(table, list) and table and isinstance(table[0], dict) else {}
     form = {"vid_name": "diving48", "youtube_id": "kinetics", "id": "ssv2"}
     return next((name for key, name in form.items() if key in first), None), _records(file, table)
@@ -102,7 +120,9 @@ def _annotated(file: Path, name: str, told: Any) -> Entry:
     """Kinetics' own json: {id: {annotations: {label, segment: [start, end]}, subset, ...}}."""
     told = told if isinstance(told, dict) else {}
     times = told.get("segment") or []
-    return _clip(f"{file}, {name}", name, told.get("label"), times if isinstance(times, list) else [times])
+    return _clip(
+        f"{file}, {name}", name, told.get("label"), times if isinstance(times, list) else [times]
+    )
 
 
 def _records(file: Path, table: Any) -> Iterator[Entry]:
@@ -113,7 +133,11 @@ def _records(file: Path, table: Any) -> Iterator[Entry]:
             yield Entry((str(entry["vid_name"]),), str(entry["label"]), str(entry["vid_name"]))
         elif isinstance(entry, dict) and "youtube_id" in entry:
             video = str(entry["youtube_id"])
-            yield Entry(tuple(filter(None, (str(entry.get("file") or ""), video))), label and str(label), video)
+            yield Entry(
+                tuple(filter(None, (str(entry.get("file") or ""), video))),
+                label and str(label),
+                video,
+            )
         elif isinstance(entry, dict) and "id" in entry:
             yield Entry((str(entry["id"]),), label and _template(str(label)), str(entry["id"]))
         else:
@@ -137,10 +161,14 @@ def _template(text: str) -> str:
 
 
 LAYOUTS = (  # of a text of class names, tried in turn; each must fit every line
-    re.compile(r"(?P<id>c?\d+)[:;,]?\s+(?P<name>.+)"),  # 1 ApplyEyeMakeup | 1: bend/bow | c000 Holding some clothes
+    re.compile(
+        r"(?P<id>c?\d+)[:;,]?\s+(?P<name>.+)"
+    ),  # 1 ApplyEyeMakeup | 1: bend/bow | c000 Holding some clothes
     re.compile(r"(?P<name>[^,]+),\s*(?P<id>\d+)"),  # Moments in Time: clapping,0
 )
-ITEM = re.compile(r"\{[^{}]*\}")  # AVA: label { name: "sit" label_id: 11 ... } or item { name: "sit" id: 11 }
+ITEM = re.compile(
+    r"\{[^{}]*\}"
+)  # AVA: label { name: "sit" label_id: 11 ... } or item { name: "sit" id: 11 }
 
 
 def names(file: Path) -> dict[str, str]:
@@ -153,7 +181,10 @@ def names(file: Path) -> dict[str, str]:
 def _names_text(file: Path) -> dict[str, str]:
     text = files.text(file)
     if file.suffix == ".pbtxt":
-        items = [(re.search(r"\bname:\s*\"([^\"]+)\"", i), re.search(r"id:\s*(\d+)", i)) for i in ITEM.findall(text)]
+        items = [
+            (re.search(r"\bname:\s*\"([^\"]+)\"", i), re.search(r"id:\s*(\d+)", i))
+            for i in ITEM.findall(text)
+        ]
         found = {id[1]: name[1] for name, id in items if name and id}
         if not found or len(found) < len(items):
             raise UserError(f"{file} is not a list of items with a name and an id.")
@@ -172,15 +203,21 @@ def _names_json(file: Path) -> dict[str, str]:
     if isinstance(table, list) and table and all(isinstance(parts, list) for parts in table):
         table = ["+".join(map(str, parts)) for parts in table]
     values = table.values() if isinstance(table, dict) else table
-    if not isinstance(table, dict | list) or any(isinstance(value, dict | list) for value in values):
-        raise UserError(f"{file} is not a table of class names: a list of them, or names and their ids.")
+    if not isinstance(table, dict | list) or any(
+        isinstance(value, dict | list) for value in values
+    ):
+        raise UserError(
+            f"{file} is not a table of class names: a list of them, or names and their ids."
+        )
     if isinstance(table, list):
         return {str(i): str(name) for i, name in enumerate(table)}
     flip = all(str(value).isdigit() for value in table.values())
     return {str(v): k for k, v in table.items()} if flip else {k: str(v) for k, v in table.items()}
 
 
-def named(label: str | None, table: dict[str, str], source: Path, of: str | Path | None) -> str | None:
+def named(
+    label: str | None, table: dict[str, str], source: Path, of: str | Path | None
+) -> str | None:
     """A list's label as the class name; a label that the table lacks is refused, for ids may count from 1."""
     if label is None or not table:
         return label

@@ -43,7 +43,12 @@ class Stream(Sampler[Any]):
                 f"take a multiple of {world * accumulate}."
             )
         self.rows, self.batch_size, self.steps, self.seed = rows, batch_size, steps, seed
-        self.start_step, self.rank, self.world, self.accumulate = start_step, rank, world, accumulate
+        self.start_step, self.rank, self.world, self.accumulate = (
+            start_step,
+            rank,
+            world,
+            accumulate,
+        )
         self.micro = batch_size // (world * accumulate)
         self.order = lru_cache(maxsize=2)(partial(permutation, seed, n=rows))
 
@@ -70,7 +75,9 @@ class Loader(DataLoader[Any]):
             collate_fn=partial(_collate, seed=clips.seed),
             num_workers=workers,
             worker_init_fn=begin_worker,
-            generator=torch.Generator().manual_seed(clips.seed),  # else it draws from the one that resume restores
+            generator=torch.Generator().manual_seed(
+                clips.seed
+            ),  # else it draws from the one that resume restores
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
             **options,
@@ -164,9 +171,13 @@ def train_loader(
     return Loader(clips, workers=workers, batch_sampler=stream)
 
 
-def eval_loader(clips: Samples, indices: Sequence[int], batch_size: int, workers: int = 2) -> Loader:
+def eval_loader(
+    clips: Samples, indices: Sequence[int], batch_size: int, workers: int = 2
+) -> Loader:
     """These rows once, in this order."""
     keys = [(0, int(i)) for i in indices]
     return Loader(
-        clips, workers=workers, batch_sampler=[keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+        clips,
+        workers=workers,
+        batch_sampler=[keys[i : i + batch_size] for i in range(0, len(keys), batch_size)],
     )

@@ -64,7 +64,9 @@ class Manifest:
     def labels(self) -> Tensor:
         """int64 ids into `classes`, -1 where a row has no label."""
         ids = {name: i for i, name in enumerate(self.classes)}
-        return torch.tensor([-1 if row.label is None else ids[row.label] for row in self.rows], dtype=torch.int64)
+        return torch.tensor(
+            [-1 if row.label is None else ids[row.label] for row in self.rows], dtype=torch.int64
+        )
 
     @cached_property
     def targets(self) -> Tensor:
@@ -87,7 +89,10 @@ class Manifest:
         """A row's own id, else its file's stem where that is unique, else its path without the suffix."""
         stems = Counter(_stem(row.path) for row in self.rows)
         bare = [_stem(row.path) for row in self.rows]
-        long = [str(PurePosixPath(row.path).with_name(stem)) for row, stem in zip(self.rows, bare, strict=True)]
+        long = [
+            str(PurePosixPath(row.path).with_name(stem))
+            for row, stem in zip(self.rows, bare, strict=True)
+        ]
         names = [stem if stems[stem] == 1 else path for stem, path in zip(bare, long, strict=True)]
         return [row.video_id or name for row, name in zip(self.rows, names, strict=True)]
 
@@ -97,7 +102,10 @@ class Manifest:
     @cached_property
     def hash(self) -> str:
         """Of what the rows say; the same on every machine, whatever the root."""
-        lines = ("\t".join((row.path, row.label or "", row.split, row.group, *_several(row))) for row in self.rows)
+        lines = (
+            "\t".join((row.path, row.label or "", row.split, row.group, *_several(row)))
+            for row in self.rows
+        )
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -116,9 +124,13 @@ def carve(rows: Iterable[Row], into: str, share: float = HELD_OUT) -> tuple[Row,
                 groups[label].add(row.group)
                 classes[row.group].add(label)
     moved: set[str] = set()
-    left = {label: len(names) for label, names in groups.items()}  # counts: 240k groups of no class make sets too slow
+    left = {
+        label: len(names) for label, names in groups.items()
+    }  # counts: 240k groups of no class make sets too slow
     for label in sorted(groups):
-        own = sorted(groups[label], key=lambda group: hashlib.sha256(f"{into}/{group}".encode()).hexdigest())
+        own = sorted(
+            groups[label], key=lambda group: hashlib.sha256(f"{into}/{group}".encode()).hexdigest()
+        )
         wanted = max(1, round(share * len(own))) if len(own) > 1 else 0
         for group in own:
             if len(own) - left[label] >= wanted:
@@ -126,7 +138,10 @@ def carve(rows: Iterable[Row], into: str, share: float = HELD_OUT) -> tuple[Row,
             if group not in moved and all(left[other] > 1 for other in classes[group]):
                 moved.add(group)
                 left.update((other, left[other] - 1) for other in classes[group])
-    return tuple(replace(row, split=into) if row.split == "train" and row.group in moved else row for row in rows)
+    return tuple(
+        replace(row, split=into) if row.split == "train" and row.group in moved else row
+        for row in rows
+    )
 
 
 def labelled(data: Manifest) -> Manifest:
@@ -138,22 +153,32 @@ def labelled(data: Manifest) -> Manifest:
         )
     for split in SPLITS:
         if not len(kept.split(split)):
-            raise UserError(f"{data.root} has no labelled clips in the {split} split: a score needs train and test.")
+            raise UserError(
+                f"{data.root} has no labelled clips in the {split} split: a score needs train and test."
+            )
     known = {row.label for row in kept.split("train").rows}
     unseen = sorted({str(row.label) for row in kept.split("test").rows if row.label not in known})
     if unseen:
-        raise UserError(f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): mend the labels.")
+        raise UserError(
+            f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): mend the labels."
+        )
     return kept
 
 
 def leaks(pretraining: Manifest, test: Manifest) -> list[Row]:
     """Rows of `pretraining` that are also in `test`: by path, by the video's id, or by the file's content."""
     paths = {os.path.realpath(test.path(i)) for i in range(len(test))}
-    ids = {name for name, row in zip(test.video_ids, test.rows, strict=True) if row.video_id or _telling(name)}
+    ids = {
+        name
+        for name, row in zip(test.video_ids, test.rows, strict=True)
+        if row.video_id or _telling(name)
+    }
     contents: dict[int, set[Path]] | None = None
     found = []
     for i, row in enumerate(pretraining.rows):
-        known = pretraining.video_ids[i] in ids and (row.video_id or _telling(pretraining.video_ids[i]))
+        known = pretraining.video_ids[i] in ids and (
+            row.video_id or _telling(pretraining.video_ids[i])
+        )
         if known or os.path.realpath(pretraining.path(i)) in paths:
             found.append(row)
             continue
@@ -173,7 +198,11 @@ def _several(row: Row) -> list[str]:
 def _plain(row: Row, root: Path) -> Row:
     """`./a.mp4` and `x/../a.mp4` become `a.mp4`, and so does a group that is the path."""
     path = os.path.normpath(row.path)
-    if path != row.path and ".." in row.path and os.path.realpath(root / path) != os.path.realpath(root / row.path):
+    if (
+        path != row.path
+        and ".." in row.path
+        and os.path.realpath(root / path) != os.path.realpath(root / row.path)
+    ):
         path = row.path  # x is a link: x/.. lies elsewhere
     return replace(row, path=path, group=path if row.group in ("", row.path) else row.group)
 
@@ -181,7 +210,9 @@ def _plain(row: Row, root: Path) -> Row:
 def _check(rows: tuple[Row, ...], root: Path, source: str | Path) -> None:
     for row in rows:
         if row.split not in SPLITS:
-            raise UserError(f"{source}: {row.path} is in split {row.split!r}; splits are {', '.join(SPLITS)}.")
+            raise UserError(
+                f"{source}: {row.path} is in split {row.split!r}; splits are {', '.join(SPLITS)}."
+            )
     places = _places(rows, root)
     first: dict[str, str] = {}  # where a file is -> its first row's path
     twice = []
@@ -223,7 +254,11 @@ def _places(rows: tuple[Row, ...], root: Path) -> list[str | None]:
         if name not in links:
             places.append(None)
         else:
-            places.append(os.path.realpath(os.path.join(folder, name)) if links[name] else os.path.join(real, name))
+            places.append(
+                os.path.realpath(os.path.join(folder, name))
+                if links[name]
+                else os.path.join(real, name)
+            )
     return places
 
 
@@ -254,12 +289,16 @@ def _say_splits(source: str | Path, given: tuple[Row, ...], made: tuple[Row, ...
         why = "no test given, val is the test and whole groups of train are val"
     else:
         why = "no val given, whole groups of train are val"
-    log_once(f"{source}: {why}: " + ", ".join(f"{after[name]} {name}" for name in SPLITS) + " clips.")
+    log_once(
+        f"{source}: {why}: " + ", ".join(f"{after[name]} {name}" for name in SPLITS) + " clips."
+    )
 
 
 def _stem(path: str) -> str:
     pure = PurePosixPath(path)
-    return pure.stem if pure.suffix.lower() in VIDEO else pure.name  # a folder of frames may hold dots
+    return (
+        pure.stem if pure.suffix.lower() in VIDEO else pure.name
+    )  # a folder of frames may hold dots
 
 
 def _telling(name: str) -> bool:

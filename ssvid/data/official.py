@@ -133,13 +133,17 @@ SOURCES = {
 def guess(*paths: str | Path | None) -> Source | None:
     """The data set that a path speaks of, for the sake of a better error."""
     text = " ".join(str(path).lower() for path in paths if path)
-    return next((source for source in SOURCES.values() if any(word in text for word in source.words)), None)
+    return next(
+        (source for source in SOURCES.values() if any(word in text for word in source.words)), None
+    )
 
 
 def get(source: Source | None, what: str) -> str:
     """`Get WHAT from SITE; terms: ...`, or where that stands."""
     if source is None:
-        return "docs/datasets.md says where each data set and its lists come from, and on which terms."
+        return (
+            "docs/datasets.md says where each data set and its lists come from, and on which terms."
+        )
     return f"Get {what} from {source.site}; terms: {source.terms}."
 
 
@@ -157,13 +161,23 @@ def file(path: str | Path, flag: str, source: Source | None) -> Path:
         raise UserError(f"{error} {get(source, source.lists if source else '')}") from None
 
 
-def lists(root: Path, given: str | None, flag: str, name: str, inside: tuple[str, ...], source: Source) -> Path:
+def lists(
+    root: Path, given: str | None, flag: str, name: str, inside: tuple[str, ...], source: Source
+) -> Path:
     """The folder that holds a list of this name (* allowed): as given, or in or beside the videos' folder."""
-    places = [Path(given).expanduser()] if given else [b / n for b in (root, root.parent) for n in (*inside, ".")]
+    places = (
+        [Path(given).expanduser()]
+        if given
+        else [b / n for b in (root, root.parent) for n in (*inside, ".")]
+    )
     for place in places:
         if place.is_dir() and next(place.glob(name), None):
             return place
-    where = f"{places[0]} ({flag})" if given else f"{root}, nor beside it, nor in {' or '.join(inside)} there"
+    where = (
+        f"{places[0]} ({flag})"
+        if given
+        else f"{root}, nor beside it, nor in {' or '.join(inside)} there"
+    )
     raise UserError(
         f"There is no {name} in {where}. {get(source, source.lists)} Put them there, or name their folder with {flag}."
     )

@@ -34,7 +34,9 @@ class Quarantine:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             torn = self.file.exists() and self.file.read_bytes()[-1:] not in (b"", b"\n")
             with self.file.open("a") as file:
-                file.write("\n" * torn + json.dumps({"path": str(path), "time": time, "why": why}) + "\n")
+                file.write(
+                    "\n" * torn + json.dumps({"path": str(path), "time": time, "why": why}) + "\n"
+                )
 
     def take(self, batch: Batch) -> None:
         """What the loader met on its way to this batch."""

@@ -54,7 +54,14 @@ class Samples(Dataset[Any], ABC):
             except DecodeError as error:
                 bad.append(Bad(error.path, error.time, error.why))
         if self.evaluate:
-            return {"index": index, "epoch": epoch, "bad": bad, "dropped": dropped, "padded": 0, "ok": False}
+            return {
+                "index": index,
+                "epoch": epoch,
+                "bad": bad,
+                "dropped": dropped,
+                "padded": 0,
+                "ok": False,
+            }
         raise UserError(self._no_clip(row, bad, dropped))
 
     def sample(self, epoch: int, index: int, **parts: Any) -> dict[str, Any]:
@@ -73,7 +80,11 @@ class Samples(Dataset[Any], ABC):
         short = f" ({dropped} are shorter than the clip, {takes})" if dropped else ""
         return (
             f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: {bad[-1].why}. "
-            + ("" if "ssvid." in bad[-1].why else "Check the files with ssvid.data.preprocess.prepare --scan_only.")
+            + (
+                ""
+                if "ssvid." in bad[-1].why
+                else "Check the files with ssvid.data.preprocess.prepare --scan_only."
+            )
         )
 
     def _candidates(self, epoch: int, index: int) -> list[int]:

@@ -28,7 +28,9 @@ def clip_times(
     if len(stamps) == 0:
         raise DecodeError(path, "no frames in it")
     if spec.whole:
-        index = ((np.arange(spec.frames) + u) * len(stamps) / spec.frames).astype(np.int64)  # one of each equal part
+        index = ((np.arange(spec.frames) + u) * len(stamps) / spec.frames).astype(
+            np.int64
+        )  # one of each equal part
         times, padded = stamps[index.clip(max=len(stamps) - 1)], len(stamps) < spec.frames
     elif spec.stride is not None:
         left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
@@ -37,7 +39,9 @@ def clip_times(
         times, padded = stamps[index.clip(max=len(stamps) - 1)], left < 0
     else:
         assert spec.fps is not None  # ClipSpec has one of the three
-        gap = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0  # the last frame is shown that long
+        gap = (
+            float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
+        )  # the last frame is shown that long
         room = float(stamps[-1] - stamps[0]) - (spec.frames - 1) / spec.fps  # seconds
         times = stamps[0] + u * max(room, 0.0) + np.arange(spec.frames) / spec.fps
         times, padded = times.clip(max=stamps[-1]), room < -gap - 1e-6
@@ -70,13 +74,17 @@ def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, apart_s: fl
 def words(spec: ClipSpec) -> str:
     if spec.whole:
         return f"{spec.frames} frames over the whole video"
-    return f"{spec.frames} frames " + (f"{spec.stride} apart" if spec.stride else f"at {spec.fps:g} a second")
+    return f"{spec.frames} frames " + (
+        f"{spec.stride} apart" if spec.stride else f"at {spec.fps:g} a second"
+    )
 
 
 def parted(spec: ClipSpec, what: str) -> ClipSpec:
     """The clip, refused where it is spread over the whole video: `what`, in the plural, lie in a part of it."""
     if spec.whole:
-        raise UserError(f"{what} are no clip spread over the whole video: give --clip.fps or --clip.stride.")
+        raise UserError(
+            f"{what} are no clip spread over the whole video: give --clip.fps or --clip.stride."
+        )
     return spec
 
 
@@ -94,7 +102,9 @@ def eval_clips(path: str | Path, spec: ClipSpec, n: int = 1, fps: float | None =
 
     table = stamps(path, fps)
     times = np.concatenate([clip_times(spec, table, float(u))[0] for u in positions(n)])
-    frames = geometry(read(path, times, fps), RECIPES["none"], spec.size, torch.zeros(0))  # C (n T) s s
+    frames = geometry(
+        read(path, times, fps), RECIPES["none"], spec.size, torch.zeros(0)
+    )  # C (n T) s s
     return frames.unflatten(1, (n, spec.frames)).transpose(0, 1).contiguous()
 
 

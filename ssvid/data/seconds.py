@@ -51,8 +51,12 @@ class Seconds(Clips):
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         row, spec = self.row[index], self.views.clips[0]
         path, fps = self.manifest.path(row), self.manifest.rows[row].fps
-        frames = self._frames(row, clip_from(spec, stamps(path, fps), float(self.at[index][0])), spec.modality)
-        return self._sample(geometry(frames, recipe("none"), spec.size, torch.zeros(0))[None], epoch, index)
+        frames = self._frames(
+            row, clip_from(spec, stamps(path, fps), float(self.at[index][0])), spec.modality
+        )
+        return self._sample(
+            geometry(frames, recipe("none"), spec.size, torch.zeros(0))[None], epoch, index
+        )
 
 
 def seconds_in(times: np.ndarray) -> int:
@@ -67,7 +71,9 @@ def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
     if not len(times):
         raise DecodeError(path, "no frames in it")
     starts = (clip_from(spec, times, float(second)) for second in range(seconds_in(times)))
-    wanted = np.stack([np.searchsorted(times, at + NEAR, side="right") - 1 for at in starts]).clip(min=0)  # T frames
+    wanted = np.stack([np.searchsorted(times, at + NEAR, side="right") - 1 for at in starts]).clip(
+        min=0
+    )  # T frames
     needed = np.unique(wanted)
     if spec.modality == "flow":
         flow = flow_file(manifest, row)
@@ -80,7 +86,11 @@ def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
 
 
 def _dealt(
-    path: Path, pictures: Iterable[tuple[int, Tensor]], wanted: np.ndarray, times: np.ndarray, size: int
+    path: Path,
+    pictures: Iterable[tuple[int, Tensor]],
+    wanted: np.ndarray,
+    times: np.ndarray,
+    size: int,
 ) -> Iterator[OneClip]:
     """Frames in order -> clips in order. A frame is cut when it comes and let go after the last clip that has it."""
     held: dict[int, Tensor] = {}  # frame -> C 1 s s
@@ -138,7 +148,9 @@ class Block(NamedTuple):
     row: int
     clips: Tensor | None  # B C T s s; None: there is a fault
     last: bool = True  # of its video
-    fault: DecodeError | UserError | None = None  # a value: raised in a worker it would be a traceback in a string
+    fault: DecodeError | UserError | None = (
+        None  # a value: raised in a worker it would be a traceback in a string
+    )
 
 
 class Passes(IterableDataset[Any]):

@@ -25,7 +25,9 @@ class Origin(NamedTuple):
     """Of stored features."""
 
     width: int | None  # None: none can be read
-    hash: str | None  # of the encoder that made them; None: published ones, of which nothing is said
+    hash: (
+        str | None
+    )  # of the encoder that made them; None: published ones, of which nothing is said
 
 
 class Store:
@@ -65,12 +67,16 @@ class Store:
                 fault = fault or error
         if fault is not None:
             raise fault
-        raise UserError(f"{self.root} holds neither a {CARD} nor .npy files: name a folder of stored features.")
+        raise UserError(
+            f"{self.root} holds neither a {CARD} nor .npy files: name a folder of stored features."
+        )
 
 
 def place(root: Path, video_id: str, suffix: str) -> Path:
     """A video's file, below the root whatever the id is; `/` in it makes a folder."""
-    names = [{"": "%2F", ".": "%2E", "..": "%2E%2E"}.get(part, part) for part in video_id.split("/")]
+    names = [
+        {"": "%2F", ".": "%2E", "..": "%2E%2E"}.get(part, part) for part in video_id.split("/")
+    ]
     return root.joinpath(*names[:-1], f"{names[-1]}{suffix}")
 
 
@@ -80,10 +86,18 @@ def read_features(path: Path, dim: int | None = None) -> np.ndarray:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
     except FAULTS as error:
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise UserError(f"The features {path} are damaged ({why}): remove the file and extract it again.") from error
+        raise UserError(
+            f"The features {path} are damaged ({why}): remove the file and extract it again."
+        ) from error
     if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
-        held = f"{features.dtype} {features.shape}" if isinstance(features, np.ndarray) else "several arrays"
-        raise UserError(f"{path} holds {held} and not features: a table of seconds x width, of floats, is wanted.")
+        held = (
+            f"{features.dtype} {features.shape}"
+            if isinstance(features, np.ndarray)
+            else "several arrays"
+        )
+        raise UserError(
+            f"{path} holds {held} and not features: a table of seconds x width, of floats, is wanted."
+        )
     if dim is not None and features.shape[1] != dim:
         raise UserError(
             f"The features {path} are {features.shape[1]} wide and those of this store {dim}: remove the file, or "
@@ -104,10 +118,16 @@ def read_card(root: Path) -> dict[str, Any] | None:
         return None
     try:
         card = dict(json.loads(path.read_text()))
-        if not isinstance(card["dim"], int) or card["dim"] < 1 or card.get("seconds_per_row", 1) != 1:
+        if (
+            not isinstance(card["dim"], int)
+            or card["dim"] < 1
+            or card.get("seconds_per_row", 1) != 1
+        ):
             raise ValueError(f"dim {card['dim']}, seconds_per_row {card.get('seconds_per_row', 1)}")
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} describes no feature store ({error}): name another folder.") from error
+        raise UserError(
+            f"{path} describes no feature store ({error}): name another folder."
+        ) from error
     return card
 
 
@@ -132,7 +152,13 @@ def origin(data: Manifest) -> Origin:
 
 def card_of(dim: int, name: str, fingerprint: str, spec: ClipSpec) -> dict[str, Any]:
     """`fingerprint`: the encoder's hash, of all that its features depend on."""
-    return {"dim": dim, "encoder": name, "hash": fingerprint, "clip": vars(spec).copy(), "seconds_per_row": 1}
+    return {
+        "dim": dim,
+        "encoder": name,
+        "hash": fingerprint,
+        "clip": vars(spec).copy(),
+        "seconds_per_row": 1,
+    }
 
 
 def open_for_writing(root: Path, card: dict[str, Any]) -> Store:
@@ -143,7 +169,9 @@ def open_for_writing(root: Path, card: dict[str, Any]) -> Store:
             f"--out {root} holds {stranger.name} but no {CARD}: name a new folder, or one that extract made."
         )
     differ = [
-        f"{key} ({old.get(key)} there, {value} now)" for key, value in card.items() if old and old.get(key) != value
+        f"{key} ({old.get(key)} there, {value} now)"
+        for key, value in card.items()
+        if old and old.get(key) != value
     ]
     if differ:
         raise UserError(
@@ -161,4 +189,8 @@ def stored(root: Path) -> Iterator[Path]:
     """The .npy files below a folder, in no order: a store may hold a million."""
     for here, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(here) / name for name in names if name.endswith(".npy") and not name.startswith("."))
+        yield from (
+            Path(here) / name
+            for name in names
+            if name.endswith(".npy") and not name.startswith(".")
+        )

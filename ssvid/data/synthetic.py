@@ -29,9 +29,16 @@ from ssvid.progress import progress_bar
 from ssvid.randomness import uniform
 from ssvid.shapes import Row
 
-SPLITS = {"train": 0, "val": 10**6, "test": 2 * 10**6}  # index of a split's first clip: larger sets extend smaller ones
+SPLITS = {
+    "train": 0,
+    "val": 10**6,
+    "test": 2 * 10**6,
+}  # index of a split's first clip: larger sets extend smaller ones
 WAVES = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2))  # of the background, cycles per picture
-RADIUS = 0.3, 0.36  # of the picture: small shapes and fast ones teach a masked autoencoder little in a few minutes
+RADIUS = (
+    0.3,
+    0.36,
+)  # of the picture: small shapes and fast ones teach a masked autoencoder little in a few minutes
 DRAWS = 40
 WAVE = 0.12  # height of each of those waves: what makes an untrained net's features poor
 SHADE = 0.4  # darker at the rim: in a flat patch there would be nothing to predict but the codec's rounding
@@ -40,7 +47,9 @@ VERSION = 3  # of the pictures: a new one makes new sets
 STAMP, LIST = "set.json", "manifest.csv"
 
 Outline = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-SHAPES: tuple[tuple[int, Outline], ...] = (  # turns that map it onto itself; signed distance, negative inside
+SHAPES: tuple[
+    tuple[int, Outline], ...
+] = (  # turns that map it onto itself; signed distance, negative inside
     (4, lambda x, y, r: np.maximum(abs(x), abs(y)) - 0.86 * r),  # square
     (3, lambda x, y, r: np.maximum(abs(x) * 3**0.5 / 2 - y / 2, y) - 0.6 * r),  # triangle
     (5, lambda x, y, r: np.hypot(x, y) - r * (0.8 + 0.3 * np.cos(5 * np.arctan2(y, x)))),  # star
@@ -62,14 +71,21 @@ class Act(NamedTuple):
 def _orbit(part: np.ndarray, u: float) -> tuple[np.ndarray | float, ...]:
     angle = 2 * math.pi * (u + part)
     home = 2 * math.pi * u
-    return ORBIT * (np.cos(angle) - math.cos(home)), ORBIT * (np.sin(angle) - math.sin(home)), 0.0, 0.0
+    return (
+        ORBIT * (np.cos(angle) - math.cos(home)),
+        ORBIT * (np.sin(angle) - math.sin(home)),
+        0.0,
+        0.0,
+    )
 
 
 ACTS = {  # across and along hop by a third: what is seen of one place tells an untrained net little of a longer step
     "across": Act(3, ("right", "left"), lambda part, u: (part, 0.0, 0.0, 0.0)),
     "along": Act(3, ("down", "up"), lambda part, u: (0.0, part, 0.0, 0.0)),
     "orbit": Act(6, ("round", "back"), _orbit),
-    "spin": Act(4, ("cw", "ccw"), lambda part, u: (0.0, 0.0, part, 0.0)),  # a whole turn of its symmetry
+    "spin": Act(
+        4, ("cw", "ccw"), lambda part, u: (0.0, 0.0, part, 0.0)
+    ),  # a whole turn of its symmetry
     "grow": Act(4, ("shrink", "grow"), lambda part, u: (0.0, 0.0, 0.0, part)),
 }
 
@@ -82,7 +98,9 @@ def motions(acts: Sequence[str]) -> tuple[str, ...]:
     return tuple("_".join(ways) for ways in itertools.product(*(ACTS[act].ways for act in acts)))
 
 
-def draw_clip(label: int, index: int, seed: int, *, acts: Sequence[str], frames: int, size: int) -> np.ndarray:
+def draw_clip(
+    label: int, index: int, seed: int, *, acts: Sequence[str], frames: int, size: int
+) -> np.ndarray:
     """uint8 `T H W 3`. Everything but the ways of the acts depends on (seed, index) alone."""
     u = uniform(seed, "synthetic", 0, index, DRAWS)[0].numpy()
     path = _tour(label, acts, u[30])
@@ -90,10 +108,20 @@ def draw_clip(label: int, index: int, seed: int, *, acts: Sequence[str], frames:
     x, y, turn, shrinkage = path[:, : min(frames, tour)]
     shrinkage = (u[0] + shrinkage) % 1 if "grow" in acts else np.zeros_like(turn)
     symmetry, outline = SHAPES[int(u[3] * len(SHAPES))]
-    radius = (RADIUS[0] + (RADIUS[1] - RADIUS[0]) * u[4]) * (1 - 0.5 * shrinkage.astype(np.float32))[:, None, None]
+    radius = (RADIUS[0] + (RADIUS[1] - RADIUS[0]) * u[4]) * (
+        1 - 0.5 * shrinkage.astype(np.float32)
+    )[:, None, None]
     angle = 2 * math.pi * (u[5] + turn / symmetry)
     ground = background(size, u[9:])
-    clip = paint(ground, outline, hue(u[6], 0.1 + 0.6 * u[7], 0.85 + 0.15 * u[8]), u[1] + x, u[2] + y, angle, radius)
+    clip = paint(
+        ground,
+        outline,
+        hue(u[6], 0.1 + 0.6 * u[7], 0.85 + 0.15 * u[8]),
+        u[1] + x,
+        u[2] + y,
+        angle,
+        radius,
+    )
     return clip[np.arange(frames) % tour]
 
 
@@ -113,7 +141,9 @@ def paint(
     dy = (grid - y[:, None] + 0.5) % 1 - 0.5  # T H
     dx, dy = dx[:, None, :].astype(np.float32), dy[:, :, None].astype(np.float32)
     cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
-    inside = (0.5 - size * outline(cos * dx + sin * dy, cos * dy - sin * dx, radius)).clip(0, 1)[..., None]  # T H W 1
+    inside = (0.5 - size * outline(cos * dx + sin * dy, cos * dy - sin * dx, radius)).clip(0, 1)[
+        ..., None
+    ]  # T H W 1
     shade = 1 - SHADE * ((dx / radius) ** 2 + (dy / radius) ** 2)[..., None]  # T H W 1
     return ((ground + inside * (colour * shade - ground)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
@@ -145,11 +175,22 @@ def hue(turns: float, saturation: float, value: float) -> np.ndarray:
 
 
 def write(
-    root: Path, *, train: int, val: int, test: int, acts: Sequence[str], frames: int, size: int, fps: int, seed: int
+    root: Path,
+    *,
+    train: int,
+    val: int,
+    test: int,
+    acts: Sequence[str],
+    frames: int,
+    size: int,
+    fps: int,
+    seed: int,
 ) -> None:
     """The files, `manifest.csv` and, last, the stamp; nothing to do where the stamp is there. Safe to ask at once."""
     if size % 2 or size < 16 or frames < 1:
-        raise UserError(f"A synthetic video has an even size of 16 pixels or more and a frame or more, not {size}.")
+        raise UserError(
+            f"A synthetic video has an even size of 16 pixels or more and a frame or more, not {size}."
+        )
     made = {"acts": list(acts), "frames": frames, "size": size, "fps": fps, "seed": seed}
 
     def fill(part: Path) -> None:
@@ -190,7 +231,9 @@ def clips(*, train: int, val: int, test: int, acts: Sequence[str]) -> list[Row]:
 def _check(root: Path, wanted: dict[str, Any]) -> None:
     stamp = root / STAMP
     if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
-        raise UserError(f"{root} holds something else than the synthetic set asked for: name another folder.")
+        raise UserError(
+            f"{root} holds something else than the synthetic set asked for: name another folder."
+        )
 
 
 def _write_all(
@@ -200,7 +243,9 @@ def _write_all(
 
     def one(row: Row) -> None:
         n = int(Path(row.path).stem)
-        clip = draw_clip(n % labels, SPLITS[row.split] + n, seed, acts=acts, frames=frames, size=size)
+        clip = draw_clip(
+            n % labels, SPLITS[row.split] + n, seed, acts=acts, frames=frames, size=size
+        )
         encode(root / row.path, clip, fps)
 
     each(rows, root, one)
@@ -210,8 +255,18 @@ def each(rows: list[Row], root: Path, one: Callable[[Row], None]) -> None:
     """`one` writes the file of a row; folders are made before."""
     for folder in {(root / row.path).parent for row in rows}:
         folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # codec and numpy let go of the interpreter
-        list(progress_bar(len(rows), "file", iterable=pool.map(one, rows), desc="synthetic videos", leave=False))
+    with ThreadPoolExecutor(
+        min(2, os.cpu_count() or 1)
+    ) as pool:  # codec and numpy let go of the interpreter
+        list(
+            progress_bar(
+                len(rows),
+                "file",
+                iterable=pool.map(one, rows),
+                desc="synthetic videos",
+                leave=False,
+            )
+        )
 
 
 def encode(path: Path, clip: np.ndarray, fps: int) -> None:

@@ -7,7 +7,9 @@ from ssvid.data.samples import Samples
 from ssvid.shapes import Bag, Views, Window
 
 
-def training(rows: Manifest, views: Views, *, seed: int, short: str = "pad", decoder: str = "pyav") -> Samples:
+def training(
+    rows: Manifest, views: Views, *, seed: int, short: str = "pad", decoder: str = "pyav"
+) -> Samples:
     if isinstance(views.text, Window):
         return FeatureWindows(rows, views, seed=seed)
     if isinstance(views.text, Bag):

@@ -36,11 +36,17 @@ class ConvNet(Encoder):
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(*self._grid(T, H, W))
 
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         if keep is not None or layers:
-            raise UserError(f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only.")
+            raise UserError(
+                f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only."
+            )
         if not self.grid(*clip.shape[2:]).n:
-            raise UserError(f"A clip of {clip.shape[2]} frame(s) is too short for {self.name}: it pools them in pairs.")
+            raise UserError(
+                f"A clip of {clip.shape[2]} frame(s) is too short for {self.name}: it pools them in pairs."
+            )
         x: Tensor = self.body(clip)
         tokens = rearrange(x, "B D t h w -> B (t h w) D")
         return Features(tokens, tokens.mean(1), Grid(*x.shape[2:]))
@@ -62,7 +68,9 @@ def layout_of(net: nn.Module, encoder: Encoder) -> dict[str, str | None]:
     return {name: ours.get(id(tensor)) for name, tensor in net.state_dict(keep_vars=True).items()}
 
 
-def renamed(state: dict[str, Tensor], layout: dict[str, str | None], name: str) -> dict[str, Tensor]:
+def renamed(
+    state: dict[str, Tensor], layout: dict[str, str | None], name: str
+) -> dict[str, Tensor]:
     """The library's state dict under our names, less its head. Ours, and what is neither's, stay as they are."""
     if layout.keys().isdisjoint(state):
         return state
@@ -74,4 +82,6 @@ def renamed(state: dict[str, Tensor], layout: dict[str, str | None], name: str) 
 
 def quick(clip: Clip) -> Clip:
     """On a CPU, channels last in memory: the whole step then takes 0.6 to 0.9 of the time (docs/speed.md)."""
-    return clip.contiguous(memory_format=torch.channels_last_3d) if clip.device.type == "cpu" else clip
+    return (
+        clip.contiguous(memory_format=torch.channels_last_3d) if clip.device.type == "cpu" else clip
+    )

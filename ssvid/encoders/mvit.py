@@ -11,7 +11,12 @@ from ssvid.encoders.convnet import Normalisation, halved, layout_of, renamed
 from ssvid.errors import UserError
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
-DEPTHS = (1, 2, 11, 2)  # blocks of each stage, of MViT-B and MViTv2-S; each stage but the first halves H and W
+DEPTHS = (
+    1,
+    2,
+    11,
+    2,
+)  # blocks of each stage, of MViT-B and MViTv2-S; each stage but the first halves H and W
 
 
 class MViT(Encoder):
@@ -41,12 +46,18 @@ class MViT(Encoder):
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(halved(T, 1), halved(H, 5), halved(W, 5))
 
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         if keep is not None:
-            raise UserError(f"{self.name} pools tokens with their neighbours: it cannot leave tokens out.")
+            raise UserError(
+                f"{self.name} pools tokens with their neighbours: it cannot leave tokens out."
+            )
         x, grid = self.stem(clip)
         kept_layers = {}
-        for number, block in enumerate(self.blocks, 1 + self.depth - len(self.blocks)):  # 1 opens the last stage
+        for number, block in enumerate(
+            self.blocks, 1 + self.depth - len(self.blocks)
+        ):  # 1 opens the last stage
             x, grid = block(x, grid)  # B 1+N D
             if layers and number in layers:
                 kept_layers[number] = x[:, 1:]

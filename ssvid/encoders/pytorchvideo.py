@@ -19,7 +19,10 @@ from ssvid.nn.position import Positions
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Grid
 
-KINETICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)  # mean, std of all its Kinetics weights (its torch.hub pages)
+KINETICS = (
+    (0.45, 0.45, 0.45),
+    (0.225, 0.225, 0.225),
+)  # mean, std of all its Kinetics weights (its torch.hub pages)
 
 
 @encoders.register("slow_r50")
@@ -135,10 +138,13 @@ def mvit_base_16x4(
     spec = _spec(frames, stride, size)
     starts = list(accumulate(depths))[:-1]  # of the stages but the first
     device = torch.get_default_device()
-    with torch.device("cpu"):  # it reads numbers off tensors as it builds: those on the meta device have none
+    with torch.device(
+        "cpu"
+    ):  # it reads numbers off tensors as it builds: those on the meta device have none
         net = _hub(
             "mvit_base_16x4",
-            spatial_size=4 * halved(size, 2),  # as many positions as its patch convolution gives, which rounds up
+            spatial_size=4
+            * halved(size, 2),  # as many positions as its patch convolution gives, which rounds up
             temporal_size=2 * halved(frames, 1),
             depth=sum(depths),
             patch_embed_dim=width,
@@ -188,7 +194,9 @@ def _resnet(name: str, width: int, spec: ClipSpec, time: Callable[[int], int]) -
 def _x3d(width: float, depth: float, spec: ClipSpec) -> ConvNet:
     """`width`, `depth`: the paper's factors."""
     positive(width=width, depth=depth)
-    net = _hub("x3d_s", width_factor=width, depth_factor=depth)  # x3d_xs and x3d_m differ in their head's pool alone
+    net = _hub(
+        "x3d_s", width_factor=width, depth_factor=depth
+    )  # x3d_xs and x3d_m differ in their head's pool alone
     *blocks, head = net.blocks
     return ConvNet(
         net,
@@ -204,5 +212,7 @@ def _x3d(width: float, depth: float, spec: ClipSpec) -> ConvNet:
 def _hub(name: str, **kwargs: Any) -> Any:
     with warnings.catch_warnings():  # its import warns of torch.jit.script, which we cannot mend
         warnings.simplefilter("ignore", FutureWarning)
-        from pytorchvideo.models import hub  # here: it is slow to import, and most runs want another net
+        from pytorchvideo.models import (
+            hub,
+        )  # here: it is slow to import, and most runs want another net
     return getattr(hub, name)(pretrained=False, **kwargs)

@@ -26,18 +26,24 @@ def conv(ins: int, outs: int, kernel: Size, stride: Size = (1, 1, 1)) -> nn.Conv
 
 
 class Block(nn.Module):
-    def __init__(self, ins: int, outs: int, kernel: Size, stride: Size, norm: Any, last: bool) -> None:
+    def __init__(
+        self, ins: int, outs: int, kernel: Size, stride: Size, norm: Any, last: bool
+    ) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(ins, outs, kernel, stride), norm(outs)
         self.conv2, self.bn2 = conv(outs, outs, kernel), norm(outs)
         strided = stride != (1, 1, 1) or ins != outs
-        self.downsample = nn.Sequential(conv(ins, outs, (1, 1, 1), stride), norm(outs)) if strided else None
+        self.downsample = (
+            nn.Sequential(conv(ins, outs, (1, 1, 1), stride), norm(outs)) if strided else None
+        )
         self.last = last
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        y += x if self.downsample is None else self.downsample(x)  # in place: new memory costs as much as the sum
+        y += (
+            x if self.downsample is None else self.downsample(x)
+        )  # in place: new memory costs as much as the sum
         return y if self.last else F.relu(y, inplace=True)
 
 
@@ -61,7 +67,9 @@ class ResNet2d3d(Encoder):
         self.dim, self.spec = 4 * width, ClipSpec(frames=frames, stride=stride, size=size)
         norm = partial(nn.BatchNorm3d, track_running_stats=running_stats)
         self.conv1, self.bn1 = conv(3, width, (1, 7, 7), (1, 2, 2)), norm(width)
-        self.maxpool = nn.Sequential(nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)), nn.ReLU(inplace=True))
+        self.maxpool = nn.Sequential(
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)), nn.ReLU(inplace=True)
+        )
         flat, deep = (1, 3, 3), (3, 3, 3)
         self.layer1 = stage(blocks[0], width, width, flat, (1, 1, 1), norm)
         self.layer2 = stage(blocks[1], width, 2 * width, flat, (1, 2, 2), norm)
@@ -74,19 +82,34 @@ class ResNet2d3d(Encoder):
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(halved(T, 2), halved(H, 5), halved(W, 5))
 
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         if keep is not None or layers:
-            raise UserError(f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only.")
-        x = self.maxpool(self.bn1(self.conv1(quick(clip))))  # ReLU after the maximum is the same, on a quarter
+            raise UserError(
+                f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only."
+            )
+        x = self.maxpool(
+            self.bn1(self.conv1(quick(clip)))
+        )  # ReLU after the maximum is the same, on a quarter
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         tokens = rearrange(x, "B D t h w -> B (t h w) D")
         return Features(tokens, tokens.mean(1), Grid(*x.shape[2:]))
 
 
-def stage(n: int, ins: int, outs: int, kernel: Size, stride: Size, norm: Any, last: bool = False) -> nn.Sequential:
+def stage(
+    n: int, ins: int, outs: int, kernel: Size, stride: Size, norm: Any, last: bool = False
+) -> nn.Sequential:
     return nn.Sequential(
         *(
-            Block(outs if i else ins, outs, kernel, (1, 1, 1) if i else stride, norm, last=last and i == n - 1)
+            Block(
+                outs if i else ins,
+                outs,
+                kernel,
+                (1, 1, 1) if i else stride,
+                norm,
+                last=last and i == n - 1,
+            )
             for i in range(n)
         )
     )

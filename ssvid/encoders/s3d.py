@@ -23,10 +23,18 @@ Three = tuple[int, int, int]  # of time, height, width
 
 
 def conv(
-    ins: int, outs: int, norm: Norm, *, kernel: Three = (1, 1, 1), stride: int = 1, pad: Three = (0, 0, 0)
+    ins: int,
+    outs: int,
+    norm: Norm,
+    *,
+    kernel: Three = (1, 1, 1),
+    stride: int = 1,
+    pad: Three = (0, 0, 0),
 ) -> nn.Sequential:
     """conv + BN + ReLU; 1x1x1 where nothing is said."""
-    return nn.Sequential(nn.Conv3d(ins, outs, kernel, stride, pad, bias=False), norm(outs), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv3d(ins, outs, kernel, stride, pad, bias=False), norm(outs), nn.ReLU(inplace=True)
+    )
 
 
 def separable(ins: int, outs: int, norm: Norm, *, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -79,7 +87,9 @@ class Mixed(nn.Module):
         self.out = sum(outs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([gate(branch(x)) for branch, gate in zip(self.branches, self.gates, strict=True)], dim=1)
+        return torch.cat(
+            [gate(branch(x)) for branch, gate in zip(self.branches, self.gates, strict=True)], dim=1
+        )
 
 
 MIXED = {
@@ -99,10 +109,14 @@ def scaled(channels: int, by: float) -> int:
     return max(4, round(channels * by))
 
 
-def mixed(stage: str, ins: int, width: float, norm: Norm, gating: bool) -> tuple[nn.Sequential, int]:
+def mixed(
+    stage: str, ins: int, width: float, norm: Norm, gating: bool
+) -> tuple[nn.Sequential, int]:
     """The Mixed blocks of a stage, one after the other, and how many channels leave them."""
     wide, blocks = partial(scaled, by=width), []
-    for b0, (b1_in, b1), (b2_in, b2), b3 in (widths for name, widths in MIXED.items() if name[0] == stage):
+    for b0, (b1_in, b1), (b2_in, b2), b3 in (
+        widths for name, widths in MIXED.items() if name[0] == stage
+    ):
         widths = Widths(wide(b0), (wide(b1_in), wide(b1)), (wide(b2_in), wide(b2)), wide(b3))
         blocks.append(Mixed(ins, widths, norm, gating))
         ins = blocks[-1].out
@@ -127,7 +141,10 @@ class S3D(Encoder):
     ) -> None:
         super().__init__()
         self.spec = ClipSpec(frames=frames, stride=stride, size=size)
-        wide, norm = partial(scaled, by=width), partial(nn.BatchNorm3d, track_running_stats=running_stats)
+        wide, norm = (
+            partial(scaled, by=width),
+            partial(nn.BatchNorm3d, track_running_stats=running_stats),
+        )
         self.stem = nn.Sequential(
             separable(3, wide(64), norm, kernel=7, stride=2),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
@@ -152,9 +169,13 @@ class S3D(Encoder):
 
         return Grid(halved(T, 2), halved(H, 4), halved(W, 4))
 
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         if keep is not None or layers:
-            raise UserError(f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only.")
+            raise UserError(
+                f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only."
+            )
         x = self.stages(clip)[-1]
         grid = Grid(*x.shape[2:])
         tokens = rearrange(x, "B D t h w -> B (t h w) D")

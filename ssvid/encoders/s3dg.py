@@ -80,11 +80,17 @@ class S3DG(Encoder):
             T, H, W = T // 2 * 2, H // 2 * 2, W // 2 * 2
         return Grid(halved(T, 3), halved(H, 5), halved(W, 5))
 
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         if keep is not None or layers:
-            raise UserError(f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only.")
+            raise UserError(
+                f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only."
+            )
         if not self.grid(*clip.shape[2:]).n:
-            raise UserError(f"A clip of {clip.shape[2]} frame(s) is too short for {self.name}: it takes them in pairs.")
+            raise UserError(
+                f"A clip of {clip.shape[2]} frame(s) is too short for {self.name}: it takes them in pairs."
+            )
         x = self.embedded(clip)
         for stage in (self.stem[1:], self.mixed3, self.pool4, self.mixed4, self.pool5, self.mixed5):
             x = stage(x)
@@ -96,6 +102,8 @@ class S3DG(Encoder):
         if not self.cells:
             return self.stem[0](quick(clip))
         T, H, W = (n // 2 * 2 for n in clip.shape[2:])
-        cells = rearrange(clip[:, :, :T, :H, :W], "B C (T t) (H h) (W w) -> B (t h w C) T H W", t=2, h=2, w=2)
+        cells = rearrange(
+            clip[:, :, :T, :H, :W], "B C (T t) (H h) (W w) -> B (t h w C) T H W", t=2, h=2, w=2
+        )
         # Padded on both sides, of which the published net leaves the first place out: behind its norm, which saw it.
         return self.stem[0](quick(cells))[:, :, 1:, 1:, 1:]

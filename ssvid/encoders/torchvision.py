@@ -77,7 +77,9 @@ def mvit_v2_s(
         proj_after_attn=True,
         stochastic_depth_prob=0.2,
     )
-    return MViT(net, Stem(net), net.norm, depths, ClipSpec(frames=frames, fps=fps, size=size), PYTORCHVIDEO)
+    return MViT(
+        net, Stem(net), net.norm, depths, ClipSpec(frames=frames, fps=fps, size=size), PYTORCHVIDEO
+    )
 
 
 class Stem(nn.Module):
@@ -115,9 +117,18 @@ class Swin3d(Encoder):
         self.spec = ClipSpec(frames=frames, fps=fps, size=size)
         positive(width=width, depths=min(depths))
         if width % 3:
-            raise UserError(f"swin3d_t has 3 heads in its first stage: its width {width} is no multiple of 3.")
-        net = video.SwinTransformer3d([2, 4, 4], width, list(depths), [3, 6, 12, 24], window_size=[8, 7, 7])
-        self.patch, self.stages, self.blocks, self.norm = net.patch_embed, net.features[:-1], net.features[-1], net.norm
+            raise UserError(
+                f"swin3d_t has 3 heads in its first stage: its width {width} is no multiple of 3."
+            )
+        net = video.SwinTransformer3d(
+            [2, 4, 4], width, list(depths), [3, 6, 12, 24], window_size=[8, 7, 7]
+        )
+        self.patch, self.stages, self.blocks, self.norm = (
+            net.patch_embed,
+            net.features[:-1],
+            net.features[-1],
+            net.norm,
+        )
         self.dim, self.depth = net.num_features, depths[-1]
         self.mean, self.std = IMAGENET
         self.layout = layout_of(net, self)
@@ -125,9 +136,13 @@ class Swin3d(Encoder):
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(halved(T, 1), halved(H, 5), halved(W, 5))
 
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         if keep is not None:
-            raise UserError(f"{self.name} attends in windows of neighbours: it cannot leave tokens out.")
+            raise UserError(
+                f"{self.name} attends in windows of neighbours: it cannot leave tokens out."
+            )
         x = self.stages(self.patch(clip))  # B t h w D
         grid, kept_layers = Grid(*x.shape[1:4]), {}
         for number, block in enumerate(self.blocks, 1):

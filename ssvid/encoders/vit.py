@@ -51,7 +51,9 @@ class ViT(Encoder):
         super().__init__()
         positive(dim=dim, depth=depth, patch=patch, tubelet=tubelet)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise UserError(f"mean and std are three numbers each, those of std more than 0, not {mean} and {std}.")
+            raise UserError(
+                f"mean and std are three numbers each, those of std more than 0, not {mean} and {std}."
+            )
         self.mean, self.std = mean, std
         self.dim, self.depth, self.tubelet = dim, depth, (tubelet, patch, patch)
         self.spec = ClipSpec(frames=frames, stride=stride, size=size)
@@ -63,7 +65,9 @@ class ViT(Encoder):
         self.positions = Positions(positions, dim, self.grid(frames, size, size), cls)
         self.register_parameter("cls", nn.Parameter(torch.zeros(1, 1, dim)) if cls else None)
         self.blocks = nn.ModuleList(
-            Block(dim, heads, mlp_ratio=mlp_ratio, bias=bias, dropout=dropout, layer_scale=layer_scale)
+            Block(
+                dim, heads, mlp_ratio=mlp_ratio, bias=bias, dropout=dropout, layer_scale=layer_scale
+            )
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=EPS)
@@ -74,12 +78,16 @@ class ViT(Encoder):
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(T // self.tubelet[0], H // self.tubelet[1], W // self.tubelet[2])
 
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         grid = self.grid(*clip.shape[2:])
         x = patches(clip, self.tubelet, keep).flatten(2)  # B K P in the order of a Conv3d's weights
         where = self.positions(grid, clip)  # N D
         # This product is that convolution; what is dropped is never embedded.
-        x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias) + (where if keep is None else where[keep])
+        x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias) + (
+            where if keep is None else where[keep]
+        )
         if self.cls is not None:
             cls = self.cls if self.positions.cls is None else self.cls + self.positions.cls
             x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)  # B 1+K D

@@ -23,9 +23,30 @@ from ssvid.files import locked, write_json_whole, write_text_whole, write_whole
 from ssvid.log import log
 
 # What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
-FREE = {"out", "steps", "epochs", "workers", "devices", "log_every", "picture_every", "checkpoint_every", "keep"}
-FREE |= {"recompute", "stop_on_collapse", "max_bad", "data.root", "compile", "decoder", "timeout_s", "probe_every"}
-FREE |= {"encoder"}  # a fine-tuning's, whose encoder is a path, compared by its weights; others are encoder.name, ...
+FREE = {
+    "out",
+    "steps",
+    "epochs",
+    "workers",
+    "devices",
+    "log_every",
+    "picture_every",
+    "checkpoint_every",
+    "keep",
+}
+FREE |= {
+    "recompute",
+    "stop_on_collapse",
+    "max_bad",
+    "data.root",
+    "compile",
+    "decoder",
+    "timeout_s",
+    "probe_every",
+}
+FREE |= {
+    "encoder"
+}  # a fine-tuning's, whose encoder is a path, compared by its weights; others are encoder.name, ...
 
 
 PROVENANCE = "provenance.json"
@@ -45,7 +66,9 @@ class RunFolder:
         if self.path.is_dir() and not (self.path / "config.yaml").exists():
             strangers = [p.name for p in self.path.iterdir() if p.name != "lock"]
             if strangers:
-                raise UserError(f"--out {self.path} holds {strangers[0]!r} but no run; name a new or an empty folder.")
+                raise UserError(
+                    f"--out {self.path} holds {strangers[0]!r} but no run; name a new or an empty folder."
+                )
         with locked(self.path / "lock", wait=False, what=f"--out {self.path}"):
             self.compare(config, rows)
             self.checkpoints.mkdir(exist_ok=True)
@@ -70,17 +93,24 @@ class RunFolder:
             return  # nothing was made yet, so nothing can be mixed up
         known = json.loads(made.read_text()) if made.exists() else {}
         old, new = flat(yaml.safe_load(file.read_text())), flat(config)
-        for what, key, now in (("data", "hash", rows), ("encoder", "start", self.made.get("start", ""))):
+        for what, key, now in (
+            ("data", "hash", rows),
+            ("encoder", "start", self.made.get("start", "")),
+        ):
             name = f"{what} (hash of its {'rows' if what == 'data' else 'weights'})"
             old[name], new[name] = known.get(key, now)[:8], now[:8]
         differing = [k for k in sorted(old | new) if k not in FREE and old.get(k) != new.get(k)]
         if differing:
             shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing)
-            raise UserError(f"--out {self.path} holds another run, with other {shown}. Name another folder.")
+            raise UserError(
+                f"--out {self.path} holds another run, with other {shown}. Name another folder."
+            )
 
     def whole(self) -> list[Path]:
         """Checkpoint files, newest first."""
-        found = [p for p in self.checkpoints.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)]
+        found = [
+            p for p in self.checkpoints.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)
+        ]
         return sorted(found, key=lambda p: int(p.stem[5:]), reverse=True)
 
     def last_good(self) -> str:
@@ -94,7 +124,9 @@ class RunFolder:
                 return whole_state(path)
             except UserError as error:
                 why = str(error).rstrip(".")
-        raise UserError(f"{said} holds no checkpoint that can be read: {why}. Train it first, or name another.")
+        raise UserError(
+            f"{said} holds no checkpoint that can be read: {why}. Train it first, or name another."
+        )
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read; a damaged one is set aside under another name and said so.
@@ -130,9 +162,15 @@ class RunFolder:
 def whole_state(path: Path) -> dict[str, Any]:
     """A checkpoint of this loop."""
     state = read(path)
-    missing = {"step", "model", "optimizer", "rng"} - state.keys() if isinstance(state, dict) else {"everything"}
+    missing = (
+        {"step", "model", "optimizer", "rng"} - state.keys()
+        if isinstance(state, dict)
+        else {"everything"}
+    )
     if missing:
-        raise UserError(f"{path} is no checkpoint of ssvid.pretrain: it lacks {', '.join(sorted(missing))}.")
+        raise UserError(
+            f"{path} is no checkpoint of ssvid.pretrain: it lacks {', '.join(sorted(missing))}."
+        )
     return state
 
 
@@ -146,7 +184,15 @@ def read(path: Path) -> Any:
             f"{path} holds more than tensors ({str(error).splitlines()[0]}). "
             "Save its state dict again with torch.save or safetensors, from a place you trust."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        UnicodeDecodeError,
+    ) as error:
         why = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise UserError(f"{path} is damaged or no checkpoint ({why}).") from error
 
@@ -165,7 +211,9 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def provenance(folder: RunFolder, data: Manifest) -> None:
     """What the run was made from, beside its config: the clips (for later leak checks), the code and the machine."""
     rows = [[row.path, row.label, row.split, row.group, row.video_id] for row in data.rows]
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     made = {
         "root": str(data.root.resolve()),
         "hash": data.hash,
@@ -184,5 +232,11 @@ def provenance(folder: RunFolder, data: Manifest) -> None:
 def _cpu() -> str:
     """The model, where Linux tells it."""
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    names = (
+        [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return (
+        names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    )

@@ -48,7 +48,9 @@ class Classify(Objective):
     @property
     def views(self) -> Views:
         clips = (self.encoder.spec,) * self.repeat
-        return Views(clips=clips, augment=self.augment, mean=self.encoder.mean, std=self.encoder.std)
+        return Views(
+            clips=clips, augment=self.augment, mean=self.encoder.mean, std=self.encoder.std
+        )
 
     def exported(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
@@ -56,10 +58,14 @@ class Classify(Objective):
     def forward(self, batch: Batch) -> Loss:
         clips = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
         labels = batch["label"].to(clips.device).repeat_interleave(self.repeat)
-        clips, targets = self.mix(clips, smooth(labels, self.classes, self.smoothing), batch, self.repeat)
+        clips, targets = self.mix(
+            clips, smooth(labels, self.classes, self.smoothing), batch, self.repeat
+        )
         logits = self.logits(clips)
         loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
-        right = (logits.argmax(-1) == targets.argmax(-1)).double().mean()  # by the larger part, where mixed
+        right = (
+            (logits.argmax(-1) == targets.argmax(-1)).double().mean()
+        )  # by the larger part, where mixed
         return Loss(loss, {"train_top1": right.detach()})
 
     def logits(self, clips: Clip) -> Float[Tensor, "B Q"]:
@@ -77,4 +83,6 @@ class Classify(Objective):
 
 def smooth(labels: Int[Tensor, " B"], classes: int, smoothing: float) -> Float[Tensor, "B Q"]:
     """One-hot, with `smoothing` of the whole spread over all classes."""
-    return F.one_hot(labels, classes) * (1 - smoothing) + torch.full((), smoothing / classes, device=labels.device)
+    return F.one_hot(labels, classes) * (1 - smoothing) + torch.full(
+        (), smoothing / classes, device=labels.device
+    )

@@ -28,7 +28,10 @@ class Cost:
     def total(self, cpu: list[float]) -> dict[str, float]:
         """`cpu`: of every process."""
         wall = time.perf_counter() - self.wall_began
-        return {"cpu_s": round(self.before["cpu_s"] + sum(cpu), 2), "wall_s": round(self.before["wall_s"] + wall, 2)}
+        return {
+            "cpu_s": round(self.before["cpu_s"] + sum(cpu), 2),
+            "wall_s": round(self.before["wall_s"] + wall, 2),
+        }
 
 
 def paid(metrics: Path) -> dict[str, float]:
@@ -45,7 +48,9 @@ def paid(metrics: Path) -> dict[str, float]:
 
 def used() -> float:
     """CPU-seconds of this process and of its children, living ones too: loaders live as long as the run."""
-    return cpu_seconds() + sum(_of(child.pid) for child in multiprocessing.active_children() if child.pid)
+    return cpu_seconds() + sum(
+        _of(child.pid) for child in multiprocessing.active_children() if child.pid
+    )
 
 
 def _of(pid: int) -> float:

@@ -50,7 +50,9 @@ def join(devices: str = "auto", timeout_s: float = 600) -> World:
         raise UserError("--devices cuda: torch sees no GPU here; python -m ssvid.doctor says more.")
     device = torch.device("cpu")
     if cuda:  # SLURM's --gpus-per-task shows each process its own GPU alone, as number 0
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        device = torch.device(
+            "cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        )
         torch.cuda.set_device(device)
     world = World(rank, size, device)
     if size == 1 or dist.is_initialized():
@@ -87,7 +89,9 @@ def meet(world: World, timeout_s: float, run: str) -> Peers:
     deadline = time.monotonic() + timeout_s
     try:
         if not host or not port.isdigit():
-            raise ValueError("MASTER_ADDR and MASTER_PORT must be set where RANK and WORLD_SIZE are")
+            raise ValueError(
+                "MASTER_ADDR and MASTER_PORT must be set where RANK and WORLD_SIZE are"
+            )
         store = shared_store(host, int(port), world.rank, timeout_s)
         peers = Peers(store, world.rank, world.size, run)
         if not held_by_torchrun():
@@ -142,12 +146,18 @@ def shared_store(host: str, port: int, rank: int, timeout_s: float) -> TCPStore:
     # process that is ending. Silence it waits for without end.
     wait = timedelta(seconds=min(timeout_s, HANDSHAKE_S / 3))
     try:
-        return in_time(lambda: TCPStore(host, port, None, opens, wait, wait_for_workers=False), HANDSHAKE_S)
+        return in_time(
+            lambda: TCPStore(host, port, None, opens, wait, wait_for_workers=False), HANDSHAKE_S
+        )
     except (RuntimeError, TimeoutError) as error:
         why = "something else answers there, which is no process of this run"
         if opens:
             taken = "EADDRINUSE" in str(error)  # torch tells it by its words alone
-            why = "another process of this machine has that port" if taken else f"is {host} this machine?"
+            why = (
+                "another process of this machine has that port"
+                if taken
+                else f"is {host} this machine?"
+            )
         raise RuntimeError(f"{why}: {str(error).splitlines()[0]}") from error
 
 
@@ -155,12 +165,16 @@ def await_open(host: str, port: int, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            socket.create_connection((host, port), timeout=max(1.0, deadline - time.monotonic())).close()
+            socket.create_connection(
+                (host, port), timeout=max(1.0, deadline - time.monotonic())
+            ).close()
             return
         except OSError as error:
             if time.monotonic() > deadline:
                 why = error.strerror or str(error)
-                raise RuntimeError(f"process 0 never opened that port, for {timeout_s:g} s: {why}") from error
+                raise RuntimeError(
+                    f"process 0 never opened that port, for {timeout_s:g} s: {why}"
+                ) from error
         time.sleep(0.1)
 
 

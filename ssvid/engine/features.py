@@ -48,12 +48,16 @@ class Part(NamedTuple):
 
 
 class Extracted(NamedTuple):
-    features: dict[str, dict[str, Tensor]]  # source -> feature -> S D; zeros where a file could not be read
+    features: dict[
+        str, dict[str, Tensor]
+    ]  # source -> feature -> S D; zeros where a file could not be read
     ok: Tensor  # S
     cpu_s: float  # spent this time, loader processes included
 
 
-def refuse(out: Path, cache: str, *, batch_size: int, workers: int, clips: int, calibrate_bn: int) -> None:
+def refuse(
+    out: Path, cache: str, *, batch_size: int, workers: int, clips: int, calibrate_bn: int
+) -> None:
     """What no command on features can begin with. `out`: the folder it writes in."""
     positive(batch_size=batch_size, clips=clips)
     within(0, math.inf, workers=workers, calibrate_bn=calibrate_bn)
@@ -65,7 +69,14 @@ def refuse(out: Path, cache: str, *, batch_size: int, workers: int, clips: int, 
 
 def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str, crops: int = 1) -> Clips:
     """The clips that features are taken from: spread evenly, centre cropped, a bad file left out."""
-    return Clips(manifest, Views(clips=(spec,), augment="none"), seed=0, short=short, evaluate=clips, crops=crops)
+    return Clips(
+        manifest,
+        Views(clips=(spec,), augment="none"),
+        seed=0,
+        short=short,
+        evaluate=clips,
+        crops=crops,
+    )
 
 
 def some_clips(
@@ -93,12 +104,25 @@ def extract_from(
     root, parts = Path(cache) / "features", _parts(data)
     lock = root / f"{_digest([part.name for part in parts])}.lock"
     with locked(lock, wait=True, what=str(root)):
-        todo = [(part, [s for s in sources if _load(_file(root, s, part)) is None]) for part in parts]
+        todo = [
+            (part, [s for s in sources if _load(_file(root, s, part)) is None]) for part in parts
+        ]
         todo = [(part, wanting) for part, wanting in todo if wanting]
         videos = sum(len(part.rows) for part, _ in todo)
         with progress_bar(videos, "video", desc=label, disable=not todo) as bar:
             for part, wanting in todo:
-                _extract_part(data, part, wanting, root, batch_size, workers, torch.device(device), bar, label, each)
+                _extract_part(
+                    data,
+                    part,
+                    wanting,
+                    root,
+                    batch_size,
+                    workers,
+                    torch.device(device),
+                    bar,
+                    label,
+                    each,
+                )
     loaded = {s.name: [_load(_file(root, s, part)) or {} for part in parts] for s in sources}
     features = {name: _join(got) for name, got in loaded.items()}
     ok = [f.pop("ok").bool() for f in features.values()]
@@ -126,7 +150,9 @@ def _extract_part(
         where = batch["index"] - part.rows[0]
         ok[where] = 1
         found: dict[str, list[dict[str, Tensor]]] = {source.name: [] for source in wanting}
-        for clip in batch["clips"].to(device).unbind(1):  # B C T H W, the same one for all sources: they may share work
+        for clip in (
+            batch["clips"].to(device).unbind(1)
+        ):  # B C T H W, the same one for all sources: they may share work
             with torch.inference_mode():
                 for source in wanting:
                     found[source.name].append(source.run(clip, batch["index"]))
@@ -168,10 +194,21 @@ def _shown(data: Clips) -> list[tuple[object, ...]]:
     """For each row what its clips are cut from. One stat a file: a disk far away takes minutes for 240k of them."""
     real = lru_cache(os.path.realpath)  # of folders: to ask for each file costs a stat more
     files: list[tuple[object, ...]] = [
-        (*(part for path in data.files(i) for part in _state(os.path.join(real(path.parent), path.name))), row.fps)
+        (
+            *(
+                part
+                for path in data.files(i)
+                for part in _state(os.path.join(real(path.parent), path.name))
+            ),
+            row.fps,
+        )
         for i, row in enumerate(data.manifest.rows)
     ]
-    return [(*files[row], *at) for row, at in zip(data.row, data.at, strict=True)] if data.at else files
+    return (
+        [(*files[row], *at) for row, at in zip(data.row, data.at, strict=True)]
+        if data.at
+        else files
+    )
 
 
 def _state(path: str) -> tuple[object, ...]:
@@ -206,7 +243,9 @@ def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """A part in which no file could be read has no features but `ok`."""
     likes = {name: value[:0] for part in parts for name, value in part.items() if name != "ok"}
     rows = {
-        name: torch.cat([part.get(name, like.new_zeros(len(part["ok"]), *like.shape[1:])) for part in parts])
+        name: torch.cat(
+            [part.get(name, like.new_zeros(len(part["ok"]), *like.shape[1:])) for part in parts]
+        )
         for name, like in likes.items()
     }
     return {**rows, "ok": torch.cat([torch.zeros(0), *(part["ok"] for part in parts)])}

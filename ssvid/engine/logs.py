@@ -29,7 +29,9 @@ class Metrics:
         try:
             self.file.write((json.dumps({"step": step, **numbers}) + "\n").encode())
         except OSError as error:
-            raise RunError(f"{self.file.name} could not be written: {error.strerror}. Free some space.") from error
+            raise RunError(
+                f"{self.file.name} could not be written: {error.strerror}. Free some space."
+            ) from error
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
 

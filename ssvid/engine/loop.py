@@ -45,7 +45,9 @@ class Settings:
     lr: float  # at `batch_size`, scaled already
     min_lr: float = 0.0
     warmup: int = 0  # steps
-    drops: tuple[int, ...] = ()  # steps from which the rate is a tenth of what it was, instead of the cosine
+    drops: tuple[
+        int, ...
+    ] = ()  # steps from which the rate is a tenth of what it was, instead of the cosine
     late: int = 0  # steps in which the optimiser's late groups do not learn yet (fine-tuning: the head's warm-up)
     clip_grad: float | None = None  # largest norm
     bf16: bool = False
@@ -83,7 +85,9 @@ class Settings:
         )
 
     def rate(self, step: int) -> float:
-        return optim.rate(step, self.steps, peak=self.lr, warmup=self.warmup, last=self.min_lr, drops=self.drops)
+        return optim.rate(
+            step, self.steps, peak=self.lr, warmup=self.warmup, last=self.min_lr, drops=self.drops
+        )
 
 
 @dataclass
@@ -93,7 +97,9 @@ class Trained:
     objective: Objective
     optimizer: torch.optim.Optimizer
     world: World
-    turbo: Turbo | None = None  # what drops tokens; drawn from coordinates, so no checkpoint holds it
+    turbo: Turbo | None = (
+        None  # what drops tokens; drawn from coordinates, so no checkpoint holds it
+    )
     step: int = 0
 
     def state(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +108,9 @@ class Trained:
             "step": self.step,
             "model": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": gather({"cpu": torch.get_rng_state(), "cuda": cuda}, self.world),  # dropout draws from it
+            "rng": gather(
+                {"cpu": torch.get_rng_state(), "cuda": cuda}, self.world
+            ),  # dropout draws from it
             "config": config,
         }
 
@@ -124,7 +132,8 @@ def train(
     folder: RunFolder,
     quarantine: Quarantine,
     config: dict[str, Any],
-    probe: Callable[[Objective], dict[str, float]] | None = None,  # of the features so far, every probe_every steps
+    probe: Callable[[Objective], dict[str, float]]
+    | None = None,  # of the features so far, every probe_every steps
 ) -> dict[str, float]:
     """From `trained.step` to `settings.steps`, or to a signal. Returns the last logged numbers."""
     world, objective = trained.world, trained.objective
@@ -133,7 +142,9 @@ def train(
     bad: list[Any] = []  # files that could not be read since the last log line
     objective.train()
     with Stop(world) as stop, Log(folder, trained.step, settings, world) as log:
-        feed = iter(batches)  # its processes begin with our handlers: no signal finds them without any
+        feed = iter(
+            batches
+        )  # its processes begin with our handlers: no signal finds them without any
         while trained.step < settings.steps:
             rate = settings.rate(trained.step)
             optim.set_rates(trained.optimizer, rate, late=trained.step < settings.late)
@@ -167,22 +178,31 @@ def train(
                 log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
             if (trained.step % settings.picture_every == 0 and not signal) or final:
                 alive(log.look(trained.step, objective, batch, views), trained, settings, folder)
-            if settings.probe_every and ((trained.step % settings.probe_every == 0 and not signal) or final):
+            if settings.probe_every and (
+                (trained.step % settings.probe_every == 0 and not signal) or final
+            ):
                 log.probe(trained.step, objective, probe)
             if trained.step % settings.checkpoint_every == 0 or final or signal:
                 watch.check(folder.last_good())
                 save(trained, folder, config, settings.keep)
             if signal:
-                gather(None, world)  # none ends, and has the others ended, before the first has written
+                gather(
+                    None, world
+                )  # none ends, and has the others ended, before the first has written
                 raise Stopped(signal, trained.step)
     return log.last | log.scores
 
 
-def alive(numbers: dict[str, float], trained: Trained, settings: Settings, folder: RunFolder) -> None:
+def alive(
+    numbers: dict[str, float], trained: Trained, settings: Settings, folder: RunFolder
+) -> None:
     """Stop all processes where the first one's features have collapsed."""
     ranks = {name: value for name, value in numbers.items() if name.endswith("effective_rank")}
     least = min(ranks.values(), default=math.inf)
-    if settings.stop_on_collapse is None or gather(least, trained.world)[0] >= settings.stop_on_collapse:
+    if (
+        settings.stop_on_collapse is None
+        or gather(least, trained.world)[0] >= settings.stop_on_collapse
+    ):
         return
     raise RunError(
         f"The features have collapsed: at step {trained.step} their effective rank is {least:.2f}, less than "
@@ -243,7 +263,9 @@ class Log:
     """What a person watches: the bar, the metrics, the pictures. Nothing here changes a weight."""
 
     def __init__(self, folder: RunFolder, step: int, settings: Settings, world: World) -> None:
-        self.cost = Cost(folder.path if world.first else None)  # before Metrics cuts the lines it reads
+        self.cost = Cost(
+            folder.path if world.first else None
+        )  # before Metrics cuts the lines it reads
         self.metrics = Metrics(folder.path, step) if world.first else None
         self.bar = progress_bar(settings.steps, "step", initial=step, disable=not world.first)
         self.world = world
@@ -276,13 +298,27 @@ class Log:
 
     def write(self, step: int, more: dict[str, float]) -> None:
         spent = time.perf_counter() - self.began
-        mine = {name: float(torch.stack(values).float().mean()) for name, values in self.parts.items()}
+        mine = {
+            name: float(torch.stack(values).float().mean()) for name, values in self.parts.items()
+        }
         each = gathered({**mine, "cpu_s": self.cost.cpu()}, self.world)
         cost = self.cost.total(each.pop("cpu_s"))
         means = {name: statistics.fmean(values) for name, values in each.items()}
-        rates = {"clips_per_s": self.clips * self.world.size / spent, "data_wait": self.waited / spent}
-        short = {"padded": self.padded / self.clips, "dropped": self.dropped}  # of the clips; videos
-        self.last = {**means, **more, **rates, **{name: value for name, value in short.items() if value}, **cost}
+        rates = {
+            "clips_per_s": self.clips * self.world.size / spent,
+            "data_wait": self.waited / spent,
+        }
+        short = {
+            "padded": self.padded / self.clips,
+            "dropped": self.dropped,
+        }  # of the clips; videos
+        self.last = {
+            **means,
+            **more,
+            **rates,
+            **{name: value for name, value in short.items() if value},
+            **cost,
+        }
         if self.metrics:
             self.metrics.write(step, self.last)
             self.tell(short)
@@ -317,7 +353,9 @@ class Log:
             self.metrics.picture(step, name, picture)
         return numbers
 
-    def probe(self, step: int, objective: Objective, probe: Callable[[Objective], dict[str, float]] | None) -> None:
+    def probe(
+        self, step: int, objective: Objective, probe: Callable[[Objective], dict[str, float]] | None
+    ) -> None:
         """On the first rank alone; the others wait for it at their next step."""
         if self.metrics and probe:
             self.world.doing("scores the features, as --probe_every asks")
@@ -325,7 +363,10 @@ class Log:
             self.world.doing("")
             self.metrics.write(step, scores)
             self.scores.update(scores)
-            said = ", ".join(f"{name.removeprefix('probe/')} {100 * score:.1f} %" for name, score in scores.items())
+            said = ", ".join(
+                f"{name.removeprefix('probe/')} {100 * score:.1f} %"
+                for name, score in scores.items()
+            )
             log.info(f"step {step}: online probe {said}")
             self.reset()  # its time is not the step's
 

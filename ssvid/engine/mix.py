@@ -38,18 +38,30 @@ class Mix:
         own = self.weights(u, *clips.shape[-2:]).to(clips.dtype)  # B H W
         share = own.mean((1, 2))[:, None]  # B 1
         own = own[:, None, None]
-        return clips * own + clips.flip(0) * (1 - own), targets * share + targets.flip(0) * (1 - share)
+        return clips * own + clips.flip(0) * (1 - own), targets * share + targets.flip(0) * (
+            1 - share
+        )
 
     def weights(self, u: Float[Tensor, "B n"], height: int, width: int) -> Float[Tensor, "B H W"]:
         """How much of its own each pixel keeps."""
-        cut = u[:, 1] < self.switch if self.mixup and self.cutmix else torch.full_like(u[:, 1], self.cutmix).bool()
-        blend = beta(u[:, 2], self.mixup)[:, None, None].expand(-1, height, width) if self.mixup else 1.0
+        cut = (
+            u[:, 1] < self.switch
+            if self.mixup and self.cutmix
+            else torch.full_like(u[:, 1], self.cutmix).bool()
+        )
+        blend = (
+            beta(u[:, 2], self.mixup)[:, None, None].expand(-1, height, width)
+            if self.mixup
+            else 1.0
+        )
         boxes = box(beta(u[:, 2], self.cutmix), u[:, 3:], height, width) if self.cutmix else 1.0
         own = torch.where(cut[:, None, None], boxes, blend)
         return torch.where((u[:, 0] < self.prob)[:, None, None], own, 1.0)
 
 
-def box(keep: Float[Tensor, " B"], centre: Float[Tensor, "B 2"], height: int, width: int) -> Float[Tensor, "B H W"]:
+def box(
+    keep: Float[Tensor, " B"], centre: Float[Tensor, "B 2"], height: int, width: int
+) -> Float[Tensor, "B H W"]:
     """0 in a box of about 1 - keep of the picture, 1 around it. At the border it is cut off, so it may be smaller."""
     side = (1 - keep).sqrt()  # of the picture's
     inside = []
@@ -66,7 +78,9 @@ def beta(u: Float[Tensor, " B"], alpha: float) -> Float[Tensor, " B"]:
     With y = x^alpha the density of the lower half is smooth down to 0: (1 - y^(1/alpha))^(alpha - 1).
     """
     y = torch.linspace(0, 0.5**alpha, TABLE, dtype=u.dtype, device=u.device)
-    mass = torch.nn.functional.pad(torch.cumulative_trapezoid((1 - y ** (1 / alpha)) ** (alpha - 1), y), (1, 0))
+    mass = torch.nn.functional.pad(
+        torch.cumulative_trapezoid((1 - y ** (1 / alpha)) ** (alpha - 1), y), (1, 0)
+    )
     mass = 0.5 * mass / mass[-1]
     low = torch.minimum(u, 1 - u)
     i = torch.searchsorted(mass, low, right=True).clamp(1, TABLE - 1)

@@ -23,11 +23,15 @@ BATCH = 16  # clips
 
 
 class OnlineProbe:
-    def __init__(self, data: Manifest, views: Views, *, seed: int, decoder: str, workers: int) -> None:
+    def __init__(
+        self, data: Manifest, views: Views, *, seed: int, decoder: str, workers: int
+    ) -> None:
         """`data`: all splits; `views`: what the objective eats, of which the first clip is looked at."""
         self.seed, self.workers = seed, workers
         train = some(data, "train", TRAIN, seed)
-        known = {data.rows[i].label for i in train}  # a few clips of many classes do not hold them all
+        known = {
+            data.rows[i].label for i in train
+        }  # a few clips of many classes do not hold them all
         val = some(data, "val", VAL, seed, known)
         self.few = data.take(train + val)
         if not train or len({data.rows[i].group for i in val}) < 2:
@@ -66,17 +70,26 @@ class OnlineProbe:
     def split(self, rows: list[int]) -> tuple[list[int], list[int], list[int]]:
         """Places in `rows`: those to train on, to choose by and to read. A group of val is on one side of both."""
         of = [self.few.rows[row] for row in rows]
-        half = {group: n % 2 for n, group in enumerate(dict.fromkeys(row.group for row in of if row.split == "val"))}
+        half = {
+            group: n % 2
+            for n, group in enumerate(dict.fromkeys(row.group for row in of if row.split == "val"))
+        }
         train = [at for at, row in enumerate(of) if row.split == "train"]
-        choose, read = ([at for at, row in enumerate(of) if half.get(row.group) == side] for side in (0, 1))
+        choose, read = (
+            [at for at, row in enumerate(of) if half.get(row.group) == side] for side in (0, 1)
+        )
         return train, choose, read
 
     def frozen(self, table: Tensor, rows: list[int], part: list[int]) -> Frozen:
         of = [rows[at] for at in part]
-        return Frozen({"mean@last": table[part]}, self.few.labels[of], [self.few.groups[row] for row in of])
+        return Frozen(
+            {"mean@last": table[part]}, self.few.labels[of], [self.few.groups[row] for row in of]
+        )
 
 
-def some(data: Manifest, split: str, n: int, seed: int, known: set[str | None] | None = None) -> list[int]:
+def some(
+    data: Manifest, split: str, n: int, seed: int, known: set[str | None] | None = None
+) -> list[int]:
     """At most n labelled rows, the same ones every time; of the known classes, where these are given."""
     rows = [i for i, row in enumerate(data.rows) if row.split == split and row.label is not None]
     rows = rows if known is None else [i for i in rows if data.rows[i].label in known]

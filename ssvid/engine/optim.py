@@ -9,7 +9,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ssvid.errors import UserError
 
-Name = Literal["adamw", "adam", "sgd"]  # adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR)
+Name = Literal[
+    "adamw", "adam", "sgd"
+]  # adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR)
 # Tokens and positions are not decayed although they may have several axes (VideoMAE; mae_st decays its positions).
 UNDECAYED = ("cls", "mask_token", "positions")
 
@@ -19,14 +21,17 @@ def make(
     module: nn.Module,
     weight_decay: float,
     betas: tuple[float, float],
-    scales: dict[str, float] | None = None,  # parameter -> its share of the rate; None: all the same
+    scales: dict[str, float]
+    | None = None,  # parameter -> its share of the rate; None: all the same
     late: tuple[str, ...] = (),  # beginnings of the names that `set_rates` holds back at first
 ) -> Optimizer:
     """Weight decay on matrices and kernels alone. The learning rate is set at every step by the loop."""
     found: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for key, p in module.named_parameters():
         if p.requires_grad:
-            plain = p.ndim > 1 and not any(part in UNDECAYED or part.endswith("positions") for part in key.split("."))
+            plain = p.ndim > 1 and not any(
+                part in UNDECAYED or part.endswith("positions") for part in key.split(".")
+            )
             group = (not plain, scales[key] if scales else 1.0, key.startswith(late))
             found.setdefault(group, []).append(p)
     groups: list[dict[str, Any]] = [
@@ -54,7 +59,9 @@ def set_rates(optimizer: Optimizer, peak: float, late: bool) -> None:
         group["lr"] = 0.0 if held else peak * group.get("scale", 1.0)
 
 
-def rate(step: int, steps: int, *, peak: float, warmup: int, last: float, drops: tuple[int, ...] = ()) -> float:
+def rate(
+    step: int, steps: int, *, peak: float, warmup: int, last: float, drops: tuple[int, ...] = ()
+) -> float:
     """Linear warm-up from 0 over `warmup` steps, then a cosine from `peak` to `last`; or a tenth from each drop."""
     if step < warmup:
         return peak * step / warmup

@@ -60,11 +60,23 @@ def fill_store(
         todo = [row for row in range(len(data)) if not _made(store, data, row, net.spec.modality)]
         kept = len(data) - len(todo)
         hour = 3600 * 2 * net.dim / 1e6
-        log.info(f"{root}: {len(todo)} videos to go, {kept} done; {hour:.1f} MB for an hour of video")
+        log.info(
+            f"{root}: {len(todo)} videos to go, {kept} done; {hour:.1f} MB for an hour of video"
+        )
         rows = _extract(data, net, store, todo, bad, batch_size, workers, torch.device(device))
     made = len(todo) - len(bad)
-    counts = {"out": str(out), "videos": len(data), "made": made, "kept": kept, "bad": len(bad), "rows": rows}
-    spent = {"seconds": round(time.monotonic() - began, 3), "cpu_s": round(cpu_seconds() - cpu_s, 3)}
+    counts = {
+        "out": str(out),
+        "videos": len(data),
+        "made": made,
+        "kept": kept,
+        "bad": len(bad),
+        "rows": rows,
+    }
+    spent = {
+        "seconds": round(time.monotonic() - began, 3),
+        "cpu_s": round(cpu_seconds() - cpu_s, 3),
+    }
     return {**counts, "dim": net.dim, **spent}
 
 
@@ -72,7 +84,11 @@ def _own_names(data: Manifest) -> None:
     """A store holds one file for each id."""
     twins = [name for name, n in Counter(data.video_ids).items() if n > 1]
     if twins:
-        paths = [row.path for row, name in zip(data.rows, data.video_ids, strict=True) if name == twins[0]]
+        paths = [
+            row.path
+            for row, name in zip(data.rows, data.video_ids, strict=True)
+            if name == twins[0]
+        ]
         raise UserError(
             f"{len(twins)} video ids stand for several files, first {twins[0]} for {paths[0]} and {paths[1]}: give "
             "each its own, a feature store has one file for each id."
@@ -109,7 +125,9 @@ def _extract(
     device: torch.device,
 ) -> int:
     """Gives the number of seconds that were made."""
-    done: dict[int, list[np.ndarray]] = defaultdict(list)  # of the videos that are under way, one for each worker
+    done: dict[int, list[np.ndarray]] = defaultdict(
+        list
+    )  # of the videos that are under way, one for each worker
     seconds = 0
     with progress_bar(len(todo), "video", desc=net.name, disable=not todo) as bar:
         for block in _blocks(data, net.spec, todo, batch_size, workers):
@@ -139,7 +157,9 @@ def _embed(net: Encoder, clips: torch.Tensor, device: torch.device, video: Path)
             "diverged."
         )
     if pooled.abs().max() > torch.finfo(torch.float16).max:
-        raise UserError(f"{net.name}: the features of {video} reach {pooled.abs().max():.3g}, too much for float16.")
+        raise UserError(
+            f"{net.name}: the features of {video} reach {pooled.abs().max():.3g}, too much for float16."
+        )
     return pooled.numpy().astype(np.float16)
 
 
@@ -150,7 +170,9 @@ def _write(store: Store, data: Manifest, row: int, parts: list[np.ndarray], moda
         os.utime(path, ns=(changed, changed))
 
 
-def _blocks(data: Manifest, spec: ClipSpec, todo: list[int], batch_size: int, workers: int) -> Iterator[Block]:
+def _blocks(
+    data: Manifest, spec: ClipSpec, todo: list[int], batch_size: int, workers: int
+) -> Iterator[Block]:
     workers = min(workers, len(todo))
     loader = DataLoader(
         Passes(data, spec, todo, batch_size),

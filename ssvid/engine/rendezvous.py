@@ -42,7 +42,9 @@ class Peers:
         try:
             self.here.wait(["0"], timedelta(seconds=seconds))
         except RuntimeError as error:
-            raise RuntimeError("something else answers there: the processes of another run") from error
+            raise RuntimeError(
+                "something else answers there: the processes of another run"
+            ) from error
 
     def all_here(self, seconds: float) -> None:
         """Wait for the others; say which never came."""
@@ -60,7 +62,9 @@ class Peers:
 
     def name(self, ranks: Iterable[int]) -> str:
         """process 3 on n2 and process 4 on n2"""
-        return " and ".join(f"process {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks)
+        return " and ".join(
+            f"process {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks
+        )
 
     def gone(self) -> list[int]:
         """Ranks whose pulse stands still. The first where the store itself is silent, as it holds it."""
@@ -70,7 +74,11 @@ class Peers:
             after = self._read()
         except RuntimeError:
             return [0] if self.rank else []
-        return [rank for rank in range(self.size) if rank != self.rank and before[rank][0] == after[rank][0]]
+        return [
+            rank
+            for rank in range(self.size)
+            if rank != self.rank and before[rank][0] == after[rank][0]
+        ]
 
     def busy(self) -> dict[int, str]:
         """Ranks that are alive and at something of their own, where this one has nothing left to do but wait."""
@@ -110,7 +118,11 @@ class Peers:
     def _listen(self) -> None:
         """Name the silent before time runs out: a GPU's collectives end the process then, and it says nothing more."""
         told = [beats for beats, _ in self._read()]
-        silent = [rank for rank, beats in enumerate(told) if rank and self.heard[rank : rank + 1] == [beats]]
+        silent = [
+            rank
+            for rank, beats in enumerate(told)
+            if rank and self.heard[rank : rank + 1] == [beats]
+        ]
         if silent and silent != self.warned:
             log.warning(f"no sign of life of {self.name(silent)} for {SILENT_S:g} s.")
         self.heard, self.warned = told, silent

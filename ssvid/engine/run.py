@@ -44,7 +44,9 @@ def run(
 ) -> dict[str, Any]:
     """From the newest checkpoint of the folder, which the caller holds, to the last step."""
     world, data = trained.world, clips.manifest
-    torch.manual_seed(settings.seed + world.rank)  # dropout; what a sample or a mask is never comes from here
+    torch.manual_seed(
+        settings.seed + world.rank
+    )  # dropout; what a sample or a mask is never comes from here
     state = newest(folder, world)
     if state is not None:
         trained.restore(state)

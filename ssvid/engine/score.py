@@ -35,7 +35,9 @@ class Judged(NamedTuple):
 
 
 @torch.no_grad()
-def judge(net: Classify, clips: Clips, world: World, *, views_at_once: int, workers: int, bf16: bool) -> Judged:
+def judge(
+    net: Classify, clips: Clips, world: World, *, views_at_once: int, workers: int, bf16: bool
+) -> Judged:
     """Every row of `clips` (made with `evaluate` and `crops`), shared by all processes, which all get all scores."""
     mine = range(world.rank, len(clips), world.size)
     videos = max(1, views_at_once // (clips.evaluate * clips.crops))
@@ -49,7 +51,9 @@ def judge(net: Classify, clips: Clips, world: World, *, views_at_once: int, work
             if not batch["ok"].any():
                 continue
             seen = to_device(batch, clips.views, world.device)["clips"]  # B V C T H W
-            mean = net.logits(seen.flatten(0, 1)).softmax(-1).unflatten(0, seen.shape[:2]).mean(1)  # B Q
+            mean = (
+                net.logits(seen.flatten(0, 1)).softmax(-1).unflatten(0, seen.shape[:2]).mean(1)
+            )  # B Q
             found |= dict(zip(batch["index"].tolist(), mean.cpu(), strict=True))
     scores, ok = torch.zeros(len(clips), net.classes), torch.zeros(len(clips), dtype=torch.bool)
     for part, lost in gather((found, bad), world):
@@ -81,17 +85,22 @@ def score(
         crops=config["test_crops"],
     )
     at_once = settings.batch_size * config["repeat"] // (world.size * settings.accumulate)
-    judged = judge(net, clips, world, views_at_once=at_once, workers=config["workers"], bf16=settings.bf16)
+    judged = judge(
+        net, clips, world, views_at_once=at_once, workers=config["workers"], bf16=settings.bf16
+    )
     quarantine = Quarantine(None, len(held), max_bad)
     for path, why in judged.bad.items():
         quarantine.add(path, None, why)
     quarantine.check()
     bad = {**Quarantine(folder.path, len(data)).bad, **judged.bad}  # met in training, and now
     splits = {
-        s: [i for i, row in enumerate(data.rows) if row.split == s and str(data.path(i)) not in bad] for s in SPLITS
+        s: [i for i, row in enumerate(data.rows) if row.split == s and str(data.path(i)) not in bad]
+        for s in SPLITS
     }
     if empty := [s for s in SPLITS if not splits[s]]:
-        raise UserError(f"None of the {empty[0]} clips could be read, first {next(iter(bad))}: mend the files.")
+        raise UserError(
+            f"None of the {empty[0]} clips could be read, first {next(iter(bad))}: mend the files."
+        )
     place = {row: n for n, row in enumerate(held)}
     scores = {s: judged.scores[[place[i] for i in splits[s]]] for s in ("val", "test")}
     cpu = paid(folder.path / "metrics.jsonl")["cpu_s"] + sum(gather(used() - began, world))
@@ -117,7 +126,9 @@ def score(
     )
 
 
-def metrics(data: Manifest, splits: dict[str, list[int]], scores: dict[str, Tensor], seed: int) -> dict[str, Any]:
+def metrics(
+    data: Manifest, splits: dict[str, list[int]], scores: dict[str, Tensor], seed: int
+) -> dict[str, Any]:
     labels = {split: data.labels[splits[split]] for split in scores}
     predictions = {split: scores[split].argmax(-1) for split in scores}
     right = {split: predictions[split] == labels[split] for split in scores}
@@ -149,7 +160,8 @@ def protocol(net: Classify, settings: Settings, config: dict[str, Any]) -> dict[
     shared = {key: value for key, value in config.items() if key not in FREE | {"data", "threads"}}
     return {
         "training": {**shared, "steps": settings.steps},
-        "clip": vars(net.encoder.spec) | {"clips": config["test_clips"], "crops": config["test_crops"]},
+        "clip": vars(net.encoder.spec)
+        | {"clips": config["test_clips"], "crops": config["test_crops"]},
         "selection": "the last step's weights; val picks nothing; test read once",
         "version": VERSION,
     }

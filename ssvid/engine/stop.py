@@ -10,7 +10,10 @@ import torch.distributed as dist
 
 from ssvid.engine.distributed import World
 
-HEEDED = signal.SIGTERM, signal.SIGUSR2  # SLURM's at a limit or a preemption, and what submitit asks for instead
+HEEDED = (
+    signal.SIGTERM,
+    signal.SIGUSR2,
+)  # SLURM's at a limit or a preemption, and what submitit asks for instead
 
 
 class Stop:
@@ -22,7 +25,9 @@ class Stop:
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():  # Python gives signals to no other
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # Python gives signals to no other
             self.before = {heeded: signal.signal(heeded, self.note) for heeded in HEEDED}
         return self
 
@@ -42,7 +47,9 @@ class Stop:
         self.asked = None if most else Asked(self.came, self.world)
         return most
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
         for heeded, before in self.before.items():
             signal.signal(heeded, before)
         if self.asked and kind is None:  # after a fault there may be nobody to answer

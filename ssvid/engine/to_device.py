@@ -15,7 +15,11 @@ MOVED = "index", "epoch", "label", "features", "ended", "spans", "places", "unsp
 
 def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
     """uint8 clips to float32: coloured as the recipe draws it, then normalised. Stored features to float32."""
-    there = {key: value.to(device) for key, value in batch.items() if key in MOVED and isinstance(value, Tensor)}
+    there = {
+        key: value.to(device)
+        for key, value in batch.items()
+        if key in MOVED and isinstance(value, Tensor)
+    }
     moved: Batch = {**batch, **there}  # type: ignore[typeddict-item]  # keys of a Batch
     if "features" in batch:
         moved["features"] = moved["features"].float()

@@ -31,20 +31,33 @@ class Turbo:
     """
 
     def __init__(
-        self, objective: Objective, views: Views, drop_tokens: float, dense_last: float = 0.0, steps: int = 0
+        self,
+        objective: Objective,
+        views: Views,
+        drop_tokens: float,
+        dense_last: float = 0.0,
+        steps: int = 0,
     ) -> None:
         """`views`: the clips as the user changed them; `dense_last`: the share of `steps` that see all tokens again."""
         self.share = exactly("drop_tokens", drop_tokens)
         last = exactly("dense_last", dense_last)
         if self.share == 1:
-            raise UserError(f"--drop_tokens {drop_tokens}: it must be less than 1, or no token is left.")
+            raise UserError(
+                f"--drop_tokens {drop_tokens}: it must be less than 1, or no token is left."
+            )
         if last and not self.share:
-            raise UserError(f"--dense_last {dense_last}: without --drop_tokens every step is dense already.")
+            raise UserError(
+                f"--dense_last {dense_last}: without --drop_tokens every step is dense already."
+            )
         self.dense_from = steps - math.ceil(last * steps) if last else math.inf
         self.calls = 0
-        self.whose: tuple[int, Tensor, Tensor] | None = None  # seed, epoch, index of the samples of this forward
+        self.whose: tuple[int, Tensor, Tensor] | None = (
+            None  # seed, epoch, index of the samples of this forward
+        )
         self.dense, self.said = not self.share, ""
-        self.seen, self.of = (1 - self.share).as_integer_ratio()  # integers, which a compiled graph can count with
+        self.seen, self.of = (
+            1 - self.share
+        ).as_integer_ratio()  # integers, which a compiled graph can count with
         if self.share:
             self.install(objective, views, f"--drop_tokens {drop_tokens}")
 
@@ -52,10 +65,14 @@ class Turbo:
         suits(objective, views, flag)
         spec = objective.encoder.spec if not views.clips else views.clips[0]
         n = objective.encoder.grid(spec.frames, spec.size, spec.size).n
-        tail = "" if self.dense_from == math.inf else f", all of them from step {self.dense_from} on"
+        tail = (
+            "" if self.dense_from == math.inf else f", all of them from step {self.dense_from} on"
+        )
         self.said = f" encoders see {self.kept(n)} of {n} tokens of a clip{tail};"
         for net in objective.modules():
-            if isinstance(net, Encoder) and net.can_skip:  # CoCLR's sampler need not: it never trains
+            if (
+                isinstance(net, Encoder) and net.can_skip
+            ):  # CoCLR's sampler need not: it never trains
                 net.register_forward_pre_hook(self.hold_back, with_kwargs=True)
 
     def kept(self, n: int) -> int:
@@ -81,8 +98,12 @@ class Turbo:
         assert self.whose is not None, "Turbo.begin(batch, step) comes before the forward"
         seed, epoch, index = self.whose
         views = len(clip) // len(index)
-        assert views * len(index) == len(clip), "an encoder was given clips of other samples than the batch's"
-        u = uniform(seed, f"turbo/{self.calls}", epoch, index, views * grid.n).view(len(clip), grid.n)
+        assert views * len(index) == len(clip), (
+            "an encoder was given clips of other samples than the batch's"
+        )
+        u = uniform(seed, f"turbo/{self.calls}", epoch, index, views * grid.n).view(
+            len(clip), grid.n
+        )
         self.calls += 1
         return u.argsort(dim=1, stable=True)[:, : self.kept(grid.n)]
 

@@ -22,7 +22,11 @@ def warm_start(objective: Objective, path: str) -> None:
 
     A published pretraining checkpoint fills the whole objective where its decoder fits as well. The licence goes along.
     """
-    file = None if Path(path).is_dir() or read_card(Path(path).with_suffix(".json")) else read(Path(path))
+    file = (
+        None
+        if Path(path).is_dir() or read_card(Path(path).with_suffix(".json"))
+        else read(Path(path))
+    )
     found = find(file) if file else None
     if found is not None:
         start_from_published(objective, found)
@@ -53,7 +57,9 @@ def start_from_published(objective: Objective, found: Found) -> None:
             raise UserError(f"{path} is {found.what}: start it with --encoder.{wrong}.")
         fit(encoder, state, path, name=encoder.name)
     own = objective.state_dict()
-    if own.keys() == found.ours.keys() and all(own[k].shape == x.shape for k, x in found.ours.items()):
+    if own.keys() == found.ours.keys() and all(
+        own[k].shape == x.shape for k, x in found.ours.items()
+    ):
         objective.load_state_dict(found.ours)
         said = "the whole objective"
     else:
@@ -99,7 +105,11 @@ class Earlier(NamedTuple):
 
     def fill(self, module: nn.Module, name: str) -> None:
         """The module of this name there, whole."""
-        part = {key.removeprefix(f"{name}."): x for key, x in self.state.items() if key.startswith(f"{name}.")}
+        part = {
+            key.removeprefix(f"{name}."): x
+            for key, x in self.state.items()
+            if key.startswith(f"{name}.")
+        }
         if not part:
             raise UserError(
                 f"{self.path} holds no {name}: name the folder of a run of infonce or coclr, or their file."
@@ -109,14 +119,18 @@ class Earlier(NamedTuple):
         except UserError as error:
             if name != "head":
                 raise
-            raise UserError(f"{self.path} has a head of another width: give its --objective.dim. ({error})") from error
+            raise UserError(
+                f"{self.path} has a head of another width: give its --objective.dim. ({error})"
+            ) from error
 
 
 def earlier(path: str, flag: str) -> Earlier:
     """`flag`: what the user gave the path by."""
     given = Path(path)
     if not given.exists():
-        raise UserError(f"{flag} {path} is not there: it is the folder of an earlier run, or a published file.")
+        raise UserError(
+            f"{flag} {path} is not there: it is the folder of an earlier run, or a published file."
+        )
     if given.is_file():
         encoder, state = open_published(given)
         return Earlier(path, encoder, state, None)

@@ -56,7 +56,9 @@ def estimating(encoder: nn.Module, norms: list[nn.modules.batchnorm._BatchNorm])
     momenta = [norm.momentum for norm in norms]
     with evaluating(encoder):
         for norm in norms:
-            if norm.running_mean is None:  # built with track_running_stats=False: give it the buffers it lacks
+            if (
+                norm.running_mean is None
+            ):  # built with track_running_stats=False: give it the buffers it lacks
                 zeros = torch.zeros(norm.num_features, device=next(encoder.parameters()).device)
                 norm.running_mean, norm.running_var = zeros, torch.ones_like(zeros)
                 norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=zeros.device)

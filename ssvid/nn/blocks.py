@@ -21,14 +21,21 @@ from ssvid.shapes import Clip, Views
 
 Rows = Float[Tensor, "R D"]  # (clip, block, row, column) flattened
 LOOKED = 16  # videos
-NEGATIVES = ("all", "process")  # whose: of all devices; published: each device has those of its own clips
+NEGATIVES = (
+    "all",
+    "process",
+)  # whose: of all devices; published: each device has those of its own clips
 
 
 def check_blocks(name: str, blocks: int, predicted: int, negatives: str) -> None:
     if not 0 < predicted < blocks:
-        raise UserError(f"{name}: predicted {predicted} of blocks {blocks}: some must be seen and some predicted.")
+        raise UserError(
+            f"{name}: predicted {predicted} of blocks {blocks}: some must be seen and some predicted."
+        )
     if negatives not in NEGATIVES:
-        raise UserError(f"{name}: there is no negatives {negatives!r}: take {' or '.join(NEGATIVES)}.")
+        raise UserError(
+            f"{name}: there is no negatives {negatives!r}: take {' or '.join(NEGATIVES)}."
+        )
 
 
 def block_views(encoder: Encoder, blocks: int, augment: str) -> Views:
@@ -83,7 +90,9 @@ def rows(maps: Float[Tensor, "B P D h w"]) -> Rows:
     return rearrange(maps, "B P D h w -> (B P h w) D")
 
 
-def contrast(pred: Rows, true: Rows, negatives: str, tops: Sequence[int] = (1, 5)) -> tuple[Tensor, dict[str, Tensor]]:
+def contrast(
+    pred: Rows, true: Rows, negatives: str, tops: Sequence[int] = (1, 5)
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross entropy of plain products, no temperature: each prediction's own true row among those of all clips."""
     keys = gather_rows(true) if negatives == "all" else Gathered(true, 0)
     scores = pred @ keys.rows.T  # R R'

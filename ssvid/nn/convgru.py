@@ -17,27 +17,42 @@ class Cell(nn.Module):
             nn.Conv2d(ins + hidden, hidden, kernel, padding=kernel // 2) for _ in range(3)
         )
 
-    def forward(self, x: Float[Tensor, "B C h w"], state: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+    def forward(
+        self, x: Float[Tensor, "B C h w"], state: Float[Tensor, "B D h w"]
+    ) -> Float[Tensor, "B D h w"]:
         both = torch.cat([x, state], dim=1)
         update, reset = self.update(both).sigmoid(), self.reset(both).sigmoid()
         new = self.out(torch.cat([x, state * reset], dim=1)).tanh()
-        return torch.lerp(state, new.to(state.dtype), update.to(state.dtype))  # under autocast they are of two kinds
+        return torch.lerp(
+            state, new.to(state.dtype), update.to(state.dtype)
+        )  # under autocast they are of two kinds
 
 
 class ConvGRU(nn.Module):
     """`dropout` falls on each new state, and what is left of it is what recurs."""
 
     def __init__(
-        self, ins: int, hidden: int, *, kernel: int = 1, layers: int = 1, dropout: float = 0.1, gain: float = 1.0
+        self,
+        ins: int,
+        hidden: int,
+        *,
+        kernel: int = 1,
+        layers: int = 1,
+        dropout: float = 0.1,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.hidden = hidden
-        self.cells = nn.ModuleList(Cell(ins if i == 0 else hidden, hidden, kernel) for i in range(layers))
+        self.cells = nn.ModuleList(
+            Cell(ins if i == 0 else hidden, hidden, kernel) for i in range(layers)
+        )
         self.dropout = nn.Dropout(dropout)
         for conv in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
             orthogonal(conv, gain)
 
-    def forward(self, x: Maps, state: State | None = None) -> tuple[Float[Tensor, "B T D h w"], State]:
+    def forward(
+        self, x: Maps, state: State | None = None
+    ) -> tuple[Float[Tensor, "B T D h w"], State]:
         """(the last layer's states, B T D h w; every layer's last state, L B D h w). No state: zeros."""
         if state is None:
             state = x.new_zeros(len(self.cells), len(x), self.hidden, *x.shape[3:])

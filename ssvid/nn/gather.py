@@ -19,6 +19,8 @@ def gather_rows(rows: Float[Tensor, "r D"]) -> Gathered:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return Gathered(rows, 0)
     whole = torch.cat(all_gather(rows.contiguous()))
-    if whole.requires_grad:  # all_gather's backward scrambles a gradient that is not laid out by rows (einsum's is not)
+    if (
+        whole.requires_grad
+    ):  # all_gather's backward scrambles a gradient that is not laid out by rows (einsum's is not)
         whole.register_hook(torch.Tensor.contiguous)
     return Gathered(whole, dist.get_rank() * len(rows))

@@ -26,20 +26,31 @@ class Mask:
     def __init__(self, who: str, flag: str, kind: Kind, ratio: float, grid: Grid) -> None:
         """Refused where nothing is kept, or nothing dropped, of a clip of this grid."""
         self.kind, self.ratio = kind, ratio
-        n = {"tube": grid.h * grid.w, "frame": grid.t}.get(kind, grid.n)  # things kept or dropped each by itself
+        n = {"tube": grid.h * grid.w, "frame": grid.t}.get(
+            kind, grid.n
+        )  # things kept or dropped each by itself
         kept = int(n * (1 - ratio)) if kind == "random" else n - int(n * ratio)
         if not 0 < kept < n:
-            raise UserError(f"{who}: {flag} {ratio} keeps {kept} of {n}: some must be seen, some hidden.")
+            raise UserError(
+                f"{who}: {flag} {ratio} keeps {kept} of {n}: some must be seen, some hidden."
+            )
 
     def __call__(self, batch: Batch, grid: Grid) -> tuple[Index, Dropped]:
         """Rows are clips, those of a sample side by side."""
         u = drawn(batch, "mask", self.draws(grid))
         if self.kind == "random":
             return random_mask(u, self.ratio)
-        return {"tube": tube_mask, "frame": frame_mask, "block": block_mask}[self.kind](u, grid, self.ratio)
+        return {"tube": tube_mask, "frame": frame_mask, "block": block_mask}[self.kind](
+            u, grid, self.ratio
+        )
 
     def draws(self, grid: Grid) -> int:
-        counts = {"tube": grid.h * grid.w, "random": grid.n, "frame": grid.t, "block": BLOCK_DRAWS + grid.n}
+        counts = {
+            "tube": grid.h * grid.w,
+            "random": grid.n,
+            "frame": grid.t,
+            "block": BLOCK_DRAWS + grid.n,
+        }
         return counts[self.kind]
 
 
@@ -75,7 +86,9 @@ def frame_mask(u: Float[Tensor, "B t"], grid: Grid, ratio: float) -> tuple[Index
     space = torch.arange(grid.h * grid.w, device=u.device)
 
     def slots(time: Tensor) -> Tensor:
-        return (time.sort(dim=1).values[..., None] * (grid.h * grid.w) + space).flatten(1)  # B (t hw)
+        return (time.sort(dim=1).values[..., None] * (grid.h * grid.w) + space).flatten(
+            1
+        )  # B (t hw)
 
     return slots(order[:, hidden:]), slots(order[:, :hidden])
 
@@ -90,7 +103,9 @@ def block_mask(u: Float[Tensor, "B n"], grid: Grid, ratio: float) -> tuple[Index
     place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)  # N 3
     size = torch.stack([torch.full_like(u[0, 0], length) for length in grid])  # 3
     centre = u[:, None, :3] * size  # B 1 3
-    stretch = size * torch.exp2(2 * u[:, None, 3:6] - 1)  # of each axis: half to double of the grid's own
+    stretch = size * torch.exp2(
+        2 * u[:, None, 3:6] - 1
+    )  # of each axis: half to double of the grid's own
     far = ((place + 0.5 - centre).abs() / stretch).amax(-1)  # B N
     order = (far + 1e-6 * u[:, 6:]).argsort(dim=1, stable=True)
     hidden = int(ratio * grid.n)
@@ -100,7 +115,9 @@ def block_mask(u: Float[Tensor, "B n"], grid: Grid, ratio: float) -> tuple[Index
 BLOCK_DRAWS = 6  # uniforms of a box, before those of its tokens
 
 
-def some_of(draws: Callable[[int], Float[Tensor, "B M"]], index: Dropped, n: int) -> Int[Tensor, "B part"]:
+def some_of(
+    draws: Callable[[int], Float[Tensor, "B M"]], index: Dropped, n: int
+) -> Int[Tensor, "B part"]:
     """n of them by lot; all, as they stand, where there are no more."""
     if n == index.shape[1]:
         return index

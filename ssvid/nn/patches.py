@@ -14,7 +14,9 @@ from ssvid.shapes import Clip
 Cell = tuple[int, int, int]  # frames, pixels, pixels of one token
 
 
-def patches(clip: Clip, cell: Cell, index: Int[Tensor, "B K"] | None = None) -> Float[Tensor, "B K C p q r"]:
+def patches(
+    clip: Clip, cell: Cell, index: Int[Tensor, "B K"] | None = None
+) -> Float[Tensor, "B K C p q r"]:
     """Those at `index`, in its order; all without one. A rest that fills no token is left out, as Conv3d does."""
     p, q, r = cell
     t, h, w = (length // side for length, side in zip(clip.shape[2:], cell, strict=True))
@@ -30,7 +32,10 @@ def divides(who: str, net: Encoder, frames: int, size: int) -> None:
     """Refuse a clip with a rest that fills no tubelet: it would belong to no token that can be kept or dropped."""
     assert net.tubelet is not None  # can_skip promises it
     slots, *sides = net.tubelet
-    for flag, unit, value, part in (("frames", "frames", frames, slots), ("size", "pixels", size, math.lcm(*sides))):
+    for flag, unit, value, part in (
+        ("frames", "frames", frames, slots),
+        ("size", "pixels", size, math.lcm(*sides)),
+    ):
         if value % part:
             near = [str(n) for n in (value // part * part, (value // part + 1) * part) if n]
             raise UserError(

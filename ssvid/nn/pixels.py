@@ -34,7 +34,9 @@ class Pixels(nn.Module):
         encoder: Encoder,
         *,
         norm: Literal["channel", "patch", "none"] = "channel",  # of the target; mae_st: patch
-        target: Literal["unit", "input"] = "unit",  # pixels in [0, 1], or as the encoder sees them (mae_st)
+        target: Literal[
+            "unit", "input"
+        ] = "unit",  # pixels in [0, 1], or as the encoder sees them (mae_st)
         target_frames: int | None = None,  # of the clip, spread evenly; None: all. mae_st: 8
         dec_dim: int = 192,  # of a decoder token; VideoMAE-B: 384
         dec_depth: int = 4,  # 12 for VideoMAE L and H; 4 in mae_st's recipes
@@ -52,18 +54,34 @@ class Pixels(nn.Module):
         spec, (tubelet, *sides) = encoder.spec, encoder.tubelet
         self.norm, self.target_frames = norm, target_frames
         for name in ("mean", "std"):  # buffers, so that no step copies them to the device
-            self.register_buffer(name, torch.tensor(getattr(encoder, name)).view(3, 1), persistent=False)
+            self.register_buffer(
+                name, torch.tensor(getattr(encoder, name)).view(3, 1), persistent=False
+            )
         # Whitening a channel by itself undoes any scale and shift of it, but for that of eps: then there is no need to
         # go back to [0, 1] first.
         self.unit = target == "unit" and norm != "channel"
-        self.register_buffer("eps", EPS / self.std if target == "unit" else torch.full((3, 1), EPS), persistent=False)
-        self.cell = self.frames_per_slot(spec.frames, tubelet), sides[0], sides[1]  # what one token predicts
+        self.register_buffer(
+            "eps", EPS / self.std if target == "unit" else torch.full((3, 1), EPS), persistent=False
+        )
+        self.cell = (
+            self.frames_per_slot(spec.frames, tubelet),
+            sides[0],
+            sides[1],
+        )  # what one token predicts
         self.bridge = nn.Linear(encoder.dim, dec_dim, bias=bridge_bias)
         self.mask_token = nn.Parameter(torch.empty(dec_dim))
-        self.positions = Positions(dec_positions, dec_dim, encoder.grid(spec.frames, spec.size, spec.size), dec_cls)
+        self.positions = Positions(
+            dec_positions, dec_dim, encoder.grid(spec.frames, spec.size, spec.size), dec_cls
+        )
         self.register_parameter("cls", nn.Parameter(torch.zeros(dec_dim)) if dec_cls else None)
         self.blocks = nn.ModuleList(
-            Block(dec_dim, dec_heads, mlp_ratio=dec_mlp_ratio, bias=dec_bias, layer_scale=dec_layer_scale)
+            Block(
+                dec_dim,
+                dec_heads,
+                mlp_ratio=dec_mlp_ratio,
+                bias=dec_bias,
+                layer_scale=dec_layer_scale,
+            )
             for _ in range(dec_depth)
         )
         self.last = nn.LayerNorm(dec_dim, eps=EPS)
@@ -77,7 +95,9 @@ class Pixels(nn.Module):
         slots = frames // tubelet
         wanted = self.target_frames or slots * tubelet
         if wanted % slots:
-            raise UserError(f"target_frames {wanted} does not divide into the {slots} time slots of a clip.")
+            raise UserError(
+                f"target_frames {wanted} does not divide into the {slots} time slots of a clip."
+            )
         return wanted // slots
 
     def forward(self, seen: Tokens, keep: Index, hidden: Dropped, grid: Grid) -> Pixel:
@@ -85,9 +105,13 @@ class Pixels(nn.Module):
         x = self.tokens(seen, keep, hidden, grid)
         for block in self.blocks[:-1]:
             x = block(x)
-        return self.out(self.last(self.blocks[-1](x, last=hidden.shape[1])))  # B M P: nobody reads the seen ones
+        return self.out(
+            self.last(self.blocks[-1](x, last=hidden.shape[1]))
+        )  # B M P: nobody reads the seen ones
 
-    def tokens(self, seen: Tokens, keep: Index, hidden: Dropped, grid: Grid) -> Float[Tensor, "B Z d"]:
+    def tokens(
+        self, seen: Tokens, keep: Index, hidden: Dropped, grid: Grid
+    ) -> Float[Tensor, "B Z d"]:
         """Z = (1 +) K + M: the decoder's input, a class token first where there is one."""
         where = self.positions(grid, seen)  # N d
         parts = [self.bridge(seen) + where[keep], self.mask_token + where[hidden]]
@@ -141,7 +165,16 @@ class Pixels(nn.Module):
         wrong = put(torch.zeros_like(seen), hidden[:1], (guess.flatten(2) - true).abs())
         rows = torch.cat([raw.flatten(2), seen, put(seen, hidden[:1], guess.flatten(2)), wrong])
         p, q, r = self.cell
-        film = rearrange(rows, "R (t h w) (C p q r) -> C (R h q) (t p w r)", h=grid.h, w=grid.w, p=p, q=q, r=r, C=3)
+        film = rearrange(
+            rows,
+            "R (t h w) (C p q r) -> C (R h q) (t p w r)",
+            h=grid.h,
+            w=grid.w,
+            p=p,
+            q=q,
+            r=r,
+            C=3,
+        )
         return (film.clamp(0, 1) * 255).byte()
 
 

@@ -26,7 +26,9 @@ def sincos3d(grid: Grid, dim: int, device: torch.device | str = "cpu") -> Tensor
     space = dim // 8 * 2
     widths = (dim - 2 * space, space, space)
     axes = [
-        sincos(n, width, device).view(*(n if a == axis else 1 for a in range(3)), width).expand(*grid, width)
+        sincos(n, width, device)
+        .view(*(n if a == axis else 1 for a in range(3)), width)
+        .expand(*grid, width)
         for axis, (n, width) in enumerate(zip(grid, widths, strict=True))
     ]
     return torch.cat(axes, dim=-1).flatten(0, 2)
@@ -57,7 +59,10 @@ class Positions(nn.Module):
     def __init__(self, kind: Kind, dim: int, grid: Grid, cls: bool = False) -> None:
         super().__init__()
         self.kind, self.dim, self.trained = kind, dim, grid
-        learnt = {"separable": {"space": grid.h * grid.w, "time": grid.t}, "joint": {"table": grid.n}}.get(kind, {})
+        learnt = {
+            "separable": {"space": grid.h * grid.w, "time": grid.t},
+            "joint": {"table": grid.n},
+        }.get(kind, {})
         for name, rows in learnt.items():
             self.register_parameter(name, nn.Parameter(_small(1, rows, dim)))
         self.register_parameter("cls", nn.Parameter(_small(1, 1, dim)) if cls and learnt else None)
@@ -65,7 +70,9 @@ class Positions(nn.Module):
     def forward(self, grid: Grid, like: Tensor) -> Tensor:
         """N D for every token of the grid, on the device and of the type of `like`."""
         if self.kind in ("sincos", "sincos3d"):
-            make = fixed if torch.compiler.is_compiling() else held  # a graph has no cache: it makes the table itself
+            make = (
+                fixed if torch.compiler.is_compiling() else held
+            )  # a graph has no cache: it makes the table itself
             return make(self.kind, grid, self.dim, like.device).to(like)
         return self.learnt(grid).to(like)
 
@@ -80,7 +87,9 @@ class Positions(nn.Module):
         if old == new:
             return table[0]
         cube = rearrange(table, "1 (t h w) D -> 1 D t h w", t=old.t, h=old.h)
-        return rearrange(F.interpolate(cube, tuple(new), mode="trilinear"), "1 D t h w -> (t h w) D")
+        return rearrange(
+            F.interpolate(cube, tuple(new), mode="trilinear"), "1 D t h w -> (t h w) D"
+        )
 
 
 def _small(*shape: int) -> Tensor:

@@ -17,7 +17,9 @@ from ssvid.randomness import uniform
 
 
 def wanted(module: nn.Module) -> bool:
-    plain = any(isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm) for m in module.modules())
+    plain = any(
+        isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm) for m in module.modules()
+    )
     return plain and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -26,7 +28,9 @@ def among_others(
 ) -> Float[Tensor, "B D"]:
     """module(clips), each computed in some process, drawn from (seed, step); every process brings as many clips."""
     whole, rank, mine = everyone(clips), dist.get_rank(), len(clips)
-    order = uniform(seed, "shuffle_bn", 0, step, len(whole))[0].argsort(stable=True).to(clips.device)
+    order = (
+        uniform(seed, "shuffle_bn", 0, step, len(whole))[0].argsort(stable=True).to(clips.device)
+    )
     here = slice(rank * mine, (rank + 1) * mine)
     done = everyone(module(whole[order[here]]))
     return done[order.argsort()[here]]

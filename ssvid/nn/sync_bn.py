@@ -32,7 +32,11 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def remember(self, mean: Tensor, var: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert (
+            self.running_mean is not None
+            and self.running_var is not None
+            and self.num_batches_tracked is not None
+        )
         self.num_batches_tracked += 1
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
@@ -43,7 +47,13 @@ def synchronise(module: nn.Module) -> None:
     """Every batch norm inside becomes one over all processes, in place, with the same parameters and keys."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            new = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+            new = SyncBatchNorm(
+                child.num_features,
+                child.eps,
+                child.momentum,
+                child.affine,
+                child.track_running_stats,
+            )
             new.train(child.training)
             new._parameters, new._buffers = child._parameters, child._buffers
             setattr(module, name, new)

@@ -60,7 +60,9 @@ class Timeline(nn.Module):
 
     def forward(self, x: Tokens, hidden: Bool[Tensor, "B N"]) -> Float[Tensor, "L B N D"]:
         """`hidden`: tokens that only fill up; none looks at them."""
-        seen = ~hidden[:, None, None] if hidden.any() else None  # without a mask the attention kernel is faster
+        seen = (
+            ~hidden[:, None, None] if hidden.any() else None
+        )  # without a mask the attention kernel is faster
         blocks = cast("list[Block]", [*self.blocks])
         norms = [*(block.norm1 for block in blocks), self.norm]
         stages = [norms[0](x)]
@@ -77,7 +79,10 @@ class Timeline(nn.Module):
             nn.init.normal_(block.fc1.weight, std=(2 * dim) ** -0.5)
             for last in (block.proj, block.fc2):
                 nn.init.normal_(last.weight, std=dim**-0.5 * (2 * depth) ** -0.5)
-            for bias in (block.qkv.bias, block.proj.bias):  # as torch starts its attention; the MLP's keep torch's own
+            for bias in (
+                block.qkv.bias,
+                block.proj.bias,
+            ):  # as torch starts its attention; the MLP's keep torch's own
                 nn.init.zeros_(bias)
 
 
@@ -95,7 +100,9 @@ def places(
     """Rows start, start + 1, ... of the table; or its first `interpolate_from` rows, stretched over n."""
     if interpolate_from is not None:
         if not 0 < interpolate_from <= len(table):
-            raise UserError(f"interpolate_from {interpolate_from}: the table of positions has {len(table)} rows.")
+            raise UserError(
+                f"interpolate_from {interpolate_from}: the table of positions has {len(table)} rows."
+            )
         return F.interpolate(table[:interpolate_from].T[None], size=n, mode="linear")[0].T
     if start + n > len(table):
         raise UserError(

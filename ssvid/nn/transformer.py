@@ -31,7 +31,9 @@ class Attention(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         for name in "qkv":
-            self.register_parameter(f"{name}_bias", nn.Parameter(torch.zeros(dim)) if name in bias else None)
+            self.register_parameter(
+                f"{name}_bias", nn.Parameter(torch.zeros(dim)) if name in bias else None
+            )
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tokens, last: int | None = None) -> Float[Tensor, "B M D"]:
@@ -41,13 +43,26 @@ class Attention(nn.Module):
             key = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
             bias = torch.cat([self.q_bias, key, self.v_bias])
         if last is None:
-            q, k, v = rearrange(F.linear(x, self.qkv.weight, bias), "B N (s a d) -> s B a N d", s=3, a=self.heads)
+            q, k, v = rearrange(
+                F.linear(x, self.qkv.weight, bias), "B N (s a d) -> s B a N d", s=3, a=self.heads
+            )
         else:
             D = x.shape[-1]
             own, rest = (None, None) if bias is None else (bias[:D], bias[D:])
-            q = rearrange(F.linear(x[:, -last:], self.qkv.weight[:D], own), "B M (a d) -> B a M d", a=self.heads)
-            k, v = rearrange(F.linear(x, self.qkv.weight[D:], rest), "B N (s a d) -> s B a N d", s=2, a=self.heads)
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+            q = rearrange(
+                F.linear(x[:, -last:], self.qkv.weight[:D], own),
+                "B M (a d) -> B a M d",
+                a=self.heads,
+            )
+            k, v = rearrange(
+                F.linear(x, self.qkv.weight[D:], rest),
+                "B N (s a d) -> s B a N d",
+                s=2,
+                a=self.heads,
+            )
+        x = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.proj(rearrange(x, "B a N d -> B N (a d)"))
 
 
@@ -63,7 +78,10 @@ class LinearOfGELU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows, (needs_x, needs_weight, needs_bias) = grad.flatten(0, -2), ctx.needs_input_grad  # (B N) D
+        rows, (needs_x, needs_weight, needs_bias) = (
+            grad.flatten(0, -2),
+            ctx.needs_input_grad,
+        )  # (B N) D
         return (
             torch.ops.aten.gelu_backward(grad @ weight, x) if needs_x else None,
             rows.T @ F.gelu(x).flatten(0, -2) if needs_weight else None,
@@ -80,7 +98,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tokens) -> Tokens:
         x = self.fc1(x)
-        weight, bias = self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype)  # as autocast would, where it is on
+        weight, bias = (
+            self.fc2.weight.to(x.dtype),
+            self.fc2.bias.to(x.dtype),
+        )  # as autocast would, where it is on
         return self.dropout(LinearOfGELU.apply(x, weight, bias))
 
 
@@ -105,7 +126,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=EPS)
         self.mlp = MLP(dim, mlp_ratio, dropout)
         for name in ("gamma_1", "gamma_2"):
-            self.register_parameter(name, nn.Parameter(layer_scale * torch.ones(dim)) if layer_scale > 0 else None)
+            self.register_parameter(
+                name, nn.Parameter(layer_scale * torch.ones(dim)) if layer_scale > 0 else None
+            )
 
     def forward(self, x: Tokens, last: int | None = None) -> Float[Tensor, "B M D"]:
         """`last`: only the last so many tokens come out."""

@@ -17,7 +17,9 @@ def read_result(file: Path) -> Result | None:
     try:
         content = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no whole JSON file ({error}): delete it and run the command again.") from error
+        raise UserError(
+            f"{file} is no whole JSON file ({error}): delete it and run the command again."
+        ) from error
     if not isinstance(content, dict) or content.get("kind") not in KINDS:
         return None
     schema = content.get("schema", SCHEMA)

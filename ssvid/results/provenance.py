@@ -21,7 +21,9 @@ from ssvid.shapes import Row
 from ssvid.weights.encoders import encoder_hash
 
 
-def describe_data(data: Manifest, splits: dict[str, list[int]], bad: list[str], **more: Json) -> DataInfo:
+def describe_data(
+    data: Manifest, splits: dict[str, list[int]], bad: list[str], **more: Json
+) -> DataInfo:
     listed = Counter(row.split for row in data.rows)
     return DataInfo(
         hash=data.hash,
@@ -40,7 +42,9 @@ def describe_encoder(text: str, title: str, net: Encoder) -> EncoderInfo:
     return EncoderInfo(
         title=title,
         given=text,
-        weights="trained" if Path(stream_of(text)[0]).exists() else "random (a registered name, no file)",
+        weights="trained"
+        if Path(stream_of(text)[0]).exists()
+        else "random (a registered name, no file)",
         name=net.name,
         kwargs=net.kwargs,
         parameters=sum(p.numel() for p in net.parameters()),
@@ -80,7 +84,9 @@ def titles(encoders: list[str]) -> list[str]:
     for text in encoders:
         stem = "+".join(map(title, split_streams(text)))
         numbered = (f"{stem}_{number}" for number in itertools.count(2))
-        names.append(stem if stem not in names else next(name for name in numbered if name not in names))
+        names.append(
+            stem if stem not in names else next(name for name in numbered if name not in names)
+        )
     return names
 
 
@@ -94,7 +100,9 @@ def trainings(text: str) -> list[Json]:
     if not path.exists() or not file.exists():
         return []
     made = json.loads(file.read_text())
-    return [{key: each[key] for key in ("root", "rows")} for each in [made, *made.get("before", [])]]
+    return [
+        {key: each[key] for key in ("root", "rows")} for each in [made, *made.get("before", [])]
+    ]
 
 
 def leak(text: str, test: Manifest) -> Leak:
@@ -114,7 +122,9 @@ def leak(text: str, test: Manifest) -> Leak:
 def git() -> str | None:
     """The commit of this code, with a + where files differ from it."""
     try:
-        here = partial(subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
+        here = partial(
+            subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent, check=True
+        )
         commit = here(["git", "rev-parse", "HEAD"]).stdout.strip()
         changed = here(["git", "status", "--porcelain", "-uno"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -35,7 +35,9 @@ class Score:
 
     value: float  # of the result's metric
     interval: Interval
-    more: Json = field(default_factory=dict)  # the task's own metrics, and the settings chosen on val
+    more: Json = field(
+        default_factory=dict
+    )  # the task's own metrics, and the settings chosen on val
     per_class: dict[str, float | None] | None = None
     of_seeds: Sequence[float] | None = None  # of the probe
     std_over_seeds: float | None = None
@@ -169,7 +171,9 @@ class Result:
     def question(self) -> Json:
         """The task, the probe and their settings, or the settings of a fine-tuning but for its encoder."""
         if self.kind == TUNED:
-            return {key: value for key, value in self.protocol["training"].items() if key != "encoder"}
+            return {
+                key: value for key, value in self.protocol["training"].items() if key != "encoder"
+            }
         return dict(self.protocol["cell"])
 
 
@@ -193,14 +197,26 @@ def from_json(content: Json) -> Result:
     metric = content.get("metric")
     if not isinstance(metric, str):
         raise UserError("lacks `metric`")
-    if content.get("kind") == BENCH and not isinstance(_mapping(content, "protocol").get("cell"), dict):
+    if content.get("kind") == BENCH and not isinstance(
+        _mapping(content, "protocol").get("cell"), dict
+    ):
         raise UserError("lacks `protocol.cell`")
     rest = {key: value for key, value in content.items() if key in OWN_KEYS}
     main = {key: value for key, value in content.items() if key not in OWN_KEYS | {"schema"}}
     controls = _mapping(content, "controls")
-    rest["controls"] = {name: _score(row, metric, f"controls.{name}") for name, row in controls.items()}
-    rest["gains"] = {name: _gain(gain, f"gains.{name}") for name, gain in _mapping(content, "gains").items()}
-    parts: dict[str, Any] = {"test": Answers, "data": DataInfo, "leak": Leak, "cost": Cost, "fold": Fold}
+    rest["controls"] = {
+        name: _score(row, metric, f"controls.{name}") for name, row in controls.items()
+    }
+    rest["gains"] = {
+        name: _gain(gain, f"gains.{name}") for name, gain in _mapping(content, "gains").items()
+    }
+    parts: dict[str, Any] = {
+        "test": Answers,
+        "data": DataInfo,
+        "leak": Leak,
+        "cost": Cost,
+        "fold": Fold,
+    }
     rest |= {key: _build(kind, rest[key], key) for key, kind in parts.items() if key in rest}
     rest["encoder"] = _encoder(_mapping(content, "encoder"), "encoder")
     rest["score"] = _score(main, metric, "")
@@ -215,11 +231,17 @@ def _plain(part: Any) -> Any:
     if not is_dataclass(part):
         return part
     values = [(f, getattr(part, f.name)) for f in fields(part)]
-    return {f.name: _plain(value) for f, value in values if f.metadata or f.default is MISSING or value != f.default}
+    return {
+        f.name: _plain(value)
+        for f, value in values
+        if f.metadata or f.default is MISSING or value != f.default
+    }
 
 
 def _score_to_json(score: Score, metric: str) -> Json:
-    known = {key: _plain(getattr(score, key)) for key in SCORE_KEYS if getattr(score, key) is not None}
+    known = {
+        key: _plain(getattr(score, key)) for key in SCORE_KEYS if getattr(score, key) is not None
+    }
     return {metric: score.value, "interval": known.pop("interval"), **_plain(score.more), **known}
 
 
@@ -263,7 +285,10 @@ def _score(content: Any, metric: Any, place: str) -> Score:
 def _gain(content: Any, place: str) -> Gain:
     if not isinstance(content, dict):
         raise UserError(f"has no mapping `{place}`")
-    numbers = {"difference": float(content["difference"]), "interval": _interval(content.get("interval"), place)}
+    numbers = {
+        "difference": float(content["difference"]),
+        "interval": _interval(content.get("interval"), place),
+    }
     return _build(Gain, {**content, **numbers}, place)
 
 
@@ -293,7 +318,11 @@ def _upgrade(content: Json) -> Json:
     content = {"metric": "top1", **content, "test": test}
     if content.get("kind") == TUNED:
         return {"cell": TUNED, **content}
-    question = {"task": "classify", "probe": "linear", "with": _mapping(content, "protocol").get("probe")}
+    question = {
+        "task": "classify",
+        "probe": "linear",
+        "with": _mapping(content, "protocol").get("probe"),
+    }
     grids = _mapping(content, "grid")
     controls = {
         name: {**row, "grid": grids.get(name, [])} if isinstance(row, dict) else row
@@ -311,7 +340,9 @@ def _upgrade(content: Json) -> Json:
 
 
 def _hits(predictions: list[int], labels: list[int]) -> list[float]:
-    return [float(prediction == label) for prediction, label in zip(predictions, labels, strict=True)]
+    return [
+        float(prediction == label) for prediction, label in zip(predictions, labels, strict=True)
+    ]
 
 
 KINDS = (BENCH, TUNED, PROBE)

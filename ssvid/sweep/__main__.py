@@ -26,7 +26,11 @@ from ssvid.sweep.keeper import keep
 
 RUNS = Path("runs")
 POLL = 5.0  # seconds
-DRAWN = ("synthetic", "synthetic_films", "synthetic_narrated")  # sets that are made where they are missing
+DRAWN = (
+    "synthetic",
+    "synthetic_films",
+    "synthetic_narrated",
+)  # sets that are made where they are missing
 AGAIN = 3  # times that --wait submits a cell whose job was lost
 
 
@@ -34,8 +38,11 @@ def submit(
     sweep: str,  # YAML: base, axes, suite, cluster (docs/clusters.md)
     out: str | None = None,  # null: runs/NAME
     *,
-    cluster: Literal["slurm", "local", "debug"] = "slurm",  # debug: one cell after the other, in this process
-    parallel: int | None = None,  # cells at once; null: the sweep's own word on SLURM, 1 on this machine
+    cluster: Literal[
+        "slurm", "local", "debug"
+    ] = "slurm",  # debug: one cell after the other, in this process
+    parallel: int
+    | None = None,  # cells at once; null: the sweep's own word on SLURM, 1 on this machine
     wait: bool = False,  # until every cell is finished or has failed; jobs that are lost are submitted again
     dry_run: bool = False,  # show the cells and the job, submit nothing
 ) -> dict[str, Any]:
@@ -46,7 +53,9 @@ def submit(
     positive(parallel=parallel)
     if not Path(sweep).is_file():
         near = difflib.get_close_matches(sweep, WORDS) or list(WORDS)
-        raise UserError(f"There is no sweep file {sweep}; words of this command: {', '.join(near)}.")
+        raise UserError(
+            f"There is no sweep file {sweep}; words of this command: {', '.join(near)}."
+        )
     plan = read(sweep)
     folder = SweepFolder(out or RUNS / plan.name)
     asked = plan.cluster if parallel is None else replace(plan.cluster, parallel=parallel)
@@ -70,7 +79,11 @@ def submit(
 def unseen(plan: Any) -> None:
     """Folders of the nodes alone cannot be looked at from here; one that is spelt wrongly would fail in every cell."""
     roots = [part.get("data") for one in plan.cells for part in (one.config, one.suite or {})]
-    named = {part.get("root") for part in roots if isinstance(part, dict) and part.get("name") not in DRAWN}
+    named = {
+        part.get("root")
+        for part in roots
+        if isinstance(part, dict) and part.get("name") not in DRAWN
+    }
     for root in sorted(str(root) for root in named if root and not Path(root).exists()):
         log.warning(f"there is no {root} here, of which the sweep reads; do the nodes see it?")
 
@@ -82,10 +95,14 @@ def suites_can_be(suites: list[dict[str, Any]], best: str | None, sweep: str) ->
         done = subprocess.run(argv, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
-            raise UserError(f"The sweep {sweep}: its suite cannot be: {said.removeprefix('error: ')}")
+            raise UserError(
+                f"The sweep {sweep}: its suite cannot be: {said.removeprefix('error: ')}"
+            )
         cells = json.loads(done.stdout.splitlines()[-1])["cells"]
         if best is not None and best not in cells:
-            raise UserError(f"The sweep {sweep}: `best` is {best}, and its suite has {', '.join(cells)}.")
+            raise UserError(
+                f"The sweep {sweep}: `best` is {best}, and its suite has {', '.join(cells)}."
+            )
 
 
 def merged(folder: SweepFolder, plan: Any, asked: Cluster, named: bool) -> dict[str, Any]:
@@ -96,7 +113,9 @@ def merged(folder: SweepFolder, plan: Any, asked: Cluster, named: bool) -> dict[
     except UserError as error:
         log.warning(f"{error}")  # written anew from the sweep file
     if not named and there.get("file", plan.file) != plan.file:
-        raise UserError(f"{folder.path} holds the sweep of {there['file']}: say --out DIR, or give this one a `name`.")
+        raise UserError(
+            f"{folder.path} holds the sweep of {there['file']}: say --out DIR, or give this one a `name`."
+        )
     before = there.get("cells", {})
     cells = {one.hash: one.record() for one in plan.cells}
     gone = {name: {**given, "left": True} for name, given in before.items() if name not in cells}
@@ -124,7 +143,9 @@ def handed(
     """Hand over what is neither finished, failed, running nor queued; of these `only` some."""
     found = [one for one in status.states(folder, known) if not one.left]
     if any(one.state == "unknown" for one in found):
-        raise RunError("squeue does not answer, so what still runs is not known: nothing was submitted. Try again.")
+        raise RunError(
+            "squeue does not answer, so what still runs is not known: nothing was submitted. Try again."
+        )
     open_ = [one.cell for one in found if one.state not in (*status.ENDED, *status.ACTIVE)]
     todo = [cell for cell in open_ if only is None or cell in only]
     if todo and cluster == "slurm":
@@ -154,7 +175,9 @@ def debug(folder: SweepFolder, todo: list[str], asked: Cluster) -> None:
             raise RunError(f"The cell {name} {became} ({last.get('why', 'it was told to leave')}).")
 
 
-def watch(folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel: int | None) -> None:
+def watch(
+    folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel: int | None
+) -> None:
     known = folder.read()
     before = {one.cell: one.submitted for one in status.states(folder, known)}
     total = sum(not given["left"] for given in known["cells"].values())
@@ -163,11 +186,20 @@ def watch(folder: SweepFolder, name: str, asked: Cluster, cluster: str, parallel
             found = [one for one in status.states(folder, known) if not one.left]
             number = status.counts(found)
             bar.update(number["finished"] + number["failed"] - bar.n)
-            said = [f"{number[key]} {key}" for key in ("running", "queued", "failed") if number[key]]
+            said = [
+                f"{number[key]} {key}" for key in ("running", "queued", "failed") if number[key]
+            ]
             bar.set_postfix_str(", ".join(said), refresh=False)
-            lost = {one.cell for one in found if one.state == "stopped" and one.submitted < before[one.cell] + AGAIN}
+            lost = {
+                one.cell
+                for one in found
+                if one.state == "stopped" and one.submitted < before[one.cell] + AGAIN
+            }
             if lost:
-                with contextlib.suppress(UserError), folder.submitting():  # another may be at it, or squeue be silent
+                with (
+                    contextlib.suppress(UserError),
+                    folder.submitting(),
+                ):  # another may be at it, or squeue be silent
                     handed(folder, known, name, asked, cluster, parallel, lost)
             elif not number["running"] + number["queued"] + number["unknown"]:
                 return
@@ -190,7 +222,9 @@ def of(out: str | None) -> SweepFolder:
         if not out.endswith((".yaml", ".yml")):
             return SweepFolder(out)
         given = read_yaml(out, "sweep")
-        return SweepFolder(RUNS / str((given if isinstance(given, dict) else {}).get("name") or Path(out).stem))
+        return SweepFolder(
+            RUNS / str((given if isinstance(given, dict) else {}).get("name") or Path(out).stem)
+        )
     found = sorted(RUNS.glob("*/sweep.json"), key=lambda file: file.stat().st_mtime)
     if not found:
         raise UserError(f"There is no sweep below {RUNS}/: say which, --out DIR.")
@@ -208,7 +242,11 @@ def status_(
     while True:
         found = status.states(folder)
         text = status.page(folder, found)
-        print(("\033[2J\033[H" if watch and sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+        print(
+            ("\033[2J\033[H" if watch and sys.stderr.isatty() else "") + text,
+            file=sys.stderr,
+            flush=True,
+        )
         number = status.counts(found)
         if not watch or not number["running"] + number["queued"] + number["unknown"]:
             return {"out": str(folder.path), **number}
@@ -227,7 +265,11 @@ def logs(
     folder = of(out)
     one = folder.cell(whole_name(folder, cell))
     for event in one.events():
-        shown = {key: value for key, value in event.items() if key not in ("event", "time", "lines") and value}
+        shown = {
+            key: value
+            for key, value in event.items()
+            if key not in ("event", "time", "lines") and value
+        }
         clock = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
         log.info(f"{clock} {event['event']}: {', '.join(f'{k} {v}' for k, v in shown.items())}")
     attempts = sorted(one.logs.iterdir()) if one.logs.is_dir() else []
@@ -239,7 +281,9 @@ def logs(
 def whole_name(folder: SweepFolder, cell: str) -> str:
     found = [name for name in folder.read()["cells"] if name.startswith(cell)]
     if len(found) != 1:
-        raise UserError(f"{folder.path} has {len(found)} cells that begin with {cell!r}: `sweep status` names them.")
+        raise UserError(
+            f"{folder.path} has {len(found)} cells that begin with {cell!r}: `sweep status` names them."
+        )
     return found[0]
 
 
@@ -253,7 +297,9 @@ def cancel(
     only = whole_name(folder, cell) if cell else None
     found = [one for one in status.states(folder) if only in (None, one.cell)]
     if any(one.state == "unknown" for one in found):
-        raise RunError("squeue does not answer, so what still runs is not known: nothing was cancelled. Try again.")
+        raise RunError(
+            "squeue does not answer, so what still runs is not known: nothing was cancelled. Try again."
+        )
     wanted = {one.cell for one in found if one.state in status.ACTIVE}
     queue = slurm.queue() if wanted else {}
     here = socket.gethostname()
@@ -268,7 +314,9 @@ def cancel(
             f"delete what names it, {folder.path}/jobs/*/lane-*.json."
         )
     if lanes and only:
-        raise UserError("On this machine processes share the cells: cancel all of them (leave out --cell).")
+        raise UserError(
+            "On this machine processes share the cells: cancel all of them (leave out --cell)."
+        )
     for name in sorted(wanted):
         folder.cell(name).add("cancel", host=here)
     for i in range(0, len(numbers), 100):
@@ -295,7 +343,9 @@ def retry(
         known = folder.read()
         only = whole_name(folder, cell) if cell else None
         again = [
-            one for one in status.states(folder) if one.state == "failed" and only in (None, one.cell) and not one.left
+            one
+            for one in status.states(folder)
+            if one.state == "failed" and only in (None, one.cell) and not one.left
         ]
         for one in again:
             folder.cell(one.cell).add("retry")
@@ -312,7 +362,9 @@ def report(
     folder = of(out)
     folder.read()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.report", str(folder.path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.report", str(folder.path)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     if done.returncode:
         raise RunError("The report could not be made: the line above says why.")

@@ -20,10 +20,16 @@ class Cluster:
     cpus: int = 2  # a process
     memory: float | None = None  # GB a node
     time: int = 1440  # minutes; a cell that needs more is requeued and goes on
-    signal_delay: int = 120  # seconds before the time is up at which a cell is told to write its checkpoint
+    signal_delay: int = (
+        120  # seconds before the time is up at which a cell is told to write its checkpoint
+    )
     parallel: int = 64  # cells at once; on this machine `--parallel`, 1 if not said
-    setup: list[str] = field(default_factory=list)  # lines of shell before each job: module load ...
-    extra: dict[str, Any] = field(default_factory=dict)  # further lines of sbatch: {reservation: x, exclusive: true}
+    setup: list[str] = field(
+        default_factory=list
+    )  # lines of shell before each job: module load ...
+    extra: dict[str, Any] = field(
+        default_factory=dict
+    )  # further lines of sbatch: {reservation: x, exclusive: true}
 
     @property
     def ranks(self) -> int:

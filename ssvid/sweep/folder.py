@@ -80,7 +80,9 @@ class SweepFolder:
         except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
             if error.filename is None or not str(error.filename).startswith(str(self.path)):
                 raise
-            raise UserError(f"--out {self.path} cannot be written ({error.strerror}); name another folder.") from error
+            raise UserError(
+                f"--out {self.path} cannot be written ({error.strerror}); name another folder."
+            ) from error
 
 
 class CellFolder:
@@ -135,7 +137,9 @@ class CellFolder:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RunError(f"{self.attempts} could not be written: {error.strerror}. Free some space.") from error
+            raise RunError(
+                f"{self.attempts} could not be written: {error.strerror}. Free some space."
+            ) from error
 
     def recipe(self, name: str, flags: dict[str, Any]) -> Path:
         file = self.path / f"{name}.yaml"

@@ -12,9 +12,16 @@ def alive(submission: dict[str, Any], jobs: dict[str, slurm.Job] | None) -> dict
     if submission["cluster"] == "slurm":
         known = jobs or {}
         suffix = [f"_{i}" for i in range(len(cells))] if len(cells) > 1 else [""]
-        ids = [known.get(f"{submission.get('job')}{end}") or known.get(f"{submission['name']}{end}") for end in suffix]
+        ids = [
+            known.get(f"{submission.get('job')}{end}") or known.get(f"{submission['name']}{end}")
+            for end in suffix
+        ]
         return {cell: job for cell, job in zip(cells, ids, strict=True) if job}
-    lanes = [lane for lane in local.lanes_of(submission) if lane["host"] != socket.gethostname() or local.living(lane)]
+    lanes = [
+        lane
+        for lane in local.lanes_of(submission)
+        if lane["host"] != socket.gethostname() or local.living(lane)
+    ]
     if not lanes:
         return {}
     job = slurm.Job("", "LOCAL", lanes[0]["host"], "", tuple(lane["pid"] for lane in lanes))

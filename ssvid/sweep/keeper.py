@@ -26,11 +26,18 @@ from ssvid.sweep.local import arrive
 from ssvid.sweep.ranks import Ending, ended, started
 from ssvid.sweep.slurm import time_left
 
-ALIKE = {"failed": 3, "outside": 10}  # attempts in a row that end alike and bring nothing: the cell has failed
+ALIKE = {
+    "failed": 3,
+    "outside": 10,
+}  # attempts in a row that end alike and bring nothing: the cell has failed
 IDLE = 10  # attempts in a row that bring nothing, however they end
-CHANGING = re.compile(r"0x[0-9a-f]+|/[^\s,;:]+|[\d.]+")  # in one failure's words: addresses, temporary files, numbers
+CHANGING = re.compile(
+    r"0x[0-9a-f]+|/[^\s,;:]+|[\d.]+"
+)  # in one failure's words: addresses, temporary files, numbers
 STAGES = ("pretrain", "suite")
-MARGIN = 120.0  # seconds before the job's end, beside the signal's delay, in which nothing new is begun
+MARGIN = (
+    120.0  # seconds before the job's end, beside the signal's delay, in which nothing new is begun
+)
 
 
 class Told:
@@ -47,7 +54,9 @@ class Told:
 
     @contextmanager
     def listening(self) -> Iterator["Told"]:
-        before = {which: signal.signal(which, self.hear) for which in (signal.SIGTERM, signal.SIGUSR2)}
+        before = {
+            which: signal.signal(which, self.hear) for which in (signal.SIGTERM, signal.SIGUSR2)
+        }
         try:
             yield self
         finally:
@@ -63,7 +72,9 @@ def keep(out: str, names: list[str], shape: dict[str, Any]) -> dict[str, str]:
     told, folder, cluster = Told(), SweepFolder(out), Cluster(**shape)
     became = dict.fromkeys(names, "waiting")
     with told.listening():
-        while not told() and (left := [name for name in names if became[name] in ("waiting", "held")]):
+        while not told() and (
+            left := [name for name in names if became[name] in ("waiting", "held")]
+        ):
             for name in left:
                 cell = folder.cell(name)
                 with held(cell.lock, told, wait=len(left) == 1) as mine:
@@ -112,7 +123,9 @@ def kept(cell: CellFolder, folder: SweepFolder, cluster: Cluster, told: Told) ->
             return "finished"
         if tried and soon_over(cluster) and requeue(cell):
             return "requeued"
-        with held(cell.run / "lock", told, wait=True) as mine:  # a trainer whose keeper was killed may live on
+        with held(
+            cell.run / "lock", told, wait=True
+        ) as mine:  # a trainer whose keeper was killed may live on
             pass
         tried = True
         if mine:
@@ -122,33 +135,56 @@ def kept(cell: CellFolder, folder: SweepFolder, cluster: Cluster, told: Told) ->
     return "stopped"
 
 
-def attempt(cell: CellFolder, stage: str, given: dict[str, Any], cluster: Cluster, told: Told) -> None:
+def attempt(
+    cell: CellFolder, stage: str, given: dict[str, Any], cluster: Cluster, told: Told
+) -> None:
     number = 1 + sum(event["event"] == "start" for event in cell.events())
     logs = cell.logs / f"{number:03d}-{stage}"
     while logs.exists():  # its event was lost to a kill
         number += 1
         logs = cell.logs / f"{number:03d}-{stage}"
     ranks = cluster.ranks if stage == "pretrain" else 1
-    where = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
-    cell.add("start", stage=stage, logs=logs.name, node=os.environ.get("SLURM_JOB_NODELIST"), **where)
+    where = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
+    cell.add(
+        "start", stage=stage, logs=logs.name, node=os.environ.get("SLURM_JOB_NODELIST"), **where
+    )
     os.environ["PYTHONUNBUFFERED"] = "1"
     processes = started(command(cell, stage, given), cluster, ranks, logs, given["cwd"])
     end = ended(processes, logs, told)
     more = {} if end.how == "done" else {"lines": end.lines}
-    cell.add("end", stage=stage, code=end.code, how=end.how, said=end.said, mark=cell.mark(stage), **more)
+    cell.add(
+        "end", stage=stage, code=end.code, how=end.how, said=end.said, mark=cell.mark(stage), **more
+    )
     give_up(cell, stage, end)
 
 
 def command(cell: CellFolder, stage: str, given: dict[str, Any]) -> list[str]:
     if stage == "pretrain":
-        file = cell.recipe("pretrain", {key: v for key, v in given["config"].items() if key != "out"})
+        file = cell.recipe(
+            "pretrain", {key: v for key, v in given["config"].items() if key != "out"}
+        )
         return ["ssvid.pretrain", "--config", str(file), "--out", str(cell.run)]
     file = cell.recipe("suite", given["suite"])
-    return ["benchmarks.run", "--config", str(file), "--encoder", str(cell.run), "--out", str(cell.bench)]
+    return [
+        "benchmarks.run",
+        "--config",
+        str(file),
+        "--encoder",
+        str(cell.run),
+        "--out",
+        str(cell.bench),
+    ]
 
 
 def passed(cell: CellFolder, stage: str) -> bool:
-    return any(one["event"] == "end" and one["stage"] == stage and one["how"] == "done" for one in cell.events())
+    return any(
+        one["event"] == "end" and one["stage"] == stage and one["how"] == "done"
+        for one in cell.events()
+    )
 
 
 def vanished(cell: CellFolder) -> None:
@@ -156,7 +192,9 @@ def vanished(cell: CellFolder) -> None:
     events = [event for event in cell.events() if event["event"] in ("start", "end")]
     if events and events[-1]["event"] == "start":
         stage, said = events[-1]["stage"], "its keeper was killed or its node was lost"
-        cell.add("end", stage=stage, code=None, how="outside", said=said, mark=cell.mark(stage), lines=[])
+        cell.add(
+            "end", stage=stage, code=None, how="outside", said=said, mark=cell.mark(stage), lines=[]
+        )
         give_up(cell, stage, Ending(-1, "outside", said, []))
 
 
@@ -164,8 +202,15 @@ def alike(cell: CellFolder, stage: str, words: bool = True) -> int:
     """How many attempts, up to the last, ended at one place, and (`words`) in one way."""
     events = cell.events()
     since = max((i for i, event in enumerate(events) if event["event"] == "retry"), default=-1)
-    ends = [event for event in events[since + 1 :] if event["event"] == "end" and event["stage"] == stage]
-    ways = [(end["mark"], *((end["how"], CHANGING.sub("#", end["said"])) if words else ())) for end in ends]
+    ends = [
+        event
+        for event in events[since + 1 :]
+        if event["event"] == "end" and event["stage"] == stage
+    ]
+    ways = [
+        (end["mark"], *((end["how"], CHANGING.sub("#", end["said"])) if words else ()))
+        for end in ends
+    ]
     count = 0
     for way in reversed(ways):
         if way != ways[-1]:
@@ -176,9 +221,14 @@ def alike(cell: CellFolder, stage: str, words: bool = True) -> int:
 
 def give_up(cell: CellFolder, stage: str, end: Ending) -> None:
     times = alike(cell, stage)
-    if end.how == "done" or (times < ALIKE[end.how] and (times := alike(cell, stage, words=False)) < IDLE):
+    if end.how == "done" or (
+        times < ALIKE[end.how] and (times := alike(cell, stage, words=False)) < IDLE
+    ):
         return
-    found: Event = next((e for e in reversed(cell.events()) if e["event"] == "end" and e.get("lines")), {"lines": []})
+    found: Event = next(
+        (e for e in reversed(cell.events()) if e["event"] == "end" and e.get("lines")),
+        {"lines": []},
+    )
     lines = end.lines or found["lines"]
     store(cell.failed_file, {"why": end.said, "times": times, "stage": stage, "lines": lines})
 
@@ -209,13 +259,17 @@ def requeue(cell: CellFolder) -> bool:
 
 def row(cell: CellFolder, given: dict[str, Any]) -> dict[str, Any]:
     events = cell.events()
-    reached = newest(cell.metrics)  # of all starts: what the last one printed may be of none of the steps
+    reached = newest(
+        cell.metrics
+    )  # of all starts: what the last one printed may be of none of the steps
     return {
         "cell": cell.hash,
         **{key: given[key] for key in ("name", "axes", "settings")},
         "seed": given["config"].get("seed"),
         **{key: reached.get(key) for key in ("step", "loss", "cpu_s", "wall_s")},
-        "starts": sum(event["event"] == "start" and event["stage"] == "pretrain" for event in events),
+        "starts": sum(
+            event["event"] == "start" and event["stage"] == "pretrain" for event in events
+        ),
         "scores": scores(cell),
     }
 
@@ -223,7 +277,9 @@ def row(cell: CellFolder, given: dict[str, Any]) -> dict[str, Any]:
 def scores(cell: CellFolder) -> dict[str, Any]:
     """Of each cell of the suite, from the result files alone."""
     results = read_folder(cell.bench).values()
-    return {result.cell: row_to_json(row_score(result)) for result in results if result.kind == BENCH}
+    return {
+        result.cell: row_to_json(row_score(result)) for result in results if result.kind == BENCH
+    }
 
 
 if __name__ == "__main__":  # a lane of this machine: OUT SUBMISSION SHAPE CELL...

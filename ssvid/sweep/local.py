@@ -16,7 +16,11 @@ from ssvid.sweep.folder import SweepFolder, store
 
 def start_lanes(folder: SweepFolder, cells: list[str], cluster: Cluster, lanes: int) -> None:
     """Processes that outlive this one, each taking the next cell that nobody has."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SUBMITIT_"))}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("SLURM_", "SUBMITIT_"))
+    }
     file = folder.record(cluster="local", cells=cells)
     place = folder.path / "jobs" / file.stem
     place.mkdir(parents=True, exist_ok=True)
@@ -29,7 +33,12 @@ def start_lanes(folder: SweepFolder, cells: list[str], cluster: Cluster, lanes: 
             whole = [sys.executable, "-m", "ssvid.sweep.keeper", *argv]
             started.append(
                 subprocess.Popen(
-                    whole, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                    whole,
+                    env=env,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
                 )
             )
     while any(p.poll() is None and not (place / f"lane-{p.pid}.json").exists() for p in started):
@@ -40,7 +49,11 @@ def start_lanes(folder: SweepFolder, cells: list[str], cluster: Cluster, lanes: 
 
 def lanes_of(submission: dict[str, Any]) -> list[dict[str, Any]]:
     """Processes that began with a submission to this machine. Each notes itself: whoever started it may be killed."""
-    files = sorted(Path(submission["folder"]).glob("lane-*.json")) if submission["cluster"] == "local" else []
+    files = (
+        sorted(Path(submission["folder"]).glob("lane-*.json"))
+        if submission["cluster"] == "local"
+        else []
+    )
     return [json.loads(file.read_text()) for file in files]
 
 

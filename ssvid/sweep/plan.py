@@ -43,7 +43,11 @@ class Cell(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         kept = {key: value for key, value in self._asdict().items() if key != "hash"}
-        return {**kept, "left": False, "cwd": str(Path.cwd())}  # relative paths of its flags count from there
+        return {
+            **kept,
+            "left": False,
+            "cwd": str(Path.cwd()),
+        }  # relative paths of its flags count from there
 
 
 class Plan(NamedTuple):
@@ -64,15 +68,21 @@ class Plan(NamedTuple):
 def read(path: str) -> Plan:
     """Every fault of the file is one sentence here, before a folder is made."""
     given = read_yaml(path, "sweep")
-    if not isinstance(given, dict) or not any(given.get(part) for part in ("grid", "list", "random")):
+    if not isinstance(given, dict) or not any(
+        given.get(part) for part in ("grid", "list", "random")
+    ):
         raise UserError(f"The sweep {path} has no axes: give it `grid`, `list` or `random`.")
     if strange := sorted(set(map(str, given)) - set(KEYS)):
-        raise UserError(f"The sweep {path} has an entry {strange[0]!r}: there are {', '.join(KEYS)}.")
+        raise UserError(
+            f"The sweep {path} has an entry {strange[0]!r}: there are {', '.join(KEYS)}."
+        )
     for axis, value in named_in(given):
         possible(axis, value, path)
     name = str(given.get("name") or Path(path).stem)
     if not name.replace("-", "").replace("_", "").isalnum():
-        raise UserError(f"The sweep {path} is called {name!r}: a name has letters, digits, - and _ alone.")
+        raise UserError(
+            f"The sweep {path} is called {name!r}: a name has letters, digits, - and _ alone."
+        )
     cluster = cluster_of(given.get("cluster") or {}, path)
     best = given.get("best")
     base, suite = based(given, path), suited(given.get("suite"), path)
@@ -84,16 +94,28 @@ def read(path: str) -> Plan:
     ]
     different(cells, path)
     if best is not None and (not isinstance(best, str) or suite is None):
-        raise UserError(f"The sweep {path}: `best` is the name of a cell of its suite, and {best!r} is none.")
+        raise UserError(
+            f"The sweep {path}: `best` is the name of a cell of its suite, and {best!r} is none."
+        )
     return Plan(
-        name, str(Path(path).resolve()), {a: list(dict.fromkeys(named[a].values())) for a in free}, best, cells, cluster
+        name,
+        str(Path(path).resolve()),
+        {a: list(dict.fromkeys(named[a].values())) for a in free},
+        best,
+        cells,
+        cluster,
     )
 
 
 def named_in(given: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Axes, as far as they can be told before their parts are looked at, with their values."""
     rows = given.get("list")
-    for part in (given.get("set"), given.get("grid"), given.get("random"), *(rows if isinstance(rows, list) else [])):
+    for part in (
+        given.get("set"),
+        given.get("grid"),
+        given.get("random"),
+        *(rows if isinstance(rows, list) else []),
+    ):
         yield from part.items() if isinstance(part, dict) else ()
 
 
@@ -105,14 +127,20 @@ def possible(axis: Any, value: Any, path: str) -> None:
     try:
         json.dumps(value)
     except TypeError as error:
-        raise UserError(f"The sweep {path}: {axis} has a value that is no number, text or list: quote it.") from error
+        raise UserError(
+            f"The sweep {path}: {axis} has a value that is no number, text or list: quote it."
+        ) from error
 
 
 def based(given: dict[str, Any], path: str) -> dict[str, Any]:
     base = given.get("base") or {}
     if isinstance(base, str):
         base = load_recipe(Path(path).parent / base)
-    if not isinstance(base, dict) or not isinstance(given.get("set") or {}, dict) or "stages" in base:
+    if (
+        not isinstance(base, dict)
+        or not isinstance(given.get("set") or {}, dict)
+        or "stages" in base
+    ):
         raise UserError(
             f"The sweep {path}: `base` is one recipe or flags of ssvid.pretrain, and `set` is flags over it."
         )
@@ -124,13 +152,17 @@ def based(given: dict[str, Any], path: str) -> dict[str, Any]:
 def suited(given: Any, path: str) -> dict[str, Any] | None:
     suite = {"suite": given} if isinstance(given, str) else given
     if suite is not None and (not isinstance(suite, dict) or {"encoder", "out"} & suite.keys()):
-        raise UserError(f"The sweep {path}: `suite` is a name or flags of benchmarks.run without encoder and out.")
+        raise UserError(
+            f"The sweep {path}: `suite` is a name or flags of benchmarks.run without encoder and out."
+        )
     return suite
 
 
 def combine(given: dict[str, Any], path: str) -> Iterator[Settings]:
     grid, rows = given.get("grid") or {}, given.get("list") or [{}]
-    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+    if not isinstance(grid, dict) or not all(
+        isinstance(values, list) and values for values in grid.values()
+    ):
         raise UserError(f"The sweep {path}: `grid` gives each axis a list of values.")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The sweep {path}: `list` is a list of mappings from flags to values.")
@@ -139,17 +171,30 @@ def combine(given: dict[str, Any], path: str) -> Iterator[Settings]:
         parts: list[Settings] = [dict(zip(grid, values, strict=True)), row, draw]
         names = [name for part in parts for name in part]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"The sweep {path}: {twice[0]} is in two of grid, list and random; give it once.")
+            raise UserError(
+                f"The sweep {path}: {twice[0]} is in two of grid, list and random; give it once."
+            )
         yield {name: value for part in parts for name, value in part.items()}
 
 
 def draws(given: Any, path: str) -> list[Settings]:
     if given is None:
         return [{}]
-    axes = {key: how for key, how in given.items() if key not in ("count", "seed")} if isinstance(given, dict) else {}
+    axes = (
+        {key: how for key, how in given.items() if key not in ("count", "seed")}
+        if isinstance(given, dict)
+        else {}
+    )
     seed = given.get("seed", 0) if isinstance(given, dict) else 0
-    if not axes or not isinstance(given.get("count"), int) or given["count"] < 1 or not isinstance(seed, int):
-        raise UserError(f"The sweep {path}: `random` has a `count` of draws, maybe their `seed`, and an axis at least.")
+    if (
+        not axes
+        or not isinstance(given.get("count"), int)
+        or given["count"] < 1
+        or not isinstance(seed, int)
+    ):
+        raise UserError(
+            f"The sweep {path}: `random` has a `count` of draws, maybe their `seed`, and an axis at least."
+        )
     columns = {axis: column(how, axis, seed, given["count"], path) for axis, how in axes.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -159,8 +204,16 @@ def column(how: Any, axis: str, seed: int, count: int, path: str) -> list[Any]:
     from ssvid.randomness import uniform
 
     kind, given = next(iter(how.items())) if isinstance(how, dict) and len(how) == 1 else ("", None)
-    ends = isinstance(given, list) and len(given) == 2 and all(isinstance(end, int | float) for end in given)
-    if kind not in ("uniform", "log", "integers", "choice") or not isinstance(given, list) or not given:
+    ends = (
+        isinstance(given, list)
+        and len(given) == 2
+        and all(isinstance(end, int | float) for end in given)
+    )
+    if (
+        kind not in ("uniform", "log", "integers", "choice")
+        or not isinstance(given, list)
+        or not given
+    ):
         raise UserError(
             f"The sweep {path}: random.{axis} is one of uniform, log, integers: [LOW, HIGH] or choice: [...]."
         )
@@ -181,7 +234,9 @@ def column(how: Any, axis: str, seed: int, count: int, path: str) -> list[Any]:
     return [float(f"{low + u * (high - low):.6g}") for u in shares]
 
 
-def resolved(base: dict[str, Any], combinations: list[Settings], path: str) -> Iterator[dict[str, Any]]:
+def resolved(
+    base: dict[str, Any], combinations: list[Settings], path: str
+) -> Iterator[dict[str, Any]]:
     """Each combination's flags as ssvid.pretrain understands them.
 
     Parsing takes 50 ms, and a thousand cells must not wait: a flag's value means the same whatever the others are, once
@@ -243,7 +298,9 @@ def put(config: dict[str, Any], key: str, value: Any) -> None:
 def axes_of(combinations: list[Settings]) -> list[str]:
     """Flags that not all cells have alike."""
     names = dict.fromkeys(itertools.chain.from_iterable(combinations))
-    values = {name: {json.dumps(one.get(name), sort_keys=True) for one in combinations} for name in names}
+    values = {
+        name: {json.dumps(one.get(name), sort_keys=True) for one in combinations} for name in names
+    }
     return [name for name in names if len(values[name]) > 1] or list(names)
 
 
@@ -262,8 +319,12 @@ def label(value: Any, others: list[Any]) -> str:
     if not isinstance(value, dict):
         return "-" if value is None else str(value)
     same = [one for one in others if isinstance(one, dict) and one.get("name") == value.get("name")]
-    telling = [key for key in value if key != "name" and any(one.get(key) != value[key] for one in same)]
-    return " ".join([str(value.get("name", "")), *(f"{key}={value[key]}" for key in telling)]).strip()
+    telling = [
+        key for key in value if key != "name" and any(one.get(key) != value[key] for one in same)
+    ]
+    return " ".join(
+        [str(value.get("name", "")), *(f"{key}={value[key]}" for key in telling)]
+    ).strip()
 
 
 def cell(
@@ -273,10 +334,15 @@ def cell(
     axes: list[str],
     named_as: dict[str, dict[str, str]],
 ) -> Cell:
-    asked = {key.removeprefix(SUITE): value for key, value in settings.items() if key.startswith(SUITE)}
+    asked = {
+        key.removeprefix(SUITE): value for key, value in settings.items() if key.startswith(SUITE)
+    }
     suite = set_flags(suite, asked) if suite is not None else None
     shown = {axis: named_as[axis][json.dumps(settings.get(axis), sort_keys=True)] for axis in axes}
-    name = ", ".join(text if axis in NAMED else f"{axis.rpartition('.')[2]} {text}" for axis, text in shown.items())
+    name = ", ".join(
+        text if axis in NAMED else f"{axis.rpartition('.')[2]} {text}"
+        for axis, text in shown.items()
+    )
     return Cell(identity(config, suite, axes), name, shown, settings, config, suite)
 
 
@@ -286,7 +352,9 @@ def identity(config: dict[str, Any], suite: dict[str, Any] | None, axes: list[st
 
     how = FREE - {"steps", "epochs", "data.root", "encoder"} - set(axes)
     kept = {key: value for key, value in flat(config).items() if key not in how}
-    text = json.dumps([kept, suite], sort_keys=True)  # of folders that exist: changing it would train them anew
+    text = json.dumps(
+        [kept, suite], sort_keys=True
+    )  # of folders that exist: changing it would train them anew
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -20,7 +20,14 @@ from ssvid.sweep.cluster import Cluster
 LET = 20.0  # seconds in which the others may find out by themselves that a process is lost, and say so in their logs
 GRACE = 60.0  # seconds for a checkpoint, once all have been told to leave
 OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of whoever submitted
+PLACE = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # of whoever submitted
 WORDS = 30  # last lines that are kept of a process that failed
 
 
@@ -31,23 +38,45 @@ class Ending(NamedTuple):
     lines: list[str]  # the last ones of the process that failed first
 
 
-def started(module: list[str], cluster: Cluster, ranks: int, logs: Path, cwd: str) -> list[subprocess.Popen[bytes]]:
+def started(
+    module: list[str], cluster: Cluster, ranks: int, logs: Path, cwd: str
+) -> list[subprocess.Popen[bytes]]:
     """`module`: what follows `python -m`. Logs are LOGS/rankN.out and .err."""
     logs.mkdir(parents=True)
     command = [sys.executable, "-m", *module]
-    env = {key: value for key, value in os.environ.items() if key not in PLACE and not key.startswith("TORCHELASTIC")}
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in PLACE and not key.startswith("TORCHELASTIC")
+    }
     env |= {"MASTER_PORT": str(free_port())} if ranks > 1 else {}
     env[FAULTS] = str(logs.resolve())
     if "SLURM_JOB_ID" in os.environ:
         with open(logs / "srun.err", "wb") as err:
             srun = [*step(cluster, ranks, logs), *command]
-            return [subprocess.Popen(srun, env=env, stdout=err, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd)]
+            return [
+                subprocess.Popen(
+                    srun, env=env, stdout=err, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd
+                )
+            ]
     made = []
     for rank in range(ranks):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
-        with open(logs / f"rank{rank}.out", "wb") as out, open(logs / f"rank{rank}.err", "wb") as err:
+        place = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+        }
+        with (
+            open(logs / f"rank{rank}.out", "wb") as out,
+            open(logs / f"rank{rank}.err", "wb") as err,
+        ):
             whole = {**env, **place} if ranks > 1 else env
-            made.append(subprocess.Popen(command, env=whole, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd))
+            made.append(
+                subprocess.Popen(
+                    command, env=whole, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd
+                )
+            )
     return made
 
 
@@ -55,7 +84,10 @@ def step(cluster: Cluster, ranks: int, logs: Path) -> list[str]:
     """srun as part of the job: it inherits nodes and memory, but not the number of CPUs."""
     many = ranks > 1
     shape = [f"--nodes={cluster.nodes if many else 1}", f"--ntasks={ranks}"]
-    shape += [f"--ntasks-per-node={cluster.per_node if many else 1}", f"--cpus-per-task={cluster.cpus}"]
+    shape += [
+        f"--ntasks-per-node={cluster.per_node if many else 1}",
+        f"--cpus-per-task={cluster.cpus}",
+    ]
     files = [f"--output={logs}/rank%t.out", f"--error={logs}/rank%t.err"]
     return ["srun", "--kill-on-bad-exit=1", "--unbuffered", *shape, *files]
 
@@ -109,7 +141,9 @@ def judged(code: int, logs: Path) -> Ending:
 def first_of_srun(file: Path) -> int | None:
     """How the first of the tasks ended. srun ends with the highest code, most often that of those it killed itself."""
     for line in tail(file) if file.exists() else []:
-        if found := re.search(r"tasks? [\d,-]+: (?:Exited with exit code (\d+)|(.+?)(?: \(core dumped\))?$)", line):
+        if found := re.search(
+            r"tasks? [\d,-]+: (?:Exited with exit code (\d+)|(.+?)(?: \(core dumped\))?$)", line
+        ):
             named = {signal.strsignal(one): one for one in signal.valid_signals()}
             code = int(found[1]) if found[1] else -named.get(found[2], 0)
             if code:
@@ -128,7 +162,9 @@ def killer(code: int) -> signal.Signals | None:
 def last_words(logs: Path) -> tuple[str, list[str]]:
     """Of the process that failed for a reason of its own, not for the loss of another."""
     found: list[tuple[bool, str, list[str]]] = []
-    for file in sorted(logs.glob("*.err"), key=lambda file: int(re.sub(r"\D", "", file.name) or 10**9)):
+    for file in sorted(
+        logs.glob("*.err"), key=lambda file: int(re.sub(r"\D", "", file.name) or 10**9)
+    ):
         lines = [line for line in tail(file) if line.strip()]
         if lines:
             said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])

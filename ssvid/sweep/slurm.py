@@ -30,7 +30,9 @@ class Job(NamedTuple):
     state: str  # PENDING, RUNNING, ...
     node: str
     reason: str
-    lanes: tuple[int, ...] = ()  # processes of this machine instead, which share the cells of a submission
+    lanes: tuple[
+        int, ...
+    ] = ()  # processes of this machine instead, which share the cells of a submission
 
 
 def ask(*command: str) -> str | None:
@@ -68,7 +70,9 @@ def queue() -> dict[str, Job] | None:
     return jobs
 
 
-def submit_arrays(folder: SweepFolder, name: str, cells: list[str], cluster: Cluster, worker: Worker) -> list[str]:
+def submit_arrays(
+    folder: SweepFolder, name: str, cells: list[str], cluster: Cluster, worker: Worker
+) -> list[str]:
     """Arrays of at most MaxArraySize cells, of which `parallel` run at once in all. Returns their job numbers.
 
     `worker`: what each job calls, with the sweep's folder, its cells and the shape of the cluster.
@@ -98,10 +102,20 @@ def submit_arrays(folder: SweepFolder, name: str, cells: list[str], cluster: Clu
     return jobs
 
 
-def submit(out: Path, where: Path, name: str, cells: list[str], cluster: Cluster, limit: int, worker: Worker) -> str:
+def submit(
+    out: Path,
+    where: Path,
+    name: str,
+    cells: list[str],
+    cluster: Cluster,
+    limit: int,
+    worker: Worker,
+) -> str:
     executor = executor_of(where, name, cluster, limit)
     many = len(cells)
-    made = executor.map_array(worker, [str(out.resolve())] * many, [[cell] for cell in cells], [vars(cluster)] * many)
+    made = executor.map_array(
+        worker, [str(out.resolve())] * many, [[cell] for cell in cells], [vars(cluster)] * many
+    )
     return str(made[0].job_id).partition("_")[0]
 
 
@@ -136,7 +150,9 @@ def executor_of(where: Path, name: str, cluster: Cluster, limit: int) -> Any:
 
 def script(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> str:
     """What sbatch will be given, for --dry-run and for sbatch's own check."""
-    executor = executor_of(folder.path / "jobs" / "NNNN", name, cluster, min(cluster.parallel, cells))
+    executor = executor_of(
+        folder.path / "jobs" / "NNNN", name, cluster, min(cluster.parallel, cells)
+    )
     if cells > 1:
         executor.parameters["map_count"] = min(cells, max_array())
     return str(executor._make_submission_file_text(executor._submitit_command_str, "check"))
@@ -153,12 +169,20 @@ def check(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> None:
     text = script(folder, name, cells, cluster)
     answer = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True)
     if answer.returncode:
-        raise UserError(f"SLURM would refuse these jobs ({refusal(answer.stderr)}); nothing was submitted.")
+        raise UserError(
+            f"SLURM would refuse these jobs ({refusal(answer.stderr)}); nothing was submitted."
+        )
 
 
 def refusal(text: str) -> str:
-    lines = [re.sub(r"^(sbatch: )?(error: )?", "", line) for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if "allocation failure" in line or "Batch job submission failed" in line] or lines
+    lines = [
+        re.sub(r"^(sbatch: )?(error: )?", "", line) for line in text.splitlines() if line.strip()
+    ]
+    said = [
+        line
+        for line in lines
+        if "allocation failure" in line or "Batch job submission failed" in line
+    ] or lines
     return (said[-1] if said else "it does not say why").rstrip(".")
 
 

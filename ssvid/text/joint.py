@@ -56,9 +56,13 @@ def described(head: nn.Module) -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = []
     for layer in layers:
         if isinstance(layer, nn.Linear):
-            told.append({"in": layer.in_features, "out": layer.out_features, "bias": layer.bias is not None})
+            told.append(
+                {"in": layer.in_features, "out": layer.out_features, "bias": layer.bias is not None}
+            )
         elif not isinstance(layer, nn.Identity):
-            raise TypeError(f"a head of linear maps can be saved, and this one has a {type(layer).__name__}")
+            raise TypeError(
+                f"a head of linear maps can be saved, and this one has a {type(layer).__name__}"
+            )
     return told
 
 
@@ -73,7 +77,9 @@ def load_joint(path: str | Path, words: str | None = None) -> Joint:
     card_file = place / "text.json" if place.is_dir() else place.with_suffix(".json")
     card = read_card(card_file)
     if place.is_dir() and card is None:
-        raise UserError(f"{place} has no text tower (text.json): take the run of an objective that learns from text.")
+        raise UserError(
+            f"{place} has no text tower (text.json): take the run of an objective that learns from text."
+        )
     if card is None:
         return published_joint(place, words)
     if "tower" not in card and (beside := place.with_name("text.json")).exists():
@@ -81,8 +87,12 @@ def load_joint(path: str | Path, words: str | None = None) -> Joint:
     if words is not None:
         raise UserError(f"{place} is a run's, which knows its words: leave out {words}.")
     try:
-        given = {key: inside(card_file.parent, key, value) for key, value in card["arguments"].items()}
-        joint = Joint(create_tower(card["tower"], **given), head_of(card["head"]), cosine=card["cosine"])
+        given = {
+            key: inside(card_file.parent, key, value) for key, value in card["arguments"].items()
+        }
+        joint = Joint(
+            create_tower(card["tower"], **given), head_of(card["head"]), cosine=card["cosine"]
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{card_file} describes no text tower: {error!r}.") from error
     file = card_file.with_suffix(".safetensors")
@@ -123,7 +133,9 @@ def published_joint(path: Path, words: str | None) -> Joint:
 
 def joint_state(found: Found) -> State:
     if found.net.objective != "mil_nce":
-        raise UserError(f"{found.file.path} is {found.what}, which has no space of clips and sentences.")
+        raise UserError(
+            f"{found.file.path} is {found.what}, which has no space of clips and sentences."
+        )
     return {key: x for key, x in found.ours.items() if key.startswith(("tower.", "head."))}
 
 
@@ -132,20 +144,27 @@ def chosen_tower(
     words: str | None,
     text: str | None,
     options: dict[str, Any],
-    reads: dict[str, Any] | None = None,  # how the objective's publication reads words, whoever trained their table
+    reads: dict[str, Any]
+    | None = None,  # how the objective's publication reads words, whoever trained their table
     **sizes: Any,  # of a new tower
 ) -> Tower:
     """By the flags --objective.tower, .words, .text and .options."""
     if name != "words":
         if words is not None:
-            raise UserError(f"--objective.words {words} is of the tower words; {name} has words of its own.")
+            raise UserError(
+                f"--objective.words {words} is of the tower words; {name} has words of its own."
+            )
         if text is None and name in ("bert", "clip"):
-            raise UserError(f"--objective.tower {name} needs --objective.text: the folder of the model.")
+            raise UserError(
+                f"--objective.tower {name} needs --objective.text: the folder of the model."
+            )
         return create_tower(name, **sizes, **({} if text is None else {"folder": text}), **options)
     if text is None:
         return create_tower(name, words=words, **{**(reads or {}), **sizes, **options})
     if options:
-        raise UserError(f"--objective.text {text} says what its tower is: leave out --objective.options.")
+        raise UserError(
+            f"--objective.text {text} says what its tower is: leave out --objective.options."
+        )
     start = load_joint(text, words).tower.train()
     if reads is None or start.name != name:
         return start

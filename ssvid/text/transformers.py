@@ -21,7 +21,9 @@ def library() -> Any:
     try:
         lib: Any = importlib.import_module("transformers")
     except ImportError as error:
-        raise UserError(f"BERT and CLIP text towers need transformers ({error}): pip install ssvid[text].") from error
+        raise UserError(
+            f"BERT and CLIP text towers need transformers ({error}): pip install ssvid[text]."
+        ) from error
     lib.utils.logging.disable_progress_bar()  # one for each file it opens
     return lib
 
@@ -29,7 +31,9 @@ def library() -> Any:
 class Pretrained(nn.Module):
     """A net and its tokeniser, from a folder. `empty`: random weights, for those that a run has saved."""
 
-    def __init__(self, kind: str, folder: str, length: int, empty: bool, parts: tuple[str, ...]) -> None:
+    def __init__(
+        self, kind: str, folder: str, length: int, empty: bool, parts: tuple[str, ...]
+    ) -> None:
         super().__init__()
         place, lib = Path(folder).expanduser(), library()
         if not (place / "config.json").is_file():
@@ -50,15 +54,23 @@ class Pretrained(nn.Module):
             said = " ".join(str(error).split())[:200]
             raise UserError(f"{place} cannot be read as a text model ({kind}): {said}.") from error
         if missing := [key for key in missing if key.startswith(parts)]:
-            raise UserError(f"{place} lacks weights of {kind}, such as {missing[0]!r}: is it another model's folder?")
+            raise UserError(
+                f"{place} lacks weights of {kind}, such as {missing[0]!r}: is it another model's folder?"
+            )
         most = self.net.config.max_position_embeddings
         if not 2 < length <= most:
-            raise UserError(f"--length {length}: the text model of {place} reads 3 to {most} tokens.")
+            raise UserError(
+                f"--length {length}: the text model of {place} reads 3 to {most} tokens."
+            )
         self.length = length
 
     def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
         ids: Tensor = self.tokenizer(
-            list(sentences), padding=True, truncation=True, max_length=self.length, return_tensors="pt"
+            list(sentences),
+            padding=True,
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
         ).input_ids
         return ids
 
@@ -136,19 +148,25 @@ class Clip(Local):
         self,
         *,
         folder: str,
-        dim: int | None = None,  # of one more linear map; null: none, the space that it shares with CLIP's pictures
+        dim: int
+        | None = None,  # of one more linear map; null: none, the space that it shares with CLIP's pictures
         length: int = 77,  # tokens of a sentence that are read
         frozen: bool = False,
         empty: bool = False,
     ) -> None:
         super().__init__()
-        self.text, self.frozen = Pretrained("CLIPTextModelWithProjection", folder, length, empty, ("",)), frozen
+        self.text, self.frozen = (
+            Pretrained("CLIPTextModelWithProjection", folder, length, empty, ("",)),
+            frozen,
+        )
         self.text.requires_grad_(not frozen)
         width = self.text.net.config.projection_dim
         self.project, self.dim = projected(width, dim), dim or width
 
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]:
-        with still(self.text, self.frozen):  # no mask: what is padded stands behind the token that is read
+        with still(
+            self.text, self.frozen
+        ):  # no mask: what is padded stands behind the token that is read
             return self.project(self.text.net(input_ids=tokens).text_embeds)
 
 

@@ -32,7 +32,8 @@ class Words(Tower):
         self,
         *,
         dim: int = 512,
-        words: str | None = None,  # a word a line (.txt), or a published dictionary (.npy); null: hashed into buckets
+        words: str
+        | None = None,  # a word a line (.txt), or a published dictionary (.npy); null: hashed into buckets
         buckets: int = 4096,  # rows for hashed words, which are all known, though some share a row
         width: int = 300,  # of a word's vector
         hidden: int = 2048,
@@ -40,7 +41,8 @@ class Words(Tower):
         lower: bool = True,  # upper case is read as lower case
         unknown: str = "dropped",  # dropped | zero: an unknown word keeps its place, as row 0
         padding: str = "seen",  # seen: row 0 takes part in the maximum, so length matters; or masked
-        trained: bool | None = None,  # the table too; null: unless the words are a published dictionary
+        trained: bool
+        | None = None,  # the table too; null: unless the words are a published dictionary
     ) -> None:
         super().__init__()
         positive(dim=dim, buckets=buckets, width=width, hidden=hidden, length=length)
@@ -49,12 +51,20 @@ class Words(Tower):
             ("padding", padding, ("seen", "masked")),
         ):
             if value not in known:
-                raise UserError(f"The tower words has no {flag} {value!r}: take {' or '.join(known)}.")
+                raise UserError(
+                    f"The tower words has no {flag} {value!r}: take {' or '.join(known)}."
+                )
         self.dim, self.buckets, self.length, self.lower = dim, buckets, length, lower
         self.keeps_unknown, self.masked = unknown == "zero", padding == "masked"
         self.words = None if words is None else read_words(words)
-        if lower and not str(words).endswith(".npy") and (odd := [w for w in self.words or () if w != w.lower()]):
-            raise UserError(f"The word list {words} has {odd[0]!r}, and sentences are read in lower case: lower=false.")
+        if (
+            lower
+            and not str(words).endswith(".npy")
+            and (odd := [w for w in self.words or () if w != w.lower()])
+        ):
+            raise UserError(
+                f"The word list {words} has {odd[0]!r}, and sentences are read in lower case: lower=false."
+            )
         self.rows = {word: row for row, word in enumerate(self.words or (), 1)}
         self.table = nn.Embedding(1 + (buckets if self.words is None else len(self.words)), width)
         self.trained = not str(words).endswith(".npy") if trained is None else trained
@@ -64,7 +74,9 @@ class Words(Tower):
     def row(self, word: str) -> int:
         """0: unknown."""
         if self.words is None:
-            return 1 + zlib.crc32(word.encode()) % self.buckets  # the same on every machine, as hash() is not
+            return (
+                1 + zlib.crc32(word.encode()) % self.buckets
+            )  # the same on every machine, as hash() is not
         return self.rows.get(word, 0)
 
     def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
@@ -88,7 +100,10 @@ class Words(Tower):
         told: dict[str, Any] = {**self.kwargs, "trained": self.trained}
         if self.words is None:
             return told
-        write_whole(folder / f"{stem}.words.npy", lambda file: np.save(file, np.array(self.words, dtype=np.str_)))
+        write_whole(
+            folder / f"{stem}.words.npy",
+            lambda file: np.save(file, np.array(self.words, dtype=np.str_)),
+        )
         return {**told, "words": f"{stem}.words.npy"}
 
 
@@ -105,17 +120,33 @@ def read_words(path: str | Path) -> list[str]:
         if file.suffix == ".npy":
             array = np.load(file, allow_pickle=False)
             if array.ndim != 1 or array.dtype.kind != "U":
-                raise UserError(f"{file} is no list of words: it is an array {array.shape} of {array.dtype}.")
+                raise UserError(
+                    f"{file} is no list of words: it is an array {array.shape} of {array.dtype}."
+                )
             words = [str(word) for word in array]
         else:
-            words = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            words = [
+                line.strip()
+                for line in file.read_text(encoding="utf-8-sig").splitlines()
+                if line.strip()
+            ]
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        why = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else " ".join(str(error).split())
+        )
         raise UserError(f"The word list {file} cannot be read: {why}.") from error
     if not words:
-        raise UserError(f"The word list {file} is empty: write a word a line, or leave it out to hash words.")
-    if file.suffix != ".npy" and (odd := next((w for w in words if split(w, lower=False) != [w]), None)):
-        raise UserError(f"The word list {file} has {odd!r}, which no sentence is cut into: write a word a line.")
+        raise UserError(
+            f"The word list {file} is empty: write a word a line, or leave it out to hash words."
+        )
+    if file.suffix != ".npy" and (
+        odd := next((w for w in words if split(w, lower=False) != [w]), None)
+    ):
+        raise UserError(
+            f"The word list {file} has {odd!r}, which no sentence is cut into: write a word a line."
+        )
     return words
 
 
@@ -134,17 +165,24 @@ def collect(
         raise UserError(f"--out {out} exists: name a new file.")
     said = [text for row in data.rows if row.split == "train" for _, _, text in row.sentences]
     if not said:
-        raise UserError(f"The training videos of {data.root} have no sentences: take narrated data.")
+        raise UserError(
+            f"The training videos of {data.root} have no sentences: take narrated data."
+        )
     counts = Counter(word for text in said for word in split(text, lower))
-    kept = sorted((word for word, n in counts.items() if n >= least), key=lambda word: (-counts[word], word))
+    kept = sorted(
+        (word for word, n in counts.items() if n >= least), key=lambda word: (-counts[word], word)
+    )
     if not kept:
         raise UserError(f"No word of {data.root} is said --least {least} times: take fewer.")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(Path(out), "".join(f"{word}\n" for word in kept))
     covered = sum(counts[word] for word in kept) / counts.total()
-    return {"out": out, "sentences": len(said), "words": len(kept), "left_out": len(counts) - len(kept)} | {
-        "covered": round(covered, 4)
-    }
+    return {
+        "out": out,
+        "sentences": len(said),
+        "words": len(kept),
+        "left_out": len(counts) - len(kept),
+    } | {"covered": round(covered, 4)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,18 @@ from ssvid.log import log
 from ssvid.weights.encoders import exported_in, licence_of_run
 from ssvid.weights.files import File, read, write
 from ssvid.weights.layout import Layout, Net, State, our_keys
-from ssvid.weights.published import LAYOUTS, Found, defaults, find, fixed_by, is_run, of, same, sized, unknown
+from ssvid.weights.published import (
+    LAYOUTS,
+    Found,
+    defaults,
+    find,
+    fixed_by,
+    is_run,
+    of,
+    same,
+    sized,
+    unknown,
+)
 from ssvid.weights.state_dict import read_card
 from ssvid.weights.vit import HEADS, heads
 
@@ -44,10 +55,14 @@ def weights(
     if (to is None) != (out is None):
         raise UserError("--to LAYOUT and --out FILE go together: give both or none.")
     if trust and to is None:
-        raise UserError("--trust reads pickled objects only to write them as a safe file: give --to LAYOUT --out FILE.")
+        raise UserError(
+            "--trust reads pickled objects only to write them as a safe file: give --to LAYOUT --out FILE."
+        )
     layout = next((layout for layout in LAYOUTS if layout.name == to), None)
     if to is not None and layout is None:
-        raise UserError(f"There is no layout {to!r}; --to is one of {', '.join(known.name for known in LAYOUTS)}.")
+        raise UserError(
+            f"There is no layout {to!r}; --to is one of {', '.join(known.name for known in LAYOUTS)}."
+        )
     if out is not None and Path(out).exists():
         raise UserError(f"--out {out} exists: name a new file.")
     source = opened(Path(file), trust)
@@ -64,18 +79,26 @@ def opened(path: Path, trust: bool) -> Source:
     if path.is_dir():
         exports = exported_in(path)
         if len(exports) != 1:
-            raise UserError(f"{path} is a folder with {len(exports)} exported encoders: name a file.")
+            raise UserError(
+                f"{path} is a folder with {len(exports)} exported encoders: name a file."
+            )
         (path,) = exports
     if path.suffix == ".json":
         path = path.with_suffix(".safetensors")
     file, card = read(path, trust), read_card(path.with_suffix(".json"))
     if card is not None and {"name", "kwargs"} <= card.keys():
         ours = {f"encoder.{key}": x for key, x in file.tensors.items()}
-        return Source(file, "exported encoder", ours, Net(card["name"], card["kwargs"]), card.get("licence"))
+        return Source(
+            file, "exported encoder", ours, Net(card["name"], card["kwargs"]), card.get("licence")
+        )
     if is_run(file) and "objective" not in file.rest["config"]:
-        raise UserError(f"{path} is a checkpoint of ssvid.finetune: name the run's folder, which holds its encoder.")
+        raise UserError(
+            f"{path} is a checkpoint of ssvid.finetune: name the run's folder, which holds its encoder."
+        )
     if is_run(file):
-        encoder, objective = (dict(file.rest["config"].get(key) or {}) for key in ("encoder", "objective"))
+        encoder, objective = (
+            dict(file.rest["config"].get(key) or {}) for key in ("encoder", "objective")
+        )
         net = Net(encoder.pop("name", None), encoder, objective.pop("name"), objective)
         return Source(file, "checkpoint of ssvid.pretrain", file.tensors, net, licence_of_run(path))
     found = find(file)
@@ -98,7 +121,9 @@ def tell(source: Source) -> dict[str, Any]:
         "layout": found.layout.name if found else source.title,
         "title": source.title,
         "encoder": name,
-        "kwargs": {k: v for k, v in net.kwargs.items() if k not in plain or not same(k, v, plain[k])},
+        "kwargs": {
+            k: v for k, v in net.kwargs.items() if k not in plain or not same(k, v, plain[k])
+        },
         "objective": net.objective,
         "decoder": {k: v for k, v in net.settings.items() if k.startswith(DECODER)} or None,
         "settings": {k: v for k, v in net.settings.items() if not k.startswith(DECODER)} or None,
@@ -121,10 +146,14 @@ def converted(source: Source, layout: Layout) -> tuple[State, str | None]:
             f"{path} cannot be written as {layout.name}, which needs {missing[0]!r} too: it has no such part."
         )
     if homeless and not headless(source, layout, homeless):
-        raise UserError(f"{path} cannot be written as {layout.name}, which has no place for {homeless[0]!r}.")
+        raise UserError(
+            f"{path} cannot be written as {layout.name}, which has no place for {homeless[0]!r}."
+        )
     kind = source.net.kwargs.get("positions", "sincos")
     if layout.positions and kind not in layout.positions:
-        raise UserError(f"{path} has positions {kind}, and {layout.name} only {' or '.join(layout.positions)}.")
+        raise UserError(
+            f"{path} has positions {kind}, and {layout.name} only {' or '.join(layout.positions)}."
+        )
     number, width = source.net.kwargs.get("heads"), source.net.kwargs.get("dim")
     if number and width and heads(width, HEADS).get("heads") != number:
         log.info(f"note: no layout tells the number of heads: load it with heads={number}.")
@@ -133,13 +162,19 @@ def converted(source: Source, layout: Layout) -> tuple[State, str | None]:
     if found is None or found.layout != layout:
         return {layout.prefix + key: x for key, x in theirs.items()}, layout.wrapper
     # Its own order, and no second names that it did not have.
-    kept = {key: theirs[key[len(found.prefix) :]] for key in source.file.tensors if key.startswith(found.prefix)}
+    kept = {
+        key: theirs[key[len(found.prefix) :]]
+        for key in source.file.tensors
+        if key.startswith(found.prefix)
+    }
     return kept, source.file.wrapper
 
 
 def headless(source: Source, layout: Layout, homeless: list[str]) -> bool:
     """An encoder alone may be taken out of what is larger, which is said."""
-    if not layout.name.endswith(("-encoder", "-s3d", "-finetuned")) or any(k.startswith("encoder.") for k in homeless):
+    if not layout.name.endswith(("-encoder", "-s3d", "-finetuned")) or any(
+        k.startswith("encoder.") for k in homeless
+    ):
         return False
     log.info(f"{source.file.path}: {len(homeless)} tensors beside the encoder left out")
     return True

@@ -39,7 +39,9 @@ QUERY, KEY, SAMPLER = (
 EMPTY = -1  # in a column of the queue: no key was put here yet
 
 
-def leaves(theirs: str, ours: str, parts: tuple[tuple[str, str], ...], norm: tuple[str, ...]) -> list[Row]:
+def leaves(
+    theirs: str, ours: str, parts: tuple[tuple[str, str], ...], norm: tuple[str, ...]
+) -> list[Row]:
     return [
         Row(f"{theirs}.{part}.{leaf}", f"{ours}.{place}.{leaf}")
         for part, place in parts
@@ -57,7 +59,10 @@ def layer(theirs: str, name: str, gated: int, norm: tuple[str, ...]) -> list[Row
         rows += leaves(f"{theirs}.branch{b}.1", f"{ours}.branches.{b}.1", SEPARABLE, norm)
     rows += leaves(f"{theirs}.branch3.1", f"{ours}.branches.3.1", PLAIN, norm)
     for b in range(4 * gated):
-        rows += [Row(f"{theirs}.gating_b{b}.fc.{leaf}", f"{ours}.gates.{b}.linear.{leaf}") for leaf in LEARNT]
+        rows += [
+            Row(f"{theirs}.gating_b{b}.fc.{leaf}", f"{ours}.gates.{b}.linear.{leaf}")
+            for leaf in LEARNT
+        ]
     return rows
 
 
@@ -90,7 +95,11 @@ def branch(names: tuple[str, str, str], gated: int, tracked: int) -> list[Row]:
 def contrast(*counts: int, columns: tuple[Row, ...] = ()) -> list[Row]:
     """The buffers of a module stand before its parts."""
     gated, tracked, *there = counts
-    rows = [Row("queue", "queue.keys", "turned", True), Row("queue_ptr", "queue.pushed", "single", True), *columns]
+    rows = [
+        Row("queue", "queue.keys", "turned", True),
+        Row("queue_ptr", "queue.pushed", "single", True),
+        *columns,
+    ]
     rows += branch(QUERY, gated, tracked)
     for names, number in zip((KEY, SAMPLER), there, strict=False):
         rows += branch(names, gated, tracked) * number
@@ -128,7 +137,9 @@ def pointed(ours: State) -> State:
     made = dict(ours)
     if {"queue.pushed", "queue.keys"} <= ours.keys():
         places = len(ours["queue.keys"])
-        made |= {key: ours[key] % places for key in ("queue.pushed", "second.pushed") if key in ours}
+        made |= {
+            key: ours[key] % places for key in ("queue.pushed", "second.pushed") if key in ours
+        }
         if "queue.source" in ours:
             made.setdefault("queue.filled", filled(ours["queue.pushed"], places))
     return made
@@ -141,13 +152,24 @@ def describe(ours: State) -> Net:
         "running_stats": f"encoder.{STATISTICS[1]}" in ours,
     }
     told = Net("s3d", kwargs, untold="RGB or flow: no tensor tells")
-    whole = {"head.2.weight", "key_head.2.weight", f"key_encoder.{FIRST[1]}", "queue.keys", "queue.pushed"}
+    whole = {
+        "head.2.weight",
+        "key_head.2.weight",
+        f"key_encoder.{FIRST[1]}",
+        "queue.keys",
+        "queue.pushed",
+    }
     if not whole <= ours.keys():
         return told
-    settings: dict[str, int | str] = {"dim": ours["head.2.weight"].shape[0], "queue": len(ours["queue.keys"])}
+    settings: dict[str, int | str] = {
+        "dim": ours["head.2.weight"].shape[0],
+        "queue": len(ours["queue.keys"]),
+    }
     if "queue.label" in ours:
         settings["positives"] = "label"
-    return told._replace(objective="coclr" if "queue.source" in ours else "infonce", settings=settings)
+    return told._replace(
+        objective="coclr" if "queue.source" in ours else "infonce", settings=settings
+    )
 
 
 MARK = tuple(f"encoder_q.0.{key}" for key in (FIRST[0], "Mixed_5c.branch0.0.conv.weight"))

@@ -22,7 +22,10 @@ def norm(theirs: str, ours: str, optional: bool = False) -> list[Row]:
 
 
 def net(prefix: str, *blocks: int) -> list[Row]:
-    rows = [Row(f"{prefix}conv1.weight", "encoder.conv1.weight"), *norm(f"{prefix}bn1", "encoder.bn1")]
+    rows = [
+        Row(f"{prefix}conv1.weight", "encoder.conv1.weight"),
+        *norm(f"{prefix}bn1", "encoder.bn1"),
+    ]
     for stage, number in zip(STAGES, blocks, strict=True):
         for i in range(number):
             theirs, ours = f"{prefix}{stage}.{i}", f"encoder.{stage}.{i}"
@@ -40,7 +43,11 @@ def gru(theirs: str, ours: str, layers: int) -> list[Row]:
     for cell, again in (("ConvGRUCell_{:02}", True), ("cell_list.{}", False)):
         for i in range(layers):
             for gate in ("reset", "update", "out"):
-                rows += both(f"{theirs}.{cell.format(i)}.{gate}_gate", f"{ours}.cells.{i}.{gate}", optional=again)
+                rows += both(
+                    f"{theirs}.{cell.format(i)}.{gate}_gate",
+                    f"{ours}.cells.{i}.{gate}",
+                    optional=again,
+                )
     return rows
 
 
@@ -59,9 +66,14 @@ def memory(*counts: int) -> list[Row]:
 
 
 def describe(ours: State) -> Net:
-    blocks = tuple(len({k.split(".")[2] for k in ours if k.startswith(f"encoder.{stage}.")}) for stage in STAGES)
+    blocks = tuple(
+        len({k.split(".")[2] for k in ours if k.startswith(f"encoder.{stage}.")})
+        for stage in STAGES
+    )
     if blocks not in NAMES:
-        raise UserError(f"its stages have {blocks} blocks, and there are only {', '.join(NAMES.values())} here.")
+        raise UserError(
+            f"its stages have {blocks} blocks, and there are only {', '.join(NAMES.values())} here."
+        )
     width = ours["encoder.conv1.weight"].shape[0]
     kwargs = {"width": width, "running_stats": "encoder.bn1.running_mean" in ours}
     if "memory" in ours:
@@ -89,7 +101,12 @@ LAYOUTS = (
         name="memdpc",
         title="MemDPC pretraining checkpoint",
         licence=LICENCE,
-        mark=("mb", "backbone.conv1.weight", "agg_f.cell_list.0.out_gate.weight", "network_pred.0.weight"),
+        mark=(
+            "mb",
+            "backbone.conv1.weight",
+            "agg_f.cell_list.0.out_gate.weight",
+            "network_pred.0.weight",
+        ),
         counted=(
             *stages("backbone."),
             ("agg_f.cell_list.", "gru.cells."),

@@ -51,10 +51,16 @@ def load_encoder(path: str | Path) -> Encoder:
     if card is None:
         return published_encoder(file).eval()
     try:
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["kwargs"].items()}
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in card["kwargs"].items()
+        }
         encoder = build(card["name"], given)
         encoder.spec = ClipSpec(**card["spec"])
-        encoder.mean, encoder.std, encoder.licence = tuple(card["mean"]), tuple(card["std"]), card["licence"]
+        encoder.mean, encoder.std, encoder.licence = (
+            tuple(card["mean"]),
+            tuple(card["std"]),
+            card["licence"],
+        )
         if len(torch.tensor([encoder.mean, encoder.std], dtype=torch.float32)[0]) != 3:
             raise ValueError("mean and std are three numbers each")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -65,13 +71,17 @@ def load_encoder(path: str | Path) -> Encoder:
 
 def exported_in(folder: Path) -> list[Path]:
     """Encoders alone: a run of an objective on text exports its tower beside them."""
-    cards = {path: read_card(path.with_suffix(".json")) for path in sorted(folder.glob("*.safetensors"))}
+    cards = {
+        path: read_card(path.with_suffix(".json")) for path in sorted(folder.glob("*.safetensors"))
+    }
     return [path for path, card in cards.items() if card is not None and "tower" not in card]
 
 
 def published_encoder(path: Path) -> Encoder:
     """The encoder that a published file holds, from the file alone."""
-    return open_published(path, f" Nor is {path.stem}.json beside it, which an exported encoder has.")[0]
+    return open_published(
+        path, f" Nor is {path.stem}.json beside it, which an exported encoder has."
+    )[0]
 
 
 def open_published(path: Path, absent: str = "") -> tuple[Encoder, State]:
@@ -80,7 +90,9 @@ def open_published(path: Path, absent: str = "") -> tuple[Encoder, State]:
     found = find(file)
     if found is None:
         if is_run(file):
-            raise UserError(f"{path} is the checkpoint of a run: name the run's folder, which holds its encoder.")
+            raise UserError(
+                f"{path} is the checkpoint of a run: name the run's folder, which holds its encoder."
+            )
         raise UserError(f"{unknown(file)}{absent}")
     return of_found(found, sized(encoded(found)), {}, partial=False), found.ours
 
@@ -128,11 +140,17 @@ def encoded(found: Found) -> Net:
 
 def licence_of_run(checkpoint: Path) -> str | None:
     """Of the encoders that the run exported beside its checkpoints."""
-    cards = [read_card(file) or {} for file in sorted(checkpoint.resolve().parent.parent.glob("*.json"))]
-    return next((card["licence"] for card in cards if card.get("licence") and "kwargs" in card), None)
+    cards = [
+        read_card(file) or {} for file in sorted(checkpoint.resolve().parent.parent.glob("*.json"))
+    ]
+    return next(
+        (card["licence"] for card in cards if card.get("licence") and "kwargs" in card), None
+    )
 
 
 def encoder_hash(encoder: Encoder) -> str:
     """Of what determines its features: name, arguments, clip, normalisation and every weight."""
     what = repr((encoder.name, encoder.spec, encoder.mean, encoder.std))
-    return hash_tensors(encoder, what.encode() + json.dumps(encoder.kwargs, sort_keys=True, default=str).encode())
+    return hash_tensors(
+        encoder, what.encode() + json.dumps(encoder.kwargs, sort_keys=True, default=str).encode()
+    )

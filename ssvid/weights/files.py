@@ -21,8 +21,17 @@ from ssvid.weights.layout import State
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
 # What published training code pickles beside its tensors and cannot run anything: settings and numbers.
 SCALAR = np.float64(0).__reduce__()[0]
-NUMBERS = [type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")]
-HARMLESS: list[Any] = [argparse.Namespace, SCALAR, (SCALAR, "numpy.core.multiarray.scalar"), np.dtype, *NUMBERS]
+NUMBERS = [
+    type(np.dtype(name))
+    for name in ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
+]
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    SCALAR,
+    (SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *NUMBERS,
+]
 
 
 @dataclass(frozen=True)
@@ -59,17 +68,30 @@ def read(path: Path, trust: bool = False) -> File:
     wrapper = next((w for w in WRAPPERS if isinstance(raw, dict) and _tensors(raw.get(w))), None)
     tensors = _tensors(raw if wrapper is None else raw[wrapper])
     if not tensors:
-        raise UserError(f"{path} holds no weights: a checkpoint maps names to tensors, perhaps under 'model'.")
-    rest = {k: v for k, v in raw.items() if isinstance(k, str) and k != wrapper and not isinstance(v, Tensor)}
+        raise UserError(
+            f"{path} holds no weights: a checkpoint maps names to tensors, perhaps under 'model'."
+        )
+    rest = {
+        k: v
+        for k, v in raw.items()
+        if isinstance(k, str) and k != wrapper and not isinstance(v, Tensor)
+    }
     return File(path, tensors, wrapper, rest)
 
 
 def _read_safetensors(path: Path) -> File:
     try:
         with safe_open(path, framework="pt") as file:
-            return File(path, {key: file.get_tensor(key) for key in file.keys()}, None, dict(file.metadata() or {}))  # noqa: SIM118
+            return File(
+                path,
+                {key: file.get_tensor(key) for key in file.keys()},  # noqa: SIM118
+                None,
+                dict(file.metadata() or {}),
+            )
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint ({' '.join(str(error).split())}).") from error
+        raise UserError(
+            f"{path} is damaged or no checkpoint ({' '.join(str(error).split())})."
+        ) from error
 
 
 def _unpickle(path: Path, trust: bool) -> Any:
@@ -84,7 +106,9 @@ def _unpickle(path: Path, trust: bool) -> Any:
             f"source, `python -m ssvid.weights {path} --trust --to LAYOUT --out NEW.pth` writes the tensors alone."
         ) from error
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{path} needs code that is not installed here: {_first(error)}.") from error
+        raise UserError(
+            f"{path} needs code that is not installed here: {_first(error)}."
+        ) from error
     except Exception as error:  # bytes that are no pickle can fail in any way
         raise UserError(f"{path} is damaged or no checkpoint ({_first(error)}).") from error
 
@@ -103,7 +127,9 @@ def write(path: Path, tensors: State, wrapper: str | None, licence: str | None) 
     """`.safetensors`, else as torch.save writes it. Where there is a place for the licence, it is told."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
-        own = {key: x.contiguous().clone() for key, x in tensors.items()}  # aliases are not allowed there
+        own = {
+            key: x.contiguous().clone() for key, x in tensors.items()
+        }  # aliases are not allowed there
         data = save(own, metadata={"format": "pt", "licence": licence or "none"})
         write_bytes_whole(path, data)
     else:

@@ -19,10 +19,13 @@ FIRST = "videomae.encoder.layer.0.attention.attention"
 def block(version: int, theirs: str, ours: str) -> list[Row]:
     at = f"{theirs}.attention.attention"
     weights = {
-        name: Row(f"{at}.{name}.weight", f"{ours}.attn.qkv.weight", name[0]) for name in ("query", "key", "value")
+        name: Row(f"{at}.{name}.weight", f"{ours}.attn.qkv.weight", name[0])
+        for name in ("query", "key", "value")
     }
     if version == 4:
-        rows = [Row(f"{at}.{name}_bias", f"{ours}.attn.{name}_bias", optional=True) for name in "qv"]
+        rows = [
+            Row(f"{at}.{name}_bias", f"{ours}.attn.{name}_bias", optional=True) for name in "qv"
+        ]
         rows += weights.values()
     else:
         rows = []
@@ -59,7 +62,11 @@ def pretrain(version: int, depth: int, dec_depth: int) -> list[Row]:
 
 
 def headed(norm: str, version: int, depth: int) -> list[Row]:
-    return [*trunk(version, depth), *both(norm, "encoder.norm"), *both("classifier", "head", optional=True)]
+    return [
+        *trunk(version, depth),
+        *both(norm, "encoder.norm"),
+        *both("classifier", "head", optional=True),
+    ]
 
 
 def layouts(version: int) -> tuple[Layout, ...]:

@@ -57,7 +57,9 @@ class Layout:
     title: str
     licence: str | None  # of the weights that were published in it
     mark: tuple[str, ...]  # keys that tell it from all others; `a|b`: one of them
-    counted: tuple[tuple[str, str], ...]  # (theirs, ours): `blocks.` counts blocks, a whole key is 1 or 0
+    counted: tuple[
+        tuple[str, str], ...
+    ]  # (theirs, ours): `blocks.` counts blocks, a whole key is 1 or 0
     rows: Callable[..., list[Row]]  # of these counts
     describe: Callable[[State], Net]  # of tensors in our names
     positions: tuple[str, ...] = ()  # kinds that it has a place for, where nets have any
@@ -99,7 +101,9 @@ class Layout:
             elif row.ours not in ours:
                 ours[row.ours] = WAYS[row.how][0](x)
             elif not torch.equal(ours[row.ours], WAYS[row.how][0](x)):
-                raise UserError(f"{row.theirs} should be the same tensor under a second name, but it differs.")
+                raise UserError(
+                    f"{row.theirs} should be the same tensor under a second name, but it differs."
+                )
         for key, parts in thirds.items():
             if len({part.shape[1:] for part in parts}) == 1 and len(parts) == 3:
                 ours[key] = torch.cat(parts)
@@ -113,7 +117,9 @@ class Layout:
         ours = self.leave(ours)
         for row in self.of_ours(ours):
             if row.how == "joined":
-                theirs[row.theirs] = torch.cat([ours[f"{row.ours}.cls"], ours[f"{row.ours}.table"]], dim=1)
+                theirs[row.theirs] = torch.cat(
+                    [ours[f"{row.ours}.cls"], ours[f"{row.ours}.table"]], dim=1
+                )
             elif row.how in THIRDS:
                 theirs[row.theirs] = ours[row.ours].chunk(3)[THIRDS.index(row.how)].clone()
             elif row.theirs not in theirs:
@@ -121,8 +127,12 @@ class Layout:
             elif not torch.equal(theirs[row.theirs], WAYS[row.how][1](ours[row.ours])):
                 raise UserError(f"{row.ours} differs from what a {self.title} holds as the same.")
         if not self.marked(theirs):
-            lacking = next(mark for mark in self.mark if not any(key in theirs for key in mark.split("|")))
-            raise UserError(f"This is no {self.title}: there is nothing for {lacking.replace('|', ' or ')}.")
+            lacking = next(
+                mark for mark in self.mark if not any(key in theirs for key in mark.split("|"))
+            )
+            raise UserError(
+                f"This is no {self.title}: there is nothing for {lacking.replace('|', ' or ')}."
+            )
         return theirs
 
 

@@ -38,7 +38,10 @@ def convs(theirs: str, ours: str, number: int) -> list[Row]:
 
 def net() -> list[Row]:
     rows = [*convs("conv1", "encoder.stem.0", 1), *convs("conv_2b", "encoder.stem.2", 1)]
-    rows += [*convs("conv_2c", "encoder.stem.3.0", 2), *both("gating.fc", "encoder.stem.3.1.linear")]
+    rows += [
+        *convs("conv_2c", "encoder.stem.3.0", 2),
+        *both("gating.fc", "encoder.stem.3.1.linear"),
+    ]
     for name in MIXED:
         theirs, ours = f"mixed_{name}", f"encoder.mixed{name[0]}.{'bcdef'.index(name[1])}"
         for branch, place, number in BRANCHES:
@@ -60,13 +63,22 @@ def whole(head: int = 1, text: int = 1) -> list[Row]:
 def describe(ours: State) -> Net:
     outs, ins = ours[FIRST].shape[:2]
     if ins not in STEMS:
-        raise UserError(f"its first convolution takes {ins} channels, and there are only nets of 24 and of 3.")
+        raise UserError(
+            f"its first convolution takes {ins} channels, and there are only nets of 24 and of 3."
+        )
     found = Net("s3dg", {"width": outs / 64, **STEMS[ins]})
     if not {HEAD, TABLE, "tower.first.weight"} <= ours.keys():
         return found
     rows, width = ours[TABLE].shape
-    text = {"buckets": rows - 1, "width": width, "hidden": ours["tower.first.weight"].shape[0], "trained": False}
-    return found._replace(objective="mil_nce", settings={"dim": ours[HEAD].shape[0], "options": text})
+    text = {
+        "buckets": rows - 1,
+        "width": width,
+        "hidden": ours["tower.first.weight"].shape[0],
+        "trained": False,
+    }
+    return found._replace(
+        objective="mil_nce", settings={"dim": ours[HEAD].shape[0], "options": text}
+    )
 
 
 LAYOUTS = (

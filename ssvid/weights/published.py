@@ -13,7 +13,14 @@ from ssvid.weights.layout import Layout, Net, State
 
 LAYOUTS = (*videomae.LAYOUTS, *mae_st.LAYOUTS, *huggingface.LAYOUTS, *dpc.LAYOUTS, *coclr.LAYOUTS)
 LAYOUTS = (*LAYOUTS, *milnce.LAYOUTS, *tan.LAYOUTS)
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "encoder_q.0.")  # of every key
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "backbone.",
+    "encoder.",
+    "encoder_q.0.",
+)  # of every key
 # A net inside a larger one: the prefix of its keys, and what else may stand beside it.
 INSIDE = {
     "encoder_q.0.": ("encoder_q.", "encoder_k.", "sampler.", "queue"),
@@ -45,7 +52,9 @@ class Found:
         return f"a {self.layout.title}{of(self.net)}"
 
     def encoder(self) -> State:
-        return {k.removeprefix("encoder."): v for k, v in self.ours.items() if k.startswith("encoder.")}
+        return {
+            k.removeprefix("encoder."): v for k, v in self.ours.items() if k.startswith("encoder.")
+        }
 
     def whole(self) -> None:
         """Refuse a file that is only partly what it seems."""
@@ -67,7 +76,9 @@ def find(file: File) -> Found | None:
         for layout in LAYOUTS:
             if layout.marked(keys, prefix):
                 return _found(file, layout, prefix, 0)
-        longer = next((p for p in PREFIXES if all(key.startswith(prefix + p) for key in keys)), None)
+        longer = next(
+            (p for p in PREFIXES if all(key.startswith(prefix + p) for key in keys)), None
+        )
         if longer is None:
             break
         prefix += longer
@@ -90,14 +101,25 @@ def _found(file: File, layout: Layout, prefix: str, beside: int) -> Found:
         net = layout.describe(ours)
     except UserError as error:
         raise UserError(f"{file.path} seems a {layout.title}, but {error}") from error
-    except (IndexError, ValueError, RuntimeError, KeyError) as error:  # a shape that no such net has
-        raise UserError(f"{file.path} seems a {layout.title}, but its tensors have other shapes ({error}).") from error
-    return Found(file, layout, prefix, ours, net, len(rows) - len(missing), missing, unexpected, beside)
+    except (
+        IndexError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+    ) as error:  # a shape that no such net has
+        raise UserError(
+            f"{file.path} seems a {layout.title}, but its tensors have other shapes ({error})."
+        ) from error
+    return Found(
+        file, layout, prefix, ours, net, len(rows) - len(missing), missing, unexpected, beside
+    )
 
 
 def is_run(file: File) -> bool:
     """A checkpoint that ssvid.pretrain wrote."""
-    return file.wrapper == "model" and isinstance(file.rest.get("config"), dict) and "rng" in file.rest
+    return (
+        file.wrapper == "model" and isinstance(file.rest.get("config"), dict) and "rng" in file.rest
+    )
 
 
 def unknown(file: File) -> UserError:
@@ -127,7 +149,9 @@ def sized(net: Net) -> str:
 
 def size(net: Net) -> str:
     """What is said behind the name."""
-    said = [f"{net.kwargs['dim']} wide", f"{net.kwargs['depth']} deep"] if net.encoder == "vit" else []
+    said = (
+        [f"{net.kwargs['dim']} wide", f"{net.kwargs['depth']} deep"] if net.encoder == "vit" else []
+    )
     said += [] if net.kwargs.get("running_stats", True) else ["without batch-norm statistics"]
     said += [net.untold] if net.untold else []
     return f" ({', '.join(said)})" if said else ""
@@ -157,14 +181,18 @@ def arguments(found: Found, name: str, given: dict[str, Any]) -> dict[str, Any]:
             f"{found.file.path} is {found.what}, whose number of attention heads no tensor tells: give heads=N."
         )
     plain = {**defaults(net.encoder or name), **fixed_by(name)}
-    return {key: value for key, value in kwargs.items() if key in given or plain.get(key, ...) != value}
+    return {
+        key: value for key, value in kwargs.items() if key in given or plain.get(key, ...) != value
+    }
 
 
 def family(name: str, net: Net) -> bool:
     """A name may be of a function that makes an encoder of another name and hands arguments on: `vit_base -> ViT`."""
     if net.encoder is None:
         return False
-    return name == net.encoder or (class_of(name) is registry.encoders[net.encoder] and bool(fixed_by(name)))
+    return name == net.encoder or (
+        class_of(name) is registry.encoders[net.encoder] and bool(fixed_by(name))
+    )
 
 
 def differing(found: Found, name: str, given: dict[str, Any]) -> str | None:
@@ -183,7 +211,9 @@ def differing(found: Found, name: str, given: dict[str, Any]) -> str | None:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    return {p.name: p.default for p in inspect.signature(registry.encoders[name]).parameters.values()}
+    return {
+        p.name: p.default for p in inspect.signature(registry.encoders[name]).parameters.values()
+    }
 
 
 def same(key: str, a: Any, b: Any) -> bool:

@@ -18,7 +18,13 @@ from ssvid.weights.files import read
 from ssvid.weights.layout import State
 
 
-def fit(module: nn.Module, state: State, path: str | Path, partial: bool = False, name: str | None = None) -> int:
+def fit(
+    module: nn.Module,
+    state: State,
+    path: str | Path,
+    partial: bool = False,
+    name: str | None = None,
+) -> int:
     """Load the state, or refuse with what does not fit. Gives the number of tensors that do.
 
     `path`: the file, for the message. `name`: what the message calls the module; its class if absent.
@@ -29,8 +35,12 @@ def fit(module: nn.Module, state: State, path: str | Path, partial: bool = False
     fitting = {k: v for k, v in state.items() if k in own and k not in misfits}
     if (missing or unknown or misfits) and not (partial and fitting):
         shown = [f"missing {k!r}" for k in missing[:1]] + [f"unknown {k!r}" for k in unknown[:1]]
-        shown += [f"{k!r} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in misfits[:1]]
-        counts = f"{len(missing)} missing, {len(unknown)} unknown and {len(misfits)} of another shape"
+        shown += [
+            f"{k!r} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in misfits[:1]
+        ]
+        counts = (
+            f"{len(missing)} missing, {len(unknown)} unknown and {len(misfits)} of another shape"
+        )
         raise UserError(
             f"{path} is of another model than {name or type(module).__name__}: {counts}, such as {'; '.join(shown)}."
         )
@@ -59,7 +69,9 @@ def save_with_card(module: nn.Module, path: Path, card: dict[str, Any]) -> None:
     Equal modules give equal bytes: no time and no path is written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = save({key: x.detach().cpu().contiguous().clone() for key, x in module.state_dict().items()})
+    data = save(
+        {key: x.detach().cpu().contiguous().clone() for key, x in module.state_dict().items()}
+    )
     write_bytes_whole(path, data)
     write_json_whole(path.with_suffix(".json"), card, end="\n", indent=1, sort_keys=True)
 
@@ -72,5 +84,8 @@ def weights_hash(net: nn.Module, what: object) -> str:
 def hash_tensors(net: nn.Module, what: bytes) -> str:
     digest = hashlib.sha256(what)
     for key, value in sorted(net.state_dict().items()):
-        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            key.encode()
+            + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()[:16]

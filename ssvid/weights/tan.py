@@ -74,7 +74,11 @@ def describe(ours: State) -> Net:
     at = STUDENT[1]
     table, wide = ours[f"{at}tower.table.weight"], ours[f"{at}tower.first.weight"]
     positions = ours[f"{at}positions"]
-    options = {"dim": len(ours[f"{at}tower.last.weight"]), "hidden": len(wide), "width": table.shape[1]}
+    options = {
+        "dim": len(ours[f"{at}tower.last.weight"]),
+        "hidden": len(wide),
+        "width": table.shape[1],
+    }
     plain = {"dim": 512, "hidden": 2048, "width": 300}
     settings: dict[str, Any] = {
         "features": ours[f"{at}video_in.weight"].shape[1],
@@ -100,14 +104,18 @@ def blocks(ours: State, at: str) -> int:
 def layout(text: str, *, cotrained: bool) -> Layout:
     theirs, ours = STUDENT if cotrained else ("", STUDENT[1])
     stacks = tuple(
-        (f"{theirs}{stack}_temporal_encoder.resblocks.", f"{ours}{stack}.blocks.") for stack in ("video", "joint")
+        (f"{theirs}{stack}_temporal_encoder.resblocks.", f"{ours}{stack}.blocks.")
+        for stack in ("video", "joint")
     )
     name = "tan" + ("" if text == "bert" else f"-{text}") + ("-cotrained" if cotrained else "")
     return Layout(
         name=name,
         title="co-trained aligner (TAN)" if cotrained else "aligner (TAN)",
         licence=None,  # the release states none of its weights
-        mark=(f"{theirs}{text}.word_embd.weight", f"{theirs}joint_temporal_encoder.resblocks.0.attn.in_proj_weight"),
+        mark=(
+            f"{theirs}{text}.word_embd.weight",
+            f"{theirs}joint_temporal_encoder.resblocks.0.attn.in_proj_weight",
+        ),
         counted=(*stacks, (f"{theirs}binary_head.weight", f"{ours}head.weight")),
         rows=partial(twins if cotrained else alone, text),
         describe=describe,
@@ -115,4 +123,8 @@ def layout(text: str, *, cotrained: bool) -> Layout:
     )
 
 
-LAYOUTS = tuple(layout(text, cotrained=cotrained) for cotrained in (True, False) for text in ("bert", "lang_model"))
+LAYOUTS = tuple(
+    layout(text, cotrained=cotrained)
+    for cotrained in (True, False)
+    for text in ("bert", "lang_model")
+)

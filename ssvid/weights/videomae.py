@@ -42,7 +42,11 @@ def pretrain(depth: int, dec_depth: int) -> list[Row]:
 
 
 def finetuned(depth: int) -> list[Row]:
-    return [*trunk("", depth), *both("fc_norm", "encoder.norm"), *both("head", "head", optional=True)]
+    return [
+        *trunk("", depth),
+        *both("fc_norm", "encoder.norm"),
+        *both("head", "head", optional=True),
+    ]
 
 
 def encoder(depth: int) -> list[Row]:

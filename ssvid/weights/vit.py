@@ -24,7 +24,9 @@ def describe(
     """`published`: settings of the objective that no tensor shows."""
     patch = ours["encoder.patch.weight"]
     if patch.ndim != 5 or patch.shape[1] != 3 or patch.shape[3] != patch.shape[4]:
-        raise UserError(f"its patches are {tuple(patch.shape[1:])}, not 3 colours x frames x rows x as many columns.")
+        raise UserError(
+            f"its patches are {tuple(patch.shape[1:])}, not 3 colours x frames x rows x as many columns."
+        )
     dim, tubelet, side = patch.shape[0], patch.shape[2], patch.shape[3]
     kwargs = {
         "dim": dim,
@@ -65,7 +67,13 @@ of_mae_st = partial(
     mean=KINETICS[0],
     std=KINETICS[1],
     dec_heads={512: 16},
-    published={"mask": "random", "norm": "patch", "target": "input", "augment": "resized_flip", "repeat": 4},
+    published={
+        "mask": "random",
+        "norm": "patch",
+        "target": "input",
+        "augment": "resized_flip",
+        "repeat": 4,
+    },
 )
 
 
@@ -98,9 +106,14 @@ def positions(ours: State, at: str) -> str:
 def lengths(ours: State, tubelet: int, side: int) -> dict[str, int]:
     """The clip that learnt positions are of, which is taken to be square."""
     if "encoder.positions.time" in ours and "encoder.positions.space" in ours:
-        slots, places = ours["encoder.positions.time"].shape[1], ours["encoder.positions.space"].shape[1]
+        slots, places = (
+            ours["encoder.positions.time"].shape[1],
+            ours["encoder.positions.space"].shape[1],
+        )
     elif "encoder.positions.table" in ours:
-        slots = 16 // tubelet  # one table does not tell time from space: all that is published has 16 frames
+        slots = (
+            16 // tubelet
+        )  # one table does not tell time from space: all that is published has 16 frames
         places, rest = divmod(ours["encoder.positions.table"].shape[1], max(slots, 1))
         if rest:
             return {}

@@ -8,13 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from ssvid.results import BENCH, Answers, Cost, DataInfo, EncoderInfo, Gain, Leak, Result, Score, write_result
+from ssvid.results import (
+    BENCH,
+    Answers,
+    Cost,
+    DataInfo,
+    EncoderInfo,
+    Gain,
+    Leak,
+    Result,
+    Score,
+    write_result,
+)
 
 ROWS = ("encoder", "random", "pixels", "single_frame", "shuffled")
 
 
 def encoder_info(title: str = "net", **more: Any) -> EncoderInfo:
-    known = {"given": title, "weights": "trained", "name": "vit", "kwargs": {}, "parameters": 10, "licence": None}
+    known = {
+        "given": title,
+        "weights": "trained",
+        "name": "vit",
+        "kwargs": {},
+        "parameters": 10,
+        "licence": None,
+    }
     return EncoderInfo(**{"title": title, "hash": f"hash-{title}", **known, **more})
 
 
@@ -30,7 +48,11 @@ def result_of(
     clips = len(correct["encoder"])
     values = {row: float(np.mean(own)) for row, own in correct.items()}
     score = {
-        row: Score(value=v, interval=(max(0.0, v - 0.1), min(1.0, v + 0.08)), more={"top5": 0.5, "val_top1": 0.6})
+        row: Score(
+            value=v,
+            interval=(max(0.0, v - 0.1), min(1.0, v + 0.08)),
+            more={"top5": 0.5, "val_top1": 0.6},
+        )
         for row, v in values.items()
     }
     controls = {row: own for row, own in score.items() if row != "encoder"}
@@ -42,7 +64,13 @@ def result_of(
     )
     counts = {"train": 80, "val": 40, "test": clips}
     data = DataInfo(
-        hash="d" * 64, classes=list(classes), clips=counts, groups=counts, listed=counts, bad_files=0, bad=[]
+        hash="d" * 64,
+        classes=list(classes),
+        clips=counts,
+        groups=counts,
+        listed=counts,
+        bad_files=0,
+        bad=[],
     )
     result = Result(
         kind=BENCH,
@@ -67,7 +95,13 @@ def result_of(
 
 
 def make_result(
-    title: str, cell: str, classes: int = 4, seed: int = 0, skill: float = 0.8, clips: int = 40, **more: Any
+    title: str,
+    cell: str,
+    classes: int = 4,
+    seed: int = 0,
+    skill: float = 0.8,
+    clips: int = 40,
+    **more: Any,
 ) -> Result:
     """One with labels, predictions and all five rows. `skill`: about the share of right answers."""
     rng = np.random.default_rng(seed)
@@ -78,7 +112,9 @@ def make_result(
         row: [label if rng.random() < share else int(rng.integers(classes)) for label in labels]
         for row, share in shares.items()
     }
-    correct = {row: [float(a == b) for a, b in zip(own, labels, strict=True)] for row, own in said.items()}
+    correct = {
+        row: [float(a == b) for a, b in zip(own, labels, strict=True)] for row, own in said.items()
+    }
     result = result_of(title, cell, correct, classes=names, chance=1 / classes, **more)
     return replace(result, test=replace(result.test, labels=labels, predictions=said))
 
@@ -86,11 +122,15 @@ def make_result(
 def put(folder: Path, *results: Result) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
-        write_result(folder / f"{result.encoder.title}.{result.cell}.json".replace("/", "_"), result)
+        write_result(
+            folder / f"{result.encoder.title}.{result.cell}.json".replace("/", "_"), result
+        )
     return folder
 
 
 def old_result(kind: str) -> dict[str, Any]:
     """As commit eba6741 wrote it, before results had a schema: `benchmark`, `linear_probe` or `fine_tuning`."""
-    content: dict[str, Any] = json.loads((Path(__file__).parent / "old" / f"{kind}.json").read_text())
+    content: dict[str, Any] = json.loads(
+        (Path(__file__).parent / "old" / f"{kind}.json").read_text()
+    )
     return content

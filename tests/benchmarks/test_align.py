@@ -35,7 +35,9 @@ WORDS = ["whisk eggs", "add sugar", "fold flour", "melt butter", "bake it"]
 NET = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16, "stride": 2}
 
 
-def knowing(truth: dict[str, tuple[int, int]], seen: list | None = None, head: bool = True) -> Aligner:
+def knowing(
+    truth: dict[str, tuple[int, int]], seen: list | None = None, head: bool = True
+) -> Aligner:
     """Row t of its features is t: it is sure of the true seconds, and that what is not in `truth` is not alignable."""
 
     def ask(features: torch.Tensor, texts: list[str]) -> Aligned:
@@ -55,14 +57,25 @@ def clock(seconds: int) -> np.ndarray:
 
 def test_sentences_are_found_where_they_are_seen():
     said = [(float(20 * k), 20.0 * k + 4, text) for k, text in enumerate(WORDS)]
-    truth = {text: (20 * k + 7, 20 * k + 7 + k + 1) for k, text in enumerate(WORDS[:4])}  # the last one is never seen
+    truth = {
+        text: (20 * k + 7, 20 * k + 7 + k + 1) for k, text in enumerate(WORDS[:4])
+    }  # the last one is never seen
     found, shares = realign(clock(150), said, knowing(truth))
     for k, one in enumerate(found[:4]):
         assert (one.start, one.end) == tuple(map(float, truth[one.text])) == one.found
-        assert one.said == said[k][:2] and one.score == 12.0 and one.alignable and one.alignability is not None
+        assert (
+            one.said == said[k][:2]
+            and one.score == 12.0
+            and one.alignable
+            and one.alignability is not None
+        )
     last = found[4]
-    assert last.alignable is False and (last.start, last.end) == last.said and last.found is not None
-    assert shares.shape == (5, 150) and shares[1].nan_to_num(0).argmax() == 27 and shares[1, 27] == 1
+    assert (
+        last.alignable is False and (last.start, last.end) == last.said and last.found is not None
+    )
+    assert (
+        shares.shape == (5, 150) and shares[1].nan_to_num(0).argmax() == 27 and shares[1, 27] == 1
+    )
 
 
 def test_a_word_that_nobody_knows_keeps_its_time_and_is_not_asked():
@@ -79,7 +92,10 @@ def test_a_word_that_nobody_knows_keeps_its_time_and_is_not_asked():
 def test_windows_ask_what_is_said_near_and_cover_every_second():
     said = [(float(t), t + 4.0, "x") for t in range(0, 400, 10)]
     calls = list(windows_near_speech(said, 400, 64))
-    assert [start for start, _, _ in calls] == list(range(0, 368, 16)) and calls[-1][:2] == (352, 48)
+    assert [start for start, _, _ in calls] == list(range(0, 368, 16)) and calls[-1][:2] == (
+        352,
+        48,
+    )
     assert [calls[7][2][0], calls[7][2][-1]] == [5, 24]  # from 48 to 240 s
     for k in range(len(said)):
         asked = {t for start, n, rows in calls if k in rows for t in range(start, start + n)}
@@ -92,7 +108,9 @@ def test_windows_ask_what_is_said_near_and_cover_every_second():
 
 def test_a_box_is_what_is_half_as_likely_without_a_gap():
     half = math.log(2)
-    row = torch.tensor([-math.inf, 4.7, 4.0, 4.4, 5.0, 4.9, 5.0 - half + 1e-3, 5.0 - half - 1e-3, 5.0])
+    row = torch.tensor(
+        [-math.inf, 4.7, 4.0, 4.4, 5.0, 4.9, 5.0 - half + 1e-3, 5.0 - half - 1e-3, 5.0]
+    )
     assert box(row) == (4.0 - 1, 7.0)
     assert box(torch.zeros(3)) == (0.0, 3.0) and box(torch.tensor([0.0, 9.0])) == (1.0, 2.0)
 
@@ -154,7 +172,9 @@ def saved(out: Path, seed: int) -> Path:
     given = {**kind.tiny, "features": 24, "seconds": 16, "alignability": True}
     net = kind(None, **given)
     (out / "checkpoints").mkdir(parents=True)
-    (out / "config.yaml").write_text(yaml.safe_dump({"objective": {"name": "tan", **given, "init": "gone.pth"}}))
+    (out / "config.yaml").write_text(
+        yaml.safe_dump({"objective": {"name": "tan", **given, "init": "gone.pth"}})
+    )
     RunFolder(out).save(3, {"step": 3, "model": net.state_dict(), "optimizer": {}, "rng": {}}, 2)
     return out
 
@@ -175,7 +195,10 @@ def films(tmp_path: Path) -> Path:
         write_video(tmp_path / f"v/{name}.mp4", squares(i, frames=60))
         lists[name] = {"start": [0, 2, 3.5], "end": [1.5, 3, 5], "text": WORDS[:3]}
         (tmp_path / "store").mkdir(exist_ok=True)
-        np.save(tmp_path / f"store/{name}.npy", np.random.default_rng(i).standard_normal((6, 24)).astype(np.float16))
+        np.save(
+            tmp_path / f"store/{name}.npy",
+            np.random.default_rng(i).standard_normal((6, 24)).astype(np.float16),
+        )
     (tmp_path / "said.json").write_text(json.dumps(lists))
     (tmp_path / "one.srt").write_text(
         "1\n00:00:01,000 --> 00:00:02,500\nWhisk eggs\n\n2\n00:00:03,000 --> 00:00:04,000\nBake it\n"
@@ -183,32 +206,65 @@ def films(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def aligned(films: Path, run: Path, video: str, transcript: str, *more: str, out: str = "out") -> dict:
-    argv = ["--video", str(films / video), "--transcript", str(films / transcript), "--aligner", str(run)]
+def aligned(
+    films: Path, run: Path, video: str, transcript: str, *more: str, out: str = "out"
+) -> dict:
+    argv = [
+        "--video",
+        str(films / video),
+        "--transcript",
+        str(films / transcript),
+        "--aligner",
+        str(run),
+    ]
     return align(**parse(align, [*argv, "--out", str(films / out), "--workers", "0", *more]))
 
 
 def test_one_video_through_an_encoder_as_a_user_runs_it(films: Path, run: Path, net: Path):
-    argv = [str(films / "v/a.mp4"), str(films / "one.srt"), "--encoder", str(net), "--aligner", str(run)]
+    argv = [
+        str(films / "v/a.mp4"),
+        str(films / "one.srt"),
+        "--encoder",
+        str(net),
+        "--aligner",
+        str(run),
+    ]
     done = command("benchmarks.align", *argv, "--out", str(films / "out"), "--workers", "0")
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert (told["videos"], told["aligned"], told["bad"], told["sentences"]) == (1, 1, 0, 2)
     held = json.loads((films / "out/a.json").read_text())
-    assert held["seconds"] == 6 and [one["text"] for one in held["segments"]] == ["Whisk eggs", "Bake it"]
-    assert set(held["segments"][0]) == set(Found._fields) and held["segments"][0]["said"] == [1.0, 2.5]
-    assert len(readers.read(films / "out/a.vtt")["a"]) == 2 == len(readers.read(films / "out/a.json")["a"])
+    assert held["seconds"] == 6 and [one["text"] for one in held["segments"]] == [
+        "Whisk eggs",
+        "Bake it",
+    ]
+    assert set(held["segments"][0]) == set(Found._fields) and held["segments"][0]["said"] == [
+        1.0,
+        2.5,
+    ]
+    assert (
+        len(readers.read(films / "out/a.vtt")["a"])
+        == 2
+        == len(readers.read(films / "out/a.json")["a"])
+    )
     with Image.open(films / "out/a.png") as picture:
         picture.verify()
     store = next((films / "out/features").glob("*/a.npy"))
     again = aligned(films, run, "a.mp4", "one.srt", "--features", str(store.parent), out="twice")
     twice = json.loads((films / "twice/a.json").read_text())
-    assert again["aligned"] == 1 and twice["segments"] == held["segments"]  # stored features are the same
+    assert (
+        again["aligned"] == 1 and twice["segments"] == held["segments"]
+    )  # stored features are the same
 
 
 def test_a_folder_is_gone_through_and_goes_on(films: Path, run: Path, net: Path):
     told = aligned(films, run, "v", "said.json", "--encoder", str(net))
-    assert (told["videos"], told["aligned"], told["kept"], told["bad"]) == (2, 2, 0, 0) and "exit_code" not in told
+    assert (told["videos"], told["aligned"], told["kept"], told["bad"]) == (
+        2,
+        2,
+        0,
+        0,
+    ) and "exit_code" not in told
     before = {path.name: path.read_bytes() for path in (films / "out").glob("*.*")}
     assert {"a.vtt", "a.json", "a.png", "b.vtt", "b.json", "b.png"} <= before.keys()
     (films / "out/b.png").unlink()
@@ -236,11 +292,20 @@ def test_other_inputs_are_aligned_anew(films: Path, run: Path, what: str):
 def test_bad_pairs_are_listed_and_the_rest_goes_on(films: Path, run: Path, net: Path):
     shutil.copy(films / "v/a.mp4", films / "v/mute.mp4")
     (films / "v/b.mp4").write_bytes(b"no video")
-    argv = [str(films / "v"), str(films / "said.json"), "--encoder", str(net), "--aligner", str(run)]
+    argv = [
+        str(films / "v"),
+        str(films / "said.json"),
+        "--encoder",
+        str(net),
+        "--aligner",
+        str(run),
+    ]
     done = command("benchmarks.align", *argv, "--out", str(films / "out"), "--workers", "0")
     assert done.returncode == 3 and "Traceback" not in done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["videos"], told["aligned"], told["bad"]) == (3, 1, 2) and (films / "out/a.vtt").exists()
+    assert (told["videos"], told["aligned"], told["bad"]) == (3, 1, 2) and (
+        films / "out/a.vtt"
+    ).exists()
     lines = [json.loads(line) for line in (films / "out/quarantine.jsonl").read_text().splitlines()]
     assert {line["path"] for line in lines} == {"b", "mute"}
     assert all(tells(line["why"], line["path"]) for line in lines)
@@ -319,11 +384,24 @@ def test_runs_that_are_no_aligner(films: Path, run: Path, videos: Path, tmp_path
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_a_published_file_aligns_with_its_list_of_words(layout, films: Path, tmp_path: Path):
-    (tmp_path / "words.txt").write_text("\n".join(sorted({word for text in WORDS for word in text.split()})))
+    (tmp_path / "words.txt").write_text(
+        "\n".join(sorted({word for text in WORDS for word in text.split()}))
+    )
     torch.manual_seed(0)
     kind, tower = objectives["tan"], {"width": 8, "hidden": 16, "dim": 8}
-    sizes = {"features": 24, "dim": 16, "video_layers": 1, "joint_layers": 3, "words": str(tmp_path / "words.txt")}
-    net = kind(None, **sizes, options=tower, cotrain="keep" if layout.name.endswith("cotrained") else "none")
+    sizes = {
+        "features": 24,
+        "dim": 16,
+        "video_layers": 1,
+        "joint_layers": 3,
+        "words": str(tmp_path / "words.txt"),
+    }
+    net = kind(
+        None,
+        **sizes,
+        options=tower,
+        cotrain="keep" if layout.name.endswith("cotrained") else "none",
+    )
     file = tmp_path / "tan.pth.tar"
     torch.save({"epoch": 1, "state_dict": layout.to_theirs(net.state_dict())}, file)
     with pytest.raises(UserError, match=facts("--words")):
@@ -331,8 +409,19 @@ def test_a_published_file_aligns_with_its_list_of_words(layout, films: Path, tmp
     by = open_aligner(str(file), words=sizes["words"])
     assert by.hash == open_aligner(str(file), words=sizes["words"]).hash
     features = torch.randn(1, 10, 24)
-    torch.testing.assert_close(by.ask(features, WORDS).joint, net.similarities(features, WORDS).joint)
-    told = aligned(films, file, "v/a.mp4", "one.srt", "--words", sizes["words"], "--features", str(films / "store"))
+    torch.testing.assert_close(
+        by.ask(features, WORDS).joint, net.similarities(features, WORDS).joint
+    )
+    told = aligned(
+        films,
+        file,
+        "v/a.mp4",
+        "one.srt",
+        "--words",
+        sizes["words"],
+        "--features",
+        str(films / "store"),
+    )
     assert told["aligned"] == 1 and told["sentences"] == 2
 
 

@@ -12,9 +12,17 @@ from tests.benchmarks.made import encoder_info, result_of
 GROUPS = [str(i // 4) for i in range(40)]
 
 
-def result(correct: torch.Tensor, groups: list[str] = GROUPS, cell: str = "c", title: str = "net", **more) -> Result:
+def result(
+    correct: torch.Tensor, groups: list[str] = GROUPS, cell: str = "c", title: str = "net", **more
+) -> Result:
     info = encoder_info(title, **more)
-    return result_of(title, cell, {"encoder": correct.tolist(), "random": (correct * 0).tolist()}, groups, encoder=info)
+    return result_of(
+        title,
+        cell,
+        {"encoder": correct.tolist(), "random": (correct * 0).tolist()},
+        groups,
+        encoder=info,
+    )
 
 
 def answers(seed: int, p: float) -> torch.Tensor:
@@ -41,20 +49,33 @@ def test_folds_are_averaged_when_all_are_there():
 
 
 def test_pretraining_seeds_are_averaged_with_their_spread():
-    runs = [result(answers(n, p), title=f"s{n}", recipe="r", pretraining_seed=n) for n, p in ((0, 0.5), (1, 0.7))]
+    runs = [
+        result(answers(n, p), title=f"s{n}", recipe="r", pretraining_seed=n)
+        for n, p in ((0, 0.5), (1, 0.7))
+    ]
     other = result(answers(5, 0.5), title="other", recipe="another", pretraining_seed=0)
     (mean,) = averages([*runs, other])
     scores = torch.tensor([run.score.value for run in runs], dtype=torch.float64)
     assert mean.over == "pretraining seeds 0, 1" and mean.encoder.title == "s0 and 1 more"
-    assert mean.score.value == pytest.approx(scores.mean().item()) and mean.score.std == pytest.approx(scores.std())
+    assert mean.score.value == pytest.approx(
+        scores.mean().item()
+    ) and mean.score.std == pytest.approx(scores.std())
     twice = [result(answers(n, 0.5), title=str(n), recipe="r", pretraining_seed=0) for n in (0, 1)]
     assert averages(twice) == []  # one seed twice is no mean
 
 
 def test_means_over_folds_are_averaged_over_seeds():
-    made = [one for seed in (0, 1) for one in folds(seed, title=f"s{seed}", recipe="r", pretraining_seed=seed)]
-    first, second, *single, both = sorted(averages(made), key=lambda mean: (mean.of or 0, mean.cell), reverse=True)
-    assert (first.of, second.of, both.of) == (3, 3, 2) and len(single) == 3  # the seeds of each fold, and of the means
+    made = [
+        one
+        for seed in (0, 1)
+        for one in folds(seed, title=f"s{seed}", recipe="r", pretraining_seed=seed)
+    ]
+    first, second, *single, both = sorted(
+        averages(made), key=lambda mean: (mean.of or 0, mean.cell), reverse=True
+    )
+    assert (first.of, second.of, both.of) == (3, 3, 2) and len(
+        single
+    ) == 3  # the seeds of each fold, and of the means
     both = next(mean for mean in averages(made) if mean.of == 2 and mean.cell == "c")
     assert both.score.value == pytest.approx((first.score.value + second.score.value) / 2)
     assert both.score.interval[0] < both.score.value < both.score.interval[1]
@@ -68,4 +89,6 @@ def test_rankings_are_averaged_by_their_redrawings():
         test = Answers(groups=sorted(set(GROUPS)), draws={"encoder": draws, "random": [0.0] * 101})
         runs.append(replace(run, score=replace(run.score, value=value), test=test))
     (mean,) = averages(runs)
-    assert mean.score.value == pytest.approx(0.3) and mean.score.interval == pytest.approx((0.205, 0.395))
+    assert mean.score.value == pytest.approx(0.3) and mean.score.interval == pytest.approx(
+        (0.205, 0.395)
+    )

@@ -21,14 +21,21 @@ def test_shuffled_keeps_the_frames_and_only_those():
         assert {bytes(f.contiguous().numpy()) for f in after.unbind(1)} == frames
     moved = (clip != mixed).flatten(1).any(1)
     assert moved.float().mean() > 0.9
-    assert torch.equal(mixed[5:9], shuffled(clip[5:9], index[5:9], 0))  # whatever batch a clip stands in
+    assert torch.equal(
+        mixed[5:9], shuffled(clip[5:9], index[5:9], 0)
+    )  # whatever batch a clip stands in
     assert not torch.equal(mixed, shuffled(clip, index, 1))
 
 
 def test_pixels_are_what_they_say():
     clip = clips(size=64)
     feats = pixels(clip)
-    assert {k: v.shape[1] for k, v in feats.items()} == {"colour8": 192, "first32": 3072, "motion": 1024, "cube8": 384}
+    assert {k: v.shape[1] for k, v in feats.items()} == {
+        "colour8": 192,
+        "first32": 3072,
+        "motion": 1024,
+        "cube8": 384,
+    }
     still = pixels(single_frame(clip, torch.arange(3), 0))
     assert still["motion"].abs().max() == 0 < feats["motion"].min()
     bright = clip.float().mean((2, 3, 4)) / 255  # B C

@@ -19,7 +19,10 @@ class Plain(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.attn = nn.LayerNorm(D, eps=1e-6), nn.MultiheadAttention(D, A, batch_first=True)
+        self.norm, self.attn = (
+            nn.LayerNorm(D, eps=1e-6),
+            nn.MultiheadAttention(D, A, batch_first=True),
+        )
         self.token, self.out = nn.Parameter(torch.zeros(1, 1, D)), nn.Linear(D, Q)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,7 +50,11 @@ class Vjepa(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([Block() for _ in range(BLOCKS.depth - 1)])
-        self.last, self.token, self.out = Block(), nn.Parameter(torch.zeros(1, 1, D)), nn.Linear(D, Q)
+        self.last, self.token, self.out = (
+            Block(),
+            nn.Parameter(torch.zeros(1, 1, D)),
+            nn.Linear(D, Q),
+        )
         nn.init.eye_(self.last.attn.out_proj.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,21 +85,36 @@ def pairs(net, p, r):
         return
     yield from ((net.last.norm1.weight, p["gain"][r]), (net.last.norm1.bias, p["shift"][r]))
     yield from attention(net.last.attn, p, r)
-    for at, block in [("", net.last), *((f"block{i}.", block) for i, block in enumerate(net.blocks))]:
+    for at, block in [
+        ("", net.last),
+        *((f"block{i}.", block) for i, block in enumerate(net.blocks)),
+    ]:
         for name, theirs in (("norm2", block.norm2), ("norm1", block.norm1))[: 2 if at else 1]:
-            yield from ((theirs.weight, p[f"{at}{name}.gain"][r]), (theirs.bias, p[f"{at}{name}.shift"][r]))
+            yield from (
+                (theirs.weight, p[f"{at}{name}.gain"][r]),
+                (theirs.bias, p[f"{at}{name}.shift"][r]),
+            )
         for i, theirs in ((1, block.fc1), (2, block.fc2)):
             yield from ((theirs.weight, p[f"{at}w{i}"][r].T), (theirs.bias, p[f"{at}b{i}"][r]))
         if at:
-            yield from ((block.attn.in_proj_weight, p[at + "wqkv"][r].T), (block.attn.in_proj_bias, p[at + "bqkv"][r]))
-            yield from ((block.attn.out_proj.weight, p[at + "wo"][r].T), (block.attn.out_proj.bias, p[at + "bo"][r]))
+            yield from (
+                (block.attn.in_proj_weight, p[at + "wqkv"][r].T),
+                (block.attn.in_proj_bias, p[at + "bqkv"][r]),
+            )
+            yield from (
+                (block.attn.out_proj.weight, p[at + "wo"][r].T),
+                (block.attn.out_proj.bias, p[at + "bo"][r]),
+            )
 
 
 def made(form):
     """R heads that differ, no parameter at zero or one."""
     draw = torch.Generator().manual_seed(1)
     p = start(form, R, 0)
-    noisy = {name: v.double() + 0.3 * torch.randn(v.shape, generator=draw).double() for name, v in p.items()}
+    noisy = {
+        name: v.double() + 0.3 * torch.randn(v.shape, generator=draw).double()
+        for name, v in p.items()
+    }
     return {name: v.requires_grad_() for name, v in noisy.items()}
 
 
@@ -123,7 +145,9 @@ def test_folded_and_stacked_is_the_plain_module(form, at_once, monkeypatch):
             parameter.data = parameter.grad if parameter.grad is not None else parameter.data
         grads = {name: v.grad for name, v in p.items()}
         compared = list(pairs(net, grads, r))
-        assert sum(g.numel() for _, g in compared) == sum(g[r].numel() for g in grads.values()), "one is left out"
+        assert sum(g.numel() for _, g in compared) == sum(g[r].numel() for g in grads.values()), (
+            "one is left out"
+        )
         for theirs, mine in compared:
             torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
     assert weight.shape == (R, 5, 7)

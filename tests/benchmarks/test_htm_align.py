@@ -28,12 +28,16 @@ def stub(inputs):
     """The model of the case: tables, and what a window adds to them."""
 
     def model(video: str, start: int, seconds: int, rows: list[int]) -> Aligned:
-        base, dual, pert, al = (torch.from_numpy(inputs[f"{video}.{key}"]) for key in ("base", "dual", "pert", "al"))
+        base, dual, pert, al = (
+            torch.from_numpy(inputs[f"{video}.{key}"]) for key in ("base", "dual", "pert", "al")
+        )
         shift = torch.zeros(len(base), seconds)
         shift[:, : pert.shape[1]] = pert[:, :seconds]
         cut = slice(start, start + seconds)
         joint, two = base[:, cut] + 0.3 * shift, dual[:, cut] - 0.2 * shift
-        return Aligned(joint[rows][None], two[rows][None], al[:, rows] * (1 + 0.1 * math.cos(start / 16)))
+        return Aligned(
+            joint[rows][None], two[rows][None], al[:, rows] * (1 + 0.1 * math.cos(start / 16))
+        )
 
     return model
 
@@ -49,8 +53,16 @@ def test_equal_to_the_published_evaluation(case, head: bool, method):
     assert got["auc"] == pytest.approx(float(outputs[f"{name}.AUC"]), abs=1e-12)
     if name == "head.overlap-seq":
         for video in told:
-            assert np.abs(got["similarity"][video].numpy() - outputs[f"{name}.sim.{video}"]).max() < 1e-6
-            assert np.abs(got["alignability"][video].numpy() - outputs[f"{name}.alignability.{video}"]).max() < 1e-6
+            assert (
+                np.abs(got["similarity"][video].numpy() - outputs[f"{name}.sim.{video}"]).max()
+                < 1e-6
+            )
+            assert (
+                np.abs(
+                    got["alignability"][video].numpy() - outputs[f"{name}.alignability.{video}"]
+                ).max()
+                < 1e-6
+            )
         calls = [[n, *call] for n, video in enumerate(sorted(told)) for call in got["calls"][video]]
         assert calls == outputs["overlap-seq.calls_video_start_len_firstsent_lastsent"].tolist()
 
@@ -59,14 +71,25 @@ def test_which_sentences_a_window_asks():
     """22 windows of 384 s. Ends reach to the ends of the list; a window with nothing unalignable near asks nothing."""
     times = [(10.0, 12.0), (20.0, 22.0), (100.0, 102.0), (330.0, 332.0), (380.0, 384.0)]
     said = [Spoken(n % 2 == 1, *time, "") for n, time in enumerate([*times, (381.0, 383.0)])]
-    asked = {start: (seconds, rows[0], rows[-1]) for start, seconds, rows in htm_align_windows(said, 384)}
-    assert asked[0] == (64, 0, 2) and asked[48] == (64, 0, 2) and asked[64] == (64, 0, 2)  # up to 11 - 64 .. 11 + 64
+    asked = {
+        start: (seconds, rows[0], rows[-1]) for start, seconds, rows in htm_align_windows(said, 384)
+    }
+    assert (
+        asked[0] == (64, 0, 2) and asked[48] == (64, 0, 2) and asked[64] == (64, 0, 2)
+    )  # up to 11 - 64 .. 11 + 64
     assert asked[80] == (64, 2, 2) and 176 not in asked and asked[256] == (64, 4, 4)
-    assert asked[288] == (64, 4, 5) and asked[336] == (48, 4, 5) and max(asked) == 336  # the last four, to the end
+    assert (
+        asked[288] == (64, 4, 5) and asked[336] == (48, 4, 5) and max(asked) == 336
+    )  # the last four, to the end
     assert list(htm_align_windows([Spoken(True, 5.0, 6.0, "")], 384)) == []
-    short = [Spoken(False, 5.0, 6.0, ""), Spoken(True, 20.0, 22.0, "")]  # the first four are never the last four
+    short = [
+        Spoken(False, 5.0, 6.0, ""),
+        Spoken(True, 20.0, 22.0, ""),
+    ]  # the first four are never the last four
     assert {window.rows for window in htm_align_windows(short, 90)} == {range(1)}
-    assert list(htm_align_windows([Spoken(False, 5.0, 6.0, "")], 20)) == [(0, 20, range(1))]  # too short for any: one
+    assert list(htm_align_windows([Spoken(False, 5.0, 6.0, "")], 20)) == [
+        (0, 20, range(1))
+    ]  # too short for any: one
 
 
 def test_both_ends_count_and_what_was_not_computed_does_not():
@@ -80,13 +103,20 @@ def test_both_ends_count_and_what_was_not_computed_does_not():
 
 def test_the_narrations_own_times():
     said = [Spoken(True, 2.5, 3.5, "a"), Spoken(True, 2.5, 3.5, "b"), Spoken(True, 2.5, 3.5, "c")]
-    assert given_times(said, [(0.0, 4.0), (1.0, 2.8), (4.0, 6.0)]).tolist() == [True, False, False]  # 2, 1.9, 5
+    assert given_times(said, [(0.0, 4.0), (1.0, 2.8), (4.0, 6.0)]).tolist() == [
+        True,
+        False,
+        False,
+    ]  # 2, 1.9, 5
 
 
 def test_averages_of_windows_and_pooling_over_videos():
     """Two windows see second 20 of one video, each says otherwise; the other video has three sentences."""
     said = {
-        "a": [Spoken(True, 20.0, 20.0, ""), Spoken(False, 0.0, 2.0, "")],  # asked: up to the last that is not alignable
+        "a": [
+            Spoken(True, 20.0, 20.0, ""),
+            Spoken(False, 0.0, 2.0, ""),
+        ],  # asked: up to the last that is not alignable
         "b": [Spoken(True, 5.0, 6.0, ""), Spoken(True, 5.0, 6.0, ""), Spoken(False, 5.0, 6.0, "")],
     }
 
@@ -102,14 +132,19 @@ def test_averages_of_windows_and_pooling_over_videos():
     assert got["alignability"]["a"].tolist() == [3 + 8, 3 + 8]  # stage 3, averaged over windows
     assert got["recall"] == pytest.approx(1 / 3)  # of all sentences, not of videos (1 and 0)
     last = evaluate(said, {"a": 49, "b": 40}, model, method="global", head=True)
-    assert last["similarity"]["a"][0, 20].item() == 1.0 and last["alignability"]["a"].tolist() == [3.0, 3.0]
+    assert last["similarity"]["a"][0, 20].item() == 1.0 and last["alignability"]["a"].tolist() == [
+        3.0,
+        3.0,
+    ]
 
 
 def test_auc_with_ties_is_scikit_learns():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 6, (200,), generator=generator).float()
     labels = torch.rand(200, generator=generator) < 0.3
-    assert auc(scores, labels) == pytest.approx(roc_auc_score(labels.numpy(), scores.numpy()), abs=1e-12)
+    assert auc(scores, labels) == pytest.approx(
+        roc_auc_score(labels.numpy(), scores.numpy()), abs=1e-12
+    )
     assert auc(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
     assert auc(torch.ones(2), torch.tensor([True, True])) is None
 

@@ -48,7 +48,9 @@ def data(tmp_path_factory):
         for i in range(count):
             label = ("green", "red")[i % 2]
             path = f"{split}_{i}.mp4"
-            write_video(root / path, frames((180, 40, 40) if label == "red" else (40, 180, 40), len(rows)))
+            write_video(
+                root / path, frames((180, 40, 40) if label == "red" else (40, 180, 40), len(rows))
+            )
             rows.append(Row(path=path, label=label, split=split, group=f"{split}_{i // 3}"))
     (root / "train_0.mp4").write_bytes(b"no video")
     return Manifest.build(rows, root)
@@ -60,12 +62,26 @@ def done(data, tmp_path_factory):
     torch.manual_seed(3)
     run = folder / "runs" / "mine"
     save_encoder(create_encoder("vit", **SMALL), run, "encoder", {})
-    rows = [[row.path, row.label, row.split, row.group, row.video_id] for row in data.split("train").rows]
+    rows = [
+        [row.path, row.label, row.split, row.group, row.video_id]
+        for row in data.split("train").rows
+    ]
     rows.append(["test_3.mp4", None, "train", "", ""])  # pretraining cheated
     (run / "provenance.json").write_text(json.dumps({"root": str(data.root), "rows": rows}))
-    config = {"encoder": [str(run)], "data": {"name": "csv", "root": "clips"}, "seed": 1, "threads": None}
+    config = {
+        "encoder": [str(run)],
+        "data": {"name": "csv", "root": "clips"},
+        "seed": 1,
+        "threads": None,
+    }
     out = folder / "out"
-    options = {"cache": str(folder / "cache"), "workers": 0, "min_steps": 40, "seed": 1, "config": config}
+    options = {
+        "cache": str(folder / "cache"),
+        "workers": 0,
+        "min_steps": 40,
+        "seed": 1,
+        "config": config,
+    }
     printed = linear_probe([str(run)], data, str(out), **options)
     return printed, {result.cell: result for result in read_folder(out).values()}, out, run, options
 
@@ -76,14 +92,20 @@ def test_a_result_holds_all_that_a_reader_asks(done):
     assert set(results) == {"classify.linear", "classify.knn", "retrieval"}
     assert result.score.value == 1.0 and result.chance == 0.5
     assert result.score.interval[0] < 0.8  # four groups of three say little, although all are right
-    assert set(result.controls) == {"random", "pixels", "single_frame", "shuffled"} == set(result.gains)
+    assert (
+        set(result.controls)
+        == {"random", "pixels", "single_frame", "shuffled"}
+        == set(result.gains)
+    )
     assert result.data.clips == {"train": 7, "val": 6, "test": 12} and result.data.bad_files == 1
     assert result.data.groups["test"] == 4 and result.data.set == {"name": "csv", "root": "clips"}
     poolings = {setting["pooling"] for setting in result.score.more["grid"]}
     assert poolings == {f"{p}@{layer}" for p in ("mean", "time", "grid") for layer in ("last", "2")}
     pixels = {setting["pooling"] for setting in result.controls["pixels"].more["grid"]}
     assert pixels == {"colour8", "first32", "motion", "cube8"}
-    products = 2 * 8 * 24 * (12 * 24 * 4 + 3 * 2 * 64) + 4 * 4 * 8 * 8 * 24  # 8 tokens: linear layers, then attention
+    products = (
+        2 * 8 * 24 * (12 * 24 * 4 + 3 * 2 * 64) + 4 * 4 * 8 * 8 * 24
+    )  # 8 tokens: linear layers, then attention
     assert result.cost.gflops_per_clip == pytest.approx(products / 1e9, rel=0.01)
     words = f"--encoder {done[3]} --data csv --data.root clips --seed 1"
     assert result.command == f"python -m benchmarks.linear_probe {words}"
@@ -106,11 +128,16 @@ def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
             train, val, test = (features.frozen(row, split) for split in SPLITS)
             answer = probe.run(train, val, test, 1)
             right[row] = answer.predictions == labels
-            assert score.value == answer.metrics["test/top1"] and score.more["val_top1"] == answer.metrics["val/top1"]
+            assert (
+                score.value == answer.metrics["test/top1"]
+                and score.more["val_top1"] == answer.metrics["val/top1"]
+            )
             assert score.more["chosen"] == answer.chosen and score.more["grid"] == answer.grid
             assert score.interval == bootstrap(right[row], groups, 1)
         for row, gain in results[f"classify.{cell}"].gains.items():
-            assert (gain.difference, *gain.interval) == paired_difference(right["encoder"], right[row], groups, 1)
+            assert (gain.difference, *gain.interval) == paired_difference(
+                right["encoder"], right[row], groups, 1
+            )
 
 
 def test_the_verdict_follows_the_numbers(done):
@@ -127,7 +154,9 @@ def test_the_verdict_follows_the_numbers(done):
         assert sentences[0] != sentences[1] and sentences[0] != sentences[2], row
     random = replace(result, encoder=replace(result.encoder, weights="random"))
     assert over_untrained(random) != over_untrained(result)
-    assert use_of_time(result) != use_of_time(replace(result, gains=dict.fromkeys(result.gains, better)))
+    assert use_of_time(result) != use_of_time(
+        replace(result, gains=dict.fromkeys(result.gains, better))
+    )
 
 
 def test_a_result_of_something_else_is_not_overwritten(done, data, tmp_path):
@@ -135,7 +164,9 @@ def test_a_result_of_something_else_is_not_overwritten(done, data, tmp_path):
     _, _, out, run, options = done
     times = {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
     linear_probe([str(run)], data, str(out), **options)
-    assert {file: file.stat().st_mtime_ns for file in times} == times  # what is there is not made again
+    assert {
+        file: file.stat().st_mtime_ns for file in times
+    } == times  # what is there is not made again
     fewer = data.take([i for i in range(len(data)) if i != 7])
     other = tmp_path / "runs" / "mine"
     save_encoder(create_encoder("vit", **SMALL), other, "encoder", {})
@@ -160,11 +191,24 @@ def test_flags_that_cannot_be(data, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").touch()
-    wrong = {"clips": 0, "batch_size": 0, "workers": -1, "calibrate_bn": -1, "threads": 0, "devices": "cuda"}
+    wrong = {
+        "clips": 0,
+        "batch_size": 0,
+        "workers": -1,
+        "calibrate_bn": -1,
+        "threads": 0,
+        "devices": "cuda",
+    }
     for name, value in {**wrong, "out": "FILE", "cache": "FILE"}.items():
         with pytest.raises(UserError, match=facts(f"--{name}", str(value))):
-            linear_probe(["test_no_statistics"], data, **{"out": "o", "cache": "c", "workers": 0, name: value})
-    refused = linear_probe(["test_no_statistics", "vit_tiny"], data, "o", cache="c", workers=0, clip=ClipChange(size=0))
+            linear_probe(
+                ["test_no_statistics"],
+                data,
+                **{"out": "o", "cache": "c", "workers": 0, name: value},
+            )
+    refused = linear_probe(
+        ["test_no_statistics", "vit_tiny"], data, "o", cache="c", workers=0, clip=ClipChange(size=0)
+    )
     assert len(refused["failed"]) == 6 and not (tmp_path / "c").exists()
 
 
@@ -187,7 +231,9 @@ def test_sources_know_themselves_apart():
     net, other = create_encoder("vit", **SMALL), create_encoder("vit", **SMALL)
     keys = [s.key for seed in (0, 1) for s in make_sources(net, other, (2,), ("mean",), seed, OWN)]
     assert len(set(keys)) == 6  # only the shuffled frames depend on the seed
-    assert not set(keys) & {s.key for s in make_sources(net, other, (), ("mean",), 2, OWN)} - {"pixels version 1"}
+    assert not set(keys) & {s.key for s in make_sources(net, other, (), ("mean",), 2, OWN)} - {
+        "pixels version 1"
+    }
 
 
 def test_titles_and_leaks(data):

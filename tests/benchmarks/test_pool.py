@@ -9,7 +9,9 @@ from tests.helpers import facts
 
 def features(grid, dim=2, layers=0):
     tokens = torch.randn(3, grid.n, dim)
-    return Features(tokens, tokens.mean(1), grid, tuple(torch.randn(3, grid.n, dim) for _ in range(layers)))
+    return Features(
+        tokens, tokens.mean(1), grid, tuple(torch.randn(3, grid.n, dim) for _ in range(layers))
+    )
 
 
 def test_each_pooling_is_the_mean_it_says():
@@ -18,12 +20,18 @@ def test_each_pooling_is_the_mean_it_says():
     maps = f.tokens.reshape(3, 4, 6, 6, 2)
     torch.testing.assert_close(got["mean@last"], f.tokens.mean(1))
     torch.testing.assert_close(got["time@last"], maps.mean((2, 3)).flatten(1))
-    torch.testing.assert_close(got["grid@last"].reshape(3, 4, 3, 3, 2)[:, 1, 2, 0], maps[:, 1, 4:, :2].mean((1, 2)))
+    torch.testing.assert_close(
+        got["grid@last"].reshape(3, 4, 3, 3, 2)[:, 1, 2, 0], maps[:, 1, 4:, :2].mean((1, 2))
+    )
 
 
 def test_long_clips_are_averaged_to_eight_slots():
     got = pool(features(Grid(16, 5, 7)))
-    assert {k: v.shape[1] for k, v in got.items()} == {"mean@last": 2, "time@last": 16, "grid@last": 8 * 9 * 2}
+    assert {k: v.shape[1] for k, v in got.items()} == {
+        "mean@last": 2,
+        "time@last": 16,
+        "grid@last": 8 * 9 * 2,
+    }
 
 
 def test_layers_have_names_and_repeats_are_left_out():

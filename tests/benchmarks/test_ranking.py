@@ -5,7 +5,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from benchmarks.metrics.ranking import average_precision, mean_average_precision, mean_over, of_table, ranked
+from benchmarks.metrics.ranking import (
+    average_precision,
+    mean_average_precision,
+    mean_over,
+    of_table,
+    ranked,
+)
 from tests.helpers import for_each
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
@@ -31,7 +37,9 @@ def test_a_weight_of_two_is_two_of_each(interpolated: bool):
     times = torch.tensor([2, 0, 1, 3, 1, 1, 0])
     rows = torch.arange(len(scores)).repeat_interleave(times[group])
     ours = mean_over(of_table(scores, held, group), interpolated)(times[None].double())
-    plain = mean_over(of_table(scores[rows], held[rows], torch.zeros(len(rows), dtype=torch.int64)), interpolated)(ONE)
+    plain = mean_over(
+        of_table(scores[rows], held[rows], torch.zeros(len(rows), dtype=torch.int64)), interpolated
+    )(ONE)
     torch.testing.assert_close(ours, plain)
 
 
@@ -52,22 +60,34 @@ def test_interpolated_as_pascal_voc(seed: int):
     draw = torch.Generator().manual_seed(seed)
     scores, hit = torch.randn(50, generator=draw), torch.rand(50, generator=draw) < 0.4
     positives = int(hit.sum()) + 7  # seven were never found
-    answers = ranked(scores, hit, torch.zeros(50, dtype=torch.int64), torch.tensor([float(positives)]))
+    answers = ranked(
+        scores, hit, torch.zeros(50, dtype=torch.int64), torch.tensor([float(positives)])
+    )
     ours = average_precision(answers, ONE, interpolated=True).item()
-    assert ours == pytest.approx(plain_interpolated(scores.numpy(), hit.numpy(), positives), abs=1e-12)
+    assert ours == pytest.approx(
+        plain_interpolated(scores.numpy(), hit.numpy(), positives), abs=1e-12
+    )
 
 
 def test_equal_scores_have_no_order():
     """All scores alike: the share of right ones, wherever they stand in the list."""
     for first in (True, False):
         hit = torch.tensor([first] * 3 + [not first] * 3)
-        answers = ranked(torch.zeros(6), hit, torch.zeros(6, dtype=torch.int64), torch.tensor([3.0]))
-        assert average_precision(answers, ONE).item() == average_precision(answers, ONE, True).item() == 0.5
+        answers = ranked(
+            torch.zeros(6), hit, torch.zeros(6, dtype=torch.int64), torch.tensor([3.0])
+        )
+        assert (
+            average_precision(answers, ONE).item()
+            == average_precision(answers, ONE, True).item()
+            == 0.5
+        )
 
 
 def test_nothing_found_and_nothing_wanted():
     none = torch.zeros(0, dtype=torch.int64)
     missed = ranked(torch.zeros(0), none.bool(), none, torch.tensor([2.0]))
     absent = ranked(torch.zeros(0), none.bool(), none, torch.tensor([0.0]))
-    assert average_precision(missed, ONE).item() == 0 and average_precision(absent, ONE).isnan().item()
+    assert (
+        average_precision(missed, ONE).item() == 0 and average_precision(absent, ONE).isnan().item()
+    )
     assert mean_over([missed, absent])(ONE).item() == 0

@@ -27,12 +27,38 @@ NET = ["--encoder", "tests.benchmarks.test_run:tiny_vit"]
 def tiny_vit(**kwargs):
     from ssvid.encoders.vit import ViT
 
-    return ViT(**{"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 6, "stride": 1, "size": 16, **kwargs})
+    return ViT(
+        **{
+            "dim": 24,
+            "depth": 2,
+            "heads": 2,
+            "patch": 8,
+            "frames": 6,
+            "stride": 1,
+            "size": 16,
+            **kwargs,
+        }
+    )
 
 
 def argv(out: Path, cache: Path, suite: str) -> list[str]:
-    data = f"--data synthetic --data.root {cache} --data.train 24 --data.val 12 --data.test 24".split()
-    return [*NET, *data, "--suite", suite, "--out", str(out), "--cache", str(cache), "--workers", "0", "--threads", "1"]
+    data = (
+        f"--data synthetic --data.root {cache} --data.train 24 --data.val 12 --data.test 24".split()
+    )
+    return [
+        *NET,
+        *data,
+        "--suite",
+        suite,
+        "--out",
+        str(out),
+        "--cache",
+        str(cache),
+        "--workers",
+        "0",
+        "--threads",
+        "1",
+    ]
 
 
 def ask(place: Path, suite: str, *words: str) -> tuple[Any, dict[str, Any]]:
@@ -64,7 +90,11 @@ def test_each_cell_is_a_file_and_a_failing_one_is_told_of(done):
         found = json.loads(file.read_text())
         metric = found["metric"]
         assert found["interval"][0] <= found[metric] <= found["interval"][1]
-        assert {"random", "pixels"} <= found["controls"].keys() and found["protocol_hash"] and found["command"]
+        assert (
+            {"random", "pixels"} <= found["controls"].keys()
+            and found["protocol_hash"]
+            and found["command"]
+        )
 
 
 def test_what_is_there_is_not_made_again(done):
@@ -83,8 +113,14 @@ def test_views_and_seeds(done, tmp_path: Path):
     cells = "cells: [{task: classify, probe: knn}, {task: retrieval}]"
     result, _ = ask(tmp_path, cells, *words, *views)
     assert result.returncode == 0, result.stderr[-2000:]
-    found = json.loads((tmp_path / "o" / "tests.benchmarks.test_run_tiny_vit.classify.knn.json").read_text())
-    assert found["protocol"]["clip"]["crops"] == 2 and found["seeds"] == [0, 1] and len(found["of_seeds"]) == 2
+    found = json.loads(
+        (tmp_path / "o" / "tests.benchmarks.test_run_tiny_vit.classify.knn.json").read_text()
+    )
+    assert (
+        found["protocol"]["clip"]["crops"] == 2
+        and found["seeds"] == [0, 1]
+        and len(found["of_seeds"]) == 2
+    )
     assert len(found["test"]["labels"]) == 24 == len(found["test"]["predictions"]["encoder"])
     assert found["controls"]["random"]["std_over_seeds"] == 0  # nothing is drawn in this probe
 
@@ -93,20 +129,36 @@ def test_seconds_and_boxes_of_films(tmp_path: Path):
     """Several classes, segments and boxes from files to tables; a second start makes nothing anew."""
     films = f"{{name: synthetic_films, root: {tmp_path}/set, train: 8, val: 4, test: 6, actors: 2, scenes: 2}}"
     quick = "probe: linear, with: {rates: [30.0], min_steps: 40}, data: films"
-    cells = ", ".join(f"{{task: {task}, {quick}}}" for task in ("multi_label", "localisation", "detection"))
+    cells = ", ".join(
+        f"{{task: {task}, {quick}}}" for task in ("multi_label", "localisation", "detection")
+    )
     suite = f"sets: {{films: {films}}}\ncells: [{cells}]"
     words = [*NET, "--cache", str(tmp_path / "c")]
     result, _ = ask(tmp_path, suite, *words)
     assert result.returncode == 0, result.stderr[-2000:]
-    found = {file.name.split(".")[-3]: json.loads(file.read_text()) for file in (tmp_path / "o").glob("*.linear.json")}
+    found = {
+        file.name.split(".")[-3]: json.loads(file.read_text())
+        for file in (tmp_path / "o").glob("*.linear.json")
+    }
     assert found.keys() == {"multi_label", "localisation", "detection"}
     for task, one in found.items():
-        assert one["metric"] == "map" and len(one["test"]["draws"]["random"]) == 1000 and len(one["per_class"]) == 4
-        assert one["data"]["set"]["name"] == "synthetic_films" and one["data"]["clips"]["test"] == 6, task
+        assert (
+            one["metric"] == "map"
+            and len(one["test"]["draws"]["random"]) == 1000
+            and len(one["per_class"]) == 4
+        )
+        assert (
+            one["data"]["set"]["name"] == "synthetic_films" and one["data"]["clips"]["test"] == 6
+        ), task
     assert found["detection"]["test"]["units"] > found["multi_label"]["test"]["units"] == 6
-    pooled = {task: {setting["pooling"].split("@")[0] for setting in one["grid"]} for task, one in found.items()}
+    pooled = {
+        task: {setting["pooling"].split("@")[0] for setting in one["grid"]}
+        for task, one in found.items()
+    }
     assert pooled["localisation"] == {"mean"} == set(found["localisation"]["protocol"]["poolings"])
-    assert pooled["detection"] == {"box", "slots"} == set(found["detection"]["protocol"]["poolings"])
+    assert (
+        pooled["detection"] == {"box", "slots"} == set(found["detection"]["protocol"]["poolings"])
+    )
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "c").rglob("*.safetensors")}
     again, _ = ask(tmp_path, suite, *words)
     assert again.returncode == 0 and made == {file: file.stat().st_mtime_ns for file in made}
@@ -130,7 +182,10 @@ def test_seconds_and_boxes_of_films(tmp_path: Path):
         ("{sets: {a: {name: ucf101, folds: 3}}, cells: [{task: retrieval, data: a}]}", "`sets`"),
         ("cells: [{task: classify, probe: knn, with: {ks: []}}]", "--ks | 0"),
         ("{sets: {a: 3}, cells: [{task: retrieval, data: a}]}", "`sets` | `name`"),
-        ("{sets: {a: {name: ucf101, folds: [1]}}, cells: [{task: retrieval, data: a}]}", "DIR/ucf101"),
+        (
+            "{sets: {a: {name: ucf101, folds: [1]}}, cells: [{task: retrieval, data: a}]}",
+            "DIR/ucf101",
+        ),
         ("cells: [{task: localisation, probe: linear, smooth: [2]}]", "smooth"),
         ("cells: [{task: 3}]", "task"),
         ("cells: [{task: retrieval, probe: knn}]", "retrieval"),
@@ -147,7 +202,9 @@ def test_seconds_and_boxes_of_films(tmp_path: Path):
 def test_a_bad_suite_is_one_sentence(text: str, said: str, tmp_path: Path):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(UserError, match=facts(*said.split(" | "))):
-        run(["vit_tiny"], str(tmp_path / "out"), suite=str(tmp_path / "s.yaml"), cache=str(tmp_path))
+        run(
+            ["vit_tiny"], str(tmp_path / "out"), suite=str(tmp_path / "s.yaml"), cache=str(tmp_path)
+        )
 
 
 def test_mistakes_of_a_user_are_one_sentence(tmp_path: Path):
@@ -163,7 +220,9 @@ def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):
     (tmp_path / "s.yaml").write_text(f"sets: {sets}\ncells: [{{task: retrieval, data: short}}]")
     cells, _ = load(str(tmp_path / "s.yaml"))
     assert [cell.name for cell in cells] == [f"short.retrieval.fold{n}" for n in (1, 2, 3)]
-    assert cells[1].data["fold"] == 2 and cells[1].fold == Fold(of="short.retrieval", number=2, folds=[1, 2, 3])
+    assert cells[1].data["fold"] == 2 and cells[1].fold == Fold(
+        of="short.retrieval", number=2, folds=[1, 2, 3]
+    )
     with pytest.raises(UserError, match=f"{tmp_path}/sets/hm"):
         manifest(cells[0].data, str(tmp_path / "sets"))
 
@@ -171,7 +230,9 @@ def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):
 def test_a_cell_that_cannot_be_asked_costs_itself_alone(done, tmp_path: Path):
     """An unknown task, a value of the wrong kind, a half-written result in its place: told of, and the rest goes on."""
     _, words, _ = done
-    cells = "{task: clasify, probe: knn}, {task: classify, probe: knn, with: {ks: many}, name: odd}, "
+    cells = (
+        "{task: clasify, probe: knn}, {task: classify, probe: knn, with: {ks: many}, name: odd}, "
+    )
     cells += "{task: retrieval, ks: [1]}, {task: retrieval, ks: [1], name: half}"
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "tests.benchmarks.test_run_tiny_vit.half.json").write_text('{"kind": "bench')
@@ -208,4 +269,7 @@ def test_the_docs_state_every_cell_of_ours_with_its_hash():
         cells, broken = load(file.stem)
         assert cells and not broken
         for cell in cells:
-            assert f"| `{file.stem}` | `{cell.fold.of if cell.fold else cell.name}` | `{cell.hash}` |" in said
+            assert (
+                f"| `{file.stem}` | `{cell.fold.of if cell.fold else cell.name}` | `{cell.hash}` |"
+                in said
+            )

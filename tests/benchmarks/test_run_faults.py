@@ -34,7 +34,9 @@ def broken_vit(**kwargs):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    made = registry.datasets["synthetic"](str(tmp_path_factory.mktemp("set")), train=48, labelled=48, val=8, test=12)
+    made = registry.datasets["synthetic"](
+        str(tmp_path_factory.mktemp("set")), train=48, labelled=48, val=8, test=12
+    )
     assert isinstance(made, Manifest)
     return made
 
@@ -116,8 +118,12 @@ def test_a_fault_of_the_code_is_shown_with_its_traceback(
     caplog.set_level("INFO", logger="ssvid")
     monkeypatch.setattr(Retrieval, "answer", lambda task, bench, source: bench.sourcces)
     found = ask(data, suite, tmp_path / "out")
-    assert found["exit_code"] == 3 and [row["cell"] for row in found["results"]] == ["classify.prototypes"]
-    assert found["failed"][0]["cell"] == "retrieval" and found["failed"][0]["why"].startswith("AttributeError: ")
+    assert found["exit_code"] == 3 and [row["cell"] for row in found["results"]] == [
+        "classify.prototypes"
+    ]
+    assert found["failed"][0]["cell"] == "retrieval" and found["failed"][0]["why"].startswith(
+        "AttributeError: "
+    )
     shown = caplog.text
     assert "Traceback" in shown and "bench.sourcces" in shown
     monkeypatch.undo()
@@ -129,8 +135,13 @@ def test_a_fault_of_the_code_is_shown_with_its_traceback(
 
 def test_an_encoder_that_diverged_costs_its_own_cells(data: Manifest, suite: str, tmp_path: Path):
     found = ask(data, suite, tmp_path / "out", ("tests.benchmarks.test_run_faults:broken_vit", NET))
-    assert {row["encoder"].split("_")[-2] for row in found["failed"]} == {"broken"} and len(found["failed"]) == 2
-    assert all("NaN or infinity" in row["why"] for row in found["failed"]) and len(found["results"]) == 2
+    assert {row["encoder"].split("_")[-2] for row in found["failed"]} == {"broken"} and len(
+        found["failed"]
+    ) == 2
+    assert (
+        all("NaN or infinity" in row["why"] for row in found["failed"])
+        and len(found["results"]) == 2
+    )
 
 
 def test_clips_that_hold_no_token_cost_their_cells_alone(data: Manifest, tmp_path: Path):
@@ -141,7 +152,9 @@ def test_clips_that_hold_no_token_cost_their_cells_alone(data: Manifest, tmp_pat
     )
     places = {"suite": str(tmp_path / "s.yaml"), "cache": str(tmp_path / "cache")}
     found = run([NET], str(tmp_path / "out"), workers=0, threads=1, devices="cpu", **places)
-    assert [row["cell"] for row in found["results"]] == ["plain.retrieval"] and found["exit_code"] == 3
+    assert [row["cell"] for row in found["results"]] == ["plain.retrieval"] and found[
+        "exit_code"
+    ] == 3
     assert found["failed"][0]["cell"] == "small.retrieval"
 
 
@@ -156,4 +169,7 @@ def test_every_clip_a_group_of_its_own(data: Manifest, suite: str, tmp_path: Pat
     found = ask(made, suite, tmp_path / "out")
     assert found["exit_code"] == 0 and all(row["chance"] == 0.5 for row in found["results"])
     result = json.loads(next((tmp_path / "out").glob("*classify*.json")).read_text())
-    assert result["data"]["groups"]["test"] == 6 and result["interval"][0] <= result["top1"] <= result["interval"][1]
+    assert (
+        result["data"]["groups"]["test"] == 6
+        and result["interval"][0] <= result["top1"] <= result["interval"][1]
+    )

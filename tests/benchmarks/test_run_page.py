@@ -53,29 +53,42 @@ def test_the_command_makes_the_page_of_a_run(copy: Path):
     assert run_page.said(config)  # what the objective says of its pictures
     rows, damaged = read_metrics(copy / "metrics.jsonl")
     cost = dict(run_page.cost(copy, rows, config, provenance, 6))
-    assert damaged == 0 and "step_00000006.pt" in cost and cost["clips seen"].split()[:2] == ["24,", "2.4"]
+    assert (
+        damaged == 0
+        and "step_00000006.pt" in cost
+        and cost["clips seen"].split()[:2] == ["24,", "2.4"]
+    )
 
 
 def test_every_number_of_the_log_has_its_curve(finished: Path):
     lines = metrics(finished)
     found = run_curves.curves(lines)
     names = [name for curve in found for name in (curve.name, *curve.also)]
-    assert sorted(names) == sorted({key for line in lines for key in line} - {"step", "cpu_s", "wall_s"})
+    assert sorted(names) == sorted(
+        {key for line in lines for key in line} - {"step", "cpu_s", "wall_s"}
+    )
     assert names[:2] == ["loss", "mse"] and names[-2:] == ["clips_per_s", "data_wait"]
     (loss,) = (curve for curve in found if curve.name == "loss")
     assert loss.steps.tolist() == [1, 2, 3, 4, 5, 6] and loss.values[2] == lines[2 + 1]["loss"]
     figure = run_curves.panels(found)
-    assert [axes.get_title("left") for axes in figure.axes[: len(found)]] == [curve.title for curve in found]
+    assert [axes.get_title("left") for axes in figure.axes[: len(found)]] == [
+        curve.title for curve in found
+    ]
     assert all(axes.get_xlim()[1] >= 6 and axes.lines for axes in figure.axes[: len(found)])
 
 
 def test_accuracies_are_shares_and_smoothing_keeps_the_ends():
     rows = [
-        {"step": i, "loss": 1.0, "nce": 1.0, "top1": 0.5, "probe/encoder/knn": i / 50, "lr": 2.0} for i in range(1, 41)
+        {"step": i, "loss": 1.0, "nce": 1.0, "top1": 0.5, "probe/encoder/knn": i / 50, "lr": 2.0}
+        for i in range(1, 41)
     ]
     found = {curve.name: curve for curve in run_curves.curves(rows)}
     assert list(found) == ["loss", "top1", "probe/encoder/knn", "lr"]
-    assert found["top1"].text(0.5) == "50.0 %" and found["probe/encoder/knn"].share and not found["loss"].share
+    assert (
+        found["top1"].text(0.5) == "50.0 %"
+        and found["probe/encoder/knn"].share
+        and not found["loss"].share
+    )
     assert found["probe/encoder/knn"].title == "online probe knn, encoder"
     values = found["probe/encoder/knn"].values
     smooth = run_curves.smoothed(values)
@@ -86,7 +99,10 @@ def test_accuracies_are_shares_and_smoothing_keeps_the_ends():
 def test_the_report_links_to_the_page(copy: Path, videos: Path, tmp_path: Path):
     splits = ("train", "val", "test")
     files = sorted(videos.glob("*.mp4"))
-    rows = [Row(path=f.name, label="ab"[i % 2], split=splits[i % 3], group=str(i)) for i, f in enumerate(files)]
+    rows = [
+        Row(path=f.name, label="ab"[i % 2], split=splits[i % 3], group=str(i))
+        for i, f in enumerate(files)
+    ]
     options = {"cache": str(tmp_path / "cache"), "workers": 0, "min_steps": 4, "threads": 1}
     given = str(copy / "encoder.safetensors")  # a file inside the run tells of the run too
     linear_probe([given], Manifest.build(rows, videos), str(copy / "probe"), **options)
@@ -95,7 +111,9 @@ def test_the_report_links_to_the_page(copy: Path, videos: Path, tmp_path: Path):
     assert "run_mine.html" in results.places and "probe/report.html" not in page.places
     assert "probe/report.html" in make_page(copy).places
     moved = copy.rename(tmp_path / "there")
-    assert board.write_runs(read_folder(moved / "probe"), tmp_path) == {}  # another name: not surely it
+    assert (
+        board.write_runs(read_folder(moved / "probe"), tmp_path) == {}
+    )  # another name: not surely it
     (tmp_path / "new").mkdir()
     again = moved.rename(tmp_path / "new" / "mine")
     assert board.write_runs(read_folder(again / "probe"), tmp_path) == {"mine": "run_mine.html"}
@@ -125,7 +143,9 @@ def test_damaged_lines_are_counted(copy: Path):
     file.write_bytes(file.read_bytes() + torn)
     rows, damaged = read_metrics(file)
     assert damaged == 5 and rows[: len(whole)] == whole
-    assert [curve.title for curve in run_curves.curves(rows)] == [curve.title for curve in run_curves.curves(whole)]
+    assert [curve.title for curve in run_curves.curves(rows)] == [
+        curve.title for curve in run_curves.curves(whole)
+    ]
     shutil.rmtree(copy / "tensorboard")
     file.write_text("")
     assert not make_page(copy).tags["img"]  # without steps and pictures
@@ -150,7 +170,9 @@ def test_pictures_are_the_first_a_middle_and_the_last(tmp_path: Path):
     with SummaryWriter(str(tmp_path), filename_suffix=".1") as board:
         for step in range(1, 101):
             board.add_image("a", grey, step)
-    with SummaryWriter(str(tmp_path), purge_step=91, filename_suffix=".2") as board:  # went on from step 90
+    with SummaryWriter(
+        str(tmp_path), purge_step=91, filename_suffix=".2"
+    ) as board:  # went on from step 90
         board.add_image("a", grey + 9, 95)
         board.add_image("b", grey, 95)
     found = run_pictures.read(tmp_path)
@@ -174,7 +196,9 @@ def test_small_pictures_are_enlarged_and_huge_ones_made_smaller():
 
 def test_long_clips_are_folded_frame_by_frame():
     pixels = np.repeat(np.arange(240, dtype=np.uint8).reshape(6, 40), 32, axis=0).repeat(32, axis=1)
-    folded = np.asarray(run_pictures.fold(Image.fromarray(pixels).convert("RGB"), 32))[16::32, 16::32, 0]
+    folded = np.asarray(run_pictures.fold(Image.fromarray(pixels).convert("RGB"), 32))[
+        16::32, 16::32, 0
+    ]
     first = [[*range(14)], [*range(14, 28)], [*range(28, 40), 255, 255]]
     assert folded[:3].tolist() == first
     assert folded[3:].tolist() == [[min(255, value + 40) for value in row] for row in first]

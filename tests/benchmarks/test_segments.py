@@ -14,11 +14,15 @@ def test_runs_of_cells():
 
 
 def test_a_clear_act_is_one_segment_and_its_score_the_contrast():
-    found = proposed(np.array([0.1, 0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1]), shares=SHARES, overlap=0.6, widen=0.25)
+    found = proposed(
+        np.array([0.1, 0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1]), shares=SHARES, overlap=0.6, widen=0.25
+    )
     best = found[0]
     assert (best.start, best.end) == (2.0, 6.0) and best.score == pytest.approx(0.9 - 0.1)
     whole = proposed(np.full(5, 0.4), shares=SHARES, overlap=0.6, widen=0.25)
-    assert [(s.start, s.end) for s in whole] == [(0.0, 5.0)] and whole[0].score == pytest.approx(0.4)
+    assert [(s.start, s.end) for s in whole] == [(0.0, 5.0)] and whole[0].score == pytest.approx(
+        0.4
+    )
 
 
 def test_of_two_that_overlap_the_better_stays():
@@ -33,7 +37,10 @@ def test_iou():
 
 def test_each_true_segment_is_found_once_by_the_surest():
     true = [(0.0, 10.0), (12.0, 20.0)]
-    found = [Segment(*s) for s in ((0.0, 9.0, 0.2), (0.0, 10.0, 0.8), (12.0, 17.0, 0.5), (40.0, 50.0, 0.9))]
+    found = [
+        Segment(*s)
+        for s in ((0.0, 9.0, 0.2), (0.0, 10.0, 0.8), (12.0, 17.0, 0.5), (40.0, 50.0, 0.9))
+    ]
     right = hits(found, true, (0.5, 0.75))
     assert right.tolist() == [[False, True, True, False], [False, True, False, False]]
     assert hits(found, [], (0.5,)).sum() == 0 and hits([], true, (0.5,)).shape == (1, 0)

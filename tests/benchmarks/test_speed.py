@@ -21,17 +21,26 @@ pytestmark = pytest.mark.slow  # they measure tools of developers
 def test_what_is_kept_for_backward_is_counted_by_hand():
     """The input (4 x 10) for the first weight; ReLU's output (4 x 20) for it and the second."""
     net = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5, bias=False))
-    kept = 4 * (4 * 10 + 4 * 20)  # bytes; parameters and their transposes do not count, nor a storage twice
+    kept = 4 * (
+        4 * 10 + 4 * 20
+    )  # bytes; parameters and their transposes do not count, nor a storage twice
 
     def step() -> None:
         net(torch.randn(4, 10)).sum().backward()
 
     assert saved_bytes(step) == kept
     assert saved_bytes(lambda: [step(), step()]) == kept, "the first step's were freed"
-    assert saved_bytes(lambda: (net(torch.randn(4, 10)) + net(torch.randn(4, 10))).sum().backward()) == 2 * kept
+    assert (
+        saved_bytes(lambda: (net(torch.randn(4, 10)) + net(torch.randn(4, 10))).sum().backward())
+        == 2 * kept
+    )
     with torch.no_grad():
         assert saved_bytes(lambda: net(torch.randn(4, 10))) == 0
-    half = compare("x", Case(step, lambda: [net(torch.randn(8, 10)).sum().backward()], memory=saved_bytes), pairs=1)
+    half = compare(
+        "x",
+        Case(step, lambda: [net(torch.randn(8, 10)).sum().backward()], memory=saved_bytes),
+        pairs=1,
+    )
     assert half["memory_ratio"] == 0.5
 
 

@@ -40,15 +40,21 @@ def two() -> dict[str, dict]:
 def test_two_real_processes_send_what_was_counted(name: str, two):
     (subject,) = (one for one in anchor.ANCHORS if one.name == name)
     traffic = scaled.sends(subject, 2, half=False)
-    assert {kind: part[1] for kind, part in two[name]["traffic"].items()} == {k: p.bytes for k, p in traffic.items()}
+    assert {kind: part[1] for kind, part in two[name]["traffic"].items()} == {
+        k: p.bytes for k, p in traffic.items()
+    }
     assert {kind: part[0] for kind, part in two[name]["traffic"].items() if kind != "exchange"} == {
         kind: part.messages for kind, part in traffic.items() if kind != "exchange"
     }
-    assert 1 <= two[name]["sent"] / wire(traffic, 2) < 1.05, "headers, and the pulse of the processes"
+    assert 1 <= two[name]["sent"] / wire(traffic, 2) < 1.05, (
+        "headers, and the pulse of the processes"
+    )
 
 
 def test_what_each_kind_of_collective_sends():
-    brought = {kind: Part(1, 1200) for kind in ("all_reduce", "all_gather", "broadcast", "exchange")}
+    brought = {
+        kind: Part(1, 1200) for kind in ("all_reduce", "all_gather", "broadcast", "exchange")
+    }
     sent = {kind: [wire({kind: part}, n) for n in (1, 2, 4)] for kind, part in brought.items()}
     assert sent["all_reduce"] == [0, 1200, 1800] and sent["broadcast"] == [0, 600, 900]
     assert sent["all_gather"] == sent["exchange"] == [0, 1200, 3600]
@@ -64,7 +70,9 @@ def test_a_played_group_shows_bytes_of_one_process(world: int):
         dist.all_gather(parts, rows)
         dist.all_reduce(sums)
         dist.broadcast(sums, 0)
-        dist.all_to_all([torch.empty(3) for _ in range(world)], [torch.ones(3) for _ in range(world)])
+        dist.all_to_all(
+            [torch.empty(3) for _ in range(world)], [torch.ones(3) for _ in range(world)]
+        )
     assert all(torch.equal(part, rows) for part in parts)
     assert sent.traffic == {
         "all_gather": Part(1, 40),
@@ -80,11 +88,17 @@ def test_dpc_by_hand():
     net = create_encoder("resnet18_2d3d", **SMALL_DPC.net)
     channels = [m.num_features for m in net.modules() if isinstance(m, torch.nn.BatchNorm3d)]
     norm = line["sent"]["batch norm"]["all_reduce"]
-    assert tuple(norm) == (4 * len(channels), 4 * 4 * sum(channels)), "mean and spread, forward and backward"
+    assert tuple(norm) == (4 * len(channels), 4 * 4 * sum(channels)), (
+        "mean and spread, forward and backward"
+    )
     places = 2 * 2 * 2 * 2  # clips, predicted blocks, a map of 2 x 2
-    assert tuple(line["sent"]["rows"]["all_gather"]) == (1, 2 * places * net.dim), "in half precision"
+    assert tuple(line["sent"]["rows"]["all_gather"]) == (1, 2 * places * net.dim), (
+        "in half precision"
+    )
     assert line["gathered"] == 2 * places * net.dim and line["kept"][2] == 0
-    assert line["kept"][1] >= 4 * places * places, "its own predictions against the rows of each other process"
+    assert line["kept"][1] >= 4 * places * places, (
+        "its own predictions against the rows of each other process"
+    )
     a, b, c = line["kept"]
     assert a + 5 * b + 25 * c == pytest.approx(line["kept_at_5"], abs=3)
 
@@ -96,7 +110,9 @@ def test_a_payload_that_depends_on_the_others_has_no_formula():
         scaled.same_payload(SMALL_DPC, heads)
 
 
-@pytest.mark.parametrize("subject", [scaled.Subject("mae", "vit", 2, {"dec_dim": 16, "dec_heads": 2}, TINY), SMALL_DPC])
+@pytest.mark.parametrize(
+    "subject", [scaled.Subject("mae", "vit", 2, {"dec_dim": 16, "dec_heads": 2}, TINY), SMALL_DPC]
+)
 def test_encoder_and_the_rest_are_the_whole(subject):
     """The parts that are counted apart keep what a real step of the whole keeps."""
     made = subject.made()
@@ -113,7 +129,10 @@ def test_every_objective_is_counted_and_anchored():
     assert OWN["scaling"] is study.main
     for part, planned in (("counted", study.SUBJECTS), ("anchor", anchor.ANCHORS)):
         found = [line["name"] for line in lines if line["part"] == part]
-        assert found == [subject.name for subject in planned] and {s.objective for s in planned} == names
+        assert (
+            found == [subject.name for subject in planned]
+            and {s.objective for s in planned} == names
+        )
 
 
 def test_the_page_is_made_from_the_file():

@@ -13,7 +13,9 @@ from ssvid.nn.transformer import recompute_blocks
 pytestmark = pytest.mark.slow  # they measure tools of developers
 
 D, DEPTH, HEADS, PATCH = 48, 2, 3, 8
-SMALL = Net("vit", {"dim": D, "depth": DEPTH, "heads": HEADS, "patch": PATCH}, frames=8, size=32, clips=2)
+SMALL = Net(
+    "vit", {"dim": D, "depth": DEPTH, "heads": HEADS, "patch": PATCH}, frames=8, size=32, clips=2
+)
 N, PIXELS = 4 * 4 * 4, 3 * 2 * PATCH * PATCH  # tokens of a clip, values of a token
 SETTINGS = [  # task, drop, part, recompute
     ("classification", 0.0, 0.0, False),
@@ -35,16 +37,22 @@ def test_counting_without_running_tells_what_a_real_step_does(task, drop, part, 
     with FlopCounterMode(display=False) as real:
         step(made, batch)
     assert real.get_total_flops() == fake.flops
-    assert fake.attention == "aten._scaled_dot_product_flash_attention_for_cpu"  # the plain one would keep N x N
+    assert (
+        fake.attention == "aten._scaled_dot_product_flash_attention_for_cpu"
+    )  # the plain one would keep N x N
     assert fake.tokens == (2 * N if not drop else int(2 * N * (1 - drop) + 1e-9))
 
 
 def test_blocks_that_recompute_are_counted_by_hand():
     """Patches, each block's input, and all of the one block that is run again."""
     made = SMALL.objective("classification", 0.0, 0.0)
-    block = 11 * D + HEADS + 4  # norm1, q, k, v, attention (2 with its sums), norm2, its input, mlp (4); two norms' own
+    block = (
+        11 * D + HEADS + 4
+    )  # norm1, q, k, v, attention (2 with its sums), norm2, its input, mlp (4); two norms' own
     head = 4 * (D + CLASSES) + 8 + 4  # pooled features, logarithms of scores, label and weight
-    plain, again = (counted(made, partial(SMALL.batch, 1, 8), recompute=flag).bytes for flag in (False, True))
+    plain, again = (
+        counted(made, partial(SMALL.batch, 1, 8), recompute=flag).bytes for flag in (False, True)
+    )
     assert again == 4 * N * (PIXELS + DEPTH * D + block)
     assert plain == 4 * N * (PIXELS + DEPTH * (D + block) + D + 2) + head
 

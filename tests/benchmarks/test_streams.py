@@ -36,9 +36,16 @@ def test_two_streams_and_each_alone(tmp_path: Path):
     for one in found.values():
         if one["cell"] == "order.prototypes":
             continue
-        assert one["protocol"]["layers"] == [] and one["protocol"]["poolings"] == ["mean"], one["cell"]
-        assert len(one["test"]["labels"]) == 12 == one["data"]["clips"]["test"] and one["metric"] in one
-        assert {"random", "pixels", "shuffled"} <= one["controls"].keys() and one["gains"]["random"]["interval"]
+        assert one["protocol"]["layers"] == [] and one["protocol"]["poolings"] == ["mean"], one[
+            "cell"
+        ]
+        assert (
+            len(one["test"]["labels"]) == 12 == one["data"]["clips"]["test"]
+            and one["metric"] in one
+        )
+        assert {"random", "pixels", "shuffled"} <= one["controls"].keys() and one["gains"][
+            "random"
+        ]["interval"]
         both = len(one["encoder"].get("streams", ()))
         assert ("others" in one["protocol"]) == (both == 2) == ("+" in one["encoder"]["given"])
     same = {one["cell"]: set() for one in found.values()}
@@ -55,9 +62,17 @@ def test_a_pair_is_described_by_both():
     of = subject(f"{NET}+{NET}", "two", UNCHANGED, "auto")
     one = of.streams[0].encoder
     assert of.encoder.parameters == 2 * one.parameters and of.encoder.hash != one.hash
-    assert of.encoder.weights.startswith("random") and [e.given for e in of.encoder.streams] == [NET] * 2
-    trained = [part._replace(encoder=replace(one, weights="trained", licence="X")) for part in of.parts]
-    assert described(trained, "a+b", "ab").weights == "trained" and described(trained, "", "").licence == "X"
+    assert (
+        of.encoder.weights.startswith("random")
+        and [e.given for e in of.encoder.streams] == [NET] * 2
+    )
+    trained = [
+        part._replace(encoder=replace(one, weights="trained", licence="X")) for part in of.parts
+    ]
+    assert (
+        described(trained, "a+b", "ab").weights == "trained"
+        and described(trained, "", "").licence == "X"
+    )
     assert subject(NET, "one", UNCHANGED, "auto").streams[0].given == NET
 
 
@@ -73,8 +88,17 @@ def test_mistakes_are_one_sentence(tmp_path: Path):
 
 def test_a_leak_of_one_is_a_leak_of_both(monkeypatch):
     of = subject(f"{NET}+{NET}", "two", UNCHANGED, "auto")
-    known, bad, unknown = Leak(checked=True, clips=0), Leak(checked=True, clips=3), Leak(checked=False)
-    for each, wanted in (([known, bad], bad), ([unknown, bad], bad), ([known, unknown], unknown), ([known] * 2, known)):
+    known, bad, unknown = (
+        Leak(checked=True, clips=0),
+        Leak(checked=True, clips=3),
+        Leak(checked=False),
+    )
+    for each, wanted in (
+        ([known, bad], bad),
+        ([unknown, bad], bad),
+        ([known, unknown], unknown),
+        ([known] * 2, known),
+    ):
         told = iter(each)
         monkeypatch.setattr(late_fusion, "leak", lambda *_, told=told: next(told))
         assert leaks(of, Manifest((), Path("nowhere"))) == wanted

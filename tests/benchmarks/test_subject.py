@@ -15,9 +15,13 @@ from ssvid.weights.encoders import encoder_hash
 NET = "tests.benchmarks.test_run:tiny_vit"
 
 
-@pytest.mark.parametrize("ways", [("", "/shuffled"), ("",)])  # one way alone: the next clip has the same name
+@pytest.mark.parametrize(
+    "ways", [("", "/shuffled"), ("",)]
+)  # one way alone: the next clip has the same name
 def test_pooled_vectors_and_tokens_are_read_off_one_pass(ways: tuple[str, ...]):
-    net = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=4, stride=1, size=16).eval()
+    net = create_encoder(
+        "vit", dim=24, depth=2, heads=2, patch=8, frames=4, stride=1, size=16
+    ).eval()
     passes = []
     net.register_forward_hook(lambda *_: passes.append(1))
     wanted = [f"encoder{way}{form}" for way in ways for form in ("", ":tokens")]
@@ -28,11 +32,14 @@ def test_pooled_vectors_and_tokens_are_read_off_one_pass(ways: tuple[str, ...]):
         together = [[source.run(clip, index) for source in sources] for clip in clips]
         assert len(passes) == 2 * len(ways)  # of two clips
         alone = [
-            [make_sources(net, net, (1,), ("mean",), 0, [w])[0].run(clip, index) for w in wanted] for clip in clips
+            [make_sources(net, net, (1,), ("mean",), 0, [w])[0].run(clip, index) for w in wanted]
+            for clip in clips
         ]
     for of, by in zip(together, alone, strict=True):
         for ours, plain in zip(of, by, strict=True):
-            assert ours.keys() == plain.keys() and all(torch.equal(ours[name], plain[name]) for name in ours)
+            assert ours.keys() == plain.keys() and all(
+                torch.equal(ours[name], plain[name]) for name in ours
+            )
 
 
 def test_a_name_is_the_same_net_each_time_and_leaves_chance_alone():

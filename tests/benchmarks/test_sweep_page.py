@@ -25,21 +25,39 @@ GRID: Axes = {"objective": ["mae", "dpc"], "encoder": ["vit depth=2", "conv"], "
 def score(test: float, val: float | None, **more: Any) -> dict[str, Any]:
     interval = [test - 0.06, test + 0.05]
     gain = {"difference": test - 0.35, "interval": [test - 0.4, test - 0.3], "shown": test > 0.4}
-    made = {"metric": "top1", "test": test, "interval": interval, "val": val, "chance": 0.25, "random": 0.35}
+    made = {
+        "metric": "top1",
+        "test": test,
+        "interval": interval,
+        "val": val,
+        "chance": 0.25,
+        "random": 0.35,
+    }
     return {**made, "gain": gain, **more}
 
 
 def put(folder: Path, axes: Axes, scores: list[dict[str, Any]], **more: Any) -> list[str]:
     """A sweep over the product of `axes`; the i-th cell is finished with the i-th scores, the rest have not begun."""
     return put_cells(
-        folder, axes, [dict(zip(axes, v, strict=True)) for v in itertools.product(*axes.values())], scores, **more
+        folder,
+        axes,
+        [dict(zip(axes, v, strict=True)) for v in itertools.product(*axes.values())],
+        scores,
+        **more,
     )
 
 
-def put_cells(folder: Path, axes: Axes, rows: list[Any], scores: list[dict[str, Any]], **more: Any) -> list[str]:
+def put_cells(
+    folder: Path, axes: Axes, rows: list[Any], scores: list[dict[str, Any]], **more: Any
+) -> list[str]:
     names = [f"{i:08x}" for i in range(len(rows))]
     cells = {
-        name: {"name": ", ".join(map(str, row.values())) or "only", "axes": row, "settings": row, "config": {}}
+        name: {
+            "name": ", ".join(map(str, row.values())) or "only",
+            "axes": row,
+            "settings": row,
+            "config": {},
+        }
         | {"suite": {"suite": "mini"}, "left": False}
         for name, row in zip(names, rows, strict=True)
     }
@@ -51,24 +69,46 @@ def put_cells(folder: Path, axes: Axes, rows: list[Any], scores: list[dict[str, 
     return names
 
 
-def finish(folder: Path, name: str, cell: dict[str, Any], scores: dict[str, Any], i: int, steps: int = 60) -> None:
+def finish(
+    folder: Path, name: str, cell: dict[str, Any], scores: dict[str, Any], i: int, steps: int = 60
+) -> None:
     place = folder / "cells" / name
     (place / f"run_{name}").mkdir(parents=True)
     (place / "bench").mkdir()
     (place / "bench" / "report.html").write_text("results")
     seed = cell["axes"].get("seed")
-    row = {"cell": name, "name": cell["name"], "axes": cell["axes"], "settings": {}, "seed": seed, "step": 200}
-    row |= {"loss": 0.5 + i / 100, "cpu_s": 12.3, "wall_s": 14.0, "starts": 1 + i % 3, "scores": scores}
+    row = {
+        "cell": name,
+        "name": cell["name"],
+        "axes": cell["axes"],
+        "settings": {},
+        "seed": seed,
+        "step": 200,
+    }
+    row |= {
+        "loss": 0.5 + i / 100,
+        "cpu_s": 12.3,
+        "wall_s": 14.0,
+        "starts": 1 + i % 3,
+        "scores": scores,
+    }
     (place / "row.json").write_text(json.dumps(row))
     rng = random.Random(i)
-    lines = [{"step": 5 * s, "loss": 1 / (1 + s / 20) + 0.1 * i % 0.7 + 0.05 * rng.random()} for s in range(1, steps)]
-    (place / f"run_{name}" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [
+        {"step": 5 * s, "loss": 1 / (1 + s / 20) + 0.1 * i % 0.7 + 0.05 * rng.random()}
+        for s in range(1, steps)
+    ]
+    (place / f"run_{name}" / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
 
 
 def fail(folder: Path, name: str, **more: Any) -> None:
     (folder / "cells" / name).mkdir(parents=True)
     told = {"why": "rank 0: CUDA out of memory.", "times": 3, "stage": "pretrain"}
-    (folder / "cells" / name / "failed.json").write_text(json.dumps(told | {"lines": ["Traceback", "  boom"]} | more))
+    (folder / "cells" / name / "failed.json").write_text(
+        json.dumps(told | {"lines": ["Traceback", "  boom"]} | more)
+    )
 
 
 def make_page(folder: Path) -> PageReader:
@@ -109,33 +149,74 @@ def test_the_command_makes_page_table_and_rows(tmp_path: Path):
 
 
 def test_rows_hold_every_number_in_full(tmp_path: Path):
-    scores = [{"a": score(1 / 3, 0.123456789), "b": score(0.2, None, metric="map", gain=None)}, {"a": score(0.5, 0.5)}]
+    scores = [
+        {"a": score(1 / 3, 0.123456789), "b": score(0.2, None, metric="map", gain=None)},
+        {"a": score(0.5, 0.5)},
+    ]
     put(tmp_path, {"lr": [0.1, 0.01, 1e-5], "clip.size": [[1, 2]]}, scores)
     first, second = csv.DictReader(sweep_rows.comma(sweep_rows.read(tmp_path)).splitlines())
-    keys = [f"{cell} {key}" for cell in "ab" for key in ("metric", "test", "low", "high", "val", "chance", "random")]
-    assert list(first) == ["lr", "clip.size", *keys, "step", "loss", "cpu_s", "wall_s", "starts", "cell"]
+    keys = [
+        f"{cell} {key}"
+        for cell in "ab"
+        for key in ("metric", "test", "low", "high", "val", "chance", "random")
+    ]
+    assert list(first) == [
+        "lr",
+        "clip.size",
+        *keys,
+        "step",
+        "loss",
+        "cpu_s",
+        "wall_s",
+        "starts",
+        "cell",
+    ]
     assert float(first["a test"]) == 1 / 3 and float(first["a low"]) == 1 / 3 - 0.06
-    assert (first["a val"], first["b metric"], first["b val"], first["b random"]) == ("0.123456789", "map", "", "0.35")
-    assert (first["lr"], first["clip.size"], first["starts"], first["cell"]) == ("0.1", "[1, 2]", "1", "00000000")
+    assert (first["a val"], first["b metric"], first["b val"], first["b random"]) == (
+        "0.123456789",
+        "map",
+        "",
+        "0.35",
+    )
+    assert (first["lr"], first["clip.size"], first["starts"], first["cell"]) == (
+        "0.1",
+        "[1, 2]",
+        "1",
+        "00000000",
+    )
     assert second["lr"] == "0.01" and second["b test"] == "" and second["loss"] == "0.51"
 
 
 def test_val_chooses_and_never_test(tmp_path: Path):
-    names = put(tmp_path, {"lr": [1, 2, 3]}, [{"a": score(0.9, 0.5)}, {"a": score(0.3, 0.6)}, {"a": score(0.8, 0.55)}])
+    names = put(
+        tmp_path,
+        {"lr": [1, 2, 3]},
+        [{"a": score(0.9, 0.5)}, {"a": score(0.3, 0.6)}, {"a": score(0.8, 0.55)}],
+    )
     assert best_cells(tmp_path) == [names[1]]
     said = " ".join(sweep_page.verdict(*chosen(tmp_path)))
     assert tells(said, "60.0", "30.0", "24.0", "35.0", "55.0")
     put(tmp_path / "none", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, None)}])
     assert report.report(tmp_path / "none")["best"] is None
     some = put(tmp_path / "some", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, 0.3)}])
-    assert [cell.hash for group in chosen(tmp_path / "some")[1].groups for cell in group.cells] == some[1:]
-    assert len(sweep_page.missing(*chosen(tmp_path / "some"), chosen(tmp_path / "some")[1].groups[0])) == 1
+    assert [
+        cell.hash for group in chosen(tmp_path / "some")[1].groups for cell in group.cells
+    ] == some[1:]
+    assert (
+        len(sweep_page.missing(*chosen(tmp_path / "some"), chosen(tmp_path / "some")[1].groups[0]))
+        == 1
+    )
 
 
 def test_which_cell_of_the_suite_decides(tmp_path: Path):
     scores = [{"a": score(0.5, None), "b": score(0.5, 0.6), "c": score(0.5, 0.1)}]
     scores += [{"a": score(0.5, None), "b": score(0.5, 0.4), "c": score(0.5, 0.2)}]
-    for named, on, best in ((None, "b", 0), ("c", "c", 1), ("a", "a", None), ("gone", "gone", None)):
+    for named, on, best in (
+        (None, "b", 0),
+        ("c", "c", 1),
+        ("a", "a", None),
+        ("gone", "gone", None),
+    ):
         folder = tmp_path / str(named)
         names = put(folder, {"lr": [1, 2]}, scores, best=named)
         sweep, choice = chosen(folder)
@@ -145,12 +226,19 @@ def test_which_cell_of_the_suite_decides(tmp_path: Path):
 
 def test_ties_go_to_the_first_of_the_sweep_and_are_told(tmp_path: Path):
     vals = (0.4, 0.7, 0.7, 0.7)
-    names = put(tmp_path, {"lr": [9, 2, 3, 1]}, [{"a": score(0.1 * i, val)} for i, val in enumerate(vals)])
+    names = put(
+        tmp_path, {"lr": [9, 2, 3, 1]}, [{"a": score(0.1 * i, val)} for i, val in enumerate(vals)]
+    )
     _, choice = chosen(tmp_path)
-    assert best_cells(tmp_path) == [names[1]] and [group.name for group in choice.ties] == ["3", "1"]
+    assert best_cells(tmp_path) == [names[1]] and [group.name for group in choice.ties] == [
+        "3",
+        "1",
+    ]
     axes: Axes = {"seed": [0, 1], "objective": ["mae", "dpc"]}
     names = put(tmp_path / "seeds", axes, [{"a": score(0.5, 0.5)}] * 4)
-    (tmp_path / "seeds" / "cells" / names[0] / "row.json").unlink()  # the first of its group is not the first to finish
+    (
+        tmp_path / "seeds" / "cells" / names[0] / "row.json"
+    ).unlink()  # the first of its group is not the first to finish
     best = chosen(tmp_path / "seeds")[1].best
     assert best is not None and best.name == "objective mae"
 
@@ -163,7 +251,10 @@ def test_over_seeds_the_mean_val_chooses(tmp_path: Path):
     best = chosen(tmp_path)[1].best
     assert best is not None and [cell.hash for cell in best.cells] == names[2:]
     assert best.val == pytest.approx(0.7) and best.name == "objective dpc"
-    assert sweep_page.spread([0.65, 0.75]) == "70.0 +- 7.1" and sweep_page.spread([0.9, 0.3]) == "60.0 +- 42.4"
+    assert (
+        sweep_page.spread([0.65, 0.75]) == "70.0 +- 7.1"
+        and sweep_page.spread([0.9, 0.3]) == "60.0 +- 42.4"
+    )
     (tmp_path / "cells" / names[3] / "row.json").unlink()
     (tmp_path / "cells" / names[1] / "row.json").unlink()
     best = chosen(tmp_path)[1].best
@@ -192,7 +283,9 @@ def test_a_torn_row_is_not_a_finished_cell(tmp_path: Path):
     for text in ("", '{"cell": "00', "[]", "null", "\xff", '{"cell": "another"}'):
         (tmp_path / "cells" / names[0] / "row.json").write_bytes(text.encode("latin-1"))
         sweep, _ = chosen(tmp_path)
-        assert (len(sweep.cells), len(sweep.finished)) == (2, 1) and best_cells(tmp_path) == [names[1]]
+        assert (len(sweep.cells), len(sweep.finished)) == (2, 1) and best_cells(tmp_path) == [
+            names[1]
+        ]
         (fault,) = sweep.faults
         assert f"cells/{names[0]}/row.json" in fault
     assert fault in make_page(tmp_path).text
@@ -209,7 +302,12 @@ def test_scores_are_read_as_far_as_they_go(tmp_path: Path):
     put(tmp_path / "half", {"lr": [1, 2]}, [{"a": half}] * 2)
     sweep, choice = chosen(tmp_path / "half")
     read = sweep.finished[0].scores["a"]
-    assert (read.test, read.interval, read.val, read.gain) == (1.0, None, None, None) and choice.best is None
+    assert (read.test, read.interval, read.val, read.gain) == (
+        1.0,
+        None,
+        None,
+        None,
+    ) and choice.best is None
 
 
 def test_nothing_finished_and_nothing_there(tmp_path: Path):
@@ -217,7 +315,9 @@ def test_nothing_finished_and_nothing_there(tmp_path: Path):
     make_page(tmp_path)
     sweep, choice = chosen(tmp_path)
     assert (len(sweep.cells), sweep.finished, choice.best) == (8, [], None) and choice.why
-    assert (tmp_path / "rows.csv").read_text() == "objective,encoder,seed,step,loss,cpu_s,wall_s,starts,cell\n"
+    assert (
+        tmp_path / "rows.csv"
+    ).read_text() == "objective,encoder,seed,step,loss,cpu_s,wall_s,starts,cell\n"
     fail(tmp_path, names[0])
     (tmp_path / "cells" / names[0] / "failed.json").write_text("{")
     assert [cell.hash for cell in chosen(tmp_path)[0].failed] == names[:1] and make_page(tmp_path)
@@ -227,7 +327,12 @@ def test_nothing_finished_and_nothing_there(tmp_path: Path):
 
 def test_hostile_text_is_text(tmp_path: Path):
     bad = "<script>alert(1)</script>\"'$x_{$"
-    names = put(tmp_path, {bad: [bad, "b"], "two": ["$", 2]}, [{bad: score(0.5, 0.5, metric=bad)}] * 3, name=bad)
+    names = put(
+        tmp_path,
+        {bad: [bad, "b"], "two": ["$", 2]},
+        [{bad: score(0.5, 0.5, metric=bad)}] * 3,
+        name=bad,
+    )
     fail(tmp_path, names[3], why=bad, lines=[bad], stage=bad)
     assert make_page(tmp_path).text.count(bad) >= 10
 
@@ -238,26 +343,40 @@ def test_numbers_stand_on_a_scale_of_numbers(tmp_path: Path):
     for i, (values, scale) in enumerate(scales.items()):
         put(tmp_path / str(i), {"lr": list(values)}, [{"a": score(0.5, 0.4)}] * len(values))
         sweep = sweep_rows.read(tmp_path / str(i))
-        (axes,) = sweep_figures.against("lr", sweep.axes["lr"], sweep_figures.points(sweep.finished, "lr", "a")).axes
+        (axes,) = sweep_figures.against(
+            "lr", sweep.axes["lr"], sweep_figures.points(sweep.finished, "lr", "a")
+        ).axes
         assert axes.get_xscale() == scale and axes.get_xlabel() == "lr"
         low, high = axes.get_xlim()
         assert low < min(values) and max(values) < high
 
 
 def test_a_chart_has_a_mark_for_each_cell_and_the_means(tmp_path: Path):
-    put(tmp_path, GRID, [{"a": score(0.3 + i / 20, 0.95 if i == 7 else 0.5 + i / 50)} for i in range(8)])
+    put(
+        tmp_path,
+        GRID,
+        [{"a": score(0.3 + i / 20, 0.95 if i == 7 else 0.5 + i / 50)} for i in range(8)],
+    )
     sweep = sweep_rows.read(tmp_path)
     for axis in GRID:
         found = sweep_figures.points(sweep.finished, axis, "a")
         (axes,) = sweep_figures.against(axis, sweep.axes[axis], found).axes
         dots = [line for line in axes.lines if line.get_marker() == "o"]
         assert sum(len(np.atleast_1d(line.get_xdata())) for line in dots) == 16  # test and val
-        assert [text.get_text() for text in axes.get_yticklabels()] == sweep.axes[axis]  # a seed is a name too
+        assert [text.get_text() for text in axes.get_yticklabels()] == sweep.axes[
+            axis
+        ]  # a seed is a name too
     found = sweep_figures.points(sweep.finished, "objective", "a")
     assert sweep_figures.means(found, "test") == pytest.approx({"mae": 0.375, "dpc": 0.575})
-    put(tmp_path / "more", {"lr": [1, 2], "b": [1, 2]}, [{"a": score(0.3, val)} for val in (0.95, 0.4, 0.4, 0.4)])
+    put(
+        tmp_path / "more",
+        {"lr": [1, 2], "b": [1, 2]},
+        [{"a": score(0.3, val)} for val in (0.95, 0.4, 0.4, 0.4)],
+    )
     more = sweep_figures.points(sweep_rows.read(tmp_path / "more").finished, "lr", "a")
-    assert sweep_figures.against("lr", ["1", "2"], more).axes[0].get_ylim()[1] > 95  # val beside test is not cut off
+    assert (
+        sweep_figures.against("lr", ["1", "2"], more).axes[0].get_ylim()[1] > 95
+    )  # val beside test is not cut off
 
 
 def test_pairs_of_axes_have_means(tmp_path: Path):
@@ -279,7 +398,8 @@ def test_curves_are_of_every_cell_and_long_logs_are_thinned(tmp_path: Path):
     log = tmp_path / "cells" / names[0] / f"run_{names[0]}" / "metrics.jsonl"
     whole = [{"step": i, "loss": 1 / i, "note": "x" * 400} for i in range(1, 20_001)]
     log.write_text(
-        "".join(json.dumps(line) + "\n" for line in whole) + '{"step": 3, "lo\n[1]\n{"step": 30000, "loss": NaN}'
+        "".join(json.dumps(line) + "\n" for line in whole)
+        + '{"step": 3, "lo\n[1]\n{"step": 30000, "loss": NaN}'
     )
     tracemalloc.start()
     curve = read_losses(log, 100)
@@ -293,7 +413,11 @@ def test_curves_are_of_every_cell_and_long_logs_are_thinned(tmp_path: Path):
 
 
 def test_a_thousand_cells_make_a_page_that_opens(tmp_path: Path):
-    axes: Axes = {"lr": [10.0**-i for i in range(5)], "batch": list(range(25)), "seed": list(range(8))}
+    axes: Axes = {
+        "lr": [10.0**-i for i in range(5)],
+        "batch": list(range(25)),
+        "seed": list(range(8)),
+    }
     rng = random.Random(0)
     scores = [{name: score(rng.random(), rng.random()) for name in "abc"} for _ in range(1000)]
     put(tmp_path, axes, scores)

@@ -24,7 +24,11 @@ from tests.helpers import facts
 COUNTS = {"train": 96, "val": 48, "test": 240}
 CLASSES = 4
 RANKED = ("multi_label", "localisation", "detection")
-TEXT = ("htm_align", "text_retrieval", "zero_shot")  # asked with sentences: tests/benchmarks/test_text_tasks.py
+TEXT = (
+    "htm_align",
+    "text_retrieval",
+    "zero_shot",
+)  # asked with sentences: tests/benchmarks/test_text_tasks.py
 ASKED = tuple(name for name in tasks.names() if name not in TEXT)
 PROBED = {
     "classify": {},
@@ -39,12 +43,20 @@ NAMES = tuple(f"class {n}" for n in range(CLASSES))
 
 def row(split: str, i: int, kind: str) -> Row:
     """Two classes with their times, or two people in two frames, where the kind of unit wants them."""
-    named, a, b = {"path": f"{split}/{i}.mp4", "split": split, "group": f"{split}/{i // 2}"}, *pair(i)
+    named, a, b = (
+        {"path": f"{split}/{i}.mp4", "split": split, "group": f"{split}/{i // 2}"},
+        *pair(i),
+    )
     if kind == "boxes":
         left, right = (0.0, 0.0, 0.5, 1.0), (0.4, 0.0, 1.0, 1.0)
-        return Row(**named, boxes=tuple(Box(t, *xy, (c,)) for t in (1.0, 2.0) for xy, c in ((left, a), (right, b))))
+        return Row(
+            **named,
+            boxes=tuple(Box(t, *xy, (c,)) for t in (1.0, 2.0) for xy, c in ((left, a), (right, b))),
+        )
     segments = ((1.0, 4.0, a), (5.0, 7.0, b))
-    return Row(**named, label=a if kind == "clips" else None, segments=segments if kind != "clips" else ())
+    return Row(
+        **named, label=a if kind == "clips" else None, segments=segments if kind != "clips" else ()
+    )
 
 
 def pair(i: int) -> tuple[str, str]:
@@ -55,11 +67,18 @@ def units(data: Manifest, kind: str) -> tuple[list[int], list[tuple[float, ...]]
     """Row, place and labels of each."""
     if kind == "boxes":
         boxes = [(i, box) for i, one in enumerate(data.rows) for box in sorted(one.boxes)]
-        return [i for i, _ in boxes], [box[:5] for _, box in boxes], table([box.labels for _, box in boxes], NAMES)
+        return (
+            [i for i, _ in boxes],
+            [box[:5] for _, box in boxes],
+            table([box.labels for _, box in boxes], NAMES),
+        )
     if kind != "seconds":
         return list(range(len(data))), [], data.labels if kind == "clips" else data.targets
     cells = [(i, s) for i in range(len(data)) for s in range(8)]
-    held = [{name for start, end, name in data.rows[i].segments if start <= s + 0.5 < end} for i, s in cells]
+    held = [
+        {name for start, end, name in data.rows[i].segments if start <= s + 0.5 < end}
+        for i, s in cells
+    ]
     return [i for i, _ in cells], [(s,) for _, s in cells], table(held, NAMES)
 
 
@@ -77,12 +96,19 @@ def made(signal: float, seed: int = 0, kind: str = "clips", views: int = 1) -> B
 
     def features(row: str) -> dict[str, torch.Tensor]:
         noise = torch.randn(*shape, 16, generator=draw)
-        return {"mean@last": torch.randn(*shape, 8, generator=draw), "time@last": noise + code * (row == "encoder")}
+        return {
+            "mean@last": torch.randn(*shape, 8, generator=draw),
+            "time@last": noise + code * (row == "encoder"),
+        }
 
     names = dict.fromkeys(name for task in ASKED for name in task_of(task).needs)
-    splits = {split: [i for i, r in enumerate(of) if data.rows[r].split == split] for split in COUNTS}
+    splits = {
+        split: [i for i, r in enumerate(of) if data.rows[r].split == split] for split in COUNTS
+    }
     arrays = {name: features(name) for name in names}
-    return Bench(data, of, at, labels, splits, arrays, [], ClipSpec(stride=1), Grid(2, 1, 1), {}, 0, views)
+    return Bench(
+        data, of, at, labels, splits, arrays, [], ClipSpec(stride=1), Grid(2, 1, 1), {}, 0, views
+    )
 
 
 def task_of(name: str):
@@ -139,12 +165,19 @@ def test_the_smoothing_is_chosen_on_val(swapped: bool, monkeypatch):
     """Here none is best; with the widths exchanged underneath it is the other."""
     kind, real = tasks["localisation"], tasks["localisation"].lists
     if swapped:
-        monkeypatch.setattr(kind, "lists", lambda self, *of: real(self, *of[:-1], {1: 5, 5: 1}[of[-1]]))
+        monkeypatch.setattr(
+            kind, "lists", lambda self, *of: real(self, *of[:-1], {1: 5, 5: 1}[of[-1]])
+        )
     probe, bench = probes["linear"](rates=(30.0,), min_steps=60), made(2.0, kind="seconds")
-    alone = {width: kind(probe, smooth=(width,)).answer(bench, "encoder").more["val_map"] for width in (1, 5)}
+    alone = {
+        width: kind(probe, smooth=(width,)).answer(bench, "encoder").more["val_map"]
+        for width in (1, 5)
+    }
     for order in ((1, 5), (5, 1)):
         found = kind(probe, smooth=order).answer(bench, "encoder").more
-        assert found["val_map"] == max(alone.values()) and found["chosen"]["smooth"] == (5 if swapped else 1)
+        assert found["val_map"] == max(alone.values()) and found["chosen"]["smooth"] == (
+            5 if swapped else 1
+        )
 
 
 def test_seconds_are_smoothed_over_those_that_are_there():
@@ -159,14 +192,21 @@ def test_scores_of_views_are_averaged():
     single = score(tasks["classify"](probe), bench._replace(views=1, features=first_view(bench)))
     got = probe.run(*(bench.each_view("encoder", split) for split in COUNTS), 0)
     share = got.scores.softmax(-1).view(COUNTS["test"], 3, -1)
-    assert found.test.predictions["encoder"] == share.mean(1).argmax(-1).tolist() != share[:, 0].argmax(-1).tolist()
+    assert (
+        found.test.predictions["encoder"]
+        == share.mean(1).argmax(-1).tolist()
+        != share[:, 0].argmax(-1).tolist()
+    )
     assert found.score.value > single.score.value + 0.05
     assert bench.frozen("encoder", "test").feats["time@last"].shape == (COUNTS["test"], 16)
     assert bench.each_view("encoder", "test").labels[:6].tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def first_view(bench: Bench) -> dict[str, dict[str, torch.Tensor]]:
-    return {source: {name: table[:, 0] for name, table in of.items()} for source, of in bench.features.items()}
+    return {
+        source: {name: table[:, 0] for name, table in of.items()}
+        for source, of in bench.features.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["classify", "multi_label"])
@@ -187,7 +227,11 @@ def test_order_is_told_from_the_three_ways():
     for way, place in zip(WAYS, range(3), strict=True):
         bench.features["encoder" + way]["time@last"][:, place] += 40.0
     found = score(task_of("order"), bench)
-    assert found.score.value >= 0.99 and found.score.more["top1_reversed"] >= 0.99 and found.gains["random"].shown
+    assert (
+        found.score.value >= 0.99
+        and found.score.more["top1_reversed"] >= 0.99
+        and found.gains["random"].shown
+    )
     assert found.controls["random"].value < 0.5
 
 
@@ -203,7 +247,10 @@ def test_shots_are_nested_balanced_and_the_same_for_all():
     bench = made(0.0)
     train = bench.frozen("encoder", "train")
     one, four = pick(train, 1, 0, 3), pick(train, 4, 0, 3)
-    assert four.labels.bincount().tolist() == [4] * CLASSES and one.labels.bincount().tolist() == [1] * CLASSES
+    assert (
+        four.labels.bincount().tolist() == [4] * CLASSES
+        and one.labels.bincount().tolist() == [1] * CLASSES
+    )
     rows = {tuple(row) for row in four.feats["mean@last"].tolist()}
     assert {tuple(row) for row in one.feats["mean@last"].tolist()} <= rows
     assert {tuple(row) for row in pick(train, 4, 0, 4).feats["mean@last"].tolist()} != rows
@@ -214,7 +261,9 @@ def test_shots_are_nested_balanced_and_the_same_for_all():
 def test_more_shots_than_clips():
     with pytest.raises(UserError, match=facts("100")):
         score(tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=100), made(1.0))
-    found = score(tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=1, draws=2), made(1.0))
+    found = score(
+        tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=1, draws=2), made(1.0)
+    )
     assert found.score.more["100_shot"] is None and found.score.more["1_shot"]["top1"] > 0.2
 
 
@@ -225,4 +274,6 @@ def test_prototypes_by_hand():
     got = probes["prototypes"]().run(Frozen({"a": feats}, labels, [""] * 4), test, test, 0)
     unit = F.normalize(feats, dim=1)
     means = torch.stack([unit[:2].mean(0), unit[2:].mean(0)])
-    assert torch.allclose(got.scores, F.normalize(test.feats["a"], dim=1) @ F.normalize(means, dim=1).T)
+    assert torch.allclose(
+        got.scores, F.normalize(test.feats["a"], dim=1) @ F.normalize(means, dim=1).T
+    )

@@ -43,8 +43,12 @@ def tiny_joint(cosine: bool = False) -> Joint:
 def test_ranks_by_hand():
     table = torch.tensor([[3.0, 1.0, 2.0], [5.0, 4.0, 6.0], [0.0, 1.0, 2.0]])  # places 1, 3, 1
     got = recalls(ranks(table))
-    assert got == pytest.approx({"recall1": 2 / 3, "recall5": 1, "recall10": 1, "median_rank": 1, "mean_rank": 5 / 3})
-    assert recalls(ranks(table.T))["mean_rank"] == pytest.approx((2 + 1.5 + 2) / 3)  # 4 above 3 and 1 tied with 1, ...
+    assert got == pytest.approx(
+        {"recall1": 2 / 3, "recall5": 1, "recall10": 1, "median_rank": 1, "mean_rank": 5 / 3}
+    )
+    assert recalls(ranks(table.T))["mean_rank"] == pytest.approx(
+        (2 + 1.5 + 2) / 3
+    )  # 4 above 3 and 1 tied with 1, ...
 
 
 def test_ties_are_an_order_of_chance():
@@ -79,12 +83,18 @@ def test_equal_to_the_published_metrics(shared: Path):
 def test_a_share_of_redrawn_groups():
     """Two answers of group 0, one of group 1, none of group 2."""
     measure = share(torch.tensor([1.0, 0.0, 1.0]).double(), torch.tensor([0, 0, 1]), 3)
-    got = measure(torch.tensor([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0], [1.0, 2.0, 0.0], [0.0, 0.0, 3.0]]).double())
+    got = measure(
+        torch.tensor([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0], [1.0, 2.0, 0.0], [0.0, 0.0, 3.0]]).double()
+    )
     assert got[:3].tolist() == [2 / 3, 0.5, 0.75] and got[3].isnan()
 
 
 def test_class_names_as_words():
-    names = {"ApplyEyeMakeup": "apply eye makeup", "brush_hair": "brush hair", "TVShow2Go": "tv show2 go"}
+    names = {
+        "ApplyEyeMakeup": "apply eye makeup",
+        "brush_hair": "brush hair",
+        "TVShow2Go": "tv show2 go",
+    }
     assert {name: spoken(name) for name in names} == names
     assert spoken("Moving something-left") == "moving something left" and spoken("!") == "!"
 
@@ -99,19 +109,32 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         said = ((0.2, 2.6, f"square {n} begins"), (1.0, 1.2, f"square {n} ends"))
         label = ("TurnLeft", "turn_right")[n % 2]
         split = "test" if n < 6 else "train"
-        rows.append(Row(f"{n}.mp4", label, split, f"g{n}", sentences=said if n != 7 else (), video_id=f"v{n}"))
+        rows.append(
+            Row(
+                f"{n}.mp4",
+                label,
+                split,
+                f"g{n}",
+                sentences=said if n != 7 else (),
+                video_id=f"v{n}",
+            )
+        )
     return Manifest(tuple(rows), root, ("TurnLeft", "turn_right"))
 
 
 def test_the_windows_of_a_caption(told: Manifest):
     """From its start to 0.4 s and a clip before its end; all at the start where it is shorter than that."""
     units = kind_of("captions:3").make(keep(told, "captions:3"), SPEC, 1, 1)
-    assert [units.data.video_id(row) for row in units.clips.row[:3]] == ["v0", "v0", "v1"] and len(units.clips) == 12
+    assert [units.data.video_id(row) for row in units.clips.row[:3]] == ["v0", "v0", "v1"] and len(
+        units.clips
+    ) == 12
     first, second = (units.clips[0, i]["clips"] for i in (0, 1))  # 3 windows, C T H W
     times = stamps(told.path(0))
     for window, start in zip(first, np.linspace(0.2, 2.6 - 0.4 - 0.4, 3), strict=True):
         frames = read(told.path(0), times[0] + start + np.arange(4) / 10)
-        assert (window.float() - F.interpolate(frames.float(), 16, mode="area").transpose(0, 1)).abs().mean() < 8
+        assert (
+            window.float() - F.interpolate(frames.float(), 16, mode="area").transpose(0, 1)
+        ).abs().mean() < 8
     assert (second[0] == second[1]).all() and (first[0] != first[1]).any()
     with pytest.raises(UserError, match=facts("--clips", "--crops")):
         kind_of("captions:3").make(keep(told, "captions"), SPEC, 2, 1)
@@ -151,17 +174,32 @@ def test_a_whole_run(trained: Path, told: Manifest, tmp_path: Path):
     found, made = asked(str(trained / "encoder.safetensors"), told, CELLS, tmp_path)
     assert found["exit_code"] == 0, found["failed"]
     retrieval, shot = made["text_retrieval"], made["zero_shot"]
-    assert retrieval["chance"] == pytest.approx(1 / 12) and shot["chance"] == 0.5 and retrieval["captions"] == 12
+    assert (
+        retrieval["chance"] == pytest.approx(1 / 12)
+        and shot["chance"] == 0.5
+        and retrieval["captions"] == 12
+    )
     assert retrieval["recall1"] == pytest.approx(retrieval["text_to_video"]["recall1"])
     assert set(retrieval["controls"]) == set(shot["controls"]) == {"random"}
-    assert retrieval["text"] == shot["text"] and retrieval["data"]["clips"] == {"train": 0, "val": 0, "test": 6}
+    assert retrieval["text"] == shot["text"] and retrieval["data"]["clips"] == {
+        "train": 0,
+        "val": 0,
+        "test": 6,
+    }
     of, joint = subject(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last"), tiny_joint()
     units = kind_of("captions:2").make(keep(told, "captions:2"), of.net.spec, 1, 1)
     with torch.no_grad():
-        clips = [joint.videos(of.net(of.net.normalise(units.clips[0, i]["clips"])).pooled).mean(0) for i in range(12)]
+        clips = [
+            joint.videos(of.net(of.net.normalise(units.clips[0, i]["clips"])).pooled).mean(0)
+            for i in range(12)
+        ]
         said = joint.texts([f"square {n} {what}" for n in range(6) for what in ("begins", "ends")])
-        assert recalls(ranks(said @ torch.stack(clips).T)) == pytest.approx(retrieval["text_to_video"])
-        assert recalls(ranks(torch.stack(clips) @ said.T)) == pytest.approx(retrieval["video_to_text"])
+        assert recalls(ranks(said @ torch.stack(clips).T)) == pytest.approx(
+            retrieval["text_to_video"]
+        )
+        assert recalls(ranks(torch.stack(clips) @ said.T)) == pytest.approx(
+            retrieval["video_to_text"]
+        )
 
 
 def test_an_encoder_without_a_text_side(told: Manifest, tmp_path: Path):
@@ -210,10 +248,16 @@ def narrated(told: Manifest, tmp_path: Path) -> Manifest:
     rows, truth = [], {}
     for n in range(6):
         np.save(tmp_path / f"v{n}.npy", np.eye(48, dtype=np.float16))
-        said = [(1, 5 + n, 6 + n, f"at {5 + n} yes"), (1, 20, 21, "at 20 yes"), (0, 40, 41, "at 40 no")]
+        said = [
+            (1, 5 + n, 6 + n, f"at {5 + n} yes"),
+            (1, 20, 21, "at 20 yes"),
+            (0, 40, 41, "at 40 no"),
+        ]
         truth[f"v{n}"] = said
         late = (1.0, 8.0, 0.0)
-        heard = tuple((s + by, e + by, text) for (_, s, e, text), by in zip(said, late, strict=True))
+        heard = tuple(
+            (s + by, e + by, text) for (_, s, e, text), by in zip(said, late, strict=True)
+        )
         more = {"video_id": f"v{n}", "features": str(tmp_path / f"v{n}.npy")}
         rows.append(Row(f"{n}.mp4", None, "test", f"g{n}", sentences=heard, **more))
     (tmp_path / "htm_align.json").write_text(json.dumps(truth))
@@ -223,35 +267,56 @@ def narrated(told: Manifest, tmp_path: Path) -> Manifest:
 def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeypatch):
     aligner = Aligner(Oracle().similarities, Window(), 48, "0123")
     monkeypatch.setattr("benchmarks.tasks.htm_align.open_aligner", lambda path, words: aligner)
-    task = tasks["htm_align"](aligner="RUN", annotation=str(tmp_path / "htm_align.json"), narrated=True)
+    task = tasks["htm_align"](
+        aligner="RUN", annotation=str(tmp_path / "htm_align.json"), narrated=True
+    )
     of = subject(NET, "a", UNCHANGED, "last")
     got = bench(of, narrated, FeatureOptions(cache=str(tmp_path)), task.needs, task.kind)
     found = score(task, got)
     more = found.score.more
-    assert found.score.value == 1 and more["auc"] == 1 and more["by_head"] and more["alignable"] == 12
+    assert (
+        found.score.value == 1 and more["auc"] == 1 and more["by_head"] and more["alignable"] == 12
+    )
     times = found.controls["timestamps"]
     assert times.value == 0.5 and times.more["auc"] == 0.5 and more["never_asked"] == 0
-    assert task.answer(got, "timestamps").measure(torch.eye(6).double()).tolist() == [0.5] * 6  # each group alone
+    assert (
+        task.answer(got, "timestamps").measure(torch.eye(6).double()).tolist() == [0.5] * 6
+    )  # each group alone
     assert found.controls["random"].value < 0.5 and found.gains["random"].shown
     assert found.chance == pytest.approx(2 / 48) and len(found.test.draws["encoder"]) == 1000
-    other = tasks["htm_align"](aligner="RUN", annotation=str(tmp_path / "htm_align.json"), method="global", head=False)
+    other = tasks["htm_align"](
+        aligner="RUN", annotation=str(tmp_path / "htm_align.json"), method="global", head=False
+    )
     assert score(other, got).score.value == 1 and "RUN" not in str(other.settings())
 
 
 def test_an_encoders_own_text_side_aligns(narrated: Manifest, trained: Path, tmp_path: Path):
     for n in range(6):
-        np.save(tmp_path / f"v{n}.npy", np.random.default_rng(n).normal(size=(48, 24)).astype(np.float16))
+        np.save(
+            tmp_path / f"v{n}.npy",
+            np.random.default_rng(n).normal(size=(48, 24)).astype(np.float16),
+        )
     cell = f"{{task: htm_align, annotation: {tmp_path}/htm_align.json}}"
     found, made = asked(str(trained / "encoder.safetensors"), narrated, cell, tmp_path)
     assert found["exit_code"] == 0, found["failed"]
     result = made["htm_align"]
-    assert not result["by_head"] and set(result["controls"]) == {"random"} and result["data"]["clips"]["test"] == 6
+    assert (
+        not result["by_head"]
+        and set(result["controls"]) == {"random"}
+        and result["data"]["clips"]["test"] == 6
+    )
     joint, right = tiny_joint(), 0
     for n in range(6):
         said = [f"at {5 + n} yes", "at 20 yes"]
         with torch.no_grad():
-            alike = joint.texts(said) @ joint.videos(torch.from_numpy(np.load(tmp_path / f"v{n}.npy")).float()).T
-        right += sum(low <= at <= low + 1 for at, low in zip(alike.argmax(1).tolist(), (5 + n, 20), strict=True))
+            alike = (
+                joint.texts(said)
+                @ joint.videos(torch.from_numpy(np.load(tmp_path / f"v{n}.npy")).float()).T
+            )
+        right += sum(
+            low <= at <= low + 1
+            for at, low in zip(alike.argmax(1).tolist(), (5 + n, 20), strict=True)
+        )
     assert result["recall1"] == pytest.approx(right / 12)
 
 
@@ -264,9 +329,13 @@ def test_features_of_another_encoder_are_refused(narrated: Manifest, trained: Pa
     (tmp_path / "store.json").write_text(json.dumps({**card, "hash": encoder_hash(of.net)}))
     np.save(tmp_path / "v3.npy", np.zeros((48, 7), np.float16))
     for _ in range(2):
-        got = bench(of, narrated, FeatureOptions(cache=str(tmp_path), max_bad=0.5), (), "narrations")
+        got = bench(
+            of, narrated, FeatureOptions(cache=str(tmp_path), max_bad=0.5), (), "narrations"
+        )
         assert got.lost == [str(tmp_path / "v3.npy")] and len(got.splits["test"]) == 5
-        (tmp_path / "store.json").unlink(missing_ok=True)  # published features: the width that most have
+        (tmp_path / "store.json").unlink(
+            missing_ok=True
+        )  # published features: the width that most have
 
 
 def test_what_a_suite_may_not_say():

@@ -37,26 +37,42 @@ def test_a_film_is_what_its_row_says(films):
     row = films.rows[0]
     still = [(0.0, min(start for start, _, _ in row.segments))]
     for (low, high), moving in [(still[0], False), *(((s, e), True) for s, e, _ in row.segments)]:
-        part = read(films.path(0), stamps(films.path(0))[round(low * 8) : round(high * 8)]).float()  # T C H W
+        part = read(
+            films.path(0), stamps(films.path(0))[round(low * 8) : round(high * 8)]
+        ).float()  # T C H W
         assert (part.diff(dim=0).abs().mean() > 1) == moving
     assert len(films.classes) == 4 and {len(row.segments) for row in films.rows} == {6}
-    again = registry.datasets["synthetic_films"](str(films.root.parent), train=5, val=2, test=2, actors=2, seed=3)
+    again = registry.datasets["synthetic_films"](
+        str(films.root.parent), train=5, val=2, test=2, actors=2, seed=3
+    )
     assert again.hash == films.hash and again.root == films.root
 
 
 def test_seconds_hold_what_covers_their_middle(films):
     units = KINDS["seconds"].make(keep(films, "seconds"), SPEC, 1, 1)
-    assert len(units.labels) == len(units.clips) == sum(math.ceil(row.duration - 1 / 8) for row in films.rows)
+    assert (
+        len(units.labels)
+        == len(units.clips)
+        == sum(math.ceil(row.duration - 1 / 8) for row in films.rows)
+    )
     for held, row, (second,) in zip(units.labels, units.clips.row, units.clips.at, strict=True):
-        names = {name for start, end, name in films.rows[row].segments if start <= second + 0.5 < end}
+        names = {
+            name for start, end, name in films.rows[row].segments if start <= second + 0.5 < end
+        }
         assert {films.classes[q] for q in held.nonzero()[:, 0].tolist()} == names
 
 
 def test_boxes_hold_what_their_person_does(films):
     units = KINDS["boxes"].make(keep(films, "boxes"), SPEC, 1, 1)
-    assert len(units.labels) == sum(len(row.boxes) for row in films.rows) and (units.labels.sum(1) == 1).all()
+    assert (
+        len(units.labels) == sum(len(row.boxes) for row in films.rows)
+        and (units.labels.sum(1) == 1).all()
+    )
     box = sorted(films.rows[0].boxes)[0]
-    assert units.clips.at[0] == box[:5] and films.classes[int(units.labels[0].float().argmax())] == box.labels[0]
+    assert (
+        units.clips.at[0] == box[:5]
+        and films.classes[int(units.labels[0].float().argmax())] == box.labels[0]
+    )
 
 
 def test_boxes_of_a_frame_share_its_clip(films):
@@ -65,7 +81,14 @@ def test_boxes_of_a_frame_share_its_clip(films):
     frames = [(people.row[i], people.at[i][0]) for i in range(12)]
     twins = [(i, j) for i, j in combinations(range(12), 2) if frames[i] == frames[j]]
     assert twins and all(torch.equal(batch["clips"][i], batch["clips"][j]) for i, j in twins)
-    assert batch["clips"].shape == (12, 1, 3, 6, 32, 32)  # the frame is 64 wide: squeezed, not cropped
+    assert batch["clips"].shape == (
+        12,
+        1,
+        3,
+        6,
+        32,
+        32,
+    )  # the frame is 64 wide: squeezed, not cropped
 
 
 def test_the_middle_of_a_boxes_clip_is_its_time(films):
@@ -73,7 +96,9 @@ def test_the_middle_of_a_boxes_clip_is_its_time(films):
     place = next(i for i, at in enumerate(people.at) if at[0] >= 2)
     path, time_s = films.path(people.row[place]), people.at[place][0]
     clip = next(iter(eval_loader(people, [place], 1, 0)))["clips"][0, 0]  # C T H W
-    frame = geometry(read(path, np.array([stamps(path)[0] + time_s])), recipe("whole"), 32, torch.zeros(0))
+    frame = geometry(
+        read(path, np.array([stamps(path)[0] + time_s])), recipe("whole"), 32, torch.zeros(0)
+    )
     assert torch.equal(clip[:, 2:3], frame) and not torch.equal(clip[:, :1], clip[:, 2:3])
 
 
@@ -115,7 +140,9 @@ def test_tokens_under_a_box_are_averaged():
 def test_a_box_has_the_same_features_in_any_batch(films):
     """Also shuffled: the order of frames is drawn for the clip, not for the batch."""
     units = KINDS["boxes"].make(keep(films, "boxes"), SPEC, 1, 1)
-    net = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32).eval()
+    net = create_encoder(
+        "vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32
+    ).eval()
     wanted = ["encoder", "encoder/shuffled", "pixels"]
     sources = make_sources(net, net, (1,), ("mean",), 0, wanted, units.regions)
     batch = next(iter(eval_loader(units.clips, range(8), 8, 0)))
@@ -125,7 +152,9 @@ def test_a_box_has_the_same_features_in_any_batch(films):
             whole = source.run(clips, index)
             single = [source.run(clips[i : i + 1], index[i : i + 1]) for i in range(8)]
         for name, value in whole.items():
-            torch.testing.assert_close(value, torch.cat([one[name] for one in single]), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                value, torch.cat([one[name] for one in single]), rtol=1e-4, atol=1e-4
+            )
     assert not torch.equal(shuffled(clips[:1], index[:1], 0), clips[:1])
 
 
@@ -139,7 +168,10 @@ def test_boxes_have_no_tokens(films):
 def test_windows_have_the_class_of_their_video(tmp_path):
     """Of the 11 frames of a video windows of 6 begin at 0, 2 and 4; those of test are cut in ten ways."""
     data = registry.datasets["synthetic"](str(tmp_path), train=8, val=4, test=4)
-    counts = {"windows": {"train": 3, "val": 3, "test": 3}, "ten_crops": {"train": 3, "val": 3, "test": 30}}
+    counts = {
+        "windows": {"train": 3, "val": 3, "test": 3},
+        "ten_crops": {"train": 3, "val": 3, "test": 30},
+    }
     for kind, each in counts.items():
         units = KINDS[kind].make(keep(data, kind), SPEC, 1, 1)
         assert units.labels.tolist() == [int(data.labels[row]) for row in units.clips.row], kind

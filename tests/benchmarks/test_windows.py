@@ -19,19 +19,35 @@ from tests.helpers import facts, for_each
 
 CLASSES = 7
 COUNTS = {"train": 28, "val": 14, "test": 42}
-ROWS = ("encoder", "random", "pixels", "encoder/single_frame", "encoder/shuffled", "single_frame", "shuffled")
+ROWS = (
+    "encoder",
+    "random",
+    "pixels",
+    "encoder/single_frame",
+    "encoder/shuffled",
+    "single_frame",
+    "shuffled",
+)
 COCLR = {"rates": (0.3,), "weight_decays": (1e-3,), "epochs": 20}
 
 
 def made(seed: int = 0, signal: float = 1.0) -> Bench:
     """Videos of one to three windows, of lengths that mean nothing; pixels in two descriptions."""
-    rows = [Row(f"{s}/{i}.mp4", f"c{i % CLASSES}", s, f"{s}{i // 2}") for s, n in COUNTS.items() for i in range(n)]
+    rows = [
+        Row(f"{s}/{i}.mp4", f"c{i % CLASSES}", s, f"{s}{i // 2}")
+        for s, n in COUNTS.items()
+        for i in range(n)
+    ]
     data = Manifest(tuple(rows), Path("nowhere"), tuple(f"c{n}" for n in range(CLASSES)))
     of = [row for row in range(len(rows)) for _ in range(1 + row % 3)]
     draw, labels = torch.Generator().manual_seed(seed), data.labels[of]
 
     def features(row: str) -> dict[str, torch.Tensor]:
-        x = torch.randn(len(of), 8, generator=draw) + 2 + signal * F.one_hot(labels, 8) * (row == "encoder")
+        x = (
+            torch.randn(len(of), 8, generator=draw)
+            + 2
+            + signal * F.one_hot(labels, 8) * (row == "encoder")
+        )
         x = x * (torch.rand(len(of), 1, generator=draw) * 9 + 0.1)
         return {"mean@last": x} if row != "pixels" else {"first": x, "second": x[:, :5]}
 
@@ -58,7 +74,10 @@ def rows_of(bench: Bench, *splits: str) -> list[int]:
 
 
 def recalls(similarity: torch.Tensor, bench: Bench) -> dict[str, float]:
-    asked, bank = bench.data.labels[rows_of(bench, "test")], bench.data.labels[rows_of(bench, "train", "val")]
+    asked, bank = (
+        bench.data.labels[rows_of(bench, "test")],
+        bench.data.labels[rows_of(bench, "train", "val")],
+    )
     found = bank[similarity.argsort(1, descending=True)] == asked[:, None]
     return {f"recall{k}": found[:, :k].any(1).double().mean().item() for k in (1, 5, 10, 20)}
 
@@ -70,17 +89,25 @@ def test_retrieval_as_published(streams: int):
     whole = benches[0]._replace(others=tuple(benches[1:]))
     found = score(tasks["retrieval"](preset="coclr", ks=(1, 5, 10, 20)), whole, pictures=False)
     for row in ("encoder", "random"):
-        sims = [plain(b, row, rows_of(b, "test")) @ plain(b, row, rows_of(b, "train", "val")).T for b in benches]
+        sims = [
+            plain(b, row, rows_of(b, "test")) @ plain(b, row, rows_of(b, "train", "val")).T
+            for b in benches
+        ]
         wanted = recalls(torch.stack(sims).sum(0), benches[0])
         got = found.score if row == "encoder" else found.controls[row]
         numbers = {"recall1": got.value, **got.more}
         assert {key: numbers[key] for key in wanted} == pytest.approx(wanted)
-    assert found.score.value > found.controls["random"].value and found.chance == pytest.approx(1 / CLASSES)
+    assert found.score.value > found.controls["random"].value and found.chance == pytest.approx(
+        1 / CLASSES
+    )
     assert len(found.test.paths) == len(found.test.groups) == len(found.test.labels) == 42
     assert len(found.test.predictions["encoder"]) == 42 and len(set(found.test.groups)) == 21
     pixels = found.controls["pixels"].more
     chosen = pixels.get("streams", [pixels])
-    assert len(chosen) == streams and {one["chosen"]["pooling"] for one in chosen} <= {"first", "second"}
+    assert len(chosen) == streams and {one["chosen"]["pooling"] for one in chosen} <= {
+        "first",
+        "second",
+    }
 
 
 def test_two_windows_of_one_video_by_hand():
@@ -89,7 +116,9 @@ def test_two_windows_of_one_video_by_hand():
     from ssvid.shapes import Frozen
 
     feats = torch.tensor([[9.0, 0.0], [0.0, 0.2], [3.0, 4.0]])
-    got = of_videos(Frozen({"a": feats}, torch.tensor([4, 4, 2]), ["x", "x", "y"]), torch.tensor([0, 0, 1]))
+    got = of_videos(
+        Frozen({"a": feats}, torch.tensor([4, 4, 2]), ["x", "x", "y"]), torch.tensor([0, 0, 1])
+    )
     assert torch.allclose(got.feats["a"], torch.tensor([[0.5, 0.5], [0.6, 0.8]]))
     assert got.labels.tolist() == [4, 2] and got.groups == ["x", "y"]
     assert torch.allclose(centred(got.feats["a"]), torch.tensor([[-0.05, -0.15], [0.05, 0.15]]))
@@ -102,14 +131,23 @@ def test_classes_by_the_mean_softmax_of_windows_and_streams(streams: int):
     found = score(tasks["classify"](probe, kind="ten_crops"), whole)
     total = torch.zeros(42, CLASSES)
     for bench in benches:
-        scores = probe.run(*(bench.frozen("encoder", split) for split in COUNTS), 0).scores.softmax(-1)
+        scores = probe.run(*(bench.frozen("encoder", split) for split in COUNTS), 0).scores.softmax(
+            -1
+        )
         own = [bench.row[i] for i in bench.splits["test"]]
         for place, row in enumerate(rows_of(bench, "test")):
-            total[place] += torch.stack([scores[i] for i, of in enumerate(own) if of == row]).mean(0)
+            total[place] += torch.stack([scores[i] for i, of in enumerate(own) if of == row]).mean(
+                0
+            )
     assert found.test.predictions["encoder"] == total.argmax(1).tolist()
     more = found.score.more
-    assert more["top5"] == pytest.approx(topk(total, benches[0].data.labels[rows_of(whole, "test")], 5))
-    assert len(more.get("streams", [more])) == streams and "val_top1" in more.get("streams", [more])[-1]
+    assert more["top5"] == pytest.approx(
+        topk(total, benches[0].data.labels[rows_of(whole, "test")], 5)
+    )
+    assert (
+        len(more.get("streams", [more])) == streams
+        and "val_top1" in more.get("streams", [more])[-1]
+    )
     assert len(found.test.groups) == 42 and found.gains["random"].shown
 
 
@@ -125,7 +163,10 @@ def test_plain_clips_fuse_too():
 
 
 def test_settings_of_the_house_keep_their_hash():
-    assert tasks["retrieval"]().settings() == {"ks": (1, 5, 10, 20, 50)} and tasks["retrieval"]().kind == "clips"
+    assert (
+        tasks["retrieval"]().settings() == {"ks": (1, 5, 10, 20, 50)}
+        and tasks["retrieval"]().kind == "clips"
+    )
     published = {"ks": (1, 5, 10, 20, 50), "preset": "coclr", "kind": "windows"}
     assert tasks["retrieval"](preset="coclr").settings() == published
     assert tasks["classify"](probes["knn"]()).settings() == {}

@@ -14,7 +14,11 @@ from tests.helpers import squares, write_video
 def long_gop(tmp_path_factory) -> Path:
     """300 frames at 25 a second, key frames 250 apart, three B frames."""
     return write(
-        tmp_path_factory.mktemp("v") / "long.mp4", [i / 25 for i in range(300)], g=250, bf=3, preset="veryfast"
+        tmp_path_factory.mktemp("v") / "long.mp4",
+        [i / 25 for i in range(300)],
+        g=250,
+        bf=3,
+        preset="veryfast",
     )
 
 

@@ -7,7 +7,16 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from ssvid.data import augment
-from ssvid.data.augment import GEOMETRY_DRAWS, OFFSETS, RECIPES, Augment, colour, crops, geometry, recipe
+from ssvid.data.augment import (
+    GEOMETRY_DRAWS,
+    OFFSETS,
+    RECIPES,
+    Augment,
+    colour,
+    crops,
+    geometry,
+    recipe,
+)
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from tests.helpers import facts, for_each
@@ -36,7 +45,8 @@ def test_multiscale_is_videomaes():
     """Sides by scale, snapped within 3 pixels, at most one step apart; 13 places; no flip; all equally likely."""
     height, width, size = 240, 320, 209  # int(240 * .875) = 210 snaps to 209
     boxes = [
-        augment._multiscale(height, width, size, RECIPES["multiscale"], draws(i)[1:].tolist()) for i in range(6000)
+        augment._multiscale(height, width, size, RECIPES["multiscale"], draws(i)[1:].tolist())
+        for i in range(6000)
     ]
     sides = [240, 209, 180, 158]
     allowed = {(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1}
@@ -44,7 +54,9 @@ def test_multiscale_is_videomaes():
     assert sum(counts.values()) == 6000 and len(allowed) == 10 and min(counts.values()) > 450
     dy, dx = (240 - 180) // 4, (320 - 158) // 4
     places = {(y, x) for y, x, h, w in boxes if (h, w) == (180, 158)}
-    assert places == {(y * dy, x * dx) for y, x in OFFSETS} and len(OFFSETS) == len(set(OFFSETS)) == 13
+    assert (
+        places == {(y * dy, x * dx) for y, x in OFFSETS} and len(OFFSETS) == len(set(OFFSETS)) == 13
+    )
     assert RECIPES["multiscale"].flip == 0
 
 
@@ -65,7 +77,9 @@ def test_resized_draws_area_and_log_aspect():
         boxes.append((h * w / (240 * 320), np.log(w / h)))
     area, aspect = np.array(boxes).T
     assert 0.49 < area.min() < 0.51 and area.max() > 0.95 and 0.62 < area.mean() < 0.75
-    assert np.log(0.74) < aspect.min() < np.log(0.77) and np.log(1.30) < aspect.max() < np.log(1.345)
+    assert np.log(0.74) < aspect.min() < np.log(0.77) and np.log(1.30) < aspect.max() < np.log(
+        1.345
+    )
 
 
 def test_resized_gives_up_on_the_centre():
@@ -76,7 +90,9 @@ def test_resized_gives_up_on_the_centre():
 def test_flip_happens_at_its_rate_and_mirrors():
     frames = noise(1, 3, 32, 32)
     plain, how = geometry(frames, RECIPES["none"], 32, torch.zeros(0)), Augment(flip=0.5)
-    flipped = [bool((geometry(frames, how, 32, draws(i)) == plain.flip(-1)).all()) for i in range(200)]
+    flipped = [
+        bool((geometry(frames, how, 32, draws(i)) == plain.flip(-1)).all()) for i in range(200)
+    ]
     assert 70 < sum(flipped) < 130
 
 
@@ -127,7 +143,9 @@ def test_colour_leaves_clips_alone_where_nothing_is_asked():
 def test_three_crops_lie_along_the_long_side():
     frames = torch.arange(48, dtype=torch.uint8).expand(2, 3, 16, 48)
     left, middle, right = crops(frames, 16, 3)
-    assert left[0, 0, 0].tolist() == list(range(16)) and right[0, 0, 0].tolist() == list(range(32, 48))
+    assert left[0, 0, 0].tolist() == list(range(16)) and right[0, 0, 0].tolist() == list(
+        range(32, 48)
+    )
     assert torch.equal(middle, geometry(frames, recipe("none"), 16, torch.zeros(0)))
     assert torch.equal(crops(frames, 16, 1)[0], middle)
     tall = crops(frames.transpose(2, 3), 16, 2)

@@ -32,7 +32,9 @@ def views(*specs: ClipSpec, augment: str = "none") -> Views:
 
 
 def manifest(root: Path) -> Manifest:
-    return Manifest.build([Row(path.name, f"label{i % 2}") for i, path in enumerate(sorted(root.glob("*.mp4")))], root)
+    return Manifest.build(
+        [Row(path.name, f"label{i % 2}") for i, path in enumerate(sorted(root.glob("*.mp4")))], root
+    )
 
 
 @pytest.fixture
@@ -48,7 +50,10 @@ def test_a_sample_says_what_it_is(small_set):
     sample = clips[3, 5]
     assert sample["clips"].shape == (2, 3, 4, 64, 64) and sample["clips"].dtype == torch.uint8
     whose = {"index": 5, "epoch": 3, "label": 1, "video_id": "clip_5"}
-    assert sample.items() >= {**whose, "padded": 0, "ok": True, "dropped": 0}.items() and sample["bad"] == []
+    assert (
+        sample.items() >= {**whose, "padded": 0, "ok": True, "dropped": 0}.items()
+        and sample["bad"] == []
+    )
     assert len(clips) == 6 and not torch.equal(sample["clips"][0], sample["clips"][1])
 
 
@@ -57,7 +62,9 @@ def test_choices_are_functions_of_seed_epoch_and_index(small_set):
     clips = Clips(made, views(augment="multiscale"), seed=1)
     first = clips[0, 2]["clips"]
     torch.manual_seed(7)
-    copy = pickle.loads(pickle.dumps(Clips(made, views(augment="multiscale"), seed=1)))  # as a worker has it
+    copy = pickle.loads(
+        pickle.dumps(Clips(made, views(augment="multiscale"), seed=1))
+    )  # as a worker has it
     assert torch.equal(copy[0, 2]["clips"], first)
     assert not torch.equal(clips[1, 2]["clips"], first)
     assert not torch.equal(Clips(made, views(augment="multiscale"), seed=2)[0, 2]["clips"], first)
@@ -77,7 +84,9 @@ def decodes(monkeypatch) -> list[list[int]]:
 
     seen = []
     real = module.read
-    monkeypatch.setattr(module, "read", lambda *args: seen.append(numbers(real(*args))) or real(*args))
+    monkeypatch.setattr(
+        module, "read", lambda *args: seen.append(numbers(real(*args))) or real(*args)
+    )
     return seen
 
 
@@ -93,7 +102,11 @@ def test_the_clip_holds_the_frames_of_its_times(small_set, decodes):
 def test_a_bad_file_is_replaced_by_a_function_of_the_coordinates(broken_set):
     clips = Clips(manifest(broken_set), views(), seed=0)
     rows = [clips[epoch, 2]["index"] for epoch in range(12)]
-    assert rows == [clips[epoch, 2]["index"] for epoch in range(12)] and 2 not in rows and len(set(rows)) > 2
+    assert (
+        rows == [clips[epoch, 2]["index"] for epoch in range(12)]
+        and 2 not in rows
+        and len(set(rows)) > 2
+    )
     sample = clips[0, 2]
     assert sample["video_id"] == f"clip_{sample['index']}" and torch.equal(
         sample["clips"], clips[0, sample["index"]]["clips"]
@@ -137,7 +150,11 @@ def test_evaluation_is_even_and_never_replaces(broken_set):
     assert not bad["ok"] and "clips" not in bad and len(bad["bad"]) == 1
     batch = collate([good, bad, clips[0, 0]], seed=4)
     assert batch["clips"].shape == (2, 3, 3, 4, 64, 64) and batch["index"].tolist() == [1, 0]
-    assert batch["ok"].tolist() == [True, False, True] and len(batch["bad"]) == 1 and batch["seed"] == 4
+    assert (
+        batch["ok"].tolist() == [True, False, True]
+        and len(batch["bad"]) == 1
+        and batch["seed"] == 4
+    )
     assert batch["video_id"] == ["clip_1", "clip_0"] and batch["label"].tolist() == [1, 0]
     assert "clips" not in collate([bad], seed=0)
 
@@ -154,7 +171,9 @@ def test_mini6_by_its_csv(shared):
     if not root.is_dir():
         pytest.skip(f"no {root}")
     made = datasets["csv"](str(root), where="ci_small=1")
-    assert [len(made.split(name)) for name in ("train", "val", "test")] == [60, 18, 42] and len(made.classes) == 6
+    assert [len(made.split(name)) for name in ("train", "val", "test")] == [60, 18, 42] and len(
+        made.classes
+    ) == 6
     spec = ClipSpec(frames=16, stride=4, size=112)
     sample = Clips(made.split("test"), views(spec, augment="multiscale"), seed=0)[0, 3]
     assert sample["clips"].shape == (1, 3, 16, 112, 112) and sample["clips"].float().std() > 10
@@ -165,7 +184,9 @@ def test_rgb_and_flow_of_a_moment_share_time_and_cut(small_set, monkeypatch):
     from ssvid.data import clips as module
 
     monkeypatch.setattr(module, "need_flow", lambda manifest: None)
-    monkeypatch.setattr(module, "read_flow", lambda video, flow, times, fps: module.read(video, times, fps))
+    monkeypatch.setattr(
+        module, "read_flow", lambda video, flow, times, fps: module.read(video, times, fps)
+    )
     other = ClipSpec(frames=4, stride=3, size=64, modality="flow")
     three = Views(clips=(SPEC, SPEC, other), moments=(0, 1, 1), augment="coclr")
     clips = Clips(manifest(small_set), three, seed=1)
@@ -176,14 +197,20 @@ def test_rgb_and_flow_of_a_moment_share_time_and_cut(small_set, monkeypatch):
 
 def test_coclr_takes_one_moment_twice_for_half_of_the_videos(small_set):
     clips = Clips(manifest(small_set), views(SPEC, SPEC, augment="coclr"), seed=1)
-    starts = [clips._starts(epoch, row, np.arange(40) / 25) for epoch in range(100) for row in range(6)]
+    starts = [
+        clips._starts(epoch, row, np.arange(40) / 25) for epoch in range(100) for row in range(6)
+    ]
     same = [first == second for (_, first), (_, second) in starts]
-    drawn = [float(uniform(1, "alike", epoch, row, 1)) < 0.5 for epoch in range(100) for row in range(6)]
+    drawn = [
+        float(uniform(1, "alike", epoch, row, 1)) < 0.5 for epoch in range(100) for row in range(6)
+    ]
     assert same == drawn and 0.4 < sum(same) / len(same) < 0.6
 
 
 def test_views_no_further_apart_than_asked(small_set):
-    near = Clips(manifest(small_set), Views(clips=(SPEC, SPEC), augment="none", apart_s=0.0), seed=1)
+    near = Clips(
+        manifest(small_set), Views(clips=(SPEC, SPEC), augment="none", apart_s=0.0), seed=1
+    )
     first, second = near[0, 3]["clips"]
     assert torch.equal(first, second)
     far = Clips(manifest(small_set), views(SPEC, SPEC), seed=1)[0, 3]["clips"]
@@ -204,7 +231,9 @@ def test_features_of_flow_know_the_flow_files(small_set, monkeypatch):
     monkeypatch.setattr(module, "need_flow", lambda manifest: None)
     data = manifest(small_set)
     assert Clips(data, views(), seed=0).files(2) == [data.path(2)]
-    assert Clips(data, views(ClipSpec(stride=1, modality="flow")), seed=0).files(2) == [flow_file(data, 2)]
+    assert Clips(data, views(ClipSpec(stride=1, modality="flow")), seed=0).files(2) == [
+        flow_file(data, 2)
+    ]
 
 
 WHOLE = ClipSpec(frames=8, whole=True, size=64)  # parts of five frames each
@@ -238,7 +267,9 @@ def test_a_short_video_is_padded_dropped_or_refused(small_set, tmp_path, spec, r
     """It has five pictures: the last of four is shown again, or three of eight."""
     made = with_a_short_one(small_set, tmp_path)
     sample = Clips(made, views(spec, spec), seed=0)[0, 0]
-    again = (sample["clips"][:, :, 1:] == sample["clips"][:, :, :-1]).flatten(3).all(3).all(1)  # V T
+    again = (
+        (sample["clips"][:, :, 1:] == sample["clips"][:, :, :-1]).flatten(3).all(3).all(1)
+    )  # V T
     assert sample["padded"] == 2 and again.sum(1).tolist() == [repeats] * 2
     assert Clips(made, views(spec), seed=0, evaluate=1)[0, 0]["padded"] == 1
     dropped = Clips(made, views(spec), seed=0, short="drop")[0, 0]

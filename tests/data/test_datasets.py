@@ -28,7 +28,10 @@ def check_refusal(name, root, *words, **options):
 
 
 def splits(manifest):
-    return {name: sorted(row.path for row in manifest.split(name).rows) for name in ("train", "val", "test")}
+    return {
+        name: sorted(row.path for row in manifest.split(name).rows)
+        for name in ("train", "val", "test")
+    }
 
 
 def test_csv(tmp_path):
@@ -37,10 +40,21 @@ def test_csv(tmp_path):
     text += "v/c.mp4,x,validation,g3,1,0\nv/d.mp4,x,test,g4,0,1\n"
     root = table(tmp_path / "labels.csv", text)
     made = datasets["csv"](root)
-    assert splits(made) == {"train": ["v/a.mp4", "v/b.mp4"], "val": ["v/c.mp4"], "test": ["v/d.mp4"]}
-    assert made.groups[0] == "x/g1" and made.rows[0].label == "x" and made.hash == datasets["csv"](str(tmp_path)).hash
+    assert splits(made) == {
+        "train": ["v/a.mp4", "v/b.mp4"],
+        "val": ["v/c.mp4"],
+        "test": ["v/d.mp4"],
+    }
+    assert (
+        made.groups[0] == "x/g1"
+        and made.rows[0].label == "x"
+        and made.hash == datasets["csv"](str(tmp_path)).hash
+    )
     other = splits(datasets["csv"](root, split_column="fold2"))  # 1 train, 2 test, 0 unused
-    assert other["test"] == ["v/a.mp4"] and sorted(other["train"] + other["val"]) == ["v/b.mp4", "v/c.mp4"]
+    assert other["test"] == ["v/a.mp4"] and sorted(other["train"] + other["val"]) == [
+        "v/b.mp4",
+        "v/c.mp4",
+    ]
     assert len(datasets["csv"](root, where="small=1")) == 3
     for options, words in [
         ({"group": "none"}, ("none", "path", "label", "group")),
@@ -108,9 +122,19 @@ def test_an_empty_class_is_named(tmp_path):
 
 
 def test_folder_layouts(tmp_path, capsys):
-    flat = datasets["folder"](touch(tmp_path / "flat", "a.mp4", "deep/er/b.webm", ".hid/c.mp4", "n.txt"))
-    assert splits(flat) == {"train": ["a.mp4", "deep/er/b.webm"], "val": [], "test": []} and flat.classes == ()
-    names = [f"{c}/v_{c}_g{g:02d}_c{i:02d}.avi" for c in ("Dive", "Surf") for g in range(1, 11) for i in (1, 2)]
+    flat = datasets["folder"](
+        touch(tmp_path / "flat", "a.mp4", "deep/er/b.webm", ".hid/c.mp4", "n.txt")
+    )
+    assert (
+        splits(flat) == {"train": ["a.mp4", "deep/er/b.webm"], "val": [], "test": []}
+        and flat.classes == ()
+    )
+    names = [
+        f"{c}/v_{c}_g{g:02d}_c{i:02d}.avi"
+        for c in ("Dive", "Surf")
+        for g in range(1, 11)
+        for i in (1, 2)
+    ]
     assert capsys.readouterr().err == ""
     classes = datasets["folder"](touch(tmp_path / "classes", *names))
     assert tells(capsys.readouterr().err, "24", "8"), "it says which splits it made"
@@ -139,7 +163,9 @@ def test_frames(tmp_path):
             Image.fromarray(picture(i)).save(tmp_path / clip / f"{i:05d}.jpg")
     made = datasets["frames"](str(tmp_path), fps=12.0)
     assert splits(made)["test"] == ["test/x/three"] and {row.fps for row in made.rows} == {12.0}
-    listed = datasets["frames"](table(tmp_path / "l.csv", "path,label\ntrain/x/one,x\ntest/x/three,x\n"), fps=5.0)
+    listed = datasets["frames"](
+        table(tmp_path / "l.csv", "path,label\ntrain/x/one,x\ntest/x/three,x\n"), fps=5.0
+    )
     assert len(listed) == 2 and listed.rows[0].fps == 5.0
     check_refusal("frames", touch(tmp_path / "e", "a.txt"), str(tmp_path / "e"), fps=5.0)
     check_refusal("frames", tmp_path, "--data.fps", "0", fps=0.0)
@@ -147,7 +173,11 @@ def test_frames(tmp_path):
 
 def test_ucf101_with_the_official_lists(shared, tmp_path):
     lists = shared / "annotations/ucf101"
-    lines = [line for n in ("train", "test") for line in (lists / f"{n}list01.txt").read_text().splitlines()]
+    lines = [
+        line
+        for n in ("train", "test")
+        for line in (lists / f"{n}list01.txt").read_text().splitlines()
+    ]
     few = [line.split()[0] for line in lines if line.startswith(("Archery/", "Surfing/"))]
     root = touch(tmp_path / "videos", *(name.replace(".avi", ".mp4") for name in few))
     check_refusal("ucf101", root, "13049", "13320", "--data.present", splits=str(lists))
@@ -155,7 +185,9 @@ def test_ucf101_with_the_official_lists(shared, tmp_path):
     assert made.classes == ("Archery", "Surfing") and len(made.split("test")) == 41 + 33
     assert made.groups[0] == "Archery_g01" and made.video_id(0) == "v_Archery_g01_c01"
     each = [datasets["ucf101"](root, splits=str(lists), present=True, fold=k) for k in (1, 2, 3)]
-    assert len({tuple(row.path for row in fold.rows) for fold in each}) == 1  # in one order: they share features
+    assert (
+        len({tuple(row.path for row in fold.rows) for fold in each}) == 1
+    )  # in one order: they share features
     folds = [set(fold.split("test").video_ids) for fold in each]
     assert not folds[0] & folds[1] and not folds[1] & folds[2]
     check_refusal("ucf101", root, "1", "2", "3", splits=str(lists), fold=4)
@@ -164,11 +196,23 @@ def test_ucf101_with_the_official_lists(shared, tmp_path):
 def test_pathlist_lines(tmp_path):
     root = touch(tmp_path / "v", "a b/one two.mp4", "x,y.mp4", "three.mp4", "four.webm", "five.mp4")
     train = table(tmp_path / "train.txt", "a b/one two.mp4 3\nx,y.mp4,12\nthree.mp4\t0\n\n")
-    made = datasets["pathlist"](root, train=train, val=table(tmp_path / "val.txt", "sub/four 1\nfive.mp4\n"))
+    made = datasets["pathlist"](
+        root, train=train, val=table(tmp_path / "val.txt", "sub/four 1\nfive.mp4\n")
+    )
     rows = {row.path: row.label for row in made.rows}
-    assert rows == {"a b/one two.mp4": "3", "x,y.mp4": "12", "three.mp4": "0", "four.webm": "1", "five.mp4": None}
+    assert rows == {
+        "a b/one two.mp4": "3",
+        "x,y.mp4": "12",
+        "three.mp4": "0",
+        "four.webm": "1",
+        "five.mp4": None,
+    }
     names = table(tmp_path / "map.txt", "\n".join(f"class {i}" for i in range(13)))
-    assert datasets["pathlist"](root, train=train, label_map=names).classes == ("class 0", "class 12", "class 3")
+    assert datasets["pathlist"](root, train=train, label_map=names).classes == (
+        "class 0",
+        "class 12",
+        "class 3",
+    )
     half = table(tmp_path / "t.txt", "gone.mp4 1\nfive.mp4 1\n")
     check_refusal("pathlist", root, "1", "2", "gone.mp4", train=half)
     assert len(datasets["pathlist"](root, train=half, missing_ok=0.5)) == 1
@@ -188,7 +232,11 @@ def test_pathlist_lines(tmp_path):
         ("b.txt", b"", ()),
         ("b.txt", b"101 3\n102 \xff\n", ("2", "UTF-8")),
         ("b.csv", b"101 3\n" + bytes(range(256)), ("3", "UTF-8")),
-        ("b.csv", b"label,youtube_id,time_start,time_end\na,b,0,1\na,101,x,12\n", ("3", "time_start")),
+        (
+            "b.csv",
+            b"label,youtube_id,time_start,time_end\na,b,0,1\na,101,x,12\n",
+            ("3", "time_start"),
+        ),
         ("b.csv", b"label,youtube_id,time_start,time_end\na,101,2,\n", ("2", "time_start")),
         ("b.csv", b"label,youtube_id,time_start,time_end\na,101,inf,nan\n", ("2", "time_start")),
         ("b.csv", b"label,youtube_id,time_start\na,101,2\n", ("2", "time_start")),
@@ -204,7 +252,9 @@ def test_a_list_that_is_none_is_named(tmp_path, name, data, words):
 
 def test_numbers_where_a_json_list_has_text(tmp_path):
     root = touch(tmp_path / "v", "101.webm", "102.webm")
-    train = table(tmp_path / "b.json", json.dumps([{"id": 101, "label": 3}, {"vid_name": 102, "label": 4}]))
+    train = table(
+        tmp_path / "b.json", json.dumps([{"id": 101, "label": 3}, {"vid_name": 102, "label": 4}])
+    )
     made = datasets["pathlist"](root, train=train)
     assert [(row.path, row.label) for row in made.rows] == [("101.webm", "3"), ("102.webm", "4")]
 
@@ -212,7 +262,12 @@ def test_numbers_where_a_json_list_has_text(tmp_path):
 def test_label_maps(tmp_path):
     root = touch(tmp_path / "v", "101.webm")
     train = table(tmp_path / "b.txt", "101.webm 1\n")
-    for text, name in [('["a", "b"]', "b"), ('["0", "7"]', "7"), ('{"b": 1}', "b"), ('{"1": "b"}', "b")]:
+    for text, name in [
+        ('["a", "b"]', "b"),
+        ('["0", "7"]', "7"),
+        ('{"b": 1}', "b"),
+        ('{"1": "b"}', "b"),
+    ]:
         made = datasets["pathlist"](root, train=train, label_map=table(tmp_path / "map.json", text))
         assert made.classes == (name,)
     for name, data, words in [
@@ -236,7 +291,9 @@ def test_ucf101_list_that_is_no_text(tmp_path):
 def test_a_csv_head_with_spaces_is_read_and_two_alike_are_refused(tmp_path):
     for name in ("0.mp4", "1.mp4"):
         (tmp_path / name).touch()
-    (tmp_path / "labels.csv").write_text("path, label, split, group\n0.mp4, a, train, g0\n1.mp4, a, test, g1\n")
+    (tmp_path / "labels.csv").write_text(
+        "path, label, split, group\n0.mp4, a, train, g0\n1.mp4, a, test, g1\n"
+    )
     rows = datasets["csv"](str(tmp_path)).rows
     assert [(r.label, r.split, r.group) for r in rows if r.path == "1.mp4"][0][:2] == ("a", "test")
     (tmp_path / "labels.csv").write_text("path,label,label\n0.mp4,a,b\n")

@@ -38,11 +38,21 @@ BAD = ("nasa_13013_audio_only.mp3", "truncated_half.mp4", "empty.mp4")
 
 def test_frames_are_exact_with_b_frames_and_a_long_gop(long_gop):
     assert stamps(long_gop).tolist() == pytest.approx([i / 25 for i in range(300)])
-    for wanted in ([0], [299], [249, 250, 251], [7, 60, 61, 200], [*range(253, 299, 5)], [100, 10, 100, 10]):
+    for wanted in (
+        [0],
+        [299],
+        [249, 250, 251],
+        [7, 60, 61, 200],
+        [*range(253, 299, 5)],
+        [100, 10, 100, 10],
+    ):
         assert numbers(read(long_gop, [i / 25 for i in wanted])) == wanted
 
 
-@for_each("suffix, codec", [("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("mkv", "libx264"), ("avi", "libx264")])
+@for_each(
+    "suffix, codec",
+    [("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("mkv", "libx264"), ("avi", "libx264")],
+)
 def test_frames_are_exact_in_other_containers(tmp_path, suffix, codec):
     options = {"deadline": "realtime", "cpu-used": 8} if codec == "libvpx-vp9" else {"bf": 2}
     path = write(tmp_path / f"a.{suffix}", [i / 25 for i in range(60)], codec, g=25, **options)
@@ -63,10 +73,19 @@ def test_a_time_means_the_frame_shown_then(tmp_path):
 
 
 @for_each("suffix, codec", [("mp4", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx-vp9")])
-def test_frames_that_no_wanted_one_is_built_from_are_passed_over(tmp_path, monkeypatch, suffix, codec):
+def test_frames_that_no_wanted_one_is_built_from_are_passed_over(
+    tmp_path, monkeypatch, suffix, codec
+):
     """Without B frames: the rest of a group of 12 once its last wanted frame is there, and groups without any."""
     options = {"deadline": "realtime", "cpu-used": 8} if codec == "libvpx-vp9" else {"bf": 0}
-    path = write(tmp_path / f"a.{suffix}", [i / 25 for i in range(100)], codec, g=12, sc_threshold=0, **options)
+    path = write(
+        tmp_path / f"a.{suffix}",
+        [i / 25 for i in range(100)],
+        codec,
+        g=12,
+        sc_threshold=0,
+        **options,
+    )
     table, whole, made = decode.scanned(path), decode._frames, []
     assert table.ordered and len(table.keys) >= 9
 
@@ -76,7 +95,12 @@ def test_frames_that_no_wanted_one_is_built_from_are_passed_over(tmp_path, monke
             yield frame
 
     monkeypatch.setattr(decode, "_frames", counted)
-    for wanted, most in (([13, 17, 21, 25, 61], 10 + 2 + 2), ([2, 95], 3 + 12), ([30, 31, 32], 9), ([0, 99], 1 + 4)):
+    for wanted, most in (
+        ([13, 17, 21, 25, 61], 10 + 2 + 2),
+        ([2, 95], 3 + 12),
+        ([30, 31, 32], 9),
+        ([0, 99], 1 + 4),
+    ):
         made.clear()
         assert numbers(read(path, table.times[wanted])) == wanted
         assert len(made) <= most
@@ -89,14 +113,18 @@ def test_b_frames_are_never_passed_over(long_gop):
 
 def test_where_passing_over_fails_all_is_decoded(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", [i / 25 for i in range(60)], g=12, bf=0, sc_threshold=0)
-    monkeypatch.setattr(decode, "needless", lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered))
+    monkeypatch.setattr(
+        decode, "needless", lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered)
+    )
     assert numbers(read(path, [0.0, 20 / 25, 40 / 25])) == [0, 20, 40]
 
 
 def test_seek_goes_to_the_key_frame_and_falls_back_to_the_start(long_gop, monkeypatch):
     starts = []
     real = decode._decode
-    monkeypatch.setattr(decode, "_decode", lambda p, table, ticks, start, found: starts.append(start))
+    monkeypatch.setattr(
+        decode, "_decode", lambda p, table, ticks, start, found: starts.append(start)
+    )
     with pytest.raises(DecodeError):
         read(long_gop, [270 / 25])
     assert starts == [decode.scanned(long_gop).keys[-1], None] and starts[0] > 0
@@ -136,7 +164,12 @@ def test_damage_is_an_error_with_its_time(shared):
 
 @for_each("suffix", ["mp4", "avi"])
 def test_overwritten_bytes_never_give_a_wrong_picture(tmp_path, suffix):
-    path = write(tmp_path / f"a.{suffix}", [i / 25 for i in range(60)], "libx264" if suffix == "mp4" else "mpeg4", g=60)
+    path = write(
+        tmp_path / f"a.{suffix}",
+        [i / 25 for i in range(60)],
+        "libx264" if suffix == "mp4" else "mpeg4",
+        g=60,
+    )
     clean = read(path, stamps(path))
     data, draw = bytearray(path.read_bytes()), np.random.RandomState(0)
     for i in range(len(data) * 3 // 4, len(data) * 3 // 4 + 900, 60):
@@ -159,7 +192,9 @@ def test_rotated_pictures_stand_upright(shared):
 
     with av.open(str(path)) as container:
         stored = torch.from_numpy(next(container.decode(video=0)).to_ndarray(format="rgb24"))
-    assert torch.equal(read(path, [0.0])[0].permute(1, 2, 0), torch.rot90(stored, -1))  # a quarter clockwise
+    assert torch.equal(
+        read(path, [0.0])[0].permute(1, 2, 0), torch.rot90(stored, -1)
+    )  # a quarter clockwise
 
 
 def test_missing_file_and_wrong_decoder(tmp_path, long_gop):
@@ -199,7 +234,11 @@ def test_torchcodec_is_asked_for_indices_in_order(long_gop, monkeypatch):
     module.VideoDecoder = VideoDecoder
     monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
-    assert read(long_gop, [4.0, 1.0, 4.0], decoder="torchcodec").flatten().tolist() == [100, 25, 100]
+    assert read(long_gop, [4.0, 1.0, 4.0], decoder="torchcodec").flatten().tolist() == [
+        100,
+        25,
+        100,
+    ]
     with pytest.raises(DecodeError, match="end of file$"):
         read(long_gop, [10.0], decoder="torchcodec")
 
@@ -225,14 +264,24 @@ def test_every_ninth_mini6_file_reads_as_its_list_says(shared):
     for line in lines:
         table = stamps(root / line["path"])
         assert len(table) == int(line["frames"])
-        assert read(root / line["path"], table[[3, -1]]).shape == (2, 3, int(line["height"]), int(line["width"]))
+        assert read(root / line["path"], table[[3, -1]]).shape == (
+            2,
+            3,
+            int(line["height"]),
+            int(line["width"]),
+        )
 
 
 def test_torchcodec_gives_the_same_frames(shared):
     """Bit for bit, also of variable-rate, rotated and many-stream files; 10-bit files are converted otherwise there."""
     decoders = pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
     assert decoders.VideoDecoder
-    for name in ("vfr_water_bottle.mkv", "rotated_90.mov", "nasa_13013_multistream.mp4", "vp9_pancake.webm"):
+    for name in (
+        "vfr_water_bottle.mkv",
+        "rotated_90.mov",
+        "nasa_13013_multistream.mp4",
+        "vp9_pancake.webm",
+    ):
         file = shared / "videos-odd" / name
         times = stamps(file)[:: max(1, len(stamps(file)) // 5)]
         assert torch.equal(read(file, times), read(file, times, decoder="torchcodec")), name

@@ -50,8 +50,12 @@ def opencv_flow(video: Path) -> torch.Tensor:
     grays = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in rgb]
     found = []
     for first, second in zip(grays[:-1], grays[1:], strict=True):
-        made = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
-        u, v = np.round((np.clip(made, -20, 20) + 20) * (255 / 40)).astype(np.uint8).transpose(2, 0, 1)
+        made = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(
+            first, second, None
+        )
+        u, v = (
+            np.round((np.clip(made, -20, 20) + 20) * (255 / 40)).astype(np.uint8).transpose(2, 0, 1)
+        )
         found.append(torch.from_numpy(np.stack([np.full_like(u, 128), v, u])))
     return torch.stack(found)
 
@@ -64,13 +68,26 @@ def test_motion_is_found_in_its_channel(tmp_path, method, right, down):
     compute(data, method=method, workers=1)
     found = all_flow(data)[:, :, 12:-12, 12:-12].float()
     assert (found[:, 0] == 128).all()
-    down_found, right_found = (found[:, c].flatten(1).median(1).values * 40 / 255 - 20 for c in (1, 2))
+    down_found, right_found = (
+        found[:, c].flatten(1).median(1).values * 40 / 255 - 20 for c in (1, 2)
+    )
     assert right_found == pytest.approx([right] * 3, abs=0.25)
     assert down_found == pytest.approx([down] * 3, abs=0.25)
 
 
 def test_bytes_of_flow():
-    given = [0.0, 20.0, -20.0, 25.0, -1e6, 10.0, -10.0, 4.0, 8.0, -16.0]  # the last two lie between two bytes
+    given = [
+        0.0,
+        20.0,
+        -20.0,
+        25.0,
+        -1e6,
+        10.0,
+        -10.0,
+        4.0,
+        8.0,
+        -16.0,
+    ]  # the last two lie between two bytes
     flow = np.array(given, np.float32).reshape(1, 5, 2)
     assert quantise(flow).ravel().tolist() == [128, 255, 0, 255, 0, 191, 64, 153, 178, 26]
 
@@ -90,7 +107,9 @@ def test_files_give_back_the_exact_bytes(tmp_path, monkeypatch, size):
     data = folder(str(tmp_path / "in"))
     compute(data, workers=1)
     found = all_flow(data)
-    assert found[:, 1].equal(torch.from_numpy(noise[..., 1])) and found[:, 2].equal(torch.from_numpy(noise[..., 0]))
+    assert found[:, 1].equal(torch.from_numpy(noise[..., 1])) and found[:, 2].equal(
+        torch.from_numpy(noise[..., 0])
+    )
     with av.open(str(flow_file(data, 0))) as container:
         assert container.streams.video[0].codec_context.name == "ffv1"
         assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
@@ -101,7 +120,9 @@ def test_flow_begins_at_the_frame_that_is_shown(three, monkeypatch):
     video, file, table = three.path(0), flow_file(three, 0), np.array(VARIABLE) - VARIABLE[0]
     assert stamps(video) == pytest.approx(table + stamps(video)[0], abs=1e-3)
     whole = all_flow(three)
-    assert len({frame.numpy().tobytes() for frame in whole}) == len(whole)  # else any order would do
+    assert len({frame.numpy().tobytes() for frame in whole}) == len(
+        whole
+    )  # else any order would do
     table = stamps(video)
     for i in range(len(table)):
         assert read_flow(video, file, [table[i].item()])[0].equal(whole[min(i, len(whole) - 1)])
@@ -122,7 +143,9 @@ def test_folders_of_pictures(tmp_path):
     assert compute(data, method="dis", workers=1)["made"] == 1
     found = all_flow(data)
     assert found.shape == (11, 3, 48, 64)
-    assert found[:, 2, 12:-12, 12:-12].float().flatten(1).median(1).values == pytest.approx([140] * 11, abs=2)
+    assert found[:, 2, 12:-12, 12:-12].float().flatten(1).median(1).values == pytest.approx(
+        [140] * 11, abs=2
+    )
     assert compute(data, method="dis", workers=1)["kept"] == 1
     Image.fromarray(moving(13, 2, 0)[12]).save(tmp_path / "in/x/one/13.png")
     assert compute(data, method="dis", workers=1)["made"] == 1 and len(all_flow(data)) == 12

@@ -20,7 +20,8 @@ def test_two_workers_make_the_same_files(three, tmp_path):
     compute(three, method="dis", workers=1, out=str(tmp_path / "one"))
     compute(three, method="dis", workers=2, out=str(tmp_path / "two"))
     names = [
-        sorted(p.relative_to(tmp_path / o).as_posix() for p in (tmp_path / o).rglob("*.*")) for o in ("one", "two")
+        sorted(p.relative_to(tmp_path / o).as_posix() for p in (tmp_path / o).rglob("*.*"))
+        for o in ("one", "two")
     ]
     assert names[0] == names[1] == ["a/variable.mkv.mkv", "b.mp4.mkv", "c.mp4.mkv", "flow.json"]
     for name in names[0]:
@@ -36,7 +37,11 @@ def test_goes_on_where_it_was_killed(three):
     left.write_bytes(whole[:500])
     made[1].unlink()
     again = compute(three, method="dis", workers=1)
-    assert (again["made"], again["kept"]) == (1, 2) and made[1].read_bytes() == whole and not left.exists()
+    assert (
+        (again["made"], again["kept"]) == (1, 2)
+        and made[1].read_bytes() == whole
+        and not left.exists()
+    )
     assert made[0].stat().st_mtime_ns == kept
 
 
@@ -52,11 +57,17 @@ def test_bad_videos_are_counted_and_the_others_go_on(tmp_path):
     data = folder(str(root))
     result = compute(data, method="dis", workers=1)
     assert [result[key] for key in ("videos", "made", "kept", "bad")] == [5, 1, 0, 4]
-    lines = [json.loads(line) for line in (root / ".flow/quarantine.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (root / ".flow/quarantine.jsonl").read_text().splitlines()
+    ]
     why = {Path(line["path"]).name: line["why"] for line in lines}
     assert set(why) == {"single.mp4", "tiny.mp4", "bad.mp4", "torn.mp4"}
     assert len(set(why.values())) >= 3, "each says why"
-    assert sorted(path.name for path in (root / ".flow").iterdir()) == ["flow.json", "good.mp4.mkv", "quarantine.jsonl"]
+    assert sorted(path.name for path in (root / ".flow").iterdir()) == [
+        "flow.json",
+        "good.mp4.mkv",
+        "quarantine.jsonl",
+    ]
     with pytest.raises(DecodeError, match=re.escape(why["single.mp4"])):
         read_flow(root / "single.mp4", root / "none.mkv", [0.0])
     (root / "bad.mp4").unlink()
@@ -66,8 +77,23 @@ def test_bad_videos_are_counted_and_the_others_go_on(tmp_path):
 
 
 def test_every_path_has_a_place_of_its_own_below_the_root(tmp_path):
-    paths = ["a/b.mp4", "/a/b.mp4", "../a/b.mp4", "../../a/b.mp4", "%2F/a/b.mp4", "%2E%2E/a/b.mp4", "%252F/a/b.mp4"]
-    paths += ["a/b", "a/b.mkv", f"a/{'x' * 240}1.mp4", f"a/{'x' * 240}2.mp4", "a/..b.mp4", "[a]*?.mp4"]
+    paths = [
+        "a/b.mp4",
+        "/a/b.mp4",
+        "../a/b.mp4",
+        "../../a/b.mp4",
+        "%2F/a/b.mp4",
+        "%2E%2E/a/b.mp4",
+        "%252F/a/b.mp4",
+    ]
+    paths += [
+        "a/b",
+        "a/b.mkv",
+        f"a/{'x' * 240}1.mp4",
+        f"a/{'x' * 240}2.mp4",
+        "a/..b.mp4",
+        "[a]*?.mp4",
+    ]
     places = [module._place(tmp_path / "flow", path) for path in paths]
     assert len(set(places)) == len(paths)
     for place in places:
@@ -77,7 +103,10 @@ def test_every_path_has_a_place_of_its_own_below_the_root(tmp_path):
 
 
 def test_all_splits_and_each_path_once(three):
-    rows = tuple(Row(row.path, split=split) for row, split in zip(three.rows, ("train", "val", "test"), strict=True))
+    rows = tuple(
+        Row(row.path, split=split)
+        for row, split in zip(three.rows, ("train", "val", "test"), strict=True)
+    )
     twice = Manifest(rows + rows[:1], three.root)
     assert compute(twice, method="dis", workers=1)["videos"] == 3
     assert compute(three.take([0]), method="dis", workers=1)["kept"] == 1
@@ -107,7 +136,9 @@ def test_faults_of_flags_are_sentences(three, monkeypatch):
 
 def test_flow_is_not_taken_for_videos(three, tmp_path):
     compute(three, method="dis", workers=1)
-    assert [row.path for row in folder(str(tmp_path / "in")).rows] == [row.path for row in three.rows]
+    assert [row.path for row in folder(str(tmp_path / "in")).rows] == [
+        row.path for row in three.rows
+    ]
     for out in ("in", "in/flow", "in/a/b"):
         with pytest.raises(UserError, match=facts(str(tmp_path / out))):
             compute(three, method="dis", workers=1, out=str(tmp_path / out))
@@ -124,7 +155,9 @@ def test_the_command(three, tmp_path):
     counts = {"videos": 4, "made": 3, "kept": 0, "bad": 1}
     assert result == {**counts, "out": str(tmp_path / "in/.flow"), "method": "dis"}
     assert tells(ran.stderr, "3", "17")
-    assert json.loads((tmp_path / "in/.flow/quarantine.jsonl").read_text())["path"] == str(tmp_path / "in/bad.mp4")
+    assert json.loads((tmp_path / "in/.flow/quarantine.jsonl").read_text())["path"] == str(
+        tmp_path / "in/bad.mp4"
+    )
     said = sentence(command("ssvid.data.flow", *argv[:-2], "--method", "tvl1"))
     assert tells(said, "--method", "dis", "tvl1")
 

@@ -39,7 +39,10 @@ def test_a_set_smaller_than_the_batch_goes_round():
 
 def test_resuming_goes_on_where_it_stopped():
     assert keys(start_step=7) == keys()[7:]
-    assert keys(start_step=10) == [] and len(Stream(10, batch_size=4, steps=10, seed=3, start_step=7)) == 3
+    assert (
+        keys(start_step=10) == []
+        and len(Stream(10, batch_size=4, steps=10, seed=3, start_step=7)) == 3
+    )
 
 
 @for_each("world, accumulate", [(2, 1), (1, 4), (2, 2)])
@@ -60,12 +63,21 @@ def test_a_batch_that_cannot_be_shared_is_refused(clips):
 def test_workers_change_nothing_and_the_global_generator_is_left_alone(clips):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    runs = [list(train_loader(clips, batch_size=4, steps=3, accumulate=2, workers=workers)) for workers in (0, 2)]
+    runs = [
+        list(train_loader(clips, batch_size=4, steps=3, accumulate=2, workers=workers))
+        for workers in (0, 2)
+    ]
     assert torch.equal(torch.get_rng_state(), before)
     assert len(runs[0]) == len(runs[1]) == 6
     for alone, shared in zip(*runs, strict=True):
-        assert torch.equal(alone["clips"], shared["clips"]) and torch.equal(alone["index"], shared["index"])
-        assert alone["clips"].shape == (2, 1, 3, 2, 16, 16) and alone["seed"] == 5 and alone["bad"] == []
+        assert torch.equal(alone["clips"], shared["clips"]) and torch.equal(
+            alone["index"], shared["index"]
+        )
+        assert (
+            alone["clips"].shape == (2, 1, 3, 2, 16, 16)
+            and alone["seed"] == 5
+            and alone["bad"] == []
+        )
 
 
 def test_eval_loader_keeps_the_order(clips):

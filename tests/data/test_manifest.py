@@ -22,7 +22,11 @@ def files(root, *names):
 
 def rows(n=40, classes=4, clips=3, split="train"):
     """n groups of `clips` files each."""
-    return [Row(f"g{g}_c{c}.mp4", f"class{g % classes}", split, f"g{g}") for g in range(n) for c in range(clips)]
+    return [
+        Row(f"g{g}_c{c}.mp4", f"class{g % classes}", split, f"g{g}")
+        for g in range(n)
+        for c in range(clips)
+    ]
 
 
 def make(tmp_path, listed):
@@ -34,8 +38,17 @@ def test_classes_are_of_the_whole_list(tmp_path):
     made = make(tmp_path, [*listed, Row("c.mp4", None, "test"), Row("d.mp4", "z", "test")])
     assert made.classes == ("x", "y", "z") and len(made) == 4
     test = made.split("test")
-    assert test.labels.tolist() == [-1, 2] and test.labels.dtype == torch.int64 and test.classes == made.classes
-    assert test.path(1) == tmp_path / "d.mp4" and made.groups == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    assert (
+        test.labels.tolist() == [-1, 2]
+        and test.labels.dtype == torch.int64
+        and test.classes == made.classes
+    )
+    assert test.path(1) == tmp_path / "d.mp4" and made.groups == [
+        "a.mp4",
+        "b.mp4",
+        "c.mp4",
+        "d.mp4",
+    ]
     assert made.take([3]).labels.tolist() == [2]
     with pytest.raises(UserError, match=facts("train", "val", "test")):
         made.split("dev")
@@ -49,14 +62,20 @@ def test_no_test_split_val_becomes_test_and_a_fifth_of_train_val(tmp_path):
     assert not set(train.groups) & set(val.groups)
     assert len(set(val.groups)) == 8 and set(train.classes) == {row.label for row in val.rows}
     again = Manifest.build(listed[::-1], tmp_path)
-    assert {row.path for row in again.split("val").rows} == {row.path for row in val.rows}  # not by order
+    assert {row.path for row in again.split("val").rows} == {
+        row.path for row in val.rows
+    }  # not by order
 
 
 @for_each("both", [f"both{i}" for i in range(6)])  # whichever the hash would take first
 def test_carving_keeps_each_class_on_both_sides(both):
     listed = rows(4, 2) + [Row("lone.mp4", "lone", "train", "lone")]
     # a group of two classes: taking it would leave p without a train group
-    listed += [Row("p.mp4", "p", "train", both), Row("q.mp4", "q", "train", both), Row("r.mp4", "q", "train", "r")]
+    listed += [
+        Row("p.mp4", "p", "train", both),
+        Row("q.mp4", "q", "train", both),
+        Row("r.mp4", "q", "train", "r"),
+    ]
     moved = carve(listed, "val")
     where = {side: {row.label for row in moved if row.split == side} for side in ("train", "val")}
     assert where["train"] == {"class0", "class1", "lone", "p", "q"}
@@ -99,19 +118,33 @@ def test_paths_are_made_plain_and_stay_the_users(tmp_path, monkeypatch):
     (tmp_path / "hop").symlink_to(tmp_path / "away/in")
     names = ("./link.mp4", "./a//1.mp4", "hop/2.mp4", "hop/../3.mp4", "3.mp4")
     made = Manifest.build([Row(name) for name in names], tmp_path)
-    assert [row.path for row in made.rows] == ["link.mp4", "a/1.mp4", "hop/2.mp4", "hop/../3.mp4", "3.mp4"]
+    assert [row.path for row in made.rows] == [
+        "link.mp4",
+        "a/1.mp4",
+        "hop/2.mp4",
+        "hop/../3.mp4",
+        "3.mp4",
+    ]
     assert made.groups == [row.path for row in made.rows]
-    assert [made.path(i).read_text() for i in (3, 4)] == ["away/3.mp4", "3.mp4"]  # beyond a link .. is elsewhere
+    assert [made.path(i).read_text() for i in (3, 4)] == [
+        "away/3.mp4",
+        "3.mp4",
+    ]  # beyond a link .. is elsewhere
     named = Manifest.build([Row("./0.mp4", group="film")], tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert named.groups == ["film"] and named.hash == Manifest.build([Row("0.mp4", group="film")], ".").hash
+    assert (
+        named.groups == ["film"]
+        and named.hash == Manifest.build([Row("0.mp4", group="film")], ".").hash
+    )
 
 
 def test_real_paths_are_asked_for_links_only(tmp_path, monkeypatch):
     """A realpath is a stat for each part of a path: too slow for each of 240k files on a network disk."""
     asked = []
     real = module.os.path.realpath
-    monkeypatch.setattr(module.os.path, "realpath", lambda path: asked.append(str(path)) or real(path))
+    monkeypatch.setattr(
+        module.os.path, "realpath", lambda path: asked.append(str(path)) or real(path)
+    )
     make(tmp_path, rows())
     assert asked == [str(tmp_path)]
 
@@ -146,7 +179,13 @@ def test_hash_is_of_the_rows_not_the_machine(tmp_path):
 
 
 def test_hashes_of_one_label_a_clip_stay_as_they_were(tmp_path):
-    made = make(tmp_path, [Row("a.mp4", "x", "train", "g"), Row("b.mp4", None, "test", duration=3.0, video_id="film")])
+    made = make(
+        tmp_path,
+        [
+            Row("a.mp4", "x", "train", "g"),
+            Row("b.mp4", None, "test", duration=3.0, video_id="film"),
+        ],
+    )
     lines = "a.mp4\tx\ttrain\tg\nb.mp4\t\ttest\tb.mp4"
     assert made.hash == hashlib.sha256(lines.encode()).hexdigest()
 
@@ -154,7 +193,11 @@ def test_hashes_of_one_label_a_clip_stay_as_they_were(tmp_path):
 def test_clips_of_several_classes(tmp_path):
     segments = ((0.0, 1.5, "x"), (1.0, 2.0, "y"))
     boxes = (Box(1.0, 0.0, 0.1, 0.5, 1.0, ("y", "z"), "1"),)
-    listed = [Row("a.mp4", split="test", segments=segments), Row("b.mp4", split="test", boxes=boxes), Row("c.mp4", "w")]
+    listed = [
+        Row("a.mp4", split="test", segments=segments),
+        Row("b.mp4", split="test", boxes=boxes),
+        Row("c.mp4", "w"),
+    ]
     made = make(tmp_path, listed)
     assert made.classes == ("w", "x", "y", "z") and made.labels.tolist() == [-1, -1, 0]
     assert made.targets.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
@@ -172,7 +215,10 @@ def test_clips_of_several_classes(tmp_path):
 
 def test_carving_counts_each_class_of_a_clip(tmp_path):
     both = ((0.0, 1.0, "p"), (0.0, 1.0, "q"))
-    listed = [Row(f"{i}.mp4", group=f"g{i}", segments=both if i < 4 else both[i % 2 : i % 2 + 1]) for i in range(12)]
+    listed = [
+        Row(f"{i}.mp4", group=f"g{i}", segments=both if i < 4 else both[i % 2 : i % 2 + 1])
+        for i in range(12)
+    ]
     moved = carve(listed, "val")
     for name in ("p", "q"):
         assert {row.split for row in moved if name in row.classes} == {"train", "val"}
@@ -181,7 +227,9 @@ def test_carving_counts_each_class_of_a_clip(tmp_path):
 
 
 def test_carving_many_groups_of_no_class_is_quick():
-    moved = carve((Row(f"{i}.mp4", group=str(i)) for i in range(20_000)), "val")  # as sets, this took minutes
+    moved = carve(
+        (Row(f"{i}.mp4", group=str(i)) for i in range(20_000)), "val"
+    )  # as sets, this took minutes
     assert sum(row.split == "val" for row in moved) == 4000
 
 
@@ -200,7 +248,10 @@ def test_labels_that_give_no_score_are_one_sentence(tmp_path, listed, words):
 
 
 def test_video_ids(tmp_path):
-    made = make(tmp_path, [Row("a/v_x_g01_c02.avi"), Row("a/1.mp4"), Row("b/1.mp4"), Row("c/2.mp4", video_id="film")])
+    made = make(
+        tmp_path,
+        [Row("a/v_x_g01_c02.avi"), Row("a/1.mp4"), Row("b/1.mp4"), Row("c/2.mp4", video_id="film")],
+    )
     assert made.video_ids == ["v_x_g01_c02", "a/1", "b/1", "film"] and made.video_id(1) == "a/1"
 
 
@@ -213,7 +264,11 @@ def test_leaks_by_path_id_and_content(tmp_path):
     (own / "fine2.mp4").write_text("9.mp4!!!")  # as long as fine.mp4's text, another content
     (own / "clip_1.mp4").write_text("a clip of another set that has this name too")
     pretraining = Manifest.build([Row(path.name) for path in sorted(own.iterdir())], own)
-    assert [row.path for row in leaks(pretraining, test)] == ["linked.mp4", "renamed.mp4", "v_Surf_g01_c01.mp4"]
+    assert [row.path for row in leaks(pretraining, test)] == [
+        "linked.mp4",
+        "renamed.mp4",
+        "v_Surf_g01_c01.mp4",
+    ]
     assert leaks(test, test.take([])) == []
 
 
@@ -224,6 +279,9 @@ def test_leaks_see_through_aliases(tmp_path):
     (tmp_path / "other").symlink_to(tmp_path)
     test = Manifest.build([Row("1"), Row("2")], tmp_path)
     for name, leaked in [("./1", 1), ("sub/../1", 1), ("5", 1), ("other/2", 1), ("./3", 0)]:
-        built, raw = Manifest.build([Row(name)], tmp_path), Manifest((Row(name, video_id="x"),), tmp_path)
+        built, raw = (
+            Manifest.build([Row(name)], tmp_path),
+            Manifest((Row(name, video_id="x"),), tmp_path),
+        )
         assert len(leaks(built, test)) == len(leaks(raw, test)) == leaked, name
         assert len(leaks(Manifest((Row(name),), tmp_path / "other"), test)) == leaked, name

@@ -38,14 +38,21 @@ def counted(file):
 
 def test_features_alone_are_paired_by_the_id(tmp_path):
     root = arrays(tmp_path / "store", {"abc.mp4.npy": 100, "de.f.npy": 80, "deep/g.webm.npy": 70})
-    made = datasets["narrated"](root, transcripts=transcript(tmp_path / "t.json", ["abc", "de.f", "g"]), features=".")
+    made = datasets["narrated"](
+        root, transcripts=transcript(tmp_path / "t.json", ["abc", "de.f", "g"]), features="."
+    )
     assert [(r.video_id, r.path, r.features, r.duration, r.split) for r in made.rows] == [
         ("abc", "abc.mp4.npy", "abc.mp4.npy", 100.0, "train"),
         ("de.f", "de.f.npy", "de.f.npy", 80.0, "train"),
         ("g", "deep/g.webm.npy", "deep/g.webm.npy", 70.0, "train"),
     ]
-    assert made.rows[0].sentences == ((1.0, 3.0, "first"), (5.0, 9.0, "later")) and made.rows[0].label is None
-    assert made.groups == ["abc", "de.f", "g"] and np.load(made.root / made.rows[2].features).shape == (70, 4)
+    assert (
+        made.rows[0].sentences == ((1.0, 3.0, "first"), (5.0, 9.0, "later"))
+        and made.rows[0].label is None
+    )
+    assert made.groups == ["abc", "de.f", "g"] and np.load(
+        made.root / made.rows[2].features
+    ).shape == (70, 4)
 
 
 def test_videos_without_features(tmp_path):
@@ -65,18 +72,26 @@ def test_videos_without_features(tmp_path):
     assert counted(list_) == {"begins past the video's end": 1, "damaged video": 1}
     (root / "t.json").unlink()
     known = table(tmp_path / "l.csv", "a,70\nb,80\nc,90")
-    made = datasets["narrated"](str(root), transcripts=transcript(tmp_path / "t.json", "abc"), durations=known)
+    made = datasets["narrated"](
+        str(root), transcripts=transcript(tmp_path / "t.json", "abc"), durations=known
+    )
     assert [row.duration for row in made.rows] == [70.0, 80.0, 90.0] and said  # no file was opened
 
 
 def test_all_that_cannot_be_paired_is_counted_and_listed(tmp_path, capsys):
     root = touch(
-        tmp_path / "v", *(f"{id}.mp4" for id in ("fine", "mute", "bare", "held", "far", "wide", "torn")), "x/fine.mp4"
+        tmp_path / "v",
+        *(f"{id}.mp4" for id in ("fine", "mute", "bare", "held", "far", "wide", "torn")),
+        "x/fine.mp4",
     )
     touch(tmp_path / "v", "short.mp4", "long.mp4")
     (tmp_path / "v/x/fine.mp4").rename(tmp_path / "v/fine.mkv")
     store = tmp_path / "v/store"
-    arrays(store, {f"{id}.npy": 100 for id in ("fine", "mute", "held", "far")} | {"short.npy": 64, "long.npy": 1000})
+    arrays(
+        store,
+        {f"{id}.npy": 100 for id in ("fine", "mute", "held", "far")}
+        | {"short.npy": 64, "long.npy": 1000},
+    )
     arrays(store, {"wide.npy": 100}, width=5)
     np.save(store / "flat.npy", np.zeros(100, np.float16))
     touch(store, "torn.npy")
@@ -84,12 +99,23 @@ def test_all_that_cannot_be_paired_is_counted_and_listed(tmp_path, capsys):
     seconds = {**dict.fromkeys([*ids, "mute"], 102), "far": 120, "short": 64, "long": 1000}
     known = table(tmp_path / "l.csv", "".join(f"{id},{value}\n" for id, value in seconds.items()))
     list_ = tmp_path / "left.jsonl"
-    options = {"features": "store", "durations": known, "held_out": table(tmp_path / "h.txt", "held\nother\n")}
+    options = {
+        "features": "store",
+        "durations": known,
+        "held_out": table(tmp_path / "h.txt", "held\nother\n"),
+    }
     said = transcript(tmp_path / "t.json", ids, [(1.0, 3.0, "x"), (3.0, 2.0, "y")])
     made = datasets["narrated"](root, transcripts=said, left_out=str(list_), **options)
-    assert [(row.video_id, row.features, row.duration) for row in made.rows] == [("fine", "store/fine.npy", 100.0)]
+    assert [(row.video_id, row.features, row.duration) for row in made.rows] == [
+        ("fine", "store/fine.npy", 100.0)
+    ]
     assert counted(list_) == {
-        **{"end not after start": 9, "no video": 1, "no features": 1, "features of another length": 1},
+        **{
+            "end not after start": 9,
+            "no video": 1,
+            "no features": 1,
+            "features of another length": 1,
+        },
         **{"features of another width": 1, "features of another form": 1, "held out": 1},
         **{"not between 64 and 1000 s": 2, "no transcript": 2, "another file of the same id": 1},
     }
@@ -115,8 +141,15 @@ def test_the_first_share_of_the_ids_is_val(tmp_path):
     root = arrays(tmp_path, {f"{id}.npy": 65 for id in ids})
     said = transcript(tmp_path / "t.json", reversed(ids))
     made = datasets["narrated"](root, transcripts=said, features=".")
-    assert splits(made) == {"train": [f"{id}.npy" for id in ids[2:]], "val": ["v00.npy", "v01.npy"], "test": []}
-    assert len(datasets["narrated"](root, transcripts=said, features=".", val=0.0).split("train")) == 59
+    assert splits(made) == {
+        "train": [f"{id}.npy" for id in ids[2:]],
+        "val": ["v00.npy", "v01.npy"],
+        "test": [],
+    }
+    assert (
+        len(datasets["narrated"](root, transcripts=said, features=".", val=0.0).split("train"))
+        == 59
+    )
     check_refusal("narrated", root, "--val", "2", transcripts=said, features=".", val=2.0)
 
 
@@ -169,7 +202,10 @@ def test_htm_align_keeps_flags_and_order(tmp_path):
     root = arrays(tmp_path / "s", {"a.mp4.npy": 30, "b.mp4.npy": 40, "other.npy": 5})
     file = table(tmp_path / "htm_align.json", json.dumps(HTM))
     made = datasets["htm_align"](root, features=".")
-    assert [(row.video_id, row.split, row.duration) for row in made.rows] == [("a", "test", 30.0), ("b", "test", 40.0)]
+    assert [(row.video_id, row.split, row.duration) for row in made.rows] == [
+        ("a", "test", 30.0),
+        ("b", "test", 40.0),
+    ]
     spoken = load_annotation(file)
     assert spoken["b"] == [Spoken(False, 9.5, 12.0, "later"), Spoken(True, 1.5, 3.0, "first")]
     for row in made.rows:
@@ -179,7 +215,9 @@ def test_htm_align_keeps_flags_and_order(tmp_path):
 def test_the_reference_annotation_is_read(shared):
     file = shared / "reference/tan/htm_align_annotation.json"
     raw = json.loads(file.read_text())
-    assert load_annotation(file) == {id: [Spoken(bool(a), s, e, t) for a, s, e, t in rows] for id, rows in raw.items()}
+    assert load_annotation(file) == {
+        id: [Spoken(bool(a), s, e, t) for a, s, e, t in rows] for id, rows in raw.items()
+    }
 
 
 @for_each(
@@ -210,7 +248,9 @@ def test_missing_videos_are_refused_or_skipped(tmp_path, capsys):
     assert [row.video_id for row in made.rows] == ["a"]
     assert tells(capsys.readouterr().err, "htm_align.json", "2", "b")
     table(tmp_path / "htm_align.json", json.dumps({"b": HTM["b"]}))
-    check_refusal("htm_align", root, "1", "b", features=".", missing="skip")  # none at all is never right
+    check_refusal(
+        "htm_align", root, "1", "b", features=".", missing="skip"
+    )  # none at all is never right
 
 
 # YouCook2 and MSR-VTT
@@ -221,10 +261,15 @@ def test_the_real_youcook2_list(shared, tmp_path):
     ids = {row["video_id"] for row in csv.DictReader(io.StringIO(files.text(file)))}
     root = arrays(tmp_path, {f"{id}.mp4.npy": 3 for id in ids})
     made = datasets["youcook2"](root, annotations=str(file), features=".")
-    assert len(made) == 436 == len(made.split("test")) and sum(len(row.sentences) for row in made.rows) == 3350
+    assert (
+        len(made) == 436 == len(made.split("test"))
+        and sum(len(row.sentences) for row in made.rows) == 3350
+    )
     assert made.rows[0].video_id == "xHr8X2Wpmno"
     assert made.rows[0].sentences[0] == (47.0, 60.0, "pick the ends off the verdalago")
-    assert all(list(row.sentences) == sorted(row.sentences, key=lambda s: s[0]) for row in made.rows)
+    assert all(
+        list(row.sentences) == sorted(row.sentences, key=lambda s: s[0]) for row in made.rows
+    )
     assert not DROPPED & ids  # those that TAN drops are no part of this list
     assert len(datasets["youcook2"](root, annotations=str(file), features=".", drop=True)) == 436
 
@@ -233,12 +278,18 @@ def test_youcook2_lists_of_both_forms(tmp_path):
     root = arrays(tmp_path / "s", {"a.npy": 60, "FtHLUsOntqI.npy": 60})
     text = "end,start,task,text,video_id\n60,47,1,cut,a\n9,5,1,boil,a\n9,5,1,fry,FtHLUsOntqI\n"
     table(tmp_path / "s/validation_youcook.csv", text)
-    part = [{"segment": [47, 60], "id": 0, "sentence": "cut"}, {"segment": [5, 9], "id": 1, "sentence": "boil"}]
+    part = [
+        {"segment": [47, 60], "id": 0, "sentence": "cut"},
+        {"segment": [5, 9], "id": 1, "sentence": "boil"},
+    ]
     both = datasets["youcook2"](root, features=".")
     assert both.rows[0].sentences == ((5.0, 9.0, "boil"), (47.0, 60.0, "cut")) and len(both) == 2
     one = datasets["youcook2"](root, features=".", drop=True)
     assert [row.video_id for row in one.rows] == ["a"]
-    base = {"a": {"subset": "validation", "annotations": part}, "t": {"subset": "training", "annotations": part}}
+    base = {
+        "a": {"subset": "validation", "annotations": part},
+        "t": {"subset": "training", "annotations": part},
+    }
     table(tmp_path / "youcookii_annotations_trainval.json", json.dumps({"database": base}))
     assert datasets["youcook2"](root, features=".").rows == one.rows
     for bad, words in [
@@ -247,15 +298,24 @@ def test_youcook2_lists_of_both_forms(tmp_path):
         ("end,start,text,video_id\n2,1,,a\n", ("1", "a")),
         ("[]", ("database",)),
         ('{"database": {"a": {}}}', ("a", "annotations")),
-        ('{"database": {"a": {"subset": "validation", "annotations": [{"segment": [1]}]}}}', ("a", "segment")),
-        ('{"database": {"a": {"subset": "validation", "annotations": [{"segment": [1, 2]}]}}}', ("1", "a")),
+        (
+            '{"database": {"a": {"subset": "validation", "annotations": [{"segment": [1]}]}}}',
+            ("a", "segment"),
+        ),
+        (
+            '{"database": {"a": {"subset": "validation", "annotations": [{"segment": [1, 2]}]}}}',
+            ("1", "a"),
+        ),
     ]:
         file = table(tmp_path / f"bad.{'json' if bad[0] in '[{' else 'csv'}", bad)
         check_refusal("youcook2", root, file, *words, features=".", annotations=file)
 
 
 def test_the_real_msrvtt_lists_are_the_same_pairs(shared, tmp_path):
-    lists = [shared / "annotations/msrvtt" / name for name in ("msrvtt_1kA_test.csv", "MSRVTT_JSFUSION_test.csv")]
+    lists = [
+        shared / "annotations/msrvtt" / name
+        for name in ("msrvtt_1kA_test.csv", "MSRVTT_JSFUSION_test.csv")
+    ]
     ids = [row["video_id"] for row in csv.DictReader(io.StringIO(files.text(lists[0])))]
     root = arrays(tmp_path, {f"{id}.npy": 10 for id in ids})
     made = [datasets["msrvtt"](root, annotations=str(file), features=".") for file in lists]
@@ -271,13 +331,20 @@ def test_msrvtt_reads_the_length_off_the_clip(tmp_path):
     (row,) = datasets["msrvtt"](str(tmp_path)).rows
     assert row.path == "video7.mp4" and row.split == "test" and row.features == ""
     assert [(round(end, 3), text) for _, end, text in row.sentences] == [(2.0, "a man, and a dog")]
-    for bad, words in [("video,text\n1,2\n", ("video", "text")), ("video_id,sentence\nvideo7,\n", ("bad.csv",))]:
+    for bad, words in [
+        ("video,text\n1,2\n", ("video", "text")),
+        ("video_id,sentence\nvideo7,\n", ("bad.csv",)),
+    ]:
         check_refusal("msrvtt", tmp_path, *words, annotations=table(tmp_path / "bad.csv", bad))
 
 
 @for_each("name", ["htm_align", "youcook2", "msrvtt"])
 def test_a_missing_folder_or_list_says_what_to_get(tmp_path, name):
     source, root = SOURCES[name], touch(tmp_path / "v", "a.mp4")
-    for where, options in ((str(tmp_path / "none"), {}), (root, {}), (root, {"annotations": str(tmp_path / "gone")})):
+    for where, options in (
+        (str(tmp_path / "none"), {}),
+        (root, {}),
+        (root, {"annotations": str(tmp_path / "gone")}),
+    ):
         wanted = "--data.root" if where != root else source.lists
         check_refusal(name, where, *options.values(), source.site, source.terms, wanted, **options)

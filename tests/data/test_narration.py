@@ -84,12 +84,24 @@ def reasons(path, **options):
 
 def test_web_vtt(tmp_path):
     said, bye = read(put(tmp_path / "ID.en-US.vtt", VTT)), (3605.0, 3606.0, "bye")
-    assert said == {"ID": [(1.0, 2.5, "Hello & welcome"), (3603.0, 3604.25, "two lines NOTE a line that is said"), bye]}
+    assert said == {
+        "ID": [
+            (1.0, 2.5, "Hello & welcome"),
+            (3603.0, 3604.25, "two lines NOTE a line that is said"),
+            bye,
+        ]
+    }
 
 
 def test_what_rolls_over_the_screen_is_said_once(tmp_path):
-    once = [(0.16, 2.389, "hello there"), (2.399, 4.309, "first we cut"), (9.0, 10.0, "first we cut")]
-    assert read(put(tmp_path / "a.vtt", AUTO)) == {"a": once}  # the last one is said again, much later
+    once = [
+        (0.16, 2.389, "hello there"),
+        (2.399, 4.309, "first we cut"),
+        (9.0, 10.0, "first we cut"),
+    ]
+    assert read(put(tmp_path / "a.vtt", AUTO)) == {
+        "a": once
+    }  # the last one is said again, much later
     plain = subtitles.TAG.sub("", AUTO)
     assert read(put(tmp_path / "b.vtt", plain)) == {"b": once}
     srt = plain.partition("\n\n")[2].replace(" align:start position:0%", "")
@@ -110,7 +122,13 @@ def test_srt(tmp_path, end, encoding):
 
 @for_each(
     "text, seconds",
-    [("1:02:03.5", 3723.5), ("02:03,25", 123.25), ("100:00:00", 360000.0), ("-00:01.0", -1.0), ("1.5", None)],
+    [
+        ("1:02:03.5", 3723.5),
+        ("02:03,25", 123.25),
+        ("100:00:00", 360000.0),
+        ("-00:01.0", -1.0),
+        ("1.5", None),
+    ],
 )
 def test_clock(text, seconds):
     assert subtitles.seconds(text) == seconds
@@ -120,17 +138,27 @@ def test_json_of_many_videos_and_of_one(tmp_path):
     both = {"b": [(1.5, 2.0, "one"), (5.0, 6.0, "two")], "a": [(0.0, 1.0, "x")]}
     assert read(put(tmp_path / "caption.json", json.dumps(TABLE))) == both
     assert read(put(tmp_path / "b.json", json.dumps(TABLE["b"]))) == {"b": both["b"]}
-    rows = [{"start": 5, "end": 6, "text": "two"}, {"start": "00:01.500", "end": 2, "text": " one\n"}]
+    rows = [
+        {"start": 5, "end": 6, "text": "two"},
+        {"start": "00:01.500", "end": 2, "text": " one\n"},
+    ]
     assert read(put(tmp_path / "b.mp4.json", json.dumps(rows))) == {"b": both["b"]}
-    assert read(put(tmp_path / "b.json", json.dumps({"language": "en", "segments": rows}))) == {"b": both["b"]}
-    assert read(put(tmp_path / "x.json", json.dumps({"b": rows, "a": {**TABLE["a"], "more": 1}}))) == both
+    assert read(put(tmp_path / "b.json", json.dumps({"language": "en", "segments": rows}))) == {
+        "b": both["b"]
+    }
+    assert (
+        read(put(tmp_path / "x.json", json.dumps({"b": rows, "a": {**TABLE["a"], "more": 1}})))
+        == both
+    )
 
 
 def test_csv_of_one_video_of_many_and_of_single_seconds(tmp_path):
     assert read(put(tmp_path / "v.csv", ',start,end,text\n0,5,6,"two, too"\n1,1.5,2,one\n')) == {
         "v": [(1.5, 2.0, "one"), (5.0, 6.0, "two, too")]
     }
-    assert read(put(tmp_path / "v.csv", "end;start;task;text;video_id\n6;5;1;two;b\n2;1;1;x;a\n")) == {
+    assert read(
+        put(tmp_path / "v.csv", "end;start;task;text;video_id\n6;5;1;two;b\n2;1;1;x;a\n")
+    ) == {
         "b": [(5.0, 6.0, "two")],
         "a": [(1.0, 2.0, "x")],
     }
@@ -142,7 +170,9 @@ def test_csv_of_one_video_of_many_and_of_single_seconds(tmp_path):
 
 def test_a_plain_list_has_the_times_of_the_whole_video(tmp_path):
     path = put(tmp_path / "v.txt", "cut it\n\n boil  it \n")
-    assert read(path, length={"v": 30.0}.get) == {"v": [(0.0, 30.0, "cut it"), (0.0, 30.0, "boil it")]}
+    assert read(path, length={"v": 30.0}.get) == {
+        "v": [(0.0, 30.0, "cut it"), (0.0, 30.0, "boil it")]
+    }
     with pytest.raises(UserError, match=facts("v.txt")):
         read(path)
 
@@ -156,7 +186,12 @@ def test_a_folder_of_all_forms(tmp_path):
     for folder in "xy":
         put(tmp_path / f"in/{folder}/1.csv", f"start,end,text\n1,2,{folder}\n")
     said, counts = reasons(tmp_path / "in")
-    assert {video: len(rows) for video, rows in said.items()} == {"a": 3, "b": 1, "x/1": 1, "y/1": 1}
+    assert {video: len(rows) for video, rows in said.items()} == {
+        "a": 3,
+        "b": 1,
+        "x/1": 1,
+        "y/1": 1,
+    }
     assert said["x/1"][0][2] == "x" and counts == {readers.AGAIN: 3, readers.FORM: 1}
     torn = "start,end,text\n1,2,x\n1,2," + "y" * 200_000  # what stands before a fault goes too
     put(tmp_path / "in/deep/b.csv", torn)
@@ -171,7 +206,14 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path, capsys):
     nan, inf = float("nan"), float("inf")
     rows = [(0, 4, "fine"), (1, 3, "overlaps"), (0, 9, " \n"), (0, 9, None)]
     rows += [(None, 2, "a"), (1, nan, "a"), (1, inf, "a")]
-    rows += [("x", 2, "a"), (-1, 2, "a"), (3, 3, "a"), (4, 3, "a"), (9, 12, "half outside"), (10, 12, "outside")]
+    rows += [
+        ("x", 2, "a"),
+        (-1, 2, "a"),
+        (3, 3, "a"),
+        (4, 3, "a"),
+        (9, 12, "half outside"),
+        (10, 12, "outside"),
+    ]
     start, end, text = zip(*rows, strict=True)
     path = put(tmp_path / "t.json", json.dumps({"v": {"text": text, "start": start, "end": end}}))
     said, counts = reasons(path, length=lambda video: 10.0)
@@ -188,7 +230,12 @@ def test_bad_times_of_subtitles(tmp_path):
     text = "WEBVTT\n\n00:01.000 --> soon\na\n\n00:03.000 -->\nb\n\n00:05.000 --> 00:04.000\nc\n\n"
     said, counts = reasons(put(tmp_path / "a.vtt", text + "-00:01.000 --> 00:04.000\nd\n\n00:01.000 --> 00:02.000\n\n"
                                "00:01.000 --> 00:02.000\ngood"))  # fmt: skip
-    assert said == {"a": [(1.0, 2.0, "good")]} and counts == {UNTIMED: 2, BACKWARDS: 1, NEGATIVE: 1, EMPTY: 1}
+    assert said == {"a": [(1.0, 2.0, "good")]} and counts == {
+        UNTIMED: 2,
+        BACKWARDS: 1,
+        NEGATIVE: 1,
+        EMPTY: 1,
+    }
 
 
 def test_bad_lines_of_a_csv(tmp_path):
@@ -210,7 +257,9 @@ def test_other_encodings_are_read_and_said(tmp_path, capsys, encoding):
     assert tells(capsys.readouterr().err, str(path), "1", encoding)
     latin = b"start,end,text\n1,2,\x81\xe9\n"  # \x81 is nothing in cp1252
     (tmp_path / "a.csv").write_bytes(latin)
-    assert read(path) == {"a": [(1.0, 2.0, "\x81\xe9")]} and tells(capsys.readouterr().err, "latin-1")
+    assert read(path) == {"a": [(1.0, 2.0, "\x81\xe9")]} and tells(
+        capsys.readouterr().err, "latin-1"
+    )
 
 
 @for_each(
@@ -272,7 +321,10 @@ def test_the_command_writes_the_one_form(tmp_path, capsys):
     assert made["v"] == {"text": ["cut it"], "start": [0.0], "end": [30.0]}
     assert read(out) == read(tmp_path / "in", length={"v": 30.0}.get) and tells(error, "1")
     (line,) = (tmp_path / "made/said.left_out.jsonl").read_text().splitlines()
-    assert json.loads(line)["why"] == BACKWARDS and json.loads(line)["what"] == "a, row 3: 3 to 3 'bad'"
+    assert (
+        json.loads(line)["why"] == BACKWARDS
+        and json.loads(line)["what"] == "a, row 3: 3 to 3 'bad'"
+    )
     put(tmp_path / "in/a.csv", "start,end,text\n1,2,one\n")
     assert run([*argv, "--durations", str(lengths)], capsys)[0]["left_out"] == {}
     assert not (tmp_path / "made/said.left_out.jsonl").exists()
@@ -287,7 +339,11 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     text = ["Stir it WELL now and", "then we stir it some more"] * 6
     long = {"text": text, "start": list(range(12)), "end": list(range(1, 13))}
-    table = {"few": TABLE["b"], "good": long, "french": {**long, "text": ["on va bien le remuer maintenant"] * 12}}
+    table = {
+        "few": TABLE["b"],
+        "good": long,
+        "french": {**long, "text": ["on va bien le remuer maintenant"] * 12},
+    }
     source = put(tmp_path / "raw.json", json.dumps(table))
     argv = ["--source", str(source), "--out", str(tmp_path / "o.json"), "--sentencify", "true"]
     plugs = ["--language", "mine_narration:english", "--punctuation", "mine_narration:marks"]
@@ -298,7 +354,10 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
     assert said[1] == (0.8, 2.8, "and then we stir it some more stir it well now")
     sys.modules.pop("mine_narration")
     for wrong, words in [
-        (["--language", "mine_narration:none"], ("--language", "mine_narration:none", "MODULE:FUNCTION")),
+        (
+            ["--language", "mine_narration:none"],
+            ("--language", "mine_narration:none", "MODULE:FUNCTION"),
+        ),
         (["--punctuation", "nowhere"], ("--punctuation", "nowhere", "MODULE:FUNCTION")),
         (["--sentencify", "false", "--language", "a:b"], ("--sentencify", "true")),
         (["--out", "a.csv"], ("--out", "a.csv", ".json")),
@@ -312,8 +371,21 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
 def test_captions_that_are_hardly_cut_are_told_of(tmp_path, capsys):
     """Eleven captions without a mark or a pause become one sentence."""
     rows = [(3.0 * i, 3.0 * i + 3, f"and then we put number {i} in the pan") for i in range(11)]
-    source = {"a": {"start": [r[0] for r in rows], "end": [r[1] for r in rows], "text": [r[2] for r in rows]}}
+    source = {
+        "a": {
+            "start": [r[0] for r in rows],
+            "end": [r[1] for r in rows],
+            "text": [r[2] for r in rows],
+        }
+    }
     (tmp_path / "in.json").write_text(json.dumps(source))
-    argv = ["--source", str(tmp_path / "in.json"), "--out", str(tmp_path / "o.json"), "--sentencify", "true"]
+    argv = [
+        "--source",
+        str(tmp_path / "in.json"),
+        "--out",
+        str(tmp_path / "o.json"),
+        "--sentencify",
+        "true",
+    ]
     told, error = run(argv, capsys)
     assert told["sentences"] == 1 and tells(error, "warning", "99")

@@ -40,7 +40,11 @@ def disjoint(made):
 @pytest.mark.slow
 def test_ucf101_has_three_official_folds(shared, tmp_path):
     listed = shared / "annotations/ucf101"
-    lines = [line for n in ("train", "test") for line in (listed / f"{n}list01.txt").read_text().splitlines()]
+    lines = [
+        line
+        for n in ("train", "test")
+        for line in (listed / f"{n}list01.txt").read_text().splitlines()
+    ]
     root = empty_files(tmp_path / "UCF-101", [line.split()[0] for line in lines])
     made = {fold: datasets["ucf101"](root, splits=str(listed), fold=fold) for fold in (1, 2, 3)}
     assert [counts(made[fold]) for fold in (1, 2, 3)] == [(9537, 3783), (9586, 3734), (9624, 3696)]
@@ -79,12 +83,16 @@ def test_jester_list_and_its_ids(shared, tmp_path):
     file = shared / "annotations/jester/vallist.txt"
     form, entries = lists.entries(file)
     listed = list(entries)
-    assert len(listed) == 14787 and {entry.label for entry in listed} == {str(i) for i in range(1, 28)}
+    assert len(listed) == 14787 and {entry.label for entry in listed} == {
+        str(i) for i in range(1, 28)
+    }
     names = file.with_name("label_map.txt")
     root = empty_files(tmp_path / "v", [f"{entry.names[0]}/00001.jpg" for entry in listed[:200]])
     options = {"val": str(file), "missing_ok": 1.0}
     check_refusal("pathlist", root, "27", "0", "26", "1", label_map=str(names), **options)
-    numbered = "".join(f"{i} {name}\n" for i, name in enumerate(names.read_text().splitlines(), start=1))
+    numbered = "".join(
+        f"{i} {name}\n" for i, name in enumerate(names.read_text().splitlines(), start=1)
+    )
     label_map = table(tmp_path / "names.txt", numbered)
     made = datasets["pathlist"](root, label_map=label_map, fps=12.0, **options)
     assert counts(made) == (0, 200) and set(made.classes) <= set(names.read_text().splitlines())
@@ -119,7 +127,10 @@ def test_official_class_names(shared, name, count, pair):
 def hmdb51(tmp_path, marks="1210"):
     names = [f"{film}_{BRUSH}_{i}.avi" for film in ("Film_#20", "Other;-)") for i in (0, 1)]
     (tmp_path / "testTrainMulti_7030_splits").mkdir(exist_ok=True)
-    lines = {"brush_hair": list(zip(names, marks, strict=True)), "dive": [("a.avi", "1"), ("b.avi", "2")]}
+    lines = {
+        "brush_hair": list(zip(names, marks, strict=True)),
+        "dive": [("a.avi", "1"), ("b.avi", "2")],
+    }
     for label, marked in lines.items():
         for fold in (1, 2, 3):
             (tmp_path / f"testTrainMulti_7030_splits/{label}_test_split{fold}.txt").write_text(
@@ -135,7 +146,10 @@ def test_hmdb51_split_files(tmp_path):
     names = [f"brush_hair/Film_#20_{BRUSH}_{i}.avi" for i in (0, 1)]
     found = splits(made)
     assert sorted(found["train"] + found["val"]) == [*names, "dive/a.avi"]
-    assert found["test"] == [f"brush_hair/Other;-)_{BRUSH}_0.avi", "dive/b.avi"]  # mark 0 is in neither
+    assert found["test"] == [
+        f"brush_hair/Other;-)_{BRUSH}_0.avi",
+        "dive/b.avi",
+    ]  # mark 0 is in neither
     assert made.groups[:2] == ["brush_hair/Film_#20_brush_hair"] * 2
     assert made.classes == ("brush_hair", "dive")
     check_refusal("hmdb51", root, "1", "2", "3", fold=0)
@@ -149,7 +163,9 @@ def test_hmdb51_lists_that_are_wrong(tmp_path):
     check_refusal("hmdb51", hmdb51(tmp_path, "1100"), "brush_hair", "2")
     check_refusal("hmdb51", hmdb51(tmp_path, "1123"), "brush_hair_test_split1.txt", "3", "1")
     bad = table(tmp_path / "h.csv", "video_id,label,split1\na.avi,dive_test,7\n")
-    check_refusal("hmdb51", tmp_path / "hmdb51_org", "h.csv", "2", "split1", "a.avi", "7", splits=bad)
+    check_refusal(
+        "hmdb51", tmp_path / "hmdb51_org", "h.csv", "2", "split1", "a.avi", "7", splits=bad
+    )
     check_refusal("hmdb51", tmp_path / "hmdb51_org", "split2", splits=bad, fold=2)
 
 
@@ -161,12 +177,26 @@ FORMS = [
     ("k.csv", f'{KINETICS}\n"air drumming",{K},9,19,train\n', f"{K}_9_19"),
     ("k.csv", f"{KINETICS}\nair drumming,{K},9.0,19.0,validate\n", f"a b/{K}"),
     ("k.json", json.dumps({K: ENTRY}), f"{K}_000009_000019"),
-    ("k.json", json.dumps([{"file": f"t/{K}_000009_000019.mp4", "label": "air drumming", "youtube_id": K}]), K),
+    (
+        "k.json",
+        json.dumps(
+            [{"file": f"t/{K}_000009_000019.mp4", "label": "air drumming", "youtube_id": K}]
+        ),
+        K,
+    ),
     ("m.csv", "air drumming/yt-ab_12.mp4,air drumming,3,0\n", "training/air drumming/yt-ab_12"),
     ("j.csv", "34870;air drumming\n", "34870"),
     ("j.csv", "video_id,label,frames\n34870,air drumming,37\n", "34870"),
-    ("s.json", json.dumps([{"id": "7", "label": "air", "template": "air [drumming]", "placeholders": []}]), "7"),
-    ("d.json", json.dumps([{"vid_name": "v_00001", "label": 1, "start_frame": 0, "end_frame": 9}]), "rgb/v_00001"),
+    (
+        "s.json",
+        json.dumps([{"id": "7", "label": "air", "template": "air [drumming]", "placeholders": []}]),
+        "7",
+    ),
+    (
+        "d.json",
+        json.dumps([{"vid_name": "v_00001", "label": 1, "start_frame": 0, "end_frame": 9}]),
+        "rgb/v_00001",
+    ),
 ]
 
 
@@ -177,23 +207,37 @@ def test_one_reader_knows_the_published_forms(tmp_path, name, text, path):
     made = datasets["pathlist"](root, train=table(tmp_path / name, text), label_map=names)
     assert [(row.path, row.label) for row in made.rows] == [(f"{path}.mp4", "air drumming")]
     assert made.video_ids == [K if K in path else Path(path).name]
-    assert made.groups == ([K] if K in path else [f"{path}.mp4"] if name[0] not in "sd" else [Path(path).name])
+    assert made.groups == (
+        [K] if K in path else [f"{path}.mp4"] if name[0] not in "sd" else [Path(path).name]
+    )
 
 
 def test_moments_clips_of_two_classes_may_share_a_name(tmp_path):
-    names = ["training/sit/yt_1.mp4", "training/run/yt_1.mp4", "validation/sit/yt_2.mp4", "validation/run/yt_2.mp4"]
+    names = [
+        "training/sit/yt_1.mp4",
+        "training/run/yt_1.mp4",
+        "validation/sit/yt_2.mp4",
+        "validation/run/yt_2.mp4",
+    ]
     root = touch(tmp_path / "v", *names)
     train = table(tmp_path / "trainingSet.csv", "sit/yt_1.mp4,sit,3,0\nrun/yt_1.mp4,run,4,1\n")
     val = table(tmp_path / "validationSet.csv", "run/yt_2.mp4,run,3,0\n")
     made = datasets["pathlist"](root, train=train, val=val)
-    assert {row.path: row.label for row in made.rows} == {names[0]: "sit", names[1]: "run", names[3]: "run"}
+    assert {row.path: row.label for row in made.rows} == {
+        names[0]: "sit",
+        names[1]: "run",
+        names[3]: "run",
+    }
 
 
 def test_a_class_name_may_hold_the_marks_of_a_list(tmp_path):
     root = touch(tmp_path / "v", "1.webm", "2.webm")
     text = "1;Putting something, something and something on a table\n2;Pretending; or not\n"
     made = datasets["pathlist"](root, train=table(tmp_path / "t.csv", text))
-    assert made.classes == ("Pretending; or not", "Putting something, something and something on a table")
+    assert made.classes == (
+        "Pretending; or not",
+        "Putting something, something and something on a table",
+    )
 
 
 def test_class_names_in_every_published_form(tmp_path):
@@ -213,8 +257,14 @@ def test_class_names_in_every_published_form(tmp_path):
         assert lists.names(Path(table(tmp_path / name, text))) == same, text
     vocabulary = table(tmp_path / "v.json", '[["Back", "15som"], ["Inward", "Dive"]]')
     assert lists.names(Path(vocabulary)) == {"0": "Back+15som", "1": "Inward+Dive"}
-    assert lists.names(Path(table(tmp_path / "c.txt", "c000 Hold\nc001 Sit\n"))) == {"c000": "Hold", "c001": "Sit"}
-    assert lists.names(Path(table(tmp_path / "n.txt", "2 steps\n2 jumps\n"))) == {"0": "2 steps", "1": "2 jumps"}
+    assert lists.names(Path(table(tmp_path / "c.txt", "c000 Hold\nc001 Sit\n"))) == {
+        "c000": "Hold",
+        "c001": "Sit",
+    }
+    assert lists.names(Path(table(tmp_path / "n.txt", "2 steps\n2 jumps\n"))) == {
+        "0": "2 steps",
+        "1": "2 jumps",
+    }
     with pytest.raises(UserError, match=facts("p.pbtxt")):
         lists.names(Path(table(tmp_path / "p.pbtxt", "label { name: }")))
 
@@ -223,11 +273,19 @@ HEAD = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,
 
 
 def charades(tmp_path, train=None):
-    train = train or [f"T{i},S{i},Bed,6,6,Yes,'a, b',x,y,c000 0.00 5.50;c001 2.00 9.10,12.5" for i in range(6)]
+    train = train or [
+        f"T{i},S{i},Bed,6,6,Yes,'a, b',x,y,c000 0.00 5.50;c001 2.00 9.10,12.5" for i in range(6)
+    ]
     home = tmp_path / "Charades"
     home.mkdir(exist_ok=True)
-    table(home / "Charades_v1_train.csv", HEAD + "".join(line.replace("'", '"') + "\n" for line in train))
-    table(home / "Charades_v1_test.csv", HEAD + "E0,Z0,Bed,6,6,Yes,s,x,y,c002 1.00 2.00,9\nE1,S1,Bed,6,6,No,s,x,y,,9\n")
+    table(
+        home / "Charades_v1_train.csv",
+        HEAD + "".join(line.replace("'", '"') + "\n" for line in train),
+    )
+    table(
+        home / "Charades_v1_test.csv",
+        HEAD + "E0,Z0,Bed,6,6,Yes,s,x,y,c002 1.00 2.00,9\nE1,S1,Bed,6,6,No,s,x,y,,9\n",
+    )
     table(home / "Charades_v1_classes.txt", "c000 Holding clothes\nc001 Sitting\nc002 Eating\n")
     names = [*(line.partition(",")[0] for line in train), "E0", "E1"]
     return touch(tmp_path / "Charades_v1_480", *(f"{name}.mp4" for name in names))
@@ -235,11 +293,17 @@ def charades(tmp_path, train=None):
 
 def test_charades_has_several_classes_a_clip(tmp_path):
     made = datasets["charades"](charades(tmp_path))
-    assert counts(made) == (6, 2) and disjoint(made) and made.classes == ("Eating", "Holding clothes", "Sitting")
+    assert (
+        counts(made) == (6, 2)
+        and disjoint(made)
+        and made.classes == ("Eating", "Holding clothes", "Sitting")
+    )
     row = made.rows[0]
     assert row.segments == ((0.0, 5.5, "Holding clothes"), (2.0, 9.1, "Sitting"))
     assert (row.label, row.duration, row.group, row.video_id) == (None, 12.5, "subject S0", "T0")
-    assert made.rows[1].group == "T1.mp4"  # S1 is in the official test too, so this clip stands alone
+    assert (
+        made.rows[1].group == "T1.mp4"
+    )  # S1 is in the official test too, so this clip stands alone
     assert set(made.labels.tolist()) == {-1}
     assert made.split("test").targets.tolist() == [[True, False, False], [False] * 3]
     assert made.split("train").targets.tolist()[0] == [False, True, True]
@@ -256,25 +320,46 @@ def test_charades_lists_that_are_wrong(tmp_path, capsys):
 
 
 def activitynet(tmp_path, **more):
-    part = [{"segment": [1.5, 20], "label": "Surfing"}, {"segment": [30, 40.25], "label": "Rafting"}]
-    video = {"duration": 60, "subset": "training", "annotations": part, "url": "", "resolution": "320x240"}
+    part = [
+        {"segment": [1.5, 20], "label": "Surfing"},
+        {"segment": [30, 40.25], "label": "Rafting"},
+    ]
+    video = {
+        "duration": 60,
+        "subset": "training",
+        "annotations": part,
+        "url": "",
+        "resolution": "320x240",
+    }
     base = {f"{i}abcdefghi_": video for i in range(5)}
     base |= {"-valabcdefg": video | {"subset": "validation", "annotations": part[:1]}}
     base |= {"testabcdefg": video | {"subset": "testing", "annotations": []}, **more}
-    table(tmp_path / "activity_net.v1-3.min.json", json.dumps({"database": base, "taxonomy": [], "version": "1.3"}))
-    return touch(tmp_path / "v", *(f"v_{name}.mp4" for name in base if name[0] not in "-t"), "-valabcdefg.mkv")
+    table(
+        tmp_path / "activity_net.v1-3.min.json",
+        json.dumps({"database": base, "taxonomy": [], "version": "1.3"}),
+    )
+    return touch(
+        tmp_path / "v",
+        *(f"v_{name}.mp4" for name in base if name[0] not in "-t"),
+        "-valabcdefg.mkv",
+    )
 
 
 def test_activitynet_has_segments(tmp_path):
     made = datasets["activitynet"](activitynet(tmp_path))
     assert counts(made) == (5, 1) and disjoint(made) and made.classes == ("Rafting", "Surfing")
     row = made.rows[0]
-    assert row.segments == ((1.5, 20.0, "Surfing"), (30.0, 40.25, "Rafting")) and row.duration == 60.0
+    assert (
+        row.segments == ((1.5, 20.0, "Surfing"), (30.0, 40.25, "Rafting")) and row.duration == 60.0
+    )
     assert splits(made)["test"] == ["-valabcdefg.mkv"] and row.path == "v_0abcdefghi_.mp4"
     assert made.split("test").targets.tolist() == [[False, True]]
     for bad, words in [
         ({"subset": "dev"}, ("training", "validation", "testing")),
-        ({"subset": "training", "annotations": [{"segment": [1], "label": "x"}]}, ("segment", "label")),
+        (
+            {"subset": "training", "annotations": [{"segment": [1], "label": "x"}]},
+            ("segment", "label"),
+        ),
         ({"subset": "training", "annotations": [{"segment": [1, 2]}]}, ("segment", "label")),
     ]:
         check_refusal("activitynet", activitynet(tmp_path, bad=bad), "bad", *words)
@@ -295,7 +380,10 @@ def ava(tmp_path, line=""):
     table(home / "ava_val_v2.2.csv", "valabcdefgh,0910.5,0.1,0.2,0.3,0.4,12,0\n")
     table(home / "ava_train_excluded_timestamps_v2.2.csv", "film0abcdef,0905\n")
     pair = 'label {{\n  name: "{}"\n  label_id: {}\n  label_type: PERSON_MOVEMENT\n}}\n'
-    text = "".join(pair.format(name, i) for i, name in ((9, "martial art"), (12, "stand"), (80, "watch (a person)")))
+    text = "".join(
+        pair.format(name, i)
+        for i, name in ((9, "martial art"), (12, "stand"), (80, "watch (a person)"))
+    )
     table(home / "ava_action_list_v2.2.pbtxt", text)
     table(home / "few.pbtxt", 'item {\n  name: "stand"\n  id: 12\n}\n')
     return touch(tmp_path / "films", *(f"film{i}abcdef.mkv" for i in range(5)), "valabcdefgh.mp4")
@@ -304,11 +392,27 @@ def ava(tmp_path, line=""):
 def test_ava_has_boxes(tmp_path, capsys):
     root = ava(tmp_path)
     made = datasets["ava"](root)
-    assert counts(made) == (5, 1) and disjoint(made) and made.classes == ("martial art", "stand", "watch (a person)")
+    assert (
+        counts(made) == (5, 1)
+        and disjoint(made)
+        and made.classes == ("martial art", "stand", "watch (a person)")
+    )
     first = made.rows[0].boxes
     assert first[0] == (902.0, 0.077, 0.151, 0.283, 0.811, ("watch (a person)", "martial art"), "1")
-    assert (first[1].time_s, first[1].y1, first[1].labels, first[1].person) == (903.0, 1.0, ("stand",), "7")
-    assert [len(row.boxes) for row in made.rows] == [2, 3, 3, 3, 3, 1]  # a second of film0 is excluded
+    assert (first[1].time_s, first[1].y1, first[1].labels, first[1].person) == (
+        903.0,
+        1.0,
+        ("stand",),
+        "7",
+    )
+    assert [len(row.boxes) for row in made.rows] == [
+        2,
+        3,
+        3,
+        3,
+        3,
+        1,
+    ]  # a second of film0 is excluded
     assert splits(made)["test"] == ["valabcdefgh.mp4"] and made.rows[0].label is None
     cut = datasets["ava"](root, begins_s=900.0)  # files that begin at the film's second 900
     assert [box.time_s for box in cut.rows[-1].boxes] == [10.5] and cut.hash != made.hash

@@ -19,7 +19,13 @@ from tests.helpers import command, facts, for_each, sentence, squares, tells, wr
 @pytest.fixture
 def source(tmp_path):
     root = tmp_path / "in"
-    write(root / "a/one.mkv", np.cumsum([0.02, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33] * 4), g=250, bf=3, height=96)
+    write(
+        root / "a/one.mkv",
+        np.cumsum([0.02, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33] * 4),
+        g=250,
+        bf=3,
+        height=96,
+    )
     write(root / "two.mp4", [i / 25 for i in range(30)], g=250)
     (root / "bad.mp4").write_bytes(b"not a video")
     return root
@@ -37,7 +43,10 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
         keys = np.searchsorted(scanned(new).pts, scanned(new).keys)
         assert keys.tolist() == list(range(0, len(stamps(old)), 12))
         with av.open(str(new)) as container:
-            assert not any(frame.pict_type == av.video.frame.PictureType.B for frame in container.decode(video=0))
+            assert not any(
+                frame.pict_type == av.video.frame.PictureType.B
+                for frame in container.decode(video=0)
+            )
     assert read(out / "a/one.mp4", [0.0]).shape[2:] == (48, 80)
     (bad,) = (out / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(bad)["path"].endswith("bad.mp4")
@@ -48,14 +57,20 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
 
 def test_scan_only_writes_no_video(source, tmp_path):
     result = prepare(str(source), str(tmp_path / "out"), scan_only=True, workers=1)
-    assert result["good"] == 2 and [path.name for path in (tmp_path / "out").iterdir()] == ["quarantine.jsonl"]
+    assert result["good"] == 2 and [path.name for path in (tmp_path / "out").iterdir()] == [
+        "quarantine.jsonl"
+    ]
 
 
 def test_a_csv_comes_along(source, tmp_path):
     (source / "list.csv").write_text("path,label\na/one.mkv,x\ntwo.mp4,y\n")
     result = prepare(str(source / "list.csv"), str(tmp_path / "out"), workers=1)
     assert result["written"] == 2
-    assert (tmp_path / "out/list.csv").read_text().split() == ["path,label", "a/one.mp4,x", "two.mp4,y"]
+    assert (tmp_path / "out/list.csv").read_text().split() == [
+        "path,label",
+        "a/one.mp4,x",
+        "two.mp4,y",
+    ]
 
 
 def test_faults_are_sentences(source, tmp_path):
@@ -69,7 +84,17 @@ def test_faults_are_sentences(source, tmp_path):
         prepare(str(source), str(tmp_path / "out"))
 
 
-@for_each("options", [{"workers": -1}, {"short_side": 0}, {"short_side": -256}, {"gop": 0}, {"crf": 99}, {"crf": -1}])
+@for_each(
+    "options",
+    [
+        {"workers": -1},
+        {"short_side": 0},
+        {"short_side": -256},
+        {"gop": 0},
+        {"crf": 99},
+        {"crf": -1},
+    ],
+)
 def test_a_number_that_cannot_be_is_named(source, tmp_path, options):
     ((name, value),) = options.items()
     with pytest.raises(UserError, match=facts(f"--{name}", str(value))):
@@ -80,14 +105,22 @@ def test_a_number_that_cannot_be_is_named(source, tmp_path, options):
 def test_other_settings_are_refused(source, tmp_path):
     out = str(tmp_path / "out")
     prepare(str(source), out, workers=1, scan_only=True, gop=3)
-    prepare(str(source), out, workers=1, short_side=48, crf=30)  # the scan wrote none that would differ
-    assert json.loads((tmp_path / "out/prepare.json").read_text()) == {"short_side": 48, "gop": 12, "crf": 30}
+    prepare(
+        str(source), out, workers=1, short_side=48, crf=30
+    )  # the scan wrote none that would differ
+    assert json.loads((tmp_path / "out/prepare.json").read_text()) == {
+        "short_side": 48,
+        "gop": 12,
+        "crf": 30,
+    }
     with pytest.raises(UserError, match=facts("--short_side", "48", "256", "--crf", "30", "23")):
         prepare(str(source), out, workers=1)
     with pytest.raises(UserError, match=facts("--gop", "12", "6")):
         prepare(str(source), out, workers=1, short_side=48, crf=30, gop=6)
     assert prepare(str(source), out, workers=1, short_side=48, crf=30)["kept"] == 2
-    assert prepare(str(source), out, workers=1, scan_only=True)["good"] == 2  # writes nothing, so any will do
+    assert (
+        prepare(str(source), out, workers=1, scan_only=True)["good"] == 2
+    )  # writes nothing, so any will do
     for text in ("", "[1]", "\0"):
         (tmp_path / "out/prepare.json").write_text(text)
         with pytest.raises(UserError, match=facts("prepare.json")):
@@ -145,7 +178,10 @@ def test_odd_files_keep_their_look(shared, tmp_path):
     for name in names:
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).symlink_to(shared / "videos-odd" / name)
-    assert prepare(str(tmp_path / "in"), str(tmp_path / "out"), short_side=4096, workers=1)["written"] == 3
+    assert (
+        prepare(str(tmp_path / "in"), str(tmp_path / "out"), short_side=4096, workers=1)["written"]
+        == 3
+    )
     for name in names:
         old, new = shared / "videos-odd" / name, (tmp_path / "out" / name).with_suffix(".mp4")
         assert len(stamps(new)) == len(stamps(old))

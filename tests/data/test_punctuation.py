@@ -9,7 +9,20 @@ from ssvid.errors import UserError
 from tests.data.test_datasets import table
 from tests.helpers import facts
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "now", "cut", "##ting", "it", "don", "'", "t"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "now",
+    "cut",
+    "##ting",
+    "it",
+    "don",
+    "'",
+    "t",
+]
 
 
 @pytest.fixture
@@ -17,9 +30,18 @@ def folder(tmp_path):
     """A BERT whose class depends on the token alone: `it` ends a sentence, `cut` has a comma behind it."""
     transformers = pytest.importorskip("transformers")
     table(tmp_path / "vocab.txt", "\n".join(WORDS) + "\n")
-    sizes = {"hidden_size": len(WORDS), "num_attention_heads": 1, "num_hidden_layers": 0, "intermediate_size": 4}
+    sizes = {
+        "hidden_size": len(WORDS),
+        "num_attention_heads": 1,
+        "num_hidden_layers": 0,
+        "intermediate_size": 4,
+    }
     config = transformers.BertConfig(
-        vocab_size=len(WORDS), max_position_embeddings=600, num_labels=len(PUBLISHED), hidden_dropout_prob=0.0, **sizes
+        vocab_size=len(WORDS),
+        max_position_embeddings=600,
+        num_labels=len(PUBLISHED),
+        hidden_dropout_prob=0.0,
+        **sizes,
     )
     net = transformers.BertForTokenClassification(config)
     with torch.no_grad():
@@ -27,7 +49,14 @@ def folder(tmp_path):
             part.zero_()
         net.bert.embeddings.LayerNorm.weight.fill_(1.0)
         net.bert.embeddings.word_embeddings.weight.copy_(torch.eye(len(WORDS)))
-        for word, mark in [("it", ".O"), ("cut", ",O"), ("##ting", "?U"), ("now", "OU"), ("don", "OO"), ("t", "OO")]:
+        for word, mark in [
+            ("it", ".O"),
+            ("cut", ",O"),
+            ("##ting", "?U"),
+            ("now", "OU"),
+            ("don", "OO"),
+            ("t", "OO"),
+        ]:
             net.classifier.weight[PUBLISHED.index(mark), WORDS.index(word)] = 2.0
     net.save_pretrained(tmp_path)
     transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
@@ -53,7 +82,9 @@ def test_long_texts_are_cut_in_chunks(folder):
 def test_no_mark_is_made_less_likely(folder):
     marks = Marks(folder)
     bias = marks.model.classifier.bias
-    with torch.no_grad():  # of a word that says nothing: no mark 0.55, a full stop 0.45 and the rest nothing
+    with (
+        torch.no_grad()
+    ):  # of a word that says nothing: no mark 0.55, a full stop 0.45 and the rest nothing
         marks.model.classifier.weight.zero_()
         bias.fill_(-50.0)
         bias[PUBLISHED.index("OO")], bias[PUBLISHED.index(".O")] = 0.2, 0.0

@@ -7,7 +7,15 @@ from torchvision.transforms.v2 import functional as F
 
 from ssvid.data import decode
 from ssvid.data.decode import read, stamps
-from ssvid.data.sampling import ShortVideo, clip_from, clip_times, eval_clips, near, parted, positions
+from ssvid.data.sampling import (
+    ShortVideo,
+    clip_from,
+    clip_times,
+    eval_clips,
+    near,
+    parted,
+    positions,
+)
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import numbers, write
@@ -26,7 +34,10 @@ def test_stride_counts_the_files_own_frames():
 
 def test_stride_on_a_variable_rate_takes_the_table():
     stamps = np.cumsum([0.0, 0.1, 0.5, 0.02, 0.3, 0.1])
-    assert clip_times(ClipSpec(frames=3, stride=2), stamps, 0.99)[0].tolist() == stamps[[1, 3, 5]].tolist()
+    assert (
+        clip_times(ClipSpec(frames=3, stride=2), stamps, 0.99)[0].tolist()
+        == stamps[[1, 3, 5]].tolist()
+    )
 
 
 def test_fps_spaces_by_seconds_within_the_room_left():
@@ -34,7 +45,9 @@ def test_fps_spaces_by_seconds_within_the_room_left():
     times, padded = clip_times(spec, GRID + 1, 0.5)
     assert np.diff(times) == pytest.approx(0.2) and not padded
     assert times[0] == pytest.approx(1 + 0.5 * (3.96 - 1.4))
-    assert clip_times(spec, GRID, 0.0)[0][0] == 0 and clip_times(spec, GRID, 0.999999)[0][-1] <= 3.96
+    assert (
+        clip_times(spec, GRID, 0.0)[0][0] == 0 and clip_times(spec, GRID, 0.999999)[0][-1] <= 3.96
+    )
 
 
 @for_each("spec", [ClipSpec(frames=16, stride=8), ClipSpec(frames=16, fps=3.0)])
@@ -84,9 +97,13 @@ def test_a_second_clip_begins_near_the_first(spec):
     draws = [(first, u) for first in (0.0, 0.3, 0.99) for u in (0.0, 0.4, 0.999)]
     assert all(apart(first, u, 0.0) == 0 for first, u in draws)
     half = [apart(first, u, 0.5) for first, u in draws]
-    assert max(half) <= 0.5 + 0.1 and max(half) > 0.4  # starts are whole frames, a tenth of a second apart
+    assert (
+        max(half) <= 0.5 + 0.1 and max(half) > 0.4
+    )  # starts are whole frames, a tenth of a second apart
     assert max(apart(first, u, 100.0) for first, u in draws) > 8.5, "anywhere in the video"
-    assert near(spec, stamps[:1], 0.7, 0.2, 1.0) == 0.7, "a video no longer than the clip has one place"
+    assert near(spec, stamps[:1], 0.7, 0.2, 1.0) == 0.7, (
+        "a video no longer than the clip has one place"
+    )
 
 
 shares = st.floats(0, 1, width=32, exclude_max=True)  # as they are drawn
@@ -105,9 +122,15 @@ def taken(frames: int, table: np.ndarray, u: float) -> list[int]:
 
 
 def test_a_whole_clip_by_hand():
-    twelve = np.cumsum([0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1])  # of frames, not of time
+    twelve = np.cumsum(
+        [0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1]
+    )  # of frames, not of time
     assert taken(4, twelve, 0.5) == [1, 4, 7, 10]  # evaluation: the middle of each part
-    assert [taken(4, twelve, float(u)) for u in positions(3)] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+    assert [taken(4, twelve, float(u)) for u in positions(3)] == [
+        [0, 3, 6, 9],
+        [1, 4, 7, 10],
+        [2, 5, 8, 11],
+    ]
     assert taken(12, twelve, 0.999) == list(range(12)) and taken(1, twelve, 0.5) == [6]
     assert taken(5, twelve, 0.0) == [0, 2, 4, 7, 9]
     assert not clip_times(whole(12), twelve, 0.0)[1] and clip_times(whole(13), twelve, 0.0)[1]
@@ -138,7 +161,9 @@ def test_one_share_moves_all_frames_alike(frames, part, u, clips):
     several = np.arange(frames * part * clips) / 25
     seen = [i for share in positions(clips) for i in taken(frames, several, float(share))]
     assert len(set(seen)) == frames * clips, "n clips interleave"
-    assert all(abs(gap - part) <= 1 for gap in np.diff(np.sort(seen))), "evenly, but for what floats make of a share"
+    assert all(abs(gap - part) <= 1 for gap in np.diff(np.sort(seen))), (
+        "evenly, but for what floats make of a share"
+    )
 
 
 def test_a_video_of_fewer_frames_than_a_whole_clip_is_short():
@@ -156,10 +181,15 @@ def test_a_second_whole_clip_begins_near_the_first():
         return float(clip_times(whole(4), table, share)[0][0])
 
     draws = [(first, u) for first in (0.0, 0.3, 0.99) for u in (0.0, 0.4, 0.999)]
-    apart = [abs(begins(near(whole(4), table, first, u, 1.0)) - begins(first)) for first, u in draws]
+    apart = [
+        abs(begins(near(whole(4), table, first, u, 1.0)) - begins(first)) for first, u in draws
+    ]
     assert max(apart) <= 1.0 + 0.1 and max(apart) > 0.8
     assert all(near(whole(4), table, first, u, 0.0) == first for first, u in draws)
-    assert near(whole(4), table, 0.5, 0.0, 100.0) == 0 and near(whole(4), table, 0.5, 0.5, 100.0) == 0.5
+    assert (
+        near(whole(4), table, 0.5, 0.0, 100.0) == 0
+        and near(whole(4), table, 0.5, 0.5, 100.0) == 0.5
+    )
     assert near(whole(4), table[:1], 0.7, 0.2, 1.0) == 0.7
 
 
@@ -185,18 +215,25 @@ def test_frames_over_minutes_are_the_right_ones(three_minutes, frames):
         assert stamps(path)[-1] == pytest.approx(179.82)
         for u in (0.0, 0.37, 0.999):
             times, padded = clip_times(whole(frames), stamps(path), u)
-            assert numbers(read(path, times)) == [int((i + u) * 1000 / frames) for i in range(frames)] and not padded
+            assert (
+                numbers(read(path, times)) == [int((i + u) * 1000 / frames) for i in range(frames)]
+                and not padded
+            )
         clips = eval_clips(path, whole(frames, 48), 2)
         for clip, u in zip(clips, (0.25, 0.75), strict=True):
             pictures = read(path, [0.18 * int((i + u) * 1000 / frames) for i in range(frames)])
-            assert torch.equal(clip, F.center_crop(F.resize(pictures, [48]), [48, 48]).transpose(0, 1))
+            assert torch.equal(
+                clip, F.center_crop(F.resize(pictures, [48]), [48, 48]).transpose(0, 1)
+            )
 
 
 def test_a_whole_clip_does_not_decode_what_it_has_no_need_of(three_minutes, monkeypatch):
     """Of each group of 20 with a wanted frame what lies before that; of the others nothing."""
     seen = []
     real = decode._frames
-    monkeypatch.setattr(decode, "_frames", lambda *args: (seen.append(1) or frame for frame in real(*args)))
+    monkeypatch.setattr(
+        decode, "_frames", lambda *args: (seen.append(1) or frame for frame in real(*args))
+    )
     times, _ = clip_times(whole(16), stamps(three_minutes[0]), 0.5)
     index = [int((i + 0.5) * 1000 / 16) for i in range(16)]
     assert numbers(read(three_minutes[0], times)) == index

@@ -16,7 +16,9 @@ def test_ten_captions_are_too_few_and_five_words_too_short():
     assert unfit(["one two three four five six"] * 11) == ""
     assert unfit(["one two three four five six"] * 10) == "10 captions or fewer"
     assert unfit(["one two three four five"] * 11) == "5 words a caption or fewer"
-    assert unfit(["one two three four five"] * 10 + ["six"] * 1 + ["a b c d e f g h i j"] * 2) == ""  # 5.46 in the mean
+    assert (
+        unfit(["one two three four five"] * 10 + ["six"] * 1 + ["a b c d e f g h i j"] * 2) == ""
+    )  # 5.46 in the mean
 
 
 def test_the_language_of_five_captions_is_asked():
@@ -27,13 +29,17 @@ def test_the_language_of_five_captions_is_asked():
         asked.append(text)
         return 0.9 + 0.001 * len(asked)
 
-    assert foreign(texts, english, 7) == "" and len(asked) == 5 == len(set(asked))  # 0.903 in the mean
+    assert foreign(texts, english, 7) == "" and len(asked) == 5 == len(
+        set(asked)
+    )  # 0.903 in the mean
     first, asked[:] = list(asked), []
     assert foreign(texts, english, 7) == "" and asked == first  # the same five for the same video
     asked.clear()
     foreign(texts, english, 8)
     assert asked != first and foreign(texts, english, 7, seed=1) == ""
-    assert foreign(texts, None, 0) == "" and foreign(texts, lambda text: 0.9, 0) == "not English"  # more than 0.9
+    assert (
+        foreign(texts, None, 0) == "" and foreign(texts, lambda text: 0.9, 0) == "not English"
+    )  # more than 0.9
     assert foreign(texts, lambda text: float("nan"), 0) == "not English"  # nobody could tell
     told = iter([float("nan"), 0.95, 0.95, 0.95, 0.95])
     assert foreign(texts, lambda text: next(told), 0) == ""
@@ -41,17 +47,40 @@ def test_the_language_of_five_captions_is_asked():
 
 def test_captions_of_three_words_are_not_asked():
     assert foreign(["just three words"] * 20, lambda text: 1.0, 0) == "not English"
-    assert foreign(["these are four words"] * 2 + ["three words only"] * 3, lambda text: float("four" in text), 0) == ""
+    assert (
+        foreign(
+            ["these are four words"] * 2 + ["three words only"] * 3,
+            lambda text: float("four" in text),
+            0,
+        )
+        == ""
+    )
 
 
 def test_glitches_noises_and_empty_captions_go():
-    captions = [(0.0, 0.2, "glitch"), (1.0, 1.25, "short"), (2.0, 3.0, "[Music]"), (3.0, 4.0, " "), (4.0, 5.0, "a\nb")]
+    captions = [
+        (0.0, 0.2, "glitch"),
+        (1.0, 1.25, "short"),
+        (2.0, 3.0, "[Music]"),
+        (3.0, 4.0, " "),
+        (4.0, 5.0, "a\nb"),
+    ]
     assert tidy(captions) == [(1.0, 1.25, "short"), (4.0, 5.0, "a b")]
 
 
 def test_a_lower_line_that_comes_again_is_dropped():
-    captions = [(0.0, 2.0, "one\ntwo"), (2.0, 4.0, "two\nthree"), (4.0, 6.0, "four\nfive\nsix"), (6.0, 7.0, "six")]
-    assert tidy(captions) == [(0.0, 2.0, "one"), (2.0, 4.0, "two three"), (4.0, 6.0, "four five"), (6.0, 7.0, "six")]
+    captions = [
+        (0.0, 2.0, "one\ntwo"),
+        (2.0, 4.0, "two\nthree"),
+        (4.0, 6.0, "four\nfive\nsix"),
+        (6.0, 7.0, "six"),
+    ]
+    assert tidy(captions) == [
+        (0.0, 2.0, "one"),
+        (2.0, 4.0, "two three"),
+        (4.0, 6.0, "four five"),
+        (6.0, 7.0, "six"),
+    ]
 
 
 def test_a_caption_that_grows_is_one():
@@ -69,7 +98,11 @@ def test_times_are_shared_by_the_words_and_full_stops_cut():
     made = sentencify(captions, marks({"cut": ",", "it": "."}))
     assert rounded(made) == [(0.0, 4.0, "now we cut it"), (4.0, 8.5, "then we boil it")]
     made = sentencify(captions, marks({"we": "?"}))  # two of four words: two of four seconds
-    assert rounded(made) == [(0.0, 2.0, "now we"), (2.0, 6.0, "cut it then we"), (6.5, 8.5, "boil it")]
+    assert rounded(made) == [
+        (0.0, 2.0, "now we"),
+        (2.0, 6.0, "cut it then we"),
+        (6.5, 8.5, "boil it"),
+    ]
 
 
 def test_tokens_of_a_word_take_their_share_of_the_time():
@@ -84,7 +117,9 @@ def test_from_twenty_tokens_on_any_mark_cuts(mark):
     assert len(sentencify(captions, marks({"w18": mark}))) == 1  # the nineteenth
     made = sentencify(captions, marks({"w19": mark, "w25": mark}))
     assert rounded(made) == [(0.0, 20.0, " ".join(words[:20])), (20.0, 30.0, " ".join(words[20:]))]
-    two = sentencify(captions, lambda said: [Marked(mark if word == "w9" else "", 2) for word in said])
+    two = sentencify(
+        captions, lambda said: [Marked(mark if word == "w9" else "", 2) for word in said]
+    )
     assert [len(text.split()) for *_, text in two] == [10, 20]  # ten words of two tokens
     assert len(sentencify(captions, marks({"w25": "-"}))) == 1
 
@@ -95,7 +130,12 @@ def test_a_gap_of_more_than_a_second_cuts():
 
 
 def test_half_with_marks_were_written_so_and_are_cut_at_their_full_stops_alone():
-    captions = [(0.0, 2.0, "Cut it, now."), (5.0, 7.0, "Then boil"), (9.0, 10.0, "it! Why?"), (10.0, 11.0, "So, well")]
+    captions = [
+        (0.0, 2.0, "Cut it, now."),
+        (5.0, 7.0, "Then boil"),
+        (9.0, 10.0, "it! Why?"),
+        (10.0, 11.0, "So, well"),
+    ]
     assert rounded(sentencify(captions, marks({"boil": "."}))) == [
         (0.0, 2.0, "Cut it, now."),
         (5.0, 9.5, "Then boil it!"),  # no gap cuts, no model is asked
@@ -121,7 +161,12 @@ def test_a_model_sees_lower_case_without_marks():
         seen.extend(words)
         return [Marked()] * len(words)
 
-    captions = [(0.0, 1.0, "Cut 3.5 CUPS, now!"), (1.0, 2.0, "then"), (2.0, 3.0, "boil"), (3.0, 4.0, "...")]
+    captions = [
+        (0.0, 1.0, "Cut 3.5 CUPS, now!"),
+        (1.0, 2.0, "then"),
+        (2.0, 3.0, "boil"),
+        (3.0, 4.0, "..."),
+    ]
     assert rounded(sentencify(captions[:3], listen)) == [(0.0, 3.0, "cut 3 5 cups now then boil")]
     assert seen == ["cut", "3", "5", "cups", "now", "then", "boil"]
     assert sentencify([], listen) == []
@@ -133,5 +178,10 @@ def test_a_video_is_left_out_with_its_reason():
     assert why == "" and len(made) == 1 and made[0][:2] == (0.0, 12.0)
     assert of_video(good, index=0, language=lambda text: 0.5) == ([], "not English")
     assert of_video(good[:10], index=0) == ([], "10 captions or fewer")
-    glitches = [*good[:5], *((float(i), i + 0.1, text) for i, (_, _, text) in enumerate(good[5:], start=5))]
-    assert of_video(glitches, index=0)[1] == "fewer than 6 captions once glitches and repeats are gone"
+    glitches = [
+        *good[:5],
+        *((float(i), i + 0.1, text) for i, (_, _, text) in enumerate(good[5:], start=5)),
+    ]
+    assert (
+        of_video(glitches, index=0)[1] == "fewer than 6 captions once glitches and repeats are gone"
+    )

@@ -119,7 +119,10 @@ def stored(tmp_path: Path) -> Manifest:
     """Feature t of video i is 1000 i + t."""
     rows = []
     for i, length in enumerate((120, 90, 20)):
-        np.save(tmp_path / f"{i}.npy", np.repeat(1000.0 * i + np.arange(length)[:, None], 3, 1).astype(np.float16))
+        np.save(
+            tmp_path / f"{i}.npy",
+            np.repeat(1000.0 * i + np.arange(length)[:, None], 3, 1).astype(np.float16),
+        )
         rows.append(Row(f"{i}.npy", features=f"{i}.npy", sentences=LONG))
     return Manifest.build(rows, tmp_path)
 
@@ -132,17 +135,24 @@ def test_features_lie_where_their_window_does(stored):
     for epoch in range(8):
         sample = windows[epoch, 0]
         start = int(sample["features"][0, 0])
-        assert sample["features"][:, 0].tolist() == list(range(start, start + 32)) and not sample["ended"].any()
+        assert (
+            sample["features"][:, 0].tolist() == list(range(start, start + 32))
+            and not sample["ended"].any()
+        )
         at = start // 10
         assert sample["sentences"][0] == f"s{at}" and sample["spans"][0].tolist() == [0.0, 5.0]
-        torch.testing.assert_close(sample["places"][0], torch.tensor([start / 120, (start + 5) / 120]))
+        torch.testing.assert_close(
+            sample["places"][0], torch.tensor([start / 120, (start + 5) / 120])
+        )
     assert len({windows[epoch, 0]["sentences"][0] for epoch in range(8)}) > 3
 
 
 def test_a_short_video_ends_and_says_so(stored):
     sample = FeatureWindows(stored, VIEWS, seed=0)[0, 2]
     assert sample["ended"].tolist() == [False] * 20 + [True] * 12
-    assert sample["features"][20:, 0].eq(sample["features"][19, 0]).all() and sample["sentences"] == [NOTHING]
+    assert sample["features"][20:, 0].eq(sample["features"][19, 0]).all() and sample[
+        "sentences"
+    ] == [NOTHING]
 
 
 def test_a_batch_repeats_the_last_sentence(stored):

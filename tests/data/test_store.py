@@ -90,10 +90,17 @@ def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: p
     assert most <= SPECS[0].frames + 1
 
 
-def test_where_jumping_over_frames_fails_all_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_where_jumping_over_frames_fails_all_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     name, times, options = KINDS["skips"]
     write(tmp_path / name, times, **options)
-    data, whole, cut, shown = folder(str(tmp_path), labels=False), seconds.decoded, seconds.geometry, []
+    data, whole, cut, shown = (
+        folder(str(tmp_path), labels=False),
+        seconds.decoded,
+        seconds.geometry,
+        [],
+    )
 
     def failing(path, table, passed):
         for i, got in enumerate(whole(path, table, passed)):
@@ -109,7 +116,14 @@ def test_where_jumping_over_frames_fails_all_are_read(tmp_path: Path, monkeypatc
     same(data, SPECS[2])
     monkeypatch.setattr(seconds, "geometry", cutting)
     list(in_order(data, 0, SPECS[2]))
-    assert shown == [0, 25, 50, 75, 100, 109]  # each once, also those that were there before it failed
+    assert shown == [
+        0,
+        25,
+        50,
+        75,
+        100,
+        109,
+    ]  # each once, also those that were there before it failed
 
 
 def test_a_frame_that_does_not_come_is_said_and_none_are_piled_up(monkeypatch: pytest.MonkeyPatch):
@@ -184,12 +198,17 @@ def test_published_features_are_a_store(tmp_path: Path):
     ],
 )
 def test_what_is_wrong_with_features_is_a_sentence(tmp_path: Path, content, words: tuple[str, ...]):
-    store, file = open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0])), tmp_path / "a.npy"
+    store, file = (
+        open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0])),
+        tmp_path / "a.npy",
+    )
     if isinstance(content, bytes):
         file.write_bytes(content)
     elif content is not None:
         np.save(file, content)
-    with pytest.raises(UserError, match=facts("a" if content is None else "a.npy", *words)) as caught:
+    with pytest.raises(
+        UserError, match=facts("a" if content is None else "a.npy", *words)
+    ) as caught:
         store.read("a")
     assert "\n" not in str(caught.value)
 

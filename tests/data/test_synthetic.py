@@ -17,7 +17,16 @@ from tests.helpers import facts, for_each
 USED = ("across", "orbit", "spin")
 MOTIONS = motions(USED)
 TOUR = sum(ACTS[act].frames for act in USED)
-SMALL = {"train": 16, "val": 8, "test": 8, "acts": USED, "frames": TOUR + 3, "size": 32, "fps": 8, "seed": 0}
+SMALL = {
+    "train": 16,
+    "val": 8,
+    "test": 8,
+    "acts": USED,
+    "frames": TOUR + 3,
+    "size": 32,
+    "fps": 8,
+    "seed": 0,
+}
 
 FROZEN = [-4684, 7333, -9127, 6564]  # weighted sums of a clip's pixels each
 
@@ -40,7 +49,10 @@ def drawn(request):
     n, acts = 1200, request.param
     labels = torch.arange(n) % len(motions(acts))
     tour = sum(ACTS[act].frames for act in acts)
-    pictures = [draw_clip(int(label), i, 0, acts=acts, frames=tour, size=16).mean(-1) for i, label in enumerate(labels)]
+    pictures = [
+        draw_clip(int(label), i, 0, acts=acts, frames=tour, size=16).mean(-1)
+        for i, label in enumerate(labels)
+    ]
     x = torch.from_numpy(np.stack(pictures)).float() / 255  # N T 16 16
     return Drawn(torch.nn.functional.avg_pool2d(x, 2), labels, acts)
 
@@ -69,7 +81,10 @@ def test_a_clip_is_what_its_coordinates_say():
     assert one.shape == (20, 32, 32, 3) and one.dtype == np.uint8
     assert (one == draw_clip(3, 5, 7, acts=USED, frames=20, size=32)).all()
     assert (one[:4] == one[TOUR : TOUR + 4]).all()  # a closed loop
-    for other in (draw_clip(3, 6, 7, acts=USED, frames=20, size=32), draw_clip(3, 5, 8, acts=USED, frames=20, size=32)):
+    for other in (
+        draw_clip(3, 6, 7, acts=USED, frames=20, size=32),
+        draw_clip(3, 5, 8, acts=USED, frames=20, size=32),
+    ):
         assert (one != other).any()
 
 
@@ -80,7 +95,11 @@ def test_every_label_shows_the_same_frames(acts):
     for index in range(6):
         sets = []
         for label in range(len(motions(acts))):
-            frames = draw_clip(label, index, 0, acts=acts, frames=tour, size=32).reshape(tour, -1).astype(int)
+            frames = (
+                draw_clip(label, index, 0, acts=acts, frames=tour, size=32)
+                .reshape(tour, -1)
+                .astype(int)
+            )
             sets.append(frames[np.lexsort(frames.T[:64])])
         for other in sets[1:]:
             near = np.abs(sets[0][:, None] - other[None]).max(-1)  # rounding may differ by a level
@@ -119,8 +138,12 @@ def test_shuffled_frames_tell_nothing(drawn):
 
 def test_order_tells(drawn):
     """The control: the same probe reads the label where the features know of time."""
-    assert accuracy(drawn.x, drawn.labels) < 2 / len(motions(drawn.acts))  # pixels in order do not help a linear probe
-    paths = torch.stack([torch.from_numpy(_tour(int(label), drawn.acts, 0.0)) for label in drawn.labels])  # N 4 T
+    assert accuracy(drawn.x, drawn.labels) < 2 / len(
+        motions(drawn.acts)
+    )  # pixels in order do not help a linear probe
+    paths = torch.stack(
+        [torch.from_numpy(_tour(int(label), drawn.acts, 0.0)) for label in drawn.labels]
+    )  # N 4 T
     steps = paths.diff(dim=2)
     noise = 0.3 * torch.randn(steps.shape, generator=torch.Generator().manual_seed(0))
     assert accuracy(steps + noise, drawn.labels) > 0.5
@@ -129,7 +152,9 @@ def test_order_tells(drawn):
 def test_the_generator_is_frozen():
     """Published numbers rest on these pictures: whoever changes them counts VERSION up and measures the demo anew."""
     assert VERSION == 3
-    weights = np.cos(np.arange(14 * 32 * 32 * 3) / 97).reshape(14, 32, 32, 3)  # moves of a pixel change the sums
+    weights = np.cos(np.arange(14 * 32 * 32 * 3) / 97).reshape(
+        14, 32, 32, 3
+    )  # moves of a pixel change the sums
     seen = [
         round(float((weights * draw_clip(label, index, seed, acts=acts, frames=14, size=32)).sum()))
         for label, index, seed, acts in (
@@ -139,17 +164,29 @@ def test_the_generator_is_frozen():
             (5, 2 * 10**6, 0, ("orbit", "spin", "grow")),
         )
     ]
-    assert np.abs(np.array(seen) - np.array(FROZEN)).max() <= 20, seen  # rounding of single pixels by a level
+    assert np.abs(np.array(seen) - np.array(FROZEN)).max() <= 20, (
+        seen
+    )  # rounding of single pixels by a level
 
 
 def test_files_show_what_was_drawn(tmp_path):
     write(tmp_path / "set", **SMALL)
     for row in (0, 5, 20):
-        path, index = clips(train=16, val=8, test=8, acts=USED)[row], (0, 5, 10**6 + 4)[row // 5 if row < 20 else 2]
+        path, index = (
+            clips(train=16, val=8, test=8, acts=USED)[row],
+            (0, 5, 10**6 + 4)[row // 5 if row < 20 else 2],
+        )
         file = tmp_path / "set" / path.path
         assert len(stamps(file)) == SMALL["frames"]
         shown = read(file, stamps(file)).permute(0, 2, 3, 1).numpy().astype(int)
-        meant = draw_clip(int(path.path.split("/")[-1][:5]) % 8, index, 0, acts=USED, frames=SMALL["frames"], size=32)
+        meant = draw_clip(
+            int(path.path.split("/")[-1][:5]) % 8,
+            index,
+            0,
+            acts=USED,
+            frames=SMALL["frames"],
+            size=32,
+        )
         assert np.abs(shown - meant).mean() < 8  # chroma has half the resolution
 
 

@@ -18,7 +18,9 @@ SECONDS = 64
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return synthetic_narrated(str(tmp_path_factory.mktemp("n")), train=3, val=1, test=2, seconds=SECONDS)
+    return synthetic_narrated(
+        str(tmp_path_factory.mktemp("n")), train=3, val=1, test=2, seconds=SECONDS
+    )
 
 
 def test_a_script_has_each_thing_once_and_pauses():
@@ -44,11 +46,15 @@ def test_the_narrator_is_as_careless_as_said():
         assert sorted(t for t in truths if t) == [action[:2] for action in script]
         true = [one for one in said if one.true]
         own = [one for one in true if abs(one.end - one.start - one.true[1] + one.true[0]) < 1e-9]
-        late += [one.start - one.true[0] for one in own]  # as long as its action: neither exchanged nor clipped
+        late += [
+            one.start - one.true[0] for one in own
+        ]  # as long as its action: neither exchanged nor clipped
         moved += len(true) - len(own)
     assert irrelevant / total == pytest.approx(0.3, abs=0.01)
     assert np.mean(late) == pytest.approx(4, abs=0.3) and np.std(late) == pytest.approx(4, abs=0.3)
-    assert 0.08 < moved / (total - irrelevant) < 0.25  # exchanged with a neighbour, or clipped at an end of the video
+    assert (
+        0.08 < moved / (total - irrelevant) < 0.25
+    )  # exchanged with a neighbour, or clipped at an end of the video
 
 
 def test_the_set_is_frozen():
@@ -58,7 +64,9 @@ def test_the_set_is_frozen():
         script = synthetic_narrator.script(index, 0, SECONDS)
         told.update(repr([[round(t, 4) for t in a[:2]] + [*a[2:]] for a in script]).encode())
         said = synthetic_narrator.narrate(script, index, 0, SECONDS)
-        told.update(repr([(round(one.start, 4), round(one.end, 4), one.text) for one in said]).encode())
+        told.update(
+            repr([(round(one.start, 4), round(one.end, 4), one.text) for one in said]).encode()
+        )
     frames = film(synthetic_narrator.script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2)
     assert VERSION == 2
     assert told.hexdigest()[:16] == "e8d29b443c819d32"
@@ -77,10 +85,18 @@ def test_a_tenth_of_neighbouring_pairs_is_exchanged():
 
 
 def test_exchanged_sentences_take_their_truth_along():
-    said = [synthetic_narrator.Said(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5)) for i in range(5)]
+    said = [
+        synthetic_narrator.Said(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5)) for i in range(5)
+    ]
     got = synthetic_narrator.swapped(said, [0.0, 0.0, 0.5, 0.05, 0.0])
     assert [one.text for one in got] == ["1", "0", "2", "4", "3"]
-    assert [one.true[0] - 0.5 for one in got] == [1, 0, 2, 4, 3] and [one.start for one in got] == [0, 1, 2, 3, 4]
+    assert [one.true[0] - 0.5 for one in got] == [1, 0, 2, 4, 3] and [one.start for one in got] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_irrelevant_sentences_are_of_nothing_that_is_shown():
@@ -108,7 +124,10 @@ def test_what_is_said_is_seen():
         frame = frames[round((action.start + action.end) * 2)]
         shape = frame[abs(frame - frames[0]).sum(-1) > 60].mean(0)
         hues = {name: hue(turns, 0.8, 1.0) for name, turns in synthetic_narrator.COLOURS.items()}
-        assert min(hues, key=lambda name: np.abs(shape / shape.max() - hues[name]).sum()) == action.colour
+        assert (
+            min(hues, key=lambda name: np.abs(shape / shape.max() - hues[name]).sum())
+            == action.colour
+        )
 
 
 def test_rows_and_truth(data):
@@ -116,7 +135,9 @@ def test_rows_and_truth(data):
     truth = json.loads((data.root / TRUTH).read_text())
     assert sorted(truth) == ["test_00000", "test_00001", "val_00000"]
     for row in data.rows:
-        assert row.duration == SECONDS and list(row.sentences) == sorted(row.sentences, key=lambda one: one[0])
+        assert row.duration == SECONDS and list(row.sentences) == sorted(
+            row.sentences, key=lambda one: one[0]
+        )
         if row.video_id in truth:
             assert [one[3] for one in truth[row.video_id]] == [text for _, _, text in row.sentences]
     assert data.rows[0].features == ""

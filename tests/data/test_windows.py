@@ -33,13 +33,24 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_published_windows_begin_every_fifteen_frames():
     spec = ClipSpec(frames=32, stride=1)
     assert list(starts(spec, 187)) == list(range(0, 156, 15)) and list(starts(spec, 47)) == [0, 15]
-    assert [list(starts(spec, total)) for total in (1, 31, 32, 33, 46)] == [[0]] * 5 and not list(starts(spec, 0))
+    assert [list(starts(spec, total)) for total in (1, 31, 32, 33, 46)] == [[0]] * 5 and not list(
+        starts(spec, 0)
+    )
     assert list(starts(ClipSpec(frames=1, stride=1), 3)) == [0, 1, 2]  # never a step of nothing
 
 
 def test_frames_of_a_window():
     assert window(SPEC, 24, 7).tolist() == [7, 9, 11, 13, 15, 17, 19, 21]
-    assert window(SPEC, 5, 0).tolist() == [0, 0, 0, 0, 0, 0, 2, 4]  # the first is repeated, on the left
+    assert window(SPEC, 5, 0).tolist() == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        2,
+        4,
+    ]  # the first is repeated, on the left
 
 
 def test_windows_of_real_files_hold_their_frames(three):
@@ -57,7 +68,9 @@ def test_windows_of_real_files_hold_their_frames(three):
 def test_ten_cuts_of_one_decode_where_they_are_asked_for(three, monkeypatch):
     made = manifest(three)
     windows = Windows(made, SPEC, ten=("test",))
-    assert [made.rows[row].split for row in windows.row].count("test") == CUTS == 10 and len(windows) == 13
+    assert [made.rows[row].split for row in windows.row].count("test") == CUTS == 10 and len(
+        windows
+    ) == 13
     decoded = []
     real = Windows._window
     monkeypatch.setattr(Windows, "_window", lambda self, *at: decoded.append(at) or real(self, *at))

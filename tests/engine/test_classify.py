@@ -26,12 +26,20 @@ NEVER = Mix(0.0, 0.0, 0.0, 0.0)
 def batch_of(n: int, seed: int = 0) -> Batch:
     clips = torch.randn(n, 1, 3, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
     index = torch.arange(n)
-    return {"clips": clips, "index": index, "epoch": torch.zeros_like(index), "label": index % 3, "seed": seed}
+    return {
+        "clips": clips,
+        "index": index,
+        "epoch": torch.zeros_like(index),
+        "label": index % 3,
+        "seed": seed,
+    }
 
 
 def classifier(**change) -> Classify:
     torch.manual_seed(0)
-    return Classify(create_encoder("vit", **TINY), **{"classes": 3, "mix": NEVER, "head_scale": 50.0} | change)
+    return Classify(
+        create_encoder("vit", **TINY), **{"classes": 3, "mix": NEVER, "head_scale": 50.0} | change
+    )
 
 
 @for_each("smoothing", [0.0, 0.1, 0.7])
@@ -47,10 +55,14 @@ def test_smoothed_labels_are_torchs(smoothing: float):
 def test_beta_is_the_distribution_it_says():
     u = torch.linspace(0, 1, 101, dtype=torch.float64)
     torch.testing.assert_close(beta(u, 1.0), u)  # uniform
-    torch.testing.assert_close(beta(u, 0.5), torch.sin(math.pi * u / 2) ** 2, atol=1e-6, rtol=0)  # arcsine
+    torch.testing.assert_close(
+        beta(u, 0.5), torch.sin(math.pi * u / 2) ** 2, atol=1e-6, rtol=0
+    )  # arcsine
     torch.testing.assert_close(beta(u, 2.0), beta(u, 2.0).sort().values)
     x = beta(u, 2.0)
-    torch.testing.assert_close(3 * x**2 - 2 * x**3, u, atol=1e-4, rtol=0)  # its own distribution function
+    torch.testing.assert_close(
+        3 * x**2 - 2 * x**3, u, atol=1e-4, rtol=0
+    )  # its own distribution function
 
 
 def test_mixup_by_hand():
@@ -67,7 +79,9 @@ def test_mixup_by_hand():
 
 def test_cutmix_pastes_what_the_target_says():
     batch = batch_of(16)
-    clips = torch.arange(16.0).view(16, 1, 1, 1, 1).expand(16, 3, 4, 16, 20)  # pixels tell whose they are
+    clips = (
+        torch.arange(16.0).view(16, 1, 1, 1, 1).expand(16, 3, 4, 16, 20)
+    )  # pixels tell whose they are
     targets = torch.eye(16)
     mixed, soft = Mix(0.0, 1.0, 1.0, 0.5)(clips, targets, batch)
     areas = set()
@@ -76,7 +90,9 @@ def test_cutmix_pastes_what_the_target_says():
         assert torch.equal(own | (mixed[i] == 15 - i), torch.ones_like(own)), "a pixel of nobody"
         assert torch.equal(own, own[:1, :1].expand_as(own)), "the box is the same in every frame"
         rows, columns = (~own[0, 0]).any(1), (~own[0, 0]).any(0)
-        assert torch.equal(~own[0, 0], rows[:, None] & columns[None]) and rows.diff().sum() <= 2, "no box"
+        assert torch.equal(~own[0, 0], rows[:, None] & columns[None]) and rows.diff().sum() <= 2, (
+            "no box"
+        )
         share = own.float().mean()
         torch.testing.assert_close(soft[i, i], share)
         torch.testing.assert_close(soft[i, 15 - i], 1 - share)
@@ -97,7 +113,9 @@ def test_how_often_each_is_drawn():
     own = Mix(0.8, 1.0, 0.5, 0.25).weights(u, 16, 16)
     flat = own.flatten(1)
     alone, boxes = (flat == 1).all(1), ((flat == 0) | (flat == 1)).all(1)
-    assert 0.47 < alone.double().mean() < 0.55  # half are left, and some boxes are too small to hold a pixel
+    assert (
+        0.47 < alone.double().mean() < 0.55
+    )  # half are left, and some boxes are too small to hold a pixel
     assert 0.2 < (boxes & ~alone).sum() / (~alone).sum() < 0.28
     with pytest.raises(UserError, match=facts("--mixup", "5.0", "0", "2")):
         Mix(5.0, 1.0, 1.0, 0.5)
@@ -118,13 +136,19 @@ def test_nothing_is_drawn_from_torchs_generator():
     first = net(batch).total
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(7)
-    assert torch.equal(net(batch).total, first) and not torch.equal(net(batch_of(4, seed=1)).total, first)
+    assert torch.equal(net(batch).total, first) and not torch.equal(
+        net(batch_of(4, seed=1)).total, first
+    )
 
 
 def test_the_encoder_may_learn_at_a_share_of_the_heads_rate():
     net = classifier()
-    assert {share for name, share in net.rates(1.0, 0.1).items() if name.startswith("encoder.")} == {0.1}
-    assert {share for name, share in net.rates(1.0, 0.1).items() if not name.startswith("encoder.")} == {1.0}
+    assert {
+        share for name, share in net.rates(1.0, 0.1).items() if name.startswith("encoder.")
+    } == {0.1}
+    assert {
+        share for name, share in net.rates(1.0, 0.1).items() if not name.startswith("encoder.")
+    } == {1.0}
     both, decayed = net.rates(0.5, 0.1), net.rates(0.5)
     assert all(both[n] == pytest.approx(0.1 * decayed[n]) for n in both if n.startswith("encoder."))
 
@@ -136,7 +160,9 @@ def test_rates_of_a_vit_are_beits():
     optimizer = optim.make("adamw", net, 0.05, (0.9, 0.999), net.rates(0.75), late=("encoder.",))
     optim.set_rates(optimizer, 2.0, late=False)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     power = {"patch": 3, "positions": 3, "cls": 3, "blocks.0": 2, "blocks.1": 1, "norm": 0}
     for name, p in net.named_parameters():
         inner = name.removeprefix("encoder.")
@@ -146,7 +172,9 @@ def test_rates_of_a_vit_are_beits():
         assert decay[id(p)] == (0.05 if plain else 0.0), name
     optim.set_rates(optimizer, 2.0, late=True)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert all(rate[id(p)] == (0 if n.startswith("encoder.") else 2) for n, p in net.named_parameters())
+    assert all(
+        rate[id(p)] == (0 if n.startswith("encoder.") else 2) for n, p in net.named_parameters()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +182,9 @@ def wide(tmp_path_factory):
     """Videos twice as wide as high, that change with time."""
     root = tmp_path_factory.mktemp("wide")
     for i in range(5):
-        noise = torch.randint(0, 255, (12, 32, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        noise = torch.randint(
+            0, 255, (12, 32, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i)
+        )
         write_video(root / "ab"[i % 2] / f"{i}.mp4", noise.numpy())
     return root
 
@@ -163,7 +193,9 @@ def test_the_test_averages_over_clips_and_crops(wide):
     """As by hand, one view at a time, without dropout."""
     data = folder(str(wide))
     net = classifier(classes=2, dropout=0.5)
-    views = Views(clips=(net.encoder.spec,), augment="none", mean=net.encoder.mean, std=net.encoder.std)
+    views = Views(
+        clips=(net.encoder.spec,), augment="none", mean=net.encoder.mean, std=net.encoder.std
+    )
     clips = Clips(data, views, seed=0, evaluate=2, crops=3)
     world = World(0, 1, torch.device("cpu"))
     judged = judge(net.train(), clips, world, views_at_once=12, workers=0, bf16=False)
@@ -172,9 +204,13 @@ def test_the_test_averages_over_clips_and_crops(wide):
     for row in range(len(data)):
         raw = clips[0, row]["clips"]  # 6 C T H W
         assert raw.shape == (6, 3, 4, 16, 16) and len({clip.numpy().tobytes() for clip in raw}) == 6
-        assert torch.equal(raw[[1, 4]], centre[0, row]["clips"]), "three crops of clip 1, then those of clip 2"
+        assert torch.equal(raw[[1, 4]], centre[0, row]["clips"]), (
+            "three crops of clip 1, then those of clip 2"
+        )
         with torch.no_grad():
-            each = [net.eval().logits(net.encoder.normalise(clip)[None]).softmax(-1)[0] for clip in raw]
+            each = [
+                net.eval().logits(net.encoder.normalise(clip)[None]).softmax(-1)[0] for clip in raw
+            ]
         torch.testing.assert_close(judged.scores[row], torch.stack(each).mean(0))
 
 
@@ -186,6 +222,10 @@ def test_a_file_that_cannot_be_read_gets_no_score(wide, tmp_path):
     data, net = folder(str(root)), classifier(classes=2)
     views = Views(clips=(net.encoder.spec,), augment="none")
     clips = Clips(data, views, seed=0, evaluate=1)
-    judged = judge(net, clips, World(0, 1, torch.device("cpu")), views_at_once=2, workers=0, bf16=False)
+    judged = judge(
+        net, clips, World(0, 1, torch.device("cpu")), views_at_once=2, workers=0, bf16=False
+    )
     lost = [i for i, row in enumerate(data.rows) if row.path == "a/2.mp4"]
-    assert (~judged.ok).nonzero()[:, 0].tolist() == lost and list(judged.bad) == [str(root / "a" / "2.mp4")]
+    assert (~judged.ok).nonzero()[:, 0].tolist() == lost and list(judged.bad) == [
+        str(root / "a" / "2.mp4")
+    ]

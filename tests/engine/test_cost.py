@@ -17,8 +17,13 @@ def test_cost_goes_on_over_starts(videos: Path, tmp_path: Path):
     run_pretrain(videos, out)
     spent = [(m["cpu_s"], m["wall_s"]) for m in metrics(out) if "cpu_s" in m]
     assert len(spent) == 6 and spent == sorted(spent) and all(0 < value < 60 for value in spent[-1])
-    with open(out / "metrics.jsonl", "a") as file:  # a step beyond the checkpoint, which will be undone
-        file.write(json.dumps({"step": 7, "loss": 1.0, "cpu_s": 1000.0, "wall_s": 2000.0}) + '\n{"step": 8, "cpu')
+    with open(
+        out / "metrics.jsonl", "a"
+    ) as file:  # a step beyond the checkpoint, which will be undone
+        file.write(
+            json.dumps({"step": 7, "loss": 1.0, "cpu_s": 1000.0, "wall_s": 2000.0})
+            + '\n{"step": 8, "cpu'
+        )
     result = run_pretrain(videos, out, "--steps", "8")
     assert [m["step"] for m in metrics(out) if "cpu_s" in m] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert 1000 < metrics(out)[-2]["cpu_s"] < 1060 and 2000 < result["wall_s"] < 2060
@@ -41,7 +46,9 @@ def test_living_loaders_count():
     child.start()
     try:
         spent, mine, until = cost.Cost(None), time.process_time(), time.monotonic() + 30
-        while (others := spent.cpu() - (time.process_time() - mine)) < 0.2 and time.monotonic() < until:
+        while (
+            others := spent.cpu() - (time.process_time() - mine)
+        ) < 0.2 and time.monotonic() < until:
             time.sleep(0.05)
         assert others >= 0.2
     finally:

@@ -27,7 +27,18 @@ from tests.engine.test_run import same, weights
 from tests.helpers import command, facts, metrics, pretrain_argv, run_pretrain, sentence, tells
 from tests.warm import run_ranks
 
-LONG = ("--encoder.dropout", "0.2", "--workers", "2", "--steps", "60", "--checkpoint_every", "5", "--log_every", "5")
+LONG = (
+    "--encoder.dropout",
+    "0.2",
+    "--workers",
+    "2",
+    "--steps",
+    "60",
+    "--checkpoint_every",
+    "5",
+    "--log_every",
+    "5",
+)
 
 
 def start(videos: Path, out: Path, *more: str) -> warm.Process:
@@ -84,11 +95,15 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(videos: Path, tmp_
     assert start(videos, tmp_path / "whole").wait() == 0
     chance, kills = random.Random(), 0
     for _ in range(3):
-        kills += kill_after(start(videos, tmp_path / "killed"), tmp_path / "killed", chance.randint(5, 55))
+        kills += kill_after(
+            start(videos, tmp_path / "killed"), tmp_path / "killed", chance.randint(5, 55)
+        )
     assert kills > 0
     assert start(videos, tmp_path / "killed").wait() == 0
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    losses = [[m["loss"] for m in metrics(tmp_path / name) if "loss" in m] for name in ("whole", "killed")]
+    losses = [
+        [m["loss"] for m in metrics(tmp_path / name) if "loss" in m] for name in ("whole", "killed")
+    ]
     assert losses[0] == losses[1]
 
 
@@ -110,7 +125,9 @@ def test_a_second_writer_is_refused(videos: Path, tmp_path: Path):
         while not (out / "metrics.jsonl").exists():
             assert first.poll() is None
             time.sleep(0.02)
-        said = sentence(command("ssvid.pretrain", *pretrain_argv(videos, out, *LONG, "--steps", "100000")))
+        said = sentence(
+            command("ssvid.pretrain", *pretrain_argv(videos, out, *LONG, "--steps", "100000"))
+        )
         assert tells(said, str(first.pid))
     finally:
         os.killpg(first.pid, signal.SIGKILL)
@@ -122,7 +139,9 @@ def test_processes_that_cannot_meet(host: str, port: str, videos: Path, tmp_path
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = str(server.getsockname()[1]) if port == "taken" else port
         where = {"MASTER_ADDR": host, "MASTER_PORT": number, "RANK": "0", "WORLD_SIZE": "2"}
-        said = sentence(command("ssvid.pretrain", *pretrain_argv(videos, tmp_path / "a"), **where), code=3)
+        said = sentence(
+            command("ssvid.pretrain", *pretrain_argv(videos, tmp_path / "a"), **where), code=3
+        )
     assert tells(said, "0", "2", f"{host}:{number}")
 
 
@@ -137,7 +156,9 @@ def test_a_lost_process_is_named(fault: signal.Signals, timeout: str, videos: Pa
     assert tells(said, "0", "2", "1", host_name())
 
 
-@pytest.mark.parametrize("answer, timeout", [(b"", "2"), (b"", "600"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "600")])
+@pytest.mark.parametrize(
+    "answer, timeout", [(b"", "2"), (b"", "600"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "600")]
+)
 def test_a_stranger_takes_the_call(answer: bytes, timeout: str, videos: Path, tmp_path: Path):
     """Long before --timeout_s, which is for processes that start later than this one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -168,7 +189,9 @@ def test_the_store_of_another_run_is_none_of_ours():
 def test_who_never_came_is_named(videos: Path, tmp_path: Path):
     where = meeting_point(size=4)
     argv = pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")
-    ranks = [warm.start("-m", "ssvid.pretrain", *argv, env={**where, "RANK": rank}) for rank in "02"]
+    ranks = [
+        warm.start("-m", "ssvid.pretrain", *argv, env={**where, "RANK": rank}) for rank in "02"
+    ]
     said = [(process.communicate(timeout=120), process.wait()) for process in ranks]
     for (out, err), code in said:
         sentence(subprocess.CompletedProcess(argv, code, out, err), code=3)
@@ -188,7 +211,9 @@ STARVES = "run.train_loader = lambda *_, **__: (time.sleep(1000) for _ in range(
 
 
 @pytest.mark.parametrize("fault, word", [(STOPS, "lost"), (STARVES, "clips")])
-def test_a_process_that_hangs_is_named_with_its_host(fault: str, word: str, videos: Path, tmp_path: Path):
+def test_a_process_that_hangs_is_named_with_its_host(
+    fault: str, word: str, videos: Path, tmp_path: Path
+):
     """In the building, before the first step; and one that is alive, whose data never come."""
     where = meeting_point(size=2)
     argv = pretrain_argv(videos, tmp_path / "run", "--timeout_s", "10")
@@ -207,7 +232,9 @@ def test_a_checkpoint_that_one_node_does_not_see(tmp_path: Path, monkeypatch: py
         run.newest(RunFolder(tmp_path), World(1, 2, torch.device("cpu")))
 
 
-def test_the_first_names_the_silent_while_it_waits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_first_names_the_silent_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(rendezvous, "BEAT_S", 0.1)
     monkeypatch.setattr(rendezvous, "SILENT_S", 2.0)
     store = HashStore()
@@ -223,8 +250,18 @@ def test_the_first_names_the_silent_while_it_waits(monkeypatch: pytest.MonkeyPat
     assert said.count("\n") == 1 and tells(said, "warning", "2", host_name())
 
 
-SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "n[2-3]"}
-SRUN |= {"SLURM_JOB_NODELIST": "n[1-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+SRUN = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_ID": "3",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NODELIST": "n[2-3]",
+}
+SRUN |= {
+    "SLURM_JOB_NODELIST": "n[1-4]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
 
 
 def test_what_srun_says(monkeypatch: pytest.MonkeyPatch):
@@ -271,4 +308,6 @@ def test_two_processes_go_on_where_one_stopped(videos: Path, tmp_path: Path):
     whole = weights(tmp_path / "one")
     (tmp_path / "one" / "checkpoints" / "step_00000006.pt").unlink()
     two(videos, tmp_path / "one")
-    assert max(float((whole[k] - v).abs().max()) for k, v in weights(tmp_path / "one").items()) < 1e-4
+    assert (
+        max(float((whole[k] - v).abs().max()) for k, v in weights(tmp_path / "one").items()) < 1e-4
+    )

@@ -45,19 +45,29 @@ def counting() -> Counting:
     return Counting()
 
 
-def extract(data, spec, sources, *, cache, batch_size=32, workers=0, clips=1, label="features") -> Extracted:
-    return extract_from(evaluation(data, spec, clips, "pad"), sources, cache, batch_size, workers, "cpu", label)
+def extract(
+    data, spec, sources, *, cache, batch_size=32, workers=0, clips=1, label="features"
+) -> Extracted:
+    return extract_from(
+        evaluation(data, spec, clips, "pad"), sources, cache, batch_size, workers, "cpu", label
+    )
 
 
-def test_rows_are_in_the_manifests_order_and_right(videos: Path, tmp_path: Path, counting: Counting):
+def test_rows_are_in_the_manifests_order_and_right(
+    videos: Path, tmp_path: Path, counting: Counting
+):
     data = folder(str(videos))
     got = extract(data, SPEC, [Source("a", "1", counting)], cache=tmp_path, batch_size=3, workers=0)
-    by_hand = torch.stack([eval_clips(data.path(i), SPEC)[0].float().mean((1, 2, 3)) for i in range(len(data))])
+    by_hand = torch.stack(
+        [eval_clips(data.path(i), SPEC)[0].float().mean((1, 2, 3)) for i in range(len(data))]
+    )
     torch.testing.assert_close(got.features["a"]["colour"], by_hand)
     assert got.ok.all() and got.cpu_s > 0
 
 
-def test_what_is_there_is_not_made_again(videos: Path, tmp_path: Path, counting: Counting, monkeypatch):
+def test_what_is_there_is_not_made_again(
+    videos: Path, tmp_path: Path, counting: Counting, monkeypatch
+):
     monkeypatch.setattr(features, "PART", 4)
     data, source = folder(str(videos)), Source("a", "1", counting)
     first = extract(data, SPEC, [source], cache=tmp_path, workers=0)
@@ -67,7 +77,9 @@ def test_what_is_there_is_not_made_again(videos: Path, tmp_path: Path, counting:
     part = max(tmp_path.rglob("rows_*.safetensors"))
     part.write_bytes(part.read_bytes()[:20])  # cut short
     again = extract(data, SPEC, [source], cache=tmp_path, workers=0)
-    assert counting.clips == 12 and torch.equal(again.features["a"]["colour"], first.features["a"]["colour"])
+    assert counting.clips == 12 and torch.equal(
+        again.features["a"]["colour"], first.features["a"]["colour"]
+    )
     extract(data, SPEC, [Source("a", "2", counting)], cache=tmp_path, workers=0)
     assert counting.clips == 22, "another function must not find the old one's values"
     extract(data, ClipSpec(frames=2, stride=1, size=16), [source], cache=tmp_path, workers=0)
@@ -88,7 +100,8 @@ def test_a_folder_of_the_same_names_is_another(videos: Path, tmp_path: Path, cou
         write_video(other / f"{i}.mp4", squares(i + 50))
     source = Source("a", "1", counting)
     first, again, second = (
-        extract(folder(str(root)), SPEC, [source], cache=tmp_path / "c", workers=0) for root in (videos, twin, other)
+        extract(folder(str(root)), SPEC, [source], cache=tmp_path / "c", workers=0)
+        for root in (videos, twin, other)
     )
     assert counting.clips == 30
     assert torch.equal(first.features["a"]["colour"], again.features["a"]["colour"])
@@ -96,11 +109,15 @@ def test_a_folder_of_the_same_names_is_another(videos: Path, tmp_path: Path, cou
     torch.testing.assert_close(second.features["a"]["colour"][0], by_hand)
 
 
-def test_the_same_folder_by_another_way_is_the_same(videos: Path, tmp_path: Path, counting: Counting, monkeypatch):
+def test_the_same_folder_by_another_way_is_the_same(
+    videos: Path, tmp_path: Path, counting: Counting, monkeypatch
+):
     (tmp_path / "link").symlink_to(videos)
     monkeypatch.chdir(videos.parent)
     for root in (videos, tmp_path / "link", videos.name):
-        extract(folder(str(root)), SPEC, [Source("a", "1", counting)], cache=tmp_path / "c", workers=0)
+        extract(
+            folder(str(root)), SPEC, [Source("a", "1", counting)], cache=tmp_path / "c", workers=0
+        )
     assert counting.clips == 10
 
 
@@ -137,7 +154,12 @@ def test_the_rate_of_pictures_counts(tmp_path: Path, counting: Counting):
 
     def red(fps: float) -> float:
         data = frames(str(tmp_path / "v"), fps=fps)
-        got = extract(data, spec, [Source("a", "1", lambda clip, _: {"last": clip[:, :1, -1].flatten(1)})], cache=cache)
+        got = extract(
+            data,
+            spec,
+            [Source("a", "1", lambda clip, _: {"last": clip[:, :1, -1].flatten(1)})],
+            cache=cache,
+        )
         return got.features["a"]["last"][0, 0].item()
 
     assert red(4.0) != red(8.0)
@@ -156,9 +178,13 @@ def test_seconds_are_known_by_their_number(videos: Path):
     assert len({part.name for part in (whole, longer, moved, later)}) == 4
 
 
-def test_features_that_are_not_finite_are_refused_and_not_kept(videos: Path, tmp_path: Path, counting: Counting):
+def test_features_that_are_not_finite_are_refused_and_not_kept(
+    videos: Path, tmp_path: Path, counting: Counting
+):
     def broken(clip: torch.Tensor, index: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"colour": torch.where(index[:, None] == 3, torch.nan, counting(clip, index)["colour"])}
+        return {
+            "colour": torch.where(index[:, None] == 3, torch.nan, counting(clip, index)["colour"])
+        }
 
     data = folder(str(videos))
     with pytest.raises(UserError, match=facts("3", "NaN")):
@@ -175,8 +201,19 @@ def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def extracted(videos: Path, run: Path, tmp_path: Path, *more: str) -> dict[str, np.ndarray]:
-    argv = ["--encoder", str(run), "--data", "folder", "--data.root", str(videos), "--out", str(tmp_path / "f.npz")]
-    extract_features(**parse(extract_features, [*argv, "--cache", str(tmp_path / "c"), "--workers", "0", *more]))
+    argv = [
+        "--encoder",
+        str(run),
+        "--data",
+        "folder",
+        "--data.root",
+        str(videos),
+        "--out",
+        str(tmp_path / "f.npz"),
+    ]
+    extract_features(
+        **parse(extract_features, [*argv, "--cache", str(tmp_path / "c"), "--workers", "0", *more])
+    )
     return dict(np.load(tmp_path / "f.npz"))
 
 
@@ -207,12 +244,18 @@ def test_a_named_encoder_is_the_same_net_in_the_next_process(videos: Path, tmp_p
     for seed in (1, 2):
         torch.manual_seed(seed)
         out = str(tmp_path / f"{seed}.npz")
-        told.append(extract_features("x3d_xs", folder(str(few)), out, workers=0, cache=str(tmp_path / "cache")))
+        told.append(
+            extract_features(
+                "x3d_xs", folder(str(few)), out, workers=0, cache=str(tmp_path / "cache")
+            )
+        )
         assert torch.initial_seed() == seed, "the caller's random state is its own"
     assert [t["clips_decoded"] for t in told] == [3, 0]
     assert told[0]["cpu_s_per_clip"] == pytest.approx(told[0]["cpu_s"] / 3, abs=0.01)
     assert told[1]["cpu_s_per_clip"] is None
-    assert np.array_equal(np.load(tmp_path / "1.npz")["features"], np.load(tmp_path / "2.npz")["features"])
+    assert np.array_equal(
+        np.load(tmp_path / "1.npz")["features"], np.load(tmp_path / "2.npz")["features"]
+    )
 
 
 def test_unreadable_files_are_named(videos: Path, run: Path, tmp_path: Path):
@@ -220,15 +263,33 @@ def test_unreadable_files_are_named(videos: Path, run: Path, tmp_path: Path):
     some = shutil.copytree(videos, tmp_path / "v")
     for name in ("3.mp4", "7.mp4"):
         (some / name).write_bytes(b"no video")
-    argv = ["--encoder", str(run), "--data", "folder", "--data.root", str(some), "--out", str(tmp_path / "o" / "f.npz")]
+    argv = [
+        "--encoder",
+        str(run),
+        "--data",
+        "folder",
+        "--data.root",
+        str(some),
+        "--out",
+        str(tmp_path / "o" / "f.npz"),
+    ]
     done = command("ssvid.extract", *argv, "--cache", str(tmp_path / "c"), "--workers", "0")
     told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["rows"], told["unreadable_files"], told["unreadable"]) == (8, 2, ["3.mp4", "7.mp4"])
+    assert (told["rows"], told["unreadable_files"], told["unreadable"]) == (
+        8,
+        2,
+        ["3.mp4", "7.mp4"],
+    )
     first = [line.split()[0] for line in done.stderr.splitlines() if line.strip()]
-    assert [word for word in first if word.endswith(".mp4")] == [str(some / "3.mp4"), str(some / "7.mp4")]
+    assert [word for word in first if word.endswith(".mp4")] == [
+        str(some / "3.mp4"),
+        str(some / "7.mp4"),
+    ]
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.safetensors")}
     assert len(extracted(some, run, tmp_path)["row"]) == 8
-    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.safetensors")}
+    assert made == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.safetensors")
+    }
 
 
 @for_each("mode", [[], ["--per_second"], ["--per_second", "--out", "store"]])
@@ -240,7 +301,9 @@ def test_no_file_can_be_read(videos: Path, run: Path, tmp_path: Path, monkeypatc
         extracted(tmp_path / "v", run, tmp_path, *mode)
 
 
-def test_a_second_that_cannot_be_read_is_told(videos: Path, run: Path, tmp_path: Path, capsys, monkeypatch):
+def test_a_second_that_cannot_be_read_is_told(
+    videos: Path, run: Path, tmp_path: Path, capsys, monkeypatch
+):
     some = tmp_path / "v"
     write_video(some / "long.mp4", squares(3, frames=25))
     load = Seconds._load
@@ -268,7 +331,9 @@ def test_a_second_that_cannot_be_read_is_told(videos: Path, run: Path, tmp_path:
         (["--devices", "cuda"], "--devices"),
     ],
 )
-def test_flags_that_cannot_be(videos: Path, run: Path, tmp_path: Path, monkeypatch, flags: list[str], said: str):
+def test_flags_that_cannot_be(
+    videos: Path, run: Path, tmp_path: Path, monkeypatch, flags: list[str], said: str
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "FILE").touch()
     (tmp_path / "FOLDER.npz").mkdir()
@@ -283,7 +348,9 @@ def test_batch_norm_without_statistics(videos: Path, tmp_path: Path):
         extracted(videos, tmp_path / "net", tmp_path)
     table = extracted(videos, tmp_path / "net", tmp_path, "--calibrate_bn", "10")["features"]
     assert table.shape == (10, 4)
-    np.testing.assert_allclose(table.mean(0), 0, atol=1e-5)  # measured on these very clips, which are one batch
+    np.testing.assert_allclose(
+        table.mean(0), 0, atol=1e-5
+    )  # measured on these very clips, which are one batch
     assert np.abs(table).max() > 1e-3
 
 
@@ -292,7 +359,11 @@ def test_embed_puts_modes_back_and_refuses_no_clips(videos: Path):
     encoder.net[2].eval()
     modes = [module.training for module in encoder.modules()]
     first = encoder.embed(videos / "0.mp4")
-    assert [module.training for module in encoder.modules()] == modes and True in modes and False in modes
+    assert (
+        [module.training for module in encoder.modules()] == modes
+        and True in modes
+        and False in modes
+    )
     assert torch.equal(encoder.eval().embed(videos / "0.mp4"), first)  # not as in training
     with pytest.raises(UserError, match=facts("--clips", "0")):
         encoder.embed(videos / "0.mp4", clips=0)
@@ -335,4 +406,7 @@ def test_create_encoder_with_weights(run: Path):
     card = json.loads((run / "encoder.json").read_text())
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in card["kwargs"].items()}
     encoder = create_encoder(card["name"], weights=run / "encoder.safetensors", **kwargs)
-    assert torch.equal(encoder.norm.weight, create_encoder(card["name"], **kwargs).norm.weight) is False
+    assert (
+        torch.equal(encoder.norm.weight, create_encoder(card["name"], **kwargs).norm.weight)
+        is False
+    )

@@ -10,7 +10,9 @@ SPEC = ClipSpec(frames=4, stride=1, size=16)
 
 
 def batch(n: int, views: int) -> Batch:
-    pixels = (uniform(3, "noise", 0, torch.arange(n), views * 3 * 4 * 16 * 16) * 256).to(torch.uint8)
+    pixels = (uniform(3, "noise", 0, torch.arange(n), views * 3 * 4 * 16 * 16) * 256).to(
+        torch.uint8
+    )
     clips = pixels.view(n, views, 3, 4, 16, 16)
     return {"clips": clips, "index": torch.arange(n), "epoch": torch.zeros(n).long(), "seed": 5}
 
@@ -18,7 +20,9 @@ def batch(n: int, views: int) -> Batch:
 def changed(some: Batch, views: Views) -> torch.Tensor:
     """B V: was any colour changed?"""
     plain = to_device(some, Views(clips=views.clips, augment="none"), torch.device("cpu"))["clips"]
-    return (to_device(some, views, torch.device("cpu"))["clips"] - plain).abs().amax((2, 3, 4, 5)) > 1e-6
+    return (to_device(some, views, torch.device("cpu"))["clips"] - plain).abs().amax(
+        (2, 3, 4, 5)
+    ) > 1e-6
 
 
 def test_clips_of_one_moment_share_their_colours():
@@ -55,14 +59,22 @@ def test_none_may_be_chosen(monkeypatch):
 def test_gray_of_channels_takes_one_of_three_in_each_frame(monkeypatch):
     monkeypatch.setitem(RECIPES, "gray", Augment(p_gray=1.0, gray="channels", p_jitter=0.0))
     some = batch(16, 1)
-    plain = to_device(some, Views(clips=(SPEC,), augment="none"), torch.device("cpu"))["clips"][:, 0]
+    plain = to_device(some, Views(clips=(SPEC,), augment="none"), torch.device("cpu"))["clips"][
+        :, 0
+    ]
     got = to_device(some, Views(clips=(SPEC,), augment="gray"), torch.device("cpu"))["clips"][:, 0]
-    mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        torch.tensor(v).view(-1, 1, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     got, plain = got * std + mean, plain * std + mean
-    which = torch.stack([(got[:, 0] - plain[:, c]).abs().amax((-2, -1)) < 1e-5 for c in range(3)])  # C B T
+    which = torch.stack(
+        [(got[:, 0] - plain[:, c]).abs().amax((-2, -1)) < 1e-5 for c in range(3)]
+    )  # C B T
     assert bool((which.sum(0) == 1).all())
     assert bool(which.any(2).sum(0).max() > 1), "the channel is drawn for each frame"
-    assert torch.allclose(got[:, 0], got[:, 1], atol=1e-5) and torch.allclose(got[:, 0], got[:, 2], atol=1e-5)
+    assert torch.allclose(got[:, 0], got[:, 1], atol=1e-5) and torch.allclose(
+        got[:, 0], got[:, 2], atol=1e-5
+    )
 
 
 def test_blur_is_a_gaussian_of_the_drawn_width():

@@ -16,13 +16,36 @@ from tests.helpers import TINY, command, facts, sentence, tells
 
 PARTIAL = ["--objective", "partial_mae", "--objective.dec_dim", "16", "--objective.dec_depth", "1"]
 PARTIAL += ["--objective.dec_heads", "2", "--objective.drop", "0.5", "--encoder", "vit", *TINY]
-RUN = ["--batch_size", "4", "--workers", "0", "--threads", "1", "--log_every", "1", "--lr", "1e-3", "--lr_batch", "4"]
+RUN = [
+    "--batch_size",
+    "4",
+    "--workers",
+    "0",
+    "--threads",
+    "1",
+    "--log_every",
+    "1",
+    "--lr",
+    "1e-3",
+    "--lr_batch",
+    "4",
+]
 LABELS = ["--objective.task", "classification", "--objective.classes", "2"]
 OPTIONS = json.dumps({"buckets": 32, "width": 8, "hidden": 16, "length": 8})
 
 
 def argv(data: Path, out: Path, *more: str) -> list[str]:
-    return [*PARTIAL, "--data", "csv", "--data.root", str(data / "labels.csv"), "--out", str(out), *RUN, *more]
+    return [
+        *PARTIAL,
+        "--data",
+        "csv",
+        "--data.root",
+        str(data / "labels.csv"),
+        "--out",
+        str(out),
+        *RUN,
+        *more,
+    ]
 
 
 def trained(out: Path, told: list[str]) -> dict[str, torch.Tensor]:
@@ -31,18 +54,37 @@ def trained(out: Path, told: list[str]) -> dict[str, torch.Tensor]:
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(long: Path, tmp_path: Path):
-    more = [*LABELS, "--objective.repeat", "2", "--objective.mask", "block", "--steps", "4", "--checkpoint_every", "2"]
+    more = [
+        *LABELS,
+        "--objective.repeat",
+        "2",
+        "--objective.mask",
+        "block",
+        "--steps",
+        "4",
+        "--checkpoint_every",
+        "2",
+    ]
     whole = trained(tmp_path / "a", argv(long, tmp_path / "a", *more))
     trained(tmp_path / "b", argv(long, tmp_path / "b", *more))
     (tmp_path / "b/checkpoints/step_00000004.pt").unlink()  # as if the kill had come after step 2
     again = trained(tmp_path / "b", argv(long, tmp_path / "b", *more))
-    assert whole.keys() == again.keys() and all(torch.equal(whole[key], again[key]) for key in whole)
+    assert whole.keys() == again.keys() and all(
+        torch.equal(whole[key], again[key]) for key in whole
+    )
     assert {"task.head.weight", "pixels.mask_token"} <= whole.keys()
 
 
 def test_long_videos_end_to_end_on_more_frames_than_the_net_has(long: Path, tmp_path: Path):
     """64 frames of minutes, three quarters of their tokens dropped; what is exported sees whole videos."""
-    more = ["--objective.task", "long_video", "--objective.classes", "2", "--objective.drop", "0.75"]
+    more = [
+        "--objective.task",
+        "long_video",
+        "--objective.classes",
+        "2",
+        "--objective.drop",
+        "0.75",
+    ]
     more += ["--clip.frames", "64", "--steps", "2", "--recompute"]
     trained(tmp_path / "o", argv(long, tmp_path / "o", *more))
     net = load_encoder(tmp_path / "o")
@@ -51,10 +93,28 @@ def test_long_videos_end_to_end_on_more_frames_than_the_net_has(long: Path, tmp_
 
 
 def test_clips_and_sentences_give_a_text_side(tmp_path: Path):
-    more = ["--objective.task", "video_text", "--objective.dim", "8", "--objective.options", OPTIONS]
-    data = ["--data", "synthetic_narrated", "--data.train", "4", "--data.val", "1", "--data.test", "1"]
+    more = [
+        "--objective.task",
+        "video_text",
+        "--objective.dim",
+        "8",
+        "--objective.options",
+        OPTIONS,
+    ]
+    data = [
+        "--data",
+        "synthetic_narrated",
+        "--data.train",
+        "4",
+        "--data.val",
+        "1",
+        "--data.test",
+        "1",
+    ]
     data += ["--data.seconds", "60", "--data.size", "16", "--data.root", str(tmp_path / "set")]
-    trained(tmp_path / "o", [*PARTIAL, *more, *data, *RUN, "--out", str(tmp_path / "o"), "--steps", "2"])
+    trained(
+        tmp_path / "o", [*PARTIAL, *more, *data, *RUN, "--out", str(tmp_path / "o"), "--steps", "2"]
+    )
     joint = load_joint(tmp_path / "o")
     videos, texts = joint.videos(torch.randn(3, 24)), joint.texts(["a red bar"] * 2)
     assert videos.shape == (3, 8) and texts.shape == (2, 8)
@@ -65,7 +125,10 @@ def test_what_the_command_refuses(long: Path, tmp_path: Path):
     silent = argv(long, tmp_path / "o", "--steps", "1", "--objective.task", "video_text")
     assert tells(sentence(command("ssvid.pretrain", *silent)), "--data", "narrated")
     for more, words in {
-        ("--objective.task", "classification", "--objective.classes", "5"): ("--objective.classes", "2"),
+        ("--objective.task", "classification", "--objective.classes", "5"): (
+            "--objective.classes",
+            "2",
+        ),
         ("--objective.task", "retrieval"): ("--objective.task",),
         ("--objective.mask", "rows"): ("--objective.mask",),
         ("--objective.part", "0.6"): ("--objective.drop", "0.5"),

@@ -45,7 +45,16 @@ def long(tmp_path: Path) -> Path:
 
 
 def argv(videos: Path, net: Path, out: Path, *more: str) -> list[str]:
-    given = ["--encoder", str(net), "--data", "folder", "--data.root", str(videos), "--data.labels", "false"]
+    given = [
+        "--encoder",
+        str(net),
+        "--data",
+        "folder",
+        "--data.root",
+        str(videos),
+        "--data.labels",
+        "false",
+    ]
     return [*given, "--per_second", "--workers", "0", "--out", str(out), *more]
 
 
@@ -54,12 +63,17 @@ def stored(videos: Path, net: Path, out: Path, *more: str) -> dict:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {file.relative_to(out).as_posix(): file.read_bytes() for file in sorted(out.rglob("*.npy"))}
+    return {
+        file.relative_to(out).as_posix(): file.read_bytes() for file in sorted(out.rglob("*.npy"))
+    }
 
 
 def test_a_store_holds_the_rows_of_the_table(long: Path, net: Path, tmp_path: Path):
     told = stored(long, net, tmp_path / "s")
-    assert told.items() >= {"videos": 3, "made": 3, "kept": 0, "bad": 0, "dim": 24, "rows": 3 + 1 + 6}.items()
+    assert (
+        told.items()
+        >= {"videos": 3, "made": 3, "kept": 0, "bad": 0, "dim": 24, "rows": 3 + 1 + 6}.items()
+    )
     assert told["seconds"] > 0 and told["cpu_s"] > 0
     stored(long, net, tmp_path / "f.npz", "--cache", str(tmp_path / "c"))
     table, store = dict(np.load(tmp_path / "f.npz")), Store(tmp_path / "s")
@@ -74,7 +88,9 @@ def test_a_store_holds_the_rows_of_the_table(long: Path, net: Path, tmp_path: Pa
 def test_workers_and_restarts_leave_no_trace(long: Path, net: Path, tmp_path: Path):
     stored(long, net, tmp_path / "s", "--batch_size", "2")
     stored(long, net, tmp_path / "w", "--batch_size", "2", "--workers", "2")
-    assert contents(tmp_path / "s") == contents(tmp_path / "w") and len(contents(tmp_path / "s")) == 3
+    assert (
+        contents(tmp_path / "s") == contents(tmp_path / "w") and len(contents(tmp_path / "s")) == 3
+    )
     before = contents(tmp_path / "s")
     (tmp_path / "s/two.npy").unlink()
     whole = (tmp_path / "s/one.npy").read_bytes()
@@ -94,9 +110,13 @@ def test_a_video_that_has_changed_is_made_anew(long: Path, net: Path, tmp_path: 
 def test_a_killed_extraction_goes_on(long: Path, net: Path, tmp_path: Path):
     for i in range(40):
         shutil.copy(long / "b/three.mp4", long / f"more_{i:02d}.mp4")
-    with warm.start("-m", "ssvid.extract", *argv(long, net, tmp_path / "s", "--batch_size", "1")) as process:
+    with warm.start(
+        "-m", "ssvid.extract", *argv(long, net, tmp_path / "s", "--batch_size", "1")
+    ) as process:
         end = time.monotonic() + 120
-        while len(contents(tmp_path / "s")) < 2 and time.monotonic() < end and process.poll() is None:
+        while (
+            len(contents(tmp_path / "s")) < 2 and time.monotonic() < end and process.poll() is None
+        ):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     there = len(contents(tmp_path / "s"))
@@ -117,10 +137,14 @@ def test_videos_that_cannot_be_read_are_counted_and_listed(long: Path, net: Path
     assert json.loads(line)["path"].endswith("bad.mp4") and json.loads(line)["why"]
     shutil.copy(long / "two.mp4", long / "bad.mp4")
     told = stored(long, net, tmp_path / "s")
-    assert (told["made"], told["kept"], told["bad"]) == (1, 3, 0) and not (tmp_path / "s/quarantine.jsonl").exists()
+    assert (told["made"], told["kept"], told["bad"]) == (1, 3, 0) and not (
+        tmp_path / "s/quarantine.jsonl"
+    ).exists()
 
 
-def test_a_video_that_fails_on_the_way_leaves_nothing(long: Path, net: Path, tmp_path: Path, monkeypatch):
+def test_a_video_that_fails_on_the_way_leaves_nothing(
+    long: Path, net: Path, tmp_path: Path, monkeypatch
+):
     whole = seconds._dealt
 
     def failing(path, *more):
@@ -131,7 +155,10 @@ def test_a_video_that_fails_on_the_way_leaves_nothing(long: Path, net: Path, tmp
 
     monkeypatch.setattr(seconds, "_dealt", failing)
     told = stored(long, net, tmp_path / "s", "--batch_size", "1")
-    assert (told["made"], told["bad"]) == (2, 1) and sorted(contents(tmp_path / "s")) == ["one.npy", "two.npy"]
+    assert (told["made"], told["bad"]) == (2, 1) and sorted(contents(tmp_path / "s")) == [
+        "one.npy",
+        "two.npy",
+    ]
     assert json.loads((tmp_path / "s/quarantine.jsonl").read_text())["time"] == 4.0
 
 
@@ -156,18 +183,26 @@ def test_ids_that_stand_for_two_files(long: Path, net: Path, tmp_path: Path):
 
 
 @for_each("bias, said", [(float("nan"), "NaN"), (1e6, "float16")])
-def test_features_that_cannot_be_kept(long: Path, tmp_path: Path, bias: float, said: str, monkeypatch):
+def test_features_that_cannot_be_kept(
+    long: Path, tmp_path: Path, bias: float, said: str, monkeypatch
+):
     net = create_encoder("vit", **SMALL).eval()
     monkeypatch.setattr(net, "normalise", lambda clip: clip.float() * 0)
     whole = net.forward
-    monkeypatch.setattr(net, "forward", lambda clip: (got := whole(clip))._replace(pooled=got.pooled + bias))
+    monkeypatch.setattr(
+        net, "forward", lambda clip: (got := whole(clip))._replace(pooled=got.pooled + bias)
+    )
     with pytest.raises(UserError, match=facts(*said.split(" | "))):
         fill_store(folder(str(long), labels=False), net, tmp_path / "s", workers=0)
     assert not contents(tmp_path / "s")
 
 
-def test_a_reader_that_dies_is_a_sentence(long: Path, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(per_second.Passes, "_video", lambda self, row: os.kill(os.getpid(), signal.SIGKILL))
+def test_a_reader_that_dies_is_a_sentence(
+    long: Path, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        per_second.Passes, "_video", lambda self, row: os.kill(os.getpid(), signal.SIGKILL)
+    )
     with pytest.raises(RunError, match=facts("--workers")):
         stored(long, net, tmp_path / "s", "--workers", "1")
 

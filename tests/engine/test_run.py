@@ -22,7 +22,16 @@ from ssvid.hub import create_encoder
 from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
 from ssvid.shapes import Batch, Loss, Views
-from tests.helpers import facts, for_each, metrics, pretrain_argv, run_pretrain, squares, tells, write_video
+from tests.helpers import (
+    facts,
+    for_each,
+    metrics,
+    pretrain_argv,
+    run_pretrain,
+    squares,
+    tells,
+    write_video,
+)
 
 DROPOUT = ("--encoder.dropout", "0.2")
 
@@ -57,7 +66,10 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_leaves_what_others_need(finished: Path):
-    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["step_00000003.pt", "step_00000006.pt"]
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == [
+        "step_00000003.pt",
+        "step_00000006.pt",
+    ]
     lines = metrics(finished)
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert {"mse", "lr", "grad_norm", "clips_per_s", "data_wait"} <= lines[0].keys()
@@ -75,7 +87,9 @@ def test_it_goes_on_bit_for_bit(finished: Path, copy: Path, videos: Path):
     (copy / "checkpoints" / "step_00000006.pt").unlink()
     run_pretrain(videos, copy, *DROPOUT)
     assert same(weights(copy), weights(finished))
-    assert [m["loss"] for m in metrics(copy) if "loss" in m] == [m["loss"] for m in metrics(finished) if "loss" in m]
+    assert [m["loss"] for m in metrics(copy) if "loss" in m] == [
+        m["loss"] for m in metrics(finished) if "loss" in m
+    ]
 
 
 def test_workers_change_nothing(finished: Path, tmp_path: Path, videos: Path):
@@ -93,7 +107,10 @@ def test_accumulated_micro_batches_are_the_batch(tmp_path: Path, videos: Path):
     run_pretrain(videos, tmp_path / "two", "--accumulate", "2")
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         if "loss" in a:
-            assert abs(a["loss"] - b["loss"]) < 1e-4 and abs(a["grad_norm"] - b["grad_norm"]) < 1e-3 * a["grad_norm"]
+            assert (
+                abs(a["loss"] - b["loss"]) < 1e-4
+                and abs(a["grad_norm"] - b["grad_norm"]) < 1e-3 * a["grad_norm"]
+            )
 
 
 def test_more_steps_go_on_and_a_finished_run_stays(copy: Path, videos: Path):
@@ -110,7 +127,9 @@ def test_another_run_in_the_same_folder_is_refused(copy: Path, videos: Path):
     assert same(weights(copy), before)
 
 
-def test_other_rows_are_another_run_but_another_place_is_not(copy: Path, videos: Path, tmp_path: Path):
+def test_other_rows_are_another_run_but_another_place_is_not(
+    copy: Path, videos: Path, tmp_path: Path
+):
     moved = shutil.copytree(videos, tmp_path / "moved")
     run_pretrain(moved, copy, *DROPOUT)
     (moved / "9.mp4").unlink()
@@ -123,7 +142,9 @@ def test_a_folder_of_something_else_is_refused(videos: Path, tmp_path: Path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_truncated_checkpoint_is_set_aside_and_the_older_one_used(finished, copy: Path, videos: Path, capsys):
+def test_a_truncated_checkpoint_is_set_aside_and_the_older_one_used(
+    finished, copy: Path, videos: Path, capsys
+):
     newest = copy / "checkpoints" / "step_00000006.pt"
     newest.write_bytes(newest.read_bytes()[:5000])
     run_pretrain(videos, copy, *DROPOUT)
@@ -137,10 +158,15 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(copy: Path, videos: 
     for file in (copy / "checkpoints").iterdir():
         file.write_bytes(file.read_bytes()[:5000])
     check_refusal(copy, videos, *DROPOUT, words=(str(copy),))
-    assert before == ((copy / "metrics.jsonl").read_text(), (copy / "encoder.safetensors").read_bytes())
+    assert before == (
+        (copy / "metrics.jsonl").read_text(),
+        (copy / "encoder.safetensors").read_bytes(),
+    )
 
 
-def test_a_stranger_among_the_checkpoints_is_set_aside(finished: Path, copy: Path, videos: Path, capsys):
+def test_a_stranger_among_the_checkpoints_is_set_aside(
+    finished: Path, copy: Path, videos: Path, capsys
+):
     torch.save({"weights": torch.zeros(1)}, copy / "checkpoints" / "step_00000009.pt")
     run_pretrain(videos, copy, *DROPOUT)
     assert tells(capsys.readouterr().err, "step_00000009.pt", "ssvid.pretrain")
@@ -150,7 +176,9 @@ def test_a_finished_run_exports_what_a_kill_left_out(finished: Path, copy: Path,
     for name in ("encoder.safetensors", "encoder.json"):
         (copy / name).unlink()
     run_pretrain(videos, copy, *DROPOUT)
-    assert (copy / "encoder.safetensors").read_bytes() == (finished / "encoder.safetensors").read_bytes()
+    assert (copy / "encoder.safetensors").read_bytes() == (
+        finished / "encoder.safetensors"
+    ).read_bytes()
     assert json.loads((copy / "encoder.json").read_text())["trained"]["step"] == 6
 
 
@@ -163,24 +191,34 @@ def test_its_config_is_a_recipe(finished: Path, tmp_path: Path):
 def test_warm_start(finished: Path, videos: Path, tmp_path: Path):
     run_pretrain(videos, tmp_path / "w", "--init", str(finished), "--lr", "0", "--steps", "1")
     trained = {k: v for k, v in weights(finished).items() if k.startswith("encoder.")}
-    assert same({k: v for k, v in weights(tmp_path / "w").items() if k.startswith("encoder.")}, trained)
+    assert same(
+        {k: v for k, v in weights(tmp_path / "w").items() if k.startswith("encoder.")}, trained
+    )
     newest = str(finished / "checkpoints" / "step_00000006.pt")
     run_pretrain(videos, tmp_path / "c", "--init", newest, "--lr", "0", "--steps", "1")
     assert same(weights(tmp_path / "c"), weights(finished))
 
 
 def test_warm_start_from_another_model_or_nothing(finished: Path, videos: Path, tmp_path: Path):
-    check_refusal(tmp_path / "w", videos, "--init", str(finished), "--encoder.depth", "3", words=("vit",))
-    (tmp_path / "cut.pt").write_bytes((finished / "checkpoints/step_00000006.pt").read_bytes()[:1000])
+    check_refusal(
+        tmp_path / "w", videos, "--init", str(finished), "--encoder.depth", "3", words=("vit",)
+    )
+    (tmp_path / "cut.pt").write_bytes(
+        (finished / "checkpoints/step_00000006.pt").read_bytes()[:1000]
+    )
     for name in ("absent.pt", "cut.pt"):
         check_refusal(tmp_path / "w", videos, "--init", str(tmp_path / name), words=(name,))
 
 
 def test_nan_stops_with_step_samples_and_checkpoint(videos: Path, tmp_path: Path):
     more = ("--steps", "40", "--warmup", "0.5", "--checkpoint_every", "1")
-    with pytest.raises(RunError, match=r"nan.* \d+.* \d.*step_0000"):  # the loss, the step, samples, a file
+    with pytest.raises(
+        RunError, match=r"nan.* \d+.* \d.*step_0000"
+    ):  # the loss, the step, samples, a file
         run_pretrain(videos, tmp_path / "n", "--lr", "1e30", *more)
-    assert all(v.isfinite().all() for v in weights(tmp_path / "n").values() if v.is_floating_point())
+    assert all(
+        v.isfinite().all() for v in weights(tmp_path / "n").values() if v.is_floating_point()
+    )
 
 
 class Cliff(Objective):
@@ -210,13 +248,19 @@ class Cliff(Objective):
 def test_a_nan_gradient_under_a_finite_loss_is_never_saved(videos: Path, tmp_path: Path):
     argv = pretrain_argv(videos, tmp_path / "n", "--checkpoint_every", "1")
     argv[argv.index("mae")] = "tests.engine.test_run:Cliff"
-    argv = [a for a, before in zip(argv, ["", *argv], strict=False) if "--objective." not in a + before]
+    argv = [
+        a for a, before in zip(argv, ["", *argv], strict=False) if "--objective." not in a + before
+    ]
     with pytest.raises(RunError, match=facts("2", "step_00000002.pt")):
         pretrain(**parse(pretrain, argv))
-    assert all(v.isfinite().all() for v in weights(tmp_path / "n").values() if v.is_floating_point())
+    assert all(
+        v.isfinite().all() for v in weights(tmp_path / "n").values() if v.is_floating_point()
+    )
 
 
-def test_bad_files_of_every_process_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_bad_files_of_every_process_are_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     met = [[("a.mp4", None, "empty")], [("b.mp4", 1.0, "torn")]]
     monkeypatch.setattr(loop, "gather", lambda mine, world: met)
     first = Quarantine(tmp_path, 1000)
@@ -238,14 +282,52 @@ def test_processes_with_other_flags_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_clips_longer_than_their_videos_are_told_of(videos: Path, tmp_path: Path, capsys):
     run_pretrain(videos, tmp_path / "long", "--encoder.stride", "100")
-    assert len([line for line in capsys.readouterr().err.splitlines() if tells(line, "warning", "100%")]) == 1
+    assert (
+        len(
+            [
+                line
+                for line in capsys.readouterr().err.splitlines()
+                if tells(line, "warning", "100%")
+            ]
+        )
+        == 1
+    )
     assert metrics(tmp_path / "long")[0]["padded"] == 1.0
 
 
 def test_clips_that_make_no_blocks_and_no_token(videos: Path, tmp_path: Path):
-    net = ["--encoder", "resnet18_2d3d", "--encoder.size", "32", "--encoder.stride", "1", "--objective", "dpc"]
-    data = ["--data", "folder", "--data.root", str(videos), "--out", str(tmp_path / "d"), "--workers", "0"]
-    argv = [*net, "--objective.blocks", "3", "--objective.predicted", "1", *data, "--batch_size", "2", "--steps", "1"]
+    net = [
+        "--encoder",
+        "resnet18_2d3d",
+        "--encoder.size",
+        "32",
+        "--encoder.stride",
+        "1",
+        "--objective",
+        "dpc",
+    ]
+    data = [
+        "--data",
+        "folder",
+        "--data.root",
+        str(videos),
+        "--out",
+        str(tmp_path / "d"),
+        "--workers",
+        "0",
+    ]
+    argv = [
+        *net,
+        "--objective.blocks",
+        "3",
+        "--objective.predicted",
+        "1",
+        *data,
+        "--batch_size",
+        "2",
+        "--steps",
+        "1",
+    ]
     with pytest.raises(UserError, match=facts("4", "3")):
         pretrain(**parse(pretrain, [*argv, "--clip.frames", "4"]))
     with pytest.raises(UserError, match=facts("s3d", "4", "64")):
@@ -292,4 +374,9 @@ def test_clip_flags_override_the_encoder_and_are_kept(videos: Path, tmp_path: Pa
 def test_sgd_and_mae_st_and_colour(videos: Path, tmp_path: Path):
     more = ["--optimizer", "sgd", "--objective.mask", "random", "--objective.repeat", "2"]
     more += ["--objective.mask_ratio", "0.75"]
-    assert run_pretrain(videos, tmp_path / "c", *more, "--objective.augment", "resized_flip_colour")["step"] == 6
+    assert (
+        run_pretrain(videos, tmp_path / "c", *more, "--objective.augment", "resized_flip_colour")[
+            "step"
+        ]
+        == 6
+    )

@@ -23,7 +23,16 @@ from tests.engine.test_run import same, weights
 from tests.helpers import facts, metrics, pretrain_argv, run_pretrain, squares, tells, write_video
 
 LAST, EVERY = 40, 1000  # steps; no checkpoint comes but by the signal, and at the end
-LONG = ("--encoder.dropout", "0.2", "--steps", str(LAST), "--checkpoint_every", str(EVERY), "--log_every", "1")
+LONG = (
+    "--encoder.dropout",
+    "0.2",
+    "--steps",
+    str(LAST),
+    "--checkpoint_every",
+    str(EVERY),
+    "--log_every",
+    "1",
+)
 
 
 def left(ended: list[tuple[int, str, str]], by: str, out: Path) -> int:
@@ -33,7 +42,12 @@ def left(ended: list[tuple[int, str, str]], by: str, out: Path) -> int:
     step = max(row["step"] for row in metrics(out))
     assert len(lines) == 1 and tells(lines[0], by, str(step)), lines
     for _, result, said in ended:
-        assert result == "" and "Traceback" not in said and "error:" not in said and "Error" not in said, said[-2000:]
+        assert (
+            result == ""
+            and "Traceback" not in said
+            and "error:" not in said
+            and "Error" not in said
+        ), said[-2000:]
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step_{step:08d}.pt"]
     return step
 
@@ -46,9 +60,13 @@ def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture(scope="module")
-def undisturbed_pair(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def undisturbed_pair(
+    videos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
     out = tmp_path_factory.mktemp("pair") / "run"
-    for rank in warm.run_ranks("-m", "ssvid.pretrain", *pretrain_argv(videos, out, *LONG, "--workers", "1")):
+    for rank in warm.run_ranks(
+        "-m", "ssvid.pretrain", *pretrain_argv(videos, out, *LONG, "--workers", "1")
+    ):
         assert rank.returncode == 0, rank.stderr[-2000:]
     return weights(out)
 
@@ -58,7 +76,11 @@ ALONE = [*((number, "0") for number in HEEDED), (signal.SIGTERM, "2")]
 
 @pytest.mark.parametrize("number, workers", ALONE)
 def test_told_to_leave_it_goes_on_as_if_nothing_had_been(
-    number: signal.Signals, workers: str, videos: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+    number: signal.Signals,
+    workers: str,
+    videos: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, torch.Tensor],
 ):
     """The whole group is told, but loaders are spared: torch turns their end into a fault in the middle of a step."""
     out = tmp_path / "run"
@@ -70,9 +92,15 @@ def test_told_to_leave_it_goes_on_as_if_nothing_had_been(
     assert same(weights(out), undisturbed)
 
 
-@pytest.mark.parametrize("rank, number", [(0, signal.SIGUSR2), (1, signal.SIGTERM), (None, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "rank, number", [(0, signal.SIGUSR2), (1, signal.SIGTERM), (None, signal.SIGTERM)]
+)
 def test_told_to_one_of_two_both_leave_at_the_same_step(
-    rank: int | None, number: signal.Signals, videos: Path, tmp_path: Path, undisturbed_pair: dict[str, torch.Tensor]
+    rank: int | None,
+    number: signal.Signals,
+    videos: Path,
+    tmp_path: Path,
+    undisturbed_pair: dict[str, torch.Tensor],
 ):
     out = tmp_path / "stopped"
     argv = pretrain_argv(videos, out, *LONG, "--workers", "1")
@@ -107,11 +135,22 @@ def test_in_another_thread_signals_stay_as_they_are():
 
 
 SMALL_VIT = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
-EVERYWHERE = ("--encoder.dropout", "0.2", "--warmup", "0.5", "--checkpoint_every", "4", "--log_every", "2")
+EVERYWHERE = (
+    "--encoder.dropout",
+    "0.2",
+    "--warmup",
+    "0.5",
+    "--checkpoint_every",
+    "4",
+    "--log_every",
+    "2",
+)
 
 
 @pytest.mark.parametrize("skips", [False, True])
-def test_stopped_at_every_step(skips: bool, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_stopped_at_every_step(
+    skips: bool, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Also where a checkpoint is due anyway, in the warm-up, and where the optimiser waits for a queue to fill."""
     forward = MAE.forward
 
@@ -138,10 +177,31 @@ def test_fine_tuning_leaves_and_goes_on_alike(tmp_path: Path, monkeypatch: pytes
     save_encoder(create_encoder("vit", **SMALL_VIT), tmp_path / "start", "encoder", {})
     for i in range(8):
         write_video(tmp_path / "clips" / f"{i}.mp4", squares(i))
-    rows = [f"clips/{i}.mp4,{'ab'[i % 2]},{split},g{i}" for i, split in enumerate(["train"] * 4 + ["val", "test"] * 2)]
+    rows = [
+        f"clips/{i}.mp4,{'ab'[i % 2]},{split},g{i}"
+        for i, split in enumerate(["train"] * 4 + ["val", "test"] * 2)
+    ]
     (tmp_path / "rows.csv").write_text("\n".join(["path,label,split,group", *rows]) + "\n")
-    shared = ["--encoder", str(tmp_path / "start"), "--data", "csv", "--data.root", str(tmp_path / "rows.csv")]
-    shared += ["--steps", "2", "--batch_size", "2", "--workers", "0", "--threads", "1", "--dropout", "0.3"]
+    shared = [
+        "--encoder",
+        str(tmp_path / "start"),
+        "--data",
+        "csv",
+        "--data.root",
+        str(tmp_path / "rows.csv"),
+    ]
+    shared += [
+        "--steps",
+        "2",
+        "--batch_size",
+        "2",
+        "--workers",
+        "0",
+        "--threads",
+        "1",
+        "--dropout",
+        "0.3",
+    ]
     shared += ["--test_clips", "1", "--test_crops", "1"]
 
     def run(out: Path) -> int:

@@ -93,7 +93,9 @@ def test_tokens_are_distinct_and_each_clip_has_its_own():
     assert keep.shape == (6, turbo.kept(64)) == (6, 39)
     rows = [*keep, *other]
     assert all(len(set(row.tolist())) == 39 and 0 <= row.min() and row.max() < 64 for row in rows)
-    assert len({tuple(sorted(row.tolist())) for row in rows}) == 12, "views, samples and calls lose the same tokens"
+    assert len({tuple(sorted(row.tolist())) for row in rows}) == 12, (
+        "views, samples and calls lose the same tokens"
+    )
 
 
 def test_a_sample_loses_the_same_tokens_wherever_it_stands():
@@ -133,14 +135,19 @@ def test_no_pixel_of_a_dropped_token_is_seen(of: str, objective: Objective):
     turbo, batch = turbo_of(objective, 0.5), batch_like(objective)
     plain = loss_of(objective, turbo, batch)
 
-    def spoil(net: Encoder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def spoil(
+        net: Encoder, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
         if kwargs.get("keep") is None:
             return None
         hit = torch.zeros(len(kwargs["clip"]), N).scatter(1, kwargs["keep"], 1.0) == (of == "kept")
         pixels = hit.view(-1, 1, 2, 2, 2).float()
         for axis, length in zip((2, 3, 4), net.tubelet, strict=True):
             pixels = pixels.repeat_interleave(length, axis)
-        return args, {**kwargs, "clip": kwargs["clip"] + 7 * pixels * torch.randn(kwargs["clip"].shape)}
+        return args, {
+            **kwargs,
+            "clip": kwargs["clip"] + 7 * pixels * torch.randn(kwargs["clip"].shape),
+        }
 
     for net in objective.modules():
         if isinstance(net, Encoder):
@@ -175,7 +182,9 @@ def test_the_last_steps_are_dense():
     net, batch = classifier(), batch_of(2)
     plain = loss_of(net, None, batch)
     turbo = turbo_of(net, 0.5, 0.25, 10)
-    assert [torch.equal(loss_of(net, turbo, batch, step), plain) for step in range(10)] == [False] * 7 + [True] * 3
+    assert [torch.equal(loss_of(net, turbo, batch, step), plain) for step in range(10)] == [
+        False
+    ] * 7 + [True] * 3
     assert tells(turbo.said, "4", "8", "7")
     always = turbo_of(classifier(), 0.5)
     always.begin(batch, 10**9)
@@ -232,7 +241,11 @@ def graphs() -> dict[str, Any]:
         turbo.begin(batch, step)
         losses.append((float(plain), float(compiled(batch).total.detach())))
     found = torch._dynamo.utils.counters
-    return {"broken": dict(found["graph_break"]), "graphs": found["stats"]["unique_graphs"], "losses": losses}
+    return {
+        "broken": dict(found["graph_break"]),
+        "graphs": found["stats"]["unique_graphs"],
+        "losses": losses,
+    }
 
 
 @pytest.mark.slow
@@ -240,7 +253,9 @@ def test_it_breaks_no_graph_and_draws_the_same_compiled():
     ended = command("tests.engine.test_turbo")
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads(ended.stdout.splitlines()[-1])
-    assert found["broken"] == {} and found["graphs"] == 2  # with and, in the last steps, without dropping
+    assert (
+        found["broken"] == {} and found["graphs"] == 2
+    )  # with and, in the last steps, without dropping
     assert all(plain == compiled for plain, compiled in found["losses"])
     assert len({plain for plain, _ in found["losses"]}) == 4
 
@@ -279,18 +294,50 @@ def test_all_blocks_are_run_again():
     objective = build("infonce")
     recompute_blocks(objective)
     blocks = [part for part in objective.modules() if isinstance(part, Block)]
-    assert len(blocks) == 4 and all(block.recompute for block in blocks)  # the encoder's and that of keys
+    assert len(blocks) == 4 and all(
+        block.recompute for block in blocks
+    )  # the encoder's and that of keys
     assert not Block(8, 2).recompute
 
 
 # --- runs ---
 
-TURBO = ("--objective", "two_view", "--objective.dim", "8", "--objective.hidden", "16", "--drop_tokens", "0.4")
+TURBO = (
+    "--objective",
+    "two_view",
+    "--objective.dim",
+    "8",
+    "--objective.hidden",
+    "16",
+    "--drop_tokens",
+    "0.4",
+)
 
 
 def two_view(videos: Path, out: Path, *more: str) -> dict[str, Any]:
-    argv = ["--encoder", "vit", *VIT, "--data", "folder", "--data.root", str(videos), "--out", str(out)]
-    argv += ["--steps", "6", "--batch_size", "4", "--lr", "0.01", "--lr_batch", "4", "--workers", "0"]
+    argv = [
+        "--encoder",
+        "vit",
+        *VIT,
+        "--data",
+        "folder",
+        "--data.root",
+        str(videos),
+        "--out",
+        str(out),
+    ]
+    argv += [
+        "--steps",
+        "6",
+        "--batch_size",
+        "4",
+        "--lr",
+        "0.01",
+        "--lr_batch",
+        "4",
+        "--workers",
+        "0",
+    ]
     argv += ["--threads", "1", "--log_every", "1", "--checkpoint_every", "3", *more]
     return pretrain(**parse(pretrain, [*TURBO, *argv]))
 
@@ -303,13 +350,17 @@ def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @for_each("more", [(), ("--recompute", "true")])
-def test_a_run_goes_on_bit_for_bit(done: Path, videos: Path, tmp_path: Path, capsys, more: tuple[str, ...]):
+def test_a_run_goes_on_bit_for_bit(
+    done: Path, videos: Path, tmp_path: Path, capsys, more: tuple[str, ...]
+):
     """Blocks may be run again from any step on."""
     copy = Path(shutil.copytree(done, tmp_path / "copy"))
     (copy / "checkpoints" / "step_00000006.pt").unlink()
     two_view(videos, copy, "--dense_last", "0.3", *more)
     assert same(weights(copy), weights(done))
-    assert tells(capsys.readouterr().err, "5", "8", "4")  # of 8 tokens an encoder sees 5, and all from step 4 on
+    assert tells(
+        capsys.readouterr().err, "5", "8", "4"
+    )  # of 8 tokens an encoder sees 5, and all from step 4 on
     config = yaml.safe_load((done / "config.yaml").read_text())
     assert (config["drop_tokens"], config["dense_last"]) == (0.4, 0.3) and "recompute" not in config
     with pytest.raises(UserError, match=facts("drop_tokens", "0.4", "0.5")):
@@ -322,14 +373,27 @@ def test_flags_that_are_off_are_no_part_of_a_run(videos: Path, tmp_path: Path):
     run_pretrain(videos, tmp_path / "a", "--steps", "2", *off)
     run_pretrain(videos, tmp_path / "b", "--steps", "2")
     a, b = (yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in "ab")
-    assert a.pop("out") != b.pop("out") and a == b and not {"drop_tokens", "dense_last", "recompute"} & a.keys()
+    assert (
+        a.pop("out") != b.pop("out")
+        and a == b
+        and not {"drop_tokens", "dense_last", "recompute"} & a.keys()
+    )
     a, b = ([m["loss"] for m in metrics(tmp_path / name) if "loss" in m] for name in "ab")
     assert a == b
 
 
 # --- refusals ---
 
-RESNET = ("--encoder", "resnet18_2d3d", "--encoder.width", "8", "--encoder.frames", "4", "--encoder.size", "32")
+RESNET = (
+    "--encoder",
+    "resnet18_2d3d",
+    "--encoder.width",
+    "8",
+    "--encoder.frames",
+    "4",
+    "--encoder.size",
+    "32",
+)
 
 
 @for_each(
@@ -358,8 +422,19 @@ def test_objectives_that_need_all_tokens(videos: Path, tmp_path: Path):
 
 
 def test_encoders_that_cannot_skip(videos: Path, tmp_path: Path):
-    argv = [*TURBO, *RESNET, "--data", "folder", "--data.root", str(videos), "--out", str(tmp_path / "o")]
-    said = sentence(command("ssvid.pretrain", *argv, "--steps", "1", "--batch_size", "4", "--workers", "0"))
+    argv = [
+        *TURBO,
+        *RESNET,
+        "--data",
+        "folder",
+        "--data.root",
+        str(videos),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    said = sentence(
+        command("ssvid.pretrain", *argv, "--steps", "1", "--batch_size", "4", "--workers", "0")
+    )
     assert tells(said, "--drop_tokens", "can_skip", "resnet18_2d3d", "vit", "vit_base")
     assert not (tmp_path / "o" / "config.yaml").exists()
 

@@ -30,7 +30,16 @@ def run(long: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def extract(net: Path, data: Path, out: Path, *more: str) -> dict[str, np.ndarray]:
-    argv = ["--encoder", str(net), "--data", "csv", "--data.root", str(data / "labels.csv"), "--out", str(out)]
+    argv = [
+        "--encoder",
+        str(net),
+        "--data",
+        "csv",
+        "--data.root",
+        str(data / "labels.csv"),
+        "--out",
+        str(out),
+    ]
     argv += ["--workers", "0", "--cache", str(out.parent / "cache"), *more]
     extract_features(**parse(extract_features, argv))
     return dict(np.load(out)) if out.suffix == ".npz" else {}
@@ -40,12 +49,23 @@ def seen(net: Path, data: Path, spec: ClipSpec, clips: int) -> np.ndarray:
     """Features of the first video, from its own frames."""
     encoder = load_encoder(net)
     with torch.inference_mode():
-        return encoder(encoder.normalise(eval_clips(data / "0.mp4", spec, clips))).pooled.mean(0).numpy()
+        return (
+            encoder(encoder.normalise(eval_clips(data / "0.mp4", spec, clips)))
+            .pooled.mean(0)
+            .numpy()
+        )
 
 
 def test_a_run_keeps_its_whole_clips_and_extract_takes_them(run: Path, long: Path, tmp_path: Path):
     spec = json.loads((run / "encoder.json").read_text())["spec"]
-    assert spec == {"frames": 8, "fps": None, "stride": None, "size": 16, "modality": "rgb", "whole": True}
+    assert spec == {
+        "frames": 8,
+        "fps": None,
+        "stride": None,
+        "size": 16,
+        "modality": "rgb",
+        "whole": True,
+    }
     assert load_encoder(run).spec == WHOLE
     for clips in (1, 3):
         table = extract(run, long, tmp_path / f"{clips}.npz", "--clips", str(clips))
@@ -67,7 +87,9 @@ def test_extract_takes_a_clip_of_the_users(run: Path, long: Path, tmp_path: Path
     """Either way; each is cached under its own name."""
     whole = extract(run, long, tmp_path / "whole.npz")["features"]
     four = extract(run, long, tmp_path / "four.npz", "--clip.stride", "2")["features"]
-    np.testing.assert_allclose(four[0], seen(run, long, ClipSpec(frames=8, stride=2, size=16), 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        four[0], seen(run, long, ClipSpec(frames=8, stride=2, size=16), 1), rtol=1e-4, atol=1e-5
+    )
     assert np.abs(four - whole).max() > 1e-3
 
 
@@ -81,13 +103,42 @@ def test_seconds_are_refused_until_they_get_a_clip(run: Path, long: Path, tmp_pa
 
 
 def test_finetuning_and_a_probe_see_whole_clips(run: Path, long: Path, tmp_path: Path):
-    argv = ["--encoder", str(run), "--data", "csv", "--data.root", str(long / "labels.csv"), "--workers", "0"]
-    small = ["--steps", "1", "--batch_size", "2", "--threads", "1", "--test_clips", "2", "--test_crops", "1"]
+    argv = [
+        "--encoder",
+        str(run),
+        "--data",
+        "csv",
+        "--data.root",
+        str(long / "labels.csv"),
+        "--workers",
+        "0",
+    ]
+    small = [
+        "--steps",
+        "1",
+        "--batch_size",
+        "2",
+        "--threads",
+        "1",
+        "--test_clips",
+        "2",
+        "--test_crops",
+        "1",
+    ]
     more = ["--clip.frames", "16", "--out", str(tmp_path / "t")]
     finetune(**parse(finetune, [*argv, *small, *more]))
     clip = json.loads((tmp_path / "t/result.json").read_text())["protocol"]["clip"]
     assert clip["whole"] is True and (clip["frames"], clip["clips"]) == (16, 2)
-    options = ["--min_steps", "10", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "p"), "--threads", "1"]
+    options = [
+        "--min_steps",
+        "10",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--out",
+        str(tmp_path / "p"),
+        "--threads",
+        "1",
+    ]
     linear_probe(**parse(linear_probe, [*argv, *options]))
     result = json.loads((tmp_path / "p/whole.classify.linear.json").read_text())
     assert result["protocol"]["clip"]["whole"] is True and result["data"]["bad_files"] == 0

@@ -19,16 +19,40 @@ WORDS = {"buckets": 16, "width": 8, "hidden": 16, "length": 6}
 FORMS = {  # encoder, what is changed of its tiny form, what is changed of the objective's
     "mae": ("vit", {}, {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}),
     "dpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "dropout": 0.0}),
-    "memdpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}),
+    "memdpc": (
+        "resnet18_2d3d",
+        {"frames": 3},
+        {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0},
+    ),
     "infonce": ("resnet18_2d3d", {"frames": 3}, {"dim": 8, "queue": 8}),
-    "coclr": ("resnet18_2d3d", {"frames": 3}, {"sampler": "random", "dim": 8, "queue": 4, "topk": 2}),
-    "partial_mae": ("vit", {}, {**SMALL, "task": "classification", "classes": 3, "mask": "block", "repeat": 2}),
-    "partial_mae_text": ("vit", {}, {**SMALL, "task": "video_text", "dim": 8, "options": WORDS, "temperature": 0.5}),
+    "coclr": (
+        "resnet18_2d3d",
+        {"frames": 3},
+        {"sampler": "random", "dim": 8, "queue": 4, "topk": 2},
+    ),
+    "partial_mae": (
+        "vit",
+        {},
+        {**SMALL, "task": "classification", "classes": 3, "mask": "block", "repeat": 2},
+    ),
+    "partial_mae_text": (
+        "vit",
+        {},
+        {**SMALL, "task": "video_text", "dim": 8, "options": WORDS, "temperature": 0.5},
+    ),
     "tan": (None, {}, {"temperature": 0.5}),
-    "mil_nce": ("s3dg", {"width": 0.125, "frames": 4, "size": 32}, {"dim": 8, "candidates": 3, "options": WORDS}),
+    "mil_nce": (
+        "s3dg",
+        {"width": 0.125, "frames": 4, "size": 32},
+        {"dim": 8, "candidates": 3, "options": WORDS},
+    ),
     **{name: ("resnet18_2d3d", {"frames": 3}, more) for name, (_, more) in VARIANTS.items()},
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
-    "turbo classify": ("vit", {}, {"classes": 3, "mix": Mix(0.0, 0.0, 0.0, 0.0), "head_scale": 50.0, "repeat": 2}),
+    "turbo classify": (
+        "vit",
+        {},
+        {"classes": 3, "mix": Mix(0.0, 0.0, 0.0, 0.0), "head_scale": 50.0, "repeat": 2},
+    ),
 }
 
 
@@ -36,7 +60,10 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
     """Loss and gradients of the first, then the loss of the second: by then queues, teachers and centres moved."""
     world = join("cpu", timeout_s=60.0)
     encoder_name, change, kwargs = FORMS[name]
-    dropping, which = name.startswith("turbo"), name.removeprefix("turbo ").removesuffix("_text").split()[0]
+    dropping, which = (
+        name.startswith("turbo"),
+        name.removeprefix("turbo ").removesuffix("_text").split()[0],
+    )
     make = Classify if which == "classify" else registry.objectives[which]
     torch.manual_seed(0)
     if encoder_name is None:  # on stored features
@@ -50,7 +77,10 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
     share = 4 // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     part = {k: v[mine] if isinstance(v, torch.Tensor | list) else v for k, v in batch.items()}
-    part = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in part.items()}
+    part = {
+        k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v
+        for k, v in part.items()
+    }
     module = objective
     if world.size > 1:
         synchronise(objective)
@@ -59,7 +89,9 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
         Turbo(objective, objective.views, 0.6).begin(part, 0)
     loss = module(part).total
     loss.backward()
-    found = {f"grad/{n}": p.grad.clone() for n, p in objective.named_parameters() if p.requires_grad}
+    found = {
+        f"grad/{n}": p.grad.clone() for n, p in objective.named_parameters() if p.requires_grad
+    }
     with torch.no_grad():
         for p in objective.parameters():
             p -= 0.01 * (0 if p.grad is None else p.grad)

@@ -22,7 +22,9 @@ class Norms(Encoder):
     def __init__(self, *, track: bool = True) -> None:
         super().__init__()
         self.spec = ClipSpec(frames=4, stride=1, size=8)
-        self.net = nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4, track_running_stats=track), nn.Dropout(0.5))
+        self.net = nn.Sequential(
+            nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4, track_running_stats=track), nn.Dropout(0.5)
+        )
 
     def grid(self, T, H, W):
         return Grid(T - 2, H - 2, W - 2)
@@ -58,7 +60,9 @@ def test_calibrate_gives_statistics_to_a_net_that_tracked_none():
     calibrate(encoder, [clips(8)])
     assert not lacks_statistics(encoder)
     alone, among = encoder(encoder.normalise(clips(1))), encoder(encoder.normalise(clips(5)))
-    torch.testing.assert_close(alone.tokens, among.tokens[:1])  # a clip no longer depends on its neighbours
+    torch.testing.assert_close(
+        alone.tokens, among.tokens[:1]
+    )  # a clip no longer depends on its neighbours
     assert "net.1.running_mean" in encoder.state_dict()
 
 
@@ -67,7 +71,11 @@ def test_modes_are_put_back_each_for_itself():
     encoder.net[2].eval()
     modes = [module.training for module in encoder.modules()]
     calibrate(encoder, [clips()])
-    assert [module.training for module in encoder.modules()] == modes and False in modes and True in modes
+    assert (
+        [module.training for module in encoder.modules()] == modes
+        and False in modes
+        and True in modes
+    )
 
 
 def test_settle_refuses_measures_or_leaves_alone():

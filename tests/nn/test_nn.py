@@ -58,7 +58,9 @@ def test_learnt_positions_go_to_other_grids_and_stay_on_their_own():
     for kind in ("separable", "joint"):
         positions = Positions(kind, 8, Grid(4, 3, 3))
         like = torch.zeros(1)
-        assert positions(Grid(4, 3, 3), like).shape == (36, 8) and positions(Grid(8, 5, 6), like).shape == (240, 8)
+        assert positions(Grid(4, 3, 3), like).shape == (36, 8) and positions(
+            Grid(8, 5, 6), like
+        ).shape == (240, 8)
         with torch.no_grad():
             [p.fill_(1.0) for p in positions.parameters()]
         assert torch.allclose(positions(Grid(2, 6, 6), like), positions(Grid(4, 3, 3), like)[0])
@@ -91,13 +93,25 @@ def test_layer_scale_starts_small():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 6), st.integers(3, 7), st.integers(3, 7), st.floats(0.05, 0.95), st.integers(0, 999))
-def test_a_block_is_one_box_of_exactly_so_many_tokens(t: int, h: int, w: int, ratio: float, seed: int):
+@given(
+    st.integers(1, 6),
+    st.integers(3, 7),
+    st.integers(3, 7),
+    st.floats(0.05, 0.95),
+    st.integers(0, 999),
+)
+def test_a_block_is_one_box_of_exactly_so_many_tokens(
+    t: int, h: int, w: int, ratio: float, seed: int
+):
     grid = Grid(t, h, w)
-    u = torch.rand(3, BLOCK_DRAWS + grid.n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    u = torch.rand(
+        3, BLOCK_DRAWS + grid.n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     keep, drop = block_mask(u, grid, ratio)
     assert drop.shape == (3, int(ratio * grid.n))
-    assert torch.equal(torch.cat([keep, drop], 1).sort(1).values, torch.arange(grid.n).expand(3, -1))
+    assert torch.equal(
+        torch.cat([keep, drop], 1).sort(1).values, torch.arange(grid.n).expand(3, -1)
+    )
     for row in drop:
         hidden = torch.zeros(grid.n, dtype=torch.bool).index_fill(0, row, True).view(*grid)
         if not hidden.any():
@@ -107,7 +121,9 @@ def test_a_block_is_one_box_of_exactly_so_many_tokens(t: int, h: int, w: int, ra
 
 
 def test_blocks_lie_anywhere_and_are_of_many_shapes():
-    u = torch.rand(400, BLOCK_DRAWS + 512, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u = torch.rand(
+        400, BLOCK_DRAWS + 512, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     _, drop = block_mask(u, Grid(8, 8, 8), 0.25)
     often = torch.zeros(512).index_add(0, drop.flatten(), torch.ones(drop.numel())) / 400
     assert 0.05 < often.min() and often.max() < 0.6

@@ -31,12 +31,21 @@ torch.distributed.destroy_process_group()
 
 def test_the_oldest_go_first_and_all_is_in_the_state():
     queue = Queue(6, 2, ("label",))
-    assert torch.allclose(queue.keys.norm(dim=1), torch.ones(6)) and queue.label.tolist() == [-1] * 6
+    assert (
+        torch.allclose(queue.keys.norm(dim=1), torch.ones(6)) and queue.label.tolist() == [-1] * 6
+    )
     for start in (0, 2, 4, 6):
         rows = torch.arange(start, start + 2)
         queue.push(torch.stack([rows.float(), rows.float()], 1), label=rows)
         assert queue.full == (start >= 4)
-    assert queue.keys[:, 0].tolist() == [6, 7, 2, 3, 4, 5] and queue.label.tolist() == [6, 7, 2, 3, 4, 5]
+    assert queue.keys[:, 0].tolist() == [6, 7, 2, 3, 4, 5] and queue.label.tolist() == [
+        6,
+        7,
+        2,
+        3,
+        4,
+        5,
+    ]
     again = Queue(6, 2, ("label",))
     again.load_state_dict(queue.state_dict())
     again.push(torch.zeros(2, 2), label=torch.tensor([9, 9]))
@@ -67,7 +76,9 @@ def test_keys_follow_slowly_and_wait_for_the_step():
     net.waiting.pop()
     net.after_step(0.5)
     assert int(net.queue.pushed) == 2 and not net.waiting
-    for old, new, student in zip(before, net.key_head.parameters(), net.head.parameters(), strict=True):
+    for old, new, student in zip(
+        before, net.key_head.parameters(), net.head.parameters(), strict=True
+    ):
         torch.testing.assert_close(new, 0.9 * old + 0.1 * student)
     net.eval()
     with torch.no_grad():
@@ -82,8 +93,12 @@ def test_the_loss_without_queue_and_labels_by_hand():
     batch = batch_for(net)
     with torch.no_grad():
         loss = net(batch).total
-        query = torch.nn.functional.normalize(net.head(net.encoder(batch["clips"][:, 0]).pooled), dim=1)
-        key = torch.nn.functional.normalize(net.key_head(net.key_encoder(batch["clips"][:, 1]).pooled), dim=1)
+        query = torch.nn.functional.normalize(
+            net.head(net.encoder(batch["clips"][:, 0]).pooled), dim=1
+        )
+        key = torch.nn.functional.normalize(
+            net.key_head(net.key_encoder(batch["clips"][:, 1]).pooled), dim=1
+        )
         own = (query * key).sum(1) / 0.07
     torch.testing.assert_close(loss, -(own - (own.exp() + 4).log()).mean())
 

@@ -10,12 +10,17 @@ from tests.helpers import for_each
 
 def test_linear_of_gelu_is_the_plain_two():
     torch.manual_seed(0)
-    parts = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 5, 8), (3, 8), (3,))]
+    parts = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((2, 5, 8), (3, 8), (3,))
+    ]
     plain = F.linear(F.gelu(parts[0]), *parts[1:])
     ours = LinearOfGELU.apply(*parts)
     seed = torch.randn_like(plain)
     assert torch.equal(ours, plain)
-    for a, b in zip(torch.autograd.grad(ours, parts, seed), torch.autograd.grad(plain, parts, seed), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(ours, parts, seed), torch.autograd.grad(plain, parts, seed), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
     assert torch.autograd.gradcheck(LinearOfGELU.apply, parts)
 
@@ -41,7 +46,10 @@ def test_half_precision_is_that_of_autocast():
 @for_each("bias", ["qv", "qkv", "none"])
 def test_the_last_tokens_alone_are_those_of_all(bias: str):
     torch.manual_seed(0)
-    block, x = Block(16, 2, bias=bias, layer_scale=0.5).double(), torch.randn(2, 7, 16, dtype=torch.float64)
+    block, x = (
+        Block(16, 2, bias=bias, layer_scale=0.5).double(),
+        torch.randn(2, 7, 16, dtype=torch.float64),
+    )
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter)
     for n in (1, 4, 7):

@@ -15,11 +15,38 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.nn.sources import source_ids
 from ssvid.shapes import Row
-from tests.helpers import command, facts, for_each, run_pretrain, sentence, squares, tells, write_video
+from tests.helpers import (
+    command,
+    facts,
+    for_each,
+    run_pretrain,
+    sentence,
+    squares,
+    tells,
+    write_video,
+)
 from tests.objectives.test_contract import batch_for
 
-NET = ["--objective.dim", "8", "--objective.queue", "4", "--encoder", "resnet18_2d3d", "--encoder.width", "4"]
-NET += ["--encoder.frames", "4", "--encoder.stride", "1", "--encoder.size", "32", "--batch_size", "4"]
+NET = [
+    "--objective.dim",
+    "8",
+    "--objective.queue",
+    "4",
+    "--encoder",
+    "resnet18_2d3d",
+    "--encoder.width",
+    "4",
+]
+NET += [
+    "--encoder.frames",
+    "4",
+    "--encoder.stride",
+    "1",
+    "--encoder.size",
+    "32",
+    "--batch_size",
+    "4",
+]
 MINE = ["--objective", "coclr", "--objective.topk", "2", *NET]
 FIRST = ["--objective", "infonce", *NET]
 FLOW = ["--clip.modality", "flow"]
@@ -39,7 +66,17 @@ def videos(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("videos")
     for i in range(8):
         write_video(root / f"v{i}.mp4", squares(i))
-    made = command("ssvid.data.flow", "--data", "folder", "--data.root", str(root), "--method", "dis", "--workers", "1")
+    made = command(
+        "ssvid.data.flow",
+        "--data",
+        "folder",
+        "--data.root",
+        str(root),
+        "--method",
+        "dis",
+        "--workers",
+        "1",
+    )
     assert made.returncode == 0, made.stderr
     return root
 
@@ -63,17 +100,26 @@ def test_the_second_stage_begins_with_both_nets_of_the_first(videos, first, tmp_
     assert (first["flow"] / "encoder.safetensors").read_bytes() == before
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b/checkpoints/step_00000006.pt").unlink()
-    run_pretrain(videos, tmp_path / "b", *argv)  # goes on from step 3, its queues filled as they were
+    run_pretrain(
+        videos, tmp_path / "b", *argv
+    )  # goes on from step 3, its queues filled as they were
     again = load_encoder(tmp_path / "b").state_dict()
     assert all(torch.equal(x, again[k]) for k, x in encoder.state_dict().items())
 
 
 def test_it_starts_where_the_first_stage_ended(videos, first):
-    objective = CoCLR(net(stride=1), sampler=str(first["flow"]), init=str(first["rgb"]), dim=8, queue=4, topk=2)
+    objective = CoCLR(
+        net(stride=1), sampler=str(first["flow"]), init=str(first["rgb"]), dim=8, queue=4, topk=2
+    )
     for name, path in (("encoder", "rgb"), ("key_encoder", "rgb"), ("sampler", "flow")):
         published = load_encoder(first[path]).state_dict()
-        assert all(torch.equal(x, published[k]) for k, x in objective.get_submodule(name).state_dict().items()), name
-    state = torch.load(sorted((first["flow"] / "checkpoints").glob("*.pt"))[-1], weights_only=True)["model"]
+        assert all(
+            torch.equal(x, published[k])
+            for k, x in objective.get_submodule(name).state_dict().items()
+        ), name
+    state = torch.load(sorted((first["flow"] / "checkpoints").glob("*.pt"))[-1], weights_only=True)[
+        "model"
+    ]
     assert torch.equal(objective.sampler_head[0].weight, state["head.0.weight"])
 
 
@@ -101,7 +147,9 @@ def test_data_that_it_cannot_learn_from_is_refused(tmp_path):
     with pytest.raises(UserError, match=facts("8", "3")):
         objective.suits(rows([f"clip{i}a" for i in range(8)]), objective.views, 3)
     with pytest.raises(UserError):
-        objective.suits(rows([f"v_Run_g01_c0{i}" for i in range(1, 9)]), objective.views, 4)  # eight cuts of one film
+        objective.suits(
+            rows([f"v_Run_g01_c0{i}" for i in range(1, 9)]), objective.views, 4
+        )  # eight cuts of one film
     uber = InfoNCE(net(), dim=8, queue=8, positives="label")
     names = [f"clip{i}a" for i in range(8)]
     uber.suits(rows(names, "run"), uber.views, 4)
@@ -119,13 +167,26 @@ def test_a_batch_of_one_clip_is_a_sentence(entry):
 def test_flow_that_is_missing_stops_the_command(tmp_path):
     for i in range(4):
         write_video(tmp_path / "set" / f"v{i}.mp4", squares(i))
-    argv = ["--objective", "infonce", *NET, *FLOW, "--data", "folder", "--data.root", str(tmp_path / "set")]
-    ended = command("ssvid.pretrain", *argv, "--out", str(tmp_path / "a"), "--steps", "2", "--workers", "0")
+    argv = [
+        "--objective",
+        "infonce",
+        *NET,
+        *FLOW,
+        "--data",
+        "folder",
+        "--data.root",
+        str(tmp_path / "set"),
+    ]
+    ended = command(
+        "ssvid.pretrain", *argv, "--out", str(tmp_path / "a"), "--steps", "2", "--workers", "0"
+    )
     assert tells(sentence(ended), "ssvid.data.flow")
 
 
 def test_until_the_queue_is_full_nothing_is_mined_or_learnt(videos, first):
-    objective = CoCLR(net(stride=1), sampler=str(first["flow"]), dim=8, queue=4, topk=2, augment="none")
+    objective = CoCLR(
+        net(stride=1), sampler=str(first["flow"]), dim=8, queue=4, topk=2, augment="none"
+    )
     batch, mined = batch_for(objective), []
     for step in range(3):
         batch["video_id"] = [f"{step}a", f"{step}b"]
@@ -138,7 +199,9 @@ def test_until_the_queue_is_full_nothing_is_mined_or_learnt(videos, first):
 def test_clips_of_one_film_are_positives_and_are_not_mined():
     objective = CoCLR(net(), sampler="random", dim=2, queue=4, topk=1)
     device = torch.device("cpu")
-    objective.queue.get_buffer("source").copy_(source_ids(["v_Run_g01_c01", "v_Run_g01_c02", "b", "c"], device))
+    objective.queue.get_buffer("source").copy_(
+        source_ids(["v_Run_g01_c01", "v_Run_g01_c02", "b", "c"], device)
+    )
     objective.second.keys.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]))
     objective.queue.pushed.fill_(4)
     right = objective.right(source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]]))
@@ -166,8 +229,14 @@ def test_the_sampler_keeps_its_statistics():
 
 def test_weights_from_outside_reach_the_encoder_of_keys_too(videos, first, tmp_path):
     """`--init` fills what is exported, and the slow copy begins there."""
-    ran = run_pretrain(videos, tmp_path / "a", *FIRST, "--init", str(first["rgb"]), "--lr", "0", "--min_lr", "0")
+    ran = run_pretrain(
+        videos, tmp_path / "a", *FIRST, "--init", str(first["rgb"]), "--lr", "0", "--min_lr", "0"
+    )
     assert ran["step"] == 6
-    state = torch.load(sorted((tmp_path / "a" / "checkpoints").glob("*.pt"))[-1], weights_only=True)["model"]
+    state = torch.load(
+        sorted((tmp_path / "a" / "checkpoints").glob("*.pt"))[-1], weights_only=True
+    )["model"]
     torch.testing.assert_close(state["key_encoder.conv1.weight"], state["encoder.conv1.weight"])
-    assert torch.equal(state["encoder.conv1.weight"], load_encoder(first["rgb"]).state_dict()["conv1.weight"])
+    assert torch.equal(
+        state["encoder.conv1.weight"], load_encoder(first["rgb"]).state_dict()["conv1.weight"]
+    )

@@ -15,7 +15,8 @@ from ssvid.shapes import Bag, Batch, Window
 LOSSES = {"moco": {"queue": 8}, "dino": {"prototypes": 12}, "swav": {"prototypes": 6}}
 LOSSES |= {name: {} for name in ("ntxent", "dcl", "byol", "simsiam", "barlow", "vicreg")}
 VARIANTS = {  # further forms of an objective: its name, and what is changed of it
-    f"two_view {loss}": ("two_view", {"loss": loss, "dim": 8, "hidden": 16, **more}) for loss, more in LOSSES.items()
+    f"two_view {loss}": ("two_view", {"loss": loss, "dim": 8, "hidden": 16, **more})
+    for loss, more in LOSSES.items()
 }
 
 
@@ -31,7 +32,9 @@ def build(name: str, seed: int = 0) -> Objective:
         with torch.device("meta"):
             tiny = create_encoder(encoder_name).tiny
         try:
-            return entry(create_encoder(encoder_name, **tiny), **(more or getattr(entry, "tiny", {})))
+            return entry(
+                create_encoder(encoder_name, **tiny), **(more or getattr(entry, "tiny", {}))
+            )
         except UserError:
             continue
     raise AssertionError(f"{name} takes no encoder")
@@ -41,10 +44,19 @@ def batch_for(objective: Objective, clips: int = 2, seed: int = 0) -> Batch:
     draws, views = torch.Generator().manual_seed(7), objective.views
     pixels: dict[str, Any] = {}
     if views.clips:
-        shape = (clips, len(views.clips), 3, views.clips[0].frames, views.clips[0].size, views.clips[0].size)
+        shape = (
+            clips,
+            len(views.clips),
+            3,
+            views.clips[0].frames,
+            views.clips[0].size,
+            views.clips[0].size,
+        )
         pixels["clips"] = torch.randn(shape, generator=draws)
     if isinstance(views.text, Bag):
-        pixels["sentences"] = [[f"red thing {i} {k}" for k in range(views.text.sentences)] for i in range(clips)]
+        pixels["sentences"] = [
+            [f"red thing {i} {k}" for k in range(views.text.sentences)] for i in range(clips)
+        ]
     if isinstance(views.text, Window):
         pixels |= window_for(objective, views.text.seconds, clips, draws)
     return {
@@ -57,7 +69,9 @@ def batch_for(objective: Objective, clips: int = 2, seed: int = 0) -> Batch:
     }
 
 
-def window_for(objective: Objective, seconds: int, clips: int, draws: torch.Generator) -> dict[str, Any]:
+def window_for(
+    objective: Objective, seconds: int, clips: int, draws: torch.Generator
+) -> dict[str, Any]:
     """Of clip i one sentence less than of clip i + 1, back to back from the first second on."""
     said = [[f"sentence {k} of window {i}" for k in range(2 + i)] for i in range(clips)]
     K = len(said[-1])
@@ -93,14 +107,18 @@ def test_loss_is_a_finite_scalar_with_named_parts(objective: Objective):
 
 def test_every_trainable_parameter_gets_gradient_and_no_other(objective: Objective):
     objective(batch_for(objective)).total.backward()
-    lacking = [n for n, p in objective.named_parameters() if p.requires_grad != (p.grad is not None)]
+    lacking = [
+        n for n, p in objective.named_parameters() if p.requires_grad != (p.grad is not None)
+    ]
     assert lacking == []
     assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
 
 
 def test_the_same_seed_gives_the_same_loss(objective: Objective):
     first = objective(batch_for(objective)).total
-    assert torch.equal(first, objective(batch_for(objective)).total), "forward changed the objective's state"
+    assert torch.equal(first, objective(batch_for(objective)).total), (
+        "forward changed the objective's state"
+    )
 
 
 def test_a_flat_clip_has_finite_gradients(objective: Objective):

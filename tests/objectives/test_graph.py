@@ -37,14 +37,25 @@ BREAKS = """
 LABELS = {"task": "classification", "classes": 3}
 STEPS = [
     *(("mae", {"mask": mask, "mask_ratio": 0.5}) for mask in ("tube", "block")),
-    ("mae", {"mask_ratio": 0.5, "norm": "patch", "target": "input", "target_frames": 2, "dec_cls": True}),
+    (
+        "mae",
+        {
+            "mask_ratio": 0.5,
+            "norm": "patch",
+            "target": "input",
+            "target_frames": 2,
+            "dec_cls": True,
+        },
+    ),
     ("partial_mae", {"drop": 0.5}),
     ("partial_mae", {"drop": 0.5, "part": 0.25, **LABELS}),
     ("partial_mae", {"drop": 0.5, "rec_weight": 0.0, "task": "long_video", "classes": 3}),
 ]
 
 
-@pytest.mark.parametrize("steps", [STEPS[:1], pytest.param(STEPS[1:], marks=pytest.mark.slow)], ids=["mae", "rest"])
+@pytest.mark.parametrize(
+    "steps", [STEPS[:1], pytest.param(STEPS[1:], marks=pytest.mark.slow)], ids=["mae", "rest"]
+)
 def test_a_step_has_no_graph_break(steps: list[Any]):
     """In a process without the shape checker, which breaks graphs by itself."""
     done = warm.run("-c", STRICT + EACH + BREAKS, repr(steps), "2")
@@ -71,16 +82,24 @@ COMPILED = """
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_step_is_the_plain_one():
-    steps = [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop": 0.5}), ("partial_mae", {"drop": 0.5, **LABELS})]
+    steps = [
+        ("mae", {"mask_ratio": 0.5}),
+        ("partial_mae", {"drop": 0.5}),
+        ("partial_mae", {"drop": 0.5, **LABELS}),
+    ]
     done = warm.run("-c", EACH + COMPILED, repr(steps), "1")
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name, kwargs", [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop": 0.5, **LABELS})])
+@pytest.mark.parametrize(
+    "name, kwargs", [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop": 0.5, **LABELS})]
+)
 def test_a_step_on_a_gpu_waits_for_nothing(name: str, kwargs: dict[str, Any]):
     encoder = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=4, size=16)
-    objective = registry.objectives[name](encoder, dec_dim=16, dec_depth=2, dec_heads=2, **kwargs).cuda()
+    objective = registry.objectives[name](
+        encoder, dec_dim=16, dec_depth=2, dec_heads=2, **kwargs
+    ).cuda()
     zero = torch.zeros(2, dtype=torch.int64, device="cuda")
     clips = torch.randn(2, 1, 3, 4, 16, 16, device="cuda")
     batch: Batch = {"clips": clips, "seed": 0, "index": zero, "epoch": zero, "label": zero}

@@ -43,7 +43,9 @@ def test_a_mask_that_hides_all_or_nothing_is_refused(mask: str, ratio: float):
 
 
 @for_each("flag, length, near", [("frames", 5, ("4", "6")), ("size", 19, ("16", "24"))])
-def test_frames_and_pixels_that_fill_no_token_are_refused(flag: str, length: int, near: tuple[str, str]):
+def test_frames_and_pixels_that_fill_no_token_are_refused(
+    flag: str, length: int, near: tuple[str, str]
+):
     with pytest.raises(UserError, match=facts(f"--clip.{flag}", str(length), "mae", *near)):
         MAE(create_encoder("vit", **{**KWARGS, flag: length}), mask_ratio=0.5)
 
@@ -58,7 +60,9 @@ def test_hidden_pixels_do_not_reach_the_prediction(mae: MAE):
     clip = batch["clips"][:, 0]
     grid = mae.encoder.grid(*clip.shape[2:])
     keep, drop = (index[:2] for index in mae.mask({**batch, "clips": batch["clips"][:, :1]}, grid))
-    assert torch.equal(torch.cat([keep, drop], 1).sort(1).values, torch.arange(grid.n).expand(2, -1))
+    assert torch.equal(
+        torch.cat([keep, drop], 1).sort(1).values, torch.arange(grid.n).expand(2, -1)
+    )
     hidden = torch.zeros(2, grid.n, dtype=torch.bool).scatter(1, drop, True).view(2, 1, *grid)
     t, h, w = mae.encoder.tubelet
     pixels = hidden.repeat_interleave(t, 2).repeat_interleave(h, 3).repeat_interleave(w, 4)
@@ -71,7 +75,9 @@ def test_every_parameter_is_trained_and_another_seed_hides_other_tokens(mae: MAE
     loss = mae(batch_for(mae)).total
     loss.backward()
     assert [n for n, p in mae.named_parameters() if p.grad is None] == []
-    assert any("k_bias" in n for n, _ in mae.named_parameters()) == (mae.encoder.kwargs.get("bias") == "qkv")
+    assert any("k_bias" in n for n, _ in mae.named_parameters()) == (
+        mae.encoder.kwargs.get("bias") == "qkv"
+    )
     assert not torch.equal(mae(batch_for(mae, seed=1)).total, loss)
 
 
@@ -83,7 +89,9 @@ def test_loss_is_the_mean_squared_error_of_the_hidden_pixels():
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (mae.encoder.mean, mae.encoder.std))
     unit = clip * std + mean
     patches = F.unfold(unit.permute(0, 2, 1, 3, 4).flatten(0, 1), 8, stride=8)  # (B T) (C q r) hw
-    patches = patches.view(2, 2, 2, 3, 64, 4).permute(0, 1, 5, 2, 4, 3).reshape(2, 8, -1)  # B (t hw) (p qr C)
+    patches = (
+        patches.view(2, 2, 2, 3, 64, 4).permute(0, 1, 5, 2, 4, 3).reshape(2, 8, -1)
+    )  # B (t hw) (p qr C)
     hidden = torch.stack([patches[b, drop[b]] for b in range(2)])
     by_hand = (predict(mae, clip, keep, drop) - hidden).square().mean()
     torch.testing.assert_close(mae(batch).total, by_hand)

@@ -19,13 +19,18 @@ OPTIONS = {"buckets": 32, "width": 6, "hidden": 12, "length": 4}
 
 
 def bags(clips: int, candidates: int = 3) -> list[list[str]]:
-    return [[f"{WORDS[(b + k) % 6]} {WORDS[(b * k) % 6]} {b}" for k in range(candidates)] for b in range(clips)]
+    return [
+        [f"{WORDS[(b + k) % 6]} {WORDS[(b * k) % 6]} {b}" for k in range(candidates)]
+        for b in range(clips)
+    ]
 
 
 def build(denominator: str = "double", **kwargs: object) -> MilNCE:
     torch.manual_seed(0)
     encoder = create_encoder("s3dg", width=0.125, frames=4, size=32)
-    return MilNCE(encoder, dim=8, candidates=3, denominator=denominator, **{"options": OPTIONS, **kwargs})
+    return MilNCE(
+        encoder, dim=8, candidates=3, denominator=denominator, **{"options": OPTIONS, **kwargs}
+    )
 
 
 def batch(clips: int) -> Batch:
@@ -61,7 +66,10 @@ def test_the_loss_by_hand(clips: int, candidates: int, twice: bool):
 
 def test_the_published_loss_ends_at_log_two_and_the_plain_one_at_nothing():
     video, texts = 9 * torch.eye(4), 9 * torch.eye(4)[:, None].expand(4, 2, 4)
-    assert abs(mil_nce(video, texts).item() - math.log(2)) < 1e-5 and mil_nce(video, texts, twice=False) < 1e-5
+    assert (
+        abs(mil_nce(video, texts).item() - math.log(2)) < 1e-5
+        and mil_nce(video, texts, twice=False) < 1e-5
+    )
     assert mil_nce(100 * video, 100 * texts).isfinite(), "large products do not overflow"
 
 
@@ -77,7 +85,9 @@ def test_forward_is_the_loss_of_head_and_tower():
         plain = build("plain").eval()(eaten).total
         torch.testing.assert_close(plain, mil_nce(video, texts, twice=False))
         best = torch.einsum("ie,jke->ijk", video, texts).amax(2).argmax(1)
-    assert loss.parts["top1"] == (best == torch.arange(4)).float().mean() and torch.equal(loss.parts["nce"], loss.total)
+    assert loss.parts["top1"] == (best == torch.arange(4)).float().mean() and torch.equal(
+        loss.parts["nce"], loss.total
+    )
 
 
 def test_it_asks_for_clips_with_their_bags():
@@ -105,7 +115,9 @@ def test_half_precision_leaves_the_products_whole():
 
 def test_data_that_it_cannot_learn_from():
     said = ((0.0, 4.0, "add the onion"),)
-    narrated = Manifest(tuple(Row(f"{i}.mp4", sentences=said, video_id=str(i)) for i in range(3)), Path("clips"))
+    narrated = Manifest(
+        tuple(Row(f"{i}.mp4", sentences=said, video_id=str(i)) for i in range(3)), Path("clips")
+    )
     objective = build()
     objective.suits(narrated, objective.views, 2)
     with pytest.raises(UserError, match=facts("--batch_size", "1", "mil_nce")):
@@ -114,7 +126,10 @@ def test_data_that_it_cannot_learn_from():
 
 def test_arguments_that_do_not_go_together():
     for words, kwargs in (
-        (("--objective.words", "w.txt", "bert"), {"tower": "bert", "words": "w.txt", "options": {}}),
+        (
+            ("--objective.words", "w.txt", "bert"),
+            {"tower": "bert", "words": "w.txt", "options": {}},
+        ),
         (("--objective.tower", "clip", "--objective.text"), {"tower": "clip", "options": {}}),
         (("word",), {"tower": "word", "options": {}}),
         (("--objective.options",), {"text": "s3d.pth"}),

@@ -22,9 +22,20 @@ from ssvid.shapes import Batch, Row
 from tests.helpers import facts, for_each
 from tests.objectives.test_contract import batch_for
 
-KWARGS = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 32}  # 2 x 4 x 4 tokens
+KWARGS = {
+    "dim": 24,
+    "depth": 2,
+    "heads": 2,
+    "patch": 8,
+    "frames": 4,
+    "size": 32,
+}  # 2 x 4 x 4 tokens
 SMALL = {"dec_dim": 16, "dec_depth": 2, "dec_heads": 2}
-WORDS = {"tower": "words", "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6}, "dim": 8}
+WORDS = {
+    "tower": "words",
+    "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6},
+    "dim": 8,
+}
 MASKS = ["random", "tube", "frame", "block"]
 
 
@@ -49,7 +60,10 @@ def test_without_a_task_and_with_all_that_was_dropped_it_is_mae(mask: str, ratio
     ours, theirs = part(given).total, mae(given).total
     ours.backward(), theirs.backward()
     assert torch.equal(ours, theirs)
-    assert all(torch.equal(p.grad, q.grad) for p, q in zip(part.parameters(), mae.parameters(), strict=True))
+    assert all(
+        torch.equal(p.grad, q.grad)
+        for p, q in zip(part.parameters(), mae.parameters(), strict=True)
+    )
 
 
 def test_a_task_that_weighs_nothing_leaves_mae():
@@ -61,19 +75,30 @@ def test_a_task_that_weighs_nothing_leaves_mae():
 
 @for_each("smoothing", [0.0, 0.1])
 def test_without_dropping_and_without_reconstruction_it_is_fine_tuning(smoothing: float):
-    part = build(drop=0.0, part=0.0, rec_weight=0.0, task="classification", classes=3, smoothing=smoothing)
-    plain = Classify(create_encoder("vit", **KWARGS), classes=3, mix=Mix(0.0, 0.0, 0.0, 0.5), smoothing=smoothing)
+    part = build(
+        drop=0.0, part=0.0, rec_weight=0.0, task="classification", classes=3, smoothing=smoothing
+    )
+    plain = Classify(
+        create_encoder("vit", **KWARGS), classes=3, mix=Mix(0.0, 0.0, 0.0, 0.5), smoothing=smoothing
+    )
     plain.load_state_dict({k.removeprefix("task."): v for k, v in part.state_dict().items()})
     ours, theirs = part(batch(part)).total, plain(batch(part)).total
     ours.backward(), theirs.backward()
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
     of = dict(plain.named_parameters())
     for name, p in part.named_parameters():
-        torch.testing.assert_close(p.grad, of[name.removeprefix("task.")].grad, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(
+            p.grad, of[name.removeprefix("task.")].grad, rtol=1e-5, atol=1e-8
+        )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from([0.5, 0.6, 0.7, 0.75, 0.8, 0.9]), st.floats(0.05, 1), st.sampled_from(MASKS), st.integers(0, 99))
+@given(
+    st.sampled_from([0.5, 0.6, 0.7, 0.75, 0.8, 0.9]),
+    st.floats(0.05, 1),
+    st.sampled_from(MASKS),
+    st.integers(0, 99),
+)
 def test_what_is_seen_and_what_is_predicted(drop: float, share: float, mask: str, seed: int):
     """Counts exact, no token twice, nothing both seen and predicted."""
     part, drop = round(share * drop, 3), 0.5 if mask == "frame" else drop
@@ -87,7 +112,10 @@ def test_what_is_seen_and_what_is_predicted(drop: float, share: float, mask: str
     floors = {"tube": 2 * int(drop * 16 + 1e-9), "frame": 16, "block": int(drop * n + 1e-9)}
     gone = floors.get(mask, n - int(n * (1 - drop)))
     assert keep.shape == (2, n - gone)
-    assert hidden.shape == (2, gone if part == drop else min(gone, int(round(part * 1000) * n / 1000 + 1e-9)))
+    assert hidden.shape == (
+        2,
+        gone if part == drop else min(gone, int(round(part * 1000) * n / 1000 + 1e-9)),
+    )
     for row in torch.cat([keep, hidden], 1):
         assert len(set(row.tolist())) == len(row) and 0 <= int(row.min()) and int(row.max()) < n
 
@@ -118,7 +146,9 @@ def test_shares_are_those_that_are_written():
 
 def pixels_of(index: torch.Tensor) -> torch.Tensor:
     """B 1 T H W: True for the pixels of these tokens."""
-    cells = torch.zeros(len(index), 32, dtype=torch.bool).scatter(1, index, True).view(-1, 1, 2, 4, 4)
+    cells = (
+        torch.zeros(len(index), 32, dtype=torch.bool).scatter(1, index, True).view(-1, 1, 2, 4, 4)
+    )
     return cells.repeat_interleave(2, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
 
 
@@ -138,7 +168,9 @@ def test_dropped_pixels_reach_nothing_but_their_own_target(mask: str):
     assert torch.equal(other.parts["task"], whole.parts["task"])
     assert not torch.equal(other.parts["mse"], whole.parts["mse"])
     clip = changed["clips"][:, 0]
-    assert torch.equal(objective.encoder(clip, keep).tokens, objective.encoder(given["clips"][:, 0], keep).tokens)
+    assert torch.equal(
+        objective.encoder(clip, keep).tokens, objective.encoder(given["clips"][:, 0], keep).tokens
+    )
     changed = {**given, "clips": given["clips"] + noise * pixels_of(keep)[:, None]}
     assert not torch.equal(objective(changed).parts["task"], whole.parts["task"])
 
@@ -154,7 +186,10 @@ def test_without_reconstruction_there_is_no_decoder():
     for kwargs in ({"rec_weight": 0.0}, {"part": 0.0}):
         objective = build(task="classification", classes=3, **kwargs)
         assert not [n for n in objective.state_dict() if n.startswith("pixels")]
-        assert set(objective(batch(objective)).parts) == {"task", "top1"} and objective.pictures(batch(objective)) == {}
+        assert (
+            set(objective(batch(objective)).parts) == {"task", "top1"}
+            and objective.pictures(batch(objective)) == {}
+        )
 
 
 def test_clip_and_sentence_by_hand():
@@ -162,7 +197,9 @@ def test_clip_and_sentence_by_hand():
     given = batch_for(objective, clips=3)
     assert [len(bag) for bag in given["sentences"]] == [1, 1, 1]
     keep, _ = objective.masks(given, objective.encoder.grid(4, 32, 32))
-    video = F.normalize(objective.task.head(objective.encoder(given["clips"][:, 0], keep).pooled), dim=-1)
+    video = F.normalize(
+        objective.task.head(objective.encoder(given["clips"][:, 0], keep).pooled), dim=-1
+    )
     texts = F.normalize(objective.task.tower([bag[0] for bag in given["sentences"]]), dim=-1)
     x = (video @ texts.T / 0.5).double()
     by_hand = -(x.log_softmax(1).diag() + x.log_softmax(0).diag()).mean() / 2
@@ -189,7 +226,9 @@ def test_a_long_video_cut_short_is_refused():
 def test_a_longer_clip_than_it_was_made_for():
     """Positions are made for any length: 4 frames trained, 64 asked."""
     objective = build(task="classification", classes=3, drop=0.75)
-    assert objective({**batch(objective), "clips": torch.randn(2, 1, 3, 64, 32, 32)}).total.isfinite()
+    assert objective(
+        {**batch(objective), "clips": torch.randn(2, 1, 3, 64, 32, 32)}
+    ).total.isfinite()
 
 
 def test_data_that_it_cannot_learn_from():
@@ -212,7 +251,10 @@ def test_data_that_it_cannot_learn_from():
         ("--objective.part | 0.6 | --objective.drop | 0.5", {"part": 0.6}),
         ("--objective.part | 0.01 | 32 | 0.0313", {"part": 0.01}),
         ("0.98 | 0 | 32", {"drop": 0.98}),
-        ("0.01 | 16", {"drop": 0.01, "part": 0.0, "mask": "tube", "task": "classification", "classes": 2}),
+        (
+            "0.01 | 16",
+            {"drop": 0.01, "part": 0.0, "mask": "tube", "task": "classification", "classes": 2},
+        ),
         ("partial_mae | part | rec_weight", {"rec_weight": 0.0}),
         ("--objective.classes", {"task": "classification"}),
         ("long_video | --objective.classes", {"task": "long_video"}),
@@ -227,7 +269,9 @@ def test_what_is_refused(why: str, kwargs: dict[str, Any]):
 
 def test_the_picture_has_four_rows_and_gray_where_nothing_is_known():
     objective = build(norm="none", part=0.25)
-    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (objective.encoder.mean, objective.encoder.std))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1, 1) for v in (objective.encoder.mean, objective.encoder.std)
+    )
     given: Batch = {**batch(objective), "clips": (torch.rand(2, 1, 3, 4, 32, 32) - mean) / std}
     picture = objective.pictures(given)["reconstruction"]
     assert picture.shape == (3, 4 * 32, 4 * 32)
@@ -240,7 +284,10 @@ def test_the_picture_has_four_rows_and_gray_where_nothing_is_known():
 
     gray = torch.tensor(127.0)
     assert torch.equal(true[strip(keep)], seen[strip(keep)]) and (seen[~strip(keep)] == gray).all()
-    assert torch.equal(predicted[strip(keep)], true[strip(keep)]) and (wrong[~strip(hidden)] == 0).all()
+    assert (
+        torch.equal(predicted[strip(keep)], true[strip(keep)])
+        and (wrong[~strip(hidden)] == 0).all()
+    )
     assert (predicted[~(strip(keep) | strip(hidden))] == gray).all()
     off = (predicted - true).abs()[strip(hidden)]
     torch.testing.assert_close(wrong[strip(hidden)], off, atol=1.5, rtol=0)

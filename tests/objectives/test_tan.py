@@ -57,10 +57,14 @@ def one_step(form: str) -> dict[str, torch.Tensor]:
     net = changed(small(**FORMS[form]).double()).train()
     batch, share = batch_of(net), 4 // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
-    part: dict[str, Any] = {k: v[mine] if isinstance(v, torch.Tensor | list) else v for k, v in batch.items()}
+    part: dict[str, Any] = {
+        k: v[mine] if isinstance(v, torch.Tensor | list) else v for k, v in batch.items()
+    }
     own = max(map(len, part["sentences"]))  # a process pads to its own longest window
     part |= {key: part[key][:, :own] for key in ("spans", "places", "unspoken")}
-    module = DistributedDataParallel(net) if world.size > 1 else net  # kept: without it nothing is averaged
+    module = (
+        DistributedDataParallel(net) if world.size > 1 else net
+    )  # kept: without it nothing is averaged
     loss = module(part)
     loss.total.backward()
     net.after_step(0.5)
@@ -68,7 +72,11 @@ def one_step(form: str) -> dict[str, torch.Tensor]:
     if world.size > 1:
         torch.distributed.all_reduce(mean)
     found = {f"grad/{n}": p.grad for n, p in net.named_parameters() if p.requires_grad}
-    return {"loss": mean / world.size, **found, **{f"state/{n}": x for n, x in net.state_dict().items()}}
+    return {
+        "loss": mean / world.size,
+        **found,
+        **{f"state/{n}": x for n, x in net.state_dict().items()},
+    }
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -91,7 +99,9 @@ def test_the_plain_step_of_the_benchmark_is_ours(settings: dict[str, Any]):
     theirs.backward()
     torch.testing.assert_close(loss, theirs, rtol=1e-12, atol=0)
     for name, grad in mine.items():
-        torch.testing.assert_close(grad, ours.get_parameter(name).grad, rtol=1e-8, atol=1e-12, msg=name)
+        torch.testing.assert_close(
+            grad, ours.get_parameter(name).grad, rtol=1e-8, atol=1e-12, msg=name
+        )
 
 
 def test_what_only_fills_up_changes_nothing():
@@ -110,7 +120,9 @@ def test_what_only_fills_up_changes_nothing():
     for name in ("video", "joint_video"):
         torch.testing.assert_close(getattr(one, name)[:, :, :-3], getattr(two, name)[:, :, :-3])
     said = ~batch["unspoken"]
-    torch.testing.assert_close(one.joint_text.transpose(1, 2)[said], two.joint_text.transpose(1, 2)[said])
+    torch.testing.assert_close(
+        one.joint_text.transpose(1, 2)[said], two.joint_text.transpose(1, 2)[said]
+    )
 
 
 def test_where_no_label_is_positive_the_head_learns_nothing():
@@ -132,7 +144,9 @@ def test_positive_and_negative_labels_weigh_alike():
     told_of = torch.tensor([True, True, True, True, False])
     chosen = pseudo_labels.Alignable(torch.zeros(5), told_of, label, told_of)
     bce, correct = told(torch.zeros(5), chosen)
-    torch.testing.assert_close(bce, torch.tensor(2.0).log() * 6 / 4)  # one positive weighs as the three negatives
+    torch.testing.assert_close(
+        bce, torch.tensor(2.0).log() * 6 / 4
+    )  # one positive weighs as the three negatives
     assert correct == 0.75
 
 
@@ -144,7 +158,9 @@ def test_a_sentence_without_a_second_is_not_asked(settings: dict[str, Any]):
     batch["spans"][1, 0] = torch.tensor([2.3, 2.7])  # no whole second begins in it
     loss = net(batch)
     loss.total.backward()
-    assert loss.total.isfinite() and float(loss.parts["nce"]) < 100  # a missing positive would count 60000
+    assert (
+        loss.total.isfinite() and float(loss.parts["nce"]) < 100
+    )  # a missing positive would count 60000
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
@@ -171,7 +187,9 @@ def test_positions_begin_by_the_coordinates_of_the_first_window():
         most, starts = net.shared(batch)
         assert net.shared(batch)[1] == starts and most == 5
         drawn.add(starts[:2])
-    assert {s for s, _ in drawn} == {s for _, s in drawn} == set(range(net.seconds // 2)) and len(drawn) > 4
+    assert {s for s, _ in drawn} == {s for _, s in drawn} == set(range(net.seconds // 2)) and len(
+        drawn
+    ) > 4
     assert net.eval().shared(batch)[1] == (0, 0, 0)
     assert small(cotrain="keep").train().shared(batch)[1] == (0, 0, 0)
 
@@ -185,20 +203,28 @@ def test_windows_are_found_and_keep_off_the_ends():
     none = torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.bool)
     picked = pseudo_labels.pick(liked / 0.07, spoken, *none, 0.07)
     assert picked.box[0, :, 0].nonzero().flatten().tolist() == [4, 5, 6]
-    assert picked.box[0, :, 1].nonzero().flatten().tolist() == [1]  # two seconds from 0, of which 0 is never labelled
+    assert picked.box[0, :, 1].nonzero().flatten().tolist() == [
+        1
+    ]  # two seconds from 0, of which 0 is never labelled
     agreed = pseudo_labels.agree(picked, picked, spoken, none[1], "keep")
     assert torch.equal(agreed.target, picked.box) and agreed.agree.all()
     other = picked._replace(box=picked.box.flip(1))
-    assert torch.equal(pseudo_labels.agree(picked, other, spoken, none[1], "keep").target[..., 0], spoken[..., 0])
+    assert torch.equal(
+        pseudo_labels.agree(picked, other, spoken, none[1], "keep").target[..., 0], spoken[..., 0]
+    )
 
 
 def test_one_second_belongs_to_one_sentence():
     box = torch.ones(1, 4, 2, dtype=torch.bool)
     picked = pseudo_labels.Picked(box.float(), box, torch.ones(1, 2), torch.ones(1, 2))
     spoken = torch.tensor([[[1, 0], [1, 0], [0, 1], [0, 1]]]).bool()
-    agreed = pseudo_labels.agree(picked, picked, spoken, torch.zeros(1, 2, dtype=torch.bool), "keep")
+    agreed = pseudo_labels.agree(
+        picked, picked, spoken, torch.zeros(1, 2, dtype=torch.bool), "keep"
+    )
     assert agreed.target[..., 0].all()
-    assert torch.equal(agreed.target[..., 1], spoken[..., 1])  # left with none, it has its own again
+    assert torch.equal(
+        agreed.target[..., 1], spoken[..., 1]
+    )  # left with none, it has its own again
 
 
 def test_the_teacher_follows_and_gets_no_gradient():
@@ -208,7 +234,9 @@ def test_the_teacher_follows_and_gets_no_gradient():
         p.data += 1
     net(batch_of(net)).total.backward()
     assert all(p.grad is None and not p.requires_grad for p in net.teacher.parameters())
-    assert all(torch.equal(p, before[n]) for n, p in net.teacher.named_parameters()), "forward moved it"
+    assert all(torch.equal(p, before[n]) for n, p in net.teacher.named_parameters()), (
+        "forward moved it"
+    )
     net.after_step(0.0)
     for name, p in net.teacher.named_parameters():
         step = 0.25 if net.aligner.get_parameter(name).requires_grad else 0.0
@@ -238,7 +266,10 @@ def test_of_policy_bce_the_head_alone_is_trained():
     net = small(policy="bce", alignability=True)
     loss = net(batch_of(net))
     loss.total.backward()
-    assert {n for n, p in net.named_parameters() if p.grad is not None} == {"aligner.head.weight", "aligner.head.bias"}
+    assert {n for n, p in net.named_parameters() if p.grad is not None} == {
+        "aligner.head.weight",
+        "aligner.head.bias",
+    }
     assert torch.equal(loss.total.detach(), loss.parts["bce"])
 
 
@@ -247,18 +278,26 @@ def test_similarities_of_a_window_and_of_a_long_video():
     said, features = ["a b", "c"], torch.randn(1, net.seconds, 8)
     found = net.similarities(features, said)
     K, T = 2, net.seconds
-    assert found.joint.shape == (3, K, T) and found.dual.shape == (2, K, T) and found.alignable.shape == (3, K)
+    assert (
+        found.joint.shape == (3, K, T)
+        and found.dual.shape == (2, K, T)
+        and found.alignable.shape == (3, K)
+    )
     hidden = torch.zeros(1, T, dtype=torch.bool), torch.zeros(1, K, dtype=torch.bool)
     seen = net.aligner(features, hidden[0], net.texts([said], K), hidden[1])
     cosine = torch.cosine_similarity(seen.joint_video[0, 1, 3], seen.joint_text[0, 1, 1], dim=0)
     torch.testing.assert_close(found.joint[1, 1, 3], cosine / 0.07)
     cosine = torch.cosine_similarity(seen.video[0, 0, 3], seen.text[0, 1], dim=0)
     torch.testing.assert_close(found.dual[0, 1, 3], cosine / 0.07)
-    torch.testing.assert_close(found.alignable[STAGE], net.aligner.head(seen.joint_text[0, STAGE])[..., 0])
+    torch.testing.assert_close(
+        found.alignable[STAGE], net.aligner.head(seen.joint_text[0, STAGE])[..., 0]
+    )
     long = torch.randn(1, 3 * T, 8)
     stretched = net.similarities(long, said)
     assert torch.equal(stretched.dual, net.similarities(long, said, interpolate_from=T).dual)
-    assert not torch.allclose(stretched.dual, net.similarities(long, said, interpolate_from=3 * T).dual)
+    assert not torch.allclose(
+        stretched.dual, net.similarities(long, said, interpolate_from=3 * T).dual
+    )
     assert net.training is False
     for features, said in ((torch.randn(1, T, 9), ["a"]), (long, [])):
         with pytest.raises(UserError, match=facts("8")):

@@ -61,7 +61,10 @@ def moco(a: Tensor, b: Tensor, s: Tensor, t: Tensor, net: TwoView) -> Tensor:
     total = 0.0
     for query, key in ((unit(a), unit(t)), (unit(b), unit(s))):
         own = ((query * key).sum(1) / 0.2).exp()
-        total = total - (own / (own + (query @ net.loss.queue.keys.T / 0.2).exp().sum(1))).log().mean() / 2
+        total = (
+            total
+            - (own / (own + (query @ net.loss.queue.keys.T / 0.2).exp().sum(1))).log().mean() / 2
+        )
     return total
 
 
@@ -118,21 +121,37 @@ def test_the_loss_is_the_papers(name: str):
     a, b, s, t = torch.randn(4, 6, 12 if name == "dino" else 8, dtype=torch.float64)
     a.requires_grad_()
     got, want = net.loss((a, b), (s, t)), FORMULAS[name](a, b, s, t, net)
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-9)  # lightly keeps dino's 0.04 in float32
+    torch.testing.assert_close(
+        got, want, rtol=1e-5, atol=1e-9
+    )  # lightly keeps dino's 0.04 in float32
     for left, right in zip(*(torch.autograd.grad(loss, a) for loss in (got, want)), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-9)
 
 
 def test_no_gradient_reaches_what_simsiam_aims_at():
     a, b, s, t = torch.randn(4, 6, 8, requires_grad=True)
-    assert torch.autograd.grad(build("simsiam").loss((a, b), (s, t)), (s, t), allow_unused=True) == (None, None)
+    assert torch.autograd.grad(
+        build("simsiam").loss((a, b), (s, t)), (s, t), allow_unused=True
+    ) == (None, None)
 
 
 def test_numbers_are_the_published_ones_or_the_users():
     shapes = {}
-    for name in ("ntxent", "moco", "byol", "simsiam", "swav", "dino"):  # barlow and vicreg: 200 million weights
+    for name in (
+        "ntxent",
+        "moco",
+        "byol",
+        "simsiam",
+        "swav",
+        "dino",
+    ):  # barlow and vicreg: 200 million weights
         net = build(name, dim=None, hidden=None)
-        shapes[name] = [tuple(p.shape) for part in (net.project, net.predict) for p in part.parameters() if p.ndim > 1]
+        shapes[name] = [
+            tuple(p.shape)
+            for part in (net.project, net.predict)
+            for p in part.parameters()
+            if p.ndim > 1
+        ]
     assert shapes["ntxent"] == [(24, 24), (128, 24)] == shapes["moco"]
     assert shapes["byol"] == [(4096, 24), (256, 4096), (4096, 256), (256, 4096)]
     assert shapes["simsiam"] == [(24, 24), (24, 24), (2048, 24), (512, 2048), (2048, 512)]
@@ -169,7 +188,9 @@ def test_one_clip_alone_is_refused(name: str):
 
 
 def test_distance_of_the_clips_goes_to_the_loader():
-    assert build("ntxent").views.apart_s is None and build("ntxent", apart_s=0.5).views.apart_s == 0.5
+    assert (
+        build("ntxent").views.apart_s is None and build("ntxent", apart_s=0.5).views.apart_s == 0.5
+    )
     assert len(build("ntxent").views.clips) == 2 and build("ntxent").views.moment == (0, 1)
 
 
@@ -179,7 +200,10 @@ def test_either_clip_matters_alike(name: str):
     batch = batch_for(net)
     exchanged = {**batch, "clips": batch["clips"].flip(1)}
     torch.testing.assert_close(net(exchanged).total, net(batch).total)
-    other = {**batch, "clips": torch.cat([batch["clips"][:, :1], batch["clips"][:, 1:].roll(1, 0)], 1)}
+    other = {
+        **batch,
+        "clips": torch.cat([batch["clips"][:, :1], batch["clips"][:, 1:].roll(1, 0)], 1),
+    }
     assert not torch.allclose(net(other).total, net(batch).total)
 
 
@@ -196,7 +220,13 @@ def step(net: TwoView, batches: list[Batch], progress: float = 0.5, rate: float 
 def pairs(net: TwoView) -> list[tuple[Tensor, Tensor]]:
     assert net.teacher
     mine = [*net.encoder.parameters(), *net.project.parameters()]
-    return list(zip(mine, [*net.teacher.encoder.parameters(), *net.teacher.project.parameters()], strict=True))
+    return list(
+        zip(
+            mine,
+            [*net.teacher.encoder.parameters(), *net.teacher.project.parameters()],
+            strict=True,
+        )
+    )
 
 
 @for_each("name", TAUGHT)
@@ -217,7 +247,9 @@ def test_the_teacher_follows_once_a_step(name: str):
         torch.testing.assert_close(teacher, (1 - share) * old + share * student)
     before = [teacher.clone() for _, teacher in pairs(net)]
     step(net, [batch], progress=1.0)
-    still = [torch.equal(teacher, old) for (_, teacher), old in zip(pairs(net), before, strict=True)]
+    still = [
+        torch.equal(teacher, old) for (_, teacher), old in zip(pairs(net), before, strict=True)
+    ]
     assert all(still) == (name != "moco")
 
 
@@ -251,7 +283,9 @@ def test_the_centre_is_moved_when_the_step_is_done():
     two["clips"] = two["clips"].flip(-1)
     old = torch.rand(1, 1, 12)
     net.loss.loss.center.copy_(old)
-    outs = torch.cat([net.teacher(batch["clips"][:, view]) for batch in (one, two) for view in (0, 1)])
+    outs = torch.cat(
+        [net.teacher(batch["clips"][:, view]) for batch in (one, two) for view in (0, 1)]
+    )
     net(one)
     assert torch.equal(net.loss.loss.center, old)
     net.loss.waiting.clear()
@@ -267,7 +301,9 @@ def test_prototypes_are_of_length_one():
 
 
 def test_dino_keeps_its_teacher_too(name: str):
-    assert list(build(name).exported()) == (["encoder", "teacher"] if name == "dino" else ["encoder"])
+    assert list(build(name).exported()) == (
+        ["encoder", "teacher"] if name == "dino" else ["encoder"]
+    )
 
 
 def test_mixed_precision_compares_in_float32(name: str):

@@ -21,7 +21,10 @@ TOLERANCE = {  # absolute, relative; as the cases' own README states them
     "loss": (0.0, 1e-5),
     "gradient": (1e-7, 1e-3),  # absolute: a key bias has no gradient but rounding
     "s3d_eval": (1e-4, 0.0),  # of the largest value
-    "s3d_train": (3e-4, 0.0),  # likewise; batch statistics of 16 values: their fp32 is 1.8e-4 from our float64
+    "s3d_train": (
+        3e-4,
+        0.0,
+    ),  # likewise; batch statistics of 16 values: their fp32 is 1.8e-4 from our float64
     "dpc_map": (1e-3, 1e-4),  # features up to 480 in size
     "gru": (1e-5, 0.0),
     "dpc_score": (2e-3, 0.0),
@@ -93,7 +96,9 @@ def discover() -> list[Case]:
 
 
 def assert_close(name: str, ours: Tensor, theirs: Tensor, kind: str) -> None:
-    assert ours.shape == theirs.shape, f"{name}: {tuple(ours.shape)}, published {tuple(theirs.shape)}"
+    assert ours.shape == theirs.shape, (
+        f"{name}: {tuple(ours.shape)}, published {tuple(theirs.shape)}"
+    )
     absolute, relative = TOLERANCE[kind]
     if kind.startswith("s3d"):
         absolute *= float(theirs.abs().max())
@@ -101,4 +106,6 @@ def assert_close(name: str, ours: Tensor, theirs: Tensor, kind: str) -> None:
         assert torch.equal(ours.to(theirs.dtype), theirs), f"{name} differs"
         return
     gap = (ours.double() - theirs.double()).abs() - relative * theirs.double().abs()
-    assert float(gap.max()) <= absolute, f"{name}: off by {float(gap.max()):.2e}, {absolute:.0e} allowed"
+    assert float(gap.max()) <= absolute, (
+        f"{name}: off by {float(gap.max()):.2e}, {absolute:.0e} allowed"
+    )

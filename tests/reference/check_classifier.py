@@ -23,7 +23,11 @@ def recognises(case: Case) -> bool:
 def check(case: Case) -> None:
     arrays, meta, kw = case.arrays, case.meta, case.meta["kw"]
     theirs = state(meta)
-    head = {key.removeprefix("final_"): x.double() for key, x in theirs.items() if key.startswith("final_")}
+    head = {
+        key.removeprefix("final_"): x.double()
+        for key, x in theirs.items()
+        if key.startswith("final_")
+    }
     net = encoder(theirs).double()  # so that what differs is the published side's own rounding
     assert meta["mode"] == "eval"
     with torch.no_grad():
@@ -53,7 +57,9 @@ def state(meta: dict) -> dict[str, Tensor]:
         made[key] = made[first] if first in made else rule(meta["seed"], first, shape)
         assert list(made[key].shape) == shape and str(made[key].dtype) == f"torch.{dtype}", key
         assert_close(key, made[key].double().norm(), torch.tensor(length).double(), "norm")
-    learnt = [x for key, x in made.items() if key == canonical(key) and key.endswith((".weight", ".bias"))]
+    learnt = [
+        x for key, x in made.items() if key == canonical(key) and key.endswith((".weight", ".bias"))
+    ]
     assert sum(x.numel() for x in learnt) == meta["weights"]["n_params"]
     return made
 
@@ -78,7 +84,9 @@ def normalised(feat: Tensor, head: dict[str, Tensor], wanted: bool) -> Tensor:
     if not wanted:
         return feat
     norm = nn.BatchNorm1d(feat.shape[1]).double().eval()
-    norm.load_state_dict({key.removeprefix("bn."): x for key, x in head.items() if key.startswith("bn.")})
+    norm.load_state_dict(
+        {key.removeprefix("bn."): x for key, x in head.items() if key.startswith("bn.")}
+    )
     return norm(feat)
 
 

@@ -20,7 +20,16 @@ from tests.reference.rule import rule, standard_normal
 
 AFTER = {"queue_after", "queue_ptr_after", "queue_second_after", "queue_vname_after"}
 BOTH = {"logits", "mask", "loss_all", "loss_self_dropped", "queue_vname", "k_vsource", *AFTER}
-UNIT = {*BOTH, "lin_encoder_q", "lin_encoder_k", "lin_sampler", "queue", "queue_ptr", "queue_second", "queue_label"}
+UNIT = {
+    *BOTH,
+    "lin_encoder_q",
+    "lin_encoder_k",
+    "lin_sampler",
+    "queue",
+    "queue_ptr",
+    "queue_second",
+    "queue_label",
+}
 UNIT |= {
     "block1",
     "block2",
@@ -78,7 +87,13 @@ def seen(net: CoCLR, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def unit_net(arrays: dict[str, Tensor], meta: dict) -> CoCLR:
     D, K = arrays["queue"].shape
-    shape = {"dim": D, "queue": K, "temperature": meta["T"], "momentum": meta["m"], "topk": meta["topk"]}
+    shape = {
+        "dim": D,
+        "queue": K,
+        "temperature": meta["T"],
+        "momentum": meta["m"],
+        "topk": meta["topk"],
+    }
     encoder = Linear(arrays["lin_encoder_q"])
     encoder.name, encoder.kwargs = f"{Linear.__module__}:Linear", {"w": encoder.w.detach()}
     net = CoCLR(encoder, sampler="random", **shape)
@@ -105,17 +120,23 @@ def check_unit(case: Case) -> None:
             fits.append((net, batch, logits, right))
     assert len(fits) == 1, f"{len(fits)} streams give these logits"
     net, batch, logits, right = fits[0]
-    assert_close("lin_encoder_k_after", net.key_encoder.w.detach(), arrays["lin_encoder_k_after"], "unit")
+    assert_close(
+        "lin_encoder_k_after", net.key_encoder.w.detach(), arrays["lin_encoder_k_after"], "unit"
+    )
     assert_close("logits", logits, arrays["logits"], "unit")
     assert_close("mask", right, arrays["mask"], "exact")
     assert_close("mask_self_dropped", net.without_own(right), arrays["mask_self_dropped"], "exact")
     net.self_drop = 0.0
     every = copy.deepcopy(net)(batch)
     assert_close("loss_all", every.total.detach()[None], arrays["loss_all"], "unit")
-    assert_close("acc", torch.stack([every.parts["top1"], every.parts["top5"]]), arrays["acc"], "unit")
+    assert_close(
+        "acc", torch.stack([every.parts["top1"], every.parts["top5"]]), arrays["acc"], "unit"
+    )
     net.self_drop = 1.0
     loss = net(batch)
-    assert_close("loss_self_dropped", loss.total.detach()[None], arrays["loss_self_dropped"], "unit")
+    assert_close(
+        "loss_self_dropped", loss.total.detach()[None], arrays["loss_self_dropped"], "unit"
+    )
     assert loss.skip == bool((arrays["queue_label"] < 0).any())
     loss.total.backward()
     assert_close("grad_lin_encoder_q", net.encoder.w.grad, arrays["grad_lin_encoder_q"], "unit")
@@ -126,46 +147,76 @@ def check_unit(case: Case) -> None:
 def check_after(net: CoCLR, arrays: dict[str, Tensor], kind: str) -> None:
     net.after_step(0.0)
     assert_close("queue_after", net.queue.keys.T.float(), arrays["queue_after"], kind)
-    assert_close("queue_second_after", net.second.keys.T.float(), arrays["queue_second_after"], kind)
-    assert_close("queue_vname_after", net.queue.get_buffer("source"), ours(arrays["queue_vname_after"]), "exact")
-    assert_close("queue_ptr_after", net.queue.pushed[None] % len(net.queue.keys), arrays["queue_ptr_after"], "exact")
+    assert_close(
+        "queue_second_after", net.second.keys.T.float(), arrays["queue_second_after"], kind
+    )
+    assert_close(
+        "queue_vname_after",
+        net.queue.get_buffer("source"),
+        ours(arrays["queue_vname_after"]),
+        "exact",
+    )
+    assert_close(
+        "queue_ptr_after",
+        net.queue.pushed[None] % len(net.queue.keys),
+        arrays["queue_ptr_after"],
+        "exact",
+    )
 
 
 def check_whole(case: Case) -> None:
     arrays, meta, cfg = case.arrays, case.meta, case.meta["cfg"]
     keys, seed = meta["weights"]["keys"], meta["seed"]
     encoder = create_encoder("s3d", frames=cfg["T"], size=cfg["S"])
-    net = CoCLR(encoder, sampler="random", dim=meta["dim"], queue=cfg["K"], topk=cfg["topk"]).double()
+    net = CoCLR(
+        encoder, sampler="random", dim=meta["dim"], queue=cfg["K"], topk=cfg["topk"]
+    ).double()
     parts = {"encoder_q": "", "encoder_k": "key_", "sampler": "sampler."}
     found: dict[str, Tensor] = {}
     for theirs, prefix in parts.items():
         for name, value in state(seed, keys, theirs).items():
             if prefix == "sampler.":
-                name = name.replace("encoder.", "sampler.", 1) if name.startswith("encoder.") else f"sampler_{name}"
+                name = (
+                    name.replace("encoder.", "sampler.", 1)
+                    if name.startswith("encoder.")
+                    else f"sampler_{name}"
+                )
             else:
                 name = f"{prefix}{name}"
             found[name] = value
     lacking = net.load_state_dict(found, strict=False)
-    assert not lacking.unexpected_keys and {k.split(".")[0] for k in lacking.missing_keys} == {"queue", "second"}
+    assert not lacking.unexpected_keys and {k.split(".")[0] for k in lacking.missing_keys} == {
+        "queue",
+        "second",
+    }
     shapes = {key: shape for key, shape, *_ in keys}
     queue, second = (rule(seed, name, shapes[name]).double() for name in ("queue", "queue_second"))
     queue, second = queue / queue.norm(dim=0), second / second.norm(dim=0)
     fill(net, queue, second, torch.tensor(cfg["K"]), arrays["queue_vname"])
-    blocks = [standard_normal(seed, f"input:{name}", shape).double() for name, shape in meta["inputs"].items()]
+    blocks = [
+        standard_normal(seed, f"input:{name}", shape).double()
+        for name, shape in meta["inputs"].items()
+    ]
     batch = batch_of(blocks[0], blocks[1], STREAMS.index("rgb"), arrays["k_vsource"])
     moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
     norms = {f"key_{name}": p for name, p in named_parts(net)}
     for key, value in meta["encoder_k_norm_after"].items():
-        assert_close(key, norms[f"key_{our_name(key)}"].norm().detach().float(), torch.tensor(value), "norm")
+        assert_close(
+            key, norms[f"key_{our_name(key)}"].norm().detach().float(), torch.tensor(value), "norm"
+        )
     check_logits(case, copy.deepcopy(net), batch)  # batch norm moves on with each pass
     net.self_drop = 1.0
     loss = net(batch)
     assert not loss.skip
-    assert_close("loss", loss.total.detach().float()[None], arrays["loss_self_dropped"], "infonce_loss")
+    assert_close(
+        "loss", loss.total.detach().float()[None], arrays["loss_self_dropped"], "infonce_loss"
+    )
     loss.total.backward()
     grads = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     for key, value in meta["grad_norm_f32"].items():
-        assert_close(key, grads[our_name(key)].norm().float(), torch.tensor(value), "whole_gradient")
+        assert_close(
+            key, grads[our_name(key)].norm().float(), torch.tensor(value), "whole_gradient"
+        )
     check_after(net, arrays, "infonce_key")
 
 
@@ -179,4 +230,6 @@ def check_logits(case: Case, net: CoCLR, batch: Batch) -> None:
     logits, right = seen(net, batch)
     assert_close("logits", logits.float(), case.arrays["logits"], "infonce_logits")
     assert_close("mask", right, case.arrays["mask"], "exact")
-    assert_close("loss_all", nce(logits, right).float()[None], case.arrays["loss_all"], "infonce_loss")
+    assert_close(
+        "loss_all", nce(logits, right).float()[None], case.arrays["loss_all"], "infonce_loss"
+    )

@@ -24,7 +24,8 @@ FIELDS = {
     "gru": lambda case: {"x", "h0", "cell0_step"} <= case.arrays.keys(),
     "whole": lambda case: "mask_value_counts" in case.meta,
     "classifier": lambda case: (
-        {"logits", "context"} == case.arrays.keys() and case.meta.get("input", "").endswith("dpc_full")
+        {"logits", "context"} == case.arrays.keys()
+        and case.meta.get("input", "").endswith("dpc_full")
     ),
 }
 
@@ -35,7 +36,9 @@ def recognises(case: Case) -> bool:
 
 def check(case: Case) -> None:
     name = next(name for name, field in FIELDS.items() if field(case))
-    {"net": check_net, "gru": check_gru, "whole": check_whole, "classifier": check_classifier}[name](case)
+    {"net": check_net, "gru": check_gru, "whole": check_whole, "classifier": check_classifier}[
+        name
+    ](case)
 
 
 def made(seed: int, keys: Iterable[list]) -> dict[str, Tensor]:
@@ -44,7 +47,9 @@ def made(seed: int, keys: Iterable[list]) -> dict[str, Tensor]:
 
 
 def clip_of(case: Case) -> Tensor:
-    clip = standard_normal(case.meta["seed"], f"input:{case.meta['input_name']}", case.meta["input_shape"])
+    clip = standard_normal(
+        case.meta["seed"], f"input:{case.meta['input_name']}", case.meta["input_shape"]
+    )
     assert hashlib.sha256(clip.numpy().tobytes()).hexdigest() == case.meta["input_sha256"]
     return clip
 
@@ -80,7 +85,12 @@ def keep(stages: dict[str, Tensor], stage: str, module: nn.Module, ins: tuple, o
 
 def check_stage(name: str, x: Tensor, theirs: dict) -> None:
     assert list(x.shape) == theirs["shape"]
-    for what, value in {"mean": x.mean(), "std": x.std(), "l2": x.norm(), "absmax": x.abs().max()}.items():
+    for what, value in {
+        "mean": x.mean(),
+        "std": x.std(),
+        "l2": x.norm(),
+        "absmax": x.abs().max(),
+    }.items():
         scale = theirs["l2" if what == "l2" else "absmax"]
         assert abs(float(value) - theirs[what]) <= 1e-4 * abs(scale), f"{name} {what}"
 
@@ -101,22 +111,34 @@ def check_gru(case: Case) -> None:
         assert torch.equal(value, stored[other])
     assert sum(p.numel() for p in gru.parameters()) == case.meta["weights"]["n_params"]
     gru.load_state_dict(
-        {k.removeprefix("gru."): v for k, v in LAYOUT.to_ours({f"agg.{k}": v for k, v in stored.items()}).items()}
+        {
+            k.removeprefix("gru."): v
+            for k, v in LAYOUT.to_ours({f"agg.{k}": v for k, v in stored.items()}).items()
+        }
     )
     with torch.no_grad():
         for state, name in ((None, "none"), (arrays["h0"], "h0")):
             out, last = gru(arrays["x"], state)
             assert_close(f"out_from_{name}", out, arrays[f"out_from_{name}"], "gru")
-            assert_close(f"last_from_{name}", last.transpose(0, 1), arrays[f"last_from_{name}"], "gru")
+            assert_close(
+                f"last_from_{name}", last.transpose(0, 1), arrays[f"last_from_{name}"], "gru"
+            )
         step = gru.cells[0](arrays["x"][:, 0], arrays["h0"][0])
     assert_close("cell0_step", step, arrays["cell0_step"], "gru")
-    known = {"x", "h0", "cell0_step", *(f"{a}_from_{b}" for a in ("out", "last") for b in ("none", "h0"))}
+    known = {
+        "x",
+        "h0",
+        "cell0_step",
+        *(f"{a}_from_{b}" for a in ("out", "last") for b in ("none", "h0")),
+    }
     assert arrays.keys() - stored.keys() - {f"sd/{k}" for k in stored} == known
 
 
 def check_whole(case: Case) -> None:
     cfg, arrays, meta = case.meta["cfg"], case.arrays, case.meta
-    encoder = create_encoder(f"{cfg['net']}_2d3d", running_stats=False, frames=cfg["SL"], size=cfg["S"])
+    encoder = create_encoder(
+        f"{cfg['net']}_2d3d", running_stats=False, frames=cfg["SL"], size=cfg["S"]
+    )
     dpc = DPC(encoder, blocks=cfg["N"], predicted=cfg["P"]).double().eval()
     weights = made(meta["seed"], meta["weights"]["keys"])
     dpc.load_state_dict(LAYOUT.to_ours(weights))
@@ -131,17 +153,24 @@ def check_whole(case: Case) -> None:
     kinds = kind(*shape, z)
     codes = torch.tensor([CODES[k] for k in range(4)])[kinds]
     assert_close("mask", codes.view(*shape, *shape), arrays["mask"], "exact")
-    assert {str(int(c)): int(n) for c, n in zip(*codes.unique(return_counts=True), strict=True)} == meta[
-        "mask_value_counts"
-    ]
+    assert {
+        str(int(c)): int(n) for c, n in zip(*codes.unique(return_counts=True), strict=True)
+    } == meta["mask_value_counts"]
     assert_close("target_flat", (kinds == 0).int().argmax(1), arrays["target_flat"], "exact")
     loss = dpc({"clips": clip[:, None]})
-    assert_close("loss", loss.total.detach(), torch.tensor(meta["loss_f64"], dtype=torch.float64), "loss")
+    assert_close(
+        "loss", loss.total.detach(), torch.tensor(meta["loss_f64"], dtype=torch.float64), "loss"
+    )
     for k in (1, 5):
         assert abs(float(loss.parts[f"top{k}"]) - meta[f"top{k}"]) < 1e-6
     assert (
         abs(
-            float((scores.topk(3, dim=1).indices == arrays["target_flat"][:, None]).any(1).float().mean())
+            float(
+                (scores.topk(3, dim=1).indices == arrays["target_flat"][:, None])
+                .any(1)
+                .float()
+                .mean()
+            )
             - meta["top3"]
         )
         < 1e-6
@@ -165,7 +194,14 @@ class Classifier(nn.Module):
 
     def forward(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         tokens, _, grid, _ = self.encoder(rearrange(blocks, "B N C T H W -> (B N) C T H W"))
-        z = reduce(F.relu(tokens), "(B N) (t h w) D -> B N D h w", "mean", N=blocks.shape[1], t=grid.t, h=grid.h)
+        z = reduce(
+            F.relu(tokens),
+            "(B N) (t h w) D -> B N D h w",
+            "mean",
+            N=blocks.shape[1],
+            t=grid.t,
+            h=grid.h,
+        )
         context = self.final_bn(self.gru(z)[1][-1].mean((-2, -1)))
         return self.final_fc(context), context
 
@@ -174,9 +210,15 @@ def check_classifier(case: Case) -> None:
     """Its input is that of the case of the whole objective which lies beside it."""
     beside = [Case(p) for p in case.path.parent.glob("*.json") if p.with_suffix(".npz").exists()]
     (whole,) = [c for c in beside if FIELDS["whole"](c) and c.meta["seed"] == case.meta["seed"]]
-    net = Classifier(create_encoder(f"{whole.meta['cfg']['net']}_2d3d"), case.meta["num_class"]).double().eval()
+    net = (
+        Classifier(create_encoder(f"{whole.meta['cfg']['net']}_2d3d"), case.meta["num_class"])
+        .double()
+        .eval()
+    )
     weights = made(case.meta["seed"], case.meta["weights"]["keys"])
-    net.load_state_dict(LAYOUT.to_ours(weights) | {k: v for k, v in weights.items() if k.startswith("final_")})
+    net.load_state_dict(
+        LAYOUT.to_ours(weights) | {k: v for k, v in weights.items() if k.startswith("final_")}
+    )
     with torch.no_grad():
         logits, context = net(clip_of(whole).double())
     assert_close("logits", logits[:, None].float(), case.arrays["logits"], "dpc_map")

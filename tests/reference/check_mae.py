@@ -21,7 +21,10 @@ from tests.reference.cases import Case, assert_close
 VIDEOMAE, MAE_ST = VIDEOMAES[0], MAE_STS[0]  # as they are pretrained
 UNCHECKED = {"video_u8": "the input"}
 UNCHECKED_META = {
-    **dict.fromkeys(("model", "config", "num_frames", "mask_ratio", "batch", "seed"), "settings, used to build ours"),
+    **dict.fromkeys(
+        ("model", "config", "num_frames", "mask_ratio", "batch", "seed"),
+        "settings, used to build ours",
+    ),
     "finetune_missing_keys": "of the official loader, which ours does not imitate",
     "finetune_unexpected_keys": "likewise",
 }
@@ -52,13 +55,20 @@ def check(case: Case) -> None:
             continue
         if not isinstance(value, dict):
             exact = not isinstance(value, float)
-            assert_close(name, torch.tensor(meta[name]), torch.tensor(value), "exact" if exact else "loss")
+            assert_close(
+                name, torch.tensor(meta[name]), torch.tensor(value), "exact" if exact else "loss"
+            )
             continue
         assert meta[name].keys() == value.keys()
         for key, norm in value.items():
             assert (meta[name][key] is None) == (norm is None), f"gradient of {key}"
             if norm is not None:
-                assert_close(f"gradient of {key}", torch.tensor(meta[name][key]), torch.tensor(norm), "gradient")
+                assert_close(
+                    f"gradient of {key}",
+                    torch.tensor(meta[name][key]),
+                    torch.tensor(norm),
+                    "gradient",
+                )
 
 
 def kind(name: str, theirs: Tensor) -> str:
@@ -105,7 +115,9 @@ def of_videomae(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "encoder_visible": encoder(clip, keep).tokens,
         "encoder_unmasked": dense.tokens,
         "decoder_pred": predict(mae, clip, keep, drop),
-        "ft_meanpool_fcnorm": F.layer_norm(first, first.shape[-1:], eps=EPS),  # a fresh fc_norm; encoder.norm is unused
+        "ft_meanpool_fcnorm": F.layer_norm(
+            first, first.shape[-1:], eps=EPS
+        ),  # a fresh fc_norm; encoder.norm is unused
     }
     numbers = {
         "grid": list(grid),
@@ -196,13 +208,17 @@ def finish(case, mae, options, clip, keep, drop, listed, to_ours, arrays, number
         for name in case.arrays:
             if shown := re.fullmatch(rf"target_{norm}_first(\d+)", name):
                 arrays[name] = raw.targets(clip, listed[:, : int(shown[1])])
-        pred = functional_call(_Predict(mae), {f"mae.{k}": v for k, v in to_ours(leaves).items()}, (clip, keep, drop))
+        pred = functional_call(
+            _Predict(mae), {f"mae.{k}": v for k, v in to_ours(leaves).items()}, (clip, keep, drop)
+        )
         loss = F.mse_loss(pred, raw.targets(clip, drop))
         arrays[f"loss_{norm}"] = loss.detach().double()
         numbers[f"loss_{norm}_pix"] = float(loss.detach())
         if norm == "norm":
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    norms = {k: None if g is None else float(g.norm()) for k, g in zip(leaves, gradients, strict=True)}
+    norms = {
+        k: None if g is None else float(g.norm()) for k, g in zip(leaves, gradients, strict=True)
+    }
     numbers["grad_l2_norm_of_norm_pix_loss"] = norms
     return {k: v.detach() for k, v in arrays.items()}, numbers
 
@@ -221,7 +237,9 @@ def everywhere(mae: MAE, clip: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
         x = block(x)
     pred = mae.pixels.out(mae.pixels.last(x))[:, -grid.n :]
     hidden = predict(mae, clip, keep, drop)
-    assert_close("the hidden part of it", hidden.detach(), pred[:, keep.shape[1] :].detach(), "tokens")
+    assert_close(
+        "the hidden part of it", hidden.detach(), pred[:, keep.shape[1] :].detach(), "tokens"
+    )
     return pred
 
 

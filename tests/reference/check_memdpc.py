@@ -16,7 +16,16 @@ from tests.reference.check_dpc import clip_of, made
 
 (LAYOUT,) = (layout for layout in LAYOUTS if layout.name == "memdpc")
 WAYS = ("forward", "backward")
-WHOLE = {"hidden0", "mem_logits0", "attention0", "read0", "context_feature", "loss", "losses", "acc"}
+WHOLE = {
+    "hidden0",
+    "mem_logits0",
+    "attention0",
+    "read0",
+    "context_feature",
+    "loss",
+    "losses",
+    "acc",
+}
 WHOLE |= {f"{what}_{way}" for what in ("pred", "gt", "score") for way in WAYS}
 
 
@@ -36,7 +45,9 @@ def built(case: Case) -> MemDPC:
     """In float64, in the case's mode; dropout is off in both."""
     cfg = case.meta["cfg"]
     encoder = create_encoder(f"{case.meta['net']}_2d3d", frames=cfg["SL"], size=cfg["S"])
-    net = MemDPC(encoder, blocks=cfg["N"], predicted=cfg["P"], slots=cfg["mem"], dropout=0.0).double()
+    net = MemDPC(
+        encoder, blocks=cfg["N"], predicted=cfg["P"], slots=cfg["mem"], dropout=0.0
+    ).double()
     net.load_state_dict(LAYOUT.to_ours(made(case.meta["seed"], case.meta["weights"]["keys"])))
     assert sum(p.numel() for p in net.parameters()) == case.meta["weights"]["n_params"]
     return net.train(case.meta["mode"].startswith("train"))
@@ -50,17 +61,33 @@ def check_whole(case: Case) -> None:
         z = net.maps(clip)
         states = {way: gru(order[:, :-P].relu())[1][-1] for way, gru, order in both_ways(net, z)}
     assert_close("hidden0", states["forward"].float(), arrays["hidden0"], "dpc_map")
-    assert_close("context_feature", states["forward"][:, None].float(), arrays["context_feature"], "dpc_map")
+    assert_close(
+        "context_feature", states["forward"][:, None].float(), arrays["context_feature"], "dpc_map"
+    )
     state = arrays["hidden0"].double()  # theirs: a read is held to its own tolerance
-    assert_close("mem_logits0", net.predict(state).detach().float(), arrays["mem_logits0"], "memory")
+    assert_close(
+        "mem_logits0", net.predict(state).detach().float(), arrays["mem_logits0"], "memory"
+    )
     assert_close("attention0", net.address(state).detach().float(), arrays["attention0"], "memory")
     assert_close("read0", net.read(state).detach().float(), arrays["read0"], "memory")
     for way, gru, order in both_ways(net, z):
         with torch.no_grad():
             pred, true = roll_out(gru, order[:, :-P], P, net.read), order[:, -P:]
-        assert_close(f"pred_{way}", rearrange(pred, "B P D h w -> B D P h w").float(), arrays[f"pred_{way}"], "dpc_map")
-        assert_close(f"gt_{way}", rearrange(true, "B P D h w -> D B P (h w)").float(), arrays[f"gt_{way}"], "dpc_map")
-        assert_close(f"score_{way}", (rows(pred) @ rows(true).T).float(), arrays[f"score_{way}"], "dpc_score")
+        assert_close(
+            f"pred_{way}",
+            rearrange(pred, "B P D h w -> B D P h w").float(),
+            arrays[f"pred_{way}"],
+            "dpc_map",
+        )
+        assert_close(
+            f"gt_{way}",
+            rearrange(true, "B P D h w -> D B P (h w)").float(),
+            arrays[f"gt_{way}"],
+            "dpc_map",
+        )
+        assert_close(
+            f"score_{way}", (rows(pred) @ rows(true).T).float(), arrays[f"score_{way}"], "dpc_score"
+        )
     check_loss(case, built(case), clip)  # anew: batch norm has moved on
     seen = {name for name in arrays if name.startswith("after_bn1.")}
     assert arrays.keys() == WHOLE | seen
@@ -74,7 +101,12 @@ def both_ways(net: MemDPC, z: Tensor) -> list[tuple[str, ConvGRU, Tensor]]:
 def check_loss(case: Case, net: MemDPC, clip: Tensor) -> None:
     arrays, meta = case.arrays, case.meta
     loss = net({"clips": clip[:, None]})
-    assert_close("loss", loss.total.detach(), torch.tensor(meta["loss_f64"], dtype=torch.float64), "memdpc_loss")
+    assert_close(
+        "loss",
+        loss.total.detach(),
+        torch.tensor(meta["loss_f64"], dtype=torch.float64),
+        "memdpc_loss",
+    )
     assert_close("loss", loss.total.detach().float()[None], arrays["loss"], "memdpc_loss")
     losses = torch.stack([loss.parts["forward"], loss.parts["backward"]])
     assert_close("losses", losses.float(), arrays["losses"], "memdpc_loss")
@@ -83,7 +115,10 @@ def check_loss(case: Case, net: MemDPC, clip: Tensor) -> None:
     assert_close("acc", torch.tensor(tops), arrays["acc"], "memory")
     loss.total.backward()
     norms = {name: p.grad.norm() for name, p in net.named_parameters()}
-    ours = {row.theirs: row.ours for row in LAYOUT.of_theirs(made(meta["seed"], meta["weights"]["keys"]))}
+    ours = {
+        row.theirs: row.ours
+        for row in LAYOUT.of_theirs(made(meta["seed"], meta["weights"]["keys"]))
+    }
     for key, value in meta["grad_norm_f64"].items():
         assert_close(key, norms[ours[key]], torch.tensor(value, dtype=torch.float64), "gradient")
     for name in (name for name in arrays if name.startswith("after_bn1.")):
@@ -97,13 +132,23 @@ class Classifier(nn.Module):
     def __init__(self, encoder: ResNet2d3d, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.gru, self.gru_back = ConvGRU(encoder.dim, encoder.dim), ConvGRU(encoder.dim, encoder.dim)
+        self.gru, self.gru_back = (
+            ConvGRU(encoder.dim, encoder.dim),
+            ConvGRU(encoder.dim, encoder.dim),
+        )
         self.final_bn = nn.BatchNorm1d(2 * encoder.dim)
         self.final_fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(2 * encoder.dim, classes))
 
     def forward(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         tokens, _, grid, _ = self.encoder(rearrange(blocks, "B N C T H W -> (B N) C T H W"))
-        z = reduce(F.relu(tokens), "(B N) (t h w) D -> B N D h w", "mean", N=blocks.shape[1], t=grid.t, h=grid.h)
+        z = reduce(
+            F.relu(tokens),
+            "(B N) (t h w) D -> B N D h w",
+            "mean",
+            N=blocks.shape[1],
+            t=grid.t,
+            h=grid.h,
+        )
         states = [self.gru(z)[1][-1], self.gru_back(z.flip(1))[1][-1]]
         context = self.final_bn(torch.cat([state.mean((-2, -1)) for state in states], 1))
         return self.final_fc(context), context
@@ -113,7 +158,11 @@ def check_classifier(case: Case) -> None:
     """Its input is that of the whole cases beside it."""
     beside = [Case(p) for p in case.path.parent.glob("*.json") if p.with_suffix(".npz").exists()]
     whole = next(c for c in beside if is_whole(c) and c.meta["seed"] == case.meta["seed"])
-    net = Classifier(create_encoder(f"{whole.meta['net']}_2d3d"), case.meta["num_class"]).double().eval()
+    net = (
+        Classifier(create_encoder(f"{whole.meta['net']}_2d3d"), case.meta["num_class"])
+        .double()
+        .eval()
+    )
     weights = made(case.meta["seed"], case.meta["weights"]["keys"])
     ours = {key: value for key, value in LAYOUT.to_ours(weights).items() if key != "memory"}
     net.load_state_dict(ours | {k: v for k, v in weights.items() if k.startswith("final_")})

@@ -22,7 +22,13 @@ from tests.reference.rule import tagged
 
 Arrays = dict[str, Tensor]
 (LAYOUT,) = LAYOUTS
-LAYERS = {"conv1": "stem.0", "conv_2b": "stem.2", "conv_2c": "stem.3.0", "gating": "stem.3", "maxpool_2a": "stem.1"}
+LAYERS = {
+    "conv1": "stem.0",
+    "conv_2b": "stem.2",
+    "conv_2c": "stem.3.0",
+    "gating": "stem.3",
+    "maxpool_2a": "stem.1",
+}
 LAYERS |= {"maxpool_3a": "stem.4", "maxpool_4a": "pool4", "maxpool_5a": "pool5"}
 BOUNDS = {  # of the embeddings and the gradients in train mode
     "plain": ("s3d_milnce", "milnce_gradient"),
@@ -46,7 +52,9 @@ def check(case: Case) -> None:
     assert any(case.path.glob("keys_*.json"))
     for file in sorted(case.path.glob("keys_*.json")):
         prefix = file.stem.removeprefix("keys_") + "."
-        theirs = {key.removeprefix(prefix): x for key, x in outputs.items() if key.startswith(prefix)}
+        theirs = {
+            key.removeprefix(prefix): x for key, x in outputs.items() if key.startswith(prefix)
+        }
         found = net_check(case, json.loads(file.read_text()), inputs, theirs, prefix[:-1])
         assert theirs.keys() == found, f"{prefix} not compared: {sorted(theirs.keys() - found)}"
         seen |= {prefix + key for key in found}
@@ -55,7 +63,9 @@ def check(case: Case) -> None:
     assert rest.keys() == found, f"not compared: {sorted(rest.keys() - found)}"
 
 
-def net_check(case: Case, keys: dict[str, Any], inputs: Arrays, theirs: dict[str, Any], stem: str) -> set[str]:
+def net_check(
+    case: Case, keys: dict[str, Any], inputs: Arrays, theirs: dict[str, Any], stem: str
+) -> set[str]:
     """Gives the names of what was compared.
 
     In float64, so that what differs is the published side's own rounding and no CPU gives another answer.
@@ -83,7 +93,9 @@ def built(state: Arrays) -> MilNCE:
     objective = MilNCE(create_encoder(told.encoder, **told.kwargs), **told.settings)
     objective.load_state_dict(ours)
     again = LAYOUT.to_theirs(objective.state_dict())
-    assert list(again) == list(state) and all(torch.equal(again[key], x) for key, x in state.items())
+    assert list(again) == list(state) and all(
+        torch.equal(again[key], x) for key, x in state.items()
+    )
     return objective
 
 
@@ -109,7 +121,9 @@ def eval_check(objective: MilNCE, clips: Tensor, tokens: Tensor, theirs: Arrays)
     for key, value in [*ours.items(), *summaries(stages)]:
         assert_close(key, value, theirs[key], "exact" if key.endswith(".shape") else "s3d_milnce")
         ours[key] = value
-    assert_close("loss_eval", mil_nce(video, bags(texts, len(clips))), theirs["loss_eval"], "milnce_loss")
+    assert_close(
+        "loss_eval", mil_nce(video, bags(texts, len(clips))), theirs["loss_eval"], "milnce_loss"
+    )
     return ours.keys() | {"loss_eval"}
 
 
@@ -120,7 +134,9 @@ def summaries(stages: Arrays) -> Iterator[tuple[str, Tensor]]:
         yield f"stage.{name}.first8", x.flatten()[:8]
 
 
-def train_check(objective: MilNCE, clips: Tensor, tokens: Tensor, theirs: Arrays, bounds: tuple[str, str]) -> set[str]:
+def train_check(
+    objective: MilNCE, clips: Tensor, tokens: Tensor, theirs: Arrays, bounds: tuple[str, str]
+) -> set[str]:
     embedding, gradient = bounds
     _, video, texts = embedded(objective, clips, tokens)
     (scaled,) = (key for key in theirs if key.startswith("loss_train_scaled"))
@@ -169,7 +185,12 @@ def words_check(case: Case, theirs: Arrays) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "words.npy"
         np.save(file, np.array(told["vocab_list_in_order"]))
-        sizes = {"dim": 2, "width": 2, "hidden": 2, "length": int(key.removeprefix("tokenizer_ids_max"))}
+        sizes = {
+            "dim": 2,
+            "width": 2,
+            "hidden": 2,
+            "length": int(key.removeprefix("tokenizer_ids_max")),
+        }
         tower = create_tower("words", words=str(file), **{**MILNCE, **sizes})
     assert_close(key, tower.tokens(told["sentences"]), theirs[key], "exact")
     return {key}

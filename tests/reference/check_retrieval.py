@@ -18,7 +18,11 @@ def recognises(case: Case) -> bool:
 def check(case: Case) -> None:
     """Each split is centred on its own mean; cosines; the k nearest."""
     test, train = (
-        Frozen({"mean@last": centred(case.arrays[f"{split}_feature"])}, case.arrays[f"{split}_label"], [])
+        Frozen(
+            {"mean@last": centred(case.arrays[f"{split}_feature"])},
+            case.arrays[f"{split}_label"],
+            [],
+        )
         for split in ("test", "train")
     )
     near, index = neighbours(test.feats["mean@last"], train.feats["mean@last"], len(train.labels))

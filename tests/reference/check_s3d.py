@@ -20,7 +20,9 @@ def check(case: Case) -> None:
     net.double()  # so that what differs is the published side's own rounding
     ours = LAYOUTS[0].to_ours({k[0]: rule(case.meta["seed"], k[0], k[1]) for k in keys})
     net.load_state_dict({key.removeprefix("encoder."): value for key, value in ours.items()})
-    clip = standard_normal(case.meta["seed"], f"input:{case.meta['input_name']}", case.meta["input_shape"])
+    clip = standard_normal(
+        case.meta["seed"], f"input:{case.meta['input_name']}", case.meta["input_shape"]
+    )
     assert hashlib.sha256(clip.numpy().tobytes()).hexdigest() == case.meta["input_sha256"]
     assert sum(p.numel() for p in net.parameters()) == case.meta["weights"]["n_params"]
     modes = [mode for mode in ("eval", "train") if f"stages_{mode}" in case.meta]
@@ -32,6 +34,8 @@ def check(case: Case) -> None:
             ours = {"mean": x.mean(), "std": x.std(), "l2": x.norm(), "absmax": x.abs().max()}
             assert list(x.shape) == theirs["shape"]
             for name, value in ours.items():
-                assert abs(float(value) - theirs[name]) <= 1e-4 * abs(theirs["absmax" if name != "l2" else "l2"])
+                assert abs(float(value) - theirs[name]) <= 1e-4 * abs(
+                    theirs["absmax" if name != "l2" else "l2"]
+                )
         assert_close(f"feat_{mode}", stages[-1].float(), case.arrays[f"feat_{mode}"], f"s3d_{mode}")
     assert case.arrays.keys() == {f"feat_{mode}" for mode in modes}

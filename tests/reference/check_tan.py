@@ -26,7 +26,9 @@ from tests.reference.rule import tagged
 Arrays = dict[str, Tensor]
 LAYOUT = next(layout for layout in LAYOUTS if layout.name == "tan")
 STORED = ("inputs", "outputs", "align_inputs", "align_outputs")
-WITHOUT = "noabspos"  # the type of agreement is that of the paper, and places in the video are not known
+WITHOUT = (
+    "noabspos"  # the type of agreement is that of the paper, and places in the video are not known
+)
 SHARE = 0.5  # of the sentences that a thresholded loss learns from, by the README
 PERT = 64  # seconds of a stub's window that are perturbed
 
@@ -42,7 +44,11 @@ class Told(NamedTuple):
 
 def recognises(case: Case) -> bool:
     file = case.path / "inputs.npz"
-    return case.path.is_dir() and file.exists() and {"video", "text_embed", "pl_logits_joint"} <= np.load(file).keys()
+    return (
+        case.path.is_dir()
+        and file.exists()
+        and {"video", "text_embed", "pl_logits_joint"} <= np.load(file).keys()
+    )
 
 
 def check(case: Case) -> None:
@@ -54,9 +60,13 @@ def check(case: Case) -> None:
     found = {name for name in model_check(told, state)}
     found |= set(text_check(told, state, words))
     found |= set(loss_check(told, state, read(case, "grad_norms_loss_init")))
-    for name in sorted({key.partition(".")[0] for key in arrays["outputs"] if key.startswith("cotrain_")}):
+    for name in sorted(
+        {key.partition(".")[0] for key in arrays["outputs"] if key.startswith("cotrain_")}
+    ):
         found |= set(cotrain_check(told, name))
-    assert arrays["outputs"].keys() == found, f"not compared: {sorted(arrays['outputs'].keys() ^ found)}"
+    assert arrays["outputs"].keys() == found, (
+        f"not compared: {sorted(arrays['outputs'].keys() ^ found)}"
+    )
     assert arrays["align_outputs"].keys() == set(
         align_check(told, load_annotation(case.path / "htm_align_annotation.json"))
     )
@@ -74,7 +84,11 @@ def built(state: Arrays, **change: Any) -> TAN:
     """The objective that the tensors are of, filled with them; written back they are the same, in the same order."""
     ours = LAYOUT.to_ours(state)
     settings = LAYOUT.describe(ours).settings
-    options = {**settings.pop("options", {}), "buckets": len(ours["aligner.tower.table.weight"]) - 1, "trained": False}
+    options = {
+        **settings.pop("options", {}),
+        "buckets": len(ours["aligner.tower.table.weight"]) - 1,
+        "trained": False,
+    }
     net = TAN(None, **{**settings, "options": options, "random_start": False, **change})
     if "positions" in change:  # of another kind than the case's
         ours["aligner.positions"] = net.aligner.positions.detach()
@@ -91,7 +105,9 @@ def all_pairs(video: Tensor, text: Tensor) -> Tensor:
     return torch.einsum("astd,bsnd->astbn", video, stages)
 
 
-def seen_by(aligner: Aligner, told: Told, masked: bool = True, interpolate_from: int | None = None) -> Seen:
+def seen_by(
+    aligner: Aligner, told: Told, masked: bool = True, interpolate_from: int | None = None
+) -> Seen:
     given = told.arrays["inputs"]
     masks = [given[name] & masked for name in ("video_padding_mask", "text_padding_mask")]
     video, text = given["video"].double(), given["text_embed"].double()
@@ -112,10 +128,14 @@ def model_check(told: Told, state: Arrays) -> Iterator[str]:
         for name, rows in stretches(told):
             raw = seen_by(net.aligner, told, masked=False, interpolate_from=rows)
             seen = units(raw)
-            found[name.format("joint")] = torch.einsum("bstd,bsnd->bstn", seen.joint_video, seen.joint_text)
+            found[name.format("joint")] = torch.einsum(
+                "bstd,bsnd->bstn", seen.joint_video, seen.joint_text
+            )
             found[name.format("dual")] = torch.einsum("bstd,bnd->bstn", seen.video, seen.text)
             if rows is None:
-                found["model.alignability_joint_nopad"] = net.aligner.tell(raw.joint_text)[..., None]
+                found["model.alignability_joint_nopad"] = net.aligner.tell(raw.joint_text)[
+                    ..., None
+                ]
         placed = units(seen_by(built(state, text_positions=True).aligner, told))
         found["model_textpos.logits_joint"] = all_pairs(placed.joint_video, placed.joint_text)
         waves = built(state, positions="sine")
@@ -130,7 +150,9 @@ def stretches(told: Told) -> Iterator[tuple[str, int | None]]:
     """Names of similarities without masks, and from how many rows their positions are stretched."""
     yield "model.get_text_visual_sim_{}", None
     begin = "model.sim_joint_interpolate_from_"
-    for rows in (key.removeprefix(begin) for key in told.arrays["outputs"] if key.startswith(begin)):
+    for rows in (
+        key.removeprefix(begin) for key in told.arrays["outputs"] if key.startswith(begin)
+    ):
         yield f"model.sim_{{}}_interpolate_from_{rows}", int(rows)
 
 
@@ -179,21 +201,31 @@ def loss_check(told: Told, state: Arrays, norms: dict[str, float]) -> Iterator[s
     given = {**told.arrays["inputs"], "video": video}
     seen = units(seen_by(net.aligner, told._replace(arrays={**told.arrays, "inputs": given})))
     net.loss(net.logits(seen, said.unspoken), said).total.backward()
-    found = {"loss_init.grad_video_norm": video.grad.norm(), "loss_init.grad_video_0_0_first8": video.grad[0, 0, :8]}
+    found = {
+        "loss_init.grad_video_norm": video.grad.norm(),
+        "loss_init.grad_video_0_0_first8": video.grad[0, 0, :8],
+    }
     yield from compared(found, out, "tan_gradient")
     ours = {row.theirs: row.ours for row in LAYOUT.of_theirs(state)}
     own = dict(net.named_parameters())
     moved = {key for key, name in ours.items() if name in own and own[name].grad is not None}
     assert moved == norms.keys()
     for key, value in norms.items():
-        assert_close(key, own[ours[key]].grad.norm(), torch.tensor(value, dtype=torch.float64), "tan_gradient")
+        assert_close(
+            key,
+            own[ours[key]].grad.norm(),
+            torch.tensor(value, dtype=torch.float64),
+            "tan_gradient",
+        )
     for prefix, share in (("loss_init", 0.0), (f"loss_init_th{SHARE}", SHARE)):
         net.threshold = share
         cosines = {name: out[f"model.{name}"].double() for name in ("logits_dual", "logits_joint")}
         yield from one_loss(net, prefix, told, said, cosines)
 
 
-def one_loss(net: TAN, prefix: str, told: Told, said: Said, cosines: Arrays, **more: Any) -> Iterator[str]:
+def one_loss(
+    net: TAN, prefix: str, told: Told, said: Said, cosines: Arrays, **more: Any
+) -> Iterator[str]:
     """Losses, gradients at the cosines and what was chosen, of given cosines."""
     out, spoken = told.arrays["outputs"], ~said.unspoken
     cosines = {name: x.clone().requires_grad_() for name, x in cosines.items()}
@@ -204,7 +236,11 @@ def one_loss(net: TAN, prefix: str, told: Told, said: Said, cosines: Arrays, **m
     found = {"loss": loss.total, "loss-dual": parts["dual"], "loss-joint": parts["joint"]}
     if net.threshold:
         plain = [branch(x, more.get("target", said.own), spoken, spoken) for x in logits]
-        found |= {"loss-dual-all": plain[0], "loss-joint-all": plain[1], "loss-total": (plain[0] + plain[1]) / 2}
+        found |= {
+            "loss-dual-all": plain[0],
+            "loss-joint-all": plain[1],
+            "loss-total": (plain[0] + plain[1]) / 2,
+        }
     if head is not None:
         found |= {"loss-joint-bce": parts["bce"], "alignability_top1": parts["alignable"]}
     yield from compared({f"{prefix}.{key}": x.detach() for key, x in found.items()}, out, "tan")
@@ -212,7 +248,9 @@ def one_loss(net: TAN, prefix: str, told: Told, said: Said, cosines: Arrays, **m
     grads = {name: x.grad.norm() for name, x in cosines.items()}
     if head is not None:
         grads["joint_logits_alignability"] = head.grad.norm()
-    yield from compared({f"{prefix}.grad_norm.{name}": x for name, x in grads.items()}, out, "tan_gradient")
+    yield from compared(
+        {f"{prefix}.grad_norm.{name}": x for name, x in grads.items()}, out, "tan_gradient"
+    )
     if net.threshold or head is not None:
         heights = [of_own(x[-1:], spoken)[:, 0].amax(1) for x in (logits.joint, logits.dual)]
         chosen = pseudo_labels.alignable(*heights, said.places[spoken], net.threshold, net.trim)
@@ -235,7 +273,9 @@ def cotrain_check(told: Told, name: str) -> Iterator[str]:
     for which in ("joint", "dual"):
         cosines = given[f"pl_ema_logits_{which}"][:, -1].double()
         taught[which] = cosines.diagonal(dim1=0, dim2=2).permute(2, 0, 1) / net.temperature  # B T N
-        picked[which] = pseudo_labels.pick(taught[which], said.own, said.ended, said.unspoken, net.temperature)
+        picked[which] = pseudo_labels.pick(
+            taught[which], said.own, said.ended, said.unspoken, net.temperature
+        )
     agreed = pseudo_labels.agree(picked["joint"], picked["dual"], said.own, said.unspoken, how)
     exact = {"dbg.confidence_iou": agreed.agree, "dbg.confidence_mask": agreed.sure}
     exact |= {"dbg.agreement": with_itself(agreed.target), "dbg.binary_tgt": with_itself(said.own)}
@@ -277,11 +317,19 @@ def align_check(told: Told, annotation: dict[str, list[Spoken]]) -> Iterator[str
             got = evaluate(annotation, lengths, stub, method=method, head=head == "head")
             name = f"{head}.{method}"
             metrics = {f"{name}.Recall": got["recall"], f"{name}.AUC": got["auc"]}
-            yield from compared({k: torch.tensor(x, dtype=torch.float64) for k, x in metrics.items()}, out, "metric")
+            yield from compared(
+                {k: torch.tensor(x, dtype=torch.float64) for k, x in metrics.items()}, out, "metric"
+            )
             tables = {f"{name}.sim.{video}": x for video, x in got["similarity"].items()}
-            tables |= {f"{name}.alignability.{video}": x for video, x in got["alignability"].items()}
+            tables |= {
+                f"{name}.alignability.{video}": x for video, x in got["alignability"].items()
+            }
             yield from compared({key: x for key, x in tables.items() if key in out}, out, "tan")
-            calls = [[i, *call] for i, video in enumerate(sorted(annotation)) for call in got["calls"][video]]
+            calls = [
+                [i, *call]
+                for i, video in enumerate(sorted(annotation))
+                for call in got["calls"][video]
+            ]
             key = f"{method}.calls_video_start_len_firstsent_lastsent"
             yield from compared({key: torch.tensor(calls)} if key in out else {}, out, "exact")
 

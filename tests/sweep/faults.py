@@ -71,7 +71,10 @@ class Faults:
             victim, kind = self.chance.choice(running), self.chance.choice(kinds)
             if self.strike(kind, victim, self.folder.cell(victim.cell)):
                 self.done.append((kind, victim.cell))
-                print(f"{time.strftime('%H:%M:%S')} {kind}: {victim.name} at step {victim.step}", file=sys.stderr)
+                print(
+                    f"{time.strftime('%H:%M:%S')} {kind}: {victim.name} at step {victim.step}",
+                    file=sys.stderr,
+                )
 
     def strike(self, kind: str, victim: State, cell: CellFolder) -> bool:
         job = self.job(victim.cell)
@@ -79,15 +82,25 @@ class Faults:
             return self.slurmd()
         if kind.startswith("kill"):
             last = [event for event in cell.events() if event["event"] == "start"][-1]
-            pids = [last["pid"]] if "keeper" in kind else processes(str(cell.run), "ssvid.pretrain", "python")
-            pids = [pid for pid in pids if Path(f"/proc/{pid}").exists() and "srun" not in name(pid)]
+            pids = (
+                [last["pid"]]
+                if "keeper" in kind
+                else processes(str(cell.run), "ssvid.pretrain", "python")
+            )
+            pids = [
+                pid for pid in pids if Path(f"/proc/{pid}").exists() and "srun" not in name(pid)
+            ]
             if not pids:
                 return False
             os.kill(self.chance.choice(pids), signal.SIGKILL)
             return True
         if job is None:
             return False
-        words = ["scontrol", "requeue", job] if kind == "requeue" else ["scancel", f"--signal={kind[:4].strip()}", job]
+        words = (
+            ["scontrol", "requeue", job]
+            if kind == "requeue"
+            else ["scancel", f"--signal={kind[:4].strip()}", job]
+        )
         try:
             return subprocess.run(words, capture_output=True, timeout=3).returncode == 0
         except subprocess.TimeoutExpired:
@@ -110,11 +123,17 @@ class Faults:
         """A requeued job would wait for two minutes; and a node whose slurmd was gone may have to be taken back."""
         for job in set((slurm.queue() or {}).values()):
             if job.state == "PENDING" and job.reason == "BeginTime":
-                subprocess.run(["scontrol", "update", f"JobId={job.id}", "StartTime=now"], capture_output=True)
+                subprocess.run(
+                    ["scontrol", "update", f"JobId={job.id}", "StartTime=now"], capture_output=True
+                )
         for node in ("n1", "n2"):
-            said = subprocess.run(["sinfo", "-h", "-N", "-n", node, "-o", "%T"], capture_output=True, text=True).stdout
+            said = subprocess.run(
+                ["sinfo", "-h", "-N", "-n", node, "-o", "%T"], capture_output=True, text=True
+            ).stdout
             if said.startswith(("down", "drain")):
-                subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True)
+                subprocess.run(
+                    ["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True
+                )
 
 
 def name(pid: int) -> str:
@@ -128,7 +147,9 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return (
+            isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        )
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
@@ -142,7 +163,11 @@ def compared(calm: Path, out: Path) -> list[str]:
         return ["they have other cells"]
     for cell in (one.cell(each) for each in one.read()["cells"]):
         twin = other.cell(cell.hash)
-        rows = [json.loads((place.path / "row.json").read_text()) for place in (cell, twin) if place.finished]
+        rows = [
+            json.loads((place.path / "row.json").read_text())
+            for place in (cell, twin)
+            if place.finished
+        ]
         if len(rows) < 2:
             found.append(f"{cell.hash}: no row")
             continue
@@ -159,7 +184,9 @@ def compared(calm: Path, out: Path) -> list[str]:
     return found
 
 
-def disturbed(sweep: str, out: Path, faults: int, seed: int, kinds: tuple[str, ...] = KINDS) -> Faults:
+def disturbed(
+    sweep: str, out: Path, faults: int, seed: int, kinds: tuple[str, ...] = KINDS
+) -> Faults:
     """The sweep to its end under `faults` of them at most."""
     code = "import sys, pathlib; from tests.sweep.faults import whole; whole(sys.argv[1], pathlib.Path(sys.argv[2]))"
     runner = subprocess.Popen([sys.executable, "-c", code, sweep, str(out)])

@@ -14,7 +14,16 @@ from ssvid.files import locked
 SMALL = {
     "data": {"name": "synthetic", "train": 24, "val": 12, "test": 12},
     "objective": {"name": "mae", "mask_ratio": 0.75, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2},
-    "encoder": {"name": "vit", "dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 6, "stride": 1, "size": 32},
+    "encoder": {
+        "name": "vit",
+        "dim": 24,
+        "depth": 1,
+        "heads": 2,
+        "patch": 8,
+        "frames": 6,
+        "stride": 1,
+        "size": 32,
+    },
     "steps": 60,
     "batch_size": 4,
     "threads": 1,

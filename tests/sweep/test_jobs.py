@@ -56,17 +56,31 @@ def scripts(slurm: Path) -> list[str]:
 
 
 def test_what_the_cluster_is_asked_for(slurm: Path, tmp_path: Path):
-    cluster = {"partition": "gpu", "account": "lab", "qos": "long", "constraint": "a100", "nodes": 2, "tasks": 4}
+    cluster = {
+        "partition": "gpu",
+        "account": "lab",
+        "qos": "long",
+        "constraint": "a100",
+        "nodes": 2,
+        "tasks": 4,
+    }
     cluster |= {"gpus": 4, "cpus": 6, "memory": 100, "time": 300, "signal_delay": 60, "parallel": 2}
     cluster |= {"setup": ["module load ffmpeg"], "extra": {"reservation": "me", "exclusive": True}}
-    assert submit(sweep(tmp_path, grid={"seed": [0, 1, 2]}, cluster=cluster), tmp_path / "out")["submitted"] == 3
+    assert (
+        submit(sweep(tmp_path, grid={"seed": [0, 1, 2]}, cluster=cluster), tmp_path / "out")[
+            "submitted"
+        ]
+        == 3
+    )
     (text,) = scripts(slurm)
     for flag in (
         "partition=gpu account=lab qos=long constraint=a100 nodes=2 ntasks-per-node=4 gpus-per-node=4 cpus-per-task=6 "
         "mem=102400M time=300 signal=USR2@60 array=0-2%2 reservation=me exclusive requeue"
     ).split():
         assert f"#SBATCH --{flag}\n" in text
-    assert "\nmodule load ffmpeg\n" in text and "\nsrun" not in text  # the keeper itself starts the ranks
+    assert (
+        "\nmodule load ffmpeg\n" in text and "\nsrun" not in text
+    )  # the keeper itself starts the ranks
 
 
 def test_again_only_what_is_neither_finished_nor_running(slurm: Path, tmp_path: Path):
@@ -75,15 +89,22 @@ def test_again_only_what_is_neither_finished_nor_running(slurm: Path, tmp_path: 
     folder = SweepFolder(out)
     cells = list(folder.read()["cells"])
     (first,) = folder.submissions()
-    lines = [f"{first['job']}_{i}|{s}|n1|None|{first['name']}" for i, s in ((0, "RUNNING"), (1, "PENDING"))]
+    lines = [
+        f"{first['job']}_{i}|{s}|n1|None|{first['name']}"
+        for i, s in ((0, "RUNNING"), (1, "PENDING"))
+    ]
     (slurm / "queue").write_text("\n".join(lines) + "\n")
-    folder.cell(cells[2]).add("start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1")
+    folder.cell(cells[2]).add(
+        "start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1"
+    )
     (folder.cell(cells[2]).path / "row.json").write_text(json.dumps({"step": 10}))
     found = states(folder)
     assert [one.state for one in found] == ["running", "queued", "finished", "stopped"]
     assert submit(file, out)["submitted"] == 1
     assert folder.submissions()[1]["cells"] == [cells[3]]
-    more = sweep(tmp_path, grid={"seed": [1, 2, 3, 4]})  # the file is edited: a cell is new, one is gone
+    more = sweep(
+        tmp_path, grid={"seed": [1, 2, 3, 4]}
+    )  # the file is edited: a cell is new, one is gone
     assert submit(more, out)["submitted"] == 2  # 3 was submitted, but no queue knows it
     now = {one.name: (one.state, one.left) for one in states(folder)}
     assert now["seed 0"] == ("running", True) and len(now) == 5 and not now["seed 4"][1]
@@ -104,7 +125,9 @@ def test_a_submit_that_was_killed_leaves_no_job_unknown(slurm: Path, tmp_path: P
 def test_where_the_queue_is_silent_nothing_is_submitted_twice(slurm: Path, tmp_path: Path):
     file, out = sweep(tmp_path, grid={"seed": [0, 1]}), tmp_path / "out"
     submit(file, out)
-    (tmp_path / "tools" / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    (tmp_path / "tools" / "squeue").write_text(
+        "#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n"
+    )
     assert counts(states(SweepFolder(out)))["unknown"] == 2
     refuse(file, out, "squeue")
     assert len(scripts(slurm)) == 1
@@ -117,22 +140,36 @@ def test_a_job_keeps_the_shape_it_was_submitted_with(slurm: Path, tmp_path: Path
     out = tmp_path / "out"
     submit(sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"nodes": 1}), out)
     (one,) = SweepFolder(out).submissions()
-    (slurm / "queue").write_text("".join(f"{one['job']}_{i}|PENDING||x|{one['name']}\n" for i in range(2)))
-    assert submit(sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"nodes": 2}), out)["submitted"] == 0
+    (slurm / "queue").write_text(
+        "".join(f"{one['job']}_{i}|PENDING||x|{one['name']}\n" for i in range(2))
+    )
+    assert (
+        submit(sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"nodes": 2}), out)["submitted"] == 0
+    )
     for file in (out / "jobs" / "0001").glob("*_submitted.pkl"):
         given = DelayedSubmission.load(file)
         assert given.function.__name__ == "keep" and given.args[2]["nodes"] == 1
 
 
-def test_two_sweeps_of_one_name_do_not_mix(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_sweeps_of_one_name_do_not_mix(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
-    first, second = sweep(tmp_path, grid={"seed": [0]}), sweep(tmp_path / "other", grid={"seed": [1]})
+    first, second = (
+        sweep(tmp_path, grid={"seed": [0]}),
+        sweep(tmp_path / "other", grid={"seed": [1]}),
+    )
     assert run(**parse(run, ["--sweep", first]))["out"] == "runs/try"
     with pytest.raises(UserError, match=facts("try.yaml", "--out")):
         run(**parse(run, ["--sweep", second]))
-    assert run(**parse(run, ["--sweep", sweep(tmp_path, grid={"seed": [0]}, name="mine")]))["out"] == "runs/mine"
-    assert run_status(first)["cells"] == 1 and run_status(first)["out"] == "runs/mine"  # by its name, not its file's
+    assert (
+        run(**parse(run, ["--sweep", sweep(tmp_path, grid={"seed": [0]}, name="mine")]))["out"]
+        == "runs/mine"
+    )
+    assert (
+        run_status(first)["cells"] == 1 and run_status(first)["out"] == "runs/mine"
+    )  # by its name, not its file's
 
 
 def test_a_damaged_submission_is_one_sentence(slurm: Path, tmp_path: Path):
@@ -143,13 +180,17 @@ def test_a_damaged_submission_is_one_sentence(slurm: Path, tmp_path: Path):
         states(SweepFolder(tmp_path / "out"))
 
 
-def test_data_that_is_not_seen_from_here_is_told(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_data_that_is_not_seen_from_here_is_told(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     base = {**BASE, "data": {"name": "folder", "root": "no/such"}}
     submit(sweep(tmp_path, base=base, grid={"seed": [0]}), tmp_path / "out")
     assert tells(capsys.readouterr().err, "no/such")
 
 
-def test_arrays_are_split_and_share_the_limit(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_arrays_are_split_and_share_the_limit(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("ssvid.sweep.slurm.max_array", lambda: 4)
     folder = SweepFolder(tmp_path / "out")
     submit_arrays(folder, "s", [f"c{i}" for i in range(10)], Cluster(parallel=5), keep)
@@ -195,16 +236,24 @@ def test_folders_that_cannot_be(slurm: Path, tmp_path: Path):
 
 def test_a_full_disk_submits_nothing(slurm: Path, tmp_path: Path):
     file = sweep(tmp_path, grid={"seed": [0]})
-    said = sentence(command("ssvid.sweep", file, "--out", str(tmp_path / "full"), limit=200), code=3)
+    said = sentence(
+        command("ssvid.sweep", file, "--out", str(tmp_path / "full"), limit=200), code=3
+    )
     assert tells(said, str(tmp_path / "full")) and not scripts(slurm)
     assert not (tmp_path / "full" / "sweep.json").exists()
 
 
 @for_each(
     "suite, best, word",
-    [("quik", None, "quick"), ({"suite": "quick", "clpis": 3}, None, "clpis"), ("quick", "linear", "classify.knn")],
+    [
+        ("quik", None, "quick"),
+        ({"suite": "quick", "clpis": 3}, None, "clpis"),
+        ("quick", "linear", "classify.knn"),
+    ],
 )
-def test_a_suite_that_cannot_be(suite: Any, best: str | None, word: str, slurm: Path, tmp_path: Path):
+def test_a_suite_that_cannot_be(
+    suite: Any, best: str | None, word: str, slurm: Path, tmp_path: Path
+):
     refuse(sweep(tmp_path, grid={"seed": [0]}, suite=suite, best=best), tmp_path / "o", word)
     assert not (tmp_path / "o").exists()
 
@@ -214,7 +263,9 @@ def test_a_word_that_is_none(tmp_path: Path):
         run(**parse(run, ["--sweep", "stauts"]))
 
 
-def test_dry_run_shows_and_makes_nothing(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_dry_run_shows_and_makes_nothing(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     file = sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"partition": "gpu"})
     assert submit(file, tmp_path / "out", "--dry-run")["cells"] == 2
     said = capsys.readouterr().err
@@ -266,7 +317,9 @@ def test_retry_gives_failed_cells_new_tries(slurm: Path, tmp_path: Path):
     folder = SweepFolder(out)
     cell = folder.cell(next(iter(folder.read()["cells"])))
     cell.add("end", stage="pretrain", how="failed", said="x", mark="")
-    (cell.path / "failed.json").write_text(json.dumps({"why": "x", "times": 3, "stage": "pretrain", "lines": []}))
+    (cell.path / "failed.json").write_text(
+        json.dumps({"why": "x", "times": 3, "stage": "pretrain", "lines": []})
+    )
     assert submit(file, out)["submitted"] == 1  # the other, which no queue knows
     with pytest.raises(UserError, match=facts("--failed")):
         retry(str(out))

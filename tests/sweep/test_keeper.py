@@ -33,12 +33,25 @@ def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellFolder:
 
 def made(out: Path, monkeypatch: pytest.MonkeyPatch, suite: bool = False) -> CellFolder:
     folder = SweepFolder(out)
-    given = {"name": "a", "axes": {"seed": "0"}, "settings": {"seed": 0}, "left": False, "cwd": str(ROOT)}
-    given |= {"config": {"seed": 0, "steps": 9, "batch_size": 4}, "suite": {"suite": "quick"} if suite else None}
-    folder.write({"name": "s", "axes": {"seed": ["0"]}, "best": None, "cluster": {}, "cells": {CELL: given}})
+    given = {
+        "name": "a",
+        "axes": {"seed": "0"},
+        "settings": {"seed": 0},
+        "left": False,
+        "cwd": str(ROOT),
+    }
+    given |= {
+        "config": {"seed": 0, "steps": 9, "batch_size": 4},
+        "suite": {"suite": "quick"} if suite else None,
+    }
+    folder.write(
+        {"name": "s", "axes": {"seed": ["0"]}, "best": None, "cluster": {}, "cells": {CELL: given}}
+    )
     cell = folder.cell(CELL)
     cell.path.mkdir(parents=True)
-    monkeypatch.setattr(keeper, "command", lambda cell, stage, given: ["tests.sweep.fake", str(cell.path)])
+    monkeypatch.setattr(
+        keeper, "command", lambda cell, stage, given: ["tests.sweep.fake", str(cell.path)]
+    )
     monkeypatch.setattr(keeper, "rest", lambda *_: None)
     monkeypatch.chdir(ROOT)
     return cell
@@ -61,8 +74,16 @@ def ends(cell: CellFolder) -> list[tuple[str, str]]:
 def test_a_cell_that_is_whole_at_once(cell: CellFolder):
     assert keep(cell, "done") == "finished"
     row = json.loads((cell.path / "row.json").read_text())
-    assert (row["cell"], row["step"], row["loss"], row["starts"], row["scores"]) == (CELL, 9, 0.5, 1, {})
-    (cell.path / "row.json").write_text("{")  # damaged: it is written anew, and nothing else is done again
+    assert (row["cell"], row["step"], row["loss"], row["starts"], row["scores"]) == (
+        CELL,
+        9,
+        0.5,
+        1,
+        {},
+    )
+    (cell.path / "row.json").write_text(
+        "{"
+    )  # damaged: it is written anew, and nothing else is done again
     assert not cell.finished
     assert keep(cell) == "finished" and len(ends(cell)) == 1  # nothing is run again
 
@@ -80,10 +101,19 @@ def test_it_starts_again_what_dies(cell: CellFolder):
 
 
 def test_the_same_failure_three_times_is_one_for_good(cell: CellFolder):
-    assert keep(cell, "fail at 1", "kill", "fail at 2", "fail at 3", "fail at 44.5", "done") == "failed"
+    assert (
+        keep(cell, "fail at 1", "kill", "fail at 2", "fail at 3", "fail at 44.5", "done")
+        == "failed"
+    )
     failed = json.loads((cell.path / "failed.json").read_text())
-    assert failed["why"] == "ValueError: at 44.5" and failed["times"] == 3 and failed["stage"] == "pretrain"
-    assert failed["lines"][0].startswith("Traceback") and failed["lines"][-1] == "ValueError: at 44.5"
+    assert (
+        failed["why"] == "ValueError: at 44.5"
+        and failed["times"] == 3
+        and failed["stage"] == "pretrain"
+    )
+    assert (
+        failed["lines"][0].startswith("Traceback") and failed["lines"][-1] == "ValueError: at 44.5"
+    )
     assert keep(cell, "done") == "failed"  # and stays so
     (one,) = states(SweepFolder(cell.path.parents[1]))
     assert (one.state, one.said, one.restarts) == ("failed", "ValueError: at 44.5", 4)
@@ -139,7 +169,9 @@ def test_scores_are_those_of_the_result_files(cell: CellFolder):
     assert keeper.scores(cell) == {"classify.linear": expected}
 
 
-def test_ranks_have_logs_and_the_first_to_fail_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ranks_have_logs_and_the_first_to_fail_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     cell = made(tmp_path, monkeypatch)
     monkeypatch.setitem(SHAPE, "nodes", 3)
     monkeypatch.setattr("ssvid.sweep.ranks.LET", 1.0)
@@ -168,7 +200,9 @@ def keeper_process(cell: CellFolder, *acts: str) -> subprocess.Popen[bytes]:
 
 
 def trainers(cell: CellFolder) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"tests.sweep.fake {cell.path}"], capture_output=True, text=True)
+    found = subprocess.run(
+        ["pgrep", "-f", f"tests.sweep.fake {cell.path}"], capture_output=True, text=True
+    )
     return [int(pid) for pid in found.stdout.split()]
 
 
@@ -210,7 +244,9 @@ def test_two_keepers_of_one_cell_are_one(cell: CellFolder):
     assert cell.finished
 
 
-def test_a_job_near_its_end_is_requeued_after_an_attempt(cell: CellFolder, monkeypatch: pytest.MonkeyPatch, tmp_path):
+def test_a_job_near_its_end_is_requeued_after_an_attempt(
+    cell: CellFolder, monkeypatch: pytest.MonkeyPatch, tmp_path
+):
     asked = tmp_path / "asked"
     (tmp_path / "bin").mkdir()
     tool = tmp_path / "bin" / "scontrol"
@@ -221,7 +257,9 @@ def test_a_job_near_its_end_is_requeued_after_an_attempt(cell: CellFolder, monke
     monkeypatch.setattr(keeper, "ended", lambda *_: Ending(1, "failed", "x", []))
     monkeypatch.setattr(keeper, "started", lambda *_: [])
     monkeypatch.setattr(keeper, "time_left", lambda job: 139.0)
-    assert keep(cell, "done") == "requeued" and len(ends(cell)) == 1  # one attempt, or it would come and go for ever
+    assert (
+        keep(cell, "done") == "requeued" and len(ends(cell)) == 1
+    )  # one attempt, or it would come and go for ever
     monkeypatch.setattr(keeper, "time_left", lambda job: 141.0)
     assert keep(cell, "done") == "failed" and len(ends(cell)) == 3
     assert asked.read_text().splitlines() == ["requeue 77"]
@@ -231,7 +269,12 @@ def test_what_exit_codes_say(tmp_path: Path):
     assert killer(-9) == killer(137) == signal.SIGKILL and killer(3) is None and killer(1) is None
     (tmp_path / "rank0.err").write_text("warning: w\nerror: out of disk\nsrun: done\n")
     assert judged(0, tmp_path).how == "done"
-    assert judged(75, tmp_path).how == judged(140, tmp_path).how == judged(-15, tmp_path).how == "outside"
+    assert (
+        judged(75, tmp_path).how
+        == judged(140, tmp_path).how
+        == judged(-15, tmp_path).how
+        == "outside"
+    )
     assert judged(3, tmp_path)[:3] == (3, "failed", "out of disk")
     assert judged(-11, tmp_path)[1:3] == ("failed", "killed by SIGSEGV")
     assert judged(1, tmp_path / "none")[1:3] == ("failed", "exit code 1, no last words")
@@ -241,7 +284,11 @@ def test_what_exit_codes_say(tmp_path: Path):
     "said, how, why",
     [
         ("task 0: Exited with exit code 2\nsrun: error: n2: task 1: Terminated", "failed", "mine"),
-        ("task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 3", "outside", "killed by SIGKILL"),
+        (
+            "task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 3",
+            "outside",
+            "killed by SIGKILL",
+        ),
         ("tasks 0-1: Exited with exit code 75", "outside", "told to leave by a signal"),
         ("task 1: Segmentation fault (core dumped)", "failed", "killed by SIGSEGV"),
         ("tasks 0,2: User defined signal 2", "outside", "killed by SIGUSR2"),
@@ -255,12 +302,17 @@ def test_of_a_step_the_first_task_to_end_decides(said: str, how: str, why: str, 
 
 
 def test_last_words_of_a_bar_and_of_many_ranks(tmp_path: Path):
-    (tmp_path / "rank0.err").write_bytes(b" 1%|\r 2%|\r 3%| step\nerror: Process 0 of 11 lost process 10.\n")
+    (tmp_path / "rank0.err").write_bytes(
+        b" 1%|\r 2%|\r 3%| step\nerror: Process 0 of 11 lost process 10.\n"
+    )
     (tmp_path / "rank0.fault").write_text("PeerLost")
     (tmp_path / "rank10.err").write_text("Traceback\n  x\nRuntimeError: mine\n")
     (tmp_path / "srun.err").write_text("srun: error: n2: task 10: Exited with exit code 1\n")
     assert tail(tmp_path / "rank0.err")[0] == " 3%| step"
-    assert last_words(tmp_path) == ("RuntimeError: mine", ["Traceback", "  x", "RuntimeError: mine"])
+    assert last_words(tmp_path) == (
+        "RuntimeError: mine",
+        ["Traceback", "  x", "RuntimeError: mine"],
+    )
 
 
 def test_states_of_cells_nobody_has(cell: CellFolder):

@@ -30,15 +30,30 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.nightly
 def test_eight_cells_at_once_make_one_set_and_one_cache(tmp_path: Path, sweep: Any):
     """On this machine: they all want the synthetic set and the raw pixels' features at the same moment."""
-    suite = {**SUITE, "cache": str(tmp_path / "cache"), "data": {**SMALL["data"], "root": str(tmp_path / "set")}}
+    suite = {
+        **SUITE,
+        "cache": str(tmp_path / "cache"),
+        "data": {**SMALL["data"], "root": str(tmp_path / "set")},
+    }
     file = sweep(grid={"seed": list(range(8))}, set={"steps": 2}, suite=suite, cluster={"cpus": 1})
-    argv = [sys.executable, "-m", "ssvid.sweep", file, "--out", str(tmp_path / "out"), "--cluster", "local"]
+    argv = [
+        sys.executable,
+        "-m",
+        "ssvid.sweep",
+        file,
+        "--out",
+        str(tmp_path / "out"),
+        "--cluster",
+        "local",
+    ]
     done = subprocess.run([*argv, "--parallel", "8", "--wait"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = SweepFolder(tmp_path / "out")
     assert counts(states(folder))["finished"] == 8
     cells = [folder.cell(name) for name in folder.read()["cells"]]
-    assert all(sum(event["event"] == "start" for event in cell.events()) == 2 for cell in cells)  # none tried again
+    assert all(
+        sum(event["event"] == "start" for event in cell.events()) == 2 for cell in cells
+    )  # none tried again
     assert len([place for place in (tmp_path / "set").iterdir() if place.is_dir()]) == 1
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
@@ -57,7 +72,9 @@ def test_cancelled_and_submitted_again_it_goes_on(sweep: Any, tmp_path: Path):
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
     until(lambda: counts(states(folder))["cancelled"] == 2)
     cells = [folder.cell(name) for name in folder.read()["cells"]]
-    assert all(cell.mark("pretrain") > "step_00000010.pt" for cell in cells)  # told to leave, each wrote a checkpoint
+    assert all(
+        cell.mark("pretrain") > "step_00000010.pt" for cell in cells
+    )  # told to leave, each wrote a checkpoint
     assert json.loads(command("ssvid.sweep", *argv).stdout)["submitted"] == 2
     until(lambda: all(sum(e["event"] == "start" for e in cell.events()) == 2 for cell in cells))
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
@@ -79,11 +96,16 @@ def test_two_ranks_of_this_machine_are_one_cell(sweep: Any, tmp_path: Path):
     assert done.returncode == 0, done.stderr[-2000:]
     folder = SweepFolder(out)
     (one,) = (folder.cell(name) for name in folder.read()["cells"])
-    assert {file.name for file in (one.logs / "001-pretrain").glob("*.err")} == {"rank0.err", "rank1.err"}
+    assert {file.name for file in (one.logs / "001-pretrain").glob("*.err")} == {
+        "rank0.err",
+        "rank1.err",
+    }
     row = json.loads((one.path / "row.json").read_text())
     assert row["step"] == 60 and set(row["scores"]) == {"classify.linear", "classify.knn"}
     report = command("ssvid.sweep", "report", str(out))
-    assert json.loads(report.stdout)["best"]["cells"] == [one.hash] and (out / "report.html").exists()
+    assert (
+        json.loads(report.stdout)["best"]["cells"] == [one.hash] and (out / "report.html").exists()
+    )
 
 
 def test_from_another_folder_relative_paths_stay_what_they_are(
@@ -94,7 +116,9 @@ def test_from_another_folder_relative_paths_stay_what_they_are(
     place.mkdir()
     file = Path(sweep(grid={"seed": [0]}, set={"data.root": "the set", "steps": 4}))
     (place / "base.yaml").write_text(yaml.safe_dump(SMALL))
-    (place / "s.yaml").write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "base": "base.yaml"}))
+    (place / "s.yaml").write_text(
+        yaml.safe_dump({**yaml.safe_load(file.read_text()), "base": "base.yaml"})
+    )
     monkeypatch.chdir(place)
     done = command("ssvid.sweep", "s.yaml", "--cluster", "local", "--wait")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -108,7 +132,12 @@ def test_from_another_folder_relative_paths_stay_what_they_are(
 def test_the_cell_of_a_killed_keeper_is_taken_by_its_sibling(sweep: Any, tmp_path: Path):
     out = tmp_path / "out"
     file = sweep(grid={"seed": [0, 1]}, set={"steps": 400})
-    assert command("ssvid.sweep", file, "--out", str(out), "--cluster", "local", "--parallel", "2").returncode == 0
+    assert (
+        command(
+            "ssvid.sweep", file, "--out", str(out), "--cluster", "local", "--parallel", "2"
+        ).returncode
+        == 0
+    )
     folder = SweepFolder(out)
     first = folder.cell(next(iter(folder.read()["cells"])))
     until(lambda: any((one.step or 0) > 10 for one in states(folder) if one.cell == first.hash))

@@ -19,17 +19,26 @@ def test_grid_list_and_random_multiply(tmp_path: Path):
             tmp_path,
             grid={"seed": [0, 1], "encoder": ["vit_tiny", "vit_small"]},
             list=[{"lr": 0.1, "weight_decay": 0.0}, {"lr": 0.2}],
-            random={"count": 3, "objective.mask_ratio": {"uniform": [0.5, 0.9]}, "warmup": {"log": [0.001, 0.1]}},
+            random={
+                "count": 3,
+                "objective.mask_ratio": {"uniform": [0.5, 0.9]},
+                "warmup": {"log": [0.001, 0.1]},
+            },
         )
     )
     assert len(plan.cells) == 2 * 2 * 2 * 3 == len({one.hash for one in plan.cells})
-    assert plan.axes["encoder"] == ["vit_tiny", "vit_small"] and plan.axes["weight_decay"] == ["0.0", "-"]
+    assert plan.axes["encoder"] == ["vit_tiny", "vit_small"] and plan.axes["weight_decay"] == [
+        "0.0",
+        "-",
+    ]
     for one in plan.cells:
         config = one.config
         assert config["encoder"]["name"] == one.settings["encoder"]
         assert config["objective"]["mask_ratio"] == one.settings["objective.mask_ratio"]
         assert 0.5 <= config["objective"]["mask_ratio"] <= 0.9 and 0.001 <= config["warmup"] <= 0.1
-        assert config["weight_decay"] == one.settings.get("weight_decay", 0.05)  # another row's value never stays
+        assert config["weight_decay"] == one.settings.get(
+            "weight_decay", 0.05
+        )  # another row's value never stays
         assert isinstance(config["seed"], int) and config["steps"] == 10
     draws = [one.settings["warmup"] for one in plan.cells]
     assert len(set(draws)) == 3 and draws[:3] == draws[3:6]  # the same draws in every combination
@@ -37,16 +46,25 @@ def test_grid_list_and_random_multiply(tmp_path: Path):
 
 def test_draws_are_of_coordinates_and_of_their_range(tmp_path: Path):
     def column(count: int, how: dict[str, Any], seed: int = 0) -> list[Any]:
-        plan = read(sweep(tmp_path, random={"count": count, "seed": seed, "batch_size": how}, grid={"seed": [0]}))
+        plan = read(
+            sweep(
+                tmp_path,
+                random={"count": count, "seed": seed, "batch_size": how},
+                grid={"seed": [0]},
+            )
+        )
         return [one.settings["batch_size"] for one in plan.cells]
 
     ten = column(10, {"integers": [8, 64]})
     assert column(5, {"integers": [8, 64]}) == ten[:5] != column(5, {"integers": [8, 64]}, seed=1)
     assert all(isinstance(n, int) and 8 <= n <= 64 for n in ten)
     logs = [
-        one.settings["lr"] for one in read(sweep(tmp_path, random={"count": 200, "lr": {"log": [1e-5, 1e-1]}})).cells
+        one.settings["lr"]
+        for one in read(sweep(tmp_path, random={"count": 200, "lr": {"log": [1e-5, 1e-1]}})).cells
     ]
-    assert 0.4 < sum(rate < 1e-3 for rate in logs) / 200 < 0.6  # as many below the geometric middle as above
+    assert (
+        0.4 < sum(rate < 1e-3 for rate in logs) / 200 < 0.6
+    )  # as many below the geometric middle as above
 
 
 def test_a_cell_is_named_by_what_makes_it(tmp_path: Path):
@@ -55,8 +73,12 @@ def test_a_cell_is_named_by_what_makes_it(tmp_path: Path):
 
     plain = hashes(grid={"seed": [0, 1]})
     assert hashes(grid={"seed": [1, 0]}) == plain[::-1]  # not by its place
-    assert hashes(grid={"seed": [0, 1]}, set={"workers": 7, "log_every": 3}) == plain  # nor by how it is run
-    assert hashes(grid={"seed": [0, 1]}, set={"lr": 1.5e-4}) == plain  # a default that is said is the same
+    assert (
+        hashes(grid={"seed": [0, 1]}, set={"workers": 7, "log_every": 3}) == plain
+    )  # nor by how it is run
+    assert (
+        hashes(grid={"seed": [0, 1]}, set={"lr": 1.5e-4}) == plain
+    )  # a default that is said is the same
     assert not set(hashes(grid={"seed": [0, 1]}, set={"lr": 1.0})) & set(plain)
     assert not set(hashes(grid={"seed": [0, 1]}, set={"steps": 11})) & set(plain)
     assert not set(hashes(grid={"seed": [0, 1]}, suite="quick")) & set(plain)
@@ -65,7 +87,10 @@ def test_a_cell_is_named_by_what_makes_it(tmp_path: Path):
 
 def test_axes_of_the_suite_reach_the_suite(tmp_path: Path):
     plan = read(sweep(tmp_path, grid={"suite.clips": [1, 2]}, suite="quick"))
-    assert [one.suite for one in plan.cells] == [{"suite": "quick", "clips": 1}, {"suite": "quick", "clips": 2}]
+    assert [one.suite for one in plan.cells] == [
+        {"suite": "quick", "clips": 1},
+        {"suite": "quick", "clips": 2},
+    ]
     assert len(plan.suites) == 2 and "clips" not in plan.cells[0].config
 
 
@@ -74,7 +99,9 @@ def test_a_frozen_cell_is_a_recipe_of_its_own(tmp_path: Path):
     from ssvid.cli import resolver
     from ssvid.pretrain import pretrain
 
-    for one in read(sweep(tmp_path, grid={"objective": ["mae", {"name": "infonce", "dim": 8}], "lr": [1]})).cells:
+    for one in read(
+        sweep(tmp_path, grid={"objective": ["mae", {"name": "infonce", "dim": 8}], "lr": [1]})
+    ).cells:
         frozen = json.loads(json.dumps(one.record()))["config"]
         assert resolver(pretrain)(frozen) == frozen
         assert isinstance(frozen["lr"], float)

@@ -26,7 +26,11 @@ NODES = {"nodes": 2, "cpus": 1, "memory": 1, "parallel": 2, "time": 20}
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> None:
     nodes = (ask("sinfo", "-h", "-N", "-o", "%N %T") or "").splitlines()
-    fit = {line.split()[0] for line in nodes if line.split()[1] in ("idle", "mixed", "allocated", "completing")}
+    fit = {
+        line.split()[0]
+        for line in nodes
+        if line.split()[1] in ("idle", "mixed", "allocated", "completing")
+    }
     if len(fit) < 2:
         pytest.skip("no SLURM of two nodes here: shared/slurm/start-slurm.sh --nodes 2 starts one")
 
@@ -45,7 +49,9 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     yield partial(write_sweep, tmp_path, cluster=NODES)
     jobs = [
-        str(one["job"]) for place in tmp_path.glob("*/sweep.json") for one in SweepFolder(place.parent).submissions()
+        str(one["job"])
+        for place in tmp_path.glob("*/sweep.json")
+        for one in SweepFolder(place.parent).submissions()
     ]
     for job in jobs:  # the next test wants the nodes
         subprocess.run(["scancel", job], timeout=60)
@@ -74,7 +80,9 @@ def job_of(folder: SweepFolder) -> str:
 def release(job: str) -> None:
     """SLURM lets a requeued job wait for two minutes."""
     until(lambda: "BeginTime" in (ask("squeue", "-h", "-j", job, "-o", "%r") or ""))
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=20"], check=True)
+    subprocess.run(
+        ["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=20"], check=True
+    )
 
 
 @pytest.mark.nightly
@@ -93,12 +101,19 @@ def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_pat
     file = sweep(grid={"seed": [0]}, set=flags, cluster={**NODES, "time": 4, "signal_delay": 20})
     folder, cell = start_cell(file, out)
     job = job_of(folder)
-    subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True)  # counted from the job's start
+    subprocess.run(
+        ["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True
+    )  # counted from the job's start
     release(job)
     (end,) = [event for event in cell.events() if event["event"] == "end"]
     reached = int(end["mark"][5:-3])
     assert end["how"] == "outside" and 4 < reached < MANY  # no checkpoint but that of the signal
-    until(lambda: sum(event["event"] == "start" for event in cell.events()) == 2 and step_of(cell) > reached)
+    until(
+        lambda: (
+            sum(event["event"] == "start" for event in cell.events()) == 2
+            and step_of(cell) > reached
+        )
+    )
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
     log = next((cell.logs / "002-pretrain").glob("rank0.err")).read_text()
     assert f"going on at step {reached} of" in log
@@ -142,7 +157,9 @@ def test_a_hanging_rank_is_named(sweep: Any, tmp_path: Path):
     out = tmp_path / "out"
     file = sweep(grid={"seed": [0]}, set={"timeout_s": 20, "steps": 400})
     folder, cell = start_cell(file, out)
-    ranks = [pid for pid in processes(str(cell.run), "ssvid.pretrain", "python") if rank(pid) == "1"]
+    ranks = [
+        pid for pid in processes(str(cell.run), "ssvid.pretrain", "python") if rank(pid) == "1"
+    ]
     subprocess.run(["kill", "-STOP", *map(str, ranks)], check=True)
     until(lambda: any(event["event"] == "end" for event in cell.events()))
     end = next(event for event in cell.events() if event["event"] == "end")

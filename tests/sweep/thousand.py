@@ -36,8 +36,15 @@ def measured(draws: int) -> dict[str, Any]:
         for name, text in TOOLS.items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
-        env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_FAKE": str(folder / "asked")}
-        axes = {"grid": {"seed": list(range(10))}, "random": {"count": draws, "lr": {"log": [1e-5, 1e-2]}}}
+        env = {
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "SLURM_FAKE": str(folder / "asked"),
+        }
+        axes = {
+            "grid": {"seed": list(range(10))},
+            "random": {"count": draws, "lr": {"log": [1e-5, 1e-2]}},
+        }
         (folder / "s.yaml").write_text(yaml.safe_dump({"base": BASE, "suite": "quick", **axes}))
         submit = spent([str(folder / "s.yaml"), "--out", str(folder / "out")], env)
         sweep = json.loads((folder / "out" / "sweep.json").read_text())
@@ -45,13 +52,27 @@ def measured(draws: int) -> dict[str, Any]:
         for number, cell in enumerate(sweep["cells"]):  # as if each were half through its training
             run = folder / "out" / "cells" / cell / f"run_{cell}"
             run.mkdir(parents=True)
-            event = {"event": "start", "time": 0, "stage": "pretrain", "host": "n1", "pid": 1, "node": "n1"}
+            event = {
+                "event": "start",
+                "time": 0,
+                "stage": "pretrain",
+                "host": "n1",
+                "pid": 1,
+                "node": "n1",
+            }
             (run.parent / "attempts.jsonl").write_text(json.dumps(event) + "\n")
-            lines = [json.dumps({"step": step, "loss": 1.0, "clips_per_s": 9.0}) for step in range(1, 200)]
+            lines = [
+                json.dumps({"step": step, "loss": 1.0, "clips_per_s": 9.0})
+                for step in range(1, 200)
+            ]
             (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
             with open(folder / "asked" / "queue", "a") as queue:
                 queue.write(f"2_{number}|RUNNING|n1|None|x\n")
-        return {"cells": len(sweep["cells"]), "submit": submit, "status": spent(["status", str(folder / "out")], env)}
+        return {
+            "cells": len(sweep["cells"]),
+            "submit": submit,
+            "status": spent(["status", str(folder / "out")], env),
+        }
 
 
 if __name__ == "__main__":

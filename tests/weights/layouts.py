@@ -12,7 +12,13 @@ from tests.helpers import facts
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
-DEPTH, DEC_DEPTH, DIM, DEC_DIM, PATCH = 2, 1, 64, 64, 4  # 64: one head, so that a width tells the heads
+DEPTH, DEC_DEPTH, DIM, DEC_DIM, PATCH = (
+    2,
+    1,
+    64,
+    64,
+    4,
+)  # 64: one head, so that a width tells the heads
 
 
 def refusal(*words: str):  # noqa: ANN201
@@ -44,29 +50,46 @@ SHAPES: Shapes = {
 
 def filled(shapes: Shapes) -> State:
     generator = torch.Generator().manual_seed(3)
-    return OrderedDict((key, 0.2 * torch.randn(shape, generator=generator)) for key, shape in shapes.items())
+    return OrderedDict(
+        (key, 0.2 * torch.randn(shape, generator=generator)) for key, shape in shapes.items()
+    )
 
 
 def videomae() -> State:
     shapes: Shapes = {"mask_token": (1, 1, DEC_DIM)}
     shapes |= affine("encoder.patch_embed.proj", DIM, 3, 2, PATCH, PATCH)
-    shapes |= {f"encoder.blocks.{i}.{key}": shape for i in range(DEPTH) for key, shape in SHAPES.items()}
+    shapes |= {
+        f"encoder.blocks.{i}.{key}": shape for i in range(DEPTH) for key, shape in SHAPES.items()
+    }
     shapes |= affine("encoder.norm", DIM)
-    shapes |= {f"decoder.blocks.{i}.{key}": shape for i in range(DEC_DEPTH) for key, shape in SHAPES.items()}
+    shapes |= {
+        f"decoder.blocks.{i}.{key}": shape
+        for i in range(DEC_DEPTH)
+        for key, shape in SHAPES.items()
+    }
     shapes |= affine("decoder.norm", DEC_DIM) | affine("decoder.head", 6 * PATCH * PATCH, DEC_DIM)
     return filled({**shapes, "encoder_to_decoder.weight": (DEC_DIM, DIM)})
 
 
 def videomae_encoder() -> State:
-    return OrderedDict((k.removeprefix("encoder."), v) for k, v in videomae().items() if k.startswith("encoder."))
+    return OrderedDict(
+        (k.removeprefix("encoder."), v) for k, v in videomae().items() if k.startswith("encoder.")
+    )
 
 
 def videomae_finetuned() -> State:
-    named = {k.replace("norm.", "fc_norm.", 1) if k[:5] == "norm." else k: v for k, v in videomae_encoder().items()}
+    named = {
+        k.replace("norm.", "fc_norm.", 1) if k[:5] == "norm." else k: v
+        for k, v in videomae_encoder().items()
+    }
     return OrderedDict({**named, **filled(affine("head", 5, DIM))})
 
 
-HF = {"attn.proj": "attention.output.dense", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
+HF = {
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
 HF |= {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 
 
@@ -81,13 +104,18 @@ def hf_block(version: int, theirs: str, state: State, ours: str) -> State:
         made = {f"{at}.query.weight": q, f"{at}.query.bias": bias["q"], f"{at}.key.weight": k}
         made |= {f"{at}.value.weight": v, f"{at}.value.bias": bias["v"]}
     for name, theirs_of in HF.items():
-        made |= {f"{theirs}.{theirs_of}.{leaf}": state[f"{ours}.{name}.{leaf}"] for leaf in ("weight", "bias")}
+        made |= {
+            f"{theirs}.{theirs_of}.{leaf}": state[f"{ours}.{name}.{leaf}"]
+            for leaf in ("weight", "bias")
+        }
     return made
 
 
 def hf_trunk(version: int, state: State) -> State:
     made = {
-        f"videomae.embeddings.patch_embeddings.projection.{leaf}": state[f"encoder.patch_embed.proj.{leaf}"]
+        f"videomae.embeddings.patch_embeddings.projection.{leaf}": state[
+            f"encoder.patch_embed.proj.{leaf}"
+        ]
         for leaf in ("weight", "bias")
     }
     for i in range(DEPTH):
@@ -99,12 +127,17 @@ def huggingface(version: int, norm: bool = True) -> State:
     state = videomae()
     made = {"mask_token": state["mask_token"], **hf_trunk(version, state)}
     if norm:
-        made |= {f"videomae.layernorm.{leaf}": state[f"encoder.norm.{leaf}"] for leaf in ("weight", "bias")}
+        made |= {
+            f"videomae.layernorm.{leaf}": state[f"encoder.norm.{leaf}"]
+            for leaf in ("weight", "bias")
+        }
     made["encoder_to_decoder.weight"] = state["encoder_to_decoder.weight"]
     for i in range(DEC_DEPTH):
         made |= hf_block(version, f"decoder.decoder_layers.{i}", state, f"decoder.blocks.{i}")
     for name in ("norm", "head"):
-        made |= {f"decoder.{name}.{leaf}": state[f"decoder.{name}.{leaf}"] for leaf in ("weight", "bias")}
+        made |= {
+            f"decoder.{name}.{leaf}": state[f"decoder.{name}.{leaf}"] for leaf in ("weight", "bias")
+        }
     return made
 
 
@@ -150,20 +183,28 @@ def mae_st(cls: bool = True, separable: bool = True, decoder: bool = True) -> St
     for i in range(DEC_DEPTH):
         shapes |= mae_st_block(f"decoder_blocks.{i}")
     shapes |= affine("decoder_norm", DEC_DIM)
-    return filled({**shapes, **affine("decoder_pred", 3 * PATCH * PATCH, DEC_DIM)})  # pixels of one frame
+    return filled(
+        {**shapes, **affine("decoder_pred", 3 * PATCH * PATCH, DEC_DIM)}
+    )  # pixels of one frame
 
 
 def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = False) -> State:
     shapes: Shapes = {}
 
     def norm(at: str, n: int) -> None:
-        for leaf in ("weight", "bias", *(("running_mean", "running_var", "num_batches_tracked") if running else ())):
+        for leaf in (
+            "weight",
+            "bias",
+            *(("running_mean", "running_var", "num_batches_tracked") if running else ()),
+        ):
             shapes[f"{at}.{leaf}"] = () if leaf == "num_batches_tracked" else (n,)
 
     shapes["backbone.conv1.weight"] = (width, 3, 1, 7, 7)
     norm("backbone.bn1", width)
     ins = width
-    for stage, (number, outs) in enumerate(zip(blocks, (width, 2 * width, 4 * width, 4 * width), strict=True), 1):
+    for stage, (number, outs) in enumerate(
+        zip(blocks, (width, 2 * width, 4 * width, 4 * width), strict=True), 1
+    ):
         kernel = (1, 3, 3) if stage < 3 else (3, 3, 3)
         for i in range(number):
             at = f"backbone.layer{stage}.{i}"
@@ -194,10 +235,17 @@ def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = 
 
 def memdpc(slots: int = 5) -> State:
     """DPC's net with two GRUs, a memory before all and no `module.`; `network_pred` ends in the slots."""
-    made = OrderedDict((key.removeprefix("module."), value) for key, value in dpc(running=True).items())
+    made = OrderedDict(
+        (key.removeprefix("module."), value) for key, value in dpc(running=True).items()
+    )
     dim = made["network_pred.0.weight"].shape[0]
     before = {key: value for key, value in made.items() if key.startswith("backbone.")}
-    ways = {f"agg_{way}{key[3:]}": value for way in "fb" for key, value in made.items() if key.startswith("agg.")}
+    ways = {
+        f"agg_{way}{key[3:]}": value
+        for way in "fb"
+        for key, value in made.items()
+        if key.startswith("agg.")
+    }
     after = {key: made[key] for key in ("network_pred.0.weight", "network_pred.0.bias")}
     last = filled(affine("network_pred.2", slots, dim, 1, 1))
     return OrderedDict({**filled({"mb": (slots, dim)}), **before, **ways, **after, **last})
@@ -228,7 +276,11 @@ def s3d_layer(at: str, ins: int, outs: int, kernel: int, running: bool) -> Shape
         shapes[f"{at}.{part}.weight"] = shape
         if part.startswith("bn"):
             shapes[f"{at}.{part}.bias"] = shape
-            tracked = {"running_mean": shape, "running_var": shape, "num_batches_tracked": ()} if running else {}
+            tracked = (
+                {"running_mean": shape, "running_var": shape, "num_batches_tracked": ()}
+                if running
+                else {}
+            )
             shapes |= {f"{at}.{part}.{leaf}": x for leaf, x in tracked.items()}
     return shapes
 
@@ -264,7 +316,9 @@ def s3d(gating: bool = False, running: bool = True) -> State:
         ins = widths[0] + widths[2] + widths[4] + widths[5]
     state: State = OrderedDict()
     for number in range(1, 6):
-        own = {names: shapes for names, shapes in stages.items() if names.startswith(f"block{number}")}
+        own = {
+            names: shapes for names, shapes in stages.items() if names.startswith(f"block{number}")
+        }
         for names, shapes in own.items():
             state |= filled({names.split()[1] + key: shape for key, shape in shapes.items()})
         for names, shapes in own.items():
@@ -275,24 +329,39 @@ def s3d(gating: bool = False, running: bool = True) -> State:
             state[key].abs_().add_(0.5)  # in place: it has two names
         if key.endswith("num_batches_tracked"):
             state[key].fill_(7)
-    return OrderedDict((k, v.long() if k.endswith("num_batches_tracked") else v) for k, v in state.items())
+    return OrderedDict(
+        (k, v.long() if k.endswith("num_batches_tracked") else v) for k, v in state.items()
+    )
 
 
 def projected(at: str, **kinds: bool) -> State:
     """The net at 0, a head of two convolutions of one place at 2 and 4."""
     net = s3d(**kinds)
-    dim = sum(net[f"Mixed_5c.branch{b}.bn{n}.weight"].shape[0] for b, n in (("0.0", ""), ("1.1", "2"), ("2.1", "2")))
+    dim = sum(
+        net[f"Mixed_5c.branch{b}.bn{n}.weight"].shape[0]
+        for b, n in (("0.0", ""), ("1.1", "2"), ("2.1", "2"))
+    )
     dim += net["Mixed_5c.branch3.1.bn.weight"].shape[0]
     shift = {"encoder_q.": 0.0, "encoder_k.": 0.1, "sampler.": 0.2}[at]  # the nets of a file differ
     head = {**affine("2", dim, dim, 1, 1, 1), **affine("4", KEY_DIM, dim, 1, 1, 1)}
     whole = {**{f"0.{key}": x for key, x in net.items()}, **filled(head)}
-    return OrderedDict((at + key, x + shift if x.is_floating_point() else x) for key, x in whole.items())
+    return OrderedDict(
+        (at + key, x + shift if x.is_floating_point() else x) for key, x in whole.items()
+    )
 
 
 def infonce(columns: State | None = None, pointer: int = 2, **kinds: bool) -> State:
-    first: State = {"queue": filled({"queue": (KEY_DIM, KEYS)})["queue"], "queue_ptr": torch.tensor([pointer])}
+    first: State = {
+        "queue": filled({"queue": (KEY_DIM, KEYS)})["queue"],
+        "queue_ptr": torch.tensor([pointer]),
+    }
     return OrderedDict(
-        {**first, **(columns or {}), **projected("encoder_q.", **kinds), **projected("encoder_k.", **kinds)}
+        {
+            **first,
+            **(columns or {}),
+            **projected("encoder_q.", **kinds),
+            **projected("encoder_k.", **kinds),
+        }
     )
 
 
@@ -305,7 +374,10 @@ def ubernce(there: int = KEYS) -> State:
 def coclr(there: int = KEYS, **kinds: bool) -> State:
     mark = torch.where(torch.arange(KEYS) < there, 1, -1)
     columns = {"queue_second": filled({"queue_second": (KEY_DIM, KEYS)})["queue_second"] + 1}
-    columns |= {"queue_vname": torch.where(mark == 1, 40 + torch.arange(KEYS), -1), "queue_label": mark}
+    columns |= {
+        "queue_vname": torch.where(mark == 1, 40 + torch.arange(KEYS), -1),
+        "queue_label": mark,
+    }
     pointer = 2 if there == KEYS else there
     return OrderedDict({**infonce(columns, pointer, **kinds), **projected("sampler.", **kinds)})
 
@@ -315,7 +387,9 @@ def coclr_odd() -> State:
     return OrderedDict({**coclr(), "queue_label": torch.tensor([3, 1, -1, 1, 1, 1, -1, 1])})
 
 
-MADE: dict[str, tuple[str | None, Callable[[], State]]] = {  # name -> (entry of the file, state dict)
+MADE: dict[
+    str, tuple[str | None, Callable[[], State]]
+] = {  # name -> (entry of the file, state dict)
     "videomae": ("model", videomae),
     "videomae-finetuned": ("module", videomae_finetuned),
     "videomae-encoder": ("model", videomae_encoder),

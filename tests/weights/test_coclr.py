@@ -23,7 +23,18 @@ from ssvid.weights.files import File, read
 from ssvid.weights.published import Found, find
 from tests.helpers import for_each
 from tests.reference.cases import Case, discover
-from tests.weights.layouts import KEY_DIM, KEYS, State, assert_same, coclr, coclr_odd, infonce, refusal, s3d, ubernce
+from tests.weights.layouts import (
+    KEY_DIM,
+    KEYS,
+    State,
+    assert_same,
+    coclr,
+    coclr_odd,
+    infonce,
+    refusal,
+    s3d,
+    ubernce,
+)
 
 SMALL = {"dim": KEY_DIM, "queue": KEYS}
 
@@ -53,7 +64,11 @@ def small() -> Encoder:
 )
 def test_a_whole_objective_starts_from_the_file(make: Callable, build: Callable, tmp_path: Path):
     state, objective = make(), build()
-    rest = {"best_acc": np.float64(0.5), "iteration": 7, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]}}
+    rest = {
+        "best_acc": np.float64(0.5),
+        "iteration": 7,
+        "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]},
+    }
     warm_start(objective, str(saved(tmp_path, state, **rest)))
     assert torch.equal(objective.head[0].weight, state["encoder_q.2.weight"][..., 0, 0, 0])
     assert torch.equal(objective.key_head[2].weight, state["encoder_k.4.weight"][..., 0, 0, 0])
@@ -70,11 +85,15 @@ def test_a_whole_objective_starts_from_the_file(make: Callable, build: Callable,
 
 @for_each("make", [ubernce, coclr])
 @for_each("there, pushed", [(0, 0), (4, 4), (KEYS, KEYS + 2)])
-def test_the_count_of_keys_is_told_by_the_pointer_and_the_marks(make: Callable, there: int, pushed: int):
+def test_the_count_of_keys_is_told_by_the_pointer_and_the_marks(
+    make: Callable, there: int, pushed: int
+):
     ours = found_in(make(there)).ours
     counts = [value for key, value in ours.items() if key.endswith(".pushed")]
     assert len(counts) == (2 if make is coclr else 1) and {int(x) for x in counts} == {pushed}
-    assert "queue.filled" not in ours and all(x.shape == () and x.dtype == torch.int64 for x in counts)
+    assert "queue.filled" not in ours and all(
+        x.shape == () and x.dtype == torch.int64 for x in counts
+    )
 
 
 @for_each("pushed, pointer, there", [(0, 0, 0), (4, 4, 4), (8, 0, 8), (10, 2, 8), (27, 3, 8)])
@@ -112,13 +131,22 @@ CUTS: dict[str, Callable[[str], bool]] = {
 
 @pytest.mark.parametrize(
     "make, cut",
-    [*((coclr, cut) for cut in CUTS), (infonce, "the query"), (infonce, "no queues"), (ubernce, "no heads")],
+    [
+        *((coclr, cut) for cut in CUTS),
+        (infonce, "the query"),
+        (infonce, "no queues"),
+        (ubernce, "no heads"),
+    ],
 )
 def test_a_trimmed_file_is_read_and_written_back(make: Callable, cut: str, tmp_path: Path):
     state = {key: x for key, x in make().items() if CUTS[cut](key)}
     file = saved(tmp_path, state)
     loaded = load_encoder(file)
-    assert loaded.name == "s3d" and loaded.kwargs == {"width": 0.125} and loaded.licence == "Apache-2.0"
+    assert (
+        loaded.name == "s3d"
+        and loaded.kwargs == {"width": 0.125}
+        and loaded.licence == "Apache-2.0"
+    )
     assert torch.equal(loaded.stem[3][3].weight, state["encoder_q.0.Conv_2c.conv2.weight"])
     found = find(read(file))
     assert found is not None
@@ -152,11 +180,16 @@ def test_one_method_is_not_written_as_another(make: Callable, to: str, lack: str
 
 def test_files_that_are_not_whole_or_of_other_shapes(tmp_path: Path):
     state = coclr()
-    del state["encoder_k.0.Mixed_4c.branch1.1.bn2.weight"], state["encoder_k.0.block4.2.branch1.1.bn2.weight"]
+    del (
+        state["encoder_k.0.Mixed_4c.branch1.1.bn2.weight"],
+        state["encoder_k.0.block4.2.branch1.1.bn2.weight"],
+    )
     with refusal("2787", "2", "encoder_k.0.Mixed_4c.branch1.1.bn2.weight"):
         load_encoder(saved(tmp_path, state))
     loaded = create_encoder("s3d", weights=saved(tmp_path, state), partial=True)
-    assert torch.equal(loaded.state_dict()["stem.2.0.weight"], state["encoder_q.0.Conv_2b.conv.weight"])
+    assert torch.equal(
+        loaded.state_dict()["stem.2.0.weight"], state["encoder_q.0.Conv_2b.conv.weight"]
+    )
     for key, shape in {"encoder_q.2.weight": (8, 8), "queue": (8,), "queue_ptr": (2,)}.items():
         with refusal("epoch3.pth.tar", "CoCLR"):
             found_in({**coclr(), key: torch.zeros(shape)})
@@ -176,7 +209,10 @@ def test_gates_are_seen_in_the_file(tmp_path: Path):
     assert loaded.name == "s3d" and loaded.kwargs == {"width": 0.125, "gating": True}
     gate = infonce(gating=True)["encoder_q.0.Mixed_4d.gating_b2.fc.weight"]
     assert torch.equal(loaded.mixed4[2].gates[2].linear.weight, gate)
-    assert create_encoder("s3d", weights=gated / "epoch3.pth.tar").kwargs == {"width": 0.125, "gating": True}
+    assert create_encoder("s3d", weights=gated / "epoch3.pth.tar").kwargs == {
+        "width": 0.125,
+        "gating": True,
+    }
     with refusal("s3d", "gating", "False", "True"):
         create_encoder("s3d", gating=True, weights=plain / "epoch3.pth.tar")
     with refusal("s3dg"):  # MIL-NCE's
@@ -206,13 +242,19 @@ def test_inside_a_classifier(head: str, tmp_path: Path):
     state = {f"backbone.{key}": x for key, x in s3d().items()}
     state |= {f"{head}{x}": torch.zeros(3) for x in ("weight", "bias")}
     loaded = load_encoder(saved(tmp_path, state))
-    assert torch.equal(loaded.mixed3[0].branches[0][0].weight, s3d()["Mixed_3b.branch0.0.conv.weight"])
+    assert torch.equal(
+        loaded.mixed3[0].branches[0][0].weight, s3d()["Mixed_3b.branch0.0.conv.weight"]
+    )
 
 
 def listed() -> list[Case]:
     """Cases with the whole key list of a net with S3D, of the published size."""
     cases = [case for case in discover() if isinstance(case.meta.get("weights"), dict)]
-    return [case for case in cases if any("Mixed_5c" in key[0] for key in case.meta["weights"].get("keys", []))]
+    return [
+        case
+        for case in cases
+        if any("Mixed_5c" in key[0] for key in case.meta["weights"].get("keys", []))
+    ]
 
 
 def nothing(key: str, shape: list[int], dtype: str) -> Tensor:
@@ -223,7 +265,9 @@ def nothing(key: str, shape: list[int], dtype: str) -> Tensor:
 
 @for_each("case", listed())
 def test_the_published_key_lists(case: Case):
-    theirs = {key: nothing(key, shape, dtype) for key, shape, dtype, _ in case.meta["weights"]["keys"]}
+    theirs = {
+        key: nothing(key, shape, dtype) for key, shape, dtype, _ in case.meta["weights"]["keys"]
+    }
     found = found_in(theirs)
     assert not found.missing and not found.unexpected
     with torch.device("meta"):
@@ -231,9 +275,13 @@ def test_the_published_key_lists(case: Case):
         built: torch.nn.Module = encoder
         if found.net.objective is not None:
             kind = {"infonce": InfoNCE, "coclr": CoCLR}[found.net.objective]
-            built = kind(encoder, **found.net.settings, **({"sampler": "random"} if kind is CoCLR else {}))
+            built = kind(
+                encoder, **found.net.settings, **({"sampler": "random"} if kind is CoCLR else {})
+            )
     whole = found.ours if found.net.objective else found.encoder()
-    assert {k: x.shape for k, x in built.state_dict().items()} == {k: x.shape for k, x in whole.items()}
+    assert {k: x.shape for k, x in built.state_dict().items()} == {
+        k: x.shape for k, x in whole.items()
+    }
     heads = [key for key in theirs if key.startswith("final_") and key.endswith(("weight", "bias"))]
     beside = sum(theirs[key].numel() for key in heads)
     assert sum(p.numel() for p in built.parameters()) + beside == case.meta["weights"]["n_params"]

@@ -15,10 +15,28 @@ from ssvid.results.provenance import describe_encoder
 from ssvid.weights.__main__ import weights, with_flag
 from ssvid.weights.encoders import save_encoder
 from tests.helpers import command, for_each, run_pretrain, sentence, tells
-from tests.weights.layouts import assert_same, dpc, huggingface, mae_st, refusal, videomae, videomae_finetuned
+from tests.weights.layouts import (
+    assert_same,
+    dpc,
+    huggingface,
+    mae_st,
+    refusal,
+    videomae,
+    videomae_finetuned,
+)
 
 MAE = ["--objective.dec_dim", "64", "--objective.dec_depth", "1", "--objective.dec_heads", "1"]
-LIKE = ["--encoder.dim", "64", "--encoder.depth", "2", "--encoder.heads", "1", "--encoder.patch", "4", *MAE]
+LIKE = [
+    "--encoder.dim",
+    "64",
+    "--encoder.depth",
+    "2",
+    "--encoder.heads",
+    "1",
+    "--encoder.patch",
+    "4",
+    *MAE,
+]
 
 
 @pytest.fixture
@@ -36,8 +54,16 @@ def check_refusal(file: Path, *words: str) -> None:
 def test_what_is_left_out_is_as_the_file_has_it(tmp_path: Path, capsys):
     torch.save({"model": mae_st()}, tmp_path / "m.pth")
     encoder = create_encoder("vit", weights=tmp_path / "m.pth", stride=2, mean=(0.5, 0.5, 0.5))
-    assert encoder.kwargs["positions"] == "separable" and encoder.kwargs["cls"] and encoder.kwargs["bias"] == "qkv"
-    assert encoder.mean == (0.5, 0.5, 0.5) and encoder.std == (0.225, 0.225, 0.225) and encoder.spec.stride == 2
+    assert (
+        encoder.kwargs["positions"] == "separable"
+        and encoder.kwargs["cls"]
+        and encoder.kwargs["bias"] == "qkv"
+    )
+    assert (
+        encoder.mean == (0.5, 0.5, 0.5)
+        and encoder.std == (0.225, 0.225, 0.225)
+        and encoder.spec.stride == 2
+    )
     told = capsys.readouterr().err
     assert tells(told, "36", "0", "25"), told  # matched, missing or unexpected, beside the encoder
 
@@ -50,7 +76,9 @@ def test_what_does_not_fit_is_one_sentence(file: Path, tmp_path: Path):
     ):
         with refusal("videomae.pth", "vit", "64", "2", *words):
             create_encoder(name, weights=file, **change)
-    torch.save({"model": {k: v[..., :48] if "patch" not in k else v for k, v in videomae().items()}}, file)
+    torch.save(
+        {"model": {k: v[..., :48] if "patch" not in k else v for k, v in videomae().items()}}, file
+    )
     with refusal("videomae.pth", "vit"):
         create_encoder("vit", weights=file)
 
@@ -68,14 +96,20 @@ def test_heads_that_no_tensor_tells(tmp_path: Path):
 def test_half_of_another_model(file: Path):
     state = videomae()
     halves = {
-        k: v for i, (k, v) in enumerate(state.items()) if i % 2 == 0 or "patch_embed" in k or k[:9] == "encoder_t"
+        k: v
+        for i, (k, v) in enumerate(state.items())
+        if i % 2 == 0 or "patch_embed" in k or k[:9] == "encoder_t"
     }
     torch.save({"model": halves | {f"backbone.{k}": v for k, v in list(dpc().items())[:20]}}, file)
     check_refusal(file, "videomae.pth", "20")
     assert tells(sentence(command("ssvid.weights", str(file))), "videomae.pth", "20")
     partly = create_encoder("vit", weights=file, partial=True)
-    assert torch.equal(partly.state_dict()["patch.weight"], state["encoder.patch_embed.proj.weight"])
-    torch.save({"model": state | {f"backbone.{k}": v for k, v in list(dpc().items())[:20]}}, file)  # whole, and more
+    assert torch.equal(
+        partly.state_dict()["patch.weight"], state["encoder.patch_embed.proj.weight"]
+    )
+    torch.save(
+        {"model": state | {f"backbone.{k}": v for k, v in list(dpc().items())[:20]}}, file
+    )  # whole, and more
     check_refusal(file, "0", "20")
     torch.save({"model": state | {"encoder.blocks.1.mlp.fc1.weight": torch.zeros(128, 64)}}, file)
     check_refusal(file, "blocks.1.mlp.fc1.weight", "128", "256")
@@ -99,7 +133,14 @@ class Stranger:
     """Not on the list of what a pickle may hold."""
 
 
-@for_each("rest", [{"args": argparse.Namespace(lr=1e-3, betas=[0.9])}, {"best": np.float64(3)}, {"n": np.int64(1)}])
+@for_each(
+    "rest",
+    [
+        {"args": argparse.Namespace(lr=1e-3, betas=[0.9])},
+        {"best": np.float64(3)},
+        {"n": np.int64(1)},
+    ],
+)
 def test_settings_and_numbers_in_a_pickle_are_read(rest: dict, file: Path):
     torch.save({"model": videomae(), **rest}, file)
     assert load_encoder(file).dim == 64
@@ -121,7 +162,9 @@ def test_files_that_are_no_checkpoint(file: Path, tmp_path: Path):
     whole = file.read_bytes()
     save_file(videomae(), file)  # a safetensors file under another name is read
     assert load_encoder(file).dim == 64
-    page = b"<!DOCTYPE html><html><body>Please log in to download this file. Thank you.</body></html>"
+    page = (
+        b"<!DOCTYPE html><html><body>Please log in to download this file. Thank you.</body></html>"
+    )
     for content, words in (
         (whole[: len(whole) // 2], ()),
         (file.read_bytes()[:-100], ()),
@@ -138,17 +181,32 @@ def test_files_that_are_no_checkpoint(file: Path, tmp_path: Path):
 
 def test_an_unknown_layout_names_the_known_and_its_keys(file: Path):
     torch.save({"a.weight": torch.zeros(3), "b.weight": torch.zeros(3)}, file)
-    for load in (load_encoder, lambda f: create_encoder("vit", weights=f), lambda f: weights(str(f))):
+    for load in (
+        load_encoder,
+        lambda f: create_encoder("vit", weights=f),
+        lambda f: weights(str(f)),
+    ):
         with refusal("videomae", "dpc", "a.weight", "b.weight"):
             load(file)
 
 
 def test_the_command_prints_what_a_file_is(file: Path):
     told = json.loads(command("ssvid.weights", str(file)).stdout.splitlines()[-1])
-    assert told["layout"] == "videomae" and told["encoder"] == "vit" and told["licence"] == "CC-BY-NC-4.0"
-    assert told["kwargs"] == {"dim": 64, "depth": 2, "heads": 1, "patch": 4} and told["dtype"] == "float32"
-    assert told["decoder"]["dec_depth"] == 1 and told["parameters"] == sum(x.numel() for x in videomae().values())
-    assert with_flag("--to a F --trust --out b".split()) == "--to a --file F --trust --out b".split()
+    assert (
+        told["layout"] == "videomae"
+        and told["encoder"] == "vit"
+        and told["licence"] == "CC-BY-NC-4.0"
+    )
+    assert (
+        told["kwargs"] == {"dim": 64, "depth": 2, "heads": 1, "patch": 4}
+        and told["dtype"] == "float32"
+    )
+    assert told["decoder"]["dec_depth"] == 1 and told["parameters"] == sum(
+        x.numel() for x in videomae().values()
+    )
+    assert (
+        with_flag("--to a F --trust --out b".split()) == "--to a --file F --trust --out b".split()
+    )
     assert with_flag(["--trust", "F"]) == ["--trust", "--file", "F"]
 
 
@@ -168,7 +226,12 @@ def test_what_a_layout_has_no_place_for_is_refused(to: str, lack: str, tmp_path:
 
 
 def test_positions_that_leave_no_trace_are_refused_too(tmp_path: Path):
-    save_encoder(create_encoder("vit", dim=64, depth=1, heads=1, positions="sincos3d"), tmp_path, "encoder", {})
+    save_encoder(
+        create_encoder("vit", dim=64, depth=1, heads=1, positions="sincos3d"),
+        tmp_path,
+        "encoder",
+        {},
+    )
     with refusal("sincos3d", "videomae-encoder", "sincos"):
         weights(str(tmp_path), to="videomae-encoder", out=str(tmp_path / "x.pth"))
 
@@ -176,17 +239,23 @@ def test_positions_that_leave_no_trace_are_refused_too(tmp_path: Path):
 def test_a_run_starts_from_a_published_file_and_goes_back(file: Path, videos: Path, tmp_path: Path):
     run = tmp_path / "run"
     run_pretrain(videos, run, *LIKE, "--init", str(file), "--lr", "0", "--steps", "1")
-    weights(str(run / "checkpoints/step_00000001.pt"), to="videomae", out=str(tmp_path / "back.pth"))
+    weights(
+        str(run / "checkpoints/step_00000001.pt"), to="videomae", out=str(tmp_path / "back.pth")
+    )
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert_same(back["model"], videomae())
     assert back["licence"] == "CC-BY-NC-4.0"
     weights(str(run), to="videomae-encoder", out=str(tmp_path / "e.safetensors"))
-    assert torch.equal(load_file(tmp_path / "e.safetensors")["norm.weight"], videomae()["encoder.norm.weight"])
+    assert torch.equal(
+        load_file(tmp_path / "e.safetensors")["norm.weight"], videomae()["encoder.norm.weight"]
+    )
 
 
 def test_a_run_of_another_net_does_not_start(file: Path, videos: Path, tmp_path: Path):
     with refusal("--encoder.positions", "sincos"):
-        run_pretrain(videos, tmp_path / "a", *LIKE, "--encoder.positions", "sincos3d", "--init", str(file))
+        run_pretrain(
+            videos, tmp_path / "a", *LIKE, "--encoder.positions", "sincos3d", "--init", str(file)
+        )
     with refusal("--encoder.heads", "1"):
         run_pretrain(videos, tmp_path / "b", *LIKE, "--encoder.heads", "2", "--init", str(file))
     torch.save({"model": mae_st()}, file)
@@ -198,15 +267,22 @@ def test_the_licence_goes_with_the_weights(file: Path, videos: Path, tmp_path: P
     a, b, c = (tmp_path / name for name in "abc")
     run_pretrain(videos, a, *LIKE, "--init", str(file), "--steps", "1")
     run_pretrain(videos, b, *LIKE, "--init", str(a), "--steps", "1")
-    run_pretrain(videos, c, *LIKE, "--init", str(b / "checkpoints/step_00000001.pt"), "--steps", "1")
+    run_pretrain(
+        videos, c, *LIKE, "--init", str(b / "checkpoints/step_00000001.pt"), "--steps", "1"
+    )
     for run in (a, b, c):
         assert json.loads((run / "encoder.json").read_text())["licence"] == "CC-BY-NC-4.0"
         assert load_encoder(run).licence == "CC-BY-NC-4.0"
-    again = create_encoder("vit", weights=c / "encoder.safetensors", dim=64, depth=2, heads=1, patch=4)
+    again = create_encoder(
+        "vit", weights=c / "encoder.safetensors", dim=64, depth=2, heads=1, patch=4
+    )
     assert again.licence == "CC-BY-NC-4.0"
     net = create_encoder("resnet18_2d3d", width=8)  # has the names of the published one inside
     save_encoder(net, tmp_path / "d", "encoder", {})
-    assert create_encoder("resnet18_2d3d", weights=tmp_path / "d/encoder.safetensors", width=8).licence is None
+    assert (
+        create_encoder("resnet18_2d3d", weights=tmp_path / "d/encoder.safetensors", width=8).licence
+        is None
+    )
     own = tmp_path / "own"
     run_pretrain(videos, own, *LIKE, "--steps", "1")
     weights(str(own / "checkpoints/step_00000001.pt"), to="videomae", out=str(tmp_path / "own.pth"))
@@ -215,12 +291,24 @@ def test_the_licence_goes_with_the_weights(file: Path, videos: Path, tmp_path: P
 
 def test_a_result_names_the_licence(file: Path):
     assert describe_encoder(str(file), "v", open_encoder(str(file))).licence == "CC-BY-NC-4.0"
-    assert describe_encoder("vit", "v", create_encoder("vit", dim=64, depth=1, heads=1)).licence is None
+    assert (
+        describe_encoder("vit", "v", create_encoder("vit", dim=64, depth=1, heads=1)).licence
+        is None
+    )
 
 
 def test_extract_takes_a_published_file(file: Path, videos: Path, tmp_path: Path):
     torch.save({"model_state": mae_st()}, file)  # its positions say that it wants small clips
     out = tmp_path / "f.npz"
-    data = ["--data", "folder", "--data.root", str(videos), "--workers", "0", "--cache", str(tmp_path / "cache")]
+    data = [
+        "--data",
+        "folder",
+        "--data.root",
+        str(videos),
+        "--workers",
+        "0",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     result = command("ssvid.extract", "--encoder", str(file), *data, "--out", str(out))
     assert json.loads(result.stdout.splitlines()[-1])["dim"] == 64, result.stderr

@@ -19,15 +19,31 @@ from ssvid.weights.published import find
 from tests.helpers import for_each
 from tests.reference.cases import ROOT
 from tests.weights import layouts
-from tests.weights.layouts import State, assert_same, coclr, dpc, huggingface, infonce, s3d, ubernce, videomae
+from tests.weights.layouts import (
+    State,
+    assert_same,
+    coclr,
+    dpc,
+    huggingface,
+    infonce,
+    s3d,
+    ubernce,
+    videomae,
+)
 from tests.weights.test_milnce import milnce
 
-MADE = {**layouts.MADE, "milnce": (None, milnce), "milnce, plain": ("state_dict", lambda: milnce("plain"))}
+MADE = {
+    **layouts.MADE,
+    "milnce": (None, milnce),
+    "milnce, plain": ("state_dict", lambda: milnce("plain")),
+}
 
 CLIP = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def saved(path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = "") -> tuple[Path, State]:
+def saved(
+    path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = ""
+) -> tuple[Path, State]:
     wrapper, make = MADE[name]
     made = {prefix + k: v.to(dtype) if v.is_floating_point() else v for k, v in make().items()}
     file = path / "published.pth"
@@ -52,7 +68,9 @@ def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: 
     found = find(read(file))
     assert found is not None and not found.missing and not found.unexpected
     shuffled = dict(sorted(found.ours.items(), reverse=True))
-    assert_same({found.layout.prefix + k: v for k, v in found.layout.to_theirs(shuffled).items()}, made)
+    assert_same(
+        {found.layout.prefix + k: v for k, v in found.layout.to_theirs(shuffled).items()}, made
+    )
 
 
 @for_each("prefix", ["module.", "_orig_mod.module.", "module.backbone."])
@@ -68,17 +86,25 @@ def plain_vit(
     state: dict[str, Tensor], clip: Tensor, start: Tensor | None = None, first: Tensor | None = None
 ) -> Tensor:
     """The tokens after the last block, from VideoMAE's names, written out by hand: one head."""
-    x = F.conv3d(clip, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=(2, 4, 4))
+    x = F.conv3d(
+        clip, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=(2, 4, 4)
+    )
     x = rearrange(x, "B D t h w -> B (t h w) D")
     n, d = x.shape[1:]
     if start is None:
         angle = np.arange(n)[:, None] / np.power(10000, 2 * (np.arange(d) // 2) / d)
-        start = torch.from_numpy(np.where(np.arange(d) % 2 == 0, np.sin(angle), np.cos(angle))).float()
+        start = torch.from_numpy(
+            np.where(np.arange(d) % 2 == 0, np.sin(angle), np.cos(angle))
+        ).float()
     x = x + start
     if first is not None:
         x = torch.cat([first.expand(len(x), 1, d), x], dim=1)
     for i in range(2):
-        p = {k.removeprefix(f"blocks.{i}."): v for k, v in state.items() if k.startswith(f"blocks.{i}.")}
+        p = {
+            k.removeprefix(f"blocks.{i}."): v
+            for k, v in state.items()
+            if k.startswith(f"blocks.{i}.")
+        }
         y = F.layer_norm(x, (d,), p["norm1.weight"], p["norm1.bias"], EPS)
         q, k, v = F.linear(y, p["attn.qkv.weight"]).chunk(3, dim=-1)
         q, k, v = q + p["attn.q_bias"], k + p.get("attn.k_bias", 0), v + p["attn.v_bias"]
@@ -120,11 +146,17 @@ def test_features_of_mae_st_in_every_form(name: str, tmp_path: Path):
         start = made["pos_embed"][:, int(first is not None) :]
         first = None if first is None else first + made["pos_embed"][:, :1]
     else:
-        start = made["pos_embed_temporal"].repeat_interleave(4, 1) + made["pos_embed_spatial"].repeat(1, 8, 1)
+        start = made["pos_embed_temporal"].repeat_interleave(4, 1) + made[
+            "pos_embed_spatial"
+        ].repeat(1, 8, 1)
         first = None if first is None else first + made["pos_embed_class"]
-    x = F.layer_norm(plain_vit(state, CLIP, start, first), (64,), made["norm.weight"], made["norm.bias"], EPS)
+    x = F.layer_norm(
+        plain_vit(state, CLIP, start, first), (64,), made["norm.weight"], made["norm.bias"], EPS
+    )
     encoder = load_encoder(file)
-    torch.testing.assert_close(encoder(CLIP).tokens, x[:, int(first is not None) :], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder(CLIP).tokens, x[:, int(first is not None) :], atol=2e-5, rtol=1e-4
+    )
     assert (encoder.mean, encoder.spec.frames, encoder.spec.size) == ((0.45, 0.45, 0.45), 16, 8)
 
 
@@ -133,7 +165,11 @@ def test_features_of_mae_st_in_every_form(name: str, tmp_path: Path):
 def test_features_of_dpc(name: str, built: str, tmp_path: Path):
     file, made = saved(tmp_path, name)
     encoder = create_encoder(built, width=8, running_stats=False)
-    theirs = {k.removeprefix("module.backbone."): v for k, v in made.items() if k.startswith("module.backbone.")}
+    theirs = {
+        k.removeprefix("module.backbone."): v
+        for k, v in made.items()
+        if k.startswith("module.backbone.")
+    }
     encoder.load_state_dict(theirs)  # our names are theirs inside the net
     clip = torch.randn(2, 3, 5, 64, 64)
     loaded = load_encoder(file)
@@ -154,7 +190,9 @@ def test_the_decoder_fits_the_objective_that_it_names(name: str, objective: str,
     found = find(read(saved(tmp_path, name)[0]))
     assert found is not None and found.net.objective == objective
     encoder = create_encoder(found.net.encoder, **found.net.kwargs)
-    more = {"sampler": "random"} if objective == "coclr" else {}  # of the other stream: in the file too
+    more = (
+        {"sampler": "random"} if objective == "coclr" else {}
+    )  # of the other stream: in the file too
     built = registry.objectives[objective](encoder, **found.net.settings, **more)
     built.load_state_dict(found.ours)
 
@@ -178,7 +216,9 @@ def test_second_names_are_one_tensor_inside_and_two_in_the_file(tmp_path: Path):
 
 
 def published(name: str) -> Path:
-    folders = [p.parent for p in ROOT.rglob("state_dict.safetensors") if p.parent.name.startswith(name)]
+    folders = [
+        p.parent for p in ROOT.rglob("state_dict.safetensors") if p.parent.name.startswith(name)
+    ]
     if not folders:
         pytest.skip(f"no case {name} under {ROOT}: set SSVID_REFERENCE")
     return folders[0]
@@ -194,10 +234,14 @@ def test_the_published_cases(name: str, tmp_path: Path):
     weights(str(file), to=name, out=str(tmp_path / "again.pth"))
     assert_same(torch.load(tmp_path / "again.pth", weights_only=True)["model"], theirs)
     clip = torch.from_numpy(arrays["video_u8"])
-    encoder = create_encoder("vit", weights=file, heads=4, frames=clip.shape[2], size=clip.shape[3]).eval()
+    encoder = create_encoder(
+        "vit", weights=file, heads=4, frames=clip.shape[2], size=clip.shape[3]
+    ).eval()
     if name == "videomae":
         tokens = encoder(encoder.normalise(clip)).tokens
-        torch.testing.assert_close(tokens, torch.from_numpy(arrays["encoder_unmasked"]), atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            tokens, torch.from_numpy(arrays["encoder_unmasked"]), atol=2e-5, rtol=0
+        )
         own = [key for key in theirs if key.startswith("encoder.") and "er.norm" not in key]
         tuned = {key.removeprefix("encoder."): theirs[key] for key in own}
         tuned |= {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}
@@ -209,12 +253,19 @@ def test_the_published_cases(name: str, tmp_path: Path):
     else:
         keep = torch.from_numpy(arrays["ids_keep"])
         tokens = encoder(encoder.normalise(clip), keep=keep).tokens
-        torch.testing.assert_close(tokens, torch.from_numpy(arrays["encoder_visible"]), atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            tokens, torch.from_numpy(arrays["encoder_visible"]), atol=2e-5, rtol=0
+        )
 
 
 @for_each(
     "dim, depth, name, heads",
-    [(384, 12, "vit_small", 6), (768, 12, "vit_base", 12), (1024, 24, "vit_large", 16), (1280, 32, "vit_huge", 16)],
+    [
+        (384, 12, "vit_small", 6),
+        (768, 12, "vit_base", 12),
+        (1024, 24, "vit_large", 16),
+        (1280, 32, "vit_huge", 16),
+    ],
 )
 def test_size_and_heads_are_told_from_the_shapes(dim: int, depth: int, name: str, heads: int):
     from ssvid.weights.published import sized
@@ -225,7 +276,12 @@ def test_size_and_heads_are_told_from_the_shapes(dim: int, depth: int, name: str
     ours = {f"encoder.{key}": x for key, x in encoder.state_dict().items()}
     for describe in (of_videomae, of_mae_st):
         net = describe(ours)
-        assert (net.kwargs["dim"], net.kwargs["depth"], net.kwargs["heads"], sized(net)) == (dim, depth, heads, name)
+        assert (net.kwargs["dim"], net.kwargs["depth"], net.kwargs["heads"], sized(net)) == (
+            dim,
+            depth,
+            heads,
+            name,
+        )
 
 
 @for_each(

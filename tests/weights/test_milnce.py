@@ -19,7 +19,12 @@ from tests.helpers import for_each
 from tests.weights.layouts import Shapes, State, affine, filled, refusal
 
 WORDS = ["add", "the", "onion", "don't"]
-WIDTH, DIM, HIDDEN, VECTOR = 0.125, 6, 10, 5  # of the net, of the space, inside the tower, of a word
+WIDTH, DIM, HIDDEN, VECTOR = (
+    0.125,
+    6,
+    10,
+    5,
+)  # of the net, of the space, inside the tower, of a word
 OPTIONS = {"width": VECTOR, "hidden": HIDDEN}
 
 
@@ -68,7 +73,10 @@ def saved(folder: Path, form: str) -> tuple[Path, State]:
         torch.save(made, folder / "s3d_howto100m.pth")
         return folder / "s3d_howto100m.pth", made
     made = OrderedDict((f"module.{key}", x) for key, x in milnce("plain").items())
-    torch.save({"epoch": 3, "state_dict": made, "optimizer": {}, "scheduler": {}}, folder / "epoch0003.pth.tar")
+    torch.save(
+        {"epoch": 3, "state_dict": made, "optimizer": {}, "scheduler": {}},
+        folder / "epoch0003.pth.tar",
+    )
     return folder / "epoch0003.pth.tar", made
 
 
@@ -92,7 +100,9 @@ def test_the_encoder_has_the_files_stem_and_clips(form: str, tmp_path: Path):
     theirs = made[key] if form == "released" else made[f"module.{key}"]
     assert torch.equal(loaded.mixed4[2].branches[2][1][3].weight, theirs)
     chosen = create_encoder("s3dg", weights=file, frames=8, fps=2.0, size=64)
-    assert (chosen.spec.frames, chosen.spec.fps) == (8, 2.0) and chosen.cells == (form == "released")
+    assert (chosen.spec.frames, chosen.spec.fps) == (8, 2.0) and chosen.cells == (
+        form == "released"
+    )
     other = "plain" if form == "released" else "s2d"
     with refusal("stem", loaded.kwargs.get("stem", "s2d"), other):
         create_encoder("s3dg", weights=file, stem=other)
@@ -120,7 +130,10 @@ def test_the_joint_space_of_a_file_is_the_published_product(tmp_path: Path):
     file, made = saved(tmp_path, "released")
     joint = load_joint(file, words(tmp_path))
     rows = torch.tensor([3, 4, 0])  # onion don't; zzz is dropped, and padding is seen
-    x = made["text_module.word_embd.weight"][rows] @ made["text_module.fc1.weight"].T + made["text_module.fc1.bias"]
+    x = (
+        made["text_module.word_embd.weight"][rows] @ made["text_module.fc1.weight"].T
+        + made["text_module.fc1.bias"]
+    )
     x = x.relu().amax(0) @ made["text_module.fc2.weight"].T + made["text_module.fc2.bias"]
     torch.testing.assert_close(joint.texts(["Onion zzz DON'T!"])[0], x)
     pooled = torch.randn(2, len(made["fc.weight"][0]))
@@ -149,7 +162,9 @@ def test_the_tower_alone_is_taken_from_the_file(tmp_path: Path):
 
 def test_files_that_are_cut_or_of_other_shapes(tmp_path: Path):
     made = milnce()
-    net = OrderedDict((key, x) for key, x in made.items() if not key.startswith(("fc.", "text_module.")))
+    net = OrderedDict(
+        (key, x) for key, x in made.items() if not key.startswith(("fc.", "text_module."))
+    )
     torch.save(net, tmp_path / "net.pth")
     assert torch.equal(load_encoder(tmp_path / "net.pth").stem[0][1].bias, made["conv1.bn1.bias"])
     weights(str(tmp_path / "net.pth"), to="milnce", out=str(tmp_path / "again.pth"))
@@ -166,8 +181,12 @@ def test_files_that_are_cut_or_of_other_shapes(tmp_path: Path):
 
 
 @for_each("size", range(1, 9))
-@for_each("kernel, stride", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])
-def test_pools_are_as_tensorflow_pads_them(kernel: tuple[int, ...], stride: tuple[int, ...], size: int):
+@for_each(
+    "kernel, stride", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))]
+)
+def test_pools_are_as_tensorflow_pads_them(
+    kernel: tuple[int, ...], stride: tuple[int, ...], size: int
+):
     """Zeros left and right, then windows that may end outside: of what a ReLU gave."""
     x = torch.randn(2, 3, size, size + 1, size).relu()
     room = [k - s for k, s in zip(kernel, stride, strict=True)]
@@ -185,7 +204,9 @@ def test_the_grid_of_both_stems(stem: str):
         features = encoder(clip)
         assert features.grid == encoder.grid(*shape)
         torch.testing.assert_close(features.pooled, features.tokens.mean(1))
-    assert encoder.normalise(torch.full((1, 3, 1, 1, 1), 255, dtype=torch.uint8)).unique().tolist() == [1.0]
+    assert encoder.normalise(
+        torch.full((1, 3, 1, 1, 1), 255, dtype=torch.uint8)
+    ).unique().tolist() == [1.0]
     with refusal("both", "s2d", "plain"):
         create_encoder("s3dg", stem="both")
 

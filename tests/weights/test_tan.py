@@ -36,7 +36,12 @@ def state_of(name: str, **change: Any) -> State:
 
 
 def saved(folder: Path, state: State) -> Path:
-    beside = {"epoch": 19, "best_acc": 1e5, "optimizer": {"state": {}, "param_groups": []}, "iteration": 700}
+    beside = {
+        "epoch": 19,
+        "best_acc": 1e5,
+        "optimizer": {"state": {}, "param_groups": []},
+        "iteration": 700,
+    }
     torch.save({**beside, "state_dict": state}, folder / "epoch19.pth.tar")
     return folder / "epoch19.pth.tar"
 
@@ -51,7 +56,9 @@ def found_in(path: Path) -> Found:
 @for_each("change", [{}, {"alignability": True}, {"positions": "sine"}])
 def test_a_file_is_known_and_comes_back_the_same(name: str, change: dict[str, Any], tmp_path: Path):
     state = state_of(name, **change)
-    if "positions" in change:  # a table without gradient is a buffer: behind the parameters of its module
+    if (
+        "positions" in change
+    ):  # a table without gradient is a buffer: behind the parameters of its module
         state = dict(sorted(state.items(), key=lambda row: row[0].endswith("temporal_pos_embed")))
     path = saved(tmp_path, state)
     found = found_in(path)
@@ -71,7 +78,11 @@ def test_the_names_of_a_co_trained_file():
     assert {key.split(".")[0] for key in state} == {"online", "target", "lang_model"}
     assert torch.equal(state["lang_model.fc1.weight"], state["online.lang_model.fc1.weight"])
     assert not torch.equal(state["lang_model.fc1.weight"], state["target.lang_model.fc1.weight"])
-    assert list(state_of("tan"))[:3] == ["temporal_pos_embed", "text_temporal_pos_embed", "bert.word_embd.weight"]
+    assert list(state_of("tan"))[:3] == [
+        "temporal_pos_embed",
+        "text_temporal_pos_embed",
+        "bert.word_embd.weight",
+    ]
 
 
 @for_each("name", NAMES)
@@ -103,7 +114,10 @@ def test_it_begins_a_stage(name: str, tmp_path: Path):
         ("epoch19.pth.tar", lambda path: open_encoder(str(path))),
         ("epoch19.pth.tar", lambda path: create_encoder("s3d", weights=path)),
         ("TAN", lambda path: warm_start(net(cotrain="keep"), str(path))),
-        ("tan-cotrained", lambda path: weights(str(path), to="tan-cotrained", out=f"{path}.new.pth")),
+        (
+            "tan-cotrained",
+            lambda path: weights(str(path), to="tan-cotrained", out=f"{path}.new.pth"),
+        ),
         ("coclr-s3d", lambda path: weights(str(path), to="coclr-s3d", out=f"{path}.new.pth")),
     ],
 )

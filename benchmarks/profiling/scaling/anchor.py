@@ -52,7 +52,9 @@ SIDES = {"one": ["-N1", "-n1"], "two": ["-N2", "-n2", "--ntasks-per-node=1"]}
 
 def anchored() -> Iterator[dict[str, Any]]:
     if shutil.which("srun") is None:
-        raise UserError("There is no srun here: the measured part wants a SLURM of two nodes; leave out `anchor`.")
+        raise UserError(
+            "There is no srun here: the measured part wants a SLURM of two nodes; leave out `anchor`."
+        )
     rounds = [{side: run(side) for side in SIDES} for _ in range(ROUNDS)]
     for at, subject in enumerate(ANCHORS):
         one, two = ([each[side][at] for each in rounds] for side in SIDES)
@@ -107,7 +109,9 @@ def main(names: list[str]) -> None:
             if key in batch:
                 batch[key] = torch.randn(batch[key].shape)
 
-        def step(module: Any = module, made: Any = made, adam: Any = adam, batch: Any = batch) -> None:
+        def step(
+            module: Any = module, made: Any = made, adam: Any = adam, batch: Any = batch
+        ) -> None:
             loss: Tensor = module(batch).total
             loss.backward()
             adam.step()
@@ -144,7 +148,10 @@ def socket_bytes() -> int:
             if not os.readlink(link).startswith("socket:"):
                 continue
             with socket.socket(fileno=os.dup(int(link.name))) as own:
-                if own.family in (socket.AF_INET, socket.AF_INET6) and own.type == socket.SOCK_STREAM:
+                if (
+                    own.family in (socket.AF_INET, socket.AF_INET6)
+                    and own.type == socket.SOCK_STREAM
+                ):
                     info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
                     total += struct.unpack_from("Q", info, SENT_AT)[0]
         except OSError:

@@ -23,7 +23,13 @@ ROOM, SPEED, WITHIN, BEYOND, MESSAGE = 80e9, 150e12, 200e9, 25e9, 50e-6
 NODE = 8  # GPUs
 GPUS = (50, 200, 1000)  # clips a second
 SETS = {"UCF101, split 1": 9_537, "Kinetics-400": 240_000}  # videos to train on
-TOLD = ("mae, vit_base", "mae, vit_large", "partial_mae, vit_base", "dpc, resnet34_2d3d", "memdpc, resnet34_2d3d") + (
+TOLD = (
+    "mae, vit_base",
+    "mae, vit_large",
+    "partial_mae, vit_base",
+    "dpc, resnet34_2d3d",
+    "memdpc, resnet34_2d3d",
+) + (
     "infonce, s3d",
     "infonce, s3d, sync_bn false",
     "coclr, s3d",
@@ -43,7 +49,10 @@ Line = dict[str, Any]
 
 
 def traffic(line: Line) -> dict[str, Traffic]:
-    return {part: {kind: Part(*both) for kind, both in kinds.items()} for part, kinds in line["sent"].items()}
+    return {
+        part: {kind: Part(*both) for kind, both in kinds.items()}
+        for part, kinds in line["sent"].items()
+    }
 
 
 def sent(line: Line, world: int) -> float:
@@ -73,7 +82,12 @@ def memory(line: Line, world: int) -> float:
 
 def small_messages(line: Line) -> int:
     """Those that a step waits for: gradients travel while backward goes on."""
-    return sum(part.messages for name, kinds in traffic(line).items() if name != "gradients" for part in kinds.values())
+    return sum(
+        part.messages
+        for name, kinds in traffic(line).items()
+        if name != "gradients"
+        for part in kinds.values()
+    )
 
 
 def seconds(line: Line, world: int) -> dict[str, float]:
@@ -91,8 +105,14 @@ def strains(line: Line, world: int) -> list[tuple[float, str]]:
     ms = {name: f"{short(1e3 * value)} ms" for name, value in took.items()}
     stops = [(memory(line, world) / ROOM, f"memory {short(memory(line, world) / 1e9)} GB")]
     slow = [
-        (took["sending"] / took["computing"], f"link: sends {ms['sending']}, computes {ms['computing']}"),
-        (took["waiting"] / took["computing"], f"{small_messages(line)} messages: {ms['waiting']} of {ms['computing']}"),
+        (
+            took["sending"] / took["computing"],
+            f"link: sends {ms['sending']}, computes {ms['computing']}",
+        ),
+        (
+            took["waiting"] / took["computing"],
+            f"{small_messages(line)} messages: {ms['waiting']} of {ms['computing']}",
+        ),
     ]
     if queue and queue % batch:
         stops.append((math.inf, f"refused: {batch} keys a step, queue {queue}"))
@@ -131,11 +151,23 @@ def of(lines: Sequence[Line], part: str) -> list[Line]:
 
 
 def memory_table(lines: Sequence[Line]) -> str:
-    head = ["objective, encoder", "clips", "parameters, M", "weights to moments", "activations", "the same, 1 GPU"]
+    head = [
+        "objective, encoder",
+        "clips",
+        "parameters, M",
+        "weights to moments",
+        "activations",
+        "the same, 1 GPU",
+    ]
     head += [f"beside, {n} GPUs" for n in WORLDS] + [f"all, {n}" for n in WORLDS]
     rows = []
     for line in of(lines, "counted"):
-        row = [line["name"], str(line["clips"]), f"{line['parameters'] / 4e6:.1f}", giga(lies(line))]
+        row = [
+            line["name"],
+            str(line["clips"]),
+            f"{line['parameters'] / 4e6:.1f}",
+            giga(lies(line)),
+        ]
         row += [giga(line["activations"]), giga(line["activations_alone"])]
         rows.append(row + [giga(f(line, n)) for f in (grows, memory) for n in WORLDS])
     return table(head, rows)
@@ -150,7 +182,10 @@ def sent_table(lines: Sequence[Line]) -> str:
         whole = {name: sum(part.bytes for part in kinds.values()) for name, kinds in parts.items()}
         norms = sum(part.messages for part in parts.get("batch norm", {}).values())
         row = [line["name"], mega(whole["gradients"]), mega(whole.get("buffers", 0))]
-        row += [f"{mega(whole['batch norm'])} ({norms})" if norms else "-", mega(whole.get("rows", 0))]
+        row += [
+            f"{mega(whole['batch norm'])} ({norms})" if norms else "-",
+            mega(whole.get("rows", 0)),
+        ]
         rows.append(row + [mega(sent(line, n)) for n in (2, *WORLDS)])
     return table(head, rows)
 
@@ -165,9 +200,17 @@ def batch_table(lines: Sequence[Line]) -> str:
     (loop,) = of(lines, "loop")
     own = {kind: Part(*both) for kind, both in loop["sent"].items()}
     rows = [["clips in a step, 32 of each GPU", *(f"{32 * n:,}" for n in WORLDS)]]
-    rows += [[f"steps an epoch, {name} ({n:,})", *(f"{n / 32 / w:,.1f}" for w in WORLDS)] for name, n in SETS.items()]
+    rows += [
+        [f"steps an epoch, {name} ({n:,})", *(f"{n / 32 / w:,.1f}" for w in WORLDS)]
+        for name, n in SETS.items()
+    ]
     rows.append(["files opened a second, 200 clips/s a GPU", *(f"{200 * n:,}" for n in WORLDS)])
-    rows.append(["the loop's own bytes sent a step", *(f"{wire(own, n) / loop['steps']:,.0f}" for n in WORLDS)])
+    rows.append(
+        [
+            "the loop's own bytes sent a step",
+            *(f"{wire(own, n) / loop['steps']:,.0f}" for n in WORLDS),
+        ]
+    )
     return table(["", *(f"{n} GPUs" for n in WORLDS)], rows)
 
 
@@ -178,7 +221,9 @@ def anchor_table(lines: Sequence[Line]) -> str:
     for line in of(lines, "anchor"):
         row = [line["name"], str(line["clips"]), f"{line['expected_sent'] / 1e6:.2f}"]
         row += [f"{line['measured_sent'] / 1e6:.2f}", f"{line['sent_ratio']:.4f}"]
-        rows.append(row + [f"{line['cpu_one']:.2f}", f"{line['cpu_two']:.2f}", f"{line['cpu_ratio']:.2f}"])
+        rows.append(
+            row + [f"{line['cpu_one']:.2f}", f"{line['cpu_two']:.2f}", f"{line['cpu_ratio']:.2f}"]
+        )
     return table(head, rows)
 
 
@@ -188,13 +233,22 @@ def workers(rate: float, clips: int) -> int:
 
 def decode_table(lines: Sequence[Line]) -> str:
     """Original, prepared, jpegs in each cell."""
-    head = ["files", "first file", "MB", "clips a CPU-second", *(f"GPU of {n} clips/s" for n in GPUS)]
+    head = [
+        "files",
+        "first file",
+        "MB",
+        "clips a CPU-second",
+        *(f"GPU of {n} clips/s" for n in GPUS),
+    ]
     rows = []
     for line in of(lines, "decode"):
         row = [line["name"], line["first"]]
         row.append(" / ".join(f"{size / 1e6:.1f}" for size in line["bytes"].values()))
         row.append(" / ".join(f"{rate:.1f}" for rate in line["rates"].values()))
-        rows.append(row + [" / ".join(str(workers(rate, n)) for rate in line["rates"].values()) for n in GPUS])
+        rows.append(
+            row
+            + [" / ".join(str(workers(rate, n)) for rate in line["rates"].values()) for n in GPUS]
+        )
     return table(head, rows)
 
 
@@ -215,7 +269,9 @@ def fill(page: Path, lines: Sequence[Line]) -> None:
     for name, make in TABLES.items():
         marks = re.compile(rf"(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)
         if not marks.search(text):
-            raise UserError(f"{page} has no place for the table {name}: put <!-- {name} --> and <!-- end --> there.")
+            raise UserError(
+                f"{page} has no place for the table {name}: put <!-- {name} --> and <!-- end --> there."
+            )
         if wants.get(name, "counted") in parts:
             text = marks.sub(rf"\g<1>{make(lines)}\n\g<2>", text)
     page.write_text(text)
@@ -230,14 +286,29 @@ def draw(lines: Sequence[Line]) -> Figure:
     for name, colour in zip(SHOWN, COLOURS, strict=True):
         if name in known:
             own = known[name]
-            left.plot(worlds, [sent(own, n) / 1e9 for n in worlds], "o-", color=colour, markersize=3, label=name)
-            middle.plot(worlds, [memory(own, n) / 1e9 for n in worlds], "o-", color=colour, markersize=3)
+            left.plot(
+                worlds,
+                [sent(own, n) / 1e9 for n in worlds],
+                "o-",
+                color=colour,
+                markersize=3,
+                label=name,
+            )
+            middle.plot(
+                worlds, [memory(own, n) / 1e9 for n in worlds], "o-", color=colour, markersize=3
+            )
     middle.axhline(ROOM / 1e9, color=INK, linewidth=0.8, linestyle=":")
     middle.text(2, ROOM / 1e9, "80 GB", fontsize=8, color=INK, va="bottom")
     style(left, "GPUs", "GB sent by a GPU in a step", worlds)
     style(middle, "GPUs", "GB of a GPU", worlds)
     by_size(right, [line for line in known.values() if line["objective"] == "mae"])
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+    )
     return figure
 
 
@@ -251,7 +322,13 @@ def by_size(axes: Axes, lines: Sequence[Line]) -> None:
     for (label, values), mark in zip(shown.items(), ("o-", "s-", "^-"), strict=True):
         axes.plot(x, [value / 1e9 for value in values], mark, color=INK, markersize=4, label=label)
     for line, at in zip(lines, x, strict=True):
-        axes.annotate(line["encoder"], (at, lies(line) / 1e9), (-8, -12), textcoords="offset points", fontsize=7)
+        axes.annotate(
+            line["encoder"],
+            (at, lies(line) / 1e9),
+            (-8, -12),
+            textcoords="offset points",
+            fontsize=7,
+        )
     axes.legend(frameon=False, fontsize=8)
     style(axes, "parameters of mae, M", "GB", [round(value) for value in x])
 

@@ -105,7 +105,9 @@ class StandIn(Encoder):
     def grid(self, T: int, H: int, W: int) -> Grid:
         return self.shape(T, H, W)
 
-    def forward(self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None) -> Features:
+    def forward(
+        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
         kept = None if keep is None else keep.shape[1]
         learns = torch.is_grad_enabled() and self.one.requires_grad
         self.calls.append(Call(tuple(clip.shape), kept, learns, self.training))
@@ -137,7 +139,8 @@ def batch_of(objective: Objective, clips: int) -> Batch:
         batch["clips"] = torch.zeros((1,) * 6).expand(shape)
     if isinstance(views.text, Bag):
         batch["sentences"] = [
-            [f"cut onion {i} into {k} rings" for k in range(views.text.sentences)] for i in range(clips)
+            [f"cut onion {i} into {k} rings" for k in range(views.text.sentences)]
+            for i in range(clips)
         ]
     if isinstance(views.text, Window):
         batch |= window_of(objective, clips, views.text.seconds)
@@ -308,7 +311,10 @@ def activations(made: list[tuple[Pass, Call]]) -> float:
 
 def queue_of(subject: Subject) -> int | None:
     """Keys of its shortest queue."""
-    return min((len(part.keys) for part in subject.made().modules() if isinstance(part, Queue)), default=None)
+    return min(
+        (len(part.keys) for part in subject.made().modules() if isinstance(part, Queue)),
+        default=None,
+    )
 
 
 def same_payload(subject: Subject, heads: dict[int, Head]) -> None:

@@ -23,7 +23,9 @@ from ssvid.engine import loop
 from ssvid.engine.distributed import World
 from ssvid.errors import UserError
 
-WORDS = {"buckets": 66250}  # rows of the word table, as many as the published dictionary of MIL-NCE has
+WORDS = {
+    "buckets": 66250
+}  # rows of the word table, as many as the published dictionary of MIL-NCE has
 LONG = {"frames": 32, "stride": 1, "size": 128}  # a clip of CoCLR
 SUBJECTS = (  # clips of a process: as recipes/ have it for the GPUs that they name, else 32
     Subject("mae", "vit_tiny"),
@@ -31,7 +33,9 @@ SUBJECTS = (  # clips of a process: as recipes/ have it for the GPUs that they n
     Subject("mae", "vit_base", options={"dec_dim": 384, "dec_heads": 6}),
     Subject("mae", "vit_large", options={"dec_dim": 512, "dec_heads": 8}),
     Subject("partial_mae", "vit_small", options={"task": "video_text"}),
-    Subject("partial_mae", "vit_base", options={"task": "video_text", "dec_dim": 384, "dec_heads": 6}),
+    Subject(
+        "partial_mae", "vit_base", options={"task": "video_text", "dec_dim": 384, "dec_heads": 6}
+    ),
     Subject("dpc", "resnet18_2d3d"),
     Subject("dpc", "resnet34_2d3d"),
     Subject("memdpc", "resnet18_2d3d"),
@@ -41,13 +45,18 @@ SUBJECTS = (  # clips of a process: as recipes/ have it for the GPUs that they n
     Subject("coclr", "s3d", net=LONG, options={"sampler": "random"}),
     Subject("mil_nce", "s3dg", 16, options={"options": WORDS}),
     Subject("mil_nce", "vit_base", 16, options={"options": WORDS}),
-    Subject("tan", options={"options": WORDS, "video_layers": 3, "joint_layers": 3}, note="3 + 3 blocks"),
+    Subject(
+        "tan", options={"options": WORDS, "video_layers": 3, "joint_layers": 3}, note="3 + 3 blocks"
+    ),
     Subject("tan", options={"options": WORDS}, note="6 + 6 blocks"),
     Subject("two_view", "vit_small", note="ntxent"),
     Subject("two_view", "vit_base", note="ntxent"),
     Subject("two_view", "vit_base", options={"loss": "moco"}, note="moco"),
 )
-LOGGED, STEPS = 10, 40  # steps between two lines of the log, as the engine has it; steps that are counted
+LOGGED, STEPS = (
+    10,
+    40,
+)  # steps between two lines of the log, as the engine has it; steps that are counted
 
 
 def main(parts: Sequence[str] = ()) -> None:
@@ -88,14 +97,18 @@ def by_the_loop(worlds: Iterable[int] = (2, 3, 4)) -> Iterator[Line]:
     """What the engine sends of its own beside gradients: losses for the log, bad files, who was told to stop."""
     found = [sent_by_loop(n) for n in worlds]
     if any(traffic != found[0] for traffic in found):
-        raise AssertionError(f"The loop's own collectives depend on the number of processes: {found}")
+        raise AssertionError(
+            f"The loop's own collectives depend on the number of processes: {found}"
+        )
     yield {"part": "loop", "steps": STEPS, "log_every": LOGGED, "sent": found[0]}
 
 
 def sent_by_loop(world: int) -> dict[str, list[int]]:
     """Of STEPS steps, the last checkpoint left out: it is of one step in hundreds."""
     place = World(0, world, torch.device("cpu"))
-    alone = patch.object(loop, "parallel", lambda objective, settings, world: objective)  # DDP's are counted apart
+    alone = patch.object(
+        loop, "parallel", lambda objective, settings, world: objective
+    )  # DDP's are counted apart
     with (
         playing(world),
         alone,

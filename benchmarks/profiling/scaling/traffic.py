@@ -81,7 +81,12 @@ def size(tensors: Any) -> Fraction:
 def wire(traffic: Traffic, world: int) -> float:
     """Bytes that a process sends, the mean of all: rings, and trees whose inner nodes pass on what they get."""
     n = world
-    share = {"all_reduce": 2 * (n - 1) / n, "broadcast": (n - 1) / n, "all_gather": n - 1, "exchange": n - 1}
+    share = {
+        "all_reduce": 2 * (n - 1) / n,
+        "broadcast": (n - 1) / n,
+        "all_gather": n - 1,
+        "exchange": n - 1,
+    }
     return float(sum(share[kind] * part.bytes for kind, part in traffic.items() if kind in share))
 
 
@@ -114,7 +119,9 @@ class Everything(nn.Module):
 def synchronising(module: nn.Module, world: int) -> Traffic:
     """Gradients (all_reduce) and buffers (broadcast) of a step, as torch's DDP sends them."""
     wrapped = DistributedDataParallel(Everything(module))
-    wrapped.register_comm_hook(None, reduce_bucket)  # the played group's own answer is none that DDP would take
+    wrapped.register_comm_hook(
+        None, reduce_bucket
+    )  # the played group's own answer is none that DDP would take
     for _ in range(WARMED):
         with Sent(world) as sent:
             wrapped().backward()

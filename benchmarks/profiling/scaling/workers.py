@@ -41,7 +41,9 @@ def decoded() -> Iterator[dict[str, Any]]:
             film(made / f"{i}.mp4", seed=i)
         own = [Path(path) for path in os.environ.get(OWN, "").split(":") if path]
         for source in (made, *own):
-            yield line_of(source.parent.name if source.name == "videos" else source.name, source, place)
+            yield line_of(
+                source.parent.name if source.name == "videos" else source.name, source, place
+            )
 
 
 def line_of(name: str, source: Path, place: Path) -> dict[str, Any]:
@@ -56,13 +58,22 @@ def line_of(name: str, source: Path, place: Path) -> dict[str, Any]:
     sides = [clips_of(folder(str(here / kind))) for kind in KINDS[:2]]
     sides.append(clips_of(frames(str(here / "jpegs"), fps=FPS)))
     read = in_turn([partial(take, side) for side in sides], cpu_seconds, 1 + ROUNDS)
-    costs = [statistics.median(side) for side in zip(*read[1:], strict=True)]  # the first reads the tables
+    costs = [
+        statistics.median(side) for side in zip(*read[1:], strict=True)
+    ]  # the first reads the tables
     rates = {kind: round(TAKEN / cost, 1) for kind, cost in zip(KINDS, costs, strict=True)}
     sizes = {kind: size(here / kind) for kind in KINDS}
     with av.open(str(source / chosen[0])) as container:
         stream = container.streams.video[0]
         picture = f"{stream.codec_context.name} {stream.width}x{stream.height}"
-    return {"part": "decode", "name": name, "first": picture, "files": len(chosen), "rates": rates, "bytes": sizes}
+    return {
+        "part": "decode",
+        "name": name,
+        "first": picture,
+        "files": len(chosen),
+        "rates": rates,
+        "bytes": sizes,
+    }
 
 
 def clips_of(data: Manifest) -> Iterator[Any]:
@@ -81,8 +92,14 @@ def as_jpegs(path: Path, out: Path) -> None:
     out.mkdir(parents=True)
     with av.open(str(path)) as container:
         for i, frame in enumerate(container.decode(video=0)):
-            Image.fromarray(frame.to_ndarray(format="rgb24")).save(out / f"{i:05d}.jpg", quality=QUALITY)
+            Image.fromarray(frame.to_ndarray(format="rgb24")).save(
+                out / f"{i:05d}.jpg", quality=QUALITY
+            )
 
 
 def size(place: Path) -> int:
-    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file() and path.suffix != ".json")
+    return sum(
+        path.stat().st_size
+        for path in place.rglob("*")
+        if path.is_file() and path.suffix != ".json"
+    )

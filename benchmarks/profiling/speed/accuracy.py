@@ -19,7 +19,9 @@ def accuracy() -> Case:
         import sklearn.linear_model  # noqa: F401
     except ImportError as error:
         raise UserError("The case accuracy needs scikit-learn: pip install -e '.[dev]'.") from error
-    train, val, test = (split(rows, seed, APART) for rows, seed in ((10_000, 1), (2_000, 2), (20_000, 3)))
+    train, val, test = (
+        split(rows, seed, APART) for rows, seed in ((10_000, 1), (2_000, 2), (20_000, 3))
+    )
     found: dict[str, Any] = {}
 
     def ours() -> None:
@@ -31,10 +33,18 @@ def accuracy() -> Case:
         found["theirs_top1"] = max(top1.values())
         found["their_c"] = max(top1, key=lambda c: top1[c])
 
-    return Case(ours, theirs, unit="CPU-seconds, every setting; top1 of 20 000 test clips", more=lambda: found, pairs=1)
+    return Case(
+        ours,
+        theirs,
+        unit="CPU-seconds, every setting; top1 of 20 000 test clips",
+        more=lambda: found,
+        pairs=1,
+    )
 
 
-def regression(train: Frozen, test: Frozen, cs: tuple[float, ...], pooling: str = "mean@last") -> dict[float, float]:
+def regression(
+    train: Frozen, test: Frozen, cs: tuple[float, ...], pooling: str = "mean@last"
+) -> dict[float, float]:
     """C -> top-1 on test. Standardised, as is usual; lbfgs to its end or 1000 steps."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -46,7 +56,9 @@ def regression(train: Frozen, test: Frozen, cs: tuple[float, ...], pooling: str 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it did not converge, at the weakest penalties
             return float(
-                LogisticRegression(C=c, max_iter=1000).fit(x, train.labels.numpy()).score(x_test, test.labels.numpy())
+                LogisticRegression(C=c, max_iter=1000)
+                .fit(x, train.labels.numpy())
+                .score(x_test, test.labels.numpy())
             )
 
     return {c: score(c) for c in cs}

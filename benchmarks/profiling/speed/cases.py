@@ -54,4 +54,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "tan_cotrain": cotrain,
     "milnce": milnce,
 }
-LONG: dict[str, Callable[[], Case]] = {**linear.LONG, "accuracy": accuracy.accuracy}  # minutes: only by name
+LONG: dict[str, Callable[[], Case]] = {
+    **linear.LONG,
+    "accuracy": accuracy.accuracy,
+}  # minutes: only by name

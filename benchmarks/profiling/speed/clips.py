@@ -23,7 +23,9 @@ from ssvid.data.preprocess.prepare import prepare
 from ssvid.shapes import ClipSpec, Views
 
 SPEC = ClipSpec(frames=16, stride=4, size=224)
-VIEWS = Views(clips=(SPEC,), augment="none")  # short side resized, centre cropped: no choice but the start
+VIEWS = Views(
+    clips=(SPEC,), augment="none"
+)  # short side resized, centre cropped: no choice but the start
 FILMS, TAKEN = 4, 16  # of our own making; clips taken on each side
 OWN = "SSVID_SPEED_VIDEOS"  # a folder of videos to read instead of ours
 
@@ -76,12 +78,19 @@ def their_clips(root: Path) -> Iterator[Tensor]:
         warnings.simplefilter("ignore")
         from pytorchvideo.data.clip_sampling import make_clip_sampler
         from pytorchvideo.data.labeled_video_dataset import LabeledVideoDataset
-    paths: list[tuple[str, dict[str, int] | None]] = [(str(root / name), {"label": 0}) for name in files.videos(root)]
+    paths: list[tuple[str, dict[str, int] | None]] = [
+        (str(root / name), {"label": 0}) for name in files.videos(root)
+    ]
     with av.open(paths[0][0]) as container:
-        seconds = SPEC.frames * (SPEC.stride or 1) / float(container.streams.video[0].average_rate or 25)
+        seconds = (
+            SPEC.frames * (SPEC.stride or 1) / float(container.streams.video[0].average_rate or 25)
+        )
     while True:
         sampler = make_clip_sampler("random", seconds)
-        yield from (each["video"] for each in LabeledVideoDataset(paths, sampler, transform=shrink, decode_audio=False))
+        yield from (
+            each["video"]
+            for each in LabeledVideoDataset(paths, sampler, transform=shrink, decode_audio=False)
+        )
 
 
 def shrink(sample: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +100,9 @@ def shrink(sample: dict[str, Any]) -> dict[str, Any]:
     scale = SPEC.size / min(clip.shape[-2:])
     height, width = (round(side * scale) for side in clip.shape[-2:])
     return sample | {
-        "video": center_crop(F.interpolate(clip, (height, width), mode="bilinear"), [SPEC.size, SPEC.size])
+        "video": center_crop(
+            F.interpolate(clip, (height, width), mode="bilinear"), [SPEC.size, SPEC.size]
+        )
     }
 
 
@@ -108,5 +119,9 @@ def film(path: Path, *, gop: int = 250, seed: int = 0, seconds: int = 10) -> Non
         for i in range(25 * seconds):
             noise = torch.from_numpy(rng.normal(0, 3, (240, 320, 1)).astype(np.float32))
             frame = (picture.roll((i, 2 * i), (0, 1)) + noise).clamp(0, 255).byte().numpy()
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                )
+            )
         container.mux(stream.encode())

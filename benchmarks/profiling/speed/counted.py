@@ -47,11 +47,17 @@ def counted(made: Objective, batch: Callable[[], Batch], recompute: bool = False
         if recompute:
             recompute_blocks(twin)
         clips = batch()
-        twin.encoder.register_forward_hook(lambda net, given, got: tokens.append(got.tokens.shape[1]))
+        twin.encoder.register_forward_hook(
+            lambda net, given, got: tokens.append(got.tokens.shape[1])
+        )
         with FlopCounterMode(display=False) as flops:
             step(twin, clips)
         most = kept(twin, clips)
-    seen = [str(op) for op in flops.get_flop_counts()["Global"] if "attention" in str(op) and "backward" not in str(op)]
+    seen = [
+        str(op)
+        for op in flops.get_flop_counts()["Global"]
+        if "attention" in str(op) and "backward" not in str(op)
+    ]
     floor = encoder_flops(made.encoder, tokens[0], len(clips["clips"]))
     return Side(tokens[0], most, flops.get_total_flops(), floor, ", ".join(sorted(seen)))
 
@@ -72,7 +78,10 @@ def fake(made: Objective) -> Iterator[Objective]:
 
 def kept(made: Objective, batch: Batch) -> int:
     """The most bytes that are kept for backward at once; while a block recomputes, what it makes again among them."""
-    saved, blocks = Saved(), [part for part in made.modules() if isinstance(part, Block) and part.recompute]
+    saved, blocks = (
+        Saved(),
+        [part for part in made.modules() if isinstance(part, Block) and part.recompute],
+    )
     given: dict[Block, tuple[Any, ...]] = {}
     hooks = [block.attn.register_forward_pre_hook(partial(note, given, block)) for block in blocks]
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
@@ -80,7 +89,10 @@ def kept(made: Objective, batch: Batch) -> int:
         for hook in hooks:
             hook.remove()
         own = {block: alone(block, *given[block]) for block in blocks}
-        hooks = [block.attn.register_forward_pre_hook(partial(beside, saved, own[block])) for block in blocks]
+        hooks = [
+            block.attn.register_forward_pre_hook(partial(beside, saved, own[block]))
+            for block in blocks
+        ]
         total.backward()
     for hook in hooks:
         hook.remove()
@@ -88,7 +100,9 @@ def kept(made: Objective, batch: Batch) -> int:
     return saved.most
 
 
-def note(given: dict[Block, tuple[Any, ...]], block: Block, attention: nn.Module, args: tuple[Any, ...]) -> None:
+def note(
+    given: dict[Block, tuple[Any, ...]], block: Block, attention: nn.Module, args: tuple[Any, ...]
+) -> None:
     given[block] = (args[0].shape, *args[1:])
 
 

@@ -17,7 +17,9 @@ CLIPS, BLOCKS, FRAMES, SIZE = 4, 8, 5, 128
 def dpc() -> Case:
     """Forward and backward on random pixels; no optimiser, no decoding. Both on the same weights."""
     torch.manual_seed(0)
-    ours = registry.objectives["dpc"](create_encoder("resnet18_2d3d", frames=FRAMES, size=SIZE), blocks=BLOCKS)
+    ours = registry.objectives["dpc"](
+        create_encoder("resnet18_2d3d", frames=FRAMES, size=SIZE), blocks=BLOCKS
+    )
     ours, theirs = ours.to(DEVICE), Plain(ours.to(DEVICE))
     clips = torch.randn(CLIPS, 1, 3, BLOCKS * FRAMES, SIZE, SIZE).to(DEVICE)
     one = torch.zeros(CLIPS, dtype=torch.int64, device=DEVICE)

@@ -17,7 +17,9 @@ PAIRS = 5  # a pair takes 15 CPU-seconds
 def infonce() -> Case:
     """Both forward passes, backward, slow encoder, queue; random pixels, no optimiser. Both on the same weights."""
     torch.manual_seed(0)
-    ours = registry.objectives["infonce"](create_encoder("s3d", frames=FRAMES, size=SIZE), queue=QUEUE).to(DEVICE)
+    ours = registry.objectives["infonce"](
+        create_encoder("s3d", frames=FRAMES, size=SIZE), queue=QUEUE
+    ).to(DEVICE)
     theirs = Plain(ours)
     clips = torch.randn(CLIPS, 2, 3, FRAMES, SIZE, SIZE).to(DEVICE)
     batch: Batch = {"clips": clips, "seed": 0}
@@ -47,7 +49,11 @@ class Plain:
         query = F.normalize(project(ours.head, plain_net(ours.encoder, first)), dim=1)
         with torch.no_grad():
             for name in ("encoder", "head"):
-                pairs = zip(getattr(ours, name).parameters(), getattr(ours, f"key_{name}").parameters(), strict=True)
+                pairs = zip(
+                    getattr(ours, name).parameters(),
+                    getattr(ours, f"key_{name}").parameters(),
+                    strict=True,
+                )
                 for p, slow in pairs:
                     slow.data = slow.data * ours.momentum + p.data * (1.0 - ours.momentum)
             key = F.normalize(project(ours.key_head, plain_net(ours.key_encoder, second)), dim=1)
@@ -56,7 +62,9 @@ class Plain:
         logits = torch.cat([own, others], dim=1) / ours.temperature
         self.queue[:, self.place : self.place + len(key)] = key.T
         self.place = (self.place + len(key)) % self.queue.shape[1]
-        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+        return F.cross_entropy(
+            logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        )
 
 
 def project(head: Any, maps: Tensor) -> Tensor:

@@ -20,8 +20,12 @@ def knn(bank: int = TRAIN, queries: int = VAL) -> Case:
 
     def theirs() -> Tensor:
         known = F.normalize(x, dim=1).T
-        return knn_predict(F.normalize(q, dim=1), known, train.labels, CLASSES, knn_k=max(ks), knn_t=0.07)[:, 0]
+        return knn_predict(
+            F.normalize(q, dim=1), known, train.labels, CLASSES, knn_k=max(ks), knn_t=0.07
+        )[:, 0]
 
     return Case(
-        ours=ours, theirs=theirs, unit=f"CPU-seconds of {queries} queries; ours answers k = {ks}, theirs {max(ks)}"
+        ours=ours,
+        theirs=theirs,
+        unit=f"CPU-seconds of {queries} queries; ours answers k = {ks}, theirs {max(ks)}",
     )

@@ -39,7 +39,11 @@ def main(sizes: tuple[int, ...] = SIZES, plot: str = PLOT) -> None:
                 write(Path(folder) / name, n, seed=len(name) + n)
             for probe in PROBES:
                 command = [sys.executable, "-m", "benchmarks.profiling.speed.large", folder, probe]
-                read.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+                read.append(
+                    json.loads(
+                        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                    )
+                )
                 print(json.dumps(read[-1]), flush=True)
     draw(read).savefig(plot, dpi=110, bbox_inches="tight", metadata={"Software": None})
 
@@ -51,7 +55,9 @@ def write(file: Path, rows: int, seed: int) -> None:
     with file.open("wb") as out:
         for start in range(0, rows, PART):
             y = torch.arange(start, min(start + PART, rows)) % CLASSES
-            out.write((centres[y] + torch.randn(len(y), DIM, generator=draw)).half().numpy().tobytes())
+            out.write(
+                (centres[y] + torch.randn(len(y), DIM, generator=draw)).half().numpy().tobytes()
+            )
 
 
 def mapped(file: Path) -> Frozen:
@@ -90,7 +96,13 @@ def draw(read: list[dict[str, Any]]) -> Figure:
         own = [line for line in read if line["probe"] == name]
         rows = [line["rows"] / 1000 for line in own]
         cost.plot(rows, [line["cpu_s"] for line in own], "o-", color=colour, label=name)
-        cost.plot([0, rows[-1]], [0, own[0]["cpu_s"] * rows[-1] / rows[0]], "--", color=colour, linewidth=1)
+        cost.plot(
+            [0, rows[-1]],
+            [0, own[0]["cpu_s"] * rows[-1] / rows[0]],
+            "--",
+            color=colour,
+            linewidth=1,
+        )
         memory.plot(rows, [line["peak_gib"] for line in own], "o-", color=colour, label=name)
     cost.plot([], [], "--", color=INK, linewidth=1, label="in line with the first point")
     memory.plot(rows, [line["file_gib"] for line in own], ":", color=GREY, label="the file itself")

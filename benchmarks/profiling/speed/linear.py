@@ -29,7 +29,9 @@ def probe() -> Case:
     ours = Linear(rates=rates(13), weight_decays=(0.0,))
     return Case(
         ours=lambda: ours.run(train, val, test, 0),
-        theirs=lambda: plain_head(train.feats["mean@last"], train.labels, epochs=EPOCHS, batch=BATCH),
+        theirs=lambda: plain_head(
+            train.feats["mean@last"], train.labels, epochs=EPOCHS, batch=BATCH
+        ),
         unit="CPU-seconds; ours trains 13 heads, theirs 1",
     )
 
@@ -41,7 +43,9 @@ def rates(heads: int) -> tuple[float, ...]:
 def plain_head(x: Tensor, y: Tensor, *, epochs: int, batch: int) -> None:
     head = nn.Linear(x.shape[1], CLASSES)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(x) / batch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, epochs * math.ceil(len(x) / batch)
+    )
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(batch):
             loss = F.cross_entropy(head(x[rows]), y[rows])
@@ -84,7 +88,10 @@ def products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
 
     One thread is the cheapest way to buy a product: two of them wait for each other.
     """
-    work = [(min((leg(x, heads, layout) for layout in LAYOUTS), key=cost), steps) for heads, steps in legs]
+    work = [
+        (min((leg(x, heads, layout) for layout in LAYOUTS), key=cost), steps)
+        for heads, steps in legs
+    ]
 
     def all_steps() -> None:
         threads = torch.get_num_threads()
@@ -97,7 +104,11 @@ def products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
     return all_steps
 
 
-LAYOUTS = ("D N", "N D", "N D, N B")  # of weights and of scores, N = heads x classes; scores are B N where not said
+LAYOUTS = (
+    "D N",
+    "N D",
+    "N D, N B",
+)  # of weights and of scores, N = heads x classes; scores are B N where not said
 
 
 def leg(x: Tensor, heads: int, layout: str) -> Callable[[int], object]:
@@ -138,7 +149,11 @@ def cost(step: Callable[[int], object], times: int = 15) -> float:
 
 
 HALVING = (0.25, 0.5)  # the probe's own default
-CASES: dict[str, Callable[[], Case]] = {"probe": probe, "linear1": floor(1, (), 9), "linear13": floor(13, (), 5)}
+CASES: dict[str, Callable[[], Case]] = {
+    "probe": probe,
+    "linear1": floor(1, (), 9),
+    "linear13": floor(13, (), 5),
+}
 LONG: dict[str, Callable[[], Case]] = {
     "linear100": floor(100, (), 2),
     "linear13_halving": floor(13, HALVING, 5),

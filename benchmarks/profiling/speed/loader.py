@@ -32,7 +32,9 @@ def loader() -> Case:
         return run(Nothing(VIEWS, COMPUTE), batches, STEPS, log_every=STEPS // 2)["data_wait"]
 
     return Case(
-        ours=lambda: waits.append(loop(train_loader(data, batch_size=BATCH, steps=STEPS, workers=2))),
+        ours=lambda: waits.append(
+            loop(train_loader(data, batch_size=BATCH, steps=STEPS, workers=2))
+        ),
         theirs=lambda: loop(Same(BATCH, 1, 3, SPEC.frames, SPEC.size, SPEC.size)),
         unit=f"seconds of {STEPS} steps that compute {COMPUTE} s each; theirs reads no file",
         close=place.cleanup,

@@ -37,7 +37,11 @@ class Plain:
     def __call__(self, x: Tensor) -> Tensor:
         net = self.ours
         B, C, T, H, W = x.shape
-        x = x.view(B, C, T // 2, 2, H // 2, 2, W // 2, 2).permute(0, 3, 5, 7, 1, 2, 4, 6).contiguous()
+        x = (
+            x.view(B, C, T // 2, 2, H // 2, 2, W // 2, 2)
+            .permute(0, 3, 5, 7, 1, 2, 4, 6)
+            .contiguous()
+        )
         x = net.stem[0](x.view(B, 8 * C, T // 2, H // 2, W // 2))[:, :, 1:, 1:, 1:]
         x = net.stem[2](pool(x, net.stem[1]))
         x = pool(gate(net.stem[3][1], net.stem[3][0](x)), net.stem[4])
@@ -65,4 +69,6 @@ def gate(ours: Any, x: Tensor) -> Tensor:
 
 
 def mixed(block: Any, x: Tensor) -> Tensor:
-    return torch.cat([gate(g, branch(x)) for branch, g in zip(block.branches, block.gates, strict=True)], dim=1)
+    return torch.cat(
+        [gate(g, branch(x)) for branch, g in zip(block.branches, block.gates, strict=True)], dim=1
+    )

@@ -65,16 +65,29 @@ class Same:
             }
 
 
-def run(nothing: Nothing, batches: Iterable[Batch], steps: int, log_every: int = 10) -> dict[str, float]:
+def run(
+    nothing: Nothing, batches: Iterable[Batch], steps: int, log_every: int = 10
+) -> dict[str, float]:
     """The engine's own loop, in a folder of its own; the last numbers of its log."""
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(name)
         folder.checkpoints.mkdir()
-        trained = Trained(nothing, optim.make("adamw", nothing, 0.0, (0.9, 0.95)), World(0, 1, torch.device("cpu")))
-        settings = Settings(
-            steps=steps, batch_size=8, lr=1e-3, log_every=log_every, checkpoint_every=steps, picture_every=steps
+        trained = Trained(
+            nothing,
+            optim.make("adamw", nothing, 0.0, (0.9, 0.95)),
+            World(0, 1, torch.device("cpu")),
         )
-        return train(trained, batches, nothing.views, settings, folder, Quarantine(Path(name), 8), {})
+        settings = Settings(
+            steps=steps,
+            batch_size=8,
+            lr=1e-3,
+            log_every=log_every,
+            checkpoint_every=steps,
+            picture_every=steps,
+        )
+        return train(
+            trained, batches, nothing.views, settings, folder, Quarantine(Path(name), 8), {}
+        )
 
 
 def overhead() -> Case:
@@ -94,7 +107,9 @@ def overhead() -> Case:
             loss.backward()
             optimizer.step()
 
-    return Case(ours, theirs, f"CPU-seconds of {STEPS} steps; (ours - theirs) / {STEPS} is the overhead")
+    return Case(
+        ours, theirs, f"CPU-seconds of {STEPS} steps; (ours - theirs) / {STEPS} is the overhead"
+    )
 
 
 def normalised(clips: Tensor) -> Tensor:

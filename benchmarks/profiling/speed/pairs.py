@@ -30,7 +30,13 @@ def steps(ours: Callable[[], Any], theirs: Callable[[], Any]) -> Case:
     """A training step of each side: CPU-seconds and what autograd keeps; on a GPU, seconds and the allocator's peak."""
     if DEVICE.type == "cpu":
         return Case(ours, theirs, "CPU-seconds of a step, forward and backward", memory=saved_bytes)
-    return Case(ours, theirs, "seconds of a step, forward and backward", memory=allocated_bytes, clock=gpu_seconds)
+    return Case(
+        ours,
+        theirs,
+        "seconds of a step, forward and backward",
+        memory=allocated_bytes,
+        clock=gpu_seconds,
+    )
 
 
 def gpu_seconds() -> float:
@@ -58,7 +64,9 @@ class Saved:
     """What autograd keeps: each storage once, until the last node that wants it is freed. Parameters do not count."""
 
     def __init__(self) -> None:
-        self.users: Counter[int] = Counter()  # of a storage, by its handle: those of fake tensors have no address
+        self.users: Counter[int] = (
+            Counter()
+        )  # of a storage, by its handle: those of fake tensors have no address
         self.now = self.most = 0  # bytes
 
     def pack(self, tensor: Tensor) -> "Held | Tensor":
@@ -112,7 +120,9 @@ def compare(name: str, case: Case, pairs: int | None = None) -> dict[str, Any]:
     }
 
 
-def in_turn(sides: Sequence[Callable[[], Any]], clock: Callable[[], float], rounds: int) -> list[tuple[float, ...]]:
+def in_turn(
+    sides: Sequence[Callable[[], Any]], clock: Callable[[], float], rounds: int
+) -> list[tuple[float, ...]]:
     """What each side costs, round by round."""
     return [tuple(spent(side, clock) for side in sides) for _ in range(rounds)]
 

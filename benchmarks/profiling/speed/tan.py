@@ -53,7 +53,11 @@ def objective(windows: int = WINDOWS, **settings: Any) -> Any:
     torch.manual_seed(0)
     options = {"rows": windows * SENTENCES, "dim": 512} | settings.pop("options", {})
     return registry.objectives["tan"](
-        None, tower="benchmarks.profiling.speed.tan:Given", options=options, features=WIDE, **settings
+        None,
+        tower="benchmarks.profiling.speed.tan:Given",
+        options=options,
+        features=WIDE,
+        **settings,
     ).to(DEVICE)
 
 
@@ -71,7 +75,9 @@ def pair(ours: Any) -> Case:
     return steps(our_step, their_step)._replace(pairs=PAIRS)
 
 
-def windows(n: int = WINDOWS, seconds: int = SECONDS, sentences: int = SENTENCES, wide: int = WIDE) -> Batch:
+def windows(
+    n: int = WINDOWS, seconds: int = SECONDS, sentences: int = SENTENCES, wide: int = WIDE
+) -> Batch:
     """Nothing is padded; a sentence follows the other."""
     start = EACH_S * torch.arange(sentences, dtype=torch.float32)
     spans = torch.stack([start, start + EACH_S], 1).expand(n, -1, -1).to(DEVICE)
@@ -118,12 +124,18 @@ def forward(net: Any, batch: Batch, text: Tensor) -> Out:
     T = video_mask.shape[1]
     dual = encode(net.video, projected(net, batch["features"]).permute(1, 0, 2), video_mask)
     words = net.text_norm(net.text_in(text))
-    unit, words_unit = dual / dual.norm(dim=-1, keepdim=True), words / words.norm(dim=-1, keepdim=True)
+    unit, words_unit = (
+        dual / dual.norm(dim=-1, keepdim=True),
+        words / words.norm(dim=-1, keepdim=True),
+    )
     logits_dual = torch.einsum("astc,bkc->astbk", unit, words_unit)
     both = torch.cat([projected(net, batch["features"]), words], 1).permute(1, 0, 2)
     joint = encode(net.joint, both, torch.cat([video_mask, text_mask], 1))
     video, said = joint[:, :, :T], joint[:, :, T:]
-    unit, words_unit = video / video.norm(dim=-1, keepdim=True), said / said.norm(dim=-1, keepdim=True)
+    unit, words_unit = (
+        video / video.norm(dim=-1, keepdim=True),
+        said / said.norm(dim=-1, keepdim=True),
+    )
     logits_joint = torch.einsum("astc,bskc->astbk", unit, words_unit)
     if net.head is None:
         return Out(logits_dual, logits_joint, None)
@@ -171,13 +183,17 @@ def loss(ours: Any, batch: Batch, online: Out, teacher: Out | None) -> Tensor:
     temperature, unspoken = ours.temperature, batch["unspoken"]
     step = torch.arange(T, device=DEVICE)[None, None]
     start, end = batch["spans"].unbind(-1)
-    own = ((start[..., None] <= step) & (step < end[..., None]) & ~unspoken[..., None]).float()  # B N T
+    own = (
+        (start[..., None] <= step) & (step < end[..., None]) & ~unspoken[..., None]
+    ).float()  # B N T
     eye = torch.eye(B, device=DEVICE)[:, None, :, None]
     target = own.permute(0, 2, 1)[:, :, None].repeat(1, 1, B, 1) * eye  # B T B N
     if teacher is not None:
         target = agreement(batch, own, target, teacher, temperature, eye)
     right = target[:, :, ~unspoken].reshape(B * T, -1)
-    both = [x[:, :, :, ~unspoken].permute(1, 0, 2, 3).reshape(x.shape[1], B * T, -1) for x in online[:2]]
+    both = [
+        x[:, :, :, ~unspoken].permute(1, 0, 2, 3).reshape(x.shape[1], B * T, -1) for x in online[:2]
+    ]
     both = [x / temperature for x in both]
     kept, label = alignable(ours, batch, [x / temperature for x in online[:2]])
     losses = [branch(x, right, kept if ours.threshold > 0 else None) for x in both]
@@ -207,7 +223,10 @@ def branch(x: Tensor, right: Tensor, kept: Tensor | None) -> Tensor:
 @torch.no_grad()
 def alignable(ours: Any, batch: Batch, both: list[Tensor]) -> tuple[Tensor, Tensor]:
     spoken = ~batch["unspoken"]
-    most = [torch.diagonal(x, dim1=0, dim2=3).permute(0, 1, 3, 2)[-1][:, spoken].max(0).values for x in both]
+    most = [
+        torch.diagonal(x, dim1=0, dim2=3).permute(0, 1, 3, 2)[-1][:, spoken].max(0).values
+        for x in both
+    ]
     first, second = ((x - x.mean()) / x.std() for x in most)
     metric = -(first + second)
     middle = [torch.quantile(x, 0.5) for x in most]
@@ -220,7 +239,9 @@ def alignable(ours: Any, batch: Batch, both: list[Tensor]) -> tuple[Tensor, Tens
 
 
 @torch.no_grad()
-def agreement(batch: Batch, own: Tensor, target: Tensor, teacher: Out, temperature: float, eye: Tensor) -> Tensor:
+def agreement(
+    batch: Batch, own: Tensor, target: Tensor, teacher: Out, temperature: float, eye: Tensor
+) -> Tensor:
     """Type keep. Every window of every sentence is a row of a T x T matrix."""
     B, N, T = own.shape
     length = own.sum(-1).clamp(min=1).masked_fill(batch["unspoken"], 0)
@@ -232,8 +253,12 @@ def agreement(batch: Batch, own: Tensor, target: Tensor, teacher: Out, temperatu
     roll = roll / roll.sum(-1, keepdim=True).clamp(min=1e-3)
     boxes = []
     for logits in (teacher.joint, teacher.dual):
-        diagonal = torch.diagonal(logits / temperature, dim1=0, dim2=3).permute(3, 0, 1, 2)  # B L T N
-        diagonal = diagonal.masked_fill(batch["ended"][:, None, :, None] | batch["unspoken"][:, None, None], NONE)
+        diagonal = torch.diagonal(logits / temperature, dim1=0, dim2=3).permute(
+            3, 0, 1, 2
+        )  # B L T N
+        diagonal = diagonal.masked_fill(
+            batch["ended"][:, None, :, None] | batch["unspoken"][:, None, None], NONE
+        )
         prob = diagonal.softmax(-1).div(temperature).softmax(-2)[:, -1]
         place = (prob.permute(0, 2, 1)[:, :, None] * roll).sum(-1).max(-1).indices
         best = roll.gather(2, place[..., None, None].expand(-1, -1, 1, T))[:, :, 0] > 0  # B N T

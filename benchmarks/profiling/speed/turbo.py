@@ -32,7 +32,16 @@ from ssvid.shapes import Batch
 
 TASKS, LONG = ("classification", "video_text"), "long_video"
 DROPS, PART = (0.5, 0.75, 0.9), 0.25  # of the tokens; PART of all is reconstructed, or none
-LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # frames, counted; the last ones tell where dense runs out
+LENGTHS = (
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+    1024,
+    2048,
+)  # frames, counted; the last ones tell where dense runs out
 ANCHOR, ANCHORS = 64, ((0.0, 0.0), (0.9, PART))  # frames of what is run once; drop, part
 ROUNDS, CLASSES = 3, 400
 COUNTED = "bytes and GFLOPs of a step, counted without running it"
@@ -60,7 +69,10 @@ class Net(NamedTuple):
         """drop 0 and part 0: the dense side. Without a part no decoder is built."""
         torch.manual_seed(0)
         encoder = create_encoder(self.name, frames=self.frames, size=self.size, **self.options)
-        more = {"rec_weight": 1.0 if part else 0.0, "classes": None if task == "video_text" else CLASSES}
+        more = {
+            "rec_weight": 1.0 if part else 0.0,
+            "classes": None if task == "video_text" else CLASSES,
+        }
         return registry.objectives["partial_mae"](encoder, task=task, drop=drop, part=part, **more)
 
     def batch(self, clips: int, frames: int) -> Batch:
@@ -68,13 +80,22 @@ class Net(NamedTuple):
         each = torch.arange(clips)
         pixels = torch.randn(clips, 1, 3, frames, self.size, self.size)
         said = [[f"now cut onion number {i} into thin rings"] for i in range(clips)]
-        return {"clips": pixels, "index": each, "epoch": each, "label": each, "sentences": said, "seed": 0}
+        return {
+            "clips": pixels,
+            "index": each,
+            "epoch": each,
+            "label": each,
+            "sentences": said,
+            "seed": 0,
+        }
 
 
 WHOLE = Net()
 
 
-def main(net: Net = WHOLE, lengths: Sequence[int] = LENGTHS, lines: str = LINES, plot: str = PLOT) -> None:
+def main(
+    net: Net = WHOLE, lengths: Sequence[int] = LENGTHS, lines: str = LINES, plot: str = PLOT
+) -> None:
     """One JSON line for each setting, on the screen and in a file, then the plot."""
     parts = [by_length(net, lengths), *(measured(net, task) for task in TASKS)]  # minutes come last
     if DEVICE.type == "cpu" and net == WHOLE:  # processes of their own know no other net
@@ -101,8 +122,16 @@ def measured(net: Net, task: str, rounds: int = ROUNDS) -> Iterator[Line]:
         dense, *each = zip(*read, strict=True)
         for part, side, costs in zip((0.0, PART), sides, each, strict=True):
             ratio = statistics.median(a / b for a, b in zip(dense, costs, strict=True))
-            own, other = (x._replace(step=statistics.median(y)) for x, y in ((side, costs), (whole, dense)))
-            setting = {"task": task, "drop": drop, "part": part, "frames": net.frames, "clips": net.clips}
+            own, other = (
+                x._replace(step=statistics.median(y)) for x, y in ((side, costs), (whole, dense))
+            )
+            setting = {
+                "task": task,
+                "drop": drop,
+                "part": part,
+                "frames": net.frames,
+                "clips": net.clips,
+            }
             yield line_of(setting, own, other, kind.unit, ratio, pairs=rounds)
 
 
@@ -111,7 +140,10 @@ def run_of(net: Net, task: str, drop: float, part: float) -> tuple[Callable[[], 
     made = net.objective(task, drop, part)
     side = counted(made, partial(net.batch, net.clips, net.frames))
     batch: Any = net.batch(net.clips, net.frames)
-    batch = {key: value.to(DEVICE) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    batch = {
+        key: value.to(DEVICE) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
     return partial(step, made.to(DEVICE), batch), side
 
 
@@ -130,12 +162,27 @@ def anchored(net: Net, frames: int = ANCHOR) -> Iterator[Line]:
     """Long clips that are really run, once each."""
     sides: list[Side] = []
     for drop, part in ANCHORS:
-        command = [sys.executable, "-m", "benchmarks.profiling.speed.turbo", *map(str, (drop, part, frames))]
-        got = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.profiling.speed.turbo",
+            *map(str, (drop, part, frames)),
+        ]
+        got = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        )
         side = counted(net.objective(LONG, drop, part), partial(net.batch, 1, frames))
         sides.append(side._replace(bytes=got["memory"], step=got["step"]))
         setting = {"task": LONG, "drop": drop, "part": part, "frames": frames, "clips": 1}
-        yield line_of(setting, sides[-1], sides[0], ONCE, sides[0].step / got["step"], 1, peak_gib=got["peak_gib"])
+        yield line_of(
+            setting,
+            sides[-1],
+            sides[0],
+            ONCE,
+            sides[0].step / got["step"],
+            1,
+            peak_gib=got["peak_gib"],
+        )
 
 
 def once(net: Net, drop: float, part: float, frames: int) -> Line:
@@ -191,7 +238,13 @@ def draw(read: Sequence[Line]) -> Figure:
         by_drop(axes, [line for line in read if line["task"] in TASKS], key)
     panels[0].plot([], [], "_", color=INK, markersize=10, label="asked: at least")
     panels[0].set_ylabel("dense / dropped: times cheaper")
-    above.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    above.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+    )
     memory, flops = below.subplots(1, 2)
     long = [line for line in read if line["unit"] == COUNTED]
     by_length_of(memory, long, lambda line: line["memory"] / 1e9, "GB kept for backward, one clip")
@@ -201,16 +254,35 @@ def draw(read: Sequence[Line]) -> Figure:
         memory.text(min(LENGTHS), limit, name, fontsize=8, color=INK, va="bottom")
     for line in read:
         if line["unit"] == ONCE:
-            memory.plot(line["frames"], line["memory"] / 1e9, "s", color=INK, markersize=8, markerfacecolor="none")
+            memory.plot(
+                line["frames"],
+                line["memory"] / 1e9,
+                "s",
+                color=INK,
+                markersize=8,
+                markerfacecolor="none",
+            )
     memory.plot([], [], "s", color=INK, markersize=8, markerfacecolor="none", label="really run")
-    below.legend(*memory.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    below.legend(
+        *memory.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=8,
+    )
     return figure
 
 
 def by_drop(axes: Axes, read: Sequence[Line], key: str) -> None:
     """The curve is the floor of memory, and of the part of FLOPs and steps that is linear in tokens."""
     shares = [share / 100 for share in range(93)]
-    axes.plot(shares, [1 / (1 - share) for share in shares], "--", color=GREY, label="floor: 1 / (1 - drop)")
+    axes.plot(
+        shares,
+        [1 / (1 - share) for share in shares],
+        "--",
+        color=GREY,
+        label="floor: 1 / (1 - drop)",
+    )
     bare = [line for line in read if line["part"] == 0 and line["task"] == TASKS[0]]
     floor = [line["dense"]["gflops"] / line["floor_gflops"] for line in bare]
     where = [line["drop"] for line in bare]
@@ -221,10 +293,14 @@ def by_drop(axes: Axes, read: Sequence[Line], key: str) -> None:
             label = f"{task}, {name} reconstruction"
             axes.plot(x, y, mark, color=colour, markersize=6, markerfacecolor="none", label=label)
     label = "floor: FLOPs of the encoder alone"
-    axes.plot(where, floor, "+", color=INK, markersize=9, label=label, visible=key != "memory_ratio")
+    axes.plot(
+        where, floor, "+", color=INK, markersize=9, label=label, visible=key != "memory_ratio"
+    )
     for drop, wanted in ASKED.get(key, {}).items():
         axes.plot([drop] * len(wanted), wanted, "_", color=INK, markersize=14)
-    axes.set_title({"step_ratio": "step", "memory_ratio": "memory", "gflops_ratio": "FLOPs"}[key], fontsize=10)
+    axes.set_title(
+        {"step_ratio": "step", "memory_ratio": "memory", "gflops_ratio": "FLOPs"}[key], fontsize=10
+    )
     style(axes, "share of tokens dropped", "")
     axes.set_yscale("log")
     ticks = [1, 2, 3, 4, 6, 10, 16]
@@ -233,7 +309,9 @@ def by_drop(axes: Axes, read: Sequence[Line], key: str) -> None:
     axes.set_ylim(0.9, 17)
 
 
-def by_length_of(axes: Axes, read: Sequence[Line], what: Callable[[Line], float], name: str) -> None:
+def by_length_of(
+    axes: Axes, read: Sequence[Line], what: Callable[[Line], float], name: str
+) -> None:
     """With reconstruction where tokens are dropped."""
     for drop, colour in zip((0.0, *DROPS), (INK, *COLOURS), strict=False):
         for again in (False, True):
@@ -241,7 +319,15 @@ def by_length_of(axes: Axes, read: Sequence[Line], what: Callable[[Line], float]
             own = [line for line in own if line["part"] == (PART if drop else 0)]
             label = (f"drop {drop:g}" if drop else "dense") + (", recompute" if again else "")
             x, y = [line["frames"] for line in own], [what(line) for line in own]
-            axes.plot(x, y, "--" if again else "o-", color=colour, linewidth=1.2, markersize=3, label=label)
+            axes.plot(
+                x,
+                y,
+                "--" if again else "o-",
+                color=colour,
+                linewidth=1.2,
+                markersize=3,
+                label=label,
+            )
     style(axes, "frames of 224 x 224", name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

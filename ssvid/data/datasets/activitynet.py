@@ -12,7 +12,11 @@ from ssvid.registry import datasets
 from ssvid.shapes import Row
 
 NAME = "activity_net*.json"
-SPLIT = {"training": "train", "validation": "test", "testing": None}  # the labels of testing are secret
+SPLIT = {
+    "training": "train",
+    "validation": "test",
+    "testing": None,
+}  # the labels of testing are secret
 SOURCE = official.SOURCES["activitynet"]
 
 
@@ -30,7 +34,9 @@ def activitynet(
         annotations = str(max(folder.glob(NAME)))
     file = official.file(annotations, "--data.annotations", SOURCE)
     listed = list(_listed(file, lists.load(file)))
-    return Manifest.build(official.locate(path, listed, SOURCE, missing_ok=missing_ok), path, source=file)
+    return Manifest.build(
+        official.locate(path, listed, SOURCE, missing_ok=missing_ok), path, source=file
+    )
 
 
 def _listed(file: Path, table: Any) -> Iterator[tuple[tuple[str, ...], Row]]:
@@ -47,7 +53,15 @@ def _listed(file: Path, table: Any) -> Iterator[tuple[tuple[str, ...], Row]]:
         segments = [_segment(f"{file}: {name}", part) for part in told.get("annotations") or ()]
         forwards = tuple(segment for segment in segments if segment[0] <= segment[1])
         backwards += len(segments) - len(forwards)
-        row = Row("", None, split, name, lists.number(told.get("duration")), video_id=name, segments=forwards)
+        row = Row(
+            "",
+            None,
+            split,
+            name,
+            lists.number(told.get("duration")),
+            video_id=name,
+            segments=forwards,
+        )
         yield (f"v_{name}", name), row
     if backwards:
         log_once(f"{file}: {backwards} segments end before they begin and are left out.")
@@ -55,7 +69,11 @@ def _listed(file: Path, table: Any) -> Iterator[tuple[tuple[str, ...], Row]]:
 
 def _segment(where: str, part: Any) -> tuple[float, float, str]:
     times = part.get("segment") if isinstance(part, dict) else None
-    start, end = map(lists.number, times) if isinstance(times, list) and len(times) == 2 else (None, None)
+    start, end = (
+        map(lists.number, times) if isinstance(times, list) and len(times) == 2 else (None, None)
+    )
     if start is None or end is None or not isinstance(part.get("label"), str):
-        raise UserError(f"{where} has an annotation without a label and a segment of start and end in seconds.")
+        raise UserError(
+            f"{where} has an annotation without a label and a segment of start and end in seconds."
+        )
     return start, end, part["label"]

@@ -22,15 +22,19 @@ Key = tuple[float, float, float, float, float, str]  # time, box, person
 def ava(
     root: str,  # of the films: ID.mkv, ID.mp4, ...
     *,
-    annotations: str | None = None,  # folder of ava_train_v2.2.csv and the others; default: looked for by root
-    classes: str | None = None,  # .pbtxt; default: ava_action_list_v*.pbtxt, all 80; boxes keep the classes it names
+    annotations: str
+    | None = None,  # folder of ava_train_v2.2.csv and the others; default: looked for by root
+    classes: str
+    | None = None,  # .pbtxt; default: ava_action_list_v*.pbtxt, all 80; boxes keep the classes it names
     begins_s: float = 0.0,  # second of the film at which the files begin: 900 for the usual 15-minute cuts
     missing_ok: float = 0.0,  # share of listed films that may be absent
 ) -> Manifest:
     """The official val is the test, for the labels of the test are secret; a fifth of the train films is val."""
     path = official.folder(root, "--data.root of ava", SOURCE)
     inside = ("annotations", "ava_v2.2")
-    folder = official.lists(path, annotations, "--data.annotations", "ava_train_v*.csv", inside, SOURCE)
+    folder = official.lists(
+        path, annotations, "--data.annotations", "ava_train_v*.csv", inside, SOURCE
+    )
     wanted = (
         official.file(classes, "--data.classes", SOURCE)
         if classes
@@ -42,7 +46,9 @@ def ava(
         file = _newest(folder, rf"ava_{part}_v[\d.]+\.csv")
         for film, boxes in _films(file, names, begins_s).items():
             listed.append(((film,), Row("", None, split, film, video_id=film, boxes=boxes)))
-    return Manifest.build(official.locate(path, listed, SOURCE, missing_ok=missing_ok), path, source=folder)
+    return Manifest.build(
+        official.locate(path, listed, SOURCE, missing_ok=missing_ok), path, source=folder
+    )
 
 
 def _newest(folder: Path, name: str) -> Path:
@@ -66,10 +72,16 @@ def _films(file: Path, names: dict[str, str], begins_s: float) -> dict[str, tupl
         values = [lists.number(text) for text in line[1:6]]
         time, x0, y0, x1, y1 = (-1.0 if value is None else value for value in values)
         if not (0 <= x0 <= x1 <= 1 and 0 <= y0 <= y1 <= 1 and time >= 0):
-            raise UserError(f"{file}, line {number} is not film,second,x0,y0,x1,y1,class,person with a box in 0 to 1.")
+            raise UserError(
+                f"{file}, line {number} is not film,second,x0,y0,x1,y1,class,person with a box in 0 to 1."
+            )
         if time < begins_s:
-            raise UserError(f"{file}, line {number}: second {time:g} lies before --data.begins_s {begins_s:g}.")
-        labels = boxes.setdefault((time - begins_s, x0, y0, x1, y1, line[7] if len(line) > 7 else ""), [])
+            raise UserError(
+                f"{file}, line {number}: second {time:g} lies before --data.begins_s {begins_s:g}."
+            )
+        labels = boxes.setdefault(
+            (time - begins_s, x0, y0, x1, y1, line[7] if len(line) > 7 else ""), []
+        )
         if line[6] in names:
             labels.append(names[line[6]])
     bare = sum(not labels for boxes in held.values() for labels in boxes.values())

@@ -20,21 +20,28 @@ SOURCE = official.SOURCES["charades"]
 def charades(
     root: str,  # of the videos: ID.mp4, or folders of frames (Charades_v1_rgb)
     *,
-    annotations: str | None = None,  # folder of Charades_v1_train.csv and the others; default: looked for by root
+    annotations: str
+    | None = None,  # folder of Charades_v1_train.csv and the others; default: looked for by root
     missing_ok: float = 0.0,  # share of listed clips that may be absent
     fps: float | None = None,  # of folders of frames: 24 for Charades_v1_rgb
 ) -> Manifest:
     """The official test has its labels and is the test; whole subjects of train are val."""
     path = official.folder(root, "--data.root of charades", SOURCE)
-    folder = official.lists(path, annotations, "--data.annotations", FILES["train"], ("Charades",), SOURCE)
+    folder = official.lists(
+        path, annotations, "--data.annotations", FILES["train"], ("Charades",), SOURCE
+    )
     tables = {split: _read(folder / name) for split, name in FILES.items()}
     names = lists.names(official.file(folder / CLASSES, f"--data.annotations/{CLASSES}", SOURCE))
     seen = [{line["subject"] for _, line in rows} for rows in tables.values()]
     both = set.intersection(*seen)  # such a subject would be refused as a group
     listed = [
-        item for split, rows in tables.items() for item in _listed(folder / FILES[split], split, rows, names, both)
+        item
+        for split, rows in tables.items()
+        for item in _listed(folder / FILES[split], split, rows, names, both)
     ]
-    return Manifest.build(official.locate(path, listed, SOURCE, missing_ok=missing_ok, fps=fps), path, source=folder)
+    return Manifest.build(
+        official.locate(path, listed, SOURCE, missing_ok=missing_ok, fps=fps), path, source=folder
+    )
 
 
 def _read(file: Path) -> Lines:
@@ -50,7 +57,9 @@ def _listed(
     backwards = 0
     for number, line in rows:
         segments = [
-            _segment(f"{file}, line {number}", text, names) for text in line["actions"].split(";") if text.strip()
+            _segment(f"{file}, line {number}", text, names)
+            for text in line["actions"].split(";")
+            if text.strip()
         ]
         forwards = tuple(segment for segment in segments if segment[0] <= segment[1])
         backwards += len(segments) - len(forwards)
@@ -66,7 +75,11 @@ def _listed(
 def _segment(where: str, text: str, names: dict[str, str]) -> tuple[float, float, str]:
     """`c092 11.90 21.20`."""
     name, *times = text.split()
-    start, end = (lists.number(times[0]), lists.number(times[1])) if len(times) == 2 else (None, None)
+    start, end = (
+        (lists.number(times[0]), lists.number(times[1])) if len(times) == 2 else (None, None)
+    )
     if start is None or end is None or name not in names:
-        raise UserError(f"{where}: {text!r} is not a class of {CLASSES} with its start and end in seconds.")
+        raise UserError(
+            f"{where}: {text!r} is not a class of {CLASSES} with its start and end in seconds."
+        )
     return start, end, names[name]

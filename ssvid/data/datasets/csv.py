@@ -12,7 +12,14 @@ from ssvid.registry import datasets
 from ssvid.shapes import Row
 
 NAMES = ("labels.csv", "manifest.csv")  # looked for where root is a folder
-PATHS = ("path", "file", "filename", "video", "video_path", "video_id")  # the first of these is the path
+PATHS = (
+    "path",
+    "file",
+    "filename",
+    "video",
+    "video_path",
+    "video_id",
+)  # the first of these is the path
 SPLIT = {
     **dict.fromkeys(("train", "training", "1"), "train"),  # the numbers are HMDB51's
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
@@ -27,7 +34,8 @@ Lines = list[tuple[int, dict[str, str]]]  # line of the file, column -> field
 def csv(
     root: str,  # the csv file, or a folder that holds one
     *,
-    path_column: str | None = None,  # default: the first of path, file, filename, video, video_path, video_id
+    path_column: str
+    | None = None,  # default: the first of path, file, filename, video, video_path, video_id
     label_column: str = "label",  # of the classes
     split_column: str = "split",  # for example official_split2
     group: str | None = None,  # column; default: subject, else label + group, else the path
@@ -49,7 +57,9 @@ def csv(
     made = []
     for number, line in rows:
         if not line[path_column].strip():
-            raise UserError(f"{file}, line {number} has no {path_column}: fill it in or drop the row.")
+            raise UserError(
+                f"{file}, line {number} has no {path_column}: fill it in or drop the row."
+            )
         split = (line.get(split_column) or "train").strip()
         if split.lower() in UNUSED:
             continue
@@ -66,7 +76,9 @@ def csv(
                 video_id=video,
             )
         )
-    _say_lone(file, made, group or next((name for name in ("subject", "group") if name in columns), None))
+    _say_lone(
+        file, made, group or next((name for name in ("subject", "group") if name in columns), None)
+    )
     return Manifest.build(made, file.parent, source=file)
 
 
@@ -83,9 +95,13 @@ def read_table(file: Path) -> tuple[Lines, list[str]]:
     """Rows and columns of a csv; the separator is whichever of comma, semicolon and tab the head holds most."""
     text = files.text(file)
     if not text.strip():
-        raise UserError(f"{file} is empty: it should begin with a head, for example path,label,split.")
+        raise UserError(
+            f"{file} is empty: it should begin with a head, for example path,label,split."
+        )
     head = text.partition("\n")[0]
-    reader = table.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), restval="")
+    reader = table.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), restval=""
+    )
     names = [name.strip() for name in reader.fieldnames or []]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -100,7 +116,9 @@ def read_table(file: Path) -> tuple[Lines, list[str]]:
                 )
             rows.append((reader.line_num, line))
     except table.Error as error:
-        raise UserError(f"{file}, line {reader.reader.line_num} cannot be read as a csv: {error}.") from error
+        raise UserError(
+            f"{file}, line {reader.reader.line_num} cannot be read as a csv: {error}."
+        ) from error
     return rows, list(reader.fieldnames or [])
 
 
@@ -116,7 +134,9 @@ def _locate(root: str) -> Path:
 
 def need(file: Path, columns: list[str], name: str, flag: str) -> None:
     if name not in columns:
-        raise UserError(f"{file} has no column {name!r} ({flag}); it has {', '.join(columns) or 'none'}.")
+        raise UserError(
+            f"{file} has no column {name!r} ({flag}); it has {', '.join(columns) or 'none'}."
+        )
 
 
 def _filter(file: Path, rows: Lines, columns: list[str], where: str) -> Lines:

@@ -16,20 +16,25 @@ def frames(
     root: str,  # folder of folders of pictures, or a csv beside them
     *,
     fps: float,  # pictures a second, which a folder cannot state
-    labels: bool | None = None,  # the folders above are classes; default: when every clip lies in one
+    labels: bool
+    | None = None,  # the folders above are classes; default: when every clip lies in one
     split_column: str = "split",  # of a csv
     group: str | None = None,  # column of a csv
     where: str | None = None,  # COLUMN=VALUE of a csv
 ) -> Manifest:
     """`root`: a folder of folders of pictures, or a csv (also labels.csv inside) whose paths are such folders."""
     if fps <= 0:
-        raise UserError(f"--data.fps {fps:g} is not a rate: give pictures a second, for example 25.")
+        raise UserError(
+            f"--data.fps {fps:g} is not a rate: give pictures a second, for example 25."
+        )
     path = Path(root).expanduser()
     if path.is_file() or any((path / name).is_file() for name in NAMES):
         listed = csv(root, split_column=split_column, group=group, where=where)
         bare = [row.path for row in listed.rows if not (listed.root / row.path).is_dir()]
         if bare:
-            raise UserError(f"{root}: {bare[0]} is not a folder of frames: use --data csv for video files.")
+            raise UserError(
+                f"{root}: {bare[0]} is not a folder of frames: use --data csv for video files."
+            )
         return replace(listed, rows=tuple(replace(row, fps=fps) for row in listed.rows))
     path = files.folder(path, "--data.root of a frames data set")
     found = [name for name in files.frame_folders(path) if name != "."]

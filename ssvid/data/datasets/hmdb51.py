@@ -22,7 +22,8 @@ SOURCE = official.SOURCES["hmdb51"]
 def hmdb51(
     root: str,  # of the videos: class/film_class_....avi, or re-encoded under the same names
     *,
-    splits: str | None = None,  # folder of CLASS_test_splitN.txt, or one csv of video_id,label,split1,split2,split3
+    splits: str
+    | None = None,  # folder of CLASS_test_splitN.txt, or one csv of video_id,label,split1,split2,split3
     fold: int = 1,  # 1 | 2 | 3; a score is the mean of the three
     present: bool = False,  # take the listed clips that are there: a part of the classes
 ) -> Manifest:
@@ -33,17 +34,30 @@ def hmdb51(
         lines = list(_table(Path(splits).expanduser(), fold))
     else:
         inside = ("testTrainMulti_7030_splits", "test_train_splits", "splits")
-        lines = list(_texts(official.lists(path, splits, "--data.splits", "*_test_split1.txt", inside, SOURCE), fold))
+        lines = list(
+            _texts(
+                official.lists(path, splits, "--data.splits", "*_test_split1.txt", inside, SOURCE),
+                fold,
+            )
+        )
     _check(lines, splits or str(path))
-    listed = [((f"{label}/{name}",), _row(name, label, mark)) for name, label, mark in lines if SPLIT[mark]]
+    listed = [
+        ((f"{label}/{name}",), _row(name, label, mark))
+        for name, label, mark in lines
+        if SPLIT[mark]
+    ]
     allow = "take the part that is there with --data.present true"
-    return Manifest.build(official.locate(path, listed, SOURCE, missing_ok=float(present), allow=allow), path)
+    return Manifest.build(
+        official.locate(path, listed, SOURCE, missing_ok=float(present), allow=allow), path
+    )
 
 
 def _row(name: str, label: str, mark: str) -> Row:
     stem = PurePosixPath(name).stem
     match = FILM.fullmatch(stem)
-    return Row("", label, SPLIT[mark] or "", f"{label}/{match['film'] if match else stem}", video_id=stem)
+    return Row(
+        "", label, SPLIT[mark] or "", f"{label}/{match['film'] if match else stem}", video_id=stem
+    )
 
 
 def _texts(folder: Path, fold: int) -> Iterator[tuple[str, str, str]]:
@@ -52,7 +66,9 @@ def _texts(folder: Path, fold: int) -> Iterator[tuple[str, str, str]]:
         for line in filter(str.strip, files.text(file).split("\n")):
             name, _, mark = line.strip().rpartition(" ")
             if mark not in SPLIT or not name.strip():
-                raise UserError(f"{file}: {line!r} is not a file's name and 1 (train), 2 (test) or 0 (neither).")
+                raise UserError(
+                    f"{file}: {line!r} is not a file's name and 1 (train), 2 (test) or 0 (neither)."
+                )
             yield name.strip(), file.name.removesuffix(f"_test_split{fold}.txt"), mark
 
 
@@ -62,9 +78,13 @@ def _table(file: Path, fold: int) -> Iterator[tuple[str, str, str]]:
     for column in ("video_id", "label", f"split{fold}"):
         need(file, columns, column, "--data.splits")
     for number, line in rows:
-        name, label, mark = (line[column].strip() for column in ("video_id", "label", f"split{fold}"))
+        name, label, mark = (
+            line[column].strip() for column in ("video_id", "label", f"split{fold}")
+        )
         if mark not in SPLIT or not name:
-            raise UserError(f"{file}, line {number}: split{fold} of {name!r} is {mark!r}, not 1, 2 or 0.")
+            raise UserError(
+                f"{file}, line {number}: split{fold} of {name!r} is {mark!r}, not 1, 2 or 0."
+            )
         yield name, label.removesuffix("_test"), mark
 
 
@@ -72,4 +92,6 @@ def _check(lines: list[tuple[str, str, str]], source: str) -> None:
     for mark, split in (("1", "train"), ("2", "test")):
         bare = {label for _, label, _ in lines} - {label for _, label, own in lines if own == mark}
         if bare:
-            raise UserError(f"{source}: class {min(bare)} has no {split} clips (mark {mark}): get its split file anew.")
+            raise UserError(
+                f"{source}: class {min(bare)} has no {split} clips (mark {mark}): get its split file anew."
+            )

@@ -27,14 +27,25 @@ def htm_align(
     root: str,  # of the videos, or of their features: ID.mp4, ID.npy, ID.mp4.npy
     *,
     annotations: str | None = None,  # htm_align.json; default: looked for by root
-    features: str | None = None,  # folder of stored features, a row a second (below root, or absolute)
+    features: str
+    | None = None,  # folder of stored features, a row a second (below root, or absolute)
     missing: Missing = "refuse",  # skip: leave out what cannot be used, counted and listed
 ) -> Manifest:
     """All is the test. Sentences stand in the file's order, as `load_annotation` gives them with their flags."""
     path = official.folder(root, "--data.root of htm_align", SOURCE)
     file = annotation_file(path, annotations)
     listed = [
-        ((id,), Row("", None, "test", id, sentences=tuple((s.start, s.end, s.text) for s in spoken), video_id=id))
+        (
+            (id,),
+            Row(
+                "",
+                None,
+                "test",
+                id,
+                sentences=tuple((s.start, s.end, s.text) for s in spoken),
+                video_id=id,
+            ),
+        )
         for id, spoken in sorted(load_annotation(file).items())
     ]
     left = LeftOut()
@@ -45,7 +56,9 @@ def htm_align(
 
 def annotation_file(root: Path, given: str | None) -> Path:
     if given is None:
-        return official.lists(root, None, "--data.annotations", NAME, ("annotations",), SOURCE) / NAME
+        return (
+            official.lists(root, None, "--data.annotations", NAME, ("annotations",), SOURCE) / NAME
+        )
     return official.file(given, "--data.annotations", SOURCE)
 
 
@@ -53,8 +66,18 @@ def load_annotation(path: str | Path) -> dict[str, list[Spoken]]:
     """video id -> its sentences in the file's order."""
     file = Path(path)
     table = lists.load(file)
-    if not isinstance(table, dict) or not table or not all(isinstance(rows, list) for rows in table.values()):
-        shown = type(table).__name__ if not isinstance(table, dict) else "nothing" if not table else "other entries"
+    if (
+        not isinstance(table, dict)
+        or not table
+        or not all(isinstance(rows, list) for rows in table.values())
+    ):
+        shown = (
+            type(table).__name__
+            if not isinstance(table, dict)
+            else "nothing"
+            if not table
+            else "other entries"
+        )
         raise UserError(
             f"{file} is not HTM-Align's json (it holds {shown}): wanted is video id -> "
             "[[alignable 0 or 1, start s, end s, sentence], ...]."
@@ -70,4 +93,6 @@ def _spoken(where: str, row: Any) -> Spoken:
         start, end = lists.number(row[1]), lists.number(row[2])
         if start is not None and end is not None and 0 <= start <= end:
             return Spoken(bool(row[0]), start, end, row[3])
-    raise UserError(f"{where} is {str(row)[:80]} and not [alignable 0 or 1, start s, end s, sentence].")
+    raise UserError(
+        f"{where} is {str(row)[:80]} and not [alignable 0 or 1, start s, end s, sentence]."
+    )

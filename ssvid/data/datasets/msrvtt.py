@@ -19,8 +19,10 @@ SOURCE = official.SOURCES["msrvtt"]
 def msrvtt(
     root: str,  # of the videos, video7020.mp4, or of their features
     *,
-    annotations: str | None = None,  # csv of key, vid_key, video_id, sentence; default: looked for by root
-    features: str | None = None,  # folder of stored features, a row a second (below root, or absolute)
+    annotations: str
+    | None = None,  # csv of key, vid_key, video_id, sentence; default: looked for by root
+    features: str
+    | None = None,  # folder of stored features, a row a second (below root, or absolute)
     missing: Missing = "refuse",  # skip: leave out what cannot be used, counted and listed
 ) -> Manifest:
     """One row a video, all in the test; its sentence lasts as long as the clip."""
@@ -48,7 +50,9 @@ def _look(root: Path) -> Path:
 def _pairs(file: Path) -> list[tuple[str, str]]:
     columns, rows = readers.table(file, files.text(file), "key, vid_key, video_id, sentence")
     if not {"video_id", "sentence"} <= set(columns):
-        raise UserError(f"{file} has columns {', '.join(columns)[:80]}: wanted are key, vid_key, video_id, sentence.")
+        raise UserError(
+            f"{file} has columns {', '.join(columns)[:80]}: wanted are key, vid_key, video_id, sentence."
+        )
     found = [(row["video_id"].strip(), row["sentence"].strip()) for row in rows if None not in row]
     if not found or not all(id and text for id, text in found):
         raise UserError(f"{file} has a row without video_id and sentence, or none at all.")

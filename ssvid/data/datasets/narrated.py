@@ -21,7 +21,8 @@ def narrated(
     root: str,  # of the videos, or of their features where there are no videos; files are named after their ids
     *,
     transcripts: str,  # file or folder (below root, or absolute): vtt, srt, json, csv, plain lists
-    features: str | None = None,  # folder of stored features, a row a second (below root, or absolute)
+    features: str
+    | None = None,  # folder of stored features, a row a second (below root, or absolute)
     held_out: str | None = None,  # a list of ids that never train, as htm_holdout_vid.txt
     durations: str | None = None,  # csv of ids and seconds: spares the scan of each video
     least_s: float = 64.0,  # videos of this length or less are left out, as published
@@ -48,7 +49,19 @@ def narrated(
             left.add(id, f"not between {least_s:g} and {most_s:g} s", f"{place.seconds:.1f} s")
         else:
             sentences = tuple(said[id])
-            rows.append(Row(place.path, None, "train", id, place.seconds, None, sentences, place.features, id))
+            rows.append(
+                Row(
+                    place.path,
+                    None,
+                    "train",
+                    id,
+                    place.seconds,
+                    None,
+                    sentences,
+                    place.features,
+                    id,
+                )
+            )
     for id in sorted(paired.ids - set(said)):
         left.add(id, "no transcript")
     for id, path in paired.spare:
@@ -60,8 +73,12 @@ def narrated(
     left.say(source)
     made = Manifest.build(rows, base, source=source)
     first = min(int(val * len(rows)), MOST_VAL)
-    split = tuple(replace(row, split="val") if i < first else row for i, row in enumerate(made.rows))
-    return replace(made, rows=split)  # after its checks, which would make the only other split the test
+    split = tuple(
+        replace(row, split="val") if i < first else row for i, row in enumerate(made.rows)
+    )
+    return replace(
+        made, rows=split
+    )  # after its checks, which would make the only other split the test
 
 
 def _ids(held_out: str) -> set[str]:

@@ -13,16 +13,23 @@ from ssvid.shapes import Row
 def pathlist(
     root: str,  # of the videos, or of folders of frames
     *,
-    train: str | None = None,  # list files: .txt, .csv or .json; their forms are known by their content
-    val: str | None = None,  # the test, where none is given: labels of official tests are often secret
+    train: str
+    | None = None,  # list files: .txt, .csv or .json; their forms are known by their content
+    val: str
+    | None = None,  # the test, where none is given: labels of official tests are often secret
     test: str | None = None,  # list of the test clips; null: val is the test
-    label_map: str | None = None,  # class names: a line for each id from 0 (or `id name`), or SSv2's labels.json
+    label_map: str
+    | None = None,  # class names: a line for each id from 0 (or `id name`), or SSv2's labels.json
     missing_ok: float = 0.0,  # share of listed clips that may be absent: films vanish from YouTube
     fps: float | None = None,  # of folders of frames, which cannot state it: 12 for Jester
 ) -> Manifest:
-    given = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name}
+    given = {
+        split: name for split, name in (("train", train), ("val", val), ("test", test)) if name
+    }
     if not given:
-        raise UserError("A pathlist data set needs --data.train, --data.val or --data.test: a list file.")
+        raise UserError(
+            "A pathlist data set needs --data.train, --data.val or --data.test: a list file."
+        )
     likely = official.guess(*given.values(), root)
     path = official.folder(root, "--data.root of a pathlist data set", likely)
     found = {split: official.file(name, f"--data.{split}", likely) for split, name in given.items()}

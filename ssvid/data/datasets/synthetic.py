@@ -13,7 +13,8 @@ from ssvid.registry import datasets
 
 @datasets.register("synthetic")
 def synthetic(
-    root: str | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
+    root: str
+    | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
     *,
     train: int = 4096,  # clips
     labelled: int = 192,  # of the train clips; the others are for pretraining alone
@@ -32,5 +33,8 @@ def synthetic(
     home = Path(root) if root else Path(os.environ.get("SSVID_CACHE", ".cache/ssvid")) / "synthetic"
     drawn.write(home / name, **counts, acts=acts, frames=frames, size=size, fps=fps, seed=seed)
     rows = drawn.clips(**counts, acts=acts)  # train first
-    known = (row if n < labelled or row.split != "train" else replace(row, label=None) for n, row in enumerate(rows))
+    known = (
+        row if n < labelled or row.split != "train" else replace(row, label=None)
+        for n, row in enumerate(rows)
+    )
     return Manifest.build(known, home / name)

@@ -31,7 +31,8 @@ class Scene(NamedTuple):
 
 @datasets.register("synthetic_films")
 def synthetic_films(
-    root: str | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
+    root: str
+    | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
     *,
     train: int = 120,  # films
     val: int = 40,  # films
@@ -47,13 +48,22 @@ def synthetic_films(
     if min(train, val, test, actors, scenes) < 1:
         raise UserError("synthetic_films: train, val, test, actors and scenes are one or more.")
     counts = {"train": train, "val": val, "test": test}
-    picture = {"acts": list(acts), "actors": actors, "scenes": scenes, "size": size, "fps": fps, "seed": seed}
+    picture = {
+        "acts": list(acts),
+        "actors": actors,
+        "scenes": scenes,
+        "size": size,
+        "fps": fps,
+        "seed": seed,
+    }
     wanted = {"films": VERSION, "pictures": drawn.VERSION, **counts, **picture}
     home = Path(root) if root else Path(os.environ.get("SSVID_CACHE", ".cache/ssvid")) / "synthetic"
     home = home / f"films_{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]}"
     names = drawn.motions(acts)
     films = {
-        (split, n): [_script(drawn.SPLITS[split] + n, actor, seed, scenes, acts) for actor in range(actors)]
+        (split, n): [
+            _script(drawn.SPLITS[split] + n, actor, seed, scenes, acts) for actor in range(actors)
+        ]
         for split, count in counts.items()
         for n in range(count)
     }
@@ -89,10 +99,16 @@ def _script(film: int, actor: int, seed: int, scenes: int, acts: tuple[str, ...]
     return script
 
 
-def _played(script: list[Scene], index: int, seed: int, acts: tuple[str, ...], size: int) -> np.ndarray:
+def _played(
+    script: list[Scene], index: int, seed: int, acts: tuple[str, ...], size: int
+) -> np.ndarray:
     """Frames of one actor. A tour ends where it began, so that acts and pauses join without a jump."""
     tour = sum(drawn.ACTS[act].frames for act in acts)
-    frames = np.repeat(drawn.draw_clip(0, index, seed, acts=acts, frames=1, size=size), script[-1].last + STILL[0], 0)
+    frames = np.repeat(
+        drawn.draw_clip(0, index, seed, acts=acts, frames=1, size=size),
+        script[-1].last + STILL[0],
+        0,
+    )
     for scene in script:
         clip = drawn.draw_clip(scene.label, index, seed, acts=acts, frames=tour, size=size)
         frames[scene.first : scene.last] = clip[np.arange(scene.last - scene.first) % tour]
@@ -101,12 +117,32 @@ def _played(script: list[Scene], index: int, seed: int, acts: tuple[str, ...], s
 
 def _row(split: str, n: int, films: list[list[Scene]], names: tuple[str, ...], fps: int) -> Row:
     """Boxes once a second, of whoever acts then: the actor's part of the picture."""
-    segments = sorted((scene.first / fps, scene.last / fps, names[scene.label]) for film in films for scene in film)
+    segments = sorted(
+        (scene.first / fps, scene.last / fps, names[scene.label])
+        for film in films
+        for scene in film
+    )
     boxes = [
-        Box(float(t), actor / len(films), 0.0, (actor + 1) / len(films), 1.0, (names[scene.label],), str(actor))
+        Box(
+            float(t),
+            actor / len(films),
+            0.0,
+            (actor + 1) / len(films),
+            1.0,
+            (names[scene.label],),
+            str(actor),
+        )
         for actor, film in enumerate(films)
         for scene in film
         for t in range(-(-scene.first // fps), -(-scene.last // fps))
     ]
     path, length = f"{split}/{n:05d}.mp4", (max(film[-1].last for film in films) + STILL[0]) / fps
-    return Row(path, None, split, f"{split}/{n}", length, segments=tuple(segments), boxes=tuple(sorted(boxes)))
+    return Row(
+        path,
+        None,
+        split,
+        f"{split}/{n}",
+        length,
+        segments=tuple(segments),
+        boxes=tuple(sorted(boxes)),
+    )

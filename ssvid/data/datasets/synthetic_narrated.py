@@ -25,9 +25,11 @@ RADIUS = 0.3, 0.36  # of the picture
 
 @datasets.register("synthetic_narrated")
 def synthetic_narrated(
-    root: str | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
+    root: str
+    | None = None,  # holds one folder for each set asked for; default: $SSVID_CACHE or .cache/ssvid
     *,
-    features: str | None = None,  # a store of ssvid.extract --per_second; null: for objectives on pixels
+    features: str
+    | None = None,  # a store of ssvid.extract --per_second; null: for objectives on pixels
     train: int = 240,  # videos
     val: int = 20,  # videos
     test: int = 60,  # videos
@@ -38,7 +40,9 @@ def synthetic_narrated(
 ) -> Manifest:
     """Writes the files where they are not there yet; processes that ask at once wait for one writer."""
     if min(train, val, test) < 1 or seconds < 16:
-        raise UserError("synthetic_narrated: train, val and test are one or more videos, of 16 seconds or more.")
+        raise UserError(
+            "synthetic_narrated: train, val and test are one or more videos, of 16 seconds or more."
+        )
     counts = {"train": train, "val": val, "test": test}
     picture = {"seconds": seconds, "size": size, "fps": fps, "seed": seed}
     wanted = {"narrated": VERSION, "pictures": drawn.VERSION, **counts, **picture}
@@ -46,11 +50,16 @@ def synthetic_narrated(
     home = home / f"narrated_{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]}"
     store = Store(features) if features else None
     films = {
-        f"{split}_{n:05d}": (split, drawn.SPLITS[split] + n) for split, count in counts.items() for n in range(count)
+        f"{split}_{n:05d}": (split, drawn.SPLITS[split] + n)
+        for split, count in counts.items()
+        for n in range(count)
     }
-    scripts = {name: synthetic_narrator.script(index, seed, seconds) for name, (_, index) in films.items()}
+    scripts = {
+        name: synthetic_narrator.script(index, seed, seconds) for name, (_, index) in films.items()
+    }
     heard = {
-        name: synthetic_narrator.narrate(scripts[name], index, seed, seconds) for name, (_, index) in films.items()
+        name: synthetic_narrator.narrate(scripts[name], index, seed, seconds)
+        for name, (_, index) in films.items()
     }
     rows = [
         Row(
@@ -67,7 +76,9 @@ def synthetic_narrated(
     def fill(part: Path) -> None:
         def one(row: Row) -> None:
             index = films[row.video_id][1]
-            drawn.encode(part / row.path, film(scripts[row.video_id], index, seed, seconds, size, fps), fps)
+            drawn.encode(
+                part / row.path, film(scripts[row.video_id], index, seed, seconds, size, fps), fps
+            )
 
         drawn.each(rows, part, one)
         known = {name: truth(heard[name]) for name, (split, _) in films.items() if split != "train"}
@@ -79,10 +90,14 @@ def synthetic_narrated(
 
 def truth(said: list[Said]) -> list[tuple[int, float, float, str]]:
     """True times of what is shown; of the rest the times of speech."""
-    return [(int(one.true is not None), *(one.true or (one.start, one.end)), one.text) for one in said]
+    return [
+        (int(one.true is not None), *(one.true or (one.start, one.end)), one.text) for one in said
+    ]
 
 
-def film(script: list[Action], index: int, seed: int, seconds: int, size: int, fps: int) -> np.ndarray:
+def film(
+    script: list[Action], index: int, seed: int, seconds: int, size: int, fps: int
+) -> np.ndarray:
     """uint8 `T H W 3`: each action's shape crosses the picture of its video; between them the picture is empty."""
     u = uniform(seed, "film", 0, index, 15 + 4 * len(script))[0].numpy()
     ground = drawn.background(size, u[:15])
@@ -91,9 +106,13 @@ def film(script: list[Action], index: int, seed: int, seconds: int, size: int, f
         first, last = round(action.start * fps), round(action.end * fps)
         moved = SPEED * np.arange(last - first) / fps
         across, down = synthetic_narrator.WAYS[action.way]
-        radius = np.full((last - first, 1, 1), RADIUS[0] + (RADIUS[1] - RADIUS[0]) * wide, np.float32)
+        radius = np.full(
+            (last - first, 1, 1), RADIUS[0] + (RADIUS[1] - RADIUS[0]) * wide, np.float32
+        )
         outline = drawn.SHAPES[synthetic_narrator.SHAPES.index(action.shape)][1]
         colour = drawn.hue(synthetic_narrator.COLOURS[action.colour], 0.8, 1.0)
         angle = np.full(last - first, 2 * np.pi * turn)
-        frames[first:last] = drawn.paint(ground, outline, colour, x + across * moved, y + down * moved, angle, radius)
+        frames[first:last] = drawn.paint(
+            ground, outline, colour, x + across * moved, y + down * moved, angle, radius
+        )
     return frames

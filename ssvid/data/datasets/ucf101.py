@@ -18,17 +18,24 @@ SOURCE = official.SOURCES["ucf101"]
 def ucf101(
     root: str,  # of the videos: class/v_class_gNN_cNN.avi, or re-encoded under the same names
     *,
-    splits: str | None = None,  # folder of classInd.txt, trainlist0N.txt, testlist0N.txt; default: looked for by root
+    splits: str
+    | None = None,  # folder of classInd.txt, trainlist0N.txt, testlist0N.txt; default: looked for by root
     fold: int = 1,  # 1 | 2 | 3; a score is the mean of the three
     present: bool = False,  # take the listed clips that are there: a part of the classes
 ) -> Manifest:
     if fold not in (1, 2, 3):
         raise UserError(f"--data.fold {fold}: UCF101 has folds 1, 2 and 3.")
     path = official.folder(root, "--data.root of ucf101", SOURCE)
-    lists = official.lists(path, splits, "--data.splits", "trainlist01.txt", ("ucfTrainTestlist", "splits"), SOURCE)
+    lists = official.lists(
+        path, splits, "--data.splits", "trainlist01.txt", ("ucfTrainTestlist", "splits"), SOURCE
+    )
     allow = "take the part that is there with --data.present true"
-    listed = sorted(_listed(lists, fold), key=lambda item: item[0])  # folds are the same clips: they share features
-    return Manifest.build(official.locate(path, listed, SOURCE, missing_ok=float(present), allow=allow), path)
+    listed = sorted(
+        _listed(lists, fold), key=lambda item: item[0]
+    )  # folds are the same clips: they share features
+    return Manifest.build(
+        official.locate(path, listed, SOURCE, missing_ok=float(present), allow=allow), path
+    )
 
 
 def _listed(lists: Path, fold: int) -> Iterator[tuple[tuple[str, ...], Row]]:

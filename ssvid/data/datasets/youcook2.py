@@ -15,7 +15,9 @@ from ssvid.shapes import Row
 
 NAMES = ("validation_youcook.csv", "youcookii_annotations_trainval.json")
 SOURCE = official.SOURCES["youcook2"]
-DROPPED = frozenset(("FtHLUsOntqI", "HQtOXHghaL0", "ffoRmenLSLs", "wKHC2gbRdA0"))  # by TAN: another length there
+DROPPED = frozenset(
+    ("FtHLUsOntqI", "HQtOXHghaL0", "ffoRmenLSLs", "wKHC2gbRdA0")
+)  # by TAN: another length there
 Step = tuple[str, object, object, object]  # video id, start, end, sentence
 
 
@@ -23,8 +25,10 @@ Step = tuple[str, object, object, object]  # video id, start, end, sentence
 def youcook2(
     root: str,  # of the videos, or of their features, named by YouTube's ids
     *,
-    annotations: str | None = None,  # validation_youcook.csv of MIL-NCE, or the official json; default: looked for
-    features: str | None = None,  # folder of stored features, a row a second (below root, or absolute)
+    annotations: str
+    | None = None,  # validation_youcook.csv of MIL-NCE, or the official json; default: looked for
+    features: str
+    | None = None,  # folder of stored features, a row a second (below root, or absolute)
     drop: bool = False,  # the four videos that TAN leaves out
     missing: Missing = "refuse",  # skip: leave out what cannot be used, counted and listed
 ) -> Manifest:
@@ -35,10 +39,15 @@ def youcook2(
     for number, (id, *row) in enumerate(_steps(file), start=1):
         made = readers.checked(readers.Said(id, *row))
         if isinstance(made, str):
-            raise UserError(f"{file}, step {number} ({id}) has {made}: wanted are start, end, text and video_id.")
+            raise UserError(
+                f"{file}, step {number} ({id}) has {made}: wanted are start, end, text and video_id."
+            )
         if not (drop and id in DROPPED):
             steps[id].append(made)
-    listed = [((id,), Row("", None, "test", id, None, None, tuple(_order(s)), "", id)) for id, s in steps.items()]
+    listed = [
+        ((id,), Row("", None, "test", id, None, None, tuple(_order(s)), "", id))
+        for id, s in steps.items()
+    ]
     left = LeftOut()
     rows = take(Paired(path, features), listed, SOURCE, missing, left)
     left.say(file)
@@ -54,7 +63,10 @@ def _look(root: Path) -> Path:
         for place in (root, root.parent, root / "annotations", root.parent / "annotations"):
             if (place / name).is_file():
                 return place / name
-    return official.lists(root, None, "--data.annotations", NAMES[0], ("annotations",), SOURCE) / NAMES[0]
+    return (
+        official.lists(root, None, "--data.annotations", NAMES[0], ("annotations",), SOURCE)
+        / NAMES[0]
+    )
 
 
 def _steps(file: Path) -> Iterable[Step]:

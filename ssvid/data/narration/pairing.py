@@ -19,7 +19,11 @@ from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import Row
 
 ABSENT, BARE, DAMAGED = "no video", "no features", "damaged video"
-LENGTH, WIDTH, ODD = "features of another length", "features of another width", "features of another form"
+LENGTH, WIDTH, ODD = (
+    "features of another length",
+    "features of another width",
+    "features of another form",
+)
 FAR_S, FAR = 3.0, 0.02  # of a video: by how much its features may be shorter or longer
 
 Missing = Literal["refuse", "skip"]
@@ -36,21 +40,35 @@ class Place(NamedTuple):
 class Paired:
     """`find` opens what belongs to an id, once. Known `seconds` spare it the scan of a video."""
 
-    def __init__(self, root: Path, features: str | None = None, seconds: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, root: Path, features: str | None = None, seconds: dict[str, float] | None = None
+    ) -> None:
         self.root, self.known = root, seconds or {}
         videos = _by_id(files.videos(root))
-        self.store = None if features is None else files.folder(root / Path(features).expanduser(), "--data.features")
+        self.store = (
+            None
+            if features is None
+            else files.folder(root / Path(features).expanduser(), "--data.features")
+        )
         kept = (
             {}
             if self.store is None
             else _by_id(sorted(p.relative_to(self.store).as_posix() for p in stored(self.store)))
         )
-        self.videos, self.stored = ({id: paths[0] for id, paths in all.items()} for all in (videos, kept))
-        self.spare = [(id, path) for all in (videos, kept) for id, paths in all.items() for path in paths[1:]]
+        self.videos, self.stored = (
+            {id: paths[0] for id, paths in all.items()} for all in (videos, kept)
+        )
+        self.spare = [
+            (id, path) for all in (videos, kept) for id, paths in all.items() for path in paths[1:]
+        ]
         if self.store is not None and not self.stored:
-            raise UserError(f"{self.store} holds no .npy files: --data.features is a folder of stored features.")
+            raise UserError(
+                f"{self.store} holds no .npy files: --data.features is a folder of stored features."
+            )
         if not self.videos and not self.stored:
-            raise UserError(f"{root} holds no video files: check --data.root, or give --data.features.")
+            raise UserError(
+                f"{root} holds no video files: check --data.root, or give --data.features."
+            )
         self.width = Store(self.store).dim if self.store is not None else 0
         self.found: dict[str, Place] = {}
 
@@ -93,13 +111,23 @@ class Paired:
         if width != self.width:
             return Place(why=WIDTH, what=f"{file} is {width} wide, others {self.width}")
         if not length or seconds is not None and abs(length - seconds) > max(FAR_S, FAR * seconds):
-            return Place(why=LENGTH, what=f"{file} has {length} rows, the video {seconds or 0:.1f} s")
-        path = os.path.relpath(file, self.root) if file.is_relative_to(self.root) else str(file.absolute())
+            return Place(
+                why=LENGTH, what=f"{file} has {length} rows, the video {seconds or 0:.1f} s"
+            )
+        path = (
+            os.path.relpath(file, self.root)
+            if file.is_relative_to(self.root)
+            else str(file.absolute())
+        )
         return Place(video or path, path, float(length))
 
 
 def take(
-    paired: Paired, listed: Iterable[tuple[tuple[str, ...], Row]], source: Source, how: Missing, left: LeftOut
+    paired: Paired,
+    listed: Iterable[tuple[tuple[str, ...], Row]],
+    source: Source,
+    how: Missing,
+    left: LeftOut,
 ) -> list[Row]:
     """Rows of a published list, of the files that go by any of the names. `how`: what is done about those missing."""
     rows = []
@@ -108,7 +136,9 @@ def take(
         if place.why:
             left.add(names[0], place.why, place.what)
         else:
-            rows.append(replace(row, path=place.path, features=place.features, duration=place.seconds))
+            rows.append(
+                replace(row, path=place.path, features=place.features, duration=place.seconds)
+            )
     if left.count and (how == "refuse" or not rows):
         first = left.items[0]
         raise UserError(
@@ -124,7 +154,9 @@ def durations(file: str | Path | None, flag: str) -> dict[str, float]:
     if file is None:
         return {}
     path = files.file(file, flag)
-    parts = [line.replace(";", ",").split(",") for line in files.text(path).splitlines() if line.strip()]
+    parts = [
+        line.replace(";", ",").split(",") for line in files.text(path).splitlines() if line.strip()
+    ]
     read = [(part[0].strip(), number(part[1])) for part in parts if len(part) == 2]
     found = {id: seconds for id, seconds in read if seconds is not None and seconds > 0}
     if len(found) < max(1, len(parts) - 1):

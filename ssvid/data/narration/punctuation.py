@@ -13,7 +13,23 @@ from ssvid.errors import UserError
 
 CHUNK = 256  # tokens that the model sees at once, about
 LOWERED = 0.4  # taken off the probability of no mark, as published
-PUBLISHED = ("OU", "OO", ".O", "!O", ",O", ".U", "!U", ",U", ":O", ";O", ":U", "'O", "-O", "?O", "?U")  # of the classes
+PUBLISHED = (
+    "OU",
+    "OO",
+    ".O",
+    "!O",
+    ",O",
+    ".U",
+    "!U",
+    ",U",
+    ":O",
+    ";O",
+    ":U",
+    "'O",
+    "-O",
+    "?O",
+    "?U",
+)  # of the classes
 NONE = ("O", "0")  # the mark of no mark
 
 
@@ -22,18 +38,26 @@ class Marks:
         try:
             from transformers import AutoModelForTokenClassification, AutoTokenizer
         except ImportError as error:
-            raise UserError(f"--punctuation {folder} is read by transformers: pip install 'ssvid[text]'.") from error
+            raise UserError(
+                f"--punctuation {folder} is read by transformers: pip install 'ssvid[text]'."
+            ) from error
         path = Path(folder).expanduser()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            self.model = AutoModelForTokenClassification.from_pretrained(path, local_files_only=True).eval()
+            self.model = AutoModelForTokenClassification.from_pretrained(
+                path, local_files_only=True
+            ).eval()
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path} is no folder of a token classifier ({' '.join(str(error).split())}).") from error
+            raise UserError(
+                f"{path} is no folder of a token classifier ({' '.join(str(error).split())})."
+            ) from error
         names = [str(self.model.config.id2label[i]) for i in range(self.model.config.num_labels)]
         if all(name.startswith("LABEL_") for name in names) and len(names) == len(PUBLISHED):
             names = list(PUBLISHED)
         if not any(name[0] in NONE for name in names) or not any(name[0] == "." for name in names):
-            raise UserError(f"{path} tells {', '.join(names)[:80]} and no marks: one of . and one of O are wanted.")
+            raise UserError(
+                f"{path} tells {', '.join(names)[:80]} and no marks: one of . and one of O are wanted."
+            )
         self.marks = ["" if name[0] in NONE else name[0] for name in names]
 
     @torch.no_grad()
@@ -43,7 +67,11 @@ class Marks:
         pieces = self.tokenizer(words, add_special_tokens=False)["input_ids"]
         flat = [piece for own in pieces for piece in own]
         chunks = np.array_split(np.array(flat, np.int64), len(flat) // CHUNK + 1)
-        told = torch.cat([self._classes(chunk) for chunk in chunks if len(chunk)]) if flat else torch.zeros(0)
+        told = (
+            torch.cat([self._classes(chunk) for chunk in chunks if len(chunk)])
+            if flat
+            else torch.zeros(0)
+        )
         found, at = [], 0
         for own in pieces:
             at += len(own)

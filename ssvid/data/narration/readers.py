@@ -55,7 +55,8 @@ def read(
     source: str | Path,  # a file, or a folder of them, each named after its video
     *,
     length: Length | None = None,
-    left_out: LeftOut | None = None,  # rows that are no good; None: they are counted on standard error
+    left_out: LeftOut
+    | None = None,  # rows that are no good; None: they are counted on standard error
     breaks: bool = False,  # keep the line breaks of captions
 ) -> Narrations:
     """Rows that can be used. Those that overlap stay as they are; bad ones are counted, and listed in `left_out`."""
@@ -75,7 +76,9 @@ def read(
     if not any(said.values()):
         if faults and (path.is_file() or len(faults) == listing.count):
             raise faults[0]
-        raise UserError(f"{source} holds no sentence that can be used: {listing.counted() or 'it is empty'}.")
+        raise UserError(
+            f"{source} holds no sentence that can be used: {listing.counted() or 'it is empty'}."
+        )
     if left_out is None:
         listing.say(source)
     for rows in said.values():
@@ -101,7 +104,11 @@ def _take(
             kept = said.setdefault(video, []) if own else []
         made = checked(row, known, breaks) if own else AGAIN
         if isinstance(made, str):
-            about = f"{row.start} to {row.end} {row.text!r}" if own else f"{owner[row.video]} has this video"
+            about = (
+                f"{row.start} to {row.end} {row.text!r}"
+                if own
+                else f"{owner[row.video]} has this video"
+            )
             listing.add(file, made, f"{row.video}, row {i}: {about}")
         else:
             kept.append(made)
@@ -144,7 +151,13 @@ def decoded(file: Path, listing: LeftOut) -> str:
                 text, name = data.decode("latin-1"), "latin-1"
     else:
         even = data[::2].count(0) > data[1::2].count(0)
-        name = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-16-be" if even else "utf-16-le"
+        name = (
+            "utf-16"
+            if data[:2] in (b"\xff\xfe", b"\xfe\xff")
+            else "utf-16-be"
+            if even
+            else "utf-16-le"
+        )
         try:
             text = data.decode(name)
         except UnicodeDecodeError as error:
@@ -158,7 +171,11 @@ def decoded(file: Path, listing: LeftOut) -> str:
 def video_of(path: Path) -> str:
     """The id that a file is named after: `ID.vtt`, `ID.en.vtt`, `ID.mp4.json`."""
     stem, language = os.path.splitext(path.stem)
-    named = stem if language and LANGUAGE.fullmatch(language) and path.suffix in (".vtt", ".srt") else path.stem
+    named = (
+        stem
+        if language and LANGUAGE.fullmatch(language) and path.suffix in (".vtt", ".srt")
+        else path.stem
+    )
     bare, suffix = os.path.splitext(named)
     return bare if suffix.lower() in files.VIDEO else named
 
@@ -184,7 +201,9 @@ def _files(path: Path) -> list[Path]:
     found = []
     for here, folders, names in os.walk(path, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        good = [n for n in names if os.path.splitext(n)[1].lower() in SUFFIXES and not n.startswith(".")]
+        good = [
+            n for n in names if os.path.splitext(n)[1].lower() in SUFFIXES and not n.startswith(".")
+        ]
         found += [Path(here) / name for name in good]
     if not found:
         raise UserError(f"{path} holds no narrations: {WANTED}.")
@@ -205,10 +224,14 @@ def _rows(file: Path, video: str, listing: LeftOut, length: Length | None) -> It
 def _cues(file: Path, text: str, video: str) -> Iterator[Said]:
     first = text.lstrip("\ufeff").lstrip().partition("\n")[0].strip()
     if file.suffix.lower() == ".vtt" and not first.startswith("WEBVTT"):
-        raise UserError(f"{file} begins with {first[:40]!r} and is no WebVTT: its first line is WEBVTT.")
+        raise UserError(
+            f"{file} begins with {first[:40]!r} and is no WebVTT: its first line is WEBVTT."
+        )
     found = subtitles.cues(text)
     if not found and file.suffix.lower() == ".srt":
-        raise UserError(f"{file} begins with {first[:40]!r} and is no SRT: it has no line of START --> END.")
+        raise UserError(
+            f"{file} begins with {first[:40]!r} and is no SRT: it has no line of START --> END."
+        )
     return (Said(video, cue.start, cue.end, "\n".join(cue.lines)) for cue in found)
 
 
@@ -228,7 +251,9 @@ def _list(file: Path, text: str, video: str, length: Length | None) -> Iterator[
 def table(file: Path, text: str, wanted: str) -> tuple[list[str], Iterator[dict[str, str]]]:
     """Columns and rows of a csv; the separator is whichever of comma, semicolon and tab the head holds most."""
     head = text.lstrip().partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), delimiter=max(",;\t", key=head.count), restval="")
+    reader = csv.DictReader(
+        io.StringIO(text.lstrip(), newline=""), delimiter=max(",;\t", key=head.count), restval=""
+    )
     names = [name.strip().lower() for name in reader.fieldnames or []]
     reader.fieldnames = names
 
@@ -237,7 +262,9 @@ def table(file: Path, text: str, wanted: str) -> tuple[list[str], Iterator[dict[
             yield from reader
         except csv.Error as error:
             where = f"{file}, line {reader.reader.line_num}"
-            raise UserError(f"{where} cannot be read as a csv ({error}): wanted are columns {wanted}.") from error
+            raise UserError(
+                f"{where} cannot be read as a csv ({error}): wanted are columns {wanted}."
+            ) from error
 
     return names, rows()
 
@@ -250,10 +277,14 @@ def _csv(file: Path, text: str, video: str) -> Iterator[Said]:
     lacking = [name for name in (("text",) if single else KEYS) if name not in columns]
     if lacking:
         shown = ", ".join(columns)[:80]
-        raise UserError(f"{file} has columns {shown} and no {' or '.join(lacking)}: wanted are {wanted}.")
+        raise UserError(
+            f"{file} has columns {shown} and no {' or '.join(lacking)}: wanted are {wanted}."
+        )
     for row in rows:
         named = video if id is None else row[id].strip()
-        said = None if None in row else row["text"]  # more fields than the head: a comma that is not quoted
+        said = (
+            None if None in row else row["text"]
+        )  # more fields than the head: a comma that is not quoted
         if single:
             at = _seconds(row["timestamp"])
             early = at is not None and at < 0
@@ -273,10 +304,16 @@ def _json(file: Path, text: str, video: str, listing: LeftOut) -> Iterator[Said]
         return (Said(video, *row) for row in own)
     found = {name: _entry(entry) for name, entry in held.items()} if isinstance(held, dict) else {}
     if all(rows is None for rows in found.values()):
-        raise UserError(f"{file} holds {_form(held)}: wanted is {{video id: {{text: [], start: [], end: []}}}}.")
+        raise UserError(
+            f"{file} holds {_form(held)}: wanted is {{video id: {{text: [], start: [], end: []}}}}."
+        )
     for name, rows in found.items():
         if rows is None:
-            listing.add(file, "video of another form", f"{name}: text, start and end are not lists of one length")
+            listing.add(
+                file,
+                "video of another form",
+                f"{name}: text, start and end are not lists of one length",
+            )
     return (Said(name, *row) for name, rows in found.items() for row in rows or ())
 
 
@@ -291,7 +328,11 @@ def _entry(entry: Any) -> list[tuple[Any, Any, Any]] | None:
             and len({len(part) for part in lists if part is not None}) == 1
         ):
             return list(zip(*(part for part in lists if part is not None), strict=True))
-    elif isinstance(entry, list) and entry and all(isinstance(part, dict) and "text" in part for part in entry):
+    elif (
+        isinstance(entry, list)
+        and entry
+        and all(isinstance(part, dict) and "text" in part for part in entry)
+    ):
         return [(part.get("start"), part.get("end"), part["text"]) for part in entry]
     return None
 
@@ -302,12 +343,18 @@ def _form(held: Any) -> str:
         return "rows of [alignable, start, end, sentence] (HTM-Align's: take --data htm_align)"
     if isinstance(inside, dict):
         return f"videos with {', '.join(map(str, inside)) or 'nothing'}"
-    return f"a json {type(held).__name__}" + (f" of {type(inside).__name__}s" if inside is not None else "")
+    return f"a json {type(held).__name__}" + (
+        f" of {type(inside).__name__}s" if inside is not None else ""
+    )
 
 
 def write(said: Narrations, out: Path) -> None:
     lists = {
-        video: {"text": [t for *_, t in s], "start": [a for a, *_ in s], "end": [b for _, b, _ in s]}
+        video: {
+            "text": [t for *_, t in s],
+            "start": [a for a, *_ in s],
+            "end": [b for _, b, _ in s],
+        }
         for video, s in said.items()
     }
     write_json_whole(out, lists, ensure_ascii=False, indent=1)
@@ -318,8 +365,10 @@ def narrations(
     out: str,  # .json: {video id: {text: [], start: [], end: []}}; what is left out is listed beside it
     *,
     sentencify: bool = False,  # cut captions into sentences by the rules of HTM-370K
-    language: str | None = None,  # of sentencify: MODULE:FUNCTION, a text -> the probability that it is English
-    punctuation: str | None = None,  # of sentencify: folder of a BERT that puts marks, or MODULE:FUNCTION
+    language: str
+    | None = None,  # of sentencify: MODULE:FUNCTION, a text -> the probability that it is English
+    punctuation: str
+    | None = None,  # of sentencify: folder of a BERT that puts marks, or MODULE:FUNCTION
     durations: str
     | None = None,  # csv of video ids and seconds: rows past the end are left out, plain lists have times
     seed: int = 0,  # of the captions whose language is asked
@@ -348,12 +397,18 @@ def _lengths(file: str | None) -> Length:
     return pairing.durations(file, "--durations").get
 
 
-def _plugged(language: str | None, punctuation: str | None) -> tuple[rules.Language | None, rules.Punctuate | None]:
+def _plugged(
+    language: str | None, punctuation: str | None
+) -> tuple[rules.Language | None, rules.Punctuate | None]:
     marks = None
     if punctuation is not None:
         from ssvid.data.narration.punctuation import Marks
 
-        marks = Marks(punctuation) if Path(punctuation).expanduser().is_dir() else _named(punctuation, "--punctuation")
+        marks = (
+            Marks(punctuation)
+            if Path(punctuation).expanduser().is_dir()
+            else _named(punctuation, "--punctuation")
+        )
     return None if language is None else _named(language, "--language"), marks
 
 
@@ -362,7 +417,9 @@ def _named(name: str, flag: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{flag} {name} is no MODULE:FUNCTION that can be imported ({error}).") from error
+        raise UserError(
+            f"{flag} {name} is no MODULE:FUNCTION that can be imported ({error})."
+        ) from error
 
 
 def _sentencified(
@@ -376,7 +433,9 @@ def _sentencified(
     found = {}
     for video, captions in said.items():
         index = zlib.crc32(video.encode())  # so that a draw depends on no other video
-        sentences, why = rules.of_video(captions, index=index, seed=seed, language=language, punctuate=punctuate)
+        sentences, why = rules.of_video(
+            captions, index=index, seed=seed, language=language, punctuate=punctuate
+        )
         if why:
             left.add(source, why, video)
         else:

@@ -22,13 +22,17 @@ from ssvid.randomness import uniform
 from ssvid.shapes import Bag, ClipSpec, Views, Window
 
 Spoken = tuple[float, float, str]  # start s, end s, text
-NOTHING = "[UNK]"  # said in a window without a sentence, from its first second to its last (published)
+NOTHING = (
+    "[UNK]"  # said in a window without a sentence, from its first second to its last (published)
+)
 
 
 class Bags(Clips):
     """One clip near a sentence drawn from the row, and that sentence with its neighbours as candidates (MIL-NCE)."""
 
-    def __init__(self, manifest: Manifest, views: Views, *, seed: int, decoder: str = "pyav") -> None:
+    def __init__(
+        self, manifest: Manifest, views: Views, *, seed: int, decoder: str = "pyav"
+    ) -> None:
         super().__init__(manifest, views, seed=seed, decoder=decoder)
         assert isinstance(views.text, Bag)
         self.bag = views.text
@@ -42,9 +46,15 @@ class Bags(Clips):
         table, spec = stamps(path, self.manifest.rows[row].fps), self.views.clips[0]
         start = begin(said[at], self.bag.least_s, seconds_of(spec, table), when)
         frames = self._frames(row, clip_from(spec, table, start), spec.modality)
-        padded = int(start + seconds_of(spec, table) > float(table[-1] - table[0]) + seconds_of(spec, table, 1))
+        padded = int(
+            start + seconds_of(spec, table)
+            > float(table[-1] - table[0]) + seconds_of(spec, table, 1)
+        )
         sample = self._sample(torch.stack(self._cut(frames, epoch, row, 0)), epoch, row, padded)
-        return {**sample, "sentences": [said[i][2] for i in neighbours(said, at, self.bag.sentences)]}
+        return {
+            **sample,
+            "sentences": [said[i][2] for i in neighbours(said, at, self.bag.sentences)],
+        }
 
 
 def neighbours(said: Sequence[Spoken], at: int, n: int) -> list[int]:
@@ -72,7 +82,13 @@ def begin(sentence: Spoken, least_s: float, clip_s: float, u: float) -> float:
 
 def seconds_of(spec: ClipSpec, table: np.ndarray, frames: int | None = None) -> float:
     """How long a clip lasts, or so many of its frames, each shown until the next."""
-    gap = 1 / spec.fps if spec.fps else (spec.stride or 1) * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
+    gap = (
+        1 / spec.fps
+        if spec.fps
+        else (spec.stride or 1) * float(np.median(np.diff(table)))
+        if len(table) > 1
+        else 0.0
+    )
     return (frames or spec.frames) * gap
 
 
@@ -108,7 +124,10 @@ class FeatureWindows(Samples):
         if not len(table):
             raise DecodeError(path, "no seconds in it")
         heard = hear(
-            self.manifest.rows[row].sentences, len(table), self.window, uniform(self.seed, "window", epoch, row, 1)
+            self.manifest.rows[row].sentences,
+            len(table),
+            self.window,
+            uniform(self.seed, "window", epoch, row, 1),
         )
         seconds = np.arange(heard.start, heard.start + T)
         spans = torch.tensor(heard.spans, dtype=torch.float32)  # K 2
@@ -135,10 +154,19 @@ def hear(said: Sequence[Spoken], length: int, window: Window, u: Tensor) -> Hear
     kept: list[tuple[tuple[int, int], str]] = []
     for start, end, text in said[at:]:
         low, high = round(start) - begins, round(end) - begins
-        if low > window.seconds or high - low < 1 or min(high, window.seconds) <= low or not window.knows(text):
+        if (
+            low > window.seconds
+            or high - low < 1
+            or min(high, window.seconds) <= low
+            or not window.knows(text)
+        ):
             break
         kept.append(((low, min(high, window.seconds)), text))
-    return Heard(begins, [text for _, text in kept], [span for span, _ in kept]) if kept else silent(begins, window)
+    return (
+        Heard(begins, [text for _, text in kept], [span for span, _ in kept])
+        if kept
+        else silent(begins, window)
+    )
 
 
 def silent(start: int, window: Window) -> Heard:

@@ -24,7 +24,11 @@ GLITCH_S = 0.2  # captions this short are no captions
 PUNCTUATED = 0.5  # of the captions hold , or .: these were written by a person
 MORE_THAN = 10  # captions, and
 WORDS = 5.0  # words in each, in the mean, or a video is left out
-DRAWN, TELLING, ENGLISH = 5, 4, 0.9  # captions asked for their language, least words of one, mean probability
+DRAWN, TELLING, ENGLISH = (
+    5,
+    4,
+    0.9,
+)  # captions asked for their language, least words of one, mean probability
 AT_LEAST = 6  # captions once they are tidied
 
 
@@ -33,7 +37,9 @@ class Marked(NamedTuple):
     tokens: int = 1  # that a model makes of the word: `LONG` counts them
 
 
-Punctuate = Callable[[list[str]], Sequence[Marked]]  # all words of a video, in lower case and without marks
+Punctuate = Callable[
+    [list[str]], Sequence[Marked]
+]  # all words of a video, in lower case and without marks
 
 
 class Word(NamedTuple):
@@ -53,7 +59,9 @@ def of_video(
     punctuate: Punctuate | None = None,
 ) -> tuple[list[Sentence], str]:
     """Its sentences; or none, and why the video is left out."""
-    why = unfit([text for _, _, text in captions]) or foreign([t for _, _, t in captions], language, index, seed)
+    why = unfit([text for _, _, text in captions]) or foreign(
+        [t for _, _, t in captions], language, index, seed
+    )
     if why:
         return [], why
     tidied = tidy(captions)
@@ -86,7 +94,9 @@ def tidy(captions: Sequence[Sentence]) -> list[Sentence]:
     lines = [[line.strip() for line in text.strip().split("\n")] for _, _, text in long]
     found: list[Sentence] = []
     for (start, end, _), own, later in zip(long, lines, [*lines[1:], [""]], strict=True):
-        repeated = len(own) > 1 and own[-1] == later[0]  # the lower line of a screen is the next one's upper line
+        repeated = (
+            len(own) > 1 and own[-1] == later[0]
+        )  # the lower line of a screen is the next one's upper line
         text = " ".join(" ".join(own[:-1] if repeated else own).split())
         if not text or ("[" in text and "]" in text):
             continue
@@ -122,14 +132,21 @@ def sentencify(captions: Sequence[Sentence], punctuate: Punctuate | None = None)
     else:
         bare = [re.sub(r"[,.!?]", " ", text).lower().split() for _, _, text in captions]
         words = _spread(captions, bare, punctuate)
-    return _cut(words, lambda word, tokens, gap: gap > GAP_S or word.mark in tuple(ANY if tokens >= LONG else FULL))
+    return _cut(
+        words,
+        lambda word, tokens, gap: (
+            gap > GAP_S or word.mark in tuple(ANY if tokens >= LONG else FULL)
+        ),
+    )
 
 
 def _own(words: list[str]) -> list[Marked]:
     return [Marked(word[-1] if word[-1] in ANY else "") for word in words]
 
 
-def _spread(captions: Sequence[Sentence], texts: list[list[str]], punctuate: Punctuate) -> list[Word]:
+def _spread(
+    captions: Sequence[Sentence], texts: list[list[str]], punctuate: Punctuate
+) -> list[Word]:
     """Each caption's time is shared by its tokens."""
     marked = iter(punctuate([word for words in texts for word in words]))
     found = []
@@ -138,7 +155,9 @@ def _spread(captions: Sequence[Sentence], texts: list[list[str]], punctuate: Pun
         edges = np.linspace(start, end, sum(mark.tokens for mark in marks) + 1)
         at = np.cumsum([0, *(mark.tokens for mark in marks)])
         for i, (word, mark) in enumerate(zip(words, marks, strict=True)):
-            found.append(Word(word, float(edges[at[i]]), float(edges[at[i + 1]]), mark.mark, mark.tokens))
+            found.append(
+                Word(word, float(edges[at[i]]), float(edges[at[i + 1]]), mark.mark, mark.tokens)
+            )
     return found
 
 

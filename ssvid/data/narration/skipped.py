@@ -19,7 +19,9 @@ class Item(NamedTuple):
 class LeftOut:
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self.notes: dict[str, list[str]] = {}  # what is worth a line though nothing is left out -> where
+        self.notes: dict[
+            str, list[str]
+        ] = {}  # what is worth a line though nothing is left out -> where
 
     @property
     def count(self) -> int:
@@ -45,11 +47,15 @@ class LeftOut:
         if self.items:
             first = self.items[0]
             about = f" ({first.what})" if first.what else ""
-            log_once(f"{source}: {self.count} left out: {self.counted()}; first {first.where}: {first.why}{about}.")
+            log_once(
+                f"{source}: {self.count} left out: {self.counted()}; first {first.where}: {first.why}{about}."
+            )
 
     def write(self, path: Path) -> None:
         """One JSON object a line; no file where nothing was left out."""
-        lines = "".join(json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in self.items)
+        lines = "".join(
+            json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in self.items
+        )
         path.unlink(missing_ok=True)
         if lines:
             write_text_whole(path, lines)

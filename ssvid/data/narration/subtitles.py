@@ -8,7 +8,9 @@ from typing import NamedTuple
 CLOCK = re.compile(r"(?P<sign>-?)(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:[.,]\d+)?)")
 ARROW = "-->"
 ASIDE = re.compile(r"(NOTE|STYLE|REGION)(\s|$)")  # blocks of WebVTT that nobody says
-TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|</?>|\{\\[^{}]*\}")  # <i>, <c.red>, <00:00:01.000>, {\an8}
+TAG = re.compile(
+    r"</?[A-Za-z][^<>]*>|<[\d:.]+>|</?>|\{\\[^{}]*\}"
+)  # <i>, <c.red>, <00:00:01.000>, {\an8}
 STAMP = re.compile(r"<\d+:[\d:.]+>")  # the time of a word, as automatic captions have it
 NEAR = 0.05  # seconds: a line that stays on the screen is in the next cue too, at once
 SHARE = 0.5  # of the cues begin with the line before them, in a file whose captions roll
@@ -36,7 +38,9 @@ def cues(text: str) -> list[Cue]:
     found = []
     for i, following in pairwise([*at, len(lines)]):
         body = lines[i + 1 : following]
-        found.append(Cue(*_times(lines[i]), _shown(body if following == len(lines) else _without_name(body))))
+        found.append(
+            Cue(*_times(lines[i]), _shown(body if following == len(lines) else _without_name(body)))
+        )
     return _unrolled(found) if _rolls(found, text) else found
 
 
@@ -57,7 +61,9 @@ def _shown(body: list[str]) -> tuple[str, ...]:
     kept: list[str] = []
     aside = False
     for before, line in zip(["", *body], body, strict=False):
-        aside = bool(line.strip()) and (aside or (not before.strip() and kept != [] and bool(ASIDE.match(line))))
+        aside = bool(line.strip()) and (
+            aside or (not before.strip() and kept != [] and bool(ASIDE.match(line)))
+        )
         clean = " ".join(html.unescape(TAG.sub("", line)).replace("\u200b", "").split())
         if clean and not aside:
             kept.append(clean)
@@ -82,4 +88,7 @@ def _echoed(before: Cue, cue: Cue) -> int:
 def _unrolled(found: list[Cue]) -> list[Cue]:
     fresh = [cue.lines[_echoed(before, cue) :] for before, cue in pairwise(found)]
     said = [cue._replace(lines=lines) for cue, lines in zip(found[1:], fresh, strict=True)]
-    return [*found[:1], *(cue for cue, whole in zip(said, found[1:], strict=True) if cue.lines or not whole.lines)]
+    return [
+        *found[:1],
+        *(cue for cue, whole in zip(said, found[1:], strict=True) if cue.lines or not whole.lines),
+    ]

@@ -12,9 +12,21 @@ import torch
 
 from ssvid.randomness import uniform
 
-COLOURS = {"red": 0.0, "yellow": 0.16, "green": 0.33, "cyan": 0.5, "blue": 0.65, "pink": 0.85}  # hue in turns
+COLOURS = {
+    "red": 0.0,
+    "yellow": 0.16,
+    "green": 0.33,
+    "cyan": 0.5,
+    "blue": 0.65,
+    "pink": 0.85,
+}  # hue in turns
 SHAPES = "square", "triangle", "star", "bar"  # as ssvid.data.synthetic draws them
-WAYS = {"rises": (0, -1), "falls": (0, 1), "goes right": (1, 0), "goes left": (-1, 0)}  # pictures across and down
+WAYS = {
+    "rises": (0, -1),
+    "falls": (0, 1),
+    "goes right": (1, 0),
+    "goes left": (-1, 0),
+}  # pictures across and down
 LEADS = "now", "next", "here", "then", "and so", "look how"
 CHATTER = (
     "thanks for watching my channel",
@@ -84,7 +96,10 @@ def narrate(actions: list[Action], index: int, seed: int, seconds: int) -> list[
             way = tuple(WAYS)[int(what * len(absent) % 1 * len(WAYS))]
             text = sentence(Action(0, 0, *absent[int(what * len(absent))], way), lead)
         said.append(Said(start, start + between(WORDS_S, length), text, None))
-    return swapped(sorted(said, key=lambda one: one.start), uniform(seed, "swaps", 0, index, len(said))[0].tolist())
+    return swapped(
+        sorted(said, key=lambda one: one.start),
+        uniform(seed, "swaps", 0, index, len(said))[0].tolist(),
+    )
 
 
 def swapped(said: list[Said], u: list[float]) -> list[Said]:

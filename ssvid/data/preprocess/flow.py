@@ -34,9 +34,15 @@ from ssvid.log import log
 SETTINGS = "flow.json"  # in the folder of flow: what its files were made with
 BOUND = 20.0  # pixels, as published (MemDPC, CoCLR) for pictures of 240 and more
 EMPTY = 128  # the third plane of the published files
-RATE, TICKS = 25, 40  # of every flow file: Matroska counts milliseconds, so that frame i has the whole stamp 40 * i
+RATE, TICKS = (
+    25,
+    40,
+)  # of every flow file: Matroska counts milliseconds, so that frame i has the whole stamp 40 * i
 FAR = 50  # flow frames: a longer way to the next one wanted is jumped, a shorter one read through
-SECONDS = {"tvl1": 15e-6, "dis": 0.2e-6}  # of one CPU, for a pixel of a frame; tvl1 takes 9 to 20, by how much moves
+SECONDS = {
+    "tvl1": 15e-6,
+    "dis": 0.2e-6,
+}  # of one CPU, for a pixel of a frame; tvl1 takes 9 to 20, by how much moves
 BYTES = 0.15  # of a flow file, for a pixel of a frame: 0.05 to 0.25 by how much moves
 BLOCK = 64e6  # bytes of RGB held at once
 # Golomb-Rice and the small context are decoded in half the time of the range coder, for a fifth more bytes.
@@ -69,7 +75,9 @@ def need_flow(manifest: Manifest) -> None:
         )
 
 
-def read_flow(video: Path, flow: Path, times: Sequence[float] | np.ndarray, fps: float | None = None) -> Frames:
+def read_flow(
+    video: Path, flow: Path, times: Sequence[float] | np.ndarray, fps: float | None = None
+) -> Frames:
     """`T 3 H W`, planes (128, v, u): the flow from the video frame shown at each time to the next one.
 
     The last frame has none after it and gets the flow before it. Any order, repeats allowed.
@@ -84,7 +92,9 @@ def read_flow(video: Path, flow: Path, times: Sequence[float] | np.ndarray, fps:
     frames = np.full((len(planes), height, planes[0].shape[1], 3), EMPTY, np.uint8)
     for frame, plane in zip(frames, planes, strict=True):
         frame[..., 1], frame[..., 2] = plane[:height], plane[height:]
-    made = torch.from_numpy(frames).permute(0, 3, 1, 2)  # channels last in memory, as of decode.read
+    made = torch.from_numpy(frames).permute(
+        0, 3, 1, 2
+    )  # channels last in memory, as of decode.read
     return made if np.array_equal(back, np.arange(len(planes))) else made[torch.from_numpy(back)]
 
 
@@ -122,14 +132,25 @@ def compute(
     left = [item for item in found if item.frames]
     log.info(_estimate(left, method, workers, target))
     write_json_whole(target / SETTINGS, how)
-    done = each(partial(_make, data.root, target, how), [item.path for item in left], workers, "flow")
+    done = each(
+        partial(_make, data.root, target, how), [item.path for item in left], workers, "flow"
+    )
     with room(target):
         list_bad(bad, data.root, [*found, *done])
     if target.resolve() != flow_root(data).resolve():
         log.info(f"Give training the same folder: SSVID_FLOW={target}")
     kept = sum(not item.why and not item.frames for item in found)
-    counts = {"videos": len(paths), "made": sum(not item.why for item in done), "kept": kept, "bad": len(bad)}
-    return counts | {"seconds": round(time.monotonic() - began, 3), "out": str(target), "method": method}
+    counts = {
+        "videos": len(paths),
+        "made": sum(not item.why for item in done),
+        "kept": kept,
+        "bad": len(bad),
+    }
+    return counts | {
+        "seconds": round(time.monotonic() - began, 3),
+        "out": str(target),
+        "method": method,
+    }
 
 
 def _place(root: Path, path: str) -> Path:
@@ -142,7 +163,9 @@ def _place(root: Path, path: str) -> Path:
 def _short(name: str) -> str:
     """A file name is 255 bytes at most, and a suffix and a temporary name are still to come."""
     raw = os.fsencode(name)
-    return name if len(raw) <= 200 else os.fsdecode(raw[:100]) + "%" + hashlib.sha256(raw).hexdigest()
+    return (
+        name if len(raw) <= 200 else os.fsdecode(raw[:100]) + "%" + hashlib.sha256(raw).hexdigest()
+    )
 
 
 def _read(video: str | Path, flow: Path, wanted: np.ndarray, frames: int) -> list[np.ndarray]:
@@ -153,7 +176,9 @@ def _read(video: str | Path, flow: Path, wanted: np.ndarray, frames: int) -> lis
         with av.open(str(flow)) as container:
             held = json.loads(container.metadata.get(TAG, "{}")).get("frames")
             if held != frames:
-                raise DecodeError(video, f"its flow at {flow} has {held} frames and not {frames}: {AGAIN}")
+                raise DecodeError(
+                    video, f"its flow at {flow} has {held} frames and not {frames}: {AGAIN}"
+                )
             return list(_planes(container, wanted))
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise DecodeError(video, f"its flow at {flow} is damaged ({error}): {AGAIN}") from error
@@ -200,7 +225,9 @@ def _opencv() -> Any:
 def _outside(target: Path, data: Path) -> None:
     """Flow files are videos too, for a data set that looks for all there are below its root."""
     here, root = target.resolve(), data.resolve()
-    if here.is_relative_to(root) and not any(part.startswith(".") for part in here.relative_to(root).parts):
+    if here.is_relative_to(root) and not any(
+        part.startswith(".") for part in here.relative_to(root).parts
+    ):
         raise UserError(
             f"The folder of flow, {target}, lies in the data and would be read as part of it: name another folder, or "
             f"leave out --out and SSVID_FLOW for {data / '.flow'}."
@@ -215,7 +242,9 @@ def _look(root: Path, target: Path, how: Settings, path: str) -> Found:
             return Found(path)
         table = _stamps(video)
         if len(table) < 2:
-            raise DecodeError(video, "a single frame has no flow" if len(table) else "no frames in it")
+            raise DecodeError(
+                video, "a single frame has no flow" if len(table) else "no frames in it"
+            )
         first = read(video, table[:1], fps=1.0)
     except DecodeError as error:
         return Found(path, error.why, error.time)
@@ -245,8 +274,13 @@ def _source(video: Path) -> dict[str, int]:
         stat = video.stat()
         return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     with os.scandir(video) as entries:
-        stats = [entry.stat() for entry in entries if os.path.splitext(entry.name)[1].lower() in IMAGES]
-    return {"size": sum(s.st_size for s in stats), "mtime_ns": max((s.st_mtime_ns for s in stats), default=0)}
+        stats = [
+            entry.stat() for entry in entries if os.path.splitext(entry.name)[1].lower() in IMAGES
+        ]
+    return {
+        "size": sum(s.st_size for s in stats),
+        "mtime_ns": max((s.st_mtime_ns for s in stats), default=0),
+    }
 
 
 def _make(root: Path, target: Path, how: Settings, path: str) -> Found:
@@ -269,15 +303,23 @@ def _make(root: Path, target: Path, how: Settings, path: str) -> Found:
 def _write(file: IO[bytes], video: Path, how: Settings) -> None:
     source, frames = _source(video), len(_stamps(video)) - 1
     made = {**source, "frames": frames, **how, "opencv": _opencv().__version__}
-    with av.open(file, "w", format="matroska", options={"fflags": "bitexact"}) as container:  # else with a random id
+    with av.open(
+        file, "w", format="matroska", options={"fflags": "bitexact"}
+    ) as container:  # else with a random id
         stream = None
         container.metadata[TAG] = json.dumps(made)
         for i, flow in enumerate(_flows(video, how["method"], how["bound"])):
             if stream is None:
                 stream = container.add_stream("ffv1", rate=RATE)
-                stream.width, stream.height, stream.pix_fmt = flow.shape[1], 2 * flow.shape[0], "gray"
+                stream.width, stream.height, stream.pix_fmt = (
+                    flow.shape[1],
+                    2 * flow.shape[0],
+                    "gray",
+                )
                 stream.codec_context.thread_count, stream.options = 1, dict(FFV1)
-            picture = av.VideoFrame.from_ndarray(np.concatenate((flow[..., 1], flow[..., 0])), format="gray")
+            picture = av.VideoFrame.from_ndarray(
+                np.concatenate((flow[..., 1], flow[..., 0])), format="gray"
+            )
             picture.pts = i
             container.mux(stream.encode(picture))
         if stream is not None:
@@ -317,7 +359,9 @@ def _estimate(left: list[Found], method: str, workers: int, target: Path) -> str
     hours = pixels * SECONDS[method] / workers / 3600
     size, free = pixels * BYTES / 1e9, shutil.disk_usage(target).free / 1e9
     if size > free:
-        raise UserError(f"{target} has {free:.1f} GB free and the flow takes about {size:.1f} GB: free some space.")
+        raise UserError(
+            f"{target} has {free:.1f} GB free and the flow takes about {size:.1f} GB: free some space."
+        )
     frames = sum(item.frames for item in left)
     return (
         f"{len(left)} videos of {frames} frames to make: about {hours:.2f} hours with {workers} workers, "

@@ -15,7 +15,11 @@ from ssvid.data.quarantine import Quarantine
 from ssvid.errors import RunError, UserError
 from ssvid.progress import progress_bar
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, its limit for one file
+FULL = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # the disk, the user's share of it, its limit for one file
 
 
 class Found(NamedTuple):
@@ -34,7 +38,11 @@ def same_settings(file: Path, how: dict[str, Any]) -> None:
         made = dict(json.loads(file.read_text())) if file.exists() else how
     except (ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged: name another --out, or remove the folder.") from error
-    differ = [f"--{name} {made.get(name)} and not {value}" for name, value in how.items() if made.get(name) != value]
+    differ = [
+        f"--{name} {made.get(name)} and not {value}"
+        for name, value in how.items()
+        if made.get(name) != value
+    ]
     if differ:
         raise UserError(
             f"{file.parent} was made with {', '.join(differ)}: give the same settings, name another --out, "
@@ -49,7 +57,9 @@ def room(target: Path) -> Iterator[None]:
         yield
     except (OSError, av.FFmpegError) as error:
         if error.errno in FULL:
-            raise RunError(f"{target} is full: free space and start the same command again.") from error
+            raise RunError(
+                f"{target} is full: free space and start the same command again."
+            ) from error
         raise
 
 
@@ -60,7 +70,9 @@ def list_bad(bad: Quarantine, root: Path, found: Iterable[Found]) -> None:
 
 
 def each(work: Any, items: list[str], workers: int, what: str) -> list[Found]:
-    results = map(work, items) if workers == 1 or len(items) < 2 else spread(work, items, workers, what)
+    results = (
+        map(work, items) if workers == 1 or len(items) < 2 else spread(work, items, workers, what)
+    )
     with progress_bar(len(items), "file", iterable=results, desc=what) as bar:
         return list(bar)
 
@@ -76,4 +88,6 @@ def spread(work: Any, items: list[str], workers: int, what: str) -> Iterator[Fou
                 "--workers; finished files are kept."
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)  # else every file that is left meets the full disk once more
+            pool.shutdown(
+                cancel_futures=True
+            )  # else every file that is left meets the full disk once more

@@ -29,7 +29,10 @@ from ssvid.log import log
 
 SETTINGS = "prepare.json"  # in the out folder: what its files were made with
 TICK = Fraction(1, 90_000)  # of the files written: fine enough for any rate
-SPEED, BYTES = 40.0, 0.15  # a first guess: 340x256 frames encoded a CPU second, bits a pixel at crf 23
+SPEED, BYTES = (
+    40.0,
+    0.15,
+)  # a first guess: 340x256 frames encoded a CPU second, bits a pixel at crf 23
 Settings = dict[str, Any]  # short_side, gop, crf
 
 
@@ -52,10 +55,14 @@ def prepare(
     root, paths = _sources(source)
     twins = [name for name, n in Counter(map(_target, paths)).items() if n > 1]
     if twins:
-        raise UserError(f"{source}: several files would become {twins[0]}: give them different names.")
+        raise UserError(
+            f"{source}: several files would become {twins[0]}: give them different names."
+        )
     target = Path(out).expanduser()
     if target.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"--out {out} lies in the source, and would be read as part of it: name another folder.")
+        raise UserError(
+            f"--out {out} lies in the source, and would be read as part of it: name another folder."
+        )
     target.mkdir(parents=True, exist_ok=True)
     if not scan_only:
         same_settings(target / SETTINGS, how)
@@ -67,11 +74,21 @@ def prepare(
         list_bad(bad, root, found)
     good = sorted(item for item in found if not item.why)
     log.info(_report(good, len(paths) - len(good)))
-    result = {"source": str(source), "out": str(out), "files": len(paths), "good": len(good), "written": 0, "kept": 0}
+    result = {
+        "source": str(source),
+        "out": str(out),
+        "files": len(paths),
+        "good": len(good),
+        "written": 0,
+        "kept": 0,
+    }
     if not scan_only:
         result |= _encode_all(root, target, good, bad, workers, how)
         _copy_list(source, root, target)
-    return result | {"bad": len(bad), "seconds_of_video": round(sum(item.seconds for item in good), 3)}
+    return result | {
+        "bad": len(bad),
+        "seconds_of_video": round(sum(item.seconds for item in good), 3),
+    }
 
 
 def _sources(source: str) -> tuple[Path, list[str]]:
@@ -80,7 +97,9 @@ def _sources(source: str) -> tuple[Path, list[str]]:
         listed = csv(str(path))
         outside = [row.path for row in listed.rows if row.path.startswith(("/", "../"))]
         if outside:
-            raise UserError(f"{path}: {outside[0]} does not lie below the list's folder, so it has no place in --out.")
+            raise UserError(
+                f"{path}: {outside[0]} does not lie below the list's folder, so it has no place in --out."
+            )
         return listed.root, sorted(row.path for row in listed.rows)
     paths = files.videos(files.folder(path, "--source"))
     if not paths:
@@ -102,7 +121,15 @@ def _scan(root: Path, path: str) -> Found:
     except DecodeError as error:
         return Found(path, error.why, error.time)
     gap = float(np.median(np.diff(table))) if len(table) > 1 else 0.0
-    return Found(path, "", None, picture.shape[3], picture.shape[2], len(table), float(table[-1] - table[0]) + gap)
+    return Found(
+        path,
+        "",
+        None,
+        picture.shape[3],
+        picture.shape[2],
+        len(table),
+        float(table[-1] - table[0]) + gap,
+    )
 
 
 def _encode_all(
@@ -112,11 +139,17 @@ def _encode_all(
     log.info(_estimate(left, how["short_side"], workers, target))
     write_json_whole(target / SETTINGS, how)  # an estimate refused leaves none
     began = time.monotonic()
-    done = each(partial(_encode, root, target, **how), [item.path for item in left], workers, "encode")
+    done = each(
+        partial(_encode, root, target, **how), [item.path for item in left], workers, "encode"
+    )
     with room(target):
         list_bad(bad, root, done)
     written = sum(not item.why for item in done)
-    return {"written": written, "kept": len(good) - len(left), "seconds": round(time.monotonic() - began, 3)}
+    return {
+        "written": written,
+        "kept": len(good) - len(left),
+        "seconds": round(time.monotonic() - began, 3),
+    }
 
 
 def _made(source: Path, target: Path) -> bool:
@@ -130,7 +163,9 @@ def _encode(root: Path, target: Path, path: str, *, short_side: int, gop: int, c
         with room(target):
             final.parent.mkdir(parents=True, exist_ok=True)
             _transcode(root / path, part, short_side, gop, crf)
-            os.utime(part, ns=(os.stat(root / path).st_mtime_ns,) * 2)  # tells whether the source has changed since
+            os.utime(
+                part, ns=(os.stat(root / path).st_mtime_ns,) * 2
+            )  # tells whether the source has changed since
         os.replace(part, final)
     except (av.FFmpegError, DecodeError, ValueError, OSError) as error:
         why = error.why if isinstance(error, DecodeError) else str(error) or type(error).__name__
@@ -175,14 +210,24 @@ def _whole_frames(container: Any, stream: Any, source: Path) -> Iterator[Any]:
 
 
 def _writer(new: Any, reader: Any, frame: Any, short_side: int, gop: int, crf: int) -> Any:
-    width, height = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+    width, height = (
+        (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+    )
     scale = min(1.0, short_side / min(width, height))
     writer = new.add_stream("libx264", rate=reader.average_rate or 25)
-    writer.width, writer.height = (max(2, round(side * scale / 2) * 2) for side in (width, height))  # 4:2:0 is even
+    writer.width, writer.height = (
+        max(2, round(side * scale / 2) * 2) for side in (width, height)
+    )  # 4:2:0 is even
     writer.pix_fmt, writer.codec_context.thread_count = "yuv420p", 1
     writer.codec_context.time_base, writer.codec_context.max_b_frames = TICK, 0
     fast = "scenecut=0:cabac=0"  # CAVLC: the same pictures, decoded in 0.6 to 0.75 of the time, 6 to 23 % more bytes
-    writer.options = {"crf": str(crf), "g": str(gop), "bf": "0", "preset": "medium", "x264-params": fast}
+    writer.options = {
+        "crf": str(crf),
+        "g": str(gop),
+        "bf": "0",
+        "preset": "medium",
+        "x264-params": fast,
+    }
     return writer
 
 
@@ -199,19 +244,27 @@ def _resized(frame: Any, width: int, height: int) -> Any:
 
 
 def _report(good: list[Found], bad: int) -> str:
-    lines = [f"{len(good)} good files, {bad} bad; {sum(item.seconds for item in good) / 3600:.2f} hours"]
+    lines = [
+        f"{len(good)} good files, {bad} bad; {sum(item.seconds for item in good) / 3600:.2f} hours"
+    ]
     lines += _bars("size", Counter(f"{item.width}x{item.height}" for item in good).most_common(8))
     edges = (1, 2, 5, 10, 20, 60, 300, float("inf"))
     durations = Counter(next(edge for edge in edges if item.seconds <= edge) for item in good)
-    lines += _bars("seconds", [(f"<= {edge:g}", durations[edge]) for edge in edges if durations[edge]])
+    lines += _bars(
+        "seconds", [(f"<= {edge:g}", durations[edge]) for edge in edges if durations[edge]]
+    )
     rates = Counter(round(item.frames / item.seconds) if item.seconds else 0 for item in good)
-    return "\n".join(lines + _bars("frames a second", [(f"{rate}", n) for rate, n in rates.most_common(8)]))
+    return "\n".join(
+        lines + _bars("frames a second", [(f"{rate}", n) for rate, n in rates.most_common(8)])
+    )
 
 
 def _bars(title: str, counts: Iterable[tuple[str, int]]) -> list[str]:
     counts = list(counts)
     most = max((n for _, n in counts), default=1)
-    return [f"{title}:"] + [f"  {name:>12} {n:>7} {'#' * round(30 * n / most)}" for name, n in counts]
+    return [f"{title}:"] + [
+        f"  {name:>12} {n:>7} {'#' * round(30 * n / most)}" for name, n in counts
+    ]
 
 
 def _estimate(left: list[Found], short_side: int, workers: int, target: Path) -> str:
@@ -222,10 +275,10 @@ def _estimate(left: list[Found], short_side: int, workers: int, target: Path) ->
     hours = pixels / (340 * 256 * SPEED * workers) / 3600
     size, free = pixels * BYTES / 8 / 1e9, shutil.disk_usage(target).free / 1e9
     if size > free:
-        raise UserError(f"{target} has {free:.1f} GB free and the files take about {size:.1f} GB: free some space.")
-    return (
-        f"{len(left)} files to write: about {hours:.2f} hours with {workers} workers, {size:.2f} of {free:.1f} GB free"
-    )
+        raise UserError(
+            f"{target} has {free:.1f} GB free and the files take about {size:.1f} GB: free some space."
+        )
+    return f"{len(left)} files to write: about {hours:.2f} hours with {workers} workers, {size:.2f} of {free:.1f} GB free"
 
 
 def _copy_list(source: str, root: Path, target: Path) -> None:

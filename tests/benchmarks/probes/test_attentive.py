@@ -18,7 +18,14 @@ from tests.helpers import facts
 DIM, TOKENS, CLASSES = 16, 5, 4
 SMALL = {
     "videoglue": {"width": 16, "heads": 4, "min_steps": 150, "epochs": 1, "batch": 64},
-    "blocks4": {"heads": 4, "rates": (1e-3, 3e-3), "weight_decays": (0.01,), "min_steps": 80, "batch": 64, "epochs": 1},
+    "blocks4": {
+        "heads": 4,
+        "rates": (1e-3, 3e-3),
+        "weight_decays": (0.01,),
+        "min_steps": 80,
+        "batch": 64,
+        "epochs": 1,
+    },
     "house": {"min_steps": 150, "epochs": 1},
 }
 
@@ -61,7 +68,9 @@ def test_chance_on_noise_and_on_shuffled_labels(preset, spoil):
         )
     how = SMALL[preset] | {"min_steps": 40}
     low, high = wilson(1 / CLASSES, 400, 0.999)
-    assert low < Attentive(preset=preset, **how).run(train, val, test, 0).metrics["test/top1"] < high
+    assert (
+        low < Attentive(preset=preset, **how).run(train, val, test, 0).metrics["test/top1"] < high
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -83,7 +92,11 @@ def test_heads_trained_together_are_those_that_torch_trains_alone(preset):
     told = probe.protocol
     for (stack, r), (rate, decay) in zip(places, probe.grid, strict=True):
         alone = {name: value.requires_grad_() for name, value in start(form, 1, 3).items()}
-        shrink = [v for n, v in alone.items() if told["decay_all"] or n in ("token", "wq", "wk", "wv", "wo", "wc")]
+        shrink = [
+            v
+            for n, v in alone.items()
+            if told["decay_all"] or n in ("token", "wq", "wk", "wv", "wo", "wc")
+        ]
         rest = [v for v in alone.values() if not any(v is s for s in shrink)]
         groups = [{"params": shrink, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], eps=told["adam_eps"])
@@ -100,15 +113,24 @@ def test_heads_trained_together_are_those_that_torch_trains_alone(preset):
                 group["lr"] = rate * schedule(step, 6, 0.3)
             optimizer.step()
         for name, value in alone.items():
-            torch.testing.assert_close(stack[name][r], value[0], rtol=1e-4, atol=2e-5, msg=f"{name} {rate} {decay}")
+            torch.testing.assert_close(
+                stack[name][r], value[0], rtol=1e-4, atol=2e-5, msg=f"{name} {rate} {decay}"
+            )
 
 
 def test_the_schedule_and_the_clipping_are_those_of_the_text():
     assert [schedule(s, 100, 0.0) for s in (0, 50)] == [1.0, 0.5]
     top = 0.5 + 0.5 * math.cos(math.pi * 0.1)
-    assert schedule(0, 100, 0.1) == 0 and schedule(5, 100, 0.1) == top / 2 and schedule(10, 100, 0.1) == top
+    assert (
+        schedule(0, 100, 0.1) == 0
+        and schedule(5, 100, 0.1) == top / 2
+        and schedule(10, 100, 0.1) == top
+    )
     stack = {"a": torch.zeros(2, 3, requires_grad=True), "b": torch.zeros(2, 1, requires_grad=True)}
-    stack["a"].grad, stack["b"].grad = torch.tensor([[3.0, 0, 0], [0.3, 0, 0]]), torch.tensor([[4.0], [0.4]])
+    stack["a"].grad, stack["b"].grad = (
+        torch.tensor([[3.0, 0, 0], [0.3, 0, 0]]),
+        torch.tensor([[4.0], [0.4]]),
+    )
     clip_each(stack, 1.0)
     torch.testing.assert_close(stack["a"].grad, torch.tensor([[0.6, 0, 0], [0.3, 0, 0]]))
     torch.testing.assert_close(stack["b"].grad, torch.tensor([[0.8], [0.4]]))
@@ -142,8 +164,12 @@ def test_half_precision_on_disk_is_the_same_as_its_values_in_memory(tmp_path):
     def stored(split, name):
         half = split.feats["tokens@last"].half().numpy()
         half.tofile(tmp_path / name)
-        mapped = torch.from_numpy(np.memmap(tmp_path / name, dtype=np.float16, mode="r+", shape=half.shape))
-        return split._replace(feats={"tokens@last": mapped}), split._replace(feats={"tokens@last": mapped.float()})
+        mapped = torch.from_numpy(
+            np.memmap(tmp_path / name, dtype=np.float16, mode="r+", shape=half.shape)
+        )
+        return split._replace(feats={"tokens@last": mapped}), split._replace(
+            feats={"tokens@last": mapped.float()}
+        )
 
     disk, memory = zip(*(stored(split, str(i)) for i, split in enumerate(splits())), strict=True)
     assert disk[0].feats["tokens@last"].dtype == torch.float16
@@ -153,15 +179,21 @@ def test_half_precision_on_disk_is_the_same_as_its_values_in_memory(tmp_path):
 
 def test_selection_never_sees_test():
     train, val, test = splits()
-    lied = test._replace(labels=test.labels.roll(1), feats={"tokens@last": -test.feats["tokens@last"]})
+    lied = test._replace(
+        labels=test.labels.roll(1), feats={"tokens@last": -test.feats["tokens@last"]}
+    )
     honest, other = (Attentive(**SMALL["house"]).run(train, val, each, 0) for each in (test, lied))
     assert (honest.chosen, honest.grid) == (other.chosen, other.grid)
     assert honest.metrics["test/top1"] > other.metrics["test/top1"] + 0.3
 
 
 def test_same_seed_same_result_and_pooled_vectors_are_one_token():
-    train, val, test = (Frozen({"mean@last": s.feats["tokens@last"].sum(1)}, *s[1:]) for s in splits())
-    one, two, other = (Attentive(**SMALL["house"]).run(train, val, test, seed) for seed in (5, 5, 6))
+    train, val, test = (
+        Frozen({"mean@last": s.feats["tokens@last"].sum(1)}, *s[1:]) for s in splits()
+    )
+    one, two, other = (
+        Attentive(**SMALL["house"]).run(train, val, test, seed) for seed in (5, 5, 6)
+    )
     assert torch.equal(one.scores, two.scores) and not torch.equal(one.scores, other.scores)
     assert one.attention.shape == (400, 1) and one.metrics["test/top1"] > 0.9
 
@@ -197,7 +229,10 @@ def test_what_cannot_be_probed_is_refused():
 
 def test_presets_are_named_and_every_value_can_be_given():
     assert probes["attentive"] is Attentive
-    assert Attentive(preset="blocks4").protocol == attentive.BLOCKS4 and len(Attentive(preset="blocks4").grid) == 20
+    assert (
+        Attentive(preset="blocks4").protocol == attentive.BLOCKS4
+        and len(Attentive(preset="blocks4").grid) == 20
+    )
     changed = Attentive(preset="videoglue", dropout=0.0, epochs=3).protocol
     assert changed == attentive.VIDEOGLUE | {"dropout": 0.0, "epochs": 3}
     with pytest.raises(UserError, match=facts("blocks4")):

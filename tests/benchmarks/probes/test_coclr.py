@@ -31,17 +31,24 @@ def test_it_is_what_the_text_says():
         for rows in permutation(5, epoch, 40).split(20):
             x = train.feats["mean@last"][rows]
             loss = F.cross_entropy(head(x / x.norm(dim=1, keepdim=True)), train.labels[rows])
-            for p, v, grad in zip(parameters, speed, torch.autograd.grad(loss, parameters), strict=True):
+            for p, v, grad in zip(
+                parameters, speed, torch.autograd.grad(loss, parameters), strict=True
+            ):
                 v.mul_(0.9).add_(grad + 1e-2 * p.detach())
                 p.data -= rate * v
-    torch.testing.assert_close(got.scores, scored(head.eval(), test.feats["mean@last"]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        got.scores, scored(head.eval(), test.feats["mean@last"]), rtol=1e-4, atol=1e-5
+    )
     assert len({round(p, 6) for p in head[0].weight.tolist()}) > 1  # batch norm learns too
 
 
 def test_the_length_of_features_says_nothing():
     three = [split(rows, seed) for seed, rows in enumerate((40, 12, 12))]
     scale = torch.rand(40, 1, generator=torch.Generator().manual_seed(1)) * 5 + 0.1
-    longer = [three[0]._replace(feats={"mean@last": three[0].feats["mean@last"] * scale}), *three[1:]]
+    longer = [
+        three[0]._replace(feats={"mean@last": three[0].feats["mean@last"] * scale}),
+        *three[1:],
+    ]
     one, two = CoCLR(**ONE).run(*three, 0), CoCLR(**ONE).run(*longer, 0)
     torch.testing.assert_close(one.scores, two.scores, rtol=1e-4, atol=1e-4)
 
@@ -60,7 +67,11 @@ def test_the_setting_is_chosen_on_val_and_may_be_trained_anew_on_both():
     train, val, test = split(40, 0, apart=1.0), split(30, 1, apart=1.0), split(30, 2, apart=1.0)
     how = {"rates": (0.01, 0.3), "weight_decays": (1e-3,), "epochs": 10, "batch": 20}
     alone, both = (CoCLR(**how, refit=refit).run(train, val, test, 0) for refit in (False, True))
-    assert alone.grid == both.grid and alone.chosen == both.chosen and not torch.equal(alone.scores, both.scores)
+    assert (
+        alone.grid == both.grid
+        and alone.chosen == both.chosen
+        and not torch.equal(alone.scores, both.scores)
+    )
     joined = Frozen(
         {"mean@last": torch.cat([train.feats["mean@last"], val.feats["mean@last"]])},
         torch.cat([train.labels, val.labels]),

@@ -50,7 +50,10 @@ def test_chance_on_noise(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_chance_on_shuffled_labels(name):
-    spoilt = [s._replace(labels=s.labels[permutation(5, i, len(s.labels))]) for i, s in enumerate(splits(2.0))]
+    spoilt = [
+        s._replace(labels=s.labels[permutation(5, i, len(s.labels))])
+        for i, s in enumerate(splits(2.0))
+    ]
     assert at_chance(quick(name).run(*spoilt, 0))
 
 
@@ -58,8 +61,12 @@ def test_chance_on_shuffled_labels(name):
 def test_separable_features_are_told_apart_and_the_choice_is_stored(name):
     got = quick(name).run(*splits(2.0), 0)
     assert got.metrics["test/top1"] >= 0.99
-    assert got.chosen in got.grid and got.chosen["val/top1"] == max(setting["val/top1"] for setting in got.grid)
-    assert got.scores.shape == (ROWS[2], CLASSES) and torch.equal(got.scores.argmax(1), got.predictions)
+    assert got.chosen in got.grid and got.chosen["val/top1"] == max(
+        setting["val/top1"] for setting in got.grid
+    )
+    assert got.scores.shape == (ROWS[2], CLASSES) and torch.equal(
+        got.scores.argmax(1), got.predictions
+    )
 
 
 def several(split):
@@ -72,7 +79,9 @@ def several(split):
 @pytest.mark.parametrize("name", [name for name in NAMES if probes[name].several])
 def test_several_classes_a_clip(name):
     got = quick(name).run(*(several(split) for split in splits(2.0)), 0)
-    assert got.metrics["test/map"] >= 0.99 and got.chosen["val/map"] == max(s["val/map"] for s in got.grid)
+    assert got.metrics["test/map"] >= 0.99 and got.chosen["val/map"] == max(
+        s["val/map"] for s in got.grid
+    )
     noise = quick(name).run(*(several(split) for split in splits(0.0)), 0)
     assert 0.45 < noise.metrics["test/map"] < 0.56  # half of the clips hold a class
 
@@ -100,7 +109,9 @@ def test_features_that_are_not_finite_or_missing_are_refused(name):
             quick(name).run(*three, 0)
     train, val, test = splits(2.0)
     with pytest.raises(UserError, match=facts("mean@last")):
-        quick(name).run(train, val, test._replace(feats={"mean@last": test.feats["mean@last"][:, :5]}), 0)
+        quick(name).run(
+            train, val, test._replace(feats={"mean@last": test.feats["mean@last"][:, :5]}), 0
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,7 +121,10 @@ def test_half_precision_on_disk_is_the_same_as_its_values_in_memory(name, tmp_pa
         half.tofile(file)
         return torch.from_numpy(np.memmap(file, dtype=np.float16, mode="r+", shape=half.shape))
 
-    disk = [s._replace(feats={"mean@last": mapped(s, tmp_path / str(i))}) for i, s in enumerate(splits(1.0))]
+    disk = [
+        s._replace(feats={"mean@last": mapped(s, tmp_path / str(i))})
+        for i, s in enumerate(splits(1.0))
+    ]
     memory = [s._replace(feats={"mean@last": s.feats["mean@last"].float()}) for s in disk]
     one, two = quick(name).run(*disk, 0), quick(name).run(*memory, 0)
     assert torch.equal(one.scores, two.scores) and one.grid == two.grid

@@ -17,11 +17,18 @@ def task(rows, seed, *, dim=32, classes=4, apart=0.4):
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99)) * apart
     draw = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (rows,), generator=draw)
-    return Frozen({"mean@last": centres[y] + torch.randn(rows, dim, generator=draw)}, y, [str(i) for i in range(rows)])
+    return Frozen(
+        {"mean@last": centres[y] + torch.randn(rows, dim, generator=draw)},
+        y,
+        [str(i) for i in range(rows)],
+    )
 
 
 def small(**changes):
-    return Linear(**{"rates": (1.0, 10.0, 30.0), "weight_decays": (0.0, 1e-2), "min_steps": 60, "batch": 64} | changes)
+    return Linear(
+        **{"rates": (1.0, 10.0, 30.0), "weight_decays": (0.0, 1e-2), "min_steps": 60, "batch": 64}
+        | changes
+    )
 
 
 def test_hand_gradient_is_autograd():
@@ -84,7 +91,9 @@ def test_few_wide_clips_are_probed_in_their_span():
     x = basis(train.feats["mean@last"])
     assert x.shape == (60, 60)
     mean, std = train.feats["mean@last"].mean(0), train.feats["mean@last"].std(0, correction=0)
-    full, full_val = [(f - mean) / std / 20 for f in (train.feats["mean@last"], val.feats["mean@last"])]
+    full, full_val = [
+        (f - mean) / std / 20 for f in (train.feats["mean@last"], val.feats["mean@last"])
+    ]
     probe = small(rungs=())
     here, _ = probe.fit(x, train.labels, basis(val.feats["mean@last"]), val.labels, 4, 0)
     there, _ = probe.fit(full, train.labels, full_val, val.labels, 4, 0)
@@ -95,7 +104,9 @@ def test_few_wide_clips_are_probed_in_their_span():
 def test_as_good_as_logistic_regression():
     train, val, test = task(400, 0, apart=0.3), task(300, 1, apart=0.3), task(2000, 2, apart=0.3)
     ours = Linear(min_steps=200).run(train, val, test, 0).metrics["test/top1"]
-    solver = LogisticRegression(C=0.1, max_iter=200).fit(train.feats["mean@last"].numpy(), train.labels.numpy())
+    solver = LogisticRegression(C=0.1, max_iter=200).fit(
+        train.feats["mean@last"].numpy(), train.labels.numpy()
+    )
     theirs = solver.score(test.feats["mean@last"].numpy(), test.labels.numpy())
     assert 0.5 < theirs < 0.95  # neither trivial nor hopeless
     assert ours > theirs - 0.02
@@ -104,7 +115,11 @@ def test_as_good_as_logistic_regression():
 def test_chance_on_noise():
     def noise(rows, seed):
         draw = torch.Generator().manual_seed(seed)
-        return Frozen({"mean@last": torch.randn(rows, 64, generator=draw)}, torch.arange(rows) % 10, [""] * rows)
+        return Frozen(
+            {"mean@last": torch.randn(rows, 64, generator=draw)},
+            torch.arange(rows) % 10,
+            [""] * rows,
+        )
 
     got = small().run(noise(500, 0), noise(200, 1), noise(2000, 2), 0).metrics
     low, high = wilson(0.1, 2000, 0.999)
@@ -130,7 +145,10 @@ def test_statistics_come_from_train_alone():
 
 def test_ties_go_to_the_narrow_pooling_and_the_stronger_decay():
     train, val, test = (task(90, s, apart=9.0) for s in range(3))
-    wide = [Frozen(f.feats | {"time@last": f.feats["mean@last"].repeat(1, 2)}, *f[1:]) for f in (train, val, test)]
+    wide = [
+        Frozen(f.feats | {"time@last": f.feats["mean@last"].repeat(1, 2)}, *f[1:])
+        for f in (train, val, test)
+    ]
     chosen = small(rungs=()).run(*wide, 0).chosen
     assert chosen == {
         "pooling": "mean@last",
@@ -153,8 +171,15 @@ def test_a_diverged_head_scores_nothing_and_is_not_chosen():
 def test_a_class_that_train_lacks_counts_as_wrong():
     train, val, test = task(200, 0), task(80, 1), task(80, 2)
     stranger = test._replace(labels=torch.full_like(test.labels, 9))
-    assert small().run(train, val._replace(labels=val.labels * 0 + 9), stranger, 0).metrics["test/top1"] == 0.0
-    heads, _ = small().fit(train.feats["mean@last"], train.labels, val.feats["mean@last"], val.labels, 4, 0)
+    assert (
+        small()
+        .run(train, val._replace(labels=val.labels * 0 + 9), stranger, 0)
+        .metrics["test/top1"]
+        == 0.0
+    )
+    heads, _ = small().fit(
+        train.feats["mean@last"], train.labels, val.feats["mean@last"], val.labels, 4, 0
+    )
     assert judge(heads, val.feats["mean@last"], val.labels)[0].max() > 0.5
 
 
@@ -172,7 +197,8 @@ def test_same_seed_same_result_and_empty_splits_are_refused():
 def test_large_features_are_read_in_parts_with_the_same_result(monkeypatch):
     """Standardised as they are read: the same numbers; only the statistics differ, by rounding."""
     three = [
-        Frozen({"mean@last": s.feats["mean@last"].half() * 9 + 100}, *s[1:]) for s in map(task, (200, 80, 90), range(3))
+        Frozen({"mean@last": s.feats["mean@last"].half() * 9 + 100}, *s[1:])
+        for s in map(task, (200, 80, 90), range(3))
     ]
     whole = small().run(*three, 0)
     monkeypatch.setattr(linear, "WHOLE", 0)
