@@ -1,7 +1,9 @@
 """Clips -> micro-batches of each step: the position in the endless stream is the step, nothing else."""
 
+import atexit
+import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
@@ -67,7 +69,10 @@ class Stream(Sampler[Any]):
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader whose faults are one sentence, and which leaves torch's global generator alone."""
+    """A DataLoader whose faults are one sentence, and which leaves torch's global generator alone.
+
+    Its worker processes end when its iterator is exhausted or closed.
+    """
 
     def __init__(self, clips: Samples, *, workers: int, **options: Any) -> None:
         super().__init__(
@@ -78,12 +83,12 @@ class Loader(DataLoader[Any]):
             generator=torch.Generator().manual_seed(
                 clips.seed
             ),  # else it draws from the one that resume restores
-            persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
             **options,
         )
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator: faults pass through here
+    # A generator, because faults of the workers pass through here.
+    def __iter__(self) -> Generator[Batch, None, None]:  # type: ignore[override]
         batches = super().__iter__()
         while True:
             with living():
@@ -144,6 +149,18 @@ def begin_worker(worker: int) -> None:
     one_thread(worker)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+@atexit.register
+def kill_workers() -> None:
+    """End the workers of an iterator that nobody closed, so that the process itself can end.
+
+    At exit multiprocessing sends such workers a SIGTERM and waits for them without end. It would
+    be their first SIGTERM, which `begin_worker` has them ignore.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def train_loader(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -66,8 +67,8 @@ def run(
         workers=workers,
     )
     quarantine = Quarantine(folder.path if world.first else None, len(data), max_bad)
-    with together(world):
-        numbers = train(trained, batches, clips.views, settings, folder, quarantine, config, probe)
+    with together(world), closing(iter(batches)) as feed:
+        numbers = train(trained, feed, clips.views, settings, folder, quarantine, config, probe)
     return {"out": str(folder.path), "step": trained.step, **numbers, "bad_files": len(quarantine)}
 
 

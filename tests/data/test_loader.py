@@ -1,5 +1,9 @@
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,3 +117,36 @@ def test_what_ends_a_worker_is_told(clips, kind, error, match):
     loader = train_loader(kind(clips.manifest, VIEWS, seed=0), batch_size=2, steps=2, workers=1)
     with pytest.raises(error, match=match):
         next(iter(loader))
+
+
+def test_a_closed_iterator_has_no_workers(clips):
+    others = set(multiprocessing.active_children())
+    batches = iter(train_loader(clips, batch_size=2, steps=20, workers=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    batches.close()
+    assert not worker.is_alive()
+
+
+FORGETFUL = """
+import gc
+from ssvid.data.datasets.folder import folder
+from ssvid.data.clips import Clips
+from ssvid.data.loader import train_loader
+from ssvid.shapes import ClipSpec, Views
+
+gc.disable()
+views = Views(clips=(ClipSpec(frames=2, stride=1, size=16),))
+batches = iter(train_loader(Clips(folder({root!r}), views, seed=0), batch_size=2, steps=20, workers=1))
+next(batches)
+cycle = [batches]
+cycle.append(cycle)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_whose_iterator_nobody_closed(videos: Path):
+    """Once a run of two processes had printed its result and waited for its worker without end."""
+    script = FORGETFUL.format(root=str(videos))
+    ended = subprocess.run([sys.executable, "-c", script], timeout=120)
+    assert ended.returncode == 0

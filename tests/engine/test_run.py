@@ -1,8 +1,11 @@
 """Runs: what they leave, how they go on, what they refuse. In this process where that is enough."""
 
 import json
+import multiprocessing
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from ssvid.cli import parse
 from ssvid.data.datasets.folder import folder
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
-from ssvid.engine import distributed, loop
+from ssvid.engine import distributed, loop, run
 from ssvid.engine.checkpoint import read
 from ssvid.engine.distributed import World
 from ssvid.engine.train_flags import ClipChange
@@ -380,3 +383,16 @@ def test_sgd_and_mae_st_and_colour(videos: Path, tmp_path: Path):
         ]
         == 6
     )
+
+
+def test_no_worker_outlives_the_run(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Even where something still holds the batches, as a kept traceback does."""
+    held, others = [], set(multiprocessing.active_children())
+
+    def train_and_hold(trained: loop.Trained, batches: Iterator[Batch], *options: Any) -> dict:
+        held.append(iter(batches))
+        return loop.train(trained, held[0], *options)
+
+    monkeypatch.setattr(run, "train", train_and_hold)
+    run_pretrain(videos, tmp_path / "out", "--steps", "2", "--workers", "1")
+    assert held and set(multiprocessing.active_children()) <= others

@@ -133,7 +133,7 @@ def job(clean: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
         subprocess.run(["scancel", one.id], timeout=60)
 
 
-@pytest.mark.nightly  # beside other work on the two cores its first process once did not end: see the note
+@pytest.mark.slow
 def test_a_signal_then_two_nodes_again_or_one_process(
     job: Callable[..., Job], videos: Path, tmp_path: Path
 ):
