@@ -34,7 +34,7 @@ SHOWN = 6  # clips, and frames of each, in a picture
 @objectives.register("coclr")
 class CoCLR(Objective):
     pooled_only = True
-    tiny = {"sampler": "random", "dim": 8, "queue": 4, "topk": 2}
+    tiny_kwargs = {"sampler": "random", "dim": 8, "queue": 4, "topk": 2}
 
     def __init__(
         self,
@@ -75,12 +75,12 @@ class CoCLR(Objective):
         own = self.encoder.spec
         clips = (own, own, replace(own, modality=OTHER[own.modality]))
         mean, std = self.encoder.mean, self.encoder.std
-        return Views(clips=clips, moments=(0, 1, 1), augment=self.augment, mean=mean, std=std)
+        return Views(clips=clips, clip_groups=(0, 1, 1), augment=self.augment, mean=mean, std=std)
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+    def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(data, "coclr", batch_size, self.queue)
 
     def forward(self, batch: Batch) -> Loss:
@@ -131,7 +131,7 @@ class CoCLR(Objective):
         return torch.cat([~right[:, 1:].any(1, keepdim=True), right[:, 1:]], 1)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """Clips of this batch and, below each, the one of another video that the sampler finds nearest to it.
 
         Left the stream that is trained, right the other. Trained on, the sampler mines in the queue, not in the batch.
@@ -155,7 +155,7 @@ class CoCLR(Objective):
         self.waiting.clear()
         moco.follow((self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum)
 
-    def warmed(self) -> None:
+    def on_weights_loaded(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)
 
 

@@ -34,7 +34,7 @@ KINDS = (
 
 @objectives.register("dpc")
 class DPC(Objective):
-    tiny = {"blocks": 4, "predicted": 2, "dropout": 0.0}
+    tiny_kwargs = {"blocks": 4, "predicted": 2, "dropout": 0.0}
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class DPC(Objective):
     def views(self) -> Views:
         return block_views(self.encoder, self.blocks, self.augment)
 
-    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+    def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         long_enough(data, views)
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
     def forward(self, batch: Batch) -> Loss:
@@ -80,7 +80,7 @@ class DPC(Objective):
         return roll_out(self.gru, seen, self.predicted, self.predict)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """The scores of two clips, each row from its smallest (black) to its largest (white), beside their kinds:
         green the true one, red another time at the same place, yellow another place of the clip, grey another clip.
         """

@@ -26,7 +26,7 @@ POSITIVES = ("own", "label")
 @objectives.register("infonce")
 class InfoNCE(Objective):
     pooled_only = True
-    tiny = {"dim": 8, "queue": 4}
+    tiny_kwargs = {"dim": 8, "queue": 4}
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class InfoNCE(Objective):
             clips=(spec, spec), augment=self.augment, mean=self.encoder.mean, std=self.encoder.std
         )
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+    def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(data, "infonce", batch_size, self.queue)
         if self.positives == "own":
             return
@@ -120,5 +120,5 @@ class InfoNCE(Objective):
         self.waiting.clear()
         moco.follow((self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum)
 
-    def warmed(self) -> None:
+    def on_weights_loaded(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)

@@ -23,7 +23,7 @@ from ssvid.shapes import Batch, Loss, Views, first_sample
 
 @objectives.register("mae")
 class MAE(Objective):
-    tiny = {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
+    tiny_kwargs = {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
 
     def __init__(
         self,
@@ -50,24 +50,24 @@ class MAE(Objective):
             clips=clips, augment=self.augment, mean=self.encoder.mean, std=self.encoder.std
         )
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
-        keep, hidden = self.mask(batch, self.encoder.grid(*clip.shape[2:]))
-        seen, _, grid, _ = self.encoder(clip, keep)  # B K D
-        pred = self.pixels(seen, keep, hidden, grid)  # B M P
+        visible, hidden = self.mask(batch, self.encoder.grid(*clip.shape[2:]))
+        seen, _, grid, _ = self.encoder(clip, visible)  # B K D
+        pred = self.pixels(seen, visible, hidden, grid)  # B M P
         loss = self.pixels.loss(clip, pred, hidden)
         return Loss(loss, {"mse": loss.detach()})
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """The first clip in four rows: as it is; as the encoder sees it; as the hidden rest is predicted (where targets
         are whitened, each token with its true mean and contrast); and the error."""
         first = first_sample(batch)
         clip = first["clips"][:, 0]
-        keep, hidden = self.mask(first, self.encoder.grid(*clip.shape[2:]))
-        seen, _, grid, _ = self.encoder(clip, keep)
-        pred = self.pixels(seen, keep, hidden, grid)
+        visible, hidden = self.mask(first, self.encoder.grid(*clip.shape[2:]))
+        seen, _, grid, _ = self.encoder(clip, visible)
+        pred = self.pixels(seen, visible, hidden, grid)
         return {"reconstruction": self.pixels.pictures(clip, pred, hidden, hidden, grid)}

@@ -31,7 +31,7 @@ GAIN = 0.1  # of the orthogonal start, published
 
 @objectives.register("memdpc")
 class MemDPC(Objective):
-    tiny = {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}
+    tiny_kwargs = {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class MemDPC(Objective):
     def views(self) -> Views:
         return block_views(self.encoder, self.blocks, self.augment)
 
-    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+    def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         long_enough(data, views)
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
     def forward(self, batch: Batch) -> Loss:
@@ -100,7 +100,7 @@ class MemDPC(Objective):
         return self.predict(state).softmax(1)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """How much each slot is read by the first prediction of each clip, most read first: clips down, slots across.
 
         White is the largest share. A memory that few slots of serve has a narrow bright edge on the left.

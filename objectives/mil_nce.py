@@ -26,7 +26,7 @@ from ssvid.text.joint import Joint, chosen_tower
 class MilNCE(Objective):
     pooled_only = True
     # plain: the double one is never below log 2, which is the half of where two clips begin
-    tiny = {
+    tiny_kwargs = {
         "dim": 8,
         "denominator": "plain",
         "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6},
@@ -69,13 +69,13 @@ class MilNCE(Objective):
         bag = Bag(sentences=self.candidates)
         return Views(clips=(net.spec,), augment=self.augment, text=bag, mean=net.mean, std=net.std)
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def joint(self) -> Joint:
+    def joint_space(self) -> Joint:
         return Joint(self.tower, self.head, cosine=False)
 
-    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+    def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(data, "mil_nce", batch_size)
         if batch_size < 2:
             raise UserError(

@@ -39,14 +39,20 @@ Scalar = Float[Tensor, ""]
 class PartialMAE(Objective):
     """`task_weight` * task + `rec_weight` * reconstruction, of one pass of the encoder over what it keeps."""
 
-    tiny = {"drop": 0.5, "part": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
+    tiny_kwargs = {
+        "drop_ratio": 0.5,
+        "predict_ratio": 0.25,
+        "dec_dim": 16,
+        "dec_depth": 1,
+        "dec_heads": 2,
+    }
 
     def __init__(
         self,
         encoder: Encoder,
         *,
-        drop: float = 0.9,  # of the tokens: the encoder never sees them
-        part: float = 0.25,  # of ALL tokens: so many of the dropped ones are predicted
+        drop_ratio: float = 0.9,  # of all tokens: the encoder never sees them
+        predict_ratio: float = 0.25,  # of all tokens: dropped ones that the decoder predicts
         mask: Kind = "random",  # of the dropped ones
         task: Literal[
             "none", "classification", "video_text", "long_video"
@@ -81,10 +87,16 @@ class PartialMAE(Objective):
         divides("partial_mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.task_weight, self.rec_weight = task_weight, rec_weight
         self.augment, self.repeat = augment, repeat
-        self.drop, self.part = shares(drop, part, encoder.spec_grid())
-        self.mask = Mask("partial_mae", "drop", mask, drop, encoder.spec_grid()) if drop else None
+        self.drop_ratio, self.predict_ratio = exact_ratios(
+            drop_ratio, predict_ratio, encoder.spec_grid()
+        )
+        self.mask = (
+            Mask("partial_mae", "drop_ratio", mask, drop_ratio, encoder.spec_grid())
+            if drop_ratio
+            else None
+        )
         decoder |= {"dec_dim": dec_dim, "dec_depth": dec_depth, "dec_heads": dec_heads}
-        self.pixels = Pixels(encoder, **decoder) if part and rec_weight else None
+        self.pixels = Pixels(encoder, **decoder) if predict_ratio and rec_weight else None
         self.task: Labels | Sentences | None = None
         self.long = task == "long_video"
         if task == "video_text":
@@ -98,7 +110,7 @@ class PartialMAE(Objective):
             self.task = Labels(encoder.dim, task, classes, smoothing)
         elif self.pixels is None:
             raise UserError(
-                "partial_mae without a task reconstructs: give part and rec_weight more than 0, or a task."
+                "partial_mae without a task reconstructs: give predict_ratio and rec_weight more than 0, or a task."
             )
         if self.long:
             encoder.spec = replace(encoder.spec, whole=True, fps=None, stride=None)
@@ -109,25 +121,25 @@ class PartialMAE(Objective):
         clips = (net.spec,) * self.repeat
         return Views(clips=clips, augment=self.augment, text=text, mean=net.mean, std=net.std)
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def joint(self) -> Joint | None:
-        return self.task.joint() if isinstance(self.task, Sentences) else None
+    def joint_space(self) -> Joint | None:
+        return self.task.joint_space() if isinstance(self.task, Sentences) else None
 
-    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+    def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         if self.long and not all(spec.whole for spec in views.clips):
             raise UserError(
                 "The task long_video spreads its frames over the whole video: leave out --clip.stride and --clip.fps, "
                 "or take the task classification."
             )
         if self.task is not None:
-            self.task.suits(data, batch_size)
+            self.task.check_data(data, batch_size)
 
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
-        keep, hidden = self.masks(batch, self.encoder.grid(*clip.shape[2:]))
-        seen, pooled, grid, _ = self.encoder(clip, keep)  # B K D, B D
+        visible, hidden = self.masks(batch, self.encoder.grid(*clip.shape[2:]))
+        seen, pooled, grid, _ = self.encoder(clip, visible)  # B K D, B D
         terms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         if self.task is not None:
@@ -135,9 +147,9 @@ class PartialMAE(Objective):
             terms.append(weighed(self.task_weight, loss))
             parts |= {"task": loss.detach(), "top1": right}
         if (
-            self.pixels is not None and keep is not None and hidden is not None
+            self.pixels is not None and visible is not None and hidden is not None
         ):  # the first says it all
-            pred = self.pixels(seen, keep, hidden, grid)  # B M P
+            pred = self.pixels(seen, visible, hidden, grid)  # B M P
             loss = self.pixels.loss(clip, pred, hidden)
             terms.append(weighed(self.rec_weight, loss))
             parts["mse"] = loss.detach()
@@ -147,25 +159,31 @@ class PartialMAE(Objective):
         """What the encoder sees (None: all), and what is predicted (None: nothing): some of the rest, by lot."""
         if self.mask is None:
             return None, None
-        keep, dropped = self.mask(batch, grid)
+        visible, dropped = self.mask(batch, grid)
         if self.pixels is None:
-            return keep, None
-        wanted = dropped.shape[1] if self.part == self.drop else int(self.part * grid.n)
-        return keep, some_of(partial(drawn, batch, "part"), dropped, min(wanted, dropped.shape[1]))
+            return visible, None
+        wanted = (
+            dropped.shape[1]
+            if self.predict_ratio == self.drop_ratio
+            else int(self.predict_ratio * grid.n)
+        )
+        return visible, some_of(
+            partial(drawn, batch, "part"), dropped, min(wanted, dropped.shape[1])
+        )
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """The first clip in four rows: as it is; as the encoder sees it; with the part that is predicted (where targets
         are whitened, each token with its true mean and contrast); and the error. Gray: neither seen nor predicted."""
         if self.pixels is None or self.mask is None:
             return {}
         first = first_sample(batch, self.repeat)
         clip = rearrange(first["clips"], "B V C T H W -> (B V) C T H W")
-        keep, hidden = self.masks(first, self.encoder.grid(*clip.shape[2:]))
-        assert keep is not None and hidden is not None  # there is a mask
+        visible, hidden = self.masks(first, self.encoder.grid(*clip.shape[2:]))
+        assert visible is not None and hidden is not None  # there is a mask
         _, dropped = self.mask(first, self.encoder.grid(*clip.shape[2:]))
-        seen, _, grid, _ = self.encoder(clip, keep)
-        pred = self.pixels(seen, keep, hidden, grid)
+        seen, _, grid, _ = self.encoder(clip, visible)
+        pred = self.pixels(seen, visible, hidden, grid)
         return {"reconstruction": self.pixels.pictures(clip, pred, hidden, dropped, grid)}
 
 
@@ -183,7 +201,7 @@ class Labels(nn.Module):
         self.classes, self.smoothing = classes, smoothing
         self.head = classifier(dim, classes)
 
-    def suits(self, data: Manifest, batch_size: int) -> None:
+    def check_data(self, data: Manifest, batch_size: int) -> None:
         if lacking := [row.path for row in data.rows if row.label is None]:
             raise UserError(
                 f"{len(lacking)} of {len(data)} training clips of {data.root} have no label, first {lacking[0]}: the "
@@ -214,10 +232,10 @@ class Sentences(nn.Module):
         self.tower, self.temperature = tower, temperature
         self.head = nn.Linear(dim, tower.dim)
 
-    def joint(self) -> Joint:
+    def joint_space(self) -> Joint:
         return Joint(self.tower, self.head, cosine=True)
 
-    def suits(self, data: Manifest, batch_size: int) -> None:
+    def check_data(self, data: Manifest, batch_size: int) -> None:
         enough(data, "partial_mae", batch_size)
         if batch_size < 2:
             raise UserError(
@@ -242,21 +260,23 @@ def weighed(weight: float, loss: Scalar) -> Scalar:
     return loss if weight == 1 else weight * loss
 
 
-def shares(drop: float, part: float, grid: Grid) -> tuple[Fraction, Fraction]:
-    """As they are written, so that 0.29 of 100 are 29."""
-    for name, share in (("drop", drop), ("part", part)):
-        if not 0 <= share < 1:
+def exact_ratios(drop_ratio: float, predict_ratio: float, grid: Grid) -> tuple[Fraction, Fraction]:
+    """The ratios as the user wrote them, so that 0.29 of 100 tokens are 29. A UserError if impossible."""
+    for name, ratio in (("drop_ratio", drop_ratio), ("predict_ratio", predict_ratio)):
+        if not 0 <= ratio < 1:
             raise UserError(
-                f"--objective.{name} {share} is a share of the tokens: at least 0 and less than 1."
+                f"--objective.{name} {ratio} is a share of the tokens: at least 0 and less than 1."
             )
-    exact = Fraction(str(drop)), Fraction(str(part))
-    if part > drop:
+    if predict_ratio > drop_ratio:
         raise UserError(
-            f"--objective.part {part} is more than --objective.drop {drop}: only what was dropped can be predicted."
+            f"--objective.predict_ratio {predict_ratio} is more than --objective.drop_ratio "
+            f"{drop_ratio}: only dropped tokens can be predicted."
         )
-    if part and not int(exact[1] * grid.n):
+    exact = Fraction(str(drop_ratio)), Fraction(str(predict_ratio))
+    if predict_ratio and not int(exact[1] * grid.n):
         least = math.ceil(1e4 / grid.n) / 1e4
         raise UserError(
-            f"--objective.part {part} predicts none of {grid.n} tokens: give {least:g} or more, or 0."
+            f"--objective.predict_ratio {predict_ratio} predicts none of {grid.n} tokens: give "
+            f"{least:g} or more, or 0."
         )
     return exact

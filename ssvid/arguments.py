@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from ssvid import recipe, registry
 from ssvid.errors import UserError
 from ssvid.flags import describe_type, show_help
+from ssvid.old_names import names_in, rename_flag, rename_recipe
 from ssvid.recipe import Recipe, load_recipe, path_of, to_class_paths, to_names
 from ssvid.signatures import parameters_of
 
@@ -39,6 +40,7 @@ class Arguments:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.parameters = function, parameters_of(function)
+        self.names: dict[str, str] = {}  # flag -> the registered name that the words choose
         types = {name: last_type(p.annotation) for name, p in self.parameters.items()}
         self.tables = {name: KINDS[path_of(t)] for name, t in types.items() if path_of(t) in KINDS}
         sets = [types[name] for name, table in self.tables.items() if table is registry.datasets]
@@ -54,7 +56,7 @@ class Arguments:
         self.parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
 
     def parse(self, argv: list[str]) -> dict[str, Any]:
-        pairs = pair_words(argv)
+        pairs = self.rename_old(pair_words(argv))
         given = self.check_flags(pairs)
         if {"h", "help"} & given.keys():
             show_help(self.parser, self.function, given, self.tables)
@@ -73,9 +75,23 @@ class Arguments:
         arguments = {name: built[name] for name in self.parameters if name != "config"}
         return {**arguments, "config": config} if "config" in self.parameters else arguments
 
-    def resolve(self, given: Recipe) -> Recipe:
-        placed = to_class_paths(given, self.tables)
-        return self.check(self.parser.parse_object, placed, given)[1]
+    def resolve(self, flags: Recipe) -> Recipe:
+        flags = rename_recipe(flags, {}, set(self.parameters))
+        placed = to_class_paths(flags, self.tables)
+        return self.check(self.parser.parse_object, placed, flags)[1]
+
+    def rename_old(self, pairs: list[list[str]]) -> list[list[str]]:
+        """The words of the command line under today's names."""
+        for flag, *value in pairs:
+            if flag == "config" and value:
+                self.names |= names_in(load_recipe(value[0]))
+            elif value:
+                self.names |= names_in({flag: value[0]})
+        flags = set(self.parameters)
+        return [[rename_flag(flag, self.names, flags), *value] for flag, *value in pairs]
+
+    def load(self, path: str) -> Recipe:
+        return rename_recipe(load_recipe(path), self.names, set(self.parameters))
 
     def check_flags(self, pairs: list[list[str]]) -> Recipe:
         """argv as a recipe; unknown flags are refused before anything is imported for a name."""
@@ -87,7 +103,7 @@ class Arguments:
                 hint = f"; near: {near}" if near else ""
                 raise UserError(f"There is no flag --{flag}{hint}. --help lists all.")
             if flag == "config" and value:
-                given = recipe.merge_recipes(given, load_recipe(value[0]))
+                given = recipe.merge_recipes(given, self.load(value[0]))
             else:
                 given = recipe.set_flags(given, {flag: value[0] if value else True})
         return given
@@ -112,7 +128,7 @@ class Arguments:
             elif not value and flag != "print_config":
                 raise UserError(f"--{flag} needs a value.")
             elif flag == "config":
-                value = [json.dumps(to_class_paths(load_recipe(value[0]), self.tables))]
+                value = [json.dumps(to_class_paths(self.load(value[0]), self.tables))]
             elif flag in self.tables:
                 value = [recipe.class_path(value[0], self.tables[flag])]
             elif types.get(flag) == list[str]:

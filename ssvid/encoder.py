@@ -1,4 +1,4 @@
-"""Clip -> Features: what every encoder is. `ssvid.hub` is the door through which one is made or loaded."""
+"""Clip -> Features: the interface of all encoders. `ssvid.hub` creates and loads them."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -12,48 +12,66 @@ from torch import Tensor, nn
 
 from ssvid import registry
 from ssvid.errors import UserError, positive
+from ssvid.old_names import refuse_old_names
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
+OLD_NAMES = {  # attributes of an earlier version -> their names now
+    "published": "rename_published",
+    "layers_above": "count_layers_above",
+    "tiny": "tiny_kwargs",
+}
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Encoder(nn.Module, ABC):
-    """`forward(clip, keep, layers)`: any length and size the net allows, tokens time-major on `grid(T, H, W)`.
+    """A video encoder. It takes clips of any length and size that the net allows.
 
-    `layers_above()` tells how deep each parameter lies, for rates that shrink with depth; its own reading of the net
-    (in its docstring) fits most, and an encoder that is laid out otherwise says so by a method of its own.
+    `forward(clip, visible, layers)` gives tokens in time-major order on `grid(T, H, W)`.
+    `count_layers_above()` tells how deep each parameter lies, for learning rates that shrink with
+    depth. The method below fits most nets; an encoder that it does not fit has its own.
     """
 
-    name: str = "an unregistered encoder"  # the registry's name and arguments, set by `build`
+    name: str = "an unregistered encoder"  # the registry's name; `build` sets it and kwargs
     kwargs: dict[str, Any]
-    dim: int  # width D of tokens and of pooled
+    dim: int  # width D of the tokens and of the pooled features
     depth: int = 1  # number of layers that `layers` may ask for
     spec: ClipSpec
     mean: tuple[float, ...] = IMAGENET[0]
     std: tuple[float, ...] = IMAGENET[1]
-    can_skip: bool = False  # accepts `keep`: the tokens left out cost nothing
-    tubelet: tuple[int, int, int] | None = (
-        None  # frames, pixels, pixels of one token, where can_skip
-    )
+    can_skip: bool = False  # accepts `visible`: hidden tokens cost nothing
+    tubelet: tuple[int, int, int] | None = None  # frames, pixels, pixels of one token; if can_skip
     has_layers: bool = False  # accepts `layers`
     licence: str | None = None  # of loaded weights
-    tiny: dict[str, Any] = {}  # kwargs of a small one, for contract tests
+    tiny_kwargs: dict[str, Any] = {}  # kwargs of a small one, for the contract tests
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_old_names(cls, OLD_NAMES)
+        if "keep" in inspect.signature(cls.forward).parameters:
+            raise UserError(
+                f"{cls.__module__}.{cls.__name__}.forward has a parameter `keep`, which is now "
+                "called `visible`: rename it."
+            )
 
     @abstractmethod
     def grid(self, T: int, H: int, W: int) -> Grid:
-        """The token grid of a clip of T frames of H x W pixels. Convolutions round up: ask, do not divide."""
+        """The token grid of a clip of T frames of H x W pixels. Convolutions may round up."""
 
     @abstractmethod
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        """`keep`: only these tokens are embedded and run, in this order. `layers`: outputs of these blocks as well."""
+        """The features of a clip.
+
+        `visible`: indices of the tokens that are embedded and run, in this order; None: all.
+        `layers`: also return the tokens after these blocks.
+        """
 
     def spec_grid(self) -> Grid:
         """The token grid of a clip of its own `spec`."""
         return self.grid(self.spec.frames, self.spec.size, self.spec.size)
 
-    def layers_above(self) -> dict[str, int]:
+    def count_layers_above(self) -> dict[str, int]:
         """Parameter -> layers above its own, a head on the features included: the last block has 1, a final norm 0.
 
         Read off the order in which modules are declared, nn.Sequential and nn.ModuleList opened once. A module with
@@ -80,8 +98,8 @@ class Encoder(nn.Module, ABC):
                 above[f"{prefix}.{name}"] = 0 if behind else len(blocks) + 1 - done
         return above
 
-    def published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of the library that the net is from, in our names. Our own stays as it is."""
+    def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the keys of a state dict of the net's own library. Keys of ours stay as they are."""
         return state
 
     def normalise(self, clip: Tensor) -> Tensor:
@@ -127,7 +145,7 @@ def build(name: str, kwargs: dict[str, Any]) -> Encoder:
     return encoder
 
 
-def class_of(name: str) -> type[Encoder]:
+def get_encoder_class(name: str) -> type[Encoder]:
     """The class of a registered encoder, which declares what it can do. Nothing is built."""
     entry = registry.encoders[name]
     return cast(
@@ -138,7 +156,9 @@ def class_of(name: str) -> type[Encoder]:
 
 def list_encoders(**capabilities: bool) -> list[str]:
     """Registered names; `list_encoders(can_skip=True)` gives only those whose class declares it."""
-    return [name for name in registry.encoders.names() if has_all(class_of(name), capabilities)]
+    return [
+        name for name in registry.encoders.names() if has_all(get_encoder_class(name), capabilities)
+    ]
 
 
 def has_all(kind: type[Encoder], capabilities: dict[str, bool]) -> bool:

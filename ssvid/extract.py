@@ -39,7 +39,7 @@ def extract_features(
     calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
     batch_size: int = 32,  # clips through the encoder at once
     workers: int = 2,  # loader processes
-    short: Literal["pad", "drop"] = "pad",  # what to do with videos shorter than a clip
+    short_videos: Literal["pad", "drop"] = "pad",  # what to do with videos shorter than a clip
     devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
     cache: str = ".cache/ssvid",  # folder of the frozen features
 ) -> dict[str, object]:
@@ -74,9 +74,11 @@ def extract_features(
             )
         return told
     seen: Clips = (
-        Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short)
+        Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short_videos)
     )
-    return _into_table(data, seen, net, encoder, out, cache, batch_size, workers, device, short)
+    return _into_table(
+        data, seen, net, encoder, out, cache, batch_size, workers, device, short_videos
+    )
 
 
 def _refuse_out(out: str, per_second: bool, into_store: bool) -> None:

@@ -70,10 +70,10 @@ def finetune(
     rows = data.split("train")
     steps = steps_of(flags.steps, flags.epochs, len(rows), flags.batch_size)
     rates = model.rates(layer_decay, encoder_rate)
-    trained = prepare(model, model.views, flags, steps, world, rates, late=("encoder.",))
-    settings = Settings.of(flags, steps, world.device, late=int(head_warmup * steps))
+    trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
+    settings = Settings.of(flags, steps, world.device, freeze_steps=int(head_warmup * steps))
     config = identify(config)
-    seed, short, decoder = flags.seed, flags.short, flags.decoder
+    seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
     clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
     with hold(folder, config, rows.hash, world):
         ran = run(trained, clips, settings, folder, config, flags.workers, flags.max_bad)

@@ -1,4 +1,4 @@
-"""batch -> Loss: what every objective is. An interface without state; files in `objectives/` are the leaves."""
+"""batch -> Loss: the interface of all objectives, which are the files in `objectives/`."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ssvid.encoder import Encoder, list_encoders
 from ssvid.errors import UserError
+from ssvid.old_names import refuse_old_names
 from ssvid.shapes import Batch, Loss, Views
 
 if TYPE_CHECKING:  # a manifest's module opens files; an objective needs its type alone
@@ -15,50 +16,83 @@ if TYPE_CHECKING:  # a manifest's module opens files; an objective needs its typ
     from ssvid.text.joint import Joint
 
 
-class Objective(nn.Module, ABC):
-    """Owns its encoder(s), heads, queues and teachers. `__init__(encoder, *, hyper-parameters)`."""
+# Hooks of an earlier version -> their names now. They are refused for one version.
+OLD_HOOKS = {
+    "suits": "check_data",
+    "keep": "save_assets",
+    "warmed": "on_weights_loaded",
+    "pictures": "visualize",
+    "exported": "exported_encoders",
+    "joint": "joint_space",
+    "on_features": "reads_features",
+    "tiny": "tiny_kwargs",
+}
 
-    pooled_only: bool = False  # uses `Features.pooled` alone, so tokens may be dropped at the input
+
+class Objective(nn.Module, ABC):
+    """A pretraining method with its encoders, heads, queues and teachers.
+
+    A subclass is built as `NAME(encoder, *, hyper-parameters)`.
+    """
+
     encoder: Encoder
-    on_features: bool = False  # learns from stored features: is built without an encoder
-    tiny: dict[str, Any] = {}  # hyper-parameters of a small one, for contract tests
+    pooled_only: bool = False  # reads only `Features.pooled`, so that tokens may be dropped
+    reads_features: bool = False  # learns from stored features and is built without an encoder
+    tiny_kwargs: dict[str, Any] = {}  # hyper-parameters of a small one, for the contract tests
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_old_names(cls, OLD_HOOKS)
 
     @property
     @abstractmethod
     def views(self) -> Views:
-        """Which clips to load, known once the objective is built."""
+        """The clips that the loader draws from each video. Known once the objective is built."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss:
-        """Mutates nothing but batch-norm statistics: it runs several times under gradient accumulation."""
+        """The loss of a micro-batch.
+
+        It changes nothing but statistics of batch norm, because it runs several times in a step
+        where gradients are accumulated.
+        """
 
     @abstractmethod
-    def exported(self) -> dict[str, Encoder]:
-        """The encoders worth keeping, by name. May be empty."""
+    def exported_encoders(self) -> dict[str, Encoder]:
+        """The encoders that a run saves, by name. May be empty."""
 
-    def joint(self) -> "Joint | None":
-        """What puts features of an exported encoder and sentences into one space, where it learns that."""
+    def joint_space(self) -> "Joint | None":
+        """The projections of an exported encoder's features and of sentences into one space."""
         return None
 
-    def suits(self, data: "Manifest", views: Views, batch_size: int) -> None:
-        """Refuse, before any work, clips that it cannot learn from. `views`: its own, as the user changed them."""
+    def check_data(self, data: "Manifest", views: Views, batch_size: int) -> None:
+        """Raise a UserError if this objective cannot learn from the training clips.
 
-    def keep(self, folder: Path) -> None:
-        """Put beside its weights what else it was built from, such as a list of words, so that a run is whole."""
+        It is called before any work. `views` are its own, as the user's flags changed them.
+        """
 
-    def warmed(self) -> None:
-        """Its exported encoders were given weights from outside: teachers begin anew as their copies."""
+    def save_assets(self, folder: Path) -> None:
+        """Write files that it was built from, such as a word list, beside the run's weights."""
+
+    def on_weights_loaded(self) -> None:
+        """Called after an exported encoder was loaded from a file. Teachers copy it again."""
 
     def after_step(self, progress: float) -> None:
-        """Once per optimiser step (teachers, queues); `progress` runs from 0 to 1."""
+        """Called after every optimiser step, to update teachers and queues. `progress`: 0 to 1."""
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Name -> uint8 picture `3 H W` of what the objective sees and makes; this text is the caption in its page."""
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
+        """Name -> uint8 picture `3 H W` of what the objective sees and predicts.
+
+        The docstring of a subclass's method is the caption on the run's page.
+        """
         return {}
 
 
 def require(objective: str, encoder: Encoder, **capabilities: bool) -> Encoder:
-    """The encoder, or a refusal that names what it lacks and who has it."""
+    """Return the encoder if it has the capabilities.
+
+    Otherwise a UserError names the missing capability and the encoders that have it.
+    """
     for name, value in capabilities.items():
         if getattr(encoder, name) != value:
             able = ", ".join(list_encoders(**{name: value}))

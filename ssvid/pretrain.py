@@ -44,14 +44,16 @@ def pretrain(
         raise UserError(f"{data.root} has no clips in the train split, the only one that is read.")
     model = build(objective, encoder, flags.clip, config)
     views = flags.clip.views(model.views)
-    model.suits(rows, views, flags.batch_size)
+    model.check_data(rows, views, flags.batch_size)
     if init is not None:
         warm_start(model, init)
     steps = steps_of(flags.steps, flags.epochs, len(rows), flags.batch_size)
     trained = prepare(model, views, flags, steps, world)
     watched = {"stop_on_collapse": stop_on_collapse, "probe_every": probe_every}
     settings = Settings.of(flags, steps, world.device, **watched)
-    samples = training(rows, views, seed=flags.seed, short=flags.short, decoder=flags.decoder)
+    samples = training(
+        rows, views, seed=flags.seed, short=flags.short_videos, decoder=flags.decoder
+    )
     probe = None
     if probe_every:
         decoder, workers = flags.decoder, flags.workers
@@ -69,7 +71,7 @@ def build(
 ) -> Objective:
     """The objective on its encoder, whose clip the user may change; without one on features."""
     name = config["objective"]["name"]
-    needs_none = cast(type[Objective], registry.objectives[name]).on_features
+    needs_none = cast(type[Objective], registry.objectives[name]).reads_features
     if needs_none != (encoder is None):
         raise UserError(
             f"--encoder is missing: choose one of {', '.join(registry.encoders.names())}."

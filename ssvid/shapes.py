@@ -1,7 +1,7 @@
 """Every tensor and record that crosses a file boundary is named here, and nowhere else.
 
 B clips   V views of a clip   C channels   T frames   H W pixels   N tokens = t*h*w   D width
-K kept tokens   M masked tokens   P values per patch   S stored clips   Q classes   L layers
+K visible tokens   M hidden tokens   P values per patch   S stored clips   Q classes   L layers
 Of narrated videos: T seconds of a window   K its sentences   W words of a sentence
 """
 
@@ -17,9 +17,9 @@ from ssvid.errors import UserError
 Clip = Float[Tensor, "B C T H W"]  # normalised pixels
 Tokens = Float[Tensor, "B N D"]  # time-major: n = (t*h + y)*w + x
 Pooled = Float[Tensor, "B D"]
-Index = Int[Tensor, "B K"]  # positions into N of the kept tokens
-Labels = Int[Tensor, " _"] | Bool[Tensor, "_ Q"]  # one class of each clip; or all that it holds
-Dropped = Int[Tensor, "B M"]  # and of the others
+Index = Int[Tensor, "B K"]  # positions into N of the visible tokens
+Labels = Int[Tensor, " _"] | Bool[Tensor, "_ Q"]  # the class of each clip, or all its classes
+Dropped = Int[Tensor, "B M"]  # positions into N of the hidden tokens
 
 
 class Grid(NamedTuple):
@@ -47,35 +47,32 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """`frames` frames, `size` pixels square: `1/fps` seconds or `stride` of the file's own frames apart, or spread
-    evenly over the `whole` video."""
+    """How a clip is cut from a video: `frames` frames of `size` x `size` pixels.
+
+    The frames lie `1/fps` seconds apart, or `stride` frames of the file apart, or are spread
+    evenly over the `whole` video. Exactly one of the three is given.
+    """
 
     frames: int = 16
     fps: float | None = None
     stride: int | None = None
     size: int = 224
     modality: str = "rgb"  # rgb | flow
-    whole: bool = field(
-        default=False, repr=False
-    )  # without fps and stride the other fields say it as well
+    whole: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.whole:
-            del self.__dict__[
-                "whole"
-            ]  # the class says it: vars() goes into hashes and files older than this field
+            # vars() of a spec goes into hashes that are older than this field, so False stays out.
+            del self.__dict__["whole"]
         if self.modality not in ("rgb", "flow"):
             raise UserError(f"There is no modality {self.modality!r} of a clip: take rgb or flow.")
         if (self.fps is not None) + (self.stride is not None) + self.whole != 1:
             raise UserError(
-                "A clip is spaced by fps or by stride, or spread over the whole video: give exactly one of the three."
+                "A clip is spaced by fps or by stride, or spread over the whole video: "
+                "give exactly one of the three."
             )
-        if (
-            self.frames < 1
-            or self.size < 1
-            or not (self.fps is None or self.fps > 0)
-            or not (self.stride is None or self.stride > 0)
-        ):
+        numbers = [self.frames, self.size, self.fps, self.stride]
+        if not all(number is None or number > 0 for number in numbers):
             raise UserError(
                 f"The frames, size, fps and stride of a clip are more than 0, not {vars(self)}."
             )
@@ -83,10 +80,10 @@ class ClipSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Bag:
-    """A clip around a sentence of the narration, with the sentences spoken near it: which of them fits is not known."""
+    """A clip with several sentences spoken near it. Which of them describes the clip is unknown."""
 
-    sentences: int = 4  # candidates of a clip, the sentence itself among them
-    least_s: float = 5.0  # a shorter sentence is widened about its middle to so many seconds before a clip is cut
+    sentences: int = 4  # candidates of a clip, the sentence that it was cut around among them
+    min_s: float = 5.0  # a shorter sentence is widened about its middle before a clip is cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,53 +91,52 @@ class Window:
     """Stored features of consecutive seconds, with the sentences spoken in them. No pixels are read."""
 
     seconds: int = 64
-    knows: Callable[[str], bool] = bool  # that the text tower makes something of a sentence
+    can_encode: Callable[[str], bool] = bool  # whether the text tower has a word of the sentence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """What an objective eats: which clips of a video, cut how, changed how, normalised how; and what is said there."""
+    """What an objective takes from each video: its clips, their augmentation, and its narration."""
 
-    clips: tuple[ClipSpec, ...] = ()  # of the same video; (): none, where `text` is a Window
+    clips: tuple[ClipSpec, ...] = ()  # of one video; empty where `text` is a Window
     augment: str = "none"  # a recipe's name in ssvid.data.augment.RECIPES
     text: Bag | Window | None = None  # of narrated videos
-    moments: tuple[
-        int, ...
-    ] = ()  # of each clip: those of one share start, cut and colours; (): each its own
-    apart_s: float | None = (
-        None  # most seconds between the starts of two moments; 0: the same; None: anywhere
-    )
+    # Group id of each clip. Clips with the same id share start time, crop and colour jitter.
+    # Empty: every clip is its own group.
+    clip_groups: tuple[int, ...] = ()
+    # Largest distance in seconds between the starts of two groups; 0: the same start; None: any.
+    max_gap_s: float | None = None
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     @property
-    def moment(self) -> tuple[int, ...]:
-        """Of each clip: its number among what is drawn once."""
-        return self.moments or tuple(range(len(self.clips)))
+    def group_of_clip(self) -> tuple[int, ...]:
+        """The group id of each clip, also where `clip_groups` is empty."""
+        return self.clip_groups or tuple(range(len(self.clips)))
 
 
 class Batch(TypedDict, total=False):
-    clips: Tensor  # B V C T H W: uint8 from the loader, float32 and normalised once on the device
+    clips: Tensor  # B V C T H W: uint8 from the loader; float32 and normalised on the device
     index: Tensor  # B, row of the manifest
     epoch: Tensor  # B
     label: Tensor  # B, -1 where there is none
     video_id: list[str]
     seed: int
-    ok: Tensor  # of each sample asked for: False where its file could not be read (evaluation only)
-    bad: list[tuple[str, float | None, str]]  # files that could not be read: path, seconds, why
+    readable: Tensor  # of each requested sample: False if its file could not be read (evaluation)
+    bad_files: list[tuple[str, float | None, str]]  # path, seconds, reason
     padded: int  # clips whose last frame was repeated
-    dropped: int  # videos left out because they are too short
-    # Of narrated videos. Of a Bag each clip has as many sentences.
+    dropped: int  # videos that were left out because they are too short
+    # The rest belongs to narrated videos. Every clip of a Bag has the same number of sentences.
     sentences: list[list[str]]  # B, the sentences of each
-    spans: Tensor  # B K 2: start and end in seconds of the window; rows past a window's own repeat its last one
-    places: Tensor  # B K 2: likewise, in shares of the whole video
-    unspoken: Tensor  # B K: True for the rows that only fill up
-    features: Tensor  # B T D: of each second, float16 from the loader, float32 on the device; the last one repeated
-    ended: Tensor  # B T: True for the seconds past the video's end
+    spans_s: Tensor  # B K 2: start and end in seconds of the window; padding repeats the last row
+    span_fractions: Tensor  # B K 2: the same as fractions of the whole video
+    text_padding_mask: Tensor  # B K: True for rows that hold no sentence
+    features: Tensor  # B T D, one per second: float16 from the loader, float32 on the device
+    video_padding_mask: Tensor  # B T: True for seconds after the video's end
 
 
 def first_sample(batch: Batch, views: int = 1) -> Batch:
-    """The first clip of a batch with its coordinates, for pictures; `views`: so many clips of its video."""
+    """The first video of a batch with its random coordinates and `views` of its clips, for pictures."""
     return {
         "clips": batch["clips"][:1, :views],
         "index": batch["index"][:1],
@@ -150,55 +146,52 @@ def first_sample(batch: Batch, views: int = 1) -> Batch:
 
 
 class Box(NamedTuple):
-    """One person in one frame, and all that this person does there."""
+    """One person in one frame, with all actions of this person in that frame."""
 
-    time_s: float  # of the file, not of the film it is cut from
-    x0: float  # left, top, right, bottom: shares of the frame's width and height, 0 to 1
+    time_s: float  # in the file, not in the film that the file was cut from
+    x0: float  # left, top, right, bottom as fractions of the frame's width and height
     y0: float
     x1: float
     y1: float
     labels: tuple[str, ...]
-    person: str = ""  # the same one through the clip, where a list says so
+    person: str = ""  # an id that is the same in all frames, where the list has one
 
 
 @dataclass(frozen=True)
 class Row:
-    """One clip of a manifest. One class is its `label`; several are in `segments` or `boxes`, and label is None."""
+    """One clip of a manifest.
+
+    A clip of one class has a `label`. A clip of several classes has `segments` or `boxes`, and
+    its label is None.
+    """
 
     path: str
     label: str | None = None
     split: str = "train"  # train | val | test
-    group: str = ""  # clips of one group never stand in two splits
+    group: str = ""  # clips of one group are never in two splits
     duration: float | None = None  # seconds, where a list states it
     fps: float | None = None  # of a folder of frames, which cannot state its own
-    sentences: tuple[tuple[float, float, str], ...] = field(
-        default=()
-    )  # start s, end s, text; in order of start
-    features: str = ""  # a stored feature for each second: a .npy file of T D below the root, see ssvid.data.store
-    video_id: str = ""  # where a list states it: cuts of one film share it
-    segments: tuple[tuple[float, float, str], ...] = field(default=())  # start s, end s, class
-    boxes: tuple[Box, ...] = field(default=())
+    sentences: tuple[tuple[float, float, str], ...] = ()  # start s, end s, text; sorted by start
+    features: str = ""  # a .npy file T D below the root, one row per second; see ssvid.data.store
+    video_id: str = ""  # where a list states it; cuts of one film share it
+    segments: tuple[tuple[float, float, str], ...] = ()  # start s, end s, class
+    boxes: tuple[Box, ...] = ()
 
     @property
     def classes(self) -> frozenset[str]:
-        """Of the label, the segments and the boxes."""
-        own = () if self.label is None else (self.label,)
-        return frozenset(
-            (
-                *own,
-                *(s[2] for s in self.segments),
-                *(name for box in self.boxes for name in box.labels),
-            )
-        )
+        """All classes of the label, the segments and the boxes."""
+        names = set() if self.label is None else {self.label}
+        names.update(name for _, _, name in self.segments)
+        for box in self.boxes:
+            names.update(box.labels)
+        return frozenset(names)
 
 
 class Frozen(NamedTuple):
-    """Frozen features of one split, all a probe ever sees."""
+    """Frozen features of one split. A probe sees nothing else."""
 
-    feats: dict[
-        str, Float[Tensor, " S *D"]
-    ]  # pooling -> features S D, or tokens S N D; float16 and memory-mapped too
-    labels: (
-        Int[Tensor, " S"] | Bool[Tensor, "S Q"]
-    )  # one class of each; or those that it holds, any number
+    # Pooling -> features S D, or tokens S N D. They may be float16 and memory-mapped.
+    feats: dict[str, Float[Tensor, " S *D"]]
+    # The class of each clip, or a table of the classes of each clip.
+    labels: Int[Tensor, " S"] | Bool[Tensor, "S Q"]
     groups: list[str]

@@ -54,11 +54,16 @@ def comments_of(entry: Callable[..., Any]) -> dict[str, str]:
 
 
 def comments_in(part: Callable[..., Any]) -> Iterator[tuple[str, str]]:
-    tree, comments = parse_source(part)
+    """Each parameter or field with its comment: at the end of its lines, or on lines above it."""
+    tree, comments, alone = parse_source(part)
     for name, first, last in declarations(tree.body[0]):
-        texts = [comments[line] for line in range(first, last) if line in comments]
-        if texts:
-            yield name, " ".join(texts)
+        lines = [line for line in range(first, last) if line in comments and line not in alone]
+        above = first - 1
+        while above in alone:
+            lines.insert(0, above)
+            above -= 1
+        if lines:
+            yield name, " ".join(comments[line] for line in lines)
 
 
 def declarations(node: ast.AST) -> Iterator[tuple[str, int, int]]:
@@ -78,9 +83,14 @@ def declarations(node: ast.AST) -> Iterator[tuple[str, int, int]]:
 
 
 @functools.cache
-def parse_source(part: Callable[..., Any]) -> tuple[ast.Module, dict[int, str]]:
-    """Its syntax tree, and the comment at the end of each line that has one."""
+def parse_source(part: Callable[..., Any]) -> tuple[ast.Module, dict[int, str], set[int]]:
+    """Its syntax tree, the comment of each line that has one, and the lines that hold no more."""
     source = textwrap.dedent(inspect.getsource(part))
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-    return ast.parse(source), comments
+    comments: dict[int, str] = {}
+    alone: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments[token.start[0]] = token.string.lstrip("# ")
+            if not token.line[: token.start[1]].strip():
+                alone.add(token.start[0])
+    return ast.parse(source), comments, alone

@@ -264,8 +264,8 @@ def pools(name: str, net: Any) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_the_library_s_own_forward(name: str):
     net = scrambled(LIBRARY[name]())
-    encoder = create_encoder(name, **full(name).tiny).double().eval()
-    fit(encoder, encoder.published(net.state_dict()), "the library's")
+    encoder = create_encoder(name, **full(name).tiny_kwargs).double().eval()
+    fit(encoder, encoder.rename_published(net.state_dict()), "the library's")
     seen: list[Tensor] = []
     where, head = pools(name, net)
     where.register_forward_hook(
@@ -292,7 +292,7 @@ def test_equals_the_library_s_own_forward(name: str):
 def test_the_published_size_equals_the_library_s(name: str):
     net = (getattr(video, name) if name in TORCHVISION else getattr(hub, name))().eval()
     encoder = create_encoder(name).eval()
-    fit(encoder, encoder.published(net.state_dict()), "the library's")
+    fit(encoder, encoder.rename_published(net.state_dict()), "the library's")
     spec = encoder.spec
     clip = torch.randn(1, 3, spec.frames, spec.size, spec.size)
     _, head = pools(name, net)
@@ -301,7 +301,7 @@ def test_the_published_size_equals_the_library_s(name: str):
 
 @torch.no_grad()
 def test_positions_are_interpolated_to_other_clips():
-    stem = create_encoder("mvit_base_16x4", **full("mvit_base_16x4").tiny).stem
+    stem = create_encoder("mvit_base_16x4", **full("mvit_base_16x4").tiny_kwargs).stem
     for parameter in (stem.patch.weight, stem.patch.bias, stem.positions.space):
         parameter.zero_()
     stem.positions.time.copy_(torch.arange(2)[:, None])
@@ -318,15 +318,17 @@ def test_a_published_file_loads_less_its_head(name: str, tmp_path, capsys):
     state = LIBRARY[name]().state_dict()
     file = tmp_path / "published.pyth"
     torch.save(state if name in TORCHVISION else {"model_state": state}, file)
-    encoder = create_encoder(name, weights=file, **full(name).tiny)
+    encoder = create_encoder(name, weights=file, **full(name).tiny_kwargs)
     head = [key for key, ours in encoder.layout.items() if ours is None]
     assert tells(capsys.readouterr().err, name, *head)
     ours = encoder.state_dict()
-    assert all(torch.equal(tensor, encoder.published(state)[key]) for key, tensor in ours.items())
+    assert all(
+        torch.equal(tensor, encoder.rename_published(state)[key]) for key, tensor in ours.items()
+    )
     again = load_encoder(save_encoder(encoder, tmp_path, "encoder", {}))
     assert all(torch.equal(tensor, ours[key]) for key, tensor in again.state_dict().items())
     capsys.readouterr()
-    assert again.published(ours).keys() == ours.keys()  # ours stays as it is
+    assert again.rename_published(ours).keys() == ours.keys()  # ours stays as it is
     assert capsys.readouterr().err == ""
 
 
@@ -335,11 +337,11 @@ def test_a_published_file_loads_less_its_head(name: str, tmp_path, capsys):
     [("slow_r50", "csn_r101"), ("i3d_r50", "slow_r50"), ("mvit_base_16x4", "mvit_v2_s")],
 )
 def test_another_model_s_file_and_half_a_file_are_refused(name: str, stranger: str):
-    encoder = create_encoder(name, **full(name).tiny)
+    encoder = create_encoder(name, **full(name).tiny_kwargs)
     half = dict(list(LIBRARY[name]().state_dict().items())[::2])
     for state in (LIBRARY[stranger]().state_dict(), half):
         with pytest.raises(UserError, match=facts("file", "missing")):
-            fit(encoder, encoder.published(state), "file", name=encoder.name)
+            fit(encoder, encoder.rename_published(state), "file", name=encoder.name)
 
 
 @for_each(

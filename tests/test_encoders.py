@@ -32,7 +32,7 @@ def full(name: str) -> Encoder:
 @functools.cache
 def tiny(name: str) -> Encoder:
     torch.manual_seed(0)
-    return create_encoder(name, **full(name).tiny).eval()
+    return create_encoder(name, **full(name).tiny_kwargs).eval()
 
 
 @functools.cache
@@ -91,21 +91,21 @@ def test_grid_rounds_as_the_net_does(encoder: Encoder):
 def test_keep_runs_only_what_is_kept(encoder: Encoder):
     clip = clip_for(encoder)
     grid = encoder.grid(*clip.shape[2:])
-    keep = torch.randperm(grid.n)[: grid.n // 2].expand(2, -1)
+    visible = torch.randperm(grid.n)[: grid.n // 2].expand(2, -1)
     if not encoder.can_skip:
         with pytest.raises(UserError, match=facts(encoder.name)):
-            encoder(clip, keep=keep)
+            encoder(clip, visible=visible)
         return
-    seen = encoder(clip, keep=keep).tokens
-    assert seen.shape == (2, keep.shape[1], encoder.dim)
+    seen = encoder(clip, visible=visible).tokens
+    assert seen.shape == (2, visible.shape[1], encoder.dim)
     everything = torch.arange(grid.n).flip(0).expand(2, -1)
     torch.testing.assert_close(
-        encoder(clip, keep=everything).tokens.flip(1), encoder(clip).tokens, atol=1e-5, rtol=1e-4
+        encoder(clip, visible=everything).tokens.flip(1), encoder(clip).tokens, atol=1e-5, rtol=1e-4
     )
     t, h, w = encoder.tubelet
-    hidden = torch.ones(grid.n, dtype=torch.bool).index_fill(0, keep[0], False).view(*grid)
+    hidden = torch.ones(grid.n, dtype=torch.bool).index_fill(0, visible[0], False).view(*grid)
     pixels = hidden.repeat_interleave(t, 0).repeat_interleave(h, 1).repeat_interleave(w, 2)
-    assert torch.equal(encoder(clip + 100 * pixels, keep=keep).tokens, seen), (
+    assert torch.equal(encoder(clip + 100 * pixels, visible=visible).tokens, seen), (
         "a dropped pixel reached a kept token"
     )
 
@@ -129,7 +129,7 @@ def test_every_parameter_gets_a_gradient(encoder: Encoder):
 
 
 def test_every_parameter_has_its_layer(encoder: Encoder):
-    above = encoder.layers_above()
+    above = encoder.count_layers_above()
     assert above.keys() == dict(encoder.named_parameters()).keys()
     assert set(above.values()) - {0} == set(range(1, max(above.values()) + 1)), (
         "a layer without parameters"
@@ -166,7 +166,7 @@ def test_every_parameter_has_its_layer(encoder: Encoder):
     ],
 )
 def test_layers_are_as_the_net_is_laid_out(name: str, expected: dict[str, int]):
-    above = tiny(name).layers_above()
+    above = tiny(name).count_layers_above()
     assert {key: above[key] for key in expected} == expected
 
 

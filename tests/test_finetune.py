@@ -201,7 +201,7 @@ def test_the_head_learns_alone_at_first(start, data, tmp_path):
         "0.5",
         "--checkpoint_every",
         "1",
-        "--keep",
+        "--keep_checkpoints",
         "9",
     )
     began = {f"encoder.{k}": v for k, v in load_encoder(start).state_dict().items()}

@@ -22,6 +22,7 @@ TOP = {
 ROOMS = (
     "ssvid.errors",
     "ssvid.log",
+    "ssvid.old_names",
     "ssvid.progress",
     "ssvid.files",
     "ssvid.registry",

@@ -13,7 +13,7 @@ from tests.helpers import ROOT, metrics, run_pretrain, squares, write_video
 
 OLD = Path(__file__).parent / "old" / "run"
 SIZE = ["--encoder.dim", "8", "--encoder.heads", "1", "--encoder.depth", "1"]
-SIZE += ["--objective.dec_dim", "8", "--objective.dec_heads", "1", "--keep", "1"]
+SIZE += ["--objective.dec_dim", "8", "--objective.dec_heads", "1", "--keep_checkpoints", "1"]
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class Dot(Encoder):
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(1, 1, 1)
 
-    def forward(self, clip, keep=None, layers=None) -> Features:
+    def forward(self, clip, visible=None, layers=None) -> Features:
         raise NotImplementedError
 
 

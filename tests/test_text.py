@@ -50,8 +50,8 @@ def test_mil_nces_way_drops_unknown_words_and_sees_padding(list_: str):
     assert rows == [[5, 2, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]]  # case matters
     assert (
         tower.tokens(["the " * 9]).tolist() == [[2] * 4]
-        and not tower.knows("zzz")
-        and tower.knows("zzz the")
+        and not tower.can_encode("zzz")
+        and tower.can_encode("zzz the")
     )
     longer = words(list_, **{**MILNCE, "length": 5})
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_tans_way_keeps_unknown_words_in_place_and_masks_padding(list_: str):
         [1, 0, 2, 0],
         [0, 0, 0, 0],
     ]  # the list has Stir alone
-    assert not tower.knows("zzz stir") and not tower.knows("")
+    assert not tower.can_encode("zzz stir") and not tower.can_encode("")
     longer = words(list_, **{**TAN, "length": 9})
     with torch.no_grad():
         tower.table.weight[0] = longer.table.weight[0] = 100
@@ -90,7 +90,7 @@ def test_hashed_words_have_the_same_row_everywhere():
     assert tower.tokens(["onion"])[0, 0] == 2, (
         "changed: runs that were trained would read other words"
     )
-    assert tower.knows("zzz") and not tower.knows("!?")
+    assert tower.can_encode("zzz") and not tower.can_encode("!?")
     assert tower.table.weight.shape == (8, 3) and tower.table.weight.requires_grad
 
 
@@ -379,7 +379,7 @@ def test_berts_vectors_are_the_librarys(pool: str, bert: str):
         out = net(**tokenizer(said, return_tensors="pt"))
         theirs = out.pooler_output[0] if pool == "pooled" else out.last_hidden_state[0].mean(0)
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
-    assert tower.dim == 12 and tower.knows("zzz onion") and not tower.knows("zzz")
+    assert tower.dim == 12 and tower.can_encode("zzz onion") and not tower.can_encode("zzz")
 
 
 @torch.no_grad()
@@ -395,7 +395,7 @@ def test_clips_vectors_are_the_librarys(clip: str):
             net.text_model(**tokenizer(said, return_tensors="pt")).pooler_output
         )[0]
         torch.testing.assert_close(ours, out, atol=1e-6, rtol=1e-5)
-    assert tower.dim == 8 and tower.knows("a") and not tower.knows("")
+    assert tower.dim == 8 and tower.can_encode("a") and not tower.can_encode("")
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -53,7 +53,7 @@ def realign(
     table: np.ndarray, said: Sequence[Sentence], by: Aligner, threshold: float | None = None
 ) -> tuple[list[Found], Float[Tensor, "K T"]]:
     """Each sentence found; and of each second its likelihood over that of the sentence's peak, nan where not asked."""
-    known = [k for k, (_, _, text) in enumerate(said) if by.window.knows(text)]
+    known = [k for k, (_, _, text) in enumerate(said) if by.window.can_encode(text)]
     if not known:
         raise UserError(f"None of its {len(said)} sentences has a word that the aligner knows.")
     alike, can = stitch(table, [said[k] for k in known], by)

@@ -105,7 +105,7 @@ PRESETS = {"videoglue": VIDEOGLUE, "blocks4": BLOCKS4, "house": HOUSE}
 @probes.register("attentive")
 class Attentive(Probe):
     reads = "tokens"
-    several = True
+    multi_label = True
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Attentive(Probe):
         self.grid = [(rate, decay) for rate in known["rates"] for decay in known["weight_decays"]]
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
-        classes, grid = check(train, val, test, several=True), []
+        classes, grid = check(train, val, test, multi_label=True), []
         best: tuple[Setting, Form, Params] | None = None
         for name, feats in train.feats.items():
             form, on = self.form(as_tokens(feats), classes), f"val/{metric(train.labels)}"

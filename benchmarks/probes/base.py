@@ -38,19 +38,19 @@ class Probe(ABC):
     """`__init__` takes keyword-only hyper-parameters. The setting is chosen on val; test is read once, by that one."""
 
     reads: str = "pooled"  # vectors S D; or "tokens", S N D (raw pixels come as S D all the same)
-    several: bool = False  # can learn clips of several classes, or of none; `localisation` takes its scores for logits
+    multi_label: bool = False  # can learn clips of several classes, or of none; `localisation` takes its scores for logits
 
     @abstractmethod
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
         """The same arrays and seed give the same result."""
 
 
-def check(train: Frozen, val: Frozen, test: Frozen, several: bool = False) -> int:
+def check(train: Frozen, val: Frozen, test: Frozen, multi_label: bool = False) -> int:
     """The number of classes Q, or a refusal of splits that cannot be probed."""
     table = train.labels.ndim == 2
-    if table and not several:
+    if table and not multi_label:
         kinds: dict[str, Any] = {name: registry.probes[name] for name in registry.probes.names()}
-        able = ", ".join(name for name, kind in kinds.items() if kind.several)
+        able = ", ".join(name for name, kind in kinds.items() if kind.multi_label)
         raise UserError(f"Clips of several classes can be learnt by the probes {able} alone.")
     for name, split in (("train", train), ("val", val), ("test", test)):
         if len(split.labels) == 0:

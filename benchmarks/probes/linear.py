@@ -67,7 +67,7 @@ class Heads:
 
 @probes.register("linear")
 class Linear(Probe):
-    several = True
+    multi_label = True
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Linear(Probe):
         self.rungs = tuple(rungs)
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
-        classes, grid = check(train, val, test, several=True), []
+        classes, grid = check(train, val, test, multi_label=True), []
         best: tuple[Setting, Basis, Tensor, Tensor] | None = None
         for pooling, feats in train.feats.items():
             basis = Basis(feats)

@@ -27,7 +27,7 @@ DECODER = ["--objective.dec_dim", "16", "--objective.dec_depth", "1", "--objecti
 LOOP = ["--steps", "4", "--batch_size", "8", "--log_every", "1", "--threads", "1", "--workers", "0"]
 RUNS = {
     "mae": ["--objective", "mae", "--objective.mask_ratio", "0.5", *DECODER],
-    "partial_mae": ["--objective", "partial_mae", "--objective.drop", "0.5", *DECODER],
+    "partial_mae": ["--objective", "partial_mae", "--objective.drop_ratio", "0.5", *DECODER],
     "infonce": ["--objective", "infonce", "--objective.queue", "8"],
     "two_view": ["--objective", "two_view", "--drop_tokens", "0.5"],
 }

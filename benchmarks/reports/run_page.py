@@ -182,7 +182,7 @@ def said(config: dict[str, Any]) -> str:
     objective = _name(config, "objective")
     if objective not in registry.objectives.names():
         return ""
-    pictured = getattr(registry.objectives[objective], "pictures", None)
+    pictured = getattr(registry.objectives[objective], "visualize", None)
     return " ".join((pictured.__doc__ or "").split()) if pictured else ""
 
 

@@ -165,7 +165,7 @@ class SuiteRunner:
 
     def is_done(self, encoder: Subject, data: Manifest, cell: Cell) -> bool:
         """Made already, by this very encoder, protocol and data; a result of anything else in its place is refused."""
-        if encoder.parts and not cell.task.fuses:
+        if encoder.parts and not cell.task.fuses_encoders:
             raise UserError(
                 f"The task {cell.settings['task']} asks one encoder alone, and {encoder.given} are several."
             )

@@ -31,7 +31,9 @@ class Answer(NamedTuple):
     """What one row (the encoder or a control) got: of each unit, or as a ranking."""
 
     correct: Float[Tensor, " S"] | None  # of each test video, 0 to 1: its share of right answers
-    said: Int[Tensor, " S"] | None  # the class it was taken for, where the task names one
+    predictions: (
+        Int[Tensor, " S"] | None
+    )  # the class of each test video, where the task has classes
     more: Row  # further metrics, the chosen setting
     measure: Measure | None = (
         None  # where the number is no average over units: weights of the groups -> it
@@ -47,8 +49,8 @@ class Task(ABC):
     kind: str = "clips"  # what is scored one by one: a name of benchmarks.features.units
     rows: tuple[str, ...] = ROWS  # that are asked
     joint: bool = False  # reads clips in the space that the encoder's text side shares with them
-    fuses: bool = False  # can ask several encoders together (bench.streams)
-    ways: tuple[str, ...] = ("",)  # in which a row's clips are changed before: /reversed, /shuffled
+    fuses_encoders: bool = False  # can ask several encoders together (bench.streams)
+    frame_orders: tuple[str, ...] = ("",)  # suffixes of sources: "", /reversed, /shuffled
     _probe: Probe | None = None
 
     @property
@@ -61,9 +63,9 @@ class Task(ABC):
     @property
     def needs(self) -> tuple[str, ...]:
         """Sources whose features are read."""
-        return tuple(row + way + self.form for row in self.rows for way in self.ways)
+        return tuple(row + way + self.form for row in self.rows for way in self.frame_orders)
 
-    def probe_of(self, source: str) -> Probe:
+    def get_probe(self, source: str) -> Probe:
         """The task's own; pixels are no tokens, so where that reads tokens they get a linear one."""
         assert self._probe is not None, "this task was made without a probe"
         return (
@@ -80,7 +82,7 @@ class Task(ABC):
     def chance(self, bench: Bench) -> float:
         """What a blind guess gets."""
 
-    def pictures(self, bench: Bench, answer: Answer) -> Row:
+    def visualize(self, bench: Bench, answer: Answer) -> Row:
         """Parts of the result that people look at, from the encoder's answers."""
         return {}
 
@@ -169,7 +171,7 @@ def score(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> S
         gains={name: gain(name) for name in controls},
         seeds=[bench.seed + n for n in range(seeds)] if seeds > 1 else None,
         test=tested(bench, answers, draws),
-        pictures=task.pictures(bench, answers["encoder"].first) if pictures else {},
+        pictures=task.visualize(bench, answers["encoder"].first) if pictures else {},
     )
 
 
@@ -206,9 +208,9 @@ def tested(bench: Bench, answers: dict[str, RowAnswers], draws: dict[str, Tensor
             if row.correct is not None
         },
         predictions={
-            name: row.first.said.tolist()
+            name: row.first.predictions.tolist()
             for name, row in answers.items()
-            if row.first.said is not None
+            if row.first.predictions is not None
         },
     )
 

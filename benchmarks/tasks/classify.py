@@ -17,7 +17,7 @@ from ssvid.statistics import chance, topk
 
 @tasks.register("classify")
 class Classify(Task):
-    fuses = True
+    fuses_encoders = True
 
     def __init__(
         self,
@@ -58,22 +58,22 @@ class Classify(Task):
 
     def heard(self, bench: Bench, source: str, seed: int) -> ProbeResult:
         train, val, test = (bench.each_view(source, split) for split in ("train", "val", "test"))
-        return self.probe_of(source).run(train, val, test, seed)
+        return self.get_probe(source).run(train, val, test, seed)
 
     def chance(self, bench: Bench) -> float:
         return chance(bench.labels[bench.splits["test"]])
 
-    def pictures(self, bench: Bench, answer: Answer) -> Row:
+    def visualize(self, bench: Bench, answer: Answer) -> Row:
         """Where an attentive probe looks, frame by frame."""
         if (
             answer.attention is None
-            or answer.said is None
+            or answer.predictions is None
             or answer.attention.shape[1] != bench.grid.n
         ):
             return {}
         over_time = rearrange(answer.attention, "S (t n) -> S t n", t=bench.grid.t).sum(-1)
         rows = [bench.row[i] for i in bench.splits["test"]]
-        return {"attention": attended(bench.data, bench.spec, rows, answer.said, over_time)}
+        return {"attention": attended(bench.data, bench.spec, rows, answer.predictions, over_time)}
 
 
 def shares(

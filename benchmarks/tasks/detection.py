@@ -35,7 +35,7 @@ class Detection(Task):
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        got = self.probe_of(source).run(train, val, test, bench.seed)
+        got = self.get_probe(source).run(train, val, test, bench.seed)
         lists = self.lists(bench, got.scores, test.labels)
         more = {"val_map": got.metrics["val/map"], "chosen": got.chosen, "grid": got.grid}
         return Answer(

@@ -43,7 +43,7 @@ class FewShot(Task):
                 continue
             means = []
             for draw in range(self.draws):
-                got = self.probe_of(source).run(
+                got = self.get_probe(source).run(
                     pick(train, k, bench.seed, draw), val, test, bench.seed
                 )
                 means.append(right(got.predictions, test.labels))

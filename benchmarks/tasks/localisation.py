@@ -66,7 +66,7 @@ class Localisation(Task):
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        got = self.probe_of(source).run(
+        got = self.get_probe(source).run(
             train, val, joined(val, test), bench.seed
         )  # scores of val choose the smoothing
         on_val, on_test = got.scores.sigmoid().split((len(val.labels), len(test.labels)))

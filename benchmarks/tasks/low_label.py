@@ -30,7 +30,7 @@ class LowLabel(Task):
         train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
         each = []
         for draw in range(self.draws):
-            got = self.probe_of(source).run(
+            got = self.get_probe(source).run(
                 part(train, self.share, bench.seed, draw), val, test, bench.seed
             )
             each.append(right(got.predictions, test.labels))

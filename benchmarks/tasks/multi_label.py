@@ -22,7 +22,7 @@ class MultiLabel(Task):
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        got = self.probe_of(source).run(train, val, test, bench.seed)
+        got = self.get_probe(source).run(train, val, test, bench.seed)
         lists = of_table(got.scores, test.labels, group_numbers(bench))
         more = {"val_map": got.metrics["val/map"], "chosen": got.chosen, "grid": got.grid}
         return Answer(None, None, more, mean_over(lists), of_classes(bench, lists))

@@ -11,20 +11,20 @@ from benchmarks.tasks.base import Answer, Task, right
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen
 
-WAYS = ("", "/reversed", "/shuffled")
+FRAME_ORDERS = ("", "/reversed", "/shuffled")
 
 
 @tasks.register("order")
 class Order(Task):
     rows = ("encoder", "random", "pixels")
-    ways = WAYS
+    frame_orders = FRAME_ORDERS
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = (three_ways(bench, source, split) for split in ("train", "val", "test"))
-        got = self.probe_of(source).run(train, val, test, bench.seed)
+        got = self.get_probe(source).run(train, val, test, bench.seed)
         each = right(got.predictions, test.labels).view(3, -1)  # way S
         ways = {
             f"top1_{name}": each[i].mean().item()
@@ -39,7 +39,7 @@ class Order(Task):
 
 def three_ways(bench: Bench, source: str, split: str) -> Frozen:
     row, colon, form = source.partition(":")
-    parts = [bench.frozen(row + way + colon + form, split) for way in WAYS]
+    parts = [bench.frozen(row + way + colon + form, split) for way in FRAME_ORDERS]
     feats = {
         pooling: torch.cat([part.feats[pooling] for part in parts]) for pooling in parts[0].feats
     }

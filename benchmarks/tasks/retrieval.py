@@ -38,7 +38,7 @@ BANKS: dict[str, Splits] = {  # who answers
 @tasks.register("retrieval")
 class Retrieval(Task):
     metric = "recall1"
-    fuses = True
+    fuses_encoders = True
 
     def __init__(
         self,
@@ -115,9 +115,9 @@ class Retrieval(Task):
             feats={pooling: centred(feats) for pooling, feats in whole.feats.items()}
         )
 
-    def pictures(self, bench: Bench, answer: Answer) -> Row:
+    def visualize(self, bench: Bench, answer: Answer) -> Row:
         """Test clips beside their nearest train clips."""
-        assert answer.said is not None
+        assert answer.predictions is not None
         streams = answer.more.get("streams", [answer.more])
         poolings = [one["chosen"]["pooling"] for one in streams]
         rows, tables = {}, {}
@@ -129,7 +129,7 @@ class Retrieval(Task):
             feats[rows[splits]] = table
         return {
             "strips": strips(
-                bench.data, bench.spec, feats, rows[self._bank], rows[TEST], answer.said
+                bench.data, bench.spec, feats, rows[self._bank], rows[TEST], answer.predictions
             )
         }
 

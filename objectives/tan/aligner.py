@@ -86,9 +86,9 @@ class Aligner(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "B T C"],
-        ended: Bool[Tensor, "B T"],
+        video_padding_mask: Bool[Tensor, "B T"],
         text: Float[Tensor, "B N W"],
-        unspoken: Bool[Tensor, "B N"],
+        text_padding_mask: Bool[Tensor, "B N"],
         starts: tuple[int, int, int] = (
             0,
             0,
@@ -103,12 +103,13 @@ class Aligner(nn.Module):
             self.position_norm(places(self.positions, T, start, interpolate_from))
             for start in starts[:2]
         )
-        stages = self.video(video + dual, ended)
+        stages = self.video(video + dual, video_padding_mask)
         said = words
         if self.text_positions.requires_grad:
             said = words + self.position_norm(places(self.text_positions, N, starts[2]))
         both = self.joint(
-            torch.cat([video + joint, said], 1), torch.cat([ended, unspoken], 1)
+            torch.cat([video + joint, said], 1),
+            torch.cat([video_padding_mask, text_padding_mask], 1),
         ).transpose(0, 1)
         return Seen(stages.transpose(0, 1), words, both[:, :, :T], both[:, :, T:])
 

@@ -44,9 +44,9 @@ class Said(NamedTuple):
     """What is known of the windows and their sentences."""
 
     own: Bool[Tensor, "B T N"]  # the seconds in which each is said
-    places: Float[Tensor, "B N 2"]  # in shares of the whole video
-    unspoken: Bool[Tensor, "B N"]
-    ended: Bool[Tensor, "B T"]
+    span_fractions: Float[Tensor, "B N 2"]  # in shares of the whole video
+    text_padding_mask: Bool[Tensor, "B N"]
+    video_padding_mask: Bool[Tensor, "B T"]
 
 
 class Logits(NamedTuple):
@@ -65,8 +65,8 @@ class Taught(NamedTuple):
 
 @objectives.register("tan")
 class TAN(Objective):
-    on_features = True
-    tiny = {
+    reads_features = True
+    tiny_kwargs = {
         "features": 8,
         "dim": 16,
         "heads": 2,
@@ -155,12 +155,12 @@ class TAN(Objective):
 
     @property
     def views(self) -> Views:
-        return Views(text=Window(seconds=self.seconds, knows=self.aligner.tower.knows))
+        return Views(text=Window(seconds=self.seconds, can_encode=self.aligner.tower.can_encode))
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {}
 
-    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+    def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         if self.cotrain != "none" and not self.begun:
             log.warning("--objective.cotrain without --objective.init: the teacher knows nothing.")
         self.origin, wide = origin(data), self.aligner.video_in.in_features
@@ -170,7 +170,7 @@ class TAN(Objective):
                 f"The features of {data.root} are {found} wide: give --objective.features {found}."
             )
 
-    def keep(self, folder: Path) -> None:
+    def save_assets(self, folder: Path) -> None:
         """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
         tower = self.aligner.tower
         told = {
@@ -183,7 +183,7 @@ class TAN(Objective):
     def forward(self, batch: Batch) -> Loss:
         features, (most, starts) = batch["features"], self.shared(batch)
         said, text = sayings(batch, most), self.texts(batch["sentences"], most)
-        seen = self.aligner(features, said.ended, text, said.unspoken, starts)
+        seen = self.aligner(features, said.video_padding_mask, text, said.text_padding_mask, starts)
         taught = self.taught(features, text, said)
         with torch.autocast(
             features.device.type, enabled=False
@@ -195,7 +195,7 @@ class TAN(Objective):
                 everywhere(taught),
                 everywhere(head),
             )
-            return self.loss(self.logits(seen, said.unspoken), said, head, taught)
+            return self.loss(self.logits(seen, said.text_padding_mask), said, head, taught)
 
     def shared(self, batch: Batch) -> tuple[int, tuple[int, int, int]]:
         """Of all processes: the most sentences of a window, and where positions begin, drawn by the first window."""
@@ -225,13 +225,13 @@ class TAN(Objective):
         """By the student's sentence vectors, as published: the teacher's own tower follows and is not used."""
         if self.teacher is None:
             return None
-        seen = units(self.teacher(features, said.ended, text, said.unspoken))
+        seen = units(self.teacher(features, said.video_padding_mask, text, said.text_padding_mask))
         joint = seen.joint_video[:, -1] @ seen.joint_text[:, -1].mT
         return Taught(joint / self.temperature, seen.video[:, -1] @ seen.text.mT / self.temperature)
 
-    def logits(self, seen: Seen, unspoken: Bool[Tensor, "B N"]) -> Logits:
+    def logits(self, seen: Seen, text_padding_mask: Bool[Tensor, "B N"]) -> Logits:
         """A window's sentences were read beside its own video; each is compared with the seconds of every window."""
-        spoken = ~unspoken
+        spoken = ~text_padding_mask
         text, joint_text = (
             seen.text[spoken],
             seen.joint_text.transpose(1, 2)[spoken].transpose(0, 1),
@@ -249,13 +249,15 @@ class TAN(Objective):
         head: Float[Tensor, "B N"] | None = None,
         taught: Taught | None = None,
     ) -> Loss:
-        target, spoken, parts = said.own, ~said.unspoken, dict[str, Tensor]()
+        target, spoken, parts = said.own, ~said.text_padding_mask, dict[str, Tensor]()
         if taught is not None:
             picked = (
-                pseudo_labels.pick(x, said.own, said.ended, said.unspoken, self.temperature)
+                pseudo_labels.pick(
+                    x, said.own, said.video_padding_mask, said.text_padding_mask, self.temperature
+                )
                 for x in taught
             )
-            agreed = pseudo_labels.agree(*picked, said.own, said.unspoken, self.cotrain)  # type: ignore[call-arg, arg-type]
+            agreed = pseudo_labels.agree(*picked, said.own, said.text_padding_mask, self.cotrain)  # type: ignore[call-arg, arg-type]
             target = agreed.target
             parts |= {
                 "agreement": agreed.agree[spoken].double().mean(),
@@ -268,7 +270,10 @@ class TAN(Objective):
                 for name, x in logits._asdict().items()
             }
             chosen = pseudo_labels.alignable(
-                **highest, places=said.places[spoken], threshold=self.threshold, trim=self.trim
+                **highest,
+                span_fractions=said.span_fractions[spoken],
+                threshold=self.threshold,
+                trim=self.trim,
             )
             kept = spoken.masked_scatter(spoken, chosen.kept) if self.threshold > 0 else spoken
         dual, joint = (branch(x, target, spoken, kept) for x in logits)
@@ -309,12 +314,16 @@ class TAN(Objective):
             interpolate_from = self.seconds
         with evaluating(self):
             text = self.texts([list(sentences)], len(sentences))
-            ended, unspoken = (
+            video_padding_mask, text_padding_mask = (
                 torch.zeros(1, n, dtype=torch.bool, device=like.device)
                 for n in (features.shape[1], len(sentences))
             )
             seen = self.aligner(
-                features.to(like), ended, text, unspoken, interpolate_from=interpolate_from
+                features.to(like),
+                video_padding_mask,
+                text,
+                text_padding_mask,
+                interpolate_from=interpolate_from,
             )
             alignable = self.aligner.tell(seen.joint_text[0]) if self.aligner.head else None
         seen = units(seen)
@@ -324,7 +333,7 @@ class TAN(Objective):
         )
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """How like each second of the first window (across) is to each of its sentences (down), by the joint branch.
 
         Bright is like, red the most like. Green frames: when the narration says it.
@@ -337,10 +346,11 @@ class TAN(Objective):
 
 def sayings(batch: Batch, most: int) -> Said:
     """Padded to `most` sentences, as the rows of all processes are."""
-    room, ended = most - batch["spans"].shape[1], batch["ended"]
-    unspoken = F.pad(batch["unspoken"], (0, room), value=True)
-    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans", "places"))
-    return Said(pseudo_labels.spoken(spans, unspoken, ended.shape[1]), where, unspoken, ended)
+    room, video_padding_mask = most - batch["spans_s"].shape[1], batch["video_padding_mask"]
+    text_padding_mask = F.pad(batch["text_padding_mask"], (0, room), value=True)
+    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans_s", "span_fractions"))
+    spoken = pseudo_labels.spoken(spans, text_padding_mask, video_padding_mask.shape[1])
+    return Said(spoken, where, text_padding_mask, video_padding_mask)
 
 
 def of_own(logits: Float[Tensor, "L R S"], spoken: Bool[Tensor, "B N"]) -> Float[Tensor, "S L T"]:

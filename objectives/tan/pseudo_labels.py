@@ -32,20 +32,20 @@ class Agreed(NamedTuple):
 
 
 def spoken(
-    spans: Float[Tensor, "B N 2"], unspoken: Bool[Tensor, "B N"], seconds: int
+    spans: Float[Tensor, "B N 2"], text_padding_mask: Bool[Tensor, "B N"], seconds: int
 ) -> Bool[Tensor, "B seconds N"]:
     """By the narration's own times: second t belongs to a sentence when start <= t < end."""
     t = torch.arange(seconds, device=spans.device)[None, :, None]
     start, end = spans[:, None].unbind(-1)  # B 1 N
-    return (start <= t) & (t < end) & ~unspoken[:, None]
+    return (start <= t) & (t < end) & ~text_padding_mask[:, None]
 
 
 @torch.no_grad()
 def pick(
     logits: Float[Tensor, "B T N"],
     spoken: Bool[Tensor, "B T N"],
-    ended: Bool[Tensor, "B T"],
-    unspoken: Bool[Tensor, "B N"],
+    video_padding_mask: Bool[Tensor, "B T"],
+    text_padding_mask: Bool[Tensor, "B N"],
     temperature: float,
 ) -> Picked:
     """Of all windows as long as the sentence took to say, the one with the highest mean probability.
@@ -53,9 +53,9 @@ def pick(
     The temperature acts twice: in `logits`, and on the softmax over sentences before that over time.
     """
     seconds = logits.shape[1]
-    logits = logits.masked_fill(ended[:, :, None] | unspoken[:, None], HIDDEN)
+    logits = logits.masked_fill(video_padding_mask[:, :, None] | text_padding_mask[:, None], HIDDEN)
     prob = (logits.softmax(2) / temperature).softmax(1)
-    length = spoken.sum(1).clamp(min=1).masked_fill(unspoken, 0)  # B N
+    length = spoken.sum(1).clamp(min=1).masked_fill(text_padding_mask, 0)  # B N
     t = torch.arange(seconds, device=logits.device)
     inner = (t > 0) & (
         t < seconds - 1
@@ -83,7 +83,7 @@ def agree(
     joint: Picked,
     dual: Picked,
     spoken: Bool[Tensor, "B T N"],
-    unspoken: Bool[Tensor, "B N"],
+    text_padding_mask: Bool[Tensor, "B N"],
     how: How,
 ) -> Agreed:
     """keep: the narration's own seconds, and where both branches agree those of either; keep-joint: of the joint one.
@@ -93,7 +93,7 @@ def agree(
     both, either = joint.box & dual.box, joint.box | dual.box
     iou = both.sum(1) / either.sum(1).clamp(min=1)
     agreed = iou >= AGREE
-    sure = agreed & _high(joint.height, unspoken) & _high(dual.height, unspoken)
+    sure = agreed & _high(joint.height, text_padding_mask) & _high(dual.height, text_padding_mask)
     if how in ("keep", "keep-joint"):
         target = torch.where(agreed[:, None], either if how == "keep" else joint.box, spoken)
     else:
@@ -105,8 +105,10 @@ def agree(
     return Agreed(target, iou, agreed, sure)
 
 
-def _high(height: Float[Tensor, "B N"], unspoken: Bool[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
-    return height >= height[~unspoken].quantile(SURE)
+def _high(
+    height: Float[Tensor, "B N"], text_padding_mask: Bool[Tensor, "B N"]
+) -> Bool[Tensor, "B N"]:
+    return height >= height[~text_padding_mask].quantile(SURE)
 
 
 class Alignable(NamedTuple):
@@ -122,7 +124,7 @@ class Alignable(NamedTuple):
 def alignable(
     joint: Float[Tensor, " S"],
     dual: Float[Tensor, " S"],
-    places: Float[Tensor, "S 2"],
+    span_fractions: Float[Tensor, "S 2"],
     threshold: float,
     trim: float,
 ) -> Alignable:
@@ -135,7 +137,7 @@ def alignable(
     middles = dual.quantile(0.5), joint.quantile(0.5)
     top = (dual > middles[0]) & (joint > middles[1])
     low = (dual < middles[0]) & (joint < middles[1])
-    centre = places.mean(1)
+    centre = span_fractions.mean(1)
     outer = (centre < trim) | (centre > 1 - trim)
     return Alignable(metric, metric <= metric.quantile(threshold), top & ~outer, top | low | outer)
 

@@ -111,14 +111,14 @@ METHODS = {
 @objectives.register("two_view")
 class TwoView(Objective):
     pooled_only = True
-    tiny = {"dim": 8, "hidden": 16}
+    tiny_kwargs = {"dim": 8, "hidden": 16}
 
     def __init__(
         self,
         encoder: Encoder,
         *,
         loss: str = "ntxent",  # ntxent (SimCLR) dcl moco byol simsiam barlow vicreg dino swav
-        apart_s: float
+        max_gap_s: float
         | None = None,  # most seconds between the starts of the clips; 0: the same; null: anywhere
         dim: int | None = None,  # of the projection; this and what follows: null: as published
         hidden: int | None = None,  # width inside the heads
@@ -138,9 +138,9 @@ class TwoView(Objective):
         }
         positive(**numbers)
         within(0, 1, momentum=momentum)
-        within(0, math.inf, apart_s=apart_s)
+        within(0, math.inf, max_gap_s=max_gap_s)
         self.method, n = settled(loss, encoder.dim, {**numbers, "momentum": momentum})
-        self.encoder, self.name, self.apart_s, self.augment = encoder, loss, apart_s, augment
+        self.encoder, self.name, self.max_gap_s, self.augment = encoder, loss, max_gap_s, augment
         self.project, self.predict, self.loss = (
             self.method.project(n),
             self.method.predict(n),
@@ -157,18 +157,18 @@ class TwoView(Objective):
         spec, net = self.encoder.spec, self.encoder
         return Views(
             clips=(spec, spec),
-            apart_s=self.apart_s,
+            max_gap_s=self.max_gap_s,
             augment=self.augment,
             mean=net.mean,
             std=net.std,
         )
 
-    def suits(self, data: Manifest, views: Views, batch_size: int) -> None:
+    def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         enough(
             data, "two_view", batch_size, self.loss.queue if isinstance(self.loss, Queued) else None
         )
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         kept = (
             {"teacher": self.teacher.encoder} if self.teacher and self.method.keeps_teacher else {}
         )
@@ -185,7 +185,7 @@ class TwoView(Objective):
             loss = self.loss(both(full, pred), both(full, target))
         return Loss(loss, {self.name: loss.detach()})
 
-    def warmed(self) -> None:
+    def on_weights_loaded(self) -> None:
         if self.teacher:
             update_momentum(self.encoder, self.teacher.encoder, 0.0)
 

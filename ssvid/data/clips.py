@@ -84,22 +84,25 @@ class Clips(Samples):
         """Of each view: its clip, and where in the video it lies."""
         if self.evaluate:
             return [(spec, float(u)) for spec in self.views.clips for u in positions(self.evaluate)]
-        moment, apart_s = self.views.moment, self.views.apart_s
+        moment, max_gap_s = self.views.group_of_clip, self.views.max_gap_s
         u = [float(uniform(self.seed, f"clip/{m}", epoch, row, 1)) for m in range(max(moment) + 1)]
         if (
             self.recipe.alike
             and float(uniform(self.seed, "alike", epoch, row, 1)) < self.recipe.alike
         ):
             u = [u[0]] * len(u)
-        elif apart_s is not None:
-            u = [u[0], *(near(self.views.clips[0], table, u[0], other, apart_s) for other in u[1:])]
+        elif max_gap_s is not None:
+            u = [
+                u[0],
+                *(near(self.views.clips[0], table, u[0], other, max_gap_s) for other in u[1:]),
+            ]
         return [(spec, u[m]) for spec, m in zip(self.views.clips, moment, strict=True)]
 
     def _cut(self, frames: Tensor, epoch: int, row: int, view: int) -> list[Tensor]:
         size = self.views.clips[0].size
         if self.evaluate:
             return crops(frames, size, self.crops)
-        stream = f"crop/{self.views.moment[view]}"
+        stream = f"crop/{self.views.group_of_clip[view]}"
         return [
             geometry(
                 frames, self.recipe, size, uniform(self.seed, stream, epoch, row, GEOMETRY_DRAWS)[0]

@@ -40,9 +40,9 @@ class Quarantine:
 
     def take(self, batch: Batch) -> None:
         """What the loader met on its way to this batch."""
-        for bad in batch["bad"]:
+        for bad in batch["bad_files"]:
             self.add(*bad)
-        if batch["bad"]:
+        if batch["bad_files"]:
             self.check()
 
     def check(self) -> None:

@@ -16,8 +16,8 @@ from ssvid.randomness import uniform
 from ssvid.shapes import Batch, Views
 
 TRIES = 10  # other rows tried for a bad file
-STACKED = "clips", "features", "ended"  # alike in every sample
-FILLED = "spans", "places"  # one row for each sentence
+STACKED = "clips", "features", "video_padding_mask"  # alike in every sample
+FILLED = "spans_s", "span_fractions"  # one row for each sentence
 
 
 class Bad(NamedTuple):
@@ -48,7 +48,12 @@ class Samples(Dataset[Any], ABC):
         dropped = 0
         for row in [index] if self.evaluate else self._candidates(epoch, index):
             try:
-                return {**self._load(epoch, row), "bad": bad, "dropped": dropped, "ok": True}
+                return {
+                    **self._load(epoch, row),
+                    "bad_files": bad,
+                    "dropped": dropped,
+                    "readable": True,
+                }
             except ShortVideo:
                 dropped += 1
             except DecodeError as error:
@@ -57,10 +62,10 @@ class Samples(Dataset[Any], ABC):
             return {
                 "index": index,
                 "epoch": epoch,
-                "bad": bad,
+                "bad_files": bad,
                 "dropped": dropped,
                 "padded": 0,
-                "ok": False,
+                "readable": False,
             }
         raise UserError(self._no_clip(row, bad, dropped))
 
@@ -75,7 +80,7 @@ class Samples(Dataset[Any], ABC):
         if not bad:
             return (
                 f"{dropped} videos in a row are shorter than the clip ({takes}), the last is "
-                f"{self.manifest.path(row)}: take a shorter clip, or --short pad."
+                f"{self.manifest.path(row)}: take a shorter clip, or --short_videos pad."
             )
         short = f" ({dropped} are shorter than the clip, {takes})" if dropped else ""
         return (
@@ -94,15 +99,15 @@ class Samples(Dataset[Any], ABC):
 
 def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
     """Good samples stacked; `ok`, `bad`, `padded` and `dropped` tell of all. No `clips` where none is good."""
-    good = [sample for sample in samples if sample["ok"]]
+    good = [sample for sample in samples if sample["readable"]]
     batch: Batch = {
         "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
         "epoch": torch.tensor([sample["epoch"] for sample in good], dtype=torch.int64),
         "label": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
         "video_id": [sample["video_id"] for sample in good],
         "seed": seed,
-        "ok": torch.tensor([sample["ok"] for sample in samples]),
-        "bad": [bad for sample in samples for bad in sample["bad"]],
+        "readable": torch.tensor([sample["readable"] for sample in samples]),
+        "bad_files": [bad for sample in samples for bad in sample["bad_files"]],
         "padded": sum(sample["padded"] for sample in samples),
         "dropped": sum(sample["dropped"] for sample in samples),
     }
@@ -112,9 +117,9 @@ def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
             parts[key] = torch.stack([sample[key] for sample in good])
     if good and "sentences" in good[0]:
         batch["sentences"] = [sample["sentences"] for sample in good]
-    if good and "spans" in good[0]:
+    if good and "spans_s" in good[0]:
         counts = torch.tensor([len(sample["sentences"]) for sample in good])
-        batch["unspoken"] = torch.arange(int(counts.max())) >= counts[:, None]  # B K
+        batch["text_padding_mask"] = torch.arange(int(counts.max())) >= counts[:, None]  # B K
         for key in FILLED:
             parts[key] = filled([sample[key] for sample in good], int(counts.max()))
     return batch

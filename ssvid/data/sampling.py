@@ -24,7 +24,7 @@ def clip_times(
     Of a whole video it places each frame in its part alike; where there are too few frames each is repeated in turn.
     """
     if short not in SHORT:
-        raise UserError(f"There is no --short {short!r}: take {', '.join(SHORT)}.")
+        raise UserError(f"There is no --short_videos {short!r}: take {', '.join(SHORT)}.")
     if len(stamps) == 0:
         raise DecodeError(path, "no frames in it")
     if spec.whole:
@@ -49,12 +49,12 @@ def clip_times(
         span = float(stamps[-1] - stamps[0])
         why = f"{len(stamps)} frames in {span:.2f} s are fewer than a clip takes ({words(spec)})"
         if short == "error":
-            raise UserError(f"{path}: {why}: take a shorter clip, or --short pad or drop.")
+            raise UserError(f"{path}: {why}: take a shorter clip, or --short_videos pad or drop.")
         raise ShortVideo(path, why)
     return times, padded
 
 
-def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, apart_s: float) -> float:
+def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, max_gap_s: float) -> float:
     """Where a clip lies that begins at most `apart_s` seconds from the one that `first` places; u in [0, 1) says it."""
     span = float(stamps[-1] - stamps[0]) if len(stamps) else 0.0
     if spec.whole:
@@ -67,7 +67,7 @@ def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, apart_s: fl
         room = span - (spec.frames - 1) / spec.fps
     if room <= 0:
         return first
-    low, high = max(0.0, first - apart_s / room), min(1.0, first + apart_s / room)
+    low, high = max(0.0, first - max_gap_s / room), min(1.0, first + max_gap_s / room)
     return low + u * (high - low)
 
 

@@ -26,10 +26,10 @@ class ConvNet(Encoder):
         spec: ClipSpec,
         normalisation: Normalisation,
         grid: Callable[[int, int, int], tuple[int, int, int]],
-        tiny: dict[str, Any],
+        tiny_kwargs: dict[str, Any],
     ) -> None:
         super().__init__()
-        self.body, self.dim, self.spec, self.tiny = body, dim, spec, tiny
+        self.body, self.dim, self.spec, self.tiny_kwargs = body, dim, spec, tiny_kwargs
         self.mean, self.std = normalisation
         self._grid, self.layout = grid, layout_of(net, self)
 
@@ -37,9 +37,9 @@ class ConvNet(Encoder):
         return Grid(*self._grid(T, H, W))
 
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        if keep is not None or layers:
+        if visible is not None or layers:
             raise UserError(
                 f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only."
             )
@@ -51,7 +51,7 @@ class ConvNet(Encoder):
         tokens = rearrange(x, "B D t h w -> B (t h w) D")
         return Features(tokens, tokens.mean(1), Grid(*x.shape[2:]))
 
-    def published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return renamed(state, self.layout, self.name)
 
 

@@ -26,7 +26,7 @@ class MViT(Encoder):
     """
 
     has_layers = True
-    tiny = {"width": 8, "depths": (1, 1, 1, 2), "frames": 4, "size": 32}
+    tiny_kwargs = {"width": 8, "depths": (1, 1, 1, 2), "frames": 4, "size": 32}
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class MViT(Encoder):
         return Grid(halved(T, 1), halved(H, 5), halved(W, 5))
 
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        if keep is not None:
+        if visible is not None:
             raise UserError(
                 f"{self.name} pools tokens with their neighbours: it cannot leave tokens out."
             )
@@ -64,7 +64,7 @@ class MViT(Encoder):
         x = self.norm(x)
         return Features(x[:, 1:], x[:, 0], Grid(*grid), tuple(kept_layers[n] for n in layers or ()))
 
-    def published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return renamed(state, self.layout, self.name)
 
 

@@ -187,7 +187,7 @@ def _resnet(name: str, width: int, spec: ClipSpec, time: Callable[[int], int]) -
         spec,
         KINETICS,
         lambda T, H, W: (time(T), halved(H, 5), halved(W, 5)),
-        tiny={"width": 8, "frames": 8, "size": 48},
+        tiny_kwargs={"width": 8, "frames": 8, "size": 48},
     )
 
 
@@ -205,7 +205,7 @@ def _x3d(width: float, depth: float, spec: ClipSpec) -> ConvNet:
         spec,
         KINETICS,
         lambda T, H, W: (T, halved(H, 5), halved(W, 5)),
-        tiny={"width": 1.0, "depth": 1.0, "frames": 4, "size": 48},
+        tiny_kwargs={"width": 1.0, "depth": 1.0, "frames": 4, "size": 48},
     )
 
 

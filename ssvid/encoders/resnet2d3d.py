@@ -50,7 +50,7 @@ class Block(nn.Module):
 class ResNet2d3d(Encoder):
     """Stages 1 and 2 see one frame at a time, 3 and 4 halve time and space. `tokens`: the last map, before any ReLU."""
 
-    tiny = {"width": 8, "frames": 5, "size": 64}
+    tiny_kwargs = {"width": 8, "frames": 5, "size": 64}
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class ResNet2d3d(Encoder):
         return Grid(halved(T, 2), halved(H, 5), halved(W, 5))
 
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        if keep is not None or layers:
+        if visible is not None or layers:
             raise UserError(
                 f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only."
             )

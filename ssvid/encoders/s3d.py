@@ -127,7 +127,7 @@ def mixed(
 class S3D(Encoder):
     """1024 channels at T/8 x H/32 x W/32. `tokens` are the last map, `pooled` their mean."""
 
-    tiny = {"width": 0.125, "frames": 16, "size": 64}
+    tiny_kwargs = {"width": 0.125, "frames": 16, "size": 64}
 
     def __init__(
         self,
@@ -170,9 +170,9 @@ class S3D(Encoder):
         return Grid(halved(T, 2), halved(H, 4), halved(W, 4))
 
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        if keep is not None or layers:
+        if visible is not None or layers:
             raise UserError(
                 f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only."
             )

@@ -39,7 +39,7 @@ class SamePool(nn.Module):
 class S3DG(Encoder):
     """1024 channels at T/8 x H/32 x W/32, sizes rounded up. `tokens` are mixed_5c, `pooled` their mean."""
 
-    tiny = {"width": 0.125, "frames": 16, "size": 64}
+    tiny_kwargs = {"width": 0.125, "frames": 16, "size": 64}
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def __init__(
@@ -81,9 +81,9 @@ class S3DG(Encoder):
         return Grid(halved(T, 3), halved(H, 5), halved(W, 5))
 
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        if keep is not None or layers:
+        if visible is not None or layers:
             raise UserError(
                 f"{self.name} is a ConvNet: it cannot leave tokens out, and gives its last map only."
             )

@@ -102,7 +102,7 @@ class Swin3d(Encoder):
     """
 
     has_layers = True
-    tiny = {"width": 12, "depths": (1, 1, 1, 2), "frames": 4, "size": 32}
+    tiny_kwargs = {"width": 12, "depths": (1, 1, 1, 2), "frames": 4, "size": 32}
 
     def __init__(
         self,
@@ -137,9 +137,9 @@ class Swin3d(Encoder):
         return Grid(halved(T, 1), halved(H, 5), halved(W, 5))
 
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        if keep is not None:
+        if visible is not None:
             raise UserError(
                 f"{self.name} attends in windows of neighbours: it cannot leave tokens out."
             )
@@ -152,7 +152,7 @@ class Swin3d(Encoder):
         tokens = rearrange(self.norm(x), "B t h w D -> B (t h w) D")
         return Features(tokens, tokens.mean(1), grid, tuple(kept_layers[n] for n in layers or ()))
 
-    def published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return renamed(state, self.layout, self.name)
 
 
@@ -167,7 +167,7 @@ def _resnet(name: str, spec: ClipSpec, halve_time: int) -> ConvNet:
         spec,
         KINETICS,
         lambda T, H, W: (halved(T, halve_time), halved(H, 4), halved(W, 4)),
-        tiny={"frames": 4, "size": 32},
+        tiny_kwargs={"frames": 4, "size": 32},
     )
 
 

@@ -26,7 +26,7 @@ class ViT(Encoder):
     has_layers = True
     tubelet: tuple[int, int, int]
     cls: nn.Parameter | None
-    tiny = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 16}
+    tiny_kwargs = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 16}
 
     def __init__(
         self,
@@ -79,14 +79,16 @@ class ViT(Encoder):
         return Grid(T // self.tubelet[0], H // self.tubelet[1], W // self.tubelet[2])
 
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
         grid = self.grid(*clip.shape[2:])
-        x = patches(clip, self.tubelet, keep).flatten(2)  # B K P in the order of a Conv3d's weights
+        x = patches(clip, self.tubelet, visible).flatten(
+            2
+        )  # B K P in the order of a Conv3d's weights
         where = self.positions(grid, clip)  # N D
         # This product is that convolution; what is dropped is never embedded.
         x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias) + (
-            where if keep is None else where[keep]
+            where if visible is None else where[visible]
         )
         if self.cls is not None:
             cls = self.cls if self.positions.cls is None else self.cls + self.positions.cls

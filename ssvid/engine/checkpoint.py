@@ -21,6 +21,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import locked, write_json_whole, write_text_whole, write_whole
 from ssvid.log import log
+from ssvid.old_names import rename_config
 
 # What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
 FREE = {
@@ -32,7 +33,7 @@ FREE = {
     "log_every",
     "picture_every",
     "checkpoint_every",
-    "keep",
+    "keep_checkpoints",
 }
 FREE |= {
     "recompute",
@@ -92,7 +93,8 @@ class RunFolder:
         if not file.exists() or not self.whole():
             return  # nothing was made yet, so nothing can be mixed up
         known = json.loads(made.read_text()) if made.exists() else {}
-        old, new = flat(yaml.safe_load(file.read_text())), flat(config)
+        written = rename_config(yaml.safe_load(file.read_text()))
+        old, new = flat(written), flat(config)
         for what, key, now in (
             ("data", "hash", rows),
             ("encoder", "start", self.made.get("start", "")),

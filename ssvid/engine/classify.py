@@ -52,7 +52,7 @@ class Classify(Objective):
             clips=clips, augment=self.augment, mean=self.encoder.mean, std=self.encoder.std
         )
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
     def forward(self, batch: Batch) -> Loss:
@@ -76,7 +76,7 @@ class Classify(Objective):
 
         `encoder`: of all of its layers, beside that.
         """
-        above = {f"encoder.{name}": n for name, n in self.encoder.layers_above().items()}
+        above = {f"encoder.{name}": n for name, n in self.encoder.count_layers_above().items()}
         shares = {name: decay ** above.get(name, 0) for name, _ in self.named_parameters()}
         return {name: share * (encoder if name in above else 1.0) for name, share in shares.items()}
 

@@ -31,7 +31,7 @@ def std_of_units(features: Pooled) -> Tensor:
 def monitors(objective: Objective, batch: Batch) -> dict[str, float]:
     """Effective rank and feature std of every exported encoder on the first view, without touching the run's state."""
     values = {}
-    for name, encoder in objective.exported().items():
+    for name, encoder in objective.exported_encoders().items():
         with evaluating(encoder):
             pooled = encoder(batch["clips"][:MONITORED, 0]).pooled.float()
         if len(pooled) > 1:

@@ -85,7 +85,7 @@ def some_clips(
     """One clip of each of n rows, the same ones every time."""
     rows = permutation(seed, 0, len(manifest))[:n].tolist()
     for batch in eval_loader(evaluation(manifest, spec, 1, "pad"), rows, batch_size, workers):
-        if batch["ok"].any():
+        if batch["readable"].any():
             yield batch["clips"][:, 0]
 
 
@@ -144,8 +144,8 @@ def _extract_part(
     got: dict[str, dict[str, Tensor]] = {s.name: {} for s in wanting}
     ok = torch.zeros(len(part.rows))
     for batch in eval_loader(data, part.rows, batch_size, workers):
-        bar.update(len(batch["ok"]))
-        if not batch["ok"].any():
+        bar.update(len(batch["readable"]))
+        if not batch["readable"].any():
             continue
         where = batch["index"] - part.rows[0]
         ok[where] = 1

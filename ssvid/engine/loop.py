@@ -45,17 +45,15 @@ class Settings:
     lr: float  # at `batch_size`, scaled already
     min_lr: float = 0.0
     warmup: int = 0  # steps
-    drops: tuple[
-        int, ...
-    ] = ()  # steps from which the rate is a tenth of what it was, instead of the cosine
-    late: int = 0  # steps in which the optimiser's late groups do not learn yet (fine-tuning: the head's warm-up)
+    lr_milestones: tuple[int, ...] = ()  # steps at which the rate falls to a tenth; no cosine then
+    freeze_steps: int = 0  # first steps in which frozen groups of the optimiser do not learn
     clip_grad: float | None = None  # largest norm
     bf16: bool = False
     compile: bool = False
     log_every: int = 10  # steps
     picture_every: int = 200  # steps, collapse monitors too
     checkpoint_every: int = 200  # steps
-    keep: int = 2  # checkpoints
+    keep_checkpoints: int = 2
     stop_on_collapse: float | None = None  # least effective rank of an exported encoder's features
     probe_every: int | None = None  # steps
     seed: int = 0
@@ -72,21 +70,26 @@ class Settings:
             lr=flags.lr * scale,
             min_lr=flags.min_lr * scale,
             warmup=int(flags.warmup * steps),
-            drops=optim.milestones(flags.drops, steps),
+            lr_milestones=optim.milestone_steps(flags.lr_milestones, steps),
             clip_grad=flags.clip_grad,
             bf16=flags.precision == "bf16" or automatic,
             compile=flags.compile,
             log_every=flags.log_every,
             picture_every=flags.picture_every,
             checkpoint_every=flags.checkpoint_every,
-            keep=flags.keep,
+            keep_checkpoints=flags.keep_checkpoints,
             seed=flags.seed,
             **own,
         )
 
     def rate(self, step: int) -> float:
         return optim.rate(
-            step, self.steps, peak=self.lr, warmup=self.warmup, last=self.min_lr, drops=self.drops
+            step,
+            self.steps,
+            peak=self.lr,
+            warmup=self.warmup,
+            last=self.min_lr,
+            milestones=self.lr_milestones,
         )
 
 
@@ -147,13 +150,13 @@ def train(
         )  # its processes begin with our handlers: no signal finds them without any
         while trained.step < settings.steps:
             rate = settings.rate(trained.step)
-            optim.set_rates(trained.optimizer, rate, late=trained.step < settings.late)
+            optim.set_rates(trained.optimizer, rate, freeze=trained.step < settings.freeze_steps)
             skip = False
             for micro in range(settings.accumulate):
                 with log.waiting():
                     raw = next(feed)
                 quarantine.take(raw)
-                bad += raw["bad"]
+                bad += raw["bad_files"]
                 batch = to_device(raw, views, world.device)
                 if trained.turbo:
                     trained.turbo.begin(batch, trained.step)
@@ -184,7 +187,7 @@ def train(
                 log.probe(trained.step, objective, probe)
             if trained.step % settings.checkpoint_every == 0 or final or signal:
                 watch.check(folder.last_good())
-                save(trained, folder, config, settings.keep)
+                save(trained, folder, config, settings.keep_checkpoints)
             if signal:
                 gather(
                     None, world
@@ -252,10 +255,10 @@ def save(trained: Trained, folder: RunFolder, config: dict[str, Any], keep: int)
 
 def export(trained: Trained, folder: RunFolder, config: dict[str, Any]) -> None:
     """The encoders as they are now, beside the checkpoints."""
-    for name, encoder in trained.objective.exported().items():
+    for name, encoder in trained.objective.exported_encoders().items():
         save_encoder(encoder, folder.path, name, {"config": config, "step": trained.step})
-    trained.objective.keep(folder.path)
-    if (joint := trained.objective.joint()) is not None:
+    trained.objective.save_assets(folder.path)
+    if (joint := trained.objective.joint_space()) is not None:
         save_joint(joint, folder.path)
 
 
@@ -335,7 +338,7 @@ class Log:
             self.told = True
             log.warning(
                 f"of the last {self.clips} clips {short['padded']:.0%} are longer than their video, whose "
-                f"last frame is repeated; {short['dropped']} videos were left out as too short. See --short, --clip."
+                f"last frame is repeated; {short['dropped']} videos were left out as too short. See --short_videos, --clip."
             )
 
     def look(self, step: int, objective: Objective, batch: Batch, views: Views) -> dict[str, float]:
@@ -346,7 +349,7 @@ class Log:
         if numbers:
             self.metrics.write(step, numbers)
         with evaluating(objective):
-            pictures = objective.pictures(batch)
+            pictures = objective.visualize(batch)
         if "clips" in batch:
             pictures["clips"] = film(batch["clips"][:4, 0], views)
         for name, picture in pictures.items():

@@ -56,13 +56,13 @@ class OnlineProbe:
     @torch.no_grad()
     def features(self, objective: Objective) -> tuple[dict[str, Tensor], list[int]]:
         """Name -> S D, and the rows of `few` that these are (files that cannot be read are left out)."""
-        made: dict[str, list[Tensor]] = {name: [] for name in objective.exported()}
+        made: dict[str, list[Tensor]] = {name: [] for name in objective.exported_encoders()}
         rows: list[int] = []
         for batch in eval_loader(self.clips, range(len(self.few)), BATCH, self.workers):
-            if not batch["ok"].any():
+            if not batch["readable"].any():
                 continue
             rows += batch["index"].tolist()
-            for name, encoder in objective.exported().items():
+            for name, encoder in objective.exported_encoders().items():
                 clips = batch["clips"][:, 0].to(next(encoder.parameters()).device)
                 made[name].append(encoder(encoder.normalise(clips)).pooled.float().cpu())
         return {name: torch.cat(parts) for name, parts in made.items()}, rows

@@ -21,9 +21,10 @@ def make(
     module: nn.Module,
     weight_decay: float,
     betas: tuple[float, float],
-    scales: dict[str, float]
-    | None = None,  # parameter -> its share of the rate; None: all the same
-    late: tuple[str, ...] = (),  # beginnings of the names that `set_rates` holds back at first
+    # Parameter -> factor of the learning rate; None: 1 for all.
+    scales: dict[str, float] | None = None,
+    # Beginnings of parameter names that `set_rates` can freeze during the first steps.
+    freeze: tuple[str, ...] = (),
 ) -> Optimizer:
     """Weight decay on matrices and kernels alone. The learning rate is set at every step by the loop."""
     found: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
@@ -32,14 +33,14 @@ def make(
             plain = p.ndim > 1 and not any(
                 part in UNDECAYED or part.endswith("positions") for part in key.split(".")
             )
-            group = (not plain, scales[key] if scales else 1.0, key.startswith(late))
+            group = (not plain, scales[key] if scales else 1.0, key.startswith(freeze))
             found.setdefault(group, []).append(p)
     groups: list[dict[str, Any]] = [
         {
             "params": found[rest, scale, held],
             "weight_decay": 0.0 if rest else weight_decay,
             "scale": scale,
-            "late": held,
+            "late": held,  # the key of checkpoints that exist
         }
         for rest, scale, held in sorted(found)  # decayed ones first
     ]
@@ -52,30 +53,37 @@ def make(
     return AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
-def set_rates(optimizer: Optimizer, peak: float, late: bool) -> None:
-    """Each group its share of `peak`; those that are late none at first: weight decay then does nothing either."""
+def set_rates(optimizer: Optimizer, peak: float, freeze: bool) -> None:
+    """Set the rate of each group. `freeze`: groups that can be frozen get 0, so nothing decays."""
     for group in optimizer.param_groups:
-        held = late and group.get("late", False)
+        held = freeze and group.get("late", False)
         group["lr"] = 0.0 if held else peak * group.get("scale", 1.0)
 
 
 def rate(
-    step: int, steps: int, *, peak: float, warmup: int, last: float, drops: tuple[int, ...] = ()
+    step: int,
+    steps: int,
+    *,
+    peak: float,
+    warmup: int,
+    last: float,
+    milestones: tuple[int, ...] = (),
 ) -> float:
-    """Linear warm-up from 0 over `warmup` steps, then a cosine from `peak` to `last`; or a tenth from each drop."""
+    """Linear warm-up from 0 to `peak`, then a cosine to `last`, or a tenth at each milestone."""
     if step < warmup:
         return peak * step / warmup
-    if drops:
-        return peak * 0.1 ** sum(step >= drop for drop in drops)
+    if milestones:
+        passed = sum(step >= milestone for milestone in milestones)
+        return peak * 0.1**passed
     done = (step - warmup) / max(1, steps - warmup)
     return last + (peak - last) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
-def milestones(drops: tuple[float, ...], steps: int) -> tuple[int, ...]:
-    """Shares of the steps -> steps."""
-    if wrong := [share for share in drops if not 0 <= share <= 1]:
-        raise UserError(f"--drops are shares of the steps, 0 to 1, not {wrong[0]}.")
-    return tuple(round(share * steps) for share in drops)
+def milestone_steps(fractions: tuple[float, ...], steps: int) -> tuple[int, ...]:
+    """Fractions of the run -> steps."""
+    if wrong := [fraction for fraction in fractions if not 0 <= fraction <= 1]:
+        raise UserError(f"--lr_milestones are fractions of the steps, 0 to 1, not {wrong[0]}.")
+    return tuple(round(fraction * steps) for fraction in fractions)
 
 
 def clip_norm(module: nn.Module, largest: float | None) -> torch.Tensor:

@@ -91,7 +91,7 @@ def newest(folder: RunFolder, world: World) -> dict[str, Any] | None:
 
 def announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFolder) -> None:
     parameters = sum(p.numel() for p in trained.objective.parameters())
-    disk = 12 * parameters * (settings.keep + 1) / 1e6  # weights and two moments, in MB
+    disk = 12 * parameters * (settings.keep_checkpoints + 1) / 1e6  # weights and two moments, in MB
     where = f"going on at step {trained.step} of" if trained.step else "training"
     log.info(
         f"{folder.path}: {where} {settings.steps} steps of {settings.batch_size} clips from {len(data)} videos "

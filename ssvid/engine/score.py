@@ -19,6 +19,7 @@ from ssvid.engine.distributed import World, gather
 from ssvid.engine.loop import Settings, Trained
 from ssvid.engine.to_device import to_device
 from ssvid.errors import UserError
+from ssvid.old_names import use_old_names
 from ssvid.progress import progress_bar
 from ssvid.results import TUNED, Answers, Cost, EncoderInfo, Result, Score, digest
 from ssvid.results.provenance import command_line, describe_data, git, leak
@@ -46,9 +47,9 @@ def judge(
     bar = progress_bar(len(mine), "video", desc="testing", disable=not world.first)
     with bar, evaluating(net), torch.autocast(world.device.type, torch.bfloat16, enabled=bf16):
         for batch in eval_loader(clips, mine, videos, workers):
-            bar.update(len(batch["ok"]))
-            bad |= {path: why for path, _, why in batch["bad"]}
-            if not batch["ok"].any():
+            bar.update(len(batch["readable"]))
+            bad |= {path: why for path, _, why in batch["bad_files"]}
+            if not batch["readable"].any():
                 continue
             seen = to_device(batch, clips.views, world.device)["clips"]  # B V C T H W
             mean = (
@@ -115,7 +116,7 @@ def score(
         encoder=encoder,
         data=describe_data(data, splits, sorted(bad)),
         protocol=agreed,
-        protocol_hash=digest(agreed),
+        protocol_hash=digest({**agreed, "training": use_old_names(agreed["training"])}),
         tuned=encoder_hash(net.encoder),
         leak=leak(config["encoder"], data.split("test")),
         cost=Cost(cpu_s=round(cpu, 2)),

@@ -24,7 +24,7 @@ def prepare(
     steps: int,
     world: World,
     rates: dict[str, float] | None = None,  # parameter -> its share of the learning rate
-    late: tuple[str, ...] = (),  # beginnings of parameter names that learn after the first steps
+    freeze: tuple[str, ...] = (),  # beginnings of parameter names that may be frozen at first
 ) -> Trained:
     """The built objective on its device, with what the flags add to it and its optimiser."""
     if world.size > 1 and flags.sync_bn:
@@ -34,7 +34,7 @@ def prepare(
     if flags.recompute:
         recompute_blocks(objective)
     decay, betas = flags.weight_decay, flags.betas
-    optimizer = optim.make(flags.optimizer, objective, decay, betas, rates, late)
+    optimizer = optim.make(flags.optimizer, objective, decay, betas, rates, freeze)
     return Trained(objective, optimizer, world, turbo)
 
 

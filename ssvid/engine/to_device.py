@@ -10,7 +10,16 @@ from ssvid.data.augment import COLOUR_DRAWS, Augment, blur, colour, recipe
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 
-MOVED = "index", "epoch", "label", "features", "ended", "spans", "places", "unspoken"
+MOVED = (
+    "index",
+    "epoch",
+    "label",
+    "features",
+    "video_padding_mask",
+    "spans_s",
+    "span_fractions",
+    "text_padding_mask",
+)
 
 
 def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
@@ -28,7 +37,7 @@ def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
     clips = batch["clips"].to(device, non_blocking=True).float() / 255  # B V C T H W
     change = recipe(views.augment)
     if change.colours:
-        clips = coloured(batch, clips, change, torch.tensor(views.moment))
+        clips = coloured(batch, clips, change, torch.tensor(views.group_of_clip))
     mean, std = (channels(values, clips.device) for values in (views.mean, views.std))
     moved["clips"] = (clips - mean) / std
     return moved

@@ -20,7 +20,7 @@ from ssvid.randomness import uniform
 from ssvid.shapes import Batch, Clip, Grid, Index, Views
 
 FLAGS = "drop_tokens", "dense_last", "recompute"
-NAMES = "clip", "keep", "layers"  # of what an encoder is called with, in order
+NAMES = "clip", "visible", "layers"  # of what an encoder is called with, in order
 
 
 class Turbo:
@@ -62,7 +62,7 @@ class Turbo:
             self.install(objective, views, f"--drop_tokens {drop_tokens}")
 
     def install(self, objective: Objective, views: Views, flag: str) -> None:
-        suits(objective, views, flag)
+        check_objective(objective, views, flag)
         spec = objective.encoder.spec if not views.clips else views.clips[0]
         n = objective.encoder.grid(spec.frames, spec.size, spec.size).n
         tail = (
@@ -89,12 +89,15 @@ class Turbo:
     ) -> tuple[tuple[()], dict[str, Any]] | None:
         """What torch calls before an encoder's forward."""
         given = {**dict(zip(NAMES, args, strict=False)), **kwargs}
-        if self.dense or not net.training or given.get("keep") is not None:
+        if self.dense or not net.training or given.get("visible") is not None:
             return None
         clip = given["clip"]
-        return (), {**given, "keep": self.keep(clip, cast(Encoder, net).grid(*clip.shape[2:]))}
+        return (), {
+            **given,
+            "visible": self.choose_visible(clip, cast(Encoder, net).grid(*clip.shape[2:])),
+        }
 
-    def keep(self, clip: Clip, grid: Grid) -> Index:
+    def choose_visible(self, clip: Clip, grid: Grid) -> Index:
         assert self.whose is not None, "Turbo.begin(batch, step) comes before the forward"
         seed, epoch, index = self.whose
         views = len(clip) // len(index)
@@ -113,14 +116,14 @@ def exactly(flag: str, share: float) -> Fraction:
     return Fraction(str(share))
 
 
-def suits(objective: Objective, views: Views, flag: str) -> None:
+def check_objective(objective: Objective, views: Views, flag: str) -> None:
     """Refuse what cannot do with a part of the tokens, before any work."""
     if not objective.pooled_only:
         raise UserError(
             f"{flag}: {name_of(objective)} is not pooled_only, it needs tokens or hides some itself. "
             f"These can do with fewer: {', '.join(pooled())}, and ssvid.finetune."
         )
-    for net in (objective.encoder, *objective.exported().values()):
+    for net in (objective.encoder, *objective.exported_encoders().values()):
         require("--drop_tokens", net, can_skip=True)
     for spec in views.clips or (objective.encoder.spec,):
         divides("--drop_tokens", objective.encoder, spec.frames, spec.size)

@@ -15,7 +15,7 @@ from ssvid.shapes import Views
 
 SPACED_OTHERWISE = {"fps": None, "stride": None, "whole": False}
 POSITIVE = (
-    *("steps", "epochs", "batch_size", "accumulate", "threads", "keep", "log_every"),
+    *("steps", "epochs", "batch_size", "accumulate", "threads", "log_every", "keep_checkpoints"),
     *("picture_every", "checkpoint_every", "clip_grad", "probe_every", "lr_batch", "timeout_s"),
     *("test_clips", "test_crops", "layer_decay"),
 )
@@ -78,12 +78,15 @@ class TrainFlags:
     lr_batch: int | None = 256  # the rate grows with batch_size / lr_batch; null: as it is
     min_lr: float = 1e-5  # last learning rate, scaled like lr
     warmup: float = 0.05  # share of the steps
-    drops: tuple[float, ...] = ()  # shares of the steps where the rate falls to a tenth; no cosine
+    # fractions of the steps at which the rate falls to a tenth; without them it follows a cosine
+    lr_milestones: tuple[float, ...] = ()
     weight_decay: float = 0.05  # of matrices and kernels
     betas: tuple[float, float] = (0.9, 0.95)  # of adam and adamw; sgd: the first is its momentum
     clip_grad: float | None = None  # largest gradient norm
     clip: ClipChange = UNCHANGED  # the user's clip, over that of objective and encoder
-    short: Literal["pad", "drop", "error"] = "pad"  # what to do with videos shorter than a clip
+    short_videos: Literal["pad", "drop", "error"] = (
+        "pad"  # what to do with videos shorter than a clip
+    )
     seed: int = 0  # of weights, data, masks and choices
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 on a GPU
     drop_tokens: float = 0.0  # share of a clip's tokens that encoders do not see; 0: none
@@ -100,7 +103,7 @@ class TrainFlags:
     log_every: int = 10  # steps
     picture_every: int = 200  # steps
     checkpoint_every: int = 200  # steps
-    keep: int = 2  # checkpoints
+    keep_checkpoints: int = 2  # number of checkpoints that stay on disk, the newest ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,7 @@ class FinetuneFlags(TrainFlags):
     min_lr: float = 1e-6  # scaled like lr
     warmup: float = 0.07  # share of the steps
     betas: tuple[float, float] = (0.9, 0.999)  # of adam and adamw; sgd: the first is its momentum
-    short: Literal["pad", "drop", "error"] = "pad"  # for training videos; the test pads
+    short_videos: Literal["pad", "drop", "error"] = "pad"  # in training; the test pads
 
 
 def check_numbers(config: dict[str, Any]) -> None:

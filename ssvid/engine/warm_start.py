@@ -37,10 +37,10 @@ def warm_start(objective: Objective, path: str) -> None:
     else:
         stranger = load_encoder(path)
         licence = stranger.licence
-        for encoder in objective.exported().values():
+        for encoder in objective.exported_encoders().values():
             fit(encoder, stranger.state_dict(), path, name=encoder.name)
-        objective.warmed()
-    for encoder in objective.exported().values():
+        objective.on_weights_loaded()
+    for encoder in objective.exported_encoders().values():
         encoder.licence = licence
 
 
@@ -52,7 +52,7 @@ def start_from_published(objective: Objective, found: Found) -> None:
         fit(objective, found.ours, path)
         log.info(f"{path}: {found.what}; starting from the whole objective")
         return
-    for encoder in objective.exported().values():
+    for encoder in objective.exported_encoders().values():
         if wrong := differing(found, encoder.name, encoder.kwargs):
             raise UserError(f"{path} is {found.what}: start it with --encoder.{wrong}.")
         fit(encoder, state, path, name=encoder.name)
@@ -63,7 +63,7 @@ def start_from_published(objective: Objective, found: Found) -> None:
         objective.load_state_dict(found.ours)
         said = "the whole objective"
     else:
-        objective.warmed()
+        objective.on_weights_loaded()
         said = "the encoder alone; what is beside it there does not fit or is not used"
     log.info(f"{path}: {found.what}; starting from {said}; licence {found.licence or 'not stated'}")
 

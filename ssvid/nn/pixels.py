@@ -100,9 +100,9 @@ class Pixels(nn.Module):
             )
         return wanted // slots
 
-    def forward(self, seen: Tokens, keep: Index, hidden: Dropped, grid: Grid) -> Pixel:
+    def forward(self, seen: Tokens, visible: Index, hidden: Dropped, grid: Grid) -> Pixel:
         """Of the tokens at `hidden`, in its order, from those `seen` at `keep` alone. Others appear nowhere."""
-        x = self.tokens(seen, keep, hidden, grid)
+        x = self.tokens(seen, visible, hidden, grid)
         for block in self.blocks[:-1]:
             x = block(x)
         return self.out(
@@ -110,11 +110,11 @@ class Pixels(nn.Module):
         )  # B M P: nobody reads the seen ones
 
     def tokens(
-        self, seen: Tokens, keep: Index, hidden: Dropped, grid: Grid
+        self, seen: Tokens, visible: Index, hidden: Dropped, grid: Grid
     ) -> Float[Tensor, "B Z d"]:
         """Z = (1 +) K + M: the decoder's input, a class token first where there is one."""
         where = self.positions(grid, seen)  # N d
-        parts = [self.bridge(seen) + where[keep], self.mask_token + where[hidden]]
+        parts = [self.bridge(seen) + where[visible], self.mask_token + where[hidden]]
         if self.cls is not None:
             cls = self.cls if self.positions.cls is None else self.cls + self.positions.cls[0, 0]
             parts.insert(0, repeat(cls, "d -> B 1 d", B=len(seen)))

@@ -16,6 +16,7 @@ from ssvid.data.manifest import Manifest, leaks
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import FREE, PROVENANCE, flat
 from ssvid.hub import stream_of
+from ssvid.old_names import use_old_names
 from ssvid.results.schema import DataInfo, EncoderInfo, Json, Leak, digest
 from ssvid.shapes import Row
 from ssvid.weights.encoders import encoder_hash
@@ -58,12 +59,13 @@ def recipe(text: str) -> Json:
     """Of an encoder in a run folder: what the run was asked for but its seed, as a hash, and the seed."""
     path = Path(text)
     file = (path if path.is_dir() else path.parent) / "config.yaml"
-    made = yaml.safe_load(file.read_text()) if path.exists() and file.is_file() else None
-    if not isinstance(made, dict) or "seed" not in made:
+    config = yaml.safe_load(file.read_text()) if path.exists() and file.is_file() else None
+    if not isinstance(config, dict) or "seed" not in config:
         return {}
     counts = FREE - {"steps", "epochs"} | {"seed"}
-    kept = {key: value for key, value in flat(made).items() if key not in counts}
-    return {"recipe": digest(kept), "pretraining_seed": made["seed"]}
+    settings = {key: value for key, value in flat(config).items() if key not in counts}
+    settings = use_old_names(settings)  # result files that exist hold hashes of them
+    return {"recipe": digest(settings), "pretraining_seed": config["seed"]}
 
 
 def title(text: str) -> str:

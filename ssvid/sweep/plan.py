@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from ssvid.errors import UserError
 from ssvid.files import read_yaml
+from ssvid.old_names import FLAGS, names_in, rename_flag, rename_recipe, use_old_names
 from ssvid.recipe import NAMED, load_recipe, set_flags
 from ssvid.sweep.cluster import Cluster, cluster_of
 
@@ -86,7 +87,7 @@ def read(path: str) -> Plan:
     cluster = cluster_of(given.get("cluster") or {}, path)
     best = given.get("best")
     base, suite = based(given, path), suited(given.get("suite"), path)
-    combinations = list(combine(given, path))
+    combinations = [rename_settings(base, settings) for settings in combine(given, path)]
     named, free = labels(combinations), axes_of(combinations)
     cells = [
         cell(settings, config, suite, free, named)
@@ -146,7 +147,8 @@ def based(given: dict[str, Any], path: str) -> dict[str, Any]:
         )
     if "out" in base:
         raise UserError(f"The sweep {path} sets `out`: each cell has a folder of its own.")
-    return set_flags(base, given.get("set") or {})
+    flags = set(FLAGS.values())
+    return set_flags(rename_recipe(base, {}, flags), rename_settings(base, given.get("set") or {}))
 
 
 def suited(given: Any, path: str) -> dict[str, Any] | None:
@@ -175,6 +177,15 @@ def combine(given: dict[str, Any], path: str) -> Iterator[Settings]:
                 f"The sweep {path}: {twice[0]} is in two of grid, list and random; give it once."
             )
         yield {name: value for part in parts for name, value in part.items()}
+
+
+def rename_settings(base: dict[str, Any], settings: Settings) -> Settings:
+    """The flags of a cell in today's names."""
+    names, flags = {**names_in(base), **names_in(settings)}, set(FLAGS.values())
+    renamed = {}
+    for flag, value in settings.items():
+        renamed[rename_flag(flag, names, flags)] = value
+    return renamed
 
 
 def draws(given: Any, path: str) -> list[Settings]:
@@ -351,10 +362,9 @@ def identity(config: dict[str, Any], suite: dict[str, Any] | None, axes: list[st
     from ssvid.engine.checkpoint import FREE, flat
 
     how = FREE - {"steps", "epochs", "data.root", "encoder"} - set(axes)
-    kept = {key: value for key, value in flat(config).items() if key not in how}
-    text = json.dumps(
-        [kept, suite], sort_keys=True
-    )  # of folders that exist: changing it would train them anew
+    settings = {key: value for key, value in flat(config).items() if key not in how}
+    # Folders exist that are named by this hash: another one would train their cells anew.
+    text = json.dumps([use_old_names(settings), suite], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -32,7 +32,7 @@ class Tower(nn.Module, ABC):
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]: ...
 
     @abstractmethod
-    def knows(self, sentence: str) -> bool:
+    def can_encode(self, sentence: str) -> bool:
         """False: it makes nothing of it, all its words are unknown."""
 
     @abstractmethod

@@ -74,7 +74,7 @@ class Pretrained(nn.Module):
         ).input_ids
         return ids
 
-    def knows(self, sentence: str) -> bool:
+    def can_encode(self, sentence: str) -> bool:
         return bool(set(self.tokens([sentence])[0].tolist()) - set(self.tokenizer.all_special_ids))
 
     def write(self, folder: Path, name: str) -> None:
@@ -95,8 +95,8 @@ class Local(Tower, ABC):
     def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
         return self.text.tokens(sentences)
 
-    def knows(self, sentence: str) -> bool:
-        return self.text.knows(sentence)
+    def can_encode(self, sentence: str) -> bool:
+        return self.text.can_encode(sentence)
 
     def write(self, folder: Path, stem: str) -> dict[str, Any]:
         self.text.write(folder, f"{stem}.model")

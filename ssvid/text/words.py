@@ -87,7 +87,7 @@ class Words(Tower):
             found[s, : len(rows)] = torch.tensor(rows, dtype=torch.int64)
         return found
 
-    def knows(self, sentence: str) -> bool:
+    def can_encode(self, sentence: str) -> bool:
         return bool(self.tokens([sentence]).any())
 
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]:

@@ -104,7 +104,7 @@ def encoder_from(weights: str | Path, name: str, kwargs: dict[str, Any], partial
     if found is not None:
         return of_found(found, name, kwargs, partial)
     encoder = build(name, kwargs)
-    state = encoder.published(file.tensors)
+    state = encoder.rename_published(file.tensors)
     if not state.keys() & encoder.state_dict().keys():
         raise unknown(file)
     fit(encoder, state, weights, partial, encoder.name)

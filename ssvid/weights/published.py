@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssvid import registry
-from ssvid.encoder import class_of
+from ssvid.encoder import get_encoder_class
 from ssvid.errors import UserError
 from ssvid.weights import coclr, dpc, huggingface, mae_st, milnce, tan, videomae
 from ssvid.weights.files import File
@@ -191,7 +191,7 @@ def family(name: str, net: Net) -> bool:
     if net.encoder is None:
         return False
     return name == net.encoder or (
-        class_of(name) is registry.encoders[net.encoder] and bool(fixed_by(name))
+        get_encoder_class(name) is registry.encoders[net.encoder] and bool(fixed_by(name))
     )
 
 

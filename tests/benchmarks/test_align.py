@@ -48,7 +48,7 @@ def knowing(
         logits = torch.tensor([5.0 if text in truth else -5.0 for text in texts]).expand(3, -1)
         return Aligned(14.0 * right[None], 10.0 * right.expand(2, -1, -1), logits if head else None)
 
-    return Aligner(ask, Window(seconds=64, knows=lambda text: text != "zzz"), 4, "hash")
+    return Aligner(ask, Window(seconds=64, can_encode=lambda text: text != "zzz"), 4, "hash")
 
 
 def clock(seconds: int) -> np.ndarray:
@@ -169,7 +169,7 @@ def saved(out: Path, seed: int) -> Path:
     """The folder of a run of tan, as the loop leaves it."""
     torch.manual_seed(seed)
     kind = objectives["tan"]
-    given = {**kind.tiny, "features": 24, "seconds": 16, "alignability": True}
+    given = {**kind.tiny_kwargs, "features": 24, "seconds": 16, "alignability": True}
     net = kind(None, **given)
     (out / "checkpoints").mkdir(parents=True)
     (out / "config.yaml").write_text(

@@ -13,7 +13,7 @@ from benchmarks.tasks.detection import matched
 from benchmarks.tasks.few_shot import pick
 from benchmarks.tasks.localisation import smoothed
 from benchmarks.tasks.low_label import part
-from benchmarks.tasks.order import WAYS
+from benchmarks.tasks.order import FRAME_ORDERS
 from benchmarks.tasks.retrieval import first_right
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
@@ -224,7 +224,7 @@ def test_several_seeds_are_a_mean_with_its_spread(name: str):
 
 def test_order_is_told_from_the_three_ways():
     bench = made(0.0)
-    for way, place in zip(WAYS, range(3), strict=True):
+    for way, place in zip(FRAME_ORDERS, range(3), strict=True):
         bench.features["encoder" + way]["time@last"][:, place] += 40.0
     found = score(task_of("order"), bench)
     assert (

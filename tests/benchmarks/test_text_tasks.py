@@ -143,7 +143,7 @@ def test_the_windows_of_a_caption(told: Manifest):
 def test_a_caption_past_the_end_is_left_out(told: Manifest):
     late = Row("0.mp4", None, "test", sentences=((9.0, 12.0, "late"), (0.0, 1.0, "  ")))
     units = Captions(Manifest((late,), told.root), SPEC, 2)
-    assert len(units) == 1 and not units[0, 0]["ok"]
+    assert len(units) == 1 and not units[0, 0]["readable"]
 
 
 @pytest.fixture(scope="module")

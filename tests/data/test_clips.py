@@ -51,8 +51,8 @@ def test_a_sample_says_what_it_is(small_set):
     assert sample["clips"].shape == (2, 3, 4, 64, 64) and sample["clips"].dtype == torch.uint8
     whose = {"index": 5, "epoch": 3, "label": 1, "video_id": "clip_5"}
     assert (
-        sample.items() >= {**whose, "padded": 0, "ok": True, "dropped": 0}.items()
-        and sample["bad"] == []
+        sample.items() >= {**whose, "padded": 0, "readable": True, "dropped": 0}.items()
+        and sample["bad_files"] == []
     )
     assert len(clips) == 6 and not torch.equal(sample["clips"][0], sample["clips"][1])
 
@@ -111,9 +111,9 @@ def test_a_bad_file_is_replaced_by_a_function_of_the_coordinates(broken_set):
     assert sample["video_id"] == f"clip_{sample['index']}" and torch.equal(
         sample["clips"], clips[0, sample["index"]]["clips"]
     )
-    (bad,) = {bad.path for bad in sample["bad"]}
-    assert bad.endswith("clip_2.mp4") and sample["bad"][0].why
-    assert clips[0, 3]["bad"] == []
+    (bad,) = {bad.path for bad in sample["bad_files"]}
+    assert bad.endswith("clip_2.mp4") and sample["bad_files"][0].why
+    assert clips[0, 3]["bad_files"] == []
 
 
 def test_ten_replacements_then_a_sentence(tmp_path):
@@ -133,7 +133,7 @@ def with_a_short_one(small_set: Path, root: Path) -> Manifest:
 
 def test_a_set_of_short_videos_is_no_damage(small_set, tmp_path):
     long = ClipSpec(frames=64, stride=3, size=64)
-    with pytest.raises(UserError, match=facts("11", "64", "3", "--short")) as error:
+    with pytest.raises(UserError, match=facts("11", "64", "3", "--short_videos")) as error:
         Clips(manifest(small_set), views(long), seed=0, short="drop")[0, 0]
     assert "scan" not in str(error.value)
     write(tmp_path / "1.mp4", [i / 25 for i in range(5)])
@@ -147,12 +147,12 @@ def test_evaluation_is_even_and_never_replaces(broken_set):
     good, bad = clips[0, 1], clips[0, 2]
     assert torch.equal(good["clips"], eval_clips(broken_set / "clip_1.mp4", SPEC, 3))
     assert torch.equal(good["clips"], clips[5, 1]["clips"])
-    assert not bad["ok"] and "clips" not in bad and len(bad["bad"]) == 1
+    assert not bad["readable"] and "clips" not in bad and len(bad["bad_files"]) == 1
     batch = collate([good, bad, clips[0, 0]], seed=4)
     assert batch["clips"].shape == (2, 3, 3, 4, 64, 64) and batch["index"].tolist() == [1, 0]
     assert (
-        batch["ok"].tolist() == [True, False, True]
-        and len(batch["bad"]) == 1
+        batch["readable"].tolist() == [True, False, True]
+        and len(batch["bad_files"]) == 1
         and batch["seed"] == 4
     )
     assert batch["video_id"] == ["clip_1", "clip_0"] and batch["label"].tolist() == [1, 0]
@@ -188,7 +188,7 @@ def test_rgb_and_flow_of_a_moment_share_time_and_cut(small_set, monkeypatch):
         module, "read_flow", lambda video, flow, times, fps: module.read(video, times, fps)
     )
     other = ClipSpec(frames=4, stride=3, size=64, modality="flow")
-    three = Views(clips=(SPEC, SPEC, other), moments=(0, 1, 1), augment="coclr")
+    three = Views(clips=(SPEC, SPEC, other), clip_groups=(0, 1, 1), augment="coclr")
     clips = Clips(manifest(small_set), three, seed=1)
     for row in range(6):
         query, key, flow = clips[0, row]["clips"]
@@ -209,7 +209,7 @@ def test_coclr_takes_one_moment_twice_for_half_of_the_videos(small_set):
 
 def test_views_no_further_apart_than_asked(small_set):
     near = Clips(
-        manifest(small_set), Views(clips=(SPEC, SPEC), augment="none", apart_s=0.0), seed=1
+        manifest(small_set), Views(clips=(SPEC, SPEC), augment="none", max_gap_s=0.0), seed=1
     )
     first, second = near[0, 3]["clips"]
     assert torch.equal(first, second)
@@ -273,8 +273,10 @@ def test_a_short_video_is_padded_dropped_or_refused(small_set, tmp_path, spec, r
     assert sample["padded"] == 2 and again.sum(1).tolist() == [repeats] * 2
     assert Clips(made, views(spec), seed=0, evaluate=1)[0, 0]["padded"] == 1
     dropped = Clips(made, views(spec), seed=0, short="drop")[0, 0]
-    assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad"] == []
-    with pytest.raises(UserError, match=facts("a_short.mp4", "5", str(spec.frames), "--short")):
+    assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad_files"] == []
+    with pytest.raises(
+        UserError, match=facts("a_short.mp4", "5", str(spec.frames), "--short_videos")
+    ):
         Clips(made, views(spec), seed=0, short="error")[0, 0]
 
 

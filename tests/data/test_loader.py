@@ -80,7 +80,7 @@ def test_workers_change_nothing_and_the_global_generator_is_left_alone(clips):
         assert (
             alone["clips"].shape == (2, 1, 3, 2, 16, 16)
             and alone["seed"] == 5
-            and alone["bad"] == []
+            and alone["bad_files"] == []
         )
 
 

@@ -57,7 +57,7 @@ def test_short_videos(spec):
     with pytest.raises(ShortVideo) as error:
         clip_times(spec, GRID, 0.7, "drop", "a.mp4")
     assert error.value.path == "a.mp4"
-    with pytest.raises(UserError, match=facts("a.mp4", "--short")):
+    with pytest.raises(UserError, match=facts("a.mp4", "--short_videos")):
         clip_times(spec, GRID, 0.7, "error", "a.mp4")
     with pytest.raises(UserError, match=facts("pad", "drop", "error")):
         clip_times(spec, GRID, 0.7, "loop")
@@ -89,8 +89,8 @@ def test_eval_clips_cover_the_video_evenly(long_gop):
 def test_a_second_clip_begins_near_the_first(spec):
     stamps = np.arange(100) / 10
 
-    def apart(first: float, u: float, apart_s: float) -> float:
-        places = first, near(spec, stamps, first, u, apart_s)
+    def apart(first: float, u: float, max_gap_s: float) -> float:
+        places = first, near(spec, stamps, first, u, max_gap_s)
         begin, other = (clip_times(spec, stamps, place)[0][0] for place in places)
         return abs(other - begin)
 
@@ -170,7 +170,7 @@ def test_a_video_of_fewer_frames_than_a_whole_clip_is_short():
     assert taken(8, GRID[:3], 0.5) == [0, 0, 0, 1, 1, 2, 2, 2]
     with pytest.raises(ShortVideo, match=facts("3", "0.08", "8")):
         clip_times(whole(8), GRID[:3], 0.5, "drop", "a.mp4")
-    with pytest.raises(UserError, match=facts("a.mp4", "3", "0.08", "8", "--short")):
+    with pytest.raises(UserError, match=facts("a.mp4", "3", "0.08", "8", "--short_videos")):
         clip_times(whole(8), GRID[:3], 0.5, "error", "a.mp4")
 
 

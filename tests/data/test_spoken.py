@@ -50,7 +50,7 @@ def narrated(tmp_path: Path) -> Manifest:
 
 
 def test_a_bag_has_the_clip_of_its_sentence(narrated):
-    views = Views(clips=(SPEC,), text=Bag(sentences=2, least_s=1.0))
+    views = Views(clips=(SPEC,), text=Bag(sentences=2, min_s=1.0))
     bags = Bags(narrated, views, seed=0)
     seen = set()
     for epoch in range(12):
@@ -101,8 +101,8 @@ def test_a_window_begins_with_a_sentence_and_has_what_follows():
 def test_a_window_ends_at_the_first_sentence_that_does_not_fit():
     brief = (*LONG[:2], (20.0, 20.4, "brief"), *LONG[2:])
     assert window(0.0, brief).sentences == ["s0", "s1"]
-    assert window(0.0, knows=lambda text: text != "s1").sentences == ["s0"]
-    assert window(0.0, knows=lambda text: False).sentences == [NOTHING]
+    assert window(0.0, can_encode=lambda text: text != "s1").sentences == ["s0"]
+    assert window(0.0, can_encode=lambda text: False).sentences == [NOTHING]
 
 
 def test_sentences_past_the_features_are_left_out():
@@ -137,19 +137,19 @@ def test_features_lie_where_their_window_does(stored):
         start = int(sample["features"][0, 0])
         assert (
             sample["features"][:, 0].tolist() == list(range(start, start + 32))
-            and not sample["ended"].any()
+            and not sample["video_padding_mask"].any()
         )
         at = start // 10
-        assert sample["sentences"][0] == f"s{at}" and sample["spans"][0].tolist() == [0.0, 5.0]
+        assert sample["sentences"][0] == f"s{at}" and sample["spans_s"][0].tolist() == [0.0, 5.0]
         torch.testing.assert_close(
-            sample["places"][0], torch.tensor([start / 120, (start + 5) / 120])
+            sample["span_fractions"][0], torch.tensor([start / 120, (start + 5) / 120])
         )
     assert len({windows[epoch, 0]["sentences"][0] for epoch in range(8)}) > 3
 
 
 def test_a_short_video_ends_and_says_so(stored):
     sample = FeatureWindows(stored, VIEWS, seed=0)[0, 2]
-    assert sample["ended"].tolist() == [False] * 20 + [True] * 12
+    assert sample["video_padding_mask"].tolist() == [False] * 20 + [True] * 12
     assert sample["features"][20:, 0].eq(sample["features"][19, 0]).all() and sample[
         "sentences"
     ] == [NOTHING]
@@ -159,9 +159,9 @@ def test_a_batch_repeats_the_last_sentence(stored):
     windows = FeatureWindows(stored, VIEWS, seed=0)
     batch = collate([windows[0, 0], windows[0, 2]], seed=0)
     K = len(batch["sentences"][0])
-    assert batch["spans"].shape == (2, K, 2) == batch["places"].shape
-    assert batch["unspoken"].tolist() == [[False] * K, [False] + [True] * (K - 1)]
-    assert (batch["spans"][1] == torch.tensor([0.0, 32.0])).all()
+    assert batch["spans_s"].shape == (2, K, 2) == batch["span_fractions"].shape
+    assert batch["text_padding_mask"].tolist() == [[False] * K, [False] + [True] * (K - 1)]
+    assert (batch["spans_s"][1] == torch.tensor([0.0, 32.0])).all()
     assert batch["features"].dtype == torch.float16
 
 
@@ -169,9 +169,9 @@ def test_a_damaged_file_is_replaced_and_told_of(stored):
     path = stored.root / "1.npy"
     path.write_bytes(path.read_bytes()[:200])
     sample = FeatureWindows(stored, VIEWS, seed=0)[0, 1]
-    assert sample["index"] != 1 and [bad.path for bad in sample["bad"]] == [str(path)]
+    assert sample["index"] != 1 and [bad.path for bad in sample["bad_files"]] == [str(path)]
     np.save(path, np.zeros((50, 4), np.float16))  # of another width
-    assert tells(FeatureWindows(stored, VIEWS, seed=0)[0, 1]["bad"][0].why, "4", "3")
+    assert tells(FeatureWindows(stored, VIEWS, seed=0)[0, 1]["bad_files"][0].why, "4", "3")
 
 
 def test_rows_without_features_are_refused(stored):

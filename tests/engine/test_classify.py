@@ -157,8 +157,8 @@ def test_rates_of_a_vit_are_beits():
     """Block i of L: decay^(L+1-i); patches and positions decay^(L+1); final norm and head 1."""
     torch.manual_seed(0)
     net = Classify(create_encoder("vit", **TINY, positions="joint", cls=True), classes=3, mix=NEVER)
-    optimizer = optim.make("adamw", net, 0.05, (0.9, 0.999), net.rates(0.75), late=("encoder.",))
-    optim.set_rates(optimizer, 2.0, late=False)
+    optimizer = optim.make("adamw", net, 0.05, (0.9, 0.999), net.rates(0.75), freeze=("encoder.",))
+    optim.set_rates(optimizer, 2.0, freeze=False)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     decay = {
         id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
@@ -170,7 +170,7 @@ def test_rates_of_a_vit_are_beits():
         assert rate[id(p)] == 2 * 0.75**expected, name
         plain = p.ndim > 1 and not inner.startswith(("positions", "cls"))
         assert decay[id(p)] == (0.05 if plain else 0.0), name
-    optim.set_rates(optimizer, 2.0, late=True)
+    optim.set_rates(optimizer, 2.0, freeze=True)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert all(
         rate[id(p)] == (0 if n.startswith("encoder.") else 2) for n, p in net.named_parameters()

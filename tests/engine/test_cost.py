@@ -59,9 +59,9 @@ def test_living_loaders_count():
 def test_rates_that_fall_by_steps():
     """MemDPC, CoCLR: a tenth from each milestone; without any the cosine goes on as before."""
     shape = {"peak": 1.0, "warmup": 2, "last": 0.0}
-    rates = [optim.rate(step, 10, **shape, drops=(6, 8)) for step in range(10)]
+    rates = [optim.rate(step, 10, **shape, milestones=(6, 8)) for step in range(10)]
     assert rates == pytest.approx([0.0, 0.5, 1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     assert optim.rate(6, 10, **shape) == pytest.approx(0.5)
-    assert optim.milestones((0.6, 0.8), 10) == (6, 8)
+    assert optim.milestone_steps((0.6, 0.8), 10) == (6, 8)
     with pytest.raises(UserError, match=facts("300.0")):
-        optim.milestones((300.0,), 500)
+        optim.milestone_steps((300.0,), 500)

@@ -28,7 +28,7 @@ def changed(some: Batch, views: Views) -> torch.Tensor:
 def test_clips_of_one_moment_share_their_colours():
     some = batch(24, 3)
     some["clips"][:, 2] = some["clips"][:, 1]
-    views = Views(clips=(SPEC,) * 3, moments=(0, 1, 1), augment="coclr")
+    views = Views(clips=(SPEC,) * 3, clip_groups=(0, 1, 1), augment="coclr")
     got = to_device(some, views, torch.device("cpu"))["clips"]
     assert torch.equal(got[:, 1], got[:, 2])
     alone = to_device(some, Views(clips=(SPEC,) * 3, augment="coclr"), torch.device("cpu"))["clips"]

@@ -15,7 +15,15 @@ from ssvid.weights.encoders import load_encoder
 from tests.helpers import TINY, command, facts, sentence, tells
 
 PARTIAL = ["--objective", "partial_mae", "--objective.dec_dim", "16", "--objective.dec_depth", "1"]
-PARTIAL += ["--objective.dec_heads", "2", "--objective.drop", "0.5", "--encoder", "vit", *TINY]
+PARTIAL += [
+    "--objective.dec_heads",
+    "2",
+    "--objective.drop_ratio",
+    "0.5",
+    "--encoder",
+    "vit",
+    *TINY,
+]
 RUN = [
     "--batch_size",
     "4",
@@ -82,7 +90,7 @@ def test_long_videos_end_to_end_on_more_frames_than_the_net_has(long: Path, tmp_
         "long_video",
         "--objective.classes",
         "2",
-        "--objective.drop",
+        "--objective.drop_ratio",
         "0.75",
     ]
     more += ["--clip.frames", "64", "--steps", "2", "--recompute"]
@@ -131,7 +139,7 @@ def test_what_the_command_refuses(long: Path, tmp_path: Path):
         ),
         ("--objective.task", "retrieval"): ("--objective.task",),
         ("--objective.mask", "rows"): ("--objective.mask",),
-        ("--objective.part", "0.6"): ("--objective.drop", "0.5"),
+        ("--objective.predict_ratio", "0.6"): ("--objective.drop_ratio", "0.5"),
         ("--clip.size", "20"): ("vit", "partial_mae", "8"),
         ("--drop_tokens", "0.5"): ("partial_mae", "pooled_only"),
     }.items():

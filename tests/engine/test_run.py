@@ -235,7 +235,7 @@ class Cliff(Objective):
     def views(self) -> Views:
         return Views(clips=(self.encoder.spec,), augment="none")
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
     def forward(self, batch: Batch) -> Loss:
@@ -345,9 +345,9 @@ def test_videos_too_short_for_all_blocks(tmp_path: Path, name: str):
     encoder = create_encoder("resnet18_2d3d", frames=2, size=32, stride=1)
     objective = registry.objectives[name](encoder, blocks=3, predicted=1)
     with pytest.raises(UserError, match=facts("6", "1", "4", "5")):
-        objective.suits(folder(str(tmp_path / "in")), objective.views, batch_size=2)
+        objective.check_data(folder(str(tmp_path / "in")), objective.views, batch_size=2)
     write_video(tmp_path / "in/long.mp4", squares(9, frames=6))
-    objective.suits(folder(str(tmp_path / "in")), objective.views, batch_size=2)
+    objective.check_data(folder(str(tmp_path / "in")), objective.views, batch_size=2)
 
 
 def test_a_bad_file_is_replaced_and_listed(videos: Path, tmp_path: Path):
@@ -364,8 +364,8 @@ def test_short_videos(videos: Path, tmp_path: Path):
     mixed = shutil.copytree(videos, tmp_path / "v")
     write_video(mixed / "short.mp4", squares(1, frames=2))
     run_pretrain(mixed, tmp_path / "pad")
-    run_pretrain(mixed, tmp_path / "drop", "--short", "drop")
-    check_refusal(tmp_path / "error", mixed, "--short", "error", words=("short.mp4",))
+    run_pretrain(mixed, tmp_path / "drop", "--short_videos", "drop")
+    check_refusal(tmp_path / "error", mixed, "--short_videos", "error", words=("short.mp4",))
 
 
 def test_clip_flags_override_the_encoder_and_are_kept(videos: Path, tmp_path: Path):

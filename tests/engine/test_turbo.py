@@ -55,7 +55,7 @@ class Spy:
                 net.register_forward_pre_hook(self.look, with_kwargs=True)
 
     def look(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.keeps.append(kwargs.get("keep"))
+        self.keeps.append(kwargs.get("visible"))
 
     def take(self) -> list[Tensor | None]:
         taken, self.keeps = self.keeps, []
@@ -89,9 +89,9 @@ def test_tokens_are_distinct_and_each_clip_has_its_own():
     turbo, batch = turbo_of(net, 0.4), batch_of(3)
     clips, grid = torch.zeros(6, 3, 8, 32, 32), net.encoder.grid(8, 32, 32)
     turbo.begin(batch, 0)
-    keep, other = turbo.keep(clips, grid), turbo.keep(clips, grid)
-    assert keep.shape == (6, turbo.kept(64)) == (6, 39)
-    rows = [*keep, *other]
+    visible, other = turbo.choose_visible(clips, grid), turbo.choose_visible(clips, grid)
+    assert visible.shape == (6, turbo.kept(64)) == (6, 39)
+    rows = [*visible, *other]
     assert all(len(set(row.tolist())) == 39 and 0 <= row.min() and row.max() < 64 for row in rows)
     assert len({tuple(sorted(row.tolist())) for row in rows}) == 12, (
         "views, samples and calls lose the same tokens"
@@ -103,13 +103,15 @@ def test_a_sample_loses_the_same_tokens_wherever_it_stands():
     net, batch = classifier(repeat=2), batch_of(4)
     turbo, grid = turbo_of(net, 0.5), net.encoder.grid(4, 16, 16)
     turbo.begin(batch, 0)
-    whole = turbo.keep(torch.zeros(8, 3, 4, 16, 16), grid)
+    whole = turbo.choose_visible(torch.zeros(8, 3, 4, 16, 16), grid)
     part: Batch = {**batch, "index": torch.tensor([3, 1]), "epoch": torch.tensor([0, 0])}
     turbo.begin(part, 5)
-    assert torch.equal(turbo.keep(torch.zeros(4, 3, 4, 16, 16), grid), whole[[6, 7, 2, 3]])
+    assert torch.equal(
+        turbo.choose_visible(torch.zeros(4, 3, 4, 16, 16), grid), whole[[6, 7, 2, 3]]
+    )
     for change in ({"seed": 1}, {"epoch": torch.ones(4, dtype=torch.int64)}):
         turbo.begin({**batch, **change}, 0)
-        assert not torch.equal(turbo.keep(torch.zeros(8, 3, 4, 16, 16), grid), whole)
+        assert not torch.equal(turbo.choose_visible(torch.zeros(8, 3, 4, 16, 16), grid), whole)
 
 
 # --- every objective of pooled features ---
@@ -121,13 +123,13 @@ def test_encoders_in_training_see_a_part_and_in_evaluation_all(objective: Object
     with evaluating(objective):
         loss_of(objective, turbo, batch)
     dense = spy.take()
-    assert dense and all(keep is None for keep in dense)
+    assert dense and all(visible is None for visible in dense)
     loss_of(objective, turbo, batch)
-    given = [keep for keep in spy.take() if keep is not None]
+    given = [visible for visible in spy.take() if visible is not None]
     never = type(objective).__name__ == "CoCLR"  # its sampler does not train
     assert len(given) == len(dense) - never
-    assert all(keep.shape == (2, 3) for keep in given)
-    assert len({str(keep.tolist()) for keep in given}) == len(given)
+    assert all(visible.shape == (2, 3) for visible in given)
+    assert len({str(visible.tolist()) for visible in given}) == len(given)
 
 
 @pytest.mark.parametrize("of", ["dropped", "kept"])
@@ -138,9 +140,11 @@ def test_no_pixel_of_a_dropped_token_is_seen(of: str, objective: Objective):
     def spoil(
         net: Encoder, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
-        if kwargs.get("keep") is None:
+        if kwargs.get("visible") is None:
             return None
-        hit = torch.zeros(len(kwargs["clip"]), N).scatter(1, kwargs["keep"], 1.0) == (of == "kept")
+        hit = torch.zeros(len(kwargs["clip"]), N).scatter(1, kwargs["visible"], 1.0) == (
+            of == "kept"
+        )
         pixels = hit.view(-1, 1, 2, 2, 2).float()
         for axis, length in zip((2, 3, 4), net.tubelet, strict=True):
             pixels = pixels.repeat_interleave(length, axis)
@@ -198,9 +202,9 @@ def test_what_an_objective_keeps_itself_stays():
     own = torch.tensor([[1, 5], [0, 7]])
     net.encoder(batch["clips"][:, 0], own)
     net.encoder(batch["clips"][:, 0], None)
-    net.encoder(keep=None, clip=batch["clips"][:, 0])
+    net.encoder(visible=None, clip=batch["clips"][:, 0])
     assert spy.keeps[0] is None and turbo.calls == 2  # given by place, as it was
-    assert all(keep is not None and keep.shape == (2, 4) for keep in spy.keeps[1:])
+    assert all(visible is not None and visible.shape == (2, 4) for visible in spy.keeps[1:])
 
 
 def test_a_forward_that_nobody_announced_is_no_dense_one():

@@ -24,7 +24,15 @@ CLIP = ["--clip.whole", "true", "--clip.frames", "8"]
 @pytest.fixture(scope="module")
 def run(long: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    argv = ["--data", "csv", "--data.root", str(long / "labels.csv"), *CLIP, "--short", "error"]
+    argv = [
+        "--data",
+        "csv",
+        "--data.root",
+        str(long / "labels.csv"),
+        *CLIP,
+        "--short_videos",
+        "error",
+    ]
     assert run_pretrain(long, out, *argv)["step"] == 6
     return out
 
@@ -77,7 +85,7 @@ def test_a_run_keeps_its_whole_clips_and_extract_takes_them(run: Path, long: Pat
 
 
 def test_the_same_command_goes_on_and_another_clip_is_another_run(run: Path, long: Path):
-    argv = ["--data", "csv", "--data.root", str(long / "labels.csv"), "--short", "error"]
+    argv = ["--data", "csv", "--data.root", str(long / "labels.csv"), "--short_videos", "error"]
     assert run_pretrain(long, run, *argv, *CLIP, "--steps", "7")["step"] == 7
     with pytest.raises(UserError, match=facts("clip.whole")):
         run_pretrain(long, run, *argv, "--clip.frames", "8", "--steps", "8")

@@ -14,7 +14,7 @@ from ssvid.nn.sync_bn import synchronise
 from tests.engine.pairs import leave
 from tests.objectives.test_contract import VARIANTS, batch_for
 
-SMALL = {"drop": 0.5, "part": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
+SMALL = {"drop_ratio": 0.5, "predict_ratio": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
 WORDS = {"buckets": 16, "width": 8, "hidden": 16, "length": 6}
 FORMS = {  # encoder, what is changed of its tiny form, what is changed of the objective's
     "mae": ("vit", {}, {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}),
@@ -67,10 +67,10 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
     make = Classify if which == "classify" else registry.objectives[which]
     torch.manual_seed(0)
     if encoder_name is None:  # on stored features
-        objective = make(None, **{**make.tiny, **kwargs}).double()
+        objective = make(None, **{**make.tiny_kwargs, **kwargs}).double()
     else:
         with torch.device("meta"):
-            tiny = create_encoder(encoder_name).tiny
+            tiny = create_encoder(encoder_name).tiny_kwargs
         torch.manual_seed(0)
         objective = make(create_encoder(encoder_name, **{**tiny, **change}), **kwargs).double()
     batch = {**batch_for(objective, clips=4), "label": torch.arange(4) % 3}

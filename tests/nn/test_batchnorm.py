@@ -29,7 +29,7 @@ class Norms(Encoder):
     def grid(self, T, H, W):
         return Grid(T - 2, H - 2, W - 2)
 
-    def forward(self, clip, keep=None, layers=None):
+    def forward(self, clip, visible=None, layers=None):
         tokens = self.net(clip).flatten(2).transpose(1, 2)
         return Features(tokens, tokens.mean(1), self.grid(*clip.shape[2:]))
 

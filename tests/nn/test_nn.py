@@ -14,24 +14,26 @@ from ssvid.shapes import Grid
 
 def test_tube_hides_the_floor_in_every_slot_at_the_same_places():
     grid = Grid(8, 14, 14)
-    keep, drop = tube_mask(torch.rand(3, 196), grid, 0.9)
-    assert keep.shape == (3, 8 * 20) and drop.shape == (3, 8 * 176)  # int(0.9 * 196) = 176
+    visible, drop = tube_mask(torch.rand(3, 196), grid, 0.9)
+    assert visible.shape == (3, 8 * 20) and drop.shape == (3, 8 * 176)  # int(0.9 * 196) = 176
     places = drop.view(3, 8, 176) % 196
-    assert (places == places[:, :1]).all() and (keep.diff(dim=1) > 0).all()
-    assert not torch.equal(keep[0], keep[1])
+    assert (places == places[:, :1]).all() and (visible.diff(dim=1) > 0).all()
+    assert not torch.equal(visible[0], visible[1])
 
 
 def test_random_keeps_what_python_floors():
-    keep, drop = random_mask(torch.rand(2, 128), 0.9)
-    assert keep.shape[1] == 12
-    assert torch.equal(torch.cat([keep, drop], 1).sort(1).values, torch.arange(128).expand(2, -1))
+    visible, drop = random_mask(torch.rand(2, 128), 0.9)
+    assert visible.shape[1] == 12
+    assert torch.equal(
+        torch.cat([visible, drop], 1).sort(1).values, torch.arange(128).expand(2, -1)
+    )
     assert random_mask(torch.rand(1, 1568), 0.9)[0].shape[1] == 156
 
 
 def test_frame_hides_whole_slots():
-    keep, drop = frame_mask(torch.rand(2, 8), Grid(8, 2, 2), 0.5)
+    visible, drop = frame_mask(torch.rand(2, 8), Grid(8, 2, 2), 0.5)
     assert torch.equal(drop.view(2, 4, 4) // 4, drop.view(2, 4, 4)[..., :1].expand(-1, -1, 4) // 4)
-    assert set(keep[0].tolist()) | set(drop[0].tolist()) == set(range(32))
+    assert set(visible[0].tolist()) | set(drop[0].tolist()) == set(range(32))
 
 
 def test_take_follows_the_index():
@@ -107,10 +109,10 @@ def test_a_block_is_one_box_of_exactly_so_many_tokens(
     u = torch.rand(
         3, BLOCK_DRAWS + grid.n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
-    keep, drop = block_mask(u, grid, ratio)
+    visible, drop = block_mask(u, grid, ratio)
     assert drop.shape == (3, int(ratio * grid.n))
     assert torch.equal(
-        torch.cat([keep, drop], 1).sort(1).values, torch.arange(grid.n).expand(3, -1)
+        torch.cat([visible, drop], 1).sort(1).values, torch.arange(grid.n).expand(3, -1)
     )
     for row in drop:
         hidden = torch.zeros(grid.n, dtype=torch.bool).index_fill(0, row, True).view(*grid)

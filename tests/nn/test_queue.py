@@ -60,7 +60,7 @@ def test_a_batch_that_does_not_divide_it():
 def made(**more) -> InfoNCE:
     torch.manual_seed(0)
     with torch.device("meta"):
-        tiny = create_encoder("vit").tiny
+        tiny = create_encoder("vit").tiny_kwargs
     return InfoNCE(create_encoder("vit", **tiny), dim=8, queue=4, **more)
 
 

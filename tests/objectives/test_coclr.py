@@ -141,25 +141,25 @@ def test_the_second_stage_without_the_first_is_refused(videos, first, tmp_path):
 
 def test_data_that_it_cannot_learn_from_is_refused(tmp_path):
     objective = InfoNCE(net(), dim=8, queue=8)
-    objective.suits(rows([f"clip{i}a" for i in range(8)]), objective.views, 4)
+    objective.check_data(rows([f"clip{i}a" for i in range(8)]), objective.views, 4)
     with pytest.raises(UserError, match=facts("--objective.queue", "8", "7")):
-        objective.suits(rows([f"clip{i}a" for i in range(7)]), objective.views, 4)
+        objective.check_data(rows([f"clip{i}a" for i in range(7)]), objective.views, 4)
     with pytest.raises(UserError, match=facts("8", "3")):
-        objective.suits(rows([f"clip{i}a" for i in range(8)]), objective.views, 3)
+        objective.check_data(rows([f"clip{i}a" for i in range(8)]), objective.views, 3)
     with pytest.raises(UserError):
-        objective.suits(
+        objective.check_data(
             rows([f"v_Run_g01_c0{i}" for i in range(1, 9)]), objective.views, 4
         )  # eight cuts of one film
     uber = InfoNCE(net(), dim=8, queue=8, positives="label")
     names = [f"clip{i}a" for i in range(8)]
-    uber.suits(rows(names, "run"), uber.views, 4)
+    uber.check_data(rows(names, "run"), uber.views, 4)
     with pytest.raises(UserError, match=facts("8")):
-        uber.suits(rows(names), uber.views, 4)
+        uber.check_data(rows(names), uber.views, 4)
 
 
 @for_each("entry", [CoCLR, InfoNCE])
 def test_a_batch_of_one_clip_is_a_sentence(entry):
-    objective = entry(net(), **entry.tiny)
+    objective = entry(net(), **entry.tiny_kwargs)
     with pytest.raises(UserError):
         objective(batch_for(objective, clips=1))
 

@@ -24,17 +24,15 @@ def build(name: str, seed: int = 0) -> Objective:
     """On the first encoder that it takes; on none, where it learns from features."""
     name, more = VARIANTS.get(name, (name, {}))
     entry = registry.objectives[name]
-    if entry.on_features:
+    if entry.reads_features:
         torch.manual_seed(seed)
-        return entry(None, **entry.tiny)
+        return entry(None, **entry.tiny_kwargs)
     for encoder_name in ("vit", "s3d"):
         torch.manual_seed(seed)
         with torch.device("meta"):
-            tiny = create_encoder(encoder_name).tiny
+            tiny = create_encoder(encoder_name).tiny_kwargs
         try:
-            return entry(
-                create_encoder(encoder_name, **tiny), **(more or getattr(entry, "tiny", {}))
-            )
+            return entry(create_encoder(encoder_name, **tiny), **(more or entry.tiny_kwargs))
         except UserError:
             continue
     raise AssertionError(f"{name} takes no encoder")
@@ -80,12 +78,12 @@ def window_for(
     at = torch.minimum(torch.arange(K), own[:, None] - 1) * each  # B K
     spans = torch.stack([at, at + each], dim=-1).float()
     return {
-        "features": torch.randn(clips, seconds, objective.tiny["features"], generator=draws),
-        "ended": torch.arange(seconds).expand(clips, seconds) >= seconds - 1,
+        "features": torch.randn(clips, seconds, objective.tiny_kwargs["features"], generator=draws),
+        "video_padding_mask": torch.arange(seconds).expand(clips, seconds) >= seconds - 1,
         "sentences": said,
-        "spans": spans,
-        "places": (spans + seconds) / (3 * seconds),  # in the middle third of a video
-        "unspoken": torch.arange(K) >= own[:, None],
+        "spans_s": spans,
+        "span_fractions": (spans + seconds) / (3 * seconds),  # in the middle third of a video
+        "text_padding_mask": torch.arange(K) >= own[:, None],
     }
 
 
@@ -123,7 +121,7 @@ def test_the_same_seed_gives_the_same_loss(objective: Objective):
 
 def test_a_flat_clip_has_finite_gradients(objective: Objective):
     batch = batch_for(objective)
-    seen = "features" if objective.on_features else "clips"
+    seen = "features" if objective.reads_features else "clips"
     batch[seen] = torch.zeros_like(batch[seen])
     objective(batch).total.backward()
     assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
@@ -166,17 +164,17 @@ def test_it_overfits_two_clips(objective: Objective):
 
 
 def test_pictures_are_pictures(objective: Objective):
-    for picture in objective.pictures(batch_for(objective)).values():
+    for picture in objective.visualize(batch_for(objective)).values():
         assert picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3
 
 
 def test_it_sees_the_stream_of_its_encoder(objective: Objective):
-    if objective.on_features:
+    if objective.reads_features:
         pytest.skip("it has no encoder")
     objective.encoder.spec = replace(objective.encoder.spec, modality="flow")
     assert objective.views.clips[0].modality == "flow"
 
 
 def test_what_it_exports_are_its_encoders(objective: Objective):
-    for encoder in objective.exported().values():
+    for encoder in objective.exported_encoders().values():
         assert encoder in list(objective.modules())

@@ -47,9 +47,9 @@ STEPS = [
             "dec_cls": True,
         },
     ),
-    ("partial_mae", {"drop": 0.5}),
-    ("partial_mae", {"drop": 0.5, "part": 0.25, **LABELS}),
-    ("partial_mae", {"drop": 0.5, "rec_weight": 0.0, "task": "long_video", "classes": 3}),
+    ("partial_mae", {"drop_ratio": 0.5}),
+    ("partial_mae", {"drop_ratio": 0.5, "predict_ratio": 0.25, **LABELS}),
+    ("partial_mae", {"drop_ratio": 0.5, "rec_weight": 0.0, "task": "long_video", "classes": 3}),
 ]
 
 
@@ -84,8 +84,8 @@ COMPILED = """
 def test_a_compiled_step_is_the_plain_one():
     steps = [
         ("mae", {"mask_ratio": 0.5}),
-        ("partial_mae", {"drop": 0.5}),
-        ("partial_mae", {"drop": 0.5, **LABELS}),
+        ("partial_mae", {"drop_ratio": 0.5}),
+        ("partial_mae", {"drop_ratio": 0.5, **LABELS}),
     ]
     done = warm.run("-c", EACH + COMPILED, repr(steps), "1")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -93,7 +93,7 @@ def test_a_compiled_step_is_the_plain_one():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "name, kwargs", [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop": 0.5, **LABELS})]
+    "name, kwargs", [("mae", {"mask_ratio": 0.5}), ("partial_mae", {"drop_ratio": 0.5, **LABELS})]
 )
 def test_a_step_on_a_gpu_waits_for_nothing(name: str, kwargs: dict[str, Any]):
     encoder = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=4, size=16)

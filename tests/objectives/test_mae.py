@@ -31,9 +31,11 @@ def build(form: str) -> MAE:
     return MAE(create_encoder("vit", **{**KWARGS, **encoder}), **{**small, **mae})
 
 
-def predict(mae: MAE, clip: torch.Tensor, keep: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
-    seen, _, grid, _ = mae.encoder(clip, keep)
-    return mae.pixels(seen, keep, drop, grid)
+def predict(
+    mae: MAE, clip: torch.Tensor, visible: torch.Tensor, drop: torch.Tensor
+) -> torch.Tensor:
+    seen, _, grid, _ = mae.encoder(clip, visible)
+    return mae.pixels(seen, visible, drop, grid)
 
 
 @for_each("mask, ratio", [("tube", 1.0), ("random", 0.95), ("frame", 0.2), ("tube", -1.0)])
@@ -59,16 +61,18 @@ def test_hidden_pixels_do_not_reach_the_prediction(mae: MAE):
     batch = batch_for(mae)
     clip = batch["clips"][:, 0]
     grid = mae.encoder.grid(*clip.shape[2:])
-    keep, drop = (index[:2] for index in mae.mask({**batch, "clips": batch["clips"][:, :1]}, grid))
+    visible, drop = (
+        index[:2] for index in mae.mask({**batch, "clips": batch["clips"][:, :1]}, grid)
+    )
     assert torch.equal(
-        torch.cat([keep, drop], 1).sort(1).values, torch.arange(grid.n).expand(2, -1)
+        torch.cat([visible, drop], 1).sort(1).values, torch.arange(grid.n).expand(2, -1)
     )
     hidden = torch.zeros(2, grid.n, dtype=torch.bool).scatter(1, drop, True).view(2, 1, *grid)
     t, h, w = mae.encoder.tubelet
     pixels = hidden.repeat_interleave(t, 2).repeat_interleave(h, 3).repeat_interleave(w, 4)
-    pred = predict(mae, clip, keep, drop)
-    assert torch.equal(predict(mae, clip + 10 * pixels, keep, drop), pred)
-    assert not torch.allclose(predict(mae, clip + 10 * ~pixels, keep, drop), pred)
+    pred = predict(mae, clip, visible, drop)
+    assert torch.equal(predict(mae, clip + 10 * pixels, visible, drop), pred)
+    assert not torch.allclose(predict(mae, clip + 10 * ~pixels, visible, drop), pred)
 
 
 def test_every_parameter_is_trained_and_another_seed_hides_other_tokens(mae: MAE):
@@ -85,7 +89,7 @@ def test_loss_is_the_mean_squared_error_of_the_hidden_pixels():
     mae = build("raw")
     batch = batch_for(mae)
     clip = batch["clips"][:, 0]
-    keep, drop = mae.mask(batch, mae.encoder.grid(4, 16, 16))
+    visible, drop = mae.mask(batch, mae.encoder.grid(4, 16, 16))
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (mae.encoder.mean, mae.encoder.std))
     unit = clip * std + mean
     patches = F.unfold(unit.permute(0, 2, 1, 3, 4).flatten(0, 1), 8, stride=8)  # (B T) (C q r) hw
@@ -93,7 +97,7 @@ def test_loss_is_the_mean_squared_error_of_the_hidden_pixels():
         patches.view(2, 2, 2, 3, 64, 4).permute(0, 1, 5, 2, 4, 3).reshape(2, 8, -1)
     )  # B (t hw) (p qr C)
     hidden = torch.stack([patches[b, drop[b]] for b in range(2)])
-    by_hand = (predict(mae, clip, keep, drop) - hidden).square().mean()
+    by_hand = (predict(mae, clip, visible, drop) - hidden).square().mean()
     torch.testing.assert_close(mae(batch).total, by_hand)
 
 
@@ -127,7 +131,7 @@ def test_picture_shows_the_clip_itself_in_its_first_row():
     mae = build("raw")
     batch = batch_for(mae)
     batch["clips"] = torch.zeros_like(batch["clips"])  # the mean colour
-    picture = mae.pictures(batch)["reconstruction"]
+    picture = mae.visualize(batch)["reconstruction"]
     assert picture.shape == (3, 4 * 16, 4 * 16)
     mean = (torch.tensor(mae.encoder.mean) * 255).byte().float()
     torch.testing.assert_close(picture[:, :16].float().mean((1, 2)), mean, atol=1.0, rtol=0)

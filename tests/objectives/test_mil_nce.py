@@ -78,7 +78,7 @@ def test_forward_is_the_loss_of_head_and_tower():
     eaten = batch(4)
     with torch.no_grad():
         loss = objective(eaten)
-        joint = objective.joint()
+        joint = objective.joint_space()
         video = joint.videos(objective.encoder(eaten["clips"][:, 0]).pooled)
         texts = torch.stack([joint.texts(bag) for bag in eaten["sentences"]])
         torch.testing.assert_close(loss.total, mil_nce(video, texts))
@@ -119,9 +119,9 @@ def test_data_that_it_cannot_learn_from():
         tuple(Row(f"{i}.mp4", sentences=said, video_id=str(i)) for i in range(3)), Path("clips")
     )
     objective = build()
-    objective.suits(narrated, objective.views, 2)
+    objective.check_data(narrated, objective.views, 2)
     with pytest.raises(UserError, match=facts("--batch_size", "1", "mil_nce")):
-        objective.suits(narrated, objective.views, 1)
+        objective.check_data(narrated, objective.views, 1)
 
 
 def test_arguments_that_do_not_go_together():
@@ -141,9 +141,9 @@ def test_arguments_that_do_not_go_together():
 
 def test_the_joint_is_saved_and_gives_the_same_products(tmp_path: Path):
     objective = build().eval()
-    save_joint(objective.joint(), tmp_path)
+    save_joint(objective.joint_space(), tmp_path)
     again = load_joint(tmp_path)
     pooled, said = torch.randn(2, objective.encoder.dim), ["add the onion", "cut"]
     with torch.no_grad():
-        assert torch.equal(again.videos(pooled), objective.joint().videos(pooled))
+        assert torch.equal(again.videos(pooled), objective.joint_space().videos(pooled))
         assert torch.equal(again.texts(said), objective.tower(said))

@@ -41,7 +41,7 @@ MASKS = ["random", "tube", "frame", "block"]
 
 def build(**kwargs: Any) -> PartialMAE:
     torch.manual_seed(0)
-    return PartialMAE(create_encoder("vit", **KWARGS), **{**SMALL, "drop": 0.5, **kwargs})
+    return PartialMAE(create_encoder("vit", **KWARGS), **{**SMALL, "drop_ratio": 0.5, **kwargs})
 
 
 def batch(objective: Any, clips: int = 2, seed: int = 0, labels: tuple[int, ...] = (2, 0)) -> Batch:
@@ -52,7 +52,7 @@ def batch(objective: Any, clips: int = 2, seed: int = 0, labels: tuple[int, ...]
 @for_each("ratio", [0.5, 0.75])
 def test_without_a_task_and_with_all_that_was_dropped_it_is_mae(mask: str, ratio: float):
     ratio = 0.5 if mask == "frame" else ratio
-    part = build(drop=ratio, part=ratio, mask=mask, repeat=2)
+    part = build(drop_ratio=ratio, predict_ratio=ratio, mask=mask, repeat=2)
     torch.manual_seed(0)
     mae = MAE(create_encoder("vit", **KWARGS), mask_ratio=ratio, mask=mask, repeat=2, **SMALL)
     mae.load_state_dict(part.state_dict())
@@ -67,7 +67,7 @@ def test_without_a_task_and_with_all_that_was_dropped_it_is_mae(mask: str, ratio
 
 
 def test_a_task_that_weighs_nothing_leaves_mae():
-    part = build(part=0.5, task="classification", classes=3, task_weight=0.0)
+    part = build(predict_ratio=0.5, task="classification", classes=3, task_weight=0.0)
     mae = MAE(create_encoder("vit", **KWARGS), mask_ratio=0.5, mask="random", **SMALL)
     mae.load_state_dict({k: v for k, v in part.state_dict().items() if not k.startswith("task.")})
     assert torch.equal(part(batch(part)).total, mae(batch(part)).total)
@@ -76,7 +76,12 @@ def test_a_task_that_weighs_nothing_leaves_mae():
 @for_each("smoothing", [0.0, 0.1])
 def test_without_dropping_and_without_reconstruction_it_is_fine_tuning(smoothing: float):
     part = build(
-        drop=0.0, part=0.0, rec_weight=0.0, task="classification", classes=3, smoothing=smoothing
+        drop_ratio=0.0,
+        predict_ratio=0.0,
+        rec_weight=0.0,
+        task="classification",
+        classes=3,
+        smoothing=smoothing,
     )
     plain = Classify(
         create_encoder("vit", **KWARGS), classes=3, mix=Mix(0.0, 0.0, 0.0, 0.5), smoothing=smoothing
@@ -106,24 +111,26 @@ def test_what_is_seen_and_what_is_predicted(drop: float, share: float, mask: str
     n = 32
     if int(part * n) == 0:
         return
-    objective = build(drop=drop, part=part, mask=mask)
-    keep, hidden = objective.masks(batch(objective, seed=seed), objective.encoder.grid(4, 32, 32))
-    assert keep is not None and hidden is not None
+    objective = build(drop_ratio=drop, predict_ratio=part, mask=mask)
+    visible, hidden = objective.masks(
+        batch(objective, seed=seed), objective.encoder.grid(4, 32, 32)
+    )
+    assert visible is not None and hidden is not None
     floors = {"tube": 2 * int(drop * 16 + 1e-9), "frame": 16, "block": int(drop * n + 1e-9)}
     gone = floors.get(mask, n - int(n * (1 - drop)))
-    assert keep.shape == (2, n - gone)
+    assert visible.shape == (2, n - gone)
     assert hidden.shape == (
         2,
         gone if part == drop else min(gone, int(round(part * 1000) * n / 1000 + 1e-9)),
     )
-    for row in torch.cat([keep, hidden], 1):
+    for row in torch.cat([visible, hidden], 1):
         assert len(set(row.tolist())) == len(row) and 0 <= int(row.min()) and int(row.max()) < n
 
 
 @for_each("mask", MASKS)
 def test_the_part_is_drawn_anew_from_all_that_was_dropped(mask: str):
     """Whichever places of `dropped` it takes, over many clips it takes each about as often."""
-    objective = build(drop=0.5, part=0.25, mask=mask)
+    objective = build(drop_ratio=0.5, predict_ratio=0.25, mask=mask)
     assert objective.mask is not None
     taken = torch.zeros(16)
     for seed in range(40):
@@ -139,7 +146,7 @@ def test_shares_are_those_that_are_written():
     """0.29 of 100 tokens are 29, though 0.29 * 100 is less in floating point."""
     torch.manual_seed(0)
     wide = create_encoder("vit", **{**KWARGS, "size": 80, "frames": 2})  # 1 x 10 x 10
-    objective = PartialMAE(wide, drop=0.5, part=0.29, **SMALL)
+    objective = PartialMAE(wide, drop_ratio=0.5, predict_ratio=0.29, **SMALL)
     _, hidden = objective.masks(batch(objective), wide.grid(2, 80, 80))
     assert hidden is not None and hidden.shape == (2, 29)
 
@@ -156,10 +163,10 @@ def pixels_of(index: torch.Tensor) -> torch.Tensor:
 def test_dropped_pixels_reach_nothing_but_their_own_target(mask: str):
     objective = build(mask=mask, task="classification", classes=3)
     given = batch(objective)
-    keep, hidden = objective.masks(given, objective.encoder.grid(4, 32, 32))
-    assert keep is not None and hidden is not None
+    visible, hidden = objective.masks(given, objective.encoder.grid(4, 32, 32))
+    assert visible is not None and hidden is not None
     whole = objective(given)
-    never = ~(pixels_of(keep) | pixels_of(hidden))  # neither seen nor predicted
+    never = ~(pixels_of(visible) | pixels_of(hidden))  # neither seen nor predicted
     changed: Batch = {**given, "clips": given["clips"] + 5 * never[:, None]}
     assert never.any() and torch.equal(objective(changed).total, whole.total)
     noise = torch.randn(given["clips"].shape)
@@ -169,9 +176,10 @@ def test_dropped_pixels_reach_nothing_but_their_own_target(mask: str):
     assert not torch.equal(other.parts["mse"], whole.parts["mse"])
     clip = changed["clips"][:, 0]
     assert torch.equal(
-        objective.encoder(clip, keep).tokens, objective.encoder(given["clips"][:, 0], keep).tokens
+        objective.encoder(clip, visible).tokens,
+        objective.encoder(given["clips"][:, 0], visible).tokens,
     )
-    changed = {**given, "clips": given["clips"] + noise * pixels_of(keep)[:, None]}
+    changed = {**given, "clips": given["clips"] + noise * pixels_of(visible)[:, None]}
     assert not torch.equal(objective(changed).parts["task"], whole.parts["task"])
 
 
@@ -183,29 +191,29 @@ def test_the_loss_is_the_weighted_sum_of_both():
 
 
 def test_without_reconstruction_there_is_no_decoder():
-    for kwargs in ({"rec_weight": 0.0}, {"part": 0.0}):
+    for kwargs in ({"rec_weight": 0.0}, {"predict_ratio": 0.0}):
         objective = build(task="classification", classes=3, **kwargs)
         assert not [n for n in objective.state_dict() if n.startswith("pixels")]
         assert (
             set(objective(batch(objective)).parts) == {"task", "top1"}
-            and objective.pictures(batch(objective)) == {}
+            and objective.visualize(batch(objective)) == {}
         )
 
 
 def test_clip_and_sentence_by_hand():
-    objective = build(task="video_text", temperature=0.5, part=0.0, **WORDS).eval()
+    objective = build(task="video_text", temperature=0.5, predict_ratio=0.0, **WORDS).eval()
     given = batch_for(objective, clips=3)
     assert [len(bag) for bag in given["sentences"]] == [1, 1, 1]
-    keep, _ = objective.masks(given, objective.encoder.grid(4, 32, 32))
+    visible, _ = objective.masks(given, objective.encoder.grid(4, 32, 32))
     video = F.normalize(
-        objective.task.head(objective.encoder(given["clips"][:, 0], keep).pooled), dim=-1
+        objective.task.head(objective.encoder(given["clips"][:, 0], visible).pooled), dim=-1
     )
     texts = F.normalize(objective.task.tower([bag[0] for bag in given["sentences"]]), dim=-1)
     x = (video @ texts.T / 0.5).double()
     by_hand = -(x.log_softmax(1).diag() + x.log_softmax(0).diag()).mean() / 2
     torch.testing.assert_close(objective(given).total.double(), by_hand, rtol=1e-5, atol=0)
-    joint = objective.joint()
-    assert joint is not None and joint.cosine and build().joint() is None
+    joint = objective.joint_space()
+    assert joint is not None and joint.cosine and build().joint_space() is None
 
 
 def test_a_long_video_is_seen_from_end_to_end():
@@ -218,14 +226,14 @@ def test_a_long_video_cut_short_is_refused():
     objective = build(task="long_video", classes=2)
     rows = [Row(f"{i}.mp4", label=str(i % 2), video_id=str(i)) for i in range(4)]
     data = Manifest(tuple(rows), Path("clips"), ("0", "1"))
-    objective.suits(data, objective.views, 2)
+    objective.check_data(data, objective.views, 2)
     with pytest.raises(UserError, match=facts("--clip.stride")):
-        objective.suits(data, ClipChange(stride=2).views(objective.views), 2)
+        objective.check_data(data, ClipChange(stride=2).views(objective.views), 2)
 
 
 def test_a_longer_clip_than_it_was_made_for():
     """Positions are made for any length: 4 frames trained, 64 asked."""
-    objective = build(task="classification", classes=3, drop=0.75)
+    objective = build(task="classification", classes=3, drop_ratio=0.75)
     assert objective(
         {**batch(objective), "clips": torch.randn(2, 1, 3, 64, 32, 32)}
     ).total.isfinite()
@@ -235,27 +243,33 @@ def test_data_that_it_cannot_learn_from():
     objective = build(task="classification", classes=3)
     rows = [Row(f"{i}.mp4", label=str(i % 2), video_id=str(i)) for i in range(4)]
     with pytest.raises(UserError, match=facts("--objective.classes", "3", "2")):
-        objective.suits(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
+        objective.check_data(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
     rows[2] = replace(rows[2], label=None)
     with pytest.raises(UserError, match=facts("1", "4", "2.mp4")):
-        objective.suits(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
-    build().suits(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
+        objective.check_data(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
+    build().check_data(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
 
 
 @for_each(
     "why, kwargs",
     [
-        ("--objective.drop | 1.0", {"drop": 1.0}),
-        ("--objective.drop | -0.1", {"drop": -0.1}),
-        ("--objective.part | 1.5", {"part": 1.5}),
-        ("--objective.part | 0.6 | --objective.drop | 0.5", {"part": 0.6}),
-        ("--objective.part | 0.01 | 32 | 0.0313", {"part": 0.01}),
-        ("0.98 | 0 | 32", {"drop": 0.98}),
+        ("--objective.drop_ratio | 1.0", {"drop_ratio": 1.0}),
+        ("--objective.drop_ratio | -0.1", {"drop_ratio": -0.1}),
+        ("--objective.predict_ratio | 1.5", {"predict_ratio": 1.5}),
+        ("--objective.predict_ratio | 0.6 | --objective.drop_ratio | 0.5", {"predict_ratio": 0.6}),
+        ("--objective.predict_ratio | 0.01 | 32 | 0.0313", {"predict_ratio": 0.01}),
+        ("0.98 | 0 | 32", {"drop_ratio": 0.98}),
         (
             "0.01 | 16",
-            {"drop": 0.01, "part": 0.0, "mask": "tube", "task": "classification", "classes": 2},
+            {
+                "drop_ratio": 0.01,
+                "predict_ratio": 0.0,
+                "mask": "tube",
+                "task": "classification",
+                "classes": 2,
+            },
         ),
-        ("partial_mae | part | rec_weight", {"rec_weight": 0.0}),
+        ("partial_mae | predict_ratio | rec_weight", {"rec_weight": 0.0}),
         ("--objective.classes", {"task": "classification"}),
         ("long_video | --objective.classes", {"task": "long_video"}),
         ("video_text", {"task": "video_text", "repeat": 2}),
@@ -268,26 +282,29 @@ def test_what_is_refused(why: str, kwargs: dict[str, Any]):
 
 
 def test_the_picture_has_four_rows_and_gray_where_nothing_is_known():
-    objective = build(norm="none", part=0.25)
+    objective = build(norm="none", predict_ratio=0.25)
     mean, std = (
         torch.tensor(v).view(3, 1, 1, 1) for v in (objective.encoder.mean, objective.encoder.std)
     )
     given: Batch = {**batch(objective), "clips": (torch.rand(2, 1, 3, 4, 32, 32) - mean) / std}
-    picture = objective.pictures(given)["reconstruction"]
+    picture = objective.visualize(given)["reconstruction"]
     assert picture.shape == (3, 4 * 32, 4 * 32)
     true, seen, predicted, wrong = picture.float().unflatten(1, (4, 32)).unbind(1)  # 3 H (T W)
-    keep, hidden = objective.masks(given, objective.encoder.grid(4, 32, 32))
-    assert keep is not None and hidden is not None
+    visible, hidden = objective.masks(given, objective.encoder.grid(4, 32, 32))
+    assert visible is not None and hidden is not None
 
     def strip(index: torch.Tensor) -> torch.Tensor:
         return pixels_of(index[:1])[0, 0].permute(1, 0, 2).flatten(1).expand(3, -1, -1)  # 3 H (T W)
 
     gray = torch.tensor(127.0)
-    assert torch.equal(true[strip(keep)], seen[strip(keep)]) and (seen[~strip(keep)] == gray).all()
     assert (
-        torch.equal(predicted[strip(keep)], true[strip(keep)])
+        torch.equal(true[strip(visible)], seen[strip(visible)])
+        and (seen[~strip(visible)] == gray).all()
+    )
+    assert (
+        torch.equal(predicted[strip(visible)], true[strip(visible)])
         and (wrong[~strip(hidden)] == 0).all()
     )
-    assert (predicted[~(strip(keep) | strip(hidden))] == gray).all()
+    assert (predicted[~(strip(visible) | strip(hidden))] == gray).all()
     off = (predicted - true).abs()[strip(hidden)]
     torch.testing.assert_close(wrong[strip(hidden)], off, atol=1.5, rtol=0)

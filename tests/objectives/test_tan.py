@@ -32,7 +32,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 def small(**change: Any) -> TAN:
     torch.manual_seed(0)
-    return TAN(**{**TAN.tiny, **change})
+    return TAN(**{**TAN.tiny_kwargs, **change})
 
 
 def batch_of(net: TAN, windows: int = 4) -> Batch:
@@ -61,7 +61,7 @@ def one_step(form: str) -> dict[str, torch.Tensor]:
         k: v[mine] if isinstance(v, torch.Tensor | list) else v for k, v in batch.items()
     }
     own = max(map(len, part["sentences"]))  # a process pads to its own longest window
-    part |= {key: part[key][:, :own] for key in ("spans", "places", "unspoken")}
+    part |= {key: part[key][:, :own] for key in ("spans_s", "span_fractions", "text_padding_mask")}
     module = (
         DistributedDataParallel(net) if world.size > 1 else net
     )  # kept: without it nothing is averaged
@@ -90,7 +90,7 @@ def test_the_plain_step_of_the_benchmark_is_ours(settings: dict[str, Any]):
     sizes = {"dim": 32, "heads": 4, "video_layers": 2, "joint_layers": 3, "options": {"dim": 16}}
     ours = changed(speed.objective(windows=3, **sizes, **settings).double())
     batch = speed.windows(3)
-    batch |= {key: batch[key].double() for key in ("features", "spans", "places")}  # type: ignore[literal-required]
+    batch |= {key: batch[key].double() for key in ("features", "spans_s", "span_fractions")}  # type: ignore[literal-required]
     loss = ours(batch).total
     loss.backward()
     mine = {name: p.grad.clone() for name, p in ours.named_parameters() if p.grad is not None}
@@ -108,18 +108,20 @@ def test_what_only_fills_up_changes_nothing():
     """Seconds past the end and sentences that nobody said: the others' vectors stay as they are."""
     net = small().double().eval()
     batch = batch_of(net)
-    batch["ended"] = torch.arange(net.seconds).expand(4, -1) >= net.seconds - 3
+    batch["video_padding_mask"] = torch.arange(net.seconds).expand(4, -1) >= net.seconds - 3
     most = max(map(len, batch["sentences"]))
     text = net.texts(batch["sentences"], most)
     hidden = batch["features"].clone()
     hidden[:, -3:] = 7.0
-    strange = torch.where(batch["unspoken"][..., None], 5.0, text)
-    one = net.aligner(batch["features"], batch["ended"], text, batch["unspoken"])
-    two = net.aligner(hidden, batch["ended"], strange, batch["unspoken"])
+    strange = torch.where(batch["text_padding_mask"][..., None], 5.0, text)
+    one = net.aligner(
+        batch["features"], batch["video_padding_mask"], text, batch["text_padding_mask"]
+    )
+    two = net.aligner(hidden, batch["video_padding_mask"], strange, batch["text_padding_mask"])
     assert not torch.equal(one.joint_video[:, :, -3:], two.joint_video[:, :, -3:])
     for name in ("video", "joint_video"):
         torch.testing.assert_close(getattr(one, name)[:, :, :-3], getattr(two, name)[:, :, :-3])
-    said = ~batch["unspoken"]
+    said = ~batch["text_padding_mask"]
     torch.testing.assert_close(
         one.joint_text.transpose(1, 2)[said], two.joint_text.transpose(1, 2)[said]
     )
@@ -129,13 +131,15 @@ def test_where_no_label_is_positive_the_head_learns_nothing():
     """Published: infinite, or not a number."""
     net = small(cotrain="keep")
     batch = batch_of(net)
-    batch["places"] = torch.full_like(batch["places"], 0.05)  # all in the first fifth
+    batch["span_fractions"] = torch.full_like(
+        batch["span_fractions"], 0.05
+    )  # all in the first fifth
     loss = net(batch)
     loss.total.backward()
     assert float(loss.parts["bce"]) == 0 and loss.total.isfinite()
     assert float(net.aligner.head.weight.grad.abs().max()) == 0
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
-    batch["places"] = torch.full_like(batch["places"], 0.5)
+    batch["span_fractions"] = torch.full_like(batch["span_fractions"], 0.5)
     assert float(net(batch).parts["bce"].detach()) > 0
 
 
@@ -155,7 +159,7 @@ def test_a_sentence_without_a_second_is_not_asked(settings: dict[str, Any]):
     """Published: the run ends once a threshold leaves some out."""
     net = small(**settings)
     batch = batch_of(net)
-    batch["spans"][1, 0] = torch.tensor([2.3, 2.7])  # no whole second begins in it
+    batch["spans_s"][1, 0] = torch.tensor([2.3, 2.7])  # no whole second begins in it
     loss = net(batch)
     loss.total.backward()
     assert (
@@ -170,7 +174,7 @@ def test_a_batch_of_one_window_has_a_loss(settings: dict[str, Any], said: list[s
     net = small(**settings)
     batch = batch_of(net, 1)
     batch["sentences"] = [said]
-    for key in ("spans", "places", "unspoken"):
+    for key in ("spans_s", "span_fractions", "text_padding_mask"):
         batch[key] = batch[key][:, : len(said)]  # type: ignore[literal-required]
     loss = net(batch)
     loss.total.backward()
@@ -250,16 +254,16 @@ def test_the_second_stage_begins_with_the_first(tmp_path: Path):
     file = tmp_path / "epoch19.pth.tar"
     torch.save({"epoch": 19, "state_dict": layout.to_theirs(first.state_dict())}, file)
     torch.manual_seed(5)
-    second = TAN(**TAN.tiny, cotrain="keep", init=str(file))
+    second = TAN(**TAN.tiny_kwargs, cotrain="keep", init=str(file))
     for name, value in first.aligner.state_dict().items():
         for copy in (second.aligner, second.teacher):
             assert torch.equal(copy.state_dict()[name], value), name
     assert torch.equal(second.aligner.head.weight, second.teacher.head.weight)
-    back = TAN(**TAN.tiny, init=str(file))
+    back = TAN(**TAN.tiny_kwargs, init=str(file))
     assert back.aligner.head is None
     for change, path in (({"dim": 32}, file), ({}, tmp_path)):
         with pytest.raises(UserError, match=facts(str(path))):
-            TAN(**{**TAN.tiny, **change}, init=str(path))
+            TAN(**{**TAN.tiny_kwargs, **change}, init=str(path))
 
 
 def test_of_policy_bce_the_head_alone_is_trained():
@@ -317,14 +321,14 @@ def test_positions_past_the_table_are_a_sentence():
 def test_the_picture_frames_what_is_said_and_marks_the_best():
     net = small().eval()
     batch = batch_of(net, 2)
-    picture = net.pictures(batch)["alignment"]
+    picture = net.visualize(batch)["alignment"]
     K = len(batch["sentences"][0])
     assert picture.shape == (3, 8 * K, 8 * net.seconds)
     best = net.similarities(batch["features"][:1], batch["sentences"][0]).joint[-1].argmax(1)
     for k in range(K):
         red = picture[:, 8 * k + 4, 4::8] == torch.tensor([230, 30, 30], dtype=torch.uint8)[:, None]
         assert red.all(0).nonzero().flatten().tolist() == [int(best[k])]
-        first = int(batch["spans"][0, k, 0])
+        first = int(batch["spans_s"][0, k, 0])
         assert picture[:, 8 * k + 3, 8 * first].tolist() == [40, 200, 80]
 
 
@@ -339,7 +343,7 @@ def test_what_it_cannot_be_built_with_is_a_sentence():
         with pytest.raises(UserError, match=facts(*words)):
             small(**change)
     with pytest.raises(UserError, match=facts("--encoder")):
-        TAN(create_encoder("vit", dim=8, depth=1, heads=1), **TAN.tiny)
+        TAN(create_encoder("vit", dim=8, depth=1, heads=1), **TAN.tiny_kwargs)
 
 
 if __name__ == "__main__":

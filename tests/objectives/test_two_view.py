@@ -173,7 +173,7 @@ def test_numbers_are_the_published_ones_or_the_users():
         ({"name": "dino", "queue": 8}, "dino | queue"),
         ({"name": "moco", "momentum": 1.5}, "--momentum | 1.5"),
         ({"name": "moco", "dim": 0}, "--dim | 0"),
-        ({"name": "moco", "apart_s": -1.0}, "--apart_s | -1"),
+        ({"name": "moco", "max_gap_s": -1.0}, "--max_gap_s | -1"),
     ],
 )
 def test_what_a_loss_has_not_is_refused(wrong: dict, said: str):
@@ -189,9 +189,10 @@ def test_one_clip_alone_is_refused(name: str):
 
 def test_distance_of_the_clips_goes_to_the_loader():
     assert (
-        build("ntxent").views.apart_s is None and build("ntxent", apart_s=0.5).views.apart_s == 0.5
+        build("ntxent").views.max_gap_s is None
+        and build("ntxent", max_gap_s=0.5).views.max_gap_s == 0.5
     )
-    assert len(build("ntxent").views.clips) == 2 and build("ntxent").views.moment == (0, 1)
+    assert len(build("ntxent").views.clips) == 2 and build("ntxent").views.group_of_clip == (0, 1)
 
 
 def test_either_clip_matters_alike(name: str):
@@ -236,7 +237,7 @@ def test_the_teacher_follows_once_a_step(name: str):
     batch = batch_for(net)
     with torch.no_grad():
         net.encoder.load_state_dict(build(name, seed=3).encoder.state_dict())  # as --init does
-    net.warmed()
+    net.on_weights_loaded()
     assert all(torch.equal(student, teacher) for student, teacher in pairs(net))
     assert not any(p.requires_grad for p in net.teacher.parameters())
     before = [teacher.clone() for _, teacher in pairs(net)]
@@ -301,7 +302,7 @@ def test_prototypes_are_of_length_one():
 
 
 def test_dino_keeps_its_teacher_too(name: str):
-    assert list(build(name).exported()) == (
+    assert list(build(name).exported_encoders()) == (
         ["encoder", "teacher"] if name == "dino" else ["encoder"]
     )
 

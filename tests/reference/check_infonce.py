@@ -54,7 +54,7 @@ class Linear(Encoder):
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(1, 1, 1)
 
-    def forward(self, clip: Tensor, keep: None = None, layers: None = None) -> Features:
+    def forward(self, clip: Tensor, visible: None = None, layers: None = None) -> Features:
         out = clip.flatten(1) @ self.w.T
         return Features(out[:, None], out, Grid(1, 1, 1))
 

@@ -105,28 +105,28 @@ def of_videomae(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
     clip = encoder.normalise(case.arrays["video_u8"])
     mask = case.arrays["mask"]
     index = torch.arange(mask.shape[1]).expand_as(mask)
-    keep, drop = index[~mask].view(len(mask), -1), index[mask].view(len(mask), -1)
+    visible, drop = index[~mask].view(len(mask), -1), index[mask].view(len(mask), -1)
     grid = encoder.grid(*clip.shape[2:])
-    visible, _ = tube_mask(torch.rand(1, grid.h * grid.w), grid, meta["mask_ratio"])
+    tubes_visible, _ = tube_mask(torch.rand(1, grid.h * grid.w), grid, meta["mask_ratio"])
     dense = encoder(clip, layers=(encoder.depth,))
     first = dense.layers[0].mean(1)
     arrays = {
         "mask": tubes(mask, grid),
-        "encoder_visible": encoder(clip, keep).tokens,
+        "encoder_visible": encoder(clip, visible).tokens,
         "encoder_unmasked": dense.tokens,
-        "decoder_pred": predict(mae, clip, keep, drop),
+        "decoder_pred": predict(mae, clip, visible, drop),
         "ft_meanpool_fcnorm": F.layer_norm(
             first, first.shape[-1:], eps=EPS
         ),  # a fresh fc_norm; encoder.norm is unused
     }
     numbers = {
         "grid": list(grid),
-        "visible_per_clip": visible.shape[1],
-        "masked_per_clip": grid.n - visible.shape[1],
+        "visible_per_clip": tubes_visible.shape[1],
+        "masked_per_clip": grid.n - tubes_visible.shape[1],
         "layer_norm_eps": encoder.norm.eps,
         "pred_abs_mean": float(arrays["decoder_pred"].detach().abs().mean()),
     }
-    return finish(case, mae, {}, clip, keep, drop, drop, VIDEOMAE.to_ours, arrays, numbers)
+    return finish(case, mae, {}, clip, visible, drop, drop, VIDEOMAE.to_ours, arrays, numbers)
 
 
 def tubes(mask: Tensor, grid: Grid) -> Tensor:
@@ -171,36 +171,38 @@ def of_mae_st(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
     )
     mae.load_state_dict(MAE_ST.to_ours(case.weights))
     clip = encoder.normalise(case.arrays["video_u8"])
-    keep, drop = random_mask(case.arrays["noise"], meta["mask_ratio"])
-    restore = torch.cat([keep, drop], dim=1).argsort(dim=1)  # B N
-    pixels = everywhere(mae, clip, keep, drop)  # in shuffled order
+    visible, drop = random_mask(case.arrays["noise"], meta["mask_ratio"])
+    restore = torch.cat([visible, drop], dim=1).argsort(dim=1)  # B N
+    pixels = everywhere(mae, clip, visible, drop)  # in shuffled order
     last = encoder(clip, layers=(encoder.depth,)).layers[0]
     # The official fine-tuning model always leaves out its first token, which is a patch where there is no class token.
     pooled = last.mean(1) if c["cls_embed"] else last[:, 1:].mean(1)
-    mask = torch.ones(restore.shape, dtype=torch.bool).scatter(1, keep, False)
+    mask = torch.ones(restore.shape, dtype=torch.bool).scatter(1, visible, False)
     arrays = {
         "noise": case.arrays["noise"],
         "mask": mask,
-        "ids_keep": keep,
+        "ids_keep": visible,
         "ids_restore": restore,
-        "encoder_visible": encoder(clip, keep).tokens,
+        "encoder_visible": encoder(clip, visible).tokens,
         "decoder_pred": pixels.gather(1, restore[..., None].expand_as(pixels)),
         "target_frame_index": spread(clip.shape[2], c["pred_t_dim"]),
         "ft_meanpool_norm": encoder.norm(pooled),
     }
     numbers = {
         "grid": list(encoder.grid(*clip.shape[2:])),
-        "visible_per_clip": keep.shape[1],
+        "visible_per_clip": visible.shape[1],
         "layer_norm_eps": encoder.norm.eps,
         "t_pred_patch_size": mae.pixels.cell[0],
         "target_frame_index": arrays["target_frame_index"].tolist(),
     }
     everything = torch.arange(restore.shape[1]).expand_as(restore)
     options = {"target": "input", "target_frames": c["pred_t_dim"]}
-    return finish(case, mae, options, clip, keep, drop, everything, MAE_ST.to_ours, arrays, numbers)
+    return finish(
+        case, mae, options, clip, visible, drop, everything, MAE_ST.to_ours, arrays, numbers
+    )
 
 
-def finish(case, mae, options, clip, keep, drop, listed, to_ours, arrays, numbers):  # noqa: ANN001, ANN201
+def finish(case, mae, options, clip, visible, drop, listed, to_ours, arrays, numbers):  # noqa: ANN001, ANN201
     """Targets, both losses, and the gradients where the official names put them."""
     leaves = {k: v.clone().requires_grad_() for k, v in case.weights.items()}
     for norm in ("norm", "raw"):
@@ -209,7 +211,9 @@ def finish(case, mae, options, clip, keep, drop, listed, to_ours, arrays, number
             if shown := re.fullmatch(rf"target_{norm}_first(\d+)", name):
                 arrays[name] = raw.targets(clip, listed[:, : int(shown[1])])
         pred = functional_call(
-            _Predict(mae), {f"mae.{k}": v for k, v in to_ours(leaves).items()}, (clip, keep, drop)
+            _Predict(mae),
+            {f"mae.{k}": v for k, v in to_ours(leaves).items()},
+            (clip, visible, drop),
         )
         loss = F.mse_loss(pred, raw.targets(clip, drop))
         arrays[f"loss_{norm}"] = loss.detach().double()
@@ -223,22 +227,22 @@ def finish(case, mae, options, clip, keep, drop, listed, to_ours, arrays, number
     return {k: v.detach() for k, v in arrays.items()}, numbers
 
 
-def predict(mae: MAE, clip: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
+def predict(mae: MAE, clip: Tensor, visible: Tensor, drop: Tensor) -> Tensor:
     """Of the hidden tokens, as training has it."""
-    seen, _, grid, _ = mae.encoder(clip, keep)
-    return mae.pixels(seen, keep, drop, grid)
+    seen, _, grid, _ = mae.encoder(clip, visible)
+    return mae.pixels(seen, visible, drop, grid)
 
 
-def everywhere(mae: MAE, clip: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
+def everywhere(mae: MAE, clip: Tensor, visible: Tensor, drop: Tensor) -> Tensor:
     """Of all tokens, the seen ones first, as mae_st gives it; training leaves those out."""
-    seen, _, grid, _ = mae.encoder(clip, keep)
-    x = mae.pixels.tokens(seen, keep, drop, grid)
+    seen, _, grid, _ = mae.encoder(clip, visible)
+    x = mae.pixels.tokens(seen, visible, drop, grid)
     for block in mae.pixels.blocks:
         x = block(x)
     pred = mae.pixels.out(mae.pixels.last(x))[:, -grid.n :]
-    hidden = predict(mae, clip, keep, drop)
+    hidden = predict(mae, clip, visible, drop)
     assert_close(
-        "the hidden part of it", hidden.detach(), pred[:, keep.shape[1] :].detach(), "tokens"
+        "the hidden part of it", hidden.detach(), pred[:, visible.shape[1] :].detach(), "tokens"
     )
     return pred
 
@@ -250,5 +254,5 @@ class _Predict(torch.nn.Module):
         super().__init__()
         self.mae = mae
 
-    def forward(self, clip: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
-        return predict(self.mae, clip, keep, drop)
+    def forward(self, clip: Tensor, visible: Tensor, drop: Tensor) -> Tensor:
+        return predict(self.mae, clip, visible, drop)

@@ -177,18 +177,18 @@ def text_check(told: Told, state: Arrays, words: dict[str, Any]) -> Iterator[str
 
 def said_of(told: Told, abs_places: bool = True) -> Said:
     given, config = told.arrays["inputs"], told.config
-    unspoken = given["text_padding_mask"]
-    spans = torch.zeros(*unspoken.shape, 2, dtype=torch.float64)
+    text_padding_mask = given["text_padding_mask"]
+    spans = torch.zeros(*text_padding_mask.shape, 2, dtype=torch.float64)
     for b, (start, end) in enumerate(zip(config["start"], config["end"], strict=True)):
         spans[b, : len(start)] = torch.tensor([start, end], dtype=torch.float64).T
-    own = pseudo_labels.spoken(spans, unspoken, given["video"].shape[1])
+    own = pseudo_labels.spoken(spans, text_padding_mask, given["video"].shape[1])
     places = given["pl_abs_text_pos"].double() if abs_places else torch.full_like(spans, 0.5)
-    return Said(own, places, unspoken, given["video_padding_mask"])
+    return Said(own, places, text_padding_mask, given["video_padding_mask"])
 
 
-def flattened(cosines: Tensor, unspoken: Tensor) -> Tensor:
+def flattened(cosines: Tensor, text_padding_mask: Tensor) -> Tensor:
     """B E T B N -> E R S."""
-    return cosines.transpose(0, 1).flatten(1, 2)[:, :, ~unspoken]
+    return cosines.transpose(0, 1).flatten(1, 2)[:, :, ~text_padding_mask]
 
 
 def loss_check(told: Told, state: Arrays, norms: dict[str, float]) -> Iterator[str]:
@@ -200,7 +200,7 @@ def loss_check(told: Told, state: Arrays, norms: dict[str, float]) -> Iterator[s
     video = told.arrays["inputs"]["video"].double().requires_grad_()
     given = {**told.arrays["inputs"], "video": video}
     seen = units(seen_by(net.aligner, told._replace(arrays={**told.arrays, "inputs": given})))
-    net.loss(net.logits(seen, said.unspoken), said).total.backward()
+    net.loss(net.logits(seen, said.text_padding_mask), said).total.backward()
     found = {
         "loss_init.grad_video_norm": video.grad.norm(),
         "loss_init.grad_video_0_0_first8": video.grad[0, 0, :8],
@@ -227,9 +227,11 @@ def one_loss(
     net: TAN, prefix: str, told: Told, said: Said, cosines: Arrays, **more: Any
 ) -> Iterator[str]:
     """Losses, gradients at the cosines and what was chosen, of given cosines."""
-    out, spoken = told.arrays["outputs"], ~said.unspoken
+    out, spoken = told.arrays["outputs"], ~said.text_padding_mask
     cosines = {name: x.clone().requires_grad_() for name, x in cosines.items()}
-    logits = Logits(*(flattened(x, said.unspoken) / net.temperature for x in cosines.values()))
+    logits = Logits(
+        *(flattened(x, said.text_padding_mask) / net.temperature for x in cosines.values())
+    )
     head = more.get("head")
     loss = net.loss(logits, said, head, more.get("taught"))
     parts = loss.parts
@@ -253,7 +255,9 @@ def one_loss(
     )
     if net.threshold or head is not None:
         heights = [of_own(x[-1:], spoken)[:, 0].amax(1) for x in (logits.joint, logits.dual)]
-        chosen = pseudo_labels.alignable(*heights, said.places[spoken], net.threshold, net.trim)
+        chosen = pseudo_labels.alignable(
+            *heights, said.span_fractions[spoken], net.threshold, net.trim
+        )
         yield from compared({f"{prefix}._t_th_metric": chosen.metric}, out, "tan")
         masks = {"_t_th_mask": chosen.kept}
         if head is not None:
@@ -268,19 +272,30 @@ def cotrain_check(told: Told, name: str) -> Iterator[str]:
     share = SHARE if f"{name}.loss-total" in out else 0.0
     sizes = {"features": 1, "dim": 8, "heads": 1, "video_layers": 1, "joint_layers": 1 + STAGE}
     how = "keep" if how == WITHOUT else how
-    net = TAN(None, **sizes, cotrain=how, threshold=share, options=TAN.tiny["options"]).double()
+    net = TAN(
+        None, **sizes, cotrain=how, threshold=share, options=TAN.tiny_kwargs["options"]
+    ).double()
     taught, picked = {}, {}
     for which in ("joint", "dual"):
         cosines = given[f"pl_ema_logits_{which}"][:, -1].double()
         taught[which] = cosines.diagonal(dim1=0, dim2=2).permute(2, 0, 1) / net.temperature  # B T N
         picked[which] = pseudo_labels.pick(
-            taught[which], said.own, said.ended, said.unspoken, net.temperature
+            taught[which],
+            said.own,
+            said.video_padding_mask,
+            said.text_padding_mask,
+            net.temperature,
         )
-    agreed = pseudo_labels.agree(picked["joint"], picked["dual"], said.own, said.unspoken, how)
+    agreed = pseudo_labels.agree(
+        picked["joint"], picked["dual"], said.own, said.text_padding_mask, how
+    )
     exact = {"dbg.confidence_iou": agreed.agree, "dbg.confidence_mask": agreed.sure}
     exact |= {"dbg.agreement": with_itself(agreed.target), "dbg.binary_tgt": with_itself(said.own)}
     exact |= {f"dbg.{which}_self_tgt": one.box for which, one in picked.items()}
-    close = {"dbg.iou": agreed.iou, "confidence-ratio": agreed.sure[~said.unspoken].double().mean()}
+    close = {
+        "dbg.iou": agreed.iou,
+        "confidence-ratio": agreed.sure[~said.text_padding_mask].double().mean(),
+    }
     close["iou-threshold"] = torch.tensor(pseudo_labels.AGREE)
     for which, one in picked.items():
         close |= {f"dbg.{which}_prob": one.prob, f"dbg.{which}_max_prob": one.score}

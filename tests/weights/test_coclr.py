@@ -74,7 +74,7 @@ def test_a_whole_objective_starts_from_the_file(make: Callable, build: Callable,
     assert torch.equal(objective.key_head[2].weight, state["encoder_k.4.weight"][..., 0, 0, 0])
     assert torch.equal(objective.key_encoder.stem[3][4].bias, state["encoder_k.0.Conv_2c.bn2.bias"])
     assert torch.equal(objective.queue.keys, state["queue"].T)
-    assert objective.exported()["encoder"].licence == "Apache-2.0"
+    assert objective.exported_encoders()["encoder"].licence == "Apache-2.0"
     if make is coclr:
         assert torch.equal(objective.sampler_head[2].bias, state["sampler.4.bias"])
         assert torch.equal(objective.second.keys, state["queue_second"].T) and objective.queue.full

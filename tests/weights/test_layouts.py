@@ -251,8 +251,8 @@ def test_the_published_cases(name: str, tmp_path: Path):
         expected = torch.from_numpy(arrays["ft_meanpool_fcnorm"])
         torch.testing.assert_close(encoder.norm(last.mean(1)), expected, atol=2e-5, rtol=0)
     else:
-        keep = torch.from_numpy(arrays["ids_keep"])
-        tokens = encoder(encoder.normalise(clip), keep=keep).tokens
+        visible = torch.from_numpy(arrays["ids_keep"])
+        tokens = encoder(encoder.normalise(clip), visible=visible).tokens
         torch.testing.assert_close(
             tokens, torch.from_numpy(arrays["encoder_visible"]), atol=2e-5, rtol=0
         )

@@ -22,7 +22,7 @@ NAMES = {layout.name: layout for layout in LAYOUTS}
 
 def net(**change: Any) -> TAN:
     torch.manual_seed(0)
-    return TAN(**{**TAN.tiny, **change})
+    return TAN(**{**TAN.tiny_kwargs, **change})
 
 
 def state_of(name: str, **change: Any) -> State:
@@ -88,7 +88,7 @@ def test_the_names_of_a_co_trained_file():
 @for_each("name", NAMES)
 def test_its_settings_make_an_objective_that_it_fills(name: str, tmp_path: Path):
     found = found_in(saved(tmp_path, state_of(name)))
-    options = {"buckets": TAN.tiny["options"]["buckets"], **found.net.settings["options"]}
+    options = {"buckets": TAN.tiny_kwargs["options"]["buckets"], **found.net.settings["options"]}
     objective = TAN(**{**found.net.settings, "heads": 2, "options": options})
     warm_start(objective, str(found.file.path))
     assert objective.state_dict().keys() == found.ours.keys()

@@ -103,7 +103,7 @@ def main(names: list[str]) -> None:
                 synchronise(made)
             module = DistributedDataParallel(made)
         adam = optim.make("adamw", made, 0.05, (0.9, 0.95))
-        optim.set_rates(adam, 1e-4, late=False)
+        optim.set_rates(adam, 1e-4, freeze=False)
         batch: Any = batch_of(made, 2 * subject.clips // world.size)
         for key in ("clips", "features"):
             if key in batch:

@@ -106,9 +106,9 @@ class StandIn(Encoder):
         return self.shape(T, H, W)
 
     def forward(
-        self, clip: Clip, keep: Index | None = None, layers: tuple[int, ...] | None = None
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        kept = None if keep is None else keep.shape[1]
+        kept = None if visible is None else visible.shape[1]
         learns = torch.is_grad_enabled() and self.one.requires_grad
         self.calls.append(Call(tuple(clip.shape), kept, learns, self.training))
         grid = self.grid(*clip.shape[2:])
@@ -153,10 +153,10 @@ def window_of(objective: Objective, clips: int, seconds: int) -> dict[str, Any]:
     spans = torch.stack([starts, starts + seconds / SAID], 1).expand(clips, SAID, 2)
     return {
         "features": torch.zeros(clips, seconds, objective.aligner.video_in.in_features),  # type: ignore[union-attr, arg-type]
-        "ended": torch.zeros(clips, seconds, dtype=torch.bool),
-        "unspoken": torch.zeros(clips, SAID, dtype=torch.bool),
-        "spans": spans,
-        "places": (spans + seconds) / (3 * seconds),
+        "video_padding_mask": torch.zeros(clips, seconds, dtype=torch.bool),
+        "text_padding_mask": torch.zeros(clips, SAID, dtype=torch.bool),
+        "spans_s": spans,
+        "span_fractions": (spans + seconds) / (3 * seconds),
         "sentences": [[f"sentence {k} of window {i}" for k in range(SAID)] for i in range(clips)],
     }
 
@@ -216,16 +216,20 @@ def passed(subject: Subject, call: Call, world: int, half: bool = True) -> Pass:
         kept = []
         for clips in (1, 2):
             clip = torch.zeros(clips, *call.clip[1:])
-            keep = None if call.kept is None else torch.zeros(clips, call.kept, dtype=torch.int64)
+            visible = (
+                None if call.kept is None else torch.zeros(clips, call.kept, dtype=torch.int64)
+            )
             with Sent(world) as sent, FlopCounterMode(display=False) as flops:
-                kept.append(saved_bytes(partial(through, made, clip, keep, call.learns, half)))
+                kept.append(saved_bytes(partial(through, made, clip, visible, call.learns, half)))
     each = kept[1] - kept[0]
     return Pass(each, kept[0] - each, flops.get_total_flops() / clips, sent.traffic)
 
 
-def through(encoder: Encoder, clip: Tensor, keep: Tensor | None, learns: bool, half: bool) -> None:
+def through(
+    encoder: Encoder, clip: Tensor, visible: Tensor | None, learns: bool, half: bool
+) -> None:
     with torch.set_grad_enabled(learns), cast(half):
-        tokens = encoder(clip, keep).tokens
+        tokens = encoder(clip, visible).tokens
     if learns:
         tokens.float().sum().backward()
 

@@ -39,7 +39,7 @@ class Nothing(Objective):
         loss = self.number.square().sum()
         return Loss(loss, {"square": loss.detach()})
 
-    def exported(self) -> dict[str, Encoder]:
+    def exported_encoders(self) -> dict[str, Encoder]:
         return {}
 
 
@@ -59,7 +59,7 @@ class Same:
                 "epoch": rows,
                 "video_id": [""] * 8,
                 "seed": 0,
-                "bad": [],
+                "bad_files": [],
                 "padded": 0,
                 "dropped": 0,
             }

@@ -34,7 +34,7 @@ class Given(Tower):
     def embed(self, tokens: Tensor) -> Tensor:
         return self.table[tokens[:, 0]]
 
-    def knows(self, sentence: str) -> bool:
+    def can_encode(self, sentence: str) -> bool:
         return True
 
     def write(self, folder: Any, stem: str) -> dict[str, Any]:
@@ -83,11 +83,11 @@ def windows(
     spans = torch.stack([start, start + EACH_S], 1).expand(n, -1, -1).to(DEVICE)
     return {
         "features": torch.randn(n, seconds, wide).to(DEVICE),
-        "ended": torch.zeros(n, seconds, dtype=torch.bool, device=DEVICE),
+        "video_padding_mask": torch.zeros(n, seconds, dtype=torch.bool, device=DEVICE),
         "sentences": [[str(i * sentences + k) for k in range(sentences)] for i in range(n)],
-        "spans": spans,
-        "places": spans / seconds,
-        "unspoken": torch.zeros(n, sentences, dtype=torch.bool, device=DEVICE),
+        "spans_s": spans,
+        "span_fractions": spans / seconds,
+        "text_padding_mask": torch.zeros(n, sentences, dtype=torch.bool, device=DEVICE),
         "index": torch.arange(n),
         "epoch": torch.zeros(n, dtype=torch.int64),
         "seed": 0,
@@ -120,7 +120,7 @@ class Plain:
 
 def forward(net: Any, batch: Batch, text: Tensor) -> Out:
     """The pre-projections of both branches by themselves, sequences first, each branch's cosines of all pairs."""
-    video_mask, text_mask = batch["ended"], batch["unspoken"]
+    video_mask, text_mask = batch["video_padding_mask"], batch["text_padding_mask"]
     T = video_mask.shape[1]
     dual = encode(net.video, projected(net, batch["features"]).permute(1, 0, 2), video_mask)
     words = net.text_norm(net.text_in(text))
@@ -179,20 +179,21 @@ def encode(stack: Any, x: Tensor, hidden: Tensor) -> Tensor:
 
 
 def loss(ours: Any, batch: Batch, online: Out, teacher: Out | None) -> Tensor:
-    B, T = batch["ended"].shape
-    temperature, unspoken = ours.temperature, batch["unspoken"]
+    B, T = batch["video_padding_mask"].shape
+    temperature, text_padding_mask = ours.temperature, batch["text_padding_mask"]
     step = torch.arange(T, device=DEVICE)[None, None]
-    start, end = batch["spans"].unbind(-1)
+    start, end = batch["spans_s"].unbind(-1)
     own = (
-        (start[..., None] <= step) & (step < end[..., None]) & ~unspoken[..., None]
+        (start[..., None] <= step) & (step < end[..., None]) & ~text_padding_mask[..., None]
     ).float()  # B N T
     eye = torch.eye(B, device=DEVICE)[:, None, :, None]
     target = own.permute(0, 2, 1)[:, :, None].repeat(1, 1, B, 1) * eye  # B T B N
     if teacher is not None:
         target = agreement(batch, own, target, teacher, temperature, eye)
-    right = target[:, :, ~unspoken].reshape(B * T, -1)
+    right = target[:, :, ~text_padding_mask].reshape(B * T, -1)
     both = [
-        x[:, :, :, ~unspoken].permute(1, 0, 2, 3).reshape(x.shape[1], B * T, -1) for x in online[:2]
+        x[:, :, :, ~text_padding_mask].permute(1, 0, 2, 3).reshape(x.shape[1], B * T, -1)
+        for x in online[:2]
     ]
     both = [x / temperature for x in both]
     kept, label = alignable(ours, batch, [x / temperature for x in online[:2]])
@@ -200,7 +201,7 @@ def loss(ours: Any, batch: Batch, online: Out, teacher: Out | None) -> Tensor:
     total = (losses[0] + losses[1]) / 2
     if online.alignable is None:
         return total
-    head = online.alignable[:, 2][~unspoken]
+    head = online.alignable[:, 2][~text_padding_mask]
     known = label[label != 2]
     weight = torch.ones_like(known) * (1 / known.mean() - 1)
     return total + F.binary_cross_entropy_with_logits(head[label != 2], known, pos_weight=weight)
@@ -222,7 +223,7 @@ def branch(x: Tensor, right: Tensor, kept: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def alignable(ours: Any, batch: Batch, both: list[Tensor]) -> tuple[Tensor, Tensor]:
-    spoken = ~batch["unspoken"]
+    spoken = ~batch["text_padding_mask"]
     most = [
         torch.diagonal(x, dim1=0, dim2=3).permute(0, 1, 3, 2)[-1][:, spoken].max(0).values
         for x in both
@@ -233,7 +234,7 @@ def alignable(ours: Any, batch: Batch, both: list[Tensor]) -> tuple[Tensor, Tens
     label = torch.full_like(metric, 2.0)
     label[(most[0] > middle[0]) & (most[1] > middle[1])] = 1.0
     label[(most[0] < middle[0]) & (most[1] < middle[1])] = 0.0
-    centre = batch["places"][spoken].mean(-1)
+    centre = batch["span_fractions"][spoken].mean(-1)
     label[(centre < ours.trim) | (centre > 1 - ours.trim)] = 0.0
     return metric <= torch.quantile(metric, ours.threshold), label
 
@@ -244,7 +245,7 @@ def agreement(
 ) -> Tensor:
     """Type keep. Every window of every sentence is a row of a T x T matrix."""
     B, N, T = own.shape
-    length = own.sum(-1).clamp(min=1).masked_fill(batch["unspoken"], 0)
+    length = own.sum(-1).clamp(min=1).masked_fill(batch["text_padding_mask"], 0)
     box = (torch.arange(T, device=DEVICE) < length[..., None]).float()  # B N T
     roll = torch.stack([box.roll(t, -1) for t in range(T)], 2)  # B N start T
     roll = roll.masked_fill(torch.ones(T, T, dtype=torch.bool, device=DEVICE).tril(-1), 0)
@@ -257,7 +258,9 @@ def agreement(
             3, 0, 1, 2
         )  # B L T N
         diagonal = diagonal.masked_fill(
-            batch["ended"][:, None, :, None] | batch["unspoken"][:, None, None], NONE
+            batch["video_padding_mask"][:, None, :, None]
+            | batch["text_padding_mask"][:, None, None],
+            NONE,
         )
         prob = diagonal.softmax(-1).div(temperature).softmax(-2)[:, -1]
         place = (prob.permute(0, 2, 1)[:, :, None] * roll).sum(-1).max(-1).indices

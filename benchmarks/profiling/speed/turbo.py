@@ -73,7 +73,9 @@ class Net(NamedTuple):
             "rec_weight": 1.0 if part else 0.0,
             "classes": None if task == "video_text" else CLASSES,
         }
-        return registry.objectives["partial_mae"](encoder, task=task, drop=drop, part=part, **more)
+        return registry.objectives["partial_mae"](
+            encoder, task=task, drop_ratio=drop, predict_ratio=part, **more
+        )
 
     def batch(self, clips: int, frames: int) -> Batch:
         """Random pixels as the engine gives them, a class and a sentence for each clip."""

@@ -44,7 +44,7 @@ class Bags(Clips):
         which, when = uniform(self.seed, "sentence", epoch, row, 2)[0].tolist()
         at = int(which * len(said))
         table, spec = stamps(path, self.manifest.rows[row].fps), self.views.clips[0]
-        start = begin(said[at], self.bag.least_s, seconds_of(spec, table), when)
+        start = begin(said[at], self.bag.min_s, seconds_of(spec, table), when)
         frames = self._frames(row, clip_from(spec, table, start), spec.modality)
         padded = int(
             start + seconds_of(spec, table)
@@ -68,13 +68,13 @@ def neighbours(said: Sequence[Spoken], at: int, n: int) -> list[int]:
     return [min(first + i, len(said) - 1) for i in range(n)]
 
 
-def begin(sentence: Spoken, least_s: float, clip_s: float, u: float) -> float:
-    """A whole second from which the clip lies within the sentence, which is widened to `least_s` about its middle and
+def begin(sentence: Spoken, min_s: float, clip_s: float, u: float) -> float:
+    """A whole second from which the clip lies within the sentence, which is widened to `min_s` about its middle and
     then cut to whole seconds, as in MIL-NCE's loader."""
     start, end = sentence[:2]
-    if end - start < least_s:
-        start = max(0.0, start - (least_s - (end - start)) / 2)
-        end = start + least_s
+    if end - start < min_s:
+        start = max(0.0, start - (min_s - (end - start)) / 2)
+        end = start + min_s
     low = int(start)
     high = int(max(low, int(end) - clip_s))
     return float(low + int(u * (high - low + 1)))
@@ -135,10 +135,10 @@ class FeatureWindows(Samples):
             epoch,
             row,
             features=torch.from_numpy(table[seconds.clip(max=len(table) - 1)]),
-            ended=torch.from_numpy(seconds >= len(table)),
+            video_padding_mask=torch.from_numpy(seconds >= len(table)),
             sentences=heard.sentences,
-            spans=spans,
-            places=(heard.start + spans) / len(table),
+            spans_s=spans,
+            span_fractions=(heard.start + spans) / len(table),
         )
 
 
@@ -158,7 +158,7 @@ def hear(said: Sequence[Spoken], length: int, window: Window, u: Tensor) -> Hear
             low > window.seconds
             or high - low < 1
             or min(high, window.seconds) <= low
-            or not window.knows(text)
+            or not window.can_encode(text)
         ):
             break
         kept.append(((low, min(high, window.seconds)), text))

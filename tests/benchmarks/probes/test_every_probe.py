@@ -76,7 +76,7 @@ def several(split):
     return split._replace(labels=held | held.roll(1, 1))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if probes[name].several])
+@pytest.mark.parametrize("name", [name for name in NAMES if probes[name].multi_label])
 def test_several_classes_a_clip(name):
     got = quick(name).run(*(several(split) for split in splits(2.0)), 0)
     assert got.metrics["test/map"] >= 0.99 and got.chosen["val/map"] == max(
@@ -86,7 +86,7 @@ def test_several_classes_a_clip(name):
     assert 0.45 < noise.metrics["test/map"] < 0.56  # half of the clips hold a class
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not probes[name].several])
+@pytest.mark.parametrize("name", [name for name in NAMES if not probes[name].multi_label])
 def test_a_probe_for_one_class_refuses_several(name):
     with pytest.raises(UserError, match=facts("attentive")):
         quick(name).run(*(several(split) for split in splits(2.0)), 0)
