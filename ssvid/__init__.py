@@ -1,4 +1,4 @@
-"""ssvid: self-supervised video representations."""
+"""ssvid: self-supervised pretraining and evaluation of video encoders."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["create_encoder", "list_encoders", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:
-    """Only what is asked for is imported: torch takes seconds, and `ssvid.sweep status` needs none of it."""
+    """Import the hub on first use: torch takes seconds, and `ssvid.sweep status` needs none."""
     import importlib
 
     if name not in __all__:

@@ -1,7 +1,7 @@
-"""argv or a recipe -> the arguments of a command, and its resolved configuration.
+"""argv or a recipe -> the arguments of a command and its resolved configuration.
 
-A command is a typed function; jsonargparse turns its signature into flags, recipes and help. It
-knows class paths and not our names, so names in argv and in YAML are rewritten before it parses.
+A command is a typed function. jsonargparse turns its signature into flags, recipes and help. It
+knows class paths and not registered names, so names are converted before it parses.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from ssvid.old_names import names_in, rename_flag, rename_recipe
 from ssvid.recipe import Recipe, load_recipe, path_of, to_class_paths, to_names
 from ssvid.signatures import parameters_of
 
-KINDS = {  # by name: to import them takes seconds, and some commands need none
+KINDS = {  # by path, because importing the classes takes seconds and some commands need none
     "ssvid.encoder.Encoder": registry.encoders,
     "ssvid.objective.Objective": registry.objectives,
     "ssvid.data.manifest.Manifest": registry.datasets,
@@ -29,14 +29,14 @@ KINDS = {  # by name: to import them takes seconds, and some commands need none
 
 
 def name_command(function: Callable[..., Any]) -> str:
-    """The module that `python -m` runs, which may take the function from another one."""
+    """The module that `python -m` runs. It may have imported the function from another one."""
     main = sys.modules["__main__"].__spec__
     ours = main is not None and main.name.partition(".")[0] in ("ssvid", "benchmarks")
     return main.name.removesuffix(".__main__") if main and ours else function.__module__
 
 
 class Arguments:
-    """A command's parser, its parameters, and the tables of the flags that take a name."""
+    """The parser of a command, its parameters, and the registries of flags that take a name."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.parameters = function, parameters_of(function)
@@ -44,7 +44,7 @@ class Arguments:
         types = {name: last_type(p.annotation) for name, p in self.parameters.items()}
         self.tables = {name: KINDS[path_of(t)] for name, t in types.items() if path_of(t) in KINDS}
         sets = [types[name] for name, table in self.tables.items() if table is registry.datasets]
-        set_parsing_settings(subclasses_enabled=sets)  # a manifest is a dataclass, yet has a name
+        set_parsing_settings(subclasses_enabled=sets)  # a manifest is a dataclass with a name
         self.parser = ArgumentParser(
             prog=f"python -m {name_command(function)}",
             description=function.__doc__,
@@ -56,29 +56,32 @@ class Arguments:
         self.parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
 
     def parse(self, argv: list[str]) -> dict[str, Any]:
+        """The arguments of the function, built. `config` among them is plain data."""
         pairs = self.rename_old(pair_words(argv))
-        given = self.check_flags(pairs)
-        if {"h", "help"} & given.keys():
-            show_help(self.parser, self.function, given, self.tables)
+        flags = self.check_flags(pairs)
+        if {"h", "help"} & flags.keys():
+            show_help(self.parser, self.function, flags, self.tables)
             sys.exit(0)
-        self.check_required(given)
-        chosen, config = self.check(self.parser.parse_args, self.rewrite(pairs), given)
+        self.check_required(flags)
+        namespace, config = self.check(self.parser.parse_args, self.rewrite(pairs), flags)
         if "seed" in config:
             import torch
 
             torch.manual_seed(config["seed"])  # before anything with weights is built
         optional = [name for name in self.tables if self.parameters[name].default is None]
-        apart = {name: chosen.pop(name) for name in optional if chosen.get(name) is not None}
-        built = self.parser.instantiate(chosen)
-        for name, part in apart.items():  # jsonargparse would hide a UserError of a union's member
-            built[name] = recipe.import_entry(part["class_path"])(**(part.get("init_args") or {}))
+        # jsonargparse would hide a UserError of a class in a union, so these are built here.
+        classes = {name: namespace.pop(name) for name in optional if namespace.get(name)}
+        built = self.parser.instantiate(namespace)
+        for name, value in classes.items():
+            built[name] = recipe.import_entry(value["class_path"])(**(value.get("init_args") or {}))
         arguments = {name: built[name] for name in self.parameters if name != "config"}
         return {**arguments, "config": config} if "config" in self.parameters else arguments
 
     def resolve(self, flags: Recipe) -> Recipe:
+        """A recipe as a complete and checked configuration. Nothing is built."""
         flags = rename_recipe(flags, {}, set(self.parameters))
-        placed = to_class_paths(flags, self.tables)
-        return self.check(self.parser.parse_object, placed, flags)[1]
+        converted = to_class_paths(flags, self.tables)
+        return self.check(self.parser.parse_object, converted, flags)[1]
 
     def rename_old(self, pairs: list[list[str]]) -> list[list[str]]:
         """The words of the command line under today's names."""
@@ -94,31 +97,34 @@ class Arguments:
         return rename_recipe(load_recipe(path), self.names, set(self.parameters))
 
     def check_flags(self, pairs: list[list[str]]) -> Recipe:
-        """argv as a recipe; unknown flags are refused before anything is imported for a name."""
-        flags = [flag for action in self.parser._actions for flag in action.option_strings]
-        given: Recipe = {}
+        """argv as a recipe. Raises a UserError for an unknown flag, before a plug-in is imported."""
+        options = ["--h"]
+        for action in self.parser._actions:
+            options += action.option_strings
+        flags: Recipe = {}
         for flag, *value in pairs:
-            if f"--{flag}" not in [*flags, "--h"] and flag.partition(".")[0] not in self.tables:
-                near = ", ".join(difflib.get_close_matches(f"--{flag}", flags))
+            if f"--{flag}" not in options and flag.partition(".")[0] not in self.tables:
+                near = ", ".join(difflib.get_close_matches(f"--{flag}", options))
                 hint = f"; near: {near}" if near else ""
                 raise UserError(f"There is no flag --{flag}{hint}. --help lists all.")
             if flag == "config" and value:
-                given = recipe.merge_recipes(given, self.load(value[0]))
+                flags = recipe.merge_recipes(flags, self.load(value[0]))
             else:
-                given = recipe.set_flags(given, {flag: value[0] if value else True})
-        return given
+                flags = recipe.set_flags(flags, {flag: value[0] if value else True})
+        return flags
 
-    def check_required(self, given: Recipe) -> None:
+    def check_required(self, flags: Recipe) -> None:
+        """Raise a UserError if a flag without a default is missing."""
         for name, parameter in self.parameters.items():
-            table, value = self.tables.get(name), given.get(name)
+            table, value = self.tables.get(name), flags.get(name)
             nameless = isinstance(value, dict) and not {"name", "class_path"} & value.keys()
             needed = parameter.default is parameter.empty and name != "config"
-            if needed and (value is None or (table and nameless)) and "print_config" not in given:
+            if needed and (value is None or (table and nameless)) and "print_config" not in flags:
                 choices = f": choose one of {', '.join(table.names())}" if table else ""
                 raise UserError(f"--{name} is missing{choices}.")
 
     def rewrite(self, pairs: list[list[str]]) -> list[str]:
-        """argv as jsonargparse wants it: names as class paths, recipes and lists as JSON."""
+        """argv in the form of jsonargparse: names as class paths, recipes and lists as JSON."""
         types = {name: parameter.annotation for name, parameter in self.parameters.items()}
         lists: dict[str, list[str]] = {}
         words: list[str] = []
@@ -141,21 +147,21 @@ class Arguments:
         self,
         parse: Callable[[Any], Namespace],
         source: Any,
-        given: Recipe,
+        flags: Recipe,
     ) -> tuple[Namespace, Recipe]:
-        """What the parser makes of the source, and the same as plain data by name."""
+        """The parsed source, and the same as plain data with registered names."""
         try:
-            chosen = parse(source)
+            namespace = parse(source)
         except ArgumentError as error:
-            raise UserError(self.explain_refusal(str(error), given)) from error
-        config = yaml.safe_load(self.parser.dump(chosen, skip_unset=False))
+            raise UserError(self.explain_refusal(str(error), flags)) from error
+        config = yaml.safe_load(self.parser.dump(namespace, skip_unset=False))
         config.pop("config", None)
-        return chosen, to_names(config, self.tables)
+        return namespace, to_names(config, self.tables)
 
-    def explain_refusal(self, text: str, given: Recipe) -> str:
-        """jsonargparse's message as one line: the flag, its value and what it takes.
+    def explain_refusal(self, text: str, flags: Recipe) -> str:
+        """The message of jsonargparse as one line with the flag, its value and what it takes.
 
-        Its words are matched for two things alone: the keys, and an option that it does not know.
+        Its English is matched for two things only: the keys, and an option that it does not know.
         """
         flag = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', text)))
         unknown = re.search(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'", text)
@@ -167,7 +173,7 @@ class Arguments:
         if not flag:
             return " ".join(text.split()).removesuffix(".") + ". --help lists the flags."
         name, _, inner = flag.partition(".")
-        annotation, value = self.parameters[name].annotation, given.get(name)
+        annotation, value = self.parameters[name].annotation, flags.get(name)
         if name in self.tables:
             value = recipe.with_name(value)
         if inner:
@@ -183,7 +189,7 @@ class Arguments:
 def pair_words(argv: list[str]) -> list[list[str]]:
     """`--flag value` and `--flag=value` -> [flag, value]; a bare `--flag` -> [flag].
 
-    `--dry-run` is `--dry_run`: no flag of ours has a dash in its name.
+    `--dry-run` is read as `--dry_run`, because no flag has a dash in its name.
     """
     pairs: list[list[str]] = []
     for word in argv:
@@ -198,5 +204,5 @@ def pair_words(argv: list[str]) -> list[list[str]]:
 
 
 def last_type(annotation: Any) -> Any:
-    """Encoder of `None | Encoder`, and Objective of a function that gives one."""
+    """Encoder of `None | Encoder`, and Objective of a function that returns one."""
     return get_args(annotation)[-1] if get_args(annotation) else annotation

@@ -1,4 +1,4 @@
-"""argv -> a call: a mistake becomes one sentence and an exit code, the result the last line."""
+"""argv -> a call of a command. A UserError becomes one sentence and an exit code."""
 
 import inspect
 import itertools
@@ -19,10 +19,10 @@ Command = Callable[..., dict[str, Any]]
 
 
 def command(function: Command, *first: str, argv: list[str] | None = None) -> None:
-    """Run `function` as a command line; its dict is the last line of standard output.
+    """Run `function` as a command. Its dict is printed as the last line of standard output.
 
-    `first`: flags that the first words of the command line may leave out, in this order; a list
-    takes all words that follow.
+    `first`: flags whose names the first words of the command line may leave out, in this order. A
+    flag that is a list takes all words that follow.
     """
     threading.excepthook = report_thread_error
     show_log()
@@ -31,14 +31,14 @@ def command(function: Command, *first: str, argv: list[str] | None = None) -> No
         words = name_first_words(function, first, sys.argv[1:] if argv is None else argv)
         result = function(**parse(function, words))
         leave_processes()
-        code = result.pop("exit_code", 0)  # of a command that goes on where a part of it failed
+        code = result.pop("exit_code", 0)  # of a command that continued after a failure
         if is_first_process():
             print(json.dumps(result), flush=True)
         if code:
             sys.exit(code)
     except Stopped as stopped:
         for number in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)  # clusters often send both; all is done
+            signal.signal(number, signal.SIG_IGN)  # clusters often send both; the work is saved
         leave_processes()
         if is_first_process():
             print(stopped, file=sys.stderr)
@@ -48,17 +48,20 @@ def command(function: Command, *first: str, argv: list[str] | None = None) -> No
         note_fault(error)
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
-        print("stopped. The same command goes on from what is done.", file=sys.stderr)
+        print("stopped. The same command resumes what is done.", file=sys.stderr)
         sys.exit(130)
 
 
 def is_first_process() -> bool:
-    """Of a run's processes the first speaks for all. SLURM's learn their rank only when they meet."""
+    """Whether this is the first process of a run, which speaks for all.
+
+    Processes that SLURM started have no RANK before they join each other.
+    """
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def leave_processes() -> None:
-    """Leave the other processes of a run; a command that never imported torch has none."""
+    """Leave the other processes of a run. A command that never imported torch has none."""
     if "ssvid.engine.distributed" in sys.modules:
         from ssvid.engine.distributed import leave
 
@@ -66,7 +69,7 @@ def leave_processes() -> None:
 
 
 def report_thread_error(error: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread of its own; the loop meets the same full disk and says so."""
+    """Ignore disk errors of TensorBoard's thread: the loop meets the same full disk and reports it."""
     if not isinstance(error.exc_value, OSError):
         threading.__excepthook__(error)
 
@@ -76,15 +79,15 @@ def name_first_words(function: Command, first: Sequence[str], argv: list[str]) -
     words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
     many = first and inspect.signature(function).parameters[first[-1]].annotation == list[str]
     flags = [*first, *[first[-1]] * (len(words) if many else 0)] if first else []
-    named = [f"--{flag}={word}" for flag, word in zip(flags, words, strict=False)]
-    return [*named, *argv[len(named) :]]
+    pairs = [f"--{flag}={word}" for flag, word in zip(flags, words, strict=False)]
+    return [*pairs, *argv[len(pairs) :]]
 
 
 def parse(function: Command, argv: list[str]) -> dict[str, Any]:
-    """The function's arguments, built. `config`, where it takes one, is plain data."""
+    """The arguments of the function, built. `config`, if it has one, is plain data."""
     return Arguments(function).parse(argv)
 
 
 def resolver(function: Command) -> Callable[[Recipe], Recipe]:
-    """What turns a recipe into the resolved configuration, checked; nothing is built of it."""
+    """A function that turns a recipe into a complete, checked configuration. It builds nothing."""
     return Arguments(function).resolve

@@ -1,4 +1,4 @@
-"""this machine -> what works here and what to do about the rest: `python -m ssvid.doctor`."""
+"""This machine -> what works on it, and how to mend what does not: `python -m ssvid.doctor`."""
 
 import importlib.metadata
 import importlib.util
@@ -17,15 +17,17 @@ SLURM_TIMEOUT_S = 30.0
 
 class Finding(NamedTuple):
     what: str
-    works: bool | None  # None: optional and absent
+    works: bool | None  # None: it is optional and absent
     text: str
 
 
 def doctor(
-    out: str = ".",  # the folder whose disk is looked at
+    out: str = ".",  # a folder on the disk to check
 ) -> dict[str, object]:
-    """Look at Python, torch, the GPU, the decoders, the disk under `out` and SLURM."""
-    findings = [Finding(*finding) for check in CHECKS for finding in check(Path(out))]
+    """Check Python, torch, the GPU, the decoders, the disk under `out` and SLURM."""
+    findings: list[Finding] = []
+    for check in CHECKS:
+        findings += [Finding(*finding) for finding in check(Path(out))]
     for finding in findings:
         mark = {True: "ok  ", False: "BAD ", None: "    "}[finding.works]
         print(f"{mark}{finding.what}: {finding.text}", file=sys.stderr)
@@ -35,24 +37,21 @@ def doctor(
     }
 
 
-Found = Iterator[tuple[str, bool | None, str]]
+Findings = Iterator[tuple[str, bool | None, str]]
 
 
-def _python(out: Path) -> Found:
+def _check_python(out: Path) -> Findings:
     good = sys.version_info >= (3, 11)
     yield (
         "python",
         good,
         platform.python_version() + ("" if good else "; Python 3.11 or newer is needed"),
     )
-    yield (
-        "cpu",
-        True,
-        f"{os.cpu_count()} cores, {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
-    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    yield "cpu", True, f"{os.cpu_count()} cores, {memory:.0f} GiB"
 
 
-def _torch(out: Path) -> Found:
+def _check_torch(out: Path) -> Findings:
     import torch
 
     yield "torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"
@@ -69,16 +68,13 @@ def _torch(out: Path) -> Found:
         )
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        yield (
-            "gpu",
-            True,
-            f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB, bf16 used",
-        )
+        gpus = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+        yield "gpu", True, f"{gpus}, {memory:.0f} GiB, bf16 used"
     else:
         yield "gpu", None, "none seen by torch: runs use the CPU in fp32"
 
 
-def _decoders(out: Path) -> Found:
+def _check_decoders(out: Path) -> Findings:
     import av
     import numpy as np
 
@@ -96,35 +92,28 @@ def _decoders(out: Path) -> Found:
             container.mux(stream.encode())
         frames = read(path, [0.0, 0.25])
     yield "pyav", tuple(frames.shape) == (2, 3, 32, 32), f"{av.__version__}: wrote and read a file"
-    yield _optional(
+    yield _check_optional(
         "torchcodec", "a second decoder: pip install -e '.[torchcodec]' and a system ffmpeg"
     )
     yield "ffmpeg", None, shutil.which("ffmpeg") or "not on the path; only torchcodec needs it"
 
 
-def _packages(out: Path) -> Found:
+def _check_packages(out: Path) -> Findings:
     for name in ("pytorchvideo", "lightly", "einops", "submitit", "tensorboard", "safetensors"):
-        there = importlib.util.find_spec(name) is not None
-        yield (
-            name,
-            there,
-            importlib.metadata.version(name)
-            if there
-            else "missing: run make demo or pip install -e .",
-        )
-    yield _optional("transformers", "text towers: pip install -e '.[text]'")
+        if importlib.util.find_spec(name) is None:
+            yield name, False, "missing: run make demo or pip install -e ."
+        else:
+            yield name, True, importlib.metadata.version(name)
+    yield _check_optional("transformers", "text towers: pip install -e '.[text]'")
 
 
-def _optional(name: str, why: str) -> tuple[str, bool | None, str]:
-    there = importlib.util.find_spec(name) is not None
-    return (
-        name,
-        True if there else None,
-        importlib.metadata.version(name) if there else f"absent; {why}",
-    )
+def _check_optional(name: str, why: str) -> tuple[str, bool | None, str]:
+    if importlib.util.find_spec(name) is None:
+        return name, None, f"absent; {why}"
+    return name, True, importlib.metadata.version(name)
 
 
-def _disk(out: Path) -> Found:
+def _check_disk(out: Path) -> Findings:
     usage = shutil.disk_usage(out if out.exists() else out.resolve().anchor)
     enough = usage.free > 2e9
     yield (
@@ -142,34 +131,39 @@ def _disk(out: Path) -> Found:
     )
 
 
-def _slurm(out: Path) -> Found:
+def _check_slurm(out: Path) -> Findings:
     if shutil.which("sbatch") is None:
         yield "slurm", None, "no sbatch on this machine: sweeps run locally"
         return
-    up, answer = _ask("sinfo", "--noheader")
+    up, answer = _run_slurm_command("sinfo", "--noheader")
     yield "slurm", up, f"{len(answer.splitlines())} partitions" if up else answer
-    works, answer = _ask("sacct", "-n", "-X")
-    why = f"{answer}; sweeps do without, but jobs of submitit's own that die are waited for in vain"
+    works, answer = _run_slurm_command("sacct", "-n", "-X")
+    why = f"{answer}; sweeps work without it, but submitit never notices jobs that died"
     yield "sacct", works or None, "answers" if works else why
 
 
-def _ask(*command: str) -> tuple[bool, str]:
-    """Whether a command of SLURM answers, and its answer or why there is none."""
+def _run_slurm_command(*command: str) -> tuple[bool, str]:
+    """Whether a command of SLURM answers, and its answer or the reason why there is none."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=SLURM_TIMEOUT_S)
     except FileNotFoundError:
         return False, f"there is no {command[0]}"
     except subprocess.TimeoutExpired:
-        return (
-            False,
-            f"{command[0]} did not answer within {SLURM_TIMEOUT_S:.0f} s: is the controller up?",
-        )
-    return answer.returncode == 0, (
-        answer.stdout if answer.returncode == 0 else answer.stderr
-    ).strip()
+        text = f"{command[0]} did not answer within {SLURM_TIMEOUT_S:.0f} s"
+        return False, f"{text}: is the controller up?"
+    if answer.returncode:
+        return False, answer.stderr.strip()
+    return True, answer.stdout.strip()
 
 
-CHECKS: tuple[Callable[[Path], Found], ...] = (_python, _torch, _decoders, _packages, _disk, _slurm)
+CHECKS: tuple[Callable[[Path], Findings], ...] = (
+    _check_python,
+    _check_torch,
+    _check_decoders,
+    _check_packages,
+    _check_disk,
+    _check_slurm,
+)
 
 
 if __name__ == "__main__":

@@ -72,51 +72,57 @@ class Encoder(nn.Module, ABC):
         return self.grid(self.spec.frames, self.spec.size, self.spec.size)
 
     def count_layers_above(self) -> dict[str, int]:
-        """Parameter -> layers above its own, a head on the features included: the last block has 1, a final norm 0.
+        """Parameter -> the number of layers above its own layer, counting a head on the features.
 
-        Read off the order in which modules are declared, nn.Sequential and nn.ModuleList opened once. A module with
-        parts is a layer. What comes before the first (patches, positions, the encoder's own parameters) lies one below
-        it, a plain module between two with the one before, and one behind the last (a norm) with the head.
+        The last block has 1 and a final norm has 0. The layers are read off the order in which
+        modules are declared; nn.Sequential and nn.ModuleList are opened once. A module that has
+        children is a layer. What comes before the first layer (patches, positions, parameters of
+        the encoder itself) counts as one layer below it. A plain module between two layers belongs
+        to the lower one, and a plain module after the last (a norm) to the head.
         """
-        chain: list[tuple[str, nn.Module]] = []
-        for name, child in self.named_children():
-            opened = isinstance(child, nn.Sequential | nn.ModuleList)
-            chain += (
-                [(f"{name}.{key}", part) for key, part in child.named_children()]
-                if opened
-                else [(name, child)]
-            )
-        chain = [(prefix, part) for prefix, part in chain if any(True for _ in part.parameters())]
-        blocks = [
-            place for place, (_, part) in enumerate(chain) if any(True for _ in part.children())
-        ]
-        above = dict.fromkeys((name for name, _ in self.named_parameters()), len(blocks) + 1)
-        for place, (prefix, part) in enumerate(chain):
-            done = sum(block <= place for block in blocks)
-            behind = bool(blocks) and place > blocks[-1]
-            for name, _ in part.named_parameters():
-                above[f"{prefix}.{name}"] = 0 if behind else len(blocks) + 1 - done
+        chain = [(prefix, module) for prefix, module in self.open_children() if has_weights(module)]
+        layers = [i for i, (_, module) in enumerate(chain) if any(module.children())]
+        lowest = len(layers) + 1
+        above = {name: lowest for name, _ in self.named_parameters()}
+        for i, (prefix, module) in enumerate(chain):
+            begun = sum(layer <= i for layer in layers)
+            is_after_last = bool(layers) and i > layers[-1]
+            for name, _ in module.named_parameters():
+                above[f"{prefix}.{name}"] = 0 if is_after_last else lowest - begun
         return above
+
+    def open_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The child modules by name, with the modules of a Sequential or ModuleList in its place."""
+        for name, child in self.named_children():
+            if isinstance(child, nn.Sequential | nn.ModuleList):
+                for key, module in child.named_children():
+                    yield f"{name}.{key}", module
+            else:
+                yield name, child
 
     def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename the keys of a state dict of the net's own library. Keys of ours stay as they are."""
         return state
 
     def normalise(self, clip: Tensor) -> Tensor:
-        """uint8 `... C T H W` -> float32, as the net was trained."""
+        """uint8 `... C T H W` -> float32, normalised as in the training of the net."""
         mean = torch.tensor(self.mean, device=clip.device).view(-1, 1, 1, 1)
         std = torch.tensor(self.std, device=clip.device).view(-1, 1, 1, 1)
         return (clip.float() / 255 - mean) / std
 
     @torch.inference_mode()
     def embed(self, path: str | Path, clips: int = 1) -> Tensor:
-        """Pooled features `clips D` of a video file, from clips spread evenly over it."""
+        """Pooled features `clips D` of a video file, from clips spread evenly over it.
+
+        Raises a UserError for an encoder of flow, and a DecodeError for a damaged file.
+        """
         from ssvid.data.sampling import eval_clips  # decoding is only needed here
 
         positive(clips=clips)
         if self.spec.modality != "rgb":
             raise UserError(
-                f"This {self.name} sees {self.spec.modality}, and {path} is a video: take ssvid.extract."
+                f"This {self.name} sees {self.spec.modality}, and {path} is a video: "
+                "take ssvid.extract."
             )
         device = next(self.parameters()).device
         with evaluating(self):
@@ -125,7 +131,7 @@ class Encoder(nn.Module, ABC):
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """In eval mode; then each module is put back into the mode it had, which need not be that of the whole."""
+    """Put the net into eval mode. At the end every module gets back its own mode."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
@@ -135,8 +141,12 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def has_weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
 def build(name: str, kwargs: dict[str, Any]) -> Encoder:
-    """A registered encoder with random weights. `ssvid.hub` is the door for users: it also reads weights."""
+    """A registered encoder with random weights. A UserError if the kwargs do not fit it."""
     try:
         encoder = registry.encoders[name](**kwargs)
     except TypeError as error:
@@ -146,20 +156,18 @@ def build(name: str, kwargs: dict[str, Any]) -> Encoder:
 
 
 def get_encoder_class(name: str) -> type[Encoder]:
-    """The class of a registered encoder, which declares what it can do. Nothing is built."""
+    """The class of a registered encoder, which declares its capabilities. Nothing is built."""
     entry = registry.encoders[name]
-    return cast(
-        type[Encoder],
-        entry if inspect.isclass(entry) else inspect.signature(entry).return_annotation,
-    )
+    if not inspect.isclass(entry):
+        entry = inspect.signature(entry).return_annotation
+    return cast(type[Encoder], entry)
 
 
 def list_encoders(**capabilities: bool) -> list[str]:
-    """Registered names; `list_encoders(can_skip=True)` gives only those whose class declares it."""
-    return [
-        name for name in registry.encoders.names() if has_all(get_encoder_class(name), capabilities)
-    ]
-
-
-def has_all(kind: type[Encoder], capabilities: dict[str, bool]) -> bool:
-    return all(getattr(kind, name) == value for name, value in capabilities.items())
+    """Names of the registered encoders that have the capabilities, such as `can_skip=True`."""
+    names = []
+    for name in registry.encoders.names():
+        encoder = get_encoder_class(name)
+        if all(getattr(encoder, key) == value for key, value in capabilities.items()):
+            names.append(name)
+    return names

@@ -1,6 +1,8 @@
-"""videos -> features in one .npz: `python -m ssvid.extract --encoder RUN --data folder --data.root DIR --out F.npz`.
+"""Videos -> frozen features in one .npz file, or in a feature store.
 
-With `--per_second --out DIR` a feature store of any size instead: see ssvid.data.store.
+python -m ssvid.extract --encoder RUN --data folder --data.root DIR --out FILE.npz
+
+With `--per_second --out DIR` the features go into a feature store of any size: see ssvid.data.store.
 """
 
 from pathlib import Path
@@ -25,25 +27,29 @@ from ssvid.log import log
 from ssvid.nn.batchnorm import settle
 from ssvid.weights.encoders import encoder_hash
 
-NAMED = 20  # unreadable files in the result; standard error has them all
+NAMED_FILES = 20  # unreadable files that the result names; the log names all of them
 
 
 def extract_features(
     encoder: str,  # a run folder, an exported file, or a name (random weights)
-    data: Manifest,  # the clips, of all splits
-    out: str,  # .npz; with --per_second also a folder: a feature store
+    data: Manifest,  # the clips; all splits are read
+    out: str,  # an .npz file; with --per_second also a folder for a feature store
     *,
-    per_second: bool = False,  # one row for each second of each video, instead of one for each video
+    per_second: bool = False,  # one row per second of each video instead of one per video
     clip: ClipChange = UNCHANGED,
-    clips: int = 1,  # of a video, spread evenly and averaged
-    calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
-    batch_size: int = 32,  # clips through the encoder at once
+    clips: int = 1,  # clips of each video, spread evenly over it and averaged
+    # number of train clips that batch norm is measured on, for an encoder without statistics
+    calibrate_bn: int = 0,
+    batch_size: int = 32,  # clips that pass the encoder together
     workers: int = 2,  # loader processes
     short_videos: Literal["pad", "drop"] = "pad",  # what to do with videos shorter than a clip
     devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
     cache: str = ".cache/ssvid",  # folder of the frozen features
 ) -> dict[str, object]:
-    """Frozen features of every clip of a data set, all splits, labelled or not. Interrupted, it goes on."""
+    """Extract frozen features of every clip of a data set, labelled or not.
+
+    The same command again resumes where it stopped.
+    """
     into_store = per_second and not out.endswith(".npz")
     _refuse_out(out, per_second, into_store)
     folder = Path(out) if into_store else Path(out).parent
@@ -59,25 +65,27 @@ def extract_features(
         raise UserError("--per_second gives one clip for each second: it takes no --clips.")
     device = join(devices).device
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            0
-        )  # a name gives the same random weights each time: the next run goes on with its features
+        # A registered name gets the same random weights each time, so cached features fit.
+        torch.manual_seed(0)
         net = open_encoder(encoder).to(device)
     clip.onto(net)
-    measured = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
-    settle(net, encoder, measured if calibrate_bn else None)
+    train_clips = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
+    settle(net, encoder, train_clips if calibrate_bn else None)
     if into_store:
-        told = fill_store(data, net, out, batch_size=batch_size, workers=workers, device=device)
-        if told["bad"] == len(data):
+        counts = fill_store(data, net, out, batch_size=batch_size, workers=workers, device=device)
+        if counts["bad"] == len(data):
             raise UserError(
-                f"None of the {len(data)} files could be read, first {data.path(0)}: check --data.root."
+                f"None of the {len(data)} files could be read, first {data.path(0)}: "
+                "check --data.root."
             )
-        return told
-    seen: Clips = (
-        Seconds(data, net.spec) if per_second else evaluation(data, net.spec, clips, short_videos)
-    )
-    return _into_table(
-        data, seen, net, encoder, out, cache, batch_size, workers, device, short_videos
+        return counts
+    samples: Clips
+    if per_second:
+        samples = Seconds(data, net.spec)
+    else:
+        samples = evaluation(data, net.spec, clips, short_videos)
+    return _fill_table(
+        data, samples, net, encoder, out, cache, batch_size, workers, device, short_videos
     )
 
 
@@ -88,9 +96,9 @@ def _refuse_out(out: str, per_second: bool, into_store: bool) -> None:
     raise UserError(f"--out {out} should be a file that ends in .npz{more}.")
 
 
-def _into_table(
+def _fill_table(
     data: Manifest,
-    seen: Clips,
+    samples: Clips,
     net: Encoder,
     encoder: str,
     out: str,
@@ -100,32 +108,30 @@ def _into_table(
     device: torch.device,
     short: str,
 ) -> dict[str, object]:
-    log.info(
-        f"{len(data)} videos through {net.name}; features of {4 * net.dim * len(seen) / 1e6:.1f} MB"
-    )
+    megabytes = 4 * net.dim * len(samples) / 1e6
+    log.info(f"{len(data)} videos through {net.name}; features of {megabytes:.1f} MB")
     key = f"{encoder_hash(net)}/pooled"
-    decoded = 0  # now: what an earlier run has left is not decoded again
+    decoded = 0  # clips that this process decodes; an earlier one may have left others
 
     def run(clip: Tensor, _: Tensor) -> dict[str, Tensor]:
         nonlocal decoded
         decoded += len(clip)
         return {"pooled": net(net.normalise(clip)).pooled}
 
-    got = extract_from(
-        seen, [Source("pooled", key, run)], cache, batch_size, workers, device, encoder
+    extracted = extract_from(
+        samples, [Source("pooled", key, run)], cache, batch_size, workers, device, encoder
     )
-    video = np.array(
-        seen.row if isinstance(seen, Seconds) else range(len(seen)), dtype=np.int64
-    )  # of each row
-    good = got.ok.numpy()
-    lost = name_lost(data, video, good, short)
+    video_of_row = samples.row if isinstance(samples, Seconds) else range(len(samples))
+    video = np.array(video_of_row, dtype=np.int64)
+    good = extracted.ok.numpy()
+    lost = name_lost_files(data, video, good, short)
     if not good.any():
         raise UserError(
             f"None of the {len(data)} files could be read, first {lost[0]}: check --data.root."
         )
-    table = {"features": got.features["pooled"]["pooled"].numpy()[good], "row": video[good]}
-    if isinstance(seen, Seconds):
-        table["second"] = np.array([second for (second,) in seen.at])[good]
+    table = {"features": extracted.features["pooled"]["pooled"].numpy()[good], "row": video[good]}
+    if isinstance(samples, Seconds):
+        table["second"] = np.array([second for (second,) in samples.at])[good]
     paths = np.array([data.rows[i].path for i in video[good]])
     labels = data.labels.numpy()[video[good]]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -136,24 +142,28 @@ def _into_table(
         "classes": np.array(data.classes, dtype=str),
     }
     write_whole(Path(out), lambda file: np.savez(file, **columns))
-    each = (
-        got.cpu_s / decoded if decoded else None
-    )  # loader processes included, the parts that are there too
-    cost = {
+    return {
+        "out": out,
+        "rows": len(paths),
+        "dim": int(table["features"].shape[1]),
+        "unreadable_files": len(lost),
+        "unreadable": lost[:NAMED_FILES],
         "clips_decoded": decoded,
-        "cpu_s": round(got.cpu_s, 2),
-        "cpu_s_per_clip": each and round(each, 4),
+        "cpu_s": round(extracted.cpu_s, 2),  # with that of the loader processes
+        "cpu_s_per_clip": round(extracted.cpu_s / decoded, 4) if decoded else None,
     }
-    told = {"unreadable_files": len(lost), "unreadable": lost[:NAMED], **cost}
-    return {"out": out, "rows": len(paths), "dim": int(table["features"].shape[1]), **told}
 
 
-def name_lost(data: Manifest, video: np.ndarray, good: np.ndarray, short: str) -> list[str]:
-    """Files that gave no row at all; one line on standard error for each that gave none, or not all."""
-    wanted, read = (
-        np.bincount(rows, minlength=len(data)).tolist() for rows in (video, video[good])
-    )
-    why = "could not be read" + " or is shorter than the clip" * (short == "drop")
+def name_lost_files(data: Manifest, video: np.ndarray, good: np.ndarray, short: str) -> list[str]:
+    """Files that gave no row at all. Files that gave none or too few are also logged.
+
+    `video`: of each row, the index of its video. `good`: of each row, whether it was read.
+    """
+    wanted = np.bincount(video, minlength=len(data)).tolist()
+    read = np.bincount(video[good], minlength=len(data)).tolist()
+    why = "could not be read"
+    if short == "drop":
+        why += " or is shorter than the clip"
     for i, row in enumerate(data.rows):
         if not read[i]:
             log.info(f"{data.root / row.path} {why}")

@@ -1,6 +1,7 @@
-"""Whole files or none: a temporary name, fsync, rename. The only place that writes what must not be lost.
+"""Atomic writes and locks, and reading of YAML that people wrote by hand.
 
-And that reads what people wrote by hand.
+A file is written under a temporary name, synced and renamed, so that a kill or a full disk leaves
+either the whole new file or the old one. Everything that must not be lost is written here.
 """
 
 import fcntl
@@ -18,7 +19,10 @@ from ssvid.errors import RunError, UserError
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """`path` holds what `write` wrote, or stays as it was. A full disk is a RunError that names the file."""
+    """Write a file atomically: `write` gets the open file.
+
+    A full disk raises a RunError that names the file, and the old file stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -27,9 +31,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch.save hides the disk's own error
+        # torch.save raises a RuntimeError of its own and has the disk's error as its context.
+        cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         raise RunError(
@@ -48,12 +51,12 @@ def write_text_whole(path: Path, text: str) -> None:
 
 
 def write_json_whole(path: Path, content: Any, end: str = "", **options: Any) -> None:
-    """`end`: what stands after the JSON; `options`: of json.dumps."""
+    """`end` is appended to the JSON. `options` go to json.dumps."""
     write_text_whole(path, json.dumps(content, **options) + end)
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
-    """`what`: the word for such a file."""
+    """Read a YAML file. A UserError if that fails; it calls the file a `what`, such as "recipe"."""
     try:
         return yaml.safe_load(Path(path).read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -69,21 +72,24 @@ class Locked(UserError):
 HELD: set[int] = set()  # descriptors of the locks that this process holds
 
 
-def let_go() -> None:
-    """In a forked child (a loader): its copies are closed, so that a lock goes with the process that took it, and an
-    orphan that lives on for seconds holds nothing."""
+def close_inherited_locks() -> None:
+    """Close the copies of locks in a forked child, such as a loader's worker.
+
+    A lock then ends with the process that took it, even if its orphans live for seconds.
+    """
     while HELD:
         os.close(HELD.pop())
 
 
-os.register_at_fork(after_in_child=let_go)
+os.register_at_fork(after_in_child=close_inherited_locks)
 
 
 @contextmanager
 def locked(path: Path, wait: bool, what: str) -> Iterator[None]:
-    """Hold an exclusive lock file. It goes with the process, however that ends.
+    """Hold an exclusive lock file. The lock ends with the process, also after kill -9.
 
-    The library filelock does not close the copies that forked loaders inherit; `let_go` does.
+    Raises `Locked` if another process holds it and `wait` is False. The library filelock does not
+    close the copies that forked loaders inherit; `close_inherited_locks` does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -98,6 +104,6 @@ def locked(path: Path, wait: bool, what: str) -> Iterator[None]:
         os.write(file, f"{socket.gethostname()}, process {os.getpid()}".encode())
         yield
     finally:
-        if file in HELD:  # a child has closed its own
+        if file in HELD:  # not in a forked child, which has closed its copy
             HELD.remove(file)
             os.close(file)

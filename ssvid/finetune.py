@@ -1,9 +1,9 @@
-"""labelled clips -> a classifier and its score.
+"""Labelled clips -> a classifier and its score on the test split.
 
     python -m ssvid.finetune --encoder RUN --data NAME --out DIR
 
-The weights of the last step are tested. Val picks nothing: its score only stands beside that of
-test, which is read once.
+The weights of the last step are tested once. The val split selects nothing; its score is only
+reported beside the test score.
 """
 
 from pathlib import Path
@@ -32,23 +32,23 @@ from ssvid.results.provenance import describe_encoder, title, trainings
 
 def finetune(
     encoder: str,  # a run folder, an exported or published file, or a name (random weights)
-    data: Manifest,  # labelled clips: train, and test; val is read beside it
+    data: Manifest,  # labelled clips with the splits train, val and test
     out: str,  # the run's folder
     *,
-    layer_decay: float = 0.75,  # of the rate, from each layer to the one below it; 1: all alike
-    encoder_rate: float = 1.0,  # of the encoder's rates, as a share of the head's; CoCLR: 0.1
-    head_warmup: float = 0.0,  # share of the steps, the first ones, in which the head alone learns
-    smoothing: float = 0.1,  # of the labels, over all classes
-    mixup: float = 0.8,  # alpha; 0: never
-    cutmix: float = 1.0,  # alpha; 0: never
-    mix_prob: float = 1.0,  # of a clip to be mixed with another of its micro-batch
-    switch_prob: float = 0.5,  # that it is cutmix, where both are on
-    dropout: float = 0.0,  # before the head
-    head_scale: float = 0.001,  # of the head's first weights
-    augment: str = "resized_flip",  # of ssvid.data.augment; without flip where labels have sides
+    layer_decay: float = 0.75,  # factor of the learning rate from each layer to the layer below
+    encoder_rate: float = 1.0,  # the encoder's learning rate relative to the head's; CoCLR: 0.1
+    head_warmup: float = 0.0,  # fraction of the steps, at the start, that train only the head
+    smoothing: float = 0.1,  # label smoothing
+    mixup: float = 0.8,  # alpha of mixup; 0: no mixup
+    cutmix: float = 1.0,  # alpha of cutmix; 0: no cutmix
+    mix_prob: float = 1.0,  # probability that a clip is mixed with another of its micro-batch
+    switch_prob: float = 0.5,  # probability of cutmix instead of mixup, if both are on
+    dropout: float = 0.0,  # dropout before the head
+    head_scale: float = 0.001,  # scale of the head's initial weights
+    augment: str = "resized_flip",  # recipe of ssvid.data.augment; no flip if classes have sides
     repeat: int = 1,  # clips of each video in a batch
-    test_clips: int = 5,  # of a video, spread evenly over its time
-    test_crops: int = 3,  # of each of those, spread along the long side
+    test_clips: int = 5,  # test clips of each video, spread evenly over its time
+    test_crops: int = 3,  # crops of each test clip, spread along its longer side
     config: dict[str, Any],
     **shared: Any,
 ) -> dict[str, Any]:
@@ -58,10 +58,10 @@ def finetune(
     """
     check_numbers(config)
     flags = FinetuneFlags(**shared)
-    data = classes_of(data)
-    net = start(encoder, flags.clip, flags.seed, out)
-    began = describe_encoder(encoder, f"{title(encoder)}, fine-tuned", net)
-    folder = RunFolder(out, {"start": began.hash, "before": trainings(encoder)})
+    data = keep_labelled(data)
+    net = open_start(encoder, flags.clip, flags.seed, out)
+    start = describe_encoder(encoder, f"{title(encoder)}, fine-tuned", net)
+    folder = RunFolder(out, {"start": start.hash, "before": trainings(encoder)})
     world = begin(folder, config, flags)
     head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
@@ -76,19 +76,19 @@ def finetune(
     seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
     clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
     with hold(folder, config, rows.hash, world):
-        ran = run(trained, clips, settings, folder, config, flags.workers, flags.max_bad)
-        result = score(trained, data, settings, folder, config, flags.max_bad, began)
+        numbers = run(trained, clips, settings, folder, config, flags.workers, flags.max_bad)
+        result = score(trained, data, settings, folder, config, flags.max_bad, start)
         if world.first:
-            keep_result(folder, result, encoder)
+            save_result(folder, result, encoder)
     return {
-        **ran,
-        **brief(result),
-        "weights": began.weights,
+        **numbers,
+        **summarise(result),
+        "weights": start.weights,
         "result": str(folder.path / "result.json"),
     }
 
 
-def brief(result: Result) -> dict[str, Any]:
+def summarise(result: Result) -> dict[str, Any]:
     score = result.score
     return {
         "top1": score.value,
@@ -98,28 +98,27 @@ def brief(result: Result) -> dict[str, Any]:
     }
 
 
-def keep_result(folder: RunFolder, result: Result, encoder: str) -> None:
+def save_result(folder: RunFolder, result: Result, encoder: str) -> None:
     write_result(folder.path / "result.json", result)
     if result.leak.clips:
         log.warning(f"{encoder} was trained on {result.leak.clips} of the test clips.")
 
 
-def classes_of(data: Manifest) -> Manifest:
-    """The labelled rows, if they can be told apart at all."""
+def keep_labelled(data: Manifest) -> Manifest:
+    """The labelled rows. A UserError if the training clips have only one class."""
     data = labelled(data)
-    known = {row.label for row in data.split("train").rows}
-    if len(known) < 2:
-        only = known.pop()
+    classes = {row.label for row in data.split("train").rows}
+    if len(classes) < 2:
+        only = classes.pop()
         raise UserError(f"{data.root}: all training clips are of one class ({only}).")
     return data
 
 
-def start(encoder: str, clip: ClipChange, seed: int, out: str) -> Encoder:
-    torch.manual_seed(seed)  # a registered name draws its weights, and the head its own after it
-    if Path(encoder).exists() and Path(out).resolve() in (
-        Path(encoder).resolve(),
-        Path(encoder).resolve().parent,
-    ):
+def open_start(encoder: str, clip: ClipChange, seed: int, out: str) -> Encoder:
+    """The encoder to start from, with the user's clip. A UserError if it cannot be fine-tuned."""
+    torch.manual_seed(seed)  # a registered name draws its weights here, and the head after it
+    path = Path(encoder).resolve()
+    if Path(encoder).exists() and Path(out).resolve() in (path, path.parent):
         raise UserError(f"--out {out} is where the encoder itself lies: name another folder.")
     net = open_encoder(encoder)
     if lacks_statistics(net):

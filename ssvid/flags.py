@@ -1,4 +1,4 @@
-"""parser, signatures -> the text of --help. The comment beside a parameter is its help."""
+"""Parser and signatures -> the text of --help. The comment of a parameter is its help text."""
 
 import dataclasses
 import inspect
@@ -16,22 +16,22 @@ from ssvid.signatures import comments_of, parameters_of
 def show_help(
     parser: ArgumentParser,
     function: Callable[..., Any],
-    given: Recipe,
+    flags: Recipe,
     tables: dict[str, Registry],
 ) -> None:
-    """The command's flags, then those of each name that is given, or the names there are."""
+    """Print the flags of the command, then those of each chosen name, or the names to choose from."""
     explain(parser, function)
     print(parser.format_help().replace("%%", "%"))
     for flag, table in tables.items():
-        value = with_name(given.get(flag))
+        value = with_name(flags.get(flag))
         if isinstance(value, dict) and isinstance(value.get("name"), str):
-            print(of_entry(flag, table[value["name"]]))
+            print(format_entry_help(flag, table[value["name"]]))
         else:
             names = ", ".join(table.names())
             print(f"--{flag} is one of: {names}; `--{flag} NAME --help` lists its own flags\n")
 
 
-def of_entry(flag: str, entry: Callable[..., Any]) -> str:
+def format_entry_help(flag: str, entry: Callable[..., Any]) -> str:
     """The flags of one registered class or function, as `--flag.name`."""
     return parser_of_entry(flag, entry).format_help()
 
@@ -46,7 +46,7 @@ def parser_of_entry(flag: str, entry: Callable[..., Any]) -> ArgumentParser:
 
 
 def explain(parser: ArgumentParser, entry: Callable[..., Any], prefix: str = "") -> None:
-    """Give the entry's flags their help, and a dataclass among its parameters those of its own."""
+    """Set the help of the entry's flags, and of the fields of dataclasses among its parameters."""
     comments = comments_of(entry)
     for action in parser._actions:
         name = action.dest.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""A name or a file -> Encoder: the door through which users make and load encoders; `import ssvid` exports it."""
+"""A name or a file -> Encoder. Users create and load encoders here; `import ssvid` exports it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,25 +8,29 @@ from ssvid.encoder import Encoder, build, list_encoders
 from ssvid.errors import UserError
 from ssvid.weights.encoders import encoder_from, load_encoder
 
-__all__ = ["create_encoder", "list_encoders", "load_encoder", "open_encoder", "stream_of"]
+__all__ = ["create_encoder", "list_encoders", "load_encoder", "open_encoder", "split_modality"]
+FILE_ENDINGS = (".safetensors", ".json", ".pt", ".pth", ".pyth", ".bin", ".tar")
 
 
 def create_encoder(
     name: str, weights: str | Path | None = None, *, partial: bool = False, **kwargs: Any
 ) -> Encoder:
-    """An encoder by its registered name, with random weights or those of a file in any layout that ssvid.weights knows.
+    """Create an encoder by its registered name.
 
-    Of a published file the arguments that you leave out are as it has them. `partial`: take what matches.
+    Its weights are random, or those of a file in any layout that ssvid.weights knows. Arguments
+    that are left out are then those of the published file. `partial`: load the weights that match
+    and leave the rest random; without it, a UserError names what does not match.
     """
     return build(name, kwargs) if weights is None else encoder_from(weights, name, kwargs, partial)
 
 
 def open_encoder(text: str) -> Encoder:
-    """A run folder, an exported or published file, or a registered name (random weights); `FILE@flow`: a net of flow.
+    """Open a run folder, an exported or published file, or a registered name (random weights).
 
-    A run knows what it sees; a published file does not.
+    `FILE@flow` says that a published file is a net of optical flow, which the file itself does not
+    record. A run does record it, so there the suffix raises a UserError.
     """
-    path, modality = stream_of(text)
+    path, modality = split_modality(text)
     if modality:
         if Path(path).is_dir():
             raise UserError(f"{path} is a run, which knows what it sees: leave out @{modality}.")
@@ -35,16 +39,14 @@ def open_encoder(text: str) -> Encoder:
         return net
     if Path(text).exists():
         return load_encoder(text)
-    if "/" in text or text.endswith(
-        (".safetensors", ".json", ".pt", ".pth", ".pyth", ".bin", ".tar")
-    ):
+    if "/" in text or text.endswith(FILE_ENDINGS):
         raise UserError(f"There is no run folder or encoder file {text}.")
     return build(text, {}).eval()
 
 
-def stream_of(text: str) -> tuple[str, str]:
-    """`FILE@flow` -> FILE, flow; "" where nothing is said."""
+def split_modality(text: str) -> tuple[str, str]:
+    """`FILE@flow` -> FILE, flow. The modality is "" if the text has no such suffix."""
     path, _, modality = text.rpartition("@")
-    return (
-        (text, "") if modality not in ("rgb", "flow") or Path(text).exists() else (path, modality)
-    )
+    if modality not in ("rgb", "flow") or Path(text).exists():
+        return text, ""
+    return path, modality

@@ -1,4 +1,4 @@
-"""The one logger of the house. A library call shows nothing; commands show what is logged, on standard error."""
+"""The logger `ssvid`. Commands show its messages on standard error; a library call shows nothing."""
 
 import functools
 import logging
@@ -6,17 +6,17 @@ import os
 import sys
 
 log = logging.getLogger("ssvid")
-log.addHandler(logging.NullHandler())  # without any handler, logging itself would print warnings
+log.addHandler(logging.NullHandler())  # without a handler, logging would print warnings itself
 
 
 class Screen(logging.Handler):
-    """Lines on standard error, above a progress bar where there is one."""
+    """Writes messages to standard error, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
         if record.levelno >= logging.WARNING:
             line = f"{record.levelname.lower()}: {line}"
-        if "tqdm" in sys.modules:  # what never imported it has no bar
+        if "tqdm" in sys.modules:  # a process that never imported tqdm has no bar
             from tqdm import tqdm
 
             tqdm.write(line, file=sys.stderr)
@@ -26,7 +26,7 @@ class Screen(logging.Handler):
 
 
 def show_log() -> None:
-    """Show what is logged from here on, and progress bars. Calling it again changes nothing."""
+    """Show messages and progress bars from now on. A second call changes nothing."""
     log.setLevel(logging.INFO)
     if not is_shown():
         log.addHandler(Screen())
@@ -38,6 +38,9 @@ def is_shown() -> bool:
 
 @functools.cache
 def log_once(line: str) -> None:
-    """What is known of a data set, which a process may open several times. The first of several processes says it."""
+    """Log a line once per process, and only in the first process of a run.
+
+    It is for facts about a data set, which a process may open several times.
+    """
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         log.info(line)

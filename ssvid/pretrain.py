@@ -1,4 +1,4 @@
-"""clips -> a pretrained encoder.
+"""Clips -> a pretrained encoder.
 
 python -m ssvid.pretrain --objective NAME --encoder NAME --data NAME --out DIR
 """
@@ -23,18 +23,20 @@ from ssvid.objective import Objective
 
 
 def pretrain(
-    objective: Callable[[Encoder | None], Objective],  # what is learnt: a method
-    data: Manifest,  # the clips: its train split
+    objective: Callable[[Encoder | None], Objective],  # the pretraining method
+    data: Manifest,  # the clips; only the train split is read
     out: str,  # the run's folder
-    encoder: None | Encoder = None,  # of every objective but those on stored features
+    encoder: None | Encoder = None,  # required unless the objective learns from stored features
     *,
     init: str | None = None,  # an exported encoder, a run folder or a checkpoint to start from
-    stop_on_collapse: float | None = None,  # least effective rank, read every picture_every steps
-    probe_every: int | None = None,  # steps between kNN and linear probes of a few labelled clips
+    # stop if the effective rank falls below this; it is read every picture_every steps
+    stop_on_collapse: float | None = None,
+    # steps between kNN and linear probes on a few labelled clips; null: no probes
+    probe_every: int | None = None,
     config: dict[str, Any],
     **shared: Any,
 ) -> dict[str, Any]:
-    """Pretrain an encoder. The same command again goes on where it stopped."""
+    """Pretrain an encoder. The same command again resumes where it stopped."""
     check_numbers(config)
     flags = TrainFlags(**shared)
     folder = RunFolder(out)
@@ -69,7 +71,10 @@ def build(
     clip: ClipChange,
     config: dict[str, Any],
 ) -> Objective:
-    """The objective on its encoder, whose clip the user may change; without one on features."""
+    """The objective with its encoder, whose clip the user may have changed.
+
+    Raises a UserError if the encoder is missing, or if the objective takes none.
+    """
     name = config["objective"]["name"]
     needs_none = cast(type[Objective], registry.objectives[name]).reads_features
     if needs_none != (encoder is None):

@@ -1,7 +1,8 @@
-"""(seed, stream, epoch, index) -> uniforms: the only source of random choices about data and masks.
+"""(seed, stream, epoch, index) -> uniforms: every random choice about data and masks comes from here.
 
-A counter hash in plain int64 tensor operations: bit-equal on every device, no generator objects, nothing drawn from a
-worker, a rank or a clock. So a run killed at any step resumes to the same samples, and 1 and n processes see the same.
+The numbers are a counter hash in plain int64 tensor operations, so they are bit-equal on every
+device. Nothing depends on a generator object, a worker, a rank or a clock. A run that was killed at
+any step therefore resumes with the same samples, and 1 and n processes see the same samples.
 """
 
 import zlib
@@ -17,7 +18,7 @@ GOLDEN, MIX1, MIX2 = -7046029254386353131, -4658895280553007687, -77235922931107
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # logical, where torch's >> is arithmetic
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # a logical shift; torch's >> is arithmetic
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -32,9 +33,10 @@ def _code(stream: str) -> int:
 
 
 def prepare_for_compile() -> None:
-    """Let torch.compile take the code of a stream for a constant. Call it before a function that draws is compiled.
+    """Make the code of a stream a constant for torch.compile.
 
-    It is not done at import: the decorator brings torch's compiler along, which costs every command seconds.
+    Call it before compiling a function that draws. It does not happen at import, because the
+    decorator imports torch's compiler, which takes seconds.
     """
     global _code
     _code = torch.compiler.assume_constant_result(_code)
@@ -43,12 +45,11 @@ def prepare_for_compile() -> None:
 def uniform(
     seed: int, stream: str, epoch: int | Tensor, index: int | Tensor, n: int
 ) -> Float[Tensor, "B n"]:
-    """float64 uniforms in [0, 1), 53 bits each: row b belongs to (seed, stream, epoch[b], index[b])."""
+    """float64 uniforms in [0, 1) with 53 random bits. Row b belongs to (epoch[b], index[b])."""
     index = torch.as_tensor(index, dtype=torch.int64).reshape(-1)
     epoch = torch.as_tensor(epoch, dtype=torch.int64, device=index.device).reshape(-1)
-    start = torch.full(
-        (1,), seed & (2**63 - 1), dtype=torch.int64, device=index.device
-    )  # a copy would be waited for
+    # torch.full does not wait for the device, as a copy of the seed would.
+    start = torch.full((1,), seed & (2**63 - 1), dtype=torch.int64, device=index.device)
     key = _mix(_mix(_mix(start) ^ _code(stream)) ^ epoch)
     key = _mix(key ^ index)  # B
     bits = _mix(key[:, None] ^ _mix(torch.arange(n, device=index.device)))  # B n
@@ -56,7 +57,7 @@ def uniform(
 
 
 def draw(batch: Batch, stream: str, n: int) -> Float[Tensor, "B n"]:
-    """Uniforms for every sample of a batch, from its own coordinates."""
+    """Uniforms for every sample of a batch, from the coordinates of the sample."""
     return uniform(batch["seed"], stream, batch["epoch"], batch["index"], n)
 
 

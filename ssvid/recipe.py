@@ -1,4 +1,4 @@
-"""YAML -> flags by name: the only file that reads a recipe and lays flags over it.
+"""YAML -> flags by name. Recipes are read and merged with other flags here.
 
 A recipe maps the flags of a command to values. The value of `objective`, `encoder` and `data` is a
 registered name, or a mapping with the name and its settings.
@@ -19,6 +19,7 @@ NAMED = ("objective", "encoder", "data")  # flags whose value is a name with set
 
 
 def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe. A UserError if the file is no mapping of flags to values."""
     recipe = read_yaml(path, "recipe")
     if not isinstance(recipe, dict):
         raise UserError(f"The recipe {path} is no mapping of flags to values.")
@@ -28,7 +29,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def merge_recipes(below: Recipe, above: Recipe) -> Recipe:
-    """`above` over `below`, part by part: `clip: {fps: 5}` leaves the other settings of clip."""
+    """`below` overridden by `above`. `clip: {fps: 5}` changes only this setting of clip."""
     flags: Recipe = {}
     for flag, value in above.items():
         if flag not in NAMED and isinstance(value, dict) and isinstance(below.get(flag), dict):
@@ -39,9 +40,10 @@ def merge_recipes(below: Recipe, above: Recipe) -> Recipe:
 
 
 def set_flags(recipe: Recipe, flags: Recipe) -> Recipe:
-    """`flags` over a recipe, each as a whole; one may be dotted, as `objective.mask_ratio` is.
+    """A recipe with some flags replaced. A flag may be dotted, as `objective.mask_ratio` is.
 
-    Names with their settings come first, so that dotted flags find what they change.
+    Flags without a dot are set first, so that dotted flags can change their settings. A UserError
+    if a dotted flag names a flag that has no settings.
     """
     merged = copy.deepcopy(recipe)
     for flag in sorted(flags, key=lambda flag: flag.count(".")):
@@ -61,7 +63,7 @@ def set_flags(recipe: Recipe, flags: Recipe) -> Recipe:
 
 
 def merge_named(below: Any, above: Any) -> Any:
-    """A name with settings over another. Settings stay where the name does."""
+    """A name with settings, overridden by another. The old settings stay if the name stays."""
     below, above = with_name(below), with_name(above)
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
@@ -74,18 +76,21 @@ def with_name(value: Any) -> Any:
 
 
 def to_class_paths(recipe: Recipe, tables: dict[str, Registry]) -> Recipe:
-    """Names as jsonargparse wants them: `{name: ...}` -> `{class_path: ..., init_args: ...}`."""
-    placed = dict(recipe)
+    """Names in the form of jsonargparse: `{name: ...}` -> `{class_path: ..., init_args: ...}`."""
+    converted = dict(recipe)
     for flag, table in tables.items():
         value = with_name(recipe.get(flag))
         if isinstance(value, dict) and "name" in value:
             settings = {key: setting for key, setting in value.items() if key != "name"}
-            placed[flag] = {"class_path": class_path(value["name"], table), "init_args": settings}
-    return placed
+            converted[flag] = {
+                "class_path": class_path(value["name"], table),
+                "init_args": settings,
+            }
+    return converted
 
 
 def to_names(config: Recipe, tables: dict[str, Registry]) -> Recipe:
-    """The opposite: a resolved configuration in the form of a recipe."""
+    """The inverse of `to_class_paths`: a resolved configuration in the form of a recipe."""
     recipe = dict(config)
     for flag, table in tables.items():
         if (value := config.get(flag)) is not None:
@@ -99,8 +104,9 @@ def class_path(name: str, table: Registry) -> str:
 
 
 def registered_name(path: str, table: Registry) -> str:
-    written = path_of(import_entry(path))  # a package may export what one of its files registers
-    names = [name for name, entry in table.table.items() if path_of(entry) == written]
+    """The name of a class path; MODULE:CLASS for a class that is not registered."""
+    definition = path_of(import_entry(path))  # a package may export a class of one of its files
+    names = [name for name, entry in table.table.items() if path_of(entry) == definition]
     return names[0] if names else ":".join(path.rsplit(".", 1))
 
 

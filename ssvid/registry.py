@@ -1,8 +1,8 @@
-"""name -> class or function: the plug-in points, and the only place where names are resolved.
+"""Name -> class or function: the registries of the plug-in points.
 
-A table fills itself: a miss imports the one file whose source registers the name. The names are read
-from the sources without an import, because importing every file takes seconds. ``module.path:Class``
-is accepted anywhere a name is, so a stranger's plug-in needs no entry here.
+All names are resolved here. Looking up a name imports the one file that registers it. The names are
+read from the sources without importing them, because importing every file takes seconds.
+`module.path:Class` is accepted wherever a name is, so a plug-in of a user needs no entry here.
 """
 
 import ast
@@ -19,6 +19,8 @@ Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
 class Registry:
+    """A table of one kind of plug-in. A UserError names near misses of an unknown name."""
+
     def __init__(self, package: str, kind: str) -> None:
         self.package, self.kind = package, kind
         self.table: dict[str, Callable[..., Any]] = {}
@@ -30,9 +32,8 @@ class Registry:
                 raise KeyError(
                     f"{self.package}: {name!r} is already {old.__module__}.{old.__qualname__}"
                 )
-            self.table[name] = (
-                entry  # the same thing imported again, as `python -m` does with its own module
-            )
+            # `python -m` imports its own module twice, so the same entry may come again.
+            self.table[name] = entry
             return entry
 
         return add
@@ -56,20 +57,20 @@ class Registry:
 
     @functools.cached_property
     def modules(self) -> dict[str, str]:
-        """name -> the module that registers it, for every file of the package."""
+        """Name -> the module that registers it, for every file of the package."""
         modules: dict[str, str] = {}
         for folder in map(Path, importlib.import_module(self.package).__path__):
             for file in sorted(folder.rglob("*.py")):
                 inner = file.relative_to(folder).with_suffix("").parts
                 module = ".".join([self.package, *inner]).removesuffix(".__init__")
-                for name in registered_in(file):
+                for name in read_registered_names(file):
                     if modules.setdefault(name, module) != module:
                         raise KeyError(f"{name!r} is registered in {modules[name]} and in {module}")
         return modules
 
 
-def registered_in(file: Path) -> Iterator[str]:
-    """The names in `@TABLE.register("NAME")` decorators of a source file."""
+def read_registered_names(file: Path) -> Iterator[str]:
+    """The names in the `@TABLE.register("NAME")` decorators of a source file."""
     for node in ast.walk(ast.parse(file.read_text())):
         for call in getattr(node, "decorator_list", []):
             if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".register"):

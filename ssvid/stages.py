@@ -1,8 +1,10 @@
-"""a recipe of stages -> runs, one after the other: `python -m ssvid.stages RECIPE.yaml --out DIR -- FLAGS`.
+"""A recipe of stages -> runs, one after the other.
 
-Each stage is `python -m ssvid.pretrain` in DIR/NAME, with what all share (`shared`) and its own. A path that begins
-with `stage:` is the folder of an earlier stage. Stages that are done are passed over and one that was stopped goes on,
-so the same command again finishes what is left. FLAGS go to every stage, and later flags win.
+python -m ssvid.stages RECIPE.yaml --out DIR -- FLAGS
+
+Each stage runs `python -m ssvid.pretrain` in DIR/NAME with the recipe's `shared` flags and its own. A
+path that begins with `stage:` is the folder of an earlier stage. The same command again skips the
+finished stages and resumes a stopped one. FLAGS go to every stage and override the recipe.
 """
 
 import json
@@ -24,119 +26,114 @@ STAGE = "stage:"
 
 
 def stages(
-    recipe: str,  # YAML: shared, and stages by name in their order
-    out: str,  # folder that holds a run folder for each stage
+    recipe: str,  # YAML with `shared` flags, and `stages` by name in their order
+    out: str,  # folder for the run folders of the stages
     *,
-    processes: int = 1,  # of each stage, by torchrun
-    only: str | None = None,  # this stage alone
-    flags: list[str]
-    | None = None,  # of ssvid.pretrain, for every stage; on the command line after --
+    processes: int = 1,  # number of processes of each stage, started by torchrun
+    only: str | None = None,  # the name of the only stage to run
+    # flags of ssvid.pretrain for every stage; on the command line they stand after --
+    flags: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Run the stages of a recipe, each from where it stopped."""
+    """Run the stages of a recipe. Each resumes where it stopped."""
     positive(processes=processes)
-    whole = read(recipe)
+    whole = read_stages(recipe)
     names = list(whole["stages"])
     if only is not None and only not in names:
         raise UserError(f"{recipe} has no stage {only!r}: there are {', '.join(names)}.")
-    configs = {
-        name: stage(whole, name, Path(out)) for name in names
-    }  # all are looked at before the first is run
+    # All stages are checked before the first one runs.
+    configs = {name: resolve_stage(whole, name, Path(out)) for name in names}
     done: dict[str, Any] = {}
     for number, name in enumerate(names, 1):
         if only in (None, name):
             log.info(f"stage {number} of {len(names)}: {name}")
-            done[name] = run(name, configs[name], Path(out), processes, flags or [])
+            done[name] = run_stage(name, configs[name], Path(out), processes, flags or [])
     return {"out": out, "stages": done}
 
 
-def read(recipe: str) -> dict[str, Any]:
+def read_stages(recipe: str) -> dict[str, Any]:
+    """The recipe as a mapping with `shared` and `stages`. A UserError if it is something else."""
     whole = load_recipe(recipe)
     if whole.keys() - {"shared", "stages"} or not isinstance(whole.get("stages"), dict):
         raise UserError(
-            f"The recipe {recipe} is no recipe of stages: it has `shared` (flags of all) and `stages`."
+            f"The recipe {recipe} is no recipe of stages: it needs `stages` and may have `shared`."
         )
-    for name, own in [("shared", whole.setdefault("shared", {})), *whole["stages"].items()]:
-        if not isinstance(own, dict) or "out" in own or not str(name).replace("_", "").isalnum():
+    for name, flags in [("shared", whole.setdefault("shared", {})), *whole["stages"].items()]:
+        is_name = str(name).replace("_", "").isalnum()
+        if not is_name or not isinstance(flags, dict) or "out" in flags:
             raise UserError(
-                f"The recipe {recipe}: {name} is a name of letters and numbers with flags other than out."
+                f"The recipe {recipe}: {name} should be a name of letters, digits and _ with a "
+                "mapping of flags, without out."
             )
     return whole
 
 
-def stage(whole: dict[str, Any], name: str, out: Path) -> dict[str, Any]:
-    """The flags of one stage: what all share, and over it its own, part by part."""
+def resolve_stage(whole: dict[str, Any], name: str, out: Path) -> dict[str, Any]:
+    """The flags of one stage: the shared ones under its own, with `stage:NAME` as a path."""
     before = list(whole["stages"])[: list(whole["stages"]).index(name)]
     merged = merge_recipes(whole["shared"], whole["stages"][name])
 
-    def placed(value: Any) -> Any:
+    def resolve(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: placed(part) for key, part in value.items()}
+            return {key: resolve(setting) for key, setting in value.items()}
         if not isinstance(value, str) or not value.startswith(STAGE):
             return value
         if value.removeprefix(STAGE) not in before:
             raise UserError(
-                f"Stage {name} asks for {value}, and before it come {', '.join(before) or 'none'}."
+                f"Stage {name} asks for {value}; the stages before it are "
+                f"{', '.join(before) or 'none'}."
             )
         return str(out / value.removeprefix(STAGE))
 
-    return {key: placed(value) for key, value in merged.items()}
+    return {key: resolve(value) for key, value in merged.items()}
 
 
-def run(
+def run_stage(
     name: str, config: dict[str, Any], out: Path, processes: int, flags: list[str]
 ) -> dict[str, Any]:
+    """Run one stage as a command of its own. Its result is the last line that it prints."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}.yaml"
-    began_with(name, config, out)
+    check_earlier_stages(name, config, out)
     write_text_whole(file, yaml.safe_dump(config, sort_keys=False))
-    how = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
-    words = [
-        sys.executable,
-        *how,
-        "-m",
-        "ssvid.pretrain",
-        "--config",
-        str(file),
-        "--out",
-        str(out / name),
-        *flags,
-    ]
-    ended = subprocess.run(words, stdout=subprocess.PIPE, text=True)
-    if ended.returncode in (-signal.SIGINT, 130):
+    words = [sys.executable]
+    if processes > 1:
+        words += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    words += ["-m", "ssvid.pretrain", "--config", str(file), "--out", str(out / name), *flags]
+    process = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    if process.returncode in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
-    if ended.returncode:
-        error = UserError if ended.returncode == 2 else RunError
+    if process.returncode:
+        error = UserError if process.returncode == 2 else RunError
         raise error(
-            f"Stage {name} ended with exit code {ended.returncode}: the lines above say why. Stages that are "
-            "done are kept: the same command goes on."
+            f"Stage {name} ended with exit code {process.returncode}: the lines above say why. The "
+            "same command goes on after the stages that are done."
         )
-    return dict(json.loads(ended.stdout.splitlines()[-1]))
+    return dict(json.loads(process.stdout.splitlines()[-1]))
 
 
-def began_with(name: str, config: dict[str, Any], out: Path) -> None:
-    """Refuse to go on with a stage whose earlier ones were trained on since it began."""
-    earlier = {
-        Path(v).name: Path(v)
-        for v in flat(config).values()
-        if isinstance(v, str) and Path(v).parent == out
-    }
-    stand = {stage: RunFolder(path).last_good() for stage, path in earlier.items()}
+def check_earlier_stages(name: str, config: dict[str, Any], out: Path) -> None:
+    """Raise a UserError if an earlier stage was trained further since this stage began."""
+    checkpoints = {}
+    for value in flat(config).values():
+        if isinstance(value, str) and Path(value).parent == out:
+            checkpoints[Path(value).name] = RunFolder(value).last_good()
     file = out / f"{name}.from.json"
-    known = (
-        json.loads(file.read_text()) if file.exists() and RunFolder(out / name).whole() else stand
-    )
-    if known != stand:
+    begun_from = checkpoints
+    if file.exists() and RunFolder(out / name).whole():
+        begun_from = json.loads(file.read_text())
+    if begun_from != checkpoints:
         raise UserError(
-            f"Stage {name} began with {', '.join(known.values())}, and these have been trained on since: remove "
-            f"{out / name} to train it anew from them."
+            f"Stage {name} began with {', '.join(begun_from.values())}, and these have been trained "
+            f"on since: remove {out / name} to train it anew from them."
         )
-    write_json_whole(file, stand)
+    write_json_whole(file, checkpoints)
 
 
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    given = sys.argv[1:]
-    at = given.index("--") if "--" in given else len(given)
-    extra = ["--flags", json.dumps(given[at + 1 :])] if given[at + 1 :] else []
-    command(stages, "recipe", argv=[*given[:at], *extra])
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    stage_flags = words[end + 1 :]
+    extra = ["--flags", json.dumps(stage_flags)] if stage_flags else []
+    command(stages, "recipe", argv=[*words[:end], *extra])

@@ -15,7 +15,7 @@ from ssvid import registry
 from ssvid.arguments import Arguments
 from ssvid.cli import parse
 from ssvid.errors import UserError
-from ssvid.flags import explain, of_entry, parser_of_entry
+from ssvid.flags import explain, format_entry_help, parser_of_entry
 from ssvid.pretrain import pretrain
 from ssvid.sweep.__main__ import WORDS
 from tests.helpers import ROOT, command, for_each, pretrain_argv, sentence, tells
@@ -125,12 +125,12 @@ def test_every_parameter_of_every_command_has_help():
 
 def test_help_is_the_comment_where_a_parameter_is_declared():
     assert "of tokens; 0.75 on UCF101" in " ".join(
-        of_entry("objective", registry.objectives["mae"]).split()
+        format_entry_help("objective", registry.objectives["mae"]).split()
     )
-    assert "of the file's frames" in of_entry("encoder", registry.encoders["vit_small"]), (
+    assert "of the file's frames" in format_entry_help("encoder", registry.encoders["vit_small"]), (
         "handed on by **kwargs"
     )
-    partial = " ".join(of_entry("objective", registry.objectives["partial_mae"]).split())
+    partial = " ".join(format_entry_help("objective", registry.objectives["partial_mae"]).split())
     assert "of the target; mae_st: patch" in partial, "handed on to another file"
     assert "mae_st: random" not in partial, "its own, not its neighbour's"
 

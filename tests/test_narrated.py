@@ -165,7 +165,9 @@ def test_sentences_are_found_again(tmp_path: Path):
         str(tmp_path / "features"),
     ]
     extract_features(**parse(extract_features, [*data, *flags, "--workers", "0"]))
-    stage = stages.stage(stages.read(str(ROOT / "recipes/tan_narrated.yaml")), "init", tmp_path)
+    stage = stages.resolve_stage(
+        stages.read_stages(str(ROOT / "recipes/tan_narrated.yaml")), "init", tmp_path
+    )
     (tmp_path / "init.yaml").write_text(yaml.safe_dump(stage))
     data += ["--data.features", str(tmp_path / "features")]
     recipe = ["--config", str(tmp_path / "init.yaml"), *data, "--out", str(tmp_path / "tan")]

@@ -12,7 +12,7 @@ from ssvid.cli import parse
 from ssvid.finetune import finetune
 from ssvid.objective import Objective
 from ssvid.pretrain import pretrain
-from ssvid.stages import read, stage
+from ssvid.stages import read_stages, resolve_stage
 from ssvid.weights.published import LAYOUTS
 from tests.helpers import ROOT, for_each, squares, write_video
 
@@ -35,9 +35,9 @@ def test_every_recipe_parses(recipe: Path, rest: list[str], tmp_path: Path):
         head.startswith("#") and "# Command:" in head and "core:" in head
     )  # score: measured, or not run
     if "stages" in given:
-        whole = read(str(recipe))
+        whole = read_stages(str(recipe))
         for name in whole["stages"]:
-            made = stage(whole, name, tmp_path)
+            made = resolve_stage(whole, name, tmp_path)
             (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(made))
             assert parse(pretrain, ["--config", str(tmp_path / f"{name}.yaml"), *rest])["objective"]
     elif "objective" in given:
@@ -62,7 +62,11 @@ PUBLISHED = [  # recipe, stage, parameters and keys of the published net (shared
 @for_each("name, part, layout, parameters, keys", PUBLISHED)
 def test_published_sizes(name: str, part: str | None, layout: str, parameters: int, keys: int):
     file = RECIPES / f"{name}.yaml"
-    given = stage(read(str(file)), part, Path("o")) if part else yaml.safe_load(file.read_text())
+    given = (
+        resolve_stage(read_stages(str(file)), part, Path("o"))
+        if part
+        else yaml.safe_load(file.read_text())
+    )
     objective = on_meta(given)
     assert sum(p.numel() for p in objective.parameters()) == parameters
     (known,) = (one for one in LAYOUTS if one.name == layout)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ssvid.errors import UserError
-from ssvid.stages import read, stage, stages
+from ssvid.stages import read_stages, resolve_stage, stages
 from tests import warm
 from tests.helpers import facts, for_each, squares, write_video
 
@@ -25,16 +25,16 @@ def recipe(path: Path, **own: dict) -> str:
 
 def test_a_stage_has_what_all_share_and_over_it_its_own(tmp_path):
     second = {"objective": {"init": "stage:first", "queue": 8}, "steps": 5}
-    whole = read(recipe(tmp_path / "r.yaml", first={}, second=second))
-    made = stage(whole, "second", tmp_path / "out")
-    assert made["objective"] == {
+    whole = read_stages(recipe(tmp_path / "r.yaml", first={}, second=second))
+    flags = resolve_stage(whole, "second", tmp_path / "out")
+    assert flags["objective"] == {
         "name": "infonce",
         "dim": 8,
         "queue": 8,
         "init": str(tmp_path / "out" / "first"),
     }
-    assert made["steps"] == 5 and made["encoder"] == SHARED["encoder"]
-    assert stage(whole, "first", tmp_path / "out") == SHARED
+    assert flags["steps"] == 5 and flags["encoder"] == SHARED["encoder"]
+    assert resolve_stage(whole, "first", tmp_path / "out") == SHARED
 
 
 @for_each(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
-from ssvid.hub import stream_of
+from ssvid.hub import split_modality
 from ssvid.randomness import permutation
 from ssvid.shapes import Pooled
 from ssvid.text.joint import Joint, load_joint
@@ -57,7 +57,7 @@ class Text:
 
 def text_side(given: str, words: str | None) -> Joint:
     """Of the encoder that a user named."""
-    path = Path(stream_of(given)[0])
+    path = Path(split_modality(given)[0])
     if not path.exists():
         raise UserError(
             f"{given} is the name of an untrained encoder and has no text side: {HAVE}."

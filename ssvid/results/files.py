@@ -1,4 +1,4 @@
-"""Result files <-> Results. A file of any earlier version is read; a file of something else is passed over."""
+"""Result files <-> Results. Files of earlier versions are read; other JSON files are skipped."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,10 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def read_result(file: Path) -> Result | None:
-    """None where it is the JSON of something else."""
+    """Read a result file of this or an earlier version; None if the JSON is something else.
+
+    Raises a UserError if the file is damaged or newer than this version.
+    """
     try:
         content = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -40,13 +43,17 @@ def read_result(file: Path) -> Result | None:
 
 
 def read_folder(folder: Path) -> dict[Path, Result]:
-    """Every result of a folder, by file name."""
-    results = {file: read_result(file) for file in sorted(folder.glob("*.json"))}
-    return {file: result for file, result in results.items() if result is not None}
+    """All results of a folder, sorted by file name."""
+    results = {}
+    for file in sorted(folder.glob("*.json")):
+        result = read_result(file)
+        if result is not None:
+            results[file] = result
+    return results
 
 
 def refuse_another(file: Path, *, data: str, encoder: str, protocol: str) -> None:
-    """A result (of these hashes) may take the place of the same result alone."""
+    """Raise a UserError if the file holds a result with other hashes than these."""
     if not file.exists():
         return
     result = read_result(file)
@@ -58,5 +65,5 @@ def refuse_another(file: Path, *, data: str, encoder: str, protocol: str) -> Non
         "another protocol": result.protocol_hash == protocol,
     }
     if not all(same.values()):
-        others = " and ".join(what for what, alike in same.items() if not alike)
-        raise UserError(f"{file} holds a result of {others}: name another --out.")
+        differences = " and ".join(name for name, is_same in same.items() if not is_same)
+        raise UserError(f"{file} holds a result of {differences}: name another --out.")

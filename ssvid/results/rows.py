@@ -1,4 +1,4 @@
-"""Result <-> what the row of a sweep's cell says of it. A row may be damaged: then it is read as far as it goes."""
+"""Result <-> its scores in the row of a sweep's cell. A damaged row is read as far as possible."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -9,15 +9,15 @@ from ssvid.results.schema import Gain, Interval, Json, Result
 
 @dataclass(frozen=True)
 class RowScore:
-    """Shares of 1, on one cell of the suite."""
+    """Scores (0 to 1) on one cell of the suite."""
 
     metric: str
     test: float
     interval: Interval | None
     val: float | None
     chance: float | None
-    random: float | None  # the same net untrained
-    gain: Gain | None  # over the same net untrained
+    random: float | None  # score of the same net, untrained
+    gain: Gain | None  # over the same net, untrained
 
 
 def row_score(result: Result) -> RowScore:
@@ -38,7 +38,7 @@ def row_to_json(score: RowScore) -> Json:
 
 
 def row_from_json(content: Any) -> RowScore | None:
-    """None without a test score."""
+    """The scores of a row; None if it has no test score."""
     test = number(content.get("test")) if isinstance(content, dict) else None
     if test is None:
         return None

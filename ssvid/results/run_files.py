@@ -1,6 +1,6 @@
-"""A run's folder, a cell's folder -> what their files hold, as far as they can be read.
+"""The folder of a run or of a sweep's cell -> the content of its files, as far as it can be read.
 
-A run may still be going on, or may have been killed while it wrote: a reader never ends a report.
+The run may be active, or may have been killed while it wrote. A damaged file never ends a report.
 """
 
 import json
@@ -13,11 +13,11 @@ import yaml
 from ssvid.errors import UserError
 from ssvid.results.schema import Json
 
-CHUNK = 4096  # bytes that are read at each place of a long log
+CHUNK = 4096  # bytes that are read at each position of a long log
 
 
 def read_mapping(file: Path) -> Json:
-    """A file of JSON or YAML. Empty where there is none or it is damaged."""
+    """The content of a JSON or YAML file; empty if there is no file or it is damaged."""
     try:
         return read_whole_mapping(file) or {}
     except UserError:
@@ -25,7 +25,7 @@ def read_mapping(file: Path) -> Json:
 
 
 def read_whole_mapping(file: Path) -> Json | None:
-    """A file of JSON or YAML. None where there is none; a UserError where it is damaged."""
+    """The content of a JSON or YAML file; None if there is no file. A UserError if it is damaged."""
     try:
         text = file.read_text()
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
@@ -39,7 +39,7 @@ def read_whole_mapping(file: Path) -> Json | None:
 
 
 def read_metrics(file: Path) -> tuple[list[Json], int]:
-    """The lines of metrics.jsonl, and how many others cannot be read."""
+    """The rows of metrics.jsonl, and the number of lines that cannot be read."""
     rows: list[Json] = []
     lines = file.read_bytes().splitlines() if file.is_file() else []
     for line in lines:
@@ -50,13 +50,13 @@ def read_metrics(file: Path) -> tuple[list[Json], int]:
 
 
 def read_losses(file: Path, most: int) -> list[tuple[int, float]]:
-    """(step, loss) of a log. Of a long one about `most` places are read, its beginning and its end among them."""
+    """(step, loss) of a log. About `most` positions of a long log are read, its ends among them."""
     losses: dict[int, float] = {}
     for line in read_lines(file, most):
         row = parse_row(line)
         loss = row.get("loss") if row is not None else None
         if row is not None and isinstance(loss, int | float) and math.isfinite(loss):
-            losses[row["step"]] = float(loss)  # a step that a restart made again stands there twice
+            losses[row["step"]] = float(loss)  # a step that a restart repeated is there twice
     curve = sorted(losses.items())
     if len(curve) <= most:
         return curve
@@ -64,7 +64,7 @@ def read_losses(file: Path, most: int) -> list[tuple[int, float]]:
 
 
 def parse_row(line: bytes) -> Json | None:
-    """One line of a log, with its step as a whole number. None where it is none."""
+    """One line of a log, with its step as an integer; None if the line is damaged."""
     try:
         row: Any = json.loads(line)
         return {**row, "step": int(row["step"])}
@@ -86,6 +86,6 @@ def read_lines(file: Path, most: int) -> list[bytes]:
         return []
 
 
-def read_lines_at(log: IO[bytes], place: int) -> list[bytes]:
-    log.seek(place)
-    return log.read(CHUNK).splitlines()  # a line that is cut is no JSON, and is passed over
+def read_lines_at(log: IO[bytes], position: int) -> list[bytes]:
+    log.seek(position)
+    return log.read(CHUNK).splitlines()  # a line that is cut is no JSON and is skipped later

@@ -1,10 +1,10 @@
-"""Result -> short texts that the terminal, tables and pages share."""
+"""Result -> short texts. The terminal, tables and pages share them."""
 
 from collections.abc import Sequence
 
 from ssvid.results.schema import Gain, Result
 
-ROW_NAMES = {  # row of a result -> its name in tables
+ROW_NAMES = {  # row of a result (the encoder, a control) -> its name in tables
     "encoder": "encoder",
     "random": "same net, untrained",
     "pixels": "raw pixels",
@@ -23,13 +23,13 @@ def between(interval: Sequence[float], scale: str = "") -> str:
 
 
 def gained(gain: Gain) -> str:
-    """What the encoder has more, in points."""
+    """The gain of the encoder in percentage points, or that no difference is shown."""
     more = f"{100 * gain.difference:+.1f}" if gain.shown else "no difference shown"
     return f"{more} ({between(gain.interval, '+')})"
 
 
 def scored(result: Result) -> str:
-    """The main number, with its spread where it is a mean."""
+    """The main number, with its standard deviation if it is a mean."""
     spread, over = result.score.spread, mean_of(result)
     if spread is None or not over:
         return percent(result.score.value)
@@ -37,7 +37,7 @@ def scored(result: Result) -> str:
 
 
 def mean_of(result: Result) -> str:
-    """What the numbers are means over: seeds of the probe, folds or pretraining seeds; else empty."""
+    """What the numbers are means over, such as "3 seeds"; empty if they are no means."""
     seeds = len(result.seeds or ())
     return result.over or (f"{seeds} seeds" if seeds > 1 else "")
 
@@ -51,13 +51,16 @@ def gain_over_untrained(result: Result) -> str:
 
 
 def line(result: Result) -> str:
-    """The result in one line."""
-    beside = [f"untrained {control_score(result, 'random')}"] * ("random" in result.controls)
+    """One line about the result: its score, untrained and chance, and the gain."""
+    references = []
+    if "random" in result.controls:
+        references.append(f"untrained {control_score(result, 'random')}")
     if result.chance is not None:
-        beside.append(f"chance {percent(result.chance)}")
-    parts = [
-        f"{result.encoder.title}, {result.cell}: {scored(result)} ({between(result.score.interval)})",
-        ", ".join(beside),
+        references.append(f"chance {percent(result.chance)}")
+    name = f"{result.encoder.title}, {result.cell}"
+    clauses = [
+        f"{name}: {scored(result)} ({between(result.score.interval)})",
+        ", ".join(references),
         gain_over_untrained(result),
     ]
-    return "; ".join(part for part in parts if part)
+    return "; ".join(clause for clause in clauses if clause)

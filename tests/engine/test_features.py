@@ -387,7 +387,7 @@ def test_doctor_tells_what_of_slurm_answers(tmp_path: Path, monkeypatch: pytest.
         for tool in ("sbatch", "sinfo") if client else ():
             (folder / tool).write_text(client[0])
             (folder / tool).chmod(0o755)
-        works = {what: works for what, works, _ in doctor._slurm(tmp_path)}
+        works = {what: works for what, works, _ in doctor._check_slurm(tmp_path)}
         assert works == ({"slurm": client[1], "sacct": None} if client else {"slurm": None}), name
 
 
