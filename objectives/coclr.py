@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder, evaluating
-from ssvid.engine.logs import film
+from ssvid.engine.logs import draw_clips
 from ssvid.engine.warm_start import earlier
 from ssvid.errors import UserError, positive, within
 from ssvid.hub import create_encoder
@@ -145,7 +145,7 @@ class CoCLR(Objective):
         seen = torch.cat([clips[:, 1, :, ::step], clips[:, 2, :, ::step]], 2)  # B C T H W
         pairs = torch.cat([seen, seen[near.argmax(1)]], 3)[:SHOWN]  # B C T 2H W
         white = (1 - max(self.encoder.mean)) / min(self.encoder.std)
-        return {"mined": film(F.pad(pairs, (0, 0, 0, 4), value=white), self.views)}
+        return {"mined": draw_clips(F.pad(pairs, (0, 0, 0, 4), value=white), self.views)}
 
     def after_step(self, progress: float) -> None:
         """Steps until the queue is full are skipped by the optimiser; the queue fills all the same."""

@@ -16,10 +16,10 @@ from ssvid.data.manifest import Manifest, labelled
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.classify import Classify
-from ssvid.engine.loop import Settings
 from ssvid.engine.mix import Mix
 from ssvid.engine.run import begin, run
 from ssvid.engine.score import score
+from ssvid.engine.settings import Settings
 from ssvid.engine.setup import hold, identify, prepare
 from ssvid.engine.train_flags import ClipChange, FinetuneFlags, check_numbers, steps_of
 from ssvid.errors import UserError

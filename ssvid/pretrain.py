@@ -12,9 +12,9 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.training import training
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import RunFolder
-from ssvid.engine.loop import Settings
 from ssvid.engine.online import OnlineProbe
 from ssvid.engine.run import begin, run
+from ssvid.engine.settings import Settings
 from ssvid.engine.setup import hold, identify, prepare
 from ssvid.engine.train_flags import ClipChange, TrainFlags, check_numbers, steps_of
 from ssvid.engine.warm_start import warm_start

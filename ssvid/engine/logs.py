@@ -1,4 +1,4 @@
-"""numbers of a step -> metrics.jsonl, and TensorBoard from the same line."""
+"""Numbers and pictures of a step -> metrics.jsonl and TensorBoard."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,19 @@ from ssvid.shapes import Clip, Views
 
 
 class Metrics:
-    """One flushed JSON line per logged step; on resume the lines beyond the checkpoint are cut."""
+    """Writes one JSON line per logged step, and the same numbers to TensorBoard.
+
+    After a resume the lines beyond the checkpoint are cut. A full disk raises a RunError.
+    """
 
     def __init__(self, out: Path, step: int) -> None:
         path = out / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step(line) <= step]
-        if len(kept) < len(lines):
-            path.write_text("".join(line + "\n" for line in kept))
-        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - for the whole run; each line is on disk at once
+        valid = [line for line in lines if _read_step(line) <= step]
+        if len(valid) < len(lines):
+            path.write_text("".join(line + "\n" for line in valid))
+        # Open for the whole run and unbuffered, so that each line is on disk at once.
+        self.file = open(path, "ab", buffering=0)  # noqa: SIM115
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
@@ -43,15 +47,15 @@ class Metrics:
         self.board.close()
 
 
-def film(clips: Clip, views: Views) -> UInt8[Tensor, "3 h w"]:
-    """Clips as the encoder gets them, one row each, frames side by side."""
+def draw_clips(clips: Clip, views: Views) -> UInt8[Tensor, "3 h w"]:
+    """Clips as the encoder gets them: a row for each clip, frames side by side."""
     mean, std = (clips.new_tensor(v).view(-1, 1, 1, 1) for v in (views.mean, views.std))
     strip = rearrange(clips * std + mean, "B C T H W -> C (B H) (T W)")
     return (strip.clamp(0, 1) * 255).byte()
 
 
-def _step(line: str) -> float:
-    """A line cut short by a kill belongs to no step."""
+def _read_step(line: str) -> float:
+    """The step of a line; infinity for a line that a kill cut short."""
     try:
         row: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:

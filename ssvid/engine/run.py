@@ -13,8 +13,9 @@ from ssvid.data.quarantine import Quarantine
 from ssvid.data.samples import Samples
 from ssvid.engine.checkpoint import RunFolder, flat, provenance, whole_state
 from ssvid.engine.distributed import World, agree, gather, join, together
-from ssvid.engine.loop import Settings, Trained, export, train
+from ssvid.engine.loop import Trained, export, train
 from ssvid.engine.rendezvous import host_name
+from ssvid.engine.settings import Settings
 from ssvid.engine.train_flags import TrainFlags
 from ssvid.errors import RunError
 from ssvid.log import log

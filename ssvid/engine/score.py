@@ -16,7 +16,8 @@ from ssvid.engine.checkpoint import FREE, RunFolder
 from ssvid.engine.classify import Classify
 from ssvid.engine.cost import paid, used
 from ssvid.engine.distributed import World, gather
-from ssvid.engine.loop import Settings, Trained
+from ssvid.engine.loop import Trained
+from ssvid.engine.settings import Settings
 from ssvid.engine.to_device import to_device
 from ssvid.errors import UserError
 from ssvid.old_names import use_old_names

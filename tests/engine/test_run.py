@@ -267,7 +267,7 @@ def test_bad_files_of_every_process_are_written_down(
     met = [[("a.mp4", None, "empty")], [("b.mp4", 1.0, "torn")]]
     monkeypatch.setattr(loop, "gather", lambda mine, world: met)
     first = Quarantine(tmp_path, 1000)
-    loop.spread(met[0], first, World(0, 2, torch.device("cpu")))
+    loop.share_bad_files(met[0], first, World(0, 2, torch.device("cpu")))
     assert len(first) == 2 and "torn" in (tmp_path / "quarantine.jsonl").read_text() and not met[0]
 
 

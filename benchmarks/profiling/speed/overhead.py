@@ -14,7 +14,8 @@ from ssvid.encoder import Encoder
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.distributed import World
-from ssvid.engine.loop import Settings, Trained, train
+from ssvid.engine.loop import Trained, train
+from ssvid.engine.settings import Settings
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, ClipSpec, Loss, Views
 
