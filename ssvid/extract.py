@@ -68,7 +68,7 @@ def extract_features(
         # A registered name gets the same random weights each time, so cached features fit.
         torch.manual_seed(0)
         net = open_encoder(encoder).to(device)
-    clip.onto(net)
+    clip.apply_to(net)
     train_clips = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
     settle(net, encoder, train_clips if calibrate_bn else None)
     if into_store:

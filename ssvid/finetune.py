@@ -21,7 +21,7 @@ from ssvid.engine.run import begin, run
 from ssvid.engine.score import score
 from ssvid.engine.settings import Settings
 from ssvid.engine.setup import hold, identify, prepare
-from ssvid.engine.train_flags import ClipChange, FinetuneFlags, check_numbers, steps_of
+from ssvid.engine.train_flags import ClipChange, FinetuneFlags, check_numbers, count_steps
 from ssvid.errors import UserError
 from ssvid.hub import open_encoder
 from ssvid.log import log
@@ -68,10 +68,12 @@ def finetune(
     head |= {"classes": len(data.classes), "augment": augment, "repeat": repeat}
     model = Classify(net, mix=mix, **head)
     rows = data.split("train")
-    steps = steps_of(flags.steps, flags.epochs, len(rows), flags.batch_size)
+    steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
     rates = model.rates(layer_decay, encoder_rate)
     trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
-    settings = Settings.of(flags, steps, world.device, freeze_steps=int(head_warmup * steps))
+    settings = Settings.from_flags(
+        flags, steps, world.device, freeze_steps=int(head_warmup * steps)
+    )
     config = identify(config)
     seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
     clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
@@ -126,7 +128,7 @@ def open_start(encoder: str, clip: ClipChange, seed: int, out: str) -> Encoder:
             f"{encoder} has batch norm without running statistics, so the score of a clip would "
             "depend on its neighbours in a batch: pretrain an encoder that keeps them."
         )
-    clip.onto(net)
+    clip.apply_to(net)
     return net
 
 

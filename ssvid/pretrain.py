@@ -16,7 +16,7 @@ from ssvid.engine.online import OnlineProbe
 from ssvid.engine.run import begin, run
 from ssvid.engine.settings import Settings
 from ssvid.engine.setup import hold, identify, prepare
-from ssvid.engine.train_flags import ClipChange, TrainFlags, check_numbers, steps_of
+from ssvid.engine.train_flags import ClipChange, TrainFlags, check_numbers, count_steps
 from ssvid.engine.warm_start import warm_start
 from ssvid.errors import UserError
 from ssvid.objective import Objective
@@ -49,10 +49,10 @@ def pretrain(
     model.check_data(rows, views, flags.batch_size)
     if init is not None:
         warm_start(model, init)
-    steps = steps_of(flags.steps, flags.epochs, len(rows), flags.batch_size)
+    steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
     trained = prepare(model, views, flags, steps, world)
     watched = {"stop_on_collapse": stop_on_collapse, "probe_every": probe_every}
-    settings = Settings.of(flags, steps, world.device, **watched)
+    settings = Settings.from_flags(flags, steps, world.device, **watched)
     samples = training(
         rows, views, seed=flags.seed, short=flags.short_videos, decoder=flags.decoder
     )
@@ -87,7 +87,7 @@ def build(
         settings = dict(config["encoder"])
         encoder.name = settings.pop("name")
         encoder.kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        encoder.spec = replace(encoder.spec, **clip.given())
+        encoder.spec = replace(encoder.spec, **clip.settings())
     return objective(encoder)
 
 

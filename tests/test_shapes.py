@@ -123,7 +123,7 @@ def test_an_exported_encoder_keeps_its_clip(spec, tmp_path: Path):
 
 def test_one_way_to_space_undoes_the_others():
     def changed(spec: ClipSpec, **given) -> ClipSpec:
-        return replace(spec, **ClipChange(**given).given())
+        return replace(spec, **ClipChange(**given).settings())
 
     assert (
         changed(STRIDE, whole=True)
@@ -144,7 +144,7 @@ def test_one_way_to_space_undoes_the_others():
         with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride", "--clip.whole")):
             changed(STRIDE, whole=True, **two)
     net = dot(STRIDE)
-    ClipChange(whole=True).onto(net)
+    ClipChange(whole=True).apply_to(net)
     assert net.spec == WHOLE
     views = ClipChange(whole=True).views(Views(clips=(STRIDE, replace(STRIDE, modality="flow"))))
     assert views.clips == (WHOLE, replace(WHOLE, modality="flow"))

@@ -167,7 +167,7 @@ def subject(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(NAMED)
         net = open_encoder(text).eval()
-    clip.onto(net)
+    clip.apply_to(net)
     return Subject(
         text, name, net, net.spec, chosen_layers(net, layers), describe_encoder(text, name, net)
     )

@@ -113,10 +113,10 @@ def planned(config: dict[str, Any], made: dict[str, Any]) -> int | None:
     """Steps; None where config and clips do not tell."""
     if isinstance(config.get("steps"), int):
         return int(config["steps"])
-    from ssvid.engine.train_flags import steps_of  # and all of training with it: seconds
+    from ssvid.engine.train_flags import count_steps  # and all of training with it: seconds
 
     try:
-        return steps_of(None, config.get("epochs"), videos(made), config["batch_size"])
+        return count_steps(None, config.get("epochs"), videos(made), config["batch_size"])
     except (UserError, KeyError, TypeError, ArithmeticError):
         return None
 

@@ -234,7 +234,7 @@ def shrink_clips(encoder: Subject, at_most: dict[str, int]) -> None:
     for stream in encoder.streams:
         stream.net.spec = stream.spec
         sizes = {key: min(most, getattr(stream.spec, key)) for key, most in at_most.items()}
-        ClipChange(**sizes).onto(stream.net)
+        ClipChange(**sizes).apply_to(stream.net)
 
 
 def rows_of_splits(features: Bench) -> dict[str, list[int]]:

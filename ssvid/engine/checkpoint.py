@@ -1,6 +1,6 @@
-"""state <-> run folder: config.yaml, provenance.json, checkpoints/step_*.pt, and what others write beside them.
+"""Training state <-> run folder: config.yaml, provenance.json and checkpoints/step_*.pt.
 
-The only file that decides what a run folder is, whether a start goes on in it, and which checkpoint is whole.
+This file decides what a run folder is, whether a command resumes in it, and which checkpoint is whole.
 """
 
 import json
@@ -23,7 +23,8 @@ from ssvid.files import locked, write_json_whole, write_text_whole, write_whole
 from ssvid.log import log
 from ssvid.old_names import rename_config
 
-# What a run may change between two starts without being another run. `data` is compared by its rows, not its place.
+# Settings that may change between two starts of the same run. `data` is compared by its rows and
+# not by its folder.
 FREE = {
     "out",
     "steps",
@@ -45,81 +46,90 @@ FREE |= {
     "timeout_s",
     "probe_every",
 }
-FREE |= {
-    "encoder"
-}  # a fine-tuning's, whose encoder is a path, compared by its weights; others are encoder.name, ...
-
-
+# The encoder of a fine-tuning is a path and is compared by its weights. Elsewhere the settings are
+# encoder.name and so on, which are compared.
+FREE |= {"encoder"}
 PROVENANCE = "provenance.json"
 
 
 class RunFolder:
-    def __init__(self, out: str | Path, made: dict[str, Any] | None = None) -> None:
-        """`made`: what a run was made from beside its clips. `start`, a hash of weights, may not change."""
-        self.path, self.made = Path(out), made or {}
+    """The folder of one run."""
+
+    def __init__(self, out: str | Path, origin: dict[str, Any] | None = None) -> None:
+        """`origin`: what the run started from, for its provenance. Its `start` may not change."""
+        self.path, self.origin = Path(out), origin or {}
         self.checkpoints = self.path / "checkpoints"
 
     @contextmanager
-    def opened(self, config: dict[str, Any], rows: str) -> Iterator["RunFolder"]:
-        """Hold the folder as its one writer; refuse the folder of another run. `rows`: hash of the clips it reads."""
+    def open_as_writer(self, config: dict[str, Any], rows: str) -> Iterator["RunFolder"]:
+        """Lock the folder and write the config. `rows`: hash of the clips that the run reads.
+
+        Raises a UserError if the folder holds another run or other files.
+        """
         if self.path.is_file():
             raise UserError(f"--out {self.path} is a file; name a folder.")
         if self.path.is_dir() and not (self.path / "config.yaml").exists():
             strangers = [p.name for p in self.path.iterdir() if p.name != "lock"]
             if strangers:
                 raise UserError(
-                    f"--out {self.path} holds {strangers[0]!r} but no run; name a new or an empty folder."
+                    f"--out {self.path} holds {strangers[0]!r} but no run; name a new or an empty "
+                    "folder."
                 )
         with locked(self.path / "lock", wait=False, what=f"--out {self.path}"):
             self.compare(config, rows)
             self.checkpoints.mkdir(exist_ok=True)
-            for rest in self.path.rglob(".*.tmp"):
-                rest.unlink()  # of a writer that was killed
+            for temporary in self.path.rglob(".*.tmp"):
+                temporary.unlink()  # a writer was killed
             write_text_whole(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             yield self
 
     @contextmanager
-    def joined(self) -> Iterator["RunFolder"]:
-        """The same folder for the other ranks, which write nothing."""
+    def open_as_reader(self) -> Iterator["RunFolder"]:
+        """The folder for the other processes of the run, which write nothing."""
         yield self
 
-    def known(self, key: str) -> Any:
-        """What the run in this folder was started with; None where there is none."""
+    def read_setting(self, key: str) -> Any:
+        """A setting of the run in this folder; None if there is no run yet."""
         file = self.path / "config.yaml"
         return yaml.safe_load(file.read_text()).get(key) if file.is_file() else None
 
     def compare(self, config: dict[str, Any], rows: str) -> None:
-        file, made = self.path / "config.yaml", self.path / PROVENANCE
+        """Raise a UserError if the folder holds a run with other settings, clips or start weights."""
+        file, provenance_file = self.path / "config.yaml", self.path / PROVENANCE
         if not file.exists() or not self.whole():
-            return  # nothing was made yet, so nothing can be mixed up
-        known = json.loads(made.read_text()) if made.exists() else {}
-        written = rename_config(yaml.safe_load(file.read_text()))
-        old, new = flat(written), flat(config)
-        for what, key, now in (
-            ("data", "hash", rows),
-            ("encoder", "start", self.made.get("start", "")),
-        ):
-            name = f"{what} (hash of its {'rows' if what == 'data' else 'weights'})"
-            old[name], new[name] = known.get(key, now)[:8], now[:8]
-        differing = [k for k in sorted(old | new) if k not in FREE and old.get(k) != new.get(k)]
-        if differing:
-            shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing)
+            return  # there is no checkpoint yet, so nothing can be mixed up
+        provenance = json.loads(provenance_file.read_text()) if provenance_file.exists() else {}
+        before, now = flat(rename_config(yaml.safe_load(file.read_text()))), flat(config)
+        start = self.origin.get("start", "")
+        before["data (hash of its rows)"] = provenance.get("hash", rows)[:8]
+        before["encoder (hash of its weights)"] = provenance.get("start", start)[:8]
+        now["data (hash of its rows)"] = rows[:8]
+        now["encoder (hash of its weights)"] = start[:8]
+        differences = []
+        for key in sorted(before | now):
+            if key not in FREE and before.get(key) != now.get(key):
+                differences.append(f"{key} ({before.get(key)} there, {now.get(key)} now)")
+        if differences:
             raise UserError(
-                f"--out {self.path} holds another run, with other {shown}. Name another folder."
+                f"--out {self.path} holds another run, with other {', '.join(differences)}. "
+                "Name another folder."
             )
 
     def whole(self) -> list[Path]:
         """Checkpoint files, newest first."""
-        found = [
-            p for p in self.checkpoints.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)
-        ]
-        return sorted(found, key=lambda p: int(p.stem[5:]), reverse=True)
+        files = self.checkpoints.glob("step_*.pt")
+        checkpoints = [file for file in files if re.fullmatch(r"step_\d+\.pt", file.name)]
+        return sorted(checkpoints, key=lambda file: int(file.stem[5:]), reverse=True)
 
     def last_good(self) -> str:
+        """The newest checkpoint as a text for messages."""
         return str(self.whole()[0]) if self.whole() else "none yet"
 
-    def readable(self, said: str) -> dict[str, Any]:
-        """The newest checkpoint that can be read, of a run that another command names; nothing is moved."""
+    def readable(self, name: str) -> dict[str, Any]:
+        """The newest checkpoint that can be read, for another command. No file is moved.
+
+        The UserError, if there is none, calls the folder `name`.
+        """
         why = "it has none yet"
         for path in self.whole():
             try:
@@ -127,13 +137,14 @@ class RunFolder:
             except UserError as error:
                 why = str(error).rstrip(".")
         raise UserError(
-            f"{said} holds no checkpoint that can be read: {why}. Train it first, or name another."
+            f"{name} holds no checkpoint that can be read: {why}. Train it first, or name another."
         )
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read; a damaged one is set aside under another name and said so.
+        """The newest checkpoint that can be read; None if the run has none yet.
 
-        Where none can be read the run is refused: to begin anew would overwrite what it made.
+        Damaged checkpoints are renamed and logged. A UserError if all are damaged: starting anew
+        would overwrite what the run has left.
         """
         damaged: list[tuple[Path, UserError]] = []
         for path in self.whole():
@@ -142,18 +153,20 @@ class RunFolder:
             except UserError as error:
                 damaged.append((path, error))
                 continue
-            for old, why in damaged:
-                aside = old.with_suffix(".damaged")
-                old.rename(aside)
-                log.warning(f"{why} It is kept as {aside.name}; going on from {path.name}.")
+            for file, why in damaged:
+                new_name = file.with_suffix(".damaged")
+                file.rename(new_name)
+                log.warning(f"{why} It is kept as {new_name.name}; going on from {path.name}.")
             return state
         if damaged:
             raise UserError(
-                f"No checkpoint of {self.path} can be read. {damaged[0][1]} Name another --out to begin anew."
+                f"No checkpoint of {self.path} can be read. {damaged[0][1]} "
+                "Name another --out to begin anew."
             )
         return None
 
     def save(self, step: int, state: dict[str, Any], keep: int) -> Path:
+        """Write a checkpoint, and remove all but the newest `keep`."""
         path = self.checkpoints / f"step_{step:08d}.pt"
         write_whole(path, lambda file: torch.save(state, file))
         for old in self.whole()[keep:]:
@@ -162,13 +175,11 @@ class RunFolder:
 
 
 def whole_state(path: Path) -> dict[str, Any]:
-    """A checkpoint of this loop."""
+    """Read a checkpoint of the training loop. A UserError if the file is something else."""
     state = read(path)
-    missing = (
-        {"step", "model", "optimizer", "rng"} - state.keys()
-        if isinstance(state, dict)
-        else {"everything"}
-    )
+    missing = {"everything"}
+    if isinstance(state, dict):
+        missing = {"step", "model", "optimizer", "rng"} - state.keys()
     if missing:
         raise UserError(
             f"{path} is no checkpoint of ssvid.pretrain: it lacks {', '.join(sorted(missing))}."
@@ -177,6 +188,7 @@ def whole_state(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> Any:
+    """Read a file of torch.save that holds tensors and plain data only. A UserError if it cannot."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -200,7 +212,7 @@ def read(path: Path) -> Any:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """{"a": {"b": 1}} -> {"a.b": 1}. Tuples become lists, as in YAML."""
     rows: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -210,35 +222,31 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return rows
 
 
-def provenance(folder: RunFolder, data: Manifest) -> None:
-    """What the run was made from, beside its config: the clips (for later leak checks), the code and the machine."""
+def write_provenance(folder: RunFolder, data: Manifest) -> None:
+    """Write the origin of a run: its clips (for later leak checks), the code and the machine."""
     rows = [[row.path, row.label, row.split, row.group, row.video_id] for row in data.rows]
     git = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    made = {
+    provenance = {
         "root": str(data.root.resolve()),
         "hash": data.hash,
         "rows": rows,
         "git": git.stdout.strip() or None,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cpu": _cpu(),
+        "cpu": _read_cpu_model(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    made |= folder.made
-    write_json_whole(folder.path / PROVENANCE, made)
+    provenance |= folder.origin
+    write_json_whole(folder.path / PROVENANCE, provenance)
 
 
-def _cpu() -> str:
-    """The model, where Linux tells it."""
+def _read_cpu_model() -> str:
+    """The model of the CPU. Only Linux has the file; elsewhere it is the architecture."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return (
-        names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    )
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

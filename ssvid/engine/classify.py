@@ -1,6 +1,6 @@
-"""labelled batch -> Loss: an encoder with a linear head, trained as a whole. What `ssvid.finetune` trains.
+"""Labelled batch -> Loss: an encoder with a linear head, as `ssvid.finetune` trains it.
 
-It is in the core, not among the objectives, because it needs labels: no paper's idea, and nothing to pretrain with.
+It is in the core and not among the objectives, because it needs labels and cannot pretrain.
 """
 
 import torch
@@ -18,9 +18,9 @@ from ssvid.shapes import Batch, Clip, Loss, Views
 
 
 class Classify(Objective):
-    """Cross-entropy with soft targets on the encoder's pooled features, which are after its own final norm.
+    """Cross-entropy with soft targets on the encoder's pooled features, after its final norm.
 
-    Batch norm runs as in any training: on the batch, its running statistics moving, during the head's warm-up too.
+    Batch norm uses the batch and updates its running statistics, also during the head's warm-up.
     """
 
     pooled_only = True
@@ -58,31 +58,31 @@ class Classify(Objective):
     def forward(self, batch: Batch) -> Loss:
         clips = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
         labels = batch["label"].to(clips.device).repeat_interleave(self.repeat)
-        clips, targets = self.mix(
-            clips, smooth(labels, self.classes, self.smoothing), batch, self.repeat
-        )
+        targets = smooth(labels, self.classes, self.smoothing)
+        clips, targets = self.mix(clips, targets, batch, self.repeat)
         logits = self.logits(clips)
         loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
-        right = (
-            (logits.argmax(-1) == targets.argmax(-1)).double().mean()
-        )  # by the larger part, where mixed
-        return Loss(loss, {"train_top1": right.detach()})
+        # A mixed clip counts for the class with the larger weight.
+        top1 = (logits.argmax(-1) == targets.argmax(-1)).double().mean()
+        return Loss(loss, {"train_top1": top1.detach()})
 
     def logits(self, clips: Clip) -> Float[Tensor, "B Q"]:
         return self.head(self.dropout(self.encoder(clips).pooled)).float()
 
     def rates(self, decay: float, encoder: float = 1.0) -> dict[str, float]:
-        """Parameter -> its share of the learning rate: the head 1, each layer below `decay` times the one above.
+        """Parameter -> factor of its learning rate.
 
-        `encoder`: of all of its layers, beside that.
+        It is 1 for the head, and each layer has `decay` times the factor of the layer above. The
+        factors of the encoder's layers are also multiplied by `encoder`.
         """
         above = {f"encoder.{name}": n for name, n in self.encoder.count_layers_above().items()}
-        shares = {name: decay ** above.get(name, 0) for name, _ in self.named_parameters()}
-        return {name: share * (encoder if name in above else 1.0) for name, share in shares.items()}
+        factors = {}
+        for name, _ in self.named_parameters():
+            factors[name] = decay ** above.get(name, 0) * (encoder if name in above else 1.0)
+        return factors
 
 
 def smooth(labels: Int[Tensor, " B"], classes: int, smoothing: float) -> Float[Tensor, "B Q"]:
-    """One-hot, with `smoothing` of the whole spread over all classes."""
-    return F.one_hot(labels, classes) * (1 - smoothing) + torch.full(
-        (), smoothing / classes, device=labels.device
-    )
+    """One-hot targets, of which `smoothing` is spread evenly over all classes."""
+    floor = torch.full((), smoothing / classes, device=labels.device)
+    return F.one_hot(labels, classes) * (1 - smoothing) + floor

@@ -1,4 +1,4 @@
-"""flags that all trainings share -> a run in its folder: what `ssvid.pretrain` and `ssvid.finetune` both do, once."""
+"""Built objective and clips -> a run in its folder. `ssvid.pretrain` and `ssvid.finetune` use it."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.data.samples import Samples
-from ssvid.engine.checkpoint import RunFolder, flat, provenance, whole_state
+from ssvid.engine.checkpoint import RunFolder, flat, whole_state, write_provenance
 from ssvid.engine.distributed import World, agree, gather, join, together
 from ssvid.engine.loop import Trained, export, train
 from ssvid.engine.rendezvous import host_name
@@ -21,12 +21,16 @@ from ssvid.errors import RunError
 from ssvid.log import log
 from ssvid.objective import Objective
 
-LISTED_S = 90.0  # a node's list of a network folder may be a minute old
+LISTING_DELAY_S = 90.0  # another node may see a file of a network folder a minute late
 
 
 def begin(folder: RunFolder, config: dict[str, Any], flags: TrainFlags) -> World:
-    """This process among the others, all started alike, with the threads that the run began with."""
-    threads = flags.threads or folder.known("threads")  # with others, sums are rounded otherwise
+    """Set the threads and join the other processes of the run.
+
+    A resumed run keeps its number of threads, because another number rounds sums differently. A
+    UserError if the processes were started with different settings.
+    """
+    threads = flags.threads or folder.read_setting("threads")
     if threads is not None:
         torch.set_num_threads(threads)
     world = join(flags.devices, flags.timeout_s)
@@ -44,18 +48,18 @@ def run(
     max_bad: float,
     probe: Callable[[Objective], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """From the newest checkpoint of the folder, which the caller holds, to the last step."""
+    """Train from the newest checkpoint of the folder to the last step. The caller holds the folder."""
     world, data = trained.world, clips.manifest
-    torch.manual_seed(
-        settings.seed + world.rank
-    )  # dropout; what a sample or a mask is never comes from here
-    state = newest(folder, world)
+    # Only dropout draws from torch's generator. Samples and masks never do.
+    torch.manual_seed(settings.seed + world.rank)
+    state = find_newest_checkpoint(folder, world)
     if state is not None:
         trained.restore(state)
         if world.first:
-            export(trained, folder, config)  # a kill may have come between checkpoint and export
+            # A kill may have come between the checkpoint and the export.
+            export(trained, folder, config)
     if world.first:
-        provenance(folder, data)
+        write_provenance(folder, data)
         announce(trained, data, settings, folder)
     batches = train_loader(
         clips,
@@ -73,30 +77,39 @@ def run(
     return {"out": str(folder.path), "step": trained.step, **numbers, "bad_files": len(quarantine)}
 
 
-def newest(folder: RunFolder, world: World) -> dict[str, Any] | None:
-    """The checkpoint from which all processes go on: the first finds it, and sets damaged ones aside."""
+def find_newest_checkpoint(folder: RunFolder, world: World) -> dict[str, Any] | None:
+    """The checkpoint that all processes resume from; None for a new run.
+
+    The first process chooses it and renames damaged ones. A RunError if another process does not
+    see the file.
+    """
     state = folder.newest() if world.first else None
     step = gather(state and state["step"], world)[0]
     if world.first or step is None:
         return state
-    deadline = time.monotonic() + LISTED_S
-    while not (path := [p for p in folder.whole() if int(p.stem.removeprefix("step_")) == step]):
+    deadline = time.monotonic() + LISTING_DELAY_S
+    while True:
+        for path in folder.whole():
+            if int(path.stem.removeprefix("step_")) == step:
+                return whole_state(path)
         if time.monotonic() > deadline:
             raise RunError(
-                f"Process {world.rank} on {host_name()} does not see the checkpoint of step {step} in {folder.path}, "
-                "from which process 0 goes on. Put --out on a file system that all nodes share."
+                f"Process {world.rank} on {host_name()} does not see the checkpoint of step {step} "
+                f"in {folder.path}, from which process 0 goes on. Put --out on a file system that "
+                "all nodes share."
             )
         time.sleep(0.5)
-    return whole_state(path[0])
 
 
 def announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFolder) -> None:
+    """Log what the run is going to do."""
     parameters = sum(p.numel() for p in trained.objective.parameters())
-    disk = 12 * parameters * (settings.keep_checkpoints + 1) / 1e6  # weights and two moments, in MB
-    where = f"going on at step {trained.step} of" if trained.step else "training"
+    megabytes = 12 * parameters * (settings.keep_checkpoints + 1) / 1e6  # weights, two moments
+    begin = f"going on at step {trained.step} of" if trained.step else "training"
+    epochs = settings.steps * settings.batch_size / len(data)
     log.info(
-        f"{folder.path}: {where} {settings.steps} steps of {settings.batch_size} clips from {len(data)} videos "
-        f"({settings.steps * settings.batch_size / len(data):.1f} epochs); {parameters / 1e6:.1f} M parameters;"
-        f"{trained.turbo.said if trained.turbo else ''} learning rate {settings.lr:.2e}; checkpoints take up to "
-        f"{disk:.0f} MB. The bar shows the time left."
+        f"{folder.path}: {begin} {settings.steps} steps of {settings.batch_size} clips from "
+        f"{len(data)} videos ({epochs:.1f} epochs); {parameters / 1e6:.1f} M parameters;"
+        f"{trained.turbo.summary if trained.turbo else ''} learning rate {settings.lr:.2e}; "
+        f"checkpoints take up to {megabytes:.0f} MB. The bar shows the time left."
     )

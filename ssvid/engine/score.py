@@ -14,7 +14,7 @@ from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import evaluating
 from ssvid.engine.checkpoint import FREE, RunFolder
 from ssvid.engine.classify import Classify
-from ssvid.engine.cost import paid, used
+from ssvid.engine.cost import cpu_seconds_with_workers, read_cost
 from ssvid.engine.distributed import World, gather
 from ssvid.engine.loop import Trained
 from ssvid.engine.settings import Settings
@@ -75,7 +75,7 @@ def score(
     encoder: EncoderInfo,  # before the training
 ) -> Result:
     """Test the weights as they are now: a result without controls."""
-    began, net, world = used(), trained.objective, trained.world
+    began, net, world = cpu_seconds_with_workers(), trained.objective, trained.world
     assert isinstance(net, Classify)  # as `finetune` built it
     held = [i for i, row in enumerate(data.rows) if row.split != "train"]
     clips = Clips(
@@ -105,7 +105,9 @@ def score(
         )
     place = {row: n for n, row in enumerate(held)}
     scores = {s: judged.scores[[place[i] for i in splits[s]]] for s in ("val", "test")}
-    cpu = paid(folder.path / "metrics.jsonl")["cpu_s"] + sum(gather(used() - began, world))
+    cpu = read_cost(folder.path / "metrics.jsonl")["cpu_s"] + sum(
+        gather(cpu_seconds_with_workers() - began, world)
+    )
     agreed = protocol(net, settings, config)
     return Result(
         kind=TUNED,

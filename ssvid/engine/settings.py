@@ -33,8 +33,10 @@ class Settings:
     seed: int = 0
 
     @classmethod
-    def of(cls, flags: TrainFlags, steps: int, device: torch.device, **more: Any) -> "Settings":
-        """The settings of a run of `steps` steps. `more`: settings that only one command has."""
+    def from_flags(
+        cls, flags: TrainFlags, steps: int, device: torch.device, **options: Any
+    ) -> "Settings":
+        """The settings of a run of `steps` steps. `options`: settings that only one command has."""
         scale = flags.batch_size / flags.lr_batch if flags.lr_batch else 1.0
         automatic = flags.precision == "auto" and device.type == "cuda"
         return cls(
@@ -53,7 +55,7 @@ class Settings:
             checkpoint_every=flags.checkpoint_every,
             keep_checkpoints=flags.keep_checkpoints,
             seed=flags.seed,
-            **more,
+            **options,
         )
 
     def rate(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""objective, flags -> Trained: what `ssvid.pretrain` and `ssvid.finetune` do before the loop."""
+"""Objective and flags -> Trained: the steps of `ssvid.pretrain` and `ssvid.finetune` before the loop."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,7 +9,7 @@ from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.distributed import World
 from ssvid.engine.loop import Trained
-from ssvid.engine.token_dropping import Turbo, told
+from ssvid.engine.token_dropping import Turbo, without_unset_flags
 from ssvid.engine.train_flags import TrainFlags
 from ssvid.nn.sync_bn import synchronise
 from ssvid.nn.transformer import recompute_blocks
@@ -23,10 +23,10 @@ def prepare(
     flags: TrainFlags,
     steps: int,
     world: World,
-    rates: dict[str, float] | None = None,  # parameter -> its share of the learning rate
+    rates: dict[str, float] | None = None,  # parameter -> factor of its learning rate
     freeze: tuple[str, ...] = (),  # beginnings of parameter names that may be frozen at first
 ) -> Trained:
-    """The built objective on its device, with what the flags add to it and its optimiser."""
+    """Move the objective to its device, apply the flags to it, and build its optimiser."""
     if world.size > 1 and flags.sync_bn:
         synchronise(objective)
     objective.to(world.device)
@@ -39,15 +39,17 @@ def prepare(
 
 
 def identify(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration by which a run is known: the threads in use are a part of it."""
-    return told({**config, "threads": torch.get_num_threads()})
+    """The configuration that identifies a run. The number of threads in use is a part of it."""
+    return without_unset_flags({**config, "threads": torch.get_num_threads()})
 
 
 def hold(
     folder: RunFolder,
     config: dict[str, Any],
-    rows: str,  # hash of the clips that are read
+    rows: str,  # hash of the clips that the run reads
     world: World,
 ) -> AbstractContextManager[RunFolder]:
-    """The folder for the time of a run: the first process writes it, the others write nothing."""
-    return folder.opened(config, rows) if world.first else folder.joined()
+    """Hold the folder for the time of a run. Only the first process writes it."""
+    if world.first:
+        return folder.open_as_writer(config, rows)
+    return folder.open_as_reader()

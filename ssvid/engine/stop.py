@@ -1,4 +1,7 @@
-"""SIGUSR2 or SIGTERM to any process -> the step at which all leave: what a cluster sends before it takes a node."""
+"""SIGTERM or SIGUSR2 to any process -> the step after which all processes stop.
+
+A cluster sends such a signal before it takes a node away.
+"""
 
 import signal
 import threading
@@ -10,69 +13,71 @@ import torch.distributed as dist
 
 from ssvid.engine.distributed import World
 
-HEEDED = (
-    signal.SIGTERM,
-    signal.SIGUSR2,
-)  # SLURM's at a limit or a preemption, and what submitit asks for instead
+# SLURM sends SIGTERM at a time limit or a preemption; submitit asks for SIGUSR2 instead.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Stop:
-    """A signal only sets a number; the loop asks once per step, at its end, whether all leave there."""
+    """Notes signals. The loop asks at the end of every step whether all processes stop there."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.came = world, 0
-        self.asked: Asked | None = None
-        self.before: dict[signal.Signals, Any] = {}
+        self.world = world
+        self.received = 0  # the signal that this process received last; 0: none
+        self.question: StopQuestion | None = None
+        self.handlers: dict[signal.Signals, Any] = {}  # from before
 
     def __enter__(self) -> "Stop":
-        if (
-            threading.current_thread() is threading.main_thread()
-        ):  # Python gives signals to no other
-            self.before = {heeded: signal.signal(heeded, self.note) for heeded in HEEDED}
+        # Python delivers signals to the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self.handlers[number] = signal.signal(number, self.note)
         return self
 
     def note(self, number: int, _: FrameType | None) -> None:
-        self.came = number
+        """The signal handler."""
+        self.received = number
 
     def agreed(self) -> int:
-        """The signal at which all processes leave now; 0 to go on. Every process calls it at the end of every step.
+        """The signal after which all processes stop now; 0 to continue.
 
-        Alone it is the flag. Several ask each other: what is asked at the end of a step is read at the end of the next,
-        when the answer came long ago. Read at once it would hold the host, at every step, until the device has done
-        all that is queued. So whoever got the signal leaves one step later, and all others with it.
+        Every process has to call it at the end of every step. A question that is asked at the end
+        of a step is read at the end of the next one, when its answer has long arrived. Reading it
+        at once would block the host in every step until the device has finished its queue. So all
+        processes stop one step after the signal.
         """
         if self.world.size == 1:
-            return self.came
-        most = self.asked.read() if self.asked else 0
-        self.asked = None if most else Asked(self.came, self.world)
-        return most
+            return self.received
+        answer = self.question.read() if self.question else 0
+        self.question = None if answer else StopQuestion(self.received, self.world)
+        return answer
 
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        for heeded, before in self.before.items():
-            signal.signal(heeded, before)
-        if self.asked and kind is None:  # after a fault there may be nobody to answer
-            self.asked.read()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        if self.question and kind is None:  # after an error nobody may be left to answer
+            self.question.read()
 
 
-class Asked:
-    """The largest of all processes' numbers, on its way."""
+class StopQuestion:
+    """The largest signal number of all processes. It is reduced while the next step runs."""
 
-    def __init__(self, mine: int, world: World) -> None:
-        self.number = torch.full((1,), mine, dtype=torch.int32, device=world.device)
+    def __init__(self, received: int, world: World) -> None:
+        self.number = torch.full((1,), received, dtype=torch.int32, device=world.device)
         self.work = dist.all_reduce(self.number, dist.ReduceOp.MAX, async_op=True)
-        self.done: torch.cuda.Event | None = None
+        self.copied: torch.cuda.Event | None = None
         if world.device.type == "cuda":
-            self.work.wait()  # of NCCL this holds the stream, not the host
-            self.told = torch.empty(1, dtype=torch.int32, pin_memory=True)
-            self.told.copy_(self.number, non_blocking=True)
-            self.done = torch.cuda.Event()
-            self.done.record()
+            self.work.wait()  # with NCCL it blocks the stream and not the host
+            self.on_host = torch.empty(1, dtype=torch.int32, pin_memory=True)
+            self.on_host.copy_(self.number, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
 
     def read(self) -> int:
-        if self.done is not None:
-            self.done.synchronize()  # waits for the step before this one, at most
-            return int(self.told)
+        """The answer. On a GPU it waits at most for the step before the current one."""
+        if self.copied is not None:
+            self.copied.synchronize()
+            return int(self.on_host)
         self.work.wait()
         return int(self.number)

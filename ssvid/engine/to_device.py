@@ -1,4 +1,4 @@
-"""Batch on the host -> Batch on the device: the one place where pixels become floats."""
+"""Batch on the host -> Batch on the device. Pixels become normalised floats here."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from ssvid.data.augment import COLOUR_DRAWS, Augment, blur, colour, recipe
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 
-MOVED = (
+MOVED_KEYS = (
     "index",
     "epoch",
     "label",
@@ -23,13 +23,15 @@ MOVED = (
 
 
 def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
-    """uint8 clips to float32: coloured as the recipe draws it, then normalised. Stored features to float32."""
-    there = {
-        key: value.to(device)
-        for key, value in batch.items()
-        if key in MOVED and isinstance(value, Tensor)
-    }
-    moved: Batch = {**batch, **there}  # type: ignore[typeddict-item]  # keys of a Batch
+    """Move a batch to the device.
+
+    uint8 clips become float32, get the colour jitter of the recipe and are normalised. Stored
+    features become float32.
+    """
+    moved: Batch = {**batch}
+    for key, value in batch.items():
+        if key in MOVED_KEYS and isinstance(value, Tensor):
+            moved[key] = value.to(device)  # type: ignore[literal-required]  # a key of a Batch
     if "features" in batch:
         moved["features"] = moved["features"].float()
     if "clips" not in batch:
@@ -37,37 +39,45 @@ def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
     clips = batch["clips"].to(device, non_blocking=True).float() / 255  # B V C T H W
     change = recipe(views.augment)
     if change.colours:
-        clips = coloured(batch, clips, change, torch.tensor(views.group_of_clip))
-    mean, std = (channels(values, clips.device) for values in (views.mean, views.std))
+        clips = jitter_colours(batch, clips, change, torch.tensor(views.group_of_clip))
+    mean, std = channels(views.mean, clips.device), channels(views.std, clips.device)
     moved["clips"] = (clips - mean) / std
     return moved
 
 
 @lru_cache(maxsize=16)
 def channels(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "C 1 1 1"]:
-    """Copied to the device once, not at every step."""
+    """Values of the colour channels on the device. They are copied once, not at every step."""
     return torch.tensor(values, device=device).view(-1, 1, 1, 1)
 
 
-def coloured(batch: Batch, clips: Tensor, change: Augment, moment: Tensor) -> Tensor:
-    """Drawn on the host, so that nothing waits for the device; clips of one moment share every draw."""
-    (B, _, _, T), M = clips.shape[:4], int(moment.max()) + 1
+def jitter_colours(batch: Batch, clips: Tensor, change: Augment, group: Tensor) -> Tensor:
+    """Colour jitter and blur of the clips B V C T H W. Clips of one group share every draw.
+
+    `group`: the group id of each view. All draws are made on the host, so that nothing waits for
+    the device.
+    """
+    (B, _, _, T), M = clips.shape[:4], int(group.max()) + 1
     shape = torch.Size((B, M, T, COLOUR_DRAWS) if change.per == "frame" else (B, M, COLOUR_DRAWS))
     u = draw(batch, "colour", shape[1:].numel()).view(shape)
     if change.gray == "channels":
         u = u[:, :, None].repeat(1, 1, T, 1)
         u[..., -1] = draw(batch, "channel", M * T).view(B, M, T)
-    soft = draw(batch, "blur", 2 * M).view(B, M, 2)
-    b, v = chosen(batch, change, M)[:, moment].nonzero(as_tuple=True)
-    m, (here, view) = moment[v], (at.to(clips.device) for at in (b, v))
-    some = colour(clips[here, view][:, None], change, u[b, m][:, None])
-    clips[here, view] = blur(some, change, soft[b, m][:, None])[:, 0]
+    u_blur = draw(batch, "blur", 2 * M).view(B, M, 2)
+    video, view = choose_groups(batch, change, M)[:, group].nonzero(as_tuple=True)
+    g = group[view]
+    on_device = video.to(clips.device), view.to(clips.device)
+    changed = colour(clips[on_device][:, None], change, u[video, g][:, None])
+    clips[on_device] = blur(changed, change, u_blur[video, g][:, None])[:, 0]
     return clips
 
 
-def chosen(batch: Batch, change: Augment, moments: int) -> Bool[Tensor, "B M"]:
-    """Which moments have colours changed. Of one moment that is given twice it is one side, by lot."""
-    u = draw(batch, "coloured", 1 + moments)
-    side, own = (u[:, :1] * moments).long(), u[:, 1:] < change.p_colour
-    alike = draw(batch, "alike", 1) < change.alike  # as the loader draws it
-    return torch.where(alike, torch.arange(moments) == side, own)
+def choose_groups(batch: Batch, change: Augment, groups: int) -> Bool[Tensor, "B M"]:
+    """The groups of each video whose colours change.
+
+    If the loader drew the same clip for all groups of a video, exactly one of them changes.
+    """
+    u = draw(batch, "coloured", 1 + groups)
+    side, independent = (u[:, :1] * groups).long(), u[:, 1:] < change.p_colour
+    same_clip = draw(batch, "alike", 1) < change.alike  # the draw that the loader makes
+    return torch.where(same_clip, torch.arange(groups) == side, independent)

@@ -1,7 +1,7 @@
-"""The flags that every command that trains has: declared, defaulted and checked once.
+"""The flags that all commands that train share. They are declared and checked here.
 
-jsonargparse makes them flags of `ssvid.pretrain` and `ssvid.finetune`, which hand their keywords
-on to these classes. The comment beside a field is its help.
+jsonargparse makes them flags of `ssvid.pretrain` and `ssvid.finetune`, which pass their keywords to
+these classes. The comment of a field is its help text.
 """
 
 import math
@@ -13,53 +13,50 @@ from ssvid.engine import optim
 from ssvid.errors import UserError, positive, within
 from ssvid.shapes import Views
 
-SPACED_OTHERWISE = {"fps": None, "stride": None, "whole": False}
+NO_SPACING = {"fps": None, "stride": None, "whole": False}
 POSITIVE = (
     *("steps", "epochs", "batch_size", "accumulate", "threads", "log_every", "keep_checkpoints"),
     *("picture_every", "checkpoint_every", "clip_grad", "probe_every", "lr_batch", "timeout_s"),
     *("test_clips", "test_crops", "layer_decay"),
 )
 NOT_NEGATIVE = ("lr", "min_lr", "weight_decay", "workers", "head_scale")
-SHARES = ("warmup", "max_bad", "head_warmup", "layer_decay", "encoder_rate")
+FRACTIONS = ("warmup", "max_bad", "head_warmup", "layer_decay", "encoder_rate")
 
 
 @dataclass(frozen=True)
 class ClipChange:
-    """What the user changes of the clips that objective and encoder ask for."""
+    """The user's changes to the clip that the objective and the encoder ask for."""
 
-    frames: int | None = None  # of a clip
-    fps: float | None = None  # frames a second
-    stride: int | None = None  # of the file's frames, instead of fps
-    whole: bool | None = None  # frames spread evenly over the whole video, not fps or stride
-    size: int | None = None  # pixels of a side
-    modality: Literal["rgb", "flow"] | None = None  # flow: see ssvid.data.preprocess.flow
+    frames: int | None = None  # frames of a clip
+    fps: float | None = None  # frames per second
+    stride: int | None = None  # distance in frames of the file, instead of fps
+    whole: bool | None = None  # spread the frames evenly over the whole video
+    size: int | None = None  # height and width in pixels
+    modality: Literal["rgb", "flow"] | None = None  # flow: compute it with ssvid.data.flow
 
     def views(self, views: Views) -> Views:
-        """Of two streams each keeps its modality: the user's is that of the encoder."""
-        change = {key: value for key, value in self.given().items() if key != "modality"}
+        """The views with the change. Every clip keeps its modality: the user's is the encoder's."""
+        change = self.settings()
+        change.pop("modality", None)
         return replace(views, clips=tuple(replace(spec, **change) for spec in views.clips))
 
-    def onto(self, net: Encoder) -> None:
-        """The encoder's own clip changed in place."""
-        net.spec = spec = replace(net.spec, **self.given())
+    def apply_to(self, net: Encoder) -> None:
+        """Change the clip of the encoder in place. A UserError if the encoder makes no token of it."""
+        net.spec = spec = replace(net.spec, **self.settings())
         if not net.grid(spec.frames, spec.size, spec.size).n:
             raise UserError(
                 f"{net.name} makes no token of a clip of {spec.frames} frames, {spec.size} pixels: "
                 "give it more with --clip.frames, --clip.size."
             )
 
-    def given(self) -> dict[str, Any]:
-        """One way to space the frames undoes the others."""
-        spaced = {
-            "fps": self.fps is not None,
-            "stride": self.stride is not None,
-            "whole": bool(self.whole),
-        }
-        if sum(spaced.values()) > 1:
+    def settings(self) -> dict[str, Any]:
+        """The changed fields of a ClipSpec. One way to space the frames replaces the others."""
+        spacings = [self.fps is not None, self.stride is not None, bool(self.whole)]
+        if sum(spacings) > 1:
             flags = "--clip.fps, --clip.stride and --clip.whole"
             raise UserError(f"{flags} exclude each other: give one.")
-        change = {k: v for k, v in vars(self).items() if v is not None}
-        return {**(SPACED_OTHERWISE if any(spaced.values()) else {}), **change}
+        change = {name: value for name, value in vars(self).items() if value is not None}
+        return {**NO_SPACING, **change} if any(spacings) else change
 
 
 UNCHANGED = ClipChange()
@@ -67,65 +64,67 @@ UNCHANGED = ClipChange()
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFlags:
-    """Defaults are those of pretraining."""
+    """The shared flags with the defaults of pretraining."""
 
-    steps: int | None = None  # of the optimiser; give steps or epochs
-    epochs: float | None = None  # instead of steps
-    batch_size: int = 256  # over all processes
-    accumulate: int = 1  # micro-batches of a step
+    steps: int | None = None  # steps of the optimiser; give steps or epochs
+    epochs: float | None = None  # passes over the clips, instead of steps
+    batch_size: int = 256  # videos in a step, over all processes
+    accumulate: int = 1  # micro-batches that a step is split into
     optimizer: optim.Name = "adamw"  # adam: weight decay in the gradient, as DPC and CoCLR have it
-    lr: float = 1.5e-4  # highest learning rate, for lr_batch clips
-    lr_batch: int | None = 256  # the rate grows with batch_size / lr_batch; null: as it is
-    min_lr: float = 1e-5  # last learning rate, scaled like lr
-    warmup: float = 0.05  # share of the steps
-    # fractions of the steps at which the rate falls to a tenth; without them it follows a cosine
+    lr: float = 1.5e-4  # peak learning rate for a batch of lr_batch clips
+    lr_batch: int | None = 256  # lr is multiplied by batch_size / lr_batch; null: it is not
+    min_lr: float = 1e-5  # learning rate at the end, scaled like lr
+    warmup: float = 0.05  # fraction of the steps in which the learning rate rises from 0
+    # fractions of the steps at which the learning rate falls to a tenth, instead of a cosine
     lr_milestones: tuple[float, ...] = ()
-    weight_decay: float = 0.05  # of matrices and kernels
-    betas: tuple[float, float] = (0.9, 0.95)  # of adam and adamw; sgd: the first is its momentum
+    weight_decay: float = 0.05  # weight decay of matrices and kernels
+    betas: tuple[float, float] = (0.9, 0.95)  # of adam and adamw; the first is sgd's momentum
     clip_grad: float | None = None  # largest gradient norm
-    clip: ClipChange = UNCHANGED  # the user's clip, over that of objective and encoder
-    short_videos: Literal["pad", "drop", "error"] = (
-        "pad"  # what to do with videos shorter than a clip
-    )
-    seed: int = 0  # of weights, data, masks and choices
+    clip: ClipChange = UNCHANGED  # changes to the clip of the objective and the encoder
+    # what to do with videos shorter than a clip: repeat their last frame, leave them out, or stop
+    short_videos: Literal["pad", "drop", "error"] = "pad"
+    seed: int = 0  # seed of the weights, data, masks and all other random choices
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 on a GPU
-    drop_tokens: float = 0.0  # share of a clip's tokens that encoders do not see; 0: none
-    dense_last: float = 0.0  # share of the steps, the last ones, in which they see all
-    recompute: bool = False  # compute transformer blocks again for backward: less memory, more time
+    drop_tokens: float = 0.0  # fraction of a clip's tokens that are hidden from encoders
+    dense_last: float = 0.0  # fraction of the steps, at the end, in which no token is hidden
+    # compute transformer blocks again in the backward pass: less memory, more time
+    recompute: bool = False
     compile: bool = False  # run the training step through torch.compile
-    sync_bn: bool = True  # batch norm over all processes; false: each its own, as DPC was published
+    sync_bn: bool = True  # batch norm over all processes; DPC was published with false
     devices: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
-    timeout_s: float = 600.0  # how long a process waits for the others
-    threads: int | None = None  # of torch; null: torch's own choice
-    workers: int = 2  # loader processes
-    decoder: str = "pyav"  # pyav or torchcodec
-    max_bad: float = 0.01  # share of files that may be damaged
-    log_every: int = 10  # steps
-    picture_every: int = 200  # steps
-    checkpoint_every: int = 200  # steps
-    keep_checkpoints: int = 2  # number of checkpoints that stay on disk, the newest ones
+    timeout_s: float = 600.0  # seconds that a process waits for the others
+    threads: int | None = None  # threads of torch; null: torch chooses
+    workers: int = 2  # processes that load clips
+    decoder: str = "pyav"  # library that decodes videos: pyav or torchcodec
+    max_bad: float = 0.01  # fraction of the files that may be damaged
+    log_every: int = 10  # steps between two lines of metrics
+    picture_every: int = 200  # steps between pictures and collapse monitors
+    checkpoint_every: int = 200  # steps between checkpoints
+    keep_checkpoints: int = 2  # number of the newest checkpoints that stay on disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneFlags(TrainFlags):
-    """The same with the defaults of fine-tuning."""
+    """The shared flags with the defaults of fine-tuning."""
 
-    batch_size: int = 64  # videos, over all processes
-    lr: float = 5e-4  # of the head, for lr_batch videos
-    min_lr: float = 1e-6  # scaled like lr
-    warmup: float = 0.07  # share of the steps
-    betas: tuple[float, float] = (0.9, 0.999)  # of adam and adamw; sgd: the first is its momentum
-    short_videos: Literal["pad", "drop", "error"] = "pad"  # in training; the test pads
+    batch_size: int = 64  # videos in a step, over all processes
+    lr: float = 5e-4  # peak learning rate of the head for a batch of lr_batch videos
+    min_lr: float = 1e-6  # learning rate at the end, scaled like lr
+    warmup: float = 0.07  # fraction of the steps in which the learning rate rises from 0
+    betas: tuple[float, float] = (0.9, 0.999)  # of adam and adamw; the first is sgd's momentum
+    # what to do with training videos shorter than a clip; the test repeats their last frame
+    short_videos: Literal["pad", "drop", "error"] = "pad"
 
 
 def check_numbers(config: dict[str, Any]) -> None:
-    """Refuse numbers that no run can have, before anything is built."""
+    """Raise a UserError for numbers that no run can have. It is called before anything is built."""
     positive(**{name: config[name] for name in POSITIVE if name in config})
     within(0, math.inf, **{name: config[name] for name in NOT_NEGATIVE if name in config})
-    within(0, 1, **{name: config[name] for name in SHARES if name in config})
+    within(0, 1, **{name: config[name] for name in FRACTIONS if name in config})
 
 
-def steps_of(steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
+def count_steps(steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
+    """The number of steps of a run over `rows` clips. A UserError if neither or both are set."""
     if steps is not None and epochs is None:
         return steps
     if epochs is not None and steps is None:

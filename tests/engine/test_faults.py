@@ -229,7 +229,7 @@ def test_a_checkpoint_that_one_node_does_not_see(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(run, "LISTED_S", 0.1)
     monkeypatch.setattr(run, "gather", lambda value, world: [5, value])
     with pytest.raises(RunError, match=facts("1", "5")):
-        run.newest(RunFolder(tmp_path), World(1, 2, torch.device("cpu")))
+        run.find_newest_checkpoint(RunFolder(tmp_path), World(1, 2, torch.device("cpu")))
 
 
 def test_the_first_names_the_silent_while_it_waits(

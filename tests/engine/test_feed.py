@@ -1,7 +1,7 @@
 import torch
 
 from ssvid.data.augment import RECIPES, Augment, blur
-from ssvid.engine.to_device import chosen, to_device
+from ssvid.engine.to_device import choose_groups, to_device
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, ClipSpec, Views
 from tests.helpers import for_each
@@ -38,7 +38,10 @@ def test_clips_of_one_moment_share_their_colours():
 def test_coclr_colours_one_side_of_a_moment_given_twice_and_few_of_the_others():
     n, how = 4000, RECIPES["coclr"]
     some: Batch = {"index": torch.arange(n), "epoch": torch.zeros(n).long(), "seed": 5}
-    got, alike = chosen(some, how, 2), uniform(5, "alike", 0, torch.arange(n), 1)[:, 0] < how.alike
+    got, alike = (
+        choose_groups(some, how, 2),
+        uniform(5, "alike", 0, torch.arange(n), 1)[:, 0] < how.alike,
+    )
     assert 0.47 < alike.double().mean() < 0.53
     assert bool((got[alike].sum(1) == 1).all()) and 0.45 < got[alike][:, 0].double().mean() < 0.55
     assert 0.27 < got[~alike].double().mean() < 0.33
@@ -47,7 +50,7 @@ def test_coclr_colours_one_side_of_a_moment_given_twice_and_few_of_the_others():
 def test_what_is_not_chosen_keeps_its_colours():
     some, views = batch(64, 2), Views(clips=(SPEC, SPEC), augment="coclr")
     seen = changed(some, views)
-    assert bool((seen <= chosen(some, RECIPES["coclr"], 2)).all())
+    assert bool((seen <= choose_groups(some, RECIPES["coclr"], 2)).all())
     assert seen.any(0).all() and (~seen).any(0).all()
 
 
@@ -93,4 +96,4 @@ def test_blur_is_a_gaussian_of_the_drawn_width():
 @for_each("name", ["resized_flip_colour", "dpc"])
 def test_every_clip_is_coloured_where_nothing_else_is_said(name):
     some: Batch = {"index": torch.arange(9), "epoch": torch.zeros(9).long(), "seed": 5}
-    assert bool(chosen(some, RECIPES[name], 3).all())
+    assert bool(choose_groups(some, RECIPES[name], 3).all())

@@ -334,7 +334,7 @@ def test_clips_that_make_no_blocks_and_no_token(videos: Path, tmp_path: Path):
     with pytest.raises(UserError, match=facts("4", "3")):
         pretrain(**parse(pretrain, [*argv, "--clip.frames", "4"]))
     with pytest.raises(UserError, match=facts("s3d", "4", "64")):
-        ClipChange(frames=4, size=64).onto(create_encoder("s3d"))
+        ClipChange(frames=4, size=64).apply_to(create_encoder("s3d"))
 
 
 @for_each("name", ["dpc", "memdpc"])

@@ -11,7 +11,7 @@ import torch
 from objectives.mae import MAE
 from ssvid.cli import parse
 from ssvid.engine.distributed import World
-from ssvid.engine.stop import HEEDED, Stop
+from ssvid.engine.stop import STOP_SIGNALS, Stop
 from ssvid.errors import Stopped
 from ssvid.finetune import finetune
 from ssvid.hub import create_encoder
@@ -71,7 +71,7 @@ def undisturbed_pair(
     return weights(out)
 
 
-ALONE = [*((number, "0") for number in HEEDED), (signal.SIGTERM, "2")]
+ALONE = [*((number, "0") for number in STOP_SIGNALS), (signal.SIGTERM, "2")]
 
 
 @pytest.mark.parametrize("number, workers", ALONE)
@@ -113,12 +113,12 @@ def test_told_to_one_of_two_both_leave_at_the_same_step(
 
 
 def test_the_handlers_are_there_only_while_the_loop_runs():
-    before = [signal.getsignal(number) for number in HEEDED]
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
     with Stop(World(0, 1, torch.device("cpu"))) as stop:
         assert stop.agreed() == 0
         os.kill(os.getpid(), signal.SIGUSR2)
         assert stop.agreed() == signal.SIGUSR2
-    assert [signal.getsignal(number) for number in HEEDED] == before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 def test_in_another_thread_signals_stay_as_they_are():

@@ -19,7 +19,7 @@ from ssvid.cli import parse
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.classify import Classify
 from ssvid.engine.mix import Mix
-from ssvid.engine.token_dropping import Turbo, pooled
+from ssvid.engine.token_dropping import Turbo, list_pooled_only
 from ssvid.errors import UserError
 from ssvid.nn.transformer import Block, recompute_blocks
 from ssvid.objective import Objective
@@ -62,7 +62,7 @@ class Spy:
         return taken
 
 
-@pytest.fixture(params=[*pooled(), "classify"])
+@pytest.fixture(params=[*list_pooled_only(), "classify"])
 def objective(request: pytest.FixtureRequest) -> Objective:
     return classifier() if request.param == "classify" else build(request.param)
 
@@ -81,7 +81,7 @@ def batch_like(objective: Objective, clips: int = 2) -> Batch:
 def test_the_count_is_exact(drop: Decimal, n: int):
     net = classifier()
     turbo = turbo_of(net, float(drop))
-    assert turbo.kept(n) == n - int(drop * n) >= 1  # ceil((1 - R) n) = n - floor(R n)
+    assert turbo.count_visible(n) == n - int(drop * n) >= 1  # ceil((1 - R) n) = n - floor(R n)
 
 
 def test_tokens_are_distinct_and_each_clip_has_its_own():
@@ -90,7 +90,7 @@ def test_tokens_are_distinct_and_each_clip_has_its_own():
     clips, grid = torch.zeros(6, 3, 8, 32, 32), net.encoder.grid(8, 32, 32)
     turbo.begin(batch, 0)
     visible, other = turbo.choose_visible(clips, grid), turbo.choose_visible(clips, grid)
-    assert visible.shape == (6, turbo.kept(64)) == (6, 39)
+    assert visible.shape == (6, turbo.count_visible(64)) == (6, 39)
     rows = [*visible, *other]
     assert all(len(set(row.tolist())) == 39 and 0 <= row.min() and row.max() < 64 for row in rows)
     assert len({tuple(sorted(row.tolist())) for row in rows}) == 12, (
@@ -162,7 +162,7 @@ def test_no_pixel_of_a_dropped_token_is_seen(of: str, objective: Objective):
 def test_nothing_dropped_is_the_objective_as_it_is(objective: Objective):
     plain = loss_of(objective, None, batch_like(objective))
     turbo = turbo_of(objective, 0.0)
-    assert turbo.said == "" and not any(net._forward_pre_hooks for net in objective.modules())
+    assert turbo.summary == "" and not any(net._forward_pre_hooks for net in objective.modules())
     assert torch.equal(loss_of(objective, turbo, batch_like(objective)), plain)
 
 
@@ -189,7 +189,7 @@ def test_the_last_steps_are_dense():
     assert [torch.equal(loss_of(net, turbo, batch, step), plain) for step in range(10)] == [
         False
     ] * 7 + [True] * 3
-    assert tells(turbo.said, "4", "8", "7")
+    assert tells(turbo.summary, "4", "8", "7")
     always = turbo_of(classifier(), 0.5)
     always.begin(batch, 10**9)
     assert not always.dense
