@@ -15,7 +15,7 @@ from torch import Tensor
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.logs import draw_clips
-from ssvid.engine.warm_start import earlier
+from ssvid.engine.warm_start import load_earlier_run
 from ssvid.errors import UserError, positive, within
 from ssvid.hub import create_encoder
 from ssvid.nn import moco
@@ -61,7 +61,7 @@ class CoCLR(Objective):
         self.temperature, self.momentum, self.shuffle_bn = temperature, momentum, shuffle_bn
         self.head = moco.projection(encoder.dim, dim)
         if init is not None:
-            earlier(init, "--objective.init").into(self.encoder, self.head)
+            load_earlier_run(init, "--objective.init").load_into(self.encoder, self.head)
         self.key_encoder, self.key_head = moco.slow(encoder), moco.slow(self.head)
         self.sampler, self.sampler_head = other_stream(encoder, sampler, dim)
         self.queue, self.second = Queue(queue, dim, ("source",)), Queue(queue, dim)
@@ -175,7 +175,7 @@ def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder,
     if path == "random":
         net, found = create_encoder(encoder.name, **encoder.kwargs), None
     else:
-        found = earlier(path, "--objective.sampler")
+        found = load_earlier_run(path, "--objective.sampler")
         net = found.encoder
         if found.modality not in (None, seen):
             raise UserError(
@@ -188,7 +188,7 @@ def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder,
             )
     head = moco.projection(net.dim, dim)
     if found is not None:
-        found.fill(head, "head")
+        found.load_module(head, "head")
     for part in (net, head):
         freeze(part)
     return net, head

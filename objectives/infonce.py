@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.engine.warm_start import earlier
+from ssvid.engine.warm_start import load_earlier_run
 from ssvid.errors import UserError, positive, within
 from ssvid.nn import moco
 from ssvid.nn.ema import update_momentum
@@ -53,7 +53,7 @@ class InfoNCE(Objective):
         self.temperature, self.momentum, self.shuffle_bn = temperature, momentum, shuffle_bn
         self.head = moco.projection(encoder.dim, dim)
         if init is not None:
-            earlier(init, "--objective.init").into(self.encoder, self.head)
+            load_earlier_run(init, "--objective.init").load_into(self.encoder, self.head)
         self.key_encoder, self.key_head = moco.slow(encoder), moco.slow(self.head)
         self.queue = Queue(queue, dim, ("label",) if positives == "label" else ())
         self.waiting: list[

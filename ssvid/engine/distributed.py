@@ -1,4 +1,4 @@
-"""The environment of torchrun or SLURM -> this process's place among the others."""
+"""The environment of torchrun or SLURM -> the rank of this process among those of the run."""
 
 import contextlib
 import os
@@ -18,62 +18,70 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from ssvid.engine.rendezvous import Peers, host_name
 from ssvid.errors import PeerLost, UserError
 
-HANDSHAKE_S = 15.0  # what answers is no store of ours: that has a thread of its own, however busy its process is
-PORTS = range(20000, 32768)  # below those that systems hand out by themselves
+# A store answers within this time, however busy its process is, because it has its own thread.
+HANDSHAKE_S = 15.0
+PORTS = range(20000, 32768)  # below the ports that systems assign by themselves
 
 
 class World(NamedTuple):
+    """This process and the number of processes of the run."""
+
     rank: int
     size: int
     device: torch.device
-    peers: Peers | None = None  # None: alone
+    peers: Peers | None = None  # None: this process is the only one
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
-    def doing(self, what: str) -> None:
-        """What this process is at, alone, while the others may wait for it; "": at nothing of its own."""
+    def doing(self, activity: str) -> None:
+        """Tell the others what this process does alone while they may wait for it; "": nothing."""
         if self.peers:
-            self.peers.doing = what
+            self.peers.doing = activity
 
 
 def join(devices: str = "auto", timeout_s: float = 600) -> World:
-    """Join the process group that torchrun, SLURM or an environment like theirs started; alone otherwise."""
-    # SLURM_NTASKS is there in an salloc shell too, where one process runs; only srun sets the step's.
+    """Join the process group that torchrun or SLURM started. Without one the process is alone.
+
+    Raises a UserError if a GPU is wanted and there is none, and a PeerLost if the processes do not
+    meet within `timeout_s`.
+    """
+    # SLURM_NTASKS is also set in an salloc shell with one process. Only srun sets the step's.
     by_slurm = "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     if by_slurm:
-        os.environ.update(of_slurm())
+        os.environ.update(read_slurm())
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    cuda = torch.cuda.is_available() if devices == "auto" else devices == "cuda"
-    if cuda and not torch.cuda.is_available():
+    use_cuda = torch.cuda.is_available() if devices == "auto" else devices == "cuda"
+    if use_cuda and not torch.cuda.is_available():
         raise UserError("--devices cuda: torch sees no GPU here; python -m ssvid.doctor says more.")
     device = torch.device("cpu")
-    if cuda:  # SLURM's --gpus-per-task shows each process its own GPU alone, as number 0
-        device = torch.device(
-            "cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
-        )
+    if use_cuda:
+        # With SLURM's --gpus-per-task each process sees only its own GPU, as number 0.
+        number = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     world = World(rank, size, device)
     if size == 1 or dist.is_initialized():
         return world
-    return world._replace(peers=meet(world, timeout_s, step() if by_slurm else ""))
+    return world._replace(peers=meet(world, timeout_s, name_slurm_step() if by_slurm else ""))
 
 
-def step() -> str:
-    """What SLURM calls this step, and this start of its job. A restart must not meet its dead predecessor."""
+def name_slurm_step() -> str:
+    """A name for this step and this start of its job. A restart must not meet its dead predecessor."""
     keys = "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
     return ".".join(os.environ.get(key, "0") for key in keys)
 
 
-def of_slurm() -> dict[str, str]:
-    """torch's variables from srun's. The step's own nodes: its job may hold more. Who chose a port keeps it."""
+def read_slurm() -> dict[str, str]:
+    """srun's variables -> torch's. A port or an address that the user has chosen stays."""
     from submitit.slurm.slurm import SlurmJobEnvironment
 
-    class Step(SlurmJobEnvironment):  # made by hand: submitit looks for one only in its own jobs
+    # The job may hold more nodes than this step. submitit looks for a step only in its own jobs.
+    class Step(SlurmJobEnvironment):
         _env = {**SlurmJobEnvironment._env, "nodes": "SLURM_STEP_NODELIST"}  # noqa: RUF012
 
-    port = PORTS[zlib.crc32(step().encode()) % len(PORTS)]
+    port = PORTS[zlib.crc32(name_slurm_step().encode()) % len(PORTS)]
     return {
         "MASTER_ADDR": os.environ.get("MASTER_ADDR") or Step().hostnames[0],
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(port),
@@ -84,7 +92,10 @@ def of_slurm() -> dict[str, str]:
 
 
 def meet(world: World, timeout_s: float, run: str) -> Peers:
-    """All processes of the run, or one sentence that says why not and, where the store can tell, who is missing."""
+    """Wait for all processes of the run and set up their process group.
+
+    Raises a PeerLost that says why they did not meet and, if the store knows, who is missing.
+    """
     host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     deadline = time.monotonic() + timeout_s
     try:
@@ -92,14 +103,14 @@ def meet(world: World, timeout_s: float, run: str) -> Peers:
             raise ValueError(
                 "MASTER_ADDR and MASTER_PORT must be set where RANK and WORLD_SIZE are"
             )
-        store = shared_store(host, int(port), world.rank, timeout_s)
+        store = open_store(host, int(port), world.rank, timeout_s)
         peers = Peers(store, world.rank, world.size, run)
         if not held_by_torchrun():
-            peers.first_here(HANDSHAKE_S)
-        peers.all_here(max(1.0, deadline - time.monotonic()))
+            peers.await_first(HANDSHAKE_S)
+        peers.await_all(max(1.0, deadline - time.monotonic()))
         wait = timedelta(seconds=timeout_s)
         store.set_timeout(wait)
-        with together(world._replace(peers=peers)):  # one may end or hang right here
+        with together(world._replace(peers=peers)):  # another process may end or hang here
             dist.init_process_group(
                 "nccl" if world.device.type == "cuda" else "gloo",
                 store=PrefixStore(f"{run}/group", store),
@@ -110,64 +121,69 @@ def meet(world: World, timeout_s: float, run: str) -> Peers:
     except (RuntimeError, ValueError, OSError) as error:
         why = str(error).splitlines()[0]
         raise PeerLost(
-            f"Process {world.rank} of {world.size} could not meet the others at {host}:{port} from {host_name()} "
-            f"({why}). Check that the name resolves, that the port is free (MASTER_PORT, torchrun --master_port) and "
-            "that all were started."
+            f"Process {world.rank} of {world.size} could not meet the others at {host}:{port} from "
+            f"{host_name()} ({why}). Check that the name resolves, that the port is free "
+            "(MASTER_PORT, torchrun --master_port) and that all were started."
         ) from error
-    met.append(peers)
+    joined.append(peers)
     return peers
 
 
-met: list[Peers] = []  # of the process group that is up
+joined: list[Peers] = []  # the peers of the process group that is up
 
 
 def leave() -> None:
-    """At a command's good end; after a fault a lost process could keep this from returning."""
-    if met and dist.is_initialized():
+    """Leave the process group at the good end of a command.
+
+    After an error a lost process could keep this from returning.
+    """
+    if joined and dist.is_initialized():
         dist.destroy_process_group()
-        met.pop().part()
+        joined.pop().leave()
 
 
 def held_by_torchrun() -> bool:
-    """Its own process holds the store then, and has opened it before it started us."""
+    """Whether torchrun's own process holds the store. It opened it before it started this process."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def shared_store(host: str, port: int, rank: int, timeout_s: float) -> TCPStore:
-    """The first process opens it, the others may come earlier and wait; but what answers must be a store."""
+def open_store(host: str, port: int, rank: int, timeout_s: float) -> TCPStore:
+    """The store of the run. The first process opens it and the others wait for it.
+
+    Raises a RuntimeError if something else answers at that address.
+    """
     try:
-        socket.getaddrinfo(host, port)  # torch would try an unknown name until its time is up
+        socket.getaddrinfo(host, port)  # torch would try an unknown name until its timeout
     except OSError as error:
         raise RuntimeError(f"the name {host} does not resolve here: {error.strerror}") from error
     opens = rank == 0 and not held_by_torchrun()
     if not opens:
         await_open(host, port, timeout_s)
-    # Nonsense torch meets again and again until its own time is up: long before ours, or it would end in a thread of a
-    # process that is ending. Silence it waits for without end.
+    # torch retries after a wrong answer until its own timeout, which has to be shorter than ours: its
+    # thread could outlive the process. It waits for a silent peer without end.
     wait = timedelta(seconds=min(timeout_s, HANDSHAKE_S / 3))
+
+    def connect() -> TCPStore:
+        return TCPStore(host, port, None, opens, wait, wait_for_workers=False)
+
     try:
-        return in_time(
-            lambda: TCPStore(host, port, None, opens, wait, wait_for_workers=False), HANDSHAKE_S
-        )
+        return call_with_timeout(connect, HANDSHAKE_S)
     except (RuntimeError, TimeoutError) as error:
         why = "something else answers there, which is no process of this run"
         if opens:
-            taken = "EADDRINUSE" in str(error)  # torch tells it by its words alone
-            why = (
-                "another process of this machine has that port"
-                if taken
-                else f"is {host} this machine?"
-            )
+            why = f"is {host} this machine?"
+            if "EADDRINUSE" in str(error):  # torch has no class for this error
+                why = "another process of this machine has that port"
         raise RuntimeError(f"{why}: {str(error).splitlines()[0]}") from error
 
 
 def await_open(host: str, port: int, timeout_s: float) -> None:
+    """Wait until something listens on the port. A RuntimeError if nothing does."""
     deadline = time.monotonic() + timeout_s
     while True:
+        left_s = max(1.0, deadline - time.monotonic())
         try:
-            socket.create_connection(
-                (host, port), timeout=max(1.0, deadline - time.monotonic())
-            ).close()
+            socket.create_connection((host, port), timeout=left_s).close()
             return
         except OSError as error:
             if time.monotonic() > deadline:
@@ -178,28 +194,31 @@ def await_open(host: str, port: int, timeout_s: float) -> None:
         time.sleep(0.1)
 
 
-def in_time(make: Callable[[], Any], seconds: float) -> Any:
-    """What `make` gives. torch's own time-out does not hold where a stranger takes the call and says nothing."""
-    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+def call_with_timeout(function: Callable[[], Any], seconds: float) -> Any:
+    """The result of a function, or a TimeoutError.
+
+    torch's own timeout has no effect if a stranger accepts the connection and says nothing.
+    """
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def run() -> None:
         try:
-            found.put(make())
-        except Exception as error:  # noqa: BLE001 - raised again below, where somebody listens
-            found.put(error)
+            answers.put(function())
+        except Exception as error:  # noqa: BLE001 - the caller's thread raises it below
+            answers.put(error)
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        got = found.get(timeout=seconds)
+        answer = answers.get(timeout=seconds)
     except queue.Empty:
         raise TimeoutError(f"no answer in {seconds:g} s") from None
-    if isinstance(got, Exception):
-        raise got
-    return got
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def gather(value: Any, world: World) -> list[Any]:
-    """Every rank's value, in order of rank."""
+    """The value of every process, in order of rank. Every process has to call it."""
     if world.size == 1:
         return [value]
     values: list[Any] = [None] * world.size
@@ -210,49 +229,55 @@ def gather(value: Any, world: World) -> list[Any]:
 
 @contextlib.contextmanager
 def together(world: World) -> Iterator[None]:
-    """A fault that comes of a lost process names it; the backends only say that a connection broke."""
+    """Turn an error that a lost process caused into a PeerLost that names the process.
+
+    The backends only say that a connection broke.
+    """
     try:
         yield
     except RuntimeError as error:
-        waited = "timed out" in str(error).lower()  # torch tells it by its words alone
-        fault = lost(world, waited)
+        timed_out = "timed out" in str(error).lower()  # torch has no class for this error
+        fault = find_lost_peer(world, timed_out)
         if fault is None:
             raise
         raise fault from error
 
 
-def lost(world: World, waited: bool) -> PeerLost | None:
-    """The process that was missed: it ended or hangs; or, where time ran out, it is alive and at something else."""
+def find_lost_peer(world: World, timed_out: bool) -> PeerLost | None:
+    """The error that names the missing process; None if no process is missing.
+
+    The process has ended or hangs. After a timeout it may also be alive and busy alone.
+    """
     peers, me = world.peers, f"Process {world.rank} of {world.size}"
     if peers is None:
         return None
     if gone := peers.gone():
         return PeerLost(
-            f"{me} lost {peers.name(gone)}, which ended or hangs; its own last words say why, if it had any. The same "
-            "command goes on from the last checkpoint."
+            f"{me} lost {peers.name(gone)}, which ended or hangs; its own output may say why. The "
+            "same command goes on from the last checkpoint."
         )
-    if waited and (busy := peers.busy()):
-        at = ", ".join(f"{peers.name([rank])} {doing}" for rank, doing in busy.items())
+    if timed_out and (busy := peers.busy()):
+        activities = ", ".join(f"{peers.name([rank])} {doing}" for rank, doing in busy.items())
         return PeerLost(
-            f"{me} waited in vain for others that are alive: {at}. The same command goes on from the last checkpoint; "
-            "where they need that long, give --timeout_s more."
+            f"{me} waited in vain for others that are alive: {activities}. The same command goes on "
+            "from the last checkpoint; if they need that long, raise --timeout_s."
         )
     return None
 
 
 def agree(config: dict[str, Any], world: World) -> None:
-    """Refuse processes that were started with different flags. `config`: flag -> value."""
+    """Raise a UserError if the processes have different flags. `config`: flag -> value."""
     for rank, other in enumerate(gather(config, world)):
         differing = [key for key in sorted(config | other) if config.get(key) != other.get(key)]
         if differing:
             key = differing[0]
             raise UserError(
-                f"Process {rank} was started with other flags than process {world.rank}: --{key} {other.get(key)} "
-                f"there, {config.get(key)} here. Start all of them alike."
+                f"Process {rank} was started with other flags than process {world.rank}: --{key} "
+                f"{other.get(key)} there, {config.get(key)} here. Start all of them alike."
             )
 
 
 def gathered(numbers: dict[str, float], world: World) -> dict[str, list[float]]:
-    """name -> every rank's number."""
+    """Name -> the numbers of all processes, in order of rank."""
     rows = gather(numbers, world)
     return {name: [row[name] for row in rows] for name in numbers}

@@ -1,7 +1,8 @@
-"""objective so far -> probe scores on a few labelled clips: `--probe_every N`. Nothing here changes a weight.
+"""Objective -> probe scores on a few labelled clips during training: `--probe_every N`.
 
-A sign of progress, not a result: a fixed handful of train and val clips, the exported encoders' pooled features, no
-controls. Half of the val clips chooses the probe's setting and the other half is read. Test is never read.
+The scores show progress and are no result: they use a few fixed train and val clips, pooled features
+of the exported encoders, and no controls. Half of the val clips selects the setting of the probe and
+the other half is scored. The test split is never read. No weight changes.
 """
 
 import torch
@@ -17,80 +18,89 @@ from ssvid.objective import Objective
 from ssvid.randomness import permutation
 from ssvid.shapes import Frozen, Views
 
-TRAIN, VAL = 256, 256  # clips at most
+TRAIN, VAL = 256, 256  # largest number of clips
 PROBES = ("linear", "knn")
 BATCH = 16  # clips
 
 
 class OnlineProbe:
+    """Scores the exported encoders of an objective on a fixed sample of clips."""
+
     def __init__(
         self, data: Manifest, views: Views, *, seed: int, decoder: str, workers: int
     ) -> None:
-        """`data`: all splits; `views`: what the objective eats, of which the first clip is looked at."""
+        """`data`: all splits. `views`: those of the objective; the probe reads their first clip.
+
+        Raises a UserError if there are too few labelled clips.
+        """
         self.seed, self.workers = seed, workers
-        train = some(data, "train", TRAIN, seed)
-        known = {
-            data.rows[i].label for i in train
-        }  # a few clips of many classes do not hold them all
-        val = some(data, "val", VAL, seed, known)
-        self.few = data.take(train + val)
+        train = sample_rows(data, "train", TRAIN, seed)
+        # The sampled train clips need not contain all classes.
+        val = sample_rows(data, "val", VAL, seed, {data.rows[i].label for i in train})
+        self.sample = data.take(train + val)
         if not train or len({data.rows[i].group for i in val}) < 2:
             raise UserError(
-                f"--probe_every: {data.root} has too few labelled clips in train and val: val needs two groups."
+                f"--probe_every: {data.root} has too few labelled clips in train and val: val needs "
+                "two groups."
             )
-        one = Views(clips=views.clips[:1], augment="none", mean=views.mean, std=views.std)
-        self.clips = Clips(self.few, one, seed=seed, short="pad", decoder=decoder, evaluate=1)
+        one_clip = Views(clips=views.clips[:1], augment="none", mean=views.mean, std=views.std)
+        self.clips = Clips(
+            self.sample, one_clip, seed=seed, short="pad", decoder=decoder, evaluate=1
+        )
 
     def __call__(self, objective: Objective) -> dict[str, float]:
-        """`probe/NAME/linear`, `probe/NAME/knn`: top-1 of each exported encoder."""
+        """`probe/NAME/linear` and `probe/NAME/knn`: top-1 of each exported encoder."""
         with evaluating(objective):
-            feats, rows = self.features(objective)
+            features, rows = self.extract_features(objective)
         scores = {}
-        for name, table in feats.items():
-            train, choose, read = (self.frozen(table, rows, part) for part in self.split(rows))
+        for name, table in features.items():
+            train, select, test = (self.freeze(table, rows, split) for split in self.split(rows))
             for probe in PROBES:
-                got = registry.probes[probe]().run(train, choose, read, self.seed)
-                scores[f"probe/{name}/{probe}"] = got.metrics["test/top1"]
+                result = registry.probes[probe]().run(train, select, test, self.seed)
+                scores[f"probe/{name}/{probe}"] = result.metrics["test/top1"]
         return scores
 
     @torch.no_grad()
-    def features(self, objective: Objective) -> tuple[dict[str, Tensor], list[int]]:
-        """Name -> S D, and the rows of `few` that these are (files that cannot be read are left out)."""
-        made: dict[str, list[Tensor]] = {name: [] for name in objective.exported_encoders()}
+    def extract_features(self, objective: Objective) -> tuple[dict[str, Tensor], list[int]]:
+        """Encoder's name -> S D, and the row in `sample` of each. Unreadable files are left out."""
+        features: dict[str, list[Tensor]] = {name: [] for name in objective.exported_encoders()}
         rows: list[int] = []
-        for batch in eval_loader(self.clips, range(len(self.few)), BATCH, self.workers):
+        for batch in eval_loader(self.clips, range(len(self.sample)), BATCH, self.workers):
             if not batch["readable"].any():
                 continue
             rows += batch["index"].tolist()
             for name, encoder in objective.exported_encoders().items():
                 clips = batch["clips"][:, 0].to(next(encoder.parameters()).device)
-                made[name].append(encoder(encoder.normalise(clips)).pooled.float().cpu())
-        return {name: torch.cat(parts) for name, parts in made.items()}, rows
+                features[name].append(encoder(encoder.normalise(clips)).pooled.float().cpu())
+        return {name: torch.cat(batches) for name, batches in features.items()}, rows
 
     def split(self, rows: list[int]) -> tuple[list[int], list[int], list[int]]:
-        """Places in `rows`: those to train on, to choose by and to read. A group of val is on one side of both."""
-        of = [self.few.rows[row] for row in rows]
-        half = {
-            group: n % 2
-            for n, group in enumerate(dict.fromkeys(row.group for row in of if row.split == "val"))
-        }
-        train = [at for at, row in enumerate(of) if row.split == "train"]
-        choose, read = (
-            [at for at, row in enumerate(of) if half.get(row.group) == side] for side in (0, 1)
-        )
-        return train, choose, read
+        """Indices into `rows`: to train on, to select a setting by, and to score.
 
-    def frozen(self, table: Tensor, rows: list[int], part: list[int]) -> Frozen:
-        of = [rows[at] for at in part]
-        return Frozen(
-            {"mean@last": table[part]}, self.few.labels[of], [self.few.groups[row] for row in of]
-        )
+        The groups of val alternate between the last two, so no group is in both.
+        """
+        samples = [self.sample.rows[row] for row in rows]
+        groups = dict.fromkeys(row.group for row in samples if row.split == "val")
+        half = {group: n % 2 for n, group in enumerate(groups)}
+        train = [i for i, row in enumerate(samples) if row.split == "train"]
+        select = [i for i, row in enumerate(samples) if half.get(row.group) == 0]
+        test = [i for i, row in enumerate(samples) if half.get(row.group) == 1]
+        return train, select, test
+
+    def freeze(self, table: Tensor, rows: list[int], indices: list[int]) -> Frozen:
+        """The features, labels and groups of some rows, as a probe takes them."""
+        chosen = [rows[i] for i in indices]
+        groups = [self.sample.groups[row] for row in chosen]
+        return Frozen({"mean@last": table[indices]}, self.sample.labels[chosen], groups)
 
 
-def some(
-    data: Manifest, split: str, n: int, seed: int, known: set[str | None] | None = None
+def sample_rows(
+    data: Manifest, split: str, n: int, seed: int, classes: set[str | None] | None = None
 ) -> list[int]:
-    """At most n labelled rows, the same ones every time; of the known classes, where these are given."""
-    rows = [i for i, row in enumerate(data.rows) if row.split == split and row.label is not None]
-    rows = rows if known is None else [i for i in rows if data.rows[i].label in known]
+    """At most n labelled rows, the same ones every time. `classes`: only rows of these classes."""
+    rows = []
+    for i, row in enumerate(data.rows):
+        is_wanted = classes is None or row.label in classes
+        if row.split == split and row.label is not None and is_wanted:
+            rows.append(i)
     return [rows[i] for i in permutation(seed, 0, len(rows))[:n].tolist()]

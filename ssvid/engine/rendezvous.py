@@ -1,4 +1,7 @@
-"""a store all processes share -> who came, who is alive and what each is at: so that one that is gone has a name."""
+"""A store that all processes share -> which processes came, which are alive, and what each does.
+
+With it, an error about a lost process can name it.
+"""
 
 import atexit
 import os
@@ -12,22 +15,26 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from ssvid.log import log
 
-BEAT_S = 1.0
-SILENT_S = 30.0
-PATIENCE_S = 4.0  # without a beat: a process busy in one long operation still beats, its pulse has its own thread
+BEAT_S = 1.0  # seconds between two heartbeats
+SILENT_S = 30.0  # seconds without a heartbeat after which a process is reported
+# Seconds without a heartbeat after which a process counts as gone. Heartbeats have a thread of their
+# own, so a process in one long operation still sends them.
+PATIENCE_S = 4.0
 
 
 class Peers:
+    """The other processes of the run, as far as the store knows about them."""
+
     def __init__(self, store: Store, rank: int, size: int, run: str = "") -> None:
-        """`run`: what all processes of this run call it; where two runs share a store by mistake they do not mix."""
+        """`run`: a name of the run. Two runs that share a store by mistake do not mix."""
         self.rank, self.size = rank, size
-        self.doing = ""  # what this process is at, told with each beat
-        self.hosts: list[str] = []  # by rank, once all came
+        self.doing = ""  # what this process does alone; it is sent with each heartbeat
+        self.hosts: list[str] = []  # by rank, once all processes came
         self.ended = threading.Event()
-        self.heard: list[str] = []  # everyone's beats, as the first last heard them
+        self.last_beats: list[str] = []  # of every process, as the first process last read them
         self.warned: list[int] = []
         self.here = PrefixStore(f"{run}/here", store)
-        # A connection of its own: torch's waits on its one, and a lock with it, for as long as a collective may take.
+        # It needs a connection of its own: torch holds a lock on the other one during a collective.
         base = store.clone() if isinstance(store, TCPStore) else store
         base.set_timeout(timedelta(seconds=PATIENCE_S))
         self.pulse = PrefixStore(f"{run}/pulse", base)
@@ -35,10 +42,13 @@ class Peers:
         self.here.set(str(rank), host_name())
         self.beating = threading.Thread(target=self._beat, daemon=True)
         self.beating.start()
-        atexit.register(self.still)
+        atexit.register(self.stop_beating)
 
-    def first_here(self, seconds: float) -> None:
-        """The process that opened the store says so at once; where it does not, the store is that of another run."""
+    def await_first(self, seconds: float) -> None:
+        """Wait for the process that opened the store. It reports at once.
+
+        A RuntimeError if it does not: then the store belongs to another run.
+        """
         try:
             self.here.wait(["0"], timedelta(seconds=seconds))
         except RuntimeError as error:
@@ -46,63 +56,65 @@ class Peers:
                 "something else answers there: the processes of another run"
             ) from error
 
-    def all_here(self, seconds: float) -> None:
-        """Wait for the others; say which never came."""
+    def await_all(self, seconds: float) -> None:
+        """Wait for all processes. A RuntimeError names those that never came."""
         ranks = [str(rank) for rank in range(self.size)]
         try:
             self.here.wait(ranks, timedelta(seconds=seconds))
             self.hosts = [self.here.get(rank).decode() for rank in ranks]
         except RuntimeError as error:
             try:
-                late = [rank for rank in ranks if not self.here.check([rank])]
-            except RuntimeError:  # it had waited for as long, and ended a moment before
-                raise RuntimeError("process 0 ended; its own last words say why") from error
-            never = " and ".join(f"process {rank}" for rank in late)
+                missing = [rank for rank in ranks if not self.here.check([rank])]
+            except RuntimeError:  # it waited for as long and ended a moment before
+                raise RuntimeError("process 0 ended; its own output says why") from error
+            never = " and ".join(f"process {rank}" for rank in missing)
             raise RuntimeError(f"{never} never came, for {seconds:.0f} s") from error
 
     def name(self, ranks: Iterable[int]) -> str:
-        """process 3 on n2 and process 4 on n2"""
-        return " and ".join(
-            f"process {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks
-        )
+        """A text such as "process 3 on n2 and process 4 on n2"."""
+        names = []
+        for rank in ranks:
+            where = f" on {self.hosts[rank]}" if self.hosts else ""
+            names.append(f"process {rank}{where}")
+        return " and ".join(names)
 
     def gone(self) -> list[int]:
-        """Ranks whose pulse stands still. The first where the store itself is silent, as it holds it."""
+        """Ranks without a heartbeat. It is the first one if the store does not answer, as it holds it."""
         try:
             before = self._read()
             time.sleep(PATIENCE_S)
             after = self._read()
         except RuntimeError:
             return [0] if self.rank else []
-        return [
-            rank
-            for rank in range(self.size)
-            if rank != self.rank and before[rank][0] == after[rank][0]
-        ]
+        silent = [rank for rank in range(self.size) if before[rank][0] == after[rank][0]]
+        return [rank for rank in silent if rank != self.rank]
 
     def busy(self) -> dict[int, str]:
-        """Ranks that are alive and at something of their own, where this one has nothing left to do but wait."""
+        """Other ranks that are alive and do something alone -> what they do."""
         try:
-            told = self._read()
+            beats = self._read()
         except RuntimeError:
             return {}
-        return {rank: doing for rank, (_, doing) in enumerate(told) if doing and rank != self.rank}
+        return {rank: doing for rank, (_, doing) in enumerate(beats) if doing and rank != self.rank}
 
-    def still(self) -> None:
-        """A thread that comes back from the store while the interpreter ends would abort it."""
+    def stop_beating(self) -> None:
+        """Stop the heartbeats. Their thread would abort an interpreter that is ending."""
         self.ended.set()
         self.beating.join(PATIENCE_S + BEAT_S)
 
-    def part(self) -> None:
-        """At the run's end. The first, which may hold the store, goes last: a beat to a lost store is loud."""
-        self.still()
+    def leave(self) -> None:
+        """Leave at the end of the run.
+
+        The first process may hold the store and leaves last: torch logs a heartbeat to a lost store.
+        """
+        self.stop_beating()
         try:
             self.here.set(f"{self.rank} left", "")
             if self.rank == 0:
                 others = [f"{rank} left" for rank in range(1, self.size)]
                 self.here.wait(others, timedelta(seconds=PATIENCE_S))
         except RuntimeError:
-            return  # it is over in any case
+            return  # the run has ended in any case
 
     def _beat(self) -> None:
         beats = 0
@@ -113,26 +125,28 @@ class Peers:
                 if self.rank == 0 and self.hosts and beats % round(SILENT_S / BEAT_S) == 0:
                     self._listen()
             except RuntimeError:
-                return  # the store went with the process that held it
+                return  # the store ended with the process that held it
 
     def _listen(self) -> None:
-        """Name the silent before time runs out: a GPU's collectives end the process then, and it says nothing more."""
-        told = [beats for beats, _ in self._read()]
-        silent = [
-            rank
-            for rank, beats in enumerate(told)
-            if rank and self.heard[rank : rank + 1] == [beats]
-        ]
+        """Log processes without a heartbeat early: a GPU's collective ends the process at its timeout."""
+        beats = [count for count, _ in self._read()]
+        silent = []
+        for rank in range(1, self.size):
+            if self.last_beats and self.last_beats[rank] == beats[rank]:
+                silent.append(rank)
         if silent and silent != self.warned:
             log.warning(f"no sign of life of {self.name(silent)} for {SILENT_S:g} s.")
-        self.heard, self.warned = told, silent
+        self.last_beats, self.warned = beats, silent
 
     def _read(self) -> list[tuple[str, str]]:
-        """beats, doing"""
-        told = (self.pulse.get(str(rank)).decode().partition(" ") for rank in range(self.size))
-        return [(beats, doing) for beats, _, doing in told]
+        """(number of heartbeats, what it does) of every process."""
+        beats = []
+        for rank in range(self.size):
+            count, _, doing = self.pulse.get(str(rank)).decode().partition(" ")
+            beats.append((count, doing))
+        return beats
 
 
 def host_name() -> str:
-    """As SLURM calls this node: several of its nodes may be one machine."""
+    """SLURM's name of this node, because several of its nodes may be one machine."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

@@ -1,4 +1,4 @@
-"""A run folder, a checkpoint or a published file -> the weights that a new run begins with: the only place for that."""
+"""A run folder, a checkpoint or a published file -> the weights that a new run starts with."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,60 +18,64 @@ from ssvid.weights.state_dict import fit, read_card
 
 
 def warm_start(objective: Objective, path: str) -> None:
-    """An encoder, published or exported, into every one that the objective exports; or a checkpoint into all of it.
+    """Load weights into an objective: `--init PATH`.
 
-    A published pretraining checkpoint fills the whole objective where its decoder fits as well. The licence goes along.
+    A published or exported encoder goes into every encoder that the objective exports, and a
+    checkpoint of a run into the whole objective. A published pretraining checkpoint also fills the
+    whole objective if all of it fits. The encoders get the licence of the weights. A UserError if
+    the weights do not fit.
     """
-    file = (
-        None
-        if Path(path).is_dir() or read_card(Path(path).with_suffix(".json"))
-        else read(Path(path))
-    )
-    found = find(file) if file else None
-    if found is not None:
-        start_from_published(objective, found)
-        licence = found.licence
+    is_export = Path(path).is_dir() or read_card(Path(path).with_suffix(".json"))
+    file = None if is_export else read(Path(path))
+    published = find(file) if file else None
+    if published is not None:
+        start_from_published(objective, published)
+        licence = published.licence
     elif file is not None:
         fit(objective, file.tensors, path)
         licence = licence_of_run(Path(path))
     else:
-        stranger = load_encoder(path)
-        licence = stranger.licence
+        exported = load_encoder(path)
+        licence = exported.licence
         for encoder in objective.exported_encoders().values():
-            fit(encoder, stranger.state_dict(), path, name=encoder.name)
+            fit(encoder, exported.state_dict(), path, name=encoder.name)
         objective.on_weights_loaded()
     for encoder in objective.exported_encoders().values():
         encoder.licence = licence
 
 
-def start_from_published(objective: Objective, found: Found) -> None:
-    """Refused where an encoder was built otherwise than the published one: shapes alone do not tell."""
-    found.whole()
-    path, state = found.file.path, found.encoder()
-    if found.net.encoder is None:
-        fit(objective, found.ours, path)
-        log.info(f"{path}: {found.what}; starting from the whole objective")
+def start_from_published(objective: Objective, published: Found) -> None:
+    """Load a published checkpoint.
+
+    Raises a UserError if an encoder has other arguments than the published one, because equal
+    shapes do not prove that two nets are the same.
+    """
+    published.whole()
+    path, state = published.file.path, published.encoder()
+    if published.net.encoder is None:
+        fit(objective, published.ours, path)
+        log.info(f"{path}: {published.what}; starting from the whole objective")
         return
     for encoder in objective.exported_encoders().values():
-        if wrong := differing(found, encoder.name, encoder.kwargs):
-            raise UserError(f"{path} is {found.what}: start it with --encoder.{wrong}.")
+        if argument := differing(published, encoder.name, encoder.kwargs):
+            raise UserError(f"{path} is {published.what}: start it with --encoder.{argument}.")
         fit(encoder, state, path, name=encoder.name)
-    own = objective.state_dict()
-    if own.keys() == found.ours.keys() and all(
-        own[k].shape == x.shape for k, x in found.ours.items()
-    ):
-        objective.load_state_dict(found.ours)
-        said = "the whole objective"
+    shapes = {key: x.shape for key, x in objective.state_dict().items()}
+    if shapes == {key: x.shape for key, x in published.ours.items()}:
+        objective.load_state_dict(published.ours)
+        start = "the whole objective"
     else:
         objective.on_weights_loaded()
-        said = "the encoder alone; what is beside it there does not fit or is not used"
-    log.info(f"{path}: {found.what}; starting from {said}; licence {found.licence or 'not stated'}")
+        start = "the encoder alone; the other weights of the file do not fit or are not used"
+    licence = published.licence or "not stated"
+    log.info(f"{path}: {published.what}; starting from {start}; licence {licence}")
 
 
 def objective_state(path: str, flag: str) -> State:
-    """The state dict of a whole objective, in our names: of a run folder, a checkpoint or a published file.
+    """The state dict of a whole objective under our names.
 
-    `flag`: what the user gave the path by, for the message.
+    `path`: a run folder, a checkpoint or a published file. `flag`: the flag that named it, for the
+    UserError if it cannot be read.
     """
     folder = RunFolder(path)
     if folder.path.is_dir():
@@ -79,43 +83,48 @@ def objective_state(path: str, flag: str) -> State:
     file = read(folder.path)
     if is_run(file):
         return file.tensors
-    found = find(file)
-    if found is None:
+    published = find(file)
+    if published is None:
         raise unknown(file)
-    found.whole()
-    return found.ours
+    published.whole()
+    return published.ours
 
 
-class Earlier(NamedTuple):
+class EarlierRun(NamedTuple):
+    """The encoder and head of an earlier run, for an objective that continues from it."""
+
     path: str
     encoder: Encoder
     state: State  # of the whole objective: `encoder.*`, `head.*`, ...
-    modality: str | None  # that it sees; a published file does not tell
+    modality: str | None  # rgb or flow; None for a published file, which does not record it
 
-    def into(self, encoder: Encoder, head: nn.Module) -> None:
-        """To begin with; the licence of what was learnt goes along."""
+    def load_into(self, encoder: Encoder, head: nn.Module) -> None:
+        """Load the weights of the encoder and head. The encoder gets their licence.
+
+        Raises a UserError if the modality or a shape differs.
+        """
         if self.modality not in (None, encoder.spec.modality):
             raise UserError(
-                f"{self.path} was trained on {self.modality}, and this run on {encoder.spec.modality}: give "
-                f"--clip.modality {self.modality}, or name another."
+                f"{self.path} was trained on {self.modality}, and this run on "
+                f"{encoder.spec.modality}: give --clip.modality {self.modality}, or name another."
             )
-        self.fill(encoder, "encoder")
-        self.fill(head, "head")
+        self.load_module(encoder, "encoder")
+        self.load_module(head, "head")
         encoder.licence = self.encoder.licence
 
-    def fill(self, module: nn.Module, name: str) -> None:
-        """The module of this name there, whole."""
-        part = {
-            key.removeprefix(f"{name}."): x
-            for key, x in self.state.items()
-            if key.startswith(f"{name}.")
-        }
-        if not part:
+    def load_module(self, module: nn.Module, name: str) -> None:
+        """Load the weights whose keys begin with `name`."""
+        state = {}
+        for key, x in self.state.items():
+            if key.startswith(f"{name}."):
+                state[key.removeprefix(f"{name}.")] = x
+        if not state:
             raise UserError(
-                f"{self.path} holds no {name}: name the folder of a run of infonce or coclr, or their file."
+                f"{self.path} holds no {name}: name the folder of a run of infonce or coclr, or "
+                "their file."
             )
         try:
-            fit(module, part, self.path, name=self.encoder.name if name == "encoder" else None)
+            fit(module, state, self.path, name=self.encoder.name if name == "encoder" else None)
         except UserError as error:
             if name != "head":
                 raise
@@ -124,18 +133,18 @@ class Earlier(NamedTuple):
             ) from error
 
 
-def earlier(path: str, flag: str) -> Earlier:
-    """`flag`: what the user gave the path by."""
-    given = Path(path)
-    if not given.exists():
+def load_earlier_run(path: str, flag: str) -> EarlierRun:
+    """Load a run folder or a published file. `flag`: the flag that named it, for a UserError."""
+    source = Path(path)
+    if not source.exists():
         raise UserError(
             f"{flag} {path} is not there: it is the folder of an earlier run, or a published file."
         )
-    if given.is_file():
-        encoder, state = open_published(given)
-        return Earlier(path, encoder, state, None)
-    whole = RunFolder(given).readable(f"{flag} {path}")
-    encoder, steps = load_encoder(given), whole["config"].get("steps")
-    if steps and whole["step"] < steps:
-        log.warning(f"{flag} {path} stands at step {whole['step']} of its {steps}.")
-    return Earlier(path, encoder, whole["model"], encoder.spec.modality)
+    if source.is_file():
+        encoder, state = open_published(source)
+        return EarlierRun(path, encoder, state, None)
+    checkpoint = RunFolder(source).readable(f"{flag} {path}")
+    encoder, steps = load_encoder(source), checkpoint["config"].get("steps")
+    if steps and checkpoint["step"] < steps:
+        log.warning(f"{flag} {path} stands at step {checkpoint['step']} of its {steps}.")
+    return EarlierRun(path, encoder, checkpoint["model"], encoder.spec.modality)

@@ -17,7 +17,7 @@ from torch.distributed import HashStore
 
 from ssvid.engine import rendezvous, run
 from ssvid.engine.checkpoint import RunFolder
-from ssvid.engine.distributed import World, of_slurm
+from ssvid.engine.distributed import World, read_slurm
 from ssvid.engine.rendezvous import Peers, host_name
 from ssvid.errors import RunError
 from ssvid.files import Locked, locked
@@ -181,9 +181,9 @@ def answering(server: socket.socket, answer: bytes) -> None:
 
 def test_the_store_of_another_run_is_none_of_ours():
     store = HashStore()
-    Peers(store, 0, 2, run="7.0.0").first_here(5.0)
+    Peers(store, 0, 2, run="7.0.0").await_first(5.0)
     with pytest.raises(RuntimeError):
-        Peers(store, 1, 2, run="7.1.0").first_here(0.1)
+        Peers(store, 1, 2, run="7.1.0").await_first(0.1)
 
 
 def test_who_never_came_is_named(videos: Path, tmp_path: Path):
@@ -226,7 +226,7 @@ def test_a_process_that_hangs_is_named_with_its_host(
 
 
 def test_a_checkpoint_that_one_node_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run, "LISTED_S", 0.1)
+    monkeypatch.setattr(run, "LISTING_DELAY_S", 0.1)
     monkeypatch.setattr(run, "gather", lambda value, world: [5, value])
     with pytest.raises(RunError, match=facts("1", "5")):
         run.find_newest_checkpoint(RunFolder(tmp_path), World(1, 2, torch.device("cpu")))
@@ -240,7 +240,7 @@ def test_the_first_names_the_silent_while_it_waits(
     store = HashStore()
     all_three = [Peers(store, rank, 3) for rank in range(3)]
     all_three[2].ended.set()
-    all_three[0].all_here(5.0)
+    all_three[0].await_all(5.0)
     said, deadline = "", time.monotonic() + 60
     while not said and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -270,17 +270,17 @@ def test_what_srun_says(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv(key, raising=False)
     for key, value in SRUN.items():
         monkeypatch.setenv(key, value)
-    first = of_slurm()
-    assert first == of_slurm() and 20000 <= int(first.pop("MASTER_PORT")) < 32768
+    first = read_slurm()
+    assert first == read_slurm() and 20000 <= int(first.pop("MASTER_PORT")) < 32768
     assert first == {"MASTER_ADDR": "n2", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     ports = set()
     for step, restarts in (("3", "0"), ("4", "0"), ("3", "1")):
         monkeypatch.setenv("SLURM_STEP_ID", step)
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-        ports.add(of_slurm()["MASTER_PORT"])
+        ports.add(read_slurm()["MASTER_PORT"])
     assert len(ports) == 3
     monkeypatch.setenv("MASTER_PORT", "12345")
-    assert of_slurm()["MASTER_PORT"] == "12345"
+    assert read_slurm()["MASTER_PORT"] == "12345"
 
 
 def two(videos: Path, out: Path, *more: str) -> str:

@@ -82,8 +82,8 @@ def test_more_classes_than_it_looks_at(monkeypatch: pytest.MonkeyPatch):
     data = Manifest(tuple(rows), Path("nowhere"), tuple(f"c{n}" for n in range(9)))
     views = Views(clips=(ClipSpec(stride=1),), augment="none")
     probe = online.OnlineProbe(data, views, seed=0, decoder="pyav", workers=0)
-    train, choose, read = probe.split(list(range(len(probe.few))))
-    labels, groups = probe.few.labels, probe.few.groups
-    assert len(train) == 3 and choose and read and len(choose) + len(read) == 24
-    assert set(labels[choose].tolist() + labels[read].tolist()) == set(labels[train].tolist())
-    assert not {groups[i] for i in choose} & {groups[i] for i in read}
+    train, select, test = probe.split(list(range(len(probe.sample))))
+    labels, groups = probe.sample.labels, probe.sample.groups
+    assert len(train) == 3 and select and test and len(select) + len(test) == 24
+    assert set(labels[select].tolist() + labels[test].tolist()) == set(labels[train].tolist())
+    assert not {groups[i] for i in select} & {groups[i] for i in test}
