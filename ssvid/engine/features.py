@@ -1,8 +1,9 @@
-"""videos + frozen functions of clips -> arrays on disk. One decode of a clip serves everything that wants it.
+"""Videos and frozen functions of clips -> features on disk. A clip is decoded once for all functions.
 
-Kept under `cache/features` in parts of PART rows, each written whole, so an interrupted extraction goes on where it
-stopped and several processes share one. A part is named by all it depends on: the function, which clips are cut how,
-and the state of each of its files. Whoever mends one file makes one part anew.
+The features are stored under `cache/features` in parts of PART_ROWS rows. A part is written as a whole,
+so an interrupted extraction resumes where it stopped, and several processes can share the cache. The
+name of a part contains everything it depends on: the function, how clips are cut, and the state of its
+files. If one file changes, one part is computed again.
 """
 
 import hashlib
@@ -10,10 +11,10 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -26,49 +27,52 @@ from ssvid.data.clips import Clips
 from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError, positive, within
-from ssvid.files import locked, write_whole
+from ssvid.files import locked, write_bytes_whole
 from ssvid.progress import progress_bar
 from ssvid.randomness import permutation
-from ssvid.shapes import ClipSpec, Views
+from ssvid.shapes import Batch, ClipSpec, Views
 
-PART = 256  # rows
+PART_ROWS = 256
 
 
 class Source(NamedTuple):
-    """A frozen function of clips: uint8 `B C T H W` and row numbers `B` -> named `B D`, or tokens `B N D`."""
+    """A frozen function: uint8 clips B C T H W and row numbers B -> named features B D or B N D."""
 
     name: str
-    key: str  # everything its values depend on but the clips
+    key: str  # everything besides the clips that its values depend on
     run: Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
 class Part(NamedTuple):
+    """Consecutive rows whose features are in one file."""
+
     rows: list[int]
     name: str  # of its file
 
 
 class Extracted(NamedTuple):
-    features: dict[
-        str, dict[str, Tensor]
-    ]  # source -> feature -> S D; zeros where a file could not be read
-    ok: Tensor  # S
-    cpu_s: float  # spent this time, loader processes included
+    features: dict[str, dict[str, Tensor]]  # source -> feature -> S D; zeros for unreadable files
+    ok: Tensor  # S: False for unreadable files
+    cpu_s: float  # of this call, with its loader processes
 
 
 def refuse(
     out: Path, cache: str, *, batch_size: int, workers: int, clips: int, calibrate_bn: int
 ) -> None:
-    """What no command on features can begin with. `out`: the folder it writes in."""
+    """Raise a UserError for flags that no command on features can work with.
+
+    `out`: the folder that the command writes to.
+    """
     positive(batch_size=batch_size, clips=clips)
     within(0, math.inf, workers=workers, calibrate_bn=calibrate_bn)
     for flag, folder in (("--out", out), ("--cache", Path(cache))):
-        file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
-        if file is not None:
-            raise UserError(f"{flag}: {file} is a file where a folder is wanted.")
+        for path in (folder, *folder.parents):
+            if path.is_file():
+                raise UserError(f"{flag}: {path} is a file where a folder is wanted.")
 
 
 def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str, crops: int = 1) -> Clips:
-    """The clips that features are taken from: spread evenly, centre cropped, a bad file left out."""
+    """The clips that features are taken from: spread evenly and centre cropped. Bad files are skipped."""
     return Clips(
         manifest,
         Views(clips=(spec,), augment="none"),
@@ -82,7 +86,7 @@ def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str, crops
 def some_clips(
     manifest: Manifest, spec: ClipSpec, n: int, seed: int, batch_size: int, workers: int
 ) -> Iterator[UInt8[Tensor, "B C T H W"]]:
-    """One clip of each of n rows, the same ones every time."""
+    """One clip of each of n rows, in batches. The rows are the same every time."""
     rows = permutation(seed, 0, len(manifest))[:n].tolist()
     for batch in eval_loader(evaluation(manifest, spec, 1, "pad"), rows, batch_size, workers):
         if batch["readable"].any():
@@ -96,83 +100,80 @@ def extract_from(
     batch_size: int,
     workers: int,
     device: torch.device | str,
-    label: str,  # whose features these are
-    each: bool = False,  # of the views of a video: S V D instead of their average
+    label: str,  # the name of the encoder, for the bar and messages
+    each: bool = False,  # return the features of each view, S V D, instead of their average
 ) -> Extracted:
-    began = cpu_seconds()
-    sources = [s._replace(key=f"{s.key} each view") for s in sources] if each else sources
-    root, parts = Path(cache) / "features", _parts(data)
+    """Compute the features that are not in the cache, and load all of them.
+
+    Raises a UserError if a feature is NaN or infinite.
+    """
+    start_s = cpu_seconds()
+    if each:
+        sources = [s._replace(key=f"{s.key} each view") for s in sources]
+    root, parts = Path(cache) / "features", _divide_rows(data)
     lock = root / f"{_digest([part.name for part in parts])}.lock"
     with locked(lock, wait=True, what=str(root)):
-        todo = [
-            (part, [s for s in sources if _load(_file(root, s, part)) is None]) for part in parts
-        ]
-        todo = [(part, wanting) for part, wanting in todo if wanting]
-        videos = sum(len(part.rows) for part, _ in todo)
-        with progress_bar(videos, "video", desc=label, disable=not todo) as bar:
-            for part, wanting in todo:
+        missing: list[tuple[Part, list[Source]]] = []
+        for part in parts:
+            to_compute = [s for s in sources if _load(_file(root, s, part)) is None]
+            if to_compute:
+                missing.append((part, to_compute))
+        videos = sum(len(part.rows) for part, _ in missing)
+        with progress_bar(videos, "video", desc=label, disable=not missing) as bar:
+            for part, to_compute in missing:
+                loader = eval_loader(data, part.rows, batch_size, workers)
                 _extract_part(
-                    data,
-                    part,
-                    wanting,
-                    root,
-                    batch_size,
-                    workers,
-                    torch.device(device),
-                    bar,
-                    label,
-                    each,
+                    loader, part, to_compute, root, torch.device(device), bar, label, each
                 )
-    loaded = {s.name: [_load(_file(root, s, part)) or {} for part in parts] for s in sources}
-    features = {name: _join(got) for name, got in loaded.items()}
-    ok = [f.pop("ok").bool() for f in features.values()]
-    return Extracted(features, torch.stack(ok).all(0), cpu_seconds() - began)
+    features = {}
+    for source in sources:
+        files = [_load(_file(root, source, part)) or {} for part in parts]
+        features[source.name] = _join(files)
+    ok = [table.pop("ok").bool() for table in features.values()]
+    return Extracted(features, torch.stack(ok).all(0), cpu_seconds() - start_s)
 
 
 def _extract_part(
-    data: Clips,
+    batches: Iterable[Batch],
     part: Part,
-    wanting: list[Source],
+    sources: list[Source],
     root: Path,
-    batch_size: int,
-    workers: int,
     device: torch.device,
     bar: "tqdm[Any]",
-    label: str,  # of the encoder, for a message
+    label: str,
     each: bool,
 ) -> None:
-    got: dict[str, dict[str, Tensor]] = {s.name: {} for s in wanting}
+    """Compute the features of one part and write them, one file for each source."""
+    tables: dict[str, dict[str, Tensor]] = {source.name: {} for source in sources}
     ok = torch.zeros(len(part.rows))
-    for batch in eval_loader(data, part.rows, batch_size, workers):
+    for batch in batches:
         bar.update(len(batch["readable"]))
         if not batch["readable"].any():
             continue
-        where = batch["index"] - part.rows[0]
-        ok[where] = 1
-        found: dict[str, list[dict[str, Tensor]]] = {source.name: [] for source in wanting}
-        for clip in (
-            batch["clips"].to(device).unbind(1)
-        ):  # B C T H W, the same one for all sources: they may share work
+        rows = batch["index"] - part.rows[0]
+        ok[rows] = 1
+        views: dict[str, list[dict[str, Tensor]]] = {source.name: [] for source in sources}
+        # All sources get the same clip object, B C T H W, because they may share work on it.
+        for clip in batch["clips"].to(device).unbind(1):
             with torch.inference_mode():
-                for source in wanting:
-                    found[source.name].append(source.run(clip, batch["index"]))
-        for source in wanting:
-            views = found[source.name]
-            for name in views[0]:
-                stack = torch.stack([v[name].float() for v in views], dim=1)  # B V ...
-                value = (stack if each else stack.mean(1)).to(views[0][name].dtype).cpu()
+                for source in sources:
+                    views[source.name].append(source.run(clip, batch["index"]))
+        for source in sources:
+            for name, first in views[source.name][0].items():
+                stack = torch.stack([v[name].float() for v in views[source.name]], dim=1)  # B V ...
+                value = (stack if each else stack.mean(1)).to(first.dtype).cpu()
                 _check_finite(value, source, batch["video_id"], label)
                 empty = torch.zeros(len(part.rows), *value.shape[1:], dtype=value.dtype)
-                got[source.name].setdefault(name, empty)[where] = value
-    for source in wanting:
-        blob = save({**got[source.name], "ok": ok})
+                tables[source.name].setdefault(name, empty)[rows] = value
+    for source in sources:
+        blob = save({**tables[source.name], "ok": ok})
         file = _file(root, source, part)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, partial(_put, blob))
+        write_bytes_whole(file, blob)
 
 
 def _check_finite(value: Tensor, source: Source, videos: list[str], label: str) -> None:
-    """A probe on NaN scores chance and a nearest neighbour of NaN is anybody: no number may come of it."""
+    """Raise a UserError for NaN or infinity, because a probe would score them as chance."""
     bad = (~value.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
     if bad:
         raise UserError(
@@ -181,51 +182,46 @@ def _check_finite(value: Tensor, source: Source, videos: list[str], label: str) 
         )
 
 
-def _parts(data: Clips) -> list[Part]:
+def _divide_rows(data: Clips) -> list[Part]:
     cut = (type(data).__name__, data.views, data.short, data.evaluate, data.crops, data.decoder)
-    shown, parts = _shown(data), []
-    for first in range(0, len(data), PART):
-        rows = list(range(first, min(first + PART, len(data))))
-        parts.append(Part(rows, f"rows_{first:08d}_{_digest([cut, [shown[i] for i in rows]])}"))
+    states, parts = _describe_files(data), []
+    for first in range(0, len(data), PART_ROWS):
+        rows = list(range(first, min(first + PART_ROWS, len(data))))
+        parts.append(Part(rows, f"rows_{first:08d}_{_digest([cut, [states[i] for i in rows]])}"))
     return parts
 
 
-def _shown(data: Clips) -> list[tuple[object, ...]]:
-    """For each row what its clips are cut from. One stat a file: a disk far away takes minutes for 240k of them."""
-    real = lru_cache(os.path.realpath)  # of folders: to ask for each file costs a stat more
-    files: list[tuple[object, ...]] = [
-        (
-            *(
-                part
-                for path in data.files(i)
-                for part in _state(os.path.join(real(path.parent), path.name))
-            ),
-            row.fps,
-        )
-        for i, row in enumerate(data.manifest.rows)
-    ]
-    return (
-        [(*files[row], *at) for row, at in zip(data.row, data.at, strict=True)]
-        if data.at
-        else files
-    )
+def _describe_files(data: Clips) -> list[tuple[object, ...]]:
+    """The state of the files that each row's clips are cut from.
+
+    It takes one stat per file: on a network disk 240,000 of them take minutes.
+    """
+    real_folder = lru_cache(os.path.realpath)  # asking for each file would take another stat
+    files: list[tuple[object, ...]] = []
+    for i, row in enumerate(data.manifest.rows):
+        state: list[object] = []
+        for path in data.files(i):
+            state += _describe_file(os.path.join(real_folder(path.parent), path.name))
+        files.append((*state, row.fps))
+    if not data.at:
+        return files
+    return [(*files[row], *moment) for row, moment in zip(data.row, data.at, strict=True)]
 
 
-def _state(path: str) -> tuple[object, ...]:
-    """A folder of frames is known by its own times: a picture written over in place does not change them."""
+def _describe_file(path: str) -> tuple[object, ...]:
+    """Path, size, time of change and mode. chmod may mend a file too.
+
+    A folder of frames has the times of the folder: a picture that is overwritten changes nothing.
+    """
     try:
         stat = os.stat(path)
     except OSError:
         return path, None
-    return path, stat.st_size, stat.st_mtime_ns, stat.st_mode  # chmod mends a file too
+    return path, stat.st_size, stat.st_mtime_ns, stat.st_mode
 
 
-def _digest(what: object) -> str:
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
-
-
-def _put(blob: bytes, file: IO[bytes]) -> None:
-    file.write(blob)
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def _file(root: Path, source: Source, part: Part) -> Path:
@@ -236,21 +232,26 @@ def _load(file: Path) -> dict[str, Tensor] | None:
     try:
         return load_file(file)
     except (FileNotFoundError, SafetensorError):
-        return None  # not made yet, or cut short by a full disk: it is made again
+        return None  # missing, or a full disk cut it short: it will be computed again
 
 
 def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A part in which no file could be read has no features but `ok`."""
-    likes = {name: value[:0] for part in parts for name, value in part.items() if name != "ok"}
-    rows = {
-        name: torch.cat(
-            [part.get(name, like.new_zeros(len(part["ok"]), *like.shape[1:])) for part in parts]
-        )
-        for name, like in likes.items()
-    }
-    return {**rows, "ok": torch.cat([torch.zeros(0), *(part["ok"] for part in parts)])}
+    """The features of all parts. A part without a readable file has only `ok`; its rows are zeros."""
+    templates: dict[str, Tensor] = {}
+    for part in parts:
+        for name, value in part.items():
+            if name != "ok":
+                templates[name] = value[:0]
+    joined = {"ok": torch.cat([torch.zeros(0), *(part["ok"] for part in parts)])}
+    for name, template in templates.items():
+        tables = []
+        for part in parts:
+            zeros = template.new_zeros(len(part["ok"]), *template.shape[1:])
+            tables.append(part.get(name, zeros))
+        joined[name] = torch.cat(tables)
+    return joined
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its ended children."""
+    """CPU-seconds of this process and of its children that have ended."""
     return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])

@@ -1,7 +1,7 @@
-"""videos + a frozen encoder -> a feature store: the writer of `extract --per_second --out DIR`.
+"""Videos and a frozen encoder -> a feature store: `ssvid.extract --per_second --out DIR`.
 
-The only file that fills a store. A video's features are written whole when its last second is done, with the video's
-own time of change: so a start goes on after the videos that are done, and makes a video anew that has changed since.
+The features of a video are written as a whole when its last second is done. Their file gets the
+video's time of change. So the next start skips finished videos and repeats videos that have changed.
 """
 
 import os
@@ -31,7 +31,7 @@ from ssvid.progress import progress_bar
 from ssvid.shapes import ClipSpec
 from ssvid.weights.encoders import encoder_hash
 
-AHEAD = 2  # blocks of clips that each worker has ready
+PREFETCH = 2  # blocks of clips that each worker has ready
 
 
 def fill_store(
@@ -43,75 +43,74 @@ def fill_store(
     workers: int = 2,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """The features of every video that has none there yet. A video that fails is counted, listed and left out.
+    """Compute the features of every video that has none in the store yet.
 
-    `bad` may be all of them: the caller knows whether that is a fault.
+    A video that fails is counted, listed and left out. `bad` may count all of them: the caller
+    knows whether that is an error.
     """
-    began, cpu_s = time.monotonic(), cpu_seconds()
-    _own_names(data)
+    start_s, cpu_start_s = time.monotonic(), cpu_seconds()
+    _check_ids(data)
     parted(net.spec, EACH)
     if net.spec.modality == "flow":
         need_flow(data)
     root = Path(out).expanduser()
     with locked(root / "lock", wait=False, what=f"--out {root}"):
         store = open_for_writing(root, card_of(net.dim, net.name, encoder_hash(net), net.spec))
-        (root / NAME).unlink(missing_ok=True)  # every video that has no features is looked at again
+        (root / NAME).unlink(missing_ok=True)  # every video without features is tried again
         bad = Quarantine(root, len(data))
-        todo = [row for row in range(len(data)) if not _made(store, data, row, net.spec.modality)]
-        kept = len(data) - len(todo)
-        hour = 3600 * 2 * net.dim / 1e6
+        videos = range(len(data))
+        todo = [row for row in videos if not _is_done(store, data, row, net.spec.modality)]
+        done = len(data) - len(todo)
+        megabytes = 3600 * 2 * net.dim / 1e6
         log.info(
-            f"{root}: {len(todo)} videos to go, {kept} done; {hour:.1f} MB for an hour of video"
+            f"{root}: {len(todo)} videos to go, {done} done; {megabytes:.1f} MB for an hour of video"
         )
         rows = _extract(data, net, store, todo, bad, batch_size, workers, torch.device(device))
-    made = len(todo) - len(bad)
-    counts = {
+    return {
         "out": str(out),
         "videos": len(data),
-        "made": made,
-        "kept": kept,
+        "made": len(todo) - len(bad),
+        "kept": done,
         "bad": len(bad),
         "rows": rows,
+        "dim": net.dim,
+        "seconds": round(time.monotonic() - start_s, 3),
+        "cpu_s": round(cpu_seconds() - cpu_start_s, 3),
     }
-    spent = {
-        "seconds": round(time.monotonic() - began, 3),
-        "cpu_s": round(cpu_seconds() - cpu_s, 3),
-    }
-    return {**counts, "dim": net.dim, **spent}
 
 
-def _own_names(data: Manifest) -> None:
-    """A store holds one file for each id."""
-    twins = [name for name, n in Counter(data.video_ids).items() if n > 1]
-    if twins:
-        paths = [
-            row.path
-            for row, name in zip(data.rows, data.video_ids, strict=True)
-            if name == twins[0]
-        ]
+def _check_ids(data: Manifest) -> None:
+    """Raise a UserError if two files share a video id: a store has one file for each id."""
+    repeated = [name for name, n in Counter(data.video_ids).items() if n > 1]
+    if repeated:
+        files = zip(data.rows, data.video_ids, strict=True)
+        paths = [row.path for row, name in files if name == repeated[0]]
         raise UserError(
-            f"{len(twins)} video ids stand for several files, first {twins[0]} for {paths[0]} and {paths[1]}: give "
-            "each its own, a feature store has one file for each id."
+            f"{len(repeated)} video ids stand for several files, first {repeated[0]} for {paths[0]} "
+            f"and {paths[1]}: give each its own, a feature store has one file for each id."
         )
 
 
-def _changed(data: Manifest, row: int, modality: str) -> int | None:
-    """When what a video's clips are read from was changed last, in ns; None: it is not there."""
+def _read_change_time(data: Manifest, row: int, modality: str) -> int | None:
+    """When the files of a video's clips changed last, in ns; None if they are missing."""
     try:
-        files = [data.path(row), *([flow_file(data, row)] if modality == "flow" else [])]
+        files = [data.path(row)]
+        if modality == "flow":
+            files.append(flow_file(data, row))
         return max(os.stat(file).st_mtime_ns for file in files)
     except OSError:
         return None
 
 
-def _made(store: Store, data: Manifest, row: int, modality: str) -> bool:
+def _is_done(store: Store, data: Manifest, row: int, modality: str) -> bool:
+    """Whether the store has the features of a video as it is now."""
     path = store.path(data.video_id(row))
-    if not path.is_file() or path.stat().st_mtime_ns != _changed(data, row, modality):
+    if not path.is_file() or path.stat().st_mtime_ns != _read_change_time(data, row, modality):
         return False
     try:
         return len(read_features(path, store.dim)) > 0
     except UserError:
-        return False  # cut short by a full disk of another writer: made again
+        return False  # a full disk cut it short: it is computed again
 
 
 def _extract(
@@ -124,26 +123,26 @@ def _extract(
     workers: int,
     device: torch.device,
 ) -> int:
-    """Gives the number of seconds that were made."""
-    done: dict[int, list[np.ndarray]] = defaultdict(
-        list
-    )  # of the videos that are under way, one for each worker
+    """Fill the store. Returns the number of seconds whose features were computed."""
+    # Features of the videos that are in progress, one video for each worker.
+    unfinished: dict[int, list[np.ndarray]] = defaultdict(list)
     seconds = 0
     with progress_bar(len(todo), "video", desc=net.name, disable=not todo) as bar:
         for block in _blocks(data, net.spec, todo, batch_size, workers):
             if isinstance(block.fault, UserError):
                 raise block.fault
             if block.clips is None:
-                done.pop(block.row, None)
+                unfinished.pop(block.row, None)
                 bar.update()
                 if block.fault is not None:
                     bad.add(block.fault.path, block.fault.time, block.fault.why)
                 continue
-            done[block.row].append(_embed(net, block.clips, device, data.path(block.row)))
+            unfinished[block.row].append(_embed(net, block.clips, device, data.path(block.row)))
             seconds += len(block.clips)
             bar.set_postfix(seconds=seconds, refresh=False)
             if block.last:
-                _write(store, data, block.row, done.pop(block.row), net.spec.modality)
+                features = np.concatenate(unfinished.pop(block.row))
+                _write(store, data, block.row, features, net.spec.modality)
                 bar.update()
     return seconds
 
@@ -153,21 +152,22 @@ def _embed(net: Encoder, clips: torch.Tensor, device: torch.device, video: Path)
     pooled = net(net.normalise(clips.to(device))).pooled.float().cpu()
     if not pooled.isfinite().all():
         raise UserError(
-            f"{net.name}: the features of {video} hold NaN or infinity: the weights are damaged, or their training "
-            "diverged."
+            f"{net.name}: the features of {video} hold NaN or infinity: the weights are damaged, or "
+            "their training diverged."
         )
     if pooled.abs().max() > torch.finfo(torch.float16).max:
         raise UserError(
-            f"{net.name}: the features of {video} reach {pooled.abs().max():.3g}, too much for float16."
+            f"{net.name}: the features of {video} reach {pooled.abs().max():.3g}, too much for "
+            "float16."
         )
     return pooled.numpy().astype(np.float16)
 
 
-def _write(store: Store, data: Manifest, row: int, parts: list[np.ndarray], modality: str) -> None:
-    path, changed = store.path(data.video_id(row)), _changed(data, row, modality)
-    write_features(path, np.concatenate(parts))
-    if changed is not None:
-        os.utime(path, ns=(changed, changed))
+def _write(store: Store, data: Manifest, row: int, features: np.ndarray, modality: str) -> None:
+    path, change_ns = store.path(data.video_id(row)), _read_change_time(data, row, modality)
+    write_features(path, features)
+    if change_ns is not None:
+        os.utime(path, ns=(change_ns, change_ns))
 
 
 def _blocks(
@@ -178,9 +178,9 @@ def _blocks(
         Passes(data, spec, todo, batch_size),
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=AHEAD if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=one_thread,
-        generator=torch.Generator(),  # else it draws from the global one
+        generator=torch.Generator(),  # otherwise it draws from the global one
     )
     with living():
         yield from loader

@@ -1,4 +1,4 @@
-"""classifier + val and test videos -> a result: each video's clips and crops through the net, softmax averaged."""
+"""Classifier, val and test videos -> a result. The softmax of a video's clips and crops is averaged."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -27,42 +27,46 @@ from ssvid.results.provenance import command_line, describe_data, git, leak
 from ssvid.statistics import bootstrap, chance, majority, topk
 from ssvid.weights.encoders import encoder_hash
 
-VERSION = 1  # of the test: of what it does beside its flags
+VERSION = 1  # of the test procedure; results of two versions are not compared
 
 
-class Judged(NamedTuple):
-    scores: Float[Tensor, "S Q"]  # of every row; zeros where the file could not be read
+class Tested(NamedTuple):
+    """What the classifier answers to every row."""
+
+    scores: Float[Tensor, "S Q"]  # mean softmax; zeros for unreadable files
     ok: Bool[Tensor, " S"]
-    bad: dict[str, str]  # files that could not be read -> why
+    bad_files: dict[str, str]  # path -> reason
 
 
 @torch.no_grad()
-def judge(
+def run_test(
     net: Classify, clips: Clips, world: World, *, views_at_once: int, workers: int, bf16: bool
-) -> Judged:
-    """Every row of `clips` (made with `evaluate` and `crops`), shared by all processes, which all get all scores."""
-    mine = range(world.rank, len(clips), world.size)
+) -> Tested:
+    """Score every row of `clips`, which have `evaluate` clips and `crops` of each.
+
+    The processes share the rows, and all of them get all scores.
+    """
+    rows = range(world.rank, len(clips), world.size)
     videos = max(1, views_at_once // (clips.evaluate * clips.crops))
-    found: dict[int, Tensor] = {}
-    bad: dict[str, str] = {}
-    bar = progress_bar(len(mine), "video", desc="testing", disable=not world.first)
+    score_of_row: dict[int, Tensor] = {}
+    bad_files: dict[str, str] = {}
+    bar = progress_bar(len(rows), "video", desc="testing", disable=not world.first)
     with bar, evaluating(net), torch.autocast(world.device.type, torch.bfloat16, enabled=bf16):
-        for batch in eval_loader(clips, mine, videos, workers):
+        for batch in eval_loader(clips, rows, videos, workers):
             bar.update(len(batch["readable"]))
-            bad |= {path: why for path, _, why in batch["bad_files"]}
+            bad_files |= {path: why for path, _, why in batch["bad_files"]}
             if not batch["readable"].any():
                 continue
-            seen = to_device(batch, clips.views, world.device)["clips"]  # B V C T H W
-            mean = (
-                net.logits(seen.flatten(0, 1)).softmax(-1).unflatten(0, seen.shape[:2]).mean(1)
-            )  # B Q
-            found |= dict(zip(batch["index"].tolist(), mean.cpu(), strict=True))
+            pixels = to_device(batch, clips.views, world.device)["clips"]  # B V C T H W
+            softmax = net.logits(pixels.flatten(0, 1)).softmax(-1)  # (B V) Q
+            mean = softmax.unflatten(0, pixels.shape[:2]).mean(1)  # B Q
+            score_of_row |= dict(zip(batch["index"].tolist(), mean.cpu(), strict=True))
     scores, ok = torch.zeros(len(clips), net.classes), torch.zeros(len(clips), dtype=torch.bool)
-    for part, lost in gather((found, bad), world):
-        bad |= lost
-        for row, score in part.items():
+    for scores_of_process, files_of_process in gather((score_of_row, bad_files), world):
+        bad_files |= files_of_process
+        for row, score in scores_of_process.items():
             scores[row], ok[row] = score, True
-    return Judged(scores, ok, bad)
+    return Tested(scores, ok, bad_files)
 
 
 def score(
@@ -72,14 +76,17 @@ def score(
     folder: RunFolder,
     config: dict[str, Any],
     max_bad: float,
-    encoder: EncoderInfo,  # before the training
+    encoder: EncoderInfo,  # as it was before the training
 ) -> Result:
-    """Test the weights as they are now: a result without controls."""
-    began, net, world = cpu_seconds_with_workers(), trained.objective, trained.world
-    assert isinstance(net, Classify)  # as `finetune` built it
-    held = [i for i, row in enumerate(data.rows) if row.split != "train"]
+    """Test the weights as they are now. The result has no controls.
+
+    Raises a UserError if too many files, or all files of a split, cannot be read.
+    """
+    start_s, net, world = cpu_seconds_with_workers(), trained.objective, trained.world
+    assert isinstance(net, Classify)  # `finetune` built it
+    held_out = [i for i, row in enumerate(data.rows) if row.split != "train"]
     clips = Clips(
-        data.take(held),
+        data.take(held_out),
         replace(net.views, clips=net.views.clips[:1], augment="none"),
         seed=settings.seed,
         decoder=config["decoder"],
@@ -87,27 +94,30 @@ def score(
         crops=config["test_crops"],
     )
     at_once = settings.batch_size * config["repeat"] // (world.size * settings.accumulate)
-    judged = judge(
+    tested = run_test(
         net, clips, world, views_at_once=at_once, workers=config["workers"], bf16=settings.bf16
     )
-    quarantine = Quarantine(None, len(held), max_bad)
-    for path, why in judged.bad.items():
+    quarantine = Quarantine(None, len(held_out), max_bad)
+    for path, why in tested.bad_files.items():
         quarantine.add(path, None, why)
     quarantine.check()
-    bad = {**Quarantine(folder.path, len(data)).bad, **judged.bad}  # met in training, and now
-    splits = {
-        s: [i for i, row in enumerate(data.rows) if row.split == s and str(data.path(i)) not in bad]
-        for s in SPLITS
-    }
-    if empty := [s for s in SPLITS if not splits[s]]:
-        raise UserError(
-            f"None of the {empty[0]} clips could be read, first {next(iter(bad))}: mend the files."
-        )
-    place = {row: n for n, row in enumerate(held)}
-    scores = {s: judged.scores[[place[i] for i in splits[s]]] for s in ("val", "test")}
-    cpu = read_cost(folder.path / "metrics.jsonl")["cpu_s"] + sum(
-        gather(cpu_seconds_with_workers() - began, world)
-    )
+    bad_files = {**Quarantine(folder.path, len(data)).bad, **tested.bad_files}  # of training, too
+    splits: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for i, row in enumerate(data.rows):
+        if str(data.path(i)) not in bad_files:
+            splits[row.split].append(i)
+    for split, rows in splits.items():
+        if not rows:
+            raise UserError(
+                f"None of the {split} clips could be read, first {next(iter(bad_files))}: "
+                "mend the files."
+            )
+    index = {row: n for n, row in enumerate(held_out)}
+    scores = {}
+    for split in ("val", "test"):
+        scores[split] = tested.scores[[index[i] for i in splits[split]]]
+    cpu_of_processes = gather(cpu_seconds_with_workers() - start_s, world)
+    cpu = read_cost(folder.path / "metrics.jsonl")["cpu_s"] + sum(cpu_of_processes)
     agreed = protocol(net, settings, config)
     return Result(
         kind=TUNED,
@@ -117,7 +127,7 @@ def score(
         controls={},
         gains={},
         encoder=encoder,
-        data=describe_data(data, splits, sorted(bad)),
+        data=describe_data(data, splits, sorted(bad_files)),
         protocol=agreed,
         protocol_hash=digest({**agreed, "training": use_old_names(agreed["training"])}),
         tuned=encoder_hash(net.encoder),
@@ -133,18 +143,19 @@ def score(
 def metrics(
     data: Manifest, splits: dict[str, list[int]], scores: dict[str, Tensor], seed: int
 ) -> dict[str, Any]:
+    """The fields of a result that come from the scores S Q of the val and test clips."""
     labels = {split: data.labels[splits[split]] for split in scores}
     predictions = {split: scores[split].argmax(-1) for split in scores}
-    right = {split: predictions[split] == labels[split] for split in scores}
+    correct = {split: predictions[split] == labels[split] for split in scores}
     top5 = {"top5": topk(scores["test"], labels["test"], 5)} if len(data.classes) > 5 else {}
     groups = [data.groups[i] for i in splits["test"]]
     confusion = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
     confusion.index_put_((labels["test"], predictions["test"]), torch.tensor(1), accumulate=True)
     return {
         "score": Score(
-            value=right["test"].double().mean().item(),
-            interval=bootstrap(right["test"], groups, seed),
-            more={**top5, "val_top1": right["val"].double().mean().item()},
+            value=correct["test"].double().mean().item(),
+            interval=bootstrap(correct["test"], groups, seed),
+            more={**top5, "val_top1": correct["val"].double().mean().item()},
         ),
         "chance": chance(labels["test"]),
         "majority": majority(labels["test"]),
@@ -153,14 +164,14 @@ def metrics(
             paths=[data.rows[i].path for i in splits["test"]],
             groups=groups,
             labels=labels["test"].tolist(),
-            correct={"encoder": right["test"].double().tolist()},
+            correct={"encoder": correct["test"].double().tolist()},
             predictions={"encoder": predictions["test"].tolist()},
         ),
     }
 
 
 def protocol(net: Classify, settings: Settings, config: dict[str, Any]) -> dict[str, Any]:
-    """What two results must share to be compared."""
+    """The settings that two results must share to be compared."""
     shared = {key: value for key, value in config.items() if key not in FREE | {"data", "threads"}}
     return {
         "training": {**shared, "steps": settings.steps},

@@ -46,7 +46,7 @@ PART = 16  # rows of a file of features, so that there are several
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "PART", PART)
+    monkeypatch.setattr(features, "PART_ROWS", PART)
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, t
     """SIGKILL once the first part of the features is there: the second run takes it and makes the others."""
     script = (
         "import time; from benchmarks.run import run; from ssvid import registry; "
-        f"from ssvid.engine import features; features.PART = {PART}; write = features.write_whole; "
-        "features.write_whole = lambda *part: (write(*part), time.sleep(600)); "  # until it is killed
+        f"from ssvid.engine import features; features.PART_ROWS = {PART}; write = features.write_bytes_whole; "
+        "features.write_bytes_whole = lambda *part: (write(*part), time.sleep(600)); "  # until it is killed
         f"data = registry.datasets['synthetic']({str(data.root.parent)!r}, train=48, labelled=48, val=8, test=12); "
         f"run([{NET!r}], {str(tmp_path / 'out')!r}, data=data, suite={suite!r}, cache={str(tmp_path / 'cache')!r}, "
         "workers=0, threads=1, devices='cpu', batch_size=1)"

@@ -68,7 +68,7 @@ def test_rows_are_in_the_manifests_order_and_right(
 def test_what_is_there_is_not_made_again(
     videos: Path, tmp_path: Path, counting: Counting, monkeypatch
 ):
-    monkeypatch.setattr(features, "PART", 4)
+    monkeypatch.setattr(features, "PART_ROWS", 4)
     data, source = folder(str(videos)), Source("a", "1", counting)
     first = extract(data, SPEC, [source], cache=tmp_path, workers=0)
     assert counting.clips == 10
@@ -124,7 +124,7 @@ def test_the_same_folder_by_another_way_is_the_same(
 def test_a_mended_file_is_read_and_no_other_part_made_anew(
     videos: Path, tmp_path: Path, counting: Counting, monkeypatch
 ):
-    monkeypatch.setattr(features, "PART", 4)
+    monkeypatch.setattr(features, "PART_ROWS", 4)
     some = shutil.copytree(videos, tmp_path / "v")
     data = folder(str(some))
 
@@ -167,14 +167,14 @@ def test_the_rate_of_pictures_counts(tmp_path: Path, counting: Counting):
 
 def test_seconds_are_known_by_their_number(videos: Path):
     seen = Seconds(folder(str(videos)), SPEC)
-    (whole,) = features._parts(seen)
+    (whole,) = features._divide_rows(seen)
     seen.row.append(9)
     seen.at.append((1,))
-    (longer,) = features._parts(seen)
+    (longer,) = features._divide_rows(seen)
     seen.row[-1] = 8
-    (moved,) = features._parts(seen)
+    (moved,) = features._divide_rows(seen)
     seen.at[-1] = (2,)
-    (later,) = features._parts(seen)
+    (later,) = features._divide_rows(seen)
     assert len({part.name for part in (whole, longer, moved, later)}) == 4
 
 
