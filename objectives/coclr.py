@@ -1,8 +1,9 @@
-"""CoCLR (Han et al. 2020, arXiv:2010.09709): rgb and flow teach each other. As InfoNCE, but what the *other* stream's
-net finds near in its own queue counts as a positive too.
+"""CoCLR (Han et al. 2020, arXiv:2010.09709): rgb and flow teach each other.
 
-`--objective.init A --objective.sampler B`: A sees what is trained, B the other stream. Who is trained is told by the
-encoder's own clip (`--clip.modality flow`), so the published `reverse` is not needed.
+It is InfoNCE with more positives: the nearest keys in a second queue, which holds features of the
+*other* stream. `--objective.init A --objective.sampler B`: A is a net of the stream that is trained,
+B one of the other stream. The encoder's clip (`--clip.modality flow`) says which stream is trained,
+so the published option `reverse` is not needed.
 """
 
 from dataclasses import replace
@@ -28,11 +29,16 @@ from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views
 
 OTHER = {"rgb": "flow", "flow": "rgb"}
-SHOWN = 6  # clips, and frames of each, in a picture
+SHOWN = 6  # clips in a picture, and frames of each
 
 
 @objectives.register("coclr")
 class CoCLR(Objective):
+    """InfoNCE whose positives are mined with a frozen encoder of the other stream (the sampler).
+
+    Keys of the current step are pending until `after_step`; they are not in the state dict.
+    """
+
     pooled_only = True
     tiny_kwargs = {"sampler": "random", "dim": 8, "queue": 4, "topk": 2}
 
@@ -40,16 +46,17 @@ class CoCLR(Objective):
         self,
         encoder: Encoder,
         *,
-        sampler: str
-        | None = None,  # the other stream's run or published file; random: untrained, a control
-        init: str | None = None,  # this stream's, to begin with; null: from scratch
-        topk: int = 5,  # positives mined for each query
-        self_drop: float = 0.9,  # probability of a step to count its own key no positive where there is another
-        dim: int = 128,  # of the space in which clips are compared
+        # a run or published file of the other stream; random: an untrained net, as a control
+        sampler: str | None = None,
+        init: str | None = None,  # a run or published file of this stream; null: from scratch
+        topk: int = 5,  # positives that are mined for each query
+        # probability that, in a step, a query's own key is no positive if it has another one
+        self_drop: float = 0.9,
+        dim: int = 128,  # width of the projection
         temperature: float = 0.07,  # of the softmax over keys
-        momentum: float = 0.999,  # of the encoder of keys
-        queue: int = 2048,  # keys; 16384 on Kinetics; a multiple of the batch
-        shuffle_bn: bool = True,  # with several processes and batch norm of each
+        momentum: float = 0.999,  # of the momentum encoder
+        queue: int = 2048,  # number of keys, a multiple of the batch; 16384 on Kinetics
+        shuffle_bn: bool = True,  # exchange clips between processes that have their own batch norm
         augment: str = "coclr",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
@@ -62,18 +69,20 @@ class CoCLR(Objective):
         self.head = moco.projection(encoder.dim, dim)
         if init is not None:
             load_earlier_run(init, "--objective.init").load_into(self.encoder, self.head)
-        self.key_encoder, self.key_head = moco.slow(encoder), moco.slow(self.head)
+        self.key_encoder, self.key_head = (
+            moco.make_momentum_copy(encoder),
+            moco.make_momentum_copy(self.head),
+        )
         self.sampler, self.sampler_head = other_stream(encoder, sampler, dim)
         self.queue, self.second = Queue(queue, dim, ("source",)), Queue(queue, dim)
-        self.waiting: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # of this step, queued when it is done
+        # Keys of the current step, features of the other stream, ids of the source videos.
+        self.pending_keys: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def views(self) -> Views:
-        """The query; and of another moment the key and what the sampler sees."""
-        own = self.encoder.spec
-        clips = (own, own, replace(own, modality=OTHER[own.modality]))
+        """The query clip, and from another time the key clip and the same clip for the sampler."""
+        spec = self.encoder.spec
+        clips = (spec, spec, replace(spec, modality=OTHER[spec.modality]))
         mean, std = self.encoder.mean, self.encoder.std
         return Views(clips=clips, clip_groups=(0, 1, 1), augment=self.augment, mean=mean, std=std)
 
@@ -84,111 +93,131 @@ class CoCLR(Objective):
         enough(data, "coclr", batch_size, self.queue)
 
     def forward(self, batch: Batch) -> Loss:
-        clips, step = moco.several("coclr", batch["clips"]), int(self.queue.pushed)  # B 3 C T H W
-        query = moco.units(self.encoder, self.head, clips[:, 0])
-        key = moco.keys(
+        clips, step = (
+            moco.require_two_clips("coclr", batch["clips"]),
+            int(self.queue.pushed),
+        )  # B 3 C T H W
+        query = moco.embed_clips(self.encoder, self.head, clips[:, 0])
+        key = moco.embed_keys(
             self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn
         )
-        second = self.sampled(clips[:, 2])
+        second = self.embed_second_stream(clips[:, 2])
         source = source_ids(batch["video_id"], clips.device)
-        right = self.right(source, second)  # B 1+K
-        logits = moco.logits(query, key, self.queue, self.temperature)
-        counted = self.without_own(right) if self.drops_own(batch["seed"], step) else right
-        loss = nce(logits, counted)
+        positives = self.find_positives(source, second)  # B 1+K
+        logits = moco.compute_logits(query, key, self.queue, self.temperature)
+        used_positives = positives
+        if self.drops_own_key(batch["seed"], step):
+            used_positives = self.without_own_key(positives)
+        loss = nce(logits, used_positives)
         if self.training and torch.is_grad_enabled():
-            self.waiting.append((key, second, source))
+            self.pending_keys.append((key, second, source))
         parts = {
             "nce": loss.detach(),
-            "positives": right.sum(1).double().mean(),
-            **moco.tops(logits.detach(), right),
+            "positives": positives.sum(1).double().mean(),
+            **moco.measure_topk(logits.detach(), positives),
         }
         return Loss(loss, parts, skip=not self.queue.full)
 
     @torch.no_grad()
-    def sampled(self, clips: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B d"]:
+    def embed_second_stream(self, clips: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B d"]:
+        """Unit vectors of the other stream's clips by the sampler."""
         with evaluating(self.sampler):
-            return moco.units(self.sampler, self.sampler_head, clips)
+            return moco.embed_clips(self.sampler, self.sampler_head, clips)
 
-    def right(self, source: Int[Tensor, " B"], second: Float[Tensor, "B d"]) -> Bool[Tensor, "B n"]:
-        """Its own key (first), keys of its source, and once the queue is full the nearest others by the sampler."""
-        right = source[:, None] == self.queue.get_buffer("source")  # B K
+    def find_positives(
+        self, source: Int[Tensor, " B"], second: Float[Tensor, "B d"]
+    ) -> Bool[Tensor, "B n"]:
+        """The positives of each query: its own key (first), keys of its source video and mined keys.
+
+        Once the queue is full, the `topk` keys of other videos are mined whose features of the other
+        stream are nearest.
+        """
+        positives = source[:, None] == self.queue.get_buffer("source")  # B K
         if self.queue.full:
-            near = (
-                (second @ self.second.keys.T)
-                .masked_fill(right, -torch.inf)
-                .topk(self.topk, dim=1)
-                .indices
-            )
-            right = right.scatter(1, near, True)
-        return torch.cat([right.new_ones(len(right), 1), right], 1)
+            similarity = (second @ self.second.keys.T).masked_fill(positives, -torch.inf)
+            mined = similarity.topk(self.topk, dim=1).indices
+            positives = positives.scatter(1, mined, True)
+        return torch.cat([positives.new_ones(len(positives), 1), positives], 1)
 
-    def drops_own(self, seed: int, step: int) -> bool:
-        """Drawn once for a step, alike in all processes."""
+    def drops_own_key(self, seed: int, step: int) -> bool:
+        """Whether this step counts no query's own key as a positive. All processes agree."""
         return float(uniform(seed, "own key", 0, step, 1)) < self.self_drop
 
-    def without_own(self, right: Bool[Tensor, "B n"]) -> Bool[Tensor, "B n"]:
-        """Not of a query that has no other."""
-        return torch.cat([~right[:, 1:].any(1, keepdim=True), right[:, 1:]], 1)
+    def without_own_key(self, positives: Bool[Tensor, "B n"]) -> Bool[Tensor, "B n"]:
+        """The positives without the own key, which stays for a query that has no other positive."""
+        mined = positives[:, 1:]
+        return torch.cat([~mined.any(1, keepdim=True), mined], 1)
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """Clips of this batch and, below each, the one of another video that the sampler finds nearest to it.
+        """Clips of this batch and, below each, the clip of another video that is nearest to it.
 
-        Left the stream that is trained, right the other. Trained on, the sampler mines in the queue, not in the batch.
+        The sampler decides what is near. On the left is the trained stream, on the right the other. In
+        training the sampler searches the queue and not the batch.
         """
         clips, source = batch["clips"], source_ids(batch["video_id"], batch["clips"].device)
-        near = self.sampled(clips[:, 2])
-        near = (near @ near.T).masked_fill(source[:, None] == source, -torch.inf)
-        if not near.isfinite().any(1).all():
-            return {}  # all of one video
+        second = self.embed_second_stream(clips[:, 2])
+        similarity = (second @ second.T).masked_fill(source[:, None] == source, -torch.inf)
+        if not similarity.isfinite().any(1).all():
+            return {}  # all clips are of one video
         step = max(1, clips.shape[3] // SHOWN)
-        seen = torch.cat([clips[:, 1, :, ::step], clips[:, 2, :, ::step]], 2)  # B C T H W
-        pairs = torch.cat([seen, seen[near.argmax(1)]], 3)[:SHOWN]  # B C T 2H W
+        streams = torch.cat([clips[:, 1, :, ::step], clips[:, 2, :, ::step]], 2)  # B C T H W
+        pairs = torch.cat([streams, streams[similarity.argmax(1)]], 3)[:SHOWN]  # B C T 2H W
         white = (1 - max(self.encoder.mean)) / min(self.encoder.std)
         return {"mined": draw_clips(F.pad(pairs, (0, 0, 0, 4), value=white), self.views)}
 
     def after_step(self, progress: float) -> None:
-        """Steps until the queue is full are skipped by the optimiser; the queue fills all the same."""
-        for key, second, source in self.waiting:
+        """Queue the keys of all micro-batches, and move the momentum encoder.
+
+        It also happens in the first steps, which the optimiser skips until the queue is full.
+        """
+        for key, second, source in self.pending_keys:
             self.queue.push(key, source=source)
             self.second.push(second)
-        self.waiting.clear()
-        moco.follow((self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum)
+        self.pending_keys.clear()
+        moco.update_momentum_copies(
+            (self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum
+        )
 
     def on_weights_loaded(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)
 
 
-def nce(logits: Float[Tensor, "B n"], right: Bool[Tensor, "B n"]) -> Float[Tensor, ""]:
-    """-log of the summed shares of all positives, as MIL-NCE; UberNCE takes the mean of their logs."""
-    return -logits.log_softmax(1).masked_fill(~right, -torch.inf).logsumexp(1).mean()
+def nce(logits: Float[Tensor, "B n"], positives: Bool[Tensor, "B n"]) -> Float[Tensor, ""]:
+    """-log of the summed probability of all positives, as in MIL-NCE.
+
+    UberNCE takes the mean of their log probabilities instead.
+    """
+    return -logits.log_softmax(1).masked_fill(~positives, -torch.inf).logsumexp(1).mean()
 
 
 def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder, torch.nn.Module]:
-    """The frozen net that sees the other modality, with its head."""
-    seen = OTHER[encoder.spec.modality]
+    """The frozen sampler of the other modality, with its head. A UserError if it does not fit."""
+    modality = OTHER[encoder.spec.modality]
     if path is None:
         raise UserError(
-            f"coclr mines positives with the net of the other stream: give --objective.sampler, a run of infonce or "
-            f"coclr with --clip.modality {seen} (and --objective.init, one with {encoder.spec.modality})."
+            "coclr mines positives with the net of the other stream: give --objective.sampler, a run "
+            f"of infonce or coclr with --clip.modality {modality} (and --objective.init, one with "
+            f"{encoder.spec.modality})."
         )
     if path == "random":
-        net, found = create_encoder(encoder.name, **encoder.kwargs), None
+        run, net = None, create_encoder(encoder.name, **encoder.kwargs)
     else:
-        found = load_earlier_run(path, "--objective.sampler")
-        net = found.encoder
-        if found.modality not in (None, seen):
+        run = load_earlier_run(path, "--objective.sampler")
+        net = run.encoder
+        if run.modality not in (None, modality):
             raise UserError(
-                f"--objective.sampler {path} sees {found.modality} as the encoder that it is to help: give a run "
-                f"with --clip.modality {seen}, or train this one with --clip.modality {seen}."
+                f"--objective.sampler {path} sees {run.modality} as the encoder that it is to help: "
+                f"give a run with --clip.modality {modality}, or train this one with --clip.modality "
+                f"{modality}."
             )
         if (net.mean, net.std) != (encoder.mean, encoder.std):
             raise UserError(
-                f"--objective.sampler {path} wants its clips normalised otherwise than the encoder."
+                f"--objective.sampler {path} normalises its clips in another way than the encoder."
             )
     head = moco.projection(net.dim, dim)
-    if found is not None:
-        found.load_module(head, "head")
-    for part in (net, head):
-        freeze(part)
+    if run is not None:
+        run.load_module(head, "head")
+    freeze(net)
+    freeze(head)
     return net, head

@@ -1,7 +1,8 @@
-"""DPC (Han et al. 2019, arXiv:1909.04656): tell the features of a video's next blocks apart from all others.
+"""DPC (Han et al. 2019, arXiv:1909.04656): predict the features of a video's next blocks.
 
-Blocks of frames are encoded each by itself, a ConvGRU gathers the first ones, and what it predicts at each place of
-the next ones must be nearer (plain product, no temperature) to the true feature there than to any other.
+Each block of frames is encoded by itself. A ConvGRU aggregates the first blocks and predicts the
+feature at each position of the next ones. InfoNCE compares the prediction with the true feature and
+with all others, by a plain product without a temperature.
 """
 
 import torch
@@ -24,26 +25,28 @@ from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
 
-KINDS = (
+COLOURS = (  # of the kinds that `negative_kind` tells apart: green, red, yellow, grey
     (38, 166, 91),
     (214, 69, 65),
     (244, 179, 80),
     (205, 209, 214),
-)  # colours of the kinds below
+)
 
 
 @objectives.register("dpc")
 class DPC(Objective):
+    """Dense predictive coding."""
+
     tiny_kwargs = {"blocks": 4, "predicted": 2, "dropout": 0.0}
 
     def __init__(
         self,
         encoder: Encoder,
         *,
-        blocks: int = 8,  # of the encoder's frames each, one after the other
-        predicted: int = 3,  # of the blocks, the last ones
-        dropout: float = 0.1,  # of the GRU's state
-        negatives: str = "all",  # all | process: published, each device only has its own clips
+        blocks: int = 8,  # consecutive blocks, each with as many frames as the encoder's clip
+        predicted: int = 3,  # the last blocks, which are predicted
+        dropout: float = 0.1,  # dropout of the GRU's state
+        negatives: str = "all",  # clips of all processes, or only of the own process (published)
         augment: str = "crop_flip_colour",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
@@ -70,19 +73,23 @@ class DPC(Objective):
     def forward(self, batch: Batch) -> Loss:
         z = self.maps(batch["clips"][:, 0])  # B N D h w
         pred = self.roll_out(z[:, : -self.predicted])  # B P D h w
-        loss, top = contrast(rows(pred), rows(z[:, -self.predicted :]), self.negatives)
-        return Loss(loss, {"nce": loss.detach(), **top})
+        loss, accuracy = contrast(rows(pred), rows(z[:, -self.predicted :]), self.negatives)
+        return Loss(loss, {"nce": loss.detach(), **accuracy})
 
     def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
+        """A feature map for each block."""
         return block_maps("dpc", self.encoder, clip, self.blocks)
 
-    def roll_out(self, seen: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B P D h w"]:
-        return roll_out(self.gru, seen, self.predicted, self.predict)
+    def roll_out(self, past: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B P D h w"]:
+        """Predict the maps of the next blocks from those of the past blocks."""
+        return roll_out(self.gru, past, self.predicted, self.predict)
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """The scores of two clips, each row from its smallest (black) to its largest (white), beside their kinds:
-        green the true one, red another time at the same place, yellow another place of the clip, grey another clip.
+        """Left: the scores of two clips, each row from its smallest (black) to its largest (white).
+
+        Right: what each column is. Green is the true feature, red another time at the same position,
+        yellow another position of the same clip, and grey another clip.
         """
         z = self.maps(batch["clips"][:2, 0])
         true = z[:, -self.predicted :]
@@ -90,18 +97,22 @@ class DPC(Objective):
         low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
         grey = (255 * (scores - low) / (high - low).clamp_min(1e-12)).byte().expand(3, -1, -1)
         B, P, _, h, w = true.shape
-        kinds = torch.tensor(KINDS, dtype=torch.uint8, device=z.device)[
-            kind(B, P, h * w, z)
-        ]  # R R 3
+        colours = torch.tensor(COLOURS, dtype=torch.uint8, device=z.device)
+        kinds = colours[negative_kind(B, P, h * w, z)]  # R R 3
         both = torch.cat([grey, kinds.permute(2, 0, 1)], dim=2)
         return {"scores": both.repeat_interleave(4, 1).repeat_interleave(4, 2)}
 
 
-def kind(clips: int, steps: int, places: int, like: Tensor) -> Int[Tensor, "R R"]:
-    """0 the true one; 1 another time at the same place; 2 another place of the same clip; 3 another clip."""
-    clip, step, place = torch.cartesian_prod(
-        *(torch.arange(n, device=like.device) for n in (clips, steps, places))
-    ).unbind(1)
-    same = [part[:, None] == part for part in (clip, step, place)]
-    inside = torch.where(same[2], torch.where(same[1], 0, 1), 2)
-    return torch.where(same[0], inside, 3)
+def negative_kind(clips: int, steps: int, positions: int, like: Tensor) -> Int[Tensor, "R R"]:
+    """What each feature is to each prediction, on the device of `like`.
+
+    0: the true one; 1: another time at the same position; 2: another position of the same clip;
+    3: another clip.
+    """
+    axes = [torch.arange(n, device=like.device) for n in (clips, steps, positions)]
+    clip, step, position = torch.cartesian_prod(*axes).unbind(1)
+    same_clip = clip[:, None] == clip
+    same_step = step[:, None] == step
+    same_position = position[:, None] == position
+    in_clip = torch.where(same_position, torch.where(same_step, 0, 1), 2)
+    return torch.where(same_clip, in_clip, 3)

@@ -1,7 +1,8 @@
-"""InfoNCE on video, and UberNCE: MoCo (arXiv:1911.05722) as CoCLR's first stage has it (Han et al. 2020,
-arXiv:2010.09709). Two clips of a video are told from the clips of other videos, whose keys wait in a queue.
+"""InfoNCE on video, and UberNCE (Han et al. 2020, arXiv:2010.09709), the first stage of CoCLR.
 
-`positives: label` is UberNCE: every queued clip of the query's class is a positive too.
+It is MoCo (arXiv:1911.05722): two clips of a video are a positive pair, and the clips of other videos
+are negatives, whose keys are in a queue. With `positives: label` it is UberNCE: every queued clip of
+the query's class is a positive too.
 """
 
 import torch
@@ -25,6 +26,11 @@ POSITIVES = ("own", "label")
 
 @objectives.register("infonce")
 class InfoNCE(Objective):
+    """MoCo with one momentum encoder and a queue of keys.
+
+    Keys of the current step are pending until `after_step`; they are not in the state dict.
+    """
+
     pooled_only = True
     tiny_kwargs = {"dim": 8, "queue": 4}
 
@@ -32,14 +38,15 @@ class InfoNCE(Objective):
         self,
         encoder: Encoder,
         *,
-        positives: str = "own",  # own: the other clip of the same video; label: all of its class too (UberNCE)
-        init: str
-        | None = None,  # a run of infonce, or a published file: encoder and head to begin with
-        dim: int = 128,  # of the space in which clips are compared
+        # own: the other clip of the video; label: also the queued clips of its class (UberNCE)
+        positives: str = "own",
+        # a run of infonce or a published file, whose encoder and head to start from
+        init: str | None = None,
+        dim: int = 128,  # width of the projection
         temperature: float = 0.07,  # of the softmax over keys
-        momentum: float = 0.999,  # of the encoder of keys
-        queue: int = 2048,  # keys; 16384 on Kinetics; a multiple of the batch
-        shuffle_bn: bool = True,  # with several processes and batch norm of each
+        momentum: float = 0.999,  # of the momentum encoder
+        queue: int = 2048,  # number of keys, a multiple of the batch; 16384 on Kinetics
+        shuffle_bn: bool = True,  # exchange clips between processes that have their own batch norm
         augment: str = "coclr",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
@@ -54,11 +61,13 @@ class InfoNCE(Objective):
         self.head = moco.projection(encoder.dim, dim)
         if init is not None:
             load_earlier_run(init, "--objective.init").load_into(self.encoder, self.head)
-        self.key_encoder, self.key_head = moco.slow(encoder), moco.slow(self.head)
+        self.key_encoder, self.key_head = (
+            moco.make_momentum_copy(encoder),
+            moco.make_momentum_copy(self.head),
+        )
         self.queue = Queue(queue, dim, ("label",) if positives == "label" else ())
-        self.waiting: list[
-            tuple[Tensor, dict[str, Tensor]]
-        ] = []  # of this step, queued when it is done
+        # Keys of the current step with their labels. `after_step` moves them into the queue.
+        self.pending_keys: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     @property
     def views(self) -> Views:
@@ -76,49 +85,54 @@ class InfoNCE(Objective):
             return
         if unlabelled := sum(row.label is None for row in data.rows):
             raise UserError(
-                f"infonce with positives label (UberNCE) learns from labels, and {unlabelled} of {len(data)} videos "
-                "have none: take --data with labels, or --objective.positives own."
+                f"infonce with positives label (UberNCE) learns from labels, and {unlabelled} of "
+                f"{len(data)} videos have none: take --data with labels, or --objective.positives own."
             )
 
     def forward(self, batch: Batch) -> Loss:
-        clips = moco.several("infonce", batch["clips"])  # B 2 C T H W
-        query = moco.units(self.encoder, self.head, clips[:, 0])
+        clips = moco.require_two_clips("infonce", batch["clips"])  # B 2 C T H W
+        query = moco.embed_clips(self.encoder, self.head, clips[:, 0])
         step = int(self.queue.pushed)
-        key = moco.keys(
+        key = moco.embed_keys(
             self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn
         )
-        logits, right = (
-            moco.logits(query, key, self.queue, self.temperature),
-            self.right(batch),
-        )  # B 1+K
-        share = logits.log_softmax(1)
-        loss = -(torch.where(right, share, 0.0).sum(1) / right.sum(1)).mean()
-        self.wait(key, batch)
-        return Loss(loss, {"nce": loss.detach(), **moco.tops(logits.detach(), right)})
+        logits = moco.compute_logits(query, key, self.queue, self.temperature)  # B 1+K
+        positives = self.find_positives(batch)  # B 1+K
+        log_prob = logits.log_softmax(1)
+        loss = -(torch.where(positives, log_prob, 0.0).sum(1) / positives.sum(1)).mean()
+        self.remember(key, batch)
+        return Loss(loss, {"nce": loss.detach(), **moco.measure_topk(logits.detach(), positives)})
 
-    def right(self, batch: Batch) -> Bool[Tensor, "B n"]:
-        """Which of its own key (first) and the queued ones are positives of each query."""
-        own = torch.ones(len(batch["clips"]), 1, dtype=torch.bool, device=batch["clips"].device)
+    def find_positives(self, batch: Batch) -> Bool[Tensor, "B n"]:
+        """The positives of each query among its own key (first) and the queued keys."""
+        own_key = torch.ones(len(batch["clips"]), 1, dtype=torch.bool, device=batch["clips"].device)
         if self.positives == "own":
-            return torch.cat([own, own.new_zeros(len(own), len(self.queue.keys))], 1)
-        label = batch["label"].to(own.device)
+            return torch.cat([own_key, own_key.new_zeros(len(own_key), len(self.queue.keys))], 1)
+        label = batch["label"].to(own_key.device)
         if (label < 0).any():
             raise UserError(
-                "infonce with positives label learns from labels, and the data has clips without one."
+                "infonce with positives label learns from labels, and the data has clips without "
+                "one."
             )
-        return torch.cat([own, label[:, None] == self.queue.get_buffer("label")], 1)
+        return torch.cat([own_key, label[:, None] == self.queue.get_buffer("label")], 1)
 
-    def wait(self, key: Tensor, batch: Batch) -> None:
+    def remember(self, key: Tensor, batch: Batch) -> None:
+        """Keep the keys of a micro-batch until the end of the step."""
         if self.training and torch.is_grad_enabled():
             columns = {"label": batch["label"].to(key.device)} if self.positives == "label" else {}
-            self.waiting.append((key, columns))
+            self.pending_keys.append((key, columns))
 
     def after_step(self, progress: float) -> None:
-        """The keys of this step, all micro-batches, are queued: the loss has seen those of earlier steps alone."""
-        for key, columns in self.waiting:
+        """Queue the keys of all micro-batches, and move the momentum encoder.
+
+        So the loss of a step only uses keys of earlier steps.
+        """
+        for key, columns in self.pending_keys:
             self.queue.push(key, **columns)
-        self.waiting.clear()
-        moco.follow((self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum)
+        self.pending_keys.clear()
+        moco.update_momentum_copies(
+            (self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum
+        )
 
     def on_weights_loaded(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)

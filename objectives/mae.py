@@ -1,8 +1,8 @@
-"""Masked autoencoders: hide most of a clip, predict its pixels from the rest.
+"""Masked autoencoders: hide most tokens of a clip and predict their pixels from the visible ones.
 
 VideoMAE (Tong et al. 2022, arXiv:2203.12602) is the default. mae_st (Feichtenhofer et al. 2022,
-arXiv:2205.09113) is the same with other masks, targets and positions: the comments of the keywords
-give its settings.
+arXiv:2205.09113) has other masks, targets and positions; the comments of the arguments give its
+settings.
 """
 
 from typing import Any
@@ -23,15 +23,17 @@ from ssvid.shapes import Batch, Loss, Views, first_sample
 
 @objectives.register("mae")
 class MAE(Objective):
+    """Mean squared error of the hidden tokens' pixels."""
+
     tiny_kwargs = {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
 
     def __init__(
         self,
         encoder: Encoder,
         *,
-        mask: Kind = "tube",  # mae_st: random
-        mask_ratio: float = 0.9,  # of tokens; 0.75 on UCF101 (VideoMAE)
-        augment: str = "multiscale",  # mae_st: resized_flip
+        mask: Kind = "tube",  # how tokens are hidden; mae_st: random
+        mask_ratio: float = 0.9,  # fraction of tokens that are hidden; VideoMAE on UCF101: 0.75
+        augment: str = "multiscale",  # a recipe of ssvid.data.augment; mae_st: resized_flip
         repeat: int = 1,  # clips of each video in a batch; mae_st: 4
         **decoder: Any,
     ) -> None:
@@ -56,18 +58,20 @@ class MAE(Objective):
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
         visible, hidden = self.mask(batch, self.encoder.grid(*clip.shape[2:]))
-        seen, _, grid, _ = self.encoder(clip, visible)  # B K D
-        pred = self.pixels(seen, visible, hidden, grid)  # B M P
+        tokens, _, grid, _ = self.encoder(clip, visible)  # B K D
+        pred = self.pixels(tokens, visible, hidden, grid)  # B M P
         loss = self.pixels.loss(clip, pred, hidden)
         return Loss(loss, {"mse": loss.detach()})
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """The first clip in four rows: as it is; as the encoder sees it; as the hidden rest is predicted (where targets
-        are whitened, each token with its true mean and contrast); and the error."""
+        """The first clip in four rows: the clip, what the encoder sees, the prediction, and its error.
+
+        If the targets are normalised, a predicted token gets its true mean and contrast.
+        """
         first = first_sample(batch)
         clip = first["clips"][:, 0]
         visible, hidden = self.mask(first, self.encoder.grid(*clip.shape[2:]))
-        seen, _, grid, _ = self.encoder(clip, visible)
-        pred = self.pixels(seen, visible, hidden, grid)
-        return {"reconstruction": self.pixels.pictures(clip, pred, hidden, hidden, grid)}
+        tokens, _, grid, _ = self.encoder(clip, visible)
+        pred = self.pixels(tokens, visible, hidden, grid)
+        return {"reconstruction": self.pixels.draw(clip, pred, hidden, hidden, grid)}

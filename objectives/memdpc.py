@@ -1,7 +1,8 @@
-"""MemDPC (Han et al. 2020, arXiv:2008.01065): predict the next blocks, and the first ones, out of a learnt memory.
+"""MemDPC (Han et al. 2020, arXiv:2008.01065): DPC whose predictions come from a learnt memory.
 
-As DPC, but a prediction is a mixture of memory slots, mixed by what the ConvGRU has gathered: many futures are likely,
-and the memory holds what they are made of. The slots are parameters, trained with the rest; nothing is ever written.
+A prediction is a weighted sum of memory slots, and the state of the ConvGRU gives the weights: many
+futures are possible, and the memory holds their components. The slots are parameters that are trained
+with the net; nothing writes to them. The first blocks are predicted from the last ones too.
 """
 
 import torch
@@ -26,23 +27,25 @@ from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
 
-GAIN = 0.1  # of the orthogonal start, published
+GAIN = 0.1  # of the orthogonal initialisation, as published
 
 
 @objectives.register("memdpc")
 class MemDPC(Objective):
+    """Memory-augmented dense predictive coding."""
+
     tiny_kwargs = {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}
 
     def __init__(
         self,
         encoder: Encoder,
         *,
-        blocks: int = 8,  # of the encoder's frames each, one after the other
-        predicted: int = 3,  # of the blocks: the last ones from the first, and the first ones from the last
-        slots: int = 1024,  # of the memory
-        backward: bool = True,  # False: forwards alone
-        dropout: float = 0.1,  # of the GRUs' states
-        negatives: str = "all",  # all | process: published, each device only has its own clips
+        blocks: int = 8,  # consecutive blocks, each with as many frames as the encoder's clip
+        predicted: int = 3,  # blocks that are predicted, at the end and at the beginning
+        slots: int = 1024,  # number of memory slots
+        backward: bool = True,  # also predict the first blocks from the last
+        dropout: float = 0.1,  # dropout of the GRUs' states
+        negatives: str = "all",  # clips of all processes, or only of the own process (published)
         augment: str = "crop_flip_colour",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
@@ -72,48 +75,48 @@ class MemDPC(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         z = self.maps(batch["clips"][:, 0])  # B N D h w
-        loss, top = self.one_way(self.gru, z)
-        parts = {"forward": loss.detach(), **top}
-        if self.gru_back is not None:  # the order of blocks is turned, not that of frames in them
-            back, top_back = self.one_way(self.gru_back, z.flip(1))
-            loss = loss + back
-            parts |= {
-                "backward": back.detach(),
-                **{f"{name}_backward": value for name, value in top_back.items()},
-            }
+        loss, accuracy = self.predict_direction(self.gru, z)
+        parts = {"forward": loss.detach(), **accuracy}
+        if self.gru_back is not None:
+            # The order of the blocks is reversed, and not that of the frames inside them.
+            backward, accuracy = self.predict_direction(self.gru_back, z.flip(1))
+            loss = loss + backward
+            parts["backward"] = backward.detach()
+            for name, value in accuracy.items():
+                parts[f"{name}_backward"] = value
         return Loss(loss, parts)
 
     def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
+        """A feature map for each block."""
         return block_maps("memdpc", self.encoder, clip, self.blocks)
 
-    def one_way(
+    def predict_direction(
         self, gru: ConvGRU, z: Float[Tensor, "B N D h w"]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and accuracy of predicting the last blocks of z from the first."""
         pred = roll_out(gru, z[:, : -self.predicted], self.predicted, self.read)
         return contrast(rows(pred), rows(z[:, -self.predicted :]), self.negatives)
 
     def read(self, state: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
-        """The slots, mixed at each place by its own weights; these sum to 1."""
+        """The weighted sum of the slots at each position. The weights sum to 1."""
         return torch.einsum("bkhw,kd->bdhw", self.address(state), self.memory)
 
     def address(self, state: Float[Tensor, "B D h w"]) -> Float[Tensor, "B K h w"]:
+        """The weight of each slot at each position."""
         return self.predict(state).softmax(1)
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """How much each slot is read by the first prediction of each clip, most read first: clips down, slots across.
+        """How much the first prediction of each clip (rows) reads each slot (columns).
 
-        White is the largest share. A memory that few slots of serve has a narrow bright edge on the left.
+        The slots are sorted by how much they are read; white is the largest weight. A memory of which
+        few slots are used has a narrow bright edge on the left.
         """
         z = self.maps(batch["clips"][:, 0])
         _, state = self.gru(z[:, : -self.predicted].relu())
-        share = self.address(state[-1]).mean((-2, -1))  # B K
-        share = share[:, share.mean(0).argsort(descending=True)]
-        grey = (255 * share / share.max()).byte()
-        side = max(1, 512 // grey.shape[1]), max(4, 64 // len(grey))
-        wide = (
-            rearrange(grey, "B K -> 1 B K")
-            .repeat_interleave(side[1], 1)
-            .repeat_interleave(side[0], 2)
-        )
-        return {"memory": wide.expand(3, -1, -1)}
+        weights = self.address(state[-1]).mean((-2, -1))  # B K
+        weights = weights[:, weights.mean(0).argsort(descending=True)]
+        grey = rearrange((255 * weights / weights.max()).byte(), "B K -> 1 B K")
+        width, height = max(1, 512 // grey.shape[2]), max(4, 64 // grey.shape[1])
+        picture = grey.repeat_interleave(height, 1).repeat_interleave(width, 2)
+        return {"memory": picture.expand(3, -1, -1)}

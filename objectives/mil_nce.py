@@ -1,7 +1,11 @@
-"""MIL-NCE (Miech et al. 2020, arXiv:1912.06430): a clip fits one of the sentences spoken near it, nobody knows which,
-and none of those spoken elsewhere. Plain products, no temperature: vectors tell by their length, too.
+"""MIL-NCE (Miech et al. 2020, arXiv:1912.06430): learn from narration that is only roughly aligned.
+
+The positives of a clip are all sentences spoken near it, because it is unknown which one fits. All
+other sentences are negatives. Similarities are plain products without a temperature, so the length
+of a vector matters too.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -24,8 +28,11 @@ from ssvid.text.joint import Joint, chosen_tower
 
 @objectives.register("mil_nce")
 class MilNCE(Objective):
+    """A clip encoder and a text tower in one space."""
+
     pooled_only = True
-    # plain: the double one is never below log 2, which is the half of where two clips begin
+    # The double denominator cannot go below log 2, half of the first loss of two clips, so that a
+    # test could not see it learn.
     tiny_kwargs = {
         "dim": 8,
         "denominator": "plain",
@@ -36,18 +43,17 @@ class MilNCE(Objective):
         self,
         encoder: Encoder,
         *,
-        dim: int = 512,  # of the space that clips and sentences share
-        candidates: int = 4,  # sentences of a clip; the paper's best is 5
-        tower: str = "words",  # words | bert | clip
-        words: str
-        | None = None,  # words: their list, or the dictionary of the published file; null: hashed
-        text: str
-        | None = None,  # bert, clip: the model's folder; words: a published file to take the tower from
-        options: dict[str, Any]
-        | None = None,  # more of the tower: length, buckets, hidden, frozen, ...
-        denominator: Literal[
-            "double", "plain"
-        ] = "double",  # double: each positive counts twice, as published
+        dim: int = 512,  # width of the space that clips and sentences share
+        candidates: int = 4,  # sentences of a clip; 5 is best in the paper
+        tower: str = "words",  # the text tower: words | bert | clip
+        # words: a word list or the dictionary of a published file; null: words are hashed
+        words: str | None = None,
+        # bert, clip: the folder of the model; words: a published file whose tower to load
+        text: str | None = None,
+        # further arguments of the text tower: length, buckets, hidden, frozen, ...
+        options: dict[str, Any] | None = None,
+        # double: positives count twice in the denominator, as published
+        denominator: Literal["double", "plain"] = "double",
         augment: str = "crop_flip",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
@@ -55,11 +61,12 @@ class MilNCE(Objective):
         if denominator not in ("double", "plain"):
             raise UserError(f"mil_nce has no denominator {denominator!r}: take double or plain.")
         self.encoder, self.candidates, self.augment = encoder, candidates, augment
-        self.twice = denominator == "double"
+        self.count_positives_twice = denominator == "double"
         self.tower = chosen_tower(tower, words, text, options or {}, dim=dim)
         if self.tower.dim != dim:
             raise UserError(
-                f"The text tower of {text} gives {self.tower.dim} numbers: --objective.dim {self.tower.dim}."
+                f"The text tower of {text} gives {self.tower.dim} numbers: --objective.dim "
+                f"{self.tower.dim}."
             )
         self.head = nn.Linear(encoder.dim, dim)
 
@@ -79,44 +86,49 @@ class MilNCE(Objective):
         enough(data, "mil_nce", batch_size)
         if batch_size < 2:
             raise UserError(
-                "--batch_size 1: mil_nce tells a clip's sentences from those of the other clips."
+                "--batch_size 1: mil_nce compares a clip's sentences with those of other clips."
             )
 
     def forward(self, batch: Batch) -> Loss:
         video = self.head(self.encoder(batch["clips"][:, 0]).pooled)  # B E
-        said = in_bags(batch["sentences"])
-        texts = self.tower([sentence for bag in said for sentence in bag])  # (B K) E
-        # Every process has the loss of the whole batch, and a row's gradient is the sum of what all of them say. The
-        # published code keeps each process's own share of it alone, so there more processes mean smaller gradients.
+        texts = self.tower(flatten_bags(batch["sentences"]))  # (B K) E
+        # Every process computes the loss of the whole batch, and the gradient of a row is the sum of
+        # what all processes contribute. The published code keeps only each process's own share, so
+        # there more processes mean smaller gradients.
         video, texts = gather_rows(full(video)).rows, gather_rows(full(texts)).rows
-        with torch.autocast(
-            video.device.type, enabled=False
-        ):  # products are large, and exponents sharp
+        # The products are too large for the precision of bf16.
+        with torch.autocast(video.device.type, enabled=False):
             bags = rearrange(texts, "(B K) E -> B K E", B=len(video))
-            loss, right = mil_nce(video, bags, self.twice), found(video.detach(), bags.detach())
-        return Loss(loss, {"nce": loss.detach(), "top1": right})
+            loss = mil_nce(video, bags, self.count_positives_twice)
+            top1 = retrieval_top1(video.detach(), bags.detach())
+        return Loss(loss, {"nce": loss.detach(), "top1": top1})
 
 
 def mil_nce(
-    video: Float[Tensor, "B E"], texts: Float[Tensor, "B K E"], twice: bool = True
+    video: Float[Tensor, "B E"], texts: Float[Tensor, "B K E"], count_positives_twice: bool = True
 ) -> Float[Tensor, ""]:
-    """`twice`: a clip's own sentences count in both halves of what is told apart, so that at best it is log 2."""
+    """The MIL-NCE loss of B clips with K sentences each.
+
+    The denominator sums over all sentences of a clip and over all clips of its sentences. The
+    positives are in both sums. If they count twice, the loss cannot go below log 2.
+    """
     x = torch.einsum("ie,jke->ijk", video, texts)
-    own = torch.eye(len(x), dtype=torch.bool, device=x.device)
-    rivals = x.transpose(0, 1)  # of clip i's sentences: all clips j
-    if not twice:
-        rivals = rivals.masked_fill(own[..., None], -torch.inf)
-    every = torch.cat([x, rivals], dim=1).flatten(1)  # B 2BK
-    return (every.logsumexp(1) - x[own].logsumexp(1)).mean()
+    positives = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    clips_of_sentence = x.transpose(0, 1)  # for the sentences of clip i: all clips j
+    if not count_positives_twice:
+        clips_of_sentence = clips_of_sentence.masked_fill(positives[..., None], -torch.inf)
+    denominator = torch.cat([x, clips_of_sentence], dim=1).flatten(1)  # B 2BK
+    return (denominator.logsumexp(1) - x[positives].logsumexp(1)).mean()
 
 
-def found(video: Float[Tensor, "B E"], texts: Float[Tensor, "B K E"]) -> Float[Tensor, ""]:
-    """The share of clips whose best sentence is one of their own."""
+def retrieval_top1(video: Float[Tensor, "B E"], texts: Float[Tensor, "B K E"]) -> Float[Tensor, ""]:
+    """The fraction of clips whose best sentence is one of their own."""
     best = torch.einsum("ie,jke->ijk", video, texts).amax(2).argmax(1)
     return (best == torch.arange(len(best), device=best.device)).float().mean()
 
 
-def in_bags(sentences: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
-    if len({len(bag) for bag in sentences}) != 1 or not sentences[0]:
-        raise UserError("mil_nce takes as many sentences of each clip, at least one.")
-    return sentences
+def flatten_bags(bags: Sequence[Sequence[str]]) -> list[str]:
+    """The sentences of all clips in one list. A UserError if the clips have different numbers."""
+    if len({len(bag) for bag in bags}) != 1 or not bags[0]:
+        raise UserError("mil_nce needs the same number of sentences for each clip, at least one.")
+    return list(itertools.chain.from_iterable(bags))

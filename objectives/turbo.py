@@ -1,7 +1,7 @@
-"""Turbo (Han et al. 2022, arXiv:2210.04889): train on a few tokens of a clip, and predict a part of the rest.
+"""Turbo (Han et al. 2022, arXiv:2210.04889): train on a few tokens of a clip and predict some others.
 
-What the encoder makes of the visible tokens also serves a task (labels or sentences). Only a part of
-what was dropped is predicted, and the rest of it costs nothing at all.
+The features of the visible tokens may also serve a task (labels or sentences). Only some of the
+dropped tokens are predicted; the others cost nothing.
 """
 
 import math
@@ -21,7 +21,7 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.heads import classifier
-from ssvid.nn.masks import Kind, Mask, drawn, some_of
+from ssvid.nn.masks import Kind, Mask, choose_some, draw_for_clips
 from ssvid.nn.patches import divides
 from ssvid.nn.pixels import Pixels
 from ssvid.nn.precise import full
@@ -37,7 +37,7 @@ Scalar = Float[Tensor, ""]
 
 @objectives.register("partial_mae")
 class PartialMAE(Objective):
-    """`task_weight` * task + `rec_weight` * reconstruction, of one pass of the encoder over what it keeps."""
+    """The loss `task_weight` * task + `rec_weight` * reconstruction of the encoder's visible tokens."""
 
     tiny_kwargs = {
         "drop_ratio": 0.5,
@@ -51,68 +51,58 @@ class PartialMAE(Objective):
         self,
         encoder: Encoder,
         *,
-        drop_ratio: float = 0.9,  # of all tokens: the encoder never sees them
-        predict_ratio: float = 0.25,  # of all tokens: dropped ones that the decoder predicts
-        mask: Kind = "random",  # of the dropped ones
-        task: Literal[
-            "none", "classification", "video_text", "long_video"
-        ] = "none",  # what is learnt beside the pixels
-        task_weight: float = 1.0,  # beside rec_weight
-        rec_weight: float = 1.0,  # lambda; 0: no decoder
-        classes: int | None = None,  # classification, long_video: how many the data has
-        smoothing: float = 0.0,  # of their labels
-        dim: int = 256,  # video_text: of the space that clips and sentences share
-        temperature: float = 0.07,  # video_text
-        tower: str = "words",  # video_text: words | bert | clip
-        words: str
-        | None = None,  # words: their list, or the dictionary of a published file; null: hashed
-        text: str
-        | None = None,  # bert, clip: the model's folder; words: a published file to take the tower from
-        options: dict[str, Any] | None = None,  # more of the tower
+        drop_ratio: float = 0.9,  # fraction of all tokens that the encoder never sees
+        predict_ratio: float = 0.25,  # fraction of all tokens that are dropped and predicted
+        mask: Kind = "random",  # how tokens are dropped
+        # what is learnt besides the pixels
+        task: Literal["none", "classification", "video_text", "long_video"] = "none",
+        task_weight: float = 1.0,  # weight of the task's loss
+        rec_weight: float = 1.0,  # weight of the reconstruction (lambda); 0: no decoder
+        classes: int | None = None,  # classification, long_video: number of classes of the data
+        smoothing: float = 0.0,  # classification, long_video: label smoothing
+        dim: int = 256,  # video_text: width of the space that clips and sentences share
+        temperature: float = 0.07,  # video_text: of the softmax
+        tower: str = "words",  # video_text: the text tower: words | bert | clip
+        # words: a word list or the dictionary of a published file; null: words are hashed
+        words: str | None = None,
+        # bert, clip: the folder of the model; words: a published file whose tower to load
+        text: str | None = None,
+        options: dict[str, Any] | None = None,  # further arguments of the text tower
         augment: str = "resized_flip",  # a recipe of ssvid.data.augment
         repeat: int = 1,  # clips of each video in a batch
-        dec_dim: int = 192,  # VideoMAE-B: 384
-        dec_depth: int = 2,  # VideoMAE-B: 4
-        dec_heads: int = 3,  # VideoMAE-B: 6
+        dec_dim: int = 192,  # width of the decoder; VideoMAE-B: 384
+        dec_depth: int = 2,  # blocks of the decoder; VideoMAE-B: 4
+        dec_heads: int = 3,  # attention heads of the decoder; VideoMAE-B: 6
         **decoder: Any,
     ) -> None:
         super().__init__()
         positive(repeat=repeat)
-        within(
-            0,
-            math.inf,
-            **{"objective.task_weight": task_weight, "objective.rec_weight": rec_weight},
-        )
+        weights = {"objective.task_weight": task_weight, "objective.rec_weight": rec_weight}
+        within(0, math.inf, **weights)
         self.encoder = require("partial_mae", encoder, can_skip=True)
         divides("partial_mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.task_weight, self.rec_weight = task_weight, rec_weight
         self.augment, self.repeat = augment, repeat
-        self.drop_ratio, self.predict_ratio = exact_ratios(
-            drop_ratio, predict_ratio, encoder.spec_grid()
-        )
-        self.mask = (
-            Mask("partial_mae", "drop_ratio", mask, drop_ratio, encoder.spec_grid())
-            if drop_ratio
-            else None
-        )
+        grid = encoder.spec_grid()
+        self.drop_ratio, self.predict_ratio = exact_ratios(drop_ratio, predict_ratio, grid)
+        self.mask = None
+        if drop_ratio:
+            self.mask = Mask("partial_mae", "drop_ratio", mask, drop_ratio, grid)
         decoder |= {"dec_dim": dec_dim, "dec_depth": dec_depth, "dec_heads": dec_heads}
         self.pixels = Pixels(encoder, **decoder) if predict_ratio and rec_weight else None
         self.task: Labels | Sentences | None = None
-        self.long = task == "long_video"
+        self.whole_video = task == "long_video"
         if task == "video_text":
-            if repeat > 1:
-                raise UserError(
-                    f"--objective.repeat {repeat}: video_text has one clip beside a sentence."
-                )
-            side = chosen_tower(tower, words, text, options or {}, dim=dim)
-            self.task = Sentences(encoder.dim, side, temperature)
+            text_tower = chosen_tower(tower, words, text, options or {}, dim=dim)
+            self.task = Sentences(encoder.dim, text_tower, temperature, repeat)
         elif task != "none":
             self.task = Labels(encoder.dim, task, classes, smoothing)
         elif self.pixels is None:
             raise UserError(
-                "partial_mae without a task reconstructs: give predict_ratio and rec_weight more than 0, or a task."
+                "partial_mae without a task reconstructs: give predict_ratio and rec_weight more than "
+                "0, or a task."
             )
-        if self.long:
+        if self.whole_video:
             encoder.spec = replace(encoder.spec, whole=True, fps=None, stride=None)
 
     @property
@@ -128,10 +118,10 @@ class PartialMAE(Objective):
         return self.task.joint_space() if isinstance(self.task, Sentences) else None
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
-        if self.long and not all(spec.whole for spec in views.clips):
+        if self.whole_video and not all(spec.whole for spec in views.clips):
             raise UserError(
-                "The task long_video spreads its frames over the whole video: leave out --clip.stride and --clip.fps, "
-                "or take the task classification."
+                "The task long_video spreads its frames over the whole video: leave out --clip.stride "
+                "and --clip.fps, or take the task classification."
             )
         if self.task is not None:
             self.task.check_data(data, batch_size)
@@ -139,62 +129,64 @@ class PartialMAE(Objective):
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
         visible, hidden = self.masks(batch, self.encoder.grid(*clip.shape[2:]))
-        seen, pooled, grid, _ = self.encoder(clip, visible)  # B K D, B D
+        tokens, pooled, grid, _ = self.encoder(clip, visible)  # B K D, B D
         terms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         if self.task is not None:
-            loss, right = self.task(pooled, batch)
-            terms.append(weighed(self.task_weight, loss))
-            parts |= {"task": loss.detach(), "top1": right}
-        if (
-            self.pixels is not None and visible is not None and hidden is not None
-        ):  # the first says it all
-            pred = self.pixels(seen, visible, hidden, grid)  # B M P
+            loss, top1 = self.task(pooled, batch)
+            terms.append(weigh(self.task_weight, loss))
+            parts |= {"task": loss.detach(), "top1": top1}
+        # With a decoder there is a mask, so visible and hidden are not None either.
+        if self.pixels is not None and visible is not None and hidden is not None:
+            pred = self.pixels(tokens, visible, hidden, grid)  # B M P
             loss = self.pixels.loss(clip, pred, hidden)
-            terms.append(weighed(self.rec_weight, loss))
+            terms.append(weigh(self.rec_weight, loss))
             parts["mse"] = loss.detach()
         return Loss(sum(terms[1:], terms[0]), parts)
 
     def masks(self, batch: Batch, grid: Grid) -> tuple[Index | None, Dropped | None]:
-        """What the encoder sees (None: all), and what is predicted (None: nothing): some of the rest, by lot."""
+        """The tokens that the encoder sees (None: all) and those that are predicted (None: none).
+
+        The predicted tokens are drawn from the dropped ones.
+        """
         if self.mask is None:
             return None, None
         visible, dropped = self.mask(batch, grid)
         if self.pixels is None:
             return visible, None
-        wanted = (
-            dropped.shape[1]
-            if self.predict_ratio == self.drop_ratio
-            else int(self.predict_ratio * grid.n)
-        )
-        return visible, some_of(
-            partial(drawn, batch, "part"), dropped, min(wanted, dropped.shape[1])
-        )
+        count = dropped.shape[1]
+        if self.predict_ratio != self.drop_ratio:
+            count = min(count, int(self.predict_ratio * grid.n))
+        return visible, choose_some(partial(draw_for_clips, batch, "part"), dropped, count)
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """The first clip in four rows: as it is; as the encoder sees it; with the part that is predicted (where targets
-        are whitened, each token with its true mean and contrast); and the error. Gray: neither seen nor predicted."""
+        """The first clip in four rows: the clip, what the encoder sees, the prediction, and its error.
+
+        Gray tokens are neither seen nor predicted. If the targets are normalised, a predicted token
+        gets its true mean and contrast.
+        """
         if self.pixels is None or self.mask is None:
             return {}
         first = first_sample(batch, self.repeat)
         clip = rearrange(first["clips"], "B V C T H W -> (B V) C T H W")
         visible, hidden = self.masks(first, self.encoder.grid(*clip.shape[2:]))
-        assert visible is not None and hidden is not None  # there is a mask
+        assert visible is not None and hidden is not None  # because there is a mask
         _, dropped = self.mask(first, self.encoder.grid(*clip.shape[2:]))
-        seen, _, grid, _ = self.encoder(clip, visible)
-        pred = self.pixels(seen, visible, hidden, grid)
-        return {"reconstruction": self.pixels.pictures(clip, pred, hidden, dropped, grid)}
+        tokens, _, grid, _ = self.encoder(clip, visible)
+        pred = self.pixels(tokens, visible, hidden, grid)
+        return {"reconstruction": self.pixels.draw(clip, pred, hidden, dropped, grid)}
 
 
 class Labels(nn.Module):
-    """classification, long_video: the class of a clip, or of a whole video of which the clip is a digest."""
+    """The tasks classification and long_video: the class of a clip, or of the whole video."""
 
     def __init__(self, dim: int, task: str, classes: int | None, smoothing: float) -> None:
         super().__init__()
         if classes is None:
             raise UserError(
-                f"partial_mae with the task {task} needs --objective.classes: how many the data has."
+                f"partial_mae with the task {task} needs --objective.classes, the number of classes "
+                "of the data."
             )
         positive(classes=classes)
         within(0, 1, smoothing=smoothing)
@@ -202,10 +194,12 @@ class Labels(nn.Module):
         self.head = classifier(dim, classes)
 
     def check_data(self, data: Manifest, batch_size: int) -> None:
-        if lacking := [row.path for row in data.rows if row.label is None]:
+        """Raise a UserError if a clip has no label, or the number of classes is wrong."""
+        unlabelled = [row.path for row in data.rows if row.label is None]
+        if unlabelled:
             raise UserError(
-                f"{len(lacking)} of {len(data)} training clips of {data.root} have no label, first {lacking[0]}: the "
-                "task needs one of each."
+                f"{len(unlabelled)} of {len(data)} training clips of {data.root} have no label, first "
+                f"{unlabelled[0]}: the task needs one of each."
             )
         if len(data.classes) != self.classes:
             raise UserError(
@@ -214,21 +208,25 @@ class Labels(nn.Module):
             )
 
     def forward(self, pooled: Pooled, batch: Batch) -> tuple[Scalar, Scalar]:
+        """The loss and the top-1 accuracy."""
         labels = batch["label"].to(pooled.device)
-        labels = labels.repeat_interleave(
-            len(pooled) // len(labels)
-        )  # clips of a sample stand side by side
+        # The clips of a sample are neighbours.
+        labels = labels.repeat_interleave(len(pooled) // len(labels))
         logits = full(self.head(pooled))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         return loss, (logits.detach().argmax(-1) == labels).float().mean()
 
 
 class Sentences(nn.Module):
-    """video_text: each clip fits its own sentence best, and each sentence its own clip (symmetric InfoNCE)."""
+    """The task video_text: symmetric InfoNCE between clips and their sentences."""
 
-    def __init__(self, dim: int, tower: Tower, temperature: float) -> None:
+    def __init__(self, dim: int, tower: Tower, temperature: float, repeat: int) -> None:
         super().__init__()
         positive(temperature=temperature)
+        if repeat > 1:
+            raise UserError(
+                f"--objective.repeat {repeat}: video_text has one clip for each sentence."
+            )
         self.tower, self.temperature = tower, temperature
         self.head = nn.Linear(dim, tower.dim)
 
@@ -236,27 +234,34 @@ class Sentences(nn.Module):
         return Joint(self.tower, self.head, cosine=True)
 
     def check_data(self, data: Manifest, batch_size: int) -> None:
+        """Raise a UserError if a batch would have no negatives."""
         enough(data, "partial_mae", batch_size)
         if batch_size < 2:
             raise UserError(
-                "--batch_size 1: video_text tells a clip's sentence from those of the other clips."
+                "--batch_size 1: video_text compares a clip's sentence with those of other clips."
             )
 
     def forward(self, pooled: Pooled, batch: Batch) -> tuple[Scalar, Scalar]:
-        video, texts = self.head(pooled), self.tower([bag[0] for bag in batch["sentences"]])  # B E
-        # Every process has the loss of the whole batch; a row's gradient is the sum of what all of them say.
-        video, texts = (
-            gather_rows(F.normalize(full(rows), dim=-1)).rows for rows in (video, texts)
-        )
+        """The loss and the top-1 accuracy of choosing a clip's sentence."""
+        video = self.head(pooled)  # B E
+        texts = self.tower([bag[0] for bag in batch["sentences"]])  # B E
+        # Every process computes the loss of the whole batch. The gradient of a row is the sum of what
+        # all processes contribute to it.
+        video = gather_rows(F.normalize(full(video), dim=-1)).rows
+        texts = gather_rows(F.normalize(full(texts), dim=-1)).rows
         with torch.autocast(video.device.type, enabled=False):
-            x = video @ texts.T / self.temperature
-        own = torch.arange(len(x), device=x.device)
-        loss = (F.cross_entropy(x, own) + F.cross_entropy(x.T, own)) / 2
-        return loss, (x.detach().argmax(1) == own).float().mean()
+            logits = video @ texts.T / self.temperature
+        target = torch.arange(len(logits), device=logits.device)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return loss, (logits.detach().argmax(1) == target).float().mean()
 
 
-def weighed(weight: float, loss: Scalar) -> Scalar:
-    """Itself where it weighs 1: torch.compile takes a product with 1 for the loss, and its detached twin for both."""
+def weigh(weight: float, loss: Scalar) -> Scalar:
+    """weight * loss. With a weight of 1 it is the loss itself.
+
+    torch.compile would replace a product with 1 by the loss, and then confuse it with the detached
+    loss.
+    """
     return loss if weight == 1 else weight * loss
 
 

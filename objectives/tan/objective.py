@@ -26,7 +26,7 @@ from ssvid.errors import UserError, positive, within
 from ssvid.files import write_json_whole
 from ssvid.log import log
 from ssvid.nn.ema import freeze
-from ssvid.nn.moco import slow
+from ssvid.nn.moco import make_momentum_copy
 from ssvid.nn.queue import everyone
 from ssvid.nn.timeline import ALIGNER_CARD, Aligned
 from ssvid.objective import Objective
@@ -151,7 +151,7 @@ class TAN(Objective):
         if policy == "bce":
             freeze(self.aligner)
             self.aligner.head.requires_grad_()  # type: ignore[union-attr]
-        self.teacher = slow(self.aligner) if cotrain != "none" else None
+        self.teacher = make_momentum_copy(self.aligner) if cotrain != "none" else None
 
     @property
     def views(self) -> Views:

@@ -21,7 +21,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive, within
 from ssvid.nn.ema import freeze, update_momentum
-from ssvid.nn.moco import several
+from ssvid.nn.moco import require_two_clips
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import enough
 from ssvid.objective import Objective
@@ -175,7 +175,7 @@ class TwoView(Objective):
         return {"encoder": self.encoder, **kept}
 
     def forward(self, batch: Batch) -> Loss:
-        clips = tuple(several("two_view", batch["clips"]).unbind(1))  # two of B C T H W
+        clips = tuple(require_two_clips("two_view", batch["clips"]).unbind(1))  # two of B C T H W
         own = both(lambda clip: self.project(self.encoder(clip).pooled), clips)  # two of B d
         pred = both(self.predict, own)
         target = both(self.teacher, clips) if self.teacher else own

@@ -37,7 +37,7 @@ class Mask:
 
     def __call__(self, batch: Batch, grid: Grid) -> tuple[Index, Dropped]:
         """Rows are clips, those of a sample side by side."""
-        u = drawn(batch, "mask", self.draws(grid))
+        u = draw_for_clips(batch, "mask", self.draws(grid))
         if self.kind == "random":
             return random_mask(u, self.ratio)
         return {"tube": tube_mask, "frame": frame_mask, "block": block_mask}[self.kind](
@@ -54,7 +54,7 @@ class Mask:
         return counts[self.kind]
 
 
-def drawn(batch: Batch, stream: str, n: int) -> Float[Tensor, "B n"]:
+def draw_for_clips(batch: Batch, stream: str, n: int) -> Float[Tensor, "B n"]:
     """n uniforms of each clip, those of a sample side by side."""
     views = batch["clips"].shape[1]
     return rearrange(draw(batch, stream, views * n), "B (V n) -> (B V) n", V=views)
@@ -115,7 +115,7 @@ def block_mask(u: Float[Tensor, "B n"], grid: Grid, ratio: float) -> tuple[Index
 BLOCK_DRAWS = 6  # uniforms of a box, before those of its tokens
 
 
-def some_of(
+def choose_some(
     draws: Callable[[int], Float[Tensor, "B M"]], index: Dropped, n: int
 ) -> Int[Tensor, "B part"]:
     """n of them by lot; all, as they stand, where there are no more."""

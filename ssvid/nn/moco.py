@@ -1,4 +1,4 @@
-"""clips -> unit vectors -> logits against a queue: what the heirs of MoCo share (arXiv:1911.05722)."""
+"""Clips -> unit vectors -> logits against a queue of keys, as in MoCo (arXiv:1911.05722)."""
 
 import copy
 from collections.abc import Sequence
@@ -19,59 +19,71 @@ from ssvid.shapes import Clip
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def several(objective: str, clips: Float[Tensor, "B V C T H W"]) -> Float[Tensor, "B V C T H W"]:
-    """Batch norm of one clip says nothing of it."""
+def require_two_clips(
+    objective: str, clips: Float[Tensor, "B V C T H W"]
+) -> Float[Tensor, "B V C T H W"]:
+    """The clips of a micro-batch. A UserError for one clip, because batch norm needs at least two."""
     if len(clips) < 2:
         raise UserError(
-            f"{objective} needs two clips or more in each micro-batch of each process: raise --batch_size, or lower "
-            "--accumulate."
+            f"{objective} needs two clips or more in each micro-batch of each process: raise "
+            "--batch_size, or lower --accumulate."
         )
     return clips
 
 
 def projection(width: int, dim: int) -> nn.Sequential:
+    """The projection head: an MLP with one hidden layer."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim))
 
 
-def slow(module: Module) -> Module:
-    """A copy that learns nothing by itself: it follows the module."""
-    twin = copy.deepcopy(module)
-    freeze(twin)
-    return twin
+def make_momentum_copy(module: Module) -> Module:
+    """A frozen copy of a module, which `update_momentum_copies` moves."""
+    momentum_copy = copy.deepcopy(module)
+    freeze(momentum_copy)
+    return momentum_copy
 
 
-def follow(queries: Sequence[nn.Module], keys: Sequence[nn.Module], momentum: float) -> None:
-    """Move what makes keys towards what makes queries, in place.
+def update_momentum_copies(
+    queries: Sequence[nn.Module], embed_keys: Sequence[nn.Module], momentum: float
+) -> None:
+    """Move the modules of the keys towards those of the queries, in place.
 
-    Only parameters move: the batch-norm statistics of the keys are their own.
+    Only parameters move. The modules of the keys have batch-norm statistics of their own.
     """
-    for query, key in zip(queries, keys, strict=True):
+    for query, key in zip(queries, embed_keys, strict=True):
         update_momentum(query, key, momentum)
 
 
-def units(encoder: Encoder, head: nn.Module, clips: Clip) -> Float[Tensor, "B d"]:
+def embed_clips(encoder: Encoder, head: nn.Module, clips: Clip) -> Float[Tensor, "B d"]:
+    """Unit vectors of the clips."""
     return F.normalize(head(encoder(clips).pooled), dim=1)
 
 
 @torch.no_grad()
-def keys(
+def embed_keys(
     encoder: Encoder, head: nn.Module, clips: Clip, seed: int, step: int, shuffled: bool = True
 ) -> Float[Tensor, "B d"]:
-    """`shuffled`: with several processes and batch norm of each, a key's clip is normalised beside strangers."""
+    """Unit vectors of the clips, without gradients.
+
+    `shuffled`: if each process has its own batch norm, the processes exchange clips for it, so that
+    a clip is not normalised together with its neighbours.
+    """
     if shuffled and shuffle.wanted(encoder):
-        return shuffle.among_others(lambda some: units(encoder, head, some), clips, seed, step)
-    return units(encoder, head, clips)
+        return shuffle.among_others(
+            lambda mixed: embed_clips(encoder, head, mixed), clips, seed, step
+        )
+    return embed_clips(encoder, head, clips)
 
 
-def logits(
+def compute_logits(
     query: Float[Tensor, "B d"], key: Float[Tensor, "B d"], queue: Queue, temperature: float
 ) -> Float[Tensor, "B n"]:
-    """Cosines with its own key, then with the queued ones by place, over the temperature."""
+    """Cosines of each query with its own key and then with the queued keys, over the temperature."""
     return torch.cat([(query * key).sum(1, keepdim=True), query @ queue.keys.T], 1) / temperature
 
 
-def tops(logits: Float[Tensor, "B n"], right: Bool[Tensor, "B n"]) -> dict[str, Tensor]:
-    """Share of queries with a positive among their k likeliest."""
+def measure_topk(logits: Float[Tensor, "B n"], positives: Bool[Tensor, "B n"]) -> dict[str, Tensor]:
+    """top1 and top5: the fraction of queries with a positive among their k largest logits."""
     order = logits.argsort(1, descending=True)[:, :5]
-    hit = right.gather(1, order)
+    hit = positives.gather(1, order)
     return {f"top{k}": hit[:, :k].any(1).float().mean() for k in (1, 5)}

@@ -149,7 +149,7 @@ class Pixels(nn.Module):
         return (x - mean) / scale, mean, scale
 
     @torch.no_grad()
-    def pictures(
+    def draw(
         self, clip: Clip, pred: Pixel, hidden: Dropped, unseen: Int[Tensor, "B U"], grid: Grid
     ) -> UInt8[Tensor, "3 h w"]:
         """The first clip in four rows, as it is; as the encoder saw it; with what is predicted; and how far off that

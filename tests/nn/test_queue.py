@@ -73,9 +73,9 @@ def test_keys_follow_slowly_and_wait_for_the_step():
             p += 1
     first = net(batch).total
     assert int(net.queue.pushed) == 0 and torch.equal(net(batch).total, first)
-    net.waiting.pop()
+    net.pending_keys.pop()
     net.after_step(0.5)
-    assert int(net.queue.pushed) == 2 and not net.waiting
+    assert int(net.queue.pushed) == 2 and not net.pending_keys
     for old, new, student in zip(
         before, net.key_head.parameters(), net.head.parameters(), strict=True
     ):
@@ -83,7 +83,7 @@ def test_keys_follow_slowly_and_wait_for_the_step():
     net.eval()
     with torch.no_grad():
         net(batch)
-    assert not net.waiting  # a look at the loss is no step
+    assert not net.pending_keys  # a look at the loss is no step
 
 
 def test_the_loss_without_queue_and_labels_by_hand():

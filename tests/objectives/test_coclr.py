@@ -204,18 +204,22 @@ def test_clips_of_one_film_are_positives_and_are_not_mined():
     )
     objective.second.keys.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]))
     objective.queue.pushed.fill_(4)
-    right = objective.right(source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]]))
+    right = objective.find_positives(
+        source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]])
+    )
     assert right.tolist() == [[True, True, True, True, False]]
     objective.queue.pushed.fill_(3)
-    right = objective.right(source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]]))
+    right = objective.find_positives(
+        source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]])
+    )
     assert right.tolist() == [[True, True, True, False, False]]
 
 
 def test_a_step_drops_its_own_keys_nine_times_in_ten():
     objective = CoCLR(net(), sampler="random", dim=2, queue=4, topk=1)
-    dropped = [objective.drops_own(0, step) for step in range(2000)]
+    dropped = [objective.drops_own_key(0, step) for step in range(2000)]
     assert 0.88 < sum(dropped) / 2000 < 0.92
-    alone = objective.without_own(torch.tensor([[True, False, False], [True, True, False]]))
+    alone = objective.without_own_key(torch.tensor([[True, False, False], [True, True, False]]))
     assert alone.tolist() == [[True, False, False], [False, True, False]]
 
 

@@ -68,7 +68,7 @@ def test_the_published_loss_ends_at_log_two_and_the_plain_one_at_nothing():
     video, texts = 9 * torch.eye(4), 9 * torch.eye(4)[:, None].expand(4, 2, 4)
     assert (
         abs(mil_nce(video, texts).item() - math.log(2)) < 1e-5
-        and mil_nce(video, texts, twice=False) < 1e-5
+        and mil_nce(video, texts, count_positives_twice=False) < 1e-5
     )
     assert mil_nce(100 * video, 100 * texts).isfinite(), "large products do not overflow"
 
@@ -83,7 +83,7 @@ def test_forward_is_the_loss_of_head_and_tower():
         texts = torch.stack([joint.texts(bag) for bag in eaten["sentences"]])
         torch.testing.assert_close(loss.total, mil_nce(video, texts))
         plain = build("plain").eval()(eaten).total
-        torch.testing.assert_close(plain, mil_nce(video, texts, twice=False))
+        torch.testing.assert_close(plain, mil_nce(video, texts, count_positives_twice=False))
         best = torch.einsum("ie,jke->ijk", video, texts).amax(2).argmax(1)
     assert loss.parts["top1"] == (best == torch.arange(4)).float().mean() and torch.equal(
         loss.parts["nce"], loss.total

@@ -79,10 +79,12 @@ def seen(net: CoCLR, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits and which are positives, as forward makes them."""
     clips = batch["clips"]
     with torch.no_grad():
-        query = moco.units(net.encoder, net.head, clips[:, 0])
-        key = moco.keys(net.key_encoder, net.key_head, clips[:, 1], 0, 0)
-        right = net.right(source_ids(batch["video_id"], clips.device), net.sampled(clips[:, 2]))
-        return moco.logits(query, key, net.queue, net.temperature), right
+        query = moco.embed_clips(net.encoder, net.head, clips[:, 0])
+        key = moco.embed_keys(net.key_encoder, net.key_head, clips[:, 1], 0, 0)
+        right = net.find_positives(
+            source_ids(batch["video_id"], clips.device), net.embed_second_stream(clips[:, 2])
+        )
+        return moco.compute_logits(query, key, net.queue, net.temperature), right
 
 
 def unit_net(arrays: dict[str, Tensor], meta: dict) -> CoCLR:
@@ -113,7 +115,9 @@ def check_unit(case: Case) -> None:
     fits = []
     for own in range(len(STREAMS)):  # which stream is trained no field tells: the logits do
         net = unit_net(arrays, meta)
-        moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
+        moco.update_momentum_copies(
+            (net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum
+        )
         batch = batch_of(arrays["block1"], arrays["block2"], own, arrays["k_vsource"])
         logits, right = seen(net, batch)
         if torch.allclose(logits, arrays["logits"], atol=1e-3):
@@ -125,7 +129,9 @@ def check_unit(case: Case) -> None:
     )
     assert_close("logits", logits, arrays["logits"], "unit")
     assert_close("mask", right, arrays["mask"], "exact")
-    assert_close("mask_self_dropped", net.without_own(right), arrays["mask_self_dropped"], "exact")
+    assert_close(
+        "mask_self_dropped", net.without_own_key(right), arrays["mask_self_dropped"], "exact"
+    )
     net.self_drop = 0.0
     every = copy.deepcopy(net)(batch)
     assert_close("loss_all", every.total.detach()[None], arrays["loss_all"], "unit")
@@ -198,7 +204,9 @@ def check_whole(case: Case) -> None:
         for name, shape in meta["inputs"].items()
     ]
     batch = batch_of(blocks[0], blocks[1], STREAMS.index("rgb"), arrays["k_vsource"])
-    moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
+    moco.update_momentum_copies(
+        (net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum
+    )
     norms = {f"key_{name}": p for name, p in named_parts(net)}
     for key, value in meta["encoder_k_norm_after"].items():
         assert_close(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from objectives.dpc import DPC, kind, rows
+from objectives.dpc import DPC, negative_kind, rows
 from ssvid import create_encoder
 from ssvid.encoders.resnet2d3d import ResNet2d3d
 from ssvid.nn.convgru import ConvGRU
@@ -150,7 +150,7 @@ def check_whole(case: Case) -> None:
     scores = rows(pred) @ rows(true).T
     assert_close("pred", pred.float(), arrays["pred"], "dpc_score")
     assert_close("score", scores.float().view(*shape, *shape), arrays["score"], "dpc_score")
-    kinds = kind(*shape, z)
+    kinds = negative_kind(*shape, z)
     codes = torch.tensor([CODES[k] for k in range(4)])[kinds]
     assert_close("mask", codes.view(*shape, *shape), arrays["mask"], "exact")
     assert {

@@ -63,11 +63,11 @@ def logits(net: InfoNCE, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """What the head gives before it is normalised, the logits, and which are positives."""
     with torch.no_grad():
         query = net.head(net.encoder(batch["clips"][:, 0]).pooled)
-        key = moco.keys(net.key_encoder, net.key_head, batch["clips"][:, 1], 0, 0)
+        key = moco.embed_keys(net.key_encoder, net.key_head, batch["clips"][:, 1], 0, 0)
         return (
             query,
-            moco.logits(F.normalize(query, dim=1), key, net.queue, net.temperature),
-            net.right(batch),
+            moco.compute_logits(F.normalize(query, dim=1), key, net.queue, net.temperature),
+            net.find_positives(batch),
         )
 
 
@@ -96,7 +96,9 @@ def check_unit(case: Case) -> None:
     if labelled:
         net.queue.get_buffer("label").copy_(arrays["queue_label"])
         batch["label"] = arrays["k_label"]
-    moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
+    moco.update_momentum_copies(
+        (net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum
+    )
     assert_close(
         "lin_encoder_k_after", net.key_encoder.w.detach(), arrays["lin_encoder_k_after"], "unit"
     )
@@ -158,7 +160,9 @@ def check_whole(case: Case) -> None:
         meta["seed"], f"input:{meta['input_name']}", meta["input_shape"]
     ).double()
     batch: Batch = {"clips": clips, "label": torch.full((len(clips),), -1), "seed": 0}
-    moco.follow((net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum)
+    moco.update_momentum_copies(
+        (net.encoder, net.head), (net.key_encoder, net.key_head), net.momentum
+    )
     norms = {f"key_{name}": p for name, p in [*named_parts(net)]}
     for key, value in meta["encoder_k_norm_after"].items():
         assert_close(
