@@ -15,8 +15,14 @@ from PIL import Image
 from benchmarks import align as module
 from benchmarks.align import align
 from benchmarks.alignment.aligner import open_aligner
-from benchmarks.alignment.realign import Aligner, Found, box, realign, web_vtt
-from benchmarks.metrics.moving_windows import windows_near_speech
+from benchmarks.alignment.realign import (
+    AlignedSentence,
+    Aligner,
+    find_span,
+    format_web_vtt,
+    realign,
+)
+from benchmarks.metrics.moving_windows import list_windows_near_speech
 from benchmarks.reports.alignment import draw
 from ssvid.cli import parse
 from ssvid.data.narration import readers
@@ -32,6 +38,7 @@ from tests.engine.test_run import run_pretrain
 from tests.helpers import command, facts, for_each, sentence, squares, tells, write_video
 
 WORDS = ["whisk eggs", "add sugar", "fold flour", "melt butter", "bake it"]
+SEGMENT_KEYS = {"start", "end", "text", "said", "found", "score", "alignability", "alignable"}
 NET = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "size": 16, "stride": 2}
 
 
@@ -62,16 +69,16 @@ def test_sentences_are_found_where_they_are_seen():
     }  # the last one is never seen
     found, shares = realign(clock(150), said, knowing(truth))
     for k, one in enumerate(found[:4]):
-        assert (one.start, one.end) == tuple(map(float, truth[one.text])) == one.found
+        assert (one.start, one.end) == tuple(map(float, truth[one.text])) == one.span
         assert (
-            one.said == said[k][:2]
+            one.spoken == said[k][:2]
             and one.score == 12.0
             and one.alignable
             and one.alignability is not None
         )
     last = found[4]
     assert (
-        last.alignable is False and (last.start, last.end) == last.said and last.found is not None
+        last.alignable is False and (last.start, last.end) == last.spoken and last.span is not None
     )
     assert (
         shares.shape == (5, 150) and shares[1].nan_to_num(0).argmax() == 27 and shares[1, 27] == 1
@@ -82,7 +89,7 @@ def test_a_word_that_nobody_knows_keeps_its_time_and_is_not_asked():
     seen: list = []
     said = [(1.0, 3.0, "zzz"), (2.0, 5.0, "add sugar")]
     found, shares = realign(clock(30), said, knowing({"add sugar": (9, 12)}, seen))
-    assert found[0] == Found(1.0, 3.0, "zzz", (1.0, 3.0), None, None, None, False)
+    assert found[0] == AlignedSentence(1.0, 3.0, "zzz", (1.0, 3.0), None, None, None, False)
     assert (found[1].start, found[1].end) == (9.0, 12.0) and shares[0].isnan().all()
     assert seen == [(0, 30, ["add sugar"])]
     with pytest.raises(UserError, match=facts("1")):
@@ -91,7 +98,7 @@ def test_a_word_that_nobody_knows_keeps_its_time_and_is_not_asked():
 
 def test_windows_ask_what_is_said_near_and_cover_every_second():
     said = [(float(t), t + 4.0, "x") for t in range(0, 400, 10)]
-    calls = list(windows_near_speech(said, 400, 64))
+    calls = list(list_windows_near_speech(said, 400, 64))
     assert [start for start, _, _ in calls] == list(range(0, 368, 16)) and calls[-1][:2] == (
         352,
         48,
@@ -100,9 +107,9 @@ def test_windows_ask_what_is_said_near_and_cover_every_second():
     for k in range(len(said)):
         asked = {t for start, n, rows in calls if k in rows for t in range(start, start + n)}
         assert set(range(max(0, 10 * k - 40), min(400, 10 * k + 40))) <= asked
-    assert list(windows_near_speech(said[:1], 5, 64)) == [(0, 5, [0])]
+    assert list(list_windows_near_speech(said[:1], 5, 64)) == [(0, 5, [0])]
     assert all(
-        rows == [0] for _, _, rows in windows_near_speech([(0.0, 400.0, "x")], 400, 64)
+        rows == [0] for _, _, rows in list_windows_near_speech([(0.0, 400.0, "x")], 400, 64)
     )  # of a plain list: anywhere
 
 
@@ -111,8 +118,11 @@ def test_a_box_is_what_is_half_as_likely_without_a_gap():
     row = torch.tensor(
         [-math.inf, 4.7, 4.0, 4.4, 5.0, 4.9, 5.0 - half + 1e-3, 5.0 - half - 1e-3, 5.0]
     )
-    assert box(row) == (4.0 - 1, 7.0)
-    assert box(torch.zeros(3)) == (0.0, 3.0) and box(torch.tensor([0.0, 9.0])) == (1.0, 2.0)
+    assert find_span(row) == (4.0 - 1, 7.0)
+    assert find_span(torch.zeros(3)) == (0.0, 3.0) and find_span(torch.tensor([0.0, 9.0])) == (
+        1.0,
+        2.0,
+    )
 
 
 def test_thresholds_are_of_the_head_or_of_the_score():
@@ -130,18 +140,22 @@ def test_thresholds_are_of_the_head_or_of_the_score():
 
 def test_features_that_make_no_sense():
     by = knowing({})
-    broken = by._replace(ask=lambda *given: Aligned(*[x * torch.nan for x in by.ask(*given)]))
+    broken = by._replace(
+        align_window=lambda *given: Aligned(*[x * torch.nan for x in by.align_window(*given)])
+    )
     with pytest.raises(UserError, match=facts("NaN")):
         realign(clock(9), [(1.0, 2.0, "x")], broken)
 
 
 def test_web_vtt_is_read_again(tmp_path: Path):
     found = [
-        Found(3725.5, 3730.0, "a < b & c --> d", (1.0, 2.0), (3725.5, 3730.0), 3.0, 0.9, True),
-        Found(7.25, 8.0, "said, not seen", (7.25, 8.0), (1.0, 2.0), 1.0, 0.1, False),
+        AlignedSentence(
+            3725.5, 3730.0, "a < b & c --> d", (1.0, 2.0), (3725.5, 3730.0), 3.0, 0.9, True
+        ),
+        AlignedSentence(7.25, 8.0, "said, not seen", (7.25, 8.0), (1.0, 2.0), 1.0, 0.1, False),
     ]
-    (tmp_path / "v.vtt").write_text(web_vtt(found))
-    assert tells(web_vtt(found), "01:02:05.500 --> 01:02:10.000", "1.00")
+    (tmp_path / "v.vtt").write_text(format_web_vtt(found))
+    assert tells(format_web_vtt(found), "01:02:05.500 --> 01:02:10.000", "1.00")
     sentences = [(7.25, 8.0, "said, not seen"), (3725.5, 3730.0, "a < b & c --> d")]
     assert readers.read(tmp_path / "v.vtt") == {"v": sentences}
 
@@ -238,7 +252,7 @@ def test_one_video_through_an_encoder_as_a_user_runs_it(films: Path, run: Path, 
         "Whisk eggs",
         "Bake it",
     ]
-    assert set(held["segments"][0]) == set(Found._fields) and held["segments"][0]["said"] == [
+    assert set(held["segments"][0]) == SEGMENT_KEYS and held["segments"][0]["said"] == [
         1.0,
         2.5,
     ]
@@ -410,7 +424,7 @@ def test_a_published_file_aligns_with_its_list_of_words(layout, films: Path, tmp
     assert by.hash == open_aligner(str(file), words=sizes["words"]).hash
     features = torch.randn(1, 10, 24)
     torch.testing.assert_close(
-        by.ask(features, WORDS).joint, net.similarities(features, WORDS).joint
+        by.align_window(features, WORDS).joint, net.similarities(features, WORDS).joint
     )
     told = aligned(
         films,

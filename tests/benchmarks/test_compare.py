@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.compare import compare, holm
+from benchmarks.compare import apply_holm, compare
 from ssvid.errors import UserError
 from ssvid.results import Answers
 from ssvid.statistics import sign_flip
@@ -76,7 +76,7 @@ def test_a_linear_probe_of_before_is_compared_with_a_suites(tmp_path: Path):
 
 def test_holm_by_hand():
     rows = [{"p": p} for p in (0.03, 0.01, 0.04)]
-    holm(rows)
+    apply_holm(rows)
     assert [row["real"] for row in rows] == [
         False,
         True,

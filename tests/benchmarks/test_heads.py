@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import nn
 
 from benchmarks.probes import attentive_math
-from benchmarks.probes.attentive_math import Form, logits, start
+from benchmarks.probes.attentive_math import Form, compute_logits, initialise
 
 D, A, Q, R = 24, 4, 5, 3
 SINGLE = Form(D, Q, A, D, 1, False, 1e-6)
@@ -110,7 +110,7 @@ def pairs(net, p, r):
 def made(form):
     """R heads that differ, no parameter at zero or one."""
     draw = torch.Generator().manual_seed(1)
-    p = start(form, R, 0)
+    p = initialise(form, R, 0)
     noisy = {
         name: v.double() + 0.3 * torch.randn(v.shape, generator=draw).double()
         for name, v in p.items()
@@ -127,7 +127,7 @@ def test_folded_and_stacked_is_the_plain_module(form, at_once, monkeypatch):
     rows, y = torch.tensor([4, 0, 8, 5, 2]), torch.tensor([0, 3, 1, 4, 4])
     mask = (torch.rand(5, D, generator=draw, dtype=torch.float64) > 0.5) * 2.0
     p = made(form)
-    ours, weight = logits(p, feats, rows, form, mask if form is SINGLE else None)
+    ours, weight = compute_logits(p, feats, rows, form, mask if form is SINGLE else None)
     sum(F.cross_entropy(scores, y) for scores in ours).backward()
     for r in range(R):
         net = (Plain() if form is SINGLE else Vjepa()).double()
@@ -155,10 +155,10 @@ def test_folded_and_stacked_is_the_plain_module(form, at_once, monkeypatch):
 
 def test_the_published_starts():
     """27.8 M parameters: what facts/probes.md counts of V-JEPA 2's own class, 768 wide with 4 blocks."""
-    p = start(Form(768, 100, 12, 768, 4, True, 1e-5), 1, 0)
+    p = initialise(Form(768, 100, 12, 768, 4, True, 1e-5), 1, 0)
     keys = 768  # the bias of keys, which we leave out
     assert round((sum(v.numel() for v in p.values()) + keys) / 1e6, 1) == 27.8
-    single = start(Form(768, 400, 12, 768, 1, False, 1e-6), 2, 0)
+    single = initialise(Form(768, 400, 12, 768, 1, False, 1e-6), 2, 0)
     assert all(torch.equal(v[0], v[1]) for v in single.values()), "heads of a grid begin alike"
     assert single["token"].abs().max() == 0
     assert single["wk"].abs().max() == pytest.approx((6 / (768 * (12 + 64))) ** 0.5, rel=1e-3)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.metrics.htm_align import Aligned, auc, evaluate, given_times, hits
-from benchmarks.metrics.moving_windows import htm_align_windows
+from benchmarks.metrics.htm_align import Aligned, compute_auc, evaluate, mark_hits, mark_time_hits
+from benchmarks.metrics.moving_windows import list_htm_align_windows
 from ssvid.data.datasets.htm_align import Spoken, load_annotation
 from ssvid.errors import UserError
 from tests.helpers import facts
@@ -72,7 +72,8 @@ def test_which_sentences_a_window_asks():
     times = [(10.0, 12.0), (20.0, 22.0), (100.0, 102.0), (330.0, 332.0), (380.0, 384.0)]
     said = [Spoken(n % 2 == 1, *time, "") for n, time in enumerate([*times, (381.0, 383.0)])]
     asked = {
-        start: (seconds, rows[0], rows[-1]) for start, seconds, rows in htm_align_windows(said, 384)
+        start: (seconds, rows[0], rows[-1])
+        for start, seconds, rows in list_htm_align_windows(said, 384)
     }
     assert (
         asked[0] == (64, 0, 2) and asked[48] == (64, 0, 2) and asked[64] == (64, 0, 2)
@@ -81,13 +82,13 @@ def test_which_sentences_a_window_asks():
     assert (
         asked[288] == (64, 4, 5) and asked[336] == (48, 4, 5) and max(asked) == 336
     )  # the last four, to the end
-    assert list(htm_align_windows([Spoken(True, 5.0, 6.0, "")], 384)) == []
+    assert list(list_htm_align_windows([Spoken(True, 5.0, 6.0, "")], 384)) == []
     short = [
         Spoken(False, 5.0, 6.0, ""),
         Spoken(True, 20.0, 22.0, ""),
     ]  # the first four are never the last four
-    assert {window.rows for window in htm_align_windows(short, 90)} == {range(1)}
-    assert list(htm_align_windows([Spoken(False, 5.0, 6.0, "")], 20)) == [
+    assert {window.rows for window in list_htm_align_windows(short, 90)} == {range(1)}
+    assert list(list_htm_align_windows([Spoken(False, 5.0, 6.0, "")], 20)) == [
         (0, 20, range(1))
     ]  # too short for any: one
 
@@ -98,12 +99,12 @@ def test_both_ends_count_and_what_was_not_computed_does_not():
     table[0, 2] = table[1, 4] = table[2, 5] = -1.0
     table[:, 7] = 0.0  # the highest, but asked by no window
     table[3, 1] = -1.0
-    assert hits(said, table).tolist() == [True, True, False, True]
+    assert mark_hits(said, table).tolist() == [True, True, False, True]
 
 
 def test_the_narrations_own_times():
     said = [Spoken(True, 2.5, 3.5, "a"), Spoken(True, 2.5, 3.5, "b"), Spoken(True, 2.5, 3.5, "c")]
-    assert given_times(said, [(0.0, 4.0), (1.0, 2.8), (4.0, 6.0)]).tolist() == [
+    assert mark_time_hits(said, [(0.0, 4.0), (1.0, 2.8), (4.0, 6.0)]).tolist() == [
         True,
         False,
         False,
@@ -142,11 +143,11 @@ def test_auc_with_ties_is_scikit_learns():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 6, (200,), generator=generator).float()
     labels = torch.rand(200, generator=generator) < 0.3
-    assert auc(scores, labels) == pytest.approx(
+    assert compute_auc(scores, labels) == pytest.approx(
         roc_auc_score(labels.numpy(), scores.numpy()), abs=1e-12
     )
-    assert auc(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
-    assert auc(torch.ones(2), torch.tensor([True, True])) is None
+    assert compute_auc(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
+    assert compute_auc(torch.ones(2), torch.tensor([True, True])) is None
 
 
 def test_what_cannot_be_scored_is_said():

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.features.bench import FeatureOptions, bench, subject
-from benchmarks.features.sources import chosen_layers, make_sources
+from benchmarks.features.bench import extract_bench
+from benchmarks.features.evaluated_encoder import open_evaluated_encoder
+from benchmarks.features.options import FeatureOptions
+from benchmarks.features.sources import choose_layers, make_sources
 from benchmarks.linear_probe import linear_probe
 from benchmarks.reports.verdict import over_pixels, over_untrained, use_of_time, verdict
 from ssvid.data.manifest import SPLITS, Manifest
@@ -120,12 +122,14 @@ def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
     """The suite adds nothing to what probe, bootstrap and paired difference say of the cached features."""
     _, results, _, run, options = done
     taken = FeatureOptions(cache=options["cache"], workers=0, seed=1)
-    features = bench(subject(str(run), "mine", UNCHANGED, "auto"), data, taken)
-    labels, groups = features.labels[features.splits["test"]], features.groups("test")
+    features = extract_bench(
+        open_evaluated_encoder(str(run), "mine", UNCHANGED, "auto"), data, taken
+    )
+    labels, groups = features.labels[features.splits["test"]], features.get_groups("test")
     for cell, probe in (("linear", probes["linear"](min_steps=40)), ("knn", probes["knn"]())):
         right = {}
         for row, score in results[f"classify.{cell}"].rows.items():
-            train, val, test = (features.frozen(row, split) for split in SPLITS)
+            train, val, test = (features.get_frozen(row, split) for split in SPLITS)
             answer = probe.run(train, val, test, 1)
             right[row] = answer.predictions == labels
             assert (
@@ -223,7 +227,7 @@ def test_batch_norm_is_measured_where_asked(data, tmp_path):
 
 def test_a_layer_that_is_none_is_refused():
     with pytest.raises(UserError, match=facts("1", "4")):
-        chosen_layers(create_encoder("vit", **SMALL), [5])
+        choose_layers(create_encoder("vit", **SMALL), [5])
 
 
 def test_sources_know_themselves_apart():

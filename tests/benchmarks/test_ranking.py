@@ -9,8 +9,8 @@ from benchmarks.metrics.ranking import (
     average_precision,
     mean_average_precision,
     mean_over,
-    of_table,
-    ranked,
+    rank_answers,
+    rank_table,
 )
 from tests.helpers import for_each
 
@@ -36,9 +36,10 @@ def test_a_weight_of_two_is_two_of_each(interpolated: bool):
     scores, held, group = made(9)
     times = torch.tensor([2, 0, 1, 3, 1, 1, 0])
     rows = torch.arange(len(scores)).repeat_interleave(times[group])
-    ours = mean_over(of_table(scores, held, group), interpolated)(times[None].double())
+    ours = mean_over(rank_table(scores, held, group), interpolated)(times[None].double())
     plain = mean_over(
-        of_table(scores[rows], held[rows], torch.zeros(len(rows), dtype=torch.int64)), interpolated
+        rank_table(scores[rows], held[rows], torch.zeros(len(rows), dtype=torch.int64)),
+        interpolated,
     )(ONE)
     torch.testing.assert_close(ours, plain)
 
@@ -60,7 +61,7 @@ def test_interpolated_as_pascal_voc(seed: int):
     draw = torch.Generator().manual_seed(seed)
     scores, hit = torch.randn(50, generator=draw), torch.rand(50, generator=draw) < 0.4
     positives = int(hit.sum()) + 7  # seven were never found
-    answers = ranked(
+    answers = rank_answers(
         scores, hit, torch.zeros(50, dtype=torch.int64), torch.tensor([float(positives)])
     )
     ours = average_precision(answers, ONE, interpolated=True).item()
@@ -73,7 +74,7 @@ def test_equal_scores_have_no_order():
     """All scores alike: the share of right ones, wherever they stand in the list."""
     for first in (True, False):
         hit = torch.tensor([first] * 3 + [not first] * 3)
-        answers = ranked(
+        answers = rank_answers(
             torch.zeros(6), hit, torch.zeros(6, dtype=torch.int64), torch.tensor([3.0])
         )
         assert (
@@ -85,8 +86,8 @@ def test_equal_scores_have_no_order():
 
 def test_nothing_found_and_nothing_wanted():
     none = torch.zeros(0, dtype=torch.int64)
-    missed = ranked(torch.zeros(0), none.bool(), none, torch.tensor([2.0]))
-    absent = ranked(torch.zeros(0), none.bool(), none, torch.tensor([0.0]))
+    missed = rank_answers(torch.zeros(0), none.bool(), none, torch.tensor([2.0]))
+    absent = rank_answers(torch.zeros(0), none.bool(), none, torch.tensor([0.0]))
     assert (
         average_precision(missed, ONE).item() == 0 and average_precision(absent, ONE).isnan().item()
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.run import run
-from benchmarks.suites.loader import FOLDER, load, manifest
+from benchmarks.suites.loader import FOLDER, load, open_manifest
 from ssvid.errors import UserError
 from ssvid.results import Fold
 from tests.helpers import command, facts, for_each, sentence, tells
@@ -224,7 +224,7 @@ def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):
         of="short.retrieval", number=2, folds=[1, 2, 3]
     )
     with pytest.raises(UserError, match=f"{tmp_path}/sets/hm"):
-        manifest(cells[0].data, str(tmp_path / "sets"))
+        open_manifest(cells[0].data, str(tmp_path / "sets"))
 
 
 def test_a_cell_that_cannot_be_asked_costs_itself_alone(done, tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.features import late_fusion
-from benchmarks.features.late_fusion import described, leaks, subject
+from benchmarks.features.late_fusion import describe_streams, find_leak, open_evaluated_encoder
 from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
@@ -59,35 +59,32 @@ def test_two_streams_and_each_alone(tmp_path: Path):
 
 
 def test_a_pair_is_described_by_both():
-    of = subject(f"{NET}+{NET}", "two", UNCHANGED, "auto")
-    one = of.streams[0].encoder
-    assert of.encoder.parameters == 2 * one.parameters and of.encoder.hash != one.hash
-    assert (
-        of.encoder.weights.startswith("random")
-        and [e.given for e in of.encoder.streams] == [NET] * 2
-    )
+    of = open_evaluated_encoder(f"{NET}+{NET}", "two", UNCHANGED, "auto")
+    one = of.streams[0].info
+    assert of.info.parameters == 2 * one.parameters and of.info.hash != one.hash
+    assert of.info.weights.startswith("random") and [e.given for e in of.info.streams] == [NET] * 2
     trained = [
-        part._replace(encoder=replace(one, weights="trained", licence="X")) for part in of.parts
+        part._replace(info=replace(one, weights="trained", licence="X")) for part in of.fused
     ]
     assert (
-        described(trained, "a+b", "ab").weights == "trained"
-        and described(trained, "", "").licence == "X"
+        describe_streams(trained, "a+b", "ab").weights == "trained"
+        and describe_streams(trained, "", "").licence == "X"
     )
-    assert subject(NET, "one", UNCHANGED, "auto").streams[0].given == NET
+    assert open_evaluated_encoder(NET, "one", UNCHANGED, "auto").streams[0].argument == NET
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path):
     with pytest.raises(UserError, match=facts(f"{NET}+")):
-        subject(f"{NET}+", "a", UNCHANGED, "auto")
+        open_evaluated_encoder(f"{NET}+", "a", UNCHANGED, "auto")
     with pytest.raises(UserError, match=facts("--clip.modality")):
-        subject(f"{NET}+{NET}", "a", ClipChange(modality="flow"), "auto")
+        open_evaluated_encoder(f"{NET}+{NET}", "a", ClipChange(modality="flow"), "auto")
     (tmp_path / "a+b").mkdir()
     with pytest.raises(UserError, match=r"a\+b"):  # a folder of that name, without a run
-        subject(str(tmp_path / "a+b"), "a", UNCHANGED, "auto")
+        open_evaluated_encoder(str(tmp_path / "a+b"), "a", UNCHANGED, "auto")
 
 
 def test_a_leak_of_one_is_a_leak_of_both(monkeypatch):
-    of = subject(f"{NET}+{NET}", "two", UNCHANGED, "auto")
+    of = open_evaluated_encoder(f"{NET}+{NET}", "two", UNCHANGED, "auto")
     known, bad, unknown = (
         Leak(checked=True, clips=0),
         Leak(checked=True, clips=3),
@@ -101,4 +98,4 @@ def test_a_leak_of_one_is_a_leak_of_both(monkeypatch):
     ):
         told = iter(each)
         monkeypatch.setattr(late_fusion, "leak", lambda *_, told=told: next(told))
-        assert leaks(of, Manifest((), Path("nowhere"))) == wanted
+        assert find_leak(of, Manifest((), Path("nowhere"))) == wanted

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.features.bench import subject
+from benchmarks.features.evaluated_encoder import open_evaluated_encoder
 from benchmarks.features.sources import make_sources
-from benchmarks.suites.runner import shrink_clips
+from benchmarks.suites.runner import limit_clips
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.hub import create_encoder
 from ssvid.weights.encoders import encoder_hash
@@ -46,13 +46,13 @@ def test_a_name_is_the_same_net_each_time_and_leaves_chance_alone():
     torch.manual_seed(3)
     before = torch.rand(2)
     torch.manual_seed(3)
-    one, two = (subject(NET, "a", UNCHANGED, "auto") for _ in range(2))
+    one, two = (open_evaluated_encoder(NET, "a", UNCHANGED, "auto") for _ in range(2))
     assert encoder_hash(one.net) == encoder_hash(two.net) and torch.equal(torch.rand(2), before)
 
 
 def test_clips_of_a_suites_own_data_are_no_larger_than_it_says():
-    of = subject(NET, "a", ClipChange(frames=4), "auto")  # 16 pixels
-    shrink_clips(of, {"frames": 8, "size": 8})
+    of = open_evaluated_encoder(NET, "a", ClipChange(frames=4), "auto")  # 16 pixels
+    limit_clips(of, {"frames": 8, "size": 8})
     assert of.net.spec == replace(of.spec, size=8)
-    shrink_clips(of, {})
+    limit_clips(of, {})
     assert of.net.spec == of.spec and of.spec.frames == 4

@@ -10,14 +10,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.alignment.realign import Aligner
-from benchmarks.features.bench import FeatureOptions, bench, subject
+from benchmarks.features.bench import extract_bench
 from benchmarks.features.captions import Captions
-from benchmarks.features.text_side import Text, joint_hash, unlearnt
-from benchmarks.features.units import keep, kind_of
+from benchmarks.features.evaluated_encoder import open_evaluated_encoder
+from benchmarks.features.options import FeatureOptions
+from benchmarks.features.text_side import Text, hash_joint, shuffle_weights
+from benchmarks.features.units import get_kind, select_usable_rows
 from benchmarks.run import run
-from benchmarks.tasks.base import score, share
-from benchmarks.tasks.text_retrieval import as_published, ranks, ranks_published, recalls
-from benchmarks.tasks.zero_shot import spoken
+from benchmarks.tasks.base import make_share_measure, score_task
+from benchmarks.tasks.text_retrieval import (
+    compute_recalls,
+    rank_as_published,
+    rank_diagonal,
+    repeat_ties,
+)
+from benchmarks.tasks.zero_shot import split_words
 from ssvid.data.decode import read, stamps
 from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED
@@ -42,29 +49,29 @@ def tiny_joint(cosine: bool = False) -> Joint:
 
 def test_ranks_by_hand():
     table = torch.tensor([[3.0, 1.0, 2.0], [5.0, 4.0, 6.0], [0.0, 1.0, 2.0]])  # places 1, 3, 1
-    got = recalls(ranks(table))
+    got = compute_recalls(rank_diagonal(table))
     assert got == pytest.approx(
         {"recall1": 2 / 3, "recall5": 1, "recall10": 1, "median_rank": 1, "mean_rank": 5 / 3}
     )
-    assert recalls(ranks(table.T))["mean_rank"] == pytest.approx(
+    assert compute_recalls(rank_diagonal(table.T))["mean_rank"] == pytest.approx(
         (2 + 1.5 + 2) / 3
     )  # 4 above 3 and 1 tied with 1, ...
 
 
 def test_ties_are_an_order_of_chance():
     """Of two tied answers the right one is first in half of the orders; a net that tells nothing gets chance."""
-    got = ranks(torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
-    assert got.within(1).tolist() == [0.5, 1, 1] and got.mean.tolist() == [0.5, 0, 0]
-    blind = recalls(ranks(torch.ones(50, 50)))
+    got = rank_diagonal(torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    assert got.share_within(1).tolist() == [0.5, 1, 1] and got.mean.tolist() == [0.5, 0, 0]
+    blind = compute_recalls(rank_diagonal(torch.ones(50, 50)))
     assert blind["recall1"] == pytest.approx(1 / 50) and blind["recall10"] == pytest.approx(0.2)
     assert blind["median_rank"] == blind["mean_rank"] == 25.5
 
 
 def test_ties_as_published():
     table = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    assert sorted(ranks_published(table).tolist()) == [0, 0, 0, 1]
-    assert as_published(ranks(table)).query.tolist() == [0, 0, 1, 2]
-    assert recalls(ranks_published(table))["recall1"] == pytest.approx(3 / 4)
+    assert sorted(rank_as_published(table).tolist()) == [0, 0, 0, 1]
+    assert repeat_ties(rank_diagonal(table)).query.tolist() == [0, 0, 1, 2]
+    assert compute_recalls(rank_as_published(table))["recall1"] == pytest.approx(3 / 4)
 
 
 def test_equal_to_the_published_metrics(shared: Path):
@@ -72,17 +79,19 @@ def test_equal_to_the_published_metrics(shared: Path):
     if not folder.is_dir():
         pytest.skip(f"no reference at {folder}")
     table = torch.from_numpy(np.load(folder / "inputs.npz")["retrieval_sim"])
-    wanted, got = np.load(folder / "outputs.npz"), recalls(ranks_published(table))
+    wanted, got = np.load(folder / "outputs.npz"), compute_recalls(rank_as_published(table))
     names = {"R1": "recall1", "R5": "recall5", "R10": "recall10", "MR": "median_rank"}
     assert {name: got[ours] for name, ours in names.items()} == pytest.approx(
         {name: float(wanted[f"retrieval.{name}"]) for name in names}, abs=1e-12
     )
-    assert len(ranks_published(table)) == len(table) + 1 and len(ranks(table).above) == len(table)
+    assert len(rank_as_published(table)) == len(table) + 1 and len(
+        rank_diagonal(table).above
+    ) == len(table)
 
 
 def test_a_share_of_redrawn_groups():
     """Two answers of group 0, one of group 1, none of group 2."""
-    measure = share(torch.tensor([1.0, 0.0, 1.0]).double(), torch.tensor([0, 0, 1]), 3)
+    measure = make_share_measure(torch.tensor([1.0, 0.0, 1.0]).double(), torch.tensor([0, 0, 1]), 3)
     got = measure(
         torch.tensor([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0], [1.0, 2.0, 0.0], [0.0, 0.0, 3.0]]).double()
     )
@@ -95,8 +104,10 @@ def test_class_names_as_words():
         "brush_hair": "brush hair",
         "TVShow2Go": "tv show2 go",
     }
-    assert {name: spoken(name) for name in names} == names
-    assert spoken("Moving something-left") == "moving something left" and spoken("!") == "!"
+    assert {name: split_words(name) for name in names} == names
+    assert (
+        split_words("Moving something-left") == "moving something left" and split_words("!") == "!"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +135,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 def test_the_windows_of_a_caption(told: Manifest):
     """From its start to 0.4 s and a clip before its end; all at the start where it is shorter than that."""
-    units = kind_of("captions:3").make(keep(told, "captions:3"), SPEC, 1, 1)
+    units = get_kind("captions:3").make_units(select_usable_rows(told, "captions:3"), SPEC, 1, 1)
     assert [units.data.video_id(row) for row in units.clips.row[:3]] == ["v0", "v0", "v1"] and len(
         units.clips
     ) == 12
@@ -137,7 +148,7 @@ def test_the_windows_of_a_caption(told: Manifest):
         ).abs().mean() < 8
     assert (second[0] == second[1]).all() and (first[0] != first[1]).any()
     with pytest.raises(UserError, match=facts("--clips", "--crops")):
-        kind_of("captions:3").make(keep(told, "captions"), SPEC, 2, 1)
+        get_kind("captions:3").make_units(select_usable_rows(told, "captions"), SPEC, 2, 1)
 
 
 def test_a_caption_past_the_end_is_left_out(told: Manifest):
@@ -150,7 +161,7 @@ def test_a_caption_past_the_end_is_left_out(told: Manifest):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run with a text side exports."""
     folder = tmp_path_factory.mktemp("run")
-    of = subject(NET, "a", UNCHANGED, "last")
+    of = open_evaluated_encoder(NET, "a", UNCHANGED, "last")
     of.net.name, of.net.kwargs = NET, {}
     save_encoder(of.net, folder, "encoder", {})
     save_joint(tiny_joint(), folder)
@@ -186,18 +197,23 @@ def test_a_whole_run(trained: Path, told: Manifest, tmp_path: Path):
         "val": 0,
         "test": 6,
     }
-    of, joint = subject(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last"), tiny_joint()
-    units = kind_of("captions:2").make(keep(told, "captions:2"), of.net.spec, 1, 1)
+    of, joint = (
+        open_evaluated_encoder(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last"),
+        tiny_joint(),
+    )
+    units = get_kind("captions:2").make_units(
+        select_usable_rows(told, "captions:2"), of.net.spec, 1, 1
+    )
     with torch.no_grad():
         clips = [
             joint.videos(of.net(of.net.normalise(units.clips[0, i]["clips"])).pooled).mean(0)
             for i in range(12)
         ]
         said = joint.texts([f"square {n} {what}" for n in range(6) for what in ("begins", "ends")])
-        assert recalls(ranks(said @ torch.stack(clips).T)) == pytest.approx(
+        assert compute_recalls(rank_diagonal(said @ torch.stack(clips).T)) == pytest.approx(
             retrieval["text_to_video"]
         )
-        assert recalls(ranks(torch.stack(clips) @ said.T)) == pytest.approx(
+        assert compute_recalls(rank_diagonal(torch.stack(clips) @ said.T)) == pytest.approx(
             retrieval["video_to_text"]
         )
 
@@ -210,21 +226,21 @@ def test_an_encoder_without_a_text_side(told: Manifest, tmp_path: Path):
 
 def test_of_length_one_where_similarity_is_a_cosine():
     text = Text(tiny_joint(cosine=True))
-    averages = text.one(torch.randn(4, 12))
+    averages = text.normalise_averages(torch.randn(4, 12))
     for vectors in (averages, text.embed(["a b", "c"])):
         assert torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)))
     plain = torch.randn(4, 12)
-    assert (Text(tiny_joint()).one(plain) == plain).all()
+    assert (Text(tiny_joint()).normalise_averages(plain) == plain).all()
 
 
 def test_nothing_learnt_keeps_its_size():
     net, other = nn.Linear(30, 20), nn.Linear(30, 20)
     before = net.weight.detach().clone()
-    unlearnt(net, 0)
+    shuffle_weights(net, 0)
     assert (net.weight != before).float().mean() > 0.9
     assert (net.weight.flatten().sort().values == before.flatten().sort().values).all()
     other.load_state_dict({"weight": before, "bias": torch.zeros(20)})
-    unlearnt(other, 0)
+    shuffle_weights(other, 0)
     assert (other.weight == net.weight).all()  # the same seed
 
 
@@ -270,9 +286,11 @@ def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeyp
     task = tasks["htm_align"](
         aligner="RUN", annotation=str(tmp_path / "htm_align.json"), narrated=True
     )
-    of = subject(NET, "a", UNCHANGED, "last")
-    got = bench(of, narrated, FeatureOptions(cache=str(tmp_path)), task.needs, task.kind)
-    found = score(task, got)
+    of = open_evaluated_encoder(NET, "a", UNCHANGED, "last")
+    got = extract_bench(
+        of, narrated, FeatureOptions(cache=str(tmp_path)), task.source_names, task.kind
+    )
+    found = score_task(task, got)
     more = found.score.more
     assert (
         found.score.value == 1 and more["auc"] == 1 and more["by_head"] and more["alignable"] == 12
@@ -287,7 +305,7 @@ def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeyp
     other = tasks["htm_align"](
         aligner="RUN", annotation=str(tmp_path / "htm_align.json"), method="global", head=False
     )
-    assert score(other, got).score.value == 1 and "RUN" not in str(other.settings())
+    assert score_task(other, got).score.value == 1 and "RUN" not in str(other.settings())
 
 
 def test_an_encoders_own_text_side_aligns(narrated: Manifest, trained: Path, tmp_path: Path):
@@ -323,16 +341,16 @@ def test_an_encoders_own_text_side_aligns(narrated: Manifest, trained: Path, tmp
 def test_features_of_another_encoder_are_refused(narrated: Manifest, trained: Path, tmp_path: Path):
     card = {"dim": 48, "encoder": "vit", "hash": "other", "clip": {}, "seconds_per_row": 1}
     (tmp_path / "store.json").write_text(json.dumps(card))
-    of = subject(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last")
+    of = open_evaluated_encoder(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last")
     with pytest.raises(UserError, match=facts("vit")):
-        bench(of, narrated, FeatureOptions(cache=str(tmp_path)), (), "narrations")
+        extract_bench(of, narrated, FeatureOptions(cache=str(tmp_path)), (), "narrations")
     (tmp_path / "store.json").write_text(json.dumps({**card, "hash": encoder_hash(of.net)}))
     np.save(tmp_path / "v3.npy", np.zeros((48, 7), np.float16))
     for _ in range(2):
-        got = bench(
+        got = extract_bench(
             of, narrated, FeatureOptions(cache=str(tmp_path), max_bad=0.5), (), "narrations"
         )
-        assert got.lost == [str(tmp_path / "v3.npy")] and len(got.splits["test"]) == 5
+        assert got.unreadable_files == [str(tmp_path / "v3.npy")] and len(got.splits["test"]) == 5
         (tmp_path / "store.json").unlink(
             missing_ok=True
         )  # published features: the width that most have
@@ -353,6 +371,6 @@ def test_another_list_of_words_is_another_text_side():
         torch.manual_seed(0)
         tower = create_tower("words", dim=12, buckets=len(words), width=8, hidden=16, length=8)
         tower.words = words
-        return joint_hash(Joint(tower, torch.nn.Linear(4, 12), cosine=False))
+        return hash_joint(Joint(tower, torch.nn.Linear(4, 12), cosine=False))
 
     assert made("cut", "peel") == made("cut", "peel") != made("peel", "cut")

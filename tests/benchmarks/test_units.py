@@ -9,11 +9,11 @@ import pytest
 import torch
 from einops import rearrange
 
-from benchmarks.features.controls import shuffled
+from benchmarks.features.controls import shuffle_frames
 from benchmarks.features.person_boxes import People
 from benchmarks.features.regions import Regions
 from benchmarks.features.sources import make_sources
-from benchmarks.features.units import KINDS, keep
+from benchmarks.features.units import KINDS, select_usable_rows
 from ssvid import registry
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.decode import read, stamps
@@ -49,7 +49,7 @@ def test_a_film_is_what_its_row_says(films):
 
 
 def test_seconds_hold_what_covers_their_middle(films):
-    units = KINDS["seconds"].make(keep(films, "seconds"), SPEC, 1, 1)
+    units = KINDS["seconds"].make_units(select_usable_rows(films, "seconds"), SPEC, 1, 1)
     assert (
         len(units.labels)
         == len(units.clips)
@@ -63,7 +63,7 @@ def test_seconds_hold_what_covers_their_middle(films):
 
 
 def test_boxes_hold_what_their_person_does(films):
-    units = KINDS["boxes"].make(keep(films, "boxes"), SPEC, 1, 1)
+    units = KINDS["boxes"].make_units(select_usable_rows(films, "boxes"), SPEC, 1, 1)
     assert (
         len(units.labels) == sum(len(row.boxes) for row in films.rows)
         and (units.labels.sum(1) == 1).all()
@@ -109,17 +109,19 @@ def test_what_is_wanting_is_one_sentence(kind: str, films):
     cases = ((bare, kind, "val"), (plain, kind, "with"), (films, "clips", "classes"))
     for data, wanted, fact in cases:
         with pytest.raises(UserError, match=facts(fact)):
-            keep(data, wanted)
+            select_usable_rows(data, wanted)
     if kind != "several":
         with pytest.raises(UserError, match=facts("--clips", "--crops", "1")):
-            KINDS[kind].make(keep(films, kind), SPEC, 2, 1)
+            KINDS[kind].make_units(select_usable_rows(films, kind), SPEC, 2, 1)
 
 
 def test_a_class_of_test_that_train_lacks(films):
     odd = replace(films.rows[-1], segments=((0.0, 1.0, "unheard"),))
     rows = (*films.rows[:-1], odd)
     with pytest.raises(UserError, match=facts("unheard")):
-        keep(replace(films, rows=rows, classes=(*films.classes, "unheard")), "seconds")
+        select_usable_rows(
+            replace(films, rows=rows, classes=(*films.classes, "unheard")), "seconds"
+        )
 
 
 def test_tokens_under_a_box_are_averaged():
@@ -130,7 +132,7 @@ def test_tokens_under_a_box_are_averaged():
     tokens = rearrange(torch.stack([column, slot], -1), "t h w D -> 1 (t h w) D")
     regions = Regions([0, 0], [(1.0, 0.0, 0.0, 0.5, 1.0), (1.0, 0.5, 0.25, 1.0, 0.75)])
     index = torch.tensor([0, 1])
-    place, lead, which = regions.shared(index)
+    place, lead, which = regions.find_shared_clips(index)
     assert (place.tolist(), lead.tolist(), which.tolist()) == ([0], [0], [0, 0])
     found = regions.pool(Features(tokens, tokens.mean(1), grid), (), index, which)
     torch.testing.assert_close(found["box@last"], torch.tensor([[1.5, 2.0], [5.5, 2.0]]))
@@ -139,7 +141,7 @@ def test_tokens_under_a_box_are_averaged():
 
 def test_a_box_has_the_same_features_in_any_batch(films):
     """Also shuffled: the order of frames is drawn for the clip, not for the batch."""
-    units = KINDS["boxes"].make(keep(films, "boxes"), SPEC, 1, 1)
+    units = KINDS["boxes"].make_units(select_usable_rows(films, "boxes"), SPEC, 1, 1)
     net = create_encoder(
         "vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32
     ).eval()
@@ -155,11 +157,11 @@ def test_a_box_has_the_same_features_in_any_batch(films):
             torch.testing.assert_close(
                 value, torch.cat([one[name] for one in single]), rtol=1e-4, atol=1e-4
             )
-    assert not torch.equal(shuffled(clips[:1], index[:1], 0), clips[:1])
+    assert not torch.equal(shuffle_frames(clips[:1], index[:1], 0), clips[:1])
 
 
 def test_boxes_have_no_tokens(films):
-    units = KINDS["boxes"].make(keep(films, "boxes"), SPEC, 1, 1)
+    units = KINDS["boxes"].make_units(select_usable_rows(films, "boxes"), SPEC, 1, 1)
     net = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32)
     with pytest.raises(UserError, match=facts("probe")):
         make_sources(net, net, (), ("mean",), 0, ["encoder:tokens"], units.regions)
@@ -173,9 +175,9 @@ def test_windows_have_the_class_of_their_video(tmp_path):
         "ten_crops": {"train": 3, "val": 3, "test": 30},
     }
     for kind, each in counts.items():
-        units = KINDS[kind].make(keep(data, kind), SPEC, 1, 1)
+        units = KINDS[kind].make_units(select_usable_rows(data, kind), SPEC, 1, 1)
         assert units.labels.tolist() == [int(data.labels[row]) for row in units.clips.row], kind
         for row, of in enumerate(data.rows):
             assert units.clips.row.count(row) == each[of.split], (kind, of.split)
         with pytest.raises(UserError, match=facts("--clips", "--crops", "1")):
-            KINDS[kind].make(keep(data, kind), SPEC, 1, 2)
+            KINDS[kind].make_units(select_usable_rows(data, kind), SPEC, 1, 2)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.features.bench import Bench
-from benchmarks.features.late_fusion import only
-from benchmarks.tasks.base import score
+from benchmarks.features.late_fusion import restrict_to_rows
+from benchmarks.tasks.base import score_task
 from benchmarks.tasks.retrieval import BANKS
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
@@ -62,7 +62,7 @@ def plain(bench: Bench, source: str, rows: list[int]) -> torch.Tensor:
     x = bench.features[source]["mean@last"]
     means = []
     for row in rows:
-        windows = [x[i] / x[i].norm() for i, of in enumerate(bench.row) if of == row]
+        windows = [x[i] / x[i].norm() for i, of in enumerate(bench.row_of_unit) if of == row]
         means.append(torch.stack(windows).mean(0))
     table = torch.stack(means)
     table = table - table.mean(0)
@@ -86,8 +86,8 @@ def recalls(similarity: torch.Tensor, bench: Bench) -> dict[str, float]:
 def test_retrieval_as_published(streams: int):
     """Similarities of two streams are summed; val, which is a part of the published train split, answers too."""
     benches = [made(seed) for seed in range(streams)]
-    whole = benches[0]._replace(others=tuple(benches[1:]))
-    found = score(tasks["retrieval"](preset="coclr", ks=(1, 5, 10, 20)), whole, pictures=False)
+    whole = benches[0]._replace(other_streams=tuple(benches[1:]))
+    found = score_task(tasks["retrieval"](preset="coclr", ks=(1, 5, 10, 20)), whole, pictures=False)
     for row in ("encoder", "random"):
         sims = [
             plain(b, row, rows_of(b, "test")) @ plain(b, row, rows_of(b, "train", "val")).T
@@ -112,29 +112,29 @@ def test_retrieval_as_published(streams: int):
 
 def test_two_windows_of_one_video_by_hand():
     """Unit vectors (1, 0) and (0, 1) are averaged to (.5, .5); lengths say nothing. The mean of a side goes to zero."""
-    from benchmarks.tasks.retrieval import centred, of_videos
+    from benchmarks.tasks.retrieval import average_windows, centre
     from ssvid.shapes import Frozen
 
     feats = torch.tensor([[9.0, 0.0], [0.0, 0.2], [3.0, 4.0]])
-    got = of_videos(
+    got = average_windows(
         Frozen({"a": feats}, torch.tensor([4, 4, 2]), ["x", "x", "y"]), torch.tensor([0, 0, 1])
     )
     assert torch.allclose(got.feats["a"], torch.tensor([[0.5, 0.5], [0.6, 0.8]]))
     assert got.labels.tolist() == [4, 2] and got.groups == ["x", "y"]
-    assert torch.allclose(centred(got.feats["a"]), torch.tensor([[-0.05, -0.15], [0.05, 0.15]]))
+    assert torch.allclose(centre(got.feats["a"]), torch.tensor([[-0.05, -0.15], [0.05, 0.15]]))
 
 
 @for_each("streams", [1, 2])
 def test_classes_by_the_mean_softmax_of_windows_and_streams(streams: int):
     benches, probe = [made(seed) for seed in range(streams)], probes["coclr"](**COCLR)
-    whole = benches[0]._replace(others=tuple(benches[1:]))
-    found = score(tasks["classify"](probe, kind="ten_crops"), whole)
+    whole = benches[0]._replace(other_streams=tuple(benches[1:]))
+    found = score_task(tasks["classify"](probe, kind="ten_crops"), whole)
     total = torch.zeros(42, CLASSES)
     for bench in benches:
-        scores = probe.run(*(bench.frozen("encoder", split) for split in COUNTS), 0).scores.softmax(
-            -1
-        )
-        own = [bench.row[i] for i in bench.splits["test"]]
+        scores = probe.run(
+            *(bench.get_frozen("encoder", split) for split in COUNTS), 0
+        ).scores.softmax(-1)
+        own = [bench.row_of_unit[i] for i in bench.splits["test"]]
         for place, row in enumerate(rows_of(bench, "test")):
             total[place] += torch.stack([scores[i] for i, of in enumerate(own) if of == row]).mean(
                 0
@@ -154,11 +154,11 @@ def test_classes_by_the_mean_softmax_of_windows_and_streams(streams: int):
 def test_plain_clips_fuse_too():
     """One clip a video, in two streams: each has a probe of its own, and a fused row is no worse than noise allows."""
     views = [made(seed) for seed in (0, 1)]
-    views = [b._replace(splits={s: b.videos(s)[0] for s in COUNTS}) for b in views]
-    whole = views[0]._replace(others=(views[1],))
+    views = [b._replace(splits={s: b.index_videos(s)[0] for s in COUNTS}) for b in views]
+    whole = views[0]._replace(other_streams=(views[1],))
     for task in (tasks["retrieval"](), tasks["classify"](probes["knn"]())):
-        alone = [score(task, one).score.value for one in views]
-        assert score(task, whole).score.value > max(alone) - 0.05
+        alone = [score_task(task, one).score.value for one in views]
+        assert score_task(task, whole).score.value > max(alone) - 0.05
     assert BANKS[tasks["retrieval"]().settings().get("preset", "house")] == ("train",)
 
 
@@ -175,7 +175,10 @@ def test_settings_of_the_house_keep_their_hash():
 
 def test_a_video_that_one_stream_lacks_is_left_out_of_both():
     bench = made()
-    less = only(bench, set(range(len(bench.data))) - {0, 30})
-    assert [len(less.videos(split)[0]) for split in COUNTS] == [27, 13, 42]
+    less = restrict_to_rows(bench, set(range(len(bench.data))) - {0, 30})
+    assert [len(less.index_videos(split)[0]) for split in COUNTS] == [27, 13, 42]
     with pytest.raises(UserError, match=facts("clip")):
-        score(tasks["retrieval"](preset="coclr"), only(bench, set(rows_of(bench, "train", "val"))))
+        score_task(
+            tasks["retrieval"](preset="coclr"),
+            restrict_to_rows(bench, set(rows_of(bench, "train", "val"))),
+        )

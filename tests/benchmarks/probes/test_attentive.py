@@ -6,8 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.probes import attentive, attentive_math
-from benchmarks.probes.attentive import PRESETS, Attentive, clip_each, dropped, schedule
-from benchmarks.probes.attentive_math import Form, logits, start
+from benchmarks.probes.attentive import (
+    PRESETS,
+    Attentive,
+    clip_gradients,
+    draw_dropout_mask,
+    schedule_rate,
+)
+from benchmarks.probes.attentive_math import Form, compute_logits, initialise
 from ssvid.errors import UserError
 from ssvid.randomness import permutation
 from ssvid.registry import probes
@@ -85,13 +91,13 @@ def test_heads_trained_together_are_those_that_torch_trains_alone(preset):
     }
     probe, x, y = Attentive(preset=preset, **how), *task(90, 0)[:2]
     x = x["tokens@last"]
-    form = probe.form(x, CLASSES)
+    form = probe.build_form(x, CLASSES)
     stacks = probe.fit(x, y, form, 3)
     places = [(stack, r) for stack in stacks for r in range(len(stack["token"]))]
     assert len(stacks) == (1 if form.depth == 1 else 4) and len(places) == len(probe.grid) == 4
     told = probe.protocol
     for (stack, r), (rate, decay) in zip(places, probe.grid, strict=True):
-        alone = {name: value.requires_grad_() for name, value in start(form, 1, 3).items()}
+        alone = {name: value.requires_grad_() for name, value in initialise(form, 1, 3).items()}
         shrink = [
             v
             for n, v in alone.items()
@@ -103,14 +109,14 @@ def test_heads_trained_together_are_those_that_torch_trains_alone(preset):
         for step in range(6):
             epoch, i = divmod(step, 2)
             rows = permutation(3, epoch, 90)[i * 50 : (i + 1) * 50]
-            mask = dropped(3, epoch, rows, DIM, told["dropout"], x.device)
-            scores, _ = logits(alone, x, rows, form, mask)
+            mask = draw_dropout_mask(3, epoch, rows, DIM, told["dropout"], x.device)
+            scores, _ = compute_logits(alone, x, rows, form, mask)
             optimizer.zero_grad()
             F.cross_entropy(scores[0], y[rows], label_smoothing=told["smoothing"]).backward()
             if told["clip"]:
                 torch.nn.utils.clip_grad_norm_(alone.values(), told["clip"])
             for group in optimizer.param_groups:
-                group["lr"] = rate * schedule(step, 6, 0.3)
+                group["lr"] = rate * schedule_rate(step, 6, 0.3)
             optimizer.step()
         for name, value in alone.items():
             torch.testing.assert_close(
@@ -119,42 +125,42 @@ def test_heads_trained_together_are_those_that_torch_trains_alone(preset):
 
 
 def test_the_schedule_and_the_clipping_are_those_of_the_text():
-    assert [schedule(s, 100, 0.0) for s in (0, 50)] == [1.0, 0.5]
+    assert [schedule_rate(s, 100, 0.0) for s in (0, 50)] == [1.0, 0.5]
     top = 0.5 + 0.5 * math.cos(math.pi * 0.1)
     assert (
-        schedule(0, 100, 0.1) == 0
-        and schedule(5, 100, 0.1) == top / 2
-        and schedule(10, 100, 0.1) == top
+        schedule_rate(0, 100, 0.1) == 0
+        and schedule_rate(5, 100, 0.1) == top / 2
+        and schedule_rate(10, 100, 0.1) == top
     )
     stack = {"a": torch.zeros(2, 3, requires_grad=True), "b": torch.zeros(2, 1, requires_grad=True)}
     stack["a"].grad, stack["b"].grad = (
         torch.tensor([[3.0, 0, 0], [0.3, 0, 0]]),
         torch.tensor([[4.0], [0.4]]),
     )
-    clip_each(stack, 1.0)
+    clip_gradients(stack, 1.0)
     torch.testing.assert_close(stack["a"].grad, torch.tensor([[0.6, 0, 0], [0.3, 0, 0]]))
     torch.testing.assert_close(stack["b"].grad, torch.tensor([[0.8], [0.4]]))
 
 
 def test_dropout_is_a_clips_own_and_anew_each_epoch():
     rows = torch.arange(200)
-    mask = dropped(0, 1, rows, 50, 0.25, rows.device)
-    assert torch.equal(mask[30:40], dropped(0, 1, rows[30:40], 50, 0.25, rows.device))
+    mask = draw_dropout_mask(0, 1, rows, 50, 0.25, rows.device)
+    assert torch.equal(mask[30:40], draw_dropout_mask(0, 1, rows[30:40], 50, 0.25, rows.device))
     assert mask.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert mask.mean() == pytest.approx(1.0, abs=0.03)
-    assert not torch.equal(mask, dropped(0, 2, rows, 50, 0.25, rows.device))
+    assert not torch.equal(mask, draw_dropout_mask(0, 2, rows, 50, 0.25, rows.device))
 
 
 @pytest.mark.parametrize("preset", ["house", "blocks4"])
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(preset, monkeypatch):
     probe, x, y = Attentive(preset=preset, **SMALL[preset]), *task(30, 0)[:2]
     x, rows = x["tokens@last"], torch.arange(20)
-    form, found = probe.form(x, CLASSES), []
+    form, found = probe.build_form(x, CLASSES), []
     for kept in (2**26, 17 * DIM * 3 * TOKENS * 3):  # three clips of blocks at a time
-        monkeypatch.setattr(attentive_math, "KEPT", kept)
+        monkeypatch.setattr(attentive_math, "SAVED_NUMBERS", kept)
         monkeypatch.setattr(attentive_math, "AT_ONCE", kept // 2000)
-        stack = probe.made(form, 0, 2)
-        probe.gradients([stack], x, y, rows, form, 0, 0)
+        stack = probe.create_heads(form, 0, 2)
+        probe.compute_gradients([stack], x, y, rows, form, 0, 0)
         found.append({name: value.grad for name, value in stack.items()})
     for name, whole in found[0].items():
         torch.testing.assert_close(found[1][name], whole, rtol=1e-4, atol=1e-6)
@@ -237,4 +243,4 @@ def test_presets_are_named_and_every_value_can_be_given():
     assert changed == attentive.VIDEOGLUE | {"dropout": 0.0, "epochs": 3}
     with pytest.raises(UserError, match=facts("blocks4")):
         Attentive(preset="videoglu")
-    assert Form(768, 5, 12, 768, 1, False, 1e-6).at_once > 1e9
+    assert Form(768, 5, 12, 768, 1, False, 1e-6).tokens_at_once > 1e9

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.probes.coclr import CoCLR, make, scored
+from benchmarks.probes.coclr import CoCLR, create_head, score_clips
 from ssvid.errors import UserError
 from ssvid.randomness import permutation
 from ssvid.shapes import Frozen
@@ -23,7 +23,7 @@ def test_it_is_what_the_text_says():
     """Unit features, batch statistics, cross-entropy, momentum, decay on all, a tenth from epochs 6 and 8 of 10."""
     train, val, test = split(40, 0), split(12, 1), split(12, 2)
     got = CoCLR(**ONE).run(train, val, test, 5)
-    head = make(6, 3, 5)
+    head = create_head(6, 3, 5)
     parameters = list(head.parameters())
     speed = [torch.zeros_like(p) for p in parameters]
     for epoch in range(10):
@@ -37,7 +37,7 @@ def test_it_is_what_the_text_says():
                 v.mul_(0.9).add_(grad + 1e-2 * p.detach())
                 p.data -= rate * v
     torch.testing.assert_close(
-        got.scores, scored(head.eval(), test.feats["mean@last"]), rtol=1e-4, atol=1e-5
+        got.scores, score_clips(head.eval(), test.feats["mean@last"]), rtol=1e-4, atol=1e-5
     )
     assert len({round(p, 6) for p in head[0].weight.tolist()}) > 1  # batch norm learns too
 

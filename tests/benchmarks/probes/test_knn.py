@@ -4,7 +4,7 @@ import torch
 from lightly.utils.benchmarking import knn_predict
 
 from benchmarks.probes import knn
-from benchmarks.probes.knn import KNN, neighbours
+from benchmarks.probes.knn import KNN, find_neighbours
 from ssvid import registry
 from ssvid.shapes import Frozen
 
@@ -51,12 +51,12 @@ def test_k_is_capped_and_chosen_on_val():
 def test_a_large_bank_is_searched_in_parts_with_the_same_result(monkeypatch):
     train, val, test = task(150, 0), task(60, 1), task(40, 2)
     whole = KNN().run(train, val, test, 0)
-    near, index = neighbours(test.feats["mean@last"], train.feats["mean@last"], 20)
+    near, index = find_neighbours(test.feats["mean@last"], train.feats["mean@last"], 20)
     monkeypatch.setattr(knn, "BANK", 16)  # fewer than the neighbours asked for
     monkeypatch.setattr(knn, "CHUNK", 7)
     parts = KNN().run(train, val, test, 0)
     assert (parts.chosen, parts.grid) == (whole.chosen, whole.grid)
     torch.testing.assert_close(parts.scores, whole.scores)
-    again, places = neighbours(test.feats["mean@last"], train.feats["mean@last"], 20)
+    again, places = find_neighbours(test.feats["mean@last"], train.feats["mean@last"], 20)
     assert torch.equal(places, index)
     torch.testing.assert_close(again, near)

@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.probes import linear
-from benchmarks.probes.linear import Basis, Linear, Rows, best_half, gradient, judge, logits
+from benchmarks.probes.linear import (
+    Linear,
+    Rows,
+    Standardizer,
+    compute_gradient,
+    compute_logits,
+    evaluate,
+    select_best_half,
+)
 from ssvid.errors import UserError
 from ssvid.shapes import Frozen
 from ssvid.statistics import wilson
@@ -36,7 +44,7 @@ def test_hand_gradient_is_autograd():
     y = torch.randint(5, (7,))
     loss = sum(F.cross_entropy(scores[:, r], y) for r in range(3))
     (want,) = torch.autograd.grad(loss, scores)
-    torch.testing.assert_close(gradient(scores.detach(), y), want)
+    torch.testing.assert_close(compute_gradient(scores.detach(), y), want)
 
 
 def test_a_head_is_what_torch_trains():
@@ -56,8 +64,8 @@ def test_a_head_is_what_torch_trains():
                 v.mul_(0.9).sub_(0.1 * rate * g)
             net.weight.div_(1 + rate * 0.02).add_(speed[0])
             net.bias.add_(speed[1])
-    torch.testing.assert_close(heads.w[:, 0].T, net.weight.detach(), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(heads.b[0], net.bias.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(heads.weight[0], net.weight.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(heads.bias[0], net.bias.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_batched_heads_equal_heads_trained_alone():
@@ -66,7 +74,7 @@ def test_batched_heads_equal_heads_trained_alone():
     together, scores = small(rungs=()).fit(*args)
     for number, (rate, decay) in enumerate(small().grid):
         alone, score = small(rates=(rate,), weight_decays=(decay,), rungs=()).fit(*args)
-        torch.testing.assert_close(together.w[:, number], alone.w[:, 0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.weight[number], alone.weight[0], rtol=1e-4, atol=1e-5)
         assert scores[number] == score[0]
 
 
@@ -76,28 +84,36 @@ def test_the_race_keeps_the_better_half_and_says_when_others_left():
     survivors, scores = small().fit(*args)
     whole, _ = small(rungs=()).fit(*args)
     assert sorted(score["trained"] for score in scores) == [0.25] * 3 + [0.5] + [1.0] * 2
-    for place, number in enumerate(survivors.number.tolist()):
+    for place, number in enumerate(survivors.grid_index.tolist()):
         assert scores[number]["trained"] == 1.0
-        torch.testing.assert_close(survivors.w[:, place], whole.w[:, number], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            survivors.weight[place], whole.weight[number], rtol=1e-4, atol=1e-5
+        )
     top1, loss = torch.tensor([0.5, 0.9, 0.5, 0.9]), torch.tensor([1.0, 3.0, 0.5, 2.0])
-    assert best_half(top1, loss).tolist() == [1, 3]
-    assert best_half(top1[:3], loss[:3]).tolist() == [1, 2]  # equal accuracy: the lower loss stays
+    assert select_best_half(top1, loss).tolist() == [1, 3]
+    assert select_best_half(top1[:3], loss[:3]).tolist() == [
+        1,
+        2,
+    ]  # equal accuracy: the lower loss stays
 
 
 def test_few_wide_clips_are_probed_in_their_span():
     """The span changes the cost, not the logits: the same head trained on all columns agrees."""
     train, val = task(60, 0, dim=400), task(50, 1, dim=400)
-    basis = Basis(train.feats["mean@last"])
-    x = basis(train.feats["mean@last"])
+    standardizer = Standardizer(train.feats["mean@last"])
+    x = standardizer(train.feats["mean@last"])
     assert x.shape == (60, 60)
     mean, std = train.feats["mean@last"].mean(0), train.feats["mean@last"].std(0, correction=0)
     full, full_val = [
         (f - mean) / std / 20 for f in (train.feats["mean@last"], val.feats["mean@last"])
     ]
     probe = small(rungs=())
-    here, _ = probe.fit(x, train.labels, basis(val.feats["mean@last"]), val.labels, 4, 0)
+    here, _ = probe.fit(x, train.labels, standardizer(val.feats["mean@last"]), val.labels, 4, 0)
     there, _ = probe.fit(full, train.labels, full_val, val.labels, 4, 0)
-    got, want = logits(here, basis(val.feats["mean@last"])), logits(there, full_val)
+    got, want = (
+        compute_logits(here, standardizer(val.feats["mean@last"])),
+        compute_logits(there, full_val),
+    )
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
 
 
@@ -137,10 +153,10 @@ def test_selection_never_sees_test():
 
 def test_statistics_come_from_train_alone():
     train = torch.randn(50, 8) * 3 + 5
-    basis = Basis(train)
-    torch.testing.assert_close(basis(train).mean(0), torch.zeros(8), atol=1e-5, rtol=0)
-    torch.testing.assert_close(basis(train).square().sum(1).mean(), torch.tensor(1.0))
-    assert basis(torch.full((3, 8), 1000.0)).min() > 10  # a shifted test set stays shifted
+    standardizer = Standardizer(train)
+    torch.testing.assert_close(standardizer(train).mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standardizer(train).square().sum(1).mean(), torch.tensor(1.0))
+    assert standardizer(torch.full((3, 8), 1000.0)).min() > 10  # a shifted test set stays shifted
 
 
 def test_ties_go_to_the_narrow_pooling_and_the_stronger_decay():
@@ -180,7 +196,7 @@ def test_a_class_that_train_lacks_counts_as_wrong():
     heads, _ = small().fit(
         train.feats["mean@last"], train.labels, val.feats["mean@last"], val.labels, 4, 0
     )
-    assert judge(heads, val.feats["mean@last"], val.labels)[0].max() > 0.5
+    assert evaluate(heads, val.feats["mean@last"], val.labels)[0].max() > 0.5
 
 
 def test_same_seed_same_result_and_empty_splits_are_refused():
@@ -203,11 +219,11 @@ def test_large_features_are_read_in_parts_with_the_same_result(monkeypatch):
     whole = small().run(*three, 0)
     monkeypatch.setattr(linear, "WHOLE", 0)
     monkeypatch.setattr(linear, "CHUNK", 33)
-    basis = Basis(three[0].feats["mean@last"])
-    assert isinstance(basis.rows(three[0].feats["mean@last"]), Rows)
+    standardizer = Standardizer(three[0].feats["mean@last"])
+    assert isinstance(standardizer.wrap(three[0].feats["mean@last"]), Rows)
     std, mean = torch.std_mean(three[0].feats["mean@last"].double(), 0, correction=0)
-    torch.testing.assert_close(basis.mean, mean.float())
-    torch.testing.assert_close(basis.std, std.float() * math.sqrt(32))
+    torch.testing.assert_close(standardizer.mean, mean.float())
+    torch.testing.assert_close(standardizer.std, std.float() * math.sqrt(32))
     parts = small().run(*three, 0)
     assert (parts.chosen, parts.grid) == (whole.chosen, whole.grid)
     torch.testing.assert_close(parts.scores, whole.scores, rtol=1e-3, atol=1e-4)
