@@ -61,13 +61,17 @@ class Bench(NamedTuple):
         `video_of_view` has an entry for each row of `get_frozen_views`: the position of its video
         among `first_units`.
         """
-        first_units: dict[int, int] = {}
+        first_units: list[int] = []
+        number_of_row: dict[int, int] = {}
+        video_of_unit: list[int] = []
         for unit in self.splits[split]:
-            first_units.setdefault(self.row_of_unit[unit], unit)
-        number_of_row = {row: number for number, row in enumerate(first_units)}
-        video_of_unit = [number_of_row[self.row_of_unit[unit]] for unit in self.splits[split]]
+            row = self.row_of_unit[unit]
+            if row not in number_of_row:
+                number_of_row[row] = len(first_units)
+                first_units.append(unit)
+            video_of_unit.append(number_of_row[row])
         index = torch.tensor(video_of_unit, dtype=torch.int64)
-        return list(first_units.values()), index.repeat_interleave(self.views)
+        return first_units, index.repeat_interleave(self.views)
 
     def get_groups(self, split: str) -> list[str]:
         """The group of each unit of a split."""

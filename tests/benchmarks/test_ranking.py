@@ -1,4 +1,7 @@
-"""Average precision against scikit-learn and against a plain reading of its definition, ties and weights included."""
+"""Average precision against scikit-learn and against a plain reading of its definition.
+
+Ties and weights are covered.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from tests.helpers import for_each
 ONE = torch.ones(1, 1, dtype=torch.float64)
 
 
-def made(seed: int, n: int = 60, classes: int = 5):
+def draw_answers(seed: int, n: int = 60, classes: int = 5):
     draw = torch.Generator().manual_seed(seed)
     scores = (torch.randn(n, classes, generator=draw) * 3).round() / 3  # ties
     return scores, torch.rand(n, classes, generator=draw) < 0.3, torch.arange(n) % 7
@@ -25,20 +28,20 @@ def made(seed: int, n: int = 60, classes: int = 5):
 
 @for_each("seed", range(4))
 def test_as_scikit_learn_has_it(seed: int):
-    scores, held, _ = made(seed)
-    held[:, 4] = False  # a class that is not there counts for nothing
-    by_class = [average_precision_score(held[:, q], scores[:, q]) for q in range(4)]
-    assert mean_average_precision(scores, held) == pytest.approx(np.mean(by_class), abs=1e-12)
+    scores, labels, _ = draw_answers(seed)
+    labels[:, 4] = False  # a class that is not there counts for nothing
+    by_class = [average_precision_score(labels[:, q], scores[:, q]) for q in range(4)]
+    assert mean_average_precision(scores, labels) == pytest.approx(np.mean(by_class), abs=1e-12)
 
 
 @for_each("interpolated", [False, True])
 def test_a_weight_of_two_is_two_of_each(interpolated: bool):
-    scores, held, group = made(9)
+    scores, labels, group = draw_answers(9)
     times = torch.tensor([2, 0, 1, 3, 1, 1, 0])
     rows = torch.arange(len(scores)).repeat_interleave(times[group])
-    ours = mean_over(rank_table(scores, held, group), interpolated)(times[None].double())
+    ours = mean_over(rank_table(scores, labels, group), interpolated)(times[None].double())
     plain = mean_over(
-        rank_table(scores[rows], held[rows], torch.zeros(len(rows), dtype=torch.int64)),
+        rank_table(scores[rows], labels[rows], torch.zeros(len(rows), dtype=torch.int64)),
         interpolated,
     )(ONE)
     torch.testing.assert_close(ours, plain)
