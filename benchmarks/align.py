@@ -1,6 +1,7 @@
-"""a video and its transcript -> when each sentence is seen: python -m benchmarks.align VIDEO TRANSCRIPT --encoder E ...
+"""a video and its transcript -> when each sentence is seen.
 
-Writes NAME.vtt, NAME.json and NAME.png, of one video or of each in a folder. How: benchmarks.alignment.realign.
+`python -m benchmarks.align VIDEO TRANSCRIPT --encoder E ...` writes NAME.vtt, NAME.json and
+NAME.png, for one video or for each in a folder. The method is in benchmarks.alignment.realign.
 """
 
 import hashlib
@@ -13,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.alignment.aligner import open_aligner, same_features
-from benchmarks.alignment.realign import Aligner, Found, realign, web_vtt
+from benchmarks.alignment.aligner import check_same_features, open_aligner
+from benchmarks.alignment.realign import AlignedSentence, Aligner, format_web_vtt, realign
 from ssvid.data import files
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
@@ -35,31 +36,35 @@ from ssvid.progress import progress_bar
 from ssvid.shapes import Row
 from ssvid.weights.encoders import encoder_hash
 
-VERSION = 1  # of what is written: another one is written anew
+VERSION = 1  # of the files that are written; files of another version are written again
 LISTED = "left_out.jsonl"
 
 
 def align(
     video: str,  # a file, or a folder of them; with --features also the name of one video
-    transcript: str,  # .vtt, .srt, .json, .csv or .txt; for a folder also a folder, each file named after its video
+    # .vtt, .srt, .json, .csv or .txt; for a folder also a folder, each file named after its video
+    transcript: str,
     *,
     aligner: str,  # folder of a run of tan, or its published file
     out: str,  # folder
-    encoder: str
-    | None = None,  # a run folder, an exported or published file: the one of the aligner's features
-    features: str
-    | None = None,  # instead: a folder of features, as ssvid.extract --per_second writes it
-    words: str | None = None,  # the list of words of a published aligner, beside its file
-    threshold: float
-    | None = None,  # least probability of an alignable sentence, 0.5; least score, without a head
+    # a run folder, an exported or published file: the encoder of the aligner's features
+    encoder: str | None = None,
+    # instead of --encoder: a folder of features, as ssvid.extract --per_second writes it
+    features: str | None = None,
+    words: str | None = None,  # word list of a published aligner
+    # least probability of an alignable sentence, 0.5 if not set; without a head the least score
+    threshold: float | None = None,
     batch_size: int = 32,  # clips through the encoder at once
     workers: int = 2,  # loader processes
     devices: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU where there is one
 ) -> dict[str, Any]:
-    """Re-time the sentences of one video, or of each in a folder. The same command again goes on where it stopped."""
+    """Give new times to the sentences of one video, or of each video in a folder.
+
+    The same command continues where it stopped.
+    """
     if (encoder is None) == (features is None):
         raise UserError(
-            "Features of each second are wanted: give --encoder, or --features; one of the two."
+            "Features of each second are needed: give --encoder, or --features; one of the two."
         )
     positive(batch_size=batch_size)
     within(0, math.inf, workers=workers)
@@ -68,214 +73,225 @@ def align(
     if target.is_file():
         raise UserError(f"--out {out} is a file; name a folder.")
     device = join(devices).device
-    by = open_aligner(aligner, device, words)
-    videos = _videos(video, features)
+    opened = open_aligner(aligner, device, words)
+    videos = _find_videos(video, features)
     with locked(target / "lock", wait=False, what=f"--out {out}"):
-        for rest in target.rglob(".*.tmp"):
-            rest.unlink()  # of a writer that was killed
-        (target / NAME).unlink(missing_ok=True)  # every pair is looked at again
-        listing = LeftOut()
-        said = _spoken(transcript, videos, many, listing)
-        if videos.listed is not None:
+        for unfinished in target.rglob(".*.tmp"):
+            unfinished.unlink()  # of a writer that was killed
+        (target / NAME).unlink(missing_ok=True)  # every pair is checked again
+        left_out = LeftOut()
+        sentences = _read_sentences(transcript, videos, many, left_out)
+        if videos.manifest is not None:
             assert encoder is not None
-            net = _open_encoder(encoder, by, aligner).to(device)
-            rows = [i for i, id in enumerate(videos.ids) if id in said]
+            net = _open_encoder(encoder, opened, aligner).to(device)
+            rows = [i for i, video_id in enumerate(videos.ids) if video_id in sentences]
             root = target / "features" / encoder_hash(net)
-            fill_store(
-                videos.listed.take(rows),
-                net,
-                root,
-                batch_size=batch_size,
-                workers=workers,
-                device=device,
-            )
+            settings = {"batch_size": batch_size, "workers": workers}
+            fill_store(videos.manifest.take(rows), net, root, device=device, **settings)
             videos = videos._replace(store=Store(root))
         assert videos.store is not None
-        same_features(by, (videos.store.card or {}).get("hash"), f"--features {videos.store.root}")
-        told = _align_all(videos, said, by, target, threshold, many)
-        listing.say(transcript)
-        listing.write(target / LISTED)
-    told |= {"left_out": listing.counts, "seconds": round(time.monotonic() - began, 3), "out": out}
-    return told | ({"exit_code": 3} if told["bad"] else {})
+        store_hash = (videos.store.card or {}).get("hash")
+        check_same_features(opened, store_hash, f"--features {videos.store.root}")
+        work = Work(videos.store, opened, target, threshold)
+        printed = _align_all(work, videos, sentences, many)
+        left_out.say(transcript)
+        left_out.write(target / LISTED)
+    seconds = round(time.monotonic() - began, 3)
+    printed |= {"left_out": left_out.counts, "seconds": seconds, "out": out}
+    return printed | ({"exit_code": 3} if printed["bad"] else {})
 
 
 class Videos(NamedTuple):
-    """Those that were asked for."""
+    """The videos that the user named."""
 
     ids: list[str]
-    listed: Manifest | None  # None: their features are in the store
+    manifest: Manifest | None  # None: their features are in the store
     store: Store | None
 
     def length(self, video: str) -> float | None:
-        """In seconds; None: it cannot be read, which is said elsewhere."""
+        """In seconds. None where the video cannot be read, which is reported elsewhere."""
         try:
-            if self.listed is None:
+            if self.manifest is None:
                 assert self.store is not None
                 return float(len(self.store.read(video)))
-            return float(seconds_in(stamps(self.listed.path(self.ids.index(video)))))
+            return float(seconds_in(stamps(self.manifest.path(self.ids.index(video)))))
         except (DecodeError, UserError, ValueError):
             return None
 
 
-def _videos(video: str, features: str | None) -> Videos:
+class Work(NamedTuple):
+    """What the alignment of every video needs."""
+
+    store: Store  # of features
+    aligner: Aligner
+    target: Path  # folder of the files
+    threshold: float | None
+
+
+def _find_videos(video: str, features: str | None) -> Videos:
     path, store = Path(video).expanduser(), None if features is None else Store(features)
     if not path.is_dir():
         if store is not None:
             return Videos([video if video in store else path.stem], None, store)
         file = files.file(path, "VIDEO")
-        return Videos(
-            [file.stem], Manifest.build([Row(file.name, video_id=file.stem)], file.parent), None
-        )
+        row = Row(file.name, video_id=file.stem)
+        return Videos([file.stem], Manifest.build([row], file.parent), None)
     names = files.videos(path)
     if not names and store is not None:  # the folder of features stands for its videos
-        return Videos(
-            sorted(
-                p.relative_to(store.root).with_suffix("").as_posix() for p in stored(store.root)
-            ),
-            None,
-            store,
-        )
+        return Videos(sorted(_list_stored_ids(store)), None, store)
     if not names:
         raise UserError(f"{path} holds no video files: check VIDEO.")
     ids = Manifest.build([Row(name) for name in names], path).video_ids
-    rows = [Row(name, video_id=id) for name, id in zip(names, ids, strict=True)]
-    return Videos(ids, Manifest.build(rows, path) if store is None else None, store)
+    if store is not None:
+        return Videos(ids, None, store)
+    rows = [Row(name, video_id=video_id) for name, video_id in zip(names, ids, strict=True)]
+    return Videos(ids, Manifest.build(rows, path), None)
 
 
-def _spoken(
-    transcript: str, videos: Videos, many: bool, listing: LeftOut
+def _list_stored_ids(store: Store) -> list[str]:
+    files_of_store = stored(store.root)
+    return [path.relative_to(store.root).with_suffix("").as_posix() for path in files_of_store]
+
+
+def _read_sentences(
+    transcript: str, videos: Videos, many: bool, left_out: LeftOut
 ) -> dict[str, list[Sentence]]:
-    """Video id -> its sentences. For a single video the one transcript that there is, whatever its name."""
+    """Video id -> its sentences. A single video gets the only transcript, whatever its name."""
     if not Path(transcript).expanduser().exists():
         raise UserError(f"There is no transcript {transcript}.")
-    only = videos.ids[0]
-    said = readers.read(
-        transcript, length=lambda id: videos.length(id if many else only), left_out=listing
+    first = videos.ids[0]
+    sentences = readers.read(
+        transcript,
+        length=lambda video_id: videos.length(video_id if many else first),
+        left_out=left_out,
     )
     if many:
-        return said
-    if len(said) > 1 and only not in said:
-        raise UserError(f"{transcript} has sentences of {len(said)} videos, and none of {only}.")
-    return {only: said[only] if only in said else next(iter(said.values()))}
+        return sentences
+    if len(sentences) > 1 and first not in sentences:
+        raise UserError(
+            f"{transcript} has sentences of {len(sentences)} videos, and none of {first}."
+        )
+    return {first: sentences[first] if first in sentences else next(iter(sentences.values()))}
 
 
-def _open_encoder(given: str, by: Aligner, aligner: str) -> Encoder:
+def _open_encoder(argument: str, aligner: Aligner, aligner_argument: str) -> Encoder:
+    """The encoder of --encoder. Raises a UserError where the aligner cannot take its features."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a name gives the same random weights each time
-        net = open_encoder(given)
+        net = open_encoder(argument)
     if lacks_statistics(net):
         raise UserError(
-            f"{given} has batch norm without running statistics: extract its features with ssvid.extract --per_second "
-            "--calibrate_bn 256, and give them with --features."
+            f"{argument} has batch norm without running statistics: extract its features with "
+            "ssvid.extract --per_second --calibrate_bn 256, and give them with --features."
         )
-    if by.width is not None and by.width != net.dim:
+    if aligner.width is not None and aligner.width != net.dim:
         raise UserError(
-            f"The features of --encoder {given} are {net.dim} wide and the aligner {aligner} learnt from {by.width}: "
-            "name the encoder of the features that it learnt from."
+            f"The features of --encoder {argument} are {net.dim} wide, but the aligner "
+            f"{aligner_argument} learnt from features that are {aligner.width} wide: name the "
+            "encoder of the features that it learnt from."
         )
-    same_features(by, encoder_hash(net), f"--encoder {given}")
+    check_same_features(aligner, encoder_hash(net), f"--encoder {argument}")
     return net
 
 
 def _align_all(
-    videos: Videos,
-    said: dict[str, list[Sentence]],
-    by: Aligner,
-    target: Path,
-    threshold: float | None,
-    many: bool,
+    work: Work, videos: Videos, sentences: dict[str, list[Sentence]], many: bool
 ) -> dict[str, Any]:
-    assert videos.store is not None
-    unread = _reasons(videos)
-    bad = Quarantine(target, len(videos.ids), 1.0)
-    aligned, kept, found = 0, 0, list[Found]()
+    """Align every video, and count. Errors of a single video are raised, of many listed."""
+    unreadable = _list_unreadable(videos)
+    bad = Quarantine(work.target, len(videos.ids), 1.0)
+    counts = {"videos": len(videos.ids), "aligned": 0, "kept": 0}
+    all_aligned: list[AlignedSentence] = []
     ids = videos.ids
     for video in progress_bar(len(ids), "video", iterable=ids, desc="align", disable=not many):
         try:
-            if video not in said:
+            if video not in sentences:
                 raise UserError(f"The video {video} has no sentences in the transcript.")
-            if video in unread:
-                raise UserError(f"The video {video} cannot be read: {unread[video]}.")
-            again, new = _align_one(video, said[video], videos.store, by, target, threshold)
+            if video in unreadable:
+                raise UserError(f"The video {video} cannot be read: {unreadable[video]}.")
+            aligned, is_new = _align_video(work, video, sentences[video])
         except UserError as error:
             if not many or error.exit_code != UserError.exit_code:
                 raise
             bad.add(video, None, str(error))
             continue
-        aligned, kept, found = aligned + new, kept + (not new), found + again
-    counts = {"videos": len(videos.ids), "aligned": aligned, "kept": kept, "bad": len(bad)}
-    told = [one.alignable for one in found if one.alignable is not None]
-    return counts | {"sentences": len(found), "alignable": sum(told) if told else None}
+        counts["aligned" if is_new else "kept"] += 1
+        all_aligned += aligned
+    decided = [line.alignable for line in all_aligned if line.alignable is not None]
+    return {
+        **counts,
+        "bad": len(bad),
+        "sentences": len(all_aligned),
+        "alignable": sum(decided) if decided else None,
+    }
 
 
-def _reasons(videos: Videos) -> dict[str, str]:
-    """Video -> why it has no features, of those whose features were made here."""
-    if videos.listed is None or videos.store is None:
+def _list_unreadable(videos: Videos) -> dict[str, str]:
+    """Video -> the reason why it has no features, where the features were extracted here."""
+    if videos.manifest is None or videos.store is None:
         return {}
-    why = Quarantine(videos.store.root, len(videos.ids)).bad
-    paths = {id: str(videos.listed.path(i)) for i, id in enumerate(videos.ids)}
-    return {id: why[path] for id, path in paths.items() if path in why}
+    reasons = Quarantine(videos.store.root, len(videos.ids)).bad
+    unreadable = {}
+    for row, video in enumerate(videos.ids):
+        path = str(videos.manifest.path(row))
+        if path in reasons:
+            unreadable[video] = reasons[path]
+    return unreadable
 
 
-def _align_one(
-    video: str,
-    said: list[Sentence],
-    store: Store,
-    by: Aligner,
-    target: Path,
-    threshold: float | None,
-) -> tuple[list[Found], bool]:
-    """Its sentences; and whether they had to be found, not being there from the same inputs."""
-    table = store.read(video)
-    key = _key(table, said, by, threshold)
-    vtt, file, png = (place(target, video, suffix) for suffix in (".vtt", ".json", ".png"))
-    old = _kept(file, key) if vtt.exists() and png.exists() else None
-    if old is not None:
-        return old, False
-    found, shares = realign(table, said, by, threshold)
+def _align_video(
+    work: Work, video: str, sentences: list[Sentence]
+) -> tuple[list[AlignedSentence], bool]:
+    """(sentences with new times, whether they are new rather than read from the same inputs)."""
+    table = work.store.read(video)
+    key = _hash_inputs(table, sentences, work.aligner, work.threshold)
+    vtt, file, png = (place(work.target, video, suffix) for suffix in (".vtt", ".json", ".png"))
+    earlier = _read_earlier(file, key) if vtt.exists() and png.exists() else None
+    if earlier is not None:
+        return earlier, False
+    aligned, likelihood = realign(table, sentences, work.aligner, work.threshold)
     from benchmarks.reports.alignment import draw
 
     picture = draw(
-        f"{video}: {len(found)} sentences",
-        shares,
-        [one.text for one in found],
-        [one.said for one in found],
-        [one.found for one in found],
-        [one.alignable for one in found],
+        f"{video}: {len(aligned)} sentences",
+        likelihood,
+        [sentence.text for sentence in aligned],
+        [sentence.spoken for sentence in aligned],
+        [sentence.span for sentence in aligned],
+        [sentence.alignable for sentence in aligned],
     )
-    told = {
+    content = {
         "video": video,
         "seconds": len(table),
         "key": key,
-        "aligner": by.hash,
-        "threshold": threshold,
+        "aligner": work.aligner.hash,
+        "threshold": work.threshold,
+        "segments": [sentence.to_json() for sentence in aligned],
     }
-    whole = json.dumps(
-        told | {"segments": [one._asdict() for one in found]}, indent=1, ensure_ascii=False
-    )
     file.parent.mkdir(parents=True, exist_ok=True)
-    for path, data in (
-        (vtt, web_vtt(found).encode()),
-        (png, picture),
-        (file, whole.encode()),
-    ):  # json says: all done
-        write_bytes_whole(path, data)
-    return found, True
+    write_bytes_whole(vtt, format_web_vtt(aligned).encode())
+    write_bytes_whole(png, picture)
+    # Last, because the JSON file shows that all three are complete.
+    write_bytes_whole(file, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    return aligned, True
 
 
-def _key(table: np.ndarray, said: list[Sentence], by: Aligner, threshold: float | None) -> str:
-    digest = hashlib.sha256(
-        repr((VERSION, table.shape, table.dtype.str, said, by.hash, threshold)).encode()
-    )
+def _hash_inputs(
+    table: np.ndarray, sentences: list[Sentence], aligner: Aligner, threshold: float | None
+) -> str:
+    inputs = (VERSION, table.shape, table.dtype.str, sentences, aligner.hash, threshold)
+    digest = hashlib.sha256(repr(inputs).encode())
     digest.update(np.ascontiguousarray(table).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _kept(file: Path, key: str) -> list[Found] | None:
-    """What an earlier run of the same inputs found."""
+def _read_earlier(file: Path, key: str) -> list[AlignedSentence] | None:
+    """The sentences that an earlier run of the same inputs wrote."""
     try:
-        held = json.loads(file.read_text())
-        return [Found(**one) for one in held["segments"]] if held["key"] == key else None
+        content = json.loads(file.read_text())
+        if content["key"] != key:
+            return None
+        return [AlignedSentence.from_json(segment) for segment in content["segments"]]
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

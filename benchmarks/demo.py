@@ -1,9 +1,13 @@
-"""`make demo`: synthetic videos -> pretraining -> probe and controls -> report, by the same commands that users run."""
+"""`make demo`: synthetic videos -> pretraining -> probe and controls -> report.
+
+It calls the same commands that users run.
+"""
 
 import shlex
 from pathlib import Path
 from typing import Any
 
+from benchmarks.features.sources import CONTROLS
 from benchmarks.linear_probe import linear_probe
 from ssvid.cli import parse
 from ssvid.engine.features import cpu_seconds
@@ -18,30 +22,26 @@ def demo(
     out: str = "runs/demo",  # the run's folder; the report lies below it
     *,
     seed: int = 0,  # of weights, data and masks
-    small: bool = False,  # only show that it runs
+    small: bool = False,  # a short run that only shows that everything works
     cache: str = ".cache/ssvid",  # folder of the videos and the frozen features
 ) -> dict[str, Any]:
-    """The whole path on synthetic motion. `small` only shows that it runs: its numbers mean nothing."""
+    """The whole path on synthetic motion. With `small` the numbers mean nothing."""
     began = cpu_seconds()
     data = ["--data", "synthetic", "--data.root", f"{cache}/synthetic"]
     argv = ["--config", str(RECIPE), *data, "--out", out, "--seed", str(seed)]
-    shown = shlex.join(["python", "-m", "ssvid.pretrain", *argv])
-    log.info(f"[1/2] {shown}")
+    log.info(f"[1/2] {shlex.join(['python', '-m', 'ssvid.pretrain', *argv])}")
     pretrain(**parse(pretrain, argv + SMALL * small))
     argv = ["--encoder", out, *data, "--out", f"{out}/probe", "--cache", cache]
     log.info(f"[2/2] {shlex.join(['python', '-m', 'benchmarks.linear_probe', *argv])}")
-    found = linear_probe(**parse(linear_probe, argv + SMALL[2:] * small))
-    (result,) = found["results"]
+    probed = linear_probe(**parse(linear_probe, argv + SMALL[2:] * small))
+    (result,) = probed["results"]
     return {
         "pretrained": result["top1"],
-        **{
-            name: result["controls"][name]
-            for name in ("random", "pixels", "single_frame", "shuffled")
-        },
+        **{name: result["controls"][name] for name in CONTROLS},
         "chance": result["chance"],
         "interval": result["interval"],
         "cpu_minutes": round((cpu_seconds() - began) / 60, 2),
-        "report": found["report"],
+        "report": probed["report"],
     }
 
 

@@ -1,7 +1,8 @@
-"""encoders + labelled clips -> scores: `python -m benchmarks.linear_probe --encoder RUN --data NAME --out DIR`.
+"""encoders + labelled clips -> scores.
 
-The suite `linear` on one data set: a linear probe and nearest neighbours on frozen features, each
-beside the same net untrained, raw pixels, one frame repeated and shuffled frames.
+`python -m benchmarks.linear_probe --encoder RUN --data NAME --out DIR` runs the suite `linear` on
+one data set: a linear probe and nearest neighbours on frozen features. Each is compared with the
+same network untrained, with raw pixels, with one frame repeated and with shuffled frames.
 """
 
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.features.bench import Devices, open_options
+from benchmarks.features.options import Devices, open_options
 from benchmarks.features.pooling import POOLINGS
 from benchmarks.run import write_report
 from benchmarks.suites.loader import load
@@ -31,24 +32,28 @@ def linear_probe(
     *,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly; their features are averaged
-    layers: Literal["auto", "last"]
-    | list[int] = "auto",  # blocks beside the last; auto: the middle one
+    # blocks to read beside the last; auto: the middle one
+    layers: Literal["auto", "last"] | list[int] = "auto",
     poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
-    min_steps: int = 400,  # of the probe, on small sets; its epochs on others
-    calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
+    min_steps: int = 400,  # of the probe; a small train split gets more epochs instead
+    # train clips on which batch norm is measured, for an encoder without statistics
+    calibrate_bn: int = 0,
     cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
     devices: Devices = "auto",  # auto: a GPU where there is one
-    threads: int | None = None,  # of torch; null: torch's own choice
+    threads: int | None = None,  # of torch; null: torch chooses
     max_bad: float = 0.01,  # share of files that may be damaged
     seed: int = 0,  # of the probes and the random controls
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Probe frozen encoders (run folders, exported files or registered names) against their controls."""
+    """Probe frozen encoders and compare them with their controls.
+
+    An encoder is a run folder, an exported file or a registered name.
+    """
     if not encoder:
         raise UserError(
-            "Say what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
+            "Name what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
         )
     refuse_old_results(Path(out), encoder)
     options = open_options(
@@ -64,22 +69,28 @@ def linear_probe(
         calibrate_bn=calibrate_bn,
         max_bad=max_bad,
     )
-    suite = open_suite(
-        "linear", load("linear", {"linear": {"min_steps": min_steps}}), labelled(data), None
-    )
-    own_data = config.get("data") if config else None
+    loaded = load("linear", {"linear": {"min_steps": min_steps}})
+    suite = open_suite("linear", loaded, labelled(data), None)
+    user_data = config.get("data") if config else None
     runner = SuiteRunner(
-        Path(out), options, module="benchmarks.linear_probe", config=config, data=own_data
+        Path(out), options, module="benchmarks.linear_probe", config=config, data=user_data
     )
     runner.run(suite, encoder, clip, layers)
-    written = write_report(runner)
-    files = [Path(out) / f"{name}.{CELL}.json" for name in titles(encoder)]
-    results = [read_result(file) for file in files if file.exists()]
-    return {**written, "results": [brief(result) for result in results if result is not None]}
+    printed = write_report(runner)
+    summaries = []
+    for name in titles(encoder):
+        file = Path(out) / f"{name}.{CELL}.json"
+        result = read_result(file) if file.exists() else None
+        if result is not None:
+            summaries.append(summarise(result))
+    return {**printed, "results": summaries}
 
 
 def refuse_old_results(folder: Path, encoders: list[str]) -> None:
-    """The command once wrote one file for each encoder, which would stand twice in the report."""
+    """Raise a UserError where an earlier version of this command wrote results.
+
+    It wrote one file for each encoder, which would appear twice in the report.
+    """
     for name in titles(encoders):
         file = folder / f"{name}.json"
         if file.exists() and read_result(file):
@@ -88,8 +99,8 @@ def refuse_old_results(folder: Path, encoders: list[str]) -> None:
             )
 
 
-def brief(result: Result) -> dict[str, Any]:
-    """What the command prints."""
+def summarise(result: Result) -> dict[str, Any]:
+    """What the command prints about an encoder."""
     from benchmarks.reports.verdict import verdict
     from ssvid.statistics import majority
 

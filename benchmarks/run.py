@@ -1,12 +1,13 @@
-"""encoders x cells of a suite -> results, report: `python -m benchmarks.run --encoder A --suite mini --out DIR`.
+"""encoders x cells of a suite -> results and a report.
 
-How the cells are run and what becomes of a failure: benchmarks/suites/runner.py.
+`python -m benchmarks.run --encoder A --suite mini --out DIR` is the command. Cells are run, and
+failures handled, by benchmarks/suites/runner.py.
 """
 
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.features.bench import Devices, open_options
+from benchmarks.features.options import Devices, open_options
 from benchmarks.features.pooling import POOLINGS
 from benchmarks.suites.loader import load
 from benchmarks.suites.runner import SuiteRunner, open_suite
@@ -17,40 +18,42 @@ from ssvid.log import log
 
 
 def run(
-    encoder: list[str],  # run folders, files or names; RGB+FLOW: two that are asked together
+    encoder: list[str],  # run folders, files or names; RGB+FLOW: two that are evaluated together
     out: str,  # folder of the results
     *,
     suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     data: None | Manifest = None,  # for all cells, instead of the suite's own
-    datasets: str
-    | None = None,  # folder that holds the suite's data sets, each in a folder of its name
+    # folder that holds the suite's data sets, each in a folder of its name
+    datasets: str | None = None,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly
     crops: int = 1,  # of each of these, along the long side
-    average: Literal[
-        "features", "scores"
-    ] = "features",  # over clips and crops; scores: in classify alone
-    seeds: int = 1,  # probes are trained so often, and the numbers are means
-    layers: Literal["auto", "last"]
-    | list[int] = "auto",  # blocks beside the last; auto: the middle one
+    # what is averaged over clips and crops; scores: in classify alone
+    average: Literal["features", "scores"] = "features",
+    seeds: int = 1,  # how often probes are trained; the numbers are means
+    # blocks to read beside the last; auto: the middle one
+    layers: Literal["auto", "last"] | list[int] = "auto",
     poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
-    calibrate_bn: int = 0,  # train clips to measure batch norm on, for an encoder that has no statistics
+    # train clips on which batch norm is measured, for an encoder without statistics
+    calibrate_bn: int = 0,
     cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
     devices: Devices = "auto",  # auto: a GPU where there is one
-    threads: int | None = None,  # of torch; null: torch's own choice
+    threads: int | None = None,  # of torch; null: torch chooses
     max_bad: float = 0.01,  # share of files that may be damaged
-    words: str
-    | None = None,  # the list of words of a published encoder's text side, beside its file
+    words: str | None = None,  # word list of a published encoder's text side
     seed: int = 0,  # of the probes and the random controls
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Ask frozen encoders (run folders, files or registered names) everything a suite holds, controls included."""
+    """Run all tasks of a suite on frozen encoders and on their controls.
+
+    An encoder is a run folder, an exported file or a registered name.
+    """
     positive(seeds=seeds)
     if not encoder:
         raise UserError(
-            "Say what to ask: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
+            "Name what to evaluate: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
         )
     options = open_options(
         out,
@@ -68,16 +71,16 @@ def run(
         max_bad=max_bad,
         words=words,
     )
-    own_data = config.get("data") if config and data is not None else None
+    user_data = config.get("data") if config and data is not None else None
     runner = SuiteRunner(
-        Path(out), options, seeds=seeds, module="benchmarks.run", config=config, data=own_data
+        Path(out), options, seeds=seeds, module="benchmarks.run", config=config, data=user_data
     )
     runner.run(open_suite(suite, load(suite), data, datasets), encoder, clip, layers)
     return write_report(runner)
 
 
 def write_report(runner: SuiteRunner) -> dict[str, Any]:
-    """The tables of all that the folder now holds, and what the command prints."""
+    """Write the report of all results in the folder, and return what the command prints."""
     from benchmarks.reports import board
 
     failures = [failure._asdict() for failure in runner.failures]
@@ -90,10 +93,8 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
     try:
         printed["results"] = board.brief(runner.folder)
         printed["report"] = str(board.write(runner.folder)) if printed["results"] else None
-    except (
-        UserError,
-        OSError,
-    ) as error:  # a file that is not ours, or a full disk: the results stay
+    # A file that is not ours, or a full disk. The results themselves are written.
+    except (UserError, OSError) as error:
         log.warning(f"no report: {error}")
         failures.append({"encoder": "", "cell": "report", "why": str(error)})
     return {**printed, "exit_code": 3 if failures else 0}

@@ -1,4 +1,7 @@
-"""a suite's name or file -> its cells in words: `python -m benchmarks.suite NAME`. No data set is opened."""
+"""a suite's name or file -> its cells in words: `python -m benchmarks.suite NAME`.
+
+No data set is opened.
+"""
 
 import json
 from typing import Any
@@ -9,23 +12,26 @@ from ssvid.cli import resolver
 from ssvid.log import log
 
 
-def described(
+def describe_suite(
     suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     *,
-    flags: dict[str, Any]
-    | None = None,  # of benchmarks.run: whether it would take them; its `suite` is then shown
+    # flags of benchmarks.run, checked as that command would; its `suite` is then described
+    flags: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The cells of a suite: task, probe and all their settings, with the hash that results carry as `cell_hash`."""
+    """The cells of a suite: task, probe and all their settings.
+
+    Each has the hash that results carry as `cell_hash`.
+    """
     if flags is not None:
         suite = str(resolver(run)({**flags, "encoder": ["none"], "out": "none"})["suite"])
     cells, broken = load(suite)
-    for one in cells:
-        log.info(f"{one.hash}  {one.name}: {json.dumps(one.settings)}")
-    for bad in broken:
-        log.warning(f"{bad.name}: {bad.why}")
+    for cell in cells:
+        log.info(f"{cell.hash}  {cell.name}: {json.dumps(cell.settings)}")
+    for broken_cell in broken:
+        log.warning(f"{broken_cell.name}: {broken_cell.error}")
     return {
         "suite": suite,
-        "cells": {one.name: one.hash for one in cells},
+        "cells": {cell.name: cell.hash for cell in cells},
         "exit_code": 2 if broken else 0,
     }
 
@@ -33,4 +39,4 @@ def described(
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    command(described, "suite")
+    command(describe_suite, "suite")

@@ -218,7 +218,7 @@ def test_a_run_keeps_its_words_and_whose_features_it_learnt_from(root: Path, tmp
     again = open_aligner(str(tmp_path / "moved"))
     features, said = torch.randn(1, 9, 24), ["the red bar", "a blue star"]
     assert (
-        torch.equal(by.ask(features, said).joint, again.ask(features, said).joint)
+        torch.equal(by.align_window(features, said).joint, again.align_window(features, said).joint)
         and by.hash == again.hash
     )
     np.save(tmp_path / "moved/text.words.npy", np.load(tmp_path / "moved/text.words.npy")[::-1])

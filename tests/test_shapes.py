@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.features.bench import FeatureOptions, Subject
-from benchmarks.features.late_fusion import agreed
+from benchmarks.features.evaluated_encoder import EvaluatedEncoder
+from benchmarks.features.late_fusion import describe_protocol
+from benchmarks.features.options import FeatureOptions
 from ssvid.data.store import card_of
 from ssvid.encoder import Encoder
 from ssvid.engine.train_flags import ClipChange
@@ -100,7 +101,9 @@ def test_hashes_of_whole_clips_are_their_own():
     assert all(vars(WHOLE) != vars(other) and WHOLE != other for other in others)
     info = describe_encoder("dot", "dot", dot(WHOLE))
     told = [
-        agreed(Subject("dot", "dot", dot(s), s, (), info), FeatureOptions(), "clips")
+        describe_protocol(
+            EvaluatedEncoder("dot", "dot", dot(s), s, (), info), FeatureOptions(), "clips"
+        )
         for s in (WHOLE, *others)
     ]
     assert told[0]["clip"]["whole"] is True and not any("whole" in one["clip"] for one in told[1:])

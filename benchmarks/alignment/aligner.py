@@ -1,9 +1,12 @@
-"""a run of tan, or its published file -> Aligner: the only place that builds an objective to ask it something."""
+"""a run of tan, or its published file -> Aligner.
+
+Only this file builds an objective in order to use it after training.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,107 +24,128 @@ from ssvid.weights.layout import State
 from ssvid.weights.published import find, unknown
 from ssvid.weights.state_dict import fit, weights_hash
 
-PLACES = {
-    "words": "words",
-    "text": "folder",
-}  # arguments of an objective, and of its tower, that are paths
-PATHS = (*PLACES, "init")
+# Arguments of an objective that are paths, and the names that its text tower has for them.
+TOWER_PATHS = {"words": "words", "text": "folder"}
+PATHS = (*TOWER_PATHS, "init")
 
 
 @runtime_checkable
-class Aligns(Protocol):
-    """What an objective has that can be asked."""
+class HasSimilarities(Protocol):
+    """What an objective has that can align."""
 
     def similarities(self, features: Tensor, sentences: Sequence[str]) -> Aligned:
-        """Of one window: 1 T D, and what may be said in it."""
+        """Of one window: features 1 T D, and the sentences that may be spoken in it."""
+
+
+class SavedObjective(NamedTuple):
+    name: str | None  # None: the run's config names no objective
+    arguments: dict[str, Any]
+    state: State
 
 
 def open_aligner(
     path: str, device: torch.device | str = "cpu", words: str | None = None
 ) -> Aligner:
-    """`words`: the list that the word table of a published file is of."""
-    place = Path(path).expanduser()
-    if words is not None and not place.is_file():
+    """The aligner of a run folder or of a published file.
+
+    `words`: the word list of a published file. Raises a UserError that names --aligner or --words.
+    """
+    location = Path(path).expanduser()
+    if words is not None and not location.is_file():
         raise UserError(
-            f"--words is the list of a published aligner, and {path} is none: a run knows its own."
+            f"--words is the word list of a published aligner, and {path} is none: a run has its "
+            "own list."
         )
-    name, given, state = (
-        of_file(place, words) if place.is_file() else of_run(RunFolder(place), path)
-    )
-    built = read_built(place / ALIGNER_CARD) if place.is_dir() else {}
-    given |= built.get("given", {})
-    if name is None or not issubclass(kind := objectives[name], Aligns):  # type: ignore[arg-type]
+    saved = read_published(location, words) if location.is_file() else read_run(location, path)
+    card = read_aligner_card(location / ALIGNER_CARD) if location.is_dir() else {}
+    arguments = saved.arguments | card.get("arguments", {})
+    kind = objectives[saved.name] if saved.name is not None else None
+    if kind is None or not issubclass(kind, HasSimilarities):  # type: ignore[arg-type]
         raise UserError(
-            f"--aligner {path} is of {name or 'no objective'}, which aligns nothing: name one of tan."
+            f"--aligner {path} is of {saved.name or 'no objective'}, which cannot align: name a "
+            "run of tan."
         )
-    given = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
-    }
-    net = kind(
-        None, **given | ({"init": None} if "init" in given else {})
-    )  # its weights are in the state
-    fit(net, state, path)
+    for name, value in arguments.items():
+        if isinstance(value, list):
+            arguments[name] = tuple(value)
+    # The weights are in the state, so the run's own initialisation is not read again.
+    net = kind(None, **arguments | ({"init": None} if "init" in arguments else {}))
+    fit(net, saved.state, path)
     net.eval().to(device)
     window = net.views.text
     assert isinstance(window, Window)
-    told = {key: value for key, value in given.items() if key not in PATHS}
-    what = [
-        json.dumps(told, sort_keys=True, default=str),
-        read_words(given["words"]) if given.get("words") else None,
-    ]
+    settings = {name: value for name, value in arguments.items() if name not in PATHS}
+    word_list = read_words(arguments["words"]) if arguments.get("words") else None
     return Aligner(
         net.similarities,
         window,
-        given.get("features"),
-        weights_hash(net, what),
-        built.get("features"),
+        arguments.get("features"),
+        weights_hash(net, [json.dumps(settings, sort_keys=True, default=str), word_list]),
+        card.get("features"),
     )
 
 
-def read_built(file: Path) -> dict[str, Any]:
-    """What TAN.keep wrote: the arguments of its tower, with the paths of the lists in the run's own folder."""
+def read_aligner_card(file: Path) -> dict[str, Any]:
+    """What TAN.save_assets wrote: the `arguments` of its tower, and the hash of the `features`.
+
+    Paths of word lists are those in the run's own folder. Empty where there is no such file.
+    """
     if not file.exists():
         return {}
     try:
-        told = json.loads(file.read_text())
-        options = dict(told["arguments"])
-        places = {key: options.pop(theirs, None) for key, theirs in PLACES.items()}
-        paths = {key: str(file.parent / place) if place else None for key, place in places.items()}
-        given = {"tower": told["tower"], "options": options, **paths}
-        return {"given": given, "features": told["features"]}
+        card = json.loads(file.read_text())
+        options = dict(card["arguments"])
+        paths = {}
+        for name, tower_name in TOWER_PATHS.items():
+            relative = options.pop(tower_name, None)
+            paths[name] = str(file.parent / relative) if relative else None
+        arguments = {"tower": card["tower"], "options": options, **paths}
+        return {"arguments": arguments, "features": card["features"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} describes no aligner ({error}): name another run.") from error
 
 
-def same_features(by: Aligner, fingerprint: str | None, what: str) -> None:
-    """Refuse features of another encoder than the one that it learnt from, where both are known."""
-    if by.features is not None and fingerprint is not None and by.features != fingerprint:
+def check_same_features(aligner: Aligner, encoder_hash: str | None, source: str) -> None:
+    """Raise a UserError where the aligner learnt from features of another encoder.
+
+    `encoder_hash`: of the encoder that made the features of `source`. Where one of the two hashes
+    is unknown nothing is checked.
+    """
+    learnt_from = aligner.features
+    if learnt_from is not None and encoder_hash is not None and learnt_from != encoder_hash:
         raise UserError(
-            f"{what} is of the encoder {fingerprint}, and the aligner learnt from features of {by.features}: name the "
-            "encoder (or the store) that it was trained on."
+            f"{source} is of the encoder {encoder_hash}, and the aligner learnt from features of "
+            f"{learnt_from}: name the encoder (or the store) that it was trained on."
         )
 
 
-def of_run(folder: RunFolder, path: str) -> tuple[str | None, dict[str, Any], State]:
-    """Its config.yaml, and the newest checkpoint that can be read."""
-    if not (folder.path / "config.yaml").is_file():
-        inside = ", ".join(sorted(file.parent.name for file in folder.path.glob("*/config.yaml")))
-        near = f"name one of its stages: {inside}" if inside else "name one of tan"
-        raise UserError(f"--aligner {path} is no folder of a run (it has no config.yaml): {near}.")
-    config = read_yaml(folder.path / "config.yaml", "config")
-    given = dict(config.get("objective") or {}) if isinstance(config, dict) else {}
-    return given.pop("name", None), given, dict(folder.readable(f"--aligner {path}")["model"])
+def read_run(folder: Path, path: str) -> SavedObjective:
+    """The objective in a run's config.yaml, and the newest checkpoint that can be read."""
+    run = RunFolder(folder)
+    if not (run.path / "config.yaml").is_file():
+        stages = sorted(file.parent.name for file in run.path.glob("*/config.yaml"))
+        hint = f"name one of its stages: {', '.join(stages)}" if stages else "name a run of tan"
+        raise UserError(f"--aligner {path} is no folder of a run (it has no config.yaml): {hint}.")
+    config = read_yaml(run.path / "config.yaml", "config")
+    arguments = dict(config.get("objective") or {}) if isinstance(config, dict) else {}
+    name = arguments.pop("name", None)
+    return SavedObjective(name, arguments, dict(run.readable(f"--aligner {path}")["model"]))
 
 
-def of_file(path: Path, words: str | None) -> tuple[str | None, dict[str, Any], State]:
-    """No tensor tells the words, nor the number of heads, which is 8 in all that was published."""
+def read_published(path: Path, words: str | None) -> SavedObjective:
+    """The objective of a published file.
+
+    No tensor holds the words or the number of heads. The latter is 8 in all published files.
+    """
     file = read(path)
-    found = find(file)
-    if found is None:
+    published = find(file)
+    if published is None:
         raise unknown(file)
-    found.whole()
-    if found.net.objective == "tan" and words is None:
+    published.whole()
+    if published.net.objective == "tan" and words is None:
         raise UserError(
-            f"{path} holds word vectors and not their words: give the list with --words s3d_dict.npy."
+            f"{path} holds word vectors but not their words: give the list with --words "
+            "s3d_dict.npy."
         )
-    return found.net.objective, {**found.net.settings, "words": words}, found.ours
+    arguments = {**published.net.settings, "words": words}
+    return SavedObjective(published.net.objective, arguments, published.ours)

@@ -1,1 +1,1 @@
-"""Clips and a frozen encoder -> a Bench: arrays of features, beside those of the controls."""
+"""Clips and a frozen encoder -> a Bench: features of the encoder and of its controls."""

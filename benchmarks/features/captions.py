@@ -1,6 +1,7 @@
-"""videos with captions -> the clips of each caption's segment; clips of named classes. Units of the tasks on text.
+"""videos with captions -> the clips of each caption's segment; test videos -> their clips.
 
-The only file that knows where MIL-NCE's windows of a segment lie.
+These are the units of the tasks that use text. Only this file knows where the windows of a
+segment lie in the evaluation of MIL-NCE.
 """
 
 from typing import Any
@@ -18,15 +19,17 @@ from ssvid.engine.features import evaluation
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec, Views
 
-SLACK_S = 0.4  # that the last window ends before its segment does, as published
+SLACK_S = 0.4  # by which the last window ends before its segment does, as published
 
 
 class Captions(Clips):
-    """Row i is caption `at[i]` (its number in the row, its start and end in seconds) of test video `row[i]`: so many
-    windows of its segment, the first where it begins and the last SLACK_S before it ends, evenly between.
+    """Row i is caption `at[i]` (its number in the row, start s, end s) of test video `row[i]`.
 
-    A segment that is too short has all its windows where it begins. Past the video's end the last frame is repeated
-    (the published code has black frames there).
+    It holds `windows` clips of the caption's segment: the first starts where the segment starts,
+    the last ends SLACK_S before the segment ends, and the others lie evenly between. A segment
+    that is too short has all its windows at its start. Past the end of the video the last frame
+    is repeated (the published code has black frames there). The name of this class is part of the
+    names of cached features.
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, windows: int) -> None:
@@ -35,12 +38,11 @@ class Captions(Clips):
         self.row: list[int] = []
         self.at: list[tuple[float, float, float]] = []
         for row, video in enumerate(manifest.rows):
-            said = video.sentences if video.split == "test" else ()
-            found = [
-                (float(n), start, end) for n, (start, end, text) in enumerate(said) if text.strip()
-            ]
-            self.row += [row] * len(found)
-            self.at += found
+            sentences = video.sentences if video.split == "test" else ()
+            for number, (start, end, text) in enumerate(sentences):
+                if text.strip():
+                    self.row.append(row)
+                    self.at.append((float(number), start, end))
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         (_, start, end), row, spec = self.at[index], self.row[index], self.views.clips[0]
@@ -48,11 +50,11 @@ class Captions(Clips):
         table = stamps(path, self.manifest.rows[row].fps)
         if not len(table) or start > table[-1] - table[0]:
             raise DecodeError(
-                path, f"its caption at {start:g} s begins when the video has ended", start
+                path, f"its caption at {start:g} s begins after the end of the video", start
             )
-        last = max(start, end - seconds_of(spec, table) - SLACK_S)
-        begins = np.linspace(start, last, self.evaluate)
-        times = np.concatenate([clip_from(spec, table, float(begin)) for begin in begins])
+        last_start = max(start, end - seconds_of(spec, table) - SLACK_S)
+        starts = np.linspace(start, last_start, self.evaluate)
+        times = np.concatenate([clip_from(spec, table, float(second)) for second in starts])
         frames = geometry(
             self._frames(row, times, spec.modality), recipe("none"), spec.size, torch.zeros(0)
         )
@@ -61,12 +63,14 @@ class Captions(Clips):
 
 
 class Tested(Clips):
-    """Row i is video `row[i]` of the test split: where nothing is trained, no other need be read."""
+    """Row i is video `row[i]` of the test split. Nothing is trained, so no other split is read.
+
+    The name of this class is part of the names of cached features.
+    """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, clips: int, crops: int) -> None:
-        super().__init__(
-            manifest, Views(clips=(spec,), augment="none"), seed=0, evaluate=clips, crops=crops
-        )
+        views = Views(clips=(spec,), augment="none")
+        super().__init__(manifest, views, seed=0, evaluate=clips, crops=crops)
         self.whole = evaluation(manifest, spec, clips, "pad", crops)
         self.row = [row for row, video in enumerate(manifest.rows) if video.split == "test"]
         self.at = [()] * len(self.row)

@@ -1,13 +1,18 @@
-"""`RGB+FLOW` -> one Subject and one Bench of several encoders, each with its own clips: late fusion of two streams.
+"""`RGB+FLOW` -> one EvaluatedEncoder and one Bench of several encoders: late fusion of streams.
 
-A task that `fuses` asks each encoder by itself and adds up what they say; of the controls too, row by row.
+Each encoder has its own clips. A task that `fuses_encoders` asks each encoder by itself and adds
+up their scores. It does the same with the controls, row by row.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
-from benchmarks.features import bench as single
-from benchmarks.features.bench import Bench, FeatureOptions, Subject
+from benchmarks.features import bench as single_bench
+from benchmarks.features import evaluated_encoder as single
+from benchmarks.features.bench import Bench
+from benchmarks.features.evaluated_encoder import EvaluatedEncoder
+from benchmarks.features.options import FeatureOptions
 from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
@@ -15,76 +20,117 @@ from ssvid.results import EncoderInfo, Leak, digest
 from ssvid.results.provenance import leak, split_streams
 
 
-def subject(
-    text: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]
-) -> Subject:
-    parts = split_streams(text)
-    if len(parts) == 1:
-        return single.subject(text, name, clip, layers)
-    if not all(parts):
-        raise UserError(f"--encoder {text}: there is nothing on one side of the +.")
+def open_evaluated_encoder(
+    argument: str, name: str, clip: ClipChange, layers: Literal["auto", "last"] | list[int]
+) -> EvaluatedEncoder:
+    """Open one encoder, or several whose names are joined by a +. Raises a UserError."""
+    arguments = split_streams(argument)
+    if len(arguments) == 1:
+        return single.open_evaluated_encoder(argument, name, clip, layers)
+    if not all(arguments):
+        raise UserError(f"--encoder {argument}: there is nothing on one side of the +.")
     if clip.modality is not None:
-        raise UserError(f"--clip.modality is of one encoder alone: {text} keep each their own.")
-    each = tuple(single.subject(part, name, clip, layers) for part in parts)
-    return each[0]._replace(given=text, encoder=described(each, text, name), parts=each)
+        raise UserError(
+            f"--clip.modality is for a single encoder: each encoder of {argument} has its own."
+        )
+    streams = [single.open_evaluated_encoder(part, name, clip, layers) for part in arguments]
+    info = describe_streams(streams, argument, name)
+    return streams[0]._replace(argument=argument, info=info, fused=tuple(streams))
 
 
-def described(streams: Sequence[Subject], text: str, name: str) -> EncoderInfo:
-    """What a result says of several encoders, and each of them by itself."""
-    each = tuple(one.encoder for one in streams)
-    untrained = [one.weights for one in each if one.weights != "trained"]
-    licences = dict.fromkeys(one.licence for one in each if one.licence)
+def describe_streams(streams: Sequence[EvaluatedEncoder], argument: str, name: str) -> EncoderInfo:
+    """What a result says about several encoders together, and about each by itself."""
+    infos = tuple(stream.info for stream in streams)
+    names, hashes, licences = [], [], []
+    weights, parameters = "trained", 0
+    for info in infos:
+        names.append(info.name)
+        hashes.append(info.hash)
+        parameters += info.parameters
+        if weights == "trained":  # else it says what the weights of an earlier encoder are
+            weights = info.weights
+        if info.licence and info.licence not in licences:
+            licences.append(info.licence)
     return EncoderInfo(
         title=name,
-        given=text,
-        weights=untrained[0] if untrained else "trained",
-        name="+".join(one.name for one in each),
+        given=argument,
+        weights=weights,
+        name="+".join(names),
         kwargs={},
-        parameters=sum(one.parameters for one in each),
+        parameters=parameters,
         licence=", ".join(licences) or None,
-        hash=digest({"streams": [one.hash for one in each]}),
-        streams=each,
+        hash=digest({"streams": hashes}),
+        streams=infos,
     )
 
 
-def agreed(of: Subject, options: FeatureOptions, kind: str) -> dict[str, Any]:
-    """What two results must share; of several encoders the clips of each."""
-    first, *others = (single.agreed(one, options, kind) for one in of.streams)
-    return first | (
-        {"others": [{key: one[key] for key in ("clip", "layers")} for one in others]}
-        if others
-        else {}
-    )
+def describe_protocol(
+    encoder: EvaluatedEncoder, options: FeatureOptions, kind: str
+) -> dict[str, Any]:
+    """What two results must share to be compared. Of further encoders it holds the clips."""
+    protocol = single.describe_protocol(encoder.streams[0], options, kind)
+    others = []
+    for stream in encoder.streams[1:]:
+        described = single.describe_protocol(stream, options, kind)
+        others.append({"clip": described["clip"], "layers": described["layers"]})
+    return protocol | ({"others": others} if others else {})
 
 
-def bench(
-    of: Subject, data: Manifest, options: FeatureOptions, wanted: Sequence[str], kind: str
+def extract_bench(
+    encoder: EvaluatedEncoder,
+    data: Manifest,
+    options: FeatureOptions,
+    names: Sequence[str],
+    kind: str,
 ) -> Bench:
-    """Each encoder's features; of videos that one of them could not read there are none."""
-    first, *others = (single.bench(one, data, options, wanted, kind) for one in of.streams)
-    if not others:
-        return first
-    known = [
-        {one.row[i] for split in SPLITS for i in one.splits[split]} for one in (first, *others)
-    ]
-    both = set.intersection(*known)
-    first, *others = (only(one, both) for one in (first, *others))
-    lost = dict.fromkeys(path for one in (first, *others) for path in one.lost)
-    cost = {key: sum(one.cost[key] for one in (first, *others)) for key in first.cost}
-    return first._replace(lost=list(lost), cost=cost, others=tuple(others))
+    """The features of each encoder, for the videos that all encoders could read."""
+    extract = partial(
+        single_bench.extract_bench, data=data, options=options, names=names, kind=kind
+    )
+    benches = list(map(extract, encoder.streams))
+    if len(benches) == 1:
+        return benches[0]
+    common_rows = set.intersection(*map(list_readable_rows, benches))
+    benches = [restrict_to_rows(bench, common_rows) for bench in benches]
+    unreadable: dict[str, None] = {}
+    for bench in benches:
+        unreadable |= dict.fromkeys(bench.unreadable_files)
+    cost = dict.fromkeys(benches[0].cost, 0.0)
+    for key in cost:
+        for bench in benches:
+            cost[key] += bench.cost[key]
+    return benches[0]._replace(
+        unreadable_files=list(unreadable), cost=cost, other_streams=tuple(benches[1:])
+    )
 
 
-def only(bench: Bench, rows: set[int]) -> Bench:
-    splits = {
-        split: [unit for unit in units if bench.row[unit] in rows]
-        for split, units in bench.splits.items()
-    }
+def list_readable_rows(bench: Bench) -> set[int]:
+    """The rows of the data set that have a unit in any split."""
+    rows: set[int] = set()
+    for split in SPLITS:
+        for unit in bench.splits[split]:
+            rows.add(bench.row_of_unit[unit])
+    return rows
+
+
+def restrict_to_rows(bench: Bench, rows: set[int]) -> Bench:
+    """The same Bench, whose splits hold only units of these rows."""
+    splits = {}
+    for split, units in bench.splits.items():
+        splits[split] = [unit for unit in units if bench.row_of_unit[unit] in rows]
     return bench._replace(splits=splits)
 
 
-def leaks(of: Subject, test: Manifest) -> Leak:
-    """The first encoder that read test clips; else whether all of them tell what they read."""
-    each = [leak(one.given, test) for one in of.streams]
-    bad = [one for one in each if one.clips]
-    unknown = [one for one in each if not one.checked]
-    return (bad or unknown or each)[0]
+def find_leak(encoder: EvaluatedEncoder, test: Manifest) -> Leak:
+    """The leak of the first encoder that read test clips.
+
+    Where no encoder did, it says whether all of them record what they read.
+    """
+    leaks = [leak(stream.argument, test) for stream in encoder.streams]
+    for stream_leak in leaks:
+        if stream_leak.clips:
+            return stream_leak
+    for stream_leak in leaks:
+        if not stream_leak.checked:
+            return stream_leak
+    return leaks[0]

@@ -14,23 +14,24 @@ from ssvid.shapes import ClipSpec, Views
 
 
 class People(Clips):
-    """Row i is box `at[i]` (time s, x0, y0, x1, y1) of video `row[i]`, with the clip whose middle is at its time.
+    """Row i is box `at[i]` (time s, x0, y0, x1, y1) of video `row[i]`, with the clip around it.
 
-    The whole frame is squeezed to a square, so that no box falls out of a crop. Boxes of one frame follow each other
-    and share its clip, which is decoded once.
+    The middle of the clip is at the time of the box. The whole frame is squeezed to a square, so
+    that a crop cannot lose a box. Boxes of one frame follow each other and share its clip, which
+    is decoded once. The name of this class is part of the names of cached features.
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
         views = Views(clips=(parted(spec, "Clips around the boxes of people"),), augment="whole")
         super().__init__(manifest, views, seed=0, evaluate=1)
-        boxes = [
-            (row, tuple(box[:5]))
-            for row in range(len(manifest))
-            for box in sorted(manifest.rows[row].boxes)
-        ]
-        self.row: list[int] = [row for row, _ in boxes]
-        self.at: list[tuple[float, ...]] = [at for _, at in boxes]
-        self.last: tuple[tuple[int, float], torch.Tensor] | None = None  # of this process
+        self.row: list[int] = []
+        self.at: list[tuple[float, ...]] = []
+        for row in range(len(manifest)):
+            for box in sorted(manifest.rows[row].boxes):
+                self.row.append(row)
+                self.at.append(tuple(box[:5]))
+        # (row, time) and frames of the clip that this process read last.
+        self.last: tuple[tuple[int, float], torch.Tensor] | None = None
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         row, time_s = self.row[index], self.at[index][0]
@@ -44,7 +45,7 @@ class People(Clips):
         if spec.fps is not None:
             gap = 1 / spec.fps
         else:
-            assert spec.stride is not None  # a part has one of the two
+            assert spec.stride is not None  # parted() refuses a clip of the whole video
             gap = spec.stride * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
         start = max(0.0, time_s - gap * (spec.frames - 1) / 2)
         frames = self._frames(row, clip_from(spec, table, start), spec.modality)

@@ -1,6 +1,7 @@
-"""videos -> their overlapping windows, each cut out of the picture in one or in ten ways: the rows of CoCLR's tests.
+"""videos -> overlapping windows, each cut out of the frame in one or in ten ways.
 
-The only file that knows where these windows and cuts lie, which is where the published code has them.
+These are the rows of CoCLR's tests. Only this file knows where the windows and cuts lie; they lie
+where the published code has them.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,83 +20,84 @@ from ssvid.data.sampling import parted
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec, Views
 
-SIDE = 224 / 240  # of the short side: the published crop of frames that are 240 high
-PLACES = (
-    (0.5, 0.5),
-    (0.0, 0.0),
-    (0.0, 1.0),
-    (1.0, 0.0),
-    (1.0, 1.0),
-)  # of the room left, y and x: centre, corners
-CUTS = 2 * len(PLACES)  # the first five as they are, then mirrored
+SIDE = 224 / 240  # of the short side: the published crop of frames that are 240 pixels high
+# Centre and corners, as fractions (y, x) of the margin that the crop leaves.
+CROP_POSITIONS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
+CUTS = 2 * len(CROP_POSITIONS)  # the first five as they are, then the same mirrored
 
 
 class Windows(Clips):
-    """Row i is window `at[i]` (its first frame, its cut of CUTS) of video `row[i]`; cut 0 is the centre.
+    """Row i is window `at[i]` (its first frame, its cut of CUTS) of video `row[i]`.
 
-    Rows of one window follow each other and share its frames, which are decoded once.
+    Cut 0 is the centre. Rows of one window follow each other and share its frames, which are
+    decoded once. The name of this class is part of the names of cached features.
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, ten: Collection[str] = ()) -> None:
-        """`ten`: splits whose windows are cut in all ten ways; of the others the centre is taken."""
+        """`ten`: the splits whose windows are cut in all ten ways. The others get the centre."""
         views = Views(clips=(parted(spec, "The windows of a video"),), augment="none")
         super().__init__(manifest, views, seed=0, evaluate=1)
         self.row: list[int] = []
         self.at: list[tuple[int, int]] = []
-        self.last: tuple[tuple[int, int], Tensor] | None = None  # of this process
+        # (row, start) and frames of the window that this process read last.
+        self.last: tuple[tuple[int, int], Tensor] | None = None
         for row in range(len(manifest)):
             try:
-                total = len(paced(spec, stamps(manifest.path(row), manifest.rows[row].fps)))
+                times = list_frame_times(spec, stamps(manifest.path(row), manifest.rows[row].fps))
+                total = len(times)
             except DecodeError:
                 total = 0
             cuts = CUTS if manifest.rows[row].split in ten else 1
-            found = [(start, cut) for start in starts(spec, total) for cut in range(cuts)]
-            self.row += [row] * len(found)
-            self.at += found
+            for start in list_window_starts(spec, total):
+                for cut in range(cuts):
+                    self.row.append(row)
+                    self.at.append((start, cut))
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
-        (start, which), row = self.at[index], self.row[index]
+        (start, cut), row = self.at[index], self.row[index]
         if self.last is None or self.last[0] != (row, start):
             self.last = (row, start), self._window(row, start)
-        return self._sample(cut(self.last[1], self.views.clips[0].size, which)[None], epoch, index)
+        clip = cut_square(self.last[1], self.views.clips[0].size, cut)
+        return self._sample(clip[None], epoch, index)
 
     def _window(self, row: int, start: int) -> Tensor:
         spec = self.views.clips[0]
-        times = paced(spec, stamps(self.manifest.path(row), self.manifest.rows[row].fps))
-        return self._frames(row, times[window(spec, len(times), start)], spec.modality)
+        times = list_frame_times(spec, stamps(self.manifest.path(row), self.manifest.rows[row].fps))
+        frames = index_window_frames(spec, len(times), start)
+        return self._frames(row, times[frames], spec.modality)
 
 
-def paced(spec: ClipSpec, stamps: np.ndarray) -> np.ndarray:
-    """Times of which a clip takes every `stride`-th: of the file's own frames, or 1 / fps apart."""
+def list_frame_times(spec: ClipSpec, stamps: np.ndarray) -> np.ndarray:
+    """The times of which a window takes every `stride`-th: the file's frames, or 1 / fps apart."""
     if spec.fps is None or not len(stamps):
         return stamps
     return stamps[0] + np.arange(int((stamps[-1] - stamps[0]) * spec.fps + 1e-6) + 1) / spec.fps
 
 
-def starts(spec: ClipSpec, total: int) -> Iterator[int]:
-    """First frames of the windows of a video of `total`; of a short one there is a single window."""
+def list_window_starts(spec: ClipSpec, total: int) -> Iterator[int]:
+    """First frames of the windows of a video of `total` frames. A short video has one window."""
     span = spec.frames * (spec.stride or 1)
-    yield from range(
-        0, max(0, total - span) + 1 if total else 0, max(1, span // 2 - 1)
-    )  # overlap: half and one frame
+    stop = max(0, total - span) + 1 if total else 0
+    yield from range(0, stop, max(1, span // 2 - 1))  # windows overlap by half and one frame
 
 
-def window(spec: ClipSpec, total: int, start: int) -> np.ndarray:
-    """Its frames. Of a short video the first is repeated before the others."""
+def index_window_frames(spec: ClipSpec, total: int, start: int) -> np.ndarray:
+    """The frames of a window. In a short video the first frame is repeated before the others."""
     index = start + np.arange(spec.frames) * (spec.stride or 1)
-    there = index[index < total]
-    return np.concatenate([np.zeros(spec.frames - len(there), np.int64), there])
+    existing = index[index < total]
+    return np.concatenate([np.zeros(spec.frames - len(existing), np.int64), existing])
 
 
-def cut(frames: UInt8[Tensor, "T C H W"], size: int, which: int) -> UInt8[Tensor, "C T s s"]:
-    """One of the ten squares. Flow is mirrored as a picture is: its sign stays, as published."""
-    mirrored, place = divmod(which, len(PLACES))
+def cut_square(frames: UInt8[Tensor, "T C H W"], size: int, cut: int) -> UInt8[Tensor, "C T s s"]:
+    """Square number `cut` of the ten, resized to `size` pixels.
+
+    Flow is mirrored as a picture is: its sign stays, as published.
+    """
+    mirrored, position = divmod(cut, len(CROP_POSITIONS))
     height, width = frames.shape[-2:]
     side = max(1, round(min(height, width) * SIDE))
-    top, left = (
-        round(share * (room - side))
-        for share, room in zip(PLACES[place], (height, width), strict=True)
-    )
+    y, x = CROP_POSITIONS[position]
+    top, left = round(y * (height - side)), round(x * (width - side))
     shape = [size, size]
     clip = F.resized_crop(
         frames, top, left, side, side, shape, InterpolationMode.BICUBIC, antialias=True

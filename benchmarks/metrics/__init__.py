@@ -1,1 +1,1 @@
-"""Answers -> numbers: average precision, segments, alignment. Arrays alone."""
+"""Answers -> numbers: average precision, segments, alignment. These functions see only arrays."""

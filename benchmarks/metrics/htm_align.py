@@ -1,7 +1,8 @@
-"""annotated videos, a model of windows -> Recall@1 and ROC-AUC of HTM-Align, as its authors' code has them.
+"""annotated videos, a model of windows -> Recall@1 and ROC-AUC of HTM-Align.
 
-Han, Xie, Zisserman 2022 (arXiv:2204.02968). A sentence is alignable or not; an alignable one is found where the second
-of its highest similarity lies in its true times. Both numbers are over the sentences of all videos together.
+The numbers are computed as the authors' code does (Han, Xie, Zisserman 2022, arXiv:2204.02968). A
+sentence is alignable or not. An alignable sentence counts as found if the second of its highest
+similarity lies in its true times. Both numbers are over the sentences of all videos together.
 """
 
 import math
@@ -12,29 +13,27 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from benchmarks.metrics.moving_windows import WindowSums, htm_align_windows
+from benchmarks.metrics.moving_windows import WindowSums, list_htm_align_windows
 from ssvid.data.datasets.htm_align import Spoken
 from ssvid.errors import UserError
 from ssvid.nn.timeline import Aligned
 
-STAGE = 2  # of the joint encoder, from 0: whose alignability is read (of one pass over the whole video the last)
-NOWHERE = -6e4  # similarity where nothing was computed, or exactly 0
+# Stage of the joint encoder, from 0, whose alignability is read. One pass over the whole video
+# reads the last stage.
+STAGE = 2
+NOWHERE = -6e4  # similarity where nothing was computed, or where it is exactly 0
 Method = Literal["overlap-seq", "global"]
 
-
-Model = Callable[
-    [str, int, int, list[int]], Aligned
-]  # video, first second, seconds, rows of its sentences
+# Video, first second, seconds, numbers of its sentences -> their similarities.
+Model = Callable[[str, int, int, list[int]], Aligned]
 
 
 class Stitched(NamedTuple):
-    """Of a whole video."""
+    """The answers for a whole video."""
 
-    similarity: Float[Tensor, "K T"]  # 0 where no window asked
+    similarity: Float[Tensor, "K T"]  # 0 where no window held the sentence and the second
     alignability: Float[Tensor, " K"]
-    calls: list[
-        tuple[int, int, int, int]
-    ]  # windows: first second, seconds, first and last sentence
+    calls: list[tuple[int, int, int, int]]  # windows: first second, seconds, first, last sentence
 
 
 def evaluate(
@@ -43,93 +42,107 @@ def evaluate(
     model: Model,
     *,
     method: Method = "overlap-seq",
-    head: bool,  # alignability by the head; else by the highest similarity
+    head: bool,  # True: alignability by the head; False: by the highest similarity
 ) -> dict[str, Any]:
-    """`recall`, `auc` (shares; None where there is nothing to find, or nothing to tell apart) and of each video the
-    `similarity`, the `alignability`, whether each sentence is `found` and the `calls` that were made.
+    """`recall` and `auc` as shares, and per video what they come from.
+
+    `recall` is None without an alignable sentence, `auc` is None where all sentences are alignable
+    or none. Per video: `similarity`, `alignability`, `found` (whether each sentence was found) and
+    `calls` of the model. Raises a UserError where a video has no features.
     """
-    if missing := sorted(annotation.keys() - lengths.keys()):
+    missing = sorted(annotation.keys() - lengths.keys())
+    if missing:
         raise UserError(
-            f"{len(missing)} annotated videos have no features, such as {missing[0]}: leave them out."
+            f"{len(missing)} annotated videos have no features, such as {missing[0]}: leave them "
+            "out."
         )
-    videos = sorted(video for video, said in annotation.items() if said)
-    stitched = {
-        video: stitch(video, annotation[video], lengths[video], model, method, head)
-        for video in videos
-    }
-    found = {video: hits(annotation[video], stitched[video].similarity) for video in videos}
-    none = torch.zeros(0)
-    labels = torch.tensor(
-        [bool(one[0]) for video in videos for one in annotation[video]], dtype=torch.bool
-    )
-    right = torch.cat([none, *(found[video] for video in videos)])[labels]
-    scores = torch.cat([none, *(one.alignability for one in stitched.values())])
+    videos = sorted(video for video, sentences in annotation.items() if sentences)
+    stitched: dict[str, Stitched] = {}
+    hits: dict[str, Tensor] = {}
+    scores, correct = [torch.zeros(0)], [torch.zeros(0)]
+    is_alignable: list[bool] = []
+    for video in videos:
+        sentences = annotation[video]
+        stitched[video] = stitch_windows(video, sentences, lengths[video], model, method, head)
+        hits[video] = mark_hits(sentences, stitched[video].similarity)
+        scores.append(stitched[video].alignability)
+        correct.append(hits[video])
+        is_alignable += [bool(sentence.alignable) for sentence in sentences]
+    labels = torch.tensor(is_alignable, dtype=torch.bool)
+    correct_alignable = torch.cat(correct)[labels]
     return {
-        "recall": right.double().mean().item() if len(right) else None,
-        "auc": auc(scores, labels),
-        "found": found,
-        **{
-            key: {video: getattr(one, key) for video, one in stitched.items()}
-            for key in Stitched._fields
-        },
+        "recall": correct_alignable.double().mean().item() if len(correct_alignable) else None,
+        "auc": compute_auc(torch.cat(scores), labels),
+        "found": hits,
+        "similarity": {video: answers.similarity for video, answers in stitched.items()},
+        "alignability": {video: answers.alignability for video, answers in stitched.items()},
+        "calls": {video: answers.calls for video, answers in stitched.items()},
     }
 
 
-def stitch(
-    video: str, said: Sequence[Spoken], length: int, model: Model, method: Method, head: bool
+def stitch_windows(
+    video: str, sentences: Sequence[Spoken], length: int, model: Model, method: Method, head: bool
 ) -> Stitched:
-    """One pass over all of it, or the average over its windows. Nothing is masked."""
+    """One pass over the whole video, or the average over its windows. Nothing is masked."""
     if method == "global":
-        got = model(video, 0, length, list(range(len(said))))
-        similarity = got.joint[-1]  # of the joint encoder alone
-        score = alignable(got, -1) if head else similarity.amax(1)
-        return Stitched(similarity, score, [(0, length, 0, len(said) - 1)])
-    windows = list(htm_align_windows(said, length))
-    calls = [(window.start, window.seconds, window.rows[0], window.rows[-1]) for window in windows]
+        aligned = model(video, 0, length, list(range(len(sentences))))
+        similarity = aligned.joint[-1]  # of the joint encoder alone
+        score = read_alignability(aligned, -1) if head else similarity.amax(1)
+        return Stitched(similarity, score, [(0, length, 0, len(sentences) - 1)])
+    calls = []
     sums: WindowSums | None = None
-    for window in windows:
-        got = model(video, window.start, window.seconds, list(window.rows))
-        sums = sums or WindowSums(len(said), length, got.joint)
-        sums.add(window, got.joint[-1], got.dual[-1], alignable(got, STAGE) if head else None)
+    for window in list_htm_align_windows(sentences, length):
+        calls.append((window.start, window.seconds, window.rows[0], window.rows[-1]))
+        aligned = model(video, window.start, window.seconds, list(window.rows))
+        if sums is None:
+            sums = WindowSums(len(sentences), length, aligned.joint)
+        alignability = read_alignability(aligned, STAGE) if head else None
+        sums.add(window, aligned.joint[-1], aligned.dual[-1], alignability)
     if sums is None:
-        return Stitched(torch.zeros(len(said), length), torch.zeros(len(said)), calls)
-    similarity = (sums.similarity / sums.times.clamp(min=1)).mean(0)
-    score = sums.alignability / sums.asked.clamp(min=1) if head else similarity.amax(1)
-    return Stitched(similarity, score, calls)
+        return Stitched(torch.zeros(len(sentences), length), torch.zeros(len(sentences)), calls)
+    similarity = (sums.similarity / sums.pair_counts.clamp(min=1)).mean(0)
+    if not head:
+        return Stitched(similarity, similarity.amax(1), calls)
+    return Stitched(similarity, sums.alignability / sums.sentence_counts.clamp(min=1), calls)
 
 
-def alignable(got: Aligned, stage: int) -> Float[Tensor, " K"]:
-    if got.alignable is None:
+def read_alignability(aligned: Aligned, stage: int) -> Float[Tensor, " K"]:
+    """The alignability logits of a stage. Raises a UserError where there is no head or stage."""
+    if aligned.alignable is None:
         raise UserError("This aligner has no alignability head: score it with `head: false`.")
-    if len(got.alignable) <= stage:
+    if len(aligned.alignable) <= stage:
         raise UserError(
-            f"Alignability is read off stage {stage + 1} of the joint encoder, and this aligner has "
-            f"{len(got.alignable)}: score it with `head: false`."
+            f"Alignability is read from stage {stage + 1} of the joint encoder, and this aligner "
+            f"has {len(aligned.alignable)}: score it with `head: false`."
         )
-    return got.alignable[stage]
+    return aligned.alignable[stage]
 
 
-def hits(said: Sequence[Spoken], similarity: Float[Tensor, "K T"]) -> Bool[Tensor, " K"]:
-    """Whether the second of each sentence's highest similarity lies in its times, both ends included."""
+def mark_hits(sentences: Sequence[Spoken], similarity: Float[Tensor, "K T"]) -> Bool[Tensor, " K"]:
+    """Whether the second of each sentence's highest similarity lies in its times, ends included."""
     best = similarity.masked_fill(similarity == 0, NOWHERE).argmax(1)
-    return within(said, best.tolist())
+    return mark_inside(sentences, best.tolist())
 
 
-def given_times(said: Sequence[Spoken], spans: Sequence[tuple[float, float]]) -> Bool[Tensor, " K"]:
-    """The same of the narration's own times: whether the second of their middle lies in the true ones."""
-    return within(said, [math.floor((start + end) / 2) for start, end in spans])
+def mark_time_hits(
+    sentences: Sequence[Spoken], spans: Sequence[tuple[float, float]]
+) -> Bool[Tensor, " K"]:
+    """The same for the narration's own times: whether the second of their middle is a true one."""
+    return mark_inside(sentences, [math.floor((start + end) / 2) for start, end in spans])
 
 
-def within(said: Sequence[Spoken], seconds: Sequence[int]) -> Bool[Tensor, " K"]:
-    inside = [
-        math.floor(start) <= at <= math.ceil(end)
-        for (_, start, end, _), at in zip(said, seconds, strict=True)
-    ]
+def mark_inside(sentences: Sequence[Spoken], seconds: Sequence[int]) -> Bool[Tensor, " K"]:
+    inside = []
+    for sentence, second in zip(sentences, seconds, strict=True):
+        inside.append(math.floor(sentence.start) <= second <= math.ceil(sentence.end))
     return torch.tensor(inside, dtype=torch.bool)
 
 
-def auc(scores: Float[Tensor, " K"], labels: Bool[Tensor, " K"]) -> float | None:
-    """Area under the ROC curve: how often an alignable sentence scores above one that is not, ties by half."""
+def compute_auc(scores: Float[Tensor, " K"], labels: Bool[Tensor, " K"]) -> float | None:
+    """Area under the ROC curve: how often an alignable sentence scores above one that is not.
+
+    Ties count half. None where all sentences are alignable or none is.
+    """
     true, false = scores[labels].double(), scores[~labels].double().sort().values
     if not len(true) or not len(false):
         return None

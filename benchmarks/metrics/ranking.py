@@ -1,7 +1,8 @@
-"""Ranked answers -> average precision: of clips, boxes or segments, also under weights of their groups.
+"""Ranked answers -> average precision of clips, boxes or segments, also with weighted groups.
 
-A class's answers are sorted once; every redrawing of groups then is a weighting of the same list, so that an interval
-costs a few sums. Answers of equal score are one step of the curve: their order in the list does not count.
+A class's answers are sorted once. Every redrawing of groups is then a weighting of the same list,
+so an interval costs a few sums. Answers of equal score are one step of the curve: their order in
+the list does not count.
 """
 
 from collections.abc import Sequence
@@ -17,72 +18,81 @@ AT_ONCE = 2**22  # numbers of a class's weighted list at once
 
 
 class Ranked(NamedTuple):
-    """The answers of one class, surest first. n of them, G groups."""
+    """The n answers of one class, highest score first. G groups of videos."""
 
-    hit: Float[Tensor, " n"]  # 1: it is right; 0: it is not
+    hit: Float[Tensor, " n"]  # 1 where the answer is right, else 0
     group: Int[Tensor, " n"]
-    last: Int[Tensor, " n"]  # place of the last answer of the same score
-    wanted: Float[Tensor, " G"]  # right answers that there are in each group, found or not
+    last: Int[Tensor, " n"]  # index of the last answer with the same score
+    wanted: Float[Tensor, " G"]  # right answers that exist in each group, in the list or not
 
 
-def ranked(
+def rank_answers(
     scores: Float[Tensor, " n"],
     hit: Bool[Tensor, " n"],
     group: Int[Tensor, " n"],
     wanted: Float[Tensor, " G"],
 ) -> Ranked:
     order = scores.argsort(descending=True, stable=True)
-    falling = scores[order]
-    last = torch.searchsorted(-falling.double(), -falling.double(), right=True) - 1
+    sorted_scores = scores[order].double()
+    last = torch.searchsorted(-sorted_scores, -sorted_scores, right=True) - 1
     return Ranked(hit[order].double(), group[order], last, wanted.double())
+
+
+def rank_classes(
+    scores: Float[Tensor, "n Q"],
+    hit: Bool[Tensor, "n Q"],
+    group: Int[Tensor, " n"],
+    wanted: Float[Tensor, "G Q"],
+) -> list[Ranked]:
+    """A ranking for each class, of the same answers."""
+    columns = zip(scores.unbind(1), hit.unbind(1), wanted.unbind(1), strict=True)
+    return [rank_answers(s, h, group, w) for s, h, w in columns]
 
 
 def average_precision(
     answers: Ranked, weights: Float[Tensor, "W G"], interpolated: bool = False
 ) -> Float[Tensor, " W"]:
-    """Area under precision over recall; NaN where nothing is wanted. `interpolated`: precision never rises with recall.
+    """Area under precision over recall, for each row of group weights; NaN where nothing is wanted.
 
-    Plain: as Charades' code and scikit-learn. Interpolated over all points: as PASCAL VOC, AVA and ActivityNet.
+    `interpolated`: precision never rises with recall, over all points, as PASCAL VOC, AVA and
+    ActivityNet define it. Without it: as Charades' code and scikit-learn.
     """
     total = weights @ answers.wanted  # W
     if not len(answers.hit):
         return torch.where(total > 0, 0.0, torch.nan)
-    found = []
-    for part in weights.split(max(1, AT_ONCE // len(answers.hit))):
-        weight = part[:, answers.group]  # W n
-        right = weight * answers.hit
-        precision = right.cumsum(1) / weight.cumsum(1).clamp(min=1e-12)
+    areas = []
+    for chunk in weights.split(max(1, AT_ONCE // len(answers.hit))):
+        weight = chunk[:, answers.group]  # W n
+        correct = weight * answers.hit
+        precision = correct.cumsum(1) / weight.cumsum(1).clamp(min=1e-12)
         precision = precision[:, answers.last]
         if interpolated:
             precision = precision.flip(1).cummax(1).values.flip(1)
-        found.append((precision * right).sum(1))
-    return torch.cat(found) / torch.where(total > 0, total, torch.nan)
+        areas.append((precision * correct).sum(1))
+    return torch.cat(areas) / torch.where(total > 0, total, torch.nan)
 
 
 def mean_over(classes: Sequence[Ranked], interpolated: bool = False) -> Measure:
-    """Mean average precision over the classes that are there to be found."""
+    """Mean average precision over the classes that occur, as a function of the group weights."""
 
     def measure(weights: Float[Tensor, "W G"]) -> Float[Tensor, " W"]:
-        return torch.stack(
-            [average_precision(one, weights, interpolated) for one in classes]
-        ).nanmean(0)
+        precision = [average_precision(ranked, weights, interpolated) for ranked in classes]
+        return torch.stack(precision).nanmean(0)
 
     return measure
 
 
-def of_table(
-    scores: Float[Tensor, "S Q"], held: Bool[Tensor, "S Q"], group: Int[Tensor, " S"]
+def rank_table(
+    scores: Float[Tensor, "S Q"], labels: Bool[Tensor, "S Q"], group: Int[Tensor, " S"]
 ) -> list[Ranked]:
-    """Every clip is an answer to every class. `group`: of each clip, from 0."""
-    n = int(group.max()) + 1
-    wanted = torch.zeros(n, held.shape[1], dtype=torch.float64).index_add(
-        0, group, held.double()
-    )  # G Q
-    return [ranked(scores[:, q], held[:, q], group, wanted[:, q]) for q in range(held.shape[1])]
+    """A ranking for each class, in which every clip is an answer. `group`: of each clip, from 0."""
+    wanted = torch.zeros(int(group.max()) + 1, labels.shape[1], dtype=torch.float64)
+    wanted = wanted.index_add(0, group, labels.double())  # G Q
+    return rank_classes(scores, labels, group, wanted)
 
 
-def mean_average_precision(scores: Float[Tensor, "S Q"], held: Bool[Tensor, "S Q"]) -> float:
-    one = torch.ones(1, 1, dtype=torch.float64)
-    return mean_over(
-        of_table(scores.cpu(), held.cpu(), torch.zeros(len(scores), dtype=torch.int64))
-    )(one).item()
+def mean_average_precision(scores: Float[Tensor, "S Q"], labels: Bool[Tensor, "S Q"]) -> float:
+    """Mean average precision over classes, with all clips weighted equally."""
+    group = torch.zeros(len(scores), dtype=torch.int64)
+    lists = rank_table(scores.cpu(), labels.cpu(), group)
+    return mean_over(lists)(torch.ones(1, 1, dtype=torch.float64)).item()

@@ -1,4 +1,7 @@
-"""scores of a video's seconds -> segments of a class, and segments against true ones: temporal action localisation."""
+"""scores of a video's seconds -> segments of a class, and their match with true segments.
+
+This is temporal action localisation.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,64 +15,74 @@ class Segment(NamedTuple):
     score: float
 
 
-def proposed(
+def propose_segments(
     scores: np.ndarray, *, shares: Sequence[float], overlap: float, widen: float
 ) -> list[Segment]:
-    """Runs of cells above each share of the highest score; of those that overlap more, the best.
+    """Runs of seconds above each share of the highest score, best first.
 
-    A run's score is its mean less the mean of the cells around it, `widen` of its length on either side (the
-    outer-inner contrast of AutoLoc, Shou et al. 2018); where there are none around it, nothing is taken off.
+    A run's score is its mean less the mean of the seconds around it, `widen` of its length on
+    either side (the outer-inner contrast of AutoLoc, Shou et al. 2018). Where nothing is around
+    it, nothing is subtracted. Of two runs whose IoU is above `overlap` only the better stays.
     """
-    runs = {run for share in shares for run in above(scores, share * float(scores.max()))}
+    runs = set()
+    for share in shares:
+        runs.update(find_runs(scores, share * float(scores.max())))
     total = np.concatenate([[0.0], scores.cumsum()])
-    found = []
+    segments = []
     for start, end in runs:
         margin = max(1, round(widen * (end - start)))
         low, high = max(0, start - margin), min(len(scores), end + margin)
         inside, around = total[end] - total[start], total[high] - total[low]
         outside = (around - inside) / max(1, high - low - (end - start))
-        found.append(Segment(float(start), float(end), inside / (end - start) - outside))
-    return apart(found, overlap)
+        segments.append(Segment(float(start), float(end), inside / (end - start) - outside))
+    return suppress_overlaps(segments, overlap)
 
 
-def above(scores: np.ndarray, floor: float) -> list[tuple[int, int]]:
-    """First cell and the one after the last, of each run of cells that reach the floor."""
+def find_runs(scores: np.ndarray, floor: float) -> list[tuple[int, int]]:
+    """(first, one after the last) of each run of seconds whose scores reach the floor."""
     inside = np.concatenate([[0], (scores >= floor).astype(np.int8), [0]])
-    edges = np.flatnonzero(np.diff(inside))
-    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    edges = np.flatnonzero(np.diff(inside)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def apart(segments: Sequence[Segment], overlap: float) -> list[Segment]:
-    """Best first, without those that overlap a better one more than that (non-maximum suppression)."""
-    kept: list[Segment] = []
+def suppress_overlaps(segments: Sequence[Segment], overlap: float) -> list[Segment]:
+    """Non-maximum suppression: best first, without those that overlap a better one by more."""
+    selected: list[Segment] = []
     for segment in sorted(segments, key=lambda s: (-s.score, s.start, s.end)):
-        if all(iou(segment, other) <= overlap for other in kept):
-            kept.append(segment)
-    return kept
+        if all(compute_iou(segment, better) <= overlap for better in selected):
+            selected.append(segment)
+    return selected
 
 
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of two times: what they share over what they cover."""
+def compute_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two spans of time (start, end)."""
     shared = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
     covered = (a[1] - a[0]) + (b[1] - b[0]) - shared
     return shared / covered if covered > 0 else 0.0
 
 
-def hits(
-    found: Sequence[Segment], true: Sequence[tuple[float, float]], thresholds: Sequence[float]
+def match_segments(
+    segments: Sequence[Segment],
+    true: Sequence[tuple[float, float]],
+    thresholds: Sequence[float],
 ) -> np.ndarray:
-    """thresholds x found: right or not. The surest first takes the true one that it covers best and nobody has."""
-    right = np.zeros((len(thresholds), len(found)), dtype=bool)
-    order = sorted(range(len(found)), key=lambda i: -found[i].score)
-    shared = np.array([[iou(segment, other) for other in true] for segment in found]).reshape(
-        len(found), len(true)
-    )
+    """Which segments are right, as a table thresholds x segments.
+
+    Segments are matched in order of score, each to the true segment with the highest IoU that has
+    no match yet.
+    """
+    correct = np.zeros((len(thresholds), len(segments)), dtype=bool)
+    order = sorted(range(len(segments)), key=lambda i: -segments[i].score)
+    iou = np.zeros((len(segments), len(true)))
+    for i, segment in enumerate(segments):
+        for j, span in enumerate(true):
+            iou[i, j] = compute_iou(segment, span)
     for t, threshold in enumerate(thresholds):
-        taken: set[int] = set()
+        matched: set[int] = set()
         for i in order:
-            for j in sorted(range(len(true)), key=lambda j: -shared[i, j]):
-                if shared[i, j] >= threshold and j not in taken:
-                    taken.add(j)
-                    right[t, i] = True
+            for j in sorted(range(len(true)), key=lambda j: -iou[i, j]):
+                if iou[i, j] >= threshold and j not in matched:
+                    matched.add(j)
+                    correct[t, i] = True
                     break
-    return right
+    return correct

@@ -1,1 +1,1 @@
-"""One file per probe; a file registers its class in `ssvid.registry.probes` and is found by its name."""
+"""One file for each probe. A file registers its class under a name in `ssvid.registry.probes`."""

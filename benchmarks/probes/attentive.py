@@ -1,12 +1,15 @@
-"""Attentive probe: a grid of (rate, weight decay) heads on the tokens of frozen clips, trained in one pass.
+"""Attentive probe: a grid of (rate, weight decay) heads on the tokens of frozen clips.
 
-Each batch of tokens is read once for all heads. `videoglue` and `blocks4` are the published protocols, `house` the
-first one's head with settings for small sets; docs/benchmarks.md says where ours differ. The heads begin alike and see
-the same batches and dropout, so that one alone is the same as among others (attentive_math.py: their algebra).
+All heads are trained in one pass, so each batch of tokens is read once. `videoglue` and `blocks4`
+are the published protocols; `house` is the head of the first with settings for small sets.
+docs/benchmarks.md says where ours differ. The heads start equal and see the same batches and
+dropout, so a head gives the same numbers alone as among others. Their algebra is in
+attentive_math.py.
 """
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, TypedDict
 
 import torch
@@ -15,16 +18,16 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.probes.attentive_math import Form, Params, logits, start
+from benchmarks.probes.attentive_math import Form, Params, compute_logits, initialise
 from benchmarks.probes.base import (
     Probe,
     ProbeResult,
     Setting,
-    accuracy,
-    check,
-    metric,
-    on_val,
-    result,
+    check_splits,
+    compute_metric,
+    make_result,
+    metric_name,
+    read_val_score,
 )
 from ssvid.errors import UserError
 from ssvid.randomness import permutation, uniform
@@ -44,10 +47,10 @@ class Protocol(TypedDict):
     weight_decays: tuple[float, ...]  # decoupled, as in AdamW
     decay_all: bool  # False: biases and layer norms do not decay
     adam_eps: float
-    clip: float  # norm of a head's gradient at most; 0: as it is
+    clip: float  # largest norm of a head's gradient; 0: no limit
     warmup: float  # share of the steps
     epochs: int
-    min_steps: int  # a few hundred clips see more epochs
+    min_steps: int  # a small train split gets more epochs instead
     batch: int  # clips
 
 
@@ -111,135 +114,144 @@ class Attentive(Probe):
         self,
         *,
         preset: str = "house",  # videoglue | blocks4 | house
-        depth: int | None = None,  # null, here and below: the preset's
+        depth: int | None = None,  # null, here and below: as the preset has it
         heads: int | None = None,  # of attention; they divide the width
         width: int | None = None,  # of attention, inside
         dropout: float | None = None,  # of the pooled vector
         smoothing: float | None = None,  # of labels
         rates: tuple[float, ...] | None = None,  # of AdamW, at the top of the cosine
         weight_decays: tuple[float, ...] | None = None,  # decoupled, as in AdamW
-        clip: float | None = None,  # norm of a head's gradient at most; 0: as it is
+        clip: float | None = None,  # largest norm of a head's gradient; 0: no limit
         warmup: float | None = None,  # share of the steps
         epochs: int | None = None,  # passes over the train clips
-        min_steps: int | None = None,  # a few hundred clips see more epochs
+        min_steps: int | None = None,  # a small train split gets more epochs instead
         batch: int | None = None,  # clips
         device: str = "cpu",  # where heads are trained; batches are moved there
     ) -> None:
-        given = {
-            name: value for name, value in locals().items() if name in Protocol.__annotations__
-        }
+        arguments = dict(locals())
         if preset not in PRESETS:
             raise UserError(
-                f"There is no preset {preset!r} of the attentive probe; there are {', '.join(PRESETS)}."
+                f"There is no preset {preset!r} of the attentive probe; there are "
+                f"{', '.join(PRESETS)}."
             )
-        known: Any = PRESETS[preset] | {
-            name: value for name, value in given.items() if value is not None
-        }
+        protocol: Any = dict(PRESETS[preset])
+        for name in Protocol.__annotations__:
+            if arguments.get(name) is not None:
+                protocol[name] = arguments[name]
         self.preset, self.device = preset, device
-        self.protocol: Protocol = known
+        self.protocol: Protocol = protocol
         if not self.protocol["rates"] or not self.protocol["weight_decays"]:
             raise UserError("The attentive probe needs at least one rate and one weight decay.")
-        self.grid = [(rate, decay) for rate in known["rates"] for decay in known["weight_decays"]]
+        self.grid = list(product(self.protocol["rates"], self.protocol["weight_decays"]))
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
-        classes, grid = check(train, val, test, multi_label=True), []
+        classes = check_splits(train, val, test, multi_label=True)
+        grid: list[Setting] = []
+        metric = f"val/{metric_name(train.labels)}"
         best: tuple[Setting, Form, Params] | None = None
         for name, feats in train.feats.items():
-            form, on = self.form(as_tokens(feats), classes), f"val/{metric(train.labels)}"
+            form = self.build_form(as_tokens(feats), classes)
             stacks = self.fit(as_tokens(feats), train.labels, form, seed)
-            score = self.judge(stacks, form, as_tokens(val.feats[name]), val.labels)
-            settings: list[Setting] = [
-                {"pooling": name, "dim": form.dim, "rate": rate, "weight_decay": decay, on: value}
-                for (rate, decay), value in zip(self.grid, score, strict=True)
-            ]
+            scores = self.evaluate(stacks, form, as_tokens(val.feats[name]), val.labels)
+            settings: list[Setting] = []
+            for (rate, decay), score in zip(self.grid, scores, strict=True):
+                setting = {"pooling": name, "dim": form.dim, "rate": rate, "weight_decay": decay}
+                settings.append({**setting, metric: score})
             grid += settings
-            number = max(range(len(settings)), key=lambda i: rank(settings[i]))
-            if best is None or rank(settings[number]) > rank(best[0]):
-                best = settings[number], form, singled(stacks, number)
+            index = max(range(len(settings)), key=lambda i: rank_setting(settings[i]))
+            if best is None or rank_setting(settings[index]) > rank_setting(best[0]):
+                best = settings[index], form, select_head(stacks, index)
         if best is None:
             raise UserError("There are no features to probe.")
         chosen, form, head = best
-        seen = [
-            (scores[0], weight[0])
-            for scores, weight in self.scores(head, form, test.feats[chosen["pooling"]])
-        ]
-        scores, attention = (torch.cat(column) for column in zip(*seen, strict=True))
-        return result(scores, test.labels, chosen, grid)._replace(attention=attention)
+        logits, attention = [], []
+        for chunk_logits, chunk_attention in self.score_clips(
+            head, form, test.feats[chosen["pooling"]]
+        ):
+            logits.append(chunk_logits[0])
+            attention.append(chunk_attention[0])
+        result = make_result(torch.cat(logits), test.labels, chosen, grid)
+        return result._replace(attention=torch.cat(attention))
 
-    def form(self, x: Tokens, classes: int) -> Form:
-        how = self.protocol
-        width = how["width"] or x.shape[2]
-        if how["complete"] and width != x.shape[2]:
+    def build_form(self, x: Tokens, classes: int) -> Form:
+        """The architecture of a head on these tokens. Raises a UserError for a bad width."""
+        protocol = self.protocol
+        width = protocol["width"] or x.shape[2]
+        if protocol["complete"] and width != x.shape[2]:
             raise UserError(
                 f"A head with a residual is as wide as its tokens ({x.shape[2]}), not {width}."
             )
-        if width % how["heads"]:
+        if width % protocol["heads"]:
             raise UserError(
-                f"{how['heads']} heads of attention do not divide a width of {width}: give --heads, --width."
+                f"{protocol['heads']} heads of attention do not divide a width of {width}: give "
+                "--heads, --width."
             )
         return Form(
-            x.shape[2], classes, how["heads"], width, how["depth"], how["complete"], how["eps"]
+            dim=x.shape[2],
+            classes=classes,
+            heads=protocol["heads"],
+            width=width,
+            depth=protocol["depth"],
+            complete=protocol["complete"],
+            eps=protocol["eps"],
         )
 
     def fit(self, x: Tokens, y: Labels, form: Form, seed: int) -> list[Params]:
         """Every head of the grid, in stacks that share products.
 
-        Behind blocks a head has tokens of its own, and products of heads side by side cost what they cost one after
-        the other (measured: 4 heads take 4 times one), so these are stacks of one: only the reading is shared.
+        Behind blocks a head has tokens of its own. Products of heads side by side then cost what
+        they cost one after the other (measured: 4 heads take 4 times as long as one), so each
+        stack has one head, and the heads share only the reading.
         """
-        how, R = self.protocol, len(self.grid)
-        stacks = (
-            [self.made(form, seed, R)]
-            if form.depth == 1
-            else [self.made(form, seed, 1) for _ in range(R)]
-        )
-        optimizer = self.optimizer(stacks)
-        per_epoch = math.ceil(len(x) / how["batch"])
-        steps = per_epoch * max(how["epochs"], math.ceil(how["min_steps"] / per_epoch))
+        protocol, R = self.protocol, len(self.grid)
+        if form.depth == 1:
+            stacks = [self.create_heads(form, seed, R)]
+        else:
+            stacks = [self.create_heads(form, seed, 1) for _ in range(R)]
+        optimizer = self.create_optimizer(stacks)
+        per_epoch = math.ceil(len(x) / protocol["batch"])
+        epochs = max(protocol["epochs"], math.ceil(protocol["min_steps"] / per_epoch))
+        steps = per_epoch * epochs
         for step in range(steps):
             epoch, i = divmod(step, per_epoch)
             if i == 0:
                 order = permutation(seed, epoch, len(x))
-            rows = order[i * how["batch"] : (i + 1) * how["batch"]]
-            self.gradients(stacks, x, y, rows, form, seed, epoch)
+            rows = order[i * protocol["batch"] : (i + 1) * protocol["batch"]]
+            self.compute_gradients(stacks, x, y, rows, form, seed, epoch)
             for stack in stacks:
-                clip_each(stack, how["clip"])
+                clip_gradients(stack, protocol["clip"])
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step, steps, how["warmup"])
-                for view, whole, r in group["of"]:
+                group["lr"] = group["peak"] * schedule_rate(step, steps, protocol["warmup"])
+                for view, whole, r in group["views"]:
                     view.grad = whole.grad[r]
             optimizer.step()
         return stacks
 
-    def made(self, form: Form, seed: int, heads: int) -> Params:
-        return {
-            name: value.to(self.device).requires_grad_()
-            for name, value in start(form, heads, seed).items()
-        }
+    def create_heads(self, form: Form, seed: int, heads: int) -> Params:
+        params = initialise(form, heads, seed)
+        return {name: value.to(self.device).requires_grad_() for name, value in params.items()}
 
-    def optimizer(self, stacks: list[Params]) -> torch.optim.AdamW:
-        """torch's own AdamW: each head has groups of its own, of views of the stacked parameters."""
+    def create_optimizer(self, stacks: list[Params]) -> torch.optim.AdamW:
+        """torch's own AdamW. Each head has its own groups, of views of the stacked parameters."""
         groups = []
-        places = [(stack, r) for stack in stacks for r in range(len(stack["token"]))]
-        for (rate, decay), (stack, r) in zip(self.grid, places, strict=True):
-            for shrinks in (True, False):
-                of = [
-                    (whole[r].detach(), whole, r)
-                    for n, whole in stack.items()
-                    if self.decays(n) == shrinks
-                ]
-                params = [view for view, _, _ in of]
-                if params:
-                    groups.append(
-                        {"params": params, "of": of, "peak": rate, "weight_decay": decay * shrinks}
-                    )
+        for (rate, decay), (stack, r) in zip(self.grid, list_heads(stacks), strict=True):
+            for decays in (True, False):
+                views = []
+                for name, whole in stack.items():
+                    if self.has_decay(name) == decays:
+                        views.append((whole[r].detach(), whole, r))
+                if views:
+                    group: dict[str, Any] = {"params": [view for view, _, _ in views]}
+                    group |= {"views": views, "peak": rate, "weight_decay": decay * decays}
+                    groups.append(group)
         return torch.optim.AdamW(groups, lr=0.0, eps=self.protocol["adam_eps"], fused=True)
 
-    def decays(self, name: str) -> bool:
+    def has_decay(self, name: str) -> bool:
+        """Whether weight decay applies to this parameter."""
         last = name.split(".")[-1]
         return self.protocol["decay_all"] or not (last in ("gain", "shift") or last[0] == "b")
 
-    def gradients(
+    def compute_gradients(
         self,
         stacks: list[Params],
         x: Tokens,
@@ -249,94 +261,115 @@ class Attentive(Probe):
         seed: int,
         epoch: int,
     ) -> None:
-        """Those of a batch, into every parameter: each head has the mean over the batch of its own loss."""
-        how = self.protocol
+        """Put the gradients of a batch into every parameter.
+
+        Each head gets the mean of its own loss over the batch.
+        """
+        protocol = self.protocol
         for stack in stacks:
             for parameter in stack.values():
                 parameter.grad = None
-        for some in rows.split(max(1, form.at_once // x.shape[1])):
-            labels = y[some].to(self.device)
-            mask = dropped(seed, epoch, some, form.dim, how["dropout"], labels.device)
+        for chunk in rows.split(max(1, form.tokens_at_once // x.shape[1])):
+            labels = y[chunk].to(self.device)
+            mask = draw_dropout_mask(
+                seed, epoch, chunk, form.dim, protocol["dropout"], labels.device
+            )
             for stack in stacks:
-                scores, _ = logits(stack, x, some, form, mask)
-                loss = cost(scores, labels, how["smoothing"])
+                logits, _ = compute_logits(stack, x, chunk, form, mask)
+                loss = sum_loss(logits, labels, protocol["smoothing"])
                 (loss / len(rows)).backward()
 
-    def scores(self, stack: Params, form: Form, feats: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(R C Q, attention R C N) of a few clips at a time."""
+    def score_clips(
+        self, stack: Params, form: Form, feats: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(logits R C Q, attention R C N) of a few clips at a time, on the CPU."""
         x = as_tokens(feats)
+        size = max(1, min(self.protocol["batch"], form.tokens_at_once // x.shape[1]))
         with torch.no_grad():
-            for some in torch.arange(len(x)).split(
-                max(1, min(self.protocol["batch"], form.at_once // x.shape[1]))
-            ):
-                found, weight = logits(stack, x, some, form)
-                yield found.cpu(), weight.cpu()
+            for chunk in torch.arange(len(x)).split(size):
+                logits, attention = compute_logits(stack, x, chunk, form)
+                yield logits.cpu(), attention.cpu()
 
-    def judge(self, stacks: list[Params], form: Form, x: Tokens, y: Labels) -> list[float]:
-        """Accuracy of each head; one that diverged has 0."""
-        score: list[float] = []
+    def evaluate(self, stacks: list[Params], form: Form, x: Tokens, y: Labels) -> list[float]:
+        """The metric of each head. A head that diverged has 0."""
+        values: list[float] = []
         for stack in stacks:
-            found = torch.cat([found for found, _ in self.scores(stack, form, x)], 1)  # R S Q
-            score += [
-                accuracy(of_head, y) if of_head.isfinite().all() else 0.0 for of_head in found
-            ]
-        return score
+            chunks = [logits for logits, _ in self.score_clips(stack, form, x)]
+            heads = torch.cat(chunks, 1)  # R S Q
+            values += [compute_metric(x, y) if x.isfinite().all() else 0.0 for x in heads]
+        return values
 
 
-def cost(scores: Float[Tensor, "R B Q"], labels: Labels, smoothing: float) -> Tensor:
-    """Summed over heads and clips: cross-entropy, or of several classes a clip the sum of their binary ones."""
+def sum_loss(logits: Float[Tensor, "R B Q"], labels: Labels, smoothing: float) -> Tensor:
+    """The loss summed over heads and clips.
+
+    It is the cross-entropy; where a clip may have several classes, it is the sum of their binary
+    cross-entropies.
+    """
     if labels.ndim == 2:
-        wanted = labels.float() * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(scores, wanted.expand_as(scores), reduction="sum")
-    flat, label = rearrange(scores, "R B Q -> (R B) Q"), repeat(labels, "B -> (R B)", R=len(scores))
+        target = labels.float() * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="sum")
+    flat, label = rearrange(logits, "R B Q -> (R B) Q"), repeat(labels, "B -> (R B)", R=len(logits))
     return F.cross_entropy(flat, label, label_smoothing=smoothing, reduction="sum")
 
 
 def as_tokens(feats: Float[Tensor, " S *D"]) -> Tokens:
-    """A pooled vector is the one token of its clip."""
+    """A pooled vector becomes the only token of its clip. Raises a UserError for other shapes."""
     if feats.ndim not in (2, 3):
         raise UserError(
-            f"The attentive probe reads tokens S N D or pooled vectors S D, not {tuple(feats.shape)}."
+            "The attentive probe reads tokens S N D or pooled vectors S D, not "
+            f"{tuple(feats.shape)}."
         )
     return feats if feats.ndim == 3 else feats[:, None]
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """A cosine to zero over all steps; the warm-up rises in a line to where it then is."""
+def schedule_rate(step: int, steps: int, warmup: float) -> float:
+    """The factor of the rate: a cosine to zero over all steps, behind a linear warm-up.
+
+    The warm-up ends at the value that the cosine has there.
+    """
     first = round(warmup * steps)
     rise = min(1.0, step / first) if first else 1.0
     return (0.5 + 0.5 * math.cos(math.pi * max(step, first) / steps)) * rise
 
 
-def clip_each(stack: Params, most: float) -> None:
-    """The gradient of every head to a norm of `most` at most."""
+def clip_gradients(stack: Params, max_norm: float) -> None:
+    """Scale the gradient of every head to a norm of `max_norm` at most; 0 is no limit."""
     grads = [p.grad for p in stack.values() if p.grad is not None]
-    if most:
-        norms = torch.stack(
-            [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
-        )  # makes no squares: R
-        scale = (most / torch.linalg.vector_norm(norms, dim=0)).clamp(max=1)
-        for g in grads:
-            g.mul_(scale.view(-1, *(1,) * (g.ndim - 1)))
+    if not max_norm:
+        return
+    # vector_norm makes no copy for the squares.
+    norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads]  # R each
+    total = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    scale = (max_norm / total).clamp(max=1)
+    for grad in grads:
+        grad.mul_(scale.view(-1, *(1,) * (grad.ndim - 1)))
 
 
-def dropped(
-    seed: int, epoch: int, rows: Int[Tensor, " C"], dim: int, share: float, device: torch.device
+def draw_dropout_mask(
+    seed: int, epoch: int, rows: Int[Tensor, " C"], dim: int, ratio: float, device: torch.device
 ) -> Tensor | None:
-    """What the pooled vectors of these clips are multiplied by: a clip's own draw in each epoch, for all heads."""
-    if not share:
+    """The factors C D of the pooled vectors, drawn per clip and epoch and shared by all heads."""
+    if not ratio:
         return None
-    keep = uniform(seed, "dropout", epoch, rows, dim) >= share
-    return (keep.float() / (1 - share)).to(device)
+    visible = uniform(seed, "dropout", epoch, rows, dim) >= ratio
+    return (visible.float() / (1 - ratio)).to(device)
 
 
-def singled(stacks: list[Params], number: int) -> Params:
+def list_heads(stacks: list[Params]) -> list[tuple[Params, int]]:
+    """(stack, index in it) of each head, in the order of the grid."""
+    heads = []
+    for stack in stacks:
+        heads += [(stack, r) for r in range(len(stack["token"]))]
+    return heads
+
+
+def select_head(stacks: list[Params], index: int) -> Params:
     """One head of the grid, alone in its stack."""
-    places = [(stack, r) for stack in stacks for r in range(len(stack["token"]))]
-    stack, r = places[number]
+    stack, r = list_heads(stacks)[index]
     return {name: value[r : r + 1].detach().clone() for name, value in stack.items()}
 
 
-def rank(setting: Setting) -> tuple[float | int, ...]:
-    """Best on val; among equals the simpler: narrower, more decay, smaller steps."""
-    return on_val(setting), -setting["dim"], setting["weight_decay"], -setting["rate"]
+def rank_setting(setting: Setting) -> tuple[float | int, ...]:
+    """Best on val. Among equals the simpler: narrower, more decay, smaller rate."""
+    return read_val_score(setting), -setting["dim"], setting["weight_decay"], -setting["rate"]

@@ -1,28 +1,28 @@
-"""k nearest neighbours: cosine, votes weighted by exp(similarity / T); k and pooling from val, test is read once."""
+"""k nearest neighbours by cosine, with votes weighted by exp(similarity / T).
+
+k and the pooling are chosen on val; test is read once.
+"""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.probes.base import Probe, ProbeResult, Setting, check, result
+from benchmarks.probes.base import Probe, ProbeResult, Setting, check_splits, make_result
 from ssvid.errors import UserError, positive
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
 
 CHUNK = 1024  # queries at once
-BANK = 2**14  # rows of train at once: so that a large one may be float16 and memory-mapped
+# Rows of train at once. A large train split may therefore be float16 and memory-mapped.
+BANK = 2**14
 
 
 PRESETS: dict[str, tuple[int, ...]] = {
     "house": (1, 5, 10, 20, 50, 200),
     "wu2018": (200,),  # arXiv:1805.01978
-    "dino": (
-        10,
-        20,
-        100,
-        200,
-    ),  # arXiv:2104.14294, which reports the best of them on its test; ours is chosen on val
+    # arXiv:2104.14294, which reports the best of them on its test; here val chooses.
+    "dino": (10, 20, 100, 200),
 }
 
 
@@ -32,9 +32,9 @@ class KNN(Probe):
         self,
         *,
         preset: str = "house",  # house | wu2018 | dino
-        ks: tuple[int, ...]
-        | None = None,  # of neighbours, instead; more than train has means all of train
-        temperature: float = 0.07,  # in all three
+        # numbers of neighbours, instead of the preset's; above the size of train it means all
+        ks: tuple[int, ...] | None = None,
+        temperature: float = 0.07,  # the same in all three presets
     ) -> None:
         if preset not in PRESETS:
             raise UserError(
@@ -45,23 +45,22 @@ class KNN(Probe):
         positive(ks=min(self.ks, default=0))
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
-        """Nothing is drawn: `seed` is not used."""
-        classes, grid = check(train, val, test), []
+        """This probe draws nothing, so it does not use `seed`."""
+        classes = check_splits(train, val, test)
+        grid: list[Setting] = []
         ks = sorted({min(k, len(train.labels)) for k in self.ks})
         for pooling, bank in train.feats.items():
-            votes = self.votes(val.feats[pooling], bank, train.labels, ks, classes)  # k S Q
+            votes = self.count_votes(val.feats[pooling], bank, train.labels, ks, classes)  # k S Q
             for k, scores in zip(ks, votes, strict=True):
                 top1 = (scores.argmax(-1) == val.labels).double().mean().item()
                 grid.append({"pooling": pooling, "dim": bank.shape[1], "k": k, "val/top1": top1})
-        best = max(grid, key=rank)
-        pooling = best["pooling"]
-        votes = self.votes(
-            test.feats[pooling], train.feats[pooling], train.labels, [best["k"]], classes
-        )
+        best = max(grid, key=rank_setting)
+        queries, bank = test.feats[best["pooling"]], train.feats[best["pooling"]]
+        votes = self.count_votes(queries, bank, train.labels, [best["k"]], classes)
         share = votes[0] / votes[0].sum(1, keepdim=True)
-        return result(share.clamp_min(1e-12).log(), test.labels, best, grid)
+        return make_result(share.clamp_min(1e-12).log(), test.labels, best, grid)
 
-    def votes(
+    def count_votes(
         self,
         queries: Float[Tensor, "S D"],
         bank: Float[Tensor, "N D"],
@@ -69,41 +68,45 @@ class KNN(Probe):
         ks: list[int],
         classes: int,
     ) -> Float[Tensor, "k S Q"]:
-        out = torch.zeros(len(ks), len(queries), classes)
-        near, index = neighbours(queries, bank, max(ks))
-        weight, label = (near / self.temperature).exp(), y[index]  # S k
+        """For each k the weighted votes of the k nearest rows of `bank`, whose classes are `y`."""
+        votes = torch.zeros(len(ks), len(queries), classes)
+        similarity, index = find_neighbours(queries, bank, max(ks))
+        weight, label = (similarity / self.temperature).exp(), y[index]  # S k
         for i, k in enumerate(ks):
-            out[i].scatter_add_(1, label[:, :k], weight[:, :k])
-        return out
+            votes[i].scatter_add_(1, label[:, :k], weight[:, :k])
+        return votes
 
 
-def neighbours(
+def find_neighbours(
     queries: Float[Tensor, "S D"], bank: Float[Tensor, "N D"], k: int
 ) -> tuple[Float[Tensor, "S k"], Int[Tensor, "S k"]]:
-    """Cosines and rows of the k nearest, nearest first."""
+    """Cosines and rows of the k nearest rows of `bank`, nearest first."""
     starts = range(0, max(1, len(queries)), CHUNK)
-    found = [(queries.new_empty(0, dtype=torch.float32), torch.empty(0, dtype=torch.int64))] * len(
-        starts
-    )
+    empty = queries.new_empty(0, dtype=torch.float32), torch.empty(0, dtype=torch.int64)
+    nearest = [empty] * len(starts)
     for first in range(0, len(bank), BANK):
         unit = F.normalize(bank[first : first + BANK].float(), dim=1)
         for i, start in enumerate(starts):
-            similarity = F.normalize(queries[start : start + CHUNK].float(), dim=1) @ unit.T
-            near, index = similarity.topk(min(k, len(unit)), dim=1)
-            found[i] = nearer(*found[i], near, index + first, k) if first else (near, index)
-    near, index = (torch.cat(column) for column in zip(*found, strict=True))
-    return near, index
+            cosine = F.normalize(queries[start : start + CHUNK].float(), dim=1) @ unit.T
+            similarity, index = cosine.topk(min(k, len(unit)), dim=1)
+            if first:
+                nearest[i] = merge_neighbours(*nearest[i], similarity, index + first, k)
+            else:
+                nearest[i] = similarity, index
+    similarity, index = (torch.cat(column) for column in zip(*nearest, strict=True))
+    return similarity, index
 
 
-def nearer(
-    near: Tensor, index: Tensor, more: Tensor, place: Tensor, k: int
+def merge_neighbours(
+    similarity: Tensor, index: Tensor, new_similarity: Tensor, new_index: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k nearest of those known and of more."""
-    near, index = torch.cat([near, more], 1), torch.cat([index, place], 1)
-    near, kept = near.topk(min(k, near.shape[1]), dim=1)
-    return near, index.gather(1, kept)
+    """The k nearest of two lists of neighbours."""
+    similarity = torch.cat([similarity, new_similarity], 1)
+    index = torch.cat([index, new_index], 1)
+    similarity, selected = similarity.topk(min(k, similarity.shape[1]), dim=1)
+    return similarity, index.gather(1, selected)
 
 
-def rank(setting: Setting) -> tuple[float | int, ...]:
-    """Best on val; among equals the narrower, then the one that asks more neighbours."""
+def rank_setting(setting: Setting) -> tuple[float | int, ...]:
+    """Best on val. Among equals the narrower feature, then the larger k."""
     return setting["val/top1"], -setting["dim"], setting["k"]

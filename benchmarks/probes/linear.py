@@ -1,13 +1,17 @@
-"""Linear probe: every (rate, weight decay) head of a pooling in one batched pass, val picks, test is read once.
+"""Linear probe: every (rate, weight decay) head of a pooling, trained in one batched pass.
 
-Features are standardised by train statistics and divided by sqrt(D), so a clip has length about 1 and one grid of
-rates serves every width. The heads are one matrix D x (R Q); the gradient is written out, as autograd only adds traffic
-(a test holds the two equal). Optimiser: SGD with damped momentum (so `rate` is the effective step), decoupled weight
-decay, cosine rate to zero. At fp32 the two products of a step are 80 % of the cost and run at the peak of the CPU, so
-the one thing left to save is heads: the worse half on val leaves the race at each of `rungs` (successive halving,
-arXiv:1502.07943). Where a clip may hold several classes, each of them is a logistic regression of its own. Features of
-more than `WHOLE` numbers, which may be float16 and memory-mapped, are standardised as they are read: then memory does
-not grow with them.
+- Features are standardised by train statistics and divided by sqrt(D). A clip then has a length of
+  about 1, so one grid of rates serves every width. Features of more than `WHOLE` numbers, which may
+  be float16 and memory-mapped, are standardised while they are read, so memory does not grow with
+  them.
+- The optimiser is SGD with damped momentum (so `rate` is the effective step), decoupled weight
+  decay and a cosine rate to zero. The heads are one matrix D x (R Q). Their gradient is written
+  out, because autograd only adds memory traffic; a test checks that the two are equal.
+- At fp32 the two matrix products of a step are 80 % of its cost and run at the peak of the CPU, so
+  only fewer heads can save time. At each of `rungs` the half of the heads that is worse on val
+  stops (successive halving, arXiv:1502.07943).
+- val chooses among pooling, rate and weight decay; test is read once.
+- Where a clip may have several classes, each class is a logistic regression of its own.
 """
 
 import math
@@ -15,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +31,11 @@ from benchmarks.probes.base import (
     Probe,
     ProbeResult,
     Setting,
-    accuracy,
-    check,
-    metric,
-    on_val,
-    result,
+    check_splits,
+    compute_metric,
+    make_result,
+    metric_name,
+    read_val_score,
 )
 from ssvid.errors import positive
 from ssvid.randomness import permutation
@@ -39,30 +44,28 @@ from ssvid.shapes import Frozen, Labels
 
 CHUNK = 4096  # rows scored at once
 WHOLE = 2**26  # numbers that are kept standardised in memory: 256 MB
-SMALL = 3e7  # FLOPs of a step, under which one thread is enough
+SMALL = 3e7  # FLOPs of a step; below that one thread is enough
 
 
 @dataclass
 class Heads:
-    """R heads one after the other, with the velocities of their momentum (rate inside).
+    """R heads of the grid, with the velocities of their momentum (which include the rate).
 
-    D is the last axis in memory: the products of a step then cost 2 % (13 heads) to 8 % (one head) less.
+    D is the last axis in memory: the products of a step then cost 2 % (13 heads) to 8 % (one head)
+    less.
     """
 
-    rows: Float[Tensor, "R Q D"]
-    b: Float[Tensor, "R Q"]
-    drows: Float[Tensor, "R Q D"]
-    db: Float[Tensor, "R Q"]
+    weight: Float[Tensor, "R Q D"]
+    bias: Float[Tensor, "R Q"]
+    momentum_w: Float[Tensor, "R Q D"]
+    momentum_b: Float[Tensor, "R Q"]
     rate: Float[Tensor, " R"]
     decay: Float[Tensor, " R"]
-    number: Int[Tensor, " R"]  # place in the grid
+    grid_index: Int[Tensor, " R"]
 
-    @property
-    def w(self) -> Float[Tensor, "D R Q"]:
-        return self.rows.movedim(-1, 0)
-
-    def only(self, keep: Int[Tensor, " K"]) -> "Heads":
-        return Heads(*(getattr(self, field.name)[keep] for field in fields(self)))
+    def select(self, indices: Int[Tensor, " K"]) -> "Heads":
+        """Copies of some of the heads."""
+        return Heads(*[tensor[indices] for tensor in list_tensors(self)])
 
 
 @probes.register("linear")
@@ -72,51 +75,46 @@ class Linear(Probe):
     def __init__(
         self,
         *,
-        rates: tuple[float, ...] = (
-            1.0,
-            3.0,
-            10.0,
-            30.0,
-            100.0,
-            300.0,
-            1000.0,
-        ),  # of clips of length 1
+        # for clips of length 1
+        rates: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
         weight_decays: tuple[float, ...] = (0.0, 1e-3),  # of the loss CE + decay / 2 |W|^2
         epochs: int = 20,  # passes over the train clips
-        min_steps: int = 400,  # a few hundred clips see more epochs
+        min_steps: int = 400,  # a small train split gets more epochs instead
         batch: int = 256,  # clips
         momentum: float = 0.9,  # of SGD
-        rungs: tuple[float, ...] = (
-            0.25,
-            0.5,
-        ),  # of the steps, where half of the heads leave; () keeps all to the end
+        # shares of the steps at which the worse half of the heads stops; () trains all to the end
+        rungs: tuple[float, ...] = (0.25, 0.5),
     ) -> None:
         positive(epochs=epochs, min_steps=min_steps, batch=batch, rates=min(rates, default=0.0))
-        self.grid = [(rate, decay) for rate in rates for decay in weight_decays]  # R
+        self.grid = list(product(rates, weight_decays))  # R
         self.epochs, self.min_steps, self.batch, self.momentum = epochs, min_steps, batch, momentum
         self.rungs = tuple(rungs)
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
-        classes, grid = check(train, val, test, multi_label=True), []
-        best: tuple[Setting, Basis, Tensor, Tensor] | None = None
+        classes = check_splits(train, val, test, multi_label=True)
+        grid: list[Setting] = []
+        best: tuple[Setting, Standardizer, Tensor, Tensor] | None = None
         for pooling, feats in train.feats.items():
-            basis = Basis(feats)
-            x, x_val = basis.rows(feats), basis.rows(val.feats[pooling])
+            standardizer = Standardizer(feats)
+            x, x_val = standardizer.wrap(feats), standardizer.wrap(val.feats[pooling])
             heads, scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
-            settings = [
-                {"pooling": pooling, "dim": feats.shape[1], "rate": rate, "weight_decay": decay}
-                | score
-                for (rate, decay), score in zip(self.grid, scores, strict=True)
-            ]
+            settings: list[Setting] = []
+            for (rate, decay), score in zip(self.grid, scores, strict=True):
+                setting = {"pooling": pooling, "dim": feats.shape[1], "rate": rate}
+                settings.append({**setting, "weight_decay": decay, **score})
             grid += settings
-            top, place, number = max(
-                (rank(settings[n]), place, n) for place, n in enumerate(heads.number.tolist())
-            )
-            if best is None or top > rank(best[0]):
-                best = settings[number], basis, heads.w[:, place].clone(), heads.b[place].clone()
+            ranked = []
+            for head, index in enumerate(heads.grid_index.tolist()):
+                ranked.append((rank_setting(settings[index]), head, index))
+            top, head, index = max(ranked)
+            if best is None or top > rank_setting(best[0]):
+                # w is taken through the layout D R Q, whose strides fix the rounding of scores.
+                w = heads.weight.movedim(-1, 0)[:, head].clone()
+                best = settings[index], standardizer, w, heads.bias[head].clone()
         assert best is not None, "there are no features to probe"
-        chosen, basis, w, b = best
-        return result(basis.rows(test.feats[chosen["pooling"]]) @ w + b, test.labels, chosen, grid)
+        chosen, standardizer, w, bias = best
+        logits = standardizer.wrap(test.feats[chosen["pooling"]]) @ w + bias
+        return make_result(logits, test.labels, chosen, grid)
 
     def fit(
         self,
@@ -127,25 +125,26 @@ class Linear(Probe):
         classes: int,
         seed: int,
     ) -> tuple[Heads, list[Setting]]:
-        """The heads that ran to the end, and for each of the grid its score on val and the share of steps it had."""
+        """(heads, scores): the heads that ran to the end, and the scores of every setting.
+
+        A setting has its score on val and the share of the steps for which it was trained.
+        """
         per_epoch = math.ceil(len(x) / self.batch)
         steps = per_epoch * max(self.epochs, math.ceil(self.min_steps / per_epoch))
-        ends = [*(share for share in self.rungs), 1.0]
         scores: list[Setting] = [{} for _ in self.grid]
-        heads, first = self.start(x, classes), 0
-        for share in ends:
+        heads, first = self.create_heads(x, classes), 0
+        for share in (*self.rungs, 1.0):
             last = round(share * steps)
-            heads = in_threads(
-                heads, x.shape[1] * self.batch, partial(self.leg, x, y, seed, first, last, steps)
-            )
-            score, loss = judge(heads, x_val, y_val)
-            for number, value in zip(heads.number.tolist(), score.tolist(), strict=True):
-                scores[number] = {f"val/{metric(y)}": value, "trained": share}  # share of the steps
+            train = partial(self.train_until, x, y, seed, first, last, steps)
+            heads = run_in_threads(heads, x.shape[1] * self.batch, train)
+            values, losses = evaluate(heads, x_val, y_val)
+            for index, value in zip(heads.grid_index.tolist(), values.tolist(), strict=True):
+                scores[index] = {f"val/{metric_name(y)}": value, "trained": share}
             if share < 1:
-                heads, first = heads.only(best_half(score, loss)), last
+                heads, first = heads.select(select_best_half(values, losses)), last
         return heads, scores
 
-    def leg(
+    def train_until(
         self,
         x: "Tensor | Rows",
         y: Tensor,
@@ -155,32 +154,34 @@ class Linear(Probe):
         steps: int,
         heads: Heads,
     ) -> None:
-        """Steps first to last - 1 of these heads, in place.
+        """Train these heads in place, from step `first` up to step `last` (exclusive) of `steps`.
 
-        With one head a third of a step was not its products: so rates come from a table, batches into one buffer.
+        With one head a third of the time of a step was not spent in its products. Therefore rates
+        come from a table and batches go into one buffer.
         """
         per_epoch, order = math.ceil(len(x) / self.batch), None
         cosine = [0.5 + 0.5 * math.cos(math.pi * step / steps) for step in range(first, last)]
         rates = heads.rate[:, None] * heads.rate.new_tensor(cosine)[:, None, None]  # steps R 1
-        shrinks = 1 / (1 + rates * heads.decay[:, None])[..., None]  # implicit: stable at any rate
+        # The decay is implicit, so it is stable at any rate.
+        shrinks = 1 / (1 + rates * heads.decay[:, None])[..., None]
         scales = rates * (self.momentum - 1)
-        buffer = heads.rows.new_empty(self.batch, heads.rows.shape[-1])
+        buffer = heads.weight.new_empty(self.batch, heads.weight.shape[-1])
         for step, scale, shrink in zip(range(first, last), scales, shrinks, strict=True):
             epoch, i = divmod(step, per_epoch)
             if order is None or i == 0:
                 order = permutation(seed, epoch, len(x)).to(y.device)
-            now = order[i * self.batch : (i + 1) * self.batch]
-            self.update(
-                heads, taken(x, now, buffer[: len(now)]), y.index_select(0, now), scale, shrink
-            )
+            rows = order[i * self.batch : (i + 1) * self.batch]
+            batch = take_rows(x, rows, buffer[: len(rows)])
+            self.update(heads, batch, y.index_select(0, rows), scale, shrink)
 
-    def start(self, x: "Tensor | Rows", classes: int) -> Heads:
-        like = x[:0]
-        rate, decay = (like.new_tensor(column) for column in zip(*self.grid, strict=True))
-        w, b = like.new_zeros(len(rate), classes, x.shape[1]), like.new_zeros(len(rate), classes)
-        return Heads(
-            w, b, w.clone(), b.clone(), rate, decay, torch.arange(len(rate), device=like.device)
-        )
+    def create_heads(self, x: "Tensor | Rows", classes: int) -> Heads:
+        """A head of zeros for each setting of the grid."""
+        template = x[:0]
+        rate, decay = (template.new_tensor(column) for column in zip(*self.grid, strict=True))
+        weight = template.new_zeros(len(rate), classes, x.shape[1])
+        bias = template.new_zeros(len(rate), classes)
+        grid_index = torch.arange(len(rate), device=template.device)
+        return Heads(weight, bias, weight.clone(), bias.clone(), rate, decay, grid_index)
 
     def update(
         self,
@@ -190,120 +191,134 @@ class Linear(Probe):
         scale: Float[Tensor, "R 1"],
         shrink: Float[Tensor, "R 1 1"],
     ) -> None:
-        """One step of every head, in place."""
-        g = gradient(logits(heads, x), y).mul_(scale)  # B R Q
-        heads.drows.view(-1, x.shape[1]).addmm_(g.flatten(1).T, x, beta=self.momentum)
-        heads.db.mul_(self.momentum).add_(g.sum(0))
-        torch.addcmul(heads.drows, heads.rows, shrink, out=heads.rows)
-        heads.b += heads.db
+        """Make one step of every head, in place."""
+        gradient = compute_gradient(compute_logits(heads, x), y).mul_(scale)  # B R Q
+        momentum_w = heads.momentum_w.view(-1, x.shape[1])
+        momentum_w.addmm_(gradient.flatten(1).T, x, beta=self.momentum)
+        heads.momentum_b.mul_(self.momentum).add_(gradient.sum(0))
+        torch.addcmul(heads.momentum_w, heads.weight, shrink, out=heads.weight)
+        heads.bias += heads.momentum_b
 
 
-def in_threads(heads: Heads, size: int, work: Callable[[Heads], None]) -> Heads:
-    """The heads after `work` in place. On a CPU each thread has some heads of its own.
+def run_in_threads(heads: Heads, size: int, work: Callable[[Heads], None]) -> Heads:
+    """The heads after `work`, which changes them in place. On a CPU each thread has its own heads.
 
-    torch would share every product between its threads, and they wait for each other, spinning, several times a step:
-    on a busy machine that took several times the CPU.
+    `size`: numbers of a batch of features. torch would share every product between its threads,
+    which then wait for each other, spinning, several times a step: on a busy machine that took
+    several times the CPU.
     """
     threads = torch.get_num_threads()
-    busy = 4 * size * heads.b.numel() > SMALL and heads.w.device.type == "cpu"
-    parts = heads.number.new_tensor(range(len(heads.number))).tensor_split(
-        min(threads, len(heads.number)) * busy or 1
-    )
-    shards = [heads.only(part) for part in parts]
+    is_large = 4 * size * heads.bias.numel() > SMALL and heads.weight.device.type == "cpu"
+    count = min(threads, len(heads.grid_index)) * is_large or 1
+    indices = heads.grid_index.new_tensor(range(len(heads.grid_index)))
+    shards = [heads.select(chunk) for chunk in indices.tensor_split(count)]
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(len(shards)) as pool:
             list(pool.map(work, shards))
     finally:
         torch.set_num_threads(threads)
-    return Heads(
-        *(torch.cat([getattr(shard, field.name) for shard in shards]) for field in fields(heads))
-    )
+    return Heads(*map(torch.cat, zip(*map(list_tensors, shards), strict=True)))
 
 
-def taken(
+def list_tensors(heads: Heads) -> list[Tensor]:
+    return [getattr(heads, field.name) for field in fields(heads)]
+
+
+def take_rows(
     x: "Tensor | Rows", rows: Int[Tensor, " B"], buffer: Float[Tensor, "B D"]
 ) -> Float[Tensor, "B D"]:
-    """x[rows], in the buffer where x is in memory: half the time of new memory for each batch."""
+    """x[rows]. Where x is in memory it goes into the buffer: half the time of new memory."""
     return torch.index_select(x, 0, rows, out=buffer) if isinstance(x, Tensor) else x[rows]
 
 
-def logits(heads: Heads, x: Float[Tensor, "B D"]) -> Float[Tensor, "B R Q"]:
-    flat = x @ heads.rows.flatten(0, 1).T
-    return flat.view(-1, *heads.b.shape).add_(heads.b)
+def compute_logits(heads: Heads, x: Float[Tensor, "B D"]) -> Float[Tensor, "B R Q"]:
+    flat = x @ heads.weight.flatten(0, 1).T
+    return flat.view(-1, *heads.bias.shape).add_(heads.bias)
 
 
-def gradient(scores: Float[Tensor, "B R Q"], y: Labels) -> Float[Tensor, "B R Q"]:
-    """d cross_entropy / d scores for each head, averaged over the batch: (softmax - onehot) / B.
+def compute_gradient(logits: Float[Tensor, "B R Q"], y: Labels) -> Float[Tensor, "B R Q"]:
+    """d cross_entropy / d logits for each head, averaged over the batch: (softmax - onehot) / B.
 
-    Of several classes a clip: binary cross-entropy, summed over the classes, (sigmoid - y) / B.
+    Where a clip may have several classes, the loss is the binary cross-entropy summed over the
+    classes, and this is (sigmoid - y) / B.
     """
     if y.ndim == 2:
-        return scores.sigmoid().sub_(y[:, None].float()).mul_(1 / len(y))
-    g = scores.softmax(-1)
-    label = y[:, None, None].expand(-1, g.shape[1], 1)
-    return g.scatter_add_(-1, label, g.new_full((1,), -1).expand_as(label)).mul_(1 / len(y))
+        return logits.sigmoid().sub_(y[:, None].float()).mul_(1 / len(y))
+    gradient = logits.softmax(-1)
+    label = y[:, None, None].expand(-1, gradient.shape[1], 1)
+    minus_one = gradient.new_full((1,), -1).expand_as(label)
+    return gradient.scatter_add_(-1, label, minus_one).mul_(1 / len(y))
 
 
-def judge(heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Labels) -> tuple[Tensor, Tensor]:
-    """(accuracy, loss) of each head; one that diverged has 0 and infinity."""
+def evaluate(heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Labels) -> tuple[Tensor, Tensor]:
+    """(metric, loss) of each head. A head that diverged has 0 and infinity."""
     if y.ndim == 2:
-        return judge_several(heads, x, y)
-    right = torch.zeros(len(heads.b), dtype=torch.float64, device=y.device)
-    loss = torch.zeros_like(right)
-    for xs, ys in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
-        scores = logits(heads, xs)  # S R Q
-        right += (scores.argmax(-1) == ys[:, None]).double().sum(0)
-        known = (
-            ys < scores.shape[-1]
-        )  # a class that train lacks has no score: wrong, and no part of the loss
-        if not known.all():
-            scores, ys = scores[known], ys[known]
-        label = repeat(ys, "S -> S R 1", R=len(heads.b))
-        loss -= scores.log_softmax(-1).gather(-1, label)[..., 0].double().sum(0)
-    good = heads.rows.flatten(1).isfinite().all(1)
-    return torch.where(good, right / len(y), 0.0), torch.where(
-        good & loss.isfinite(), loss, torch.inf
-    )
+        return evaluate_multi_label(heads, x, y)
+    correct = torch.zeros(len(heads.bias), dtype=torch.float64, device=y.device)
+    loss = torch.zeros_like(correct)
+    for x_chunk, y_chunk in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        logits = compute_logits(heads, x_chunk)  # S R Q
+        correct += (logits.argmax(-1) == y_chunk[:, None]).double().sum(0)
+        # A class that train lacks has no logit. Its clips count as wrong and add no loss.
+        in_train = y_chunk < logits.shape[-1]
+        if not in_train.all():
+            logits, y_chunk = logits[in_train], y_chunk[in_train]
+        label = repeat(y_chunk, "S -> S R 1", R=len(heads.bias))
+        loss -= logits.log_softmax(-1).gather(-1, label)[..., 0].double().sum(0)
+    finite = heads.weight.flatten(1).isfinite().all(1)
+    accuracy = torch.where(finite, correct / len(y), 0.0)
+    return accuracy, torch.where(finite & loss.isfinite(), loss, torch.inf)
 
 
-def judge_several(
+def evaluate_multi_label(
     heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Bool[Tensor, "S Q"]
 ) -> tuple[Tensor, Tensor]:
-    """(mean average precision, loss) of each head; one at a time, for a ranking wants the scores of all clips."""
-    score, loss = [], []
-    for r in range(len(heads.b)):
-        scores = torch.cat(
-            [torch.addmm(heads.b[r], part, heads.w[:, r]) for part in x.split(CHUNK)]
-        )
-        good = bool(scores.isfinite().all())
-        score.append(accuracy(scores, y) if good else 0.0)
-        loss.append(
-            F.binary_cross_entropy_with_logits(scores, y.float()).item() if good else math.inf
-        )
-    return torch.tensor(score, dtype=torch.float64), torch.tensor(loss, dtype=torch.float64)
+    """(mean average precision, loss) of each head.
+
+    The heads are scored one after the other, because a ranking needs the scores of all clips.
+    """
+    values, losses = [], []
+    weights = heads.weight.movedim(-1, 0)  # D R Q
+    for r in range(len(heads.bias)):
+        chunks = [torch.addmm(heads.bias[r], chunk, weights[:, r]) for chunk in x.split(CHUNK)]
+        logits = torch.cat(chunks)
+        value, loss = 0.0, math.inf
+        if logits.isfinite().all():
+            value = compute_metric(logits, y)
+            loss = F.binary_cross_entropy_with_logits(logits, y.float()).item()
+        values.append(value)
+        losses.append(loss)
+    return torch.tensor(values, dtype=torch.float64), torch.tensor(losses, dtype=torch.float64)
 
 
-def best_half(score: Float[Tensor, " R"], loss: Float[Tensor, " R"]) -> Int[Tensor, " K"]:
-    """Places of the better half: by accuracy, among equals by loss (accuracies on a small val tie often)."""
+def select_best_half(score: Float[Tensor, " R"], loss: Float[Tensor, " R"]) -> Int[Tensor, " K"]:
+    """Indices of the better half of the heads.
+
+    They are ordered by score, and among equals by loss: scores on a small val split often tie.
+    """
     order = sorted(range(len(score)), key=lambda i: (-score[i].item(), loss[i].item()))
     return torch.tensor(sorted(order[: math.ceil(len(order) / 2)]), device=score.device)
 
 
-def rank(setting: Setting) -> tuple[float | int, ...]:
-    """Best on val; among equals the simpler: narrower, more decay, smaller steps."""
-    return on_val(setting), -setting["dim"], setting["weight_decay"], -setting["rate"]
+def rank_setting(setting: Setting) -> tuple[float | int, ...]:
+    """Best on val. Among equals the simpler: narrower, more decay, smaller rate."""
+    return read_val_score(setting), -setting["dim"], setting["weight_decay"], -setting["rate"]
 
 
-class Basis:
-    """Features -> the coordinates a head is trained in, fixed by the train split alone.
+class Standardizer:
+    """Features -> the coordinates in which a head is trained, fixed by the train split alone.
 
-    Where clips are few and features wide (S < D / 2), these are the span of the train clips: gradient descent from
-    zero never leaves it, so the heads are the same (up to rounding) and 30 000 columns cost what a few hundred do.
+    Where clips are few and features wide (S < D / 2), the coordinates are the span of the train
+    clips. Gradient descent from zero never leaves that span, so the heads are the same (up to
+    rounding) and 30 000 columns cost what a few hundred do.
     """
 
     def __init__(self, train: Float[Tensor, "S D"]) -> None:
-        self.std, self.mean = moments(train) if train.numel() > WHOLE else std_mean(train.float())
+        if train.numel() > WHOLE:
+            self.std, self.mean = measure_in_chunks(train)
+        else:
+            self.std, self.mean = torch.std_mean(train.float(), dim=0, correction=0)
         self.std.clamp_(min=1e-6).mul_(math.sqrt(train.shape[1]))
         self.span: Tensor | None = None  # D S
         if len(train) < train.shape[1] // 2:
@@ -313,41 +328,39 @@ class Basis:
         x = (feats.float() - self.mean) / self.std
         return x if self.span is None else x @ self.span
 
-    def rows(self, feats: Float[Tensor, "S D"]) -> "Float[Tensor, 'S K'] | Rows":
-        return Rows(self, feats) if self.span is None and feats.numel() > WHOLE else self(feats)
+    def wrap(self, feats: Float[Tensor, "S D"]) -> "Float[Tensor, 'S K'] | Rows":
+        """Standardised features; where these would fill the memory, Rows."""
+        if self.span is None and feats.numel() > WHOLE:
+            return Rows(self, feats)
+        return self(feats)
 
 
 class Rows:
-    """Features as they are stored; the rows that are asked for come in the coordinates of the basis."""
+    """Features as they are stored, of which rows are standardised when they are read."""
 
-    def __init__(self, basis: Basis, feats: Float[Tensor, "S D"]) -> None:
-        self.basis, self.feats, self.shape = basis, feats, feats.shape
+    def __init__(self, standardizer: Standardizer, feats: Float[Tensor, "S D"]) -> None:
+        self.standardizer, self.feats, self.shape = standardizer, feats, feats.shape
 
     def __len__(self) -> int:
         return len(self.feats)
 
     def __getitem__(self, rows: Int[Tensor, " B"] | slice) -> Float[Tensor, "B D"]:
-        return self.basis(self.feats[rows])
+        return self.standardizer(self.feats[rows])
 
     def split(self, size: int) -> Iterator[Float[Tensor, "B D"]]:
         return (self[start : start + size] for start in range(0, len(self), size))
 
     def __matmul__(self, w: Float[Tensor, "D Q"]) -> Float[Tensor, "S Q"]:
-        return torch.cat([part @ w for part in self.split(CHUNK)])
+        return torch.cat([chunk @ w for chunk in self.split(CHUNK)])
 
 
-def std_mean(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-    std, mean = torch.std_mean(x, dim=0, correction=0)
-    return std, mean
-
-
-def moments(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """(std, mean) from parts, in double precision and around the mean of the first part."""
+def measure_in_chunks(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """(std, mean), computed chunk by chunk in double precision around the first chunk's mean."""
     near = x[:CHUNK].double().mean(0)
     first, second = torch.zeros_like(near), torch.zeros_like(near)
-    for part in x.split(CHUNK):
-        off = part.double() - near
-        first += off.sum(0)
-        second += off.square().sum(0)
-    off = first / len(x)
-    return (second / len(x) - off.square()).clamp(min=0).sqrt().float(), (near + off).float()
+    for chunk in x.split(CHUNK):
+        offset = chunk.double() - near
+        first += offset.sum(0)
+        second += offset.square().sum(0)
+    offset = first / len(x)
+    return (second / len(x) - offset.square()).clamp(min=0).sqrt().float(), (near + offset).float()

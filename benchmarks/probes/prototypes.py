@@ -1,6 +1,7 @@
-"""Nearest class mean: cosine to the mean of each class's unit features. No setting but the pooling, chosen on val.
+"""Nearest class mean: the cosine to the mean of each class's unit features.
 
-What few-shot work compares with (Snell et al. 2017, arXiv:1703.05175, with the encoder frozen).
+It has no setting but the pooling, which is chosen on val. Few-shot work compares with it (Snell et
+al. 2017, arXiv:1703.05175, with the encoder frozen).
 """
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.probes.base import Probe, ProbeResult, Setting, check, result
+from benchmarks.probes.base import Probe, ProbeResult, Setting, check_splits, make_result
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
 
@@ -16,31 +17,27 @@ from ssvid.shapes import Frozen
 @probes.register("prototypes")
 class Prototypes(Probe):
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
-        """Nothing is drawn: `seed` is not used."""
-        classes = check(train, val, test)
+        """This probe draws nothing, so it does not use `seed`."""
+        classes = check_splits(train, val, test)
         grid: list[Setting] = []
         for pooling, feats in train.feats.items():
-            said = self.scores(feats, train.labels, val.feats[pooling], classes).argmax(1)
-            top1 = (said == val.labels).double().mean().item()
+            scores = self.score_classes(feats, train.labels, val.feats[pooling], classes)
+            top1 = (scores.argmax(1) == val.labels).double().mean().item()
             grid.append({"pooling": pooling, "dim": feats.shape[1], "val/top1": top1})
         best = max(grid, key=lambda setting: (setting["val/top1"], -setting["dim"]))
-        feats = train.feats[best["pooling"]]
-        return result(
-            self.scores(feats, train.labels, test.feats[best["pooling"]], classes),
-            test.labels,
-            best,
-            grid,
-        )
+        feats, test_feats = train.feats[best["pooling"]], test.feats[best["pooling"]]
+        scores = self.score_classes(feats, train.labels, test_feats, classes)
+        return make_result(scores, test.labels, best, grid)
 
-    def scores(
+    def score_classes(
         self,
         bank: Float[Tensor, "N D"],
         y: Int[Tensor, " N"],
         queries: Float[Tensor, "S D"],
         classes: int,
     ) -> Float[Tensor, "S Q"]:
-        """Cosine to each class's mean; below every cosine where a class has no train clip."""
-        centre = bank.float().mean(0)  # of the train clips, else all cosines are near 1
+        """Cosine to each class's mean. A class without a train clip scores below every cosine."""
+        centre = bank.float().mean(0)  # of the train clips; without it all cosines are near 1
         unit = F.normalize(bank.float() - centre, dim=1)
         sums = torch.zeros(classes, bank.shape[1]).index_add_(0, y, unit)
         scores = F.normalize(queries.float() - centre, dim=1) @ F.normalize(sums, dim=1).T

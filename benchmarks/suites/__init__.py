@@ -1,1 +1,1 @@
-"""Names and YAML files -> the cells of a suite: a cell is a task with its probe."""
+"""Names and YAML files -> the cells of a suite. A cell is a task with its probe."""

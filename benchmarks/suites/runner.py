@@ -1,8 +1,9 @@
-"""encoders x cells -> one result file each. A clip is decoded once for an encoder, its controls and all cells.
+"""encoders x cells -> one result file each.
 
-A result that is there already is not made again. A cell that fails is reported and the others go
-on. What a user can mend (UserError, OSError, too little memory) is one sentence; any other error
-is a fault of the code, perhaps of a plug-in, and its traceback is shown too.
+A clip is decoded once for an encoder, its controls and all cells. A result that exists is not made
+again. A cell that fails is reported, and the other cells still run. What a user can mend
+(UserError, OSError, too little memory) is reported in one sentence. Any other error is a fault of
+the code, perhaps of a plug-in, so its traceback is shown too.
 """
 
 import sys
@@ -15,11 +16,18 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from benchmarks.features.bench import Bench, FeatureOptions, Subject
-from benchmarks.features.late_fusion import agreed, bench, leaks, subject
-from benchmarks.features.units import keep
-from benchmarks.suites.loader import Broken, Cell, manifest
-from benchmarks.tasks.base import score
+from benchmarks.features.bench import Bench
+from benchmarks.features.evaluated_encoder import EvaluatedEncoder
+from benchmarks.features.late_fusion import (
+    describe_protocol,
+    extract_bench,
+    find_leak,
+    open_evaluated_encoder,
+)
+from benchmarks.features.options import FeatureOptions
+from benchmarks.features.units import select_usable_rows
+from benchmarks.suites.loader import BrokenCell, Cell, open_manifest
+from benchmarks.tasks.base import score_task
 from ssvid.data.manifest import Manifest
 from ssvid.engine.features import cpu_seconds
 from ssvid.engine.train_flags import ClipChange
@@ -35,17 +43,19 @@ Layers = Literal["auto", "last"] | list[int]
 
 
 class Failure(NamedTuple):
+    """Printed by the commands, so its fields are keys of their output."""
+
     encoder: str
     cell: str
     why: str
 
 
 class Batch(NamedTuple):
-    """Cells that score the same kind of unit of the same data set, so that its clips are decoded once."""
+    """Cells with the same data set and the same kind of unit: its clips are decoded once."""
 
     data: Manifest
     cells: list[Cell]
-    at_most: dict[str, int]  # frames and size of a clip
+    at_most: dict[str, int]  # limits of frames and size of a clip
 
     @property
     def kind(self) -> str:
@@ -58,41 +68,50 @@ class Suite:
 
     name: str
     batches: list[Batch]
-    broken: list[Broken]
+    broken: list[BrokenCell]
 
     @property
     def cells(self) -> list[Cell]:
-        return [cell for batch in self.batches for cell in batch.cells]
+        cells: list[Cell] = []
+        for batch in self.batches:
+            cells += batch.cells
+        return cells
 
 
 def open_suite(
-    name: str, loaded: tuple[list[Cell], list[Broken]], data: Manifest | None, datasets: str | None
+    name: str,
+    loaded: tuple[list[Cell], list[BrokenCell]],
+    data: Manifest | None,
+    datasets: str | None,
 ) -> Suite:
-    """`data`: of all cells, instead of their own. A cell whose data set is absent, or lacks what the cell asks about,
-    is broken; if all are, that is an error.
+    """Group the cells by data set and kind of unit.
+
+    `data`: for all cells, instead of their own. `datasets`: the folder of the cells' own data
+    sets. A cell whose data set is missing or unsuitable is broken. Raises a UserError if all are.
     """
     cells, broken = loaded
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((repr(cell.data) if data is None else "", cell.task.kind), []).append(
-            cell
-        )
-    listed: dict[str, Manifest] = {}
+        key = repr(cell.data) if data is None else ""
+        groups.setdefault((key, cell.task.kind), []).append(cell)
+    manifests: dict[str, Manifest] = {}
     batches, refused = [], []
     for (key, kind), group in groups.items():
         try:
-            if key not in listed:
-                listed[key] = data if data is not None else manifest(group[0].data, datasets)
+            if key not in manifests:
+                manifests[key] = open_manifest(group[0].data, datasets) if data is None else data
             at_most = group[0].data.get("at_most", {}) if data is None else {}
-            batches.append(Batch(keep(listed[key], kind), group, at_most))
+            batches.append(Batch(select_usable_rows(manifests[key], kind), group, at_most))
         except UserError as error:
-            refused += [Broken(cell.name, error) for cell in group]
+            refused += [BrokenCell(cell.name, error) for cell in group]
     if not batches:
-        raise refused[0].why
+        raise refused[0].error
     return Suite(name=name, batches=batches, broken=[*broken, *refused])
 
 
 class SuiteRunner:
+    """Runs suites and keeps the failures."""
+
     def __init__(
         self,
         folder: Path,  # of the results
@@ -108,52 +127,58 @@ class SuiteRunner:
         self.failures: list[Failure] = []
 
     def run(self, suite: Suite, encoders: list[str], clip: ClipChange, layers: Layers) -> None:
-        """A single encoder that cannot be opened is an error; of several it is reported."""
+        """Write a result for every encoder and cell, and collect what failed in `failures`.
+
+        Raises the UserError of a single encoder that cannot be opened. Of several encoders it is
+        reported.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         total, hidden = len(encoders) * len(suite.cells), not sys.stderr.isatty()
         with progress_bar(total, "cell", desc=suite.name, disable=hidden) as bar:
-            for text, name in zip(encoders, titles(encoders), strict=True):
-                for cell, why in suite.broken:
-                    self.report_failure(name, [cell], why)
+            for argument, name in zip(encoders, titles(encoders), strict=True):
+                for broken in suite.broken:
+                    self.report_failure(name, [broken.name], broken.error)
                 try:
-                    encoder = subject(text, name, clip, layers)
+                    encoder = open_evaluated_encoder(argument, name, clip, layers)
                 except UserError as error:
                     if len(encoders) == 1:
                         raise
-                    self.report_failure(name, [cell.name for cell in suite.cells], error)
+                    self.report_failure(name, list_names(suite.cells), error)
                     bar.update(len(suite.cells))
                     continue
                 for batch in suite.batches:
                     self.run_batch(encoder, batch)
                     bar.update(len(batch.cells))
 
-    def run_batch(self, encoder: Subject, batch: Batch) -> None:
+    def run_batch(self, encoder: EvaluatedEncoder, batch: Batch) -> None:
         try:
-            shrink_clips(encoder, batch.at_most)
+            limit_clips(encoder, batch.at_most)
         except UserError as error:
-            self.report_failure(encoder.name, names(batch.cells), error)
+            self.report_failure(encoder.name, list_names(batch.cells), error)
             return
         cells = self.select_cells(encoder, batch)
         if not cells:
             return
         try:
-            needs = sorted({name for cell in cells for name in cell.task.needs})
-            features = bench(encoder, batch.data, self.options, needs, batch.kind)
+            names: set[str] = set()
+            for cell in cells:
+                names.update(cell.task.source_names)
+            features = extract_bench(encoder, batch.data, self.options, sorted(names), batch.kind)
         except Exception as error:
-            self.report_failure(encoder.name, names(cells), error)
+            self.report_failure(encoder.name, list_names(cells), error)
             return
         for cell in cells:
-            clock = time.perf_counter()
+            began = time.perf_counter()
             try:
                 result = self.evaluate_cell(encoder, features, cell)
-                write_result(self.place(encoder, cell), result)
+                write_result(self.result_file(encoder, cell), result)
             except Exception as error:
                 self.report_failure(encoder.name, [cell.name], error)
             else:
-                log.info(f"{line(result)}  ({time.perf_counter() - clock:.0f} s)")
+                log.info(f"{line(result)}  ({time.perf_counter() - began:.0f} s)")
 
-    def select_cells(self, encoder: Subject, batch: Batch) -> list[Cell]:
-        """The cells that are still to be run. A file of something else in the place of a result is a failure."""
+    def select_cells(self, encoder: EvaluatedEncoder, batch: Batch) -> list[Cell]:
+        """The cells that have no result yet. A cell whose file holds another result fails."""
         cells = []
         for cell in batch.cells:
             try:
@@ -163,19 +188,31 @@ class SuiteRunner:
                 self.report_failure(encoder.name, [cell.name], error)
         return cells
 
-    def is_done(self, encoder: Subject, data: Manifest, cell: Cell) -> bool:
-        """Made already, by this very encoder, protocol and data; a result of anything else in its place is refused."""
-        if encoder.parts and not cell.task.fuses_encoders:
+    def is_done(self, encoder: EvaluatedEncoder, data: Manifest, cell: Cell) -> bool:
+        """Whether there is a result of this very encoder, protocol and data.
+
+        Raises a UserError where the file holds another result, or where the task cannot fuse
+        several encoders.
+        """
+        if encoder.fused and not cell.task.fuses_encoders:
             raise UserError(
-                f"The task {cell.settings['task']} asks one encoder alone, and {encoder.given} are several."
+                f"The task {cell.settings['task']} evaluates a single encoder, and "
+                f"{encoder.argument} are several."
             )
-        file, protocol = self.place(encoder, cell), digest(self.protocol(encoder, cell))
-        refuse_another(file, data=data.hash, encoder=encoder.encoder.hash, protocol=protocol)
+        file, protocol = self.result_file(encoder, cell), digest(self.get_protocol(encoder, cell))
+        refuse_another(file, data=data.hash, encoder=encoder.info.hash, protocol=protocol)
         return file.exists()
 
-    def evaluate_cell(self, encoder: Subject, features: Bench, cell: Cell) -> Result:
-        began, protocol, data = cpu_seconds(), self.protocol(encoder, cell), features.data
-        scored = score(cell.task, features, self.seeds, pictures=True)
+    def evaluate_cell(self, encoder: EvaluatedEncoder, features: Bench, cell: Cell) -> Result:
+        began, data = cpu_seconds(), features.data
+        protocol = self.get_protocol(encoder, cell)
+        scored = score_task(cell.task, features, self.seeds, pictures=True)
+        data_info = describe_data(
+            data,
+            list_rows_of_splits(features),
+            features.unreadable_files,
+            set=self.data or cell.data,
+        )
         result = Result(
             kind=BENCH,
             cell=cell.name,
@@ -188,13 +225,11 @@ class SuiteRunner:
             gains=scored.gains,
             seeds=scored.seeds,
             test=scored.test,
-            encoder=encoder.encoder,
-            data=describe_data(
-                data, rows_of_splits(features), features.lost, set=self.data or cell.data
-            ),
+            encoder=encoder.info,
+            data=data_info,
             protocol=protocol,
             protocol_hash=digest(protocol),
-            leak=leaks(encoder, data.split("test")),
+            leak=find_leak(encoder, data.split("test")),
             cost=Cost(**{key: round(value, 6) for key, value in features.cost.items()}),
             seed=self.options.seed,
             git=git(),
@@ -203,43 +238,46 @@ class SuiteRunner:
             command=self.command,
             **scored.pictures,
         )
-        return replace(
-            result, cost=replace(result.cost, probe_cpu_s=round(cpu_seconds() - began, 3))
-        )
+        probe_cpu_s = round(cpu_seconds() - began, 3)
+        return replace(result, cost=replace(result.cost, probe_cpu_s=probe_cpu_s))
 
-    def protocol(self, encoder: Subject, cell: Cell) -> dict[str, Any]:
+    def get_protocol(self, encoder: EvaluatedEncoder, cell: Cell) -> dict[str, Any]:
         """What two results share that can be compared."""
         seeds = {"seeds": self.seeds} if self.seeds > 1 else {}
-        return {**agreed(encoder, self.options, cell.task.kind), "cell": cell.settings, **seeds}
+        described = describe_protocol(encoder, self.options, cell.task.kind)
+        return {**described, "cell": cell.settings, **seeds}
 
-    def place(self, encoder: Subject, cell: Cell) -> Path:
+    def result_file(self, encoder: EvaluatedEncoder, cell: Cell) -> Path:
         return self.folder / f"{encoder.name}.{cell.name}.json"
 
     def report_failure(self, encoder: str, cells: Iterable[str], error: Exception) -> None:
-        why = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         if not isinstance(error, MENDABLE):
-            why = f"{type(error).__name__}: {why}"
+            reason = f"{type(error).__name__}: {reason}"
             log.info("".join(traceback.format_exception(error)))
         for cell in cells:
-            self.failures.append(Failure(encoder, cell, why))
-            log.warning(f"FAILED {encoder}, {cell}: {why}")
+            self.failures.append(Failure(encoder, cell, reason))
+            log.warning(f"FAILED {encoder}, {cell}: {reason}")
 
 
-def names(cells: Sequence[Cell]) -> list[str]:
+def list_names(cells: Sequence[Cell]) -> list[str]:
     return [cell.name for cell in cells]
 
 
-def shrink_clips(encoder: Subject, at_most: dict[str, int]) -> None:
-    """The encoder's clips made no larger, in place; it gets the user's clip back first."""
+def limit_clips(encoder: EvaluatedEncoder, at_most: dict[str, int]) -> None:
+    """Make the encoder's clips no larger than `at_most`, in place.
+
+    The clip that the user wants is restored first.
+    """
     for stream in encoder.streams:
         stream.net.spec = stream.spec
-        sizes = {key: min(most, getattr(stream.spec, key)) for key, most in at_most.items()}
+        sizes = {key: min(limit, getattr(stream.spec, key)) for key, limit in at_most.items()}
         ClipChange(**sizes).apply_to(stream.net)
 
 
-def rows_of_splits(features: Bench) -> dict[str, list[int]]:
-    """Rows of the data set that a split's units are of: clips, or videos of several seconds or boxes."""
-    return {
-        split: list(dict.fromkeys(features.row[i] for i in units))
-        for split, units in features.splits.items()
-    }
+def list_rows_of_splits(features: Bench) -> dict[str, list[int]]:
+    """Split -> rows of the data set from which its units come, each once."""
+    rows = {}
+    for split, units in features.splits.items():
+        rows[split] = list(dict.fromkeys(features.row_of_unit[unit] for unit in units))
+    return rows

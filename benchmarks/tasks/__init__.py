@@ -1,1 +1,1 @@
-"""What is asked of frozen features: one file for each task."""
+"""Tasks on frozen features, with one file for each task."""

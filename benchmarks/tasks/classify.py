@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe, ProbeResult
-from benchmarks.tasks.base import Answer, Row, Task, right
-from benchmarks.tasks.film_strips import attended
+from benchmarks.tasks.base import Answer, Row, Task, mark_correct
+from benchmarks.tasks.film_strips import describe_attention
 from ssvid.registry import tasks
 from ssvid.statistics import chance, topk
 
@@ -23,41 +23,46 @@ class Classify(Task):
         self,
         probe: Probe,
         *,
-        kind: Literal[
-            "clips", "windows", "ten_crops"
-        ] = "clips",  # clips: as the user asks; else CoCLR's windows
+        # clips: the clips that the user chooses; windows, ten_crops: CoCLR's windows
+        kind: Literal["clips", "windows", "ten_crops"] = "clips",
     ) -> None:
         self._probe = probe
-        if kind != self.kind:  # what is asked of plain clips keeps its hash
+        if kind != self.kind:  # no attribute for plain clips, so their hash stays as it was
             self.kind = kind
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        """Each view or window of a video is learnt from by itself, and the softmax of their scores is averaged.
+        """The class of each video by the softmax of its scores, averaged over views and encoders.
 
-        So is that of several encoders, each of which has a probe of its own.
+        The probe learns from each view or window of a video as from a clip. Of several encoders
+        each has a probe of its own.
         """
-        got = [self.heard(one, source, bench.seed) for one in bench.streams]
-        units, which = bench.videos("test")
-        scores, attention, labels = got[0].scores, got[0].attention, bench.labels[units]
-        if len(got) > 1 or len(which) > len(units):
-            each = [
-                shares(of.scores, *one.videos("test"))
-                for of, one in zip(got, bench.streams, strict=True)
-            ]
-            scores = torch.stack(each).mean(0)
-            attention = None  # of many views: a picture of which would be a choice
-        said = scores.argmax(-1)
-        told = [
-            {"val_top1": one.metrics["val/top1"], "chosen": one.chosen, "grid": one.grid}
-            for one in got
-        ]
-        more: Row = told[0] if len(told) == 1 else {"streams": told}
-        if "test/top5" in got[0].metrics:
-            more["top5"] = topk(scores, labels, 5)
-        return Answer(right(said, labels), said, more, attention=attention)
+        results = [self.run_probe(stream, source, bench.seed) for stream in bench.streams]
+        units, video_of_view = bench.index_videos("test")
+        scores, attention = results[0].scores, results[0].attention
+        labels = bench.labels[units]
+        if len(results) > 1 or len(video_of_view) > len(units):
+            probabilities = []
+            for result, stream in zip(results, bench.streams, strict=True):
+                stream_units, stream_index = stream.index_videos("test")
+                probabilities.append(
+                    average_probabilities(result.scores, len(stream_units), stream_index)
+                )
+            scores = torch.stack(probabilities).mean(0)
+            attention = None  # there are many views, and none stands for all
+        predictions = scores.argmax(-1)
+        described: list[Row] = []
+        for result in results:
+            val_top1 = result.metrics["val/top1"]
+            described.append({"val_top1": val_top1, "chosen": result.chosen, "grid": result.grid})
+        details: Row = described[0] if len(described) == 1 else {"streams": described}
+        if "test/top5" in results[0].metrics:
+            details["top5"] = topk(scores, labels, 5)
+        correct = mark_correct(predictions, labels)
+        return Answer(correct, predictions, details, attention=attention)
 
-    def heard(self, bench: Bench, source: str, seed: int) -> ProbeResult:
-        train, val, test = (bench.each_view(source, split) for split in ("train", "val", "test"))
+    def run_probe(self, bench: Bench, source: str, seed: int) -> ProbeResult:
+        train, val = bench.get_frozen_views(source, "train"), bench.get_frozen_views(source, "val")
+        test = bench.get_frozen_views(source, "test")
         return self.get_probe(source).run(train, val, test, seed)
 
     def chance(self, bench: Bench) -> float:
@@ -65,21 +70,20 @@ class Classify(Task):
 
     def visualize(self, bench: Bench, answer: Answer) -> Row:
         """Where an attentive probe looks, frame by frame."""
-        if (
-            answer.attention is None
-            or answer.predictions is None
-            or answer.attention.shape[1] != bench.grid.n
-        ):
+        attention, predictions = answer.attention, answer.predictions
+        if attention is None or predictions is None or attention.shape[1] != bench.grid.n:
             return {}
-        over_time = rearrange(answer.attention, "S (t n) -> S t n", t=bench.grid.t).sum(-1)
-        rows = [bench.row[i] for i in bench.splits["test"]]
-        return {"attention": attended(bench.data, bench.spec, rows, answer.predictions, over_time)}
+        over_time = rearrange(attention, "S (t n) -> S t n", t=bench.grid.t).sum(-1)
+        rows = [bench.row_of_unit[unit] for unit in bench.splits["test"]]
+        described = describe_attention(bench.data, bench.spec, rows, predictions, over_time)
+        return {"attention": described}
 
 
-def shares(
-    logits: Float[Tensor, "W Q"], units: list[int], which: Int[Tensor, " W"]
+def average_probabilities(
+    logits: Float[Tensor, "W Q"], videos: int, video_of_view: Int[Tensor, " W"]
 ) -> Float[Tensor, "S Q"]:
-    """Softmax, averaged over the views of each video."""
-    share = logits.softmax(-1)
-    total = share.new_zeros(len(units), share.shape[1]).index_add_(0, which, share)
-    return total / which.bincount(minlength=len(units))[:, None]
+    """The softmax of the views, averaged over the views of each video."""
+    probability = logits.softmax(-1)
+    total = probability.new_zeros(videos, probability.shape[1])
+    total = total.index_add_(0, video_of_view, probability)
+    return total / video_of_view.bincount(minlength=videos)[:, None]

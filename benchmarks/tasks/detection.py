@@ -1,7 +1,8 @@
-"""Who does what? RoI-pooled tokens of given boxes -> actions of each person, as AVA scores them (arXiv:1705.08421).
+"""RoI-pooled tokens of annotated boxes -> the actions of each person, scored as AVA does.
 
-Mean average precision over classes at IoU 0.5, interpolated over all points (PASCAL VOC), in single frames. The boxes
-are the annotated ones, also of test: what is asked of is the action, not where people are.
+arXiv:1705.08421: mean average precision over classes at IoU 0.5, interpolated over all points
+(PASCAL VOC), in single frames. The boxes are the annotated ones, also on test: the task asks what
+people do, not where they are.
 """
 
 from collections import defaultdict
@@ -11,14 +12,14 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from benchmarks.features.bench import Bench
-from benchmarks.metrics.ranking import Ranked, mean_over, ranked
+from benchmarks.metrics.ranking import Ranked, mean_over, rank_classes
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, group_numbers, of_classes
-from benchmarks.tasks.multi_label import prevalence
+from benchmarks.tasks.base import Answer, Task, list_class_precision, number_groups
+from benchmarks.tasks.multi_label import compute_prevalence
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 
-OVERLAP = 0.5
+MIN_IOU = 0.5
 
 
 @tasks.register("detection")
@@ -29,55 +30,59 @@ class Detection(Task):
     def __init__(self, probe: Probe) -> None:
         if probe.reads != "pooled":
             raise UserError(
-                "detection: boxes have pooled features alone, no tokens: take a probe that reads vectors."
+                "detection: boxes have pooled features only, no tokens: choose a probe that reads "
+                "vectors."
             )
         self._probe = probe
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        got = self.get_probe(source).run(train, val, test, bench.seed)
-        lists = self.lists(bench, got.scores, test.labels)
-        more = {"val_map": got.metrics["val/map"], "chosen": got.chosen, "grid": got.grid}
+        train, val, test = bench.get_splits(source)
+        result = self.get_probe(source).run(train, val, test, bench.seed)
+        lists = self.rank_boxes(bench, result.scores, test.labels)
         return Answer(
-            None,
-            None,
-            more,
-            mean_over(lists, interpolated=True),
-            of_classes(bench, lists, interpolated=True),
+            correct=None,
+            predictions=None,
+            details={
+                "val_map": result.metrics["val/map"],
+                "chosen": result.chosen,
+                "grid": result.grid,
+            },
+            measure=mean_over(lists, interpolated=True),
+            per_class=list_class_precision(bench, lists, interpolated=True),
         )
 
-    def lists(self, bench: Bench, scores: Tensor, held: Tensor) -> list[Ranked]:
-        """Of each class: every test box is an answer."""
-        units, group = bench.splits["test"], group_numbers(bench)
-        frames: dict[tuple[int, float], list[int]] = defaultdict(list)
-        for place, unit in enumerate(units):
-            frames[bench.row[unit], bench.at[unit][0]].append(place)
-        boxes = torch.tensor([bench.at[unit][1:5] for unit in units])
-        right = torch.zeros_like(held)
-        for own in frames.values():
-            shared = box_iou(boxes[own], boxes[own])
-            for q in held[own].any(0).nonzero()[:, 0].tolist():
-                right[own, q] = matched(shared, scores[own, q], held[own, q])
-        wanted = torch.zeros(int(group.max()) + 1, held.shape[1], dtype=torch.float64).index_add(
-            0, group, held.double()
-        )
-        return [
-            ranked(scores[:, q], right[:, q], group, wanted[:, q]) for q in range(held.shape[1])
-        ]
+    def rank_boxes(self, bench: Bench, scores: Tensor, labels: Tensor) -> list[Ranked]:
+        """For each class a ranking in which every test box is an answer."""
+        units, group = bench.splits["test"], number_groups(bench)
+        boxes_of_frame: dict[tuple[int, float], list[int]] = defaultdict(list)
+        for i, unit in enumerate(units):
+            time_s = bench.position_of_unit[unit][0]
+            boxes_of_frame[bench.row_of_unit[unit], time_s].append(i)
+        boxes = torch.tensor([bench.position_of_unit[unit][1:5] for unit in units])
+        correct = torch.zeros_like(labels)
+        for frame in boxes_of_frame.values():
+            iou = box_iou(boxes[frame], boxes[frame])
+            for q in labels[frame].any(0).nonzero()[:, 0].tolist():
+                correct[frame, q] = match_boxes(iou, scores[frame, q], labels[frame, q])
+        wanted = torch.zeros(int(group.max()) + 1, labels.shape[1], dtype=torch.float64)
+        wanted = wanted.index_add(0, group, labels.double())
+        return rank_classes(scores, correct, group, wanted)
 
     def chance(self, bench: Bench) -> float:
-        return prevalence(bench.labels[bench.splits["test"]])
+        return compute_prevalence(bench.labels[bench.splits["test"]])
 
 
-def matched(shared: Tensor, scores: Tensor, true: Tensor) -> Tensor:
-    """Which boxes of a frame are right: the surest first, each on the true box that it covers best, once.
+def match_boxes(iou: Tensor, scores: Tensor, true: Tensor) -> Tensor:
+    """Which boxes of a frame are right for one class: B B, B, B -> B.
 
-    Two people may overlap: then the surer box may be counted as the other's, as AVA's own code does.
+    Boxes are matched in order of score, each to the true box with the highest IoU, which can be
+    matched once. If two people overlap by more than MIN_IOU, a box can therefore be matched to the
+    wrong person, as in AVA's own code.
     """
-    right = torch.zeros_like(true)
-    taken = torch.zeros_like(true)
+    correct = torch.zeros_like(true)
+    matched = torch.zeros_like(true)
     for i in scores.argsort(descending=True, stable=True).tolist():
-        best = int(torch.where(true, shared[i], -1.0).argmax())
-        if shared[i, best] >= OVERLAP and not taken[best]:
-            right[i] = taken[best] = True
-    return right
+        best = int(torch.where(true, iou[i], -1.0).argmax())
+        if iou[i, best] >= MIN_IOU and not matched[best]:
+            correct[i] = matched[best] = True
+    return correct

@@ -1,4 +1,7 @@
-"""K labelled clips of each class, drawn many times: how much a few labels are worth. Test and val stay whole."""
+"""K labelled clips of each class, drawn many times: how much a few labels are worth.
+
+Test and val stay whole.
+"""
 
 from typing import Any
 
@@ -6,7 +9,8 @@ import torch
 
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, right
+from benchmarks.tasks.base import Answer, Task, mark_correct
+from benchmarks.tasks.frozen import take_clips
 from ssvid.errors import UserError, positive
 from ssvid.randomness import uniform
 from ssvid.registry import tasks
@@ -16,7 +20,7 @@ from ssvid.statistics import chance
 
 @tasks.register("few_shot")
 class FewShot(Task):
-    """The main number is the mean over draws at `main` shots; each other K stands beside it."""
+    """The main number is the mean over draws at `main` shots. The other K are written beside it."""
 
     def __init__(
         self,
@@ -28,48 +32,46 @@ class FewShot(Task):
     ) -> None:
         positive(shots=min(shots, default=0), draws=draws)
         if main not in shots:
-            raise UserError(f"few_shot: main {main} is none of its shots {list(shots)}.")
+            raise UserError(f"few_shot: main {main} is not one of its shots {list(shots)}.")
         self._probe, self.shots, self.main, self.draws = probe, tuple(shots), main, draws
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        val, test = bench.frozen(source, "val"), bench.frozen(source, "test")
-        train = bench.frozen(source, "train")
-        more: dict[str, Any] = {}
+        train, val, test = bench.get_splits(source)
+        smallest_class = int(train.labels.bincount()[train.labels.unique()].min())
+        details: dict[str, Any] = {}
         main = None
         for k in self.shots:
-            smallest = int(train.labels.bincount()[train.labels.unique()].min())
-            if k > smallest:
-                more[f"{k}_shot"] = None  # a class has fewer train clips
+            if k > smallest_class:
+                details[f"{k}_shot"] = None
                 continue
-            means = []
+            rows = []
             for draw in range(self.draws):
-                got = self.get_probe(source).run(
-                    pick(train, k, bench.seed, draw), val, test, bench.seed
-                )
-                means.append(right(got.predictions, test.labels))
-            each = torch.stack(means)  # draws S
-            spread = each.mean(1).std().item() if self.draws > 1 else 0.0
-            more[f"{k}_shot"] = {"top1": each.mean().item(), "std_over_draws": spread}
-            main = each.mean(0) if k == self.main else main
+                shots = draw_shots(train, k, bench.seed, draw)
+                result = self.get_probe(source).run(shots, val, test, bench.seed)
+                rows.append(mark_correct(result.predictions, test.labels))
+            correct = torch.stack(rows)  # draws S
+            std = correct.mean(1).std().item() if self.draws > 1 else 0.0
+            details[f"{k}_shot"] = {"top1": correct.mean().item(), "std_over_draws": std}
+            if k == self.main:
+                main = correct.mean(0)
         if main is None:
             raise UserError(
-                f"few_shot: a class has fewer than {self.main} train clips; take a smaller main."
+                f"few_shot: a class has fewer than {self.main} train clips; choose a smaller main."
             )
-        return Answer(main, None, more)
+        return Answer(main, None, details)
 
     def chance(self, bench: Bench) -> float:
         return chance(bench.labels[bench.splits["test"]])
 
 
-def pick(train: Frozen, k: int, seed: int, draw: int) -> Frozen:
-    """k clips of each class, drawn from (seed, draw, class): larger k holds what smaller k holds."""
-    rows = []
+def draw_shots(train: Frozen, k: int, seed: int, draw: int) -> Frozen:
+    """k clips of each class, drawn from (seed, draw, class).
+
+    The clips of a smaller k are among those of a larger one.
+    """
+    chosen = []
     for label in train.labels.unique().tolist():
-        own = (train.labels == label).nonzero().flatten()
-        order = uniform(seed, f"few_shot/{label}", 0, draw, len(own))[0].argsort(stable=True)
-        rows.append(own[order[:k]])
-    chosen = torch.cat(rows)
-    groups = [train.groups[i] for i in chosen.tolist()]
-    return Frozen(
-        {name: feats[chosen] for name, feats in train.feats.items()}, train.labels[chosen], groups
-    )
+        rows = (train.labels == label).nonzero().flatten()
+        order = uniform(seed, f"few_shot/{label}", 0, draw, len(rows))[0].argsort(stable=True)
+        chosen.append(rows[order[:k]])
+    return take_clips(train, torch.cat(chosen))

@@ -1,30 +1,44 @@
-"""When does what happen? Scores of each second of frozen features -> segments, as ActivityNet scores them.
+"""Frozen features of each second -> segments of classes, scored as ActivityNet does.
 
-Mean average precision over classes at temporal IoU 0.5, 0.55, ..., 0.95, and their mean, which is the main number. The
-probe learns single seconds; the segments come of its scores by rules, of which only the smoothing is chosen (on val).
+The main number is the mean average precision over classes, averaged over temporal IoU 0.5, 0.55,
+..., 0.95. The probe learns single seconds. Segments are made from its scores by fixed rules, of
+which only the smoothing is chosen (on val).
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.features.bench import Bench
-from benchmarks.metrics.ranking import Ranked, mean_over, ranked
-from benchmarks.metrics.segments import hits, proposed
+from benchmarks.metrics.ranking import Ranked, mean_over, rank_answers
+from benchmarks.metrics.segments import Segment, match_segments, propose_segments
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, of_classes
+from benchmarks.tasks.base import Answer, Row, Task, list_class_precision
+from benchmarks.tasks.frozen import join_splits
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import tasks
-from ssvid.shapes import Frozen
 from ssvid.statistics import numbered
 
-THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))  # of temporal IoU
-DRAWS = 3  # of scores by lot, for chance
+THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # of temporal IoU
+REPORTED = (0.5, 0.75, 0.95)  # thresholds whose numbers are written too
+DRAWS = 3  # of random scores, for chance
+
+
+class Proposals(NamedTuple):
+    """The segments that were proposed for one class, in all videos."""
+
+    scores: list[float]
+    groups: list[int]
+    correct: list[list[bool]]  # of each segment, at each threshold
+
+    def add(self, segment: Segment, group: int, correct: list[bool]) -> None:
+        self.scores.append(segment.score)
+        self.groups.append(group)
+        self.correct.append(correct)
 
 
 @tasks.register("localisation")
@@ -37,27 +51,14 @@ class Localisation(Task):
         probe: Probe,
         *,
         smooth: tuple[int, ...] = (1, 3, 5),  # seconds that are averaged, odd; the best on val
-        shares: tuple[float, ...] = (
-            0.1,
-            0.2,
-            0.3,
-            0.4,
-            0.5,
-            0.6,
-            0.7,
-            0.8,
-            0.9,
-        ),  # of a video's highest score
+        # of a video's highest score: the levels at which segments are cut out
+        shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         overlap: float = 0.6,  # temporal IoU above which only the better of two segments stays
-        widen: float = 0.25,  # of a segment's length: what is around it
+        widen: float = 0.25,  # of a segment's length: what counts as its surroundings
         classes: int = 20,  # of a video: those of its highest scores
     ) -> None:
-        if (
-            not smooth
-            or any(width < 1 or width % 2 == 0 for width in smooth)
-            or classes < 1
-            or not shares
-        ):
+        has_bad_width = any(width < 1 or width % 2 == 0 for width in smooth)
+        if not smooth or has_bad_width or classes < 1 or not shares:
             raise UserError(
                 "localisation: smooth holds odd numbers, classes and shares are one or more."
             )
@@ -65,106 +66,118 @@ class Localisation(Task):
         self.overlap, self.widen, self.classes = overlap, widen, classes
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        got = self.get_probe(source).run(
-            train, val, joined(val, test), bench.seed
-        )  # scores of val choose the smoothing
-        on_val, on_test = got.scores.sigmoid().split((len(val.labels), len(test.labels)))
-        widths = {width: average(self.lists(bench, "val", on_val, width)) for width in self.smooth}
-        width = max(widths, key=lambda width: (widths[width], -width))
-        lists = self.lists(bench, "test", on_test, width)
-        more = {
-            **{
-                f"map_{round(100 * t)}": whole(lists[i])
-                for i, t in enumerate(THRESHOLDS)
-                if t in (0.5, 0.75, 0.95)
-            },
-            "val_map": widths[width],
-            "chosen": {**got.chosen, "smooth": width},
-            "grid": got.grid,
-        }
-        every = [one for of_threshold in lists for one in of_threshold]
-        values = [of_classes(bench, of_threshold, interpolated=True) for of_threshold in lists]
-        per_class = {name: mean([of[name] for of in values]) for name in values[0]}
-        return Answer(None, None, more, mean_over(every, interpolated=True), per_class)
+        train, val, test = bench.get_splits(source)
+        # The scores of val are needed too, because they choose the smoothing.
+        both = join_splits([val, test])
+        result = self.get_probe(source).run(train, val, both, bench.seed)
+        sizes = len(val.labels), len(test.labels)
+        val_scores, test_scores = result.scores.sigmoid().split(sizes)
+        val_map = {}
+        for width in self.smooth:
+            val_map[width] = average_precision(self.rank_segments(bench, "val", val_scores, width))
+        width = max(val_map, key=lambda width: (val_map[width], -width))
+        lists = self.rank_segments(bench, "test", test_scores, width)
+        details: Row = {}
+        for threshold, ranked in zip(THRESHOLDS, lists, strict=True):
+            if threshold in REPORTED:
+                details[f"map_{round(100 * threshold)}"] = average_over_classes(ranked)
+        details["val_map"] = val_map[width]
+        details["chosen"] = {**result.chosen, "smooth": width}
+        details["grid"] = result.grid
+        flat: list[Ranked] = sum(lists, [])
+        measure = mean_over(flat, interpolated=True)
+        return Answer(None, None, details, measure, average_class_precision(bench, lists))
 
-    def lists(self, bench: Bench, split: str, scores: Tensor, smooth: int) -> list[list[Ranked]]:
-        """threshold x class: all segments of all videos of a split."""
-        videos = dict(by_video(bench, split))
-        group = dict(zip(videos, numbered([bench.data.groups[row] for row in videos]), strict=True))
-        found: dict[int, list[tuple[float, int, np.ndarray]]] = defaultdict(
-            list
-        )  # class -> score, group, hits
-        wanted = torch.zeros(len(bench.data.classes), max(group.values()) + 1, dtype=torch.float64)
-        ids = {name: q for q, name in enumerate(bench.data.classes)}
-        for row, cells in videos.items():
+    def rank_segments(
+        self, bench: Bench, split: str, scores: Tensor, smooth: int
+    ) -> list[list[Ranked]]:
+        """threshold x class -> the ranking of all segments of all videos of a split.
+
+        `scores`: seconds Q. `smooth`: seconds that are averaged.
+        """
+        videos = list_seconds_of_videos(bench, split)
+        numbers = numbered([bench.data.groups[row] for row in videos])
+        group = dict(zip(videos, numbers, strict=True))
+        classes = bench.data.classes
+        proposals = [Proposals([], [], []) for _ in classes]
+        wanted = torch.zeros(len(classes), max(group.values()) + 1, dtype=torch.float64)
+        number_of_class = dict(zip(classes, range(len(classes)), strict=True))
+        for row, seconds in videos.items():
             true: dict[int, list[tuple[float, float]]] = defaultdict(list)
             for start, end, name in bench.data.rows[row].segments:
-                true[ids[name]].append((start, end))
-                wanted[ids[name], group[row]] += 1
-            table = smoothed(scores[cells], smooth).numpy()  # cells Q
+                true[number_of_class[name]].append((start, end))
+                wanted[number_of_class[name], group[row]] += 1
+            table = smooth_scores(scores[seconds], smooth).numpy()  # seconds Q
             for q in (-table.max(0)).argsort(kind="stable")[: self.classes].tolist():
-                made = proposed(
+                segments = propose_segments(
                     table[:, q], shares=self.shares, overlap=self.overlap, widen=self.widen
                 )
-                right = hits(made, true[q], THRESHOLDS)
-                found[q] += [
-                    (segment.score, group[row], right[:, i]) for i, segment in enumerate(made)
-                ]
-        return [
-            [as_ranked(found[q], t, wanted[q]) for q in ids.values()]
-            for t in range(len(THRESHOLDS))
-        ]
+                correct = match_segments(segments, true[q], THRESHOLDS)
+                for segment, of_segment in zip(segments, correct.T.tolist(), strict=True):
+                    proposals[q].add(segment, group[row], of_segment)
+        return [rank_classes(proposals, t, wanted) for t in range(len(THRESHOLDS))]
 
     def chance(self, bench: Bench) -> float:
-        """What seconds scored by lot get, on average of DRAWS."""
+        """The score of random scores of seconds, averaged over DRAWS draws."""
         seconds = torch.arange(len(bench.splits["test"]))
-        lots = [
-            uniform(bench.seed, "localisation", n, seconds, len(bench.data.classes))
-            for n in range(DRAWS)
-        ]
-        return (
-            sum(average(self.lists(bench, "test", scores, self.smooth[0])) for scores in lots)
-            / DRAWS
-        )
+        total = 0.0
+        for n in range(DRAWS):
+            draws = uniform(bench.seed, "localisation", n, seconds, len(bench.data.classes))
+            total += average_precision(self.rank_segments(bench, "test", draws, self.smooth[0]))
+        return total / DRAWS
 
 
-def joined(a: Frozen, b: Frozen) -> Frozen:
-    feats = {pooling: torch.cat([a.feats[pooling], b.feats[pooling]]) for pooling in a.feats}
-    return Frozen(feats, torch.cat([a.labels, b.labels]), a.groups + b.groups)
+def list_seconds_of_videos(bench: Bench, split: str) -> dict[int, list[int]]:
+    """Row of each video -> the indices of its seconds among the units of the split, in order."""
+    seconds: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for index, unit in enumerate(bench.splits[split]):
+        seconds[bench.row_of_unit[unit]].append((bench.position_of_unit[unit][0], index))
+    videos = {}
+    for row, timed in seconds.items():
+        videos[row] = [index for _, index in sorted(timed)]
+    return videos
 
 
-def by_video(bench: Bench, split: str) -> Iterator[tuple[int, list[int]]]:
-    """Row of each video, and places of its seconds among the units of the split, in order."""
-    cells: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for place, unit in enumerate(bench.splits[split]):
-        cells[bench.row[unit]].append((bench.at[unit][0], place))
-    return ((row, [place for _, place in sorted(own)]) for row, own in cells.items())
-
-
-def smoothed(scores: Tensor, width: int) -> Tensor:
-    """Mean over `width` seconds, fewer at the ends."""
+def smooth_scores(scores: Tensor, width: int) -> Tensor:
+    """The mean over `width` seconds, over fewer at the ends."""
     return F.avg_pool1d(scores.T, width, stride=1, padding=width // 2, count_include_pad=False).T
 
 
-def as_ranked(found: list[tuple[float, int, np.ndarray]], threshold: int, wanted: Tensor) -> Ranked:
-    scores = torch.tensor([score for score, _, _ in found], dtype=torch.float64)
-    group = torch.tensor([group for _, group, _ in found], dtype=torch.int64)
-    return ranked(
-        scores, torch.tensor([bool(hit[threshold]) for _, _, hit in found]), group, wanted
+def rank_classes(proposals: list[Proposals], threshold: int, wanted: Tensor) -> list[Ranked]:
+    """The ranking of each class. `threshold`: its index in THRESHOLDS. `wanted`: Q G."""
+    columns = zip(proposals, wanted, strict=True)
+    return [rank_proposals(of_class, threshold, row) for of_class, row in columns]
+
+
+def rank_proposals(proposals: Proposals, threshold: int, wanted: Tensor) -> Ranked:
+    hits = [of_segment[threshold] for of_segment in proposals.correct]
+    return rank_answers(
+        torch.tensor(proposals.scores, dtype=torch.float64),
+        torch.tensor(hits, dtype=torch.bool),
+        torch.tensor(proposals.groups, dtype=torch.int64),
+        wanted,
     )
 
 
-def whole(lists: list[Ranked]) -> float:
-    one = torch.ones(1, len(lists[0].wanted), dtype=torch.float64)
-    return mean_over(lists, interpolated=True)(one).item()
+def average_over_classes(lists: list[Ranked]) -> float:
+    """The mean average precision at one threshold."""
+    equal_weights = torch.ones(1, len(lists[0].wanted), dtype=torch.float64)
+    return mean_over(lists, interpolated=True)(equal_weights).item()
 
 
-def average(lists: list[list[Ranked]]) -> float:
-    """Over thresholds."""
-    return sum(map(whole, lists)) / len(lists)
+def average_precision(lists: list[list[Ranked]]) -> float:
+    """The mean average precision, averaged over thresholds."""
+    return sum(map(average_over_classes, lists)) / len(lists)
 
 
-def mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def average_class_precision(bench: Bench, lists: list[list[Ranked]]) -> dict[str, float | None]:
+    """Class -> its average precision, averaged over thresholds; None where test has none of it."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for ranked in lists:
+        for name, value in list_class_precision(bench, ranked, interpolated=True).items():
+            if value is not None:
+                values[name].append(value)
+    average: dict[str, float | None] = dict.fromkeys(bench.data.classes)
+    for name, of_class in values.items():
+        average[name] = sum(of_class) / len(of_class)
+    return average

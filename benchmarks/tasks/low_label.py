@@ -1,11 +1,15 @@
-"""A share of the train labels, 1 % or 10 % of every class and at least one clip: semi-supervised protocol, frozen."""
+"""A share of the train labels (1 % or 10 % of every class, at least one clip), encoder frozen.
+
+This is the protocol of semi-supervised learning.
+"""
 
 import torch
 
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, right
-from benchmarks.tasks.few_shot import pick
+from benchmarks.tasks.base import Answer, Task, mark_correct
+from benchmarks.tasks.few_shot import draw_shots
+from benchmarks.tasks.frozen import join_splits, take_clips
 from ssvid.errors import UserError, within
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen
@@ -23,46 +27,29 @@ class LowLabel(Task):
     ) -> None:
         within(0, 1, share=share)
         if not share or draws < 1:
-            raise UserError("low_label: share and draws are more than 0.")
+            raise UserError("low_label: share and draws must be more than 0.")
         self._probe, self.share, self.draws = probe, share, draws
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        each = []
+        train, val, test = bench.get_splits(source)
+        rows = []
         for draw in range(self.draws):
-            got = self.get_probe(source).run(
-                part(train, self.share, bench.seed, draw), val, test, bench.seed
-            )
-            each.append(right(got.predictions, test.labels))
-        found = torch.stack(each)  # draws S
-        spread = found.mean(1).std().item() if self.draws > 1 else 0.0
-        return Answer(found.mean(0), None, {"std_over_draws": spread})
+            labelled = draw_share(train, self.share, bench.seed, draw)
+            result = self.get_probe(source).run(labelled, val, test, bench.seed)
+            rows.append(mark_correct(result.predictions, test.labels))
+        correct = torch.stack(rows)  # draws S
+        std = correct.mean(1).std().item() if self.draws > 1 else 0.0
+        return Answer(correct.mean(0), None, {"std_over_draws": std})
 
     def chance(self, bench: Bench) -> float:
         return chance(bench.labels[bench.splits["test"]])
 
 
-def part(train: Frozen, share: float, seed: int, draw: int) -> Frozen:
-    """`share` of each class, rounded, at least one."""
-    classes = train.labels.unique().tolist()
-    only = [
-        pick(
-            of_class(train, label),
-            max(1, round(share * int((train.labels == label).sum()))),
-            seed,
-            draw,
-        )
-        for label in classes
-    ]
-    feats = {name: torch.cat([one.feats[name] for one in only]) for name in train.feats}
-    return Frozen(
-        feats,
-        torch.cat([one.labels for one in only]),
-        [group for one in only for group in one.groups],
-    )
-
-
-def of_class(train: Frozen, label: int) -> Frozen:
-    rows = (train.labels == label).nonzero().flatten()
-    feats = {name: table[rows] for name, table in train.feats.items()}
-    return Frozen(feats, train.labels[rows], [train.groups[i] for i in rows.tolist()])
+def draw_share(train: Frozen, share: float, seed: int, draw: int) -> Frozen:
+    """`share` of each class, rounded, and at least one clip."""
+    classes = []
+    for label in train.labels.unique().tolist():
+        rows = (train.labels == label).nonzero().flatten()
+        count = max(1, round(share * len(rows)))
+        classes.append(draw_shots(take_clips(train, rows), count, seed, draw))
+    return join_splits(classes)

@@ -1,14 +1,15 @@
 """Several classes a clip (Charades, arXiv:1604.01753): mean average precision over classes.
 
-Average precision is the plain one, as in Charades' own code and scikit-learn; clips without any class are left out.
+Average precision is the plain one, as in Charades' own code and scikit-learn. Clips without any
+class are left out.
 """
 
 import torch
 
 from benchmarks.features.bench import Bench
-from benchmarks.metrics.ranking import mean_over, of_table
+from benchmarks.metrics.ranking import mean_over, rank_table
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, group_numbers, of_classes
+from benchmarks.tasks.base import Answer, Task, list_class_precision, number_groups
 from ssvid.registry import tasks
 
 
@@ -21,17 +22,29 @@ class MultiLabel(Task):
         self._probe = probe
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        train, val, test = (bench.frozen(source, split) for split in ("train", "val", "test"))
-        got = self.get_probe(source).run(train, val, test, bench.seed)
-        lists = of_table(got.scores, test.labels, group_numbers(bench))
-        more = {"val_map": got.metrics["val/map"], "chosen": got.chosen, "grid": got.grid}
-        return Answer(None, None, more, mean_over(lists), of_classes(bench, lists))
+        train, val, test = bench.get_splits(source)
+        result = self.get_probe(source).run(train, val, test, bench.seed)
+        lists = rank_table(result.scores, test.labels, number_groups(bench))
+        return Answer(
+            correct=None,
+            predictions=None,
+            details={
+                "val_map": result.metrics["val/map"],
+                "chosen": result.chosen,
+                "grid": result.grid,
+            },
+            measure=mean_over(lists),
+            per_class=list_class_precision(bench, lists),
+        )
 
     def chance(self, bench: Bench) -> float:
-        return prevalence(bench.labels[bench.splits["test"]])
+        return compute_prevalence(bench.labels[bench.splits["test"]])
 
 
-def prevalence(held: torch.Tensor) -> float:
-    """Mean share of units that hold a class, over the classes that are there: what a blind ranking gets on average."""
-    share = held.double().mean(0)
+def compute_prevalence(labels: torch.Tensor) -> float:
+    """The share of units that have a class, averaged over the classes that occur.
+
+    It is what a blind ranking scores on average. `labels`: S Q.
+    """
+    share = labels.double().mean(0)
     return share[share > 0].mean().item()

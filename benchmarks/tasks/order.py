@@ -1,17 +1,20 @@
-"""Temporal order: is a clip played forwards, backwards or shuffled? What an encoder knows of time itself.
+"""Temporal order: is a clip played forwards, backwards or shuffled?
 
-Every clip is seen in all three ways, so what it shows cannot tell; labels of the data set are not used.
+The task shows what an encoder knows of time itself. Every clip is seen in all three orders, so its
+content cannot give the answer. Labels of the data set are not used.
 """
 
 import torch
 
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, right
+from benchmarks.tasks.base import Answer, Row, Task, mark_correct
+from benchmarks.tasks.frozen import join_splits
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen
 
 FRAME_ORDERS = ("", "/reversed", "/shuffled")
+ORDER_NAMES = ("forward", "reversed", "shuffled")
 
 
 @tasks.register("order")
@@ -23,26 +26,23 @@ class Order(Task):
         self._probe = probe
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        train, val, test = (three_ways(bench, source, split) for split in ("train", "val", "test"))
-        got = self.get_probe(source).run(train, val, test, bench.seed)
-        each = right(got.predictions, test.labels).view(3, -1)  # way S
-        ways = {
-            f"top1_{name}": each[i].mean().item()
-            for i, name in enumerate(("forward", "reversed", "shuffled"))
-        }
-        more = {"val_top1": got.metrics["val/top1"], "chosen": got.chosen, **ways}
-        return Answer(each.mean(0), None, more)
+        train = join_frame_orders(bench, source, "train")
+        val = join_frame_orders(bench, source, "val")
+        test = join_frame_orders(bench, source, "test")
+        result = self.get_probe(source).run(train, val, test, bench.seed)
+        correct = mark_correct(result.predictions, test.labels).view(3, -1)  # order S
+        details: Row = {"val_top1": result.metrics["val/top1"], "chosen": result.chosen}
+        for name, of_order in zip(ORDER_NAMES, correct, strict=True):
+            details[f"top1_{name}"] = of_order.mean().item()
+        return Answer(correct.mean(0), None, details)
 
     def chance(self, bench: Bench) -> float:
         return 1 / 3
 
 
-def three_ways(bench: Bench, source: str, split: str) -> Frozen:
+def join_frame_orders(bench: Bench, source: str, split: str) -> Frozen:
+    """The clips of a split in all three orders. The label is the number of the order."""
     row, colon, form = source.partition(":")
-    parts = [bench.frozen(row + way + colon + form, split) for way in FRAME_ORDERS]
-    feats = {
-        pooling: torch.cat([part.feats[pooling] for part in parts]) for pooling in parts[0].feats
-    }
-    return Frozen(
-        feats, torch.arange(3).repeat_interleave(len(parts[0].labels)), parts[0].groups * 3
-    )
+    orders = [bench.get_frozen(row + order + colon + form, split) for order in FRAME_ORDERS]
+    labels = torch.arange(3).repeat_interleave(len(orders[0].labels))
+    return join_splits(orders)._replace(labels=labels)

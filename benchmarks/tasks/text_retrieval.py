@@ -1,7 +1,8 @@
-"""Which clip does a sentence tell of, and which sentence tells of a clip? Captions of test videos, nothing trained.
+"""Which clip does a sentence describe, and which sentence describes a clip? Nothing is trained.
 
-As MIL-NCE has it (Miech et al. 2020, arXiv:1912.06430): a caption's clips are windows of its segment, averaged; one
-right answer to each query, among all others. R@1, 5, 10, median and mean rank (of 1 on), both ways.
+The queries are captions of test videos, as in MIL-NCE (Miech et al. 2020, arXiv:1912.06430). A
+caption's clips are windows of its segment, averaged. Each query has one right answer among all
+others. Reported are R@1, 5, 10, and the median and mean rank (from 1), in both directions.
 """
 
 from typing import Literal, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Row, Task, group_numbers, share
+from benchmarks.tasks.base import Answer, Row, Task, make_share_measure, number_groups
 from ssvid.errors import UserError, positive
 from ssvid.registry import tasks
 
@@ -20,18 +21,22 @@ KS = (1, 5, 10)
 
 
 class Ranks(NamedTuple):
-    """Of each query, or where ties are counted as published of each place that its answer may have: R of them."""
+    """The ranks of R right answers, one for each query.
 
-    above: Int[Tensor, " R"]  # answers of higher similarity than the right one
-    tied: Int[Tensor, " R"]  # others of the same: their order is left to chance
+    Where ties are counted as published, a query has an entry for each rank that its right answer
+    may have.
+    """
+
+    above: Int[Tensor, " R"]  # answers with a higher similarity than the right one
+    tied: Int[Tensor, " R"]  # other answers with the same similarity, whose order is random
     query: Int[Tensor, " R"]
 
     @property
     def mean(self) -> Float[Tensor, " R"]:
-        """From 0, over all orders of the tied ones."""
+        """The rank from 0, averaged over all orders of the tied answers."""
         return self.above + self.tied / 2
 
-    def within(self, k: int) -> Float[Tensor, " R"]:
+    def share_within(self, k: int) -> Float[Tensor, " R"]:
         """The share of these orders in which the right answer is among the first k."""
         return ((k - self.above).clamp(min=0) / (self.tied + 1)).clamp(max=1).double()
 
@@ -55,61 +60,79 @@ class TextRetrieval(Task):
         self.windows, self.ties, self.kind = windows, ties, f"captions:{windows}"
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        """The main number is of sentences that ask for clips."""
-        table = similarity(bench, source)
-        ways = {"text_to_video": self.ranked(table), "video_to_text": self.ranked(table.T)}
-        more: Row = {way: recalls(found) for way, found in ways.items()}
-        found = ways["text_to_video"]
-        groups = group_numbers(bench)
-        right = share(found.within(1), groups[found.query], int(groups.max()) + 1)
-        return Answer(None, None, {**more, "captions": len(table)}, right)
+        """The main number is the recall of clips by sentences."""
+        similarity = compute_similarity(bench, source)
+        text_to_video, video_to_text = self.rank(similarity), self.rank(similarity.T)
+        details: Row = {
+            "text_to_video": compute_recalls(text_to_video),
+            "video_to_text": compute_recalls(video_to_text),
+            "captions": len(similarity),
+        }
+        groups = number_groups(bench)
+        group_of_rank, group_count = groups[text_to_video.query], int(groups.max()) + 1
+        measure = make_share_measure(text_to_video.share_within(1), group_of_rank, group_count)
+        return Answer(None, None, details, measure)
 
-    def ranked(self, table: Float[Tensor, "S S"]) -> Ranks:
-        return as_published(ranks(table)) if self.ties == "published" else ranks(table)
+    def rank(self, similarity: Float[Tensor, "S S"]) -> Ranks:
+        ranks = rank_diagonal(similarity)
+        return repeat_ties(ranks) if self.ties == "published" else ranks
 
     def chance(self, bench: Bench) -> float:
-        """Any order is as likely as any other: what pairs drawn anew get."""
+        """The recall of pairs drawn at random, where any order is as likely as any other."""
         return 1 / len(bench.splits["test"])
 
 
-def similarity(bench: Bench, source: str) -> Float[Tensor, "S S"]:
-    """Sentences down, clips across; those of one caption share a number."""
+def compute_similarity(bench: Bench, source: str) -> Float[Tensor, "S S"]:
+    """Sentences down, clips across. A caption has the same number in both.
+
+    Raises a UserError where no caption's segment could be read.
+    """
     units = bench.splits["test"]
     if not units:
         raise UserError("No caption's segment could be read: there is nothing to retrieve.")
     assert bench.text is not None, "a task that reads :joint"
-    said = [bench.data.rows[bench.row[unit]].sentences[int(bench.at[unit][0])][2] for unit in units]
-    clips = bench.text.one(bench.frozen(source, "test").feats["joint"].float())
-    return bench.text.embed(said) @ clips.T
+    sentences = []
+    for unit in units:
+        captions = bench.data.rows[bench.row_of_unit[unit]].sentences
+        _, _, text = captions[int(bench.position_of_unit[unit][0])]
+        sentences.append(text)
+    clips = bench.get_frozen(source, "test").feats["joint"].float()
+    return bench.text.embed(sentences) @ bench.text.normalise_averages(clips).T
 
 
-def ranks(similarity: Float[Tensor, "S S"]) -> Ranks:
-    """Queries down; the right answer of query i is answer i."""
+def rank_diagonal(similarity: Float[Tensor, "S S"]) -> Ranks:
+    """Queries down, answers across; the right answer of query i is answer i.
+
+    Raises a UserError for similarities that are NaN or infinite.
+    """
     if not similarity.isfinite().all():
         raise UserError(
             "Some similarities of sentences and clips are NaN or infinite: the weights are damaged."
         )
     right = similarity.diagonal()[:, None]
-    above, same = (similarity > right).sum(1), (similarity == right).sum(1)
-    return Ranks(above, same - 1, torch.arange(len(similarity)))
+    above, equal = (similarity > right).sum(1), (similarity == right).sum(1)
+    return Ranks(above, equal - 1, torch.arange(len(similarity)))
 
 
-def as_published(found: Ranks) -> Ranks:
-    """A query whose answer is tied counts once for each place that it may have, as in the code of MIL-NCE."""
-    times = found.tied + 1
+def repeat_ties(ranks: Ranks) -> Ranks:
+    """A tied query counts once for each rank that its answer may have, as in MIL-NCE's code."""
+    times = ranks.tied + 1
     first = (times.cumsum(0) - times).repeat_interleave(times)
-    above = found.above.repeat_interleave(times) + torch.arange(int(times.sum())) - first
-    return Ranks(above, torch.zeros_like(above), found.query.repeat_interleave(times))
+    above = ranks.above.repeat_interleave(times) + torch.arange(int(times.sum())) - first
+    return Ranks(above, torch.zeros_like(above), ranks.query.repeat_interleave(times))
 
 
-def ranks_published(similarity: Float[Tensor, "S S"]) -> Int[Tensor, " R"]:
-    return as_published(ranks(similarity)).above
+def rank_as_published(similarity: Float[Tensor, "S S"]) -> Int[Tensor, " R"]:
+    return repeat_ties(rank_diagonal(similarity)).above
 
 
-def recalls(found: Ranks | Int[Tensor, " R"]) -> dict[str, float]:
-    """Shares; of the ranks from 1 on their median (of an even number: between the middle two) and mean."""
-    if isinstance(found, Tensor):
-        found = Ranks(found, torch.zeros_like(found), torch.arange(len(found)))
-    mean = found.mean.double() + 1
-    shares = {f"recall{k}": found.within(k).mean().item() for k in KS}
+def compute_recalls(ranks: Ranks | Int[Tensor, " R"]) -> dict[str, float]:
+    """R@k as shares, and the median and mean of the ranks from 1.
+
+    The median of an even number of ranks is the mean of the middle two.
+    """
+    if isinstance(ranks, Tensor):
+        ranks = Ranks(ranks, torch.zeros_like(ranks), torch.arange(len(ranks)))
+    mean = ranks.mean.double() + 1
+    shares = {f"recall{k}": ranks.share_within(k).mean().item() for k in KS}
     return {**shares, "median_rank": mean.quantile(0.5).item(), "mean_rank": mean.mean().item()}

@@ -1,4 +1,7 @@
-"""Name the class of each test clip by sentences that hold the class's name: no clip and no label is learnt from."""
+"""Name the class of each test clip by sentences that hold the class's name.
+
+Nothing is learnt from any clip or label.
+"""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +12,7 @@ from torch import Tensor
 from benchmarks.features.bench import Bench
 from benchmarks.features.text_side import Text
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, right
+from benchmarks.tasks.base import Answer, Task, mark_correct
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 from ssvid.statistics import topk
@@ -31,36 +34,42 @@ class ZeroShot(Task):
             raise UserError("zero_shot takes no probe: nothing is trained.")
         if not templates or any(template.count("{}") != 1 for template in templates):
             raise UserError(
-                "zero_shot: each of `templates` has one {}, where the name of the class stands."
+                "zero_shot: each of `templates` needs one {}, where the name of the class stands."
             )
         self.templates = tuple(templates)
 
     def answer(self, bench: Bench, source: str) -> Answer:
         assert bench.text is not None, "a task that reads :joint"
-        test = bench.frozen(source, "test")
-        scores = (
-            bench.text.one(test.feats["joint"].float())
-            @ prompts(bench.data.classes, self.templates, bench.text).T
-        )
-        said = scores.argmax(-1)
-        more = {"top5": topk(scores, test.labels, 5)} if scores.shape[1] > 5 else {}
-        return Answer(right(said, test.labels), said, more)
+        test = bench.get_frozen(source, "test")
+        clips = bench.text.normalise_averages(test.feats["joint"].float())
+        scores = clips @ embed_classes(bench.data.classes, self.templates, bench.text).T
+        predictions = scores.argmax(-1)
+        details = {"top5": topk(scores, test.labels, 5)} if scores.shape[1] > 5 else {}
+        return Answer(mark_correct(predictions, test.labels), predictions, details)
 
     def chance(self, bench: Bench) -> float:
-        """One of all classes of the data set, be there test clips of it or not."""
+        """One over all classes of the data set, also those without a test clip."""
         return 1 / len(bench.data.classes)
 
 
-def prompts(classes: Sequence[str], templates: Sequence[str], text: Text) -> Float[Tensor, "Q E"]:
-    """Each class's sentences, averaged; where similarity is a cosine each and the mean are of length 1."""
-    each = [
-        text.embed([template.replace("{}", spoken(name)) for name in classes])
-        for template in templates
-    ]
-    return text.one(sum(each[1:], each[0]) / len(each))
+def embed_classes(
+    classes: Sequence[str], templates: Sequence[str], text: Text
+) -> Float[Tensor, "Q E"]:
+    """The vectors of each class's sentences, averaged.
+
+    Where similarity is a cosine, each vector and the average have length 1.
+    """
+    vectors = []
+    for template in templates:
+        sentences = [template.replace("{}", split_words(name)) for name in classes]
+        vectors.append(text.embed(sentences))
+    return text.normalise_averages(sum(vectors[1:], vectors[0]) / len(vectors))
 
 
-def spoken(name: str) -> str:
-    """`ApplyEyeMakeup`, `brush_hair` and `v_2-step` as words, in lower case: towers know words, not labels."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    return " ".join(re.split(r"[\W_]+", apart)).strip().lower() or name
+def split_words(name: str) -> str:
+    """`ApplyEyeMakeup`, `brush_hair` and `v_2-step` as words in lower case.
+
+    Text towers know words, not labels.
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return " ".join(re.split(r"[\W_]+", spaced)).strip().lower() or name

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks import report
 from benchmarks.reports import board, board_page, classes, figures, tables
-from benchmarks.tasks.film_strips import FRAMES, GAP, SIDE, attended, middles
+from benchmarks.tasks.film_strips import FRAMES, GAP, SIDE, describe_attention, find_middles
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.results import TUNED, Answers, Cost, Fold, Result
@@ -368,7 +368,7 @@ def test_attention_over_time(tmp_path: Path):
     weights = torch.tensor(
         [[1.0, 3.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 2.0], [0.5, 0.5, 0.5, 0.5]]
     )
-    seen = attended(
+    seen = describe_attention(
         data,
         ClipSpec(frames=8, stride=1, size=16),
         [2, 3, 4, 5],
@@ -389,8 +389,12 @@ def test_attention_over_time(tmp_path: Path):
     assert [clip["label"] + clip["predicted"] for clip in seen["clips"]] == ["aa", "ab", "ba", "bb"]
     strip = Image.open(io.BytesIO(base64.b64decode(seen["clips"][0]["jpeg"])))
     assert strip.size == (4 * (SIDE + GAP) - GAP, SIDE)
-    assert middles(8, 4).tolist() == [1, 3, 5, 7] and middles(8, 8).tolist() == list(range(8))
-    one = attended(data, ClipSpec(frames=8, stride=1, size=16), [2], None, torch.ones(1, 1))
+    assert find_middles(8, 4).tolist() == [1, 3, 5, 7] and find_middles(8, 8).tolist() == list(
+        range(8)
+    )
+    one = describe_attention(
+        data, ClipSpec(frames=8, stride=1, size=16), [2], None, torch.ones(1, 1)
+    )
     assert one["clips"][0]["predicted"] is None and one["mean"] == [1.0]
     assert Image.open(io.BytesIO(base64.b64decode(one["clips"][0]["jpeg"]))).size == (
         FRAMES * (SIDE + GAP) - GAP,

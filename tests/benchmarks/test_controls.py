@@ -1,6 +1,11 @@
 import torch
 
-from benchmarks.features.controls import pixels, shuffled, single_frame, twin
+from benchmarks.features.controls import (
+    create_twin,
+    describe_pixels,
+    repeat_middle_frame,
+    shuffle_frames,
+)
 from ssvid.hub import create_encoder
 from ssvid.shapes import ClipSpec
 from tests.nn.test_batchnorm import clips  # which registers test_norms
@@ -8,42 +13,49 @@ from tests.nn.test_batchnorm import clips  # which registers test_norms
 
 def test_single_frame_is_the_middle_one():
     clip, index = clips(), torch.arange(3)
-    still = single_frame(clip, index, 0)
+    still = repeat_middle_frame(clip, index, 0)
     assert still.shape == clip.shape and still.dtype == torch.uint8
-    assert all(torch.equal(still[:, :, t], clip[:, :, 3]) for t in range(6))
+    for t in range(6):
+        assert torch.equal(still[:, :, t], clip[:, :, 3])
+
+
+def list_frames(clip: torch.Tensor) -> set[bytes]:
+    return {bytes(frame.contiguous().numpy()) for frame in clip.unbind(1)}
 
 
 def test_shuffled_keeps_the_frames_and_only_those():
     clip, index = clips(rows=20), torch.arange(20)
-    mixed = shuffled(clip, index, 0)
+    mixed = shuffle_frames(clip, index, 0)
     for before, after in zip(clip, mixed, strict=True):
-        frames = {bytes(f.contiguous().numpy()) for f in before.unbind(1)}
-        assert {bytes(f.contiguous().numpy()) for f in after.unbind(1)} == frames
+        assert list_frames(after) == list_frames(before)
     moved = (clip != mixed).flatten(1).any(1)
     assert moved.float().mean() > 0.9
     assert torch.equal(
-        mixed[5:9], shuffled(clip[5:9], index[5:9], 0)
+        mixed[5:9], shuffle_frames(clip[5:9], index[5:9], 0)
     )  # whatever batch a clip stands in
-    assert not torch.equal(mixed, shuffled(clip, index, 1))
+    assert not torch.equal(mixed, shuffle_frames(clip, index, 1))
 
 
 def test_pixels_are_what_they_say():
     clip = clips(size=64)
-    feats = pixels(clip)
+    feats = describe_pixels(clip)
     assert {k: v.shape[1] for k, v in feats.items()} == {
         "colour8": 192,
         "first32": 3072,
         "motion": 1024,
         "cube8": 384,
     }
-    still = pixels(single_frame(clip, torch.arange(3), 0))
+    still = describe_pixels(repeat_middle_frame(clip, torch.arange(3), 0))
     assert still["motion"].abs().max() == 0 < feats["motion"].min()
     bright = clip.float().mean((2, 3, 4)) / 255  # B C
     torch.testing.assert_close(feats["colour8"].unflatten(1, (3, 64)).mean(2), bright)
-    mixed = pixels(shuffled(clip, torch.arange(3), 0))
+    mixed = describe_pixels(shuffle_frames(clip, torch.arange(3), 0))
     torch.testing.assert_close(mixed["colour8"], feats["colour8"])  # no order of time in it
     assert not torch.allclose(mixed["cube8"], feats["cube8"])
-    assert torch.equal(pixels(clip[..., :32])["first32"], pixels(clip[:, :, :1, :, :32])["first32"])
+    assert torch.equal(
+        describe_pixels(clip[..., :32])["first32"],
+        describe_pixels(clip[:, :, :1, :, :32])["first32"],
+    )
 
 
 def test_twin_is_the_same_net_untrained():
@@ -52,8 +64,8 @@ def test_twin_is_the_same_net_untrained():
         encoder.net[0].weight.fill_(7.0)
     encoder.spec, encoder.mean = ClipSpec(frames=9, fps=2.0, size=16), (0.0, 0.0, 0.0)
     before = torch.random.get_rng_state()
-    one, two = twin(encoder), twin(encoder)
+    first, second = create_twin(encoder), create_twin(encoder)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(one.net[0].weight, two.net[0].weight) and one.net[0].weight.max() < 1
-    assert (one.spec, one.mean, one.std) == (encoder.spec, encoder.mean, encoder.std)
-    assert not one.training
+    assert torch.equal(first.net[0].weight, second.net[0].weight) and first.net[0].weight.max() < 1
+    assert (first.spec, first.mean, first.std) == (encoder.spec, encoder.mean, encoder.std)
+    assert not first.training

@@ -1,4 +1,7 @@
-"""The stacked, folded heads against the modules as published, written plainly on torch's layers, in float64."""
+"""The stacked, folded heads against the published modules, in float64.
+
+The modules are written plainly with torch's layers.
+"""
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from einops import rearrange
 from torch import nn
 
 from benchmarks.probes import attentive_math
-from benchmarks.probes.attentive_math import Form, logits, start
+from benchmarks.probes.attentive_math import Form, compute_logits, initialise
 
 D, A, Q, R = 24, 4, 5, 3
 SINGLE = Form(D, Q, A, D, 1, False, 1e-6)
@@ -85,37 +88,40 @@ def pairs(net, p, r):
         return
     yield from ((net.last.norm1.weight, p["gain"][r]), (net.last.norm1.bias, p["shift"][r]))
     yield from attention(net.last.attn, p, r)
-    for at, block in [
-        ("", net.last),
-        *((f"block{i}.", block) for i, block in enumerate(net.blocks)),
-    ]:
-        for name, theirs in (("norm2", block.norm2), ("norm1", block.norm1))[: 2 if at else 1]:
+    blocks = {"": net.last}
+    for i, block in enumerate(net.blocks):
+        blocks[f"block{i}."] = block
+    for prefix, block in blocks.items():
+        for name, theirs in (("norm2", block.norm2), ("norm1", block.norm1))[: 2 if prefix else 1]:
             yield from (
-                (theirs.weight, p[f"{at}{name}.gain"][r]),
-                (theirs.bias, p[f"{at}{name}.shift"][r]),
+                (theirs.weight, p[f"{prefix}{name}.gain"][r]),
+                (theirs.bias, p[f"{prefix}{name}.shift"][r]),
             )
         for i, theirs in ((1, block.fc1), (2, block.fc2)):
-            yield from ((theirs.weight, p[f"{at}w{i}"][r].T), (theirs.bias, p[f"{at}b{i}"][r]))
-        if at:
             yield from (
-                (block.attn.in_proj_weight, p[at + "wqkv"][r].T),
-                (block.attn.in_proj_bias, p[at + "bqkv"][r]),
+                (theirs.weight, p[f"{prefix}w{i}"][r].T),
+                (theirs.bias, p[f"{prefix}b{i}"][r]),
+            )
+        if prefix:
+            yield from (
+                (block.attn.in_proj_weight, p[prefix + "wqkv"][r].T),
+                (block.attn.in_proj_bias, p[prefix + "bqkv"][r]),
             )
             yield from (
-                (block.attn.out_proj.weight, p[at + "wo"][r].T),
-                (block.attn.out_proj.bias, p[at + "bo"][r]),
+                (block.attn.out_proj.weight, p[prefix + "wo"][r].T),
+                (block.attn.out_proj.bias, p[prefix + "bo"][r]),
             )
 
 
-def made(form):
+def create_noisy_heads(form):
     """R heads that differ, no parameter at zero or one."""
     draw = torch.Generator().manual_seed(1)
-    p = start(form, R, 0)
-    noisy = {
-        name: v.double() + 0.3 * torch.randn(v.shape, generator=draw).double()
-        for name, v in p.items()
-    }
-    return {name: v.requires_grad_() for name, v in noisy.items()}
+    p = initialise(form, R, 0)
+    noisy = {}
+    for name, value in p.items():
+        noise = torch.randn(value.shape, generator=draw).double()
+        noisy[name] = (value.double() + 0.3 * noise).requires_grad_()
+    return noisy
 
 
 @pytest.mark.parametrize("form", [SINGLE, BLOCKS], ids=["videoglue", "blocks"])
@@ -126,39 +132,41 @@ def test_folded_and_stacked_is_the_plain_module(form, at_once, monkeypatch):
     feats = torch.randn(9, 7, D, generator=draw, dtype=torch.float64) * 3 + 1  # S N D
     rows, y = torch.tensor([4, 0, 8, 5, 2]), torch.tensor([0, 3, 1, 4, 4])
     mask = (torch.rand(5, D, generator=draw, dtype=torch.float64) > 0.5) * 2.0
-    p = made(form)
-    ours, weight = logits(p, feats, rows, form, mask if form is SINGLE else None)
-    sum(F.cross_entropy(scores, y) for scores in ours).backward()
+    p = create_noisy_heads(form)
+    logits, weight = compute_logits(p, feats, rows, form, mask if form is SINGLE else None)
+    loss = 0.0
+    for scores in logits:
+        loss = loss + F.cross_entropy(scores, y)
+    loss.backward()
     for r in range(R):
         net = (Plain() if form is SINGLE else Vjepa()).double()
         with torch.no_grad():
-            for theirs, mine in pairs(net, p, r):
-                theirs.copy_(mine)
+            for theirs, value in pairs(net, p, r):
+                theirs.copy_(value)
         if form is SINGLE:
             scores, attended = net(feats[rows], mask)
             torch.testing.assert_close(weight[r], attended, rtol=1e-6, atol=1e-9)
         else:
             scores = net(feats[rows])
-        torch.testing.assert_close(ours[r], scores, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(logits[r], scores, rtol=1e-6, atol=1e-9)
         F.cross_entropy(scores, y).backward()
         for parameter in net.parameters():  # so that slices of gradients can be asked for
             parameter.data = parameter.grad if parameter.grad is not None else parameter.data
-        grads = {name: v.grad for name, v in p.items()}
+        grads = {name: value.grad for name, value in p.items()}
         compared = list(pairs(net, grads, r))
-        assert sum(g.numel() for _, g in compared) == sum(g[r].numel() for g in grads.values()), (
-            "one is left out"
-        )
-        for theirs, mine in compared:
-            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
+        count = sum(grad.numel() for _, grad in compared)
+        assert count == sum(grad[r].numel() for grad in grads.values()), "one is left out"
+        for theirs, ours in compared:
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
     assert weight.shape == (R, 5, 7)
 
 
 def test_the_published_starts():
-    """27.8 M parameters: what facts/probes.md counts of V-JEPA 2's own class, 768 wide with 4 blocks."""
-    p = start(Form(768, 100, 12, 768, 4, True, 1e-5), 1, 0)
-    keys = 768  # the bias of keys, which we leave out
+    """27.8 M parameters, as facts/probes.md counts of V-JEPA 2's own class (768 wide, 4 blocks)."""
+    p = initialise(Form(768, 100, 12, 768, 4, True, 1e-5), 1, 0)
+    keys = 768  # the bias of keys, which our heads do not have
     assert round((sum(v.numel() for v in p.values()) + keys) / 1e6, 1) == 27.8
-    single = start(Form(768, 400, 12, 768, 1, False, 1e-6), 2, 0)
+    single = initialise(Form(768, 400, 12, 768, 1, False, 1e-6), 2, 0)
     assert all(torch.equal(v[0], v[1]) for v in single.values()), "heads of a grid begin alike"
     assert single["token"].abs().max() == 0
     assert single["wk"].abs().max() == pytest.approx((6 / (768 * (12 + 64))) ** 0.5, rel=1e-3)

@@ -1,4 +1,4 @@
-"""The command of one page: its suite on one data set, and that its numbers are those of the probe alone."""
+"""The command linear_probe on one data set: its numbers are those of the probe alone."""
 
 import json
 from dataclasses import replace
@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.features.bench import FeatureOptions, bench, subject
-from benchmarks.features.sources import chosen_layers, make_sources
+from benchmarks.features.bench import extract_bench
+from benchmarks.features.evaluated_encoder import open_evaluated_encoder
+from benchmarks.features.options import FeatureOptions
+from benchmarks.features.sources import choose_layers, make_sources
 from benchmarks.linear_probe import linear_probe
 from benchmarks.reports.verdict import over_pixels, over_untrained, use_of_time, verdict
-from ssvid.data.manifest import SPLITS, Manifest
+from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
@@ -62,10 +64,9 @@ def done(data, tmp_path_factory):
     torch.manual_seed(3)
     run = folder / "runs" / "mine"
     save_encoder(create_encoder("vit", **SMALL), run, "encoder", {})
-    rows = [
-        [row.path, row.label, row.split, row.group, row.video_id]
-        for row in data.split("train").rows
-    ]
+    rows = []
+    for row in data.split("train").rows:
+        rows.append([row.path, row.label, row.split, row.group, row.video_id])
     rows.append(["test_3.mp4", None, "train", "", ""])  # pretraining cheated
     (run / "provenance.json").write_text(json.dumps({"root": str(data.root), "rows": rows}))
     config = {
@@ -86,6 +87,14 @@ def done(data, tmp_path_factory):
     return printed, {result.cell: result for result in read_folder(out).values()}, out, run, options
 
 
+def list_poolings(score):
+    return {setting["pooling"] for setting in score.more["grid"]}
+
+
+def list_times(folder):
+    return {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
+
+
 def test_a_result_holds_all_that_a_reader_asks(done):
     printed, results, out, _, _ = done
     result = results["classify.linear"]
@@ -99,13 +108,11 @@ def test_a_result_holds_all_that_a_reader_asks(done):
     )
     assert result.data.clips == {"train": 7, "val": 6, "test": 12} and result.data.bad_files == 1
     assert result.data.groups["test"] == 4 and result.data.set == {"name": "csv", "root": "clips"}
-    poolings = {setting["pooling"] for setting in result.score.more["grid"]}
-    assert poolings == {f"{p}@{layer}" for p in ("mean", "time", "grid") for layer in ("last", "2")}
-    pixels = {setting["pooling"] for setting in result.controls["pixels"].more["grid"]}
-    assert pixels == {"colour8", "first32", "motion", "cube8"}
-    products = (
-        2 * 8 * 24 * (12 * 24 * 4 + 3 * 2 * 64) + 4 * 4 * 8 * 8 * 24
-    )  # 8 tokens: linear layers, then attention
+    poolings = {"mean@last", "time@last", "grid@last", "mean@2", "time@2", "grid@2"}
+    assert list_poolings(result.score) == poolings
+    assert list_poolings(result.controls["pixels"]) == {"colour8", "first32", "motion", "cube8"}
+    # 8 tokens: linear layers, then attention.
+    products = 2 * 8 * 24 * (12 * 24 * 4 + 3 * 2 * 64) + 4 * 4 * 8 * 8 * 24
     assert result.cost.gflops_per_clip == pytest.approx(products / 1e9, rel=0.01)
     words = f"--encoder {done[3]} --data csv --data.root clips --seed 1"
     assert result.command == f"python -m benchmarks.linear_probe {words}"
@@ -117,16 +124,17 @@ def test_a_result_holds_all_that_a_reader_asks(done):
 
 
 def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
-    """The suite adds nothing to what probe, bootstrap and paired difference say of the cached features."""
+    """The numbers are those of probe, bootstrap and paired difference on the cached features."""
     _, results, _, run, options = done
-    taken = FeatureOptions(cache=options["cache"], workers=0, seed=1)
-    features = bench(subject(str(run), "mine", UNCHANGED, "auto"), data, taken)
-    labels, groups = features.labels[features.splits["test"]], features.groups("test")
+    feature_options = FeatureOptions(cache=options["cache"], workers=0, seed=1)
+    features = extract_bench(
+        open_evaluated_encoder(str(run), "mine", UNCHANGED, "auto"), data, feature_options
+    )
+    labels, groups = features.labels[features.splits["test"]], features.get_groups("test")
     for cell, probe in (("linear", probes["linear"](min_steps=40)), ("knn", probes["knn"]())):
         right = {}
         for row, score in results[f"classify.{cell}"].rows.items():
-            train, val, test = (features.frozen(row, split) for split in SPLITS)
-            answer = probe.run(train, val, test, 1)
+            answer = probe.run(*features.get_splits(row), 1)
             right[row] = answer.predictions == labels
             assert (
                 score.value == answer.metrics["test/top1"]
@@ -149,8 +157,9 @@ def test_the_verdict_follows_the_numbers(done):
     better, worse = Gain.between(0.1, 0.05, 0.2), Gain.between(-0.1, -0.2, -0.05)
     unclear = Gain.between(0.0, -1.0, 1.0)
     for say, row in ((over_untrained, "random"), (over_pixels, "pixels")):
-        gains = [{**result.gains, row: gain} for gain in (better, unclear, worse)]
-        sentences = [say(replace(result, gains=one)) for one in gains]
+        sentences = []
+        for gain in (better, unclear, worse):
+            sentences.append(say(replace(result, gains={**result.gains, row: gain})))
         assert sentences[0] != sentences[1] and sentences[0] != sentences[2], row
     random = replace(result, encoder=replace(result.encoder, weights="random"))
     assert over_untrained(random) != over_untrained(result)
@@ -162,16 +171,14 @@ def test_the_verdict_follows_the_numbers(done):
 def test_a_result_of_something_else_is_not_overwritten(done, data, tmp_path):
     """Before any work: no cache is made."""
     _, _, out, run, options = done
-    times = {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
+    times = list_times(out)
     linear_probe([str(run)], data, str(out), **options)
-    assert {
-        file: file.stat().st_mtime_ns for file in times
-    } == times  # what is there is not made again
-    fewer = data.take([i for i in range(len(data)) if i != 7])
+    assert list_times(out) == times  # existing results are not made again
+    fewer = data.take([*range(7), *range(8, len(data))])
     other = tmp_path / "runs" / "mine"
     save_encoder(create_encoder("vit", **SMALL), other, "encoder", {})
     none = {**options, "cache": str(tmp_path / "c")}
-    for encoder, rows, change, what in (
+    for encoder, rows, change, parts in (
         (run, fewer, {}, ["data"]),
         (other, data, {}, ["encoder"]),
         (run, data, {"seed": 2}, ["protocol"]),
@@ -179,7 +186,7 @@ def test_a_result_of_something_else_is_not_overwritten(done, data, tmp_path):
         (other, fewer, {"clips": 2}, ["data", "encoder", "protocol"]),
     ):
         failed = linear_probe([str(encoder)], rows, str(out), **none | change)["failed"]
-        assert len(failed) == 3 and all(tells(row["why"], "--out", *what) for row in failed)
+        assert len(failed) == 3 and all(tells(row["why"], "--out", *parts) for row in failed)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.json").write_text(json.dumps(old_result("linear_probe")))
     with pytest.raises(UserError, match=facts("--out")):
@@ -223,17 +230,18 @@ def test_batch_norm_is_measured_where_asked(data, tmp_path):
 
 def test_a_layer_that_is_none_is_refused():
     with pytest.raises(UserError, match=facts("1", "4")):
-        chosen_layers(create_encoder("vit", **SMALL), [5])
+        choose_layers(create_encoder("vit", **SMALL), [5])
 
 
 def test_sources_know_themselves_apart():
     """A cached feature must never be taken for another one."""
     net, other = create_encoder("vit", **SMALL), create_encoder("vit", **SMALL)
-    keys = [s.key for seed in (0, 1) for s in make_sources(net, other, (2,), ("mean",), seed, OWN)]
-    assert len(set(keys)) == 6  # only the shuffled frames depend on the seed
-    assert not set(keys) & {s.key for s in make_sources(net, other, (), ("mean",), 2, OWN)} - {
-        "pixels version 1"
-    }
+    keys: set[str] = set()
+    for seed in (0, 1):
+        keys.update(source.key for source in make_sources(net, other, (2,), ("mean",), seed, OWN))
+    assert len(keys) == 6  # only the shuffled frames depend on the seed
+    last_layer = {source.key for source in make_sources(net, other, (), ("mean",), 2, OWN)}
+    assert keys & last_layer == {"pixels version 1"}
 
 
 def test_titles_and_leaks(data):

@@ -1,4 +1,7 @@
-"""Average precision against scikit-learn and against a plain reading of its definition, ties and weights included."""
+"""Average precision against scikit-learn and against a plain reading of its definition.
+
+Ties and weights are covered.
+"""
 
 import numpy as np
 import pytest
@@ -9,15 +12,15 @@ from benchmarks.metrics.ranking import (
     average_precision,
     mean_average_precision,
     mean_over,
-    of_table,
-    ranked,
+    rank_answers,
+    rank_table,
 )
 from tests.helpers import for_each
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 
 
-def made(seed: int, n: int = 60, classes: int = 5):
+def draw_answers(seed: int, n: int = 60, classes: int = 5):
     draw = torch.Generator().manual_seed(seed)
     scores = (torch.randn(n, classes, generator=draw) * 3).round() / 3  # ties
     return scores, torch.rand(n, classes, generator=draw) < 0.3, torch.arange(n) % 7
@@ -25,20 +28,21 @@ def made(seed: int, n: int = 60, classes: int = 5):
 
 @for_each("seed", range(4))
 def test_as_scikit_learn_has_it(seed: int):
-    scores, held, _ = made(seed)
-    held[:, 4] = False  # a class that is not there counts for nothing
-    by_class = [average_precision_score(held[:, q], scores[:, q]) for q in range(4)]
-    assert mean_average_precision(scores, held) == pytest.approx(np.mean(by_class), abs=1e-12)
+    scores, labels, _ = draw_answers(seed)
+    labels[:, 4] = False  # a class that is not there counts for nothing
+    by_class = [average_precision_score(labels[:, q], scores[:, q]) for q in range(4)]
+    assert mean_average_precision(scores, labels) == pytest.approx(np.mean(by_class), abs=1e-12)
 
 
 @for_each("interpolated", [False, True])
 def test_a_weight_of_two_is_two_of_each(interpolated: bool):
-    scores, held, group = made(9)
+    scores, labels, group = draw_answers(9)
     times = torch.tensor([2, 0, 1, 3, 1, 1, 0])
     rows = torch.arange(len(scores)).repeat_interleave(times[group])
-    ours = mean_over(of_table(scores, held, group), interpolated)(times[None].double())
+    ours = mean_over(rank_table(scores, labels, group), interpolated)(times[None].double())
     plain = mean_over(
-        of_table(scores[rows], held[rows], torch.zeros(len(rows), dtype=torch.int64)), interpolated
+        rank_table(scores[rows], labels[rows], torch.zeros(len(rows), dtype=torch.int64)),
+        interpolated,
     )(ONE)
     torch.testing.assert_close(ours, plain)
 
@@ -60,7 +64,7 @@ def test_interpolated_as_pascal_voc(seed: int):
     draw = torch.Generator().manual_seed(seed)
     scores, hit = torch.randn(50, generator=draw), torch.rand(50, generator=draw) < 0.4
     positives = int(hit.sum()) + 7  # seven were never found
-    answers = ranked(
+    answers = rank_answers(
         scores, hit, torch.zeros(50, dtype=torch.int64), torch.tensor([float(positives)])
     )
     ours = average_precision(answers, ONE, interpolated=True).item()
@@ -73,7 +77,7 @@ def test_equal_scores_have_no_order():
     """All scores alike: the share of right ones, wherever they stand in the list."""
     for first in (True, False):
         hit = torch.tensor([first] * 3 + [not first] * 3)
-        answers = ranked(
+        answers = rank_answers(
             torch.zeros(6), hit, torch.zeros(6, dtype=torch.int64), torch.tensor([3.0])
         )
         assert (
@@ -85,8 +89,8 @@ def test_equal_scores_have_no_order():
 
 def test_nothing_found_and_nothing_wanted():
     none = torch.zeros(0, dtype=torch.int64)
-    missed = ranked(torch.zeros(0), none.bool(), none, torch.tensor([2.0]))
-    absent = ranked(torch.zeros(0), none.bool(), none, torch.tensor([0.0]))
+    missed = rank_answers(torch.zeros(0), none.bool(), none, torch.tensor([2.0]))
+    absent = rank_answers(torch.zeros(0), none.bool(), none, torch.tensor([0.0]))
     assert (
         average_precision(missed, ONE).item() == 0 and average_precision(absent, ONE).isnan().item()
     )

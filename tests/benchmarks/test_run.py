@@ -1,4 +1,4 @@
-"""The runner as a user starts it: every cell a file, a failing cell told of, nothing made twice."""
+"""The runner as a user starts it: a file for each cell, and failing cells are reported."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.run import run
-from benchmarks.suites.loader import FOLDER, load, manifest
+from benchmarks.suites.loader import FOLDER, load, open_manifest
 from ssvid.errors import UserError
 from ssvid.results import Fold
 from tests.helpers import command, facts, for_each, sentence, tells
@@ -27,44 +27,25 @@ NET = ["--encoder", "tests.benchmarks.test_run:tiny_vit"]
 def tiny_vit(**kwargs):
     from ssvid.encoders.vit import ViT
 
-    return ViT(
-        **{
-            "dim": 24,
-            "depth": 2,
-            "heads": 2,
-            "patch": 8,
-            "frames": 6,
-            "stride": 1,
-            "size": 16,
-            **kwargs,
-        }
-    )
+    sizes = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 6, "stride": 1, "size": 16}
+    return ViT(**{**sizes, **kwargs})
 
 
 def argv(out: Path, cache: Path, suite: str) -> list[str]:
-    data = (
-        f"--data synthetic --data.root {cache} --data.train 24 --data.val 12 --data.test 24".split()
-    )
-    return [
-        *NET,
-        *data,
-        "--suite",
-        suite,
-        "--out",
-        str(out),
-        "--cache",
-        str(cache),
-        "--workers",
-        "0",
-        "--threads",
-        "1",
-    ]
+    data = f"--data synthetic --data.root {cache} --data.train 24 --data.val 12 --data.test 24"
+    flags = f"--suite {suite} --out {out} --cache {cache} --workers 0 --threads 1"
+    return [*NET, *data.split(), *flags.split()]
 
 
-def ask(place: Path, suite: str, *words: str) -> tuple[Any, dict[str, Any]]:
+def list_times(folder: Path, pattern: str) -> dict[Path, int]:
+    """When each file was written."""
+    return {file: file.stat().st_mtime_ns for file in folder.rglob(pattern)}
+
+
+def ask(folder: Path, suite: str, *words: str) -> tuple[Any, dict[str, Any]]:
     """The command with a suite of its own, and its last line."""
-    (place / "s.yaml").write_text(suite)
-    argv = [*words, "--suite", str(place / "s.yaml"), "--out", str(place / "o")]
+    (folder / "s.yaml").write_text(suite)
+    argv = [*words, "--suite", str(folder / "s.yaml"), "--out", str(folder / "o")]
     result = command("benchmarks.run", *argv, "--workers", "0", "--threads", "1")
     assert "Traceback" not in result.stderr, result.stderr[-2000:]
     return result, json.loads(result.stdout.splitlines()[-1])
@@ -87,21 +68,21 @@ def test_each_cell_is_a_file_and_a_failing_one_is_told_of(done):
     cells = {"classify.prototypes", "classify.attentive", "retrieval", "order.prototypes"}
     assert {row["cell"] for row in last["results"]} == cells
     for file in (folder / "out").glob("*.json"):
-        found = json.loads(file.read_text())
-        metric = found["metric"]
-        assert found["interval"][0] <= found[metric] <= found["interval"][1]
+        results = json.loads(file.read_text())
+        metric = results["metric"]
+        assert results["interval"][0] <= results[metric] <= results["interval"][1]
         assert (
-            {"random", "pixels"} <= found["controls"].keys()
-            and found["protocol_hash"]
-            and found["command"]
+            {"random", "pixels"} <= results["controls"].keys()
+            and results["protocol_hash"]
+            and results["command"]
         )
 
 
 def test_what_is_there_is_not_made_again(done):
     folder, words, _ = done
-    before = {file: file.stat().st_mtime_ns for file in (folder / "out").glob("*.json")}
+    before = list_times(folder / "out", "*.json")
     again = command("benchmarks.run", *words)
-    assert again.returncode == 3 and {file: file.stat().st_mtime_ns for file in before} == before
+    assert again.returncode == 3 and list_times(folder / "out", "*.json") == before
     other = command("benchmarks.run", *words, "--clips", "2")
     assert tells(other.stderr, "--out", "protocol") and "Traceback" not in other.stderr
 
@@ -113,60 +94,54 @@ def test_views_and_seeds(done, tmp_path: Path):
     cells = "cells: [{task: classify, probe: knn}, {task: retrieval}]"
     result, _ = ask(tmp_path, cells, *words, *views)
     assert result.returncode == 0, result.stderr[-2000:]
-    found = json.loads(
+    results = json.loads(
         (tmp_path / "o" / "tests.benchmarks.test_run_tiny_vit.classify.knn.json").read_text()
     )
     assert (
-        found["protocol"]["clip"]["crops"] == 2
-        and found["seeds"] == [0, 1]
-        and len(found["of_seeds"]) == 2
+        results["protocol"]["clip"]["crops"] == 2
+        and results["seeds"] == [0, 1]
+        and len(results["of_seeds"]) == 2
     )
-    assert len(found["test"]["labels"]) == 24 == len(found["test"]["predictions"]["encoder"])
-    assert found["controls"]["random"]["std_over_seeds"] == 0  # nothing is drawn in this probe
+    assert len(results["test"]["labels"]) == 24 == len(results["test"]["predictions"]["encoder"])
+    assert results["controls"]["random"]["std_over_seeds"] == 0  # nothing is drawn in this probe
 
 
 def test_seconds_and_boxes_of_films(tmp_path: Path):
-    """Several classes, segments and boxes from files to tables; a second start makes nothing anew."""
-    films = f"{{name: synthetic_films, root: {tmp_path}/set, train: 8, val: 4, test: 6, actors: 2, scenes: 2}}"
+    """Several classes, segments and boxes from files to tables; a second run computes nothing."""
+    sizes = "train: 8, val: 4, test: 6, actors: 2, scenes: 2"
+    films = f"{{name: synthetic_films, root: {tmp_path}/set, {sizes}}}"
     quick = "probe: linear, with: {rates: [30.0], min_steps: 40}, data: films"
-    cells = ", ".join(
-        f"{{task: {task}, {quick}}}" for task in ("multi_label", "localisation", "detection")
-    )
+    names = ("multi_label", "localisation", "detection")
+    cells = ", ".join(f"{{task: {task}, {quick}}}" for task in names)
     suite = f"sets: {{films: {films}}}\ncells: [{cells}]"
     words = [*NET, "--cache", str(tmp_path / "c")]
     result, _ = ask(tmp_path, suite, *words)
     assert result.returncode == 0, result.stderr[-2000:]
-    found = {
-        file.name.split(".")[-3]: json.loads(file.read_text())
-        for file in (tmp_path / "o").glob("*.linear.json")
-    }
-    assert found.keys() == {"multi_label", "localisation", "detection"}
-    for task, one in found.items():
-        assert (
-            one["metric"] == "map"
-            and len(one["test"]["draws"]["random"]) == 1000
-            and len(one["per_class"]) == 4
-        )
-        assert (
-            one["data"]["set"]["name"] == "synthetic_films" and one["data"]["clips"]["test"] == 6
-        ), task
-    assert found["detection"]["test"]["units"] > found["multi_label"]["test"]["units"] == 6
-    pooled = {
-        task: {setting["pooling"].split("@")[0] for setting in one["grid"]}
-        for task, one in found.items()
-    }
-    assert pooled["localisation"] == {"mean"} == set(found["localisation"]["protocol"]["poolings"])
+    results, pooled = {}, {}
+    for file in (tmp_path / "o").glob("*.linear.json"):
+        results[file.name.split(".")[-3]] = json.loads(file.read_text())
+    assert results.keys() == set(names)
+    for task, result in results.items():
+        assert result["metric"] == "map" and len(result["per_class"]) == 4
+        assert len(result["test"]["draws"]["random"]) == 1000
+        assert result["data"]["set"]["name"] == "synthetic_films", task
+        assert result["data"]["clips"]["test"] == 6, task
+        pooled[task] = {setting["pooling"].split("@")[0] for setting in result["grid"]}
+    assert results["detection"]["test"]["units"] > results["multi_label"]["test"]["units"] == 6
     assert (
-        pooled["detection"] == {"box", "slots"} == set(found["detection"]["protocol"]["poolings"])
+        pooled["localisation"] == {"mean"} == set(results["localisation"]["protocol"]["poolings"])
     )
-    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "c").rglob("*.safetensors")}
+    assert (
+        pooled["detection"] == {"box", "slots"} == set(results["detection"]["protocol"]["poolings"])
+    )
+    times = list_times(tmp_path / "c", "*.safetensors")
     again, _ = ask(tmp_path, suite, *words)
-    assert again.returncode == 0 and made == {file: file.stat().st_mtime_ns for file in made}
+    assert again.returncode == 0 and times == list_times(tmp_path / "c", "*.safetensors")
     assert "detection" in (tmp_path / "o" / "board.md").read_text()
 
 
 @for_each(
-    "text, said",
+    "text, fact",
     [
         ("cells: []", "`cells`"),
         ("cells: [{probe: knn}]", "task"),
@@ -199,16 +174,16 @@ def test_seconds_and_boxes_of_films(tmp_path: Path):
         ("{", "s.yaml"),
     ],
 )
-def test_a_bad_suite_is_one_sentence(text: str, said: str, tmp_path: Path):
+def test_a_bad_suite_is_one_sentence(text: str, fact: str, tmp_path: Path):
     (tmp_path / "s.yaml").write_text(text)
-    with pytest.raises(UserError, match=facts(*said.split(" | "))):
+    with pytest.raises(UserError, match=facts(*fact.split(" | "))):
         run(
             ["vit_tiny"], str(tmp_path / "out"), suite=str(tmp_path / "s.yaml"), cache=str(tmp_path)
         )
 
 
 def test_mistakes_of_a_user_are_one_sentence(tmp_path: Path):
-    """The data set is optional here, and jsonargparse makes its faults a list of what a union does not take."""
+    """The data set is optional here, and jsonargparse lists why no type of the union fits."""
     words = ["--encoder", "vit_tiny", "--out", str(tmp_path / "o")]
     assert tells(sentence(command("benchmarks.run", *words, "--suite", "mimi")), "mimi", "mini")
     words += ["--data", "folder", "--data.root", str(tmp_path / "no")]
@@ -224,11 +199,14 @@ def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):
         of="short.retrieval", number=2, folds=[1, 2, 3]
     )
     with pytest.raises(UserError, match=f"{tmp_path}/sets/hm"):
-        manifest(cells[0].data, str(tmp_path / "sets"))
+        open_manifest(cells[0].data, str(tmp_path / "sets"))
 
 
 def test_a_cell_that_cannot_be_asked_costs_itself_alone(done, tmp_path: Path):
-    """An unknown task, a value of the wrong kind, a half-written result in its place: told of, and the rest goes on."""
+    """An unknown task, a value of the wrong type and a half-written result are reported.
+
+    The other cells still run.
+    """
     _, words, _ = done
     cells = (
         "{task: clasify, probe: knn}, {task: classify, probe: knn, with: {ks: many}, name: odd}, "
@@ -239,18 +217,21 @@ def test_a_cell_that_cannot_be_asked_costs_itself_alone(done, tmp_path: Path):
     nets = ["--encoder", str(tmp_path / "nothing")]
     result, last = ask(tmp_path, f"cells: [{cells}]", *nets, *words)
     assert result.returncode == 3
-    why = {(row["encoder"], row["cell"]): row["why"] for row in last["failed"]}
+    why = {}
+    for row in last["failed"]:
+        why[row["encoder"], row["cell"]] = row["why"]
     (net,) = {encoder for encoder, _ in why} - {"nothing", ""}
     assert (tmp_path / "o" / f"{net}.retrieval.json").exists()
     assert tells(why[net, "cell 1"], "clasify") and tells(why[net, "odd"], "ks")
-    for place in ((net, "half"), ("", "report")):
-        assert tells(why[place], f"{net}.half.json")
+    assert tells(why[net, "half"], f"{net}.half.json")
+    assert tells(why["", "report"], f"{net}.half.json")
     assert tells(why["nothing", "retrieval"], "nothing")
 
 
 def test_a_data_set_that_is_not_there_fails_its_cells_alone(done, tmp_path: Path):
     folder, _, _ = done
-    sets = f"{{gone: {{name: folder, root: nowhere}}, small: {{name: synthetic, root: {folder}/cache, {SMALL}}}}}"
+    small = f"{{name: synthetic, root: {folder}/cache, {SMALL}}}"
+    sets = f"{{gone: {{name: folder, root: nowhere}}, small: {small}}}"
     cells = "{task: retrieval, data: gone}, {task: retrieval, data: small}, "
     cells += "{task: localisation, probe: linear, data: small}"
     words = [*NET, "--datasets", str(tmp_path), "--cache", str(folder / "cache")]
@@ -263,13 +244,11 @@ def test_a_data_set_that_is_not_there_fails_its_cells_alone(done, tmp_path: Path
 
 
 def test_the_docs_state_every_cell_of_ours_with_its_hash():
-    """A changed protocol must be told of: results of another hash do not compare."""
-    said = (FOLDER.parents[1] / "docs" / "benchmarks.md").read_text()
+    """A changed protocol must be documented: results of another hash do not compare."""
+    docs = (FOLDER.parents[1] / "docs" / "benchmarks.md").read_text()
     for file in sorted(FOLDER.glob("*.yaml")):
         cells, broken = load(file.stem)
         assert cells and not broken
         for cell in cells:
-            assert (
-                f"| `{file.stem}` | `{cell.fold.of if cell.fold else cell.name}` | `{cell.hash}` |"
-                in said
-            )
+            name = cell.fold.of if cell.fold else cell.name
+            assert f"| `{file.stem}` | `{name}` | `{cell.hash}` |" in docs

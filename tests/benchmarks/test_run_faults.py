@@ -1,4 +1,4 @@
-"""What goes wrong under the runner: a kill, a damaged cache, a full disk, a diverged encoder, odd labels."""
+"""Faults under the runner: a kill, a damaged cache, a full disk, a diverged encoder, odd labels."""
 
 import errno
 import json
@@ -34,11 +34,11 @@ def broken_vit(**kwargs):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    made = registry.datasets["synthetic"](
+    manifest = registry.datasets["synthetic"](
         str(tmp_path_factory.mktemp("set")), train=48, labelled=48, val=8, test=12
     )
-    assert isinstance(made, Manifest)
-    return made
+    assert isinstance(manifest, Manifest)
+    return manifest
 
 
 PART = 16  # rows of a file of features, so that there are several
@@ -56,22 +56,25 @@ def suite(tmp_path: Path) -> str:
 
 
 def ask(data: Manifest, suite: str, out: Path, encoder: tuple[str, ...] = (NET,)):
-    places = {"suite": suite, "cache": str(out.parent / "cache")}
-    return run(list(encoder), str(out), data=data, workers=0, threads=1, devices="cpu", **places)
+    settings = {"suite": suite, "cache": str(out.parent / "cache")}
+    return run(list(encoder), str(out), data=data, workers=0, threads=1, devices="cpu", **settings)
 
 
-def numbers(found) -> list[tuple[str, float]]:
-    return [(row["cell"], row.get("top1", row.get("recall1"))) for row in found["results"]]
+def numbers(printed) -> list[tuple[str, float]]:
+    return [(row["cell"], row.get("top1", row.get("recall1"))) for row in printed["results"]]
 
 
 def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, tmp_path: Path):
-    """SIGKILL once the first part of the features is there: the second run takes it and makes the others."""
+    """SIGKILL once the first part of the features exists: the second run reuses it."""
     script = (
         "import time; from benchmarks.run import run; from ssvid import registry; "
         f"from ssvid.engine import features; features.PART_ROWS = {PART}; write = features.write_bytes_whole; "
-        "features.write_bytes_whole = lambda *part: (write(*part), time.sleep(600)); "  # until it is killed
-        f"data = registry.datasets['synthetic']({str(data.root.parent)!r}, train=48, labelled=48, val=8, test=12); "
-        f"run([{NET!r}], {str(tmp_path / 'out')!r}, data=data, suite={suite!r}, cache={str(tmp_path / 'cache')!r}, "
+        # It sleeps until it is killed.
+        "features.write_bytes_whole = lambda *part: (write(*part), time.sleep(600)); "
+        f"data = registry.datasets['synthetic']({str(data.root.parent)!r}, "
+        "train=48, labelled=48, val=8, test=12); "
+        f"run([{NET!r}], {str(tmp_path / 'out')!r}, data=data, suite={suite!r}, "
+        f"cache={str(tmp_path / 'cache')!r}, "
         "workers=0, threads=1, devices='cpu', batch_size=1)"
     )
     process = warm.start("-c", script)
@@ -80,10 +83,12 @@ def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, t
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not list((tmp_path / "out").glob("*.json"))
-    kept = {file: file.stat().st_mtime_ns for file in features.rglob("*.safetensors")}
-    found = ask(data, suite, tmp_path / "out")
-    assert {file: file.stat().st_mtime_ns for file in kept} == kept and len(found["results"]) == 2
-    assert numbers(found) == numbers(ask(data, suite, tmp_path / "fresh" / "out"))
+    times = {file: file.stat().st_mtime_ns for file in features.rglob("*.safetensors")}
+    printed = ask(data, suite, tmp_path / "out")
+    for file, time_ns in times.items():
+        assert file.stat().st_mtime_ns == time_ns
+    assert len(printed["results"]) == 2
+    assert numbers(printed) == numbers(ask(data, suite, tmp_path / "fresh" / "out"))
 
 
 def test_a_part_that_was_cut_short_is_made_again(data: Manifest, suite: str, tmp_path: Path):
@@ -102,9 +107,11 @@ def test_a_full_disk_costs_its_cell_alone(data: Manifest, suite: str, tmp_path: 
         write(path, result)
 
     monkeypatch.setattr(runner, "write_result", full)
-    found = ask(data, suite, tmp_path / "out")
-    (failed,) = found["failed"]
-    assert found["exit_code"] == 3 and [row["cell"] for row in found["results"]] == ["retrieval"]
+    printed = ask(data, suite, tmp_path / "out")
+    (failed,) = printed["failed"]
+    assert printed["exit_code"] == 3 and [row["cell"] for row in printed["results"]] == [
+        "retrieval"
+    ]
     assert failed["cell"] == "classify.prototypes" and tells(failed["why"], "No space left")
     monkeypatch.undo()
     again = ask(data, suite, tmp_path / "out")
@@ -114,14 +121,17 @@ def test_a_full_disk_costs_its_cell_alone(data: Manifest, suite: str, tmp_path: 
 def test_a_fault_of_the_code_is_shown_with_its_traceback(
     data: Manifest, suite: str, tmp_path: Path, monkeypatch, caplog
 ):
-    """A bug (here: a misspelt attribute) is no mistake of the user: the place of it is wanted. Other cells go on."""
+    """A bug (here: a misspelt attribute) is no mistake of the user, so its traceback is shown.
+
+    Other cells still run.
+    """
     caplog.set_level("INFO", logger="ssvid")
     monkeypatch.setattr(Retrieval, "answer", lambda task, bench, source: bench.sourcces)
-    found = ask(data, suite, tmp_path / "out")
-    assert found["exit_code"] == 3 and [row["cell"] for row in found["results"]] == [
+    printed = ask(data, suite, tmp_path / "out")
+    assert printed["exit_code"] == 3 and [row["cell"] for row in printed["results"]] == [
         "classify.prototypes"
     ]
-    assert found["failed"][0]["cell"] == "retrieval" and found["failed"][0]["why"].startswith(
+    assert printed["failed"][0]["cell"] == "retrieval" and printed["failed"][0]["why"].startswith(
         "AttributeError: "
     )
     shown = caplog.text
@@ -129,45 +139,54 @@ def test_a_fault_of_the_code_is_shown_with_its_traceback(
     monkeypatch.undo()
     caplog.clear()
     monkeypatch.setattr(Retrieval, "answer", lambda *_: Path("/nowhere").read_text())
-    found = ask(data, suite, tmp_path / "out")  # a file that is not there is a mistake of the user
-    assert "No such file" in found["failed"][0]["why"] and "Traceback" not in caplog.text
+    # A file that does not exist is a mistake of the user.
+    printed = ask(data, suite, tmp_path / "out")
+    assert "No such file" in printed["failed"][0]["why"] and "Traceback" not in caplog.text
 
 
 def test_an_encoder_that_diverged_costs_its_own_cells(data: Manifest, suite: str, tmp_path: Path):
-    found = ask(data, suite, tmp_path / "out", ("tests.benchmarks.test_run_faults:broken_vit", NET))
-    assert {row["encoder"].split("_")[-2] for row in found["failed"]} == {"broken"} and len(
-        found["failed"]
+    printed = ask(
+        data, suite, tmp_path / "out", ("tests.benchmarks.test_run_faults:broken_vit", NET)
+    )
+    assert {row["encoder"].split("_")[-2] for row in printed["failed"]} == {"broken"} and len(
+        printed["failed"]
     ) == 2
     assert (
-        all("NaN or infinity" in row["why"] for row in found["failed"])
-        and len(found["results"]) == 2
+        all("NaN or infinity" in row["why"] for row in printed["failed"])
+        and len(printed["results"]) == 2
     )
 
 
 def test_clips_that_hold_no_token_cost_their_cells_alone(data: Manifest, tmp_path: Path):
-    own = f"name: synthetic, root: {data.root.parent}, train: 48, labelled: 48, val: 8, test: 12"
-    sets = f"{{small: {{{own}, at_most: {{size: 4}}}}, plain: {{{own}}}}}"
+    small_set = (
+        f"name: synthetic, root: {data.root.parent}, train: 48, labelled: 48, val: 8, test: 12"
+    )
+    sets = f"{{small: {{{small_set}, at_most: {{size: 4}}}}, plain: {{{small_set}}}}}"
     (tmp_path / "s.yaml").write_text(
         f"sets: {sets}\ncells: [{{task: retrieval, data: small}}, {{task: retrieval, data: plain}}]"
     )
-    places = {"suite": str(tmp_path / "s.yaml"), "cache": str(tmp_path / "cache")}
-    found = run([NET], str(tmp_path / "out"), workers=0, threads=1, devices="cpu", **places)
-    assert [row["cell"] for row in found["results"]] == ["plain.retrieval"] and found[
+    settings = {"suite": str(tmp_path / "s.yaml"), "cache": str(tmp_path / "cache")}
+    printed = run([NET], str(tmp_path / "out"), workers=0, threads=1, devices="cpu", **settings)
+    assert [row["cell"] for row in printed["results"]] == ["plain.retrieval"] and printed[
         "exit_code"
     ] == 3
-    assert found["failed"][0]["cell"] == "small.retrieval"
+    assert printed["failed"][0]["cell"] == "small.retrieval"
 
 
 def test_every_clip_a_group_of_its_own(data: Manifest, suite: str, tmp_path: Path):
     counts = {"train": 6, "val": 2, "test": 3}  # of each class
-    places = [(split, name) for split, n in counts.items() for name in ("a", "b") for _ in range(n)]
-    for number, (split, name) in enumerate(places):
+    folders = []
+    for split, n in counts.items():
+        folders += [(split, "a")] * n + [(split, "b")] * n
+    for number, (split, name) in enumerate(folders):
         file = tmp_path / "v" / split / name / f"{number}.mp4"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.symlink_to(data.path(number))
-    made = registry.datasets["folder"](str(tmp_path / "v"))
-    found = ask(made, suite, tmp_path / "out")
-    assert found["exit_code"] == 0 and all(row["chance"] == 0.5 for row in found["results"])
+    manifest = registry.datasets["folder"](str(tmp_path / "v"))
+    printed = ask(manifest, suite, tmp_path / "out")
+    assert printed["exit_code"] == 0
+    for row in printed["results"]:
+        assert row["chance"] == 0.5
     result = json.loads(next((tmp_path / "out").glob("*classify*.json")).read_text())
     assert (
         result["data"]["groups"]["test"] == 6

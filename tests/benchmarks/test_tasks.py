@@ -1,4 +1,4 @@
-"""What tasks ask: chance on noise, all right on separable features, and their numbers by hand."""
+"""Tasks score chance on noise and all right on separable features. Their numbers by hand."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.features.bench import Bench
-from benchmarks.features.units import table
-from benchmarks.tasks.base import score
-from benchmarks.tasks.detection import matched
-from benchmarks.tasks.few_shot import pick
-from benchmarks.tasks.localisation import smoothed
-from benchmarks.tasks.low_label import part
+from benchmarks.features.units import build_class_table
+from benchmarks.tasks.base import score_task
+from benchmarks.tasks.detection import match_boxes
+from benchmarks.tasks.few_shot import draw_shots
+from benchmarks.tasks.localisation import smooth_scores
+from benchmarks.tasks.low_label import draw_share
 from benchmarks.tasks.order import FRAME_ORDERS
-from benchmarks.tasks.retrieval import first_right
+from benchmarks.tasks.retrieval import rank_first_match
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import probes, tasks
@@ -24,12 +24,8 @@ from tests.helpers import facts
 COUNTS = {"train": 96, "val": 48, "test": 240}
 CLASSES = 4
 RANKED = ("multi_label", "localisation", "detection")
-TEXT = (
-    "htm_align",
-    "text_retrieval",
-    "zero_shot",
-)  # asked with sentences: tests/benchmarks/test_text_tasks.py
-ASKED = tuple(name for name in tasks.names() if name not in TEXT)
+TEXT = ("htm_align", "text_retrieval", "zero_shot")  # tests/benchmarks/test_text_tasks.py
+ASKED = sorted(set(tasks.names()) - set(TEXT))
 PROBED = {
     "classify": {},
     "few_shot": {"shots": (1, 4), "draws": 3},
@@ -42,76 +38,90 @@ NAMES = tuple(f"class {n}" for n in range(CLASSES))
 
 
 def row(split: str, i: int, kind: str) -> Row:
-    """Two classes with their times, or two people in two frames, where the kind of unit wants them."""
-    named, a, b = (
-        {"path": f"{split}/{i}.mp4", "split": split, "group": f"{split}/{i // 2}"},
-        *pair(i),
-    )
+    """A label, two classes with their times, or two people in two frames, as the kind needs."""
+    path = {"path": f"{split}/{i}.mp4", "split": split, "group": f"{split}/{i // 2}"}
+    a, b = pair(i)
     if kind == "boxes":
-        left, right = (0.0, 0.0, 0.5, 1.0), (0.4, 0.0, 1.0, 1.0)
-        return Row(
-            **named,
-            boxes=tuple(Box(t, *xy, (c,)) for t in (1.0, 2.0) for xy, c in ((left, a), (right, b))),
-        )
-    segments = ((1.0, 4.0, a), (5.0, 7.0, b))
-    return Row(
-        **named, label=a if kind == "clips" else None, segments=segments if kind != "clips" else ()
-    )
+        boxes = []
+        for time_s in (1.0, 2.0):
+            boxes.append(Box(time_s, 0.0, 0.0, 0.5, 1.0, (a,)))
+            boxes.append(Box(time_s, 0.4, 0.0, 1.0, 1.0, (b,)))
+        return Row(**path, boxes=tuple(boxes))
+    if kind == "clips":
+        return Row(**path, label=a)
+    return Row(**path, segments=((1.0, 4.0, a), (5.0, 7.0, b)))
 
 
 def pair(i: int) -> tuple[str, str]:
     return NAMES[i % CLASSES], NAMES[(i // CLASSES + i + 1) % CLASSES]
 
 
-def units(data: Manifest, kind: str) -> tuple[list[int], list[tuple[float, ...]], torch.Tensor]:
-    """Row, place and labels of each."""
+def list_units(
+    data: Manifest, kind: str
+) -> tuple[list[int], list[tuple[float, ...]], torch.Tensor]:
+    """Row, position and labels of each unit."""
+    rows, positions, classes = [], [], []
     if kind == "boxes":
-        boxes = [(i, box) for i, one in enumerate(data.rows) for box in sorted(one.boxes)]
-        return (
-            [i for i, _ in boxes],
-            [box[:5] for _, box in boxes],
-            table([box.labels for _, box in boxes], NAMES),
-        )
+        for i, row in enumerate(data.rows):
+            for box in sorted(row.boxes):
+                rows.append(i)
+                positions.append(box[:5])
+                classes.append(box.labels)
+        return rows, positions, build_class_table(classes, NAMES)
     if kind != "seconds":
         return list(range(len(data))), [], data.labels if kind == "clips" else data.targets
-    cells = [(i, s) for i in range(len(data)) for s in range(8)]
-    held = [
-        {name for start, end, name in data.rows[i].segments if start <= s + 0.5 < end}
-        for i, s in cells
-    ]
-    return [i for i, _ in cells], [(s,) for _, s in cells], table(held, NAMES)
+    for i, row in enumerate(data.rows):
+        for second in range(8):
+            rows.append(i)
+            positions.append((second,))
+            middle = second + 0.5
+            classes.append({name for start, end, name in row.segments if start <= middle < end})
+    return rows, positions, build_class_table(classes, NAMES)
 
 
-def made(signal: float, seed: int = 0, kind: str = "clips", views: int = 1) -> Bench:
-    """The encoder's features are `signal` times a unit's classes and noise, those of all controls noise alone."""
-    fewer = 4 if kind == "seconds" else 1  # each has eight of them
-    rows = [row(split, i, kind) for split, count in COUNTS.items() for i in range(count // fewer)]
+def make_bench(signal: float, seed: int = 0, kind: str = "clips", views: int = 1) -> Bench:
+    """Features of the encoder are noise and `signal` times a unit's classes, of controls noise."""
+    divisor = 4 if kind == "seconds" else 1  # a video has eight seconds
+    rows = []
+    for split, count in COUNTS.items():
+        rows += [row(split, i, kind) for i in range(count // divisor)]
     data = Manifest(tuple(rows), Path("nowhere"), NAMES)
-    of, at, labels = units(data, kind)
+    row_of_unit, positions, labels = list_units(data, kind)
     draw = torch.Generator().manual_seed(seed)
-    held = F.one_hot(labels, CLASSES) if labels.ndim == 1 else labels
-    code = signal * F.pad(held.float(), (0, 12))
-    shape = (len(of), views) if views > 1 else (len(of),)
+    code = F.one_hot(labels, CLASSES) if labels.ndim == 1 else labels
+    code = signal * F.pad(code.float(), (0, 12))
+    shape = (len(row_of_unit), views) if views > 1 else (len(row_of_unit),)
     code = code[:, None] if views > 1 else code
 
     def features(row: str) -> dict[str, torch.Tensor]:
         noise = torch.randn(*shape, 16, generator=draw)
-        return {
-            "mean@last": torch.randn(*shape, 8, generator=draw),
-            "time@last": noise + code * (row == "encoder"),
-        }
+        mean = torch.randn(*shape, 8, generator=draw)
+        return {"mean@last": mean, "time@last": noise + code * (row == "encoder")}
 
-    names = dict.fromkeys(name for task in ASKED for name in task_of(task).needs)
-    splits = {
-        split: [i for i, r in enumerate(of) if data.rows[r].split == split] for split in COUNTS
-    }
+    names = {}
+    for task in ASKED:
+        names |= dict.fromkeys(create_task(task).source_names)
+    splits = {split: [] for split in COUNTS}
+    for unit, row_number in enumerate(row_of_unit):
+        splits[data.rows[row_number].split].append(unit)
     arrays = {name: features(name) for name in names}
     return Bench(
-        data, of, at, labels, splits, arrays, [], ClipSpec(stride=1), Grid(2, 1, 1), {}, 0, views
+        data,
+        row_of_unit,
+        positions,
+        labels,
+        splits,
+        arrays,
+        [],
+        ClipSpec(stride=1),
+        Grid(2, 1, 1),
+        {},
+        0,
+        views,
     )
 
 
-def task_of(name: str):
+def create_task(name: str):
     settings = dict(PROBED.get(name, {}))
     if name in RANKED:
         settings["probe"] = probes["linear"](rates=(10.0, 100.0), min_steps=100)
@@ -124,156 +134,169 @@ def task_of(name: str):
 
 @pytest.mark.parametrize("name", ASKED)
 def test_noise_scores_chance(name: str):
-    task = task_of(name)
-    found = score(task, made(0.0, kind=task.kind))
-    if found.score.per_class is not None:  # the main number is their mean
-        known = [value for value in found.score.per_class.values() if value is not None]
-        assert found.score.value == pytest.approx(sum(known) / len(known), abs=1e-9)
-    for row in (found.score, *found.controls.values()):
+    task = create_task(name)
+    scored = score_task(task, make_bench(0.0, kind=task.kind))
+    if scored.score.per_class is not None:  # the main number is their mean
+        values = [value for value in scored.score.per_class.values() if value is not None]
+        assert scored.score.value == pytest.approx(sum(values) / len(values), abs=1e-9)
+    for row in (scored.score, *scored.controls.values()):
         low, high = row.interval
-        assert low - 0.03 <= found.chance <= high + 0.03, (name, row)
+        assert low - 0.03 <= scored.chance <= high + 0.03, (name, row)
 
 
 @pytest.mark.parametrize("name", ["classify", "retrieval", "few_shot", "low_label", *RANKED])
 def test_separable_features_are_all_right(name: str):
-    task = task_of(name)
-    found = score(task, made(40.0, kind=task.kind))
-    best = found.score.more["map_50"] if name == "localisation" else found.score.value
+    task = create_task(name)
+    scored = score_task(task, make_bench(40.0, kind=task.kind))
+    best = scored.score.more["map_50"] if name == "localisation" else scored.score.value
     least = 0.2 if name in RANKED else 0.4
-    gain = found.gains["random"]
+    gain = scored.gains["random"]
     assert best >= 0.99 and gain.shown and gain.interval[0] > least
     if name in RANKED:
-        by_class = list(found.score.per_class.values())
-        assert set(found.score.per_class) == set(NAMES) and len(found.test.draws["encoder"]) == 1000
-        assert found.score.value == pytest.approx(torch.tensor(by_class).mean().item())
+        by_class = list(scored.score.per_class.values())
+        assert (
+            set(scored.score.per_class) == set(NAMES) and len(scored.test.draws["encoder"]) == 1000
+        )
+        assert scored.score.value == pytest.approx(torch.tensor(by_class).mean().item())
     else:
-        assert len(found.test.correct["encoder"]) == COUNTS["test"]
+        assert len(scored.test.correct["encoder"]) == COUNTS["test"]
 
 
 def test_two_people_that_overlap():
-    """The surer box takes the true one it covers best; the other is then wrong although it is where it should be."""
-    shared = torch.tensor([[1.0, 0.6], [0.6, 1.0]])
-    one, both = torch.tensor([True, False]), torch.tensor([True, True])
-    assert matched(shared, torch.tensor([0.9, 0.1]), one).tolist() == [True, False]
-    assert matched(shared, torch.tensor([0.1, 0.9]), one).tolist() == [False, True]
-    assert matched(shared, torch.tensor([0.1, 0.9]), both).tolist() == [True, True]
-    assert matched(torch.eye(2), torch.tensor([0.1, 0.9]), one).tolist() == [True, False]
+    """The box with the higher score is matched to the true one that it covers best.
+
+    The other box is then wrong, although it is in the right position.
+    """
+    iou = torch.tensor([[1.0, 0.6], [0.6, 1.0]])
+    single, both = torch.tensor([True, False]), torch.tensor([True, True])
+    assert match_boxes(iou, torch.tensor([0.9, 0.1]), single).tolist() == [True, False]
+    assert match_boxes(iou, torch.tensor([0.1, 0.9]), single).tolist() == [False, True]
+    assert match_boxes(iou, torch.tensor([0.1, 0.9]), both).tolist() == [True, True]
+    assert match_boxes(torch.eye(2), torch.tensor([0.1, 0.9]), single).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_the_smoothing_is_chosen_on_val(swapped: bool, monkeypatch):
-    """Here none is best; with the widths exchanged underneath it is the other."""
-    kind, real = tasks["localisation"], tasks["localisation"].lists
+    """Here no smoothing is best; with the widths exchanged underneath it is the larger width."""
+    kind, real = tasks["localisation"], tasks["localisation"].rank_segments
     if swapped:
         monkeypatch.setattr(
-            kind, "lists", lambda self, *of: real(self, *of[:-1], {1: 5, 5: 1}[of[-1]])
+            kind,
+            "rank_segments",
+            lambda self, *args: real(self, *args[:-1], {1: 5, 5: 1}[args[-1]]),
         )
-    probe, bench = probes["linear"](rates=(30.0,), min_steps=60), made(2.0, kind="seconds")
-    alone = {
-        width: kind(probe, smooth=(width,)).answer(bench, "encoder").more["val_map"]
-        for width in (1, 5)
-    }
-    for order in ((1, 5), (5, 1)):
-        found = kind(probe, smooth=order).answer(bench, "encoder").more
-        assert found["val_map"] == max(alone.values()) and found["chosen"]["smooth"] == (
-            5 if swapped else 1
-        )
+    probe, bench = probes["linear"](rates=(30.0,), min_steps=60), make_bench(2.0, kind="seconds")
+    val_map = []
+    for width in (1, 5):
+        answer = kind(probe, smooth=(width,)).answer(bench, "encoder")
+        val_map.append(answer.details["val_map"])
+    for widths in ((1, 5), (5, 1)):
+        details = kind(probe, smooth=widths).answer(bench, "encoder").details
+        assert details["val_map"] == max(val_map)
+        assert details["chosen"]["smooth"] == (5 if swapped else 1)
 
 
 def test_seconds_are_smoothed_over_those_that_are_there():
-    found = smoothed(torch.tensor([[0.0], [3.0], [6.0], [3.0]]), 3)
-    assert found[:, 0].tolist() == [1.5, 3.0, 4.0, 4.5]
+    smooth = smooth_scores(torch.tensor([[0.0], [3.0], [6.0], [3.0]]), 3)
+    assert smooth[:, 0].tolist() == [1.5, 3.0, 4.0, 4.5]
 
 
 def test_scores_of_views_are_averaged():
-    """Of three views that each tell a little; every view is learnt from."""
-    probe, bench = probes["linear"](rates=(10.0, 100.0), min_steps=100), made(2.0, views=3)
-    found = score(tasks["classify"](probe), bench)
-    single = score(tasks["classify"](probe), bench._replace(views=1, features=first_view(bench)))
-    got = probe.run(*(bench.each_view("encoder", split) for split in COUNTS), 0)
-    share = got.scores.softmax(-1).view(COUNTS["test"], 3, -1)
-    assert (
-        found.test.predictions["encoder"]
-        == share.mean(1).argmax(-1).tolist()
-        != share[:, 0].argmax(-1).tolist()
+    """The scores of three views, each of which tells a little. Every view is learnt from."""
+    probe, bench = probes["linear"](rates=(10.0, 100.0), min_steps=100), make_bench(2.0, views=3)
+    scored = score_task(tasks["classify"](probe), bench)
+    single_view = score_task(
+        tasks["classify"](probe), bench._replace(views=1, features=first_view(bench))
     )
-    assert found.score.value > single.score.value + 0.05
-    assert bench.frozen("encoder", "test").feats["time@last"].shape == (COUNTS["test"], 16)
-    assert bench.each_view("encoder", "test").labels[:6].tolist() == [0, 0, 0, 1, 1, 1]
+    splits = [bench.get_frozen_views("encoder", split) for split in COUNTS]
+    result = probe.run(*splits, 0)
+    probability = result.scores.softmax(-1).view(COUNTS["test"], 3, -1)
+    assert (
+        scored.test.predictions["encoder"]
+        == probability.mean(1).argmax(-1).tolist()
+        != probability[:, 0].argmax(-1).tolist()
+    )
+    assert scored.score.value > single_view.score.value + 0.05
+    assert bench.get_frozen("encoder", "test").feats["time@last"].shape == (COUNTS["test"], 16)
+    assert bench.get_frozen_views("encoder", "test").labels[:6].tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def first_view(bench: Bench) -> dict[str, dict[str, torch.Tensor]]:
-    return {
-        source: {name: table[:, 0] for name, table in of.items()}
-        for source, of in bench.features.items()
-    }
+    features = {}
+    for source, tables in bench.features.items():
+        features[source] = {name: table[:, 0] for name, table in tables.items()}
+    return features
 
 
 @pytest.mark.parametrize("name", ["classify", "multi_label"])
 def test_several_seeds_are_a_mean_with_its_spread(name: str):
-    task = task_of(name)
+    task = create_task(name)
     if name == "classify":
         task = tasks[name](probes["linear"](rates=(30.0,), min_steps=20, batch=16))
-    bench = made(1.0, kind=task.kind)
-    alone = [score(task, bench._replace(seed=seed)) for seed in (0, 1)]
-    both = score(task, bench, seeds=2)
-    assert both.score.of_seeds == [one.score.value for one in alone] and both.seeds == [0, 1]
+    bench = make_bench(1.0, kind=task.kind)
+    alone = [score_task(task, bench._replace(seed=seed)) for seed in (0, 1)]
+    both = score_task(task, bench, seeds=2)
+    assert both.score.of_seeds == [run.score.value for run in alone] and both.seeds == [0, 1]
     assert both.score.value == pytest.approx(sum(both.score.of_seeds) / 2)
     assert both.score.interval[0] < both.score.value < both.score.interval[1]
 
 
 def test_order_is_told_from_the_three_ways():
-    bench = made(0.0)
-    for way, place in zip(FRAME_ORDERS, range(3), strict=True):
-        bench.features["encoder" + way]["time@last"][:, place] += 40.0
-    found = score(task_of("order"), bench)
+    bench = make_bench(0.0)
+    for column, order in enumerate(FRAME_ORDERS):
+        bench.features["encoder" + order]["time@last"][:, column] += 40.0
+    scored = score_task(create_task("order"), bench)
     assert (
-        found.score.value >= 0.99
-        and found.score.more["top1_reversed"] >= 0.99
-        and found.gains["random"].shown
+        scored.score.value >= 0.99
+        and scored.score.more["top1_reversed"] >= 0.99
+        and scored.gains["random"].shown
     )
-    assert found.controls["random"].value < 0.5
+    assert scored.controls["random"].value < 0.5
 
 
 def test_retrieval_by_hand():
     bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     queries = torch.tensor([[1.0, 0.05], [0.1, 1.0], [1.0, 0.0]])
-    labels, asked = torch.tensor([0, 1, 1]), torch.tensor([1, 1, 2])
-    assert first_right(queries, asked, bank, labels, 3).tolist() == [1, 0, 3]
-    assert first_right(queries, asked, bank, labels, 1).tolist() == [1, 0, 1]
+    labels, query_labels = torch.tensor([0, 1, 1]), torch.tensor([1, 1, 2])
+    assert rank_first_match(queries, query_labels, bank, labels, 3).tolist() == [1, 0, 3]
+    assert rank_first_match(queries, query_labels, bank, labels, 1).tolist() == [1, 0, 1]
+
+
+def list_rows(frozen: Frozen) -> set[tuple[float, ...]]:
+    return set(map(tuple, frozen.feats["mean@last"].tolist()))
 
 
 def test_shots_are_nested_balanced_and_the_same_for_all():
-    bench = made(0.0)
-    train = bench.frozen("encoder", "train")
-    one, four = pick(train, 1, 0, 3), pick(train, 4, 0, 3)
+    bench = make_bench(0.0)
+    train = bench.get_frozen("encoder", "train")
+    single, four = draw_shots(train, 1, 0, 3), draw_shots(train, 4, 0, 3)
     assert (
         four.labels.bincount().tolist() == [4] * CLASSES
-        and one.labels.bincount().tolist() == [1] * CLASSES
+        and single.labels.bincount().tolist() == [1] * CLASSES
     )
-    rows = {tuple(row) for row in four.feats["mean@last"].tolist()}
-    assert {tuple(row) for row in one.feats["mean@last"].tolist()} <= rows
-    assert {tuple(row) for row in pick(train, 4, 0, 4).feats["mean@last"].tolist()} != rows
-    assert part(train, 0.25, 0, 0).labels.bincount().tolist() == [6] * CLASSES
-    assert part(train, 0.001, 0, 0).labels.bincount().tolist() == [1] * CLASSES
+    assert list_rows(single) <= list_rows(four) != list_rows(draw_shots(train, 4, 0, 4))
+    assert draw_share(train, 0.25, 0, 0).labels.bincount().tolist() == [6] * CLASSES
+    assert draw_share(train, 0.001, 0, 0).labels.bincount().tolist() == [1] * CLASSES
 
 
 def test_more_shots_than_clips():
     with pytest.raises(UserError, match=facts("100")):
-        score(tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=100), made(1.0))
-    found = score(
-        tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=1, draws=2), made(1.0)
+        score_task(
+            tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=100), make_bench(1.0)
+        )
+    scored = score_task(
+        tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=1, draws=2), make_bench(1.0)
     )
-    assert found.score.more["100_shot"] is None and found.score.more["1_shot"]["top1"] > 0.2
+    assert scored.score.more["100_shot"] is None and scored.score.more["1_shot"]["top1"] > 0.2
 
 
 def test_prototypes_by_hand():
     feats = torch.tensor([[2.0, 0.0], [3.0, 1.0], [-2.0, 0.0], [-3.0, -1.0]])
     labels = torch.tensor([0, 0, 1, 1])
     test = Frozen({"a": torch.tensor([[1.0, 0.2], [-1.0, 0.3]])}, torch.tensor([0, 1]), ["", ""])
-    got = probes["prototypes"]().run(Frozen({"a": feats}, labels, [""] * 4), test, test, 0)
+    result = probes["prototypes"]().run(Frozen({"a": feats}, labels, [""] * 4), test, test, 0)
     unit = F.normalize(feats, dim=1)
     means = torch.stack([unit[:2].mean(0), unit[2:].mean(0)])
     assert torch.allclose(
-        got.scores, F.normalize(test.feats["a"], dim=1) @ F.normalize(means, dim=1).T
+        result.scores, F.normalize(test.feats["a"], dim=1) @ F.normalize(means, dim=1).T
     )

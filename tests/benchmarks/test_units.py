@@ -1,4 +1,4 @@
-"""Seconds and boxes of real files: which clip, which classes, and that tokens under a box are those of the box."""
+"""Seconds and boxes of real files: their clips, their classes, and the tokens under a box."""
 
 import math
 from dataclasses import replace
@@ -9,11 +9,11 @@ import pytest
 import torch
 from einops import rearrange
 
-from benchmarks.features.controls import shuffled
+from benchmarks.features.controls import shuffle_frames
 from benchmarks.features.person_boxes import People
 from benchmarks.features.regions import Regions
 from benchmarks.features.sources import make_sources
-from benchmarks.features.units import KINDS, keep
+from benchmarks.features.units import KINDS, select_usable_rows
 from ssvid import registry
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.decode import read, stamps
@@ -35,12 +35,12 @@ def films(tmp_path_factory: pytest.TempPathFactory):
 def test_a_film_is_what_its_row_says(films):
     """While it acts a shape moves, and between acts nothing does."""
     row = films.rows[0]
-    still = [(0.0, min(start for start, _, _ in row.segments))]
-    for (low, high), moving in [(still[0], False), *(((s, e), True) for s, e, _ in row.segments)]:
-        part = read(
-            films.path(0), stamps(films.path(0))[round(low * 8) : round(high * 8)]
-        ).float()  # T C H W
-        assert (part.diff(dim=0).abs().mean() > 1) == moving
+    times = stamps(films.path(0))
+    spans = [(start, end, True) for start, end, _ in row.segments]
+    spans.append((0.0, min(spans)[0], False))
+    for low, high, moving in spans:
+        clip = read(films.path(0), times[round(low * 8) : round(high * 8)]).float()  # T C H W
+        assert (clip.diff(dim=0).abs().mean() > 1) == moving
     assert len(films.classes) == 4 and {len(row.segments) for row in films.rows} == {6}
     again = registry.datasets["synthetic_films"](
         str(films.root.parent), train=5, val=2, test=2, actors=2, seed=3
@@ -49,21 +49,19 @@ def test_a_film_is_what_its_row_says(films):
 
 
 def test_seconds_hold_what_covers_their_middle(films):
-    units = KINDS["seconds"].make(keep(films, "seconds"), SPEC, 1, 1)
-    assert (
-        len(units.labels)
-        == len(units.clips)
-        == sum(math.ceil(row.duration - 1 / 8) for row in films.rows)
-    )
-    for held, row, (second,) in zip(units.labels, units.clips.row, units.clips.at, strict=True):
-        names = {
-            name for start, end, name in films.rows[row].segments if start <= second + 0.5 < end
-        }
-        assert {films.classes[q] for q in held.nonzero()[:, 0].tolist()} == names
+    units = KINDS["seconds"].make_units(select_usable_rows(films, "seconds"), SPEC, 1, 1)
+    seconds = 0
+    for row in films.rows:
+        seconds += math.ceil(row.duration - 1 / 8)
+    assert len(units.labels) == len(units.clips) == seconds
+    for classes, row, (second,) in zip(units.labels, units.clips.row, units.clips.at, strict=True):
+        middle, segments = second + 0.5, films.rows[row].segments
+        names = {name for start, end, name in segments if start <= middle < end}
+        assert {films.classes[q] for q in classes.nonzero()[:, 0].tolist()} == names
 
 
 def test_boxes_hold_what_their_person_does(films):
-    units = KINDS["boxes"].make(keep(films, "boxes"), SPEC, 1, 1)
+    units = KINDS["boxes"].make_units(select_usable_rows(films, "boxes"), SPEC, 1, 1)
     assert (
         len(units.labels) == sum(len(row.boxes) for row in films.rows)
         and (units.labels.sum(1) == 1).all()
@@ -78,48 +76,51 @@ def test_boxes_hold_what_their_person_does(films):
 def test_boxes_of_a_frame_share_its_clip(films):
     people = People(films, SPEC)
     batch = next(iter(eval_loader(people, range(12), 12, 0)))
-    frames = [(people.row[i], people.at[i][0]) for i in range(12)]
-    twins = [(i, j) for i, j in combinations(range(12), 2) if frames[i] == frames[j]]
-    assert twins and all(torch.equal(batch["clips"][i], batch["clips"][j]) for i, j in twins)
-    assert batch["clips"].shape == (
-        12,
-        1,
-        3,
-        6,
-        32,
-        32,
-    )  # the frame is 64 wide: squeezed, not cropped
+    twins = 0
+    for i, j in combinations(range(12), 2):
+        if (people.row[i], people.at[i][0]) == (people.row[j], people.at[j][0]):
+            twins += 1
+            assert torch.equal(batch["clips"][i], batch["clips"][j])
+    assert twins
+    # The frame is 64 wide: it is squeezed, not cropped.
+    assert batch["clips"].shape == (12, 1, 3, 6, 32, 32)
 
 
 def test_the_middle_of_a_boxes_clip_is_its_time(films):
     people = People(films, ClipSpec(frames=5, stride=1, size=32))
-    place = next(i for i, at in enumerate(people.at) if at[0] >= 2)
-    path, time_s = films.path(people.row[place]), people.at[place][0]
-    clip = next(iter(eval_loader(people, [place], 1, 0)))["clips"][0, 0]  # C T H W
+    index_of_box = next(i for i, box in enumerate(people.at) if box[0] >= 2)
+    path, time_s = films.path(people.row[index_of_box]), people.at[index_of_box][0]
+    clip = next(iter(eval_loader(people, [index_of_box], 1, 0)))["clips"][0, 0]  # C T H W
     frame = geometry(
         read(path, np.array([stamps(path)[0] + time_s])), recipe("whole"), 32, torch.zeros(0)
     )
     assert torch.equal(clip[:, 2:3], frame) and not torch.equal(clip[:, :1], clip[:, 2:3])
 
 
+def remove_classes(row):
+    return replace(row, segments=(), boxes=())
+
+
 @pytest.mark.parametrize("kind", ["several", "seconds", "boxes"])
 def test_what_is_wanting_is_one_sentence(kind: str, films):
     bare = films.split("train")
-    plain = replace(films, rows=tuple(replace(row, segments=(), boxes=()) for row in films.rows))
+    plain = replace(films, rows=tuple(map(remove_classes, films.rows)))
     cases = ((bare, kind, "val"), (plain, kind, "with"), (films, "clips", "classes"))
-    for data, wanted, fact in cases:
+    for data, kind_asked, fact in cases:
         with pytest.raises(UserError, match=facts(fact)):
-            keep(data, wanted)
+            select_usable_rows(data, kind_asked)
     if kind != "several":
         with pytest.raises(UserError, match=facts("--clips", "--crops", "1")):
-            KINDS[kind].make(keep(films, kind), SPEC, 2, 1)
+            KINDS[kind].make_units(select_usable_rows(films, kind), SPEC, 2, 1)
 
 
 def test_a_class_of_test_that_train_lacks(films):
     odd = replace(films.rows[-1], segments=((0.0, 1.0, "unheard"),))
     rows = (*films.rows[:-1], odd)
     with pytest.raises(UserError, match=facts("unheard")):
-        keep(replace(films, rows=rows, classes=(*films.classes, "unheard")), "seconds")
+        select_usable_rows(
+            replace(films, rows=rows, classes=(*films.classes, "unheard")), "seconds"
+        )
 
 
 def test_tokens_under_a_box_are_averaged():
@@ -130,52 +131,51 @@ def test_tokens_under_a_box_are_averaged():
     tokens = rearrange(torch.stack([column, slot], -1), "t h w D -> 1 (t h w) D")
     regions = Regions([0, 0], [(1.0, 0.0, 0.0, 0.5, 1.0), (1.0, 0.5, 0.25, 1.0, 0.75)])
     index = torch.tensor([0, 1])
-    place, lead, which = regions.shared(index)
-    assert (place.tolist(), lead.tolist(), which.tolist()) == ([0], [0], [0, 0])
-    found = regions.pool(Features(tokens, tokens.mean(1), grid), (), index, which)
-    torch.testing.assert_close(found["box@last"], torch.tensor([[1.5, 2.0], [5.5, 2.0]]))
-    torch.testing.assert_close(found["slots@last"][0], torch.tensor([1.5, 1.0, 1.5, 3.0]))
+    first_row, lead, clip_of_box = regions.find_shared_clips(index)
+    assert (first_row.tolist(), lead.tolist(), clip_of_box.tolist()) == ([0], [0], [0, 0])
+    pooled = regions.pool(Features(tokens, tokens.mean(1), grid), (), index, clip_of_box)
+    torch.testing.assert_close(pooled["box@last"], torch.tensor([[1.5, 2.0], [5.5, 2.0]]))
+    torch.testing.assert_close(pooled["slots@last"][0], torch.tensor([1.5, 1.0, 1.5, 3.0]))
 
 
 def test_a_box_has_the_same_features_in_any_batch(films):
     """Also shuffled: the order of frames is drawn for the clip, not for the batch."""
-    units = KINDS["boxes"].make(keep(films, "boxes"), SPEC, 1, 1)
+    units = KINDS["boxes"].make_units(select_usable_rows(films, "boxes"), SPEC, 1, 1)
     net = create_encoder(
         "vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32
     ).eval()
-    wanted = ["encoder", "encoder/shuffled", "pixels"]
-    sources = make_sources(net, net, (1,), ("mean",), 0, wanted, units.regions)
+    kind_asked = ["encoder", "encoder/shuffled", "pixels"]
+    sources = make_sources(net, net, (1,), ("mean",), 0, kind_asked, units.regions)
     batch = next(iter(eval_loader(units.clips, range(8), 8, 0)))
     clips, index = batch["clips"][:, 0], batch["index"]
     for source in sources:
         with torch.inference_mode():
             whole = source.run(clips, index)
-            single = [source.run(clips[i : i + 1], index[i : i + 1]) for i in range(8)]
+            single = list(map(source.run, clips.split(1), index.split(1)))
         for name, value in whole.items():
-            torch.testing.assert_close(
-                value, torch.cat([one[name] for one in single]), rtol=1e-4, atol=1e-4
-            )
-    assert not torch.equal(shuffled(clips[:1], index[:1], 0), clips[:1])
+            joined = torch.cat([features[name] for features in single])
+            torch.testing.assert_close(value, joined, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(shuffle_frames(clips[:1], index[:1], 0), clips[:1])
 
 
 def test_boxes_have_no_tokens(films):
-    units = KINDS["boxes"].make(keep(films, "boxes"), SPEC, 1, 1)
+    units = KINDS["boxes"].make_units(select_usable_rows(films, "boxes"), SPEC, 1, 1)
     net = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32)
     with pytest.raises(UserError, match=facts("probe")):
         make_sources(net, net, (), ("mean",), 0, ["encoder:tokens"], units.regions)
 
 
 def test_windows_have_the_class_of_their_video(tmp_path):
-    """Of the 11 frames of a video windows of 6 begin at 0, 2 and 4; those of test are cut in ten ways."""
+    """Windows of 6 of the 11 frames of a video begin at 0, 2 and 4; test has them in ten cuts."""
     data = registry.datasets["synthetic"](str(tmp_path), train=8, val=4, test=4)
     counts = {
         "windows": {"train": 3, "val": 3, "test": 3},
         "ten_crops": {"train": 3, "val": 3, "test": 30},
     }
-    for kind, each in counts.items():
-        units = KINDS[kind].make(keep(data, kind), SPEC, 1, 1)
-        assert units.labels.tolist() == [int(data.labels[row]) for row in units.clips.row], kind
-        for row, of in enumerate(data.rows):
-            assert units.clips.row.count(row) == each[of.split], (kind, of.split)
+    for kind, expected in counts.items():
+        units = KINDS[kind].make_units(select_usable_rows(data, kind), SPEC, 1, 1)
+        assert torch.equal(units.labels, data.labels[units.clips.row]), kind
+        for row, video in enumerate(data.rows):
+            assert units.clips.row.count(row) == expected[video.split], (kind, video.split)
         with pytest.raises(UserError, match=facts("--clips", "--crops", "1")):
-            KINDS[kind].make(keep(data, kind), SPEC, 1, 2)
+            KINDS[kind].make_units(select_usable_rows(data, kind), SPEC, 1, 2)

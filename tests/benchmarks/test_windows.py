@@ -1,4 +1,4 @@
-"""CoCLR's tests on made-up features by hand: windows of a video, both sides' means, who answers, what is averaged."""
+"""CoCLR's tests on made-up features, by hand: windows of a video, means, the bank, averages."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.features.bench import Bench
-from benchmarks.features.late_fusion import only
-from benchmarks.tasks.base import score
+from benchmarks.features.late_fusion import restrict_to_rows
+from benchmarks.tasks.base import score_task
 from benchmarks.tasks.retrieval import BANKS
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
@@ -31,134 +31,152 @@ ROWS = (
 COCLR = {"rates": (0.3,), "weight_decays": (1e-3,), "epochs": 20}
 
 
-def made(seed: int = 0, signal: float = 1.0) -> Bench:
-    """Videos of one to three windows, of lengths that mean nothing; pixels in two descriptions."""
-    rows = [
-        Row(f"{s}/{i}.mp4", f"c{i % CLASSES}", s, f"{s}{i // 2}")
-        for s, n in COUNTS.items()
-        for i in range(n)
-    ]
-    data = Manifest(tuple(rows), Path("nowhere"), tuple(f"c{n}" for n in range(CLASSES)))
-    of = [row for row in range(len(rows)) for _ in range(1 + row % 3)]
-    draw, labels = torch.Generator().manual_seed(seed), data.labels[of]
+def make_bench(seed: int = 0, signal: float = 1.0) -> Bench:
+    """Videos of one to three windows whose lengths mean nothing; pixels in two descriptions."""
+    rows, row_of_window = [], []
+    for split, count in COUNTS.items():
+        for i in range(count):
+            row_of_window += [len(rows)] * (1 + len(rows) % 3)
+            rows.append(Row(f"{split}/{i}.mp4", f"c{i % CLASSES}", split, f"{split}{i // 2}"))
+    data = Manifest(tuple(rows), Path("nowhere"), tuple(map("c{}".format, range(CLASSES))))
+    draw, labels = torch.Generator().manual_seed(seed), data.labels[row_of_window]
 
     def features(row: str) -> dict[str, torch.Tensor]:
         x = (
-            torch.randn(len(of), 8, generator=draw)
+            torch.randn(len(row_of_window), 8, generator=draw)
             + 2
             + signal * F.one_hot(labels, 8) * (row == "encoder")
         )
-        x = x * (torch.rand(len(of), 1, generator=draw) * 9 + 0.1)
+        x = x * (torch.rand(len(row_of_window), 1, generator=draw) * 9 + 0.1)
         return {"mean@last": x} if row != "pixels" else {"first": x, "second": x[:, :5]}
 
-    splits = {s: [i for i, row in enumerate(of) if rows[row].split == s] for s in COUNTS}
-    at = [(0, 0)] * len(of)
+    splits = {split: [] for split in COUNTS}
+    for window, row in enumerate(row_of_window):
+        splits[rows[row].split].append(window)
+    positions = [(0, 0)] * len(row_of_window)
     arrays = {name: features(name) for name in ROWS}
-    return Bench(data, of, at, labels, splits, arrays, [], ClipSpec(stride=1), Grid(2, 1, 1), {}, 0)
+    return Bench(
+        data,
+        row_of_window,
+        positions,
+        labels,
+        splits,
+        arrays,
+        [],
+        ClipSpec(stride=1),
+        Grid(2, 1, 1),
+        {},
+        0,
+    )
 
 
-def plain(bench: Bench, source: str, rows: list[int]) -> torch.Tensor:
-    """One video at a time, as the facts say it."""
+def average_plainly(bench: Bench, source: str, rows: list[int]) -> torch.Tensor:
+    """One video at a time, as the definition reads."""
     x = bench.features[source]["mean@last"]
     means = []
     for row in rows:
-        windows = [x[i] / x[i].norm() for i, of in enumerate(bench.row) if of == row]
-        means.append(torch.stack(windows).mean(0))
+        windows = x[torch.tensor(bench.row_of_unit) == row]
+        means.append((windows / windows.norm(dim=1, keepdim=True)).mean(0))
     table = torch.stack(means)
     table = table - table.mean(0)
     return table / table.norm(dim=1, keepdim=True)
 
 
-def rows_of(bench: Bench, *splits: str) -> list[int]:
+def list_rows(bench: Bench, *splits: str) -> list[int]:
     return [i for i, row in enumerate(bench.data.rows) if row.split in splits]
 
 
-def recalls(similarity: torch.Tensor, bench: Bench) -> dict[str, float]:
-    asked, bank = (
-        bench.data.labels[rows_of(bench, "test")],
-        bench.data.labels[rows_of(bench, "train", "val")],
-    )
-    found = bank[similarity.argsort(1, descending=True)] == asked[:, None]
-    return {f"recall{k}": found[:, :k].any(1).double().mean().item() for k in (1, 5, 10, 20)}
+def compute_recalls(similarity: torch.Tensor, bench: Bench) -> dict[str, float]:
+    queries = bench.data.labels[list_rows(bench, "test")]
+    bank = bench.data.labels[list_rows(bench, "train", "val")]
+    matches = bank[similarity.argsort(1, descending=True)] == queries[:, None]
+    return {f"recall{k}": matches[:, :k].any(1).double().mean().item() for k in (1, 5, 10, 20)}
+
+
+def made_streams(count: int) -> Bench:
+    first, *others = map(make_bench, range(count))
+    return first._replace(other_streams=tuple(others))
 
 
 @for_each("streams", [1, 2])
 def test_retrieval_as_published(streams: int):
-    """Similarities of two streams are summed; val, which is a part of the published train split, answers too."""
-    benches = [made(seed) for seed in range(streams)]
-    whole = benches[0]._replace(others=tuple(benches[1:]))
-    found = score(tasks["retrieval"](preset="coclr", ks=(1, 5, 10, 20)), whole, pictures=False)
+    """Similarities of two streams are summed. The bank holds val, a part of the published train."""
+    whole = made_streams(streams)
+    scored = score_task(
+        tasks["retrieval"](preset="coclr", ks=(1, 5, 10, 20)), whole, pictures=False
+    )
     for row in ("encoder", "random"):
-        sims = [
-            plain(b, row, rows_of(b, "test")) @ plain(b, row, rows_of(b, "train", "val")).T
-            for b in benches
-        ]
-        wanted = recalls(torch.stack(sims).sum(0), benches[0])
-        got = found.score if row == "encoder" else found.controls[row]
-        numbers = {"recall1": got.value, **got.more}
-        assert {key: numbers[key] for key in wanted} == pytest.approx(wanted)
-    assert found.score.value > found.controls["random"].value and found.chance == pytest.approx(
+        sims = []
+        for bench in whole.streams:
+            queries = average_plainly(bench, row, list_rows(bench, "test"))
+            sims.append(queries @ average_plainly(bench, row, list_rows(bench, "train", "val")).T)
+        wanted = compute_recalls(torch.stack(sims).sum(0), whole)
+        score = scored.score if row == "encoder" else scored.controls[row]
+        numbers = {"recall1": score.value, **score.more}
+        for key, value in wanted.items():
+            assert numbers[key] == pytest.approx(value)
+    assert scored.score.value > scored.controls["random"].value and scored.chance == pytest.approx(
         1 / CLASSES
     )
-    assert len(found.test.paths) == len(found.test.groups) == len(found.test.labels) == 42
-    assert len(found.test.predictions["encoder"]) == 42 and len(set(found.test.groups)) == 21
-    pixels = found.controls["pixels"].more
+    assert len(scored.test.paths) == len(scored.test.groups) == len(scored.test.labels) == 42
+    assert len(scored.test.predictions["encoder"]) == 42 and len(set(scored.test.groups)) == 21
+    pixels = scored.controls["pixels"].more
     chosen = pixels.get("streams", [pixels])
-    assert len(chosen) == streams and {one["chosen"]["pooling"] for one in chosen} <= {
-        "first",
-        "second",
-    }
+    assert len(chosen) == streams
+    for stream in chosen:
+        assert stream["chosen"]["pooling"] in ("first", "second")
 
 
 def test_two_windows_of_one_video_by_hand():
-    """Unit vectors (1, 0) and (0, 1) are averaged to (.5, .5); lengths say nothing. The mean of a side goes to zero."""
-    from benchmarks.tasks.retrieval import centred, of_videos
+    """Unit vectors (1, 0) and (0, 1) are averaged to (.5, .5), whatever the features' lengths.
+
+    After centring the mean of the videos is zero.
+    """
+    from benchmarks.tasks.retrieval import average_windows, centre
     from ssvid.shapes import Frozen
 
     feats = torch.tensor([[9.0, 0.0], [0.0, 0.2], [3.0, 4.0]])
-    got = of_videos(
+    averaged = average_windows(
         Frozen({"a": feats}, torch.tensor([4, 4, 2]), ["x", "x", "y"]), torch.tensor([0, 0, 1])
     )
-    assert torch.allclose(got.feats["a"], torch.tensor([[0.5, 0.5], [0.6, 0.8]]))
-    assert got.labels.tolist() == [4, 2] and got.groups == ["x", "y"]
-    assert torch.allclose(centred(got.feats["a"]), torch.tensor([[-0.05, -0.15], [0.05, 0.15]]))
+    assert torch.allclose(averaged.feats["a"], torch.tensor([[0.5, 0.5], [0.6, 0.8]]))
+    assert averaged.labels.tolist() == [4, 2] and averaged.groups == ["x", "y"]
+    assert torch.allclose(centre(averaged.feats["a"]), torch.tensor([[-0.05, -0.15], [0.05, 0.15]]))
 
 
 @for_each("streams", [1, 2])
 def test_classes_by_the_mean_softmax_of_windows_and_streams(streams: int):
-    benches, probe = [made(seed) for seed in range(streams)], probes["coclr"](**COCLR)
-    whole = benches[0]._replace(others=tuple(benches[1:]))
-    found = score(tasks["classify"](probe, kind="ten_crops"), whole)
+    whole, probe = made_streams(streams), probes["coclr"](**COCLR)
+    scored = score_task(tasks["classify"](probe, kind="ten_crops"), whole)
     total = torch.zeros(42, CLASSES)
-    for bench in benches:
-        scores = probe.run(*(bench.frozen("encoder", split) for split in COUNTS), 0).scores.softmax(
-            -1
-        )
-        own = [bench.row[i] for i in bench.splits["test"]]
-        for place, row in enumerate(rows_of(bench, "test")):
-            total[place] += torch.stack([scores[i] for i, of in enumerate(own) if of == row]).mean(
-                0
-            )
-    assert found.test.predictions["encoder"] == total.argmax(1).tolist()
-    more = found.score.more
-    assert more["top5"] == pytest.approx(
-        topk(total, benches[0].data.labels[rows_of(whole, "test")], 5)
+    for bench in whole.streams:
+        result = probe.run(*bench.get_splits("encoder"), 0)
+        probability = result.scores.softmax(-1)
+        window_rows = torch.tensor([bench.row_of_unit[i] for i in bench.splits["test"]])
+        for video, row in enumerate(list_rows(bench, "test")):
+            total[video] += probability[window_rows == row].mean(0)
+    assert scored.test.predictions["encoder"] == total.argmax(1).tolist()
+    details = scored.score.more
+    assert details["top5"] == pytest.approx(
+        topk(total, whole.data.labels[list_rows(whole, "test")], 5)
     )
     assert (
-        len(more.get("streams", [more])) == streams
-        and "val_top1" in more.get("streams", [more])[-1]
+        len(details.get("streams", [details])) == streams
+        and "val_top1" in details.get("streams", [details])[-1]
     )
-    assert len(found.test.groups) == 42 and found.gains["random"].shown
+    assert len(scored.test.groups) == 42 and scored.gains["random"].shown
 
 
 def test_plain_clips_fuse_too():
-    """One clip a video, in two streams: each has a probe of its own, and a fused row is no worse than noise allows."""
-    views = [made(seed) for seed in (0, 1)]
-    views = [b._replace(splits={s: b.videos(s)[0] for s in COUNTS}) for b in views]
-    whole = views[0]._replace(others=(views[1],))
+    """One clip a video, in two streams with a probe each. Noise alone can make the fusion worse."""
+    views = []
+    for bench in made_streams(2).streams:
+        splits = {split: bench.index_videos(split)[0] for split in COUNTS}
+        views.append(bench._replace(splits=splits))
+    whole = views[0]._replace(other_streams=(views[1],))
     for task in (tasks["retrieval"](), tasks["classify"](probes["knn"]())):
-        alone = [score(task, one).score.value for one in views]
-        assert score(task, whole).score.value > max(alone) - 0.05
+        alone = [score_task(task, stream).score.value for stream in views]
+        assert score_task(task, whole).score.value > max(alone) - 0.05
     assert BANKS[tasks["retrieval"]().settings().get("preset", "house")] == ("train",)
 
 
@@ -174,8 +192,11 @@ def test_settings_of_the_house_keep_their_hash():
 
 
 def test_a_video_that_one_stream_lacks_is_left_out_of_both():
-    bench = made()
-    less = only(bench, set(range(len(bench.data))) - {0, 30})
-    assert [len(less.videos(split)[0]) for split in COUNTS] == [27, 13, 42]
+    bench = make_bench()
+    restricted = restrict_to_rows(bench, set(range(len(bench.data))) - {0, 30})
+    assert [len(restricted.index_videos(split)[0]) for split in COUNTS] == [27, 13, 42]
     with pytest.raises(UserError, match=facts("clip")):
-        score(tasks["retrieval"](preset="coclr"), only(bench, set(rows_of(bench, "train", "val"))))
+        score_task(
+            tasks["retrieval"](preset="coclr"),
+            restrict_to_rows(bench, set(list_rows(bench, "train", "val"))),
+        )

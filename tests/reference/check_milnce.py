@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.tasks.text_retrieval import ranks_published, recalls
+from benchmarks.tasks.text_retrieval import compute_recalls, rank_as_published
 from objectives.mil_nce import MilNCE, mil_nce
 from ssvid import create_encoder
 from ssvid.text import create_tower
@@ -172,7 +172,7 @@ def loss_check(inputs: Arrays, theirs: Arrays) -> set[str]:
 
 def retrieval_check(inputs: Arrays, theirs: Arrays) -> set[str]:
     """Their tables are sentences down, clips across, as ours."""
-    got = recalls(ranks_published(inputs["retrieval_sim"]))
+    got = compute_recalls(rank_as_published(inputs["retrieval_sim"]))
     for name, ours in RECALLS.items():
         value = torch.tensor(got[ours], dtype=torch.float64)
         assert_close(name, value, theirs[f"retrieval.{name}"], "unit")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.probes.knn import neighbours
-from benchmarks.tasks.retrieval import Retrieval, centred
+from benchmarks.probes.knn import find_neighbours
+from benchmarks.tasks.retrieval import Retrieval, centre
 from ssvid.shapes import Frozen
 from tests.reference.cases import Case, assert_close
 
@@ -19,13 +19,15 @@ def check(case: Case) -> None:
     """Each split is centred on its own mean; cosines; the k nearest."""
     test, train = (
         Frozen(
-            {"mean@last": centred(case.arrays[f"{split}_feature"])},
+            {"mean@last": centre(case.arrays[f"{split}_feature"])},
             case.arrays[f"{split}_label"],
             [],
         )
         for split in ("test", "train")
     )
-    near, index = neighbours(test.feats["mean@last"], train.feats["mean@last"], len(train.labels))
+    near, index = find_neighbours(
+        test.feats["mean@last"], train.feats["mean@last"], len(train.labels)
+    )
     assert_close("sim", torch.zeros_like(near).scatter_(1, index, near), case.arrays["sim"], "unit")
     task = Retrieval(preset="coclr")
     place = task.places(test, train, "mean@last")

@@ -25,4 +25,4 @@ def attentive(clips: int = CLIPS, tokens: int = TOKENS) -> Case:
 
 def trained(x: Tokens, y: torch.Tensor, rates: tuple[float, ...]) -> None:
     probe = Attentive(preset="videoglue", rates=rates, epochs=STEPS)
-    probe.fit(x, y, probe.form(x, CLASSES), 0)
+    probe.fit(x, y, probe.build_form(x, CLASSES), 0)

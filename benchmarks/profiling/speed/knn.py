@@ -16,7 +16,7 @@ def knn(bank: int = TRAIN, queries: int = VAL) -> Case:
     ks = [min(k, bank) for k in KNN().ks]
 
     def ours() -> Tensor:
-        return KNN().votes(q, x, train.labels, ks, CLASSES).argmax(-1)
+        return KNN().count_votes(q, x, train.labels, ks, CLASSES).argmax(-1)
 
     def theirs() -> Tensor:
         known = F.normalize(x, dim=1).T

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.probes.linear import Basis, Linear
+from benchmarks.probes.linear import Linear, Standardizer
 from benchmarks.profiling.speed.pairs import Case
 from ssvid.shapes import Frozen
 
@@ -60,8 +60,8 @@ def floor(heads: int, rungs: tuple[float, ...], pairs: int) -> Callable[[], Case
 
     def case() -> Case:
         train, val = split(TRAIN, 1), split(VAL, 2)
-        basis = Basis(train.feats["mean@last"])
-        x, x_val = basis(train.feats["mean@last"]), basis(val.feats["mean@last"])
+        standardizer = Standardizer(train.feats["mean@last"])
+        x, x_val = standardizer(train.feats["mean@last"]), standardizer(val.feats["mean@last"])
         ours = Linear(rates=rates(heads), weight_decays=(0.0,), rungs=rungs)
         return Case(
             ours=lambda: ours.fit(x, train.labels, x_val, val.labels, CLASSES, 0),

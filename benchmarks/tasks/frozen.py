@@ -1,0 +1,34 @@
+"""Frozen -> Frozen: rows of a split, and several splits one behind the other."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ssvid.shapes import Frozen
+
+
+def take_clips(frozen: Frozen, rows: Int[Tensor, " K"]) -> Frozen:
+    """Some rows of a split, in this order."""
+    feats = {}
+    for pooling, table in frozen.feats.items():
+        feats[pooling] = table[rows]
+    return Frozen(feats, frozen.labels[rows], [frozen.groups[i] for i in rows.tolist()])
+
+
+def join_splits(splits: Sequence[Frozen]) -> Frozen:
+    """The rows of all splits, which have the same poolings. A single split is not copied."""
+    if len(splits) == 1:
+        return splits[0]
+    tables: dict[str, list[Tensor]] = defaultdict(list)
+    labels: list[Tensor] = []
+    groups: list[str] = []
+    for frozen in splits:
+        labels.append(frozen.labels)
+        groups += frozen.groups
+        for pooling in splits[0].feats:
+            tables[pooling].append(frozen.feats[pooling])
+    feats = {pooling: torch.cat(of_splits) for pooling, of_splits in tables.items()}
+    return Frozen(feats, torch.cat(labels), groups)
