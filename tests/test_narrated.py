@@ -102,7 +102,11 @@ def stored(root: Path) -> list[str]:
 
 def test_a_run_holds_its_text_side(root: Path):
     joint = load_joint(root / "mil")
-    assert joint.videos(torch.randn(3, 24)).shape == (3, 8) == joint.texts(["a red bar"] * 3).shape
+    assert (
+        joint.videos(torch.randn(3, 24)).shape
+        == (3, 8)
+        == joint.embed_sentences(["a red bar"] * 3).shape
+    )
 
 
 @pytest.mark.parametrize("name", ["mil_nce", "tan", "cotrain"])

@@ -1,6 +1,7 @@
-"""Stored features and sentences -> TAN's two branches: a dual one, and a joint one that sees both.
+"""Stored features and sentences -> the outputs of TAN's two branches.
 
-The names of its parts are ours; `ssvid.weights.tan` has the published ones.
+The dual branch sees the video alone, the joint branch sees video and sentences. `ssvid.weights.tan`
+translates the names of the parameters from the published ones.
 """
 
 from typing import Any, NamedTuple
@@ -11,18 +12,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError
 from ssvid.nn.ema import freeze
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.timeline import Timeline, places, sine
 from ssvid.text.tower import Tower
+from ssvid.weights.state_dict import fit
 
-ROWS = 1024  # of the tables of positions
-STAGE = 2  # of the joint branch, counted from 0: the one whose sentences the head is trained on
+ROWS = 1024  # positions in the tables
+STAGE = 2  # the stage of the joint branch, counted from 0, that the alignability head reads
 
 
-class Seen(NamedTuple):
-    """Windows first; video and text of a stage. Not yet of length 1."""
+class Branches(NamedTuple):
+    """The outputs of all stages of both branches, before `normalise`."""
 
     video: Float[Tensor, "B E T D"]
     text: Float[Tensor, "B N D"]
@@ -31,7 +34,7 @@ class Seen(NamedTuple):
 
 
 class Aligner(nn.Module):
-    """Features and sentences -> both branches. The text tower lies here because the published state dict has it so."""
+    """Both branches and the text tower, which is part of the published state dict."""
 
     def __init__(
         self,
@@ -52,27 +55,22 @@ class Aligner(nn.Module):
             self.positions = nn.Parameter(0.01 * torch.randn(ROWS, dim))
         else:
             self.register_buffer("positions", sine(ROWS, dim))
-        # Kept where nothing reads it, as is `mlp`: published files have both.
+        # Published files have this table and `mlp` even if nothing reads them.
         self.text_positions = nn.Parameter(
             0.01 * torch.randn(ROWS, dim), requires_grad=text_positions
         )
-        self.video, self.joint = (
-            Timeline(dim, heads, video_layers),
-            Timeline(dim, heads, joint_layers),
-        )
-        self.video_in, self.text_in = (
-            nn.Linear(features, dim, bias=False),
-            nn.Linear(tower.dim, dim, bias=False),
-        )
-        self.text_norm, self.video_norm, self.position_norm = (
-            nn.LayerNorm(dim),
-            nn.LayerNorm(dim),
-            nn.LayerNorm(dim),
-        )
+        self.video = Timeline(dim, heads, video_layers)
+        self.joint = Timeline(dim, heads, joint_layers)
+        self.video_in = nn.Linear(features, dim, bias=False)
+        self.text_in = nn.Linear(tower.dim, dim, bias=False)
+        self.text_norm = nn.LayerNorm(dim)
+        self.video_norm = nn.LayerNorm(dim)
+        self.position_norm = nn.LayerNorm(dim)
         self.mlp = nn.Linear(dim, dim)
         if alignability and joint_layers <= STAGE:
             raise UserError(
-                f"The alignability head reads joint stage {STAGE + 1}: give more --objective.joint_layers."
+                f"The alignability head reads joint stage {STAGE + 1}: give more "
+                "--objective.joint_layers."
             )
         self.head = nn.Linear(dim, 1) if alignability else None
         for linear in filter(None, (self.video_in, self.text_in, self.mlp, self.head)):
@@ -81,7 +79,7 @@ class Aligner(nn.Module):
                 nn.init.zeros_(linear.bias)
         freeze(self.mlp)
         for stack in (self.video, self.joint):
-            stack.start(joint_layers)  # of both: published
+            stack.start(joint_layers)  # the depth of the joint branch for both, as published
 
     def forward(
         self,
@@ -89,52 +87,75 @@ class Aligner(nn.Module):
         video_padding_mask: Bool[Tensor, "B T"],
         text: Float[Tensor, "B N W"],
         text_padding_mask: Bool[Tensor, "B N"],
-        starts: tuple[int, int, int] = (
-            0,
-            0,
-            0,
-        ),  # of the positions: dual, joint, sentences of the joint branch
-        interpolate_from: int | None = None,
-    ) -> Seen:
+        # First positions of the dual branch, the joint branch, and the joint branch's sentences.
+        starts: tuple[int, int, int] = (0, 0, 0),
+        interpolate_from: int | None = None,  # see ssvid.nn.timeline.places
+    ) -> Branches:
         T, N = features.shape[1], text.shape[1]
         video = self.video_norm(self.video_in(features))
         words = self.text_norm(self.text_in(text))
-        dual, joint = (
-            self.position_norm(places(self.positions, T, start, interpolate_from))
-            for start in starts[:2]
-        )
+        dual = self.position_norm(places(self.positions, T, starts[0], interpolate_from))
+        joint = self.position_norm(places(self.positions, T, starts[1], interpolate_from))
         stages = self.video(video + dual, video_padding_mask)
-        said = words
+        sentences = words
         if self.text_positions.requires_grad:
-            said = words + self.position_norm(places(self.text_positions, N, starts[2]))
+            sentences = words + self.position_norm(places(self.text_positions, N, starts[2]))
         both = self.joint(
-            torch.cat([video + joint, said], 1),
+            torch.cat([video + joint, sentences], 1),
             torch.cat([video_padding_mask, text_padding_mask], 1),
         ).transpose(0, 1)
-        return Seen(stages.transpose(0, 1), words, both[:, :, :T], both[:, :, T:])
+        return Branches(stages.transpose(0, 1), words, both[:, :, :T], both[:, :, T:])
 
-    def tell(self, sentences: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
-        """Logits: whether each can be aligned."""
+    def predict_alignability(self, sentences: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
+        """Logits of whether a sentence can be aligned."""
         assert self.head is not None
         return self.head(sentences)[..., 0]
 
 
-def units(seen: Seen) -> Seen:
-    """Of length 1, in single precision or better."""
-    return Seen(
-        *(F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1) for x in seen)
-    )
+def normalise(branches: Branches) -> Branches:
+    """Unit vectors, in single precision or better."""
+    units = []
+    for x in branches:
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        units.append(F.normalize(precise, dim=-1))
+    return Branches(*units)
 
 
-def everywhere(fields: Any) -> Any:
-    """Of a tuple of tensors, windows first: those of all processes, in order of rank, in one exchange."""
+def gather_processes(fields: Any) -> Any:
+    """A tuple of tensors, batch first -> the same of all processes, in order of rank.
+
+    It takes one exchange. None and a single tensor work too.
+    """
     if fields is None or not dist.is_initialized() or dist.get_world_size() == 1:
         return fields
     if isinstance(fields, Tensor):
         return gather_rows(fields).rows
     like = next((x for x in fields if x.is_floating_point()), fields[0].float())
     widths = [x[0].numel() for x in fields]
-    whole = gather_rows(torch.cat([x.flatten(1).to(like) for x in fields], 1)).rows.split(widths, 1)
-    return type(fields)(
-        *(row.unflatten(1, x.shape[1:]).to(x.dtype) for row, x in zip(whole, fields, strict=True))
-    )
+    flat = torch.cat([x.flatten(1).to(like) for x in fields], 1)
+    columns = gather_rows(flat).rows.split(widths, 1)
+    gathered = []
+    for column, x in zip(columns, fields, strict=True):
+        gathered.append(column.unflatten(1, x.shape[1:]).to(x.dtype))
+    return type(fields)(*gathered)
+
+
+def load_aligner(aligner: Aligner, path: str) -> None:
+    """Load the student of an earlier run or of a published file.
+
+    An alignability head that the file lacks stays new, and one that is not wanted is ignored. A
+    UserError if the file holds no aligner or does not fit.
+    """
+    state = {}
+    for key, x in objective_state(path, "--objective.init").items():
+        if key.startswith("aligner."):
+            state[key.removeprefix("aligner.")] = x
+    if not state:
+        raise UserError(
+            f"--objective.init {path} holds no aligner: name a run of tan, or its file."
+        )
+    merged = {key: x for key, x in state.items() if not key.startswith("head.")}
+    for key, x in aligner.state_dict().items():
+        if key.startswith("head."):
+            merged[key] = state.get(key, x)
+    fit(aligner, merged, path)

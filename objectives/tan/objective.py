@@ -1,12 +1,14 @@
-"""TAN (Han et al. 2022, arXiv:2204.02968): which seconds of a long video is each sentence of its narration about?
+"""TAN (Han et al. 2022, arXiv:2204.02968): which seconds of a long video does each sentence describe?
 
-Two branches see stored features of a window, one vector a second. The dual one looks at the video alone, the joint one
-at video and sentences together; in both a sentence should be near the seconds in which it is said. Narrations are
-late, early or about nothing seen: in co-training (`cotrain`) the two branches of a slow teacher, where they agree,
-overrule the times, and a head learns which sentences can be aligned at all.
+Both branches see stored features of a window of the video, one vector per second. The dual branch sees
+the video alone, the joint branch sees video and sentences together. In both, a sentence should be
+similar to the seconds in which it is spoken. But narration is early, late or about nothing visible. In
+co-training (`cotrain`), the two branches of a momentum teacher therefore replace the narration's times
+where they agree, and a head learns which sentences can be aligned at all.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,12 +18,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from objectives.tan import pseudo_labels
-from objectives.tan.aligner import ROWS, STAGE, Aligner, Seen, everywhere, units
-from objectives.tan.picture import picture
+from objectives.tan.aligner import (
+    ROWS,
+    STAGE,
+    Aligner,
+    Branches,
+    gather_processes,
+    load_aligner,
+    normalise,
+)
+from objectives.tan.losses import Logits, alignability_loss, own_window_logits, two_way_nce
+from objectives.tan.picture import draw_similarities
 from ssvid.data.manifest import Manifest
 from ssvid.data.store import Origin, origin
 from ssvid.encoder import Encoder, evaluating
-from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
 from ssvid.files import write_json_whole
 from ssvid.log import log
@@ -35,29 +45,19 @@ from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
 from ssvid.text.joint import chosen_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
-from ssvid.weights.state_dict import fit
-
-NONE = -6e4  # in place of the similarity of what is no positive
 
 
-class Said(NamedTuple):
-    """What is known of the windows and their sentences."""
+class Narration(NamedTuple):
+    """The times of the sentences of each window, padded to the same number of sentences."""
 
-    own: Bool[Tensor, "B T N"]  # the seconds in which each is said
-    span_fractions: Float[Tensor, "B N 2"]  # in shares of the whole video
+    targets: Bool[Tensor, "B T N"]  # the seconds in which each sentence is spoken
+    span_fractions: Float[Tensor, "B N 2"]  # start and end as fractions of the whole video
     text_padding_mask: Bool[Tensor, "B N"]
     video_padding_mask: Bool[Tensor, "B T"]
 
 
-class Logits(NamedTuple):
-    """Cosines over the temperature: all seconds R of all windows, one window after the other, by spoken sentences."""
-
-    dual: Float[Tensor, "E R S"]
-    joint: Float[Tensor, "L R S"]
-
-
-class Taught(NamedTuple):
-    """The teacher's, last stage, of each window with its own sentences."""
+class TeacherLogits(NamedTuple):
+    """The teacher's logits of the last stage, of each window with its own sentences."""
 
     joint: Float[Tensor, "B T N"]
     dual: Float[Tensor, "B T N"]
@@ -65,6 +65,8 @@ class Taught(NamedTuple):
 
 @objectives.register("tan")
 class TAN(Objective):
+    """Temporal alignment network."""
+
     reads_features = True
     tiny_kwargs = {
         "features": 8,
@@ -73,38 +75,41 @@ class TAN(Objective):
         "video_layers": 2,
         "joint_layers": 3,
         "seconds": 8,
-    } | {"options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6, "dim": 8}}
+        "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6, "dim": 8},
+    }
 
     def __init__(
         self,
         encoder: Encoder | None = None,
         *,
-        features: int = 1024,  # width of the stored ones
-        dim: int = 512,  # of a token
-        heads: int = 8,  # of attention; they divide dim
+        features: int = 1024,  # width of the stored features
+        dim: int = 512,  # width of the transformers
+        heads: int = 8,  # attention heads; they divide dim
         video_layers: int = 6,  # blocks of the video's transformer
         joint_layers: int = 6,  # blocks of the transformer over video and text
-        seconds: int = 64,  # of a window
+        seconds: int = 64,  # length of a window
         temperature: float = 0.07,  # of the softmax over seconds or sentences
-        positions: Literal["learned", "sine"] = "learned",  # of seconds
-        text_positions: bool = False,  # of sentences, by their order, in the joint branch
-        random_start: bool = True,  # positions begin anywhere in the table's first half window; not in co-training
-        tower: str = "words",  # words | bert | clip
-        words: str
-        | None = None,  # word list or published dictionary of the tower words; null: hashed
-        text: str
-        | None = None,  # bert, clip: the model's folder; words: a file of mil_nce to begin the tower with
-        options: dict[str, Any] | None = None,  # more of the tower: dim, hidden, buckets, ...
-        init: str | None = None,  # run or published file to begin with; null: from scratch
-        cotrain: Literal[
-            "none", "keep", "keep-joint", "i", "u"
-        ] = "none",  # how the teacher changes the targets
+        positions: Literal["learned", "sine"] = "learned",  # position embedding of seconds
+        text_positions: bool = False,  # embed the order of sentences in the joint branch
+        # positions start anywhere in the first half window of the table; never in co-training
+        random_start: bool = True,
+        tower: str = "words",  # the text tower: words | bert | clip
+        # words: a word list or the dictionary of a published file; null: words are hashed
+        words: str | None = None,
+        # bert, clip: the folder of the model; words: a file of mil_nce whose tower to load
+        text: str | None = None,
+        # further arguments of the text tower: dim, hidden, buckets, ...
+        options: dict[str, Any] | None = None,
+        init: str | None = None,  # a run or published file to start from; null: from scratch
+        # how the teacher changes the targets
+        cotrain: Literal["none", "keep", "keep-joint", "i", "u"] = "none",
         momentum: float = 0.999,  # of the teacher
-        threshold: float
-        | None = None,  # share of sentences learnt from; 0: all; null: 0.5 in co-training, else all
-        alignability: bool = False,  # the head that tells which sentences can be aligned; always in co-training
-        trim: float = 0.2,  # of either end of a video: the head is told that nothing there can be aligned
-        policy: Literal["nce", "bce"] = "nce",  # bce: the head alone is trained
+        # fraction of the sentences that are used; 0: all; null: 0.5 in co-training, else all
+        threshold: float | None = None,
+        alignability: bool = False,  # train the alignability head; always in co-training
+        # fraction of either end of a video in which no sentence counts as alignable
+        trim: float = 0.2,
+        policy: Literal["nce", "bce"] = "nce",  # bce: train only the alignability head
     ) -> None:
         super().__init__()
         if encoder is not None:
@@ -113,28 +118,21 @@ class TAN(Objective):
                 "`python -m ssvid.extract --per_second` stores those of an encoder."
             )
         layers = {"video_layers": video_layers, "joint_layers": joint_layers}
-        positive(
-            features=features,
-            dim=dim,
-            heads=heads,
-            seconds=seconds,
-            temperature=temperature,
-            **layers,
-        )
+        sizes = {"features": features, "dim": dim, "heads": heads, "seconds": seconds}
+        positive(**sizes, **layers, temperature=temperature)
         within(0, 1, momentum=momentum, threshold=threshold)
+        within(0, 0.5, trim=trim)
         if seconds + seconds // 2 > ROWS:
             raise UserError(
-                f"--objective.seconds {seconds}: positions end at {ROWS}, and half a window more is used."
+                f"--objective.seconds {seconds}: there are {ROWS} positions, and half a window more "
+                "is used."
             )
-        within(0, 0.5, trim=trim)
-        self.seconds, self.temperature, self.cotrain, self.momentum = (
-            seconds,
-            temperature,
-            cotrain,
-            momentum,
-        )
-        self.threshold = threshold if threshold is not None else 0.5 * (cotrain != "none")
-        self.random_start, self.trim, self.policy = random_start and cotrain == "none", trim, policy
+        is_cotrained = cotrain != "none"
+        self.seconds, self.temperature = seconds, temperature
+        self.cotrain, self.momentum = cotrain, momentum
+        self.threshold = threshold if threshold is not None else 0.5 * is_cotrained
+        self.random_start = random_start and not is_cotrained
+        self.trim, self.policy = trim, policy
         self.aligner = Aligner(
             chosen_tower(tower, words, text, options or {}, reads=AS_PUBLISHED),
             features=features,
@@ -142,16 +140,16 @@ class TAN(Objective):
             heads=heads,
             learned=positions == "learned",
             text_positions=text_positions,
-            alignability=alignability or cotrain != "none" or policy == "bce",
+            alignability=alignability or is_cotrained or policy == "bce",
             **layers,
         )
-        self.begun, self.origin = init is not None, Origin(None, None)
+        self.is_initialized, self.origin = init is not None, Origin(None, None)
         if init is not None:
-            begin(self.aligner, init)
+            load_aligner(self.aligner, init)
         if policy == "bce":
             freeze(self.aligner)
             self.aligner.head.requires_grad_()  # type: ignore[union-attr]
-        self.teacher = make_momentum_copy(self.aligner) if cotrain != "none" else None
+        self.teacher = make_momentum_copy(self.aligner) if is_cotrained else None
 
     @property
     def views(self) -> Views:
@@ -161,249 +159,235 @@ class TAN(Objective):
         return {}
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
-        if self.cotrain != "none" and not self.begun:
-            log.warning("--objective.cotrain without --objective.init: the teacher knows nothing.")
-        self.origin, wide = origin(data), self.aligner.video_in.in_features
-        if self.origin.width not in (None, wide):
-            found = self.origin.width
+        if self.cotrain != "none" and not self.is_initialized:
+            log.warning("--objective.cotrain without --objective.init: the teacher is untrained.")
+        self.origin = origin(data)
+        width = self.origin.width
+        if width not in (None, self.aligner.video_in.in_features):
             raise UserError(
-                f"The features of {data.root} are {found} wide: give --objective.features {found}."
+                f"The features of {data.root} are {width} wide: give --objective.features {width}."
             )
 
     def save_assets(self, folder: Path) -> None:
-        """The words that its table is of, and whose features it learnt from: benchmarks/alignment reads both."""
+        """Write the words of its table and the encoder of its features, which `benchmarks.align` reads."""
         tower = self.aligner.tower
-        told = {
+        card = {
             "tower": tower.name,
             "arguments": tower.write(folder, "text"),
             "features": self.origin.hash,
         }
-        write_json_whole(folder / ALIGNER_CARD, told, end="\n", indent=1)
+        write_json_whole(folder / ALIGNER_CARD, card, end="\n", indent=1)
 
     def forward(self, batch: Batch) -> Loss:
-        features, (most, starts) = batch["features"], self.shared(batch)
-        said, text = sayings(batch, most), self.texts(batch["sentences"], most)
-        seen = self.aligner(features, said.video_padding_mask, text, said.text_padding_mask, starts)
-        taught = self.taught(features, text, said)
-        with torch.autocast(
-            features.device.type, enabled=False
-        ):  # sharp exponents, and sums over all windows
-            head = self.aligner.tell(seen.joint_text[:, STAGE]) if self.aligner.head else None
-            seen, said, taught, head = (
-                everywhere(units(seen)),
-                everywhere(said),
-                everywhere(taught),
-                everywhere(head),
-            )
-            return self.loss(self.logits(seen, said.text_padding_mask), said, head, taught)
+        features = batch["features"]  # B T C
+        sentences, starts = self.agree_on_sizes(batch)
+        narration = pad_narration(batch, sentences)
+        text = self.embed_sentences(batch["sentences"], sentences)  # B N W
+        masks = narration.video_padding_mask, narration.text_padding_mask
+        branches = self.aligner(features, masks[0], text, masks[1], starts)
+        teacher = self.run_teacher(features, text, narration)
+        # The sums over all windows are too large for the precision of bf16.
+        with torch.autocast(features.device.type, enabled=False):
+            head = None
+            if self.aligner.head:
+                head = self.aligner.predict_alignability(branches.joint_text[:, STAGE])
+            branches = gather_processes(normalise(branches))
+            narration, teacher = gather_processes(narration), gather_processes(teacher)
+            head = gather_processes(head)
+            logits = self.compute_logits(branches, narration.text_padding_mask)
+            return self.loss(logits, narration, head, teacher)
 
-    def shared(self, batch: Batch) -> tuple[int, tuple[int, int, int]]:
-        """Of all processes: the most sentences of a window, and where positions begin, drawn by the first window."""
-        most, device = max(map(len, batch["sentences"])), batch["features"].device
-        drawn = self.random_start and self.training
-        own = [most, int(batch["epoch"][0]), int(batch["index"][0])] if drawn else [most, 0, 0]
-        rows = everyone(torch.tensor([own], device=device)).tolist()
-        most = max(row[0] for row in rows)
-        if not drawn:
-            return most, (0, 0, 0)
-        halves = torch.tensor([self.seconds // 2, self.seconds // 2, most // 2])
+    def agree_on_sizes(self, batch: Batch) -> tuple[int, tuple[int, int, int]]:
+        """The largest number of sentences of a window, and the first positions, for all processes.
+
+        The first window of the first process draws the positions.
+        """
+        sentences, device = max(map(len, batch["sentences"])), batch["features"].device
+        is_random = self.random_start and self.training
+        row = [sentences, 0, 0]
+        if is_random:
+            row = [sentences, int(batch["epoch"][0]), int(batch["index"][0])]
+        rows = everyone(torch.tensor([row], device=device)).tolist()
+        sentences = max(row[0] for row in rows)
+        if not is_random:
+            return sentences, (0, 0, 0)
+        halves = torch.tensor([self.seconds // 2, self.seconds // 2, sentences // 2])
         u = uniform(batch["seed"], "positions", rows[0][1], rows[0][2], 3)[0]
         dual, joint, text = (u * halves).long().tolist()
-        return most, (dual, joint, text)
+        return sentences, (dual, joint, text)
 
-    def texts(self, sentences: list[list[str]], most: int) -> Float[Tensor, "B N W"]:
-        """Each once through the tower; a window's last one is repeated."""
-        flat = self.aligner.tower([sentence for window in sentences for sentence in window])
+    def embed_sentences(self, sentences: list[list[str]], length: int) -> Float[Tensor, "B N W"]:
+        """Vectors of the sentences. The last one of a window is repeated up to `length`.
+
+        Each sentence passes the text tower once.
+        """
+        vectors = self.aligner.tower(list(chain.from_iterable(sentences)))
         rows, first = [], 0
         for window in sentences:
-            rows += [[first + min(k, len(window) - 1) for k in range(most)]]
+            rows.append([first + min(k, len(window) - 1) for k in range(length)])
             first += len(window)
-        return flat[torch.tensor(rows, device=flat.device)]
+        return vectors[torch.tensor(rows, device=vectors.device)]
 
     @torch.no_grad()
-    def taught(self, features: Tensor, text: Tensor, said: Said) -> Taught | None:
-        """By the student's sentence vectors, as published: the teacher's own tower follows and is not used."""
+    def run_teacher(
+        self, features: Tensor, text: Tensor, narration: Narration
+    ) -> TeacherLogits | None:
+        """The teacher's logits; None without co-training.
+
+        They use the student's sentence vectors, as published: the teacher's own tower follows the
+        student's and is never used.
+        """
         if self.teacher is None:
             return None
-        seen = units(self.teacher(features, said.video_padding_mask, text, said.text_padding_mask))
-        joint = seen.joint_video[:, -1] @ seen.joint_text[:, -1].mT
-        return Taught(joint / self.temperature, seen.video[:, -1] @ seen.text.mT / self.temperature)
+        masks = narration.video_padding_mask, narration.text_padding_mask
+        branches = normalise(self.teacher(features, masks[0], text, masks[1]))
+        joint = branches.joint_video[:, -1] @ branches.joint_text[:, -1].mT
+        dual = branches.video[:, -1] @ branches.text.mT
+        return TeacherLogits(joint / self.temperature, dual / self.temperature)
 
-    def logits(self, seen: Seen, text_padding_mask: Bool[Tensor, "B N"]) -> Logits:
-        """A window's sentences were read beside its own video; each is compared with the seconds of every window."""
+    def compute_logits(self, branches: Branches, text_padding_mask: Bool[Tensor, "B N"]) -> Logits:
+        """Each spoken sentence against the seconds of all windows.
+
+        In the joint branch a sentence was read together with its own window.
+        """
         spoken = ~text_padding_mask
-        text, joint_text = (
-            seen.text[spoken],
-            seen.joint_text.transpose(1, 2)[spoken].transpose(0, 1),
-        )  # S D, L S D
-        video, joint_video = (
-            x.transpose(0, 1).flatten(1, 2) for x in (seen.video, seen.joint_video)
-        )  # E R D, L R D
+        text = branches.text[spoken]  # S D
+        joint_text = branches.joint_text.transpose(1, 2)[spoken].transpose(0, 1)  # L S D
+        video = branches.video.transpose(0, 1).flatten(1, 2)  # E R D
+        joint_video = branches.joint_video.transpose(0, 1).flatten(1, 2)  # L R D
         dual = video @ (text / self.temperature).T
         return Logits(dual, joint_video @ (joint_text / self.temperature).mT)
 
     def loss(
         self,
         logits: Logits,
-        said: Said,
+        narration: Narration,
         head: Float[Tensor, "B N"] | None = None,
-        taught: Taught | None = None,
+        teacher: TeacherLogits | None = None,
     ) -> Loss:
-        target, spoken, parts = said.own, ~said.text_padding_mask, dict[str, Tensor]()
-        if taught is not None:
-            picked = (
-                pseudo_labels.pick(
-                    x, said.own, said.video_padding_mask, said.text_padding_mask, self.temperature
-                )
-                for x in taught
+        """NCE in both branches, plus the loss of the alignability head if there is one."""
+        targets, spoken, parts = (
+            narration.targets,
+            ~narration.text_padding_mask,
+            dict[str, Tensor](),
+        )
+        if teacher is not None and self.cotrain != "none":
+            joint_pick = self.pick_windows(teacher.joint, narration)
+            dual_pick = self.pick_windows(teacher.dual, narration)
+            agreement = pseudo_labels.combine(
+                joint_pick, dual_pick, targets, narration.text_padding_mask, self.cotrain
             )
-            agreed = pseudo_labels.agree(*picked, said.own, said.text_padding_mask, self.cotrain)  # type: ignore[call-arg, arg-type]
-            target = agreed.target
-            parts |= {
-                "agreement": agreed.agree[spoken].double().mean(),
-                "sure": agreed.sure[spoken].double().mean(),
-            }
-        kept, chosen = spoken, None
+            targets = agreement.targets
+            parts["agreement"] = agreement.agree[spoken].double().mean()
+            parts["sure"] = agreement.sure[spoken].double().mean()
+        selected, alignable = spoken, None
         if self.threshold > 0 or head is not None:
-            highest = {
-                name: of_own(x[-1:].detach(), spoken)[:, 0].amax(1)
-                for name, x in logits._asdict().items()
-            }
-            chosen = pseudo_labels.alignable(
-                **highest,
-                span_fractions=said.span_fractions[spoken],
+            alignable = pseudo_labels.label_alignable(
+                self.highest_similarity(logits.joint, spoken),
+                self.highest_similarity(logits.dual, spoken),
+                span_fractions=narration.span_fractions[spoken],
                 threshold=self.threshold,
                 trim=self.trim,
             )
-            kept = spoken.masked_scatter(spoken, chosen.kept) if self.threshold > 0 else spoken
-        dual, joint = (branch(x, target, spoken, kept) for x in logits)
+            if self.threshold > 0:
+                selected = spoken.masked_scatter(spoken, alignable.selected)
+        dual = two_way_nce(logits.dual, targets, spoken, selected)
+        joint = two_way_nce(logits.joint, targets, spoken, selected)
         total = nce = (dual + joint) / 2
         parts |= {"nce": nce.detach(), "dual": dual.detach(), "joint": joint.detach()}
-        if head is not None and chosen is not None:
-            bce, correct = told(head[spoken], chosen)
+        if head is not None and alignable is not None:
+            bce, accuracy = alignability_loss(head[spoken], alignable)
             total = bce if self.policy == "bce" else nce + bce
-            parts |= {"bce": bce.detach(), "alignable": correct}
+            parts |= {"bce": bce.detach(), "alignable": accuracy}
         return Loss(total, parts)
+
+    def pick_windows(
+        self, logits: Float[Tensor, "B T N"], narration: Narration
+    ) -> pseudo_labels.Pick:
+        """The best seconds of each sentence by one branch of the teacher."""
+        return pseudo_labels.pick(
+            logits,
+            narration.targets,
+            narration.video_padding_mask,
+            narration.text_padding_mask,
+            self.temperature,
+        )
+
+    def highest_similarity(
+        self, logits: Float[Tensor, "L R S"], spoken: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, " S"]:
+        """Of each sentence: its largest logit in its own window, at the last stage."""
+        return own_window_logits(logits[-1:].detach(), spoken)[:, 0].amax(1)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """What is frozen (the word table) is the same in both."""
-        if self.teacher is not None:
-            for p, follows in zip(
-                self.aligner.parameters(), self.teacher.parameters(), strict=True
-            ):
-                if p.requires_grad:
-                    follows.lerp_(p, 1 - self.momentum)
+        """Move the teacher. Frozen parameters (the word table) are the same in both."""
+        if self.teacher is None:
+            return
+        pairs = zip(self.aligner.parameters(), self.teacher.parameters(), strict=True)
+        for p, p_teacher in pairs:
+            if p.requires_grad:
+                p_teacher.lerp_(p, 1 - self.momentum)
 
     @torch.no_grad()
     def similarities(
         self,
         features: Float[Tensor, "1 T C"],
         sentences: Sequence[str],
-        interpolate_from: int
-        | None = None,  # rows of the positions that are stretched over T; null: where T is longer
+        # Number of positions that are stretched over T; None: a longer video than a window is.
+        interpolate_from: int | None = None,
     ) -> Aligned:
-        """Of one window and what may be said in it, without masks."""
-        like, wide = self.aligner.video_in.weight, self.aligner.video_in.in_features
-        if features.shape[2] != wide or not len(sentences) or not features.shape[1]:
+        """The similarities of one window's seconds and some sentences, without padding.
+
+        Raises a UserError for features of another width, and without seconds or sentences.
+        """
+        like, width = self.aligner.video_in.weight, self.aligner.video_in.in_features
+        if features.shape[2] != width or not len(sentences) or not features.shape[1]:
             raise UserError(
-                f"This aligner takes seconds of {wide} features and some sentences, not {tuple(features.shape[1:])} "
-                f"and {len(sentences)}."
+                f"This aligner takes seconds of {width} features and some sentences, not "
+                f"{tuple(features.shape[1:])} and {len(sentences)}."
             )
         if interpolate_from is None and features.shape[1] > self.seconds:
             interpolate_from = self.seconds
         with evaluating(self):
-            text = self.texts([list(sentences)], len(sentences))
-            video_padding_mask, text_padding_mask = (
-                torch.zeros(1, n, dtype=torch.bool, device=like.device)
-                for n in (features.shape[1], len(sentences))
-            )
-            seen = self.aligner(
+            text = self.embed_sentences([list(sentences)], len(sentences))
+            no_video_padding = like.new_zeros(1, features.shape[1], dtype=torch.bool)
+            no_text_padding = like.new_zeros(1, len(sentences), dtype=torch.bool)
+            branches = self.aligner(
                 features.to(like),
-                video_padding_mask,
+                no_video_padding,
                 text,
-                text_padding_mask,
+                no_text_padding,
                 interpolate_from=interpolate_from,
             )
-            alignable = self.aligner.tell(seen.joint_text[0]) if self.aligner.head else None
-        seen = units(seen)
-        joint = seen.joint_text[0] @ seen.joint_video[0].mT
-        return Aligned(
-            joint / self.temperature, seen.text @ seen.video[0].mT / self.temperature, alignable
-        )
+            alignable = None
+            if self.aligner.head:
+                alignable = self.aligner.predict_alignability(branches.joint_text[0])
+        branches = normalise(branches)
+        joint = branches.joint_text[0] @ branches.joint_video[0].mT
+        dual = branches.text @ branches.video[0].mT
+        return Aligned(joint / self.temperature, dual / self.temperature, alignable)
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """How like each second of the first window (across) is to each of its sentences (down), by the joint branch.
+        """Similarity of each second (columns) of the first window to each sentence (rows), joint branch.
 
-        Bright is like, red the most like. Green frames: when the narration says it.
+        Bright is similar, and red the most similar second. Green frames show when the narration says
+        the sentence.
         """
         batch = {**batch, "features": batch["features"][:1], "sentences": batch["sentences"][:1]}
-        found = self.similarities(batch["features"], batch["sentences"][0]).joint[-1]
-        said = sayings(batch, len(found))
-        return {"alignment": picture(found.float(), said.own[0].T)}
+        similarity = self.similarities(batch["features"], batch["sentences"][0]).joint[-1]
+        narration = pad_narration(batch, len(similarity))
+        return {"alignment": draw_similarities(similarity.float(), narration.targets[0].T)}
 
 
-def sayings(batch: Batch, most: int) -> Said:
-    """Padded to `most` sentences, as the rows of all processes are."""
-    room, video_padding_mask = most - batch["spans_s"].shape[1], batch["video_padding_mask"]
-    text_padding_mask = F.pad(batch["text_padding_mask"], (0, room), value=True)
-    spans, where = (F.pad(batch[key], (0, 0, 0, room)) for key in ("spans_s", "span_fractions"))
-    spoken = pseudo_labels.spoken(spans, text_padding_mask, video_padding_mask.shape[1])
-    return Said(spoken, where, text_padding_mask, video_padding_mask)
-
-
-def of_own(logits: Float[Tensor, "L R S"], spoken: Bool[Tensor, "B N"]) -> Float[Tensor, "S L T"]:
-    """Of each sentence: with the seconds of its own window."""
-    window, _ = spoken.nonzero(as_tuple=True)
-    windows = logits.unflatten(1, (len(spoken), -1))  # L B T S
-    return windows[:, window, :, torch.arange(len(window), device=window.device)]
-
-
-def branch(
-    logits: Float[Tensor, "L R S"],
-    target: Bool[Tensor, "B T N"],
-    spoken: Bool[Tensor, "B N"],
-    kept: Bool[Tensor, "B N"],
-) -> Float[Tensor, ""]:
-    """MIL-NCE both ways: of each second among all sentences, of each sentence among all seconds.
-
-    Seconds and sentences with nothing right are not asked (published: a sentence without a second ends the run once
-    some are left out). What is right lies in a window's own block, so that only this is summed for the numerators.
-    """
-    B, T, N = target.shape
-    own = logits.new_full((B, N, len(logits), T), NONE)
-    own[spoken] = of_own(logits, spoken)
-    own = own.masked_fill(~target.mT[:, :, None], NONE)
-    seconds = logits.logsumexp(2) - own.logsumexp(1).transpose(0, 1).flatten(1)  # L R
-    sentences = logits.logsumexp(1) - own.logsumexp(3)[spoken].T  # L S
-    asked = (target & kept[:, None]).any(2).flatten(), (target.any(1) & kept)[spoken]
-    return (mean(seconds, asked[0]) + mean(sentences, asked[1])) / 2
-
-
-def mean(x: Float[Tensor, "L n"], which: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
-    """0 of none."""
-    return (x * which).sum() / (len(x) * which.sum()).clamp(min=1)
-
-
-def told(head: Float[Tensor, " S"], chosen: pseudo_labels.Alignable) -> tuple[Tensor, Tensor]:
-    """Both labels weigh alike. Where no label is positive there is no such weight: published nan or inf, here 0."""
-    label, n = chosen.label.to(head), chosen.told.sum().clamp(min=1)
-    share = label.sum() / n
-    weight = torch.where(share > 0, 1 / share.clamp(min=1e-6) - 1, torch.zeros_like(share))
-    each = F.binary_cross_entropy_with_logits(head, label, pos_weight=weight, reduction="none")
-    correct = (((head.detach() > 0) == chosen.label) & chosen.told).sum() / n
-    return (each * chosen.told).sum() / n * (share > 0), correct.detach()
-
-
-def begin(aligner: Aligner, path: str) -> None:
-    """With the student of an earlier run or of a published file. A head not there is new; one not wanted goes."""
-    whole = objective_state(path, "--objective.init")
-    state = {k.removeprefix("aligner."): x for k, x in whole.items() if k.startswith("aligner.")}
-    if not state:
-        raise UserError(
-            f"--objective.init {path} holds no aligner: name a run of tan, or its file."
-        )
-    own = {k: x for k, x in aligner.state_dict().items() if k.startswith("head.")}
-    rest = {k: x for k, x in state.items() if not k.startswith("head.")}
-    fit(aligner, rest | {k: state.get(k, x) for k, x in own.items()}, path)
+def pad_narration(batch: Batch, sentences: int) -> Narration:
+    """The narration of a batch, padded to the number of sentences that all processes agreed on."""
+    padding = sentences - batch["spans_s"].shape[1]
+    text_padding_mask = F.pad(batch["text_padding_mask"], (0, padding), value=True)
+    video_padding_mask = batch["video_padding_mask"]
+    spans_s = F.pad(batch["spans_s"], (0, 0, 0, padding))
+    span_fractions = F.pad(batch["span_fractions"], (0, 0, 0, padding))
+    seconds = video_padding_mask.shape[1]
+    targets = pseudo_labels.mark_spans(spans_s, text_padding_mask, seconds)
+    return Narration(targets, span_fractions, text_padding_mask, video_padding_mask)

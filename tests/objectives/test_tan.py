@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 import benchmarks.profiling.speed.tan as speed
 from objectives.tan import pseudo_labels
 from objectives.tan.aligner import STAGE
-from objectives.tan.objective import TAN, told
+from objectives.tan.losses import alignability_loss
+from objectives.tan.objective import TAN
 from ssvid import create_encoder
 from ssvid.engine.distributed import join
 from ssvid.errors import UserError
@@ -110,7 +111,7 @@ def test_what_only_fills_up_changes_nothing():
     batch = batch_of(net)
     batch["video_padding_mask"] = torch.arange(net.seconds).expand(4, -1) >= net.seconds - 3
     most = max(map(len, batch["sentences"]))
-    text = net.texts(batch["sentences"], most)
+    text = net.embed_sentences(batch["sentences"], most)
     hidden = batch["features"].clone()
     hidden[:, -3:] = 7.0
     strange = torch.where(batch["text_padding_mask"][..., None], 5.0, text)
@@ -147,7 +148,7 @@ def test_positive_and_negative_labels_weigh_alike():
     label = torch.tensor([True, False, False, False, False])
     told_of = torch.tensor([True, True, True, True, False])
     chosen = pseudo_labels.Alignable(torch.zeros(5), told_of, label, told_of)
-    bce, correct = told(torch.zeros(5), chosen)
+    bce, correct = alignability_loss(torch.zeros(5), chosen)
     torch.testing.assert_close(
         bce, torch.tensor(2.0).log() * 6 / 4
     )  # one positive weighs as the three negatives
@@ -188,14 +189,14 @@ def test_positions_begin_by_the_coordinates_of_the_first_window():
     drawn = set()
     for index in range(40):
         batch["index"] = torch.arange(4) + index
-        most, starts = net.shared(batch)
-        assert net.shared(batch)[1] == starts and most == 5
+        most, starts = net.agree_on_sizes(batch)
+        assert net.agree_on_sizes(batch)[1] == starts and most == 5
         drawn.add(starts[:2])
     assert {s for s, _ in drawn} == {s for _, s in drawn} == set(range(net.seconds // 2)) and len(
         drawn
     ) > 4
-    assert net.eval().shared(batch)[1] == (0, 0, 0)
-    assert small(cotrain="keep").train().shared(batch)[1] == (0, 0, 0)
+    assert net.eval().agree_on_sizes(batch)[1] == (0, 0, 0)
+    assert small(cotrain="keep").train().agree_on_sizes(batch)[1] == (0, 0, 0)
 
 
 def test_windows_are_found_and_keep_off_the_ends():
@@ -210,24 +211,25 @@ def test_windows_are_found_and_keep_off_the_ends():
     assert picked.box[0, :, 1].nonzero().flatten().tolist() == [
         1
     ]  # two seconds from 0, of which 0 is never labelled
-    agreed = pseudo_labels.agree(picked, picked, spoken, none[1], "keep")
-    assert torch.equal(agreed.target, picked.box) and agreed.agree.all()
+    agreed = pseudo_labels.combine(picked, picked, spoken, none[1], "keep")
+    assert torch.equal(agreed.targets, picked.box) and agreed.agree.all()
     other = picked._replace(box=picked.box.flip(1))
     assert torch.equal(
-        pseudo_labels.agree(picked, other, spoken, none[1], "keep").target[..., 0], spoken[..., 0]
+        pseudo_labels.combine(picked, other, spoken, none[1], "keep").targets[..., 0],
+        spoken[..., 0],
     )
 
 
 def test_one_second_belongs_to_one_sentence():
     box = torch.ones(1, 4, 2, dtype=torch.bool)
-    picked = pseudo_labels.Picked(box.float(), box, torch.ones(1, 2), torch.ones(1, 2))
+    picked = pseudo_labels.Pick(box.float(), box, torch.ones(1, 2), torch.ones(1, 2))
     spoken = torch.tensor([[[1, 0], [1, 0], [0, 1], [0, 1]]]).bool()
-    agreed = pseudo_labels.agree(
+    agreed = pseudo_labels.combine(
         picked, picked, spoken, torch.zeros(1, 2, dtype=torch.bool), "keep"
     )
-    assert agreed.target[..., 0].all()
+    assert agreed.targets[..., 0].all()
     assert torch.equal(
-        agreed.target[..., 1], spoken[..., 1]
+        agreed.targets[..., 1], spoken[..., 1]
     )  # left with none, it has its own again
 
 
@@ -288,7 +290,7 @@ def test_similarities_of_a_window_and_of_a_long_video():
         and found.alignable.shape == (3, K)
     )
     hidden = torch.zeros(1, T, dtype=torch.bool), torch.zeros(1, K, dtype=torch.bool)
-    seen = net.aligner(features, hidden[0], net.texts([said], K), hidden[1])
+    seen = net.aligner(features, hidden[0], net.embed_sentences([said], K), hidden[1])
     cosine = torch.cosine_similarity(seen.joint_video[0, 1, 3], seen.joint_text[0, 1, 1], dim=0)
     torch.testing.assert_close(found.joint[1, 1, 3], cosine / 0.07)
     cosine = torch.cosine_similarity(seen.video[0, 0, 3], seen.text[0, 1], dim=0)

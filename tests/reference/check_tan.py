@@ -15,8 +15,9 @@ from torch import Tensor
 
 from benchmarks.metrics.htm_align import evaluate
 from objectives.tan import pseudo_labels
-from objectives.tan.aligner import STAGE, Aligner, Seen, units
-from objectives.tan.objective import TAN, Logits, Said, Taught, branch, of_own
+from objectives.tan.aligner import STAGE, Aligner, Branches, normalise
+from objectives.tan.losses import Logits, own_window_logits, two_way_nce
+from objectives.tan.objective import TAN, Narration, TeacherLogits
 from ssvid.data.datasets.htm_align import Spoken, load_annotation
 from ssvid.nn.timeline import Aligned
 from ssvid.weights.tan import LAYOUTS
@@ -107,7 +108,7 @@ def all_pairs(video: Tensor, text: Tensor) -> Tensor:
 
 def seen_by(
     aligner: Aligner, told: Told, masked: bool = True, interpolate_from: int | None = None
-) -> Seen:
+) -> Branches:
     given = told.arrays["inputs"]
     masks = [given[name] & masked for name in ("video_padding_mask", "text_padding_mask")]
     video, text = given["video"].double(), given["text_embed"].double()
@@ -119,27 +120,31 @@ def model_check(told: Told, state: Arrays) -> Iterator[str]:
     with torch.no_grad():
         net = built(state)
         raw = seen_by(net.aligner, told)
-        seen = units(raw)
+        seen = normalise(raw)
         found["model.logits_dual"] = all_pairs(seen.video, seen.text)
         found["model.logits_joint"] = all_pairs(seen.joint_video, seen.joint_text)
         found["model.dual_feature_video"], found["model.dual_feature_text"] = seen.video, seen.text
-        found["model.dual_logits_alignability"] = net.aligner.tell(raw.text)[..., None]
-        found["model.joint_logits_alignability"] = net.aligner.tell(raw.joint_text)[..., None]
+        found["model.dual_logits_alignability"] = net.aligner.predict_alignability(raw.text)[
+            ..., None
+        ]
+        found["model.joint_logits_alignability"] = net.aligner.predict_alignability(raw.joint_text)[
+            ..., None
+        ]
         for name, rows in stretches(told):
             raw = seen_by(net.aligner, told, masked=False, interpolate_from=rows)
-            seen = units(raw)
+            seen = normalise(raw)
             found[name.format("joint")] = torch.einsum(
                 "bstd,bsnd->bstn", seen.joint_video, seen.joint_text
             )
             found[name.format("dual")] = torch.einsum("bstd,bnd->bstn", seen.video, seen.text)
             if rows is None:
-                found["model.alignability_joint_nopad"] = net.aligner.tell(raw.joint_text)[
-                    ..., None
-                ]
-        placed = units(seen_by(built(state, text_positions=True).aligner, told))
+                found["model.alignability_joint_nopad"] = net.aligner.predict_alignability(
+                    raw.joint_text
+                )[..., None]
+        placed = normalise(seen_by(built(state, text_positions=True).aligner, told))
         found["model_textpos.logits_joint"] = all_pairs(placed.joint_video, placed.joint_text)
         waves = built(state, positions="sine")
-        seen = units(seen_by(waves.aligner, told))
+        seen = normalise(seen_by(waves.aligner, told))
         found["model_sine.logits_dual"] = all_pairs(seen.video, seen.text)
         table = waves.aligner.positions
         found["model_sine.pos_first3_last1_dims0_16"] = torch.cat([table[:3], table[-1:]])[:, :16]
@@ -175,15 +180,15 @@ def text_check(told: Told, state: Arrays, words: dict[str, Any]) -> Iterator[str
     yield from compared(pooled, told.arrays["outputs"], "tan")
 
 
-def said_of(told: Told, abs_places: bool = True) -> Said:
+def said_of(told: Told, abs_places: bool = True) -> Narration:
     given, config = told.arrays["inputs"], told.config
     text_padding_mask = given["text_padding_mask"]
     spans = torch.zeros(*text_padding_mask.shape, 2, dtype=torch.float64)
     for b, (start, end) in enumerate(zip(config["start"], config["end"], strict=True)):
         spans[b, : len(start)] = torch.tensor([start, end], dtype=torch.float64).T
-    own = pseudo_labels.spoken(spans, text_padding_mask, given["video"].shape[1])
+    own = pseudo_labels.mark_spans(spans, text_padding_mask, given["video"].shape[1])
     places = given["pl_abs_text_pos"].double() if abs_places else torch.full_like(spans, 0.5)
-    return Said(own, places, text_padding_mask, given["video_padding_mask"])
+    return Narration(own, places, text_padding_mask, given["video_padding_mask"])
 
 
 def flattened(cosines: Tensor, text_padding_mask: Tensor) -> Tensor:
@@ -193,14 +198,14 @@ def flattened(cosines: Tensor, text_padding_mask: Tensor) -> Tensor:
 
 def loss_check(told: Told, state: Arrays, norms: dict[str, float]) -> Iterator[str]:
     out, said = told.arrays["outputs"], said_of(told)
-    found: Arrays = {"timestamp_mask_bnt": said.own.mT}
+    found: Arrays = {"timestamp_mask_bnt": said.targets.mT}
     yield from compared(found, out, "exact")
     net = built(state)
     net.aligner.head = None  # the published loss had no such part here
     video = told.arrays["inputs"]["video"].double().requires_grad_()
     given = {**told.arrays["inputs"], "video": video}
-    seen = units(seen_by(net.aligner, told._replace(arrays={**told.arrays, "inputs": given})))
-    net.loss(net.logits(seen, said.text_padding_mask), said).total.backward()
+    seen = normalise(seen_by(net.aligner, told._replace(arrays={**told.arrays, "inputs": given})))
+    net.loss(net.compute_logits(seen, said.text_padding_mask), said).total.backward()
     found = {
         "loss_init.grad_video_norm": video.grad.norm(),
         "loss_init.grad_video_0_0_first8": video.grad[0, 0, :8],
@@ -224,7 +229,7 @@ def loss_check(told: Told, state: Arrays, norms: dict[str, float]) -> Iterator[s
 
 
 def one_loss(
-    net: TAN, prefix: str, told: Told, said: Said, cosines: Arrays, **more: Any
+    net: TAN, prefix: str, told: Told, said: Narration, cosines: Arrays, **more: Any
 ) -> Iterator[str]:
     """Losses, gradients at the cosines and what was chosen, of given cosines."""
     out, spoken = told.arrays["outputs"], ~said.text_padding_mask
@@ -237,7 +242,7 @@ def one_loss(
     parts = loss.parts
     found = {"loss": loss.total, "loss-dual": parts["dual"], "loss-joint": parts["joint"]}
     if net.threshold:
-        plain = [branch(x, more.get("target", said.own), spoken, spoken) for x in logits]
+        plain = [two_way_nce(x, more.get("target", said.targets), spoken, spoken) for x in logits]
         found |= {
             "loss-dual-all": plain[0],
             "loss-joint-all": plain[1],
@@ -254,14 +259,16 @@ def one_loss(
         {f"{prefix}.grad_norm.{name}": x for name, x in grads.items()}, out, "tan_gradient"
     )
     if net.threshold or head is not None:
-        heights = [of_own(x[-1:], spoken)[:, 0].amax(1) for x in (logits.joint, logits.dual)]
-        chosen = pseudo_labels.alignable(
+        heights = [
+            own_window_logits(x[-1:], spoken)[:, 0].amax(1) for x in (logits.joint, logits.dual)
+        ]
+        chosen = pseudo_labels.label_alignable(
             *heights, said.span_fractions[spoken], net.threshold, net.trim
         )
         yield from compared({f"{prefix}._t_th_metric": chosen.metric}, out, "tan")
-        masks = {"_t_th_mask": chosen.kept}
+        masks = {"_t_th_mask": chosen.selected}
         if head is not None:
-            masks["_t_align"] = torch.where(chosen.told, chosen.label.float(), 2.0)
+            masks["_t_align"] = torch.where(chosen.label_valid, chosen.label.float(), 2.0)
         yield from compared({f"{prefix}.{key}": x for key, x in masks.items()}, out, "exact")
 
 
@@ -281,16 +288,19 @@ def cotrain_check(told: Told, name: str) -> Iterator[str]:
         taught[which] = cosines.diagonal(dim1=0, dim2=2).permute(2, 0, 1) / net.temperature  # B T N
         picked[which] = pseudo_labels.pick(
             taught[which],
-            said.own,
+            said.targets,
             said.video_padding_mask,
             said.text_padding_mask,
             net.temperature,
         )
-    agreed = pseudo_labels.agree(
-        picked["joint"], picked["dual"], said.own, said.text_padding_mask, how
+    agreed = pseudo_labels.combine(
+        picked["joint"], picked["dual"], said.targets, said.text_padding_mask, how
     )
     exact = {"dbg.confidence_iou": agreed.agree, "dbg.confidence_mask": agreed.sure}
-    exact |= {"dbg.agreement": with_itself(agreed.target), "dbg.binary_tgt": with_itself(said.own)}
+    exact |= {
+        "dbg.agreement": with_itself(agreed.targets),
+        "dbg.binary_tgt": with_itself(said.targets),
+    }
     exact |= {f"dbg.{which}_self_tgt": one.box for which, one in picked.items()}
     close = {
         "dbg.iou": agreed.iou,
@@ -304,7 +314,7 @@ def cotrain_check(told: Told, name: str) -> Iterator[str]:
         yield from compared(there, out, kind)
     head = given["pl_joint_logits_alignability"][:, STAGE, :, 0].double().requires_grad_()
     cosines = {which: given[f"pl_{which}"].double() for which in ("logits_dual", "logits_joint")}
-    more = {"head": head, "taught": Taught(**taught), "target": agreed.target}
+    more = {"head": head, "taught": TeacherLogits(**taught), "target": agreed.targets}
     yield from one_loss(net, name, told, said, cosines, **more)
 
 
