@@ -14,7 +14,7 @@ from benchmarks.features.pooling import POOLINGS
 from benchmarks.run import write_report
 from benchmarks.suites.loader import load
 from benchmarks.suites.runner import SuiteRunner, open_suite
-from ssvid.data.manifest import Manifest, labelled
+from ssvid.data.manifest import Manifest, select_labelled
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
@@ -65,7 +65,7 @@ def linear_probe(
         max_bad=max_bad,
     )
     suite = open_suite(
-        "linear", load("linear", {"linear": {"min_steps": min_steps}}), labelled(data), None
+        "linear", load("linear", {"linear": {"min_steps": min_steps}}), select_labelled(data), None
     )
     own_data = config.get("data") if config else None
     runner = SuiteRunner(

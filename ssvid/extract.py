@@ -125,7 +125,7 @@ def _into_table(
         )
     table = {"features": got.features["pooled"]["pooled"].numpy()[good], "row": video[good]}
     if isinstance(seen, Seconds):
-        table["second"] = np.array([second for (second,) in seen.at])[good]
+        table["second"] = np.array([second for (second,) in seen.locations])[good]
     paths = np.array([data.rows[i].path for i in video[good]])
     labels = data.labels.numpy()[video[good]]
     Path(out).parent.mkdir(parents=True, exist_ok=True)

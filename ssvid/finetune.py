@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ssvid.data.clips import Clips
-from ssvid.data.manifest import Manifest, labelled
+from ssvid.data.manifest import Manifest, select_labelled
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.classify import Classify
@@ -106,7 +106,7 @@ def keep_result(folder: RunFolder, result: Result, encoder: str) -> None:
 
 def classes_of(data: Manifest) -> Manifest:
     """The labelled rows, if they can be told apart at all."""
-    data = labelled(data)
+    data = select_labelled(data)
     known = {row.label for row in data.split("train").rows}
     if len(known) < 2:
         only = known.pop()

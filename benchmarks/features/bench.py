@@ -241,7 +241,7 @@ def bench(
     return Bench(
         data=data,
         row=units.clips.row,
-        at=units.clips.at,
+        at=units.clips.locations,
         labels=units.labels,
         splits=splits,
         features=features,

@@ -9,7 +9,7 @@ from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import clip_from, parted
+from ssvid.data.sampling import clip_from, need_part
 from ssvid.shapes import ClipSpec, Views
 
 
@@ -21,7 +21,7 @@ class People(Clips):
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
-        views = Views(clips=(parted(spec, "Clips around the boxes of people"),), augment="whole")
+        views = Views(clips=(need_part(spec, "Clips around the boxes of people"),), augment="whole")
         super().__init__(manifest, views, seed=0, evaluate=1)
         boxes = [
             (row, tuple(box[:5]))
@@ -29,11 +29,11 @@ class People(Clips):
             for box in sorted(manifest.rows[row].boxes)
         ]
         self.row: list[int] = [row for row, _ in boxes]
-        self.at: list[tuple[float, ...]] = [at for _, at in boxes]
+        self.locations: list[tuple[float, ...]] = [at for _, at in boxes]
         self.last: tuple[tuple[int, float], torch.Tensor] | None = None  # of this process
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
-        row, time_s = self.row[index], self.at[index][0]
+        row, time_s = self.row[index], self.locations[index][0]
         if self.last is None or self.last[0] != (row, time_s):
             self.last = (row, time_s), self._clip(row, time_s)
         return self._sample(self.last[1][None], epoch, index)

@@ -13,7 +13,7 @@ from benchmarks.features.person_boxes import People
 from benchmarks.features.regions import Regions
 from benchmarks.features.windows import Windows
 from ssvid.data.clips import Clips
-from ssvid.data.manifest import SPLITS, Manifest, labelled
+from ssvid.data.manifest import SPLITS, Manifest, select_labelled
 from ssvid.data.seconds import Seconds
 from ssvid.engine.features import evaluation
 from ssvid.errors import UserError
@@ -58,7 +58,7 @@ def seconds(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
     found = Seconds(kept, spec)
     names = [
         {name for start, end, name in kept.rows[row].segments if start <= second + 0.5 < end}
-        for row, (second,) in zip(found.row, found.at, strict=True)
+        for row, (second,) in zip(found.row, found.locations, strict=True)
     ]
     return Units(kept, found, table(names, kept.classes))
 
@@ -68,7 +68,7 @@ def boxes(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
     single(views, crops, "box")
     found = People(kept, spec)
     names = [box.labels for row in kept.rows for box in sorted(row.boxes)]
-    return Units(kept, found, table(names, kept.classes), Regions(found.row, found.at))
+    return Units(kept, found, table(names, kept.classes), Regions(found.row, found.locations))
 
 
 def named(kept: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
@@ -130,7 +130,7 @@ def keep(data: Manifest, kind: str) -> Manifest:
     """The rows that units of this kind come from, or one sentence of what is wanting."""
     wants, has, *_, splits = kind_of(kind)
     if wants == ONE:
-        return labelled(data)
+        return select_labelled(data)
     kept = data.take([i for i, row in enumerate(data.rows) if has(row)])
     for split in splits:
         if not len(kept.split(split)):

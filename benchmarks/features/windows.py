@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import parted
+from ssvid.data.sampling import need_part
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec, Views
 
@@ -38,10 +38,10 @@ class Windows(Clips):
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, ten: Collection[str] = ()) -> None:
         """`ten`: splits whose windows are cut in all ten ways; of the others the centre is taken."""
-        views = Views(clips=(parted(spec, "The windows of a video"),), augment="none")
+        views = Views(clips=(need_part(spec, "The windows of a video"),), augment="none")
         super().__init__(manifest, views, seed=0, evaluate=1)
         self.row: list[int] = []
-        self.at: list[tuple[int, int]] = []
+        self.locations: list[tuple[int, int]] = []
         self.last: tuple[tuple[int, int], Tensor] | None = None  # of this process
         for row in range(len(manifest)):
             try:
@@ -51,10 +51,10 @@ class Windows(Clips):
             cuts = CUTS if manifest.rows[row].split in ten else 1
             found = [(start, cut) for start in starts(spec, total) for cut in range(cuts)]
             self.row += [row] * len(found)
-            self.at += found
+            self.locations += found
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
-        (start, which), row = self.at[index], self.row[index]
+        (start, which), row = self.locations[index], self.row[index]
         if self.last is None or self.last[0] != (row, start):
             self.last = (row, start), self._window(row, start)
         return self._sample(cut(self.last[1], self.views.clips[0].size, which)[None], epoch, index)

@@ -205,8 +205,8 @@ def _shown(data: Clips) -> list[tuple[object, ...]]:
         for i, row in enumerate(data.manifest.rows)
     ]
     return (
-        [(*files[row], *at) for row, at in zip(data.row, data.at, strict=True)]
-        if data.at
+        [(*files[row], *at) for row, at in zip(data.row, data.locations, strict=True)]
+        if data.locations
         else files
     )
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ssvid.data.loader import living, one_thread
+from ssvid.data.loader import explain_dead_worker, use_one_thread
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, need_flow
 from ssvid.data.quarantine import NAME, Quarantine
-from ssvid.data.sampling import parted
+from ssvid.data.sampling import need_part
 from ssvid.data.seconds import EACH, Block, Passes
 from ssvid.data.store import Store, card_of, open_for_writing, read_features, write_features
 from ssvid.encoder import Encoder
@@ -49,7 +49,7 @@ def fill_store(
     """
     began, cpu_s = time.monotonic(), cpu_seconds()
     _own_names(data)
-    parted(net.spec, EACH)
+    need_part(net.spec, EACH)
     if net.spec.modality == "flow":
         need_flow(data)
     root = Path(out).expanduser()
@@ -179,8 +179,8 @@ def _blocks(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
-        worker_init_fn=one_thread,
+        worker_init_fn=use_one_thread,
         generator=torch.Generator(),  # else it draws from the global one
     )
-    with living():
+    with explain_dead_worker():
         yield from loader

@@ -55,7 +55,9 @@ def test_seconds_hold_what_covers_their_middle(films):
         == len(units.clips)
         == sum(math.ceil(row.duration - 1 / 8) for row in films.rows)
     )
-    for held, row, (second,) in zip(units.labels, units.clips.row, units.clips.at, strict=True):
+    for held, row, (second,) in zip(
+        units.labels, units.clips.row, units.clips.locations, strict=True
+    ):
         names = {
             name for start, end, name in films.rows[row].segments if start <= second + 0.5 < end
         }
@@ -70,7 +72,7 @@ def test_boxes_hold_what_their_person_does(films):
     )
     box = sorted(films.rows[0].boxes)[0]
     assert (
-        units.clips.at[0] == box[:5]
+        units.clips.locations[0] == box[:5]
         and films.classes[int(units.labels[0].float().argmax())] == box.labels[0]
     )
 
@@ -78,7 +80,7 @@ def test_boxes_hold_what_their_person_does(films):
 def test_boxes_of_a_frame_share_its_clip(films):
     people = People(films, SPEC)
     batch = next(iter(eval_loader(people, range(12), 12, 0)))
-    frames = [(people.row[i], people.at[i][0]) for i in range(12)]
+    frames = [(people.row[i], people.locations[i][0]) for i in range(12)]
     twins = [(i, j) for i, j in combinations(range(12), 2) if frames[i] == frames[j]]
     assert twins and all(torch.equal(batch["clips"][i], batch["clips"][j]) for i, j in twins)
     assert batch["clips"].shape == (
@@ -93,8 +95,8 @@ def test_boxes_of_a_frame_share_its_clip(films):
 
 def test_the_middle_of_a_boxes_clip_is_its_time(films):
     people = People(films, ClipSpec(frames=5, stride=1, size=32))
-    place = next(i for i, at in enumerate(people.at) if at[0] >= 2)
-    path, time_s = films.path(people.row[place]), people.at[place][0]
+    place = next(i for i, at in enumerate(people.locations) if at[0] >= 2)
+    path, time_s = films.path(people.row[place]), people.locations[place][0]
     clip = next(iter(eval_loader(people, [place], 1, 0)))["clips"][0, 0]  # C T H W
     frame = geometry(
         read(path, np.array([stamps(path)[0] + time_s])), recipe("whole"), 32, torch.zeros(0)

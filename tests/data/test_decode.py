@@ -86,7 +86,7 @@ def test_frames_that_no_wanted_one_is_built_from_are_passed_over(
         sc_threshold=0,
         **options,
     )
-    table, whole, made = decode.scanned(path), decode._frames, []
+    table, whole, made = decode.scan_file(path), decode._frames, []
     assert table.ordered and len(table.keys) >= 9
 
     def counted(*given):
@@ -107,14 +107,16 @@ def test_frames_that_no_wanted_one_is_built_from_are_passed_over(
 
 
 def test_b_frames_are_never_passed_over(long_gop):
-    table = decode.scanned(long_gop)
-    assert not table.ordered and decode.needless(table, table.pts[[0, 299]]) == frozenset()
+    table = decode.scan_file(long_gop)
+    assert not table.ordered and decode.unneeded_ticks(table, table.pts[[0, 299]]) == frozenset()
 
 
 def test_where_passing_over_fails_all_is_decoded(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", [i / 25 for i in range(60)], g=12, bf=0, sc_threshold=0)
     monkeypatch.setattr(
-        decode, "needless", lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered)
+        decode,
+        "unneeded_ticks",
+        lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered),
     )
     assert numbers(read(path, [0.0, 20 / 25, 40 / 25])) == [0, 20, 40]
 
@@ -127,7 +129,7 @@ def test_seek_goes_to_the_key_frame_and_falls_back_to_the_start(long_gop, monkey
     )
     with pytest.raises(DecodeError):
         read(long_gop, [270 / 25])
-    assert starts == [decode.scanned(long_gop).keys[-1], None] and starts[0] > 0
+    assert starts == [decode.scan_file(long_gop).keys[-1], None] and starts[0] > 0
 
     def blind_after_seek(path, table, ticks, start, found):
         if start is None:

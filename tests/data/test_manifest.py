@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from ssvid.data import manifest as module
-from ssvid.data.manifest import Manifest, carve, labelled, leaks
+from ssvid.data.leaks import find_leaks
+from ssvid.data.manifest import Manifest, select_labelled
+from ssvid.data.splits import hold_out_groups
 from ssvid.errors import UserError
 from ssvid.shapes import Box, Row
 from tests.helpers import facts, for_each, tells
@@ -76,7 +78,7 @@ def test_carving_keeps_each_class_on_both_sides(both):
         Row("q.mp4", "q", "train", both),
         Row("r.mp4", "q", "train", "r"),
     ]
-    moved = carve(listed, "val")
+    moved = hold_out_groups(listed, "val")
     where = {side: {row.label for row in moved if row.split == side} for side in ("train", "val")}
     assert where["train"] == {"class0", "class1", "lone", "p", "q"}
     assert where["val"] == {"class0", "class1", "q"}
@@ -210,7 +212,7 @@ def test_clips_of_several_classes(tmp_path):
     ]
     assert len({made.hash, *(Manifest.build(rows, tmp_path).hash for rows in other)}) == 5
     with pytest.raises(UserError):
-        labelled(Manifest.build(listed[:2], tmp_path))
+        select_labelled(Manifest.build(listed[:2], tmp_path))
 
 
 def test_carving_counts_each_class_of_a_clip(tmp_path):
@@ -219,15 +221,17 @@ def test_carving_counts_each_class_of_a_clip(tmp_path):
         Row(f"{i}.mp4", group=f"g{i}", segments=both if i < 4 else both[i % 2 : i % 2 + 1])
         for i in range(12)
     ]
-    moved = carve(listed, "val")
+    moved = hold_out_groups(listed, "val")
     for name in ("p", "q"):
         assert {row.split for row in moved if name in row.classes} == {"train", "val"}
-    lone = carve([*listed, Row("r.mp4", group="r", segments=((0.0, 1.0, "rare"),))], "val")
+    lone = hold_out_groups(
+        [*listed, Row("r.mp4", group="r", segments=((0.0, 1.0, "rare"),))], "val"
+    )
     assert lone[-1].split == "train" and lone[:-1] == moved
 
 
 def test_carving_many_groups_of_no_class_is_quick():
-    moved = carve(
+    moved = hold_out_groups(
         (Row(f"{i}.mp4", group=str(i)) for i in range(20_000)), "val"
     )  # as sets, this took minutes
     assert sum(row.split == "val" for row in moved) == 4000
@@ -244,7 +248,7 @@ def test_labels_that_give_no_score_are_one_sentence(tmp_path, listed, words):
     rows = [Row(f"{name}.mp4", name[-1], name.split("/")[0]) for name in listed]
     files(tmp_path, *(row.path for row in rows))
     with pytest.raises(UserError, match=facts(*words)):
-        labelled(Manifest(tuple(rows), tmp_path, ("x", "y")))
+        select_labelled(Manifest(tuple(rows), tmp_path, ("x", "y")))
 
 
 def test_video_ids(tmp_path):
@@ -264,12 +268,12 @@ def test_leaks_by_path_id_and_content(tmp_path):
     (own / "fine2.mp4").write_text("9.mp4!!!")  # as long as fine.mp4's text, another content
     (own / "clip_1.mp4").write_text("a clip of another set that has this name too")
     pretraining = Manifest.build([Row(path.name) for path in sorted(own.iterdir())], own)
-    assert [row.path for row in leaks(pretraining, test)] == [
+    assert [row.path for row in find_leaks(pretraining, test)] == [
         "linked.mp4",
         "renamed.mp4",
         "v_Surf_g01_c01.mp4",
     ]
-    assert leaks(test, test.take([])) == []
+    assert find_leaks(test, test.take([])) == []
 
 
 def test_leaks_see_through_aliases(tmp_path):
@@ -283,5 +287,5 @@ def test_leaks_see_through_aliases(tmp_path):
             Manifest.build([Row(name)], tmp_path),
             Manifest((Row(name, video_id="x"),), tmp_path),
         )
-        assert len(leaks(built, test)) == len(leaks(raw, test)) == leaked, name
-        assert len(leaks(Manifest((Row(name),), tmp_path / "other"), test)) == leaked, name
+        assert len(find_leaks(built, test)) == len(find_leaks(raw, test)) == leaked, name
+        assert len(find_leaks(Manifest((Row(name),), tmp_path / "other"), test)) == leaked, name

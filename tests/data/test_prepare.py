@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from ssvid.data.decode import read, scanned, stamps
+from ssvid.data.decode import read, scan_file, stamps
 from ssvid.data.preprocess import prepare as module
 from ssvid.data.preprocess.pool import Found, each
 from ssvid.data.preprocess.prepare import prepare
@@ -40,7 +40,7 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
         old, new = source / f"{name}.{suffix}", out / f"{name}.mp4"
         assert stamps(new) == pytest.approx(stamps(old), abs=1e-3)
         assert numbers(read(new, stamps(new))) == list(range(len(stamps(old))))
-        keys = np.searchsorted(scanned(new).pts, scanned(new).keys)
+        keys = np.searchsorted(scan_file(new).pts, scan_file(new).keys)
         assert keys.tolist() == list(range(0, len(stamps(old)), 12))
         with av.open(str(new)) as container:
             assert not any(

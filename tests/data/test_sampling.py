@@ -13,7 +13,7 @@ from ssvid.data.sampling import (
     clip_times,
     eval_clips,
     near,
-    parted,
+    need_part,
     positions,
 )
 from ssvid.errors import UserError
@@ -195,8 +195,8 @@ def test_a_second_whole_clip_begins_near_the_first():
 
 def test_what_lies_at_a_moment_is_no_whole_clip():
     with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
-        parted(whole(4), "Clips of each second")
-    assert parted(ClipSpec(fps=5.0), "Clips") == ClipSpec(fps=5.0)
+        need_part(whole(4), "Clips of each second")
+    assert need_part(ClipSpec(fps=5.0), "Clips") == ClipSpec(fps=5.0)
     with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
         clip_from(whole(4), GRID, 1.0)
 

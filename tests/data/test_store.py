@@ -64,7 +64,7 @@ def test_folders_of_frames_and_flow(tmp_path: Path):
 
 def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path / "a.mp4", [i / 10 for i in range(300)], g=250, bf=3)
-    cut, passes = seconds.geometry, seconds.decoded
+    cut, passes = seconds.geometry, seconds.decode_frames
     shown: list[int] = []
     live: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     most, opened = 0, 0
@@ -83,7 +83,7 @@ def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: p
         return passes(*given)
 
     monkeypatch.setattr(seconds, "geometry", cutting)
-    monkeypatch.setattr(seconds, "decoded", opening)
+    monkeypatch.setattr(seconds, "decode_frames", opening)
     for _ in in_order(folder(str(tmp_path), labels=False), 0, SPECS[0]):
         pass
     assert shown == [*range(0, 300, 2), 299] and opened == 1  # 5 a second, and the last one
@@ -97,7 +97,7 @@ def test_where_jumping_over_frames_fails_all_are_read(
     write(tmp_path / name, times, **options)
     data, whole, cut, shown = (
         folder(str(tmp_path), labels=False),
-        seconds.decoded,
+        seconds.decode_frames,
         seconds.geometry,
         [],
     )
@@ -112,7 +112,7 @@ def test_where_jumping_over_frames_fails_all_are_read(
         shown.extend(numbers(frames))
         return cut(frames, *more)
 
-    monkeypatch.setattr(seconds, "decoded", failing)
+    monkeypatch.setattr(seconds, "decode_frames", failing)
     same(data, SPECS[2])
     monkeypatch.setattr(seconds, "geometry", cutting)
     list(in_order(data, 0, SPECS[2]))
@@ -137,14 +137,18 @@ def test_a_frame_that_does_not_come_is_said_and_none_are_piled_up(monkeypatch: p
 
     wanted = np.arange(10_000).reshape(-1, 4)
     with pytest.raises(DecodeError, match=facts("7.000")):
-        list(seconds._dealt(Path("a.mp4"), pictures(), wanted, np.arange(10_000.0), 8))
+        list(seconds._make_clips(Path("a.mp4"), pictures(), wanted, np.arange(10_000.0), 8))
     assert given < LATE + 20
 
 
 def test_a_picture_that_changes_its_size(monkeypatch: pytest.MonkeyPatch):
     pictures = ((i, torch.zeros(1, 3, 8 + i // 2, 8, dtype=torch.uint8)) for i in range(4))
     with pytest.raises(DecodeError, match=facts("a.mp4")):
-        list(seconds._dealt(Path("a.mp4"), pictures, np.arange(4).reshape(2, 2), np.arange(4.0), 8))
+        list(
+            seconds._make_clips(
+                Path("a.mp4"), pictures, np.arange(4).reshape(2, 2), np.arange(4.0), 8
+            )
+        )
 
 
 def test_damage_inside_is_an_error_with_its_time(tmp_path: Path):

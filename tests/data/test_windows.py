@@ -57,9 +57,11 @@ def test_windows_of_real_files_hold_their_frames(three):
     """A frame is in the picture it should be in: of each file the frames that `window` says."""
     made = manifest(three)
     windows = Windows(made, SPEC)
-    where = [(made.rows[row].split, *at) for row, at in zip(windows.row, windows.at, strict=True)]
+    where = [
+        (made.rows[row].split, *at) for row, at in zip(windows.row, windows.locations, strict=True)
+    ]
     assert sorted(where) == [("test", 0, 0), ("train", 0, 0), ("train", 7, 0), ("val", 0, 0)]
-    for index, (row, (start, which)) in enumerate(zip(windows.row, windows.at, strict=True)):
+    for index, (row, (start, which)) in enumerate(zip(windows.row, windows.locations, strict=True)):
         path = made.path(row)
         frames = read(path, stamps(path)[window(SPEC, len(stamps(path)), start)])
         assert torch.equal(windows[0, index]["clips"], cut(frames, 32, which)[None]), where[index]

@@ -169,11 +169,11 @@ def test_seconds_are_known_by_their_number(videos: Path):
     seen = Seconds(folder(str(videos)), SPEC)
     (whole,) = features._parts(seen)
     seen.row.append(9)
-    seen.at.append((1,))
+    seen.locations.append((1,))
     (longer,) = features._parts(seen)
     seen.row[-1] = 8
     (moved,) = features._parts(seen)
-    seen.at[-1] = (2,)
+    seen.locations[-1] = (2,)
     (later,) = features._parts(seen)
     assert len({part.name for part in (whole, longer, moved, later)}) == 4
 

@@ -15,7 +15,7 @@ from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.samples import Samples
-from ssvid.data.sampling import clip_from, parted
+from ssvid.data.sampling import clip_from, need_part
 from ssvid.data.store import origin, read_features
 from ssvid.errors import DecodeError, UserError
 from ssvid.randomness import uniform
@@ -36,7 +36,7 @@ class Bags(Clips):
         super().__init__(manifest, views, seed=seed, decoder=decoder)
         assert isinstance(views.text, Bag)
         self.bag = views.text
-        parted(views.clips[0], "Clips near a sentence")
+        need_part(views.clips[0], "Clips near a sentence")
         spoken(manifest)
 
     def _load(self, epoch: int, row: int) -> dict[str, Any]:
