@@ -23,7 +23,7 @@ from ssvid.data.narration.sentences import Sentence
 from ssvid.data.narration.skipped import LeftOut
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.seconds import seconds_in
-from ssvid.data.store import Store, place, stored
+from ssvid.data.store import Store, list_features, path_of_video
 from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.per_second import fill_store
@@ -93,7 +93,7 @@ def align(
         assert videos.store is not None
         same_features(by, (videos.store.card or {}).get("hash"), f"--features {videos.store.root}")
         told = _align_all(videos, said, by, target, threshold, many)
-        listing.say(transcript)
+        listing.log(transcript)
         listing.write(target / LISTED)
     told |= {"left_out": listing.counts, "seconds": round(time.monotonic() - began, 3), "out": out}
     return told | ({"exit_code": 3} if told["bad"] else {})
@@ -122,15 +122,16 @@ def _videos(video: str, features: str | None) -> Videos:
     if not path.is_dir():
         if store is not None:
             return Videos([video if video in store else path.stem], None, store)
-        file = files.file(path, "VIDEO")
+        file = files.need_file(path, "VIDEO")
         return Videos(
             [file.stem], Manifest.build([Row(file.name, video_id=file.stem)], file.parent), None
         )
-    names = files.videos(path)
+    names = files.list_videos(path)
     if not names and store is not None:  # the folder of features stands for its videos
         return Videos(
             sorted(
-                p.relative_to(store.root).with_suffix("").as_posix() for p in stored(store.root)
+                p.relative_to(store.root).with_suffix("").as_posix()
+                for p in list_features(store.root)
             ),
             None,
             store,
@@ -228,7 +229,7 @@ def _align_one(
     """Its sentences; and whether they had to be found, not being there from the same inputs."""
     table = store.read(video)
     key = _key(table, said, by, threshold)
-    vtt, file, png = (place(target, video, suffix) for suffix in (".vtt", ".json", ".png"))
+    vtt, file, png = (path_of_video(target, video, suffix) for suffix in (".vtt", ".json", ".png"))
     old = _kept(file, key) if vtt.exists() and png.exists() else None
     if old is not None:
         return old, False

@@ -24,7 +24,7 @@ from benchmarks.metrics.moving_windows import HTM_WINDOW
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Task, group_numbers, share
 from ssvid.data.datasets.htm_align import Spoken, annotation_file, load_annotation
-from ssvid.data.store import card_beside, read_features
+from ssvid.data.store import find_card, read_features
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 from ssvid.statistics import Measure
@@ -64,7 +64,7 @@ class HTMAlign(Task):
         if self._by is not None:
             for at in rows.values():
                 path = bench.data.root / bench.data.rows[at].features
-                same_features(self._by, (card_beside(path) or {}).get("hash"), str(path))
+                same_features(self._by, (find_card(path) or {}).get("hash"), str(path))
         row = source.partition(":")[0]
         if row == TIMES:
             found = {video: given(bench, rows[video], said[video]) for video in said}

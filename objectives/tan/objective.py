@@ -19,7 +19,7 @@ from objectives.tan import pseudo_labels
 from objectives.tan.aligner import ROWS, STAGE, Aligner, Seen, everywhere, units
 from objectives.tan.picture import picture
 from ssvid.data.manifest import Manifest
-from ssvid.data.store import Origin, origin
+from ssvid.data.store import Origin, find_origin
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError, positive, within
@@ -163,7 +163,7 @@ class TAN(Objective):
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         if self.cotrain != "none" and not self.begun:
             log.warning("--objective.cotrain without --objective.init: the teacher knows nothing.")
-        self.origin, wide = origin(data), self.aligner.video_in.in_features
+        self.origin, wide = find_origin(data), self.aligner.video_in.in_features
         if self.origin.width not in (None, wide):
             found = self.origin.width
             raise UserError(

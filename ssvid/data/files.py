@@ -21,13 +21,13 @@ VIDEO = frozenset(
 FILMS = re.compile(r"(?P<film>.+_g\d+)_c\d+|(?P<youtube>.{11})_\d{6}_\d{6}")
 
 
-def film(path: str) -> str:
+def name_film(path: str) -> str:
     """The name that all clips of one film share, where their file names show it; else the path."""
     match = FILMS.fullmatch(PurePosixPath(path).stem)
     return path if match is None else match["film"] or match["youtube"]
 
 
-def folder(path: str | Path, flag: str) -> Path:
+def need_folder(path: str | Path, flag: str) -> Path:
     """The path with `~` expanded. A UserError names the flag if it is not a folder."""
     path = Path(path).expanduser()
     if not path.is_dir():
@@ -36,7 +36,7 @@ def folder(path: str | Path, flag: str) -> Path:
     return path
 
 
-def file(path: str | Path, flag: str) -> Path:
+def need_file(path: str | Path, flag: str) -> Path:
     """The path with `~` expanded. A UserError names the flag if it is not a file."""
     path = Path(path).expanduser()
     if not path.is_file():
@@ -45,7 +45,7 @@ def file(path: str | Path, flag: str) -> Path:
     return path
 
 
-def text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The text of a list file, with its line ends unchanged. A UserError if it is not UTF-8."""
     data = path.read_bytes()
     try:
@@ -71,12 +71,12 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGES
 
 
-def videos(root: Path) -> list[str]:
+def list_videos(root: Path) -> list[str]:
     """Video files below root, as sorted relative paths with forward slashes."""
     return sorted(_walk(root, lambda names: list(filter(is_video, names))))
 
 
-def frame_folders(root: Path) -> list[str]:
+def list_frame_folders(root: Path) -> list[str]:
     """Folders below root that hold pictures, as sorted relative paths."""
     folders = _walk(root, lambda names: [""] if any(map(is_image, names)) else [])
     return sorted(path.rstrip("/") for path in folders)

@@ -21,7 +21,7 @@ from ssvid.data.preprocess.flow import flow_file, need_flow
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.sampling import need_part
 from ssvid.data.seconds import EACH, Block, Passes
-from ssvid.data.store import Store, card_of, open_for_writing, read_features, write_features
+from ssvid.data.store import Store, make_card, open_for_writing, read_features, write_features
 from ssvid.encoder import Encoder
 from ssvid.engine.features import cpu_seconds
 from ssvid.errors import UserError
@@ -54,7 +54,7 @@ def fill_store(
         need_flow(data)
     root = Path(out).expanduser()
     with locked(root / "lock", wait=False, what=f"--out {root}"):
-        store = open_for_writing(root, card_of(net.dim, net.name, encoder_hash(net), net.spec))
+        store = open_for_writing(root, make_card(net.dim, net.name, encoder_hash(net), net.spec))
         (root / NAME).unlink(missing_ok=True)  # every video that has no features is looked at again
         bad = Quarantine(root, len(data))
         todo = [row for row in range(len(data)) if not _made(store, data, row, net.spec.modality)]

@@ -258,7 +258,7 @@ def test_missing_videos_are_refused_or_skipped(tmp_path, capsys):
 
 def test_the_real_youcook2_list(shared, tmp_path):
     file = shared / "annotations/youcook2/validation_youcook.csv"
-    ids = {row["video_id"] for row in csv.DictReader(io.StringIO(files.text(file)))}
+    ids = {row["video_id"] for row in csv.DictReader(io.StringIO(files.read_text(file)))}
     root = arrays(tmp_path, {f"{id}.mp4.npy": 3 for id in ids})
     made = datasets["youcook2"](root, annotations=str(file), features=".")
     assert (
@@ -316,7 +316,7 @@ def test_the_real_msrvtt_lists_are_the_same_pairs(shared, tmp_path):
         shared / "annotations/msrvtt" / name
         for name in ("msrvtt_1kA_test.csv", "MSRVTT_JSFUSION_test.csv")
     ]
-    ids = [row["video_id"] for row in csv.DictReader(io.StringIO(files.text(lists[0])))]
+    ids = [row["video_id"] for row in csv.DictReader(io.StringIO(files.read_text(lists[0])))]
     root = arrays(tmp_path, {f"{id}.npy": 10 for id in ids})
     made = [datasets["msrvtt"](root, annotations=str(file), features=".") for file in lists]
     assert made[0].rows == made[1].rows and len(made[0].split("test")) == 1000

@@ -5,8 +5,10 @@ import pytest
 
 from ssvid.cli import command
 from ssvid.data.narration import readers, subtitles
-from ssvid.data.narration.readers import BACKWARDS, EMPTY, NEGATIVE, OUTSIDE, UNTIMED, read
+from ssvid.data.narration.convert import narrations
+from ssvid.data.narration.readers import read
 from ssvid.data.narration.skipped import LeftOut
+from ssvid.data.narration.spoken_rows import BACKWARDS, EMPTY, NAMELESS, NEGATIVE, OUTSIDE, UNTIMED
 from ssvid.errors import UserError
 from tests.helpers import facts, for_each, tells
 
@@ -131,7 +133,7 @@ def test_srt(tmp_path, end, encoding):
     ],
 )
 def test_clock(text, seconds):
-    assert subtitles.seconds(text) == seconds
+    assert subtitles.parse_clock(text) == seconds
 
 
 def test_json_of_many_videos_and_of_one(tmp_path):
@@ -241,7 +243,7 @@ def test_bad_times_of_subtitles(tmp_path):
 def test_bad_lines_of_a_csv(tmp_path):
     text = "video_id,start,end,text\nv,1,2,a, and b\nv,1,2\n,1,2,x\nv,1,2,good\n"
     said, counts = reasons(put(tmp_path / "a.csv", text))
-    assert said == {"v": [(1.0, 2.0, "good")]} and counts == {EMPTY: 2, readers.NAMELESS: 1}
+    assert said == {"v": [(1.0, 2.0, "good")]} and counts == {EMPTY: 2, NAMELESS: 1}
 
 
 def test_a_video_whose_lists_differ_is_left_out(tmp_path):
@@ -300,7 +302,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, name, data, words):
 
 
 def run(argv, capsys):
-    command(readers.narrations, argv=argv)
+    command(narrations, argv=argv)
     out, error = capsys.readouterr()
     return json.loads(out.splitlines()[-1]), error
 
@@ -364,7 +366,7 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
         (["--durations", str(source)], (str(source),)),
     ]:
         with pytest.raises(SystemExit):
-            command(readers.narrations, argv=[*argv, *wrong])
+            command(narrations, argv=[*argv, *wrong])
         assert tells(capsys.readouterr().err, *words)
 
 

@@ -49,7 +49,7 @@ def test_ucf101_has_three_official_folds(shared, tmp_path):
     made = {fold: datasets["ucf101"](root, splits=str(listed), fold=fold) for fold in (1, 2, 3)}
     assert [counts(made[fold]) for fold in (1, 2, 3)] == [(9537, 3783), (9586, 3734), (9624, 3696)]
     assert all(len(manifest.classes) == 101 and disjoint(manifest) for manifest in made.values())
-    classes = lists.names(listed / "classInd.txt")
+    classes = lists.read_names(listed / "classInd.txt")
     assert classes["1"] == "ApplyEyeMakeup" and tuple(sorted(classes.values())) == made[1].classes
 
 
@@ -71,7 +71,7 @@ def test_hmdb51_has_three_official_folds(shared, tmp_path):
 
 def test_kinetics_few_shot_list(shared, tmp_path):
     file = shared / "annotations/kinetics/k400_test_10shot.json"
-    names = [entry.names for entry in lists.entries(file)[1]]
+    names = [entry.names for entry in lists.read_entries(file)[1]]
     root = empty_files(tmp_path / "k400", [f"test/{Path(name[0]).name}" for name in names])
     label_map = str(file.with_name("label_map_k400.txt"))
     made = datasets["pathlist"](root, train=str(file), label_map=label_map)
@@ -81,7 +81,7 @@ def test_kinetics_few_shot_list(shared, tmp_path):
 
 def test_jester_list_and_its_ids(shared, tmp_path):
     file = shared / "annotations/jester/vallist.txt"
-    form, entries = lists.entries(file)
+    form, entries = lists.read_entries(file)
     listed = list(entries)
     assert len(listed) == 14787 and {entry.label for entry in listed} == {
         str(i) for i in range(1, 28)
@@ -116,7 +116,7 @@ def test_jester_list_and_its_ids(shared, tmp_path):
     ],
 )
 def test_official_class_names(shared, name, count, pair):
-    names = lists.names(shared / "annotations" / name)
+    names = lists.read_names(shared / "annotations" / name)
     assert len(names) == count == len(set(names.values()))
     assert pair is None or names[pair[0]] == pair[1]
 
@@ -254,19 +254,19 @@ def test_class_names_in_every_published_form(tmp_path):
         ),
         ("a.pbtxt", 'item {\n  name: "clapping"\n  id: 0\n}\nitem {\n  name: "sit"\n  id: 1\n}\n'),
     ]:
-        assert lists.names(Path(table(tmp_path / name, text))) == same, text
+        assert lists.read_names(Path(table(tmp_path / name, text))) == same, text
     vocabulary = table(tmp_path / "v.json", '[["Back", "15som"], ["Inward", "Dive"]]')
-    assert lists.names(Path(vocabulary)) == {"0": "Back+15som", "1": "Inward+Dive"}
-    assert lists.names(Path(table(tmp_path / "c.txt", "c000 Hold\nc001 Sit\n"))) == {
+    assert lists.read_names(Path(vocabulary)) == {"0": "Back+15som", "1": "Inward+Dive"}
+    assert lists.read_names(Path(table(tmp_path / "c.txt", "c000 Hold\nc001 Sit\n"))) == {
         "c000": "Hold",
         "c001": "Sit",
     }
-    assert lists.names(Path(table(tmp_path / "n.txt", "2 steps\n2 jumps\n"))) == {
+    assert lists.read_names(Path(table(tmp_path / "n.txt", "2 steps\n2 jumps\n"))) == {
         "0": "2 steps",
         "1": "2 jumps",
     }
     with pytest.raises(UserError, match=facts("p.pbtxt")):
-        lists.names(Path(table(tmp_path / "p.pbtxt", "label { name: }")))
+        lists.read_names(Path(table(tmp_path / "p.pbtxt", "label { name: }")))
 
 
 HEAD = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"

@@ -1,6 +1,13 @@
 """Each rule of HTM-370K's sentences by a case worked out by hand."""
 
-from ssvid.data.narration.sentences import Marked, foreign, of_video, sentencify, tidy, unfit
+from ssvid.data.narration.sentences import (
+    Marked,
+    cut_video,
+    reject_foreign,
+    reject_short,
+    sentencify,
+    tidy,
+)
 from tests.helpers import for_each
 
 
@@ -13,11 +20,12 @@ def marks(table):
 
 
 def test_ten_captions_are_too_few_and_five_words_too_short():
-    assert unfit(["one two three four five six"] * 11) == ""
-    assert unfit(["one two three four five six"] * 10) == "10 captions or fewer"
-    assert unfit(["one two three four five"] * 11) == "5 words a caption or fewer"
+    assert reject_short(["one two three four five six"] * 11) == ""
+    assert reject_short(["one two three four five six"] * 10) == "10 captions or fewer"
+    assert reject_short(["one two three four five"] * 11) == "5 words a caption or fewer"
     assert (
-        unfit(["one two three four five"] * 10 + ["six"] * 1 + ["a b c d e f g h i j"] * 2) == ""
+        reject_short(["one two three four five"] * 10 + ["six"] * 1 + ["a b c d e f g h i j"] * 2)
+        == ""
     )  # 5.46 in the mean
 
 
@@ -29,26 +37,29 @@ def test_the_language_of_five_captions_is_asked():
         asked.append(text)
         return 0.9 + 0.001 * len(asked)
 
-    assert foreign(texts, english, 7) == "" and len(asked) == 5 == len(
+    assert reject_foreign(texts, english, 7) == "" and len(asked) == 5 == len(
         set(asked)
     )  # 0.903 in the mean
     first, asked[:] = list(asked), []
-    assert foreign(texts, english, 7) == "" and asked == first  # the same five for the same video
-    asked.clear()
-    foreign(texts, english, 8)
-    assert asked != first and foreign(texts, english, 7, seed=1) == ""
     assert (
-        foreign(texts, None, 0) == "" and foreign(texts, lambda text: 0.9, 0) == "not English"
+        reject_foreign(texts, english, 7) == "" and asked == first
+    )  # the same five for the same video
+    asked.clear()
+    reject_foreign(texts, english, 8)
+    assert asked != first and reject_foreign(texts, english, 7, seed=1) == ""
+    assert (
+        reject_foreign(texts, None, 0) == ""
+        and reject_foreign(texts, lambda text: 0.9, 0) == "not English"
     )  # more than 0.9
-    assert foreign(texts, lambda text: float("nan"), 0) == "not English"  # nobody could tell
+    assert reject_foreign(texts, lambda text: float("nan"), 0) == "not English"  # nobody could tell
     told = iter([float("nan"), 0.95, 0.95, 0.95, 0.95])
-    assert foreign(texts, lambda text: next(told), 0) == ""
+    assert reject_foreign(texts, lambda text: next(told), 0) == ""
 
 
 def test_captions_of_three_words_are_not_asked():
-    assert foreign(["just three words"] * 20, lambda text: 1.0, 0) == "not English"
+    assert reject_foreign(["just three words"] * 20, lambda text: 1.0, 0) == "not English"
     assert (
-        foreign(
+        reject_foreign(
             ["these are four words"] * 2 + ["three words only"] * 3,
             lambda text: float("four" in text),
             0,
@@ -174,14 +185,15 @@ def test_a_model_sees_lower_case_without_marks():
 
 def test_a_video_is_left_out_with_its_reason():
     good = [(float(i), i + 1.0, f"caption {i} has some six words") for i in range(12)]
-    made, why = of_video(good, index=0)
+    made, why = cut_video(good, index=0)
     assert why == "" and len(made) == 1 and made[0][:2] == (0.0, 12.0)
-    assert of_video(good, index=0, language=lambda text: 0.5) == ([], "not English")
-    assert of_video(good[:10], index=0) == ([], "10 captions or fewer")
+    assert cut_video(good, index=0, language=lambda text: 0.5) == ([], "not English")
+    assert cut_video(good[:10], index=0) == ([], "10 captions or fewer")
     glitches = [
         *good[:5],
         *((float(i), i + 0.1, text) for i, (_, _, text) in enumerate(good[5:], start=5)),
     ]
     assert (
-        of_video(glitches, index=0)[1] == "fewer than 6 captions once glitches and repeats are gone"
+        cut_video(glitches, index=0)[1]
+        == "fewer than 6 captions once glitches and repeats are gone"
     )

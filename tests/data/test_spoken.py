@@ -7,7 +7,14 @@ import torch
 from ssvid.data.decode import read, stamps
 from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
-from ssvid.data.narration.samples import NOTHING, Bags, FeatureWindows, begin, hear, neighbours
+from ssvid.data.narration.samples import (
+    NOTHING,
+    Bags,
+    FeatureWindows,
+    choose_neighbours,
+    choose_start,
+    choose_window,
+)
 from ssvid.data.samples import collate
 from ssvid.data.training import training
 from ssvid.errors import UserError
@@ -20,11 +27,11 @@ SAID = ((0.0, 2.0, "a"), (3.0, 4.0, "b"), (4.5, 6.0, "c"), (20.0, 21.0, "d"))
 
 
 def test_candidates_grow_on_the_side_that_keeps_them_together():
-    assert neighbours(SAID, 1, 2) == [1, 2]  # 3 to 6 rather than 0 to 4
-    assert neighbours(SAID, 1, 3) == [0, 1, 2]
-    assert neighbours(SAID, 3, 2) == [2, 3]
-    assert neighbours(SAID, 0, 4) == [0, 1, 2, 3]
-    assert neighbours(SAID, 2, 6) == [0, 1, 2, 3, 3, 3]  # too few: the last one again
+    assert choose_neighbours(SAID, 1, 2) == [1, 2]  # 3 to 6 rather than 0 to 4
+    assert choose_neighbours(SAID, 1, 3) == [0, 1, 2]
+    assert choose_neighbours(SAID, 3, 2) == [2, 3]
+    assert choose_neighbours(SAID, 0, 4) == [0, 1, 2, 3]
+    assert choose_neighbours(SAID, 2, 6) == [0, 1, 2, 3, 3, 3]  # too few: the last one again
 
 
 @for_each(
@@ -37,7 +44,7 @@ def test_candidates_grow_on_the_side_that_keeps_them_together():
     ],
 )
 def test_a_clip_lies_in_its_widened_sentence(sentence, u, start):
-    assert begin((*sentence, "x"), 5.0, 3.2, u) == start
+    assert choose_start((*sentence, "x"), 5.0, 3.2, u) == start
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ LONG = tuple((10.0 * i + 0.4, 10.0 * i + 4.6, f"s{i}") for i in range(12))  # 0 
 
 
 def window(u: float, said=LONG, length: int = 120, **more):
-    return hear(said, length, Window(seconds=32, **more), torch.tensor([u]))
+    return choose_window(said, length, Window(seconds=32, **more), torch.tensor([u]))
 
 
 def test_a_window_begins_with_a_sentence_and_has_what_follows():

@@ -14,7 +14,7 @@ from ssvid.data.datasets.folder import folder
 from ssvid.data.datasets.frames import frames
 from ssvid.data.preprocess.flow import compute
 from ssvid.data.seconds import LATE, Seconds, in_order
-from ssvid.data.store import CARD, Store, card_of, open_for_writing, write_features
+from ssvid.data.store import CARD, Store, make_card, open_for_writing, write_features
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import VARIABLE, numbers, picture, write
@@ -165,7 +165,7 @@ def test_damage_inside_is_an_error_with_its_time(tmp_path: Path):
 
 
 def test_a_store_reads_what_was_written(tmp_path: Path):
-    store = open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0]))
+    store = open_for_writing(tmp_path, make_card(3, "vit", "ab12", SPECS[0]))
     rows = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
     for name in ("one", "a/b", "../up", "/top"):
         write_features(store.path(name), rows)
@@ -203,7 +203,7 @@ def test_published_features_are_a_store(tmp_path: Path):
 )
 def test_what_is_wrong_with_features_is_a_sentence(tmp_path: Path, content, words: tuple[str, ...]):
     store, file = (
-        open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0])),
+        open_for_writing(tmp_path, make_card(3, "vit", "ab12", SPECS[0])),
         tmp_path / "a.npy",
     )
     if isinstance(content, bytes):
@@ -231,12 +231,12 @@ def test_folders_that_are_no_store(tmp_path: Path):
 
 
 def test_other_features_are_refused_with_what_differs(tmp_path: Path):
-    open_for_writing(tmp_path / "s", card_of(3, "vit", "ab12", SPECS[0]))
-    open_for_writing(tmp_path / "s", card_of(3, "vit", "ab12", SPECS[0]))
+    open_for_writing(tmp_path / "s", make_card(3, "vit", "ab12", SPECS[0]))
+    open_for_writing(tmp_path / "s", make_card(3, "vit", "ab12", SPECS[0]))
     with pytest.raises(UserError, match=facts("ab12", "cd34")) as caught:
-        open_for_writing(tmp_path / "s", card_of(3, "vit", "cd34", SPECS[1]))
+        open_for_writing(tmp_path / "s", make_card(3, "vit", "cd34", SPECS[1]))
     assert "dim" not in str(caught.value)
     np.save(tmp_path / "theirs.npy", np.ones((5, 7), np.float32))
     with pytest.raises(UserError, match=facts("theirs.npy", "store.json")):
         (tmp_path / "s" / CARD).unlink()
-        open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0]))
+        open_for_writing(tmp_path, make_card(3, "vit", "ab12", SPECS[0]))

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from ssvid.data.decode import read, stamps
-from ssvid.data.synthetic import ACTS, VERSION, _tour, clips, draw_clip, motions, write
+from ssvid.data.synthetic import (
+    ACTS,
+    VERSION,
+    _tour,
+    draw_clip,
+    list_clips,
+    list_motions,
+    write_set,
+)
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import datasets
@@ -15,7 +23,7 @@ from tests import warm
 from tests.helpers import facts, for_each
 
 USED = ("across", "orbit", "spin")
-MOTIONS = motions(USED)
+MOTIONS = list_motions(USED)
 TOUR = sum(ACTS[act].frames for act in USED)
 SMALL = {
     "train": 16,
@@ -39,7 +47,7 @@ class Drawn(NamedTuple):
     @property
     def limit(self) -> float:
         """Three standard errors over chance, on 400 test clips."""
-        chance = 1 / len(motions(self.acts))
+        chance = 1 / len(list_motions(self.acts))
         return chance + 3 * (chance * (1 - chance) / 400) ** 0.5
 
 
@@ -47,7 +55,7 @@ class Drawn(NamedTuple):
 def drawn(request):
     """1200 clips of a tour, in any of whose acts a single frame could tell."""
     n, acts = 1200, request.param
-    labels = torch.arange(n) % len(motions(acts))
+    labels = torch.arange(n) % len(list_motions(acts))
     tour = sum(ACTS[act].frames for act in acts)
     pictures = [
         draw_clip(int(label), i, 0, acts=acts, frames=tour, size=16).mean(-1)
@@ -94,7 +102,7 @@ def test_every_label_shows_the_same_frames(acts):
     tour = sum(ACTS[act].frames for act in acts)
     for index in range(6):
         sets = []
-        for label in range(len(motions(acts))):
+        for label in range(len(list_motions(acts))):
             frames = (
                 draw_clip(label, index, 0, acts=acts, frames=tour, size=32)
                 .reshape(tour, -1)
@@ -108,7 +116,7 @@ def test_every_label_shows_the_same_frames(acts):
 
 def test_the_ways_are_as_named():
     acts = ("across", "along", "spin")
-    for label, motion in enumerate(motions(acts)):
+    for label, motion in enumerate(list_motions(acts)):
         for axis, (act, way) in enumerate(zip(acts, motion.split("_"), strict=True)):
             first = sum(ACTS[name].frames for name in acts[:axis])
             path = _tour(label, acts, 0.0)[axis]
@@ -117,7 +125,7 @@ def test_the_ways_are_as_named():
 
 def test_an_unknown_act():
     with pytest.raises(UserError, match=facts("jump")):
-        motions(("across", "jump"))
+        list_motions(("across", "jump"))
 
 
 def test_one_frame_tells_nothing(drawn):
@@ -139,7 +147,7 @@ def test_shuffled_frames_tell_nothing(drawn):
 def test_order_tells(drawn):
     """The control: the same probe reads the label where the features know of time."""
     assert accuracy(drawn.x, drawn.labels) < 2 / len(
-        motions(drawn.acts)
+        list_motions(drawn.acts)
     )  # pixels in order do not help a linear probe
     paths = torch.stack(
         [torch.from_numpy(_tour(int(label), drawn.acts, 0.0)) for label in drawn.labels]
@@ -170,10 +178,10 @@ def test_the_generator_is_frozen():
 
 
 def test_files_show_what_was_drawn(tmp_path):
-    write(tmp_path / "set", **SMALL)
+    write_set(tmp_path / "set", **SMALL)
     for row in (0, 5, 20):
         path, index = (
-            clips(train=16, val=8, test=8, acts=USED)[row],
+            list_clips(train=16, val=8, test=8, acts=USED)[row],
             (0, 5, 10**6 + 4)[row // 5 if row < 20 else 2],
         )
         file = tmp_path / "set" / path.path
@@ -193,7 +201,7 @@ def test_files_show_what_was_drawn(tmp_path):
 def test_the_data_set(tmp_path):
     made = datasets["synthetic"](str(tmp_path), train=32, labelled=8, val=16, test=24)
     assert [len(made.split(name)) for name in ("train", "val", "test")] == [32, 16, 24]
-    assert set(made.classes) == set(motions(("across", "along")))
+    assert set(made.classes) == set(list_motions(("across", "along")))
     assert (made.split("train").labels >= 0).tolist() == [True] * 8 + [False] * 24
     for split in ("train", "val", "test"):
         labels = made.split(split).labels
@@ -214,8 +222,8 @@ def test_two_processes_make_one_set(tmp_path):
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    write(tmp_path / "set", **SMALL)
+    write_set(tmp_path / "set", **SMALL)
     with pytest.raises(UserError, match=facts(str(tmp_path / "set"))):
-        write(tmp_path / "set", **{**SMALL, "seed": 1})
+        write_set(tmp_path / "set", **{**SMALL, "seed": 1})
     with pytest.raises(UserError, match=facts("33")):
-        write(tmp_path / "odd", **{**SMALL, "size": 33})
+        write_set(tmp_path / "odd", **{**SMALL, "size": 33})

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssvid.data.datasets.synthetic_narrated import TRUTH, VERSION, film, synthetic_narrated
+from ssvid.data.datasets.synthetic_narrated import TRUTH, VERSION, draw_film, synthetic_narrated
 from ssvid.data.decode import read, stamps
 from ssvid.data.narration import synthetic_narrator
-from ssvid.data.synthetic import hue
+from ssvid.data.synthetic import hue_to_rgb
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from tests.helpers import facts
@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 
 def test_a_script_has_each_thing_once_and_pauses():
     for index in range(20):
-        script = synthetic_narrator.script(index, 0, SECONDS)
+        script = synthetic_narrator.write_script(index, 0, SECONDS)
         assert len({action[2:4] for action in script}) == len(script) > 4
         gaps = [b.start - a.end for a, b in zip(script, script[1:], strict=False)]
         assert min(gaps) >= 1 and max(gaps) <= 4 and script[-1].end <= SECONDS
@@ -35,7 +35,7 @@ def test_the_narrator_is_as_careless_as_said():
     """Delay N(4, 4), 30 % irrelevant, about 10 % of sentences exchanged, over 400 videos."""
     late, irrelevant, total, moved = [], 0, 0, 0
     for index in range(400):
-        script = synthetic_narrator.script(index, 0, 128)
+        script = synthetic_narrator.write_script(index, 0, 128)
         said = synthetic_narrator.narrate(script, index, 0, 128)
         assert len(said) == len(script) + round(len(script) * 3 / 7)
         total += len(said)
@@ -61,13 +61,15 @@ def test_the_set_is_frozen():
     """What was measured was measured on these: another script, narration or picture is another VERSION."""
     told = hashlib.sha256()
     for index in range(3):
-        script = synthetic_narrator.script(index, 0, SECONDS)
+        script = synthetic_narrator.write_script(index, 0, SECONDS)
         told.update(repr([[round(t, 4) for t in a[:2]] + [*a[2:]] for a in script]).encode())
         said = synthetic_narrator.narrate(script, index, 0, SECONDS)
         told.update(
             repr([(round(one.start, 4), round(one.end, 4), one.text) for one in said]).encode()
         )
-    frames = film(synthetic_narrator.script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2)
+    frames = draw_film(
+        synthetic_narrator.write_script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2
+    )
     assert VERSION == 2
     assert told.hexdigest()[:16] == "e8d29b443c819d32"
     assert int(frames.astype(np.int64).sum()) == 8598562
@@ -76,8 +78,10 @@ def test_the_set_is_frozen():
 def test_a_tenth_of_neighbouring_pairs_is_exchanged():
     pairs = exchanged = 0
     for index in range(400):
-        said = [synthetic_narrator.Said(float(i), i + 1.0, str(i), None) for i in range(16)]
-        got = synthetic_narrator.swapped(said, uniform(0, "swaps", 0, index, 16)[0].tolist())
+        said = [synthetic_narrator.Utterance(float(i), i + 1.0, str(i), None) for i in range(16)]
+        got = synthetic_narrator.swap_neighbours(
+            said, uniform(0, "swaps", 0, index, 16)[0].tolist()
+        )
         moved = sum(one.text != str(i) for i, one in enumerate(got))
         exchanged += moved // 2
         pairs += 15 - moved // 2  # a pair that overlaps one which was exchanged is not asked
@@ -86,9 +90,10 @@ def test_a_tenth_of_neighbouring_pairs_is_exchanged():
 
 def test_exchanged_sentences_take_their_truth_along():
     said = [
-        synthetic_narrator.Said(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5)) for i in range(5)
+        synthetic_narrator.Utterance(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5))
+        for i in range(5)
     ]
-    got = synthetic_narrator.swapped(said, [0.0, 0.0, 0.5, 0.05, 0.0])
+    got = synthetic_narrator.swap_neighbours(said, [0.0, 0.0, 0.5, 0.05, 0.0])
     assert [one.text for one in got] == ["1", "0", "2", "4", "3"]
     assert [one.true[0] - 0.5 for one in got] == [1, 0, 2, 4, 3] and [one.start for one in got] == [
         0,
@@ -101,15 +106,15 @@ def test_exchanged_sentences_take_their_truth_along():
 
 def test_irrelevant_sentences_are_of_nothing_that_is_shown():
     for index in range(20):
-        script = synthetic_narrator.script(index, 0, SECONDS)
+        script = synthetic_narrator.write_script(index, 0, SECONDS)
         shown = {f"{a.colour} {a.shape}" for a in script}
         for one in synthetic_narrator.narrate(script, index, 0, SECONDS):
             assert any(thing in one.text for thing in shown) == (one.true is not None)
 
 
 def test_the_picture_is_empty_between_actions():
-    script = synthetic_narrator.script(3, 0, SECONDS)
-    frames = film(script, 3, 0, SECONDS, size=32, fps=4)
+    script = synthetic_narrator.write_script(3, 0, SECONDS)
+    frames = draw_film(script, 3, 0, SECONDS, size=32, fps=4)
     empty = frames[0]
     for t, frame in enumerate(frames):
         acted = any(round(a.start * 4) <= t < round(a.end * 4) for a in script)
@@ -118,12 +123,14 @@ def test_the_picture_is_empty_between_actions():
 
 def test_what_is_said_is_seen():
     """The pixels that differ from the background have the colour of the true sentence."""
-    script = synthetic_narrator.script(5, 0, SECONDS)
-    frames = film(script, 5, 0, SECONDS, size=32, fps=4).astype(int)
+    script = synthetic_narrator.write_script(5, 0, SECONDS)
+    frames = draw_film(script, 5, 0, SECONDS, size=32, fps=4).astype(int)
     for action in script:
         frame = frames[round((action.start + action.end) * 2)]
         shape = frame[abs(frame - frames[0]).sum(-1) > 60].mean(0)
-        hues = {name: hue(turns, 0.8, 1.0) for name, turns in synthetic_narrator.COLOURS.items()}
+        hues = {
+            name: hue_to_rgb(turns, 0.8, 1.0) for name, turns in synthetic_narrator.COLOURS.items()
+        }
         assert (
             min(hues, key=lambda name: np.abs(shape / shape.max() - hues[name]).sum())
             == action.colour

@@ -28,14 +28,16 @@ def activitynet(
     missing_ok: float = 0.0,  # share of listed videos that may be absent: they vanish from YouTube
 ) -> Manifest:
     """The official validation is the test, for the labels of testing are secret; a fifth of training is val."""
-    path = official.folder(root, "--data.root of activitynet", SOURCE)
+    path = official.need_folder(root, "--data.root of activitynet", SOURCE)
     if annotations is None:
-        folder = official.lists(path, None, "--data.annotations", NAME, ("annotations",), SOURCE)
+        folder = official.find_lists(
+            path, None, "--data.annotations", NAME, ("annotations",), SOURCE
+        )
         annotations = str(max(folder.glob(NAME)))
-    file = official.file(annotations, "--data.annotations", SOURCE)
-    listed = list(_listed(file, lists.load(file)))
+    file = official.need_file(annotations, "--data.annotations", SOURCE)
+    listed = list(_listed(file, lists.read_json(file)))
     return Manifest.build(
-        official.locate(path, listed, SOURCE, missing_ok=missing_ok), path, source=file
+        official.locate_clips(path, listed, SOURCE, missing_ok=missing_ok), path, source=file
     )
 
 
@@ -58,7 +60,7 @@ def _listed(file: Path, table: Any) -> Iterator[tuple[tuple[str, ...], Row]]:
             None,
             split,
             name,
-            lists.number(told.get("duration")),
+            lists.parse_number(told.get("duration")),
             video_id=name,
             segments=forwards,
         )
@@ -70,7 +72,9 @@ def _listed(file: Path, table: Any) -> Iterator[tuple[tuple[str, ...], Row]]:
 def _segment(where: str, part: Any) -> tuple[float, float, str]:
     times = part.get("segment") if isinstance(part, dict) else None
     start, end = (
-        map(lists.number, times) if isinstance(times, list) and len(times) == 2 else (None, None)
+        map(lists.parse_number, times)
+        if isinstance(times, list) and len(times) == 2
+        else (None, None)
     )
     if start is None or end is None or not isinstance(part.get("label"), str):
         raise UserError(

@@ -30,24 +30,24 @@ def ava(
     missing_ok: float = 0.0,  # share of listed films that may be absent
 ) -> Manifest:
     """The official val is the test, for the labels of the test are secret; a fifth of the train films is val."""
-    path = official.folder(root, "--data.root of ava", SOURCE)
+    path = official.need_folder(root, "--data.root of ava", SOURCE)
     inside = ("annotations", "ava_v2.2")
-    folder = official.lists(
+    folder = official.find_lists(
         path, annotations, "--data.annotations", "ava_train_v*.csv", inside, SOURCE
     )
     wanted = (
-        official.file(classes, "--data.classes", SOURCE)
+        official.need_file(classes, "--data.classes", SOURCE)
         if classes
         else _newest(folder, r"ava_action_list_v[\d.]+\.pbtxt")
     )
-    names = lists.names(wanted)
+    names = lists.read_names(wanted)
     listed = []
     for part, split in SPLIT.items():
         file = _newest(folder, rf"ava_{part}_v[\d.]+\.csv")
         for film, boxes in _films(file, names, begins_s).items():
             listed.append(((film,), Row("", None, split, film, video_id=film, boxes=boxes)))
     return Manifest.build(
-        official.locate(path, listed, SOURCE, missing_ok=missing_ok), path, source=folder
+        official.locate_clips(path, listed, SOURCE, missing_ok=missing_ok), path, source=folder
     )
 
 
@@ -55,7 +55,7 @@ def _newest(folder: Path, name: str) -> Path:
     found = [file for file in sorted(folder.iterdir()) if re.fullmatch(name, file.name)]
     if not found:
         shown = name.replace(r"[\d.]+", "2.2").replace("\\", "")
-        raise UserError(f"{folder} has no {shown}. {official.get(SOURCE, SOURCE.lists)}")
+        raise UserError(f"{folder} has no {shown}. {official.where_to_get(SOURCE, SOURCE.lists)}")
     return found[-1]
 
 
@@ -63,13 +63,13 @@ def _films(file: Path, names: dict[str, str], begins_s: float) -> dict[str, tupl
     """film, second, x0, y0, x1, y1, class, person: one line for each class of a box. Film and second alone: nobody."""
     out = _excluded(file)
     held: dict[str, dict[Key, list[str]]] = defaultdict(dict)
-    for number, line in enumerate(csv.reader(io.StringIO(files.text(file))), start=1):
+    for number, line in enumerate(csv.reader(io.StringIO(files.read_text(file))), start=1):
         if not line or (line[0], _second(line)) in out:
             continue
         boxes = held[line[0]]
         if len(line) < 7 or not line[2]:
             continue
-        values = [lists.number(text) for text in line[1:6]]
+        values = [lists.parse_number(text) for text in line[1:6]]
         time, x0, y0, x1, y1 = (-1.0 if value is None else value for value in values)
         if not (0 <= x0 <= x1 <= 1 and 0 <= y0 <= y1 <= 1 and time >= 0):
             raise UserError(
@@ -94,11 +94,11 @@ def _films(file: Path, names: dict[str, str], begins_s: float) -> dict[str, tupl
 
 
 def _second(line: list[str]) -> float | None:
-    return lists.number(line[1]) if len(line) > 1 else None
+    return lists.parse_number(line[1]) if len(line) > 1 else None
 
 
 def _excluded(file: Path) -> set[tuple[str, float | None]]:
     """Film and second of ava_train_excluded_timestamps_v2.2.csv, where it lies beside: AVA does not score them."""
     found = file.with_name(re.sub(r"_v(?=[\d.]+csv)", "_excluded_timestamps_v", file.name))
-    lines = csv.reader(io.StringIO(files.text(found))) if found.is_file() else ()
+    lines = csv.reader(io.StringIO(files.read_text(found))) if found.is_file() else ()
     return {(line[0], _second(line)) for line in lines if line}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssvid.data import lists, official
-from ssvid.data.datasets.csv import Lines, need, read_table
+from ssvid.data.datasets.csv import Lines, need_column, read_table
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.log import log_once
@@ -26,12 +26,14 @@ def charades(
     fps: float | None = None,  # of folders of frames: 24 for Charades_v1_rgb
 ) -> Manifest:
     """The official test has its labels and is the test; whole subjects of train are val."""
-    path = official.folder(root, "--data.root of charades", SOURCE)
-    folder = official.lists(
+    path = official.need_folder(root, "--data.root of charades", SOURCE)
+    folder = official.find_lists(
         path, annotations, "--data.annotations", FILES["train"], ("Charades",), SOURCE
     )
     tables = {split: _read(folder / name) for split, name in FILES.items()}
-    names = lists.names(official.file(folder / CLASSES, f"--data.annotations/{CLASSES}", SOURCE))
+    names = lists.read_names(
+        official.need_file(folder / CLASSES, f"--data.annotations/{CLASSES}", SOURCE)
+    )
     seen = [{line["subject"] for _, line in rows} for rows in tables.values()]
     both = set.intersection(*seen)  # such a subject would be refused as a group
     listed = [
@@ -40,14 +42,16 @@ def charades(
         for item in _listed(folder / FILES[split], split, rows, names, both)
     ]
     return Manifest.build(
-        official.locate(path, listed, SOURCE, missing_ok=missing_ok, fps=fps), path, source=folder
+        official.locate_clips(path, listed, SOURCE, missing_ok=missing_ok, fps=fps),
+        path,
+        source=folder,
     )
 
 
 def _read(file: Path) -> Lines:
-    rows, columns = read_table(official.file(file, f"--data.annotations/{file.name}", SOURCE))
+    rows, columns = read_table(official.need_file(file, f"--data.annotations/{file.name}", SOURCE))
     for column in ("id", "subject", "actions"):
-        need(file, columns, column, "--data.annotations")
+        need_column(file, columns, column, "--data.annotations")
     return rows
 
 
@@ -65,7 +69,7 @@ def _listed(
         backwards += len(segments) - len(forwards)
         subject = line["subject"].strip()
         group = "" if not subject or subject in both else f"subject {subject}"
-        length = lists.number(line.get("length"))
+        length = lists.parse_number(line.get("length"))
         clip = line["id"].strip()
         yield (clip,), Row("", None, split, group, length, video_id=clip, segments=forwards)
     if backwards:
@@ -76,7 +80,9 @@ def _segment(where: str, text: str, names: dict[str, str]) -> tuple[float, float
     """`c092 11.90 21.20`."""
     name, *times = text.split()
     start, end = (
-        (lists.number(times[0]), lists.number(times[1])) if len(times) == 2 else (None, None)
+        (lists.parse_number(times[0]), lists.parse_number(times[1]))
+        if len(times) == 2
+        else (None, None)
     )
     if start is None or end is None or name not in names:
         raise UserError(

@@ -45,13 +45,13 @@ def csv(
     file = _locate(root)
     rows, columns = read_table(file)
     path_column = path_column or next((name for name in PATHS if name in columns), PATHS[0])
-    need(file, columns, path_column, "--data.path_column")
+    need_column(file, columns, path_column, "--data.path_column")
     if split_column != "split":
-        need(file, columns, split_column, "--data.split_column")
+        need_column(file, columns, split_column, "--data.split_column")
     if label_column != "label":
-        need(file, columns, label_column, "--data.label_column")
+        need_column(file, columns, label_column, "--data.label_column")
     if group is not None:
-        need(file, columns, group, "--data.group")
+        need_column(file, columns, group, "--data.group")
     if where is not None:
         rows = _filter(file, rows, columns, where)
     made = []
@@ -93,7 +93,7 @@ def _say_lone(file: Path, rows: list[Row], column: str | None) -> None:
 
 def read_table(file: Path) -> tuple[Lines, list[str]]:
     """Rows and columns of a csv; the separator is whichever of comma, semicolon and tab the head holds most."""
-    text = files.text(file)
+    text = files.read_text(file)
     if not text.strip():
         raise UserError(
             f"{file} is empty: it should begin with a head, for example path,label,split."
@@ -129,10 +129,10 @@ def _locate(root: str) -> Path:
             if (path / name).is_file():
                 return path / name
         raise UserError(f"{path} holds no {' or '.join(NAMES)}: give --data.root the csv itself.")
-    return files.file(path, "--data.root of a csv data set")
+    return files.need_file(path, "--data.root of a csv data set")
 
 
-def need(file: Path, columns: list[str], name: str, flag: str) -> None:
+def need_column(file: Path, columns: list[str], name: str, flag: str) -> None:
     if name not in columns:
         raise UserError(
             f"{file} has no column {name!r} ({flag}); it has {', '.join(columns) or 'none'}."
@@ -143,7 +143,7 @@ def _filter(file: Path, rows: Lines, columns: list[str], where: str) -> Lines:
     name, equals, value = where.partition("=")
     if not equals:
         raise UserError(f"--data.where {where!r} is not COLUMN=VALUE.")
-    need(file, columns, name, "--data.where")
+    need_column(file, columns, name, "--data.where")
     kept = [(number, line) for number, line in rows if line[name].strip() == value]
     if not kept:
         values = sorted({line[name] for _, line in rows})

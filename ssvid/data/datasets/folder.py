@@ -18,8 +18,8 @@ def folder(
     labels: bool | None = None,  # the folders are classes; default: when every file lies in one
 ) -> Manifest:
     """Train/val/test folders are the splits; else labelled files are split by hash; else all are for training."""
-    path = files.folder(root, "--data.root of a folder data set")
-    found = files.videos(path)
+    path = files.need_folder(root, "--data.root of a folder data set")
+    found = files.list_videos(path)
     if not found:
         raise UserError(
             f"{path} holds no video files ({', '.join(sorted(files.VIDEO))}): check --data.root."
@@ -63,7 +63,7 @@ def lay_out(
             path=path,
             label=parts[0] if labels else None,
             split=SPLIT[path.split("/", 1)[0].lower()] if has_splits else "train",
-            group=files.film(path),
+            group=files.name_film(path),
             fps=fps,
         )
         for path, parts in inner.items()

@@ -36,8 +36,8 @@ def frames(
                 f"{root}: {bare[0]} is not a folder of frames: use --data csv for video files."
             )
         return replace(listed, rows=tuple(replace(row, fps=fps) for row in listed.rows))
-    path = files.folder(path, "--data.root of a frames data set")
-    found = [name for name in files.frame_folders(path) if name != "."]
+    path = files.need_folder(path, "--data.root of a frames data set")
+    found = [name for name in files.list_frame_folders(path) if name != "."]
     if not found:
         raise UserError(f"{path} holds no folders of jpeg or png frames: check --data.root.")
     return lay_out(path, found, labels, fps)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ssvid.data import files, official
-from ssvid.data.datasets.csv import need, read_table
+from ssvid.data.datasets.csv import need_column, read_table
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import datasets
@@ -29,14 +29,16 @@ def hmdb51(
 ) -> Manifest:
     if fold not in (1, 2, 3):
         raise UserError(f"--data.fold {fold}: HMDB51 has folds 1, 2 and 3.")
-    path = official.folder(root, "--data.root of hmdb51", SOURCE)
+    path = official.need_folder(root, "--data.root of hmdb51", SOURCE)
     if splits is not None and Path(splits).expanduser().is_file():
         lines = list(_table(Path(splits).expanduser(), fold))
     else:
         inside = ("testTrainMulti_7030_splits", "test_train_splits", "splits")
         lines = list(
             _texts(
-                official.lists(path, splits, "--data.splits", "*_test_split1.txt", inside, SOURCE),
+                official.find_lists(
+                    path, splits, "--data.splits", "*_test_split1.txt", inside, SOURCE
+                ),
                 fold,
             )
         )
@@ -48,7 +50,7 @@ def hmdb51(
     ]
     allow = "take the part that is there with --data.present true"
     return Manifest.build(
-        official.locate(path, listed, SOURCE, missing_ok=float(present), allow=allow), path
+        official.locate_clips(path, listed, SOURCE, missing_ok=float(present), allow=allow), path
     )
 
 
@@ -63,7 +65,7 @@ def _row(name: str, label: str, mark: str) -> Row:
 def _texts(folder: Path, fold: int) -> Iterator[tuple[str, str, str]]:
     """A file for each class: `name.avi mark`. A name, its class, its mark."""
     for file in sorted(folder.glob(f"*_test_split{fold}.txt")):
-        for line in filter(str.strip, files.text(file).split("\n")):
+        for line in filter(str.strip, files.read_text(file).split("\n")):
             name, _, mark = line.strip().rpartition(" ")
             if mark not in SPLIT or not name.strip():
                 raise UserError(
@@ -76,7 +78,7 @@ def _table(file: Path, fold: int) -> Iterator[tuple[str, str, str]]:
     """All folds in one csv, as some projects give them; there a label may end in `_test`."""
     rows, columns = read_table(file)
     for column in ("video_id", "label", f"split{fold}"):
-        need(file, columns, column, "--data.splits")
+        need_column(file, columns, column, "--data.splits")
     for number, line in rows:
         name, label, mark = (
             line[column].strip() for column in ("video_id", "label", f"split{fold}")

@@ -30,21 +30,23 @@ def pathlist(
         raise UserError(
             "A pathlist data set needs --data.train, --data.val or --data.test: a list file."
         )
-    likely = official.guess(*given.values(), root)
-    path = official.folder(root, "--data.root of a pathlist data set", likely)
-    found = {split: official.file(name, f"--data.{split}", likely) for split, name in given.items()}
-    named = lists.names(files.file(label_map, "--data.label_map")) if label_map else {}
+    likely = official.guess_source(*given.values(), root)
+    path = official.need_folder(root, "--data.root of a pathlist data set", likely)
+    found = {
+        split: official.need_file(name, f"--data.{split}", likely) for split, name in given.items()
+    }
+    named = lists.read_names(files.need_file(label_map, "--data.label_map")) if label_map else {}
     forms: list[str] = []
 
     def rows() -> Iterator[tuple[tuple[str, ...], Row]]:
         for split, file in found.items():
-            form, listed = lists.entries(file)
+            form, listed = lists.read_entries(file)
             forms.extend([form] if form else [])
             for entry in listed:
-                label = lists.named(entry.label, named, file, label_map)
+                label = lists.look_up_label(entry.label, named, file, label_map)
                 yield entry.names, Row("", label, split, entry.video, video_id=entry.video)
 
     listed = list(rows())
     source = official.SOURCES[forms[0]] if forms else likely
-    made = official.locate(path, listed, source, missing_ok=missing_ok, fps=fps)
+    made = official.locate_clips(path, listed, source, missing_ok=missing_ok, fps=fps)
     return Manifest.build(made, path, source=" and ".join(given.values()))

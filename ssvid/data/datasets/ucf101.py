@@ -25,8 +25,8 @@ def ucf101(
 ) -> Manifest:
     if fold not in (1, 2, 3):
         raise UserError(f"--data.fold {fold}: UCF101 has folds 1, 2 and 3.")
-    path = official.folder(root, "--data.root of ucf101", SOURCE)
-    lists = official.lists(
+    path = official.need_folder(root, "--data.root of ucf101", SOURCE)
+    lists = official.find_lists(
         path, splits, "--data.splits", "trainlist01.txt", ("ucfTrainTestlist", "splits"), SOURCE
     )
     allow = "take the part that is there with --data.present true"
@@ -34,14 +34,14 @@ def ucf101(
         _listed(lists, fold), key=lambda item: item[0]
     )  # folds are the same clips: they share features
     return Manifest.build(
-        official.locate(path, listed, SOURCE, missing_ok=float(present), allow=allow), path
+        official.locate_clips(path, listed, SOURCE, missing_ok=float(present), allow=allow), path
     )
 
 
 def _listed(lists: Path, fold: int) -> Iterator[tuple[tuple[str, ...], Row]]:
     for split, name in (("train", f"trainlist0{fold}.txt"), ("test", f"testlist0{fold}.txt")):
-        file = official.file(lists / name, f"--data.splits/{name}", SOURCE)
-        for line in files.text(file).split("\n"):
+        file = official.need_file(lists / name, f"--data.splits/{name}", SOURCE)
+        for line in files.read_text(file).split("\n"):
             if not line.strip():
                 continue
             clip = PurePosixPath(line.split()[0])

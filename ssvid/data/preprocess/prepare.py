@@ -101,7 +101,7 @@ def _sources(source: str) -> tuple[Path, list[str]]:
                 f"{path}: {outside[0]} does not lie below the list's folder, so it has no place in --out."
             )
         return listed.root, sorted(row.path for row in listed.rows)
-    paths = files.videos(files.folder(path, "--source"))
+    paths = files.list_videos(files.need_folder(path, "--source"))
     if not paths:
         raise UserError(f"{path} holds no video files: check --source.")
     return path, paths
