@@ -94,7 +94,7 @@ def test_every_path_has_a_place_of_its_own_below_the_root(tmp_path):
         "a/..b.mp4",
         "[a]*?.mp4",
     ]
-    places = [module._place(tmp_path / "flow", path) for path in paths]
+    places = [module._flow_path(tmp_path / "flow", path) for path in paths]
     assert len(set(places)) == len(paths)
     for place in places:
         assert place.resolve().is_relative_to(tmp_path / "flow") and place.suffix == ".mkv"

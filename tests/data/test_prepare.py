@@ -9,7 +9,7 @@ import pytest
 
 from ssvid.data.decode import read, scan_file, stamps
 from ssvid.data.preprocess import prepare as module
-from ssvid.data.preprocess.pool import Found, each
+from ssvid.data.preprocess.pool import FileResult, run_all
 from ssvid.data.preprocess.prepare import prepare
 from ssvid.errors import RunError, UserError
 from tests.data.bars import numbers, write
@@ -150,17 +150,17 @@ def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
     assert (out / "a.mp4").stat().st_mtime_ns == kept and (out / "b.mp4").stat().st_size > 8_000
 
 
-def full_or_slow(folder: Path, item: str) -> Found:
+def full_or_slow(folder: Path, item: str) -> FileResult:
     if item == "0":
         raise RunError("full")
     time.sleep(0.05)
     (folder / item).touch()
-    return Found(item)
+    return FileResult(item)
 
 
 def test_after_a_full_disk_no_other_file_is_begun(tmp_path):
     with pytest.raises(RunError, match="full"):
-        each(partial(full_or_slow, tmp_path), [str(i) for i in range(60)], 2, "encode")
+        run_all(partial(full_or_slow, tmp_path), [str(i) for i in range(60)], 2, "encode")
     assert len(list(tmp_path.iterdir())) < 20
 
 

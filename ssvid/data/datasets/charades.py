@@ -37,7 +37,7 @@ def charades(
     names = lists.read_names(class_file)
     # A subject of both splits cannot be a group.
     shared = _subjects(tables["train"]) & _subjects(tables["test"])
-    listed = []
+    listed: list[tuple[tuple[str, ...], Row]] = []
     for split, lines in tables.items():
         listed += _read_clips(folder / FILES[split], split, lines, names, shared)
     rows = official.locate_clips(path, listed, SOURCE, missing_ok=missing_ok, fps=fps)

@@ -46,10 +46,8 @@ def hmdb51(
     if splits is not None and Path(splits).expanduser().is_file():
         clips = list(_read_csv(Path(splits).expanduser(), fold))
     else:
-        inside, name = (
-            ("testTrainMulti_7030_splits", "test_train_splits", "splits"),
-            "*_test_split1.txt",
-        )
+        name = "*_test_split1.txt"
+        inside = ("testTrainMulti_7030_splits", "test_train_splits", "splits")
         folder = official.find_lists(path, splits, "--data.splits", name, inside, SOURCE)
         clips = list(_read_texts(folder, fold))
     _check_classes(clips, splits or str(path))
