@@ -31,18 +31,18 @@ def test_two_workers_make_the_same_files(three, tmp_path):
 def test_goes_on_where_it_was_killed(three):
     first = compute(three, method="dis", workers=1)
     assert [first[key] for key in ("videos", "made", "kept", "bad")] == [3, 3, 0, 0]
-    made = [flow_file(three, row) for row in range(3)]
-    whole, kept = made[1].read_bytes(), made[0].stat().st_mtime_ns
-    left = made[1].with_name(f".{made[1].name}.123456.tmp")  # as write_whole calls it
+    flow_paths = [flow_file(three, row) for row in range(3)]
+    whole, first_mtime_ns = flow_paths[1].read_bytes(), flow_paths[0].stat().st_mtime_ns
+    left = flow_paths[1].with_name(f".{flow_paths[1].name}.123456.tmp")  # as write_whole calls it
     left.write_bytes(whole[:500])
-    made[1].unlink()
+    flow_paths[1].unlink()
     again = compute(three, method="dis", workers=1)
     assert (
         (again["made"], again["kept"]) == (1, 2)
-        and made[1].read_bytes() == whole
+        and flow_paths[1].read_bytes() == whole
         and not left.exists()
     )
-    assert made[0].stat().st_mtime_ns == kept
+    assert flow_paths[0].stat().st_mtime_ns == first_mtime_ns
 
 
 def test_bad_videos_are_counted_and_the_others_go_on(tmp_path):
@@ -96,9 +96,9 @@ def test_every_path_has_a_place_of_its_own_below_the_root(tmp_path):
     ]
     places = [module._flow_path(tmp_path / "flow", path) for path in paths]
     assert len(set(places)) == len(paths)
-    for place in places:
-        assert place.resolve().is_relative_to(tmp_path / "flow") and place.suffix == ".mkv"
-        assert all(len(part) < 220 for part in place.parts)
+    for flow_path in places:
+        assert flow_path.resolve().is_relative_to(tmp_path / "flow") and flow_path.suffix == ".mkv"
+        assert all(len(part) < 220 for part in flow_path.parts)
     assert places[0] == tmp_path / "flow/a/b.mp4.mkv"
 
 
@@ -158,8 +158,8 @@ def test_the_command(three, tmp_path):
     assert json.loads((tmp_path / "in/.flow/quarantine.jsonl").read_text())["path"] == str(
         tmp_path / "in/bad.mp4"
     )
-    said = sentence(command("ssvid.data.flow", *argv[:-2], "--method", "tvl1"))
-    assert tells(said, "--method", "dis", "tvl1")
+    message = sentence(command("ssvid.data.flow", *argv[:-2], "--method", "tvl1"))
+    assert tells(message, "--method", "dis", "tvl1")
 
 
 @for_each("workers", ["1", "2"])
@@ -168,8 +168,8 @@ def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
     write_video(root / "a.mp4", squares(0, frames=3))
     write(root / "b.mp4", [i / 25 for i in range(60)])
     argv = ("--data", "folder", "--data.root", str(root), "--method", "dis", "--workers", workers)
-    said = sentence(command("ssvid.data.flow", *argv, limit=20_000), code=3)
-    assert tells(said, "b.mp4.mkv")
+    message = sentence(command("ssvid.data.flow", *argv, limit=20_000), code=3)
+    assert tells(message, "b.mp4.mkv")
     assert sorted(path.name for path in (root / ".flow").iterdir()) == ["a.mp4.mkv", "flow.json"]
     again = compute(folder(str(root)), method="dis", workers=1)
     assert (again["made"], again["kept"], again["bad"]) == (1, 1, 0)

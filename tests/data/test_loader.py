@@ -53,8 +53,8 @@ def test_resuming_goes_on_where_it_stopped():
 def test_processes_and_micro_batches_share_the_same_global_batch(world, accumulate):
     ranks = [keys(rank=rank, world=world, accumulate=accumulate) for rank in range(world)]
     for step, whole in enumerate(keys()):
-        own = slice(step * accumulate, (step + 1) * accumulate)
-        assert sum((sum(rank[own], []) for rank in ranks), []) == whole
+        of_step = slice(step * accumulate, (step + 1) * accumulate)
+        assert sum((sum(rank[of_step], []) for rank in ranks), []) == whole
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(clips):
@@ -137,7 +137,8 @@ from ssvid.shapes import ClipSpec, Views
 
 gc.disable()
 views = Views(clips=(ClipSpec(frames=2, stride=1, size=16),))
-batches = iter(train_loader(Clips(folder({root!r}), views, seed=0), batch_size=2, steps=20, workers=1))
+clips = Clips(folder({root!r}), views, seed=0)
+batches = iter(train_loader(clips, batch_size=2, steps=20, workers=1))
 next(batches)
 cycle = [batches]
 cycle.append(cycle)

@@ -37,30 +37,30 @@ def make(tmp_path, listed):
 
 def test_classes_are_of_the_whole_list(tmp_path):
     listed = [Row("a.mp4", "x", "train"), Row("b.mp4", "y", "val")]
-    made = make(tmp_path, [*listed, Row("c.mp4", None, "test"), Row("d.mp4", "z", "test")])
-    assert made.classes == ("x", "y", "z") and len(made) == 4
-    test = made.split("test")
+    data = make(tmp_path, [*listed, Row("c.mp4", None, "test"), Row("d.mp4", "z", "test")])
+    assert data.classes == ("x", "y", "z") and len(data) == 4
+    test = data.split("test")
     assert (
         test.labels.tolist() == [-1, 2]
         and test.labels.dtype == torch.int64
-        and test.classes == made.classes
+        and test.classes == data.classes
     )
-    assert test.path(1) == tmp_path / "d.mp4" and made.groups == [
+    assert test.path(1) == tmp_path / "d.mp4" and data.groups == [
         "a.mp4",
         "b.mp4",
         "c.mp4",
         "d.mp4",
     ]
-    assert made.take([3]).labels.tolist() == [2]
+    assert data.take([3]).labels.tolist() == [2]
     with pytest.raises(UserError, match=facts("train", "val", "test")):
-        made.split("dev")
+        data.split("dev")
 
 
 def test_no_test_split_val_becomes_test_and_a_fifth_of_train_val(tmp_path):
     listed = rows() + [Row(f"v{i}.mp4", f"class{i % 4}", "val", f"v{i}") for i in range(8)]
-    made = make(tmp_path, listed)
-    assert [row.path for row in made.split("test").rows] == [f"v{i}.mp4" for i in range(8)]
-    train, val = made.split("train"), made.split("val")
+    data = make(tmp_path, listed)
+    assert [row.path for row in data.split("test").rows] == [f"v{i}.mp4" for i in range(8)]
+    train, val = data.split("train"), data.split("val")
     assert not set(train.groups) & set(val.groups)
     assert len(set(val.groups)) == 8 and set(train.classes) == {row.label for row in val.rows}
     again = Manifest.build(listed[::-1], tmp_path)
@@ -119,16 +119,16 @@ def test_paths_are_made_plain_and_stay_the_users(tmp_path, monkeypatch):
     (tmp_path / "link.mp4").symlink_to("0.mp4")
     (tmp_path / "hop").symlink_to(tmp_path / "away/in")
     names = ("./link.mp4", "./a//1.mp4", "hop/2.mp4", "hop/../3.mp4", "3.mp4")
-    made = Manifest.build([Row(name) for name in names], tmp_path)
-    assert [row.path for row in made.rows] == [
+    data = Manifest.build([Row(name) for name in names], tmp_path)
+    assert [row.path for row in data.rows] == [
         "link.mp4",
         "a/1.mp4",
         "hop/2.mp4",
         "hop/../3.mp4",
         "3.mp4",
     ]
-    assert made.groups == [row.path for row in made.rows]
-    assert [made.path(i).read_text() for i in (3, 4)] == [
+    assert data.groups == [row.path for row in data.rows]
+    assert [data.path(i).read_text() for i in (3, 4)] == [
         "away/3.mp4",
         "3.mp4",
     ]  # beyond a link .. is elsewhere
@@ -141,20 +141,20 @@ def test_paths_are_made_plain_and_stay_the_users(tmp_path, monkeypatch):
 
 
 def test_real_paths_are_asked_for_links_only(tmp_path, monkeypatch):
-    """A realpath is a stat for each part of a path: too slow for each of 240k files on a network disk."""
-    asked = []
+    """A realpath is a stat for each part of a path: too slow for 240k files on a network disk."""
+    resolved = []
     real = module.os.path.realpath
     monkeypatch.setattr(
-        module.os.path, "realpath", lambda path: asked.append(str(path)) or real(path)
+        module.os.path, "realpath", lambda path: resolved.append(str(path)) or real(path)
     )
     make(tmp_path, rows())
-    assert asked == [str(tmp_path)]
+    assert resolved == [str(tmp_path)]
 
 
 def test_made_splits_are_said_once(tmp_path, capsys, monkeypatch):
     val = [Row(f"v{i}.mp4", f"class{i % 4}", "val", f"v{i}") for i in range(8)]
     test = [Row(row.path, row.label, "test", row.group) for row in val]
-    for listed, options, said in [
+    for listed, options, expected in [
         (rows(), {"hold_out": True}, ("72 train", "24 val", "24 test")),
         (rows(), {}, ()),
         (rows() + val, {}, ("96 train", "24 val", "8 test")),
@@ -164,10 +164,12 @@ def test_made_splits_are_said_once(tmp_path, capsys, monkeypatch):
         root = tmp_path / str(len(list(tmp_path.iterdir())))
         files(root, *(row.path for row in listed))
         for _ in range(2):
-            made = Manifest.build(listed, root, **options)
-        assert said or len(made.split("val")) == 0, "what has one split alone stays as it is"
+            data = Manifest.build(listed, root, **options)
+        assert expected or len(data.split("val")) == 0, "what has one split alone stays as it is"
         lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == bool(said) and (not said or tells(lines[0], str(root), *said))
+        assert len(lines) == bool(expected) and (
+            not expected or tells(lines[0], str(root), *expected)
+        )
     monkeypatch.setenv("RANK", "1")
     Manifest.build(rows() + val, files(tmp_path / "rank", *(row.path for row in rows() + val)))
     assert capsys.readouterr().err == ""
@@ -181,7 +183,7 @@ def test_hash_is_of_the_rows_not_the_machine(tmp_path):
 
 
 def test_hashes_of_one_label_a_clip_stay_as_they_were(tmp_path):
-    made = make(
+    data = make(
         tmp_path,
         [
             Row("a.mp4", "x", "train", "g"),
@@ -189,7 +191,7 @@ def test_hashes_of_one_label_a_clip_stay_as_they_were(tmp_path):
         ],
     )
     lines = "a.mp4\tx\ttrain\tg\nb.mp4\t\ttest\tb.mp4"
-    assert made.hash == hashlib.sha256(lines.encode()).hexdigest()
+    assert data.hash == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_clips_of_several_classes(tmp_path):
@@ -200,17 +202,17 @@ def test_clips_of_several_classes(tmp_path):
         Row("b.mp4", split="test", boxes=boxes),
         Row("c.mp4", "w"),
     ]
-    made = make(tmp_path, listed)
-    assert made.classes == ("w", "x", "y", "z") and made.labels.tolist() == [-1, -1, 0]
-    assert made.targets.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
-    assert made.split("test").targets.shape == (2, 4) and made.targets.dtype == torch.bool
+    data = make(tmp_path, listed)
+    assert data.classes == ("w", "x", "y", "z") and data.labels.tolist() == [-1, -1, 0]
+    assert data.targets.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
+    assert data.split("test").targets.shape == (2, 4) and data.targets.dtype == torch.bool
     other = [
         [replace(listed[0], segments=segments[::-1]), *listed[1:]],
         [replace(listed[0], segments=((0.0, 1.25, "x"), segments[1])), *listed[1:]],
         [listed[0], replace(listed[1], boxes=(boxes[0]._replace(person="2"),)), listed[2]],
         [replace(listed[0], segments=()), *listed[1:]],
     ]
-    assert len({made.hash, *(Manifest.build(rows, tmp_path).hash for rows in other)}) == 5
+    assert len({data.hash, *(Manifest.build(rows, tmp_path).hash for rows in other)}) == 5
     with pytest.raises(UserError):
         select_labelled(Manifest.build(listed[:2], tmp_path))
 
@@ -252,22 +254,22 @@ def test_labels_that_give_no_score_are_one_sentence(tmp_path, listed, words):
 
 
 def test_video_ids(tmp_path):
-    made = make(
+    data = make(
         tmp_path,
         [Row("a/v_x_g01_c02.avi"), Row("a/1.mp4"), Row("b/1.mp4"), Row("c/2.mp4", video_id="film")],
     )
-    assert made.video_ids == ["v_x_g01_c02", "a/1", "b/1", "film"] and made.video_id(1) == "a/1"
+    assert data.video_ids == ["v_x_g01_c02", "a/1", "b/1", "film"] and data.video_id(1) == "a/1"
 
 
 def test_leaks_by_path_id_and_content(tmp_path):
     names = ("v_Surf_g01_c01.avi", "clip_1.mp4", "same.mp4", "other.mp4", "fine.mp4")
     test = make(tmp_path / "t", [Row(name) for name in names])
-    own = files(tmp_path / "p", "v_Surf_g01_c01.mp4", "clip_1.mp4", "renamed.mp4", "fine2.mp4")
-    shutil.copy(tmp_path / "t/same.mp4", own / "renamed.mp4")
-    (own / "linked.mp4").symlink_to(tmp_path / "t/other.mp4")
-    (own / "fine2.mp4").write_text("9.mp4!!!")  # as long as fine.mp4's text, another content
-    (own / "clip_1.mp4").write_text("a clip of another set that has this name too")
-    pretraining = Manifest.build([Row(path.name) for path in sorted(own.iterdir())], own)
+    folder = files(tmp_path / "p", "v_Surf_g01_c01.mp4", "clip_1.mp4", "renamed.mp4", "fine2.mp4")
+    shutil.copy(tmp_path / "t/same.mp4", folder / "renamed.mp4")
+    (folder / "linked.mp4").symlink_to(tmp_path / "t/other.mp4")
+    (folder / "fine2.mp4").write_text("9.mp4!!!")  # as long as fine.mp4's text, another content
+    (folder / "clip_1.mp4").write_text("a clip of another set that has this name too")
+    pretraining = Manifest.build([Row(path.name) for path in sorted(folder.iterdir())], folder)
     assert [row.path for row in find_leaks(pretraining, test)] == [
         "linked.mp4",
         "renamed.mp4",
@@ -277,7 +279,7 @@ def test_leaks_by_path_id_and_content(tmp_path):
 
 
 def test_leaks_see_through_aliases(tmp_path):
-    """By place alone: a folder of frames has no content that is compared, and these names say nothing."""
+    """By path alone: the content of a folder of frames is not compared, and these names say nothing."""
     files(tmp_path, *(f"{name}/0.jpg" for name in ("1", "2", "3", "sub/4")))
     (tmp_path / "5").symlink_to("2")
     (tmp_path / "other").symlink_to(tmp_path)

@@ -31,29 +31,29 @@ def test_ten_captions_are_too_few_and_five_words_too_short():
 
 def test_the_language_of_five_captions_is_asked():
     texts = [f"caption number {i} here" for i in range(40)]
-    asked = []
+    checked = []
 
     def english(text):
-        asked.append(text)
-        return 0.9 + 0.001 * len(asked)
+        checked.append(text)
+        return 0.9 + 0.001 * len(checked)
 
-    assert reject_foreign(texts, english, 7) == "" and len(asked) == 5 == len(
-        set(asked)
+    assert reject_foreign(texts, english, 7) == "" and len(checked) == 5 == len(
+        set(checked)
     )  # 0.903 in the mean
-    first, asked[:] = list(asked), []
+    first, checked[:] = list(checked), []
     assert (
-        reject_foreign(texts, english, 7) == "" and asked == first
+        reject_foreign(texts, english, 7) == "" and checked == first
     )  # the same five for the same video
-    asked.clear()
+    checked.clear()
     reject_foreign(texts, english, 8)
-    assert asked != first and reject_foreign(texts, english, 7, seed=1) == ""
+    assert checked != first and reject_foreign(texts, english, 7, seed=1) == ""
     assert (
         reject_foreign(texts, None, 0) == ""
         and reject_foreign(texts, lambda text: 0.9, 0) == "not English"
     )  # more than 0.9
     assert reject_foreign(texts, lambda text: float("nan"), 0) == "not English"  # nobody could tell
-    told = iter([float("nan"), 0.95, 0.95, 0.95, 0.95])
-    assert reject_foreign(texts, lambda text: next(told), 0) == ""
+    probabilities = iter([float("nan"), 0.95, 0.95, 0.95, 0.95])
+    assert reject_foreign(texts, lambda text: next(probabilities), 0) == ""
 
 
 def test_captions_of_three_words_are_not_asked():
@@ -106,10 +106,10 @@ def test_captions_that_overlap_meet_in_the_middle():
 
 def test_times_are_shared_by_the_words_and_full_stops_cut():
     captions = [(0.0, 4.0, "Now we cut it"), (4.0, 6.0, "Then we"), (6.5, 8.5, "boil it")]
-    made = sentencify(captions, marks({"cut": ",", "it": "."}))
-    assert rounded(made) == [(0.0, 4.0, "now we cut it"), (4.0, 8.5, "then we boil it")]
-    made = sentencify(captions, marks({"we": "?"}))  # two of four words: two of four seconds
-    assert rounded(made) == [
+    result = sentencify(captions, marks({"cut": ",", "it": "."}))
+    assert rounded(result) == [(0.0, 4.0, "now we cut it"), (4.0, 8.5, "then we boil it")]
+    result = sentencify(captions, marks({"we": "?"}))  # two of four words: two of four seconds
+    assert rounded(result) == [
         (0.0, 2.0, "now we"),
         (2.0, 6.0, "cut it then we"),
         (6.5, 8.5, "boil it"),
@@ -117,8 +117,8 @@ def test_times_are_shared_by_the_words_and_full_stops_cut():
 
 
 def test_tokens_of_a_word_take_their_share_of_the_time():
-    made = sentencify([(0.0, 4.0, "chop it")], lambda words: [Marked(".", 3), Marked()])
-    assert rounded(made) == [(0.0, 3.0, "chop"), (3.0, 4.0, "it")]
+    result = sentencify([(0.0, 4.0, "chop it")], lambda words: [Marked(".", 3), Marked()])
+    assert rounded(result) == [(0.0, 3.0, "chop"), (3.0, 4.0, "it")]
 
 
 @for_each("mark", list(",:;"))
@@ -126,10 +126,13 @@ def test_from_twenty_tokens_on_any_mark_cuts(mark):
     words = [f"w{i}" for i in range(30)]
     captions = [(0.0, 30.0, " ".join(words))]
     assert len(sentencify(captions, marks({"w18": mark}))) == 1  # the nineteenth
-    made = sentencify(captions, marks({"w19": mark, "w25": mark}))
-    assert rounded(made) == [(0.0, 20.0, " ".join(words[:20])), (20.0, 30.0, " ".join(words[20:]))]
+    result = sentencify(captions, marks({"w19": mark, "w25": mark}))
+    assert rounded(result) == [
+        (0.0, 20.0, " ".join(words[:20])),
+        (20.0, 30.0, " ".join(words[20:])),
+    ]
     two = sentencify(
-        captions, lambda said: [Marked(mark if word == "w9" else "", 2) for word in said]
+        captions, lambda words: [Marked(mark if word == "w9" else "", 2) for word in words]
     )
     assert [len(text.split()) for *_, text in two] == [10, 20]  # ten words of two tokens
     assert len(sentencify(captions, marks({"w25": "-"}))) == 1
@@ -154,8 +157,8 @@ def test_half_with_marks_were_written_so_and_are_cut_at_their_full_stops_alone()
         (10.0, 11.0, "So, well"),
     ]
     fewer = [*captions, (11.0, 12.0, "and the rest")]  # two of five hold , or .
-    made = rounded(sentencify(fewer, marks({"boil": "."})))
-    assert made[1:] == [(5.0, 7.0, "then boil"), (9.0, 12.0, "it why so well and the rest")]
+    result = rounded(sentencify(fewer, marks({"boil": "."})))
+    assert result[1:] == [(5.0, 7.0, "then boil"), (9.0, 12.0, "it why so well and the rest")]
     long = [(float(i), i + 1.0, "a b c d e f g h, i") for i in range(4)]
     assert len(sentencify(long)) == 1  # commas never cut
 
@@ -166,10 +169,10 @@ def test_without_a_model_the_marks_that_are_there_cut():
 
 
 def test_a_model_sees_lower_case_without_marks():
-    seen = []
+    words_seen = []
 
     def listen(words):
-        seen.extend(words)
+        words_seen.extend(words)
         return [Marked()] * len(words)
 
     captions = [
@@ -179,14 +182,14 @@ def test_a_model_sees_lower_case_without_marks():
         (3.0, 4.0, "..."),
     ]
     assert rounded(sentencify(captions[:3], listen)) == [(0.0, 3.0, "cut 3 5 cups now then boil")]
-    assert seen == ["cut", "3", "5", "cups", "now", "then", "boil"]
+    assert words_seen == ["cut", "3", "5", "cups", "now", "then", "boil"]
     assert sentencify([], listen) == []
 
 
 def test_a_video_is_left_out_with_its_reason():
     good = [(float(i), i + 1.0, f"caption {i} has some six words") for i in range(12)]
-    made, why = cut_video(good, index=0)
-    assert why == "" and len(made) == 1 and made[0][:2] == (0.0, 12.0)
+    result, why = cut_video(good, index=0)
+    assert why == "" and len(result) == 1 and result[0][:2] == (0.0, 12.0)
     assert cut_video(good, index=0, language=lambda text: 0.5) == ([], "not English")
     assert cut_video(good[:10], index=0) == ([], "10 captions or fewer")
     glitches = [

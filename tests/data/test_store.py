@@ -1,4 +1,4 @@
-"""Seconds of a video in one pass are those at random; a feature store says what is wrong with it."""
+"""Seconds of a video are the same in one pass and at random; what a feature store refuses."""
 
 import json
 import weakref
@@ -44,11 +44,11 @@ def test_one_pass_gives_the_clips_of_each_second(tmp_path: Path, kind: str, spec
 
 def same(data, spec: ClipSpec) -> None:
     wanted = Seconds(data, spec)
-    got = list(in_order(data, 0, spec))
-    assert len(got) == len(wanted) > 0
-    for second, clip in enumerate(got):
+    decoded = list(in_order(data, 0, spec))
+    assert len(decoded) == len(wanted) > 0
+    for second, clip in enumerate(decoded):
         assert torch.equal(clip, wanted[0, second]["clips"][0]), second
-    assert len(got) == 1 or not torch.equal(got[0], got[-1])
+    assert len(decoded) == 1 or not torch.equal(decoded[0], decoded[-1])
 
 
 def test_folders_of_frames_and_flow(tmp_path: Path):
@@ -69,18 +69,18 @@ def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: p
     live: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     most, opened = 0, 0
 
-    def cutting(frames: torch.Tensor, *more) -> torch.Tensor:
+    def cutting(frames: torch.Tensor, *options) -> torch.Tensor:
         nonlocal most
-        made = cut(frames, *more)
+        clips = cut(frames, *options)
         shown.extend(numbers(frames))
-        live.add(made)
+        live.add(clips)
         most = max(most, len(live))
-        return made
+        return clips
 
-    def opening(*given):
+    def opening(*arguments):
         nonlocal opened
         opened += 1
-        return passes(*given)
+        return passes(*arguments)
 
     monkeypatch.setattr(seconds, "geometry", cutting)
     monkeypatch.setattr(seconds, "decode_frames", opening)
@@ -103,14 +103,14 @@ def test_where_jumping_over_frames_fails_all_are_read(
     )
 
     def failing(path, table, passed):
-        for i, got in enumerate(whole(path, table, passed)):
+        for i, decoded in enumerate(whole(path, table, passed)):
             if passed and i == 3:
                 raise ValueError("lost the thread")
-            yield got
+            yield decoded
 
-    def cutting(frames: torch.Tensor, *more) -> torch.Tensor:
+    def cutting(frames: torch.Tensor, *options) -> torch.Tensor:
         shown.extend(numbers(frames))
-        return cut(frames, *more)
+        return cut(frames, *options)
 
     monkeypatch.setattr(seconds, "decode_frames", failing)
     same(data, SPECS[2])
@@ -127,18 +127,18 @@ def test_where_jumping_over_frames_fails_all_are_read(
 
 
 def test_a_frame_that_does_not_come_is_said_and_none_are_piled_up(monkeypatch: pytest.MonkeyPatch):
-    given = 0
+    arguments = 0
 
     def pictures():
-        nonlocal given
+        nonlocal arguments
         for i in [*range(7), *range(8, 10_000)]:
-            given += 1
+            arguments += 1
             yield i, torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
 
     wanted = np.arange(10_000).reshape(-1, 4)
     with pytest.raises(DecodeError, match=facts("7.000")):
         list(seconds._make_clips(Path("a.mp4"), pictures(), wanted, np.arange(10_000.0), 8))
-    assert given < LATE + 20
+    assert arguments < LATE + 20
 
 
 def test_a_picture_that_changes_its_size(monkeypatch: pytest.MonkeyPatch):
@@ -157,11 +157,11 @@ def test_damage_inside_is_an_error_with_its_time(tmp_path: Path):
     for i in range(len(data) * 3 // 4, len(data) * 3 // 4 + 900, 60):
         data[i] ^= draw.randint(1, 255)
     file.write_bytes(data)
-    listed, made = folder(str(tmp_path), labels=False), []
+    listed, clips = folder(str(tmp_path), labels=False), []
     with pytest.raises(DecodeError) as caught:
         for clip in in_order(listed, 0, ClipSpec(frames=16, fps=25.0, size=24)):
-            made.append(clip)
-    assert 0 < len(made) < 4 and caught.value.time is not None and 1 < caught.value.time < 4
+            clips.append(clip)
+    assert 0 < len(clips) < 4 and caught.value.time is not None and 1 < caught.value.time < 4
 
 
 def test_a_store_reads_what_was_written(tmp_path: Path):

@@ -36,20 +36,26 @@ def test_the_narrator_is_as_careless_as_said():
     late, irrelevant, total, moved = [], 0, 0, 0
     for index in range(400):
         script = synthetic_narrator.write_script(index, 0, 128)
-        said = synthetic_narrator.narrate(script, index, 0, 128)
-        assert len(said) == len(script) + round(len(script) * 3 / 7)
-        total += len(said)
-        irrelevant += sum(one.true is None for one in said)
-        truths = [one.true for one in said]
-        unswapped = sorted(said, key=lambda one: one.start)
-        assert [one.start for one in said] == [one.start for one in unswapped]
+        utterances = synthetic_narrator.narrate(script, index, 0, 128)
+        assert len(utterances) == len(script) + round(len(script) * 3 / 7)
+        total += len(utterances)
+        irrelevant += sum(utterance.true is None for utterance in utterances)
+        truths = [utterance.true for utterance in utterances]
+        unswapped = sorted(utterances, key=lambda utterance: utterance.start)
+        assert [utterance.start for utterance in utterances] == [
+            utterance.start for utterance in unswapped
+        ]
         assert sorted(t for t in truths if t) == [action[:2] for action in script]
-        true = [one for one in said if one.true]
-        own = [one for one in true if abs(one.end - one.start - one.true[1] + one.true[0]) < 1e-9]
+        true = [utterance for utterance in utterances if utterance.true]
+        exact = [
+            utterance
+            for utterance in true
+            if abs(utterance.end - utterance.start - utterance.true[1] + utterance.true[0]) < 1e-9
+        ]
         late += [
-            one.start - one.true[0] for one in own
+            utterance.start - utterance.true[0] for utterance in exact
         ]  # as long as its action: neither exchanged nor clipped
-        moved += len(true) - len(own)
+        moved += len(true) - len(exact)
     assert irrelevant / total == pytest.approx(0.3, abs=0.01)
     assert np.mean(late) == pytest.approx(4, abs=0.3) and np.std(late) == pytest.approx(4, abs=0.3)
     assert (
@@ -58,44 +64,53 @@ def test_the_narrator_is_as_careless_as_said():
 
 
 def test_the_set_is_frozen():
-    """What was measured was measured on these: another script, narration or picture is another VERSION."""
-    told = hashlib.sha256()
+    """Published numbers rest on these. A change of script, narration or picture is a new VERSION."""
+    digest = hashlib.sha256()
     for index in range(3):
         script = synthetic_narrator.write_script(index, 0, SECONDS)
-        told.update(repr([[round(t, 4) for t in a[:2]] + [*a[2:]] for a in script]).encode())
-        said = synthetic_narrator.narrate(script, index, 0, SECONDS)
-        told.update(
-            repr([(round(one.start, 4), round(one.end, 4), one.text) for one in said]).encode()
+        digest.update(repr([[round(t, 4) for t in a[:2]] + [*a[2:]] for a in script]).encode())
+        utterances = synthetic_narrator.narrate(script, index, 0, SECONDS)
+        digest.update(
+            repr(
+                [
+                    (round(utterance.start, 4), round(utterance.end, 4), utterance.text)
+                    for utterance in utterances
+                ]
+            ).encode()
         )
     frames = draw_film(
         synthetic_narrator.write_script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2
     )
     assert VERSION == 2
-    assert told.hexdigest()[:16] == "e8d29b443c819d32"
+    assert digest.hexdigest()[:16] == "e8d29b443c819d32"
     assert int(frames.astype(np.int64).sum()) == 8598562
 
 
 def test_a_tenth_of_neighbouring_pairs_is_exchanged():
     pairs = exchanged = 0
     for index in range(400):
-        said = [synthetic_narrator.Utterance(float(i), i + 1.0, str(i), None) for i in range(16)]
-        got = synthetic_narrator.swap_neighbours(
-            said, uniform(0, "swaps", 0, index, 16)[0].tolist()
+        utterances = [
+            synthetic_narrator.Utterance(float(i), i + 1.0, str(i), None) for i in range(16)
+        ]
+        swapped = synthetic_narrator.swap_neighbours(
+            utterances, uniform(0, "swaps", 0, index, 16)[0].tolist()
         )
-        moved = sum(one.text != str(i) for i, one in enumerate(got))
+        moved = sum(utterance.text != str(i) for i, utterance in enumerate(swapped))
         exchanged += moved // 2
         pairs += 15 - moved // 2  # a pair that overlaps one which was exchanged is not asked
     assert exchanged / pairs == pytest.approx(0.1, abs=0.01)
 
 
 def test_exchanged_sentences_take_their_truth_along():
-    said = [
+    utterances = [
         synthetic_narrator.Utterance(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5))
         for i in range(5)
     ]
-    got = synthetic_narrator.swap_neighbours(said, [0.0, 0.0, 0.5, 0.05, 0.0])
-    assert [one.text for one in got] == ["1", "0", "2", "4", "3"]
-    assert [one.true[0] - 0.5 for one in got] == [1, 0, 2, 4, 3] and [one.start for one in got] == [
+    swapped = synthetic_narrator.swap_neighbours(utterances, [0.0, 0.0, 0.5, 0.05, 0.0])
+    assert [utterance.text for utterance in swapped] == ["1", "0", "2", "4", "3"]
+    assert [utterance.true[0] - 0.5 for utterance in swapped] == [1, 0, 2, 4, 3] and [
+        utterance.start for utterance in swapped
+    ] == [
         0,
         1,
         2,
@@ -108,8 +123,8 @@ def test_irrelevant_sentences_are_of_nothing_that_is_shown():
     for index in range(20):
         script = synthetic_narrator.write_script(index, 0, SECONDS)
         shown = {f"{a.colour} {a.shape}" for a in script}
-        for one in synthetic_narrator.narrate(script, index, 0, SECONDS):
-            assert any(thing in one.text for thing in shown) == (one.true is not None)
+        for utterance in synthetic_narrator.narrate(script, index, 0, SECONDS):
+            assert any(thing in utterance.text for thing in shown) == (utterance.true is not None)
 
 
 def test_the_picture_is_empty_between_actions():
@@ -143,10 +158,12 @@ def test_rows_and_truth(data):
     assert sorted(truth) == ["test_00000", "test_00001", "val_00000"]
     for row in data.rows:
         assert row.duration == SECONDS and list(row.sentences) == sorted(
-            row.sentences, key=lambda one: one[0]
+            row.sentences, key=lambda utterance: utterance[0]
         )
         if row.video_id in truth:
-            assert [one[3] for one in truth[row.video_id]] == [text for _, _, text in row.sentences]
+            assert [utterance[3] for utterance in truth[row.video_id]] == [
+                text for _, _, text in row.sentences
+            ]
     assert data.rows[0].features == ""
 
 

@@ -55,28 +55,33 @@ def test_frames_of_a_window():
 
 def test_windows_of_real_files_hold_their_frames(three):
     """A frame is in the picture it should be in: of each file the frames that `window` says."""
-    made = manifest(three)
-    windows = Windows(made, SPEC)
+    data = manifest(three)
+    windows = Windows(data, SPEC)
     where = [
-        (made.rows[row].split, *at) for row, at in zip(windows.row, windows.locations, strict=True)
+        (data.rows[row].split, *location)
+        for row, location in zip(windows.row, windows.locations, strict=True)
     ]
     assert sorted(where) == [("test", 0, 0), ("train", 0, 0), ("train", 7, 0), ("val", 0, 0)]
     for index, (row, (start, which)) in enumerate(zip(windows.row, windows.locations, strict=True)):
-        path = made.path(row)
+        path = data.path(row)
         frames = read(path, stamps(path)[window(SPEC, len(stamps(path)), start)])
         assert torch.equal(windows[0, index]["clips"], cut(frames, 32, which)[None]), where[index]
 
 
 def test_ten_cuts_of_one_decode_where_they_are_asked_for(three, monkeypatch):
-    made = manifest(three)
-    windows = Windows(made, SPEC, ten=("test",))
-    assert [made.rows[row].split for row in windows.row].count("test") == CUTS == 10 and len(
+    data = manifest(three)
+    windows = Windows(data, SPEC, ten=("test",))
+    assert [data.rows[row].split for row in windows.row].count("test") == CUTS == 10 and len(
         windows
     ) == 13
     decoded = []
     real = Windows._window
-    monkeypatch.setattr(Windows, "_window", lambda self, *at: decoded.append(at) or real(self, *at))
-    rows = [i for i, row in enumerate(windows.row) if made.rows[row].split == "test"]
+    monkeypatch.setattr(
+        Windows,
+        "_window",
+        lambda self, *location: decoded.append(location) or real(self, *location),
+    )
+    rows = [i for i, row in enumerate(windows.row) if data.rows[row].split == "test"]
     clips = next(iter(eval_loader(windows, rows, CUTS, 0)))["clips"][:, 0]
     assert len(decoded) == 1 and len({clip.sum().item() for clip in clips[:5]}) == 5
     assert torch.equal(clips[5:], clips[:5].flip(-1))
@@ -93,7 +98,7 @@ def test_cuts_are_the_centre_and_the_corners():
 
 
 def test_seconds_instead_of_frames():
-    """At 10 a second a file of 25 a second counts as one of 10: windows of 8 frames, a new one every 3."""
+    """At 10 fps a file of 25 fps is read as one of 10: windows of 8 frames, a new one every 3."""
     spec = ClipSpec(frames=8, fps=10.0, size=32)
     times = paced(spec, np.arange(50) / 25)  # 1.96 s
     assert len(times) == 20 and times[-1] == pytest.approx(1.9)
