@@ -43,7 +43,7 @@ def test_every_recipe_gives_a_clip_and_cuts_all_frames_alike(name, height, width
 
 
 def test_multiscale_is_videomaes():
-    """Sides by scale, snapped within 3 pixels, one step apart at most; 13 places, equally likely."""
+    """Sides by scale, snapped within 3 pixels, one step apart at most; 13 equally likely places."""
     height, width, size = 240, 320, 209  # int(240 * .875) = 210 snaps to 209
     boxes = [
         augment._multiscale(height, width, size, RECIPES["multiscale"], draws(i)[1:].tolist())

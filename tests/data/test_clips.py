@@ -130,7 +130,7 @@ def with_a_short_one(small_set: Path, root: Path) -> Manifest:
     """The set, and before it a video of five frames."""
     for path in small_set.glob("*.mp4"):
         (root / path.name).symlink_to(path)
-    write(root / "a_short.mp4", [i / 25 for i in range(5)])
+    write(root / "a_short.mp4", (np.arange(5) / 25).tolist())
     return manifest(root)
 
 

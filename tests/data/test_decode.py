@@ -275,7 +275,7 @@ def test_every_ninth_mini6_file_reads_as_its_list_says(shared):
 
 
 def test_torchcodec_gives_the_same_frames(shared):
-    """Bit for bit, also of variable-rate, rotated and many-stream files, but not of 10-bit files."""
+    """Bit for bit, also for variable-rate, rotated and many-stream files; not for 10-bit files."""
     decoders = pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
     assert decoders.VideoDecoder
     for name in (

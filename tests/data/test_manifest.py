@@ -1,6 +1,8 @@
 import hashlib
 import shutil
+from collections import defaultdict
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -26,13 +28,16 @@ def rows(n=40, classes=4, clips=3, split="train"):
     """n groups of `clips` files each."""
     return [
         Row(f"g{g}_c{c}.mp4", f"class{g % classes}", split, f"g{g}")
-        for g in range(n)
-        for c in range(clips)
+        for g, c in product(range(n), range(clips))
     ]
 
 
 def make(tmp_path, listed):
-    return Manifest.build(listed, files(tmp_path, *(row.path for row in listed)))
+    return Manifest.build(listed, files(tmp_path, *paths_of(listed)))
+
+
+def paths_of(listed):
+    return [row.path for row in listed]
 
 
 def test_classes_are_of_the_whole_list(tmp_path):
@@ -59,14 +64,12 @@ def test_classes_are_of_the_whole_list(tmp_path):
 def test_no_test_split_val_becomes_test_and_a_fifth_of_train_val(tmp_path):
     listed = rows() + [Row(f"v{i}.mp4", f"class{i % 4}", "val", f"v{i}") for i in range(8)]
     data = make(tmp_path, listed)
-    assert [row.path for row in data.split("test").rows] == [f"v{i}.mp4" for i in range(8)]
+    assert paths_of(data.split("test").rows) == [f"v{i}.mp4" for i in range(8)]
     train, val = data.split("train"), data.split("val")
     assert not set(train.groups) & set(val.groups)
     assert len(set(val.groups)) == 8 and set(train.classes) == {row.label for row in val.rows}
     again = Manifest.build(listed[::-1], tmp_path)
-    assert {row.path for row in again.split("val").rows} == {
-        row.path for row in val.rows
-    }  # not by order
+    assert set(paths_of(again.split("val").rows)) == {row.path for row in val.rows}  # not by order
 
 
 @for_each("both", [f"both{i}" for i in range(6)])  # whichever the hash would take first
@@ -79,10 +82,12 @@ def test_carving_keeps_each_class_on_both_sides(both):
         Row("r.mp4", "q", "train", "r"),
     ]
     moved = hold_out_groups(listed, "val")
-    where = {side: {row.label for row in moved if row.split == side} for side in ("train", "val")}
-    assert where["train"] == {"class0", "class1", "lone", "p", "q"}
-    assert where["val"] == {"class0", "class1", "q"}
-    groups = {side: {row.group for row in moved if row.split == side} for side in ("train", "val")}
+    labels, groups = defaultdict(set), defaultdict(set)  # of each split
+    for row in moved:
+        labels[row.split].add(row.label)
+        groups[row.split].add(row.group)
+    assert labels["train"] == {"class0", "class1", "lone", "p", "q"}
+    assert labels["val"] == {"class0", "class1", "q"}
     assert not groups["train"] & groups["val"]
 
 
@@ -120,14 +125,14 @@ def test_paths_are_made_plain_and_stay_the_users(tmp_path, monkeypatch):
     (tmp_path / "hop").symlink_to(tmp_path / "away/in")
     names = ("./link.mp4", "./a//1.mp4", "hop/2.mp4", "hop/../3.mp4", "3.mp4")
     data = Manifest.build([Row(name) for name in names], tmp_path)
-    assert [row.path for row in data.rows] == [
+    assert paths_of(data.rows) == [
         "link.mp4",
         "a/1.mp4",
         "hop/2.mp4",
         "hop/../3.mp4",
         "3.mp4",
     ]
-    assert data.groups == [row.path for row in data.rows]
+    assert data.groups == paths_of(data.rows)
     assert [data.path(i).read_text() for i in (3, 4)] == [
         "away/3.mp4",
         "3.mp4",
@@ -162,7 +167,7 @@ def test_made_splits_are_said_once(tmp_path, capsys, monkeypatch):
         (rows(split="test"), {}, ()),
     ]:
         root = tmp_path / str(len(list(tmp_path.iterdir())))
-        files(root, *(row.path for row in listed))
+        files(root, *paths_of(listed))
         for _ in range(2):
             data = Manifest.build(listed, root, **options)
         assert expected or len(data.split("val")) == 0, "what has one split alone stays as it is"
@@ -171,7 +176,7 @@ def test_made_splits_are_said_once(tmp_path, capsys, monkeypatch):
             not expected or tells(lines[0], str(root), *expected)
         )
     monkeypatch.setenv("RANK", "1")
-    Manifest.build(rows() + val, files(tmp_path / "rank", *(row.path for row in rows() + val)))
+    Manifest.build(rows() + val, files(tmp_path / "rank", *paths_of(rows() + val)))
     assert capsys.readouterr().err == ""
 
 
@@ -248,7 +253,7 @@ def test_carving_many_groups_of_no_class_is_quick():
 )
 def test_labels_that_give_no_score_are_one_sentence(tmp_path, listed, words):
     rows = [Row(f"{name}.mp4", name[-1], name.split("/")[0]) for name in listed]
-    files(tmp_path, *(row.path for row in rows))
+    files(tmp_path, *paths_of(rows))
     with pytest.raises(UserError, match=facts(*words)):
         select_labelled(Manifest(tuple(rows), tmp_path, ("x", "y")))
 
@@ -270,7 +275,7 @@ def test_leaks_by_path_id_and_content(tmp_path):
     (folder / "fine2.mp4").write_text("9.mp4!!!")  # as long as fine.mp4's text, another content
     (folder / "clip_1.mp4").write_text("a clip of another set that has this name too")
     pretraining = Manifest.build([Row(path.name) for path in sorted(folder.iterdir())], folder)
-    assert [row.path for row in find_leaks(pretraining, test)] == [
+    assert paths_of(find_leaks(pretraining, test)) == [
         "linked.mp4",
         "renamed.mp4",
         "v_Surf_g01_c01.mp4",
@@ -279,7 +284,7 @@ def test_leaks_by_path_id_and_content(tmp_path):
 
 
 def test_leaks_see_through_aliases(tmp_path):
-    """By path alone: the content of a folder of frames is not compared, and these names say nothing."""
+    """By path alone: the content of folders is not compared, and these names are not unique."""
     files(tmp_path, *(f"{name}/0.jpg" for name in ("1", "2", "3", "sub/4")))
     (tmp_path / "5").symlink_to("2")
     (tmp_path / "other").symlink_to(tmp_path)

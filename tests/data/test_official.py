@@ -10,16 +10,15 @@ from ssvid.data import lists
 from ssvid.data.official import SOURCES
 from ssvid.errors import UserError
 from ssvid.registry import datasets
-from tests.data.test_datasets import check_refusal, splits, table, touch
-from tests.helpers import ROOT, facts, for_each, tells
+from tests.data.test_datasets import check_groups, check_refusal, splits, table, touch
+from tests.helpers import ROOT, facts, for_each
 
 BRUSH = "brush_hair_u_nm_np1_ba_goo"
 
 
 def empty_files(root, names):
-    for folder in {(root / name).parent for name in names}:
-        folder.mkdir(parents=True)
     for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     return str(root)
 
@@ -30,8 +29,8 @@ def counts(data):
 
 
 def disjoint(data):
-    groups = [set(data.split(split).groups) for split in ("train", "val", "test")]
-    return all(groups) and sum(map(len, groups)) == len(set.union(*groups))
+    check_groups(data)
+    return all(splits(data).values())
 
 
 def read_list_lines(folder):
@@ -49,8 +48,9 @@ def test_ucf101_has_three_official_folds(shared, tmp_path):
     lines = read_list_lines(listed)
     root = empty_files(tmp_path / "UCF-101", [line.split()[0] for line in lines])
     data = {fold: datasets["ucf101"](root, splits=str(listed), fold=fold) for fold in (1, 2, 3)}
-    assert [counts(data[fold]) for fold in (1, 2, 3)] == [(9537, 3783), (9586, 3734), (9624, 3696)]
-    assert all(len(manifest.classes) == 101 and disjoint(manifest) for manifest in data.values())
+    assert list(map(counts, data.values())) == [(9537, 3783), (9586, 3734), (9624, 3696)]
+    for manifest in data.values():
+        assert len(manifest.classes) == 101 and disjoint(manifest)
     classes = lists.read_names(listed / "classInd.txt")
     assert classes["1"] == "ApplyEyeMakeup" and tuple(sorted(classes.values())) == data[1].classes
 
@@ -85,17 +85,14 @@ def test_jester_list_and_its_ids(shared, tmp_path):
     file = shared / "annotations/jester/vallist.txt"
     form, entries = lists.read_entries(file)
     listed = list(entries)
-    assert len(listed) == 14787 and {entry.label for entry in listed} == {
-        str(i) for i in range(1, 28)
-    }
+    assert len(listed) == 14787
+    assert {entry.label for entry in listed} == set(map(str, range(1, 28)))
     names = file.with_name("label_map.txt")
     root = empty_files(tmp_path / "v", [f"{entry.names[0]}/00001.jpg" for entry in listed[:200]])
     options = {"val": str(file), "missing_ok": 1.0}
     check_refusal("pathlist", root, "27", "0", "26", "1", label_map=str(names), **options)
-    numbered = "".join(
-        f"{i} {name}\n" for i, name in enumerate(names.read_text().splitlines(), start=1)
-    )
-    label_map = table(tmp_path / "names.txt", numbered)
+    numbered = [f"{i} {name}" for i, name in enumerate(names.read_text().splitlines(), start=1)]
+    label_map = table(tmp_path / "names.txt", "\n".join(numbered) + "\n")
     data = datasets["pathlist"](root, label_map=label_map, fps=12.0, **options)
     assert counts(data) == (0, 200) and set(data.classes) <= set(names.read_text().splitlines())
     assert {row.fps for row in data.rows} == {12.0}
@@ -253,7 +250,8 @@ def test_class_names_in_every_published_form(tmp_path):
         ("a.json", '{"clapping": "0", "sit": "1"}'),
         (
             "a.pbtxt",
-            'label {\n  name: "clapping"\n  label_id: 0\n  label_type: X\n}\nlabel {\n name: "sit"\n label_id: 1\n}',
+            'label {\n  name: "clapping"\n  label_id: 0\n  label_type: X\n}\n'
+            'label {\n name: "sit"\n label_id: 1\n}',
         ),
         ("a.pbtxt", 'item {\n  name: "clapping"\n  id: 0\n}\nitem {\n  name: "sit"\n  id: 1\n}\n'),
     ]:
@@ -270,161 +268,6 @@ def test_class_names_in_every_published_form(tmp_path):
     }
     with pytest.raises(UserError, match=facts("p.pbtxt")):
         lists.read_names(Path(table(tmp_path / "p.pbtxt", "label { name: }")))
-
-
-HEAD = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
-
-
-def charades(tmp_path, train=None):
-    train = train or [
-        f"T{i},S{i},Bed,6,6,Yes,'a, b',x,y,c000 0.00 5.50;c001 2.00 9.10,12.5" for i in range(6)
-    ]
-    home = tmp_path / "Charades"
-    home.mkdir(exist_ok=True)
-    table(
-        home / "Charades_v1_train.csv",
-        HEAD + "".join(line.replace("'", '"') + "\n" for line in train),
-    )
-    table(
-        home / "Charades_v1_test.csv",
-        HEAD + "E0,Z0,Bed,6,6,Yes,s,x,y,c002 1.00 2.00,9\nE1,S1,Bed,6,6,No,s,x,y,,9\n",
-    )
-    table(home / "Charades_v1_classes.txt", "c000 Holding clothes\nc001 Sitting\nc002 Eating\n")
-    names = [*(line.partition(",")[0] for line in train), "E0", "E1"]
-    return touch(tmp_path / "Charades_v1_480", *(f"{name}.mp4" for name in names))
-
-
-def test_charades_has_several_classes_a_clip(tmp_path):
-    data = datasets["charades"](charades(tmp_path))
-    assert (
-        counts(data) == (6, 2)
-        and disjoint(data)
-        and data.classes == ("Eating", "Holding clothes", "Sitting")
-    )
-    row = data.rows[0]
-    assert row.segments == ((0.0, 5.5, "Holding clothes"), (2.0, 9.1, "Sitting"))
-    assert (row.label, row.duration, row.group, row.video_id) == (None, 12.5, "subject S0", "T0")
-    assert (
-        data.rows[1].group == "T1.mp4"
-    )  # S1 is in the official test too, so this clip stands alone
-    assert set(data.labels.tolist()) == {-1}
-    assert data.split("test").targets.tolist() == [[True, False, False], [False] * 3]
-    assert data.split("train").targets.tolist()[0] == [False, True, True]
-
-
-def test_charades_lists_that_are_wrong(tmp_path, capsys):
-    for actions in ("c999 0 1", "c000 0", "c000 a 1", "c000 nan 1"):
-        root = charades(tmp_path, [f"T0,S0,Bed,6,6,Yes,s,x,y,{actions},9"])
-        check_refusal("charades", root, "Charades_v1_train.csv", "2", actions)
-    lines = ["T0,S0,Bed,6,6,Yes,s,x,y,c000 5 1;c001 1 5,9", "T1,S2,Bed,6,6,Yes,s,x,y,c000 1 1,9"]
-    data = datasets["charades"](charades(tmp_path, lines))
-    assert sorted(len(row.segments) for row in data.rows) == [0, 1, 1, 1]
-    assert tells(capsys.readouterr().err, "1")
-
-
-def activitynet(tmp_path, **extra_videos):
-    part = [
-        {"segment": [1.5, 20], "label": "Surfing"},
-        {"segment": [30, 40.25], "label": "Rafting"},
-    ]
-    video = {
-        "duration": 60,
-        "subset": "training",
-        "annotations": part,
-        "url": "",
-        "resolution": "320x240",
-    }
-    base = {f"{i}abcdefghi_": video for i in range(5)}
-    base |= {"-valabcdefg": video | {"subset": "validation", "annotations": part[:1]}}
-    base |= {"testabcdefg": video | {"subset": "testing", "annotations": []}, **extra_videos}
-    table(
-        tmp_path / "activity_net.v1-3.min.json",
-        json.dumps({"database": base, "taxonomy": [], "version": "1.3"}),
-    )
-    return touch(
-        tmp_path / "v",
-        *(f"v_{name}.mp4" for name in base if name[0] not in "-t"),
-        "-valabcdefg.mkv",
-    )
-
-
-def test_activitynet_has_segments(tmp_path):
-    data = datasets["activitynet"](activitynet(tmp_path))
-    assert counts(data) == (5, 1) and disjoint(data) and data.classes == ("Rafting", "Surfing")
-    row = data.rows[0]
-    assert (
-        row.segments == ((1.5, 20.0, "Surfing"), (30.0, 40.25, "Rafting")) and row.duration == 60.0
-    )
-    assert splits(data)["test"] == ["-valabcdefg.mkv"] and row.path == "v_0abcdefghi_.mp4"
-    assert data.split("test").targets.tolist() == [[False, True]]
-    for bad, words in [
-        ({"subset": "dev"}, ("training", "validation", "testing")),
-        (
-            {"subset": "training", "annotations": [{"segment": [1], "label": "x"}]},
-            ("segment", "label"),
-        ),
-        ({"subset": "training", "annotations": [{"segment": [1, 2]}]}, ("segment", "label")),
-    ]:
-        check_refusal("activitynet", activitynet(tmp_path, bad=bad), "bad", *words)
-    annotations = table(tmp_path / "x.json", "[]")
-    check_refusal("activitynet", tmp_path / "v", annotations, "database", annotations=annotations)
-
-
-def ava(tmp_path, line=""):
-    home = tmp_path / "annotations"
-    home.mkdir(exist_ok=True)
-    films = "".join(
-        f"film{i}abcdef,0902,0.077,0.151,0.283,0.811,80,1\nfilm{i}abcdef,0902,0.077,0.151,0.283,0.811,9,1\n"
-        f"film{i}abcdef,0903,0.5,0.1,0.9,1.000,12,7\nfilm{i}abcdef,0904\nfilm{i}abcdef,0905,0.1,0.1,0.2,0.2,12,3\n"
-        for i in range(5)
-    )
-    table(home / "ava_train_v2.1.csv", "of an older version")
-    table(home / "ava_train_v2.2.csv", films + line)
-    table(home / "ava_val_v2.2.csv", "valabcdefgh,0910.5,0.1,0.2,0.3,0.4,12,0\n")
-    table(home / "ava_train_excluded_timestamps_v2.2.csv", "film0abcdef,0905\n")
-    pair = 'label {{\n  name: "{}"\n  label_id: {}\n  label_type: PERSON_MOVEMENT\n}}\n'
-    text = "".join(
-        pair.format(name, i)
-        for i, name in ((9, "martial art"), (12, "stand"), (80, "watch (a person)"))
-    )
-    table(home / "ava_action_list_v2.2.pbtxt", text)
-    table(home / "few.pbtxt", 'item {\n  name: "stand"\n  id: 12\n}\n')
-    return touch(tmp_path / "films", *(f"film{i}abcdef.mkv" for i in range(5)), "valabcdefgh.mp4")
-
-
-def test_ava_has_boxes(tmp_path, capsys):
-    root = ava(tmp_path)
-    data = datasets["ava"](root)
-    assert (
-        counts(data) == (5, 1)
-        and disjoint(data)
-        and data.classes == ("martial art", "stand", "watch (a person)")
-    )
-    first = data.rows[0].boxes
-    assert first[0] == (902.0, 0.077, 0.151, 0.283, 0.811, ("watch (a person)", "martial art"), "1")
-    assert (first[1].time_s, first[1].y1, first[1].labels, first[1].person) == (
-        903.0,
-        1.0,
-        ("stand",),
-        "7",
-    )
-    assert [len(row.boxes) for row in data.rows] == [
-        2,
-        3,
-        3,
-        3,
-        3,
-        1,
-    ]  # a second of film0 is excluded
-    assert splits(data)["test"] == ["valabcdefgh.mp4"] and data.rows[0].label is None
-    cut = datasets["ava"](root, begins_s=900.0)  # files that begin at the film's second 900
-    assert [box.time_s for box in cut.rows[-1].boxes] == [10.5] and cut.hash != data.hash
-    check_refusal("ava", root, "902", "--data.begins_s", "905", begins_s=905.0)
-    few = datasets["ava"](root, classes=str(tmp_path / "annotations/few.pbtxt"))
-    assert few.classes == ("stand",) and [len(row.boxes) for row in few.rows] == [1, 2, 2, 2, 2, 1]
-    assert tells(capsys.readouterr().err, "5", "1")
-    for numbers in ("0902,0.5,0.1,0.4,0.9,12,1", "0902,0,0,2,1,12,1", "x,0,0,1,1,12,1"):
-        check_refusal("ava", ava(tmp_path, f"film0abcdef,{numbers}\n"), "ava_train_v2.2.csv", "26")
 
 
 # what is missing, and from where it comes

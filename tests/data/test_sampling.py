@@ -81,7 +81,7 @@ def test_eval_clips_cover_the_video_evenly(long_gop):
         with pytest.raises(UserError, match=rf"^{n} "):
             eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), n)
     assert clips.shape == (3, 3, 4, 48, 48) and clips.dtype == torch.uint8 and clips.is_contiguous()
-    starts = [int(u * 285) for u in positions(3).tolist()]
+    starts = (positions(3) * 285).int().tolist()
     for clip, start in zip(clips, starts, strict=True):
         index = np.arange(start, start + 20, 5)
         frames = read(long_gop, index / 25)

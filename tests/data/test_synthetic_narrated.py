@@ -1,5 +1,6 @@
 import hashlib
 import json
+from operator import attrgetter, itemgetter
 
 import numpy as np
 import pytest
@@ -31,100 +32,89 @@ def test_a_script_has_each_thing_once_and_pauses():
         assert min(gaps) >= 1 and max(gaps) <= 4 and script[-1].end <= SECONDS
 
 
+def write_and_narrate(index, seconds):
+    script = synthetic_narrator.write_script(index, 0, seconds)
+    return script, synthetic_narrator.narrate(script, index, 0, seconds)
+
+
+def is_exact(utterance):
+    """It is as long as its action: neither exchanged nor clipped."""
+    start, end = utterance.true
+    return abs(utterance.end - utterance.start - end + start) < 1e-9
+
+
 def test_the_narrator_is_as_careless_as_said():
     """Delay N(4, 4), 30 % irrelevant, about 10 % of sentences exchanged, over 400 videos."""
     late, irrelevant, total, moved = [], 0, 0, 0
     for index in range(400):
-        script = synthetic_narrator.write_script(index, 0, 128)
-        utterances = synthetic_narrator.narrate(script, index, 0, 128)
+        script, utterances = write_and_narrate(index, 128)
         assert len(utterances) == len(script) + round(len(script) * 3 / 7)
         total += len(utterances)
-        irrelevant += sum(utterance.true is None for utterance in utterances)
-        truths = [utterance.true for utterance in utterances]
-        unswapped = sorted(utterances, key=lambda utterance: utterance.start)
-        assert [utterance.start for utterance in utterances] == [
-            utterance.start for utterance in unswapped
-        ]
-        assert sorted(t for t in truths if t) == [action[:2] for action in script]
+        starts = [utterance.start for utterance in utterances]
+        assert starts == sorted(starts)
         true = [utterance for utterance in utterances if utterance.true]
-        exact = [
-            utterance
-            for utterance in true
-            if abs(utterance.end - utterance.start - utterance.true[1] + utterance.true[0]) < 1e-9
-        ]
-        late += [
-            utterance.start - utterance.true[0] for utterance in exact
-        ]  # as long as its action: neither exchanged nor clipped
+        irrelevant += len(utterances) - len(true)
+        assert sorted(map(attrgetter("true"), true)) == [action[:2] for action in script]
+        exact = list(filter(is_exact, true))
+        late += [utterance.start - utterance.true[0] for utterance in exact]
         moved += len(true) - len(exact)
     assert irrelevant / total == pytest.approx(0.3, abs=0.01)
     assert np.mean(late) == pytest.approx(4, abs=0.3) and np.std(late) == pytest.approx(4, abs=0.3)
-    assert (
-        0.08 < moved / (total - irrelevant) < 0.25
-    )  # exchanged with a neighbour, or clipped at an end of the video
+    # Exchanged with a neighbour, or clipped at an end of the video.
+    assert 0.08 < moved / (total - irrelevant) < 0.25
 
 
 def test_the_set_is_frozen():
-    """Published numbers rest on these. A change of script, narration or picture is a new VERSION."""
+    """Published numbers rest on these: another script, narration or picture is a new VERSION."""
     digest = hashlib.sha256()
     for index in range(3):
-        script = synthetic_narrator.write_script(index, 0, SECONDS)
-        digest.update(repr([[round(t, 4) for t in a[:2]] + [*a[2:]] for a in script]).encode())
-        utterances = synthetic_narrator.narrate(script, index, 0, SECONDS)
-        digest.update(
-            repr(
-                [
-                    (round(utterance.start, 4), round(utterance.end, 4), utterance.text)
-                    for utterance in utterances
-                ]
-            ).encode()
-        )
-    frames = draw_film(
-        synthetic_narrator.write_script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2
-    )
+        script, utterances = write_and_narrate(index, SECONDS)
+        actions = [[round(a.start, 4), round(a.end, 4), *a[2:]] for a in script]
+        digest.update(repr(actions).encode())
+        spoken = [(round(u.start, 4), round(u.end, 4), u.text) for u in utterances]
+        digest.update(repr(spoken).encode())
+    script = synthetic_narrator.write_script(0, 0, SECONDS)
+    frames = draw_film(script, 0, 0, SECONDS, size=16, fps=2)
     assert VERSION == 2
     assert digest.hexdigest()[:16] == "e8d29b443c819d32"
     assert int(frames.astype(np.int64).sum()) == 8598562
 
 
+def number_utterances(n):
+    """Sentence i is heard from second i on, and true half a second later."""
+    utterances = []
+    for i in range(n):
+        true = (i + 0.5, i + 1.5)
+        utterances.append(synthetic_narrator.Utterance(float(i), i + 1.0, str(i), true))
+    return utterances
+
+
 def test_a_tenth_of_neighbouring_pairs_is_exchanged():
     pairs = exchanged = 0
     for index in range(400):
-        utterances = [
-            synthetic_narrator.Utterance(float(i), i + 1.0, str(i), None) for i in range(16)
-        ]
-        swapped = synthetic_narrator.swap_neighbours(
-            utterances, uniform(0, "swaps", 0, index, 16)[0].tolist()
-        )
+        u = uniform(0, "swaps", 0, index, 16)[0].tolist()
+        swapped = synthetic_narrator.swap_neighbours(number_utterances(16), u)
         moved = sum(utterance.text != str(i) for i, utterance in enumerate(swapped))
         exchanged += moved // 2
-        pairs += 15 - moved // 2  # a pair that overlaps one which was exchanged is not asked
+        pairs += 15 - moved // 2  # a pair that overlaps an exchanged one is not drawn
     assert exchanged / pairs == pytest.approx(0.1, abs=0.01)
 
 
 def test_exchanged_sentences_take_their_truth_along():
-    utterances = [
-        synthetic_narrator.Utterance(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5))
-        for i in range(5)
-    ]
-    swapped = synthetic_narrator.swap_neighbours(utterances, [0.0, 0.0, 0.5, 0.05, 0.0])
-    assert [utterance.text for utterance in swapped] == ["1", "0", "2", "4", "3"]
-    assert [utterance.true[0] - 0.5 for utterance in swapped] == [1, 0, 2, 4, 3] and [
-        utterance.start for utterance in swapped
-    ] == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
+    u = [0.0, 0.0, 0.5, 0.05, 0.0]
+    swapped = synthetic_narrator.swap_neighbours(number_utterances(5), u)
+    for i, (utterance, text) in enumerate(zip(swapped, "10243", strict=True)):
+        assert utterance.text == text and utterance.start == i
+        assert utterance.true[0] - 0.5 == int(text)
 
 
 def test_irrelevant_sentences_are_of_nothing_that_is_shown():
     for index in range(20):
-        script = synthetic_narrator.write_script(index, 0, SECONDS)
+        script, utterances = write_and_narrate(index, SECONDS)
         shown = {f"{a.colour} {a.shape}" for a in script}
-        for utterance in synthetic_narrator.narrate(script, index, 0, SECONDS):
-            assert any(thing in utterance.text for thing in shown) == (utterance.true is not None)
+        for utterance in utterances:
+            is_shown = any(name in utterance.text for name in shown)
+            assert is_shown == (utterance.true is not None)
 
 
 def test_the_picture_is_empty_between_actions():
@@ -157,13 +147,11 @@ def test_rows_and_truth(data):
     truth = json.loads((data.root / TRUTH).read_text())
     assert sorted(truth) == ["test_00000", "test_00001", "val_00000"]
     for row in data.rows:
-        assert row.duration == SECONDS and list(row.sentences) == sorted(
-            row.sentences, key=lambda utterance: utterance[0]
-        )
+        in_order = sorted(row.sentences, key=itemgetter(0))
+        assert row.duration == SECONDS and list(row.sentences) == in_order
         if row.video_id in truth:
-            assert [utterance[3] for utterance in truth[row.video_id]] == [
-                text for _, _, text in row.sentences
-            ]
+            texts = list(map(itemgetter(3), truth[row.video_id]))
+            assert texts == list(map(itemgetter(2), row.sentences))
     assert data.rows[0].features == ""
 
 

@@ -26,16 +26,16 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train: 24 frames (two windows); val: 5 frames (a short one); test: 16 (just one window)."""
     root = tmp_path_factory.mktemp("windows")
     for name, frames, first in (("train", 24, 0), ("val", 5, 100), ("test", 16, 200)):
-        write(root / f"{name}_0.mp4", [i / 25 for i in range(frames)], first=first)
+        write(root / f"{name}_0.mp4", (np.arange(frames) / 25).tolist(), first=first)
     return root
 
 
 def test_the_published_windows_begin_every_fifteen_frames():
     spec = ClipSpec(frames=32, stride=1)
     assert list(starts(spec, 187)) == list(range(0, 156, 15)) and list(starts(spec, 47)) == [0, 15]
-    assert [list(starts(spec, total)) for total in (1, 31, 32, 33, 46)] == [[0]] * 5 and not list(
-        starts(spec, 0)
-    )
+    for total in (1, 31, 32, 33, 46):
+        assert list(starts(spec, total)) == [0]
+    assert not list(starts(spec, 0))
     assert list(starts(ClipSpec(frames=1, stride=1), 3)) == [0, 1, 2]  # never a step of nothing
 
 
@@ -57,10 +57,9 @@ def test_windows_of_real_files_hold_their_frames(three):
     """A frame is in the picture it should be in: of each file the frames that `window` says."""
     data = manifest(three)
     windows = Windows(data, SPEC)
-    where = [
-        (data.rows[row].split, *location)
-        for row, location in zip(windows.row, windows.locations, strict=True)
-    ]
+    where = []
+    for row, location in zip(windows.row, windows.locations, strict=True):
+        where.append((data.rows[row].split, *location))
     assert sorted(where) == [("test", 0, 0), ("train", 0, 0), ("train", 7, 0), ("val", 0, 0)]
     for index, (row, (start, which)) in enumerate(zip(windows.row, windows.locations, strict=True)):
         path = data.path(row)
@@ -83,7 +82,7 @@ def test_ten_cuts_of_one_decode_where_they_are_asked_for(three, monkeypatch):
     )
     rows = [i for i, row in enumerate(windows.row) if data.rows[row].split == "test"]
     clips = next(iter(eval_loader(windows, rows, CUTS, 0)))["clips"][:, 0]
-    assert len(decoded) == 1 and len({clip.sum().item() for clip in clips[:5]}) == 5
+    assert len(decoded) == 1 and len(set(clips[:5].sum((1, 2, 3, 4)).tolist())) == 5
     assert torch.equal(clips[5:], clips[:5].flip(-1))
 
 
