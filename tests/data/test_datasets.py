@@ -1,5 +1,6 @@
 import json
 from itertools import product
+from operator import attrgetter
 
 import pytest
 from PIL import Image
@@ -30,6 +31,11 @@ def check_refusal(name, root, *words, **options):
 
 def paths_of(manifest):
     return tuple(row.path for row in manifest.rows)
+
+
+def fields(manifest, *names):
+    """These fields of each row."""
+    return list(map(attrgetter(*names), manifest.rows))
 
 
 def splits(manifest):
@@ -260,7 +266,7 @@ def test_numbers_where_a_json_list_has_text(tmp_path):
         tmp_path / "b.json", json.dumps([{"id": 101, "label": 3}, {"vid_name": 102, "label": 4}])
     )
     data_set = datasets["pathlist"](root, train=train)
-    assert [(row.path, row.label) for row in data_set.rows] == [
+    assert fields(data_set, "path", "label") == [
         ("101.webm", "3"),
         ("102.webm", "4"),
     ]

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 from collections import Counter
+from itertools import starmap
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ssvid.data.datasets.youcook2 import DROPPED
 from ssvid.data.official import SOURCES
 from ssvid.errors import UserError
 from ssvid.registry import datasets
-from tests.data.test_datasets import check_refusal, splits, table, touch
+from tests.data.test_datasets import check_refusal, fields, splits, table, touch
 from tests.helpers import facts, for_each, squares, tells, write_video
 
 
@@ -41,7 +42,7 @@ def test_features_alone_are_paired_by_the_id(tmp_path):
     data = datasets["narrated"](
         root, transcripts=transcript(tmp_path / "t.json", ["abc", "de.f", "g"]), features="."
     )
-    assert [(r.video_id, r.path, r.features, r.duration, r.split) for r in data.rows] == [
+    assert fields(data, "video_id", "path", "features", "duration", "split") == [
         ("abc", "abc.mp4.npy", "abc.mp4.npy", 100.0, "train"),
         ("de.f", "de.f.npy", "de.f.npy", 80.0, "train"),
         ("g", "deep/g.webm.npy", "deep/g.webm.npy", 70.0, "train"),
@@ -77,11 +78,15 @@ def test_videos_without_features(tmp_path):
     data = datasets["narrated"](
         str(root), transcripts=transcript(tmp_path / "t.json", "abc"), durations=durations_csv
     )
-    assert [row.duration for row in data.rows] == [
-        70.0,
-        80.0,
-        90.0,
-    ] and spoken_file  # no file was opened
+    assert (
+        fields(data, "duration")
+        == [
+            70.0,
+            80.0,
+            90.0,
+        ]
+        and spoken_file
+    )  # no file was opened
 
 
 def test_all_that_cannot_be_paired_is_counted_and_listed(tmp_path, capsys):
@@ -114,9 +119,7 @@ def test_all_that_cannot_be_paired_is_counted_and_listed(tmp_path, capsys):
     }
     spoken_file = transcript(tmp_path / "t.json", ids, [(1.0, 3.0, "x"), (3.0, 2.0, "y")])
     data = datasets["narrated"](root, transcripts=spoken_file, left_out=str(list_), **options)
-    assert [(row.video_id, row.features, row.duration) for row in data.rows] == [
-        ("fine", "store/fine.npy", 100.0)
-    ]
+    assert fields(data, "video_id", "features", "duration") == [("fine", "store/fine.npy", 100.0)]
     assert counted(list_) == {
         **{
             "end not after start": 9,
@@ -145,8 +148,8 @@ def test_store_json_says_the_width(tmp_path):
 
 
 def test_the_first_share_of_the_ids_is_val(tmp_path):
-    ids = [f"v{i:02d}" for i in range(59)]
-    root = arrays(tmp_path, {f"{id}.npy": 65 for id in ids})
+    ids = list(map("v{:02d}".format, range(59)))
+    root = arrays(tmp_path, dict.fromkeys(map("{}.npy".format, ids), 65))
     spoken_file = transcript(tmp_path / "t.json", reversed(ids))
     data = datasets["narrated"](root, transcripts=spoken_file, features=".")
     assert splits(data) == {
@@ -173,7 +176,7 @@ def test_plain_lists_and_folders_of_transcripts(tmp_path):
     for folder in "xy":
         table(tmp_path / f"said/{folder}/1.srt", f"1\n00:00:01,000 --> 00:00:02,000\n{folder}\n")
     data = datasets["narrated"](root, transcripts="said", features=".")
-    assert [(row.video_id, row.path, row.sentences) for row in data.rows] == [
+    assert fields(data, "video_id", "path", "sentences") == [
         ("a", "a.npy", ((0.0, 65.0, "cut it"), (0.0, 65.0, "boil it"))),
         ("x/1", "x/1.npy", ((1.0, 2.0, "x"),)),
         ("y/1", "y/1.npy", ((1.0, 2.0, "y"),)),
@@ -199,10 +202,10 @@ def test_faults_of_flags(tmp_path):
 def test_the_published_list_of_held_out_ids(shared, tmp_path):
     held = shared / "annotations/howto100m/htm_holdout_vid.txt"
     ids = held.read_text().split()[:3]
-    root = arrays(tmp_path, {f"{id}.mp4.npy": 100 for id in [*ids, "trains"]})
+    root = arrays(tmp_path, dict.fromkeys(map("{}.mp4.npy".format, [*ids, "trains"]), 100))
     spoken_file = transcript(tmp_path / "t.json", [*ids, "trains"])
     data = datasets["narrated"](root, transcripts=spoken_file, features=".", held_out=str(held))
-    assert [row.video_id for row in data.rows] == ["trains"]
+    assert fields(data, "video_id") == ["trains"]
 
 
 # HTM-Align
@@ -214,7 +217,7 @@ def test_htm_align_keeps_flags_and_order(tmp_path):
     root = arrays(tmp_path / "s", {"a.mp4.npy": 30, "b.mp4.npy": 40, "other.npy": 5})
     file = table(tmp_path / "htm_align.json", json.dumps(HTM))
     data = datasets["htm_align"](root, features=".")
-    assert [(row.video_id, row.split, row.duration) for row in data.rows] == [
+    assert fields(data, "video_id", "split", "duration") == [
         ("a", "test", 30.0),
         ("b", "test", 40.0),
     ]
@@ -227,9 +230,7 @@ def test_htm_align_keeps_flags_and_order(tmp_path):
 def test_the_reference_annotation_is_read(shared):
     file = shared / "reference/tan/htm_align_annotation.json"
     raw = json.loads(file.read_text())
-    assert load_annotation(file) == {
-        id: [Spoken(bool(a), s, e, t) for a, s, e, t in rows] for id, rows in raw.items()
-    }
+    assert load_annotation(file) == {id: list(starmap(Spoken, rows)) for id, rows in raw.items()}
 
 
 @for_each(
@@ -257,7 +258,7 @@ def test_missing_videos_are_refused_or_skipped(tmp_path, capsys):
     words = ("2", "3", "b", "--data.missing", SOURCES["htm_align"].site)
     check_refusal("htm_align", root, *words, features=".")
     data = datasets["htm_align"](root, features=".", missing="skip")
-    assert [row.video_id for row in data.rows] == ["a"]
+    assert fields(data, "video_id") == ["a"]
     assert tells(capsys.readouterr().err, "htm_align.json", "2", "b")
     table(tmp_path / "htm_align.json", json.dumps({"b": HTM["b"]}))
     check_refusal(
@@ -271,7 +272,7 @@ def test_missing_videos_are_refused_or_skipped(tmp_path, capsys):
 def test_the_real_youcook2_list(shared, tmp_path):
     file = shared / "annotations/youcook2/validation_youcook.csv"
     ids = {row["video_id"] for row in csv.DictReader(io.StringIO(files.read_text(file)))}
-    root = arrays(tmp_path, {f"{id}.mp4.npy": 3 for id in ids})
+    root = arrays(tmp_path, dict.fromkeys(map("{}.mp4.npy".format, ids), 3))
     data = datasets["youcook2"](root, annotations=str(file), features=".")
     assert (
         len(data) == 436 == len(data.split("test"))
@@ -297,7 +298,7 @@ def test_youcook2_lists_of_both_forms(tmp_path):
     both = datasets["youcook2"](root, features=".")
     assert both.rows[0].sentences == ((5.0, 9.0, "boil"), (47.0, 60.0, "cut")) and len(both) == 2
     one = datasets["youcook2"](root, features=".", drop=True)
-    assert [row.video_id for row in one.rows] == ["a"]
+    assert fields(one, "video_id") == ["a"]
     base = {
         "a": {"subset": "validation", "annotations": part},
         "t": {"subset": "training", "annotations": part},
@@ -329,7 +330,7 @@ def test_the_real_msrvtt_lists_are_the_same_pairs(shared, tmp_path):
         for name in ("msrvtt_1kA_test.csv", "MSRVTT_JSFUSION_test.csv")
     ]
     ids = [row["video_id"] for row in csv.DictReader(io.StringIO(files.read_text(lists[0])))]
-    root = arrays(tmp_path, {f"{id}.npy": 10 for id in ids})
+    root = arrays(tmp_path, dict.fromkeys(map("{}.npy".format, ids), 10))
     data = [datasets["msrvtt"](root, annotations=str(file), features=".") for file in lists]
     assert data[0].rows == data[1].rows and len(data[0].split("test")) == 1000
     assert data[0].rows[0].sentences == ((0.0, 10.0, "a person is connecting something to system"),)

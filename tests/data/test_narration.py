@@ -232,8 +232,9 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path, capsys):
 
 def test_bad_times_of_subtitles(tmp_path):
     text = "WEBVTT\n\n00:01.000 --> soon\na\n\n00:03.000 -->\nb\n\n00:05.000 --> 00:04.000\nc\n\n"
-    spoken, counts = reasons(put(tmp_path / "a.vtt", text + "-00:01.000 --> 00:04.000\nd\n\n00:01.000 --> 00:02.000\n\n"
-                               "00:01.000 --> 00:02.000\ngood"))  # fmt: skip
+    text += "-00:01.000 --> 00:04.000\nd\n\n00:01.000 --> 00:02.000\n\n"
+    text += "00:01.000 --> 00:02.000\ngood"
+    spoken, counts = reasons(put(tmp_path / "a.vtt", text))
     assert spoken == {"a": [(1.0, 2.0, "good")]} and counts == {
         UNTIMED: 2,
         BACKWARDS: 1,

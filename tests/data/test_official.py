@@ -10,7 +10,7 @@ from ssvid.data import lists
 from ssvid.data.official import SOURCES
 from ssvid.errors import UserError
 from ssvid.registry import datasets
-from tests.data.test_datasets import check_groups, check_refusal, splits, table, touch
+from tests.data.test_datasets import check_groups, check_refusal, fields, splits, table, touch
 from tests.helpers import ROOT, facts, for_each
 
 BRUSH = "brush_hair_u_nm_np1_ba_goo"
@@ -205,7 +205,7 @@ def test_one_reader_knows_the_published_forms(tmp_path, name, text, path):
     root = touch(tmp_path / "v", f"{path}.mp4", "other.mp4")
     names = table(tmp_path / "names.json", json.dumps(["x", "air drumming"]))
     data = datasets["pathlist"](root, train=table(tmp_path / name, text), label_map=names)
-    assert [(row.path, row.label) for row in data.rows] == [(f"{path}.mp4", "air drumming")]
+    assert fields(data, "path", "label") == [(f"{path}.mp4", "air drumming")]
     assert data.video_ids == [K if K in path else Path(path).name]
     assert data.groups == (
         [K] if K in path else [f"{path}.mp4"] if name[0] not in "sd" else [Path(path).name]
