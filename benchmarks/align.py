@@ -24,7 +24,7 @@ from ssvid.data.narration.sentences import Sentence
 from ssvid.data.narration.skipped import LeftOut
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.seconds import seconds_in
-from ssvid.data.store import Store, place, stored
+from ssvid.data.store import Store, list_features, path_of_video
 from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.per_second import fill_store
@@ -94,7 +94,7 @@ def align(
         check_same_features(opened, store_hash, f"--features {videos.store.root}")
         work = Work(videos.store, opened, target, threshold)
         printed = _align_all(work, videos, sentences, many)
-        left_out.say(transcript)
+        left_out.log(transcript)
         left_out.write(target / LISTED)
     seconds = round(time.monotonic() - began, 3)
     printed |= {"left_out": left_out.counts, "seconds": seconds, "out": out}
@@ -133,10 +133,10 @@ def _find_videos(video: str, features: str | None) -> Videos:
     if not path.is_dir():
         if store is not None:
             return Videos([video if video in store else path.stem], None, store)
-        file = files.file(path, "VIDEO")
+        file = files.need_file(path, "VIDEO")
         row = Row(file.name, video_id=file.stem)
         return Videos([file.stem], Manifest.build([row], file.parent), None)
-    names = files.videos(path)
+    names = files.list_videos(path)
     if not names and store is not None:  # the folder of features stands for its videos
         return Videos(sorted(_list_stored_ids(store)), None, store)
     if not names:
@@ -149,7 +149,7 @@ def _find_videos(video: str, features: str | None) -> Videos:
 
 
 def _list_stored_ids(store: Store) -> list[str]:
-    files_of_store = stored(store.root)
+    files_of_store = list_features(store.root)
     return [path.relative_to(store.root).with_suffix("").as_posix() for path in files_of_store]
 
 
@@ -245,7 +245,11 @@ def _align_video(
     """(sentences with new times, whether they are new rather than read from the same inputs)."""
     table = work.store.read(video)
     key = _hash_inputs(table, sentences, work.aligner, work.threshold)
-    vtt, file, png = (place(work.target, video, suffix) for suffix in (".vtt", ".json", ".png"))
+    vtt = path_of_video(work.target, video, ".vtt")
+    file = path_of_video(work.target, video, ".json")
+    png = path_of_video(work.target, video, ".png")
+        path_of_video(work.target, video, suffix) for suffix in (".vtt", ".json", ".png")
+    )
     earlier = _read_earlier(file, key) if vtt.exists() and png.exists() else None
     if earlier is not None:
         return earlier, False

@@ -15,7 +15,7 @@ from benchmarks.features.pooling import POOLINGS
 from benchmarks.run import write_report
 from benchmarks.suites.loader import load
 from benchmarks.suites.runner import SuiteRunner, open_suite
-from ssvid.data.manifest import Manifest, labelled
+from ssvid.data.manifest import Manifest, select_labelled
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
@@ -70,7 +70,7 @@ def linear_probe(
         max_bad=max_bad,
     )
     loaded = load("linear", {"linear": {"min_steps": min_steps}})
-    suite = open_suite("linear", loaded, labelled(data), None)
+    suite = open_suite("linear", loaded, select_labelled(data), None)
     user_data = config.get("data") if config else None
     runner = SuiteRunner(
         Path(out), options, module="benchmarks.linear_probe", config=config, data=user_data

@@ -131,7 +131,7 @@ def _fill_table(
         )
     table = {"features": extracted.features["pooled"]["pooled"].numpy()[good], "row": video[good]}
     if isinstance(samples, Seconds):
-        table["second"] = np.array([second for (second,) in samples.at])[good]
+        table["second"] = np.array([second for (second,) in samples.locations])[good]
     paths = np.array([data.rows[i].path for i in video[good]])
     labels = data.labels.numpy()[video[good]]
     Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ssvid.data.clips import Clips
-from ssvid.data.manifest import Manifest, labelled
+from ssvid.data.manifest import Manifest, select_labelled
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.classify import Classify
@@ -108,7 +108,7 @@ def save_result(folder: RunFolder, result: Result, encoder: str) -> None:
 
 def keep_labelled(data: Manifest) -> Manifest:
     """The labelled rows. A UserError if the training clips have only one class."""
-    data = labelled(data)
+    data = select_labelled(data)
     classes = {row.label for row in data.split("train").rows}
     if len(classes) < 2:
         only = classes.pop()

@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.features.evaluated_encoder import EvaluatedEncoder
 from benchmarks.features.late_fusion import describe_protocol
 from benchmarks.features.options import FeatureOptions
-from ssvid.data.store import card_of
+from ssvid.data.store import make_card
 from ssvid.encoder import Encoder
 from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
@@ -79,7 +79,7 @@ def test_hashes_of_clips_that_are_not_whole_stay(spec, text, net, protocol, card
     assert digest({"clip": vars(spec) | {"clips": 1}}) == protocol
     views = f"Views(clips=({text},), augment='none'"  # of cached features
     assert views in repr(Views(clips=(spec,), augment="none"))
-    assert digest(card_of(1, "dot", "", spec)) == card
+    assert digest(make_card(1, "dot", "", spec)) == card
     for copy in (
         pickle.loads(pickle.dumps(spec)),
         replace(spec),

@@ -140,7 +140,7 @@ def extract_bench(
     return Bench(
         data=data,
         row_of_unit=rows,
-        position_of_unit=units.clips.at,
+        position_of_unit=units.clips.locations,
         labels=units.labels,
         unreadable_files=list_unreadable_files(
             data, rows, extracted, options.max_bad, get_kind(kind).splits

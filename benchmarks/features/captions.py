@@ -14,7 +14,7 @@ from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration.samples import seconds_of
-from ssvid.data.sampling import clip_from, parted
+from ssvid.data.sampling import clip_from, need_part
 from ssvid.engine.features import evaluation
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec, Views
@@ -33,19 +33,19 @@ class Captions(Clips):
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, windows: int) -> None:
-        views = Views(clips=(parted(spec, "The windows of a caption"),), augment="none")
+        views = Views(clips=(need_part(spec, "The windows of a caption"),), augment="none")
         super().__init__(manifest, views, seed=0, evaluate=windows)
         self.row: list[int] = []
-        self.at: list[tuple[float, float, float]] = []
+        self.locations: list[tuple[float, float, float]] = []
         for row, video in enumerate(manifest.rows):
             sentences = video.sentences if video.split == "test" else ()
             for number, (start, end, text) in enumerate(sentences):
                 if text.strip():
                     self.row.append(row)
-                    self.at.append((float(number), start, end))
+                    self.locations.append((float(number), start, end))
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
-        (_, start, end), row, spec = self.at[index], self.row[index], self.views.clips[0]
+        (_, start, end), row, spec = self.locations[index], self.row[index], self.views.clips[0]
         path = self.manifest.path(row)
         table = stamps(path, self.manifest.rows[row].fps)
         if not len(table) or start > table[-1] - table[0]:
@@ -73,7 +73,7 @@ class Tested(Clips):
         super().__init__(manifest, views, seed=0, evaluate=clips, crops=crops)
         self.whole = evaluation(manifest, spec, clips, "pad", crops)
         self.row = [row for row, video in enumerate(manifest.rows) if video.split == "test"]
-        self.at = [()] * len(self.row)
+        self.locations = [()] * len(self.row)
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         return {**self.whole._load(epoch, self.row[index]), "index": index}

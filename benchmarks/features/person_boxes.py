@@ -9,7 +9,7 @@ from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import clip_from, parted
+from ssvid.data.sampling import clip_from, need_part
 from ssvid.shapes import ClipSpec, Views
 
 
@@ -22,19 +22,19 @@ class People(Clips):
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
-        views = Views(clips=(parted(spec, "Clips around the boxes of people"),), augment="whole")
+        views = Views(clips=(need_part(spec, "Clips around the boxes of people"),), augment="whole")
         super().__init__(manifest, views, seed=0, evaluate=1)
         self.row: list[int] = []
-        self.at: list[tuple[float, ...]] = []
+        self.locations: list[tuple[float, ...]] = []
         for row in range(len(manifest)):
             for box in sorted(manifest.rows[row].boxes):
                 self.row.append(row)
-                self.at.append(tuple(box[:5]))
+                self.locations.append(tuple(box[:5]))
         # (row, time) and frames of the clip that this process read last.
         self.last: tuple[tuple[int, float], torch.Tensor] | None = None
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
-        row, time_s = self.row[index], self.at[index][0]
+        row, time_s = self.row[index], self.locations[index][0]
         if self.last is None or self.last[0] != (row, time_s):
             self.last = (row, time_s), self._clip(row, time_s)
         return self._sample(self.last[1][None], epoch, index)
@@ -45,7 +45,7 @@ class People(Clips):
         if spec.fps is not None:
             gap = 1 / spec.fps
         else:
-            assert spec.stride is not None  # parted() refuses a clip of the whole video
+            assert spec.stride is not None  # need_part() refuses a clip of the whole video
             gap = spec.stride * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
         start = max(0.0, time_s - gap * (spec.frames - 1) / 2)
         frames = self._frames(row, clip_from(spec, table, start), spec.modality)

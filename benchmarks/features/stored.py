@@ -13,7 +13,7 @@ from benchmarks.features.text_side import Text
 from benchmarks.metrics.htm_align import Model
 from ssvid.data.datasets.htm_align import Spoken
 from ssvid.data.manifest import Manifest
-from ssvid.data.store import card_beside, read_features
+from ssvid.data.store import find_card, read_features
 from ssvid.errors import UserError
 from ssvid.nn.timeline import Aligned
 
@@ -30,7 +30,7 @@ def find_readable_rows(
     widths: dict[int, int] = {}
     for row in rows:
         path = data.root / data.rows[row].features
-        card = card_beside(path)
+        card = find_card(path)
         if card and card.get("hash") not in (None, encoder_hash):
             raise UserError(
                 f"The features {path} were made by the encoder {card.get('encoder')} of hash "

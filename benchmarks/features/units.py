@@ -16,7 +16,7 @@ from benchmarks.features.person_boxes import People
 from benchmarks.features.regions import Regions
 from benchmarks.features.windows import Windows
 from ssvid.data.clips import Clips
-from ssvid.data.manifest import SPLITS, Manifest, labelled
+from ssvid.data.manifest import SPLITS, Manifest, select_labelled
 from ssvid.data.seconds import Seconds
 from ssvid.engine.features import evaluation
 from ssvid.errors import UserError
@@ -61,7 +61,7 @@ def make_second_units(data: Manifest, spec: ClipSpec, views: int, crops: int) ->
     require_single_view(views, crops, "second")
     seconds = Seconds(data, spec)
     classes = []
-    for row, (second,) in zip(seconds.row, seconds.at, strict=True):
+    for row, (second,) in zip(seconds.row, seconds.locations, strict=True):
         middle = second + 0.5
         segments = data.rows[row].segments
         classes.append({name for start, end, name in segments if start <= middle < end})
@@ -76,7 +76,7 @@ def make_box_units(data: Manifest, spec: ClipSpec, views: int, crops: int) -> Un
     for row in data.rows:
         classes += [box.labels for box in sorted(row.boxes)]
     labels = build_class_table(classes, data.classes)
-    return Units(data, people, labels, Regions(people.row, people.at))
+    return Units(data, people, labels, Regions(people.row, people.locations))
 
 
 def make_test_units(data: Manifest, spec: ClipSpec, views: int, crops: int) -> Units:
@@ -145,7 +145,7 @@ def select_usable_rows(data: Manifest, kind: str) -> Manifest:
     """
     requirement, is_usable, *_, splits = get_kind(kind)
     if requirement == ONE_CLASS:
-        return labelled(data)
+        return select_labelled(data)
     usable = data.take([i for i, row in enumerate(data.rows) if is_usable(row)])
     for split in splits:
         if not len(usable.split(split)):

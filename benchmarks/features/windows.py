@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from ssvid.data.clips import Clips
 from ssvid.data.decode import stamps
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import parted
+from ssvid.data.sampling import need_part
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec, Views
 
@@ -35,10 +35,10 @@ class Windows(Clips):
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, ten: Collection[str] = ()) -> None:
         """`ten`: the splits whose windows are cut in all ten ways. The others get the centre."""
-        views = Views(clips=(parted(spec, "The windows of a video"),), augment="none")
+        views = Views(clips=(need_part(spec, "The windows of a video"),), augment="none")
         super().__init__(manifest, views, seed=0, evaluate=1)
         self.row: list[int] = []
-        self.at: list[tuple[int, int]] = []
+        self.locations: list[tuple[int, int]] = []
         # (row, start) and frames of the window that this process read last.
         self.last: tuple[tuple[int, int], Tensor] | None = None
         for row in range(len(manifest)):
@@ -51,10 +51,10 @@ class Windows(Clips):
             for start in list_window_starts(spec, total):
                 for cut in range(cuts):
                     self.row.append(row)
-                    self.at.append((start, cut))
+                    self.locations.append((start, cut))
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
-        (start, cut), row = self.at[index], self.row[index]
+        (start, cut), row = self.locations[index], self.row[index]
         if self.last is None or self.last[0] != (row, start):
             self.last = (row, start), self._window(row, start)
         clip = cut_square(self.last[1], self.views.clips[0].size, cut)

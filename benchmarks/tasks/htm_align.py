@@ -24,7 +24,7 @@ from benchmarks.metrics.moving_windows import HTM_WINDOW
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Task, make_share_measure, number_groups
 from ssvid.data.datasets.htm_align import Spoken, annotation_file, load_annotation
-from ssvid.data.store import card_beside, read_features
+from ssvid.data.store import find_card, read_features
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 from ssvid.statistics import Measure
@@ -124,7 +124,7 @@ class HTMAlign(Task):
             return
         for row in question.rows.values():
             path = bench.data.root / bench.data.rows[row].features
-            check_same_features(self._aligner, (card_beside(path) or {}).get("hash"), str(path))
+            check_same_features(self._aligner, (find_card(path) or {}).get("hash"), str(path))
 
     def get_align_window(self, bench: Bench, row: str) -> AlignWindow:
         """The aligner; for the control, the same network with nothing learnt."""

@@ -30,7 +30,7 @@ from objectives.tan.aligner import (
 from objectives.tan.losses import Logits, alignability_loss, own_window_logits, two_way_nce
 from objectives.tan.picture import draw_similarities
 from ssvid.data.manifest import Manifest
-from ssvid.data.store import Origin, origin
+from ssvid.data.store import Origin, find_origin
 from ssvid.encoder import Encoder, evaluating
 from ssvid.errors import UserError, positive, within
 from ssvid.files import write_json_whole
@@ -161,7 +161,7 @@ class TAN(Objective):
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         if self.cotrain != "none" and not self.is_initialized:
             log.warning("--objective.cotrain without --objective.init: the teacher is untrained.")
-        self.origin = origin(data)
+        self.origin = find_origin(data)
         width = self.origin.width
         if width not in (None, self.aligner.video_in.in_features):
             raise UserError(

@@ -1,1 +1,1 @@
-"""Video files -> clips -> batches: everything between a disk and the first tensor on the device."""
+"""Video files -> clips -> batches: everything from the disk to the first tensor on the device."""

@@ -1,6 +1,8 @@
-"""frames -> clip: how a clip is cut and coloured. Geometry in the worker on uint8, colour on the device in batches.
+"""frames -> clip: how a clip is cropped and how its colours are changed.
 
-Every choice is a uniform handed in, so a crop is a function of (seed, epoch, index) and rgb and flow can share it.
+Geometry runs in the loader's workers on uint8 frames; colours run on the device, for whole batches.
+Every random choice is a uniform that the caller passes, so a crop depends on (seed, epoch, index)
+alone, and rgb and flow of a clip can share it.
 """
 
 import difflib
@@ -14,11 +16,12 @@ from torch import Tensor, nn
 
 from ssvid.errors import UserError
 
-TRIES = 10  # boxes drawn before a resized crop gives up, as torchvision does
-GEOMETRY_DRAWS = 3 + 2 * TRIES  # uniforms that `geometry` takes for a clip
-COLOUR_DRAWS = 7  # uniforms that `colour` takes for a clip, or for a frame
-SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side
-OFFSETS = (  # quarters of the room left, y and x: corners, centre, edge middles, quarter points
+TRIES = 10  # boxes that a resized crop draws before it gives up, as torchvision does
+GEOMETRY_DRAWS = 3 + 2 * TRIES  # uniforms that `geometry` uses for a clip
+COLOUR_DRAWS = 7  # uniforms that `colour` uses for a clip, or for a frame
+SCALES = (1.0, 0.875, 0.75, 0.66)  # fractions of the short side
+# y and x in quarters of the free space: corners, centre, middles of the edges, quarter points.
+OFFSETS = (
     *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2)),
     *((1, 1), (1, 3), (3, 1), (3, 3)),
 )
@@ -26,35 +29,40 @@ OFFSETS = (  # quarters of the room left, y and x: corners, centre, edge middles
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
+    """A recipe of augmentation. The default crops the centre and changes no colour."""
+
     crop: str = "centre"  # centre | whole | random | multiscale | resized
     short: float = 8 / 7  # random: the short side before the crop, in clip sizes
-    area: tuple[float, float] = (0.5, 1.0)  # resized: of the picture
+    area: tuple[float, float] = (0.5, 1.0)  # resized: fraction of the picture
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # resized: width / height, log-uniform
     flip: float = 0.0  # probability
     interpolation: str = "bilinear"  # bilinear | bicubic | nearest
     antialias: bool = True
-    brightness: float = 0.0  # factors are drawn from 1 - x to 1 + x
+    brightness: float = 0.0  # x: the factor is drawn from 1 - x to 1 + x
     contrast: float = 0.0
     saturation: float = 0.0
-    hue: float = 0.0  # turns, -x to x
-    p_jitter: float = 0.8  # of brightness, contrast, saturation and hue together, in this order
+    hue: float = 0.0  # x: drawn from -x to x, in turns of the colour circle
+    # Probability of brightness, contrast, saturation and hue together, in this order.
+    p_jitter: float = 0.8
     p_gray: float = 0.0
-    gray: str = "luma"  # luma | channel: one of the three, drawn, stands for all (DPC) | channels: one for each frame
+    # luma | channel: a random one of the three replaces all (DPC) | channels: one for each frame
+    gray: str = "luma"
     p_blur: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels of the clip
+    sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, in pixels of the clip
     per: str = "clip"  # clip | frame: what shares one draw of the colours
-    p_colour: float = 1.0  # of a clip to be jittered, grayed or blurred at all
-    alike: float = 0.0  # of a video to give the same moment twice; then one of the two, by lot, has colours, one not
+    p_colour: float = 1.0  # probability that a clip is jittered, grayed or blurred at all
+    # Probability that both clips of a video show the same moment. Then one of the two, chosen at
+    # random, has its colours changed and the other has not.
+    alike: float = 0.0
 
     @property
     def colours(self) -> bool:
-        return (
-            max(self.brightness, self.contrast, self.saturation, self.hue, self.p_gray, self.p_blur)
-            > 0
-        )
+        """Whether the recipe changes colours."""
+        jitter = max(self.brightness, self.contrast, self.saturation, self.hue)
+        return max(jitter, self.p_gray, self.p_blur) > 0
 
 
-DPC = Augment(  # on UCF101; colours differ from frame to frame on purpose
+DPC = Augment(  # for UCF101; the colours differ from frame to frame on purpose
     crop="random",
     short=240 / 224,
     flip=0.5,
@@ -68,7 +76,9 @@ DPC = Augment(  # on UCF101; colours differ from frame to frame on purpose
     gray="channel",
     per="frame",
 )
-COCLR = Augment(  # rgb and flow of a moment share all of it; flow is not turned round where it is mirrored
+# The rgb and the flow of a moment share all draws. Where flow is mirrored, its vectors keep their
+# sign.
+COCLR = Augment(
     crop="resized",
     area=(0.2, 1.0),
     flip=0.5,
@@ -84,14 +94,13 @@ COCLR = Augment(  # rgb and flow of a moment share all of it; flow is not turned
     alike=0.5,
 )
 RECIPES = {
-    "none": Augment(),  # short side resized, centre cropped
-    "whole": Augment(
-        crop="whole"
-    ),  # squeezed to a square: boxes in a frame stay where they are in it
+    "none": Augment(),  # the short side is resized, the centre is cropped
+    # The frame is squeezed to a square, so that boxes keep their relative place in it.
+    "whole": Augment(crop="whole"),
     "multiscale": Augment(crop="multiscale"),  # VideoMAE
     "resized_flip": Augment(crop="resized", flip=0.5),  # mae_st
     "crop_flip": Augment(crop="random", flip=0.5),
-    "resized_flip_colour": Augment(
+    "resized_flip_colour": Augment(  # the jitter of MoCo v2, one draw for a clip
         crop="resized",
         area=(0.2, 1.0),
         flip=0.5,
@@ -100,7 +109,7 @@ RECIPES = {
         saturation=0.4,
         hue=0.1,
         p_gray=0.2,
-    ),  # MoCo v2's jitter, one draw for a clip
+    ),
     "crop_flip_colour": Augment(
         crop="random", flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_gray=0.2
     ),
@@ -112,6 +121,7 @@ RECIPES = {
 
 
 def recipe(name: str) -> Augment:
+    """The recipe of this name. A UserError names similar ones if there is none."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES) or sorted(RECIPES)
         raise UserError(f"There is no augmentation recipe {name!r}; near: {', '.join(near)}.")
@@ -121,17 +131,18 @@ def recipe(name: str) -> Augment:
 def geometry(
     frames: UInt8[Tensor, "T C H W"], recipe: Augment, size: int, u: Float[Tensor, " n"]
 ) -> UInt8[Tensor, "C T s s"]:
-    """Cut and resize a clip, every frame alike. `u`: GEOMETRY_DRAWS uniforms; none are used by `none`."""
-    from torchvision.transforms import InterpolationMode  # torchvision takes CPU-seconds to import,
-    from torchvision.transforms.v2 import (
-        functional as F,
-    )  # and a refusal or --help needs none of it
+    """Crop and resize a clip, every frame in the same way.
+
+    `size`: pixels of a side of the clip. `u`: GEOMETRY_DRAWS uniforms; the recipe `none` uses none.
+    """
+    # torchvision takes CPU-seconds to import, and errors and --help do not need it.
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
 
     mode, height, width = InterpolationMode(recipe.interpolation), *frames.shape[-2:]
     if recipe.crop == "centre":
-        clip = F.center_crop(
-            F.resize(frames, [size], mode, antialias=recipe.antialias), [size, size]
-        )
+        resized = F.resize(frames, [size], mode, antialias=recipe.antialias)
+        clip = F.center_crop(resized, [size, size])
     elif recipe.crop == "whole":
         clip = F.resize(frames, [size, size], mode, antialias=recipe.antialias)
     else:
@@ -145,15 +156,19 @@ def geometry(
 
 
 def crops(frames: UInt8[Tensor, "T C H W"], size: int, n: int) -> list[UInt8[Tensor, "C T s s"]]:
-    """n squares spread evenly along the long side, of frames whose short side is `size`; one alone is the centre."""
+    """n squares spread evenly along the long side of frames whose short side is resized to `size`.
+
+    A single square is the centre.
+    """
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
     frames = F.resize(frames, [size], InterpolationMode.BILINEAR, antialias=True)
     room_y, room_x = (side - size for side in frames.shape[-2:])
     cuts = []
-    for place in [i / (n - 1) for i in range(n)] if n > 1 else [0.5]:
-        cut = F.crop(frames, round(place * room_y), round(place * room_x), size, size)
+    for i in range(n):
+        u = i / (n - 1) if n > 1 else 0.5
+        cut = F.crop(frames, round(u * room_y), round(u * room_x), size, size)
         cuts.append(cut.transpose(0, 1).contiguous())
     return cuts
 
@@ -162,23 +177,35 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def _random(height: int, width: int, size: int, recipe: Augment, u: list[float]) -> Box:
-    """What a random crop of `size` cuts from a picture whose short side is `short * size`, before any resize."""
+    """A random crop of `size` from a picture whose short side is `short * size`.
+
+    The box is in pixels of the picture before it is resized.
+    """
     side = max(1, round(min(height, width) / recipe.short))
     return int(u[0] * (height - side + 1)), int(u[1] * (width - side + 1)), side, side
 
 
 def _multiscale(height: int, width: int, size: int, recipe: Augment, u: list[float]) -> Box:
-    """VideoMAE (kinetics.py, GroupMultiScaleCrop): sides by scale at most one step apart, one of 13 places."""
+    """VideoMAE's crop (kinetics.py, GroupMultiScaleCrop).
+
+    Height and width are two scales of the short side that are at most one step apart. The box lies
+    at one of 13 offsets.
+    """
     sides = [int(min(height, width) * scale) for scale in SCALES]
     sides = [size if abs(side - size) < 3 else side for side in sides]
-    pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+    pairs = []
+    for i, h in enumerate(sides):
+        pairs += [(h, w) for w in sides[max(0, i - 1) : i + 2]]
     h, w = pairs[int(u[0] * len(pairs))]
     y, x = OFFSETS[int(u[1] * len(OFFSETS))]
     return y * ((height - h) // 4), x * ((width - w) // 4), h, w
 
 
 def _resized(height: int, width: int, size: int, recipe: Augment, u: list[float]) -> Box:
-    """torchvision's RandomResizedCrop: the first of TRIES boxes that fits, else the widest centre box."""
+    """RandomResizedCrop of torchvision: the first of TRIES boxes that fits.
+
+    If none fits, it is the largest box at the centre.
+    """
     low, high = (math.log(aspect) for aspect in recipe.aspect)
     for i in range(TRIES):
         area = height * width * (recipe.area[0] + u[2 + 2 * i] * (recipe.area[1] - recipe.area[0]))
@@ -197,7 +224,10 @@ BOXES = {"random": _random, "multiscale": _multiscale, "resized": _resized}
 def colour(
     clips: Float[Tensor, "B V C T H W"], recipe: Augment, u: Float[Tensor, "..."]
 ) -> Float[Tensor, "B V C T H W"]:
-    """Jitter colours in [0, 1] for a whole batch at once. `u`: uniforms `B V n`, or `B V T n` (one draw a frame)."""
+    """Change the colours of clips in [0, 1], a whole batch at once.
+
+    `u`: uniforms `B V n`, or `B V T n` with one draw for each frame.
+    """
     if not recipe.colours:
         return clips
     u = u.to(clips.device, clips.dtype)
@@ -217,18 +247,17 @@ def colour(
     out = torch.where(jitter, out, clips)
     if not recipe.p_gray:
         return out
-    gray = (
-        _gray(out)
-        if recipe.gray == "luma"
-        else torch.take_along_dim(out, (3 * u[..., 6]).long(), dim=-4)
-    )
+    gray = _gray(out) if recipe.gray == "luma" else _take_channel(out, u[..., 6])
     return torch.where(u[..., 5] < recipe.p_gray, gray, out)
 
 
 def blur(
     clips: Float[Tensor, "B V C T H W"], recipe: Augment, u: Float[Tensor, "B V 2"]
 ) -> Float[Tensor, "B V C T H W"]:
-    """A Gaussian over each frame, as wide for all frames of a clip, of p_blur of the clips."""
+    """Blur each frame of about `p_blur` of the clips; all frames of a clip share one sigma.
+
+    `u`: two uniforms for each clip. The first selects clips, the second gives sigma.
+    """
     flat, u = clips.flatten(0, 1), u.flatten(0, 1)  # K C T H W
     rows = (u[:, 0] < recipe.p_blur).nonzero()[:, 0]
     if not len(rows):
@@ -242,19 +271,18 @@ def blur(
     rows = rows.to(clips.device)
     x = rearrange(flat[rows], "K C T H W -> (C T) K H W")
     x = nn.functional.pad(x, (reach,) * 4, mode="replicate")
-    x = nn.functional.conv2d(
-        nn.functional.conv2d(x, kernel, groups=len(rows)), kernel.mT, groups=len(rows)
-    )
-    soft = rearrange(x, "(C T) K H W -> K C T H W", C=clips.shape[2])
-    return flat.index_copy(0, rows, soft).view_as(clips)
+    x = nn.functional.conv2d(x, kernel, groups=len(rows))
+    x = nn.functional.conv2d(x, kernel.mT, groups=len(rows))
+    blurred = rearrange(x, "(C T) K H W -> K C T H W", C=clips.shape[2])
+    return flat.index_copy(0, rows, blurred).view_as(clips)
 
 
 def _factor(strength: float, spread: Tensor) -> Tensor:
     return (1 + strength * spread).clamp(min=0)
 
 
-def _blend(clips: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (clips * factor + other * (1 - factor)).clamp(0, 1)
+def _blend(clips: Tensor, target: Tensor, factor: Tensor) -> Tensor:
+    return (clips * factor + target * (1 - factor)).clamp(0, 1)
 
 
 def _gray(clips: Tensor) -> Tensor:
@@ -262,8 +290,13 @@ def _gray(clips: Tensor) -> Tensor:
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
+def _take_channel(clips: Tensor, u: Tensor) -> Tensor:
+    """One of the three colours, chosen by the uniform."""
+    return torch.take_along_dim(clips, (3 * u).long(), dim=-4)
+
+
 def _turn_hue(clips: Tensor, turns: Tensor) -> Tensor:
-    """RGB -> HSV, hue shifted, -> RGB (Foley & van Dam, as in torchvision)."""
+    """Shift the hue: RGB -> HSV -> RGB (Foley & van Dam, as in torchvision)."""
     value, least = clips.amax(-4, keepdim=True), clips.amin(-4, keepdim=True)
     red, green, blue = clips.split(1, dim=-4)
     chroma = value - least

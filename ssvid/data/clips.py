@@ -1,6 +1,10 @@
-"""(epoch, row) -> the clips of one video. Every choice comes from the coordinates."""
+"""(epoch, row) -> the clips of one video.
+
+Every random choice is drawn from the seed, the epoch and the row.
+"""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +24,12 @@ from ssvid.shapes import ClipSpec, Views
 
 
 class Clips(Samples):
-    """`clips[epoch, row]`. `evaluate`: n clips spread evenly, not augmented; a bad file is then not replaced.
+    """`clips[epoch, row]` is a sample with the clips of one video, uint8 `V C T H W`.
 
-    `crops`: of each of those, spread along the long side (clip 1's first); one is the centre.
+    In evaluation (`evaluate` > 0) the clips are spread evenly over the video and not augmented, and
+    an unreadable file is reported instead of being replaced by another. Each clip then gives
+    `crops` squares, spread along the long side (those of clip 1 first); one crop is the centre.
+    Raises a UserError if the views differ in shape or if optical flow is needed and absent.
     """
 
     def __init__(
@@ -31,80 +38,90 @@ class Clips(Samples):
         views: Views,
         *,
         seed: int,
-        short: str = "pad",  # pad | drop | error: a video shorter than its clip
+        short: str = "pad",  # pad | drop | error: what to do with a video shorter than its clip
         decoder: str = "pyav",  # pyav | torchcodec
-        evaluate: int = 0,  # clips of a video; 0 = train
-        crops: int = 1,  # of a clip, where evaluated
+        evaluate: int = 0,  # clips per video; 0: training
+        crops: int = 1,  # per clip, in evaluation
     ) -> None:
         shapes = {(spec.frames, spec.size) for spec in views.clips}
         if len(shapes) != 1:
             raise UserError(f"The views of a batch share frames and size; here: {views.clips}.")
-        if any(spec.modality == "flow" for spec in views.clips):
+        self.modalities = {spec.modality for spec in views.clips}
+        if "flow" in self.modalities:
             need_flow(manifest)
         self.manifest, self.views, self.seed, self.short = manifest, views, seed, short
         self.decoder, self.evaluate, self.crops = decoder, evaluate, crops
         self.recipe = recipe("none" if evaluate else views.augment)
-        self.row: Sequence[int] = range(len(manifest))  # of each clip that is asked for
-        self.at: Sequence[
-            tuple[float, ...]
-        ] = ()  # where it lies in its video, and in its frame; (): anywhere
+        self.row: Sequence[int] = range(len(manifest))  # of the manifest, for each sample
+        # For each sample its place in the video (a second), and in the frame (a box) where it is a
+        # part of it. Empty: a sample may lie anywhere in its video.
+        self.locations: Sequence[tuple[float, ...]] = ()
 
     def files(self, row: int) -> list[Path]:
-        """What the clips of a row of the manifest are read from."""
-        seen = {spec.modality for spec in self.views.clips}
-        flow = [flow_file(self.manifest, row)] if "flow" in seen else []
-        return [*([self.manifest.path(row)] if "rgb" in seen else []), *flow]
+        """The files that the clips of a row of the manifest are read from."""
+        paths = []
+        if "rgb" in self.modalities:
+            paths.append(self.manifest.path(row))
+        if "flow" in self.modalities:
+            paths.append(flow_file(self.manifest, row))
+        return paths
 
     def _load(self, epoch: int, row: int) -> dict[str, Any]:
         path = self.manifest.path(row)
         table = stamps(path, self.manifest.rows[row].fps)
         starts = self._starts(epoch, row, table)
-        cuts = [clip_times(spec, table, u, self.short, path) for spec, u in starts]
-        clips: dict[int, list[Tensor]] = {}  # view -> its crops
-        for modality in dict.fromkeys(spec.modality for spec, _ in starts):
-            views = [view for view, (spec, _) in enumerate(starts) if spec.modality == modality]
-            frames = self._frames(row, np.concatenate([cuts[view][0] for view in views]), modality)
-            for view, part in zip(views, frames.chunk(len(views)), strict=True):
-                clips[view] = self._cut(part, epoch, row, view)
-        cut = [crop for view in range(len(starts)) for crop in clips[view]]
-        return self._sample(torch.stack(cut), epoch, row, sum(padded for _, padded in cuts))
+        times_of_view: list[np.ndarray] = []
+        views_of_modality: dict[str, list[int]] = {}
+        n_padded = 0
+        for view, (spec, u) in enumerate(starts):
+            times, padded = clip_times(spec, table, u, self.short, path)
+            times_of_view.append(times)
+            views_of_modality.setdefault(spec.modality, []).append(view)
+            n_padded += padded
+        crops_of_view: dict[int, list[Tensor]] = {}
+        for modality, views in views_of_modality.items():
+            times = np.concatenate([times_of_view[view] for view in views])
+            frames = self._frames(row, times, modality)
+            for view, clip in zip(views, frames.chunk(len(views)), strict=True):
+                crops_of_view[view] = self._cut(clip, epoch, row, view)
+        clips: list[Tensor] = []
+        for view in range(len(starts)):
+            clips += crops_of_view[view]
+        return self._sample(torch.stack(clips), epoch, row, n_padded)
 
     def _frames(self, row: int, times: np.ndarray, modality: str) -> Tensor:
-        """T C H W at these times: one pass through the file for all clips of one modality."""
+        """Frames `T C H W` at these times, in one pass for all clips of a modality."""
         path, fps = self.manifest.path(row), self.manifest.rows[row].fps
         if modality == "flow":
             return read_flow(path, flow_file(self.manifest, row), times, fps)
         return read(path, times, fps, self.decoder)
 
     def _sample(self, clips: Tensor, epoch: int, index: int, padded: int = 0) -> dict[str, Any]:
-        """`clips`: V C T H W."""
+        """`clips`: V C T H W. `padded`: how many of them repeat their last frame."""
         return self.sample(epoch, index, clips=clips, padded=padded)
 
     def _starts(self, epoch: int, row: int, table: np.ndarray) -> list[tuple[ClipSpec, float]]:
-        """Of each view: its clip, and where in the video it lies."""
+        """For each view its clip, and the uniform in [0, 1) that places it in the video."""
         if self.evaluate:
-            return [(spec, float(u)) for spec in self.views.clips for u in positions(self.evaluate)]
-        moment, max_gap_s = self.views.group_of_clip, self.views.max_gap_s
-        u = [float(uniform(self.seed, f"clip/{m}", epoch, row, 1)) for m in range(max(moment) + 1)]
-        if (
-            self.recipe.alike
-            and float(uniform(self.seed, "alike", epoch, row, 1)) < self.recipe.alike
-        ):
+            places = positions(self.evaluate).tolist()
+            return list(product(self.views.clips, places))
+        groups = self.views.group_of_clip
+        u = [self._draw(f"clip/{group}", epoch, row) for group in range(max(groups) + 1)]
+        if self.recipe.alike and self._draw("alike", epoch, row) < self.recipe.alike:
             u = [u[0]] * len(u)
-        elif max_gap_s is not None:
-            u = [
-                u[0],
-                *(near(self.views.clips[0], table, u[0], other, max_gap_s) for other in u[1:]),
-            ]
-        return [(spec, u[m]) for spec, m in zip(self.views.clips, moment, strict=True)]
+        elif self.views.max_gap_s is not None:
+            spec, max_gap_s = self.views.clips[0], self.views.max_gap_s
+            for group in range(1, len(u)):
+                u[group] = near(spec, table, u[0], u[group], max_gap_s)
+        return [(spec, u[group]) for spec, group in zip(self.views.clips, groups, strict=True)]
+
+    def _draw(self, stream: str, epoch: int, row: int) -> float:
+        return float(uniform(self.seed, stream, epoch, row, 1))
 
     def _cut(self, frames: Tensor, epoch: int, row: int, view: int) -> list[Tensor]:
         size = self.views.clips[0].size
         if self.evaluate:
             return crops(frames, size, self.crops)
         stream = f"crop/{self.views.group_of_clip[view]}"
-        return [
-            geometry(
-                frames, self.recipe, size, uniform(self.seed, stream, epoch, row, GEOMETRY_DRAWS)[0]
-            )
-        ]
+        draws = uniform(self.seed, stream, epoch, row, GEOMETRY_DRAWS)[0]
+        return [geometry(frames, self.recipe, size, draws)]

@@ -1,4 +1,4 @@
-"""The command `python -m ssvid.data.flow`: videos -> their optical flow, stored beside them."""
+"""The command `python -m ssvid.data.flow`: videos -> their optical flow, in files beside them."""
 
 from ssvid.data.preprocess.flow import compute
 

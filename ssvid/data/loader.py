@@ -1,4 +1,8 @@
-"""Clips -> micro-batches of each step: the position in the endless stream is the step, nothing else."""
+"""Samples -> the micro-batches of each step.
+
+The samples of all epochs form one endless stream. The step alone gives the position in it, so a run
+that resumes at a step sees the same samples.
+"""
 
 import atexit
 import multiprocessing
@@ -20,9 +24,11 @@ Key = tuple[int, int]  # epoch, row
 
 
 class Stream(Sampler[Any]):
-    """Position p of the stream is row `permutation(epoch)[p % n]` of epoch `p // n`; a step takes batch_size of them.
+    """Position p of the stream is row `permutation(epoch)[p % n]` of epoch `p // n`.
 
-    Rank r has the r-th slice of every global batch, in `accumulate` micro-batches: 1 and n processes see the same.
+    A step takes `batch_size` positions. Rank r has the r-th slice of every global batch, in
+    `accumulate` micro-batches, so one process and n processes see the same samples. Raises a
+    UserError if there are no rows or the batch cannot be divided.
     """
 
     def __init__(
@@ -41,16 +47,12 @@ class Stream(Sampler[Any]):
             raise UserError("There are no clips to train on: the train split is empty.")
         if batch_size < 1 or batch_size % (world * accumulate):
             raise UserError(
-                f"--batch_size {batch_size} is global and is shared by {world} processes x {accumulate} micro-batches: "
-                f"take a multiple of {world * accumulate}."
+                f"--batch_size {batch_size} is global and is shared by {world} processes x "
+                f"{accumulate} micro-batches: take a multiple of {world * accumulate}."
             )
         self.rows, self.batch_size, self.steps, self.seed = rows, batch_size, steps, seed
-        self.start_step, self.rank, self.world, self.accumulate = (
-            start_step,
-            rank,
-            world,
-            accumulate,
-        )
+        self.start_step, self.accumulate = start_step, accumulate
+        self.rank, self.world = rank, world
         self.micro = batch_size // (world * accumulate)
         self.order = lru_cache(maxsize=2)(partial(permutation, seed, n=rows))
 
@@ -64,34 +66,34 @@ class Stream(Sampler[Any]):
                 yield [self.key(position) for position in range(start, start + self.micro)]
 
     def key(self, position: int) -> Key:
-        epoch, place = divmod(position, self.rows)
-        return epoch, int(self.order(epoch)[place])
+        epoch, offset = divmod(position, self.rows)
+        return epoch, int(self.order(epoch)[offset])
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader whose faults are one sentence, and which leaves torch's global generator alone.
+    """A DataLoader that reports faults in one sentence and does not use torch's global generator.
 
     Its worker processes end when its iterator is exhausted or closed.
     """
 
     def __init__(self, clips: Samples, *, workers: int, **options: Any) -> None:
+        # By default the loader would draw from the global generator, which resume restores.
+        generator = torch.Generator().manual_seed(clips.seed)
         super().__init__(
-            _Caught(clips),
+            _ErrorsAsValues(clips),
             collate_fn=partial(_collate, seed=clips.seed),
             num_workers=workers,
             worker_init_fn=begin_worker,
-            generator=torch.Generator().manual_seed(
-                clips.seed
-            ),  # else it draws from the one that resume restores
+            generator=generator,
             prefetch_factor=2 if workers else None,
             **options,
         )
 
-    # A generator, because faults of the workers pass through here.
+    # This is a generator because faults of the workers pass through here.
     def __iter__(self) -> Generator[Batch, None, None]:  # type: ignore[override]
         batches = super().__iter__()
         while True:
-            with living():
+            with explain_dead_worker():
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -101,22 +103,28 @@ class Loader(DataLoader[Any]):
 
 
 @contextmanager
-def living() -> Iterator[None]:
-    """A loader process that ended is a sentence. A fault of ours stays as it is: its traceback is wanted."""
+def explain_dead_worker() -> Iterator[None]:
+    """Turn torch's error about a worker process that died into a RunError with a plain sentence.
+
+    An error of our own code is raised unchanged, because its traceback is needed.
+    """
     try:
         yield
     except RuntimeError as error:
-        # torch has no class of its own for this error: it is known by its words alone.
+        # torch has no error class for this, so it is recognised by its words.
         if "DataLoader worker" not in str(error) or "Traceback" in str(error):
             raise
         raise RunError(
-            f"A loader process died ({str(error).splitlines()[0]}): most often memory ran out; "
+            f"A loader process died ({str(error).splitlines()[0]}). Most often memory ran out: "
             "take fewer --workers or a smaller --batch_size and start the same command again."
         ) from error
 
 
-class _Caught(Dataset[Any]):
-    """A UserError travels from a worker as a value: raised there, it would come back as a traceback in a string."""
+class _ErrorsAsValues(Dataset[Any]):
+    """Returns a UserError as a value.
+
+    If it were raised in a worker, it would arrive as a traceback in a string.
+    """
 
     def __init__(self, clips: Samples) -> None:
         self.clips = clips
@@ -136,17 +144,18 @@ def _collate(samples: list[Any], seed: int) -> Batch | UserError:
     return next(errors, None) or collate(samples, seed)
 
 
-def one_thread(worker: int) -> None:
+def use_one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
 def begin_worker(worker: int) -> None:
-    """One thread; and of signals that go to all processes of a run it is the run that decides what they mean.
+    """Use one thread, and leave it to the main process to decide what a signal means.
 
-    SLURM and others send SIGTERM to a whole group. A worker that ended of it would be a fault in the middle of a step
-    (torch raises it there), so the first is passed over. The second ends it, as multiprocessing's own at the end must.
+    SLURM and others send SIGTERM to every process of a run. If a worker ended by it, torch would
+    raise an error in the middle of a step, so a worker ignores the first SIGTERM. The second one
+    ends it, because multiprocessing sends one to end it.
     """
-    one_thread(worker)
+    use_one_thread(worker)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
@@ -174,7 +183,10 @@ def train_loader(
     accumulate: int = 1,
     workers: int = 2,
 ) -> Loader:
-    """`accumulate` micro-batches for each step from start_step to steps - 1."""
+    """`accumulate` micro-batches for each step from `start_step` to `steps - 1`.
+
+    Raises the UserErrors of `Stream`.
+    """
     stream = Stream(
         len(clips),
         batch_size=batch_size,
@@ -191,10 +203,7 @@ def train_loader(
 def eval_loader(
     clips: Samples, indices: Sequence[int], batch_size: int, workers: int = 2
 ) -> Loader:
-    """These rows once, in this order."""
+    """Batches of these samples, each once, in this order."""
     keys = [(0, int(i)) for i in indices]
-    return Loader(
-        clips,
-        workers=workers,
-        batch_sampler=[keys[i : i + batch_size] for i in range(0, len(keys), batch_size)],
-    )
+    batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+    return Loader(clips, workers=workers, batch_sampler=batches)

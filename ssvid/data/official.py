@@ -1,6 +1,8 @@
-"""Official data sets: what to get, from whom and on which terms; listed clips found on the disk, or said to be missing.
+"""Official data sets: what to get, from whom and on which terms.
 
-The only place that names owners and terms. They are as the owners' pages were known when it was written; those count.
+Finds the lists and the listed clips on the disk; where they are missing, the error says where to
+get them. This is the only file that names owners and terms. They are as the owners' pages were
+known when this was written; the pages are what counts.
 """
 
 from collections.abc import Iterable
@@ -14,12 +16,14 @@ from ssvid.shapes import Row
 
 
 class Source(NamedTuple):
+    """Where the files of a data set come from."""
+
     name: str
-    videos: str  # what --data.root is
+    videos: str  # the files below --data.root
     lists: str
     site: str
     terms: str
-    words: tuple[str, ...] = ()  # a path that holds one is likely of this data set
+    words: tuple[str, ...] = ()  # a path with one of these is probably of this data set
 
 
 YOUTUBE = "the videos belong to those who put them on YouTube"
@@ -81,7 +85,8 @@ SOURCES = {
     "charades": Source(
         "Charades",
         "Charades' .mp4 files (Charades_v1_480, or Charades_v1)",
-        "Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt, all in Charades.zip",
+        "Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt, all in "
+        "Charades.zip",
         "the Allen Institute for AI, prior.allenai.org/projects/charades",
         "its own licence (license.txt), not for commercial use",
     ),
@@ -102,7 +107,8 @@ SOURCES = {
     "howto100m": Source(
         "HowTo100M",
         "HowTo100M's videos, named youtubeid.mp4, or its S3D features, youtubeid.mp4.npy",
-        "caption.json or the csv files of HowTo100M, sentencified_htm_370k.json or htm_aa_v1.csv of TAN",
+        "caption.json or the csv files of HowTo100M, sentencified_htm_370k.json or htm_aa_v1.csv "
+        "of TAN",
         "Inria and the ENS, www.di.ens.fr/willow/research/howto100m",
         f"no licence of the lists is known here, {YOUTUBE}",
     ),
@@ -124,90 +130,100 @@ SOURCES = {
         "MSR-VTT",
         "MSR-VTT's clips, named video7020.mp4, or features of them",
         "MSRVTT_JSFUSION_test.csv, the 1k-A list (MIL-NCE has it as msrvtt_test.csv)",
-        "Microsoft Research; the list comes with JSFusion and with github.com/antoine77340/MIL-NCE_HowTo100M",
+        "Microsoft Research; the list comes with JSFusion and with "
+        "github.com/antoine77340/MIL-NCE_HowTo100M",
         f"no licence of the clips is known here, {YOUTUBE}",
     ),
 }
 
 
-def guess(*paths: str | Path | None) -> Source | None:
-    """The data set that a path speaks of, for the sake of a better error."""
+def guess_source(*paths: str | Path | None) -> Source | None:
+    """The data set that these paths seem to belong to, for the sake of a better error."""
     text = " ".join(str(path).lower() for path in paths if path)
-    return next(
-        (source for source in SOURCES.values() if any(word in text for word in source.words)), None
-    )
+    for source in SOURCES.values():
+        if any(word in text for word in source.words):
+            return source
+    return None
 
 
-def get(source: Source | None, what: str) -> str:
-    """`Get WHAT from SITE; terms: ...`, or where that stands."""
+def where_to_get(source: Source | None, files: str) -> str:
+    """A sentence that says where the files come from and on which terms."""
     if source is None:
-        return (
-            "docs/datasets.md says where each data set and its lists come from, and on which terms."
-        )
-    return f"Get {what} from {source.site}; terms: {source.terms}."
+        return "docs/datasets.md says where each data set and its lists come from, and their terms."
+    return f"Get {files} from {source.site}; terms: {source.terms}."
 
 
-def folder(path: str | Path, flag: str, source: Source | None) -> Path:
+def need_folder(path: str | Path, flag: str, source: Source | None) -> Path:
+    """The folder of the videos. A UserError says where to get them if it does not exist."""
     try:
-        return files.folder(path, flag)
+        return files.need_folder(path, flag)
     except UserError as error:
-        raise UserError(f"{error} {get(source, source.videos if source else '')}") from None
+        advice = where_to_get(source, source.videos if source else "")
+        raise UserError(f"{error} {advice}") from None
 
 
-def file(path: str | Path, flag: str, source: Source | None) -> Path:
+def need_file(path: str | Path, flag: str, source: Source | None) -> Path:
+    """A list file. A UserError says where to get it if it does not exist."""
     try:
-        return files.file(path, flag)
+        return files.need_file(path, flag)
     except UserError as error:
-        raise UserError(f"{error} {get(source, source.lists if source else '')}") from None
+        advice = where_to_get(source, source.lists if source else "")
+        raise UserError(f"{error} {advice}") from None
 
 
-def lists(
-    root: Path, given: str | None, flag: str, name: str, inside: tuple[str, ...], source: Source
+def find_lists(
+    root: Path, path: str | None, flag: str, name: str, inside: tuple[str, ...], source: Source
 ) -> Path:
-    """The folder that holds a list of this name (* allowed): as given, or in or beside the videos' folder."""
-    places = (
-        [Path(given).expanduser()]
-        if given
-        else [b / n for b in (root, root.parent) for n in (*inside, ".")]
-    )
-    for place in places:
-        if place.is_dir() and next(place.glob(name), None):
-            return place
-    where = (
-        f"{places[0]} ({flag})"
-        if given
-        else f"{root}, nor beside it, nor in {' or '.join(inside)} there"
-    )
+    """The folder that holds a list of this name (which may hold *).
+
+    `path`: the folder that the user has named; None: the list is searched in the folder of the
+    videos, beside it, and in the folders `inside` there. Raises a UserError if it is not found.
+    """
+    if path is not None:
+        folders = [Path(path).expanduser()]
+        searched = f"{folders[0]} ({flag})"
+    else:
+        inner = (*inside, ".")
+        folders = [root / name for name in inner] + [root.parent / name for name in inner]
+        searched = f"{root}, nor beside it, nor in {' or '.join(inside)} there"
+    for folder in folders:
+        if folder.is_dir() and next(folder.glob(name), None):
+            return folder
     raise UserError(
-        f"There is no {name} in {where}. {get(source, source.lists)} Put them there, or name their folder with {flag}."
+        f"There is no {name} in {searched}. {where_to_get(source, source.lists)} "
+        f"Put them there, or name their folder with {flag}."
     )
 
 
-def locate(
+def locate_clips(
     root: Path,
-    listed: Iterable[tuple[tuple[str, ...], Row]],  # a file may go by any of these names
+    listed: Iterable[tuple[tuple[str, ...], Row]],  # possible names of the file, and its row
     source: Source | None,
     *,
     missing_ok: float,  # share of the listed clips
     fps: float | None = None,  # of folders of frames
     allow: str = "allow a share with --data.missing_ok",
 ) -> list[Row]:
-    """Rows of the listed clips with the path that each has below root."""
+    """The rows of the listed clips, each with the path of its file below root.
+
+    Raises a UserError if more than `missing_ok` of the clips have no file. `allow`: what the error
+    suggests.
+    """
     if not 0 <= missing_ok <= 1:
         raise UserError(f"--data.missing_ok {missing_ok:g} is not a share: give 0 to 1.")
-    videos = files.videos(root)
-    found = videos or files.frame_folders(root)
-    find = files.Finder(found)
+    videos = files.list_videos(root)
+    find = files.Finder(videos or files.list_frame_folders(root))
     rows, absent = [], []
     for names, row in listed:
-        there = next(filter(None, map(find, names)), None)
-        if there is None:
+        path = next(filter(None, map(find, names)), None)
+        if path is None:
             absent.append(names[0])
         else:
-            rows.append(replace(row, path=there, fps=None if videos else fps))
+            rows.append(replace(row, path=path, fps=None if videos else fps))
     if absent and (not rows or len(absent) > missing_ok * (len(absent) + len(rows))):
         raise UserError(
-            f"{root}: {len(absent)} of {len(absent) + len(rows)} listed clips are missing, first {absent[0]}: "
-            f"check --data.root, or {allow}. {get(source, source.videos if source else '')}"
+            f"{root}: {len(absent)} of {len(absent) + len(rows)} listed clips are missing, first "
+            f"{absent[0]}: check --data.root, or {allow}. "
+            f"{where_to_get(source, source.videos if source else '')}"
         )
     return rows

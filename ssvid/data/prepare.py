@@ -1,4 +1,4 @@
-"""The command `python -m ssvid.data.prepare`: a folder of videos -> the same, quick to read."""
+"""The command `python -m ssvid.data.prepare`: a folder of videos -> the same, fast to read."""
 
 from ssvid.data.preprocess.prepare import prepare
 

@@ -1,4 +1,7 @@
-"""Bad files of a run: counted once each, written down at once, and a stop when they are too many."""
+"""The bad files of a run.
+
+Each is counted once and written to `quarantine.jsonl` at once. The run stops if there are too many.
+"""
 
 import json
 from pathlib import Path
@@ -7,10 +10,16 @@ from ssvid.errors import RunError
 from ssvid.shapes import Batch
 
 NAME = "quarantine.jsonl"
-NAMED = 5  # files that the refusal lists by name
+LISTED = 5  # bad files that the error names
 
 
 class Quarantine:
+    """Path -> reason of each bad file, also of those that an earlier part of the run has listed.
+
+    `out`: folder of the list; None: no list is written. `rows`: files of the run. `max_bad`: the
+    share of them that may be bad.
+    """
+
     def __init__(self, out: str | Path | None, rows: int, max_bad: float = 0.01) -> None:
         self.file = None if out is None else Path(out) / NAME
         self.rows, self.max_bad = rows, max_bad
@@ -20,39 +29,42 @@ class Quarantine:
                 try:
                     entry = json.loads(line)
                 except json.JSONDecodeError:
-                    continue  # the last line of a killed run; its file will be found again
+                    continue  # the last line of a killed run; its file will be met again
                 self.bad[entry["path"]] = entry["why"]
 
     def __len__(self) -> int:
         return len(self.bad)
 
     def add(self, path: str | Path, time: float | None, why: str) -> None:
+        """Count and list a file, unless it is known. `time`: seconds into the video."""
         if str(path) in self.bad:
             return
         self.bad[str(path)] = why
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             torn = self.file.exists() and self.file.read_bytes()[-1:] not in (b"", b"\n")
+            line = json.dumps({"path": str(path), "time": time, "why": why})
             with self.file.open("a") as file:
-                file.write(
-                    "\n" * torn + json.dumps({"path": str(path), "time": time, "why": why}) + "\n"
-                )
+                file.write("\n" * torn + line + "\n")
 
     def take(self, batch: Batch) -> None:
-        """What the loader met on its way to this batch."""
+        """Add the bad files that the loader met while it made this batch."""
         for bad in batch["bad_files"]:
             self.add(*bad)
         if batch["bad_files"]:
             self.check()
 
     def check(self) -> None:
-        """One bad file is always allowed: in a small set it would be more than any share."""
+        """Raise a RunError if there are too many bad files.
+
+        One bad file is always allowed: in a small set it would be more than any share.
+        """
         if len(self.bad) <= 1 or len(self.bad) <= self.max_bad * self.rows:
             return
-        names = ", ".join(f"{path} ({why})" for path, why in list(self.bad.items())[:NAMED])
-        more = f" and {len(self.bad) - NAMED} more" if len(self.bad) > NAMED else ""
-        where = "" if self.file is None else f" (all in {self.file})"
+        names = ", ".join(f"{path} ({why})" for path, why in list(self.bad.items())[:LISTED])
+        unlisted = f" and {len(self.bad) - LISTED} more" if len(self.bad) > LISTED else ""
+        file = "" if self.file is None else f" (all are listed in {self.file})"
         raise RunError(
-            f"{len(self.bad)} bad files of {self.rows} are more than --max_bad {self.max_bad:g} allows: "
-            f"{names}{more}{where}. Mend or drop them, or raise --max_bad."
+            f"{len(self.bad)} bad files of {self.rows} are more than --max_bad {self.max_bad:g} "
+            f"allows: {names}{unlisted}{file}. Repair or remove them, or raise --max_bad."
         )

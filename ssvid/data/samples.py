@@ -1,4 +1,7 @@
-"""(epoch, row) -> one sample, or that of another row where a file is bad: what every data set to train on is."""
+"""(epoch, row) -> one sample, or that of another row where a file is bad.
+
+`Samples` is the base class of every data set to train on, and `collate` makes a batch of samples.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,9 +18,10 @@ from ssvid.errors import DecodeError, UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, Views
 
-TRIES = 10  # other rows tried for a bad file
-STACKED = "clips", "features", "video_padding_mask"  # alike in every sample
-FILLED = "spans_s", "span_fractions"  # one row for each sentence
+TRIES = 10  # other rows that are tried in place of a bad file
+STACKED = "clips", "features", "video_padding_mask"  # of the same shape in every sample
+PADDED = "spans_s", "span_fractions"  # one row for each sentence
+COORDINATES = "index", "epoch", "label"
 
 
 class Bad(NamedTuple):
@@ -27,13 +31,18 @@ class Bad(NamedTuple):
 
 
 class Samples(Dataset[Any], ABC):
-    """`samples[epoch, row]`. `evaluate`: no choice is left to chance, and a bad file is not replaced."""
+    """`samples[epoch, row]` is one sample, a dict of the keys of Batch.
+
+    In training an unreadable file is replaced by another row. With `evaluate` > 0 no choice is
+    random and a bad file is reported as unreadable. A UserError is raised if `TRIES + 1` files in a
+    row give no sample.
+    """
 
     manifest: Manifest
     views: Views
     seed: int
     evaluate: int = 0
-    row: Sequence[int]  # of the manifest, of each sample that is asked for
+    row: Sequence[int]  # of the manifest, for each sample
 
     @abstractmethod
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
@@ -48,86 +57,86 @@ class Samples(Dataset[Any], ABC):
         dropped = 0
         for row in [index] if self.evaluate else self._candidates(epoch, index):
             try:
-                return {
-                    **self._load(epoch, row),
-                    "bad_files": bad,
-                    "dropped": dropped,
-                    "readable": True,
-                }
+                sample = self._load(epoch, row)
             except ShortVideo:
                 dropped += 1
             except DecodeError as error:
                 bad.append(Bad(error.path, error.time, error.why))
+            else:
+                return {**sample, "bad_files": bad, "dropped": dropped, "readable": True}
         if self.evaluate:
-            return {
-                "index": index,
-                "epoch": epoch,
-                "bad_files": bad,
-                "dropped": dropped,
-                "padded": 0,
-                "readable": False,
-            }
+            sample = {"index": index, "epoch": epoch, "padded": 0}
+            return {**sample, "bad_files": bad, "dropped": dropped, "readable": False}
         raise UserError(self._no_clip(row, bad, dropped))
 
-    def sample(self, epoch: int, index: int, **parts: Any) -> dict[str, Any]:
-        """The parts with all that tells whose they are."""
+    def sample(self, epoch: int, index: int, **values: Any) -> dict[str, Any]:
+        """The values with the coordinates, label and video id of the sample."""
         row = self.row[index]
-        whose = {"label": int(self.manifest.labels[row]), "video_id": self.manifest.video_id(row)}
-        return {"index": index, "epoch": epoch, "padded": 0, **whose, **parts}
+        sample = {"index": index, "epoch": epoch, "padded": 0}
+        sample["label"] = int(self.manifest.labels[row])
+        return {**sample, "video_id": self.manifest.video_id(row), **values}
 
     def _no_clip(self, row: int, bad: list[Bad], dropped: int) -> str:
-        takes = " or ".join(dict.fromkeys(words(spec) for spec in self.views.clips))
+        clip = " or ".join(dict.fromkeys(words(spec) for spec in self.views.clips))
         if not bad:
             return (
-                f"{dropped} videos in a row are shorter than the clip ({takes}), the last is "
+                f"{dropped} videos in a row are shorter than the clip ({clip}), the last is "
                 f"{self.manifest.path(row)}: take a shorter clip, or --short_videos pad."
             )
-        short = f" ({dropped} are shorter than the clip, {takes})" if dropped else ""
+        short = f" ({dropped} are shorter than the clip, {clip})" if dropped else ""
+        advice = "Check the files with ssvid.data.preprocess.prepare --scan_only."
         return (
-            f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: {bad[-1].why}. "
-            + (
-                ""
-                if "ssvid." in bad[-1].why
-                else "Check the files with ssvid.data.preprocess.prepare --scan_only."
-            )
+            f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: "
+            f"{bad[-1].why}. {'' if 'ssvid.' in bad[-1].why else advice}"
         )
 
     def _candidates(self, epoch: int, index: int) -> list[int]:
-        others = uniform(self.seed, "replace", epoch, index, TRIES)[0] * len(self)
-        return [index, *others.long().tolist()]
+        """The row, and the rows to try in its place."""
+        replacements = uniform(self.seed, "replace", epoch, index, TRIES)[0] * len(self)
+        return [index, *replacements.long().tolist()]
 
 
 def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
-    """Good samples stacked; `ok`, `bad`, `padded` and `dropped` tell of all. No `clips` where none is good."""
+    """A batch of the readable samples.
+
+    `readable`, `bad_files`, `padded` and `dropped` describe all samples. There are no `clips` where
+    no sample is readable.
+    """
     good = [sample for sample in samples if sample["readable"]]
     batch: Batch = {
-        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
-        "epoch": torch.tensor([sample["epoch"] for sample in good], dtype=torch.int64),
-        "label": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
-        "video_id": [sample["video_id"] for sample in good],
+        "video_id": _values(good, "video_id"),
         "seed": seed,
-        "readable": torch.tensor([sample["readable"] for sample in samples]),
-        "bad_files": [bad for sample in samples for bad in sample["bad_files"]],
-        "padded": sum(sample["padded"] for sample in samples),
-        "dropped": sum(sample["dropped"] for sample in samples),
+        "readable": torch.tensor(_values(samples, "readable")),
+        "bad_files": [],
+        "padded": sum(_values(samples, "padded")),
+        "dropped": sum(_values(samples, "dropped")),
     }
-    parts: dict[str, Any] = batch  # type: ignore[assignment]  # keys by name
+    for sample in samples:
+        batch["bad_files"] += sample["bad_files"]
+    values: dict[str, Any] = batch  # type: ignore[assignment]  # keys by name
+    for key in COORDINATES:
+        values[key] = torch.tensor(_values(good, key), dtype=torch.int64)
     for key in STACKED:
         if good and key in good[0]:
-            parts[key] = torch.stack([sample[key] for sample in good])
+            values[key] = torch.stack(_values(good, key))
     if good and "sentences" in good[0]:
-        batch["sentences"] = [sample["sentences"] for sample in good]
+        batch["sentences"] = _values(good, "sentences")
     if good and "spans_s" in good[0]:
-        counts = torch.tensor([len(sample["sentences"]) for sample in good])
+        counts = torch.tensor(list(map(len, batch["sentences"])))
         batch["text_padding_mask"] = torch.arange(int(counts.max())) >= counts[:, None]  # B K
-        for key in FILLED:
-            parts[key] = filled([sample[key] for sample in good], int(counts.max()))
+        for key in PADDED:
+            values[key] = pad_rows(_values(good, key), int(counts.max()))
     return batch
 
 
-def filled(rows: Sequence[Tensor], n: int) -> Tensor:
-    """Each with its last row repeated to n rows, stacked."""
-    last = pad_sequence([row[-1:].expand(n, *row.shape[1:]) for row in rows], batch_first=True)
-    for place, row in zip(last, rows, strict=True):
-        place[: len(row)] = row
-    return last
+def _values(samples: Sequence[dict[str, Any]], key: str) -> list[Any]:
+    return [sample[key] for sample in samples]
+
+
+def pad_rows(tables: Sequence[Tensor], n: int) -> Tensor:
+    """Tables `K *` stacked to `B n *`, each with its last row repeated to n rows."""
+    last_rows = [table[-1:].expand(n, *table.shape[1:]) for table in tables]
+    padded = pad_sequence(last_rows, batch_first=True)
+    for target, table in zip(padded, tables, strict=True):
+        target[: len(table)] = table
+    return padded

@@ -1,4 +1,7 @@
-"""ClipSpec, a file's time stamps -> times in seconds: where a clip lies in its video."""
+"""ClipSpec, a file's time stamps -> times in seconds.
+
+Computes where a clip lies in its video and which frames it holds.
+"""
 
 from pathlib import Path
 
@@ -13,24 +16,27 @@ SHORT = ("pad", "drop", "error")
 
 
 class ShortVideo(DecodeError):
-    """Shorter than the clip, and the run asked to drop such videos. Nothing is wrong with the file."""
+    """The video is shorter than the clip, and such videos are dropped. The file is not damaged."""
 
 
 def clip_times(
     spec: ClipSpec, stamps: np.ndarray, u: float, short: str = "pad", path: str | Path = "the video"
 ) -> tuple[np.ndarray, bool]:
-    """Times of the clip's frames, and whether the last one had to be repeated. u in [0, 1) places the start.
+    """Times of the clip's frames in seconds (T), and whether frames had to be repeated.
 
-    Of a whole video it places each frame in its part alike; where there are too few frames each is repeated in turn.
+    `stamps`: the times of all frames of the video. `u`: a uniform in [0, 1) that places the start.
+    A clip over the whole video takes one frame from each of T equal parts, and u places all frames
+    within their parts in the same way; where there are too few frames, each is repeated in turn.
+    `short`: what to do where the video is too short: pad | drop (a ShortVideo is raised) | error (a
+    UserError). A DecodeError is raised if there are no frames.
     """
     if short not in SHORT:
         raise UserError(f"There is no --short_videos {short!r}: take {', '.join(SHORT)}.")
     if len(stamps) == 0:
         raise DecodeError(path, "no frames in it")
     if spec.whole:
-        index = ((np.arange(spec.frames) + u) * len(stamps) / spec.frames).astype(
-            np.int64
-        )  # one of each equal part
+        parts = (np.arange(spec.frames) + u) * len(stamps) / spec.frames
+        index = parts.astype(np.int64)
         times, padded = stamps[index.clip(max=len(stamps) - 1)], len(stamps) < spec.frames
     elif spec.stride is not None:
         left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
@@ -39,15 +45,14 @@ def clip_times(
         times, padded = stamps[index.clip(max=len(stamps) - 1)], left < 0
     else:
         assert spec.fps is not None  # ClipSpec has one of the three
-        gap = (
-            float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
-        )  # the last frame is shown that long
+        # The last frame is shown as long as the median frame.
+        gap = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
         room = float(stamps[-1] - stamps[0]) - (spec.frames - 1) / spec.fps  # seconds
         times = stamps[0] + u * max(room, 0.0) + np.arange(spec.frames) / spec.fps
         times, padded = times.clip(max=stamps[-1]), room < -gap - 1e-6
     if padded and short != "pad":
         span = float(stamps[-1] - stamps[0])
-        why = f"{len(stamps)} frames in {span:.2f} s are fewer than a clip takes ({words(spec)})"
+        why = f"{len(stamps)} frames in {span:.2f} s are too few for the clip ({words(spec)})"
         if short == "error":
             raise UserError(f"{path}: {why}: take a shorter clip, or --short_videos pad or drop.")
         raise ShortVideo(path, why)
@@ -55,10 +60,13 @@ def clip_times(
 
 
 def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, max_gap_s: float) -> float:
-    """Where a clip lies that begins at most `apart_s` seconds from the one that `first` places; u in [0, 1) says it."""
+    """The uniform in [0, 1) that places a clip at most `max_gap_s` seconds from another one.
+
+    `first`: the uniform of the other clip. `u`: a uniform that chooses within those limits.
+    """
     span = float(stamps[-1] - stamps[0]) if len(stamps) else 0.0
     if spec.whole:
-        room = span / spec.frames  # of the first frame: its part of the video
+        room = span / spec.frames  # seconds in which the first frame may lie
     elif spec.stride is not None:
         left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
         room = span * left / (len(stamps) - 1) if left > 0 else 0.0  # seconds
@@ -72,6 +80,7 @@ def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, max_gap_s: 
 
 
 def words(spec: ClipSpec) -> str:
+    """The frames of a clip in words, for error sentences."""
     if spec.whole:
         return f"{spec.frames} frames over the whole video"
     return f"{spec.frames} frames " + (
@@ -79,38 +88,48 @@ def words(spec: ClipSpec) -> str:
     )
 
 
-def parted(spec: ClipSpec, what: str) -> ClipSpec:
-    """The clip, refused where it is spread over the whole video: `what`, in the plural, lie in a part of it."""
+def need_part(spec: ClipSpec, clips: str) -> ClipSpec:
+    """The clip; a UserError if it is spread over the whole video.
+
+    `clips`: what needs a part of the video, in the plural, for the error sentence.
+    """
     if spec.whole:
         raise UserError(
-            f"{what} are no clip spread over the whole video: give --clip.fps or --clip.stride."
+            f"{clips} cannot be spread over the whole video: give --clip.fps or --clip.stride."
         )
     return spec
 
 
 def positions(n: int) -> Tensor:
-    """Where n clips lie that cover a video evenly; the middle for one."""
+    """Uniforms (n) that place n clips evenly over a video; one clip lies in the middle."""
     if n < 1:
         raise UserError(f"{n} clips of a video are too few: take 1 or more.")
     return (torch.arange(n, dtype=torch.float64) + 0.5) / n
 
 
 def eval_clips(path: str | Path, spec: ClipSpec, n: int = 1, fps: float | None = None) -> Tensor:
-    """uint8 `n C T size size`: n clips spread evenly over a file, short side resized, centre cropped."""
+    """uint8 `n C T size size`: n clips spread evenly over a file.
+
+    The short side of each frame is resized to `size` and the centre is cropped. `fps`: the rate of
+    a folder of pictures. Raises a DecodeError for a damaged file.
+    """
     from ssvid.data.augment import RECIPES, geometry
     from ssvid.data.decode import read, stamps
 
     table = stamps(path, fps)
     times = np.concatenate([clip_times(spec, table, float(u))[0] for u in positions(n)])
-    frames = geometry(
-        read(path, times, fps), RECIPES["none"], spec.size, torch.zeros(0)
-    )  # C (n T) s s
-    return frames.unflatten(1, (n, spec.frames)).transpose(0, 1).contiguous()
+    frames = read(path, times, fps)  # (n T) C H W
+    crops = geometry(frames, RECIPES["none"], spec.size, torch.zeros(0))  # C (n T) s s
+    return crops.unflatten(1, (n, spec.frames)).transpose(0, 1).contiguous()
 
 
 def clip_from(spec: ClipSpec, stamps: np.ndarray, start_s: float) -> np.ndarray:
-    """Times of the clip that begins `start_s` seconds into the video; past the end the last frame is repeated."""
-    begin, spec = stamps[0] + start_s, parted(spec, "Clips that begin at a given second")
+    """Times (T) of the clip that begins `start_s` seconds into the video.
+
+    Past the end of the video the last frame is repeated. Raises a UserError for a clip that is
+    spread over the whole video.
+    """
+    begin, spec = stamps[0] + start_s, need_part(spec, "Clips that begin at a given second")
     if spec.fps is not None:
         return (begin + np.arange(spec.frames) / spec.fps).clip(max=stamps[-1])
     assert spec.stride is not None  # it has one of the two

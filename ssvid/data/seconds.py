@@ -1,11 +1,12 @@
-"""videos -> one clip for each second of each: the rows of `extract --per_second`.
+"""videos -> one clip for each of their seconds, which are the rows of `extract --per_second`.
 
-Two ways to the same pixels: `Seconds[i]` at random; `in_order` in one pass through a file that reads each frame once.
+There are two ways to the same pixels: `Seconds[i]` reads one clip at random, and `in_order` goes
+once through a file and reads each frame once.
 """
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,128 +19,161 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
-from ssvid.data.decode import NEAR, Table, decoded, needless, read, reason, scanned, stamps, upright
+from ssvid.data.decode import (
+    NEAR,
+    Table,
+    decode_frames,
+    describe_error,
+    read,
+    scan_file,
+    stamps,
+    unneeded_ticks,
+    upright,
+)
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, read_flow
-from ssvid.data.sampling import clip_from, parted
+from ssvid.data.sampling import clip_from, need_part
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec, Views
 
-BLOCK = 32  # pictures or flow frames read at once, where no frame needs the one before
+BLOCK = 32  # pictures or flow frames read at once, where no frame needs an earlier one
 EACH = "Clips of each second"
-LATE = 64  # frames that may come before one that is due, from a file whose frames are out of order
+# Frames that may come before one that is due, from a file whose frames are out of order.
+LATE = 64
 
 OneClip = UInt8[Tensor, "C T s s"]
 
 
 class Seconds(Clips):
-    """Row i is second `at[i][0]` of video `row[i]`: the clip that begins there, its last frame repeated at the end."""
+    """Sample i is the clip that begins at second `locations[i][0]` of the video `row[i]`.
+
+    Past the end of the video its last frame is repeated.
+    """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
-        views = Views(clips=(parted(spec, EACH),), augment="none")
+        views = Views(clips=(need_part(spec, EACH),), augment="none")
         super().__init__(manifest, views, seed=0, evaluate=1)
         self.row: list[int] = []
-        self.at: list[tuple[int]] = []
+        self.locations: list[tuple[int]] = []
         for row in range(len(manifest)):
             try:
                 length = seconds_in(stamps(manifest.path(row), manifest.rows[row].fps))
             except DecodeError:
                 length = 0
             self.row += [row] * length
-            self.at += [(second,) for second in range(length)]
+            self.locations += [(second,) for second in range(length)]
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         row, spec = self.row[index], self.views.clips[0]
-        path, fps = self.manifest.path(row), self.manifest.rows[row].fps
-        frames = self._frames(
-            row, clip_from(spec, stamps(path, fps), float(self.at[index][0])), spec.modality
-        )
-        return self._sample(
-            geometry(frames, recipe("none"), spec.size, torch.zeros(0))[None], epoch, index
-        )
+        table = stamps(self.manifest.path(row), self.manifest.rows[row].fps)
+        times = clip_from(spec, table, float(self.locations[index][0]))
+        frames = self._frames(row, times, spec.modality)
+        return self._sample(_crop(frames, spec.size)[None], epoch, index)
+
+
+def _crop(frames: Tensor, size: int) -> Tensor:
+    """The centre square of frames `T C H W`, resized: `C T s s`."""
+    return geometry(frames, recipe("none"), size, torch.zeros(0))
 
 
 def seconds_in(times: np.ndarray) -> int:
-    """Of a video with frames at these times: a begun second counts."""
+    """The seconds of a video whose frames have these times. A second that has begun counts."""
     return max(1, math.ceil(float(times[-1] - times[0]))) if len(times) else 0
 
 
 def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
-    """The clip of each second of a video, as of `Seconds`. In memory: the frames of about one clip, already cut."""
+    """The clip of each second of a video, `C T s s`, with the same pixels as in `Seconds`.
+
+    Only the frames of about one clip are in memory, already cropped. Raises a DecodeError for a
+    damaged file.
+    """
     path, fps = manifest.path(row), manifest.rows[row].fps
     times = stamps(path, fps)
     if not len(times):
         raise DecodeError(path, "no frames in it")
-    starts = (clip_from(spec, times, float(second)) for second in range(seconds_in(times)))
-    wanted = np.stack([np.searchsorted(times, at + NEAR, side="right") - 1 for at in starts]).clip(
-        min=0
-    )  # T frames
-    needed = np.unique(wanted)
+    shown = []
+    for second in range(seconds_in(times)):
+        clip_s = clip_from(spec, times, float(second))
+        shown.append(np.searchsorted(times, clip_s + NEAR, side="right") - 1)
+    frames_of_clip = np.stack(shown).clip(min=0)  # seconds of the video x T
+    needed = np.unique(frames_of_clip)
     if spec.modality == "flow":
         flow = flow_file(manifest, row)
-        pictures = _blocks(needed, lambda some: read_flow(path, flow, times[some], fps))
+        pictures = _blocks(needed, lambda block: read_flow(path, flow, times[block], fps))
     elif os.path.isdir(path):
-        pictures = _blocks(needed, lambda some: read(path, times[some], fps))
+        pictures = _blocks(needed, lambda block: read(path, times[block], fps))
     else:
-        pictures = _decoded(path, scanned(path), needed)
-    yield from _dealt(path, pictures, wanted, times, spec.size)
+        pictures = _decode_needed(path, scan_file(path), needed)
+    yield from _make_clips(path, pictures, frames_of_clip, times, spec.size)
 
 
-def _dealt(
+def _make_clips(
     path: Path,
     pictures: Iterable[tuple[int, Tensor]],
-    wanted: np.ndarray,
+    frames_of_clip: np.ndarray,
     times: np.ndarray,
     size: int,
 ) -> Iterator[OneClip]:
-    """Frames in order -> clips in order. A frame is cut when it comes and let go after the last clip that has it."""
-    held: dict[int, Tensor] = {}  # frame -> C 1 s s
+    """Frames in order -> clips in order.
+
+    A frame is cropped when it comes, and dropped after the last clip that holds it.
+    """
+    crops: dict[int, Tensor] = {}  # frame -> C 1 s s
     second, shape = 0, None
     for number, picture in pictures:
         if picture.shape != (shape := shape or picture.shape):
-            raise DecodeError(path, "the picture changes its size on the way", float(times[number]))
-        if number < wanted[second].min() or number in held:
-            continue  # again, after the pass that jumped over frames failed
-        held[number] = geometry(picture, recipe("none"), size, torch.zeros(0))
-        while second < len(wanted) and held.keys() >= set(wanted[second].tolist()):
-            yield torch.cat([held[i] for i in wanted[second].tolist()], dim=1)
+            why = "the picture changes its size within the file"
+            raise DecodeError(path, why, float(times[number]))
+        if number < frames_of_clip[second].min() or number in crops:
+            continue  # it comes again, after the pass that skipped frames failed
+        crops[number] = _crop(picture, size)
+        while second < len(frames_of_clip) and crops.keys() >= set(frames_of_clip[second].tolist()):
+            yield torch.cat([crops[i] for i in frames_of_clip[second].tolist()], dim=1)
             second += 1
-            least = wanted[second].min() if second < len(wanted) else math.inf
-            held = {i: frame for i, frame in held.items() if i >= least}
-        if second == len(wanted):
+            least = frames_of_clip[second].min() if second < len(frames_of_clip) else math.inf
+            crops = {i: crop for i, crop in crops.items() if i >= least}
+        if second == len(frames_of_clip):
             return
-        if len(held) > wanted.shape[1] + LATE:
+        if len(crops) > frames_of_clip.shape[1] + LATE:
             break
-    missing = min(set(wanted[second].tolist()) - held.keys())
-    raise DecodeError(path, "the decoder passes over this frame", float(times[missing]))
+    missing = min(set(frames_of_clip[second].tolist()) - crops.keys())
+    raise DecodeError(path, "the decoder gives no such frame", float(times[missing]))
 
 
-def _blocks(needed: np.ndarray, get: Any) -> Iterator[tuple[int, Tensor]]:
+def _blocks(
+    needed: np.ndarray, read_block: Callable[[np.ndarray], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """Number and picture `1 C H W` of each needed frame, read in blocks."""
     for first in range(0, len(needed), BLOCK):
-        some = needed[first : first + BLOCK]
-        yield from zip(some.tolist(), get(some).split(1), strict=True)
+        block = needed[first : first + BLOCK]
+        yield from zip(block.tolist(), read_block(block).split(1), strict=True)
 
 
-def _decoded(path: Path, table: Table, needed: np.ndarray) -> Iterator[tuple[int, Tensor]]:
-    """One pass from the start, past what no wanted frame is built from; where that fails, once more through all."""
+def _decode_needed(path: Path, table: Table, needed: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    """Number and picture `1 C H W` of each needed frame, in one pass from the start of the file.
+
+    The pass skips frames from which no needed frame is predicted. Where it fails, a second pass
+    decodes everything.
+    """
     ticks = table.pts[needed]
     number_of = dict(zip(ticks.tolist(), needed.tolist(), strict=True))
     fault: Exception | None = None
-    for passed in dict.fromkeys([needless(table, ticks), frozenset[int]()]):
-        left = set(number_of)
+    for skipped in dict.fromkeys([unneeded_ticks(table, ticks), frozenset[int]()]):
+        missing = set(number_of)
         fault = None
         try:
-            for tick, frame in decoded(path, table, passed):
+            for tick, frame in decode_frames(path, table, skipped):
                 if tick in number_of and not frame.is_corrupt:
-                    left.discard(tick)
+                    missing.discard(tick)
                     picture = torch.from_numpy(np.ascontiguousarray(upright(frame)))  # H W C
                     yield number_of[tick], picture.permute(2, 0, 1)[None]
         except (av.FFmpegError, OSError, ValueError) as error:
             fault = error
-        if not left:
+        if not missing:
             return
     if fault is not None:
-        raise DecodeError(path, reason(fault), float(table.times[number_of[min(left)]])) from fault
+        time = float(table.times[number_of[min(missing)]])
+        raise DecodeError(path, describe_error(fault), time) from fault
 
 
 class Block(NamedTuple):
@@ -147,29 +181,29 @@ class Block(NamedTuple):
 
     row: int
     clips: Tensor | None  # B C T s s; None: there is a fault
-    last: bool = True  # of its video
-    fault: DecodeError | UserError | None = (
-        None  # a value: raised in a worker it would be a traceback in a string
-    )
+    last: bool = True  # whether it is the last block of its video
+    # The fault is a value, because an error raised in a worker would arrive as a traceback in a
+    # string.
+    fault: DecodeError | UserError | None = None
 
 
 class Passes(IterableDataset[Any]):
-    """The seconds of these videos in blocks; each worker goes through videos of its own, one after the other."""
+    """The seconds of some videos in blocks. Each worker goes through its share of the videos."""
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, rows: list[int], block: int) -> None:
         self.manifest, self.spec, self.rows, self.block = manifest, spec, rows, block
 
     def __iter__(self) -> Iterator[Block]:
         worker = get_worker_info()
-        own = self.rows if worker is None else self.rows[worker.id :: worker.num_workers]
-        for row in own:
+        rows = self.rows if worker is None else self.rows[worker.id :: worker.num_workers]
+        for row in rows:
             try:
                 yield from self._video(row)
             except (DecodeError, UserError) as error:
                 yield Block(row, None, fault=error)
 
     def _video(self, row: int) -> Iterator[Block]:
-        """Blocks begin at the same seconds whoever reads them, so that features are the same after a restart."""
+        """Blocks begin at fixed seconds of the video, so a restart gives the same features."""
         clips: list[Tensor] = []
         for clip in in_order(self.manifest, row, self.spec):
             if len(clips) == self.block:

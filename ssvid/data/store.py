@@ -1,7 +1,8 @@
-"""video id -> its stored features, one row for each second: the only file that knows what a feature store is.
+"""video id -> its stored features, one row for each second.
 
-A folder of `<video id>.npy` (T x D) and a `store.json` that says what made them. A folder of such .npy files alone, as
-features are published, is one too.
+This is the only file that knows what a feature store is: a folder of `<video id>.npy` (T x D) and a
+`store.json`, its card, that says how they were made. A folder of such .npy files without a card,
+as features are published, is a store too.
 """
 
 import json
@@ -19,36 +20,41 @@ from ssvid.shapes import ClipSpec
 
 CARD = "store.json"
 FAULTS = (OSError, ValueError, EOFError, SyntaxError)  # what numpy raises for damaged files
+TABLE = "a table of floats, seconds x width, is needed"
 
 
 class Origin(NamedTuple):
-    """Of stored features."""
+    """Width and maker of stored features."""
 
-    width: int | None  # None: none can be read
-    hash: (
-        str | None
-    )  # of the encoder that made them; None: published ones, of which nothing is said
+    width: int | None  # None: no file can be read
+    hash: str | None  # of the encoder; None: published features, which have no card
 
 
 class Store:
-    """Features stay on disk: `read` maps a file into memory, and only the rows that are used are read."""
+    """A folder of features. They stay on disk: `read` maps a file into memory.
+
+    Raises a UserError if the folder does not exist, or has neither a card nor .npy files.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
-            what = "is a file" if self.root.exists() else "does not exist"
-            raise UserError(f"{self.root} {what}: a feature store is a folder of .npy files.")
-        self.card = read_card(self.root)  # None: published features, of which nothing is said
+            fault = "is a file" if self.root.exists() else "does not exist"
+            raise UserError(f"{self.root} {fault}: a feature store is a folder of .npy files.")
+        self.card = read_card(self.root)  # None: published features
         self.dim = int(self.card["dim"]) if self.card else self._first_width()
 
     def path(self, video_id: str) -> Path:
-        return place(self.root, video_id, ".npy")
+        return path_of_video(self.root, video_id, ".npy")
 
     def __contains__(self, video_id: str) -> bool:
         return self.path(video_id).is_file()
 
     def read(self, video_id: str) -> np.ndarray:
-        """T x D, float16 as `ssvid.extract` writes them or as they were published."""
+        """T x D, one row per second, float16 from `ssvid.extract` or as they were published.
+
+        Raises a UserError if the video has no features or their file is damaged.
+        """
         path = self.path(video_id)
         if not path.is_file():
             raise UserError(
@@ -58,9 +64,9 @@ class Store:
         return read_features(path, self.dim)
 
     def _first_width(self) -> int:
-        """Of the first file that can be read."""
+        """The width of the first file that can be read."""
         fault: UserError | None = None
-        for path in stored(self.root):
+        for path in list_features(self.root):
             try:
                 return int(read_features(path).shape[1])
             except UserError as error:
@@ -68,20 +74,22 @@ class Store:
         if fault is not None:
             raise fault
         raise UserError(
-            f"{self.root} holds neither a {CARD} nor .npy files: name a folder of stored features."
+            f"{self.root} has neither a {CARD} nor .npy files: name a folder of stored features."
         )
 
 
-def place(root: Path, video_id: str, suffix: str) -> Path:
-    """A video's file, below the root whatever the id is; `/` in it makes a folder."""
-    names = [
-        {"": "%2F", ".": "%2E", "..": "%2E%2E"}.get(part, part) for part in video_id.split("/")
-    ]
+def path_of_video(root: Path, video_id: str, suffix: str) -> Path:
+    """The file of a video, below the root whatever the id is. A `/` in the id makes a folder."""
+    escapes = {"": "%2F", ".": "%2E", "..": "%2E%2E"}
+    names = [escapes.get(name, name) for name in video_id.split("/")]
     return root.joinpath(*names[:-1], f"{names[-1]}{suffix}")
 
 
 def read_features(path: Path, dim: int | None = None) -> np.ndarray:
-    """One file of a store, memory-mapped. `dim`: the width that it should have."""
+    """One file of a store, T x D floats, memory-mapped.
+
+    Raises a UserError if it is damaged or its width is not `dim`.
+    """
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
     except FAULTS as error:
@@ -89,41 +97,35 @@ def read_features(path: Path, dim: int | None = None) -> np.ndarray:
         raise UserError(
             f"The features {path} are damaged ({why}): remove the file and extract it again."
         ) from error
-    if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
-        held = (
-            f"{features.dtype} {features.shape}"
-            if isinstance(features, np.ndarray)
-            else "several arrays"
-        )
-        raise UserError(
-            f"{path} holds {held} and not features: a table of seconds x width, of floats, is wanted."
-        )
+    if not isinstance(features, np.ndarray):
+        raise UserError(f"{path} holds several arrays and not features: {TABLE}.")
+    if features.ndim != 2 or features.dtype.kind != "f":
+        content = f"{features.dtype} {features.shape}"
+        raise UserError(f"{path} holds {content} and not features: {TABLE}.")
     if dim is not None and features.shape[1] != dim:
         raise UserError(
-            f"The features {path} are {features.shape[1]} wide and those of this store {dim}: remove the file, or "
-            "name another store."
+            f"The features {path} are {features.shape[1]} wide and those of this store {dim}: "
+            "remove the file, or name another store."
         )
     return features
 
 
 def write_features(path: Path, features: np.ndarray) -> None:
+    """Write T x D features as float16, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: np.save(file, features.astype(np.float16)))
 
 
 def read_card(root: Path) -> dict[str, Any] | None:
-    """What `store.json` says; None where there is none."""
+    """The content of `store.json`; None if there is no such file, a UserError if it is damaged."""
     path = root / CARD
     if not path.exists():
         return None
     try:
         card = dict(json.loads(path.read_text()))
-        if (
-            not isinstance(card["dim"], int)
-            or card["dim"] < 1
-            or card.get("seconds_per_row", 1) != 1
-        ):
-            raise ValueError(f"dim {card['dim']}, seconds_per_row {card.get('seconds_per_row', 1)}")
+        dim, seconds_per_row = card["dim"], card.get("seconds_per_row", 1)
+        if not isinstance(dim, int) or dim < 1 or seconds_per_row != 1:
+            raise ValueError(f"dim {dim}, seconds_per_row {seconds_per_row}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} describes no feature store ({error}): name another folder."
@@ -131,13 +133,19 @@ def read_card(root: Path) -> dict[str, Any] | None:
     return card
 
 
-def card_beside(path: Path) -> dict[str, Any] | None:
-    """Of the store that a file lies in; None of published features."""
-    return next((read_card(folder) for folder in path.parents if (folder / CARD).exists()), None)
+def find_card(path: Path) -> dict[str, Any] | None:
+    """The card of the store that a file belongs to; None for published features."""
+    for folder in path.parents:
+        if (folder / CARD).exists():
+            return read_card(folder)
+    return None
 
 
-def origin(data: Manifest) -> Origin:
-    """Of the first file that can be read: the loader counts and lists the others."""
+def find_origin(data: Manifest) -> Origin:
+    """The origin of the first features that can be read.
+
+    Others are not looked at here: the loader counts and lists those that are unreadable.
+    """
     for row in data.rows:
         path = data.root / row.features
         try:
@@ -145,13 +153,13 @@ def origin(data: Manifest) -> Origin:
         except UserError:
             continue
         if width is not None:
-            card = card_beside(path) or {}
+            card = find_card(path) or {}
             return Origin(width, card.get("hash"))
     return Origin(None, None)
 
 
-def card_of(dim: int, name: str, fingerprint: str, spec: ClipSpec) -> dict[str, Any]:
-    """`fingerprint`: the encoder's hash, of all that its features depend on."""
+def make_card(dim: int, name: str, fingerprint: str, spec: ClipSpec) -> dict[str, Any]:
+    """The content of `store.json`. `fingerprint`: hash of all that the features depend on."""
     return {
         "dim": dim,
         "encoder": name,
@@ -162,35 +170,36 @@ def card_of(dim: int, name: str, fingerprint: str, spec: ClipSpec) -> dict[str, 
 
 
 def open_for_writing(root: Path, card: dict[str, Any]) -> Store:
-    """The store at `root`, made where there is none yet; refused where it holds other features. Hold its lock."""
+    """The store at `root`, created if there is none. The caller holds its lock.
+
+    Raises a UserError if the folder holds features that were made in another way.
+    """
     old = read_card(root)
-    if old is None and (stranger := next(stored(root), None)):
+    if old is None and (foreign := next(list_features(root), None)):
         raise UserError(
-            f"--out {root} holds {stranger.name} but no {CARD}: name a new folder, or one that extract made."
+            f"--out {root} holds {foreign.name} but no {CARD}: name a new folder, or one that "
+            "extract made."
         )
-    differ = [
-        f"{key} ({old.get(key)} there, {value} now)"
-        for key, value in card.items()
-        if old and old.get(key) != value
-    ]
-    if differ:
+    differences = []
+    for key, value in card.items():
+        if old and old.get(key) != value:
+            differences.append(f"{key} ({old.get(key)} there, {value} now)")
+    if differences:
         raise UserError(
-            f"--out {root} holds features of another encoder or clip, with other {', '.join(differ)}: name another "
-            "folder, or remove this one."
+            f"--out {root} holds features of another encoder or clip, with other "
+            f"{', '.join(differences)}: name another folder, or remove this one."
         )
     root.mkdir(parents=True, exist_ok=True)
-    for rest in root.rglob(".*.tmp"):
-        rest.unlink()  # of a writer that was killed
+    for temporary in root.rglob(".*.tmp"):
+        temporary.unlink()  # a writer that was killed has left it
     write_json_whole(root / CARD, card, end="\n", indent=1)
     return Store(root)
 
 
-def stored(root: Path) -> Iterator[Path]:
-    """The .npy files below a folder, in no order: a store may hold a million."""
-    for here, folders, names in os.walk(root, followlinks=True):
+def list_features(root: Path) -> Iterator[Path]:
+    """The .npy files below a folder, unsorted, because a store may hold a million."""
+    for directory, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (
-            Path(here) / name
-            for name in names
-            if name.endswith(".npy") and not name.startswith(".")
-        )
+        for name in names:
+            if name.endswith(".npy") and not name.startswith("."):
+                yield Path(directory) / name

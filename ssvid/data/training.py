@@ -1,4 +1,7 @@
-"""rows + what an objective eats -> Samples: the one place that tells which kind of sample that is."""
+"""manifest + an objective's views -> the Samples to train on.
+
+This is the only file that chooses the kind of sample.
+"""
 
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest
@@ -10,6 +13,7 @@ from ssvid.shapes import Bag, Views, Window
 def training(
     rows: Manifest, views: Views, *, seed: int, short: str = "pad", decoder: str = "pyav"
 ) -> Samples:
+    """Clips, clips with sentences, or windows of stored features: whichever the views declare."""
     if isinstance(views.text, Window):
         return FeatureWindows(rows, views, seed=seed)
     if isinstance(views.text, Bag):

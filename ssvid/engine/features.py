@@ -203,9 +203,9 @@ def _describe_files(data: Clips) -> list[tuple[object, ...]]:
         for path in data.files(i):
             state += _describe_file(os.path.join(real_folder(path.parent), path.name))
         files.append((*state, row.fps))
-    if not data.at:
+    if not data.locations:
         return files
-    return [(*files[row], *moment) for row, moment in zip(data.row, data.at, strict=True)]
+    return [(*files[row], *moment) for row, moment in zip(data.row, data.locations, strict=True)]
 
 
 def _describe_file(path: str) -> tuple[object, ...]:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ssvid.data.loader import living, one_thread
+from ssvid.data.loader import explain_dead_worker, use_one_thread
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, need_flow
 from ssvid.data.quarantine import NAME, Quarantine
-from ssvid.data.sampling import parted
+from ssvid.data.sampling import need_part
 from ssvid.data.seconds import EACH, Block, Passes
-from ssvid.data.store import Store, card_of, open_for_writing, read_features, write_features
+from ssvid.data.store import Store, make_card, open_for_writing, read_features, write_features
 from ssvid.encoder import Encoder
 from ssvid.engine.features import cpu_seconds
 from ssvid.errors import UserError
@@ -50,12 +50,12 @@ def fill_store(
     """
     start_s, cpu_start_s = time.monotonic(), cpu_seconds()
     _check_ids(data)
-    parted(net.spec, EACH)
+    need_part(net.spec, EACH)
     if net.spec.modality == "flow":
         need_flow(data)
     root = Path(out).expanduser()
     with locked(root / "lock", wait=False, what=f"--out {root}"):
-        store = open_for_writing(root, card_of(net.dim, net.name, encoder_hash(net), net.spec))
+        store = open_for_writing(root, make_card(net.dim, net.name, encoder_hash(net), net.spec))
         (root / NAME).unlink(missing_ok=True)  # every video without features is tried again
         bad = Quarantine(root, len(data))
         videos = range(len(data))
@@ -179,8 +179,8 @@ def _blocks(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=one_thread,
+        worker_init_fn=use_one_thread,
         generator=torch.Generator(),  # otherwise it draws from the global one
     )
-    with living():
+    with explain_dead_worker():
         yield from loader

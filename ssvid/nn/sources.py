@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ssvid.data.files import film
+from ssvid.data.files import name_film
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.nn.queue import Queue
@@ -14,7 +14,7 @@ from ssvid.nn.queue import Queue
 
 def source_ids(video_ids: list[str], device: torch.device) -> Int[Tensor, " B"]:
     """The same number for all cuts of one film (as file names tell: UCF101's groups), never negative."""
-    return torch.tensor([_number(film(name)) for name in video_ids], device=device)
+    return torch.tensor([_number(name_film(name)) for name in video_ids], device=device)
 
 
 def _number(name: str) -> int:
@@ -23,7 +23,7 @@ def _number(name: str) -> int:
 
 def enough(data: Manifest, objective: str, batch_size: int, queue: Queue | None = None) -> None:
     """Refuse data that it cannot be told from, and a queue that would hold a video twice or is not filled evenly."""
-    if len({film(name) for name in data.video_ids}) < 2:
+    if len({name_film(name) for name in data.video_ids}) < 2:
         raise UserError(
             f"{data.root} has one video (or cuts of one) to train on: {objective} tells a video from others."
         )

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from ssvid.data.manifest import Manifest, leaks
+from ssvid.data.leaks import find_leaks
+from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import FREE, PROVENANCE, flat
 from ssvid.hub import split_modality
@@ -118,7 +119,7 @@ def leak(text: str, test: Manifest) -> Leak:
     shared: list[str] = []
     for record in records:
         rows = tuple(Row(**dict(zip(fields, row, strict=False))) for row in record["rows"])
-        shared += [row.path for row in leaks(Manifest(rows, Path(record["root"])), test)]
+        shared += [row.path for row in find_leaks(Manifest(rows, Path(record["root"])), test)]
     shared = list(dict.fromkeys(shared))
     return Leak(checked=True, clips=len(shared), first=shared[:5])
 

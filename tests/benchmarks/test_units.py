@@ -54,7 +54,9 @@ def test_seconds_hold_what_covers_their_middle(films):
     for row in films.rows:
         seconds += math.ceil(row.duration - 1 / 8)
     assert len(units.labels) == len(units.clips) == seconds
-    for classes, row, (second,) in zip(units.labels, units.clips.row, units.clips.at, strict=True):
+    for classes, row, (second,) in zip(
+        units.labels, units.clips.row, units.clips.locations, strict=True
+    ):
         middle, segments = second + 0.5, films.rows[row].segments
         names = {name for start, end, name in segments if start <= middle < end}
         assert {films.classes[q] for q in classes.nonzero()[:, 0].tolist()} == names
@@ -68,7 +70,7 @@ def test_boxes_hold_what_their_person_does(films):
     )
     box = sorted(films.rows[0].boxes)[0]
     assert (
-        units.clips.at[0] == box[:5]
+        units.clips.locations[0] == box[:5]
         and films.classes[int(units.labels[0].float().argmax())] == box.labels[0]
     )
 
@@ -78,7 +80,7 @@ def test_boxes_of_a_frame_share_its_clip(films):
     batch = next(iter(eval_loader(people, range(12), 12, 0)))
     twins = 0
     for i, j in combinations(range(12), 2):
-        if (people.row[i], people.at[i][0]) == (people.row[j], people.at[j][0]):
+        if (people.row[i], people.locations[i][0]) == (people.row[j], people.locations[j][0]):
             twins += 1
             assert torch.equal(batch["clips"][i], batch["clips"][j])
     assert twins
@@ -88,8 +90,8 @@ def test_boxes_of_a_frame_share_its_clip(films):
 
 def test_the_middle_of_a_boxes_clip_is_its_time(films):
     people = People(films, ClipSpec(frames=5, stride=1, size=32))
-    index_of_box = next(i for i, box in enumerate(people.at) if box[0] >= 2)
-    path, time_s = films.path(people.row[index_of_box]), people.at[index_of_box][0]
+    index_of_box = next(i for i, box in enumerate(people.locations) if box[0] >= 2)
+    path, time_s = films.path(people.row[index_of_box]), people.locations[index_of_box][0]
     clip = next(iter(eval_loader(people, [index_of_box], 1, 0)))["clips"][0, 0]  # C T H W
     frame = geometry(
         read(path, np.array([stamps(path)[0] + time_s])), recipe("whole"), 32, torch.zeros(0)

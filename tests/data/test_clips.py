@@ -1,5 +1,6 @@
 import json
 import pickle
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -58,16 +59,18 @@ def test_a_sample_says_what_it_is(small_set):
 
 
 def test_choices_are_functions_of_seed_epoch_and_index(small_set):
-    made = manifest(small_set)
-    clips = Clips(made, views(augment="multiscale"), seed=1)
+    data_set = manifest(small_set)
+    clips = Clips(data_set, views(augment="multiscale"), seed=1)
     first = clips[0, 2]["clips"]
     torch.manual_seed(7)
     copy = pickle.loads(
-        pickle.dumps(Clips(made, views(augment="multiscale"), seed=1))
+        pickle.dumps(Clips(data_set, views(augment="multiscale"), seed=1))
     )  # as a worker has it
     assert torch.equal(copy[0, 2]["clips"], first)
     assert not torch.equal(clips[1, 2]["clips"], first)
-    assert not torch.equal(Clips(made, views(augment="multiscale"), seed=2)[0, 2]["clips"], first)
+    assert not torch.equal(
+        Clips(data_set, views(augment="multiscale"), seed=2)[0, 2]["clips"], first
+    )
 
 
 def test_crops_differ_by_epoch_and_view(small_set):
@@ -82,12 +85,12 @@ def decodes(monkeypatch) -> list[list[int]]:
     """The numbers in the pictures of each decode."""
     from ssvid.data import clips as module
 
-    seen = []
+    decoded = []
     real = module.read
     monkeypatch.setattr(
-        module, "read", lambda *args: seen.append(numbers(real(*args))) or real(*args)
+        module, "read", lambda *args: decoded.append(numbers(real(*args))) or real(*args)
     )
-    return seen
+    return decoded
 
 
 def test_the_clip_holds_the_frames_of_its_times(small_set, decodes):
@@ -127,7 +130,7 @@ def with_a_short_one(small_set: Path, root: Path) -> Manifest:
     """The set, and before it a video of five frames."""
     for path in small_set.glob("*.mp4"):
         (root / path.name).symlink_to(path)
-    write(root / "a_short.mp4", [i / 25 for i in range(5)])
+    write(root / "a_short.mp4", (np.arange(5) / 25).tolist())
     return manifest(root)
 
 
@@ -170,12 +173,12 @@ def test_mini6_by_its_csv(shared):
     root = shared / "real/ucf101-mini6"
     if not root.is_dir():
         pytest.skip(f"no {root}")
-    made = datasets["csv"](str(root), where="ci_small=1")
-    assert [len(made.split(name)) for name in ("train", "val", "test")] == [60, 18, 42] and len(
-        made.classes
+    data_set = datasets["csv"](str(root), where="ci_small=1")
+    assert [len(data_set.split(name)) for name in ("train", "val", "test")] == [60, 18, 42] and len(
+        data_set.classes
     ) == 6
     spec = ClipSpec(frames=16, stride=4, size=112)
-    sample = Clips(made.split("test"), views(spec, augment="multiscale"), seed=0)[0, 3]
+    sample = Clips(data_set.split("test"), views(spec, augment="multiscale"), seed=0)[0, 3]
     assert sample["clips"].shape == (1, 3, 16, 112, 112) and sample["clips"].float().std() > 10
     assert json.dumps(sample["video_id"]).startswith('"v_')
 
@@ -197,13 +200,11 @@ def test_rgb_and_flow_of_a_moment_share_time_and_cut(small_set, monkeypatch):
 
 def test_coclr_takes_one_moment_twice_for_half_of_the_videos(small_set):
     clips = Clips(manifest(small_set), views(SPEC, SPEC, augment="coclr"), seed=1)
-    starts = [
-        clips._starts(epoch, row, np.arange(40) / 25) for epoch in range(100) for row in range(6)
-    ]
-    same = [first == second for (_, first), (_, second) in starts]
-    drawn = [
-        float(uniform(1, "alike", epoch, row, 1)) < 0.5 for epoch in range(100) for row in range(6)
-    ]
+    same, drawn = [], []
+    for epoch, row in product(range(100), range(6)):
+        (_, first), (_, second) = clips._starts(epoch, row, np.arange(40) / 25)
+        same.append(first == second)
+        drawn.append(float(uniform(1, "alike", epoch, row, 1)) < 0.5)
     assert same == drawn and 0.4 < sum(same) / len(same) < 0.6
 
 
@@ -254,7 +255,7 @@ def test_whole_clips_are_drawn_by_one_share(small_set, decodes):
 
 def test_evaluation_of_whole_clips_interleaves(small_set):
     clips = Clips(manifest(small_set), views(WHOLE), seed=3, evaluate=5)[0, 1]["clips"]
-    frames = [[100 + which + 5 * i for i in range(8)] for which in range(5)]
+    frames = [list(range(100 + clip, 140, 5)) for clip in range(5)]
     table = {100 + i: i / 25 for i in range(40)}
     for clip, wanted in zip(clips, frames, strict=True):
         pictures = read(small_set / "clip_1.mp4", [table[number] for number in wanted])
@@ -265,29 +266,29 @@ def test_evaluation_of_whole_clips_interleaves(small_set):
 @for_each("spec, repeats", [(SPEC, 1), (WHOLE, 3)])
 def test_a_short_video_is_padded_dropped_or_refused(small_set, tmp_path, spec, repeats):
     """It has five pictures: the last of four is shown again, or three of eight."""
-    made = with_a_short_one(small_set, tmp_path)
-    sample = Clips(made, views(spec, spec), seed=0)[0, 0]
+    data_set = with_a_short_one(small_set, tmp_path)
+    sample = Clips(data_set, views(spec, spec), seed=0)[0, 0]
     again = (
         (sample["clips"][:, :, 1:] == sample["clips"][:, :, :-1]).flatten(3).all(3).all(1)
     )  # V T
     assert sample["padded"] == 2 and again.sum(1).tolist() == [repeats] * 2
-    assert Clips(made, views(spec), seed=0, evaluate=1)[0, 0]["padded"] == 1
-    dropped = Clips(made, views(spec), seed=0, short="drop")[0, 0]
+    assert Clips(data_set, views(spec), seed=0, evaluate=1)[0, 0]["padded"] == 1
+    dropped = Clips(data_set, views(spec), seed=0, short="drop")[0, 0]
     assert dropped["index"] != 0 and dropped["dropped"] >= 1 and dropped["bad_files"] == []
     with pytest.raises(
         UserError, match=facts("a_short.mp4", "5", str(spec.frames), "--short_videos")
     ):
-        Clips(made, views(spec), seed=0, short="error")[0, 0]
+        Clips(data_set, views(spec), seed=0, short="error")[0, 0]
 
 
 def test_clips_of_a_moment_refuse_to_be_whole(small_set):
-    made = manifest(small_set)
+    data_set = manifest(small_set)
     for make in (
-        lambda: Seconds(made, WHOLE),
-        lambda: Windows(made, WHOLE),
-        lambda: People(made, WHOLE),
-        lambda: Bags(made, Views(clips=(WHOLE,), text=Bag()), seed=0),
-        lambda: Captions(made, WHOLE, 2),
+        lambda: Seconds(data_set, WHOLE),
+        lambda: Windows(data_set, WHOLE),
+        lambda: People(data_set, WHOLE),
+        lambda: Bags(data_set, Views(clips=(WHOLE,), text=Bag()), seed=0),
+        lambda: Captions(data_set, WHOLE, 2),
     ):
         with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
             make()

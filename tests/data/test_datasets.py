@@ -1,4 +1,6 @@
 import json
+from itertools import product
+from operator import attrgetter
 
 import pytest
 from PIL import Image
@@ -27,11 +29,23 @@ def check_refusal(name, root, *words, **options):
         datasets[name](str(root), **options)
 
 
+def paths_of(manifest):
+    return tuple(row.path for row in manifest.rows)
+
+
+def fields(manifest, *names):
+    """These fields of each row."""
+    return list(map(attrgetter(*names), manifest.rows))
+
+
 def splits(manifest):
-    return {
-        name: sorted(row.path for row in manifest.split(name).rows)
-        for name in ("train", "val", "test")
-    }
+    return {name: sorted(paths_of(manifest.split(name))) for name in ("train", "val", "test")}
+
+
+def check_groups(manifest):
+    """No group is in two splits."""
+    groups = [set(manifest.split(name).groups) for name in ("train", "val", "test")]
+    assert sum(map(len, groups)) == len(set.union(*groups))
 
 
 def test_csv(tmp_path):
@@ -39,16 +53,16 @@ def test_csv(tmp_path):
     text = "path,label,split,group,fold2,small\nv/a.mp4,x,train,g1,2,1\nv/b.mp4,x,train,g2,1,1\n"
     text += "v/c.mp4,x,validation,g3,1,0\nv/d.mp4,x,test,g4,0,1\n"
     root = table(tmp_path / "labels.csv", text)
-    made = datasets["csv"](root)
-    assert splits(made) == {
+    data_set = datasets["csv"](root)
+    assert splits(data_set) == {
         "train": ["v/a.mp4", "v/b.mp4"],
         "val": ["v/c.mp4"],
         "test": ["v/d.mp4"],
     }
     assert (
-        made.groups[0] == "x/g1"
-        and made.rows[0].label == "x"
-        and made.hash == datasets["csv"](str(tmp_path)).hash
+        data_set.groups[0] == "x/g1"
+        and data_set.rows[0].label == "x"
+        and data_set.hash == datasets["csv"](str(tmp_path)).hash
     )
     other = splits(datasets["csv"](root, split_column="fold2"))  # 1 train, 2 test, 0 unused
     assert other["test"] == ["v/a.mp4"] and sorted(other["train"] + other["val"]) == [
@@ -111,14 +125,14 @@ def test_groups_of_one_clip_are_said(tmp_path, capsys):
 def test_an_empty_class_is_named(tmp_path):
     for layout in ("x/1.mp4", "y/2.mp4"), ("train/x/1.mp4", "train/y/2.mp4", "test/x/3.mp4"):
         root = tmp_path / layout[0].split("/")[0]
-        made = touch(root, *layout)
+        data_set = touch(root, *layout)
         inside = root / layout[0].rpartition("/x/")[0]
         (inside / ".cache").mkdir()
         touch(inside, "lists/a.txt")  # no class, but not empty either
-        assert datasets["folder"](made).classes == ("x", "y")
+        assert datasets["folder"](data_set).classes == ("x", "y")
         (inside / "z/deep").mkdir(parents=True)
-        check_refusal("folder", made, made, "z")
-        assert datasets["folder"](made, labels=False).classes == ()
+        check_refusal("folder", data_set, data_set, "z")
+        assert datasets["folder"](data_set, labels=False).classes == ()
 
 
 def test_folder_layouts(tmp_path, capsys):
@@ -129,23 +143,19 @@ def test_folder_layouts(tmp_path, capsys):
         splits(flat) == {"train": ["a.mp4", "deep/er/b.webm"], "val": [], "test": []}
         and flat.classes == ()
     )
-    names = [
-        f"{c}/v_{c}_g{g:02d}_c{i:02d}.avi"
-        for c in ("Dive", "Surf")
-        for g in range(1, 11)
-        for i in (1, 2)
-    ]
+    names = []
+    for label, group in product(("Dive", "Surf"), range(1, 11)):
+        names += [f"{label}/v_{label}_g{group:02d}_c{i:02d}.avi" for i in (1, 2)]
     assert capsys.readouterr().err == ""
     classes = datasets["folder"](touch(tmp_path / "classes", *names))
     assert tells(capsys.readouterr().err, "24", "8"), "it says which splits it made"
     assert classes.classes == ("Dive", "Surf")
-    assert [len(classes.split(split)) for split in ("train", "val", "test")] == [24, 8, 8]
-    groups = [set(classes.split(split).groups) for split in ("train", "val", "test")]
-    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
-    given = datasets["folder"](
+    assert list(map(len, splits(classes).values())) == [24, 8, 8]
+    check_groups(classes)
+    with_splits = datasets["folder"](
         touch(tmp_path / "given", "train/x/1.mp4", "train/y/2.mp4", "val/x/3.mp4", "test/y/4.mp4")
     )
-    assert splits(given)["test"] == ["test/y/4.mp4"] and given.classes == ("x", "y")
+    assert splits(with_splits)["test"] == ["test/y/4.mp4"] and with_splits.classes == ("x", "y")
     assert capsys.readouterr().err == ""
     assert datasets["folder"](str(tmp_path / "classes"), labels=False).classes == ()
 
@@ -161,8 +171,10 @@ def test_frames(tmp_path):
         (tmp_path / clip).mkdir(parents=True)
         for i in range(3):
             Image.fromarray(picture(i)).save(tmp_path / clip / f"{i:05d}.jpg")
-    made = datasets["frames"](str(tmp_path), fps=12.0)
-    assert splits(made)["test"] == ["test/x/three"] and {row.fps for row in made.rows} == {12.0}
+    data_set = datasets["frames"](str(tmp_path), fps=12.0)
+    assert splits(data_set)["test"] == ["test/x/three"] and {row.fps for row in data_set.rows} == {
+        12.0
+    }
     listed = datasets["frames"](
         table(tmp_path / "l.csv", "path,label\ntrain/x/one,x\ntest/x/three,x\n"), fps=5.0
     )
@@ -173,22 +185,20 @@ def test_frames(tmp_path):
 
 def test_ucf101_with_the_official_lists(shared, tmp_path):
     lists = shared / "annotations/ucf101"
-    lines = [
-        line
-        for n in ("train", "test")
-        for line in (lists / f"{n}list01.txt").read_text().splitlines()
-    ]
+    texts = [(lists / f"{name}list01.txt").read_text() for name in ("train", "test")]
+    lines = "".join(texts).splitlines()
     few = [line.split()[0] for line in lines if line.startswith(("Archery/", "Surfing/"))]
     root = touch(tmp_path / "videos", *(name.replace(".avi", ".mp4") for name in few))
     check_refusal("ucf101", root, "13049", "13320", "--data.present", splits=str(lists))
-    made = datasets["ucf101"](root, splits=str(lists), present=True)
-    assert made.classes == ("Archery", "Surfing") and len(made.split("test")) == 41 + 33
-    assert made.groups[0] == "Archery_g01" and made.video_id(0) == "v_Archery_g01_c01"
-    each = [datasets["ucf101"](root, splits=str(lists), present=True, fold=k) for k in (1, 2, 3)]
-    assert (
-        len({tuple(row.path for row in fold.rows) for fold in each}) == 1
-    )  # in one order: they share features
-    folds = [set(fold.split("test").video_ids) for fold in each]
+    data_set = datasets["ucf101"](root, splits=str(lists), present=True)
+    assert data_set.classes == ("Archery", "Surfing") and len(data_set.split("test")) == 41 + 33
+    assert data_set.groups[0] == "Archery_g01" and data_set.video_id(0) == "v_Archery_g01_c01"
+    data_of_fold = [
+        datasets["ucf101"](root, splits=str(lists), present=True, fold=k) for k in (1, 2, 3)
+    ]
+    # In one order, so that the folds share features.
+    assert len(set(map(paths_of, data_of_fold))) == 1
+    folds = [set(fold.split("test").video_ids) for fold in data_of_fold]
     assert not folds[0] & folds[1] and not folds[1] & folds[2]
     check_refusal("ucf101", root, "1", "2", "3", splits=str(lists), fold=4)
 
@@ -196,10 +206,10 @@ def test_ucf101_with_the_official_lists(shared, tmp_path):
 def test_pathlist_lines(tmp_path):
     root = touch(tmp_path / "v", "a b/one two.mp4", "x,y.mp4", "three.mp4", "four.webm", "five.mp4")
     train = table(tmp_path / "train.txt", "a b/one two.mp4 3\nx,y.mp4,12\nthree.mp4\t0\n\n")
-    made = datasets["pathlist"](
+    data_set = datasets["pathlist"](
         root, train=train, val=table(tmp_path / "val.txt", "sub/four 1\nfive.mp4\n")
     )
-    rows = {row.path: row.label for row in made.rows}
+    rows = {row.path: row.label for row in data_set.rows}
     assert rows == {
         "a b/one two.mp4": "3",
         "x,y.mp4": "12",
@@ -207,7 +217,7 @@ def test_pathlist_lines(tmp_path):
         "four.webm": "1",
         "five.mp4": None,
     }
-    names = table(tmp_path / "map.txt", "\n".join(f"class {i}" for i in range(13)))
+    names = table(tmp_path / "map.txt", "\n".join(map("class {}".format, range(13))))
     assert datasets["pathlist"](root, train=train, label_map=names).classes == (
         "class 0",
         "class 12",
@@ -255,8 +265,11 @@ def test_numbers_where_a_json_list_has_text(tmp_path):
     train = table(
         tmp_path / "b.json", json.dumps([{"id": 101, "label": 3}, {"vid_name": 102, "label": 4}])
     )
-    made = datasets["pathlist"](root, train=train)
-    assert [(row.path, row.label) for row in made.rows] == [("101.webm", "3"), ("102.webm", "4")]
+    data_set = datasets["pathlist"](root, train=train)
+    assert fields(data_set, "path", "label") == [
+        ("101.webm", "3"),
+        ("102.webm", "4"),
+    ]
 
 
 def test_label_maps(tmp_path):
@@ -268,8 +281,10 @@ def test_label_maps(tmp_path):
         ('{"b": 1}', "b"),
         ('{"1": "b"}', "b"),
     ]:
-        made = datasets["pathlist"](root, train=train, label_map=table(tmp_path / "map.json", text))
-        assert made.classes == (name,)
+        data_set = datasets["pathlist"](
+            root, train=train, label_map=table(tmp_path / "map.json", text)
+        )
+        assert data_set.classes == (name,)
     for name, data, words in [
         ("map.json", b"{", ()),
         ("map.json", b"3", ()),

@@ -66,9 +66,9 @@ def test_a_time_means_the_frame_shown_then(tmp_path):
     times = np.cumsum([0.0, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33])
     path = write(tmp_path / "vfr.mp4", times, g=3, bf=2)
     assert stamps(path) == pytest.approx(times, abs=2e-5)
-    asked = [0.0, 0.039, 0.0401, 0.239, 0.245, 0.7, 0.7501, 1.14, 9.0, -1.0]
-    shown = [int((times <= t + 1e-4).sum()) - 1 for t in asked[:-1]] + [0]
-    assert numbers(read(path, asked)) == shown
+    query_times = [0.0, 0.039, 0.0401, 0.239, 0.245, 0.7, 0.7501, 1.14, 9.0, -1.0]
+    shown = [int((times <= t + 1e-4).sum()) - 1 for t in query_times[:-1]] + [0]
+    assert numbers(read(path, query_times)) == shown
     assert numbers(read(path, [times[5] - 5e-5])) == [5]  # within the tolerance: that frame already
 
 
@@ -76,7 +76,7 @@ def test_a_time_means_the_frame_shown_then(tmp_path):
 def test_frames_that_no_wanted_one_is_built_from_are_passed_over(
     tmp_path, monkeypatch, suffix, codec
 ):
-    """Without B frames: the rest of a group of 12 once its last wanted frame is there, and groups without any."""
+    """Without B frames: the end of a group of 12 after its last wanted frame, and whole groups."""
     options = {"deadline": "realtime", "cpu-used": 8} if codec == "libvpx-vp9" else {"bf": 0}
     path = write(
         tmp_path / f"a.{suffix}",
@@ -86,12 +86,12 @@ def test_frames_that_no_wanted_one_is_built_from_are_passed_over(
         sc_threshold=0,
         **options,
     )
-    table, whole, made = decode.scanned(path), decode._frames, []
+    table, whole, decoded_frames = decode.scan_file(path), decode._frames, []
     assert table.ordered and len(table.keys) >= 9
 
-    def counted(*given):
-        for frame in whole(*given):
-            made.append(frame)
+    def counted(*arguments):
+        for frame in whole(*arguments):
+            decoded_frames.append(frame)
             yield frame
 
     monkeypatch.setattr(decode, "_frames", counted)
@@ -101,20 +101,22 @@ def test_frames_that_no_wanted_one_is_built_from_are_passed_over(
         ([30, 31, 32], 9),
         ([0, 99], 1 + 4),
     ):
-        made.clear()
+        decoded_frames.clear()
         assert numbers(read(path, table.times[wanted])) == wanted
-        assert len(made) <= most
+        assert len(decoded_frames) <= most
 
 
 def test_b_frames_are_never_passed_over(long_gop):
-    table = decode.scanned(long_gop)
-    assert not table.ordered and decode.needless(table, table.pts[[0, 299]]) == frozenset()
+    table = decode.scan_file(long_gop)
+    assert not table.ordered and decode.unneeded_ticks(table, table.pts[[0, 299]]) == frozenset()
 
 
 def test_where_passing_over_fails_all_is_decoded(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", [i / 25 for i in range(60)], g=12, bf=0, sc_threshold=0)
     monkeypatch.setattr(
-        decode, "needless", lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered)
+        decode,
+        "unneeded_ticks",
+        lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered),
     )
     assert numbers(read(path, [0.0, 20 / 25, 40 / 25])) == [0, 20, 40]
 
@@ -123,15 +125,15 @@ def test_seek_goes_to_the_key_frame_and_falls_back_to_the_start(long_gop, monkey
     starts = []
     real = decode._decode
     monkeypatch.setattr(
-        decode, "_decode", lambda p, table, ticks, start, found: starts.append(start)
+        decode, "_decode", lambda p, table, ticks, start, pictures_of_tick: starts.append(start)
     )
     with pytest.raises(DecodeError):
         read(long_gop, [270 / 25])
-    assert starts == [decode.scanned(long_gop).keys[-1], None] and starts[0] > 0
+    assert starts == [decode.scan_file(long_gop).keys[-1], None] and starts[0] > 0
 
-    def blind_after_seek(path, table, ticks, start, found):
+    def blind_after_seek(path, table, ticks, start, pictures_of_tick):
         if start is None:
-            real(path, table, ticks, start, found)
+            real(path, table, ticks, start, pictures_of_tick)
 
     monkeypatch.setattr(decode, "_decode", blind_after_seek)
     assert numbers(read(long_gop, [270 / 25])) == [270]
@@ -142,8 +144,8 @@ def test_odd_files_read(shared, name):
     path, (frames, height, width) = shared / "videos-odd" / name, GOOD[name]
     table = stamps(path)
     assert len(table) == frames and (np.diff(table) > 0).all()
-    got = read(path, table[[0, frames // 2, frames - 1]])
-    assert got.shape == (3, 3, height, width) and got.dtype == torch.uint8
+    decoded = read(path, table[[0, frames // 2, frames - 1]])
+    assert decoded.shape == (3, 3, height, width) and decoded.dtype == torch.uint8
 
 
 @for_each("name", BAD)
@@ -178,11 +180,11 @@ def test_overwritten_bytes_never_give_a_wrong_picture(tmp_path, suffix):
     refused = 0
     for i, time in enumerate(stamps(path)):
         try:
-            got = read(path.with_stem("b"), [time])
+            decoded = read(path.with_stem("b"), [time])
         except DecodeError:
             refused += 1
         else:
-            assert (got[0].float() - clean[i].float()).abs().mean() < 2
+            assert (decoded[0].float() - clean[i].float()).abs().mean() < 2
     assert 0 < refused < 60
 
 
@@ -273,7 +275,7 @@ def test_every_ninth_mini6_file_reads_as_its_list_says(shared):
 
 
 def test_torchcodec_gives_the_same_frames(shared):
-    """Bit for bit, also of variable-rate, rotated and many-stream files; 10-bit files are converted otherwise there."""
+    """Bit for bit, also for variable-rate, rotated and many-stream files; not for 10-bit files."""
     decoders = pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
     assert decoders.VideoDecoder
     for name in (

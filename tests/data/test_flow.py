@@ -48,16 +48,18 @@ def opencv_flow(video: Path) -> torch.Tensor:
 
     rgb = read(video, stamps(video)).permute(0, 2, 3, 1).numpy()
     grays = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in rgb]
-    found = []
+    planes = []
     for first, second in zip(grays[:-1], grays[1:], strict=True):
-        made = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(
+        flow_xy = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(
             first, second, None
         )
         u, v = (
-            np.round((np.clip(made, -20, 20) + 20) * (255 / 40)).astype(np.uint8).transpose(2, 0, 1)
+            np.round((np.clip(flow_xy, -20, 20) + 20) * (255 / 40))
+            .astype(np.uint8)
+            .transpose(2, 0, 1)
         )
-        found.append(torch.from_numpy(np.stack([np.full_like(u, 128), v, u])))
-    return torch.stack(found)
+        planes.append(torch.from_numpy(np.stack([np.full_like(u, 128), v, u])))
+    return torch.stack(planes)
 
 
 @for_each("method", ["tvl1", "dis"])
@@ -66,17 +68,17 @@ def test_motion_is_found_in_its_channel(tmp_path, method, right, down):
     write_video(tmp_path / "in/a.mp4", moving(4, right, down))
     data = folder(str(tmp_path / "in"))
     compute(data, method=method, workers=1)
-    found = all_flow(data)[:, :, 12:-12, 12:-12].float()
-    assert (found[:, 0] == 128).all()
+    planes = all_flow(data)[:, :, 12:-12, 12:-12].float()
+    assert (planes[:, 0] == 128).all()
     down_found, right_found = (
-        found[:, c].flatten(1).median(1).values * 40 / 255 - 20 for c in (1, 2)
+        planes[:, c].flatten(1).median(1).values * 40 / 255 - 20 for c in (1, 2)
     )
     assert right_found == pytest.approx([right] * 3, abs=0.25)
     assert down_found == pytest.approx([down] * 3, abs=0.25)
 
 
 def test_bytes_of_flow():
-    given = [
+    displacements = [
         0.0,
         20.0,
         -20.0,
@@ -88,7 +90,7 @@ def test_bytes_of_flow():
         8.0,
         -16.0,
     ]  # the last two lie between two bytes
-    flow = np.array(given, np.float32).reshape(1, 5, 2)
+    flow = np.array(displacements, np.float32).reshape(1, 5, 2)
     assert quantise(flow).ravel().tolist() == [128, 255, 0, 255, 0, 191, 64, 153, 178, 26]
 
 
@@ -106,8 +108,8 @@ def test_files_give_back_the_exact_bytes(tmp_path, monkeypatch, size):
     write_video(tmp_path / "in/a.mp4", squares(0, frames=5))
     data = folder(str(tmp_path / "in"))
     compute(data, workers=1)
-    found = all_flow(data)
-    assert found[:, 1].equal(torch.from_numpy(noise[..., 1])) and found[:, 2].equal(
+    planes = all_flow(data)
+    assert planes[:, 1].equal(torch.from_numpy(noise[..., 1])) and planes[:, 2].equal(
         torch.from_numpy(noise[..., 0])
     )
     with av.open(str(flow_file(data, 0))) as container:
@@ -141,9 +143,9 @@ def test_folders_of_pictures(tmp_path):
     write_pictures(tmp_path / "in/x/one", moving(12, 2, 0))  # 2.png comes before 10.png
     data = frame_folders(str(tmp_path / "in"), fps=12.5)
     assert compute(data, method="dis", workers=1)["made"] == 1
-    found = all_flow(data)
-    assert found.shape == (11, 3, 48, 64)
-    assert found[:, 2, 12:-12, 12:-12].float().flatten(1).median(1).values == pytest.approx(
+    planes = all_flow(data)
+    assert planes.shape == (11, 3, 48, 64)
+    assert planes[:, 2, 12:-12, 12:-12].float().flatten(1).median(1).values == pytest.approx(
         [140] * 11, abs=2
     )
     assert compute(data, method="dis", workers=1)["kept"] == 1
@@ -182,8 +184,8 @@ def test_no_changed_byte_gives_a_wrong_picture(three):
     whole, right = file.read_bytes(), all_flow(three)
     rng = np.random.default_rng(0)
     faults = 0
-    for at in rng.integers(len(whole) // 4, len(whole) * 3 // 4, 20):
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
+    for position in rng.integers(len(whole) // 4, len(whole) * 3 // 4, 20):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 64]) + whole[position + 1 :])
         try:
             assert all_flow(three).equal(right)
         except DecodeError as error:

@@ -1,6 +1,7 @@
 """The command: killed, full disks, bad files, places."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -16,33 +17,36 @@ from tests.data.bars import write
 from tests.helpers import command, facts, for_each, sentence, squares, tells, write_video
 
 
+def counts(result):
+    return tuple(map(result.get, ("videos", "made", "kept", "bad")))
+
+
 def test_two_workers_make_the_same_files(three, tmp_path):
     compute(three, method="dis", workers=1, out=str(tmp_path / "one"))
     compute(three, method="dis", workers=2, out=str(tmp_path / "two"))
-    names = [
-        sorted(p.relative_to(tmp_path / o).as_posix() for p in (tmp_path / o).rglob("*.*"))
-        for o in ("one", "two")
-    ]
-    assert names[0] == names[1] == ["a/variable.mkv.mkv", "b.mp4.mkv", "c.mp4.mkv", "flow.json"]
-    for name in names[0]:
+    names = ["a/variable.mkv.mkv", "b.mp4.mkv", "c.mp4.mkv", "flow.json"]
+    for folder_name in ("one", "two"):
+        root = tmp_path / folder_name
+        assert sorted(root.rglob("*.*")) == [root / name for name in names]
+    for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_goes_on_where_it_was_killed(three):
     first = compute(three, method="dis", workers=1)
-    assert [first[key] for key in ("videos", "made", "kept", "bad")] == [3, 3, 0, 0]
-    made = [flow_file(three, row) for row in range(3)]
-    whole, kept = made[1].read_bytes(), made[0].stat().st_mtime_ns
-    left = made[1].with_name(f".{made[1].name}.123456.tmp")  # as write_whole calls it
+    assert counts(first) == (3, 3, 0, 0)
+    flow_paths = [flow_file(three, row) for row in range(3)]
+    whole, first_mtime_ns = flow_paths[1].read_bytes(), flow_paths[0].stat().st_mtime_ns
+    left = flow_paths[1].with_name(f".{flow_paths[1].name}.123456.tmp")  # as write_whole calls it
     left.write_bytes(whole[:500])
-    made[1].unlink()
+    flow_paths[1].unlink()
     again = compute(three, method="dis", workers=1)
     assert (
         (again["made"], again["kept"]) == (1, 2)
-        and made[1].read_bytes() == whole
+        and flow_paths[1].read_bytes() == whole
         and not left.exists()
     )
-    assert made[0].stat().st_mtime_ns == kept
+    assert flow_paths[0].stat().st_mtime_ns == first_mtime_ns
 
 
 def test_bad_videos_are_counted_and_the_others_go_on(tmp_path):
@@ -56,18 +60,14 @@ def test_bad_videos_are_counted_and_the_others_go_on(tmp_path):
     torn.write_bytes(whole[: len(whole) // 3] + bytes(2000) + whole[len(whole) // 3 + 2000 :])
     data = folder(str(root))
     result = compute(data, method="dis", workers=1)
-    assert [result[key] for key in ("videos", "made", "kept", "bad")] == [5, 1, 0, 4]
-    lines = [
-        json.loads(line) for line in (root / ".flow/quarantine.jsonl").read_text().splitlines()
-    ]
-    why = {Path(line["path"]).name: line["why"] for line in lines}
+    assert counts(result) == (5, 1, 0, 4)
+    why = {}
+    for line in (root / ".flow/quarantine.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        why[Path(entry["path"]).name] = entry["why"]
     assert set(why) == {"single.mp4", "tiny.mp4", "bad.mp4", "torn.mp4"}
     assert len(set(why.values())) >= 3, "each says why"
-    assert sorted(path.name for path in (root / ".flow").iterdir()) == [
-        "flow.json",
-        "good.mp4.mkv",
-        "quarantine.jsonl",
-    ]
+    assert sorted(os.listdir(root / ".flow")) == ["flow.json", "good.mp4.mkv", "quarantine.jsonl"]
     with pytest.raises(DecodeError, match=re.escape(why["single.mp4"])):
         read_flow(root / "single.mp4", root / "none.mkv", [0.0])
     (root / "bad.mp4").unlink()
@@ -94,20 +94,19 @@ def test_every_path_has_a_place_of_its_own_below_the_root(tmp_path):
         "a/..b.mp4",
         "[a]*?.mp4",
     ]
-    places = [module._place(tmp_path / "flow", path) for path in paths]
+    places = [module._flow_path(tmp_path / "flow", path) for path in paths]
     assert len(set(places)) == len(paths)
-    for place in places:
-        assert place.resolve().is_relative_to(tmp_path / "flow") and place.suffix == ".mkv"
-        assert all(len(part) < 220 for part in place.parts)
+    for flow_path in places:
+        assert flow_path.resolve().is_relative_to(tmp_path / "flow") and flow_path.suffix == ".mkv"
+        assert max(map(len, flow_path.parts)) < 220
     assert places[0] == tmp_path / "flow/a/b.mp4.mkv"
 
 
 def test_all_splits_and_each_path_once(three):
-    rows = tuple(
-        Row(row.path, split=split)
-        for row, split in zip(three.rows, ("train", "val", "test"), strict=True)
-    )
-    twice = Manifest(rows + rows[:1], three.root)
+    rows = []
+    for row, split in zip(three.rows, ("train", "val", "test"), strict=True):
+        rows.append(Row(row.path, split=split))
+    twice = Manifest((*rows, rows[0]), three.root)
     assert compute(twice, method="dis", workers=1)["videos"] == 3
     assert compute(three.take([0]), method="dis", workers=1)["kept"] == 1
 
@@ -136,9 +135,7 @@ def test_faults_of_flags_are_sentences(three, monkeypatch):
 
 def test_flow_is_not_taken_for_videos(three, tmp_path):
     compute(three, method="dis", workers=1)
-    assert [row.path for row in folder(str(tmp_path / "in")).rows] == [
-        row.path for row in three.rows
-    ]
+    assert folder(str(tmp_path / "in")).rows == three.rows
     for out in ("in", "in/flow", "in/a/b"):
         with pytest.raises(UserError, match=facts(str(tmp_path / out))):
             compute(three, method="dis", workers=1, out=str(tmp_path / out))
@@ -158,8 +155,8 @@ def test_the_command(three, tmp_path):
     assert json.loads((tmp_path / "in/.flow/quarantine.jsonl").read_text())["path"] == str(
         tmp_path / "in/bad.mp4"
     )
-    said = sentence(command("ssvid.data.flow", *argv[:-2], "--method", "tvl1"))
-    assert tells(said, "--method", "dis", "tvl1")
+    message = sentence(command("ssvid.data.flow", *argv[:-2], "--method", "tvl1"))
+    assert tells(message, "--method", "dis", "tvl1")
 
 
 @for_each("workers", ["1", "2"])
@@ -168,8 +165,8 @@ def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
     write_video(root / "a.mp4", squares(0, frames=3))
     write(root / "b.mp4", [i / 25 for i in range(60)])
     argv = ("--data", "folder", "--data.root", str(root), "--method", "dis", "--workers", workers)
-    said = sentence(command("ssvid.data.flow", *argv, limit=20_000), code=3)
-    assert tells(said, "b.mp4.mkv")
-    assert sorted(path.name for path in (root / ".flow").iterdir()) == ["a.mp4.mkv", "flow.json"]
+    message = sentence(command("ssvid.data.flow", *argv, limit=20_000), code=3)
+    assert tells(message, "b.mp4.mkv")
+    assert sorted(os.listdir(root / ".flow")) == ["a.mp4.mkv", "flow.json"]
     again = compute(folder(str(root)), method="dis", workers=1)
     assert (again["made"], again["kept"], again["bad"]) == (1, 1, 0)

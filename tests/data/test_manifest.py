@@ -1,12 +1,16 @@
 import hashlib
 import shutil
+from collections import defaultdict
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 
 from ssvid.data import manifest as module
-from ssvid.data.manifest import Manifest, carve, labelled, leaks
+from ssvid.data.leaks import find_leaks
+from ssvid.data.manifest import Manifest, select_labelled
+from ssvid.data.splits import hold_out_groups
 from ssvid.errors import UserError
 from ssvid.shapes import Box, Row
 from tests.helpers import facts, for_each, tells
@@ -24,47 +28,48 @@ def rows(n=40, classes=4, clips=3, split="train"):
     """n groups of `clips` files each."""
     return [
         Row(f"g{g}_c{c}.mp4", f"class{g % classes}", split, f"g{g}")
-        for g in range(n)
-        for c in range(clips)
+        for g, c in product(range(n), range(clips))
     ]
 
 
 def make(tmp_path, listed):
-    return Manifest.build(listed, files(tmp_path, *(row.path for row in listed)))
+    return Manifest.build(listed, files(tmp_path, *paths_of(listed)))
+
+
+def paths_of(listed):
+    return [row.path for row in listed]
 
 
 def test_classes_are_of_the_whole_list(tmp_path):
     listed = [Row("a.mp4", "x", "train"), Row("b.mp4", "y", "val")]
-    made = make(tmp_path, [*listed, Row("c.mp4", None, "test"), Row("d.mp4", "z", "test")])
-    assert made.classes == ("x", "y", "z") and len(made) == 4
-    test = made.split("test")
+    data = make(tmp_path, [*listed, Row("c.mp4", None, "test"), Row("d.mp4", "z", "test")])
+    assert data.classes == ("x", "y", "z") and len(data) == 4
+    test = data.split("test")
     assert (
         test.labels.tolist() == [-1, 2]
         and test.labels.dtype == torch.int64
-        and test.classes == made.classes
+        and test.classes == data.classes
     )
-    assert test.path(1) == tmp_path / "d.mp4" and made.groups == [
+    assert test.path(1) == tmp_path / "d.mp4" and data.groups == [
         "a.mp4",
         "b.mp4",
         "c.mp4",
         "d.mp4",
     ]
-    assert made.take([3]).labels.tolist() == [2]
+    assert data.take([3]).labels.tolist() == [2]
     with pytest.raises(UserError, match=facts("train", "val", "test")):
-        made.split("dev")
+        data.split("dev")
 
 
 def test_no_test_split_val_becomes_test_and_a_fifth_of_train_val(tmp_path):
     listed = rows() + [Row(f"v{i}.mp4", f"class{i % 4}", "val", f"v{i}") for i in range(8)]
-    made = make(tmp_path, listed)
-    assert [row.path for row in made.split("test").rows] == [f"v{i}.mp4" for i in range(8)]
-    train, val = made.split("train"), made.split("val")
+    data = make(tmp_path, listed)
+    assert paths_of(data.split("test").rows) == [f"v{i}.mp4" for i in range(8)]
+    train, val = data.split("train"), data.split("val")
     assert not set(train.groups) & set(val.groups)
     assert len(set(val.groups)) == 8 and set(train.classes) == {row.label for row in val.rows}
     again = Manifest.build(listed[::-1], tmp_path)
-    assert {row.path for row in again.split("val").rows} == {
-        row.path for row in val.rows
-    }  # not by order
+    assert set(paths_of(again.split("val").rows)) == {row.path for row in val.rows}  # not by order
 
 
 @for_each("both", [f"both{i}" for i in range(6)])  # whichever the hash would take first
@@ -76,11 +81,13 @@ def test_carving_keeps_each_class_on_both_sides(both):
         Row("q.mp4", "q", "train", both),
         Row("r.mp4", "q", "train", "r"),
     ]
-    moved = carve(listed, "val")
-    where = {side: {row.label for row in moved if row.split == side} for side in ("train", "val")}
-    assert where["train"] == {"class0", "class1", "lone", "p", "q"}
-    assert where["val"] == {"class0", "class1", "q"}
-    groups = {side: {row.group for row in moved if row.split == side} for side in ("train", "val")}
+    moved = hold_out_groups(listed, "val")
+    labels, groups = defaultdict(set), defaultdict(set)  # of each split
+    for row in moved:
+        labels[row.split].add(row.label)
+        groups[row.split].add(row.group)
+    assert labels["train"] == {"class0", "class1", "lone", "p", "q"}
+    assert labels["val"] == {"class0", "class1", "q"}
     assert not groups["train"] & groups["val"]
 
 
@@ -117,16 +124,16 @@ def test_paths_are_made_plain_and_stay_the_users(tmp_path, monkeypatch):
     (tmp_path / "link.mp4").symlink_to("0.mp4")
     (tmp_path / "hop").symlink_to(tmp_path / "away/in")
     names = ("./link.mp4", "./a//1.mp4", "hop/2.mp4", "hop/../3.mp4", "3.mp4")
-    made = Manifest.build([Row(name) for name in names], tmp_path)
-    assert [row.path for row in made.rows] == [
+    data = Manifest.build([Row(name) for name in names], tmp_path)
+    assert paths_of(data.rows) == [
         "link.mp4",
         "a/1.mp4",
         "hop/2.mp4",
         "hop/../3.mp4",
         "3.mp4",
     ]
-    assert made.groups == [row.path for row in made.rows]
-    assert [made.path(i).read_text() for i in (3, 4)] == [
+    assert data.groups == paths_of(data.rows)
+    assert [data.path(i).read_text() for i in (3, 4)] == [
         "away/3.mp4",
         "3.mp4",
     ]  # beyond a link .. is elsewhere
@@ -139,20 +146,20 @@ def test_paths_are_made_plain_and_stay_the_users(tmp_path, monkeypatch):
 
 
 def test_real_paths_are_asked_for_links_only(tmp_path, monkeypatch):
-    """A realpath is a stat for each part of a path: too slow for each of 240k files on a network disk."""
-    asked = []
+    """A realpath is a stat for each part of a path: too slow for 240k files on a network disk."""
+    resolved = []
     real = module.os.path.realpath
     monkeypatch.setattr(
-        module.os.path, "realpath", lambda path: asked.append(str(path)) or real(path)
+        module.os.path, "realpath", lambda path: resolved.append(str(path)) or real(path)
     )
     make(tmp_path, rows())
-    assert asked == [str(tmp_path)]
+    assert resolved == [str(tmp_path)]
 
 
 def test_made_splits_are_said_once(tmp_path, capsys, monkeypatch):
     val = [Row(f"v{i}.mp4", f"class{i % 4}", "val", f"v{i}") for i in range(8)]
     test = [Row(row.path, row.label, "test", row.group) for row in val]
-    for listed, options, said in [
+    for listed, options, expected in [
         (rows(), {"hold_out": True}, ("72 train", "24 val", "24 test")),
         (rows(), {}, ()),
         (rows() + val, {}, ("96 train", "24 val", "8 test")),
@@ -160,14 +167,16 @@ def test_made_splits_are_said_once(tmp_path, capsys, monkeypatch):
         (rows(split="test"), {}, ()),
     ]:
         root = tmp_path / str(len(list(tmp_path.iterdir())))
-        files(root, *(row.path for row in listed))
+        files(root, *paths_of(listed))
         for _ in range(2):
-            made = Manifest.build(listed, root, **options)
-        assert said or len(made.split("val")) == 0, "what has one split alone stays as it is"
+            data = Manifest.build(listed, root, **options)
+        assert expected or len(data.split("val")) == 0, "what has one split alone stays as it is"
         lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == bool(said) and (not said or tells(lines[0], str(root), *said))
+        assert len(lines) == bool(expected) and (
+            not expected or tells(lines[0], str(root), *expected)
+        )
     monkeypatch.setenv("RANK", "1")
-    Manifest.build(rows() + val, files(tmp_path / "rank", *(row.path for row in rows() + val)))
+    Manifest.build(rows() + val, files(tmp_path / "rank", *paths_of(rows() + val)))
     assert capsys.readouterr().err == ""
 
 
@@ -179,7 +188,7 @@ def test_hash_is_of_the_rows_not_the_machine(tmp_path):
 
 
 def test_hashes_of_one_label_a_clip_stay_as_they_were(tmp_path):
-    made = make(
+    data = make(
         tmp_path,
         [
             Row("a.mp4", "x", "train", "g"),
@@ -187,7 +196,7 @@ def test_hashes_of_one_label_a_clip_stay_as_they_were(tmp_path):
         ],
     )
     lines = "a.mp4\tx\ttrain\tg\nb.mp4\t\ttest\tb.mp4"
-    assert made.hash == hashlib.sha256(lines.encode()).hexdigest()
+    assert data.hash == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_clips_of_several_classes(tmp_path):
@@ -198,19 +207,19 @@ def test_clips_of_several_classes(tmp_path):
         Row("b.mp4", split="test", boxes=boxes),
         Row("c.mp4", "w"),
     ]
-    made = make(tmp_path, listed)
-    assert made.classes == ("w", "x", "y", "z") and made.labels.tolist() == [-1, -1, 0]
-    assert made.targets.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
-    assert made.split("test").targets.shape == (2, 4) and made.targets.dtype == torch.bool
+    data = make(tmp_path, listed)
+    assert data.classes == ("w", "x", "y", "z") and data.labels.tolist() == [-1, -1, 0]
+    assert data.targets.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
+    assert data.split("test").targets.shape == (2, 4) and data.targets.dtype == torch.bool
     other = [
         [replace(listed[0], segments=segments[::-1]), *listed[1:]],
         [replace(listed[0], segments=((0.0, 1.25, "x"), segments[1])), *listed[1:]],
         [listed[0], replace(listed[1], boxes=(boxes[0]._replace(person="2"),)), listed[2]],
         [replace(listed[0], segments=()), *listed[1:]],
     ]
-    assert len({made.hash, *(Manifest.build(rows, tmp_path).hash for rows in other)}) == 5
+    assert len({data.hash, *(Manifest.build(rows, tmp_path).hash for rows in other)}) == 5
     with pytest.raises(UserError):
-        labelled(Manifest.build(listed[:2], tmp_path))
+        select_labelled(Manifest.build(listed[:2], tmp_path))
 
 
 def test_carving_counts_each_class_of_a_clip(tmp_path):
@@ -219,15 +228,17 @@ def test_carving_counts_each_class_of_a_clip(tmp_path):
         Row(f"{i}.mp4", group=f"g{i}", segments=both if i < 4 else both[i % 2 : i % 2 + 1])
         for i in range(12)
     ]
-    moved = carve(listed, "val")
+    moved = hold_out_groups(listed, "val")
     for name in ("p", "q"):
         assert {row.split for row in moved if name in row.classes} == {"train", "val"}
-    lone = carve([*listed, Row("r.mp4", group="r", segments=((0.0, 1.0, "rare"),))], "val")
+    lone = hold_out_groups(
+        [*listed, Row("r.mp4", group="r", segments=((0.0, 1.0, "rare"),))], "val"
+    )
     assert lone[-1].split == "train" and lone[:-1] == moved
 
 
 def test_carving_many_groups_of_no_class_is_quick():
-    moved = carve(
+    moved = hold_out_groups(
         (Row(f"{i}.mp4", group=str(i)) for i in range(20_000)), "val"
     )  # as sets, this took minutes
     assert sum(row.split == "val" for row in moved) == 4000
@@ -242,38 +253,38 @@ def test_carving_many_groups_of_no_class_is_quick():
 )
 def test_labels_that_give_no_score_are_one_sentence(tmp_path, listed, words):
     rows = [Row(f"{name}.mp4", name[-1], name.split("/")[0]) for name in listed]
-    files(tmp_path, *(row.path for row in rows))
+    files(tmp_path, *paths_of(rows))
     with pytest.raises(UserError, match=facts(*words)):
-        labelled(Manifest(tuple(rows), tmp_path, ("x", "y")))
+        select_labelled(Manifest(tuple(rows), tmp_path, ("x", "y")))
 
 
 def test_video_ids(tmp_path):
-    made = make(
+    data = make(
         tmp_path,
         [Row("a/v_x_g01_c02.avi"), Row("a/1.mp4"), Row("b/1.mp4"), Row("c/2.mp4", video_id="film")],
     )
-    assert made.video_ids == ["v_x_g01_c02", "a/1", "b/1", "film"] and made.video_id(1) == "a/1"
+    assert data.video_ids == ["v_x_g01_c02", "a/1", "b/1", "film"] and data.video_id(1) == "a/1"
 
 
 def test_leaks_by_path_id_and_content(tmp_path):
     names = ("v_Surf_g01_c01.avi", "clip_1.mp4", "same.mp4", "other.mp4", "fine.mp4")
     test = make(tmp_path / "t", [Row(name) for name in names])
-    own = files(tmp_path / "p", "v_Surf_g01_c01.mp4", "clip_1.mp4", "renamed.mp4", "fine2.mp4")
-    shutil.copy(tmp_path / "t/same.mp4", own / "renamed.mp4")
-    (own / "linked.mp4").symlink_to(tmp_path / "t/other.mp4")
-    (own / "fine2.mp4").write_text("9.mp4!!!")  # as long as fine.mp4's text, another content
-    (own / "clip_1.mp4").write_text("a clip of another set that has this name too")
-    pretraining = Manifest.build([Row(path.name) for path in sorted(own.iterdir())], own)
-    assert [row.path for row in leaks(pretraining, test)] == [
+    folder = files(tmp_path / "p", "v_Surf_g01_c01.mp4", "clip_1.mp4", "renamed.mp4", "fine2.mp4")
+    shutil.copy(tmp_path / "t/same.mp4", folder / "renamed.mp4")
+    (folder / "linked.mp4").symlink_to(tmp_path / "t/other.mp4")
+    (folder / "fine2.mp4").write_text("9.mp4!!!")  # as long as fine.mp4's text, another content
+    (folder / "clip_1.mp4").write_text("a clip of another set that has this name too")
+    pretraining = Manifest.build([Row(path.name) for path in sorted(folder.iterdir())], folder)
+    assert paths_of(find_leaks(pretraining, test)) == [
         "linked.mp4",
         "renamed.mp4",
         "v_Surf_g01_c01.mp4",
     ]
-    assert leaks(test, test.take([])) == []
+    assert find_leaks(test, test.take([])) == []
 
 
 def test_leaks_see_through_aliases(tmp_path):
-    """By place alone: a folder of frames has no content that is compared, and these names say nothing."""
+    """By path alone: the content of folders is not compared, and these names are not unique."""
     files(tmp_path, *(f"{name}/0.jpg" for name in ("1", "2", "3", "sub/4")))
     (tmp_path / "5").symlink_to("2")
     (tmp_path / "other").symlink_to(tmp_path)
@@ -283,5 +294,5 @@ def test_leaks_see_through_aliases(tmp_path):
             Manifest.build([Row(name)], tmp_path),
             Manifest((Row(name, video_id="x"),), tmp_path),
         )
-        assert len(leaks(built, test)) == len(leaks(raw, test)) == leaked, name
-        assert len(leaks(Manifest((Row(name),), tmp_path / "other"), test)) == leaked, name
+        assert len(find_leaks(built, test)) == len(find_leaks(raw, test)) == leaked, name
+        assert len(find_leaks(Manifest((Row(name),), tmp_path / "other"), test)) == leaked, name

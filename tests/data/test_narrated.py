@@ -2,6 +2,7 @@ import csv
 import io
 import json
 from collections import Counter
+from itertools import starmap
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ssvid.data.datasets.youcook2 import DROPPED
 from ssvid.data.official import SOURCES
 from ssvid.errors import UserError
 from ssvid.registry import datasets
-from tests.data.test_datasets import check_refusal, splits, table, touch
+from tests.data.test_datasets import check_refusal, fields, splits, table, touch
 from tests.helpers import facts, for_each, squares, tells, write_video
 
 
@@ -38,20 +39,20 @@ def counted(file):
 
 def test_features_alone_are_paired_by_the_id(tmp_path):
     root = arrays(tmp_path / "store", {"abc.mp4.npy": 100, "de.f.npy": 80, "deep/g.webm.npy": 70})
-    made = datasets["narrated"](
+    data = datasets["narrated"](
         root, transcripts=transcript(tmp_path / "t.json", ["abc", "de.f", "g"]), features="."
     )
-    assert [(r.video_id, r.path, r.features, r.duration, r.split) for r in made.rows] == [
+    assert fields(data, "video_id", "path", "features", "duration", "split") == [
         ("abc", "abc.mp4.npy", "abc.mp4.npy", 100.0, "train"),
         ("de.f", "de.f.npy", "de.f.npy", 80.0, "train"),
         ("g", "deep/g.webm.npy", "deep/g.webm.npy", 70.0, "train"),
     ]
     assert (
-        made.rows[0].sentences == ((1.0, 3.0, "first"), (5.0, 9.0, "later"))
-        and made.rows[0].label is None
+        data.rows[0].sentences == ((1.0, 3.0, "first"), (5.0, 9.0, "later"))
+        and data.rows[0].label is None
     )
-    assert made.groups == ["abc", "de.f", "g"] and np.load(
-        made.root / made.rows[2].features
+    assert data.groups == ["abc", "de.f", "g"] and np.load(
+        data.root / data.rows[2].features
     ).shape == (70, 4)
 
 
@@ -61,21 +62,31 @@ def test_videos_without_features(tmp_path):
     write_video(root / "a.mp4", squares(0, frames=10))
     write_video(root / "b.mp4", squares(1, frames=20))
     (root / "c.mp4").write_bytes(b"no video")
-    said = transcript(root / "t.json", "abc", [(0.5, 3.0, "in a and b"), (1.5, 1.7, "in b alone")])
+    spoken_file = transcript(
+        root / "t.json", "abc", [(0.5, 3.0, "in a and b"), (1.5, 1.7, "in b alone")]
+    )
     list_ = tmp_path / "left.jsonl"
     options = {"least_s": 0.0, "left_out": str(list_)}
-    made = datasets["narrated"](str(root), transcripts="t.json", **options)
-    assert [(r.path, r.features, round(r.duration, 3), len(r.sentences)) for r in made.rows] == [
+    data = datasets["narrated"](str(root), transcripts="t.json", **options)
+    assert [(r.path, r.features, round(r.duration, 3), len(r.sentences)) for r in data.rows] == [
         ("a.mp4", "", 1.0, 1),
         ("b.mp4", "", 2.0, 2),
     ]
     assert counted(list_) == {"begins past the video's end": 1, "damaged video": 1}
     (root / "t.json").unlink()
-    known = table(tmp_path / "l.csv", "a,70\nb,80\nc,90")
-    made = datasets["narrated"](
-        str(root), transcripts=transcript(tmp_path / "t.json", "abc"), durations=known
+    durations_csv = table(tmp_path / "l.csv", "a,70\nb,80\nc,90")
+    data = datasets["narrated"](
+        str(root), transcripts=transcript(tmp_path / "t.json", "abc"), durations=durations_csv
     )
-    assert [row.duration for row in made.rows] == [70.0, 80.0, 90.0] and said  # no file was opened
+    assert (
+        fields(data, "duration")
+        == [
+            70.0,
+            80.0,
+            90.0,
+        ]
+        and spoken_file
+    )  # no file was opened
 
 
 def test_all_that_cannot_be_paired_is_counted_and_listed(tmp_path, capsys):
@@ -97,18 +108,18 @@ def test_all_that_cannot_be_paired_is_counted_and_listed(tmp_path, capsys):
     touch(store, "torn.npy")
     ids = ["absent", "bare", "far", "fine", "held", "long", "short", "torn", "wide"]
     seconds = {**dict.fromkeys([*ids, "mute"], 102), "far": 120, "short": 64, "long": 1000}
-    known = table(tmp_path / "l.csv", "".join(f"{id},{value}\n" for id, value in seconds.items()))
+    durations_csv = table(
+        tmp_path / "l.csv", "".join(f"{id},{value}\n" for id, value in seconds.items())
+    )
     list_ = tmp_path / "left.jsonl"
     options = {
         "features": "store",
-        "durations": known,
+        "durations": durations_csv,
         "held_out": table(tmp_path / "h.txt", "held\nother\n"),
     }
-    said = transcript(tmp_path / "t.json", ids, [(1.0, 3.0, "x"), (3.0, 2.0, "y")])
-    made = datasets["narrated"](root, transcripts=said, left_out=str(list_), **options)
-    assert [(row.video_id, row.features, row.duration) for row in made.rows] == [
-        ("fine", "store/fine.npy", 100.0)
-    ]
+    spoken_file = transcript(tmp_path / "t.json", ids, [(1.0, 3.0, "x"), (3.0, 2.0, "y")])
+    data = datasets["narrated"](root, transcripts=spoken_file, left_out=str(list_), **options)
+    assert fields(data, "video_id", "features", "duration") == [("fine", "store/fine.npy", 100.0)]
     assert counted(list_) == {
         **{
             "end not after start": 9,
@@ -128,29 +139,33 @@ def test_all_that_cannot_be_paired_is_counted_and_listed(tmp_path, capsys):
 def test_store_json_says_the_width(tmp_path):
     arrays(tmp_path, {"a.npy": 100}, width=5)
     root = arrays(tmp_path, {"b.npy": 100})
-    said = transcript(tmp_path / "t.json", "ab")
-    assert datasets["narrated"](root, transcripts=said, features=".").rows[0].video_id == "a"
+    spoken_file = transcript(tmp_path / "t.json", "ab")
+    assert datasets["narrated"](root, transcripts=spoken_file, features=".").rows[0].video_id == "a"
     table(tmp_path / "store.json", '{"dim": 4}')
-    assert datasets["narrated"](root, transcripts=said, features=".").rows[0].video_id == "b"
+    assert datasets["narrated"](root, transcripts=spoken_file, features=".").rows[0].video_id == "b"
     table(tmp_path / "store.json", "{}")
-    check_refusal("narrated", root, "store.json", transcripts=said, features=".")
+    check_refusal("narrated", root, "store.json", transcripts=spoken_file, features=".")
 
 
 def test_the_first_share_of_the_ids_is_val(tmp_path):
-    ids = [f"v{i:02d}" for i in range(59)]
-    root = arrays(tmp_path, {f"{id}.npy": 65 for id in ids})
-    said = transcript(tmp_path / "t.json", reversed(ids))
-    made = datasets["narrated"](root, transcripts=said, features=".")
-    assert splits(made) == {
+    ids = list(map("v{:02d}".format, range(59)))
+    root = arrays(tmp_path, dict.fromkeys(map("{}.npy".format, ids), 65))
+    spoken_file = transcript(tmp_path / "t.json", reversed(ids))
+    data = datasets["narrated"](root, transcripts=spoken_file, features=".")
+    assert splits(data) == {
         "train": [f"{id}.npy" for id in ids[2:]],
         "val": ["v00.npy", "v01.npy"],
         "test": [],
     }
     assert (
-        len(datasets["narrated"](root, transcripts=said, features=".", val=0.0).split("train"))
+        len(
+            datasets["narrated"](root, transcripts=spoken_file, features=".", val=0.0).split(
+                "train"
+            )
+        )
         == 59
     )
-    check_refusal("narrated", root, "--val", "2", transcripts=said, features=".", val=2.0)
+    check_refusal("narrated", root, "--val", "2", transcripts=spoken_file, features=".", val=2.0)
 
 
 def test_plain_lists_and_folders_of_transcripts(tmp_path):
@@ -160,8 +175,8 @@ def test_plain_lists_and_folders_of_transcripts(tmp_path):
     table(tmp_path / "said/a.txt", "cut it\nboil it\n")
     for folder in "xy":
         table(tmp_path / f"said/{folder}/1.srt", f"1\n00:00:01,000 --> 00:00:02,000\n{folder}\n")
-    made = datasets["narrated"](root, transcripts="said", features=".")
-    assert [(row.video_id, row.path, row.sentences) for row in made.rows] == [
+    data = datasets["narrated"](root, transcripts="said", features=".")
+    assert fields(data, "video_id", "path", "sentences") == [
         ("a", "a.npy", ((0.0, 65.0, "cut it"), (0.0, 65.0, "boil it"))),
         ("x/1", "x/1.npy", ((1.0, 2.0, "x"),)),
         ("y/1", "y/1.npy", ((1.0, 2.0, "y"),)),
@@ -170,7 +185,7 @@ def test_plain_lists_and_folders_of_transcripts(tmp_path):
 
 def test_faults_of_flags(tmp_path):
     root = arrays(tmp_path / "s", {"a.npy": 100})
-    said = transcript(tmp_path / "t.json", "a")
+    spoken_file = transcript(tmp_path / "t.json", "a")
     empty = touch(tmp_path / "e", "a.txt")
     for where, options, words in [
         (str(tmp_path / "none"), {}, ("none", "--data.root")),
@@ -181,16 +196,16 @@ def test_faults_of_flags(tmp_path):
         (root, {"features": ".", "held_out": table(tmp_path / "h.txt", "two words\n")}, ("h.txt",)),
         (root, {"features": ".", "durations": table(tmp_path / "d.csv", "a\nb\n")}, ("d.csv",)),
     ]:
-        check_refusal("narrated", where, *words, **{"transcripts": said, **options})
+        check_refusal("narrated", where, *words, **{"transcripts": spoken_file, **options})
 
 
 def test_the_published_list_of_held_out_ids(shared, tmp_path):
     held = shared / "annotations/howto100m/htm_holdout_vid.txt"
     ids = held.read_text().split()[:3]
-    root = arrays(tmp_path, {f"{id}.mp4.npy": 100 for id in [*ids, "trains"]})
-    said = transcript(tmp_path / "t.json", [*ids, "trains"])
-    made = datasets["narrated"](root, transcripts=said, features=".", held_out=str(held))
-    assert [row.video_id for row in made.rows] == ["trains"]
+    root = arrays(tmp_path, dict.fromkeys(map("{}.mp4.npy".format, [*ids, "trains"]), 100))
+    spoken_file = transcript(tmp_path / "t.json", [*ids, "trains"])
+    data = datasets["narrated"](root, transcripts=spoken_file, features=".", held_out=str(held))
+    assert fields(data, "video_id") == ["trains"]
 
 
 # HTM-Align
@@ -201,23 +216,21 @@ HTM = {"b": [[0, 9.5, 12, "later"], [1, 1.5, 3, "first"]], "a": [[1, 0, 2.5, "x"
 def test_htm_align_keeps_flags_and_order(tmp_path):
     root = arrays(tmp_path / "s", {"a.mp4.npy": 30, "b.mp4.npy": 40, "other.npy": 5})
     file = table(tmp_path / "htm_align.json", json.dumps(HTM))
-    made = datasets["htm_align"](root, features=".")
-    assert [(row.video_id, row.split, row.duration) for row in made.rows] == [
+    data = datasets["htm_align"](root, features=".")
+    assert fields(data, "video_id", "split", "duration") == [
         ("a", "test", 30.0),
         ("b", "test", 40.0),
     ]
     spoken = load_annotation(file)
     assert spoken["b"] == [Spoken(False, 9.5, 12.0, "later"), Spoken(True, 1.5, 3.0, "first")]
-    for row in made.rows:
+    for row in data.rows:
         assert row.sentences == tuple((s.start, s.end, s.text) for s in spoken[row.video_id])
 
 
 def test_the_reference_annotation_is_read(shared):
     file = shared / "reference/tan/htm_align_annotation.json"
     raw = json.loads(file.read_text())
-    assert load_annotation(file) == {
-        id: [Spoken(bool(a), s, e, t) for a, s, e, t in rows] for id, rows in raw.items()
-    }
+    assert load_annotation(file) == {id: list(starmap(Spoken, rows)) for id, rows in raw.items()}
 
 
 @for_each(
@@ -244,8 +257,8 @@ def test_missing_videos_are_refused_or_skipped(tmp_path, capsys):
     table(tmp_path / "htm_align.json", json.dumps({**HTM, "c": HTM["a"]}))
     words = ("2", "3", "b", "--data.missing", SOURCES["htm_align"].site)
     check_refusal("htm_align", root, *words, features=".")
-    made = datasets["htm_align"](root, features=".", missing="skip")
-    assert [row.video_id for row in made.rows] == ["a"]
+    data = datasets["htm_align"](root, features=".", missing="skip")
+    assert fields(data, "video_id") == ["a"]
     assert tells(capsys.readouterr().err, "htm_align.json", "2", "b")
     table(tmp_path / "htm_align.json", json.dumps({"b": HTM["b"]}))
     check_refusal(
@@ -258,17 +271,17 @@ def test_missing_videos_are_refused_or_skipped(tmp_path, capsys):
 
 def test_the_real_youcook2_list(shared, tmp_path):
     file = shared / "annotations/youcook2/validation_youcook.csv"
-    ids = {row["video_id"] for row in csv.DictReader(io.StringIO(files.text(file)))}
-    root = arrays(tmp_path, {f"{id}.mp4.npy": 3 for id in ids})
-    made = datasets["youcook2"](root, annotations=str(file), features=".")
+    ids = {row["video_id"] for row in csv.DictReader(io.StringIO(files.read_text(file)))}
+    root = arrays(tmp_path, dict.fromkeys(map("{}.mp4.npy".format, ids), 3))
+    data = datasets["youcook2"](root, annotations=str(file), features=".")
     assert (
-        len(made) == 436 == len(made.split("test"))
-        and sum(len(row.sentences) for row in made.rows) == 3350
+        len(data) == 436 == len(data.split("test"))
+        and sum(len(row.sentences) for row in data.rows) == 3350
     )
-    assert made.rows[0].video_id == "xHr8X2Wpmno"
-    assert made.rows[0].sentences[0] == (47.0, 60.0, "pick the ends off the verdalago")
+    assert data.rows[0].video_id == "xHr8X2Wpmno"
+    assert data.rows[0].sentences[0] == (47.0, 60.0, "pick the ends off the verdalago")
     assert all(
-        list(row.sentences) == sorted(row.sentences, key=lambda s: s[0]) for row in made.rows
+        list(row.sentences) == sorted(row.sentences, key=lambda s: s[0]) for row in data.rows
     )
     assert not DROPPED & ids  # those that TAN drops are no part of this list
     assert len(datasets["youcook2"](root, annotations=str(file), features=".", drop=True)) == 436
@@ -285,7 +298,7 @@ def test_youcook2_lists_of_both_forms(tmp_path):
     both = datasets["youcook2"](root, features=".")
     assert both.rows[0].sentences == ((5.0, 9.0, "boil"), (47.0, 60.0, "cut")) and len(both) == 2
     one = datasets["youcook2"](root, features=".", drop=True)
-    assert [row.video_id for row in one.rows] == ["a"]
+    assert fields(one, "video_id") == ["a"]
     base = {
         "a": {"subset": "validation", "annotations": part},
         "t": {"subset": "training", "annotations": part},
@@ -316,12 +329,12 @@ def test_the_real_msrvtt_lists_are_the_same_pairs(shared, tmp_path):
         shared / "annotations/msrvtt" / name
         for name in ("msrvtt_1kA_test.csv", "MSRVTT_JSFUSION_test.csv")
     ]
-    ids = [row["video_id"] for row in csv.DictReader(io.StringIO(files.text(lists[0])))]
-    root = arrays(tmp_path, {f"{id}.npy": 10 for id in ids})
-    made = [datasets["msrvtt"](root, annotations=str(file), features=".") for file in lists]
-    assert made[0].rows == made[1].rows and len(made[0].split("test")) == 1000
-    assert made[0].rows[0].sentences == ((0.0, 10.0, "a person is connecting something to system"),)
-    assert all(len(row.sentences) == 1 for row in made[0].rows)
+    ids = [row["video_id"] for row in csv.DictReader(io.StringIO(files.read_text(lists[0])))]
+    root = arrays(tmp_path, dict.fromkeys(map("{}.npy".format, ids), 10))
+    data = [datasets["msrvtt"](root, annotations=str(file), features=".") for file in lists]
+    assert data[0].rows == data[1].rows and len(data[0].split("test")) == 1000
+    assert data[0].rows[0].sentences == ((0.0, 10.0, "a person is connecting something to system"),)
+    assert all(len(row.sentences) == 1 for row in data[0].rows)
 
 
 def test_msrvtt_reads_the_length_off_the_clip(tmp_path):

@@ -5,8 +5,10 @@ import pytest
 
 from ssvid.cli import command
 from ssvid.data.narration import readers, subtitles
-from ssvid.data.narration.readers import BACKWARDS, EMPTY, NEGATIVE, OUTSIDE, UNTIMED, read
+from ssvid.data.narration.convert import narrations
+from ssvid.data.narration.readers import read
 from ssvid.data.narration.skipped import LeftOut
+from ssvid.data.narration.spoken_rows import BACKWARDS, EMPTY, NAMELESS, NEGATIVE, OUTSIDE, UNTIMED
 from ssvid.errors import UserError
 from tests.helpers import facts, for_each, tells
 
@@ -59,7 +61,8 @@ first we cut
 first we cut
 """
 SRT = (
-    "1\n00:00:01,000 --> 00:00:02,5\n{\\an8}<i>Hello</i>\n\n2\n00:00:03,000 --> 00:00:04,000\n13\n3\n"
+    "1\n00:00:01,000 --> 00:00:02,5\n{\\an8}<i>Hello</i>\n\n2\n"
+    "00:00:03,000 --> 00:00:04,000\n13\n3\n"
     "00:00:05,000 --> 00:00:06,000\na < b\n"
 )
 TABLE = {
@@ -83,8 +86,8 @@ def reasons(path, **options):
 
 
 def test_web_vtt(tmp_path):
-    said, bye = read(put(tmp_path / "ID.en-US.vtt", VTT)), (3605.0, 3606.0, "bye")
-    assert said == {
+    spoken, bye = read(put(tmp_path / "ID.en-US.vtt", VTT)), (3605.0, 3606.0, "bye")
+    assert spoken == {
         "ID": [
             (1.0, 2.5, "Hello & welcome"),
             (3603.0, 3604.25, "two lines NOTE a line that is said"),
@@ -109,15 +112,16 @@ def test_what_rolls_over_the_screen_is_said_once(tmp_path):
 
 
 def test_what_is_said_twice_by_hand_stays(tmp_path):
-    text = "WEBVTT\n\n00:01.000 --> 00:02.000\nYes.\n\n00:02.000 --> 00:03.000\nYes.\n\n00:03.000 --> 00:04.000\nYes.\n"
+    cues = [f"00:0{i}.000 --> 00:0{i + 1}.000\nYes.\n" for i in (1, 2, 3)]
+    text = "\n".join(["WEBVTT\n", *cues])
     assert [text for *_, text in read(put(tmp_path / "a.vtt", text))["a"]] == ["Yes."] * 3
 
 
 @for_each("end", ["\n", "\r\n", "\r"])
 @for_each("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_srt(tmp_path, end, encoding):
-    said = read(put(tmp_path / "a.srt", SRT.replace("\n", end), encoding))
-    assert said == {"a": [(1.0, 2.5, "Hello"), (3.0, 4.0, "13"), (5.0, 6.0, "a < b")]}
+    spoken = read(put(tmp_path / "a.srt", SRT.replace("\n", end), encoding))
+    assert spoken == {"a": [(1.0, 2.5, "Hello"), (3.0, 4.0, "13"), (5.0, 6.0, "a < b")]}
 
 
 @for_each(
@@ -131,7 +135,7 @@ def test_srt(tmp_path, end, encoding):
     ],
 )
 def test_clock(text, seconds):
-    assert subtitles.seconds(text) == seconds
+    assert subtitles.parse_clock(text) == seconds
 
 
 def test_json_of_many_videos_and_of_one(tmp_path):
@@ -163,8 +167,8 @@ def test_csv_of_one_video_of_many_and_of_single_seconds(tmp_path):
         "a": [(1.0, 2.0, "x")],
     }
     seconds = "vid,timestamp,text\nb,284,knead it\nb,2,start\nb,-1,x\nb,,y\n"
-    said, counts = reasons(put(tmp_path / "htm_aa.csv", seconds))
-    assert said == {"b": [(0.0, 2 + 3.2, "start"), (284 - 3.2, 284 + 3.2, "knead it")]}
+    spoken, counts = reasons(put(tmp_path / "htm_aa.csv", seconds))
+    assert spoken == {"b": [(0.0, 2 + 3.2, "start"), (284 - 3.2, 284 + 3.2, "knead it")]}
     assert counts == {NEGATIVE: 1, UNTIMED: 1}
 
 
@@ -185,18 +189,18 @@ def test_a_folder_of_all_forms(tmp_path):
     put(tmp_path / "in/odd.json", '{"a": 1}')
     for folder in "xy":
         put(tmp_path / f"in/{folder}/1.csv", f"start,end,text\n1,2,{folder}\n")
-    said, counts = reasons(tmp_path / "in")
-    assert {video: len(rows) for video, rows in said.items()} == {
+    spoken, counts = reasons(tmp_path / "in")
+    assert {video: len(rows) for video, rows in spoken.items()} == {
         "a": 3,
         "b": 1,
         "x/1": 1,
         "y/1": 1,
     }
-    assert said["x/1"][0][2] == "x" and counts == {readers.AGAIN: 3, readers.FORM: 1}
+    assert spoken["x/1"][0][2] == "x" and counts == {readers.AGAIN: 3, readers.FORM: 1}
     torn = "start,end,text\n1,2,x\n1,2," + "y" * 200_000  # what stands before a fault goes too
     put(tmp_path / "in/deep/b.csv", torn)
-    said, counts = reasons(tmp_path / "in")
-    assert set(said) == {"a", "x/1", "y/1"} and counts == {readers.AGAIN: 3, readers.FORM: 2}
+    spoken, counts = reasons(tmp_path / "in")
+    assert set(spoken) == {"a", "x/1", "y/1"} and counts == {readers.AGAIN: 3, readers.FORM: 2}
 
 
 # bad rows
@@ -216,8 +220,8 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path, capsys):
     ]
     start, end, text = zip(*rows, strict=True)
     path = put(tmp_path / "t.json", json.dumps({"v": {"text": text, "start": start, "end": end}}))
-    said, counts = reasons(path, length=lambda video: 10.0)
-    assert [text for *_, text in said["v"]] == ["fine", "overlaps", "half outside"]
+    spoken, counts = reasons(path, length=lambda video: 10.0)
+    assert [text for *_, text in spoken["v"]] == ["fine", "overlaps", "half outside"]
     assert counts == {UNTIMED: 4, EMPTY: 2, BACKWARDS: 2, NEGATIVE: 1, OUTSIDE: 1}
     assert capsys.readouterr().err == ""
     assert len(read(path)["v"]) == 4  # the length is not known
@@ -228,9 +232,10 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path, capsys):
 
 def test_bad_times_of_subtitles(tmp_path):
     text = "WEBVTT\n\n00:01.000 --> soon\na\n\n00:03.000 -->\nb\n\n00:05.000 --> 00:04.000\nc\n\n"
-    said, counts = reasons(put(tmp_path / "a.vtt", text + "-00:01.000 --> 00:04.000\nd\n\n00:01.000 --> 00:02.000\n\n"
-                               "00:01.000 --> 00:02.000\ngood"))  # fmt: skip
-    assert said == {"a": [(1.0, 2.0, "good")]} and counts == {
+    text += "-00:01.000 --> 00:04.000\nd\n\n00:01.000 --> 00:02.000\n\n"
+    text += "00:01.000 --> 00:02.000\ngood"
+    spoken, counts = reasons(put(tmp_path / "a.vtt", text))
+    assert spoken == {"a": [(1.0, 2.0, "good")]} and counts == {
         UNTIMED: 2,
         BACKWARDS: 1,
         NEGATIVE: 1,
@@ -240,14 +245,14 @@ def test_bad_times_of_subtitles(tmp_path):
 
 def test_bad_lines_of_a_csv(tmp_path):
     text = "video_id,start,end,text\nv,1,2,a, and b\nv,1,2\n,1,2,x\nv,1,2,good\n"
-    said, counts = reasons(put(tmp_path / "a.csv", text))
-    assert said == {"v": [(1.0, 2.0, "good")]} and counts == {EMPTY: 2, readers.NAMELESS: 1}
+    spoken, counts = reasons(put(tmp_path / "a.csv", text))
+    assert spoken == {"v": [(1.0, 2.0, "good")]} and counts == {EMPTY: 2, NAMELESS: 1}
 
 
 def test_a_video_whose_lists_differ_is_left_out(tmp_path):
     uneven = {"c": {"text": ["x"], "start": [0, 1], "end": [1]}, "d": 3}
-    said, counts = reasons(put(tmp_path / "t.json", json.dumps({**TABLE, **uneven})))
-    assert set(said) == {"a", "b"} and counts == {"video of another form": 2}
+    spoken, counts = reasons(put(tmp_path / "t.json", json.dumps({**TABLE, **uneven})))
+    assert set(spoken) == {"a", "b"} and counts == {"video of another form": 2}
 
 
 @for_each("encoding", ["cp1252", "utf-16-le", "utf-16-be", "utf-16"])
@@ -300,7 +305,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, name, data, words):
 
 
 def run(argv, capsys):
-    command(readers.narrations, argv=argv)
+    command(narrations, argv=argv)
     out, error = capsys.readouterr()
     return json.loads(out.splitlines()[-1]), error
 
@@ -311,14 +316,14 @@ def test_the_command_writes_the_one_form(tmp_path, capsys):
     lengths = put(tmp_path / "l.csv", "video,seconds\nv,30\na,5.5\n")
     out = tmp_path / "made/said.json"
     argv = ["--source", str(tmp_path / "in"), "--out", str(out)]
-    told, error = run([*argv, "--durations", str(lengths)], capsys)
-    assert told == {
+    result, error = run([*argv, "--durations", str(lengths)], capsys)
+    assert result == {
         **{"source": str(tmp_path / "in"), "out": str(out), "videos": 2, "rows": 3, "sentences": 3},
         "left_out": {BACKWARDS: 1},
     }
-    made = json.loads(out.read_text())
-    assert made["a"] == {"text": ["one", "two"], "start": [1.0, 5.0], "end": [2.0, 6.0]}
-    assert made["v"] == {"text": ["cut it"], "start": [0.0], "end": [30.0]}
+    written = json.loads(out.read_text())
+    assert written["a"] == {"text": ["one", "two"], "start": [1.0, 5.0], "end": [2.0, 6.0]}
+    assert written["v"] == {"text": ["cut it"], "start": [0.0], "end": [30.0]}
     assert read(out) == read(tmp_path / "in", length={"v": 30.0}.get) and tells(error, "1")
     (line,) = (tmp_path / "made/said.left_out.jsonl").read_text().splitlines()
     assert (
@@ -347,11 +352,14 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
     source = put(tmp_path / "raw.json", json.dumps(table))
     argv = ["--source", str(source), "--out", str(tmp_path / "o.json"), "--sentencify", "true"]
     plugs = ["--language", "mine_narration:english", "--punctuation", "mine_narration:marks"]
-    told, _ = run([*argv, *plugs], capsys)
-    assert told["left_out"] == {"10 captions or fewer": 1, "not English": 1} and told["videos"] == 1
-    said = read(tmp_path / "o.json")["good"]
-    assert said[0] == (0.0, 0.8, "stir it well now") and len(said) == 7
-    assert said[1] == (0.8, 2.8, "and then we stir it some more stir it well now")
+    result, _ = run([*argv, *plugs], capsys)
+    assert (
+        result["left_out"] == {"10 captions or fewer": 1, "not English": 1}
+        and result["videos"] == 1
+    )
+    spoken = read(tmp_path / "o.json")["good"]
+    assert spoken[0] == (0.0, 0.8, "stir it well now") and len(spoken) == 7
+    assert spoken[1] == (0.8, 2.8, "and then we stir it some more stir it well now")
     sys.modules.pop("mine_narration")
     for wrong, words in [
         (
@@ -364,7 +372,7 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
         (["--durations", str(source)], (str(source),)),
     ]:
         with pytest.raises(SystemExit):
-            command(readers.narrations, argv=[*argv, *wrong])
+            command(narrations, argv=[*argv, *wrong])
         assert tells(capsys.readouterr().err, *words)
 
 
@@ -387,5 +395,5 @@ def test_captions_that_are_hardly_cut_are_told_of(tmp_path, capsys):
         "--sentencify",
         "true",
     ]
-    told, error = run(argv, capsys)
-    assert told["sentences"] == 1 and tells(error, "warning", "99")
+    result, error = run(argv, capsys)
+    assert result["sentences"] == 1 and tells(error, "warning", "99")

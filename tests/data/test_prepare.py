@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from ssvid.data.decode import read, scanned, stamps
+from ssvid.data.decode import read, scan_file, stamps
 from ssvid.data.preprocess import prepare as module
-from ssvid.data.preprocess.pool import Found, each
+from ssvid.data.preprocess.pool import FileResult, run_all
 from ssvid.data.preprocess.prepare import prepare
 from ssvid.errors import RunError, UserError
 from tests.data.bars import numbers, write
@@ -40,7 +40,7 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
         old, new = source / f"{name}.{suffix}", out / f"{name}.mp4"
         assert stamps(new) == pytest.approx(stamps(old), abs=1e-3)
         assert numbers(read(new, stamps(new))) == list(range(len(stamps(old))))
-        keys = np.searchsorted(scanned(new).pts, scanned(new).keys)
+        keys = np.searchsorted(scan_file(new).pts, scan_file(new).keys)
         assert keys.tolist() == list(range(0, len(stamps(old)), 12))
         with av.open(str(new)) as container:
             assert not any(
@@ -50,8 +50,8 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
     assert read(out / "a/one.mp4", [0.0]).shape[2:] == (48, 80)
     (bad,) = (out / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(bad)["path"].endswith("bad.mp4")
-    said = capsys.readouterr()
-    assert said.out == "" and tells(said.err, "2", "160x96")
+    message = capsys.readouterr()
+    assert message.out == "" and tells(message.err, "2", "160x96")
     assert not list(out.rglob("*.part"))
 
 
@@ -141,26 +141,28 @@ def test_a_full_disk_loses_nothing_and_blames_no_file(tmp_path, workers):
     write(root / "a.mp4", [i / 25 for i in range(3)])
     write(root / "b.mp4", [i / 25 for i in range(250)])
     argv = ("--source", str(root), "--out", str(out), "--workers", workers)
-    said = sentence(command("ssvid.data.prepare", *argv, limit=8_000), code=3)
-    assert tells(said, str(out))
+    message = sentence(command("ssvid.data.prepare", *argv, limit=8_000), code=3)
+    assert tells(message, str(out))
     assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "prepare.json"]
-    kept = (out / "a.mp4").stat().st_mtime_ns
+    first_mtime_ns = (out / "a.mp4").stat().st_mtime_ns
     again = prepare(str(root), str(out), workers=1)
     assert (again["written"], again["kept"], again["bad"]) == (1, 1, 0)
-    assert (out / "a.mp4").stat().st_mtime_ns == kept and (out / "b.mp4").stat().st_size > 8_000
+    assert (out / "a.mp4").stat().st_mtime_ns == first_mtime_ns and (
+        out / "b.mp4"
+    ).stat().st_size > 8_000
 
 
-def full_or_slow(folder: Path, item: str) -> Found:
+def full_or_slow(folder: Path, item: str) -> FileResult:
     if item == "0":
         raise RunError("full")
     time.sleep(0.05)
     (folder / item).touch()
-    return Found(item)
+    return FileResult(item)
 
 
 def test_after_a_full_disk_no_other_file_is_begun(tmp_path):
     with pytest.raises(RunError, match="full"):
-        each(partial(full_or_slow, tmp_path), [str(i) for i in range(60)], 2, "encode")
+        run_all(partial(full_or_slow, tmp_path), [str(i) for i in range(60)], 2, "encode")
     assert len(list(tmp_path.iterdir())) < 20
 
 

@@ -27,7 +27,7 @@ WORDS = [
 
 @pytest.fixture
 def folder(tmp_path):
-    """A BERT whose class depends on the token alone: `it` ends a sentence, `cut` has a comma behind it."""
+    """A BERT whose class depends on the token alone: `it` ends a sentence, `cut` has a comma."""
     transformers = pytest.importorskip("transformers")
     table(tmp_path / "vocab.txt", "\n".join(WORDS) + "\n")
     sizes = {
@@ -65,8 +65,8 @@ def folder(tmp_path):
 
 def test_each_word_gets_the_mark_of_its_last_token(folder):
     marks = Marks(folder)
-    made = marks(["now", "cut", "it", "cutting", "don't"])
-    assert made == [Marked("", 1), Marked(",", 1), Marked(".", 1), Marked("?", 2), Marked("", 3)]
+    marked = marks(["now", "cut", "it", "cutting", "don't"])
+    assert marked == [Marked("", 1), Marked(",", 1), Marked(".", 1), Marked("?", 2), Marked("", 3)]
     assert marks([]) == []
 
 
@@ -75,8 +75,8 @@ def test_long_texts_are_cut_in_chunks(folder):
     sizes = []
     inner = marks._classes
     marks._classes = lambda chunk: sizes.append(len(chunk)) or inner(chunk)
-    made = marks(["now", "it"] * 300)
-    assert [mark.mark for mark in made] == ["", "."] * 300 and sizes == [200, 200, 200]
+    marked = marks(["now", "it"] * 300)
+    assert [mark.mark for mark in marked] == ["", "."] * 300 and sizes == [200, 200, 200]
 
 
 def test_no_mark_is_made_less_likely(folder):

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from ssvid.data.sampling import (
     clip_times,
     eval_clips,
     near,
-    parted,
+    need_part,
     positions,
 )
 from ssvid.errors import UserError
@@ -22,6 +24,7 @@ from tests.data.bars import numbers, write
 from tests.helpers import facts, for_each
 
 GRID = np.arange(100) / 25
+DRAWS = list(product((0.0, 0.3, 0.99), (0.0, 0.4, 0.999)))  # the first clip, the second one
 
 
 def test_stride_counts_the_files_own_frames():
@@ -78,10 +81,11 @@ def test_eval_clips_cover_the_video_evenly(long_gop):
         with pytest.raises(UserError, match=rf"^{n} "):
             eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), n)
     assert clips.shape == (3, 3, 4, 48, 48) and clips.dtype == torch.uint8 and clips.is_contiguous()
-    starts = [int(u * 285) for u in positions(3).tolist()]
+    starts = (positions(3) * 285).int().tolist()
     for clip, start in zip(clips, starts, strict=True):
-        frames = read(long_gop, [(start + 5 * i) / 25 for i in range(4)])
-        assert numbers(frames) == [start + 5 * i for i in range(4)]
+        index = np.arange(start, start + 20, 5)
+        frames = read(long_gop, index / 25)
+        assert numbers(frames) == index.tolist()
         assert torch.equal(clip, F.center_crop(F.resize(frames, [48]), [48, 48]).transpose(0, 1))
 
 
@@ -91,16 +95,15 @@ def test_a_second_clip_begins_near_the_first(spec):
 
     def apart(first: float, u: float, max_gap_s: float) -> float:
         places = first, near(spec, stamps, first, u, max_gap_s)
-        begin, other = (clip_times(spec, stamps, place)[0][0] for place in places)
-        return abs(other - begin)
+        begins = [clip_times(spec, stamps, u_start)[0][0] for u_start in places]
+        return abs(begins[1] - begins[0])
 
-    draws = [(first, u) for first in (0.0, 0.3, 0.99) for u in (0.0, 0.4, 0.999)]
-    assert all(apart(first, u, 0.0) == 0 for first, u in draws)
-    half = [apart(first, u, 0.5) for first, u in draws]
-    assert (
-        max(half) <= 0.5 + 0.1 and max(half) > 0.4
-    )  # starts are whole frames, a tenth of a second apart
-    assert max(apart(first, u, 100.0) for first, u in draws) > 8.5, "anywhere in the video"
+    for first, u in DRAWS:
+        assert apart(first, u, 0.0) == 0
+    half = [apart(first, u, 0.5) for first, u in DRAWS]
+    # Starts are whole frames, a tenth of a second apart.
+    assert max(half) <= 0.5 + 0.1 and max(half) > 0.4
+    assert max(apart(first, u, 100.0) for first, u in DRAWS) > 8.5, "anywhere in the video"
     assert near(spec, stamps[:1], 0.7, 0.2, 1.0) == 0.7, (
         "a video no longer than the clip has one place"
     )
@@ -126,11 +129,8 @@ def test_a_whole_clip_by_hand():
         [0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1]
     )  # of frames, not of time
     assert taken(4, twelve, 0.5) == [1, 4, 7, 10]  # evaluation: the middle of each part
-    assert [taken(4, twelve, float(u)) for u in positions(3)] == [
-        [0, 3, 6, 9],
-        [1, 4, 7, 10],
-        [2, 5, 8, 11],
-    ]
+    for first, u in enumerate(positions(3).tolist()):
+        assert taken(4, twelve, u) == list(range(first, 12, 3))
     assert taken(12, twelve, 0.999) == list(range(12)) and taken(1, twelve, 0.5) == [6]
     assert taken(5, twelve, 0.0) == [0, 2, 4, 7, 9]
     assert not clip_times(whole(12), twelve, 0.0)[1] and clip_times(whole(13), twelve, 0.0)[1]
@@ -144,7 +144,8 @@ def test_a_whole_clip_has_one_frame_of_each_equal_part(frames, gaps, u):
     _, padded = clip_times(whole(frames), table, u)
     assert len(index) == frames and padded == (n < frames)
     parts = [(i * n // frames, -(-(i + 1) * n // frames)) for i in range(frames)]
-    assert all(low <= i < high for i, (low, high) in zip(index, parts, strict=True))
+    low, high = np.array(parts).T
+    assert (low <= index).all() and (index < high).all()
     if padded:  # all that there is, as evenly as can be
         times = np.bincount(index, minlength=n)
         assert index == sorted(index) and times.min() >= 1 and times.max() - times.min() <= 1
@@ -159,11 +160,12 @@ def test_one_share_moves_all_frames_alike(frames, part, u, clips):
     moved = np.array(taken(frames, table, u)) - taken(frames, table, 0.0)
     assert set(moved) == {int(u * part)}
     several = np.arange(frames * part * clips) / 25
-    seen = [i for share in positions(clips) for i in taken(frames, several, float(share))]
-    assert len(set(seen)) == frames * clips, "n clips interleave"
-    assert all(abs(gap - part) <= 1 for gap in np.diff(np.sort(seen))), (
-        "evenly, but for what floats make of a share"
-    )
+    indices = []
+    for share in positions(clips).tolist():
+        indices += taken(frames, several, share)
+    assert len(set(indices)) == frames * clips, "n clips interleave"
+    # Evenly, except for the rounding of a share.
+    assert np.abs(np.diff(np.sort(indices)) - part).max(initial=0) <= 1
 
 
 def test_a_video_of_fewer_frames_than_a_whole_clip_is_short():
@@ -180,12 +182,11 @@ def test_a_second_whole_clip_begins_near_the_first():
     def begins(share: float) -> float:
         return float(clip_times(whole(4), table, share)[0][0])
 
-    draws = [(first, u) for first in (0.0, 0.3, 0.99) for u in (0.0, 0.4, 0.999)]
-    apart = [
-        abs(begins(near(whole(4), table, first, u, 1.0)) - begins(first)) for first, u in draws
-    ]
+    apart = []
+    for first, u in DRAWS:
+        apart.append(abs(begins(near(whole(4), table, first, u, 1.0)) - begins(first)))
+        assert near(whole(4), table, first, u, 0.0) == first
     assert max(apart) <= 1.0 + 0.1 and max(apart) > 0.8
-    assert all(near(whole(4), table, first, u, 0.0) == first for first, u in draws)
     assert (
         near(whole(4), table, 0.5, 0.0, 100.0) == 0
         and near(whole(4), table, 0.5, 0.5, 100.0) == 0.5
@@ -195,18 +196,23 @@ def test_a_second_whole_clip_begins_near_the_first():
 
 def test_what_lies_at_a_moment_is_no_whole_clip():
     with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
-        parted(whole(4), "Clips of each second")
-    assert parted(ClipSpec(fps=5.0), "Clips") == ClipSpec(fps=5.0)
+        need_part(whole(4), "Clips of each second")
+    assert need_part(ClipSpec(fps=5.0), "Clips") == ClipSpec(fps=5.0)
     with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
         clip_from(whole(4), GRID, 1.0)
 
 
 @pytest.fixture(scope="module")
 def three_minutes(tmp_path_factory):
-    """1000 frames 0.18 s apart: the picture tells the number. Key frames 20 apart, B frames in the second file."""
+    """1000 numbered frames 0.18 s apart, key frames 20 apart, B frames in the second file."""
     root = tmp_path_factory.mktemp("long")
-    times = [i * 0.18 for i in range(1000)]
+    times = (np.arange(1000) * 0.18).tolist()
     return [write(root / f"{b}.mp4", times, g=20, bf=b, preset="veryfast") for b in (0, 3)]
+
+
+def spread(frames: int, u: float) -> list[int]:
+    """Numbers of the frames of a clip over the whole of those videos."""
+    return [int((i + u) * 1000 / frames) for i in range(frames)]
 
 
 @for_each("frames", [64, 256])
@@ -215,13 +221,10 @@ def test_frames_over_minutes_are_the_right_ones(three_minutes, frames):
         assert stamps(path)[-1] == pytest.approx(179.82)
         for u in (0.0, 0.37, 0.999):
             times, padded = clip_times(whole(frames), stamps(path), u)
-            assert (
-                numbers(read(path, times)) == [int((i + u) * 1000 / frames) for i in range(frames)]
-                and not padded
-            )
+            assert numbers(read(path, times)) == spread(frames, u) and not padded
         clips = eval_clips(path, whole(frames, 48), 2)
         for clip, u in zip(clips, (0.25, 0.75), strict=True):
-            pictures = read(path, [0.18 * int((i + u) * 1000 / frames) for i in range(frames)])
+            pictures = read(path, 0.18 * np.array(spread(frames, u)))
             assert torch.equal(
                 clip, F.center_crop(F.resize(pictures, [48]), [48, 48]).transpose(0, 1)
             )
@@ -229,12 +232,12 @@ def test_frames_over_minutes_are_the_right_ones(three_minutes, frames):
 
 def test_a_whole_clip_does_not_decode_what_it_has_no_need_of(three_minutes, monkeypatch):
     """Of each group of 20 with a wanted frame what lies before that; of the others nothing."""
-    seen = []
+    indices = []
     real = decode._frames
     monkeypatch.setattr(
-        decode, "_frames", lambda *args: (seen.append(1) or frame for frame in real(*args))
+        decode, "_frames", lambda *args: (indices.append(1) or frame for frame in real(*args))
     )
     times, _ = clip_times(whole(16), stamps(three_minutes[0]), 0.5)
-    index = [int((i + 0.5) * 1000 / 16) for i in range(16)]
+    index = spread(16, 0.5)
     assert numbers(read(three_minutes[0], times)) == index
-    assert len(seen) == sum(i % 20 + 1 for i in index) < 200
+    assert len(indices) == sum(i % 20 + 1 for i in index) < 200

@@ -1,6 +1,13 @@
 """Each rule of HTM-370K's sentences by a case worked out by hand."""
 
-from ssvid.data.narration.sentences import Marked, foreign, of_video, sentencify, tidy, unfit
+from ssvid.data.narration.sentences import (
+    Marked,
+    cut_video,
+    reject_foreign,
+    reject_short,
+    sentencify,
+    tidy,
+)
 from tests.helpers import for_each
 
 
@@ -13,42 +20,46 @@ def marks(table):
 
 
 def test_ten_captions_are_too_few_and_five_words_too_short():
-    assert unfit(["one two three four five six"] * 11) == ""
-    assert unfit(["one two three four five six"] * 10) == "10 captions or fewer"
-    assert unfit(["one two three four five"] * 11) == "5 words a caption or fewer"
+    assert reject_short(["one two three four five six"] * 11) == ""
+    assert reject_short(["one two three four five six"] * 10) == "10 captions or fewer"
+    assert reject_short(["one two three four five"] * 11) == "5 words a caption or fewer"
     assert (
-        unfit(["one two three four five"] * 10 + ["six"] * 1 + ["a b c d e f g h i j"] * 2) == ""
+        reject_short(["one two three four five"] * 10 + ["six"] * 1 + ["a b c d e f g h i j"] * 2)
+        == ""
     )  # 5.46 in the mean
 
 
 def test_the_language_of_five_captions_is_asked():
-    texts = [f"caption number {i} here" for i in range(40)]
-    asked = []
+    texts = list(map("caption number {} here".format, range(40)))
+    checked = []
 
     def english(text):
-        asked.append(text)
-        return 0.9 + 0.001 * len(asked)
+        checked.append(text)
+        return 0.9 + 0.001 * len(checked)
 
-    assert foreign(texts, english, 7) == "" and len(asked) == 5 == len(
-        set(asked)
+    assert reject_foreign(texts, english, 7) == "" and len(checked) == 5 == len(
+        set(checked)
     )  # 0.903 in the mean
-    first, asked[:] = list(asked), []
-    assert foreign(texts, english, 7) == "" and asked == first  # the same five for the same video
-    asked.clear()
-    foreign(texts, english, 8)
-    assert asked != first and foreign(texts, english, 7, seed=1) == ""
+    first, checked[:] = list(checked), []
     assert (
-        foreign(texts, None, 0) == "" and foreign(texts, lambda text: 0.9, 0) == "not English"
+        reject_foreign(texts, english, 7) == "" and checked == first
+    )  # the same five for the same video
+    checked.clear()
+    reject_foreign(texts, english, 8)
+    assert checked != first and reject_foreign(texts, english, 7, seed=1) == ""
+    assert (
+        reject_foreign(texts, None, 0) == ""
+        and reject_foreign(texts, lambda text: 0.9, 0) == "not English"
     )  # more than 0.9
-    assert foreign(texts, lambda text: float("nan"), 0) == "not English"  # nobody could tell
-    told = iter([float("nan"), 0.95, 0.95, 0.95, 0.95])
-    assert foreign(texts, lambda text: next(told), 0) == ""
+    assert reject_foreign(texts, lambda text: float("nan"), 0) == "not English"  # nobody could tell
+    probabilities = iter([float("nan"), 0.95, 0.95, 0.95, 0.95])
+    assert reject_foreign(texts, lambda text: next(probabilities), 0) == ""
 
 
 def test_captions_of_three_words_are_not_asked():
-    assert foreign(["just three words"] * 20, lambda text: 1.0, 0) == "not English"
+    assert reject_foreign(["just three words"] * 20, lambda text: 1.0, 0) == "not English"
     assert (
-        foreign(
+        reject_foreign(
             ["these are four words"] * 2 + ["three words only"] * 3,
             lambda text: float("four" in text),
             0,
@@ -95,10 +106,10 @@ def test_captions_that_overlap_meet_in_the_middle():
 
 def test_times_are_shared_by_the_words_and_full_stops_cut():
     captions = [(0.0, 4.0, "Now we cut it"), (4.0, 6.0, "Then we"), (6.5, 8.5, "boil it")]
-    made = sentencify(captions, marks({"cut": ",", "it": "."}))
-    assert rounded(made) == [(0.0, 4.0, "now we cut it"), (4.0, 8.5, "then we boil it")]
-    made = sentencify(captions, marks({"we": "?"}))  # two of four words: two of four seconds
-    assert rounded(made) == [
+    result = sentencify(captions, marks({"cut": ",", "it": "."}))
+    assert rounded(result) == [(0.0, 4.0, "now we cut it"), (4.0, 8.5, "then we boil it")]
+    result = sentencify(captions, marks({"we": "?"}))  # two of four words: two of four seconds
+    assert rounded(result) == [
         (0.0, 2.0, "now we"),
         (2.0, 6.0, "cut it then we"),
         (6.5, 8.5, "boil it"),
@@ -106,8 +117,8 @@ def test_times_are_shared_by_the_words_and_full_stops_cut():
 
 
 def test_tokens_of_a_word_take_their_share_of_the_time():
-    made = sentencify([(0.0, 4.0, "chop it")], lambda words: [Marked(".", 3), Marked()])
-    assert rounded(made) == [(0.0, 3.0, "chop"), (3.0, 4.0, "it")]
+    result = sentencify([(0.0, 4.0, "chop it")], lambda words: [Marked(".", 3), Marked()])
+    assert rounded(result) == [(0.0, 3.0, "chop"), (3.0, 4.0, "it")]
 
 
 @for_each("mark", list(",:;"))
@@ -115,10 +126,13 @@ def test_from_twenty_tokens_on_any_mark_cuts(mark):
     words = [f"w{i}" for i in range(30)]
     captions = [(0.0, 30.0, " ".join(words))]
     assert len(sentencify(captions, marks({"w18": mark}))) == 1  # the nineteenth
-    made = sentencify(captions, marks({"w19": mark, "w25": mark}))
-    assert rounded(made) == [(0.0, 20.0, " ".join(words[:20])), (20.0, 30.0, " ".join(words[20:]))]
+    result = sentencify(captions, marks({"w19": mark, "w25": mark}))
+    assert rounded(result) == [
+        (0.0, 20.0, " ".join(words[:20])),
+        (20.0, 30.0, " ".join(words[20:])),
+    ]
     two = sentencify(
-        captions, lambda said: [Marked(mark if word == "w9" else "", 2) for word in said]
+        captions, lambda words: [Marked(mark if word == "w9" else "", 2) for word in words]
     )
     assert [len(text.split()) for *_, text in two] == [10, 20]  # ten words of two tokens
     assert len(sentencify(captions, marks({"w25": "-"}))) == 1
@@ -143,8 +157,8 @@ def test_half_with_marks_were_written_so_and_are_cut_at_their_full_stops_alone()
         (10.0, 11.0, "So, well"),
     ]
     fewer = [*captions, (11.0, 12.0, "and the rest")]  # two of five hold , or .
-    made = rounded(sentencify(fewer, marks({"boil": "."})))
-    assert made[1:] == [(5.0, 7.0, "then boil"), (9.0, 12.0, "it why so well and the rest")]
+    result = rounded(sentencify(fewer, marks({"boil": "."})))
+    assert result[1:] == [(5.0, 7.0, "then boil"), (9.0, 12.0, "it why so well and the rest")]
     long = [(float(i), i + 1.0, "a b c d e f g h, i") for i in range(4)]
     assert len(sentencify(long)) == 1  # commas never cut
 
@@ -155,10 +169,10 @@ def test_without_a_model_the_marks_that_are_there_cut():
 
 
 def test_a_model_sees_lower_case_without_marks():
-    seen = []
+    words_seen = []
 
     def listen(words):
-        seen.extend(words)
+        words_seen.extend(words)
         return [Marked()] * len(words)
 
     captions = [
@@ -168,20 +182,21 @@ def test_a_model_sees_lower_case_without_marks():
         (3.0, 4.0, "..."),
     ]
     assert rounded(sentencify(captions[:3], listen)) == [(0.0, 3.0, "cut 3 5 cups now then boil")]
-    assert seen == ["cut", "3", "5", "cups", "now", "then", "boil"]
+    assert words_seen == ["cut", "3", "5", "cups", "now", "then", "boil"]
     assert sentencify([], listen) == []
 
 
 def test_a_video_is_left_out_with_its_reason():
     good = [(float(i), i + 1.0, f"caption {i} has some six words") for i in range(12)]
-    made, why = of_video(good, index=0)
-    assert why == "" and len(made) == 1 and made[0][:2] == (0.0, 12.0)
-    assert of_video(good, index=0, language=lambda text: 0.5) == ([], "not English")
-    assert of_video(good[:10], index=0) == ([], "10 captions or fewer")
+    result, why = cut_video(good, index=0)
+    assert why == "" and len(result) == 1 and result[0][:2] == (0.0, 12.0)
+    assert cut_video(good, index=0, language=lambda text: 0.5) == ([], "not English")
+    assert cut_video(good[:10], index=0) == ([], "10 captions or fewer")
     glitches = [
         *good[:5],
         *((float(i), i + 0.1, text) for i, (_, _, text) in enumerate(good[5:], start=5)),
     ]
     assert (
-        of_video(glitches, index=0)[1] == "fewer than 6 captions once glitches and repeats are gone"
+        cut_video(glitches, index=0)[1]
+        == "fewer than 6 captions once glitches and repeats are gone"
     )

@@ -7,7 +7,14 @@ import torch
 from ssvid.data.decode import read, stamps
 from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
-from ssvid.data.narration.samples import NOTHING, Bags, FeatureWindows, begin, hear, neighbours
+from ssvid.data.narration.samples import (
+    NOTHING,
+    Bags,
+    FeatureWindows,
+    choose_neighbours,
+    choose_start,
+    choose_window,
+)
 from ssvid.data.samples import collate
 from ssvid.data.training import training
 from ssvid.errors import UserError
@@ -20,11 +27,11 @@ SAID = ((0.0, 2.0, "a"), (3.0, 4.0, "b"), (4.5, 6.0, "c"), (20.0, 21.0, "d"))
 
 
 def test_candidates_grow_on_the_side_that_keeps_them_together():
-    assert neighbours(SAID, 1, 2) == [1, 2]  # 3 to 6 rather than 0 to 4
-    assert neighbours(SAID, 1, 3) == [0, 1, 2]
-    assert neighbours(SAID, 3, 2) == [2, 3]
-    assert neighbours(SAID, 0, 4) == [0, 1, 2, 3]
-    assert neighbours(SAID, 2, 6) == [0, 1, 2, 3, 3, 3]  # too few: the last one again
+    assert choose_neighbours(SAID, 1, 2) == [1, 2]  # 3 to 6 rather than 0 to 4
+    assert choose_neighbours(SAID, 1, 3) == [0, 1, 2]
+    assert choose_neighbours(SAID, 3, 2) == [2, 3]
+    assert choose_neighbours(SAID, 0, 4) == [0, 1, 2, 3]
+    assert choose_neighbours(SAID, 2, 6) == [0, 1, 2, 3, 3, 3]  # too few: the last one again
 
 
 @for_each(
@@ -37,7 +44,7 @@ def test_candidates_grow_on_the_side_that_keeps_them_together():
     ],
 )
 def test_a_clip_lies_in_its_widened_sentence(sentence, u, start):
-    assert begin((*sentence, "x"), 5.0, 3.2, u) == start
+    assert choose_start((*sentence, "x"), 5.0, 3.2, u) == start
 
 
 @pytest.fixture
@@ -45,24 +52,24 @@ def narrated(tmp_path: Path) -> Manifest:
     """Two films of 10 s, 25 frames a second, whose frames are numbered."""
     for i in range(2):
         write(tmp_path / f"{i}.mp4", [t / 25 for t in range(250)], first=300 * i, g=12)
-    said = [((2.0, 3.0, "two"), (6.0, 7.0, "six")), ((1.0, 2.0, "one"),)]
-    return Manifest.build([Row(f"{i}.mp4", sentences=said[i]) for i in range(2)], tmp_path)
+    spoken = [((2.0, 3.0, "two"), (6.0, 7.0, "six")), ((1.0, 2.0, "one"),)]
+    return Manifest.build([Row(f"{i}.mp4", sentences=spoken[i]) for i in range(2)], tmp_path)
 
 
 def test_a_bag_has_the_clip_of_its_sentence(narrated):
     views = Views(clips=(SPEC,), text=Bag(sentences=2, min_s=1.0))
     bags = Bags(narrated, views, seed=0)
-    seen = set()
+    first_frames = set()
     for epoch in range(12):
         sample = bags[epoch, 0]
         assert sample["sentences"] == ["two", "six"] and sample["clips"].shape == (1, 3, 4, 64, 64)
-        seen.add(first_frame(sample["clips"], narrated))
-    assert seen == {50, 150}  # 2 s and 6 s
+        first_frames.add(first_frame(sample["clips"], narrated))
+    assert first_frames == {50, 150}  # 2 s and 6 s
     assert bags[0, 1]["sentences"] == ["one", "one"]
 
 
 def first_frame(clips: torch.Tensor, narrated: Manifest) -> int:
-    """Which frame of the first film a centre crop of 64 x 64 begins with: compared with all of them."""
+    """The frame of the first film that a centre crop of 64 x 64 begins with."""
     whole = read(narrated.path(0), stamps(narrated.path(0)))  # T C H W
     left = (whole.shape[3] - 64) // 2
     gap = (whole[:, :, :, left : left + 64].int() - clips[0, :, 0].int()).abs().flatten(1).sum(1)
@@ -86,8 +93,8 @@ def test_rows_without_sentences_are_refused(narrated):
 LONG = tuple((10.0 * i + 0.4, 10.0 * i + 4.6, f"s{i}") for i in range(12))  # 0 to 115 s
 
 
-def window(u: float, said=LONG, length: int = 120, **more):
-    return hear(said, length, Window(seconds=32, **more), torch.tensor([u]))
+def window(u: float, spoken=LONG, length: int = 120, **options):
+    return choose_window(spoken, length, Window(seconds=32, **options), torch.tensor([u]))
 
 
 def test_a_window_begins_with_a_sentence_and_has_what_follows():
@@ -109,9 +116,9 @@ def test_sentences_past_the_features_are_left_out():
     assert window(0.999, length=80).start == 40  # s7 ends at 74.6
 
 
-@for_each("said", [(), LONG[:3], ((100.0, 130.0, "past"),)])
-def test_a_video_that_leaves_no_window_is_silent(said):
-    assert window(0.5, said) == (0, [NOTHING], [(0, 32)])
+@for_each("spoken", [(), LONG[:3], ((100.0, 130.0, "past"),)])
+def test_a_video_that_leaves_no_window_is_silent(spoken):
+    assert window(0.5, spoken) == (0, [NOTHING], [(0, 32)])
 
 
 @pytest.fixture
@@ -139,8 +146,11 @@ def test_features_lie_where_their_window_does(stored):
             sample["features"][:, 0].tolist() == list(range(start, start + 32))
             and not sample["video_padding_mask"].any()
         )
-        at = start // 10
-        assert sample["sentences"][0] == f"s{at}" and sample["spans_s"][0].tolist() == [0.0, 5.0]
+        first_sentence = start // 10
+        assert sample["sentences"][0] == f"s{first_sentence}" and sample["spans_s"][0].tolist() == [
+            0.0,
+            5.0,
+        ]
         torch.testing.assert_close(
             sample["span_fractions"][0], torch.tensor([start / 120, (start + 5) / 120])
         )

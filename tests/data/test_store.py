@@ -1,4 +1,4 @@
-"""Seconds of a video in one pass are those at random; a feature store says what is wrong with it."""
+"""Seconds of a video are the same in one pass and at random; what a feature store refuses."""
 
 import json
 import weakref
@@ -14,7 +14,7 @@ from ssvid.data.datasets.folder import folder
 from ssvid.data.datasets.frames import frames
 from ssvid.data.preprocess.flow import compute
 from ssvid.data.seconds import LATE, Seconds, in_order
-from ssvid.data.store import CARD, Store, card_of, open_for_writing, write_features
+from ssvid.data.store import CARD, Store, make_card, open_for_writing, write_features
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import VARIABLE, numbers, picture, write
@@ -44,11 +44,11 @@ def test_one_pass_gives_the_clips_of_each_second(tmp_path: Path, kind: str, spec
 
 def same(data, spec: ClipSpec) -> None:
     wanted = Seconds(data, spec)
-    got = list(in_order(data, 0, spec))
-    assert len(got) == len(wanted) > 0
-    for second, clip in enumerate(got):
+    decoded = list(in_order(data, 0, spec))
+    assert len(decoded) == len(wanted) > 0
+    for second, clip in enumerate(decoded):
         assert torch.equal(clip, wanted[0, second]["clips"][0]), second
-    assert len(got) == 1 or not torch.equal(got[0], got[-1])
+    assert len(decoded) == 1 or not torch.equal(decoded[0], decoded[-1])
 
 
 def test_folders_of_frames_and_flow(tmp_path: Path):
@@ -64,26 +64,26 @@ def test_folders_of_frames_and_flow(tmp_path: Path):
 
 def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path / "a.mp4", [i / 10 for i in range(300)], g=250, bf=3)
-    cut, passes = seconds.geometry, seconds.decoded
+    cut, passes = seconds.geometry, seconds.decode_frames
     shown: list[int] = []
     live: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     most, opened = 0, 0
 
-    def cutting(frames: torch.Tensor, *more) -> torch.Tensor:
+    def cutting(frames: torch.Tensor, *options) -> torch.Tensor:
         nonlocal most
-        made = cut(frames, *more)
+        clips = cut(frames, *options)
         shown.extend(numbers(frames))
-        live.add(made)
+        live.add(clips)
         most = max(most, len(live))
-        return made
+        return clips
 
-    def opening(*given):
+    def opening(*arguments):
         nonlocal opened
         opened += 1
-        return passes(*given)
+        return passes(*arguments)
 
     monkeypatch.setattr(seconds, "geometry", cutting)
-    monkeypatch.setattr(seconds, "decoded", opening)
+    monkeypatch.setattr(seconds, "decode_frames", opening)
     for _ in in_order(folder(str(tmp_path), labels=False), 0, SPECS[0]):
         pass
     assert shown == [*range(0, 300, 2), 299] and opened == 1  # 5 a second, and the last one
@@ -97,22 +97,22 @@ def test_where_jumping_over_frames_fails_all_are_read(
     write(tmp_path / name, times, **options)
     data, whole, cut, shown = (
         folder(str(tmp_path), labels=False),
-        seconds.decoded,
+        seconds.decode_frames,
         seconds.geometry,
         [],
     )
 
     def failing(path, table, passed):
-        for i, got in enumerate(whole(path, table, passed)):
+        for i, decoded in enumerate(whole(path, table, passed)):
             if passed and i == 3:
                 raise ValueError("lost the thread")
-            yield got
+            yield decoded
 
-    def cutting(frames: torch.Tensor, *more) -> torch.Tensor:
+    def cutting(frames: torch.Tensor, *options) -> torch.Tensor:
         shown.extend(numbers(frames))
-        return cut(frames, *more)
+        return cut(frames, *options)
 
-    monkeypatch.setattr(seconds, "decoded", failing)
+    monkeypatch.setattr(seconds, "decode_frames", failing)
     same(data, SPECS[2])
     monkeypatch.setattr(seconds, "geometry", cutting)
     list(in_order(data, 0, SPECS[2]))
@@ -127,24 +127,28 @@ def test_where_jumping_over_frames_fails_all_are_read(
 
 
 def test_a_frame_that_does_not_come_is_said_and_none_are_piled_up(monkeypatch: pytest.MonkeyPatch):
-    given = 0
+    arguments = 0
 
     def pictures():
-        nonlocal given
+        nonlocal arguments
         for i in [*range(7), *range(8, 10_000)]:
-            given += 1
+            arguments += 1
             yield i, torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
 
     wanted = np.arange(10_000).reshape(-1, 4)
     with pytest.raises(DecodeError, match=facts("7.000")):
-        list(seconds._dealt(Path("a.mp4"), pictures(), wanted, np.arange(10_000.0), 8))
-    assert given < LATE + 20
+        list(seconds._make_clips(Path("a.mp4"), pictures(), wanted, np.arange(10_000.0), 8))
+    assert arguments < LATE + 20
 
 
 def test_a_picture_that_changes_its_size(monkeypatch: pytest.MonkeyPatch):
     pictures = ((i, torch.zeros(1, 3, 8 + i // 2, 8, dtype=torch.uint8)) for i in range(4))
     with pytest.raises(DecodeError, match=facts("a.mp4")):
-        list(seconds._dealt(Path("a.mp4"), pictures, np.arange(4).reshape(2, 2), np.arange(4.0), 8))
+        list(
+            seconds._make_clips(
+                Path("a.mp4"), pictures, np.arange(4).reshape(2, 2), np.arange(4.0), 8
+            )
+        )
 
 
 def test_damage_inside_is_an_error_with_its_time(tmp_path: Path):
@@ -153,15 +157,15 @@ def test_damage_inside_is_an_error_with_its_time(tmp_path: Path):
     for i in range(len(data) * 3 // 4, len(data) * 3 // 4 + 900, 60):
         data[i] ^= draw.randint(1, 255)
     file.write_bytes(data)
-    listed, made = folder(str(tmp_path), labels=False), []
+    listed, clips = folder(str(tmp_path), labels=False), []
     with pytest.raises(DecodeError) as caught:
         for clip in in_order(listed, 0, ClipSpec(frames=16, fps=25.0, size=24)):
-            made.append(clip)
-    assert 0 < len(made) < 4 and caught.value.time is not None and 1 < caught.value.time < 4
+            clips.append(clip)
+    assert 0 < len(clips) < 4 and caught.value.time is not None and 1 < caught.value.time < 4
 
 
 def test_a_store_reads_what_was_written(tmp_path: Path):
-    store = open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0]))
+    store = open_for_writing(tmp_path, make_card(3, "vit", "ab12", SPECS[0]))
     rows = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
     for name in ("one", "a/b", "../up", "/top"):
         write_features(store.path(name), rows)
@@ -199,7 +203,7 @@ def test_published_features_are_a_store(tmp_path: Path):
 )
 def test_what_is_wrong_with_features_is_a_sentence(tmp_path: Path, content, words: tuple[str, ...]):
     store, file = (
-        open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0])),
+        open_for_writing(tmp_path, make_card(3, "vit", "ab12", SPECS[0])),
         tmp_path / "a.npy",
     )
     if isinstance(content, bytes):
@@ -227,12 +231,12 @@ def test_folders_that_are_no_store(tmp_path: Path):
 
 
 def test_other_features_are_refused_with_what_differs(tmp_path: Path):
-    open_for_writing(tmp_path / "s", card_of(3, "vit", "ab12", SPECS[0]))
-    open_for_writing(tmp_path / "s", card_of(3, "vit", "ab12", SPECS[0]))
+    open_for_writing(tmp_path / "s", make_card(3, "vit", "ab12", SPECS[0]))
+    open_for_writing(tmp_path / "s", make_card(3, "vit", "ab12", SPECS[0]))
     with pytest.raises(UserError, match=facts("ab12", "cd34")) as caught:
-        open_for_writing(tmp_path / "s", card_of(3, "vit", "cd34", SPECS[1]))
+        open_for_writing(tmp_path / "s", make_card(3, "vit", "cd34", SPECS[1]))
     assert "dim" not in str(caught.value)
     np.save(tmp_path / "theirs.npy", np.ones((5, 7), np.float32))
     with pytest.raises(UserError, match=facts("theirs.npy", "store.json")):
         (tmp_path / "s" / CARD).unlink()
-        open_for_writing(tmp_path, card_of(3, "vit", "ab12", SPECS[0]))
+        open_for_writing(tmp_path, make_card(3, "vit", "ab12", SPECS[0]))

@@ -1,4 +1,4 @@
-"""The synthetic set: what its labels can and cannot be read from, and that eight processes make it once."""
+"""The synthetic set: what reveals its labels, and that several processes make it once."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from ssvid.data.decode import read, stamps
-from ssvid.data.synthetic import ACTS, VERSION, _tour, clips, draw_clip, motions, write
+from ssvid.data.synthetic import (
+    VERSION,
+    _tour,
+    draw_clip,
+    list_clips,
+    list_motions,
+    tour_frames,
+    write_set,
+)
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import datasets
@@ -15,8 +23,8 @@ from tests import warm
 from tests.helpers import facts, for_each
 
 USED = ("across", "orbit", "spin")
-MOTIONS = motions(USED)
-TOUR = sum(ACTS[act].frames for act in USED)
+MOTIONS = list_motions(USED)
+TOUR = tour_frames(USED)
 SMALL = {
     "train": 16,
     "val": 8,
@@ -39,7 +47,7 @@ class Drawn(NamedTuple):
     @property
     def limit(self) -> float:
         """Three standard errors over chance, on 400 test clips."""
-        chance = 1 / len(motions(self.acts))
+        chance = 1 / len(list_motions(self.acts))
         return chance + 3 * (chance * (1 - chance) / 400) ** 0.5
 
 
@@ -47,18 +55,17 @@ class Drawn(NamedTuple):
 def drawn(request):
     """1200 clips of a tour, in any of whose acts a single frame could tell."""
     n, acts = 1200, request.param
-    labels = torch.arange(n) % len(motions(acts))
-    tour = sum(ACTS[act].frames for act in acts)
-    pictures = [
-        draw_clip(int(label), i, 0, acts=acts, frames=tour, size=16).mean(-1)
-        for i, label in enumerate(labels)
-    ]
+    labels = torch.arange(n) % len(list_motions(acts))
+    tour = tour_frames(acts)
+    pictures = []
+    for i, label in enumerate(labels.tolist()):
+        pictures.append(draw_clip(label, i, 0, acts=acts, frames=tour, size=16).mean(-1))
     x = torch.from_numpy(np.stack(pictures)).float() / 255  # N T 16 16
     return Drawn(torch.nn.functional.avg_pool2d(x, 2), labels, acts)
 
 
 def accuracy(x, labels, train=800):
-    """A linear probe in closed form: ridge regression on one-hot labels, decay by hold-out within train."""
+    """A linear probe: ridge regression on one-hot labels, with a decay chosen within train."""
     x = x.flatten(1).double()
     x = (x - x[:train].mean(0)) / (x[:train].std(0) + 1e-6)
     x = torch.cat([x, torch.ones(len(x), 1)], 1)
@@ -90,11 +97,11 @@ def test_a_clip_is_what_its_coordinates_say():
 
 @for_each("acts", [USED, ("across", "orbit"), ("grow", "along"), ("spin",)])
 def test_every_label_shows_the_same_frames(acts):
-    """The reason why shuffled frames and single frames tell nothing: exactly, not by measurement."""
-    tour = sum(ACTS[act].frames for act in acts)
+    """So shuffled frames and single frames reveal nothing: exactly, not just by measurement."""
+    tour = tour_frames(acts)
     for index in range(6):
         sets = []
-        for label in range(len(motions(acts))):
+        for label in range(len(list_motions(acts))):
             frames = (
                 draw_clip(label, index, 0, acts=acts, frames=tour, size=32)
                 .reshape(tour, -1)
@@ -108,16 +115,16 @@ def test_every_label_shows_the_same_frames(acts):
 
 def test_the_ways_are_as_named():
     acts = ("across", "along", "spin")
-    for label, motion in enumerate(motions(acts)):
+    for label, motion in enumerate(list_motions(acts)):
         for axis, (act, way) in enumerate(zip(acts, motion.split("_"), strict=True)):
-            first = sum(ACTS[name].frames for name in acts[:axis])
+            first = tour_frames(acts[:axis])
             path = _tour(label, acts, 0.0)[axis]
             assert (path[first + 1] - path[first] > 0) == (way in ("right", "down", "cw")), act
 
 
 def test_an_unknown_act():
     with pytest.raises(UserError, match=facts("jump")):
-        motions(("across", "jump"))
+        list_motions(("across", "jump"))
 
 
 def test_one_frame_tells_nothing(drawn):
@@ -139,23 +146,21 @@ def test_shuffled_frames_tell_nothing(drawn):
 def test_order_tells(drawn):
     """The control: the same probe reads the label where the features know of time."""
     assert accuracy(drawn.x, drawn.labels) < 2 / len(
-        motions(drawn.acts)
+        list_motions(drawn.acts)
     )  # pixels in order do not help a linear probe
-    paths = torch.stack(
-        [torch.from_numpy(_tour(int(label), drawn.acts, 0.0)) for label in drawn.labels]
-    )  # N 4 T
-    steps = paths.diff(dim=2)
+    paths = [torch.from_numpy(_tour(label, drawn.acts, 0.0)) for label in drawn.labels.tolist()]
+    steps = torch.stack(paths).diff(dim=2)  # N 4 T-1
     noise = 0.3 * torch.randn(steps.shape, generator=torch.Generator().manual_seed(0))
     assert accuracy(steps + noise, drawn.labels) > 0.5
 
 
 def test_the_generator_is_frozen():
-    """Published numbers rest on these pictures: whoever changes them counts VERSION up and measures the demo anew."""
+    """Published numbers rest on these pictures. A change needs a new VERSION and a new demo."""
     assert VERSION == 3
     weights = np.cos(np.arange(14 * 32 * 32 * 3) / 97).reshape(
         14, 32, 32, 3
     )  # moves of a pixel change the sums
-    seen = [
+    shown = [
         round(float((weights * draw_clip(label, index, seed, acts=acts, frames=14, size=32)).sum()))
         for label, index, seed, acts in (
             (0, 0, 0, ("across", "along")),
@@ -164,16 +169,16 @@ def test_the_generator_is_frozen():
             (5, 2 * 10**6, 0, ("orbit", "spin", "grow")),
         )
     ]
-    assert np.abs(np.array(seen) - np.array(FROZEN)).max() <= 20, (
-        seen
+    assert np.abs(np.array(shown) - np.array(FROZEN)).max() <= 20, (
+        shown
     )  # rounding of single pixels by a level
 
 
 def test_files_show_what_was_drawn(tmp_path):
-    write(tmp_path / "set", **SMALL)
+    write_set(tmp_path / "set", **SMALL)
     for row in (0, 5, 20):
         path, index = (
-            clips(train=16, val=8, test=8, acts=USED)[row],
+            list_clips(train=16, val=8, test=8, acts=USED)[row],
             (0, 5, 10**6 + 4)[row // 5 if row < 20 else 2],
         )
         file = tmp_path / "set" / path.path
@@ -191,16 +196,16 @@ def test_files_show_what_was_drawn(tmp_path):
 
 
 def test_the_data_set(tmp_path):
-    made = datasets["synthetic"](str(tmp_path), train=32, labelled=8, val=16, test=24)
-    assert [len(made.split(name)) for name in ("train", "val", "test")] == [32, 16, 24]
-    assert set(made.classes) == set(motions(("across", "along")))
-    assert (made.split("train").labels >= 0).tolist() == [True] * 8 + [False] * 24
+    data = datasets["synthetic"](str(tmp_path), train=32, labelled=8, val=16, test=24)
+    assert [len(data.split(name)) for name in ("train", "val", "test")] == [32, 16, 24]
+    assert set(data.classes) == set(list_motions(("across", "along")))
+    assert (data.split("train").labels >= 0).tolist() == [True] * 8 + [False] * 24
     for split in ("train", "val", "test"):
-        labels = made.split(split).labels
+        labels = data.split(split).labels
         assert len(labels[labels >= 0].unique(return_counts=True)[1].unique()) == 1
     again = datasets["synthetic"](str(tmp_path), train=32, labelled=8, val=16, test=24)
-    assert again.hash == made.hash and again.root == made.root
-    assert datasets["synthetic"](str(tmp_path), train=16, val=16, test=24).root != made.root
+    assert again.hash == data.hash and again.root == data.root
+    assert datasets["synthetic"](str(tmp_path), train=16, val=16, test=24).root != data.root
 
 
 def test_two_processes_make_one_set(tmp_path):
@@ -214,8 +219,8 @@ def test_two_processes_make_one_set(tmp_path):
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    write(tmp_path / "set", **SMALL)
+    write_set(tmp_path / "set", **SMALL)
     with pytest.raises(UserError, match=facts(str(tmp_path / "set"))):
-        write(tmp_path / "set", **{**SMALL, "seed": 1})
+        write_set(tmp_path / "set", **{**SMALL, "seed": 1})
     with pytest.raises(UserError, match=facts("33")):
-        write(tmp_path / "odd", **{**SMALL, "size": 33})
+        write_set(tmp_path / "odd", **{**SMALL, "size": 33})

@@ -1,14 +1,16 @@
 import hashlib
 import json
+from itertools import pairwise
+from operator import attrgetter, itemgetter
 
 import numpy as np
 import pytest
 import torch
 
-from ssvid.data.datasets.synthetic_narrated import TRUTH, VERSION, film, synthetic_narrated
+from ssvid.data.datasets.synthetic_narrated import TRUTH, VERSION, draw_film, synthetic_narrated
 from ssvid.data.decode import read, stamps
 from ssvid.data.narration import synthetic_narrator
-from ssvid.data.synthetic import hue
+from ssvid.data.synthetic import hue_to_rgb
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from tests.helpers import facts
@@ -25,91 +27,101 @@ def data(tmp_path_factory):
 
 def test_a_script_has_each_thing_once_and_pauses():
     for index in range(20):
-        script = synthetic_narrator.script(index, 0, SECONDS)
-        assert len({action[2:4] for action in script}) == len(script) > 4
-        gaps = [b.start - a.end for a, b in zip(script, script[1:], strict=False)]
-        assert min(gaps) >= 1 and max(gaps) <= 4 and script[-1].end <= SECONDS
+        script = synthetic_narrator.write_script(index, 0, SECONDS)
+        assert len(set(map(attrgetter("colour", "shape"), script))) == len(script) > 4
+        for action, following in pairwise(script):
+            assert 1 <= following.start - action.end <= 4
+        assert script[-1].end <= SECONDS
+
+
+def write_and_narrate(index, seconds):
+    script = synthetic_narrator.write_script(index, 0, seconds)
+    return script, synthetic_narrator.narrate(script, index, 0, seconds)
+
+
+def is_exact(utterance):
+    """It is as long as its action: neither exchanged nor clipped."""
+    start, end = utterance.true
+    return abs(utterance.end - utterance.start - end + start) < 1e-9
 
 
 def test_the_narrator_is_as_careless_as_said():
     """Delay N(4, 4), 30 % irrelevant, about 10 % of sentences exchanged, over 400 videos."""
     late, irrelevant, total, moved = [], 0, 0, 0
     for index in range(400):
-        script = synthetic_narrator.script(index, 0, 128)
-        said = synthetic_narrator.narrate(script, index, 0, 128)
-        assert len(said) == len(script) + round(len(script) * 3 / 7)
-        total += len(said)
-        irrelevant += sum(one.true is None for one in said)
-        truths = [one.true for one in said]
-        unswapped = sorted(said, key=lambda one: one.start)
-        assert [one.start for one in said] == [one.start for one in unswapped]
-        assert sorted(t for t in truths if t) == [action[:2] for action in script]
-        true = [one for one in said if one.true]
-        own = [one for one in true if abs(one.end - one.start - one.true[1] + one.true[0]) < 1e-9]
-        late += [
-            one.start - one.true[0] for one in own
-        ]  # as long as its action: neither exchanged nor clipped
-        moved += len(true) - len(own)
+        script, utterances = write_and_narrate(index, 128)
+        assert len(utterances) == len(script) + round(len(script) * 3 / 7)
+        total += len(utterances)
+        starts = list(map(attrgetter("start"), utterances))
+        assert starts == sorted(starts)
+        true = list(filter(attrgetter("true"), utterances))
+        irrelevant += len(utterances) - len(true)
+        assert sorted(map(attrgetter("true"), true)) == list(map(itemgetter(slice(2)), script))
+        exact = list(filter(is_exact, true))
+        late += [utterance.start - utterance.true[0] for utterance in exact]
+        moved += len(true) - len(exact)
     assert irrelevant / total == pytest.approx(0.3, abs=0.01)
     assert np.mean(late) == pytest.approx(4, abs=0.3) and np.std(late) == pytest.approx(4, abs=0.3)
-    assert (
-        0.08 < moved / (total - irrelevant) < 0.25
-    )  # exchanged with a neighbour, or clipped at an end of the video
+    # Exchanged with a neighbour, or clipped at an end of the video.
+    assert 0.08 < moved / (total - irrelevant) < 0.25
 
 
 def test_the_set_is_frozen():
-    """What was measured was measured on these: another script, narration or picture is another VERSION."""
-    told = hashlib.sha256()
+    """Published numbers rest on these: another script, narration or picture is a new VERSION."""
+    digest = hashlib.sha256()
     for index in range(3):
-        script = synthetic_narrator.script(index, 0, SECONDS)
-        told.update(repr([[round(t, 4) for t in a[:2]] + [*a[2:]] for a in script]).encode())
-        said = synthetic_narrator.narrate(script, index, 0, SECONDS)
-        told.update(
-            repr([(round(one.start, 4), round(one.end, 4), one.text) for one in said]).encode()
-        )
-    frames = film(synthetic_narrator.script(0, 0, SECONDS), 0, 0, SECONDS, size=16, fps=2)
+        script, utterances = write_and_narrate(index, SECONDS)
+        actions = [[round(a.start, 4), round(a.end, 4), *a[2:]] for a in script]
+        digest.update(repr(actions).encode())
+        spoken = [(round(u.start, 4), round(u.end, 4), u.text) for u in utterances]
+        digest.update(repr(spoken).encode())
+    script = synthetic_narrator.write_script(0, 0, SECONDS)
+    frames = draw_film(script, 0, 0, SECONDS, size=16, fps=2)
     assert VERSION == 2
-    assert told.hexdigest()[:16] == "e8d29b443c819d32"
+    assert digest.hexdigest()[:16] == "e8d29b443c819d32"
     assert int(frames.astype(np.int64).sum()) == 8598562
+
+
+def number_utterances(n):
+    """Sentence i is heard from second i on, and true half a second later."""
+    utterances = []
+    for i in range(n):
+        true = (i + 0.5, i + 1.5)
+        utterances.append(synthetic_narrator.Utterance(float(i), i + 1.0, str(i), true))
+    return utterances
 
 
 def test_a_tenth_of_neighbouring_pairs_is_exchanged():
     pairs = exchanged = 0
     for index in range(400):
-        said = [synthetic_narrator.Said(float(i), i + 1.0, str(i), None) for i in range(16)]
-        got = synthetic_narrator.swapped(said, uniform(0, "swaps", 0, index, 16)[0].tolist())
-        moved = sum(one.text != str(i) for i, one in enumerate(got))
+        u = uniform(0, "swaps", 0, index, 16)[0].tolist()
+        swapped = synthetic_narrator.swap_neighbours(number_utterances(16), u)
+        moved = sum(utterance.text != str(i) for i, utterance in enumerate(swapped))
         exchanged += moved // 2
-        pairs += 15 - moved // 2  # a pair that overlaps one which was exchanged is not asked
+        pairs += 15 - moved // 2  # a pair that overlaps an exchanged one is not drawn
     assert exchanged / pairs == pytest.approx(0.1, abs=0.01)
 
 
 def test_exchanged_sentences_take_their_truth_along():
-    said = [
-        synthetic_narrator.Said(float(i), i + 1.0, str(i), (i + 0.5, i + 1.5)) for i in range(5)
-    ]
-    got = synthetic_narrator.swapped(said, [0.0, 0.0, 0.5, 0.05, 0.0])
-    assert [one.text for one in got] == ["1", "0", "2", "4", "3"]
-    assert [one.true[0] - 0.5 for one in got] == [1, 0, 2, 4, 3] and [one.start for one in got] == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
+    u = [0.0, 0.0, 0.5, 0.05, 0.0]
+    swapped = synthetic_narrator.swap_neighbours(number_utterances(5), u)
+    for i, (utterance, text) in enumerate(zip(swapped, "10243", strict=True)):
+        assert utterance.text == text and utterance.start == i
+        assert utterance.true[0] - 0.5 == int(text)
 
 
 def test_irrelevant_sentences_are_of_nothing_that_is_shown():
     for index in range(20):
-        script = synthetic_narrator.script(index, 0, SECONDS)
+        script, utterances = write_and_narrate(index, SECONDS)
         shown = {f"{a.colour} {a.shape}" for a in script}
-        for one in synthetic_narrator.narrate(script, index, 0, SECONDS):
-            assert any(thing in one.text for thing in shown) == (one.true is not None)
+        for utterance in utterances:
+            is_shown = any(name in utterance.text for name in shown)
+            assert is_shown == (utterance.true is not None)
 
 
 def test_the_picture_is_empty_between_actions():
-    script = synthetic_narrator.script(3, 0, SECONDS)
-    frames = film(script, 3, 0, SECONDS, size=32, fps=4)
+    script = synthetic_narrator.write_script(3, 0, SECONDS)
+    frames = draw_film(script, 3, 0, SECONDS, size=32, fps=4)
     empty = frames[0]
     for t, frame in enumerate(frames):
         acted = any(round(a.start * 4) <= t < round(a.end * 4) for a in script)
@@ -118,12 +130,14 @@ def test_the_picture_is_empty_between_actions():
 
 def test_what_is_said_is_seen():
     """The pixels that differ from the background have the colour of the true sentence."""
-    script = synthetic_narrator.script(5, 0, SECONDS)
-    frames = film(script, 5, 0, SECONDS, size=32, fps=4).astype(int)
+    script = synthetic_narrator.write_script(5, 0, SECONDS)
+    frames = draw_film(script, 5, 0, SECONDS, size=32, fps=4).astype(int)
     for action in script:
         frame = frames[round((action.start + action.end) * 2)]
         shape = frame[abs(frame - frames[0]).sum(-1) > 60].mean(0)
-        hues = {name: hue(turns, 0.8, 1.0) for name, turns in synthetic_narrator.COLOURS.items()}
+        hues = {
+            name: hue_to_rgb(turns, 0.8, 1.0) for name, turns in synthetic_narrator.COLOURS.items()
+        }
         assert (
             min(hues, key=lambda name: np.abs(shape / shape.max() - hues[name]).sum())
             == action.colour
@@ -135,11 +149,11 @@ def test_rows_and_truth(data):
     truth = json.loads((data.root / TRUTH).read_text())
     assert sorted(truth) == ["test_00000", "test_00001", "val_00000"]
     for row in data.rows:
-        assert row.duration == SECONDS and list(row.sentences) == sorted(
-            row.sentences, key=lambda one: one[0]
-        )
+        in_order = sorted(row.sentences, key=itemgetter(0))
+        assert row.duration == SECONDS and list(row.sentences) == in_order
         if row.video_id in truth:
-            assert [one[3] for one in truth[row.video_id]] == [text for _, _, text in row.sentences]
+            texts = list(map(itemgetter(3), truth[row.video_id]))
+            assert texts == list(map(itemgetter(2), row.sentences))
     assert data.rows[0].features == ""
 
 

@@ -169,11 +169,11 @@ def test_seconds_are_known_by_their_number(videos: Path):
     seen = Seconds(folder(str(videos)), SPEC)
     (whole,) = features._divide_rows(seen)
     seen.row.append(9)
-    seen.at.append((1,))
+    seen.locations.append((1,))
     (longer,) = features._divide_rows(seen)
     seen.row[-1] = 8
     (moved,) = features._divide_rows(seen)
-    seen.at[-1] = (2,)
+    seen.locations[-1] = (2,)
     (later,) = features._divide_rows(seen)
     assert len({part.name for part in (whole, longer, moved, later)}) == 4
 

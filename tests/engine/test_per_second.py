@@ -145,7 +145,7 @@ def test_videos_that_cannot_be_read_are_counted_and_listed(long: Path, net: Path
 def test_a_video_that_fails_on_the_way_leaves_nothing(
     long: Path, net: Path, tmp_path: Path, monkeypatch
 ):
-    whole = seconds._dealt
+    whole = seconds._make_clips
 
     def failing(path, *more):
         for second, clip in enumerate(whole(path, *more)):
@@ -153,7 +153,7 @@ def test_a_video_that_fails_on_the_way_leaves_nothing(
                 raise DecodeError(path, "damaged", 4.0)
             yield clip
 
-    monkeypatch.setattr(seconds, "_dealt", failing)
+    monkeypatch.setattr(seconds, "_make_clips", failing)
     told = stored(long, net, tmp_path / "s", "--batch_size", "1")
     assert (told["made"], told["bad"]) == (2, 1) and sorted(contents(tmp_path / "s")) == [
         "one.npy",

@@ -49,7 +49,7 @@ def decoded() -> Iterator[dict[str, Any]]:
 def line_of(name: str, source: Path, place: Path) -> dict[str, Any]:
     here = place / "set" / name
     (here / "original").mkdir(parents=True)
-    found = files.videos(source)
+    found = files.list_videos(source)
     chosen = found[:: max(1, len(found) // TAKEN)][:TAKEN]
     for i, path in enumerate(chosen):
         (here / "original" / f"{i}{Path(path).suffix}").symlink_to((source / path).resolve())

@@ -47,7 +47,7 @@ def clips_original() -> Case:
 def originals(place: Path) -> Path:
     place.mkdir()
     if own := os.environ.get(OWN):
-        found = files.videos(files.folder(own, OWN))
+        found = files.list_videos(files.need_folder(own, OWN))
         for i, name in enumerate(found[:: max(1, len(found) // TAKEN)][:TAKEN]):
             (place / f"{i}{Path(name).suffix}").symlink_to((Path(own) / name).resolve())
     else:
@@ -79,7 +79,7 @@ def their_clips(root: Path) -> Iterator[Tensor]:
         from pytorchvideo.data.clip_sampling import make_clip_sampler
         from pytorchvideo.data.labeled_video_dataset import LabeledVideoDataset
     paths: list[tuple[str, dict[str, int] | None]] = [
-        (str(root / name), {"label": 0}) for name in files.videos(root)
+        (str(root / name), {"label": 0}) for name in files.list_videos(root)
     ]
     with av.open(paths[0][0]) as container:
         seconds = (

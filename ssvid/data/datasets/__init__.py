@@ -1,1 +1,1 @@
-"""Folders and lists -> Manifest: one file per layout, found by the registry."""
+"""Folders and lists -> Manifest. There is one file for each layout, which the registry finds."""

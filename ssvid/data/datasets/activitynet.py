@@ -1,4 +1,4 @@
-"""ActivityNet 1.3 -> Manifest: untrimmed videos with the times of their classes in `segments` (200 classes)."""
+"""ActivityNet 1.3 -> Manifest: untrimmed videos of 200 classes, whose times are in `segments`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,68 +12,69 @@ from ssvid.registry import datasets
 from ssvid.shapes import Row
 
 NAME = "activity_net*.json"
-SPLIT = {
-    "training": "train",
-    "validation": "test",
-    "testing": None,
-}  # the labels of testing are secret
+# None: left out, because the labels of testing are secret.
+SPLIT = {"training": "train", "validation": "test", "testing": None}
 SOURCE = official.SOURCES["activitynet"]
 
 
 @datasets.register("activitynet")
 def activitynet(
-    root: str,  # of the videos: v_ID.mp4 or ID.mp4
+    root: str,  # folder of the videos: v_ID.mp4 or ID.mp4
     *,
-    annotations: str | None = None,  # activity_net.v1-3.min.json; default: looked for by root
+    # activity_net.v1-3.min.json; default: searched in and beside root
+    annotations: str | None = None,
     missing_ok: float = 0.0,  # share of listed videos that may be absent: they vanish from YouTube
 ) -> Manifest:
-    """The official validation is the test, for the labels of testing are secret; a fifth of training is val."""
-    path = official.folder(root, "--data.root of activitynet", SOURCE)
+    """The official validation is the test, because the labels of testing are secret.
+
+    A fifth of training is val.
+    """
+    path = official.need_folder(root, "--data.root of activitynet", SOURCE)
     if annotations is None:
-        folder = official.lists(path, None, "--data.annotations", NAME, ("annotations",), SOURCE)
+        inside = ("annotations",)
+        folder = official.find_lists(path, None, "--data.annotations", NAME, inside, SOURCE)
         annotations = str(max(folder.glob(NAME)))
-    file = official.file(annotations, "--data.annotations", SOURCE)
-    listed = list(_listed(file, lists.load(file)))
-    return Manifest.build(
-        official.locate(path, listed, SOURCE, missing_ok=missing_ok), path, source=file
-    )
+    file = official.need_file(annotations, "--data.annotations", SOURCE)
+    listed = list(_read_clips(file, lists.read_json(file)))
+    rows = official.locate_clips(path, listed, SOURCE, missing_ok=missing_ok)
+    return Manifest.build(rows, path, source=file)
 
 
-def _listed(file: Path, table: Any) -> Iterator[tuple[tuple[str, ...], Row]]:
-    base = table.get("database") if isinstance(table, dict) else None
-    if not isinstance(base, dict):
+def _read_clips(file: Path, table: Any) -> Iterator[tuple[tuple[str, ...], Row]]:
+    """The possible file names of each video, and its row."""
+    database = table.get("database") if isinstance(table, dict) else None
+    if not isinstance(database, dict):
         raise UserError(f"{file} is not ActivityNet's json: it has no `database` of videos.")
-    backwards = 0
-    for name, told in base.items():
-        if not isinstance(told, dict) or told.get("subset") not in SPLIT:
+    n_backwards = 0
+    for name, video in database.items():
+        if not isinstance(video, dict) or video.get("subset") not in SPLIT:
             raise UserError(f"{file}: {name} has no subset of {', '.join(SPLIT)}.")
-        split = SPLIT[told["subset"]]
+        split = SPLIT[video["subset"]]
         if split is None:
             continue
-        segments = [_segment(f"{file}: {name}", part) for part in told.get("annotations") or ()]
+        annotations = video.get("annotations") or ()
+        segments = [_parse_segment(f"{file}: {name}", entry) for entry in annotations]
         forwards = tuple(segment for segment in segments if segment[0] <= segment[1])
-        backwards += len(segments) - len(forwards)
+        n_backwards += len(segments) - len(forwards)
         row = Row(
             "",
-            None,
-            split,
-            name,
-            lists.number(told.get("duration")),
+            split=split,
+            group=name,
+            duration=lists.parse_number(video.get("duration")),
             video_id=name,
             segments=forwards,
         )
         yield (f"v_{name}", name), row
-    if backwards:
-        log_once(f"{file}: {backwards} segments end before they begin and are left out.")
+    if n_backwards:
+        log_once(f"{file}: {n_backwards} segments end before they begin and are left out.")
 
 
-def _segment(where: str, part: Any) -> tuple[float, float, str]:
-    times = part.get("segment") if isinstance(part, dict) else None
-    start, end = (
-        map(lists.number, times) if isinstance(times, list) and len(times) == 2 else (None, None)
+def _parse_segment(where: str, entry: Any) -> tuple[float, float, str]:
+    times = entry.get("segment") if isinstance(entry, dict) else None
+    if isinstance(times, list) and len(times) == 2 and isinstance(entry.get("label"), str):
+        start, end = map(lists.parse_number, times)
+        if start is not None and end is not None:
+            return start, end, entry["label"]
+    raise UserError(
+        f"{where} has an annotation without a label and a segment of start and end in seconds."
     )
-    if start is None or end is None or not isinstance(part.get("label"), str):
-        raise UserError(
-            f"{where} has an annotation without a label and a segment of start and end in seconds."
-        )
-    return start, end, part["label"]

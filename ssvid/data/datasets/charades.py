@@ -1,10 +1,13 @@
-"""Charades (arXiv:1604.01753) -> Manifest: clips of several of 157 classes, each with its times, in `segments`."""
+"""Charades (arXiv:1604.01753) -> Manifest: clips of several of 157 classes.
+
+The times of the classes are in `segments`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from ssvid.data import lists, official
-from ssvid.data.datasets.csv import Lines, need, read_table
+from ssvid.data.datasets.csv import Lines, need_column, read_table
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.log import log_once
@@ -18,68 +21,73 @@ SOURCE = official.SOURCES["charades"]
 
 @datasets.register("charades")
 def charades(
-    root: str,  # of the videos: ID.mp4, or folders of frames (Charades_v1_rgb)
+    root: str,  # folder of the videos: ID.mp4, or folders of frames (Charades_v1_rgb)
     *,
-    annotations: str
-    | None = None,  # folder of Charades_v1_train.csv and the others; default: looked for by root
+    # folder of Charades_v1_train.csv and the others; default: searched in and beside root
+    annotations: str | None = None,
     missing_ok: float = 0.0,  # share of listed clips that may be absent
     fps: float | None = None,  # of folders of frames: 24 for Charades_v1_rgb
 ) -> Manifest:
-    """The official test has its labels and is the test; whole subjects of train are val."""
-    path = official.folder(root, "--data.root of charades", SOURCE)
-    folder = official.lists(
-        path, annotations, "--data.annotations", FILES["train"], ("Charades",), SOURCE
-    )
-    tables = {split: _read(folder / name) for split, name in FILES.items()}
-    names = lists.names(official.file(folder / CLASSES, f"--data.annotations/{CLASSES}", SOURCE))
-    seen = [{line["subject"] for _, line in rows} for rows in tables.values()]
-    both = set.intersection(*seen)  # such a subject would be refused as a group
-    listed = [
-        item
-        for split, rows in tables.items()
-        for item in _listed(folder / FILES[split], split, rows, names, both)
-    ]
-    return Manifest.build(
-        official.locate(path, listed, SOURCE, missing_ok=missing_ok, fps=fps), path, source=folder
-    )
+    """The official test has labels and is the test. Whole subjects of train are val."""
+    path = official.need_folder(root, "--data.root of charades", SOURCE)
+    name, inside = FILES["train"], ("Charades",)
+    folder = official.find_lists(path, annotations, "--data.annotations", name, inside, SOURCE)
+    tables = {split: _read_lines(folder / name) for split, name in FILES.items()}
+    class_file = official.need_file(folder / CLASSES, f"--data.annotations/{CLASSES}", SOURCE)
+    names = lists.read_names(class_file)
+    # A subject of both splits cannot be a group.
+    shared = _subjects(tables["train"]) & _subjects(tables["test"])
+    listed: list[tuple[tuple[str, ...], Row]] = []
+    for split, lines in tables.items():
+        listed += _read_clips(folder / FILES[split], split, lines, names, shared)
+    rows = official.locate_clips(path, listed, SOURCE, missing_ok=missing_ok, fps=fps)
+    return Manifest.build(rows, path, source=folder)
 
 
-def _read(file: Path) -> Lines:
-    rows, columns = read_table(official.file(file, f"--data.annotations/{file.name}", SOURCE))
+def _read_lines(file: Path) -> Lines:
+    lines, columns = read_table(official.need_file(file, f"--data.annotations/{file.name}", SOURCE))
     for column in ("id", "subject", "actions"):
-        need(file, columns, column, "--data.annotations")
-    return rows
+        need_column(file, columns, column, "--data.annotations")
+    return lines
 
 
-def _listed(
-    file: Path, split: str, rows: Lines, names: dict[str, str], both: set[str]
+def _subjects(lines: Lines) -> set[str]:
+    return {line["subject"] for _, line in lines}
+
+
+def _read_clips(
+    file: Path, split: str, lines: Lines, names: dict[str, str], shared: set[str]
 ) -> Iterator[tuple[tuple[str, ...], Row]]:
-    backwards = 0
-    for number, line in rows:
-        segments = [
-            _segment(f"{file}, line {number}", text, names)
-            for text in line["actions"].split(";")
-            if text.strip()
-        ]
-        forwards = tuple(segment for segment in segments if segment[0] <= segment[1])
-        backwards += len(segments) - len(forwards)
+    """The file name of each clip, and its row. `shared`: subjects of both splits."""
+    n_backwards = 0
+    for number, line in lines:
+        where = f"{file}, line {number}"
+        texts = filter(str.strip, line["actions"].split(";"))
+        segments = [_parse_segment(where, text, names) for text in texts]
+        forwards = tuple(filter(lambda segment: segment[0] <= segment[1], segments))
+        n_backwards += len(segments) - len(forwards)
         subject = line["subject"].strip()
-        group = "" if not subject or subject in both else f"subject {subject}"
-        length = lists.number(line.get("length"))
         clip = line["id"].strip()
-        yield (clip,), Row("", None, split, group, length, video_id=clip, segments=forwards)
-    if backwards:
-        log_once(f"{file}: {backwards} segments end before they begin and are left out.")
-
-
-def _segment(where: str, text: str, names: dict[str, str]) -> tuple[float, float, str]:
-    """`c092 11.90 21.20`."""
-    name, *times = text.split()
-    start, end = (
-        (lists.number(times[0]), lists.number(times[1])) if len(times) == 2 else (None, None)
-    )
-    if start is None or end is None or name not in names:
-        raise UserError(
-            f"{where}: {text!r} is not a class of {CLASSES} with its start and end in seconds."
+        row = Row(
+            "",
+            split=split,
+            group="" if not subject or subject in shared else f"subject {subject}",
+            duration=lists.parse_number(line.get("length")),
+            video_id=clip,
+            segments=forwards,
         )
-    return start, end, names[name]
+        yield (clip,), row
+    if n_backwards:
+        log_once(f"{file}: {n_backwards} segments end before they begin and are left out.")
+
+
+def _parse_segment(where: str, text: str, names: dict[str, str]) -> tuple[float, float, str]:
+    """`c092 11.90 21.20`: class, start and end."""
+    name, *times = text.split()
+    if len(times) == 2 and name in names:
+        start, end = map(lists.parse_number, times)
+        if start is not None and end is not None:
+            return start, end, names[name]
+    raise UserError(
+        f"{where}: {text!r} is not a class of {CLASSES} with its start and end in seconds."
+    )

@@ -1,4 +1,7 @@
-"""A csv of clips -> Manifest: columns path, label, split, and a group that never stands in two splits."""
+"""A csv of clips -> Manifest: columns path, label, split and group.
+
+Clips of one group are never in two splits.
+"""
 
 import csv as table
 import io
@@ -11,52 +14,48 @@ from ssvid.log import log_once
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
-NAMES = ("labels.csv", "manifest.csv")  # looked for where root is a folder
-PATHS = (
-    "path",
-    "file",
-    "filename",
-    "video",
-    "video_path",
-    "video_id",
-)  # the first of these is the path
+NAMES = ("labels.csv", "manifest.csv")  # searched where root is a folder
+# The first of these columns is the path.
+PATHS = ("path", "file", "filename", "video", "video_path", "video_id")
 SPLIT = {
-    **dict.fromkeys(("train", "training", "1"), "train"),  # the numbers are HMDB51's
+    **dict.fromkeys(("train", "training", "1"), "train"),  # the numbers are those of HMDB51
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "2"), "test"),
 }
 UNUSED = ("0", "unused")
 
-Lines = list[tuple[int, dict[str, str]]]  # line of the file, column -> field
+Line = dict[str, str]  # column -> field
+Lines = list[tuple[int, Line]]  # number of each line in the file, and its fields
 
 
 @datasets.register("csv")
 def csv(
     root: str,  # the csv file, or a folder that holds one
     *,
-    path_column: str
-    | None = None,  # default: the first of path, file, filename, video, video_path, video_id
-    label_column: str = "label",  # of the classes
+    # default: the first of path, file, filename, video, video_path, video_id
+    path_column: str | None = None,
+    label_column: str = "label",  # column of the classes
     split_column: str = "split",  # for example official_split2
     group: str | None = None,  # column; default: subject, else label + group, else the path
-    where: str | None = None,  # COLUMN=VALUE keeps these rows only
+    where: str | None = None,  # COLUMN=VALUE: use only these rows
 ) -> Manifest:
-    """Paths are relative to the csv. `root` is the csv, or a folder that holds labels.csv or manifest.csv."""
-    file = _locate(root)
-    rows, columns = read_table(file)
+    """Paths are relative to the csv. A folder must hold labels.csv or manifest.csv."""
+    file = _find_csv(root)
+    lines, columns = read_table(file)
     path_column = path_column or next((name for name in PATHS if name in columns), PATHS[0])
-    need(file, columns, path_column, "--data.path_column")
+    need_column(file, columns, path_column, "--data.path_column")
     if split_column != "split":
-        need(file, columns, split_column, "--data.split_column")
+        need_column(file, columns, split_column, "--data.split_column")
     if label_column != "label":
-        need(file, columns, label_column, "--data.label_column")
+        need_column(file, columns, label_column, "--data.label_column")
     if group is not None:
-        need(file, columns, group, "--data.group")
+        need_column(file, columns, group, "--data.group")
     if where is not None:
-        rows = _filter(file, rows, columns, where)
-    made = []
-    for number, line in rows:
-        if not line[path_column].strip():
+        lines = _filter_lines(file, lines, columns, where)
+    rows = []
+    for number, line in lines:
+        path = line[path_column].strip().replace("\\", "/")
+        if not path:
             raise UserError(
                 f"{file}, line {number} has no {path_column}: fill it in or drop the row."
             )
@@ -64,103 +63,104 @@ def csv(
         if split.lower() in UNUSED:
             continue
         label = (line.get(label_column) or "").strip() or None
-        path = line[path_column].strip().replace("\\", "/")
-        video = (line.get("video_id") or "").strip() if path_column != "video_id" else ""
-        made.append(
-            Row(
-                path=path,
-                label=label,
-                split=SPLIT.get(split.lower(), split),
-                group=_group(line, group, label, path),
-                duration=_number(line.get("duration")),
-                video_id=video,
-            )
+        row = Row(
+            path=path,
+            label=label,
+            split=SPLIT.get(split.lower(), split),
+            group=_group_of(line, group, label, path),
+            duration=_parse_duration(line.get("duration")),
+            video_id=(line.get("video_id") or "").strip() if path_column != "video_id" else "",
         )
-    _say_lone(
-        file, made, group or next((name for name in ("subject", "group") if name in columns), None)
-    )
-    return Manifest.build(made, file.parent, source=file)
+        rows.append(row)
+    group_column = group or next((name for name in ("subject", "group") if name in columns), None)
+    _warn_of_single_groups(file, rows, group_column)
+    return Manifest.build(rows, file.parent, source=file)
 
 
-def _say_lone(file: Path, rows: list[Row], column: str | None) -> None:
-    """Groups that hold nothing together guard nothing: said, for it may be right."""
+def _warn_of_single_groups(file: Path, rows: list[Row], column: str | None) -> None:
+    """Groups of one clip protect nothing. This is logged and not refused, for it may be right."""
     if column is not None and len({row.group for row in rows}) == len(rows) > 1:
         log_once(
-            f"{file}: each group of column {column!r} holds one clip; if clips share a film or a person, name the "
-            "column that says so with --data.group, or they may stand in train and in test."
+            f"{file}: each group of column {column!r} holds one clip. If clips share a film or a "
+            "person, name the column of it with --data.group, or they may be in train and in test."
         )
 
 
 def read_table(file: Path) -> tuple[Lines, list[str]]:
-    """Rows and columns of a csv; the separator is whichever of comma, semicolon and tab the head holds most."""
-    text = files.text(file)
+    """Lines and columns of a csv.
+
+    The separator is the one of comma, semicolon and tab that the first line holds most. Raises a
+    UserError if the file is empty or a line has too many fields.
+    """
+    text = files.read_text(file)
     if not text.strip():
         raise UserError(
-            f"{file} is empty: it should begin with a head, for example path,label,split."
+            f"{file} is empty: its first line names the columns, for example path,label,split."
         )
     head = text.partition("\n")[0]
-    reader = table.DictReader(
-        io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), restval=""
-    )
-    names = [name.strip() for name in reader.fieldnames or []]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{file} has two columns {twice!r}: keep one.")
-    reader.fieldnames = names
-    rows: Lines = []
+    separator = max(",;\t", key=head.count)
+    reader = table.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval="")
+    columns = list(map(str.strip, reader.fieldnames or []))
+    repeated = next((name for name in columns if columns.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{file} has two columns {repeated!r}: keep one.")
+    reader.fieldnames = columns
+    lines: Lines = []
     try:
         for line in reader:
             if None in line:
                 raise UserError(
-                    f"{file}, line {reader.line_num} has more fields than the head: quote fields that hold a comma."
+                    f"{file}, line {reader.line_num} has more fields than the first line: quote "
+                    "fields that hold a comma."
                 )
-            rows.append((reader.line_num, line))
+            lines.append((reader.line_num, line))
     except table.Error as error:
         raise UserError(
             f"{file}, line {reader.reader.line_num} cannot be read as a csv: {error}."
         ) from error
-    return rows, list(reader.fieldnames or [])
+    return lines, list(reader.fieldnames or [])
 
 
-def _locate(root: str) -> Path:
+def _find_csv(root: str) -> Path:
     path = Path(root).expanduser()
     if path.is_dir():
         for name in NAMES:
             if (path / name).is_file():
                 return path / name
         raise UserError(f"{path} holds no {' or '.join(NAMES)}: give --data.root the csv itself.")
-    return files.file(path, "--data.root of a csv data set")
+    return files.need_file(path, "--data.root of a csv data set")
 
 
-def need(file: Path, columns: list[str], name: str, flag: str) -> None:
+def need_column(file: Path, columns: list[str], name: str, flag: str) -> None:
+    """Raise a UserError if a csv has no column of this name."""
     if name not in columns:
         raise UserError(
             f"{file} has no column {name!r} ({flag}); it has {', '.join(columns) or 'none'}."
         )
 
 
-def _filter(file: Path, rows: Lines, columns: list[str], where: str) -> Lines:
+def _filter_lines(file: Path, lines: Lines, columns: list[str], where: str) -> Lines:
     name, equals, value = where.partition("=")
     if not equals:
         raise UserError(f"--data.where {where!r} is not COLUMN=VALUE.")
-    need(file, columns, name, "--data.where")
-    kept = [(number, line) for number, line in rows if line[name].strip() == value]
-    if not kept:
-        values = sorted({line[name] for _, line in rows})
+    need_column(file, columns, name, "--data.where")
+    matching = [(number, line) for number, line in lines if line[name].strip() == value]
+    if not matching:
+        values = sorted({line[name] for _, line in lines})
         raise UserError(f"No row of {file} has {where}: values are {', '.join(values[:8])}.")
-    return kept
+    return matching
 
 
-def _group(line: dict[str, str], column: str | None, label: str | None, path: str) -> str:
+def _group_of(line: Line, column: str | None, label: str | None, path: str) -> str:
     if column is None and "subject" in line:
         column = "subject"
     if column is not None:
         return line[column].strip() or path
-    own = (line.get("group") or "").strip()
-    return f"{label}/{own}" if own and label else own or path
+    group = (line.get("group") or "").strip()
+    return f"{label}/{group}" if group and label else group or path
 
 
-def _number(text: str | None) -> float | None:
+def _parse_duration(text: str | None) -> float | None:
     try:
         return float(text) if text else None
     except ValueError:

@@ -15,75 +15,89 @@ from ssvid.shapes import Row
 def folder(
     root: str,  # folder of videos, at any depth
     *,
-    labels: bool | None = None,  # the folders are classes; default: when every file lies in one
+    # whether the folders are classes; default: yes if every file is in one, and there are several
+    labels: bool | None = None,
 ) -> Manifest:
-    """Train/val/test folders are the splits; else labelled files are split by hash; else all are for training."""
-    path = files.folder(root, "--data.root of a folder data set")
-    found = files.videos(path)
-    if not found:
+    """Folders named train, val and test are the splits.
+
+    Without such folders files with labels are split by a hash, and files without labels are all for
+    training.
+    """
+    path = files.need_folder(root, "--data.root of a folder data set")
+    videos = files.list_videos(path)
+    if not videos:
         raise UserError(
             f"{path} holds no video files ({', '.join(sorted(files.VIDEO))}): check --data.root."
         )
-    return lay_out(path, found, labels)
+    return build_from_paths(path, videos, labels)
 
 
-def lay_out(
-    root: Path, found: list[str], labels: bool | None, fps: float | None = None
+def build_from_paths(
+    root: Path, paths: list[str], labels: bool | None, fps: float | None = None
 ) -> Manifest:
-    """Splits and classes from where the files lie."""
-    tops = {path.split("/", 1)[0].lower() for path in found if "/" in path}
-    has_splits = (
-        bool(tops & {"train", "training"})
-        and tops <= set(SPLIT)
-        and all("/" in path for path in found)
-    )
-    inner = {
-        path: PurePosixPath(path).parts[1:] if has_splits else PurePosixPath(path).parts
-        for path in found
-    }
-    in_class = [len(parts) > 1 for parts in inner.values()]
-    if labels and not all(in_class):
-        stray = next(path for path, parts in inner.items() if len(parts) < 2)
+    """A manifest whose splits and classes come from the paths of the files.
+
+    `fps`: of folders of frames. Raises a UserError if labels are wanted and a file is in no class
+    folder, or a class folder is empty.
+    """
+    in_folders = [path for path in paths if "/" in path]
+    tops = set(map(_top_folder, in_folders))
+    are_splits = bool(tops & {"train", "training"}) and tops <= set(SPLIT)
+    has_splits = are_splits and len(in_folders) == len(paths)
+    class_of: dict[str, str | None] = {}  # path -> the folder that may be its class
+    for path in paths:
+        parts = PurePosixPath(path).parts[1 if has_splits else 0 :]
+        class_of[path] = parts[0] if len(parts) > 1 else None
+    stray = [path for path, name in class_of.items() if name is None]
+    if labels and stray:
         raise UserError(
-            f"{root}: {stray} lies in no class folder: lay files out as class/file, or --data.labels false."
+            f"{root}: {stray[0]} lies in no class folder: lay files out as class/file, or "
+            "--data.labels false."
         )
     if labels is None:
-        labels = all(in_class) and len({parts[0] for parts in inner.values()}) > 1
-    empty = (
-        _empty(root, {parts[0] for parts in inner.values()}, tops if has_splits else set())
-        if labels
-        else []
-    )
-    if empty:
-        raise UserError(
-            f"{root}: class folders {', '.join(empty[:3])} hold no files: fill them or take them away."
-        )
-    rows = [
-        Row(
+        labels = not stray and len(set(class_of.values())) > 1
+    if labels:
+        _refuse_empty_classes(root, set(class_of.values()), tops if has_splits else set())
+    rows = []
+    for path, name in class_of.items():
+        row = Row(
             path=path,
-            label=parts[0] if labels else None,
-            split=SPLIT[path.split("/", 1)[0].lower()] if has_splits else "train",
-            group=files.film(path),
+            label=name if labels else None,
+            split=SPLIT[_top_folder(path)] if has_splits else "train",
+            group=files.name_film(path),
             fps=fps,
         )
-        for path, parts in inner.items()
-    ]
+        rows.append(row)
     return Manifest.build(rows, root, hold_out=labels and not has_splits)
 
 
-def _empty(root: Path, known: set[str], splits: set[str]) -> list[str]:
-    """Classes whose folders (in all splits) hold nothing at all: unpacking them failed, or was forgotten."""
-    homes = [home for home in root.iterdir() if home.name.lower() in splits] if splits else [root]
-    folders = [
-        f
-        for home in homes
-        if home.is_dir()
-        for f in home.iterdir()
-        if f.is_dir() and f.name not in known
-    ]
-    bare = [
-        f
-        for f in folders
-        if not f.name.startswith(".") and not any(names for _, _, names in os.walk(f))
-    ]
-    return sorted({f.name for f in bare})
+def _top_folder(path: str) -> str:
+    """The first folder of a path, in lower case."""
+    return path.split("/", 1)[0].lower()
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether there is a file anywhere below a folder."""
+    return any(names for _, _, names in os.walk(folder))
+
+
+def _refuse_empty_classes(root: Path, classes: set[str | None], splits: set[str]) -> None:
+    """Raise a UserError if a class folder (in all splits) holds no file at all.
+
+    Then unpacking it has failed or was forgotten. `splits`: folders of splits, in lower case; empty
+    if the classes are directly below the root.
+    """
+    parents = [root]
+    if splits:
+        parents = [path for path in root.iterdir() if path.name.lower() in splits]
+    empty = set()
+    for parent in filter(Path.is_dir, parents):
+        for path in filter(Path.is_dir, parent.iterdir()):
+            is_class = path.name not in classes and not path.name.startswith(".")
+            if is_class and not _holds_files(path):
+                empty.add(path.name)
+    if empty:
+        raise UserError(
+            f"{root}: class folders {', '.join(sorted(empty)[:3])} hold no files: fill them or "
+            "remove them."
+        )

@@ -1,6 +1,7 @@
-"""Published lists -> Manifest: Kinetics, SSv2, Diving48, Moments in Time, Jester, and `path label` lines."""
+"""Published lists -> Manifest: Kinetics, SSv2, Diving48, Moments in Time, Jester.
 
-from collections.abc import Iterator
+Lists of `path label` lines are read too.
+"""
 
 from ssvid.data import files, lists, official
 from ssvid.data.manifest import Manifest
@@ -11,40 +12,40 @@ from ssvid.shapes import Row
 
 @datasets.register("pathlist")
 def pathlist(
-    root: str,  # of the videos, or of folders of frames
+    root: str,  # folder of the videos, or of folders of frames
     *,
-    train: str
-    | None = None,  # list files: .txt, .csv or .json; their forms are known by their content
-    val: str
-    | None = None,  # the test, where none is given: labels of official tests are often secret
+    # list of the train clips: .txt, .csv or .json; its form is recognised by its content
+    train: str | None = None,
+    # list of the val clips; they are the test if there is no test: official tests are often secret
+    val: str | None = None,
     test: str | None = None,  # list of the test clips; null: val is the test
-    label_map: str
-    | None = None,  # class names: a line for each id from 0 (or `id name`), or SSv2's labels.json
+    # class names: a line for each id from 0 (or `id name`), or SSv2's labels.json
+    label_map: str | None = None,
     missing_ok: float = 0.0,  # share of listed clips that may be absent: films vanish from YouTube
-    fps: float | None = None,  # of folders of frames, which cannot state it: 12 for Jester
+    fps: float | None = None,  # of folders of frames, which do not state it: 12 for Jester
 ) -> Manifest:
-    given = {
-        split: name for split, name in (("train", train), ("val", val), ("test", test)) if name
-    }
-    if not given:
+    lists_or_none = {"train": train, "val": val, "test": test}
+    list_of_split = {split: name for split, name in lists_or_none.items() if name}
+    if not list_of_split:
         raise UserError(
             "A pathlist data set needs --data.train, --data.val or --data.test: a list file."
         )
-    likely = official.guess(*given.values(), root)
-    path = official.folder(root, "--data.root of a pathlist data set", likely)
-    found = {split: official.file(name, f"--data.{split}", likely) for split, name in given.items()}
-    named = lists.names(files.file(label_map, "--data.label_map")) if label_map else {}
+    likely = official.guess_source(*list_of_split.values(), root)
+    path = official.need_folder(root, "--data.root of a pathlist data set", likely)
+    list_files = {}
+    for split, name in list_of_split.items():
+        list_files[split] = official.need_file(name, f"--data.{split}", likely)
+    names: dict[str, str] = {}
+    if label_map:
+        names = lists.read_names(files.need_file(label_map, "--data.label_map"))
     forms: list[str] = []
-
-    def rows() -> Iterator[tuple[tuple[str, ...], Row]]:
-        for split, file in found.items():
-            form, listed = lists.entries(file)
-            forms.extend([form] if form else [])
-            for entry in listed:
-                label = lists.named(entry.label, named, file, label_map)
-                yield entry.names, Row("", label, split, entry.video, video_id=entry.video)
-
-    listed = list(rows())
+    listed = []
+    for split, file in list_files.items():
+        form, entries = lists.read_entries(file)
+        forms.extend([form] if form else [])
+        for entry in entries:
+            label = lists.look_up_label(entry.label, names, file, label_map)
+            listed.append((entry.names, Row("", label, split, entry.video, video_id=entry.video)))
     source = official.SOURCES[forms[0]] if forms else likely
-    made = official.locate(path, listed, source, missing_ok=missing_ok, fps=fps)
-    return Manifest.build(made, path, source=" and ".join(given.values()))
+    rows = official.locate_clips(path, listed, source, missing_ok=missing_ok, fps=fps)
+    return Manifest.build(rows, path, source=" and ".join(list_of_split.values()))

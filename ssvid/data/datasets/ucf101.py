@@ -1,4 +1,7 @@
-"""UCF101 with its official split files -> Manifest (crcv.ucf.edu; 101 classes, 3 folds, 25 groups a class)."""
+"""UCF101 with its official split files -> Manifest.
+
+See crcv.ucf.edu. There are 101 classes, 3 folds and 25 groups for each class.
+"""
 
 import re
 from collections.abc import Iterator
@@ -16,34 +19,30 @@ SOURCE = official.SOURCES["ucf101"]
 
 @datasets.register("ucf101")
 def ucf101(
-    root: str,  # of the videos: class/v_class_gNN_cNN.avi, or re-encoded under the same names
+    root: str,  # folder of the videos: class/v_class_gNN_cNN.avi, or re-encoded with the same names
     *,
-    splits: str
-    | None = None,  # folder of classInd.txt, trainlist0N.txt, testlist0N.txt; default: looked for by root
+    # folder of classInd.txt, trainlist0N.txt, testlist0N.txt; default: searched in and beside root
+    splits: str | None = None,
     fold: int = 1,  # 1 | 2 | 3; a score is the mean of the three
-    present: bool = False,  # take the listed clips that are there: a part of the classes
+    present: bool = False,  # use the listed clips that exist, if they are a part of the classes
 ) -> Manifest:
     if fold not in (1, 2, 3):
         raise UserError(f"--data.fold {fold}: UCF101 has folds 1, 2 and 3.")
-    path = official.folder(root, "--data.root of ucf101", SOURCE)
-    lists = official.lists(
-        path, splits, "--data.splits", "trainlist01.txt", ("ucfTrainTestlist", "splits"), SOURCE
-    )
-    allow = "take the part that is there with --data.present true"
-    listed = sorted(
-        _listed(lists, fold), key=lambda item: item[0]
-    )  # folds are the same clips: they share features
-    return Manifest.build(
-        official.locate(path, listed, SOURCE, missing_ok=float(present), allow=allow), path
-    )
+    path = official.need_folder(root, "--data.root of ucf101", SOURCE)
+    name, inside = "trainlist01.txt", ("ucfTrainTestlist", "splits")
+    folder = official.find_lists(path, splits, "--data.splits", name, inside, SOURCE)
+    # The folds hold the same clips. In one order, they share cached features.
+    listed = sorted(_read_clips(folder, fold), key=lambda item: item[0])
+    allow = "use the part that exists with --data.present true"
+    rows = official.locate_clips(path, listed, SOURCE, missing_ok=float(present), allow=allow)
+    return Manifest.build(rows, path)
 
 
-def _listed(lists: Path, fold: int) -> Iterator[tuple[tuple[str, ...], Row]]:
+def _read_clips(folder: Path, fold: int) -> Iterator[tuple[tuple[str, ...], Row]]:
+    """The file name of each clip, and its row."""
     for split, name in (("train", f"trainlist0{fold}.txt"), ("test", f"testlist0{fold}.txt")):
-        file = official.file(lists / name, f"--data.splits/{name}", SOURCE)
-        for line in files.text(file).split("\n"):
-            if not line.strip():
-                continue
+        file = official.need_file(folder / name, f"--data.splits/{name}", SOURCE)
+        for line in filter(str.strip, files.read_text(file).split("\n")):
             clip = PurePosixPath(line.split()[0])
             match = GROUP.fullmatch(clip.stem)
             if match is None or not clip.parent.name:

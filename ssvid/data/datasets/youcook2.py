@@ -1,4 +1,4 @@
-"""YouCook2's validation -> Manifest: 436 cooking videos with their 3350 steps as sentences, for retrieval."""
+"""YouCook2's validation -> Manifest: 436 cooking videos with 3350 steps, for retrieval."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -6,90 +6,94 @@ from pathlib import Path
 
 from ssvid.data import files, lists, official
 from ssvid.data.manifest import Manifest
-from ssvid.data.narration import readers
-from ssvid.data.narration.pairing import Missing, Paired, take
+from ssvid.data.narration.pairing import Missing, VideoFinder, pair_rows
+from ssvid.data.narration.read_csv import read_table
+from ssvid.data.narration.sentences import Sentence
 from ssvid.data.narration.skipped import LeftOut
+from ssvid.data.narration.spoken_rows import SpokenRow, check_row
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
-NAMES = ("validation_youcook.csv", "youcookii_annotations_trainval.json")
+CSV, JSON = "validation_youcook.csv", "youcookii_annotations_trainval.json"
+COLUMNS = "start, end, text, video_id"
 SOURCE = official.SOURCES["youcook2"]
-DROPPED = frozenset(
-    ("FtHLUsOntqI", "HQtOXHghaL0", "ffoRmenLSLs", "wKHC2gbRdA0")
-)  # by TAN: another length there
-Step = tuple[str, object, object, object]  # video id, start, end, sentence
+# TAN leaves these out, because their lengths differ there.
+DROPPED = frozenset(("FtHLUsOntqI", "HQtOXHghaL0", "ffoRmenLSLs", "wKHC2gbRdA0"))
 
 
 @datasets.register("youcook2")
 def youcook2(
-    root: str,  # of the videos, or of their features, named by YouTube's ids
+    root: str,  # folder of the videos, or of their features, named by YouTube's ids
     *,
-    annotations: str
-    | None = None,  # validation_youcook.csv of MIL-NCE, or the official json; default: looked for
-    features: str
-    | None = None,  # folder of stored features, a row a second (below root, or absolute)
-    drop: bool = False,  # the four videos that TAN leaves out
-    missing: Missing = "refuse",  # skip: leave out what cannot be used, counted and listed
+    # validation_youcook.csv of MIL-NCE, or the official json; default: searched in and beside root
+    annotations: str | None = None,
+    # folder of stored features with one row per second (below root, or absolute)
+    features: str | None = None,
+    drop: bool = False,  # leave out the four videos that TAN leaves out
+    missing: Missing = "refuse",  # skip: leave out and list the videos that cannot be used
 ) -> Manifest:
-    """One row a video, all in the test; each of its sentences is one clip to be found."""
-    path = official.folder(root, "--data.root of youcook2", SOURCE)
-    file = official.file(annotations, "--data.annotations", SOURCE) if annotations else _look(path)
-    steps: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
-    for number, (id, *row) in enumerate(_steps(file), start=1):
-        made = readers.checked(readers.Said(id, *row))
-        if isinstance(made, str):
-            raise UserError(
-                f"{file}, step {number} ({id}) has {made}: wanted are start, end, text and video_id."
-            )
-        if not (drop and id in DROPPED):
-            steps[id].append(made)
-    listed = [
-        ((id,), Row("", None, "test", id, None, None, tuple(_order(s)), "", id))
-        for id, s in steps.items()
-    ]
+    """One row for each video, all in the test. Each of its sentences is a clip to retrieve."""
+    path = official.need_folder(root, "--data.root of youcook2", SOURCE)
+    file = _find_list(path, annotations)
+    listed = []
+    for id, sentences in _read_sentences(file).items():
+        if drop and id in DROPPED:
+            continue
+        in_order = tuple(sorted(sentences, key=lambda sentence: sentence[0]))
+        listed.append(((id,), Row("", split="test", group=id, sentences=in_order, video_id=id)))
     left = LeftOut()
-    rows = take(Paired(path, features), listed, SOURCE, missing, left)
-    left.say(file)
+    rows = pair_rows(VideoFinder(path, features), listed, SOURCE, missing, left)
+    left.log(file)
     return Manifest.build(rows, path, source=file)
 
 
-def _order(sentences: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    return sorted(sentences, key=lambda sentence: sentence[0])
+def _find_list(root: Path, annotations: str | None) -> Path:
+    if annotations:
+        return official.need_file(annotations, "--data.annotations", SOURCE)
+    for folder in (root, root.parent, root / "annotations", root.parent / "annotations"):
+        if (folder / JSON).is_file():
+            return folder / JSON
+    folder = official.find_lists(root, None, "--data.annotations", CSV, ("annotations",), SOURCE)
+    return folder / CSV
 
 
-def _look(root: Path) -> Path:
-    for name in NAMES[1:]:
-        for place in (root, root.parent, root / "annotations", root.parent / "annotations"):
-            if (place / name).is_file():
-                return place / name
-    return (
-        official.lists(root, None, "--data.annotations", NAMES[0], ("annotations",), SOURCE)
-        / NAMES[0]
-    )
+def _read_sentences(file: Path) -> dict[str, list[Sentence]]:
+    """video id -> its sentences."""
+    sentences: dict[str, list[Sentence]] = defaultdict(list)
+    for number, step in enumerate(_read_steps(file), start=1):
+        sentence = check_row(step)
+        if isinstance(sentence, str):
+            raise UserError(
+                f"{file}, step {number} ({step.video}) has {sentence}: it needs {COLUMNS}."
+            )
+        sentences[step.video].append(sentence)
+    return sentences
 
 
-def _steps(file: Path) -> Iterable[Step]:
+def _read_steps(file: Path) -> Iterable[SpokenRow]:
     if file.suffix == ".json":
-        return _official(file)
-    wanted = "start, end, text, video_id"
-    columns, rows = readers.table(file, files.text(file), wanted)
+        yield from _read_official_json(file)
+        return
+    columns, rows = read_table(file, files.read_text(file), COLUMNS)
     if not {"start", "end", "text", "video_id"} <= set(columns):
-        raise UserError(f"{file} has columns {', '.join(columns)[:80]}: wanted are {wanted}.")
-    return ((row["video_id"].strip(), row["start"], row["end"], row["text"]) for row in rows)
+        raise UserError(f"{file} has columns {', '.join(columns)[:80]}: it needs {COLUMNS}.")
+    for row in rows:
+        yield SpokenRow(row["video_id"].strip(), row["start"], row["end"], row["text"])
 
 
-def _official(file: Path) -> Iterable[Step]:
-    held = lists.load(file)
-    base = held.get("database") if isinstance(held, dict) else None
-    if not isinstance(base, dict):
+def _read_official_json(file: Path) -> Iterable[SpokenRow]:
+    content = lists.read_json(file)
+    database = content.get("database") if isinstance(content, dict) else None
+    if not isinstance(database, dict):
         raise UserError(f"{file} is not YouCook2's json: it has no `database` of videos.")
-    for id, told in base.items():
-        if not isinstance(told, dict) or not isinstance(told.get("annotations"), list):
+    for id, video in database.items():
+        if not isinstance(video, dict) or not isinstance(video.get("annotations"), list):
             raise UserError(f"{file}: {id} has no annotations.")
-        if told.get("subset") == "validation":
-            for part in told["annotations"]:
-                times = part.get("segment") if isinstance(part, dict) else None
-                if not isinstance(times, list) or len(times) != 2:
-                    raise UserError(f"{file}: {id} has a step without a segment of start and end.")
-                yield id, times[0], times[1], part.get("sentence")
+        if video.get("subset") != "validation":
+            continue
+        for step in video["annotations"]:
+            times = step.get("segment") if isinstance(step, dict) else None
+            if not isinstance(times, list) or len(times) != 2:
+                raise UserError(f"{file}: {id} has a step without a segment of start and end.")
+            yield SpokenRow(id, times[0], times[1], step.get("sentence"))

@@ -1,1 +1,4 @@
-"""Transcripts -> sentences with their times. A reader for each format, then rules that make sentences of captions."""
+"""Transcripts -> sentences with their times.
+
+There is a reader for each format of transcript, and rules that make sentences of captions.
+"""

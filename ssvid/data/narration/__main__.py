@@ -1,6 +1,6 @@
-"""The command `python -m ssvid.data.narration`: narrations of any form -> one JSON, in seconds."""
+"""The command `python -m ssvid.data.narration`: transcripts of any format -> one JSON."""
 
-from ssvid.data.narration.readers import narrations
+from ssvid.data.narration.convert import narrations
 
 if __name__ == "__main__":
     from ssvid.cli import command

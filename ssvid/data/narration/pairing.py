@@ -1,4 +1,7 @@
-"""video id -> its file, its stored features and its seconds, found below two folders: what narrated data sets share."""
+"""video id -> its file, its stored features and its length, found below two folders.
+
+All narrated data sets use this to pair transcripts with videos.
+"""
 
 import os
 from collections import Counter
@@ -11,178 +14,192 @@ import numpy as np
 
 from ssvid.data import files
 from ssvid.data.decode import stamps
-from ssvid.data.lists import number
+from ssvid.data.lists import parse_number
 from ssvid.data.narration.skipped import LeftOut
-from ssvid.data.official import Source, get
-from ssvid.data.store import Store, read_features, stored
+from ssvid.data.official import Source, where_to_get
+from ssvid.data.store import Store, list_features, read_features
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import Row
 
+# Reasons. They are written to files.
 ABSENT, BARE, DAMAGED = "no video", "no features", "damaged video"
-LENGTH, WIDTH, ODD = (
-    "features of another length",
-    "features of another width",
-    "features of another form",
-)
-FAR_S, FAR = 3.0, 0.02  # of a video: by how much its features may be shorter or longer
+LENGTH = "features of another length"
+WIDTH = "features of another width"
+ODD = "features of another form"
+# Features may be shorter or longer than their video by FAR_S seconds or by this share of it.
+FAR_S, FAR = 3.0, 0.02
 
 Missing = Literal["refuse", "skip"]
 
 
-class Place(NamedTuple):
-    path: str = ""  # below the root: of the video, or of its features where there is no video
+class VideoFiles(NamedTuple):
+    """The files of one video, or the reason why it cannot be used."""
+
+    path: str = ""  # below the root: the video, or its features where there is no video
     features: str = ""
-    seconds: float = 0.0  # rows of its features, else of the video
-    why: str = ""  # not empty: it cannot be used
-    what: str = ""
+    seconds: float = 0.0  # rows of its features, else the length of the video
+    why: str = ""  # empty: it can be used
+    details: str = ""
 
 
-class Paired:
-    """`find` opens what belongs to an id, once. Known `seconds` spare it the scan of a video."""
+class VideoFinder:
+    """Finds the files of a video id and checks them, each once.
+
+    `features`: folder of stored features. `seconds`: known lengths, which save the scan of a video.
+    Raises a UserError if there are neither videos nor features.
+    """
 
     def __init__(
         self, root: Path, features: str | None = None, seconds: dict[str, float] | None = None
     ) -> None:
-        self.root, self.known = root, seconds or {}
-        videos = _by_id(files.videos(root))
-        self.store = (
-            None
-            if features is None
-            else files.folder(root / Path(features).expanduser(), "--data.features")
-        )
-        kept = (
-            {}
-            if self.store is None
-            else _by_id(sorted(p.relative_to(self.store).as_posix() for p in stored(self.store)))
-        )
-        self.videos, self.stored = (
-            {id: paths[0] for id, paths in all.items()} for all in (videos, kept)
-        )
-        self.spare = [
-            (id, path) for all in (videos, kept) for id, paths in all.items() for path in paths[1:]
-        ]
-        if self.store is not None and not self.stored:
-            raise UserError(
-                f"{self.store} holds no .npy files: --data.features is a folder of stored features."
-            )
+        self.root, self.known_seconds = root, seconds or {}
+        self.store: Path | None = None
+        self.spare: list[tuple[str, str]] = []  # id and path of further files of the same id
+        self.videos = self._first_of_id(files.list_videos(root))
+        self.stored: dict[str, str] = {}
+        if features is not None:
+            folder = root / Path(features).expanduser()
+            self.store = files.need_folder(folder, "--data.features")
+            paths = [path.relative_to(folder).as_posix() for path in list_features(folder)]
+            self.stored = self._first_of_id(sorted(paths))
+            if not self.stored:
+                raise UserError(
+                    f"{folder} holds no .npy files: --data.features is a folder of stored features."
+                )
         if not self.videos and not self.stored:
             raise UserError(
                 f"{root} holds no video files: check --data.root, or give --data.features."
             )
         self.width = Store(self.store).dim if self.store is not None else 0
-        self.found: dict[str, Place] = {}
+        self.checked: dict[str, VideoFiles] = {}
+
+    def _first_of_id(self, paths: list[str]) -> dict[str, str]:
+        first = {}
+        for id, paths_of_id in _group_by_id(paths).items():
+            first[id] = paths_of_id[0]
+            self.spare += [(id, path) for path in paths_of_id[1:]]
+        return first
 
     @property
     def ids(self) -> set[str]:
         return {*self.videos, *self.stored}
 
     def seconds(self, id: str) -> float | None:
-        place = self.find(id)
-        return None if place.why else place.seconds
+        """The length of a video; None if it cannot be used."""
+        video = self.find(id)
+        return None if video.why else video.seconds
 
-    def find(self, *ids: str) -> Place:
-        """Of the first of these ids that is there."""
+    def find(self, *ids: str) -> VideoFiles:
+        """The files of the first of these ids that exists."""
         id = next((id for id in ids if id in self.videos or id in self.stored), ids[0])
-        if id not in self.found:
-            self.found[id] = self._look(id)
-        return self.found[id]
+        if id not in self.checked:
+            self.checked[id] = self._check(id)
+        return self.checked[id]
 
-    def _look(self, id: str) -> Place:
+    def _check(self, id: str) -> VideoFiles:
         video, stored = self.videos.get(id), self.stored.get(id)
         if video is None and stored is None:
-            return Place(why=ABSENT)
+            return VideoFiles(why=ABSENT)
         if self.store is not None and stored is None:
-            return Place(why=BARE, what=f"{self.store} has no {id}.npy")
-        seconds = self.known.get(id)
+            return VideoFiles(why=BARE, details=f"{self.store} has no {id}.npy")
+        seconds = self.known_seconds.get(id)
         if video is not None and seconds is None:
             try:
-                seconds = _seconds(self.root / video)
+                seconds = _measure_seconds(self.root / video)
             except DecodeError as error:
-                return Place(why=DAMAGED, what=str(error))
+                return VideoFiles(why=DAMAGED, details=str(error))
         if stored is None or self.store is None:
-            return Place(str(video), "", seconds or 0.0)
-        return self._with_features(video, self.store / stored, seconds)
+            return VideoFiles(str(video), "", seconds or 0.0)
+        return self._check_features(video, self.store / stored, seconds)
 
-    def _with_features(self, video: str | None, file: Path, seconds: float | None) -> Place:
+    def _check_features(self, video: str | None, file: Path, seconds: float | None) -> VideoFiles:
         try:
             length, width = read_features(file).shape
         except UserError as error:
-            return Place(why=ODD, what=str(error))
+            return VideoFiles(why=ODD, details=str(error))
         if width != self.width:
-            return Place(why=WIDTH, what=f"{file} is {width} wide, others {self.width}")
+            details = f"{file} is {width} wide, others {self.width}"
+            return VideoFiles(why=WIDTH, details=details)
         if not length or seconds is not None and abs(length - seconds) > max(FAR_S, FAR * seconds):
-            return Place(
-                why=LENGTH, what=f"{file} has {length} rows, the video {seconds or 0:.1f} s"
-            )
-        path = (
-            os.path.relpath(file, self.root)
-            if file.is_relative_to(self.root)
-            else str(file.absolute())
-        )
-        return Place(video or path, path, float(length))
+            details = f"{file} has {length} rows, the video {seconds or 0:.1f} s"
+            return VideoFiles(why=LENGTH, details=details)
+        is_below = file.is_relative_to(self.root)
+        path = os.path.relpath(file, self.root) if is_below else str(file.absolute())
+        return VideoFiles(video or path, path, float(length))
 
 
-def take(
-    paired: Paired,
-    listed: Iterable[tuple[tuple[str, ...], Row]],
+def pair_rows(
+    finder: VideoFinder,
+    listed: Iterable[tuple[tuple[str, ...], Row]],  # possible ids of a video, and its row
     source: Source,
-    how: Missing,
+    missing: Missing,
     left: LeftOut,
 ) -> list[Row]:
-    """Rows of a published list, of the files that go by any of the names. `how`: what is done about those missing."""
+    """The rows of a published list with the files of their videos.
+
+    Videos that cannot be used are added to `left`. A UserError is raised if `missing` is "refuse"
+    and there are any, or if no video can be used.
+    """
     rows = []
-    for names, row in listed:
-        place = paired.find(*names)
-        if place.why:
-            left.add(names[0], place.why, place.what)
+    for ids, row in listed:
+        video = finder.find(*ids)
+        if video.why:
+            left.add(ids[0], video.why, video.details)
         else:
             rows.append(
-                replace(row, path=place.path, features=place.features, duration=place.seconds)
+                replace(row, path=video.path, features=video.features, duration=video.seconds)
             )
-    if left.count and (how == "refuse" or not rows):
-        first = left.items[0]
+    if left.count and (missing == "refuse" or not rows):
         raise UserError(
-            f"{paired.root}: {left.count} of {left.count + len(rows)} listed videos cannot be used ({left.counted()}), "
-            f"first {first.where}: check --data.root and --data.features, or take those that are there with "
-            f"--data.missing skip. {get(source, source.videos)}"
+            f"{finder.root}: {left.count} of {left.count + len(rows)} listed videos cannot be used "
+            f"({left.describe()}), first {left.items[0].where}: check --data.root and "
+            "--data.features, or take those that are there with --data.missing skip. "
+            f"{where_to_get(source, source.videos)}"
         )
     return rows
 
 
-def durations(file: str | Path | None, flag: str) -> dict[str, float]:
-    """`id,seconds` a line, with or without a head (HowTo100M's htm_vlen.csv has none)."""
+def read_durations(file: str | Path | None, flag: str) -> dict[str, float]:
+    """id -> seconds, from lines of `id,seconds`; the first line may name the columns.
+
+    HowTo100M's htm_vlen.csv is such a file, without names. Raises a UserError for another form.
+    """
     if file is None:
         return {}
-    path = files.file(file, flag)
-    parts = [
-        line.replace(";", ",").split(",") for line in files.text(path).splitlines() if line.strip()
-    ]
-    read = [(part[0].strip(), number(part[1])) for part in parts if len(part) == 2]
-    found = {id: seconds for id, seconds in read if seconds is not None and seconds > 0}
-    if len(found) < max(1, len(parts) - 1):
+    path = files.need_file(file, flag)
+    lines = list(filter(str.strip, files.read_text(path).splitlines()))
+    durations = {}
+    for line in lines:
+        fields = line.replace(";", ",").split(",")
+        seconds = parse_number(fields[1]) if len(fields) == 2 else None
+        if seconds is not None and seconds > 0:
+            durations[fields[0].strip()] = seconds
+    if len(durations) < max(1, len(lines) - 1):
         raise UserError(f"{path} ({flag}) is not lines of `video id,seconds`, each id once.")
-    return found
+    return durations
 
 
-def _by_id(paths: list[str]) -> dict[str, list[str]]:
-    """An id is a file's name without suffixes (ID.mp4, ID.npy, ID.mp4.npy); where several folders have it, its path."""
-    bare = [_bare(path) for path in paths]
-    stems = Counter(PurePosixPath(name).name for name in set(bare))
-    found: dict[str, list[str]] = {}
-    for name, path in zip(bare, paths, strict=True):
+def _group_by_id(paths: list[str]) -> dict[str, list[str]]:
+    """id -> its paths. The id is a file's name without suffixes (ID.mp4, ID.npy, ID.mp4.npy).
+
+    Where several folders have a file of that name, the id is the path without suffixes.
+    """
+    names = list(map(_without_suffixes, paths))
+    counts = Counter(PurePosixPath(name).name for name in set(names))
+    paths_of_id: dict[str, list[str]] = {}
+    for name, path in zip(names, paths, strict=True):
         stem = PurePosixPath(name).name
-        found.setdefault(stem if stems[stem] == 1 else name, []).append(path)
-    return found
+        paths_of_id.setdefault(stem if counts[stem] == 1 else name, []).append(path)
+    return paths_of_id
 
 
-def _bare(path: str) -> str:
+def _without_suffixes(path: str) -> str:
     cut = path.removesuffix(".npy")
-    stem, suffix = os.path.splitext(cut)
-    return stem if suffix.lower() in files.VIDEO else cut
+    return os.path.splitext(cut)[0] if files.is_video(cut) else cut
 
 
-def _seconds(video: Path) -> float:
-    """Until the last frame is over."""
+def _measure_seconds(video: Path) -> float:
+    """The length of a video, until its last frame is over."""
     table = stamps(video)
     if not len(table):
         raise DecodeError(video, "no frames in it")

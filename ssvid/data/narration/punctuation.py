@@ -1,6 +1,7 @@
-"""words -> the marks behind them, by a BERT that lies in a local folder: the only file that loads one for this.
+"""words -> the punctuation mark after each, by a BERT from a local folder.
 
-Made for bert-restore-punctuation, which cut HTM-370K into sentences: each class is a mark (O: none) and a case.
+This is the only file that loads such a model. It fits bert-restore-punctuation, which cut HTM-370K
+into sentences: each of its classes is a mark (O: none) and a case.
 """
 
 from pathlib import Path
@@ -11,35 +12,24 @@ import torch
 from ssvid.data.narration.sentences import Marked
 from ssvid.errors import UserError
 
-CHUNK = 256  # tokens that the model sees at once, about
-LOWERED = 0.4  # taken off the probability of no mark, as published
-PUBLISHED = (
-    "OU",
-    "OO",
-    ".O",
-    "!O",
-    ",O",
-    ".U",
-    "!U",
-    ",U",
-    ":O",
-    ";O",
-    ":U",
-    "'O",
-    "-O",
-    "?O",
-    "?U",
-)  # of the classes
-NONE = ("O", "0")  # the mark of no mark
+CHUNK = 256  # tokens that the model reads at once, about
+LOWERED = 0.4  # subtracted from the probability of no mark, as published
+# The classes of the published model: mark and case.
+PUBLISHED = tuple(
+    ["OU", "OO", ".O", "!O", ",O", ".U", "!U", ",U", ":O", ";O", ":U", "'O", "-O", "?O", "?U"]
+)
+NONE = ("O", "0")  # stands for no mark
 
 
 class Marks:
+    """Calls the model. A UserError is raised if the folder holds no such model."""
+
     def __init__(self, folder: str | Path) -> None:
         try:
             from transformers import AutoModelForTokenClassification, AutoTokenizer
         except ImportError as error:
             raise UserError(
-                f"--punctuation {folder} is read by transformers: pip install 'ssvid[text]'."
+                f"--punctuation {folder} needs transformers: pip install 'ssvid[text]'."
             ) from error
         path = Path(folder).expanduser()
         try:
@@ -49,38 +39,50 @@ class Marks:
             ).eval()
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{path} is no folder of a token classifier ({' '.join(str(error).split())})."
+                f"{path} is not a folder of a token classifier ({' '.join(str(error).split())})."
             ) from error
-        names = [str(self.model.config.id2label[i]) for i in range(self.model.config.num_labels)]
-        if all(name.startswith("LABEL_") for name in names) and len(names) == len(PUBLISHED):
-            names = list(PUBLISHED)
-        if not any(name[0] in NONE for name in names) or not any(name[0] == "." for name in names):
-            raise UserError(
-                f"{path} tells {', '.join(names)[:80]} and no marks: one of . and one of O are wanted."
-            )
-        self.marks = ["" if name[0] in NONE else name[0] for name in names]
+        config = self.model.config
+        classes = [str(config.id2label[i]) for i in range(config.num_labels)]
+        self.marks = _marks_of_classes(path, classes)
+        self.no_mark = np.flatnonzero(np.array(self.marks) == "").tolist()
 
     @torch.no_grad()
     def __call__(self, words: list[str]) -> list[Marked]:
+        """The mark after each word, which is the one after its last token."""
         if not words:
             return []
-        pieces = self.tokenizer(words, add_special_tokens=False)["input_ids"]
-        flat = [piece for own in pieces for piece in own]
-        chunks = np.array_split(np.array(flat, np.int64), len(flat) // CHUNK + 1)
-        told = (
-            torch.cat([self._classes(chunk) for chunk in chunks if len(chunk)])
-            if flat
-            else torch.zeros(0)
-        )
-        found, at = [], 0
-        for own in pieces:
-            at += len(own)
-            found.append(Marked(self.marks[int(told[at - 1])] if own else "", max(1, len(own))))
-        return found
+        tokens_of_word = self.tokenizer(words, add_special_tokens=False)["input_ids"]
+        tokens: list[int] = []
+        for word_tokens in tokens_of_word:
+            tokens += word_tokens
+        classes: list[int] = []
+        for chunk in np.array_split(np.array(tokens, np.int64), len(tokens) // CHUNK + 1):
+            if len(chunk):
+                classes += self._classes(chunk).tolist()
+        marked, end = [], 0
+        for word_tokens in tokens_of_word:
+            end += len(word_tokens)
+            mark = self.marks[classes[end - 1]] if word_tokens else ""
+            marked.append(Marked(mark, max(1, len(word_tokens))))
+        return marked
 
     def _classes(self, chunk: np.ndarray) -> torch.Tensor:
         """The class of each token."""
         ids = [self.tokenizer.cls_token_id, *chunk.tolist(), self.tokenizer.sep_token_id]
-        odds = self.model(input_ids=torch.tensor([ids])).logits[0, 1:-1].softmax(-1)  # N classes
-        odds[:, [i for i, mark in enumerate(self.marks) if not mark]] -= LOWERED
-        return odds.argmax(-1)
+        logits = self.model(input_ids=torch.tensor([ids])).logits[0, 1:-1]  # N classes
+        prob = logits.softmax(-1)
+        prob[:, self.no_mark] -= LOWERED
+        return prob.argmax(-1)
+
+
+def _marks_of_classes(path: Path, classes: list[str]) -> list[str]:
+    """The mark of each class; empty: none. Nameless classes are taken for the published ones."""
+    if len(classes) == len(PUBLISHED) and all(name.startswith("LABEL_") for name in classes):
+        classes = list(PUBLISHED)
+    marks = ["" if name[0] in NONE else name[0] for name in classes]
+    if "" not in marks or "." not in marks:
+        raise UserError(
+            f"{path} has the classes {', '.join(classes)[:80]}, which are not marks: it needs one "
+            "of . and one of O."
+        )
+    return marks

@@ -1,7 +1,9 @@
-"""captions of a video -> sentences: the rules by which HTM-370K and HTM-1.2M were made of HowTo100M's captions (TAN).
+"""captions of a video -> sentences, by the rules that made HTM-370K and HTM-1.2M (TAN).
 
-Pure functions. What tells the language of a text, and what puts marks between words, is plugged in. The published code
-was read for what the paper leaves open; its own models are langdetect and a BERT of ssvid.data.narration.punctuation.
+These datasets were made from the captions of HowTo100M. All functions are pure. What detects the
+language of a text and what restores punctuation are plug-ins. Where the paper leaves something
+open, the published code was read; its own models are langdetect and the BERT of
+ssvid.data.narration.punctuation.
 """
 
 import math
@@ -15,53 +17,53 @@ import numpy as np
 from ssvid.randomness import uniform
 
 Sentence = tuple[float, float, str]  # start s, end s, text
-Language = Callable[[str], float]  # the probability that a text is English; nan: it cannot tell
+Language = Callable[[str], float]  # the probability that a text is English; nan: unknown
 
-FULL, ANY = ".!?", ".!?,:;"  # marks that end a sentence; that end one which is long already
+FULL = ".!?"  # marks that end a sentence
+ANY = ".!?,:;"  # marks that end a sentence of LONG tokens or more
 LONG = 20  # tokens
 GAP_S = 1.0  # silence after which a new sentence begins
-GLITCH_S = 0.2  # captions this short are no captions
-PUNCTUATED = 0.5  # of the captions hold , or .: these were written by a person
-MORE_THAN = 10  # captions, and
-WORDS = 5.0  # words in each, in the mean, or a video is left out
-DRAWN, TELLING, ENGLISH = (
-    5,
-    4,
-    0.9,
-)  # captions asked for their language, least words of one, mean probability
-AT_LEAST = 6  # captions once they are tidied
+GLITCH_S = 0.2  # captions as short as this are left out
+# A video was transcribed by a person if at least this share of its captions has a , or a .
+PUNCTUATED = 0.5
+# A video is left out if it has no more captions, or no more words per caption on average.
+MORE_THAN, WORDS = 10, 5.0
+# The language is that of DRAWN random captions, of which those with TELLING words count. A video is
+# English if their mean probability is above ENGLISH.
+DRAWN, TELLING, ENGLISH = 5, 4, 0.9
+AT_LEAST = 6  # captions that a video needs after tidying
 
 
 class Marked(NamedTuple):
-    mark: str = ""  # behind the word, or none
-    tokens: int = 1  # that a model makes of the word: `LONG` counts them
+    """What a punctuation model says about a word."""
+
+    mark: str = ""  # the mark after the word; empty: none
+    tokens: int = 1  # tokens of the word, which count for LONG
 
 
-Punctuate = Callable[
-    [list[str]], Sequence[Marked]
-]  # all words of a video, in lower case and without marks
+# All words of a video, in lower case and without marks -> the mark of each.
+Punctuate = Callable[[list[str]], Sequence[Marked]]
 
 
 class Word(NamedTuple):
     text: str
-    start: float
+    start: float  # seconds
     end: float
     mark: str
     tokens: int
 
 
-def of_video(
+def cut_video(
     captions: Sequence[Sentence],
     *,
-    index: int,  # of the video: which captions are drawn
+    index: int,  # of the video; the random captions depend on it
     seed: int = 0,
-    language: Language | None = None,  # None: every language is kept
+    language: Language | None = None,  # None: videos of every language are used
     punctuate: Punctuate | None = None,
 ) -> tuple[list[Sentence], str]:
-    """Its sentences; or none, and why the video is left out."""
-    why = unfit([text for _, _, text in captions]) or foreign(
-        [t for _, _, t in captions], language, index, seed
-    )
+    """The sentences of a video; or none, and the reason why the video is left out."""
+    texts = texts_of(captions)
+    why = reject_short(texts) or reject_foreign(texts, language, index, seed)
     if why:
         return [], why
     tidied = tidy(captions)
@@ -70,105 +72,152 @@ def of_video(
     return sentencify(tidied, punctuate), ""
 
 
-def unfit(texts: Sequence[str]) -> str:
-    """Why a video says too little; empty: it does not."""
+def texts_of(captions: Sequence[Sentence]) -> list[str]:
+    return [text for _, _, text in captions]
+
+
+def reject_short(texts: Sequence[str]) -> str:
+    """The reason why a video has too few captions or words; empty if it has enough."""
     if len(texts) <= MORE_THAN:
         return f"{MORE_THAN} captions or fewer"
-    mean = sum(len(text.split()) for text in texts) / len(texts)
+    mean = sum(map(len, map(str.split, texts))) / len(texts)
     return f"{WORDS:g} words a caption or fewer" if mean <= WORDS else ""
 
 
-def foreign(texts: Sequence[str], language: Language | None, index: int, seed: int = 0) -> str:
-    """Why a video is not English: five captions are drawn, those of four words or more are asked."""
+def reject_foreign(
+    texts: Sequence[str], language: Language | None, index: int, seed: int = 0
+) -> str:
+    """The reason why a video is not English; empty if it is.
+
+    Five random captions are tested, without those of fewer than four words.
+    """
     if language is None:
         return ""
     order = uniform(seed, "language", 0, index, len(texts))[0].argsort().tolist()
-    asked = [texts[i] for i in order[:DRAWN] if len(texts[i].split()) >= TELLING]
-    told = [p for p in map(language, asked) if not math.isnan(p)]
-    return "" if told and sum(told) / len(told) > ENGLISH else "not English"
+    probabilities = []
+    for i in order[:DRAWN]:
+        if len(texts[i].split()) >= TELLING:
+            probability = language(texts[i])
+            if not math.isnan(probability):
+                probabilities.append(probability)
+    if not probabilities:
+        return "not English"
+    return "" if sum(probabilities) / len(probabilities) > ENGLISH else "not English"
 
 
 def tidy(captions: Sequence[Sentence]) -> list[Sentence]:
-    """Without glitches, [noises] and what is shown twice; one line each, and no two at the same time."""
-    long = [caption for caption in captions if caption[1] - caption[0] > GLITCH_S]
-    lines = [[line.strip() for line in text.strip().split("\n")] for _, _, text in long]
-    found: list[Sentence] = []
-    for (start, end, _), own, later in zip(long, lines, [*lines[1:], [""]], strict=True):
-        repeated = (
-            len(own) > 1 and own[-1] == later[0]
-        )  # the lower line of a screen is the next one's upper line
-        text = " ".join(" ".join(own[:-1] if repeated else own).split())
+    """Captions without glitches, [noises] and repeated lines.
+
+    Each becomes one line, and no two are at the same time.
+    """
+    captions = [caption for caption in captions if caption[1] - caption[0] > GLITCH_S]
+    screens = list(map(_lines, texts_of(captions)))
+    tidied: list[Sentence] = []
+    for (start, end, _), lines, following in zip(
+        captions, screens, [*screens[1:], [""]], strict=True
+    ):
+        # The lower line of a screen is shown again as the upper line of the next one.
+        repeated = len(lines) > 1 and lines[-1] == following[0]
+        text = " ".join(" ".join(lines[:-1] if repeated else lines).split())
         if not text or ("[" in text and "]" in text):
             continue
-        if found and text.startswith(found[-1][2]):  # it grows on the screen
-            found[-1] = found[-1][0], end, text
+        if tidied and text.startswith(tidied[-1][2]):  # it grows on the screen
+            tidied[-1] = tidied[-1][0], end, text
         else:
-            found.append((start, end, text))
-    return _apart(found)
+            tidied.append((start, end, text))
+    return _separate(tidied)
 
 
-def _apart(captions: list[Sentence]) -> list[Sentence]:
-    """Two that overlap meet in the middle of what they share."""
-    meet = [(a[1] + b[0]) / 2 if b[0] < a[1] else None for a, b in pairwise(captions)]
-    starts, ends = [None, *meet], [*meet, None]
-    return [
-        (start if at is None else at, end if to is None else to, text)
-        for (start, end, text), at, to in zip(captions, starts, ends, strict=True)
-    ]
+def _lines(text: str) -> list[str]:
+    return list(map(str.strip, text.strip().split("\n")))
+
+
+def _separate(captions: list[Sentence]) -> list[Sentence]:
+    """Two captions that overlap meet in the middle of their common time."""
+    separate = list(captions)
+    for i, (before, after) in enumerate(pairwise(captions)):
+        if after[0] < before[1]:
+            middle = (before[1] + after[0]) / 2
+            separate[i] = separate[i][0], middle, before[2]
+            separate[i + 1] = middle, after[1], after[2]
+    return separate
 
 
 def sentencify(captions: Sequence[Sentence], punctuate: Punctuate | None = None) -> list[Sentence]:
-    """Cut at marks and gaps, with times in proportion. `punctuate` None: only the marks that captions have count.
+    """Cut captions at marks and gaps into sentences, whose times are in proportion to their tokens.
 
-    Sentences of a `punctuate` are in lower case and without marks, as published.
+    Without `punctuate` only the marks in the captions count. Sentences cut with `punctuate` are in
+    lower case and without marks, as published.
     """
     if not captions:
         return []
-    if sum("," in text or "." in text for _, _, text in captions) >= PUNCTUATED * len(captions):
-        words = _spread(captions, [text.split() for _, _, text in captions], _own)
-        return _cut(words, lambda word, tokens, gap: any(mark in word.text for mark in FULL))
+    texts = texts_of(captions)
+    words_of_caption = list(map(str.split, texts))
+    if sum(map(_has_mark, texts)) >= PUNCTUATED * len(captions):
+        words = _spread(captions, words_of_caption, _own_marks)
+        return _cut(words, lambda word, tokens, gap: _ends_sentence(word))
     if punctuate is None:
-        words = _spread(captions, [text.split() for _, _, text in captions], _own)
+        punctuate = _own_marks
     else:
-        bare = [re.sub(r"[,.!?]", " ", text).lower().split() for _, _, text in captions]
-        words = _spread(captions, bare, punctuate)
-    return _cut(
-        words,
-        lambda word, tokens, gap: (
-            gap > GAP_S or word.mark in tuple(ANY if tokens >= LONG else FULL)
-        ),
-    )
+        words_of_caption = [re.sub(r"[,.!?]", " ", text).lower().split() for text in texts]
+    words = _spread(captions, words_of_caption, punctuate)
+    return _cut(words, _ends_at_mark_or_gap)
 
 
-def _own(words: list[str]) -> list[Marked]:
+def _has_mark(text: str) -> bool:
+    return "," in text or "." in text
+
+
+def _ends_sentence(word: Word) -> bool:
+    """The rule for captions that a person has written."""
+    return any(mark in word.text for mark in FULL)
+
+
+def _ends_at_mark_or_gap(word: Word, tokens: int, gap: float) -> bool:
+    """The rule for automatic captions."""
+    return gap > GAP_S or word.mark in tuple(ANY if tokens >= LONG else FULL)
+
+
+def _own_marks(words: list[str]) -> list[Marked]:
+    """The marks that the words have themselves."""
     return [Marked(word[-1] if word[-1] in ANY else "") for word in words]
 
 
 def _spread(
-    captions: Sequence[Sentence], texts: list[list[str]], punctuate: Punctuate
+    captions: Sequence[Sentence], words_of_caption: list[list[str]], punctuate: Punctuate
 ) -> list[Word]:
-    """Each caption's time is shared by its tokens."""
-    marked = iter(punctuate([word for words in texts for word in words]))
-    found = []
-    for (start, end, _), words in zip(captions, texts, strict=True):
+    """Words with times: the time of each caption is divided among its tokens."""
+    flat: list[str] = []
+    for words in words_of_caption:
+        flat += words
+    marked = iter(punctuate(flat))
+    timed = []
+    for (start, end, _), words in zip(captions, words_of_caption, strict=True):
         marks = [next(marked) for _ in words]
         edges = np.linspace(start, end, sum(mark.tokens for mark in marks) + 1)
-        at = np.cumsum([0, *(mark.tokens for mark in marks)])
-        for i, (word, mark) in enumerate(zip(words, marks, strict=True)):
-            found.append(
-                Word(word, float(edges[at[i]]), float(edges[at[i + 1]]), mark.mark, mark.tokens)
-            )
-    return found
+        first = 0  # token of the caption
+        for word, (mark, tokens) in zip(words, marks, strict=True):
+            last = first + tokens
+            timed.append(Word(word, float(edges[first]), float(edges[last]), mark, tokens))
+            first = last
+    return timed
 
 
 def _cut(words: list[Word], ends: Callable[[Word, int, float], bool]) -> list[Sentence]:
-    """`ends`: that a sentence ends with this word, after so many tokens, with so many seconds to the next word."""
-    found: list[Sentence] = []
-    held: list[Word] = []
-    for word, later in zip(words, [*words[1:], None], strict=True):
-        held.append(word)
-        gap = 0.0 if later is None else later.start - word.end
-        if later is None or ends(word, sum(w.tokens for w in held), gap):
-            found.append((held[0].start, word.end, " ".join(w.text for w in held)))
-            held = []
-    return found
+    """Cut words into sentences.
+
+    `ends(word, tokens, gap)`: whether a sentence ends with this word, if it has so many tokens and
+    the next word begins after so many seconds.
+    """
+    sentences: list[Sentence] = []
+    current: list[str] = []
+    start, tokens = 0.0, 0
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        start = start if current else word.start
+        current.append(word.text)
+        tokens += word.tokens
+        gap = 0.0 if following is None else following.start - word.end
+        if following is None or ends(word, tokens, gap):
+            sentences.append((start, word.end, " ".join(current)))
+            current, tokens = [], 0
+    return sentences

@@ -1,5 +1,7 @@
-"""What was left out, and why: counted by reason, said in one line, listed in a file. For rows of lists, not for files
-that cannot be decoded (those are quarantined)."""
+"""What was left out, and why: counted by reason, logged in one line and listed in a file.
+
+This is for rows of lists. Video files that cannot be decoded are quarantined instead.
+"""
 
 import json
 from collections import Counter
@@ -11,17 +13,24 @@ from ssvid.log import log_once
 
 
 class Item(NamedTuple):
+    """One line of the file: where it was, why it is left out, and the details."""
+
     where: str
     why: str
     what: str
 
 
+def _json_line(item: Item) -> str:
+    return json.dumps(item._asdict(), ensure_ascii=False) + "\n"
+
+
 class LeftOut:
+    """A list of what was left out."""
+
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self.notes: dict[
-            str, list[str]
-        ] = {}  # what is worth a line though nothing is left out -> where
+        # A remark about files that are not left out -> those files.
+        self.notes: dict[str, list[str]] = {}
 
     @property
     def count(self) -> int:
@@ -29,33 +38,34 @@ class LeftOut:
 
     @property
     def counts(self) -> dict[str, int]:
+        """Reason -> how often, the most frequent first."""
         return dict(Counter(item.why for item in self.items).most_common())
 
     def add(self, where: str | Path, why: str, what: str = "") -> None:
         self.items.append(Item(str(where), why, what))
 
-    def note(self, what: str, where: str | Path) -> None:
-        self.notes.setdefault(what, []).append(str(where))
+    def note(self, remark: str, where: str | Path) -> None:
+        self.notes.setdefault(remark, []).append(str(where))
 
-    def counted(self) -> str:
+    def describe(self) -> str:
+        """The counts in words."""
         return ", ".join(f"{n} x {why}" for why, n in self.counts.items())
 
-    def say(self, source: str | Path) -> None:
-        """One line of counts with the first of them, and one for each kind of note."""
-        for what, places in self.notes.items():
-            log_once(f"{source}: {len(places)} files are {what}, first {places[0]}.")
+    def log(self, source: str | Path) -> None:
+        """Log the counts with the first item in one line, and one line for each kind of note."""
+        for remark, files in self.notes.items():
+            log_once(f"{source}: {len(files)} files are {remark}, first {files[0]}.")
         if self.items:
             first = self.items[0]
-            about = f" ({first.what})" if first.what else ""
+            details = f" ({first.what})" if first.what else ""
             log_once(
-                f"{source}: {self.count} left out: {self.counted()}; first {first.where}: {first.why}{about}."
+                f"{source}: {self.count} left out: {self.describe()}; first {first.where}: "
+                f"{first.why}{details}."
             )
 
     def write(self, path: Path) -> None:
-        """One JSON object a line; no file where nothing was left out."""
-        lines = "".join(
-            json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in self.items
-        )
+        """Write one JSON object a line; no file if nothing was left out."""
+        lines = list(map(_json_line, self.items))
         path.unlink(missing_ok=True)
         if lines:
-            write_text_whole(path, lines)
+            write_text_whole(path, "".join(lines))

@@ -1,4 +1,7 @@
-"""WebVTT and SRT text -> cues of start, end and lines. The only file that knows how captions roll over a screen."""
+"""WebVTT and SRT text -> cues of start, end and lines.
+
+This is the only file that knows rolling captions, which show a line again above the next one.
+"""
 
 import html
 import re
@@ -7,23 +10,25 @@ from typing import NamedTuple
 
 CLOCK = re.compile(r"(?P<sign>-?)(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:[.,]\d+)?)")
 ARROW = "-->"
-ASIDE = re.compile(r"(NOTE|STYLE|REGION)(\s|$)")  # blocks of WebVTT that nobody says
-TAG = re.compile(
-    r"</?[A-Za-z][^<>]*>|<[\d:.]+>|</?>|\{\\[^{}]*\}"
-)  # <i>, <c.red>, <00:00:01.000>, {\an8}
-STAMP = re.compile(r"<\d+:[\d:.]+>")  # the time of a word, as automatic captions have it
+ASIDE = re.compile(r"(NOTE|STYLE|REGION)(\s|$)")  # blocks of WebVTT that are not spoken
+# <i>, <c.red>, <00:00:01.000>, {\an8}
+TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|</?>|\{\\[^{}]*\}")
+STAMP = re.compile(r"<\d+:[\d:.]+>")  # the time of a word, which automatic captions have
 NEAR = 0.05  # seconds: a line that stays on the screen is in the next cue too, at once
-SHARE = 0.5  # of the cues begin with the line before them, in a file whose captions roll
+# In a file of rolling captions at least this share of the cues begins with the line before them.
+SHARE = 0.5
 
 
 class Cue(NamedTuple):
+    """What is on the screen at a time."""
+
     start: float | None  # seconds; None: the line of its times cannot be read
     end: float | None
     lines: tuple[str, ...]  # without tags, none of them empty
 
 
-def seconds(text: str) -> float | None:
-    """`1:02:03.5`, `02:03,500`."""
+def parse_clock(text: str) -> float | None:
+    """Seconds of `1:02:03.5` or `02:03,500`; None for anything else."""
     match = CLOCK.fullmatch(text.strip())
     if match is None:
         return None
@@ -31,64 +36,73 @@ def seconds(text: str) -> float | None:
     return -value if match["sign"] else value
 
 
-def cues(text: str) -> list[Cue]:
-    """In the file's order; what automatic captions show twice or three times is in one cue only."""
+def parse_cues(text: str) -> list[Cue]:
+    """The cues in the file's order.
+
+    What automatic captions show twice or three times is in one cue only.
+    """
     lines = re.split(r"\r\n|\r|\n", text)
-    at = [i for i, line in enumerate(lines) if ARROW in line]
-    found = []
-    for i, following in pairwise([*at, len(lines)]):
-        body = lines[i + 1 : following]
-        found.append(
-            Cue(*_times(lines[i]), _shown(body if following == len(lines) else _without_name(body)))
-        )
-    return _unrolled(found) if _rolls(found, text) else found
+    starts = [i for i, line in enumerate(lines) if ARROW in line]
+    cues = []
+    for start, following in pairwise([*starts, len(lines)]):
+        body = lines[start + 1 : following]
+        if following < len(lines):
+            body = _without_name(body)
+        cues.append(Cue(*_parse_times(lines[start]), _spoken_lines(body)))
+    return _unroll(cues) if _are_rolling(cues, text) else cues
 
 
-def _times(line: str) -> tuple[float | None, float | None]:
-    """`START --> END`, and settings of its place on the screen behind."""
-    start, _, rest = line.partition(ARROW)
-    return seconds(start), seconds(rest.split()[0]) if rest.split() else None
+def _parse_times(line: str) -> tuple[float | None, float | None]:
+    """`START --> END`, after which settings of the position on the screen may follow."""
+    start, _, end = line.partition(ARROW)
+    words = end.split()
+    return parse_clock(start), parse_clock(words[0]) if words else None
 
 
 def _without_name(body: list[str]) -> list[str]:
-    """The last line before the next cue's times is that cue's number or name, where it stands apart or is a number."""
+    """The lines of a cue without the number or name of the next cue.
+
+    That is the last line before the next times, if it is a number or stands after an empty line.
+    """
     if len(body) > 1 and body[-1].strip() and (not body[-2].strip() or body[-1].strip().isdigit()):
         return body[:-1]
     return body
 
 
-def _shown(body: list[str]) -> tuple[str, ...]:
-    kept: list[str] = []
+def _spoken_lines(body: list[str]) -> tuple[str, ...]:
+    """Lines without tags and without blocks such as NOTE, which begin after an empty line."""
+    spoken: list[str] = []
     aside = False
     for before, line in zip(["", *body], body, strict=False):
-        aside = bool(line.strip()) and (
-            aside or (not before.strip() and kept != [] and bool(ASIDE.match(line)))
-        )
+        begins = not before.strip() and spoken != [] and bool(ASIDE.match(line))
+        aside = bool(line.strip()) and (aside or begins)
         clean = " ".join(html.unescape(TAG.sub("", line)).replace("\u200b", "").split())
         if clean and not aside:
-            kept.append(clean)
-    return tuple(kept)
+            spoken.append(clean)
+    return tuple(spoken)
 
 
-def _rolls(found: list[Cue], text: str) -> bool:
-    """Captions that roll: each line is shown while it is spoken, and again above the next one."""
-    echoes = [pair for pair in pairwise(found) if _echoed(*pair)]
-    higher = any(len(cue.lines) > 1 for _, cue in echoes)  # `Yes.` said three times is no rolling
-    return bool(STAMP.search(text)) or (higher and len(echoes) >= SHARE * (len(found) - 1))
+def _are_rolling(cues: list[Cue], text: str) -> bool:
+    """Whether each line is shown while it is spoken and again above the next one."""
+    echoes = [pair for pair in pairwise(cues) if _count_repeats(*pair)]
+    # `Yes.` said three times gives repeats too, but each cue has one line.
+    several_lines = any(len(cue.lines) > 1 for _, cue in echoes)
+    return bool(STAMP.search(text)) or (several_lines and len(echoes) >= SHARE * (len(cues) - 1))
 
 
-def _echoed(before: Cue, cue: Cue) -> int:
-    """How many of the first lines of a cue are the last ones of the cue before, still shown."""
+def _count_repeats(before: Cue, cue: Cue) -> int:
+    """How many first lines of a cue are the last lines of the cue before, still shown."""
     if before.end is None or cue.start is None or cue.start - before.end > NEAR:
         return 0
     most = min(len(before.lines), len(cue.lines))
-    return next((k for k in range(most, 0, -1) if before.lines[-k:] == cue.lines[:k]), 0)
+    return next((n for n in range(most, 0, -1) if before.lines[-n:] == cue.lines[:n]), 0)
 
 
-def _unrolled(found: list[Cue]) -> list[Cue]:
-    fresh = [cue.lines[_echoed(before, cue) :] for before, cue in pairwise(found)]
-    said = [cue._replace(lines=lines) for cue, lines in zip(found[1:], fresh, strict=True)]
-    return [
-        *found[:1],
-        *(cue for cue, whole in zip(said, found[1:], strict=True) if cue.lines or not whole.lines),
-    ]
+def _unroll(cues: list[Cue]) -> list[Cue]:
+    """The cues without repeated lines. A cue that had only repeated lines is left out."""
+    unrolled = cues[:1]
+    for before, cue in pairwise(cues):
+        lines = cue.lines[_count_repeats(before, cue) :]
+        if lines or not cue.lines:
+            unrolled.append(cue._replace(lines=lines))
+    return unrolled

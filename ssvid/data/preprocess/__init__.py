@@ -1,1 +1,1 @@
-"""Videos -> files that are made of them once: re-encoded videos and optical flow."""
+"""Videos -> files that are made from them once: re-encoded videos and optical flow."""

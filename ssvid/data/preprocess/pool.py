@@ -1,8 +1,11 @@
-"""Many files, several processes -> what became of each. A full disk is no fault of a file."""
+"""Many files, several processes -> the result of each file.
+
+A full disk stops the run: it is not a fault of the file that is being written.
+"""
 
 import errno
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -15,16 +18,15 @@ from ssvid.data.quarantine import Quarantine
 from ssvid.errors import RunError, UserError
 from ssvid.progress import progress_bar
 
-FULL = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-)  # the disk, the user's share of it, its limit for one file
+# The disk is full; the user's quota is used up; the file is larger than the limit for one file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Found(NamedTuple):
+class FileResult(NamedTuple):
+    """What a scan or a job says about a file."""
+
     path: str
-    why: str = ""  # not empty: a bad file
+    why: str = ""  # the fault of a bad file; empty: it is good
     time: float | None = None
     width: int = 0
     height: int = 0
@@ -32,27 +34,32 @@ class Found(NamedTuple):
     seconds: float = 0.0
 
 
-def same_settings(file: Path, how: dict[str, Any]) -> None:
-    """Files beside `file` are kept, so they must be what this run would write."""
+Job = Callable[[str], FileResult]
+
+
+def check_settings(file: Path, settings: dict[str, Any]) -> None:
+    """Raise a UserError if the folder of `file` was made with other settings.
+
+    Its files are not written again, so they must be what this run would write.
+    """
     try:
-        made = dict(json.loads(file.read_text())) if file.exists() else how
+        old = dict(json.loads(file.read_text())) if file.exists() else settings
     except (ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged: name another --out, or remove the folder.") from error
-    differ = [
-        f"--{name} {made.get(name)} and not {value}"
-        for name, value in how.items()
-        if made.get(name) != value
-    ]
-    if differ:
+    differences = []
+    for name, value in settings.items():
+        if old.get(name) != value:
+            differences.append(f"--{name} {old.get(name)} and not {value}")
+    if differences:
         raise UserError(
-            f"{file.parent} was made with {', '.join(differ)}: give the same settings, name another --out, "
-            "or remove the folder."
+            f"{file.parent} was made with {', '.join(differences)}: give the same settings, name "
+            "another --out, or remove the folder."
         )
 
 
 @contextmanager
-def room(target: Path) -> Iterator[None]:
-    """A full disk is no fault of the file that is being written. PyAV's errors have an errno too."""
+def raise_if_full(target: Path) -> Iterator[None]:
+    """Turn the error of a full disk into a RunError. PyAV's errors have an errno too."""
     try:
         yield
     except (OSError, av.FFmpegError) as error:
@@ -63,31 +70,36 @@ def room(target: Path) -> Iterator[None]:
         raise
 
 
-def list_bad(bad: Quarantine, root: Path, found: Iterable[Found]) -> None:
-    for item in found:
-        if item.why:
-            bad.add(root / item.path, item.time, item.why)
+def list_bad(bad: Quarantine, root: Path, results: Iterable[FileResult]) -> None:
+    """Quarantine the bad files."""
+    for result in results:
+        if result.why:
+            bad.add(root / result.path, result.time, result.why)
 
 
-def each(work: Any, items: list[str], workers: int, what: str) -> list[Found]:
-    results = (
-        map(work, items) if workers == 1 or len(items) < 2 else spread(work, items, workers, what)
-    )
-    with progress_bar(len(items), "file", iterable=results, desc=what) as bar:
+def run_all(job: Job, paths: list[str], workers: int, title: str) -> list[FileResult]:
+    """The result of each path, in any order, with a progress bar.
+
+    Raises a RunError if a process dies.
+    """
+    if workers == 1 or len(paths) < 2:
+        results: Iterable[FileResult] = map(job, paths)
+    else:
+        results = _run_in_processes(job, paths, workers, title)
+    with progress_bar(len(paths), "file", iterable=results, desc=title) as bar:
         return list(bar)
 
 
-def spread(work: Any, items: list[str], workers: int, what: str) -> Iterator[Found]:
+def _run_in_processes(job: Job, paths: list[str], workers: int, title: str) -> Iterator[FileResult]:
     with ProcessPoolExecutor(workers) as pool:
         try:
-            for job in as_completed([pool.submit(work, item) for item in items]):
-                yield job.result()
+            for future in as_completed([pool.submit(job, path) for path in paths]):
+                yield future.result()
         except BrokenProcessPool as error:
             raise RunError(
-                f"A process of the {what} died, most often for want of memory: start the same command again with fewer "
-                "--workers; finished files are kept."
+                f"A process of the {title} died, most often because memory ran out: start the same "
+                "command again with fewer --workers; finished files are kept."
             ) from error
         finally:
-            pool.shutdown(
-                cancel_futures=True
-            )  # else every file that is left meets the full disk once more
+            # Otherwise every file that is left would meet the full disk once more.
+            pool.shutdown(cancel_futures=True)
