@@ -248,8 +248,6 @@ def _align_video(
     vtt = path_of_video(work.target, video, ".vtt")
     file = path_of_video(work.target, video, ".json")
     png = path_of_video(work.target, video, ".png")
-        path_of_video(work.target, video, suffix) for suffix in (".vtt", ".json", ".png")
-    )
     earlier = _read_earlier(file, key) if vtt.exists() and png.exists() else None
     if earlier is not None:
         return earlier, False
