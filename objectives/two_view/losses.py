@@ -1,7 +1,8 @@
-"""Projections of two clips -> loss: lightly's losses as an objective may use them.
+"""Projections of two clips -> loss: lightly's losses in a form that an objective can use.
 
-Lightly's have state that moves inside forward (MoCo's bank, DINO's centre), and some are of one process's clips where
-all clips are meant. Here state moves in `after_step` alone and is in the state dict, and two processes are one.
+lightly's losses change state inside forward (MoCo's memory bank, DINO's centre), and some use only the
+clips of one process. Here state changes only in `after_step` and is in the state dict, and several
+processes compute what one process would.
 """
 
 from abc import ABC, abstractmethod
@@ -15,22 +16,22 @@ from torch import Tensor, nn
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.queue import Queue
 
-Pair = tuple[Float[Tensor, "B d"], Float[Tensor, "B d"]]  # of the first clips and of the second
+Pair = tuple[Float[Tensor, "B d"], Float[Tensor, "B d"]]  # of the first and the second clips
 
 
 class Compare(nn.Module, ABC):
-    """What was made of either clip, and what it should have been -> the loss, both ways, of this process's clips."""
+    """Predictions and targets of both clips -> the symmetric loss of this process's clips."""
 
     @abstractmethod
     def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
-        """Mutates nothing, as an objective's."""
+        """The loss. It changes no state."""
 
     def after_step(self) -> None:
-        """Once per optimiser step."""
+        """Called once per optimiser step."""
 
 
 class Whole(Compare):
-    """A symmetric loss on the clips of all processes: each computes it whole, so lightly's need not gather."""
+    """A symmetric loss on the clips of all processes. Each process computes all of it."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Whole(Compare):
 
 
 class Across(Compare):
-    """Each clip's prediction against the other's target, which gets no gradient."""
+    """The prediction of each clip against the target of the other one, which gets no gradient."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -52,68 +53,71 @@ class Across(Compare):
 
 
 class Bank(nn.Module):
-    """In the place of lightly's memory bank, which moves inside its forward and is not in its state dict."""
+    """Replaces lightly's memory bank, which changes inside forward and is not in the state dict."""
 
     def __init__(self, queue: Queue) -> None:
         super().__init__()
-        self.held = (queue,)  # not a part of this module: its place in the state dict is elsewhere
+        # A tuple, so that the queue is no submodule here: it has another place in the state dict.
+        self.queue = (queue,)
 
     def forward(
         self, key: Tensor, labels: None = None, update: bool = False
     ) -> tuple[Tensor, Tensor]:
-        return key, self.held[0].keys.T
+        return key, self.queue[0].keys.T
 
 
 class Queued(Compare):
-    """MoCo: against the other clip's key and those of earlier steps, of second clips alone."""
+    """MoCo: the negatives are keys of earlier steps, all of them of second clips."""
 
     def __init__(self, temperature: float, queue: Queue) -> None:
         super().__init__()
         self.queue, self.loss = queue, losses.NTXentLoss(temperature)
         self.loss.memory_bank = Bank(queue)
-        self.waiting: list[Tensor] = []  # keys of this step
+        self.pending_keys: list[Tensor] = []  # of this step
 
     def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
         if self.training and torch.is_grad_enabled():
-            self.waiting.append(F.normalize(target[1], dim=1))
+            self.pending_keys.append(F.normalize(target[1], dim=1))
         return (self.loss(pred[0], target[1]) + self.loss(pred[1], target[0])) / 2
 
     def after_step(self) -> None:
-        for keys in self.waiting:
+        for keys in self.pending_keys:
             self.queue.push(keys)
-        self.waiting.clear()
+        self.pending_keys.clear()
 
 
 class Centred(Compare):
-    """DINO's, whose centre lightly moves inside forward: here it waits for the step."""
+    """DINO. lightly moves its centre inside forward; here it moves after the step."""
 
     def __init__(self, prototypes: int, temperature: float) -> None:
         super().__init__()
         self.loss = losses.DINOLoss(prototypes, student_temp=temperature)
-        self.waiting: list[Tensor] = []  # the centre as each micro-batch would have it
+        self.pending_centres: list[Tensor] = []  # the new centre by each micro-batch
 
     def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
         before = self.loss.center.data
         loss = self.loss(list(target), list(pred))
         if self.training and torch.is_grad_enabled():
-            self.waiting.append(self.loss.center.data)
+            self.pending_centres.append(self.loss.center.data)
         self.loss.center.data = before
         return loss
 
     def after_step(self) -> None:
-        if self.waiting:
-            self.loss.center.data = torch.stack(self.waiting).mean(0)  # all of the same old centre
-        self.waiting.clear()
+        if self.pending_centres:  # all of them start from the same old centre
+            self.loss.center.data = torch.stack(self.pending_centres).mean(0)
+        self.pending_centres.clear()
 
 
 class Swapped(Compare):
-    """SwAV: the prototypes of one clip, shared out evenly over the clips of all processes, told from the other."""
+    """SwAV: predict the prototypes of one clip from the other.
+
+    Sinkhorn distributes the prototypes evenly over the clips of all processes.
+    """
 
     def __init__(self, dim: int, prototypes: int, temperature: float) -> None:
         super().__init__()
-        self.prototypes = nn.Linear(
-            dim, prototypes, bias=False
-        )  # lightly's has a bias, the published one none
+        # lightly's layer has a bias, the published one has none.
+        self.prototypes = nn.Linear(dim, prototypes, bias=False)
         self.loss = losses.SwaVLoss(temperature, sinkhorn_gather_distributed=True)
         self.after_step()
 

@@ -1,5 +1,7 @@
-"""Two clips of a video should look alike, and others not: nine image losses of lightly, on video as rho-MoCo and its
-kin have it (Feichtenhofer et al. 2021, arXiv:2104.14558). METHODS below is the table of what each was published with.
+"""Two clips of a video are a positive pair: nine image losses of lightly, used on video.
+
+Video versions of SimCLR, MoCo, BYOL and SwAV are from Feichtenhofer et al. 2021 (arXiv:2104.14558).
+The table METHODS has the published hyper-parameters of each loss.
 """
 
 import copy
@@ -30,28 +32,26 @@ from ssvid.shapes import Batch, Clip, Loss, Views
 
 
 def dino_head(n: SimpleNamespace) -> nn.Module:
-    """With torch's present weight norm: lightly's is deprecated, and a head with it cannot be copied."""
+    """DINO's head with torch's current weight norm. A head with lightly's old one cannot be copied."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         head = heads.DINOProjectionHead(n.width, n.hidden, n.dim, n.prototypes)
     remove_weight_norm(head.last_layer)
-    length = parametrizations.weight_norm(head.last_layer).parametrizations.weight.original0
-    length.data.fill_(1)
-    length.requires_grad_(False)
+    norm = parametrizations.weight_norm(head.last_layer).parametrizations.weight.original0
+    norm.data.fill_(1)
+    norm.requires_grad_(False)
     return head
 
 
 class Method(NamedTuple):
-    numbers: dict[
-        str, Any
-    ]  # as published: the hyper-parameters that it has. hidden None: the encoder's width
+    """A published method. A method whose hyper-parameters have a momentum has a teacher."""
+
+    numbers: dict[str, Any]  # its hyper-parameters, as published; hidden None: the encoder's width
     project: Callable[[SimpleNamespace], nn.Module]
     loss: Callable[[SimpleNamespace], Compare]
     predict: Callable[[SimpleNamespace], nn.Module] = lambda n: nn.Identity()
-    rises: bool = (
-        False  # the teacher's momentum, along a cosine, to 1. Who has a momentum has a teacher
-    )
-    keeps_teacher: bool = False  # published: the teacher is used in the end
+    momentum_rises: bool = False  # along a cosine to 1
+    exports_teacher: bool = False  # the authors evaluate the teacher
 
 
 METHODS = {
@@ -75,7 +75,7 @@ METHODS = {
         project=lambda n: heads.BYOLProjectionHead(n.width, n.hidden, n.dim),
         predict=lambda n: heads.BYOLPredictionHead(n.dim, n.hidden, n.dim),
         loss=lambda n: Across(losses.NegativeCosineSimilarity()),
-        rises=True,
+        momentum_rises=True,
     ),
     "simsiam": Method(  # arXiv:2011.10566
         {"hidden": None, "dim": 2048},
@@ -97,8 +97,8 @@ METHODS = {
         {"hidden": 2048, "dim": 256, "temperature": 0.1, "momentum": 0.996, "prototypes": 65536},
         project=dino_head,
         loss=lambda n: Centred(n.prototypes, n.temperature),
-        rises=True,
-        keeps_teacher=True,
+        momentum_rises=True,
+        exports_teacher=True,
     ),
     "swav": Method(  # arXiv:2006.09882
         {"hidden": 2048, "dim": 128, "temperature": 0.1, "prototypes": 3000},
@@ -110,6 +110,8 @@ METHODS = {
 
 @objectives.register("two_view")
 class TwoView(Objective):
+    """A loss on the projections of two clips, with a predictor and a teacher if the method has them."""
+
     pooled_only = True
     tiny_kwargs = {"dim": 8, "hidden": 16}
 
@@ -118,14 +120,14 @@ class TwoView(Objective):
         encoder: Encoder,
         *,
         loss: str = "ntxent",  # ntxent (SimCLR) dcl moco byol simsiam barlow vicreg dino swav
-        max_gap_s: float
-        | None = None,  # most seconds between the starts of the clips; 0: the same; null: anywhere
-        dim: int | None = None,  # of the projection; this and what follows: null: as published
-        hidden: int | None = None,  # width inside the heads
-        temperature: float | None = None,  # ntxent dcl moco swav, and dino's student
-        momentum: float | None = None,  # of the teacher: moco; byol and dino, where it rises to 1
-        queue: int | None = None,  # moco: keys, a multiple of the batch
-        prototypes: int | None = None,  # swav dino
+        # largest distance in seconds between the starts of the clips; 0: the same; null: any
+        max_gap_s: float | None = None,
+        dim: int | None = None,  # width of the projection; null here and below: as published
+        hidden: int | None = None,  # hidden width of the heads
+        temperature: float | None = None,  # of ntxent, dcl, moco, swav, and dino's student
+        momentum: float | None = None,  # of the teacher of moco, byol and dino
+        queue: int | None = None,  # moco: number of keys, a multiple of the batch
+        prototypes: int | None = None,  # of swav and dino
         augment: str = "resized_flip_colour",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
@@ -139,18 +141,15 @@ class TwoView(Objective):
         positive(**numbers)
         within(0, 1, momentum=momentum)
         within(0, math.inf, max_gap_s=max_gap_s)
-        self.method, n = settled(loss, encoder.dim, {**numbers, "momentum": momentum})
+        self.method, n = choose_method(loss, encoder.dim, {**numbers, "momentum": momentum})
         self.encoder, self.name, self.max_gap_s, self.augment = encoder, loss, max_gap_s, augment
-        self.project, self.predict, self.loss = (
-            self.method.project(n),
-            self.method.predict(n),
-            self.method.loss(n),
-        )
-        self.teacher = (
-            Teacher(encoder, self.project, n.momentum, self.method.rises)
-            if "momentum" in vars(n)
-            else None
-        )
+        self.project = self.method.project(n)
+        self.predict = self.method.predict(n)
+        self.loss = self.method.loss(n)
+        self.teacher = None
+        if "momentum" in vars(n):
+            rises = self.method.momentum_rises
+            self.teacher = Teacher(encoder, self.project, n.momentum, rises)
 
     @property
     def views(self) -> Views:
@@ -164,25 +163,23 @@ class TwoView(Objective):
         )
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
-        enough(
-            data, "two_view", batch_size, self.loss.queue if isinstance(self.loss, Queued) else None
-        )
+        queue = self.loss.queue if isinstance(self.loss, Queued) else None
+        enough(data, "two_view", batch_size, queue)
 
     def exported_encoders(self) -> dict[str, Encoder]:
-        kept = (
-            {"teacher": self.teacher.encoder} if self.teacher and self.method.keeps_teacher else {}
-        )
-        return {"encoder": self.encoder, **kept}
+        encoders = {"encoder": self.encoder}
+        if self.teacher and self.method.exports_teacher:
+            encoders["teacher"] = self.teacher.encoder
+        return encoders
 
     def forward(self, batch: Batch) -> Loss:
         clips = tuple(require_two_clips("two_view", batch["clips"]).unbind(1))  # two of B C T H W
-        own = both(lambda clip: self.project(self.encoder(clip).pooled), clips)  # two of B d
-        pred = both(self.predict, own)
-        target = both(self.teacher, clips) if self.teacher else own
-        with torch.autocast(
-            clips[0].device.type, enabled=False
-        ):  # sums over the batch and sharp exponents
-            loss = self.loss(both(full, pred), both(full, target))
+        projected = map_pair(lambda clip: self.project(self.encoder(clip).pooled), clips)  # B d
+        pred = map_pair(self.predict, projected)
+        target = map_pair(self.teacher, clips) if self.teacher else projected
+        # Sums over the batch and exponents are too large for the precision of bf16.
+        with torch.autocast(clips[0].device.type, enabled=False):
+            loss = self.loss(map_pair(full, pred), map_pair(full, target))
         return Loss(loss, {self.name: loss.detach()})
 
     def on_weights_loaded(self) -> None:
@@ -195,24 +192,29 @@ class TwoView(Objective):
             self.teacher.follow(self.encoder, self.project, progress)
 
 
-def settled(name: str, width: int, given: dict[str, Any]) -> tuple[Method, SimpleNamespace]:
-    """The method and its numbers: the published ones, or what the user gave instead."""
+def choose_method(name: str, width: int, changes: dict[str, Any]) -> tuple[Method, SimpleNamespace]:
+    """The method and its hyper-parameters: the published ones with the user's changes.
+
+    Raises a UserError for an unknown method or a hyper-parameter that it does not have.
+    """
     if name not in METHODS:
         raise UserError(
             f"two_view has no loss {name!r}; there are ntxent (SimCLR), {', '.join([*METHODS][1:])}."
         )
-    own = METHODS[name].numbers
-    chosen = {key: value for key, value in given.items() if value is not None}
-    if alien := sorted(chosen.keys() - own.keys()):
-        raise UserError(f"two_view: the loss {name} has no {alien[0]}; it has {', '.join(own)}.")
-    numbers = {**own, **chosen}
-    return METHODS[name], SimpleNamespace(
-        **{**numbers, "hidden": numbers["hidden"] or width, "width": width}
-    )
+    published = METHODS[name].numbers
+    changes = {key: value for key, value in changes.items() if value is not None}
+    unknown = sorted(changes.keys() - published.keys())
+    if unknown:
+        raise UserError(
+            f"two_view: the loss {name} has no {unknown[0]}; it has {', '.join(published)}."
+        )
+    numbers = {**published, **changes, "width": width}
+    numbers["hidden"] = numbers["hidden"] or width
+    return METHODS[name], SimpleNamespace(**numbers)
 
 
 class Teacher(nn.Module):
-    """The student as it was on average. Batch-norm statistics are its own."""
+    """A moving average of the student, with batch-norm statistics of its own."""
 
     def __init__(self, encoder: Encoder, project: nn.Module, momentum: float, rises: bool) -> None:
         super().__init__()
@@ -225,16 +227,21 @@ class Teacher(nn.Module):
         return self.project(self.encoder(clip).pooled)
 
     def follow(self, encoder: Encoder, project: nn.Module, progress: float) -> None:
+        """Move towards the student. `progress`: 0 at the start of training, 1 at its end."""
         rise = (1 + math.cos(math.pi * progress)) / 2 if self.rises else 1.0
         momentum = 1 - (1 - self.momentum) * rise
         update_momentum(encoder, self.encoder, momentum)
         update_momentum(project, self.project, momentum)
 
 
-def both(function: Callable[[Tensor], Tensor], two: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    first, second = two
+def map_pair(
+    function: Callable[[Tensor], Tensor], pair: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Apply a function to the tensors of both clips."""
+    first, second = pair
     return function(first), function(second)
 
 
 def full(rows: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
+    """In single precision or better."""
     return rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -269,13 +269,13 @@ def test_keys_are_queued_when_the_step_is_done():
     before = net.loss.queue.keys.clone()
     keys = F.normalize(net.teacher(batch["clips"][:, 1]), dim=1)
     step(net, [batch, batch])
-    assert int(net.loss.queue.pushed) == 4 and not net.loss.waiting
+    assert int(net.loss.queue.pushed) == 4 and not net.loss.pending_keys
     torch.testing.assert_close(net.loss.queue.keys, torch.cat([keys, keys, before[4:]]))
     net.eval()
     net(batch)
     with torch.no_grad():
         net.train()(batch)
-    assert not net.loss.waiting  # a look at the loss is no step
+    assert not net.loss.pending_keys  # a look at the loss is no step
 
 
 def test_the_centre_is_moved_when_the_step_is_done():
@@ -289,7 +289,7 @@ def test_the_centre_is_moved_when_the_step_is_done():
     )
     net(one)
     assert torch.equal(net.loss.loss.center, old)
-    net.loss.waiting.clear()
+    net.loss.pending_centres.clear()
     step(net, [one, two])
     torch.testing.assert_close(net.loss.loss.center[0, 0], 0.9 * old[0, 0] + 0.1 * outs.mean(0))
 
