@@ -1,9 +1,9 @@
 """CoCLR (Han et al. 2020, arXiv:2010.09709): rgb and flow teach each other.
 
 It is InfoNCE with more positives: the nearest keys in a second queue, which holds features of the
-*other* stream. `--objective.init A --objective.sampler B`: A is a net of the stream that is trained,
-B one of the other stream. The encoder's clip (`--clip.modality flow`) says which stream is trained,
-so the published option `reverse` is not needed.
+*other* stream. `--objective.init A --objective.sampler B`: A is a net of the stream that is
+trained, B one of the other stream. The encoder's clip (`--clip.modality flow`) says which stream is
+trained, so the published option `reverse` is not needed.
 """
 
 from dataclasses import replace
@@ -127,10 +127,11 @@ class CoCLR(Objective):
     def find_positives(
         self, source: Int[Tensor, " B"], second: Float[Tensor, "B d"]
     ) -> Bool[Tensor, "B n"]:
-        """The positives of each query: its own key (first), keys of its source video and mined keys.
+        """The positives of each query: its own key (first), keys of its source video and mined
+        keys.
 
-        Once the queue is full, the `topk` keys of other videos are mined whose features of the other
-        stream are nearest.
+        Once the queue is full, the `topk` keys of other videos are mined whose features of the
+        other stream are nearest.
         """
         positives = source[:, None] == self.queue.get_buffer("source")  # B K
         if self.queue.full:
@@ -152,8 +153,8 @@ class CoCLR(Objective):
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """Clips of this batch and, below each, the clip of another video that is nearest to it.
 
-        The sampler decides what is near. On the left is the trained stream, on the right the other. In
-        training the sampler searches the queue and not the batch.
+        The sampler decides what is near. On the left is the trained stream, on the right the other.
+        In training the sampler searches the queue and not the batch.
         """
         clips, source = batch["clips"], source_ids(batch["video_id"], batch["clips"].device)
         second = self.embed_second_stream(clips[:, 2])
@@ -196,9 +197,9 @@ def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder,
     modality = OTHER[encoder.spec.modality]
     if path is None:
         raise UserError(
-            "coclr mines positives with the net of the other stream: give --objective.sampler, a run "
-            f"of infonce or coclr with --clip.modality {modality} (and --objective.init, one with "
-            f"{encoder.spec.modality})."
+            "coclr mines positives with the net of the other stream: give --objective.sampler, a "
+            f"run of infonce or coclr with --clip.modality {modality} (and --objective.init, one "
+            f"with {encoder.spec.modality})."
         )
     if path == "random":
         run, net = None, create_encoder(encoder.name, **encoder.kwargs)
@@ -207,9 +208,9 @@ def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder,
         net = run.encoder
         if run.modality not in (None, modality):
             raise UserError(
-                f"--objective.sampler {path} sees {run.modality} as the encoder that it is to help: "
-                f"give a run with --clip.modality {modality}, or train this one with --clip.modality "
-                f"{modality}."
+                f"--objective.sampler {path} sees {run.modality} as the encoder that it is to "
+                f"help: give a run with --clip.modality {modality}, or train this one with "
+                f"--clip.modality {modality}."
             )
         if (net.mean, net.std) != (encoder.mean, encoder.std):
             raise UserError(

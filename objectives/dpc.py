@@ -88,8 +88,8 @@ class DPC(Objective):
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """Left: the scores of two clips, each row from its smallest (black) to its largest (white).
 
-        Right: what each column is. Green is the true feature, red another time at the same position,
-        yellow another position of the same clip, and grey another clip.
+        Right: what each column is. Green is the true feature, red another time at the same
+        position, yellow another position of the same clip, and grey another clip.
         """
         z = self.maps(batch["clips"][:2, 0])
         true = z[:, -self.predicted :]

@@ -1,8 +1,8 @@
 """InfoNCE on video, and UberNCE (Han et al. 2020, arXiv:2010.09709), the first stage of CoCLR.
 
-It is MoCo (arXiv:1911.05722): two clips of a video are a positive pair, and the clips of other videos
-are negatives, whose keys are in a queue. With `positives: label` it is UberNCE: every queued clip of
-the query's class is a positive too.
+It is MoCo (arXiv:1911.05722): two clips of a video are a positive pair, and the clips of other
+videos are negatives, whose keys are in a queue. With `positives: label` it is UberNCE: every queued
+clip of the query's class is a positive too.
 """
 
 import torch
@@ -86,7 +86,8 @@ class InfoNCE(Objective):
         if unlabelled := sum(row.label is None for row in data.rows):
             raise UserError(
                 f"infonce with positives label (UberNCE) learns from labels, and {unlabelled} of "
-                f"{len(data)} videos have none: take --data with labels, or --objective.positives own."
+                f"{len(data)} videos have none: take --data with labels, or "
+                "--objective.positives own."
             )
 
     def forward(self, batch: Batch) -> Loss:

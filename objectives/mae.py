@@ -65,7 +65,8 @@ class MAE(Objective):
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """The first clip in four rows: the clip, what the encoder sees, the prediction, and its error.
+        """The first clip in four rows: the clip, what the encoder sees, the prediction, and its
+        error.
 
         If the targets are normalised, a predicted token gets its true mean and contrast.
         """

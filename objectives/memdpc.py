@@ -1,8 +1,8 @@
 """MemDPC (Han et al. 2020, arXiv:2008.01065): DPC whose predictions come from a learnt memory.
 
 A prediction is a weighted sum of memory slots, and the state of the ConvGRU gives the weights: many
-futures are possible, and the memory holds their components. The slots are parameters that are trained
-with the net; nothing writes to them. The first blocks are predicted from the last ones too.
+futures are possible, and the memory holds their components. The slots are parameters that are
+trained with the net; nothing writes to them. The first blocks are predicted from the last ones too.
 """
 
 import torch
@@ -109,8 +109,8 @@ class MemDPC(Objective):
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
         """How much the first prediction of each clip (rows) reads each slot (columns).
 
-        The slots are sorted by how much they are read; white is the largest weight. A memory of which
-        few slots are used has a narrow bright edge on the left.
+        The slots are sorted by how much they are read; white is the largest weight. A memory of
+        which few slots are used has a narrow bright edge on the left.
         """
         z = self.maps(batch["clips"][:, 0])
         _, state = self.gru(z[:, : -self.predicted].relu())

@@ -92,9 +92,9 @@ class MilNCE(Objective):
     def forward(self, batch: Batch) -> Loss:
         video = self.head(self.encoder(batch["clips"][:, 0]).pooled)  # B E
         texts = self.tower(flatten_bags(batch["sentences"]))  # (B K) E
-        # Every process computes the loss of the whole batch, and the gradient of a row is the sum of
-        # what all processes contribute. The published code keeps only each process's own share, so
-        # there more processes mean smaller gradients.
+        # Every process computes the loss of the whole batch, and the gradient of a row is the sum
+        # of what all processes contribute. The published code keeps only each process's own share,
+        # so there more processes mean smaller gradients.
         video, texts = gather_rows(full(video)).rows, gather_rows(full(texts)).rows
         # The products are too large for the precision of bf16.
         with torch.autocast(video.device.type, enabled=False):

@@ -1,4 +1,5 @@
-"""Turbo (Han et al. 2022, arXiv:2210.04889): train on a few tokens of a clip and predict some others.
+"""Turbo (Han et al. 2022, arXiv:2210.04889): train on a few tokens of a clip and predict some
+others.
 
 The features of the visible tokens may also serve a task (labels or sentences). Only some of the
 dropped tokens are predicted; the others cost nothing.
@@ -37,7 +38,9 @@ Scalar = Float[Tensor, ""]
 
 @objectives.register("partial_mae")
 class PartialMAE(Objective):
-    """The loss `task_weight` * task + `rec_weight` * reconstruction of the encoder's visible tokens."""
+    """The loss `task_weight` * task + `rec_weight` * reconstruction of the encoder's visible
+    tokens.
+    """
 
     tiny_kwargs = {
         "drop_ratio": 0.5,
@@ -99,8 +102,8 @@ class PartialMAE(Objective):
             self.task = Labels(encoder.dim, task, classes, smoothing)
         elif self.pixels is None:
             raise UserError(
-                "partial_mae without a task reconstructs: give predict_ratio and rec_weight more than "
-                "0, or a task."
+                "partial_mae without a task reconstructs: give predict_ratio and rec_weight more "
+                "than 0, or a task."
             )
         if self.whole_video:
             encoder.spec = replace(encoder.spec, whole=True, fps=None, stride=None)
@@ -120,8 +123,8 @@ class PartialMAE(Objective):
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         if self.whole_video and not all(spec.whole for spec in views.clips):
             raise UserError(
-                "The task long_video spreads its frames over the whole video: leave out --clip.stride "
-                "and --clip.fps, or take the task classification."
+                "The task long_video spreads its frames over the whole video: leave out "
+                "--clip.stride and --clip.fps, or take the task classification."
             )
         if self.task is not None:
             self.task.check_data(data, batch_size)
@@ -161,7 +164,8 @@ class PartialMAE(Objective):
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """The first clip in four rows: the clip, what the encoder sees, the prediction, and its error.
+        """The first clip in four rows: the clip, what the encoder sees, the prediction, and its
+        error.
 
         Gray tokens are neither seen nor predicted. If the targets are normalised, a predicted token
         gets its true mean and contrast.
@@ -185,8 +189,8 @@ class Labels(nn.Module):
         super().__init__()
         if classes is None:
             raise UserError(
-                f"partial_mae with the task {task} needs --objective.classes, the number of classes "
-                "of the data."
+                f"partial_mae with the task {task} needs --objective.classes, the number of "
+                "classes of the data."
             )
         positive(classes=classes)
         within(0, 1, smoothing=smoothing)
@@ -198,13 +202,13 @@ class Labels(nn.Module):
         unlabelled = [row.path for row in data.rows if row.label is None]
         if unlabelled:
             raise UserError(
-                f"{len(unlabelled)} of {len(data)} training clips of {data.root} have no label, first "
-                f"{unlabelled[0]}: the task needs one of each."
+                f"{len(unlabelled)} of {len(data)} training clips of {data.root} have no label, "
+                f"first {unlabelled[0]}: the task needs one of each."
             )
         if len(data.classes) != self.classes:
             raise UserError(
-                f"--objective.classes {self.classes}, but {data.root} has {len(data.classes)}: give "
-                f"--objective.classes {len(data.classes)}."
+                f"--objective.classes {self.classes}, but {data.root} has {len(data.classes)}: "
+                f"give --objective.classes {len(data.classes)}."
             )
 
     def forward(self, pooled: Pooled, batch: Batch) -> tuple[Scalar, Scalar]:
@@ -245,8 +249,8 @@ class Sentences(nn.Module):
         """The loss and the top-1 accuracy of choosing a clip's sentence."""
         video = self.head(pooled)  # B E
         texts = self.tower([bag[0] for bag in batch["sentences"]])  # B E
-        # Every process computes the loss of the whole batch. The gradient of a row is the sum of what
-        # all processes contribute to it.
+        # Every process computes the loss of the whole batch. The gradient of a row is the sum of
+        # what all processes contribute to it.
         video = gather_rows(F.normalize(full(video), dim=-1)).rows
         texts = gather_rows(F.normalize(full(texts), dim=-1)).rows
         with torch.autocast(video.device.type, enabled=False):
@@ -266,7 +270,10 @@ def weigh(weight: float, loss: Scalar) -> Scalar:
 
 
 def exact_ratios(drop_ratio: float, predict_ratio: float, grid: Grid) -> tuple[Fraction, Fraction]:
-    """The ratios as the user wrote them, so that 0.29 of 100 tokens are 29. A UserError if impossible."""
+    """The ratios as the user wrote them, so that 0.29 of 100 tokens are 29.
+
+    A UserError if impossible.
+    """
     for name, ratio in (("drop_ratio", drop_ratio), ("predict_ratio", predict_ratio)):
         if not 0 <= ratio < 1:
             raise UserError(

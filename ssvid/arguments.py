@@ -97,7 +97,10 @@ class Arguments:
         return rename_recipe(load_recipe(path), self.names, set(self.parameters))
 
     def check_flags(self, pairs: list[list[str]]) -> Recipe:
-        """argv as a recipe. Raises a UserError for an unknown flag, before a plug-in is imported."""
+        """argv as a recipe.
+
+        Raises a UserError for an unknown flag, before a plug-in is imported.
+        """
         options = ["--h"]
         for action in self.parser._actions:
             options += action.option_strings

@@ -69,7 +69,7 @@ def leave_processes() -> None:
 
 
 def report_thread_error(error: threading.ExceptHookArgs) -> None:
-    """Ignore disk errors of TensorBoard's thread: the loop meets the same full disk and reports it."""
+    """Ignore disk errors of TensorBoard's thread, because the loop meets and reports them too."""
     if not isinstance(error.exc_value, OSError):
         threading.__excepthook__(error)
 

@@ -92,7 +92,7 @@ class Encoder(nn.Module, ABC):
         return above
 
     def open_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """The child modules by name, with the modules of a Sequential or ModuleList in its place."""
+        """The child modules by name. A Sequential or ModuleList is replaced by its modules."""
         for name, child in self.named_children():
             if isinstance(child, nn.Sequential | nn.ModuleList):
                 for key, module in child.named_children():
@@ -101,7 +101,10 @@ class Encoder(nn.Module, ABC):
                 yield name, child
 
     def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of a state dict of the net's own library. Keys of ours stay as they are."""
+        """Rename the keys of a state dict of the net's own library.
+
+        Keys of ours stay as they are.
+        """
         return state
 
     def normalise(self, clip: Tensor) -> Tensor:

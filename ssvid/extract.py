@@ -2,7 +2,8 @@
 
 python -m ssvid.extract --encoder RUN --data folder --data.root DIR --out FILE.npz
 
-With `--per_second --out DIR` the features go into a feature store of any size: see ssvid.data.store.
+With `--per_second --out DIR` the features go into a feature store of any size: see
+ssvid.data.store.
 """
 
 from pathlib import Path

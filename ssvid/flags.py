@@ -19,7 +19,7 @@ def show_help(
     flags: Recipe,
     tables: dict[str, Registry],
 ) -> None:
-    """Print the flags of the command, then those of each chosen name, or the names to choose from."""
+    """Print the flags of the command, and those of each chosen name or the names to choose."""
     explain(parser, function)
     print(parser.format_help().replace("%%", "%"))
     for flag, table in tables.items():

@@ -1,4 +1,7 @@
-"""The logger `ssvid`. Commands show its messages on standard error; a library call shows nothing."""
+"""The logger `ssvid`.
+
+Commands show its messages on standard error; a library call shows nothing.
+"""
 
 import functools
 import logging

@@ -97,6 +97,7 @@ def require(objective: str, encoder: Encoder, **capabilities: bool) -> Encoder:
         if getattr(encoder, name) != value:
             able = ", ".join(list_encoders(**{name: value}))
             raise UserError(
-                f"{objective} needs an encoder with {name}; {encoder.name} has not. These have: {able}."
+                f"{objective} needs an encoder with {name}; {encoder.name} has not. These have: "
+                f"{able}."
             )
     return encoder

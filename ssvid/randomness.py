@@ -1,4 +1,5 @@
-"""(seed, stream, epoch, index) -> uniforms: every random choice about data and masks comes from here.
+"""(seed, stream, epoch, index) -> uniforms: every random choice about data and masks comes from
+here.
 
 The numbers are a counter hash in plain int64 tensor operations, so they are bit-equal on every
 device. Nothing depends on a generator object, a worker, a rank or a clock. A run that was killed at
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from ssvid.shapes import Batch
 
-# SplitMix64 (Steele, Lea, Flood 2014). torch's int64 multiplication wraps, which is what the hash wants.
+# SplitMix64 (Steele, Lea, Flood 2014). torch's int64 multiplication wraps, which is what the hash
+# wants.
 GOLDEN, MIX1, MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
 

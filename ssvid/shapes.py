@@ -88,7 +88,10 @@ class Bag:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Stored features of consecutive seconds, with the sentences spoken in them. No pixels are read."""
+    """Stored features of consecutive seconds, with the sentences spoken in them.
+
+    No pixels are read.
+    """
 
     seconds: int = 64
     can_encode: Callable[[str], bool] = bool  # whether the text tower has a word of the sentence
@@ -136,7 +139,9 @@ class Batch(TypedDict, total=False):
 
 
 def first_sample(batch: Batch, views: int = 1) -> Batch:
-    """The first video of a batch with its random coordinates and `views` of its clips, for pictures."""
+    """The first video of a batch with its random coordinates and `views` of its clips, for
+    pictures.
+    """
     return {
         "clips": batch["clips"][:1, :views],
         "index": batch["index"][:1],

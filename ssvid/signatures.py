@@ -50,7 +50,10 @@ def passes_on(call: ast.Call, name: str) -> bool:
 
 
 def comments_of(entry: Callable[..., Any]) -> dict[str, str]:
-    """Parameter -> its comment. The entry's comments override those of base classes and receivers."""
+    """Parameter -> its comment.
+
+    The entry's comments override those of base classes and receivers.
+    """
     bases = entry.__mro__[-2::-1] if inspect.isclass(entry) else (entry,)
     comments: dict[str, str] = {}
     for receiver in find_receivers(entry):

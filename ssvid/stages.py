@@ -2,8 +2,8 @@
 
 python -m ssvid.stages RECIPE.yaml --out DIR -- FLAGS
 
-Each stage runs `python -m ssvid.pretrain` in DIR/NAME with the recipe's `shared` flags and its own. A
-path that begins with `stage:` is the folder of an earlier stage. The same command again skips the
+Each stage runs `python -m ssvid.pretrain` in DIR/NAME with the recipe's `shared` flags and its own.
+A path that begins with `stage:` is the folder of an earlier stage. The same command again skips the
 finished stages and resumes a stopped one. FLAGS go to every stage and override the recipe.
 """
 
@@ -123,8 +123,8 @@ def check_earlier_stages(name: str, config: dict[str, Any], out: Path) -> None:
         begun_from = json.loads(file.read_text())
     if begun_from != checkpoints:
         raise UserError(
-            f"Stage {name} began with {', '.join(begun_from.values())}, and these have been trained "
-            f"on since: remove {out / name} to train it anew from them."
+            f"Stage {name} began with {', '.join(begun_from.values())}, and these have been "
+            f"trained on since: remove {out / name} to train it anew from them."
         )
     write_json_whole(file, checkpoints)
 

@@ -25,8 +25,8 @@ def bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval (low, high) of the accuracy; groups are resampled with replacement.
 
-    If every group has the same accuracy (all right, all wrong), resampling shows no spread, although
-    n groups prove little. The interval is then Wilson's for n trials.
+    If every group has the same accuracy (all right, all wrong), resampling shows no spread,
+    although n groups prove little. The interval is then Wilson's for n trials.
     """
     value, weight = by_group(correct.double(), groups)
     share = value / weight
@@ -46,8 +46,8 @@ def paired_difference(
     """(difference of accuracies, low, high) on the same clips. Both sides share the drawn groups.
 
     If every group has the same difference, resampling shows no spread. The interval is then
-    Newcombe's for n trials on each side. n groups agree on a sign by chance in 2 of 2^n cases: while
-    that is more than 1 - level (fewer than 6 groups at 95 %), the interval includes zero.
+    Newcombe's for n trials on each side. n groups agree on a sign by chance in 2 of 2^n cases:
+    while that is more than 1 - level (fewer than 6 groups at 95 %), the interval includes zero.
     """
     value, weight = by_group(ours.double() - theirs.double(), groups)
     share, n = value / weight, len(value)
@@ -96,7 +96,10 @@ def redrawn(measure: Measure, groups: int, seed: int, draws: int = 1000) -> Floa
 
 
 def spread(values: Float[Tensor, " draws"], level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the values of all draws. A draw without positives is NaN and ignored."""
+    """Percentile interval of the values of all draws.
+
+    A draw without positives is NaN and ignored.
+    """
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = values.double().nanquantile(ends).tolist()
     return low, high

@@ -1,4 +1,6 @@
-"""TAN (Han et al. 2022, arXiv:2204.02968): the objective, its aligner, and the pseudo-labels of co-training."""
+"""TAN (Han et al. 2022, arXiv:2204.02968): the objective, its aligner, and the pseudo-labels of
+co-training.
+"""
 
 from objectives.tan.objective import TAN
 

@@ -1,4 +1,6 @@
-"""Similarities of seconds and sentences -> TAN's losses: two-way NCE and the alignability of a sentence."""
+"""Similarities of seconds and sentences -> TAN's losses: two-way NCE and the alignability of a
+sentence.
+"""
 
 from typing import NamedTuple
 
@@ -34,7 +36,8 @@ def two_way_nce(
     spoken: Bool[Tensor, "B N"],
     selected: Bool[Tensor, "B N"],
 ) -> Float[Tensor, ""]:
-    """MIL-NCE in both directions: each second against all sentences, each sentence against all seconds.
+    """MIL-NCE in both directions: each second against all sentences, each sentence against all
+    seconds.
 
     `selected`: the sentences that the loss uses. Seconds and sentences without a positive are left
     out; in the published code a sentence without a second ends the run once sentences are selected.

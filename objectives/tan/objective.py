@@ -1,10 +1,11 @@
-"""TAN (Han et al. 2022, arXiv:2204.02968): which seconds of a long video does each sentence describe?
+"""TAN (Han et al. 2022, arXiv:2204.02968): which seconds of a long video does each sentence
+describe?
 
-Both branches see stored features of a window of the video, one vector per second. The dual branch sees
-the video alone, the joint branch sees video and sentences together. In both, a sentence should be
-similar to the seconds in which it is spoken. But narration is early, late or about nothing visible. In
-co-training (`cotrain`), the two branches of a momentum teacher therefore replace the narration's times
-where they agree, and a head learns which sentences can be aligned at all.
+Both branches see stored features of a window of the video, one vector per second. The dual branch
+sees the video alone, the joint branch sees video and sentences together. In both, a sentence should
+be similar to the seconds in which it is spoken. But narration is early, late or about nothing
+visible. In co-training (`cotrain`), the two branches of a momentum teacher therefore replace the
+narration's times where they agree, and a head learns which sentences can be aligned at all.
 """
 
 from collections.abc import Sequence
@@ -124,8 +125,8 @@ class TAN(Objective):
         within(0, 0.5, trim=trim)
         if seconds + seconds // 2 > ROWS:
             raise UserError(
-                f"--objective.seconds {seconds}: there are {ROWS} positions, and half a window more "
-                "is used."
+                f"--objective.seconds {seconds}: there are {ROWS} positions, and half a window "
+                "more is used."
             )
         is_cotrained = cotrain != "none"
         self.seconds, self.temperature = seconds, temperature
@@ -169,7 +170,9 @@ class TAN(Objective):
             )
 
     def save_assets(self, folder: Path) -> None:
-        """Write the words of its table and the encoder of its features, which `benchmarks.align` reads."""
+        """Write the words of its table and the encoder of its features, which `benchmarks.align`
+        reads.
+        """
         tower = self.aligner.tower
         card = {
             "tower": tower.name,
@@ -370,10 +373,11 @@ class TAN(Objective):
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """Similarity of each second (columns) of the first window to each sentence (rows), joint branch.
+        """Similarity of each second (columns) of the first window to each sentence (rows), joint
+        branch.
 
-        Bright is similar, and red the most similar second. Green frames show when the narration says
-        the sentence.
+        Bright is similar, and red the most similar second. Green frames show when the narration
+        says the sentence.
         """
         batch = {**batch, "features": batch["features"][:1], "sentences": batch["sentences"][:1]}
         similarity = self.similarities(batch["features"], batch["sentences"][0]).joint[-1]

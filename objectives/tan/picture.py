@@ -1,4 +1,4 @@
-"""Similarities of a window -> a picture with a column for each second and a row for each sentence."""
+"""Similarities of a window -> a picture: a column for each second, a row for each sentence."""
 
 import torch
 from jaxtyping import Bool, Float, UInt8

@@ -1,4 +1,5 @@
-"""Similarities of a teacher -> the seconds of each sentence: the pseudo-labels of TAN's co-training.
+"""Similarities of a teacher -> the seconds of each sentence: the pseudo-labels of TAN's
+co-training.
 
 Also: which sentences can be aligned at all. Nothing here has a gradient. Details that look odd are
 those of the published code.

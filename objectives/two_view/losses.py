@@ -1,8 +1,8 @@
 """Projections of two clips -> loss: lightly's losses in a form that an objective can use.
 
-lightly's losses change state inside forward (MoCo's memory bank, DINO's centre), and some use only the
-clips of one process. Here state changes only in `after_step` and is in the state dict, and several
-processes compute what one process would.
+lightly's losses change state inside forward (MoCo's memory bank, DINO's centre), and some use only
+the clips of one process. Here state changes only in `after_step` and is in the state dict, and
+several processes compute what one process would.
 """
 
 from abc import ABC, abstractmethod

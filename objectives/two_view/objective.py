@@ -32,7 +32,10 @@ from ssvid.shapes import Batch, Clip, Loss, Views
 
 
 def dino_head(n: SimpleNamespace) -> nn.Module:
-    """DINO's head with torch's current weight norm. A head with lightly's old one cannot be copied."""
+    """DINO's head with torch's current weight norm.
+
+    A head with lightly's old one cannot be copied.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         head = heads.DINOProjectionHead(n.width, n.hidden, n.dim, n.prototypes)
@@ -110,7 +113,9 @@ METHODS = {
 
 @objectives.register("two_view")
 class TwoView(Objective):
-    """A loss on the projections of two clips, with a predictor and a teacher if the method has them."""
+    """A loss on the projections of two clips, with a predictor and a teacher if the method has
+    them.
+    """
 
     pooled_only = True
     tiny_kwargs = {"dim": 8, "hidden": 16}
@@ -199,7 +204,8 @@ def choose_method(name: str, width: int, changes: dict[str, Any]) -> tuple[Metho
     """
     if name not in METHODS:
         raise UserError(
-            f"two_view has no loss {name!r}; there are ntxent (SimCLR), {', '.join([*METHODS][1:])}."
+            f"two_view has no loss {name!r}; there are ntxent (SimCLR), "
+            f"{', '.join([*METHODS][1:])}."
         )
     published = METHODS[name].numbers
     changes = {key: value for key, value in changes.items() if value is not None}

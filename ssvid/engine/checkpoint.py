@@ -1,6 +1,7 @@
 """Training state <-> run folder: config.yaml, provenance.json and checkpoints/step_*.pt.
 
-This file decides what a run folder is, whether a command resumes in it, and which checkpoint is whole.
+This file decides what a run folder is, whether a command resumes in it, and which checkpoint is
+whole.
 """
 
 import json
@@ -94,7 +95,7 @@ class RunFolder:
         return yaml.safe_load(file.read_text()).get(key) if file.is_file() else None
 
     def compare(self, config: dict[str, Any], rows: str) -> None:
-        """Raise a UserError if the folder holds a run with other settings, clips or start weights."""
+        """Raise a UserError if the folder's run has other settings, clips or start weights."""
         file, provenance_file = self.path / "config.yaml", self.path / PROVENANCE
         if not file.exists() or not self.whole():
             return  # there is no checkpoint yet, so nothing can be mixed up
@@ -188,7 +189,10 @@ def whole_state(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> Any:
-    """Read a file of torch.save that holds tensors and plain data only. A UserError if it cannot."""
+    """Read a file of torch.save that holds tensors and plain data only.
+
+    A UserError if it cannot.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -19,7 +19,8 @@ def effective_rank(features: Pooled) -> float:
 
 
 def std_of_units(features: Pooled) -> Tensor:
-    """Standard deviation of unit features, averaged over their dimensions (SimSiam, arXiv:2011.10566).
+    """Standard deviation of unit features, averaged over their dimensions (SimSiam,
+    arXiv:2011.10566).
 
     It is 0 after a collapse and about 1/sqrt(width) for spread features. lightly has the same
     function; importing it in the middle of a run would also import torch's compiler.

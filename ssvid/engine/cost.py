@@ -28,7 +28,7 @@ class Cost:
         return cpu_seconds_with_workers() - self.cpu_start_s
 
     def total(self, cpu: list[float]) -> dict[str, float]:
-        """The cost of the run over all starts. `cpu`: CPU-seconds of every process in this start."""
+        """The cost over all starts. `cpu`: CPU-seconds of every process in this start."""
         wall = time.perf_counter() - self.wall_start_s
         return {
             "cpu_s": round(self.before["cpu_s"] + sum(cpu), 2),
@@ -49,7 +49,10 @@ def read_cost(metrics: Path) -> dict[str, float]:
 
 
 def cpu_seconds_with_workers() -> float:
-    """CPU-seconds of this process and its children. Loaders live as long as the run and count too."""
+    """CPU-seconds of this process and its children.
+
+    Loaders live as long as the run and count too.
+    """
     children = multiprocessing.active_children()
     return cpu_seconds() + sum(_read_cpu_seconds(child.pid) for child in children if child.pid)
 

@@ -68,7 +68,10 @@ def join(devices: str = "auto", timeout_s: float = 600) -> World:
 
 
 def name_slurm_step() -> str:
-    """A name for this step and this start of its job. A restart must not meet its dead predecessor."""
+    """A name for this step and this start of its job.
+
+    A restart must not meet its dead predecessor.
+    """
     keys = "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
     return ".".join(os.environ.get(key, "0") for key in keys)
 
@@ -143,7 +146,10 @@ def leave() -> None:
 
 
 def held_by_torchrun() -> bool:
-    """Whether torchrun's own process holds the store. It opened it before it started this process."""
+    """Whether torchrun's own process holds the store.
+
+    It opened it before it started this process.
+    """
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
@@ -159,8 +165,8 @@ def open_store(host: str, port: int, rank: int, timeout_s: float) -> TCPStore:
     opens = rank == 0 and not held_by_torchrun()
     if not opens:
         await_open(host, port, timeout_s)
-    # torch retries after a wrong answer until its own timeout, which has to be shorter than ours: its
-    # thread could outlive the process. It waits for a silent peer without end.
+    # torch retries after a wrong answer until its own timeout, which has to be shorter than ours:
+    # its thread could outlive the process. It waits for a silent peer without end.
     wait = timedelta(seconds=min(timeout_s, HANDSHAKE_S / 3))
 
     def connect() -> TCPStore:
@@ -259,8 +265,8 @@ def find_lost_peer(world: World, timed_out: bool) -> PeerLost | None:
     if timed_out and (busy := peers.busy()):
         activities = ", ".join(f"{peers.name([rank])} {doing}" for rank, doing in busy.items())
         return PeerLost(
-            f"{me} waited in vain for others that are alive: {activities}. The same command goes on "
-            "from the last checkpoint; if they need that long, raise --timeout_s."
+            f"{me} waited in vain for others that are alive: {activities}. The same command goes "
+            "on from the last checkpoint; if they need that long, raise --timeout_s."
         )
     return None
 

@@ -1,9 +1,11 @@
-"""Videos and frozen functions of clips -> features on disk. A clip is decoded once for all functions.
+"""Videos and frozen functions of clips -> features on disk.
 
-The features are stored under `cache/features` in parts of PART_ROWS rows. A part is written as a whole,
-so an interrupted extraction resumes where it stopped, and several processes can share the cache. The
-name of a part contains everything it depends on: the function, how clips are cut, and the state of its
-files. If one file changes, one part is computed again.
+A clip is decoded once for all functions.
+
+The features are stored under `cache/features` in parts of PART_ROWS rows. A part is written as a
+whole, so an interrupted extraction resumes where it stopped, and several processes can share the
+cache. The name of a part contains everything it depends on: the function, how clips are cut, and
+the state of its files. If one file changes, one part is computed again.
 """
 
 import hashlib
@@ -72,7 +74,10 @@ def refuse(
 
 
 def evaluation(manifest: Manifest, spec: ClipSpec, clips: int, short: str, crops: int = 1) -> Clips:
-    """The clips that features are taken from: spread evenly and centre cropped. Bad files are skipped."""
+    """The clips that features are taken from: spread evenly and centre cropped.
+
+    Bad files are skipped.
+    """
     return Clips(
         manifest,
         Views(clips=(spec,), augment="none"),
@@ -236,7 +241,10 @@ def _load(file: Path) -> dict[str, Tensor] | None:
 
 
 def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The features of all parts. A part without a readable file has only `ok`; its rows are zeros."""
+    """The features of all parts.
+
+    A part without a readable file has only `ok`; its rows are zeros.
+    """
     templates: dict[str, Tensor] = {}
     for part in parts:
         for name, value in part.items():

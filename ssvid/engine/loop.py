@@ -1,4 +1,7 @@
-"""Objective and batches -> trained weights: the one training loop. It knows no method and no data set."""
+"""Objective and batches -> trained weights: the one training loop.
+
+It knows no method and no data set.
+"""
 
 import contextlib
 import math
@@ -97,12 +100,8 @@ def train(
                 quarantine.take(raw)
                 bad_files += raw["bad_files"]
                 batch = to_device(raw, views, world.device)
-                if trained.turbo:
-                    trained.turbo.begin(batch, trained.step)
                 is_last = micro == settings.accumulate - 1
-                with sync_gradients(forward, is_last), autocast(settings, world):
-                    loss = forward(batch)
-                (loss.total / settings.accumulate).backward()
+                loss = backpropagate(trained, forward, batch, settings, is_last)
                 finite.add(trained.step, "loss", loss.total, batch["video_id"])
                 log.add(loss, raw)
                 skip |= loss.skip
@@ -135,6 +134,22 @@ def train(
     return log.last | log.scores
 
 
+def backpropagate(
+    trained: Trained,
+    forward: Callable[[Batch], Loss],
+    batch: Batch,
+    settings: Settings,
+    is_last: bool,  # of the micro-batches of a step
+) -> Loss:
+    """Add the gradients of one micro-batch."""
+    if trained.turbo:
+        trained.turbo.begin(batch, trained.step)
+    with sync_gradients(forward, is_last), autocast(settings, trained.world):
+        loss = forward(batch)
+    (loss.total / settings.accumulate).backward()
+    return loss
+
+
 def is_due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
 
@@ -150,9 +165,9 @@ def check_collapse(
     if gather(lowest, trained.world)[0] >= settings.stop_on_collapse:
         return
     raise RunError(
-        f"The features have collapsed: at step {trained.step} their effective rank is {lowest:.2f}, "
-        f"less than --stop_on_collapse {settings.stop_on_collapse:g} (it can be 1 to the number of "
-        f"monitored clips, less one). The last checkpoint is {folder.last_good()}."
+        f"The features have collapsed: at step {trained.step} their effective rank is "
+        f"{lowest:.2f}, less than --stop_on_collapse {settings.stop_on_collapse:g} (it can be 1 to "
+        f"the number of monitored clips, less one). The last checkpoint is {folder.last_good()}."
     )
 
 

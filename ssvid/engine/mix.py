@@ -1,4 +1,5 @@
-"""Clips and targets -> pairs of them mixed by mixup (arXiv:1710.09412) or cutmix (arXiv:1905.04899).
+"""Clips and targets -> pairs of them mixed by mixup (arXiv:1710.09412) or cutmix
+(arXiv:1905.04899).
 
 The partner of clip i is clip n-1-i of the same micro-batch and process, as in timm; a clip in the
 middle is its own partner. The strength is drawn for each clip from its coordinates (timm's `elem`;
@@ -38,7 +39,10 @@ class Mix:
     def __call__(
         self, clips: Clip, targets: Float[Tensor, "B Q"], batch: Batch, views: int = 1
     ) -> tuple[Clip, Float[Tensor, "B Q"]]:
-        """Mixed clips and targets. `views`: clips of one sample, which are neighbours in the batch."""
+        """Mixed clips and targets.
+
+        `views`: clips of one sample, which are neighbours in the batch.
+        """
         if not self.prob:
             return clips, targets
         u = draw(batch, "mix", views * DRAWS).view(-1, DRAWS)  # B n

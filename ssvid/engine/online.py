@@ -1,8 +1,8 @@
 """Objective -> probe scores on a few labelled clips during training: `--probe_every N`.
 
-The scores show progress and are no result: they use a few fixed train and val clips, pooled features
-of the exported encoders, and no controls. Half of the val clips selects the setting of the probe and
-the other half is scored. The test split is never read. No weight changes.
+The scores show progress and are no result: they use a few fixed train and val clips, pooled
+features of the exported encoders, and no controls. Half of the val clips selects the setting of the
+probe and the other half is scored. The test split is never read. No weight changes.
 """
 
 import torch
@@ -40,8 +40,8 @@ class OnlineProbe:
         self.sample = data.take(train + val)
         if not train or len({data.rows[i].group for i in val}) < 2:
             raise UserError(
-                f"--probe_every: {data.root} has too few labelled clips in train and val: val needs "
-                "two groups."
+                f"--probe_every: {data.root} has too few labelled clips in train and val: val "
+                "needs two groups."
             )
         one_clip = Views(clips=views.clips[:1], augment="none", mean=views.mean, std=views.std)
         self.clips = Clips(

@@ -12,7 +12,8 @@ from ssvid.errors import UserError
 Name = Literal[
     "adamw", "adam", "sgd"
 ]  # adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR)
-# Tokens and positions are not decayed although they may have several axes (VideoMAE; mae_st decays its positions).
+# Tokens and positions are not decayed although they may have several axes (VideoMAE; mae_st decays
+# its positions).
 UNDECAYED = ("cls", "mask_token", "positions")
 
 
@@ -26,24 +27,26 @@ def make(
     # Beginnings of parameter names that `set_rates` can freeze during the first steps.
     freeze: tuple[str, ...] = (),
 ) -> Optimizer:
-    """Weight decay on matrices and kernels alone. The learning rate is set at every step by the loop."""
-    found: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    """Weight decay on matrices and kernels alone.
+
+    The learning rate is set at every step by the loop.
+    """
+    parameters: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for key, p in module.named_parameters():
         if p.requires_grad:
-            plain = p.ndim > 1 and not any(
-                part in UNDECAYED or part.endswith("positions") for part in key.split(".")
-            )
-            group = (not plain, scales[key] if scales else 1.0, key.startswith(freeze))
-            found.setdefault(group, []).append(p)
-    groups: list[dict[str, Any]] = [
-        {
-            "params": found[rest, scale, held],
-            "weight_decay": 0.0 if rest else weight_decay,
-            "scale": scale,
-            "late": held,  # the key of checkpoints that exist
-        }
-        for rest, scale, held in sorted(found)  # decayed ones first
-    ]
+            scale = scales[key] if scales else 1.0
+            group = (not is_decayed(key, p), scale, key.startswith(freeze))
+            parameters.setdefault(group, []).append(p)
+    groups: list[dict[str, Any]] = []
+    for undecayed, scale, can_freeze in sorted(parameters):  # decayed groups first
+        groups.append(
+            {
+                "params": parameters[undecayed, scale, can_freeze],
+                "weight_decay": 0.0 if undecayed else weight_decay,
+                "scale": scale,
+                "late": can_freeze,  # the key of checkpoints that exist
+            }
+        )
     if not groups:
         raise UserError("This objective has nothing to train.")
     if name == "sgd":
@@ -53,11 +56,19 @@ def make(
     return AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
+def is_decayed(key: str, p: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices and kernels, but not to tokens and positions."""
+    if p.ndim <= 1:
+        return False
+    names = key.split(".")
+    return not any(name in UNDECAYED or name.endswith("positions") for name in names)
+
+
 def set_rates(optimizer: Optimizer, peak: float, freeze: bool) -> None:
     """Set the rate of each group. `freeze`: groups that can be frozen get 0, so nothing decays."""
     for group in optimizer.param_groups:
-        held = freeze and group.get("late", False)
-        group["lr"] = 0.0 if held else peak * group.get("scale", 1.0)
+        is_frozen = freeze and group.get("late", False)
+        group["lr"] = 0.0 if is_frozen else peak * group.get("scale", 1.0)
 
 
 def rate(

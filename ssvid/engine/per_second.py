@@ -1,7 +1,8 @@
 """Videos and a frozen encoder -> a feature store: `ssvid.extract --per_second --out DIR`.
 
 The features of a video are written as a whole when its last second is done. Their file gets the
-video's time of change. So the next start skips finished videos and repeats videos that have changed.
+video's time of change. So the next start skips finished videos and repeats videos that have
+changed.
 """
 
 import os
@@ -63,7 +64,8 @@ def fill_store(
         done = len(data) - len(todo)
         megabytes = 3600 * 2 * net.dim / 1e6
         log.info(
-            f"{root}: {len(todo)} videos to go, {done} done; {megabytes:.1f} MB for an hour of video"
+            f"{root}: {len(todo)} videos to go, {done} done; {megabytes:.1f} MB for an hour of "
+            "video"
         )
         rows = _extract(data, net, store, todo, bad, batch_size, workers, torch.device(device))
     return {
@@ -86,8 +88,9 @@ def _check_ids(data: Manifest) -> None:
         files = zip(data.rows, data.video_ids, strict=True)
         paths = [row.path for row, name in files if name == repeated[0]]
         raise UserError(
-            f"{len(repeated)} video ids stand for several files, first {repeated[0]} for {paths[0]} "
-            f"and {paths[1]}: give each its own, a feature store has one file for each id."
+            f"{len(repeated)} video ids stand for several files, first {repeated[0]} for "
+            f"{paths[0]} and {paths[1]}: give each its own, a feature store has one file for each "
+            "id."
         )
 
 
@@ -152,8 +155,8 @@ def _embed(net: Encoder, clips: torch.Tensor, device: torch.device, video: Path)
     pooled = net(net.normalise(clips.to(device))).pooled.float().cpu()
     if not pooled.isfinite().all():
         raise UserError(
-            f"{net.name}: the features of {video} hold NaN or infinity: the weights are damaged, or "
-            "their training diverged."
+            f"{net.name}: the features of {video} hold NaN or infinity: the weights are damaged, "
+            "or their training diverged."
         )
     if pooled.abs().max() > torch.finfo(torch.float16).max:
         raise UserError(

@@ -17,8 +17,8 @@ from ssvid.log import log
 
 BEAT_S = 1.0  # seconds between two heartbeats
 SILENT_S = 30.0  # seconds without a heartbeat after which a process is reported
-# Seconds without a heartbeat after which a process counts as gone. Heartbeats have a thread of their
-# own, so a process in one long operation still sends them.
+# Seconds without a heartbeat after which a process counts as gone. Heartbeats have a thread of
+# their own, so a process in one long operation still sends them.
 PATIENCE_S = 4.0
 
 
@@ -79,7 +79,10 @@ class Peers:
         return " and ".join(names)
 
     def gone(self) -> list[int]:
-        """Ranks without a heartbeat. It is the first one if the store does not answer, as it holds it."""
+        """Ranks without a heartbeat.
+
+        It is the first one if the store does not answer, as it holds it.
+        """
         try:
             before = self._read()
             time.sleep(PATIENCE_S)
@@ -105,7 +108,8 @@ class Peers:
     def leave(self) -> None:
         """Leave at the end of the run.
 
-        The first process may hold the store and leaves last: torch logs a heartbeat to a lost store.
+        The first process may hold the store and leaves last: torch logs a heartbeat to a lost
+        store.
         """
         self.stop_beating()
         try:
@@ -128,7 +132,9 @@ class Peers:
                 return  # the store ended with the process that held it
 
     def _listen(self) -> None:
-        """Log processes without a heartbeat early: a GPU's collective ends the process at its timeout."""
+        """Log processes without a heartbeat early: a GPU's collective ends the process at its
+        timeout.
+        """
         beats = [count for count, _ in self._read()]
         silent = []
         for rank in range(1, self.size):

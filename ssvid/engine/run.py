@@ -1,4 +1,7 @@
-"""Built objective and clips -> a run in its folder. `ssvid.pretrain` and `ssvid.finetune` use it."""
+"""Built objective and clips -> a run in its folder.
+
+`ssvid.pretrain` and `ssvid.finetune` use it.
+"""
 
 import time
 from collections.abc import Callable
@@ -48,7 +51,10 @@ def run(
     max_bad: float,
     probe: Callable[[Objective], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """Train from the newest checkpoint of the folder to the last step. The caller holds the folder."""
+    """Train from the newest checkpoint of the folder to the last step.
+
+    The caller holds the folder.
+    """
     world, data = trained.world, clips.manifest
     # Only dropout draws from torch's generator. Samples and masks never do.
     torch.manual_seed(settings.seed + world.rank)

@@ -1,4 +1,7 @@
-"""Classifier, val and test videos -> a result. The softmax of a video's clips and crops is averaged."""
+"""Classifier, val and test videos -> a result.
+
+The softmax of a video's clips and crops is averaged.
+"""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -102,16 +105,7 @@ def score(
         quarantine.add(path, None, why)
     quarantine.check()
     bad_files = {**Quarantine(folder.path, len(data)).bad, **tested.bad_files}  # of training, too
-    splits: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for i, row in enumerate(data.rows):
-        if str(data.path(i)) not in bad_files:
-            splits[row.split].append(i)
-    for split, rows in splits.items():
-        if not rows:
-            raise UserError(
-                f"None of the {split} clips could be read, first {next(iter(bad_files))}: "
-                "mend the files."
-            )
+    splits = split_readable(data, bad_files)
     index = {row: n for n, row in enumerate(held_out)}
     scores = {}
     for split in ("val", "test"):
@@ -138,6 +132,21 @@ def score(
         config=config,
         command=command_line("ssvid.finetune", config),
     )
+
+
+def split_readable(data: Manifest, bad_files: dict[str, str]) -> dict[str, list[int]]:
+    """The rows of each split whose files can be read. A UserError if a split has none."""
+    splits: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for i, row in enumerate(data.rows):
+        if str(data.path(i)) not in bad_files:
+            splits[row.split].append(i)
+    for split, rows in splits.items():
+        if not rows:
+            raise UserError(
+                f"None of the {split} clips could be read, first {next(iter(bad_files))}: "
+                "mend the files."
+            )
+    return splits
 
 
 def metrics(

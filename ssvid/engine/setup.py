@@ -1,4 +1,6 @@
-"""Objective and flags -> Trained: the steps of `ssvid.pretrain` and `ssvid.finetune` before the loop."""
+"""Objective and flags -> Trained: the steps of `ssvid.pretrain` and `ssvid.finetune` before the
+loop.
+"""
 
 from contextlib import AbstractContextManager
 from typing import Any

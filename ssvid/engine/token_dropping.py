@@ -1,8 +1,8 @@
 """Objective and a ratio -> its encoders see only some tokens: `--drop_tokens` and `--dense_last`.
 
-This is Turbo training (Han, Xie, Zisserman 2022, arXiv:2210.04889) for every objective that reads only
-pooled features. A hook gives each encoder a `visible` that the objective did not ask for. In eval
-mode an encoder always sees all tokens.
+This is Turbo training (Han, Xie, Zisserman 2022, arXiv:2210.04889) for every objective that reads
+only pooled features. A hook gives each encoder a `visible` that the objective did not ask for. In
+eval mode an encoder always sees all tokens.
 """
 
 import math
@@ -128,8 +128,8 @@ def check_objective(objective: Objective, views: Views, flag: str) -> None:
         divides("--drop_tokens", objective.encoder, spec.frames, spec.size)
     if any(shuffle.wanted(net) for net in objective.modules() if isinstance(net, Encoder)):
         raise UserError(
-            f"{flag}: processes with a batch norm of their own may exchange clips, which would then "
-            "lose the tokens of other clips: give --sync_bn true."
+            f"{flag}: processes with a batch norm of their own may exchange clips, which would "
+            "then lose the tokens of other clips: give --sync_bn true."
         )
 
 

@@ -41,7 +41,10 @@ class ClipChange:
         return replace(views, clips=tuple(replace(spec, **change) for spec in views.clips))
 
     def apply_to(self, net: Encoder) -> None:
-        """Change the clip of the encoder in place. A UserError if the encoder makes no token of it."""
+        """Change the clip of the encoder in place.
+
+        A UserError if the encoder makes no token of it.
+        """
         net.spec = spec = replace(net.spec, **self.settings())
         if not net.grid(spec.frames, spec.size, spec.size).n:
             raise UserError(

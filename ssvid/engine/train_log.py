@@ -82,7 +82,8 @@ class TrainLog:
             self.metrics.write(step, self.last)
             self.warn_short_videos()
         self.bar.set_postfix_str(
-            f"loss {means['loss']:.4f}, {clips_per_s:.0f} clips/s, {data_wait:.0%} waiting for data",
+            f"loss {means['loss']:.4f}, {clips_per_s:.0f} clips/s, {data_wait:.0%} waiting for "
+            "data",
             refresh=False,
         )
         self.bar.update(step - self.bar.n)
@@ -95,8 +96,8 @@ class TrainLog:
         self.warned = True
         log.warning(
             f"of the last {self.clips} clips {self.padded_clips / self.clips:.0%} are longer than "
-            f"their video, whose last frame is repeated; {self.dropped_videos} videos were left out "
-            "as too short. See --short_videos, --clip."
+            f"their video, whose last frame is repeated; {self.dropped_videos} videos were left "
+            "out as too short. See --short_videos, --clip."
         )
 
     def log_pictures(

@@ -111,7 +111,7 @@ def trainings(text: str) -> list[Json]:
 
 
 def leak(text: str, test: Manifest) -> Leak:
-    """The test clips that an earlier training of the encoder read, if its run folder records them."""
+    """The test clips that an earlier training of the encoder read, as its run folder says."""
     records = trainings(text)
     if not records:
         return Leak(checked=False)

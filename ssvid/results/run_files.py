@@ -25,7 +25,10 @@ def read_mapping(file: Path) -> Json:
 
 
 def read_whole_mapping(file: Path) -> Json | None:
-    """The content of a JSON or YAML file; None if there is no file. A UserError if it is damaged."""
+    """The content of a JSON or YAML file; None if there is no file.
+
+    A UserError if it is damaged.
+    """
     try:
         text = file.read_text()
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)

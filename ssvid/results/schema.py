@@ -63,7 +63,9 @@ class Gain:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What was answered on the test split: clip by clip, or of a ranking in each redrawing of the groups."""
+    """What was answered on the test split: clip by clip, or of a ranking in each redrawing of the
+    groups.
+    """
 
     paths: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
@@ -169,7 +171,9 @@ class Result:
 
     @property
     def question(self) -> Json:
-        """The task, the probe and their settings, or the settings of a fine-tuning but for its encoder."""
+        """The task, the probe and their settings, or the settings of a fine-tuning but for its
+        encoder.
+        """
         if self.kind == TUNED:
             return {
                 key: value for key, value in self.protocol["training"].items() if key != "encoder"
@@ -265,7 +269,10 @@ def _build(kind: type[Part], content: Any, place: str) -> Part:
 
 
 def check_kind(value: Any, annotation: Any, place: str) -> None:
-    """Refuse a value that is not of the kind of its field. What the value holds is not looked at."""
+    """Refuse a value that is not of the kind of its field.
+
+    What the value holds is not looked at.
+    """
     if get_origin(annotation) in (UnionType, Union):
         annotation = get_args(annotation)[0]  # the other is None
     kind = get_origin(annotation) or annotation
@@ -303,11 +310,15 @@ def _encoder(content: Json, place: str) -> EncoderInfo:
     return _build(EncoderInfo, content | {"streams": streams}, place)
 
 
-PROBE = "linear probe"  # the kind of result that benchmarks.linear_probe wrote before there was a schema
+# The kind of result that benchmarks.linear_probe wrote before there was a schema.
+PROBE = "linear probe"
 
 
 def _upgrade(content: Json) -> Json:
-    """A file of before there was a schema. A linear probe's becomes that of the cell `classify.linear`."""
+    """A file of before there was a schema.
+
+    A linear probe's becomes that of the cell `classify.linear`.
+    """
     if content.get("kind") == BENCH:
         return content
     test = dict(content.get("test", {}))
