@@ -233,9 +233,9 @@ def _align_one(
     if old is not None:
         return old, False
     found, shares = realign(table, said, by, threshold)
-    from benchmarks.reports.alignment import draw
+    from benchmarks.reports.alignment import draw_alignment
 
-    picture = draw(
+    picture = draw_alignment(
         f"{video}: {len(found)} sentences",
         shares,
         [one.text for one in found],

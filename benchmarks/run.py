@@ -88,8 +88,8 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
         "report": None,
     }
     try:
-        printed["results"] = board.brief(runner.folder)
-        printed["report"] = str(board.write(runner.folder)) if printed["results"] else None
+        printed["results"] = board.summarise_folder(runner.folder)
+        printed["report"] = str(board.write_board(runner.folder)) if printed["results"] else None
     except (
         UserError,
         OSError,
