@@ -1,8 +1,9 @@
-"""Result files -> tables and pages that load nothing from elsewhere: `python -m benchmarks.report DIR [DIR ...]`.
+"""Result files -> tables and pages that load nothing from elsewhere.
 
-DIR is a run (its page is DIR/run.html) or a sweep (report.html, rows.csv, rows.md), or it holds results of
-benchmarks.run, benchmarks.linear_probe or ssvid.finetune (board.md, board.csv, board.tex, report.html, and a page for
-each run that an encoder came from). Several DIR with results make one report.
+`python -m benchmarks.report DIR [DIR ...]`: DIR is a run (its page is DIR/run.html) or a sweep
+(report.html, rows.csv, rows.md), or it holds results of benchmarks.run, benchmarks.linear_probe or
+ssvid.finetune (board.md, board.csv, board.tex, report.html, and a page for each run that an encoder
+came from). Several DIR with results make one report.
 """
 
 from pathlib import Path
@@ -30,7 +31,8 @@ def reports(
             raise UserError(f"There is no folder {path}.")
         if together and not board.is_board(path):
             raise UserError(
-                f"{path} holds no result: several folders, --out and --baseline are for results alone."
+                f"{path} holds no result: several folders, --out and --baseline "
+                "are for results alone."
             )
     if not together:
         return report(folders[0])

@@ -1,4 +1,7 @@
-"""an alignment -> its picture: how likely each second (across) is for each sentence (down), and where each was put."""
+"""an alignment -> its picture: how likely each second is for each sentence, and where it was put.
+
+Seconds run across, sentences down.
+"""
 
 import math
 from typing import Any
@@ -68,15 +71,15 @@ def draw_alignment(
 
 def warn_of_equal_answers(likelihood: Float[Tensor, "K T"]) -> str:
     """A sentence where all sentences are likeliest at the same few seconds; else empty."""
-    asked = likelihood[likelihood.isfinite().any(1)]
-    peaks = len(set(asked.nan_to_num(-1.0).argmax(1).tolist()))
-    sentences, seconds = len(asked), likelihood.shape[1]
+    table = likelihood[likelihood.isfinite().any(1)]
+    peaks = len(set(table.nan_to_num(-1.0).argmax(1).tolist()))
+    sentences, seconds = table.shape
     if sentences < FEWEST or TIMES * peaks > min(sentences, seconds):
         return ""
-    places = "the same second" if peaks == 1 else f"the same {peaks} seconds"
+    times = "the same second" if peaks == 1 else f"the same {peaks} seconds"
     return (
-        f"WARNING: these answers do not depend on the sentence. "
-        f"All {sentences} are likeliest at {places}."
+        "WARNING: these answers do not depend on the sentence. "
+        f"All {sentences} are likeliest at {times}."
     )
 
 

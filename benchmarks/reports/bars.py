@@ -1,4 +1,7 @@
-"""scores -> charts of bars as plain numbers, which parts.html draws: places and widths in per cent of the track."""
+"""scores -> charts of bars as plain numbers, which parts.html draws.
+
+Places and widths are in per cent of the track.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +10,7 @@ from typing import NamedTuple
 from ssvid.results.text import between
 
 SMALLEST_RANGE = 0.05  # of a chart of differences: small ones stay small
-TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SCORE_TICKS = [(f"{n}.00", f"{n}") for n in range(0, 101, 20)]  # place, text
 STEPS = (0.02, 0.05, 0.1, 0.2)  # between the ticks of a chart of differences
 
 
@@ -52,8 +55,7 @@ def chart_scores(groups: Sequence[Sequence[Bar]], chance: float | None, label: s
             drawn.append(_draw_bar(bar, 0.0, 1.0, "", begins_group))
     if chance is not None:
         label = f"{label}; dashed: chance, {100 * chance:.1f}"
-    ticks = [(_per_cent(share), f"{100 * share:.0f}") for share in TICKS]
-    return Chart(drawn, ticks, [], None if chance is None else _per_cent(chance), label)
+    return Chart(drawn, SCORE_TICKS, [], None if chance is None else per_cent(chance), label)
 
 
 def chart_differences(bars: Sequence[Bar], label: str) -> Chart:
@@ -62,11 +64,11 @@ def chart_differences(bars: Sequence[Bar], label: str) -> Chart:
     step = next((step for step in STEPS if high - low <= 5 * step), 0.5)
     ticks = []
     for n in range(math.ceil(low / step), math.floor(high / step) + 1):
-        ticks.append(
-            (_per_cent(_place(n * step, low, high)), f"{100 * n * step:+.0f}" if n else "0")
-        )
-    lines = [place for place, _ in ticks]
-    return Chart([_draw_bar(bar, low, high, "+", False) for bar in bars], ticks, lines, None, label)
+        text = f"{100 * n * step:+.0f}" if n else "0"
+        ticks.append((per_cent(_fraction(n * step, low, high)), text))
+    lines = [tick[0] for tick in ticks]
+    drawn = [_draw_bar(bar, low, high, "+", False) for bar in bars]
+    return Chart(drawn, ticks, lines, None, label)
 
 
 def _range_of(bars: Sequence[Bar]) -> tuple[float, float]:
@@ -79,28 +81,29 @@ def _range_of(bars: Sequence[Bar]) -> tuple[float, float]:
     return (high - SMALLEST_RANGE, high) if -low > high else (low, low + SMALLEST_RANGE)
 
 
-def _place(x: float, low: float, high: float) -> float:
+def _fraction(x: float, low: float, high: float) -> float:
     """0 at the left end of the track, 1 at the right."""
     return min(1.0, max(0.0, (x - low) / (high - low)))
 
 
-def _per_cent(share: float) -> str:
+def per_cent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
 def _draw_bar(bar: Bar, low: float, high: float, sign: str, apart: bool) -> DrawnBar:
-    start, end = sorted((_place(0.0, low, high), _place(bar.value, low, high)))
+    start, end = sorted((_fraction(0.0, low, high), _fraction(bar.value, low, high)))
     whisker, interval = None, ""
     if bar.interval is not None:
-        left, right = (_place(x, low, high) for x in bar.interval)
-        whisker, interval = (_per_cent(left), _per_cent(right - left)), between(bar.interval, sign)
+        left = _fraction(bar.interval[0], low, high)
+        right = _fraction(bar.interval[1], low, high)
+        whisker, interval = (per_cent(left), per_cent(right - left)), between(bar.interval, sign)
     return DrawnBar(
         name=bar.name,
         text=f"{100 * bar.value:{sign}.1f}",
         interval=interval,
         colour=bar.colour,
-        left=_per_cent(start),
-        width=_per_cent(end - start),
+        left=per_cent(start),
+        width=per_cent(end - start),
         whisker=whisker,
         main=bar.main,
         apart=apart,

@@ -13,7 +13,8 @@ from benchmarks.reports import run_page, tables
 from benchmarks.reports.averages import average_results
 from benchmarks.reports.board_page import render_board
 from benchmarks.reports.cell_titles import rank_cells, without_fold
-from benchmarks.reports.page_heads import count, date_of
+from benchmarks.reports.page_heads import count, date_of, title_of
+from benchmarks.reports.verdict import WARNING
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
 from ssvid.results import TUNED, Result, read_folder
@@ -69,7 +70,7 @@ def write_run_pages(files: dict[Path, Result], folder: Path) -> dict[str, str]:
 
 
 def read_results(*folders: Path) -> dict[Path, Result]:
-    """File -> result, by cell, then by encoder. A result that two folders hold alike is taken once."""
+    """File -> result, by cell, then by encoder. What two folders hold alike is taken once."""
     unique: dict[tuple[str, str], tuple[Path, Result]] = {}
     for folder in folders:
         for file, result in read_folder(folder).items():
@@ -99,7 +100,7 @@ def order_by_suite(results: list[Result]) -> list[Result]:
 
 
 def identity(result: Result) -> tuple[Any, ...]:
-    """What makes a result this one and no other: neither what it cost, nor the path to its encoder."""
+    """What makes a result this one and no other; not its cost, nor the path to its encoder."""
     hashes = result.encoder.hash, result.data.hash, result.protocol_hash
     main = result.score.value, result.score.interval, result.score.per_class
     return *hashes, result.metric, *main, result.controls, result.test
@@ -145,18 +146,18 @@ def list_notes(results: list[Result]) -> list[str]:
         notes.append(
             "Fine-tuning trains the encoder on the labels, and no controls stand beside it."
         )
-    gains = sum("random" in result.gains for result in results if result.over is None)
-    if gains > 1:
+    gains = [result for result in results if result.over is None and "random" in result.gains]
+    if len(gains) > 1:
         notes.append(
-            f"The untrained net of a row is one random draw, and of {count(gains, 'interval')} at 95 % "
-            "about one in twenty leaves out zero by chance alone."
+            f"The untrained net of a row is one random draw. Of {count(len(gains), 'interval')} "
+            "at 95 %, about one in twenty leaves out zero by chance."
         )
     leaks = []
     for result in results:
         title = result.encoder.title
         if result.leak.clips:
             leaks.append(
-                f"WARNING: {title} was trained on {result.leak.clips} of the test clips: "
+                f"{WARNING}: {title} was trained on {result.leak.clips} of the test clips: "
                 "its scores are not valid."
             )
         if result.encoder.weights != "trained":
@@ -172,22 +173,23 @@ def warn_of_unlike_results(results: list[Result]) -> list[str]:
     def cell_of(result: Result) -> str:
         return result.cell
 
-    def title_of(result: Result) -> str:
-        return result.encoder.title
-
     def settings_of(result: Result) -> str:
         return json.dumps(result.question, sort_keys=True)
 
-    warnings = []
-    for name in with_several(results, cell_of, lambda result: result.data.hash):
-        warnings.append(f"the results of {name} are of different data: do not compare them.")
-    for name in with_several(results, cell_of, settings_of):
-        warnings.append(
-            f"the results of {name} are of different tasks or probes: do not compare them."
-        )
-    for name in with_several(results, title_of, lambda result: result.encoder.hash):
-        warnings.append(f"several encoders (of different hashes) are called {name}.")
-    return [f"WARNING: {warning}" for warning in warnings]
+    sentences = {
+        "data": "WARNING: the results of {} are of different data: do not compare them.",
+        "settings": "WARNING: the results of {} are of different tasks or probes: "
+        "do not compare them.",
+        "names": "WARNING: several encoders (of different hashes) are called {}.",
+    }
+    data = with_several(results, cell_of, lambda result: result.data.hash)
+    settings = with_several(results, cell_of, settings_of)
+    names = with_several(results, title_of, lambda result: result.encoder.hash)
+    return [
+        *map(sentences["data"].format, data),
+        *map(sentences["settings"].format, settings),
+        *map(sentences["names"].format, names),
+    ]
 
 
 def with_several(

@@ -1,4 +1,4 @@
-"""results -> the HTML page of a report: one table, accuracy against cost, then each cell with what explains its score.
+"""results -> the HTML page of a report: one table, cost, then each cell and what explains it.
 
 This file prepares what stands on the page; templates/board.html says where it stands.
 """
@@ -6,14 +6,21 @@ This file prepares what stands on the page; templates/board.html says where it s
 from typing import NamedTuple
 from urllib.parse import quote
 
+from benchmarks.reports.bars import per_cent
 from benchmarks.reports.board_sections import make_sections
-from benchmarks.reports.cell_titles import title_cell
+from benchmarks.reports.cell_titles import group_cells, title_cell
 from benchmarks.reports.citation import cite
 from benchmarks.reports.figure_style import COLOURS
 from benchmarks.reports.figures import COMPARED, draw_cost
 from benchmarks.reports.page import draw_sharp, render_page
-from benchmarks.reports.page_heads import count, head_of_results, name_data
-from benchmarks.reports.verdict import is_worse, summarise
+from benchmarks.reports.page_heads import (
+    count,
+    head_of_results,
+    list_data,
+    name_data,
+    title_of,
+)
+from benchmarks.reports.verdict import WARNING, is_worse, select_warnings, summarise
 from ssvid.results import Gain, Result
 from ssvid.results.text import between, control_score, percent, scored
 
@@ -63,17 +70,17 @@ def render_board(
 ) -> str:
     """`pages`: title of an encoder -> the page of its run. `date`: of the newest result."""
     single = [result for result in results if result.over is None]
-    titles = sorted({result.encoder.title for result in single})
+    titles = sorted(set(map(title_of, single)))
     colours = colour_encoders(results, titles)
-    cost = draw_cost(single, {title: colours[title] for title in titles})
-    cells = {result.cell for result in results}
+    cost = draw_cost(single, colours)
+    cells = group_cells(results)
     return render_page(
         "board.html",
         head=head_of_results(results, date),
         counts=f"{count(len(titles), 'encoder')} on {count(len(cells), 'task')}",
         summary=summarise(results),
-        warnings=[note for note in notes if note.startswith("WARNING")],
-        notes=[note for note in notes if not note.startswith("WARNING")],
+        warnings=select_warnings(notes),
+        notes=[note for note in notes if not note.startswith(WARNING)],
         links=[(title, quote(page)) for title, page in sorted(pages.items())],
         one=len(colours) == 1,
         overview=make_overview(results, colours),
@@ -85,8 +92,8 @@ def render_board(
 
 
 def colour_encoders(results: list[Result], titles: list[str]) -> dict[str, str]:
-    """Title -> colour. `titles`: of encoders; means over several encoders have none of their own."""
-    colours = {result.encoder.title: DARK for result in results}
+    """Title -> colour. `titles`: of encoders; means over several of them have none."""
+    colours = dict.fromkeys(map(title_of, results), DARK)
     for i, title in enumerate(titles):
         colours[title] = COLOURS[i % len(COLOURS)]
     return colours
@@ -94,17 +101,14 @@ def colour_encoders(results: list[Result], titles: list[str]) -> dict[str, str]:
 
 def make_overview(results: list[Result], colours: dict[str, str]) -> list[OverviewCell]:
     """The main table, a block for each cell."""
-    cells: dict[str, list[Result]] = {}
-    for result in results:
-        cells.setdefault(result.cell, []).append(result)
-    several_sets = len({name_data(result.data.set) for result in results}) > 1
+    several_sets = len(list_data(results)) > 1
     blocks = []
-    for i, (name, members) in enumerate(cells.items()):
+    for i, (name, members) in enumerate(group_cells(results).items()):
         title = title_cell(members[0])
         facts = describe_cell(members[0])
         if several_sets and name_data(members[0].data.set):
             facts = [name_data(members[0].data.set), *facts]
-        rows = [make_row(result, colours[result.encoder.title]) for result in members]
+        rows = [make_row(result, colours[title_of(result)]) for result in members]
         code = name if name != title else ""
         blocks.append(OverviewCell(f"cell{i}", title, code, ", ".join(facts), rows))
     return blocks
@@ -153,12 +157,12 @@ def describe_gain(gain: Gain) -> GainText:
 
 
 def make_dots(result: Result) -> Dots:
-    low, high = (100 * end for end in result.score.interval)
+    low, high = result.score.interval
     untrained = result.controls.get("random")
     return Dots(
-        low=f"{low:.2f}",
-        width=f"{high - low:.2f}",
-        score=f"{100 * result.score.value:.2f}",
-        untrained=f"{100 * untrained.value:.2f}" if untrained else None,
-        chance=f"{100 * result.chance:.2f}" if result.chance is not None else None,
+        low=per_cent(low),
+        width=per_cent(high - low),
+        score=per_cent(result.score.value),
+        untrained=per_cent(untrained.value) if untrained else None,
+        chance=per_cent(result.chance) if result.chance is not None else None,
     )

@@ -1,16 +1,21 @@
-"""results of a cell -> its section on the page: bars of all rows, then each encoder with what explains its score."""
+"""results of a cell -> its section on the page.
+
+It has bars of all rows, then each encoder with what explains its score.
+"""
 
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks.reports.bars import Bar, Chart, chart_differences, chart_scores
-from benchmarks.reports.cell_titles import title_cell
+from benchmarks.reports.cell_titles import group_cells, title_cell
 from benchmarks.reports.classes import add_interval, class_gains, score_classes
 from benchmarks.reports.figure_style import GREY, RED
 from benchmarks.reports.figures import COUNTED, NAMED, draw_confusion, worst_pairs
 from benchmarks.reports.page import Clip, Film, Picture, Table, draw_sharp, make_clip, make_film
-from benchmarks.reports.verdict import verdict
+from benchmarks.reports.verdict import WARNING, select_warnings, verdict
 from ssvid.results import Result, Score
 from ssvid.results.schema import to_json
 from ssvid.results.text import ROW_NAMES
@@ -104,11 +109,8 @@ class Section(NamedTuple):
 
 
 def make_sections(results: list[Result], colours: dict[str, str], baseline: str) -> list[Section]:
-    cells: dict[str, list[Result]] = {}
-    for result in results:
-        cells.setdefault(result.cell, []).append(result)
     sections = []
-    for i, (name, members) in enumerate(cells.items()):
+    for i, (name, members) in enumerate(group_cells(results).items()):
         title = title_cell(members[0])
         bars = [score_bars(result, colours[result.encoder.title]) for result in members]
         chart = chart_scores(bars, members[0].chance, f"{members[0].metric} on test, %")
@@ -142,7 +144,9 @@ def list_numbers(members: list[Result]) -> Table | None:
         for row, score in result.rows.items():
             name = title if row == "encoder" else f"{title}, {ROW_NAMES.get(row, row)}"
             rows[name] = numbers_of(score, result.metric)
-    keys = list(dict.fromkeys(key for numbers in rows.values() for key in numbers))
+    keys: dict[str, None] = {}
+    for numbers in rows.values():
+        keys |= dict.fromkeys(numbers)
     if not keys:
         return None
     table = []
@@ -152,7 +156,7 @@ def list_numbers(members: list[Result]) -> Table | None:
 
 
 def numbers_of(score: Score, metric: str) -> dict[str, float]:
-    """Of a row; `4_shot: {top1: ...}` gives its top1. Numbers of val are for choosing, not for reading."""
+    """Of a row; `4_shot: {top1: ...}` gives its top1. Val is for choosing, not for reading."""
     numbers: dict[str, float] = {}
     for key, content in score.more.items():
         value = content.get(metric) if isinstance(content, dict) else content
@@ -174,8 +178,8 @@ def describe_encoder(
     return EncoderPart(
         title=title,
         mean_over="",
-        warnings=[text for text in sentences if text.startswith("WARNING")],
-        sentences=[text for text in sentences if not text.startswith("WARNING")],
+        warnings=select_warnings(sentences),
+        sentences=[text for text in sentences if not text.startswith(WARNING)],
         answerer="answer of the probe" if result.question.get("probe") else "answer of this task",
         explanation=explain(result, results, baseline, colour),
         details=details,
@@ -216,12 +220,12 @@ def count_confusion(result: Result) -> list[list[int]] | None:
     predictions = (result.test.predictions or {}).get("encoder")
     if not labels or not predictions:
         return None
-    if not all(isinstance(x, int) and 0 <= x < len(names) for x in [*labels, *predictions]):
-        return None
-    counts = [[0] * len(names) for _ in names]
-    for label, prediction in zip(labels, predictions, strict=True):
-        counts[label][prediction] += 1
-    return counts
+    counts = np.zeros((len(names), len(names)), dtype=int)
+    for pair in zip(labels, predictions, strict=True):
+        if not all(isinstance(x, int) and 0 <= x < len(names) for x in pair):
+            return None
+        counts[pair] += 1
+    return counts.tolist()
 
 
 def class_bars(
@@ -243,7 +247,7 @@ def class_bars(
         name = gain.name if gain.clips is None else f"{gain.name} ({gain.clips})"
         interval = add_interval(gain, result, base, row).interval
         bars.append(Bar(name, gain.difference, interval, colour if gain.difference > 0 else RED))
-    counted = any(gain.clips is not None for gain in shown)
+    counted = bool(shown) and shown[0].clips is not None
     cut_from = len(gains) if len(gains) > MANY else 0
     return ClassBars(ROW_NAMES.get(baseline, baseline), bars, cut_from, counted)
 

@@ -1,6 +1,7 @@
-"""result -> a title of its cell that one can read, and the order in which its suite lists the cells."""
+"""result -> a title of its cell that one can read, and the order of cells in their suite."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,16 @@ def title_cell(result: Result) -> str:
     return ", ".join(words)
 
 
+def group_cells(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Cell -> its results, in the order in which they come."""
+    cells: dict[str, list[Result]] = {}
+    for result in results:
+        cells.setdefault(result.cell, []).append(result)
+    return cells
+
+
 def rank_cells(results: list[Result]) -> dict[str, int]:
-    """Cell -> its place in the suite that asked it. Cells of a suite that is not known are left out."""
+    """Cell -> its rank in the suite that asked it. Cells of an unknown suite are left out."""
     ranks: dict[str, int] = {}
     for suite in dict.fromkeys(map(suite_of, results)):
         for name in list_cells(suite):
@@ -67,27 +76,26 @@ def suite_of(result: Result) -> str:
 
 
 def list_cells(suite: str) -> list[str]:
-    """Names of a suite's cells as benchmarks/suites/loader.py gives them, without the number of a fold."""
+    """Names of a suite's cells as benchmarks/suites/loader.py gives them, without folds."""
     if not suite:
         return []
     file = Path(suite) if suite.endswith((".yaml", ".yml")) else SUITES / f"{suite}.yaml"
     try:
-        rows = (read_whole_mapping(file) or {}).get("cells")
+        content = read_whole_mapping(file) or {}
     except UserError:
         return []
-    names = []
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict):
-            names.append(_name_cell(row))
-    return names
+    rows = content.get("cells")
+    if not isinstance(rows, list):
+        return []
+    return [_name_cell(row) for row in rows if isinstance(row, dict)]
 
 
 def _name_cell(row: dict[str, Any]) -> str:
     data = row.get("data")
     if isinstance(data, dict):
         data = data.get("name")
-    parts = [data, row.get("task"), row.get("probe")]
-    return str(row.get("name") or ".".join(str(part) for part in parts if part))
+    parts = filter(None, [data, row.get("task"), row.get("probe")])
+    return str(row.get("name") or ".".join(map(str, parts)))
 
 
 def without_fold(cell: str) -> str:

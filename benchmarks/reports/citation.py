@@ -1,4 +1,4 @@
-"""results -> what to cite beside a number of the page: the software, its code, the data and the protocols."""
+"""results -> what to cite beside a number: the software, its code, the data and the protocols."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,11 @@ class Citation(NamedTuple):
 
 
 def cite(results: list[Result]) -> Citation:
-    protocols = dict.fromkeys(f"{result.cell} {result.protocol_hash}" for result in results)
-    code = dict.fromkeys(result.git or "no git" for result in results)
-    data = dict.fromkeys(result.data.hash[:16] for result in results)
+    code, data, protocols = dict[str, None](), dict[str, None](), dict[str, None]()
+    for result in results:
+        code[result.git or "no git"] = None
+        data[result.data.hash[:16]] = None
+        protocols[f"{result.cell} {result.protocol_hash}"] = None
     line = (
         f"Measured with ssvid, code {', '.join(code)}; data {', '.join(data)}; "
         f"protocols: {', '.join(protocols)}."

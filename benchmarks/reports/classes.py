@@ -1,11 +1,14 @@
 """Result -> its score class by class, and the gain of each class over another row."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from ssvid.results import Result
 from ssvid.statistics import paired_difference
+
+Item = TypeVar("Item")
 
 
 class ClassGain(NamedTuple):
@@ -16,7 +19,7 @@ class ClassGain(NamedTuple):
 
 
 def score_classes(result: Result, row: str) -> dict[str, float]:
-    """Class -> score of a row, for the classes that test has; empty where the result does not tell."""
+    """Class -> score of a row, for the classes of test; empty where the result does not tell."""
     if row == "chance":
         # An average precision has another chance for each class, which the result does not tell.
         if result.score.per_class is not None or result.chance is None:
@@ -24,26 +27,35 @@ def score_classes(result: Result, row: str) -> dict[str, float]:
         return dict.fromkeys(score_classes(result, "encoder"), result.chance)
     score = result.rows.get(row)
     if score is not None and score.per_class is not None:
-        return {name: value for name, value in score.per_class.items() if value is not None}
+        return drop_missing(score.per_class)
     correct = (result.test.correct or {}).get(row, [])
     if not correct:
         return {}
     shares = {}
     for name, clips in clips_of_classes(result).items():
-        shares[name] = sum(correct[i] for i in clips) / len(clips)
+        answers = select(correct, clips)
+        shares[name] = sum(answers) / len(clips)
     return shares
+
+
+def drop_missing(scores: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+def select(values: Sequence[Item], clips: list[int]) -> list[Item]:
+    return [values[i] for i in clips]
 
 
 def clips_of_classes(result: Result) -> dict[str, list[int]]:
     """Class -> its test clips, in the order of the classes; empty where a clip may have several."""
     labels, names = result.test.labels or [], result.data.classes
-    if not all(isinstance(label, int) for label in labels):
-        return {}
-    clips: dict[str, list[int]] = {names[label]: [] for label in sorted(set(labels)) if label >= 0}
+    clips: dict[int, list[int]] = {}
     for i, label in enumerate(labels):
+        if not isinstance(label, int):
+            return {}
         if label >= 0:
-            clips[names[label]].append(i)
-    return clips
+            clips.setdefault(label, []).append(i)
+    return {names[label]: clips[label] for label in sorted(clips)}
 
 
 def class_gains(result: Result, baseline: Result, row: str) -> list[ClassGain]:
@@ -70,11 +82,11 @@ def add_interval(gain: ClassGain, result: Result, baseline: Result, row: str) ->
     ):
         return gain
     clips, correct = clips_of_classes(result)[gain.name], result.test.correct or {}
-    ours = torch.tensor([correct["encoder"][i] for i in clips], dtype=torch.float64)
+    ours = torch.tensor(select(correct["encoder"], clips), dtype=torch.float64)
     if row == "chance":
         base = torch.full_like(ours, result.chance or 0.0)
     else:
-        base = ours.new_tensor([(baseline.test.correct or {})[row][i] for i in clips])
-    groups = [result.test.groups[i] for i in clips]
+        base = ours.new_tensor(select((baseline.test.correct or {})[row], clips))
+    groups = select(result.test.groups, clips)
     _, low, high = paired_difference(ours, base, groups, result.seed)
     return gain._replace(interval=(low, high))

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.reports.cell_titles import group_cells
 from benchmarks.reports.figure_style import BLUE, GREY, INK, in_house_style
+from benchmarks.reports.page_heads import title_of
 from ssvid.results import Result
 
 NAMED = 60  # classes whose names fit beside a confusion matrix
@@ -64,10 +66,9 @@ def _side_of(classes: int) -> float:
 def _write_counts(axes: Axes, table: np.ndarray, share: np.ndarray) -> None:
     """Small shares are written pale."""
     for y, x in zip(*table.nonzero(), strict=True):
+        colour = INK if share[y, x] >= 15 else GREY
         if share[y, x] > 55:
             colour = "white"
-        else:
-            colour = INK if share[y, x] >= 15 else GREY
         axes.text(x, y, f"{table[y, x]:.0f}", ha="center", va="center", color=colour, fontsize=8)
 
 
@@ -92,8 +93,9 @@ def draw_cost(results: Sequence[Result], colours: dict[str, str]) -> Figure | No
     None where no result tells either, or where no cell has COMPARED encoders.
     """
     panels = {}
-    for name, members in _by_cell(results).items():
-        if len({result.encoder.title for result in members}) >= COMPARED:
+    for name, members in group_cells(filter(has_cost, results)).items():
+        encoders = set(map(title_of, members))
+        if len(encoders) >= COMPARED:
             panels[name] = members
     if not panels:
         return None
@@ -107,20 +109,15 @@ def draw_cost(results: Sequence[Result], colours: dict[str, str]) -> Figure | No
         for j, label in enumerate(AXES_OF_COST):
             _draw_against(grid[i // 2, first + j], members, j, label, colours)
         grid[i // 2, first].set_title(name, fontweight="bold")
-    marks = []
-    for title, colour in colours.items():
-        marks.append(Line2D([], [], marker="o", linestyle="", color=colour, label=title))
+    look: dict[str, Any] = {"marker": "o", "linestyle": ""}
+    titles = sorted(set(map(title_of, results)))
+    marks = [Line2D([], [], color=colours[title], label=title, **look) for title in titles]
     figure.legend(handles=marks, loc="outside upper left", ncols=6, fontsize=9, handletextpad=0.1)
     return figure
 
 
-def _by_cell(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Cell -> its results that tell what they cost."""
-    cells: dict[str, list[Result]] = {}
-    for result in results:
-        if cost_of(result) != (None, None):
-            cells.setdefault(result.cell, []).append(result)
-    return cells
+def has_cost(result: Result) -> bool:
+    return cost_of(result) != (None, None)
 
 
 def cost_of(result: Result) -> tuple[float | None, float | None]:
@@ -133,7 +130,7 @@ def cost_of(result: Result) -> tuple[float | None, float | None]:
 def _draw_against(
     axes: Axes, members: Sequence[Result], index: int, label: str, colours: dict[str, str]
 ) -> None:
-    """Dot: the encoder with its interval. Ring: the same net untrained, at the same cost. Dashed: raw pixels."""
+    """Dot: the encoder with its interval. Ring: the same net untrained. Dashed: raw pixels."""
     places, floors = [], set()
     for result in members:
         x = cost_of(result)[index]

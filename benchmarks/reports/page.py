@@ -1,4 +1,4 @@
-"""plain data -> one HTML file. The templates say how a page looks; Python only prepares what it says.
+"""plain data -> one HTML file. Templates say how a page looks; Python prepares what it says.
 
 Jinja2 escapes every text that a template shows. The style, the script and all pictures stand
 inside the file, so a page loads nothing from elsewhere.

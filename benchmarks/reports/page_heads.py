@@ -1,4 +1,4 @@
-"""results and files -> the head of a page: what it is of, the data set, the test clips and the date."""
+"""results and files -> the head of a page: what it shows, the data, the test clips, the date."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ class Head(NamedTuple):
 
 def join_facts(facts: Iterable[str]) -> str:
     """Line two of a head; empty facts are left out."""
-    return " - ".join(fact for fact in facts if fact)
+    return " - ".join(filter(None, facts))
 
 
 def count(number: int, noun: str) -> str:
@@ -32,13 +32,16 @@ def list_names(names: Iterable[str], noun: str) -> str:
 
 
 def date_of(files: Iterable[Path]) -> str:
-    """The day (UTC) when the newest of the files was written: the same however often a page is made."""
-    times = [file.stat().st_mtime for file in files if file.exists()]
-    return datetime.fromtimestamp(max(times), UTC).date().isoformat() if times else ""
+    """The day (UTC) of the newest file, so that a page is the same however often it is made."""
+    newest = 0.0
+    for file in files:
+        if file.exists():
+            newest = max(newest, file.stat().st_mtime)
+    return datetime.fromtimestamp(newest, UTC).date().isoformat() if newest else ""
 
 
 def name_data(settings: dict[str, Any] | None) -> str:
-    """Of `data` in a config or a result: the folder or list that a reader reads, else the data set's own name."""
+    """Of `data` in a config or a result: the folder or list that is read, else the set's name."""
     if not settings or not isinstance(settings.get("name"), str):
         return ""
     name, root = settings["name"], settings.get("root")
@@ -48,18 +51,27 @@ def name_data(settings: dict[str, Any] | None) -> str:
 
 
 def name_data_of(results: Sequence[Result]) -> str:
-    names = [name_data(result.data.set) for result in results]
-    return list_names(filter(None, names), "data set")
+    return list_names(list_data(results), "data set")
+
+
+def list_data(results: Sequence[Result]) -> list[str]:
+    """Each name once."""
+    names = dict.fromkeys(name_data(result.data.set) for result in results)
+    return list(filter(None, names))
 
 
 def count_test_clips(results: Sequence[Result]) -> str:
-    clips = sorted({result.data.clips["test"] for result in results})
-    if len(clips) > 1:
-        return f"{clips[0]} to {clips[-1]} test clips"
+    clips = [result.data.clips["test"] for result in results]
+    if min(clips) < max(clips):
+        return f"{min(clips)} to {max(clips)} test clips"
     return count(clips[0], "test clip")
 
 
+def title_of(result: Result) -> str:
+    return result.encoder.title
+
+
 def head_of_results(results: Sequence[Result], date: str) -> Head:
-    encoders = list_names((result.encoder.title for result in results), "encoder")
+    encoders = list_names(map(title_of, results), "encoder")
     about = [name_data_of(results), count_test_clips(results), date]
     return Head(f"Frozen features of {encoders}", join_facts(about))

@@ -1,4 +1,4 @@
-"""metrics.jsonl -> a small panel for each number that a run logged, all in one figure with one axis of steps."""
+"""metrics.jsonl -> a figure with a small panel for each number that a run logged."""
 
 import re
 from typing import Any, NamedTuple
@@ -74,9 +74,9 @@ def make_curves(rows: list[dict[str, Any]]) -> list[Curve]:
     """
     points = read_points(rows)
     curves: list[Curve] = []
-    for name in sorted(points, key=_place):
+    for name in sorted(points, key=_rank):
         twin = None
-        if _place(name)[0] in (LOSS, OBJECTIVE):
+        if _rank(name)[0] in (LOSS, OBJECTIVE):
             twin = next((i for i, c in enumerate(curves) if points[c.name] == points[name]), None)
         if twin is not None:
             curves[twin] = curves[twin]._replace(also=(*curves[twin].also, name))
@@ -99,7 +99,7 @@ def read_points(rows: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
     return points
 
 
-def _place(name: str) -> tuple[int, bool, str]:
+def _rank(name: str) -> tuple[int, bool, str]:
     """By ORDER; of the objective's numbers accuracies come last."""
     for i, pattern in enumerate(ORDER):
         if pattern is not None and re.match(pattern, name):

@@ -1,4 +1,4 @@
-"""run folder -> a page on how an encoder was pretrained: curves, pictures, cost, provenance, config.
+"""run folder -> a page on how an encoder was pretrained: curves, pictures, cost, origin, config.
 
 This file prepares what stands on the page; templates/run.html says where it stands.
 """
@@ -89,7 +89,7 @@ def render_run(run: Path, folder: Path) -> str:
         head=head_of_run(run, config, provenance, results),
         sentence=describe_run(config, provenance, step),
         summary=summarise_run(curves, results),
-        warnings=sorted({text for result in results for text in warn_of_leak(result)}),
+        warnings=list_warnings(results),
         reports=link_reports(run, folder),
         damaged=damaged,
         curves=draw_curves(curves),
@@ -127,13 +127,21 @@ def read_results_inside(run: Path) -> list[Result]:
     return results
 
 
+def list_warnings(results: list[Result]) -> list[str]:
+    """Each once."""
+    warnings: dict[str, None] = {}
+    for result in results:
+        warnings |= dict.fromkeys(warn_of_leak(result))
+    return list(warnings)
+
+
 def summarise_run(curves: list[Curve], results: list[Result]) -> str:
     """What came of it: the results that lie in the run, else the online probe, else the loss."""
     if results:
         return summarise(results)
     for curve in curves:
         if curve.is_probe or curve.name == "loss":
-            first, last = (curve.text(value) for value in (curve.values[0], curve.values[-1]))
+            first, last = curve.text(curve.values[0]), curve.text(curve.values[-1])
             name = curve.title if curve.is_probe else "loss"
             step = f"step {curve.steps[0]} to {last} at step {curve.steps[-1]}"
             return f"The {name} went from {first} at {step}; no results lie in this run."
@@ -224,7 +232,7 @@ def group_pictures(run: Path, config: Json) -> list[PictureGroup]:
 
 
 def describe_pictures(config: Json) -> str:
-    """What the objective's own code says of its pictures. A page imports nothing but what is in the registry."""
+    """What the objective's code says of its pictures. Only registered objectives are imported."""
     objective = name_part(config, "objective")
     if objective not in registry.objectives.names():
         return ""

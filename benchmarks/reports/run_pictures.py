@@ -1,4 +1,4 @@
-"""TensorBoard's event files -> the first, a middle and the last picture of each kind, fit for a page."""
+"""TensorBoard's event files -> the first, a middle and the last picture of each kind."""
 
 import io
 import struct
@@ -65,9 +65,10 @@ def _drop_from(shots_of_name: dict[str, dict[int, bytes]], step: int) -> None:
 
 
 def _read_events(file: Path) -> Iterator[Event]:
-    """Records: length, its checksum, event, its checksum. TensorBoard's own reader adds sums up in Python, 100x slower.
+    """Records: length, its checksum, event, its checksum.
 
-    A file that is cut short or damaged ends there.
+    TensorBoard's own reader adds the sums up in Python and is 100 times slower. A file that is cut
+    short or damaged ends there.
     """
     with open(file, "rb") as stream:
         size = file.stat().st_size
@@ -83,7 +84,7 @@ def _read_events(file: Path) -> Iterator[Event]:
 
 
 def _hold(shots: dict[int, bytes], step: int, png: bytes) -> None:
-    """Add a shot. Of too many the one is dropped that is missed least, but never the first or the newest."""
+    """Add a shot. Of too many the one that is missed least goes, never the first or the newest."""
     shots[step] = png
     if len(shots) > HELD:
         steps = sorted(shots)
@@ -158,8 +159,9 @@ def clips_to_lines(frames: np.ndarray) -> list[np.ndarray]:
     lines, length = lines_of(frames.shape[1])
     shown = []
     for clip in frames[: max(1, len(frames) // lines)]:
-        for line in range(lines):
-            shown.append(clip[line * length : (line + 1) * length])
+        for start in range(0, lines * length, length):
+            line = clip[start : start + length]
+            shown.append(line)
     return shown
 
 
@@ -167,9 +169,8 @@ def rows_to_lines(frames: np.ndarray) -> list[np.ndarray]:
     """Rows show the same frames in several ways, and stay below each other in every line."""
     lines, length = lines_of(frames.shape[1])
     shown = []
-    for line in range(lines):
-        for row in frames:
-            shown.append(row[line * length : (line + 1) * length])
+    for start in range(0, lines * length, length):
+        shown += list(frames[:, start : start + length])
     return shown
 
 

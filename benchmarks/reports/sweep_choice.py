@@ -2,11 +2,12 @@
 
 import statistics
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from benchmarks.reports.page_heads import count
 from benchmarks.reports.sweep_rows import SEED, Cell, Sweep, deciding_cell
-from benchmarks.reports.verdict import above_or_below
+from benchmarks.reports.verdict import above_or_below, is_better
 from ssvid.results import Gain
 from ssvid.results.text import between, percent
 
@@ -16,7 +17,7 @@ PLUS = "+-"  # in text; a page has the sign
 
 
 class Group(NamedTuple):
-    """Cells that differ in seed alone, of those with a val score; without such an axis it is one cell."""
+    """Cells with a val score that differ in seed alone; without such an axis it is one cell."""
 
     axes: dict[str, str]  # without the seed
     cells: list[Cell]
@@ -28,7 +29,7 @@ class Group(NamedTuple):
     def name(self) -> str:
         if not self.seeds:
             return self.cells[0].name
-        return ", ".join(f"{axis} {value}" for axis, value in self.axes.items()) or "all seeds"
+        return ", ".join(map(" ".join, self.axes.items())) or "all seeds"
 
 
 class Choice(NamedTuple):
@@ -63,15 +64,14 @@ def choose(sweep: Sweep) -> Choice:
     # The sort is stable: ties stay in the order of the sweep.
     ranked = sorted(candidates, key=lambda group: -group.val)
     ties = [group for group in candidates if ranked[0].val - group.val < SAME]
-    best = ties[0]
-    others = [group for group in ranked if group is not best]
-    return Choice(decider, [best, *others], ties[1:], "")
+    ranked.remove(ties[0])
+    return Choice(decider, [ties[0], *ranked], ties[1:], "")
 
 
 def _reason_of_none(sweep: Sweep) -> str:
     if not sweep.finished:
         return "no cell has finished"
-    if not any(cell.scores for cell in sweep.finished):
+    if not sweep.suite:
         return "no finished cell has scores (is there a suite?)"
     if sweep.decider is not None:
         return (
@@ -84,28 +84,38 @@ def _reason_of_none(sweep: Sweep) -> str:
 def group_seeds(sweep: Sweep, decider: str) -> list[Group]:
     """In the order of the sweep, whichever cell finished first."""
     seeds = len(sweep.axes.get(SEED, [])) > 1
-    planned: dict[Any, int] = {}
-    members: dict[Any, list[Cell]] = {}
+    planned: dict[Any, list[Cell]] = {}
     for cell in sweep.cells:
-        key: Any = cell.hash
-        if seeds:
-            key = tuple((axis, value) for axis, value in cell.axes.items() if axis != SEED)
-        planned[key] = planned.get(key, 0) + 1
-        if cell.row is not None and decider in cell.scores:
-            if cell.scores[decider].val is not None:
-                members.setdefault(key, []).append(cell)
+        key = tuple(without_seed(cell).items()) if seeds else cell.hash
+        planned.setdefault(key, []).append(cell)
     groups = []
-    for key in planned:
-        if key in members:
-            cells = members[key]
-            val = statistics.fmean(cell.scores[decider].val or 0.0 for cell in cells)
-            axes = {axis: value for axis, value in cells[0].axes.items() if axis != SEED}
-            groups.append(Group(axes, cells, planned[key], val, seeds))
+    for members in planned.values():
+        cells = [cell for cell in members if has_val(cell, decider)]
+        if cells:
+            val = statistics.fmean(scores_of(cells, decider, "val"))
+            axes = without_seed(cells[0])
+            groups.append(Group(axes, cells, len(members), val, seeds))
     return groups
 
 
+def without_seed(cell: Cell) -> dict[str, str]:
+    return {axis: value for axis, value in cell.axes.items() if axis != SEED}
+
+
+def has_val(cell: Cell, suite_cell: str) -> bool:
+    """It has finished with a val score."""
+    score = cell.scores.get(suite_cell)
+    return cell.row is not None and score is not None and score.val is not None
+
+
+def scores_of(cells: Sequence[Cell], suite_cell: str, key: str) -> list[float]:
+    """Of the cells that have such a score."""
+    values = [getattr(cell.scores[suite_cell], key) for cell in cells]
+    return [value for value in values if value is not None]
+
+
 def describe_best(choice: Choice) -> Lead:
-    """The sentence that sums up: the best cell, its scores, and its gain over the same net untrained."""
+    """The sentence that sums up: the best cell, its scores, its gain over the net untrained."""
     best = choice.best
     if best is None:
         return Lead(f"No best cell is named: {choice.reason}.", "", "")
@@ -115,29 +125,28 @@ def describe_best(choice: Choice) -> Lead:
 
 
 def describe_scores(best: Group, choice: Choice) -> str:
-    scores = [cell.scores[choice.decider or ""] for cell in best.cells]
-    metric = scores[0].metric
+    decider = choice.decider or ""
+    first = best.cells[0].scores[decider]
+    metric, interval = first.metric, first.interval
+    scores = [cell.scores[decider] for cell in best.cells]
     gains = [score.gain for score in scores if score.gain is not None]
     if best.seeds:
-        val, test = ([getattr(score, key) for score in scores] for key in ("val", "test"))
+        val, test = scores_of(best.cells, decider, "val"), scores_of(best.cells, decider, "test")
         over = count(len(scores), "seed")
         numbers = f"Val {spread(val)} % ({metric}, {over}); test {spread(test)} %."
         return f"{numbers}{describe_gains(gains)}"
-    interval = scores[0].interval
     within = f" (95 % interval {between(interval)})" if interval else ""
-    numbers = (
-        f"Its val is {percent(best.val)} ({metric}); its test is {percent(scores[0].test)}{within}."
-    )
-    return f"{numbers}{describe_gains(gains)}"
+    numbers = f"Its val is {percent(best.val)} ({metric}); its test is {percent(first.test)}"
+    return f"{numbers}{within}.{describe_gains(gains)}"
 
 
 def describe_gains(gains: Sequence[Gain]) -> str:
-    """Over the same net untrained: of one cell, or of the seeds of a group. Empty without a gain."""
+    """Over the same net untrained: of one cell, or of the seeds of a group; may be empty."""
     if not gains:
         return ""
     if len(gains) > 1:
-        mean = 100 * statistics.fmean(gain.difference for gain in gains)
-        better = sum(gain.shown and gain.difference > 0 for gain in gains)
+        mean = 100 * statistics.fmean([gain.difference for gain in gains])
+        better = sum(map(is_better, gains))
         return (
             f" Its mean gain over the same net untrained is {mean:+.1f} points, "
             f"shown in {better} of {len(gains)} seeds."
@@ -155,11 +164,10 @@ def explain_choice(sweep: Sweep, choice: Choice) -> list[str]:
     if choice.best is None:
         return sentences
     if choice.ties:
-        names = "; ".join(group.name for group in choice.ties[:TIES])
-        more = f" and {len(choice.ties) - TIES} more" if len(choice.ties) > TIES else ""
-        sentences.append(
-            f"It ties with {names}{more}: the first in the order of the sweep is named."
-        )
+        names = "; ".join(map(attrgetter("name"), choice.ties[:TIES]))
+        if len(choice.ties) > TIES:
+            names += f" and {len(choice.ties) - TIES} more"
+        sentences.append(f"It ties with {names}: the first in the order of the sweep is named.")
     elif len(choice.groups) > 1:
         second = choice.groups[1]
         sentences.append(f"The next by val: {second.name}, {percent(second.val)}.")
@@ -174,8 +182,9 @@ def list_missing(sweep: Sweep, choice: Choice, best: Group) -> list[str]:
     sentences = []
     if len(best.cells) < best.planned:
         sentences.append(f"Only {len(best.cells)} of its {best.planned} seeds have a score.")
-    compared = sum(len(group.cells) for group in choice.groups)
-    without = len(sweep.finished) - compared
+    without = len(sweep.finished)
+    for group in choice.groups:
+        without -= len(group.cells)
     if without:
         have = "has" if without == 1 else "have"
         cells = count(without, "finished cell")
@@ -183,10 +192,9 @@ def list_missing(sweep: Sweep, choice: Choice, best: Group) -> list[str]:
     return sentences
 
 
-def spread(values: Sequence[float | None]) -> str:
+def spread(values: Sequence[float]) -> str:
     """In per cent: mean, and standard deviation over seeds where there are several."""
-    numbers = [value for value in values if value is not None]
-    if not numbers:
+    if not values:
         return ""
-    text = f"{100 * statistics.fmean(numbers):.1f}"
-    return f"{text} {PLUS} {100 * statistics.stdev(numbers):.1f}" if len(numbers) > 1 else text
+    text = f"{100 * statistics.fmean(values):.1f}"
+    return f"{text} {PLUS} {100 * statistics.stdev(values):.1f}" if len(values) > 1 else text

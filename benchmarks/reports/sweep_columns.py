@@ -44,22 +44,26 @@ def list_columns(sweep: Sweep) -> list[Column]:
     if not columns:
         columns = [Column("", "cell", lambda cell: Shown(cell.name), lambda cell: cell.name)]
     for name in sweep.suite:
-        metric = next(cell.scores[name].metric for cell in sweep.finished if name in cell.scores)
+        metric = scores_on(sweep, name)[0].metric
         columns += [
             _score_column(name, f"test {metric}, %", _show_test, "test"),
             _score_column(name, "val", lambda score: _show_share(score.val), "val"),
             _score_column(name, "more than untrained", _show_gain, "gain"),
             _score_column(name, "chance", lambda score: _show_share(score.chance), "chance"),
         ]
-    return columns + [_number_column(key, form) for key, form in NUMBERS.items()]
+    return [*columns, *map(_number_column, NUMBERS, NUMBERS.values())]
+
+
+def scores_on(sweep: Sweep, suite_cell: str) -> list[RowScore]:
+    """Of the finished cells that have one."""
+    return [cell.scores[suite_cell] for cell in sweep.finished if suite_cell in cell.scores]
 
 
 def equal_chances(sweep: Sweep) -> dict[str, float]:
-    """Cell of the suite -> chance, where all cells of the sweep have the same: it needs no column."""
+    """Cell of the suite -> chance, where all cells of the sweep have the same."""
     equal = {}
     for name in sweep.suite:
-        chances = {cell.scores[name].chance for cell in sweep.finished if name in cell.scores}
-        (chance, *others) = chances
+        chance, *others = {score.chance for score in scores_on(sweep, name)}
         if not others and chance is not None:
             equal[name] = chance
     return equal
@@ -97,7 +101,7 @@ def _show_share(share: float | None) -> Shown:
 
 
 def _show_gain(score: RowScore) -> Shown:
-    """The difference stands there whether it is shown or not: a table of many rows is for comparing."""
+    """The difference stands there even if it is not shown: a long table is for comparing."""
     gain = score.gain
     if gain is None:
         return Shown("")
@@ -129,7 +133,7 @@ def comma(sweep: Sweep) -> str:
             line: list[Any] = [cell.axes.get(axis, "") for axis in sweep.axes]
             for name in suite:
                 line += _flat(cell.scores.get(name))
-            line += [(cell.row or {}).get(key) for key in COST_KEYS]
+            line += map((cell.row or {}).get, COST_KEYS)
             write.writerow([*line, cell.hash])
         return file.getvalue()
 
@@ -149,10 +153,14 @@ def markdown(sweep: Sweep, sentences: Sequence[str]) -> str:
     for column in columns:
         named = len(sweep.suite) > 1 and column.suite_cell
         head.append(f"{column.suite_cell} {column.name}" if named else column.name)
-    body = [[*head, "cell"]]
+    body = [[*map(plain, head), "cell"]]
     for cell in sweep.finished:
-        body.append([*(column.text(cell) for column in columns), cell.hash])
-    for line in body:
-        line[:] = [text.replace("|", "\\|").replace("\n", " ") for text in line]
-    above = [f"{sentence}\n" for sentence in sentences]
+        texts = [plain(column.text(cell)) for column in columns]
+        body.append([*texts, cell.hash])
+    above = map("{}\n".format, sentences)
     return "\n".join([f"# {sweep.name}", "", *above, *markdown_table(body), ""])
+
+
+def plain(text: str) -> str:
+    """As a place of a table can hold it."""
+    return text.replace("|", "\\|").replace("\n", " ")

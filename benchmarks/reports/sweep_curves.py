@@ -56,11 +56,11 @@ def draw_curves(
     axes.set_ylabel("loss")
     axes.grid(axis="y")
     present = {cell.axes.get(axis) for cell, _ in logged}
-    return figure, make_legend(axis, [v for v in colours if v in present], colours)
+    return figure, make_legend(axis, list(filter(present.__contains__, colours)), colours)
 
 
 def colour_values(values: Sequence[str]) -> dict[str, str]:
-    """One colour for each; more values than there are colours go from dark to light in their order."""
+    """One colour for each; values that are too many go from dark to light in their order."""
     if len(values) <= len(COLOURS):
         return dict(zip(values, COLOURS, strict=False))
     numbers = numeric_values(values)

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,14 +47,18 @@ def make_points(
     return points
 
 
+def scores_of_points(points: Sequence[Point], key: str) -> list[float]:
+    """Of those that have such a score."""
+    scores = map(attrgetter(f"score.{key}"), points)
+    return [score for score in scores if score is not None]
+
+
 def average_points(points: Sequence[Point], key: str) -> dict[str, float]:
     """Value -> mean over the other axes, for the values that have such a score."""
     scores: dict[str, list[float]] = {}
     for point in points:
-        score = getattr(point.score, key)
-        if score is not None:
-            scores.setdefault(point.value, []).append(score)
-    return {value: statistics.fmean(members) for value, members in scores.items()}
+        scores.setdefault(point.value, []).extend(scores_of_points([point], key))
+    return {value: statistics.fmean(members) for value, members in scores.items() if members}
 
 
 @in_house_style
@@ -72,7 +77,7 @@ def draw_axis(axis: str, values: Sequence[str], points: Sequence[Point]) -> Figu
         shown = list(values[:NAMES])
         figure = Figure(figsize=(5.6, 0.75 + 0.46 * len(shown)), layout="constrained")
         axes = figure.subplots()
-        _draw_names(axes, shown, [point for point in points if point.value in set(shown)])
+        _draw_names(axes, shown, points)
         axes.set_xlabel(metric)
         axes.set_title(axis)
         axes.grid(axis="x")
@@ -85,12 +90,13 @@ def _draw_numbers(axes: Axes, numbers: dict[str, float], points: Sequence[Point]
         _draw_dots(axes, x, points, key, len(points), flip=False)
     if len(set(x)) < len(x) or len(x) <= LINE:
         for key, colour, dashes, width in MEANS:
-            means = average_points(points, key).items()
-            line = np.array(sorted((numbers[value], 100 * mean) for value, mean in means))
+            means = average_points(points, key)
+            line = np.array([(numbers[value], 100 * means[value]) for value in means])
+            line = line[np.argsort(line[:, 0])] if len(line) else line
             look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": width}
             axes.plot(*line.reshape(-1, 2).T, path_effects=EDGE, zorder=3, **look)
     else:
-        untrained = [point.score.random for point in points if point.score.random is not None]
+        untrained = scores_of_points(points, "random")
         if untrained:
             axes.axhline(100 * statistics.fmean(untrained), color=GREY, linestyle="--")
     for chance in list_chances(points):
@@ -100,7 +106,7 @@ def _draw_numbers(axes: Axes, numbers: dict[str, float], points: Sequence[Point]
 
 def list_chances(points: Sequence[Point]) -> list[float]:
     """One for each data set; of many the mean."""
-    chances = sorted({point.score.chance for point in points if point.score.chance is not None})
+    chances = sorted(set(scores_of_points(points, "chance")))
     return chances if len(chances) <= 3 else [statistics.fmean(chances)]
 
 
@@ -111,19 +117,19 @@ def _set_scale(axes: Axes, x: Sequence[float]) -> None:
     else:
         axes.set_xscale(kind)
     transform = axes.xaxis.get_transform()
-    places = transform.transform(np.array(x, dtype=float))
-    margin = 0.06 * float(np.ptp(places) or 1.0)
-    ends = np.array([places.min() - margin, places.max() + margin], dtype=float)
+    positions = transform.transform(np.array(x, dtype=float))
+    margin = 0.06 * float(np.ptp(positions) or 1.0)
+    ends = np.array([positions.min() - margin, positions.max() + margin], dtype=float)
     axes.set_xlim(*transform.inverted().transform(ends))
     if len(x) > LINE:
         write_plain_numbers(axes.xaxis)
         return
     # The values themselves. One that would stand upon another keeps its mark alone.
     texts, last = [], -math.inf
-    for value, place in zip(x, places, strict=True):
-        free = place - last >= 2.1 * margin
+    for value, position in zip(x, positions, strict=True):
+        free = position - last >= 2.1 * margin
         texts.append(f"{value:g}" if free else "")
-        last = place if free else last
+        last = position if free else last
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(list(x)))
     axes.set_xticks(list(x), texts)
@@ -159,13 +165,13 @@ def _draw_names(axes: Axes, values: Sequence[str], points: Sequence[Point]) -> N
             axes.plot([100 * mean] * 2, [i - 0.42, i + 0.42], color=GREY, linestyle="--")
     for chance in list_chances(points):
         axes.axvline(100 * chance, color=INK, linestyle="--", linewidth=0.9)
-    axes.set_yticks(range(len(values)), [cut(value) for value in values])
+    axes.set_yticks(range(len(values)), list(map(cut, values)))
     axes.set_ylim(len(values) - 0.5, -0.5)
 
 
 def _draw_dots(
     axes: Axes,
-    places: Sequence[float],
+    positions: Sequence[float],
     points: Sequence[Point],
     key: str,
     total: int,
@@ -177,31 +183,32 @@ def _draw_dots(
     `flip`: the score is x. `total`: cells in the chart.
     """
 
-    def draw(place: Sequence[float], share: Sequence[float], form: str, **look: Any) -> None:
-        percent = 100 * np.array(share)
-        axes.plot(*((percent, place) if flip else (place, percent)), form, **look)
+    def draw(x: Sequence[float], shares: Sequence[float], form: str, **look: Any) -> None:
+        percent = 100 * np.array(shares)
+        axes.plot(*((percent, x) if flip else (x, percent)), form, **look)
 
     x, shares = [], []
-    for place, point in zip(places, points, strict=True):
+    for position, point in zip(positions, points, strict=True):
         share = getattr(point.score, key)
         if share is not None:
-            x.append(place)
+            x.append(position)
             shares.append(share)
     look = _look_of_dots(key, total)
-    if not flip and key == "val" and len(set(places)) < len(places):
+    if not flip and key == "val" and len(set(positions)) < len(positions):
         # Of the same value: val stands beside the dots of test, and would be cut off.
-        axes.update_datalim([(place, 100 * share) for place, share in zip(x, shares, strict=True)])
+        axes.update_datalim(np.column_stack([x, 100 * np.array(shares)]))
         shift = ScaledTranslation(6 / 72, 0, axes.figure.dpi_scale_trans)
         look["transform"] = axes.transData + shift
     draw(x, shares, "o", **look)
     if key == "val":
         return
-    for place, point in zip(places, points, strict=True):
+    for position, point in zip(positions, points, strict=True):
         if total <= FEW and point.score.interval:
-            draw([place, place], point.score.interval, "-", color=BLUE, linewidth=0.8, alpha=0.6)
+            ends = [position, position]
+            draw(ends, point.score.interval, "-", color=BLUE, linewidth=0.8, alpha=0.6)
         if point.best:
             ring = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.4}
-            draw([place], [point.score.test], "o", color=INK, **ring)
+            draw([position], [point.score.test], "o", color=INK, **ring)
 
 
 def _look_of_dots(key: str, total: int) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""folder of a sweep -> report.html, rows.csv and rows.md: which cell is best by val, every row, each axis, loss curves.
+"""folder of a sweep -> report.html, rows.csv and rows.md.
+
+The page says which cell is best by val and shows every row, each axis and the loss curves.
 
 This file prepares what stands on the page; templates/sweep.html says where it stands.
 """
@@ -25,6 +27,7 @@ from benchmarks.reports.sweep_choice import (
     choose,
     describe_best,
     explain_choice,
+    scores_of,
     spread,
 )
 from benchmarks.reports.sweep_columns import Column, Shown, equal_chances, list_columns
@@ -191,10 +194,11 @@ def describe_state(sweep: Sweep) -> str:
 def make_table(sweep: Sweep, choice: Choice) -> CellTable:
     """A row for each finished cell. A chance that all cells share stands in the head."""
     chances = equal_chances(sweep)
-    columns = []
-    for column in list_columns(sweep):
-        if column.name != "chance" or column.suite_cell not in chances:
-            columns.append(column)
+
+    def varies(column: Column) -> bool:
+        return column.name != "chance" or column.suite_cell not in chances
+
+    columns = list(filter(varies, list_columns(sweep)))
     groups = []
     for name, members in itertools.groupby(columns, key=lambda column: column.suite_cell):
         title = f"{name} (chance {percent(chances[name])})" if name in chances else name
@@ -250,13 +254,13 @@ def compare_seeds(choice: Choice) -> Table | None:
         return None
     axes, rows = list(choice.best.axes), []
     for group in choice.groups:
-        scores = [cell.scores[choice.decider] for cell in group.cells]
-        counts = str(len(scores))
-        if len(scores) < group.planned:
+        counts = str(len(group.cells))
+        if len(group.cells) < group.planned:
             counts += f" of {group.planned}"
         line = [group.axes.get(axis, "") for axis in axes] + [counts]
         for key in ("val", "test", "random"):
-            line.append(with_sign(spread([getattr(score, key) for score in scores])))
+            values = scores_of(group.cells, choice.decider, key)
+            line.append(with_sign(spread(values)))
         rows.append(line)
     return Table((*axes, "seeds", "val, %", "test, %", "untrained, %"), rows, main=True)
 
@@ -318,8 +322,8 @@ def make_heats(sweep: Sweep, suite_cell: str) -> list[Heat]:
 
 def draw_training(sweep: Sweep) -> tuple[Picture, Legend] | None:
     """None: no cell has logged a step."""
-    axes = [axis for axis in sweep.varied if axis != sweep_rows.SEED]
-    axis = next(iter([*axes, *sweep.varied]), "")
+    # The seed only where nothing else is varied.
+    axis = min(sweep.varied, key=lambda axis: axis == sweep_rows.SEED, default="")
     drawn = draw_curves(sweep.cells, axis, sweep.axes.get(axis, []))
     if drawn is None:
         return None

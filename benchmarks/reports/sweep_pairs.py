@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import matplotlib
@@ -40,27 +41,28 @@ def average_pairs(pair: Pair, cells: Sequence[Cell], suite_cell: str) -> dict[Pa
     scores: dict[Pair, list[RowScore]] = {}
     for cell in cells:
         if suite_cell in cell.scores and down in cell.axes and across in cell.axes:
-            place = (cell.axes[down], cell.axes[across])
-            scores.setdefault(place, []).append(cell.scores[suite_cell])
-    means = {}
-    for place, members in scores.items():
-        val = [score.val for score in members if score.val is not None]
-        test = statistics.fmean(score.test for score in members)
-        means[place] = PairMean(test, statistics.fmean(val) if val else None)
-    return means
+            values = (cell.axes[down], cell.axes[across])
+            scores.setdefault(values, []).append(cell.scores[suite_cell])
+    return dict(zip(scores, map(average_scores, scores.values()), strict=True))
+
+
+def average_scores(scores: Sequence[RowScore]) -> PairMean:
+    test = statistics.fmean(map(attrgetter("test"), scores))
+    val = [score.val for score in scores if score.val is not None]
+    return PairMean(test, statistics.fmean(val) if val else None)
 
 
 def make_heat(pair: Pair, axes: dict[str, list[str]], means: dict[Pair, PairMean]) -> Heat:
     """The mean of test, and below it that of val."""
     down, across = pair
-    tests = [mean.test for mean in means.values()]
+    tests = list(map(attrgetter("test"), means.values()))
     low, high = min(tests), max(tests)
     rows = []
     for value in axes[down]:
-        line = [_colour_mean(means.get((value, other)), low, high) for other in axes[across]]
+        line = [_colour_mean(means.get((value, column)), low, high) for column in axes[across]]
         rows.append((cut(value), line))
     caption = f"{down} (down) by {across} (across)"
-    return Heat(f"{down} by {across}", caption, [cut(value) for value in axes[across]], rows)
+    return Heat(f"{down} by {across}", caption, list(map(cut, axes[across])), rows)
 
 
 def _colour_mean(mean: PairMean | None, low: float, high: float) -> HeatCell:
@@ -74,10 +76,10 @@ def _colour_mean(mean: PairMean | None, low: float, high: float) -> HeatCell:
 
 
 def list_pairs(axes: dict[str, list[str]], cells: Sequence[Cell]) -> list[Pair]:
-    """Of axes whose combinations are a grid, more or less; seeds only where nothing else is left."""
+    """Of axes whose combinations are a grid, more or less; seeds only where few axes are left."""
     names = [axis for axis, values in axes.items() if 1 < len(values) <= NAMES]
-    if len(names) > 2:
-        names = [axis for axis in names if axis != SEED]
+    if len(names) > 2 and SEED in names:
+        names.remove(SEED)
     pairs = []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
@@ -90,8 +92,9 @@ def list_pairs(axes: dict[str, list[str]], cells: Sequence[Cell]) -> list[Pair]:
 
 def _is_grid(pair: Pair, axes: dict[str, list[str]], cells: Sequence[Cell]) -> bool:
     """More than half of the combinations have a score."""
+    down, across = pair
     present = set()
     for cell in cells:
         if cell.scores:
-            present.add(tuple(cell.axes.get(axis) for axis in pair))
-    return 2 * len(present) > len(axes[pair[0]]) * len(axes[pair[1]])
+            present.add((cell.axes.get(down), cell.axes.get(across)))
+    return 2 * len(present) > len(axes[down]) * len(axes[across])

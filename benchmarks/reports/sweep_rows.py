@@ -67,16 +67,19 @@ def is_sweep(folder: Path) -> bool:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """A UserError says that the list of cells is damaged; other damaged files are named in `faults`."""
+    """A UserError: the list of cells is damaged. Other damaged files are named in `faults`."""
     files = SweepFolder(folder)
     content = files.read()
     entries = content.get("cells")
-    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
-        raise UserError(
-            f"{files.file} has no `cells` of a sweep: submit the sweep again, which writes it anew."
-        )
     faults: list[str] = []
-    cells = [_read_cell(files.cell(name), entry, faults) for name, entry in entries.items()]
+    cells = []
+    for name, entry in entries.items() if isinstance(entries, dict) else [("", None)]:
+        if not isinstance(entry, dict):
+            raise UserError(
+                f"{files.file} has no `cells` of a sweep: "
+                "submit the sweep again, which writes it anew."
+            )
+        cells.append(_read_cell(files.cell(name), entry, faults))
     axes = content.get("axes")
     listed: dict[str, Any] = axes if isinstance(axes, dict) else {}
     names = dict.fromkeys(listed)
@@ -90,13 +93,13 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _values_of(axis: str, listed: Any, cells: list[Cell]) -> list[str]:
     """The values that cells have, in the order of the sweep's file."""
-    order = [label(value) for value in listed] if isinstance(listed, list) else []
+    order = list(map(label, listed)) if isinstance(listed, list) else []
     present: dict[str, None] = {}
     for cell in cells:
         if not cell.left and axis in cell.axes:
             present[cell.axes[axis]] = None
-    first = [value for value in dict.fromkeys(order) if value in present]
-    return first + [value for value in present if value not in order]
+    ordered = dict.fromkeys(filter(present.__contains__, order))
+    return list(ordered | present)
 
 
 def label(value: Any) -> str:
@@ -106,10 +109,10 @@ def label(value: Any) -> str:
 def numeric_values(values: Sequence[str]) -> dict[str, float]:
     """Value -> number, where all of an axis are numbers; else empty."""
     try:
-        numbers = {value: float(value) for value in values}
+        numbers = list(map(float, values))
     except ValueError:
         return {}
-    return numbers if all(map(math.isfinite, numbers.values())) else {}
+    return dict(zip(values, numbers, strict=True)) if all(map(math.isfinite, numbers)) else {}
 
 
 def _read_cell(folder: CellFolder, entry: dict[str, Any], faults: list[str]) -> Cell:
@@ -153,7 +156,7 @@ def _read_scores(content: Any, file: Path, faults: list[str]) -> dict[str, RowSc
 
 
 def deciding_cell(sweep: Sweep) -> str | None:
-    """The cell of the suite whose val chooses: the one that the sweep names, else the first that has val scores."""
+    """The cell of the suite whose val chooses: the sweep names it, or it is the first with val."""
     if sweep.decider is not None:
         return sweep.decider
     for cell in sweep.finished:

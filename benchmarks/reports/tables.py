@@ -67,9 +67,9 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        padded = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        padded = map(str.ljust, row, widths)
         lines.append(f"| {' | '.join(padded)} |")
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    rule = "|" + "|".join(["-" * (width + 2) for width in widths]) + "|"
     return [lines[0], rule, *lines[1:]]
 
 
@@ -81,7 +81,7 @@ def markdown_text(text: str) -> str:
 def markdown(results: list[Result], notes: list[str]) -> str:
     rows: list[Sequence[str]] = [HEAD]
     rows += [list(map(markdown_text, table_row(result))) for result in results]
-    lines = "\n".join(f"- {markdown_text(note)}" for note in notes)
+    lines = "\n".join(map("- {}".format, map(markdown_text, notes)))
     return "# Frozen features\n\n" + "\n".join(markdown_table(rows)) + f"\n\n{lines}\n"
 
 
@@ -100,15 +100,20 @@ def comma(results: list[Result]) -> str:
 
 
 def latex(results: list[Result]) -> str:
-    """A booktabs table: encoders down, cells across; where these are too many for a page, the other way round.
+    """A booktabs table: encoders down, cells across; the other way round where cells are many.
 
     Below each score stand those of its controls, small beside it the interval.
     """
-    cells = list(dict.fromkeys(tex_text(result.cell) for result in results))
-    titles = list(dict.fromkeys(tex_text(result.encoder.title) for result in results))
-    chance = {tex_text(r.cell): f"{100 * r.chance:.1f}" for r in results if r.chance is not None}
+    cells: dict[str, None] = {}
+    titles: dict[str, None] = {}
+    chance: dict[str, str] = {}
+    for result in results:
+        cells[tex_text(result.cell)] = None
+        titles[tex_text(result.encoder.title)] = None
+        if result.chance is not None:
+            chance[tex_text(result.cell)] = f"{100 * result.chance:.1f}"
     turned = len(cells) > ACROSS
-    down, across = (cells, titles) if turned else (titles, cells)
+    down, across = (list(cells), list(titles)) if turned else (list(titles), list(cells))
     table = _tex_table(results, down, turned)
     with_chance = bool(chance)
     head = ["", *across]
@@ -118,16 +123,21 @@ def latex(results: list[Result]) -> str:
     for (name, row), values in table.items():
         if not values:
             continue
-        line = [TEX_ROWS[row] or name, *(values.get(column, "--") for column in across)]
+        line = [TEX_ROWS[row] or name, *fill(values, across)]
         if turned and with_chance:
             line.append(chance.get(name, "") if row == "encoder" else "")
         body.append(line)
     if with_chance and not turned:
-        body.append(["chance", *(chance.get(column, "--") for column in across)])
-    inner = "\n".join(" & ".join(line) + " \\\\" for line in body)
+        body.append(["chance", *fill(chance, across)])
+    inner = "\n".join(map("{} \\\\".format, map(" & ".join, body)))
     columns = "l" + "c" * (len(head) - 1)
     top = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n"
     return f"{top}{inner}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def fill(values: dict[str, str], columns: Sequence[str]) -> list[str]:
+    """A line of the table; -- where there is no value."""
+    return [values.get(column, "--") for column in columns]
 
 
 def _tex_table(
@@ -147,7 +157,7 @@ def _tex_table(
 
 
 def tex_number(score: Score) -> str:
-    low, high = (100 * end for end in score.interval)
+    low, high = 100 * score.interval[0], 100 * score.interval[1]
     spread = f" $\\pm$ {100 * score.spread:.1f}" if score.spread is not None else ""
     return f"{100 * score.value:.1f}{spread} {{\\tiny [{low:.1f}, {high:.1f}]}}"
 

@@ -1,7 +1,11 @@
 """Result -> sentences: what its numbers show and what they do not."""
 
+from benchmarks.reports.cell_titles import group_cells
+from benchmarks.reports.page_heads import title_of
 from ssvid.results import TUNED, Gain, Result
 from ssvid.results.text import between, percent
+
+WARNING = "WARNING"  # the first word of a sentence that stands before all others
 
 
 def verdict(result: Result) -> list[str]:
@@ -18,11 +22,16 @@ def verdict(result: Result) -> list[str]:
     return sentences
 
 
+def select_warnings(sentences: list[str]) -> list[str]:
+    return [text for text in sentences if text.startswith(WARNING)]
+
+
 def warn_of_leak(result: Result) -> list[str]:
     if not result.leak.clips:
         return []
     return [
-        f"WARNING: pretraining read {result.leak.clips} of the test clips; the score is not valid."
+        f"{WARNING}: pretraining read {result.leak.clips} of the test clips; "
+        "the score is not valid."
     ]
 
 
@@ -37,7 +46,8 @@ def over_untrained(result: Result) -> list[str]:
         return [f"No difference shown between {title} and the same net untrained ({scores})."]
     points = f"{abs(100 * gain.difference):.1f} points {above_or_below(gain)}"
     return [
-        f"{title} is {points} the same net untrained ({scores}; 95 %: {between(gain.interval, '+')})."
+        f"{title} is {points} the same net untrained "
+        f"({scores}; 95 %: {between(gain.interval, '+')})."
     ]
 
 
@@ -87,7 +97,8 @@ def use_of_time(result: Result) -> list[str]:
         sentences.append(control_leads("One frame repeated", single))
     else:
         sentences.append(
-            "One frame repeated does as well, as far as this test can tell: no use of time is shown."
+            "One frame repeated does as well, as far as this test can tell: "
+            "no use of time is shown."
         )
     if is_worse(shuffled):
         sentences.append(control_leads("The clip with its frames shuffled", shuffled))
@@ -110,28 +121,34 @@ def judge_fine_tuning(result: Result) -> list[str]:
 
 
 def summarise(results: list[Result]) -> str:
-    """One sentence for a whole page: the best encoder, its gain over untrained, and whether it is shown.
+    """One sentence for a whole page: the best encoder, its gain over untrained, if it is shown.
 
     Means over folds or seeds are left out, and so are scores that a leak makes invalid.
     """
-    single = [result for result in results if result.over is None]
-    valid = [result for result in single if not result.leak.clips]
+    valid = list(filter(is_valid, results))
     if not valid:
         return "No score here is valid: pretraining read test clips of every one."
-    titles = list(dict.fromkeys(result.encoder.title for result in valid))
-    cells = list(dict.fromkeys(result.cell for result in valid))
+    titles, cells = list(dict.fromkeys(map(title_of, valid))), group_cells(valid)
     if len(cells) == 1:
-        best = max(valid, key=lambda result: result.score.value)
+        best = max(valid, key=value_of)
         return _summarise_score(best, len(titles))
     if len(titles) == 1:
         return f"{titles[0]} {_summarise_gains(valid)}"
     wins = dict.fromkeys(titles, 0)
-    for cell in cells:
-        members = [result for result in valid if result.cell == cell]
-        wins[max(members, key=lambda result: result.score.value).encoder.title] += 1
-    title = max(wins, key=lambda name: wins[name])
-    gains = _summarise_gains([result for result in valid if result.encoder.title == title])
+    for members in cells.values():
+        wins[max(members, key=value_of).encoder.title] += 1
+    title = max(wins, key=wins.__getitem__)
+    gains = _summarise_gains([result for result in valid if title_of(result) == title])
     return f"{title} has the highest score in {wins[title]} of {len(cells)} tasks and {gains}"
+
+
+def is_valid(result: Result) -> bool:
+    """It is no mean, and pretraining read none of its test clips."""
+    return result.over is None and not result.leak.clips
+
+
+def value_of(result: Result) -> float:
+    return result.score.value
 
 
 def _summarise_score(best: Result, encoders: int) -> str:

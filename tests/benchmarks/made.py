@@ -50,11 +50,11 @@ def result_of(
     """`correct`: row -> share of right answers to each clip."""
     clips = len(correct["encoder"])
     values = {row: float(np.mean(shares)) for row, shares in correct.items()}
-    more = {"top5": 0.5, "val_top1": 0.6}
+    numbers = {"top5": 0.5, "val_top1": 0.6}
     score = {}
     for row, value in values.items():
         interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
-        score[row] = Score(value=value, interval=interval, more=dict(more))
+        score[row] = Score(value=value, interval=interval, more=dict(numbers))
     controls = {row: numbers for row, numbers in score.items() if row != "encoder"}
     gains = {row: Gain.between(values["encoder"] - values[row], 0.05, 0.4) for row in controls}
     test = Answers(
@@ -103,7 +103,7 @@ def make_result(
     clips: int = 40,
     **options: Any,
 ) -> Result:
-    """A result with labels, predictions and all five rows. `skill`: about the share of right answers."""
+    """A result with labels, predictions and all rows. `skill`: about the share of right answers."""
     rng = np.random.default_rng(seed)
     names = [f"class {i}" for i in range(classes)]
     labels = [i % classes for i in range(clips)]
@@ -158,7 +158,10 @@ def put(folder: Path, *results: Result) -> Path:
 
 
 def old_result(kind: str) -> dict[str, Any]:
-    """As commit eba6741 wrote it, before results had a schema: `benchmark`, `linear_probe` or `fine_tuning`."""
+    """As commit eba6741 wrote it, before results had a schema.
+
+    `kind`: `benchmark`, `linear_probe` or `fine_tuning`.
+    """
     file = Path(__file__).parent / "old" / f"{kind}.json"
     content: dict[str, Any] = json.loads(file.read_text())
     return content

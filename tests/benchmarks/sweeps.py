@@ -29,7 +29,10 @@ def score(test: float, val: float | None, **options: Any) -> dict[str, Any]:
 
 
 def put(folder: Path, axes: Axes, scores: list[dict[str, Any]], **options: Any) -> list[str]:
-    """A sweep over the product of `axes`; the i-th cell is finished with the i-th scores, the rest have not begun."""
+    """A sweep over the product of `axes`. The i-th cell is finished with the i-th scores.
+
+    Cells without scores have not begun.
+    """
     rows = []
     for values in itertools.product(*axes.values()):
         row = dict(zip(axes, values, strict=True))

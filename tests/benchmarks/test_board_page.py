@@ -61,10 +61,10 @@ def test_the_head_names_data_clips_and_date(tmp_path: Path):
 
 def test_a_cell_has_a_title_in_words():
     result = make_whole_result("a", "low_label_1pct.linear")
-    asked = {"cell": {"task": "low_label", "probe": "linear", "share": 0.01}}
-    title = title_cell(replace(result, protocol=asked))
+    protocol = {"cell": {"task": "low_label", "probe": "linear", "share": 0.01}}
+    title = title_cell(replace(result, protocol=protocol))
     assert title == "Classification with few labels, linear probe, 1 % of the labels"
-    (cell,) = make_overview(replace(result, protocol=asked))
+    (cell,) = make_overview(replace(result, protocol=protocol))
     assert (cell.title, cell.code) == (title, "low_label_1pct.linear")
     (cell,) = make_overview(result)  # its task is none of ours
     assert (cell.title, cell.code) == ("low_label_1pct.linear", "")
@@ -110,13 +110,13 @@ def test_a_control_that_is_better_has_its_own_sentence():
 
 def test_a_page_is_summed_up_in_one_sentence():
     best = with_gains(make_whole_result("best", "one", skill=0.9), random=BETTER)
-    rest = with_gains(make_whole_result("rest", "one", skill=0.2), random=UNCLEAR)
+    second = with_gains(make_whole_result("second", "one", skill=0.2), random=UNCLEAR)
     percent = f"{100 * best.score.value:.1f}"
-    assert tells(summarise([rest, best]), "best", percent, "10.0", "+5.0", "+20.0", "above")
+    assert tells(summarise([second, best]), "best", percent, "10.0", "+5.0", "+20.0", "above")
     unclear, worse = (with_gains(best, random=gain) for gain in (UNCLEAR, WORSE))
     assert tells(summarise([unclear]), percent, "no difference") and "BELOW" in summarise([worse])
-    more = [replace(result, cell="two") for result in (unclear, rest)]
-    assert tells(summarise([best, rest, *more]), "best", "2 of 2", "1 of 2", "in 1")
+    others = [replace(result, cell="two") for result in (unclear, second)]
+    assert tells(summarise([best, second, *others]), "best", "2 of 2", "1 of 2", "in 1")
     assert tells(summarise([best, replace(worse, cell="two")]), "best", "1 of 2", "BELOW", "in 1")
     assert tells(summarise([unclear, replace(unclear, cell="two")]), "not shown", "2 tasks")
 
@@ -226,7 +226,7 @@ def test_cost_is_drawn_for_four_encoders_and_more():
 
 
 def test_an_answer_is_no_neighbour():
-    """What is said of a test clip is the answer of the probe; train clips beside it are neighbours."""
+    """Beside a test clip stands the answer of the probe; train clips are neighbours."""
     result = make_whole_result("a", "one", protocol={"cell": {"task": "classify", "probe": "knn"}})
     part = board_sections.describe_encoder(result, [result], "random", "red")
     assert part.answerer == "answer of the probe" and part.explanation is not None

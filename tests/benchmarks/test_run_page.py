@@ -1,4 +1,4 @@
-"""The page of a run: made from a real one by the command, then from runs that are hostile, cut short or torn."""
+"""The page of a run: of a real one by the command, then of runs that are hostile or torn."""
 
 import json
 import shutil
@@ -157,7 +157,8 @@ def test_hostile_text_is_text(copy: Path):
 def test_damaged_lines_are_counted(copy: Path):
     file = copy / "metrics.jsonl"
     whole, _ = read_metrics(file)
-    torn = b'{"step": 6, "loss": NaN, "note": "x"}\n\xff\n[1]\n{"loss": 1}\n{"step": null}\n{"step": 7, "lo'
+    torn = b'{"step": 6, "loss": NaN, "note": "x"}\n\xff\n[1]\n{"loss": 1}\n{"step": null}\n'
+    torn += b'{"step": 7, "lo'
     file.write_bytes(file.read_bytes() + torn)
     rows, damaged = read_metrics(file)
     assert damaged == 5 and rows[: len(whole)] == whole

@@ -1,4 +1,4 @@
-"""The report of a sweep: its page and tables, from made-up folders, whole, unfinished, hostile and large."""
+"""The report of a sweep: its page and tables, from made-up folders: unfinished, hostile, large."""
 
 import csv
 import json
@@ -111,7 +111,7 @@ def test_rows_hold_every_number_in_full(tmp_path: Path):
     keys = []
     for cell in "ab":
         for key in ("metric", "test", "low", "high", "val", "chance", "random"):
-            keys.append(f"{cell} {key}")  # noqa: PERF401
+            keys.append(f"{cell} {key}")
     assert list(first) == ["lr", "clip.size", *keys, *ROW_HEAD]
     assert float(first["a test"]) == 1 / 3 and float(first["a low"]) == 1 / 3 - 0.06
     numbers = (first["a val"], first["b metric"], first["b val"], first["b random"])
@@ -224,7 +224,7 @@ def test_a_thousand_cells_make_a_page_that_opens(tmp_path: Path):
     axes: Axes = {"lr": rates, "batch": list(range(25)), "seed": list(range(8))}
     rng, scores = random.Random(0), []
     for _ in range(1000):
-        scores.append({name: score(rng.random(), rng.random()) for name in "abc"})  # noqa: PERF401
+        scores.append({name: score(rng.random(), rng.random()) for name in "abc"})
     put(tmp_path, axes, scores)
     assert make_page(tmp_path).tags["tr"] > 1000
     assert (tmp_path / "report.html").stat().st_size < 10_000_000
@@ -236,7 +236,8 @@ SORTED = """<script>addEventListener("load", () => {
   const heads = [...table.querySelectorAll("thead tr:last-child th")];
   const column = heads.findIndex(head => head.textContent === "val");
   const click = () => heads[column].firstChild.click();
-  const read = () => [...table.tBodies[0].rows].map(row => parseFloat(row.cells[column].textContent));
+  const number = row => parseFloat(row.cells[column].textContent);
+  const read = () => [...table.tBodies[0].rows].map(number);
   click(); const up = read(); click();
   document.title = JSON.stringify({up: up, down: read()});
 });</script>"""

@@ -1,4 +1,4 @@
-"""a counted line -> what a step takes on so many processes: bytes, memory, seconds, and the limit that is reached first.
+"""a counted line -> what a step takes on so many processes, and the limit that it reaches first.
 
 Stated, not measured: no GPU was there. A GPU of 80 GB that does 150 TFLOP/s of what is counted;
 200 GB/s to the seven others of its node, 25 GB/s (a card of 200 Gbit/s for each GPU) beyond; 50 us
@@ -37,13 +37,16 @@ def bytes_at_rest(line: Line) -> int:
 
 
 def memory_of_head(line: Line, world: int) -> float:
-    """Bytes beside the encoder's, some of which grow with the processes: kept for backward, and gathered at once."""
+    """Bytes beside the encoder's: what is kept for backward, and what is gathered at once.
+
+    Some of them grow with the processes.
+    """
     a, b, c = line["kept"]
     return float(a + b * world + c * world * world + line["gathered"] * world)
 
 
 def gflops(line: Line, world: int) -> float:
-    """Of a step on one GPU. Where each process has the loss of the whole batch, that grows with them too."""
+    """Of a step on one GPU. It grows with the processes where each has the loss of all clips."""
     a, b, c = line["gflops"]
     return float(line["encoder_gflops"] + a + b * world + c * world * world)
 
@@ -71,13 +74,16 @@ def seconds_of_step(line: Line, world: int) -> dict[str, float]:
 
 
 def list_strains(line: Line, world: int) -> list[tuple[float, str]]:
-    """How near each limit is (1: reached), and what it is; what cannot run at all first, then what is slow."""
+    """How near each limit is (1: reached), and what it is.
+
+    What cannot run at all comes first, then what is slow.
+    """
     seconds, batch, queue = seconds_of_step(line, world), line["clips"] * world, line["queue"]
-    ms = {name: f"{short(1e3 * value)} ms" for name, value in seconds.items()}
-    memory = total_memory(line, world)
+    memory, computing = total_memory(line, world), milliseconds(seconds["computing"])
     stops = [(memory / ROOM, f"memory {short(memory / 1e9)} GB")]
-    sending = f"link: sends {ms['sending']}, computes {ms['computing']}"
-    waiting = f"{count_small_messages(line)} messages: {ms['waiting']} of {ms['computing']}"
+    sending = f"link: sends {milliseconds(seconds['sending'])}, computes {computing}"
+    waiting = milliseconds(seconds["waiting"])
+    waiting = f"{count_small_messages(line)} messages: {waiting} of {computing}"
     slow = [
         (seconds["sending"] / seconds["computing"], sending),
         (seconds["waiting"] / seconds["computing"], waiting),
@@ -85,6 +91,10 @@ def list_strains(line: Line, world: int) -> list[tuple[float, str]]:
     if queue and queue % batch:
         stops.append((math.inf, f"refused: {batch} keys a step, queue {queue}"))
     return sorted(stops, reverse=True) + sorted(slow, reverse=True)
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{short(1e3 * seconds)} ms"
 
 
 def describe_limit(line: Line, world: int) -> str:

@@ -1,13 +1,16 @@
-"""docs/scaling.jsonl -> the tables between the marks of docs/scaling.md, and a plot: none is typed by hand.
+"""docs/scaling.jsonl -> the tables between the marks of docs/scaling.md, and a plot.
+
+None is typed by hand.
 
 What the numbers of a line mean for so many processes is in estimates.py.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -68,11 +71,22 @@ def giga(value: float | int) -> str:
 
 def write_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(map("| {} |".format, map(" | ".join, lines)))
 
 
 def select(lines: Sequence[Line], part: str) -> list[Line]:
     return [line for line in lines if line["part"] == part]
+
+
+def heads_of_worlds(form: str, worlds: Sequence[int] = WORLDS) -> list[str]:
+    """A head for each number of GPUs."""
+    return list(map(form.format, worlds))
+
+
+def measure_worlds(
+    measure: Callable[[Line, int], float], line: Line, worlds: Sequence[int] = WORLDS
+) -> list[float]:
+    return [measure(line, world) for world in worlds]
 
 
 def memory_table(lines: Sequence[Line]) -> str:
@@ -84,32 +98,35 @@ def memory_table(lines: Sequence[Line]) -> str:
         "activations",
         "the same, 1 GPU",
     ]
-    head += [f"beside, {n} GPUs" for n in WORLDS] + [f"all, {n}" for n in WORLDS]
+    head += heads_of_worlds("beside, {} GPUs") + heads_of_worlds("all, {}")
     rows = []
     for line in select(lines, "counted"):
         parameters = f"{line['parameters'] / 4e6:.1f}"
         row = [line["name"], str(line["clips"]), parameters, giga(bytes_at_rest(line))]
         row += [giga(line["activations"]), giga(line["activations_alone"])]
-        for measure in (memory_of_head, total_memory):
-            row += [giga(measure(line, n)) for n in WORLDS]
+        row += map(giga, measure_worlds(memory_of_head, line))
+        row += map(giga, measure_worlds(total_memory, line))
         rows.append(row)
     return write_table(head, rows)
 
 
 def sent_table(lines: Sequence[Line]) -> str:
     head = ["objective, encoder", "gradients", "buffers", "batch norm (messages)", "rows"]
-    head += [f"sent, {n} GPUs" for n in (2, *WORLDS)]
+    head += heads_of_worlds("sent, {} GPUs", (2, *WORLDS))
     rows = []
     for line in select(lines, "counted"):
-        traffic = traffic_of(line)
-        total = {}
-        for name, kinds in traffic.items():
-            total[name] = sum(part.bytes for part in kinds.values())
-        norms = sum(part.messages for part in traffic.get("batch norm", {}).values())
+        total: dict[str, int] = {}
+        messages: dict[str, int] = {}
+        for name, kinds in traffic_of(line).items():
+            for part in kinds.values():
+                total[name] = total.get(name, 0) + part.bytes
+                messages[name] = messages.get(name, 0) + part.messages
         row = [line["name"], mega(total["gradients"]), mega(total.get("buffers", 0))]
+        norms = messages.get("batch norm", 0)
         row.append(f"{mega(total['batch norm'])} ({norms})" if norms else "-")
         row.append(mega(total.get("rows", 0)))
-        rows.append(row + [mega(bytes_sent(line, n)) for n in (2, *WORLDS)])
+        row += map(mega, measure_worlds(bytes_sent, line, (2, *WORLDS)))
+        rows.append(row)
     return write_table(head, rows)
 
 
@@ -117,21 +134,24 @@ def limits_table(lines: Sequence[Line]) -> str:
     rows = []
     for line in select(lines, "counted"):
         if line["name"] in IN_FIRST_TABLE:
-            rows.append([line["name"], *(describe_limit(line, n) for n in WORLDS)])
-    return write_table(["objective, encoder", *(f"{n} GPUs" for n in WORLDS)], rows)
+            limits = [describe_limit(line, world) for world in WORLDS]
+            rows.append([line["name"], *limits])
+    return write_table(["objective, encoder", *heads_of_worlds("{} GPUs")], rows)
 
 
 def batch_table(lines: Sequence[Line]) -> str:
     (loop,) = select(lines, "loop")
     traffic = {kind: Part(*numbers) for kind, numbers in loop["sent"].items()}
-    rows = [["clips in a step, 32 of each GPU", *(f"{32 * n:,}" for n in WORLDS)]]
+    worlds = np.array(WORLDS)
+    rows = [["clips in a step, 32 of each GPU", *map("{:,}".format, 32 * worlds)]]
     for name, videos in SETS.items():
-        steps = [f"{videos / 32 / n:,.1f}" for n in WORLDS]
+        steps = map("{:,.1f}".format, videos / 32 / worlds)
         rows.append([f"steps an epoch, {name} ({videos:,})", *steps])
-    rows.append(["files opened a second, 200 clips/s a GPU", *(f"{200 * n:,}" for n in WORLDS)])
-    sent = [f"{wire(traffic, n) / loop['steps']:,.0f}" for n in WORLDS]
+    files = map("{:,}".format, 200 * worlds)
+    sent = [f"{wire(traffic, world) / loop['steps']:,.0f}" for world in WORLDS]
+    rows.append(["files opened a second, 200 clips/s a GPU", *files])
     rows.append(["the loop's own bytes sent a step", *sent])
-    return write_table(["", *(f"{n} GPUs" for n in WORLDS)], rows)
+    return write_table(["", *heads_of_worlds("{} GPUs")], rows)
 
 
 def anchor_table(lines: Sequence[Line]) -> str:
@@ -141,7 +161,7 @@ def anchor_table(lines: Sequence[Line]) -> str:
     for line in select(lines, "anchor"):
         row = [line["name"], str(line["clips"]), f"{line['expected_sent'] / 1e6:.2f}"]
         row += [f"{line['measured_sent'] / 1e6:.2f}", f"{line['sent_ratio']:.4f}"]
-        row += [f"{line[key]:.2f}" for key in ("cpu_one", "cpu_two", "cpu_ratio")]
+        row += map("{:.2f}".format, (line["cpu_one"], line["cpu_two"], line["cpu_ratio"]))
         rows.append(row)
     return write_table(head, rows)
 
@@ -149,21 +169,18 @@ def anchor_table(lines: Sequence[Line]) -> str:
 def decode_table(lines: Sequence[Line]) -> str:
     """Original, prepared, jpegs in each cell."""
     head = ["files", "first file", "MB", "clips a CPU-second"]
-    head += [f"GPU of {n} clips/s" for n in GPUS]
+    head += map("GPU of {} clips/s".format, GPUS)
     rows = []
     for line in select(lines, "decode"):
-        rates = list(line["rates"].values())
-        row = [line["name"], line["first"]]
-        row.append(join_sides(f"{size / 1e6:.1f}" for size in line["bytes"].values()))
-        row.append(join_sides(f"{rate:.1f}" for rate in rates))
+        rates = line["rates"].values()
+        sizes = [f"{size / 1e6:.1f}" for size in line["bytes"].values()]
+        row = [line["name"], line["first"], " / ".join(sizes)]
+        row.append(" / ".join(map("{:.1f}".format, rates)))
         for clips in GPUS:
-            row.append(join_sides(str(count_workers(rate, clips)) for rate in rates))
+            workers = [str(count_workers(rate, clips)) for rate in rates]
+            row.append(" / ".join(workers))
         rows.append(row)
     return write_table(head, rows)
-
-
-def join_sides(texts: Iterable[str]) -> str:
-    return " / ".join(texts)
 
 
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
@@ -178,7 +195,7 @@ PART_OF_TABLE = {"batch": "loop", "anchor": "anchor", "decode": "decode"}  # oth
 
 
 def fill_tables(page: Path, lines: Sequence[Line]) -> None:
-    """Write each table anew between its marks; one whose lines are not there yet is left as it is."""
+    """Write each table anew between its marks. One whose lines are not there yet stays as it is."""
     text, parts = page.read_text(), {line["part"] for line in lines}
     for name, make_table in TABLES.items():
         marks = re.compile(rf"(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)
@@ -194,48 +211,53 @@ def fill_tables(page: Path, lines: Sequence[Line]) -> None:
 
 @in_house_style
 def draw_scaling(lines: Sequence[Line]) -> Figure:
-    """Left and middle against the number of GPUs; right against the size of the model, `mae` among 64."""
+    """Left and middle: against the number of GPUs. Right: against the size of `mae` on 64 GPUs."""
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    counted = {line["name"]: line for line in select(lines, "counted")}
+    counted = select(lines, "counted")
     worlds = [2**k for k in range(1, 10)]
-    for name, colour in zip(PLOTTED, COLOURS, strict=True):
-        if name in counted:
-            line = counted[name]
-            sent = [bytes_sent(line, n) / 1e9 for n in worlds]
-            memory = [total_memory(line, n) / 1e9 for n in worlds]
+    for line in counted:
+        name = line["name"]
+        if name in PLOTTED:
+            colour = COLOURS[PLOTTED.index(name)]
+            sent = np.array(measure_worlds(bytes_sent, line, worlds)) / 1e9
+            memory = np.array(measure_worlds(total_memory, line, worlds)) / 1e9
             left.plot(worlds, sent, "o-", color=colour, markersize=3, label=name)
             middle.plot(worlds, memory, "o-", color=colour, markersize=3)
     middle.axhline(ROOM / 1e9, color=INK, linewidth=0.8, linestyle=":")
     middle.text(2, ROOM / 1e9, "80 GB", fontsize=8, va="bottom")
     set_log_axes(left, "GPUs", "GB sent by a GPU in a step", worlds)
     set_log_axes(middle, "GPUs", "GB of a GPU", worlds)
-    draw_by_size(right, [line for line in counted.values() if line["objective"] == "mae"])
+    draw_by_size(right, [line for line in counted if line["objective"] == "mae"])
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
 
 def draw_by_size(axes: Axes, lines: Sequence[Line]) -> None:
-    x = [line["parameters"] / 4e6 for line in lines]
-    at_rest = [bytes_at_rest(line) for line in lines]
-    shown = {
-        "activations, 32 clips": [line["activations"] + memory_of_head(line, 64) for line in lines],
-        "weights, gradients, buckets, moments": at_rest,
-        "sent in a step, 64 GPUs": [bytes_sent(line, 64) for line in lines],
+    x, at_rest, activations, sent = [], [], [], []
+    for line in lines:
+        x.append(line["parameters"] / 4e6)
+        at_rest.append(bytes_at_rest(line) / 1e9)
+        activations.append((line["activations"] + memory_of_head(line, 64)) / 1e9)
+        sent.append(bytes_sent(line, 64) / 1e9)
+    curves = {
+        "activations, 32 clips": (activations, "o-"),
+        "weights, gradients, buckets, moments": (at_rest, "s-"),
+        "sent in a step, 64 GPUs": (sent, "^-"),
     }
-    for (label, values), mark in zip(shown.items(), ("o-", "s-", "^-"), strict=True):
-        axes.plot(x, [value / 1e9 for value in values], mark, color=INK, markersize=4, label=label)
+    for label, (values, mark) in curves.items():
+        axes.plot(x, values, mark, color=INK, markersize=4, label=label)
     look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
-    for line, place, value in zip(lines, x, at_rest, strict=True):
-        axes.annotate(line["encoder"], (place, value / 1e9), (-8, -12), **look)
+    for line, size, memory in zip(lines, x, at_rest, strict=True):
+        axes.annotate(line["encoder"], (size, memory), (-8, -12), **look)
     axes.legend()
-    set_log_axes(axes, "parameters of mae, M", "GB", [round(value) for value in x])
+    set_log_axes(axes, "parameters of mae, M", "GB", list(map(round, x)))
 
 
 def set_log_axes(axes: Axes, x: str, y: str, ticks: Sequence[int]) -> None:
     axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log")
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks(ticks, list(map(str, ticks)))
     axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
