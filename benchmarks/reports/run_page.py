@@ -149,7 +149,8 @@ def summarise_run(curves: list[Curve], results: list[Result]) -> str:
 
 
 def describe_run(config: Json, provenance: Json, step: int) -> str:
-    net, data = name_part(config, "encoder"), name_part(config, "data")
+    net, data = name_part(config, "encoder"), config.get("data")
+    data = name_data(data if isinstance(data, dict) else None) or name_part(config, "data")
     videos = count_videos(provenance)
     total = count_steps(config, provenance)
     if total is None:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from benchmarks.reports import board, board_page, board_sections, classes, figur
 from benchmarks.reports.bars import Bar, chart_differences, chart_scores
 from benchmarks.reports.cell_titles import title_cell
 from benchmarks.reports.figure_style import RED
-from benchmarks.reports.page_heads import date_of, head_of_results
+from benchmarks.reports.page import render_page
+from benchmarks.reports.page_heads import Head, date_of, head_of_results
 from benchmarks.reports.verdict import summarise, verdict
 from benchmarks.tasks.film_strips import FRAMES, GAP, SIDE, attended, middles
 from ssvid.data.manifest import Manifest
@@ -273,6 +275,14 @@ def test_attention_over_time(tmp_path: Path):
     shown = board_sections.show_attention(attention)
     assert shown.mean is not None and shown.mean.texts == ["19", "31", "12", "38"]
     assert shown.clips[0][1].heights == ["25.0", "75.0", "0.0", "0.0"]  # of the largest, 1.0
+
+
+def test_no_python_file_holds_html():
+    """Templates do, and jinja2 escapes what they show."""
+    template = render_page("base.html", head=Head("<b>", "&"))
+    assert "<h1>&lt;b&gt;</h1>" in template and ">&amp;<" in template
+    for file in Path(board_page.__file__).parent.glob("*.py"):
+        assert not re.search(r"</\w+>|html\.escape|Markup", file.read_text()), file
 
 
 @pytest.mark.parametrize("width", [1280, 1100, 500])
