@@ -3,8 +3,9 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,19 @@ def result_of(
 ) -> Result:
     """`correct`: row -> share of right answers to each clip."""
     clips = len(correct["encoder"])
-    values = {row: float(np.mean(shares)) for row, shares in correct.items()}
     numbers = {"top5": 0.5, "val_top1": 0.6}
-    score = {}
-    for row, value in values.items():
+    controls, gains = {}, {}
+    for row, shares in correct.items():
+        value = float(np.mean(shares))
         interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
-        score[row] = Score(value=value, interval=interval, more=dict(numbers))
-    controls = {row: numbers for row, numbers in score.items() if row != "encoder"}
-    gains = {row: Gain.between(values["encoder"] - values[row], 0.05, 0.4) for row in controls}
+        controls[row] = Score(value=value, interval=interval, more=dict(numbers))
+        gains[row] = Gain.between(controls["encoder"].value - value, 0.05, 0.4)
+    score = controls.pop("encoder")
+    del gains["encoder"]
     test = Answers(
-        paths=[f"{i}.mp4" for i in range(clips)],
+        paths=list(map("{}.mp4".format, range(clips))),
         groups=groups or [f"g{i // 2}" for i in range(clips)],
-        correct={row: list(shares) for row, shares in correct.items()},
+        correct=dict(zip(correct, map(list, correct.values()), strict=True)),
     )
     counts = {"train": 80, "val": 40, "test": clips}
     data = DataInfo(
@@ -76,7 +78,7 @@ def result_of(
         kind=BENCH,
         cell=cell,
         metric="top1",
-        score=score["encoder"],
+        score=score,
         chance=0.25,
         controls=controls,
         gains=gains,
@@ -105,7 +107,7 @@ def make_result(
 ) -> Result:
     """A result with labels, predictions and all rows. `skill`: about the share of right answers."""
     rng = np.random.default_rng(seed)
-    names = [f"class {i}" for i in range(classes)]
+    names = list(map("class {}".format, range(classes)))
     labels = [i % classes for i in range(clips)]
     shares = dict(zip(ROWS, (skill, skill / 2, 0.3, skill / 1.5, skill / 1.2), strict=True))
     predictions: dict[str, list[int]] = {}
@@ -127,14 +129,16 @@ def make_whole_result(
     """A result with every part that one may have: film strips, attention and cost too."""
     names = [f"class {i % classes}" for i in range(4)]
     clip = {"path": "a.mp4", "label": names[0], "jpeg": make_jpeg(5, 90)}
-    near = [{**clip, "label": names[i], "cosine": 0.9 - 0.1 * i} for i in range(3)]
-    looks = []
+    near, looks, strips = [], [], []
     for i, name in enumerate(names):
         weights = [0.1, 0.2, 0.6, 0.1]
         looks.append({**clip, "predicted": name, "jpeg": make_jpeg(4, 60 * i), "weights": weights})
+        near.append({**clip, "label": name, "cosine": 0.9 - 0.1 * i})
+        strips.append({**clip, "predicted": name, "near": near})
+    near.pop()  # three are nearest
     gflops = 1.0 + 40 * seed
     parts = {
-        "strips": [{**clip, "predicted": name, "near": near} for name in names],
+        "strips": strips,
         "attention": {"mean": [0.2, 0.3, 0.4, 0.1], "clips": looks},
         "cost": Cost(gflops_per_clip=gflops, extract_cpu_s=100.0 + 9 * seed, probe_cpu_s=10.0),
     }
@@ -147,6 +151,15 @@ def make_jpeg(frames: int, shade: int) -> str:
         pixels = np.full((24, 24 * frames, 3), shade, dtype=np.uint8)
         Image.fromarray(pixels).save(file, "jpeg")
         return base64.b64encode(file.getvalue()).decode()
+
+
+def pick(objects: Iterable[Any], attribute: str) -> list[Any]:
+    """The attribute of each; it may be dotted."""
+    return list(map(attrgetter(attribute), objects))
+
+
+def pick_keys(mappings: Iterable[Any], key: str) -> list[Any]:
+    return list(map(itemgetter(key), mappings))
 
 
 def put(folder: Path, *results: Result) -> Path:

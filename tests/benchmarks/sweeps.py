@@ -28,6 +28,11 @@ def score(test: float, val: float | None, **options: Any) -> dict[str, Any]:
     return {**content, "gain": gain, **options}
 
 
+def scores_of_a(*pairs: tuple[float, float | None]) -> list[dict[str, Any]]:
+    """Of cells with one score, on a: its test and val."""
+    return [{"a": score(*pair)} for pair in pairs]
+
+
 def put(folder: Path, axes: Axes, scores: list[dict[str, Any]], **options: Any) -> list[str]:
     """A sweep over the product of `axes`. The i-th cell is finished with the i-th scores.
 

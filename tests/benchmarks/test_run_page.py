@@ -22,7 +22,7 @@ from ssvid.results import read_folder
 from ssvid.results.run_files import read_mapping, read_metrics
 from ssvid.shapes import Row
 from tests.benchmarks.browser import LAYOUT, PageReader, measure_page, read_page
-from tests.benchmarks.made import make_whole_result, put
+from tests.benchmarks.made import make_whole_result, pick, put
 from tests.helpers import command, metrics, run_pretrain, tells
 
 
@@ -43,7 +43,7 @@ def make_page(run: Path) -> PageReader:
 
 
 def head_of(run: Path) -> run_page.Head:
-    config, provenance = (read_mapping(run / name) for name in ("config.yaml", "provenance.json"))
+    config, provenance = read_mapping(run / "config.yaml"), read_mapping(run / "provenance.json")
     return run_page.head_of_run(run, config, provenance, run_page.read_results_inside(run))
 
 
@@ -56,8 +56,9 @@ def test_the_command_makes_the_page_of_a_run(copy: Path):
     config = yaml.safe_load((copy / "config.yaml").read_text())
     assert yaml.safe_dump(config, sort_keys=False) in page.text
     provenance = json.loads((copy / "provenance.json").read_text())
-    origin = {text for _, text in run_page.list_origin(provenance)}
-    assert {provenance[key] for key in ("hash", "torch", "cpu", "root")} <= origin
+    origin = dict(run_page.list_origin(provenance)).values()
+    for key in ("hash", "torch", "cpu", "root"):
+        assert provenance[key] in origin
     assert run_page.describe_pictures(config)  # what the objective says of its pictures
     rows, damaged = read_metrics(copy / "metrics.jsonl")
     cost = dict(run_page.list_cost(copy, rows, config, provenance, 6))
@@ -94,10 +95,10 @@ def test_every_number_of_the_log_has_its_curve(finished: Path):
         logged |= line.keys()
     assert sorted(names) == sorted(logged - {"step", "cpu_s", "wall_s"})
     assert names[:2] == ["loss", "mse"] and names[-2:] == ["clips_per_s", "data_wait"]
-    (loss,) = (curve for curve in curves if curve.name == "loss")
+    loss = curves[0]
     assert loss.steps.tolist() == [1, 2, 3, 4, 5, 6] and loss.values[2] == lines[2 + 1]["loss"]
     panels = run_curves.draw_panels(curves).axes[: len(curves)]
-    assert [axes.get_title("left") for axes in panels] == [curve.title for curve in curves]
+    assert [axes.get_title("left") for axes in panels] == pick(curves, "title")
     assert all(axes.get_xlim()[1] >= 6 and axes.lines for axes in panels)
 
 
@@ -106,7 +107,8 @@ def test_the_online_probe_comes_first_and_shares_are_known():
     for i in range(1, 41):
         row = {"step": i, "loss": 1.0, "nce": 1.0, "top1": 0.5, "probe/encoder/knn": i / 50}
         rows.append({**row, "lr": 2.0})
-    curves = {curve.name: curve for curve in run_curves.make_curves(rows)}
+    curve_list = run_curves.make_curves(rows)
+    curves = dict(zip(pick(curve_list, "name"), curve_list, strict=True))
     assert list(curves) == ["probe/encoder/knn", "loss", "top1", "lr"]
     probe = curves["probe/encoder/knn"]
     assert curves["top1"].text(0.5) == "50.0 %" and probe.share and not curves["loss"].share
@@ -124,8 +126,8 @@ def test_the_report_links_to_the_page(copy: Path, videos: Path, tmp_path: Path):
     options = {"cache": str(tmp_path / "cache"), "workers": 0, "min_steps": 4, "threads": 1}
     given_file = str(copy / "encoder.safetensors")  # a file inside the run tells of the run too
     linear_probe([given_file], Manifest.build(rows, videos), str(copy / "probe"), **options)
-    names = ("report.html", "run_mine.html")
-    results, page = (read_page((copy / "probe" / name).read_text()) for name in names)
+    results = read_page((copy / "probe" / "report.html").read_text())
+    page = read_page((copy / "probe" / "run_mine.html").read_text())
     assert "run_mine.html" in results.addresses and "probe/report.html" not in page.addresses
     assert "probe/report.html" in make_page(copy).addresses
     moved = copy.rename(tmp_path / "there")
@@ -162,7 +164,7 @@ def test_damaged_lines_are_counted(copy: Path):
     file.write_bytes(file.read_bytes() + torn)
     rows, damaged = read_metrics(file)
     assert damaged == 5 and rows[: len(whole)] == whole
-    titles = [[curve.title for curve in run_curves.make_curves(lines)] for lines in (rows, whole)]
+    titles = [pick(run_curves.make_curves(lines), "title") for lines in (rows, whole)]
     assert titles[0] == titles[1]
     shutil.rmtree(copy / "tensorboard")
     file.write_text("")
@@ -193,9 +195,9 @@ def test_pictures_are_the_first_a_middle_and_the_last(tmp_path: Path):
         board.add_image("a", grey + 9, 95)
         board.add_image("b", grey, 95)
     pictures = run_pictures.read_pictures(tmp_path)
-    first, middle, last = (shot.step for shot in pictures["a"])
+    first, middle, last = pick(pictures["a"], "step")
     assert first == 1 and last == 95 and 40 <= middle <= 56
-    assert [shot.step for shot in pictures["b"]] == [95]
+    assert pick(pictures["b"], "step") == [95]
     assert pictures["a"][-1].png != pictures["a"][0].png
 
 
@@ -255,8 +257,7 @@ def test_long_clips_are_folded_frame_by_frame():
     folded = joined[16::32, 16::32, 0]
     first = [[*range(14)], [*range(14, 28)], [*range(28, 40), 255, 255]]
     assert folded[:3].tolist() == first
-    second = [[min(255, value + 40) for value in row] for row in first]
-    assert folded[3:].tolist() == second
+    assert folded[3:].tolist() == np.minimum(255, np.array(first) + 40).tolist()
     rows = run_pictures.rows_to_lines(frames[:2])
     assert [line[0, 0, 0, 0] for line in rows] == [0, 40, 14, 54, 28, 68]
     assert run_pictures.lines_of(3) == (1, 3)

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import report
 from benchmarks.reports import sweep_choice, sweep_columns
 from ssvid.errors import UserError
+from tests.benchmarks.made import pick
 from tests.benchmarks.sweeps import GRID, Axes, best_cells, make_page, put, read_choice, score
 from tests.helpers import facts, tells
 
@@ -23,7 +24,7 @@ def test_val_chooses_and_never_test(tmp_path: Path):
     some = put(tmp_path / "some", {"lr": [1, 2]}, [{"a": score(0.9, None)}, {"a": score(0.3, 0.3)}])
     sweep, choice = read_choice(tmp_path / "some")
     (group,) = choice.groups
-    assert [cell.hash for cell in group.cells] == some[1:]
+    assert pick(group.cells, "hash") == some[1:]
     assert len(sweep_choice.list_missing(sweep, choice, group)) == 1
 
 
@@ -50,7 +51,7 @@ def test_ties_go_to_the_first_of_the_sweep_and_are_named(tmp_path: Path):
     names = put(tmp_path, {"lr": [9, 2, 3, 1]}, scores)
     _, choice = read_choice(tmp_path)
     assert best_cells(tmp_path) == [names[1]]
-    assert [group.name for group in choice.ties] == ["3", "1"]
+    assert pick(choice.ties, "name") == ["3", "1"]
     axes: Axes = {"seed": [0, 1], "objective": ["mae", "dpc"]}
     names = put(tmp_path / "seeds", axes, [{"a": score(0.5, 0.5)}] * 4)
     # the first of its group is not the first to finish
@@ -64,7 +65,7 @@ def test_over_seeds_the_mean_val_chooses(tmp_path: Path):
     axes: Axes = {"objective": ["mae", "dpc"], "seed": [0, 1]}
     names = put(tmp_path, axes, [{"a": score(0.5, val)} for val in (0.9, 0.3, 0.65, 0.75)])
     best = read_choice(tmp_path)[1].best
-    assert best is not None and [cell.hash for cell in best.cells] == names[2:]
+    assert best is not None and pick(best.cells, "hash") == names[2:]
     assert best.val == pytest.approx(0.7) and best.name == "objective dpc"
     assert sweep_choice.spread([0.65, 0.75]) == "70.0 +- 7.1"
     assert sweep_choice.spread([0.9, 0.3]) == "60.0 +- 42.4"
