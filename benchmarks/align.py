@@ -252,9 +252,9 @@ def _align_video(
     if earlier is not None:
         return earlier, False
     aligned, likelihood = realign(table, sentences, work.aligner, work.threshold)
-    from benchmarks.reports.alignment import draw
+    from benchmarks.reports.alignment import draw_alignment
 
-    picture = draw(
+    picture = draw_alignment(
         f"{video}: {len(aligned)} sentences",
         likelihood,
         [sentence.text for sentence in aligned],

@@ -91,8 +91,8 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
         "report": None,
     }
     try:
-        printed["results"] = board.brief(runner.folder)
-        printed["report"] = str(board.write(runner.folder)) if printed["results"] else None
+        printed["results"] = board.summarise_folder(runner.folder)
+        printed["report"] = str(board.write_board(runner.folder)) if printed["results"] else None
     # A file that is not ours, or a full disk. The results themselves are written.
     except (UserError, OSError) as error:
         log.warning(f"no report: {error}")

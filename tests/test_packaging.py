@@ -13,6 +13,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
 
 
+def test_files_that_are_no_code_are_installed():
+    """What the library reads beside its code: suites, templates, the style of figures."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    installed = set()
+    for package, patterns in settings["package-data"].items():
+        folder = ROOT.joinpath(*package.split("."))
+        for pattern in patterns:
+            installed |= set(folder.glob(pattern))
+    for top in ("ssvid", "objectives", "benchmarks"):
+        for file in (ROOT / top).rglob("*.*"):
+            is_code = file.suffix in (".py", ".pyc") or "cache" in file.parent.name
+            assert is_code or file in installed, f"{file} would not be in a wheel"
+
+
 def test_environment_yml_is_thin_and_true():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment.keys() == {"name", "channels", "dependencies"}

@@ -1,1 +1,4 @@
-"""Result and run files -> tables, figures and pages. No other room of `benchmarks` is imported here."""
+"""Result and run files -> tables, figures and pages.
+
+No other room of `benchmarks` is imported here.
+"""

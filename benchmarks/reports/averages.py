@@ -1,6 +1,7 @@
-"""Results of one question -> their mean: over the folds of a data set, and over pretraining runs that differ in seed.
+"""Results of one question -> their mean: over folds, and over pretraining runs that differ in seed.
 
-A mean is made anew from the result files whenever a table is, and stands in tables alone, never in a file of its own.
+A mean is made anew from the result files whenever a table is. It stands in tables alone, never in a
+file of its own.
 """
 
 from collections import defaultdict
@@ -15,8 +16,13 @@ from ssvid.results import Answers, Gain, Result, Score
 from ssvid.statistics import Measure, by_group, redrawn, spread_of_difference, spread_of_share
 
 
-def averages(results: Sequence[Result]) -> list[Result]:
-    """Over folds, where all are there; then over pretraining seeds, also of those means."""
+def average_results(results: Sequence[Result]) -> list[Result]:
+    """Means over folds, where all are there; then over pretraining seeds, also of those means."""
+    means = average_folds(results)
+    return means + average_seeds([*results, *means])
+
+
+def average_folds(results: Sequence[Result]) -> list[Result]:
     folds: dict[Any, list[Result]] = defaultdict(list)
     for result in results:
         if result.fold:
@@ -24,56 +30,73 @@ def averages(results: Sequence[Result]) -> list[Result]:
     means = []
     for (cell, *_), members in folds.items():
         wanted = members[0].fold.folds if members[0].fold else []
-        if sorted(result.fold.number for result in members if result.fold) == sorted(wanted):
-            means.append(mean(members, cell=cell, over=f"folds {', '.join(map(str, wanted))}"))
-    runs: dict[Any, list[Result]] = defaultdict(list)
-    for result in (*results, *means):
-        if recipe := result.encoder.recipe:
-            runs[result.cell, recipe, result.protocol_hash, result.data.hash].append(result)
-    for members in runs.values():
-        seeds = sorted({result.encoder.pretraining_seed or 0 for result in members})
-        if len(seeds) == len(members) > 1:
-            title = f"{members[0].encoder.title} and {len(members) - 1} more"
-            means.append(
-                mean(members, title=title, over=f"pretraining seeds {', '.join(map(str, seeds))}")
-            )
+        if sorted(map(fold_number, members)) == sorted(wanted):
+            means.append(average(members, cell=cell, over=f"folds {', '.join(map(str, wanted))}"))
     return means
 
 
-def mean(
+def average_seeds(results: Sequence[Result]) -> list[Result]:
+    runs: dict[Any, list[Result]] = defaultdict(list)
+    for result in results:
+        recipe = result.encoder.recipe
+        if recipe:
+            runs[result.cell, recipe, result.protocol_hash, result.data.hash].append(result)
+    means = []
+    for members in runs.values():
+        seeds = sorted(set(map(pretraining_seed, members)))
+        if len(seeds) == len(members) > 1:
+            title = f"{members[0].encoder.title} and {len(members) - 1} more"
+            over = f"pretraining seeds {', '.join(map(str, seeds))}"
+            means.append(average(members, title=title, over=over))
+    return means
+
+
+def fold_number(result: Result) -> int:
+    return result.fold.number if result.fold else 0
+
+
+def pretraining_seed(result: Result) -> int:
+    return result.encoder.pretraining_seed or 0
+
+
+def average(
     members: Sequence[Result], *, over: str, cell: str | None = None, title: str | None = None
 ) -> Result:
-    """As a result of its own, without what is of one test alone. Groups are redrawn for all members alike."""
+    """The mean as a result of its own, without what belongs to one test alone.
+
+    Groups are redrawn for all members alike.
+    """
     first = members[0]
-    rows = [name for name in first.rows if all(name in result.rows for result in members)]
-    draws = redrawings(members, rows)
-    groups = sorted({group for result in members for group in result.test.groups})
-    number = len(groups)
-    values = {name: [result.rows[name].value for result in members] for name in rows}
+    rows = shared_rows(members)
+    draws = redraw_rows(members, rows)
+    number = len(groups_of(members))
 
     def entry(name: str) -> Score:
-        many = torch.tensor(values[name], dtype=torch.float64)
+        values = torch.tensor(values_of(members, name), dtype=torch.float64)
         interval = spread_of_share(draws[name], number)
-        return Score(value=many.mean().item(), interval=interval, std=many.std().item())
+        return Score(value=values.mean().item(), interval=interval, std=values.std().item())
 
     def gain(name: str) -> Gain:
-        difference = sum(values["encoder"]) / len(members) - sum(values[name]) / len(members)
-        return Gain.between(
-            difference, *spread_of_difference(draws["encoder"], draws[name], number)
-        )
+        values, base = values_of(members, "encoder"), values_of(members, name)
+        difference = sum(values) / len(members) - sum(base) / len(members)
+        ends = spread_of_difference(draws["encoder"], draws[name], number)
+        return Gain.between(difference, *ends)
 
-    chances = [result.chance for result in members if result.chance is not None]
+    controls, gains, tables = {}, {}, {"encoder": draws["encoder"].tolist()}
+    for name in rows[1:]:
+        controls[name], gains[name] = entry(name), gain(name)
+        tables[name] = draws[name].tolist()
     return replace(
         first,
         cell=cell or first.cell,
         over=over,
         of=len(members),
         score=entry("encoder"),
-        chance=sum(chances) / len(members) if len(chances) == len(members) else None,
-        controls={name: entry(name) for name in rows[1:]},
-        gains={name: gain(name) for name in rows[1:]},
+        chance=average_chance(members),
+        controls=controls,
+        gains=gains,
         encoder=replace(first.encoder, title=title or first.encoder.title),
-        test=Answers(groups=groups, draws={name: of.tolist() for name, of in draws.items()}),
+        test=Answers(groups=groups_of(members), draws=tables),
         fold=None,
         seeds=None,
         majority=None,
@@ -83,38 +106,61 @@ def mean(
     )
 
 
-def redrawings(members: Sequence[Result], rows: Sequence[str]) -> dict[str, Tensor]:
+def shared_rows(members: Sequence[Result]) -> list[str]:
+    """The rows that all members have, the encoder's first."""
+    names = list(members[0].rows)
+    for result in members:
+        names = [name for name in names if name in result.rows]
+    return names
+
+
+def values_of(members: Sequence[Result], row: str) -> list[float]:
+    return [result.rows[row].value for result in members]
+
+
+def average_chance(members: Sequence[Result]) -> float | None:
+    """None where a member has none."""
+    total = 0.0
+    for result in members:
+        if result.chance is None:
+            return None
+        total += result.chance
+    return total / len(members)
+
+
+def groups_of(members: Sequence[Result]) -> list[str]:
+    """Of all their tests, each once."""
+    groups: set[str] = set()
+    for result in members:
+        groups |= set(result.test.groups)
+    return sorted(groups)
+
+
+def redraw_rows(members: Sequence[Result], rows: Sequence[str]) -> dict[str, Tensor]:
     """row -> its mean over the members, on each redrawing of the groups of all their tests."""
-    if members[0].test.draws is not None:
-        return {
-            name: torch.stack(
-                [torch.tensor((r.test.draws or {})[name], dtype=torch.float64) for r in members]
-            ).mean(0)
-            for name in rows
-        }
-    groups = sorted({group for result in members for group in result.test.groups})
-    measures = {
-        name: shares([((r.test.correct or {})[name], r.test.groups) for r in members], groups)
-        for name in rows
-    }
-    return {
-        name: redrawn(measure, len(groups), members[0].seed) for name, measure in measures.items()
-    }
+    groups, means = groups_of(members), {}
+    for name in rows:
+        if members[0].test.draws is not None:
+            draws = [(result.test.draws or {})[name] for result in members]
+            means[name] = torch.tensor(draws, dtype=torch.float64).mean(0)
+        else:
+            tests = [((r.test.correct or {})[name], r.test.groups) for r in members]
+            means[name] = redrawn(measure_shares(tests, groups), len(groups), members[0].seed)
+    return means
 
 
-def shares(tests: Sequence[tuple[list[float], list[str]]], groups: list[str]) -> Measure:
+def measure_shares(tests: Sequence[tuple[list[float], list[str]]], groups: list[str]) -> Measure:
     """Weights of all groups -> the mean over tests of the share of right answers."""
-    tables, number = [], {name: i for i, name in enumerate(groups)}
-    for correct, own in tests:
-        value, weight = by_group(torch.tensor(correct, dtype=torch.float64), own)
-        place = torch.tensor([number[name] for name in sorted(set(own))])
+    tables, number = [], dict(zip(groups, range(len(groups)), strict=True))
+    for correct, test_groups in tests:
+        value, weight = by_group(torch.tensor(correct, dtype=torch.float64), test_groups)
+        rows = torch.tensor([number[name] for name in sorted(set(test_groups))])
         zero = torch.zeros(len(groups), dtype=torch.float64)
-        tables.append((zero.index_add(0, place, value), zero.index_add(0, place, weight)))
+        tables.append((zero.index_add(0, rows, value), zero.index_add(0, rows, weight)))
 
     def measure(weights: Tensor) -> Tensor:
-        each = [
-            (weights @ value) / (weights @ weight) for value, weight in tables
-        ]  # NaN: none of its groups drawn
-        return torch.stack(each).mean(0)
+        # A test none of whose groups is drawn gives NaN.
+        shares = [(weights @ value) / (weights @ weight) for value, weight in tables]
+        return torch.stack(shares).mean(0)
 
     return measure

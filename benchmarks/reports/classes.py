@@ -1,11 +1,14 @@
-"""Result -> its score class by class, and the gains of each class over another row."""
+"""Result -> its score class by class, and the gain of each class over another row."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from ssvid.results import Result
 from ssvid.statistics import paired_difference
+
+Item = TypeVar("Item")
 
 
 class ClassGain(NamedTuple):
@@ -15,59 +18,75 @@ class ClassGain(NamedTuple):
     interval: tuple[float, float] | None  # None where the result holds no answers to single clips
 
 
-def per_class(result: Result, row: str) -> dict[str, float]:
-    """Class -> score of a row, for the classes that test has; empty where the result does not tell."""
-    if (
-        row == "chance"
-    ):  # of an average precision each class has its own, which the result does not tell
-        known = result.score.per_class is None and result.chance is not None
-        return dict.fromkeys(per_class(result, "encoder"), result.chance or 0.0) if known else {}
+def score_classes(result: Result, row: str) -> dict[str, float]:
+    """Class -> score of a row, for the classes of test; empty where the result does not tell."""
+    if row == "chance":
+        # An average precision has another chance for each class, which the result does not tell.
+        if result.score.per_class is not None or result.chance is None:
+            return {}
+        return dict.fromkeys(score_classes(result, "encoder"), result.chance)
     score = result.rows.get(row)
     if score is not None and score.per_class is not None:
-        return {name: value for name, value in score.per_class.items() if value is not None}
-    right = (result.test.correct or {}).get(row, [])
-    return {
-        name: sum(right[i] for i in at) / len(at) for name, at in clips_of(result).items() if right
-    }
-
-
-def clips_of(result: Result) -> dict[str, list[int]]:
-    """Class -> test clips of it, in the order of the classes; empty where a clip may have several."""
-    labels, names = result.test.labels or [], result.data.classes
-    if not all(isinstance(label, int) for label in labels):
+        return drop_missing(score.per_class)
+    correct = (result.test.correct or {}).get(row, [])
+    if not correct:
         return {}
-    at: dict[str, list[int]] = {names[label]: [] for label in sorted(set(labels)) if label >= 0}
+    shares = {}
+    for name, clips in clips_of_classes(result).items():
+        answers = select(correct, clips)
+        shares[name] = sum(answers) / len(clips)
+    return shares
+
+
+def drop_missing(scores: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+def select(values: Sequence[Item], clips: list[int]) -> list[Item]:
+    return [values[i] for i in clips]
+
+
+def clips_of_classes(result: Result) -> dict[str, list[int]]:
+    """Class -> its test clips, in the order of the classes; empty where a clip may have several."""
+    labels, names = result.test.labels or [], result.data.classes
+    clips: dict[int, list[int]] = {}
     for i, label in enumerate(labels):
+        if not isinstance(label, int):
+            return {}
         if label >= 0:
-            at[names[label]].append(i)
-    return at
+            clips.setdefault(label, []).append(i)
+    return {names[label]: clips[label] for label in sorted(clips)}
 
 
-def class_gains(ours: Result, theirs: Result, row: str) -> list[ClassGain]:
-    """Of the encoder over a row (or "chance") of `theirs`, which may be the same result. The largest gain first."""
-    has, base = per_class(ours, "encoder"), per_class(theirs, row)
-    clips = clips_of(ours)
-    gains = [
-        ClassGain(name, len(clips[name]) if name in clips else None, has[name] - base[name], None)
-        for name in has
-        if name in base
-    ]
+def class_gains(result: Result, baseline: Result, row: str) -> list[ClassGain]:
+    """Gain of the encoder over a row (or "chance") of `baseline`, which may be the same result.
+
+    The largest gain comes first.
+    """
+    scores, base = score_classes(result, "encoder"), score_classes(baseline, row)
+    clips = clips_of_classes(result)
+    gains = []
+    for name in scores:
+        if name in base:
+            count = len(clips[name]) if name in clips else None
+            gains.append(ClassGain(name, count, scores[name] - base[name], None))
     return sorted(gains, key=lambda gain: -gain.difference)
 
 
-def with_interval(gain: ClassGain, ours: Result, theirs: Result, row: str) -> ClassGain:
-    """Paired, over groups of the class's test clips."""
+def add_interval(gain: ClassGain, result: Result, baseline: Result, row: str) -> ClassGain:
+    """With the 95 % interval: paired, over the groups of the class's test clips."""
     if (
-        ours.score.per_class is not None
-        or theirs.score.per_class is not None
-        or ours.test.paths != theirs.test.paths
+        result.score.per_class is not None
+        or baseline.score.per_class is not None
+        or result.test.paths != baseline.test.paths
     ):
         return gain
-    at, correct = clips_of(ours)[gain.name], ours.test.correct or {}
-    right = torch.tensor([correct["encoder"][i] for i in at], dtype=torch.float64)
+    clips, correct = clips_of_classes(result)[gain.name], result.test.correct or {}
+    ours = torch.tensor(select(correct["encoder"], clips), dtype=torch.float64)
     if row == "chance":
-        base = torch.full_like(right, ours.chance or 0.0)
+        base = torch.full_like(ours, result.chance or 0.0)
     else:
-        base = right.new_tensor([(theirs.test.correct or {})[row][i] for i in at])
-    _, low, high = paired_difference(right, base, [ours.test.groups[i] for i in at], ours.seed)
+        base = ours.new_tensor(select((baseline.test.correct or {})[row], clips))
+    groups = select(result.test.groups, clips)
+    _, low, high = paired_difference(ours, base, groups, result.seed)
     return gain._replace(interval=(low, high))

@@ -1,100 +1,96 @@
-"""What the HTML pages share: one style, escaped tables, pictures and film strips. Nothing is loaded from elsewhere."""
+"""plain data -> one HTML file. Templates say how a page looks; Python prepares what it says.
 
-import base64
-import html
-import io
-import struct
-from collections.abc import Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
-
-INK, BLUE, GREY, PALE = "#1f2328", "#2f6fb2", "#9aa4ae", "#d5dbe1"
-STYLE = f"""
-body {{ font: 15px/1.5 system-ui, sans-serif; color: {INK}; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.5rem; }} h3 {{ font-size: 1rem; }}
-table {{ border-collapse: collapse; }} img {{ max-width: 100%; }}
-th, td {{ text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid {PALE}; font-weight: normal; }}
-th {{ color: #59636e; }} tr.main td {{ font-weight: 600; }} td.n {{ font-variant-numeric: tabular-nums; }}
-ul.reading li:first-child {{ font-weight: 600; }}
-.strip {{ margin: .2rem 0 1rem; }} .strip div {{ display: flex; align-items: center; gap: .7rem; margin: 2px 0; }}
-.strip span {{ font-size: .85rem; }} .wrong {{ color: #b42318; }} .near {{ padding-left: 1.2rem; }}
-pre {{ background: #f4f6f8; padding: .7rem; overflow-x: auto; font-size: .8rem; white-space: pre-wrap; }}
+Jinja2 escapes every text that a template shows. The style, the script and all pictures stand
+inside the file, so a page loads nothing from elsewhere.
 """
 
+import base64
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-def page(title: str, body: str, style: str = "") -> str:
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}{style}</style></head>\n<body>{body}\n</body></html>\n"
-    )
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
+from benchmarks.reports.figure_style import SHARP_DPI, encode_png
 
-def html_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], main: bool = False) -> str:
-    top = (
-        "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"
-        if any(head)
-        else ""
-    )
-    body = ""
-    for i, row in enumerate(rows):
-        cells = "".join(f'<td class="n">{html.escape(cell)}</td>' for cell in row)
-        body += f"<tr{' class=main' if main and i == 0 else ''}>{cells}</tr>"
-    return f"<table>{top}{body}</table>"
-
-
-def folded(head: str, body: str, opened: bool = False) -> str:
-    """`head` is text, `body` is HTML."""
-    return f"<details{' open' * opened}><summary>{html.escape(head)}</summary>{body}</details>"
+TEMPLATES = Path(__file__).with_name("templates")
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
-def image(data: bytes, alt: str, more: str = "", form: str = "png") -> str:
-    """`more`: further attributes."""
-    inside = base64.b64encode(data).decode()
-    return f'<img alt="{html.escape(alt)}"{more} src="data:image/{form};base64,{inside}">'
+class Picture(NamedTuple):
+    url: str  # data:image/..., the picture itself
+    alt: str
+    width: int | None = None  # pixels of the page; None: as many as the picture has
+    pixelated: bool = False  # an enlarged one stays sharp
 
 
-def drawn(figure: Figure, dpi: int = 110) -> bytes:
-    with io.BytesIO() as file:
-        figure.savefig(
-            file, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None}
-        )
-        return file.getvalue()
+class Table(NamedTuple):
+    head: Sequence[str]  # empty: the table has no head
+    rows: Sequence[Sequence[str]]
+    main: bool = False  # the first row is bold
 
 
-def picture(figure: Figure, alt: str) -> str:
-    return f"<p>{image(drawn(figure), alt)}</p>"
+class Clip(NamedTuple):
+    """A clip of a film strip, and what was said of it."""
+
+    picture: Picture
+    label: str
+    answer: str = ""  # class that was answered; empty: none
+    right: bool = True
+    note: str = ""
 
 
-def sharp(figure: Figure, alt: str) -> str:
-    """With two pixels of the picture for one of the page, so that a zoom or a fine screen shows more."""
-    png = drawn(figure, 200)
+class Film(NamedTuple):
+    """A test clip and the train clips whose features are nearest."""
+
+    clip: Clip
+    neighbours: list[Clip]
+
+
+def render_page(template: str, **content: Any) -> str:
+    """`content`: what the template names. A name that is missing is an error."""
+    return ENVIRONMENT.get_template(template).render(**content)
+
+
+def make_picture(
+    data: bytes,
+    alt: str,
+    kind: str = "png",
+    width: int | None = None,
+    pixelated: bool = False,
+) -> Picture:
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return Picture(url, alt, width, pixelated)
+
+
+def draw_sharp(figure: Figure, alt: str) -> Picture:
+    """Shown at half of its pixels, so that a zoom or a fine screen shows more."""
+    png = encode_png(figure, SHARP_DPI)
     (width,) = struct.unpack(">I", png[16:20])  # of a PNG's header
-    return image(png, alt, f' width="{width // 2}"')
+    return make_picture(png, alt, width=width // 2)
 
 
-def films(queries: list[dict[str, Any]]) -> str:
-    """Test clips with their neighbours, as strips.strips makes them."""
-    said = "<p>A test clip, then the train clips whose features are nearest.</p>"
-    return f'{said}<div class="films">{"".join(map(film, queries))}</div>'
+def make_clip(clip: dict[str, Any]) -> Clip:
+    """`clip`: as benchmarks/tasks/film_strips.py describes one."""
+    picture = Picture(f"data:image/jpeg;base64,{clip['jpeg']}", clip["path"])
+    answer = clip.get("predicted")
+    if answer is None:
+        return Clip(picture, clip["label"])
+    return Clip(picture, clip["label"], answer, answer == clip["label"])
 
 
-def film(query: dict[str, Any]) -> str:
-    lines = [f"<div>{strip(query)}<span>{verdict(query)}</span></div>"]
-    for near in query["near"]:
-        mark = "" if near["label"] == query["label"] else ' class="wrong"'
-        name = f"<span{mark}>{html.escape(near['label'])}, cosine {near['cosine']:.2f}</span>"
-        lines.append(f'<div class="near">{strip(near)}{name}</div>')
-    return f'<div class="strip">{"".join(lines)}</div>'
-
-
-def verdict(clip: dict[str, Any]) -> str:
-    label = f"<b>{html.escape(clip['label'])}</b>"
-    if clip.get("predicted") is None:
-        return label
-    wrong = f'<span class="wrong">taken for {html.escape(clip["predicted"])}</span>'
-    return f"{label}, {'right' if clip['predicted'] == clip['label'] else wrong}"
-
-
-def strip(clip: dict[str, Any]) -> str:
-    return f'<img alt="{html.escape(clip["path"])}" src="data:image/jpeg;base64,{html.escape(clip["jpeg"])}">'
+def make_film(query: dict[str, Any]) -> Film:
+    neighbours = []
+    for number, near in enumerate(query["near"], start=1):
+        same = near["label"] == query["label"]
+        note = f"neighbour {number}, cosine {near['cosine']:.2f}"
+        neighbours.append(make_clip(near)._replace(right=same, note=note))
+    return Film(make_clip(query), neighbours)

@@ -1,226 +1,276 @@
-"""run folder -> a page on how an encoder was pretrained: curves, pictures, cost, provenance, config."""
+"""run folder -> a page on how an encoder was pretrained: curves, pictures, cost, origin, config.
 
-import html
+This file prepares what stands on the page; templates/run.html says where it stands.
+"""
+
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import yaml
 
-from benchmarks.reports import run_curves, run_pictures
-from benchmarks.reports.page import drawn, html_table, image, page
+from benchmarks.reports.figure_style import encode_png
+from benchmarks.reports.page import Picture, Table, make_picture, render_page
+from benchmarks.reports.page_heads import (
+    Head,
+    count,
+    count_test_clips,
+    date_of,
+    join_facts,
+    name_data,
+)
+from benchmarks.reports.run_curves import COST, Curve, draw_panels, make_curves
+from benchmarks.reports.run_pictures import ShownPicture, read_pictures, show_picture
+from benchmarks.reports.verdict import summarise, warn_of_leak
 from ssvid import registry
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
-from ssvid.results import Result
+from ssvid.results import Result, read_folder
 from ssvid.results.run_files import read_mapping, read_metrics
 
-STYLE = """
-.sharp { image-rendering: pixelated; } figure { margin: .3rem 0 1rem; }
-figcaption { font-size: .85rem; color: #59636e; }
-td { vertical-align: top; overflow-wrap: anywhere; } td:first-child { min-width: 11rem; } summary { cursor: pointer; }
-"""
-CLIPS = "Clips of the batch as the encoder gets them, one below the other. Long ones run over several rows."
-KNOWN = {
+CLIPS = (
+    "Clips of the batch as the encoder gets them, one below the other. "
+    "Long ones run over several rows."
+)
+NOT_RECORDED = "not recorded: the run is older than this line of its log"
+ORIGIN_NAMES = {
     "hash": "clips (hash of their list)",
     "root": "folder of the clips",
     "git": "code (git commit)",
     "start": "encoder it began from (hash)",
 }
+Json = dict[str, Any]
+
+
+class PictureGroup(NamedTuple):
+    name: str
+    caption: str
+    shown: list[ShownPicture]
 
 
 def is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()
 
 
-def of_result(result: Result, folder: Path) -> Path | None:
-    """The run that a result's encoder came from. `folder` holds the result; in a run that has moved it is inside."""
-    given = Path(result.encoder.given)
-    asked = given if given.is_dir() else given.parent
-    moved = [run for run in folder.resolve().parents[:2] if run.name == asked.name]
-    return next((run for run in (asked, *moved) if given.name and is_run(run)), None)
+def run_of_result(result: Result, folder: Path) -> Path | None:
+    """The run that a result's encoder came from.
+
+    `folder` holds the result: where a run has moved, the result is inside of it.
+    """
+    path = Path(result.encoder.given)
+    if not path.name:
+        return None
+    named = path if path.is_dir() else path.parent
+    moved = [run for run in folder.resolve().parents[:2] if run.name == named.name]
+    return next((run for run in (named, *moved) if is_run(run)), None)
 
 
-def name(result: Result) -> str:
+def name_page(result: Result) -> str:
     """Of the page of a result's run, beside report.html."""
     return f"run_{re.sub(r'[^A-Za-z0-9_.-]+', '_', result.encoder.title)}.html"
 
 
-def write(run: Path, file: Path) -> Path:
-    write_text_whole(file, html_page(run, file.parent))
+def write_run_page(run: Path, file: Path) -> Path:
+    write_text_whole(file, render_run(run, file.parent))
     return file
 
 
-def html_page(run: Path, place: Path) -> str:
-    """`place`: the folder that the page will be in."""
-    config, made = read_mapping(run / "config.yaml"), read_mapping(run / "provenance.json")
+def render_run(run: Path, folder: Path) -> str:
+    """`folder`: where the page will lie."""
+    config = read_mapping(run / "config.yaml")
+    provenance = read_mapping(run / "provenance.json")
     rows, damaged = read_metrics(run / "metrics.jsonl")
     step = max((row["step"] for row in rows), default=0)
-    title = f"Run {run.resolve().name}"
-    parts = [
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(sentence(config, made, step))}</p>",
-        *reports(run, place),
-        "<h2>Curves</h2>",
-        curves(rows, damaged),
-        "<h2>Pictures</h2>",
-        *pictures(run, config),
-        "<h2>Cost</h2>",
-        html_table(("", ""), cost(run, rows, config, made, step)),
-        "<h2>Made from</h2>",
-        html_table(("", ""), origin(made))
-        if made
-        else "<p>provenance.json is missing or damaged.</p>",
-        "<h2>Config</h2>",
-        settings(config),
-    ]
-    return page(title, "\n".join(parts), STYLE)
-
-
-def sentence(config: dict[str, Any], made: dict[str, Any], step: int) -> str:
-    net, objective, data = (_name(config, key) for key in ("encoder", "objective", "data"))
-    clips = f"{videos(made)} videos" if videos(made) else "videos"
-    total = planned(config, made)
-    if total is None:
-        done = f"{step} steps are logged"
-    elif step < total:
-        done = f"{step} of {total} steps are logged: it is not finished"
-    else:
-        done = f"{step} steps"
-    batch = config.get("batch_size", "an unknown number of")
-    begin = f"{objective} trained {net}" if "objective" in config else f"{net} was trained"
-    return f"{begin} on {clips} of {data}: {done}, {batch} clips each."
-
-
-def videos(made: dict[str, Any]) -> int:
-    """That the run reads; 0 where nothing tells."""
-    rows = made.get("rows")
-    return len(rows) if isinstance(rows, list) else 0
-
-
-def _name(config: dict[str, Any], key: str) -> str:
-    part = config.get(key)
-    return (
-        str(part.get("name", part))
-        if isinstance(part, dict)
-        else f"an unknown {key}"
-        if part is None
-        else str(part)
+    curves = make_curves(rows)
+    results = read_results_inside(run)
+    return render_page(
+        "run.html",
+        head=head_of_run(run, config, provenance, results),
+        sentence=describe_run(config, provenance, step),
+        summary=summarise_run(curves, results),
+        warnings=list_warnings(results),
+        reports=link_reports(run, folder),
+        damaged=damaged,
+        curves=draw_curves(curves),
+        numbers=list_values(curves),
+        pictures=group_pictures(run, config),
+        cost=Table((), list_cost(run, rows, config, provenance, step)),
+        origin=Table((), list_origin(provenance)) if provenance else None,
+        config=yaml.safe_dump(config, sort_keys=False) if config else "",
     )
 
 
-def planned(config: dict[str, Any], made: dict[str, Any]) -> int | None:
-    """Steps; None where config and clips do not tell."""
+def head_of_run(run: Path, config: Json, provenance: Json, results: list[Result]) -> Head:
+    data = config.get("data")
+    videos = count_videos(provenance)
+    about = [
+        name_data(data if isinstance(data, dict) else None),
+        count(videos, "video") if videos else "",
+        count_test_clips(results) if results else "",
+        date_of([run / "metrics.jsonl"]),
+    ]
+    method = f"{name_part(config, 'objective')} trains {name_part(config, 'encoder')}"
+    if "objective" not in config:
+        method = name_part(config, "encoder")
+    return Head(f"Run {run.resolve().name}: {method}", join_facts(about))
+
+
+def read_results_inside(run: Path) -> list[Result]:
+    """The results that lie in folders of the run, as far as they can be read."""
+    results: list[Result] = []
+    for file in sorted(run.glob("*/report.html")):
+        try:
+            results += read_folder(file.parent).values()
+        except UserError:
+            continue  # the report of that folder says what is wrong
+    return results
+
+
+def list_warnings(results: list[Result]) -> list[str]:
+    """Each once."""
+    warnings: dict[str, None] = {}
+    for result in results:
+        warnings |= dict.fromkeys(warn_of_leak(result))
+    return list(warnings)
+
+
+def summarise_run(curves: list[Curve], results: list[Result]) -> str:
+    """What came of it: the results that lie in the run, else the online probe, else the loss."""
+    if results:
+        return summarise(results)
+    for curve in curves:
+        if curve.is_probe or curve.name == "loss":
+            first, last = curve.text(curve.values[0]), curve.text(curve.values[-1])
+            name = curve.title if curve.is_probe else "loss"
+            step = f"step {curve.steps[0]} to {last} at step {curve.steps[-1]}"
+            return f"The {name} went from {first} at {step}; no results lie in this run."
+    return ""
+
+
+def describe_run(config: Json, provenance: Json, step: int) -> str:
+    net, data = name_part(config, "encoder"), config.get("data")
+    data = name_data(data if isinstance(data, dict) else None) or name_part(config, "data")
+    videos = count_videos(provenance)
+    total = count_steps(config, provenance)
+    if total is None:
+        progress = f"{step} steps are logged"
+    elif step < total:
+        progress = f"{step} of {total} steps are logged: it is not finished"
+    else:
+        progress = f"{step} steps"
+    begin = f"{net} was trained"
+    if "objective" in config:
+        begin = f"{name_part(config, 'objective')} trained {net}"
+    source = f"{videos or ''} videos of {data}".lstrip()
+    batch = config.get("batch_size", "an unknown number of")
+    return f"{begin} on {source}: {progress}, {batch} clips each."
+
+
+def count_videos(provenance: Json) -> int:
+    """That the run reads; 0 where nothing tells."""
+    rows = provenance.get("rows")
+    return len(rows) if isinstance(rows, list) else 0
+
+
+def name_part(config: Json, key: str) -> str:
+    part = config.get(key)
+    if part is None:
+        return f"an unknown {key}"
+    return str(part.get("name", part) if isinstance(part, dict) else part)
+
+
+def count_steps(config: Json, provenance: Json) -> int | None:
+    """Planned steps; None where config and clips do not tell."""
     if isinstance(config.get("steps"), int):
         return int(config["steps"])
-    from ssvid.engine.train_flags import count_steps  # and all of training with it: seconds
+    # Importing it imports all of training, which takes seconds.
+    from ssvid.engine.train_flags import count_steps as count_train_steps
 
     try:
-        return count_steps(None, config.get("epochs"), videos(made), config["batch_size"])
+        videos = count_videos(provenance)
+        return count_train_steps(None, config.get("epochs"), videos, config["batch_size"])
     except (UserError, KeyError, TypeError, ArithmeticError):
         return None
 
 
-def reports(run: Path, place: Path) -> list[str]:
-    """Links to reports inside of the run, from a page in the run."""
-    if place.resolve() != run.resolve():
+def link_reports(run: Path, folder: Path) -> list[tuple[str, str]]:
+    """(name, address) of the reports inside of the run, from a page in the run."""
+    if folder.resolve() != run.resolve():
         return []
-    found = sorted(run.glob("*/report.html"))
-    return [
-        f'<p>Its results: <a href="{quote(f.parent.name)}/report.html">{html.escape(f.parent.name)}</a></p>'
-        for f in found
-    ]
+    names = [file.parent.name for file in sorted(run.glob("*/report.html"))]
+    return [(name, f"{quote(name)}/report.html") for name in names]
 
 
-def curves(rows: list[dict[str, Any]], damaged: int) -> str:
-    found = run_curves.curves(rows)
-    lost = (
-        f"{damaged} damaged line{'s' * (damaged > 1)} of metrics.jsonl left out. "
-        if damaged
-        else ""
-    )
-    if not found:
-        return f"<p>{lost}No step is logged yet.</p>"
-    table = [
-        (
-            c.title,
-            c.text(c.values[0]),
-            c.text(c.values[-1]),
-            c.text(c.values.min()),
-            c.text(c.values.max()),
-        )
-        for c in found
-    ]
-    alt = "; ".join(f"{title} from {first} to {last}" for title, first, last, *_ in table)
-    return (
-        f"<p>{lost}Beside each title stands the last value. Pale: as logged; blue: its running mean.</p>"
-        f"<p>{image(drawn(run_curves.panels(found)), alt)}</p>"
-        "<details><summary>As numbers</summary>"
-        f"{html_table(('', 'first', 'last', 'least', 'most'), table)}</details>"
-    )
+def draw_curves(curves: list[Curve]) -> Picture | None:
+    if not curves:
+        return None
+    texts = []
+    for curve in curves:
+        first, last = curve.text(curve.values[0]), curve.text(curve.values[-1])
+        texts.append(f"{curve.title} from {first} to {last}")
+    return make_picture(encode_png(draw_panels(curves)), "; ".join(texts))
 
 
-def pictures(run: Path, config: dict[str, Any]) -> list[str]:
-    found = run_pictures.read(run / "tensorboard")
-    if not found:
-        return ["<p>No picture is logged, or the folder tensorboard/ is missing.</p>"]
-    parts = []
-    for tag, shots in sorted(
-        found.items(), key=lambda item: item[0] == "clips"
-    ):  # the objective's own first
-        caption = CLIPS if tag == "clips" else said(config)
-        frame = frame_size(config) if tag == "clips" else None
-        parts.append(f"<h3>{html.escape(tag)}</h3><p>{html.escape(caption)}</p>")
-        for shot in shots:
-            shown = run_pictures.figure(shot, f"{tag} at step {shot.step}", frame)
-            parts.append(f"<figure><figcaption>step {shot.step}</figcaption>{shown}</figure>")
-    return parts
+def list_values(curves: list[Curve]) -> Table:
+    rows = []
+    for curve in curves:
+        values = curve.values
+        numbers = (values[0], values[-1], values.min(), values.max())
+        rows.append((curve.title, *map(curve.text, numbers)))
+    return Table(("", "first", "last", "least", "most"), rows)
 
 
-def said(config: dict[str, Any]) -> str:
-    """What the objective's own code says of its pictures. A page imports nothing but what is in the registry."""
-    objective = _name(config, "objective")
+def group_pictures(run: Path, config: Json) -> list[PictureGroup]:
+    """The objective's own pictures come first, then the clips."""
+    groups = []
+    pictures = read_pictures(run / "tensorboard")
+    for name in sorted(pictures, key=lambda name: name == "clips"):
+        caption = CLIPS if name == "clips" else describe_pictures(config)
+        frame = frame_size(config) if name == "clips" else None
+        shown = [show_picture(name, shot, frame) for shot in pictures[name]]
+        groups.append(PictureGroup(name, caption, shown))
+    return groups
+
+
+def describe_pictures(config: Json) -> str:
+    """What the objective's code says of its pictures. Only registered objectives are imported."""
+    objective = name_part(config, "objective")
     if objective not in registry.objectives.names():
         return ""
-    pictured = getattr(registry.objectives[objective], "visualize", None)
-    return " ".join((pictured.__doc__ or "").split()) if pictured else ""
+    visualize = getattr(registry.objectives[objective], "visualize", None)
+    return " ".join((visualize.__doc__ or "").split()) if visualize else ""
 
 
-def frame_size(config: dict[str, Any]) -> int | None:
-    sizes = [
-        part.get("size") for key in ("clip", "encoder") if isinstance(part := config.get(key), dict)
-    ]
-    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+def frame_size(config: Json) -> int | None:
+    """Pixels of a frame's side."""
+    for key in ("clip", "encoder"):
+        part = config.get(key)
+        size = part.get("size") if isinstance(part, dict) else None
+        if isinstance(size, int) and size > 0:
+            return size
+    return None
 
 
-def cost(
-    run: Path, rows: list[dict[str, Any]], config: dict[str, Any], made: dict[str, Any], step: int
+def list_cost(
+    run: Path, rows: list[Json], config: Json, provenance: Json, step: int
 ) -> list[tuple[str, str]]:
-    spent = {
-        key: max((row[key] for row in rows if isinstance(row.get(key), int | float)), default=None)
-        for key in run_curves.COST
-    }
+    largest: dict[str, float] = {}
+    for row in rows:
+        for key in COST:
+            if isinstance(row.get(key), int | float):
+                largest[key] = max(largest.get(key, row[key]), row[key])
     lines = [("steps", f"{step}")]
-    if isinstance(batch := config.get("batch_size"), int):
-        seen = step * batch
-        epochs = (
-            f", {seen / videos(made):.1f} epochs of {videos(made)} videos" if videos(made) else ""
-        )
-        lines.append(("clips seen", f"{seen}{epochs}"))
-    none = "not recorded: the run is older than this line of its log"
-    cpu, wall = spent["cpu_s"], spent["wall_s"]
-    lines += [
-        (
-            "time on the clock",
-            none
-            if wall is None
-            else f"{duration(wall)}, over all starts, from the first step of each",
-        ),
-        (
-            "CPU time",
-            none if cpu is None else f"{duration(cpu)}, of all processes with their loaders",
-        ),
-    ]
+    batch, videos = config.get("batch_size"), count_videos(provenance)
+    if isinstance(batch, int):
+        epochs = f", {step * batch / videos:.1f} epochs of {videos} videos" if videos else ""
+        lines.append(("clips seen", f"{step * batch}{epochs}"))
+    wall = cpu = NOT_RECORDED
+    if "wall_s" in largest:
+        wall = f"{duration(largest['wall_s'])}, over all starts, from the first step of each"
+    if "cpu_s" in largest:
+        cpu = f"{duration(largest['cpu_s'])}, of all processes with their loaders"
+    lines += [("time on the clock", wall), ("CPU time", cpu)]
     for file in (*sorted((run / "checkpoints").glob("*.pt")), *sorted(run.glob("*.safetensors"))):
         lines.append((file.name, f"{file.stat().st_size / 1e6:.1f} MB"))
     return lines
@@ -232,18 +282,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def origin(made: dict[str, Any]) -> list[tuple[str, str]]:
-    lines = [("videos", str(videos(made)))] if videos(made) else []
-    rest = [
-        (KNOWN.get(key, key), "none" if value is None else str(value))
-        for key, value in made.items()
-        if key not in ("rows", "before")
-    ]
-    return lines + rest
-
-
-def settings(config: dict[str, Any]) -> str:
-    if not config:
-        return "<p>config.yaml is missing or damaged.</p>"
-    text = yaml.safe_dump(config, sort_keys=False)
-    return f"<p>As a recipe for <code>--config</code>.</p><pre>{html.escape(text)}</pre>"
+def list_origin(provenance: Json) -> list[tuple[str, str]]:
+    videos = count_videos(provenance)
+    lines = [("videos", str(videos))] if videos else []
+    for key, value in provenance.items():
+        if key not in ("rows", "before"):
+            lines.append((ORIGIN_NAMES.get(key, key), "none" if value is None else str(value)))
+    return lines

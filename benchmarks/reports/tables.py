@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ssvid.results import Result, Score
 from ssvid.results.text import between, control_score, gain_over_untrained, mean_of, percent, scored
@@ -18,6 +19,21 @@ HEAD = (
     "more than untrained",
     "pixels",
     "test clips",
+)
+CSV_HEAD = (
+    "cell",
+    "encoder",
+    "row",
+    "metric",
+    "score",
+    "low",
+    "high",
+    "chance",
+    "protocol",
+    "data",
+    "git",
+    "mean_over",
+    "std",
 )
 ACROSS = 5  # cells beside each other in LaTeX; more stand one below the other
 TEX_ROWS = {"encoder": "", "random": "\\quad untrained", "pixels": "\\quad raw pixels"}
@@ -49,11 +65,11 @@ def table_row(result: Result) -> tuple[str, ...]:
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines, padded so that a terminal shows them straight. The first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    lines = []
+    for row in rows:
+        padded = map(str.ljust, row, widths)
+        lines.append(f"| {' | '.join(padded)} |")
+    rule = "|" + "|".join(["-" * (width + 2) for width in widths]) + "|"
     return [lines[0], rule, *lines[1:]]
 
 
@@ -63,29 +79,17 @@ def markdown_text(text: str) -> str:
 
 
 def markdown(results: list[Result], notes: list[str]) -> str:
-    rows = [HEAD, *(tuple(map(markdown_text, table_row(result))) for result in results)]
-    said = "\n".join(f"- {markdown_text(text)}" for text in notes)
-    return "# Frozen features\n\n" + "\n".join(markdown_table(rows)) + f"\n\n{said}\n"
+    rows: list[Sequence[str]] = [HEAD]
+    rows += [list(map(markdown_text, table_row(result))) for result in results]
+    lines = "\n".join(map("- {}".format, map(markdown_text, notes)))
+    return "# Frozen features\n\n" + "\n".join(markdown_table(rows)) + f"\n\n{lines}\n"
 
 
 def comma(results: list[Result]) -> str:
     """Numbers unrounded, one line for each row of each cell, controls included."""
     with io.StringIO(newline="") as file:
         lines = csv.writer(file)
-        head = (
-            "cell",
-            "encoder",
-            "row",
-            "metric",
-            "score",
-            "low",
-            "high",
-            "chance",
-            "protocol",
-            "data",
-            "git",
-        )
-        lines.writerow((*head, "mean_over", "std"))
+        lines.writerow(CSV_HEAD)
         for result in results:
             shared = (result.chance, result.protocol_hash, result.data.hash[:16], result.git)
             for name, score in result.rows.items():
@@ -96,43 +100,64 @@ def comma(results: list[Result]) -> str:
 
 
 def latex(results: list[Result]) -> str:
-    """A booktabs table: encoders down, cells across; where these are too many for a page, the other way round.
+    """A booktabs table: encoders down, cells across; the other way round where cells are many.
 
-    Below each score those of its controls, small beside it the interval.
+    Below each score stand those of its controls, small beside it the interval.
     """
-    names = list(dict.fromkeys(tex_text(result.cell) for result in results))
-    titles = list(dict.fromkeys(tex_text(result.encoder.title) for result in results))
-    chance = {tex_text(r.cell): f"{100 * r.chance:.1f}" for r in results if r.chance is not None}
-    turned = len(names) > ACROSS
-    down, across = (names, titles) if turned else (titles, names)
-    table: dict[tuple[str, str], dict[str, str]] = {
-        (name, row): {} for name in down for row in TEX_ROWS
-    }
+    cells: dict[str, None] = {}
+    titles: dict[str, None] = {}
+    chance: dict[str, str] = {}
     for result in results:
-        pair = tex_text(result.cell), tex_text(result.encoder.title)
-        name, column = pair if turned else pair[::-1]
-        for row in TEX_ROWS.keys() & result.rows.keys():
-            table[name, row][column] = tex_number(result.rows[row])
-    lines = [
-        (TEX_ROWS[row] or name, values, name) for (name, row), values in table.items() if values
-    ]
-    body = [[said, *(values.get(column, "--") for column in across)] for said, values, _ in lines]
+        cells[tex_text(result.cell)] = None
+        titles[tex_text(result.encoder.title)] = None
+        if result.chance is not None:
+            chance[tex_text(result.cell)] = f"{100 * result.chance:.1f}"
+    turned = len(cells) > ACROSS
+    down, across = (list(cells), list(titles)) if turned else (list(titles), list(cells))
+    table = _tex_table(results, down, turned)
+    with_chance = bool(chance)
     head = ["", *across]
-    if turned and chance:
+    if turned and with_chance:
         head.append("chance")
-        body = [
-            [*row, "" if row[0] != line[2] else chance[line[2]]]
-            for row, line in zip(body, lines, strict=True)
-        ]
-    elif chance:
-        body.append(["chance", *(chance.get(column, "--") for column in across)])
-    inner = "\n".join(" & ".join(row) + " \\\\" for row in body)
-    top = f"\\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n"
+    body = []
+    for (name, row), values in table.items():
+        if not values:
+            continue
+        line = [TEX_ROWS[row] or name, *fill(values, across)]
+        if turned and with_chance:
+            line.append(chance.get(name, "") if row == "encoder" else "")
+        body.append(line)
+    if with_chance and not turned:
+        body.append(["chance", *fill(chance, across)])
+    inner = "\n".join(map("{} \\\\".format, map(" & ".join, body)))
+    columns = "l" + "c" * (len(head) - 1)
+    top = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n"
     return f"{top}{inner}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
+def fill(values: dict[str, str], columns: Sequence[str]) -> list[str]:
+    """A line of the table; -- where there is no value."""
+    return [values.get(column, "--") for column in columns]
+
+
+def _tex_table(
+    results: list[Result], down: list[str], turned: bool
+) -> dict[tuple[str, str], dict[str, str]]:
+    """(name at the left, row of a result) -> column -> number."""
+    table: dict[Any, dict[str, str]] = {}
+    for name in down:
+        for row in TEX_ROWS:
+            table[name, row] = {}
+    for result in results:
+        cell, title = tex_text(result.cell), tex_text(result.encoder.title)
+        name, column = (cell, title) if turned else (title, cell)
+        for row in TEX_ROWS.keys() & result.rows.keys():
+            table[name, row][column] = tex_number(result.rows[row])
+    return table
+
+
 def tex_number(score: Score) -> str:
-    low, high = (100 * end for end in score.interval)
+    low, high = 100 * score.interval[0], 100 * score.interval[1]
     spread = f" $\\pm$ {100 * score.spread:.1f}" if score.spread is not None else ""
     return f"{100 * score.value:.1f}{spread} {{\\tiny [{low:.1f}, {high:.1f}]}}"
 

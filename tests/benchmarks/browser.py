@@ -15,30 +15,32 @@ import pytest
 VOID = ("meta", "img", "br", "hr")  # tags that are never closed
 LOADING = {"link", "iframe", "object", "embed", "base"}
 LAYOUT = """<script>addEventListener("load", () => {
-  document.querySelectorAll("details").forEach(one => one.open = true);
+  document.querySelectorAll("details").forEach(part => part.open = true);
   const images = [...document.images], wide = document.documentElement.clientWidth;
   const all = [...document.querySelectorAll("img, .bars, .track, .look, figure, .wide, p, h1")];
   document.title = JSON.stringify({images: images.length,
-    broken: images.filter(one => !one.naturalWidth).length,
+    broken: images.filter(image => !image.naturalWidth).length,
     wide: document.documentElement.scrollWidth - wide,
-    out: all.filter(one => one.getBoundingClientRect().right > wide + 1).length});
+    out: all.filter(part => part.getBoundingClientRect().right > wide + 1).length});
 });</script>"""
 
 
 class PageReader(HTMLParser):
-    """The tags of a page, the places that it names, and the text that a reader sees."""
+    """The tags of a page, the addresses that it names, and the text that a reader sees."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags, self.attributes = Counter[str](), set[str]()
-        self.places, self.text, self.open_tags = list[str](), "", list[str]()
+        self.addresses, self.text, self.open_tags = list[str](), "", list[str]()
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
-        self.attributes |= {name for name, _ in attrs}
-        self.places += [str(value) for name, value in attrs if name in ("src", "href")]
+        for name, value in attrs:
+            self.attributes.add(name)
+            if name in ("src", "href"):
+                self.addresses.append(str(value))
         if tag not in VOID:
             self.open_tags.append(tag)
 
@@ -54,8 +56,9 @@ def read_page(text: str, scripts: int = 0) -> PageReader:
     page = PageReader(text)
     assert not page.open_tags and page.tags["script"] == scripts
     assert not page.tags.keys() & LOADING and not re.search(r"@import|url\(", text)
-    outside = [place for place in page.places if re.match(r"(?!data:image/)[\w+.-]*:|//", place)]
-    assert not outside, outside
+    outside = re.compile(r"(?!data:image/)[\w+.-]*:|//")
+    loaded = [address for address in page.addresses if outside.match(address)]
+    assert not loaded, loaded
     broken = [name for name in page.attributes if not re.fullmatch("[a-z-]+", name)]
     assert not broken, f"text that was not escaped ended an attribute: {broken}"
     return page

@@ -1,12 +1,16 @@
 """Results of whatever numbers a test wants."""
 
+import base64
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ssvid.results import (
     BENCH,
@@ -24,8 +28,8 @@ from ssvid.results import (
 ROWS = ("encoder", "random", "pixels", "single_frame", "shuffled")
 
 
-def encoder_info(title: str = "net", **more: Any) -> EncoderInfo:
-    known = {
+def encoder_info(title: str = "net", **options: Any) -> EncoderInfo:
+    defaults = {
         "given": title,
         "weights": "trained",
         "name": "vit",
@@ -33,7 +37,7 @@ def encoder_info(title: str = "net", **more: Any) -> EncoderInfo:
         "parameters": 10,
         "licence": None,
     }
-    return EncoderInfo(**{"title": title, "hash": f"hash-{title}", **known, **more})
+    return EncoderInfo(**{"title": title, "hash": f"hash-{title}", **defaults, **options})
 
 
 def result_of(
@@ -42,25 +46,23 @@ def result_of(
     correct: Mapping[str, Sequence[float]],
     groups: list[str] | None = None,
     classes: Sequence[str] = ("a", "b"),
-    **more: Any,
+    **options: Any,
 ) -> Result:
     """`correct`: row -> share of right answers to each clip."""
     clips = len(correct["encoder"])
-    values = {row: float(np.mean(own)) for row, own in correct.items()}
-    score = {
-        row: Score(
-            value=v,
-            interval=(max(0.0, v - 0.1), min(1.0, v + 0.08)),
-            more={"top5": 0.5, "val_top1": 0.6},
-        )
-        for row, v in values.items()
-    }
-    controls = {row: own for row, own in score.items() if row != "encoder"}
-    gains = {row: Gain.between(values["encoder"] - values[row], 0.05, 0.4) for row in controls}
+    numbers = {"top5": 0.5, "val_top1": 0.6}
+    controls, gains = {}, {}
+    for row, shares in correct.items():
+        value = float(np.mean(shares))
+        interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
+        controls[row] = Score(value=value, interval=interval, more=dict(numbers))
+        gains[row] = Gain.between(controls["encoder"].value - value, 0.05, 0.4)
+    score = controls.pop("encoder")
+    del gains["encoder"]
     test = Answers(
-        paths=[f"{i}.mp4" for i in range(clips)],
+        paths=list(map("{}.mp4".format, range(clips))),
         groups=groups or [f"g{i // 2}" for i in range(clips)],
-        correct={row: list(own) for row, own in correct.items()},
+        correct=dict(zip(correct, map(list, correct.values()), strict=True)),
     )
     counts = {"train": 80, "val": 40, "test": clips}
     data = DataInfo(
@@ -76,7 +78,7 @@ def result_of(
         kind=BENCH,
         cell=cell,
         metric="top1",
-        score=score["encoder"],
+        score=score,
         chance=0.25,
         controls=controls,
         gains=gains,
@@ -91,7 +93,7 @@ def result_of(
         git="abcdef0123456789+",
         command=f"python -m benchmarks.run --encoder {title} --suite mini --out out",
     )
-    return replace(result, **more)
+    return replace(result, **options)
 
 
 def make_result(
@@ -101,36 +103,78 @@ def make_result(
     seed: int = 0,
     skill: float = 0.8,
     clips: int = 40,
-    **more: Any,
+    **options: Any,
 ) -> Result:
-    """One with labels, predictions and all five rows. `skill`: about the share of right answers."""
+    """A result with labels, predictions and all rows. `skill`: about the share of right answers."""
     rng = np.random.default_rng(seed)
-    names = [f"class {i}" for i in range(classes)]
+    names = list(map("class {}".format, range(classes)))
     labels = [i % classes for i in range(clips)]
     shares = dict(zip(ROWS, (skill, skill / 2, 0.3, skill / 1.5, skill / 1.2), strict=True))
-    said = {
-        row: [label if rng.random() < share else int(rng.integers(classes)) for label in labels]
-        for row, share in shares.items()
+    predictions: dict[str, list[int]] = {}
+    for row, share in shares.items():
+        predictions[row] = []
+        for label in labels:
+            right = rng.random() < share
+            predictions[row].append(label if right else int(rng.integers(classes)))
+    correct = {}
+    for row, answers in predictions.items():
+        correct[row] = (np.array(answers) == np.array(labels)).astype(float).tolist()
+    result = result_of(title, cell, correct, classes=names, chance=1 / classes, **options)
+    return replace(result, test=replace(result.test, labels=labels, predictions=predictions))
+
+
+def make_whole_result(
+    title: str, cell: str, classes: int = 4, seed: int = 0, **options: Any
+) -> Result:
+    """A result with every part that one may have: film strips, attention and cost too."""
+    names = [f"class {i % classes}" for i in range(4)]
+    clip = {"path": "a.mp4", "label": names[0], "jpeg": make_jpeg(5, 90)}
+    near, looks, strips = [], [], []
+    for i, name in enumerate(names):
+        weights = [0.1, 0.2, 0.6, 0.1]
+        looks.append({**clip, "predicted": name, "jpeg": make_jpeg(4, 60 * i), "weights": weights})
+        near.append({**clip, "label": name, "cosine": 0.9 - 0.1 * i})
+        strips.append({**clip, "predicted": name, "near": near})
+    near.pop()  # three are nearest
+    gflops = 1.0 + 40 * seed
+    parts = {
+        "strips": strips,
+        "attention": {"mean": [0.2, 0.3, 0.4, 0.1], "clips": looks},
+        "cost": Cost(gflops_per_clip=gflops, extract_cpu_s=100.0 + 9 * seed, probe_cpu_s=10.0),
     }
-    correct = {
-        row: [float(a == b) for a, b in zip(own, labels, strict=True)] for row, own in said.items()
-    }
-    result = result_of(title, cell, correct, classes=names, chance=1 / classes, **more)
-    return replace(result, test=replace(result.test, labels=labels, predictions=said))
+    return make_result(title, cell, classes, seed, **{**parts, **options})
+
+
+def make_jpeg(frames: int, shade: int) -> str:
+    """Of a film strip, in base64."""
+    with io.BytesIO() as file:
+        pixels = np.full((24, 24 * frames, 3), shade, dtype=np.uint8)
+        Image.fromarray(pixels).save(file, "jpeg")
+        return base64.b64encode(file.getvalue()).decode()
+
+
+def pick(objects: Iterable[Any], attribute: str) -> list[Any]:
+    """The attribute of each; it may be dotted."""
+    return list(map(attrgetter(attribute), objects))
+
+
+def pick_keys(mappings: Iterable[Any], key: str) -> list[Any]:
+    return list(map(itemgetter(key), mappings))
 
 
 def put(folder: Path, *results: Result) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
-        write_result(
-            folder / f"{result.encoder.title}.{result.cell}.json".replace("/", "_"), result
-        )
+        name = f"{result.encoder.title}.{result.cell}.json".replace("/", "_")
+        write_result(folder / name, result)
     return folder
 
 
 def old_result(kind: str) -> dict[str, Any]:
-    """As commit eba6741 wrote it, before results had a schema: `benchmark`, `linear_probe` or `fine_tuning`."""
-    content: dict[str, Any] = json.loads(
-        (Path(__file__).parent / "old" / f"{kind}.json").read_text()
-    )
+    """As commit eba6741 wrote it, before results had a schema.
+
+    `kind`: `benchmark`, `linear_probe` or `fine_tuning`.
+    """
+    file = Path(__file__).parent / "old" / f"{kind}.json"
+    content: dict[str, Any] = json.loads(file.read_text())
     return content

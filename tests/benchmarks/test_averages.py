@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.reports.averages import averages
+from benchmarks.reports.averages import average_results
 from ssvid.results import Answers, Fold, Result
 from tests.benchmarks.made import encoder_info, result_of
 
@@ -40,8 +40,8 @@ def folds(seed: int, **more) -> list[Result]:
 
 def test_folds_are_averaged_when_all_are_there():
     made = folds(0)
-    assert averages(made[:2]) == []
-    (mean,) = averages(made)
+    assert average_results(made[:2]) == []
+    (mean,) = average_results(made)
     assert mean.cell == "c" and mean.over == "folds 1, 2, 3" and mean.of == 3
     assert mean.score.value == pytest.approx(sum(fold.score.value for fold in made) / 3)
     low, high = mean.score.interval
@@ -54,14 +54,14 @@ def test_pretraining_seeds_are_averaged_with_their_spread():
         for n, p in ((0, 0.5), (1, 0.7))
     ]
     other = result(answers(5, 0.5), title="other", recipe="another", pretraining_seed=0)
-    (mean,) = averages([*runs, other])
+    (mean,) = average_results([*runs, other])
     scores = torch.tensor([run.score.value for run in runs], dtype=torch.float64)
     assert mean.over == "pretraining seeds 0, 1" and mean.encoder.title == "s0 and 1 more"
     assert mean.score.value == pytest.approx(
         scores.mean().item()
     ) and mean.score.std == pytest.approx(scores.std())
     twice = [result(answers(n, 0.5), title=str(n), recipe="r", pretraining_seed=0) for n in (0, 1)]
-    assert averages(twice) == []  # one seed twice is no mean
+    assert average_results(twice) == []  # one seed twice is no mean
 
 
 def test_means_over_folds_are_averaged_over_seeds():
@@ -71,12 +71,12 @@ def test_means_over_folds_are_averaged_over_seeds():
         for one in folds(seed, title=f"s{seed}", recipe="r", pretraining_seed=seed)
     ]
     first, second, *single, both = sorted(
-        averages(made), key=lambda mean: (mean.of or 0, mean.cell), reverse=True
+        average_results(made), key=lambda mean: (mean.of or 0, mean.cell), reverse=True
     )
     assert (first.of, second.of, both.of) == (3, 3, 2) and len(
         single
     ) == 3  # the seeds of each fold, and of the means
-    both = next(mean for mean in averages(made) if mean.of == 2 and mean.cell == "c")
+    both = next(mean for mean in average_results(made) if mean.of == 2 and mean.cell == "c")
     assert both.score.value == pytest.approx((first.score.value + second.score.value) / 2)
     assert both.score.interval[0] < both.score.value < both.score.interval[1]
 
@@ -88,7 +88,7 @@ def test_rankings_are_averaged_by_their_redrawings():
         draws = torch.linspace(value - 0.1, value + 0.1, 101).tolist()
         test = Answers(groups=sorted(set(GROUPS)), draws={"encoder": draws, "random": [0.0] * 101})
         runs.append(replace(run, score=replace(run.score, value=value), test=test))
-    (mean,) = averages(runs)
+    (mean,) = average_results(runs)
     assert mean.score.value == pytest.approx(0.3) and mean.score.interval == pytest.approx(
         (0.205, 0.395)
     )

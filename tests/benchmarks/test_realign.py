@@ -17,7 +17,7 @@ from benchmarks.alignment.realign import (
     realign,
 )
 from benchmarks.metrics.moving_windows import list_windows_near_speech
-from benchmarks.reports.alignment import draw
+from benchmarks.reports.alignment import draw_alignment, warn_of_equal_answers
 from ssvid.data.narration import readers
 from ssvid.errors import UserError
 from ssvid.nn.timeline import Aligned
@@ -165,7 +165,24 @@ def test_a_picture_has_room_for_each_sentence():
     many = ["x"] * 600, [spans[0]] * 600, [spans[1]] * 600, [True] * 600
     heights = []
     for table, columns in ((likelihood, args), (torch.rand(600, 2000), many)):
-        with Image.open(io.BytesIO(draw("v", table, *columns))) as picture:
+        with Image.open(io.BytesIO(draw_alignment("v", table, *columns))) as picture:
             heights.append(picture.height)
             assert picture.width == 1600
     assert heights[0] >= 30 * 20 and heights[1] < 10_000
+
+
+def test_answers_that_do_not_depend_on_the_sentence_are_warned_of():
+    stripes = torch.rand(300).expand(11, -1) * (1 + 0.1 * torch.rand(11, 1))
+    assert tells(warn_of_equal_answers(stripes), "WARNING", "11")
+    stripes = stripes.clone()
+    stripes[0], stripes[1, :200], stripes[2:, 290:] = torch.nan, torch.nan, torch.nan
+    assert tells(warn_of_equal_answers(stripes), "WARNING", "10")  # the first was not asked
+    spread = torch.eye(40)[torch.arange(11) * 3]
+    assert warn_of_equal_answers(spread) == "" == warn_of_equal_answers(torch.rand(5, 9).round())
+    spans: list = [(3.0 * k, 3.0 * k + 2) for k in range(11)]
+    heights = []
+    for table in (stripes, spread):
+        parts = ["x"] * 11, spans, [*spans[:10], None], [None] * 11
+        with Image.open(io.BytesIO(draw_alignment("v", table, *parts))) as picture:
+            heights.append(picture.height)
+    assert heights[0] > heights[1]  # room for the warning

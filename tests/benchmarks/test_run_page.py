@@ -1,8 +1,9 @@
-"""The page of a run: made from a real one by the command, then from runs that are hostile, cut short or torn."""
+"""The page of a run: of a real one by the command, then of runs that are hostile or torn."""
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from torch.utils.tensorboard import SummaryWriter
 from benchmarks import report
 from benchmarks.linear_probe import linear_probe
 from benchmarks.reports import board, run_curves, run_page, run_pictures
+from benchmarks.reports.page import Picture
 from benchmarks.reports.run_pictures import Shot
 from ssvid.data.manifest import Manifest
 from ssvid.results import read_folder
-from ssvid.results.run_files import read_metrics
+from ssvid.results.run_files import read_mapping, read_metrics
 from ssvid.shapes import Row
-from tests.benchmarks.browser import PageReader, read_page
+from tests.benchmarks.browser import LAYOUT, PageReader, measure_page, read_page
+from tests.benchmarks.made import make_whole_result, pick, put
 from tests.helpers import command, metrics, run_pretrain, tells
 
 
@@ -39,6 +42,11 @@ def make_page(run: Path) -> PageReader:
     return read_page(Path(report.report(run)["run"]).read_text())
 
 
+def head_of(run: Path) -> run_page.Head:
+    config, provenance = read_mapping(run / "config.yaml"), read_mapping(run / "provenance.json")
+    return run_page.head_of_run(run, config, provenance, run_page.read_results_inside(run))
+
+
 def test_the_command_makes_the_page_of_a_run(copy: Path):
     done = command("benchmarks.report", str(copy))
     assert done.returncode == 0, done.stderr[-2000:]
@@ -48,75 +56,87 @@ def test_the_command_makes_the_page_of_a_run(copy: Path):
     config = yaml.safe_load((copy / "config.yaml").read_text())
     assert yaml.safe_dump(config, sort_keys=False) in page.text
     provenance = json.loads((copy / "provenance.json").read_text())
-    origin = {text for _, text in run_page.origin(provenance)}
-    assert {provenance[key] for key in ("hash", "torch", "cpu", "root")} <= origin
-    assert run_page.said(config)  # what the objective says of its pictures
+    origin = dict(run_page.list_origin(provenance)).values()
+    for key in ("hash", "torch", "cpu", "root"):
+        assert provenance[key] in origin
+    assert run_page.describe_pictures(config)  # what the objective says of its pictures
     rows, damaged = read_metrics(copy / "metrics.jsonl")
-    cost = dict(run_page.cost(copy, rows, config, provenance, 6))
-    assert (
-        damaged == 0
-        and "step_00000006.pt" in cost
-        and cost["clips seen"].split()[:2] == ["24,", "2.4"]
-    )
+    cost = dict(run_page.list_cost(copy, rows, config, provenance, 6))
+    assert damaged == 0 and "step_00000006.pt" in cost
+    assert cost["clips seen"].split()[:2] == ["24,", "2.4"]
+
+
+def test_the_head_and_the_summary_name_what_came_of_it(copy: Path):
+    head, rows = head_of(copy), metrics(copy)
+    date = run_page.date_of([copy / "metrics.jsonl"])
+    assert tells(head.title, "mine", "mae") and tells(head.about, "10 videos", date)
+    losses = [f"{row['loss']:.4g}" for row in rows if "loss" in row]
+    summary = run_page.summarise_run(run_curves.make_curves(rows), [])
+    assert tells(summary, "loss", losses[0], losses[-1], "1", "6")
+    probed = [{**row, "probe/encoder/knn": row["step"] / 10} for row in rows]
+    summary = run_page.summarise_run(run_curves.make_curves(probed), [])
+    assert tells(summary, "online probe knn", "10.0 %", "60.0 %")
+    result = make_whole_result("mine", "one")
+    (put(copy / "probe", result) / "report.html").touch()
+    assert "40 test clips" in head_of(copy).about
+    summary = run_page.summarise_run([], run_page.read_results_inside(copy))
+    assert tells(summary, "mine", f"{100 * result.score.value:.1f}")
+    (copy / "probe" / "torn.json").write_text("{")
+    assert run_page.read_results_inside(copy) == []  # its own report says what is wrong
 
 
 def test_every_number_of_the_log_has_its_curve(finished: Path):
     lines = metrics(finished)
-    found = run_curves.curves(lines)
-    names = [name for curve in found for name in (curve.name, *curve.also)]
-    assert sorted(names) == sorted(
-        {key for line in lines for key in line} - {"step", "cpu_s", "wall_s"}
-    )
+    curves = run_curves.make_curves(lines)
+    names, logged = [], set()
+    for curve in curves:
+        names += [curve.name, *curve.also]
+    for line in lines:
+        logged |= line.keys()
+    assert sorted(names) == sorted(logged - {"step", "cpu_s", "wall_s"})
     assert names[:2] == ["loss", "mse"] and names[-2:] == ["clips_per_s", "data_wait"]
-    (loss,) = (curve for curve in found if curve.name == "loss")
+    loss = curves[0]
     assert loss.steps.tolist() == [1, 2, 3, 4, 5, 6] and loss.values[2] == lines[2 + 1]["loss"]
-    figure = run_curves.panels(found)
-    assert [axes.get_title("left") for axes in figure.axes[: len(found)]] == [
-        curve.title for curve in found
-    ]
-    assert all(axes.get_xlim()[1] >= 6 and axes.lines for axes in figure.axes[: len(found)])
+    panels = run_curves.draw_panels(curves).axes[: len(curves)]
+    assert [axes.get_title("left") for axes in panels] == pick(curves, "title")
+    assert all(axes.get_xlim()[1] >= 6 and axes.lines for axes in panels)
 
 
-def test_accuracies_are_shares_and_smoothing_keeps_the_ends():
-    rows = [
-        {"step": i, "loss": 1.0, "nce": 1.0, "top1": 0.5, "probe/encoder/knn": i / 50, "lr": 2.0}
-        for i in range(1, 41)
-    ]
-    found = {curve.name: curve for curve in run_curves.curves(rows)}
-    assert list(found) == ["loss", "top1", "probe/encoder/knn", "lr"]
-    assert (
-        found["top1"].text(0.5) == "50.0 %"
-        and found["probe/encoder/knn"].share
-        and not found["loss"].share
-    )
-    assert found["probe/encoder/knn"].title == "online probe knn, encoder"
-    values = found["probe/encoder/knn"].values
-    smooth = run_curves.smoothed(values)
-    assert smooth.shape == values.shape and np.allclose(smooth[5:-5], values[5:-5])
-    assert np.allclose(run_curves.smoothed(np.ones(30)), 1)
+def test_the_online_probe_comes_first_and_shares_are_known():
+    rows = []
+    for i in range(1, 41):
+        row = {"step": i, "loss": 1.0, "nce": 1.0, "top1": 0.5, "probe/encoder/knn": i / 50}
+        rows.append({**row, "lr": 2.0})
+    curve_list = run_curves.make_curves(rows)
+    curves = dict(zip(pick(curve_list, "name"), curve_list, strict=True))
+    assert list(curves) == ["probe/encoder/knn", "loss", "top1", "lr"]
+    probe = curves["probe/encoder/knn"]
+    assert curves["top1"].text(0.5) == "50.0 %" and probe.share and not curves["loss"].share
+    assert probe.title == "online probe knn, encoder" and curves["loss"].also == ("nce",)
+    smooth = run_curves.smooth_values(probe.values)
+    assert smooth.shape == probe.values.shape and np.allclose(smooth[5:-5], probe.values[5:-5])
+    assert np.allclose(run_curves.smooth_values(np.ones(30)), 1)
 
 
 def test_the_report_links_to_the_page(copy: Path, videos: Path, tmp_path: Path):
     splits = ("train", "val", "test")
-    files = sorted(videos.glob("*.mp4"))
-    rows = [
-        Row(path=f.name, label="ab"[i % 2], split=splits[i % 3], group=str(i))
-        for i, f in enumerate(files)
-    ]
+    rows = []
+    for i, file in enumerate(sorted(videos.glob("*.mp4"))):
+        rows.append(Row(path=file.name, label="ab"[i % 2], split=splits[i % 3], group=str(i)))
     options = {"cache": str(tmp_path / "cache"), "workers": 0, "min_steps": 4, "threads": 1}
-    given = str(copy / "encoder.safetensors")  # a file inside the run tells of the run too
-    linear_probe([given], Manifest.build(rows, videos), str(copy / "probe"), **options)
-    names = ("report.html", "run_mine.html")
-    results, page = (read_page((copy / "probe" / name).read_text()) for name in names)
-    assert "run_mine.html" in results.places and "probe/report.html" not in page.places
-    assert "probe/report.html" in make_page(copy).places
+    given_file = str(copy / "encoder.safetensors")  # a file inside the run tells of the run too
+    linear_probe([given_file], Manifest.build(rows, videos), str(copy / "probe"), **options)
+    results = read_page((copy / "probe" / "report.html").read_text())
+    page = read_page((copy / "probe" / "run_mine.html").read_text())
+    assert "run_mine.html" in results.addresses and "probe/report.html" not in page.addresses
+    assert "probe/report.html" in make_page(copy).addresses
     moved = copy.rename(tmp_path / "there")
-    assert (
-        board.write_runs(read_folder(moved / "probe"), tmp_path) == {}
-    )  # another name: not surely it
+    # another name: not surely the same run
+    assert board.write_run_pages(read_folder(moved / "probe"), tmp_path) == {}
     (tmp_path / "new").mkdir()
     again = moved.rename(tmp_path / "new" / "mine")
-    assert board.write_runs(read_folder(again / "probe"), tmp_path) == {"mine": "run_mine.html"}
+    pages = board.write_run_pages(read_folder(again / "probe"), tmp_path)
+    assert pages == {"mine": "run_mine.html"}
 
 
 def test_hostile_text_is_text(copy: Path):
@@ -139,13 +159,13 @@ def test_hostile_text_is_text(copy: Path):
 def test_damaged_lines_are_counted(copy: Path):
     file = copy / "metrics.jsonl"
     whole, _ = read_metrics(file)
-    torn = b'{"step": 6, "loss": NaN, "note": "x"}\n\xff\n[1]\n{"loss": 1}\n{"step": null}\n{"step": 7, "lo'
+    torn = b'{"step": 6, "loss": NaN, "note": "x"}\n\xff\n[1]\n{"loss": 1}\n{"step": null}\n'
+    torn += b'{"step": 7, "lo'
     file.write_bytes(file.read_bytes() + torn)
     rows, damaged = read_metrics(file)
     assert damaged == 5 and rows[: len(whole)] == whole
-    assert [curve.title for curve in run_curves.curves(rows)] == [
-        curve.title for curve in run_curves.curves(whole)
-    ]
+    titles = [pick(run_curves.make_curves(lines), "title") for lines in (rows, whole)]
+    assert titles[0] == titles[1]
     shutil.rmtree(copy / "tensorboard")
     file.write_text("")
     assert not make_page(copy).tags["img"]  # without steps and pictures
@@ -170,37 +190,81 @@ def test_pictures_are_the_first_a_middle_and_the_last(tmp_path: Path):
     with SummaryWriter(str(tmp_path), filename_suffix=".1") as board:
         for step in range(1, 101):
             board.add_image("a", grey, step)
-    with SummaryWriter(
-        str(tmp_path), purge_step=91, filename_suffix=".2"
-    ) as board:  # went on from step 90
+    # a second start that went on from step 90
+    with SummaryWriter(str(tmp_path), purge_step=91, filename_suffix=".2") as board:
         board.add_image("a", grey + 9, 95)
         board.add_image("b", grey, 95)
-    found = run_pictures.read(tmp_path)
-    first, middle, last = (shot.step for shot in found["a"])
+    pictures = run_pictures.read_pictures(tmp_path)
+    first, middle, last = pick(pictures["a"], "step")
     assert first == 1 and last == 95 and 40 <= middle <= 56
-    assert [shot.step for shot in found["b"]] == [95]
-    assert found["a"][-1].png != found["a"][0].png
+    assert pick(pictures["b"], "step") == [95]
+    assert pictures["a"][-1].png != pictures["a"][0].png
 
 
-def make_figure(*shape: int) -> str:
-    picture = Image.fromarray(np.zeros((*shape, 3), np.uint8))
-    return run_pictures.figure(Shot(1, run_pictures._encoded(picture, "png")), "x")
+def show(
+    pixels: np.ndarray, name: str = "x", frame: int | None = None
+) -> run_pictures.ShownPicture:
+    png = run_pictures.encode_image(Image.fromarray(pixels), "png")
+    return run_pictures.show_picture(name, Shot(1, png), frame)
+
+
+def blank(*shape: int) -> np.ndarray:
+    return np.zeros((*shape, 3), np.uint8)
+
+
+def picture_of(*shape: int) -> Picture:
+    picture = show(blank(*shape)).picture
+    assert picture is not None
+    return picture
 
 
 def test_small_pictures_are_enlarged_and_huge_ones_made_smaller():
-    assert tells(make_figure(32, 96), "576", "image/png")  # of its width and form
-    assert read_page(make_figure(500, 900)).attributes == {"alt", "src"}
-    assert tells(make_figure(448, 4000), "image/jpeg")
-    assert not read_page(run_pictures.figure(Shot(1, b"no picture"), "x")).tags["img"]
+    small = picture_of(32, 96)
+    assert (small.width, small.pixelated) == (576, True) and small.url[:15] == "data:image/png;"
+    plain = picture_of(500, 900)
+    assert (plain.width, plain.pixelated) == (None, False)
+    assert picture_of(448, 4000).url.startswith("data:image/jpeg;")
+    assert run_pictures.show_picture("x", Shot(1, b"no picture"), None).picture is None
+
+
+def test_steps_stand_side_by_side_unless_a_picture_is_broad():
+    assert not show(blank(64, 6 * 16), "clips", 16).broad
+    assert show(blank(64, 7 * 16), "clips", 16).broad
+    assert not show(blank(64, 600)).broad and show(blank(64, 601)).broad
+
+
+def test_frames_have_gaps_and_rows_have_names():
+    shown = show(blank(4 * 32, 3 * 32), "reconstruction")
+    assert shown.rows == list(run_pictures.ROW_NAMES["reconstruction"]) and len(shown.rows) == 4
+    assert shown.picture is not None and shown.picture.width == 3 * (3 * 33 - 1)  # enlarged thrice
+    assert show(blank(4 * 32, 3 * 32), "another").rows == []
+    assert show(blank(33, 50), "reconstruction").rows == []  # of no frames that we know
+    assert len(show(blank(4 * 8, 20 * 8), "reconstruction").rows) == 8  # over two lines
+    frames = run_pictures.cut_frames(Image.fromarray(blank(32, 64)), 32)
+    joined = np.asarray(run_pictures.join_frames([frames[0]], gap=2))
+    assert (
+        joined.shape == (32, 66, 3)
+        and (joined[:, 32:34] == 255).all()
+        and joined.sum() == (255 * 32 * 2 * 3)
+    )
 
 
 def test_long_clips_are_folded_frame_by_frame():
-    pixels = np.repeat(np.arange(240, dtype=np.uint8).reshape(6, 40), 32, axis=0).repeat(32, axis=1)
-    folded = np.asarray(run_pictures.fold(Image.fromarray(pixels).convert("RGB"), 32))[
-        16::32, 16::32, 0
-    ]
+    pixels = np.arange(240, dtype=np.uint8).reshape(6, 40).repeat(32, axis=0).repeat(32, axis=1)
+    frames = run_pictures.cut_frames(Image.fromarray(pixels).convert("RGB"), 32)
+    lines = run_pictures.clips_to_lines(frames)
+    joined = np.asarray(run_pictures.join_frames(lines, gap=0))
+    folded = joined[16::32, 16::32, 0]
     first = [[*range(14)], [*range(14, 28)], [*range(28, 40), 255, 255]]
     assert folded[:3].tolist() == first
-    assert folded[3:].tolist() == [[min(255, value + 40) for value in row] for row in first]
-    for other in (np.zeros((32, 96, 3), np.uint8), np.zeros((33, 2000, 3), np.uint8)):
-        assert run_pictures.fold(Image.fromarray(other), 32).size == other.shape[1::-1]
+    assert folded[3:].tolist() == np.minimum(255, np.array(first) + 40).tolist()
+    rows = run_pictures.rows_to_lines(frames[:2])
+    assert [line[0, 0, 0, 0] for line in rows] == [0, 40, 14, 54, 28, 68]
+    assert run_pictures.lines_of(3) == (1, 3)
+    assert not run_pictures._has_frames(Image.fromarray(blank(33, 2000)), 32)
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_shows_it_whole(copy: Path, width: int):
+    layout: dict[str, Any] = measure_page(Path(report.report(copy)["run"]), LAYOUT, width)
+    assert layout == {"images": 1 + 2 * 3, "broken": 0, "wide": 0, "out": 0}

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.profiling.__main__ import OWN
-from benchmarks.profiling.scaling import anchor, page, scaled, study, workers
+from benchmarks.profiling.scaling import anchor, estimates, page, scaled, study, workers
 from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, wire
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
@@ -140,8 +140,9 @@ def test_the_page_is_made_from_the_file():
     found = dict(MARKED.findall(text))
     assert found == {name: make(lines) for name, make in page.TABLES.items()}
     prose = re.sub(r"(?m)^    .*$|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", MARKED.sub("", text))
-    stated = {page.ROOM / 1e9, page.SPEED / 1e12, page.WITHIN / 1e9, page.BEYOND / 1e9}
-    stated |= {page.MESSAGE * 1e6, page.NODE, *page.WORLDS, *scaled.FITTED, scaled.CHECKED, 1}
+    stated = {estimates.ROOM / 1e9, estimates.SPEED / 1e12}
+    stated |= {estimates.WITHIN / 1e9, estimates.BEYOND / 1e9, estimates.MESSAGE * 1e6}
+    stated |= {estimates.NODE, *page.WORLDS, *scaled.FITTED, scaled.CHECKED, 1}
     view = workers.VIEWS.clips[0]
     stated |= {workers.QUALITY, view.frames, view.size, view.stride}
     alone = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", prose)}

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.features.windows import CUTS, Windows, cut, paced, starts, window
+from benchmarks.features.windows import (
+    CUTS,
+    Windows,
+    cut_square,
+    index_window_frames,
+    list_frame_times,
+    list_window_starts,
+)
 from ssvid.data.decode import read, stamps
 from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import Manifest
@@ -32,16 +39,22 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_published_windows_begin_every_fifteen_frames():
     spec = ClipSpec(frames=32, stride=1)
-    assert list(starts(spec, 187)) == list(range(0, 156, 15)) and list(starts(spec, 47)) == [0, 15]
+    assert list(list_window_starts(spec, 187)) == list(range(0, 156, 15)) and list(
+        list_window_starts(spec, 47)
+    ) == [0, 15]
     for total in (1, 31, 32, 33, 46):
-        assert list(starts(spec, total)) == [0]
-    assert not list(starts(spec, 0))
-    assert list(starts(ClipSpec(frames=1, stride=1), 3)) == [0, 1, 2]  # never a step of nothing
+        assert list(list_window_starts(spec, total)) == [0]
+    assert not list(list_window_starts(spec, 0))
+    assert list(list_window_starts(ClipSpec(frames=1, stride=1), 3)) == [
+        0,
+        1,
+        2,
+    ]  # never a step of nothing
 
 
 def test_frames_of_a_window():
-    assert window(SPEC, 24, 7).tolist() == [7, 9, 11, 13, 15, 17, 19, 21]
-    assert window(SPEC, 5, 0).tolist() == [
+    assert index_window_frames(SPEC, 24, 7).tolist() == [7, 9, 11, 13, 15, 17, 19, 21]
+    assert index_window_frames(SPEC, 5, 0).tolist() == [
         0,
         0,
         0,
@@ -63,8 +76,10 @@ def test_windows_of_real_files_hold_their_frames(three):
     assert sorted(where) == [("test", 0, 0), ("train", 0, 0), ("train", 7, 0), ("val", 0, 0)]
     for index, (row, (start, which)) in enumerate(zip(windows.row, windows.locations, strict=True)):
         path = data.path(row)
-        frames = read(path, stamps(path)[window(SPEC, len(stamps(path)), start)])
-        assert torch.equal(windows[0, index]["clips"], cut(frames, 32, which)[None]), where[index]
+        frames = read(path, stamps(path)[index_window_frames(SPEC, len(stamps(path)), start)])
+        assert torch.equal(windows[0, index]["clips"], cut_square(frames, 32, which)[None]), where[
+            index
+        ]
 
 
 def test_ten_cuts_of_one_decode_where_they_are_asked_for(three, monkeypatch):
@@ -90,19 +105,19 @@ def test_cuts_are_the_centre_and_the_corners():
     """A picture of 30 x 45: squares of 28 pixels."""
     y, x = torch.meshgrid(torch.arange(30), torch.arange(45), indexing="ij")
     frames = torch.stack([y, x, torch.zeros_like(x)])[None].to(torch.uint8)
-    corner = [cut(frames, 28, which)[:2, 0, 0, 0].tolist() for which in range(10)]
+    corner = [cut_square(frames, 28, which)[:2, 0, 0, 0].tolist() for which in range(10)]
     assert corner[:5] == [[1, 8], [0, 0], [0, 17], [2, 0], [2, 17]]
     assert corner[5:] == [[1, 35], [0, 27], [0, 44], [2, 27], [2, 44]]
-    assert cut(frames, 14, 0).shape == (3, 1, 14, 14)
+    assert cut_square(frames, 14, 0).shape == (3, 1, 14, 14)
 
 
 def test_seconds_instead_of_frames():
     """At 10 fps a file of 25 fps is read as one of 10: windows of 8 frames, a new one every 3."""
     spec = ClipSpec(frames=8, fps=10.0, size=32)
-    times = paced(spec, np.arange(50) / 25)  # 1.96 s
+    times = list_frame_times(spec, np.arange(50) / 25)  # 1.96 s
     assert len(times) == 20 and times[-1] == pytest.approx(1.9)
-    assert list(starts(spec, len(times))) == [0, 3, 6, 9, 12]
-    assert len(paced(spec, np.array([]))) == 0
+    assert list(list_window_starts(spec, len(times))) == [0, 3, 6, 9, 12]
+    assert len(list_frame_times(spec, np.array([]))) == 0
 
 
 def test_a_file_that_cannot_be_read_has_no_window(three, tmp_path):

@@ -1,35 +1,46 @@
-"""docs/scaling.jsonl -> the tables between the marks of docs/scaling.md, and a plot: none is typed by hand."""
+"""docs/scaling.jsonl -> the tables between the marks of docs/scaling.md, and a plot.
 
-import math
+None is typed by hand.
+
+What the numbers of a line mean for so many processes is in estimates.py.
+"""
+
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from benchmarks.profiling.scaling.scaled import merged
-from benchmarks.profiling.scaling.traffic import Part, Traffic, wire
-from benchmarks.reports.figures import COLOURS
-from benchmarks.reports.page import INK
+from benchmarks.profiling.scaling.estimates import (
+    ROOM,
+    Line,
+    bytes_at_rest,
+    bytes_sent,
+    count_workers,
+    describe_limit,
+    memory_of_head,
+    short,
+    total_memory,
+    traffic_of,
+)
+from benchmarks.profiling.scaling.traffic import Part, wire
+from benchmarks.reports.figure_style import COLOURS, INK, in_house_style
 from ssvid.errors import UserError
 
 LINES, PAGE, PLOT = "docs/scaling.jsonl", "docs/scaling.md", "docs/scaling.png"
 WORLDS = (8, 64, 512)
-# Stated, not measured: no GPU was there. A GPU of 80 GB that does 150 TFLOP/s of what is counted; 200 GB/s to the seven
-# others of its node, 25 GB/s (a card of 200 Gbit/s for each GPU) beyond; 50 us for a message that waits for an answer.
-ROOM, SPEED, WITHIN, BEYOND, MESSAGE = 80e9, 150e12, 200e9, 25e9, 50e-6
-NODE = 8  # GPUs
 GPUS = (50, 200, 1000)  # clips a second
 SETS = {"UCF101, split 1": 9_537, "Kinetics-400": 240_000}  # videos to train on
-TOLD = (
+IN_FIRST_TABLE = (  # all lines are in the others
     "mae, vit_base",
     "mae, vit_large",
     "partial_mae, vit_base",
     "dpc, resnet34_2d3d",
     "memdpc, resnet34_2d3d",
-) + (
     "infonce, s3d",
     "infonce, s3d, sync_bn false",
     "coclr, s3d",
@@ -37,100 +48,17 @@ TOLD = (
     "tan, 6 + 6 blocks",
     "two_view, vit_base, ntxent",
     "two_view, vit_base, moco",
-)  # in the first table; all of them in the others
-SHOWN = ("mae, vit_base", "dpc, resnet34_2d3d", "infonce, s3d", "infonce, s3d, sync_bn false") + (
+)
+PLOTTED = (
+    "mae, vit_base",
+    "dpc, resnet34_2d3d",
+    "infonce, s3d",
+    "infonce, s3d, sync_bn false",
     "mil_nce, s3dg",
     "tan, 6 + 6 blocks",
     "two_view, vit_base, ntxent",
     "two_view, vit_base, moco",
 )
-
-Line = dict[str, Any]
-
-
-def traffic(line: Line) -> dict[str, Traffic]:
-    return {
-        part: {kind: Part(*both) for kind, both in kinds.items()}
-        for part, kinds in line["sent"].items()
-    }
-
-
-def sent(line: Line, world: int) -> float:
-    """Bytes that a process sends in a step."""
-    return wire(merged(list(traffic(line).values())), world)
-
-
-def lies(line: Line) -> int:
-    return sum(line[key] for key in ("parameters", "buffers", "gradients", "buckets", "moments"))
-
-
-def grows(line: Line, world: int) -> float:
-    """Bytes beside the encoder's, of which some grow with the processes: kept for backward, and gathered at once."""
-    a, b, c = line["kept"]
-    return float(a + b * world + c * world * world + line["gathered"] * world)
-
-
-def gflops(line: Line, world: int) -> float:
-    """Of a step on one GPU: where each process has the loss of the whole batch, that grows with them too."""
-    a, b, c = line["gflops"]
-    return float(line["encoder_gflops"] + a + b * world + c * world * world)
-
-
-def memory(line: Line, world: int) -> float:
-    return lies(line) + line["activations"] + grows(line, world)
-
-
-def small_messages(line: Line) -> int:
-    """Those that a step waits for: gradients travel while backward goes on."""
-    return sum(
-        part.messages
-        for name, kinds in traffic(line).items()
-        if name != "gradients"
-        for part in kinds.values()
-    )
-
-
-def seconds(line: Line, world: int) -> dict[str, float]:
-    link = WITHIN if world <= NODE else BEYOND
-    return {
-        "computing": 1e9 * gflops(line, world) / SPEED,
-        "sending": sent(line, world) / link,
-        "waiting": small_messages(line) * MESSAGE,
-    }
-
-
-def strains(line: Line, world: int) -> list[tuple[float, str]]:
-    """How near each limit is (1: reached), and what it is; what cannot run at all first, then what is slow."""
-    took, batch, queue = seconds(line, world), line["clips"] * world, line["queue"]
-    ms = {name: f"{short(1e3 * value)} ms" for name, value in took.items()}
-    stops = [(memory(line, world) / ROOM, f"memory {short(memory(line, world) / 1e9)} GB")]
-    slow = [
-        (
-            took["sending"] / took["computing"],
-            f"link: sends {ms['sending']}, computes {ms['computing']}",
-        ),
-        (
-            took["waiting"] / took["computing"],
-            f"{small_messages(line)} messages: {ms['waiting']} of {ms['computing']}",
-        ),
-    ]
-    if queue and queue % batch:
-        stops.append((math.inf, f"refused: {batch} keys a step, queue {queue}"))
-    return sorted(stops, reverse=True) + sorted(slow, reverse=True)
-
-
-def breaks(line: Line, world: int) -> str:
-    found = strains(line, world)
-    reached = [what for share, what in found if share >= 1]
-    share, what = max(found)
-    return f"**{'; '.join(reached)}**" if reached else f"{what} ({share:.0%})"
-
-
-def short(value: float) -> str:
-    """Three digits, or all of them; what is next to nothing as such."""
-    if value == 0:
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def mega(value: float | int) -> str:
@@ -141,13 +69,24 @@ def giga(value: float | int) -> str:
     return short(value / 1e9)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def write_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(map("| {} |".format, map(" | ".join, lines)))
 
 
-def of(lines: Sequence[Line], part: str) -> list[Line]:
+def select(lines: Sequence[Line], part: str) -> list[Line]:
     return [line for line in lines if line["part"] == part]
+
+
+def heads_of_worlds(form: str, worlds: Sequence[int] = WORLDS) -> list[str]:
+    """A head for each number of GPUs."""
+    return list(map(form.format, worlds))
+
+
+def measure_worlds(
+    measure: Callable[[Line, int], float], line: Line, worlds: Sequence[int] = WORLDS
+) -> list[float]:
+    return [measure(line, world) for world in worlds]
 
 
 def memory_table(lines: Sequence[Line]) -> str:
@@ -159,183 +98,166 @@ def memory_table(lines: Sequence[Line]) -> str:
         "activations",
         "the same, 1 GPU",
     ]
-    head += [f"beside, {n} GPUs" for n in WORLDS] + [f"all, {n}" for n in WORLDS]
+    head += heads_of_worlds("beside, {} GPUs") + heads_of_worlds("all, {}")
     rows = []
-    for line in of(lines, "counted"):
-        row = [
-            line["name"],
-            str(line["clips"]),
-            f"{line['parameters'] / 4e6:.1f}",
-            giga(lies(line)),
-        ]
+    for line in select(lines, "counted"):
+        parameters = f"{line['parameters'] / 4e6:.1f}"
+        row = [line["name"], str(line["clips"]), parameters, giga(bytes_at_rest(line))]
         row += [giga(line["activations"]), giga(line["activations_alone"])]
-        rows.append(row + [giga(f(line, n)) for f in (grows, memory) for n in WORLDS])
-    return table(head, rows)
+        row += map(giga, measure_worlds(memory_of_head, line))
+        row += map(giga, measure_worlds(total_memory, line))
+        rows.append(row)
+    return write_table(head, rows)
 
 
 def sent_table(lines: Sequence[Line]) -> str:
     head = ["objective, encoder", "gradients", "buffers", "batch norm (messages)", "rows"]
-    head += [f"sent, {n} GPUs" for n in (2, *WORLDS)]
+    head += heads_of_worlds("sent, {} GPUs", (2, *WORLDS))
     rows = []
-    for line in of(lines, "counted"):
-        parts = traffic(line)
-        whole = {name: sum(part.bytes for part in kinds.values()) for name, kinds in parts.items()}
-        norms = sum(part.messages for part in parts.get("batch norm", {}).values())
-        row = [line["name"], mega(whole["gradients"]), mega(whole.get("buffers", 0))]
-        row += [
-            f"{mega(whole['batch norm'])} ({norms})" if norms else "-",
-            mega(whole.get("rows", 0)),
-        ]
-        rows.append(row + [mega(sent(line, n)) for n in (2, *WORLDS)])
-    return table(head, rows)
+    for line in select(lines, "counted"):
+        total: dict[str, int] = {}
+        messages: dict[str, int] = {}
+        for name, kinds in traffic_of(line).items():
+            for part in kinds.values():
+                total[name] = total.get(name, 0) + part.bytes
+                messages[name] = messages.get(name, 0) + part.messages
+        row = [line["name"], mega(total["gradients"]), mega(total.get("buffers", 0))]
+        norms = messages.get("batch norm", 0)
+        row.append(f"{mega(total['batch norm'])} ({norms})" if norms else "-")
+        row.append(mega(total.get("rows", 0)))
+        row += map(mega, measure_worlds(bytes_sent, line, (2, *WORLDS)))
+        rows.append(row)
+    return write_table(head, rows)
 
 
-def breaks_table(lines: Sequence[Line]) -> str:
-    told = [line for line in of(lines, "counted") if line["name"] in TOLD]
-    rows = [[line["name"], *(breaks(line, n) for n in WORLDS)] for line in told]
-    return table(["objective, encoder", *(f"{n} GPUs" for n in WORLDS)], rows)
+def limits_table(lines: Sequence[Line]) -> str:
+    rows = []
+    for line in select(lines, "counted"):
+        if line["name"] in IN_FIRST_TABLE:
+            limits = [describe_limit(line, world) for world in WORLDS]
+            rows.append([line["name"], *limits])
+    return write_table(["objective, encoder", *heads_of_worlds("{} GPUs")], rows)
 
 
 def batch_table(lines: Sequence[Line]) -> str:
-    (loop,) = of(lines, "loop")
-    own = {kind: Part(*both) for kind, both in loop["sent"].items()}
-    rows = [["clips in a step, 32 of each GPU", *(f"{32 * n:,}" for n in WORLDS)]]
-    rows += [
-        [f"steps an epoch, {name} ({n:,})", *(f"{n / 32 / w:,.1f}" for w in WORLDS)]
-        for name, n in SETS.items()
-    ]
-    rows.append(["files opened a second, 200 clips/s a GPU", *(f"{200 * n:,}" for n in WORLDS)])
-    rows.append(
-        [
-            "the loop's own bytes sent a step",
-            *(f"{wire(own, n) / loop['steps']:,.0f}" for n in WORLDS),
-        ]
-    )
-    return table(["", *(f"{n} GPUs" for n in WORLDS)], rows)
+    (loop,) = select(lines, "loop")
+    traffic = {kind: Part(*numbers) for kind, numbers in loop["sent"].items()}
+    worlds = np.array(WORLDS)
+    rows = [["clips in a step, 32 of each GPU", *map("{:,}".format, 32 * worlds)]]
+    for name, videos in SETS.items():
+        steps = map("{:,.1f}".format, videos / 32 / worlds)
+        rows.append([f"steps an epoch, {name} ({videos:,})", *steps])
+    files = map("{:,}".format, 200 * worlds)
+    sent = [f"{wire(traffic, world) / loop['steps']:,.0f}" for world in WORLDS]
+    rows.append(["files opened a second, 200 clips/s a GPU", *files])
+    rows.append(["the loop's own bytes sent a step", *sent])
+    return write_table(["", *heads_of_worlds("{} GPUs")], rows)
 
 
 def anchor_table(lines: Sequence[Line]) -> str:
     head = ["objective, encoder", "clips", "counted, MB", "measured, MB", "measured / counted"]
     head += ["CPU-s, 1 process", "CPU-s, 2", "2 / 1"]
     rows = []
-    for line in of(lines, "anchor"):
+    for line in select(lines, "anchor"):
         row = [line["name"], str(line["clips"]), f"{line['expected_sent'] / 1e6:.2f}"]
         row += [f"{line['measured_sent'] / 1e6:.2f}", f"{line['sent_ratio']:.4f}"]
-        rows.append(
-            row + [f"{line['cpu_one']:.2f}", f"{line['cpu_two']:.2f}", f"{line['cpu_ratio']:.2f}"]
-        )
-    return table(head, rows)
-
-
-def workers(rate: float, clips: int) -> int:
-    return math.ceil(clips / rate)
+        row += map("{:.2f}".format, (line["cpu_one"], line["cpu_two"], line["cpu_ratio"]))
+        rows.append(row)
+    return write_table(head, rows)
 
 
 def decode_table(lines: Sequence[Line]) -> str:
     """Original, prepared, jpegs in each cell."""
-    head = [
-        "files",
-        "first file",
-        "MB",
-        "clips a CPU-second",
-        *(f"GPU of {n} clips/s" for n in GPUS),
-    ]
+    head = ["files", "first file", "MB", "clips a CPU-second"]
+    head += map("GPU of {} clips/s".format, GPUS)
     rows = []
-    for line in of(lines, "decode"):
-        row = [line["name"], line["first"]]
-        row.append(" / ".join(f"{size / 1e6:.1f}" for size in line["bytes"].values()))
-        row.append(" / ".join(f"{rate:.1f}" for rate in line["rates"].values()))
-        rows.append(
-            row
-            + [" / ".join(str(workers(rate, n)) for rate in line["rates"].values()) for n in GPUS]
-        )
-    return table(head, rows)
+    for line in select(lines, "decode"):
+        rates = line["rates"].values()
+        sizes = [f"{size / 1e6:.1f}" for size in line["bytes"].values()]
+        row = [line["name"], line["first"], " / ".join(sizes)]
+        row.append(" / ".join(map("{:.1f}".format, rates)))
+        for clips in GPUS:
+            workers = [str(count_workers(rate, clips)) for rate in rates]
+            row.append(" / ".join(workers))
+        rows.append(row)
+    return write_table(head, rows)
 
 
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
-    "breaks": breaks_table,
+    "breaks": limits_table,
     "memory": memory_table,
     "sent": sent_table,
     "batch": batch_table,
     "anchor": anchor_table,
     "decode": decode_table,
 }
+PART_OF_TABLE = {"batch": "loop", "anchor": "anchor", "decode": "decode"}  # others: counted
 
 
-def fill(page: Path, lines: Sequence[Line]) -> None:
-    """Each table anew between its marks; one whose lines are not there yet is left as it is."""
+def fill_tables(page: Path, lines: Sequence[Line]) -> None:
+    """Write each table anew between its marks. One whose lines are not there yet stays as it is."""
     text, parts = page.read_text(), {line["part"] for line in lines}
-    wants = {"batch": "loop", "anchor": "anchor", "decode": "decode"}
-    for name, make in TABLES.items():
+    for name, make_table in TABLES.items():
         marks = re.compile(rf"(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)
         if not marks.search(text):
             raise UserError(
-                f"{page} has no place for the table {name}: put <!-- {name} --> and <!-- end --> there."
+                f"{page} has no place for the table {name}: "
+                f"put <!-- {name} --> and <!-- end --> there."
             )
-        if wants.get(name, "counted") in parts:
-            text = marks.sub(rf"\g<1>{make(lines)}\n\g<2>", text)
+        if PART_OF_TABLE.get(name, "counted") in parts:
+            text = marks.sub(rf"\g<1>{make_table(lines)}\n\g<2>", text)
     page.write_text(text)
 
 
-def draw(lines: Sequence[Line]) -> Figure:
-    """Left and middle against the number of GPUs; right against the size of the model, `mae` among 64."""
+@in_house_style
+def draw_scaling(lines: Sequence[Line]) -> Figure:
+    """Left and middle: against the number of GPUs. Right: against the size of `mae` on 64 GPUs."""
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    known = {line["name"]: line for line in of(lines, "counted")}
+    counted = select(lines, "counted")
     worlds = [2**k for k in range(1, 10)]
-    for name, colour in zip(SHOWN, COLOURS, strict=True):
-        if name in known:
-            own = known[name]
-            left.plot(
-                worlds,
-                [sent(own, n) / 1e9 for n in worlds],
-                "o-",
-                color=colour,
-                markersize=3,
-                label=name,
-            )
-            middle.plot(
-                worlds, [memory(own, n) / 1e9 for n in worlds], "o-", color=colour, markersize=3
-            )
+    for line in counted:
+        name = line["name"]
+        if name in PLOTTED:
+            colour = COLOURS[PLOTTED.index(name)]
+            sent = np.array(measure_worlds(bytes_sent, line, worlds)) / 1e9
+            memory = np.array(measure_worlds(total_memory, line, worlds)) / 1e9
+            left.plot(worlds, sent, "o-", color=colour, markersize=3, label=name)
+            middle.plot(worlds, memory, "o-", color=colour, markersize=3)
     middle.axhline(ROOM / 1e9, color=INK, linewidth=0.8, linestyle=":")
-    middle.text(2, ROOM / 1e9, "80 GB", fontsize=8, color=INK, va="bottom")
-    style(left, "GPUs", "GB sent by a GPU in a step", worlds)
-    style(middle, "GPUs", "GB of a GPU", worlds)
-    by_size(right, [line for line in known.values() if line["objective"] == "mae"])
-    figure.legend(
-        *left.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=8,
-    )
+    middle.text(2, ROOM / 1e9, "80 GB", fontsize=8, va="bottom")
+    set_log_axes(left, "GPUs", "GB sent by a GPU in a step", worlds)
+    set_log_axes(middle, "GPUs", "GB of a GPU", worlds)
+    draw_by_size(right, [line for line in counted if line["objective"] == "mae"])
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
 
-def by_size(axes: Axes, lines: Sequence[Line]) -> None:
-    x = [line["parameters"] / 4e6 for line in lines]
-    shown = {
-        "activations, 32 clips": [line["activations"] + grows(line, 64) for line in lines],
-        "weights, gradients, buckets, moments": [lies(line) for line in lines],
-        "sent in a step, 64 GPUs": [sent(line, 64) for line in lines],
+def draw_by_size(axes: Axes, lines: Sequence[Line]) -> None:
+    x, at_rest, activations, sent = [], [], [], []
+    for line in lines:
+        x.append(line["parameters"] / 4e6)
+        at_rest.append(bytes_at_rest(line) / 1e9)
+        activations.append((line["activations"] + memory_of_head(line, 64)) / 1e9)
+        sent.append(bytes_sent(line, 64) / 1e9)
+    curves = {
+        "activations, 32 clips": (activations, "o-"),
+        "weights, gradients, buckets, moments": (at_rest, "s-"),
+        "sent in a step, 64 GPUs": (sent, "^-"),
     }
-    for (label, values), mark in zip(shown.items(), ("o-", "s-", "^-"), strict=True):
-        axes.plot(x, [value / 1e9 for value in values], mark, color=INK, markersize=4, label=label)
-    for line, at in zip(lines, x, strict=True):
-        axes.annotate(
-            line["encoder"],
-            (at, lies(line) / 1e9),
-            (-8, -12),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    axes.legend(frameon=False, fontsize=8)
-    style(axes, "parameters of mae, M", "GB", [round(value) for value in x])
+    for label, (values, mark) in curves.items():
+        axes.plot(x, values, mark, color=INK, markersize=4, label=label)
+    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+    for line, size, memory in zip(lines, x, at_rest, strict=True):
+        axes.annotate(line["encoder"], (size, memory), (-8, -12), **look)
+    axes.legend()
+    set_log_axes(axes, "parameters of mae, M", "GB", list(map(round, x)))
 
 
-def style(axes: Axes, x: str, y: str, ticks: Sequence[int]) -> None:
+def set_log_axes(axes: Axes, x: str, y: str, ticks: Sequence[int]) -> None:
     axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log")
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks(ticks, list(map(str, ticks)))
     axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -15,10 +15,12 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.profiling.scaling import anchor, page, workers
-from benchmarks.profiling.scaling.page import LINES, PAGE, PLOT, Line
+from benchmarks.profiling.scaling.estimates import Line
+from benchmarks.profiling.scaling.page import LINES, PAGE, PLOT
 from benchmarks.profiling.scaling.scaled import Subject, counted
 from benchmarks.profiling.scaling.traffic import Sent, playing
 from benchmarks.profiling.speed.overhead import Nothing, Same, run
+from benchmarks.reports.figure_style import encode_png
 from ssvid.engine import loop
 from ssvid.engine.distributed import World
 from ssvid.errors import UserError
@@ -80,8 +82,8 @@ def one(part: str) -> None:
         before = [line for line in read() if line["part"] != part]
         every = sorted([*before, *made], key=lambda line: list(PARTS).index(line["part"]))
         Path(LINES).write_text("".join(json.dumps(line) + "\n" for line in every))
-    page.fill(Path(PAGE), read())
-    page.draw(read()).savefig(PLOT, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    page.fill_tables(Path(PAGE), read())
+    Path(PLOT).write_bytes(encode_png(page.draw_scaling(read())))
 
 
 def read() -> list[Line]:

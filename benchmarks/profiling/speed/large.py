@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.probes.knn import KNN
 from benchmarks.probes.linear import Linear
-from benchmarks.reports.page import BLUE, GREY, INK
+from benchmarks.reports.figure_style import BLUE, GREY, INK, encode_png, in_house_style
 from ssvid.shapes import Frozen
 
 SIZES, OTHERS = (60_000, 120_000, 240_000), 2_000  # rows of train; of val and of test
@@ -45,7 +45,7 @@ def main(sizes: tuple[int, ...] = SIZES, plot: str = PLOT) -> None:
                     )
                 )
                 print(json.dumps(read[-1]), flush=True)
-    draw(read).savefig(plot, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    Path(plot).write_bytes(encode_png(draw(read)))
 
 
 def write(file: Path, rows: int, seed: int) -> None:
@@ -88,6 +88,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes, on macOS
 
 
+@in_house_style
 def draw(read: list[dict[str, Any]]) -> Figure:
     """CPU-seconds and memory by rows; the dashed line is the first point's cost times the rows."""
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")

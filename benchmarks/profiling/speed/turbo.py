@@ -23,8 +23,7 @@ from torch import Tensor
 from benchmarks.profiling.speed.counted import Side, counted, kept, step
 from benchmarks.profiling.speed.large import peak
 from benchmarks.profiling.speed.pairs import DEVICE, in_turn, spent, steps
-from benchmarks.reports.figures import COLOURS
-from benchmarks.reports.page import BLUE, GREY, INK
+from benchmarks.reports.figure_style import BLUE, COLOURS, GREY, INK, encode_png, in_house_style
 from ssvid import create_encoder, registry
 from ssvid.engine.features import cpu_seconds
 from ssvid.objective import Objective
@@ -108,7 +107,7 @@ def main(
             read.append(line)
             for out in (file, sys.stdout):
                 print(json.dumps(line), file=out, flush=True)
-    draw(read).savefig(plot, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    Path(plot).write_bytes(encode_png(draw(read)))
 
 
 def measured(net: Net, task: str, rounds: int = ROUNDS) -> Iterator[Line]:
@@ -231,6 +230,7 @@ def line_of(
     }
 
 
+@in_house_style
 def draw(read: Sequence[Line]) -> Figure:
     """Above: dense / dropped against the share that is dropped. Below: what a clip costs against its length."""
     figure = Figure(figsize=(10.5, 8), layout="constrained")

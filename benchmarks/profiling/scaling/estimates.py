@@ -1,0 +1,119 @@
+"""a counted line -> what a step takes on so many processes, and the limit that it reaches first.
+
+Stated, not measured: no GPU was there. A GPU of 80 GB that does 150 TFLOP/s of what is counted;
+200 GB/s to the seven others of its node, 25 GB/s (a card of 200 Gbit/s for each GPU) beyond; 50 us
+for a message that waits for an answer.
+"""
+
+import math
+from typing import Any
+
+from benchmarks.profiling.scaling.scaled import merged
+from benchmarks.profiling.scaling.traffic import Part, Traffic, wire
+
+ROOM, SPEED, WITHIN, BEYOND, MESSAGE = 80e9, 150e12, 200e9, 25e9, 50e-6
+NODE = 8  # GPUs
+AT_REST = ("parameters", "buffers", "gradients", "buckets", "moments")  # keys of bytes
+
+Line = dict[str, Any]
+
+
+def traffic_of(line: Line) -> dict[str, Traffic]:
+    """Part of a step -> kind of collective -> what one process brings."""
+    traffic: dict[str, Traffic] = {}
+    for part, kinds in line["sent"].items():
+        traffic[part] = {kind: Part(*numbers) for kind, numbers in kinds.items()}
+    return traffic
+
+
+def bytes_sent(line: Line, world: int) -> float:
+    """Bytes that a process sends in a step."""
+    return wire(merged(list(traffic_of(line).values())), world)
+
+
+def bytes_at_rest(line: Line) -> int:
+    """Bytes that lie in memory all the time."""
+    return sum(line[key] for key in AT_REST)
+
+
+def memory_of_head(line: Line, world: int) -> float:
+    """Bytes beside the encoder's: what is kept for backward, and what is gathered at once.
+
+    Some of them grow with the processes.
+    """
+    a, b, c = line["kept"]
+    return float(a + b * world + c * world * world + line["gathered"] * world)
+
+
+def gflops(line: Line, world: int) -> float:
+    """Of a step on one GPU. It grows with the processes where each has the loss of all clips."""
+    a, b, c = line["gflops"]
+    return float(line["encoder_gflops"] + a + b * world + c * world * world)
+
+
+def total_memory(line: Line, world: int) -> float:
+    return bytes_at_rest(line) + line["activations"] + memory_of_head(line, world)
+
+
+def count_small_messages(line: Line) -> int:
+    """Those that a step waits for: gradients travel while backward goes on."""
+    messages = 0
+    for name, kinds in traffic_of(line).items():
+        if name != "gradients":
+            messages += sum(part.messages for part in kinds.values())
+    return messages
+
+
+def seconds_of_step(line: Line, world: int) -> dict[str, float]:
+    link = WITHIN if world <= NODE else BEYOND
+    return {
+        "computing": 1e9 * gflops(line, world) / SPEED,
+        "sending": bytes_sent(line, world) / link,
+        "waiting": count_small_messages(line) * MESSAGE,
+    }
+
+
+def list_strains(line: Line, world: int) -> list[tuple[float, str]]:
+    """How near each limit is (1: reached), and what it is.
+
+    What cannot run at all comes first, then what is slow.
+    """
+    seconds, batch, queue = seconds_of_step(line, world), line["clips"] * world, line["queue"]
+    memory, computing = total_memory(line, world), milliseconds(seconds["computing"])
+    stops = [(memory / ROOM, f"memory {short(memory / 1e9)} GB")]
+    sending = f"link: sends {milliseconds(seconds['sending'])}, computes {computing}"
+    waiting = milliseconds(seconds["waiting"])
+    waiting = f"{count_small_messages(line)} messages: {waiting} of {computing}"
+    slow = [
+        (seconds["sending"] / seconds["computing"], sending),
+        (seconds["waiting"] / seconds["computing"], waiting),
+    ]
+    if queue and queue % batch:
+        stops.append((math.inf, f"refused: {batch} keys a step, queue {queue}"))
+    return sorted(stops, reverse=True) + sorted(slow, reverse=True)
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{short(1e3 * seconds)} ms"
+
+
+def describe_limit(line: Line, world: int) -> str:
+    """The limits that are reached, in bold; else the nearest with its share."""
+    strains = list_strains(line, world)
+    reached = [limit for share, limit in strains if share >= 1]
+    share, limit = max(strains)
+    return f"**{'; '.join(reached)}**" if reached else f"{limit} ({share:.0%})"
+
+
+def count_workers(rate: float, clips: int) -> int:
+    """Loader processes for so many clips a second. `rate`: of one."""
+    return math.ceil(clips / rate)
+
+
+def short(value: float) -> str:
+    """Three digits, or all of them; what is next to nothing as such."""
+    if value == 0:
+        return "-"
+    if value < 0.001:
+        return "< 0.001"
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
