@@ -13,8 +13,14 @@ import torch
 from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.results import Result, read_folder, read_result
-from ssvid.results.text import between
-from ssvid.statistics import by_group, paired_difference, sign_flip, spread_of_difference, turned
+from ssvid.results.text import format_interval
+from ssvid.statistics import (
+    p_of_sign,
+    paired_difference,
+    sign_flip,
+    spread_of_difference,
+    sum_by_group,
+)
 
 LEVEL = 0.05  # probability of one false difference or more, over all cells
 
@@ -40,7 +46,7 @@ def compare(
     apply_holm(rows)
     for row in rows:
         verdict = "real" if row["real"] else "may be chance"
-        gap = f"A - B {100 * row['difference']:+.1f} ({between(row['interval'], '+')})"
+        gap = f"A - B {100 * row['difference']:+.1f} ({format_interval(row['interval'], '+')})"
         log.info(f"{row['cell']}: {gap}, p = {row['p']:.3g}: {verdict}")
     for text in left_out:
         log.info(f"left out: {text}")
@@ -97,7 +103,7 @@ def compute_difference(pair: Pair, seed: int) -> dict[str, Any]:
         return compare_draws(pair, a.draws["encoder"], b.draws["encoder"])
     ours, theirs = to_tensor((a.correct or {})["encoder"]), to_tensor((b.correct or {})["encoder"])
     difference, low, high = paired_difference(ours, theirs, a.groups, seed)
-    group_differences, _ = by_group(ours - theirs, a.groups)
+    group_differences, _ = sum_by_group(ours - theirs, a.groups)
     return {
         "cell": pair.cell,
         "difference": difference,
@@ -116,7 +122,7 @@ def compare_draws(pair: Pair, a: list[float], b: list[float]) -> dict[str, Any]:
         "cell": pair.cell,
         "difference": pair.a.score.value - pair.b.score.value,
         "interval": spread_of_difference(ours, theirs, groups),
-        "p": turned(ours - theirs, groups),
+        "p": p_of_sign(ours - theirs, groups),
     }
 
 

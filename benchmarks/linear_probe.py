@@ -20,7 +20,7 @@ from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.results import Result, read_result
-from ssvid.results.provenance import titles
+from ssvid.results.provenance import make_titles
 
 CELL = "classify.linear"  # whose numbers are printed
 
@@ -78,7 +78,7 @@ def linear_probe(
     runner.run(suite, encoder, clip, layers)
     printed = write_report(runner)
     summaries = []
-    for name in titles(encoder):
+    for name in make_titles(encoder):
         file = Path(out) / f"{name}.{CELL}.json"
         result = read_result(file) if file.exists() else None
         if result is not None:
@@ -91,7 +91,7 @@ def refuse_old_results(folder: Path, encoders: list[str]) -> None:
 
     It wrote one file for each encoder, which would appear twice in the report.
     """
-    for name in titles(encoders):
+    for name in make_titles(encoders):
         file = folder / f"{name}.json"
         if file.exists() and read_result(file):
             raise UserError(

@@ -27,7 +27,7 @@ from ssvid.hub import open_encoder
 from ssvid.log import log
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.results import Result, write_result
-from ssvid.results.provenance import describe_encoder, title, trainings
+from ssvid.results.provenance import describe_encoder, list_trainings, make_title
 
 
 def finetune(
@@ -60,8 +60,8 @@ def finetune(
     flags = FinetuneFlags(**shared)
     data = keep_labelled(data)
     net = open_start(encoder, flags.clip, flags.seed, out)
-    start = describe_encoder(encoder, f"{title(encoder)}, fine-tuned", net)
-    folder = RunFolder(out, {"start": start.hash, "before": trainings(encoder)})
+    start = describe_encoder(encoder, f"{make_title(encoder)}, fine-tuned", net)
+    folder = RunFolder(out, {"start": start.hash, "before": list_trainings(encoder)})
     world = begin(folder, config, flags)
     head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)

@@ -28,7 +28,7 @@ def bootstrap(
     If every group has the same accuracy (all right, all wrong), resampling shows no spread,
     although n groups prove little. The interval is then Wilson's for n trials.
     """
-    value, weight = by_group(correct.double(), groups)
+    value, weight = sum_by_group(correct.double(), groups)
     share = value / weight
     if (share == share[0]).all():
         return wilson(share[0].item(), len(share), level)
@@ -49,7 +49,7 @@ def paired_difference(
     Newcombe's for n trials on each side. n groups agree on a sign by chance in 2 of 2^n cases:
     while that is more than 1 - level (fewer than 6 groups at 95 %), the interval includes zero.
     """
-    value, weight = by_group(ours.double() - theirs.double(), groups)
+    value, weight = sum_by_group(ours.double() - theirs.double(), groups)
     share, n = value / weight, len(value)
     difference = (value.sum() / weight.sum()).item()
     if (share == share[0]).all():
@@ -66,22 +66,22 @@ def include_zero_if_few(
     return (min(low, 0.0), max(high, 0.0)) if 2 / 2**groups > 1 - level else (low, high)
 
 
-def by_group(
+def sum_by_group(
     values: Float[Tensor, " S"], groups: list[str]
 ) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
     """(sum of the values, number of clips) of each group."""
-    index = torch.tensor(numbered(groups))
+    index = torch.tensor(index_groups(groups))
     zeros = torch.zeros(len(set(groups)), dtype=torch.float64)
     return zeros.index_add(0, index, values), zeros.index_add(0, index, torch.ones_like(values))
 
 
-def numbered(groups: list[str]) -> list[int]:
+def index_groups(groups: list[str]) -> list[int]:
     """The index of each clip's group among the sorted names of all groups."""
     names = {name: i for i, name in enumerate(sorted(set(groups)))}
     return [names[name] for name in groups]
 
 
-def redrawn(measure: Measure, groups: int, seed: int, draws: int = 1000) -> Float[Tensor, " draws"]:
+def redraw(measure: Measure, groups: int, seed: int, draws: int = 1000) -> Float[Tensor, " draws"]:
     """A metric that is no average (mean average precision) on resampled groups.
 
     The draws are the same for every encoder and control.
@@ -126,7 +126,7 @@ def spread_of_difference(
     return include_zero_if_few(low, high, groups, level)
 
 
-def turned(differences: Float[Tensor, " draws"], groups: int) -> float:
+def p_of_sign(differences: Float[Tensor, " draws"], groups: int) -> float:
     """Two-sided p-value of no difference: how often the sign changes over the draws.
 
     It is never below 2 / 2^n for n groups.

@@ -18,7 +18,7 @@ from ssvid.finetune import finetune
 from ssvid.hub import create_encoder
 from ssvid.registry import encoders
 from ssvid.results import Leak
-from ssvid.results.provenance import leak
+from ssvid.results.provenance import check_leak
 from ssvid.weights.__main__ import opened
 from ssvid.weights.encoders import encoder_hash, load_encoder, save_encoder
 from tests.helpers import command, facts, for_each, metrics, squares, tells, write_video
@@ -319,8 +319,8 @@ def test_what_it_was_trained_on_goes_along(done, start, data, tmp_path):
 
     _, _, out = done
     manifest = csv(str(data))
-    assert leak(str(out), manifest.split("test")) == Leak(checked=True, clips=0, first=[])
-    assert leak(str(out), manifest.split("train")).clips == 8  # not the unlabelled one
+    assert check_leak(str(out), manifest.split("test")) == Leak(checked=True, clips=0, first=[])
+    assert check_leak(str(out), manifest.split("train")).clips == 8  # not the unlabelled one
     cheat = Path(shutil.copytree(start, tmp_path / "cheat"))
     rows = [["test3.mp4", None, "train", "", ""]]
     (cheat / "provenance.json").write_text(
@@ -329,7 +329,7 @@ def test_what_it_was_trained_on_goes_along(done, start, data, tmp_path):
     run(cheat, data, tmp_path / "t", "--steps", "1")
     found = {"checked": True, "clips": 1, "first": ["test3.mp4"]}
     assert json.loads((tmp_path / "t" / "result.json").read_text())["leak"] == found
-    assert leak(str(tmp_path / "t"), manifest.split("test")) == Leak(**found)
+    assert check_leak(str(tmp_path / "t"), manifest.split("test")) == Leak(**found)
 
 
 def test_a_name_begins_with_random_weights(data, tmp_path):

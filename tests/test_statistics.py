@@ -8,10 +8,10 @@ from ssvid.statistics import (
     chance,
     majority,
     newcombe,
+    p_of_sign,
     paired_difference,
     spread_of_difference,
     spread_of_share,
-    turned,
     wilson,
 )
 
@@ -131,4 +131,6 @@ def test_redrawn_numbers_of_few_groups_show_nothing():
     assert (
         spread_of_share(torch.ones(100), 3)[0] < 0.5 and spread_of_share(torch.ones(100), 3)[1] == 1
     )
-    assert turned(more - same, 3) == 0.25 and turned(more - same, 40) == pytest.approx(2 / 101)
+    assert p_of_sign(more - same, 3) == 0.25 and p_of_sign(more - same, 40) == pytest.approx(
+        2 / 101
+    )

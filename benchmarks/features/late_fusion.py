@@ -17,7 +17,7 @@ from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.results import EncoderInfo, Leak, digest
-from ssvid.results.provenance import leak, split_streams
+from ssvid.results.provenance import check_leak, split_streams
 
 
 def open_evaluated_encoder(
@@ -53,7 +53,7 @@ def describe_streams(streams: Sequence[EvaluatedEncoder], argument: str, name: s
             licences.append(info.licence)
     return EncoderInfo(
         title=name,
-        given=argument,
+        argument=argument,
         weights=weights,
         name="+".join(names),
         kwargs={},
@@ -126,7 +126,7 @@ def find_leak(encoder: EvaluatedEncoder, test: Manifest) -> Leak:
 
     Where no encoder did, it says whether all of them record what they read.
     """
-    leaks = [leak(stream.argument, test) for stream in encoder.streams]
+    leaks = [check_leak(stream.argument, test) for stream in encoder.streams]
     for stream_leak in leaks:
         if stream_leak.clips:
             return stream_leak

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssvid.results import Answers, Gain, Result, Score
-from ssvid.statistics import Measure, by_group, redrawn, spread_of_difference, spread_of_share
+from ssvid.statistics import Measure, redraw, spread_of_difference, spread_of_share, sum_by_group
 
 
 def average_results(results: Sequence[Result]) -> list[Result]:
@@ -145,7 +145,7 @@ def redraw_rows(members: Sequence[Result], rows: Sequence[str]) -> dict[str, Ten
             means[name] = torch.tensor(draws, dtype=torch.float64).mean(0)
         else:
             tests = [((r.test.correct or {})[name], r.test.groups) for r in members]
-            means[name] = redrawn(measure_shares(tests, groups), len(groups), members[0].seed)
+            means[name] = redraw(measure_shares(tests, groups), len(groups), members[0].seed)
     return means
 
 
@@ -153,7 +153,7 @@ def measure_shares(tests: Sequence[tuple[list[float], list[str]]], groups: list[
     """Weights of all groups -> the mean over tests of the share of right answers."""
     tables, number = [], dict(zip(groups, range(len(groups)), strict=True))
     for correct, test_groups in tests:
-        value, weight = by_group(torch.tensor(correct, dtype=torch.float64), test_groups)
+        value, weight = sum_by_group(torch.tensor(correct, dtype=torch.float64), test_groups)
         rows = torch.tensor([number[name] for name in sorted(set(test_groups))])
         zero = torch.zeros(len(groups), dtype=torch.float64)
         tables.append((zero.index_add(0, rows, value), zero.index_add(0, rows, weight)))

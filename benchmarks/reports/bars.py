@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ssvid.results.text import between
+from ssvid.results.text import format_interval
 
 SMALLEST_RANGE = 0.05  # of a chart of differences: small ones stay small
 SCORE_TICKS = [(f"{n}.00", f"{n}") for n in range(0, 101, 20)]  # place, text
@@ -96,7 +96,10 @@ def _draw_bar(bar: Bar, low: float, high: float, sign: str, apart: bool) -> Draw
     if bar.interval is not None:
         left = _fraction(bar.interval[0], low, high)
         right = _fraction(bar.interval[1], low, high)
-        whisker, interval = (per_cent(left), per_cent(right - left)), between(bar.interval, sign)
+        whisker, interval = (
+            (per_cent(left), per_cent(right - left)),
+            format_interval(bar.interval, sign),
+        )
     return DrawnBar(
         name=bar.name,
         text=f"{100 * bar.value:{sign}.1f}",

@@ -22,7 +22,7 @@ from benchmarks.reports.page_heads import (
 )
 from benchmarks.reports.verdict import WARNING, is_worse, select_warnings, summarise
 from ssvid.results import Gain, Result
-from ssvid.results.text import between, control_score, percent, scored
+from ssvid.results.text import format_control_score, format_interval, format_percent, format_score
 
 DARK = "#57606a"  # of means
 
@@ -120,22 +120,22 @@ def describe_cell(result: Result) -> list[str]:
         clips = f"{result.test.units} answers in {clips}"
     facts = [result.metric, clips]
     if result.chance is not None:
-        facts.append(f"chance {percent(result.chance)}")
+        facts.append(f"chance {format_percent(result.chance)}")
     return facts
 
 
 def make_row(result: Result, colour: str) -> OverviewRow:
-    score, _, mean_over = scored(result).replace("+-", "\N{PLUS-MINUS SIGN}").partition(" (")
+    score, _, mean_over = format_score(result).replace("+-", "\N{PLUS-MINUS SIGN}").partition(" (")
     return OverviewRow(
         encoder=result.encoder.title,
         colour=colour,
         dots=make_dots(result),
         score=score,
         mean_over=mean_over.removesuffix(")"),
-        interval=between(result.score.interval),
-        untrained=control_score(result, "random"),
+        interval=format_interval(result.score.interval),
+        untrained=format_control_score(result, "random"),
         gain=describe_gain_of(result),
-        pixels=control_score(result, "pixels"),
+        pixels=format_control_score(result, "pixels"),
         pixels_lead="pixels" in result.gains and is_worse(result.gains["pixels"]),
         leak=result.leak.clips or 0,
     )
@@ -151,9 +151,9 @@ def describe_gain_of(result: Result) -> GainText | None:
 
 def describe_gain(gain: Gain) -> GainText:
     if not gain.shown:
-        return GainText("no difference shown", between(gain.interval, "+"), "")
+        return GainText("no difference shown", format_interval(gain.interval, "+"), "")
     kind = "better" if gain.difference > 0 else "worse"
-    return GainText(f"{100 * gain.difference:+.1f}", between(gain.interval, "+"), kind)
+    return GainText(f"{100 * gain.difference:+.1f}", format_interval(gain.interval, "+"), kind)
 
 
 def make_dots(result: Result) -> Dots:

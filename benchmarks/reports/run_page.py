@@ -58,7 +58,7 @@ def run_of_result(result: Result, folder: Path) -> Path | None:
 
     `folder` holds the result: where a run has moved, the result is inside of it.
     """
-    path = Path(result.encoder.given)
+    path = Path(result.encoder.argument)
     if not path.name:
         return None
     named = path if path.is_dir() else path.parent

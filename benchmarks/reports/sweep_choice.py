@@ -9,7 +9,7 @@ from benchmarks.reports.page_heads import count
 from benchmarks.reports.sweep_rows import SEED, Cell, Sweep, deciding_cell
 from benchmarks.reports.verdict import above_or_below, is_better
 from ssvid.results import Gain
-from ssvid.results.text import between, percent
+from ssvid.results.text import format_interval, format_percent
 
 SAME = 1e-9  # of val scores that tie
 TIES = 5  # that are named
@@ -135,8 +135,8 @@ def describe_scores(best: Group, choice: Choice) -> str:
         over = count(len(scores), "seed")
         numbers = f"Val {spread(val)} % ({metric}, {over}); test {spread(test)} %."
         return f"{numbers}{describe_gains(gains)}"
-    within = f" (95 % interval {between(interval)})" if interval else ""
-    numbers = f"Its val is {percent(best.val)} ({metric}); its test is {percent(first.test)}"
+    within = f" (95 % interval {format_interval(interval)})" if interval else ""
+    numbers = f"Its val is {format_percent(best.val)} ({metric}); its test is {format_percent(first.test)}"
     return f"{numbers}{within}.{describe_gains(gains)}"
 
 
@@ -155,7 +155,7 @@ def describe_gains(gains: Sequence[Gain]) -> str:
     if not gain.shown:
         return " No difference from the same net untrained is shown."
     points = f"{abs(100 * gain.difference):.1f} points {above_or_below(gain)}"
-    return f" It is {points} the same net untrained (95 %: {between(gain.interval, '+')})."
+    return f" It is {points} the same net untrained (95 %: {format_interval(gain.interval, '+')})."
 
 
 def explain_choice(sweep: Sweep, choice: Choice) -> list[str]:
@@ -170,7 +170,7 @@ def explain_choice(sweep: Sweep, choice: Choice) -> list[str]:
         sentences.append(f"It ties with {names}: the first in the order of the sweep is named.")
     elif len(choice.groups) > 1:
         second = choice.groups[1]
-        sentences.append(f"The next by val: {second.name}, {percent(second.val)}.")
+        sentences.append(f"The next by val: {second.name}, {format_percent(second.val)}.")
     sentences.append(
         "Val alone chooses; test is read afterwards. Val has no interval here, so how many others "
         "do as well is not known: differences of a few val clips mean little."

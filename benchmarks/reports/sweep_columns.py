@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from benchmarks.reports.sweep_rows import Cell, Sweep, numeric_values
 from benchmarks.reports.tables import markdown_table
 from ssvid.results.rows import RowScore
-from ssvid.results.text import between
+from ssvid.results.text import format_interval
 
 SCORE_KEYS = ("metric", "test", "low", "high", "val", "chance", "random")
 COST_KEYS = ("step", "loss", "cpu_s", "wall_s", "starts")
@@ -93,7 +93,9 @@ def _score_column(name: str, head: str, show: Callable[[RowScore], Shown], key: 
 
 
 def _show_test(score: RowScore) -> Shown:
-    return Shown(f"{100 * score.test:.1f}", between(score.interval) if score.interval else "")
+    return Shown(
+        f"{100 * score.test:.1f}", format_interval(score.interval) if score.interval else ""
+    )
 
 
 def _show_share(share: float | None) -> Shown:
@@ -108,7 +110,7 @@ def _show_gain(score: RowScore) -> Shown:
     kind, note = "", ", not shown"
     if gain.shown:
         kind, note = ("better" if gain.difference > 0 else "worse"), ""
-    return Shown(f"{100 * gain.difference:+.1f}", between(gain.interval, "+"), kind, note)
+    return Shown(f"{100 * gain.difference:+.1f}", format_interval(gain.interval, "+"), kind, note)
 
 
 def _number_column(key: str, form: str) -> Column:

@@ -38,7 +38,7 @@ from benchmarks.reports.sweep_rows import Cell, Sweep
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
 from ssvid.results import Result, read_folder
-from ssvid.results.text import percent
+from ssvid.results.text import format_percent
 
 PANELS = 24  # charts of axes; more only make the page slow
 PAIRS = 3  # tables of pairs of axes that stand open
@@ -201,7 +201,7 @@ def make_table(sweep: Sweep, choice: Choice) -> CellTable:
     columns = list(filter(varies, list_columns(sweep)))
     groups = []
     for name, members in itertools.groupby(columns, key=lambda column: column.suite_cell):
-        title = f"{name} (chance {percent(chances[name])})" if name in chances else name
+        title = f"{name} (chance {format_percent(chances[name])})" if name in chances else name
         groups.append((title, len(list(members))))
     best = {cell.hash for cell in choice.best.cells} if choice.best else set()
     rows = []
@@ -308,7 +308,7 @@ def draw_panels(sweep: Sweep, choice: Choice, suite_cell: str) -> list[AxisPanel
 
 def describe_means(points: Sequence[Point]) -> str:
     means = itertools.islice(average_points(points, "test").items(), VALUES)
-    return ", ".join(f"{value} {percent(mean)}" for value, mean in means)
+    return ", ".join(f"{value} {format_percent(mean)}" for value, mean in means)
 
 
 def make_heats(sweep: Sweep, suite_cell: str) -> list[Heat]:
@@ -335,9 +335,9 @@ def describe_left(cell: Cell, root: Path) -> tuple[str, str, list[Link]]:
     """Name, scores and files of a cell that the sweep's file has no more."""
     texts = []
     for name, score in cell.scores.items():
-        text = f"{name}: test {percent(score.test)}"
+        text = f"{name}: test {format_percent(score.test)}"
         if score.val is not None:
-            text += f", val {percent(score.val)}"
+            text += f", val {format_percent(score.val)}"
         texts.append(text)
     state = "failed" if cell.failed else "not finished"
     if cell.row is not None:

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssvid.results import Result, Score
-from ssvid.results.text import between, control_score, gain_over_untrained, mean_of, percent, scored
+from ssvid.results.text import (
+    describe_mean,
+    format_control_score,
+    format_gain_over_untrained,
+    format_interval,
+    format_percent,
+    format_score,
+)
 
 HEAD = (
     "task",
@@ -52,12 +59,12 @@ def table_row(result: Result) -> tuple[str, ...]:
     return (
         result.cell,
         result.encoder.title,
-        scored(result),
-        between(result.score.interval),
-        percent(result.chance) if result.chance is not None else "",
-        control_score(result, "random"),
-        gain_over_untrained(result),
-        control_score(result, "pixels"),
+        format_score(result),
+        format_interval(result.score.interval),
+        format_percent(result.chance) if result.chance is not None else "",
+        format_control_score(result, "random"),
+        format_gain_over_untrained(result),
+        format_control_score(result, "pixels"),
         str(result.data.clips["test"]),
     )
 
@@ -95,7 +102,7 @@ def comma(results: list[Result]) -> str:
             for name, score in result.rows.items():
                 number = (score.value, *score.interval)
                 first = (result.cell, result.encoder.title, name, result.metric)
-                lines.writerow((*first, *number, *shared, mean_of(result), score.spread))
+                lines.writerow((*first, *number, *shared, describe_mean(result), score.spread))
         return file.getvalue()
 
 

@@ -3,7 +3,7 @@
 from benchmarks.reports.cell_titles import group_cells
 from benchmarks.reports.page_heads import title_of
 from ssvid.results import TUNED, Gain, Result
-from ssvid.results.text import between, percent
+from ssvid.results.text import format_interval, format_percent
 
 WARNING = "WARNING"  # the first word of a sentence that stands before all others
 
@@ -39,7 +39,7 @@ def over_untrained(result: Result) -> list[str]:
     if "random" not in result.gains:
         return []
     gain, title = result.gains["random"], result.encoder.title
-    scores = f"{percent(result.score.value)} against {percent(result.controls['random'].value)}"
+    scores = f"{format_percent(result.score.value)} against {format_percent(result.controls['random'].value)}"
     if result.encoder.weights != "trained":
         return [f"{title} has random weights: {scores} of another random draw."]
     if not gain.shown:
@@ -47,7 +47,7 @@ def over_untrained(result: Result) -> list[str]:
     points = f"{abs(100 * gain.difference):.1f} points {above_or_below(gain)}"
     return [
         f"{title} is {points} the same net untrained "
-        f"({scores}; 95 %: {between(gain.interval, '+')})."
+        f"({scores}; 95 %: {format_interval(gain.interval, '+')})."
     ]
 
 
@@ -68,7 +68,7 @@ def is_worse(gain: Gain) -> bool:
 def control_leads(name: str, gain: Gain) -> str:
     """The sentence of a control that is shown to be better than the encoder."""
     points = f"{abs(100 * gain.difference):.1f} points above the encoder"
-    return f"{name} is shown to be BETTER: {points} (95 %: {between(gain.interval, '+')})."
+    return f"{name} is shown to be BETTER: {points} (95 %: {format_interval(gain.interval, '+')})."
 
 
 def over_pixels(result: Result) -> list[str]:
@@ -107,7 +107,9 @@ def use_of_time(result: Result) -> list[str]:
 
 def judge_fine_tuning(result: Result) -> list[str]:
     title = result.encoder.title
-    sentences = [f"{title}: {percent(result.score.value)} of the test clips are named rightly."]
+    sentences = [
+        f"{title}: {format_percent(result.score.value)} of the test clips are named rightly."
+    ]
     if result.encoder.weights == "trained":
         sentences.append(
             "What pretraining adds is not shown here: fine-tune the same net from random weights "
@@ -152,7 +154,7 @@ def value_of(result: Result) -> float:
 
 
 def _summarise_score(best: Result, encoders: int) -> str:
-    score = f"{percent(best.score.value)} ({best.metric})"
+    score = f"{format_percent(best.score.value)} ({best.metric})"
     name = f"{best.encoder.title} has {'the highest score, ' if encoders > 1 else ''}{score}"
     gain = best.gains.get("random")
     if gain is None:
@@ -160,7 +162,7 @@ def _summarise_score(best: Result, encoders: int) -> str:
     if not gain.shown:
         return f"{name}; no difference from the same net untrained is shown."
     points = f"{abs(100 * gain.difference):.1f} points {above_or_below(gain)}"
-    return f"{name}: {points} the same net untrained (95 %: {between(gain.interval, '+')})."
+    return f"{name}: {points} the same net untrained (95 %: {format_interval(gain.interval, '+')})."
 
 
 def _summarise_gains(members: list[Result]) -> str:

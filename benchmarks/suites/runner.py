@@ -35,8 +35,8 @@ from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.progress import progress_bar
 from ssvid.results import BENCH, Cost, Result, digest, refuse_another, write_result
-from ssvid.results.provenance import command_line, describe_data, git, titles
-from ssvid.results.text import line
+from ssvid.results.provenance import describe_data, format_command, make_titles, read_commit
+from ssvid.results.text import format_line
 
 MENDABLE = (UserError, OSError, torch.OutOfMemoryError)  # by the user: one sentence is enough
 Layers = Literal["auto", "last"] | list[int]
@@ -123,7 +123,7 @@ class SuiteRunner:
         data: dict[str, Any] | None,  # name and settings of the user's own data set
     ) -> None:
         self.folder, self.options, self.seeds, self.data = folder, options, seeds, data
-        self.config, self.command = config, command_line(module, config)
+        self.config, self.command = config, format_command(module, config)
         self.failures: list[Failure] = []
 
     def run(self, suite: Suite, encoders: list[str], clip: ClipChange, layers: Layers) -> None:
@@ -135,7 +135,7 @@ class SuiteRunner:
         self.folder.mkdir(parents=True, exist_ok=True)
         total, hidden = len(encoders) * len(suite.cells), not sys.stderr.isatty()
         with progress_bar(total, "cell", desc=suite.name, disable=hidden) as bar:
-            for argument, name in zip(encoders, titles(encoders), strict=True):
+            for argument, name in zip(encoders, make_titles(encoders), strict=True):
                 for broken in suite.broken:
                     self.report_failure(name, [broken.name], broken.error)
                 try:
@@ -175,7 +175,7 @@ class SuiteRunner:
             except Exception as error:
                 self.report_failure(encoder.name, [cell.name], error)
             else:
-                log.info(f"{line(result)}  ({time.perf_counter() - began:.0f} s)")
+                log.info(f"{format_line(result)}  ({time.perf_counter() - began:.0f} s)")
 
     def select_cells(self, encoder: EvaluatedEncoder, batch: Batch) -> list[Cell]:
         """The cells that have no result yet. A cell whose file holds another result fails."""
@@ -232,7 +232,7 @@ class SuiteRunner:
             leak=find_leak(encoder, data.split("test")),
             cost=Cost(**{key: round(value, 6) for key, value in features.cost.items()}),
             seed=self.options.seed,
-            git=git(),
+            git=read_commit(),
             text=features.text.hash if features.text else None,
             config=self.config,
             command=self.command,

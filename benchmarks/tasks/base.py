@@ -20,9 +20,9 @@ from ssvid.results import Answers, Gain, Score
 from ssvid.statistics import (
     Measure,
     bootstrap,
-    numbered,
+    index_groups,
     paired_difference,
-    redrawn,
+    redraw,
     spread_of_difference,
     spread_of_share,
 )
@@ -132,7 +132,7 @@ class Scorer:
         self.draws: dict[str, Tensor] = {}
         for name, row in answers.items():
             if row.measure:
-                self.draws[name] = redrawn(row.measure, self.group_count, bench.seed)
+                self.draws[name] = redraw(row.measure, self.group_count, bench.seed)
 
     def compute_score(self, name: str) -> Score:
         """The number of a row, with its interval over groups of test units."""
@@ -258,7 +258,7 @@ def mark_correct(predictions: Int[Tensor, " S"], labels: Int[Tensor, " S"]) -> F
 
 def number_groups(bench: Bench, split: str = "test") -> Int[Tensor, " S"]:
     """The number of each unit's group; groups are numbered by name."""
-    return torch.tensor(numbered(bench.get_groups(split)))
+    return torch.tensor(index_groups(bench.get_groups(split)))
 
 
 def list_class_precision(

@@ -21,7 +21,7 @@ from benchmarks.tasks.frozen import join_splits
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.registry import tasks
-from ssvid.statistics import numbered
+from ssvid.statistics import index_groups
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # of temporal IoU
 REPORTED = (0.5, 0.75, 0.95)  # thresholds whose numbers are written too
@@ -96,7 +96,7 @@ class Localisation(Task):
         `scores`: seconds Q. `smooth`: seconds that are averaged.
         """
         videos = list_seconds_of_videos(bench, split)
-        numbers = numbered([bench.data.groups[row] for row in videos])
+        numbers = index_groups([bench.data.groups[row] for row in videos])
         group = dict(zip(videos, numbers, strict=True))
         classes = bench.data.classes
         proposals = [Proposals([], [], []) for _ in classes]

@@ -26,7 +26,7 @@ from ssvid.errors import UserError
 from ssvid.old_names import use_old_names
 from ssvid.progress import progress_bar
 from ssvid.results import TUNED, Answers, Cost, EncoderInfo, Result, Score, digest
-from ssvid.results.provenance import command_line, describe_data, git, leak
+from ssvid.results.provenance import check_leak, describe_data, format_command, read_commit
 from ssvid.statistics import bootstrap, chance, majority, topk
 from ssvid.weights.encoders import encoder_hash
 
@@ -125,12 +125,12 @@ def score(
         protocol=agreed,
         protocol_hash=digest({**agreed, "training": use_old_names(agreed["training"])}),
         tuned=encoder_hash(net.encoder),
-        leak=leak(config["encoder"], data.split("test")),
+        leak=check_leak(config["encoder"], data.split("test")),
         cost=Cost(cpu_s=round(cpu, 2)),
         seed=settings.seed,
-        git=git(),
+        git=read_commit(),
         config=config,
-        command=command_line("ssvid.finetune", config),
+        command=format_command("ssvid.finetune", config),
     )
 
 

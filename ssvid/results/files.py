@@ -32,7 +32,7 @@ def read_result(file: Path) -> Result | None:
             "read it with the version that wrote it."
         )
     try:
-        if schema != SCHEMA:
+        if schema not in range(1, SCHEMA + 1):
             raise UserError(f"has a schema {schema!r} that no version wrote")
         return from_json(content)
     except UserError as error:

@@ -45,18 +45,18 @@ def describe_encoder(text: str, title: str, net: Encoder) -> EncoderInfo:
     is_file = Path(split_modality(text)[0]).exists()
     return EncoderInfo(
         title=title,
-        given=text,
+        argument=text,
         weights="trained" if is_file else "random (a registered name, no file)",
         name=net.name,
         kwargs=net.kwargs,
         parameters=sum(p.numel() for p in net.parameters()),
         licence=net.licence,
         hash=encoder_hash(net),
-        **recipe(text),
+        **describe_recipe(text),
     )
 
 
-def recipe(text: str) -> Json:
+def describe_recipe(text: str) -> Json:
     """Hash of the settings of the encoder's run without its seed, and the seed.
 
     Empty for an encoder that is in no run folder.
@@ -72,7 +72,7 @@ def recipe(text: str) -> Json:
     return {"recipe": digest(settings), "pretraining_seed": config["seed"]}
 
 
-def title(text: str) -> str:
+def make_title(text: str) -> str:
     """A title for an encoder: the last part of its path that names it."""
     path = Path(text)
     last = path.parent.name if path.stem == "encoder" else path.name
@@ -84,11 +84,11 @@ def split_streams(text: str) -> list[str]:
     return [text] if Path(text).exists() else text.split("+")
 
 
-def titles(encoders: list[str]) -> list[str]:
+def make_titles(encoders: list[str]) -> list[str]:
     """A different file name for each encoder: its title, with a number if that is taken."""
     names: list[str] = []
     for text in encoders:
-        stem = name = "+".join(map(title, split_streams(text)))
+        stem = name = "+".join(map(make_title, split_streams(text)))
         number = 2
         while name in names:
             name, number = f"{stem}_{number}", number + 1
@@ -96,7 +96,7 @@ def titles(encoders: list[str]) -> list[str]:
     return names
 
 
-def trainings(text: str) -> list[Json]:
+def list_trainings(text: str) -> list[Json]:
     """`root` and `rows` of every data set that an encoder was trained on, the latest first.
 
     Empty if the encoder's folder does not record it. `text`: the encoder as the user named it.
@@ -110,9 +110,9 @@ def trainings(text: str) -> list[Json]:
     return [{"root": record["root"], "rows": record["rows"]} for record in records]
 
 
-def leak(text: str, test: Manifest) -> Leak:
+def check_leak(text: str, test: Manifest) -> Leak:
     """The test clips that an earlier training of the encoder read, as its run folder says."""
-    records = trainings(text)
+    records = list_trainings(text)
     if not records:
         return Leak(checked=False)
     fields = ("path", "label", "split", "group", "video_id")
@@ -124,7 +124,7 @@ def leak(text: str, test: Manifest) -> Leak:
     return Leak(checked=True, clips=len(shared), first=shared[:5])
 
 
-def git() -> str | None:
+def read_commit() -> str | None:
     """The commit of this code, with a + if files differ from it; None without git."""
     try:
         commit = run_git("rev-parse", "HEAD")
@@ -142,7 +142,7 @@ def run_git(*words: str) -> str:
     return process.stdout.strip()
 
 
-def command_line(module: str, config: dict[str, Any] | None) -> str | None:
+def format_command(module: str, config: dict[str, Any] | None) -> str | None:
     """The resolved configuration as a command."""
     if config is None:
         return None

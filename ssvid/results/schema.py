@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from ssvid.errors import UserError
 
-SCHEMA = 1  # of the files that are written; a reader takes this one and all before it
+SCHEMA = 2  # of the files that are written; a reader takes this one and all before it
 BENCH, TUNED = "benchmark", "fine-tuning"  # kinds of results
 Json = dict[str, Any]
 Interval = tuple[float, float]  # 95 %
@@ -79,7 +79,7 @@ class Answers:
 @dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
     title: str
-    given: str  # as the user named it
+    argument: str  # the encoder as the user named it; `given` before schema 2
     weights: str  # "trained", or what they are instead
     name: str
     kwargs: Json
@@ -307,6 +307,8 @@ def _interval(content: Any, place: str) -> Interval:
 
 def _encoder(content: Json, place: str) -> EncoderInfo:
     streams = tuple(_encoder(stream, f"{place}.streams") for stream in content.get("streams", ()))
+    if "given" in content:  # a file of schema 1 or older
+        content = {**content, "argument": content["given"]}
     return _build(EncoderInfo, content | {"streams": streams}, place)
 
 

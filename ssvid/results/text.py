@@ -13,54 +13,54 @@ ROW_NAMES = {  # row of a result (the encoder, a control) -> its name in tables
 }
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def between(interval: Sequence[float], scale: str = "") -> str:
+def format_interval(interval: Sequence[float], scale: str = "") -> str:
     low, high = (100 * end for end in interval)
     return f"{low:{scale}.1f} to {high:{scale}.1f}"
 
 
-def gained(gain: Gain) -> str:
+def format_gain(gain: Gain) -> str:
     """The gain of the encoder in percentage points, or that no difference is shown."""
     more = f"{100 * gain.difference:+.1f}" if gain.shown else "no difference shown"
-    return f"{more} ({between(gain.interval, '+')})"
+    return f"{more} ({format_interval(gain.interval, '+')})"
 
 
-def scored(result: Result) -> str:
+def format_score(result: Result) -> str:
     """The main number, with its standard deviation if it is a mean."""
-    spread, over = result.score.spread, mean_of(result)
+    spread, over = result.score.spread, describe_mean(result)
     if spread is None or not over:
-        return percent(result.score.value)
+        return format_percent(result.score.value)
     return f"{100 * result.score.value:.1f} +- {100 * spread:.1f} % ({over})"
 
 
-def mean_of(result: Result) -> str:
+def describe_mean(result: Result) -> str:
     """What the numbers are means over, such as "3 seeds"; empty if they are no means."""
     seeds = len(result.seeds or ())
     return result.over or (f"{seeds} seeds" if seeds > 1 else "")
 
 
-def control_score(result: Result, row: str) -> str:
-    return percent(result.controls[row].value) if row in result.controls else ""
+def format_control_score(result: Result, row: str) -> str:
+    return format_percent(result.controls[row].value) if row in result.controls else ""
 
 
-def gain_over_untrained(result: Result) -> str:
-    return gained(result.gains["random"]) if "random" in result.gains else ""
+def format_gain_over_untrained(result: Result) -> str:
+    return format_gain(result.gains["random"]) if "random" in result.gains else ""
 
 
-def line(result: Result) -> str:
+def format_line(result: Result) -> str:
     """One line about the result: its score, untrained and chance, and the gain."""
     references = []
     if "random" in result.controls:
-        references.append(f"untrained {control_score(result, 'random')}")
+        references.append(f"untrained {format_control_score(result, 'random')}")
     if result.chance is not None:
-        references.append(f"chance {percent(result.chance)}")
+        references.append(f"chance {format_percent(result.chance)}")
     name = f"{result.encoder.title}, {result.cell}"
     clauses = [
-        f"{name}: {scored(result)} ({between(result.score.interval)})",
+        f"{name}: {format_score(result)} ({format_interval(result.score.interval)})",
         ", ".join(references),
-        gain_over_untrained(result),
+        format_gain_over_untrained(result),
     ]
     return "; ".join(clause for clause in clauses if clause)

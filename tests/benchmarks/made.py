@@ -30,7 +30,7 @@ ROWS = ("encoder", "random", "pixels", "single_frame", "shuffled")
 
 def encoder_info(title: str = "net", **options: Any) -> EncoderInfo:
     defaults = {
-        "given": title,
+        "argument": title,
         "weights": "trained",
         "name": "vit",
         "kwargs": {},

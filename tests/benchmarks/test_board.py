@@ -14,7 +14,7 @@ from benchmarks import report
 from benchmarks.reports import board, board_sections, citation, figures, tables
 from ssvid.errors import UserError
 from ssvid.results import TUNED, Answers, Cost, Fold, Leak, Result
-from ssvid.results.text import line
+from ssvid.results.text import format_line
 from tests.benchmarks.browser import read_page
 from tests.benchmarks.made import (
     ROWS,
@@ -100,7 +100,9 @@ def test_latex_turns_where_cells_are_many():
     many = tables.latex(results)
     assert many.splitlines()[2] == " & a & b & chance \\\\"
     assert many.count("\\\\") == 1 + 3 * (tables.ACROSS + 1)
-    widths = {line.count("&") for line in many.splitlines() if line.endswith("\\\\")}
+    widths = {
+        format_line.count("&") for format_line in many.splitlines() if format_line.endswith("\\\\")
+    }
     assert widths == {3}
 
 
@@ -137,7 +139,7 @@ def test_what_a_result_lacks_is_left_out(tmp_path: Path):
     assert not read_page(texts["report.html"]).tags["img"] and "chance" not in texts["board.tex"]
     assert board_sections.explain(bare, [bare], "a", "red").names == []
     assert figures.draw_cost([bare], {"a": "red"}) is None
-    assert line(bare).startswith("a, one: ")
+    assert format_line(bare).startswith("a, one: ")
     assert board.summarise_folder(tmp_path)[0]["gain_over_random"] is None
     parts = ["confusion", "gains by class", "nearest neighbours", "attention"]
     assert board_sections.explain(whole, [whole], "random", "red").names == parts
@@ -255,7 +257,7 @@ def test_how_to_cite_names_software_code_data_and_protocols(
     results = [make_whole_result("a", "one"), make_whole_result("a", "two")]
     cited = citation.cite(results)
     parts = ("abcdef0123456789+", "d" * 16, "one 0123456789abcdef", "two 0123456789abcdef")
-    assert contains(cited.line, *parts) and contains(cited.bibtex, "@software{ssvid")
+    assert contains(cited.format_line, *parts) and contains(cited.bibtex, "@software{ssvid")
     cff = {"title": "T", "version": "2.0", "date-released": "2026-02-01", "doi": "10.1/x"}
     cff["authors"] = [{"family-names": "Doe", "given-names": "J."}, {"name": "Lab"}]
     (tmp_path / "c.cff").write_text(json.dumps(cff))

@@ -22,7 +22,7 @@ from benchmarks.reports.figure_style import RED
 from benchmarks.reports.page import render_page
 from benchmarks.reports.page_heads import Head, date_of, head_of_results
 from benchmarks.reports.verdict import summarise, verdict
-from benchmarks.tasks.film_strips import FRAMES, GAP, SIDE, attended, middles
+from benchmarks.tasks.film_strips import FRAMES, GAP, SIDE, describe_attention, find_middles
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.results import Gain, Leak, Result
@@ -249,7 +249,7 @@ def attend(folder: Path, labels: list[int], *parts: Any) -> dict[str, Any]:
         split = "train" if i < 2 else "test"
         rows.append(Row(f"{i}.mp4", label="ab"[i % 2], split=split, group=str(i)))
     data = Manifest(tuple(rows), folder, ("a", "b"))
-    return attended(data, ClipSpec(frames=8, stride=1, size=16), labels, *parts)
+    return describe_attention(data, ClipSpec(frames=8, stride=1, size=16), labels, *parts)
 
 
 def strip_size(clip: dict[str, Any]) -> tuple[int, int]:
@@ -270,7 +270,9 @@ def test_attention_over_time(tmp_path: Path):
     assert json.loads(json.dumps(attention)) == attention
     assert [clip["label"] + clip["predicted"] for clip in clips] == ["aa", "ab", "ba", "bb"]
     assert strip_size(clips[0]) == (4 * (SIDE + GAP) - GAP, SIDE)
-    assert middles(8, 4).tolist() == [1, 3, 5, 7] and middles(8, 8).tolist() == list(range(8))
+    assert find_middles(8, 4).tolist() == [1, 3, 5, 7] and find_middles(8, 8).tolist() == list(
+        range(8)
+    )
     one = attend(tmp_path, [2], None, torch.ones(1, 1))
     assert one["clips"][0]["predicted"] is None and one["mean"] == [1.0]
     assert strip_size(one["clips"][0]) == (FRAMES * (SIDE + GAP) - GAP, SIDE)

@@ -20,7 +20,7 @@ from ssvid.errors import UserError
 from ssvid.hub import create_encoder
 from ssvid.registry import encoders, probes
 from ssvid.results import Gain, Leak, read_folder, read_result
-from ssvid.results.provenance import leak, titles
+from ssvid.results.provenance import check_leak, make_titles
 from ssvid.shapes import Row
 from ssvid.statistics import bootstrap, paired_difference
 from ssvid.weights.encoders import save_encoder
@@ -246,6 +246,10 @@ def test_sources_know_themselves_apart():
 
 def test_titles_and_leaks(data):
     encoders = ["runs/a", "runs/b/encoder.safetensors", "x/a", "vit_tiny", "z/a"]
-    assert titles(encoders) == ["a", "b", "a_2", "vit_tiny", "a_3"]
-    assert titles(["runs/rgb", "runs/flow", "runs/rgb+runs/flow"]) == ["rgb", "flow", "rgb+flow"]
-    assert leak("vit_tiny", data) == Leak(checked=False)
+    assert make_titles(encoders) == ["a", "b", "a_2", "vit_tiny", "a_3"]
+    assert make_titles(["runs/rgb", "runs/flow", "runs/rgb+runs/flow"]) == [
+        "rgb",
+        "flow",
+        "rgb+flow",
+    ]
+    assert check_leak("vit_tiny", data) == Leak(checked=False)

@@ -51,7 +51,7 @@ def test_two_streams_and_each_alone(tmp_path: Path):
         assert {"random", "pixels", "shuffled"} <= content["controls"].keys()
         assert content["gains"]["random"]["interval"]
         both = len(content["encoder"].get("streams", ()))
-        assert ("others" in protocol) == (both == 2) == ("+" in content["encoder"]["given"])
+        assert ("others" in protocol) == (both == 2) == ("+" in content["encoder"]["argument"])
     assert len(scores["retrieval"]) == 1  # an encoder fused with itself scores as it does alone
     (tmp_path / "p").mkdir()
     result, _ = ask(tmp_path / "p", SUITE, *nets[:2], *data, *cache, "--clips", "2")
@@ -67,7 +67,7 @@ def test_a_pair_is_described_by_both():
     )
     assert (
         encoder.info.weights.startswith("random")
-        and [e.given for e in encoder.info.streams] == [NET] * 2
+        and [e.argument for e in encoder.info.streams] == [NET] * 2
     )
     trained = [
         part._replace(info=replace(single_info, weights="trained", licence="X"))
@@ -104,5 +104,5 @@ def test_a_leak_of_one_is_a_leak_of_both(monkeypatch):
         ([checked] * 2, checked),
     ):
         iterator = iter(leaks)
-        monkeypatch.setattr(late_fusion, "leak", lambda *_, iterator=iterator: next(iterator))
+        monkeypatch.setattr(late_fusion, "check_leak", lambda *_, iterator=iterator: next(iterator))
         assert find_leak(encoder, Manifest((), Path("nowhere"))) == expected
