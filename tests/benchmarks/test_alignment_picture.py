@@ -1,4 +1,4 @@
-"""The picture of an alignment: room for each sentence, and a warning where all answers are alike."""
+"""The picture of an alignment: room for each sentence, and a warning of answers that are alike."""
 
 import io
 
