@@ -34,7 +34,7 @@ class DrawnBar(NamedTuple):
     width: str
     whisker: tuple[str, str] | None  # left and width
     main: bool
-    apart: bool  # it begins a group
+    begins_group: bool
     wrong: bool
 
 
@@ -90,7 +90,7 @@ def per_cent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def _draw_bar(bar: Bar, low: float, high: float, sign: str, apart: bool) -> DrawnBar:
+def _draw_bar(bar: Bar, low: float, high: float, sign: str, begins_group: bool) -> DrawnBar:
     start, end = sorted((_fraction(0.0, low, high), _fraction(bar.value, low, high)))
     whisker, interval = None, ""
     if bar.interval is not None:
@@ -109,6 +109,6 @@ def _draw_bar(bar: Bar, low: float, high: float, sign: str, apart: bool) -> Draw
         width=per_cent(end - start),
         whisker=whisker,
         main=bar.main,
-        apart=apart,
+        begins_group=begins_group,
         wrong=bar.wrong,
     )

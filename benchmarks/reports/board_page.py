@@ -82,7 +82,7 @@ def render_board(
         warnings=select_warnings(notes),
         notes=[note for note in notes if not note.startswith(WARNING)],
         links=[(title, quote(page)) for title, page in sorted(pages.items())],
-        one=len(colours) == 1,
+        one_encoder=len(colours) == 1,
         overview=make_overview(results, colours),
         cost=draw_sharp(cost, "Accuracy against cost") if cost else None,
         compared=COMPARED,

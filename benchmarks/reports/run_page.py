@@ -22,7 +22,7 @@ from benchmarks.reports.page_heads import (
 )
 from benchmarks.reports.run_curves import COST, Curve, draw_panels, make_curves
 from benchmarks.reports.run_pictures import ShownPicture, read_pictures, show_picture
-from benchmarks.reports.verdict import summarise, warn_of_leak
+from benchmarks.reports.verdict import list_leaks, summarise
 from ssvid import registry
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
@@ -89,7 +89,7 @@ def render_run(run: Path, folder: Path) -> str:
         head=head_of_run(run, config, provenance, results),
         sentence=describe_run(config, provenance, step),
         summary=summarise_run(curves, results),
-        warnings=list_warnings(results),
+        warnings=list_leaks(results),
         reports=link_reports(run, folder),
         damaged=damaged,
         curves=draw_curves(curves),
@@ -125,14 +125,6 @@ def read_results_inside(run: Path) -> list[Result]:
         except UserError:
             continue  # the report of that folder says what is wrong
     return results
-
-
-def list_warnings(results: list[Result]) -> list[str]:
-    """Each once."""
-    warnings: dict[str, None] = {}
-    for result in results:
-        warnings |= dict.fromkeys(warn_of_leak(result))
-    return list(warnings)
 
 
 def summarise_run(curves: list[Curve], results: list[Result]) -> str:

@@ -35,6 +35,7 @@ from benchmarks.reports.sweep_curves import Legend, draw_curves
 from benchmarks.reports.sweep_figures import NAMES, Point, average_points, draw_axis, make_points
 from benchmarks.reports.sweep_pairs import Heat, average_pairs, list_pairs, make_heat
 from benchmarks.reports.sweep_rows import Cell, Sweep
+from benchmarks.reports.verdict import list_leaks
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
 from ssvid.results import Result, read_folder
@@ -132,6 +133,7 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
         head=head_of_sweep(sweep, choice),
         lead=lead._replace(after=with_sign(lead.after)),
         anchor=choice.best.cells[0].hash if choice.best else "",
+        warnings=list_leaks(results_of_best(choice)),
         state=describe_state(sweep),
         sentences=explain_choice(sweep, choice)[1:],
         faults=faults,
@@ -154,7 +156,7 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
 
 def head_of_sweep(sweep: Sweep, choice: Choice) -> Head:
     files = [cell.folder.row_file for cell in sweep.finished]
-    results = read_results(choice.best.cells[0]) if choice.best else []
+    results = results_of_best(choice)
     about = [
         name_data_of(results),
         count_test_clips(results) if results else "",
@@ -164,12 +166,15 @@ def head_of_sweep(sweep: Sweep, choice: Choice) -> Head:
     return Head(f"Sweep {sweep.name}", join_facts(about))
 
 
-def read_results(cell: Cell) -> list[Result]:
-    """Of the cell's suite. Damaged files are passed over: its row has the scores."""
-    try:
-        return list(read_folder(cell.folder.bench).values())
-    except UserError:
-        return []
+def results_of_best(choice: Choice) -> list[Result]:
+    """Of the best cell's suite. Damaged files are passed over: the rows have the scores."""
+    results: list[Result] = []
+    for cell in choice.best.cells if choice.best else []:
+        try:
+            results += read_folder(cell.folder.bench).values()
+        except UserError:
+            continue
+    return results
 
 
 def with_sign(text: str) -> str:

@@ -35,6 +35,14 @@ def warn_of_leak(result: Result) -> list[str]:
     ]
 
 
+def list_leaks(results: list[Result]) -> list[str]:
+    """The warnings of all results, each once."""
+    warnings: dict[str, None] = {}
+    for result in results:
+        warnings |= dict.fromkeys(warn_of_leak(result))
+    return list(warnings)
+
+
 def over_untrained(result: Result) -> list[str]:
     if "random" not in result.gains:
         return []

@@ -129,7 +129,7 @@ def test_a_page_is_summed_up_in_one_sentence():
 def test_bars_have_their_places():
     bar = Bar("a", 0.4, (0.3, 0.6), "red")
     chart = chart_scores([[bar, bar], [bar]], 0.25, "top1")
-    assert pick(chart.bars, "apart") == [False, False, True] and chart.chance == "25.00"
+    assert pick(chart.bars, "begins_group") == [False, False, True] and chart.chance == "25.00"
     drawn = chart.bars[0]
     assert (drawn.left, drawn.width, drawn.whisker) == ("0.00", "40.00", ("30.00", "30.00"))
     assert (drawn.text, drawn.interval) == ("40.0", "30.0 to 60.0")

@@ -1,13 +1,11 @@
 """The method of benchmarks.align, with an aligner that knows where each sentence is seen."""
 
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks.alignment.realign import (
     AlignedSentence,
@@ -17,7 +15,6 @@ from benchmarks.alignment.realign import (
     realign,
 )
 from benchmarks.metrics.moving_windows import list_windows_near_speech
-from benchmarks.reports.alignment import draw_alignment, warn_of_equal_answers
 from ssvid.data.narration import readers
 from ssvid.errors import UserError
 from ssvid.nn.timeline import Aligned
@@ -155,34 +152,3 @@ def test_web_vtt_is_read_again(tmp_path: Path):
     assert tells(format_web_vtt(aligned), "01:02:05.500 --> 01:02:10.000", "1.00")
     sentences = [(7.25, 8.0, "said, not seen"), (3725.5, 3730.0, "a < b & c --> d")]
     assert readers.read(tmp_path / "v.vtt") == {"v": sentences}
-
-
-def test_a_picture_has_room_for_each_sentence():
-    likelihood = torch.rand(30, 300)
-    likelihood[0, 250:] = torch.nan
-    spans: list = [(9.0 * k, 9.0 * k + 5) for k in range(30)]
-    args = ["a long $5 sentence " * 9] * 30, spans, [*spans[:29], None], [True, False, None] * 10
-    many = ["x"] * 600, [spans[0]] * 600, [spans[1]] * 600, [True] * 600
-    heights = []
-    for table, columns in ((likelihood, args), (torch.rand(600, 2000), many)):
-        with Image.open(io.BytesIO(draw_alignment("v", table, *columns))) as picture:
-            heights.append(picture.height)
-            assert picture.width == 1600
-    assert heights[0] >= 30 * 20 and heights[1] < 10_000
-
-
-def test_answers_that_do_not_depend_on_the_sentence_are_warned_of():
-    stripes = torch.rand(300).expand(11, -1) * (1 + 0.1 * torch.rand(11, 1))
-    assert tells(warn_of_equal_answers(stripes), "WARNING", "11")
-    stripes = stripes.clone()
-    stripes[0], stripes[1, :200], stripes[2:, 290:] = torch.nan, torch.nan, torch.nan
-    assert tells(warn_of_equal_answers(stripes), "WARNING", "10")  # the first was not asked
-    spread = torch.eye(40)[torch.arange(11) * 3]
-    assert warn_of_equal_answers(spread) == "" == warn_of_equal_answers(torch.rand(5, 9).round())
-    spans: list = [(3.0 * k, 3.0 * k + 2) for k in range(11)]
-    heights = []
-    for table in (stripes, spread):
-        parts = ["x"] * 11, spans, [*spans[:10], None], [None] * 11
-        with Image.open(io.BytesIO(draw_alignment("v", table, *parts))) as picture:
-            heights.append(picture.height)
-    assert heights[0] > heights[1]  # room for the warning

@@ -90,6 +90,11 @@ def test_the_head_and_the_lead_name_data_gain_and_date(tmp_path: Path):
     made.put(tmp_path / "cells" / names[0] / "bench", result)
     head = sweep_page.head_of_sweep(sweep, choice)
     assert head.about == f"ucf101 - 16 test clips - 2 cells - {date}"
+    assert "WARNING" not in make_page(tmp_path).text
+    leaky = made.replace(result, leak=made.Leak(checked=True, clips=7))
+    made.put(tmp_path / "cells" / names[0] / "bench", leaky)
+    page = make_page(tmp_path).text
+    assert page.index("WARNING: pretraining read 7") < page.index("Best by val")
 
 
 def test_the_table_marks_gains_that_are_shown_and_states_a_common_chance_once(tmp_path: Path):
