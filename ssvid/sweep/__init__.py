@@ -1,1 +1,1 @@
-"""a YAML of axes -> cells -> jobs -> rows: `python -m ssvid.sweep SWEEP.yaml`."""
+"""a YAML file of axes -> cells -> jobs -> rows: `python -m ssvid.sweep SWEEP.yaml`."""

@@ -1,8 +1,11 @@
-"""a sweep's folder <-> what stands in it. The only file that says where a cell's things lie and how they are written.
+"""a sweep's folder <-> its contents.
 
-sweep.json            the cells, as they were submitted: a sweep file that is edited later changes none of them
-submissions/NNNN.json what was handed to the cluster, and under which number
-cells/HASH/           attempts.jsonl, logs, pretrain.yaml, run_HASH/, suite.yaml, bench/, and row.json or failed.json
+This is the only file that knows where a cell's files lie and how they are written:
+
+sweep.json            the cells as they were submitted; later edits of the sweep file do not change them
+submissions/NNNN.json the cells that one submission gave to the cluster, and its job number there
+cells/HASH/           attempts.jsonl, logs, pretrain.yaml, run_HASH/, suite.yaml, bench/, and either
+                      row.json or failed.json
 """
 
 import json
@@ -23,56 +26,74 @@ Event = dict[str, Any]
 
 
 class SweepFolder:
+    """The folder of one sweep."""
+
     def __init__(self, out: str | Path) -> None:
         self.path = Path(out)
         self.file = self.path / "sweep.json"
 
     def read(self) -> dict[str, Any]:
+        """The content of sweep.json. UserError: the file is missing or damaged."""
         try:
             return dict(json.loads(self.file.read_text()))
         except FileNotFoundError:
-            raise UserError(f"{self.path} holds no sweep: name the --out of one.") from None
+            raise UserError(
+                f"{self.path} holds no sweep: name the --out folder of a sweep."
+            ) from None
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"{self.file} is damaged ({error}): submit the sweep again, which writes it anew; its cells are kept."
+                f"{self.file} is damaged ({error}): submit the sweep again. That writes the file "
+                "anew and keeps the cells."
             ) from error
 
     def write(self, sweep: dict[str, Any]) -> None:
-        store(self.file, sweep)
+        """Write sweep.json."""
+        write_json_file(self.file, sweep)
 
     def cell(self, name: str) -> "CellFolder":
+        """The folder of the cell whose hash is `name`."""
         return CellFolder(self.path / "cells" / name)
 
-    def record(self, **what: Any) -> Path:
-        """A submission, written before the cluster is asked: a submit that is killed then leaves no unknown job."""
-        number = 1 + max((int(one["number"]) for one in self.submissions()), default=0)
-        file = self.path / "submissions" / f"{number:04d}.json"
-        store(file, {"time": round(time.time()), "host": socket.gethostname(), **what})
+    def record_submission(self, **fields: Any) -> Path:
+        """Write the file of a new submission and return its path.
+
+        It is written before the cluster is asked. If the command is killed in between, the jobs
+        that the cluster may have accepted are still known by their name.
+        """
+        numbers = [int(submission["number"]) for submission in self.submissions()]
+        file = self.path / "submissions" / f"{1 + max(numbers, default=0):04d}.json"
+        write_json_file(file, {"time": round(time.time()), "host": socket.gethostname(), **fields})
         return file
 
     def submissions(self) -> list[dict[str, Any]]:
-        """Oldest first."""
-        found = []
+        """All submissions, oldest first. UserError: the file of one is damaged."""
+        submissions = []
         for file in sorted((self.path / "submissions").glob("*.json")):
             try:
-                where = {"number": file.stem, "folder": str(self.path / "jobs" / file.stem)}
-                found.append({**json.loads(file.read_text()), **where})
+                paths = {"number": file.stem, "folder": str(self.path / "jobs" / file.stem)}
+                submissions.append({**json.loads(file.read_text()), **paths})
             except ValueError as error:
                 raise UserError(
-                    f"{file} is damaged, and what it started may still run: look into the queue, then delete the file."
+                    f"{file} is damaged, and its jobs may still run: look for them in the "
+                    "cluster's queue, then delete the file."
                 ) from error
-        return found
+        return submissions
 
     @contextmanager
-    def submitting(self) -> Iterator[None]:
-        """Hold the folder as the one who submits. A folder that is something else, or not to be written, is refused."""
+    def lock_submissions(self) -> Iterator[None]:
+        """Hold the folder's lock, so that only one command submits at a time.
+
+        UserError: the path is a file, a folder with other content, or not writable.
+        Locked: another command is submitting.
+        """
         if self.path.is_file():
             raise UserError(f"--out {self.path} is a file; name a folder.")
         if self.path.is_dir() and not self.file.exists():
             strangers = sorted(p.name for p in self.path.iterdir() if p.name != "lock")
             if strangers:
                 raise UserError(
-                    f"--out {self.path} holds {strangers[0]!r} but no sweep; name a new or an empty folder."
+                    f"--out {self.path} holds {strangers[0]!r} but no sweep; name a new or an "
+                    "empty folder."
                 )
         try:
             with locked(self.path / "lock", wait=False, what=f"The sweep {self.path}"):
@@ -86,6 +107,8 @@ class SweepFolder:
 
 
 class CellFolder:
+    """The folder of one cell. Its name is the cell's hash."""
+
     def __init__(self, path: Path) -> None:
         self.path, self.hash = path, path.name
         self.run, self.bench, self.logs = path / f"run_{self.hash}", path / "bench", path / "logs"
@@ -95,37 +118,43 @@ class CellFolder:
 
     @property
     def finished(self) -> bool:
-        """A damaged row is none: the keeper writes it anew."""
+        """Whether the cell has its row. A damaged row does not count: the keeper writes it anew."""
         try:
             return bool(json.loads(self.row_file.read_text()))
         except (OSError, ValueError):
             return False
 
     @property
-    def why(self) -> dict[str, Any]:
-        """It has failed: what was written down then."""
+    def failed(self) -> bool:
+        """Whether the keeper has given the cell up."""
+        return self.failed_file.exists()
+
+    def read_failure(self) -> dict[str, Any]:
+        """The content of failed.json: why the cell was given up."""
         try:
             return dict(json.loads(self.failed_file.read_text()))
         except ValueError:
             return {"why": "its failed.json is damaged", "times": 0, "stage": "", "lines": []}
 
-    @property
-    def failed(self) -> bool:
-        return self.failed_file.exists()
-
-    def events(self) -> list[Event]:
-        """What happened to the cell, oldest first. A line that a kill cut short is none."""
-        found = []
-        for line in self.attempts.read_bytes().splitlines() if self.attempts.exists() else []:
+    def read_events(self) -> list[Event]:
+        """All events of the cell, oldest first. A line that a kill cut short is left out."""
+        events: list[Event] = []
+        if not self.attempts.exists():
+            return events
+        for line in self.attempts.read_bytes().splitlines():
             try:
-                found.append(dict(json.loads(line)))
+                events.append(dict(json.loads(line)))
             except ValueError:
                 continue
-        return found
+        return events
 
-    def add(self, event: str, **more: Any) -> None:
-        """One whole line at the end, on disk at once; a line that a kill left open is ended first."""
-        line = json.dumps({"event": event, "time": round(time.time(), 1), **more}) + "\n"
+    def add_event(self, event: str, **fields: Any) -> None:
+        """Append one line to attempts.jsonl and sync it to disk.
+
+        If a kill left the last line open, that line is ended first. RunError: the disk is full or
+        not writable.
+        """
+        line = json.dumps({"event": event, "time": round(time.time(), 1), **fields}) + "\n"
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with open(self.attempts, "ab+") as file:
@@ -141,25 +170,33 @@ class CellFolder:
                 f"{self.attempts} could not be written: {error.strerror}. Free some space."
             ) from error
 
-    def recipe(self, name: str, flags: dict[str, Any]) -> Path:
+    def write_recipe(self, name: str, flags: dict[str, Any]) -> Path:
+        """Write `flags` as the recipe NAME.yaml of the cell and return its path."""
         file = self.path / f"{name}.yaml"
         write_text_whole(file, yaml.safe_dump(flags, sort_keys=False))
         return file
 
-    def mark(self, stage: str) -> str:
-        """How far the cell has come: what has changed since the last attempt was worth it."""
+    def read_mark(self, stage: str) -> str:
+        """How far a stage has come: the newest checkpoint's name, or the number of result files.
+
+        If the mark differs between two attempts, the later attempt made progress.
+        """
         if stage == "pretrain":
             return max((p.name for p in (self.run / "checkpoints").glob("step_*.pt")), default="")
         return str(len(list(self.bench.glob("*.json"))))
 
 
-def store(file: Path, content: dict[str, Any]) -> None:
+def write_json_file(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all. Its folder is made where it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json_whole(file, content, indent=1)
 
 
-def newest(metrics: Path, size: int = 8192) -> dict[str, Any]:
-    """The last whole line with a loss; only the end of the file is read."""
+def read_last_metrics(metrics: Path, size: int = 8192) -> dict[str, Any]:
+    """The last complete line of metrics.jsonl that has a loss; {} if there is none.
+
+    Only the last `size` bytes of the file are read.
+    """
     try:
         with open(metrics, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))

@@ -1,4 +1,4 @@
-"""a submission -> which of its cells are alive: in SLURM's queue, or in a process of this machine."""
+"""a submission -> which of its cells have a live job, in SLURM's queue or on this machine."""
 
 import socket
 from typing import Any
@@ -6,23 +6,40 @@ from typing import Any
 from ssvid.sweep import local, slurm
 
 
-def alive(submission: dict[str, Any], jobs: dict[str, slurm.Job] | None) -> dict[str, slurm.Job]:
-    """cell -> its job, of those that a submission still has in the queue or in a process of this machine."""
+def find_live_jobs(
+    submission: dict[str, Any], queue: dict[str, slurm.Job] | None
+) -> dict[str, slurm.Job]:
+    """cell -> its job, for the cells of a submission that are still queued or running.
+
+    `queue` is that of slurm.read_queue(). A submission to this machine has one job for all its
+    cells, because its processes share them.
+    """
     cells = submission["cells"]
     if submission["cluster"] == "slurm":
-        known = jobs or {}
-        suffix = [f"_{i}" for i in range(len(cells))] if len(cells) > 1 else [""]
-        ids = [
-            known.get(f"{submission.get('job')}{end}") or known.get(f"{submission['name']}{end}")
-            for end in suffix
-        ]
-        return {cell: job for cell, job in zip(cells, ids, strict=True) if job}
-    lanes = [
-        lane
-        for lane in local.lanes_of(submission)
-        if lane["host"] != socket.gethostname() or local.living(lane)
-    ]
+        return find_queued_jobs(submission, queue or {})
+    lanes = []
+    for lane in local.read_lanes(submission):
+        if lane["host"] != socket.gethostname() or local.is_lane_alive(lane):
+            lanes.append(lane)
     if not lanes:
         return {}
-    job = slurm.Job("", "LOCAL", lanes[0]["host"], "", tuple(lane["pid"] for lane in lanes))
-    return dict.fromkeys(cells, job)
+    pids = tuple(lane["pid"] for lane in lanes)
+    return dict.fromkeys(cells, slurm.Job("", "LOCAL", lanes[0]["host"], "", pids))
+
+
+def find_queued_jobs(
+    submission: dict[str, Any], queue: dict[str, slurm.Job]
+) -> dict[str, slurm.Job]:
+    """cell -> its job in SLURM's queue.
+
+    A job is looked up by its number. If the submission was killed before it noted the number, the
+    job is looked up by its name.
+    """
+    cells, jobs = submission["cells"], {}
+    for i, cell in enumerate(cells):
+        suffix = f"_{i}" if len(cells) > 1 else ""
+        by_number = queue.get(f"{submission.get('job')}{suffix}")
+        job = by_number or queue.get(f"{submission['name']}{suffix}")
+        if job:
+            jobs[cell] = job
+    return jobs

@@ -1,7 +1,8 @@
-"""a cell -> its row: pretrains it, asks the suite, starts again what dies. One keeper, one process, one cell at a time.
+"""a cell -> its row: the keeper pretrains the cell, runs its suite, and restarts what dies.
 
-It keeps nothing in memory that matters: every start, by whomever, goes on from the cell's own files. So timeouts,
-preemption, requeueing, lost nodes and kill -9 are one case.
+A keeper is one process that works on one cell at a time. It holds no state in memory that matters:
+every keeper goes on from the cell's own files, whoever starts it. So timeouts, preemption,
+requeueing, lost nodes and kill -9 are all the same case.
 """
 
 import json
@@ -21,267 +22,302 @@ from ssvid.files import Locked, locked
 from ssvid.results import BENCH, read_folder
 from ssvid.results.rows import row_score, row_to_json
 from ssvid.sweep.cluster import Cluster
-from ssvid.sweep.folder import CellFolder, Event, SweepFolder, newest, store
-from ssvid.sweep.local import arrive
-from ssvid.sweep.ranks import Ending, ended, started
-from ssvid.sweep.slurm import time_left
+from ssvid.sweep.folder import CellFolder, SweepFolder, read_last_metrics, write_json_file
+from ssvid.sweep.local import record_lane
+from ssvid.sweep.ranks import Ending, start_ranks, wait_for_ranks
+from ssvid.sweep.slurm import read_time_left
 
-ALIKE = {
-    "failed": 3,
-    "outside": 10,
-}  # attempts in a row that end alike and bring nothing: the cell has failed
-IDLE = 10  # attempts in a row that bring nothing, however they end
-CHANGING = re.compile(
-    r"0x[0-9a-f]+|/[^\s,;:]+|[\d.]+"
-)  # in one failure's words: addresses, temporary files, numbers
+# Outcome -> consecutive attempts that end in this same way, without progress, before the cell
+# counts as failed.
+MAX_SAME_ENDINGS = {"failed": 3, "outside": 10}
+MAX_IDLE_ATTEMPTS = 10  # consecutive attempts without progress, however they end
+# What changes in the text of one and the same failure: addresses, temporary files, numbers.
+VARYING_TEXT = re.compile(r"0x[0-9a-f]+|/[^\s,;:]+|[\d.]+")
 STAGES = ("pretrain", "suite")
-MARGIN = (
-    120.0  # seconds before the job's end, beside the signal's delay, in which nothing new is begun
-)
+# Seconds before the job's signal in which no new attempt starts.
+END_MARGIN_S = 120.0
 
 
-class Told:
-    """Whether somebody wants this keeper gone: SIGTERM (a cancelled or requeued job, `sweep cancel`) or SIGUSR2."""
+class StopRequest:
+    """Whether this keeper was asked to stop.
+
+    SIGTERM comes from `sweep cancel` or from a job that is cancelled or requeued, SIGUSR2 from
+    SLURM before the job's time is over.
+    """
 
     def __init__(self) -> None:
-        self.by: str | None = None
+        self.signal_name: str | None = None
 
-    def __call__(self) -> bool:
-        return self.by is not None
+    def has_come(self) -> bool:
+        return self.signal_name is not None
 
-    def hear(self, number: int, frame: object) -> None:
-        self.by = signal.Signals(number).name
+    def note(self, number: int, frame: object) -> None:
+        """The handler of the signals."""
+        self.signal_name = signal.Signals(number).name
 
     @contextmanager
-    def listening(self) -> Iterator["Told"]:
-        before = {
-            which: signal.signal(which, self.hear) for which in (signal.SIGTERM, signal.SIGUSR2)
-        }
+    def handle_signals(self) -> Iterator[None]:
+        """Note the signals while the block runs, then restore the handlers."""
+        signals = (signal.SIGTERM, signal.SIGUSR2)
+        handlers = {number: signal.signal(number, self.note) for number in signals}
         try:
-            yield self
+            yield
         finally:
-            for which, handler in before.items():
-                signal.signal(which, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def keep(out: str, names: list[str], shape: dict[str, Any]) -> dict[str, str]:
-    """Cells to their rows, whichever is free first; what another keeper holds is looked at again until it has ended.
+    """Work on cells until each has finished or failed, and return what became of each.
 
-    `shape`: fields of Cluster, as they were when the job was submitted: the sweep may ask for others since.
+    Free cells come first. A cell that another keeper holds is tried again until that keeper has
+    ended. `shape` are the fields of Cluster when the job was submitted: the sweep file may have
+    changed since.
+
+    The job scripts of submitit refer to this function by its name.
     """
-    told, folder, cluster = Told(), SweepFolder(out), Cluster(**shape)
-    became = dict.fromkeys(names, "waiting")
-    with told.listening():
-        while not told() and (
-            left := [name for name in names if became[name] in ("waiting", "held")]
-        ):
-            for name in left:
+    stop, folder, cluster = StopRequest(), SweepFolder(out), Cluster(**shape)
+    states = dict.fromkeys(names, "waiting")
+    open_cells = list(names)
+    with stop.handle_signals():
+        while open_cells and not stop.has_come():
+            for name in open_cells:
                 cell = folder.cell(name)
-                with held(cell.lock, told, wait=len(left) == 1) as mine:
-                    became[name] = kept(cell, folder, cluster, told) if mine else "held"
-                if became[name] != "held":
-                    print(f"cell {name}: {became[name]}", file=sys.stderr, flush=True)
-                if told():
+                with try_lock(cell.lock, stop, wait=len(open_cells) == 1) as has_lock:
+                    states[name] = finish_cell(cell, folder, cluster, stop) if has_lock else "held"
+                if states[name] != "held":
+                    print(f"cell {name}: {states[name]}", file=sys.stderr, flush=True)
+                if stop.has_come():
                     break
-            if all(became[name] == "held" for name in left):
+            if all(states[name] == "held" for name in open_cells):
                 time.sleep(1)
-    return became
+            open_cells = [name for name in names if states[name] in ("waiting", "held")]
+    return states
 
 
 @contextmanager
-def held(lock: Path, told: Told, wait: bool) -> Iterator[bool]:
-    """The lock, or False: when told to go, or at once where there is no waiting."""
+def try_lock(lock: Path, stop: StopRequest, wait: bool) -> Iterator[bool]:
+    """Take a lock and yield whether that worked.
+
+    If another process holds it, `wait` until the lock is free or a stop request has come, or
+    yield False at once.
+    """
     with ExitStack() as stack:
-        mine = said = False
-        while not mine and not told():
+        has_lock = has_logged = False
+        while not has_lock and not stop.has_come():
             try:
                 stack.enter_context(locked(lock, wait=False, what=str(lock.parent)))
-                mine = True
+                has_lock = True
             except Locked as error:
                 if not wait:
                     break
-                if not said:
+                if not has_logged:
                     print(f"waiting: {error}", file=sys.stderr, flush=True)
-                said = True
+                has_logged = True
                 time.sleep(1)
-        yield mine
+        yield has_lock
 
 
-def kept(cell: CellFolder, folder: SweepFolder, cluster: Cluster, told: Told) -> str:
-    """finished, failed, stopped (told to go) or requeued."""
-    given = folder.read()["cells"][cell.hash]
-    vanished(cell)
-    tried = False  # a keeper does something before it gives its job back, or a short job would come and go for ever
-    while not told():
+def finish_cell(
+    cell: CellFolder, folder: SweepFolder, cluster: Cluster, stop: StopRequest
+) -> str:
+    """Run attempts until the cell is `finished`, `failed`, `stopped` (asked to) or `requeued`."""
+    record = folder.read()["cells"][cell.hash]
+    end_lost_attempt(cell)
+    # A keeper makes an attempt before it gives its job back. Otherwise a job with little time
+    # would be requeued for ever.
+    has_tried = False
+    while not stop.has_come():
         if cell.finished:
             return "finished"
         if cell.failed:
             return "failed"
-        stage = next((stage for stage in STAGES if not passed(cell, stage)), None)
-        if stage is None or (stage == "suite" and given["suite"] is None):
-            store(cell.row_file, row(cell, given))
+        stage = next((stage for stage in STAGES if not is_stage_done(cell, stage)), None)
+        if stage is None or (stage == "suite" and record["suite"] is None):
+            write_json_file(cell.row_file, make_row(cell, record))
             return "finished"
-        if tried and soon_over(cluster) and requeue(cell):
+        if has_tried and is_job_nearly_over(cluster) and requeue_job(cell):
             return "requeued"
-        with held(
-            cell.run / "lock", told, wait=True
-        ) as mine:  # a trainer whose keeper was killed may live on
+        # A trainer whose keeper was killed may still run and hold the run's lock.
+        with try_lock(cell.run / "lock", stop, wait=True) as is_free:
             pass
-        tried = True
-        if mine:
-            attempt(cell, stage, given, cluster, told)
-            rest(cell, stage, told)
-    cell.add("left", why=told.by)
+        has_tried = True
+        if is_free:
+            run_attempt(cell, stage, record, cluster, stop)
+            pause_after_failure(cell, stage, stop)
+    cell.add_event("left", why=stop.signal_name)
     return "stopped"
 
 
-def attempt(
-    cell: CellFolder, stage: str, given: dict[str, Any], cluster: Cluster, told: Told
+def run_attempt(
+    cell: CellFolder, stage: str, record: dict[str, Any], cluster: Cluster, stop: StopRequest
 ) -> None:
-    number = 1 + sum(event["event"] == "start" for event in cell.events())
-    logs = cell.logs / f"{number:03d}-{stage}"
-    while logs.exists():  # its event was lost to a kill
-        number += 1
-        logs = cell.logs / f"{number:03d}-{stage}"
+    """Run one stage of a cell once, and record its start and its end as events."""
+    logs = choose_log_folder(cell, stage)
     ranks = cluster.ranks if stage == "pretrain" else 1
-    where = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "job": os.environ.get("SLURM_JOB_ID"),
-    }
-    cell.add(
-        "start", stage=stage, logs=logs.name, node=os.environ.get("SLURM_JOB_NODELIST"), **where
+    cell.add_event(
+        "start",
+        stage=stage,
+        logs=logs.name,
+        node=os.environ.get("SLURM_JOB_NODELIST"),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        job=os.environ.get("SLURM_JOB_ID"),
     )
     os.environ["PYTHONUNBUFFERED"] = "1"
-    processes = started(command(cell, stage, given), cluster, ranks, logs, given["cwd"])
-    end = ended(processes, logs, told)
-    more = {} if end.how == "done" else {"lines": end.lines}
-    cell.add(
-        "end", stage=stage, code=end.code, how=end.how, said=end.said, mark=cell.mark(stage), **more
+    processes = start_ranks(make_command(cell, stage, record), cluster, ranks, logs, record["cwd"])
+    end = wait_for_ranks(processes, logs, stop.has_come)
+    lines = {} if end.outcome == "done" else {"lines": end.lines}
+    cell.add_event(
+        "end",
+        stage=stage,
+        code=end.code,
+        how=end.outcome,
+        said=end.reason,
+        mark=cell.read_mark(stage),
+        **lines,
     )
-    give_up(cell, stage, end)
+    if end.outcome != "done":
+        give_up_if_hopeless(cell, stage, end)
 
 
-def command(cell: CellFolder, stage: str, given: dict[str, Any]) -> list[str]:
+def choose_log_folder(cell: CellFolder, stage: str) -> Path:
+    """The folder for the logs of the next attempt, NNN-STAGE. It does not exist yet."""
+    number = 1 + sum(event["event"] == "start" for event in cell.read_events())
+    logs = cell.logs / f"{number:03d}-{stage}"
+    while logs.exists():  # the event of an attempt was lost to a kill
+        number += 1
+        logs = cell.logs / f"{number:03d}-{stage}"
+    return logs
+
+
+def make_command(cell: CellFolder, stage: str, record: dict[str, Any]) -> list[str]:
+    """The module and the flags that run a stage. Its recipe is written into the cell's folder."""
     if stage == "pretrain":
-        file = cell.recipe(
-            "pretrain", {key: v for key, v in given["config"].items() if key != "out"}
-        )
+        flags = {key: value for key, value in record["config"].items() if key != "out"}
+        file = cell.write_recipe("pretrain", flags)
         return ["ssvid.pretrain", "--config", str(file), "--out", str(cell.run)]
-    file = cell.recipe("suite", given["suite"])
-    return [
-        "benchmarks.run",
-        "--config",
-        str(file),
-        "--encoder",
-        str(cell.run),
-        "--out",
-        str(cell.bench),
-    ]
+    file = cell.write_recipe("suite", record["suite"])
+    outputs = ["--encoder", str(cell.run), "--out", str(cell.bench)]
+    return ["benchmarks.run", "--config", str(file), *outputs]
 
 
-def passed(cell: CellFolder, stage: str) -> bool:
-    return any(
-        one["event"] == "end" and one["stage"] == stage and one["how"] == "done"
-        for one in cell.events()
-    )
+def is_stage_done(cell: CellFolder, stage: str) -> bool:
+    for event in cell.read_events():
+        if event["event"] == "end" and event["stage"] == stage and event["how"] == "done":
+            return True
+    return False
 
 
-def vanished(cell: CellFolder) -> None:
-    """An attempt without an end: its keeper was killed, or its node was lost."""
-    events = [event for event in cell.events() if event["event"] in ("start", "end")]
+def end_lost_attempt(cell: CellFolder) -> None:
+    """Record the end of an attempt that has none: its keeper was killed or its node was lost."""
+    events = [event for event in cell.read_events() if event["event"] in ("start", "end")]
     if events and events[-1]["event"] == "start":
-        stage, said = events[-1]["stage"], "its keeper was killed or its node was lost"
-        cell.add(
-            "end", stage=stage, code=None, how="outside", said=said, mark=cell.mark(stage), lines=[]
+        stage, reason = events[-1]["stage"], "its keeper was killed or its node was lost"
+        mark = cell.read_mark(stage)
+        cell.add_event(
+            "end", stage=stage, code=None, how="outside", said=reason, mark=mark, lines=[]
         )
-        give_up(cell, stage, Ending(-1, "outside", said, []))
+        give_up_if_hopeless(cell, stage, Ending(-1, "outside", reason, []))
 
 
-def alike(cell: CellFolder, stage: str, words: bool = True) -> int:
-    """How many attempts, up to the last, ended at one place, and (`words`) in one way."""
-    events = cell.events()
-    since = max((i for i, event in enumerate(events) if event["event"] == "retry"), default=-1)
-    ends = [
-        event
-        for event in events[since + 1 :]
-        if event["event"] == "end" and event["stage"] == stage
-    ]
-    ways = [
-        (end["mark"], *((end["how"], CHANGING.sub("#", end["said"])) if words else ()))
-        for end in ends
-    ]
+def count_same_endings(cell: CellFolder, stage: str, compare_reasons: bool = True) -> int:
+    """How many of the last attempts ended at the same mark, which means without progress.
+
+    With `compare_reasons` they must also have ended in the same way as the last attempt. Only
+    attempts since the last `sweep retry` count.
+    """
+    endings: list[tuple[str, ...]] = []
+    for event in cell.read_events():
+        if event["event"] == "retry":
+            endings = []
+        if event["event"] == "end" and event["stage"] == stage:
+            reason = (event["how"], VARYING_TEXT.sub("#", event["said"]))
+            endings.append((event["mark"], *(reason if compare_reasons else ())))
     count = 0
-    for way in reversed(ways):
-        if way != ways[-1]:
+    for ending in reversed(endings):
+        if ending != endings[-1]:
             break
         count += 1
     return count
 
 
-def give_up(cell: CellFolder, stage: str, end: Ending) -> None:
-    times = alike(cell, stage)
-    if end.how == "done" or (
-        times < ALIKE[end.how] and (times := alike(cell, stage, words=False)) < IDLE
-    ):
-        return
-    found: Event = next(
-        (e for e in reversed(cell.events()) if e["event"] == "end" and e.get("lines")),
-        {"lines": []},
-    )
-    lines = end.lines or found["lines"]
-    store(cell.failed_file, {"why": end.said, "times": times, "stage": stage, "lines": lines})
+def give_up_if_hopeless(cell: CellFolder, stage: str, end: Ending) -> None:
+    """Write failed.json if the attempts of a stage ended without progress too many times."""
+    times = count_same_endings(cell, stage)
+    if times < MAX_SAME_ENDINGS[end.outcome]:
+        times = count_same_endings(cell, stage, compare_reasons=False)
+        if times < MAX_IDLE_ATTEMPTS:
+            return
+    lines = end.lines or find_last_lines(cell)
+    failure = {"why": end.reason, "times": times, "stage": stage, "lines": lines}
+    write_json_file(cell.failed_file, failure)
 
 
-def rest(cell: CellFolder, stage: str, told: Told) -> None:
-    """Before a failure is tried again: what is short of memory or disk may have it a moment later."""
-    last: Event = cell.events()[-1]
-    until = time.monotonic() + (2.0 ** alike(cell, stage) if last.get("how") == "failed" else 0)
-    while time.monotonic() < until and not told() and not cell.failed:
+def find_last_lines(cell: CellFolder) -> list[str]:
+    """The log lines of the last attempt that has any."""
+    for event in reversed(cell.read_events()):
+        if event["event"] == "end" and event.get("lines"):
+            return list(event["lines"])
+    return []
+
+
+def pause_after_failure(cell: CellFolder, stage: str, stop: StopRequest) -> None:
+    """Wait before a failed stage is tried again: memory or disk may be free again by then."""
+    has_failed = cell.read_events()[-1].get("how") == "failed"
+    seconds = 2.0 ** count_same_endings(cell, stage) if has_failed else 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not stop.has_come() and not cell.failed:
         time.sleep(0.1)
 
 
-def soon_over(cluster: Cluster) -> bool:
-    left = time_left(os.environ.get("SLURM_JOB_ID"))
-    return left is not None and left < cluster.signal_delay + MARGIN
+def is_job_nearly_over(cluster: Cluster) -> bool:
+    """Whether this SLURM job has too little time left for a new attempt."""
+    seconds = read_time_left(os.environ.get("SLURM_JOB_ID"))
+    return seconds is not None and seconds < cluster.signal_delay + END_MARGIN_S
 
 
-def requeue(cell: CellFolder) -> bool:
-    """The job anew, with all its time. Else it ends with its time, and submitting again goes on."""
+def requeue_job(cell: CellFolder) -> bool:
+    """Ask SLURM to start this job again with its full time, and return whether it agreed.
+
+    If it refused, the job ends with its time, and submitting the sweep again goes on.
+    """
     job = os.environ["SLURM_JOB_ID"]
-    cell.add("requeue", job=job)
+    cell.add_event("requeue", job=job)
     answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     if answer.returncode:
-        cell.add("requeue refused", said=answer.stderr.strip())
-        print(f"job {job} cannot be requeued: {answer.stderr.strip()}", file=sys.stderr, flush=True)
+        reason = answer.stderr.strip()
+        cell.add_event("requeue refused", said=reason)
+        print(f"job {job} cannot be requeued: {reason}", file=sys.stderr, flush=True)
     return answer.returncode == 0
 
 
-def row(cell: CellFolder, given: dict[str, Any]) -> dict[str, Any]:
-    events = cell.events()
-    reached = newest(
-        cell.metrics
-    )  # of all starts: what the last one printed may be of none of the steps
+def make_row(cell: CellFolder, record: dict[str, Any]) -> dict[str, Any]:
+    """The row of a finished cell, which row.json and the report hold."""
+    # metrics.jsonl holds the steps of all starts. The last start alone may have made no step.
+    metrics = read_last_metrics(cell.metrics)
+    starts = 0
+    for event in cell.read_events():
+        starts += event["event"] == "start" and event["stage"] == "pretrain"
     return {
         "cell": cell.hash,
-        **{key: given[key] for key in ("name", "axes", "settings")},
-        "seed": given["config"].get("seed"),
-        **{key: reached.get(key) for key in ("step", "loss", "cpu_s", "wall_s")},
-        "starts": sum(
-            event["event"] == "start" and event["stage"] == "pretrain" for event in events
-        ),
-        "scores": scores(cell),
+        **{key: record[key] for key in ("name", "axes", "settings")},
+        "seed": record["config"].get("seed"),
+        **{key: metrics.get(key) for key in ("step", "loss", "cpu_s", "wall_s")},
+        "starts": starts,
+        "scores": read_scores(cell),
     }
 
 
-def scores(cell: CellFolder) -> dict[str, Any]:
-    """Of each cell of the suite, from the result files alone."""
-    results = read_folder(cell.bench).values()
-    return {
-        result.cell: row_to_json(row_score(result)) for result in results if result.kind == BENCH
-    }
+def read_scores(cell: CellFolder) -> dict[str, Any]:
+    """Cell of the suite -> its score, from the result files alone."""
+    scores = {}
+    for result in read_folder(cell.bench).values():
+        if result.kind == BENCH:
+            scores[result.cell] = row_to_json(row_score(result))
+    return scores
 
 
 if __name__ == "__main__":  # a lane of this machine: OUT SUBMISSION SHAPE CELL...
-    arrive(SweepFolder(sys.argv[1]), sys.argv[2])
+    record_lane(SweepFolder(sys.argv[1]), sys.argv[2])
     keep(sys.argv[1], sys.argv[4:], json.loads(sys.argv[3]))

@@ -1,24 +1,27 @@
-"""SWEEP.yaml -> cells, all checked before anything is submitted.
+"""SWEEP.yaml -> Plan: all cells of a sweep, checked before anything is submitted.
 
-base: RECIPE or {flags}     what all cells share: a recipe beside the sweep file, or flags of ssvid.pretrain
-set: {FLAG: VALUE}          over the base
-grid: {FLAG: [VALUES]}      every combination; FLAG may be dotted (data.root), or `suite.FLAG` of benchmarks.run
+A sweep file has these entries:
+
+base: RECIPE or {flags}     what all cells share: a recipe, by its path from the sweep file's
+                            folder, or flags of ssvid.pretrain
+set: {FLAG: VALUE}          flags that replace those of the base
+grid: {FLAG: [VALUES]}      every combination; FLAG may be dotted (data.root), or `suite.FLAG` of
+                            benchmarks.run
 list: [{FLAG: VALUE, ...}]  flags that vary together
-random: {count: N, seed: S, FLAG: {uniform | log: [LOW, HIGH], integers: [LOW, HIGH], choice: [VALUES]}}
-suite: NAME or {flags of benchmarks.run}     absent: no suite
-best: CELL                  of the suite: its val score names the best cell
+random: {count: N, seed: S, FLAG: {uniform | log: [LOW, HIGH], integers: [LOW, HIGH],
+                                   choice: [VALUES]}}
+suite: NAME or {flags of benchmarks.run}     absent: no suite runs
+best: CELL                  the cell of the suite whose val score selects the best cell
 cluster: {see cluster.py}
 
-Cells are grid x list x random. The i-th draw of `random` is the same in every combination of the others.
+The cells are the product of grid, list and random. The i-th draw of `random` is the same in every
+combination of grid and list.
 """
 
-import copy
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +29,12 @@ from ssvid.errors import UserError
 from ssvid.files import read_yaml
 from ssvid.old_names import FLAGS, names_in, rename_flag, rename_recipe, use_old_names
 from ssvid.recipe import NAMED, load_recipe, set_flags
-from ssvid.sweep.cluster import Cluster, cluster_of
+from ssvid.sweep.cluster import Cluster, parse_cluster
+from ssvid.sweep.draws import draw_settings
+from ssvid.sweep.resolve import SUITE_PREFIX, Settings, resolve_cells
 
 KEYS = ("name", "base", "set", "grid", "list", "random", "suite", "best", "cluster")
-SUITE = "suite."
 NOT_AXES = ("out", "config", "suite.out", "suite.encoder")
-Settings = dict[str, Any]  # flag, dotted maybe -> value
 
 
 class Cell(NamedTuple):
@@ -39,16 +42,14 @@ class Cell(NamedTuple):
     name: str
     axes: dict[str, str]  # axis -> label of its value
     settings: Settings
-    config: dict[str, Any]  # of ssvid.pretrain, resolved
+    config: dict[str, Any]  # all flags of ssvid.pretrain, resolved
     suite: dict[str, Any] | None  # flags of benchmarks.run
 
-    def record(self) -> dict[str, Any]:
-        kept = {key: value for key, value in self._asdict().items() if key != "hash"}
-        return {
-            **kept,
-            "left": False,
-            "cwd": str(Path.cwd()),
-        }  # relative paths of its flags count from there
+    def to_record(self) -> dict[str, Any]:
+        """The cell as sweep.json holds it. Relative paths in its flags count from `cwd`."""
+        fields = self._asdict()
+        del fields["hash"]
+        return {**fields, "left": False, "cwd": str(Path.cwd())}
 
 
 class Plan(NamedTuple):
@@ -61,69 +62,72 @@ class Plan(NamedTuple):
 
     @property
     def suites(self) -> list[dict[str, Any]]:
-        """Each that a cell asks, once."""
-        every = {json.dumps(one.suite, sort_keys=True): one.suite for one in self.cells}
-        return [suite for suite in every.values() if suite is not None]
+        """The flags of every suite that a cell uses, each once."""
+        suites = {json.dumps(cell.suite, sort_keys=True): cell.suite for cell in self.cells}
+        return [suite for suite in suites.values() if suite is not None]
 
 
-def read(path: str) -> Plan:
-    """Every fault of the file is one sentence here, before a folder is made."""
-    given = read_yaml(path, "sweep")
-    if not isinstance(given, dict) or not any(
-        given.get(part) for part in ("grid", "list", "random")
-    ):
-        raise UserError(f"The sweep {path} has no axes: give it `grid`, `list` or `random`.")
-    if strange := sorted(set(map(str, given)) - set(KEYS)):
-        raise UserError(
-            f"The sweep {path} has an entry {strange[0]!r}: there are {', '.join(KEYS)}."
-        )
-    for axis, value in named_in(given):
-        possible(axis, value, path)
-    name = str(given.get("name") or Path(path).stem)
+def read_plan(path: str) -> Plan:
+    """Read and check the sweep file `path`. UserError: one sentence about the first fault.
+
+    No folder is made here, so a bad file leaves nothing behind.
+    """
+    content = read_yaml(path, "sweep")
+    check_entries(content, path)
+    for axis, value in list_flags(content):
+        check_axis(axis, value, path)
+    name = str(content.get("name") or Path(path).stem)
     if not name.replace("-", "").replace("_", "").isalnum():
         raise UserError(
-            f"The sweep {path} is called {name!r}: a name has letters, digits, - and _ alone."
+            f"The sweep {path} is called {name!r}: a name has only letters, digits, - and _."
         )
-    cluster = cluster_of(given.get("cluster") or {}, path)
-    best = given.get("best")
-    base, suite = based(given, path), suited(given.get("suite"), path)
-    combinations = [rename_settings(base, settings) for settings in combine(given, path)]
-    named, free = labels(combinations), axes_of(combinations)
-    cells = [
-        cell(settings, config, suite, free, named)
-        for settings, config in zip(combinations, resolved(base, combinations, path), strict=True)
-    ]
-    different(cells, path)
+    cluster = parse_cluster(content.get("cluster") or {}, path)
+    best = content.get("best")
+    base, suite = read_base(content, path), read_suite(content.get("suite"), path)
+    combinations = []
+    for settings in combine_axes(content, path):
+        combinations.append(rename_settings(base, settings))
+    labels, axes = label_axes(combinations), find_varied_axes(combinations)
+    cells = []
+    configs = resolve_cells(base, combinations, path)
+    for settings, config in zip(combinations, configs, strict=True):
+        cells.append(make_cell(settings, config, suite, axes, labels))
+    check_cells_differ(cells, path)
     if best is not None and (not isinstance(best, str) or suite is None):
         raise UserError(
             f"The sweep {path}: `best` is the name of a cell of its suite, and {best!r} is none."
         )
-    return Plan(
-        name,
-        str(Path(path).resolve()),
-        {a: list(dict.fromkeys(named[a].values())) for a in free},
-        best,
-        cells,
-        cluster,
-    )
+    labels_of_axis = {axis: list(dict.fromkeys(labels[axis].values())) for axis in axes}
+    return Plan(name, str(Path(path).resolve()), labels_of_axis, best, cells, cluster)
 
 
-def named_in(given: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Axes, as far as they can be told before their parts are looked at, with their values."""
-    rows = given.get("list")
-    for part in (
-        given.get("set"),
-        given.get("grid"),
-        given.get("random"),
-        *(rows if isinstance(rows, list) else []),
-    ):
-        yield from part.items() if isinstance(part, dict) else ()
+def check_entries(content: Any, path: str) -> None:
+    """Raise UserError if the file has no axes, or an entry with an unknown name."""
+    axes = ("grid", "list", "random")
+    if not isinstance(content, dict) or not any(content.get(entry) for entry in axes):
+        raise UserError(f"The sweep {path} has no axes: give it `grid`, `list` or `random`.")
+    if unknown := sorted(set(map(str, content)) - set(KEYS)):
+        raise UserError(
+            f"The sweep {path} has an unknown entry {unknown[0]!r}: there are {', '.join(KEYS)}."
+        )
 
 
-def possible(axis: Any, value: Any, path: str) -> None:
+def list_flags(content: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """The flags in all entries, with their values. Entries of a wrong type are passed over."""
+    rows = content.get("list")
+    entries = [content.get("set"), content.get("grid"), content.get("random")]
+    entries += rows if isinstance(rows, list) else []
+    for entry in entries:
+        if isinstance(entry, dict):
+            yield from entry.items()
+
+
+def check_axis(axis: Any, value: Any, path: str) -> None:
+    """Raise UserError if `axis` cannot be an axis, or if its value cannot be written as JSON."""
     if not isinstance(axis, str) or axis in NOT_AXES:
         raise UserError(
-            f"The sweep {path}: {axis!r} is no axis: name a flag of ssvid.pretrain; `out` is each cell's own."
+            f"The sweep {path}: {axis!r} cannot be an axis. Name a flag of ssvid.pretrain, but "
+            "not `out`, because each cell has a folder of its own."
         )
     try:
         json.dumps(value)
@@ -133,54 +137,58 @@ def possible(axis: Any, value: Any, path: str) -> None:
         ) from error
 
 
-def based(given: dict[str, Any], path: str) -> dict[str, Any]:
-    base = given.get("base") or {}
+def read_base(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """The flags that all cells share: `base`, then `set` over it."""
+    base = content.get("base") or {}
     if isinstance(base, str):
         base = load_recipe(Path(path).parent / base)
-    if (
-        not isinstance(base, dict)
-        or not isinstance(given.get("set") or {}, dict)
-        or "stages" in base
-    ):
+    changes = content.get("set") or {}
+    if not isinstance(base, dict) or not isinstance(changes, dict) or "stages" in base:
         raise UserError(
-            f"The sweep {path}: `base` is one recipe or flags of ssvid.pretrain, and `set` is flags over it."
+            f"The sweep {path}: `base` is one recipe or flags of ssvid.pretrain, and `set` gives "
+            "flags that replace those of the base."
         )
     if "out" in base:
         raise UserError(f"The sweep {path} sets `out`: each cell has a folder of its own.")
     flags = set(FLAGS.values())
-    return set_flags(rename_recipe(base, {}, flags), rename_settings(base, given.get("set") or {}))
+    return set_flags(rename_recipe(base, {}, flags), rename_settings(base, changes))
 
 
-def suited(given: Any, path: str) -> dict[str, Any] | None:
-    suite = {"suite": given} if isinstance(given, str) else given
+def read_suite(content: Any, path: str) -> dict[str, Any] | None:
+    """The flags of benchmarks.run that all cells share; None where the sweep has no suite."""
+    suite = {"suite": content} if isinstance(content, str) else content
     if suite is not None and (not isinstance(suite, dict) or {"encoder", "out"} & suite.keys()):
         raise UserError(
-            f"The sweep {path}: `suite` is a name or flags of benchmarks.run without encoder and out."
+            f"The sweep {path}: `suite` is a name, or flags of benchmarks.run without encoder and "
+            "out."
         )
     return suite
 
 
-def combine(given: dict[str, Any], path: str) -> Iterator[Settings]:
-    grid, rows = given.get("grid") or {}, given.get("list") or [{}]
-    if not isinstance(grid, dict) or not all(
-        isinstance(values, list) and values for values in grid.values()
-    ):
+def combine_axes(content: dict[str, Any], path: str) -> Iterator[Settings]:
+    """Every combination of a point of `grid`, a row of `list` and a draw of `random`."""
+    grid, rows = content.get("grid") or {}, content.get("list") or [{}]
+    if not isinstance(grid, dict) or not all(map(is_filled_list, grid.values())):
         raise UserError(f"The sweep {path}: `grid` gives each axis a list of values.")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The sweep {path}: `list` is a list of mappings from flags to values.")
-    drawn = draws(given.get("random"), path)
-    for values, row, draw in itertools.product(itertools.product(*grid.values()), rows, drawn):
-        parts: list[Settings] = [dict(zip(grid, values, strict=True)), row, draw]
-        names = [name for part in parts for name in part]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+    draws = draw_settings(content.get("random"), path)
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    for point, row, draw in itertools.product(points, rows, draws):
+        names = [*point, *row, *draw]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(
-                f"The sweep {path}: {twice[0]} is in two of grid, list and random; give it once."
+                f"The sweep {path}: {repeated[0]} is in two of grid, list and random; give it once."
             )
-        yield {name: value for part in parts for name, value in part.items()}
+        yield {**point, **row, **draw}
+
+
+def is_filled_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
 
 
 def rename_settings(base: dict[str, Any], settings: Settings) -> Settings:
-    """The flags of a cell in today's names."""
+    """The settings with today's flag names in place of old ones."""
     names, flags = {**names_in(base), **names_in(settings)}, set(FLAGS.values())
     renamed = {}
     for flag, value in settings.items():
@@ -188,192 +196,97 @@ def rename_settings(base: dict[str, Any], settings: Settings) -> Settings:
     return renamed
 
 
-def draws(given: Any, path: str) -> list[Settings]:
-    if given is None:
-        return [{}]
-    axes = (
-        {key: how for key, how in given.items() if key not in ("count", "seed")}
-        if isinstance(given, dict)
-        else {}
-    )
-    seed = given.get("seed", 0) if isinstance(given, dict) else 0
-    if (
-        not axes
-        or not isinstance(given.get("count"), int)
-        or given["count"] < 1
-        or not isinstance(seed, int)
-    ):
-        raise UserError(
-            f"The sweep {path}: `random` has a `count` of draws, maybe their `seed`, and an axis at least."
-        )
-    columns = {axis: column(how, axis, seed, given["count"], path) for axis, how in axes.items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def column(how: Any, axis: str, seed: int, count: int, path: str) -> list[Any]:
-    """Draws of one axis: of coordinates (seed, axis, number), so a larger count begins with those of a smaller one."""
-    from ssvid.randomness import uniform
-
-    kind, given = next(iter(how.items())) if isinstance(how, dict) and len(how) == 1 else ("", None)
-    ends = (
-        isinstance(given, list)
-        and len(given) == 2
-        and all(isinstance(end, int | float) for end in given)
-    )
-    if (
-        kind not in ("uniform", "log", "integers", "choice")
-        or not isinstance(given, list)
-        or not given
-    ):
-        raise UserError(
-            f"The sweep {path}: random.{axis} is one of uniform, log, integers: [LOW, HIGH] or choice: [...]."
-        )
-    if kind != "choice" and (not ends or given[0] > given[1] or (kind == "log" and given[0] <= 0)):
-        raise UserError(
-            f"The sweep {path}: random.{axis}.{kind} is [LOW, HIGH], LOW first{' and above 0' * (kind == 'log')}."
-        )
-    import torch
-
-    shares = uniform(seed, f"sweep {axis}", 0, torch.arange(count), 1)[:, 0].double().tolist()
-    if kind == "choice":
-        return [given[int(u * len(given))] for u in shares]
-    low, high = given
-    if kind == "integers":
-        return [int(low) + int(u * (int(high) - int(low) + 1)) for u in shares]
-    if kind == "log":
-        return [float(f"{math.exp(math.log(low) + u * math.log(high / low)):.6g}") for u in shares]
-    return [float(f"{low + u * (high - low):.6g}") for u in shares]
-
-
-def resolved(
-    base: dict[str, Any], combinations: list[Settings], path: str
-) -> Iterator[dict[str, Any]]:
-    """Each combination's flags as ssvid.pretrain understands them.
-
-    Parsing takes 50 ms, and a thousand cells must not wait: a flag's value means the same whatever the others are, once
-    the names are chosen. So it is parsed once for each choice of names, and a number only once for its type.
-    """
-    from ssvid.cli import resolver
-    from ssvid.engine.train_flags import check_numbers
-    from ssvid.pretrain import pretrain
-
-    parse = resolver(pretrain)
-
-    def resolve(recipe: dict[str, Any]) -> dict[str, Any]:
-        return parse({**recipe, "out": "."})
-
-    groups: dict[str, dict[str, Any]] = {}
-    known: dict[str, Any] = {}
-    for settings in combinations:
-        ours = {key: value for key, value in settings.items() if not key.startswith(SUITE)}
-        names = {key: value for key, value in ours.items() if key in NAMED}
-        group = json.dumps([names, list(ours)], sort_keys=True)
-        if group not in groups:
-            with blamed(f"{path}: the cell {settings}"):
-                groups[group] = resolve(set_flags(base, ours))
-        config = copy.deepcopy(groups[group])
-        for key, value in ours.items():
-            if key in NAMED:
-                continue
-            number = isinstance(value, int | float)
-            memo = f"{group} {key} {type(value) if number else json.dumps(value)}"
-            if memo not in known:
-                with blamed(f"{path}: the axis {key} with {value!r}"):
-                    known[memo] = at(resolve(set_flags(base, {**names, key: value})), key)
-            found = known[memo]
-            put(config, key, type(found)(value) if number and found is not None else found)
-        with blamed(f"{path}: the cell {settings}"):
-            check_numbers(config)
-        yield config
-
-
-@contextmanager
-def blamed(what: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"The sweep {what} cannot be: {error}") from error
-
-
-def at(config: dict[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        config = config[part]
-    return config
-
-
-def put(config: dict[str, Any], key: str, value: Any) -> None:
-    above, _, last = key.rpartition(".")
-    (at(config, above) if above else config)[last] = copy.deepcopy(value)
-
-
-def axes_of(combinations: list[Settings]) -> list[str]:
-    """Flags that not all cells have alike."""
-    names = dict.fromkeys(itertools.chain.from_iterable(combinations))
-    values = {
-        name: {json.dumps(one.get(name), sort_keys=True) for one in combinations} for name in names
-    }
-    return [name for name in names if len(values[name]) > 1] or list(names)
-
-
-def labels(combinations: list[Settings]) -> dict[str, dict[str, str]]:
-    """axis -> value, as JSON -> what tables call it: a name, and of its settings those that tell it from the others."""
-    made: dict[str, dict[str, str]] = {}
+def collect_values(combinations: list[Settings]) -> dict[str, dict[str, Any]]:
+    """axis -> its values over all cells, by their JSON text. A cell without the axis counts as null."""
+    values: dict[str, dict[str, Any]] = {}
     for axis in dict.fromkeys(itertools.chain.from_iterable(combinations)):
-        values = {json.dumps(one.get(axis), sort_keys=True): one.get(axis) for one in combinations}
-        made[axis] = {text: label(value, list(values.values())) for text, value in values.items()}
-        if len(set(made[axis].values())) < len(values):
-            made[axis] = {text: text for text in values}
-    return made
+        values[axis] = {}
+        for settings in combinations:
+            value = settings.get(axis)
+            values[axis][json.dumps(value, sort_keys=True)] = value
+    return values
 
 
-def label(value: Any, others: list[Any]) -> str:
+def find_varied_axes(combinations: list[Settings]) -> list[str]:
+    """The flags whose value is not the same in all cells; all flags if none varies."""
+    values = collect_values(combinations)
+    return [axis for axis in values if len(values[axis]) > 1] or list(values)
+
+
+def label_axes(combinations: list[Settings]) -> dict[str, dict[str, str]]:
+    """axis -> value as JSON text -> its label in tables."""
+    labels: dict[str, dict[str, str]] = {}
+    for axis, values in collect_values(combinations).items():
+        labels[axis] = {}
+        for text, value in values.items():
+            labels[axis][text] = label_value(value, list(values.values()))
+        if len(set(labels[axis].values())) < len(values):
+            labels[axis] = {text: text for text in values}
+    return labels
+
+
+def label_value(value: Any, values: list[Any]) -> str:
+    """The label of one of an axis's `values`.
+
+    A mapping with a `name` (an objective, an encoder) is labelled by the name and by those of its
+    settings that differ from other values of the same name.
+    """
     if not isinstance(value, dict):
         return "-" if value is None else str(value)
-    same = [one for one in others if isinstance(one, dict) and one.get("name") == value.get("name")]
-    telling = [
-        key for key in value if key != "name" and any(one.get(key) != value[key] for one in same)
-    ]
-    return " ".join(
-        [str(value.get("name", "")), *(f"{key}={value[key]}" for key in telling)]
-    ).strip()
+    namesakes = []
+    for candidate in values:
+        if isinstance(candidate, dict) and candidate.get("name") == value.get("name"):
+            namesakes.append(candidate)
+    words = [str(value.get("name", ""))]
+    for key in value:
+        if key != "name" and any(namesake.get(key) != value[key] for namesake in namesakes):
+            words.append(f"{key}={value[key]}")
+    return " ".join(words).strip()
 
 
-def cell(
+def make_cell(
     settings: Settings,
     config: dict[str, Any],
     suite: dict[str, Any] | None,
     axes: list[str],
-    named_as: dict[str, dict[str, str]],
+    labels: dict[str, dict[str, str]],
 ) -> Cell:
-    asked = {
-        key.removeprefix(SUITE): value for key, value in settings.items() if key.startswith(SUITE)
-    }
-    suite = set_flags(suite, asked) if suite is not None else None
-    shown = {axis: named_as[axis][json.dumps(settings.get(axis), sort_keys=True)] for axis in axes}
-    name = ", ".join(
-        text if axis in NAMED else f"{axis.rpartition('.')[2]} {text}"
-        for axis, text in shown.items()
-    )
-    return Cell(identity(config, suite, axes), name, shown, settings, config, suite)
+    """The cell of one combination; `labels` are those of label_axes."""
+    suite_flags = {}
+    for key, value in settings.items():
+        if key.startswith(SUITE_PREFIX):
+            suite_flags[key.removeprefix(SUITE_PREFIX)] = value
+    suite = set_flags(suite, suite_flags) if suite is not None else None
+    label_of_axis, words = {}, []
+    for axis in axes:
+        label = labels[axis][json.dumps(settings.get(axis), sort_keys=True)]
+        label_of_axis[axis] = label
+        words.append(label if axis in NAMED else f"{axis.rpartition('.')[2]} {label}")
+    cell_hash = compute_hash(config, suite, axes)
+    return Cell(cell_hash, ", ".join(words), label_of_axis, settings, config, suite)
 
 
-def identity(config: dict[str, Any], suite: dict[str, Any] | None, axes: list[str]) -> str:
-    """Of all that makes a cell this one. How it is run (workers, log_every ...) does not, unless that is an axis."""
+def compute_hash(config: dict[str, Any], suite: dict[str, Any] | None, axes: list[str]) -> str:
+    """The hash of all settings that change a cell's result; it names the cell's folder.
+
+    Settings of how a cell is run (workers, log_every ...) do not count, unless they are axes.
+    """
     from ssvid.engine.checkpoint import FREE, flat
 
-    how = FREE - {"steps", "epochs", "data.root", "encoder"} - set(axes)
-    settings = {key: value for key, value in flat(config).items() if key not in how}
-    # Folders exist that are named by this hash: another one would train their cells anew.
+    uncounted = FREE - {"steps", "epochs", "data.root", "encoder"} - set(axes)
+    settings = {key: value for key, value in flat(config).items() if key not in uncounted}
+    # Folders exist that are named by this hash: another hash would train their cells anew.
     text = json.dumps([use_old_names(settings), suite], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def different(cells: list[Cell], path: str) -> None:
+def check_cells_differ(cells: list[Cell], path: str) -> None:
+    """Raise UserError if two cells have the same hash."""
     first: dict[str, Cell] = {}
-    for one in cells:
-        other = first.setdefault(one.hash, one)
-        if other is not one:
+    for cell in cells:
+        twin = first.setdefault(cell.hash, cell)
+        if twin is not cell:
             raise UserError(
-                f"The sweep {path}: two cells are one and the same, {json.dumps(other.settings)} and "
-                f"{json.dumps(one.settings)} (hash {one.hash}): take a value out of an axis."
+                f"The sweep {path}: two cells are the same, {json.dumps(twin.settings)} and "
+                f"{json.dumps(cell.settings)} (hash {cell.hash}): take a value out of an axis."
             )

@@ -1,6 +1,7 @@
-"""cells -> job arrays of SLURM (written and submitted by submitit), and what its queue says of them.
+"""cells -> job arrays of SLURM, and SLURM's queue -> the jobs of cells.
 
-sacct is never asked: many clusters have none, and what became of a cell stands in its own files.
+submitit writes and submits the arrays. sacct is never asked: many clusters have none, and a cell's
+own files say how it ended.
 """
 
 import re
@@ -16,27 +17,25 @@ from typing import Any, NamedTuple
 
 from ssvid.errors import RunError, UserError
 from ssvid.sweep.cluster import Cluster
-from ssvid.sweep.folder import SweepFolder, store
+from ssvid.sweep.folder import SweepFolder, write_json_file
 
 MAX_ARRAY = 1001  # SLURM's own default of MaxArraySize
-LIST = "%i|%T|%N|%r|%j"  # of squeue: id, state, nodes, reason, name
+SQUEUE_FORMAT = "%i|%T|%N|%r|%j"  # id, state, nodes, reason, name
 Worker = Callable[[str, list[str], dict[str, Any]], Any]
 
 
 class Job(NamedTuple):
-    """Of one cell, as the queue tells it."""
+    """A job of the queue that works on one cell."""
 
     id: str
     state: str  # PENDING, RUNNING, ...
     node: str
     reason: str
-    lanes: tuple[
-        int, ...
-    ] = ()  # processes of this machine instead, which share the cells of a submission
+    lanes: tuple[int, ...] = ()  # ids of this machine's processes, for a job that is not SLURM's
 
 
-def ask(*command: str) -> str | None:
-    """What a command of SLURM says; None where it is not there or does not answer."""
+def query_slurm(*command: str) -> str | None:
+    """The output of a command of SLURM; None if it is not installed, fails or does not answer."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -46,23 +45,26 @@ def ask(*command: str) -> str | None:
     return answer.stdout if answer.returncode == 0 else None
 
 
-def time_left(job: str | None) -> float | None:
-    """Seconds until SLURM ends this job; None outside of one, or where it does not say."""
-    if job is None or (said := ask("squeue", "--noheader", "--jobs", job, "--format=%e")) is None:
+def read_time_left(job: str | None) -> float | None:
+    """Seconds until SLURM ends this job; None outside of a job, or if SLURM does not say."""
+    if job is None:
+        return None
+    end = query_slurm("squeue", "--noheader", "--jobs", job, "--format=%e")
+    if end is None:
         return None
     try:
-        return (datetime.fromisoformat(said.strip()) - datetime.now()).total_seconds()
+        return (datetime.fromisoformat(end.strip()) - datetime.now()).total_seconds()
     except ValueError:
         return None  # N/A, UNLIMITED
 
 
-def queue() -> dict[str, Job] | None:
-    """The user's jobs, by id and by name (NAME or NAME_INDEX); None where no squeue answers."""
-    said = ask("squeue", "--noheader", "--array", "--me", f"--format={LIST}")
-    if said is None:
+def read_queue() -> dict[str, Job] | None:
+    """The user's jobs, by number and by name (NAME or NAME_INDEX); None if squeue does not answer."""
+    text = query_slurm("squeue", "--noheader", "--array", "--me", f"--format={SQUEUE_FORMAT}")
+    if text is None:
         return None
     jobs = {}
-    for line in said.splitlines():
+    for line in text.splitlines():
         number, state, node, reason, name = line.strip().split("|", 4)
         job = Job(number, state, node, reason)
         index = "_" + number.partition("_")[2] if "_" in number else ""
@@ -73,58 +75,57 @@ def queue() -> dict[str, Job] | None:
 def submit_arrays(
     folder: SweepFolder, name: str, cells: list[str], cluster: Cluster, worker: Worker
 ) -> list[str]:
-    """Arrays of at most MaxArraySize cells, of which `parallel` run at once in all. Returns their job numbers.
+    """Submit arrays of at most MaxArraySize cells and return their job numbers.
 
-    `worker`: what each job calls, with the sweep's folder, its cells and the shape of the cluster.
+    `worker` is what each job calls, with the sweep's folder, its cells and the fields of the
+    cluster. Over all arrays, `cluster.parallel` cells run at once. RunError: SLURM refused one.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    size = max_array()
-    parts = [cells[i : i + size] for i in range(0, len(cells), size)]
+    size = read_max_array()
+    arrays = [cells[i : i + size] for i in range(0, len(cells), size)]
     jobs: list[str] = []
-    for part in parts:
+    for array in arrays:
         unique = f"{name}-{uuid.uuid4().hex[:8]}"
-        limit = max(1, cluster.parallel * len(part) // len(cells))
-        what = {"cluster": "slurm", "name": unique, "cells": part}
-        file = folder.record(**what)
-        where = folder.path / "jobs" / file.stem
+        limit = max(1, cluster.parallel * len(array) // len(cells))
+        fields = {"cluster": "slurm", "name": unique, "cells": array}
+        file = folder.record_submission(**fields)
         try:
-            job = submit(folder.path, where, unique, part, cluster, limit, worker)
+            executor = make_executor(folder.path / "jobs" / file.stem, unique, cluster, limit)
+            job = submit_array(executor, folder.path, array, cluster, worker)
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             file.unlink()
-            why = refusal(str(error))
+            reason = extract_refusal(str(error))
             raise RunError(
-                f"SLURM took {len(jobs)} of {len(parts)} arrays and refused the next ({why}). What it took runs; "
-                "submit again for the rest."
+                f"SLURM accepted {len(jobs)} of {len(arrays)} arrays and refused the next "
+                f"({reason}). The accepted arrays run; submit again for the others."
             ) from error
-        store(file, {"time": round(time.time()), "host": socket.gethostname(), **what, "job": job})
+        note = {"time": round(time.time()), "host": socket.gethostname(), **fields, "job": job}
+        write_json_file(file, note)
         jobs.append(job)
     return jobs
 
 
-def submit(
-    out: Path,
-    where: Path,
-    name: str,
-    cells: list[str],
-    cluster: Cluster,
-    limit: int,
-    worker: Worker,
+def submit_array(
+    executor: Any, out: Path, cells: list[str], cluster: Cluster, worker: Worker
 ) -> str:
-    executor = executor_of(where, name, cluster, limit)
-    many = len(cells)
-    made = executor.map_array(
-        worker, [str(out.resolve())] * many, [[cell] for cell in cells], [vars(cluster)] * many
-    )
-    return str(made[0].job_id).partition("_")[0]
+    """Submit one array, with a task for each cell, and return its job number."""
+    count = len(cells)
+    folders, cells_of_task = [str(out.resolve())] * count, [[cell] for cell in cells]
+    jobs = executor.map_array(worker, folders, cells_of_task, [vars(cluster)] * count)
+    return str(jobs[0].job_id).partition("_")[0]
 
 
-def executor_of(where: Path, name: str, cluster: Cluster, limit: int) -> Any:
-    """The keeper is the batch script itself: it starts the ranks as steps, as often as it takes."""
+def make_executor(folder: Path, name: str, cluster: Cluster, limit: int) -> Any:
+    """The submitit executor of an array of which `limit` tasks run at once.
+
+    The batch script is the keeper itself (use_srun=False). It starts the ranks as steps of the job,
+    as often as necessary.
+    """
     import submitit
 
-    executor = submitit.SlurmExecutor(where, max_num_timeout=10**6)
-    given = {
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6)
+    optional = {
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
@@ -143,50 +144,54 @@ def executor_of(where: Path, name: str, cluster: Cluster, limit: int) -> Any:
         array_parallelism=limit,
         use_srun=False,
         additional_parameters={"requeue": True, **cluster.extra},
-        **{key: value for key, value in given.items() if value is not None},
+        **{key: value for key, value in optional.items() if value is not None},
     )
     return executor
 
 
-def script(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> str:
-    """What sbatch will be given, for --dry-run and for sbatch's own check."""
-    executor = executor_of(
-        folder.path / "jobs" / "NNNN", name, cluster, min(cluster.parallel, cells)
-    )
+def render_script(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> str:
+    """The script that sbatch would get, for --dry-run and for check_submission."""
+    limit = min(cluster.parallel, cells)
+    executor = make_executor(folder.path / "jobs" / "NNNN", name, cluster, limit)
     if cells > 1:
-        executor.parameters["map_count"] = min(cells, max_array())
+        executor.parameters["map_count"] = min(cells, read_max_array())
     return str(executor._make_submission_file_text(executor._submitit_command_str, "check"))
 
 
-def check(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> None:
-    """Ask sbatch whether it would take the jobs: partition, account, limits."""
+def check_submission(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> None:
+    """Ask sbatch whether it would accept the jobs (partition, account, limits).
+
+    UserError: this machine has no SLURM, or sbatch would refuse them.
+    """
     for tool in ("sbatch", "srun"):
         if shutil.which(tool) is None:
             raise UserError(
-                f"There is no {tool} on this machine, so no SLURM to submit to: start this on a login node of the "
-                "cluster, or run the sweep here with --cluster local."
+                f"There is no {tool} on this machine, so SLURM cannot be used: start this command "
+                "on a login node of the cluster, or run the sweep here with --cluster local."
             )
-    text = script(folder, name, cells, cluster)
+    text = render_script(folder, name, cells, cluster)
     answer = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True)
     if answer.returncode:
         raise UserError(
-            f"SLURM would refuse these jobs ({refusal(answer.stderr)}); nothing was submitted."
+            f"SLURM would refuse these jobs ({extract_refusal(answer.stderr)}); nothing was "
+            "submitted."
         )
 
 
-def refusal(text: str) -> str:
-    lines = [
-        re.sub(r"^(sbatch: )?(error: )?", "", line) for line in text.splitlines() if line.strip()
-    ]
-    said = [
-        line
-        for line in lines
-        if "allocation failure" in line or "Batch job submission failed" in line
-    ] or lines
-    return (said[-1] if said else "it does not say why").rstrip(".")
+def extract_refusal(text: str) -> str:
+    """The sentence of sbatch's output that says why it refused a job."""
+    lines, refusals = [], []
+    for line in text.splitlines():
+        if line.strip():
+            lines.append(re.sub(r"^(sbatch: )?(error: )?", "", line))
+            if "allocation failure" in line or "Batch job submission failed" in line:
+                refusals.append(lines[-1])
+    sentences = refusals or lines or ["it does not say why"]
+    return sentences[-1].rstrip(".")
 
 
-def max_array() -> int:
-    said = ask("scontrol", "show", "config") or ""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE)
-    return max(1, int(found[1]) if found else MAX_ARRAY)
+def read_max_array() -> int:
+    """The largest array that this cluster accepts."""
+    config = query_slurm("scontrol", "show", "config") or ""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+    return max(1, int(match[1]) if match else MAX_ARRAY)

@@ -1,21 +1,25 @@
-"""a sweep's files and the queue -> how each cell stands. Reads only; imports nothing that takes time."""
+"""a sweep's files and the queue -> the state of each cell.
+
+This file only reads, and imports nothing slow: `sweep status` must answer at once.
+"""
 
 import socket
 import time
 from typing import Any, NamedTuple
 
 from ssvid.sweep import jobs, slurm
-from ssvid.sweep.folder import CellFolder, Event, SweepFolder, newest
+from ssvid.sweep.folder import CellFolder, Event, SweepFolder, read_last_metrics
 
 ENDED = ("finished", "failed")
 ACTIVE = ("queued", "running")
+STATES = (*ENDED, "running", "queued", "stopped", "cancelled", "unknown", "waiting")
 
 
 class State(NamedTuple):
     cell: str
     name: str
-    state: str  # waiting, queued, running, stopped, cancelled, unknown, failed, finished
-    left: bool  # an edited sweep file has it no more
+    state: str  # one of STATES
+    removed: bool  # the sweep file was edited and no longer has this cell
     stage: str = ""
     step: int | None = None
     steps: int | None = None
@@ -24,156 +28,156 @@ class State(NamedTuple):
     seconds_left: float | None = None  # of the pretraining
     node: str = ""
     restarts: int = 0
-    said: str = ""  # why it failed or stopped, or waits
-    submitted: int = 0  # how often
+    reason: str = ""  # why the cell failed, stopped or waits
+    submissions: int = 0  # how many times the cell was submitted
 
 
-def states(folder: SweepFolder, sweep: dict[str, Any] | None = None) -> list[State]:
+def read_states(folder: SweepFolder, sweep: dict[str, Any] | None = None) -> list[State]:
+    """The state of every cell. `sweep` is the content of sweep.json, read here if not given."""
     sweep = sweep or folder.read()
     submissions = folder.submissions()
-    asked = any(one["cluster"] == "slurm" for one in submissions)
-    known = slurm.queue() if asked else {}
-    alive: dict[str, slurm.Job] = {}
-    times: dict[str, int] = {}
-    for one in submissions:
-        for cell, job in jobs.alive(one, known).items():
-            if (
-                cell not in alive or alive[cell].state != "RUNNING"
-            ):  # two jobs of one cell: one waits for the other
-                alive[cell] = job
-        for cell in one["cells"]:
-            times[cell] = times.get(cell, 0) + 1
-    unsure = known is None
-    return [
-        state(folder.cell(name), given, alive, times.get(name, 0), unsure)
-        for name, given in sweep["cells"].items()
-    ]
+    uses_slurm = any(submission["cluster"] == "slurm" for submission in submissions)
+    queue = slurm.read_queue() if uses_slurm else {}
+    live_jobs: dict[str, slurm.Job] = {}
+    counts: dict[str, int] = {}
+    for submission in submissions:
+        for cell, job in jobs.find_live_jobs(submission, queue).items():
+            # If a cell has two jobs, one of them waits for the other: the running one is shown.
+            if cell not in live_jobs or live_jobs[cell].state != "RUNNING":
+                live_jobs[cell] = job
+        for cell in submission["cells"]:
+            counts[cell] = counts.get(cell, 0) + 1
+    states = []
+    for name, record in sweep["cells"].items():
+        live_job, count = live_jobs.get(name), counts.get(name, 0)
+        states.append(read_state(folder.cell(name), record, live_job, count, queue is None))
+    return states
 
 
-def state(
-    cell: CellFolder, given: dict[str, Any], alive: dict[str, slurm.Job], times: int, unsure: bool
+def read_state(
+    cell: CellFolder,
+    record: dict[str, Any],
+    job: slurm.Job | None,
+    submissions: int,
+    queue_is_silent: bool,
 ) -> State:
-    """Of one cell. Its own files come first, then the queue."""
-    events = cell.events() if cell.path.is_dir() else []
-    made = State(
+    """The state of one cell: first by its own files, then by its live job."""
+    events = cell.read_events() if cell.path.is_dir() else []
+    state = State(
         cell.hash,
-        given["name"],
+        record["name"],
         "waiting",
-        given["left"],
-        steps=given["config"].get("steps"),
-        submitted=times,
+        record["left"],
+        steps=record["config"].get("steps"),
+        submissions=submissions,
     )
-    made = made._replace(**seen(cell, events, given))
+    state = state._replace(**read_progress(cell, events, record))
     if cell.finished:
-        return made._replace(state="finished", seconds_left=None, stage="")
+        return state._replace(state="finished", seconds_left=None, stage="")
     if cell.failed:
-        failed = cell.why
-        return made._replace(
-            state="failed", said=failed["why"], seconds_left=None, stage=failed["stage"]
-        )
-    job = alive.get(cell.hash)
-    if (
-        job is not None and job.lanes
-    ):  # on this machine or, where its name differs, on the one that was asked
-        mine = any(event["event"] == "start" and event["pid"] in job.lanes for event in events)
-        said = (
-            "" if job.node == socket.gethostname() else f"look at it, and cancel it, on {job.node}"
-        )
-        return made._replace(state="running" if mine else "queued", node=job.node, said=said)
+        failure = cell.read_failure()
+        reason, stage = failure["why"], failure["stage"]
+        return state._replace(state="failed", reason=reason, seconds_left=None, stage=stage)
     if job is not None:
+        return apply_job(state, job, events)
+    if not submissions:
+        return state
+    if find_last(events, "cancel") > find_last(events, "start"):
+        return state._replace(state="cancelled", seconds_left=None)
+    if queue_is_silent:
+        return state._replace(state="unknown", reason="squeue does not answer here")
+    reason = "no job works on it any more: submit again"
+    return state._replace(state="stopped", seconds_left=None, reason=reason)
+
+
+def apply_job(state: State, job: slurm.Job, events: list[Event]) -> State:
+    """The state of a cell that has a live job."""
+    if job.lanes:  # processes of this machine, or of the other machine that the job names
+        running = any(event["event"] == "start" and event["pid"] in job.lanes for event in events)
+        is_elsewhere = job.node != socket.gethostname()
+        reason = f"look at it and cancel it on {job.node}" if is_elsewhere else ""
+        node = job.node
+    else:
         running = job.state in ("RUNNING", "COMPLETING", "CONFIGURING")
-        said = "" if running or job.reason == "None" else job.reason
-        return made._replace(
-            state="running" if running else "queued", node=job.node or made.node, said=said
-        )
-    if not times:
-        return made
-    if last(events, "cancel") > last(events, "start"):
-        return made._replace(state="cancelled", seconds_left=None)
-    if unsure:
-        return made._replace(state="unknown", said="squeue does not answer here")
-    return made._replace(
-        state="stopped", seconds_left=None, said="no job has it any more: submit again"
-    )
+        reason = "" if running or job.reason == "None" else job.reason
+        node = job.node or state.node
+    return state._replace(state="running" if running else "queued", node=node, reason=reason)
 
 
-def seen(cell: CellFolder, events: list[Event], given: dict[str, Any]) -> dict[str, Any]:
-    """What the cell's own files tell of its course."""
+def read_progress(cell: CellFolder, events: list[Event], record: dict[str, Any]) -> dict[str, Any]:
+    """Fields of State that the cell's own files hold; {} if it has not started."""
     starts = [event for event in events if event["event"] == "start"]
     if not starts:
         return {}
-    now = newest(cell.metrics)
-    step, rate = now.get("step"), now.get("clips_per_s")
-    steps, batch = given["config"].get("steps"), given["config"]["batch_size"]
-    left = (steps - step) * batch / rate if steps and step and rate else None
-    trained = [start for start in starts if start["stage"] == "pretrain"]
+    metrics = read_last_metrics(cell.metrics)
+    step, rate = metrics.get("step"), metrics.get("clips_per_s")
+    steps, batch = record["config"].get("steps"), record["config"]["batch_size"]
+    seconds_left = (steps - step) * batch / rate if steps and step and rate else None
+    pretrain_starts = [start for start in starts if start["stage"] == "pretrain"]
     return {
         "stage": starts[-1]["stage"],
         "step": step,
-        "loss": now.get("loss"),
+        "loss": metrics.get("loss"),
         "clips_per_s": rate,
-        "seconds_left": left if starts[-1]["stage"] == "pretrain" else None,
+        "seconds_left": seconds_left if starts[-1]["stage"] == "pretrain" else None,
         "node": starts[-1].get("node") or starts[-1]["host"],
-        "restarts": len(trained) - 1,
+        "restarts": len(pretrain_starts) - 1,
     }
 
 
-def last(events: list[Event], what: str) -> int:
-    return max((i for i, event in enumerate(events) if event["event"] == what), default=-1)
+def find_last(events: list[Event], kind: str) -> int:
+    """The index of the last event of this kind; -1 if there is none."""
+    return max((i for i, event in enumerate(events) if event["event"] == kind), default=-1)
 
 
-def counts(found: list[State]) -> dict[str, int]:
-    now = [one for one in found if not one.left]
-    every = (
-        "finished",
-        "failed",
-        "running",
-        "queued",
-        "stopped",
-        "cancelled",
-        "unknown",
-        "waiting",
-    )
-    return {"cells": len(now), **{name: sum(one.state == name for one in now) for name in every}}
+def count_states(states: list[State]) -> dict[str, int]:
+    """How many cells of the sweep there are in all (`cells`), and in each state."""
+    numbers = {"cells": 0, **dict.fromkeys(STATES, 0)}
+    for state in states:
+        if not state.removed:
+            numbers["cells"] += 1
+            numbers[state.state] += 1
+    return numbers
 
 
-def table(found: list[State]) -> str:
-    """For a terminal."""
+def format_table(states: list[State]) -> str:
+    """A table for a terminal, with one row for each cell."""
     head = ("cell", "state", "step", "loss", "clips/s", "left", "node", "restarts", "what")
-    rows = [head]
-    for one in found:
-        step = "" if one.step is None else f"{one.step}/{one.steps or '?'}"
-        loss = "" if one.loss is None else f"{one.loss:.4f}"
-        rate = "" if one.clips_per_s is None or one.state != "running" else f"{one.clips_per_s:.0f}"
-        left = "" if one.seconds_left is None or one.state != "running" else span(one.seconds_left)
-        state = one.state + (f" ({one.stage})" if one.state == "running" and one.stage else "")
-        state += ", not of the sweep any more" if one.left else ""
-        what = one.name + (f": {one.said}" if one.said else "")
-        rows.append(
-            (one.cell, state, step, loss, rate, left, one.node, str(one.restarts or ""), what)
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head) - 1)]
-    return "\n".join(
-        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
-    )
+    rows = [head, *map(format_row, states)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        texts = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        lines.append("  ".join([*texts[:-1], row[-1]]))  # the last column is not padded
+    return "\n".join(lines)
 
 
-def span(seconds: float) -> str:
+def format_row(state: State) -> tuple[str, ...]:
+    running = state.state == "running"
+    step = "" if state.step is None else f"{state.step}/{state.steps or '?'}"
+    loss = "" if state.loss is None else f"{state.loss:.4f}"
+    rate = f"{state.clips_per_s:.0f}" if running and state.clips_per_s is not None else ""
+    seconds_left = state.seconds_left if running else None
+    left = "" if seconds_left is None else format_duration(seconds_left)
+    label = state.state + (f" ({state.stage})" if running and state.stage else "")
+    label += ", no longer in the sweep" if state.removed else ""
+    description = state.name + (f": {state.reason}" if state.reason else "")
+    restarts = str(state.restarts or "")
+    return (state.cell, label, step, loss, rate, left, state.node, restarts, description)
+
+
+def format_duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{minutes} min"
-        if minutes < 90
-        else f"{minutes / 60:.1f} h"
-    )
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def page(folder: SweepFolder, found: list[State]) -> str:
-    total = counts(found)
-    summary = ", ".join(
-        f"{number} {name}" for name, number in total.items() if number and name != "cells"
-    )
+def format_page(folder: SweepFolder, states: list[State]) -> str:
+    """The summary line, then the table."""
+    numbers = count_states(states)
+    total = numbers.pop("cells")
+    summary = ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
     clock = time.strftime("%H:%M:%S")
-    return f"{folder.path} on {socket.gethostname()}, {clock}: {total['cells']} cells: {summary}\n{table(found)}"
+    title = f"{folder.path} on {socket.gethostname()}, {clock}: {total} cells: {summary}"
+    return f"{title}\n{format_table(states)}"
