@@ -34,7 +34,7 @@ from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.progress import progress_bar
 from ssvid.shapes import Row
-from ssvid.weights.encoders import encoder_hash
+from ssvid.weights.encoders import hash_encoder
 
 VERSION = 1  # of the files that are written; files of another version are written again
 LISTED = "left_out.jsonl"
@@ -85,7 +85,7 @@ def align(
             assert encoder is not None
             net = _open_encoder(encoder, opened, aligner).to(device)
             rows = [i for i, video_id in enumerate(videos.ids) if video_id in sentences]
-            root = target / "features" / encoder_hash(net)
+            root = target / "features" / hash_encoder(net)
             settings = {"batch_size": batch_size, "workers": workers}
             fill_store(videos.manifest.take(rows), net, root, device=device, **settings)
             videos = videos._replace(store=Store(root))
@@ -190,7 +190,7 @@ def _open_encoder(argument: str, aligner: Aligner, aligner_argument: str) -> Enc
             f"{aligner_argument} learnt from features that are {aligner.width} wide: name the "
             "encoder of the features that it learnt from."
         )
-    check_same_features(aligner, encoder_hash(net), f"--encoder {argument}")
+    check_same_features(aligner, hash_encoder(net), f"--encoder {argument}")
     return net
 
 

@@ -26,7 +26,7 @@ from ssvid.files import write_whole
 from ssvid.hub import open_encoder
 from ssvid.log import log
 from ssvid.nn.batchnorm import settle
-from ssvid.weights.encoders import encoder_hash
+from ssvid.weights.encoders import hash_encoder
 
 NAMED_FILES = 20  # unreadable files that the result names; the log names all of them
 
@@ -111,7 +111,7 @@ def _fill_table(
 ) -> dict[str, object]:
     megabytes = 4 * net.dim * len(samples) / 1e6
     log.info(f"{len(data)} videos through {net.name}; features of {megabytes:.1f} MB")
-    key = f"{encoder_hash(net)}/pooled"
+    key = f"{hash_encoder(net)}/pooled"
     decoded = 0  # clips that this process decodes; an earlier one may have left others
 
     def run(clip: Tensor, _: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ssvid.encoder import Encoder, build, list_encoders
 from ssvid.errors import UserError
-from ssvid.weights.encoders import encoder_from, load_encoder
+from ssvid.weights.encoders import create_encoder_from_file, load_encoder
 
 __all__ = ["create_encoder", "list_encoders", "load_encoder", "open_encoder", "split_modality"]
 FILE_ENDINGS = (".safetensors", ".json", ".pt", ".pth", ".pyth", ".bin", ".tar")
@@ -21,7 +21,11 @@ def create_encoder(
     that are left out are then those of the published file. `partial`: load the weights that match
     and leave the rest random; without it, a UserError names what does not match.
     """
-    return build(name, kwargs) if weights is None else encoder_from(weights, name, kwargs, partial)
+    return (
+        build(name, kwargs)
+        if weights is None
+        else create_encoder_from_file(weights, name, kwargs, partial)
+    )
 
 
 def open_encoder(text: str) -> Encoder:

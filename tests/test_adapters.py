@@ -18,7 +18,7 @@ from ssvid import create_encoder, list_encoders, registry
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.weights.encoders import load_encoder, save_encoder
-from ssvid.weights.state_dict import fit
+from ssvid.weights.state_dict import load_state
 from tests.helpers import facts, for_each, tells
 
 with warnings.catch_warnings():
@@ -265,7 +265,7 @@ def pools(name: str, net: Any) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
 def test_equals_the_library_s_own_forward(name: str):
     net = scrambled(LIBRARY[name]())
     encoder = create_encoder(name, **full(name).tiny_kwargs).double().eval()
-    fit(encoder, encoder.rename_published(net.state_dict()), "the library's")
+    load_state(encoder, encoder.rename_published(net.state_dict()), "the library's")
     seen: list[Tensor] = []
     where, head = pools(name, net)
     where.register_forward_hook(
@@ -292,7 +292,7 @@ def test_equals_the_library_s_own_forward(name: str):
 def test_the_published_size_equals_the_library_s(name: str):
     net = (getattr(video, name) if name in TORCHVISION else getattr(hub, name))().eval()
     encoder = create_encoder(name).eval()
-    fit(encoder, encoder.rename_published(net.state_dict()), "the library's")
+    load_state(encoder, encoder.rename_published(net.state_dict()), "the library's")
     spec = encoder.spec
     clip = torch.randn(1, 3, spec.frames, spec.size, spec.size)
     _, head = pools(name, net)
@@ -341,7 +341,7 @@ def test_another_model_s_file_and_half_a_file_are_refused(name: str, stranger: s
     half = dict(list(LIBRARY[name]().state_dict().items())[::2])
     for state in (LIBRARY[stranger]().state_dict(), half):
         with pytest.raises(UserError, match=facts("file", "missing")):
-            fit(encoder, encoder.rename_published(state), "file", name=encoder.name)
+            load_state(encoder, encoder.rename_published(state), "file", name=encoder.name)
 
 
 @for_each(

@@ -19,8 +19,8 @@ from ssvid.hub import create_encoder
 from ssvid.registry import encoders
 from ssvid.results import Leak
 from ssvid.results.provenance import check_leak
-from ssvid.weights.__main__ import opened
-from ssvid.weights.encoders import encoder_hash, load_encoder, save_encoder
+from ssvid.weights.__main__ import open_source
+from ssvid.weights.encoders import hash_encoder, load_encoder, save_encoder
 from tests.helpers import command, facts, for_each, metrics, squares, tells, write_video
 from tests.warm import run_ranks
 
@@ -152,8 +152,8 @@ def test_it_ends_in_one_line_and_a_result(done, start, data):
         result["data"]["clips"] == {"train": 8, "val": 4, "test": 6}
         and result["data"]["groups"]["test"] == 6
     )
-    assert result["encoder"]["hash"] == encoder_hash(load_encoder(start))
-    assert result["tuned"] == encoder_hash(load_encoder(out)) != result["encoder"]["hash"]
+    assert result["encoder"]["hash"] == hash_encoder(load_encoder(start))
+    assert result["tuned"] == hash_encoder(load_encoder(out)) != result["encoder"]["hash"]
     assert result["protocol"]["clip"]["clips"] == result["protocol"]["clip"]["crops"] == 2
     assert result["protocol"]["training"]["steps"] == 6 and len(result["protocol_hash"]) == 16
     assert (
@@ -404,7 +404,7 @@ def test_encoders_that_cannot_be_tuned(start, data, tmp_path, capsys):
 def test_its_checkpoint_points_to_its_folder(done):
     _, _, out = done
     with pytest.raises(UserError, match=facts("ssvid.finetune")):
-        opened(out / "checkpoints" / "step_00000006.pt", trust=False)
+        open_source(out / "checkpoints" / "step_00000006.pt", trust=False)
 
 
 def test_two_processes_end_as_one(start, data, tmp_path):

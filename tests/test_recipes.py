@@ -70,7 +70,15 @@ def test_published_sizes(name: str, part: str | None, layout: str, parameters: i
     objective = on_meta(given)
     assert sum(p.numel() for p in objective.parameters()) == parameters
     (known,) = (one for one in LAYOUTS if one.name == layout)
-    assert len({row.theirs for row in known.of_ours(known.leave(objective.state_dict()))}) == keys
+    assert (
+        len(
+            {
+                row.theirs
+                for row in known.list_rows_of_ours(known.before_writing(objective.state_dict()))
+            }
+        )
+        == keys
+    )
 
 
 def on_meta(given: dict[str, Any]) -> Objective:

@@ -20,7 +20,7 @@ from ssvid.registry import encoders
 from ssvid.results import digest
 from ssvid.results.provenance import describe_encoder
 from ssvid.shapes import ClipSpec, Features, Grid, Views
-from ssvid.weights.encoders import encoder_hash, load_encoder, save_encoder
+from ssvid.weights.encoders import hash_encoder, load_encoder, save_encoder
 from tests.helpers import facts, for_each
 
 STRIDE = ClipSpec(frames=8, stride=4, size=112)
@@ -74,7 +74,7 @@ FLOW = "ClipSpec(frames=16, fps=5.0, stride=None, size=224, modality='flow')"
     ],
 )
 def test_hashes_of_clips_that_are_not_whole_stay(spec, text, net, protocol, card):
-    assert repr(spec) == text and encoder_hash(dot(spec)) == net
+    assert repr(spec) == text and hash_encoder(dot(spec)) == net
     assert list(vars(spec)) == ["frames", "fps", "stride", "size", "modality"]
     assert digest({"clip": vars(spec) | {"clips": 1}}) == protocol
     views = f"Views(clips=({text},), augment='none'"  # of cached features
@@ -96,7 +96,7 @@ def test_hashes_of_clips_that_are_not_whole_stay(spec, text, net, protocol, card
 
 def test_hashes_of_whole_clips_are_their_own():
     others = [STRIDE, replace(STRIDE, stride=1), ClipSpec(frames=8, fps=5.0, size=112)]
-    for make_name in (repr, lambda spec: encoder_hash(dot(spec))):
+    for make_name in (repr, lambda spec: hash_encoder(dot(spec))):
         assert make_name(WHOLE) not in map(make_name, others)
     assert all(vars(WHOLE) != vars(other) and WHOLE != other for other in others)
     info = describe_encoder("dot", "dot", dot(WHOLE))

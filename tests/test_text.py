@@ -218,13 +218,13 @@ def test_what_holds_no_text_tower_is_said(tmp_path: Path):
 
 def test_a_folder_with_a_text_tower_still_has_one_encoder(tmp_path: Path):
     from ssvid import create_encoder
-    from ssvid.weights.__main__ import opened
+    from ssvid.weights.__main__ import open_source
     from ssvid.weights.encoders import save_encoder
 
     encoder = create_encoder("s3dg", width=0.125)
     save_encoder(encoder, tmp_path, "encoder", {})
     save_joint(joint_of(words()), tmp_path)
-    assert load_encoder(tmp_path).name == opened(tmp_path, trust=False).net.encoder == "s3dg"
+    assert load_encoder(tmp_path).name == open_source(tmp_path, trust=False).net.encoder == "s3dg"
 
 
 def narrated(*texts: str) -> Manifest:

@@ -19,10 +19,10 @@ from ssvid.nn.timeline import ALIGNER_CARD, Aligned
 from ssvid.registry import objectives
 from ssvid.shapes import Window
 from ssvid.text.words import read_words
-from ssvid.weights.files import read
+from ssvid.weights.files import read_weights
 from ssvid.weights.layout import State
-from ssvid.weights.published import find, unknown
-from ssvid.weights.state_dict import fit, weights_hash
+from ssvid.weights.published import identify_file, unknown_layout_error
+from ssvid.weights.state_dict import hash_weights, load_state
 
 # Arguments of an objective that are paths, and the names that its text tower has for them.
 TOWER_PATHS = {"words": "words", "text": "folder"}
@@ -70,7 +70,7 @@ def open_aligner(
             arguments[name] = tuple(value)
     # The weights are in the state, so the run's own initialisation is not read again.
     net = kind(None, **arguments | ({"init": None} if "init" in arguments else {}))
-    fit(net, saved.state, path)
+    load_state(net, saved.state, path)
     net.eval().to(device)
     window = net.views.text
     assert isinstance(window, Window)
@@ -80,7 +80,7 @@ def open_aligner(
         net.similarities,
         window,
         arguments.get("features"),
-        weights_hash(net, [json.dumps(settings, sort_keys=True, default=str), word_list]),
+        hash_weights(net, [json.dumps(settings, sort_keys=True, default=str), word_list]),
         card.get("features"),
     )
 
@@ -137,11 +137,11 @@ def read_published(path: Path, words: str | None) -> SavedObjective:
 
     No tensor holds the words or the number of heads. The latter is 8 in all published files.
     """
-    file = read(path)
-    published = find(file)
+    file = read_weights(path)
+    published = identify_file(file)
     if published is None:
-        raise unknown(file)
-    published.whole()
+        raise unknown_layout_error(file)
+    published.require_complete()
     if published.net.objective == "tan" and words is None:
         raise UserError(
             f"{path} holds word vectors but not their words: give the list with --words "

@@ -26,7 +26,7 @@ from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.shapes import Features
 from ssvid.text.joint import Joint
-from ssvid.weights.encoders import encoder_hash
+from ssvid.weights.encoders import hash_encoder
 
 VERSION = 1  # of poolings and pixel features; raise it to compute all cached features again
 CONTROLS = ("random", "pixels", "single_frame", "shuffled")
@@ -145,7 +145,7 @@ class SourceMaker:
 
         net_key = "pixels"
         if name.row != "pixels":
-            net_key = f"{encoder_hash(self.nets[name.row])} {self.layers}"
+            net_key = f"{hash_encoder(self.nets[name.row])} {self.layers}"
         key = f"boxes {net_key} version {VERSION}{self.build_change_key(name)}"
         return Source(name.text, key, run)
 
@@ -174,7 +174,7 @@ class SourceMaker:
             form = f"tokens {self.layers}"
         else:
             form = f"{self.layers} {self.poolings}"
-        return f"{encoder_hash(self.nets[name.row])} {form}"
+        return f"{hash_encoder(self.nets[name.row])} {form}"
 
     def build_change_key(self, name: RowName) -> str:
         """The end of a key: how clips are changed, and the seed where the change is drawn."""

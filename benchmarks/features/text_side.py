@@ -17,7 +17,7 @@ from ssvid.hub import split_modality
 from ssvid.randomness import permutation
 from ssvid.shapes import Pooled
 from ssvid.text.joint import Joint, load_joint
-from ssvid.weights.state_dict import weights_hash
+from ssvid.weights.state_dict import hash_weights
 
 SENTENCES_AT_ONCE = 256
 WHO_HAS_TEXT = (
@@ -85,7 +85,7 @@ def hash_joint(joint: Joint) -> str:
     for path in ("words", "folder"):  # where files lie does not change a vector
         arguments.pop(path, None)
     tower = joint.tower
-    return weights_hash(joint, (tower.name, sorted(arguments.items()), joint.cosine, tower.words))
+    return hash_weights(joint, (tower.name, sorted(arguments.items()), joint.cosine, tower.words))
 
 
 def shuffle_weights(net: nn.Module, seed: int) -> None:

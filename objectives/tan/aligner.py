@@ -18,7 +18,7 @@ from ssvid.nn.ema import freeze
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.timeline import Timeline, places, sine
 from ssvid.text.tower import Tower
-from ssvid.weights.state_dict import fit
+from ssvid.weights.state_dict import load_state
 
 ROWS = 1024  # positions in the tables
 STAGE = 2  # the stage of the joint branch, counted from 0, that the alignability head reads
@@ -158,4 +158,4 @@ def load_aligner(aligner: Aligner, path: str) -> None:
     for key, x in aligner.state_dict().items():
         if key.startswith("head."):
             merged[key] = state.get(key, x)
-    fit(aligner, merged, path)
+    load_state(aligner, merged, path)

@@ -29,7 +29,7 @@ from ssvid.randomness import prepare_for_compile
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.text.joint import save_joint
 from ssvid.weights.encoders import save_encoder
-from ssvid.weights.state_dict import fit
+from ssvid.weights.state_dict import load_state
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Trained:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.step = state["step"]
-        fit(self.objective, state["model"], "The run's checkpoint")
+        load_state(self.objective, state["model"], "The run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         rng = state["rng"][self.world.rank % len(state["rng"])]
         torch.set_rng_state(rng["cpu"])

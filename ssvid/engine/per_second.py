@@ -30,7 +30,7 @@ from ssvid.files import locked
 from ssvid.log import log
 from ssvid.progress import progress_bar
 from ssvid.shapes import ClipSpec
-from ssvid.weights.encoders import encoder_hash
+from ssvid.weights.encoders import hash_encoder
 
 PREFETCH = 2  # blocks of clips that each worker has ready
 
@@ -56,7 +56,7 @@ def fill_store(
         need_flow(data)
     root = Path(out).expanduser()
     with locked(root / "lock", wait=False, what=f"--out {root}"):
-        store = open_for_writing(root, make_card(net.dim, net.name, encoder_hash(net), net.spec))
+        store = open_for_writing(root, make_card(net.dim, net.name, hash_encoder(net), net.spec))
         (root / NAME).unlink(missing_ok=True)  # every video without features is tried again
         bad = Quarantine(root, len(data))
         videos = range(len(data))

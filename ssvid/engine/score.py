@@ -28,7 +28,7 @@ from ssvid.progress import progress_bar
 from ssvid.results import TUNED, Answers, Cost, EncoderInfo, Result, Score, digest
 from ssvid.results.provenance import check_leak, describe_data, format_command, read_commit
 from ssvid.statistics import bootstrap, chance, majority, topk
-from ssvid.weights.encoders import encoder_hash
+from ssvid.weights.encoders import hash_encoder
 
 VERSION = 1  # of the test procedure; results of two versions are not compared
 
@@ -124,7 +124,7 @@ def score(
         data=describe_data(data, splits, sorted(bad_files)),
         protocol=agreed,
         protocol_hash=digest({**agreed, "training": use_old_names(agreed["training"])}),
-        tuned=encoder_hash(net.encoder),
+        tuned=hash_encoder(net.encoder),
         leak=check_leak(config["encoder"], data.split("test")),
         cost=Cost(cpu_s=round(cpu, 2)),
         seed=settings.seed,

@@ -10,11 +10,17 @@ from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.objective import Objective
-from ssvid.weights.encoders import licence_of_run, load_encoder, open_published
-from ssvid.weights.files import read
+from ssvid.weights.encoders import load_encoder, load_published, read_run_licence
+from ssvid.weights.files import read_weights
 from ssvid.weights.layout import State
-from ssvid.weights.published import Found, differing, find, is_run, unknown
-from ssvid.weights.state_dict import fit, read_card
+from ssvid.weights.published import (
+    PublishedFile,
+    find_difference,
+    identify_file,
+    is_run_checkpoint,
+    unknown_layout_error,
+)
+from ssvid.weights.state_dict import load_state, read_card
 
 
 def warm_start(objective: Objective, path: str) -> None:
@@ -26,40 +32,42 @@ def warm_start(objective: Objective, path: str) -> None:
     the weights do not fit.
     """
     is_export = Path(path).is_dir() or read_card(Path(path).with_suffix(".json"))
-    file = None if is_export else read(Path(path))
-    published = find(file) if file else None
+    file = None if is_export else read_weights(Path(path))
+    published = identify_file(file) if file else None
     if published is not None:
         start_from_published(objective, published)
         licence = published.licence
     elif file is not None:
-        fit(objective, file.tensors, path)
-        licence = licence_of_run(Path(path))
+        load_state(objective, file.tensors, path)
+        licence = read_run_licence(Path(path))
     else:
         exported = load_encoder(path)
         licence = exported.licence
         for encoder in objective.exported_encoders().values():
-            fit(encoder, exported.state_dict(), path, name=encoder.name)
+            load_state(encoder, exported.state_dict(), path, name=encoder.name)
         objective.on_weights_loaded()
     for encoder in objective.exported_encoders().values():
         encoder.licence = licence
 
 
-def start_from_published(objective: Objective, published: Found) -> None:
+def start_from_published(objective: Objective, published: PublishedFile) -> None:
     """Load a published checkpoint.
 
     Raises a UserError if an encoder has other arguments than the published one, because equal
     shapes do not prove that two nets are the same.
     """
-    published.whole()
-    path, state = published.file.path, published.encoder()
+    published.require_complete()
+    path, state = published.file.path, published.encoder_state()
     if published.net.encoder is None:
-        fit(objective, published.ours, path)
-        log.info(f"{path}: {published.what}; starting from the whole objective")
+        load_state(objective, published.ours, path)
+        log.info(f"{path}: {published.description}; starting from the whole objective")
         return
     for encoder in objective.exported_encoders().values():
-        if argument := differing(published, encoder.name, encoder.kwargs):
-            raise UserError(f"{path} is {published.what}: start it with --encoder.{argument}.")
-        fit(encoder, state, path, name=encoder.name)
+        if argument := find_difference(published, encoder.name, encoder.kwargs):
+            raise UserError(
+                f"{path} is {published.description}: start it with --encoder.{argument}."
+            )
+        load_state(encoder, state, path, name=encoder.name)
     shapes = {key: x.shape for key, x in objective.state_dict().items()}
     if shapes == {key: x.shape for key, x in published.ours.items()}:
         objective.load_state_dict(published.ours)
@@ -68,7 +76,7 @@ def start_from_published(objective: Objective, published: Found) -> None:
         objective.on_weights_loaded()
         start = "the encoder alone; the other weights of the file do not fit or are not used"
     licence = published.licence or "not stated"
-    log.info(f"{path}: {published.what}; starting from {start}; licence {licence}")
+    log.info(f"{path}: {published.description}; starting from {start}; licence {licence}")
 
 
 def objective_state(path: str, flag: str) -> State:
@@ -80,13 +88,13 @@ def objective_state(path: str, flag: str) -> State:
     folder = RunFolder(path)
     if folder.path.is_dir():
         return dict(folder.readable(f"{flag} {path}")["model"])
-    file = read(folder.path)
-    if is_run(file):
+    file = read_weights(folder.path)
+    if is_run_checkpoint(file):
         return file.tensors
-    published = find(file)
+    published = identify_file(file)
     if published is None:
-        raise unknown(file)
-    published.whole()
+        raise unknown_layout_error(file)
+    published.require_complete()
     return published.ours
 
 
@@ -124,7 +132,9 @@ class EarlierRun(NamedTuple):
                 "their file."
             )
         try:
-            fit(module, state, self.path, name=self.encoder.name if name == "encoder" else None)
+            load_state(
+                module, state, self.path, name=self.encoder.name if name == "encoder" else None
+            )
         except UserError as error:
             if name != "head":
                 raise
@@ -141,7 +151,7 @@ def load_earlier_run(path: str, flag: str) -> EarlierRun:
             f"{flag} {path} is not there: it is the folder of an earlier run, or a published file."
         )
     if source.is_file():
-        encoder, state = open_published(source)
+        encoder, state = load_published(source)
         return EarlierRun(path, encoder, state, None)
     checkpoint = RunFolder(source).readable(f"{flag} {path}")
     encoder, steps = load_encoder(source), checkpoint["config"].get("steps")

@@ -18,7 +18,7 @@ from ssvid.hub import split_modality
 from ssvid.old_names import use_old_names
 from ssvid.results.schema import DataInfo, EncoderInfo, Json, Leak, digest
 from ssvid.shapes import Row
-from ssvid.weights.encoders import encoder_hash
+from ssvid.weights.encoders import hash_encoder
 
 
 def describe_data(
@@ -51,7 +51,7 @@ def describe_encoder(text: str, title: str, net: Encoder) -> EncoderInfo:
         kwargs=net.kwargs,
         parameters=sum(p.numel() for p in net.parameters()),
         licence=net.licence,
-        hash=encoder_hash(net),
+        hash=hash_encoder(net),
         **describe_recipe(text),
     )
 

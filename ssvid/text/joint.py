@@ -13,10 +13,10 @@ from ssvid.log import log
 from ssvid.shapes import Pooled
 from ssvid.text import Tower, create_tower
 from ssvid.text.words import MILNCE, read_words
-from ssvid.weights.files import read
+from ssvid.weights.files import read_weights
 from ssvid.weights.layout import State
-from ssvid.weights.published import Found, find, unknown
-from ssvid.weights.state_dict import fit, read_card, save_with_card
+from ssvid.weights.published import PublishedFile, identify_file, unknown_layout_error
+from ssvid.weights.state_dict import load_state, read_card, save_with_card
 
 
 class Joint(nn.Module):
@@ -96,7 +96,7 @@ def load_joint(path: str | Path, words: str | None = None) -> Joint:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{card_file} describes no text tower: {error!r}.") from error
     file = card_file.with_suffix(".safetensors")
-    fit(joint, read(file).tensors, file)
+    load_state(joint, read_weights(file).tensors, file)
     return joint.eval()
 
 
@@ -106,10 +106,10 @@ def inside(folder: Path, key: str, value: Any) -> Any:
 
 
 def published_joint(path: Path, words: str | None) -> Joint:
-    file = read(path)
-    found = find(file)
+    file = read_weights(path)
+    found = identify_file(file)
     if found is None:
-        raise unknown(file)
+        raise unknown_layout_error(file)
     state = joint_state(found)
     if words is None:
         raise UserError(
@@ -126,15 +126,15 @@ def published_joint(path: Path, words: str | None) -> Joint:
     reads = {**MILNCE, "length": 30, "lower": found.net.kwargs.get("stem") != "plain"}
     tower = create_tower("words", words=words, trained=False, **sizes, **reads)
     joint = Joint(tower, nn.Linear(state["head.weight"].shape[1], len(last)), cosine=False)
-    fit(joint, state, path)
-    log.info(f"{path}: the text tower of {found.what}; {len(state)} tensors")
+    load_state(joint, state, path)
+    log.info(f"{path}: the text tower of {found.description}; {len(state)} tensors")
     return joint.eval()
 
 
-def joint_state(found: Found) -> State:
+def joint_state(found: PublishedFile) -> State:
     if found.net.objective != "mil_nce":
         raise UserError(
-            f"{found.file.path} is {found.what}, which has no space of clips and sentences."
+            f"{found.file.path} is {found.description}, which has no space of clips and sentences."
         )
     return {key: x for key, x in found.ours.items() if key.startswith(("tower.", "head."))}
 
@@ -169,5 +169,5 @@ def chosen_tower(
     if reads is None or start.name != name:
         return start
     tower = create_tower(name, **{**start.kwargs, **reads})
-    fit(tower, start.state_dict(), text)
+    load_state(tower, start.state_dict(), text)
     return tower

@@ -1,7 +1,8 @@
-"""A checkpoint -> what it is, and the same tensors in another layout: `python -m ssvid.weights FILE`.
+"""A checkpoint -> a description, and the same tensors in another layout: `python -m ssvid.weights FILE`.
 
-`--to LAYOUT --out NEW` writes them, from a published file, a run's checkpoint or an exported encoder. Back into the
-layout it came in, a file keeps its own order of keys, prefix and wrapper.
+`--to LAYOUT --out NEW` writes the tensors. They may come from a published file, from a run's checkpoint
+or from an exported encoder. A file that goes back into the layout it came in keeps its own order of
+keys, its prefix and its wrapper.
 """
 
 import sys
@@ -11,44 +12,46 @@ from typing import Any
 
 from ssvid.errors import UserError
 from ssvid.log import log
-from ssvid.weights.encoders import exported_in, licence_of_run
-from ssvid.weights.files import File, read, write
-from ssvid.weights.layout import Layout, Net, State, our_keys
+from ssvid.weights.encoders import list_exports, read_run_licence
+from ssvid.weights.files import WeightsFile, read_weights, write_weights
+from ssvid.weights.layout import Layout, Net, State, list_our_keys
 from ssvid.weights.published import (
     LAYOUTS,
-    Found,
-    defaults,
-    find,
-    fixed_by,
-    is_run,
-    of,
-    same,
-    sized,
-    unknown,
+    PublishedFile,
+    are_equal,
+    find_registered_name,
+    identify_file,
+    is_run_checkpoint,
+    phrase_net,
+    read_defaults,
+    read_fixed_arguments,
+    unknown_layout_error,
 )
 from ssvid.weights.state_dict import read_card
-from ssvid.weights.vit import HEADS, heads
+from ssvid.weights.vit import HEADS, guess_heads
 
-DECODER = ("dec_", "bridge")  # what the objective's arguments about it begin with
+DECODER = ("dec_", "bridge")  # beginnings of the objective's arguments about its decoder
+# Endings of tensors that are buffers and so no parameters.
+BUFFERS = ("running_mean", "running_var", "queue.keys", "second.keys")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Tensors in our names, wherever they are from."""
+    """The tensors of a file in our names, and what they are."""
 
-    file: File
+    file: WeightsFile
     title: str
     ours: State
     net: Net
     licence: str | None
-    found: Found | None = None
+    published: PublishedFile | None = None  # None: a run wrote the file
 
 
 def weights(
     file: str,  # any checkpoint or exported encoder
     *,
-    to: str | None = None,  # a layout to write it in
-    out: str | None = None,  # the new file: .safetensors, or anything else for torch.save's form
+    to: str | None = None,  # the layout to write it in
+    out: str | None = None,  # the new file: .safetensors, or any other suffix for a pickle of torch
     trust: bool = False,  # read pickled objects too, which may run code
 ) -> dict[str, Any]:
     """Print what a checkpoint is; with --to and --out, write it in another layout."""
@@ -56,28 +59,36 @@ def weights(
         raise UserError("--to LAYOUT and --out FILE go together: give both or none.")
     if trust and to is None:
         raise UserError(
-            "--trust reads pickled objects only to write them as a safe file: give --to LAYOUT --out FILE."
+            "--trust reads pickled objects only to write their tensors as a safe file: give "
+            "--to LAYOUT --out FILE."
         )
-    layout = next((layout for layout in LAYOUTS if layout.name == to), None)
-    if to is not None and layout is None:
-        raise UserError(
-            f"There is no layout {to!r}; --to is one of {', '.join(known.name for known in LAYOUTS)}."
-        )
+    layout = None if to is None else find_named_layout(to)
     if out is not None and Path(out).exists():
         raise UserError(f"--out {out} exists: name a new file.")
-    source = opened(Path(file), trust)
-    told = tell(source)
+    source = open_source(Path(file), trust)
+    description = describe_source(source)
     if layout is not None and out is not None:
-        tensors, wrapper = converted(source, layout)
-        write(Path(out), tensors, wrapper, source.licence)
-        told |= {"to": layout.name, "out": out, "keys": len(tensors)}
-    return told
+        tensors, wrapper = convert(source, layout)
+        write_weights(Path(out), tensors, wrapper, source.licence)
+        description |= {"to": layout.name, "out": out, "keys": len(tensors)}
+    return description
 
 
-def opened(path: Path, trust: bool) -> Source:
-    """A run folder stands for its exported encoder."""
+def find_named_layout(name: str) -> Layout:
+    for layout in LAYOUTS:
+        if layout.name == name:
+            return layout
+    names = ", ".join(layout.name for layout in LAYOUTS)
+    raise UserError(f"There is no layout {name!r}; --to is one of {names}.")
+
+
+def open_source(path: Path, trust: bool) -> Source:
+    """Read a file and say what it is. The folder of a run stands for its exported encoder.
+
+    Raises UserError if the file is in no known layout, or fits its layout only in part.
+    """
     if path.is_dir():
-        exports = exported_in(path)
+        exports = list_exports(path)
         if len(exports) != 1:
             raise UserError(
                 f"{path} is a folder with {len(exports)} exported encoders: name a file."
@@ -85,106 +96,138 @@ def opened(path: Path, trust: bool) -> Source:
         (path,) = exports
     if path.suffix == ".json":
         path = path.with_suffix(".safetensors")
-    file, card = read(path, trust), read_card(path.with_suffix(".json"))
+    file, card = read_weights(path, trust), read_card(path.with_suffix(".json"))
     if card is not None and {"name", "kwargs"} <= card.keys():
         ours = {f"encoder.{key}": x for key, x in file.tensors.items()}
-        return Source(
-            file, "exported encoder", ours, Net(card["name"], card["kwargs"]), card.get("licence")
-        )
-    if is_run(file) and "objective" not in file.rest["config"]:
+        net = Net(card["name"], card["kwargs"])
+        return Source(file, "exported encoder", ours, net, card.get("licence"))
+    if is_run_checkpoint(file):
+        return open_run_checkpoint(file)
+    published = identify_file(file)
+    if published is None:
+        raise unknown_layout_error(file)
+    published.require_complete()
+    title, net = published.layout.title, published.net
+    return Source(file, title, published.ours, net, published.licence, published)
+
+
+def open_run_checkpoint(file: WeightsFile) -> Source:
+    config = file.other_entries["config"]
+    if "objective" not in config:
         raise UserError(
-            f"{path} is a checkpoint of ssvid.finetune: name the run's folder, which holds its encoder."
+            f"{file.path} is a checkpoint of ssvid.finetune: name the run's folder, which holds "
+            "its encoder."
         )
-    if is_run(file):
-        encoder, objective = (
-            dict(file.rest["config"].get(key) or {}) for key in ("encoder", "objective")
-        )
-        net = Net(encoder.pop("name", None), encoder, objective.pop("name"), objective)
-        return Source(file, "checkpoint of ssvid.pretrain", file.tensors, net, licence_of_run(path))
-    found = find(file)
-    if found is None:
-        raise unknown(file)
-    found.whole()
-    return Source(file, found.layout.title, found.ours, found.net, found.licence, found)
+    encoder, objective = dict(config.get("encoder") or {}), dict(config["objective"] or {})
+    net = Net(encoder.pop("name", None), encoder, objective.pop("name"), objective)
+    title = "checkpoint of ssvid.pretrain"
+    return Source(file, title, file.tensors, net, read_run_licence(file.path))
 
 
-def tell(source: Source) -> dict[str, Any]:
-    net, found, tensors = source.net, source.found, source.file.tensors
-    name = sized(net) if found and net.encoder else net.encoder
+def describe_source(source: Source) -> dict[str, Any]:
+    """What the command prints as JSON."""
+    net, published, tensors = source.net, source.published, source.file.tensors
+    name = find_registered_name(net) if published and net.encoder else net.encoder
+    phrase = phrase_net(net) if published else f" of {name or net.objective}"
+    log.info(f"{source.file.path}: a {source.title}{phrase}")
+    decoder: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    for key, value in net.settings.items():
+        (decoder if key.startswith(DECODER) else settings)[key] = value
     floats = {key: x for key, x in source.ours.items() if x.is_floating_point()}
-    buffers = ("running_mean", "running_var", "queue.keys", "second.keys")
-    plain = {**defaults(net.encoder), **fixed_by(name)} if net.encoder and name else {}
-    said = of(net) if found else f" of {name or net.objective}"
-    log.info(f"{source.file.path}: a {source.title}{said}")
+    dtypes = {str(x.dtype).removeprefix("torch.") for x in floats.values()}
     return {
         "file": str(source.file.path),
-        "layout": found.layout.name if found else source.title,
+        "layout": published.layout.name if published else source.title,
         "title": source.title,
         "encoder": name,
-        "kwargs": {
-            k: v for k, v in net.kwargs.items() if k not in plain or not same(k, v, plain[k])
-        },
+        "kwargs": select_changed_arguments(net, name),
         "objective": net.objective,
-        "decoder": {k: v for k, v in net.settings.items() if k.startswith(DECODER)} or None,
-        "settings": {k: v for k, v in net.settings.items() if not k.startswith(DECODER)} or None,
-        "parameters": sum(x.numel() for key, x in floats.items() if not key.endswith(buffers)),
-        "dtype": ", ".join(sorted({str(x.dtype).removeprefix("torch.") for x in floats.values()})),
+        "decoder": decoder or None,
+        "settings": settings or None,
+        "parameters": sum(x.numel() for key, x in floats.items() if not key.endswith(BUFFERS)),
+        "dtype": ", ".join(sorted(dtypes)),
         "tensors": len(tensors),
         "wrapper": source.file.wrapper,
         "licence": source.licence,
     }
 
 
-def converted(source: Source, layout: Layout) -> tuple[State, str | None]:
-    """Their tensors and the entry they belong under, or what stands in the way."""
+def select_changed_arguments(net: Net, name: str | None) -> dict[str, Any]:
+    """The encoder's arguments that differ from the defaults of its registered name."""
+    defaults: dict[str, Any] = {}
+    if net.encoder and name:
+        defaults = {**read_defaults(net.encoder), **read_fixed_arguments(name)}
+    return {
+        key: value
+        for key, value in net.kwargs.items()
+        if key not in defaults or not are_equal(key, value, defaults[key])
+    }
+
+
+def convert(source: Source, layout: Layout) -> tuple[State, str | None]:
+    """The tensors in the names of a layout, and the entry of the file that they belong under.
+
+    Raises UserError if the layout needs tensors that the source lacks, or cannot hold those that it
+    has.
+    """
+    check_conversion(source, layout)
+    theirs = layout.to_theirs(source.ours)
+    published = source.published
+    if published is None or published.layout != layout:
+        return {layout.prefix + key: x for key, x in theirs.items()}, layout.wrapper
+    # The file keeps its own order, and gets no second names that it did not have.
+    tensors = {}
+    for key in source.file.tensors:
+        if key.startswith(published.prefix):
+            tensors[key] = theirs[key.removeprefix(published.prefix)]
+    return tensors, source.file.wrapper
+
+
+def check_conversion(source: Source, layout: Layout) -> None:
+    """Raise UserError if the source cannot be written in the layout."""
     ours, path = source.ours, source.file.path
-    rows = layout.of_ours(ours)
-    wanted = {key for row in rows for key in our_keys(row)}
-    missing, homeless = sorted(wanted - ours.keys()), sorted(ours.keys() - wanted)
+    needed: set[str] = set()
+    for row in layout.list_rows_of_ours(ours):
+        needed.update(list_our_keys(row))
+    missing, surplus = sorted(needed - ours.keys()), sorted(ours.keys() - needed)
     if missing:
         raise UserError(
-            f"{path} cannot be written as {layout.name}, which needs {missing[0]!r} too: it has no such part."
+            f"{path} cannot be written as {layout.name}: the layout needs {missing[0]!r}, which "
+            "the file lacks."
         )
-    if homeless and not headless(source, layout, homeless):
+    if surplus and not can_leave_out(source, layout, surplus):
         raise UserError(
-            f"{path} cannot be written as {layout.name}, which has no place for {homeless[0]!r}."
+            f"{path} cannot be written as {layout.name}, which cannot hold {surplus[0]!r}."
         )
-    kind = source.net.kwargs.get("positions", "sincos")
-    if layout.positions and kind not in layout.positions:
+    positions = source.net.kwargs.get("positions", "sincos")
+    if layout.positions and positions not in layout.positions:
         raise UserError(
-            f"{path} has positions {kind}, and {layout.name} only {' or '.join(layout.positions)}."
+            f"{path} has positions {positions}, and {layout.name} can hold only "
+            f"{' or '.join(layout.positions)}."
         )
-    number, width = source.net.kwargs.get("heads"), source.net.kwargs.get("dim")
-    if number and width and heads(width, HEADS).get("heads") != number:
-        log.info(f"note: no layout tells the number of heads: load it with heads={number}.")
-    theirs = layout.to_theirs(ours)
-    found = source.found
-    if found is None or found.layout != layout:
-        return {layout.prefix + key: x for key, x in theirs.items()}, layout.wrapper
-    # Its own order, and no second names that it did not have.
-    kept = {
-        key: theirs[key[len(found.prefix) :]]
-        for key in source.file.tensors
-        if key.startswith(found.prefix)
-    }
-    return kept, source.file.wrapper
+    heads, dim = source.net.kwargs.get("heads"), source.net.kwargs.get("dim")
+    if heads and dim and guess_heads(dim, HEADS).get("heads") != heads:
+        log.info(f"note: no layout holds the number of heads: load the file with heads={heads}.")
 
 
-def headless(source: Source, layout: Layout, homeless: list[str]) -> bool:
-    """An encoder alone may be taken out of what is larger, which is said."""
-    if not layout.name.endswith(("-encoder", "-s3d", "-finetuned")) or any(
-        k.startswith("encoder.") for k in homeless
-    ):
+def can_leave_out(source: Source, layout: Layout, surplus: list[str]) -> bool:
+    """Whether the layout takes the encoder alone out of a larger file, which is then logged."""
+    if not layout.name.endswith(("-encoder", "-s3d", "-finetuned")):
         return False
-    log.info(f"{source.file.path}: {len(homeless)} tensors beside the encoder left out")
+    if any(key.startswith("encoder.") for key in surplus):
+        return False
+    log.info(f"{source.file.path}: {len(surplus)} tensors outside the encoder left out")
     return True
 
 
-def with_flag(argv: list[str]) -> list[str]:
-    """The file may stand without its flag: it is the word that no flag takes."""
-    after = ["", *argv]
-    free = [i for i, word in enumerate(argv) if not word.startswith("-") and after[i][:2] != "--"]
-    free += [i for i, word in enumerate(argv) if not word.startswith("-") and after[i] == "--trust"]
+def insert_file_flag(argv: list[str]) -> list[str]:
+    """Put --file before the file, which may stand without it: the one word that no flag takes."""
+    free = []
+    for i, word in enumerate(argv):
+        before = argv[i - 1] if i else ""
+        if not word.startswith("-") and (not before.startswith("--") or before == "--trust"):
+            free.append(i)
     if len(free) != 1 or argv[free[0]] in ("true", "false"):
         return argv
     return [*argv[: free[0]], "--file", *argv[free[0] :]]
@@ -193,4 +236,4 @@ def with_flag(argv: list[str]) -> list[str]:
 if __name__ == "__main__":
     from ssvid.cli import command
 
-    command(weights, argv=with_flag(sys.argv[1:]))
+    command(weights, argv=insert_file_flag(sys.argv[1:]))

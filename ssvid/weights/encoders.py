@@ -1,6 +1,7 @@
 """A file on disk <-> an encoder.
 
-A run exports weights with a card beside them, which says what they are of. A published file is known by its keys.
+A run exports weights with a card beside them, which says what they are. A published file has no card:
+its keys show what it holds.
 """
 
 import json
@@ -13,14 +14,30 @@ from ssvid.encoder import Encoder, build
 from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.shapes import ClipSpec
-from ssvid.weights.files import read
-from ssvid.weights.layout import Net, State
-from ssvid.weights.published import Found, arguments, find, is_run, sized, unknown
-from ssvid.weights.state_dict import fit, hash_tensors, load_weights, read_card, save_with_card
+from ssvid.weights.files import read_weights
+from ssvid.weights.layout import State
+from ssvid.weights.published import (
+    PublishedFile,
+    choose_arguments,
+    find_registered_name,
+    identify_file,
+    is_run_checkpoint,
+    unknown_layout_error,
+)
+from ssvid.weights.state_dict import (
+    hash_tensors,
+    load_state,
+    load_weights,
+    read_card,
+    save_with_card,
+)
 
 
 def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, Any]) -> Path:
-    """`stem.safetensors` and `stem.json` beside it: all that `load_encoder` needs. Equal encoders give equal bytes."""
+    """Write `stem.safetensors` and `stem.json`, all that `load_encoder` needs; return the first.
+
+    `trained`: what the card says of the training. Equal encoders give equal bytes.
+    """
     path = folder / f"{stem}.safetensors"
     card = {
         "name": encoder.name,
@@ -36,121 +53,150 @@ def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, A
 
 
 def load_encoder(path: str | Path) -> Encoder:
-    """An exported encoder, from its run folder, its .safetensors or its .json; or a published checkpoint."""
+    """The encoder of a run or of a published checkpoint, in eval mode.
+
+    `path`: the folder of a run, its exported .safetensors or .json, or the published file. Raises
+    UserError if the file is absent, or holds no encoder that is known here.
+    """
     file = Path(path)
     if file.is_dir():
-        found = exported_in(file)
-        if len(found) != 1:
-            names = ", ".join(p.name for p in found) or "none; a run writes it with each checkpoint"
+        exports = list_exports(file)
+        if len(exports) != 1:
+            names = ", ".join(p.name for p in exports) or "none; a run writes it with checkpoints"
             raise UserError(f"{file} should hold one exported encoder; it holds {names}.")
-        file = found[0]
+        file = exports[0]
     card_file = file.with_suffix(".json")
     if file.suffix == ".json" and not file.exists():
         raise UserError(f"There is no {file}.")
     card = read_card(card_file)
     if card is None:
-        return published_encoder(file).eval()
-    try:
-        given: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in card["kwargs"].items()
-        }
-        encoder = build(card["name"], given)
-        encoder.spec = ClipSpec(**card["spec"])
-        encoder.mean, encoder.std, encoder.licence = (
-            tuple(card["mean"]),
-            tuple(card["std"]),
-            card["licence"],
-        )
-        if len(torch.tensor([encoder.mean, encoder.std], dtype=torch.float32)[0]) != 3:
-            raise ValueError("mean and std are three numbers each")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{card_file} describes no encoder: {error}.") from error
+        return load_published_encoder(file).eval()
+    encoder = build_from_card(card, card_file)
     load_weights(encoder, file.with_suffix(".safetensors"), encoder.name)
     return encoder.eval()
 
 
-def exported_in(folder: Path) -> list[Path]:
-    """Encoders alone: a run of an objective on text exports its tower beside them."""
-    cards = {
-        path: read_card(path.with_suffix(".json")) for path in sorted(folder.glob("*.safetensors"))
-    }
-    return [path for path, card in cards.items() if card is not None and "tower" not in card]
+def build_from_card(card: dict[str, Any], card_file: Path) -> Encoder:
+    """The encoder that a card describes, with random weights."""
+    try:
+        kwargs: dict[str, Any] = {}
+        for key, value in card["kwargs"].items():
+            kwargs[key] = tuple(value) if isinstance(value, list) else value
+        encoder = build(card["name"], kwargs)
+        encoder.spec = ClipSpec(**card["spec"])
+        encoder.mean, encoder.std = tuple(card["mean"]), tuple(card["std"])
+        encoder.licence = card["licence"]
+        if len(torch.tensor([encoder.mean, encoder.std], dtype=torch.float32)[0]) != 3:
+            raise ValueError("mean and std are three numbers each")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{card_file} describes no encoder: {error}.") from error
+    return encoder
 
 
-def published_encoder(path: Path) -> Encoder:
+def list_exports(folder: Path) -> list[Path]:
+    """The exported encoders of a folder. An exported text tower beside them is left out."""
+    exports = []
+    for path in sorted(folder.glob("*.safetensors")):
+        card = read_card(path.with_suffix(".json"))
+        if card is not None and "tower" not in card:
+            exports.append(path)
+    return exports
+
+
+def load_published_encoder(path: Path) -> Encoder:
     """The encoder that a published file holds, from the file alone."""
-    return open_published(
-        path, f" Nor is {path.stem}.json beside it, which an exported encoder has."
-    )[0]
+    no_card = f" Nor is {path.stem}.json beside it, which an exported encoder has."
+    return load_published(path, no_card)[0]
 
 
-def open_published(path: Path, absent: str = "") -> tuple[Encoder, State]:
-    """The encoder, and all that the file holds in the names of an objective. `absent`: said of a file of no layout."""
-    file = read(path)
-    found = find(file)
-    if found is None:
-        if is_run(file):
+def load_published(path: Path, hint: str = "") -> tuple[Encoder, State]:
+    """The encoder of a published file, and all its tensors in the names of an objective.
+
+    `hint`: an addition to the message about a file in no known layout. Raises UserError if the
+    file is in no known layout or holds no encoder.
+    """
+    file = read_weights(path)
+    published = identify_file(file)
+    if published is None:
+        if is_run_checkpoint(file):
             raise UserError(
-                f"{path} is the checkpoint of a run: name the run's folder, which holds its encoder."
+                f"{path} is the checkpoint of a run: name the run's folder, which holds its "
+                "encoder."
             )
-        raise UserError(f"{unknown(file)}{absent}")
-    return of_found(found, sized(encoded(found)), {}, partial=False), found.ours
+        raise UserError(f"{unknown_layout_error(file)}{hint}")
+    require_encoder(published)
+    name = find_registered_name(published.net)
+    return build_published_encoder(published, name, {}, partial=False), published.ours
 
 
-def encoder_from(weights: str | Path, name: str, kwargs: dict[str, Any], partial: bool) -> Encoder:
-    """The encoder `name` with the weights of a file: published, or exported from the same encoder."""
-    file, card = read(Path(weights)), read_card(Path(weights).with_suffix(".json"))
-    found = find(file) if card is None else None
-    if found is not None:
-        return of_found(found, name, kwargs, partial)
+def create_encoder_from_file(
+    weights: str | Path, name: str, kwargs: dict[str, Any], partial: bool
+) -> Encoder:
+    """The encoder `name` with the weights of a file: published, or exported from such an encoder.
+
+    `partial`: load the tensors that fit. Raises UserError if the file does not fit the encoder.
+    """
+    path = Path(weights)
+    file, card = read_weights(path), read_card(path.with_suffix(".json"))
+    published = identify_file(file) if card is None else None
+    if published is not None:
+        return build_published_encoder(published, name, kwargs, partial)
     encoder = build(name, kwargs)
     state = encoder.rename_published(file.tensors)
     if not state.keys() & encoder.state_dict().keys():
-        raise unknown(file)
-    fit(encoder, state, weights, partial, encoder.name)
+        raise unknown_layout_error(file)
+    load_state(encoder, state, weights, partial, encoder.name)
     encoder.licence = file.licence if card is None else card.get("licence")
     return encoder
 
 
-def of_found(found: Found, name: str, given: dict[str, Any], partial: bool) -> Encoder:
-    encoded(found)
+def build_published_encoder(
+    published: PublishedFile, name: str, kwargs: dict[str, Any], partial: bool
+) -> Encoder:
+    """The encoder `name` with the weights of an identified file, which is logged.
+
+    `kwargs`: arguments that the user chose. Raises UserError if they contradict the file.
+    """
+    require_encoder(published)
     if not partial:
-        found.whole()
-    encoder = build(name, arguments(found, name, given))
-    state = found.encoder()
-    matched = fit(encoder, state, found.file.path, partial, encoder.name)
-    counts = f"{matched} tensors matched, {len(encoder.state_dict()) - matched} missing"
-    left = len(found.ours) - len(state) + found.beside
-    counts += f", {len(found.unexpected) + len(state) - matched} unexpected; {left} beside the encoder left out"
-    licence = f"; licence {found.licence}" if found.licence else ""
-    log.info(f"{found.file.path}: {found.what}; {counts}{licence}")
-    encoder.licence = found.licence
+        published.require_complete()
+    encoder = build(name, choose_arguments(published, name, kwargs))
+    state = published.encoder_state()
+    n_loaded = load_state(encoder, state, published.file.path, partial, encoder.name)
+    n_missing = len(encoder.state_dict()) - n_loaded
+    n_unexpected = len(published.unexpected) + len(state) - n_loaded
+    n_outside = len(published.ours) - len(state) + published.n_outside
+    licence = f"; licence {published.licence}" if published.licence else ""
+    log.info(
+        f"{published.file.path}: {published.description}; {n_loaded} tensors matched, "
+        f"{n_missing} missing, {n_unexpected} unexpected; {n_outside} outside the encoder left "
+        f"out{licence}"
+    )
+    encoder.licence = published.licence
     return encoder
 
 
-def encoded(found: Found) -> Net:
-    """Refuse what has no encoder in it."""
-    if found.net.encoder is None:
+def require_encoder(published: PublishedFile) -> None:
+    """Raise UserError if the file holds no encoder."""
+    if published.net.encoder is None:
         raise UserError(
-            f"{found.file.path} is {found.what}: it has no encoder and works on stored features; give it as "
-            f"--objective.init, or --init, of --objective {found.net.objective}."
+            f"{published.file.path} is {published.description}: it has no encoder and works on "
+            "stored features. Give it as --objective.init, or --init, of --objective "
+            f"{published.net.objective}."
         )
-    return found.net
 
 
-def licence_of_run(checkpoint: Path) -> str | None:
-    """Of the encoders that the run exported beside its checkpoints."""
-    cards = [
-        read_card(file) or {} for file in sorted(checkpoint.resolve().parent.parent.glob("*.json"))
-    ]
-    return next(
-        (card["licence"] for card in cards if card.get("licence") and "kwargs" in card), None
-    )
+def read_run_licence(checkpoint: Path) -> str | None:
+    """The licence of the encoders that the run exported beside its checkpoints."""
+    for file in sorted(checkpoint.resolve().parent.parent.glob("*.json")):
+        card = read_card(file) or {}
+        if card.get("licence") and "kwargs" in card:
+            return str(card["licence"])
+    return None
 
 
-def encoder_hash(encoder: Encoder) -> str:
-    """Of what determines its features: name, arguments, clip, normalisation and every weight."""
-    what = repr((encoder.name, encoder.spec, encoder.mean, encoder.std))
-    return hash_tensors(
-        encoder, what.encode() + json.dumps(encoder.kwargs, sort_keys=True, default=str).encode()
-    )
+def hash_encoder(encoder: Encoder) -> str:
+    """A hash of all that determines features: name, arguments, clip, normalisation, weights."""
+    settings = repr((encoder.name, encoder.spec, encoder.mean, encoder.std)).encode()
+    arguments = json.dumps(encoder.kwargs, sort_keys=True, default=str).encode()
+    return hash_tensors(encoder, settings + arguments)

@@ -1,4 +1,7 @@
-"""A file -> tensors, and back. What a pickle may hold is decided here, and nowhere else."""
+"""A file -> tensors, and back.
+
+This file alone decides what a pickle may hold.
+"""
 
 import argparse
 import pickle
@@ -19,7 +22,7 @@ from ssvid.files import write_bytes_whole, write_whole
 from ssvid.weights.layout import State
 
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
-# What published training code pickles beside its tensors and cannot run anything: settings and numbers.
+# Published training code pickles settings and numbers beside its tensors. These cannot run any code.
 SCALAR = np.float64(0).__reduce__()[0]
 NUMBERS = [
     type(np.dtype(name))
@@ -35,20 +38,26 @@ HARMLESS: list[Any] = [
 
 
 @dataclass(frozen=True)
-class File:
+class WeightsFile:
+    """What a checkpoint holds, under the names that the file uses."""
+
     path: Path
     tensors: State
-    wrapper: str | None  # the entry that held them
-    rest: dict[str, Any]  # the other entries
+    wrapper: str | None  # the entry that held the tensors
+    other_entries: dict[str, Any]  # less the tensors among them
 
     @property
     def licence(self) -> str | None:
-        said = self.rest.get("licence")
-        return said if isinstance(said, str) else None
+        licence = self.other_entries.get("licence")
+        return licence if isinstance(licence, str) else None
 
 
-def read(path: Path, trust: bool = False) -> File:
-    """`trust`: unpickle whatever it holds, which may run code."""
+def read_weights(path: Path, trust: bool = False) -> WeightsFile:
+    """Read a .safetensors file or a pickle of torch.save. The content tells which, not the name.
+
+    `trust`: unpickle any object, which may run code. Raises UserError if the file is absent,
+    damaged, holds no tensors, or holds other objects and is not trusted.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a checkpoint.")
     try:
@@ -62,32 +71,38 @@ def read(path: Path, trust: bool = False) -> File:
         return _read_safetensors(path)
     if head and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         raise UserError(
-            f"{path} is text ({head.decode().splitlines()[0][:40]!r} ...), no checkpoint: download it anew."
+            f"{path} is text ({head.decode().splitlines()[0][:40]!r} ...) and no checkpoint: "
+            "download it again."
         )
     raw = _unpickle(path, trust)
-    wrapper = next((w for w in WRAPPERS if isinstance(raw, dict) and _tensors(raw.get(w))), None)
-    tensors = _tensors(raw if wrapper is None else raw[wrapper])
+    wrapper = _find_wrapper(raw)
+    tensors = _select_tensors(raw if wrapper is None else raw[wrapper])
     if not tensors:
         raise UserError(
-            f"{path} holds no weights: a checkpoint maps names to tensors, perhaps under 'model'."
+            f"{path} holds no weights. A checkpoint maps names to tensors, perhaps under 'model'."
         )
-    rest = {
-        k: v
-        for k, v in raw.items()
-        if isinstance(k, str) and k != wrapper and not isinstance(v, Tensor)
+    other_entries = {
+        key: value
+        for key, value in raw.items()
+        if isinstance(key, str) and key != wrapper and not isinstance(value, Tensor)
     }
-    return File(path, tensors, wrapper, rest)
+    return WeightsFile(path, tensors, wrapper, other_entries)
 
 
-def _read_safetensors(path: Path) -> File:
+def _find_wrapper(raw: object) -> str | None:
+    """The entry that holds the tensors; None if they stand at the top."""
+    if isinstance(raw, dict):
+        for wrapper in WRAPPERS:
+            if _select_tensors(raw.get(wrapper)):
+                return wrapper
+    return None
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
     try:
         with safe_open(path, framework="pt") as file:
-            return File(
-                path,
-                {key: file.get_tensor(key) for key in file.keys()},  # noqa: SIM118
-                None,
-                dict(file.metadata() or {}),
-            )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return WeightsFile(path, tensors, None, dict(file.metadata() or {}))
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is damaged or no checkpoint ({' '.join(str(error).split())})."
@@ -100,38 +115,43 @@ def _unpickle(path: Path, trust: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         if not (named := re.search(r"(?:GLOBAL|class|call to) ([\w.]+\.\w+)", str(error))):
-            raise UserError(f"{path} is damaged or no checkpoint ({_first(error)}).") from error
+            raise UserError(
+                f"{path} is damaged or no checkpoint ({_first_line(error)})."
+            ) from error
         raise UserError(
-            f"{path} holds more than tensors ({named[1]}), which can run code when it is read: if you trust its "
-            f"source, `python -m ssvid.weights {path} --trust --to LAYOUT --out NEW.pth` writes the tensors alone."
+            f"{path} holds more than tensors ({named[1]}), which can run code when it is read. "
+            f"If you trust its source, `python -m ssvid.weights {path} --trust --to LAYOUT "
+            "--out NEW.pth` writes the tensors alone."
         ) from error
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"{path} needs code that is not installed here: {_first(error)}."
+            f"{path} needs code that is not installed here: {_first_line(error)}."
         ) from error
     except Exception as error:  # bytes that are no pickle can fail in any way
-        raise UserError(f"{path} is damaged or no checkpoint ({_first(error)}).") from error
+        raise UserError(f"{path} is damaged or no checkpoint ({_first_line(error)}).") from error
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
-def _tensors(raw: object) -> State:
+def _select_tensors(raw: object) -> State:
     if not isinstance(raw, dict):
         return {}
     return {k: v.detach() for k, v in raw.items() if isinstance(k, str) and isinstance(v, Tensor)}
 
 
-def write(path: Path, tensors: State, wrapper: str | None, licence: str | None) -> None:
-    """`.safetensors`, else as torch.save writes it. Where there is a place for the licence, it is told."""
+def write_weights(path: Path, tensors: State, wrapper: str | None, licence: str | None) -> None:
+    """Write a .safetensors file if the suffix says so, else a pickle as torch.save writes it.
+
+    The licence is written too, except in a pickle without a wrapper, which has no place for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
-        own = {
-            key: x.contiguous().clone() for key, x in tensors.items()
-        }  # aliases are not allowed there
-        data = save(own, metadata={"format": "pt", "licence": licence or "none"})
+        # The format does not allow two names of one storage, so each tensor is copied.
+        copies = {key: x.contiguous().clone() for key, x in tensors.items()}
+        data = save(copies, metadata={"format": "pt", "licence": licence or "none"})
         write_bytes_whole(path, data)
     else:
-        whole = {wrapper: tensors, "licence": licence or "none"} if wrapper else tensors
-        write_whole(path, lambda file: torch.save(whole, file))
+        content = {wrapper: tensors, "licence": licence or "none"} if wrapper else tensors
+        write_whole(path, lambda file: torch.save(content, file))

@@ -1,4 +1,8 @@
-"""A file -> which layout it is in; what the user asked for -> the arguments of an encoder that fits, or a sentence."""
+"""A file -> its layout, and the arguments of an encoder that its tensors fit.
+
+A published checkpoint is identified by its keys. The arguments that the user chose are compared with
+those that the tensors show, and a UserError says where they differ.
+"""
 
 import inspect
 from dataclasses import dataclass
@@ -8,11 +12,12 @@ from ssvid import registry
 from ssvid.encoder import get_encoder_class
 from ssvid.errors import UserError
 from ssvid.weights import coclr, dpc, huggingface, mae_st, milnce, tan, videomae
-from ssvid.weights.files import File
+from ssvid.weights.files import WeightsFile
 from ssvid.weights.layout import Layout, Net, State
 
 LAYOUTS = (*videomae.LAYOUTS, *mae_st.LAYOUTS, *huggingface.LAYOUTS, *dpc.LAYOUTS, *coclr.LAYOUTS)
 LAYOUTS = (*LAYOUTS, *milnce.LAYOUTS, *tan.LAYOUTS)
+# Prefixes that all keys of a file may share.
 PREFIXES = (
     "module.",
     "_orig_mod.",
@@ -20,207 +25,251 @@ PREFIXES = (
     "backbone.",
     "encoder.",
     "encoder_q.0.",
-)  # of every key
-# A net inside a larger one: the prefix of its keys, and what else may stand beside it.
-INSIDE = {
+)
+# A net inside a larger one: the prefix of its keys -> the prefixes that all other keys must have.
+NESTED_NETS = {
     "encoder_q.0.": ("encoder_q.", "encoder_k.", "sampler.", "queue"),
     "backbone.": ("final_bn.", "final_fc.", "agg", "network_pred.", "mb"),
 }
-# What the user may choose whatever the file holds; all else of an encoder's arguments is in its tensors.
-FREE = {"heads", "frames", "size", "stride", "fps", "mean", "std", "dropout"}
+# Arguments that the user may choose for any file. The tensors fix all other arguments of an encoder.
+FREE_ARGUMENTS = {"heads", "frames", "size", "stride", "fps", "mean", "std", "dropout"}
 
 
 @dataclass(frozen=True)
-class Found:
-    file: File
+class PublishedFile:
+    """A file in a layout that is known here, with its tensors in our names."""
+
+    file: WeightsFile
     layout: Layout
     prefix: str  # of its keys
     ours: State
     net: Net
-    matched: int
-    missing: list[str]  # their names, without the prefix
-    unexpected: list[str]
-    beside: int  # keys of the larger net that it stands in
+    n_matched: int  # keys that the layout knows
+    missing: list[str]  # keys of the layout that the file lacks, without the prefix
+    unexpected: list[str]  # keys that the layout does not know, without the prefix
+    n_outside: int  # keys of the larger net that contains this one
 
     @property
     def licence(self) -> str | None:
-        said = self.file.licence
-        return self.layout.licence if said is None else None if said == "none" else said
+        """The licence that the file names, else that of the layout."""
+        if self.file.licence is None:
+            return self.layout.licence
+        return None if self.file.licence == "none" else self.file.licence
 
     @property
-    def what(self) -> str:
-        return f"a {self.layout.title}{of(self.net)}"
+    def description(self) -> str:
+        """What it is, for a sentence: `a VideoMAE encoder of vit_base (768 wide, 12 deep)`."""
+        return f"a {self.layout.title}{phrase_net(self.net)}"
 
-    def encoder(self) -> State:
-        return {
-            k.removeprefix("encoder."): v for k, v in self.ours.items() if k.startswith("encoder.")
-        }
+    def encoder_state(self) -> State:
+        """The tensors of the encoder alone, in the names of its state dict."""
+        prefix = "encoder."
+        return {k.removeprefix(prefix): v for k, v in self.ours.items() if k.startswith(prefix)}
 
-    def whole(self) -> None:
-        """Refuse a file that is only partly what it seems."""
+    def require_complete(self) -> None:
+        """Raise UserError if keys are missing or unexpected: the file fits the layout in part."""
         if self.missing or self.unexpected:
             absent = f"{len(self.missing)} are missing"
             absent += f", such as {self.missing[0]!r}" if self.missing else ""
-            odd = f"{len(self.unexpected)} are of something else"
-            odd += f", such as {self.unexpected[0]!r}" if self.unexpected else ""
+            unknown = f"{len(self.unexpected)} belong to something else"
+            unknown += f", such as {self.unexpected[0]!r}" if self.unexpected else ""
             raise UserError(
-                f"{self.file.path} is only partly a {self.layout.title}: {self.matched} keys match, {absent}, "
-                f"and {odd}; partial=True takes what matches."
+                f"{self.file.path} is only partly a {self.layout.title}: {self.n_matched} keys "
+                f"match, {absent}, and {unknown}; partial=True loads the keys that match."
             )
 
 
-def find(file: File) -> Found | None:
-    """None where no layout is recognised."""
+def identify_file(file: WeightsFile) -> PublishedFile | None:
+    """The layout of a file and its tensors in our names; None if no layout is recognised.
+
+    Raises UserError if the keys fit a layout but the tensors have impossible shapes.
+    """
     keys, prefix = set(file.tensors), ""
     while True:
-        for layout in LAYOUTS:
-            if layout.marked(keys, prefix):
-                return _found(file, layout, prefix, 0)
-        longer = next(
-            (p for p in PREFIXES if all(key.startswith(prefix + p) for key in keys)), None
-        )
+        layout = find_layout(keys, prefix)
+        if layout is not None:
+            return read_tensors(file, layout, prefix, 0)
+        longer = find_longer_prefix(keys, prefix)
         if longer is None:
             break
-        prefix += longer
-    for inside, beside in INSIDE.items():
-        part = {key for key in keys if key.startswith(prefix + inside)}
-        if all(key.startswith(tuple(prefix + b for b in beside)) for key in keys - part):
-            for layout in LAYOUTS:
-                if layout.marked(part, prefix + inside):
-                    return _found(file, layout, prefix + inside, len(keys - part))
+        prefix = longer
+    for inner, outer in NESTED_NETS.items():
+        net_keys = {key for key in keys if key.startswith(prefix + inner)}
+        allowed = tuple(prefix + name for name in outer)
+        if all(key.startswith(allowed) for key in keys - net_keys):
+            layout = find_layout(net_keys, prefix + inner)
+            if layout is not None:
+                return read_tensors(file, layout, prefix + inner, len(keys - net_keys))
     return None
 
 
-def _found(file: File, layout: Layout, prefix: str, beside: int) -> Found:
+def find_layout(keys: set[str], prefix: str) -> Layout | None:
+    """The first layout whose markers are among the keys."""
+    return next((layout for layout in LAYOUTS if layout.matches(keys, prefix)), None)
+
+
+def find_longer_prefix(keys: set[str], prefix: str) -> str | None:
+    """The prefix with one of PREFIXES behind it, if all keys begin with that."""
+    for longer in (prefix + addition for addition in PREFIXES):
+        if all(key.startswith(longer) for key in keys):
+            return longer
+    return None
+
+
+def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int) -> PublishedFile:
+    """The tensors under `prefix` in our names, and the net that they describe."""
     theirs = {k[len(prefix) :]: v for k, v in file.tensors.items() if k.startswith(prefix)}
-    rows = list(dict.fromkeys(row.theirs for row in layout.of_theirs(theirs)))
+    rows = list(dict.fromkeys(row.theirs for row in layout.list_rows_of_theirs(theirs)))
     missing, known = [key for key in rows if key not in theirs], set(rows)
     unexpected = [key for key in theirs if key not in known]
     try:
         ours = layout.to_ours(theirs)
         net = layout.describe(ours)
     except UserError as error:
-        raise UserError(f"{file.path} seems a {layout.title}, but {error}") from error
-    except (
-        IndexError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-    ) as error:  # a shape that no such net has
+        raise UserError(f"{file.path} seems to be a {layout.title}, but {error}") from error
+    except (IndexError, ValueError, RuntimeError, KeyError) as error:  # no such net has this shape
         raise UserError(
-            f"{file.path} seems a {layout.title}, but its tensors have other shapes ({error})."
+            f"{file.path} seems to be a {layout.title}, but its tensors have other shapes "
+            f"({error})."
         ) from error
-    return Found(
-        file, layout, prefix, ours, net, len(rows) - len(missing), missing, unexpected, beside
-    )
+    n_matched = len(rows) - len(missing)
+    return PublishedFile(file, layout, prefix, ours, net, n_matched, missing, unexpected, n_outside)
 
 
-def is_run(file: File) -> bool:
-    """A checkpoint that ssvid.pretrain wrote."""
-    return (
-        file.wrapper == "model" and isinstance(file.rest.get("config"), dict) and "rng" in file.rest
-    )
+def is_run_checkpoint(file: WeightsFile) -> bool:
+    """Whether ssvid.pretrain or ssvid.finetune wrote the file as a checkpoint of a run."""
+    entries = file.other_entries
+    return file.wrapper == "model" and isinstance(entries.get("config"), dict) and "rng" in entries
 
 
-def unknown(file: File) -> UserError:
+def unknown_layout_error(file: WeightsFile) -> UserError:
+    """The error to raise for a file in no known layout; it names the layouts and the first keys."""
     first = ", ".join(list(file.tensors)[:3])
     return UserError(
-        f"{file.path} is in no layout that is known here ({', '.join(layout.name for layout in LAYOUTS)}): "
-        f"its keys begin {first}."
+        f"{file.path} is in no layout that is known here "
+        f"({', '.join(layout.name for layout in LAYOUTS)}): its keys begin {first}."
     )
 
 
-def of(net: Net) -> str:
-    """What is said behind the title."""
-    return f" of {sized(net)}{size(net)}" if net.encoder else size(net)
+def phrase_net(net: Net) -> str:
+    """What a sentence says behind the title of a layout: ` of vit_base (768 wide, 12 deep)`."""
+    return f" of {find_registered_name(net)}{phrase_size(net)}" if net.encoder else phrase_size(net)
 
 
-def sized(net: Net) -> str:
-    """The registered name of that size or form, where there is one."""
+def find_registered_name(net: Net) -> str:
+    """The registered name whose fixed arguments are those of the net, such as `vit_base`.
+
+    This is the plain name, such as `vit`, where no size has them. Raises UserError if the net has
+    no encoder.
+    """
     if net.encoder is None:
-        raise UserError("There is no encoder in it: it works on stored features.")
+        raise UserError("The file holds no encoder: its net works on stored features.")
     for name in registry.encoders.names():
-        if name == net.encoder or not family(name, net):
+        if name == net.encoder or not can_build(name, net):
             continue
-        if all(net.kwargs.get(k, v) == v for k, v in fixed_by(name).items()):
+        if all(net.kwargs.get(k, v) == v for k, v in read_fixed_arguments(name).items()):
             return name
     return net.encoder
 
 
-def size(net: Net) -> str:
-    """What is said behind the name."""
-    said = (
-        [f"{net.kwargs['dim']} wide", f"{net.kwargs['depth']} deep"] if net.encoder == "vit" else []
-    )
-    said += [] if net.kwargs.get("running_stats", True) else ["without batch-norm statistics"]
-    said += [net.untold] if net.untold else []
-    return f" ({', '.join(said)})" if said else ""
+def phrase_size(net: Net) -> str:
+    """What a sentence says behind the name of an encoder: its size and its peculiarities."""
+    notes = []
+    if net.encoder == "vit":
+        notes += [f"{net.kwargs['dim']} wide", f"{net.kwargs['depth']} deep"]
+    if not net.kwargs.get("running_stats", True):
+        notes.append("without batch-norm statistics")
+    if net.note:
+        notes.append(net.note)
+    return f" ({', '.join(notes)})" if notes else ""
 
 
-def fixed_by(name: str) -> dict[str, Any]:
-    """What a name says of itself: `vit_base` lists its width, depth and heads, and hands the rest on."""
+def read_fixed_arguments(name: str) -> dict[str, Any]:
+    """Arguments that a registered name fixes: `vit_base` fixes width, depth and heads of `vit`.
+
+    Such a name lists them as its own defaults and passes all other arguments on (**kwargs).
+    """
     parameters = inspect.signature(registry.encoders[name]).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         return {}
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def arguments(found: Found, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Of the encoder `name` with the file's weights: what the user gave, and the rest as the file has it."""
-    net, wanted = found.net, {**fixed_by(name), **given}
-    if not family(name, net):
-        raise UserError(f"{found.file.path} is {found.what}, not of {name}: {advice(found)}.")
+def choose_arguments(
+    published: PublishedFile, name: str, user_kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of the encoder `name` for this file: those of the user, else those of the file.
+
+    Raises UserError if the file holds another encoder, or if the user chose a value that the
+    tensors contradict.
+    """
+    path, net = published.file.path, published.net
+    fixed = {**read_fixed_arguments(name), **user_kwargs}
+    if not can_build(name, net):
+        raise UserError(
+            f"{path} is {published.description}, not of {name}: {suggest_call(published)}."
+        )
     for key, value in net.kwargs.items():
-        if key in wanted and key not in FREE and not same(key, wanted[key], value):
+        if key in fixed and key not in FREE_ARGUMENTS and not are_equal(key, fixed[key], value):
             raise UserError(
-                f"{found.file.path} is {found.what}: its {key} is {value}, not {wanted[key]}: {advice(found)}."
+                f"{path} is {published.description}: its {key} is {value}, not {fixed[key]}: "
+                f"{suggest_call(published)}."
             )
-    kwargs = {**net.kwargs, **wanted}
+    kwargs = {**net.kwargs, **fixed}
     if net.encoder == "vit" and "heads" not in kwargs:
         raise UserError(
-            f"{found.file.path} is {found.what}, whose number of attention heads no tensor tells: give heads=N."
+            f"{path} is {published.description}. No tensor shows its number of attention heads: "
+            "give heads=N."
         )
-    plain = {**defaults(net.encoder or name), **fixed_by(name)}
-    return {
-        key: value for key, value in kwargs.items() if key in given or plain.get(key, ...) != value
-    }
+    defaults = {**read_defaults(net.encoder or name), **read_fixed_arguments(name)}
+    return {k: v for k, v in kwargs.items() if k in user_kwargs or defaults.get(k, ...) != v}
 
 
-def family(name: str, net: Net) -> bool:
-    """A name may be of a function that makes an encoder of another name and hands arguments on: `vit_base -> ViT`."""
+def can_build(name: str, net: Net) -> bool:
+    """Whether the registered name makes the encoder of the net.
+
+    A name may belong to a function that makes an encoder of another name: `vit_base` makes `vit`.
+    """
     if net.encoder is None:
         return False
     return name == net.encoder or (
-        get_encoder_class(name) is registry.encoders[net.encoder] and bool(fixed_by(name))
+        get_encoder_class(name) is registry.encoders[net.encoder]
+        and bool(read_fixed_arguments(name))
     )
 
 
-def differing(found: Found, name: str, given: dict[str, Any]) -> str | None:
-    """`key value` of the file, the first in which a built encoder is not the file's; shapes are compared elsewhere.
+def find_difference(published: PublishedFile, name: str, user_kwargs: dict[str, Any]) -> str | None:
+    """`key value` of the first argument of the file that a built encoder does not share, or None.
 
-    Heads, positions without parameters and the normalisation leave no trace in shapes.
+    Shapes are compared elsewhere. Heads, positions without parameters and the normalisation leave
+    no trace in shapes, so they are compared here.
     """
-    net = found.net
-    if not family(name, net):
+    net = published.net
+    if not can_build(name, net):
         return None
-    have = {**defaults(net.encoder or name), **fixed_by(name), **given}
+    built = {**read_defaults(net.encoder or name), **read_fixed_arguments(name), **user_kwargs}
     for key, value in net.kwargs.items():
-        if key not in {"frames", "size", "fps"} and key in have and not same(key, have[key], value):
+        if key in {"frames", "size", "fps"} or key not in built:
+            continue
+        if not are_equal(key, built[key], value):
             return f"{key} {list(value) if isinstance(value, tuple) else value}"
     return None
 
 
-def defaults(name: str) -> dict[str, Any]:
-    return {
-        p.name: p.default for p in inspect.signature(registry.encoders[name]).parameters.values()
-    }
+def read_defaults(name: str) -> dict[str, Any]:
+    """The defaults of a registered encoder's arguments."""
+    parameters = inspect.signature(registry.encoders[name]).parameters.values()
+    return {p.name: p.default for p in parameters}
 
 
-def same(key: str, a: Any, b: Any) -> bool:
-    if key == "layer_scale":  # its start, of which a trained file knows only that there was one
+def are_equal(key: str, a: Any, b: Any) -> bool:
+    """Whether two values of one argument mean the same encoder."""
+    # The value is where layer scale starts. A trained file shows only whether it has layer scale.
+    if key == "layer_scale":
         return bool(a) == bool(b)
     return bool(tuple(a) == tuple(b) if isinstance(b, tuple) else a == b)
 
 
-def advice(found: Found) -> str:
-    return f"create_encoder({sized(found.net)!r}, weights=FILE)"
+def suggest_call(published: PublishedFile) -> str:
+    """The call that builds the encoder of the file."""
+    return f"create_encoder({find_registered_name(published.net)!r}, weights=FILE)"

@@ -1,6 +1,7 @@
-"""A state dict and the module it belongs to: fit one into the other, refuse what does not fit, hash what is there.
+"""A state dict and the module that it belongs to.
 
-Knows modules and tensors alone. What an encoder is, and how a published file names its tensors, is known elsewhere.
+This file loads one into the other, refuses what does not fit, and hashes weights. It knows modules and
+tensors alone: what an encoder is, and how a published file names its tensors, is known elsewhere.
 """
 
 import hashlib
@@ -14,47 +15,59 @@ from torch import nn
 
 from ssvid.errors import UserError
 from ssvid.files import write_bytes_whole, write_json_whole
-from ssvid.weights.files import read
+from ssvid.weights.files import read_weights
 from ssvid.weights.layout import State
 
 
-def fit(
+def load_state(
     module: nn.Module,
     state: State,
     path: str | Path,
     partial: bool = False,
     name: str | None = None,
 ) -> int:
-    """Load the state, or refuse with what does not fit. Gives the number of tensors that do.
+    """Load the state into the module, and return the number of tensors that fitted.
 
-    `path`: the file, for the message. `name`: what the message calls the module; its class if absent.
+    `path`: the file, for the message. `partial`: load the tensors that fit, if any does. `name`:
+    what the message calls the module; its class if absent. Raises UserError if the state does not
+    fit.
     """
-    own = module.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    misfits = [k for k in sorted(own.keys() & state.keys()) if own[k].shape != state[k].shape]
-    fitting = {k: v for k, v in state.items() if k in own and k not in misfits}
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
+    misfits = []
+    for key in sorted(expected.keys() & state.keys()):
+        if expected[key].shape != state[key].shape:
+            misfits.append(key)
+    fitting = {k: v for k, v in state.items() if k in expected and k not in misfits}
     if (missing or unknown or misfits) and not (partial and fitting):
-        shown = [f"missing {k!r}" for k in missing[:1]] + [f"unknown {k!r}" for k in unknown[:1]]
-        shown += [
-            f"{k!r} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in misfits[:1]
-        ]
-        counts = (
-            f"{len(missing)} missing, {len(unknown)} unknown and {len(misfits)} of another shape"
-        )
+        examples = []
+        if missing:
+            examples.append(f"missing {missing[0]!r}")
+        if unknown:
+            examples.append(f"unknown {unknown[0]!r}")
+        if misfits:
+            shapes = tuple(state[misfits[0]].shape), tuple(expected[misfits[0]].shape)
+            examples.append(f"{misfits[0]!r} is {shapes[0]}, not {shapes[1]}")
+        counts = f"{len(missing)} missing, {len(unknown)} unknown, {len(misfits)} of another shape"
         raise UserError(
-            f"{path} is of another model than {name or type(module).__name__}: {counts}, such as {'; '.join(shown)}."
+            f"{path} belongs to another model than {name or type(module).__name__}: {counts}, "
+            f"such as {'; '.join(examples)}."
         )
     module.load_state_dict(fitting, strict=not partial)
     return len(fitting)
 
 
 def load_weights(module: nn.Module, path: str | Path, name: str | None = None) -> None:
-    """Every tensor of the module from the file, which is in our own names."""
-    fit(module, read(Path(path)).tensors, path, name=name)
+    """Load every tensor of the module from a file in our own names. UserError if it does not fit."""
+    load_state(module, read_weights(Path(path)).tensors, path, name=name)
 
 
 def read_card(path: Path) -> dict[str, Any] | None:
-    """What `save_encoder` writes beside the weights; None where there is nothing."""
+    """The JSON card that `save_with_card` writes beside weights; None if there is no such file.
+
+    Raises UserError if the file is no JSON object.
+    """
     if not path.exists():
         return None
     try:
@@ -64,28 +77,26 @@ def read_card(path: Path) -> dict[str, Any] | None:
 
 
 def save_with_card(module: nn.Module, path: Path, card: dict[str, Any]) -> None:
-    """Write the tensors of a module to `path`, a .safetensors file, and the card that tells what they are beside it.
+    """Write the tensors of a module to `path`, a .safetensors file, and beside it their card.
 
-    Equal modules give equal bytes: no time and no path is written.
+    The card tells what the tensors are. Equal modules give equal bytes: no time and no path is
+    written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = save(
-        {key: x.detach().cpu().contiguous().clone() for key, x in module.state_dict().items()}
-    )
-    write_bytes_whole(path, data)
+    state = {key: x.detach().cpu().contiguous().clone() for key, x in module.state_dict().items()}
+    write_bytes_whole(path, save(state))
     write_json_whole(path.with_suffix(".json"), card, end="\n", indent=1, sort_keys=True)
 
 
-def weights_hash(net: nn.Module, what: object) -> str:
-    """Of every weight, and of `what` else its answers depend on."""
-    return hash_tensors(net, repr(what).encode())
+def hash_weights(net: nn.Module, settings: object) -> str:
+    """A hash of every weight, and of the `settings` that the net's answers also depend on."""
+    return hash_tensors(net, repr(settings).encode())
 
 
-def hash_tensors(net: nn.Module, what: bytes) -> str:
-    digest = hashlib.sha256(what)
+def hash_tensors(net: nn.Module, start: bytes) -> str:
+    """16 hexadecimal digits of the SHA-256 of `start`, then of every key and tensor of the net."""
+    digest = hashlib.sha256(start)
     for key, value in sorted(net.state_dict().items()):
-        digest.update(
-            key.encode()
-            + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        digest.update(key.encode() + content)
     return digest.hexdigest()[:16]

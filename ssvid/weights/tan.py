@@ -1,7 +1,8 @@
 """TAN's checkpoints <-> our `tan` (layout: TengdaHan/TemporalAlignNet).
 
-Its text tower, of word vectors, is called `bert` by one part of the release and `lang_model` by another. A co-trained
-file holds student and teacher, and the student's tower once more at the top. There is no encoder in it.
+One part of the release calls the text tower, of word vectors, `bert`; another calls it `lang_model`. A
+co-trained file holds student and teacher, and the tower of the student once more at the top. The files
+hold no encoder.
 """
 
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from ssvid.nn.timeline import sine
-from ssvid.weights.layout import Layout, Net, Row, State, both
+from ssvid.weights.layout import Layout, Net, Row, State, count_blocks, map_weight_and_bias
 
 TABLES = (("temporal_pos_embed", "positions"), ("text_temporal_pos_embed", "text_positions"))
 BLOCK = (
@@ -28,103 +29,115 @@ NORMS = (
     ("ln_video_post_enc", "video.norm"),
     ("ln_joint_post_enc", "joint.norm"),
 )
+# Prefixes of a co-trained file: theirs, ours.
 STUDENT, TEACHER = ("online.", "aligner."), ("target.", "teacher.")
 
 
-def tower(name: str, at: str) -> list[Row]:
+def map_tower(name: str, prefix: str) -> list[Row]:
+    """The text tower; `name` is theirs, `prefix` goes before ours."""
     return [
-        Row(f"{name}.word_embd.weight", f"{at}tower.table.weight"),
-        *both(f"{name}.fc1", f"{at}tower.first"),
-        *both(f"{name}.fc2", f"{at}tower.last"),
+        Row(f"{name}.word_embd.weight", f"{prefix}tower.table.weight"),
+        *map_weight_and_bias(f"{name}.fc1", f"{prefix}tower.first"),
+        *map_weight_and_bias(f"{name}.fc2", f"{prefix}tower.last"),
     ]
 
 
-def aligner(text: str, at: str, video: int, joint: int, head: int) -> list[Row]:
-    """In their order; a sine table is a buffer, which a file has after the parameters: a file keeps its own order."""
-    rows = [Row(theirs, at + ours) for theirs, ours in TABLES] + tower(text, at)
-    for stack, blocks in (("video", video), ("joint", joint)):
-        for i in range(blocks):
-            names = f"{stack}_temporal_encoder.resblocks.{i}.", f"{at}{stack}.blocks.{i}."
-            rows += [
-                Row(f"{names[0]}{theirs}{leaf}", f"{names[1]}{ours}{leaf}")
-                for theirs, ours in BLOCK
-                for leaf in ("weight", "bias")
-            ]
-    rows += [Row(f"{name}_pre_proj.weight", f"{at}{name}_in.weight") for name in ("video", "text")]
+def map_block(theirs: str, ours: str) -> list[Row]:
+    rows = []
+    for their_module, our_module in BLOCK:
+        for leaf in ("weight", "bias"):
+            rows.append(Row(f"{theirs}.{their_module}{leaf}", f"{ours}.{our_module}{leaf}"))
+    return rows
+
+
+def map_aligner(tower: str, prefix: str, video: int, joint: int, head: int) -> list[Row]:
+    """One aligner; `tower` is their name of the text tower, `prefix` goes before our names.
+
+    The rows are in their order, with one exception: a sine table is a buffer, which a file has
+    after the parameters. A file that is written back keeps its own order.
+    """
+    rows = [Row(theirs, prefix + ours) for theirs, ours in TABLES] + map_tower(tower, prefix)
+    for stack, n_blocks in (("video", video), ("joint", joint)):
+        for i in range(n_blocks):
+            rows += map_block(
+                f"{stack}_temporal_encoder.resblocks.{i}", f"{prefix}{stack}.blocks.{i}"
+            )
+    for name in ("video", "text"):
+        rows.append(Row(f"{name}_pre_proj.weight", f"{prefix}{name}_in.weight"))
     for theirs, ours in NORMS:
-        rows += both(theirs, at + ours)
-    return rows + both("mlp", f"{at}mlp") + both("binary_head", f"{at}head") * head
+        rows += map_weight_and_bias(theirs, prefix + ours)
+    rows += map_weight_and_bias("mlp", f"{prefix}mlp")
+    return rows + map_weight_and_bias("binary_head", f"{prefix}head") * head
 
 
-def alone(text: str, video: int, joint: int, head: int) -> list[Row]:
-    return aligner(text, STUDENT[1], video, joint, head)
+def map_single(tower: str, video: int, joint: int, head: int) -> list[Row]:
+    """A file of the first stage, which holds one aligner."""
+    return map_aligner(tower, STUDENT[1], video, joint, head)
 
 
-def twins(text: str, video: int, joint: int, head: int) -> list[Row]:
-    rows = [
-        row._replace(theirs=theirs + row.theirs)
-        for theirs, ours in (STUDENT, TEACHER)
-        for row in aligner(text, ours, video, joint, head)
-    ]
-    return rows + tower(text, STUDENT[1])
+def map_cotrained(tower: str, video: int, joint: int, head: int) -> list[Row]:
+    """Student and teacher, and the tower of the student once more."""
+    rows = []
+    for theirs, ours in (STUDENT, TEACHER):
+        for row in map_aligner(tower, ours, video, joint, head):
+            rows.append(row._replace(theirs=theirs + row.theirs))
+    return rows + map_tower(tower, STUDENT[1])
 
 
 def describe(ours: State) -> Net:
-    """Sizes. Heads, the length of a window and the words themselves leave no trace."""
-    at = STUDENT[1]
-    table, wide = ours[f"{at}tower.table.weight"], ours[f"{at}tower.first.weight"]
-    positions = ours[f"{at}positions"]
+    """The settings of the objective. Heads, window length and words leave no trace in tensors."""
+    prefix = STUDENT[1]
+    table, hidden = ours[f"{prefix}tower.table.weight"], ours[f"{prefix}tower.first.weight"]
+    positions = ours[f"{prefix}positions"]
     options = {
-        "dim": len(ours[f"{at}tower.last.weight"]),
-        "hidden": len(wide),
+        "dim": len(ours[f"{prefix}tower.last.weight"]),
+        "hidden": len(hidden),
         "width": table.shape[1],
     }
-    plain = {"dim": 512, "hidden": 2048, "width": 300}
+    defaults = {"dim": 512, "hidden": 2048, "width": 300}
     settings: dict[str, Any] = {
-        "features": ours[f"{at}video_in.weight"].shape[1],
+        "features": ours[f"{prefix}video_in.weight"].shape[1],
         "dim": positions.shape[1],
-        **{f"{name}_layers": blocks(ours, f"{at}{name}.blocks.") for name in ("video", "joint")},
+        "video_layers": count_blocks(ours, f"{prefix}video.blocks."),
+        "joint_layers": count_blocks(ours, f"{prefix}joint.blocks."),
     }
     if torch.allclose(positions.float(), sine(*positions.shape), atol=1e-5):
         settings["positions"] = "sine"
-    if f"{at}head.weight" in ours:
+    if f"{prefix}head.weight" in ours:
         settings["alignability"] = True
     if f"{TEACHER[1]}positions" in ours:
         settings["cotrain"] = "keep"
-    if changed := {key: n for key, n in options.items() if n != plain[key]}:
+    if changed := {key: n for key, n in options.items() if n != defaults[key]}:
         settings["options"] = changed
-    told = f"{len(table) - 1} words, whose list is a file of its own; no tensor tells the heads"
-    return Net(None, {}, "tan", settings, untold=told)
+    note = f"{len(table) - 1} words, whose list is a file of its own; no tensor shows the heads"
+    return Net(None, {}, "tan", settings, note=note)
 
 
-def blocks(ours: State, at: str) -> int:
-    return len({key[len(at) :].partition(".")[0] for key in ours if key.startswith(at)})
-
-
-def layout(text: str, *, cotrained: bool) -> Layout:
+def make_layout(tower: str, *, cotrained: bool) -> Layout:
+    """The layout of a stage; `tower` is their name of the text tower."""
     theirs, ours = STUDENT if cotrained else ("", STUDENT[1])
-    stacks = tuple(
-        (f"{theirs}{stack}_temporal_encoder.resblocks.", f"{ours}{stack}.blocks.")
-        for stack in ("video", "joint")
-    )
-    name = "tan" + ("" if text == "bert" else f"-{text}") + ("-cotrained" if cotrained else "")
+    stacks = []
+    for stack in ("video", "joint"):
+        stacks.append((f"{theirs}{stack}_temporal_encoder.resblocks.", f"{ours}{stack}.blocks."))
+    name = "tan" + ("" if tower == "bert" else f"-{tower}") + ("-cotrained" if cotrained else "")
     return Layout(
         name=name,
         title="co-trained aligner (TAN)" if cotrained else "aligner (TAN)",
-        licence=None,  # the release states none of its weights
-        mark=(
-            f"{theirs}{text}.word_embd.weight",
+        licence=None,  # the release states none for its weights
+        marker_keys=(
+            f"{theirs}{tower}.word_embd.weight",
             f"{theirs}joint_temporal_encoder.resblocks.0.attn.in_proj_weight",
         ),
-        counted=(*stacks, (f"{theirs}binary_head.weight", f"{ours}head.weight")),
-        rows=partial(twins if cotrained else alone, text),
+        counted_keys=(*stacks, (f"{theirs}binary_head.weight", f"{ours}head.weight")),
+        make_rows=partial(map_cotrained if cotrained else map_single, tower),
         describe=describe,
         wrapper="state_dict",
     )
 
 
-LAYOUTS = tuple(
-    layout(text, cotrained=cotrained)
-    for cotrained in (True, False)
-    for text in ("bert", "lang_model")
+LAYOUTS = (
+    make_layout("bert", cotrained=True),
+    make_layout("lang_model", cotrained=True),
+    make_layout("bert", cotrained=False),
+    make_layout("lang_model", cotrained=False),
 )

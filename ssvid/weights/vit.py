@@ -1,4 +1,7 @@
-"""Tensors in our names -> the `vit` and the `mae` they are of. Shared by VideoMAE, mae_st and Hugging Face."""
+"""Tensors in our names -> the `vit` and the `mae` they belong to.
+
+VideoMAE, mae_st and Hugging Face share this file.
+"""
 
 import math
 from functools import partial
@@ -6,9 +9,10 @@ from typing import Any
 
 from ssvid.encoder import IMAGENET
 from ssvid.errors import UserError
-from ssvid.weights.layout import Net, State
+from ssvid.weights.layout import Net, State, count_blocks
 
-# Heads are in no shape. Nearly all are 64 wide; these widths were published with others.
+# Width -> attention heads. No shape shows the number of heads. Nearly all nets have heads that are 64
+# wide; these widths were published with others.
 HEADS = {1280: 16, 1408: 16}
 KINETICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
@@ -21,23 +25,28 @@ def describe(
     dec_heads: dict[int, int],
     published: dict[str, Any],
 ) -> Net:
-    """`published`: settings of the objective that no tensor shows."""
+    """The encoder and, where there is a decoder, the objective with its settings.
+
+    `published`: settings of the objective that no tensor shows. Raises UserError if the patches are
+    not square or not of three colours.
+    """
     patch = ours["encoder.patch.weight"]
     if patch.ndim != 5 or patch.shape[1] != 3 or patch.shape[3] != patch.shape[4]:
         raise UserError(
-            f"its patches are {tuple(patch.shape[1:])}, not 3 colours x frames x rows x as many columns."
+            f"its patches are {tuple(patch.shape[1:])}, not 3 colours x frames x rows x as many "
+            "columns."
         )
     dim, tubelet, side = patch.shape[0], patch.shape[2], patch.shape[3]
     kwargs = {
         "dim": dim,
-        "depth": len({key.split(".")[2] for key in ours if key.startswith("encoder.blocks.")}),
-        **heads(dim, HEADS),
+        "depth": count_blocks(ours, "encoder.blocks."),
+        **guess_heads(dim, HEADS),
         "patch": side,
         "tubelet": tubelet,
-        **block(ours, "encoder.blocks.0."),
-        "positions": positions(ours, "encoder.positions"),
+        **describe_block(ours, "encoder.blocks.0."),
+        "positions": describe_positions(ours, "encoder.positions"),
         "cls": "encoder.cls" in ours,
-        **lengths(ours, tubelet, side),
+        **describe_clip(ours, tubelet, side),
         "mean": mean,
         "std": std,
     }
@@ -47,22 +56,24 @@ def describe(
     settings = {
         **published,
         "dec_dim": width,
-        "dec_depth": len({key.split(".")[2] for key in ours if key.startswith("pixels.blocks.")}),
-        **{f"dec_{key}": value for key, value in heads(width, dec_heads).items()},
-        **{f"dec_{key}": value for key, value in block(ours, "pixels.blocks.0.").items()},
-        "dec_positions": positions(ours, "pixels.positions"),
+        "dec_depth": count_blocks(ours, "pixels.blocks."),
+        **{f"dec_{key}": value for key, value in guess_heads(width, dec_heads).items()},
+        **{f"dec_{key}": value for key, value in describe_block(ours, "pixels.blocks.0.").items()},
+        "dec_positions": describe_positions(ours, "pixels.positions"),
         "dec_cls": "pixels.cls" in ours,
         "bridge_bias": "pixels.bridge.bias" in ours,
     }
-    if "pixels.out.weight" in ours:  # predicts so many frames of each token
+    if "pixels.out.weight" in ours:  # its width shows how many frames each token predicts
         frames = ours["pixels.out.weight"].shape[0] // (3 * side * side)
         if frames != tubelet:
             settings["target_frames"] = frames * kwargs.get("frames", 16) // tubelet
     return Net("vit", kwargs, "mae", settings)
 
 
-of_videomae = partial(describe, mean=IMAGENET[0], std=IMAGENET[1], dec_heads={640: 8}, published={})
-of_mae_st = partial(
+describe_videomae = partial(
+    describe, mean=IMAGENET[0], std=IMAGENET[1], dec_heads={640: 8}, published={}
+)
+describe_mae_st = partial(
     describe,
     mean=KINETICS[0],
     std=KINETICS[1],
@@ -77,47 +88,54 @@ of_mae_st = partial(
 )
 
 
-def heads(width: int, known: dict[int, int]) -> dict[str, int]:
-    """Nothing where they cannot be told."""
-    if width in known:
-        return {"heads": known[width]}
+def guess_heads(width: int, heads_of_width: dict[int, int]) -> dict[str, int]:
+    """The argument `heads` of a net of this width; {} where it cannot be guessed."""
+    if width in heads_of_width:
+        return {"heads": heads_of_width[width]}
     return {"heads": width // 64} if width % 64 == 0 else {}
 
 
-def block(ours: State, at: str) -> dict[str, Any]:
-    biases = [name for name in ("qkv", "qv") if f"{at}attn.{name[1]}_bias" in ours]
-    found: dict[str, Any] = {"bias": biases[0] if biases else "none"}
-    if f"{at}mlp.fc1.weight" in ours:
-        rows, dim = ours[f"{at}mlp.fc1.weight"].shape
+def describe_block(ours: State, prefix: str) -> dict[str, Any]:
+    """The arguments that the first block shows: bias, and mlp_ratio and layer_scale if it has them."""
+    bias = "none"
+    if f"{prefix}attn.k_bias" in ours:
+        bias = "qkv"
+    elif f"{prefix}attn.v_bias" in ours:
+        bias = "qv"
+    kwargs: dict[str, Any] = {"bias": bias}
+    if f"{prefix}mlp.fc1.weight" in ours:
+        rows, dim = ours[f"{prefix}mlp.fc1.weight"].shape
         ratio: float = rows / dim
         while int(dim * ratio) < rows:  # rounding must not lose a row
             ratio = math.nextafter(ratio, math.inf)
-        found["mlp_ratio"] = ratio
-    if f"{at}gamma_1" in ours:
-        found["layer_scale"] = 0.1  # the start that VideoMAE gives it; the tensors replace it
-    return found
+        kwargs["mlp_ratio"] = ratio
+    if f"{prefix}gamma_1" in ours:
+        kwargs["layer_scale"] = 0.1  # VideoMAE's first value; the tensors replace it
+    return kwargs
 
 
-def positions(ours: State, at: str) -> str:
-    learnt = {"separable": "space", "joint": "table"}
-    return next((name for name, leaf in learnt.items() if f"{at}.{leaf}" in ours), "sincos")
+def describe_positions(ours: State, prefix: str) -> str:
+    """The kind of position embeddings: separable or joint if they are learnt, else sincos."""
+    if f"{prefix}.space" in ours:
+        return "separable"
+    return "joint" if f"{prefix}.table" in ours else "sincos"
 
 
-def lengths(ours: State, tubelet: int, side: int) -> dict[str, int]:
-    """The clip that learnt positions are of, which is taken to be square."""
+def describe_clip(ours: State, tubelet: int, side: int) -> dict[str, int]:
+    """The `frames` and `size` of the clip that learnt positions belong to, which is taken as square.
+
+    {} if the positions are not learnt, or if their number fits no square.
+    """
     if "encoder.positions.time" in ours and "encoder.positions.space" in ours:
-        slots, places = (
-            ours["encoder.positions.time"].shape[1],
-            ours["encoder.positions.space"].shape[1],
-        )
+        n_time = ours["encoder.positions.time"].shape[1]
+        n_space = ours["encoder.positions.space"].shape[1]
     elif "encoder.positions.table" in ours:
-        slots = (
-            16 // tubelet
-        )  # one table does not tell time from space: all that is published has 16 frames
-        places, rest = divmod(ours["encoder.positions.table"].shape[1], max(slots, 1))
-        if rest:
+        # One table does not tell time from space, but all published tables are for 16 frames.
+        n_time = 16 // tubelet
+        n_space, remainder = divmod(ours["encoder.positions.table"].shape[1], max(n_time, 1))
+        if remainder:
             return {}
     else:
         return {}
-    edge = math.isqrt(places)
-    return {"frames": slots * tubelet, "size": edge * side} if edge * edge == places else {}
+    edge = math.isqrt(n_space)
+    return {"frames": n_time * tubelet, "size": edge * side} if edge * edge == n_space else {}

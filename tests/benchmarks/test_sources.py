@@ -10,7 +10,7 @@ from benchmarks.features.sources import make_sources
 from benchmarks.suites.runner import limit_clips
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.hub import create_encoder
-from ssvid.weights.encoders import encoder_hash
+from ssvid.weights.encoders import hash_encoder
 
 NET = "tests.benchmarks.test_run:tiny_vit"
 
@@ -51,7 +51,7 @@ def test_a_name_is_the_same_net_each_time_and_leaves_chance_alone():
     torch.manual_seed(3)
     first = open_evaluated_encoder(NET, "a", UNCHANGED, "auto")
     again = open_evaluated_encoder(NET, "a", UNCHANGED, "auto")
-    assert encoder_hash(first.net) == encoder_hash(again.net) and torch.equal(torch.rand(2), before)
+    assert hash_encoder(first.net) == hash_encoder(again.net) and torch.equal(torch.rand(2), before)
 
 
 def test_clips_of_a_suites_own_data_are_no_larger_than_it_says():

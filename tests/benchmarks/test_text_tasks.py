@@ -34,7 +34,7 @@ from ssvid.registry import probes, tasks
 from ssvid.shapes import ClipSpec, Row, Window
 from ssvid.text import create_tower
 from ssvid.text.joint import Joint, save_joint
-from ssvid.weights.encoders import encoder_hash, save_encoder
+from ssvid.weights.encoders import hash_encoder, save_encoder
 from tests.helpers import facts, squares, write_video
 
 NET = "tests.benchmarks.test_run:tiny_vit"
@@ -336,7 +336,7 @@ def test_features_of_another_encoder_are_refused(narrated: Manifest, trained: Pa
     encoder = open_evaluated_encoder(str(trained / "encoder.safetensors"), "a", UNCHANGED, "last")
     with pytest.raises(UserError, match=facts("vit")):
         extract_bench(encoder, narrated, FeatureOptions(cache=str(tmp_path)), (), "narrations")
-    (tmp_path / "store.json").write_text(json.dumps({**card, "hash": encoder_hash(encoder.net)}))
+    (tmp_path / "store.json").write_text(json.dumps({**card, "hash": hash_encoder(encoder.net)}))
     np.save(tmp_path / "v3.npy", np.zeros((48, 7), np.float16))
     for _ in range(2):
         bench = extract_bench(

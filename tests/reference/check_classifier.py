@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
-from ssvid.weights.encoders import of_found
-from ssvid.weights.files import File
-from ssvid.weights.published import find, sized
+from ssvid.weights.encoders import build_published_encoder
+from ssvid.weights.files import WeightsFile
+from ssvid.weights.published import find_registered_name, identify_file
 from tests.reference.cases import Case, assert_close
 from tests.reference.rule import rule, standard_normal
 
@@ -65,10 +65,10 @@ def state(meta: dict) -> dict[str, Tensor]:
 
 
 def encoder(theirs: dict[str, Tensor]) -> Encoder:
-    found = find(File(Path("classifier.pth.tar"), theirs, "state_dict", {}))
+    found = identify_file(WeightsFile(Path("classifier.pth.tar"), theirs, "state_dict", {}))
     assert found is not None and found.layout.name == "coclr-s3d"
-    assert found.beside == sum(key.startswith("final_") for key in theirs) > 0
-    return of_found(found, sized(found.net), {}, partial=False).eval()
+    assert found.n_outside == sum(key.startswith("final_") for key in theirs) > 0
+    return build_published_encoder(found, find_registered_name(found.net), {}, partial=False).eval()
 
 
 def clip(case: Case) -> Tensor:

@@ -177,7 +177,7 @@ def check_whole(case: Case) -> None:
     )
     loss.total.backward()
     norms = {name: p.grad.norm() for name, p in dpc.named_parameters()}
-    ours = {row.theirs: row.ours for row in LAYOUT.of_theirs(weights)}
+    ours = {row.theirs: row.ours for row in LAYOUT.list_rows_of_theirs(weights)}
     for key, value in meta["grad_norm_f64"].items():
         assert_close(key, norms[ours[key]], torch.tensor(value, dtype=torch.float64), "gradient")
     assert arrays.keys() == {"pred", "score", "mask", "target_flat"}

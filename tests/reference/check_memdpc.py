@@ -117,7 +117,7 @@ def check_loss(case: Case, net: MemDPC, clip: Tensor) -> None:
     norms = {name: p.grad.norm() for name, p in net.named_parameters()}
     ours = {
         row.theirs: row.ours
-        for row in LAYOUT.of_theirs(made(meta["seed"], meta["weights"]["keys"]))
+        for row in LAYOUT.list_rows_of_theirs(made(meta["seed"], meta["weights"]["keys"]))
     }
     for key, value in meta["grad_norm_f64"].items():
         assert_close(key, norms[ours[key]], torch.tensor(value, dtype=torch.float64), "gradient")

@@ -211,7 +211,7 @@ def loss_check(told: Told, state: Arrays, norms: dict[str, float]) -> Iterator[s
         "loss_init.grad_video_0_0_first8": video.grad[0, 0, :8],
     }
     yield from compared(found, out, "tan_gradient")
-    ours = {row.theirs: row.ours for row in LAYOUT.of_theirs(state)}
+    ours = {row.theirs: row.ours for row in LAYOUT.list_rows_of_theirs(state)}
     own = dict(net.named_parameters())
     moved = {key for key, name in ours.items() if name in own and own[name].grad is not None}
     assert moved == norms.keys()

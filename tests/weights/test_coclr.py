@@ -19,8 +19,8 @@ from ssvid.nn.batchnorm import settle
 from ssvid.results.provenance import describe_encoder
 from ssvid.weights.__main__ import weights
 from ssvid.weights.coclr import COCLR, INFONCE, UBERNCE
-from ssvid.weights.files import File, read
-from ssvid.weights.published import Found, find
+from ssvid.weights.files import WeightsFile, read_weights
+from ssvid.weights.published import PublishedFile, identify_file
 from tests.helpers import for_each
 from tests.reference.cases import Case, discover
 from tests.weights.layouts import (
@@ -44,10 +44,10 @@ def saved(folder: Path, state: State, **beside: object) -> Path:
     return folder / "epoch3.pth.tar"
 
 
-def found_in(state: State) -> Found:
-    found = find(File(Path("epoch3.pth.tar"), state, "state_dict", {}))
-    assert found is not None
-    return found
+def identify(state: State) -> PublishedFile:
+    published = identify_file(WeightsFile(Path("epoch3.pth.tar"), state, "state_dict", {}))
+    assert published is not None
+    return published
 
 
 def small() -> Encoder:
@@ -88,7 +88,7 @@ def test_a_whole_objective_starts_from_the_file(make: Callable, build: Callable,
 def test_the_count_of_keys_is_told_by_the_pointer_and_the_marks(
     make: Callable, there: int, pushed: int
 ):
-    ours = found_in(make(there)).ours
+    ours = identify(make(there)).ours
     counts = [value for key, value in ours.items() if key.endswith(".pushed")]
     assert len(counts) == (2 if make is coclr else 1) and {int(x) for x in counts} == {pushed}
     assert "queue.filled" not in ours and all(
@@ -148,12 +148,14 @@ def test_a_trimmed_file_is_read_and_written_back(make: Callable, cut: str, tmp_p
         and loaded.licence == "Apache-2.0"
     )
     assert torch.equal(loaded.stem[3][3].weight, state["encoder_q.0.Conv_2c.conv2.weight"])
-    found = find(read(file))
-    assert found is not None
+    published = identify_file(read_weights(file))
+    assert published is not None
     whole = state.keys() == make().keys() or cut == "no second names"
-    assert (found.net.objective is not None) == (whole or (cut == "no sampler" and make is coclr))
-    assert ("head.2.weight" in found.ours) == (cut not in ("the query's net", "no heads"))
-    weights(str(file), to=found.layout.name, out=str(tmp_path / "again.pth"))
+    assert (published.net.objective is not None) == (
+        whole or (cut == "no sampler" and make is coclr)
+    )
+    assert ("head.2.weight" in published.ours) == (cut not in ("the query's net", "no heads"))
+    weights(str(file), to=published.layout.name, out=str(tmp_path / "again.pth"))
     assert_same(torch.load(tmp_path / "again.pth", weights_only=True)["state_dict"], state)
 
 
@@ -192,12 +194,12 @@ def test_files_that_are_not_whole_or_of_other_shapes(tmp_path: Path):
     )
     for key, shape in {"encoder_q.2.weight": (8, 8), "queue": (8,), "queue_ptr": (2,)}.items():
         with refusal("epoch3.pth.tar", "CoCLR"):
-            found_in({**coclr(), key: torch.zeros(shape)})
+            identify({**coclr(), key: torch.zeros(shape)})
     key = "sampler.0.block5.2.branch0.0.bn.bias"
     with refusal(key):
-        found_in({**coclr(), key: coclr()[key] + 1})
+        identify({**coclr(), key: coclr()[key] + 1})
     with refusal("1", "queue_second"):
-        found_in({**infonce(), "queue_second": torch.zeros(KEY_DIM, KEYS)}).whole()
+        identify({**infonce(), "queue_second": torch.zeros(KEY_DIM, KEYS)}).require_complete()
 
 
 def test_gates_are_seen_in_the_file(tmp_path: Path):
@@ -268,26 +270,28 @@ def test_the_published_key_lists(case: Case):
     theirs = {
         key: nothing(key, shape, dtype) for key, shape, dtype, _ in case.meta["weights"]["keys"]
     }
-    found = found_in(theirs)
-    assert not found.missing and not found.unexpected
+    published = identify(theirs)
+    assert not published.missing and not published.unexpected
     with torch.device("meta"):
-        encoder = create_encoder(found.net.encoder, **found.net.kwargs)
+        encoder = create_encoder(published.net.encoder, **published.net.kwargs)
         built: torch.nn.Module = encoder
-        if found.net.objective is not None:
-            kind = {"infonce": InfoNCE, "coclr": CoCLR}[found.net.objective]
+        if published.net.objective is not None:
+            kind = {"infonce": InfoNCE, "coclr": CoCLR}[published.net.objective]
             built = kind(
-                encoder, **found.net.settings, **({"sampler": "random"} if kind is CoCLR else {})
+                encoder,
+                **published.net.settings,
+                **({"sampler": "random"} if kind is CoCLR else {}),
             )
-    whole = found.ours if found.net.objective else found.encoder()
+    whole = published.ours if published.net.objective else published.encoder_state()
     assert {k: x.shape for k, x in built.state_dict().items()} == {
         k: x.shape for k, x in whole.items()
     }
     heads = [key for key in theirs if key.startswith("final_") and key.endswith(("weight", "bias"))]
     beside = sum(theirs[key].numel() for key in heads)
     assert sum(p.numel() for p in built.parameters()) + beside == case.meta["weights"]["n_params"]
-    again = found.layout.to_theirs(found.ours)
-    inside = {k: x.shape for k, x in theirs.items() if k.startswith(found.prefix)}
-    assert {found.prefix + k: x.shape for k, x in again.items()} == inside
+    again = published.layout.to_theirs(published.ours)
+    inside = {k: x.shape for k, x in theirs.items() if k.startswith(published.prefix)}
+    assert {published.prefix + k: x.shape for k, x in again.items()} == inside
 
 
 def test_as_many_parameters_as_the_published_net():

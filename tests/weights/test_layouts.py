@@ -1,4 +1,4 @@
-"""Every layout: recognised, loaded, written back, on state dicts made here and on the published ones."""
+"""Every layout: recognised, loaded, written back, on state dicts of our own and on the published ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,8 @@ from torch import Tensor
 from ssvid import create_encoder, load_encoder, registry
 from ssvid.nn.transformer import EPS
 from ssvid.weights.__main__ import weights
-from ssvid.weights.files import read
-from ssvid.weights.published import find
+from ssvid.weights.files import read_weights
+from ssvid.weights.published import identify_file
 from tests.helpers import for_each
 from tests.reference.cases import ROOT
 from tests.weights import layouts
@@ -45,41 +45,42 @@ def saved(
     path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = ""
 ) -> tuple[Path, State]:
     wrapper, make = MADE[name]
-    made = {prefix + k: v.to(dtype) if v.is_floating_point() else v for k, v in make().items()}
+    tensors = {prefix + k: v.to(dtype) if v.is_floating_point() else v for k, v in make().items()}
     file = path / "published.pth"
-    torch.save({wrapper: made, "epoch": 3} if wrapper else made, file)
-    return file, made
+    torch.save({wrapper: tensors, "epoch": 3} if wrapper else tensors, file)
+    return file, tensors
 
 
 @pytest.mark.parametrize("name", MADE)
 @for_each("dtype", [torch.float32, torch.float16])
 def test_written_back_as_it_was(name: str, dtype: torch.dtype, tmp_path: Path):
-    file, made = saved(tmp_path, name, dtype)
+    file, tensors = saved(tmp_path, name, dtype)
     layout = name.partition(",")[0]
     told = weights(str(file), to=layout, out=str(tmp_path / "again.pth"))
     assert told["layout"] == layout and told["dtype"] == str(dtype).removeprefix("torch.")
     again = torch.load(tmp_path / "again.pth", weights_only=True)
-    assert_same(again if MADE[name][0] is None else again[MADE[name][0]], made)
+    assert_same(again if MADE[name][0] is None else again[MADE[name][0]], tensors)
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: Path):
-    file, made = saved(tmp_path, name)
-    found = find(read(file))
-    assert found is not None and not found.missing and not found.unexpected
-    shuffled = dict(sorted(found.ours.items(), reverse=True))
+    file, tensors = saved(tmp_path, name)
+    published = identify_file(read_weights(file))
+    assert published is not None and not published.missing and not published.unexpected
+    shuffled = dict(sorted(published.ours.items(), reverse=True))
     assert_same(
-        {found.layout.prefix + k: v for k, v in found.layout.to_theirs(shuffled).items()}, made
+        {published.layout.prefix + k: v for k, v in published.layout.to_theirs(shuffled).items()},
+        tensors,
     )
 
 
 @for_each("prefix", ["module.", "_orig_mod.module.", "module.backbone."])
 @for_each("name", ["videomae", "videomae-finetuned", "huggingface4", "mae_st", "coclr", "milnce"])
 def test_prefixes_are_seen_through_and_kept(name: str, prefix: str, tmp_path: Path):
-    file, made = saved(tmp_path, name, prefix=prefix)
+    file, tensors = saved(tmp_path, name, prefix=prefix)
     weights(str(file), to=name, out=str(tmp_path / "again.pth"))
     again = torch.load(tmp_path / "again.pth", weights_only=True)
-    assert_same(again if MADE[name][0] is None else again[MADE[name][0]], made)
+    assert_same(again if MADE[name][0] is None else again[MADE[name][0]], tensors)
 
 
 def plain_vit(
@@ -135,23 +136,27 @@ def test_features_of_videomae_in_every_spelling(name: str, tmp_path: Path):
 @torch.no_grad()
 @for_each("name", [n for n in MADE if n.startswith("mae_st")])
 def test_features_of_mae_st_in_every_form(name: str, tmp_path: Path):
-    file, made = saved(tmp_path, name)
-    state = dict(made)
+    file, tensors = saved(tmp_path, name)
+    state = dict(tensors)
     for i in range(2):
         at = f"blocks.{i}.attn"
-        state[f"{at}.qkv.weight"] = torch.cat([made[f"{at}.{n}.weight"] for n in "qkv"])
-        state |= {f"{at}.{n}_bias": made[f"{at}.{n}.bias"] for n in "qkv"}
-    first = made.get("cls_token")
-    if "pos_embed" in made:
-        start = made["pos_embed"][:, int(first is not None) :]
-        first = None if first is None else first + made["pos_embed"][:, :1]
+        state[f"{at}.qkv.weight"] = torch.cat([tensors[f"{at}.{n}.weight"] for n in "qkv"])
+        state |= {f"{at}.{n}_bias": tensors[f"{at}.{n}.bias"] for n in "qkv"}
+    first = tensors.get("cls_token")
+    if "pos_embed" in tensors:
+        start = tensors["pos_embed"][:, int(first is not None) :]
+        first = None if first is None else first + tensors["pos_embed"][:, :1]
     else:
-        start = made["pos_embed_temporal"].repeat_interleave(4, 1) + made[
+        start = tensors["pos_embed_temporal"].repeat_interleave(4, 1) + tensors[
             "pos_embed_spatial"
         ].repeat(1, 8, 1)
-        first = None if first is None else first + made["pos_embed_class"]
+        first = None if first is None else first + tensors["pos_embed_class"]
     x = F.layer_norm(
-        plain_vit(state, CLIP, start, first), (64,), made["norm.weight"], made["norm.bias"], EPS
+        plain_vit(state, CLIP, start, first),
+        (64,),
+        tensors["norm.weight"],
+        tensors["norm.bias"],
+        EPS,
     )
     encoder = load_encoder(file)
     torch.testing.assert_close(
@@ -163,11 +168,11 @@ def test_features_of_mae_st_in_every_form(name: str, tmp_path: Path):
 @torch.no_grad()
 @for_each("name, built", [("dpc", "resnet18_2d3d"), ("dpc, 34", "resnet34_2d3d")])
 def test_features_of_dpc(name: str, built: str, tmp_path: Path):
-    file, made = saved(tmp_path, name)
+    file, tensors = saved(tmp_path, name)
     encoder = create_encoder(built, width=8, running_stats=False)
     theirs = {
         k.removeprefix("module.backbone."): v
-        for k, v in made.items()
+        for k, v in tensors.items()
         if k.startswith("module.backbone.")
     }
     encoder.load_state_dict(theirs)  # our names are theirs inside the net
@@ -187,35 +192,35 @@ def test_features_of_dpc(name: str, built: str, tmp_path: Path):
     ],
 )
 def test_the_decoder_fits_the_objective_that_it_names(name: str, objective: str, tmp_path: Path):
-    found = find(read(saved(tmp_path, name)[0]))
-    assert found is not None and found.net.objective == objective
-    encoder = create_encoder(found.net.encoder, **found.net.kwargs)
+    published = identify_file(read_weights(saved(tmp_path, name)[0]))
+    assert published is not None and published.net.objective == objective
+    encoder = create_encoder(published.net.encoder, **published.net.kwargs)
     more = (
         {"sampler": "random"} if objective == "coclr" else {}
     )  # of the other stream: in the file too
-    built = registry.objectives[objective](encoder, **found.net.settings, **more)
-    built.load_state_dict(found.ours)
+    built = registry.objectives[objective](encoder, **published.net.settings, **more)
+    built.load_state_dict(published.ours)
 
 
 def test_hugging_face_and_videomae_are_one_model(tmp_path: Path):
-    file, made = saved(tmp_path, "huggingface4")
+    file, tensors = saved(tmp_path, "huggingface4")
     weights(str(file), to="videomae", out=str(tmp_path / "v.pth"))
     assert_same(torch.load(tmp_path / "v.pth", weights_only=True)["model"], videomae())
     weights(str(tmp_path / "v.pth"), to="huggingface", out=str(tmp_path / "h.safetensors"))
     assert load_file(tmp_path / "h.safetensors").keys() == huggingface(5).keys()
     weights(str(tmp_path / "h.safetensors"), to="huggingface4", out=str(tmp_path / "h4.bin"))
-    assert_same(torch.load(tmp_path / "h4.bin", weights_only=True), made)
+    assert_same(torch.load(tmp_path / "h4.bin", weights_only=True), tensors)
 
 
 def test_second_names_are_one_tensor_inside_and_two_in_the_file(tmp_path: Path):
-    file, made = saved(tmp_path, "dpc")
-    found = find(read(file))
-    assert found is not None and sum(key.startswith("gru.") for key in found.ours) == 6
+    file, tensors = saved(tmp_path, "dpc")
+    published = identify_file(read_weights(file))
+    assert published is not None and sum(key.startswith("gru.") for key in published.ours) == 6
     weights(str(file), to="dpc", out=str(tmp_path / "again.safetensors"))
-    assert load_file(tmp_path / "again.safetensors").keys() == made.keys()
+    assert load_file(tmp_path / "again.safetensors").keys() == tensors.keys()
 
 
-def published(name: str) -> Path:
+def find_case_folder(name: str) -> Path:
     folders = [
         p.parent for p in ROOT.rglob("state_dict.safetensors") if p.parent.name.startswith(name)
     ]
@@ -227,7 +232,7 @@ def published(name: str) -> Path:
 @torch.no_grad()
 @for_each("name", ["videomae", "mae_st"])
 def test_the_published_cases(name: str, tmp_path: Path):
-    folder = published(name)
+    folder = find_case_folder(name)
     theirs, arrays = load_file(folder / "state_dict.safetensors"), np.load(folder / "io.npz")
     file = tmp_path / "case.pth"
     torch.save({"model": theirs}, file)
@@ -268,15 +273,20 @@ def test_the_published_cases(name: str, tmp_path: Path):
     ],
 )
 def test_size_and_heads_are_told_from_the_shapes(dim: int, depth: int, name: str, heads: int):
-    from ssvid.weights.published import sized
-    from ssvid.weights.vit import of_mae_st, of_videomae
+    from ssvid.weights.published import find_registered_name
+    from ssvid.weights.vit import describe_mae_st, describe_videomae
 
     with torch.device("meta"):
         encoder = create_encoder(name)
     ours = {f"encoder.{key}": x for key, x in encoder.state_dict().items()}
-    for describe in (of_videomae, of_mae_st):
+    for describe in (describe_videomae, describe_mae_st):
         net = describe(ours)
-        assert (net.kwargs["dim"], net.kwargs["depth"], net.kwargs["heads"], sized(net)) == (
+        assert (
+            net.kwargs["dim"],
+            net.kwargs["depth"],
+            net.kwargs["heads"],
+            find_registered_name(net),
+        ) == (
             dim,
             depth,
             heads,

@@ -60,24 +60,24 @@ def milnce(stem: str = "s2d") -> State:
         ins = sum(outs)
     shapes |= affine("fc", DIM, ins) | {"text_module.word_embd.weight": (1 + len(WORDS), VECTOR)}
     shapes |= affine("text_module.fc1", HIDDEN, VECTOR) | affine("text_module.fc2", DIM, HIDDEN)
-    made = filled(shapes)
-    made |= {key: x.abs() + 0.5 for key, x in made.items() if key.endswith("running_var")}
-    made |= {key: torch.tensor(7) for key in made if key.endswith("num_batches_tracked")}
-    return OrderedDict(made)
+    state = filled(shapes)
+    state |= {key: x.abs() + 0.5 for key, x in state.items() if key.endswith("running_var")}
+    state |= {key: torch.tensor(7) for key in state if key.endswith("num_batches_tracked")}
+    return OrderedDict(state)
 
 
 def saved(folder: Path, form: str) -> tuple[Path, State]:
     """released: the tensors alone. training: wrapped, with a prefix and the plain stem."""
     if form == "released":
-        made = milnce()
-        torch.save(made, folder / "s3d_howto100m.pth")
-        return folder / "s3d_howto100m.pth", made
-    made = OrderedDict((f"module.{key}", x) for key, x in milnce("plain").items())
+        state = milnce()
+        torch.save(state, folder / "s3d_howto100m.pth")
+        return folder / "s3d_howto100m.pth", state
+    state = OrderedDict((f"module.{key}", x) for key, x in milnce("plain").items())
     torch.save(
-        {"epoch": 3, "state_dict": made, "optimizer": {}, "scheduler": {}},
+        {"epoch": 3, "state_dict": state, "optimizer": {}, "scheduler": {}},
         folder / "epoch0003.pth.tar",
     )
-    return folder / "epoch0003.pth.tar", made
+    return folder / "epoch0003.pth.tar", state
 
 
 def words(folder: Path, list_: list[str] = WORDS) -> str:
@@ -91,13 +91,13 @@ def small(stem: str = "s2d") -> Encoder:
 
 @for_each("form", ["released", "training"])
 def test_the_encoder_has_the_files_stem_and_clips(form: str, tmp_path: Path):
-    file, made = saved(tmp_path, form)
+    file, state = saved(tmp_path, form)
     loaded = load_encoder(file)
     spec = loaded.spec
     published = (32, 10.0, 200) if form == "released" else (16, 5.0, 224)
     assert loaded.name == "s3dg" and (spec.frames, spec.fps, spec.size) == published
     key = "mixed_4d.conv_b2_b.conv2.weight"
-    theirs = made[key] if form == "released" else made[f"module.{key}"]
+    theirs = state[key] if form == "released" else state[f"module.{key}"]
     assert torch.equal(loaded.mixed4[2].branches[2][1][3].weight, theirs)
     chosen = create_encoder("s3dg", weights=file, frames=8, fps=2.0, size=64)
     assert (chosen.spec.frames, chosen.spec.fps) == (8, 2.0) and chosen.cells == (
@@ -110,34 +110,36 @@ def test_the_encoder_has_the_files_stem_and_clips(form: str, tmp_path: Path):
 
 @for_each("form", ["released", "training"])
 def test_a_whole_objective_starts_from_the_file(form: str, tmp_path: Path):
-    file, made = saved(tmp_path, form)
+    file, state = saved(tmp_path, form)
     stem = "s2d" if form == "released" else "plain"
     objective = MilNCE(small(stem), dim=DIM, words=words(tmp_path), options=OPTIONS)
     warm_start(objective, str(file))
-    made = {key.removeprefix("module."): x for key, x in made.items()}
-    assert torch.equal(objective.tower.table.weight, made["text_module.word_embd.weight"])
-    assert torch.equal(objective.head.weight, made["fc.weight"])
+    state = {key.removeprefix("module."): x for key, x in state.items()}
+    assert torch.equal(objective.tower.table.weight, state["text_module.word_embd.weight"])
+    assert torch.equal(objective.head.weight, state["fc.weight"])
     with refusal("--encoder.stem", stem):
         warm_start(MilNCE(small("plain" if stem == "s2d" else "s2d"), dim=DIM), str(file))
     alone = MilNCE(small(stem), dim=DIM)  # hashed words: the encoder alone
     warm_start(alone, str(file))
-    assert torch.equal(alone.encoder.stem[0][1].bias, made["conv1.bn1.bias"])
-    assert not torch.equal(alone.head.weight, made["fc.weight"])
+    assert torch.equal(alone.encoder.stem[0][1].bias, state["conv1.bn1.bias"])
+    assert not torch.equal(alone.head.weight, state["fc.weight"])
 
 
 @torch.no_grad()
 def test_the_joint_space_of_a_file_is_the_published_product(tmp_path: Path):
-    file, made = saved(tmp_path, "released")
+    file, state = saved(tmp_path, "released")
     joint = load_joint(file, words(tmp_path))
     rows = torch.tensor([3, 4, 0])  # onion don't; zzz is dropped, and padding is seen
     x = (
-        made["text_module.word_embd.weight"][rows] @ made["text_module.fc1.weight"].T
-        + made["text_module.fc1.bias"]
+        state["text_module.word_embd.weight"][rows] @ state["text_module.fc1.weight"].T
+        + state["text_module.fc1.bias"]
     )
-    x = x.relu().amax(0) @ made["text_module.fc2.weight"].T + made["text_module.fc2.bias"]
+    x = x.relu().amax(0) @ state["text_module.fc2.weight"].T + state["text_module.fc2.bias"]
     torch.testing.assert_close(joint.texts(["Onion zzz DON'T!"])[0], x)
-    pooled = torch.randn(2, len(made["fc.weight"][0]))
-    torch.testing.assert_close(joint.videos(pooled), pooled @ made["fc.weight"].T + made["fc.bias"])
+    pooled = torch.randn(2, len(state["fc.weight"][0]))
+    torch.testing.assert_close(
+        joint.videos(pooled), pooled @ state["fc.weight"].T + state["fc.bias"]
+    )
     assert not joint.tower.table.weight.requires_grad and joint.tower.first.weight.requires_grad
 
 
@@ -152,26 +154,26 @@ def test_words_that_do_not_belong_to_the_file(tmp_path: Path):
 
 
 def test_the_tower_alone_is_taken_from_the_file(tmp_path: Path):
-    file, made = saved(tmp_path, "released")
+    file, state = saved(tmp_path, "released")
     objective = MilNCE(small(), dim=DIM, text=str(file), words=words(tmp_path))
-    assert torch.equal(objective.tower.last.weight, made["text_module.fc2.weight"])
-    assert not torch.equal(objective.head.weight, made["fc.weight"]) and objective.tower.training
+    assert torch.equal(objective.tower.last.weight, state["text_module.fc2.weight"])
+    assert not torch.equal(objective.head.weight, state["fc.weight"]) and objective.tower.training
     with refusal("--objective.dim", "6"):
         MilNCE(small(), text=str(file), words=words(tmp_path))
 
 
 def test_files_that_are_cut_or_of_other_shapes(tmp_path: Path):
-    made = milnce()
+    state = milnce()
     net = OrderedDict(
-        (key, x) for key, x in made.items() if not key.startswith(("fc.", "text_module."))
+        (key, x) for key, x in state.items() if not key.startswith(("fc.", "text_module."))
     )
     torch.save(net, tmp_path / "net.pth")
-    assert torch.equal(load_encoder(tmp_path / "net.pth").stem[0][1].bias, made["conv1.bn1.bias"])
+    assert torch.equal(load_encoder(tmp_path / "net.pth").stem[0][1].bias, state["conv1.bn1.bias"])
     weights(str(tmp_path / "net.pth"), to="milnce", out=str(tmp_path / "again.pth"))
     assert list(torch.load(tmp_path / "again.pth", weights_only=True)) == list(net)
     with refusal("net.pth"):
         load_joint(tmp_path / "net.pth", words(tmp_path))
-    torch.save({**made, "conv1.conv1.weight": torch.zeros(8, 12, 2, 4, 4)}, tmp_path / "odd.pth")
+    torch.save({**state, "conv1.conv1.weight": torch.zeros(8, 12, 2, 4, 4)}, tmp_path / "odd.pth")
     with refusal("odd.pth", "12"):
         load_encoder(tmp_path / "odd.pth")
     del net["gating.fc.bias"]

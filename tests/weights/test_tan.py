@@ -11,8 +11,8 @@ from ssvid import create_encoder
 from ssvid.engine.warm_start import warm_start
 from ssvid.hub import open_encoder
 from ssvid.weights.__main__ import weights
-from ssvid.weights.files import read
-from ssvid.weights.published import Found, find
+from ssvid.weights.files import read_weights
+from ssvid.weights.published import PublishedFile, identify_file
 from ssvid.weights.tan import LAYOUTS
 from tests.helpers import for_each
 from tests.weights.layouts import State, assert_same, refusal
@@ -46,10 +46,10 @@ def saved(folder: Path, state: State) -> Path:
     return folder / "epoch19.pth.tar"
 
 
-def found_in(path: Path) -> Found:
-    found = find(read(path))
-    assert found is not None
-    return found
+def identify(path: Path) -> PublishedFile:
+    published = identify_file(read_weights(path))
+    assert published is not None
+    return published
 
 
 @for_each("name", NAMES)
@@ -61,11 +61,11 @@ def test_a_file_is_known_and_comes_back_the_same(name: str, change: dict[str, An
     ):  # a table without gradient is a buffer: behind the parameters of its module
         state = dict(sorted(state.items(), key=lambda row: row[0].endswith("temporal_pos_embed")))
     path = saved(tmp_path, state)
-    found = found_in(path)
-    assert found.layout.name == name and not found.missing and not found.unexpected
+    published = identify(path)
+    assert published.layout.name == name and not published.missing and not published.unexpected
     again = tmp_path / "again.pth.tar"
     told = weights(str(path), to=name, out=str(again))
-    back = read(again)
+    back = read_weights(again)
     assert back.wrapper == "state_dict"
     assert_same(back.tensors, state)
     assert told["layout"] == name and told["encoder"] is None and told["objective"] == "tan"
@@ -87,19 +87,22 @@ def test_the_names_of_a_co_trained_file():
 
 @for_each("name", NAMES)
 def test_its_settings_make_an_objective_that_it_fills(name: str, tmp_path: Path):
-    found = found_in(saved(tmp_path, state_of(name)))
-    options = {"buckets": TAN.tiny_kwargs["options"]["buckets"], **found.net.settings["options"]}
-    objective = TAN(**{**found.net.settings, "heads": 2, "options": options})
-    warm_start(objective, str(found.file.path))
-    assert objective.state_dict().keys() == found.ours.keys()
-    assert all(torch.equal(x, found.ours[key]) for key, x in objective.state_dict().items())
+    published = identify(saved(tmp_path, state_of(name)))
+    options = {
+        "buckets": TAN.tiny_kwargs["options"]["buckets"],
+        **published.net.settings["options"],
+    }
+    objective = TAN(**{**published.net.settings, "heads": 2, "options": options})
+    warm_start(objective, str(published.file.path))
+    assert objective.state_dict().keys() == published.ours.keys()
+    assert all(torch.equal(x, published.ours[key]) for key, x in objective.state_dict().items())
 
 
 @for_each("name", NAMES)
 def test_it_begins_a_stage(name: str, tmp_path: Path):
     """Of a co-trained file the student."""
     path = saved(tmp_path, state_of(name))
-    first = found_in(path).ours
+    first = identify(path).ours
     second = net(cotrain="keep", init=str(path))
     for copy in (second.aligner, second.teacher):
         for key, value in copy.state_dict().items():
@@ -130,7 +133,7 @@ def test_a_second_name_that_differs_and_a_file_in_part_are_refused(tmp_path: Pat
     state = state_of("tan-cotrained")
     state["bert.fc1.bias"] = state["bert.fc1.bias"] + 1
     with refusal("bert.fc1.bias"):
-        found_in(saved(tmp_path, state))
+        identify(saved(tmp_path, state))
     state = state_of("tan")
     del state["mlp.weight"]
     with refusal("mlp.weight"):
