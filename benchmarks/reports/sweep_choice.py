@@ -136,7 +136,8 @@ def describe_scores(best: Group, choice: Choice) -> str:
         numbers = f"Val {spread(val)} % ({metric}, {over}); test {spread(test)} %."
         return f"{numbers}{describe_gains(gains)}"
     within = f" (95 % interval {format_interval(interval)})" if interval else ""
-    numbers = f"Its val is {format_percent(best.val)} ({metric}); its test is {format_percent(first.test)}"
+    val, test = format_percent(best.val), format_percent(first.test)
+    numbers = f"Its val is {val} ({metric}); its test is {test}"
     return f"{numbers}{within}.{describe_gains(gains)}"
 
 
