@@ -1,7 +1,9 @@
-"""Deliberate breaks of the source that a fast test must catch: `python -m tests.breaks` reports those that survive.
+"""Deliberate breaks of the source that a fast test must catch: `python -m tests.breaks` reports
+those that survive.
 
-Each is one line changed in a scratch copy of the tree, and the tests named for it. The file is found by the line, so
-that moving it changes nothing here; a line that has changed is told as one that cannot be applied.
+Each is one line changed in a scratch copy of the tree, and the tests named for it. The file is
+found by the line, so that moving it changes nothing here; a line that has changed is told as one
+that cannot be applied.
 """
 
 import shutil

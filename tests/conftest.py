@@ -21,7 +21,9 @@ show_log()  # as commands do: tests read what is logged on standard error
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The processes of pytest-xdist share one server of commands (tests/warm.py); alone, it starts where it is used."""
+    """The processes of pytest-xdist share one server of commands (tests/warm.py); alone, it starts
+    where it is used.
+    """
     from tests import warm
 
     if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
@@ -33,7 +35,9 @@ WORK_CPU_S, WORK_STEPS = 0.065, 20  # what `slowness` computes takes so long whe
 
 
 def spent() -> float:
-    """CPU-seconds of this process, of its children that ended, and of the commands that it asked for."""
+    """CPU-seconds of this process, of its children that ended, and of the commands that it asked
+    for.
+    """
     from tests import warm
 
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -89,7 +93,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of clips, lists and cases beside the checkout; tests of it skip where it is absent."""
+    """The folder of clips, lists and cases beside the checkout; tests of it skip where it is
+    absent.
+    """
     folder = Path(os.environ.get("SSVID_SHARED", Path(__file__).parents[2] / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no shared material at {folder}: set SSVID_SHARED")

@@ -124,7 +124,9 @@ def sentence(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
 
 
 def facts(*words: str) -> str:
-    """For pytest.raises(match=): the message names each of these, in any order, in whatever sentence."""
+    """For pytest.raises(match=): the message names each of these, in any order, in whatever
+    sentence.
+    """
     return "(?s)" + "".join(rf"(?=.*(?<![\w-]){re.escape(word)}(?!\w))" for word in words)
 
 
@@ -135,7 +137,8 @@ def tells(message: str, *words: str) -> bool:
 def for_each(
     names: str, cases: Iterable[Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As pytest.mark.parametrize, in one test: every case is run before the test fails, and each that failed is told.
+    """As pytest.mark.parametrize, in one test: every case is run before the test fails, and each
+    that failed is told.
 
     A case has a `tmp_path` and a `monkeypatch` of its own; all other fixtures are shared.
     """

@@ -1,7 +1,8 @@
-"""The long proofs: `python -m tests.nightly` runs every part, `python -m tests.nightly NAME` one of them.
+"""The long proofs: `python -m tests.nightly` runs every part, `python -m tests.nightly NAME` one of
+them.
 
-A part that has passed at this commit is not run again, so a run that was killed goes on where it stood. In a tree with
-changes that are not committed, nothing counts as passed.
+A part that has passed at this commit is not run again, so a run that was killed goes on where it
+stood. In a tree with changes that are not committed, nothing counts as passed.
 """
 
 import os
@@ -90,7 +91,8 @@ def main(names: list[str]) -> int:
         )
     failed = [name for name, result in results.items() if result == "failed"]
     print(
-        f"nightly at {commit or 'a changed tree'}: {len(failed)} of {len(results)} parts failed {failed}",
+        f"nightly at {commit or 'a changed tree'}: {len(failed)} of {len(results)} parts failed "
+        f"{failed}",
         flush=True,
     )
     return bool(failed)

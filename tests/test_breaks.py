@@ -1,4 +1,7 @@
-"""The deliberate breaks of `tests/breaks.yaml` still fit the source. `make nightly` applies them."""
+"""The deliberate breaks of `tests/breaks.yaml` still fit the source.
+
+`make nightly` applies them.
+"""
 
 from tests.breaks import BREAKS, find
 

@@ -151,7 +151,8 @@ def test_an_incapable_encoder(argv):
 def test_a_recipe_is_the_same_flags(tmp_path, videos):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        "objective: {name: mae, mask_ratio: 0.6}\nencoder: vit_tiny\ndata: {name: folder}\nsteps: 7\n"
+        "objective: {name: mae, mask_ratio: 0.6}\nencoder: vit_tiny\n"
+        "data: {name: folder}\nsteps: 7\n"
     )
     rest = ["--data.root", str(videos), "--out", "o"]
     got = parse(pretrain, ["--config", str(recipe), *rest, "--objective.dec_depth", "2"])

@@ -1,4 +1,6 @@
-"""The demo: time is all there is to read in its videos, and pretraining is to gain on the untrained net."""
+"""The demo: time is all there is to read in its videos, and pretraining is to gain on the untrained
+net.
+"""
 
 import json
 from pathlib import Path

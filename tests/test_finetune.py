@@ -1,4 +1,4 @@
-"""Fine-tuning from end to end: what it leaves, how it goes on, what it refuses, and that it learns."""
+"""Fine-tuning from end to end: its files, how it resumes, what it refuses, and that it learns."""
 
 import json
 import shutil

@@ -109,7 +109,9 @@ def room_of(module: str) -> str:
 
 
 def imports_of(path: Path) -> Iterator[Import]:
-    """Every import of ours in a file, but for types alone and for what the file does when it is run."""
+    """Every import of ours in a file, but for types alone and for what the file does when it is
+    run.
+    """
     pending: list[ast.AST] = [ast.parse(path.read_text())]
     while pending:
         node = pending.pop()
@@ -152,7 +154,10 @@ def test_no_files_import_each_other_in_a_circle():
 
 
 def test_reports_stand_beside_the_rooms_that_measure():
-    """They read files through ssvid.results. Only commands, which are files of benchmarks, use them."""
+    """They read files through ssvid.results.
+
+    Only commands, which are files of benchmarks, use them.
+    """
     reports = "benchmarks.reports"
     theirs = [one.imported for one in IMPORTS if one.importer.startswith(reports)]
     outside = [name for name in theirs if not name.startswith((reports, *READ_BY_REPORTS))]

@@ -1,4 +1,6 @@
-"""The whole way of a narrated video: clips and sentences -> encoder -> stored features -> aligner -> a number."""
+"""The whole way of a narrated video: clips and sentences -> encoder -> stored features -> aligner
+-> a number.
+"""
 
 import json
 import shutil
@@ -150,7 +152,9 @@ def test_the_runner_scores_an_aligner_beside_the_narrator(root: Path, tmp_path: 
 
 @pytest.mark.nightly
 def test_sentences_are_found_again(tmp_path: Path):
-    """The recipes, whole: 25 points above the narrator's own times, AUC 0.85 (docs/results.md: 31 and 0.94 to 0.95)."""
+    """The recipes, whole: 25 points above the narrator's own times, AUC 0.85 (docs/results.md: 31
+    and 0.94 to 0.95).
+    """
     data = ["--data", "synthetic_narrated", "--data.root", str(tmp_path / "set")]
     recipe = [
         "--config",

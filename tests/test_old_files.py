@@ -1,4 +1,7 @@
-"""Folders and files that earlier versions wrote are still read. `tests/old/run` is of commit eba6741."""
+"""Folders and files that earlier versions wrote are still read.
+
+`tests/old/run` is of commit eba6741.
+"""
 
 import shutil
 from pathlib import Path

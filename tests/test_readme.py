@@ -1,4 +1,4 @@
-"""What the README tells a user to write: its objective, as a plug-in from a folder of the user's."""
+"""The objective that the README shows, as a plug-in in a folder of the user."""
 
 import re
 from pathlib import Path

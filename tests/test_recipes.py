@@ -1,4 +1,6 @@
-"""Every recipe is read by its command; those of published size have the published numbers of parameters and keys."""
+"""Every recipe is read by its command; those of published size have the published numbers of
+parameters and keys.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,6 @@
-"""The schema of result files: what is written is read again, files of before are read, later ones are refused."""
+"""The schema of result files: what is written is read again, files of before are read, later ones
+are refused.
+"""
 
 import json
 import subprocess
@@ -113,6 +115,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path):
 
 
 def test_reading_needs_no_torch():
-    code = "import sys, ssvid.results, ssvid.results.rows, ssvid.results.text, ssvid.sweep.keeper as k; "
+    code = "import sys, ssvid.results, ssvid.results.rows, ssvid.results.text; "
+    code += "import ssvid.sweep.keeper as k; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -122,7 +122,9 @@ def test_chance_and_majority():
 
 
 def test_redrawn_numbers_of_few_groups_show_nothing():
-    """As of accuracies: 2 of 2^n draws have all signs alike by chance, and no spread is not no doubt."""
+    """As of accuracies: 2 of 2^n draws have all signs alike by chance, and no spread is not no
+    doubt.
+    """
     same, more = torch.full((100,), 0.5), torch.full((100,), 0.9)
     assert (
         spread_of_difference(more, same, 5)[0] <= 0 < spread_of_difference(more, same, 40)[0] < 0.4

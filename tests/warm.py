@@ -1,8 +1,10 @@
-"""Commands as processes, without the seconds that importing torch takes: a server that has imported it forks them.
+"""Commands as processes, without the seconds that importing torch takes: a server that has imported
+it forks them.
 
-A process of it is one of a user's: `python -m MODULE ...` or `python -c CODE ...` with an exit code, signals, files for
-what it prints, a folder, an environment and a largest file of its own. What it shares with its siblings is the imports
-and the seed of Python's hashes; `tests/test_cold.py` starts every command once by the interpreter itself.
+A process of it is one of a user's: `python -m MODULE ...` or `python -c CODE ...` with an exit
+code, signals, files for what it prints, a folder, an environment and a largest file of its own.
+What it shares with its siblings is the imports and the seed of Python's hashes;
+`tests/test_cold.py` starts every command once by the interpreter itself.
 """
 
 import array
@@ -29,7 +31,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PLACE = "SSVID_WARM"  # the environment variable with the server's socket: the processes of pytest-xdist share it
+# The environment variable with the server's socket, which the processes of pytest-xdist share.
+PLACE = "SSVID_WARM"
 PRELOAD = (
     "torch._dynamo",
     "torch.utils.tensorboard",
@@ -129,7 +132,8 @@ def start(
 ) -> Process:
     """`argv`: -m MODULE or -c CODE, and the command's words. `env` is added to this process's.
 
-    `limit`: the largest file it may write, in bytes. `group`: the process group it joins; its own where 0.
+    `limit`: the largest file it may write, in bytes. `group`: the process group it joins; its own
+    where 0.
     """
     return Process(list(argv), {**os.environ, **(env or {})}, limit, group)
 
@@ -176,7 +180,9 @@ def run_ranks(
 def replace_subprocess(
     patch: pytest.MonkeyPatch, module: str
 ) -> list[subprocess.CompletedProcess[str]]:
-    """What `module` starts by subprocess.run, where it is a command of ours, starts warm; returns how they ended."""
+    """What `module` starts by subprocess.run, where it is a command of ours, starts warm; returns
+    how they ended.
+    """
     ends = []
 
     def run_warm(argv: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -340,7 +346,9 @@ def become(request: dict[str, Any]) -> None:
 
 
 def leave(request: dict[str, Any]) -> None:
-    """Run it and end as python ends, but for taking every module apart, which takes seconds of its own."""
+    """Run it and end as python ends, but for taking every module apart, which takes seconds of its
+    own.
+    """
     code: object = 0
     try:
         become(request)

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.profiling [CASE ...]`: one JSON line for each; without a name, all that take no minutes."""
+"""`python -m benchmarks.profiling [CASE ...]`: one JSON line for each; without a name, all that
+take no minutes.
+"""
 
 import json
 import os

@@ -136,7 +136,8 @@ def describe_scores(best: Group, choice: Choice) -> str:
         numbers = f"Val {spread(val)} % ({metric}, {over}); test {spread(test)} %."
         return f"{numbers}{describe_gains(gains)}"
     within = f" (95 % interval {format_interval(interval)})" if interval else ""
-    numbers = f"Its val is {format_percent(best.val)} ({metric}); its test is {format_percent(first.test)}"
+    val_text, test_text = format_percent(best.val), format_percent(first.test)
+    numbers = f"Its val is {val_text} ({metric}); its test is {test_text}"
     return f"{numbers}{within}.{describe_gains(gains)}"
 
 

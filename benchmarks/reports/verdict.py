@@ -47,7 +47,8 @@ def over_untrained(result: Result) -> list[str]:
     if "random" not in result.gains:
         return []
     gain, title = result.gains["random"], result.encoder.title
-    scores = f"{format_percent(result.score.value)} against {format_percent(result.controls['random'].value)}"
+    untrained = format_percent(result.controls["random"].value)
+    scores = f"{format_percent(result.score.value)} against {untrained}"
     if result.encoder.weights != "trained":
         return [f"{title} has random weights: {scores} of another random draw."]
     if not gain.shown:

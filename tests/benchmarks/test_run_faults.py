@@ -68,7 +68,8 @@ def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, t
     """SIGKILL once the first part of the features exists: the second run reuses it."""
     script = (
         "import time; from benchmarks.run import run; from ssvid import registry; "
-        f"from ssvid.engine import features; features.PART_ROWS = {PART}; write = features.write_bytes_whole; "
+        f"from ssvid.engine import features; features.PART_ROWS = {PART}; "
+        "write = features.write_bytes_whole; "
         # It sleeps until it is killed.
         "features.write_bytes_whole = lambda *part: (write(*part), time.sleep(600)); "
         f"data = registry.datasets['synthetic']({str(data.root.parent)!r}, "

@@ -1,4 +1,6 @@
-"""What is counted in a played group is what two real processes send; the page has no number of its own."""
+"""What is counted in a played group is what two real processes send; the page has no number of its
+own.
+"""
 
 import json
 import re

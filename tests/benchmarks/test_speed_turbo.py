@@ -1,4 +1,6 @@
-"""What is counted without running is what a real step keeps and multiplies; ratios are dense / dropped."""
+"""What is counted without running is what a real step keeps and multiplies; ratios are dense /
+dropped.
+"""
 
 from functools import partial
 

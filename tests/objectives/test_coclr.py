@@ -1,4 +1,6 @@
-"""CoCLR beside what the reference cases prove: bad inputs, its stages, and what it does before the queue is full."""
+"""CoCLR beside what the reference cases prove: bad inputs, its stages, and what it does before the
+queue is full.
+"""
 
 import copy
 import shutil

@@ -1,4 +1,4 @@
-"""A training step is one graph: nothing in it waits for the device, nothing falls back to Python."""
+"""A training step is one graph: nothing waits for the device or falls back to Python."""
 
 import shutil
 from typing import Any
@@ -22,16 +22,20 @@ prepare_for_compile()
 for name, kwargs in eval(sys.argv[1]):
     reset(), utils.counters.clear()
     torch.manual_seed(0)
-    encoder = create_encoder("vit", dim=24, depth=int(sys.argv[2]), heads=2, patch=8, frames=4, size=16)
-    objective = registry.objectives[name](encoder, dec_dim=16, dec_depth=int(sys.argv[2]), dec_heads=2, **kwargs)
+    depth = int(sys.argv[2])
+    encoder = create_encoder("vit", dim=24, depth=depth, heads=2, patch=8, frames=4, size=16)
+    sizes = {"dec_dim": 16, "dec_depth": depth, "dec_heads": 2}
+    objective = registry.objectives[name](encoder, **sizes, **kwargs)
     zero = torch.zeros(2, dtype=torch.int64)
-    batch = {"clips": torch.randn(2, 1, 3, 4, 16, 16), "seed": 0, "index": zero + 1, "epoch": zero, "label": zero}
+    batch = {"clips": torch.randn(2, 1, 3, 4, 16, 16), "seed": 0, "label": zero}
+    batch |= {"index": zero + 1, "epoch": zero}
 """
 BREAKS = """
     loss = torch.compile(objective, backend="eager")(batch).total
     loss.backward()
     assert all(p.grad is not None for p in objective.parameters())
-    breaks, graphs = sum(utils.counters["graph_break"].values()), utils.counters["stats"]["unique_graphs"]
+    breaks = sum(utils.counters["graph_break"].values())
+    graphs = utils.counters["stats"]["unique_graphs"]
     print(breaks, graphs, float((loss - objective(batch).total).detach().abs()))
 """
 LABELS = {"task": "classification", "classes": 3}

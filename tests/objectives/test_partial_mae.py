@@ -1,4 +1,6 @@
-"""`partial_mae` beyond the contract: what it is at either end of its options, and what its parts see."""
+"""`partial_mae` beyond the contract: what it is at either end of its options, and what its parts
+see.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""TAN beside what the reference case proves: two processes, what the published code cannot bear, its stages."""
+"""TAN beside what the reference case proves: two processes, what the published code cannot bear,
+its stages.
+"""
 
 import sys
 from pathlib import Path
@@ -200,7 +202,9 @@ def test_positions_begin_by_the_coordinates_of_the_first_window():
 
 
 def test_windows_are_found_and_keep_off_the_ends():
-    """A sentence of three seconds; the teacher likes 4, 5, 6, then one that hangs over the first second."""
+    """A sentence of three seconds; the teacher likes 4, 5, 6, then one that hangs over the first
+    second.
+    """
     liked = torch.full((1, 8, 2), -1.0)
     liked[0, 4:7, 0] = liked[0, 0:2, 1] = 1.0
     spoken = torch.zeros(1, 8, 2, dtype=torch.bool)

@@ -1,4 +1,6 @@
-"""`two_view` beyond the contract: its nine losses by their papers' formulas, its teachers, queue and centre."""
+"""`two_view` beyond the contract: its nine losses by their papers' formulas, its teachers, queue
+and centre.
+"""
 
 import math
 
@@ -29,7 +31,8 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-# --- the losses, of fixed rows: `a`, `b` predictions of the two clips, `s`, `t` what the other clip's should be
+# --- the losses, of fixed rows: `a`, `b` predictions of the two clips, `s`, `t` what the other
+# clip's should be
 
 
 def unit(x: Tensor) -> Tensor:
@@ -81,7 +84,9 @@ def barlow(a: Tensor, b: Tensor, *_) -> Tensor:
 
 
 def vicreg(a: Tensor, b: Tensor, *_) -> Tensor:
-    """As the authors' code weighs it: the distance is a mean over dimensions too, the variance of the two a mean."""
+    """As the authors' code weighs it: the distance is a mean over dimensions too, the variance of
+    the two a mean.
+    """
     total = 25 * (a - b).square().mean()
     for x in (a, b):
         cov = (x - x.mean(0)).T @ (x - x.mean(0)) / (len(x) - 1)
@@ -232,7 +237,9 @@ def pairs(net: TwoView) -> list[tuple[Tensor, Tensor]]:
 
 @for_each("name", TAUGHT)
 def test_the_teacher_follows_once_a_step(name: str):
-    """Of a momentum m, moco's share of the student is 1 - m, the others' falls to none. --init restarts it."""
+    """Of a momentum m, moco's share of the student is 1 - m, the others' falls to none. --init
+    restarts it.
+    """
     net = build(name, momentum=0.9)
     batch = batch_for(net)
     with torch.no_grad():

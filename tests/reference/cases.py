@@ -1,4 +1,7 @@
-"""A folder of published numbers -> cases. What a case is of is read from its content, never from its name."""
+"""A folder of published numbers -> cases.
+
+What a case is of is read from its content, never from its name.
+"""
 
 import json
 import os
@@ -13,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 ROOT = Path(os.environ.get("SSVID_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
-# Methods whose issue is still open. Their cases are skipped by name until a checker recognises them.
+# Methods whose issue is still open. Their cases are skipped by name until a checker recognises
+# them.
 UNBUILT = {"blip", "videoprism", "xclip"}
 
 TOLERANCE = {  # absolute, relative; as the cases' own README states them
@@ -39,8 +43,9 @@ TOLERANCE = {  # absolute, relative; as the cases' own README states them
     "s3d_milnce": (1e-4, 1e-3),  # absolute: of the largest value
     "milnce_loss": (0.0, 1e-5),
     "milnce_gradient": (0.0, 1e-2),  # norms, of batch statistics over two clips
-    # The space-to-depth stem in train mode: batch statistics of two clips blow rounding up. In float32 our own net is
-    # 1.3e-4 to 4.1e-4 from float64 (by memory layout and kind of CPU), gradients 0.7 % to 5 %; theirs 4.1e-4 and 2.5 %.
+    # The space-to-depth stem in train mode: batch statistics of two clips blow rounding up. In
+    # float32 our own net is 1.3e-4 to 4.1e-4 from float64 (by memory layout and kind of CPU),
+    # gradients 0.7 % to 5 %; theirs 4.1e-4 and 2.5 %.
     "s3d_milnce_batch": (1e-3, 1e-3),
     "milnce_gradient_batch": (0.0, 5e-2),
     "tan": (1e-4, 1e-3),
@@ -52,7 +57,8 @@ TOLERANCE = {  # absolute, relative; as the cases' own README states them
 
 @dataclass(frozen=True)
 class Case:
-    path: Path  # a folder with meta.json, io.npz and state_dict.safetensors; or a NAME.json with NAME.npz beside it
+    # a folder with meta.json, io.npz and state_dict.safetensors, or NAME.json with NAME.npz
+    path: Path
 
     @property
     def name(self) -> str:
@@ -60,7 +66,9 @@ class Case:
 
     @property
     def unbuilt(self) -> bool:
-        """Lies in a folder of a method that is not built: what its content is, nobody here knows yet."""
+        """Lies in a folder of a method that is not built: what its content is, nobody here knows
+        yet.
+        """
         return bool(UNBUILT & set(self.path.resolve().parts))
 
     @cached_property
@@ -80,12 +88,14 @@ class Case:
 
 
 def in_float64(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
-    """So that what differs is the published side's own rounding, and no CPU gives another answer."""
+    """In float64, so that differences are the published side's rounding and not the CPU's."""
     return {key: x.double() if x.is_floating_point() else x for key, x in arrays.items()}
 
 
 def discover() -> list[Case]:
-    """Folders with a state dict; JSON files with arrays of the same name; and the rest, folder by folder."""
+    """Folders with a state dict; JSON files with arrays of the same name; and the rest, folder by
+    folder.
+    """
     if not ROOT.is_dir():
         return []
     whole = {p.parent for p in ROOT.rglob("state_dict.safetensors")}

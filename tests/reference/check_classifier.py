@@ -1,4 +1,6 @@
-"""CoCLR's classifier on S3D: the encoder found inside its file, and what its head makes of our features."""
+"""CoCLR's classifier on S3D: the encoder found inside its file, and what its head makes of our
+features.
+"""
 
 import hashlib
 import re

@@ -1,7 +1,8 @@
 """CoCLR: mining, the masks and the loss on linear encoders, and a whole step on S3D.
 
-As in check_infonce, the encoder of keys is moved first; and a draw decides here whether a step drops its own keys, so
-both losses are compared by asking for one and for the other. Sources are numbers there and names here.
+As in check_infonce, the encoder of keys is moved first; and a draw decides here whether a step
+drops its own keys, so both losses are compared by asking for one and for the other. Sources are
+numbers there and names here.
 """
 
 import copy
@@ -41,7 +42,7 @@ UNIT |= {
 }
 WHOLE = {*BOTH, "q_raw", "kf_raw"}
 UNCHECKED = {
-    "queue_label_after": "a flag of each place that was filled; ours counts the keys pushed, which is compared"
+    "queue_label_after": "a flag of each filled place; ours counts the pushed keys, which is compared"
 }
 STREAMS = ("rgb", "flow")  # axis 1 of a block
 

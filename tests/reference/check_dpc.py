@@ -1,4 +1,6 @@
-"""DPC: its net, its recurrent cell, the whole objective and its classifier, on weights made by the cases' rule."""
+"""DPC: its net, its recurrent cell, the whole objective and its classifier, on weights made by the
+cases' rule.
+"""
 
 import hashlib
 from collections.abc import Iterable
@@ -55,7 +57,9 @@ def clip_of(case: Case) -> Tensor:
 
 
 def check_net(case: Case) -> None:
-    """Each form (with running statistics or without) in each mode: its map, its stages, its statistics afterwards."""
+    """Each form (with running statistics or without) in each mode: its map, its stages, its
+    statistics afterwards.
+    """
     clip, seen = clip_of(case).double(), set()
     for name in (n for n in case.arrays if "after" not in n):
         form, mode = name.split("_")
@@ -184,7 +188,9 @@ def check_whole(case: Case) -> None:
 
 
 class Classifier(nn.Module):
-    """DPC's downstream head: ReLU *before* the average over time, the GRU over all blocks, its last state."""
+    """DPC's downstream head: ReLU *before* the average over time, the GRU over all blocks, its last
+    state.
+    """
 
     def __init__(self, encoder: ResNet2d3d, classes: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """InfoNCE and UberNCE of CoCLR: the logic on linear encoders, and a whole step on S3D.
 
-The published step moves the encoder of keys before it uses it; ours when a step is done, which is the same in a run. So
-here it is moved first.
+The published step moves the encoder of keys before it uses it; ours when a step is done, which is
+the same in a run. So here it is moved first.
 """
 
 import copy
@@ -127,7 +127,7 @@ def check_unit(case: Case) -> None:
 
 
 def state(seed: int, keys: list, which: str) -> dict[str, Tensor]:
-    """One of the two encoders with its head, in our names without `encoder.`; aliases are left out."""
+    """One of the two encoders with its head, in our names without `encoder.` and aliases."""
     prefix, net, head = f"{which}.0.", {}, {}
     for key, shape, *_ in keys:
         if key.startswith(f"{prefix}block") or not key.startswith(f"{which}."):

@@ -175,7 +175,8 @@ def of_mae_st(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
     restore = torch.cat([visible, drop], dim=1).argsort(dim=1)  # B N
     pixels = everywhere(mae, clip, visible, drop)  # in shuffled order
     last = encoder(clip, layers=(encoder.depth,)).layers[0]
-    # The official fine-tuning model always leaves out its first token, which is a patch where there is no class token.
+    # The official fine-tuning model always leaves out its first token, which is a patch where there
+    # is no class token.
     pooled = last.mean(1) if c["cls_embed"] else last[:, 1:].mean(1)
     mask = torch.ones(restore.shape, dtype=torch.bool).scatter(1, visible, False)
     arrays = {

@@ -1,4 +1,6 @@
-"""MemDPC: one read of the memory, both directions, losses and gradients; and its downstream classifier."""
+"""MemDPC: one read of the memory, both directions, losses and gradients; and its downstream
+classifier.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +129,9 @@ def check_loss(case: Case, net: MemDPC, clip: Tensor) -> None:
 
 
 class Classifier(nn.Module):
-    """MemDPC's downstream head: ReLU before the average over time, the last states of both directions side by side."""
+    """MemDPC's downstream head: ReLU before the average over time, the last states of both
+    directions side by side.
+    """
 
     def __init__(self, encoder: ResNet2d3d, classes: int) -> None:
         super().__init__()

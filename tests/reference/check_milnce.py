@@ -1,4 +1,6 @@
-"""MIL-NCE: S3D-G of both stems, its text tower and loss, stage by stage, in eval and train mode, with gradients."""
+"""MIL-NCE: S3D-G of both stems, its text tower and loss, stage by stage, in eval and train mode,
+with gradients.
+"""
 
 import copy
 import json
@@ -68,7 +70,8 @@ def net_check(
 ) -> set[str]:
     """Gives the names of what was compared.
 
-    In float64, so that what differs is the published side's own rounding and no CPU gives another answer.
+    In float64, so that what differs is the published side's own rounding and no CPU gives another
+    answer.
     """
     state = {key: tagged(case_tag(case), key, told["shape"]) for key, told in keys.items()}
     objective, tokens = built(state), inputs["text_tokens"]
@@ -87,7 +90,9 @@ def case_tag(case: Case) -> str:
 
 
 def built(state: Arrays) -> MilNCE:
-    """The objective that the tensors are of, filled with them; written back they are the same, in the same order."""
+    """The objective that the tensors are of, filled with them; written back they are the same, in
+    the same order.
+    """
     ours = LAYOUT.to_ours(state)
     told = LAYOUT.describe(ours)
     objective = MilNCE(create_encoder(told.encoder, **told.kwargs), **told.settings)

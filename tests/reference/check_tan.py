@@ -1,4 +1,5 @@
-"""TAN: both branches, the text tower, the losses of both stages with every pseudo-label, and HTM-Align.
+"""TAN: both branches, the text tower, the losses of both stages with every pseudo-label, and
+HTM-Align.
 
 In float64, so that what differs is the published side's own rounding; masks exactly.
 """
@@ -82,7 +83,9 @@ def arrays_of(file: Path) -> Arrays:
 
 
 def built(state: Arrays, **change: Any) -> TAN:
-    """The objective that the tensors are of, filled with them; written back they are the same, in the same order."""
+    """The objective that the tensors are of, filled with them; written back they are the same, in
+    the same order.
+    """
     ours = LAYOUT.to_ours(state)
     settings = LAYOUT.describe(ours).settings
     options = {
@@ -273,7 +276,9 @@ def one_loss(
 
 
 def cotrain_check(told: Told, name: str) -> Iterator[str]:
-    """The type of agreement is in the name; where what lay below a threshold is told, there was one."""
+    """The type of agreement is in the name; where what lay below a threshold is told, there was
+    one.
+    """
     given, out, how = told.arrays["inputs"], told.arrays["outputs"], name.removeprefix("cotrain_")
     said = said_of(told, abs_places=how != WITHOUT)
     share = SHARE if f"{name}.loss-total" in out else 0.0

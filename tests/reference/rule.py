@@ -1,4 +1,6 @@
-"""Weights and inputs of the dpc, memdpc and coclr cases by their READMEs' rule: seed, name -> tensor."""
+"""Weights and inputs of the dpc, memdpc and coclr cases by their READMEs' rule: seed, name ->
+tensor.
+"""
 
 import zlib
 

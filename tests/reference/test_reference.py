@@ -1,4 +1,6 @@
-"""Every case of published numbers under SSVID_REFERENCE, by whichever checker recognises its content."""
+"""Every case of published numbers under SSVID_REFERENCE, by whichever checker recognises its
+content.
+"""
 
 import pytest
 

@@ -1,7 +1,9 @@
-"""Steps of small objectives among two SLURM nodes -> bytes that went through sockets, against those that were counted.
+"""Steps of small objectives among two SLURM nodes -> bytes that went through sockets, against those
+that were counted.
 
-`srun -N2 -n2 --ntasks-per-node=1 python -m benchmarks.profiling.scaling.anchor` is one side, the same with -N1 -n1
-the other: one process that has the clips of both. Both nodes are on this machine, so their network is its memory.
+`srun -N2 -n2 --ntasks-per-node=1 python -m benchmarks.profiling.scaling.anchor` is one side, the
+same with -N1 -n1 the other: one process that has the clips of both. Both nodes are on this machine,
+so their network is its memory.
 """
 
 import contextlib
@@ -128,7 +130,9 @@ def main(names: list[str]) -> None:
 
 
 def measured(step: Any, world: int) -> dict[str, Any]:
-    """Of a step: bytes that this process's sockets sent, CPU-seconds; and what of it torch was asked for."""
+    """Of a step: bytes that this process's sockets sent, CPU-seconds; and what of it torch was
+    asked for.
+    """
     for _ in range(WARMED):
         step()
     with Sent(world) if world > 1 else contextlib.nullcontext() as sent:

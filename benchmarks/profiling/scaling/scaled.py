@@ -1,7 +1,9 @@
-"""An objective on an encoder, n processes -> memory and traffic of a step, counted: almost nothing is computed.
+"""An objective on an encoder, n processes -> memory and traffic of a step, counted: almost nothing
+is computed.
 
-The encoder is counted on tensors without numbers, one clip and two. The rest of the objective is run on a stand-in that
-gives zeros of the right shape: without numbers too, or with them where a loss picks by value.
+The encoder is counted on tensors without numbers, one clip and two. The rest of the objective is
+run on a stand-in that gives zeros of the right shape: without numbers too, or with them where a
+loss picks by value.
 """
 
 import contextlib
@@ -52,7 +54,9 @@ class Subject(NamedTuple):
 
     @property
     def by_value(self) -> bool:
-        """Its loss takes numbers out of tensors (masks, a queue's fill), which those without numbers have not."""
+        """Its loss takes numbers out of tensors (masks, a queue's fill), which those without
+        numbers have not.
+        """
         return self.objective not in ("mae", "partial_mae", "dpc", "memdpc")
 
 
@@ -85,7 +89,10 @@ class Head(NamedTuple):
 
 
 class StandIn(Encoder):
-    """Zeros of the shape of another encoder's features. It has a batch norm where that one has some."""
+    """Zeros of the shape of another encoder's features.
+
+    It has a batch norm where that one has some.
+    """
 
     def __init__(self, like: Encoder, dtype: torch.dtype, calls: list[Call]) -> None:
         super().__init__()
@@ -128,7 +135,10 @@ def stand_in(objective: Objective, dtype: torch.dtype) -> list[Call]:
 
 
 def batch_of(objective: Objective, clips: int) -> Batch:
-    """As the engine gives it, of one process. The clips are all the same zero, which takes no room."""
+    """As the engine gives it, of one process.
+
+    The clips are all the same zero, which takes no room.
+    """
     views = objective.views
     each = torch.arange(clips)
     batch: dict[str, Any] = {"index": each, "epoch": each, "label": each % 2, "seed": 0}
@@ -251,7 +261,9 @@ def parabola(values: list[int]) -> tuple[float, float, float]:
 
 
 def weights(subject: Subject) -> tuple[dict[str, int], dict[str, Traffic]]:
-    """Bytes that lie there whatever is learnt from; and what DDP sends of them. float32; AdamW has two moments."""
+    """Bytes that lie there whatever is learnt from; and what DDP sends of them. float32; AdamW has
+    two moments.
+    """
     made = subject.made()
     trained = sum(p.numel() for p in made.parameters() if p.requires_grad)
     with playing(2):
@@ -270,7 +282,9 @@ def weights(subject: Subject) -> tuple[dict[str, int], dict[str, Traffic]]:
 
 
 def counted(subject: Subject) -> dict[str, Any]:
-    """A line of the file: bytes that lie there, that a step keeps, and that it sends; numbers of one process."""
+    """A line of the file: bytes that lie there, that a step keeps, and that it sends; numbers of
+    one process.
+    """
     lies, sent = weights(subject)
     heads = {n: head(subject, n) for n in (1, *FITTED, CHECKED)}
     same_payload(subject, heads)
@@ -322,7 +336,9 @@ def queue_of(subject: Subject) -> int | None:
 
 
 def same_payload(subject: Subject, heads: dict[int, Head]) -> None:
-    """What a process brings does not depend on how many others there are: else no formula of ours holds."""
+    """What a process brings does not depend on how many others there are: else no formula of ours
+    holds.
+    """
     first = heads[2].traffic
     for n in (*FITTED, CHECKED):
         if heads[n].traffic != first:

@@ -1,8 +1,9 @@
-"""Each objective on encoders of several sizes, up to 512 processes -> lines in docs/, tables of its page, a plot.
+"""Each objective on encoders of several sizes, up to 512 processes -> lines in docs/, tables of its
+page, a plot.
 
-`python -m benchmarks.profiling scaling` does it all; `python -m benchmarks.profiling.scaling.study PART`, which is one
-of counted, loop, anchor, decode and page, does one part and leaves the other lines as they were. `anchor` wants a SLURM
-of two nodes.
+`python -m benchmarks.profiling scaling` does it all; `python -m benchmarks.profiling.scaling.study
+PART`, which is one of counted, loop, anchor, decode and page, does one part and leaves the other
+lines as they were. `anchor` wants a SLURM of two nodes.
 """
 
 import json
@@ -71,7 +72,9 @@ def main(parts: Sequence[str] = ()) -> None:
 
 
 def one(part: str) -> None:
-    """Its lines on the screen and, in place of those of an earlier time, in the file; the page has them all."""
+    """Its lines on the screen and, in place of those of an earlier time, in the file; the page has
+    them all.
+    """
     if part not in (*PARTS, "page"):
         raise UserError(f"scaling has no part {part!r}; parts are {', '.join(PARTS)}, page.")
     if part != "page":
@@ -96,7 +99,9 @@ def count() -> Iterator[Line]:
 
 
 def by_the_loop(worlds: Iterable[int] = (2, 3, 4)) -> Iterator[Line]:
-    """What the engine sends of its own beside gradients: losses for the log, bad files, who was told to stop."""
+    """What the engine sends of its own beside gradients: losses for the log, bad files, who was
+    told to stop.
+    """
     found = [sent_by_loop(n) for n in worlds]
     if any(traffic != found[0] for traffic in found):
         raise AssertionError(

@@ -1,6 +1,8 @@
-"""A step among n processes -> what each of them sends, by kind of collective: seen as torch is asked for it.
+"""A step among n processes -> what each of them sends, by kind of collective: seen as torch is
+asked for it.
 
-Among real processes, or in `playing`: one process that plays the first of n, to which the others answer nothing new.
+Among real processes, or in `playing`: one process that plays the first of n, to which the others
+answer nothing new.
 """
 
 import warnings
@@ -20,7 +22,10 @@ WARMED = 3  # steps: in the first ones torch lays its buckets out anew
 
 
 class Part(NamedTuple):
-    """What one process brings, of all collectives of a kind. Of an exchange: what it has for each of the others."""
+    """What one process brings, of all collectives of a kind.
+
+    Of an exchange: what it has for each of the others.
+    """
 
     messages: int
     bytes: int
@@ -55,7 +60,10 @@ class Sent(TorchDispatchMode):
 
 
 def collective(name: str, args: Any, world: int) -> tuple[str, Fraction]:
-    """Its kind, and the bytes that one process brings. A kind that nobody has met yet is an error, not a zero."""
+    """Its kind, and the bytes that one process brings.
+
+    A kind that nobody has met yet is an error, not a zero.
+    """
     if name == "allreduce":
         return "all_reduce", size(args[0])
     if name == "broadcast":
@@ -79,7 +87,9 @@ def size(tensors: Any) -> Fraction:
 
 
 def wire(traffic: Traffic, world: int) -> float:
-    """Bytes that a process sends, the mean of all: rings, and trees whose inner nodes pass on what they get."""
+    """Bytes that a process sends, the mean of all: rings, and trees whose inner nodes pass on what
+    they get.
+    """
     n = world
     share = {
         "all_reduce": 2 * (n - 1) / n,

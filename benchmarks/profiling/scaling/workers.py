@@ -1,6 +1,8 @@
-"""Files of three kinds -> clips per CPU-second of a loader worker, and so the workers that a GPU wants.
+"""Files of three kinds -> clips per CPU-second of a loader worker, and so the workers that a GPU
+wants.
 
-`SSVID_SPEED_VIDEOS=DIR[:DIR ...]` adds folders of videos to the films of our own making, by the folder's name.
+`SSVID_SPEED_VIDEOS=DIR[:DIR ...]` adds folders of videos to the films of our own making, by the
+folder's name.
 """
 
 import os
@@ -31,7 +33,9 @@ KINDS = ("original", "prepared", "jpegs")
 
 
 def decoded() -> Iterator[dict[str, Any]]:
-    """16 frames of 224 pixels, 4 apart, from a random start, resized and cut; stamps are read once a file."""
+    """16 frames of 224 pixels, 4 apart, from a random start, resized and cut; stamps are read once
+    a file.
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

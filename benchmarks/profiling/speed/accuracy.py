@@ -1,4 +1,6 @@
-"""Top-1 and cost beside scikit-learn's logistic regression on classes that overlap; its best C is picked on test."""
+"""Top-1 and cost beside scikit-learn's logistic regression on classes that overlap; its best C is
+picked on test.
+"""
 
 import warnings
 from typing import Any
@@ -14,7 +16,10 @@ CS = tuple(10 ** (i / 2) for i in range(-10, 1))  # 1e-5 to 1, the best of them 
 
 
 def accuracy() -> Case:
-    """Ours: the grid of 14, chosen on val, which it does not train on. Theirs: 11 values of C, the best on test."""
+    """Ours: the grid of 14, chosen on val, which it does not train on.
+
+    Theirs: 11 values of C, the best on test.
+    """
     try:
         import sklearn.linear_model  # noqa: F401
     except ImportError as error:

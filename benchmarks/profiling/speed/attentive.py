@@ -1,4 +1,6 @@
-"""A grid of 4 attentive heads against one: ViT-B tokens of 16 frames, VideoGLUE's head and batch, a few steps."""
+"""A grid of 4 attentive heads against one: ViT-B tokens of 16 frames, VideoGLUE's head and batch, a
+few steps.
+"""
 
 import torch
 
@@ -11,7 +13,9 @@ STEPS = 2  # a run has hundreds, and makes its heads once
 
 
 def attentive(clips: int = CLIPS, tokens: int = TOKENS) -> Case:
-    """Epochs of one step of `clips` clips, both with the start of the heads and the optimiser. 0.6 GB of float16."""
+    """Epochs of one step of `clips` clips, both with the start of the heads and the optimiser. 0.6
+    GB of float16.
+    """
     x = torch.empty(clips, tokens, WIDTH, dtype=torch.float16)
     x.normal_(generator=torch.Generator().manual_seed(0))
     y = torch.arange(clips) % CLASSES

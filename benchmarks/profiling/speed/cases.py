@@ -1,4 +1,7 @@
-"""The cases: name -> a function that makes the pair. A new one is a function here and a line in CASES."""
+"""The cases: name -> a function that makes the pair.
+
+A new one is a function here and a line in CASES.
+"""
 
 import tempfile
 from collections.abc import Callable

@@ -1,4 +1,6 @@
-"""Random clips of 16 frames, 4 apart, against pytorchvideo's `LabeledVideoDataset`: on prepared files, on originals."""
+"""Random clips of 16 frames, 4 apart, against pytorchvideo's `LabeledVideoDataset`: on prepared
+files, on originals.
+"""
 
 import os
 import tempfile
@@ -31,7 +33,9 @@ OWN = "SSVID_SPEED_VIDEOS"  # a folder of videos to read instead of ours
 
 
 def clips() -> Case:
-    """Ours and theirs on what `ssvid.data.preprocess.prepare` made: a key frame every 12, no B frames."""
+    """Ours and theirs on what `ssvid.data.preprocess.prepare` made: a key frame every 12, no B
+    frames.
+    """
     place = tempfile.TemporaryDirectory()
     source = originals(Path(place.name) / "originals")
     prepare(str(source), f"{place.name}/prepared", workers=1)
@@ -39,7 +43,9 @@ def clips() -> Case:
 
 
 def clips_original() -> Case:
-    """Ours and theirs on the files as they came: x264's own choice, a key frame every 250, B frames."""
+    """Ours and theirs on the files as they came: x264's own choice, a key frame every 250, B
+    frames.
+    """
     place = tempfile.TemporaryDirectory()
     return pair(originals(Path(place.name) / "originals"), place)
 
@@ -67,7 +73,10 @@ def pair(root: Path, place: tempfile.TemporaryDirectory[str]) -> Case:
 
 
 def our_clips(root: Path) -> Iterator[Tensor]:
-    """uint8 C T H W. The table of a file's time stamps is kept once it was read, as in a run of many epochs."""
+    """uint8 C T H W.
+
+    The table of a file's time stamps is kept once it was read, as in a run of many epochs.
+    """
     data = Clips(folder(str(root)), VIEWS, seed=0)
     return (data[epoch, row]["clips"][0] for epoch in count() for row in range(len(data)))
 
@@ -94,7 +103,9 @@ def their_clips(root: Path) -> Iterator[Tensor]:
 
 
 def shrink(sample: dict[str, Any]) -> dict[str, Any]:
-    """UniformTemporalSubsample and ShortSideScale, which do not import beside this torchvision; then the centre."""
+    """UniformTemporalSubsample and ShortSideScale, which do not import beside this torchvision;
+    then the centre.
+    """
     clip = sample["video"]  # C T H W, every frame of the span
     clip = clip[:, torch.linspace(0, clip.shape[1] - 1, SPEC.frames).long()]
     scale = SPEC.size / min(clip.shape[-2:])
@@ -107,7 +118,9 @@ def shrink(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def film(path: Path, *, gop: int = 250, seed: int = 0, seconds: int = 10) -> None:
-    """A drifting texture under a little noise in H.264, 320 x 240, 25 frames a second; x264's B frames."""
+    """A drifting texture under a little noise in H.264, 320 x 240, 25 frames a second; x264's B
+    frames.
+    """
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 12, 16)).astype(np.float32))
     fine = torch.from_numpy(rng.uniform(-40, 40, (1, 3, 60, 80)).astype(np.float32))

@@ -1,7 +1,9 @@
-"""An objective and a batch -> what a step of it keeps for backward and multiplies, with nothing computed.
+"""An objective and a batch -> what a step of it keeps for backward and multiplies, with nothing
+computed.
 
-Tensors have shapes and storages but no numbers, so a step that no machine could hold is counted too. The operators are
-those of this machine's CPU, fused attention included; tests hold bytes and FLOPs equal to those of a real step.
+Tensors have shapes and storages but no numbers, so a step that no machine could hold is counted
+too. The operators are those of this machine's CPU, fused attention included; tests hold bytes and
+FLOPs equal to those of a real step.
 """
 
 import copy
@@ -41,7 +43,9 @@ def step(made: Objective, batch: Batch) -> None:
 
 
 def counted(made: Objective, batch: Callable[[], Batch], recompute: bool = False) -> Side:
-    """What a step on this CPU would keep and multiply, on tensors that have shapes and storages but no numbers."""
+    """What a step on this CPU would keep and multiply, on tensors that have shapes and storages but
+    no numbers.
+    """
     tokens: list[int] = []
     with fake(made) as twin:
         if recompute:
@@ -77,7 +81,9 @@ def fake(made: Objective) -> Iterator[Objective]:
 
 
 def kept(made: Objective, batch: Batch) -> int:
-    """The most bytes that are kept for backward at once; while a block recomputes, what it makes again among them."""
+    """The most bytes that are kept for backward at once; while a block recomputes, what it makes
+    again among them.
+    """
     saved, blocks = (
         Saved(),
         [part for part in made.modules() if isinstance(part, Block) and part.recompute],
@@ -121,7 +127,10 @@ def alone(block: Block, shape: torch.Size, last: int | None = None) -> int:
 
 
 def encoder_flops(encoder: Encoder, tokens: int, clips: int) -> int:
-    """Of a vit, forward and backward, by hand. Fused attention makes its scores again for backward: five products."""
+    """Of a vit, forward and backward, by hand.
+
+    Fused attention makes its scores again for backward: five products.
+    """
     assert encoder.tubelet is not None  # can_skip promises it
     D, pixels = encoder.dim, 3 * math.prod(encoder.tubelet)
     embed = 2 * 2 * tokens * pixels * D  # pixels need no gradient

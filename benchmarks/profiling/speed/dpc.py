@@ -1,4 +1,6 @@
-"""A pretraining step of our `dpc` against the plain way it was published in: R18, 4 clips of 8 x 5 frames, 128 px."""
+"""A pretraining step of our `dpc` against the plain way it was published in: R18, 4 clips of 8 x 5
+frames, 128 px.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,10 @@ CLIPS, BLOCKS, FRAMES, SIZE = 4, 8, 5, 128
 
 
 def dpc() -> Case:
-    """Forward and backward on random pixels; no optimiser, no decoding. Both on the same weights."""
+    """Forward and backward on random pixels; no optimiser, no decoding.
+
+    Both on the same weights.
+    """
     torch.manual_seed(0)
     ours = registry.objectives["dpc"](
         create_encoder("resnet18_2d3d", frames=FRAMES, size=SIZE), blocks=BLOCKS
@@ -39,7 +44,9 @@ def in_blocks(clip: Tensor, blocks: int) -> Tensor:
 
 
 class Plain:
-    """DPC in the order of the published code, one operation after the other, on the parameters of our objective."""
+    """DPC in the order of the published code, one operation after the other, on the parameters of
+    our objective.
+    """
 
     def __init__(self, ours: Any) -> None:  # our objective: benchmarks know no class of it
         self.ours = ours
@@ -92,7 +99,9 @@ def plain_block(block: Any, x: Tensor) -> Tensor:
 
 
 def plain_mask(clips: int, steps: int, places: int) -> Tensor:
-    """1: the true one; -1: another time at the same place; -3: another place of the same clip; 0: another clip."""
+    """1: the true one; -1: another time at the same place; -3: another place of the same clip; 0:
+    another clip.
+    """
     mask = torch.zeros(clips, steps, places, clips, steps, places, dtype=torch.int8)
     for b in range(clips):
         mask[b, :, :, b] = -3

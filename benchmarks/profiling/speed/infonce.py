@@ -1,4 +1,6 @@
-"""A pretraining step of our `infonce` against the plain way CoCLR was published in: S3D, 4 x 2 clips of 32 x 128 px."""
+"""A pretraining step of our `infonce` against the plain way CoCLR was published in: S3D, 4 x 2
+clips of 32 x 128 px.
+"""
 
 from typing import Any
 
@@ -15,7 +17,10 @@ PAIRS = 5  # a pair takes 15 CPU-seconds
 
 
 def infonce() -> Case:
-    """Both forward passes, backward, slow encoder, queue; random pixels, no optimiser. Both on the same weights."""
+    """Both forward passes, backward, slow encoder, queue; random pixels, no optimiser.
+
+    Both on the same weights.
+    """
     torch.manual_seed(0)
     ours = registry.objectives["infonce"](
         create_encoder("s3d", frames=FRAMES, size=SIZE), queue=QUEUE

@@ -1,6 +1,8 @@
-"""float16 features in a file, 60 000 to 240 000 x 768 -> memory and cost of the probes, and a plot: is it linear?
+"""float16 features in a file, 60 000 to 240 000 x 768 -> memory and cost of the probes, and a plot:
+is it linear?
 
-Each reading is a process of its own, so that the peak of its memory is its own: `python -m benchmarks.profiling large`.
+Each reading is a process of its own, so that the peak of its memory is its own: `python -m
+benchmarks.profiling large`.
 """
 
 import json
@@ -81,7 +83,9 @@ def one(folder: str, probe: str) -> dict[str, Any]:
 
 
 def peak() -> float:
-    """GiB, of this process so far. getrusage would tell the peak of the parent too, which Linux hands down."""
+    """GiB, of this process so far. getrusage would tell the peak of the parent too, which Linux
+    hands down.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20  # kB

@@ -1,4 +1,6 @@
-"""The linear probe: H heads against nothing but their matrix products; 13 heads against one plain PyTorch head."""
+"""The linear probe: H heads against nothing but their matrix products; 13 heads against one plain
+PyTorch head.
+"""
 
 import math
 import time
@@ -24,7 +26,9 @@ def split(rows: int, seed: int, apart: float = 0.35) -> Frozen:
 
 
 def probe() -> Case:
-    """A grid of 13 heads against one plain PyTorch head: 10 000 x 768 features, 100 classes, 20 epochs of 256."""
+    """A grid of 13 heads against one plain PyTorch head: 10 000 x 768 features, 100 classes, 20
+    epochs of 256.
+    """
     train, val, test = split(TRAIN, 1), split(VAL, 2), split(VAL, 3)
     ours = Linear(rates=rates(13), weight_decays=(0.0,))
     return Case(
@@ -56,7 +60,9 @@ def plain_head(x: Tensor, y: Tensor, *, epochs: int, batch: int) -> None:
 
 
 def floor(heads: int, rungs: tuple[float, ...], pairs: int) -> Callable[[], Case]:
-    """A case: `fit` of so many heads, choice on val included, against the two products of each of its steps."""
+    """A case: `fit` of so many heads, choice on val included, against the two products of each of
+    its steps.
+    """
 
     def case() -> Case:
         train, val = split(TRAIN, 1), split(VAL, 2)
@@ -84,7 +90,8 @@ def alive(heads: int, rungs: tuple[float, ...]) -> list[tuple[int, int]]:
 
 
 def products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
-    """X W and X^T G of every step: batches in a row, the cheapest layout, one thread, into memory that is there.
+    """X W and X^T G of every step: batches in a row, the cheapest layout, one thread, into memory
+    that is there.
 
     One thread is the cheapest way to buy a product: two of them wait for each other.
     """

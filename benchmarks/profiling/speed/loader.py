@@ -1,4 +1,6 @@
-"""The engine's loop on prepared files with two workers, against the same loop on a batch in memory: who waits?"""
+"""The engine's loop on prepared files with two workers, against the same loop on a batch in memory:
+who waits?
+"""
 
 import tempfile
 import time
@@ -19,7 +21,8 @@ STEPS, BATCH, COMPUTE = 12, 2, 0.25  # seconds of a step
 
 
 def loader() -> Case:
-    """A step takes a quarter of a second without a CPU, as on a GPU: far longer than two workers need for two clips.
+    """A step takes a quarter of a second without a CPU, as on a GPU: far longer than two workers
+    need for two clips.
 
     `data_wait` is the share of the time that the loop's log gives for the last half of the steps.
     """

@@ -1,4 +1,6 @@
-"""A pretraining step of our `mae` against Hugging Face's VideoMAE: ViT-S, a clip of 16 x 224 x 224, tubes of 0.9."""
+"""A pretraining step of our `mae` against Hugging Face's VideoMAE: ViT-S, a clip of 16 x 224 x 224,
+tubes of 0.9.
+"""
 
 import torch
 from torch import nn
@@ -12,7 +14,10 @@ CLIP = 1, 3, 16, 224, 224  # B C T H W
 
 
 def mae() -> Case:
-    """Targets, forward and backward; no optimiser, no decoding. Both on the same pixels, random weights."""
+    """Targets, forward and backward; no optimiser, no decoding.
+
+    Both on the same pixels, random weights.
+    """
     try:
         from transformers import VideoMAEConfig, VideoMAEForPreTraining
     except ImportError as error:

@@ -1,4 +1,6 @@
-"""A step of our `s3dg` with MIL-NCE's video head against the plain way it was published in: 2 clips of 16 x 112 px."""
+"""A step of our `s3dg` with MIL-NCE's video head against the plain way it was published in: 2 clips
+of 16 x 112 px.
+"""
 
 from typing import Any
 
@@ -13,7 +15,9 @@ CLIPS, FRAMES, SIZE, DIM = 2, 16, 112, 512
 
 
 def milnce() -> Case:
-    """Forward and backward on random pixels, the mean square of the vectors as loss, no optimiser; the same weights."""
+    """Forward and backward on random pixels, the mean square of the vectors as loss, no optimiser;
+    the same weights.
+    """
     torch.manual_seed(0)
     encoder = create_encoder("s3dg", frames=FRAMES, size=SIZE).to(DEVICE)
     head = nn.Linear(encoder.dim, DIM).to(DEVICE)
@@ -29,7 +33,9 @@ def milnce() -> Case:
 
 
 class Plain:
-    """The published order, one operation after the other, on the parameters of our encoder (stem s2d)."""
+    """The published order, one operation after the other, on the parameters of our encoder (stem
+    s2d).
+    """
 
     def __init__(self, ours: Any) -> None:  # benchmarks know no class of it
         self.ours = ours

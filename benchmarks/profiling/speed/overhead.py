@@ -1,4 +1,6 @@
-"""The engine's loop against a bare one, on an objective that does nothing: what a step costs beside the method."""
+"""The engine's loop against a bare one, on an objective that does nothing: what a step costs beside
+the method.
+"""
 
 import tempfile
 import time

@@ -27,7 +27,9 @@ class Case(NamedTuple):
 
 
 def steps(ours: Callable[[], Any], theirs: Callable[[], Any]) -> Case:
-    """A training step of each side: CPU-seconds and what autograd keeps; on a GPU, seconds and the allocator's peak."""
+    """A training step of each side: CPU-seconds and what autograd keeps; on a GPU, seconds and the
+    allocator's peak.
+    """
     if DEVICE.type == "cpu":
         return Case(ours, theirs, "CPU-seconds of a step, forward and backward", memory=saved_bytes)
     return Case(
@@ -61,7 +63,10 @@ def saved_bytes(function: Callable[[], Any]) -> int:
 
 
 class Saved:
-    """What autograd keeps: each storage once, until the last node that wants it is freed. Parameters do not count."""
+    """What autograd keeps: each storage once, until the last node that wants it is freed.
+
+    Parameters do not count.
+    """
 
     def __init__(self) -> None:
         self.users: Counter[int] = (

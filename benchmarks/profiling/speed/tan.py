@@ -1,6 +1,8 @@
-"""Steps of our `tan` against the plain way it was published in: e6d6, 16 windows of 64 s with 12 sentences each.
+"""Steps of our `tan` against the plain way it was published in: e6d6, 16 windows of 64 s with 12
+sentences each.
 
-Both on the same weights and given sentence vectors, without the text tower, optimiser and teacher's average.
+Both on the same weights and given sentence vectors, without the text tower, optimiser and teacher's
+average.
 """
 
 from collections.abc import Sequence
@@ -119,7 +121,9 @@ class Plain:
 
 
 def forward(net: Any, batch: Batch, text: Tensor) -> Out:
-    """The pre-projections of both branches by themselves, sequences first, each branch's cosines of all pairs."""
+    """The pre-projections of both branches by themselves, sequences first, each branch's cosines of
+    all pairs.
+    """
     video_mask, text_mask = batch["video_padding_mask"], batch["text_padding_mask"]
     T = video_mask.shape[1]
     dual = encode(net.video, projected(net, batch["features"]).permute(1, 0, 2), video_mask)

@@ -1,7 +1,9 @@
-"""`partial_mae` with tokens dropped against the same task on all of them -> lines of cost, and a plot.
+"""`partial_mae` with tokens dropped against the same task on all of them -> lines of cost, and a
+plot.
 
-Steps of short clips are run, the sides in turn. Of long clips bytes and FLOPs are counted, and nothing is computed, but
-for one length that is run once, each time in a process of its own, so that the peak of its memory is its own.
+Steps of short clips are run, the sides in turn. Of long clips bytes and FLOPs are counted, and
+nothing is computed, but for one length that is run once, each time in a process of its own, so that
+the peak of its memory is its own.
 """
 
 import json
@@ -111,7 +113,10 @@ def main(
 
 
 def measured(net: Net, task: str, rounds: int = ROUNDS) -> Iterator[Line]:
-    """Dense, without and with reconstruction in turn, for each share. Bytes are counted as the first of each runs."""
+    """Dense, without and with reconstruction in turn, for each share.
+
+    Bytes are counted as the first of each runs.
+    """
     run, whole = run_of(net, task, 0.0, 0.0)
     kind = steps(run, run)
     assert kind.memory is not None  # of steps
@@ -149,7 +154,10 @@ def run_of(net: Net, task: str, drop: float, part: float) -> tuple[Callable[[], 
 
 
 def by_length(net: Net, lengths: Sequence[int] = LENGTHS) -> Iterator[Line]:
-    """Counted only, one clip at a time, with and without blocks that recompute. Dense is what keeps everything."""
+    """Counted only, one clip at a time, with and without blocks that recompute.
+
+    Dense is what keeps everything.
+    """
     dense: dict[int, Side] = {}
     for drop, part in ((0.0, 0.0), *product(DROPS, (0.0, PART))):
         made = net.objective(LONG, drop, part)
@@ -187,7 +195,10 @@ def anchored(net: Net, frames: int = ANCHOR) -> Iterator[Line]:
 
 
 def once(net: Net, drop: float, part: float, frames: int) -> Line:
-    """The first step of this process. `peak_gib` is what it took beyond what the net and its clip had taken."""
+    """The first step of this process.
+
+    `peak_gib` is what it took beyond what the net and its clip had taken.
+    """
     made, batch = net.objective(LONG, drop, part), net.batch(1, frames)
     before, got = peak(), Line()
     cost = spent(lambda: got.update(memory=kept(made, batch)), cpu_seconds)
@@ -232,7 +243,10 @@ def line_of(
 
 @in_house_style
 def draw(read: Sequence[Line]) -> Figure:
-    """Above: dense / dropped against the share that is dropped. Below: what a clip costs against its length."""
+    """Above: dense / dropped against the share that is dropped.
+
+    Below: what a clip costs against its length.
+    """
     figure = Figure(figsize=(10.5, 8), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.15), squeeze=False).flat
     panels = above.subplots(1, 3)
@@ -276,7 +290,9 @@ def draw(read: Sequence[Line]) -> Figure:
 
 
 def by_drop(axes: Axes, read: Sequence[Line], key: str) -> None:
-    """The curve is the floor of memory, and of the part of FLOPs and steps that is linear in tokens."""
+    """The curve is the floor of memory, and of the part of FLOPs and steps that is linear in
+    tokens.
+    """
     shares = [share / 100 for share in range(93)]
     axes.plot(
         shares,
