@@ -118,9 +118,7 @@ def try_lock(lock: Path, stop: StopRequest, wait: bool) -> Iterator[bool]:
         yield has_lock
 
 
-def finish_cell(
-    cell: CellFolder, folder: SweepFolder, cluster: Cluster, stop: StopRequest
-) -> str:
+def finish_cell(cell: CellFolder, folder: SweepFolder, cluster: Cluster, stop: StopRequest) -> str:
     """Run attempts until the cell is `finished`, `failed`, `stopped` (asked to) or `requeued`."""
     record = folder.read()["cells"][cell.hash]
     end_lost_attempt(cell)
