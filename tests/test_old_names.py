@@ -87,7 +87,7 @@ def test_a_sweep_in_old_names_has_the_cells_of_today(videos: Path, tmp_path: Pat
         sweep = {"base": base, "set": {short: "drop"}, "grid": {drop: [0.5, 0.75]}}
         file = tmp_path / "sweep.yaml"
         file.write_text(yaml.safe_dump(sweep))
-        cells = plan.read(str(file)).cells
+        cells = plan.read_plan(str(file)).cells
         assert flat(cells[1].config)["objective.drop_ratio"] == 0.75
         hashes.append([cell.hash for cell in cells])
     assert hashes[0] == hashes[1]

@@ -46,10 +46,8 @@ def start_lanes(folder: SweepFolder, cells: list[str], cluster: Cluster, lanes: 
 
 def make_lane_environment(lane: int, cluster: Cluster) -> dict[str, str]:
     """This process's environment without SLURM's variables, and with the lane's own GPUs."""
-    environment = {}
-    for key, value in os.environ.items():
-        if not key.startswith(("SLURM_", "SUBMITIT_")):
-            environment[key] = value
+    foreign = ("SLURM_", "SUBMITIT_")
+    environment = {key: v for key, v in os.environ.items() if not key.startswith(foreign)}
     if cluster.gpus:
         gpus = range(lane * cluster.gpus, (lane + 1) * cluster.gpus)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))

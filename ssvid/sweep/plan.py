@@ -197,7 +197,7 @@ def rename_settings(base: dict[str, Any], settings: Settings) -> Settings:
 
 
 def collect_values(combinations: list[Settings]) -> dict[str, dict[str, Any]]:
-    """axis -> its values over all cells, by their JSON text. A cell without the axis counts as null."""
+    """axis -> its values over all cells, by their JSON text. A cell without the axis has null."""
     values: dict[str, dict[str, Any]] = {}
     for axis in dict.fromkeys(itertools.chain.from_iterable(combinations)):
         values[axis] = {}

@@ -74,10 +74,9 @@ def start_ranks(
 
 def make_environment(ranks: int, logs: Path) -> dict[str, str]:
     """This process's environment without the variables that give a process its rank."""
-    env = {}
-    for key, value in os.environ.items():
-        if key not in RANK_VARIABLES and not key.startswith("TORCHELASTIC"):
-            env[key] = value
+    env = {key: v for key, v in os.environ.items() if not key.startswith("TORCHELASTIC")}
+    for key in RANK_VARIABLES:
+        env.pop(key, None)
     if ranks > 1:
         env["MASTER_PORT"] = str(find_free_port())
     env[FAULTS] = str(logs.resolve())

@@ -59,7 +59,7 @@ def read_time_left(job: str | None) -> float | None:
 
 
 def read_queue() -> dict[str, Job] | None:
-    """The user's jobs, by number and by name (NAME or NAME_INDEX); None if squeue does not answer."""
+    """The user's jobs, by number and by name (NAME or NAME_INDEX); None if squeue is silent."""
     text = query_slurm("squeue", "--noheader", "--array", "--me", f"--format={SQUEUE_FORMAT}")
     if text is None:
         return None

@@ -24,7 +24,7 @@ import torch
 
 from ssvid.sweep import jobs, slurm
 from ssvid.sweep.folder import CellFolder, SweepFolder
-from ssvid.sweep.status import State, states
+from ssvid.sweep.status import State, read_states
 from tests.helpers import metrics
 
 KINDS = ("USR2 to a step", "TERM to a step", "requeue")
@@ -65,7 +65,7 @@ class Faults:
 
     def one(self, kinds: tuple[str, ...]) -> None:
         """A fault to a cell that runs; nothing where there is none, or no victim of that kind."""
-        running = [one for one in states(self.folder) if one.state == "running" and one.stage]
+        running = [one for one in read_states(self.folder) if one.state == "running" and one.stage]
         self.release()
         if running:
             victim, kind = self.chance.choice(running), self.chance.choice(kinds)
@@ -81,7 +81,7 @@ class Faults:
         if kind == "kill -9 of a slurmd":
             return self.slurmd()
         if kind.startswith("kill"):
-            last = [event for event in cell.events() if event["event"] == "start"][-1]
+            last = [event for event in cell.read_events() if event["event"] == "start"][-1]
             pids = (
                 [last["pid"]]
                 if "keeper" in kind
@@ -116,12 +116,12 @@ class Faults:
         return bool(pids)
 
     def job(self, cell: str) -> str | None:
-        found = [jobs.alive(one, slurm.queue()) for one in self.folder.submissions()]
+        found = [jobs.find_live_jobs(one, slurm.read_queue()) for one in self.folder.submissions()]
         return next((one[cell].id for one in reversed(found) if cell in one), None)
 
     def release(self) -> None:
         """A requeued job would wait for two minutes; and a node whose slurmd was gone may have to be taken back."""
-        for job in set((slurm.queue() or {}).values()):
+        for job in set((slurm.read_queue() or {}).values()):
             if job.state == "PENDING" and job.reason == "BeginTime":
                 subprocess.run(
                     ["scontrol", "update", f"JobId={job.id}", "StartTime=now"], capture_output=True

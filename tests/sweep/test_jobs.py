@@ -13,13 +13,13 @@ from submitit.core.utils import DelayedSubmission
 from ssvid.cli import parse
 from ssvid.errors import UserError
 from ssvid.sweep.__main__ import cancel, retry
-from ssvid.sweep.__main__ import status_ as run_status
+from ssvid.sweep.__main__ import show_status as run_status
 from ssvid.sweep.__main__ import submit as run
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
 from ssvid.sweep.keeper import keep
 from ssvid.sweep.slurm import submit_arrays
-from ssvid.sweep.status import counts, states
+from ssvid.sweep.status import count_states, read_states
 from tests import warm
 from tests.helpers import ROOT, command, facts, for_each, sentence, tells
 from tests.sweep.fakes import BASE, TOOLS, sweep
@@ -36,7 +36,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_FAKE", str(asked))
-    warm.replace_subprocess(monkeypatch, "ssvid.sweep.__main__")
+    warm.replace_subprocess(monkeypatch, "ssvid.sweep.submission")
     return asked
 
 
@@ -94,11 +94,11 @@ def test_again_only_what_is_neither_finished_nor_running(slurm: Path, tmp_path: 
         for i, s in ((0, "RUNNING"), (1, "PENDING"))
     ]
     (slurm / "queue").write_text("\n".join(lines) + "\n")
-    folder.cell(cells[2]).add(
+    folder.cell(cells[2]).add_event(
         "start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1"
     )
     (folder.cell(cells[2]).path / "row.json").write_text(json.dumps({"step": 10}))
-    found = states(folder)
+    found = read_states(folder)
     assert [one.state for one in found] == ["running", "queued", "finished", "stopped"]
     assert submit(file, out)["submitted"] == 1
     assert folder.submissions()[1]["cells"] == [cells[3]]
@@ -106,9 +106,9 @@ def test_again_only_what_is_neither_finished_nor_running(slurm: Path, tmp_path: 
         tmp_path, grid={"seed": [1, 2, 3, 4]}
     )  # the file is edited: a cell is new, one is gone
     assert submit(more, out)["submitted"] == 2  # 3 was submitted, but no queue knows it
-    now = {one.name: (one.state, one.left) for one in states(folder)}
+    now = {one.name: (one.state, one.removed) for one in read_states(folder)}
     assert now["seed 0"] == ("running", True) and len(now) == 5 and not now["seed 4"][1]
-    assert counts(states(folder))["cells"] == 4
+    assert count_states(read_states(folder))["cells"] == 4
 
 
 def test_a_submit_that_was_killed_leaves_no_job_unknown(slurm: Path, tmp_path: Path):
@@ -119,7 +119,7 @@ def test_a_submit_that_was_killed_leaves_no_job_unknown(slurm: Path, tmp_path: P
     known = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in known.items() if key != "job"}))
     (slurm / "queue").write_text(f"99_1|RUNNING|n1|None|{known['name']}\n")
-    assert [one.state for one in states(folder)] == ["stopped", "running"]
+    assert [one.state for one in read_states(folder)] == ["stopped", "running"]
 
 
 def test_where_the_queue_is_silent_nothing_is_submitted_twice(slurm: Path, tmp_path: Path):
@@ -128,7 +128,7 @@ def test_where_the_queue_is_silent_nothing_is_submitted_twice(slurm: Path, tmp_p
     (tmp_path / "tools" / "squeue").write_text(
         "#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n"
     )
-    assert counts(states(SweepFolder(out)))["unknown"] == 2
+    assert count_states(read_states(SweepFolder(out)))["unknown"] == 2
     refuse(file, out, "squeue")
     assert len(scripts(slurm)) == 1
     with pytest.raises(UserError, match=facts("squeue")):
@@ -177,7 +177,7 @@ def test_a_damaged_submission_is_one_sentence(slurm: Path, tmp_path: Path):
     file = next((tmp_path / "out" / "submissions").iterdir())
     file.write_text(file.read_text()[:50])
     with pytest.raises(UserError, match=facts("0001.json")):
-        states(SweepFolder(tmp_path / "out"))
+        read_states(SweepFolder(tmp_path / "out"))
 
 
 def test_data_that_is_not_seen_from_here_is_told(
@@ -191,7 +191,7 @@ def test_data_that_is_not_seen_from_here_is_told(
 def test_arrays_are_split_and_share_the_limit(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ssvid.sweep.slurm.max_array", lambda: 4)
+    monkeypatch.setattr("ssvid.sweep.slurm.read_max_array", lambda: 4)
     folder = SweepFolder(tmp_path / "out")
     submit_arrays(folder, "s", [f"c{i}" for i in range(10)], Cluster(parallel=5), keep)
     asked = [line for text in scripts(slurm) for line in text.splitlines() if "--array" in line]
@@ -210,7 +210,7 @@ def test_refused_in_the_middle(slurm: Path, tmp_path: Path):
     (slurm / "full").touch()
     file = sweep(tmp_path, grid={"seed": [0, 1]})
     refuse(file, tmp_path / "out", "Job violates limits")
-    assert counts(states(SweepFolder(tmp_path / "out")))["waiting"] == 2
+    assert count_states(read_states(SweepFolder(tmp_path / "out")))["waiting"] == 2
     (slurm / "full").unlink()
     assert submit(file, tmp_path / "out")["submitted"] == 2
 
@@ -281,7 +281,7 @@ def test_cancel_takes_what_is_in_the_queue(slurm: Path, tmp_path: Path):
     assert cancel(str(out))["cancelled"] == 1
     assert (slurm / "cancelled").read_text() == f"{one['job']}_1\n"
     (slurm / "queue").write_text("")
-    assert [each.state for each in states(SweepFolder(out))] == ["stopped", "cancelled"]
+    assert [each.state for each in read_states(SweepFolder(out))] == ["stopped", "cancelled"]
 
 
 def test_status_imports_nothing_that_takes_time():
@@ -296,7 +296,7 @@ def test_logs_and_names(slurm: Path, tmp_path: Path):
     submit(sweep(tmp_path, grid={"seed": [0, 1]}), out)
     cell = next(iter(SweepFolder(out).read()["cells"]))
     folder = SweepFolder(out).cell(cell)
-    folder.add("start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1")
+    folder.add_event("start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1")
     (folder.logs / "001-pretrain").mkdir(parents=True)
     (folder.logs / "001-pretrain" / "rank1.err").write_text("a\nerror: b\n")
     done = command("ssvid.sweep", "logs", cell[:6], str(out))
@@ -316,7 +316,7 @@ def test_retry_gives_failed_cells_new_tries(slurm: Path, tmp_path: Path):
     submit(file, out)
     folder = SweepFolder(out)
     cell = folder.cell(next(iter(folder.read()["cells"])))
-    cell.add("end", stage="pretrain", how="failed", said="x", mark="")
+    cell.add_event("end", stage="pretrain", how="failed", said="x", mark="")
     (cell.path / "failed.json").write_text(
         json.dumps({"why": "x", "times": 3, "stage": "pretrain", "lines": []})
     )
@@ -324,4 +324,4 @@ def test_retry_gives_failed_cells_new_tries(slurm: Path, tmp_path: Path):
     with pytest.raises(UserError, match=facts("--failed")):
         retry(str(out))
     assert retry(str(out), failed=True)["submitted"] == 2
-    assert not cell.failed and cell.events()[-1]["event"] == "retry"
+    assert not cell.failed and cell.read_events()[-1]["event"] == "retry"

@@ -15,8 +15,8 @@ from ssvid.files import locked
 from ssvid.results import write_result
 from ssvid.sweep import keeper
 from ssvid.sweep.folder import CellFolder, SweepFolder
-from ssvid.sweep.ranks import Ending, judged, killer, last_words, tail
-from ssvid.sweep.status import counts, states
+from ssvid.sweep.ranks import Ending, find_signal, judge_exit, read_failure, read_tail
+from ssvid.sweep.status import count_states, read_states
 from tests.benchmarks.made import make_result
 from tests.helpers import ROOT, for_each
 from tests.sweep.small import until
@@ -50,15 +50,15 @@ def made(out: Path, monkeypatch: pytest.MonkeyPatch, suite: bool = False) -> Cel
     cell = folder.cell(CELL)
     cell.path.mkdir(parents=True)
     monkeypatch.setattr(
-        keeper, "command", lambda cell, stage, given: ["tests.sweep.fake", str(cell.path)]
+        keeper, "make_command", lambda cell, stage, given: ["tests.sweep.fake", str(cell.path)]
     )
-    monkeypatch.setattr(keeper, "rest", lambda *_: None)
+    monkeypatch.setattr(keeper, "pause_after_failure", lambda *_: None)
     monkeypatch.chdir(ROOT)
     return cell
 
 
 def plan(cell: CellFolder, *acts: Any) -> None:
-    base = sum(event["event"] == "start" for event in cell.events())
+    base = sum(event["event"] == "start" for event in cell.read_events())
     (cell.path / "acts.json").write_text(json.dumps({"base": base, "acts": acts}))
 
 
@@ -68,7 +68,9 @@ def keep(cell: CellFolder, *acts: Any) -> str:
 
 
 def ends(cell: CellFolder) -> list[tuple[str, str]]:
-    return [(event["how"], event["said"]) for event in cell.events() if event["event"] == "end"]
+    return [
+        (event["how"], event["said"]) for event in cell.read_events() if event["event"] == "end"
+    ]
 
 
 def test_a_cell_that_is_whole_at_once(cell: CellFolder):
@@ -115,8 +117,8 @@ def test_the_same_failure_three_times_is_one_for_good(cell: CellFolder):
         failed["lines"][0].startswith("Traceback") and failed["lines"][-1] == "ValueError: at 44.5"
     )
     assert keep(cell, "done") == "failed"  # and stays so
-    (one,) = states(SweepFolder(cell.path.parents[1]))
-    assert (one.state, one.said, one.restarts) == ("failed", "ValueError: at 44.5", 4)
+    (one,) = read_states(SweepFolder(cell.path.parents[1]))
+    assert (one.state, one.reason, one.restarts) == ("failed", "ValueError: at 44.5", 4)
 
 
 WORDS = [f"fail worker <object at 0x7f{i}ab> in /tmp/tmp{i}x failed after {i} s" for i in "123"]
@@ -146,14 +148,14 @@ def test_how_many_failures_are_too_many(
 def test_retry_counts_from_its_own_time(cell: CellFolder):
     assert keep(cell, *["fail x"] * 3) == "failed"
     (cell.path / "failed.json").unlink()
-    cell.add("retry")
+    cell.add_event("retry")
     assert keep(cell, "fail x", "fail x", "done") == "finished"
 
 
 def test_the_suite_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cell = made(tmp_path, monkeypatch, suite=True)
     assert keep(cell, "done", "fail probe", "done") == "finished"
-    stages = [event["stage"] for event in cell.events() if event["event"] == "start"]
+    stages = [event["stage"] for event in cell.read_events() if event["event"] == "start"]
     assert stages == ["pretrain", "suite", "suite"]  # what was done is not done again
     assert json.loads((cell.path / "row.json").read_text())["starts"] == 1
 
@@ -166,7 +168,7 @@ def test_scores_are_those_of_the_result_files(cell: CellFolder):
     random, gain = result.controls["random"].value, vars(result.gains["random"])
     expected = {"metric": "top1", "test": result.score.value, "interval": result.score.interval}
     expected |= {"val": 0.6, "chance": 0.25, "random": random, "gain": gain}
-    assert keeper.scores(cell) == {"classify.linear": expected}
+    assert keeper.read_scores(cell) == {"classify.linear": expected}
 
 
 def test_ranks_have_logs_and_the_first_to_fail_says_why(
@@ -174,7 +176,7 @@ def test_ranks_have_logs_and_the_first_to_fail_says_why(
 ):
     cell = made(tmp_path, monkeypatch)
     monkeypatch.setitem(SHAPE, "nodes", 3)
-    monkeypatch.setattr("ssvid.sweep.ranks.LET", 1.0)
+    monkeypatch.setattr("ssvid.sweep.ranks.PEER_LOSS_S", 1.0)
     lost = "lose process 2"
     assert keep(cell, [lost, "hang", "fail of my own"], "done") == "finished"
     assert ends(cell)[0] == ("failed", "ValueError: of my own")
@@ -183,18 +185,20 @@ def test_ranks_have_logs_and_the_first_to_fail_says_why(
 
 
 def test_a_line_that_a_kill_cut_short_is_no_event(cell: CellFolder):
-    cell.add("start", stage="pretrain", logs="001-pretrain", pid=1, host="x", node=None)
+    cell.add_event("start", stage="pretrain", logs="001-pretrain", pid=1, host="x", node=None)
     with open(cell.attempts, "a") as file:
         file.write('{"event": "end", "sta')
     assert keep(cell, "done") == "finished"
     assert ends(cell)[0] == ("outside", "its keeper was killed or its node was lost")
-    assert len(cell.events()) == len(cell.attempts.read_text().splitlines()) - 1
+    assert len(cell.read_events()) == len(cell.attempts.read_text().splitlines()) - 1
 
 
 def keeper_process(cell: CellFolder, *acts: str) -> subprocess.Popen[bytes]:
     plan(cell, *acts)
     code = "import sys; from ssvid.sweep import keeper;"
-    code += "keeper.command = lambda cell, stage, given: ['tests.sweep.fake', str(cell.path)];"
+    code += (
+        "keeper.make_command = lambda cell, stage, record: ['tests.sweep.fake', str(cell.path)];"
+    )
     code += f"keeper.keep(sys.argv[1], [sys.argv[2]], {SHAPE})"
     return subprocess.Popen([sys.executable, "-c", code, str(cell.path.parents[1]), CELL], cwd=ROOT)
 
@@ -212,7 +216,7 @@ def test_a_keeper_that_is_told_to_go_tells_its_ranks(cell: CellFolder):
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
     assert not trainers(cell)
-    assert cell.events()[-1] | {"time": 0} == {"event": "left", "time": 0, "why": "SIGTERM"}
+    assert cell.read_events()[-1] | {"time": 0} == {"event": "left", "time": 0, "why": "SIGTERM"}
     assert ends(cell) == [("outside", "killed by SIGTERM")] and not cell.failed
 
 
@@ -225,9 +229,9 @@ def test_a_killed_keeper_is_followed_by_one_that_waits_for_its_orphan(cell: Cell
     (orphan,) = trainers(cell)
     with locked(cell.run / "lock", wait=False, what="run"):
         again = keeper_process(cell, "done")
-        until(lambda: any(event["event"] == "end" for event in cell.events()))
+        until(lambda: any(event["event"] == "end" for event in cell.read_events()))
         time.sleep(1.5)
-        assert sum(event["event"] == "start" for event in cell.events()) == 1
+        assert sum(event["event"] == "start" for event in cell.read_events()) == 1
     with again:
         assert again.wait(timeout=30) == 0
     os.kill(orphan, signal.SIGKILL)
@@ -254,30 +258,34 @@ def test_a_job_near_its_end_is_requeued_after_an_attempt(
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    monkeypatch.setattr(keeper, "ended", lambda *_: Ending(1, "failed", "x", []))
-    monkeypatch.setattr(keeper, "started", lambda *_: [])
-    monkeypatch.setattr(keeper, "time_left", lambda job: 139.0)
+    monkeypatch.setattr(keeper, "wait_for_ranks", lambda *_: Ending(1, "failed", "x", []))
+    monkeypatch.setattr(keeper, "start_ranks", lambda *_: [])
+    monkeypatch.setattr(keeper, "read_time_left", lambda job: 139.0)
     assert (
         keep(cell, "done") == "requeued" and len(ends(cell)) == 1
     )  # one attempt, or it would come and go for ever
-    monkeypatch.setattr(keeper, "time_left", lambda job: 141.0)
+    monkeypatch.setattr(keeper, "read_time_left", lambda job: 141.0)
     assert keep(cell, "done") == "failed" and len(ends(cell)) == 3
     assert asked.read_text().splitlines() == ["requeue 77"]
 
 
 def test_what_exit_codes_say(tmp_path: Path):
-    assert killer(-9) == killer(137) == signal.SIGKILL and killer(3) is None and killer(1) is None
-    (tmp_path / "rank0.err").write_text("warning: w\nerror: out of disk\nsrun: done\n")
-    assert judged(0, tmp_path).how == "done"
     assert (
-        judged(75, tmp_path).how
-        == judged(140, tmp_path).how
-        == judged(-15, tmp_path).how
+        find_signal(-9) == find_signal(137) == signal.SIGKILL
+        and find_signal(3) is None
+        and find_signal(1) is None
+    )
+    (tmp_path / "rank0.err").write_text("warning: w\nerror: out of disk\nsrun: done\n")
+    assert judge_exit(0, tmp_path).outcome == "done"
+    assert (
+        judge_exit(75, tmp_path).outcome
+        == judge_exit(140, tmp_path).outcome
+        == judge_exit(-15, tmp_path).outcome
         == "outside"
     )
-    assert judged(3, tmp_path)[:3] == (3, "failed", "out of disk")
-    assert judged(-11, tmp_path)[1:3] == ("failed", "killed by SIGSEGV")
-    assert judged(1, tmp_path / "none")[1:3] == ("failed", "exit code 1, no last words")
+    assert judge_exit(3, tmp_path)[:3] == (3, "failed", "out of disk")
+    assert judge_exit(-11, tmp_path)[1:3] == ("failed", "killed by SIGSEGV")
+    assert judge_exit(1, tmp_path / "none")[1:3] == ("failed", "exit code 1, no last words")
 
 
 @for_each(
@@ -298,7 +306,7 @@ def test_of_a_step_the_first_task_to_end_decides(said: str, how: str, why: str, 
     """srun's own code is the highest: that of the tasks it killed itself."""
     (tmp_path / "rank0.err").write_text("error: mine\n")
     (tmp_path / "srun.err").write_text(f"srun: launching\nsrun: error: n1: {said}\n")
-    assert judged(143, tmp_path)[1:3] == (how, why)
+    assert judge_exit(143, tmp_path)[1:3] == (how, why)
 
 
 def test_last_words_of_a_bar_and_of_many_ranks(tmp_path: Path):
@@ -308,8 +316,8 @@ def test_last_words_of_a_bar_and_of_many_ranks(tmp_path: Path):
     (tmp_path / "rank0.fault").write_text("PeerLost")
     (tmp_path / "rank10.err").write_text("Traceback\n  x\nRuntimeError: mine\n")
     (tmp_path / "srun.err").write_text("srun: error: n2: task 10: Exited with exit code 1\n")
-    assert tail(tmp_path / "rank0.err")[0] == " 3%| step"
-    assert last_words(tmp_path) == (
+    assert read_tail(tmp_path / "rank0.err")[0] == " 3%| step"
+    assert read_failure(tmp_path) == (
         "RuntimeError: mine",
         ["Traceback", "  x", "RuntimeError: mine"],
     )
@@ -317,13 +325,13 @@ def test_last_words_of_a_bar_and_of_many_ranks(tmp_path: Path):
 
 def test_states_of_cells_nobody_has(cell: CellFolder):
     folder = SweepFolder(cell.path.parents[1])
-    assert counts(states(folder))["waiting"] == 1
+    assert count_states(read_states(folder))["waiting"] == 1
     (folder.path / "submissions").mkdir()
     lane = {"pid": 2**22 + 1, "began": "1", "host": os.uname().nodename}
     submission = {"time": 1, "cluster": "local", "cells": [CELL]}
     (folder.path / "submissions" / "0001.json").write_text(json.dumps(submission))
     (folder.path / "jobs" / "0001").mkdir(parents=True)
     (folder.path / "jobs" / "0001" / "lane-1.json").write_text(json.dumps(lane))
-    assert counts(states(folder))["stopped"] == 1
-    cell.add("cancel")
-    assert counts(states(folder))["cancelled"] == 1
+    assert count_states(read_states(folder))["stopped"] == 1
+    cell.add_event("cancel")
+    assert count_states(read_states(folder))["cancelled"] == 1

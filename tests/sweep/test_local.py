@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ssvid.sweep.folder import SweepFolder
-from ssvid.sweep.status import counts, states
+from ssvid.sweep.status import count_states, read_states
 from tests.helpers import ROOT, command, sentence, tells
 from tests.sweep.small import SMALL, SUITE, until, write_sweep
 
@@ -49,10 +49,10 @@ def test_eight_cells_at_once_make_one_set_and_one_cache(tmp_path: Path, sweep: A
     done = subprocess.run([*argv, "--parallel", "8", "--wait"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = SweepFolder(tmp_path / "out")
-    assert counts(states(folder))["finished"] == 8
+    assert count_states(read_states(folder))["finished"] == 8
     cells = [folder.cell(name) for name in folder.read()["cells"]]
     assert all(
-        sum(event["event"] == "start" for event in cell.events()) == 2 for cell in cells
+        sum(event["event"] == "start" for event in cell.read_events()) == 2 for cell in cells
     )  # none tried again
     assert len([place for place in (tmp_path / "set").iterdir() if place.is_dir()]) == 1
     assert not list((tmp_path / "cache").rglob("*.tmp"))
@@ -68,17 +68,19 @@ def test_cancelled_and_submitted_again_it_goes_on(sweep: Any, tmp_path: Path):
         assert said["running"] + said["queued"] == 2
     folder = SweepFolder(out)
     assert len(folder.submissions()) == 1  # the second found both with the first
-    until(lambda: all((one.step or 0) > 10 for one in states(folder)))
+    until(lambda: all((one.step or 0) > 10 for one in read_states(folder)))
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
-    until(lambda: counts(states(folder))["cancelled"] == 2)
+    until(lambda: count_states(read_states(folder))["cancelled"] == 2)
     cells = [folder.cell(name) for name in folder.read()["cells"]]
     assert all(
-        cell.mark("pretrain") > "step_00000010.pt" for cell in cells
+        cell.read_mark("pretrain") > "step_00000010.pt" for cell in cells
     )  # told to leave, each wrote a checkpoint
     assert json.loads(command("ssvid.sweep", *argv).stdout)["submitted"] == 2
-    until(lambda: all(sum(e["event"] == "start" for e in cell.events()) == 2 for cell in cells))
+    until(
+        lambda: all(sum(e["event"] == "start" for e in cell.read_events()) == 2 for cell in cells)
+    )
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
-    until(lambda: counts(states(folder))["cancelled"] == 2)
+    until(lambda: count_states(read_states(folder))["cancelled"] == 2)
 
 
 def test_debug_stops_at_the_first_fault_and_shows_it(sweep: Any, tmp_path: Path):
@@ -86,7 +88,7 @@ def test_debug_stops_at_the_first_fault_and_shows_it(sweep: Any, tmp_path: Path)
     argv = [file, "--out", str(tmp_path / "out"), "--cluster", "debug"]
     said = sentence(command("ssvid.sweep", *argv), code=3)
     assert tells(said, "3")
-    assert counts(states(SweepFolder(tmp_path / "out")))["waiting"] == 1
+    assert count_states(read_states(SweepFolder(tmp_path / "out")))["waiting"] == 1
 
 
 def test_two_ranks_of_this_machine_are_one_cell(sweep: Any, tmp_path: Path):
@@ -140,8 +142,10 @@ def test_the_cell_of_a_killed_keeper_is_taken_by_its_sibling(sweep: Any, tmp_pat
     )
     folder = SweepFolder(out)
     first = folder.cell(next(iter(folder.read()["cells"])))
-    until(lambda: any((one.step or 0) > 10 for one in states(folder) if one.cell == first.hash))
-    os.kill(first.events()[0]["pid"], signal.SIGKILL)
-    until(lambda: counts(states(folder))["finished"] == 2)
-    starts = [event["pid"] for event in first.events() if event["event"] == "start"]
+    until(
+        lambda: any((one.step or 0) > 10 for one in read_states(folder) if one.cell == first.hash)
+    )
+    os.kill(first.read_events()[0]["pid"], signal.SIGKILL)
+    until(lambda: count_states(read_states(folder))["finished"] == 2)
+    starts = [event["pid"] for event in first.read_events() if event["event"] == "start"]
     assert len(set(starts)) == 2

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from ssvid.errors import UserError
-from ssvid.sweep.plan import read
+from ssvid.sweep.plan import read_plan
 from tests.helpers import ROOT, facts, for_each
 from tests.sweep.fakes import sweep
 
 
 def test_grid_list_and_random_multiply(tmp_path: Path):
-    plan = read(
+    plan = read_plan(
         sweep(
             tmp_path,
             grid={"seed": [0, 1], "encoder": ["vit_tiny", "vit_small"]},
@@ -46,7 +46,7 @@ def test_grid_list_and_random_multiply(tmp_path: Path):
 
 def test_draws_are_of_coordinates_and_of_their_range(tmp_path: Path):
     def column(count: int, how: dict[str, Any], seed: int = 0) -> list[Any]:
-        plan = read(
+        plan = read_plan(
             sweep(
                 tmp_path,
                 random={"count": count, "seed": seed, "batch_size": how},
@@ -60,7 +60,9 @@ def test_draws_are_of_coordinates_and_of_their_range(tmp_path: Path):
     assert all(isinstance(n, int) and 8 <= n <= 64 for n in ten)
     logs = [
         one.settings["lr"]
-        for one in read(sweep(tmp_path, random={"count": 200, "lr": {"log": [1e-5, 1e-1]}})).cells
+        for one in read_plan(
+            sweep(tmp_path, random={"count": 200, "lr": {"log": [1e-5, 1e-1]}})
+        ).cells
     ]
     assert (
         0.4 < sum(rate < 1e-3 for rate in logs) / 200 < 0.6
@@ -69,7 +71,7 @@ def test_draws_are_of_coordinates_and_of_their_range(tmp_path: Path):
 
 def test_a_cell_is_named_by_what_makes_it(tmp_path: Path):
     def hashes(**parts: Any) -> list[str]:
-        return [one.hash for one in read(sweep(tmp_path, **parts)).cells]
+        return [one.hash for one in read_plan(sweep(tmp_path, **parts)).cells]
 
     plain = hashes(grid={"seed": [0, 1]})
     assert hashes(grid={"seed": [1, 0]}) == plain[::-1]  # not by its place
@@ -86,7 +88,7 @@ def test_a_cell_is_named_by_what_makes_it(tmp_path: Path):
 
 
 def test_axes_of_the_suite_reach_the_suite(tmp_path: Path):
-    plan = read(sweep(tmp_path, grid={"suite.clips": [1, 2]}, suite="quick"))
+    plan = read_plan(sweep(tmp_path, grid={"suite.clips": [1, 2]}, suite="quick"))
     assert [one.suite for one in plan.cells] == [
         {"suite": "quick", "clips": 1},
         {"suite": "quick", "clips": 2},
@@ -99,17 +101,17 @@ def test_a_frozen_cell_is_a_recipe_of_its_own(tmp_path: Path):
     from ssvid.cli import resolver
     from ssvid.pretrain import pretrain
 
-    for one in read(
+    for one in read_plan(
         sweep(tmp_path, grid={"objective": ["mae", {"name": "infonce", "dim": 8}], "lr": [1]})
     ).cells:
-        frozen = json.loads(json.dumps(one.record()))["config"]
+        frozen = json.loads(json.dumps(one.to_record()))["config"]
         assert resolver(pretrain)(frozen) == frozen
         assert isinstance(frozen["lr"], float)
 
 
 @for_each("file", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")))
 def test_every_sweep_of_ours_is_read(file: Path):
-    assert "# Command:" in file.read_text() and read(str(file)).cells
+    assert "# Command:" in file.read_text() and read_plan(str(file)).cells
 
 
 LR = {"grid": {"lr": [0.1]}}
@@ -159,7 +161,7 @@ FAULTS = [  # parts of a sweep, and what the refusal names
 @for_each("parts, words", FAULTS)
 def test_bad_sweeps_are_one_sentence(parts: dict[str, Any], words: str, tmp_path: Path):
     with pytest.raises(UserError, match=facts("try.yaml", *words.split(" | "))) as caught:
-        read(sweep(tmp_path, **parts))
+        read_plan(sweep(tmp_path, **parts))
     assert "\n" not in str(caught.value)
 
 
@@ -167,4 +169,4 @@ def test_a_file_that_is_no_yaml_or_not_there(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("grid: [")
     for file in ("a.yaml", "b.yaml"):
         with pytest.raises(UserError, match=facts(file)):
-            read(str(tmp_path / file))
+            read_plan(str(tmp_path / file))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ssvid.sweep.folder import CellFolder, SweepFolder
-from ssvid.sweep.slurm import ask
-from ssvid.sweep.status import states
+from ssvid.sweep.slurm import query_slurm
+from ssvid.sweep.status import read_states
 from tests.helpers import ROOT, command
 from tests.sweep.faults import compared, disturbed, processes, whole
 from tests.sweep.small import SUITE, take_slurm, until, write_sweep
@@ -25,7 +25,7 @@ NODES = {"nodes": 2, "cpus": 1, "memory": 1, "parallel": 2, "time": 20}
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> None:
-    nodes = (ask("sinfo", "-h", "-N", "-o", "%N %T") or "").splitlines()
+    nodes = (query_slurm("sinfo", "-h", "-N", "-o", "%N %T") or "").splitlines()
     fit = {
         line.split()[0]
         for line in nodes
@@ -55,11 +55,13 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ]
     for job in jobs:  # the next test wants the nodes
         subprocess.run(["scancel", job], timeout=60)
-        until(lambda job=job: not (ask("squeue", "-h", "-j", job) or "").strip())
+        until(lambda job=job: not (query_slurm("squeue", "-h", "-j", job) or "").strip())
 
 
 def step_of(cell: CellFolder) -> int:
-    found = [one.step for one in states(SweepFolder(cell.path.parents[1])) if one.cell == cell.hash]
+    found = [
+        one.step for one in read_states(SweepFolder(cell.path.parents[1])) if one.cell == cell.hash
+    ]
     return found[0] or 0
 
 
@@ -79,7 +81,7 @@ def job_of(folder: SweepFolder) -> str:
 
 def release(job: str) -> None:
     """SLURM lets a requeued job wait for two minutes."""
-    until(lambda: "BeginTime" in (ask("squeue", "-h", "-j", job, "-o", "%r") or ""))
+    until(lambda: "BeginTime" in (query_slurm("squeue", "-h", "-j", job, "-o", "%r") or ""))
     subprocess.run(
         ["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=20"], check=True
     )
@@ -105,12 +107,12 @@ def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_pat
         ["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True
     )  # counted from the job's start
     release(job)
-    (end,) = [event for event in cell.events() if event["event"] == "end"]
+    (end,) = [event for event in cell.read_events() if event["event"] == "end"]
     reached = int(end["mark"][5:-3])
     assert end["how"] == "outside" and 4 < reached < MANY  # no checkpoint but that of the signal
     until(
         lambda: (
-            sum(event["event"] == "start" for event in cell.events()) == 2
+            sum(event["event"] == "start" for event in cell.read_events()) == 2
             and step_of(cell) > reached
         )
     )
@@ -122,7 +124,7 @@ def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_pat
 @pytest.mark.nightly
 def test_a_job_of_a_higher_partition_takes_its_place(sweep: Any, tmp_path: Path):
     """Preemption with a grace time: the signal, a checkpoint; then on when the other has ended."""
-    if "high" not in (ask("sinfo", "-h", "-o", "%P") or ""):
+    if "high" not in (query_slurm("sinfo", "-h", "-o", "%P") or ""):
         pytest.skip("this SLURM has no partition that preempts another")
     out = tmp_path / "out"
     cpus = os.cpu_count() or 1
@@ -133,7 +135,7 @@ def test_a_job_of_a_higher_partition_takes_its_place(sweep: Any, tmp_path: Path)
     subprocess.run(other, check=True, capture_output=True)
     release(job_of(folder))
     until(lambda: cell.finished)
-    marks = [event["mark"] for event in cell.events() if event["event"] == "end"]
+    marks = [event["mark"] for event in cell.read_events() if event["event"] == "end"]
     assert marks[0] > "step_00000004.pt" and marks[-1] == "step_00000400.pt"
 
 
@@ -146,8 +148,8 @@ def test_a_rank_that_fails_by_itself_is_named_with_its_log(sweep: Any, tmp_path:
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["cells"], last["finished"], last["failed"]) == (1, 0, 1)
     folder = SweepFolder(tmp_path / "out")
-    (one,) = states(folder)
-    assert one.state == "failed" and one.restarts == 2 and one.said in done.stderr
+    (one,) = read_states(folder)
+    assert one.state == "failed" and one.restarts == 2 and one.reason in done.stderr
     logs = folder.cell(one.cell).logs / "003-pretrain"
     assert {file.name for file in logs.glob("rank*.err")} == {"rank0.err", "rank1.err"}
 
@@ -161,8 +163,8 @@ def test_a_hanging_rank_is_named(sweep: Any, tmp_path: Path):
         pid for pid in processes(str(cell.run), "ssvid.pretrain", "python") if rank(pid) == "1"
     ]
     subprocess.run(["kill", "-STOP", *map(str, ranks)], check=True)
-    until(lambda: any(event["event"] == "end" for event in cell.events()))
-    end = next(event for event in cell.events() if event["event"] == "end")
+    until(lambda: any(event["event"] == "end" for event in cell.read_events()))
+    end = next(event for event in cell.read_events() if event["event"] == "end")
     assert "lost process 1" in " ".join(end["lines"])
     until(lambda: cell.finished)
 
