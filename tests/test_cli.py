@@ -124,7 +124,7 @@ def test_every_parameter_of_every_command_has_help():
 
 
 def test_help_is_the_comment_where_a_parameter_is_declared():
-    assert "of tokens; 0.75 on UCF101" in " ".join(
+    assert "fraction of tokens that are hidden" in " ".join(
         format_entry_help("objective", registry.objectives["mae"]).split()
     )
     assert "of the file's frames" in format_entry_help("encoder", registry.encoders["vit_small"]), (

@@ -107,7 +107,7 @@ def test_a_run_holds_its_text_side(root: Path):
     assert (
         joint.videos(torch.randn(3, 24)).shape
         == (3, 8)
-        == joint.embed_sentences(["a red bar"] * 3).shape
+        == joint.embed_texts(["a red bar"] * 3).shape
     )
 
 

@@ -100,9 +100,7 @@ def test_latex_turns_where_cells_are_many():
     many = tables.latex(results)
     assert many.splitlines()[2] == " & a & b & chance \\\\"
     assert many.count("\\\\") == 1 + 3 * (tables.ACROSS + 1)
-    widths = {
-        format_line.count("&") for format_line in many.splitlines() if format_line.endswith("\\\\")
-    }
+    widths = {line.count("&") for line in many.splitlines() if line.endswith("\\\\")}
     assert widths == {3}
 
 
@@ -257,7 +255,7 @@ def test_how_to_cite_names_software_code_data_and_protocols(
     results = [make_whole_result("a", "one"), make_whole_result("a", "two")]
     cited = citation.cite(results)
     parts = ("abcdef0123456789+", "d" * 16, "one 0123456789abcdef", "two 0123456789abcdef")
-    assert contains(cited.format_line, *parts) and contains(cited.bibtex, "@software{ssvid")
+    assert contains(cited.line, *parts) and contains(cited.bibtex, "@software{ssvid")
     cff = {"title": "T", "version": "2.0", "date-released": "2026-02-01", "doi": "10.1/x"}
     cff["authors"] = [{"family-names": "Doe", "given-names": "J."}, {"name": "Lab"}]
     (tmp_path / "c.cff").write_text(json.dumps(cff))

@@ -236,6 +236,7 @@ def test_curves_are_of_every_cell_and_long_logs_are_thinned(tmp_path: Path):
     assert value == "mae"  # none of dpc has logged
 
 
+@pytest.mark.slow
 def test_a_thousand_cells_make_a_page_that_opens(tmp_path: Path):
     rates = [1.0, 0.1, 0.01, 0.001, 0.0001]
     axes: Axes = {"lr": rates, "batch": list(range(25)), "seed": list(range(8))}

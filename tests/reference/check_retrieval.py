@@ -30,6 +30,6 @@ def check(case: Case) -> None:
     )
     assert_close("sim", torch.zeros_like(near).scatter_(1, index, near), case.arrays["sim"], "unit")
     task = Retrieval(preset="coclr")
-    place = task.places(test, train, "mean@last")
+    place = task.rank_first_match(test, train, "mean@last")
     found = {f"R@{k}": (place < k).double().mean().item() for k in task.ks}
     assert found == pytest.approx(case.meta["recall"], abs=1e-6)
