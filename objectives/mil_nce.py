@@ -23,7 +23,7 @@ from ssvid.nn.sources import enough
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Loss, Views
-from ssvid.text.joint import Joint, chosen_tower
+from ssvid.text.joint import Joint, choose_tower
 
 
 @objectives.register("mil_nce")
@@ -62,7 +62,7 @@ class MilNCE(Objective):
             raise UserError(f"mil_nce has no denominator {denominator!r}: take double or plain.")
         self.encoder, self.candidates, self.augment = encoder, candidates, augment
         self.count_positives_twice = denominator == "double"
-        self.tower = chosen_tower(tower, words, text, options or {}, dim=dim)
+        self.tower = choose_tower(tower, words, text, options or {}, dim=dim)
         if self.tower.dim != dim:
             raise UserError(
                 f"The text tower of {text} gives {self.tower.dim} numbers: --objective.dim "

@@ -29,7 +29,7 @@ from ssvid.nn.sources import enough
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, first_sample
-from ssvid.text.joint import Joint, chosen_tower
+from ssvid.text.joint import Joint, choose_tower
 from ssvid.text.tower import Tower
 
 Scalar = Float[Tensor, ""]
@@ -93,7 +93,7 @@ class PartialMAE(Objective):
         self.task: Labels | Sentences | None = None
         self.whole_video = task == "long_video"
         if task == "video_text":
-            text_tower = chosen_tower(tower, words, text, options or {}, dim=dim)
+            text_tower = choose_tower(tower, words, text, options or {}, dim=dim)
             self.task = Sentences(encoder.dim, text_tower, temperature, repeat)
         elif task != "none":
             self.task = Labels(encoder.dim, task, classes, smoothing)

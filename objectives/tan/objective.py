@@ -43,7 +43,7 @@ from ssvid.objective import Objective
 from ssvid.randomness import uniform
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
-from ssvid.text.joint import chosen_tower
+from ssvid.text.joint import choose_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
 
 
@@ -134,7 +134,7 @@ class TAN(Objective):
         self.random_start = random_start and not is_cotrained
         self.trim, self.policy = trim, policy
         self.aligner = Aligner(
-            chosen_tower(tower, words, text, options or {}, reads=AS_PUBLISHED),
+            choose_tower(tower, words, text, options or {}, reads=AS_PUBLISHED),
             features=features,
             dim=dim,
             heads=heads,

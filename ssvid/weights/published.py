@@ -1,7 +1,7 @@
 """A file -> its layout, and the arguments of an encoder that its tensors fit.
 
-A published checkpoint is identified by its keys. The arguments that the user chose are compared with
-those that the tensors show, and a UserError says where they differ.
+A published checkpoint is identified by its keys. The arguments that the user chose are compared
+with those that the tensors show, and a UserError says where they differ.
 """
 
 import inspect
@@ -31,7 +31,8 @@ NESTED_NETS = {
     "encoder_q.0.": ("encoder_q.", "encoder_k.", "sampler.", "queue"),
     "backbone.": ("final_bn.", "final_fc.", "agg", "network_pred.", "mb"),
 }
-# Arguments that the user may choose for any file. The tensors fix all other arguments of an encoder.
+# Arguments that the user may choose for any file. The tensors fix all other arguments of an
+# encoder.
 FREE_ARGUMENTS = {"heads", "frames", "size", "stride", "fps", "mean", "std", "dropout"}
 
 

@@ -135,10 +135,10 @@ def test_the_joint_space_of_a_file_is_the_published_product(tmp_path: Path):
         + state["text_module.fc1.bias"]
     )
     x = x.relu().amax(0) @ state["text_module.fc2.weight"].T + state["text_module.fc2.bias"]
-    torch.testing.assert_close(joint.texts(["Onion zzz DON'T!"])[0], x)
+    torch.testing.assert_close(joint.embed_texts(["Onion zzz DON'T!"])[0], x)
     pooled = torch.randn(2, len(state["fc.weight"][0]))
     torch.testing.assert_close(
-        joint.videos(pooled), pooled @ state["fc.weight"].T + state["fc.bias"]
+        joint.embed_videos(pooled), pooled @ state["fc.weight"].T + state["fc.bias"]
     )
     assert not joint.tower.table.weight.requires_grad and joint.tower.first.weight.requires_grad
 
