@@ -119,12 +119,12 @@ def load_joint(path: str | Path, words: str | None = None) -> Joint:
 
 
 def resolve_path(folder: Path, key: str, value: Any) -> Any:
-    """The argument `key` of a tower; a file or folder among its arguments lies in the run folder."""
+    """The argument `key` of a tower. Its files and folders lie in the run folder."""
     return str(folder / value) if key in ("words", "folder") and value is not None else value
 
 
 def load_published_joint(path: Path, words: str | None) -> Joint:
-    """The joint space of a published file of MIL-NCE. UserError if `words` is another list."""
+    """The joint space of a file of MIL-NCE. UserError if `words` is the list of another file."""
     file = read_weights(path)
     published = identify_file(file)
     if published is None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from objectives.mil_nce import MilNCE
 from ssvid import create_encoder, load_encoder
 from ssvid.encoder import Encoder
-from ssvid.encoders.s3d import MIXED, scaled
+from ssvid.encoders.s3d import MIXED, scale_width
 from ssvid.encoders.s3dg import SamePool
 from ssvid.engine.warm_start import warm_start
 from ssvid.text.joint import load_joint
@@ -39,7 +39,7 @@ def milnce(stem: str = "s2d") -> State:
                 shapes[f"{at}.bn{i}.{leaf}"] = () if leaf == "num_batches_tracked" else (outs,)
 
     def wide(n: int) -> int:
-        return scaled(n, WIDTH)
+        return scale_width(n, WIDTH)
 
     point, split = ((1, 1, 1),), ((1, 3, 3), (3, 1, 1))
     conv("conv1", *((24, wide(64), (2, 4, 4)) if stem == "s2d" else (3, wide(64), (3, 7, 7))))
