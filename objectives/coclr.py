@@ -22,7 +22,7 @@ from ssvid.hub import create_encoder
 from ssvid.nn import moco
 from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.queue import Queue
-from ssvid.nn.sources import enough, source_ids
+from ssvid.nn.sources import check_negatives, number_sources
 from ssvid.objective import Objective
 from ssvid.randomness import uniform
 from ssvid.registry import objectives
@@ -66,7 +66,7 @@ class CoCLR(Objective):
             raise UserError(f"--objective.topk {topk} is more than the {queue} keys of the queue.")
         self.encoder, self.augment, self.topk, self.self_drop = encoder, augment, topk, self_drop
         self.temperature, self.momentum, self.shuffle_bn = temperature, momentum, shuffle_bn
-        self.head = moco.projection(encoder.dim, dim)
+        self.head = moco.make_projection(encoder.dim, dim)
         if init is not None:
             load_earlier_run(init, "--objective.init").load_into(self.encoder, self.head)
         self.key_encoder, self.key_head = (
@@ -90,7 +90,7 @@ class CoCLR(Objective):
         return {"encoder": self.encoder}
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
-        enough(data, "coclr", batch_size, self.queue)
+        check_negatives(data, "coclr", batch_size, self.queue)
 
     def forward(self, batch: Batch) -> Loss:
         clips, step = (
@@ -102,7 +102,7 @@ class CoCLR(Objective):
             self.key_encoder, self.key_head, clips[:, 1], batch["seed"], step, self.shuffle_bn
         )
         second = self.embed_second_stream(clips[:, 2])
-        source = source_ids(batch["video_id"], clips.device)
+        source = number_sources(batch["video_id"], clips.device)
         positives = self.find_positives(source, second)  # B 1+K
         logits = moco.compute_logits(query, key, self.queue, self.temperature)
         used_positives = positives
@@ -156,7 +156,7 @@ class CoCLR(Objective):
         The sampler decides what is near. On the left is the trained stream, on the right the other.
         In training the sampler searches the queue and not the batch.
         """
-        clips, source = batch["clips"], source_ids(batch["video_id"], batch["clips"].device)
+        clips, source = batch["clips"], number_sources(batch["video_id"], batch["clips"].device)
         second = self.embed_second_stream(clips[:, 2])
         similarity = (second @ second.T).masked_fill(source[:, None] == source, -torch.inf)
         if not similarity.isfinite().any(1).all():
@@ -216,7 +216,7 @@ def other_stream(encoder: Encoder, path: str | None, dim: int) -> tuple[Encoder,
             raise UserError(
                 f"--objective.sampler {path} normalises its clips in another way than the encoder."
             )
-    head = moco.projection(net.dim, dim)
+    head = moco.make_projection(net.dim, dim)
     if run is not None:
         run.load_module(head, "head")
     freeze(net)

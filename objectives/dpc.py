@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.nn.blocks import (
-    block_maps,
-    block_views,
     check_blocks,
-    contrast,
-    long_enough,
+    check_length,
+    contrast_rows,
+    encode_blocks,
+    flatten_maps,
+    make_views,
     roll_out,
-    rows,
 )
-from ssvid.nn.convgru import ConvGRU, orthogonal
+from ssvid.nn.convgru import ConvGRU, init_orthogonal
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -55,17 +55,17 @@ class DPC(Objective):
         self.negatives, self.augment = negatives, augment
         self.gru = ConvGRU(encoder.dim, encoder.dim, dropout=dropout)
         self.predict = nn.Sequential(
-            orthogonal(nn.Conv2d(encoder.dim, encoder.dim, 1)),
+            init_orthogonal(nn.Conv2d(encoder.dim, encoder.dim, 1)),
             nn.ReLU(),
-            orthogonal(nn.Conv2d(encoder.dim, encoder.dim, 1)),
+            init_orthogonal(nn.Conv2d(encoder.dim, encoder.dim, 1)),
         )
 
     @property
     def views(self) -> Views:
-        return block_views(self.encoder, self.blocks, self.augment)
+        return make_views(self.encoder, self.blocks, self.augment)
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
-        long_enough(data, views)
+        check_length(data, views)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
@@ -73,12 +73,14 @@ class DPC(Objective):
     def forward(self, batch: Batch) -> Loss:
         z = self.maps(batch["clips"][:, 0])  # B N D h w
         pred = self.roll_out(z[:, : -self.predicted])  # B P D h w
-        loss, accuracy = contrast(rows(pred), rows(z[:, -self.predicted :]), self.negatives)
+        loss, accuracy = contrast_rows(
+            flatten_maps(pred), flatten_maps(z[:, -self.predicted :]), self.negatives
+        )
         return Loss(loss, {"nce": loss.detach(), **accuracy})
 
     def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
         """A feature map for each block."""
-        return block_maps("dpc", self.encoder, clip, self.blocks)
+        return encode_blocks("dpc", self.encoder, clip, self.blocks)
 
     def roll_out(self, past: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B P D h w"]:
         """Predict the maps of the next blocks from those of the past blocks."""
@@ -93,7 +95,7 @@ class DPC(Objective):
         """
         z = self.maps(batch["clips"][:2, 0])
         true = z[:, -self.predicted :]
-        scores = rows(self.roll_out(z[:, : -self.predicted])) @ rows(true).T
+        scores = flatten_maps(self.roll_out(z[:, : -self.predicted])) @ flatten_maps(true).T
         low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
         grey = (255 * (scores - low) / (high - low).clamp_min(1e-12)).byte().expand(3, -1, -1)
         B, P, _, h, w = true.shape

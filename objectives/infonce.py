@@ -16,7 +16,7 @@ from ssvid.errors import UserError, positive, within
 from ssvid.nn import moco
 from ssvid.nn.ema import update_momentum
 from ssvid.nn.queue import Queue
-from ssvid.nn.sources import enough
+from ssvid.nn.sources import check_negatives
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views
@@ -58,7 +58,7 @@ class InfoNCE(Objective):
         within(0, 1, momentum=momentum)
         self.encoder, self.positives, self.augment = encoder, positives, augment
         self.temperature, self.momentum, self.shuffle_bn = temperature, momentum, shuffle_bn
-        self.head = moco.projection(encoder.dim, dim)
+        self.head = moco.make_projection(encoder.dim, dim)
         if init is not None:
             load_earlier_run(init, "--objective.init").load_into(self.encoder, self.head)
         self.key_encoder, self.key_head = (
@@ -80,7 +80,7 @@ class InfoNCE(Objective):
         return {"encoder": self.encoder}
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
-        enough(data, "infonce", batch_size, self.queue)
+        check_negatives(data, "infonce", batch_size, self.queue)
         if self.positives == "own":
             return
         if unlabelled := sum(row.label is None for row in data.rows):

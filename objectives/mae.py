@@ -14,7 +14,7 @@ from torch import Tensor
 from ssvid.encoder import Encoder
 from ssvid.errors import positive
 from ssvid.nn.masks import Kind, Mask
-from ssvid.nn.patches import divides
+from ssvid.nn.patches import check_divisible
 from ssvid.nn.pixels import Pixels
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
@@ -40,7 +40,7 @@ class MAE(Objective):
         super().__init__()
         positive(repeat=repeat)
         self.encoder = require("mae", encoder, can_skip=True)
-        divides("mae", encoder, encoder.spec.frames, encoder.spec.size)
+        check_divisible("mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.augment, self.repeat = augment, repeat
         self.mask = Mask("mae", "mask_ratio", mask, mask_ratio, encoder.spec_grid())
         self.pixels = Pixels(encoder, **decoder)

@@ -14,15 +14,15 @@ from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import positive
 from ssvid.nn.blocks import (
-    block_maps,
-    block_views,
     check_blocks,
-    contrast,
-    long_enough,
+    check_length,
+    contrast_rows,
+    encode_blocks,
+    flatten_maps,
+    make_views,
     roll_out,
-    rows,
 )
-from ssvid.nn.convgru import ConvGRU, orthogonal
+from ssvid.nn.convgru import ConvGRU, init_orthogonal
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -58,17 +58,17 @@ class MemDPC(Objective):
         self.gru = ConvGRU(dim, dim, dropout=dropout, gain=GAIN)
         self.gru_back = ConvGRU(dim, dim, dropout=dropout, gain=GAIN) if backward else None
         self.predict = nn.Sequential(
-            orthogonal(nn.Conv2d(dim, dim, 1), GAIN),
+            init_orthogonal(nn.Conv2d(dim, dim, 1), GAIN),
             nn.ReLU(),
-            orthogonal(nn.Conv2d(dim, slots, 1), GAIN),
+            init_orthogonal(nn.Conv2d(dim, slots, 1), GAIN),
         )
 
     @property
     def views(self) -> Views:
-        return block_views(self.encoder, self.blocks, self.augment)
+        return make_views(self.encoder, self.blocks, self.augment)
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
-        long_enough(data, views)
+        check_length(data, views)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
@@ -88,14 +88,16 @@ class MemDPC(Objective):
 
     def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
         """A feature map for each block."""
-        return block_maps("memdpc", self.encoder, clip, self.blocks)
+        return encode_blocks("memdpc", self.encoder, clip, self.blocks)
 
     def predict_direction(
         self, gru: ConvGRU, z: Float[Tensor, "B N D h w"]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and accuracy of predicting the last blocks of z from the first."""
         pred = roll_out(gru, z[:, : -self.predicted], self.predicted, self.read)
-        return contrast(rows(pred), rows(z[:, -self.predicted :]), self.negatives)
+        return contrast_rows(
+            flatten_maps(pred), flatten_maps(z[:, -self.predicted :]), self.negatives
+        )
 
     def read(self, state: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
         """The weighted sum of the slots at each position. The weights sum to 1."""

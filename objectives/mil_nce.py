@@ -19,11 +19,11 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError, positive
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.precise import full
-from ssvid.nn.sources import enough
+from ssvid.nn.sources import check_negatives
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Loss, Views
-from ssvid.text.joint import Joint, chosen_tower
+from ssvid.text.joint import Joint, choose_tower
 
 
 @objectives.register("mil_nce")
@@ -62,7 +62,7 @@ class MilNCE(Objective):
             raise UserError(f"mil_nce has no denominator {denominator!r}: take double or plain.")
         self.encoder, self.candidates, self.augment = encoder, candidates, augment
         self.count_positives_twice = denominator == "double"
-        self.tower = chosen_tower(tower, words, text, options or {}, dim=dim)
+        self.tower = choose_tower(tower, words, text, options or {}, dim=dim)
         if self.tower.dim != dim:
             raise UserError(
                 f"The text tower of {text} gives {self.tower.dim} numbers: --objective.dim "
@@ -83,7 +83,7 @@ class MilNCE(Objective):
         return Joint(self.tower, self.head, cosine=False)
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
-        enough(data, "mil_nce", batch_size)
+        check_negatives(data, "mil_nce", batch_size)
         if batch_size < 2:
             raise UserError(
                 "--batch_size 1: mil_nce compares a clip's sentences with those of other clips."

@@ -23,14 +23,14 @@ from ssvid.errors import UserError, positive, within
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.heads import classifier
 from ssvid.nn.masks import Kind, Mask, choose_some, draw_for_clips
-from ssvid.nn.patches import divides
+from ssvid.nn.patches import check_divisible
 from ssvid.nn.pixels import Pixels
 from ssvid.nn.precise import full
-from ssvid.nn.sources import enough
+from ssvid.nn.sources import check_negatives
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, first_sample
-from ssvid.text.joint import Joint, chosen_tower
+from ssvid.text.joint import Joint, choose_tower
 from ssvid.text.tower import Tower
 
 Scalar = Float[Tensor, ""]
@@ -83,7 +83,7 @@ class PartialMAE(Objective):
         weights = {"objective.task_weight": task_weight, "objective.rec_weight": rec_weight}
         within(0, math.inf, **weights)
         self.encoder = require("partial_mae", encoder, can_skip=True)
-        divides("partial_mae", encoder, encoder.spec.frames, encoder.spec.size)
+        check_divisible("partial_mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.task_weight, self.rec_weight = task_weight, rec_weight
         self.augment, self.repeat = augment, repeat
         grid = encoder.spec_grid()
@@ -96,7 +96,7 @@ class PartialMAE(Objective):
         self.task: Labels | Sentences | None = None
         self.whole_video = task == "long_video"
         if task == "video_text":
-            text_tower = chosen_tower(tower, words, text, options or {}, dim=dim)
+            text_tower = choose_tower(tower, words, text, options or {}, dim=dim)
             self.task = Sentences(encoder.dim, text_tower, temperature, repeat)
         elif task != "none":
             self.task = Labels(encoder.dim, task, classes, smoothing)
@@ -239,7 +239,7 @@ class Sentences(nn.Module):
 
     def check_data(self, data: Manifest, batch_size: int) -> None:
         """Raise a UserError if a batch would have no negatives."""
-        enough(data, "partial_mae", batch_size)
+        check_negatives(data, "partial_mae", batch_size)
         if batch_size < 2:
             raise UserError(
                 "--batch_size 1: video_text compares a clip's sentence with those of other clips."

@@ -25,7 +25,7 @@ from ssvid.errors import UserError
 from ssvid.files import write_whole
 from ssvid.hub import open_encoder
 from ssvid.log import log
-from ssvid.nn.batchnorm import settle
+from ssvid.nn.batchnorm import ensure_statistics
 from ssvid.weights.encoders import hash_encoder
 
 NAMED_FILES = 20  # unreadable files that the result names; the log names all of them
@@ -71,7 +71,7 @@ def extract_features(
         net = open_encoder(encoder).to(device)
     clip.apply_to(net)
     train_clips = some_clips(data.split("train"), net.spec, calibrate_bn, 0, batch_size, workers)
-    settle(net, encoder, train_clips if calibrate_bn else None)
+    ensure_statistics(net, encoder, train_clips if calibrate_bn else None)
     if into_store:
         counts = fill_store(data, net, out, batch_size=batch_size, workers=workers, device=device)
         if counts["bad"] == len(data):

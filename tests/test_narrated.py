@@ -105,7 +105,7 @@ def stored(root: Path) -> list[str]:
 def test_a_run_holds_its_text_side(root: Path):
     joint = load_joint(root / "mil")
     assert (
-        joint.videos(torch.randn(3, 24)).shape
+        joint.embed_videos(torch.randn(3, 24)).shape
         == (3, 8)
         == joint.embed_texts(["a red bar"] * 3).shape
     )

@@ -16,7 +16,7 @@ from ssvid.errors import UserError
 from ssvid.shapes import Row
 from ssvid.text import Tower, create_tower
 from ssvid.text.joint import Joint, load_joint, save_joint
-from ssvid.text.words import MILNCE, TAN, collect
+from ssvid.text.words import MILNCE, TAN, collect_words
 from ssvid.weights.encoders import load_encoder
 from tests.helpers import command, facts, for_each, sentence
 
@@ -147,8 +147,8 @@ def joint_of(tower: Tower, cosine: bool = False) -> Joint:
 
 def assert_same(ours: Joint, again: Joint) -> None:
     pooled, said = torch.randn(3, 6), ["add the onion", "don't", "zzz"]
-    assert torch.equal(ours.videos(pooled), again.videos(pooled)) and torch.equal(
-        ours.texts(said), again.texts(said)
+    assert torch.equal(ours.embed_videos(pooled), again.embed_videos(pooled)) and torch.equal(
+        ours.embed_texts(said), again.embed_texts(said)
     )
     assert ours.cosine == again.cosine and not again.training
 
@@ -180,10 +180,10 @@ def test_a_run_folder_is_whole_by_itself(kwargs: dict, list_: str, tmp_path: Pat
 
 def test_vectors_of_a_cosine_space_have_length_one():
     joint = joint_of(words(), cosine=True)
-    for x in (joint.videos(torch.randn(3, 6)), joint.texts(["add", "onion"])):
+    for x in (joint.embed_videos(torch.randn(3, 6)), joint.embed_texts(["add", "onion"])):
         torch.testing.assert_close(x.norm(dim=1), torch.ones(len(x)))
     joint.cosine = False
-    assert not alike(joint.texts(["add"]).norm(), torch.ones(()))
+    assert not alike(joint.embed_texts(["add"]).norm(), torch.ones(()))
 
 
 def test_heads_of_several_maps_or_none_are_kept(tmp_path: Path):
@@ -241,14 +241,14 @@ def test_words_of_a_data_set_are_collected(tmp_path: Path):
         narrated("Add the onion.", "add the fish", "don't add the pan"),
         tmp_path / "lists" / "words.txt",
     )
-    told = collect(data, str(out), least=2)
+    told = collect_words(data, str(out), least=2)
     assert out.read_text() == "add\nthe\n" and (
         told["words"],
         told["left_out"],
         told["sentences"],
     ) == (2, 4, 3)
     assert words(str(out)).tokens(["The zzz add"])[0, :3].tolist() == [2, 1, 0]
-    collect(data, str(tmp_path / "all.txt"), least=1, lower=False)
+    collect_words(data, str(tmp_path / "all.txt"), least=1, lower=False)
     assert (tmp_path / "all.txt").read_text().split() == [
         "the",
         "add",
@@ -264,7 +264,7 @@ def test_words_of_a_data_set_are_collected(tmp_path: Path):
         ("--least", data, tmp_path / "none.txt", 9),
     ):
         with refused(fact):
-            collect(rows, str(file), least=least)
+            collect_words(rows, str(file), least=least)
 
 
 def test_the_command_refuses_data_without_sentences(videos: Path, tmp_path: Path):

@@ -21,7 +21,7 @@ from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Extracted, cpu_seconds, extract_from, some_clips
-from ssvid.nn.batchnorm import calibrate, settle
+from ssvid.nn.batchnorm import calibrate, ensure_statistics
 from ssvid.shapes import ClipSpec, Frozen, Grid, Labels
 from ssvid.text.joint import Joint
 
@@ -208,7 +208,7 @@ def prepare_nets(
     clips = None
     if options.calibrate_bn:
         clips = load_calibration_clips(data, net, options.calibrate_bn, options)
-    settle(net, encoder.argument, clips)
+    ensure_statistics(net, encoder.argument, clips)
     untrained = create_twin(net)
     number = options.calibrate_bn or CALIBRATION_CLIPS
     calibrate(untrained, load_calibration_clips(data, net, number, options))

@@ -126,7 +126,7 @@ class SourceMaker:
             features = self.pass_once(name, clip, index)
             if name.form == "joint":
                 assert self.joint is not None
-                return {"joint": self.joint.videos(features.pooled)}
+                return {"joint": self.joint.embed_videos(features.pooled)}
             if name.form:
                 return halve_tokens(features, self.layers)
             return pool(features, self.layers, self.poolings)

@@ -38,13 +38,15 @@ class Text:
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "S E"]:
         """The vectors of sentences, on the CPU."""
         starts = range(0, len(sentences), SENTENCES_AT_ONCE)
-        chunks = [self._joint.texts(sentences[i : i + SENTENCES_AT_ONCE]) for i in starts]
+        chunks = [self._joint.embed_texts(sentences[i : i + SENTENCES_AT_ONCE]) for i in starts]
         return torch.cat(chunks).float().cpu()
 
     @torch.inference_mode()
     def embed_videos(self, pooled: Pooled) -> Float[Tensor, "B E"]:
         """The vectors of clips, from their pooled features, on the CPU."""
-        return self._joint.videos(pooled.float().to(next(self._joint.parameters()).device)).cpu()
+        return self._joint.embed_videos(
+            pooled.float().to(next(self._joint.parameters()).device)
+        ).cpu()
 
     def normalise_averages(self, averages: Float[Tensor, "S E"]) -> Float[Tensor, "S E"]:
         """Averages of vectors, made ready for a comparison.

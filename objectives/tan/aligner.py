@@ -16,7 +16,7 @@ from ssvid.engine.warm_start import objective_state
 from ssvid.errors import UserError
 from ssvid.nn.ema import freeze
 from ssvid.nn.gather import gather_rows
-from ssvid.nn.timeline import Timeline, places, sine
+from ssvid.nn.timeline import Timeline, select_positions, sine
 from ssvid.text.tower import Tower
 from ssvid.weights.state_dict import load_state
 
@@ -79,7 +79,7 @@ class Aligner(nn.Module):
                 nn.init.zeros_(linear.bias)
         freeze(self.mlp)
         for stack in (self.video, self.joint):
-            stack.start(joint_layers)  # the depth of the joint branch for both, as published
+            stack.init_weights(joint_layers)  # the depth of the joint branch for both, as published
 
     def forward(
         self,
@@ -89,17 +89,19 @@ class Aligner(nn.Module):
         text_padding_mask: Bool[Tensor, "B N"],
         # First positions of the dual branch, the joint branch, and the joint branch's sentences.
         starts: tuple[int, int, int] = (0, 0, 0),
-        interpolate_from: int | None = None,  # see ssvid.nn.timeline.places
+        interpolate_from: int | None = None,  # see ssvid.nn.timeline.select_positions
     ) -> Branches:
         T, N = features.shape[1], text.shape[1]
         video = self.video_norm(self.video_in(features))
         words = self.text_norm(self.text_in(text))
-        dual = self.position_norm(places(self.positions, T, starts[0], interpolate_from))
-        joint = self.position_norm(places(self.positions, T, starts[1], interpolate_from))
+        dual = self.position_norm(select_positions(self.positions, T, starts[0], interpolate_from))
+        joint = self.position_norm(select_positions(self.positions, T, starts[1], interpolate_from))
         stages = self.video(video + dual, video_padding_mask)
         sentences = words
         if self.text_positions.requires_grad:
-            sentences = words + self.position_norm(places(self.text_positions, N, starts[2]))
+            sentences = words + self.position_norm(
+                select_positions(self.text_positions, N, starts[2])
+            )
         both = self.joint(
             torch.cat([video + joint, sentences], 1),
             torch.cat([video_padding_mask, text_padding_mask], 1),

@@ -38,13 +38,13 @@ from ssvid.files import write_json_whole
 from ssvid.log import log
 from ssvid.nn.ema import freeze
 from ssvid.nn.moco import make_momentum_copy
-from ssvid.nn.queue import everyone
+from ssvid.nn.queue import gather_all
 from ssvid.nn.timeline import ALIGNER_CARD, Aligned
 from ssvid.objective import Objective
 from ssvid.randomness import uniform
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
-from ssvid.text.joint import chosen_tower
+from ssvid.text.joint import choose_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
 
 
@@ -135,7 +135,7 @@ class TAN(Objective):
         self.random_start = random_start and not is_cotrained
         self.trim, self.policy = trim, policy
         self.aligner = Aligner(
-            chosen_tower(tower, words, text, options or {}, reads=AS_PUBLISHED),
+            choose_tower(tower, words, text, options or {}, reads=AS_PUBLISHED),
             features=features,
             dim=dim,
             heads=heads,
@@ -210,7 +210,7 @@ class TAN(Objective):
         row = [sentences, 0, 0]
         if is_random:
             row = [sentences, int(batch["epoch"][0]), int(batch["index"][0])]
-        rows = everyone(torch.tensor([row], device=device)).tolist()
+        rows = gather_all(torch.tensor([row], device=device)).tolist()
         sentences = max(row[0] for row in rows)
         if not is_random:
             return sentences, (0, 0, 0)

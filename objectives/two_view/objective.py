@@ -25,7 +25,7 @@ from ssvid.errors import UserError, positive, within
 from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.moco import require_two_clips
 from ssvid.nn.queue import Queue
-from ssvid.nn.sources import enough
+from ssvid.nn.sources import check_negatives
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -169,7 +169,7 @@ class TwoView(Objective):
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         queue = self.loss.queue if isinstance(self.loss, Queued) else None
-        enough(data, "two_view", batch_size, queue)
+        check_negatives(data, "two_view", batch_size, queue)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         encoders = {"encoder": self.encoder}

@@ -1,7 +1,9 @@
-"""Clip -> Features: nets of pytorchvideo, headless, with their own normalisation and clip.
+"""Clip -> Features: the nets of pytorchvideo without their heads.
 
-Frames and stride are those of its model zoo (docs/source/model_zoo.md, "frame length x sample rate"); sizes are those
-that the nets were trained at and their heads are built for (the zoo's scores were taken at 256, X3D's at 182 and 256).
+Each has its own normalisation and clip. Frames and stride are those of its model zoo
+(docs/source/model_zoo.md, "frame length x sample rate"). Sizes are those that the nets were trained
+at and that their heads are built for (the zoo measured its scores at 256, those of X3D at 182 and
+256).
 """
 
 import warnings
@@ -12,17 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssvid.encoders.convnet import ConvNet, halved
-from ssvid.encoders.mvit import DEPTHS, MViT, tokens_of, with_class
+from ssvid.encoders.convnet import ConvNet, halve
+from ssvid.encoders.mvit import DEPTHS, MViT, flatten_map, prepend_class_token
 from ssvid.errors import positive
 from ssvid.nn.position import Positions
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Grid
 
-KINETICS = (
-    (0.45, 0.45, 0.45),
-    (0.225, 0.225, 0.225),
-)  # mean, std of all its Kinetics weights (its torch.hub pages)
+# Mean and std of all its Kinetics weights, from its torch.hub pages.
+KINETICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
 
 @encoders.register("slow_r50")
@@ -45,7 +45,10 @@ def c2d_r50(
     stride: int = 8,  # of the file's frames
     size: int = 224,  # pixels of a side
 ) -> ConvNet:
-    """2-D convolutions (arXiv:1711.07971), a pool over pairs of frames: 32 x width channels at T/2 x H/32 x W/32."""
+    """2-D convolutions and a pool over pairs of frames (arXiv:1711.07971).
+
+    32 x width channels at T/2 x H/32 x W/32.
+    """
     return _resnet("c2d_r50", width, _spec(frames, stride, size), lambda T: T // 2)
 
 
@@ -57,7 +60,10 @@ def i3d_r50(
     stride: int = 8,  # of the file's frames
     size: int = 224,  # pixels of a side
 ) -> ConvNet:
-    """Inflated ResNet (arXiv:1705.07750): 32 x width channels at T/2 x H/32 x W/32, the odd frame left out."""
+    """Inflated ResNet (arXiv:1705.07750): 32 x width channels at T/2 x H/32 x W/32.
+
+    An odd last frame is left out.
+    """
     return _resnet("i3d_r50", width, _spec(frames, stride, size), lambda T: T // 2)
 
 
@@ -70,7 +76,7 @@ def r2plus1d_r50(
     size: int = 224,  # pixels of a side
 ) -> ConvNet:
     """R(2+1)D (arXiv:1711.11248) of bottlenecks: 32 x width channels at T/4 x H/32 x W/32."""
-    return _resnet("r2plus1d_r50", width, _spec(frames, stride, size), lambda T: halved(T, 2))
+    return _resnet("r2plus1d_r50", width, _spec(frames, stride, size), lambda T: halve(T, 2))
 
 
 @encoders.register("csn_r101")
@@ -81,8 +87,11 @@ def csn_r101(
     stride: int = 2,  # of the file's frames
     size: int = 224,  # pixels of a side
 ) -> ConvNet:
-    """ir-CSN (arXiv:1904.02811), every 3x3x3 depthwise: 32 x width channels at T/8 x H/32 x W/32."""
-    return _resnet("csn_r101", width, _spec(frames, stride, size), lambda T: halved(T, 3))
+    """ir-CSN (arXiv:1904.02811): 32 x width channels at T/8 x H/32 x W/32.
+
+    Every 3x3x3 convolution is depthwise.
+    """
+    return _resnet("csn_r101", width, _spec(frames, stride, size), lambda T: halve(T, 3))
 
 
 @encoders.register("x3d_xs")
@@ -136,16 +145,15 @@ def mvit_base_16x4(
     """MViT-B (arXiv:2104.11227): 8 x width channels at T/2 x H/32 x W/32."""
     positive(width=width, depths=min(depths))
     spec = _spec(frames, stride, size)
-    starts = list(accumulate(depths))[:-1]  # of the stages but the first
+    starts = list(accumulate(depths))[:-1]  # first blocks of the stages but the first
     device = torch.get_default_device()
-    with torch.device(
-        "cpu"
-    ):  # it reads numbers off tensors as it builds: those on the meta device have none
+    # The library reads numbers from tensors while it builds, and meta tensors have none.
+    with torch.device("cpu"):
         net = _hub(
             "mvit_base_16x4",
-            spatial_size=4
-            * halved(size, 2),  # as many positions as its patch convolution gives, which rounds up
-            temporal_size=2 * halved(frames, 1),
+            # As many positions as its patch convolution has outputs, which rounds up.
+            spatial_size=4 * halve(size, 2),
+            temporal_size=2 * halve(frames, 1),
             depth=sum(depths),
             patch_embed_dim=width,
             embed_dim_mul=[[start, 2.0] for start in starts],
@@ -156,7 +164,10 @@ def mvit_base_16x4(
 
 
 class Stem(nn.Module):
-    """Patches, class token and positions, the latter interpolated to other grids, which the library refuses."""
+    """Patches, class token and positions.
+
+    Positions are interpolated to other grids, which the library refuses.
+    """
 
     def __init__(self, net: Any) -> None:
         super().__init__()
@@ -167,8 +178,8 @@ class Stem(nn.Module):
         self.positions.space, self.positions.time = old.pos_embed_spatial, old.pos_embed_temporal
 
     def forward(self, clip: Clip) -> tuple[Tensor, Grid]:
-        x, grid = tokens_of(self.patch(clip))
-        return with_class(self.cls + self.cls_position, x + self.positions(grid, x)), grid
+        x, grid = flatten_map(self.patch(clip))
+        return prepend_class_token(self.cls + self.cls_position, x + self.positions(grid, x)), grid
 
 
 def _spec(frames: int, stride: int, size: int) -> ClipSpec:
@@ -176,7 +187,10 @@ def _spec(frames: int, stride: int, size: int) -> ClipSpec:
 
 
 def _resnet(name: str, width: int, spec: ClipSpec, time: Callable[[int], int]) -> ConvNet:
-    """`width`: channels of the stem, the published 64 for all of them."""
+    """`width`: channels of the stem, which the published nets have 64 of.
+
+    `time`: the frames of a clip -> those of its map.
+    """
     positive(width=width)
     net = _hub(name, stem_dim_out=width)
     *blocks, head = net.blocks
@@ -186,7 +200,7 @@ def _resnet(name: str, width: int, spec: ClipSpec, time: Callable[[int], int]) -
         head.proj.in_features,
         spec,
         KINETICS,
-        lambda T, H, W: (time(T), halved(H, 5), halved(W, 5)),
+        lambda T, H, W: (time(T), halve(H, 5), halve(W, 5)),
         tiny_kwargs={"width": 8, "frames": 8, "size": 48},
     )
 
@@ -194,9 +208,8 @@ def _resnet(name: str, width: int, spec: ClipSpec, time: Callable[[int], int]) -
 def _x3d(width: float, depth: float, spec: ClipSpec) -> ConvNet:
     """`width`, `depth`: the paper's factors."""
     positive(width=width, depth=depth)
-    net = _hub(
-        "x3d_s", width_factor=width, depth_factor=depth
-    )  # x3d_xs and x3d_m differ in their head's pool alone
+    # x3d_xs and x3d_m differ from x3d_s only in the pool of the head.
+    net = _hub("x3d_s", width_factor=width, depth_factor=depth)
     *blocks, head = net.blocks
     return ConvNet(
         net,
@@ -204,15 +217,16 @@ def _x3d(width: float, depth: float, spec: ClipSpec) -> ConvNet:
         head.pool.pre_conv.out_channels,
         spec,
         KINETICS,
-        lambda T, H, W: (T, halved(H, 5), halved(W, 5)),
+        lambda T, H, W: (T, halve(H, 5), halve(W, 5)),
         tiny_kwargs={"width": 1.0, "depth": 1.0, "frames": 4, "size": 48},
     )
 
 
 def _hub(name: str, **kwargs: Any) -> Any:
-    with warnings.catch_warnings():  # its import warns of torch.jit.script, which we cannot mend
+    # The library is imported here, because that is slow and most runs use another net. Its import
+    # warns of torch.jit.script, which we cannot mend.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        from pytorchvideo.models import (
-            hub,
-        )  # here: it is slow to import, and most runs want another net
+        from pytorchvideo.models import hub
+
     return getattr(hub, name)(pretrained=False, **kwargs)

@@ -1,7 +1,7 @@
-"""Clip -> Features: nets of torchvision.models.video, headless, with their own normalisation and clip.
+"""Clip -> Features: the nets of torchvision.models.video without their heads.
 
-Frames, fps, size, mean and std are those of its Kinetics-400 weights (`get_model_weights(name).DEFAULT`: its meta and
-its transforms).
+Each has its own normalisation and clip. Frames, fps, size, mean and std are those of its
+Kinetics-400 weights (`get_model_weights(name).DEFAULT`: its meta and its transforms).
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ from torchvision.models import video
 from torchvision.models.video.mvit import MSBlockConfig
 
 from ssvid.encoder import IMAGENET, Encoder
-from ssvid.encoders.convnet import ConvNet, halved, layout_of, renamed
-from ssvid.encoders.mvit import DEPTHS, MViT, tokens_of
+from ssvid.encoders.convnet import ConvNet, halve, map_tensor_names, rename_tensors
+from ssvid.encoders.mvit import DEPTHS, MViT, flatten_map
 from ssvid.errors import UserError, positive, within
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
@@ -64,8 +64,12 @@ def mvit_v2_s(
     fps: float = 7.5,  # frames a second
     size: int = 224,  # pixels of a side
 ) -> MViT:
-    """MViTv2-S (arXiv:2112.01526): 8 x width channels at T/2 x H/32 x W/32. Its relative positions fit any clip."""
-    within(32, float("inf"), size=size)  # its tables of positions have a row or more per stage
+    """MViTv2-S (arXiv:2112.01526): 8 x width channels at T/2 x H/32 x W/32.
+
+    Its relative positions fit any clip.
+    """
+    # Its tables of positions need at least one row per stage.
+    within(32, float("inf"), size=size)
     within(2, float("inf"), frames=frames)
     net = video.MViT(
         spatial_size=(size, size),
@@ -83,22 +87,26 @@ def mvit_v2_s(
 
 
 class Stem(nn.Module):
-    """Patches and the class token. The library's own forward takes the grid from the size it was built for."""
+    """Patches and the class token.
+
+    The library's own forward takes the grid from the size that the net was built for.
+    """
 
     def __init__(self, net: video.MViT) -> None:
         super().__init__()
         self.patch, self.with_class = net.conv_proj, net.pos_encoding
 
     def forward(self, clip: Clip) -> tuple[Tensor, Grid]:
-        x, grid = tokens_of(self.patch(clip))
+        x, grid = flatten_map(self.patch(clip))
         return self.with_class(x), grid
 
 
 @encoders.register("swin3d_t")
 class Swin3d(Encoder):
-    """Video Swin-T (arXiv:2106.13230): 8 x width channels at T/2 x H/32 x W/32, after the final norm.
+    """Video Swin-T (arXiv:2106.13230): 8 x width channels at T/2 x H/32 x W/32.
 
-    `layers` are the blocks of the last stage: those before stand on finer grids, with fewer channels.
+    `tokens` are taken after the final norm. `layers` are the blocks of the last stage: earlier
+    blocks have finer grids and fewer channels.
     """
 
     has_layers = True
@@ -123,18 +131,14 @@ class Swin3d(Encoder):
         net = video.SwinTransformer3d(
             [2, 4, 4], width, list(depths), [3, 6, 12, 24], window_size=[8, 7, 7]
         )
-        self.patch, self.stages, self.blocks, self.norm = (
-            net.patch_embed,
-            net.features[:-1],
-            net.features[-1],
-            net.norm,
-        )
+        self.patch, self.norm = net.patch_embed, net.norm
+        self.stages, self.blocks = net.features[:-1], net.features[-1]
         self.dim, self.depth = net.num_features, depths[-1]
         self.mean, self.std = IMAGENET
-        self.layout = layout_of(net, self)
+        self.layout = map_tensor_names(net, self)
 
     def grid(self, T: int, H: int, W: int) -> Grid:
-        return Grid(halved(T, 1), halved(H, 5), halved(W, 5))
+        return Grid(halve(T, 1), halve(H, 5), halve(W, 5))
 
     def forward(
         self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
@@ -144,20 +148,20 @@ class Swin3d(Encoder):
                 f"{self.name} attends in windows of neighbours: it cannot leave tokens out."
             )
         x = self.stages(self.patch(clip))  # B t h w D
-        grid, kept_layers = Grid(*x.shape[1:4]), {}
+        grid, maps = Grid(*x.shape[1:4]), {}
         for number, block in enumerate(self.blocks, 1):
             x = block(x)
             if layers and number in layers:
-                kept_layers[number] = rearrange(x, "B t h w D -> B (t h w) D")
+                maps[number] = rearrange(x, "B t h w D -> B (t h w) D")
         tokens = rearrange(self.norm(x), "B t h w D -> B (t h w) D")
-        return Features(tokens, tokens.mean(1), grid, tuple(kept_layers[n] for n in layers or ()))
+        return Features(tokens, tokens.mean(1), grid, tuple(maps[n] for n in layers or ()))
 
     def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return renamed(state, self.layout, self.name)
+        return rename_tensors(state, self.layout, self.name)
 
 
 def _resnet(name: str, spec: ClipSpec, halve_time: int) -> ConvNet:
-    """Their widths cannot be chosen: the library writes them out."""
+    """A ResNet. Its width cannot be chosen, because the library fixes it."""
     net: Any = getattr(video, name)(weights=None)
     body = nn.Sequential(net.stem, net.layer1, net.layer2, net.layer3, net.layer4)
     return ConvNet(
@@ -166,24 +170,29 @@ def _resnet(name: str, spec: ClipSpec, halve_time: int) -> ConvNet:
         net.fc.in_features,
         spec,
         KINETICS,
-        lambda T, H, W: (halved(T, halve_time), halved(H, 4), halved(W, 4)),
+        lambda T, H, W: (halve(T, halve_time), halve(H, 4), halve(W, 4)),
         tiny_kwargs={"frames": 4, "size": 32},
     )
 
 
 def _mvit_blocks(width: int, depths: tuple[int, ...]) -> list[MSBlockConfig]:
-    """Table 3 of the paper: a stage opens by halving H and W and doubling channels and heads; keys stay at 1/32."""
+    """Table 3 of the paper.
+
+    A stage opens by halving H and W and doubling channels and heads; keys stay at 1/32.
+    """
     positive(width=width, depths=min(depths))
-    return [
-        MSBlockConfig(
-            num_heads=2**stage,
-            input_channels=width * 2 ** (stage - (stage > 0 and i == 0)),
-            output_channels=width * 2**stage,
-            kernel_q=[3, 3, 3],
-            kernel_kv=[3, 3, 3],
-            stride_q=[1, 2, 2] if stage > 0 and i == 0 else [1, 1, 1],
-            stride_kv=[1, 8 >> stage, 8 >> stage],
-        )
-        for stage, depth in enumerate(depths)
-        for i in range(depth)
-    ]
+    blocks = []
+    for stage, depth in enumerate(depths):
+        for i in range(depth):
+            opens = stage > 0 and i == 0
+            block = MSBlockConfig(
+                num_heads=2**stage,
+                input_channels=width * 2 ** (stage - opens),
+                output_channels=width * 2**stage,
+                kernel_q=[3, 3, 3],
+                kernel_kv=[3, 3, 3],
+                stride_q=[1, 2, 2] if opens else [1, 1, 1],
+                stride_kv=[1, 8 >> stage, 8 >> stage],
+            )
+            blocks.append(block)
+    return blocks

@@ -1,4 +1,7 @@
-"""Clip -> Features: joint space-time ViT, laid out as VideoMAE (arXiv:2203.12602) and mae_st (arXiv:2205.09113)."""
+"""Clip -> Features: a ViT with joint space-time attention.
+
+It is the encoder of VideoMAE (arXiv:2203.12602) and mae_st (arXiv:2205.09113).
+"""
 
 from typing import Any
 
@@ -17,9 +20,10 @@ from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
 @encoders.register("vit")
 class ViT(Encoder):
-    """Every tubelet of pixels a token, every block joint attention over space and time. The defaults are VideoMAE-S.
+    """Each tubelet of pixels is a token, and each block attends over space and time together.
 
-    mae_st: `positions="separable", cls=True, bias="qkv"`. `tokens` are after the final norm, `pooled` is their mean.
+    The defaults are VideoMAE-S; mae_st has `positions="separable", cls=True, bias="qkv"`. `tokens`
+    are taken after the final norm, and `pooled` is their mean.
     """
 
     can_skip = True
@@ -38,8 +42,8 @@ class ViT(Encoder):
         tubelet: int = 2,  # frames
         mlp_ratio: float = 4.0,  # hidden width of the MLPs, as a multiple of dim
         bias: Bias = "qv",  # which of query, key and value have a bias
-        positions: Kind = "sincos",  # how tokens are told where they stand
-        cls: bool = False,  # one more token that is attended but never given out
+        positions: Kind = "sincos",  # kind of position embeddings
+        cls: bool = False,  # add a class token, which is attended but not returned
         dropout: float = 0.0,  # in attention and MLPs
         layer_scale: float = 0.0,  # first scale of the residual branches; 0: none
         frames: int = 16,  # of a clip
@@ -52,14 +56,16 @@ class ViT(Encoder):
         positive(dim=dim, depth=depth, patch=patch, tubelet=tubelet)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise UserError(
-                f"mean and std are three numbers each, those of std more than 0, not {mean} and {std}."
+                "mean and std are three numbers each, and those of std are more than 0: not "
+                f"{mean} and {std}."
             )
         self.mean, self.std = mean, std
         self.dim, self.depth, self.tubelet = dim, depth, (tubelet, patch, patch)
         self.spec = ClipSpec(frames=frames, stride=stride, size=size)
         if not self.grid(frames, size, size).n:
             raise UserError(
-                f"A clip of {frames} frames, {size} pixels holds no token of {tubelet} frames, {patch} pixels."
+                f"A clip of {frames} frames, {size} pixels holds no token of {tubelet} frames, "
+                f"{patch} pixels."
             )
         self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
         self.positions = Positions(positions, dim, self.grid(frames, size, size), cls)
@@ -82,25 +88,24 @@ class ViT(Encoder):
         self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
         grid = self.grid(*clip.shape[2:])
-        x = patches(clip, self.tubelet, visible).flatten(
-            2
-        )  # B K P in the order of a Conv3d's weights
-        where = self.positions(grid, clip)  # N D
-        # This product is that convolution; what is dropped is never embedded.
-        x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias) + (
-            where if visible is None else where[visible]
-        )
+        # B K P, where P has the order of the weights of a Conv3d
+        x = patches(clip, self.tubelet, visible).flatten(2)
+        positions = self.positions(grid, clip)  # N D
+        if visible is not None:
+            positions = positions[visible]  # B K D
+        # This product is the convolution `patch`; hidden tokens are never embedded.
+        x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias) + positions
         if self.cls is not None:
             cls = self.cls if self.positions.cls is None else self.cls + self.positions.cls
             x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)  # B 1+K D
         first = 0 if self.cls is None else 1
-        kept_layers = {}
+        maps = {}
         for number, block in enumerate(self.blocks, 1):
             x = block(x)
             if layers and number in layers:
-                kept_layers[number] = x[:, first:]
+                maps[number] = x[:, first:]
         tokens = self.norm(x)[:, first:]
-        return Features(tokens, tokens.mean(1), grid, tuple(kept_layers[n] for n in layers or ()))
+        return Features(tokens, tokens.mean(1), grid, tuple(maps[n] for n in layers or ()))
 
 
 @encoders.register("vit_tiny")

@@ -15,7 +15,7 @@ from ssvid import registry
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, within
 from ssvid.nn import shuffle
-from ssvid.nn.patches import divides
+from ssvid.nn.patches import check_divisible
 from ssvid.objective import Objective, require
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, Clip, Grid, Index, Views
@@ -125,8 +125,8 @@ def check_objective(objective: Objective, views: Views, flag: str) -> None:
     for net in (objective.encoder, *objective.exported_encoders().values()):
         require("--drop_tokens", net, can_skip=True)
     for spec in views.clips or (objective.encoder.spec,):
-        divides("--drop_tokens", objective.encoder, spec.frames, spec.size)
-    if any(shuffle.wanted(net) for net in objective.modules() if isinstance(net, Encoder)):
+        check_divisible("--drop_tokens", objective.encoder, spec.frames, spec.size)
+    if any(shuffle.is_needed(net) for net in objective.modules() if isinstance(net, Encoder)):
         raise UserError(
             f"{flag}: processes with a batch norm of their own may exchange clips, which would "
             "then lose the tokens of other clips: give --sync_bn true."

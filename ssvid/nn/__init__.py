@@ -1,1 +1,1 @@
-"""Blocks shared by two users or more."""
+"""Building blocks that two or more users share."""

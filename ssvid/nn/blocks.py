@@ -1,4 +1,7 @@
-"""A clip in blocks -> a map of features for each, and the contrast of predicted maps: what DPC and MemDPC share."""
+"""A clip in blocks -> a map of features for each block, and the contrast of predicted maps.
+
+DPC and MemDPC share this file.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,17 +23,18 @@ from ssvid.randomness import permutation
 from ssvid.shapes import Clip, Views
 
 Rows = Float[Tensor, "R D"]  # (clip, block, row, column) flattened
-LOOKED = 16  # videos
-NEGATIVES = (
-    "all",
-    "process",
-)  # whose: of all devices; published: each device has those of its own clips
+LOOKED_AT = 16  # videos whose length is checked
+# Whose rows are negatives: those of all devices, or those of the device. The published code has the
+# latter.
+NEGATIVES = ("all", "process")
 
 
 def check_blocks(name: str, blocks: int, predicted: int, negatives: str) -> None:
+    """Raise UserError if the flags of an objective `name` make no sense."""
     if not 0 < predicted < blocks:
         raise UserError(
-            f"{name}: predicted {predicted} of blocks {blocks}: some must be seen and some predicted."
+            f"{name}: predicted {predicted} of blocks {blocks}: some must be visible and some "
+            "predicted."
         )
     if negatives not in NEGATIVES:
         raise UserError(
@@ -38,16 +42,19 @@ def check_blocks(name: str, blocks: int, predicted: int, negatives: str) -> None
         )
 
 
-def block_views(encoder: Encoder, blocks: int, augment: str) -> Views:
-    """One clip of `blocks` times the encoder's own frames."""
+def make_views(encoder: Encoder, blocks: int, augment: str) -> Views:
+    """One clip of `blocks` times the frames of the encoder."""
     long = replace(encoder.spec, frames=blocks * encoder.spec.frames)
     return Views(clips=(long,), augment=augment, mean=encoder.mean, std=encoder.std)
 
 
-def long_enough(data: Manifest, views: Views) -> None:
-    """Refuse data of which none of LOOKED videos holds all blocks: its last ones would be one picture repeated."""
+def check_length(data: Manifest, views: Views) -> None:
+    """Raise UserError if none of LOOKED_AT videos is long enough for all blocks.
+
+    The last blocks of a short video would be one picture repeated.
+    """
     (spec,), longest = views.clips, 0
-    for row in permutation(0, 0, len(data))[:LOOKED].tolist():
+    for row in permutation(0, 0, len(data))[:LOOKED_AT].tolist():
         try:
             table = stamps(data.path(row), data.rows[row].fps)
             if not clip_times(spec, table, 0.0)[1]:
@@ -57,13 +64,19 @@ def long_enough(data: Manifest, views: Views) -> None:
         longest = max(longest, len(table))
     if longest:
         raise UserError(
-            f"{data.root}: all blocks of a clip take {words(spec)}, and of {min(LOOKED, len(data))} videos looked at "
-            f"the longest has {longest}: give fewer --objective.blocks, or fewer frames or a smaller stride of each."
+            f"{data.root}: all blocks of a clip take {words(spec)}, and the longest of "
+            f"{min(LOOKED_AT, len(data))} checked videos has {longest}: give fewer "
+            "--objective.blocks, or fewer frames or a smaller stride of each."
         )
 
 
-def block_maps(name: str, encoder: Encoder, clip: Clip, blocks: int) -> Float[Tensor, "B N D h w"]:
-    """Each block's features, averaged over its time; before any ReLU, as they are the targets."""
+def encode_blocks(
+    name: str, encoder: Encoder, clip: Clip, blocks: int
+) -> Float[Tensor, "B N D h w"]:
+    """The features of each block, averaged over its time; before any ReLU, as they are targets.
+
+    Raises UserError if the frames of the clip do not divide into the blocks.
+    """
     if clip.shape[2] % blocks:
         raise UserError(
             f"{name}: a clip of {clip.shape[2]} frames is not {blocks} blocks of as many each: "
@@ -74,30 +87,37 @@ def block_maps(name: str, encoder: Encoder, clip: Clip, blocks: int) -> Float[Te
 
 
 def roll_out(
-    gru: ConvGRU, seen: Float[Tensor, "B N D h w"], steps: int, predict: Callable[[Tensor], Tensor]
+    gru: ConvGRU,
+    visible: Float[Tensor, "B N D h w"],
+    steps: int,
+    predict: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "B P D h w"]:
-    """Predict a block from the state, then take the prediction for seen."""
-    _, state = gru(seen.relu())
-    made: list[Tensor] = []
+    """Predict so many blocks after the visible ones; each prediction is the next input."""
+    _, state = gru(visible.relu())
+    pred: list[Tensor] = []
     for step in range(steps):
         if step:
-            _, state = gru(made[-1].relu()[:, None], state)
-        made.append(predict(state[-1]))
-    return torch.stack(made, dim=1)
+            _, state = gru(pred[-1].relu()[:, None], state)
+        pred.append(predict(state[-1]))
+    return torch.stack(pred, dim=1)
 
 
-def rows(maps: Float[Tensor, "B P D h w"]) -> Rows:
+def flatten_maps(maps: Float[Tensor, "B P D h w"]) -> Rows:
+    """B P D h w -> R D: one row for each position of each map."""
     return rearrange(maps, "B P D h w -> (B P h w) D")
 
 
-def contrast(
-    pred: Rows, true: Rows, negatives: str, tops: Sequence[int] = (1, 5)
+def contrast_rows(
+    pred: Rows, target: Rows, negatives: str, tops: Sequence[int] = (1, 5)
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross entropy of plain products, no temperature: each prediction's own true row among those of all clips."""
-    keys = gather_rows(true) if negatives == "all" else Gathered(true, 0)
-    scores = pred @ keys.rows.T  # R R'
-    place = torch.arange(len(scores), device=scores.device) + keys.first
-    loss = F.cross_entropy(scores, place)
+    """The loss and its top-k accuracies: each prediction against the targets of all clips.
+
+    It is the cross entropy of plain products, without a temperature. `negatives`: see NEGATIVES.
+    """
+    keys = gather_rows(target) if negatives == "all" else Gathered(target, 0)
+    logits = pred @ keys.rows.T  # R R'
+    positives = torch.arange(len(logits), device=logits.device) + keys.first
+    loss = F.cross_entropy(logits, positives)
     with torch.no_grad():
-        above = (scores > scores.gather(1, place[:, None])).sum(1)  # better than the true one
+        above = (logits > logits.gather(1, positives[:, None])).sum(1)  # larger than the positive
         return loss, {f"top{k}": (above < k).float().mean() for k in tops}

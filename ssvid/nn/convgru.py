@@ -1,4 +1,7 @@
-"""Maps of a sequence -> maps that remember: the convolutional GRU of DPC (arXiv:1909.04656) and MemDPC."""
+"""Maps of a sequence -> states with memory: the convolutional GRU of DPC and MemDPC.
+
+DPC is arXiv:1909.04656.
+"""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +12,7 @@ State = Float[Tensor, "L B D h w"]
 
 
 class Cell(nn.Module):
-    """One step. The update gate says how much is *new*: the other way round than torch.nn.GRU."""
+    """One step. The update gate is the fraction that is *new*, unlike that of torch.nn.GRU."""
 
     def __init__(self, ins: int, hidden: int, kernel: int) -> None:
         super().__init__()
@@ -20,16 +23,15 @@ class Cell(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C h w"], state: Float[Tensor, "B D h w"]
     ) -> Float[Tensor, "B D h w"]:
-        both = torch.cat([x, state], dim=1)
-        update, reset = self.update(both).sigmoid(), self.reset(both).sigmoid()
+        joined = torch.cat([x, state], dim=1)
+        update, reset = self.update(joined).sigmoid(), self.reset(joined).sigmoid()
         new = self.out(torch.cat([x, state * reset], dim=1)).tanh()
-        return torch.lerp(
-            state, new.to(state.dtype), update.to(state.dtype)
-        )  # under autocast they are of two kinds
+        # Under autocast the types differ.
+        return torch.lerp(state, new.to(state.dtype), update.to(state.dtype))
 
 
 class ConvGRU(nn.Module):
-    """`dropout` falls on each new state, and what is left of it is what recurs."""
+    """`dropout` is applied to each new state, and the next step takes the result."""
 
     def __init__(
         self,
@@ -47,27 +49,31 @@ class ConvGRU(nn.Module):
             Cell(ins if i == 0 else hidden, hidden, kernel) for i in range(layers)
         )
         self.dropout = nn.Dropout(dropout)
-        for conv in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
-            orthogonal(conv, gain)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                init_orthogonal(module, gain)
 
     def forward(
         self, x: Maps, state: State | None = None
     ) -> tuple[Float[Tensor, "B T D h w"], State]:
-        """(the last layer's states, B T D h w; every layer's last state, L B D h w). No state: zeros."""
+        """All states of the last layer, and the last state of every layer.
+
+        `state`: the first state of every layer; None: zeros.
+        """
         if state is None:
             state = x.new_zeros(len(self.cells), len(x), self.hidden, *x.shape[3:])
         last = []
-        for cell, now in zip(self.cells, state, strict=True):
+        for cell, cell_state in zip(self.cells, state, strict=True):
             states = []
             for step in x.unbind(1):
-                now = self.dropout(cell(step, now))
-                states.append(now)
+                cell_state = self.dropout(cell(step, cell_state))
+                states.append(cell_state)
             x = torch.stack(states, dim=1)
-            last.append(now)
+            last.append(cell_state)
         return x, torch.stack(last)
 
 
-def orthogonal(conv: nn.Conv2d, gain: float = 1.0) -> nn.Conv2d:
+def init_orthogonal(conv: nn.Conv2d, gain: float = 1.0) -> nn.Conv2d:
     nn.init.orthogonal_(conv.weight, gain)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

@@ -1,4 +1,7 @@
-"""uniforms -> which tokens are kept and which are dropped. Counts follow the published code's own rounding."""
+"""Uniform numbers -> the indices of visible tokens and of hidden tokens.
+
+Their numbers follow the rounding of the published code.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -21,30 +24,34 @@ def take(tokens: Tokens, index: Index) -> Float[Tensor, "B K D"]:
 
 
 class Mask:
-    """Which tokens of each clip of a batch an objective keeps, drawn from the clip's own coordinates."""
+    """Draws the visible tokens of each clip of a batch from the coordinates of the clip."""
 
-    def __init__(self, who: str, flag: str, kind: Kind, ratio: float, grid: Grid) -> None:
-        """Refused where nothing is kept, or nothing dropped, of a clip of this grid."""
+    def __init__(self, owner: str, flag: str, kind: Kind, ratio: float, grid: Grid) -> None:
+        """`owner` and `flag` name the mask in a UserError.
+
+        It is raised if no token of a clip with this grid is visible, or none is hidden.
+        """
         self.kind, self.ratio = kind, ratio
-        n = {"tube": grid.h * grid.w, "frame": grid.t}.get(
-            kind, grid.n
-        )  # things kept or dropped each by itself
-        kept = int(n * (1 - ratio)) if kind == "random" else n - int(n * ratio)
-        if not 0 < kept < n:
+        # The number of units (tubes, frames or tokens) that are hidden as a whole.
+        n = {"tube": grid.h * grid.w, "frame": grid.t}.get(kind, grid.n)
+        n_visible = int(n * (1 - ratio)) if kind == "random" else n - int(n * ratio)
+        if not 0 < n_visible < n:
             raise UserError(
-                f"{who}: {flag} {ratio} keeps {kept} of {n}: some must be seen, some hidden."
+                f"{owner}: {flag} {ratio} keeps {n_visible} of {n}: some must be visible, some "
+                "hidden."
             )
 
     def __call__(self, batch: Batch, grid: Grid) -> tuple[Index, Dropped]:
-        """Rows are clips, those of a sample side by side."""
-        u = draw_for_clips(batch, "mask", self.draws(grid))
+        """Indices of visible and hidden tokens. The clips of a sample are adjacent rows."""
+        u = draw_for_clips(batch, "mask", self.count_draws(grid))
         if self.kind == "random":
             return random_mask(u, self.ratio)
         return {"tube": tube_mask, "frame": frame_mask, "block": block_mask}[self.kind](
             u, grid, self.ratio
         )
 
-    def draws(self, grid: Grid) -> int:
+    def count_draws(self, grid: Grid) -> int:
+        """How many uniform numbers a clip needs."""
         counts = {
             "tube": grid.h * grid.w,
             "random": grid.n,
@@ -55,70 +62,77 @@ class Mask:
 
 
 def draw_for_clips(batch: Batch, stream: str, n: int) -> Float[Tensor, "B n"]:
-    """n uniforms of each clip, those of a sample side by side."""
+    """n uniform numbers for each clip. The clips of a sample are adjacent rows."""
     views = batch["clips"].shape[1]
     return rearrange(draw(batch, stream, views * n), "B (V n) -> (B V) n", V=views)
 
 
 def random_mask(u: Float[Tensor, "B N"], ratio: float) -> tuple[Index, Dropped]:
-    """mae_st: the int(N * (1 - ratio)) smallest are kept, in the (shuffled) order of their uniforms."""
+    """mae_st: the int(N * (1 - ratio)) tokens with the smallest numbers are visible.
+
+    Indices have the (shuffled) order of the numbers.
+    """
     order = u.argsort(dim=1, stable=True)
-    kept = int(u.shape[1] * (1 - ratio))
-    return order[:, :kept], order[:, kept:]
+    n_visible = int(u.shape[1] * (1 - ratio))
+    return order[:, :n_visible], order[:, n_visible:]
 
 
 def tube_mask(u: Float[Tensor, "B HW"], grid: Grid, ratio: float) -> tuple[Index, Dropped]:
-    """VideoMAE: int(ratio * h * w) places hidden, the same ones in every time slot; indices ascend."""
+    """VideoMAE: int(ratio * h * w) positions are hidden, the same ones in every time slot.
+
+    Indices ascend.
+    """
     order = u.argsort(dim=1, stable=True)
-    hidden = int(ratio * u.shape[1])
+    n_hidden = int(ratio * u.shape[1])
     time = torch.arange(grid.t, device=u.device)[:, None] * (grid.h * grid.w)  # t 1
 
-    def tubes(space: Tensor) -> Tensor:
+    def extend_tubes(space: Tensor) -> Tensor:
         return (time + space.sort(dim=1).values[:, None]).flatten(1)  # B (t s)
 
-    return tubes(order[:, hidden:]), tubes(order[:, :hidden])
+    return extend_tubes(order[:, n_hidden:]), extend_tubes(order[:, :n_hidden])
 
 
 def frame_mask(u: Float[Tensor, "B t"], grid: Grid, ratio: float) -> tuple[Index, Dropped]:
-    """Whole time slots hidden: int(ratio * t) of them; indices ascend."""
+    """int(ratio * t) whole time slots are hidden. Indices ascend."""
     order = u.argsort(dim=1, stable=True)
-    hidden = int(ratio * u.shape[1])
+    n_hidden = int(ratio * u.shape[1])
     space = torch.arange(grid.h * grid.w, device=u.device)
 
-    def slots(time: Tensor) -> Tensor:
-        return (time.sort(dim=1).values[..., None] * (grid.h * grid.w) + space).flatten(
-            1
-        )  # B (t hw)
+    def fill_slots(time: Tensor) -> Tensor:
+        starts = time.sort(dim=1).values[..., None] * (grid.h * grid.w)  # B t 1
+        return (starts + space).flatten(1)  # B (t hw)
 
-    return slots(order[:, hidden:]), slots(order[:, :hidden])
+    return fill_slots(order[:, n_hidden:]), fill_slots(order[:, :n_hidden])
 
 
 def block_mask(u: Float[Tensor, "B n"], grid: Grid, ratio: float) -> tuple[Index, Dropped]:
-    """One box in space and time hidden: the int(ratio * N) tokens nearest to a random place, by the longest of three
-    axes whose scales are random too, so that boxes are long or short, wide or tall. Indices ascend.
+    """One box in space and time is hidden: the int(ratio * N) tokens nearest to a random centre.
 
-    `u`: BLOCK_DRAWS + N uniforms; the last N order tokens that are equally far. Boxes are cut off at the border.
+    The distance is the largest along the three axes. Their scales are random too, so that boxes
+    are long or short, wide or tall. Boxes are cut off at the border. Indices ascend. `u`:
+    BLOCK_DRAWS + N uniform numbers, of which the last N order tokens with equal distances.
     """
     axes = [torch.arange(length, device=u.device) for length in grid]
-    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)  # N 3
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)  # N 3
     size = torch.stack([torch.full_like(u[0, 0], length) for length in grid])  # 3
     centre = u[:, None, :3] * size  # B 1 3
-    stretch = size * torch.exp2(
-        2 * u[:, None, 3:6] - 1
-    )  # of each axis: half to double of the grid's own
-    far = ((place + 0.5 - centre).abs() / stretch).amax(-1)  # B N
-    order = (far + 1e-6 * u[:, 6:]).argsort(dim=1, stable=True)
-    hidden = int(ratio * grid.n)
-    return order[:, hidden:].sort(dim=1).values, order[:, :hidden].sort(dim=1).values
+    scale = size * torch.exp2(2 * u[:, None, 3:6] - 1)  # B 1 3, half to double of the grid's own
+    distance = ((position + 0.5 - centre).abs() / scale).amax(-1)  # B N
+    order = (distance + 1e-6 * u[:, 6:]).argsort(dim=1, stable=True)
+    n_hidden = int(ratio * grid.n)
+    return order[:, n_hidden:].sort(dim=1).values, order[:, :n_hidden].sort(dim=1).values
 
 
-BLOCK_DRAWS = 6  # uniforms of a box, before those of its tokens
+BLOCK_DRAWS = 6  # uniform numbers for a box; those for its tokens follow
 
 
 def choose_some(
     draws: Callable[[int], Float[Tensor, "B M"]], index: Dropped, n: int
 ) -> Int[Tensor, "B part"]:
-    """n of them by lot; all, as they stand, where there are no more."""
+    """n random ones of the indices; all in their order if there are only n.
+
+    `draws`: a number -> that many uniform numbers for each clip.
+    """
     if n == index.shape[1]:
         return index
     return index.gather(1, draws(index.shape[1]).argsort(dim=1, stable=True)[:, :n])

@@ -22,7 +22,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def require_two_clips(
     objective: str, clips: Float[Tensor, "B V C T H W"]
 ) -> Float[Tensor, "B V C T H W"]:
-    """The clips of a micro-batch. A UserError for one clip, because batch norm needs at least two."""
+    """The clips of a micro-batch. A UserError for one clip: batch norm needs at least two."""
     if len(clips) < 2:
         raise UserError(
             f"{objective} needs two clips or more in each micro-batch of each process: raise "
@@ -31,7 +31,7 @@ def require_two_clips(
     return clips
 
 
-def projection(width: int, dim: int) -> nn.Sequential:
+def make_projection(width: int, dim: int) -> nn.Sequential:
     """The projection head: an MLP with one hidden layer."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim))
 
@@ -68,8 +68,8 @@ def embed_keys(
     `shuffled`: if each process has its own batch norm, the processes exchange clips for it, so that
     a clip is not normalised together with its neighbours.
     """
-    if shuffled and shuffle.wanted(encoder):
-        return shuffle.among_others(
+    if shuffled and shuffle.is_needed(encoder):
+        return shuffle.run_shuffled(
             lambda mixed: embed_clips(encoder, head, mixed), clips, seed, step
         )
     return embed_clips(encoder, head, clips)
@@ -78,7 +78,7 @@ def embed_keys(
 def compute_logits(
     query: Float[Tensor, "B d"], key: Float[Tensor, "B d"], queue: Queue, temperature: float
 ) -> Float[Tensor, "B n"]:
-    """Cosines of each query with its own key and then with the queued keys, over the temperature."""
+    """Cosines of each query with its key, then with the queued keys, over the temperature."""
     return torch.cat([(query * key).sum(1, keepdim=True), query @ queue.keys.T], 1) / temperature
 
 

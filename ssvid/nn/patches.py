@@ -1,4 +1,7 @@
-"""Clip -> the pixels of its tokens, of those alone that are wanted: what is dropped is not even copied."""
+"""Clip -> the pixels of its tokens.
+
+Only the requested tokens are copied.
+"""
 
 import math
 
@@ -17,28 +20,35 @@ Cell = tuple[int, int, int]  # frames, pixels, pixels of one token
 def patches(
     clip: Clip, cell: Cell, index: Int[Tensor, "B K"] | None = None
 ) -> Float[Tensor, "B K C p q r"]:
-    """Those at `index`, in its order; all without one. A rest that fills no token is left out, as Conv3d does."""
+    """The pixels of the tokens at `index`, in its order; of all tokens if it is None.
+
+    Pixels at the border that fill no token are left out, as Conv3d does.
+    """
     p, q, r = cell
     t, h, w = (length // side for length, side in zip(clip.shape[2:], cell, strict=True))
     clip = clip[:, :, : t * p, : h * q, : w * r]
     cells = rearrange(clip, "B C (t p) (h q) (w r) -> B t h w C p q r", p=p, q=q, r=r)  # a view
     if index is None:
         return cells.flatten(1, 3)
-    each = torch.arange(len(clip), device=clip.device)[:, None]
-    return cells[each, index // (h * w), index // w % h, index % w]
+    row = torch.arange(len(clip), device=clip.device)[:, None]  # B 1
+    return cells[row, index // (h * w), index // w % h, index % w]
 
 
-def divides(who: str, net: Encoder, frames: int, size: int) -> None:
-    """Refuse a clip with a rest that fills no tubelet: it would belong to no token that can be kept or dropped."""
+def check_divisible(owner: str, net: Encoder, frames: int, size: int) -> None:
+    """Raise UserError if tubelets do not fill a clip: the remainder would belong to no token.
+
+    `owner`: the objective that hides tokens, for the message.
+    """
     assert net.tubelet is not None  # can_skip promises it
     slots, *sides = net.tubelet
-    for flag, unit, value, part in (
+    for flag, unit, value, length in (
         ("frames", "frames", frames, slots),
         ("size", "pixels", size, math.lcm(*sides)),
     ):
-        if value % part:
-            near = [str(n) for n in (value // part * part, (value // part + 1) * part) if n]
+        if value % length:
+            below = value // length * length
+            examples = f"{below} or {below + length}" if below else str(length)
             raise UserError(
-                f"--clip.{flag} {value}: tokens of {net.name} hold {part} {unit}, so with {who} it must be a multiple "
-                f"of {part}, such as {' or '.join(near)}."
+                f"--clip.{flag} {value}: tokens of {net.name} hold {length} {unit}, so with "
+                f"{owner} it must be a multiple of {length}, such as {examples}."
             )

@@ -1,4 +1,7 @@
-"""What an encoder saw of a clip -> the pixels that it did not see. The decoder of masked autoencoders."""
+"""Encoded visible tokens of a clip -> the pixels of its hidden tokens.
+
+This is the decoder of masked autoencoders.
+"""
 
 import math
 from typing import Literal
@@ -17,12 +20,16 @@ from ssvid.nn.precise import full
 from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
 from ssvid.shapes import Clip, Dropped, Grid, Index, Tokens
 
-Pixel = Float[Tensor, "B M P"]  # of tokens, as they are predicted: frame, row, column, channel
+Pixel = Float[Tensor, "B M P"]  # pixels of tokens as predicted: frame, row, column, channel
 Raw = Float[Tensor, "B M C n"]  # the same by channel
 
 
 class Pixels(nn.Module):
-    """The defaults are VideoMAE's (Tong et al. 2022, arXiv:2203.12602); mae_st's (arXiv:2205.09113) beside them."""
+    """The decoder and its targets.
+
+    The defaults are those of VideoMAE (Tong et al. 2022, arXiv:2203.12602). The comments beside
+    them give those of mae_st (arXiv:2205.09113).
+    """
 
     cls: nn.Parameter | None
     mean: Tensor
@@ -34,9 +41,8 @@ class Pixels(nn.Module):
         encoder: Encoder,
         *,
         norm: Literal["channel", "patch", "none"] = "channel",  # of the target; mae_st: patch
-        target: Literal[
-            "unit", "input"
-        ] = "unit",  # pixels in [0, 1], or as the encoder sees them (mae_st)
+        # unit: pixels in [0, 1]; input: pixels as the encoder sees them (mae_st)
+        target: Literal["unit", "input"] = "unit",
         target_frames: int | None = None,  # of the clip, spread evenly; None: all. mae_st: 8
         dec_dim: int = 192,  # of a decoder token; VideoMAE-B: 384
         dec_depth: int = 4,  # 12 for VideoMAE L and H; 4 in mae_st's recipes
@@ -54,20 +60,15 @@ class Pixels(nn.Module):
         spec, (tubelet, *sides) = encoder.spec, encoder.tubelet
         self.norm, self.target_frames = norm, target_frames
         for name in ("mean", "std"):  # buffers, so that no step copies them to the device
-            self.register_buffer(
-                name, torch.tensor(getattr(encoder, name)).view(3, 1), persistent=False
-            )
-        # Whitening a channel by itself undoes any scale and shift of it, but for that of eps: then there is no need to
-        # go back to [0, 1] first.
+            values = torch.tensor(getattr(encoder, name)).view(3, 1)
+            self.register_buffer(name, values, persistent=False)
+        # Normalising each channel by itself undoes any scale and shift, except that of eps. Then
+        # pixels need not go back to [0, 1] first.
         self.unit = target == "unit" and norm != "channel"
-        self.register_buffer(
-            "eps", EPS / self.std if target == "unit" else torch.full((3, 1), EPS), persistent=False
-        )
-        self.cell = (
-            self.frames_per_slot(spec.frames, tubelet),
-            sides[0],
-            sides[1],
-        )  # what one token predicts
+        eps = EPS / self.std if target == "unit" else torch.full((3, 1), EPS)
+        self.register_buffer("eps", eps, persistent=False)
+        # Frames, rows and columns that one token predicts.
+        self.cell = (self.count_frames(spec.frames, tubelet), sides[0], sides[1])
         self.bridge = nn.Linear(encoder.dim, dec_dim, bias=bridge_bias)
         self.mask_token = nn.Parameter(torch.empty(dec_dim))
         self.positions = Positions(
@@ -90,54 +91,60 @@ class Pixels(nn.Module):
         init_transformer(self.out)  # the bridge keeps torch's default, as published
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
-    def frames_per_slot(self, frames: int, tubelet: int) -> int:
-        """Frames that one token predicts."""
+    def count_frames(self, frames: int, tubelet: int) -> int:
+        """Frames that one token predicts. UserError if target_frames does not divide."""
         slots = frames // tubelet
-        wanted = self.target_frames or slots * tubelet
-        if wanted % slots:
+        total = self.target_frames or slots * tubelet
+        if total % slots:
             raise UserError(
-                f"target_frames {wanted} does not divide into the {slots} time slots of a clip."
+                f"target_frames {total} does not divide into the {slots} time slots of a clip."
             )
-        return wanted // slots
+        return total // slots
 
-    def forward(self, seen: Tokens, visible: Index, hidden: Dropped, grid: Grid) -> Pixel:
-        """Of the tokens at `hidden`, in its order, from those `seen` at `keep` alone. Others appear nowhere."""
-        x = self.tokens(seen, visible, hidden, grid)
+    def forward(self, encoded: Tokens, visible: Index, hidden: Dropped, grid: Grid) -> Pixel:
+        """Predict the pixels of the tokens at `hidden`, in its order.
+
+        `encoded`: the output of the encoder for the tokens at `visible`. No other token is used.
+        """
+        x = self.tokens(encoded, visible, hidden, grid)
         for block in self.blocks[:-1]:
             x = block(x)
-        return self.out(
-            self.last(self.blocks[-1](x, last=hidden.shape[1]))
-        )  # B M P: nobody reads the seen ones
+        # The last block computes the hidden tokens only, because nothing reads the visible ones.
+        x = self.blocks[-1](x, last=hidden.shape[1])
+        return self.out(self.last(x))  # B M P
 
     def tokens(
-        self, seen: Tokens, visible: Index, hidden: Dropped, grid: Grid
+        self, encoded: Tokens, visible: Index, hidden: Dropped, grid: Grid
     ) -> Float[Tensor, "B Z d"]:
-        """Z = (1 +) K + M: the decoder's input, a class token first where there is one."""
-        where = self.positions(grid, seen)  # N d
-        parts = [self.bridge(seen) + where[visible], self.mask_token + where[hidden]]
+        """The input of the decoder, Z = (1 +) K + M tokens: class token, visible, hidden."""
+        positions = self.positions(grid, encoded)  # N d
+        x = [self.bridge(encoded) + positions[visible], self.mask_token + positions[hidden]]
         if self.cls is not None:
             cls = self.cls if self.positions.cls is None else self.cls + self.positions.cls[0, 0]
-            parts.insert(0, repeat(cls, "d -> B 1 d", B=len(seen)))
-        return torch.cat(parts, dim=1)
+            x.insert(0, repeat(cls, "d -> B 1 d", B=len(encoded)))
+        return torch.cat(x, dim=1)
 
     def loss(self, clip: Clip, pred: Pixel, hidden: Dropped) -> Float[Tensor, ""]:
-        """Mean squared error. The difference alone is kept for backward, where mse_loss would keep both sides."""
+        """Mean squared error.
+
+        Backward stores the difference only, where mse_loss would store both sides.
+        """
         return full(pred - self.targets(clip, hidden)).square().mean()
 
     @torch.no_grad()
     def targets(self, clip: Clip, index: Dropped) -> Pixel:
-        """Pixels of the tokens at `index`, normalised as the method says."""
+        """The pixels of the tokens at `index`, normalised as `norm` says."""
         return rearrange(self.whiten(self.pixels(clip, index))[0], "B M C n -> B M (n C)")
 
     def pixels(self, clip: Clip, index: Dropped | None = None) -> Raw:
-        """Before they are whitened: in [0, 1] where `self.unit`, else as the encoder sees them."""
+        """Pixels before normalisation: in [0, 1] if `self.unit`, else as the encoder sees them."""
         if self.target_frames is not None:
-            clip = clip[:, :, spread(clip.shape[2], self.target_frames).to(clip.device)]
+            clip = clip[:, :, spread_frames(clip.shape[2], self.target_frames).to(clip.device)]
         x = patches(clip, self.cell, index).flatten(3)
         return torch.addcmul(self.mean, x, self.std) if self.unit else x
 
     def whiten(self, x: Raw) -> tuple[Raw, Tensor, Tensor]:
-        """Normalised, with the mean and scale that undo it."""
+        """The normalised pixels, and the mean and scale that undo it."""
         if self.norm == "none":
             return x, x.new_zeros(()), x.new_ones(())
         if self.norm == "patch":  # mae_st: over all values of a token, eps inside the root
@@ -152,18 +159,23 @@ class Pixels(nn.Module):
     def draw(
         self, clip: Clip, pred: Pixel, hidden: Dropped, unseen: Int[Tensor, "B U"], grid: Grid
     ) -> UInt8[Tensor, "3 h w"]:
-        """The first clip in four rows, as it is; as the encoder saw it; with what is predicted; and how far off that
-        is, of what was predicted. Gray is what was neither seen nor predicted."""
+        """A picture of the first clip in four rows.
+
+        The rows are: the clip; what the encoder saw; the same with predicted pixels; and the error
+        of the predicted pixels. Tokens that were neither visible nor predicted are gray.
+        """
         raw = self.pixels(clip[:1])  # 1 N C n
         _, mean, scale = self.whiten(self.pixels(clip[:1], hidden[:1]))
-        guess = rearrange(pred[:1].to(raw), "B M (n C) -> B M C n", C=3) * scale + mean
+        shown = rearrange(pred[:1].to(raw), "B M (n C) -> B M C n", C=3) * scale + mean
         if not self.unit:
-            raw, guess = (torch.addcmul(self.mean, x, self.std) for x in (raw, guess))
-        guess, true = guess.clamp(0, 1), take(raw.flatten(2), hidden[:1])
+            raw, shown = (torch.addcmul(self.mean, x, self.std) for x in (raw, shown))
+        shown, target = shown.clamp(0, 1), take(raw.flatten(2), hidden[:1])
         gray = torch.full_like(take(raw.flatten(2), unseen[:1]), 0.5)
-        seen = put(raw.flatten(2), unseen[:1], gray)
-        wrong = put(torch.zeros_like(seen), hidden[:1], (guess.flatten(2) - true).abs())
-        rows = torch.cat([raw.flatten(2), seen, put(seen, hidden[:1], guess.flatten(2)), wrong])
+        visible = replace_tokens(raw.flatten(2), unseen[:1], gray)
+        difference = (shown.flatten(2) - target).abs()
+        error = replace_tokens(torch.zeros_like(visible), hidden[:1], difference)
+        predicted = replace_tokens(visible, hidden[:1], shown.flatten(2))
+        rows = torch.cat([raw.flatten(2), visible, predicted, error])
         p, q, r = self.cell
         film = rearrange(
             rows,
@@ -178,10 +190,11 @@ class Pixels(nn.Module):
         return (film.clamp(0, 1) * 255).byte()
 
 
-def put(tokens: Tokens, index: Dropped, values: Float[Tensor, "B M D"]) -> Tokens:
+def replace_tokens(tokens: Tokens, index: Dropped, values: Float[Tensor, "B M D"]) -> Tokens:
+    """A copy of the tokens B N D with `values` at `index`."""
     return tokens.scatter(1, index[..., None].expand_as(values), values)
 
 
-def spread(frames: int, wanted: int) -> Int[Tensor, " T"]:
-    """mae_st's target frames: the last is always frame T - 1, so the steps are not all equal."""
-    return torch.linspace(0, frames - 1, wanted).long()
+def spread_frames(frames: int, count: int) -> Int[Tensor, " T"]:
+    """The target frames of mae_st: the last is always frame T - 1, so steps differ."""
+    return torch.linspace(0, frames - 1, count).long()

@@ -1,4 +1,7 @@
-"""Grid -> positions of its tokens, fixed or learnt. Used by encoders and by decoders."""
+"""Grid -> the position embeddings of its tokens, fixed or learnt.
+
+Encoders and decoders use them.
+"""
 
 import functools
 from typing import Literal
@@ -14,41 +17,48 @@ Kind = Literal["sincos", "sincos3d", "separable", "joint"]
 
 
 def sincos(n: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """VideoMAE's table `n dim`: one sinusoid over the *flattened* token index; float64 inside, sin on even columns."""
+    """VideoMAE's table, n dim: one sinusoid over the *flattened* token index.
+
+    It is computed in float64. Even columns are sines, odd columns cosines.
+    """
     column = torch.arange(dim, device=device)
-    each = torch.pow(10000.0, (column // 2 * 2).double() / dim)
-    angle = torch.arange(n, device=device)[:, None] / each
+    period = torch.pow(10000.0, (column // 2 * 2).double() / dim)
+    angle = torch.arange(n, device=device)[:, None] / period
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
 
 
 def sincos3d(grid: Grid, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """`N dim`: half of the columns tell the time slot, a quarter each the row and the column (V-JEPA's split)."""
+    """A table, N dim, with V-JEPA's split of its columns.
+
+    Half of the columns hold the time slot, a quarter the row and a quarter the column of a token.
+    """
     space = dim // 8 * 2
     widths = (dim - 2 * space, space, space)
-    axes = [
-        sincos(n, width, device)
-        .view(*(n if a == axis else 1 for a in range(3)), width)
-        .expand(*grid, width)
-        for axis, (n, width) in enumerate(zip(grid, widths, strict=True))
-    ]
-    return torch.cat(axes, dim=-1).flatten(0, 2)
+    tables = []
+    for axis, (n, width) in enumerate(zip(grid, widths, strict=True)):
+        shape = [1, 1, 1, width]
+        shape[axis] = n
+        tables.append(sincos(n, width, device).view(*shape).expand(*grid, width))
+    return torch.cat(tables, dim=-1).flatten(0, 2)
 
 
-def fixed(kind: Kind, grid: Grid, dim: int, device: torch.device) -> Tensor:
+def make_table(kind: Kind, grid: Grid, dim: int, device: torch.device) -> Tensor:
     return sincos(grid.n, dim, device) if kind == "sincos" else sincos3d(grid, dim, device)
 
 
 @functools.lru_cache(maxsize=16)
-def held(kind: Kind, grid: Grid, dim: int, device: torch.device) -> Tensor:
-    """On its device: no step waits for a copy."""
-    with torch.inference_mode(False):  # whoever asks first, training may ask next
-        return fixed(kind, grid, dim, device)
+def cached_table(kind: Kind, grid: Grid, dim: int, device: torch.device) -> Tensor:
+    """`make_table`, kept on its device, so that no step waits for a copy."""
+    with torch.inference_mode(False):  # training may use the table after inference has made it
+        return make_table(kind, grid, dim, device)
 
 
 class Positions(nn.Module):
-    """`sincos` (one axis, VideoMAE) and `sincos3d` (three axes) have no parameters and are recomputed for any grid.
+    """Position embeddings of four kinds.
 
-    `separable` (space + time) and `joint` (one table) are learnt (mae_st) and interpolated to other grids.
+    `sincos` (one axis, VideoMAE) and `sincos3d` (three axes) have no parameters and are computed
+    for any grid. `separable` (space + time) and `joint` (one table) are learnt (mae_st) and
+    interpolated to other grids.
     """
 
     space: nn.Parameter
@@ -70,13 +80,13 @@ class Positions(nn.Module):
     def forward(self, grid: Grid, like: Tensor) -> Tensor:
         """N D for every token of the grid, on the device and of the type of `like`."""
         if self.kind in ("sincos", "sincos3d"):
-            make = (
-                fixed if torch.compiler.is_compiling() else held
-            )  # a graph has no cache: it makes the table itself
-            return make(self.kind, grid, self.dim, like.device).to(like)
-        return self.learnt(grid).to(like)
+            # A compiled graph has no cache, so it makes the table itself.
+            get = make_table if torch.compiler.is_compiling() else cached_table
+            return get(self.kind, grid, self.dim, like.device).to(like)
+        return self.interpolate(grid).to(like)
 
-    def learnt(self, grid: Grid) -> Tensor:
+    def interpolate(self, grid: Grid) -> Tensor:
+        """The learnt positions N D of a grid."""
         if self.kind == "joint":
             return self._resize(self.table, self.trained, grid)
         space = self._resize(self.space, self.trained._replace(t=1), grid._replace(t=1))

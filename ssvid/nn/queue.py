@@ -1,4 +1,7 @@
-"""Keys of earlier steps, the oldest first to go: the dictionary of MoCo (arXiv:1911.05722). Its state is buffers."""
+"""Keys of earlier steps -> the queue of MoCo (arXiv:1911.05722).
+
+New keys replace the oldest ones. The state is made of buffers.
+"""
 
 import torch
 import torch.distributed as dist
@@ -8,11 +11,14 @@ from torch import Tensor, nn
 
 from ssvid.errors import UserError
 
-EMPTY = -1  # in a column: no key was put here yet
+EMPTY = -1  # in a column: no key was pushed to this position yet
 
 
 class Queue(nn.Module):
-    """`keys` K D, of length 1, at first by lot; and a column of whole numbers K for each name, EMPTY at first."""
+    """`keys`, K D, are unit vectors, random at first.
+
+    For each name there is a column of K integers, EMPTY at first.
+    """
 
     def __init__(self, size: int, dim: int, columns: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -20,7 +26,7 @@ class Queue(nn.Module):
         self.keys: Tensor
         self.pushed: Tensor
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
-        self.register_buffer("pushed", torch.tensor(0))  # keys so far
+        self.register_buffer("pushed", torch.tensor(0))  # number of keys that were ever pushed
         for name in columns:
             self.register_buffer(name, torch.full((size,), EMPTY))
 
@@ -28,30 +34,30 @@ class Queue(nn.Module):
     def full(self) -> bool:
         return int(self.pushed) >= len(self.keys)
 
-    def takes(self, n: int) -> None:
-        """Refuse keys that come n at a time and do not fill it evenly."""
+    def check_step(self, n: int) -> None:
+        """Raise UserError if steps of n keys do not fill the queue evenly."""
         if len(self.keys) % n:
             raise UserError(
-                f"A queue of {len(self.keys)} keys is not filled evenly by {n} at a time: --objective.queue should be "
-                "a multiple of --batch_size."
+                f"A queue of {len(self.keys)} keys is not filled evenly by {n} at a time: "
+                "--objective.queue should be a multiple of --batch_size."
             )
 
     @torch.no_grad()
     def push(self, keys: Float[Tensor, "B D"], **columns: Int[Tensor, " B"]) -> None:
-        """The keys of all processes, in order of rank, in place of the oldest."""
-        keys, rows = everyone(keys), {name: everyone(value) for name, value in columns.items()}
-        self.takes(len(keys))
-        place = torch.arange(len(keys), device=keys.device) + self.pushed % len(self.keys)
-        self.keys[place] = keys.to(self.keys)
+        """Replace the oldest keys by those of all processes, in order of rank."""
+        keys, rows = gather_all(keys), {name: gather_all(value) for name, value in columns.items()}
+        self.check_step(len(keys))
+        positions = torch.arange(len(keys), device=keys.device) + self.pushed % len(self.keys)
+        self.keys[positions] = keys.to(self.keys)
         for name in self.columns:
-            self.get_buffer(name)[place] = rows[name]
+            self.get_buffer(name)[positions] = rows[name]
         self.pushed += len(keys)
 
 
-def everyone(rows: Tensor) -> Tensor:
-    """Those of all processes, without gradient."""
+def gather_all(rows: Tensor) -> Tensor:
+    """The rows of all processes in order of rank, without gradient."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, rows.contiguous())
+    return torch.cat(gathered)

@@ -1,6 +1,7 @@
-"""Tokens in order of time -> what they are after each block: CLIP's transformer with padding masks, and its positions.
+"""Tokens in order of time -> their values after each block.
 
-As TAN has it (Han et al. 2022): pre-norm, quick GELU, no dropout, no causal mask, every block's output supervised.
+This is CLIP's transformer with padding masks, and its positions, as TAN has them (Han et al. 2022):
+pre-norm, quick GELU, no dropout, no causal mask, and a loss on the output of every block.
 """
 
 import math
@@ -15,21 +16,28 @@ from torch import Tensor, nn
 from ssvid.errors import UserError
 from ssvid.shapes import Tokens
 
-ALIGNER_CARD = "aligner.json"  # in the folder of an aligner's run: its tower, and whose features it learnt from
+# A file in the folder of an aligner's run: its tower, and the features that it learnt from.
+ALIGNER_CARD = "aligner.json"
 
-QUICK = 1.702  # x sigmoid(1.702 x)
+QUICK = 1.702  # quick GELU is x sigmoid(1.702 x)
 
 
 class Aligned(NamedTuple):
-    """A window's sentences against its seconds: cosines over the temperature, of every stage."""
+    """Logits of the sentences of a window against its seconds, of every stage.
+
+    They are cosines over the temperature.
+    """
 
     joint: Float[Tensor, "S K T"]
     dual: Float[Tensor, "E K T"]
-    alignable: Float[Tensor, "S K"] | None  # logits; None: no such head
+    alignable: Float[Tensor, "S K"] | None  # logits; None: the aligner has no such head
 
 
 class Block(nn.Module):
-    """Takes its input twice: as it is, and through `norm1`, which is also what the block before gives as its stage."""
+    """A block that takes its input twice: as it is, and after `norm1`.
+
+    The latter is also the stage that the block before returns.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -38,18 +46,22 @@ class Block(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(self, x: Tokens, normed: Tokens, seen: Bool[Tensor, "B 1 1 N"] | None) -> Tokens:
+    def forward(self, x: Tokens, normed: Tokens, mask: Bool[Tensor, "B 1 1 N"] | None) -> Tokens:
         q, k, v = rearrange(self.qkv(normed), "B N (s a d) -> s B a N d", s=3, a=self.heads)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.proj(rearrange(mixed, "B a N d -> B N (a d)"))
-        # Quick GELU, silu(1.702 x) / 1.702, by the kernel that keeps its input alone. The weights are scaled, which are
-        # fewer than the numbers that pass.
+        # Quick GELU is silu(1.702 x) / 1.702. The kernel of silu stores its input only. The
+        # weights are scaled, because there are fewer of them than activations.
         wide = F.linear(self.norm2(x), QUICK * self.fc1.weight, QUICK * self.fc1.bias)
         return x + F.linear(F.silu(wide), self.fc2.weight / QUICK, self.fc2.bias)
 
 
 class Timeline(nn.Module):
-    """Stages: after each block but the last the next one's first norm, after the last a norm of its own."""
+    """A stack of blocks that returns a stage after each block.
+
+    A stage is the output after the first norm of the next block; the last block has a norm of its
+    own.
+    """
 
     def __init__(self, dim: int, heads: int, layers: int) -> None:
         super().__init__()
@@ -58,46 +70,47 @@ class Timeline(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tokens, hidden: Bool[Tensor, "B N"]) -> Float[Tensor, "L B N D"]:
-        """`hidden`: tokens that only fill up; none looks at them."""
-        seen = (
-            ~hidden[:, None, None] if hidden.any() else None
-        )  # without a mask the attention kernel is faster
+    def forward(self, x: Tokens, padding: Bool[Tensor, "B N"]) -> Float[Tensor, "L B N D"]:
+        """`padding`: tokens that no token attends to."""
+        # Without a mask the attention kernel is faster.
+        mask = ~padding[:, None, None] if padding.any() else None
         blocks = cast("list[Block]", [*self.blocks])
         norms = [*(block.norm1 for block in blocks), self.norm]
         stages = [norms[0](x)]
         for block, norm in zip(blocks, norms[1:], strict=True):
-            x = block(x, stages[-1], seen)
+            x = block(x, stages[-1], mask)
             stages.append(norm(x))
         return torch.stack(stages[1:])
 
-    def start(self, depth: int) -> None:
-        """CLIP's: `depth` is that of the stack by which residual branches shrink."""
+    def init_weights(self, depth: int) -> None:
+        """CLIP's initialisation. `depth`: of the stack that scales down its residual branches."""
         dim = self.norm.normalized_shape[0]
         for block in cast("list[Block]", [*self.blocks]):
             nn.init.normal_(block.qkv.weight, std=dim**-0.5)
             nn.init.normal_(block.fc1.weight, std=(2 * dim) ** -0.5)
             for last in (block.proj, block.fc2):
                 nn.init.normal_(last.weight, std=dim**-0.5 * (2 * depth) ** -0.5)
-            for bias in (
-                block.qkv.bias,
-                block.proj.bias,
-            ):  # as torch starts its attention; the MLP's keep torch's own
+            # These are zero as in torch's attention; the biases of the MLP keep torch's default.
+            for bias in (block.qkv.bias, block.proj.bias):
                 nn.init.zeros_(bias)
 
 
 def sine(rows: int, dim: int) -> Float[Tensor, "rows dim"]:
-    """The table that is not learnt: the last row lies one turn from the first."""
+    """The table of positions that is not learnt. The last row is one period after the first."""
     turn = 2 * math.pi * torch.arange(rows, dtype=torch.float64) / (rows - 1 + 1e-6)
     column = torch.arange(dim)
     angle = turn[:, None] / 10000 ** (2 * (column // 2).double() / dim)
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
 
 
-def places(
+def select_positions(
     table: Float[Tensor, "rows D"], n: int, start: int = 0, interpolate_from: int | None = None
 ) -> Float[Tensor, "n D"]:
-    """Rows start, start + 1, ... of the table; or its first `interpolate_from` rows, stretched over n."""
+    """Rows start, start + 1, ... of a table of positions, n of them.
+
+    `interpolate_from`: take so many rows from the first on, and stretch them over n. Raises
+    UserError if the table is too short.
+    """
     if interpolate_from is not None:
         if not 0 < interpolate_from <= len(table):
             raise UserError(
@@ -106,6 +119,7 @@ def places(
         return F.interpolate(table[:interpolate_from].T[None], size=n, mode="linear")[0].T
     if start + n > len(table):
         raise UserError(
-            f"{n} places from {start} on are more than the {len(table)} rows of the table: give interpolate_from."
+            f"{n} positions from {start} on are more than the {len(table)} rows of the table: "
+            "give interpolate_from."
         )
     return table[start : start + n]

@@ -17,7 +17,10 @@ EPS = 1e-6  # of every LayerNorm, as VideoMAE and mae_st have it (Hugging Face's
 
 
 class Attention(nn.Module):
-    """Heads over one fused product. `qv`: the key bias is a constant zero, which nothing can train (VideoMAE)."""
+    """Multi-head attention over one fused product.
+
+    With bias `qv`, the bias of the keys is a constant zero, which nothing can train (VideoMAE).
+    """
 
     q_bias: nn.Parameter | None
     k_bias: nn.Parameter | None
@@ -37,7 +40,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tokens, last: int | None = None) -> Float[Tensor, "B M D"]:
-        """`last`: of the last so many tokens alone, which still look at all."""
+        """`last`: compute only the last so many tokens, which still attend to all."""
         bias = None
         if self.q_bias is not None and self.v_bias is not None:
             key = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
@@ -48,14 +51,14 @@ class Attention(nn.Module):
             )
         else:
             D = x.shape[-1]
-            own, rest = (None, None) if bias is None else (bias[:D], bias[D:])
+            q_bias, kv_bias = (None, None) if bias is None else (bias[:D], bias[D:])
             q = rearrange(
-                F.linear(x[:, -last:], self.qkv.weight[:D], own),
+                F.linear(x[:, -last:], self.qkv.weight[:D], q_bias),
                 "B M (a d) -> B a M d",
                 a=self.heads,
             )
             k, v = rearrange(
-                F.linear(x, self.qkv.weight[D:], rest),
+                F.linear(x, self.qkv.weight[D:], kv_bias),
                 "B N (s a d) -> s B a N d",
                 s=2,
                 a=self.heads,
@@ -67,8 +70,11 @@ class Attention(nn.Module):
 
 
 class LinearOfGELU(torch.autograd.Function):
-    """`linear(gelu(x))` that keeps x alone for backward and makes gelu(x) again there: a quarter of what a block keeps,
-    for a hundredth of its time. The numbers are those of the plain two."""
+    """`linear(gelu(x))` that stores only x for backward, where it computes gelu(x) again.
+
+    This saves a quarter of the memory of a block and costs a hundredth of its time. The numbers are
+    those of the two plain functions.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -78,10 +84,8 @@ class LinearOfGELU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows, (needs_x, needs_weight, needs_bias) = (
-            grad.flatten(0, -2),
-            ctx.needs_input_grad,
-        )  # (B N) D
+        rows = grad.flatten(0, -2)  # (B N) D
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             torch.ops.aten.gelu_backward(grad @ weight, x) if needs_x else None,
             rows.T @ F.gelu(x).flatten(0, -2) if needs_weight else None,
@@ -98,15 +102,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Tokens) -> Tokens:
         x = self.fc1(x)
-        weight, bias = (
-            self.fc2.weight.to(x.dtype),
-            self.fc2.bias.to(x.dtype),
-        )  # as autocast would, where it is on
+        # Autocast would do the same where it is on.
+        weight, bias = self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype)
         return self.dropout(LinearOfGELU.apply(x, weight, bias))
 
 
 class Block(nn.Module):
-    recompute = False  # keep its input alone for backward, and run it again there
+    recompute = False  # store only the input for backward, and run the block again there
     gamma_1: nn.Parameter | None
     gamma_2: nn.Parameter | None
 
@@ -131,23 +133,26 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tokens, last: int | None = None) -> Float[Tensor, "B M D"]:
-        """`last`: only the last so many tokens come out."""
+        """`last`: return only the last so many tokens."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._run, x, last, use_reentrant=False)
         return self._run(x, last)
 
     def _run(self, x: Tokens, last: int | None) -> Float[Tensor, "B M D"]:
-        rest = x if last is None else x[:, -last:]
-        x = rest + _scaled(self.attn(self.norm1(x), last), self.gamma_1)
-        return x + _scaled(self.mlp(self.norm2(x)), self.gamma_2)
+        residual = x if last is None else x[:, -last:]
+        x = residual + _scale(self.attn(self.norm1(x), last), self.gamma_1)
+        return x + _scale(self.mlp(self.norm2(x)), self.gamma_2)
 
 
-def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+def _scale(x: Tensor, gamma: Tensor | None) -> Tensor:
     return x if gamma is None else x * gamma
 
 
 def init_transformer(module: nn.Module) -> None:
-    """VideoMAE's start, to be given to `apply`: xavier-uniform linears, zero biases; convolutions keep torch's own."""
+    """The initialisation of VideoMAE, for `nn.Module.apply`.
+
+    Linear maps are xavier-uniform with zero biases; convolutions keep torch's default.
+    """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -155,15 +160,15 @@ def init_transformer(module: nn.Module) -> None:
 
 
 def recompute_blocks(net: nn.Module) -> None:
-    """Have every block of the net make its activations again in the backward pass, which saves memory.
+    """Make every block of the net compute its activations again in backward, which saves memory.
 
-    No number changes. A net without such blocks is refused.
+    No number changes. Raises UserError if the net has no such block.
     """
-    blocks = [part for part in net.modules() if isinstance(part, Block)]
+    blocks = [module for module in net.modules() if isinstance(module, Block)]
     if not blocks:
         raise UserError(
-            "--recompute: nothing in this net is a block of ssvid.nn.transformer, which can be made again: leave it "
-            "out, or take an encoder that is made of them, such as vit."
+            "--recompute: this net has no block of ssvid.nn.transformer, which can compute its "
+            "activations again. Leave the flag out, or take an encoder that has them, such as vit."
         )
     for block in blocks:
         block.recompute = True

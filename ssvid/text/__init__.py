@@ -1,4 +1,7 @@
-"""Sentences -> a vector each: text towers by name, and the space that they share with video (ssvid.text.joint)."""
+"""Sentences -> one vector each: the text towers by name.
+
+ssvid.text.joint holds the space that a tower shares with video.
+"""
 
 import importlib
 from typing import Any
@@ -14,7 +17,11 @@ TOWERS = {
 
 
 def create_tower(name: str, **kwargs: Any) -> Tower:
-    """A tower by its name, or a stranger's as `module.path:Class`. What it was made with is its `kwargs`."""
+    """The tower of a name in TOWERS, or a class from elsewhere, named as `module.path:Class`.
+
+    `kwargs` are its arguments; the tower remembers them. Raises UserError if there is no such
+    tower or if the arguments do not fit it.
+    """
     path = TOWERS.get(name, name)
     module, colon, attribute = path.partition(":")
     if not colon:

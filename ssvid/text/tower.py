@@ -1,4 +1,7 @@
-"""Sentences -> a vector each: what every text tower is, and how sentences are cut into words."""
+"""Sentences -> one vector each: the interface of every text tower.
+
+This file also says how sentences are cut into words.
+"""
 
 import re
 from abc import ABC, abstractmethod
@@ -9,37 +12,42 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-WORD = re.compile(r"[\w']+")  # as MIL-NCE and TAN cut: "don't" is one word
+WORD = re.compile(r"[\w']+")  # as MIL-NCE and TAN cut sentences: "don't" is one word
 
 
-def split(sentence: str, lower: bool) -> list[str]:
+def split_words(sentence: str, lower: bool) -> list[str]:
+    """The words of a sentence without punctuation; `lower`: in lower case."""
     return WORD.findall(sentence.lower() if lower else sentence)
 
 
 class Tower(nn.Module, ABC):
-    """`create_tower` makes one; `tokens` may be stored and embedded later."""
+    """A text encoder. `create_tower` makes one.
 
-    name: str = "an unnamed tower"  # the name and arguments that it was made with
-    kwargs: dict[str, Any]
-    dim: int
-    words: Sequence[str] | None = None  # its own list, in the order of its table, where it has one
+    `tokens` and `embed` are two steps, so that tokens can be stored and embedded later.
+    """
+
+    name: str = "an unnamed tower"
+    kwargs: dict[str, Any]  # the arguments that it was made with
+    dim: int  # width of its vectors
+    words: Sequence[str] | None = None  # its word list in the order of its table, if it has one
 
     @abstractmethod
     def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
-        """On the CPU; as wide as it likes."""
+        """The token ids of each sentence, on the CPU. The tower chooses the width W."""
 
     @abstractmethod
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]: ...
 
     @abstractmethod
     def can_encode(self, sentence: str) -> bool:
-        """False: it makes nothing of it, all its words are unknown."""
+        """Whether the sentence has a word that the tower knows."""
 
     @abstractmethod
     def write(self, folder: Path, stem: str) -> dict[str, Any]:
-        """Put what it was made from, less the weights, into the folder; give the arguments that make it again there.
+        """Write all that the tower needs, except the weights, into the folder.
 
-        A file or folder among them is named relative to the folder, so that a run can be moved.
+        Returns the arguments that make the same tower from there. Files and folders among them are
+        named relative to `folder`, so that a run can be moved.
         """
 
     def forward(self, sentences: Sequence[str]) -> Float[Tensor, "S D"]:

@@ -1,4 +1,7 @@
-"""Sentences -> a vector each: BERT and CLIP text towers from local folders, as Hugging Face's library saves them."""
+"""Sentences -> one vector each: BERT and CLIP text towers.
+
+They come from local folders in the form of Hugging Face's library.
+"""
 
 import importlib
 from abc import ABC
@@ -17,50 +20,56 @@ from ssvid.errors import UserError, positive
 from ssvid.text.tower import Tower
 
 
-def library() -> Any:
+def import_library() -> Any:
+    """The module `transformers`. UserError if it is not installed."""
     try:
-        lib: Any = importlib.import_module("transformers")
+        library: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise UserError(
             f"BERT and CLIP text towers need transformers ({error}): pip install ssvid[text]."
         ) from error
-    lib.utils.logging.disable_progress_bar()  # one for each file it opens
-    return lib
+    library.utils.logging.disable_progress_bar()  # it shows one for each file that it opens
+    return library
 
 
 class Pretrained(nn.Module):
-    """A net and its tokeniser, from a folder. `empty`: random weights, for those that a run has saved."""
+    """A net and its tokeniser, from a folder.
+
+    `kind`: the class of the library. `length`: tokens that are read. `empty`: random weights, for a
+    tower whose weights a run has saved. `required`: prefixes of weights that the folder must have.
+    """
 
     def __init__(
-        self, kind: str, folder: str, length: int, empty: bool, parts: tuple[str, ...]
+        self, kind: str, folder: str, length: int, empty: bool, required: tuple[str, ...]
     ) -> None:
         super().__init__()
-        place, lib = Path(folder).expanduser(), library()
-        if not (place / "config.json").is_file():
-            raise UserError(f"{place} is no folder of a text model: there is no config.json in it.")
+        path, library = Path(folder).expanduser(), import_library()
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} is no folder of a text model: there is no config.json in it.")
         try:
-            self.tokenizer = lib.AutoTokenizer.from_pretrained(str(place), local_files_only=True)
-            net = getattr(lib, kind)
+            self.tokenizer = library.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+            net = getattr(library, kind)
             if empty:
-                config = lib.AutoConfig.from_pretrained(str(place), local_files_only=True)
+                config = library.AutoConfig.from_pretrained(str(path), local_files_only=True)
                 self.net = net.from_config(config) if kind.startswith("Auto") else net(config)
                 missing: list[str] = []
             else:
-                self.net, told = net.from_pretrained(
-                    str(place), local_files_only=True, dtype=torch.float32, output_loading_info=True
+                self.net, loading = net.from_pretrained(
+                    str(path), local_files_only=True, dtype=torch.float32, output_loading_info=True
                 )
-                missing = sorted(told["missing_keys"])
+                missing = sorted(loading["missing_keys"])
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{place} cannot be read as a text model ({kind}): {said}.") from error
-        if missing := [key for key in missing if key.startswith(parts)]:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} cannot be read as a text model ({kind}): {reason}.") from error
+        if missing := [key for key in missing if key.startswith(required)]:
             raise UserError(
-                f"{place} lacks weights of {kind}, such as {missing[0]!r}: is it another model's folder?"
+                f"{path} lacks weights of {kind}, such as {missing[0]!r}: is it the folder of "
+                "another model?"
             )
-        most = self.net.config.max_position_embeddings
-        if not 2 < length <= most:
+        longest = self.net.config.max_position_embeddings
+        if not 2 < length <= longest:
             raise UserError(
-                f"--length {length}: the text model of {place} reads 3 to {most} tokens."
+                f"--length {length}: the text model of {path} reads 3 to {longest} tokens."
             )
         self.length = length
 
@@ -82,13 +91,14 @@ class Pretrained(nn.Module):
         self.tokenizer.save_pretrained(folder / name)
 
 
-def projected(width: int, dim: int | None) -> nn.Module:
+def make_projection(width: int, dim: int | None) -> nn.Module:
+    """The linear map behind a net of this width; the identity if `dim` is None."""
     positive(dim=dim)
     return nn.Identity() if dim is None else nn.Linear(width, dim)
 
 
-class Local(Tower, ABC):
-    """What both have that come from a folder."""
+class LocalTower(Tower, ABC):
+    """What BERT and CLIP share: both come from a local folder."""
 
     text: Pretrained
 
@@ -103,15 +113,15 @@ class Local(Tower, ABC):
         return {**self.kwargs, "folder": f"{stem}.model", "empty": True}
 
 
-class Bert(Local):
+class Bert(LocalTower):
     """Any encoder of the BERT kind."""
 
     def __init__(
         self,
         *,
         folder: str,
-        pool: str = "pooled",  # pooled: the net's own, of its first token; or mean, of all
-        dim: int | None = None,  # of a linear map behind it; null: none, the net's own width
+        pool: str = "pooled",  # pooled: the net's own, of its first token; mean: of all tokens
+        dim: int | None = None,  # width of a linear map behind the net; null: no map
         length: int = 32,  # tokens of a sentence that are read
         frozen: bool = False,
         empty: bool = False,
@@ -119,57 +129,51 @@ class Bert(Local):
         super().__init__()
         if pool not in ("pooled", "mean"):
             raise UserError(f"The tower bert has no pool {pool!r}: take pooled or mean.")
-        parts = ("",) if pool == "pooled" else ("embeddings.", "encoder.")
-        self.text, self.mean, self.frozen = (
-            Pretrained("AutoModel", folder, length, empty, parts),
-            pool == "mean",
-            frozen,
-        )
-        if self.mean and "pooler" in dict(self.text.net.named_children()):
+        required = ("",) if pool == "pooled" else ("embeddings.", "encoder.")
+        self.text = Pretrained("AutoModel", folder, length, empty, required)
+        self.averages_tokens, self.frozen = pool == "mean", frozen
+        if self.averages_tokens and "pooler" in dict(self.text.net.named_children()):
             self.text.net.pooler = None  # it would get no gradient
         self.text.requires_grad_(not frozen)
         width = self.text.net.config.hidden_size
-        self.project, self.dim = projected(width, dim), dim or width
+        self.project, self.dim = make_projection(width, dim), dim or width
 
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]:
-        seen = tokens != self.text.tokenizer.pad_token_id
-        with still(self.text, self.frozen):
-            out = self.text.net(input_ids=tokens, attention_mask=seen.long())
-        if not self.mean:
+        mask = tokens != self.text.tokenizer.pad_token_id
+        with evaluating_if(self.frozen, self.text):
+            out = self.text.net(input_ids=tokens, attention_mask=mask.long())
+        if not self.averages_tokens:
             return self.project(out.pooler_output)
-        weight = seen[..., None].to(out.last_hidden_state)
+        weight = mask[..., None].to(out.last_hidden_state)
         return self.project((out.last_hidden_state * weight).sum(1) / weight.sum(1))
 
 
-class Clip(Local):
+class Clip(LocalTower):
     """CLIP's text tower with its own projection."""
 
     def __init__(
         self,
         *,
         folder: str,
-        dim: int
-        | None = None,  # of one more linear map; null: none, the space that it shares with CLIP's pictures
+        # width of one more linear map; null: no map, so the space is that of CLIP's pictures
+        dim: int | None = None,
         length: int = 77,  # tokens of a sentence that are read
         frozen: bool = False,
         empty: bool = False,
     ) -> None:
         super().__init__()
-        self.text, self.frozen = (
-            Pretrained("CLIPTextModelWithProjection", folder, length, empty, ("",)),
-            frozen,
-        )
+        self.text = Pretrained("CLIPTextModelWithProjection", folder, length, empty, ("",))
+        self.frozen = frozen
         self.text.requires_grad_(not frozen)
         width = self.text.net.config.projection_dim
-        self.project, self.dim = projected(width, dim), dim or width
+        self.project, self.dim = make_projection(width, dim), dim or width
 
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]:
-        with still(
-            self.text, self.frozen
-        ):  # no mask: what is padded stands behind the token that is read
+        # No mask is needed: the padding stands behind the token that is read.
+        with evaluating_if(self.frozen, self.text):
             return self.project(self.text.net(input_ids=tokens).text_embeds)
 
 
-def still(net: nn.Module, frozen: bool) -> Any:
-    """A frozen net drops nothing out, whatever mode it is in."""
+def evaluating_if(frozen: bool, net: nn.Module) -> Any:
+    """A context in which a frozen net is in eval mode, so that it drops nothing out."""
     return evaluating(net) if frozen else nullcontext()

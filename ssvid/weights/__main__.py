@@ -1,8 +1,8 @@
-"""A checkpoint -> a description, and the same tensors in another layout: `python -m ssvid.weights FILE`.
+"""A checkpoint -> a description, and the same tensors in another layout.
 
-`--to LAYOUT --out NEW` writes the tensors. They may come from a published file, from a run's checkpoint
-or from an exported encoder. A file that goes back into the layout it came in keeps its own order of
-keys, its prefix and its wrapper.
+`python -m ssvid.weights FILE` prints what the file is. `--to LAYOUT --out NEW` writes the tensors.
+They may come from a published file, from a run's checkpoint or from an exported encoder. A file
+that goes back into the layout it came in keeps its own order of keys, its prefix and its wrapper.
 """
 
 import sys

@@ -1,8 +1,9 @@
-"""CoCLR's checkpoints <-> our `s3d`, `infonce`, `coclr` (layout: TengdaHan/CoCLR, weights Apache-2.0).
+"""CoCLR's checkpoints <-> our `s3d`, `infonce`, `coclr`.
 
-Each layer of the net stands in the files under two names; a trimmed file may lack the second. Our queue
-counts all keys that were ever pushed. Theirs holds the position of the next key, and a mark at each
-position that was filled.
+The layout is that of TengdaHan/CoCLR; the weights are under Apache-2.0.
+Each layer of the net stands in the files under two names; a trimmed file may lack the second. Our
+queue counts all keys that were ever pushed. Theirs holds the position of the next key, and a mark
+at each position that was filled.
 """
 
 from dataclasses import replace
@@ -15,8 +16,8 @@ from torch import Tensor
 from ssvid.weights.layout import Layout, Net, Row, State
 
 LICENCE = "Apache-2.0"
-# The code registers the layers line by line. Behind each line it registers the same layers again, as
-# block1, block2, ... "" is a pool.
+# The code registers the layers line by line. Behind each line it registers the same layers again,
+# as block1, block2, ... "" is a pool.
 LAYERS = (
     ("Conv_1a",),
     ("", "Conv_2b", "Conv_2c"),

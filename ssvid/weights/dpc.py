@@ -1,7 +1,7 @@
 """DPC's and MemDPC's checkpoints <-> our `resnet*_2d3d`, `dpc` and `memdpc`.
 
-The layouts are those of TengdaHan/DPC and TengdaHan/MemDPC. Each GRU cell stands in the files under two
-names. The first published files have batch norm without running statistics.
+The layouts are those of TengdaHan/DPC and TengdaHan/MemDPC. Each GRU cell stands in the files
+under two names. The first published files have batch norm without running statistics.
 """
 
 from functools import partial
@@ -77,7 +77,7 @@ def map_memdpc(*counts: int) -> list[Row]:
 
 
 def describe(ours: State) -> Net:
-    """The encoder, and the objective if its tensors are there. UserError if no ResNet of ours fits."""
+    """The encoder, and the objective if its tensors are there. UserError if no ResNet fits."""
     blocks = tuple(count_blocks(ours, f"encoder.{stage}.") for stage in STAGES)
     if blocks not in NAMES:
         raise UserError(

@@ -1,7 +1,7 @@
 """A file on disk <-> an encoder.
 
-A run exports weights with a card beside them, which says what they are. A published file has no card:
-its keys show what it holds.
+A run exports weights with a card beside them, which says what they are. A published file has no
+card: its keys show what it holds.
 """
 
 import json

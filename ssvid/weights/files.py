@@ -22,7 +22,8 @@ from ssvid.files import write_bytes_whole, write_whole
 from ssvid.weights.layout import State
 
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
-# Published training code pickles settings and numbers beside its tensors. These cannot run any code.
+# Published training code pickles settings and numbers beside its tensors. These cannot run any
+# code.
 SCALAR = np.float64(0).__reduce__()[0]
 NUMBERS = [
     type(np.dtype(name))

@@ -1,10 +1,10 @@
 """Hugging Face's VideoMAE <-> our `vit` and `mae` (layout: transformers, weights CC-BY-NC-4.0).
 
-transformers 4 wrote `q_bias` and `v_bias`; version 5 writes `query.bias` and `value.bias`. The default
-epsilon of its LayerNorm is 1e-12; ours is 1e-6, with which the weights were trained. With
-`use_mean_pooling` (its default) the pretraining model has no final norm. The encoder of such a file is
-complete only for `partial=True`, which leaves our norm as it starts. `fc_norm` becomes our `norm`: see
-videomae.py.
+transformers 4 wrote `q_bias` and `v_bias`; version 5 writes `query.bias` and `value.bias`. The
+default epsilon of its LayerNorm is 1e-12; ours is 1e-6, with which the weights were trained. With
+`use_mean_pooling` (its default) the pretraining model has no final norm. The encoder of such a
+file is complete only for `partial=True`, which leaves our norm as it starts. `fc_norm` becomes our
+`norm`: see videomae.py.
 """
 
 from functools import partial

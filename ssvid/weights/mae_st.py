@@ -1,5 +1,6 @@
-"""mae_st's checkpoints <-> our `vit` and `mae` (layout: facebookresearch/mae_st, weights CC-BY-NC-4.0).
+"""mae_st's checkpoints <-> our `vit` and `mae`.
 
+The layout is that of facebookresearch/mae_st; the weights are under CC-BY-NC-4.0.
 Theirs has three linear maps q, k, v where ours has one product with three biases. Their one table
 `pos_embed` may hold the position of the class token in its first row. SlowFast writes the same keys
 under `model_state`. A fine-tuned model normalises the mean of its tokens; ours takes the mean of

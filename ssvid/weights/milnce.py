@@ -1,8 +1,9 @@
 """MIL-NCE's checkpoints <-> our `s3dg` and `mil_nce`.
 
-The layouts are those of antoine77340/S3D_HowTo100M and antoine77340/MIL-NCE_HowTo100M. The released net
-(stem s2d) and the nets of its training code (stem plain) have the same keys. The words are in a file of
-their own, in the order of the rows of the table. The first row belongs to no word: it is padding.
+The layouts are those of antoine77340/S3D_HowTo100M and antoine77340/MIL-NCE_HowTo100M. The
+released net (stem s2d) and the nets of its training code (stem plain) have the same keys. The
+words are in a file of their own, in the order of the rows of the table. The first row belongs to
+no word: it is padding.
 """
 
 from typing import Any
@@ -65,7 +66,7 @@ def map_net(has_head: int = 1, has_text: int = 1) -> list[Row]:
 
 
 def describe(ours: State) -> Net:
-    """The encoder; the objective too if head and text tower are there. UserError for another stem."""
+    """The encoder; the objective too if it has head and text tower. UserError for another stem."""
     outs, ins = ours[FIRST].shape[:2]
     if ins not in STEMS:
         raise UserError(

@@ -1,11 +1,12 @@
 """A file -> its layout, and the arguments of an encoder that its tensors fit.
 
-A published checkpoint is identified by its keys. The arguments that the user chose are compared with
-those that the tensors show, and a UserError says where they differ.
+A published checkpoint is identified by its keys. The arguments that the user chose are compared
+with those that the tensors show, and a UserError says where they differ.
 """
 
 import inspect
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from ssvid import registry
@@ -31,7 +32,8 @@ NESTED_NETS = {
     "encoder_q.0.": ("encoder_q.", "encoder_k.", "sampler.", "queue"),
     "backbone.": ("final_bn.", "final_fc.", "agg", "network_pred.", "mb"),
 }
-# Arguments that the user may choose for any file. The tensors fix all other arguments of an encoder.
+# Arguments that the user may choose for any file. The tensors fix all other arguments of an
+# encoder.
 FREE_ARGUMENTS = {"heads", "frames", "size", "stride", "fps", "mean", "std", "dropout"}
 
 
@@ -63,8 +65,7 @@ class PublishedFile:
 
     def encoder_state(self) -> State:
         """The tensors of the encoder alone, in the names of its state dict."""
-        prefix = "encoder."
-        return {k.removeprefix(prefix): v for k, v in self.ours.items() if k.startswith(prefix)}
+        return select_under(self.ours, "encoder.")
 
     def require_complete(self) -> None:
         """Raise UserError if keys are missing or unexpected: the file fits the layout in part."""
@@ -77,6 +78,11 @@ class PublishedFile:
                 f"{self.file.path} is only partly a {self.layout.title}: {self.n_matched} keys "
                 f"match, {absent}, and {unknown}; partial=True loads the keys that match."
             )
+
+
+def select_under(state: State, prefix: str) -> State:
+    """The tensors whose keys begin with the prefix, under their keys without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def identify_file(file: WeightsFile) -> PublishedFile | None:
@@ -105,23 +111,27 @@ def identify_file(file: WeightsFile) -> PublishedFile | None:
 
 def find_layout(keys: set[str], prefix: str) -> Layout | None:
     """The first layout whose markers are among the keys."""
-    return next((layout for layout in LAYOUTS if layout.matches(keys, prefix)), None)
+    for layout in LAYOUTS:
+        if layout.matches(keys, prefix):
+            return layout
+    return None
 
 
 def find_longer_prefix(keys: set[str], prefix: str) -> str | None:
     """The prefix with one of PREFIXES behind it, if all keys begin with that."""
-    for longer in (prefix + addition for addition in PREFIXES):
-        if all(key.startswith(longer) for key in keys):
-            return longer
+    for addition in PREFIXES:
+        if all(key.startswith(prefix + addition) for key in keys):
+            return prefix + addition
     return None
 
 
 def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int) -> PublishedFile:
     """The tensors under `prefix` in our names, and the net that they describe."""
-    theirs = {k[len(prefix) :]: v for k, v in file.tensors.items() if k.startswith(prefix)}
+    theirs = select_under(file.tensors, prefix)
     rows = list(dict.fromkeys(row.theirs for row in layout.list_rows_of_theirs(theirs)))
-    missing, known = [key for key in rows if key not in theirs], set(rows)
-    unexpected = [key for key in theirs if key not in known]
+    known_keys = set(rows)
+    missing = [key for key in rows if key not in theirs]
+    unexpected = [key for key in theirs if key not in known_keys]
     try:
         ours = layout.to_ours(theirs)
         net = layout.describe(ours)
@@ -147,7 +157,7 @@ def unknown_layout_error(file: WeightsFile) -> UserError:
     first = ", ".join(list(file.tensors)[:3])
     return UserError(
         f"{file.path} is in no layout that is known here "
-        f"({', '.join(layout.name for layout in LAYOUTS)}): its keys begin {first}."
+        f"({', '.join(map(attrgetter('name'), LAYOUTS))}): its keys begin {first}."
     )
 
 
@@ -167,7 +177,8 @@ def find_registered_name(net: Net) -> str:
     for name in registry.encoders.names():
         if name == net.encoder or not can_build(name, net):
             continue
-        if all(net.kwargs.get(k, v) == v for k, v in read_fixed_arguments(name).items()):
+        fixed = read_fixed_arguments(name)
+        if all(net.kwargs.get(k, v) == v for k, v in fixed.items()):
             return name
     return net.encoder
 
@@ -189,10 +200,12 @@ def read_fixed_arguments(name: str) -> dict[str, Any]:
 
     Such a name lists them as its own defaults and passes all other arguments on (**kwargs).
     """
-    parameters = inspect.signature(registry.encoders[name]).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return {}
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    fixed, passes_on = {}, False
+    for parameter in inspect.signature(registry.encoders[name]).parameters.values():
+        passes_on |= parameter.kind is parameter.VAR_KEYWORD
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            fixed[parameter.name] = parameter.default
+    return fixed if passes_on else {}
 
 
 def choose_arguments(

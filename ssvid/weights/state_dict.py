@@ -1,7 +1,8 @@
 """A state dict and the module that it belongs to.
 
-This file loads one into the other, refuses what does not fit, and hashes weights. It knows modules and
-tensors alone: what an encoder is, and how a published file names its tensors, is known elsewhere.
+This file loads one into the other, refuses what does not fit, and hashes weights. It knows modules
+and tensors alone: what an encoder is, and how a published file names its tensors, is known
+elsewhere.
 """
 
 import hashlib
@@ -59,7 +60,7 @@ def load_state(
 
 
 def load_weights(module: nn.Module, path: str | Path, name: str | None = None) -> None:
-    """Load every tensor of the module from a file in our own names. UserError if it does not fit."""
+    """Load every tensor of the module from a file in our names. UserError if it does not fit."""
     load_state(module, read_weights(Path(path)).tensors, path, name=name)
 
 

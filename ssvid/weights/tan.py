@@ -1,8 +1,8 @@
 """TAN's checkpoints <-> our `tan` (layout: TengdaHan/TemporalAlignNet).
 
-One part of the release calls the text tower, of word vectors, `bert`; another calls it `lang_model`. A
-co-trained file holds student and teacher, and the tower of the student once more at the top. The files
-hold no encoder.
+One part of the release calls the text tower, of word vectors, `bert`; another calls it
+`lang_model`. A co-trained file holds student and teacher, and the tower of the student once more
+at the top. The files hold no encoder.
 """
 
 from functools import partial

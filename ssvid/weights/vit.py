@@ -11,8 +11,8 @@ from ssvid.encoder import IMAGENET
 from ssvid.errors import UserError
 from ssvid.weights.layout import Net, State, count_blocks
 
-# Width -> attention heads. No shape shows the number of heads. Nearly all nets have heads that are 64
-# wide; these widths were published with others.
+# Width -> attention heads. No shape shows the number of heads. Nearly all nets have heads that are
+# 64 wide; these widths were published with others.
 HEADS = {1280: 16, 1408: 16}
 KINETICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
@@ -96,7 +96,7 @@ def guess_heads(width: int, heads_of_width: dict[int, int]) -> dict[str, int]:
 
 
 def describe_block(ours: State, prefix: str) -> dict[str, Any]:
-    """The arguments that the first block shows: bias, and mlp_ratio and layer_scale if it has them."""
+    """The arguments that a block shows: bias, and mlp_ratio and layer_scale if it has them."""
     bias = "none"
     if f"{prefix}attn.k_bias" in ours:
         bias = "qkv"
@@ -122,9 +122,9 @@ def describe_positions(ours: State, prefix: str) -> str:
 
 
 def describe_clip(ours: State, tubelet: int, side: int) -> dict[str, int]:
-    """The `frames` and `size` of the clip that learnt positions belong to, which is taken as square.
+    """The `frames` and `size` of the clip that learnt positions belong to.
 
-    {} if the positions are not learnt, or if their number fits no square.
+    The clip is taken as square. {} if the positions are not learnt, or if no square fits.
     """
     if "encoder.positions.time" in ours and "encoder.positions.space" in ours:
         n_time = ours["encoder.positions.time"].shape[1]

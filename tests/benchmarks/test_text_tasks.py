@@ -202,9 +202,9 @@ def test_a_whole_run(trained: Path, captioned: Manifest, tmp_path: Path):
         clips, texts = [], []
         for i in range(12):
             pooled = encoder.net(encoder.net.normalise(units.clips[0, i]["clips"])).pooled
-            clips.append(joint.videos(pooled).mean(0))
+            clips.append(joint.embed_videos(pooled).mean(0))
             texts.append(f"square {i // 2} {('begins', 'ends')[i % 2]}")
-        sentences = joint.texts(texts)
+        sentences = joint.embed_texts(texts)
         assert compute_recalls(rank_diagonal(sentences @ torch.stack(clips).T)) == pytest.approx(
             retrieval["text_to_video"]
         )
@@ -324,8 +324,8 @@ def test_an_encoders_own_text_side_aligns(narrated: Manifest, trained: Path, tmp
     for n in range(6):
         features = torch.from_numpy(np.load(tmp_path / f"v{n}.npy")).float()
         with torch.no_grad():
-            texts = joint.texts([f"at {5 + n} yes", "at 20 yes"])
-            first, second = (texts @ joint.videos(features).T).argmax(1).tolist()
+            texts = joint.embed_texts([f"at {5 + n} yes", "at 20 yes"])
+            first, second = (texts @ joint.embed_videos(features).T).argmax(1).tolist()
         right += (5 + n <= first <= 6 + n) + (20 <= second <= 21)
     assert result["recall1"] == pytest.approx(right / 12)
 

@@ -124,7 +124,7 @@ def test_clips_and_sentences_give_a_text_side(tmp_path: Path):
         tmp_path / "o", [*PARTIAL, *more, *data, *RUN, "--out", str(tmp_path / "o"), "--steps", "2"]
     )
     joint = load_joint(tmp_path / "o")
-    videos, texts = joint.videos(torch.randn(3, 24)), joint.texts(["a red bar"] * 2)
+    videos, texts = joint.embed_videos(torch.randn(3, 24)), joint.embed_texts(["a red bar"] * 2)
     assert videos.shape == (3, 8) and texts.shape == (2, 8)
     np.testing.assert_allclose(videos.detach().norm(dim=1), 1.0, rtol=1e-5)
 

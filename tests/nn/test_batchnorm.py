@@ -7,7 +7,7 @@ from torch import nn
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.hub import create_encoder
-from ssvid.nn.batchnorm import batch_norms, calibrate, lacks_statistics, settle
+from ssvid.nn.batchnorm import calibrate, ensure_statistics, lacks_statistics, list_batch_norms
 from ssvid.registry import encoders
 from ssvid.shapes import ClipSpec, Features, Grid
 from tests.helpers import facts
@@ -56,7 +56,7 @@ def test_calibrate_is_a_plain_pass_of_batch_norm():
 
 def test_calibrate_gives_statistics_to_a_net_that_tracked_none():
     encoder = create_encoder("test_norms", track=False).eval()
-    assert lacks_statistics(encoder) and len(batch_norms(encoder)) == 1
+    assert lacks_statistics(encoder) and len(list_batch_norms(encoder)) == 1
     calibrate(encoder, [clips(8)])
     assert not lacks_statistics(encoder)
     alone, among = encoder(encoder.normalise(clips(1))), encoder(encoder.normalise(clips(5)))
@@ -81,12 +81,12 @@ def test_modes_are_put_back_each_for_itself():
 def test_settle_refuses_measures_or_leaves_alone():
     encoder = create_encoder("test_norms", track=False).eval()
     with pytest.raises(UserError, match=facts("--calibrate_bn", "256")):
-        settle(encoder, "mine", None)
+        ensure_statistics(encoder, "mine", None)
     with pytest.raises(UserError, match=facts("train")):
-        settle(encoder, "mine", [])
+        ensure_statistics(encoder, "mine", [])
     encoder = create_encoder("test_norms", track=False).eval()
-    settle(encoder, "mine", [clips()])
+    ensure_statistics(encoder, "mine", [clips()])
     assert not lacks_statistics(encoder)
     before = encoder.net[1].running_mean.clone()
-    settle(encoder, "mine", [clips(seed=5)])  # it has its own by now
+    ensure_statistics(encoder, "mine", [clips(seed=5)])  # it has its own by now
     assert torch.equal(encoder.net[1].running_mean, before)

@@ -16,14 +16,14 @@ from tests.warm import run_ranks
 TWO = """
 import sys, torch
 from ssvid.engine.distributed import join
-from ssvid.nn.shuffle import among_others
+from ssvid.nn.shuffle import run_shuffled
 world = join("cpu", timeout_s=60.0)
 clips = torch.arange(4.0)[:, None, None, None, None] + 4 * world.rank
 seen = []
 def encode(some):
     seen.extend(some.flatten().tolist())
     return torch.stack([some.flatten(), some.flatten() * 0 + world.rank], 1)
-out = [among_others(encode, clips, 0, step) for step in range(3)]
+out = [run_shuffled(encode, clips, 0, step) for step in range(3)]
 torch.save((out, seen), f"{sys.argv[1]}.{world.rank}")
 torch.distributed.destroy_process_group()
 """

@@ -15,7 +15,7 @@ from ssvid import create_encoder, load_encoder
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
-from ssvid.nn.sources import source_ids
+from ssvid.nn.sources import number_sources
 from ssvid.shapes import Row
 from tests.helpers import (
     command,
@@ -202,17 +202,17 @@ def test_clips_of_one_film_are_positives_and_are_not_mined():
     objective = CoCLR(net(), sampler="random", dim=2, queue=4, topk=1)
     device = torch.device("cpu")
     objective.queue.get_buffer("source").copy_(
-        source_ids(["v_Run_g01_c01", "v_Run_g01_c02", "b", "c"], device)
+        number_sources(["v_Run_g01_c01", "v_Run_g01_c02", "b", "c"], device)
     )
     objective.second.keys.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]))
     objective.queue.pushed.fill_(4)
     right = objective.find_positives(
-        source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]])
+        number_sources(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]])
     )
     assert right.tolist() == [[True, True, True, True, False]]
     objective.queue.pushed.fill_(3)
     right = objective.find_positives(
-        source_ids(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]])
+        number_sources(["v_Run_g01_c05"], device), torch.tensor([[1.0, 0.0]])
     )
     assert right.tolist() == [[True, True, True, False, False]]
 

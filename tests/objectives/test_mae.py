@@ -8,7 +8,7 @@ from objectives.mae import MAE
 from objectives.turbo import PartialMAE
 from ssvid import create_encoder
 from ssvid.errors import UserError
-from ssvid.nn.pixels import spread
+from ssvid.nn.pixels import spread_frames
 from tests.helpers import facts, for_each
 from tests.objectives.test_contract import batch_for
 
@@ -113,7 +113,7 @@ def test_a_target_channel_is_whitened_by_itself_and_a_patch_as_a_whole():
 
 
 def test_last_target_frame_is_the_clips_last():
-    assert spread(16, 8).tolist() == [0, 2, 4, 6, 8, 10, 12, 15]
+    assert spread_frames(16, 8).tolist() == [0, 2, 4, 6, 8, 10, 12, 15]
 
 
 @for_each("entry, name, net", [(MAE, "mae", "r3d_18"), (PartialMAE, "partial_mae", "s3d")])

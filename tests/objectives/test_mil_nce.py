@@ -79,8 +79,8 @@ def test_forward_is_the_loss_of_head_and_tower():
     with torch.no_grad():
         loss = objective(eaten)
         joint = objective.joint_space()
-        video = joint.videos(objective.encoder(eaten["clips"][:, 0]).pooled)
-        texts = torch.stack([joint.texts(bag) for bag in eaten["sentences"]])
+        video = joint.embed_videos(objective.encoder(eaten["clips"][:, 0]).pooled)
+        texts = torch.stack([joint.embed_texts(bag) for bag in eaten["sentences"]])
         torch.testing.assert_close(loss.total, mil_nce(video, texts))
         plain = build("plain").eval()(eaten).total
         torch.testing.assert_close(plain, mil_nce(video, texts, count_positives_twice=False))
@@ -145,5 +145,5 @@ def test_the_joint_is_saved_and_gives_the_same_products(tmp_path: Path):
     again = load_joint(tmp_path)
     pooled, said = torch.randn(2, objective.encoder.dim), ["add the onion", "cut"]
     with torch.no_grad():
-        assert torch.equal(again.videos(pooled), objective.joint_space().videos(pooled))
-        assert torch.equal(again.texts(said), objective.tower(said))
+        assert torch.equal(again.embed_videos(pooled), objective.joint_space().embed_videos(pooled))
+        assert torch.equal(again.embed_texts(said), objective.tower(said))

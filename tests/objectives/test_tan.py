@@ -18,7 +18,7 @@ from objectives.tan.objective import TAN
 from ssvid import create_encoder
 from ssvid.engine.distributed import join
 from ssvid.errors import UserError
-from ssvid.nn.timeline import Timeline, places
+from ssvid.nn.timeline import Timeline, select_positions
 from ssvid.shapes import Batch
 from ssvid.weights.tan import LAYOUTS
 from tests.engine.pairs import leave, same_as_two
@@ -316,10 +316,10 @@ def test_similarities_of_a_window_and_of_a_long_video():
 
 def test_positions_past_the_table_are_a_sentence():
     table = torch.arange(6.0)[:, None]
-    assert places(table, 3, 2).flatten().tolist() == [2, 3, 4]
-    assert places(table, 4, interpolate_from=2).flatten().tolist() == [0, 0.25, 0.75, 1]
+    assert select_positions(table, 3, 2).flatten().tolist() == [2, 3, 4]
+    assert select_positions(table, 4, interpolate_from=2).flatten().tolist() == [0, 0.25, 0.75, 1]
     with pytest.raises(UserError, match=facts("6")):
-        places(table, 5, 2)
+        select_positions(table, 5, 2)
     with pytest.raises(UserError, match=facts("10", "4")):
         Timeline(10, 4, 1)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from objectives.coclr import CoCLR, nce
 from ssvid import create_encoder
 from ssvid.nn import moco
-from ssvid.nn.sources import source_ids
+from ssvid.nn.sources import number_sources
 from ssvid.shapes import Batch
 from tests.reference.cases import Case, assert_close, in_float64
 from tests.reference.check_infonce import Linear, named_parts, our_name, state
@@ -61,7 +61,7 @@ def named(sources: Tensor) -> list[str]:
 
 def ours(sources: Tensor) -> Tensor:
     """Numbers of theirs -> of ours; -1 stays."""
-    return torch.where(sources < 0, sources, source_ids(named(sources), sources.device))
+    return torch.where(sources < 0, sources, number_sources(named(sources), sources.device))
 
 
 def fill(net: CoCLR, queue: Tensor, second: Tensor, pushed: Tensor, sources: Tensor) -> None:
@@ -83,7 +83,7 @@ def seen(net: CoCLR, batch: Batch) -> tuple[Tensor, Tensor]:
         query = moco.embed_clips(net.encoder, net.head, clips[:, 0])
         key = moco.embed_keys(net.key_encoder, net.key_head, clips[:, 1], 0, 0)
         right = net.find_positives(
-            source_ids(batch["video_id"], clips.device), net.embed_second_stream(clips[:, 2])
+            number_sources(batch["video_id"], clips.device), net.embed_second_stream(clips[:, 2])
         )
         return moco.compute_logits(query, key, net.queue, net.temperature), right
 

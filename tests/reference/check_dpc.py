@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from objectives.dpc import DPC, negative_kind, rows
+from objectives.dpc import DPC, flatten_maps, negative_kind
 from ssvid import create_encoder
 from ssvid.encoders.resnet2d3d import ResNet2d3d
 from ssvid.nn.convgru import ConvGRU
@@ -151,7 +151,7 @@ def check_whole(case: Case) -> None:
     z = dpc.maps(clip).detach()
     pred, true = dpc.roll_out(z[:, : -cfg["P"]]).detach(), z[:, -cfg["P"] :]
     shape = (cfg["B"], cfg["P"], true.shape[3] * true.shape[4])
-    scores = rows(pred) @ rows(true).T
+    scores = flatten_maps(pred) @ flatten_maps(true).T
     assert_close("pred", pred.float(), arrays["pred"], "dpc_score")
     assert_close("score", scores.float().view(*shape, *shape), arrays["score"], "dpc_score")
     kinds = negative_kind(*shape, z)

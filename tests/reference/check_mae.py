@@ -11,7 +11,7 @@ from torch.func import functional_call
 from objectives.mae import MAE
 from ssvid.encoders.vit import ViT
 from ssvid.nn.masks import random_mask, tube_mask
-from ssvid.nn.pixels import Pixels, spread
+from ssvid.nn.pixels import Pixels, spread_frames
 from ssvid.nn.transformer import EPS
 from ssvid.shapes import Grid
 from ssvid.weights.mae_st import LAYOUTS as MAE_STS
@@ -186,7 +186,7 @@ def of_mae_st(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "ids_restore": restore,
         "encoder_visible": encoder(clip, visible).tokens,
         "decoder_pred": pixels.gather(1, restore[..., None].expand_as(pixels)),
-        "target_frame_index": spread(clip.shape[2], c["pred_t_dim"]),
+        "target_frame_index": spread_frames(clip.shape[2], c["pred_t_dim"]),
         "ft_meanpool_norm": encoder.norm(pooled),
     }
     numbers = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from objectives.memdpc import MemDPC
 from ssvid import create_encoder
 from ssvid.encoders.resnet2d3d import ResNet2d3d
-from ssvid.nn.blocks import roll_out, rows
+from ssvid.nn.blocks import flatten_maps, roll_out
 from ssvid.nn.convgru import ConvGRU
 from ssvid.weights.dpc import LAYOUTS
 from tests.reference.cases import Case, assert_close
@@ -88,7 +88,10 @@ def check_whole(case: Case) -> None:
             "dpc_map",
         )
         assert_close(
-            f"score_{way}", (rows(pred) @ rows(true).T).float(), arrays[f"score_{way}"], "dpc_score"
+            f"score_{way}",
+            (flatten_maps(pred) @ flatten_maps(true).T).float(),
+            arrays[f"score_{way}"],
+            "dpc_score",
         )
     check_loss(case, built(case), clip)  # anew: batch norm has moved on
     seen = {name for name in arrays if name.startswith("after_bn1.")}

@@ -28,7 +28,7 @@ def check(case: Case) -> None:
     modes = [mode for mode in ("eval", "train") if f"stages_{mode}" in case.meta]
     for mode in modes:
         with torch.no_grad():
-            stages = net.train(mode == "train").stages(clip.double())
+            stages = net.train(mode == "train").run_stages(clip.double())
         for number, x in enumerate(stages, 1):
             theirs = case.meta[f"stages_{mode}"][f"block{number}"]
             ours = {"mean": x.mean(), "std": x.std(), "l2": x.norm(), "absmax": x.abs().max()}

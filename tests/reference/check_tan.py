@@ -178,7 +178,7 @@ def text_check(told: Told, state: Arrays, words: dict[str, Any]) -> Iterator[str
     yield from compared(found, told.arrays["outputs"], "exact")
     with torch.no_grad():
         pooled = {"text.pooler_output": tower(said)}
-        tower.masked = False
+        tower.masks_padding = False
         pooled["text.pooler_output_nomask"] = tower(said)
     yield from compared(pooled, told.arrays["outputs"], "tan")
 

@@ -15,7 +15,7 @@ from ssvid.encoder import Encoder
 from ssvid.encoders.s3d import S3D
 from ssvid.engine.warm_start import warm_start
 from ssvid.hub import open_encoder
-from ssvid.nn.batchnorm import settle
+from ssvid.nn.batchnorm import ensure_statistics
 from ssvid.results.provenance import describe_encoder
 from ssvid.weights.__main__ import weights
 from ssvid.weights.coclr import COCLR, INFONCE, UBERNCE
@@ -236,7 +236,7 @@ def test_a_net_without_statistics_is_said_and_no_good_frozen(tmp_path: Path, cap
     loaded = load_encoder(saved(tmp_path, infonce(running=False)))
     assert "without batch-norm statistics" in capsys.readouterr().err
     with refusal("--calibrate_bn"):
-        settle(loaded, "epoch3.pth.tar", None)
+        ensure_statistics(loaded, "epoch3.pth.tar", None)
 
 
 @for_each("head", ["final_fc.0.", "final_fc.1.", "final_bn."])

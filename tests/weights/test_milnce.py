@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from objectives.mil_nce import MilNCE
 from ssvid import create_encoder, load_encoder
 from ssvid.encoder import Encoder
-from ssvid.encoders.s3d import MIXED, scaled
+from ssvid.encoders.s3d import MIXED, scale_width
 from ssvid.encoders.s3dg import SamePool
 from ssvid.engine.warm_start import warm_start
 from ssvid.text.joint import load_joint
@@ -39,7 +39,7 @@ def milnce(stem: str = "s2d") -> State:
                 shapes[f"{at}.bn{i}.{leaf}"] = () if leaf == "num_batches_tracked" else (outs,)
 
     def wide(n: int) -> int:
-        return scaled(n, WIDTH)
+        return scale_width(n, WIDTH)
 
     point, split = ((1, 1, 1),), ((1, 3, 3), (3, 1, 1))
     conv("conv1", *((24, wide(64), (2, 4, 4)) if stem == "s2d" else (3, wide(64), (3, 7, 7))))
@@ -135,10 +135,10 @@ def test_the_joint_space_of_a_file_is_the_published_product(tmp_path: Path):
         + state["text_module.fc1.bias"]
     )
     x = x.relu().amax(0) @ state["text_module.fc2.weight"].T + state["text_module.fc2.bias"]
-    torch.testing.assert_close(joint.texts(["Onion zzz DON'T!"])[0], x)
+    torch.testing.assert_close(joint.embed_texts(["Onion zzz DON'T!"])[0], x)
     pooled = torch.randn(2, len(state["fc.weight"][0]))
     torch.testing.assert_close(
-        joint.videos(pooled), pooled @ state["fc.weight"].T + state["fc.bias"]
+        joint.embed_videos(pooled), pooled @ state["fc.weight"].T + state["fc.bias"]
     )
     assert not joint.tower.table.weight.requires_grad and joint.tower.first.weight.requires_grad
 

@@ -21,7 +21,7 @@ from benchmarks.profiling.speed.counted import fake
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
 from ssvid.encoder import Encoder
-from ssvid.nn.position import held
+from ssvid.nn.position import cached_table
 from ssvid.nn.queue import Queue
 from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective
@@ -174,10 +174,10 @@ def window_of(objective: Objective, clips: int, seconds: int) -> dict[str, Any]:
 @contextlib.contextmanager
 def hollow() -> Iterator[None]:
     """Tensors without numbers; tables that are kept from step to step must not mix the two kinds."""
-    held.cache_clear()
+    cached_table.cache_clear()
     with FakeTensorMode():
         yield
-    held.cache_clear()
+    cached_table.cache_clear()
 
 
 def cast(half: bool) -> torch.autocast:
@@ -202,7 +202,7 @@ def head(subject: Subject, world: int, half: bool = True) -> Head:
             synchronise(made)
         for queue in (module for module in made.modules() if isinstance(module, Queue)):
             queue.pushed += len(queue.keys)  # full, as in all but the first steps
-            queue.takes = lambda n: None  # type: ignore[method-assign]  # 3 times 32 keys do not fill 2048 evenly
+            queue.check_step = lambda n: None  # type: ignore[method-assign]  # 3 times 32 keys do not fill 2048 evenly
         batch = batch_of(made, subject.clips)
 
         def step() -> None:

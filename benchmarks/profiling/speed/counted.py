@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.profiling.speed.pairs import Saved, saved_bytes
 from ssvid.encoder import Encoder
-from ssvid.nn.position import held
+from ssvid.nn.position import cached_table
 from ssvid.nn.transformer import Block, recompute_blocks
 from ssvid.objective import Objective
 from ssvid.shapes import Batch
@@ -69,7 +69,7 @@ def counted(made: Objective, batch: Callable[[], Batch], recompute: bool = False
 @contextmanager
 def fake(made: Objective) -> Iterator[Objective]:
     """A copy of it, in a mode that computes nothing."""
-    held.cache_clear()  # tables of positions are kept from step to step: real ones do not fit fake ones
+    cached_table.cache_clear()  # tables of positions are kept from step to step: real ones do not fit fake ones
     try:
         mode = FakeTensorMode()
         with FakeCopyMode(mode):
@@ -77,7 +77,7 @@ def fake(made: Objective) -> Iterator[Objective]:
         with mode:
             yield twin
     finally:
-        held.cache_clear()
+        cached_table.cache_clear()
 
 
 def kept(made: Objective, batch: Batch) -> int:
