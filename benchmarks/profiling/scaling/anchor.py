@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.profiling.scaling.scaled import Subject, batch_of, sends
+from benchmarks.profiling.scaling.scaled import Subject, build_batch, count_traffic
 from benchmarks.profiling.scaling.traffic import WARMED, Sent, wire
 from ssvid.engine import optim
 from ssvid.engine.distributed import gather, join
@@ -60,7 +60,7 @@ def anchored() -> Iterator[dict[str, Any]]:
     rounds = [{side: run(side) for side in SIDES} for _ in range(ROUNDS)]
     for at, subject in enumerate(ANCHORS):
         one, two = ([each[side][at] for each in rounds] for side in SIDES)
-        traffic = sends(subject, 2, half=False)
+        traffic = count_traffic(subject, 2, half=False)
         expected, measured = wire(traffic, 2), statistics.median(line["sent"] for line in two)
         ratios = [b["cpu"] / a["cpu"] for a, b in zip(one, two, strict=True)]
         yield {
@@ -98,7 +98,7 @@ def main(names: list[str]) -> None:
     world = join("cpu", timeout_s=120.0)
     for subject in (one for one in ANCHORS if not names or one.name in names):
         torch.manual_seed(0)
-        made = subject.made()
+        made = subject.build()
         module: torch.nn.Module = made
         if world.size > 1:
             if subject.sync_bn:
@@ -106,7 +106,7 @@ def main(names: list[str]) -> None:
             module = DistributedDataParallel(made)
         adam = optim.make("adamw", made, 0.05, (0.9, 0.95))
         optim.set_rates(adam, 1e-4, freeze=False)
-        batch: Any = batch_of(made, 2 * subject.clips // world.size)
+        batch: Any = build_batch(made, 2 * subject.clips // world.size)
         for key in ("clips", "features"):
             if key in batch:
                 batch[key] = torch.randn(batch[key].shape)

@@ -18,7 +18,7 @@ import torch
 from benchmarks.profiling.scaling import anchor, page, workers
 from benchmarks.profiling.scaling.estimates import Line
 from benchmarks.profiling.scaling.page import LINES, PAGE, PLOT
-from benchmarks.profiling.scaling.scaled import Subject, counted
+from benchmarks.profiling.scaling.scaled import Subject, count_subject
 from benchmarks.profiling.scaling.traffic import Sent, playing
 from benchmarks.profiling.speed.overhead import Nothing, Same, run
 from benchmarks.reports.figure_style import encode_png
@@ -95,7 +95,7 @@ def read() -> list[Line]:
 
 
 def count() -> Iterator[Line]:
-    yield from map(counted, SUBJECTS)
+    yield from map(count_subject, SUBJECTS)
 
 
 def by_the_loop(worlds: Iterable[int] = (2, 3, 4)) -> Iterator[Line]:

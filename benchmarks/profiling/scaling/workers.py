@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from benchmarks.profiling.speed.clips import OWN, TAKEN, VIEWS, film
-from benchmarks.profiling.speed.pairs import in_turn
+from benchmarks.profiling.speed.pairs import measure_in_turn
 from ssvid.data import files
 from ssvid.data.clips import Clips
 from ssvid.data.datasets.folder import folder
@@ -61,7 +61,7 @@ def line_of(name: str, source: Path, place: Path) -> dict[str, Any]:
     prepare(str(here / "original"), str(here / "prepared"), workers=1)
     sides = [clips_of(folder(str(here / kind))) for kind in KINDS[:2]]
     sides.append(clips_of(frames(str(here / "jpegs"), fps=FPS)))
-    read = in_turn([partial(take, side) for side in sides], cpu_seconds, 1 + ROUNDS)
+    read = measure_in_turn([partial(take, side) for side in sides], cpu_seconds, 1 + ROUNDS)
     costs = [
         statistics.median(side) for side in zip(*read[1:], strict=True)
     ]  # the first reads the tables

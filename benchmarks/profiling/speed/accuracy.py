@@ -27,22 +27,22 @@ def accuracy() -> Case:
     train, val, test = (
         split(rows, seed, APART) for rows, seed in ((10_000, 1), (2_000, 2), (20_000, 3))
     )
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
     def ours() -> None:
-        got = Linear().run(train, val, test, 0)
-        found["ours_top1"], found["chosen"] = got.metrics["test/top1"], got.chosen
+        result = Linear().run(train, val, test, 0)
+        results["ours_top1"], results["chosen"] = result.metrics["test/top1"], result.chosen
 
     def theirs() -> None:
         top1 = regression(train, test, CS)
-        found["theirs_top1"] = max(top1.values())
-        found["their_c"] = max(top1, key=lambda c: top1[c])
+        results["theirs_top1"] = max(top1.values())
+        results["their_c"] = max(top1, key=lambda c: top1[c])
 
     return Case(
         ours,
         theirs,
         unit="CPU-seconds, every setting; top1 of 20 000 test clips",
-        more=lambda: found,
+        extras=lambda: results,
         pairs=1,
     )
 

@@ -42,5 +42,8 @@ def loader() -> Case:
         unit=f"seconds of {STEPS} steps that compute {COMPUTE} s each; theirs reads no file",
         close=place.cleanup,
         clock=time.perf_counter,
-        more=lambda: {"data_wait": round(median(waits), 4), "data_wait_most": round(max(waits), 4)},
+        extras=lambda: {
+            "data_wait": round(median(waits), 4),
+            "data_wait_most": round(max(waits), 4),
+        },
     )
