@@ -7,7 +7,7 @@ by value.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -141,26 +141,26 @@ def build_batch(objective: Objective, clips: int) -> Batch:
     views = objective.views
     rows = torch.arange(clips)
     batch: dict[str, Any] = {"index": rows, "epoch": rows, "label": rows % 2, "seed": 0}
-    batch["video_id"] = [str(i) for i in range(clips)]
+    batch["video_id"] = list(map(str, range(clips)))
     if views.clips:
         spec = views.clips[0]
         shape = (clips, len(views.clips), 3, spec.frames, spec.size, spec.size)
         batch["clips"] = torch.zeros((1,) * 6).expand(shape)
     if isinstance(views.text, Bag):
-        batch["sentences"] = [list_rings(i, views.text.sentences) for i in range(clips)]
+        batch["sentences"] = list_sentences(
+            "cut onion {i} into {k} rings", clips, views.text.sentences
+        )
     if isinstance(views.text, Window):
         batch |= build_window(objective, clips, views.text.seconds)
     return batch  # type: ignore[return-value]
 
 
-def list_rings(clip: int, sentences: int) -> list[str]:
-    """Different sentences for one clip."""
-    return [f"cut onion {clip} into {k} rings" for k in range(sentences)]
-
-
-def list_numbered(window: int) -> list[str]:
-    """Different sentences for one window."""
-    return [f"sentence {k} of window {window}" for k in range(SENTENCES)]
+def list_sentences(template: str, clips: int, sentences: int) -> list[list[str]]:
+    """Different sentences for each clip: `{i}` is the clip's number, `{k}` the sentence's."""
+    lists = []
+    for i in range(clips):
+        lists.append([template.format(i=i, k=k) for k in range(sentences)])
+    return lists
 
 
 def build_window(objective: Objective, clips: int, seconds: int) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def build_window(objective: Objective, clips: int, seconds: int) -> dict[str, An
         "text_padding_mask": torch.zeros(clips, SENTENCES, dtype=torch.bool),
         "spans_s": spans,
         "span_fractions": (spans + seconds) / (3 * seconds),
-        "sentences": [list_numbered(i) for i in range(clips)],
+        "sentences": list_sentences("sentence {k} of window {i}", clips, SENTENCES),
     }
 
 
@@ -301,8 +301,8 @@ def count_weights(subject: Subject) -> tuple[dict[str, int], dict[str, Traffic]]
     with playing(2):
         traffic = synchronising(objective, 2)
     resident = {
-        "parameters": 4 * sum(p.numel() for p in objective.parameters()),
-        "buffers": sum(b.numel() * b.element_size() for b in objective.buffers()),
+        "parameters": count_bytes(objective.parameters()),
+        "buffers": count_bytes(objective.buffers()),
         "gradients": 4 * trained,
         "buckets": traffic["all_reduce"].bytes,  # DDP's copies of the gradients
         "moments": 8 * trained,
@@ -311,6 +311,10 @@ def count_weights(subject: Subject) -> tuple[dict[str, int], dict[str, Traffic]]
     if "broadcast" in traffic:
         sent["buffers"] = {"broadcast": traffic["broadcast"]}
     return resident, sent
+
+
+def count_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def count_subject(subject: Subject) -> dict[str, Any]:
@@ -323,7 +327,7 @@ def count_subject(subject: Subject) -> dict[str, Any]:
     check_payload(subject, heads)
     alone = count_passes(subject, heads[1], 1)
     paired = count_passes(subject, heads[2], 2)
-    sent["batch norm"] = merge_traffic([encoder_pass.traffic for encoder_pass, _ in paired])
+    sent["batch norm"] = merge_passes(paired)
     sent["rows"] = heads[2].traffic
     flops = sum(encoder_pass.flops * call.clip[0] for encoder_pass, call in alone)
     saved = fit_parabola([heads[n].saved for n in FITTED])
@@ -339,7 +343,7 @@ def count_subject(subject: Subject) -> dict[str, Any]:
         "activations": round(sum_activations(paired)),
         "activations_alone": round(sum_activations(alone)),
         "kept_alone": heads[1].saved,
-        "kept": [round(x) for x in saved],
+        "kept": list(map(round, saved)),
         f"kept_at_{CHECKED}": heads[CHECKED].saved,
         "gathered": heads[2].gathered,
         "encoder_gflops": round(flops / 1e9),
@@ -351,8 +355,13 @@ def count_subject(subject: Subject) -> dict[str, Any]:
 def count_traffic(subject: Subject, world: int, half: bool) -> Traffic:
     """Everything that a process sends in a step."""
     head = count_head(subject, world, half)
-    norms = [encoder_pass.traffic for encoder_pass, _ in count_passes(subject, head, world, half)]
-    return merge_traffic([*count_weights(subject)[1].values(), head.traffic, *norms])
+    norms = merge_passes(count_passes(subject, head, world, half))
+    return merge_traffic([*count_weights(subject)[1].values(), head.traffic, norms])
+
+
+def merge_passes(passes: list[tuple[Pass, Call]]) -> Traffic:
+    """The traffic of all passes: an encoder sends only what its synchronised batch norms need."""
+    return merge_traffic([encoder_pass.traffic for encoder_pass, _ in passes])
 
 
 def count_passes(

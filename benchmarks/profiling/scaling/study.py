@@ -130,7 +130,7 @@ def sent_by_loop(world: int) -> dict[str, list[int]]:
 PARTS: dict[str, Callable[[], Iterable[Line]]] = {
     "counted": count,
     "loop": by_the_loop,
-    "decode": workers.decoded,
+    "decode": workers.measure_decoding,
     "anchor": anchor.anchored,
 }
 
