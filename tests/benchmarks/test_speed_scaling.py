@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.profiling.__main__ import OWN
+from benchmarks.profiling.__main__ import MODULES
 from benchmarks.profiling.scaling import anchor, estimates, page, scaled, study, workers
 from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, wire
 from benchmarks.profiling.speed.pairs import saved_bytes
@@ -127,8 +127,8 @@ def test_encoder_and_the_rest_are_the_whole(subject):
 
 
 def test_every_objective_is_counted_and_anchored():
-    names, lines = set(registry.objectives.names()), study.read()
-    assert OWN["scaling"] is study.main
+    names, lines = set(registry.objectives.names()), study.read_lines()
+    assert MODULES["scaling"] is study.main
     for part, planned in (("counted", study.SUBJECTS), ("anchor", anchor.ANCHORS)):
         names_counted = [line["name"] for line in lines if line["part"] == part]
         assert (
@@ -138,7 +138,7 @@ def test_every_objective_is_counted_and_anchored():
 
 
 def test_the_page_is_made_from_the_file():
-    text, lines = (ROOT / page.PAGE).read_text(), study.read()
+    text, lines = (ROOT / page.PAGE).read_text(), study.read_lines()
     tables = dict(MARKED.findall(text))
     assert tables == {name: make(lines) for name, make in page.TABLES.items()}
     prose = re.sub(r"(?m)^    .*$|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", MARKED.sub("", text))

@@ -1,4 +1,4 @@
-"""Loading random clips against pytorchvideo's `LabeledVideoDataset`: a pair of functions to compare.
+"""Loading random clips against pytorchvideo's `LabeledVideoDataset`: a pair to compare.
 
 Clips have 16 frames, 4 apart. One case reads prepared files, the other original files.
 """

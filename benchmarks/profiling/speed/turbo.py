@@ -262,7 +262,7 @@ def draw(lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def add_legend(figure: SubFigure, axes: Axes, loc: str, columns: int) -> None:
+def add_legend(figure: SubFigure, axes: Axes, loc: Any, columns: int) -> None:
     """A legend of the whole figure, with the labels of one of its axes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc=loc, ncols=columns, frameon=False, fontsize=8)
