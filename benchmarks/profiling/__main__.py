@@ -1,5 +1,6 @@
-"""`python -m benchmarks.profiling [CASE ...]`: one JSON line for each; without a name, all that
-take no minutes.
+"""`python -m benchmarks.profiling [CASE ...]` prints one JSON line for each case.
+
+Without a name it runs all cases but those that take minutes.
 """
 
 import json
@@ -15,7 +16,7 @@ from benchmarks.profiling.speed.cases import CASES, LONG
 from benchmarks.profiling.speed.pairs import compare
 from ssvid.errors import UserError
 
-OWN: dict[str, Callable[[], None]] = {  # several lines each, and a plot
+MODULES: dict[str, Callable[[], None]] = {  # each prints several lines and draws a plot
     "large": large.main,
     "turbo": turbo.main,
     "scaling": study.main,
@@ -25,26 +26,31 @@ OWN: dict[str, Callable[[], None]] = {  # several lines each, and a plot
 def main(names: list[str]) -> None:
     if {"-h", "--help"} & set(names):
         print(
-            f"python -m benchmarks.profiling [CASE ...]; cases: {', '.join(CASES)}. All of them without a name."
+            f"python -m benchmarks.profiling [CASE ...]; cases: {', '.join(CASES)}."
+            " All of them without a name."
         )
         print(
-            f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}), turbo (writes {turbo.PLOT}),"
+            f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}),"
+            f" turbo (writes {turbo.PLOT}),"
         )
         print(f"scaling (writes {page.PAGE}; needs srun).")
         return
-    known = CASES | LONG
-    unknown = [name for name in names if name not in (*known, *OWN)]
+    cases = CASES | LONG
+    names_known = (*cases, *MODULES)
+    unknown = [name for name in names if name not in names_known]
     if unknown:
-        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join((*known, *OWN))}.")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as our commands do, for both sides
+        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(names_known)}.")
+    os.environ.setdefault(
+        "THP_MEM_ALLOC_ENABLE", "1"
+    )  # as the commands of ssvid do, for both sides
     torch.set_num_threads(min(2, torch.get_num_threads()))
     for name in names or CASES:
-        if name in OWN:
-            OWN[name]()
+        if name in MODULES:
+            MODULES[name]()
             continue
         try:
-            case = known[name]()
-        except UserError as error:  # what it is compared with is not installed
+            case = cases[name]()
+        except UserError as error:  # the library of the other side is not installed
             print(f"{'error' if names else 'left out'}: {error}", file=sys.stderr)
             if names:
                 sys.exit(error.exit_code)

@@ -1,11 +1,11 @@
-"""tiny runs of the commands -> the numbers that moving code must not move, as JSON.
+"""Tiny runs of the commands -> JSON of the numbers that a refactoring must not change.
 
 Run this file in two checkouts, each time from the checkout's own folder with PYTHONPATH set to it,
 and compare what it writes (names and schemas may differ, numbers may not):
 
     python benchmarks/profiling/fingerprint.py OUT.json
 
-It asks the commands alone, so that it also runs in a checkout that has no such file.
+It uses the commands alone, so that it also runs in a checkout without this file.
 """
 
 import hashlib
@@ -48,8 +48,12 @@ def read_run(folder: Path) -> Numbers:
         weights.update(
             name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
         )
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {"loss": [row.get("loss") for row in rows], "weights": weights.hexdigest()[:16]}
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {"loss": list(map(read_loss, rows)), "weights": weights.hexdigest()[:16]}
+
+
+def read_loss(row: Numbers) -> float | None:
+    return row.get("loss")
 
 
 def read_results(folder: Path) -> Numbers:
@@ -81,7 +85,7 @@ def measure(folder: Path) -> Numbers:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         Path(sys.argv[1]).write_text(
-            json.dumps(measure(Path(place)), indent=1, sort_keys=True) + "\n"
+            json.dumps(measure(Path(folder)), indent=1, sort_keys=True) + "\n"
         )

@@ -21,18 +21,18 @@ pytestmark = pytest.mark.slow  # they measure tools of developers
 def test_what_is_kept_for_backward_is_counted_by_hand():
     """The input (4 x 10) for the first weight; ReLU's output (4 x 20) for it and the second."""
     net = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5, bias=False))
-    kept = 4 * (
+    saved = 4 * (
         4 * 10 + 4 * 20
     )  # bytes; parameters and their transposes do not count, nor a storage twice
 
     def step() -> None:
         net(torch.randn(4, 10)).sum().backward()
 
-    assert saved_bytes(step) == kept
-    assert saved_bytes(lambda: [step(), step()]) == kept, "the first step's were freed"
+    assert saved_bytes(step) == saved
+    assert saved_bytes(lambda: [step(), step()]) == saved, "the first step's were freed"
     assert (
         saved_bytes(lambda: (net(torch.randn(4, 10)) + net(torch.randn(4, 10))).sum().backward())
-        == 2 * kept
+        == 2 * saved
     )
     with torch.no_grad():
         assert saved_bytes(lambda: net(torch.randn(4, 10))) == 0
@@ -101,8 +101,8 @@ def test_the_floor_has_both_products_of_every_step_and_no_other(layout):
     step = leg(x, 2, layout)
     with FlopCounterMode(display=False) as counted:
         step(0), step(1)
-    each = 2 * DIM * 2 * CLASSES  # of a row and a product: two heads
-    assert counted.get_total_flops() == 2 * each * len(x)
+    row_flops = 2 * DIM * 2 * CLASSES  # of a row and a product: two heads
+    assert counted.get_total_flops() == 2 * row_flops * len(x)
 
 
 def test_the_floor_has_the_heads_that_are_alive():

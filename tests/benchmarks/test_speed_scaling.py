@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.profiling.__main__ import OWN
+from benchmarks.profiling.__main__ import MODULES
 from benchmarks.profiling.scaling import anchor, estimates, page, scaled, study, workers
 from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, wire
 from benchmarks.profiling.speed.pairs import saved_bytes
@@ -40,8 +40,8 @@ def two() -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", REAL)
 def test_two_real_processes_send_what_was_counted(name: str, two):
-    (subject,) = (one for one in anchor.ANCHORS if one.name == name)
-    traffic = scaled.sends(subject, 2, half=False)
+    (subject,) = [subject for subject in anchor.ANCHORS if subject.name == name]
+    traffic = scaled.count_traffic(subject, 2, half=False)
     assert {kind: part[1] for kind, part in two[name]["traffic"].items()} == {
         k: p.bytes for k, p in traffic.items()
     }
@@ -86,7 +86,7 @@ def test_a_played_group_shows_bytes_of_one_process(world: int):
 
 
 def test_dpc_by_hand():
-    line = scaled.counted(SMALL_DPC)
+    line = scaled.count_subject(SMALL_DPC)
     net = create_encoder("resnet18_2d3d", **SMALL_DPC.net)
     channels = [m.num_features for m in net.modules() if isinstance(m, torch.nn.BatchNorm3d)]
     norm = line["sent"]["batch norm"]["all_reduce"]
@@ -106,10 +106,10 @@ def test_dpc_by_hand():
 
 
 def test_a_payload_that_depends_on_the_others_has_no_formula():
-    heads = {n: scaled.head(SMALL_DPC, n) for n in (2, 3)}
+    heads = {n: scaled.count_head(SMALL_DPC, n) for n in (2, 3)}
     heads |= dict.fromkeys((4, 5), heads[2]._replace(traffic={"all_gather": Part(1, 1)}))
     with pytest.raises(AssertionError, match="among 4"):
-        scaled.same_payload(SMALL_DPC, heads)
+        scaled.check_payload(SMALL_DPC, heads)
 
 
 @pytest.mark.parametrize(
@@ -117,30 +117,30 @@ def test_a_payload_that_depends_on_the_others_has_no_formula():
 )
 def test_encoder_and_the_rest_are_the_whole(subject):
     """The parts that are counted apart keep what a real step of the whole keeps."""
-    made = subject.made()
-    batch = scaled.batch_of(made, subject.clips)
+    objective = subject.build()
+    batch = scaled.build_batch(objective, subject.clips)
     batch["clips"] = batch["clips"].contiguous()
-    whole = saved_bytes(lambda: made(batch).total.backward())
-    rest = scaled.head(subject, 1, half=False)
-    parts = rest.kept + scaled.activations(scaled.passes(subject, rest, 1, half=False))
+    whole = saved_bytes(lambda: objective(batch).total.backward())
+    head = scaled.count_head(subject, 1, half=False)
+    parts = head.saved + scaled.sum_activations(scaled.count_passes(subject, head, 1, half=False))
     assert parts == whole
 
 
 def test_every_objective_is_counted_and_anchored():
-    names, lines = set(registry.objectives.names()), study.read()
-    assert OWN["scaling"] is study.main
+    names, lines = set(registry.objectives.names()), study.read_lines()
+    assert MODULES["scaling"] is study.main
     for part, planned in (("counted", study.SUBJECTS), ("anchor", anchor.ANCHORS)):
-        found = [line["name"] for line in lines if line["part"] == part]
+        names_counted = [line["name"] for line in lines if line["part"] == part]
         assert (
-            found == [subject.name for subject in planned]
+            names_counted == [subject.name for subject in planned]
             and {s.objective for s in planned} == names
         )
 
 
 def test_the_page_is_made_from_the_file():
-    text, lines = (ROOT / page.PAGE).read_text(), study.read()
-    found = dict(MARKED.findall(text))
-    assert found == {name: make(lines) for name, make in page.TABLES.items()}
+    text, lines = (ROOT / page.PAGE).read_text(), study.read_lines()
+    tables = dict(MARKED.findall(text))
+    assert tables == {name: make(lines) for name, make in page.TABLES.items()}
     prose = re.sub(r"(?m)^    .*$|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", MARKED.sub("", text))
     stated = {estimates.ROOM / 1e9, estimates.SPEED / 1e12}
     stated |= {estimates.WITHIN / 1e9, estimates.BEYOND / 1e9, estimates.MESSAGE * 1e6}

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.profiling.speed.counted import counted, encoder_flops, kept, step
+from benchmarks.profiling.speed.counted import count_saved, count_step, encoder_flops, run_step
 from benchmarks.profiling.speed.pairs import saved_bytes
 from benchmarks.profiling.speed.turbo import CLASSES, LONG, PART, Net
 from ssvid.nn.transformer import recompute_blocks
@@ -29,15 +29,15 @@ SETTINGS = [  # task, drop, part, recompute
 
 @pytest.mark.parametrize(("task", "drop", "part", "again"), SETTINGS)
 def test_counting_without_running_tells_what_a_real_step_does(task, drop, part, again):
-    made, batch = SMALL.objective(task, drop, part), SMALL.batch(2, 16)
-    fake = counted(made, partial(SMALL.batch, 2, 16), recompute=again)
+    objective, batch = SMALL.objective(task, drop, part), SMALL.batch(2, 16)
+    fake = count_step(objective, partial(SMALL.batch, 2, 16), recompute=again)
     if again:
-        recompute_blocks(made)
+        recompute_blocks(objective)
     else:
-        assert saved_bytes(lambda: step(made, batch)) == fake.bytes
-    assert kept(made, batch) == fake.bytes
+        assert saved_bytes(lambda: run_step(objective, batch)) == fake.bytes
+    assert count_saved(objective, batch) == fake.bytes
     with FlopCounterMode(display=False) as real:
-        step(made, batch)
+        run_step(objective, batch)
     assert real.get_total_flops() == fake.flops
     assert (
         fake.attention == "aten._scaled_dot_product_flash_attention_for_cpu"
@@ -47,13 +47,14 @@ def test_counting_without_running_tells_what_a_real_step_does(task, drop, part, 
 
 def test_blocks_that_recompute_are_counted_by_hand():
     """Patches, each block's input, and all of the one block that is run again."""
-    made = SMALL.objective("classification", 0.0, 0.0)
+    objective = SMALL.objective("classification", 0.0, 0.0)
     block = (
         11 * D + HEADS + 4
     )  # norm1, q, k, v, attention (2 with its sums), norm2, its input, mlp (4); two norms' own
     head = 4 * (D + CLASSES) + 8 + 4  # pooled features, logarithms of scores, label and weight
     plain, again = (
-        counted(made, partial(SMALL.batch, 1, 8), recompute=flag).bytes for flag in (False, True)
+        count_step(objective, partial(SMALL.batch, 1, 8), recompute=flag).bytes
+        for flag in (False, True)
     )
     assert again == 4 * N * (PIXELS + DEPTH * D + block)
     assert plain == 4 * N * (PIXELS + DEPTH * (D + block) + D + 2) + head
@@ -61,8 +62,8 @@ def test_blocks_that_recompute_are_counted_by_hand():
 
 @pytest.mark.parametrize("drop", [0.0, 0.9])
 def test_the_floor_is_the_encoder_to_the_last_flop(drop):
-    made = SMALL.objective("classification", drop, 0.0)
-    side = counted(made, partial(SMALL.batch, 2, 8))
+    objective = SMALL.objective("classification", drop, 0.0)
+    side = count_step(objective, partial(SMALL.batch, 2, 8))
     assert side.flops - side.floor == 3 * 2 * 2 * D * CLASSES, "only the head is beside it"
-    quarter, whole = (encoder_flops(made.encoder, n, 1) for n in (N // 4, N))
+    quarter, whole = (encoder_flops(objective.encoder, n, 1) for n in (N // 4, N))
     assert quarter < whole / 4, "attention falls with the square"

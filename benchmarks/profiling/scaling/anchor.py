@@ -1,9 +1,8 @@
-"""Steps of small objectives among two SLURM nodes -> bytes that went through sockets, against those
-that were counted.
+"""Small objectives on two SLURM nodes -> bytes that went through sockets, beside the counted bytes.
 
-`srun -N2 -n2 --ntasks-per-node=1 python -m benchmarks.profiling.scaling.anchor` is one side, the
-same with -N1 -n1 the other: one process that has the clips of both. Both nodes are on this machine,
-so their network is its memory.
+`srun -N2 -n2 --ntasks-per-node=1 python -m benchmarks.profiling.scaling.anchor` is one side. The
+other side uses -N1 -n1: one process with the clips of both. Both nodes are on this machine, so that
+their network is its memory.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.profiling.scaling.scaled import Subject, batch_of, sends
+from benchmarks.profiling.scaling.scaled import Subject, build_batch, count_traffic
 from benchmarks.profiling.scaling.traffic import WARMED, Sent, wire
 from ssvid.engine import optim
 from ssvid.engine.distributed import gather, join
@@ -35,7 +34,7 @@ from ssvid.nn.sync_bn import synchronise
 
 SMALL = {"frames": 8, "size": 64}
 BLOCKS = {"blocks": 4, "predicted": 2}
-ANCHORS = (  # clips of each of the two
+ANCHORS = (  # clips are those of each of the two processes
     Subject("mae", "vit_small", 4, net=SMALL),
     Subject("partial_mae", "vit_small", 4, net=SMALL, options={"task": "video_text"}),
     Subject("dpc", "resnet18_2d3d", 2, net={"frames": 3, "size": 64}, options=BLOCKS),
@@ -48,118 +47,137 @@ ANCHORS = (  # clips of each of the two
     Subject("two_view", "vit_small", 2, net=SMALL, note="ntxent"),
 )
 STEPS, ROUNDS = 4, 3
-SENT_AT = 200  # of tcpi_bytes_sent in Linux' struct tcp_info
+SENT_OFFSET = 200  # bytes: where tcpi_bytes_sent is in Linux' struct tcp_info
 SIDES = {"one": ["-N1", "-n1"], "two": ["-N2", "-n2", "--ntasks-per-node=1"]}
 
 
-def anchored() -> Iterator[dict[str, Any]]:
+def compare_sides() -> Iterator[dict[str, Any]]:
+    """A line for each of ANCHORS. Raises UserError where SLURM's `srun` is missing."""
     if shutil.which("srun") is None:
         raise UserError(
-            "There is no srun here: the measured part wants a SLURM of two nodes; leave out `anchor`."
+            "srun is not installed: `anchor` needs a SLURM of two nodes. Leave out `anchor`."
         )
-    rounds = [{side: run(side) for side in SIDES} for _ in range(ROUNDS)]
-    for at, subject in enumerate(ANCHORS):
-        one, two = ([each[side][at] for each in rounds] for side in SIDES)
-        traffic = sends(subject, 2, half=False)
-        expected, measured = wire(traffic, 2), statistics.median(line["sent"] for line in two)
-        ratios = [b["cpu"] / a["cpu"] for a, b in zip(one, two, strict=True)]
+    rounds: dict[str, list[list[dict[str, Any]]]] = {"one": [], "two": []}
+    for _ in range(ROUNDS):
+        for side, outputs in rounds.items():
+            outputs.append(run_side(side))
+    for i, subject in enumerate(ANCHORS):
+        alone = [lines[i] for lines in rounds["one"]]
+        paired = [lines[i] for lines in rounds["two"]]
+        cpu_alone, cpu_paired = column(alone, "cpu"), column(paired, "cpu")
+        traffic = count_traffic(subject, 2, half=False)
+        expected, measured = wire(traffic, 2), statistics.median(column(paired, "sent"))
+        ratios = [b / a for a, b in zip(cpu_alone, cpu_paired, strict=True)]
         yield {
             "part": "anchor",
             "name": subject.name,
             "objective": subject.objective,
             "clips": 2 * subject.clips,
-            "seen": {kind: part[1] for kind, part in two[0]["traffic"].items()},
+            "seen": {kind: part[1] for kind, part in paired[0]["traffic"].items()},
             "counted": {kind: part.bytes for kind, part in traffic.items()},
             "expected_sent": round(expected),
             "measured_sent": round(measured),
             "sent_ratio": round(measured / expected, 4),
-            "cpu_one": round(statistics.median(line["cpu"] for line in one), 4),
-            "cpu_two": round(statistics.median(line["cpu"] for line in two), 4),
+            "cpu_one": round(statistics.median(cpu_alone), 4),
+            "cpu_two": round(statistics.median(cpu_paired), 4),
             "cpu_ratio": round(statistics.median(ratios), 3),
             "rounds": ROUNDS,
             "steps": STEPS,
         }
 
 
-def run(side: str) -> list[dict[str, Any]]:
-    """All subjects, on one process or two; float32, one thread of each."""
+def column(lines: list[dict[str, Any]], key: str) -> list[float]:
+    return [line[key] for line in lines]
+
+
+def run_side(side: str) -> list[dict[str, Any]]:
+    """Runs all subjects on one process or two, in float32, with one thread a process.
+
+    Raises UserError where srun fails.
+    """
     command = ["srun", *SIDES[side], sys.executable, "-m", "benchmarks.profiling.scaling.anchor"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:4])} failed: {done.stderr.strip().splitlines()[-1]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    process = subprocess.run(command, capture_output=True, text=True, env=env)
+    if process.returncode:
+        reason = process.stderr.strip().splitlines()[-1]
+        raise UserError(f"{' '.join(command[:4])} failed: {reason}")
+    return [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
 
 
 def main(names: list[str]) -> None:
-    """Those subjects that are named; without a name all."""
+    """Measures the named subjects in this process and its group; without a name all subjects."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # torch's own, of functions that it renames
+    warnings.simplefilter("ignore")  # torch warns of functions that it will rename
     world = join("cpu", timeout_s=120.0)
-    for subject in (one for one in ANCHORS if not names or one.name in names):
-        torch.manual_seed(0)
-        made = subject.made()
-        module: torch.nn.Module = made
-        if world.size > 1:
-            if subject.sync_bn:
-                synchronise(made)
-            module = DistributedDataParallel(made)
-        adam = optim.make("adamw", made, 0.05, (0.9, 0.95))
-        optim.set_rates(adam, 1e-4, freeze=False)
-        batch: Any = batch_of(made, 2 * subject.clips // world.size)
-        for key in ("clips", "features"):
-            if key in batch:
-                batch[key] = torch.randn(batch[key].shape)
-
-        def step(
-            module: Any = module, made: Any = made, adam: Any = adam, batch: Any = batch
-        ) -> None:
-            loss: Tensor = module(batch).total
-            loss.backward()
-            adam.step()
-            adam.zero_grad(set_to_none=True)
-            made.after_step(0.5)
-
-        lines = gather(measured(step, world.size), world)
+    for subject in ANCHORS:
+        if names and subject.name not in names:
+            continue
+        lines = gather(measure_step(build_step(subject, world.size), world.size), world)
         if world.first:
-            mean = {key: statistics.fmean(line[key] for line in lines) for key in ("sent",)}
-            total = {"cpu": sum(line["cpu"] for line in lines), "traffic": lines[0]["traffic"]}
-            print(json.dumps({"name": subject.name, **mean, **total}), flush=True)
+            sent, cpu = statistics.fmean(column(lines, "sent")), sum(column(lines, "cpu"))
+            output = {"name": subject.name, "sent": sent, "cpu": cpu}
+            print(json.dumps({**output, "traffic": lines[0]["traffic"]}), flush=True)
     if world.size > 1:
         dist.destroy_process_group()
 
 
-def measured(step: Any, world: int) -> dict[str, Any]:
-    """Of a step: bytes that this process's sockets sent, CPU-seconds; and what of it torch was
-    asked for.
-    """
+def build_step(subject: Subject, world: int) -> Callable[[], None]:
+    """A training step of the subject on the clips of this process, with AdamW."""
+    torch.manual_seed(0)
+    objective: Any = subject.build()
+    module: torch.nn.Module = objective
+    if world > 1:
+        if subject.sync_bn:
+            synchronise(objective)
+        module = DistributedDataParallel(objective)
+    adam = optim.make("adamw", objective, 0.05, (0.9, 0.95))
+    optim.set_rates(adam, 1e-4, freeze=False)
+    batch: Any = build_batch(objective, 2 * subject.clips // world)
+    for key in ("clips", "features"):
+        if key in batch:
+            batch[key] = torch.randn(batch[key].shape)
+
+    def run_step() -> None:
+        loss: Tensor = module(batch).total
+        loss.backward()
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+        objective.after_step(0.5)
+
+    return run_step
+
+
+def measure_step(run_step: Callable[[], None], world: int) -> dict[str, Any]:
+    """Bytes that this process's sockets sent in a step, CPU-seconds, and torch's collectives."""
     for _ in range(WARMED):
-        step()
+        run_step()
     with Sent(world) if world > 1 else contextlib.nullcontext() as sent:
-        step()
+        run_step()
     before, began = socket_bytes(), cpu_seconds()
     for _ in range(STEPS):
-        step()
-    spent, went = cpu_seconds() - began, socket_bytes() - before
-    return {"sent": went / STEPS, "cpu": spent / STEPS, "traffic": sent.traffic if sent else {}}
+        run_step()
+    cpu, sent_bytes = cpu_seconds() - began, socket_bytes() - before
+    return {
+        "sent": sent_bytes / STEPS,
+        "cpu": cpu / STEPS,
+        "traffic": sent.traffic if sent else {},
+    }
 
 
 def socket_bytes() -> int:
-    """What all TCP sockets of this process have sent so far, as the kernel counts it."""
+    """Bytes that all TCP sockets of this process have sent so far, as the kernel counts them."""
     total = 0
     for link in Path("/proc/self/fd").iterdir():
         try:
             if not os.readlink(link).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(link.name))) as own:
-                if (
-                    own.family in (socket.AF_INET, socket.AF_INET6)
-                    and own.type == socket.SOCK_STREAM
-                ):
-                    info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-                    total += struct.unpack_from("Q", info, SENT_AT)[0]
+            with socket.socket(fileno=os.dup(int(link.name))) as copy:
+                is_internet = copy.family in (socket.AF_INET, socket.AF_INET6)
+                if is_internet and copy.type == socket.SOCK_STREAM:
+                    info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                    total += struct.unpack_from("Q", info, SENT_OFFSET)[0]
         except OSError:
-            continue  # closed meanwhile
+            continue  # the socket was closed meanwhile
     return total
 
 

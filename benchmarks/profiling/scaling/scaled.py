@@ -1,13 +1,13 @@
-"""An objective on an encoder, n processes -> memory and traffic of a step, counted: almost nothing
-is computed.
+"""Objective, encoder, number of processes -> memory and traffic of a training step.
 
-The encoder is counted on tensors without numbers, one clip and two. The rest of the objective is
-run on a stand-in that gives zeros of the right shape: without numbers too, or with them where a
-loss picks by value.
+This file counts both and computes almost nothing. The encoder runs on tensors without values, once
+on one clip and once on two. The objective around it runs on a stand-in encoder, which returns
+zeros of the right shape. The objective's own tensors have no values either, unless its loss selects
+by value.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.profiling.scaling.traffic import Part, Sent, Traffic, playing, synchronising
-from benchmarks.profiling.speed.counted import fake
+from benchmarks.profiling.speed.counted import fake_copy
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
 from ssvid.encoder import Encoder
@@ -27,35 +27,36 @@ from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective
 from ssvid.shapes import Bag, Batch, Clip, Features, Grid, Index, Window
 
-FITTED = (2, 3, 4)  # processes: what grows with them is a parabola through these
-CHECKED = 5  # processes, of which the parabola must be right without having seen them
-SAID = 12  # sentences of a window
+FITTED = (2, 3, 4)  # numbers of processes: a parabola is fitted through their counts
+CHECKED = 5  # number of processes that the parabola must predict, though it was not fitted to it
+SENTENCES = 12  # of a window
 
 
 class Subject(NamedTuple):
-    """What is counted. Clips, or windows, are those of one process."""
+    """An objective, its encoder and its batch: one line of the scaling study."""
 
     objective: str
-    encoder: str = ""  # "": none, it lives on stored features
-    clips: int = 32
+    encoder: str = ""  # "": the objective has no encoder and trains on stored features
+    clips: int = 32  # clips, or windows, of one process
     options: dict[str, Any] = {}  # of the objective
     net: dict[str, Any] = {}  # of the encoder
     sync_bn: bool = True
-    note: str = ""  # what tells it from others of the same objective and encoder
+    note: str = ""  # distinguishes subjects with the same objective and encoder
 
     @property
     def name(self) -> str:
         return ", ".join(filter(None, (self.objective, self.encoder, self.note)))
 
-    def made(self) -> Objective:
+    def build(self) -> Objective:
         torch.manual_seed(0)
         encoder = create_encoder(self.encoder, **self.net) if self.encoder else None
         return registry.objectives[self.objective](encoder, **self.options)
 
     @property
-    def by_value(self) -> bool:
-        """Its loss takes numbers out of tensors (masks, a queue's fill), which those without
-        numbers have not.
+    def needs_values(self) -> bool:
+        """Its loss reads values out of tensors (masks, how full a queue is).
+
+        Tensors without values cannot give them.
         """
         return self.objective not in ("mae", "partial_mae", "dpc", "memdpc")
 
@@ -63,17 +64,17 @@ class Subject(NamedTuple):
 class Call(NamedTuple):
     """One pass of clips through an encoder."""
 
-    clip: tuple[int, ...]
-    kept: int | None  # tokens; None: all
+    clip: tuple[int, ...]  # shape B C T H W
+    visible: int | None  # visible tokens of a clip; None: all
     learns: bool
     training: bool
 
 
 class Pass(NamedTuple):
-    """What it costs: `each` for every clip, `once` whatever their number."""
+    """What a Call costs."""
 
-    each: float
-    once: float
+    clip_bytes: float  # saved for backward for every clip
+    fixed_bytes: float  # saved for backward once, whatever the number of clips
     flops: float  # of a clip
     traffic: Traffic
 
@@ -81,33 +82,30 @@ class Pass(NamedTuple):
 class Head(NamedTuple):
     """What the objective costs beside its encoders."""
 
-    kept: int  # bytes for backward
-    gathered: int  # bytes of the largest gather, of one process
+    saved: int  # bytes for backward
+    gathered: int  # bytes that one process gives to the largest gather
     flops: int
     traffic: Traffic
     calls: list[Call]
 
 
 class StandIn(Encoder):
-    """Zeros of the shape of another encoder's features.
+    """Returns zeros of the shape of a real encoder's features, and records its calls.
 
-    It has a batch norm where that one has some.
+    It has a batch norm where the real encoder has some.
     """
 
-    def __init__(self, like: Encoder, dtype: torch.dtype, calls: list[Call]) -> None:
+    def __init__(self, encoder: Encoder, dtype: torch.dtype, calls: list[Call]) -> None:
         super().__init__()
-        self.dim, self.depth, self.spec, self.tubelet, self.can_skip = (
-            like.dim,
-            like.depth,
-            like.spec,
-            like.tubelet,
-            like.can_skip,
-        )
-        self.shape, self.dtype, self.calls = like.grid, dtype, calls
-        norms = [m for m in like.modules() if isinstance(m, nn.BatchNorm3d | nn.BatchNorm2d)]
-        self.norm = nn.BatchNorm3d(1) if norms else None
-        self.one = nn.Parameter(torch.zeros(()), any(p.requires_grad for p in like.parameters()))
-        self.train(like.training)
+        self.dim, self.depth, self.spec = encoder.dim, encoder.depth, encoder.spec
+        self.tubelet, self.can_skip = encoder.tubelet, encoder.can_skip
+        self.shape, self.dtype, self.calls = encoder.grid, dtype, calls
+        norm_types = nn.BatchNorm3d | nn.BatchNorm2d
+        has_norm = any(isinstance(module, norm_types) for module in encoder.modules())
+        self.norm = nn.BatchNorm3d(1) if has_norm else None
+        trains = any(p.requires_grad for p in encoder.parameters())
+        self.one = nn.Parameter(torch.zeros(()), trains)
+        self.train(encoder.training)
 
     def grid(self, T: int, H: int, W: int) -> Grid:
         return self.shape(T, H, W)
@@ -115,17 +113,18 @@ class StandIn(Encoder):
     def forward(
         self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
-        kept = None if visible is None else visible.shape[1]
+        tokens_visible = None if visible is None else visible.shape[1]
         learns = torch.is_grad_enabled() and self.one.requires_grad
-        self.calls.append(Call(tuple(clip.shape), kept, learns, self.training))
+        self.calls.append(Call(tuple(clip.shape), tokens_visible, learns, self.training))
         grid = self.grid(*clip.shape[2:])
-        tokens = torch.zeros(len(clip), grid.n if kept is None else kept, self.dim) + self.one
-        tokens = tokens.to(self.dtype)  # neither keeps anything
+        n = grid.n if tokens_visible is None else tokens_visible
+        tokens = torch.zeros(len(clip), n, self.dim) + self.one  # saves nothing for backward
+        tokens = tokens.to(self.dtype)  # saves nothing either
         return Features(tokens, tokens.mean(1), grid)
 
 
-def stand_in(objective: Objective, dtype: torch.dtype) -> list[Call]:
-    """Each encoder replaced; the list that their calls will be in."""
+def replace_encoders(objective: Objective, dtype: torch.dtype) -> list[Call]:
+    """Puts a StandIn in place of each encoder. Returns the list that will receive their calls."""
     calls: list[Call] = []
     for parent in list(objective.modules()):
         for name, child in list(parent.named_children()):
@@ -134,210 +133,266 @@ def stand_in(objective: Objective, dtype: torch.dtype) -> list[Call]:
     return calls
 
 
-def batch_of(objective: Objective, clips: int) -> Batch:
-    """As the engine gives it, of one process.
+def build_batch(objective: Objective, clips: int) -> Batch:
+    """The batch that the engine gives to one process.
 
-    The clips are all the same zero, which takes no room.
+    All clips are views of a single zero, which takes no memory.
     """
     views = objective.views
-    each = torch.arange(clips)
-    batch: dict[str, Any] = {"index": each, "epoch": each, "label": each % 2, "seed": 0}
-    batch["video_id"] = [str(i) for i in range(clips)]
+    rows = torch.arange(clips)
+    batch: dict[str, Any] = {"index": rows, "epoch": rows, "label": rows % 2, "seed": 0}
+    batch["video_id"] = list(map(str, range(clips)))
     if views.clips:
         spec = views.clips[0]
         shape = (clips, len(views.clips), 3, spec.frames, spec.size, spec.size)
         batch["clips"] = torch.zeros((1,) * 6).expand(shape)
     if isinstance(views.text, Bag):
-        batch["sentences"] = [
-            [f"cut onion {i} into {k} rings" for k in range(views.text.sentences)]
-            for i in range(clips)
-        ]
+        batch["sentences"] = list_sentences(
+            "cut onion {i} into {k} rings", clips, views.text.sentences
+        )
     if isinstance(views.text, Window):
-        batch |= window_of(objective, clips, views.text.seconds)
+        batch |= build_window(objective, clips, views.text.seconds)
     return batch  # type: ignore[return-value]
 
 
-def window_of(objective: Objective, clips: int, seconds: int) -> dict[str, Any]:
-    """SAID sentences, one after the other, in the middle of a video."""
-    starts = torch.arange(SAID).float() * seconds / SAID
-    spans = torch.stack([starts, starts + seconds / SAID], 1).expand(clips, SAID, 2)
+def list_sentences(template: str, clips: int, sentences: int) -> list[list[str]]:
+    """Different sentences for each clip: `{i}` is the clip's number, `{k}` the sentence's."""
+    lists = []
+    for i in range(clips):
+        lists.append([template.format(i=i, k=k) for k in range(sentences)])
+    return lists
+
+
+def build_window(objective: Objective, clips: int, seconds: int) -> dict[str, Any]:
+    """SENTENCES sentences, one after the other, in the middle of a video."""
+    starts = torch.arange(SENTENCES).float() * seconds / SENTENCES
+    spans = torch.stack([starts, starts + seconds / SENTENCES], 1).expand(clips, SENTENCES, 2)
     return {
         "features": torch.zeros(clips, seconds, objective.aligner.video_in.in_features),  # type: ignore[union-attr, arg-type]
         "video_padding_mask": torch.zeros(clips, seconds, dtype=torch.bool),
-        "text_padding_mask": torch.zeros(clips, SAID, dtype=torch.bool),
+        "text_padding_mask": torch.zeros(clips, SENTENCES, dtype=torch.bool),
         "spans_s": spans,
         "span_fractions": (spans + seconds) / (3 * seconds),
-        "sentences": [[f"sentence {k} of window {i}" for k in range(SAID)] for i in range(clips)],
+        "sentences": list_sentences("sentence {k} of window {i}", clips, SENTENCES),
     }
 
 
 @contextlib.contextmanager
-def hollow() -> Iterator[None]:
-    """Tensors without numbers; tables that are kept from step to step must not mix the two kinds."""
+def without_values() -> Iterator[None]:
+    """Tensors that are made inside have shapes but no values.
+
+    Position tables stay cached from step to step. The cache is cleared before and after, so that
+    it never mixes tensors with and without values.
+    """
     cached_table.cache_clear()
     with FakeTensorMode():
         yield
     cached_table.cache_clear()
 
 
-def cast(half: bool) -> torch.autocast:
-    """As --precision auto on a GPU."""
+def cast_like_gpu(half: bool) -> torch.autocast:
+    """The autocast that `--precision auto` uses on a GPU."""
     return torch.autocast("cpu", torch.bfloat16, enabled=half)
 
 
-def given(subject: Subject, half: bool) -> torch.dtype:
-    """Of the encoder's tokens under autocast."""
+def find_token_dtype(subject: Subject, half: bool) -> torch.dtype:
+    """The dtype of the encoder's tokens under autocast."""
     if not subject.encoder:
         return torch.float32
-    with hollow(), cast(half), torch.no_grad():
+    with without_values(), cast_like_gpu(half), torch.no_grad():
         net = create_encoder(subject.encoder, **subject.net)
         return net(torch.zeros(1, 3, net.spec.frames, net.spec.size, net.spec.size)).tokens.dtype
 
 
-def head(subject: Subject, world: int, half: bool = True) -> Head:
-    dtype, real = given(subject, half), subject.made()
-    with playing(world), contextlib.nullcontext(real) if subject.by_value else fake(real) as made:
-        calls = stand_in(made, dtype)
+def count_head(subject: Subject, world: int, half: bool = True) -> Head:
+    """Counts what a step of the objective costs beside its encoders, among `world` processes."""
+    dtype, real = find_token_dtype(subject, half), subject.build()
+    if subject.needs_values:
+        mode: contextlib.AbstractContextManager[Objective] = contextlib.nullcontext(real)
+    else:
+        mode = fake_copy(real)
+    with playing(world), mode as objective:
+        calls = replace_encoders(objective, dtype)
         if world > 1 and subject.sync_bn:
-            synchronise(made)
-        for queue in (module for module in made.modules() if isinstance(module, Queue)):
-            queue.pushed += len(queue.keys)  # full, as in all but the first steps
-            queue.check_step = lambda n: None  # type: ignore[method-assign]  # 3 times 32 keys do not fill 2048 evenly
-        batch = batch_of(made, subject.clips)
+            synchronise(objective)
+        for module in objective.modules():
+            if isinstance(module, Queue):
+                fill_queue(module)
+        batch = build_batch(objective, subject.clips)
 
-        def step() -> None:
-            with cast(half):
-                loss = made(batch)
+        def run_step() -> None:
+            with cast_like_gpu(half):
+                loss = objective(batch)
             loss.total.backward()
 
         with Sent(world) as sent, FlopCounterMode(display=False) as flops:
-            kept = saved_bytes(step)
-            made.after_step(0.5)
-    return Head(kept, sent.largest_gather, flops.get_total_flops(), sent.traffic, calls)
+            saved = saved_bytes(run_step)
+            objective.after_step(0.5)
+    return Head(saved, sent.largest_gather, flops.get_total_flops(), sent.traffic, calls)
 
 
-def passed(subject: Subject, call: Call, world: int, half: bool = True) -> Pass:
-    """One clip and two: what is kept of weights, cast to half precision, does not grow with them."""
-    with playing(world), hollow():
-        made = create_encoder(subject.encoder, **subject.net)
+def fill_queue(queue: Queue) -> None:
+    """Makes the queue full, as it is in all but the first steps of a run.
+
+    The check of the batch size is switched off: 3 times 32 keys do not fill 2048 evenly.
+    """
+    queue.pushed += len(queue.keys)
+    queue.check_step = lambda n: None  # type: ignore[method-assign]
+
+
+def count_pass(subject: Subject, call: Call, world: int, half: bool = True) -> Pass:
+    """Counts a pass of one clip and of two.
+
+    The difference is what a clip costs: half-precision copies of weights do not grow with clips.
+    """
+    with playing(world), without_values():
+        encoder = create_encoder(subject.encoder, **subject.net)
         if world > 1 and subject.sync_bn:
-            synchronise(made)
-        made.train(call.training)
-        kept = []
+            synchronise(encoder)
+        encoder.train(call.training)
+        saved = []
         for clips in (1, 2):
             clip = torch.zeros(clips, *call.clip[1:])
-            visible = (
-                None if call.kept is None else torch.zeros(clips, call.kept, dtype=torch.int64)
-            )
+            visible = None
+            if call.visible is not None:
+                visible = torch.zeros(clips, call.visible, dtype=torch.int64)
+            run = partial(run_encoder, encoder, clip, visible, call.learns, half)
             with Sent(world) as sent, FlopCounterMode(display=False) as flops:
-                kept.append(saved_bytes(partial(through, made, clip, visible, call.learns, half)))
-    each = kept[1] - kept[0]
-    return Pass(each, kept[0] - each, flops.get_total_flops() / clips, sent.traffic)
+                saved.append(saved_bytes(run))
+    clip_bytes = saved[1] - saved[0]
+    fixed_bytes = saved[0] - clip_bytes
+    return Pass(clip_bytes, fixed_bytes, flops.get_total_flops() / clips, sent.traffic)
 
 
-def through(
+def run_encoder(
     encoder: Encoder, clip: Tensor, visible: Tensor | None, learns: bool, half: bool
 ) -> None:
-    with torch.set_grad_enabled(learns), cast(half):
+    with torch.set_grad_enabled(learns), cast_like_gpu(half):
         tokens = encoder(clip, visible).tokens
     if learns:
         tokens.float().sum().backward()
 
 
-def merged(parts: list[Traffic]) -> Traffic:
-    found: Traffic = {}
-    for traffic in parts:
+def merge_traffic(traffics: list[Traffic]) -> Traffic:
+    """Adds up messages and bytes of each kind of collective."""
+    merged: Traffic = {}
+    for traffic in traffics:
         for kind, part in traffic.items():
-            before = found.get(kind, Part(0, 0))
-            found[kind] = Part(before.messages + part.messages, before.bytes + part.bytes)
-    return found
+            before = merged.get(kind, Part(0, 0))
+            merged[kind] = Part(before.messages + part.messages, before.bytes + part.bytes)
+    return merged
 
 
-def parabola(values: list[int]) -> tuple[float, float, float]:
-    """a + b n + c n n through the values of FITTED processes."""
-    x, y = (torch.tensor(numbers, dtype=torch.float64) for numbers in (FITTED, values))
+def fit_parabola(values: list[int]) -> tuple[float, float, float]:
+    """a, b, c of a + b n + c n n through the values that belong to FITTED processes."""
+    x = torch.tensor(FITTED, dtype=torch.float64)
+    y = torch.tensor(values, dtype=torch.float64)
     a, b, c = torch.linalg.solve(torch.stack([x**0, x, x * x], 1), y).tolist()
     return a, b, c
 
 
-def weights(subject: Subject) -> tuple[dict[str, int], dict[str, Traffic]]:
-    """Bytes that lie there whatever is learnt from; and what DDP sends of them. float32; AdamW has
-    two moments.
+def count_weights(subject: Subject) -> tuple[dict[str, int], dict[str, Traffic]]:
+    """Bytes that are in memory all the time, and what DDP sends of them.
+
+    Weights are float32, and AdamW has two moments.
     """
-    made = subject.made()
-    trained = sum(p.numel() for p in made.parameters() if p.requires_grad)
+    objective = subject.build()
+    trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     with playing(2):
-        traffic = synchronising(made, 2)
-    lies = {
-        "parameters": 4 * sum(p.numel() for p in made.parameters()),
-        "buffers": sum(b.numel() * b.element_size() for b in made.buffers()),
+        traffic = synchronising(objective, 2)
+    resident = {
+        "parameters": count_bytes(objective.parameters()),
+        "buffers": count_bytes(objective.buffers()),
         "gradients": 4 * trained,
-        "buckets": traffic["all_reduce"].bytes,  # DDP's copies of them
+        "buckets": traffic["all_reduce"].bytes,  # DDP's copies of the gradients
         "moments": 8 * trained,
     }
-    parts = {"gradients": {"all_reduce": traffic["all_reduce"]}}
+    sent = {"gradients": {"all_reduce": traffic["all_reduce"]}}
     if "broadcast" in traffic:
-        parts["buffers"] = {"broadcast": traffic["broadcast"]}
-    return lies, parts
+        sent["buffers"] = {"broadcast": traffic["broadcast"]}
+    return resident, sent
 
 
-def counted(subject: Subject) -> dict[str, Any]:
-    """A line of the file: bytes that lie there, that a step keeps, and that it sends; numbers of
-    one process.
+def count_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def count_subject(subject: Subject) -> dict[str, Any]:
+    """The subject's line of the results file, with the numbers of one process.
+
+    Bytes that are in memory all the time, bytes that a step saves, and bytes that it sends.
     """
-    lies, sent = weights(subject)
-    heads = {n: head(subject, n) for n in (1, *FITTED, CHECKED)}
-    same_payload(subject, heads)
-    made = {n: passes(subject, heads[n], n) for n in (1, 2)}
-    sent |= {"batch norm": merged([one.traffic for one, _ in made[2]]), "rows": heads[2].traffic}
+    resident, sent = count_weights(subject)
+    heads = {n: count_head(subject, n) for n in (1, *FITTED, CHECKED)}
+    check_payload(subject, heads)
+    alone = count_passes(subject, heads[1], 1)
+    paired = count_passes(subject, heads[2], 2)
+    sent["batch norm"] = merge_passes(paired)
+    sent["rows"] = heads[2].traffic
+    flops = sum(encoder_pass.flops * call.clip[0] for encoder_pass, call in alone)
+    saved = fit_parabola([heads[n].saved for n in FITTED])
+    head_flops = fit_parabola([heads[n].flops for n in FITTED])
     return {
         "part": "counted",
         "name": subject.name,
         "objective": subject.objective,
         "encoder": subject.encoder,
         "clips": subject.clips,
-        "queue": queue_of(subject),
-        **lies,
-        "activations": round(activations(made[2])),
-        "activations_alone": round(activations(made[1])),
-        "kept_alone": heads[1].kept,
-        "kept": [round(x) for x in parabola([heads[n].kept for n in FITTED])],
-        f"kept_at_{CHECKED}": heads[CHECKED].kept,
+        "queue": shortest_queue(subject),
+        **resident,
+        "activations": round(sum_activations(paired)),
+        "activations_alone": round(sum_activations(alone)),
+        "kept_alone": heads[1].saved,
+        "kept": list(map(round, saved)),
+        f"kept_at_{CHECKED}": heads[CHECKED].saved,
         "gathered": heads[2].gathered,
-        "encoder_gflops": round(sum(one.flops * call.clip[0] for one, call in made[1]) / 1e9),
-        "gflops": [round(x / 1e9, 3) for x in parabola([heads[n].flops for n in FITTED])],
+        "encoder_gflops": round(flops / 1e9),
+        "gflops": [round(x / 1e9, 3) for x in head_flops],
         "sent": {part: traffic for part, traffic in sent.items() if traffic},
     }
 
 
-def sends(subject: Subject, world: int, half: bool) -> Traffic:
-    """All that a process brings in a step, counted."""
-    made = head(subject, world, half)
-    norms = [one.traffic for one, _ in passes(subject, made, world, half)]
-    return merged([*weights(subject)[1].values(), made.traffic, *norms])
+def count_traffic(subject: Subject, world: int, half: bool) -> Traffic:
+    """Everything that a process sends in a step."""
+    head = count_head(subject, world, half)
+    norms = merge_passes(count_passes(subject, head, world, half))
+    return merge_traffic([*count_weights(subject)[1].values(), head.traffic, norms])
 
 
-def passes(subject: Subject, made: Head, world: int, half: bool = True) -> list[tuple[Pass, Call]]:
-    known = {call: passed(subject, call, world, half) for call in set(made.calls)}
-    return [(known[call], call) for call in made.calls]
+def merge_passes(passes: list[tuple[Pass, Call]]) -> Traffic:
+    """The traffic of all passes: an encoder sends only what its synchronised batch norms need."""
+    return merge_traffic([encoder_pass.traffic for encoder_pass, _ in passes])
 
 
-def activations(made: list[tuple[Pass, Call]]) -> float:
-    """Bytes that the encoders keep."""
-    return float(sum(one.each * call.clip[0] + one.once for one, call in made))
+def count_passes(
+    subject: Subject, head: Head, world: int, half: bool = True
+) -> list[tuple[Pass, Call]]:
+    """The cost of each call that the objective makes; equal calls are counted once."""
+    costs = {call: count_pass(subject, call, world, half) for call in set(head.calls)}
+    return [(costs[call], call) for call in head.calls]
 
 
-def queue_of(subject: Subject) -> int | None:
-    """Keys of its shortest queue."""
-    return min(
-        (len(part.keys) for part in subject.made().modules() if isinstance(part, Queue)),
-        default=None,
-    )
+def sum_activations(passes: list[tuple[Pass, Call]]) -> float:
+    """Bytes that the encoders save for backward."""
+    total = 0.0
+    for encoder_pass, call in passes:
+        total += encoder_pass.clip_bytes * call.clip[0] + encoder_pass.fixed_bytes
+    return float(total)
 
 
-def same_payload(subject: Subject, heads: dict[int, Head]) -> None:
-    """What a process brings does not depend on how many others there are: else no formula of ours
-    holds.
+def shortest_queue(subject: Subject) -> int | None:
+    """Keys of the objective's shortest queue; None without a queue."""
+    lengths = []
+    for module in subject.build().modules():
+        if isinstance(module, Queue):
+            lengths.append(len(module.keys))
+    return min(lengths, default=None)
+
+
+def check_payload(subject: Subject, heads: dict[int, Head]) -> None:
+    """Checks that what a process sends does not depend on the number of processes.
+
+    The formulas of the study hold only then. Raises AssertionError where it depends on it.
     """
     first = heads[2].traffic
     for n in (*FITTED, CHECKED):

@@ -1,9 +1,8 @@
-"""Each objective on encoders of several sizes, up to 512 processes -> lines in docs/, tables of its
-page, a plot.
+"""Each objective on encoders of several sizes -> lines in docs/, the tables of its page, a plot.
 
-`python -m benchmarks.profiling scaling` does it all; `python -m benchmarks.profiling.scaling.study
-PART`, which is one of counted, loop, anchor, decode and page, does one part and leaves the other
-lines as they were. `anchor` wants a SLURM of two nodes.
+The study covers up to 512 processes. `python -m benchmarks.profiling scaling` does all parts.
+`python -m benchmarks.profiling.scaling.study PART` does one part and leaves the other lines as they
+were; PART is one of counted, loop, anchor, decode and page. `anchor` needs a SLURM of two nodes.
 """
 
 import json
@@ -18,7 +17,7 @@ import torch
 from benchmarks.profiling.scaling import anchor, page, workers
 from benchmarks.profiling.scaling.estimates import Line
 from benchmarks.profiling.scaling.page import LINES, PAGE, PLOT
-from benchmarks.profiling.scaling.scaled import Subject, counted
+from benchmarks.profiling.scaling.scaled import Subject, count_subject
 from benchmarks.profiling.scaling.traffic import Sent, playing
 from benchmarks.profiling.speed.overhead import Nothing, Same, run
 from benchmarks.reports.figure_style import encode_png
@@ -26,11 +25,11 @@ from ssvid.engine import loop
 from ssvid.engine.distributed import World
 from ssvid.errors import UserError
 
-WORDS = {
-    "buckets": 66250
-}  # rows of the word table, as many as the published dictionary of MIL-NCE has
+# Rows of the word table: the published dictionary of MIL-NCE has as many.
+WORDS = {"buckets": 66250}
 LONG = {"frames": 32, "stride": 1, "size": 128}  # a clip of CoCLR
-SUBJECTS = (  # clips of a process: as recipes/ have it for the GPUs that they name, else 32
+# Clips of a process are those of recipes/ for the GPUs that they name, else 32.
+SUBJECTS = (
     Subject("mae", "vit_tiny"),
     Subject("mae", "vit_small"),
     Subject("mae", "vit_base", options={"dec_dim": 384, "dec_heads": 6}),
@@ -56,71 +55,73 @@ SUBJECTS = (  # clips of a process: as recipes/ have it for the GPUs that they n
     Subject("two_view", "vit_base", note="ntxent"),
     Subject("two_view", "vit_base", options={"loss": "moco"}, note="moco"),
 )
-LOGGED, STEPS = (
-    10,
-    40,
-)  # steps between two lines of the log, as the engine has it; steps that are counted
+# Steps between two lines of the engine's log, and steps that are counted.
+LOGGED, STEPS = 10, 40
 
 
 def main(parts: Sequence[str] = ()) -> None:
     try:
         for part in parts or PARTS:
-            one(part)
-    except UserError as error:  # no srun here: what came before stands in the file
+            run_part(part)
+    except UserError as error:  # no srun; the parts before it are in the file already
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def one(part: str) -> None:
-    """Its lines on the screen and, in place of those of an earlier time, in the file; the page has
-    them all.
+def run_part(part: str) -> None:
+    """Prints the part's lines, puts them in the file in place of its former lines, fills the page.
+
+    Raises UserError where the part does not exist.
     """
     if part not in (*PARTS, "page"):
         raise UserError(f"scaling has no part {part!r}; parts are {', '.join(PARTS)}, page.")
     if part != "page":
-        made = []
+        lines = []
         for line in PARTS[part]():
-            made.append(line)
+            lines.append(line)
             print(json.dumps(line), flush=True)
-        before = [line for line in read() if line["part"] != part]
-        every = sorted([*before, *made], key=lambda line: list(PARTS).index(line["part"]))
-        Path(LINES).write_text("".join(json.dumps(line) + "\n" for line in every))
-    page.fill_tables(Path(PAGE), read())
-    Path(PLOT).write_bytes(encode_png(page.draw_scaling(read())))
+        lines += [line for line in read_lines() if line["part"] != part]
+        lines.sort(key=lambda line: list(PARTS).index(line["part"]))
+        Path(LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page.fill_tables(Path(PAGE), read_lines())
+    Path(PLOT).write_bytes(encode_png(page.draw_scaling(read_lines())))
 
 
-def read() -> list[Line]:
+def read_lines() -> list[Line]:
     file = Path(LINES)
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return list(map(json.loads, file.read_text().splitlines())) if file.exists() else []
 
 
-def count() -> Iterator[Line]:
-    yield from map(counted, SUBJECTS)
+def count_subjects() -> Iterator[Line]:
+    yield from map(count_subject, SUBJECTS)
 
 
-def by_the_loop(worlds: Iterable[int] = (2, 3, 4)) -> Iterator[Line]:
-    """What the engine sends of its own beside gradients: losses for the log, bad files, who was
-    told to stop.
+def count_loop(worlds: Iterable[int] = (2, 3, 4)) -> Iterator[Line]:
+    """What the engine sends beside gradients: losses for the log, bad files, requests to stop.
+
+    Raises AssertionError where this depends on the number of processes.
     """
-    found = [sent_by_loop(n) for n in worlds]
-    if any(traffic != found[0] for traffic in found):
+    traffics = [sent_by_loop(n) for n in worlds]
+    if any(traffic != traffics[0] for traffic in traffics):
         raise AssertionError(
-            f"The loop's own collectives depend on the number of processes: {found}"
+            f"The loop's own collectives depend on the number of processes: {traffics}"
         )
-    yield {"part": "loop", "steps": STEPS, "log_every": LOGGED, "sent": found[0]}
+    yield {"part": "loop", "steps": STEPS, "log_every": LOGGED, "sent": traffics[0]}
 
 
 def sent_by_loop(world: int) -> dict[str, list[int]]:
-    """Of STEPS steps, the last checkpoint left out: it is of one step in hundreds."""
-    place = World(0, world, torch.device("cpu"))
-    alone = patch.object(
-        loop, "parallel", lambda objective, settings, world: objective
-    )  # DDP's are counted apart
+    """Traffic of STEPS steps.
+
+    The last checkpoint is left out, because a run writes one in hundreds of steps. DDP's traffic is
+    left out too, because it is counted elsewhere.
+    """
+    group = World(0, world, torch.device("cpu"))
+    alone = patch.object(loop, "parallel", lambda objective, settings, world: objective)
     with (
         playing(world),
         alone,
         patch.object(loop, "save"),
-        patch("benchmarks.profiling.speed.overhead.World", lambda *_: place),
+        patch("benchmarks.profiling.speed.overhead.World", lambda *_: group),
         Sent(world) as sent,
     ):
         run(Nothing(), Same(8, 1, 3, 2, 8, 8), STEPS, log_every=LOGGED)
@@ -128,13 +129,13 @@ def sent_by_loop(world: int) -> dict[str, list[int]]:
 
 
 PARTS: dict[str, Callable[[], Iterable[Line]]] = {
-    "counted": count,
-    "loop": by_the_loop,
-    "decode": workers.decoded,
-    "anchor": anchor.anchored,
+    "counted": count_subjects,
+    "loop": count_loop,
+    "decode": workers.measure_decoding,
+    "anchor": anchor.compare_sides,
 }
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as our commands do
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands of ssvid do
     main(sys.argv[1:])

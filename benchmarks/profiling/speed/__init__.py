@@ -1,1 +1,1 @@
-"""Ours against the usual way, on this machine: a case is a pair of functions that do the same work."""
+"""Our code against the usual way on this machine: a case is two functions with the same work."""

@@ -1,6 +1,6 @@
-"""The cases: name -> a function that makes the pair.
+"""The cases: name -> a function that builds a pair of functions to compare.
 
-A new one is a function here and a line in CASES.
+To add a case, write its function and add a line to CASES.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.profiling.speed import accuracy, knn, linear
 from benchmarks.profiling.speed.attentive import attentive
-from benchmarks.profiling.speed.clips import clips, clips_original, film
+from benchmarks.profiling.speed.clips import clips, clips_original, write_film
 from benchmarks.profiling.speed.dpc import dpc
 from benchmarks.profiling.speed.infonce import infonce
 from benchmarks.profiling.speed.loader import loader
@@ -27,10 +27,10 @@ from ssvid.data.decode import read, stamps
 
 
 def decode() -> Case:
-    """16 frames, 4 apart, from the middle of a 10 s clip, against decoding the whole file to RGB."""
+    """16 frames, 4 apart, from the middle of 10 s, against decoding the whole file to RGB."""
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "clip.mp4"
-    film(path, gop=25)
+    write_film(path, gop=25)
     times = stamps(path)[100:164:4]
 
     def theirs() -> Tensor:
@@ -57,7 +57,5 @@ CASES: dict[str, Callable[[], Case]] = {
     "tan_cotrain": cotrain,
     "milnce": milnce,
 }
-LONG: dict[str, Callable[[], Case]] = {
-    **linear.LONG,
-    "accuracy": accuracy.accuracy,
-}  # minutes: only by name
+# These cases take minutes, so that they run only by name.
+LONG: dict[str, Callable[[], Case]] = {**linear.LONG, "accuracy": accuracy.accuracy}

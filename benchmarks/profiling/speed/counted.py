@@ -1,9 +1,8 @@
-"""An objective and a batch -> what a step of it keeps for backward and multiplies, with nothing
-computed.
+"""Objective, batch -> the bytes that a step saves for backward, and its FLOPs.
 
-Tensors have shapes and storages but no numbers, so a step that no machine could hold is counted
-too. The operators are those of this machine's CPU, fused attention included; tests hold bytes and
-FLOPs equal to those of a real step.
+Nothing is computed. Tensors have shapes and storages but no values, so that a step that no machine
+could hold is counted too. The operators are those of this machine's CPU, fused attention included.
+Tests check that bytes and FLOPs are equal to those of a real step.
 """
 
 import copy
@@ -18,107 +17,130 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.profiling.speed.pairs import Saved, saved_bytes
+from benchmarks.profiling.speed.pairs import SavedTensors, saved_bytes
 from ssvid.encoder import Encoder
 from ssvid.nn.position import cached_table
 from ssvid.nn.transformer import Block, recompute_blocks
 from ssvid.objective import Objective
 from ssvid.shapes import Batch
 
+Inputs = tuple[Any, ...]  # of a module's forward
+
 
 class Side(NamedTuple):
-    """What a step costs."""
+    """What a step of one side costs."""
 
-    tokens: int  # of a clip, that the encoder sees
-    bytes: int  # kept for backward at once
+    tokens: int  # tokens of a clip that the encoder sees
+    bytes: int  # most bytes saved for backward at once
     flops: int
     floor: int  # FLOPs of its encoder alone
-    attention: str  # operators that its attention ran through; none named: the plain one, which keeps N x N
+    attention: str  # names of the fused attention operators; "": plain attention, which saves N x N
     step: float | None = None
 
 
-def step(made: Objective, batch: Batch) -> None:
-    made(batch).total.backward()
-    made.zero_grad(set_to_none=True)
+def run_step(objective: Objective, batch: Batch) -> None:
+    """Forward and backward, without an optimiser."""
+    objective(batch).total.backward()
+    objective.zero_grad(set_to_none=True)
 
 
-def counted(made: Objective, batch: Callable[[], Batch], recompute: bool = False) -> Side:
-    """What a step on this CPU would keep and multiply, on tensors that have shapes and storages but
-    no numbers.
+def count_step(
+    objective: Objective, build_batch: Callable[[], Batch], recompute: bool = False
+) -> Side:
+    """Counts what a step would save and multiply on this CPU.
+
+    `build_batch` runs inside the mode in which tensors have no values. With `recompute` every
+    block recomputes its activations in backward.
     """
     tokens: list[int] = []
-    with fake(made) as twin:
+    with fake_copy(objective) as twin:
         if recompute:
             recompute_blocks(twin)
-        clips = batch()
+        batch = build_batch()
         twin.encoder.register_forward_hook(
-            lambda net, given, got: tokens.append(got.tokens.shape[1])
+            lambda net, inputs, features: tokens.append(features.tokens.shape[1])
         )
         with FlopCounterMode(display=False) as flops:
-            step(twin, clips)
-        most = kept(twin, clips)
-    seen = [
-        str(op)
-        for op in flops.get_flop_counts()["Global"]
-        if "attention" in str(op) and "backward" not in str(op)
-    ]
-    floor = encoder_flops(made.encoder, tokens[0], len(clips["clips"]))
-    return Side(tokens[0], most, flops.get_total_flops(), floor, ", ".join(sorted(seen)))
+            run_step(twin, batch)
+        most = count_saved(twin, batch)
+    attention = []
+    for operator in map(str, flops.get_flop_counts()["Global"]):
+        if "attention" in operator and "backward" not in operator:
+            attention.append(operator)
+    floor = encoder_flops(objective.encoder, tokens[0], len(batch["clips"]))
+    return Side(tokens[0], most, flops.get_total_flops(), floor, ", ".join(sorted(attention)))
 
 
 @contextmanager
-def fake(made: Objective) -> Iterator[Objective]:
-    """A copy of it, in a mode that computes nothing."""
-    cached_table.cache_clear()  # tables of positions are kept from step to step: real ones do not fit fake ones
+def fake_copy(objective: Objective) -> Iterator[Objective]:
+    """A copy of the objective, in a mode in which tensors have no values.
+
+    Position tables stay cached from step to step. The cache is cleared before and after, because
+    tables with values and tables without do not fit together.
+    """
+    cached_table.cache_clear()
     try:
         mode = FakeTensorMode()
         with FakeCopyMode(mode):
-            twin = copy.deepcopy(made)
+            twin = copy.deepcopy(objective)
         with mode:
             yield twin
     finally:
         cached_table.cache_clear()
 
 
-def kept(made: Objective, batch: Batch) -> int:
-    """The most bytes that are kept for backward at once; while a block recomputes, what it makes
-    again among them.
+def count_saved(objective: Objective, batch: Batch) -> int:
+    """The most bytes that are saved for backward at once.
+
+    While a block recomputes, the activations that it makes again are counted too.
     """
-    saved, blocks = (
-        Saved(),
-        [part for part in made.modules() if isinstance(part, Block) and part.recompute],
-    )
-    given: dict[Block, tuple[Any, ...]] = {}
-    hooks = [block.attn.register_forward_pre_hook(partial(note, given, block)) for block in blocks]
+    saved = SavedTensors()
+    blocks = []
+    for module in objective.modules():
+        if isinstance(module, Block) and module.recompute:
+            blocks.append(module)
+    inputs: dict[Block, Inputs] = {}
+    hooks = []
+    for block in blocks:
+        hooks.append(block.attn.register_forward_pre_hook(partial(note_inputs, inputs, block)))
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
-        total = made(batch).total
+        total = objective(batch).total
         for hook in hooks:
             hook.remove()
-        own = {block: alone(block, *given[block]) for block in blocks}
-        hooks = [
-            block.attn.register_forward_pre_hook(partial(beside, saved, own[block]))
-            for block in blocks
-        ]
+        block_bytes = {block: count_block(block, *inputs[block]) for block in blocks}
+        hooks = []
+        for block in blocks:
+            add_bytes = partial(add_block_bytes, saved, block_bytes[block])
+            hooks.append(block.attn.register_forward_pre_hook(add_bytes))
         total.backward()
     for hook in hooks:
         hook.remove()
-    made.zero_grad(set_to_none=True)
+    objective.zero_grad(set_to_none=True)
     return saved.most
 
 
-def note(
-    given: dict[Block, tuple[Any, ...]], block: Block, attention: nn.Module, args: tuple[Any, ...]
+def note_inputs(
+    inputs: dict[Block, Inputs], block: Block, attention: nn.Module, args: Inputs
 ) -> None:
-    given[block] = (args[0].shape, *args[1:])
+    """A forward hook of a block's attention: remembers the shape of its input."""
+    inputs[block] = (args[0].shape, *args[1:])
 
 
-def beside(saved: Saved, own: int, attention: nn.Module, args: tuple[Any, ...]) -> None:
-    """Runs as a block is run again: checkpointing keeps what comes of it where no hook looks."""
-    saved.beside(own)
+def add_block_bytes(
+    saved: SavedTensors, block_bytes: int, attention: nn.Module, args: Inputs
+) -> None:
+    """A forward hook that runs when backward runs a block again.
+
+    Checkpointing saves the block's tensors where no saved-tensor hook sees them.
+    """
+    saved.add_untracked(block_bytes)
 
 
-def alone(block: Block, shape: torch.Size, last: int | None = None) -> int:
-    """Bytes that it keeps when it does not recompute, without its input: that is kept already."""
+def count_block(block: Block, shape: torch.Size, last: int | None = None) -> int:
+    """Bytes that a block saves when it does not recompute.
+
+    Its input is left out, because it is saved already.
+    """
     block.recompute = False
     x = torch.zeros(shape).requires_grad_()  # a leaf, which is not counted
     most = saved_bytes(lambda: block(x, last))
@@ -127,11 +149,11 @@ def alone(block: Block, shape: torch.Size, last: int | None = None) -> int:
 
 
 def encoder_flops(encoder: Encoder, tokens: int, clips: int) -> int:
-    """Of a vit, forward and backward, by hand.
+    """FLOPs of a vit, forward and backward, by formula.
 
-    Fused attention makes its scores again for backward: five products.
+    Fused attention computes its scores again in backward, which makes five products there.
     """
-    assert encoder.tubelet is not None  # can_skip promises it
+    assert encoder.tubelet is not None  # every encoder with can_skip has one
     D, pixels = encoder.dim, 3 * math.prod(encoder.tubelet)
     embed = 2 * 2 * tokens * pixels * D  # pixels need no gradient
     linear = 3 * 24 * tokens * D * D  # qkv 6, proj 2, mlp 16

@@ -1,5 +1,6 @@
-"""A pretraining step of our `dpc` against the plain way it was published in: R18, 4 clips of 8 x 5
-frames, 128 px.
+"""A pretraining step of our `dpc` against the plain way it was published in.
+
+ResNet-18, 4 clips of 8 x 5 frames, 128 px.
 """
 
 from collections.abc import Callable
@@ -17,9 +18,9 @@ CLIPS, BLOCKS, FRAMES, SIZE = 4, 8, 5, 128
 
 
 def dpc() -> Case:
-    """Forward and backward on random pixels; no optimiser, no decoding.
+    """Forward and backward on random pixels, without optimiser and decoding.
 
-    Both on the same weights.
+    Both sides use the same weights.
     """
     torch.manual_seed(0)
     ours = registry.objectives["dpc"](
@@ -27,8 +28,8 @@ def dpc() -> Case:
     )
     ours, theirs = ours.to(DEVICE), Plain(ours.to(DEVICE))
     clips = torch.randn(CLIPS, 1, 3, BLOCKS * FRAMES, SIZE, SIZE).to(DEVICE)
-    one = torch.zeros(CLIPS, dtype=torch.int64, device=DEVICE)
-    batch: Batch = {"clips": clips, "index": one, "epoch": one, "seed": 0}
+    zeros = torch.zeros(CLIPS, dtype=torch.int64, device=DEVICE)
+    batch: Batch = {"clips": clips, "index": zeros, "epoch": zeros, "seed": 0}
     blocks = in_blocks(clips[:, 0], BLOCKS)
 
     def step(loss: Callable[[], Tensor]) -> None:
@@ -44,13 +45,11 @@ def in_blocks(clip: Tensor, blocks: int) -> Tensor:
 
 
 class Plain:
-    """DPC in the order of the published code, one operation after the other, on the parameters of
-    our objective.
-    """
+    """The published sequence of operations, on the parameters of our objective."""
 
-    def __init__(self, ours: Any) -> None:  # our objective: benchmarks know no class of it
+    def __init__(self, ours: Any) -> None:  # our objective; benchmarks must not import its class
         self.ours = ours
-        self.mask: Tensor | None = None  # the published code makes it once too
+        self.mask: Tensor | None = None  # the published code builds it once too
 
     def __call__(self, blocks: Tensor) -> Tensor:
         B, N, C, L, H, W = blocks.shape
@@ -58,16 +57,17 @@ class Plain:
         maps = plain_net(self.ours.encoder, blocks.view(B * N, C, L, H, W))
         maps = F.avg_pool3d(maps, (maps.shape[2], 1, 1), stride=1)
         true = maps.view(B, N, *maps.shape[1:2], *maps.shape[3:])
-        seen, true = true.relu()[:, : N - P].contiguous(), true[:, N - P :].contiguous()
-        state = torch.zeros_like(seen[:, 0])
+        context = true.relu()[:, : N - P].contiguous()
+        true = true[:, N - P :].contiguous()
+        state = torch.zeros_like(context[:, 0])
         for n in range(N - P):
-            state = self.cell(seen[:, n], state)
-        made = []
+            state = self.cell(context[:, n], state)
+        preds = []
         for _ in range(P):
-            made.append(self.ours.predict(state))
-            state = self.cell(made[-1].relu(), state)
+            preds.append(self.ours.predict(state))
+            state = self.cell(preds[-1].relu(), state)
         h, w = true.shape[-2:]
-        pred = torch.stack(made, 1).permute(0, 1, 3, 4, 2).contiguous().view(B * P * h * w, -1)
+        pred = torch.stack(preds, 1).permute(0, 1, 3, 4, 2).contiguous().view(B * P * h * w, -1)
         true = true.permute(0, 1, 3, 4, 2).contiguous().view(B * P * h * w, -1)
         score = torch.matmul(pred, true.transpose(0, 1)).view(B, P, h * w, B, P, h * w)
         if self.mask is None:
@@ -99,8 +99,10 @@ def plain_block(block: Any, x: Tensor) -> Tensor:
 
 
 def plain_mask(clips: int, steps: int, places: int) -> Tensor:
-    """1: the true one; -1: another time at the same place; -3: another place of the same clip; 0:
-    another clip.
+    """What each pair of places is, as the published code numbers it.
+
+    1: the same place, time and clip; -1: another time of the same place; -3: another place of the
+    same clip; 0: another clip.
     """
     mask = torch.zeros(clips, steps, places, clips, steps, places, dtype=torch.int8)
     for b in range(clips):

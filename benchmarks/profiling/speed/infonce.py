@@ -1,5 +1,6 @@
-"""A pretraining step of our `infonce` against the plain way CoCLR was published in: S3D, 4 x 2
-clips of 32 x 128 px.
+"""A pretraining step of our `infonce` against the plain way CoCLR was published in.
+
+S3D, 4 x 2 clips of 32 frames, 128 px.
 """
 
 from typing import Any
@@ -17,9 +18,9 @@ PAIRS = 5  # a pair takes 15 CPU-seconds
 
 
 def infonce() -> Case:
-    """Both forward passes, backward, slow encoder, queue; random pixels, no optimiser.
+    """Both forward passes, backward, momentum encoder and queue, on random pixels; no optimiser.
 
-    Both on the same weights.
+    Both sides use the same weights.
     """
     torch.manual_seed(0)
     ours = registry.objectives["infonce"](
@@ -42,11 +43,11 @@ def infonce() -> Case:
 
 
 class Plain:
-    """The published order, one operation after the other, on the parameters of our objective."""
+    """The published sequence of operations, on the parameters of our objective."""
 
-    def __init__(self, ours: Any) -> None:  # our objective: benchmarks know no class of it
+    def __init__(self, ours: Any) -> None:  # our objective; benchmarks must not import its class
         self.ours = ours
-        self.queue, self.place = ours.queue.keys.T.clone(), 0
+        self.queue, self.position = ours.queue.keys.T.clone(), 0
 
     def __call__(self, clips: Tensor) -> Tensor:
         ours = self.ours
@@ -62,18 +63,18 @@ class Plain:
                 for p, slow in pairs:
                     slow.data = slow.data * ours.momentum + p.data * (1.0 - ours.momentum)
             key = F.normalize(project(ours.key_head, plain_net(ours.key_encoder, second)), dim=1)
-        own = torch.einsum("nc,nc->n", [query, key]).unsqueeze(-1)
-        others = torch.einsum("nc,ck->nk", [query, self.queue.clone().detach()])
-        logits = torch.cat([own, others], dim=1) / ours.temperature
-        self.queue[:, self.place : self.place + len(key)] = key.T
-        self.place = (self.place + len(key)) % self.queue.shape[1]
+        positives = torch.einsum("nc,nc->n", [query, key]).unsqueeze(-1)
+        negatives = torch.einsum("nc,ck->nk", [query, self.queue.clone().detach()])
+        logits = torch.cat([positives, negatives], dim=1) / ours.temperature
+        self.queue[:, self.position : self.position + len(key)] = key.T
+        self.position = (self.position + len(key)) % self.queue.shape[1]
         return F.cross_entropy(
             logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         )
 
 
 def project(head: Any, maps: Tensor) -> Tensor:
-    """Pooled to 1 x 1 x 1, and the two linear maps as convolutions there."""
+    """Pools to 1 x 1 x 1 and applies the two linear maps as convolutions."""
     first, _, last = head
     x = F.adaptive_avg_pool3d(maps, 1)
     x = F.relu(F.conv3d(x, first.weight[:, :, None, None, None], first.bias))
@@ -81,7 +82,7 @@ def project(head: Any, maps: Tensor) -> Tensor:
 
 
 def plain_net(net: Any, x: Tensor) -> Tensor:
-    """S3D layer by layer, laid out in memory as the loader hands the clip over."""
+    """S3D layer by layer, in the memory layout in which the loader returns the clip."""
     for layer in (*net.stem, *net.mixed3, net.pool4, *net.mixed4, net.pool5, *net.mixed5):
         x = layer(x)
     return x

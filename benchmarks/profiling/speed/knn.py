@@ -10,18 +10,18 @@ from benchmarks.profiling.speed.pairs import Case
 
 
 def knn(bank: int = TRAIN, queries: int = VAL) -> Case:
-    """Both from features as they are stored to the class of each query."""
-    train, asked = split(bank, 1), split(queries, 2)
-    x, q = train.feats["mean@last"], asked.feats["mean@last"]
+    """Both sides start from stored features and end with the class of each query."""
+    train, val = split(bank, 1), split(queries, 2)
+    x, q = train.feats["mean@last"], val.feats["mean@last"]
     ks = [min(k, bank) for k in KNN().ks]
 
     def ours() -> Tensor:
         return KNN().count_votes(q, x, train.labels, ks, CLASSES).argmax(-1)
 
     def theirs() -> Tensor:
-        known = F.normalize(x, dim=1).T
+        bank_vectors = F.normalize(x, dim=1).T
         return knn_predict(
-            F.normalize(q, dim=1), known, train.labels, CLASSES, knn_k=max(ks), knn_t=0.07
+            F.normalize(q, dim=1), bank_vectors, train.labels, CLASSES, knn_k=max(ks), knn_t=0.07
         )[:, 0]
 
     return Case(

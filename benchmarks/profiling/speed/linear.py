@@ -1,10 +1,13 @@
-"""The linear probe: H heads against nothing but their matrix products; 13 heads against one plain
-PyTorch head.
+"""Cost of the linear probe: pairs of functions to compare.
+
+Either many heads against nothing but their matrix products, or 13 heads against one plain PyTorch
+head.
 """
 
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +20,18 @@ from ssvid.shapes import Frozen
 TRAIN, VAL, DIM, CLASSES, EPOCHS, BATCH = 10_000, 2_000, 768, 100, 20, 256
 
 
-def split(rows: int, seed: int, apart: float = 0.35) -> Frozen:
-    """Class centres, the same for every seed, in noise."""
-    centres = torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(0)) * apart
+def split(rows: int, seed: int, spread: float = 0.35) -> Frozen:
+    """Class centres plus noise. The centres are the same for every seed; `spread` scales them."""
+    centres = torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(0)) * spread
     y = torch.arange(rows) % CLASSES
     noise = torch.randn(rows, DIM, generator=torch.Generator().manual_seed(seed))
     return Frozen({"mean@last": centres[y] + noise}, y, [str(i) for i in range(rows)])
 
 
 def probe() -> Case:
-    """A grid of 13 heads against one plain PyTorch head: 10 000 x 768 features, 100 classes, 20
-    epochs of 256.
+    """A grid of 13 heads against one plain PyTorch head.
+
+    10 000 x 768 features, 100 classes, 20 epochs with batches of 256.
     """
     train, val, test = split(TRAIN, 1), split(VAL, 2), split(VAL, 3)
     ours = Linear(rates=rates(13), weight_decays=(0.0,))
@@ -60,8 +64,9 @@ def plain_head(x: Tensor, y: Tensor, *, epochs: int, batch: int) -> None:
 
 
 def floor(heads: int, rungs: tuple[float, ...], pairs: int) -> Callable[[], Case]:
-    """A case: `fit` of so many heads, choice on val included, against the two products of each of
-    its steps.
+    """A case: `fit` of so many heads, with the choice on val, against their matrix products.
+
+    A step of the plain side is its two products.
     """
 
     def case() -> Case:
@@ -72,7 +77,8 @@ def floor(heads: int, rungs: tuple[float, ...], pairs: int) -> Callable[[], Case
         return Case(
             ours=lambda: ours.fit(x, train.labels, x_val, val.labels, CLASSES, 0),
             theirs=products(x, alive(heads, rungs)),
-            unit=f"CPU-seconds; ours trains {heads} heads, theirs is the two products of their steps",
+            unit=f"CPU-seconds; ours trains {heads} heads, "
+            "theirs is the two products of their steps",
             pairs=pairs,
         )
 
@@ -82,23 +88,26 @@ def floor(heads: int, rungs: tuple[float, ...], pairs: int) -> Callable[[], Case
 def alive(heads: int, rungs: tuple[float, ...]) -> list[tuple[int, int]]:
     """(heads, steps) of each leg of the race: half of the heads leave at each rung."""
     steps = EPOCHS * math.ceil(TRAIN / BATCH)
-    ends, found = [0, *(round(share * steps) for share in (*rungs, 1.0))], []
+    ends = [0]
+    for share in (*rungs, 1.0):
+        ends.append(round(share * steps))
+    legs = []
     for first, last in zip(ends, ends[1:], strict=False):
-        found.append((heads, last - first))
+        legs.append((heads, last - first))
         heads = math.ceil(heads / 2)
-    return found
+    return legs
 
 
 def products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
-    """X W and X^T G of every step: batches in a row, the cheapest layout, one thread, into memory
-    that is there.
+    """The products X W and X^T G of every step, in the cheapest layout, into allocated memory.
 
-    One thread is the cheapest way to buy a product: two of them wait for each other.
+    Batches follow each other in the rows of x. One thread is the cheapest way to compute a product:
+    two threads wait for each other.
     """
-    work = [
-        (min((leg(x, heads, layout) for layout in LAYOUTS), key=cost), steps)
-        for heads, steps in legs
-    ]
+    work = []
+    for heads, steps in legs:
+        legs_of_layouts = map(partial(leg, x, heads), LAYOUTS)
+        work.append((min(legs_of_layouts, key=cost), steps))
 
     def all_steps() -> None:
         threads = torch.get_num_threads()
@@ -111,15 +120,12 @@ def products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
     return all_steps
 
 
-LAYOUTS = (
-    "D N",
-    "N D",
-    "N D, N B",
-)  # of weights and of scores, N = heads x classes; scores are B N where not said
+# Layouts of weights, then of scores, with N = heads x classes. Scores are B N where none is named.
+LAYOUTS = ("D N", "N D", "N D, N B")
 
 
 def leg(x: Tensor, heads: int, layout: str) -> Callable[[int], object]:
-    """The i-th step of so many heads."""
+    """A function that runs the i-th step of so many heads."""
     n, batches = heads * CLASSES, x.split(BATCH)
     draw = torch.Generator().manual_seed(0)
     w, g = (torch.randn(n, width, generator=draw) for width in (DIM, BATCH))
@@ -130,14 +136,14 @@ def leg(x: Tensor, heads: int, layout: str) -> Callable[[int], object]:
     grad, scores = torch.empty_like(w), torch.empty_like(g)
 
     def step(i: int) -> None:
-        some = batches[i % len(batches)]
-        b = len(some)  # the last batch of an epoch is smaller
+        batch = batches[i % len(batches)]
+        b = len(batch)  # the last batch of an epoch is smaller
         if layout == "D N":
-            torch.mm(some, w, out=scores[:b]), torch.mm(some.T, g[:b], out=grad)
+            torch.mm(batch, w, out=scores[:b]), torch.mm(batch.T, g[:b], out=grad)
         elif layout == "N D":
-            torch.mm(some, w.T, out=scores[:b]), torch.mm(g[:b].T, some, out=grad)
+            torch.mm(batch, w.T, out=scores[:b]), torch.mm(g[:b].T, batch, out=grad)
         else:
-            torch.mm(w, some.T, out=scores[:, :b]), torch.mm(g[:, :b], some, out=grad)
+            torch.mm(w, batch.T, out=scores[:, :b]), torch.mm(g[:, :b], batch, out=grad)
 
     return step
 

@@ -1,5 +1,6 @@
-"""The engine's loop on prepared files with two workers, against the same loop on a batch in memory:
-who waits?
+"""The engine's loop on prepared files with two workers, against the same loop on a batch in memory.
+
+The difference is the time that training waits for data.
 """
 
 import tempfile
@@ -8,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from benchmarks.profiling.speed.clips import SPEC, VIEWS, originals
+from benchmarks.profiling.speed.clips import SPEC, VIEWS, make_originals
 from benchmarks.profiling.speed.overhead import Nothing, Same, run
 from benchmarks.profiling.speed.pairs import Case
 from ssvid.data.clips import Clips
@@ -17,18 +18,19 @@ from ssvid.data.loader import train_loader
 from ssvid.data.preprocess.prepare import prepare
 from ssvid.shapes import Batch
 
-STEPS, BATCH, COMPUTE = 12, 2, 0.25  # seconds of a step
+STEPS, BATCH, COMPUTE = 12, 2, 0.25  # steps, clips, seconds of a step
 
 
 def loader() -> Case:
-    """A step takes a quarter of a second without a CPU, as on a GPU: far longer than two workers
-    need for two clips.
+    """A step sleeps for a quarter of a second, as if a GPU computed.
 
-    `data_wait` is the share of the time that the loop's log gives for the last half of the steps.
+    That is far longer than two workers need for two clips. `data_wait` is the share of time that
+    the loop's log gives for the last half of the steps.
     """
-    place = tempfile.TemporaryDirectory()
-    prepare(str(originals(Path(place.name) / "originals")), f"{place.name}/prepared", workers=1)
-    data = Clips(folder(f"{place.name}/prepared"), VIEWS, seed=0)
+    files = tempfile.TemporaryDirectory()
+    originals = make_originals(Path(files.name) / "originals")
+    prepare(str(originals), f"{files.name}/prepared", workers=1)
+    data = Clips(folder(f"{files.name}/prepared"), VIEWS, seed=0)
     waits: list[float] = []
 
     def loop(batches: Iterable[Batch]) -> float:
@@ -40,7 +42,10 @@ def loader() -> Case:
         ),
         theirs=lambda: loop(Same(BATCH, 1, 3, SPEC.frames, SPEC.size, SPEC.size)),
         unit=f"seconds of {STEPS} steps that compute {COMPUTE} s each; theirs reads no file",
-        close=place.cleanup,
+        close=files.cleanup,
         clock=time.perf_counter,
-        more=lambda: {"data_wait": round(median(waits), 4), "data_wait_most": round(max(waits), 4)},
+        extras=lambda: {
+            "data_wait": round(median(waits), 4),
+            "data_wait_most": round(max(waits), 4),
+        },
     )

@@ -1,5 +1,6 @@
-"""A pretraining step of our `mae` against Hugging Face's VideoMAE: ViT-S, a clip of 16 x 224 x 224,
-tubes of 0.9.
+"""A pretraining step of our `mae` against Hugging Face's VideoMAE: a pair of functions to compare.
+
+ViT-S, a clip of 16 x 224 x 224, 0.9 of the tubes hidden.
 """
 
 import torch
@@ -14,9 +15,9 @@ CLIP = 1, 3, 16, 224, 224  # B C T H W
 
 
 def mae() -> Case:
-    """Targets, forward and backward; no optimiser, no decoding.
+    """Targets, forward and backward, without optimiser and decoding.
 
-    Both on the same pixels, random weights.
+    Both sides use the same pixels. Their weights are random.
     """
     try:
         from transformers import VideoMAEConfig, VideoMAEForPreTraining
@@ -24,8 +25,8 @@ def mae() -> Case:
         raise UserError("The case mae needs transformers: pip install -e '.[text]'.") from error
     clip = torch.randn(CLIP, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     ours = registry.objectives["mae"](create_encoder("vit_small"), mask_ratio=0.9).to(DEVICE)
-    one = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    batch: Batch = {"clips": clip[:, None], "index": one, "epoch": one, "seed": 0}
+    zeros = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    batch: Batch = {"clips": clip[:, None], "index": zeros, "epoch": zeros, "seed": 0}
     theirs = VideoMAEForPreTraining(
         VideoMAEConfig(
             hidden_size=384,

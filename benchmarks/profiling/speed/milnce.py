@@ -1,5 +1,6 @@
-"""A step of our `s3dg` with MIL-NCE's video head against the plain way it was published in: 2 clips
-of 16 x 112 px.
+"""A step of our `s3dg` with MIL-NCE's video head against the plain way it was published in.
+
+2 clips of 16 frames, 112 px.
 """
 
 from typing import Any
@@ -15,8 +16,9 @@ CLIPS, FRAMES, SIZE, DIM = 2, 16, 112, 512
 
 
 def milnce() -> Case:
-    """Forward and backward on random pixels, the mean square of the vectors as loss, no optimiser;
-    the same weights.
+    """Forward and backward on random pixels, without an optimiser.
+
+    The loss is the mean square of the vectors. Both sides use the same weights.
     """
     torch.manual_seed(0)
     encoder = create_encoder("s3dg", frames=FRAMES, size=SIZE).to(DEVICE)
@@ -33,11 +35,9 @@ def milnce() -> Case:
 
 
 class Plain:
-    """The published order, one operation after the other, on the parameters of our encoder (stem
-    s2d).
-    """
+    """The published sequence of operations, on the parameters of our encoder (stem s2d)."""
 
-    def __init__(self, ours: Any) -> None:  # benchmarks know no class of it
+    def __init__(self, ours: Any) -> None:  # our encoder; benchmarks must not import its class
         self.ours = ours
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -63,9 +63,11 @@ class Plain:
 
 
 def pool(x: Tensor, same: Any) -> Tensor:
-    """Zeros on both sides, whatever the size."""
-    room = [k - s for k, s in zip(same.kernel, same.stride, strict=True)]
-    pad = [side for r in reversed(room) for side in (r // 2, r - r // 2)]
+    """Max pooling with zeros on both sides, whatever the size of the map."""
+    pad: list[int] = []
+    for kernel, stride in zip(reversed(same.kernel), reversed(same.stride), strict=True):
+        excess = kernel - stride
+        pad += [excess // 2, excess - excess // 2]
     return F.max_pool3d(F.pad(x, pad), same.kernel, same.stride, ceil_mode=True)
 
 

@@ -1,5 +1,6 @@
-"""The engine's loop against a bare one, on an objective that does nothing: what a step costs beside
-the method.
+"""The engine's loop against a bare one: what a step costs beside the method.
+
+The objective does nothing.
 """
 
 import tempfile
@@ -26,7 +27,7 @@ VIEWS = Views(clips=(ClipSpec(frames=2, stride=1, size=8),), augment="none")
 
 
 class Nothing(Objective):
-    """One number, pulled to zero, in a step that takes `seconds` without a CPU."""
+    """An objective that moves one number to zero. A step sleeps for `seconds`."""
 
     def __init__(self, views: Views = VIEWS, seconds: float = 0.0) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class Nothing(Objective):
 
 
 class Same:
-    """One batch again and again, so that no file is read."""
+    """A loader that repeats one batch, so that no file is read."""
 
     def __init__(self, *shape: int) -> None:
         self.shape = shape
@@ -71,7 +72,7 @@ class Same:
 def run(
     nothing: Nothing, batches: Iterable[Batch], steps: int, log_every: int = 10
 ) -> dict[str, float]:
-    """The engine's own loop, in a folder of its own; the last numbers of its log."""
+    """Runs the engine's loop in a temporary folder. Returns the last numbers of its log."""
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(name)
         folder.checkpoints.mkdir()
@@ -104,7 +105,7 @@ def overhead() -> Case:
         optimizer = torch.optim.AdamW(nothing.parameters(), fused=True)
         for _ in range(STEPS):
             batch = next(feed)
-            batch["clips"] = normalised(batch["clips"])
+            batch["clips"] = normalise(batch["clips"])
             loss = nothing(batch).total
             optimizer.zero_grad()
             loss.backward()
@@ -115,6 +116,6 @@ def overhead() -> Case:
     )
 
 
-def normalised(clips: Tensor) -> Tensor:
+def normalise(clips: Tensor) -> Tensor:
     mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in (VIEWS.mean, VIEWS.std))
     return (clips.float() / 255 - mean) / std
