@@ -93,8 +93,8 @@ def extract_features(
 def _refuse_out(out: str, per_second: bool, into_store: bool) -> None:
     if into_store or (out.endswith(".npz") and not Path(out).is_dir()):
         return
-    more = ", or of --per_second a folder" if per_second else ""
-    raise UserError(f"--out {out} should be a file that ends in .npz{more}.")
+    folder = ", or of --per_second a folder" if per_second else ""
+    raise UserError(f"--out {out} should be a file that ends in .npz{folder}.")
 
 
 def _fill_table(

@@ -22,7 +22,7 @@ def test_what_is_written_is_read_again(tmp_path: Path):
         "classify.linear",
         text="0123",
         seeds=[0, 1],
-        fold=Fold(of="c", number=1, folds=[1, 2]),
+        fold=Fold(cell="c", number=1, folds=[1, 2]),
     )
     score = replace(
         result.score, per_class={"a": 0.5, "b": None}, of_seeds=[0.4, 0.6], std_over_seeds=0.1
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again(tmp_path: Path):
         and content["top1"] == result.score.value
         and content["config"] is None
     )
-    assert not {"score", "over", "of", "tuned", "majority"} & content.keys()
+    assert not {"score", "over", "member_count", "tuned", "majority"} & content.keys()
 
 
 def test_a_file_of_today_has_the_keys_of_before():
@@ -79,11 +79,11 @@ def test_a_linear_probe_of_before_is_a_cell_of_today():
         and result.test == suite.test
     )
     for name, row in suite.rows.items():
-        more = {
-            key: value for key, value in result.rows[name].more.items() if key != "knn"
+        details = {
+            key: value for key, value in result.rows[name].details.items() if key != "knn"
         }  # nearest neighbours
-        assert replace(result.rows[name], more=more) == row
-    assert result.score.more["knn"] == content["knn"]
+        assert replace(result.rows[name], details=details) == row
+    assert result.score.details["knn"] == content["knn"]
 
 
 DAMAGED = {

@@ -26,7 +26,7 @@ def average_folds(results: Sequence[Result]) -> list[Result]:
     folds: dict[Any, list[Result]] = defaultdict(list)
     for result in results:
         if result.fold:
-            folds[result.fold.of, result.encoder.hash, result.protocol_hash].append(result)
+            folds[result.fold.cell, result.encoder.hash, result.protocol_hash].append(result)
     means = []
     for (cell, *_), members in folds.items():
         wanted = members[0].fold.folds if members[0].fold else []
@@ -90,7 +90,7 @@ def average(
         first,
         cell=cell or first.cell,
         over=over,
-        of=len(members),
+        member_count=len(members),
         score=entry("encoder"),
         chance=average_chance(members),
         controls=controls,

@@ -158,7 +158,7 @@ def list_numbers(members: list[Result]) -> Table | None:
 def numbers_of(score: Score, metric: str) -> dict[str, float]:
     """Of a row; `4_shot: {top1: ...}` gives its top1. Val is for choosing, not for reading."""
     numbers: dict[str, float] = {}
-    for key, content in score.more.items():
+    for key, content in score.details.items():
         value = content.get(metric) if isinstance(content, dict) else content
         if key.startswith("val") or isinstance(value, bool):
             continue

@@ -159,7 +159,7 @@ def build_cells(row: Json, suite: SuiteFile) -> list[Cell]:
     cells = []
     for number in folds:
         cell = build_cell({**row, "data": {**settings, "fold": number}}, title, suite.path)
-        fold = Fold(of=whole.name, number=number, folds=list(folds))
+        fold = Fold(cell=whole.name, number=number, folds=list(folds))
         cells.append(cell._replace(name=f"{whole.name}.fold{number}", fold=fold))
     return cells
 

@@ -144,7 +144,7 @@ class Scorer:
         return Score(
             value=sum(row.scores) / self.seeds,
             interval=interval,
-            more=row.first.details,
+            details=row.first.details,
             per_class=row.first.per_class,
             of_seeds=row.scores if self.seeds > 1 else None,
             std_over_seeds=standard_deviation(row.scores) if self.seeds > 1 else None,

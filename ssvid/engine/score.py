@@ -164,7 +164,7 @@ def metrics(
         "score": Score(
             value=correct["test"].double().mean().item(),
             interval=bootstrap(correct["test"], groups, seed),
-            more={**top5, "val_top1": correct["val"].double().mean().item()},
+            details={**top5, "val_top1": correct["val"].double().mean().item()},
         ),
         "chance": chance(labels["test"]),
         "majority": majority(labels["test"]),

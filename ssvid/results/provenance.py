@@ -22,7 +22,7 @@ from ssvid.weights.encoders import hash_encoder
 
 
 def describe_data(
-    data: Manifest, splits: dict[str, list[int]], bad: list[str], **more: Json
+    data: Manifest, splits: dict[str, list[int]], bad: list[str], **options: Json
 ) -> DataInfo:
     """`splits`: the rows of each split that could be read. `bad`: paths of the other files."""
     groups = {}
@@ -36,7 +36,7 @@ def describe_data(
         listed=dict(Counter(row.split for row in data.rows)),
         bad_files=len(bad),
         bad=[Path(path).name for path in bad[:20]],
-        **more,
+        **options,
     )
 
 

@@ -35,9 +35,8 @@ class Score:
 
     value: float  # of the result's metric
     interval: Interval
-    more: Json = field(
-        default_factory=dict
-    )  # the task's own metrics, and the settings chosen on val
+    # The metrics of the task, and the settings that val chose.
+    details: Json = field(default_factory=dict)
     per_class: dict[str, float | None] | None = None
     of_seeds: Sequence[float] | None = None  # of the probe
     std_over_seeds: float | None = None
@@ -63,9 +62,7 @@ class Gain:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What was answered on the test split: clip by clip, or of a ranking in each redrawing of the
-    groups.
-    """
+    """The answers on the test split: of each clip, or of a ranking in each draw of the groups."""
 
     paths: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
@@ -122,7 +119,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    of: str  # the cell whose score is the mean over the folds
+    cell: str  # the cell whose score is the mean over the folds; `of` before schema 2
     number: int
     folds: list[int]
 
@@ -159,7 +156,7 @@ class Result:
     config: Json | None = nullable()
     command: str | None = nullable()
     over: str | None = None  # what a mean is over; such a result stands in no file
-    of: int | None = None
+    member_count: int | None = None  # number of results of a mean
 
     @property
     def rows(self) -> dict[str, Score]:
@@ -167,7 +164,7 @@ class Result:
 
     @property
     def val(self) -> float | None:
-        return self.score.more.get(f"val_{self.metric}")
+        return self.score.details.get(f"val_{self.metric}")
 
     @property
     def question(self) -> Json:
@@ -181,72 +178,78 @@ class Result:
         return dict(self.protocol["cell"])
 
 
-OWN_KEYS = {f.name for f in fields(Result)} - {"score", "over", "of"}
+OWN_KEYS = {f.name for f in fields(Result)} - {"score", "over", "member_count"}
 SCORE_KEYS = ("interval", "per_class", "of_seeds", "std_over_seeds")
 
 
 def to_json(result: Result) -> Json:
-    rest = _plain(result)
+    content = _plain(result)
     rows = {name: _score_to_json(score, result.metric) for name, score in result.rows.items()}
     main = rows.pop("encoder")
-    head = {key: rest.pop(key) for key in ("kind", "cell", "cell_hash", "fold") if key in rest}
-    del rest["score"]
-    return {"schema": SCHEMA, **head, **main, **rest, "controls": rows}
+    head = {
+        key: content.pop(key) for key in ("kind", "cell", "cell_hash", "fold") if key in content
+    }
+    del content["score"]
+    return {"schema": SCHEMA, **head, **main, **content, "controls": rows}
 
 
 def from_json(content: Json) -> Result:
-    """Of any schema up to SCHEMA. A UserError says what is wrong, without the name of the file."""
+    """A result of any schema up to SCHEMA.
+
+    A UserError says what is wrong, without the name of the file.
+    """
     if "schema" not in content:
         content = _upgrade(content)
     metric = content.get("metric")
     if not isinstance(metric, str):
         raise UserError("lacks `metric`")
-    if content.get("kind") == BENCH and not isinstance(
-        _mapping(content, "protocol").get("cell"), dict
-    ):
+    is_benchmark = content.get("kind") == BENCH
+    if is_benchmark and not isinstance(_mapping(content, "protocol").get("cell"), dict):
         raise UserError("lacks `protocol.cell`")
-    rest = {key: value for key, value in content.items() if key in OWN_KEYS}
+    result = {key: value for key, value in content.items() if key in OWN_KEYS}
     main = {key: value for key, value in content.items() if key not in OWN_KEYS | {"schema"}}
-    controls = _mapping(content, "controls")
-    rest["controls"] = {
-        name: _score(row, metric, f"controls.{name}") for name, row in controls.items()
-    }
-    rest["gains"] = {
-        name: _gain(gain, f"gains.{name}") for name, gain in _mapping(content, "gains").items()
-    }
-    parts: dict[str, Any] = {
-        "test": Answers,
-        "data": DataInfo,
-        "leak": Leak,
-        "cost": Cost,
-        "fold": Fold,
-    }
-    rest |= {key: _build(kind, rest[key], key) for key, kind in parts.items() if key in rest}
-    rest["encoder"] = _encoder(_mapping(content, "encoder"), "encoder")
-    rest["score"] = _score(main, metric, "")
-    return _build(Result, rest, "")
+    result["controls"] = {}
+    for name, row in _mapping(content, "controls").items():
+        result["controls"][name] = _score(row, metric, f"controls.{name}")
+    result["gains"] = {}
+    for name, gain in _mapping(content, "gains").items():
+        result["gains"][name] = _gain(gain, f"gains.{name}")
+    if isinstance(content.get("fold"), dict) and "of" in content["fold"]:
+        # A file of schema 1 or older.
+        result["fold"] = {**content["fold"], "cell": content["fold"]["of"]}
+    parts: dict[str, Any] = {"test": Answers, "data": DataInfo, "leak": Leak}
+    parts |= {"cost": Cost, "fold": Fold}
+    for key, kind in parts.items():
+        if key in result:
+            result[key] = _build(kind, result[key], key)
+    result["encoder"] = _encoder(_mapping(content, "encoder"), "encoder")
+    result["score"] = _score(main, metric, "")
+    return _build(Result, result, "")
 
 
-def _plain(part: Any) -> Any:
-    if isinstance(part, dict):
-        return {key: _plain(value) for key, value in part.items()}
-    if isinstance(part, tuple | list):
-        return [_plain(value) for value in part]
-    if not is_dataclass(part):
-        return part
-    values = [(f, getattr(part, f.name)) for f in fields(part)]
-    return {
-        f.name: _plain(value)
-        for f, value in values
-        if f.metadata or f.default is MISSING or value != f.default
-    }
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, without the fields that have their default."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    if not is_dataclass(value):
+        return value
+    content = {}
+    for f in fields(value):
+        inner = getattr(value, f.name)
+        if f.metadata or f.default is MISSING or inner != f.default:
+            content[f.name] = _plain(inner)
+    return content
 
 
 def _score_to_json(score: Score, metric: str) -> Json:
-    known = {
-        key: _plain(getattr(score, key)) for key in SCORE_KEYS if getattr(score, key) is not None
-    }
-    return {metric: score.value, "interval": known.pop("interval"), **_plain(score.more), **known}
+    optional = {}
+    for key in SCORE_KEYS:
+        if getattr(score, key) is not None:
+            optional[key] = _plain(getattr(score, key))
+    head = {metric: score.value, "interval": optional.pop("interval")}
+    return {**head, **_plain(score.details), **optional}
 
 
 def _mapping(content: Json, key: str) -> Json:
@@ -255,61 +258,60 @@ def _mapping(content: Json, key: str) -> Json:
     return dict(content[key])
 
 
-def _build(kind: type[Part], content: Any, place: str) -> Part:
+def _build(kind: type[Part], content: Any, path: str) -> Part:
+    """A dataclass from a mapping. `path`: where it stands in the file, for a UserError."""
     if not isinstance(content, dict):
-        raise UserError(f"has no mapping `{place}`")
-    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
-    missing = [name for name in needed if name not in content]
-    if missing:
-        raise UserError(f"lacks `{f'{place}.{missing[0]}'.lstrip('.')}`")
+        raise UserError(f"has no mapping `{path}`")
+    names = []
     for f in fields(kind):  # type: ignore[arg-type]
-        check_kind(content.get(f.name), f.type, f"{place}.{f.name}".lstrip("."))
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+        is_required = f.default is MISSING and f.default_factory is MISSING
+        if is_required and f.name not in content:
+            raise UserError(f"lacks `{f'{path}.{f.name}'.lstrip('.')}`")
+        names.append(f.name)
+    for f in fields(kind):  # type: ignore[arg-type]
+        check_kind(content.get(f.name), f.type, f"{path}.{f.name}".lstrip("."))
     return kind(**{key: value for key, value in content.items() if key in names})
 
 
-def check_kind(value: Any, annotation: Any, place: str) -> None:
-    """Refuse a value that is not of the kind of its field.
-
-    What the value holds is not looked at.
-    """
+def check_kind(value: Any, annotation: Any, path: str) -> None:
+    """Raise a UserError for a value of another kind than its field. Its content is not checked."""
     if get_origin(annotation) in (UnionType, Union):
-        annotation = get_args(annotation)[0]  # the other is None
+        annotation = get_args(annotation)[0]  # the other member is None
     kind = get_origin(annotation) or annotation
     if value is not None and kind in (dict, list, str, int, bool) and not isinstance(value, kind):
-        raise UserError(f"has a `{place}` that is no {kind.__name__}")
+        raise UserError(f"has a `{path}` that is no {kind.__name__}")
 
 
-def _score(content: Any, metric: Any, place: str) -> Score:
+def _score(content: Any, metric: Any, path: str) -> Score:
     if not isinstance(content, dict) or not isinstance(content.get(metric), int | float):
-        raise UserError(f"lacks `{f'{place}.{metric}'.lstrip('.')}`")
-    known = {key: content[key] for key in SCORE_KEYS if key in content}
-    known["interval"] = _interval(content.get("interval"), place)
-    more = {key: value for key, value in content.items() if key not in (metric, *SCORE_KEYS)}
-    return Score(value=float(content[metric]), more=more, **known)
+        raise UserError(f"lacks `{f'{path}.{metric}'.lstrip('.')}`")
+    optional = {key: content[key] for key in SCORE_KEYS if key in content}
+    optional["interval"] = _interval(content.get("interval"), path)
+    details = {k: value for k, value in content.items() if k not in (metric, *SCORE_KEYS)}
+    return Score(value=float(content[metric]), details=details, **optional)
 
 
-def _gain(content: Any, place: str) -> Gain:
+def _gain(content: Any, path: str) -> Gain:
     if not isinstance(content, dict):
-        raise UserError(f"has no mapping `{place}`")
-    numbers = {
-        "difference": float(content["difference"]),
-        "interval": _interval(content.get("interval"), place),
-    }
-    return _build(Gain, {**content, **numbers}, place)
+        raise UserError(f"has no mapping `{path}`")
+    interval = _interval(content.get("interval"), path)
+    numbers = {"difference": float(content["difference"]), "interval": interval}
+    return _build(Gain, {**content, **numbers}, path)
 
 
-def _interval(content: Any, place: str) -> Interval:
+def _interval(content: Any, path: str) -> Interval:
     if not isinstance(content, list | tuple) or len(content) != 2:
-        raise UserError(f"lacks `{f'{place}.interval'.lstrip('.')}`")
+        raise UserError(f"lacks `{f'{path}.interval'.lstrip('.')}`")
     return float(content[0]), float(content[1])
 
 
-def _encoder(content: Json, place: str) -> EncoderInfo:
-    streams = tuple(_encoder(stream, f"{place}.streams") for stream in content.get("streams", ()))
+def _encoder(content: Json, path: str) -> EncoderInfo:
+    streams = []
+    for stream in content.get("streams", ()):
+        streams.append(_encoder(stream, f"{path}.streams"))
     if "given" in content:  # a file of schema 1 or older
         content = {**content, "argument": content["given"]}
-    return _build(EncoderInfo, content | {"streams": streams}, place)
+    return _build(EncoderInfo, content | {"streams": tuple(streams)}, path)
 
 
 # The kind of result that benchmarks.linear_probe wrote before there was a schema.
@@ -337,10 +339,10 @@ def _upgrade(content: Json) -> Json:
         "with": _mapping(content, "protocol").get("probe"),
     }
     grids = _mapping(content, "grid")
-    controls = {
-        name: {**row, "grid": grids.get(name, [])} if isinstance(row, dict) else row
-        for name, row in _mapping(content, "controls").items()
-    }
+    controls = _mapping(content, "controls")
+    for name, row in controls.items():
+        if isinstance(row, dict):
+            controls[name] = {**row, "grid": grids.get(name, [])}
     return {
         **content,
         "kind": BENCH,

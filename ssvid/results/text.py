@@ -24,8 +24,8 @@ def format_interval(interval: Sequence[float], scale: str = "") -> str:
 
 def format_gain(gain: Gain) -> str:
     """The gain of the encoder in percentage points, or that no difference is shown."""
-    more = f"{100 * gain.difference:+.1f}" if gain.shown else "no difference shown"
-    return f"{more} ({format_interval(gain.interval, '+')})"
+    points = f"{100 * gain.difference:+.1f}" if gain.shown else "no difference shown"
+    return f"{points} ({format_interval(gain.interval, '+')})"
 
 
 def format_score(result: Result) -> str:

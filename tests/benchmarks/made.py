@@ -55,7 +55,7 @@ def result_of(
     for row, shares in correct.items():
         value = float(np.mean(shares))
         interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
-        controls[row] = Score(value=value, interval=interval, more=dict(numbers))
+        controls[row] = Score(value=value, interval=interval, details=dict(numbers))
         gains[row] = Gain.between(controls["encoder"].value - value, 0.05, 0.4)
     score = controls.pop("encoder")
     del gains["encoder"]

@@ -34,7 +34,7 @@ def folds(seed: int, **more) -> list[Result]:
     for n in (1, 2, 3):
         groups = [f"{n}/{group}" for group in GROUPS]
         run = result(answers(3 * seed + n, 0.6), groups, f"c.fold{n}", **more)
-        runs.append(replace(run, fold=Fold(of="c", number=n, folds=[1, 2, 3])))
+        runs.append(replace(run, fold=Fold(cell="c", number=n, folds=[1, 2, 3])))
     return runs
 
 
@@ -42,7 +42,7 @@ def test_folds_are_averaged_when_all_are_there():
     made = folds(0)
     assert average_results(made[:2]) == []
     (mean,) = average_results(made)
-    assert mean.cell == "c" and mean.over == "folds 1, 2, 3" and mean.of == 3
+    assert mean.cell == "c" and mean.over == "folds 1, 2, 3" and mean.member_count == 3
     assert mean.score.value == pytest.approx(sum(fold.score.value for fold in made) / 3)
     low, high = mean.score.interval
     assert low < mean.score.value < high and high - low < 0.25 and mean.gains["random"].shown
@@ -71,12 +71,14 @@ def test_means_over_folds_are_averaged_over_seeds():
         for one in folds(seed, title=f"s{seed}", recipe="r", pretraining_seed=seed)
     ]
     first, second, *single, both = sorted(
-        average_results(made), key=lambda mean: (mean.of or 0, mean.cell), reverse=True
+        average_results(made), key=lambda mean: (mean.member_count or 0, mean.cell), reverse=True
     )
-    assert (first.of, second.of, both.of) == (3, 3, 2) and len(
+    assert (first.member_count, second.member_count, both.member_count) == (3, 3, 2) and len(
         single
     ) == 3  # the seeds of each fold, and of the means
-    both = next(mean for mean in average_results(made) if mean.of == 2 and mean.cell == "c")
+    both = next(
+        mean for mean in average_results(made) if mean.member_count == 2 and mean.cell == "c"
+    )
     assert both.score.value == pytest.approx((first.score.value + second.score.value) / 2)
     assert both.score.interval[0] < both.score.value < both.score.interval[1]
 

@@ -84,7 +84,7 @@ def test_cells_stand_in_the_order_of_their_suite(tmp_path: Path):
     suite = tmp_path / "mine.yaml"
     suite.write_text("cells: [{task: order, data: set}, {task: classify, probe: knn, name: first}]")
     config, first = {"suite": str(suite)}, make_whole_result("a", "first", config={"suite": "x"})
-    fold = Fold(of="set.order", number=1, folds=[1, 2])
+    fold = Fold(cell="set.order", number=1, folds=[1, 2])
     results = [first, make_whole_result("a", "set.order.fold1", fold=fold, config=config)]
     rows = read_csv(write_files(put(tmp_path / "b", *results))["board.csv"])
     assert pick_keys(rows[:: len(ROWS)], "cell") == ["set.order.fold1", "first"]
@@ -230,7 +230,7 @@ def test_means_have_their_spread_in_every_table(tmp_path: Path):
     score = replace(result.score, std_over_seeds=0.0123)
     seeds, folds = replace(result, score=score, controls=rows), []
     for n in (1, 2):
-        fold = Fold(of="set", number=n, folds=[1, 2])
+        fold = Fold(cell="set", number=n, folds=[1, 2])
         skill = 0.4 + 0.2 * n
         folds.append(make_whole_result("a", f"set.fold{n}", seed=n, skill=skill, fold=fold))
     texts = write_files(put(tmp_path, seeds, *folds))

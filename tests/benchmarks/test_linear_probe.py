@@ -88,7 +88,7 @@ def done(data, tmp_path_factory):
 
 
 def list_poolings(score):
-    return {setting["pooling"] for setting in score.more["grid"]}
+    return {setting["pooling"] for setting in score.details["grid"]}
 
 
 def list_times(folder):
@@ -138,9 +138,9 @@ def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
             right[row] = answer.predictions == labels
             assert (
                 score.value == answer.metrics["test/top1"]
-                and score.more["val_top1"] == answer.metrics["val/top1"]
+                and score.details["val_top1"] == answer.metrics["val/top1"]
             )
-            assert score.more["chosen"] == answer.chosen and score.more["grid"] == answer.grid
+            assert score.details["chosen"] == answer.chosen and score.details["grid"] == answer.grid
             assert score.interval == bootstrap(right[row], groups, 1)
         for row, gain in results[f"classify.{cell}"].gains.items():
             assert (gain.difference, *gain.interval) == paired_difference(

@@ -196,7 +196,7 @@ def test_a_cell_on_a_set_with_folds_is_one_for_each(tmp_path: Path):
     cells, _ = load(str(tmp_path / "s.yaml"))
     assert [cell.name for cell in cells] == [f"short.retrieval.fold{n}" for n in (1, 2, 3)]
     assert cells[1].data["fold"] == 2 and cells[1].fold == Fold(
-        of="short.retrieval", number=2, folds=[1, 2, 3]
+        cell="short.retrieval", number=2, folds=[1, 2, 3]
     )
     with pytest.raises(UserError, match=f"{tmp_path}/sets/hm"):
         open_manifest(cells[0].data, str(tmp_path / "sets"))
@@ -250,5 +250,5 @@ def test_the_docs_state_every_cell_of_ours_with_its_hash():
         cells, broken = load(file.stem)
         assert cells and not broken
         for cell in cells:
-            name = cell.fold.of if cell.fold else cell.name
+            name = cell.fold.cell if cell.fold else cell.name
             assert f"| `{file.stem}` | `{name}` | `{cell.hash}` |" in docs

@@ -148,7 +148,7 @@ def test_noise_scores_chance(name: str):
 def test_separable_features_are_all_right(name: str):
     task = create_task(name)
     scored = score_task(task, make_bench(40.0, kind=task.kind))
-    best = scored.score.more["map_50"] if name == "localisation" else scored.score.value
+    best = scored.score.details["map_50"] if name == "localisation" else scored.score.value
     least = 0.2 if name in RANKED else 0.4
     gain = scored.gains["random"]
     assert best >= 0.99 and gain.shown and gain.interval[0] > least
@@ -248,7 +248,7 @@ def test_order_is_told_from_the_three_ways():
     scored = score_task(create_task("order"), bench)
     assert (
         scored.score.value >= 0.99
-        and scored.score.more["top1_reversed"] >= 0.99
+        and scored.score.details["top1_reversed"] >= 0.99
         and scored.gains["random"].shown
     )
     assert scored.controls["random"].value < 0.5
@@ -287,7 +287,7 @@ def test_more_shots_than_clips():
     scored = score_task(
         tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=1, draws=2), make_bench(1.0)
     )
-    assert scored.score.more["100_shot"] is None and scored.score.more["1_shot"]["top1"] > 0.2
+    assert scored.score.details["100_shot"] is None and scored.score.details["1_shot"]["top1"] > 0.2
 
 
 def test_prototypes_by_hand():

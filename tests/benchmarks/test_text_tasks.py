@@ -293,11 +293,11 @@ def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeyp
         encoder, narrated, FeatureOptions(cache=str(tmp_path)), task.source_names, task.kind
     )
     scored = score_task(task, bench)
-    details = scored.score.more
+    details = scored.score.details
     assert scored.score.value == 1 and details["auc"] == 1
     assert details["by_head"] and details["alignable"] == 12 and details["never_asked"] == 0
     times = scored.controls["timestamps"]
-    assert times.value == 0.5 and times.more["auc"] == 0.5
+    assert times.value == 0.5 and times.details["auc"] == 0.5
     each_group = torch.eye(6).double()
     assert task.answer(bench, "timestamps").measure(each_group).tolist() == [0.5] * 6
     assert scored.controls["random"].value < 0.5 and scored.gains["random"].shown

@@ -112,7 +112,7 @@ def test_retrieval_as_published(streams: int):
             sims.append(queries @ average_plainly(bench, row, list_rows(bench, "train", "val")).T)
         wanted = compute_recalls(torch.stack(sims).sum(0), whole)
         score = scored.score if row == "encoder" else scored.controls[row]
-        numbers = {"recall1": score.value, **score.more}
+        numbers = {"recall1": score.value, **score.details}
         for key, value in wanted.items():
             assert numbers[key] == pytest.approx(value)
     assert scored.score.value > scored.controls["random"].value and scored.chance == pytest.approx(
@@ -120,7 +120,7 @@ def test_retrieval_as_published(streams: int):
     )
     assert len(scored.test.paths) == len(scored.test.groups) == len(scored.test.labels) == 42
     assert len(scored.test.predictions["encoder"]) == 42 and len(set(scored.test.groups)) == 21
-    pixels = scored.controls["pixels"].more
+    pixels = scored.controls["pixels"].details
     chosen = pixels.get("streams", [pixels])
     assert len(chosen) == streams
     for stream in chosen:
@@ -156,7 +156,7 @@ def test_classes_by_the_mean_softmax_of_windows_and_streams(streams: int):
         for video, row in enumerate(list_rows(bench, "test")):
             total[video] += probability[window_rows == row].mean(0)
     assert scored.test.predictions["encoder"] == total.argmax(1).tolist()
-    details = scored.score.more
+    details = scored.score.details
     assert details["top5"] == pytest.approx(
         topk(total, whole.data.labels[list_rows(whole, "test")], 5)
     )
