@@ -1,8 +1,8 @@
-"""a counted line -> what a step takes on so many processes, and the limit that it reaches first.
+"""A counted line -> what a step costs on so many processes, and the limit that it reaches first.
 
-Stated, not measured: no GPU was there. A GPU of 80 GB that does 150 TFLOP/s of what is counted;
-200 GB/s to the seven others of its node, 25 GB/s (a card of 200 Gbit/s for each GPU) beyond; 50 us
-for a message that waits for an answer.
+These are estimates, not measurements: no GPU was there. They assume a GPU of 80 GB that computes
+150 TFLOP/s of the counted FLOPs. It sends 200 GB/s to the seven others of its node and 25 GB/s (a
+card of 200 Gbit/s for each GPU) beyond. A message that waits for an answer takes 50 us.
 """
 
 import math
@@ -37,16 +37,19 @@ def bytes_at_rest(line: Line) -> int:
 
 
 def memory_of_head(line: Line, world: int) -> float:
-    """Bytes beside the encoder's: what is kept for backward, and what is gathered at once.
+    """Bytes beside the encoder's: what is saved for backward, and what is gathered at once.
 
-    Some of them grow with the processes.
+    Some of them grow with the number of processes.
     """
     a, b, c = line["kept"]
     return float(a + b * world + c * world * world + line["gathered"] * world)
 
 
 def gflops(line: Line, world: int) -> float:
-    """Of a step on one GPU. It grows with the processes where each has the loss of all clips."""
+    """GFLOPs of a step on one GPU.
+
+    They grow with the number of processes where each process computes the loss of all clips.
+    """
     a, b, c = line["gflops"]
     return float(line["encoder_gflops"] + a + b * world + c * world * world)
 
@@ -56,7 +59,7 @@ def total_memory(line: Line, world: int) -> float:
 
 
 def count_small_messages(line: Line) -> int:
-    """Those that a step waits for: gradients travel while backward goes on."""
+    """Messages that a step waits for. Gradients are left out: they are sent while backward runs."""
     messages = 0
     for name, kinds in traffic_of(line).items():
         if name != "gradients":
@@ -74,9 +77,9 @@ def seconds_of_step(line: Line, world: int) -> dict[str, float]:
 
 
 def list_strains(line: Line, world: int) -> list[tuple[float, str]]:
-    """How near each limit is (1: reached), and what it is.
+    """How near each limit is (1: reached), and its description.
 
-    What cannot run at all comes first, then what is slow.
+    Limits that make a run impossible come first, then those that make it slow.
     """
     seconds, batch, queue = seconds_of_step(line, world), line["clips"] * world, line["queue"]
     memory, computing = total_memory(line, world), milliseconds(seconds["computing"])
@@ -98,7 +101,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def describe_limit(line: Line, world: int) -> str:
-    """The limits that are reached, in bold; else the nearest with its share."""
+    """The limits that are reached, in bold; otherwise the nearest limit with its share."""
     strains = list_strains(line, world)
     reached = [limit for share, limit in strains if share >= 1]
     share, limit = max(strains)
@@ -106,12 +109,12 @@ def describe_limit(line: Line, world: int) -> str:
 
 
 def count_workers(rate: float, clips: int) -> int:
-    """Loader processes for so many clips a second. `rate`: of one."""
+    """Loader processes for so many clips a second. `rate` is the clips a second of one process."""
     return math.ceil(clips / rate)
 
 
 def short(value: float) -> str:
-    """Three digits, or all of them; what is next to nothing as such."""
+    """A number with three digits, or all digits from 1000 on; a dash for zero."""
     if value == 0:
         return "-"
     if value < 0.001:

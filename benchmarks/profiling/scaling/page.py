@@ -1,8 +1,7 @@
 """docs/scaling.jsonl -> the tables between the marks of docs/scaling.md, and a plot.
 
-None is typed by hand.
-
-What the numbers of a line mean for so many processes is in estimates.py.
+No number of a table is typed by hand. estimates.py says what the numbers of a line mean for so many
+processes.
 """
 
 import re
@@ -35,7 +34,7 @@ LINES, PAGE, PLOT = "docs/scaling.jsonl", "docs/scaling.md", "docs/scaling.png"
 WORLDS = (8, 64, 512)
 GPUS = (50, 200, 1000)  # clips a second
 SETS = {"UCF101, split 1": 9_537, "Kinetics-400": 240_000}  # videos to train on
-IN_FIRST_TABLE = (  # all lines are in the others
+IN_FIRST_TABLE = (  # the other tables have all lines
     "mae, vit_base",
     "mae, vit_large",
     "partial_mae, vit_base",
@@ -167,7 +166,7 @@ def anchor_table(lines: Sequence[Line]) -> str:
 
 
 def decode_table(lines: Sequence[Line]) -> str:
-    """Original, prepared, jpegs in each cell."""
+    """Each cell has the values of original, prepared and jpegs."""
     head = ["files", "first file", "MB", "clips a CPU-second"]
     head += map("GPU of {} clips/s".format, GPUS)
     rows = []
@@ -191,11 +190,15 @@ TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "anchor": anchor_table,
     "decode": decode_table,
 }
-PART_OF_TABLE = {"batch": "loop", "anchor": "anchor", "decode": "decode"}  # others: counted
+PART_OF_TABLE = {
+    "batch": "loop",
+    "anchor": "anchor",
+    "decode": "decode",
+}  # all other tables: counted
 
 
 def fill_tables(page: Path, lines: Sequence[Line]) -> None:
-    """Write each table anew between its marks. One whose lines are not there yet stays as it is."""
+    """Rewrites each table between its marks. A table that has no lines yet stays as it is."""
     text, parts = page.read_text(), {line["part"] for line in lines}
     for name, make_table in TABLES.items():
         marks = re.compile(rf"(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)

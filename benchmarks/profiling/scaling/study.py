@@ -116,7 +116,7 @@ def sent_by_loop(world: int) -> dict[str, list[int]]:
     left out too, because it is counted elsewhere.
     """
     group = World(0, world, torch.device("cpu"))
-    alone = patch.object(loop, "parallel", lambda objective, settings, world: objective)
+    alone = patch.object(loop, "wrap_objective", lambda objective, settings, world: objective)
     with (
         playing(world),
         alone,

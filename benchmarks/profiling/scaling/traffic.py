@@ -1,8 +1,7 @@
-"""A step among n processes -> what each of them sends, by kind of collective: seen as torch is
-asked for it.
+"""A step among n processes -> what each of them sends, by kind of collective.
 
-Among real processes, or in `playing`: one process that plays the first of n, to which the others
-answer nothing new.
+The calls of torch's collectives are recorded. The processes are real, or `playing` stands for them:
+one process plays the first of n, and the others are simulated.
 """
 
 import warnings
@@ -18,24 +17,24 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-WARMED = 3  # steps: in the first ones torch lays its buckets out anew
+WARMED = 3  # steps: in the first steps torch rearranges its buckets
 
 
 class Part(NamedTuple):
-    """What one process brings, of all collectives of a kind.
+    """What one process contributes to all collectives of a kind.
 
-    Of an exchange: what it has for each of the others.
+    For an exchange this is what it sends to each other process.
     """
 
     messages: int
     bytes: int
 
 
-Traffic = dict[str, Part]  # kind ->
+Traffic = dict[str, Part]  # by kind of collective
 
 
 class Sent(TorchDispatchMode):
-    """What this process asks of the others while it is on."""
+    """Records the collectives that this process calls while the mode is on."""
 
     def __init__(self, world: int) -> None:
         super().__init__()
@@ -60,9 +59,9 @@ class Sent(TorchDispatchMode):
 
 
 def collective(name: str, args: Any, world: int) -> tuple[str, Fraction]:
-    """Its kind, and the bytes that one process brings.
+    """A collective's kind, and the bytes that one process contributes.
 
-    A kind that nobody has met yet is an error, not a zero.
+    Raises NotImplementedError for an unknown kind, because zero would be wrong.
     """
     if name == "allreduce":
         return "all_reduce", size(args[0])
@@ -87,8 +86,9 @@ def size(tensors: Any) -> Fraction:
 
 
 def wire(traffic: Traffic, world: int) -> float:
-    """Bytes that a process sends, the mean of all: rings, and trees whose inner nodes pass on what
-    they get.
+    """Bytes that a process sends, as the mean of all processes.
+
+    The algorithms are rings, and trees whose inner nodes pass on what they receive.
     """
     n = world
     share = {
@@ -102,21 +102,24 @@ def wire(traffic: Traffic, world: int) -> float:
 
 @contextmanager
 def playing(world: int) -> Iterator[None]:
-    """As the first of `world` processes; 1: alone. What it gathers is its own, again and again."""
+    """Plays the first of `world` processes; with 1 it is alone.
+
+    What it gathers is its own data, repeated.
+    """
     if world == 1:
         yield
         return
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of functions that a later version renames
+            warnings.simplefilter("ignore")  # torch warns of functions that it will rename
             yield
     finally:
         dist.destroy_process_group()
 
 
 class Everything(nn.Module):
-    """A loss that needs every weight, whatever the objective would do with it."""
+    """A loss that uses every weight, whatever the objective does with it."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -129,21 +132,20 @@ class Everything(nn.Module):
 def synchronising(module: nn.Module, world: int) -> Traffic:
     """Gradients (all_reduce) and buffers (broadcast) of a step, as torch's DDP sends them."""
     wrapped = DistributedDataParallel(Everything(module))
-    wrapped.register_comm_hook(
-        None, reduce_bucket
-    )  # the played group's own answer is none that DDP would take
+    # The played group's own reduction returns a result that DDP does not accept.
+    wrapped.register_comm_hook(None, reduce_bucket)
     for _ in range(WARMED):
         with Sent(world) as sent:
             wrapped().backward()
     return sent.traffic
 
 
-# torch checks these annotations itself, so that `Any` would not do.
+# torch checks these annotations itself, so that `Any` is not possible.
 def reduce_bucket(
     state: None,
     bucket: dist.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[Tensor]:
-    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    future: torch.futures.Future[Tensor] = torch.futures.Future()
     dist.all_reduce(bucket.buffer())
-    done.set_result(bucket.buffer())
-    return done
+    future.set_result(bucket.buffer())
+    return future
