@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ssvid.sweep.folder import SweepFolder
+from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.status import count_states, read_states
 from tests.helpers import ROOT, command, sentence, tells
 from tests.sweep.small import SMALL, SUITE, until, write_sweep
@@ -25,6 +25,10 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
 
     return partial(write_sweep, tmp_path)
+
+
+def count_starts(cell: CellFolder) -> int:
+    return sum(event["event"] == "start" for event in cell.read_events())
 
 
 @pytest.mark.nightly
@@ -51,9 +55,7 @@ def test_eight_cells_at_once_make_one_set_and_one_cache(tmp_path: Path, sweep: A
     folder = SweepFolder(tmp_path / "out")
     assert count_states(read_states(folder))["finished"] == 8
     cells = [folder.cell(name) for name in folder.read()["cells"]]
-    assert all(
-        sum(event["event"] == "start" for event in cell.read_events()) == 2 for cell in cells
-    )  # none tried again
+    assert [count_starts(cell) for cell in cells] == [2] * 8  # none tried again
     assert len([path for path in (tmp_path / "set").iterdir() if path.is_dir()]) == 1
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
@@ -76,9 +78,7 @@ def test_cancelled_and_submitted_again_it_goes_on(sweep: Any, tmp_path: Path):
         cell.read_mark("pretrain") > "step_00000010.pt" for cell in cells
     )  # told to leave, each wrote a checkpoint
     assert json.loads(command("ssvid.sweep", *argv).stdout)["submitted"] == 2
-    until(
-        lambda: all(sum(e["event"] == "start" for e in cell.read_events()) == 2 for cell in cells)
-    )
+    until(lambda: [count_starts(cell) for cell in cells] == [2, 2])
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
     until(lambda: count_states(read_states(folder))["cancelled"] == 2)
 

@@ -48,11 +48,9 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     yield partial(write_sweep, tmp_path, cluster=NODES)
-    jobs = [
-        str(one["job"])
-        for file in tmp_path.glob("*/sweep.json")
-        for one in SweepFolder(file.parent).submissions()
-    ]
+    jobs = []
+    for file in tmp_path.glob("*/sweep.json"):
+        jobs += [str(record["job"]) for record in SweepFolder(file.parent).submissions()]
     for job in jobs:  # the next test wants the nodes
         subprocess.run(["scancel", job], timeout=60)
         until(lambda job=job: not (query_slurm("squeue", "-h", "-j", job) or "").strip())
