@@ -17,7 +17,9 @@ def draw_settings(content: Any, path: str) -> list[dict[str, Any]]:
     if content is None:
         return [{}]
     content = content if isinstance(content, dict) else {}
-    axes = {key: value for key, value in content.items() if key not in ("count", "seed")}
+    axes = dict(content)
+    axes.pop("count", None)
+    axes.pop("seed", None)
     count, seed = content.get("count"), content.get("seed", 0)
     if not axes or not isinstance(count, int) or count < 1 or not isinstance(seed, int):
         raise UserError(
@@ -27,7 +29,10 @@ def draw_settings(content: Any, path: str) -> list[dict[str, Any]]:
     columns = {}
     for axis, distribution in axes.items():
         columns[axis] = draw_axis(distribution, axis, seed, count, path)
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    draws = []
+    for i in range(count):
+        draws.append({axis: column[i] for axis, column in columns.items()})
+    return draws
 
 
 def draw_axis(distribution: Any, axis: str, seed: int, count: int, path: str) -> list[Any]:
@@ -42,14 +47,19 @@ def draw_axis(distribution: Any, axis: str, seed: int, count: int, path: str) ->
     import torch
 
     shares = uniform(seed, f"sweep {axis}", 0, torch.arange(count), 1)[:, 0].double().tolist()
+    return [pick_value(kind, values, u) for u in shares]
+
+
+def pick_value(kind: str, values: list[Any], u: float) -> Any:
+    """The value of a distribution at the share `u`, which is uniform in [0, 1)."""
     if kind == "choice":
-        return [values[int(u * len(values))] for u in shares]
+        return values[int(u * len(values))]
     low, high = values
     if kind == "integers":
-        return [int(low) + int(u * (int(high) - int(low) + 1)) for u in shares]
+        return int(low) + int(u * (int(high) - int(low) + 1))
     if kind == "log":
-        return [float(f"{math.exp(math.log(low) + u * math.log(high / low)):.6g}") for u in shares]
-    return [float(f"{low + u * (high - low):.6g}") for u in shares]
+        return float(f"{math.exp(math.log(low) + u * math.log(high / low)):.6g}")
+    return float(f"{low + u * (high - low):.6g}")
 
 
 def check_distribution(distribution: Any, axis: str, path: str) -> tuple[str, list[Any]]:

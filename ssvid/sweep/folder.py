@@ -2,7 +2,7 @@
 
 This is the only file that knows where a cell's files lie and how they are written:
 
-sweep.json            the cells as they were submitted; later edits of the sweep file do not change them
+sweep.json            the cells as they were submitted; edits of the sweep file do not change them
 submissions/NNNN.json the cells that one submission gave to the cluster, and its job number
 cells/HASH/           attempts.jsonl, logs, pretrain.yaml, run_HASH/, suite.yaml, bench/, and
                       either row.json or failed.json

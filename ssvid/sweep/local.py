@@ -46,8 +46,10 @@ def start_lanes(folder: SweepFolder, cells: list[str], cluster: Cluster, lanes: 
 
 def make_lane_environment(lane: int, cluster: Cluster) -> dict[str, str]:
     """This process's environment without SLURM's variables, and with the lane's own GPUs."""
-    foreign = ("SLURM_", "SUBMITIT_")
-    environment = {key: v for key, v in os.environ.items() if not key.startswith(foreign)}
+    environment = dict(os.environ)
+    for key in os.environ:
+        if key.startswith(("SLURM_", "SUBMITIT_")):
+            del environment[key]
     if cluster.gpus:
         gpus = range(lane * cluster.gpus, (lane + 1) * cluster.gpus)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))

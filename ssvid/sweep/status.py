@@ -147,7 +147,7 @@ def format_table(states: list[State]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        texts = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        texts = list(map(str.ljust, row, widths))
         lines.append("  ".join([*texts[:-1], row[-1]]))  # the last column is not padded
     return "\n".join(lines)
 

@@ -171,8 +171,9 @@ def wait_for_cells(
     again, at most MAX_RESUBMISSIONS times.
     """
     sweep = folder.read()
-    submissions = {state.cell: state.submissions for state in read_states(folder, sweep)}
-    total = sum(not record["left"] for record in sweep["cells"].values())
+    states = read_states(folder, sweep)
+    submissions = {state.cell: state.submissions for state in states}
+    total = count_states(states)["cells"]
     with progress_bar(total, "cell", refresh_s=0.5) as bar:
         while True:
             states = [state for state in read_states(folder, sweep) if not state.removed]

@@ -29,8 +29,8 @@ def test_clips_of_one_moment_share_their_colours():
     some = batch(24, 3)
     some["clips"][:, 2] = some["clips"][:, 1]
     views = Views(clips=(SPEC,) * 3, clip_groups=(0, 1, 1), augment="coclr")
-    got = to_device(some, views, torch.device("cpu"))["clips"]
-    assert torch.equal(got[:, 1], got[:, 2])
+    clips_out = to_device(some, views, torch.device("cpu"))["clips"]
+    assert torch.equal(clips_out[:, 1], clips_out[:, 2])
     alone = to_device(some, Views(clips=(SPEC,) * 3, augment="coclr"), torch.device("cpu"))["clips"]
     assert not torch.equal(alone[:, 1], alone[:, 2])
 
@@ -38,20 +38,23 @@ def test_clips_of_one_moment_share_their_colours():
 def test_coclr_colours_one_side_of_a_moment_given_twice_and_few_of_the_others():
     n, how = 4000, RECIPES["coclr"]
     some: Batch = {"index": torch.arange(n), "epoch": torch.zeros(n).long(), "seed": 5}
-    got, alike = (
+    is_changed, alike = (
         choose_groups(some, how, 2),
         uniform(5, "alike", 0, torch.arange(n), 1)[:, 0] < how.alike,
     )
     assert 0.47 < alike.double().mean() < 0.53
-    assert bool((got[alike].sum(1) == 1).all()) and 0.45 < got[alike][:, 0].double().mean() < 0.55
-    assert 0.27 < got[~alike].double().mean() < 0.33
+    assert (
+        bool((is_changed[alike].sum(1) == 1).all())
+        and 0.45 < is_changed[alike][:, 0].double().mean() < 0.55
+    )
+    assert 0.27 < is_changed[~alike].double().mean() < 0.33
 
 
 def test_what_is_not_chosen_keeps_its_colours():
     some, views = batch(64, 2), Views(clips=(SPEC, SPEC), augment="coclr")
-    seen = changed(some, views)
-    assert bool((seen <= choose_groups(some, RECIPES["coclr"], 2)).all())
-    assert seen.any(0).all() and (~seen).any(0).all()
+    changes = changed(some, views)
+    assert bool((changes <= choose_groups(some, RECIPES["coclr"], 2)).all())
+    assert changes.any(0).all() and (~changes).any(0).all()
 
 
 def test_none_may_be_chosen(monkeypatch):
@@ -65,18 +68,20 @@ def test_gray_of_channels_takes_one_of_three_in_each_frame(monkeypatch):
     plain = to_device(some, Views(clips=(SPEC,), augment="none"), torch.device("cpu"))["clips"][
         :, 0
     ]
-    got = to_device(some, Views(clips=(SPEC,), augment="gray"), torch.device("cpu"))["clips"][:, 0]
+    clips_out = to_device(some, Views(clips=(SPEC,), augment="gray"), torch.device("cpu"))["clips"][
+        :, 0
+    ]
     mean, std = (
         torch.tensor(v).view(-1, 1, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
-    got, plain = got * std + mean, plain * std + mean
+    clips_out, plain = clips_out * std + mean, plain * std + mean
     which = torch.stack(
-        [(got[:, 0] - plain[:, c]).abs().amax((-2, -1)) < 1e-5 for c in range(3)]
+        [(clips_out[:, 0] - plain[:, c]).abs().amax((-2, -1)) < 1e-5 for c in range(3)]
     )  # C B T
     assert bool((which.sum(0) == 1).all())
     assert bool(which.any(2).sum(0).max() > 1), "the channel is drawn for each frame"
-    assert torch.allclose(got[:, 0], got[:, 1], atol=1e-5) and torch.allclose(
-        got[:, 0], got[:, 2], atol=1e-5
+    assert torch.allclose(clips_out[:, 0], clips_out[:, 1], atol=1e-5) and torch.allclose(
+        clips_out[:, 0], clips_out[:, 2], atol=1e-5
     )
 
 
@@ -84,13 +89,13 @@ def test_blur_is_a_gaussian_of_the_drawn_width():
     clips = torch.zeros(2, 1, 3, 2, 25, 25)
     clips[..., 12, 12] = 1.0
     how = Augment(p_blur=0.5, sigma=(1.0, 2.0))
-    got = blur(clips, how, torch.tensor([[[0.4, 0.5]], [[0.6, 0.5]]]))
-    assert torch.equal(got[1], clips[1]), "the second draw asks for none"
+    clips_out = blur(clips, how, torch.tensor([[[0.4, 0.5]], [[0.6, 0.5]]]))
+    assert torch.equal(clips_out[1], clips[1]), "the second draw asks for none"
     x = torch.arange(25) - 12.0
     line = torch.exp(-x.square() / (2 * 1.5**2))
     line = torch.where(x.abs() <= 6, line, torch.zeros(()))
     want = line[:, None] * line / line.sum() ** 2
-    assert torch.allclose(got[0], want.expand_as(got[0]), atol=1e-6)
+    assert torch.allclose(clips_out[0], want.expand_as(clips_out[0]), atol=1e-6)
 
 
 @for_each("name", ["resized_flip_colour", "dpc"])

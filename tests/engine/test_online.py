@@ -36,33 +36,33 @@ def telling(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_reads_what_is_there_and_changes_nothing(telling: Path, tmp_path: Path):
-    found = run_pretrain(
+    summary = run_pretrain(
         telling, tmp_path / "probed", "--probe_every", "3", "--objective.mask_ratio", "0.5"
     )
     rows = [m for m in metrics(tmp_path / "probed") if "probe/encoder/knn" in m]
     assert [m["step"] for m in rows] == [3, 6]
     assert all(m["probe/encoder/knn"] >= 0.9 and m["probe/encoder/linear"] >= 0.9 for m in rows)
-    assert found["probe/encoder/linear"] == rows[-1]["probe/encoder/linear"]
+    assert summary["probe/encoder/linear"] == rows[-1]["probe/encoder/linear"]
     run_pretrain(telling, tmp_path / "plain", "--objective.mask_ratio", "0.5")
     assert same(weights(tmp_path / "probed"), weights(tmp_path / "plain"))
 
 
 def test_it_scores_chance_on_labels_that_mean_nothing(tmp_path: Path):
     data = split_clips(tmp_path / "data", informative=False)
-    found = run_pretrain(
+    summary = run_pretrain(
         data, tmp_path / "run", "--probe_every", "6", "--objective.mask_ratio", "0.5"
     )
     assert (
-        0.1 <= found["probe/encoder/linear"] <= 0.9
+        0.1 <= summary["probe/encoder/linear"] <= 0.9
     )  # 20 clips read: 0.5 +- 0.4 is more than three deviations
 
 
 def test_it_reads_no_test_clip(telling: Path, tmp_path: Path):
     for file in (telling / "test").rglob("*.mp4"):
         file.write_bytes(b"")
-    found = run_pretrain(telling, tmp_path / "run", "--probe_every", "6")
+    summary = run_pretrain(telling, tmp_path / "run", "--probe_every", "6")
     assert (
-        found["probe/encoder/knn"] >= 0.9 and not (tmp_path / "run" / "quarantine.jsonl").exists()
+        summary["probe/encoder/knn"] >= 0.9 and not (tmp_path / "run" / "quarantine.jsonl").exists()
     )
 
 

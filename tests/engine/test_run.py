@@ -214,11 +214,11 @@ def test_warm_start_from_another_model_or_nothing(finished: Path, videos: Path, 
 
 
 def test_nan_stops_with_step_samples_and_checkpoint(videos: Path, tmp_path: Path):
-    more = ("--steps", "40", "--warmup", "0.5", "--checkpoint_every", "1")
+    flags = ("--steps", "40", "--warmup", "0.5", "--checkpoint_every", "1")
     with pytest.raises(
         RunError, match=r"nan.* \d+.* \d.*step_0000"
     ):  # the loss, the step, samples, a file
-        run_pretrain(videos, tmp_path / "n", "--lr", "1e30", *more)
+        run_pretrain(videos, tmp_path / "n", "--lr", "1e30", *flags)
     assert all(
         v.isfinite().all() for v in weights(tmp_path / "n").values() if v.is_floating_point()
     )
@@ -272,8 +272,8 @@ def test_bad_files_of_every_process_are_written_down(
 
 
 def test_a_collapsed_run_stops(videos: Path, tmp_path: Path):
-    more = ("--picture_every", "2", "--stop_on_collapse", "1e6")
-    check_refusal(tmp_path / "c", videos, *more, words=("2", "1e+06"), error=RunError)
+    flags = ("--picture_every", "2", "--stop_on_collapse", "1e6")
+    check_refusal(tmp_path / "c", videos, *flags, words=("2", "1e+06"), error=RunError)
     assert run_pretrain(videos, tmp_path / "c", "--stop_on_collapse", "0.5")["step"] == 6
 
 
@@ -375,10 +375,10 @@ def test_clip_flags_override_the_encoder_and_are_kept(videos: Path, tmp_path: Pa
 
 
 def test_sgd_and_mae_st_and_colour(videos: Path, tmp_path: Path):
-    more = ["--optimizer", "sgd", "--objective.mask", "random", "--objective.repeat", "2"]
-    more += ["--objective.mask_ratio", "0.75"]
+    flags = ["--optimizer", "sgd", "--objective.mask", "random", "--objective.repeat", "2"]
+    flags += ["--objective.mask_ratio", "0.75"]
     assert (
-        run_pretrain(videos, tmp_path / "c", *more, "--objective.augment", "resized_flip_colour")[
+        run_pretrain(videos, tmp_path / "c", *flags, "--objective.augment", "resized_flip_colour")[
             "step"
         ]
         == 6

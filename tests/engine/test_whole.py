@@ -37,7 +37,7 @@ def run(long: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def extract(net: Path, data: Path, out: Path, *more: str) -> dict[str, np.ndarray]:
+def extract(net: Path, data: Path, out: Path, *flags: str) -> dict[str, np.ndarray]:
     argv = [
         "--encoder",
         str(net),
@@ -48,12 +48,12 @@ def extract(net: Path, data: Path, out: Path, *more: str) -> dict[str, np.ndarra
         "--out",
         str(out),
     ]
-    argv += ["--workers", "0", "--cache", str(out.parent / "cache"), *more]
+    argv += ["--workers", "0", "--cache", str(out.parent / "cache"), *flags]
     extract_features(**parse(extract_features, argv))
     return dict(np.load(out)) if out.suffix == ".npz" else {}
 
 
-def seen(net: Path, data: Path, spec: ClipSpec, clips: int) -> np.ndarray:
+def read_clip_means(net: Path, data: Path, spec: ClipSpec, clips: int) -> np.ndarray:
     """Features of the first video, from its own frames."""
     encoder = load_encoder(net)
     with torch.inference_mode():
@@ -79,8 +79,10 @@ def test_a_run_keeps_its_whole_clips_and_extract_takes_them(run: Path, long: Pat
         table = extract(run, long, tmp_path / f"{clips}.npz", "--clips", str(clips))
         assert len(table["features"]) == 8
         first = table["features"][table["path"].tolist().index("0.mp4")]
-        np.testing.assert_allclose(first, seen(run, long, WHOLE, clips), rtol=1e-4, atol=1e-5)
-        other = seen(run, long, ClipSpec(frames=8, stride=1, size=16), clips)
+        np.testing.assert_allclose(
+            first, read_clip_means(run, long, WHOLE, clips), rtol=1e-4, atol=1e-5
+        )
+        other = read_clip_means(run, long, ClipSpec(frames=8, stride=1, size=16), clips)
         assert np.abs(first - other).max() > 1e-3, "else the test could not tell"
 
 
@@ -96,7 +98,10 @@ def test_extract_takes_a_clip_of_the_users(run: Path, long: Path, tmp_path: Path
     whole = extract(run, long, tmp_path / "whole.npz")["features"]
     four = extract(run, long, tmp_path / "four.npz", "--clip.stride", "2")["features"]
     np.testing.assert_allclose(
-        four[0], seen(run, long, ClipSpec(frames=8, stride=2, size=16), 1), rtol=1e-4, atol=1e-5
+        four[0],
+        read_clip_means(run, long, ClipSpec(frames=8, stride=2, size=16), 1),
+        rtol=1e-4,
+        atol=1e-5,
     )
     assert np.abs(four - whole).max() > 1e-3
 
@@ -133,8 +138,8 @@ def test_finetuning_and_a_probe_see_whole_clips(run: Path, long: Path, tmp_path:
         "--test_crops",
         "1",
     ]
-    more = ["--clip.frames", "16", "--out", str(tmp_path / "t")]
-    finetune(**parse(finetune, [*argv, *small, *more]))
+    clip_flags = ["--clip.frames", "16", "--out", str(tmp_path / "t")]
+    finetune(**parse(finetune, [*argv, *small, *clip_flags]))
     clip = json.loads((tmp_path / "t/result.json").read_text())["protocol"]["clip"]
     assert clip["whole"] is True and (clip["frames"], clip["clips"]) == (16, 2)
     options = [

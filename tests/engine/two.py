@@ -46,7 +46,7 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {"width": 0.125, "frames": 4, "size": 32},
         {"dim": 8, "candidates": 3, "options": WORDS},
     ),
-    **{name: ("resnet18_2d3d", {"frames": 3}, more) for name, (_, more) in VARIANTS.items()},
+    **{name: ("resnet18_2d3d", {"frames": 3}, flags) for name, (_, flags) in VARIANTS.items()},
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": (
         "vit",
@@ -89,7 +89,7 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
         Turbo(objective, objective.views, 0.6).begin(part, 0)
     loss = module(part).total
     loss.backward()
-    found = {
+    tensors = {
         f"grad/{n}": p.grad.clone() for n, p in objective.named_parameters() if p.requires_grad
     }
     with torch.no_grad():
@@ -100,8 +100,8 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
     if world.size > 1:
         torch.distributed.all_reduce(losses)
     state = objective.state_dict()  # not lightly's bank, which is empty
-    found |= {f"state/{n}": b.double() for n, b in objective.named_buffers() if n in state}
-    return {"losses": losses / world.size, **found}
+    tensors |= {f"state/{n}": b.double() for n, b in objective.named_buffers() if n in state}
+    return {"losses": losses / world.size, **tensors}
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def act(folder: Path, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    given = json.loads((place / "acts.json").read_text())
-    starts = (place / "attempts.jsonl").read_text().count('"event": "start"')
-    now = given["acts"][starts - given["base"] - 1]
-    act(place, (now if isinstance(now, str) else now[int(os.environ["RANK"])]).split())
+    folder = Path(sys.argv[1])
+    script = json.loads((folder / "acts.json").read_text())
+    starts = (folder / "attempts.jsonl").read_text().count('"event": "start"')
+    words = script["acts"][starts - script["base"] - 1]
+    act(folder, (words if isinstance(words, str) else words[int(os.environ["RANK"])]).split())

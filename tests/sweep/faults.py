@@ -4,7 +4,7 @@
 
 Signals to steps, requeueing, kill -9 of ranks, of keepers and of a slurmd. It ends with what was done to whom, and
 whether each cell has its row, once, and weights, optimiser and scores bit for bit as in the calm sweep. Needs root:
-slurmd is one of the victims, and is started again after a while.
+slurmd is one of the injector, and is started again after a while.
 """
 
 import argparse
@@ -47,15 +47,15 @@ def whole(sweep: str, out: Path) -> dict[str, Any]:
 
 def processes(*words: str) -> list[int]:
     """Those whose command line has all the words."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            line = (folder / "cmdline").read_bytes().refolder(b"\0", b" ").decode(errors="refolder")
         except OSError:
             continue
-        if all(word in line for word in words) and int(place.name) != os.getpid():
-            found.append(int(place.name))
-    return found
+        if all(word in line for word in words) and int(folder.name) != os.getpid():
+            pids.append(int(folder.name))
+    return pids
 
 
 class Faults:
@@ -116,8 +116,10 @@ class Faults:
         return bool(pids)
 
     def job(self, cell: str) -> str | None:
-        found = [jobs.find_live_jobs(one, slurm.read_queue()) for one in self.folder.submissions()]
-        return next((one[cell].id for one in reversed(found) if cell in one), None)
+        live_jobs = [
+            jobs.find_live_jobs(one, slurm.read_queue()) for one in self.folder.submissions()
+        ]
+        return next((one[cell].id for one in reversed(live_jobs) if cell in one), None)
 
     def release(self) -> None:
         """A requeued job would wait for two minutes; and a node whose slurmd was gone may have to be taken back."""
@@ -127,10 +129,10 @@ class Faults:
                     ["scontrol", "update", f"JobId={job.id}", "StartTime=now"], capture_output=True
                 )
         for node in ("n1", "n2"):
-            said = subprocess.run(
+            state = subprocess.run(
                 ["sinfo", "-h", "-N", "-n", node, "-o", "%T"], capture_output=True, text=True
             ).stdout
-            if said.startswith(("down", "drain")):
+            if state.startswith(("down", "drain")):
                 subprocess.run(
                     ["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True
                 )
@@ -157,31 +159,32 @@ def same(a: Any, b: Any) -> bool:
 
 def compared(calm: Path, out: Path) -> list[str]:
     """What differs between two sweeps; nothing should."""
-    found = []
+    differences = []
     one, other = SweepFolder(calm), SweepFolder(out)
     if one.read()["cells"].keys() != other.read()["cells"].keys():
         return ["they have other cells"]
-    for cell in (one.cell(each) for each in one.read()["cells"]):
+    for name_of_cell in one.read()["cells"]:
+        cell = one.cell(name_of_cell)
         twin = other.cell(cell.hash)
         rows = [
-            json.loads((place.path / "row.json").read_text())
-            for place in (cell, twin)
-            if place.finished
+            json.loads((folder.path / "row.json").read_text())
+            for folder in (cell, twin)
+            if folder.finished
         ]
         if len(rows) < 2:
-            found.append(f"{cell.hash}: no row")
+            differences.append(f"{cell.hash}: no row")
             continue
-        paths = [max((place.run / "checkpoints").glob("step_*.pt")) for place in (cell, twin)]
+        paths = [max((folder.run / "checkpoints").glob("step_*.pt")) for folder in (cell, twin)]
         ends = [torch.load(path, weights_only=True) for path in paths]
         for key in ("step", "model", "optimizer"):
             if not same(ends[0][key], ends[1][key]):
-                found.append(f"{cell.hash}: another {key}")
+                differences.append(f"{cell.hash}: another {key}")
         logged = [m["step"] for m in metrics(twin.run) if "loss" in m]
         if logged != sorted(set(logged)) or logged[-1] != ends[0]["step"]:
-            found.append(f"{cell.hash}: steps logged twice or not at all")
+            differences.append(f"{cell.hash}: steps logged twice or not at all")
         if rows[0]["scores"] != rows[1]["scores"]:
-            found.append(f"{cell.hash}: other scores")
-    return found
+            differences.append(f"{cell.hash}: other scores")
+    return differences
 
 
 def disturbed(
@@ -190,12 +193,12 @@ def disturbed(
     """The sweep to its end under `faults` of them at most."""
     code = "import sys, pathlib; from tests.sweep.faults import whole; whole(sys.argv[1], pathlib.Path(sys.argv[2]))"
     runner = subprocess.Popen([sys.executable, "-c", code, sweep, str(out)])
-    made = Faults(SweepFolder(out), seed)
+    injector = Faults(SweepFolder(out), seed)
     while runner.poll() is None:
-        time.sleep(made.chance.uniform(*PAUSE))
-        if made.folder.file.exists():
-            made.one(kinds) if len(made.done) < faults else made.release()
-    return made
+        time.sleep(injector.chance.uniform(*PAUSE))
+        if injector.folder.file.exists():
+            injector.one(kinds) if len(injector.done) < faults else injector.release()
+    return injector
 
 
 if __name__ == "__main__":
@@ -205,21 +208,21 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    flags = parser.parse_args()
     began = time.time()
-    calm = whole(given.sweep, given.calm)
+    calm = whole(flags.sweep, flags.calm)
     between = time.time()
-    made = disturbed(given.sweep, given.out, given.faults, given.seed)
-    differ = compared(given.calm, given.out)
-    cells = [made.folder.cell(name) for name in made.folder.read()["cells"]]
+    injector = disturbed(flags.sweep, flags.out, flags.faults, flags.seed)
+    differ = compared(flags.calm, flags.out)
+    cells = [injector.folder.cell(name) for name in injector.folder.read()["cells"]]
     rows = {one.hash: one.path / "row.json" for one in cells if one.finished}
     summary = {
         "cells": calm["cells"],
         "calm_minutes": round((between - began) / 60, 1),
         "disturbed_minutes": round((time.time() - between) / 60, 1),
-        "faults": len(made.done),
-        "by_kind": Counter(kind for kind, _ in made.done),
-        "by_cell": Counter(cell for _, cell in made.done),
+        "faults": len(injector.done),
+        "by_kind": Counter(kind for kind, _ in injector.done),
+        "by_cell": Counter(cell for _, cell in injector.done),
         "starts": {cell: json.loads(row.read_text())["starts"] for cell, row in rows.items()},
         "differ": differ,
     }

@@ -28,20 +28,20 @@ from tests.sweep.fakes import BASE, TOOLS, sweep
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of what it was asked. Its commands come first on the path."""
-    tools, asked = tmp_path / "tools", tmp_path / "slurm"
+    tools, records = tmp_path / "tools", tmp_path / "slurm"
     tools.mkdir()
-    asked.mkdir()
+    records.mkdir()
     for name, text in TOOLS.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_FAKE", str(asked))
+    monkeypatch.setenv("SLURM_FAKE", str(records))
     warm.replace_subprocess(monkeypatch, "ssvid.sweep.submission")
-    return asked
+    return records
 
 
-def submit(file: str, out: Path, *more: str) -> dict[str, Any]:
-    return run(**parse(run, ["--sweep", file, "--out", str(out), *more]))
+def submit(file: str, out: Path, *flags: str) -> dict[str, Any]:
+    return run(**parse(run, ["--sweep", file, "--out", str(out), *flags]))
 
 
 def refuse(file: str, out: Path, *words: str) -> None:
@@ -98,14 +98,18 @@ def test_again_only_what_is_neither_finished_nor_running(slurm: Path, tmp_path: 
         "start", stage="pretrain", logs="001-pretrain", host="n1", pid=1, node="n1"
     )
     (folder.cell(cells[2]).path / "row.json").write_text(json.dumps({"step": 10}))
-    found = read_states(folder)
-    assert [one.state for one in found] == ["running", "queued", "finished", "stopped"]
+    assert [one.state for one in read_states(folder)] == [
+        "running",
+        "queued",
+        "finished",
+        "stopped",
+    ]
     assert submit(file, out)["submitted"] == 1
     assert folder.submissions()[1]["cells"] == [cells[3]]
-    more = sweep(
+    edited = sweep(
         tmp_path, grid={"seed": [1, 2, 3, 4]}
     )  # the file is edited: a cell is new, one is gone
-    assert submit(more, out)["submitted"] == 2  # 3 was submitted, but no queue knows it
+    assert submit(edited, out)["submitted"] == 2  # 3 was submitted, but no queue knows it
     now = {one.name: (one.state, one.removed) for one in read_states(folder)}
     assert now["seed 0"] == ("running", True) and len(now) == 5 and not now["seed 4"][1]
     assert count_states(read_states(folder))["cells"] == 4
@@ -116,9 +120,9 @@ def test_a_submit_that_was_killed_leaves_no_job_unknown(slurm: Path, tmp_path: P
     submit(sweep(tmp_path, grid={"seed": [0, 1]}), tmp_path / "out")
     folder = SweepFolder(tmp_path / "out")
     file = next((folder.path / "submissions").iterdir())
-    known = json.loads(file.read_text())
-    file.write_text(json.dumps({key: value for key, value in known.items() if key != "job"}))
-    (slurm / "queue").write_text(f"99_1|RUNNING|n1|None|{known['name']}\n")
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in record.items() if key != "job"}))
+    (slurm / "queue").write_text(f"99_1|RUNNING|n1|None|{record['name']}\n")
     assert [one.state for one in read_states(folder)] == ["stopped", "running"]
 
 
@@ -147,8 +151,8 @@ def test_a_job_keeps_the_shape_it_was_submitted_with(slurm: Path, tmp_path: Path
         submit(sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"nodes": 2}), out)["submitted"] == 0
     )
     for file in (out / "jobs" / "0001").glob("*_submitted.pkl"):
-        given = DelayedSubmission.load(file)
-        assert given.function.__name__ == "keep" and given.args[2]["nodes"] == 1
+        job = DelayedSubmission.load(file)
+        assert job.function.__name__ == "keep" and job.args[2]["nodes"] == 1
 
 
 def test_two_sweeps_of_one_name_do_not_mix(
@@ -194,8 +198,8 @@ def test_arrays_are_split_and_share_the_limit(
     monkeypatch.setattr("ssvid.sweep.slurm.read_max_array", lambda: 4)
     folder = SweepFolder(tmp_path / "out")
     submit_arrays(folder, "s", [f"c{i}" for i in range(10)], Cluster(parallel=5), keep)
-    asked = [line for text in scripts(slurm) for line in text.splitlines() if "--array" in line]
-    assert asked == ["#SBATCH --array=0-3%2", "#SBATCH --array=0-3%2", "#SBATCH --array=0-1%1"]
+    arrays = [line for line in "\n".join(scripts(slurm)).splitlines() if "--array" in line]
+    assert arrays == ["#SBATCH --array=0-3%2", "#SBATCH --array=0-3%2", "#SBATCH --array=0-1%1"]
     assert [len(one["cells"]) for one in folder.submissions()] == [4, 4, 2]
 
 
@@ -219,8 +223,8 @@ def test_no_slurm(tmp_path: Path):
     bare = tmp_path / "bin"
     bare.mkdir()
     file = sweep(tmp_path, grid={"seed": [0]})
-    said = sentence(command("ssvid.sweep", file, "--out", str(tmp_path / "out"), PATH=str(bare)))
-    assert tells(said, "sbatch", "--cluster") and not (tmp_path / "out").exists()
+    message = sentence(command("ssvid.sweep", file, "--out", str(tmp_path / "out"), PATH=str(bare)))
+    assert tells(message, "sbatch", "--cluster") and not (tmp_path / "out").exists()
 
 
 def test_folders_that_cannot_be(slurm: Path, tmp_path: Path):
@@ -236,10 +240,10 @@ def test_folders_that_cannot_be(slurm: Path, tmp_path: Path):
 
 def test_a_full_disk_submits_nothing(slurm: Path, tmp_path: Path):
     file = sweep(tmp_path, grid={"seed": [0]})
-    said = sentence(
+    message = sentence(
         command("ssvid.sweep", file, "--out", str(tmp_path / "full"), limit=200), code=3
     )
-    assert tells(said, str(tmp_path / "full")) and not scripts(slurm)
+    assert tells(message, str(tmp_path / "full")) and not scripts(slurm)
     assert not (tmp_path / "full" / "sweep.json").exists()
 
 
@@ -268,8 +272,8 @@ def test_dry_run_shows_and_makes_nothing(
 ):
     file = sweep(tmp_path, grid={"seed": [0, 1]}, cluster={"partition": "gpu"})
     assert submit(file, tmp_path / "out", "--dry-run")["cells"] == 2
-    said = capsys.readouterr().err
-    assert tells(said, "--partition=gpu") and "seed 1" in said
+    message = capsys.readouterr().err
+    assert tells(message, "--partition=gpu") and "seed 1" in message
     assert not (tmp_path / "out").exists() and not scripts(slurm)
 
 
@@ -281,14 +285,14 @@ def test_cancel_takes_what_is_in_the_queue(slurm: Path, tmp_path: Path):
     assert cancel(str(out))["cancelled"] == 1
     assert (slurm / "cancelled").read_text() == f"{one['job']}_1\n"
     (slurm / "queue").write_text("")
-    assert [each.state for each in read_states(SweepFolder(out))] == ["stopped", "cancelled"]
+    assert [state.state for state in read_states(SweepFolder(out))] == ["stopped", "cancelled"]
 
 
 def test_status_imports_nothing_that_takes_time():
     code = "import sys, ssvid.cli, ssvid.sweep.status, ssvid.sweep.__main__, ssvid.sweep.keeper;"
     code += "print([name for name in ('torch', 'numpy', 'submitit', 'av') if name in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert said.stdout.strip() == "[]", said.stdout + said.stderr
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert answer.stdout.strip() == "[]", answer.stdout + answer.stderr
 
 
 def test_logs_and_names(slurm: Path, tmp_path: Path):

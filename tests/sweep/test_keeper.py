@@ -28,29 +28,29 @@ SHAPE = {"nodes": 1, "signal_delay": 20, "time": 10}
 @pytest.fixture
 def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellFolder:
     """A cell of a sweep, whose commands are fake.py."""
-    return made(tmp_path, monkeypatch)
+    return make_cell(tmp_path, monkeypatch)
 
 
-def made(out: Path, monkeypatch: pytest.MonkeyPatch, suite: bool = False) -> CellFolder:
+def make_cell(out: Path, monkeypatch: pytest.MonkeyPatch, suite: bool = False) -> CellFolder:
     folder = SweepFolder(out)
-    given = {
+    record = {
         "name": "a",
         "axes": {"seed": "0"},
         "settings": {"seed": 0},
         "left": False,
         "cwd": str(ROOT),
     }
-    given |= {
+    record |= {
         "config": {"seed": 0, "steps": 9, "batch_size": 4},
         "suite": {"suite": "quick"} if suite else None,
     }
     folder.write(
-        {"name": "s", "axes": {"seed": ["0"]}, "best": None, "cluster": {}, "cells": {CELL: given}}
+        {"name": "s", "axes": {"seed": ["0"]}, "best": None, "cluster": {}, "cells": {CELL: record}}
     )
     cell = folder.cell(CELL)
     cell.path.mkdir(parents=True)
     monkeypatch.setattr(
-        keeper, "make_command", lambda cell, stage, given: ["tests.sweep.fake", str(cell.path)]
+        keeper, "make_command", lambda cell, stage, record: ["tests.sweep.fake", str(cell.path)]
     )
     monkeypatch.setattr(keeper, "pause_after_failure", lambda *_: None)
     monkeypatch.chdir(ROOT)
@@ -139,7 +139,7 @@ PROGRESS = ["fail a"] * 2 + ["fail b"] * 2 + ["step 3 fail b"] * 2 + ["step 4 fa
 def test_how_many_failures_are_too_many(
     acts: list[str], times: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    cell = made(tmp_path, monkeypatch)
+    cell = make_cell(tmp_path, monkeypatch)
     assert keep(cell, *acts, "done") == ("failed" if times else "finished")
     if times:
         assert json.loads((cell.path / "failed.json").read_text())["times"] == times
@@ -153,7 +153,7 @@ def test_retry_counts_from_its_own_time(cell: CellFolder):
 
 
 def test_the_suite_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    cell = made(tmp_path, monkeypatch, suite=True)
+    cell = make_cell(tmp_path, monkeypatch, suite=True)
     assert keep(cell, "done", "fail probe", "done") == "finished"
     stages = [event["stage"] for event in cell.read_events() if event["event"] == "start"]
     assert stages == ["pretrain", "suite", "suite"]  # what was done is not done again
@@ -174,13 +174,13 @@ def test_scores_are_those_of_the_result_files(cell: CellFolder):
 def test_ranks_have_logs_and_the_first_to_fail_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    cell = made(tmp_path, monkeypatch)
+    cell = make_cell(tmp_path, monkeypatch)
     monkeypatch.setitem(SHAPE, "nodes", 3)
     monkeypatch.setattr("ssvid.sweep.ranks.PEER_LOSS_S", 1.0)
     lost = "lose process 2"
     assert keep(cell, [lost, "hang", "fail of my own"], "done") == "finished"
     assert ends(cell)[0] == ("failed", "ValueError: of my own")
-    logs = [f"rank{rank}.{kind}" for rank in range(3) for kind in ("err", "out")]
+    logs = [f"rank{rank}.err" for rank in range(3)] + [f"rank{rank}.out" for rank in range(3)]
     assert {file.name for file in (cell.logs / "001-pretrain").iterdir()} == {*logs, "rank0.fault"}
 
 
@@ -204,10 +204,10 @@ def keeper_process(cell: CellFolder, *acts: str) -> subprocess.Popen[bytes]:
 
 
 def trainers(cell: CellFolder) -> list[int]:
-    found = subprocess.run(
+    answer = subprocess.run(
         ["pgrep", "-f", f"tests.sweep.fake {cell.path}"], capture_output=True, text=True
     )
-    return [int(pid) for pid in found.stdout.split()]
+    return [int(pid) for pid in answer.stdout.split()]
 
 
 def test_a_keeper_that_is_told_to_go_tells_its_ranks(cell: CellFolder):
@@ -251,10 +251,10 @@ def test_two_keepers_of_one_cell_are_one(cell: CellFolder):
 def test_a_job_near_its_end_is_requeued_after_an_attempt(
     cell: CellFolder, monkeypatch: pytest.MonkeyPatch, tmp_path
 ):
-    asked = tmp_path / "asked"
+    requests = tmp_path / "asked"
     (tmp_path / "bin").mkdir()
     tool = tmp_path / "bin" / "scontrol"
-    tool.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {requests}\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "77")
@@ -266,7 +266,7 @@ def test_a_job_near_its_end_is_requeued_after_an_attempt(
     )  # one attempt, or it would come and go for ever
     monkeypatch.setattr(keeper, "read_time_left", lambda job: 141.0)
     assert keep(cell, "done") == "failed" and len(ends(cell)) == 3
-    assert asked.read_text().splitlines() == ["requeue 77"]
+    assert requests.read_text().splitlines() == ["requeue 77"]
 
 
 def test_what_exit_codes_say(tmp_path: Path):
@@ -289,7 +289,7 @@ def test_what_exit_codes_say(tmp_path: Path):
 
 
 @for_each(
-    "said, how, why",
+    "text, how, why",
     [
         ("task 0: Exited with exit code 2\nsrun: error: n2: task 1: Terminated", "failed", "mine"),
         (
@@ -302,10 +302,10 @@ def test_what_exit_codes_say(tmp_path: Path):
         ("tasks 0,2: User defined signal 2", "outside", "killed by SIGUSR2"),
     ],
 )
-def test_of_a_step_the_first_task_to_end_decides(said: str, how: str, why: str, tmp_path: Path):
+def test_of_a_step_the_first_task_to_end_decides(text: str, how: str, why: str, tmp_path: Path):
     """srun's own code is the highest: that of the tasks it killed itself."""
     (tmp_path / "rank0.err").write_text("error: mine\n")
-    (tmp_path / "srun.err").write_text(f"srun: launching\nsrun: error: n1: {said}\n")
+    (tmp_path / "srun.err").write_text(f"srun: launching\nsrun: error: n1: {text}\n")
     assert judge_exit(143, tmp_path)[1:3] == (how, why)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ssvid.sweep.folder import SweepFolder
+from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.status import count_states, read_states
 from tests.helpers import ROOT, command, sentence, tells
 from tests.sweep.small import SMALL, SUITE, until, write_sweep
@@ -25,6 +25,10 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
 
     return partial(write_sweep, tmp_path)
+
+
+def count_starts(cell: CellFolder) -> int:
+    return sum(event["event"] == "start" for event in cell.read_events())
 
 
 @pytest.mark.nightly
@@ -51,10 +55,8 @@ def test_eight_cells_at_once_make_one_set_and_one_cache(tmp_path: Path, sweep: A
     folder = SweepFolder(tmp_path / "out")
     assert count_states(read_states(folder))["finished"] == 8
     cells = [folder.cell(name) for name in folder.read()["cells"]]
-    assert all(
-        sum(event["event"] == "start" for event in cell.read_events()) == 2 for cell in cells
-    )  # none tried again
-    assert len([place for place in (tmp_path / "set").iterdir() if place.is_dir()]) == 1
+    assert [count_starts(cell) for cell in cells] == [2] * 8  # none tried again
+    assert len([path for path in (tmp_path / "set").iterdir() if path.is_dir()]) == 1
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
@@ -64,8 +66,8 @@ def test_cancelled_and_submitted_again_it_goes_on(sweep: Any, tmp_path: Path):
     file = sweep(grid={"seed": [0, 1]}, set={"steps": 4000, "checkpoint_every": 4000})
     argv = [file, "--out", str(out), "--cluster", "local", "--parallel", "2"]
     for _ in range(2):
-        said = json.loads(command("ssvid.sweep", *argv).stdout)
-        assert said["running"] + said["queued"] == 2
+        numbers = json.loads(command("ssvid.sweep", *argv).stdout)
+        assert numbers["running"] + numbers["queued"] == 2
     folder = SweepFolder(out)
     assert len(folder.submissions()) == 1  # the second found both with the first
     until(lambda: all((one.step or 0) > 10 for one in read_states(folder)))
@@ -76,9 +78,7 @@ def test_cancelled_and_submitted_again_it_goes_on(sweep: Any, tmp_path: Path):
         cell.read_mark("pretrain") > "step_00000010.pt" for cell in cells
     )  # told to leave, each wrote a checkpoint
     assert json.loads(command("ssvid.sweep", *argv).stdout)["submitted"] == 2
-    until(
-        lambda: all(sum(e["event"] == "start" for e in cell.read_events()) == 2 for cell in cells)
-    )
+    until(lambda: [count_starts(cell) for cell in cells] == [2, 2])
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
     until(lambda: count_states(read_states(folder))["cancelled"] == 2)
 
@@ -86,8 +86,8 @@ def test_cancelled_and_submitted_again_it_goes_on(sweep: Any, tmp_path: Path):
 def test_debug_stops_at_the_first_fault_and_shows_it(sweep: Any, tmp_path: Path):
     file = sweep(grid={"objective.dec_heads": [3, 2]})  # 16 is no multiple of 3
     argv = [file, "--out", str(tmp_path / "out"), "--cluster", "debug"]
-    said = sentence(command("ssvid.sweep", *argv), code=3)
-    assert tells(said, "3")
+    message = sentence(command("ssvid.sweep", *argv), code=3)
+    assert tells(message, "3")
     assert count_states(read_states(SweepFolder(tmp_path / "out")))["waiting"] == 1
 
 
@@ -114,19 +114,19 @@ def test_from_another_folder_relative_paths_stay_what_they_are(
     sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Of the sweep, of its base and of its data; and of a later submit from elsewhere. Names may hold spaces."""
-    place = tmp_path / "my sweeps"
-    place.mkdir()
+    folder = tmp_path / "my sweeps"
+    folder.mkdir()
     file = Path(sweep(grid={"seed": [0]}, set={"data.root": "the set", "steps": 4}))
-    (place / "base.yaml").write_text(yaml.safe_dump(SMALL))
-    (place / "s.yaml").write_text(
+    (folder / "base.yaml").write_text(yaml.safe_dump(SMALL))
+    (folder / "s.yaml").write_text(
         yaml.safe_dump({**yaml.safe_load(file.read_text()), "base": "base.yaml"})
     )
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(folder)
     done = command("ssvid.sweep", "s.yaml", "--cluster", "local", "--wait")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert {path.name for path in place.iterdir()} == {"base.yaml", "s.yaml", "the set", "runs"}
+    assert {path.name for path in folder.iterdir()} == {"base.yaml", "s.yaml", "the set", "runs"}
     monkeypatch.chdir(tmp_path)
-    again = json.loads(command("ssvid.sweep", "status", str(place / "runs" / "s")).stdout)
+    again = json.loads(command("ssvid.sweep", "status", str(folder / "runs" / "s")).stdout)
     assert again["finished"] == 1
 
 

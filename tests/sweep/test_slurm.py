@@ -48,21 +48,19 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     yield partial(write_sweep, tmp_path, cluster=NODES)
-    jobs = [
-        str(one["job"])
-        for place in tmp_path.glob("*/sweep.json")
-        for one in SweepFolder(place.parent).submissions()
-    ]
+    jobs = []
+    for file in tmp_path.glob("*/sweep.json"):
+        jobs += [str(record["job"]) for record in SweepFolder(file.parent).submissions()]
     for job in jobs:  # the next test wants the nodes
         subprocess.run(["scancel", job], timeout=60)
         until(lambda job=job: not (query_slurm("squeue", "-h", "-j", job) or "").strip())
 
 
 def step_of(cell: CellFolder) -> int:
-    found = [
+    steps = [
         one.step for one in read_states(SweepFolder(cell.path.parents[1])) if one.cell == cell.hash
     ]
-    return found[0] or 0
+    return steps[0] or 0
 
 
 def start_cell(file: str, out: Path) -> tuple[SweepFolder, CellFolder]:
@@ -91,8 +89,8 @@ def release(job: str) -> None:
 def test_a_requeue_and_a_kill_change_nothing(sweep: Any, tmp_path: Path):
     file = sweep(grid={"seed": [0, 1]}, suite=SUITE)
     assert whole(file, tmp_path / "calm")["finished"] == 2
-    made = disturbed(file, tmp_path / "out", 2, seed=0, kinds=("requeue", "kill -9 of a rank"))
-    assert len(made.done) == 2
+    faults = disturbed(file, tmp_path / "out", 2, seed=0, kinds=("requeue", "kill -9 of a rank"))
+    assert len(faults.done) == 2
     assert compared(tmp_path / "calm", tmp_path / "out") == []
 
 

@@ -30,8 +30,8 @@ def spent(argv: list[str], env: dict[str, str]) -> dict[str, float]:
 
 
 def measured(draws: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
         (folder / "asked").mkdir()
         for name, text in TOOLS.items():
             (folder / name).write_text(text)
