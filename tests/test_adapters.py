@@ -266,15 +266,15 @@ def test_equals_the_library_s_own_forward(name: str):
     net = scrambled(LIBRARY[name]())
     encoder = create_encoder(name, **full(name).tiny_kwargs).double().eval()
     load_state(encoder, encoder.rename_published(net.state_dict()), "the library's")
-    seen: list[Tensor] = []
+    maps: list[Tensor] = []
     where, head = pools(name, net)
     where.register_forward_hook(
-        lambda _, given, out: seen.append(out if isinstance(where, nn.LayerNorm) else given[0])
+        lambda _, args, out: maps.append(out if isinstance(where, nn.LayerNorm) else args[0])
     )
     spec = encoder.spec
     clip = torch.randn(2, 3, spec.frames, spec.size, spec.size, dtype=torch.float64)
     theirs, features = net(clip), encoder(clip)
-    last = seen[0]
+    last = maps[0]
     if name == "swin3d_t":
         last = rearrange(last, "B t h w D -> B (t h w) D")
     elif last.ndim == 5:

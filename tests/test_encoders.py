@@ -46,10 +46,10 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
     return copy.deepcopy(tiny(request.param))
 
 
-def clip_for(encoder: Encoder, more: int = 0, batch: int = 2) -> torch.Tensor:
+def clip_for(encoder: Encoder, extra: int = 0, batch: int = 2) -> torch.Tensor:
     spec = encoder.spec
     generator = torch.Generator().manual_seed(1)
-    shape = (batch, 3, spec.frames + more, spec.size + 16 * more, spec.size + 16 * more)
+    shape = (batch, 3, spec.frames + extra, spec.size + 16 * extra, spec.size + 16 * extra)
     return torch.randn(shape, generator=generator)
 
 
@@ -68,8 +68,8 @@ def test_every_class_is_among_the_fast():
 
 @torch.no_grad()
 @for_each("more", [0, 2])
-def test_features_have_the_declared_shapes(encoder: Encoder, more: int):
-    clip = clip_for(encoder, more)
+def test_features_have_the_declared_shapes(encoder: Encoder, extra: int):
+    clip = clip_for(encoder, extra)
     features = encoder(clip)
     assert features.grid == encoder.grid(*clip.shape[2:])
     assert features.tokens.shape == (2, features.grid.n, encoder.dim)
@@ -96,8 +96,8 @@ def test_keep_runs_only_what_is_kept(encoder: Encoder):
         with pytest.raises(UserError, match=facts(encoder.name)):
             encoder(clip, visible=visible)
         return
-    seen = encoder(clip, visible=visible).tokens
-    assert seen.shape == (2, visible.shape[1], encoder.dim)
+    tokens = encoder(clip, visible=visible).tokens
+    assert tokens.shape == (2, visible.shape[1], encoder.dim)
     everything = torch.arange(grid.n).flip(0).expand(2, -1)
     torch.testing.assert_close(
         encoder(clip, visible=everything).tokens.flip(1), encoder(clip).tokens, atol=1e-5, rtol=1e-4
@@ -105,7 +105,7 @@ def test_keep_runs_only_what_is_kept(encoder: Encoder):
     t, h, w = encoder.tubelet
     hidden = torch.ones(grid.n, dtype=torch.bool).index_fill(0, visible[0], False).view(*grid)
     pixels = hidden.repeat_interleave(t, 0).repeat_interleave(h, 1).repeat_interleave(w, 2)
-    assert torch.equal(encoder(clip + 100 * pixels, visible=visible).tokens, seen), (
+    assert torch.equal(encoder(clip + 100 * pixels, visible=visible).tokens, tokens), (
         "a dropped pixel reached a kept token"
     )
 

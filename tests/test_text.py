@@ -35,7 +35,7 @@ def words(list_: str | None = None, **kwargs: object) -> Tower:
     return create_tower("words", words=list_, **{**SMALL, **kwargs}).eval()
 
 
-def alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+def are_close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -57,7 +57,9 @@ def test_mil_nces_way_drops_unknown_words_and_sees_padding(list_: str):
     with torch.no_grad():
         tower.table.weight[0] = longer.table.weight[0] = 100  # padding wins, where there is any
         full = ["the the the the"]
-        assert alike(tower(["the"]), longer(["the"])) and not alike(tower(full), longer(full))
+        assert are_close(tower(["the"]), longer(["the"])) and not are_close(
+            tower(full), longer(full)
+        )
 
 
 def test_tans_way_keeps_unknown_words_in_place_and_masks_padding(list_: str):
@@ -70,7 +72,7 @@ def test_tans_way_keeps_unknown_words_in_place_and_masks_padding(list_: str):
     longer = words(list_, **{**TAN, "length": 9})
     with torch.no_grad():
         tower.table.weight[0] = longer.table.weight[0] = 100
-        assert alike(tower(["add zzz the"]), longer(["add the"])), (
+        assert are_close(tower(["add zzz the"]), longer(["add the"])), (
             "padding and unknown words are not seen"
         )
         x = tower.first(tower.table.weight[[1, 2]]).relu().amax(0)
@@ -98,9 +100,9 @@ def test_a_published_dictionarys_table_is_frozen_and_a_list_of_ones_own_is_not(
     list_: str, tmp_path: Path
 ):
     (tmp_path / "own.txt").write_text("add\nthe\n\ndon't\n")
-    own = words(str(tmp_path / "own.txt"))
-    assert own.table.weight.shape == (4, 3) and own.table.weight.requires_grad
-    assert own.tokens(["Don't add"])[0, :2].tolist() == [3, 1]
+    tower = words(str(tmp_path / "own.txt"))
+    assert tower.table.weight.shape == (4, 3) and tower.table.weight.requires_grad
+    assert tower.tokens(["Don't add"])[0, :2].tolist() == [3, 1]
     assert (
         not words(list_).table.weight.requires_grad
         and words(list_, trained=True).table.weight.requires_grad
@@ -132,13 +134,13 @@ def test_other_word_arrays_and_arguments_are_refused(tmp_path: Path):
     for name in ("a.npy", "b.npy", "c.npy", "gone.txt"):
         with refused(name):
             words(str(tmp_path / name))
-    for name, more, facts_ in (
+    for name, kwargs, facts_ in (
         ("words", {"padding": "hidden"}, ("hidden", "seen", "masked")),
         ("word", {}, ("word", "words", "bert", "clip")),
         ("words", {"depth": 3}, ("words", "depth")),
     ):
         with refused(*facts_):
-            create_tower(name, **more)
+            create_tower(name, **kwargs)
 
 
 def joint_of(tower: Tower, cosine: bool = False) -> Joint:
@@ -146,9 +148,9 @@ def joint_of(tower: Tower, cosine: bool = False) -> Joint:
 
 
 def assert_same(ours: Joint, again: Joint) -> None:
-    pooled, said = torch.randn(3, 6), ["add the onion", "don't", "zzz"]
+    pooled, sentences = torch.randn(3, 6), ["add the onion", "don't", "zzz"]
     assert torch.equal(ours.embed_videos(pooled), again.embed_videos(pooled)) and torch.equal(
-        ours.embed_texts(said), again.embed_texts(said)
+        ours.embed_texts(sentences), again.embed_texts(sentences)
     )
     assert ours.cosine == again.cosine and not again.training
 
@@ -159,19 +161,21 @@ def assert_same(ours: Joint, again: Joint) -> None:
 )
 def test_a_run_folder_is_whole_by_itself(kwargs: dict, list_: str, tmp_path: Path):
     """Moved away, and the word list it was made from gone."""
-    given = {key: value for key, value in kwargs.items() if key != "list"}
-    joint = joint_of(words(list_ if "list" in kwargs else None, **given), cosine="list" in kwargs)
+    arguments = {key: value for key, value in kwargs.items() if key != "list"}
+    joint = joint_of(
+        words(list_ if "list" in kwargs else None, **arguments), cosine="list" in kwargs
+    )
     path = save_joint(joint, tmp_path / "run")
     shutil.move(tmp_path / "run", tmp_path / "moved")
     Path(list_).unlink()
-    for place in (
+    for name in (
         "moved",
         "moved/text.json",
         "moved/text.safetensors",
         "moved/encoder.safetensors",
     ):
         (tmp_path / "moved" / "encoder.json").write_text('{"name": "vit"}')
-        again = load_joint(tmp_path / place)
+        again = load_joint(tmp_path / name)
         assert_same(joint, again)
     assert again.tower.table.weight.requires_grad == joint.tower.table.weight.requires_grad
     second = save_joint(again, tmp_path / "again")
@@ -183,7 +187,7 @@ def test_vectors_of_a_cosine_space_have_length_one():
     for x in (joint.embed_videos(torch.randn(3, 6)), joint.embed_texts(["add", "onion"])):
         torch.testing.assert_close(x.norm(dim=1), torch.ones(len(x)))
     joint.cosine = False
-    assert not alike(joint.embed_texts(["add"]).norm(), torch.ones(()))
+    assert not are_close(joint.embed_texts(["add"]).norm(), torch.ones(()))
 
 
 def test_heads_of_several_maps_or_none_are_kept(tmp_path: Path):
@@ -228,9 +232,9 @@ def test_a_folder_with_a_text_tower_still_has_one_encoder(tmp_path: Path):
 
 
 def narrated(*texts: str) -> Manifest:
-    said = tuple((float(i), i + 1.0, text) for i, text in enumerate(texts))
+    sentences = tuple((float(i), i + 1.0, text) for i, text in enumerate(texts))
     rows = [
-        Row("a.mp4", split="train", sentences=said),
+        Row("a.mp4", split="train", sentences=sentences),
         Row("b.mp4", split="test", sentences=((0.0, 1.0, "pan pan"),)),
     ]
     return Manifest(tuple(rows), Path("clips"))
@@ -241,11 +245,11 @@ def test_words_of_a_data_set_are_collected(tmp_path: Path):
         narrated("Add the onion.", "add the fish", "don't add the pan"),
         tmp_path / "lists" / "words.txt",
     )
-    told = collect_words(data, str(out), least=2)
+    report = collect_words(data, str(out), least=2)
     assert out.read_text() == "add\nthe\n" and (
-        told["words"],
-        told["left_out"],
-        told["sentences"],
+        report["words"],
+        report["left_out"],
+        report["sentences"],
     ) == (2, 4, 3)
     assert words(str(out)).tokens(["The zzz add"])[0, :3].tolist() == [2, 1, 0]
     collect_words(data, str(tmp_path / "all.txt"), least=1, lower=False)
@@ -278,149 +282,3 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch, tmp_path: P
     for name in ("bert", "clip"):
         with refused("transformers", "ssvid[text]"):
             create_tower(name, folder=str(tmp_path))
-
-
-SAID = ["add the onion", "the", "stir the onion and the fish"]
-VOCABULARY = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "add",
-    "the",
-    "onion",
-    "stir",
-    "and",
-    "fish",
-]
-
-
-@pytest.fixture
-def bert(tmp_path: Path) -> str:
-    lib = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 12,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-    }
-    config = lib.BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=40, **sizes)
-    lib.BertModel(config).save_pretrained(tmp_path / "bert")
-    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
-    lib.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
-    return str(tmp_path / "bert")
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> str:
-    """A whole CLIP, pictures and all, as they are published; its tokeniser knows letters alone."""
-    lib = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    letters = [chr(i) for i in range(97, 123)]
-    tokens = [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
-    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    sizes = {
-        "hidden_size": 12,
-        "intermediate_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    ends = {
-        "bos_token_id": len(tokens) - 2,
-        "eos_token_id": len(tokens) - 1,
-        "pad_token_id": len(tokens) - 1,
-    }
-    text = {
-        **sizes,
-        **ends,
-        "vocab_size": len(tokens),
-        "max_position_embeddings": 40,
-        "projection_dim": 8,
-    }
-    vision = {**sizes, "image_size": 8, "patch_size": 4, "projection_dim": 8}
-    config = lib.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    lib.CLIPModel(config).save_pretrained(tmp_path / "clip")
-    tokenizer = lib.CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
-    tokenizer.save_pretrained(tmp_path / "clip")
-    return str(tmp_path / "clip")
-
-
-def test_folders_that_hold_no_such_model(bert: str, tmp_path: Path):
-    lib = pytest.importorskip("transformers")
-    for more, facts_ in (
-        ({"folder": str(tmp_path)}, ("config.json",)),
-        ({"folder": bert, "length": 41}, ("--length", "41", "3", "40")),
-        ({"folder": bert, "pool": "max"}, ("max",)),
-    ):
-        with refused(*facts_):
-            create_tower("bert", **more)
-    lib.BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(bert)
-    with refused("AutoModel", "pooler.dense"):
-        create_tower("bert", folder=bert)
-    create_tower("bert", folder=bert, pool="mean")
-    Path(bert, "model.safetensors").write_bytes(b"junk")
-    with refused(bert):
-        create_tower("bert", folder=bert, pool="mean")
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("pool", ["pooled", "mean"])
-def test_berts_vectors_are_the_librarys(pool: str, bert: str):
-    lib = pytest.importorskip("transformers")
-    tower = create_tower("bert", folder=bert, pool=pool).eval()
-    net, tokenizer = (
-        lib.BertModel.from_pretrained(bert).eval(),
-        lib.AutoTokenizer.from_pretrained(bert),
-    )
-    for said, ours in zip(SAID, tower(SAID), strict=True):  # one by one: nothing is padded
-        out = net(**tokenizer(said, return_tensors="pt"))
-        theirs = out.pooler_output[0] if pool == "pooled" else out.last_hidden_state[0].mean(0)
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
-    assert tower.dim == 12 and tower.can_encode("zzz onion") and not tower.can_encode("zzz")
-
-
-@torch.no_grad()
-def test_clips_vectors_are_the_librarys(clip: str):
-    lib = pytest.importorskip("transformers")
-    tower = create_tower("clip", folder=clip, length=40).eval()
-    net, tokenizer = (
-        lib.CLIPModel.from_pretrained(clip).eval(),
-        lib.AutoTokenizer.from_pretrained(clip),
-    )
-    for said, ours in zip(SAID, tower(SAID), strict=True):
-        out = net.text_projection(
-            net.text_model(**tokenizer(said, return_tensors="pt")).pooler_output
-        )[0]
-        torch.testing.assert_close(ours, out, atol=1e-6, rtol=1e-5)
-    assert tower.dim == 8 and tower.can_encode("a") and not tower.can_encode("")
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("kind", ["bert", "clip"])
-def test_every_trained_weight_gets_gradient(kind: str, frozen: bool, request):
-    more = {"pool": "mean"} if kind == "bert" else {"length": 40}
-    tower = create_tower(
-        kind, folder=request.getfixturevalue(kind), dim=5, frozen=frozen, **more
-    ).train()
-    tower(SAID).sum().backward()
-    assert [n for n, p in tower.named_parameters() if p.requires_grad != (p.grad is not None)] == []
-    trained = {n.split(".")[0] for n, p in tower.named_parameters() if p.requires_grad}
-    assert trained == ({"project"} if frozen else {"project", "text"}) and tower.text.training
-    same = torch.equal(tower(SAID), tower(SAID))
-    assert same if frozen or kind == "clip" else not same, "dropout of a frozen net is off"
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", ["bert", "clip"])
-def test_a_run_with_a_library_tower_is_whole_by_itself(kind: str, request, tmp_path: Path):
-    folder = request.getfixturevalue(kind)
-    joint = joint_of(
-        create_tower(kind, folder=folder, dim=4, **({"length": 40} if kind == "clip" else {}))
-    )
-    save_joint(joint, tmp_path / "run")
-    shutil.rmtree(folder)
-    shutil.move(tmp_path / "run", tmp_path / "moved")
-    assert_same(joint, load_joint(tmp_path / "moved"))

@@ -19,12 +19,12 @@ from ssvid.engine.distributed import join
 from ssvid.nn.shuffle import run_shuffled
 world = join("cpu", timeout_s=60.0)
 clips = torch.arange(4.0)[:, None, None, None, None] + 4 * world.rank
-seen = []
+inputs = []
 def encode(some):
-    seen.extend(some.flatten().tolist())
+    inputs.extend(some.flatten().tolist())
     return torch.stack([some.flatten(), some.flatten() * 0 + world.rank], 1)
 out = [run_shuffled(encode, clips, 0, step) for step in range(3)]
-torch.save((out, seen), f"{sys.argv[1]}.{world.rank}")
+torch.save((out, inputs), f"{sys.argv[1]}.{world.rank}")
 torch.distributed.destroy_process_group()
 """
 
@@ -57,15 +57,15 @@ def test_a_batch_that_does_not_divide_it():
         Queue(6, 2).push(torch.zeros(4, 2))
 
 
-def made(**more) -> InfoNCE:
+def make_infonce(**kwargs) -> InfoNCE:
     torch.manual_seed(0)
     with torch.device("meta"):
         tiny = create_encoder("vit").tiny_kwargs
-    return InfoNCE(create_encoder("vit", **tiny), dim=8, queue=4, **more)
+    return InfoNCE(create_encoder("vit", **tiny), dim=8, queue=4, **kwargs)
 
 
 def test_keys_follow_slowly_and_wait_for_the_step():
-    net = made(momentum=0.9)
+    net = make_infonce(momentum=0.9)
     batch = batch_for(net)
     before = [p.clone() for p in net.key_head.parameters()]
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_keys_follow_slowly_and_wait_for_the_step():
 
 def test_the_loss_without_queue_and_labels_by_hand():
     """Own key alone among zeros: every wrong logit is 0."""
-    net = made()
+    net = make_infonce()
     net.queue.keys.zero_()
     batch = batch_for(net)
     with torch.no_grad():
@@ -99,24 +99,24 @@ def test_the_loss_without_queue_and_labels_by_hand():
         key = torch.nn.functional.normalize(
             net.key_head(net.key_encoder(batch["clips"][:, 1]).pooled), dim=1
         )
-        own = (query * key).sum(1) / 0.07
-    torch.testing.assert_close(loss, -(own - (own.exp() + 4).log()).mean())
+        positive = (query * key).sum(1) / 0.07
+    torch.testing.assert_close(loss, -(positive - (positive.exp() + 4).log()).mean())
 
 
 def test_labels_are_wanted_where_they_are_positives():
-    net = made(positives="label")
+    net = make_infonce(positives="label")
     with pytest.raises(UserError, match=facts("infonce", "positives", "label")):
         net(batch_for(net))
     with pytest.raises(UserError, match=facts("lable")):
-        made(positives="lable")
+        make_infonce(positives="lable")
 
 
 def test_keys_are_computed_in_other_processes_and_come_back(tmp_path: Path):
     for done in run_ranks("-c", TWO, str(tmp_path / "out")):
         assert done.returncode == 0, done.stderr[-2000:]
     for rank in (0, 1):
-        out, seen = torch.load(tmp_path / f"out.{rank}", weights_only=True)
+        out, inputs = torch.load(tmp_path / f"out.{rank}", weights_only=True)
         for keys in out:
             assert keys[:, 0].tolist() == [4.0 * rank + i for i in range(4)]  # its own, in order
             assert set(keys[:, 1].tolist()) == {0.0, 1.0}  # made in both
-        assert len({tuple(sorted(seen[i : i + 4])) for i in (0, 4, 8)}) > 1  # others at each step
+        assert len({tuple(sorted(inputs[i : i + 4])) for i in (0, 4, 8)}) > 1  # others at each step

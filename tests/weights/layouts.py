@@ -1,7 +1,9 @@
-"""Small state dicts as the published code would save them, written down from its key lists and from nothing of ours."""
+"""Small state dicts as the published code would save them.
+
+They are written from its key lists, without any code of ours. Those of CoCLR are in coclr_layouts.py.
+"""
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,13 +14,9 @@ from tests.helpers import facts
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
-DEPTH, DEC_DEPTH, DIM, DEC_DIM, PATCH = (
-    2,
-    1,
-    64,
-    64,
-    4,
-)  # 64: one head, so that a width tells the heads
+DEPTH, DEC_DEPTH, PATCH = 2, 1, 4
+DIM = DEC_DIM = 64  # one head, which the width shows
+LEAVES = ("weight", "bias")
 
 
 def refusal(*words: str):  # noqa: ANN201
@@ -48,6 +46,15 @@ SHAPES: Shapes = {
 }
 
 
+def add_prefix(prefix: str, shapes: Shapes) -> Shapes:
+    return {prefix + key: shape for key, shape in shapes.items()}
+
+
+def copy_module(state: State, ours: str, theirs: str) -> State:
+    """The weight and bias of the module `ours` under the name `theirs`."""
+    return {f"{theirs}.{leaf}": state[f"{ours}.{leaf}"] for leaf in LEAVES}
+
+
 def filled(shapes: Shapes) -> State:
     generator = torch.Generator().manual_seed(3)
     return OrderedDict(
@@ -58,15 +65,11 @@ def filled(shapes: Shapes) -> State:
 def videomae() -> State:
     shapes: Shapes = {"mask_token": (1, 1, DEC_DIM)}
     shapes |= affine("encoder.patch_embed.proj", DIM, 3, 2, PATCH, PATCH)
-    shapes |= {
-        f"encoder.blocks.{i}.{key}": shape for i in range(DEPTH) for key, shape in SHAPES.items()
-    }
+    for i in range(DEPTH):
+        shapes |= add_prefix(f"encoder.blocks.{i}.", SHAPES)
     shapes |= affine("encoder.norm", DIM)
-    shapes |= {
-        f"decoder.blocks.{i}.{key}": shape
-        for i in range(DEC_DEPTH)
-        for key, shape in SHAPES.items()
-    }
+    for i in range(DEC_DEPTH):
+        shapes |= add_prefix(f"decoder.blocks.{i}.", SHAPES)
     shapes |= affine("decoder.norm", DEC_DIM) | affine("decoder.head", 6 * PATCH * PATCH, DEC_DIM)
     return filled({**shapes, "encoder_to_decoder.weight": (DEC_DIM, DIM)})
 
@@ -94,85 +97,81 @@ HF |= {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 
 
 def hf_block(version: int, theirs: str, state: State, ours: str) -> State:
-    at = f"{theirs}.attention.attention"
+    prefix = f"{theirs}.attention.attention"
     q, k, v = (part.clone() for part in state[f"{ours}.attn.qkv.weight"].split(DIM))
     bias = {n: state[f"{ours}.attn.{n}_bias"] for n in "qv"}
     if version == 4:
-        made = {f"{at}.q_bias": bias["q"], f"{at}.v_bias": bias["v"]}
-        made |= {f"{at}.query.weight": q, f"{at}.key.weight": k, f"{at}.value.weight": v}
-    else:
-        made = {f"{at}.query.weight": q, f"{at}.query.bias": bias["q"], f"{at}.key.weight": k}
-        made |= {f"{at}.value.weight": v, f"{at}.value.bias": bias["v"]}
-    for name, theirs_of in HF.items():
-        made |= {
-            f"{theirs}.{theirs_of}.{leaf}": state[f"{ours}.{name}.{leaf}"]
-            for leaf in ("weight", "bias")
+        tensors = {f"{prefix}.q_bias": bias["q"], f"{prefix}.v_bias": bias["v"]}
+        tensors |= {
+            f"{prefix}.query.weight": q,
+            f"{prefix}.key.weight": k,
+            f"{prefix}.value.weight": v,
         }
-    return made
+    else:
+        tensors = {
+            f"{prefix}.query.weight": q,
+            f"{prefix}.query.bias": bias["q"],
+            f"{prefix}.key.weight": k,
+        }
+        tensors |= {f"{prefix}.value.weight": v, f"{prefix}.value.bias": bias["v"]}
+    for name, theirs_of in HF.items():
+        tensors |= copy_module(state, f"{ours}.{name}", f"{theirs}.{theirs_of}")
+    return tensors
 
 
 def hf_trunk(version: int, state: State) -> State:
-    made = {
-        f"videomae.embeddings.patch_embeddings.projection.{leaf}": state[
-            f"encoder.patch_embed.proj.{leaf}"
-        ]
-        for leaf in ("weight", "bias")
-    }
+    patch = "videomae.embeddings.patch_embeddings.projection"
+    tensors = copy_module(state, "encoder.patch_embed.proj", patch)
     for i in range(DEPTH):
-        made |= hf_block(version, f"videomae.encoder.layer.{i}", state, f"encoder.blocks.{i}")
-    return made
+        tensors |= hf_block(version, f"videomae.encoder.layer.{i}", state, f"encoder.blocks.{i}")
+    return tensors
 
 
 def huggingface(version: int, norm: bool = True) -> State:
     state = videomae()
-    made = {"mask_token": state["mask_token"], **hf_trunk(version, state)}
+    tensors = {"mask_token": state["mask_token"], **hf_trunk(version, state)}
     if norm:
-        made |= {
-            f"videomae.layernorm.{leaf}": state[f"encoder.norm.{leaf}"]
-            for leaf in ("weight", "bias")
-        }
-    made["encoder_to_decoder.weight"] = state["encoder_to_decoder.weight"]
+        tensors |= copy_module(state, "encoder.norm", "videomae.layernorm")
+    tensors["encoder_to_decoder.weight"] = state["encoder_to_decoder.weight"]
     for i in range(DEC_DEPTH):
-        made |= hf_block(version, f"decoder.decoder_layers.{i}", state, f"decoder.blocks.{i}")
+        tensors |= hf_block(version, f"decoder.decoder_layers.{i}", state, f"decoder.blocks.{i}")
     for name in ("norm", "head"):
-        made |= {
-            f"decoder.{name}.{leaf}": state[f"decoder.{name}.{leaf}"] for leaf in ("weight", "bias")
-        }
-    return made
+        tensors |= copy_module(state, f"decoder.{name}", f"decoder.{name}")
+    return tensors
 
 
 def huggingface_finetuned(version: int) -> State:
     tuned = videomae_finetuned()
-    made = {**hf_trunk(version, videomae()), "fc_norm.weight": tuned["fc_norm.weight"]}
-    made |= {"fc_norm.bias": tuned["fc_norm.bias"], "classifier.weight": tuned["head.weight"]}
-    return {**made, "classifier.bias": tuned["head.bias"]}
+    tensors = {**hf_trunk(version, videomae()), "fc_norm.weight": tuned["fc_norm.weight"]}
+    tensors |= {"fc_norm.bias": tuned["fc_norm.bias"], "classifier.weight": tuned["head.weight"]}
+    return {**tensors, "classifier.bias": tuned["head.bias"]}
 
 
-def mae_st_block(at: str) -> Shapes:
+def mae_st_block(prefix: str) -> Shapes:
     shapes: Shapes = {}
     for key, shape in SHAPES.items():
         if key == "attn.qkv.weight":
             for part in "qkv":
-                shapes |= affine(f"{at}.attn.{part}", DIM, DIM)
+                shapes |= affine(f"{prefix}.attn.{part}", DIM, DIM)
         elif not key.endswith("_bias"):
-            shapes[f"{at}.{key}"] = shape
+            shapes[f"{prefix}.{key}"] = shape
     return shapes
 
 
 def mae_st(cls: bool = True, separable: bool = True, decoder: bool = True) -> State:
     """2 x 2 places; 8 slots, as 16 frames give."""
 
-    def where(at: str, dim: int) -> Shapes:
+    def positions(prefix: str, dim: int) -> Shapes:
         if not separable:
-            return {at: (1, 32 + cls, dim)}
-        token = {f"{at}_class": (1, 1, dim)} if cls else {}
-        return {f"{at}_spatial": (1, 4, dim), f"{at}_temporal": (1, 8, dim), **token}
+            return {prefix: (1, 32 + cls, dim)}
+        token = {f"{prefix}_class": (1, 1, dim)} if cls else {}
+        return {f"{prefix}_spatial": (1, 4, dim), f"{prefix}_temporal": (1, 8, dim), **token}
 
     shapes: Shapes = {"cls_token": (1, 1, DIM)} if cls else {}
     shapes |= {"decoder_cls_token": (1, 1, DEC_DIM)} if cls and decoder else {}
-    shapes |= where("pos_embed", DIM)
+    shapes |= positions("pos_embed", DIM)
     if decoder:
-        shapes |= {"mask_token": (1, 1, DEC_DIM)} | where("decoder_pos_embed", DEC_DIM)
+        shapes |= {"mask_token": (1, 1, DEC_DIM)} | positions("decoder_pos_embed", DEC_DIM)
     shapes |= affine("patch_embed.proj", DIM, 3, 2, PATCH, PATCH)
     for i in range(DEPTH):
         shapes |= mae_st_block(f"blocks.{i}")
@@ -191,13 +190,13 @@ def mae_st(cls: bool = True, separable: bool = True, decoder: bool = True) -> St
 def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = False) -> State:
     shapes: Shapes = {}
 
-    def norm(at: str, n: int) -> None:
+    def norm(prefix: str, n: int) -> None:
         for leaf in (
             "weight",
             "bias",
             *(("running_mean", "running_var", "num_batches_tracked") if running else ()),
         ):
-            shapes[f"{at}.{leaf}"] = () if leaf == "num_batches_tracked" else (n,)
+            shapes[f"{prefix}.{leaf}"] = () if leaf == "num_batches_tracked" else (n,)
 
     shapes["backbone.conv1.weight"] = (width, 3, 1, 7, 7)
     norm("backbone.bn1", width)
@@ -207,21 +206,21 @@ def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = 
     ):
         kernel = (1, 3, 3) if stage < 3 else (3, 3, 3)
         for i in range(number):
-            at = f"backbone.layer{stage}.{i}"
-            shapes[f"{at}.conv1.weight"] = (outs, ins, *kernel)
-            norm(f"{at}.bn1", outs)
-            shapes[f"{at}.conv2.weight"] = (outs, outs, *kernel)
-            norm(f"{at}.bn2", outs)
+            prefix = f"backbone.layer{stage}.{i}"
+            shapes[f"{prefix}.conv1.weight"] = (outs, ins, *kernel)
+            norm(f"{prefix}.bn1", outs)
+            shapes[f"{prefix}.conv2.weight"] = (outs, outs, *kernel)
+            norm(f"{prefix}.bn2", outs)
             if i == 0 and stage > 1:
-                shapes[f"{at}.downsample.0.weight"] = (outs, ins, 1, 1, 1)
-                norm(f"{at}.downsample.1", outs)
+                shapes[f"{prefix}.downsample.0.weight"] = (outs, ins, 1, 1, 1)
+                norm(f"{prefix}.downsample.1", outs)
             ins = outs
     cell = {f"{gate}_gate": (ins, 2 * ins, 1, 1) for gate in ("reset", "update", "out")}
     for name in ("ConvGRUCell_00", "cell_list.0"):
         for gate, shape in cell.items():
             shapes |= affine(f"agg.{name}.{gate}", *shape)
-    for place in (0, 2):
-        shapes |= affine(f"network_pred.{place}", ins, ins, 1, 1)
+    for layer in (0, 2):
+        shapes |= affine(f"network_pred.{layer}", ins, ins, 1, 1)
     state = filled(shapes)
     for key in state:
         if "cell_list.0" in key:
@@ -235,188 +234,16 @@ def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = 
 
 def memdpc(slots: int = 5) -> State:
     """DPC's net with two GRUs, a memory before all and no `module.`; `network_pred` ends in the slots."""
-    made = OrderedDict(
+    tensors = OrderedDict(
         (key.removeprefix("module."), value) for key, value in dpc(running=True).items()
     )
-    dim = made["network_pred.0.weight"].shape[0]
-    before = {key: value for key, value in made.items() if key.startswith("backbone.")}
-    ways = {
-        f"agg_{way}{key[3:]}": value
-        for way in "fb"
-        for key, value in made.items()
-        if key.startswith("agg.")
-    }
-    after = {key: made[key] for key in ("network_pred.0.weight", "network_pred.0.bias")}
+    dim = tensors["network_pred.0.weight"].shape[0]
+    before = {key: value for key, value in tensors.items() if key.startswith("backbone.")}
+    ways: State = {}
+    for way in "fb":
+        for key, value in tensors.items():
+            if key.startswith("agg."):
+                ways[f"agg_{way}{key[3:]}"] = value
+    after = {key: tensors[key] for key in ("network_pred.0.weight", "network_pred.0.bias")}
     last = filled(affine("network_pred.2", slots, dim, 1, 1))
     return OrderedDict({**filled({"mb": (slots, dim)}), **before, **ways, **after, **last})
-
-
-S3D = {  # channels: branch 0; reduced and out of branches 1 and 2; branch 3
-    "3b": (64, 96, 128, 16, 32, 32),
-    "3c": (128, 128, 192, 32, 96, 64),
-    "4b": (192, 96, 208, 16, 48, 64),
-    "4c": (160, 112, 224, 24, 64, 64),
-    "4d": (128, 128, 256, 24, 64, 64),
-    "4e": (112, 144, 288, 32, 64, 64),
-    "4f": (256, 160, 320, 32, 128, 128),
-    "5b": (256, 160, 320, 32, 128, 128),
-    "5c": (384, 192, 384, 48, 128, 128),
-}
-KEYS, KEY_DIM = 8, 6  # of a queue
-
-
-def s3d_layer(at: str, ins: int, outs: int, kernel: int, running: bool) -> Shapes:
-    """A convolution of one place, or one over space and one over time."""
-    parts = {"conv": (outs, ins, 1, 1, 1), "bn": (outs,)}
-    if kernel > 1:
-        parts = {"conv1": (outs, ins, 1, kernel, kernel), "conv2": (outs, outs, kernel, 1, 1)}
-        parts |= {"bn1": (outs,), "bn2": (outs,)}
-    shapes: Shapes = {}
-    for part, shape in parts.items():
-        shapes[f"{at}.{part}.weight"] = shape
-        if part.startswith("bn"):
-            shapes[f"{at}.{part}.bias"] = shape
-            tracked = (
-                {"running_mean": shape, "running_var": shape, "num_batches_tracked": ()}
-                if running
-                else {}
-            )
-            shapes |= {f"{at}.{part}.{leaf}": x for leaf, x in tracked.items()}
-    return shapes
-
-
-def s3d_mixed(at: str, ins: int, widths: tuple[int, ...], gating: bool, running: bool) -> Shapes:
-    b0, b1_in, b1, b2_in, b2, b3 = widths
-    shapes = s3d_layer(f"{at}.branch0.0", ins, b0, 1, running)
-    for branch, reduced, outs in (("branch1", b1_in, b1), ("branch2", b2_in, b2)):
-        shapes |= s3d_layer(f"{at}.{branch}.0", ins, reduced, 1, running)
-        shapes |= s3d_layer(f"{at}.{branch}.1", reduced, outs, 3, running)
-    shapes |= s3d_layer(f"{at}.branch3.1", ins, b3, 1, running)
-    for number, outs in enumerate((b0, b1, b2, b3) if gating else ()):
-        shapes |= affine(f"{at}.gating_b{number}.fc", outs, outs)
-    return shapes
-
-
-def s3d(gating: bool = False, running: bool = True) -> State:
-    """An eighth as wide as published. Each stage's layers, then the same again by their place in it."""
-
-    def wide(channels: int) -> int:
-        return max(4, round(channels / 8))
-
-    stages: dict[str, Shapes] = {
-        "block1.0 Conv_1a": s3d_layer("", 3, wide(64), 7, running),
-        "block2.1 Conv_2b": s3d_layer("", wide(64), wide(64), 1, running),
-        "block2.2 Conv_2c": s3d_layer("", wide(64), wide(192), 3, running),
-    }
-    ins = wide(192)
-    for name, channels in S3D.items():
-        widths = tuple(wide(n) for n in channels)
-        place = f"block{name[0]}.{'abcdef'.index(name[1])}"
-        stages[f"{place} Mixed_{name}"] = s3d_mixed("", ins, widths, gating, running)
-        ins = widths[0] + widths[2] + widths[4] + widths[5]
-    state: State = OrderedDict()
-    for number in range(1, 6):
-        own = {
-            names: shapes for names, shapes in stages.items() if names.startswith(f"block{number}")
-        }
-        for names, shapes in own.items():
-            state |= filled({names.split()[1] + key: shape for key, shape in shapes.items()})
-        for names, shapes in own.items():
-            again, first = names.split()
-            state |= {again + key: state[first + key] for key in shapes}
-    for key in state:
-        if key.endswith("running_var"):
-            state[key].abs_().add_(0.5)  # in place: it has two names
-        if key.endswith("num_batches_tracked"):
-            state[key].fill_(7)
-    return OrderedDict(
-        (k, v.long() if k.endswith("num_batches_tracked") else v) for k, v in state.items()
-    )
-
-
-def projected(at: str, **kinds: bool) -> State:
-    """The net at 0, a head of two convolutions of one place at 2 and 4."""
-    net = s3d(**kinds)
-    dim = sum(
-        net[f"Mixed_5c.branch{b}.bn{n}.weight"].shape[0]
-        for b, n in (("0.0", ""), ("1.1", "2"), ("2.1", "2"))
-    )
-    dim += net["Mixed_5c.branch3.1.bn.weight"].shape[0]
-    shift = {"encoder_q.": 0.0, "encoder_k.": 0.1, "sampler.": 0.2}[at]  # the nets of a file differ
-    head = {**affine("2", dim, dim, 1, 1, 1), **affine("4", KEY_DIM, dim, 1, 1, 1)}
-    whole = {**{f"0.{key}": x for key, x in net.items()}, **filled(head)}
-    return OrderedDict(
-        (at + key, x + shift if x.is_floating_point() else x) for key, x in whole.items()
-    )
-
-
-def infonce(columns: State | None = None, pointer: int = 2, **kinds: bool) -> State:
-    first: State = {
-        "queue": filled({"queue": (KEY_DIM, KEYS)})["queue"],
-        "queue_ptr": torch.tensor([pointer]),
-    }
-    return OrderedDict(
-        {
-            **first,
-            **(columns or {}),
-            **projected("encoder_q.", **kinds),
-            **projected("encoder_k.", **kinds),
-        }
-    )
-
-
-def ubernce(there: int = KEYS) -> State:
-    """`there`: keys in the queue."""
-    labels = torch.where(torch.arange(KEYS) < there, torch.arange(KEYS) % 3, -1)
-    return infonce({"queue_label": labels}, pointer=2 if there == KEYS else there)
-
-
-def coclr(there: int = KEYS, **kinds: bool) -> State:
-    mark = torch.where(torch.arange(KEYS) < there, 1, -1)
-    columns = {"queue_second": filled({"queue_second": (KEY_DIM, KEYS)})["queue_second"] + 1}
-    columns |= {
-        "queue_vname": torch.where(mark == 1, 40 + torch.arange(KEYS), -1),
-        "queue_label": mark,
-    }
-    pointer = 2 if there == KEYS else there
-    return OrderedDict({**infonce(columns, pointer, **kinds), **projected("sampler.", **kinds)})
-
-
-def coclr_odd() -> State:
-    """Marks that do not follow from the pointer."""
-    return OrderedDict({**coclr(), "queue_label": torch.tensor([3, 1, -1, 1, 1, 1, -1, 1])})
-
-
-MADE: dict[
-    str, tuple[str | None, Callable[[], State]]
-] = {  # name -> (entry of the file, state dict)
-    "videomae": ("model", videomae),
-    "videomae-finetuned": ("module", videomae_finetuned),
-    "videomae-encoder": ("model", videomae_encoder),
-    "huggingface": (None, lambda: huggingface(5)),
-    "huggingface4": (None, lambda: huggingface(4)),
-    "huggingface-finetuned": (None, lambda: huggingface_finetuned(5)),
-    "huggingface4-finetuned": (None, lambda: huggingface_finetuned(4)),
-    "mae_st": ("model", mae_st),
-    "mae_st, SlowFast": ("model_state", mae_st),
-    "mae_st, no class token": ("model", lambda: mae_st(cls=False)),
-    "mae_st, joint": ("model", lambda: mae_st(separable=False)),
-    "mae_st, joint, no class token": ("model", lambda: mae_st(cls=False, separable=False)),
-    "mae_st-finetuned": ("model", lambda: mae_st(decoder=False)),
-    "dpc": ("state_dict", dpc),
-    "dpc, running": ("state_dict", lambda: dpc(running=True)),
-    "memdpc": ("state_dict", memdpc),
-    "dpc, 34": ("state_dict", lambda: dpc((3, 4, 6, 3))),
-    "coclr-s3d": ("state_dict", s3d),
-    "coclr-s3d, gated": ("state_dict", lambda: s3d(gating=True)),
-    "coclr-s3d, without statistics": ("state_dict", lambda: s3d(running=False)),
-    "infonce": ("state_dict", infonce),
-    "infonce, gated": ("state_dict", lambda: infonce(gating=True)),
-    "ubernce": ("state_dict", ubernce),
-    "ubernce, filling": ("state_dict", lambda: ubernce(4)),
-    "coclr": ("state_dict", coclr),
-    "coclr, filling": ("state_dict", lambda: coclr(4)),
-    "coclr, empty": ("state_dict", lambda: coclr(0)),
-    "coclr, gated, without statistics": ("state_dict", lambda: coclr(gating=True, running=False)),
-    "coclr, odd": ("state_dict", coclr_odd),
-}

@@ -23,18 +23,16 @@ from ssvid.weights.files import WeightsFile, read_weights
 from ssvid.weights.published import PublishedFile, identify_file
 from tests.helpers import for_each
 from tests.reference.cases import Case, discover
-from tests.weights.layouts import (
+from tests.weights.coclr_layouts import (
     KEY_DIM,
     KEYS,
-    State,
-    assert_same,
     coclr,
     coclr_odd,
     infonce,
-    refusal,
     s3d,
     ubernce,
 )
+from tests.weights.layouts import State, assert_same, refusal
 
 SMALL = {"dim": KEY_DIM, "queue": KEYS}
 
@@ -64,12 +62,12 @@ def small() -> Encoder:
 )
 def test_a_whole_objective_starts_from_the_file(make: Callable, build: Callable, tmp_path: Path):
     state, objective = make(), build()
-    rest = {
+    entries = {
         "best_acc": np.float64(0.5),
         "iteration": 7,
         "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]},
     }
-    warm_start(objective, str(saved(tmp_path, state, **rest)))
+    warm_start(objective, str(saved(tmp_path, state, **entries)))
     assert torch.equal(objective.head[0].weight, state["encoder_q.2.weight"][..., 0, 0, 0])
     assert torch.equal(objective.key_head[2].weight, state["encoder_k.4.weight"][..., 0, 0, 0])
     assert torch.equal(objective.key_encoder.stem[3][4].bias, state["encoder_k.0.Conv_2c.bn2.bias"])
@@ -225,8 +223,8 @@ def test_gates_are_seen_in_the_file(tmp_path: Path):
 
 def test_what_the_file_does_not_tell_is_said(tmp_path: Path, capsys):
     file = saved(tmp_path, infonce())
-    told = weights(str(file))
-    assert (told["encoder"], told["objective"], told["settings"]) == ("s3d", "infonce", SMALL)
+    report = weights(str(file))
+    assert (report["encoder"], report["objective"], report["settings"]) == ("s3d", "infonce", SMALL)
     assert weights(str(saved(tmp_path, ubernce())))["settings"] == {**SMALL, "positives": "label"}
     load_encoder(file)
     assert capsys.readouterr().err.count("RGB or flow") == 3

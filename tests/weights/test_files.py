@@ -64,8 +64,10 @@ def test_what_is_left_out_is_as_the_file_has_it(tmp_path: Path, capsys):
         and encoder.std == (0.225, 0.225, 0.225)
         and encoder.spec.stride == 2
     )
-    told = capsys.readouterr().err
-    assert tells(told, "36", "0", "25"), told  # matched, missing or unexpected, beside the encoder
+    message = capsys.readouterr().err
+    assert tells(message, "36", "0", "25"), (
+        message
+    )  # matched, missing or unexpected, beside the encoder
 
 
 def test_what_does_not_fit_is_one_sentence(file: Path, tmp_path: Path):
@@ -134,15 +136,15 @@ class Stranger:
 
 
 @for_each(
-    "rest",
+    "entries",
     [
         {"args": argparse.Namespace(lr=1e-3, betas=[0.9])},
         {"best": np.float64(3)},
         {"n": np.int64(1)},
     ],
 )
-def test_settings_and_numbers_in_a_pickle_are_read(rest: dict, file: Path):
-    torch.save({"model": videomae(), **rest}, file)
+def test_settings_and_numbers_in_a_pickle_are_read(entries: dict, file: Path):
+    torch.save({"model": videomae(), **entries}, file)
     assert load_encoder(file).dim == 64
 
 
@@ -191,17 +193,17 @@ def test_an_unknown_layout_names_the_known_and_its_keys(file: Path):
 
 
 def test_the_command_prints_what_a_file_is(file: Path):
-    told = json.loads(command("ssvid.weights", str(file)).stdout.splitlines()[-1])
+    report = json.loads(command("ssvid.weights", str(file)).stdout.splitlines()[-1])
     assert (
-        told["layout"] == "videomae"
-        and told["encoder"] == "vit"
-        and told["licence"] == "CC-BY-NC-4.0"
+        report["layout"] == "videomae"
+        and report["encoder"] == "vit"
+        and report["licence"] == "CC-BY-NC-4.0"
     )
     assert (
-        told["kwargs"] == {"dim": 64, "depth": 2, "heads": 1, "patch": 4}
-        and told["dtype"] == "float32"
+        report["kwargs"] == {"dim": 64, "depth": 2, "heads": 1, "patch": 4}
+        and report["dtype"] == "float32"
     )
-    assert told["decoder"]["dec_depth"] == 1 and told["parameters"] == sum(
+    assert report["decoder"]["dec_depth"] == 1 and report["parameters"] == sum(
         x.numel() for x in videomae().values()
     )
     assert (
@@ -284,10 +286,14 @@ def test_the_licence_goes_with_the_weights(file: Path, videos: Path, tmp_path: P
         create_encoder("resnet18_2d3d", weights=tmp_path / "d/encoder.safetensors", width=8).licence
         is None
     )
-    own = tmp_path / "own"
-    run_pretrain(videos, own, *LIKE, "--steps", "1")
-    weights(str(own / "checkpoints/step_00000001.pt"), to="videomae", out=str(tmp_path / "own.pth"))
-    assert load_encoder(own).licence is None and load_encoder(tmp_path / "own.pth").licence is None
+    own_run = tmp_path / "own"
+    run_pretrain(videos, own_run, *LIKE, "--steps", "1")
+    weights(
+        str(own_run / "checkpoints/step_00000001.pt"), to="videomae", out=str(tmp_path / "own.pth")
+    )
+    assert (
+        load_encoder(own_run).licence is None and load_encoder(tmp_path / "own.pth").licence is None
+    )
 
 
 def test_a_result_names_the_licence(file: Path):

@@ -18,22 +18,52 @@ from ssvid.weights.files import read_weights
 from ssvid.weights.published import identify_file
 from tests.helpers import for_each
 from tests.reference.cases import ROOT
-from tests.weights import layouts
+from tests.weights.coclr_layouts import coclr, coclr_odd, infonce, s3d, ubernce
 from tests.weights.layouts import (
     State,
     assert_same,
-    coclr,
     dpc,
     huggingface,
-    infonce,
-    s3d,
-    ubernce,
+    huggingface_finetuned,
+    mae_st,
+    memdpc,
     videomae,
+    videomae_encoder,
+    videomae_finetuned,
 )
 from tests.weights.test_milnce import milnce
 
-MADE = {
-    **layouts.MADE,
+# Name -> the entry of the file that holds the tensors, and the function that makes them.
+CHECKPOINTS: dict[str, tuple[str | None, Callable[[], State]]] = {
+    "videomae": ("model", videomae),
+    "videomae-finetuned": ("module", videomae_finetuned),
+    "videomae-encoder": ("model", videomae_encoder),
+    "huggingface": (None, lambda: huggingface(5)),
+    "huggingface4": (None, lambda: huggingface(4)),
+    "huggingface-finetuned": (None, lambda: huggingface_finetuned(5)),
+    "huggingface4-finetuned": (None, lambda: huggingface_finetuned(4)),
+    "mae_st": ("model", mae_st),
+    "mae_st, SlowFast": ("model_state", mae_st),
+    "mae_st, no class token": ("model", lambda: mae_st(cls=False)),
+    "mae_st, joint": ("model", lambda: mae_st(separable=False)),
+    "mae_st, joint, no class token": ("model", lambda: mae_st(cls=False, separable=False)),
+    "mae_st-finetuned": ("model", lambda: mae_st(decoder=False)),
+    "dpc": ("state_dict", dpc),
+    "dpc, running": ("state_dict", lambda: dpc(running=True)),
+    "memdpc": ("state_dict", memdpc),
+    "dpc, 34": ("state_dict", lambda: dpc((3, 4, 6, 3))),
+    "coclr-s3d": ("state_dict", s3d),
+    "coclr-s3d, gated": ("state_dict", lambda: s3d(gating=True)),
+    "coclr-s3d, without statistics": ("state_dict", lambda: s3d(running=False)),
+    "infonce": ("state_dict", infonce),
+    "infonce, gated": ("state_dict", lambda: infonce(gating=True)),
+    "ubernce": ("state_dict", ubernce),
+    "ubernce, filling": ("state_dict", lambda: ubernce(4)),
+    "coclr": ("state_dict", coclr),
+    "coclr, filling": ("state_dict", lambda: coclr(4)),
+    "coclr, empty": ("state_dict", lambda: coclr(0)),
+    "coclr, gated, without statistics": ("state_dict", lambda: coclr(gating=True, running=False)),
+    "coclr, odd": ("state_dict", coclr_odd),
     "milnce": (None, milnce),
     "milnce, plain": ("state_dict", lambda: milnce("plain")),
 }
@@ -44,25 +74,25 @@ CLIP = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
 def saved(
     path: Path, name: str, dtype: torch.dtype = torch.float32, prefix: str = ""
 ) -> tuple[Path, State]:
-    wrapper, make = MADE[name]
+    wrapper, make = CHECKPOINTS[name]
     tensors = {prefix + k: v.to(dtype) if v.is_floating_point() else v for k, v in make().items()}
     file = path / "published.pth"
     torch.save({wrapper: tensors, "epoch": 3} if wrapper else tensors, file)
     return file, tensors
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 @for_each("dtype", [torch.float32, torch.float16])
 def test_written_back_as_it_was(name: str, dtype: torch.dtype, tmp_path: Path):
     file, tensors = saved(tmp_path, name, dtype)
     layout = name.partition(",")[0]
-    told = weights(str(file), to=layout, out=str(tmp_path / "again.pth"))
-    assert told["layout"] == layout and told["dtype"] == str(dtype).removeprefix("torch.")
+    report = weights(str(file), to=layout, out=str(tmp_path / "again.pth"))
+    assert report["layout"] == layout and report["dtype"] == str(dtype).removeprefix("torch.")
     again = torch.load(tmp_path / "again.pth", weights_only=True)
-    assert_same(again if MADE[name][0] is None else again[MADE[name][0]], tensors)
+    assert_same(again if CHECKPOINTS[name][0] is None else again[CHECKPOINTS[name][0]], tensors)
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_order_is_the_published_one_from_our_names_too(name: str, tmp_path: Path):
     file, tensors = saved(tmp_path, name)
     published = identify_file(read_weights(file))
@@ -80,7 +110,7 @@ def test_prefixes_are_seen_through_and_kept(name: str, prefix: str, tmp_path: Pa
     file, tensors = saved(tmp_path, name, prefix=prefix)
     weights(str(file), to=name, out=str(tmp_path / "again.pth"))
     again = torch.load(tmp_path / "again.pth", weights_only=True)
-    assert_same(again if MADE[name][0] is None else again[MADE[name][0]], tensors)
+    assert_same(again if CHECKPOINTS[name][0] is None else again[CHECKPOINTS[name][0]], tensors)
 
 
 def plain_vit(
@@ -118,15 +148,19 @@ def plain_vit(
 
 
 @torch.no_grad()
-@for_each("name", [n for n in MADE if n.startswith(("videomae", "huggingface"))])
+@for_each("name", [n for n in CHECKPOINTS if n.startswith(("videomae", "huggingface"))])
 def test_features_of_videomae_in_every_spelling(name: str, tmp_path: Path):
     state = {k.removeprefix("encoder."): v for k, v in videomae().items()}
     x = plain_vit(state, CLIP)
     tokens = F.layer_norm(x, (64,), state["norm.weight"], state["norm.bias"], EPS)
     encoder = load_encoder(saved(tmp_path, name)[0])
-    seen = encoder(CLIP)
-    torch.testing.assert_close(seen.tokens, tokens, atol=2e-5, rtol=1e-4)
-    assert torch.equal(seen.pooled, seen.tokens.mean(1)) and encoder.mean == (0.485, 0.456, 0.406)
+    features = encoder(CLIP)
+    torch.testing.assert_close(features.tokens, tokens, atol=2e-5, rtol=1e-4)
+    assert torch.equal(features.pooled, features.tokens.mean(1)) and encoder.mean == (
+        0.485,
+        0.456,
+        0.406,
+    )
     if "finetuned" in name:  # what their classifier sees
         theirs = F.layer_norm(x.mean(1), (64,), state["norm.weight"], state["norm.bias"], EPS)
         last = encoder(CLIP, layers=(encoder.depth,)).layers[0]
@@ -134,14 +168,14 @@ def test_features_of_videomae_in_every_spelling(name: str, tmp_path: Path):
 
 
 @torch.no_grad()
-@for_each("name", [n for n in MADE if n.startswith("mae_st")])
+@for_each("name", [n for n in CHECKPOINTS if n.startswith("mae_st")])
 def test_features_of_mae_st_in_every_form(name: str, tmp_path: Path):
     file, tensors = saved(tmp_path, name)
     state = dict(tensors)
     for i in range(2):
-        at = f"blocks.{i}.attn"
-        state[f"{at}.qkv.weight"] = torch.cat([tensors[f"{at}.{n}.weight"] for n in "qkv"])
-        state |= {f"{at}.{n}_bias": tensors[f"{at}.{n}.bias"] for n in "qkv"}
+        prefix = f"blocks.{i}.attn"
+        state[f"{prefix}.qkv.weight"] = torch.cat([tensors[f"{prefix}.{n}.weight"] for n in "qkv"])
+        state |= {f"{prefix}.{n}_bias": tensors[f"{prefix}.{n}.bias"] for n in "qkv"}
     first = tensors.get("cls_token")
     if "pos_embed" in tensors:
         start = tensors["pos_embed"][:, int(first is not None) :]
@@ -195,10 +229,10 @@ def test_the_decoder_fits_the_objective_that_it_names(name: str, objective: str,
     published = identify_file(read_weights(saved(tmp_path, name)[0]))
     assert published is not None and published.net.objective == objective
     encoder = create_encoder(published.net.encoder, **published.net.kwargs)
-    more = (
+    kwargs = (
         {"sampler": "random"} if objective == "coclr" else {}
     )  # of the other stream: in the file too
-    built = registry.objectives[objective](encoder, **published.net.settings, **more)
+    built = registry.objectives[objective](encoder, **published.net.settings, **kwargs)
     built.load_state_dict(published.ours)
 
 
@@ -247,8 +281,8 @@ def test_the_published_cases(name: str, tmp_path: Path):
         torch.testing.assert_close(
             tokens, torch.from_numpy(arrays["encoder_unmasked"]), atol=2e-5, rtol=0
         )
-        own = [key for key in theirs if key.startswith("encoder.") and "er.norm" not in key]
-        tuned = {key.removeprefix("encoder."): theirs[key] for key in own}
+        keys = [key for key in theirs if key.startswith("encoder.") and "er.norm" not in key]
+        tuned = {key.removeprefix("encoder."): theirs[key] for key in keys}
         tuned |= {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}
         torch.save({"module": tuned}, tmp_path / "tuned.pth")
         encoder = create_encoder("vit", weights=tmp_path / "tuned.pth", heads=4).eval()

@@ -32,11 +32,11 @@ def milnce(stem: str = "s2d") -> State:
     """As the published class registers them, from its key list."""
     shapes: Shapes = {}
 
-    def conv(at: str, ins: int, outs: int, *kernels: tuple[int, int, int]) -> None:
+    def conv(prefix: str, ins: int, outs: int, *kernels: tuple[int, int, int]) -> None:
         for i, kernel in enumerate(kernels, 1):
-            shapes[f"{at}.conv{i}.weight"] = (outs, ins if i == 1 else outs, *kernel)
+            shapes[f"{prefix}.conv{i}.weight"] = (outs, ins if i == 1 else outs, *kernel)
             for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-                shapes[f"{at}.bn{i}.{leaf}"] = () if leaf == "num_batches_tracked" else (outs,)
+                shapes[f"{prefix}.bn{i}.{leaf}"] = () if leaf == "num_batches_tracked" else (outs,)
 
     def wide(n: int) -> int:
         return scale_width(n, WIDTH)
@@ -48,15 +48,15 @@ def milnce(stem: str = "s2d") -> State:
     shapes |= affine("gating.fc", wide(192), wide(192))
     ins = wide(192)
     for name, (b0, b1, b2, b3) in MIXED.items():
-        at = f"mixed_{name}"
-        conv(f"{at}.conv_b0", ins, wide(b0), *point)
+        prefix = f"mixed_{name}"
+        conv(f"{prefix}.conv_b0", ins, wide(b0), *point)
         for k, (first, second) in (("1", b1), ("2", b2)):
-            conv(f"{at}.conv_b{k}_a", ins, wide(first), *point)
-            conv(f"{at}.conv_b{k}_b", wide(first), wide(second), *split)
-        conv(f"{at}.conv_b3_b", ins, wide(b3), *point)
+            conv(f"{prefix}.conv_b{k}_a", ins, wide(first), *point)
+            conv(f"{prefix}.conv_b{k}_b", wide(first), wide(second), *split)
+        conv(f"{prefix}.conv_b3_b", ins, wide(b3), *point)
         outs = [wide(n) for n in (b0, b1[1], b2[1], b3)]
         for b, n in enumerate(outs):
-            shapes |= affine(f"{at}.gating_b{b}.fc", n, n)
+            shapes |= affine(f"{prefix}.gating_b{b}.fc", n, n)
         ins = sum(outs)
     shapes |= affine("fc", DIM, ins) | {"text_module.word_embd.weight": (1 + len(WORDS), VECTOR)}
     shapes |= affine("text_module.fc1", HIDDEN, VECTOR) | affine("text_module.fc2", DIM, HIDDEN)

@@ -28,11 +28,11 @@ def net(**change: Any) -> TAN:
 def state_of(name: str, **change: Any) -> State:
     """As published code would write it; the teacher has moved on."""
     cotrained = {"cotrain": "keep"} if name.endswith("cotrained") else {}
-    made = net(**cotrained, **change)
-    if made.teacher is not None:
-        for p in made.teacher.parameters():
+    objective = net(**cotrained, **change)
+    if objective.teacher is not None:
+        for p in objective.teacher.parameters():
             p.data += 0.1
-    return NAMES[name].to_theirs(made.state_dict())
+    return NAMES[name].to_theirs(objective.state_dict())
 
 
 def saved(folder: Path, state: State) -> Path:
@@ -64,13 +64,13 @@ def test_a_file_is_known_and_comes_back_the_same(name: str, change: dict[str, An
     published = identify(path)
     assert published.layout.name == name and not published.missing and not published.unexpected
     again = tmp_path / "again.pth.tar"
-    told = weights(str(path), to=name, out=str(again))
+    report = weights(str(path), to=name, out=str(again))
     back = read_weights(again)
     assert back.wrapper == "state_dict"
     assert_same(back.tensors, state)
-    assert told["layout"] == name and told["encoder"] is None and told["objective"] == "tan"
-    assert told["settings"]["features"] == 8 and told["settings"]["joint_layers"] == 3
-    assert told["settings"].get("positions", "learned") == change.get("positions", "learned")
+    assert report["layout"] == name and report["encoder"] is None and report["objective"] == "tan"
+    assert report["settings"]["features"] == 8 and report["settings"]["joint_layers"] == 3
+    assert report["settings"].get("positions", "learned") == change.get("positions", "learned")
 
 
 def test_the_names_of_a_co_trained_file():
