@@ -1,4 +1,7 @@
-"""Nets of pytorchvideo and torchvision: as large as published, equal to the library's own, loaded from its files."""
+"""Nets of pytorchvideo and torchvision.
+
+They are as large as published, equal to those of the library, and loaded from its files.
+"""
 
 import copy
 import functools
@@ -33,7 +36,8 @@ TORCHVISION = [
 ]
 NAMES += TORCHVISION
 
-# Millions, with the head of 400 classes: pytorchvideo's docs/source/model_zoo.md; its README for MViT-B (36.6).
+# Millions, with the head of 400 classes: pytorchvideo's docs/source/model_zoo.md; its README for
+# MViT-B (36.6).
 MILLIONS = {
     "slow_r50": 32.45,
     "c2d_r50": 24.33,
@@ -45,8 +49,8 @@ MILLIONS = {
     "x3d_m": 3.79,
     "mvit_base_16x4": 36.61,
 }
-# Without a head: DPC's two as counted in its code, and CoCLR's S3D: the model holds three of them and three heads of
-# two convolutions, 27 272 544 parameters in all.
+# Without a head: DPC's two as counted in its code, and CoCLR's S3D: the model holds three of them
+# and three heads of two convolutions, 27 272 544 parameters in all.
 EXACT = {
     "resnet18_2d3d": 14_057_536,
     "resnet34_2d3d": 32_422_208,
@@ -227,7 +231,7 @@ LIBRARY: dict[str, Callable[[], Any]] = {
 
 @torch.no_grad()
 def scrambled(net: Any) -> Any:
-    """Every tensor random: fresh nets hold zeros (last norms, class tokens) that would hide a swap."""
+    """Make every tensor random: the zeros of a new net (norms, class tokens) would hide a swap."""
     generator = torch.Generator().manual_seed(3)
     for module in net.modules():
         for name, tensor in [
@@ -245,7 +249,7 @@ def scrambled(net: Any) -> Any:
 
 
 def pools(name: str, net: Any) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """The module that eats the last map (or gives the normed tokens), and all that comes after pooling."""
+    """The module that takes the last map (or returns the tokens), and all modules after pooling."""
     if name in ("r3d_18", "mc3_18", "r2plus1d_18"):
         return net.avgpool, net.fc
     if name == "mvit_base_16x4":

@@ -42,7 +42,7 @@ def skipping() -> list[str]:
 
 @pytest.fixture(params=EVERY)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    """A copy: some cannot be made small, and their random weights take longer than a test of them."""
+    """A copy, because some nets cannot be made small and their random weights take long."""
     return copy.deepcopy(tiny(request.param))
 
 

@@ -1,4 +1,4 @@
-"""Text towers: how sentences become rows and vectors, both published ways; the joint space saved and loaded."""
+"""Text towers: how sentences become rows and vectors; the joint space saved and loaded."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The text towers of Hugging Face's library: equal to the library's own, trained or frozen, whole in a run."""
+"""The text towers of Hugging Face's library: equal to its own nets, and whole in a run."""
 
 import json
 import shutil

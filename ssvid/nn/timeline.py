@@ -114,7 +114,7 @@ def select_positions(
     if interpolate_from is not None:
         if not 0 < interpolate_from <= len(table):
             raise UserError(
-                f"interpolate_from {interpolate_from}: the table of positions has {len(table)} rows."
+                f"interpolate_from {interpolate_from}: the table has {len(table)} positions."
             )
         return F.interpolate(table[:interpolate_from].T[None], size=n, mode="linear")[0].T
     if start + n > len(table):

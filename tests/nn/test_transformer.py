@@ -63,7 +63,7 @@ def test_the_last_tokens_alone_are_those_of_all(bias: str):
 
 
 def test_a_block_keeps_twelve_widths_of_a_token():
-    """norm1's input and output, q k v, what attention gives, norm2's input and output, and the MLP's four."""
+    """Inputs and outputs of both norms, q k v, the output of attention, and four of the MLP."""
     block, x = Block(64, 1), torch.randn(1, 100, 64, requires_grad=True)
     n_bytes = saved_bytes(lambda: block(x * 1).sum().backward())
     assert 12 * 100 * 64 * 4 <= n_bytes < 12.3 * 100 * 64 * 4

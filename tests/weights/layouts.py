@@ -1,6 +1,7 @@
 """Small state dicts as the published code would save them.
 
-They are written from its key lists, without any code of ours. Those of CoCLR are in coclr_layouts.py.
+They are written from its key lists, without any code of ours. Those of CoCLR are in
+coclr_layouts.py.
 """
 
 from collections import OrderedDict
@@ -233,7 +234,7 @@ def dpc(blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 8, running: bool = 
 
 
 def memdpc(slots: int = 5) -> State:
-    """DPC's net with two GRUs, a memory before all and no `module.`; `network_pred` ends in the slots."""
+    """DPC's net with two GRUs, a memory first and no `module.`; `network_pred` ends in slots."""
     tensors = OrderedDict(
         (key.removeprefix("module."), value) for key, value in dpc(running=True).items()
     )

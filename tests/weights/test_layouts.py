@@ -1,4 +1,4 @@
-"""Every layout: recognised, loaded, written back, on state dicts of our own and on the published ones."""
+"""Every layout: recognised, loaded, written back, on small state dicts and on published ones."""
 
 from collections.abc import Callable
 from pathlib import Path

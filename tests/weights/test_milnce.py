@@ -1,4 +1,4 @@
-"""MIL-NCE's checkpoints: both stems, both forms of file, whole objectives, the joint space, words that do not fit."""
+"""MIL-NCE's checkpoints: both stems, both forms of file, objectives, joint space, other words."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -192,7 +192,9 @@ def test_pools_are_as_tensorflow_pads_them(
     """Zeros left and right, then windows that may end outside: of what a ReLU gave."""
     x = torch.randn(2, 3, size, size + 1, size).relu()
     room = [k - s for k, s in zip(kernel, stride, strict=True)]
-    pad = [side for r in reversed(room) for side in (r // 2, r - r // 2)]
+    pad: list[int] = []
+    for r in reversed(room):
+        pad += [r // 2, r - r // 2]
     theirs = F.max_pool3d(F.pad(x, pad), kernel, stride, ceil_mode=True)
     assert torch.equal(SamePool(kernel, stride)(x), theirs)
 
