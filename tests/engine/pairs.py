@@ -1,4 +1,6 @@
-"""Runs as several processes: a step in float64 beside that of one process, and commands that tests disturb."""
+"""Runs as several processes: a step in float64 beside that of one process, and commands that tests
+disturb.
+"""
 
 import os
 import signal
@@ -19,7 +21,10 @@ Found = dict[str, torch.Tensor]
 
 
 def same_as_two(one: Found, file: Path, module: str, *argv: str) -> None:
-    """`module`, started as two processes, leaves in `file` what one found: gradients to 1e-6 of the largest of them."""
+    """Two processes of `module` leave the gradients of one process in `file`.
+
+    The bound is 1e-6 of the largest gradient.
+    """
     for rank in run_ranks("-m", module, *argv, str(file)):
         assert rank.returncode == 0, rank.stderr[-2000:]
     same_numbers(one, torch.load(file, weights_only=True))

@@ -1,4 +1,6 @@
-"""The fine-tuning objective: soft targets, mixed clips, rates by depth; and the test over several views."""
+"""The fine-tuning objective: soft targets, mixed clips, rates by depth; and the test over several
+views.
+"""
 
 import math
 
@@ -66,7 +68,9 @@ def test_beta_is_the_distribution_it_says():
 
 
 def test_mixup_by_hand():
-    """Pixels and targets in the same shares, drawn from each clip's own coordinates; partners mirror each other."""
+    """Pixels and targets in the same shares, drawn from each clip's own coordinates; partners
+    mirror each other.
+    """
     batch = batch_of(4)
     clips, targets = batch["clips"][:, 0], smooth(batch["label"], 3, 0.1)
     mixed, soft = Mix(0.8, 0.0, 1.0, 0.5)(clips, targets, batch)

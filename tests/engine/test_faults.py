@@ -265,7 +265,10 @@ SRUN |= {
 
 
 def test_what_srun_says(monkeypatch: pytest.MonkeyPatch):
-    """Of the step, not of its job. A port that was chosen stays; else each step and each start of a job has its own."""
+    """Of the step, not of its job.
+
+    A port that was chosen stays; else each step and each start of a job has its own.
+    """
     for key in ("MASTER_ADDR", "MASTER_PORT", "SLURM_RESTART_COUNT"):
         monkeypatch.delenv(key, raising=False)
     for key, value in SRUN.items():

@@ -235,7 +235,10 @@ def test_a_name_means_random_weights_and_a_typo_is_refused(videos: Path, run: Pa
 
 
 def test_a_named_encoder_is_the_same_net_in_the_next_process(videos: Path, tmp_path: Path):
-    """Else what an interrupted command left would be of no use. What it cost is told, and nothing is decoded again."""
+    """Else what an interrupted command left would be of no use.
+
+    What it cost is told, and nothing is decoded again.
+    """
     few = tmp_path / "few"
     few.mkdir()
     for i in range(3):
@@ -369,7 +372,8 @@ def test_embed_puts_modes_back_and_refuses_no_clips(videos: Path):
         encoder.embed(videos / "0.mp4", clips=0)
 
 
-SLURM = {  # what stands in for its client: the exit code of sinfo (None: it hangs), and whether that is well
+# A stand-in for SLURM's client: sinfo's exit code (None: it hangs), and whether doctor agrees.
+SLURM = {
     "absent": None,
     "well": ("#!/bin/sh\necho main up 2 idle\n", True),
     "no controller": ("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n", False),
@@ -392,7 +396,9 @@ def test_doctor_tells_what_of_slurm_answers(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_doctor_as_a_command(tmp_path: Path):
-    """It is well when every finding is, whatever this machine lacks; what the project needs is here."""
+    """It is well when every finding is, whatever this machine lacks; what the project needs is
+    here.
+    """
     result = command("ssvid.doctor", PATH=str(tmp_path))
     found = json.loads(result.stdout.splitlines()[-1])
     assert result.returncode == 0, result.stderr

@@ -18,7 +18,9 @@ CLASSES = ("bright", "dark")
 
 
 def split_clips(root: Path, informative: bool) -> Path:
-    """train, val and test folders of bright and dark clips; the label is the brightness or nothing at all."""
+    """train, val and test folders of bright and dark clips; the label is the brightness or nothing
+    at all.
+    """
     rng = np.random.default_rng(0)
     for split, count in {"train": 16, "val": 40, "test": 2}.items():
         for n in range(count):
@@ -73,7 +75,9 @@ def test_it_needs_labels(videos: Path, tmp_path: Path):
 
 
 def test_more_classes_than_it_looks_at(monkeypatch: pytest.MonkeyPatch):
-    """Val clips of classes that its train clips lack cannot be asked, and no group chooses and is read."""
+    """Val clips of classes that its train clips lack cannot be asked, and no group chooses and is
+    read.
+    """
     monkeypatch.setattr(online, "TRAIN", 3)
     rows = [Row(path=f"train/{n}", label=f"c{n}", split="train", group=f"t{n}") for n in range(9)]
     rows += [

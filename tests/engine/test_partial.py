@@ -1,4 +1,6 @@
-"""`partial_mae` by its command: each of its tasks, from files to a run; runs that go on; data that it refuses."""
+"""`partial_mae` by its command: each of its tasks, from files to a run; runs that go on; data that
+it refuses.
+"""
 
 import json
 from pathlib import Path
@@ -84,7 +86,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(long: Path, tmp_path: Path):
 
 
 def test_long_videos_end_to_end_on_more_frames_than_the_net_has(long: Path, tmp_path: Path):
-    """64 frames of minutes, three quarters of their tokens dropped; what is exported sees whole videos."""
+    """64 frames of minutes, three quarters of their tokens dropped; what is exported sees whole
+    videos.
+    """
     more = [
         "--objective.task",
         "long_video",

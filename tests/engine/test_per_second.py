@@ -1,4 +1,6 @@
-"""`extract --per_second --out DIR`: a feature store, the same after restarts and with any number of workers."""
+"""`extract --per_second --out DIR`: a feature store, the same after restarts and with any number of
+workers.
+"""
 
 import json
 import os

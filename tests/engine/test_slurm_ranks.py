@@ -1,4 +1,6 @@
-"""Two nodes of a real SLURM, one process each, started by plain srun: what two processes are held to elsewhere."""
+"""Two nodes of a real SLURM, one process each, started by plain srun, do what two
+processes of one machine do.
+"""
 
 import os
 import shutil
@@ -137,7 +139,10 @@ def job(clean: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
 def test_a_signal_then_two_nodes_again_or_one_process(
     job: Callable[..., Job], videos: Path, tmp_path: Path
 ):
-    """The second start has a port that was chosen for it, as a sweep chooses one. No dropout: ranks draw their own."""
+    """The second start has a port that was chosen for it, as a sweep chooses one.
+
+    No dropout: ranks draw their own.
+    """
     more = ("--steps", "40", "--checkpoint_every", "1000", "--workers", "1")
     whole, out, alone = tmp_path / "whole", tmp_path / "out", tmp_path / "alone"
     assert job(pretrain_argv(videos, whole, *more)).code() == 0

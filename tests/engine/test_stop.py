@@ -1,4 +1,6 @@
-"""A run that is told to leave: by whom, when, alone and among others; it goes on as if nothing had been."""
+"""A run that is told to leave: by whom, when, alone and among others; it goes on as if nothing had
+been.
+"""
 
 import os
 import signal
@@ -36,7 +38,7 @@ LONG = (
 
 
 def left(ended: list[tuple[int, str, str]], by: str, out: Path) -> int:
-    """All with 75, one line, no result, no fault, and one checkpoint, of the step that is returned."""
+    """All exit with 75 and one line, without result or fault; return the checkpoint's step."""
     assert [code for code, _, _ in ended] == [75] * len(ended), ended[0][2][-2000:]
     lines = [line for _, _, said in ended for line in said.splitlines() if tells(line, by)]
     step = max(row["step"] for row in metrics(out))
@@ -82,7 +84,9 @@ def test_told_to_leave_it_goes_on_as_if_nothing_had_been(
     tmp_path: Path,
     undisturbed: dict[str, torch.Tensor],
 ):
-    """The whole group is told, but loaders are spared: torch turns their end into a fault in the middle of a step."""
+    """The whole group is told, but loaders are spared: torch turns their end into a fault in the
+    middle of a step.
+    """
     out = tmp_path / "run"
     argv = pretrain_argv(videos, out, *LONG, "--workers", workers)
     with Run(argv) as run:
@@ -151,7 +155,9 @@ EVERYWHERE = (
 def test_stopped_at_every_step(
     skips: bool, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Also where a checkpoint is due anyway, in the warm-up, and where the optimiser waits for a queue to fill."""
+    """Also where a checkpoint is due anyway, in the warm-up, and where the optimiser waits for a
+    queue to fill.
+    """
     forward = MAE.forward
 
     def some_skipped(self: MAE, batch: Batch) -> Loss:

@@ -1,4 +1,6 @@
-"""Dropped tokens: how many, which, when; that nothing of them is seen; and blocks that are run again."""
+"""Dropped tokens: how many, which, when; that nothing of them is seen; and blocks that are run
+again.
+"""
 
 import json
 import shutil
@@ -231,7 +233,9 @@ def test_pixels_are_mixed_before_tokens_are_dropped():
 
 
 def graphs() -> dict[str, Any]:
-    """Fine-tuning with dropped tokens, compiled: broken graphs, and losses beside those of the plain objective."""
+    """Fine-tuning with dropped tokens, compiled: broken graphs, and losses beside those of the
+    plain objective.
+    """
     torch.manual_seed(0)
     mix, losses = Mix(0.8, 1.0, 1.0, 0.5), []
     net = Classify(create_encoder("vit", **TINY), classes=3, mix=mix, head_scale=50.0, repeat=2)
@@ -268,7 +272,10 @@ def test_it_breaks_no_graph_and_draws_the_same_compiled():
 
 
 def test_blocks_run_again_change_no_number_and_keep_little():
-    """Dropout too is as it was. What is kept is each block's input; hooks do not count the one block run again."""
+    """Dropout too is as it was.
+
+    What is kept is each block's input; hooks do not count the one block run again.
+    """
     sides = []
     for again in (False, True):
         net = Classify(

@@ -10,5 +10,7 @@ from tests.engine.two import FORMS, two_steps
 
 @pytest.mark.parametrize("name", FORMS)
 def test_loss_gradients_and_statistics_agree(name: str, tmp_path: Path):
-    """Gathered negatives carry gradient, batch norm sees all clips, each rank has its slice of the global batch."""
+    """Gathered negatives carry gradient, batch norm sees all clips, each rank has its slice of the
+    global batch.
+    """
     same_as_two(two_steps(name), tmp_path / "two.pt", "tests.engine.two", name)

@@ -57,7 +57,9 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
 
 
 def two_steps(name: str) -> dict[str, torch.Tensor]:
-    """Loss and gradients of the first, then the loss of the second: by then queues, teachers and centres moved."""
+    """Loss and gradients of the first, then the loss of the second: by then queues, teachers and
+    centres moved.
+    """
     world = join("cpu", timeout_s=60.0)
     encoder_name, change, kwargs = FORMS[name]
     dropping, which = (

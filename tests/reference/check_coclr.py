@@ -42,7 +42,7 @@ UNIT |= {
 }
 WHOLE = {*BOTH, "q_raw", "kf_raw"}
 UNCHECKED = {
-    "queue_label_after": "a flag of each filled place; ours counts the pushed keys, which is compared"
+    "queue_label_after": "a flag of each filled place; ours counts keys, which is compared"
 }
 STREAMS = ("rgb", "flow")  # axis 1 of a block
 

@@ -1,7 +1,8 @@
-"""Stands in for ssvid.pretrain and benchmarks.run in tests of the keeper: `python -m tests.sweep.fake FOLDER`.
+"""Stands in for ssvid.pretrain and benchmarks.run in tests of the keeper: `python -m
+tests.sweep.fake FOLDER`.
 
-FOLDER/acts.json says from which start of the cell on its `acts` hold, and these what each start does: fail WORDS, kill,
-hang, step N (a checkpoint) and a further word, done.
+FOLDER/acts.json says from which start of the cell on its `acts` hold, and these what each start
+does: fail WORDS, kill, hang, step N (a checkpoint) and a further word, done.
 """
 
 import json

@@ -13,7 +13,10 @@ if [ "$1" = --test-only ]; then
     echo "allocation failure: Invalid partition name specified" >&2
     exit 1
 fi
-[ -e $SLURM_FAKE/full ] && { echo "sbatch: error: Batch job submission failed: Job violates limits" >&2; exit 1; }
+[ -e $SLURM_FAKE/full ] && {
+  echo "sbatch: error: Batch job submission failed: Job violates limits" >&2
+  exit 1
+}
 cp "$1" $SLURM_FAKE/submitted_$(ls $SLURM_FAKE | wc -l)
 echo "Submitted batch job $(ls $SLURM_FAKE | wc -l)"
 """

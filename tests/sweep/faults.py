@@ -2,9 +2,9 @@
 
     python -m tests.sweep.faults SWEEP.yaml --calm DIR --out DIR --faults 20 --seed 0
 
-Signals to steps, requeueing, kill -9 of ranks, of keepers and of a slurmd. It ends with what was done to whom, and
-whether each cell has its row, once, and weights, optimiser and scores bit for bit as in the calm sweep. Needs root:
-slurmd is one of the injector, and is started again after a while.
+Signals to steps, requeueing, kill -9 of ranks, of keepers and of a slurmd. It ends with what was
+done to whom, and whether each cell has its row, once, and weights, optimiser and scores bit for bit
+as in the calm sweep. Needs root: slurmd is one of the injector, and is started again after a while.
 """
 
 import argparse
@@ -104,7 +104,8 @@ class Faults:
         try:
             return subprocess.run(words, capture_output=True, timeout=3).returncode == 0
         except subprocess.TimeoutExpired:
-            return True  # scancel sends it again for minutes where SLURM answers "try again", although it arrived
+            # The signal arrived, although scancel repeats it where SLURM says "try again".
+            return True
 
     def slurmd(self) -> bool:
         node = self.chance.choice(["n1", "n2"])
@@ -122,7 +123,9 @@ class Faults:
         return next((one[cell].id for one in reversed(live_jobs) if cell in one), None)
 
     def release(self) -> None:
-        """A requeued job would wait for two minutes; and a node whose slurmd was gone may have to be taken back."""
+        """A requeued job would wait for two minutes; and a node whose slurmd was gone may have to
+        be taken back.
+        """
         for job in set((slurm.read_queue() or {}).values()):
             if job.state == "PENDING" and job.reason == "BeginTime":
                 subprocess.run(
@@ -191,7 +194,8 @@ def disturbed(
     sweep: str, out: Path, faults: int, seed: int, kinds: tuple[str, ...] = KINDS
 ) -> Faults:
     """The sweep to its end under `faults` of them at most."""
-    code = "import sys, pathlib; from tests.sweep.faults import whole; whole(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    code = "import sys, pathlib; from tests.sweep.faults import whole"
+    code += "; whole(sys.argv[1], pathlib.Path(sys.argv[2]))"
     runner = subprocess.Popen([sys.executable, "-c", code, sweep, str(out)])
     injector = Faults(SweepFolder(out), seed)
     while runner.poll() is None:

@@ -45,7 +45,9 @@ def write_sweep(folder: Path, **parts: Any) -> str:
 
 @contextmanager
 def take_slurm() -> Iterator[None]:
-    """One test of SLURM at a time, in whichever process of pytest: each wants both nodes and waits a limited time."""
+    """One test of SLURM at a time, in whichever process of pytest: each wants both nodes and waits
+    a limited time.
+    """
     with locked(Path(tempfile.gettempdir()) / "ssvid_slurm_tests.lock", wait=True, what="SLURM"):
         yield
 

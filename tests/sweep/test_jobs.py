@@ -1,4 +1,6 @@
-"""Cells -> jobs, by a SLURM of shell scripts: what is submitted, what is refused, what the queue says."""
+"""Cells -> jobs, by a SLURM of shell scripts: what is submitted, what is refused, what the queue
+says.
+"""
 
 import json
 import os
@@ -74,8 +76,9 @@ def test_what_the_cluster_is_asked_for(slurm: Path, tmp_path: Path):
     )
     (text,) = scripts(slurm)
     for flag in (
-        "partition=gpu account=lab qos=long constraint=a100 nodes=2 ntasks-per-node=4 gpus-per-node=4 cpus-per-task=6 "
-        "mem=102400M time=300 signal=USR2@60 array=0-2%2 reservation=me exclusive requeue"
+        "partition=gpu account=lab qos=long constraint=a100 nodes=2 ntasks-per-node=4 "
+        "gpus-per-node=4 cpus-per-task=6 mem=102400M time=300 signal=USR2@60 array=0-2%2"
+        " reservation=me exclusive requeue"
     ).split():
         assert f"#SBATCH --{flag}\n" in text
     assert (

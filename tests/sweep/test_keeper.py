@@ -1,4 +1,7 @@
-"""A cell's course: attempts that end in every way, and what its files say afterwards. Its trainer is fake.py."""
+"""A cell's course: attempts that end in every way, and what its files say afterwards.
+
+Its trainer is fake.py.
+"""
 
 import json
 import os
@@ -221,7 +224,7 @@ def test_a_keeper_that_is_told_to_go_tells_its_ranks(cell: CellFolder):
 
 
 def test_a_killed_keeper_is_followed_by_one_that_waits_for_its_orphan(cell: CellFolder):
-    """The orphan holds the run's lock as a trainer does; the new keeper begins when it has ended."""
+    """The orphan holds the run's lock as a trainer does; the new keeper waits for its end."""
     cell.run.mkdir(parents=True)
     with keeper_process(cell, "hang", "done") as process:
         until(lambda: (cell.path / "hangs").exists())

@@ -33,7 +33,9 @@ def count_starts(cell: CellFolder) -> int:
 
 @pytest.mark.nightly
 def test_eight_cells_at_once_make_one_set_and_one_cache(tmp_path: Path, sweep: Any):
-    """On this machine: they all want the synthetic set and the raw pixels' features at the same moment."""
+    """On this machine: they all want the synthetic set and the raw pixels' features at the same
+    moment.
+    """
     suite = {
         **SUITE,
         "cache": str(tmp_path / "cache"),
@@ -113,7 +115,10 @@ def test_two_ranks_of_this_machine_are_one_cell(sweep: Any, tmp_path: Path):
 def test_from_another_folder_relative_paths_stay_what_they_are(
     sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Of the sweep, of its base and of its data; and of a later submit from elsewhere. Names may hold spaces."""
+    """Of the sweep, of its base and of its data; and of a later submit from elsewhere.
+
+    Names may hold spaces.
+    """
     folder = tmp_path / "my sweeps"
     folder.mkdir()
     file = Path(sweep(grid={"seed": [0]}, set={"data.root": "the set", "steps": 4}))

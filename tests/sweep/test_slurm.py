@@ -1,4 +1,7 @@
-"""Sweeps on a real SLURM of two nodes. `.ci/run` starts one where the scripts for it lie beside the checkout."""
+"""Sweeps on a real SLURM of two nodes.
+
+`.ci/run` starts one where the scripts for it lie beside the checkout.
+"""
 
 import json
 import os
@@ -43,7 +46,9 @@ def turn() -> Iterator[None]:
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes a sweep file; jobs start where the test stands, and their python must find the tests' code."""
+    """Writes a sweep file; jobs start where the test stands, and their python must find the tests'
+    code.
+    """
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -139,7 +144,9 @@ def test_a_job_of_a_higher_partition_takes_its_place(sweep: Any, tmp_path: Path)
 
 @pytest.mark.nightly
 def test_a_rank_that_fails_by_itself_is_named_with_its_log(sweep: Any, tmp_path: Path):
-    """Three attempts, then the cell stays failed, its sentence in the table, each rank's words in its log."""
+    """Three attempts, then the cell stays failed, its sentence in the table, each rank's words in
+    its log.
+    """
     file = sweep(grid={"seed": [0]}, set={"objective.dec_heads": 3})  # 16 is no multiple of 3
     done = command("ssvid.sweep", file, "--out", str(tmp_path / "out"), "--wait")
     assert done.returncode == 3, done.stderr[-2000:]

@@ -1,4 +1,5 @@
-"""1,000 cells through a stand-in for sbatch: `python -m tests.sweep.thousand` prints seconds and memory.
+"""1,000 cells through a stand-in for sbatch: `python -m tests.sweep.thousand` prints seconds and
+memory.
 
 Beside them those of 10 cells, so that what torch's import takes can be told from what a cell takes.
 """
