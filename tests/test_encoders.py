@@ -67,7 +67,7 @@ def test_every_class_is_among_the_fast():
 
 
 @torch.no_grad()
-@for_each("more", [0, 2])
+@for_each("extra", [0, 2])
 def test_features_have_the_declared_shapes(encoder: Encoder, extra: int):
     clip = clip_for(encoder, extra)
     features = encoder(clip)
