@@ -17,7 +17,7 @@ import torch
 from benchmarks.alignment.aligner import check_same_features, open_aligner
 from benchmarks.alignment.realign import AlignedSentence, Aligner, format_web_vtt, realign
 from ssvid.data import files
-from ssvid.data.decode import stamps
+from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration import readers
 from ssvid.data.narration.sentences import Sentence
@@ -28,7 +28,7 @@ from ssvid.data.store import Store, list_features, path_of_video
 from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.per_second import fill_store
-from ssvid.errors import DecodeError, UserError, positive, within
+from ssvid.errors import DecodeError, UserError, check_positive, check_range
 from ssvid.files import locked, write_bytes_whole
 from ssvid.hub import open_encoder
 from ssvid.nn.batchnorm import lacks_statistics
@@ -66,8 +66,8 @@ def align(
         raise UserError(
             "Features of each second are needed: give --encoder, or --features; one of the two."
         )
-    positive(batch_size=batch_size)
-    within(0, math.inf, workers=workers)
+    check_positive(batch_size=batch_size)
+    check_range(0, math.inf, workers=workers)
     began, target = time.monotonic(), Path(out).expanduser()
     many = Path(video).expanduser().is_dir()
     if target.is_file():
@@ -114,7 +114,7 @@ class Videos(NamedTuple):
             if self.manifest is None:
                 assert self.store is not None
                 return float(len(self.store.read(video)))
-            return float(seconds_in(stamps(self.manifest.path(self.ids.index(video)))))
+            return float(seconds_in(read_timestamps(self.manifest.path(self.ids.index(video)))))
         except (DecodeError, UserError, ValueError):
             return None
 

@@ -13,7 +13,7 @@ from benchmarks.suites.loader import load
 from benchmarks.suites.runner import SuiteRunner, open_suite
 from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.log import log
 
 
@@ -50,7 +50,7 @@ def run(
 
     An encoder is a run folder, an exported file or a registered name.
     """
-    positive(seeds=seeds)
+    check_positive(seeds=seeds)
     if not encoder:
         raise UserError(
             "Name what to evaluate: --encoder RUN_FOLDER, FILE.safetensors or a registered name."

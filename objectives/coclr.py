@@ -17,7 +17,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine.logs import draw_clips
 from ssvid.engine.warm_start import load_earlier_run
-from ssvid.errors import UserError, positive, within
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.hub import create_encoder
 from ssvid.nn import moco
 from ssvid.nn.ema import freeze, update_momentum
@@ -60,8 +60,8 @@ class CoCLR(Objective):
         augment: str = "coclr",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
-        positive(dim=dim, queue=queue, temperature=temperature, topk=topk)
-        within(0, 1, momentum=momentum, self_drop=self_drop)
+        check_positive(dim=dim, queue=queue, temperature=temperature, topk=topk)
+        check_range(0, 1, momentum=momentum, self_drop=self_drop)
         if topk > queue:
             raise UserError(f"--objective.topk {topk} is more than the {queue} keys of the queue.")
         self.encoder, self.augment, self.topk, self.self_drop = encoder, augment, topk, self_drop

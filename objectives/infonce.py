@@ -12,7 +12,7 @@ from torch import Tensor
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.engine.warm_start import load_earlier_run
-from ssvid.errors import UserError, positive, within
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn import moco
 from ssvid.nn.ema import update_momentum
 from ssvid.nn.queue import Queue
@@ -54,8 +54,8 @@ class InfoNCE(Objective):
             raise UserError(
                 f"infonce: there is no positives {positives!r}: take {' or '.join(POSITIVES)}."
             )
-        positive(dim=dim, queue=queue, temperature=temperature)
-        within(0, 1, momentum=momentum)
+        check_positive(dim=dim, queue=queue, temperature=temperature)
+        check_range(0, 1, momentum=momentum)
         self.encoder, self.positives, self.augment = encoder, positives, augment
         self.temperature, self.momentum, self.shuffle_bn = temperature, momentum, shuffle_bn
         self.head = moco.make_projection(encoder.dim, dim)

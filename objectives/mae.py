@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ssvid.encoder import Encoder
-from ssvid.errors import positive
+from ssvid.errors import check_positive
 from ssvid.nn.masks import Kind, Mask
 from ssvid.nn.patches import check_divisible
 from ssvid.nn.pixels import Pixels
@@ -38,7 +38,7 @@ class MAE(Objective):
         **decoder: Any,
     ) -> None:
         super().__init__()
-        positive(repeat=repeat)
+        check_positive(repeat=repeat)
         self.encoder = require("mae", encoder, can_skip=True)
         check_divisible("mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.augment, self.repeat = augment, repeat

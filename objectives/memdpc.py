@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.errors import positive
+from ssvid.errors import check_positive
 from ssvid.nn.blocks import (
     check_blocks,
     check_length,
@@ -50,7 +50,7 @@ class MemDPC(Objective):
     ) -> None:
         super().__init__()
         check_blocks("memdpc", blocks, predicted, negatives)
-        positive(slots=slots)
+        check_positive(slots=slots)
         self.encoder, self.blocks, self.predicted = encoder, blocks, predicted
         self.negatives, self.augment = negatives, augment
         dim = encoder.dim

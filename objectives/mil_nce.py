@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.nn.gather import gather_rows
-from ssvid.nn.precise import full
+from ssvid.nn.precise import raise_precision
 from ssvid.nn.sources import check_negatives
 from ssvid.objective import Objective
 from ssvid.registry import objectives
@@ -57,7 +57,7 @@ class MilNCE(Objective):
         augment: str = "crop_flip",  # a recipe of ssvid.data.augment
     ) -> None:
         super().__init__()
-        positive(dim=dim, candidates=candidates)
+        check_positive(dim=dim, candidates=candidates)
         if denominator not in ("double", "plain"):
             raise UserError(f"mil_nce has no denominator {denominator!r}: take double or plain.")
         self.encoder, self.candidates, self.augment = encoder, candidates, augment
@@ -95,7 +95,10 @@ class MilNCE(Objective):
         # Every process computes the loss of the whole batch, and the gradient of a row is the sum
         # of what all processes contribute. The published code keeps only each process's own share,
         # so there more processes mean smaller gradients.
-        video, texts = gather_rows(full(video)).rows, gather_rows(full(texts)).rows
+        video, texts = (
+            gather_rows(raise_precision(video)).rows,
+            gather_rows(raise_precision(texts)).rows,
+        )
         # The products are too large for the precision of bf16.
         with torch.autocast(video.device.type, enabled=False):
             bags = rearrange(texts, "(B K) E -> B K E", B=len(video))

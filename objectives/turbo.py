@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError, positive, within
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.heads import classifier
 from ssvid.nn.masks import Kind, Mask, choose_some, draw_for_clips
 from ssvid.nn.patches import check_divisible
 from ssvid.nn.pixels import Pixels
-from ssvid.nn.precise import full
+from ssvid.nn.precise import raise_precision
 from ssvid.nn.sources import check_negatives
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
@@ -79,9 +79,9 @@ class PartialMAE(Objective):
         **decoder: Any,
     ) -> None:
         super().__init__()
-        positive(repeat=repeat)
+        check_positive(repeat=repeat)
         weights = {"objective.task_weight": task_weight, "objective.rec_weight": rec_weight}
-        within(0, math.inf, **weights)
+        check_range(0, math.inf, **weights)
         self.encoder = require("partial_mae", encoder, can_skip=True)
         check_divisible("partial_mae", encoder, encoder.spec.frames, encoder.spec.size)
         self.task_weight, self.rec_weight = task_weight, rec_weight
@@ -192,8 +192,8 @@ class Labels(nn.Module):
                 f"partial_mae with the task {task} needs --objective.classes, the number of "
                 "classes of the data."
             )
-        positive(classes=classes)
-        within(0, 1, smoothing=smoothing)
+        check_positive(classes=classes)
+        check_range(0, 1, smoothing=smoothing)
         self.classes, self.smoothing = classes, smoothing
         self.head = classifier(dim, classes)
 
@@ -216,7 +216,7 @@ class Labels(nn.Module):
         labels = batch["label"].to(pooled.device)
         # The clips of a sample are neighbours.
         labels = labels.repeat_interleave(len(pooled) // len(labels))
-        logits = full(self.head(pooled))
+        logits = raise_precision(self.head(pooled))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         return loss, (logits.detach().argmax(-1) == labels).float().mean()
 
@@ -226,7 +226,7 @@ class Sentences(nn.Module):
 
     def __init__(self, dim: int, tower: Tower, temperature: float, repeat: int) -> None:
         super().__init__()
-        positive(temperature=temperature)
+        check_positive(temperature=temperature)
         if repeat > 1:
             raise UserError(
                 f"--objective.repeat {repeat}: video_text has one clip for each sentence."
@@ -251,8 +251,8 @@ class Sentences(nn.Module):
         texts = self.tower([bag[0] for bag in batch["sentences"]])  # B E
         # Every process computes the loss of the whole batch. The gradient of a row is the sum of
         # what all processes contribute to it.
-        video = gather_rows(F.normalize(full(video), dim=-1)).rows
-        texts = gather_rows(F.normalize(full(texts), dim=-1)).rows
+        video = gather_rows(F.normalize(raise_precision(video), dim=-1)).rows
+        texts = gather_rows(F.normalize(raise_precision(texts), dim=-1)).rows
         with torch.autocast(video.device.type, enabled=False):
             logits = video @ texts.T / self.temperature
         target = torch.arange(len(logits), device=logits.device)

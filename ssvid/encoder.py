@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssvid import registry
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.old_names import refuse_old_names
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
@@ -121,7 +121,7 @@ class Encoder(nn.Module, ABC):
         """
         from ssvid.data.sampling import eval_clips  # decoding is only needed here
 
-        positive(clips=clips)
+        check_positive(clips=clips)
         if self.spec.modality != "rgb":
             raise UserError(
                 f"This {self.name} sees {self.spec.modality}, and {path} is a video: "

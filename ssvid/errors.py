@@ -61,14 +61,14 @@ def note_fault(error: BaseException) -> None:
         Path(folder, f"rank{rank}.fault").write_text(type(error).__name__)
 
 
-def positive(**flags: int | float | None) -> None:
+def check_positive(**flags: int | float | None) -> None:
     """Raise a UserError for a flag that is not more than 0. None passes: it was not set."""
     for name, value in flags.items():
         if value is not None and not value > 0:
             raise UserError(f"--{name} {value}: it must be more than 0.")
 
 
-def within(low: int | float, high: int | float, **flags: int | float | None) -> None:
+def check_range(low: int | float, high: int | float, **flags: int | float | None) -> None:
     """Raise a UserError for a flag outside [low, high]. None passes: it was not set."""
     for name, value in flags.items():
         if value is not None and not low <= value <= high:

@@ -69,7 +69,7 @@ def finetune(
     model = Classify(net, mix=mix, **head)
     rows = data.split("train")
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
-    rates = model.rates(layer_decay, encoder_rate)
+    rates = model.compute_rate_factors(layer_decay, encoder_rate)
     trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
     settings = Settings.from_flags(
         flags, steps, world.device, freeze_steps=int(head_warmup * steps)

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from ssvid.engine.checkpoint import RunFolder, flat
-from ssvid.errors import RunError, UserError, positive
+from ssvid.engine.checkpoint import RunFolder, flatten_config
+from ssvid.errors import RunError, UserError, check_positive
 from ssvid.files import write_json_whole, write_text_whole
 from ssvid.log import log
 from ssvid.recipe import load_recipe, merge_recipes
@@ -35,7 +35,7 @@ def stages(
     flags: list[str] | None = None,
 ) -> dict[str, Any]:
     """Run the stages of a recipe. Each resumes where it stopped."""
-    positive(processes=processes)
+    check_positive(processes=processes)
     whole = read_stages(recipe)
     names = list(whole["stages"])
     if only is not None and only not in names:
@@ -114,12 +114,12 @@ def run_stage(
 def check_earlier_stages(name: str, config: dict[str, Any], out: Path) -> None:
     """Raise a UserError if an earlier stage was trained further since this stage began."""
     checkpoints = {}
-    for value in flat(config).values():
+    for value in flatten_config(config).values():
         if isinstance(value, str) and Path(value).parent == out:
-            checkpoints[Path(value).name] = RunFolder(value).last_good()
+            checkpoints[Path(value).name] = RunFolder(value).describe_newest()
     file = out / f"{name}.from.json"
     begun_from = checkpoints
-    if file.exists() and RunFolder(out / name).whole():
+    if file.exists() and RunFolder(out / name).list_checkpoints():
         begun_from = json.loads(file.read_text())
     if begun_from != checkpoints:
         raise UserError(

@@ -9,7 +9,7 @@ import yaml
 
 from ssvid.cli import parse
 from ssvid.encoder import Encoder
-from ssvid.engine.checkpoint import flat
+from ssvid.engine.checkpoint import flatten_config
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.objective import Objective
@@ -88,7 +88,7 @@ def test_a_sweep_in_old_names_has_the_cells_of_today(videos: Path, tmp_path: Pat
         file = tmp_path / "sweep.yaml"
         file.write_text(yaml.safe_dump(sweep))
         cells = plan.read_plan(str(file)).cells
-        assert flat(cells[1].config)["objective.drop_ratio"] == 0.75
+        assert flatten_config(cells[1].config)["objective.drop_ratio"] == 0.75
         hashes.append([cell.hash for cell in cells])
     assert hashes[0] == hashes[1]
 

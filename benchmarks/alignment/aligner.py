@@ -129,7 +129,7 @@ def read_run(folder: Path, path: str) -> SavedObjective:
     config = read_yaml(run.path / "config.yaml", "config")
     arguments = dict(config.get("objective") or {}) if isinstance(config, dict) else {}
     name = arguments.pop("name", None)
-    return SavedObjective(name, arguments, dict(run.readable(f"--aligner {path}")["model"]))
+    return SavedObjective(name, arguments, dict(run.read_newest(f"--aligner {path}")["model"]))
 
 
 def read_published(path: Path, words: str | None) -> SavedObjective:

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.metrics import htm_align
 from benchmarks.metrics.moving_windows import WindowSums, list_windows_near_speech
 from ssvid.data.narration.sentences import Sentence
-from ssvid.errors import UserError, within
+from ssvid.errors import UserError, check_range
 from ssvid.nn.timeline import Aligned
 from ssvid.shapes import Window
 
@@ -92,7 +92,7 @@ def realign(
         )
     similarity, alignability = average_windows(table, [sentences[k] for k in encodable], aligner)
     if alignability is not None:
-        within(0, 1, threshold=threshold)  # with a head the threshold is a probability
+        check_range(0, 1, threshold=threshold)  # with a head the threshold is a probability
     relative = (similarity - similarity.amax(1, keepdim=True)).exp()
     likelihood = torch.full((len(sentences), len(table)), torch.nan)
     likelihood[encodable] = relative.where(similarity.isfinite(), torch.nan)

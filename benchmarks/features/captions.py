@@ -11,7 +11,7 @@ import torch
 
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
-from ssvid.data.decode import stamps
+from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration.samples import seconds_of
 from ssvid.data.sampling import clip_from, need_part
@@ -47,7 +47,7 @@ class Captions(Clips):
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         (_, start, end), row, spec = self.locations[index], self.row[index], self.views.clips[0]
         path = self.manifest.path(row)
-        table = stamps(path, self.manifest.rows[row].fps)
+        table = read_timestamps(path, self.manifest.rows[row].fps)
         if not len(table) or start > table[-1] - table[0]:
             raise DecodeError(
                 path, f"its caption at {start:g} s begins after the end of the video", start

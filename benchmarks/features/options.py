@@ -9,7 +9,7 @@ import torch
 from benchmarks.features.pooling import POOLINGS
 from ssvid.engine.distributed import join
 from ssvid.engine.features import refuse
-from ssvid.errors import positive
+from ssvid.errors import check_positive
 
 Devices = Literal["auto", "cpu", "cuda"]
 
@@ -47,7 +47,7 @@ def open_options(
     """
     checked = ("batch_size", "workers", "clips", "calibrate_bn")
     refuse(Path(out), cache, **{name: settings[name] for name in checked})
-    positive(threads=threads, crops=settings.get("crops"))
+    check_positive(threads=threads, crops=settings.get("crops"))
     if threads is not None:
         torch.set_num_threads(threads)
     settings["poolings"] = tuple(settings["poolings"])

@@ -7,7 +7,7 @@ import torch
 
 from ssvid.data.augment import geometry, recipe
 from ssvid.data.clips import Clips
-from ssvid.data.decode import stamps
+from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import clip_from, need_part
 from ssvid.shapes import ClipSpec, Views
@@ -41,7 +41,7 @@ class People(Clips):
 
     def _clip(self, row: int, time_s: float) -> torch.Tensor:
         path, fps, spec = self.manifest.path(row), self.manifest.rows[row].fps, self.views.clips[0]
-        table = stamps(path, fps)
+        table = read_timestamps(path, fps)
         if spec.fps is not None:
             gap = 1 / spec.fps
         else:

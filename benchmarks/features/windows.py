@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ssvid.data.clips import Clips
-from ssvid.data.decode import stamps
+from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import need_part
 from ssvid.errors import DecodeError
@@ -43,7 +43,9 @@ class Windows(Clips):
         self.last: tuple[tuple[int, int], Tensor] | None = None
         for row in range(len(manifest)):
             try:
-                times = list_frame_times(spec, stamps(manifest.path(row), manifest.rows[row].fps))
+                times = list_frame_times(
+                    spec, read_timestamps(manifest.path(row), manifest.rows[row].fps)
+                )
                 total = len(times)
             except DecodeError:
                 total = 0
@@ -62,7 +64,9 @@ class Windows(Clips):
 
     def _window(self, row: int, start: int) -> Tensor:
         spec = self.views.clips[0]
-        times = list_frame_times(spec, stamps(self.manifest.path(row), self.manifest.rows[row].fps))
+        times = list_frame_times(
+            spec, read_timestamps(self.manifest.path(row), self.manifest.rows[row].fps)
+        )
         frames = index_window_frames(spec, len(times), start)
         return self._frames(row, times[frames], spec.modality)
 

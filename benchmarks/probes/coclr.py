@@ -22,7 +22,7 @@ from benchmarks.probes.base import (
     make_result,
     read_val_score,
 )
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.randomness import permutation
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
@@ -45,7 +45,7 @@ class CoCLR(Probe):
         refit: bool = False,
     ) -> None:
         # A batch of one clip has no batch statistics.
-        positive(epochs=epochs, batch=batch - 1, rates=min(rates, default=0.0))
+        check_positive(epochs=epochs, batch=batch - 1, rates=min(rates, default=0.0))
         self.grid = list(product(rates, weight_decays))
         self.epochs, self.batch, self.momentum, self.refit = epochs, batch, momentum, refit
 

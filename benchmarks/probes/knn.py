@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.probes.base import Probe, ProbeResult, Setting, check_splits, make_result
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
 
@@ -42,7 +42,7 @@ class KNN(Probe):
             )
         self.preset, self.temperature = preset, temperature
         self.ks = PRESETS[preset] if ks is None else tuple(ks)
-        positive(ks=min(self.ks, default=0))
+        check_positive(ks=min(self.ks, default=0))
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
         """This probe draws nothing, so it does not use `seed`."""

@@ -37,7 +37,7 @@ from benchmarks.probes.base import (
     metric_name,
     read_val_score,
 )
-from ssvid.errors import positive
+from ssvid.errors import check_positive
 from ssvid.randomness import permutation
 from ssvid.registry import probes
 from ssvid.shapes import Frozen, Labels
@@ -85,7 +85,9 @@ class Linear(Probe):
         # shares of the steps at which the worse half of the heads stops; () trains all to the end
         rungs: tuple[float, ...] = (0.25, 0.5),
     ) -> None:
-        positive(epochs=epochs, min_steps=min_steps, batch=batch, rates=min(rates, default=0.0))
+        check_positive(
+            epochs=epochs, min_steps=min_steps, batch=batch, rates=min(rates, default=0.0)
+        )
         self.grid = list(product(rates, weight_decays))  # R
         self.epochs, self.min_steps, self.batch, self.momentum = epochs, min_steps, batch, momentum
         self.rungs = tuple(rungs)

@@ -11,7 +11,7 @@ from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Task, mark_correct
 from benchmarks.tasks.frozen import take_clips
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.randomness import uniform
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen
@@ -30,7 +30,7 @@ class FewShot(Task):
         main: int = 4,  # the number of shots whose score stands in the table
         draws: int = 20,  # of the clips, the same for every encoder
     ) -> None:
-        positive(shots=min(shots, default=0), draws=draws)
+        check_positive(shots=min(shots, default=0), draws=draws)
         if main not in shots:
             raise UserError(f"few_shot: main {main} is not one of its shots {list(shots)}.")
         self._probe, self.shots, self.main, self.draws = probe, tuple(shots), main, draws

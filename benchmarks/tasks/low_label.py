@@ -10,7 +10,7 @@ from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Task, mark_correct
 from benchmarks.tasks.few_shot import draw_shots
 from benchmarks.tasks.frozen import join_splits, take_clips
-from ssvid.errors import UserError, within
+from ssvid.errors import UserError, check_range
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen
 from ssvid.statistics import chance
@@ -25,7 +25,7 @@ class LowLabel(Task):
         share: float = 0.1,  # of each class's train clips
         draws: int = 5,  # of the clips, the same for every encoder
     ) -> None:
-        within(0, 1, share=share)
+        check_range(0, 1, share=share)
         if not share or draws < 1:
             raise UserError("low_label: share and draws must be more than 0.")
         self._probe, self.share, self.draws = probe, share, draws

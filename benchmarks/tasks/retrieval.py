@@ -21,7 +21,7 @@ from benchmarks.probes.knn import find_neighbours
 from benchmarks.tasks.base import Answer, Row, Task
 from benchmarks.tasks.film_strips import draw_strips
 from benchmarks.tasks.frozen import join_splits
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.registry import tasks
 from ssvid.shapes import Frozen
 
@@ -51,7 +51,7 @@ class Retrieval(Task):
     ) -> None:
         if probe is not None:
             raise UserError("retrieval takes no probe: nothing is trained.")
-        positive(ks=min(ks, default=0))
+        check_positive(ks=min(ks, default=0))
         self.ks, self._bank = tuple(ks), BANKS[preset]
         if preset != "house":  # `house` keeps the hash that it had before there were presets
             self.preset, self.kind = preset, "windows"

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Row, Task, make_share_measure, number_groups
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.registry import tasks
 
 KS = (1, 5, 10)
@@ -56,7 +56,7 @@ class TextRetrieval(Task):
     ) -> None:
         if probe is not None:
             raise UserError("text_retrieval takes no probe: nothing is trained.")
-        positive(windows=windows)
+        check_positive(windows=windows)
         self.windows, self.ties, self.kind = windows, ties, f"captions:{windows}"
 
     def answer(self, bench: Bench, source: str) -> Answer:

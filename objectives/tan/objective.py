@@ -33,7 +33,7 @@ from objectives.tan.picture import draw_similarities
 from ssvid.data.manifest import Manifest
 from ssvid.data.store import Origin, find_origin
 from ssvid.encoder import Encoder, evaluating
-from ssvid.errors import UserError, positive, within
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.files import write_json_whole
 from ssvid.log import log
 from ssvid.nn.ema import freeze
@@ -120,9 +120,9 @@ class TAN(Objective):
             )
         layers = {"video_layers": video_layers, "joint_layers": joint_layers}
         sizes = {"features": features, "dim": dim, "heads": heads, "seconds": seconds}
-        positive(**sizes, **layers, temperature=temperature)
-        within(0, 1, momentum=momentum, threshold=threshold)
-        within(0, 0.5, trim=trim)
+        check_positive(**sizes, **layers, temperature=temperature)
+        check_range(0, 1, momentum=momentum, threshold=threshold)
+        check_range(0, 0.5, trim=trim)
         if seconds + seconds // 2 > ROWS:
             raise UserError(
                 f"--objective.seconds {seconds}: there are {ROWS} positions, and half a window "

@@ -21,9 +21,10 @@ from torch.nn.utils import parametrizations, remove_weight_norm
 from objectives.two_view.losses import Across, Centred, Compare, Queued, Swapped, Whole
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError, positive, within
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.moco import require_two_clips
+from ssvid.nn.precise import raise_precision
 from ssvid.nn.queue import Queue
 from ssvid.nn.sources import check_negatives
 from ssvid.objective import Objective
@@ -143,9 +144,9 @@ class TwoView(Objective):
             "queue": queue,
             "prototypes": prototypes,
         }
-        positive(**numbers)
-        within(0, 1, momentum=momentum)
-        within(0, math.inf, max_gap_s=max_gap_s)
+        check_positive(**numbers)
+        check_range(0, 1, momentum=momentum)
+        check_range(0, math.inf, max_gap_s=max_gap_s)
         self.method, n = choose_method(loss, encoder.dim, {**numbers, "momentum": momentum})
         self.encoder, self.name, self.max_gap_s, self.augment = encoder, loss, max_gap_s, augment
         self.project = self.method.project(n)
@@ -184,7 +185,7 @@ class TwoView(Objective):
         target = map_pair(self.teacher, clips) if self.teacher else projected
         # Sums over the batch and exponents are too large for the precision of bf16.
         with torch.autocast(clips[0].device.type, enabled=False):
-            loss = self.loss(map_pair(full, pred), map_pair(full, target))
+            loss = self.loss(map_pair(raise_precision, pred), map_pair(raise_precision, target))
         return Loss(loss, {self.name: loss.detach()})
 
     def on_weights_loaded(self) -> None:
@@ -246,8 +247,3 @@ def map_pair(
     """Apply a function to the tensors of both clips."""
     first, second = pair
     return function(first), function(second)
-
-
-def full(rows: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
-    """In single precision or better."""
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))

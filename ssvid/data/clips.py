@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssvid.data.augment import GEOMETRY_DRAWS, crops, geometry, recipe
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, need_flow, read_flow
 from ssvid.data.samples import Samples
@@ -68,7 +68,7 @@ class Clips(Samples):
 
     def _load(self, epoch: int, row: int) -> dict[str, Any]:
         path = self.manifest.path(row)
-        table = stamps(path, self.manifest.rows[row].fps)
+        table = read_timestamps(path, self.manifest.rows[row].fps)
         starts = self._starts(epoch, row, table)
         times_of_view: list[np.ndarray] = []
         views_of_modality: dict[str, list[int]] = {}

@@ -38,7 +38,7 @@ class Table(NamedTuple):
     ordered: bool = False
 
 
-def stamps(path: str | Path, fps: float | None = None) -> np.ndarray:
+def read_timestamps(path: str | Path, fps: float | None = None) -> np.ndarray:
     """Sorted presentation times of the frames, float64 seconds (T).
 
     `fps` is needed for a folder of pictures, which does not state its own rate: without it a
@@ -53,6 +53,9 @@ def stamps(path: str | Path, fps: float | None = None) -> np.ndarray:
     return scan_file(path).times
 
 
+stamps = read_timestamps  # its name in earlier versions
+
+
 def read(
     path: str | Path,
     times: Sequence[float] | np.ndarray,
@@ -64,7 +67,7 @@ def read(
     Times may be in any order and may repeat. A time before the first frame selects the first
     frame. Raises a DecodeError for a damaged file.
     """
-    table = stamps(path, fps)
+    table = read_timestamps(path, fps)
     if len(table) == 0:
         raise DecodeError(path, "no frames in it")
     shown = np.searchsorted(table, np.asarray(times, np.float64) + NEAR, side="right") - 1
@@ -131,7 +134,7 @@ def video_stream(container: Any, path: str | Path) -> Any:
     raise DecodeError(path, "no video stream in it")
 
 
-def upright(frame: Any) -> np.ndarray:
+def rotate_upright(frame: Any) -> np.ndarray:
     """RGB uint8 `H W C`, rotated as the file's display matrix says."""
     # With PyAV's default number of threads this costs four times the CPU time.
     picture = frame.to_ndarray(format="rgb24", threads=1)
@@ -148,7 +151,7 @@ def _read_pyav(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
     can_seek = len(before) > 0 and before[-1] > table.pts[0] and not table.counted
     start = int(before[-1]) if can_seek else None
     attempts: list[tuple[int | None, Table]] = [(None, table._replace(ordered=False))]
-    if start is not None or unneeded_ticks(table, ticks):
+    if start is not None or find_unneeded_ticks(table, ticks):
         attempts.insert(0, (start, table))
     for begin, scan in attempts:
         pictures: dict[int, np.ndarray] = {}
@@ -163,7 +166,7 @@ def _read_pyav(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
     raise DecodeError(path, why, float(table.times[np.searchsorted(table.pts, missing)]))
 
 
-def unneeded_ticks(table: Table, ticks: np.ndarray) -> frozenset[int]:
+def find_unneeded_ticks(table: Table, ticks: np.ndarray) -> frozenset[int]:
     """Ticks of frames between the needed ones that need not be decoded.
 
     No needed frame is predicted from them, because a key frame lies before the next needed frame.
@@ -188,11 +191,11 @@ def _decode(
 ) -> None:
     """Put the picture of each tick into `pictures`, tick -> RGB `H W C`. Stop after the last."""
     needed, last = set(ticks.tolist()), int(ticks[-1])
-    for tick, frame in decode_frames(path, table, unneeded_ticks(table, ticks), start):
+    for tick, frame in decode_frames(path, table, find_unneeded_ticks(table, ticks), start):
         if tick is None:
             continue
         if tick in needed and not frame.is_corrupt:
-            pictures[tick] = upright(frame)
+            pictures[tick] = rotate_upright(frame)
         if tick >= last:
             return
 

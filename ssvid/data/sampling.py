@@ -114,9 +114,9 @@ def eval_clips(path: str | Path, spec: ClipSpec, n: int = 1, fps: float | None =
     a folder of pictures. Raises a DecodeError for a damaged file.
     """
     from ssvid.data.augment import RECIPES, geometry
-    from ssvid.data.decode import read, stamps
+    from ssvid.data.decode import read, read_timestamps
 
-    table = stamps(path, fps)
+    table = read_timestamps(path, fps)
     times = np.concatenate([clip_times(spec, table, float(u))[0] for u in positions(n)])
     frames = read(path, times, fps)  # (n T) C H W
     crops = geometry(frames, RECIPES["none"], spec.size, torch.zeros(0))  # C (n T) s s

@@ -24,11 +24,11 @@ from ssvid.data.decode import (
     Table,
     decode_frames,
     describe_error,
+    find_unneeded_ticks,
     read,
+    read_timestamps,
+    rotate_upright,
     scan_file,
-    stamps,
-    unneeded_ticks,
-    upright,
 )
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, read_flow
@@ -57,7 +57,7 @@ class Seconds(Clips):
         self.locations: list[tuple[int]] = []
         for row in range(len(manifest)):
             try:
-                length = seconds_in(stamps(manifest.path(row), manifest.rows[row].fps))
+                length = seconds_in(read_timestamps(manifest.path(row), manifest.rows[row].fps))
             except DecodeError:
                 length = 0
             self.row += [row] * length
@@ -65,7 +65,7 @@ class Seconds(Clips):
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         row, spec = self.row[index], self.views.clips[0]
-        table = stamps(self.manifest.path(row), self.manifest.rows[row].fps)
+        table = read_timestamps(self.manifest.path(row), self.manifest.rows[row].fps)
         times = clip_from(spec, table, float(self.locations[index][0]))
         frames = self._frames(row, times, spec.modality)
         return self._sample(_crop(frames, spec.size)[None], epoch, index)
@@ -88,7 +88,7 @@ def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
     damaged file.
     """
     path, fps = manifest.path(row), manifest.rows[row].fps
-    times = stamps(path, fps)
+    times = read_timestamps(path, fps)
     if not len(times):
         raise DecodeError(path, "no frames in it")
     shown = []
@@ -158,14 +158,14 @@ def _decode_needed(path: Path, table: Table, needed: np.ndarray) -> Iterator[tup
     ticks = table.pts[needed]
     number_of = dict(zip(ticks.tolist(), needed.tolist(), strict=True))
     fault: Exception | None = None
-    for skipped in dict.fromkeys([unneeded_ticks(table, ticks), frozenset[int]()]):
+    for skipped in dict.fromkeys([find_unneeded_ticks(table, ticks), frozenset[int]()]):
         missing = set(number_of)
         fault = None
         try:
             for tick, frame in decode_frames(path, table, skipped):
                 if tick in number_of and not frame.is_corrupt:
                     missing.discard(tick)
-                    picture = torch.from_numpy(np.ascontiguousarray(upright(frame)))  # H W C
+                    picture = torch.from_numpy(np.ascontiguousarray(rotate_upright(frame)))  # H W C
                     yield number_of[tick], picture.permute(2, 0, 1)[None]
         except (av.FFmpegError, OSError, ValueError) as error:
             fault = error

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ssvid.encoders.convnet import ConvNet, halve
 from ssvid.encoders.mvit import DEPTHS, MViT, flatten_map, prepend_class_token
-from ssvid.errors import positive
+from ssvid.errors import check_positive
 from ssvid.nn.position import Positions
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Grid
@@ -143,7 +143,7 @@ def mvit_base_16x4(
     size: int = 224,  # pixels of a side
 ) -> MViT:
     """MViT-B (arXiv:2104.11227): 8 x width channels at T/2 x H/32 x W/32."""
-    positive(width=width, depths=min(depths))
+    check_positive(width=width, depths=min(depths))
     spec = _spec(frames, stride, size)
     starts = list(accumulate(depths))[:-1]  # first blocks of the stages but the first
     device = torch.get_default_device()
@@ -191,7 +191,7 @@ def _resnet(name: str, width: int, spec: ClipSpec, time: Callable[[int], int]) -
 
     `time`: the frames of a clip -> those of its map.
     """
-    positive(width=width)
+    check_positive(width=width)
     net = _hub(name, stem_dim_out=width)
     *blocks, head = net.blocks
     return ConvNet(
@@ -207,7 +207,7 @@ def _resnet(name: str, width: int, spec: ClipSpec, time: Callable[[int], int]) -
 
 def _x3d(width: float, depth: float, spec: ClipSpec) -> ConvNet:
     """`width`, `depth`: the paper's factors."""
-    positive(width=width, depth=depth)
+    check_positive(width=width, depth=depth)
     # x3d_xs and x3d_m differ from x3d_s only in the pool of the head.
     net = _hub("x3d_s", width_factor=width, depth_factor=depth)
     *blocks, head = net.blocks

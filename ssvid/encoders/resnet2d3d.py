@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.encoders.convnet import channels_last_on_cpu, halve
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
@@ -66,7 +66,7 @@ class ResNet2d3d(Encoder):
         size: int = 128,  # pixels
     ) -> None:
         super().__init__()
-        positive(width=width)
+        check_positive(width=width)
         self.dim, self.spec = 4 * width, ClipSpec(frames=frames, stride=stride, size=size)
         norm = partial(nn.BatchNorm3d, track_running_stats=running_stats)
         self.conv1, self.bn1 = make_conv(3, width, (1, 7, 7), (1, 2, 2)), norm(width)

@@ -20,7 +20,7 @@ from ssvid.encoders.s3d import (
     make_separable,
     scale_width,
 )
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
@@ -67,7 +67,7 @@ class S3DG(Encoder):
         super().__init__()
         if stem not in ("s2d", "plain"):
             raise UserError(f"s3dg has no stem {stem!r}: take s2d or plain.")
-        positive(width=width)
+        check_positive(width=width)
         self.spec, self.cells = ClipSpec(frames=frames, fps=fps, size=size), stem == "s2d"
         wide, norm = partial(scale_width, by=width), nn.BatchNorm3d
         first = (

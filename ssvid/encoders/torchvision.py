@@ -14,7 +14,7 @@ from torchvision.models.video.mvit import MSBlockConfig
 from ssvid.encoder import IMAGENET, Encoder
 from ssvid.encoders.convnet import ConvNet, halve, map_tensor_names, rename_tensors
 from ssvid.encoders.mvit import DEPTHS, MViT, flatten_map
-from ssvid.errors import UserError, positive, within
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
@@ -69,8 +69,8 @@ def mvit_v2_s(
     Its relative positions fit any clip.
     """
     # Its tables of positions need at least one row per stage.
-    within(32, float("inf"), size=size)
-    within(2, float("inf"), frames=frames)
+    check_range(32, float("inf"), size=size)
+    check_range(2, float("inf"), frames=frames)
     net = video.MViT(
         spatial_size=(size, size),
         temporal_size=frames,
@@ -123,7 +123,7 @@ class Swin3d(Encoder):
     ) -> None:
         super().__init__()
         self.spec = ClipSpec(frames=frames, fps=fps, size=size)
-        positive(width=width, depths=min(depths))
+        check_positive(width=width, depths=min(depths))
         if width % 3:
             raise UserError(
                 f"swin3d_t has 3 heads in its first stage: its width {width} is no multiple of 3."
@@ -180,7 +180,7 @@ def _mvit_blocks(width: int, depths: tuple[int, ...]) -> list[MSBlockConfig]:
 
     A stage opens by halving H and W and doubling channels and heads; keys stay at 1/32.
     """
-    positive(width=width, depths=min(depths))
+    check_positive(width=width, depths=min(depths))
     blocks = []
     for stage, depth in enumerate(depths):
         for i in range(depth):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ssvid.encoder import IMAGENET, Encoder
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.nn.patches import patches
 from ssvid.nn.position import Kind, Positions
 from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
@@ -53,7 +53,7 @@ class ViT(Encoder):
         std: tuple[float, float, float] = IMAGENET[1],  # of the pixels of each channel
     ) -> None:
         super().__init__()
-        positive(dim=dim, depth=depth, patch=patch, tubelet=tubelet)
+        check_positive(dim=dim, depth=depth, patch=patch, tubelet=tubelet)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise UserError(
                 "mean and std are three numbers each, and those of std are more than 0: not "

@@ -97,10 +97,13 @@ class RunFolder:
     def compare(self, config: dict[str, Any], rows: str) -> None:
         """Raise a UserError if the folder's run has other settings, clips or start weights."""
         file, provenance_file = self.path / "config.yaml", self.path / PROVENANCE
-        if not file.exists() or not self.whole():
+        if not file.exists() or not self.list_checkpoints():
             return  # there is no checkpoint yet, so nothing can be mixed up
         provenance = json.loads(provenance_file.read_text()) if provenance_file.exists() else {}
-        before, now = flat(rename_config(yaml.safe_load(file.read_text()))), flat(config)
+        before, now = (
+            flatten_config(rename_config(yaml.safe_load(file.read_text()))),
+            flatten_config(config),
+        )
         start = self.origin.get("start", "")
         before["data (hash of its rows)"] = provenance.get("hash", rows)[:8]
         before["encoder (hash of its weights)"] = provenance.get("start", start)[:8]
@@ -116,41 +119,41 @@ class RunFolder:
                 "Name another folder."
             )
 
-    def whole(self) -> list[Path]:
+    def list_checkpoints(self) -> list[Path]:
         """Checkpoint files, newest first."""
         files = self.checkpoints.glob("step_*.pt")
         checkpoints = [file for file in files if re.fullmatch(r"step_\d+\.pt", file.name)]
         return sorted(checkpoints, key=lambda file: int(file.stem[5:]), reverse=True)
 
-    def last_good(self) -> str:
+    def describe_newest(self) -> str:
         """The newest checkpoint as a text for messages."""
-        return str(self.whole()[0]) if self.whole() else "none yet"
+        return str(self.list_checkpoints()[0]) if self.list_checkpoints() else "none yet"
 
-    def readable(self, name: str) -> dict[str, Any]:
+    def read_newest(self, name: str) -> dict[str, Any]:
         """The newest checkpoint that can be read, for another command. No file is moved.
 
         The UserError, if there is none, calls the folder `name`.
         """
         why = "it has none yet"
-        for path in self.whole():
+        for path in self.list_checkpoints():
             try:
-                return whole_state(path)
+                return read_training_state(path)
             except UserError as error:
                 why = str(error).rstrip(".")
         raise UserError(
             f"{name} holds no checkpoint that can be read: {why}. Train it first, or name another."
         )
 
-    def newest(self) -> dict[str, Any] | None:
+    def load_newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read; None if the run has none yet.
 
         Damaged checkpoints are renamed and logged. A UserError if all are damaged: starting anew
         would overwrite what the run has left.
         """
         damaged: list[tuple[Path, UserError]] = []
-        for path in self.whole():
+        for path in self.list_checkpoints():
             try:
-                state = whole_state(path)
+                state = read_training_state(path)
             except UserError as error:
                 damaged.append((path, error))
                 continue
@@ -170,12 +173,12 @@ class RunFolder:
         """Write a checkpoint, and remove all but the newest `keep`."""
         path = self.checkpoints / f"step_{step:08d}.pt"
         write_whole(path, lambda file: torch.save(state, file))
-        for old in self.whole()[keep:]:
+        for old in self.list_checkpoints()[keep:]:
             old.unlink()
         return path
 
 
-def whole_state(path: Path) -> dict[str, Any]:
+def read_training_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint of the training loop. A UserError if the file is something else."""
     state = read(path)
     missing = {"everything"}
@@ -215,12 +218,12 @@ def read(path: Path) -> Any:
         raise UserError(f"{path} is damaged or no checkpoint ({why}).") from error
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_config(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}. Tuples become lists, as in YAML."""
     rows: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            rows |= flat(value, f"{prefix}{key}.")
+            rows |= flatten_config(value, f"{prefix}{key}.")
         else:
             rows[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return rows

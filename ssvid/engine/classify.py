@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.engine.mix import Mix
-from ssvid.errors import positive, within
+from ssvid.errors import check_positive, check_range
 from ssvid.nn.heads import classifier
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -38,8 +38,8 @@ class Classify(Objective):
         repeat: int = 1,
     ) -> None:
         super().__init__()
-        positive(repeat=repeat)
-        within(0, 1, smoothing=smoothing, dropout=dropout)
+        check_positive(repeat=repeat)
+        check_range(0, 1, smoothing=smoothing, dropout=dropout)
         self.encoder, self.classes, self.mix = encoder, classes, mix
         self.smoothing, self.augment, self.repeat = smoothing, augment, repeat
         self.dropout = nn.Dropout(dropout)
@@ -69,7 +69,7 @@ class Classify(Objective):
     def logits(self, clips: Clip) -> Float[Tensor, "B Q"]:
         return self.head(self.dropout(self.encoder(clips).pooled)).float()
 
-    def rates(self, decay: float, encoder: float = 1.0) -> dict[str, float]:
+    def compute_rate_factors(self, decay: float, encoder: float = 1.0) -> dict[str, float]:
         """Parameter -> factor of its learning rate.
 
         It is 1 for the head, and each layer has `decay` times the factor of the layer above. The

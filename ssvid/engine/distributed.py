@@ -35,7 +35,7 @@ class World(NamedTuple):
     def first(self) -> bool:
         return self.rank == 0
 
-    def doing(self, activity: str) -> None:
+    def announce_activity(self, activity: str) -> None:
         """Tell the others what this process does alone while they may wait for it; "": nothing."""
         if self.peers:
             self.peers.doing = activity
@@ -108,7 +108,7 @@ def meet(world: World, timeout_s: float, run: str) -> Peers:
             )
         store = open_store(host, int(port), world.rank, timeout_s)
         peers = Peers(store, world.rank, world.size, run)
-        if not held_by_torchrun():
+        if not is_held_by_torchrun():
             peers.await_first(HANDSHAKE_S)
         peers.await_all(max(1.0, deadline - time.monotonic()))
         wait = timedelta(seconds=timeout_s)
@@ -145,7 +145,7 @@ def leave() -> None:
         joined.pop().leave()
 
 
-def held_by_torchrun() -> bool:
+def is_held_by_torchrun() -> bool:
     """Whether torchrun's own process holds the store.
 
     It opened it before it started this process.
@@ -162,7 +162,7 @@ def open_store(host: str, port: int, rank: int, timeout_s: float) -> TCPStore:
         socket.getaddrinfo(host, port)  # torch would try an unknown name until its timeout
     except OSError as error:
         raise RuntimeError(f"the name {host} does not resolve here: {error.strerror}") from error
-    opens = rank == 0 and not held_by_torchrun()
+    opens = rank == 0 and not is_held_by_torchrun()
     if not opens:
         await_open(host, port, timeout_s)
     # torch retries after a wrong answer until its own timeout, which has to be shorter than ours:
@@ -257,12 +257,12 @@ def find_lost_peer(world: World, timed_out: bool) -> PeerLost | None:
     peers, me = world.peers, f"Process {world.rank} of {world.size}"
     if peers is None:
         return None
-    if gone := peers.gone():
+    if gone := peers.find_lost_ranks():
         return PeerLost(
             f"{me} lost {peers.name(gone)}, which ended or hangs; its own output may say why. The "
             "same command goes on from the last checkpoint."
         )
-    if timed_out and (busy := peers.busy()):
+    if timed_out and (busy := peers.find_busy_ranks()):
         activities = ", ".join(f"{peers.name([rank])} {doing}" for rank, doing in busy.items())
         return PeerLost(
             f"{me} waited in vain for others that are alive: {activities}. The same command goes "
@@ -283,7 +283,7 @@ def agree(config: dict[str, Any], world: World) -> None:
             )
 
 
-def gathered(numbers: dict[str, float], world: World) -> dict[str, list[float]]:
+def gather_numbers(numbers: dict[str, float], world: World) -> dict[str, list[float]]:
     """Name -> the numbers of all processes, in order of rank."""
     rows = gather(numbers, world)
     return {name: [row[name] for row in rows] for name in numbers}

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from ssvid.data.clips import Clips
 from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import Manifest
-from ssvid.errors import UserError, positive, within
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.files import locked, write_bytes_whole
 from ssvid.progress import progress_bar
 from ssvid.randomness import permutation
@@ -65,8 +65,8 @@ def refuse(
 
     `out`: the folder that the command writes to.
     """
-    positive(batch_size=batch_size, clips=clips)
-    within(0, math.inf, workers=workers, calibrate_bn=calibrate_bn)
+    check_positive(batch_size=batch_size, clips=clips)
+    check_range(0, math.inf, workers=workers, calibrate_bn=calibrate_bn)
     for flag, folder in (("--out", out), ("--cache", Path(cache))):
         for path in (folder, *folder.parents):
             if path.is_file():

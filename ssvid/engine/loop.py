@@ -114,9 +114,11 @@ def train(
             objective.after_step(trained.step / settings.steps)
 
             final = trained.step == settings.steps
-            signal = 0 if final else stop.agreed()  # not 0: all processes stop after this step
+            signal = (
+                0 if final else stop.agree_on_signal()
+            )  # not 0: all processes stop after this step
             if is_due(settings.log_every, trained.step) or final or signal:
-                finite.check(folder.last_good())
+                finite.check(folder.describe_newest())
                 share_bad_files(bad_files, quarantine, world)
                 log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
             if (is_due(settings.picture_every, trained.step) and not signal) or final:
@@ -125,7 +127,7 @@ def train(
             if (is_due(settings.probe_every, trained.step) and not signal) or final:
                 log.probe(trained.step, objective, probe)
             if is_due(settings.checkpoint_every, trained.step) or final or signal:
-                finite.check(folder.last_good())
+                finite.check(folder.describe_newest())
                 save(trained, folder, config, settings.keep_checkpoints)
             if signal:
                 # Barrier: no process may exit, and so end the others, before the first has written.
@@ -164,10 +166,11 @@ def check_collapse(
     lowest = min(ranks, default=math.inf)
     if gather(lowest, trained.world)[0] >= settings.stop_on_collapse:
         return
+    newest = folder.describe_newest()
     raise RunError(
         f"The features have collapsed: at step {trained.step} their effective rank is "
         f"{lowest:.2f}, less than --stop_on_collapse {settings.stop_on_collapse:g} (it can be 1 to "
-        f"the number of monitored clips, less one). The last checkpoint is {folder.last_good()}."
+        f"the number of monitored clips, less one). The last checkpoint is {newest}."
     )
 
 
@@ -210,10 +213,10 @@ def save(trained: Trained, folder: RunFolder, config: dict[str, Any], keep: int)
     """Write a checkpoint and the exported encoders. Every process has to call it."""
     state = trained.state(config)
     if trained.world.first:
-        trained.world.doing("writes a checkpoint")
+        trained.world.announce_activity("writes a checkpoint")
         folder.save(trained.step, state, keep)
         export(trained, folder, config)
-        trained.world.doing("")
+        trained.world.announce_activity("")
 
 
 def export(trained: Trained, folder: RunFolder, config: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssvid.errors import UserError, within
+from ssvid.errors import UserError, check_range
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Clip
 
@@ -28,8 +28,8 @@ class Mix:
         `switch`: probability of cutmix instead of mixup, if both are on. A UserError for values
         outside their range.
         """
-        within(0, 2, mixup=mixup, cutmix=cutmix)  # the table is exact in this range
-        within(0, 1, mix_prob=prob, switch_prob=switch)
+        check_range(0, 2, mixup=mixup, cutmix=cutmix)  # the table is exact in this range
+        check_range(0, 1, mix_prob=prob, switch_prob=switch)
         for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
             if 0 < alpha < 0.01:
                 raise UserError(f"--{name} {alpha}: take 0 (never) or at least 0.01.")

@@ -78,7 +78,7 @@ class Peers:
             names.append(f"process {rank}{where}")
         return " and ".join(names)
 
-    def gone(self) -> list[int]:
+    def find_lost_ranks(self) -> list[int]:
         """Ranks without a heartbeat.
 
         It is the first one if the store does not answer, as it holds it.
@@ -92,7 +92,7 @@ class Peers:
         silent = [rank for rank in range(self.size) if before[rank][0] == after[rank][0]]
         return [rank for rank in silent if rank != self.rank]
 
-    def busy(self) -> dict[int, str]:
+    def find_busy_ranks(self) -> dict[int, str]:
         """Other ranks that are alive and do something alone -> what they do."""
         try:
             beats = self._read()

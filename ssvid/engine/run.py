@@ -14,7 +14,7 @@ from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.data.samples import Samples
-from ssvid.engine.checkpoint import RunFolder, flat, whole_state, write_provenance
+from ssvid.engine.checkpoint import RunFolder, flatten_config, read_training_state, write_provenance
 from ssvid.engine.distributed import World, agree, gather, join, together
 from ssvid.engine.loop import Trained, export, train
 from ssvid.engine.rendezvous import host_name
@@ -37,7 +37,7 @@ def begin(folder: RunFolder, config: dict[str, Any], flags: TrainFlags) -> World
     if threads is not None:
         torch.set_num_threads(threads)
     world = join(flags.devices, flags.timeout_s)
-    agree(flat(config), world)
+    agree(flatten_config(config), world)
     return world
 
 
@@ -89,15 +89,15 @@ def find_newest_checkpoint(folder: RunFolder, world: World) -> dict[str, Any] | 
     The first process chooses it and renames damaged ones. A RunError if another process does not
     see the file.
     """
-    state = folder.newest() if world.first else None
+    state = folder.load_newest() if world.first else None
     step = gather(state and state["step"], world)[0]
     if world.first or step is None:
         return state
     deadline = time.monotonic() + LISTING_DELAY_S
     while True:
-        for path in folder.whole():
+        for path in folder.list_checkpoints():
             if int(path.stem.removeprefix("step_")) == step:
-                return whole_state(path)
+                return read_training_state(path)
         if time.monotonic() > deadline:
             raise RunError(
                 f"Process {world.rank} on {host_name()} does not see the checkpoint of step {step} "

@@ -30,14 +30,14 @@ class Stop:
         # Python delivers signals to the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                self.handlers[number] = signal.signal(number, self.note)
+                self.handlers[number] = signal.signal(number, self.receive_signal)
         return self
 
-    def note(self, number: int, _: FrameType | None) -> None:
+    def receive_signal(self, number: int, _: FrameType | None) -> None:
         """The signal handler."""
         self.received = number
 
-    def agreed(self) -> int:
+    def agree_on_signal(self) -> int:
         """The signal after which all processes stop now; 0 to continue.
 
         Every process has to call it at the end of every step. A question that is asked at the end

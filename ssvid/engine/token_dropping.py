@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssvid import registry
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError, within
+from ssvid.errors import UserError, check_range
 from ssvid.nn import shuffle
 from ssvid.nn.patches import check_divisible
 from ssvid.objective import Objective, require
@@ -111,7 +111,7 @@ class Turbo:
 
 def read_ratio(flag: str, ratio: float) -> Fraction:
     """A ratio as the user wrote it, without the rounding of floats. A UserError outside [0, 1]."""
-    within(0, 1, **{flag: ratio})
+    check_range(0, 1, **{flag: ratio})
     return Fraction(str(ratio))
 
 

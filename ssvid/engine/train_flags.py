@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ssvid.encoder import Encoder
 from ssvid.engine import optim
-from ssvid.errors import UserError, positive, within
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.shapes import Views
 
 NO_SPACING = {"fps": None, "stride": None, "whole": False}
@@ -121,9 +121,9 @@ class FinetuneFlags(TrainFlags):
 
 def check_numbers(config: dict[str, Any]) -> None:
     """Raise a UserError for numbers that no run can have. It is called before anything is built."""
-    positive(**{name: config[name] for name in POSITIVE if name in config})
-    within(0, math.inf, **{name: config[name] for name in NOT_NEGATIVE if name in config})
-    within(0, 1, **{name: config[name] for name in FRACTIONS if name in config})
+    check_positive(**{name: config[name] for name in POSITIVE if name in config})
+    check_range(0, math.inf, **{name: config[name] for name in NOT_NEGATIVE if name in config})
+    check_range(0, 1, **{name: config[name] for name in FRACTIONS if name in config})
 
 
 def count_steps(steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:

@@ -11,7 +11,7 @@ from ssvid.encoder import evaluating
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.collapse import monitor_features
 from ssvid.engine.cost import Cost
-from ssvid.engine.distributed import World, gathered
+from ssvid.engine.distributed import World, gather_numbers
 from ssvid.engine.logs import Metrics, draw_clips
 from ssvid.engine.settings import Settings
 from ssvid.log import log
@@ -48,9 +48,9 @@ class TrainLog:
     def waiting(self) -> Iterator[None]:
         """Count the time inside as waiting for data."""
         start_s = time.perf_counter()
-        self.world.doing("waits for its clips")
+        self.world.announce_activity("waits for its clips")
         yield
-        self.world.doing("")
+        self.world.announce_activity("")
         self.waiting_s += time.perf_counter() - start_s
 
     def add(self, loss: Loss, batch: Batch) -> None:
@@ -68,7 +68,7 @@ class TrainLog:
         means_here = {}
         for name, values in self.losses.items():
             means_here[name] = float(torch.stack(values).float().mean())
-        of_all = gathered({**means_here, "cpu_s": self.cost.cpu()}, self.world)
+        of_all = gather_numbers({**means_here, "cpu_s": self.cost.cpu()}, self.world)
         cost = self.cost.total(of_all.pop("cpu_s"))
         means = {name: statistics.fmean(values) for name, values in of_all.items()}
         clips_per_s, data_wait = self.clips * self.world.size / spent_s, self.waiting_s / spent_s
@@ -125,9 +125,9 @@ class TrainLog:
         """Run the online probe, if there is one, on the first process. The others wait for it."""
         if not self.metrics or not probe:
             return
-        self.world.doing("scores the features, as --probe_every asks")
+        self.world.announce_activity("scores the features, as --probe_every asks")
         scores = probe(objective)
-        self.world.doing("")
+        self.world.announce_activity("")
         self.metrics.write(step, scores)
         self.scores.update(scores)
         texts = []

@@ -87,7 +87,7 @@ def objective_state(path: str, flag: str) -> State:
     """
     folder = RunFolder(path)
     if folder.path.is_dir():
-        return dict(folder.readable(f"{flag} {path}")["model"])
+        return dict(folder.read_newest(f"{flag} {path}")["model"])
     file = read_weights(folder.path)
     if is_run_checkpoint(file):
         return file.tensors
@@ -153,7 +153,7 @@ def load_earlier_run(path: str, flag: str) -> EarlierRun:
     if source.is_file():
         encoder, state = load_published(source)
         return EarlierRun(path, encoder, state, None)
-    checkpoint = RunFolder(source).readable(f"{flag} {path}")
+    checkpoint = RunFolder(source).read_newest(f"{flag} {path}")
     encoder, steps = load_encoder(source), checkpoint["config"].get("steps")
     if steps and checkpoint["step"] < steps:
         log.warning(f"{flag} {path} stands at step {checkpoint['step']} of its {steps}.")

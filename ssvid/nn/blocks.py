@@ -12,7 +12,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from ssvid.data.decode import stamps
+from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import clip_times, words
 from ssvid.encoder import Encoder
@@ -56,7 +56,7 @@ def check_length(data: Manifest, views: Views) -> None:
     (spec,), longest = views.clips, 0
     for row in permutation(0, 0, len(data))[:LOOKED_AT].tolist():
         try:
-            table = stamps(data.path(row), data.rows[row].fps)
+            table = read_timestamps(data.path(row), data.rows[row].fps)
             if not clip_times(spec, table, 0.0)[1]:
                 return
         except DecodeError:

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.nn.masks import take
 from ssvid.nn.patches import patches
 from ssvid.nn.position import Kind, Positions
-from ssvid.nn.precise import full
+from ssvid.nn.precise import raise_precision
 from ssvid.nn.transformer import EPS, Bias, Block, init_transformer
 from ssvid.shapes import Clip, Dropped, Grid, Index, Tokens
 
@@ -55,7 +55,7 @@ class Pixels(nn.Module):
         bridge_bias: bool = False,  # of encoder -> decoder; mae_st: True
     ) -> None:
         super().__init__()
-        positive(dec_depth=dec_depth)
+        check_positive(dec_depth=dec_depth)
         assert encoder.tubelet is not None  # can_skip promises it
         spec, (tubelet, *sides) = encoder.spec, encoder.tubelet
         self.norm, self.target_frames = norm, target_frames
@@ -129,7 +129,7 @@ class Pixels(nn.Module):
 
         Backward stores the difference only, where mse_loss would store both sides.
         """
-        return full(pred - self.targets(clip, hidden)).square().mean()
+        return raise_precision(pred - self.targets(clip, hidden)).square().mean()
 
     @torch.no_grad()
     def targets(self, clip: Clip, index: Dropped) -> Pixel:

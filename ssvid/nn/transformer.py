@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ssvid.errors import UserError, within
+from ssvid.errors import UserError, check_range
 from ssvid.shapes import Tokens
 
 Bias = Literal["qv", "qkv", "none"]
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         super().__init__()
         if heads < 1 or dim < 1 or dim % heads:
             raise UserError(f"A width of {dim} does not divide into {heads} attention heads.")
-        within(0, 1, dropout=dropout)
+        check_range(0, 1, dropout=dropout)
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         for name in "qkv":

@@ -13,7 +13,7 @@ import yaml
 from ssvid.data.leaks import find_leaks
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.engine.checkpoint import FREE, PROVENANCE, flat
+from ssvid.engine.checkpoint import FREE, PROVENANCE, flatten_config
 from ssvid.hub import split_modality
 from ssvid.old_names import use_old_names
 from ssvid.results.schema import DataInfo, EncoderInfo, Json, Leak, digest
@@ -67,7 +67,7 @@ def describe_recipe(text: str) -> Json:
     if not isinstance(config, dict) or "seed" not in config:
         return {}
     left_out = FREE - {"steps", "epochs"} | {"seed"}
-    settings = {key: value for key, value in flat(config).items() if key not in left_out}
+    settings = {key: value for key, value in flatten_config(config).items() if key not in left_out}
     settings = use_old_names(settings)  # result files that exist hold hashes of the old names
     return {"recipe": digest(settings), "pretraining_seed": config["seed"]}
 

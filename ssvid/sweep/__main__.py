@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ssvid.errors import RunError, UserError, positive
+from ssvid.errors import RunError, UserError, check_positive
 from ssvid.files import read_yaml
 from ssvid.log import log
 from ssvid.sweep import jobs, local, slurm, submission
@@ -47,7 +47,7 @@ def submit(
     """
     from ssvid.sweep.plan import read_plan
 
-    positive(parallel=parallel)
+    check_positive(parallel=parallel)
     if not Path(sweep).is_file():
         words = difflib.get_close_matches(sweep, WORDS) or list(WORDS)
         raise UserError(

@@ -51,7 +51,7 @@ class StopRequest:
     def has_come(self) -> bool:
         return self.signal_name is not None
 
-    def note(self, number: int, frame: object) -> None:
+    def receive_signal(self, number: int, frame: object) -> None:
         """The handler of the signals."""
         self.signal_name = signal.Signals(number).name
 
@@ -59,7 +59,7 @@ class StopRequest:
     def handle_signals(self) -> Iterator[None]:
         """Note the signals while the block runs, then restore the handlers."""
         signals = (signal.SIGTERM, signal.SIGUSR2)
-        handlers = {number: signal.signal(number, self.note) for number in signals}
+        handlers = {number: signal.signal(number, self.receive_signal) for number in signals}
         try:
             yield
         finally:

@@ -271,10 +271,10 @@ def compute_hash(config: dict[str, Any], suite: dict[str, Any] | None, axes: lis
 
     Settings of how a cell is run (workers, log_every ...) do not count, unless they are axes.
     """
-    from ssvid.engine.checkpoint import FREE, flat
+    from ssvid.engine.checkpoint import FREE, flatten_config
 
     uncounted = FREE - {"steps", "epochs", "data.root", "encoder"} - set(axes)
-    settings = {key: value for key, value in flat(config).items() if key not in uncounted}
+    settings = {key: value for key, value in flatten_config(config).items() if key not in uncounted}
     # Folders exist that are named by this hash: another hash would train their cells anew.
     text = json.dumps([use_old_names(settings), suite], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ssvid.encoder import evaluating
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.text.tower import Tower
 
 
@@ -93,7 +93,7 @@ class Pretrained(nn.Module):
 
 def make_projection(width: int, dim: int | None) -> nn.Module:
     """The linear map behind a net of this width; the identity if `dim` is None."""
-    positive(dim=dim)
+    check_positive(dim=dim)
     return nn.Identity() if dim is None else nn.Linear(width, dim)
 
 

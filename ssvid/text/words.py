@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
-from ssvid.errors import UserError, positive
+from ssvid.errors import UserError, check_positive
 from ssvid.files import write_text_whole, write_whole
 from ssvid.text.tower import Tower, split_words
 
@@ -58,7 +58,7 @@ class Words(Tower):
         trained: bool | None = None,
     ) -> None:
         super().__init__()
-        positive(dim=dim, buckets=buckets, width=width, hidden=hidden, length=length)
+        check_positive(dim=dim, buckets=buckets, width=width, hidden=hidden, length=length)
         for flag, value in (("unknown", unknown), ("padding", padding)):
             if value not in CHOICES[flag]:
                 raise UserError(
@@ -173,7 +173,7 @@ def collect_words(
     lower: bool = True,  # read upper case as lower case
 ) -> dict[str, Any]:
     """Write the words of a data set's training sentences, for the text tower `words`."""
-    positive(least=least)
+    check_positive(least=least)
     if Path(out).suffix == ".npy":
         raise UserError(f"--out {out}: the list is text, a word a line; name it .txt.")
     if Path(out).exists():

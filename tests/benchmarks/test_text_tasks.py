@@ -25,7 +25,7 @@ from benchmarks.tasks.text_retrieval import (
     repeat_ties,
 )
 from benchmarks.tasks.zero_shot import split_words
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED
 from ssvid.errors import UserError
@@ -141,7 +141,7 @@ def test_the_windows_of_a_caption(captioned: Manifest):
     assert [units.data.video_id(row) for row in units.clips.row[:3]] == ["v0", "v0", "v1"]
     assert len(units.clips) == 12
     first, second = (units.clips[0, i]["clips"] for i in (0, 1))  # 3 windows, C T H W
-    times = stamps(captioned.path(0))
+    times = read_timestamps(captioned.path(0))
     for window, start in zip(first, np.linspace(0.2, 2.6 - 0.4 - 0.4, 3), strict=True):
         frames = read(captioned.path(0), times[0] + start + np.arange(4) / 10)
         small = F.interpolate(frames.float(), 16, mode="area").transpose(0, 1)

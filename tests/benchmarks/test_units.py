@@ -16,7 +16,7 @@ from benchmarks.features.sources import make_sources
 from benchmarks.features.units import KINDS, select_usable_rows
 from ssvid import registry
 from ssvid.data.augment import geometry, recipe
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.loader import eval_loader
 from ssvid.errors import UserError
 from ssvid.hub import create_encoder
@@ -35,7 +35,7 @@ def films(tmp_path_factory: pytest.TempPathFactory):
 def test_a_film_is_what_its_row_says(films):
     """While it acts a shape moves, and between acts nothing does."""
     row = films.rows[0]
-    times = stamps(films.path(0))
+    times = read_timestamps(films.path(0))
     spans = [(start, end, True) for start, end, _ in row.segments]
     spans.append((0.0, min(spans)[0], False))
     for low, high, moving in spans:
@@ -94,7 +94,10 @@ def test_the_middle_of_a_boxes_clip_is_its_time(films):
     path, time_s = films.path(people.row[index_of_box]), people.locations[index_of_box][0]
     clip = next(iter(eval_loader(people, [index_of_box], 1, 0)))["clips"][0, 0]  # C T H W
     frame = geometry(
-        read(path, np.array([stamps(path)[0] + time_s])), recipe("whole"), 32, torch.zeros(0)
+        read(path, np.array([read_timestamps(path)[0] + time_s])),
+        recipe("whole"),
+        32,
+        torch.zeros(0),
     )
     assert torch.equal(clip[:, 2:3], frame) and not torch.equal(clip[:, :1], clip[:, 2:3])
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ssvid.data import decode
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.errors import DecodeError, UserError
 from tests.data.bars import numbers, picture, write
 from tests.helpers import facts, for_each
@@ -37,7 +37,7 @@ BAD = ("nasa_13013_audio_only.mp3", "truncated_half.mp4", "empty.mp4")
 
 
 def test_frames_are_exact_with_b_frames_and_a_long_gop(long_gop):
-    assert stamps(long_gop).tolist() == pytest.approx([i / 25 for i in range(300)])
+    assert read_timestamps(long_gop).tolist() == pytest.approx([i / 25 for i in range(300)])
     for wanted in (
         [0],
         [299],
@@ -56,7 +56,7 @@ def test_frames_are_exact_with_b_frames_and_a_long_gop(long_gop):
 def test_frames_are_exact_in_other_containers(tmp_path, suffix, codec):
     options = {"deadline": "realtime", "cpu-used": 8} if codec == "libvpx-vp9" else {"bf": 2}
     path = write(tmp_path / f"a.{suffix}", [i / 25 for i in range(60)], codec, g=25, **options)
-    table = stamps(path)
+    table = read_timestamps(path)
     assert len(table) == 60
     for wanted in ([0, 1, 59], [26, 30, 34], [49, 50]):
         assert numbers(read(path, table[wanted])) == wanted
@@ -65,7 +65,7 @@ def test_frames_are_exact_in_other_containers(tmp_path, suffix, codec):
 def test_a_time_means_the_frame_shown_then(tmp_path):
     times = np.cumsum([0.0, 0.04, 0.2, 0.01, 0.5, 0.03, 0.04, 0.33])
     path = write(tmp_path / "vfr.mp4", times, g=3, bf=2)
-    assert stamps(path) == pytest.approx(times, abs=2e-5)
+    assert read_timestamps(path) == pytest.approx(times, abs=2e-5)
     query_times = [0.0, 0.039, 0.0401, 0.239, 0.245, 0.7, 0.7501, 1.14, 9.0, -1.0]
     shown = [int((times <= t + 1e-4).sum()) - 1 for t in query_times[:-1]] + [0]
     assert numbers(read(path, query_times)) == shown
@@ -115,7 +115,7 @@ def test_where_passing_over_fails_all_is_decoded(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", [i / 25 for i in range(60)], g=12, bf=0, sc_threshold=0)
     monkeypatch.setattr(
         decode,
-        "unneeded_ticks",
+        "find_unneeded_ticks",
         lambda table, ticks: frozenset(table.pts[1:30].tolist() * table.ordered),
     )
     assert numbers(read(path, [0.0, 20 / 25, 40 / 25])) == [0, 20, 40]
@@ -142,7 +142,7 @@ def test_seek_goes_to_the_key_frame_and_falls_back_to_the_start(long_gop, monkey
 @for_each("name", GOOD)
 def test_odd_files_read(shared, name):
     path, (frames, height, width) = shared / "videos-odd" / name, GOOD[name]
-    table = stamps(path)
+    table = read_timestamps(path)
     assert len(table) == frames and (np.diff(table) > 0).all()
     decoded = read(path, table[[0, frames // 2, frames - 1]])
     assert decoded.shape == (3, 3, height, width) and decoded.dtype == torch.uint8
@@ -172,13 +172,13 @@ def test_overwritten_bytes_never_give_a_wrong_picture(tmp_path, suffix):
         "libx264" if suffix == "mp4" else "mpeg4",
         g=60,
     )
-    clean = read(path, stamps(path))
+    clean = read(path, read_timestamps(path))
     data, draw = bytearray(path.read_bytes()), np.random.RandomState(0)
     for i in range(len(data) * 3 // 4, len(data) * 3 // 4 + 900, 60):
         data[i] ^= draw.randint(1, 255)
     path.with_stem("b").write_bytes(data)
     refused = 0
-    for i, time in enumerate(stamps(path)):
+    for i, time in enumerate(read_timestamps(path)):
         try:
             decoded = read(path.with_stem("b"), [time])
         except DecodeError:
@@ -201,7 +201,7 @@ def test_rotated_pictures_stand_upright(shared):
 
 def test_missing_file_and_wrong_decoder(tmp_path, long_gop):
     with pytest.raises(DecodeError, match=facts("none.mp4")):
-        stamps(tmp_path / "none.mp4")
+        read_timestamps(tmp_path / "none.mp4")
     with pytest.raises(DecodeError, match=facts(str(tmp_path))):
         read(tmp_path, [0.0], fps=10.0)  # a folder without frames
     with pytest.raises(UserError, match=facts("pyav", "torchcodec")):
@@ -210,9 +210,9 @@ def test_missing_file_and_wrong_decoder(tmp_path, long_gop):
 
 def test_a_file_written_anew_is_scanned_anew(tmp_path):
     path = write(tmp_path / "a.mp4", [0.0, 0.04])
-    assert len(stamps(path)) == 2
+    assert len(read_timestamps(path)) == 2
     write(path, [0.0, 0.04, 0.08])
-    assert len(stamps(path)) == 3
+    assert len(read_timestamps(path)) == 3
 
 
 def test_torchcodec_absent_is_one_sentence(long_gop, monkeypatch):
@@ -249,10 +249,10 @@ def test_a_folder_of_frames(tmp_path):
     for i in range(12):
         Image.fromarray(picture(i)).save(tmp_path / f"{i + 1}.jpg")  # 2 before 10
     (tmp_path / "notes.txt").write_text("not a picture")
-    assert stamps(tmp_path, 10.0) == pytest.approx(np.arange(12) / 10)
+    assert read_timestamps(tmp_path, 10.0) == pytest.approx(np.arange(12) / 10)
     assert numbers(read(tmp_path, [1.1, 0.0, 0.95], fps=10.0)) == [11, 0, 9]
     with pytest.raises(UserError, match=facts("--data.fps")):
-        stamps(tmp_path)
+        read_timestamps(tmp_path)
     (tmp_path / "3.jpg").write_bytes(b"no")
     with pytest.raises(DecodeError, match=facts("3.jpg")):
         read(tmp_path, [0.2], fps=10.0)
@@ -264,7 +264,7 @@ def test_every_ninth_mini6_file_reads_as_its_list_says(shared):
         pytest.skip(f"no {root}")
     lines = list(csv.DictReader((root / "labels.csv").read_text().splitlines()))[::29]
     for line in lines:
-        table = stamps(root / line["path"])
+        table = read_timestamps(root / line["path"])
         assert len(table) == int(line["frames"])
         assert read(root / line["path"], table[[3, -1]]).shape == (
             2,
@@ -285,5 +285,5 @@ def test_torchcodec_gives_the_same_frames(shared):
         "vp9_pancake.webm",
     ):
         file = shared / "videos-odd" / name
-        times = stamps(file)[:: max(1, len(stamps(file)) // 5)]
+        times = read_timestamps(file)[:: max(1, len(read_timestamps(file)) // 5)]
         assert torch.equal(read(file, times), read(file, times, decoder="torchcodec")), name

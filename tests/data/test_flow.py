@@ -10,7 +10,7 @@ from PIL import Image
 
 from ssvid.data.datasets.folder import folder
 from ssvid.data.datasets.frames import frames as frame_folders
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess import flow as module
 from ssvid.data.preprocess.flow import compute, flow_file, need_flow, quantise, read_flow
@@ -39,14 +39,14 @@ def write_pictures(path: Path, frames: np.ndarray) -> None:
 
 def all_flow(data: Manifest, row: int = 0) -> torch.Tensor:
     video, fps = data.path(row), data.rows[row].fps
-    return read_flow(video, flow_file(data, row), stamps(video, fps)[:-1], fps)
+    return read_flow(video, flow_file(data, row), read_timestamps(video, fps)[:-1], fps)
 
 
 def opencv_flow(video: Path) -> torch.Tensor:
     """T 3 H W by another way: all frames at once, straight from OpenCV's floats."""
     import cv2
 
-    rgb = read(video, stamps(video)).permute(0, 2, 3, 1).numpy()
+    rgb = read(video, read_timestamps(video)).permute(0, 2, 3, 1).numpy()
     grays = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in rgb]
     planes = []
     for first, second in zip(grays[:-1], grays[1:], strict=True):
@@ -120,12 +120,12 @@ def test_files_give_back_the_exact_bytes(tmp_path, monkeypatch, size):
 def test_flow_begins_at_the_frame_that_is_shown(three, monkeypatch):
     compute(three, method="dis", workers=1)
     video, file, table = three.path(0), flow_file(three, 0), np.array(VARIABLE) - VARIABLE[0]
-    assert stamps(video) == pytest.approx(table + stamps(video)[0], abs=1e-3)
+    assert read_timestamps(video) == pytest.approx(table + read_timestamps(video)[0], abs=1e-3)
     whole = all_flow(three)
     assert len({frame.numpy().tobytes() for frame in whole}) == len(
         whole
     )  # else any order would do
-    table = stamps(video)
+    table = read_timestamps(video)
     for i in range(len(table)):
         assert read_flow(video, file, [table[i].item()])[0].equal(whole[min(i, len(whole) - 1)])
     for near in (50, 1):  # read through, or jumped
@@ -171,7 +171,7 @@ def test_a_torn_file_is_a_fault_when_read_and_made_anew(three, share):
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(DecodeError, match=facts("ssvid.data.flow")) as error:
-        read_flow(video, file, stamps(video))
+        read_flow(video, file, read_timestamps(video))
     assert error.value.path == str(video)
     again = compute(three, method="dis", workers=1)
     assert (again["made"], again["kept"]) == (1, 2) and file.read_bytes() == whole

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from ssvid.data.decode import read, scan_file, stamps
+from ssvid.data.decode import read, read_timestamps, scan_file
 from ssvid.data.preprocess import prepare as module
 from ssvid.data.preprocess.pool import FileResult, run_all
 from ssvid.data.preprocess.prepare import prepare
@@ -38,10 +38,10 @@ def test_writes_quick_files_with_the_same_times(source, tmp_path, capsys):
     json.dumps(result)
     for name, suffix in (("a/one", "mkv"), ("two", "mp4")):
         old, new = source / f"{name}.{suffix}", out / f"{name}.mp4"
-        assert stamps(new) == pytest.approx(stamps(old), abs=1e-3)
-        assert numbers(read(new, stamps(new))) == list(range(len(stamps(old))))
+        assert read_timestamps(new) == pytest.approx(read_timestamps(old), abs=1e-3)
+        assert numbers(read(new, read_timestamps(new))) == list(range(len(read_timestamps(old))))
         keys = np.searchsorted(scan_file(new).pts, scan_file(new).keys)
-        assert keys.tolist() == list(range(0, len(stamps(old)), 12))
+        assert keys.tolist() == list(range(0, len(read_timestamps(old)), 12))
         with av.open(str(new)) as container:
             assert not any(
                 frame.pict_type == av.video.frame.PictureType.B
@@ -186,7 +186,7 @@ def test_odd_files_keep_their_look(shared, tmp_path):
     )
     for name in names:
         old, new = shared / "videos-odd" / name, (tmp_path / "out" / name).with_suffix(".mp4")
-        assert len(stamps(new)) == len(stamps(old))
+        assert len(read_timestamps(new)) == len(read_timestamps(old))
         assert (read(new, [0.05]).float() - read(old, [0.05]).float()).abs().mean() < 4
 
 

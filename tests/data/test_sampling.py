@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from ssvid.data import decode
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.sampling import (
     ShortVideo,
     clip_from,
@@ -218,9 +218,9 @@ def spread(frames: int, u: float) -> list[int]:
 @for_each("frames", [64, 256])
 def test_frames_over_minutes_are_the_right_ones(three_minutes, frames):
     for path in three_minutes:
-        assert stamps(path)[-1] == pytest.approx(179.82)
+        assert read_timestamps(path)[-1] == pytest.approx(179.82)
         for u in (0.0, 0.37, 0.999):
-            times, padded = clip_times(whole(frames), stamps(path), u)
+            times, padded = clip_times(whole(frames), read_timestamps(path), u)
             assert numbers(read(path, times)) == spread(frames, u) and not padded
         clips = eval_clips(path, whole(frames, 48), 2)
         for clip, u in zip(clips, (0.25, 0.75), strict=True):
@@ -237,7 +237,7 @@ def test_a_whole_clip_does_not_decode_what_it_has_no_need_of(three_minutes, monk
     monkeypatch.setattr(
         decode, "_frames", lambda *args: (indices.append(1) or frame for frame in real(*args))
     )
-    times, _ = clip_times(whole(16), stamps(three_minutes[0]), 0.5)
+    times, _ = clip_times(whole(16), read_timestamps(three_minutes[0]), 0.5)
     index = spread(16, 0.5)
     assert numbers(read(three_minutes[0], times)) == index
     assert len(indices) == sum(i % 20 + 1 for i in index) < 200

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration.samples import (
@@ -70,7 +70,7 @@ def test_a_bag_has_the_clip_of_its_sentence(narrated):
 
 def first_frame(clips: torch.Tensor, narrated: Manifest) -> int:
     """The frame of the first film that a centre crop of 64 x 64 begins with."""
-    whole = read(narrated.path(0), stamps(narrated.path(0)))  # T C H W
+    whole = read(narrated.path(0), read_timestamps(narrated.path(0)))  # T C H W
     left = (whole.shape[3] - 64) // 2
     gap = (whole[:, :, :, left : left + 64].int() - clips[0, :, 0].int()).abs().flatten(1).sum(1)
     return int(gap.argmin())

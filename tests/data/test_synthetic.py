@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.synthetic import (
     VERSION,
     _tour,
@@ -182,8 +182,8 @@ def test_files_show_what_was_drawn(tmp_path):
             (0, 5, 10**6 + 4)[row // 5 if row < 20 else 2],
         )
         file = tmp_path / "set" / path.path
-        assert len(stamps(file)) == SMALL["frames"]
-        shown = read(file, stamps(file)).permute(0, 2, 3, 1).numpy().astype(int)
+        assert len(read_timestamps(file)) == SMALL["frames"]
+        shown = read(file, read_timestamps(file)).permute(0, 2, 3, 1).numpy().astype(int)
         meant = draw_clip(
             int(path.path.split("/")[-1][:5]) % 8,
             index,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssvid.data.datasets.synthetic_narrated import TRUTH, VERSION, draw_film, synthetic_narrated
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.narration import synthetic_narrator
 from ssvid.data.synthetic import hue_to_rgb
 from ssvid.errors import UserError
@@ -158,7 +158,7 @@ def test_rows_and_truth(data):
 
 
 def test_files_are_as_long_as_they_say(data):
-    table = stamps(data.path(0))
+    table = read_timestamps(data.path(0))
     assert len(table) == SECONDS * 4 and read(data.path(0), table[:1]).shape == (1, 3, 32, 32)
 
 

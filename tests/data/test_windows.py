@@ -14,7 +14,7 @@ from benchmarks.features.windows import (
     list_frame_times,
     list_window_starts,
 )
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.loader import eval_loader
 from ssvid.data.manifest import Manifest
 from ssvid.shapes import ClipSpec, Row
@@ -76,7 +76,10 @@ def test_windows_of_real_files_hold_their_frames(three):
     assert sorted(where) == [("test", 0, 0), ("train", 0, 0), ("train", 7, 0), ("val", 0, 0)]
     for index, (row, (start, which)) in enumerate(zip(windows.row, windows.locations, strict=True)):
         path = data.path(row)
-        frames = read(path, stamps(path)[index_window_frames(SPEC, len(stamps(path)), start)])
+        frames = read(
+            path,
+            read_timestamps(path)[index_window_frames(SPEC, len(read_timestamps(path)), start)],
+        )
         assert torch.equal(windows[0, index]["clips"], cut_square(frames, 32, which)[None]), where[
             index
         ]

@@ -148,12 +148,16 @@ def test_nothing_is_drawn_from_torchs_generator():
 def test_the_encoder_may_learn_at_a_share_of_the_heads_rate():
     net = classifier()
     assert {
-        share for name, share in net.rates(1.0, 0.1).items() if name.startswith("encoder.")
+        share
+        for name, share in net.compute_rate_factors(1.0, 0.1).items()
+        if name.startswith("encoder.")
     } == {0.1}
     assert {
-        share for name, share in net.rates(1.0, 0.1).items() if not name.startswith("encoder.")
+        share
+        for name, share in net.compute_rate_factors(1.0, 0.1).items()
+        if not name.startswith("encoder.")
     } == {1.0}
-    both, decayed = net.rates(0.5, 0.1), net.rates(0.5)
+    both, decayed = net.compute_rate_factors(0.5, 0.1), net.compute_rate_factors(0.5)
     assert all(both[n] == pytest.approx(0.1 * decayed[n]) for n in both if n.startswith("encoder."))
 
 
@@ -161,7 +165,9 @@ def test_rates_of_a_vit_are_beits():
     """Block i of L: decay^(L+1-i); patches and positions decay^(L+1); final norm and head 1."""
     torch.manual_seed(0)
     net = Classify(create_encoder("vit", **TINY, positions="joint", cls=True), classes=3, mix=NEVER)
-    optimizer = optim.make("adamw", net, 0.05, (0.9, 0.999), net.rates(0.75), freeze=("encoder.",))
+    optimizer = optim.make(
+        "adamw", net, 0.05, (0.9, 0.999), net.compute_rate_factors(0.75), freeze=("encoder.",)
+    )
     optim.set_rates(optimizer, 2.0, freeze=False)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     decay = {

@@ -119,16 +119,16 @@ def test_told_to_one_of_two_both_leave_at_the_same_step(
 def test_the_handlers_are_there_only_while_the_loop_runs():
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     with Stop(World(0, 1, torch.device("cpu"))) as stop:
-        assert stop.agreed() == 0
+        assert stop.agree_on_signal() == 0
         os.kill(os.getpid(), signal.SIGUSR2)
-        assert stop.agreed() == signal.SIGUSR2
+        assert stop.agree_on_signal() == signal.SIGUSR2
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 def test_in_another_thread_signals_stay_as_they_are():
     def run() -> None:
         with Stop(World(0, 1, torch.device("cpu"))) as stop:
-            found.append((stop.agreed(), signal.getsignal(signal.SIGTERM)))
+            found.append((stop.agree_on_signal(), signal.getsignal(signal.SIGTERM)))
 
     found: list[tuple[int, object]] = []
     before = signal.getsignal(signal.SIGTERM)

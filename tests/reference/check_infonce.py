@@ -207,4 +207,5 @@ def our_name(key: str) -> str:
     _, place, rest = key.split(".", 2)
     if place != "0":
         return f"head.{HEAD[place]}.{rest}"
-    return next(row.ours for row in LAYOUTS[0].rows() if row.theirs == rest)
+    rows = LAYOUTS[0].list_rows_of_theirs([rest])
+    return next(row.ours for row in rows if row.theirs == rest)

@@ -80,7 +80,7 @@ def net_check(
     seen = eval_check(copy.deepcopy(objective).double().eval(), clips.double(), tokens, published)
     seen |= train_check(objective.double().train(), clips.double(), tokens, published, BOUNDS[stem])
     frozen = [name for name, p in objective.named_parameters() if not p.requires_grad]
-    back = {row.ours: row.theirs for row in LAYOUT.rows()}
+    back = {row.ours: row.theirs for row in LAYOUT.list_rows_of_theirs(keys)}
     assert sorted(back[name] for name in frozen) == sorted(theirs["no_grad_params"].tolist())
     return seen | {"no_grad_params"}
 
@@ -151,8 +151,8 @@ def train_check(
     norms = {name: p.grad.norm() for name, p in objective.named_parameters() if p.grad is not None}
     ours = {"video_embd_train": (video.detach(), embedding), scaled: (loss.detach(), "milnce_loss")}
     ours["grad_norm_total"] = (torch.stack([*norms.values()]).norm(), gradient)
-    names = {row.theirs: row.ours for row in LAYOUT.rows()}
     state = objective.state_dict()
+    names = {row.theirs: row.ours for row in LAYOUT.list_rows_of_ours(state)}
     for key in theirs:
         if key.startswith("grad_norm."):
             ours[key] = (norms[names[key.removeprefix("grad_norm.")]], gradient)

@@ -23,7 +23,7 @@ from benchmarks.profiling.speed.milnce import milnce
 from benchmarks.profiling.speed.overhead import overhead
 from benchmarks.profiling.speed.pairs import Case
 from benchmarks.profiling.speed.tan import cotrain, first_stage
-from ssvid.data.decode import read, stamps
+from ssvid.data.decode import read, read_timestamps
 
 
 def decode() -> Case:
@@ -31,7 +31,7 @@ def decode() -> Case:
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "clip.mp4"
     write_film(path, gop=25)
-    times = stamps(path)[100:164:4]
+    times = read_timestamps(path)[100:164:4]
 
     def theirs() -> Tensor:
         with av.open(str(path)) as container:

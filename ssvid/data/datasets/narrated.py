@@ -9,7 +9,7 @@ from ssvid.data.narration import readers
 from ssvid.data.narration.pairing import VideoFinder, read_durations
 from ssvid.data.narration.readers import Narrations
 from ssvid.data.narration.skipped import LeftOut
-from ssvid.errors import UserError, within
+from ssvid.errors import UserError, check_range
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
@@ -32,7 +32,7 @@ def narrated(
     left_out: str | None = None,  # a .jsonl file that lists what is left out, and why
 ) -> Manifest:
     """All videos are for training, except for the share that is val. For a test see `htm_align`."""
-    within(0.0, 1.0, val=val)
+    check_range(0.0, 1.0, val=val)
     base = files.need_folder(root, "--data.root of narrated")
     seconds = read_durations(durations, "--data.durations")
     finder, left = VideoFinder(base, features, seconds), LeftOut()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssvid.data.clips import Clips
-from ssvid.data.decode import stamps
+from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.samples import Samples
 from ssvid.data.sampling import clip_from, need_part
@@ -44,7 +44,7 @@ class Bags(Clips):
         spoken, path = self.manifest.rows[row].sentences, self.manifest.path(row)
         u_sentence, u_start = uniform(self.seed, "sentence", epoch, row, 2)[0].tolist()
         chosen = int(u_sentence * len(spoken))
-        table, spec = stamps(path, self.manifest.rows[row].fps), self.views.clips[0]
+        table, spec = read_timestamps(path, self.manifest.rows[row].fps), self.views.clips[0]
         clip_s = seconds_of(spec, table)
         start = choose_start(spoken[chosen], self.bag.min_s, clip_s, u_start)
         frames = self._frames(row, clip_from(spec, table, start), spec.modality)

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from ssvid.data.decode import IMAGES, NEAR, Frames, read, stamps
+from ssvid.data.decode import IMAGES, NEAR, Frames, read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
 from ssvid.data.quarantine import NAME, Quarantine
-from ssvid.errors import DecodeError, UserError, positive, within
+from ssvid.errors import DecodeError, UserError, check_positive, check_range
 from ssvid.files import write_json_whole, write_whole
 from ssvid.log import log
 
@@ -86,7 +86,7 @@ def read_flow(
     in any order and may repeat. `fps`: the rate of a folder of pictures. Raises a DecodeError if
     there is no flow or its file is damaged.
     """
-    table = stamps(video, fps)
+    table = read_timestamps(video, fps)
     if len(table) < 2:
         raise DecodeError(video, "a single frame has no flow" if len(table) else "no frames in it")
     shown = np.searchsorted(table, np.asarray(times, np.float64) + NEAR, side="right") - 1
@@ -122,8 +122,8 @@ def compute(
     """Compute the flow of every video that has none. A video that fails is listed and left out."""
     if method not in SECONDS:
         raise UserError(f"There is no --method {method}: take {' or '.join(SECONDS)}.")
-    within(0, 1_000, workers=workers)
-    positive(bound=bound)
+    check_range(0, 1_000, workers=workers)
+    check_positive(bound=bound)
     settings = {"method": method, "bound": bound}
     workers = workers or len(os.sched_getaffinity(0))
     _opencv()
@@ -266,7 +266,9 @@ def _scan(root: Path, target: Path, settings: Settings, path: str) -> FileResult
 
 
 def _stamps(video: Path) -> np.ndarray:
-    return stamps(video, fps=1.0)  # the rate is for a folder of pictures: only the order counts
+    return read_timestamps(
+        video, fps=1.0
+    )  # the rate is for a folder of pictures: only the order counts
 
 
 def _is_current(video: Path, flow: Path, settings: Settings) -> bool:

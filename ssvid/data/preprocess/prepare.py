@@ -22,10 +22,10 @@ import numpy as np
 
 from ssvid.data import files
 from ssvid.data.datasets.csv import PATHS, csv, read_table
-from ssvid.data.decode import read, stamps, upright, video_stream
+from ssvid.data.decode import read, read_timestamps, rotate_upright, video_stream
 from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
 from ssvid.data.quarantine import NAME, Quarantine
-from ssvid.errors import DecodeError, UserError, within
+from ssvid.errors import DecodeError, UserError, check_range
 from ssvid.files import write_json_whole, write_text_whole
 from ssvid.log import log
 
@@ -48,10 +48,10 @@ def prepare(
     scan_only: bool = False,  # open every file and read its first and last frame; write no video
 ) -> dict[str, Any]:
     """Scan all files, then re-encode those that are not done. A bad file is listed and left out."""
-    within(2, 100_000, short_side=short_side)
-    within(1, 10_000, gop=gop)
-    within(0, 51, crf=crf)
-    within(0, 1_000, workers=workers)
+    check_range(2, 100_000, short_side=short_side)
+    check_range(1, 10_000, gop=gop)
+    check_range(0, 51, crf=crf)
+    check_range(0, 1_000, workers=workers)
     settings: Settings = {"short_side": short_side, "gop": gop, "crf": crf}
     root, paths = _list_sources(source)
     repeated = [name for name, n in Counter(map(_target_name, paths)).items() if n > 1]
@@ -119,7 +119,7 @@ def _target_name(path: str) -> str:
 def _scan(root: Path, path: str) -> FileResult:
     """Count the frames and decode the first and the last one, where most damage shows."""
     try:
-        table = stamps(root / path)
+        table = read_timestamps(root / path)
         if len(table) == 0:
             raise DecodeError(path, "no frames in it")
         picture = read(root / path, [table[0], table[-1]])
@@ -238,7 +238,9 @@ def _resize(frame: Any, width: int, height: int) -> Any:
 
     So no rotation, colour matrix or range is lost.
     """
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright(frame)), format="rgb24")
+    picture = av.VideoFrame.from_ndarray(
+        np.ascontiguousarray(rotate_upright(frame)), format="rgb24"
+    )
     colours: dict[str, Any] = {
         "interpolation": "BICUBIC",
         "dst_colorspace": "ITU601",
