@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.alignment.realign import Aligner
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
-from ssvid.files import read_yaml
+from ssvid.files import read_json_mapping, read_yaml
 from ssvid.nn.timeline import ALIGNER_CARD, Aligned
 from ssvid.registry import objectives
 from ssvid.shapes import Window
@@ -93,7 +93,7 @@ def read_aligner_card(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        card = json.loads(file.read_text())
+        card = read_json_mapping(file, "card")
         options = dict(card["arguments"])
         paths = {}
         for name, tower_name in TOWER_PATHS.items():

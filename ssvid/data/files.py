@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ssvid.data.decode import IMAGES
 from ssvid.errors import UserError
+from ssvid.files import read_bytes
 
 VIDEO = frozenset(
     (
@@ -47,7 +48,10 @@ def need_file(path: str | Path, flag: str) -> Path:
 
 def read_text(path: Path) -> str:
     """The text of a list file, with its line ends unchanged. A UserError if it is not UTF-8."""
-    data = path.read_bytes()
+    try:
+        data = read_bytes(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
     try:
         decoded = data.decode("utf-8-sig")
         wrong = decoded.find("\0")

@@ -5,7 +5,6 @@ This is the only file that knows what a feature store is: a folder of `<video id
 as features are published, is a store too.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.files import write_json_whole, write_whole
+from ssvid.files import read_json_mapping, write_json_whole, write_whole
 from ssvid.shapes import ClipSpec
 
 CARD = "store.json"
@@ -122,7 +121,7 @@ def read_card(root: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        card = dict(json.loads(path.read_text()))
+        card = read_json_mapping(path, "card")
         dim, seconds_per_row = card["dim"], card.get("seconds_per_row", 1)
         if not isinstance(dim, int) or dim < 1 or seconds_per_row != 1:
             raise ValueError(f"dim {dim}, seconds_per_row {seconds_per_row}")
