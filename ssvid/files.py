@@ -51,7 +51,8 @@ def write_bytes_whole(path: Path, data: bytes) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    write_bytes_whole(path, text.encode())
+    """Write UTF-8. Names of files that are no UTF-8 are written with the bytes that they have."""
+    write_bytes_whole(path, text.encode(errors="surrogateescape"))
 
 
 def write_json_whole(path: Path, content: Any, end: str = "", **options: Any) -> None:
@@ -69,6 +70,12 @@ def find_file_fault(path: str | Path) -> str | None:
     if os.path.realpath(path).startswith(("/proc/", "/sys/", "/dev/")):
         return "it belongs to the operating system"
     return None
+
+
+def require_file(path: str | Path) -> None:
+    """Raise a UserError if a path that exists is no plain file of the user's."""
+    if fault := find_file_fault(path):
+        raise UserError(f"{path} cannot be read: {fault}.")
 
 
 def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:

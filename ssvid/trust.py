@@ -28,7 +28,7 @@ def trust_modules(text: str) -> None:
     """Trust the modules MODULE[,MODULE] in this process and in those that it starts."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if not re.fullmatch(MODULE, name):
+        if not re.fullmatch(MODULE, name, re.ASCII):
             raise UserError(f"--trust takes MODULE or MODULE,MODULE, and {name!r} is no module.")
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*list_trusted_modules(), *names]))
 

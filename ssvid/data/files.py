@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from ssvid.data.decode import IMAGES
 from ssvid.errors import UserError
 from ssvid.files import read_bytes
+from ssvid.log import log
 
 VIDEO = frozenset(
     (
@@ -87,12 +88,27 @@ def list_frame_folders(root: Path) -> list[str]:
 
 
 def _walk(root: Path, select: Callable[[list[str]], list[str]]) -> Iterator[str]:
-    """Relative paths of the names that `select` returns for each folder, without hidden ones."""
-    for directory, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.path.relpath(directory, root)
-        for name in select([name for name in names if not name.startswith(".")]):
-            yield (PurePosixPath(Path(inside).as_posix()) / name).as_posix()
+    """Relative paths of the names that `select` returns for each folder, without hidden ones.
+
+    Links are followed, but each folder is read once: a link may lead to a folder above it. Folders
+    that are no links come first, so that files keep their usual paths.
+    """
+    visited_folders: set[tuple[int, int]] = set()
+    starts = [str(root)]
+    while starts:
+        for directory, folders, names in os.walk(starts.pop(0)):
+            stat = os.stat(directory)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if (stat.st_dev, stat.st_ino) in visited_folders:
+                log.info(f"{directory} leads to a folder that is read already: it is passed over.")
+                folders.clear()
+                continue
+            visited_folders.add((stat.st_dev, stat.st_ino))
+            paths = [os.path.join(directory, name) for name in folders]
+            starts += filter(os.path.islink, paths)
+            inside = PurePosixPath(Path(os.path.relpath(directory, root)).as_posix())
+            for name in select([name for name in names if not name.startswith(".")]):
+                yield (inside / name).as_posix()
 
 
 class Finder:

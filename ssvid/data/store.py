@@ -14,7 +14,7 @@ import numpy as np
 
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.files import read_json_mapping, write_json_whole, write_whole
+from ssvid.files import read_json_mapping, require_file, write_json_whole, write_whole
 from ssvid.shapes import ClipSpec
 
 CARD = "store.json"
@@ -90,6 +90,7 @@ def read_features(path: Path, dim: int | None = None) -> np.ndarray:
     Raises a UserError if it is damaged or its width is not `dim`.
     """
     try:
+        require_file(path)
         features = np.load(path, mmap_mode="r", allow_pickle=False)
     except FAULTS as error:
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__

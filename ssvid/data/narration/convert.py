@@ -106,7 +106,9 @@ def _sentencify(
     narrations: Narrations = {}
     words = sentences = 0
     for video, captions in spoken.items():
-        index = zlib.crc32(video.encode())  # so that a draw depends on no other video
+        index = zlib.crc32(
+            video.encode(errors="surrogateescape")
+        )  # so that a draw depends on no other video
         cut, why = rules.cut_video(
             captions, index=index, seed=seed, language=is_english, punctuate=punctuate
         )
