@@ -1,4 +1,4 @@
-"""The files beside a run's checkpoints may be damaged: that is one sentence, and nothing is lost."""
+"""A run's companions may be damaged: that is one sentence, and nothing is lost."""
 
 import shutil
 from pathlib import Path
