@@ -5,7 +5,7 @@ It knows no method and no data set.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,10 @@ class Trained:
     # Drops tokens. Its choices come from coordinates, so a checkpoint does not hold it.
     turbo: Turbo | None = None
     step: int = 0
+    # Of each process, the losses since the last line of the log, from the checkpoint.
+    unlogged: Sequence[dict[str, Any]] = ()
 
-    def state(self, config: dict[str, Any]) -> dict[str, Any]:
+    def state(self, config: dict[str, Any], unlogged: dict[str, Any]) -> dict[str, Any]:
         """The state as a checkpoint. Every process has to call it."""
         is_cuda = self.world.device.type == "cuda"
         cuda = torch.cuda.get_rng_state() if is_cuda else None
@@ -54,11 +56,13 @@ class Trained:
             # Dropout draws from torch's generator, one for each process.
             "rng": gather({"cpu": torch.get_rng_state(), "cuda": cuda}, self.world),
             "config": config,
+            "unlogged": gather(unlogged, self.world),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.step = state["step"]
+        self.unlogged = state.get("unlogged", ())
         load_state(self.objective, state["model"], "The run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         rng = state["rng"][self.world.rank % len(state["rng"])]
@@ -88,6 +92,8 @@ def train(
     bad_files: list[Any] = []  # of this process, since the last line of the log
     objective.train()
     with Stop(world) as stop, TrainLog(folder, trained.step, settings, world) as log:
+        if len(trained.unlogged) == world.size:
+            log.restore(trained.unlogged[world.rank])
         # The loader's workers start here, inside Stop, so that they inherit its signal handlers.
         feed = iter(batches)
         while trained.step < settings.steps:
@@ -114,13 +120,16 @@ def train(
             objective.after_step(trained.step / settings.steps)
 
             final = trained.step == settings.steps
-            signal = (
-                0 if final else stop.agree_on_signal()
-            )  # not 0: all processes stop after this step
-            if is_due(settings.log_every, trained.step) or final or signal:
+            # After a signal, all processes stop after this step.
+            signal = 0 if final else stop.agree_on_signal()
+            is_logged = is_due(settings.log_every, trained.step) or final
+            if is_logged or signal:
                 finite.check(folder.describe_newest())
                 share_bad_files(bad_files, quarantine, world)
+            if is_logged:
                 log.write(trained.step, {"lr": rate, "grad_norm": float(norm)})
+            elif signal:
+                log.write_cost(trained.step)
             if (is_due(settings.picture_every, trained.step) and not signal) or final:
                 numbers = log.log_pictures(trained.step, objective, batch, views)
                 check_collapse(numbers, trained, settings, folder)
@@ -128,7 +137,7 @@ def train(
                 log.probe(trained.step, objective, probe)
             if is_due(settings.checkpoint_every, trained.step) or final or signal:
                 finite.check(folder.describe_newest())
-                save(trained, folder, config, settings.keep_checkpoints)
+                save(trained, folder, config, settings.keep_checkpoints, log.state())
             if signal:
                 # Barrier: no process may exit, and so end the others, before the first has written.
                 gather(None, world)
@@ -209,9 +218,15 @@ def autocast(settings: Settings, world: World) -> torch.autocast:
     return torch.autocast(world.device.type, torch.bfloat16, enabled=settings.bf16)
 
 
-def save(trained: Trained, folder: RunFolder, config: dict[str, Any], keep: int) -> None:
+def save(
+    trained: Trained,
+    folder: RunFolder,
+    config: dict[str, Any],
+    keep: int,
+    unlogged: dict[str, Any],
+) -> None:
     """Write a checkpoint and the exported encoders. Every process has to call it."""
-    state = trained.state(config)
+    state = trained.state(config, unlogged)
     if trained.world.first:
         trained.world.announce_activity("writes a checkpoint")
         folder.save(trained.step, state, keep)

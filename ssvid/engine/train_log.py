@@ -4,6 +4,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -40,9 +41,25 @@ class TrainLog:
     def reset(self) -> None:
         """Begin the next line."""
         self.start_s, self.waiting_s = time.perf_counter(), 0.0
-        self.clips = self.dropped_videos = 0
+        # `counted_before`: clips of this line that an earlier start of the run has counted.
+        self.clips = self.counted_before = self.dropped_videos = 0
         self.padded_clips = 0.0
         self.losses: dict[str, list[torch.Tensor]] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What the next line will count, so that it is the same line after a resume."""
+        losses = {}
+        for name, values in self.losses.items():
+            losses[name] = [float(value) for value in values]
+        clips = self.counted_before + self.clips
+        counts = (clips, self.dropped_videos, self.padded_clips)
+        return {"losses": losses, "counts": counts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with the line that a checkpoint had begun."""
+        for name, values in state["losses"].items():
+            self.losses[name] = list(torch.tensor(values, device=self.world.device))
+        self.counted_before, self.dropped_videos, self.padded_clips = state["counts"]
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -74,7 +91,7 @@ class TrainLog:
         clips_per_s, data_wait = self.clips * self.world.size / spent_s, self.waiting_s / spent_s
         self.last = {**means, **numbers, "clips_per_s": clips_per_s, "data_wait": data_wait}
         if self.padded_clips:
-            self.last["padded"] = self.padded_clips / self.clips
+            self.last["padded"] = self.padded_clips / (self.counted_before + self.clips)
         if self.dropped_videos:
             self.last["dropped"] = self.dropped_videos
         self.last |= cost
@@ -89,13 +106,20 @@ class TrainLog:
         self.bar.update(step - self.bar.n)
         self.reset()
 
+    def write_cost(self, step: int) -> None:
+        """Write what the run has cost so far, before it stops between two lines."""
+        cost = self.cost.total(gather_numbers({"cpu_s": self.cost.cpu()}, self.world)["cpu_s"])
+        if self.metrics:
+            self.metrics.write(step, cost)
+
     def warn_short_videos(self) -> None:
         """Warn once if videos are shorter than the clip. Padded clips stand still at their end."""
         if self.warned or not (self.padded_clips or self.dropped_videos):
             return
         self.warned = True
+        clips = self.counted_before + self.clips
         log.warning(
-            f"of the last {self.clips} clips {self.padded_clips / self.clips:.0%} are longer than "
+            f"of the last {clips} clips {self.padded_clips / clips:.0%} are longer than "
             f"their video, whose last frame is repeated; {self.dropped_videos} videos were left "
             "out as too short. See --short_videos, --clip."
         )

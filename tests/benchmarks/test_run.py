@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.run import run
 from benchmarks.suites.loader import FOLDER, load, open_manifest
+from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.results import Fold
 from tests.helpers import command, facts, for_each, sentence, tells
@@ -24,7 +25,7 @@ SMALL = "train: 24, val: 12, test: 24"
 NET = ["--encoder", "tests.benchmarks.test_run:tiny_vit"]
 
 
-def tiny_vit(**kwargs):
+def tiny_vit(**kwargs) -> Encoder:
     from ssvid.encoders.vit import ViT
 
     sizes = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 6, "stride": 1, "size": 16}

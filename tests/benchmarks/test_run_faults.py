@@ -14,6 +14,7 @@ from benchmarks.suites import runner
 from benchmarks.tasks.retrieval import Retrieval
 from ssvid import registry
 from ssvid.data.manifest import Manifest
+from ssvid.encoder import Encoder
 from ssvid.engine import features
 from tests import warm
 from tests.helpers import tells
@@ -22,7 +23,7 @@ SUITE = "cells: [{task: classify, probe: prototypes}, {task: retrieval, ks: [1]}
 NET = "tests.benchmarks.test_run:tiny_vit"
 
 
-def broken_vit(**kwargs):
+def broken_vit(**kwargs) -> Encoder:
     """As a training that diverged leaves it."""
     from tests.benchmarks.test_run import tiny_vit
 

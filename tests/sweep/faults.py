@@ -50,7 +50,7 @@ def processes(*words: str) -> list[int]:
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            line = (folder / "cmdline").read_bytes().refolder(b"\0", b" ").decode(errors="refolder")
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if all(word in line for word in words) and int(folder.name) != os.getpid():

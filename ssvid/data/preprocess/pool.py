@@ -3,7 +3,10 @@
 A full disk stops the run: it is not a fault of the file that is being written.
 """
 
+import ctypes
 import errno
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -87,8 +90,21 @@ def run_all(job: Job, paths: list[str], workers: int, title: str) -> list[FileRe
         return list(bar)
 
 
+def _end_with_parent(parent: int) -> None:
+    """Have the kernel kill this worker when its parent ends, however that ends.
+
+    A worker that lived on would write into the folder in which the same command goes on.
+    """
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # the parent ended before the kernel was asked
+
+
 def _run_in_processes(job: Job, paths: list[str], workers: int, title: str) -> Iterator[FileResult]:
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(
+        workers, initializer=_end_with_parent, initargs=(os.getpid(),)
+    ) as pool:
         try:
             for future in as_completed([pool.submit(job, path) for path in paths]):
                 yield future.result()
