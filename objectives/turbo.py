@@ -29,7 +29,7 @@ from ssvid.nn.precise import raise_precision
 from ssvid.nn.sources import check_negatives
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
-from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, first_sample
+from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, take_first_sample
 from ssvid.text.joint import Joint, choose_tower
 from ssvid.text.tower import Tower
 
@@ -131,7 +131,7 @@ class PartialMAE(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
-        visible, hidden = self.masks(batch, self.encoder.grid(*clip.shape[2:]))
+        visible, hidden = self.draw_masks(batch, self.encoder.grid(*clip.shape[2:]))
         tokens, pooled, grid, _ = self.encoder(clip, visible)  # B K D, B D
         terms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
@@ -147,7 +147,7 @@ class PartialMAE(Objective):
             parts["mse"] = loss.detach()
         return Loss(sum(terms[1:], terms[0]), parts)
 
-    def masks(self, batch: Batch, grid: Grid) -> tuple[Index | None, Dropped | None]:
+    def draw_masks(self, batch: Batch, grid: Grid) -> tuple[Index | None, Dropped | None]:
         """The tokens that the encoder sees (None: all) and those that are predicted (None: none).
 
         The predicted tokens are drawn from the dropped ones.
@@ -172,9 +172,9 @@ class PartialMAE(Objective):
         """
         if self.pixels is None or self.mask is None:
             return {}
-        first = first_sample(batch, self.repeat)
+        first = take_first_sample(batch, self.repeat)
         clip = rearrange(first["clips"], "B V C T H W -> (B V) C T H W")
-        visible, hidden = self.masks(first, self.encoder.grid(*clip.shape[2:]))
+        visible, hidden = self.draw_masks(first, self.encoder.grid(*clip.shape[2:]))
         assert visible is not None and hidden is not None  # because there is a mask
         _, dropped = self.mask(first, self.encoder.grid(*clip.shape[2:]))
         tokens, _, grid, _ = self.encoder(clip, visible)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import ShortVideo, words
+from ssvid.data.sampling import ShortVideo, describe_frames
 from ssvid.errors import DecodeError, UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, Views
@@ -77,7 +77,7 @@ class Samples(Dataset[Any], ABC):
         return {**sample, "video_id": self.manifest.video_id(row), **values}
 
     def _no_clip(self, row: int, bad: list[Bad], dropped: int) -> str:
-        clip = " or ".join(dict.fromkeys(words(spec) for spec in self.views.clips))
+        clip = " or ".join(dict.fromkeys(describe_frames(spec) for spec in self.views.clips))
         if not bad:
             return (
                 f"{dropped} videos in a row are shorter than the clip ({clip}), the last is "

@@ -241,7 +241,8 @@ def choose_arguments(
 def can_build(name: str, net: Net) -> bool:
     """Whether the registered name makes the encoder of the net.
 
-    A name may belong to a function that makes an encoder of another name: `vit_base` makes `vit`.
+    It does if it is the name of that encoder. It also does if it is a preset, that is a function
+    which fixes some arguments of that encoder: `vit_base` fixes width, depth and heads of `vit`.
     """
     if net.encoder is None:
         return False

@@ -5,7 +5,7 @@ import pytest
 
 from ssvid.cli import command
 from ssvid.data.narration import readers, subtitles
-from ssvid.data.narration.convert import narrations
+from ssvid.data.narration.convert import convert_narrations
 from ssvid.data.narration.readers import read
 from ssvid.data.narration.skipped import LeftOut
 from ssvid.data.narration.spoken_rows import BACKWARDS, EMPTY, NAMELESS, NEGATIVE, OUTSIDE, UNTIMED
@@ -305,7 +305,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, name, data, words):
 
 
 def run(argv, capsys):
-    command(narrations, argv=argv)
+    command(convert_narrations, argv=argv)
     out, error = capsys.readouterr()
     return json.loads(out.splitlines()[-1]), error
 
@@ -372,7 +372,7 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
         (["--durations", str(source)], (str(source),)),
     ]:
         with pytest.raises(SystemExit):
-            command(narrations, argv=[*argv, *wrong])
+            command(convert_narrations, argv=[*argv, *wrong])
         assert tells(capsys.readouterr().err, *words)
 
 

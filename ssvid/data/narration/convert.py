@@ -20,7 +20,7 @@ from ssvid.trust import import_named
 LONG = 30  # mean words of a sentence, from which on the captions were hardly cut
 
 
-def narrations(
+def convert_narrations(
     source: str,  # a .vtt, .srt, .json, .csv or .txt file, or a folder of them
     # a .json: {video id: {text: [], start: [], end: []}}; a file beside it lists what is left out
     out: str,
