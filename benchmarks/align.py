@@ -43,7 +43,8 @@ LEFT_OUT_FILE = "left_out.jsonl"  # in the out folder: the sentences that were n
 
 def align(
     video: str,  # a file, or a folder of them; with --features also the name of one video
-    # .vtt, .srt, .json, .csv or .txt; for a folder also a folder, each file named after its video
+    # .vtt, .srt, .json, .json3, .csv, .tsv or .txt; for a folder also a folder, each file named
+    # after its video
     transcript: str,
     *,
     aligner: str,  # folder of a run of tan, or its published file
@@ -53,6 +54,8 @@ def align(
     # instead of --encoder: a folder of features, as ssvid.extract --per_second writes it
     features: str | None = None,
     words: str | None = None,  # word list of a published aligner
+    # where a video has several transcripts, the one to read: en of ID.en.vtt and ID.de.vtt
+    language: str | None = None,
     # A sentence is alignable if its probability is at least this; 0.5 if it is not set. An aligner
     # without an alignability head has no probabilities, so this is then the least similarity.
     threshold: float | None = None,
@@ -70,17 +73,15 @@ def align(
         )
     check_positive(batch_size=batch_size)
     check_range(0, math.inf, workers=workers)
-    began, target = time.monotonic(), Path(out).expanduser()
+    began, target = time.monotonic(), _name_folder(out)
     is_folder = Path(video).expanduser().is_dir()
-    if target.is_file():
-        raise UserError(f"--out {out} is a file; name a folder.")
     device = join(devices).device
     loaded_aligner = open_aligner(aligner, device, words)
     videos = _find_videos(video, features)
     with locked(target / "lock", wait=False, what=f"--out {out}"):
         _clear_leftovers(target)
         left_out = LeftOut()
-        sentences = _read_sentences(transcript, videos, is_folder, left_out)
+        sentences = _read_sentences(transcript, language, videos, is_folder, left_out)
         if videos.manifest is not None:
             assert encoder is not None
             net = _open_encoder(encoder, loaded_aligner, aligner).to(device)
@@ -94,12 +95,19 @@ def align(
         check_same_features(loaded_aligner, store_hash, f"--features {videos.store.root}")
         work = Work(videos.store, loaded_aligner, target, threshold)
         report = _align_all(work, videos, sentences, is_folder)
+        report["left_out"] = left_out.counts
         left_out.log(transcript)
         left_out.write(target / LEFT_OUT_FILE)
-    seconds = round(time.monotonic() - began, 3)
-    report |= {"left_out": left_out.counts, "seconds": seconds, "out": out}
+    report |= {"seconds": round(time.monotonic() - began, 3), "out": out}
     # Exit code 3 says that the run ended, but that some videos could not be aligned.
     return report | ({"exit_code": 3} if report["bad"] else {})
+
+
+def _name_folder(out: str) -> Path:
+    target = Path(out).expanduser()
+    if target.is_file():
+        raise UserError(f"--out {out} is a file; name a folder.")
+    return target
 
 
 def _clear_leftovers(target: Path) -> None:
@@ -163,7 +171,7 @@ def _list_stored_ids(store: Store) -> list[str]:
 
 
 def _read_sentences(
-    transcript: str, videos: Videos, is_folder: bool, left_out: LeftOut
+    transcript: str, language: str | None, videos: Videos, is_folder: bool, left_out: LeftOut
 ) -> dict[str, list[Sentence]]:
     """Video id -> its sentences. A single video gets the only transcript, whatever its name."""
     if not Path(transcript).expanduser().exists():
@@ -173,6 +181,8 @@ def _read_sentences(
         transcript,
         length=lambda video_id: videos.length(video_id if is_folder else first),
         left_out=left_out,
+        language=language,
+        language_flag="--language",
     )
     if is_folder:
         return sentences
