@@ -214,6 +214,12 @@ def test_clip_and_sentence_by_hand():
     x = (video @ texts.T / 0.5).double()
     by_hand = -(x.log_softmax(1).diag() + x.log_softmax(0).diag()).mean() / 2
     torch.testing.assert_close(objective(given).total.double(), by_hand, rtol=1e-5, atol=0)
+    # A video that is twice in the batch is no negative of itself.
+    x = x[:2, :2]
+    by_hand = -(x.log_softmax(1).diag() + x.log_softmax(0).diag()).mean() / 2
+    pooled = objective.encoder(given["clips"][:, 0], visible).pooled
+    loss, _ = objective.task(pooled, {**given, "index": torch.tensor([4, 2, 4])})
+    torch.testing.assert_close(loss.double(), by_hand, rtol=1e-5, atol=0)
     joint = objective.joint_space()
     assert joint is not None and joint.cosine and build().joint_space() is None
 
@@ -250,6 +256,9 @@ def test_data_that_it_cannot_learn_from():
     with pytest.raises(UserError, match=facts("1", "4", "2.mp4")):
         objective.check_data(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
     build().check_data(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
+    sentences = build(task="video_text", predict_ratio=0.0, **WORDS)
+    with pytest.raises(UserError, match=facts("--batch_size", "5", "4")):
+        sentences.check_data(Manifest(tuple(rows), Path("clips")), sentences.views, 5)
 
 
 @for_each(
