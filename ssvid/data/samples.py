@@ -84,7 +84,10 @@ class Samples(Dataset[Any], ABC):
                 f"{self.manifest.path(row)}: take a shorter clip, or --short_videos pad."
             )
         short = f" ({dropped} are shorter than the clip, {clip})" if dropped else ""
-        advice = "Check the files with ssvid.data.preprocess.prepare --scan_only."
+        advice = (
+            f"Check the files with `python -m ssvid.data.prepare --source {self.manifest.root} "
+            "--scan_only`."
+        )
         return (
             f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: "
             f"{bad[-1].why}. {'' if 'ssvid.' in bad[-1].why else advice}"

@@ -13,7 +13,7 @@ from ssvid import registry
 from ssvid.encoder import get_encoder_class
 from ssvid.errors import UserError
 from ssvid.weights import coclr, dpc, huggingface, mae_st, milnce, tan, videomae
-from ssvid.weights.files import WeightsFile
+from ssvid.weights.files import WeightsFile, hint_at_entries
 from ssvid.weights.layout import Layout, Net, State
 
 LAYOUTS = (*videomae.LAYOUTS, *mae_st.LAYOUTS, *huggingface.LAYOUTS, *dpc.LAYOUTS, *coclr.LAYOUTS)
@@ -158,6 +158,7 @@ def unknown_layout_error(file: WeightsFile) -> UserError:
     return UserError(
         f"{file.path} is in no layout that is known here "
         f"({', '.join(map(attrgetter('name'), LAYOUTS))}): its keys begin {first}."
+        f"{hint_at_entries(file.path, file.other_entries)}"
     )
 
 
