@@ -16,8 +16,8 @@ SAMPLE = 1000  # rows that are looked at: a file may hold millions
 # Nobody speaks more than ten words a second, and hardly an annotation has a word in 100 seconds. So
 # times that give a word 100 or more are milliseconds.
 TIME_OF_WORD = 100.0
-# A transcript of milliseconds ends at about 1000 times the video's length in seconds.
-TIMES_TOO_LONG = 10.0
+# A transcript in seconds ends at most a little after its video, where it was made of a longer cut.
+TIMES_TOO_LONG = 1.5
 
 
 def convert_to_seconds(
@@ -25,8 +25,8 @@ def convert_to_seconds(
 ) -> Iterator[SpokenRow]:
     """The rows, divided by 1000 where their times are milliseconds. A note in `listing` says so.
 
-    Times are milliseconds if they are whole numbers, leave too much time for a word, and run far
-    past the end of the video where its length is known.
+    Times are milliseconds if they are whole numbers, leave too much time for a word, and run past
+    the end of the video where its length is known.
     """
     remaining = iter(rows)
     sample = list(islice(remaining, SAMPLE))
