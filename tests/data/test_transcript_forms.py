@@ -100,6 +100,8 @@ def test_an_open_end_is_the_end_of_the_video(tmp_path):
         ("v.json", json.dumps([{"text": "a", "duration": 1.0}]), (NO_START,)),
         ("v.srt", "1\n00:00:01:12 --> 00:00:03:00\na\n", (UNREADABLE, "00:00:01:12")),
         ("v.csv", "start,end,text\nsoon,3,a\n", (UNREADABLE, "soon")),
+        ("v.json", json.dumps({"events": [{"tStartMs": "x", "segs": 5}]}), ()),
+        ("v.json", json.dumps({"chunks": [{"timestamp": 1, "text": "a"}]}), (NO_START,)),
     ],
 )
 def test_a_time_that_is_missing_or_unreadable_is_named(tmp_path, name, content, words):

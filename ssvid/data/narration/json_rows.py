@@ -95,8 +95,8 @@ def _parse_events(events: list[dict[str, Any]]) -> list[Values]:
     rows: list[Values] = []
     is_automatic = False
     for event in events:
-        words = ""
-        for segment in event.get("segs") or ():
+        words, segments = "", event.get("segs")
+        for segment in segments if isinstance(segments, list) else ():
             if isinstance(segment, dict):
                 words += str(segment.get("utf8") or "")
                 is_automatic |= "tOffsetMs" in segment
