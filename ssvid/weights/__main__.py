@@ -84,7 +84,7 @@ def find_named_layout(name: str) -> Layout:
     raise UserError(f"There is no layout {name!r}; --to is one of {names}.")
 
 
-def open_source(path: Path, trust: bool, entry: str | None) -> Source:
+def open_source(path: Path, trust: bool, entry: str | None = None) -> Source:
     """Read a file and say what it is. The folder of a run stands for its exported encoder.
 
     Raises UserError if the file is in no known layout, or fits its layout only in part.
