@@ -22,7 +22,8 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.narration import readers
 from ssvid.data.narration.sentences import Sentence
 from ssvid.data.narration.skipped import LeftOut
-from ssvid.data.quarantine import NAME, Quarantine
+from ssvid.data.quarantine import NAME as BAD_FILES
+from ssvid.data.quarantine import Quarantine
 from ssvid.data.seconds import seconds_in
 from ssvid.data.store import Store, list_features, path_of_video
 from ssvid.encoder import Encoder
@@ -37,12 +38,13 @@ from ssvid.shapes import Row
 from ssvid.weights.encoders import hash_encoder
 
 VERSION = 1  # of the files that are written; files of another version are written again
-LISTED = "left_out.jsonl"
+LEFT_OUT_FILE = "left_out.jsonl"  # in the out folder: the sentences that were not used
 
 
 def align(
     video: str,  # a file, or a folder of them; with --features also the name of one video
-    # .vtt, .srt, .json, .csv or .txt; for a folder also a folder, each file named after its video
+    # .vtt, .srt, .json, .json3, .csv, .tsv or .txt; for a folder also a folder, each file named
+    # after its video
     transcript: str,
     *,
     aligner: str,  # folder of a run of tan, or its published file
@@ -52,7 +54,10 @@ def align(
     # instead of --encoder: a folder of features, as ssvid.extract --per_second writes it
     features: str | None = None,
     words: str | None = None,  # word list of a published aligner
-    # least probability of an alignable sentence, 0.5 if not set; without a head the least score
+    # where a video has several transcripts, the one to read: en of ID.en.vtt and ID.de.vtt
+    language: str | None = None,
+    # A sentence is alignable if its probability is at least this; 0.5 if it is not set. An aligner
+    # without an alignability head has no probabilities, so this is then the least similarity.
     threshold: float | None = None,
     batch_size: int = 32,  # clips through the encoder at once
     workers: int = 2,  # loader processes
@@ -68,22 +73,18 @@ def align(
         )
     check_positive(batch_size=batch_size)
     check_range(0, math.inf, workers=workers)
-    began, target = time.monotonic(), Path(out).expanduser()
-    many = Path(video).expanduser().is_dir()
-    if target.is_file():
-        raise UserError(f"--out {out} is a file; name a folder.")
+    began, target = time.monotonic(), _name_folder(out)
+    is_folder = Path(video).expanduser().is_dir()
     device = join(devices).device
-    opened = open_aligner(aligner, device, words)
+    loaded_aligner = open_aligner(aligner, device, words)
     videos = _find_videos(video, features)
     with locked(target / "lock", wait=False, what=f"--out {out}"):
-        for unfinished in target.rglob(".*.tmp"):
-            unfinished.unlink()  # of a writer that was killed
-        (target / NAME).unlink(missing_ok=True)  # every pair is checked again
+        _clear_leftovers(target)
         left_out = LeftOut()
-        sentences = _read_sentences(transcript, videos, many, left_out)
+        sentences = _read_sentences(transcript, language, videos, is_folder, left_out)
         if videos.manifest is not None:
             assert encoder is not None
-            net = _open_encoder(encoder, opened, aligner).to(device)
+            net = _open_encoder(encoder, loaded_aligner, aligner).to(device)
             rows = [i for i, video_id in enumerate(videos.ids) if video_id in sentences]
             root = target / "features" / hash_encoder(net)
             settings = {"batch_size": batch_size, "workers": workers}
@@ -91,14 +92,30 @@ def align(
             videos = videos._replace(store=Store(root))
         assert videos.store is not None
         store_hash = (videos.store.card or {}).get("hash")
-        check_same_features(opened, store_hash, f"--features {videos.store.root}")
-        work = Work(videos.store, opened, target, threshold)
-        printed = _align_all(work, videos, sentences, many)
+        check_same_features(loaded_aligner, store_hash, f"--features {videos.store.root}")
+        work = Work(videos.store, loaded_aligner, target, threshold)
+        report = _align_all(work, videos, sentences, is_folder)
+        report["left_out"] = left_out.counts
         left_out.log(transcript)
-        left_out.write(target / LISTED)
-    seconds = round(time.monotonic() - began, 3)
-    printed |= {"left_out": left_out.counts, "seconds": seconds, "out": out}
-    return printed | ({"exit_code": 3} if printed["bad"] else {})
+        left_out.write(target / LEFT_OUT_FILE)
+    report |= {"seconds": round(time.monotonic() - began, 3), "out": out}
+    # Exit code 3 says that the run ended, but that some videos could not be aligned.
+    return report | ({"exit_code": 3} if report["bad"] else {})
+
+
+def _name_folder(out: str) -> Path:
+    target = Path(out).expanduser()
+    if target.is_file():
+        raise UserError(f"--out {out} is a file; name a folder.")
+    return target
+
+
+def _clear_leftovers(target: Path) -> None:
+    # A run that was killed while it wrote a file leaves a temporary file behind.
+    for unfinished in target.rglob(".*.tmp"):
+        unfinished.unlink()
+    # This run tries every video again, so it makes the list of bad videos anew.
+    (target / BAD_FILES).unlink(missing_ok=True)
 
 
 class Videos(NamedTuple):
@@ -154,7 +171,7 @@ def _list_stored_ids(store: Store) -> list[str]:
 
 
 def _read_sentences(
-    transcript: str, videos: Videos, many: bool, left_out: LeftOut
+    transcript: str, language: str | None, videos: Videos, is_folder: bool, left_out: LeftOut
 ) -> dict[str, list[Sentence]]:
     """Video id -> its sentences. A single video gets the only transcript, whatever its name."""
     if not Path(transcript).expanduser().exists():
@@ -162,10 +179,12 @@ def _read_sentences(
     first = videos.ids[0]
     sentences = readers.read(
         transcript,
-        length=lambda video_id: videos.length(video_id if many else first),
+        length=lambda video_id: videos.length(video_id if is_folder else first),
         left_out=left_out,
+        language=language,
+        language_flag="--language",
     )
-    if many:
+    if is_folder:
         return sentences
     if len(sentences) > 1 and first not in sentences:
         raise UserError(
@@ -195,15 +214,18 @@ def _open_encoder(argument: str, aligner: Aligner, aligner_argument: str) -> Enc
 
 
 def _align_all(
-    work: Work, videos: Videos, sentences: dict[str, list[Sentence]], many: bool
+    work: Work, videos: Videos, sentences: dict[str, list[Sentence]], is_folder: bool
 ) -> dict[str, Any]:
-    """Align every video, and count. Errors of a single video are raised, of many listed."""
+    """Align every video, and count.
+
+    An error of a single video is raised. Those of videos in a folder are listed.
+    """
     unreadable = _list_unreadable(videos)
     bad = Quarantine(work.target, len(videos.ids), 1.0)
     counts = {"videos": len(videos.ids), "aligned": 0, "kept": 0}
     all_aligned: list[AlignedSentence] = []
     ids = videos.ids
-    for video in progress_bar(len(ids), "video", iterable=ids, desc="align", disable=not many):
+    for video in progress_bar(len(ids), "video", iterable=ids, desc="align", disable=not is_folder):
         try:
             if video not in sentences:
                 raise UserError(f"The video {video} has no sentences in the transcript.")
@@ -211,7 +233,7 @@ def _align_all(
                 raise UserError(f"The video {video} cannot be read: {unreadable[video]}.")
             aligned, is_new = _align_video(work, video, sentences[video])
         except UserError as error:
-            if not many or error.exit_code != UserError.exit_code:
+            if not is_folder or error.exit_code != UserError.exit_code:
                 raise
             bad.add(video, None, str(error))
             continue

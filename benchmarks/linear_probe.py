@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.features.options import Devices, open_options
+from benchmarks.features.options import Devices, prepare_options
 from benchmarks.features.pooling import POOLINGS
 from benchmarks.run import write_report
 from benchmarks.suites.loader import load
@@ -56,7 +56,7 @@ def linear_probe(
             "Name what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
         )
     refuse_old_results(Path(out), encoder)
-    options = open_options(
+    options = prepare_options(
         out,
         cache,
         devices=devices,

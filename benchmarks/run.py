@@ -7,7 +7,7 @@ failures handled, by benchmarks/suites/runner.py.
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.features.options import Devices, open_options
+from benchmarks.features.options import Devices, prepare_options
 from benchmarks.features.pooling import POOLINGS
 from benchmarks.suites.loader import load
 from benchmarks.suites.runner import SuiteRunner, open_suite
@@ -55,7 +55,7 @@ def run(
         raise UserError(
             "Name what to evaluate: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
         )
-    options = open_options(
+    options = prepare_options(
         out,
         cache,
         devices=devices,

@@ -101,7 +101,7 @@ class InfoNCE(Objective):
         positives = self.find_positives(batch)  # B 1+K
         log_prob = logits.log_softmax(1)
         loss = -(torch.where(positives, log_prob, 0.0).sum(1) / positives.sum(1)).mean()
-        self.remember(key, batch)
+        self.keep_for_queue(key, batch)
         return Loss(loss, {"nce": loss.detach(), **moco.measure_topk(logits.detach(), positives)})
 
     def find_positives(self, batch: Batch) -> Bool[Tensor, "B n"]:
@@ -117,19 +117,25 @@ class InfoNCE(Objective):
             )
         return torch.cat([own_key, label[:, None] == self.queue.get_buffer("label")], 1)
 
-    def remember(self, key: Tensor, batch: Batch) -> None:
-        """Keep the keys of a micro-batch until the end of the step."""
-        if self.training and torch.is_grad_enabled():
-            columns = {"label": batch["label"].to(key.device)} if self.positives == "label" else {}
-            self.pending_keys.append((key, columns))
+    def keep_for_queue(self, key: Tensor, batch: Batch) -> None:
+        """Keep the keys of a micro-batch until the end of the step.
+
+        They are not in the queue yet, so no clip of this step is a negative of another one.
+        """
+        if not self.training or not torch.is_grad_enabled():
+            return
+        labels: dict[str, Tensor] = {}
+        if self.positives == "label":
+            labels["label"] = batch["label"].to(key.device)
+        self.pending_keys.append((key, labels))
 
     def after_step(self, progress: float) -> None:
-        """Queue the keys of all micro-batches, and move the momentum encoder.
+        """Move the keys of all micro-batches into the queue, and update the momentum encoder.
 
-        So the loss of a step only uses keys of earlier steps.
+        The queue changes only here, so the negatives of a step come only from earlier steps.
         """
-        for key, columns in self.pending_keys:
-            self.queue.push(key, **columns)
+        for key, labels in self.pending_keys:
+            self.queue.push(key, **labels)
         self.pending_keys.clear()
         moco.update_momentum_copies(
             (self.encoder, self.head), (self.key_encoder, self.key_head), self.momentum

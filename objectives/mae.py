@@ -18,7 +18,7 @@ from ssvid.nn.patches import check_divisible
 from ssvid.nn.pixels import Pixels
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
-from ssvid.shapes import Batch, Loss, Views, first_sample
+from ssvid.shapes import Batch, Loss, Views, take_first_sample
 
 
 @objectives.register("mae")
@@ -70,7 +70,7 @@ class MAE(Objective):
 
         If the targets are normalised, a predicted token gets its true mean and contrast.
         """
-        first = first_sample(batch)
+        first = take_first_sample(batch)
         clip = first["clips"][:, 0]
         visible, hidden = self.mask(first, self.encoder.grid(*clip.shape[2:]))
         tokens, _, grid, _ = self.encoder(clip, visible)

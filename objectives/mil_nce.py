@@ -19,7 +19,7 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError, check_positive
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.precise import raise_precision
-from ssvid.nn.sources import check_negatives
+from ssvid.nn.sources import check_batch, check_negatives, select_first_clips
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Loss, Views
@@ -84,6 +84,7 @@ class MilNCE(Objective):
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         check_negatives(data, "mil_nce", batch_size)
+        check_batch(data, "mil_nce", batch_size)
         if batch_size < 2:
             raise UserError(
                 "--batch_size 1: mil_nce compares a clip's sentences with those of other clips."
@@ -102,6 +103,8 @@ class MilNCE(Objective):
         # The products are too large for the precision of bf16.
         with torch.autocast(video.device.type, enabled=False):
             bags = rearrange(texts, "(B K) E -> B K E", B=len(video))
+            first = select_first_clips(batch["index"].to(video.device))
+            video, bags = video[first], bags[first]
             loss = mil_nce(video, bags, self.count_positives_twice)
             top1 = retrieval_top1(video.detach(), bags.detach())
         return Loss(loss, {"nce": loss.detach(), "top1": top1})

@@ -26,10 +26,10 @@ from ssvid.nn.masks import Kind, Mask, choose_some, draw_for_clips
 from ssvid.nn.patches import check_divisible
 from ssvid.nn.pixels import Pixels
 from ssvid.nn.precise import raise_precision
-from ssvid.nn.sources import check_negatives
+from ssvid.nn.sources import check_batch, check_negatives, select_first_clips
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
-from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, first_sample
+from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, take_first_sample
 from ssvid.text.joint import Joint, choose_tower
 from ssvid.text.tower import Tower
 
@@ -131,7 +131,7 @@ class PartialMAE(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
-        visible, hidden = self.masks(batch, self.encoder.grid(*clip.shape[2:]))
+        visible, hidden = self.draw_masks(batch, self.encoder.grid(*clip.shape[2:]))
         tokens, pooled, grid, _ = self.encoder(clip, visible)  # B K D, B D
         terms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
@@ -147,7 +147,7 @@ class PartialMAE(Objective):
             parts["mse"] = loss.detach()
         return Loss(sum(terms[1:], terms[0]), parts)
 
-    def masks(self, batch: Batch, grid: Grid) -> tuple[Index | None, Dropped | None]:
+    def draw_masks(self, batch: Batch, grid: Grid) -> tuple[Index | None, Dropped | None]:
         """The tokens that the encoder sees (None: all) and those that are predicted (None: none).
 
         The predicted tokens are drawn from the dropped ones.
@@ -172,9 +172,9 @@ class PartialMAE(Objective):
         """
         if self.pixels is None or self.mask is None:
             return {}
-        first = first_sample(batch, self.repeat)
+        first = take_first_sample(batch, self.repeat)
         clip = rearrange(first["clips"], "B V C T H W -> (B V) C T H W")
-        visible, hidden = self.masks(first, self.encoder.grid(*clip.shape[2:]))
+        visible, hidden = self.draw_masks(first, self.encoder.grid(*clip.shape[2:]))
         assert visible is not None and hidden is not None  # because there is a mask
         _, dropped = self.mask(first, self.encoder.grid(*clip.shape[2:]))
         tokens, _, grid, _ = self.encoder(clip, visible)
@@ -240,6 +240,7 @@ class Sentences(nn.Module):
     def check_data(self, data: Manifest, batch_size: int) -> None:
         """Raise a UserError if a batch would have no negatives."""
         check_negatives(data, "partial_mae", batch_size)
+        check_batch(data, "partial_mae", batch_size)
         if batch_size < 2:
             raise UserError(
                 "--batch_size 1: video_text compares a clip's sentence with those of other clips."
@@ -253,8 +254,9 @@ class Sentences(nn.Module):
         # what all processes contribute to it.
         video = gather_rows(F.normalize(raise_precision(video), dim=-1)).rows
         texts = gather_rows(F.normalize(raise_precision(texts), dim=-1)).rows
+        first = select_first_clips(batch["index"].to(video.device))
         with torch.autocast(video.device.type, enabled=False):
-            logits = video @ texts.T / self.temperature
+            logits = video[first] @ texts[first].T / self.temperature
         target = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return loss, (logits.detach().argmax(1) == target).float().mean()

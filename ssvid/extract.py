@@ -18,7 +18,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.seconds import Seconds
 from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
-from ssvid.engine.features import Source, evaluation, extract_from, refuse, some_clips
+from ssvid.engine.features import Source, evaluation, extract_from, refuse_bad_options, some_clips
 from ssvid.engine.per_second import fill_store
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
@@ -54,7 +54,7 @@ def extract_features(
     into_store = per_second and not out.endswith(".npz")
     _refuse_out(out, per_second, into_store)
     folder = Path(out) if into_store else Path(out).parent
-    refuse(
+    refuse_bad_options(
         folder,
         cache,
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""Every tensor and record that crosses a file boundary is named here, and nowhere else.
+"""Every tensor and record that is passed between modules is named here, and nowhere else.
 
 B clips   V views of a clip   C channels   T frames   H W pixels   N tokens = t*h*w   D width
 K visible tokens   M hidden tokens   P values per patch   S stored clips   Q classes   L layers
@@ -138,9 +138,10 @@ class Batch(TypedDict, total=False):
     video_padding_mask: Tensor  # B T: True for seconds after the video's end
 
 
-def first_sample(batch: Batch, views: int = 1) -> Batch:
-    """The first video of a batch with its random coordinates and `views` of its clips, for
-    pictures.
+def take_first_sample(batch: Batch, views: int = 1) -> Batch:
+    """The first video of a batch, with `views` of its clips and its random coordinates.
+
+    Pictures of a run are drawn from it.
     """
     return {
         "clips": batch["clips"][:1, :views],

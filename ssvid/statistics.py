@@ -95,7 +95,9 @@ def redraw(measure: Measure, groups: int, seed: int, draws: int = 1000) -> Float
     return torch.cat(values)
 
 
-def spread(values: Float[Tensor, " draws"], level: float = 0.95) -> tuple[float, float]:
+def find_percentile_interval(
+    values: Float[Tensor, " draws"], level: float = 0.95
+) -> tuple[float, float]:
     """Percentile interval of the values of all draws.
 
     A draw without positives is NaN and ignored.
@@ -112,7 +114,7 @@ def spread_of_share(
 
     If all draws agree, the interval is Wilson's for as many trials as there are groups.
     """
-    low, high = spread(values, level)
+    low, high = find_percentile_interval(values, level)
     return wilson(low, groups, level) if low == high else (low, high)
 
 
@@ -120,7 +122,7 @@ def spread_of_difference(
     ours: Float[Tensor, " draws"], theirs: Float[Tensor, " draws"], groups: int, level: float = 0.95
 ) -> tuple[float, float]:
     """The interval of `paired_difference` for two metrics in 0 to 1 that come from `redraw`."""
-    low, high = spread(ours - theirs, level)
+    low, high = find_percentile_interval(ours - theirs, level)
     if low == high:
         low, high = newcombe(ours.nanmean().item(), theirs.nanmean().item(), groups, level)
     return include_zero_if_few(low, high, groups, level)

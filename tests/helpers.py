@@ -137,43 +137,43 @@ def tells(message: str, *words: str) -> bool:
 def for_each(
     names: str, cases: Iterable[Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As pytest.mark.parametrize, in one test: every case is run before the test fails, and each
-    that failed is told.
+    """As pytest.mark.parametrize, in one test.
 
+    Every case runs before the test fails, and the failure lists each case that failed.
     A case has a `tmp_path` and a `monkeypatch` of its own; all other fixtures are shared.
     """
     words = [name.strip() for name in names.split(",")]
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(test)
+        strangers = [word for word in words if word not in signature.parameters]
+        assert not strangers, f"{test.__name__} has no parameter {', '.join(strangers)}"
 
         def run(**fixtures: Any) -> None:
             failures: list[tuple[Any, BaseException]] = []
             for number, case in enumerate(cases):
                 values = dict(zip(words, [case] if len(words) == 1 else case, strict=True))
-                own = (
-                    {"tmp_path": fixtures["tmp_path"] / f"case{number}"}
-                    if "tmp_path" in fixtures
-                    else {}
-                )
-                for folder in own.values():
-                    folder.mkdir()
+                inputs = dict(fixtures)
+                if "tmp_path" in fixtures:
+                    inputs["tmp_path"] = fixtures["tmp_path"] / f"case{number}"
+                    inputs["tmp_path"].mkdir()
                 with pytest.MonkeyPatch.context() as patch:
-                    own |= {"monkeypatch": patch} if "monkeypatch" in fixtures else {}
+                    if "monkeypatch" in fixtures:
+                        inputs["monkeypatch"] = patch
                     try:
-                        test(**{**fixtures, **own}, **values)
+                        test(**inputs, **values)
                     except (Exception, pytest.fail.Exception) as failure:
                         failures.append((case, failure))
-            said = "\n".join(
+            report = "\n".join(
                 f"{case!r}: {type(failure).__name__}: {failure}" for case, failure in failures
             )
             if failures:
-                raise AssertionError(f"{len(failures)} cases failed\n{said}") from failures[0][1]
+                raise AssertionError(f"{len(failures)} cases failed\n{report}") from failures[0][1]
 
         functools.update_wrapper(run, test)
         del run.__wrapped__  # pytest would ask it for its fixtures
-        kept = [one for name, one in signature.parameters.items() if name not in words]
-        run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+        fixtures = [value for name, value in signature.parameters.items() if name not in words]
+        run.__signature__ = signature.replace(parameters=fixtures)  # type: ignore[attr-defined]
         return run
 
     return decorate

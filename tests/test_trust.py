@@ -15,7 +15,7 @@ from benchmarks.alignment.aligner import open_aligner
 from benchmarks.suites import loader
 from ssvid import load_encoder
 from ssvid.cli import parse
-from ssvid.data.narration.convert import narrations
+from ssvid.data.narration.convert import convert_narrations
 from ssvid.engine.warm_start import load_earlier_run, warm_start
 from ssvid.errors import UserError
 from ssvid.hub import create_encoder, open_encoder
@@ -171,7 +171,9 @@ def test_no_form_of_a_recipe_names_a_class(tmp_path, monkeypatch, flag):
 def test_a_flag_that_takes_a_function_is_no_setting_of_a_file(tmp_path: Path):
     (tmp_path / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nwords\n")
     with pytest.raises(UserError, match=facts("hostile", "--trust")):
-        narrations(str(tmp_path / "a.vtt"), "o.json", sentencify=True, language="hostile:run")
+        convert_narrations(
+            str(tmp_path / "a.vtt"), "o.json", sentencify=True, language="hostile:run"
+        )
     assert not list(tmp_path.rglob("PWNED"))
 
 

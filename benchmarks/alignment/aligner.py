@@ -137,12 +137,13 @@ def read_run(folder: Path, path: str) -> SavedObjective:
 def read_published(path: Path, words: str | None) -> SavedObjective:
     """The objective of a published file.
 
-    No tensor holds the words or the number of heads. The latter is 8 in all published files.
+    No tensor shows the words, so the user names their list. No tensor shows the number of attention
+    heads either. It is the default of the objective `tan`, 8, which all published files have.
     """
-    file = read_weights(path)
-    published = identify_file(file)
+    weights = read_weights(path)
+    published = identify_file(weights)
     if published is None:
-        raise unknown_layout_error(file)
+        raise unknown_layout_error(weights)
     published.require_complete()
     if published.net.objective == "tan" and words is None:
         raise UserError(

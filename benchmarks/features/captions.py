@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssvid.data.augment import geometry, recipe
+from ssvid.data.augment import crop_frames, get_recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
@@ -55,11 +55,14 @@ class Captions(Clips):
         last_start = max(start, end - seconds_of(spec, table) - SLACK_S)
         starts = np.linspace(start, last_start, self.evaluate)
         times = np.concatenate([clip_from(spec, table, float(second)) for second in starts])
-        frames = geometry(
-            self._frames(row, times, spec.modality), recipe("none"), spec.size, torch.zeros(0)
+        frames = crop_frames(
+            self._read_frames(row, times, spec.modality),
+            get_recipe("none"),
+            spec.size,
+            torch.zeros(0),
         )
         clips = frames.unflatten(1, (self.evaluate, spec.frames)).transpose(0, 1)  # V C T s s
-        return self._sample(clips.contiguous(), epoch, index)
+        return self._make_sample(clips.contiguous(), epoch, index)
 
 
 class Tested(Clips):

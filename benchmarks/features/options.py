@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.features.pooling import POOLINGS
 from ssvid.engine.distributed import join
-from ssvid.engine.features import refuse
+from ssvid.engine.features import refuse_bad_options
 from ssvid.errors import check_positive
 
 Devices = Literal["auto", "cpu", "cuda"]
@@ -37,7 +37,7 @@ class FeatureOptions:
         return self.clips * self.crops if self.average == "scores" else 1
 
 
-def open_options(
+def prepare_options(
     out: str, cache: str, *, devices: Devices, threads: int | None, **settings: Any
 ) -> FeatureOptions:
     """Check a command's options, and set the device and the threads of this process.
@@ -45,8 +45,8 @@ def open_options(
     `out`: folder of the results. `settings`: the other fields of FeatureOptions. Raises a
     UserError that names the flag of a bad value.
     """
-    checked = ("batch_size", "workers", "clips", "calibrate_bn")
-    refuse(Path(out), cache, **{name: settings[name] for name in checked})
+    names_to_check = ("batch_size", "workers", "clips", "calibrate_bn")
+    refuse_bad_options(Path(out), cache, **{name: settings[name] for name in names_to_check})
     check_positive(threads=threads, crops=settings.get("crops"))
     if threads is not None:
         torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssvid.data.augment import geometry, recipe
+from ssvid.data.augment import crop_frames, get_recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
@@ -14,11 +14,12 @@ from ssvid.shapes import ClipSpec, Views
 
 
 class People(Clips):
-    """Row i is box `at[i]` (time s, x0, y0, x1, y1) of video `row[i]`, with the clip around it.
+    """Row i is a box of video `row[i]`, with the clip around it.
 
-    The middle of the clip is at the time of the box. The whole frame is squeezed to a square, so
-    that a crop cannot lose a box. Boxes of one frame follow each other and share its clip, which
-    is decoded once. The name of this class is part of the names of cached features.
+    `locations[i]` is the box: its time in seconds, x0, y0, x1, y1. The middle of the clip is at the
+    time of the box. The whole frame is squeezed to a square, so that a crop cannot lose a box.
+    Boxes of one frame follow each other and share its clip, which is decoded once. The name of this
+    class is part of the names of cached features.
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec) -> None:
@@ -37,7 +38,7 @@ class People(Clips):
         row, time_s = self.row[index], self.locations[index][0]
         if self.last is None or self.last[0] != (row, time_s):
             self.last = (row, time_s), self._clip(row, time_s)
-        return self._sample(self.last[1][None], epoch, index)
+        return self._make_sample(self.last[1][None], epoch, index)
 
     def _clip(self, row: int, time_s: float) -> torch.Tensor:
         path, fps, spec = self.manifest.path(row), self.manifest.rows[row].fps, self.views.clips[0]
@@ -48,5 +49,5 @@ class People(Clips):
             assert spec.stride is not None  # need_part() refuses a clip of the whole video
             gap = spec.stride * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
         start = max(0.0, time_s - gap * (spec.frames - 1) / 2)
-        frames = self._frames(row, clip_from(spec, table, start), spec.modality)
-        return geometry(frames, recipe("whole"), spec.size, torch.zeros(0))
+        frames = self._read_frames(row, clip_from(spec, table, start), spec.modality)
+        return crop_frames(frames, get_recipe("whole"), spec.size, torch.zeros(0))

@@ -27,7 +27,7 @@ CUTS = 2 * len(CROP_POSITIONS)  # the first five as they are, then the same mirr
 
 
 class Windows(Clips):
-    """Row i is window `at[i]` (its first frame, its cut of CUTS) of video `row[i]`.
+    """Row i is the window `locations[i]` (its first frame, its cut of CUTS) of video `row[i]`.
 
     Cut 0 is the centre. Rows of one window follow each other and share its frames, which are
     decoded once. The name of this class is part of the names of cached features.
@@ -60,7 +60,7 @@ class Windows(Clips):
         if self.last is None or self.last[0] != (row, start):
             self.last = (row, start), self._window(row, start)
         clip = cut_square(self.last[1], self.views.clips[0].size, cut)
-        return self._sample(clip[None], epoch, index)
+        return self._make_sample(clip[None], epoch, index)
 
     def _window(self, row: int, start: int) -> Tensor:
         spec = self.views.clips[0]
@@ -68,7 +68,7 @@ class Windows(Clips):
             spec, read_timestamps(self.manifest.path(row), self.manifest.rows[row].fps)
         )
         frames = index_window_frames(spec, len(times), start)
-        return self._frames(row, times[frames], spec.modality)
+        return self._read_frames(row, times[frames], spec.modality)
 
 
 def list_frame_times(spec: ClipSpec, stamps: np.ndarray) -> np.ndarray:

@@ -68,11 +68,11 @@ def evaluate(
         scores.append(stitched[video].alignability)
         correct.append(hits[video])
         is_alignable += [bool(sentence.alignable) for sentence in sentences]
-    labels = torch.tensor(is_alignable, dtype=torch.bool)
-    correct_alignable = torch.cat(correct)[labels]
+    alignable = torch.tensor(is_alignable, dtype=torch.bool)
+    correct_alignable = torch.cat(correct)[alignable]
     return {
         "recall": correct_alignable.double().mean().item() if len(correct_alignable) else None,
-        "auc": compute_auc(torch.cat(scores), labels),
+        "auc": compute_auc(torch.cat(scores), alignable),
         "found": hits,
         "similarity": {video: answers.similarity for video, answers in stitched.items()},
         "alignability": {video: answers.alignability for video, answers in stitched.items()},
@@ -138,13 +138,17 @@ def mark_inside(sentences: Sequence[Spoken], seconds: Sequence[int]) -> Bool[Ten
     return torch.tensor(inside, dtype=torch.bool)
 
 
-def compute_auc(scores: Float[Tensor, " K"], labels: Bool[Tensor, " K"]) -> float | None:
+def compute_auc(scores: Float[Tensor, " K"], alignable: Bool[Tensor, " K"]) -> float | None:
     """Area under the ROC curve: how often an alignable sentence scores above one that is not.
 
     Ties count half. None where all sentences are alignable or none is.
     """
-    true, false = scores[labels].double(), scores[~labels].double().sort().values
-    if not len(true) or not len(false):
+    alignable_scores = scores[alignable].double()
+    other_scores = scores[~alignable].double().sort().values
+    if not len(alignable_scores) or not len(other_scores):
         return None
-    below, upto = torch.searchsorted(false, true), torch.searchsorted(false, true, right=True)
-    return ((below + upto).double().mean() / (2 * len(false))).item()
+    # For each alignable sentence, how many of the others score below it, and how many at most as
+    # high. The two numbers differ by the ties.
+    below = torch.searchsorted(other_scores, alignable_scores)
+    at_or_below = torch.searchsorted(other_scores, alignable_scores, right=True)
+    return ((below + at_or_below).double().mean() / (2 * len(other_scores))).item()

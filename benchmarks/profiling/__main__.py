@@ -1,6 +1,6 @@
 """`python -m benchmarks.profiling [CASE ...]` prints one JSON line for each case.
 
-Without a name it runs all cases but those that take minutes.
+Without a name it runs all cases, except for those that take minutes.
 """
 
 import json
@@ -12,11 +12,12 @@ import torch
 
 from benchmarks.profiling.scaling import page, study
 from benchmarks.profiling.speed import large, turbo
-from benchmarks.profiling.speed.cases import CASES, LONG
+from benchmarks.profiling.speed.cases import CASES, SLOW_CASES
 from benchmarks.profiling.speed.pairs import compare
 from ssvid.errors import UserError
 
-MODULES: dict[str, Callable[[], None]] = {  # each prints several lines and draws a plot
+# Studies of their own. Each prints several lines and draws a plot.
+STUDIES: dict[str, Callable[[], None]] = {
     "large": large.main,
     "turbo": turbo.main,
     "scaling": study.main,
@@ -26,31 +27,31 @@ MODULES: dict[str, Callable[[], None]] = {  # each prints several lines and draw
 def main(names: list[str]) -> None:
     if {"-h", "--help"} & set(names):
         print(
-            f"python -m benchmarks.profiling [CASE ...]; cases: {', '.join(CASES)}."
-            " All of them without a name."
+            "python -m benchmarks.profiling [CASE ...]: each case compares our code with the "
+            "published code, or with plain code that does the same."
         )
+        print(f"Without a name, all of these run: {', '.join(CASES)}.")
         print(
-            f"Minutes, only by name: {', '.join(LONG)}, large (writes {large.PLOT}),"
-            f" turbo (writes {turbo.PLOT}),"
+            f"These take minutes and run only if they are named: {', '.join(SLOW_CASES)}, "
+            f"large (writes {large.PLOT}), turbo (writes {turbo.PLOT}), "
+            f"scaling (writes {page.PAGE}; needs srun)."
         )
-        print(f"scaling (writes {page.PAGE}; needs srun).")
         return
-    cases = CASES | LONG
-    names_known = (*cases, *MODULES)
-    unknown = [name for name in names if name not in names_known]
+    cases = CASES | SLOW_CASES
+    valid_names = (*cases, *STUDIES)
+    unknown = [name for name in names if name not in valid_names]
     if unknown:
-        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(names_known)}.")
-    os.environ.setdefault(
-        "THP_MEM_ALLOC_ENABLE", "1"
-    )  # as the commands of ssvid do, for both sides
+        sys.exit(f"error: There is no case {unknown[0]!r}; cases are {', '.join(valid_names)}.")
+    # The commands of ssvid set this too. Here it holds for our code and for the code beside it.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     for name in names or CASES:
-        if name in MODULES:
-            MODULES[name]()
+        if name in STUDIES:
+            STUDIES[name]()
             continue
         try:
             case = cases[name]()
-        except UserError as error:  # the library of the other side is not installed
+        except UserError as error:  # the library with the published code is not installed
             print(f"{'error' if names else 'left out'}: {error}", file=sys.stderr)
             if names:
                 sys.exit(error.exit_code)

@@ -127,7 +127,7 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
     if len(sweep.faults) > FAULTS:
         faults = [*faults, f"And {len(sweep.faults) - FAULTS} more."]
     lead = describe_best(choice)
-    cut = len(sweep.suite) - len(drawn_suite(sweep))
+    cut = len(sweep.suite) - len(list_drawn_cells(sweep))
     return render_page(
         "sweep.html",
         head=head_of_sweep(sweep, choice),
@@ -276,7 +276,7 @@ def reason_for_no_charts(sweep: Sweep) -> str:
     return "" if sweep.suite else "no finished cell has scores"
 
 
-def drawn_suite(sweep: Sweep) -> list[str]:
+def list_drawn_cells(sweep: Sweep) -> list[str]:
     """The cells of the suite that are drawn, the one that decides first."""
     if reason_for_no_charts(sweep):
         return sweep.suite
@@ -290,7 +290,7 @@ def draw_suite(sweep: Sweep, choice: Choice) -> list[SuiteCharts]:
     charts = []
     undrawn = len(sweep.varied) - PANELS
     note = f"{count(undrawn, 'further axis')} not drawn." if undrawn > 0 else ""
-    for name in drawn_suite(sweep):
+    for name in list_drawn_cells(sweep):
         panels = draw_panels(sweep, choice, name)
         charts.append(SuiteCharts(name, panels, note, make_heats(sweep, name)))
     return charts

@@ -9,21 +9,23 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightly import loss as losses
 from torch import Tensor, nn
 
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.queue import Queue
+from ssvid.nn.sources import select_first_clips
 
 Pair = tuple[Float[Tensor, "B d"], Float[Tensor, "B d"]]  # of the first and the second clips
+Index = Int[Tensor, " B"]  # of the manifest: the video of each pair
 
 
 class Compare(nn.Module, ABC):
     """Predictions and targets of both clips -> the symmetric loss of this process's clips."""
 
     @abstractmethod
-    def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
+    def forward(self, pred: Pair, target: Pair, index: Index) -> Float[Tensor, ""]:
         """The loss. It changes no state."""
 
     def after_step(self) -> None:
@@ -37,8 +39,26 @@ class Whole(Compare):
         super().__init__()
         self.loss = loss
 
-    def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
+    def forward(self, pred: Pair, target: Pair, index: Index) -> Float[Tensor, ""]:
         return self.loss(*(gather_rows(rows).rows for rows in pred))
+
+
+class WithNegatives(Compare):
+    """A symmetric loss whose negatives are the other videos of the clips of all processes.
+
+    A video that is twice in a batch counts once, for lightly would take it for its own negative.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, pred: Pair, target: Pair, index: Index) -> Float[Tensor, ""]:
+        first = select_first_clips(index)
+        rows = [gather_rows(rows).rows[first] for rows in pred]
+        if len(rows[0]) < 2:  # of a single video there are no negatives, so nothing is learnt
+            return 0.0 * (rows[0].sum() + rows[1].sum())
+        return self.loss(*rows)
 
 
 class Across(Compare):
@@ -48,7 +68,7 @@ class Across(Compare):
         super().__init__()
         self.loss = loss
 
-    def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
+    def forward(self, pred: Pair, target: Pair, index: Index) -> Float[Tensor, ""]:
         return (self.loss(pred[0], target[1].detach()) + self.loss(pred[1], target[0].detach())) / 2
 
 
@@ -75,7 +95,7 @@ class Queued(Compare):
         self.loss.memory_bank = Bank(queue)
         self.pending_keys: list[Tensor] = []  # of this step
 
-    def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
+    def forward(self, pred: Pair, target: Pair, index: Index) -> Float[Tensor, ""]:
         if self.training and torch.is_grad_enabled():
             self.pending_keys.append(F.normalize(target[1], dim=1))
         return (self.loss(pred[0], target[1]) + self.loss(pred[1], target[0])) / 2
@@ -94,7 +114,7 @@ class Centred(Compare):
         self.loss = losses.DINOLoss(prototypes, student_temp=temperature)
         self.pending_centres: list[Tensor] = []  # the new centre by each micro-batch
 
-    def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
+    def forward(self, pred: Pair, target: Pair, index: Index) -> Float[Tensor, ""]:
         before = self.loss.center.data
         loss = self.loss(list(target), list(pred))
         if self.training and torch.is_grad_enabled():
@@ -121,7 +141,7 @@ class Swapped(Compare):
         self.loss = losses.SwaVLoss(temperature, sinkhorn_gather_distributed=True)
         self.after_step()
 
-    def forward(self, pred: Pair, target: Pair) -> Float[Tensor, ""]:
+    def forward(self, pred: Pair, target: Pair, index: Index) -> Float[Tensor, ""]:
         return self.loss([self.prototypes(F.normalize(z, dim=1)) for z in pred], []).squeeze()
 
     @torch.no_grad()

@@ -18,7 +18,15 @@ from lightly.models.modules import heads
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, remove_weight_norm
 
-from objectives.two_view.losses import Across, Centred, Compare, Queued, Swapped, Whole
+from objectives.two_view.losses import (
+    Across,
+    Centred,
+    Compare,
+    Queued,
+    Swapped,
+    Whole,
+    WithNegatives,
+)
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, check_positive, check_range
@@ -26,7 +34,7 @@ from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.moco import require_two_clips
 from ssvid.nn.precise import raise_precision
 from ssvid.nn.queue import Queue
-from ssvid.nn.sources import check_negatives
+from ssvid.nn.sources import check_batch, check_negatives
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -62,12 +70,12 @@ METHODS = {
     "ntxent": Method(  # SimCLR, arXiv:2002.05709
         {"hidden": None, "dim": 128, "temperature": 0.1},
         project=lambda n: heads.SimCLRProjectionHead(n.width, n.hidden, n.dim),
-        loss=lambda n: Whole(losses.NTXentLoss(n.temperature)),
+        loss=lambda n: WithNegatives(losses.NTXentLoss(n.temperature)),
     ),
     "dcl": Method(  # arXiv:2110.06848
         {"hidden": None, "dim": 128, "temperature": 0.1},
         project=lambda n: heads.SimCLRProjectionHead(n.width, n.hidden, n.dim),
-        loss=lambda n: Whole(losses.DCLLoss(n.temperature)),
+        loss=lambda n: WithNegatives(losses.DCLLoss(n.temperature)),
     ),
     "moco": Method(  # v2, arXiv:2003.04297
         {"hidden": None, "dim": 128, "temperature": 0.2, "momentum": 0.999, "queue": 65536},
@@ -171,6 +179,8 @@ class TwoView(Objective):
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         queue = self.loss.queue if isinstance(self.loss, Queued) else None
         check_negatives(data, "two_view", batch_size, queue)
+        if isinstance(self.loss, WithNegatives):
+            check_batch(data, f"two_view with the loss {self.name}", batch_size)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         encoders = {"encoder": self.encoder}
@@ -185,7 +195,11 @@ class TwoView(Objective):
         target = map_pair(self.teacher, clips) if self.teacher else projected
         # Sums over the batch and exponents are too large for the precision of bf16.
         with torch.autocast(clips[0].device.type, enabled=False):
-            loss = self.loss(map_pair(raise_precision, pred), map_pair(raise_precision, target))
+            loss = self.loss(
+                map_pair(raise_precision, pred),
+                map_pair(raise_precision, target),
+                batch["index"].to(clips[0].device),
+            )
         return Loss(loss, {self.name: loss.detach()})
 
     def on_weights_loaded(self) -> None:

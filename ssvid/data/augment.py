@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ssvid.errors import UserError
 
 TRIES = 10  # boxes that a resized crop draws before it gives up, as torchvision does
-GEOMETRY_DRAWS = 3 + 2 * TRIES  # uniforms that `geometry` uses for a clip
+GEOMETRY_DRAWS = 3 + 2 * TRIES  # uniforms that `crop_frames` uses for a clip
 COLOUR_DRAWS = 7  # uniforms that `colour` uses for a clip, or for a frame
 SCALES = (1.0, 0.875, 0.75, 0.66)  # fractions of the short side
 # y and x in quarters of the free space: corners, centre, middles of the edges, quarter points.
@@ -120,7 +120,7 @@ RECIPES = {
 }
 
 
-def recipe(name: str) -> Augment:
+def get_recipe(name: str) -> Augment:
     """The recipe of this name. A UserError names similar ones if there is none."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES) or sorted(RECIPES)
@@ -128,7 +128,7 @@ def recipe(name: str) -> Augment:
     return RECIPES[name]
 
 
-def geometry(
+def crop_frames(
     frames: UInt8[Tensor, "T C H W"], recipe: Augment, size: int, u: Float[Tensor, " n"]
 ) -> UInt8[Tensor, "C T s s"]:
     """Crop and resize a clip, every frame in the same way.
@@ -155,7 +155,9 @@ def geometry(
     return clip.transpose(0, 1).contiguous()
 
 
-def crops(frames: UInt8[Tensor, "T C H W"], size: int, n: int) -> list[UInt8[Tensor, "C T s s"]]:
+def cut_squares(
+    frames: UInt8[Tensor, "T C H W"], size: int, n: int
+) -> list[UInt8[Tensor, "C T s s"]]:
     """n squares spread evenly along the long side of frames whose short side is resized to `size`.
 
     A single square is the centre.

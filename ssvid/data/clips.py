@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssvid.data.augment import GEOMETRY_DRAWS, crops, geometry, recipe
+from ssvid.data.augment import GEOMETRY_DRAWS, crop_frames, cut_squares, get_recipe
 from ssvid.data.decode import read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, need_flow, read_flow
 from ssvid.data.samples import Samples
-from ssvid.data.sampling import clip_times, near, positions
+from ssvid.data.sampling import choose_near_position, clip_times, spread_positions
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import ClipSpec, Views
@@ -51,10 +51,11 @@ class Clips(Samples):
             need_flow(manifest)
         self.manifest, self.views, self.seed, self.short = manifest, views, seed, short
         self.decoder, self.evaluate, self.crops = decoder, evaluate, crops
-        self.recipe = recipe("none" if evaluate else views.augment)
+        self.recipe = get_recipe("none" if evaluate else views.augment)
         self.row: Sequence[int] = range(len(manifest))  # of the manifest, for each sample
-        # For each sample its place in the video (a second), and in the frame (a box) where it is a
-        # part of it. Empty: a sample may lie anywhere in its video.
+        # For each sample, numbers that say which part of its video it shows. Subclasses fill this
+        # in, and each says what its numbers are (a second; a time and a box). It stays empty where
+        # the views alone decide where clips lie.
         self.locations: Sequence[tuple[float, ...]] = ()
 
     def files(self, row: int) -> list[Path]:
@@ -68,43 +69,48 @@ class Clips(Samples):
 
     def _load(self, epoch: int, row: int) -> dict[str, Any]:
         path = self.manifest.path(row)
-        table = read_timestamps(path, self.manifest.rows[row].fps)
-        starts = self._starts(epoch, row, table)
+        frame_times = read_timestamps(path, self.manifest.rows[row].fps)
+        positions = self._choose_positions(epoch, row, frame_times)
         times_of_view: list[np.ndarray] = []
         views_of_modality: dict[str, list[int]] = {}
         n_padded = 0
-        for view, (spec, u) in enumerate(starts):
-            times, padded = clip_times(spec, table, u, self.short, path)
+        for view, (spec, u) in enumerate(positions):
+            times, padded = clip_times(spec, frame_times, u, self.short, path)
             times_of_view.append(times)
             views_of_modality.setdefault(spec.modality, []).append(view)
             n_padded += padded
         crops_of_view: dict[int, list[Tensor]] = {}
         for modality, views in views_of_modality.items():
             times = np.concatenate([times_of_view[view] for view in views])
-            frames = self._frames(row, times, modality)
+            frames = self._read_frames(row, times, modality)
             for view, clip in zip(views, frames.chunk(len(views)), strict=True):
                 crops_of_view[view] = self._cut(clip, epoch, row, view)
+        # In evaluation a view gives several crops, and those of view 0 come first.
         clips: list[Tensor] = []
-        for view in range(len(starts)):
+        for view in range(len(positions)):
             clips += crops_of_view[view]
-        return self._sample(torch.stack(clips), epoch, row, n_padded)
+        return self._make_sample(torch.stack(clips), epoch, row, n_padded)
 
-    def _frames(self, row: int, times: np.ndarray, modality: str) -> Tensor:
+    def _read_frames(self, row: int, times: np.ndarray, modality: str) -> Tensor:
         """Frames `T C H W` at these times, in one pass for all clips of a modality."""
         path, fps = self.manifest.path(row), self.manifest.rows[row].fps
         if modality == "flow":
             return read_flow(path, flow_file(self.manifest, row), times, fps)
         return read(path, times, fps, self.decoder)
 
-    def _sample(self, clips: Tensor, epoch: int, index: int, padded: int = 0) -> dict[str, Any]:
+    def _make_sample(
+        self, clips: Tensor, epoch: int, index: int, padded: int = 0
+    ) -> dict[str, Any]:
         """`clips`: V C T H W. `padded`: how many of them repeat their last frame."""
         return self.sample(epoch, index, clips=clips, padded=padded)
 
-    def _starts(self, epoch: int, row: int, table: np.ndarray) -> list[tuple[ClipSpec, float]]:
+    def _choose_positions(
+        self, epoch: int, row: int, frame_times: np.ndarray
+    ) -> list[tuple[ClipSpec, float]]:
         """For each view its clip, and the uniform in [0, 1) that places it in the video."""
         if self.evaluate:
-            places = positions(self.evaluate).tolist()
-            return list(product(self.views.clips, places))
+            positions = spread_positions(self.evaluate).tolist()
+            return list(product(self.views.clips, positions))
         groups = self.views.group_of_clip
         u = [self._draw(f"clip/{group}", epoch, row) for group in range(max(groups) + 1)]
         if self.recipe.alike and self._draw("alike", epoch, row) < self.recipe.alike:
@@ -112,16 +118,17 @@ class Clips(Samples):
         elif self.views.max_gap_s is not None:
             spec, max_gap_s = self.views.clips[0], self.views.max_gap_s
             for group in range(1, len(u)):
-                u[group] = near(spec, table, u[0], u[group], max_gap_s)
+                u[group] = choose_near_position(spec, frame_times, u[0], u[group], max_gap_s)
         return [(spec, u[group]) for spec, group in zip(self.views.clips, groups, strict=True)]
 
     def _draw(self, stream: str, epoch: int, row: int) -> float:
         return float(uniform(self.seed, stream, epoch, row, 1))
 
     def _cut(self, frames: Tensor, epoch: int, row: int, view: int) -> list[Tensor]:
+        """The crops of one view: `crops` squares in evaluation, a single random one in training."""
         size = self.views.clips[0].size
         if self.evaluate:
-            return crops(frames, size, self.crops)
+            return cut_squares(frames, size, self.crops)
         stream = f"crop/{self.views.group_of_clip[view]}"
         draws = uniform(self.seed, stream, epoch, row, GEOMETRY_DRAWS)[0]
-        return [geometry(frames, self.recipe, size, draws)]
+        return [crop_frames(frames, self.recipe, size, draws)]

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import ShortVideo, words
+from ssvid.data.sampling import ShortVideo, describe_frames
 from ssvid.errors import DecodeError, UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import Batch, Views
@@ -77,14 +77,17 @@ class Samples(Dataset[Any], ABC):
         return {**sample, "video_id": self.manifest.video_id(row), **values}
 
     def _no_clip(self, row: int, bad: list[Bad], dropped: int) -> str:
-        clip = " or ".join(dict.fromkeys(words(spec) for spec in self.views.clips))
+        clip = " or ".join(dict.fromkeys(describe_frames(spec) for spec in self.views.clips))
         if not bad:
             return (
                 f"{dropped} videos in a row are shorter than the clip ({clip}), the last is "
                 f"{self.manifest.path(row)}: take a shorter clip, or --short_videos pad."
             )
         short = f" ({dropped} are shorter than the clip, {clip})" if dropped else ""
-        advice = "Check the files with ssvid.data.preprocess.prepare --scan_only."
+        advice = (
+            f"Check the files with `python -m ssvid.data.prepare --source {self.manifest.root} "
+            "--scan_only`."
+        )
         return (
             f"{TRIES + 1} files in a row gave no clip{short}, the last bad one is {bad[-1].path}: "
             f"{bad[-1].why}. {'' if 'ssvid.' in bad[-1].why else advice}"

@@ -52,14 +52,17 @@ def clip_times(
         times, padded = times.clip(max=stamps[-1]), room < -gap - 1e-6
     if padded and short != "pad":
         span = float(stamps[-1] - stamps[0])
-        why = f"{len(stamps)} frames in {span:.2f} s are too few for the clip ({words(spec)})"
+        clip = describe_frames(spec)
+        why = f"{len(stamps)} frames in {span:.2f} s are too few for the clip ({clip})"
         if short == "error":
             raise UserError(f"{path}: {why}: take a shorter clip, or --short_videos pad or drop.")
         raise ShortVideo(path, why)
     return times, padded
 
 
-def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, max_gap_s: float) -> float:
+def choose_near_position(
+    spec: ClipSpec, stamps: np.ndarray, first: float, u: float, max_gap_s: float
+) -> float:
     """The uniform in [0, 1) that places a clip at most `max_gap_s` seconds from another one.
 
     `first`: the uniform of the other clip. `u`: a uniform that chooses within those limits.
@@ -79,7 +82,7 @@ def near(spec: ClipSpec, stamps: np.ndarray, first: float, u: float, max_gap_s: 
     return low + u * (high - low)
 
 
-def words(spec: ClipSpec) -> str:
+def describe_frames(spec: ClipSpec) -> str:
     """The frames of a clip in words, for error sentences."""
     if spec.whole:
         return f"{spec.frames} frames over the whole video"
@@ -100,7 +103,7 @@ def need_part(spec: ClipSpec, clips: str) -> ClipSpec:
     return spec
 
 
-def positions(n: int) -> Tensor:
+def spread_positions(n: int) -> Tensor:
     """Uniforms (n) that place n clips evenly over a video; one clip lies in the middle."""
     if n < 1:
         raise UserError(f"{n} clips of a video are too few: take 1 or more.")
@@ -113,13 +116,13 @@ def eval_clips(path: str | Path, spec: ClipSpec, n: int = 1, fps: float | None =
     The short side of each frame is resized to `size` and the centre is cropped. `fps`: the rate of
     a folder of pictures. Raises a DecodeError for a damaged file.
     """
-    from ssvid.data.augment import RECIPES, geometry
+    from ssvid.data.augment import RECIPES, crop_frames
     from ssvid.data.decode import read, read_timestamps
 
     table = read_timestamps(path, fps)
-    times = np.concatenate([clip_times(spec, table, float(u))[0] for u in positions(n)])
+    times = np.concatenate([clip_times(spec, table, float(u))[0] for u in spread_positions(n)])
     frames = read(path, times, fps)  # (n T) C H W
-    crops = geometry(frames, RECIPES["none"], spec.size, torch.zeros(0))  # C (n T) s s
+    crops = crop_frames(frames, RECIPES["none"], spec.size, torch.zeros(0))  # C (n T) s s
     return crops.unflatten(1, (n, spec.frames)).transpose(0, 1).contiguous()
 
 

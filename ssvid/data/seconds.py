@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ssvid.data.augment import geometry, recipe
+from ssvid.data.augment import crop_frames, get_recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import (
     NEAR,
@@ -67,13 +67,13 @@ class Seconds(Clips):
         row, spec = self.row[index], self.views.clips[0]
         table = read_timestamps(self.manifest.path(row), self.manifest.rows[row].fps)
         times = clip_from(spec, table, float(self.locations[index][0]))
-        frames = self._frames(row, times, spec.modality)
-        return self._sample(_crop(frames, spec.size)[None], epoch, index)
+        frames = self._read_frames(row, times, spec.modality)
+        return self._make_sample(_crop(frames, spec.size)[None], epoch, index)
 
 
 def _crop(frames: Tensor, size: int) -> Tensor:
     """The centre square of frames `T C H W`, resized: `C T s s`."""
-    return geometry(frames, recipe("none"), size, torch.zeros(0))
+    return crop_frames(frames, get_recipe("none"), size, torch.zeros(0))
 
 
 def seconds_in(times: np.ndarray) -> int:

@@ -58,7 +58,7 @@ class Classify(Objective):
     def forward(self, batch: Batch) -> Loss:
         clips = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
         labels = batch["label"].to(clips.device).repeat_interleave(self.repeat)
-        targets = smooth(labels, self.classes, self.smoothing)
+        targets = make_smooth_targets(labels, self.classes, self.smoothing)
         clips, targets = self.mix(clips, targets, batch, self.repeat)
         logits = self.logits(clips)
         loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
@@ -69,20 +69,25 @@ class Classify(Objective):
     def logits(self, clips: Clip) -> Float[Tensor, "B Q"]:
         return self.head(self.dropout(self.encoder(clips).pooled)).float()
 
-    def compute_rate_factors(self, decay: float, encoder: float = 1.0) -> dict[str, float]:
+    def compute_rate_factors(self, decay: float, encoder_factor: float = 1.0) -> dict[str, float]:
         """Parameter -> factor of its learning rate.
 
         It is 1 for the head, and each layer has `decay` times the factor of the layer above. The
-        factors of the encoder's layers are also multiplied by `encoder`.
+        factors of the encoder's layers are also multiplied by `encoder_factor`.
         """
-        above = {f"encoder.{name}": n for name, n in self.encoder.count_layers_above().items()}
+        layers_above: dict[str, int] = {}  # parameter of the encoder -> layers above it
+        for name, layers in self.encoder.count_layers_above().items():
+            layers_above[f"encoder.{name}"] = layers
         factors = {}
         for name, _ in self.named_parameters():
-            factors[name] = decay ** above.get(name, 0) * (encoder if name in above else 1.0)
+            factor = encoder_factor if name in layers_above else 1.0
+            factors[name] = decay ** layers_above.get(name, 0) * factor
         return factors
 
 
-def smooth(labels: Int[Tensor, " B"], classes: int, smoothing: float) -> Float[Tensor, "B Q"]:
+def make_smooth_targets(
+    labels: Int[Tensor, " B"], classes: int, smoothing: float
+) -> Float[Tensor, "B Q"]:
     """One-hot targets, of which `smoothing` is spread evenly over all classes."""
     floor = torch.full((), smoothing / classes, device=labels.device)
     return F.one_hot(labels, classes) * (1 - smoothing) + floor

@@ -58,7 +58,7 @@ class Extracted(NamedTuple):
     cpu_s: float  # of this call, with its loader processes
 
 
-def refuse(
+def refuse_bad_options(
     out: Path, cache: str, *, batch_size: int, workers: int, clips: int, calibrate_bn: int
 ) -> None:
     """Raise a UserError for flags that no command on features can work with.

@@ -60,14 +60,18 @@ class Mix:
             is_cutmix = u[:, 1] < self.switch
         blend = boxes = u.new_ones(1, 1, 1)
         if self.mixup:
-            blend = beta(u[:, 2], self.mixup)[:, None, None].expand(-1, height, width)
+            blend = compute_beta_quantiles(u[:, 2], self.mixup)[:, None, None].expand(
+                -1, height, width
+            )
         if self.cutmix:
-            boxes = box(beta(u[:, 2], self.cutmix), u[:, 3:], height, width)
+            boxes = make_box_mask(
+                compute_beta_quantiles(u[:, 2], self.cutmix), u[:, 3:], height, width
+            )
         weight = torch.where(is_cutmix[:, None, None], boxes, blend)
         return torch.where((u[:, 0] < self.prob)[:, None, None], weight, 1.0)
 
 
-def box(
+def make_box_mask(
     outside: Float[Tensor, " B"], centre: Float[Tensor, "B 2"], height: int, width: int
 ) -> Float[Tensor, "B H W"]:
     """0 in a box that covers about 1 - outside of the picture, 1 around it.
@@ -83,7 +87,7 @@ def box(
     return (~(inside[0][:, :, None] & inside[1][:, None, :])).double()
 
 
-def beta(u: Float[Tensor, " B"], alpha: float) -> Float[Tensor, " B"]:
+def compute_beta_quantiles(u: Float[Tensor, " B"], alpha: float) -> Float[Tensor, " B"]:
     """Quantiles of Beta(alpha, alpha) for uniforms u.
 
     torch has no such function, and rejection sampling needs an unknown number of draws, so they are

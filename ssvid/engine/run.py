@@ -53,7 +53,7 @@ def run(
 ) -> dict[str, Any]:
     """Train from the newest checkpoint of the folder to the last step.
 
-    The caller holds the folder.
+    The caller holds the folder's lock.
     """
     world, data = trained.world, clips.manifest
     # Only dropout draws from torch's generator. Samples and masks never do.

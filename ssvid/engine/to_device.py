@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ssvid.data.augment import COLOUR_DRAWS, Augment, blur, colour, recipe
+from ssvid.data.augment import COLOUR_DRAWS, Augment, blur, colour, get_recipe
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 
@@ -37,7 +37,7 @@ def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
     if "clips" not in batch:
         return moved
     clips = batch["clips"].to(device, non_blocking=True).float() / 255  # B V C T H W
-    change = recipe(views.augment)
+    change = get_recipe(views.augment)
     if change.colours:
         clips = jitter_colours(batch, clips, change, torch.tensor(views.group_of_clip))
     mean, std = channels(views.mean, clips.device), channels(views.std, clips.device)

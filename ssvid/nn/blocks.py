@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssvid.data.decode import read_timestamps
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import clip_times, words
+from ssvid.data.sampling import clip_times, describe_frames
 from ssvid.encoder import Encoder
 from ssvid.errors import DecodeError, UserError
 from ssvid.nn.convgru import ConvGRU
@@ -64,7 +64,7 @@ def check_length(data: Manifest, views: Views) -> None:
         longest = max(longest, len(table))
     if longest:
         raise UserError(
-            f"{data.root}: all blocks of a clip take {words(spec)}, and the longest of "
+            f"{data.root}: all blocks of a clip take {describe_frames(spec)}, and the longest of "
             f"{min(LOOKED_AT, len(data))} checked videos has {longest}: give fewer "
             "--objective.blocks, or fewer frames or a smaller stride of each."
         )

@@ -1,18 +1,19 @@
-"""Video ids -> one number for each source.
+"""Video ids -> one number for each source, and which rows of a batch may be negatives.
 
-Clips of one source are no negatives of each other, even if they were cut into several files.
+Clips of one source are no negatives of each other, even if they were cut into several files. A
+video that is twice in a batch is no negative of itself.
 """
 
 import hashlib
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ssvid.data.files import name_film
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.nn.queue import Queue
+from ssvid.nn.queue import Queue, gather_all
 
 
 def number_sources(video_ids: list[str], device: torch.device) -> Int[Tensor, " B"]:
@@ -26,6 +27,27 @@ def number_sources(video_ids: list[str], device: torch.device) -> Int[Tensor, " 
 def _hash_name(name: str) -> int:
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def select_first_clips(index: Int[Tensor, " b"]) -> Bool[Tensor, " B"]:
+    """Which rows of the batch of all processes are the first of their video.
+
+    `index`: the rows of the manifest of this process's clips. A batch on the border of two epochs
+    may hold a video twice, and so may one in which a file that cannot be read was replaced.
+    """
+    videos = gather_all(index)
+    is_same = videos[:, None] == videos  # B B
+    rows = torch.arange(len(videos), device=videos.device)
+    return is_same.int().argmax(1) == rows
+
+
+def check_batch(data: Manifest, objective: str, batch_size: int) -> None:
+    """Raise UserError if every batch holds a video twice: the other clips are its negatives."""
+    if batch_size > len(data):
+        raise UserError(
+            f"--batch_size {batch_size} is more than the {len(data)} videos of {data.root}: in "
+            f"{objective} a video would be its own negative. Give --batch_size {len(data)} or less."
+        )
 
 
 def check_negatives(

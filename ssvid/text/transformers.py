@@ -35,8 +35,10 @@ def import_library() -> Any:
 class Pretrained(nn.Module):
     """A net and its tokeniser, from a folder.
 
-    `kind`: the class of the library. `length`: tokens that are read. `empty`: random weights, for a
-    tower whose weights a run has saved. `required`: prefixes of weights that the folder must have.
+    `kind`: the class of the library. `length`: how many tokens of a sentence are read, the special
+    ones included; the tokens after them are cut off. `empty`: build the net with random weights and
+    read none from the folder, because a run has saved the tower's weights and puts them in later.
+    `required`: the folder must have every weight of the net whose name begins with one of these.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Pretrained(nn.Module):
 
 
 def make_projection(width: int, dim: int | None) -> nn.Module:
-    """The linear map behind a net of this width; the identity if `dim` is None."""
+    """The linear map after a net of this width; the identity if `dim` is None."""
     check_positive(dim=dim)
     return nn.Identity() if dim is None else nn.Linear(width, dim)
 
@@ -120,15 +122,18 @@ class Bert(LocalTower):
         self,
         *,
         folder: str,
-        pool: str = "pooled",  # pooled: the net's own, of its first token; mean: of all tokens
-        dim: int | None = None,  # width of a linear map behind the net; null: no map
-        length: int = 32,  # tokens of a sentence that are read
+        # pooled: the output of the net's pooler, which reads the first token; mean: the mean over
+        # all tokens
+        pool: str = "pooled",
+        dim: int | None = None,  # width of a linear map after the net; null: no map
+        length: int = 32,  # tokens of a sentence that are read, the special ones included
         frozen: bool = False,
-        empty: bool = False,
+        empty: bool = False,  # build the net without the folder's weights, which come from a run
     ) -> None:
         super().__init__()
         if pool not in ("pooled", "mean"):
             raise UserError(f"The tower bert has no pool {pool!r}: take pooled or mean.")
+        # The mean over tokens does not use the pooler, so a folder without its weights will do.
         required = ("",) if pool == "pooled" else ("embeddings.", "encoder.")
         self.text = Pretrained("AutoModel", folder, length, empty, required)
         self.averages_tokens, self.frozen = pool == "mean", frozen
@@ -157,9 +162,9 @@ class Clip(LocalTower):
         folder: str,
         # width of one more linear map; null: no map, so the space is that of CLIP's pictures
         dim: int | None = None,
-        length: int = 77,  # tokens of a sentence that are read
+        length: int = 77,  # tokens of a sentence that are read, the special ones included
         frozen: bool = False,
-        empty: bool = False,
+        empty: bool = False,  # build the net without the folder's weights, which come from a run
     ) -> None:
         super().__init__()
         self.text = Pretrained("CLIPTextModelWithProjection", folder, length, empty, ("",))
@@ -169,7 +174,8 @@ class Clip(LocalTower):
         self.project, self.dim = make_projection(width, dim), dim or width
 
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]:
-        # No mask is needed: the padding stands behind the token that is read.
+        # No mask is needed: a token sees only the tokens before it, and the padding comes after the
+        # token that is read.
         with evaluating_if(self.frozen, self.text):
             return self.project(self.text.net(input_ids=tokens).text_embeds)
 

@@ -53,6 +53,8 @@ def weights(
     to: str | None = None,  # the layout to write it in
     out: str | None = None,  # the new file: .safetensors, or any other suffix for a pickle of torch
     trust: bool = False,  # read pickled objects too, which may run code
+    entry: str
+    | None = None,  # the tensors to read, where several entries hold some: target_encoder
 ) -> dict[str, Any]:
     """Print what a checkpoint is; with --to and --out, write it in another layout."""
     if (to is None) != (out is None):
@@ -65,7 +67,7 @@ def weights(
     layout = None if to is None else find_named_layout(to)
     if out is not None and Path(out).exists():
         raise UserError(f"--out {out} exists: name a new file.")
-    source = open_source(Path(file), trust)
+    source = open_source(Path(file), trust, entry)
     description = describe_source(source)
     if layout is not None and out is not None:
         tensors, wrapper = convert(source, layout)
@@ -82,7 +84,7 @@ def find_named_layout(name: str) -> Layout:
     raise UserError(f"There is no layout {name!r}; --to is one of {names}.")
 
 
-def open_source(path: Path, trust: bool) -> Source:
+def open_source(path: Path, trust: bool, entry: str | None = None) -> Source:
     """Read a file and say what it is. The folder of a run stands for its exported encoder.
 
     Raises UserError if the file is in no known layout, or fits its layout only in part.
@@ -96,7 +98,7 @@ def open_source(path: Path, trust: bool) -> Source:
         (path,) = exports
     if path.suffix == ".json":
         path = path.with_suffix(".safetensors")
-    file, card = read_weights(path, trust), read_card(path.with_suffix(".json"))
+    file, card = read_weights(path, trust, entry), read_card(path.with_suffix(".json"))
     if card is not None and {"name", "kwargs"} <= card.keys():
         ours = {f"encoder.{key}": x for key, x in file.tensors.items()}
         net = Net(card["name"], card["kwargs"])

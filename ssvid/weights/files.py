@@ -22,6 +22,7 @@ from ssvid.files import require_file, write_bytes_whole, write_whole
 from ssvid.weights.layout import State
 
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
+MAX_DEPTH = 3  # of an entry in an entry that is looked for
 # Published training code pickles settings and numbers beside its tensors. These cannot run any
 # code.
 SCALAR = np.float64(0).__reduce__()[0]
@@ -53,10 +54,11 @@ class WeightsFile:
         return licence if isinstance(licence, str) else None
 
 
-def read_weights(path: Path, trust: bool = False) -> WeightsFile:
+def read_weights(path: Path, trust: bool = False, entry: str | None = None) -> WeightsFile:
     """Read a .safetensors file or a pickle of torch.save. The content tells which, not the name.
 
-    `trust`: unpickle any object, which may run code. Raises UserError if the file is absent,
+    `trust`: unpickle any object, which may run code. `entry`: the entry whose tensors are read, of
+    those that `list_entries` names; None: the usual ones. Raises UserError if the file is absent,
     damaged, holds no tensors, or holds other objects and is not trusted.
     """
     if path.is_dir():
@@ -70,6 +72,10 @@ def read_weights(path: Path, trust: bool = False) -> WeightsFile:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     if head[8:9] == b"{":
+        if entry is not None:
+            raise UserError(
+                f"{path} is a .safetensors file, which has no entries: leave out --entry."
+            )
         return _read_safetensors(path)
     if head and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         raise UserError(
@@ -77,11 +83,14 @@ def read_weights(path: Path, trust: bool = False) -> WeightsFile:
             "download it again."
         )
     raw = _unpickle(path, trust)
+    if entry is not None:
+        return WeightsFile(path, _select_entry(path, raw, entry), None, {})
     wrapper = _find_wrapper(raw)
     tensors = _select_tensors(raw if wrapper is None else raw[wrapper])
     if not tensors:
         raise UserError(
-            f"{path} holds no weights. A checkpoint maps names to tensors, perhaps under 'model'."
+            f"{path} holds no weights at its top or under "
+            f"{', '.join(map(repr, WRAPPERS))}.{hint_at_entries(path, raw)}"
         )
     other_entries = {
         key: value
@@ -89,6 +98,48 @@ def read_weights(path: Path, trust: bool = False) -> WeightsFile:
         if isinstance(key, str) and key != wrapper and not isinstance(value, Tensor)
     }
     return WeightsFile(path, tensors, wrapper, other_entries)
+
+
+def list_entries(raw: object, prefix: str = "") -> dict[str, State]:
+    """Name of an entry -> its tensors, for the entries of a checkpoint that hold any.
+
+    An entry in an entry has both names, as in `ema.module`.
+    """
+    entries: dict[str, State] = {}
+    for key, value in raw.items() if isinstance(raw, dict) else ():
+        if not isinstance(key, str) or not isinstance(value, dict):
+            continue
+        if tensors := _select_tensors(value):
+            entries[prefix + key] = tensors
+        elif prefix.count(".") < MAX_DEPTH:
+            entries |= list_entries(value, f"{prefix}{key}.")
+    return entries
+
+
+def hint_at_entries(path: Path, raw: object) -> str:
+    """What an error says of the entries that hold tensors; empty if none does.
+
+    Nobody can guess which one is meant: the moving average or the net, the encoder or its target.
+    """
+    entries = list_entries(raw)
+    if not entries:
+        return ""
+    names = " and ".join(f"{name!r} ({len(tensors)})" for name, tensors in entries.items())
+    return (
+        f" There are tensors under {names}: `python -m ssvid.weights {path} --entry "
+        f"{next(iter(entries))}` says what they are, and with --to LAYOUT --out NEW.pth it writes "
+        "them as a file of their own."
+    )
+
+
+def _select_entry(path: Path, raw: object, entry: str) -> State:
+    entries = list_entries(raw)
+    if entry not in entries:
+        raise UserError(
+            f"{path} has no tensors under --entry {entry}: there are some under "
+            f"{', '.join(entries) or 'none'}."
+        )
+    return entries[entry]
 
 
 def _find_wrapper(raw: object) -> str | None:

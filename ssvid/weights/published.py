@@ -13,7 +13,7 @@ from ssvid import registry
 from ssvid.encoder import get_encoder_class
 from ssvid.errors import UserError
 from ssvid.weights import coclr, dpc, huggingface, mae_st, milnce, tan, videomae
-from ssvid.weights.files import WeightsFile
+from ssvid.weights.files import WeightsFile, hint_at_entries
 from ssvid.weights.layout import Layout, Net, State
 
 LAYOUTS = (*videomae.LAYOUTS, *mae_st.LAYOUTS, *huggingface.LAYOUTS, *dpc.LAYOUTS, *coclr.LAYOUTS)
@@ -158,6 +158,7 @@ def unknown_layout_error(file: WeightsFile) -> UserError:
     return UserError(
         f"{file.path} is in no layout that is known here "
         f"({', '.join(map(attrgetter('name'), LAYOUTS))}): its keys begin {first}."
+        f"{hint_at_entries(file.path, file.other_entries)}"
     )
 
 
@@ -241,7 +242,8 @@ def choose_arguments(
 def can_build(name: str, net: Net) -> bool:
     """Whether the registered name makes the encoder of the net.
 
-    A name may belong to a function that makes an encoder of another name: `vit_base` makes `vit`.
+    It does if it is the name of that encoder. It also does if it is a preset, that is a function
+    which fixes some arguments of that encoder: `vit_base` fixes width, depth and heads of `vit`.
     """
     if net.encoder is None:
         return False

@@ -10,7 +10,15 @@ from benchmarks.profiling.speed.dpc import Plain as PlainDPC
 from benchmarks.profiling.speed.dpc import in_blocks
 from benchmarks.profiling.speed.infonce import Plain as PlainInfoNCE
 from benchmarks.profiling.speed.knn import knn
-from benchmarks.profiling.speed.linear import BATCH, CLASSES, DIM, LAYOUTS, alive, leg, products
+from benchmarks.profiling.speed.linear import (
+    BATCH,
+    CLASSES,
+    DIM,
+    LAYOUTS,
+    list_legs,
+    make_leg_step,
+    make_products,
+)
 from benchmarks.profiling.speed.milnce import Plain as PlainS3DG
 from benchmarks.profiling.speed.pairs import Case, compare, saved_bytes
 from ssvid import create_encoder, registry
@@ -98,7 +106,7 @@ def test_the_plain_step_of_s3dg_is_ours():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_floor_has_both_products_of_every_step_and_no_other(layout):
     x = torch.randn(BATCH + 40, DIM)  # an epoch of two batches, the last one small
-    step = leg(x, 2, layout)
+    step = make_leg_step(x, 2, layout)
     with FlopCounterMode(display=False) as counted:
         step(0), step(1)
     row_flops = 2 * DIM * 2 * CLASSES  # of a row and a product: two heads
@@ -106,10 +114,14 @@ def test_the_floor_has_both_products_of_every_step_and_no_other(layout):
 
 
 def test_the_floor_has_the_heads_that_are_alive():
-    assert alive(13, ()) == [(13, 800)] and alive(1, (0.25, 0.5)) == [(1, 200), (1, 200), (1, 400)]
-    assert alive(13, (0.25, 0.5)) == [(13, 200), (7, 200), (4, 400)]
+    assert list_legs(13, ()) == [(13, 800)] and list_legs(1, (0.25, 0.5)) == [
+        (1, 200),
+        (1, 200),
+        (1, 400),
+    ]
+    assert list_legs(13, (0.25, 0.5)) == [(13, 200), (7, 200), (4, 400)]
     with FlopCounterMode(display=False) as counted:
-        run = products(torch.randn(BATCH, DIM), [(2, 3), (1, 2)])
+        run = make_products(torch.randn(BATCH, DIM), [(2, 3), (1, 2)])
         tried = counted.get_total_flops()
         run()
     assert counted.get_total_flops() - tried == 4 * BATCH * DIM * CLASSES * (2 * 3 + 2)

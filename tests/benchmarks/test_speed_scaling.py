@@ -12,9 +12,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.profiling.__main__ import MODULES
+from benchmarks.profiling.__main__ import STUDIES
 from benchmarks.profiling.scaling import anchor, estimates, page, scaled, study, workers
-from benchmarks.profiling.scaling.traffic import Part, Sent, collective, playing, wire
+from benchmarks.profiling.scaling.traffic import (
+    Part,
+    Sent,
+    collective,
+    count_sent_bytes,
+    play_process,
+)
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
 from tests.helpers import facts
@@ -57,7 +63,7 @@ def test_two_real_processes_send_what_was_counted(name: str, two):
     measured = two[name]["traffic"]
     assert pick(measured, 1) == pick(traffic, 1)
     assert pick(measured, 0, "exchange") == pick(traffic, 0, "exchange")
-    assert 1 <= two[name]["sent"] / wire(traffic, 2) < 1.05, (
+    assert 1 <= two[name]["sent"] / count_sent_bytes(traffic, 2) < 1.05, (
         "headers, and the pulse of the processes"
     )
 
@@ -65,7 +71,7 @@ def test_two_real_processes_send_what_was_counted(name: str, two):
 def test_what_each_kind_of_collective_sends():
     sent = {}
     for kind in ("all_reduce", "all_gather", "broadcast", "exchange"):
-        sent[kind] = [wire({kind: Part(1, 1200)}, n) for n in (1, 2, 4)]
+        sent[kind] = [count_sent_bytes({kind: Part(1, 1200)}, n) for n in (1, 2, 4)]
     assert sent["all_reduce"] == [0, 1200, 1800] and sent["broadcast"] == [0, 600, 900]
     assert sent["all_gather"] == sent["exchange"] == [0, 1200, 3600]
     with pytest.raises(NotImplementedError, match=facts("reduce_scatter")):
@@ -75,7 +81,7 @@ def test_what_each_kind_of_collective_sends():
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_a_played_group_shows_bytes_of_one_process(world: int):
     rows, sums = torch.ones(5, 2), torch.ones(7, dtype=torch.float64)
-    with playing(world), Sent(world) as sent:
+    with play_process(world), Sent(world) as sent:
         parts = list(map(torch.empty_like, [rows] * world))
         dist.all_gather(parts, rows)
         dist.all_reduce(sums)
@@ -135,7 +141,7 @@ def test_encoder_and_the_rest_are_the_whole(subject):
 
 def test_every_objective_is_counted_and_anchored():
     names, lines = set(registry.objectives.names()), study.read_lines()
-    assert MODULES["scaling"] is study.main
+    assert STUDIES["scaling"] is study.main
     for part, planned in (("counted", study.SUBJECTS), ("anchor", anchor.ANCHORS)):
         names_counted = [line["name"] for line in lines if line["part"] == part]
         assert names_counted == list(map(attrgetter("name"), planned))

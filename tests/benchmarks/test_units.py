@@ -15,7 +15,7 @@ from benchmarks.features.regions import Regions
 from benchmarks.features.sources import make_sources
 from benchmarks.features.units import KINDS, select_usable_rows
 from ssvid import registry
-from ssvid.data.augment import geometry, recipe
+from ssvid.data.augment import crop_frames, get_recipe
 from ssvid.data.decode import read, read_timestamps
 from ssvid.data.loader import eval_loader
 from ssvid.errors import UserError
@@ -93,9 +93,9 @@ def test_the_middle_of_a_boxes_clip_is_its_time(films):
     index_of_box = next(i for i, box in enumerate(people.locations) if box[0] >= 2)
     path, time_s = films.path(people.row[index_of_box]), people.locations[index_of_box][0]
     clip = next(iter(eval_loader(people, [index_of_box], 1, 0)))["clips"][0, 0]  # C T H W
-    frame = geometry(
+    frame = crop_frames(
         read(path, np.array([read_timestamps(path)[0] + time_s])),
-        recipe("whole"),
+        get_recipe("whole"),
         32,
         torch.zeros(0),
     )

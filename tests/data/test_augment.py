@@ -14,9 +14,9 @@ from ssvid.data.augment import (
     RECIPES,
     Augment,
     colour,
-    crops,
-    geometry,
-    recipe,
+    crop_frames,
+    cut_squares,
+    get_recipe,
 )
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
@@ -36,10 +36,10 @@ def noise(*shape: int) -> torch.Tensor:
 def test_every_recipe_gives_a_clip_and_cuts_all_frames_alike(name, height, width):
     frames = noise(1, 3, height, width).expand(5, -1, -1, -1).contiguous()
     for i in range(8):
-        clip = geometry(frames, RECIPES[name], 32, draws(i))
+        clip = crop_frames(frames, RECIPES[name], 32, draws(i))
         assert clip.shape == (3, 5, 32, 32) and clip.dtype == torch.uint8 and clip.is_contiguous()
         assert (clip == clip[:, :1]).all()
-        assert torch.equal(clip, geometry(frames, RECIPES[name], 32, draws(i)))
+        assert torch.equal(clip, crop_frames(frames, RECIPES[name], 32, draws(i)))
 
 
 def test_multiscale_is_videomaes():
@@ -65,7 +65,7 @@ def test_multiscale_is_videomaes():
 
 def test_resize_is_pillows_bilinear():
     frames = noise(2, 3, 60, 80)
-    clip = geometry(frames, Augment(crop="random", short=1.0), 32, torch.zeros(GEOMETRY_DRAWS))
+    clip = crop_frames(frames, Augment(crop="random", short=1.0), 32, torch.zeros(GEOMETRY_DRAWS))
     for t in range(2):
         cut = Image.fromarray(frames[t].permute(1, 2, 0).numpy()[:60, :60])
         want = torch.from_numpy(np.array(cut.resize((32, 32), Image.BILINEAR)))
@@ -92,16 +92,16 @@ def test_resized_gives_up_on_the_centre():
 
 def test_flip_happens_at_its_rate_and_mirrors():
     frames = noise(1, 3, 32, 32)
-    plain, how = geometry(frames, RECIPES["none"], 32, torch.zeros(0)), Augment(flip=0.5)
+    plain, how = crop_frames(frames, RECIPES["none"], 32, torch.zeros(0)), Augment(flip=0.5)
     flipped = [
-        bool((geometry(frames, how, 32, draws(i)) == plain.flip(-1)).all()) for i in range(200)
+        bool((crop_frames(frames, how, 32, draws(i)) == plain.flip(-1)).all()) for i in range(200)
     ]
     assert 70 < sum(flipped) < 130
 
 
 def test_unknown_recipe_names_the_near_ones():
     with pytest.raises(UserError, match=facts("multiscale")):
-        recipe("multi_scale")
+        get_recipe("multi_scale")
 
 
 def one_by_one(clips, how, u):
@@ -145,11 +145,11 @@ def test_colour_leaves_clips_alone_where_nothing_is_asked():
 
 def test_three_crops_lie_along_the_long_side():
     frames = torch.arange(48, dtype=torch.uint8).expand(2, 3, 16, 48)
-    left, middle, right = crops(frames, 16, 3)
+    left, middle, right = cut_squares(frames, 16, 3)
     assert left[0, 0, 0].tolist() == list(range(16)) and right[0, 0, 0].tolist() == list(
         range(32, 48)
     )
-    assert torch.equal(middle, geometry(frames, recipe("none"), 16, torch.zeros(0)))
-    assert torch.equal(crops(frames, 16, 1)[0], middle)
-    tall = crops(frames.transpose(2, 3), 16, 2)
+    assert torch.equal(middle, crop_frames(frames, get_recipe("none"), 16, torch.zeros(0)))
+    assert torch.equal(cut_squares(frames, 16, 1)[0], middle)
+    tall = cut_squares(frames.transpose(2, 3), 16, 2)
     assert torch.equal(tall[1], right.transpose(2, 3))

@@ -202,7 +202,7 @@ def test_coclr_takes_one_moment_twice_for_half_of_the_videos(small_set):
     clips = Clips(manifest(small_set), views(SPEC, SPEC, augment="coclr"), seed=1)
     same, drawn = [], []
     for epoch, row in product(range(100), range(6)):
-        (_, first), (_, second) = clips._starts(epoch, row, np.arange(40) / 25)
+        (_, first), (_, second) = clips._choose_positions(epoch, row, np.arange(40) / 25)
         same.append(first == second)
         drawn.append(float(uniform(1, "alike", epoch, row, 1)) < 0.5)
     assert same == drawn and 0.4 < sum(same) / len(same) < 0.6

@@ -5,10 +5,19 @@ import pytest
 
 from ssvid.cli import command
 from ssvid.data.narration import readers, subtitles
-from ssvid.data.narration.convert import narrations
+from ssvid.data.narration.convert import convert_narrations
 from ssvid.data.narration.readers import read
 from ssvid.data.narration.skipped import LeftOut
-from ssvid.data.narration.spoken_rows import BACKWARDS, EMPTY, NAMELESS, NEGATIVE, OUTSIDE, UNTIMED
+from ssvid.data.narration.spoken_rows import (
+    BACKWARDS,
+    EMPTY,
+    NAMELESS,
+    NEGATIVE,
+    NO_END,
+    NO_START,
+    OUTSIDE,
+    UNREADABLE,
+)
 from ssvid.errors import UserError
 from tests.helpers import facts, for_each, tells
 
@@ -156,22 +165,6 @@ def test_json_of_many_videos_and_of_one(tmp_path):
     )
 
 
-def test_csv_of_one_video_of_many_and_of_single_seconds(tmp_path):
-    assert read(put(tmp_path / "v.csv", ',start,end,text\n0,5,6,"two, too"\n1,1.5,2,one\n')) == {
-        "v": [(1.5, 2.0, "one"), (5.0, 6.0, "two, too")]
-    }
-    assert read(
-        put(tmp_path / "v.csv", "end;start;task;text;video_id\n6;5;1;two;b\n2;1;1;x;a\n")
-    ) == {
-        "b": [(5.0, 6.0, "two")],
-        "a": [(1.0, 2.0, "x")],
-    }
-    seconds = "vid,timestamp,text\nb,284,knead it\nb,2,start\nb,-1,x\nb,,y\n"
-    spoken, counts = reasons(put(tmp_path / "htm_aa.csv", seconds))
-    assert spoken == {"b": [(0.0, 2 + 3.2, "start"), (284 - 3.2, 284 + 3.2, "knead it")]}
-    assert counts == {NEGATIVE: 1, UNTIMED: 1}
-
-
 def test_a_plain_list_has_the_times_of_the_whole_video(tmp_path):
     path = put(tmp_path / "v.txt", "cut it\n\n boil  it \n")
     assert read(path, length={"v": 30.0}.get) == {
@@ -222,11 +215,12 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path, capsys):
     path = put(tmp_path / "t.json", json.dumps({"v": {"text": text, "start": start, "end": end}}))
     spoken, counts = reasons(path, length=lambda video: 10.0)
     assert [text for *_, text in spoken["v"]] == ["fine", "overlaps", "half outside"]
-    assert counts == {UNTIMED: 4, EMPTY: 2, BACKWARDS: 2, NEGATIVE: 1, OUTSIDE: 1}
+    times = {NO_END: 2, NO_START: 1, UNREADABLE: 1}
+    assert counts == {**times, EMPTY: 2, BACKWARDS: 2, NEGATIVE: 1, OUTSIDE: 1}
     assert capsys.readouterr().err == ""
     assert len(read(path)["v"]) == 4  # the length is not known
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and tells(error, str(path), "9", f"4 x {UNTIMED}", f"2 x {EMPTY}")
+    assert error.count("\n") == 1 and tells(error, str(path), "9", f"2 x {NO_END}", f"2 x {EMPTY}")
     assert tells(error, EMPTY, "v", "3")
 
 
@@ -236,7 +230,8 @@ def test_bad_times_of_subtitles(tmp_path):
     text += "00:01.000 --> 00:02.000\ngood"
     spoken, counts = reasons(put(tmp_path / "a.vtt", text))
     assert spoken == {"a": [(1.0, 2.0, "good")]} and counts == {
-        UNTIMED: 2,
+        UNREADABLE: 1,
+        NO_END: 1,
         BACKWARDS: 1,
         NEGATIVE: 1,
         EMPTY: 1,
@@ -305,7 +300,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, name, data, words):
 
 
 def run(argv, capsys):
-    command(narrations, argv=argv)
+    command(convert_narrations, argv=argv)
     out, error = capsys.readouterr()
     return json.loads(out.splitlines()[-1]), error
 
@@ -372,7 +367,7 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
         (["--durations", str(source)], (str(source),)),
     ]:
         with pytest.raises(SystemExit):
-            command(narrations, argv=[*argv, *wrong])
+            command(convert_narrations, argv=[*argv, *wrong])
         assert tells(capsys.readouterr().err, *words)
 
 

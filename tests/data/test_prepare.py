@@ -62,6 +62,15 @@ def test_scan_only_writes_no_video(source, tmp_path):
     ]
 
 
+def test_a_scan_needs_no_folder(source, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    result = prepare(str(source), scan_only=True, workers=1)
+    assert (result["good"], result["bad"], result["out"]) == (2, 1, None)
+    assert sorted(tmp_path.rglob("*")) == before and tells(capsys.readouterr().err, "bad.mp4")
+    with pytest.raises(UserError, match=facts("--out", "--scan_only")):
+        prepare(str(source))
+
+
 def test_a_csv_comes_along(source, tmp_path):
     (source / "list.csv").write_text("path,label\na/one.mkv,x\ntwo.mp4,y\n")
     result = prepare(str(source / "list.csv"), str(tmp_path / "out"), workers=1)

@@ -11,12 +11,12 @@ from ssvid.data import decode
 from ssvid.data.decode import read, read_timestamps
 from ssvid.data.sampling import (
     ShortVideo,
+    choose_near_position,
     clip_from,
     clip_times,
     eval_clips,
-    near,
     need_part,
-    positions,
+    spread_positions,
 )
 from ssvid.errors import UserError
 from ssvid.shapes import ClipSpec
@@ -75,13 +75,18 @@ def test_the_last_frame_is_shown_for_a_while():
 
 
 def test_eval_clips_cover_the_video_evenly(long_gop):
-    assert positions(1).tolist() == [0.5] and positions(4).tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert spread_positions(1).tolist() == [0.5] and spread_positions(4).tolist() == [
+        0.125,
+        0.375,
+        0.625,
+        0.875,
+    ]
     clips = eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), 3)
     for n in (0, -1):
         with pytest.raises(UserError, match=rf"^{n} "):
             eval_clips(long_gop, ClipSpec(frames=4, stride=5, size=48), n)
     assert clips.shape == (3, 3, 4, 48, 48) and clips.dtype == torch.uint8 and clips.is_contiguous()
-    starts = (positions(3) * 285).int().tolist()
+    starts = (spread_positions(3) * 285).int().tolist()
     for clip, start in zip(clips, starts, strict=True):
         index = np.arange(start, start + 20, 5)
         frames = read(long_gop, index / 25)
@@ -94,7 +99,7 @@ def test_a_second_clip_begins_near_the_first(spec):
     stamps = np.arange(100) / 10
 
     def apart(first: float, u: float, max_gap_s: float) -> float:
-        places = first, near(spec, stamps, first, u, max_gap_s)
+        places = first, choose_near_position(spec, stamps, first, u, max_gap_s)
         begins = [clip_times(spec, stamps, u_start)[0][0] for u_start in places]
         return abs(begins[1] - begins[0])
 
@@ -104,7 +109,7 @@ def test_a_second_clip_begins_near_the_first(spec):
     # Starts are whole frames, a tenth of a second apart.
     assert max(half) <= 0.5 + 0.1 and max(half) > 0.4
     assert max(apart(first, u, 100.0) for first, u in DRAWS) > 8.5, "anywhere in the video"
-    assert near(spec, stamps[:1], 0.7, 0.2, 1.0) == 0.7, (
+    assert choose_near_position(spec, stamps[:1], 0.7, 0.2, 1.0) == 0.7, (
         "a video no longer than the clip has one place"
     )
 
@@ -129,7 +134,7 @@ def test_a_whole_clip_by_hand():
         [0.1, 0.4, 0.02, 0.3, 0.1, 1.5, 0.1, 0.2, 0.1, 0.1, 0.7, 0.1]
     )  # of frames, not of time
     assert taken(4, twelve, 0.5) == [1, 4, 7, 10]  # evaluation: the middle of each part
-    for first, u in enumerate(positions(3).tolist()):
+    for first, u in enumerate(spread_positions(3).tolist()):
         assert taken(4, twelve, u) == list(range(first, 12, 3))
     assert taken(12, twelve, 0.999) == list(range(12)) and taken(1, twelve, 0.5) == [6]
     assert taken(5, twelve, 0.0) == [0, 2, 4, 7, 9]
@@ -161,7 +166,7 @@ def test_one_share_moves_all_frames_alike(frames, part, u, clips):
     assert set(moved) == {int(u * part)}
     several = np.arange(frames * part * clips) / 25
     indices = []
-    for share in positions(clips).tolist():
+    for share in spread_positions(clips).tolist():
         indices += taken(frames, several, share)
     assert len(set(indices)) == frames * clips, "n clips interleave"
     # Evenly, except for the rounding of a share.
@@ -184,14 +189,16 @@ def test_a_second_whole_clip_begins_near_the_first():
 
     apart = []
     for first, u in DRAWS:
-        apart.append(abs(begins(near(whole(4), table, first, u, 1.0)) - begins(first)))
-        assert near(whole(4), table, first, u, 0.0) == first
+        apart.append(
+            abs(begins(choose_near_position(whole(4), table, first, u, 1.0)) - begins(first))
+        )
+        assert choose_near_position(whole(4), table, first, u, 0.0) == first
     assert max(apart) <= 1.0 + 0.1 and max(apart) > 0.8
     assert (
-        near(whole(4), table, 0.5, 0.0, 100.0) == 0
-        and near(whole(4), table, 0.5, 0.5, 100.0) == 0.5
+        choose_near_position(whole(4), table, 0.5, 0.0, 100.0) == 0
+        and choose_near_position(whole(4), table, 0.5, 0.5, 100.0) == 0.5
     )
-    assert near(whole(4), table[:1], 0.7, 0.2, 1.0) == 0.7
+    assert choose_near_position(whole(4), table[:1], 0.7, 0.2, 1.0) == 0.7
 
 
 def test_what_lies_at_a_moment_is_no_whole_clip():

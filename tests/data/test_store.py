@@ -64,7 +64,7 @@ def test_folders_of_frames_and_flow(tmp_path: Path):
 
 def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path / "a.mp4", [i / 10 for i in range(300)], g=250, bf=3)
-    cut, passes = seconds.geometry, seconds.decode_frames
+    cut, passes = seconds.crop_frames, seconds.decode_frames
     shown: list[int] = []
     live: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     most, opened = 0, 0
@@ -82,7 +82,7 @@ def test_each_frame_is_read_once_and_few_are_held(tmp_path: Path, monkeypatch: p
         opened += 1
         return passes(*arguments)
 
-    monkeypatch.setattr(seconds, "geometry", cutting)
+    monkeypatch.setattr(seconds, "crop_frames", cutting)
     monkeypatch.setattr(seconds, "decode_frames", opening)
     for _ in in_order(folder(str(tmp_path), labels=False), 0, SPECS[0]):
         pass
@@ -98,7 +98,7 @@ def test_where_jumping_over_frames_fails_all_are_read(
     data, whole, cut, shown = (
         folder(str(tmp_path), labels=False),
         seconds.decode_frames,
-        seconds.geometry,
+        seconds.crop_frames,
         [],
     )
 
@@ -114,7 +114,7 @@ def test_where_jumping_over_frames_fails_all_are_read(
 
     monkeypatch.setattr(seconds, "decode_frames", failing)
     same(data, SPECS[2])
-    monkeypatch.setattr(seconds, "geometry", cutting)
+    monkeypatch.setattr(seconds, "crop_frames", cutting)
     list(in_order(data, 0, SPECS[2]))
     assert shown == [
         0,

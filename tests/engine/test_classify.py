@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from ssvid.data.clips import Clips
 from ssvid.data.datasets.folder import folder
 from ssvid.engine import optim
-from ssvid.engine.classify import Classify, smooth
+from ssvid.engine.classify import Classify, make_smooth_targets
 from ssvid.engine.distributed import World
-from ssvid.engine.mix import DRAWS, Mix, beta, box
+from ssvid.engine.mix import DRAWS, Mix, compute_beta_quantiles, make_box_mask
 from ssvid.engine.score import run_test
 from ssvid.errors import UserError
 from ssvid.hub import create_encoder
@@ -51,17 +51,21 @@ def test_smoothed_labels_are_torchs(smoothing: float):
     assert logits.std() > 0.1, "else every smoothing gives the same loss"
     expected = F.cross_entropy(logits, batch["label"], label_smoothing=smoothing)
     torch.testing.assert_close(net(batch).total, expected)
-    torch.testing.assert_close(smooth(batch["label"], 3, smoothing).sum(1), torch.ones(6))
+    torch.testing.assert_close(
+        make_smooth_targets(batch["label"], 3, smoothing).sum(1), torch.ones(6)
+    )
 
 
 def test_beta_is_the_distribution_it_says():
     u = torch.linspace(0, 1, 101, dtype=torch.float64)
-    torch.testing.assert_close(beta(u, 1.0), u)  # uniform
+    torch.testing.assert_close(compute_beta_quantiles(u, 1.0), u)  # uniform
     torch.testing.assert_close(
-        beta(u, 0.5), torch.sin(math.pi * u / 2) ** 2, atol=1e-6, rtol=0
+        compute_beta_quantiles(u, 0.5), torch.sin(math.pi * u / 2) ** 2, atol=1e-6, rtol=0
     )  # arcsine
-    torch.testing.assert_close(beta(u, 2.0), beta(u, 2.0).sort().values)
-    x = beta(u, 2.0)
+    torch.testing.assert_close(
+        compute_beta_quantiles(u, 2.0), compute_beta_quantiles(u, 2.0).sort().values
+    )
+    x = compute_beta_quantiles(u, 2.0)
     torch.testing.assert_close(
         3 * x**2 - 2 * x**3, u, atol=1e-4, rtol=0
     )  # its own distribution function
@@ -72,9 +76,9 @@ def test_mixup_by_hand():
     mirror each other.
     """
     batch = batch_of(4)
-    clips, targets = batch["clips"][:, 0], smooth(batch["label"], 3, 0.1)
+    clips, targets = batch["clips"][:, 0], make_smooth_targets(batch["label"], 3, 0.1)
     mixed, soft = Mix(0.8, 0.0, 1.0, 0.5)(clips, targets, batch)
-    share = beta(draw(batch, "mix", DRAWS)[:, 2], 0.8).float()
+    share = compute_beta_quantiles(draw(batch, "mix", DRAWS)[:, 2], 0.8).float()
     assert len(share.unique()) == 4
     for i in range(4):
         torch.testing.assert_close(mixed[i], share[i] * clips[i] + (1 - share[i]) * clips[3 - i])
@@ -105,9 +109,9 @@ def test_cutmix_pastes_what_the_target_says():
 
 
 def test_a_box_has_the_area_asked_for_where_it_fits():
-    own = box(torch.tensor([0.75]), torch.tensor([[0.5, 0.5]]), 16, 32)
+    own = make_box_mask(torch.tensor([0.75]), torch.tensor([[0.5, 0.5]]), 16, 32)
     assert own.mean() == 0.75 and own[0, 8, 16] == 0 and own[0, 0, 0] == 1
-    cut = box(torch.tensor([0.75]), torch.tensor([[0.0, 0.0]]), 16, 32)
+    cut = make_box_mask(torch.tensor([0.75]), torch.tensor([[0.0, 0.0]]), 16, 32)
     assert cut.mean() == 1 - 0.25 / 4  # a quarter of it is inside
 
 

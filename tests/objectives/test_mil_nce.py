@@ -35,7 +35,7 @@ def build(denominator: str = "double", **kwargs: object) -> MilNCE:
 
 def batch(clips: int) -> Batch:
     pixels = torch.rand(clips, 1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(7))
-    return {"clips": pixels, "sentences": bags(clips)}
+    return {"clips": pixels, "sentences": bags(clips), "index": torch.arange(clips)}
 
 
 def plain_loss(video: torch.Tensor, texts: torch.Tensor, twice: bool) -> float:
@@ -90,6 +90,16 @@ def test_forward_is_the_loss_of_head_and_tower():
     )
 
 
+def test_a_video_that_is_twice_in_a_batch_is_no_negative_of_itself():
+    objective = build().eval()
+    repeated = {**batch(4), "index": torch.tensor([5, 8, 5, 9])}
+    first = [0, 1, 3]
+    distinct = {**batch(4), "clips": batch(4)["clips"][first], "index": torch.arange(3)}
+    distinct["sentences"] = [bags(4)[i] for i in first]
+    with torch.no_grad():
+        torch.testing.assert_close(objective(repeated).total, objective(distinct).total)
+
+
 def test_it_asks_for_clips_with_their_bags():
     views = build().views
     assert views.text == Bag(sentences=3) and views.mean == (0, 0, 0) and views.std == (1, 1, 1)
@@ -98,7 +108,7 @@ def test_it_asks_for_clips_with_their_bags():
     vit = create_encoder("vit", dim=24, depth=1, heads=2, patch=8, frames=4, size=16, stride=1)
     objective = MilNCE(vit, dim=8, options=OPTIONS)
     clips = torch.randn(2, 1, 3, 4, 16, 16)
-    assert objective({"clips": clips, "sentences": bags(2)}).total.isfinite()
+    assert objective({**batch(2), "clips": clips}).total.isfinite()
 
 
 def test_bags_that_are_uneven_or_empty_are_refused():
@@ -122,6 +132,8 @@ def test_data_that_it_cannot_learn_from():
     objective.check_data(narrated, objective.views, 2)
     with pytest.raises(UserError, match=facts("--batch_size", "1", "mil_nce")):
         objective.check_data(narrated, objective.views, 1)
+    with pytest.raises(UserError, match=facts("--batch_size", "4", "3")):
+        objective.check_data(narrated, objective.views, 4)
 
 
 def test_arguments_that_do_not_go_together():

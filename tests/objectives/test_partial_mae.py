@@ -114,7 +114,7 @@ def test_what_is_seen_and_what_is_predicted(drop: float, share: float, mask: str
     if int(part * n) == 0:
         return
     objective = build(drop_ratio=drop, predict_ratio=part, mask=mask)
-    visible, hidden = objective.masks(
+    visible, hidden = objective.draw_masks(
         batch(objective, seed=seed), objective.encoder.grid(4, 32, 32)
     )
     assert visible is not None and hidden is not None
@@ -138,7 +138,7 @@ def test_the_part_is_drawn_anew_from_all_that_was_dropped(mask: str):
     for seed in range(40):
         given, grid = batch(objective, seed=seed), objective.encoder.grid(4, 32, 32)
         _, dropped = objective.mask(given, grid)
-        _, hidden = objective.masks(given, grid)
+        _, hidden = objective.draw_masks(given, grid)
         assert hidden is not None
         taken += (dropped[:, :, None] == hidden[:, None]).any(2).float().sum(0)
     assert 20 <= int(taken.min()) and int(taken.max()) <= 60, "40 of 80 are to be expected"
@@ -149,7 +149,7 @@ def test_shares_are_those_that_are_written():
     torch.manual_seed(0)
     wide = create_encoder("vit", **{**KWARGS, "size": 80, "frames": 2})  # 1 x 10 x 10
     objective = PartialMAE(wide, drop_ratio=0.5, predict_ratio=0.29, **SMALL)
-    _, hidden = objective.masks(batch(objective), wide.grid(2, 80, 80))
+    _, hidden = objective.draw_masks(batch(objective), wide.grid(2, 80, 80))
     assert hidden is not None and hidden.shape == (2, 29)
 
 
@@ -165,7 +165,7 @@ def pixels_of(index: torch.Tensor) -> torch.Tensor:
 def test_dropped_pixels_reach_nothing_but_their_own_target(mask: str):
     objective = build(mask=mask, task="classification", classes=3)
     given = batch(objective)
-    visible, hidden = objective.masks(given, objective.encoder.grid(4, 32, 32))
+    visible, hidden = objective.draw_masks(given, objective.encoder.grid(4, 32, 32))
     assert visible is not None and hidden is not None
     whole = objective(given)
     never = ~(pixels_of(visible) | pixels_of(hidden))  # neither seen nor predicted
@@ -206,7 +206,7 @@ def test_clip_and_sentence_by_hand():
     objective = build(task="video_text", temperature=0.5, predict_ratio=0.0, **WORDS).eval()
     given = batch_for(objective, clips=3)
     assert [len(bag) for bag in given["sentences"]] == [1, 1, 1]
-    visible, _ = objective.masks(given, objective.encoder.grid(4, 32, 32))
+    visible, _ = objective.draw_masks(given, objective.encoder.grid(4, 32, 32))
     video = F.normalize(
         objective.task.head(objective.encoder(given["clips"][:, 0], visible).pooled), dim=-1
     )
@@ -214,6 +214,12 @@ def test_clip_and_sentence_by_hand():
     x = (video @ texts.T / 0.5).double()
     by_hand = -(x.log_softmax(1).diag() + x.log_softmax(0).diag()).mean() / 2
     torch.testing.assert_close(objective(given).total.double(), by_hand, rtol=1e-5, atol=0)
+    # A video that is twice in the batch is no negative of itself.
+    x = x[:2, :2]
+    by_hand = -(x.log_softmax(1).diag() + x.log_softmax(0).diag()).mean() / 2
+    pooled = objective.encoder(given["clips"][:, 0], visible).pooled
+    loss, _ = objective.task(pooled, {**given, "index": torch.tensor([4, 2, 4])})
+    torch.testing.assert_close(loss.double(), by_hand, rtol=1e-5, atol=0)
     joint = objective.joint_space()
     assert joint is not None and joint.cosine and build().joint_space() is None
 
@@ -250,6 +256,9 @@ def test_data_that_it_cannot_learn_from():
     with pytest.raises(UserError, match=facts("1", "4", "2.mp4")):
         objective.check_data(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
     build().check_data(Manifest(tuple(rows), Path("clips"), ("0", "1")), objective.views, 2)
+    sentences = build(task="video_text", predict_ratio=0.0, **WORDS)
+    with pytest.raises(UserError, match=facts("--batch_size", "5", "4")):
+        sentences.check_data(Manifest(tuple(rows), Path("clips")), sentences.views, 5)
 
 
 @for_each(
@@ -292,7 +301,7 @@ def test_the_picture_has_four_rows_and_gray_where_nothing_is_known():
     picture = objective.visualize(given)["reconstruction"]
     assert picture.shape == (3, 4 * 32, 4 * 32)
     true, seen, predicted, wrong = picture.float().unflatten(1, (4, 32)).unbind(1)  # 3 H (T W)
-    visible, hidden = objective.masks(given, objective.encoder.grid(4, 32, 32))
+    visible, hidden = objective.draw_masks(given, objective.encoder.grid(4, 32, 32))
     assert visible is not None and hidden is not None
 
     def strip(index: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@ and centre.
 """
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from objectives.two_view.objective import METHODS, TwoView
 from ssvid import create_encoder
+from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.shapes import Batch
+from ssvid.shapes import Batch, Row
 from tests.helpers import facts, for_each
 from tests.objectives.test_contract import LOSSES, batch_for
 
@@ -125,7 +127,7 @@ def test_the_loss_is_the_papers(name: str):
         net.loss.loss.center.copy_(torch.linspace(-1, 1, 12, dtype=torch.float64)[None, None])
     a, b, s, t = torch.randn(4, 6, 12 if name == "dino" else 8, dtype=torch.float64)
     a.requires_grad_()
-    got, want = net.loss((a, b), (s, t)), FORMULAS[name](a, b, s, t, net)
+    got, want = net.loss((a, b), (s, t), torch.arange(6)), FORMULAS[name](a, b, s, t, net)
     torch.testing.assert_close(
         got, want, rtol=1e-5, atol=1e-9
     )  # lightly keeps dino's 0.04 in float32
@@ -133,10 +135,37 @@ def test_the_loss_is_the_papers(name: str):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-9)
 
 
+@for_each("name", ["ntxent", "dcl"])
+def test_a_video_that_is_twice_in_a_batch_is_no_negative_of_itself(name: str):
+    a, b = torch.randn(2, 4, 8, requires_grad=True)
+    compare = build(name).loss
+    loss = compare((a, b), (b, a), torch.tensor([5, 8, 5, 9]))
+    first = torch.tensor([0, 1, 3])
+    distinct = (a[first], b[first])
+    torch.testing.assert_close(loss, compare(distinct, distinct, torch.arange(3)))
+    alone = compare((a, b), (b, a), torch.tensor([5, 5, 5, 5]))
+    (gradient,) = torch.autograd.grad(alone, a)
+    assert alone == 0 and not gradient.any()
+
+
+def test_a_batch_of_more_clips_than_videos_needs_a_loss_without_negatives(name: str):
+    data = Manifest(tuple(Row(f"{i}.mp4", video_id=str(i)) for i in range(3)), Path("clips"))
+    net = build(name)
+    if name in ("ntxent", "dcl"):
+        net.check_data(data, net.views, 3)
+        with pytest.raises(UserError, match=facts("--batch_size", "4", "3", name)):
+            net.check_data(data, net.views, 4)
+    elif name == "moco":
+        with pytest.raises(UserError, match=facts("--objective.queue", "3")):
+            net.check_data(data, net.views, 4)
+    else:
+        net.check_data(data, net.views, 4)
+
+
 def test_no_gradient_reaches_what_simsiam_aims_at():
     a, b, s, t = torch.randn(4, 6, 8, requires_grad=True)
     assert torch.autograd.grad(
-        build("simsiam").loss((a, b), (s, t)), (s, t), allow_unused=True
+        build("simsiam").loss((a, b), (s, t), torch.arange(6)), (s, t), allow_unused=True
     ) == (None, None)
 
 

@@ -181,6 +181,23 @@ def test_files_that_are_no_checkpoint(file: Path, tmp_path: Path):
         create_encoder("vit", weights=tmp_path / "absent.pth")
 
 
+def test_entries_that_hold_tensors_are_named_and_can_be_chosen(file: Path, tmp_path: Path):
+    other = {"encoder.norm.weight": torch.zeros(3)}
+    for content, chosen in (
+        ({"model_ema": videomae()}, "model_ema"),
+        ({"ema": {"module": videomae()}, "optimizer": {"state": {0: other}}}, "ema.module"),
+        ({"target_encoder": videomae(), "encoder": other, "step": torch.tensor(3)}, "encoder"),
+        ({"encoder": videomae(), "target_encoder": other, "opt": {}}, "target_encoder"),
+    ):
+        torch.save(content, file)
+        check_refusal(file, "videomae.pth", chosen, "--entry", "--to", "--out")
+    out = tmp_path / "chosen.pth"
+    weights(str(file), entry="encoder", to="videomae", out=str(out))
+    assert load_encoder(out).dim == 64
+    with refusal("encoder", "target_encoder", "--entry", "model"):
+        weights(str(file), entry="model")
+
+
 def test_an_unknown_layout_names_the_known_and_its_keys(file: Path):
     torch.save({"a.weight": torch.zeros(3), "b.weight": torch.zeros(3)}, file)
     for load in (

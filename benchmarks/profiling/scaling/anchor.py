@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.profiling.scaling.scaled import Subject, build_batch, count_traffic
-from benchmarks.profiling.scaling.traffic import WARMED, Sent, wire
+from benchmarks.profiling.scaling.traffic import WARMED, Sent, count_sent_bytes
 from ssvid.engine import optim
 from ssvid.engine.distributed import gather, join
 from ssvid.engine.features import cpu_seconds
@@ -66,7 +66,7 @@ def compare_sides() -> Iterator[dict[str, Any]]:
         paired = [lines[i] for lines in rounds["two"]]
         cpu_alone, cpu_paired = column(alone, "cpu"), column(paired, "cpu")
         traffic = count_traffic(subject, 2, half=False)
-        expected, measured = wire(traffic, 2), statistics.median(column(paired, "sent"))
+        expected, measured = count_sent_bytes(traffic, 2), statistics.median(column(paired, "sent"))
         ratios = [b / a for a, b in zip(cpu_alone, cpu_paired, strict=True)]
         yield {
             "part": "anchor",

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from benchmarks.profiling.scaling.scaled import merge_traffic
-from benchmarks.profiling.scaling.traffic import Part, Traffic, wire
+from benchmarks.profiling.scaling.traffic import Part, Traffic, count_sent_bytes
 
 ROOM, SPEED, WITHIN, BEYOND, MESSAGE = 80e9, 150e12, 200e9, 25e9, 50e-6
 NODE = 8  # GPUs
@@ -28,7 +28,7 @@ def traffic_of(line: Line) -> dict[str, Traffic]:
 
 def bytes_sent(line: Line, world: int) -> float:
     """Bytes that a process sends in a step."""
-    return wire(merge_traffic(list(traffic_of(line).values())), world)
+    return count_sent_bytes(merge_traffic(list(traffic_of(line).values())), world)
 
 
 def bytes_at_rest(line: Line) -> int:

@@ -26,7 +26,7 @@ from benchmarks.profiling.scaling.estimates import (
     total_memory,
     traffic_of,
 )
-from benchmarks.profiling.scaling.traffic import Part, wire
+from benchmarks.profiling.scaling.traffic import Part, count_sent_bytes
 from benchmarks.reports.figure_style import COLOURS, INK, in_house_style
 from ssvid.errors import UserError
 
@@ -147,7 +147,7 @@ def batch_table(lines: Sequence[Line]) -> str:
         steps = map("{:,.1f}".format, videos / 32 / worlds)
         rows.append([f"steps an epoch, {name} ({videos:,})", *steps])
     files = map("{:,}".format, 200 * worlds)
-    sent = [f"{wire(traffic, world) / loop['steps']:,.0f}" for world in WORLDS]
+    sent = [f"{count_sent_bytes(traffic, world) / loop['steps']:,.0f}" for world in WORLDS]
     rows.append(["files opened a second, 200 clips/s a GPU", *files])
     rows.append(["the loop's own bytes sent a step", *sent])
     return write_table(["", *heads_of_worlds("{} GPUs")], rows)

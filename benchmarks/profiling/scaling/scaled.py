@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.profiling.scaling.traffic import Part, Sent, Traffic, playing, synchronising
+from benchmarks.profiling.scaling.traffic import Part, Sent, Traffic, play_process, synchronising
 from benchmarks.profiling.speed.counted import fake_copy
 from benchmarks.profiling.speed.pairs import saved_bytes
 from ssvid import create_encoder, registry
@@ -211,7 +211,7 @@ def count_head(subject: Subject, world: int, half: bool = True) -> Head:
         mode: contextlib.AbstractContextManager[Objective] = contextlib.nullcontext(real)
     else:
         mode = fake_copy(real)
-    with playing(world), mode as objective:
+    with play_process(world), mode as objective:
         calls = replace_encoders(objective, dtype)
         if world > 1 and subject.sync_bn:
             synchronise(objective)
@@ -245,7 +245,7 @@ def count_pass(subject: Subject, call: Call, world: int, half: bool = True) -> P
 
     The difference is what a clip costs: half-precision copies of weights do not grow with clips.
     """
-    with playing(world), without_values():
+    with play_process(world), without_values():
         encoder = create_encoder(subject.encoder, **subject.net)
         if world > 1 and subject.sync_bn:
             synchronise(encoder)
@@ -298,7 +298,7 @@ def count_weights(subject: Subject) -> tuple[dict[str, int], dict[str, Traffic]]
     """
     objective = subject.build()
     trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    with playing(2):
+    with play_process(2):
         traffic = synchronising(objective, 2)
     resident = {
         "parameters": count_bytes(objective.parameters()),

@@ -18,7 +18,7 @@ from benchmarks.profiling.scaling import anchor, page, workers
 from benchmarks.profiling.scaling.estimates import Line
 from benchmarks.profiling.scaling.page import LINES, PAGE, PLOT
 from benchmarks.profiling.scaling.scaled import Subject, count_subject
-from benchmarks.profiling.scaling.traffic import Sent, playing
+from benchmarks.profiling.scaling.traffic import Sent, play_process
 from benchmarks.profiling.speed.overhead import Nothing, Same, run
 from benchmarks.reports.figure_style import encode_png
 from ssvid.engine import loop
@@ -118,7 +118,7 @@ def sent_by_loop(world: int) -> dict[str, list[int]]:
     group = World(0, world, torch.device("cpu"))
     alone = patch.object(loop, "wrap_objective", lambda objective, settings, world: objective)
     with (
-        playing(world),
+        play_process(world),
         alone,
         patch.object(loop, "save"),
         patch("benchmarks.profiling.speed.overhead.World", lambda *_: group),

@@ -1,7 +1,7 @@
 """A step among n processes -> what each of them sends, by kind of collective.
 
-The calls of torch's collectives are recorded. The processes are real, or `playing` stands for them:
-one process plays the first of n, and the others are simulated.
+The calls of torch's collectives are recorded. The processes are real, or `play_process` stands for
+them: one process plays the first of n, and the others are simulated.
 """
 
 import warnings
@@ -85,7 +85,7 @@ def size(tensors: Any) -> Fraction:
     return sum((size(part) for part in tensors), Fraction(0))
 
 
-def wire(traffic: Traffic, world: int) -> float:
+def count_sent_bytes(traffic: Traffic, world: int) -> float:
     """Bytes that a process sends, as the mean of all processes.
 
     The algorithms are rings, and trees whose inner nodes pass on what they receive.
@@ -101,7 +101,7 @@ def wire(traffic: Traffic, world: int) -> float:
 
 
 @contextmanager
-def playing(world: int) -> Iterator[None]:
+def play_process(world: int) -> Iterator[None]:
     """Plays the first of `world` processes; with 1 it is alone.
 
     What it gathers is its own data, repeated.

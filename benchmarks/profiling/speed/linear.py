@@ -34,7 +34,7 @@ def probe() -> Case:
     10 000 x 768 features, 100 classes, 20 epochs with batches of 256.
     """
     train, val, test = split(TRAIN, 1), split(VAL, 2), split(VAL, 3)
-    ours = Linear(rates=rates(13), weight_decays=(0.0,))
+    ours = Linear(rates=list_rates(13), weight_decays=(0.0,))
     return Case(
         ours=lambda: ours.run(train, val, test, 0),
         theirs=lambda: plain_head(
@@ -44,7 +44,7 @@ def probe() -> Case:
     )
 
 
-def rates(heads: int) -> tuple[float, ...]:
+def list_rates(heads: int) -> tuple[float, ...]:
     return tuple(10 ** (3 * i / max(1, heads - 1)) for i in range(heads))
 
 
@@ -73,10 +73,10 @@ def floor(heads: int, rungs: tuple[float, ...], pairs: int) -> Callable[[], Case
         train, val = split(TRAIN, 1), split(VAL, 2)
         standardizer = Standardizer(train.feats["mean@last"])
         x, x_val = standardizer(train.feats["mean@last"]), standardizer(val.feats["mean@last"])
-        ours = Linear(rates=rates(heads), weight_decays=(0.0,), rungs=rungs)
+        ours = Linear(rates=list_rates(heads), weight_decays=(0.0,), rungs=rungs)
         return Case(
             ours=lambda: ours.fit(x, train.labels, x_val, val.labels, CLASSES, 0),
-            theirs=products(x, alive(heads, rungs)),
+            theirs=make_products(x, list_legs(heads, rungs)),
             unit=f"CPU-seconds; ours trains {heads} heads, "
             "theirs is the two products of their steps",
             pairs=pairs,
@@ -85,7 +85,7 @@ def floor(heads: int, rungs: tuple[float, ...], pairs: int) -> Callable[[], Case
     return case
 
 
-def alive(heads: int, rungs: tuple[float, ...]) -> list[tuple[int, int]]:
+def list_legs(heads: int, rungs: tuple[float, ...]) -> list[tuple[int, int]]:
     """(heads, steps) of each leg of the race: half of the heads leave at each rung."""
     steps = EPOCHS * math.ceil(TRAIN / BATCH)
     ends = [0]
@@ -98,7 +98,7 @@ def alive(heads: int, rungs: tuple[float, ...]) -> list[tuple[int, int]]:
     return legs
 
 
-def products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
+def make_products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
     """The products X W and X^T G of every step, in the cheapest layout, into allocated memory.
 
     Batches follow each other in the rows of x. One thread is the cheapest way to compute a product:
@@ -106,7 +106,7 @@ def products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
     """
     work = []
     for heads, steps in legs:
-        legs_of_layouts = map(partial(leg, x, heads), LAYOUTS)
+        legs_of_layouts = map(partial(make_leg_step, x, heads), LAYOUTS)
         work.append((min(legs_of_layouts, key=cost), steps))
 
     def all_steps() -> None:
@@ -124,7 +124,7 @@ def products(x: Tensor, legs: list[tuple[int, int]]) -> Callable[[], None]:
 LAYOUTS = ("D N", "N D", "N D, N B")
 
 
-def leg(x: Tensor, heads: int, layout: str) -> Callable[[int], object]:
+def make_leg_step(x: Tensor, heads: int, layout: str) -> Callable[[int], object]:
     """A function that runs the i-th step of so many heads."""
     n, batches = heads * CLASSES, x.split(BATCH)
     draw = torch.Generator().manual_seed(0)
@@ -167,7 +167,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "linear1": floor(1, (), 9),
     "linear13": floor(13, (), 5),
 }
-LONG: dict[str, Callable[[], Case]] = {
+SLOW_CASES: dict[str, Callable[[], Case]] = {
     "linear100": floor(100, (), 2),
     "linear13_halving": floor(13, HALVING, 5),
     "linear100_halving": floor(100, HALVING, 3),

@@ -21,7 +21,10 @@ def narrated(
     # folder of the videos, or of their features if there are no videos; files are named by video id
     root: str,
     *,
-    transcripts: str,  # file or folder (below root, or absolute): vtt, srt, json, csv, plain lists
+    # file or folder (below root, or absolute): vtt, srt, json, json3, csv, tsv, plain lists
+    transcripts: str,
+    # where a video has several transcripts, the one to read: en of ID.en.vtt and ID.de.vtt
+    language: str | None = None,
     # folder of stored features with one row per second (below root, or absolute)
     features: str | None = None,
     held_out: str | None = None,  # list of ids that are never trained on, as htm_holdout_vid.txt
@@ -38,7 +41,7 @@ def narrated(
     finder, left = VideoFinder(base, features, seconds), LeftOut()
     never_train = _read_ids(held_out) if held_out else set()
     source = base / Path(transcripts).expanduser()
-    narrations = readers.read(source, length=finder.seconds, left_out=left)
+    narrations = readers.read(source, length=finder.seconds, left_out=left, language=language)
     rows = _pair(narrations, finder, never_train, (least_s, most_s), left)
     if left_out is not None:
         left.write(Path(left_out).expanduser())

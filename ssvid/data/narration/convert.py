@@ -20,11 +20,13 @@ from ssvid.trust import import_named
 LONG = 30  # mean words of a sentence, from which on the captions were hardly cut
 
 
-def narrations(
-    source: str,  # a .vtt, .srt, .json, .csv or .txt file, or a folder of them
+def convert_narrations(
+    source: str,  # a .vtt, .srt, .json, .json3, .csv, .tsv or .txt file, or a folder of them
     # a .json: {video id: {text: [], start: [], end: []}}; a file beside it lists what is left out
     out: str,
     *,
+    # where a video has several transcripts, the one to read: en of ID.en.vtt and ID.de.vtt
+    only_language: str | None = None,
     sentencify: bool = False,  # cut captions into sentences by the rules of HTM-370K
     # with sentencify: MODULE:FUNCTION that gives the probability that a text is English
     language: str | None = None,
@@ -42,7 +44,14 @@ def narrations(
         raise UserError("--language and --punctuation need --sentencify true.")
     is_english, punctuate = _load_language(language), _load_punctuation(punctuation)
     left = LeftOut()
-    spoken = read(source, length=_read_lengths(durations), left_out=left, breaks=sentencify)
+    spoken = read(
+        source,
+        length=_read_lengths(durations),
+        left_out=left,
+        breaks=sentencify,
+        language=only_language,
+        language_flag="--only_language",
+    )
     captions = sum(map(len, spoken.values()))
     if sentencify:
         spoken = _sentencify(spoken, left, Path(source), seed, is_english, punctuate)

@@ -1,7 +1,7 @@
-"""Transcripts in a table (.csv) -> rows.
+"""Transcripts in a table (.csv, .tsv) -> rows.
 
-Reads columns start, end and text, with video_id if there are several videos, and HTM-AA's columns
-vid, timestamp and text.
+Reads columns start, end (or duration) and text, with video_id if there are several videos, and
+HTM-AA's columns vid, timestamp and text.
 """
 
 import csv
@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from ssvid.data.narration.json_rows import find_end
 from ssvid.data.narration.spoken_rows import SpokenRow, parse_seconds
 from ssvid.errors import UserError
 
@@ -27,7 +28,14 @@ def read_table(file: Path, text: str, wanted: str) -> tuple[list[str], Iterator[
     """
     head = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=head.count)
-    reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), delimiter=separator, restval="")
+    # Whisper quotes nothing in its tables of tabs, so a quote there may be one of two in a text.
+    is_unquoted = separator == "\t" and any(line.count('"') % 2 for line in text.splitlines())
+    reader = csv.DictReader(
+        io.StringIO(text.lstrip(), newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if is_unquoted else csv.QUOTE_MINIMAL,
+        restval="",
+    )
     columns = [name.strip().lower() for name in reader.fieldnames or []]
     reader.fieldnames = columns
 
@@ -51,7 +59,9 @@ def read_csv(file: Path, text: str, video: str) -> Iterator[SpokenRow]:
     columns, rows = read_table(file, text, COLUMNS)
     id = next((name for name in IDS if name in columns), None)
     single_second = id is not None and "timestamp" in columns and "start" not in columns
-    missing = [name for name in (("text",) if single_second else KEYS) if name not in columns]
+    required = ("text",) if single_second else KEYS
+    present = {*columns, "end"} if "duration" in columns else set(columns)
+    missing = sorted(set(required) - present, key=KEYS.index)
     if missing:
         raise UserError(
             f"{file} has columns {', '.join(columns)[:80]} and no {' or '.join(missing)}: it needs "
@@ -65,7 +75,7 @@ def read_csv(file: Path, text: str, video: str) -> Iterator[SpokenRow]:
             start, end = _around(parse_seconds(row["timestamp"]))
             yield SpokenRow(row_video, start, end, sentence)
         else:
-            yield SpokenRow(row_video, row["start"], row["end"], sentence)
+            yield SpokenRow(row_video, row["start"], find_end(row), sentence)
 
 
 def _around(second: float | None) -> tuple[float | None, float | None]:

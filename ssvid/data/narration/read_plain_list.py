@@ -16,7 +16,7 @@ def read_plain_list(
     A sentence may be spoken at any time, so its times are those of the whole video. A UserError is
     raised if the length of the video is not known, or if the file holds subtitles.
     """
-    if subtitles.ARROW in text:
+    if subtitles.find_times(text.splitlines()):
         raise UserError(f"{file} holds subtitles and not plain sentences: name it .srt or .vtt.")
     seconds = length(video) if length else None
     if seconds is None:

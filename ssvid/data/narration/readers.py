@@ -5,12 +5,12 @@ can be used.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ssvid.data import files
 from ssvid.data.narration.encodings import decode_text
+from ssvid.data.narration.languages import Transcript, choose_language, parse_name
+from ssvid.data.narration.milliseconds import convert_to_seconds
 from ssvid.data.narration.read_csv import read_csv
 from ssvid.data.narration.read_cues import read_cues
 from ssvid.data.narration.read_json import read_json
@@ -22,8 +22,7 @@ from ssvid.errors import UserError
 
 Narrations = dict[str, list[Sentence]]  # video id -> sentences in order of start
 
-SUFFIXES = (".vtt", ".srt", ".json", ".csv", ".txt")
-LANGUAGE = re.compile(r"\.[a-z]{2,3}(-[A-Za-z0-9]+)*")  # ID.en.vtt, ID.en-US.srt
+SUFFIXES = (".vtt", ".srt", ".json", ".json3", ".csv", ".tsv", ".txt")
 # Reasons. They are written to files.
 FORM, AGAIN = "file of another form", "another file of the same video"
 
@@ -34,6 +33,8 @@ def read(
     length: Length | None = None,
     left_out: LeftOut | None = None,  # lists the rows that cannot be used; None: they are logged
     breaks: bool = False,  # keep the line breaks of captions
+    language: str | None = None,  # of the files, where a video has several: ID.en.vtt, ID.de.vtt
+    language_flag: str = "--data.language",  # which the error names
 ) -> Narrations:
     """The rows that can be used, per video and in order of start. They may overlap.
 
@@ -43,7 +44,8 @@ def read(
     listing = LeftOut() if left_out is None else left_out
     collector = _Collector(listing, length, breaks)
     faults: list[UserError] = []
-    for file, video in _list_files_and_videos(path):
+    transcripts = choose_language(_list_transcripts(path), language, language_flag, listing)
+    for file, video, _ in transcripts:
         try:
             collector.add(_read_rows(file, video, listing, length), file)
         except UserError as error:
@@ -53,8 +55,10 @@ def read(
     if not any(collector.sentences.values()):
         if faults and (path.is_file() or len(faults) == listing.count):
             raise faults[0]
+        first = f"; first {listing.items[0].what}" if listing.items else ""
         raise UserError(
-            f"{source} holds no sentence that can be used: {listing.describe() or 'it is empty'}."
+            f"{source} holds no sentence that can be used: {listing.describe() or 'it is empty'}"
+            f"{first}."
         )
     if left_out is None:
         listing.log(source)
@@ -106,39 +110,30 @@ def _read_rows(
     if not text.strip():
         raise UserError(f"{file} is empty: {WANTED}.")
     if suffix in (".vtt", ".srt"):
-        return read_cues(file, text, video)
-    if suffix == ".json":
-        return read_json(file, text, video, listing)
-    if suffix == ".csv":
-        return read_csv(file, text, video)
+        return read_cues(file, text, video, listing)
+    if suffix in (".json", ".json3"):
+        return convert_to_seconds(read_json(file, text, video, listing), file, listing, length)
+    if suffix in (".csv", ".tsv"):
+        return convert_to_seconds(read_csv(file, text, video), file, listing, length)
     return read_plain_list(file, text, video, length)
 
 
-def video_of(path: Path) -> str:
-    """The id in the name of a file: `ID.vtt`, `ID.en.vtt`, `ID.mp4.json`."""
-    stem, name = path.stem, path.stem
-    without_language, language = os.path.splitext(stem)
-    if path.suffix in (".vtt", ".srt") and language and LANGUAGE.fullmatch(language):
-        name = without_language
-    return os.path.splitext(name)[0] if files.is_video(name) else name
-
-
-def _list_files_and_videos(path: Path) -> list[tuple[Path, str]]:
-    """Each file with the id of its video.
+def _list_transcripts(path: Path) -> list[Transcript]:
+    """Each file with the id of its video and its language.
 
     Where several folders have a file of that name, the id is its path, as in `VideoFinder`.
     """
-    paths = _list_files(path)
+    transcripts = list(map(parse_name, _list_files(path)))
     folders_of_name: dict[str, set[Path]] = {}
-    for file in paths:
-        folders_of_name.setdefault(video_of(file), set()).add(file.parent)
-    pairs = []
-    for file in paths:
-        video = video_of(file)
+    for file, video, _ in transcripts:
+        folders_of_name.setdefault(video, set()).add(file.parent)
+    renamed = []
+    for transcript in transcripts:
+        file, video, _ = transcript
         if len(folders_of_name[video]) > 1:
             video = (file.parent.relative_to(path) / video).as_posix()
-        pairs.append((file, video))
-    return pairs
+        renamed.append(transcript._replace(video=video))
+    return renamed
 
 
 def _is_transcript(path: Path) -> bool:

@@ -47,10 +47,12 @@ class Bags(Clips):
         table, spec = read_timestamps(path, self.manifest.rows[row].fps), self.views.clips[0]
         clip_s = seconds_of(spec, table)
         start = choose_start(spoken[chosen], self.bag.min_s, clip_s, u_start)
-        frames = self._frames(row, clip_from(spec, table, start), spec.modality)
+        frames = self._read_frames(row, clip_from(spec, table, start), spec.modality)
         video_s = float(table[-1] - table[0]) + seconds_of(spec, table, 1)
         padded = int(start + clip_s > video_s)
-        sample = self._sample(torch.stack(self._cut(frames, epoch, row, 0)), epoch, row, padded)
+        sample = self._make_sample(
+            torch.stack(self._cut(frames, epoch, row, 0)), epoch, row, padded
+        )
         candidates = choose_neighbours(spoken, chosen, self.bag.sentences)
         return {**sample, "sentences": [spoken[i][2] for i in candidates]}
 

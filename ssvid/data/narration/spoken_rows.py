@@ -10,11 +10,16 @@ from ssvid.data.narration.sentences import Sentence
 Length = Callable[[str], float | None]  # video id -> seconds; None: unknown
 
 # Reasons. They are written to files.
-EMPTY, UNTIMED, NEGATIVE = "empty sentence", "missing time", "negative time"
+EMPTY, NEGATIVE = "empty sentence", "negative time"
+NO_START, NO_END, UNREADABLE = "missing start", "missing end", "time that cannot be read"
 BACKWARDS, OUTSIDE = "end not after start", "begins past the video's end"
 NAMELESS = "no video id"
 
-WANTED = "a transcript is a .vtt, .srt, .json, .csv or .txt file"  # the end of error sentences
+UNTIL_END = "end of the video"  # the end of a sentence that its file leaves open
+OPEN_S = 30.0  # Whisper hears windows of 30 s, so no sentence that it leaves open lasts longer
+
+# The end of error sentences.
+WANTED = "a transcript is a .vtt, .srt, .json, .json3, .csv, .tsv or .txt file"
 
 
 class SpokenRow(NamedTuple):
@@ -37,8 +42,10 @@ def check_row(row: SpokenRow, length: float | None = None, breaks: bool = False)
     if not text:
         return EMPTY
     start, end = parse_seconds(row.start), parse_seconds(row.end)
+    if row.end is UNTIL_END and start is not None and length is not None:
+        end = min(length, start + OPEN_S)
     if start is None or end is None:
-        return UNTIMED
+        return _explain_time(row)
     if start < 0 or end < 0:
         return NEGATIVE
     if end <= start:
@@ -46,6 +53,15 @@ def check_row(row: SpokenRow, length: float | None = None, breaks: bool = False)
     if length is not None and start >= length:
         return OUTSIDE
     return start, end, text if breaks else " ".join(text.split())
+
+
+def _explain_time(row: SpokenRow) -> str:
+    """Which of the two times of a row is missing or cannot be read."""
+    value, reason = row.end, NO_END
+    if parse_seconds(row.start) is None:
+        value, reason = row.start, NO_START
+    is_there = isinstance(value, str) and bool(value.strip()) and value is not UNTIL_END
+    return UNREADABLE if is_there else reason
 
 
 def parse_seconds(value: Any) -> float | None:

@@ -252,7 +252,7 @@ def _scan(root: Path, target: Path, settings: Settings, path: str) -> FileResult
     try:
         if _is_current(video, _flow_path(target, path), settings):
             return FileResult(path)
-        table = _stamps(video)
+        table = _read_stamps(video)
         if len(table) < 2:
             raise DecodeError(
                 video, "a single frame has no flow" if len(table) else "no frames in it"
@@ -265,7 +265,7 @@ def _scan(root: Path, target: Path, settings: Settings, path: str) -> FileResult
     return FileResult(path, "", None, first.shape[3], first.shape[2], len(table) - 1)
 
 
-def _stamps(video: Path) -> np.ndarray:
+def _read_stamps(video: Path) -> np.ndarray:
     return read_timestamps(
         video, fps=1.0
     )  # the rate is for a folder of pictures: only the order counts
@@ -320,7 +320,7 @@ def _write_flow(root: Path, target: Path, settings: Settings, path: str) -> File
 
 
 def _encode(file: IO[bytes], video: Path, settings: Settings) -> None:
-    tag = {**_fingerprint(video), "frames": len(_stamps(video)) - 1, **settings}
+    tag = {**_fingerprint(video), "frames": len(_read_stamps(video)) - 1, **settings}
     tag["opencv"] = _opencv().__version__
     # Without bitexact the file would hold a random id.
     with av.open(file, "w", format="matroska", options={"fflags": "bitexact"}) as container:
@@ -359,7 +359,7 @@ def _read_gray(video: Path) -> Iterator[np.ndarray]:
 
     Frames are read in blocks, because a film does not fit into memory.
     """
-    cv2, table = _opencv(), _stamps(video)
+    cv2, table = _opencv(), _read_stamps(video)
     shape = read(video, table[:1], fps=1.0).shape[1:]
     block = max(2, int(BLOCK / shape.numel()))
     for begin in range(0, len(table), block):
