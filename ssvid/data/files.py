@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from ssvid.data.decode import IMAGES
+from ssvid.data.pictures import is_picture
 from ssvid.errors import UserError
 
 VIDEO = frozenset(
@@ -67,10 +67,6 @@ def is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO
 
 
-def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGES
-
-
 def list_videos(root: Path) -> list[str]:
     """Video files below root, as sorted relative paths with forward slashes."""
     return sorted(_walk(root, lambda names: list(filter(is_video, names))))
@@ -78,7 +74,7 @@ def list_videos(root: Path) -> list[str]:
 
 def list_frame_folders(root: Path) -> list[str]:
     """Folders below root that hold pictures, as sorted relative paths."""
-    folders = _walk(root, lambda names: [""] if any(map(is_image, names)) else [])
+    folders = _walk(root, lambda names: [""] if any(map(is_picture, names)) else [])
     return sorted(path.rstrip("/") for path in folders)
 
 
