@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from ssvid.data.files import VIDEO
+from ssvid.data.files import VIDEO, spell_as_on_disk
 from ssvid.data.splits import describe_change, fill_splits
 from ssvid.errors import UserError
 from ssvid.log import log_once
@@ -167,10 +167,14 @@ def _hashed_line(row: Row) -> str:
 
 
 def _normalise_path(row: Row, root: Path) -> Row:
-    """`./a.mp4` and `x/../a.mp4` become `a.mp4`, and so does a group that is the path."""
+    """`./a.mp4` and `x/../a.mp4` become `a.mp4`, and so does a group that is the path.
+
+    Accents are spelled as on the disk.
+    """
     path = os.path.normpath(row.path)
     if path != row.path and ".." in row.path and not _is_same(root / path, root / row.path):
         path = row.path  # x is a link, so x/.. is another folder
+    path = spell_as_on_disk(root, path)
     return replace(row, path=path, group=path if row.group in ("", row.path) else row.group)
 
 

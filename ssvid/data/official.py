@@ -211,8 +211,9 @@ def locate_clips(
     """
     if not 0 <= missing_ok <= 1:
         raise UserError(f"--data.missing_ok {missing_ok:g} is not a share: give 0 to 1.")
-    videos = files.list_videos(root)
-    find = files.Finder(videos or files.list_frame_folders(root))
+    contents = files.list_contents(root)
+    videos = contents.videos
+    find = files.Finder(root, videos or contents.frame_folders)
     rows, absent = [], []
     for names, row in listed:
         path = next(filter(None, map(find, names)), None)
@@ -223,7 +224,7 @@ def locate_clips(
     if absent and (not rows or len(absent) > missing_ok * (len(absent) + len(rows))):
         raise UserError(
             f"{root}: {len(absent)} of {len(absent) + len(rows)} listed clips are missing, first "
-            f"{absent[0]}: check --data.root, or {allow}. "
+            f"{absent[0]}{find.explain(absent[0])}: check --data.root, or {allow}. "
             f"{where_to_get(source, source.videos if source else '')}"
         )
     return rows

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ssvid.data import files
 from ssvid.data.manifest import Manifest
+from ssvid.data.splits import SPLIT
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.registry import datasets
@@ -17,11 +18,6 @@ from ssvid.shapes import Row
 NAMES = ("labels.csv", "manifest.csv")  # searched where root is a folder
 # The first of these columns is the path.
 PATHS = ("path", "file", "filename", "video", "video_path", "video_id")
-SPLIT = {
-    **dict.fromkeys(("train", "training", "1"), "train"),  # the numbers are those of HMDB51
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "2"), "test"),
-}
 UNUSED = ("0", "unused")
 
 Line = dict[str, str]  # column -> field
