@@ -6,12 +6,12 @@ Checks that a folder or file exists, lists video files, and finds the file that 
 import os
 import posixpath
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ssvid.data.labels import compose
 from ssvid.data.pictures import is_picture
 from ssvid.data.splits import SPLIT
 from ssvid.errors import UserError
@@ -130,11 +130,9 @@ def tell_other_files(root: Path, suffixes: Counter[str], readable: frozenset[str
 
 
 def spell_as_on_disk(root: Path, path: str) -> str:
-    """The path as the disk spells it, where an accent may be composed with its letter or not.
+    """The path as the disk spells it, where accents may be composed with their letters or not.
 
-    Unicode has two spellings of such a letter (NFC and NFD). macOS unpacks files with the one, and
-    lists are written with the other. A path that is on the disk, or that is not there in either
-    spelling, is returned as it is.
+    A path that is on the disk, or that is not there in either spelling, is returned as it is.
     """
     if path.isascii() or os.path.lexists(root / path):
         return path
@@ -156,11 +154,6 @@ def _list_composed(folder: str, mtime: int) -> dict[str, tuple[str, ...]]:
     for name in os.listdir(folder):
         names[compose(name)] = (*names.get(compose(name), ()), name)
     return names
-
-
-def compose(text: str) -> str:
-    """The text with letters and their accents composed (NFC), so that both spellings are equal."""
-    return unicodedata.normalize("NFC", text)
 
 
 class Finder:

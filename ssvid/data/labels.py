@@ -2,11 +2,21 @@
 
 import math
 import re
+import unicodedata
 
 from ssvid.errors import UserError
 
 NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 NUMBERS = rf"{NUMBER}(?:[\t ,;|]+{NUMBER})*"
+
+
+def compose(text: str) -> str:
+    """The text with letters and their accents composed (NFC).
+
+    Unicode has a second spelling of such a letter (NFD), which looks the same. macOS writes file
+    names in it.
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 def split_numbers(text: str) -> list[str]:
@@ -15,12 +25,12 @@ def split_numbers(text: str) -> list[str]:
 
 
 def parse_label(where: str, text: str | None) -> str | None:
-    """The class of a clip. None: an empty label, -1 and nan, which mean that it has none.
+    """The class of a clip, composed. None: an empty label, -1 and nan, which mean that it has none.
 
     `where`: the file and the line or clip, which errors name. Raises a UserError for several
     numbers, because a clip has one label here.
     """
-    text = (text or "").strip()
+    text = compose(text or "").strip()
     if len(split_numbers(text)) > 1:
         raise UserError(
             f"{where} has several labels ({text}), and a clip has one here: keep one of them, or "

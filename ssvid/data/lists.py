@@ -14,6 +14,7 @@ from typing import Any
 
 from ssvid.data import files
 from ssvid.data.datasets.csv import PATHS, need_column, read_head, read_table
+from ssvid.data.labels import compose
 from ssvid.data.lines import Entry, clean_lines, read_lines
 from ssvid.errors import UserError
 
@@ -41,7 +42,8 @@ def read_entries(file: Path) -> tuple[str | None, Iterator[Entry]]:
     head = read_head(first)
     path, label = _choose_column(head, (*PATHS, *NUMBERS)), _choose_column(head, LABELS)
     if path and (label or head == [path]):
-        return "jester" if path in NUMBERS else None, _read_columns(file, path, label)
+        numbered = "ssv2" if label == "template" else "jester"
+        return numbered if path in NUMBERS else None, _read_columns(file, path, label)
     if lines and all(map(NUMBERED.fullmatch, texts)):
         return "jester", _read_numbered(texts)
     if lines and all(map(RATED.fullmatch, texts)):
@@ -202,8 +204,7 @@ def read_names(file: Path) -> dict[str, str]:
     names = _read_names_json(file) if file.suffix == ".json" else _read_names_text(file)
     counts = Counter(names.values())  # FineGym's 99 classes have one name twice
     for id, name in names.items():
-        if counts[name] > 1:
-            names[id] = f"{name} ({id})"
+        names[id] = compose(f"{name} ({id})" if counts[name] > 1 else name)
     return names
 
 

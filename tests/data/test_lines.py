@@ -110,6 +110,7 @@ def test_no_label(tmp_path):
         assert parse_label("", text) is None
     for text in ("0", "1", "-2", "none", "NA", "a b", "1.5", "2023-05-01"):
         assert parse_label("", text) == text
+    assert parse_label("", "cafe\u0301") == "caf\u00e9"
     with pytest.raises(UserError, match=facts("line 3", "3,5")):
         parse_label("line 3", "3,5")
     touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")

@@ -3,6 +3,7 @@ import re
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,9 +71,10 @@ def test_hidden_pictures_and_suffixes_play_no_part(tmp_path):
 def test_of_16_bits_the_upper_8_are_read(tmp_path):
     values = np.array([[0, 255], [256, 9000], [32768, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "0.png")
-    frame = read(tmp_path, [0.0], fps=8.0)[0]
-    assert frame.shape == (3, 3, 2)
-    for plane in frame:
+    cv2.imwrite(str(tmp_path / "1.png"), np.stack([values] * 3, axis=2))
+    frames = read(tmp_path, [0.0, 0.125], fps=8.0)
+    assert frames.shape == (2, 3, 3, 2)
+    for plane in frames.flatten(0, 1):
         assert plane.tolist() == [[0, 0], [1, 35], [128, 255]]
 
 

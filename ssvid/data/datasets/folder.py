@@ -4,6 +4,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from ssvid.data import files
+from ssvid.data.labels import compose
 from ssvid.data.manifest import Manifest
 from ssvid.data.splits import SPLIT
 from ssvid.errors import UserError
@@ -63,7 +64,7 @@ def build_from_paths(
     for path, name in class_of.items():
         row = Row(
             path=path,
-            label=name if labels else None,
+            label=compose(name) if labels and name else None,
             split=SPLIT[_top_folder(path)] if has_splits else "train",
             group=files.name_film(path),
             fps=fps,
