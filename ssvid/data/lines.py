@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssvid.data import files
-from ssvid.data.labels import NUMBERS, split_numbers
+from ssvid.data.labels import NUMBER, NUMBERS, split_numbers
 from ssvid.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Line(NamedTuple):
 
     number: int  # in the file, from 1
     path: str
-    label: str  # what follows the path; it may be several numbers
+    label: str  # what follows the path: it may be several numbers, or be in quotes
 
 
 COMMENT = re.compile(r"#+(\s.*)?")
@@ -58,6 +58,11 @@ def clean_lines(text: str) -> list[tuple[int, str]]:
 def read_lines(file: Path, lines: list[tuple[int, str]]) -> Iterator[Entry]:
     """The clips of lines of path and label. A UserError names a form that is not read."""
     parsed = _split_lines(file, lines)
+    if parsed and all(map(_has_number_and_words, parsed)):
+        raise UserError(
+            f"{file}: a number and words follow each path, as {parsed[0].label} in line "
+            f"{parsed[0].number}. Quote labels that begin with a number. {FORMS}."
+        )
     _check_numbers(file, [line for line in parsed if not files.is_video(line.path)])
     for line in parsed:
         yield Entry((line.path,), _read_label(file, line))
@@ -95,12 +100,17 @@ def _make_line(file: Path, number: int, path: str, tail: str) -> Line:
             f"{file}, line {number} has more than two fields: quote a label that holds the "
             "separator, or name the columns in the first line, as in path,label,split."
         )
-    return Line(number, _unquote(path.strip()), _unquote(label))
+    return Line(number, _unquote(path.strip()), label)
 
 
 def _unquote(text: str) -> str:
     match = re.fullmatch(TEXT_IN_QUOTES, text)
     return match[1].replace('""', '"') if match else text
+
+
+def _has_number_and_words(line: Line) -> bool:
+    """`64 run`: a class, or mmaction2's number of frames and a class in words."""
+    return not split_numbers(line.label) and bool(re.match(rf"{NUMBER}[\t ,;]", line.label))
 
 
 def _check_numbers(file: Path, lines: list[Line]) -> None:
@@ -131,7 +141,7 @@ def _check_numbers(file: Path, lines: list[Line]) -> None:
 def _read_label(file: Path, line: Line) -> str | None:
     numbers = split_numbers(line.label)
     if len(numbers) < 2:
-        return line.label or None
+        return _unquote(line.label) or None
     is_video = files.is_video(line.path)
     if len(numbers) == 2 and not is_video:
         return numbers[1]  # frames, label

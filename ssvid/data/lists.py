@@ -9,11 +9,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ssvid.data import files
-from ssvid.data.datasets.csv import PATHS, need_column, read_head, read_table
+from ssvid.data.datasets.csv import need_column, read_head, read_table
 from ssvid.data.labels import compose
 from ssvid.data.lines import Entry, clean_lines, read_lines
 from ssvid.errors import UserError
@@ -23,8 +24,10 @@ NUMBERED = re.compile(r"\d+;\S.*")
 # Moments in Time: path, class, and how many annotators agreed and disagreed.
 # The class is a word: three numbers are several labels, which is another form.
 RATED = re.compile(r"(?P<path>[^,]+\.\w+),(?P<label>[^,]*[^-.,\d\s][^,]*),\d+,\d+")
-NUMBERS = ("video_id", "id")  # columns with the number of a clip
-LABELS = ("label", "class", "category", "action", "template")  # columns with its class
+# Columns of a list, in any case of letters, with `_` or without. The first one there counts.
+NUMBERS = ("videoid", "id")  # of the number of a clip
+PATHS = ("path", "file", "filename", "filepath", "video", "videopath", "videoname", "clip", "name")
+LABELS = ("label", "labels", "class", "classname", "classid", "category", "action", "template")
 
 
 def read_entries(file: Path) -> tuple[str | None, Iterator[Entry]]:
@@ -35,26 +38,22 @@ def read_entries(file: Path) -> tuple[str | None, Iterator[Entry]]:
     if file.suffix == ".json":
         return _read_json_entries(file)
     lines = clean_lines(files.read_text(file))
-    texts = [text for _, text in lines]
+    texts = list(map(itemgetter(1), lines))
     first = texts[0] if texts else ""
     if "youtube_id" in first:
         return "kinetics", _read_kinetics(file)
-    head = read_head(first)
-    path, label = _choose_column(head, (*PATHS, *NUMBERS)), _choose_column(head, LABELS)
-    if path and (label or head == [path]):
+    columns = {re.sub("[ _]", "", name.lower()): name for name in read_head(first)}
+    path = next(filter(columns.__contains__, (*PATHS, *NUMBERS)), None)
+    label = next(filter(columns.__contains__, LABELS), None)
+    if path and (label or len(columns) == 1):
         numbered = "ssv2" if label == "template" else "jester"
-        return numbered if path in NUMBERS else None, _read_columns(file, path, label)
+        entries = _read_columns(file, columns[path], columns[label] if label else None)
+        return numbered if path in NUMBERS else None, entries
     if lines and all(map(NUMBERED.fullmatch, texts)):
         return "jester", _read_numbered(texts)
     if lines and all(map(RATED.fullmatch, texts)):
         return "moments", _read_moments(texts)
     return None, read_lines(file, lines)
-
-
-def _choose_column(head: list[str], names: tuple[str, ...]) -> str | None:
-    """The first of these columns, in any case of letters, that a head has."""
-    columns = {name.lower(): name for name in head}
-    return next((columns[name] for name in names if name in columns), None)
 
 
 def _read_numbered(lines: list[str]) -> Iterator[Entry]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ssvid.data import files
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.shapes import Row
 
 
@@ -221,10 +222,15 @@ def locate_clips(
             absent.append(names[0])
         else:
             rows.append(replace(row, path=path, fps=None if videos else fps))
-    if absent and (not rows or len(absent) > missing_ok * (len(absent) + len(rows))):
+    if not absent:
+        return rows
+    n_listed = len(absent) + len(rows)
+    why = f"{len(absent)} of {n_listed} listed clips are missing, first "
+    why += f"{absent[0]}{find.explain(absent[0])}"
+    if not rows or len(absent) > missing_ok * n_listed:
         raise UserError(
-            f"{root}: {len(absent)} of {len(absent) + len(rows)} listed clips are missing, first "
-            f"{absent[0]}{find.explain(absent[0])}: check --data.root, or {allow}. "
+            f"{root}: {why}: check --data.root, or {allow}. "
             f"{where_to_get(source, source.videos if source else '')}"
         )
+    log_once(f"{root}: {why}.")
     return rows

@@ -37,6 +37,8 @@ def read_pairs(root, train, **options):
         ('a/1.mp4 "run, or ""jump"""\n', [("a/1.mp4", 'run, or "jump"')]),
         ('"a/1.mp4","run, jump"\n', [("a/1.mp4", "run, jump")]),
         ("a/1.mp4 put one, then two\n", [("a/1.mp4", "put one, then two")]),
+        ('a/1.mp4 "2 steps"\n', [("a/1.mp4", "2 steps")]),
+        ("a/1.mp4 2 steps\nb/2.ts run\n", [("a/1.mp4", "2 steps"), ("b/2.ts", "run")]),
         ("a/1.mp4\tput on\r\nb/2.ts\toff \r\n", [("a/1.mp4", "put on"), ("b/2.ts", "off")]),
         ("\ufeff\n# a comment\n#\na/1.mp4 1  \n\n", [("a/1.mp4", "1")]),
         ("a/1.mp4 0 -1\nb/2.ts 0 -1\n", [("a/1.mp4", None), ("b/2.ts", None)]),
@@ -49,6 +51,7 @@ def read_pairs(root, train, **options):
         ('path label\n"my class/one two.mp4" 3\n', [("my class/one two.mp4", "3")]),
         ("\tpath\tlabel\n0\ta/1.mp4\t3\n", [("a/1.mp4", "3")]),
         ("video_path\na/1.mp4\n", [("a/1.mp4", None)]),
+        ("File Name,Class_ID,label\na/1.mp4,3,run\n", [("a/1.mp4", "run")]),
         ("# by hand\npath,label\na/1.mp4,-1\n", [("a/1.mp4", None)]),
     ],
 )
@@ -89,6 +92,7 @@ def test_forms_of_lines_for_folders_of_frames(tmp_path, text, pairs):
         ("a/1.mp4,run,train\n", ("1", "path,label,split")),
         ("path,label\na/1.mp4,3|5\n", ("a/1.mp4", "several")),
         ("path,label\n,3\n", ("2", "path")),
+        ("a/1.mp4 64 run\nb/2.ts 32 nan\n", ("1", "64 run", "mmaction2")),
         ("1;3;5\n", ("1", "several")),
     ],
 )

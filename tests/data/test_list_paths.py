@@ -88,6 +88,13 @@ def test_a_missing_clip_is_told_with_what_is_there(tmp_path, listed, words):
     check_refusal("pathlist", root, "1", listed, *words, train=train)
 
 
+def test_missing_clips_that_are_allowed_are_counted(tmp_path, capsys):
+    root = touch(tmp_path / "v", "b/1.mp4")
+    train = table(tmp_path / "t.csv", "b/1.mp4,x\nb/2.mp4,x\n")
+    assert len(datasets["pathlist"](root, train=train, missing_ok=0.5)) == 1
+    assert tells(capsys.readouterr().err, root, "1", "2", "b/2.mp4")
+
+
 def test_an_accent_is_found_in_either_spelling(tmp_path):
     touch(tmp_path, f"{NFD}/{NFD}.mp4", "b.mp4")
     text = f"path,label\n{NFC}/{NFC}.mp4,x\nb.mp4,y\n"
