@@ -20,6 +20,7 @@ from ssvid.flags import describe_type, show_help
 from ssvid.old_names import names_in, rename_flag, rename_recipe
 from ssvid.recipe import Recipe, load_recipe, path_of, to_class_paths, to_names
 from ssvid.signatures import parameters_of
+from ssvid.trust import trust_modules, trust_typed_name
 
 KINDS = {  # by path, because importing the classes takes seconds and some commands need none
     "ssvid.encoder.Encoder": registry.encoders,
@@ -53,11 +54,14 @@ class Arguments:
         )
         text = "a recipe: YAML with the same keys as the flags"
         self.parser.add_argument("--config", action="config", help=text)
+        if "trust" not in self.parameters:
+            text = "modules that files may name classes of: MODULE[,MODULE]; see docs/guarded.md"
+            self.parser.add_argument("--trust", metavar="MODULE", help=text)
         self.parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
 
     def parse(self, argv: list[str]) -> dict[str, Any]:
         """The arguments of the function, built. `config` among them is plain data."""
-        pairs = self.rename_old(pair_words(argv))
+        pairs = self.rename_old(self.take_trust(pair_words(argv)))
         flags = self.check_flags(pairs)
         if {"h", "help"} & flags.keys():
             show_help(self.parser, self.function, flags, self.tables)
@@ -79,9 +83,23 @@ class Arguments:
 
     def resolve(self, flags: Recipe) -> Recipe:
         """A recipe as a complete and checked configuration. Nothing is built."""
-        flags = rename_recipe(flags, {}, set(self.parameters))
+        flags = rename_recipe(self.refuse_trust(flags), {}, set(self.parameters))
         converted = to_class_paths(flags, self.tables)
         return self.check(self.parser.parse_object, converted, flags)[1]
+
+    def take_trust(self, pairs: list[list[str]]) -> list[list[str]]:
+        """Trust the modules that the command line names, and return the other flags."""
+        others = []
+        for flag, *value in pairs:
+            if flag == "trust" and flag not in self.parameters:
+                if not value:
+                    raise UserError("--trust needs a value.")
+                trust_modules(value[0])
+            else:
+                others.append([flag, *value])
+            if value:
+                trust_typed_name(value[0])
+        return others
 
     def rename_old(self, pairs: list[list[str]]) -> list[list[str]]:
         """The words of the command line under today's names."""
@@ -94,7 +112,16 @@ class Arguments:
         return [[rename_flag(flag, self.names, flags), *value] for flag, *value in pairs]
 
     def load(self, path: str) -> Recipe:
-        return rename_recipe(load_recipe(path), self.names, set(self.parameters))
+        return rename_recipe(self.refuse_trust(load_recipe(path)), self.names, set(self.parameters))
+
+    def refuse_trust(self, flags: Recipe) -> Recipe:
+        """The flags of a file. A UserError if the file names modules to trust."""
+        if "trust" in flags and "trust" not in self.parameters:
+            raise UserError(
+                "A file cannot say which modules to trust. Give --trust MODULE on the command "
+                "line if you trust the module."
+            )
+        return flags
 
     def check_flags(self, pairs: list[list[str]]) -> Recipe:
         """argv as a recipe.
@@ -159,6 +186,8 @@ class Arguments:
             raise UserError(self.explain_refusal(str(error), flags)) from error
         config = yaml.safe_load(self.parser.dump(namespace, skip_unset=False))
         config.pop("config", None)
+        if "trust" not in self.parameters:
+            config.pop("trust", None)
         return namespace, to_names(config, self.tables)
 
     def explain_refusal(self, text: str, flags: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""Atomic writes and locks, and reading of YAML that people wrote by hand.
+"""Atomic writes and locks, and reading of YAML and JSON from files that may be damaged or hostile.
 
 A file is written under a temporary name, synced and renamed, so that a kill or a full disk leaves
 either the whole new file or the old one. Everything that must not be lost is written here.
@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import IO, Any
 import yaml
 
 from ssvid.errors import RunError, UserError
+
+MAX_YAML_BYTES, MAX_JSON_BYTES = 1 << 24, 1 << 30
+MAX_YAML_NODES, MAX_DEPTH = 200_000, 64  # aliases count as what they stand for
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -47,7 +51,8 @@ def write_bytes_whole(path: Path, data: bytes) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    write_bytes_whole(path, text.encode())
+    """Write UTF-8. Names of files that are no UTF-8 are written with the bytes that they have."""
+    write_bytes_whole(path, text.encode(errors="surrogateescape"))
 
 
 def write_json_whole(path: Path, content: Any, end: str = "", **options: Any) -> None:
@@ -55,14 +60,128 @@ def write_json_whole(path: Path, content: Any, end: str = "", **options: Any) ->
     write_text_whole(path, json.dumps(content, **options) + end)
 
 
+def find_file_fault(path: str | Path) -> str | None:
+    """Why a path that exists is no plain file of the user's; None if it is one.
+
+    A pipe would be waited for without end, and so would some files of the system below /proc.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return "it is a folder" if os.path.isdir(path) else "it is a pipe, a socket or a device"
+    if os.path.realpath(path).startswith(("/proc/", "/sys/", "/dev/")):
+        return "it belongs to the operating system"
+    return None
+
+
+def require_file(path: str | Path) -> None:
+    """Raise a UserError if a path that exists is no plain file of the user's."""
+    if fault := find_file_fault(path):
+        raise UserError(f"{path} cannot be read: {fault}.")
+
+
+def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
+    """The bytes of a file. An OSError or ValueError if it is no plain file or is too large."""
+    if fault := find_file_fault(path):
+        raise ValueError(fault)
+    if max_bytes is not None and os.path.getsize(path) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes >> 20} MB")
+    return Path(path).read_bytes()
+
+
 def read_yaml(path: str | Path, what: str) -> Any:
     """Read a YAML file. A UserError if that fails; it calls the file a `what`, such as "recipe"."""
     try:
-        return yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The {what} {path} cannot be read: {' '.join(str(error).split())}"
-        ) from error
+        loader = yaml.SafeLoader(read_bytes(path, MAX_YAML_BYTES).decode())
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        check_yaml_node(node, 0, iter(range(MAX_YAML_NODES)))
+        return loader.construct_document(node)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+    except RecursionError:
+        reason = "its values are nested too deeply"
+    raise UserError(f"The {what} {path} cannot be read: {reason.rstrip('.')}.")
+
+
+def check_yaml_node(node: yaml.Node, depth: int, allowance: Iterator[int]) -> None:
+    """Raise a ValueError if YAML holds itself, is too large or deep, or has a key twice.
+
+    A few lines of aliases can stand for billions of values, so what an alias stands for counts
+    wherever it stands. `allowance`: one item for each node that may still be read.
+    """
+    line = node.start_mark.line + 1
+    if depth > MAX_DEPTH:
+        raise ValueError(f"line {line} holds itself, or is nested more than {MAX_DEPTH} deep")
+    if next(allowance, None) is None:
+        raise ValueError(f"it holds more than {MAX_YAML_NODES} values, counting its aliases")
+    if isinstance(node, yaml.MappingNode):
+        check_keys(node)
+        for key, value in node.value:
+            check_yaml_node(key, depth + 1, allowance)
+            check_yaml_node(value, depth + 1, allowance)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            check_yaml_node(value, depth + 1, allowance)
+
+
+def check_keys(mapping: yaml.MappingNode) -> None:
+    """Raise a ValueError if a key stands twice, because the second value would win silently."""
+    keys: set[str] = set()
+    for key, _ in mapping.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in keys:
+            raise ValueError(f"line {key.start_mark.line + 1} gives the key {key.value!r} again")
+        keys.add(str(key.value))
+
+
+def read_yaml_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """As `read_yaml`, of a file that holds names with values."""
+    content = read_yaml(path, what)
+    if not isinstance(content, dict):
+        raise UserError(f"The {what} {path} is damaged: it is no mapping of names to values.")
+    return content
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Read a JSON file. A UserError if that fails; it calls the file a `what`, such as "card"."""
+    try:
+        return json.loads(read_bytes(path, MAX_JSON_BYTES))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+    except RecursionError:
+        reason = "its values are nested too deeply"
+    raise UserError(f"The {what} {path} cannot be read: {reason.rstrip('.')}.")
+
+
+def read_json_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """As `read_json`, of a file that holds names with values."""
+    content = read_json(path, what)
+    if not isinstance(content, dict):
+        raise UserError(f"The {what} {path} is damaged: it is no mapping of names to values.")
+    return content
+
+
+def read_json_lines(path: Path, what: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """The mappings of a log, one in each line, and the numbers of its damaged lines.
+
+    A last line without its end is neither: a kill has cut it short. A missing file is empty.
+    """
+    if not path.exists():
+        return [], []
+    try:
+        lines = read_bytes(path, MAX_JSON_BYTES).split(b"\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"The {what} {path} cannot be read: {error}.") from error
+    rows, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line or b"null")
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif line and number < len(lines):
+            damaged.append(number)
+    return rows, damaged
 
 
 class Locked(UserError):

@@ -6,9 +6,17 @@ from typing import Any
 
 from ssvid.encoder import Encoder, build, list_encoders
 from ssvid.errors import UserError
+from ssvid.trust import trust_modules, trust_typed_name
 from ssvid.weights.encoders import create_encoder_from_file, load_encoder
 
-__all__ = ["create_encoder", "list_encoders", "load_encoder", "open_encoder", "split_modality"]
+__all__ = [
+    "create_encoder",
+    "list_encoders",
+    "load_encoder",
+    "open_encoder",
+    "split_modality",
+    "trust_modules",
+]
 FILE_ENDINGS = (".safetensors", ".json", ".pt", ".pth", ".pyth", ".bin", ".tar")
 
 
@@ -21,6 +29,7 @@ def create_encoder(
     that are left out are then those of the published file. `partial`: load the weights that match
     and leave the rest random; without it, a UserError names what does not match.
     """
+    trust_typed_name(name)  # the caller's own word, as on the command line
     return (
         build(name, kwargs)
         if weights is None

@@ -76,17 +76,44 @@ def with_name(value: Any) -> Any:
 
 
 def to_class_paths(recipe: Recipe, tables: dict[str, Registry]) -> Recipe:
-    """Names in the form of jsonargparse: `{name: ...}` -> `{class_path: ..., init_args: ...}`."""
+    """Names in the form of jsonargparse: `{name: ...}` -> `{class_path: ..., init_args: ...}`.
+
+    A UserError if a recipe names a class anywhere else.
+    """
+    for flag, value in recipe.items():
+        if flag in tables and isinstance(value, dict):
+            value = {key: setting for key, setting in value.items() if key != "class_path"}
+        refuse_class_paths(flag, {flag: value})
     converted = dict(recipe)
     for flag, table in tables.items():
         value = with_name(recipe.get(flag))
-        if isinstance(value, dict) and "name" in value:
+        if isinstance(value, dict) and "class_path" in value:
+            converted[flag] = {**value, "class_path": class_path(value["class_path"], table)}
+        elif isinstance(value, dict) and "name" in value:
             settings = {key: setting for key, setting in value.items() if key != "name"}
             converted[flag] = {
                 "class_path": class_path(value["name"], table),
                 "init_args": settings,
             }
     return converted
+
+
+def refuse_class_paths(where: str, content: Any) -> None:
+    """Raise a UserError if the content of a file names a class for jsonargparse to call.
+
+    jsonargparse would import and call `{class_path: ..., init_args: ...}` wherever a setting may
+    have any type, also where a text holds it.
+    """
+    if isinstance(content, str) and "class_path" in content:
+        raise UserError(
+            f"The setting {where} of a file names a class_path: a file may name registered "
+            "entries only, as the `name` of objective, encoder or data."
+        )
+    if isinstance(content, dict):
+        content = [*content.keys(), *content.values()]
+    if isinstance(content, list | tuple):
+        for part in content:
+            refuse_class_paths(where, part)
 
 
 def to_names(config: Recipe, tables: dict[str, Registry]) -> Recipe:
@@ -100,7 +127,8 @@ def to_names(config: Recipe, tables: dict[str, Registry]) -> Recipe:
 
 
 def class_path(name: str, table: Registry) -> str:
-    return name if "." in name and ":" not in name else path_of(table[name])
+    """The path of a plug-in, for jsonargparse. The registry decides what may be named."""
+    return path_of(table[name])
 
 
 def registered_name(path: str, table: Registry) -> str:

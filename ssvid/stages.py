@@ -18,7 +18,7 @@ import yaml
 
 from ssvid.engine.checkpoint import RunFolder, flatten_config
 from ssvid.errors import RunError, UserError, check_positive
-from ssvid.files import write_json_whole, write_text_whole
+from ssvid.files import read_json_mapping, write_json_whole, write_text_whole
 from ssvid.log import log
 from ssvid.recipe import load_recipe, merge_recipes
 
@@ -120,7 +120,7 @@ def check_earlier_stages(name: str, config: dict[str, Any], out: Path) -> None:
     file = out / f"{name}.from.json"
     begun_from = checkpoints
     if file.exists() and RunFolder(out / name).list_checkpoints():
-        begun_from = json.loads(file.read_text())
+        begun_from = read_json_mapping(file, "list of earlier stages")
     if begun_from != checkpoints:
         raise UserError(
             f"Stage {name} began with {', '.join(begun_from.values())}, and these have been "

@@ -25,6 +25,7 @@ ROOMS = (
     "ssvid.old_names",
     "ssvid.progress",
     "ssvid.files",
+    "ssvid.trust",
     "ssvid.registry",
     "ssvid.shapes",
     "ssvid.randomness",

@@ -44,7 +44,7 @@ def test_a_name_that_is_registered_twice_is_refused(tmp_path, monkeypatch):
         (tmp_path / "doubled" / f"{file}.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(KeyError, match="thing"):
-        registry.Registry("doubled", "thing").names()
+        registry.Registry("doubled", "thing", "builtins:object").names()
     with pytest.raises(UserError, match=facts("mea", "mae")):
         registry.objectives["mea"]
 

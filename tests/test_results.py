@@ -105,7 +105,7 @@ DAMAGED = {
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path):
     file, whole = tmp_path / "a.json", to_json(make_result("net", "one"))
     texts = {said: json.dumps({**whole, **change}) for said, change in DAMAGED.items()}
-    for said, text in {"no whole JSON file": "{", **texts}.items():
+    for said, text in {"cannot be read": "{", **texts}.items():
         file.write_text(text)
         with pytest.raises(UserError, match=rf"a\.json .*{said}"):
             read_result(file)

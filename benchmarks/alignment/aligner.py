@@ -14,8 +14,9 @@ from torch import Tensor
 from benchmarks.alignment.realign import Aligner
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.errors import UserError
-from ssvid.files import read_yaml
+from ssvid.files import read_json_mapping, read_yaml_mapping
 from ssvid.nn.timeline import ALIGNER_CARD, Aligned
+from ssvid.recipe import with_name
 from ssvid.registry import objectives
 from ssvid.shapes import Window
 from ssvid.text.words import read_words
@@ -93,7 +94,7 @@ def read_aligner_card(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        card = json.loads(file.read_text())
+        card = read_json_mapping(file, "card")
         options = dict(card["arguments"])
         paths = {}
         for name, tower_name in TOWER_PATHS.items():
@@ -126,8 +127,9 @@ def read_run(folder: Path, path: str) -> SavedObjective:
         stages = sorted(file.parent.name for file in run.path.glob("*/config.yaml"))
         hint = f"name one of its stages: {', '.join(stages)}" if stages else "name a run of tan"
         raise UserError(f"--aligner {path} is no folder of a run (it has no config.yaml): {hint}.")
-    config = read_yaml(run.path / "config.yaml", "config")
-    arguments = dict(config.get("objective") or {}) if isinstance(config, dict) else {}
+    config = read_yaml_mapping(run.path / "config.yaml", "config")
+    objective = with_name(config.get("objective"))
+    arguments = dict(objective) if isinstance(objective, dict) else {}
     name = arguments.pop("name", None)
     return SavedObjective(name, arguments, dict(run.read_newest(f"--aligner {path}")["model"]))
 

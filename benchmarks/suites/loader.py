@@ -25,6 +25,7 @@ from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import read_yaml
+from ssvid.recipe import refuse_class_paths
 from ssvid.results import Fold, digest
 
 SYNTHETIC = {"name": "synthetic"}  # where neither the suite nor the user names a data set
@@ -223,6 +224,7 @@ def build(kind: Any, settings: Json, title: str, path: Path) -> Any:
     `path`, for error sentences.
     """
     typed = {key: value for key, value in settings.items() if not isinstance(value, Probe)}
+    refuse_class_paths(f"{title} of the suite {path}", typed)
     probes = {key: value for key, value in settings.items() if isinstance(value, Probe)}
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(kind) else parser.add_function_arguments

@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,7 +16,8 @@ from ssvid.data.labels import compose
 from ssvid.data.pictures import is_picture
 from ssvid.data.splits import SPLIT
 from ssvid.errors import UserError
-from ssvid.log import log_once
+from ssvid.files import read_bytes
+from ssvid.log import log, log_once
 
 VIDEO = frozenset(
     (
@@ -61,7 +63,10 @@ def need_file(path: str | Path, flag: str) -> Path:
 
 def read_text(path: Path) -> str:
     """The text of a list file, with its line ends unchanged. A UserError if it is not UTF-8."""
-    data = path.read_bytes()
+    try:
+        data = read_bytes(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
     try:
         decoded = data.decode("utf-8-sig")
         wrong = decoded.find("\0")
@@ -96,17 +101,37 @@ class Contents(NamedTuple):
 def list_contents(root: Path) -> Contents:
     """The videos and the folders of pictures below root, with forward slashes."""
     contents = Contents([], [], Counter())
-    for directory, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = [name for name in names if not name.startswith(".")]
-        folder = PurePosixPath(Path(os.path.relpath(directory, root)).as_posix())
-        contents.videos.extend(str(folder / name) for name in filter(is_video, visible))
-        if any(map(is_picture, visible)):
+    for folder, names in _walk(root):
+        contents.videos.extend(str(folder / name) for name in filter(is_video, names))
+        if any(map(is_picture, names)):
             contents.frame_folders.append(str(folder))
-        contents.suffixes.update(map(suffix_of, visible))
+        contents.suffixes.update(map(suffix_of, names))
     contents.videos.sort()
     contents.frame_folders.sort()
     return contents
+
+
+def _walk(root: Path) -> Iterator[tuple[PurePosixPath, list[str]]]:
+    """Each folder, relative to root, and the names of its files, without hidden ones.
+
+    Links are followed, but each folder is read once: a link may lead to a folder above it. Folders
+    that are no links come first, so that files keep their usual paths.
+    """
+    visited_folders: set[tuple[int, int]] = set()
+    starts = [str(root)]
+    while starts:
+        for directory, folders, names in os.walk(starts.pop(0)):
+            stat = os.stat(directory)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if (stat.st_dev, stat.st_ino) in visited_folders:
+                log.info(f"{directory} leads to a folder that is read already: it is passed over.")
+                folders.clear()
+                continue
+            visited_folders.add((stat.st_dev, stat.st_ino))
+            paths = [os.path.join(directory, name) for name in folders]
+            starts += filter(os.path.islink, paths)
+            inside = PurePosixPath(Path(os.path.relpath(directory, root)).as_posix())
+            yield inside, [name for name in names if not name.startswith(".")]
 
 
 def list_videos(root: Path) -> list[str]:
@@ -210,6 +235,9 @@ class Finder:
         listed = _parts(path)
         namesakes = [(file, _parts(file)) for file in self.paths_of_stem.get(listed[-1], ())]
         files = [file for file, parts in namesakes if parts == listed]
+        if not files and namesakes and "/" in path:  # a link leads to the folder of the file
+            real = os.path.realpath(os.path.join(self.root, path))
+            files = list(self.paths & {os.path.relpath(real, self.real_root)})
         if not files and path != _plain(name):
             return []  # an absolute path below the root
         if not files:

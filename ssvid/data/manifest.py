@@ -120,7 +120,9 @@ class Manifest:
     @cached_property
     def hash(self) -> str:
         """Hash of the rows; the same on every machine, whatever the root."""
-        return hashlib.sha256("\n".join(map(_hashed_line, self.rows)).encode()).hexdigest()
+        # A file name may hold bytes that are no UTF-8; Python reads them as surrogates.
+        text = "\n".join(map(_hashed_line, self.rows))
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def select_labelled(data: Manifest) -> Manifest:

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from ssvid.errors import RunError
+from ssvid.files import read_json_lines
+from ssvid.log import log
 from ssvid.shapes import Batch
 
 NAME = "quarantine.jsonl"
@@ -24,13 +26,16 @@ class Quarantine:
         self.file = None if out is None else Path(out) / NAME
         self.rows, self.max_bad = rows, max_bad
         self.bad: dict[str, str] = {}
-        if self.file is not None and self.file.exists():
-            for line in self.file.read_text().splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the last line of a killed run; its file will be met again
-                self.bad[entry["path"]] = entry["why"]
+        if self.file is not None:
+            entries, damaged = read_json_lines(self.file, "list of bad files")
+            for entry in entries:
+                if "path" in entry:
+                    self.bad[str(entry["path"])] = str(entry.get("why"))
+            if n_damaged := len(damaged) + sum("path" not in entry for entry in entries):
+                log.warning(
+                    f"{n_damaged} lines of {self.file} are damaged. They are passed over: a bad "
+                    "file that they named will be met again."
+                )
 
     def __len__(self) -> int:
         return len(self.bad)

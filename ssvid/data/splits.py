@@ -87,4 +87,4 @@ def hold_out_groups(rows: Iterable[Row], split: str, share: float = HELD_OUT) ->
 
 
 def _hash_group(split: str, group: str) -> str:
-    return hashlib.sha256(f"{split}/{group}".encode()).hexdigest()
+    return hashlib.sha256(f"{split}/{group}".encode(errors="surrogateescape")).hexdigest()

@@ -5,7 +5,6 @@ This is the only file that knows what a feature store is: a folder of `<video id
 as features are published, is a store too.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.files import write_json_whole, write_whole
+from ssvid.files import read_json_mapping, require_file, write_json_whole, write_whole
 from ssvid.shapes import ClipSpec
 
 CARD = "store.json"
@@ -91,6 +90,7 @@ def read_features(path: Path, dim: int | None = None) -> np.ndarray:
     Raises a UserError if it is damaged or its width is not `dim`.
     """
     try:
+        require_file(path)
         features = np.load(path, mmap_mode="r", allow_pickle=False)
     except FAULTS as error:
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -122,7 +122,7 @@ def read_card(root: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        card = dict(json.loads(path.read_text()))
+        card = read_json_mapping(path, "card")
         dim, seconds_per_row = card["dim"], card.get("seconds_per_row", 1)
         if not isinstance(dim, int) or dim < 1 or seconds_per_row != 1:
             raise ValueError(f"dim {dim}, seconds_per_row {seconds_per_row}")

@@ -28,7 +28,7 @@ import av
 import numpy as np
 
 from ssvid.errors import UserError
-from ssvid.files import locked
+from ssvid.files import locked, read_json
 from ssvid.progress import progress_bar
 from ssvid.randomness import uniform
 from ssvid.shapes import Row
@@ -242,7 +242,7 @@ def list_clips(*, train: int, val: int, test: int, acts: Sequence[str]) -> list[
 
 def _check_stamp(root: Path, settings: dict[str, Any]) -> None:
     stamp = root / STAMP
-    if not stamp.exists() or json.loads(stamp.read_text()) != settings:
+    if not stamp.exists() or read_json(stamp, "settings") != settings:
         raise UserError(
             f"{root} does not hold the synthetic set of these settings: name another folder."
         )

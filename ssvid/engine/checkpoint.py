@@ -4,7 +4,6 @@ This file decides what a run folder is, whether a command resumes in it, and whi
 whole.
 """
 
-import json
 import os
 import pickle
 import platform
@@ -20,7 +19,14 @@ import yaml
 
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.files import locked, write_json_whole, write_text_whole, write_whole
+from ssvid.files import (
+    locked,
+    read_json_mapping,
+    read_yaml_mapping,
+    write_json_whole,
+    write_text_whole,
+    write_whole,
+)
 from ssvid.log import log
 from ssvid.old_names import rename_config
 
@@ -92,21 +98,21 @@ class RunFolder:
     def read_setting(self, key: str) -> Any:
         """A setting of the run in this folder; None if there is no run yet."""
         file = self.path / "config.yaml"
-        return yaml.safe_load(file.read_text()).get(key) if file.is_file() else None
+        return read_yaml_mapping(file, "config").get(key) if file.is_file() else None
 
     def compare(self, config: dict[str, Any], rows: str) -> None:
         """Raise a UserError if the folder's run has other settings, clips or start weights."""
         file, provenance_file = self.path / "config.yaml", self.path / PROVENANCE
         if not file.exists() or not self.list_checkpoints():
             return  # there is no checkpoint yet, so nothing can be mixed up
-        provenance = json.loads(provenance_file.read_text()) if provenance_file.exists() else {}
-        before, now = (
-            flatten_config(rename_config(yaml.safe_load(file.read_text()))),
-            flatten_config(config),
-        )
+        provenance = {}
+        if provenance_file.exists():
+            provenance = read_json_mapping(provenance_file, "provenance")
+        before = flatten_config(rename_config(read_yaml_mapping(file, "config")))
+        now = flatten_config(config)
         start = self.origin.get("start", "")
-        before["data (hash of its rows)"] = provenance.get("hash", rows)[:8]
-        before["encoder (hash of its weights)"] = provenance.get("start", start)[:8]
+        before["data (hash of its rows)"] = str(provenance.get("hash", rows))[:8]
+        before["encoder (hash of its weights)"] = str(provenance.get("start", start))[:8]
         now["data (hash of its rows)"] = rows[:8]
         now["encoder (hash of its weights)"] = start[:8]
         differences = []

@@ -9,7 +9,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ssvid.errors import RunError
+from ssvid.errors import RunError, UserError
+from ssvid.files import read_json_lines, write_text_whole
 from ssvid.shapes import Clip, Views
 
 
@@ -21,10 +22,16 @@ class Metrics:
 
     def __init__(self, out: Path, step: int) -> None:
         path = out / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        valid = [line for line in lines if _read_step(line) <= step]
+        rows, damaged = read_json_lines(path, "log")
+        if damaged:
+            raise UserError(
+                f"The log {path} is damaged in line {damaged[0]}: remove the line, or move the "
+                "file away. The run then goes on."
+            )
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        valid = [row for row in rows if _read_step(row, path) <= step]
         if len(valid) < len(lines):
-            path.write_text("".join(line + "\n" for line in valid))
+            write_text_whole(path, "".join(json.dumps(row) + "\n" for row in valid))
         # Open for the whole run and unbuffered, so that each line is on disk at once.
         self.file = open(path, "ab", buffering=0)  # noqa: SIM115
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
@@ -54,10 +61,9 @@ def draw_clips(clips: Clip, views: Views) -> UInt8[Tensor, "3 h w"]:
     return (strip.clamp(0, 1) * 255).byte()
 
 
-def _read_step(line: str) -> float:
-    """The step of a line; infinity for a line that a kill cut short."""
-    try:
-        row: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError:
-        return float("inf")
-    return float(row["step"])
+def _read_step(row: dict[str, Any], path: Path) -> float:
+    """The step of a row of the log. A UserError if it has none."""
+    step = row.get("step")
+    if not isinstance(step, int | float):
+        raise UserError(f"The log {path} is damaged: the row {row} has no step. Remove it.")
+    return float(step)

@@ -24,7 +24,8 @@ def number_sources(video_ids: list[str], device: torch.device) -> Int[Tensor, " 
 
 
 def _hash_name(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def check_negatives(

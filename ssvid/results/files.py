@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ssvid.errors import UserError
-from ssvid.files import write_text_whole
+from ssvid.files import read_json, write_text_whole
 from ssvid.results.schema import KINDS, SCHEMA, Result, from_json, to_json
 
 
@@ -18,11 +18,9 @@ def read_result(file: Path) -> Result | None:
     Raises a UserError if the file is damaged or newer than this version.
     """
     try:
-        content = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{file} is no whole JSON file ({error}): delete it and run the command again."
-        ) from error
+        content = read_json(file, "result")
+    except UserError as error:
+        raise UserError(f"{error} Delete it and run the command again.") from error
     if not isinstance(content, dict) or content.get("kind") not in KINDS:
         return None
     schema = content.get("schema", SCHEMA)

@@ -8,12 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ssvid.data.leaks import find_leaks
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import FREE, PROVENANCE, flatten_config
+from ssvid.errors import UserError
+from ssvid.files import read_json_mapping, read_yaml_mapping
 from ssvid.hub import split_modality
 from ssvid.old_names import use_old_names
 from ssvid.results.schema import DataInfo, EncoderInfo, Json, Leak, digest
@@ -63,8 +63,10 @@ def describe_recipe(text: str) -> Json:
     """
     path = Path(text)
     file = (path if path.is_dir() else path.parent) / "config.yaml"
-    config = yaml.safe_load(file.read_text()) if path.exists() and file.is_file() else None
-    if not isinstance(config, dict) or "seed" not in config:
+    if not path.exists() or not file.is_file():
+        return {}
+    config = read_yaml_mapping(file, "config")
+    if "seed" not in config:
         return {}
     left_out = FREE - {"steps", "epochs"} | {"seed"}
     settings = {key: value for key, value in flatten_config(config).items() if key not in left_out}
@@ -105,9 +107,15 @@ def list_trainings(text: str) -> list[Json]:
     file = (path if path.is_dir() else path.parent) / PROVENANCE
     if not path.exists() or not file.exists():
         return []
-    last = json.loads(file.read_text())
-    records = [last, *last.get("before", [])]
-    return [{"root": record["root"], "rows": record["rows"]} for record in records]
+    last = read_json_mapping(file, "provenance")
+    try:
+        records = [last, *last.get("before", [])]
+        return [{"root": str(record["root"]), "rows": list(record["rows"])} for record in records]
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"The provenance {file} is damaged ({error!r}), so the clips that the encoder was "
+            "trained on are unknown: restore it, or remove it."
+        ) from error
 
 
 def check_leak(text: str, test: Manifest) -> Leak:

@@ -8,9 +8,8 @@ import math
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from ssvid.errors import UserError
+from ssvid.files import read_json_mapping, read_yaml_mapping
 from ssvid.results.schema import Json
 
 CHUNK = 4096  # bytes that are read at each position of a long log
@@ -29,16 +28,10 @@ def read_whole_mapping(file: Path) -> Json | None:
 
     A UserError if it is damaged.
     """
-    try:
-        text = file.read_text()
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.is_file():
         return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged: it is no mapping.")
-    return content
+    read = read_json_mapping if file.suffix == ".json" else read_yaml_mapping
+    return read(file, "file")
 
 
 def read_metrics(file: Path) -> tuple[list[Json], int]:

@@ -10,6 +10,7 @@ cells/HASH/           attempts.jsonl, logs, pretrain.yaml, run_HASH/, suite.yaml
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Any
 import yaml
 
 from ssvid.errors import RunError, UserError
-from ssvid.files import locked, write_json_whole, write_text_whole
+from ssvid.files import locked, read_json_mapping, write_json_whole, write_text_whole
 
 Event = dict[str, Any]
 
@@ -34,13 +35,15 @@ class SweepFolder:
 
     def read(self) -> dict[str, Any]:
         """The content of sweep.json. UserError: the file is missing or damaged."""
+        if not self.file.exists():
+            raise UserError(f"{self.path} holds no sweep: name the --out folder of a sweep.")
         try:
-            return dict(json.loads(self.file.read_text()))
-        except FileNotFoundError:
-            raise UserError(
-                f"{self.path} holds no sweep: name the --out folder of a sweep."
-            ) from None
-        except (ValueError, TypeError) as error:
+            sweep = read_json_mapping(self.file, "sweep")
+            for name in sweep["cells"]:
+                if not re.fullmatch(r"\w+", name):  # it names a folder, which is written to
+                    raise ValueError(f"{name!r} is no name of a cell")
+            return sweep
+        except (UserError, ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self.file} is damaged ({error}): submit the sweep again. That writes the file "
                 "anew and keeps the cells."

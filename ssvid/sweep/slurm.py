@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ssvid.errors import RunError, UserError
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder, write_json_file
+from ssvid.trust import VARIABLE, list_trusted_modules
 
 MAX_ARRAY = 1001  # SLURM's own default of MaxArraySize
 SQUEUE_FORMAT = "%i|%T|%N|%r|%j"  # id, state, nodes, reason, name
@@ -132,7 +133,7 @@ def make_executor(folder: Path, name: str, cluster: Cluster, limit: int) -> Any:
         "constraint": cluster.constraint,
         "gpus_per_node": cluster.gpus or None,
         "mem": f"{round(cluster.memory * 1024)}M" if cluster.memory else None,
-        "setup": cluster.setup or None,
+        "setup": [*export_trust(), *cluster.setup] or None,
     }
     executor.update_parameters(
         job_name=name,
@@ -147,6 +148,15 @@ def make_executor(folder: Path, name: str, cluster: Cluster, limit: int) -> Any:
         **{key: value for key, value in optional.items() if value is not None},
     )
     return executor
+
+
+def export_trust() -> list[str]:
+    """The line of the job script that hands on what --trust named.
+
+    Not every cluster gives the environment of the submitting process to its jobs.
+    """
+    modules = ",".join(list_trusted_modules())
+    return [f"export {VARIABLE}={modules}"] if modules else []
 
 
 def render_script(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError, check_positive
-from ssvid.files import write_text_whole, write_whole
+from ssvid.files import require_file, write_text_whole, write_whole
 from ssvid.text.tower import Tower, split_words
 
 MASKED = -6e4  # the value that TAN gives to padding: it fits half precision
@@ -131,6 +131,7 @@ def read_words(path: str | Path) -> list[str]:
     """
     file = Path(path).expanduser()
     try:
+        require_file(file)
         words = read_word_array(file) if file.suffix == ".npy" else read_word_lines(file)
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         reason = " ".join(str(error).split())

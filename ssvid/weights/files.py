@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from ssvid.errors import UserError
-from ssvid.files import write_bytes_whole, write_whole
+from ssvid.files import require_file, write_bytes_whole, write_whole
 from ssvid.weights.layout import State
 
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
@@ -62,6 +62,7 @@ def read_weights(path: Path, trust: bool = False) -> WeightsFile:
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a checkpoint.")
     try:
+        require_file(path)
         with open(path, "rb") as file:
             head = file.read(64)
     except FileNotFoundError:

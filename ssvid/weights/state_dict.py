@@ -6,7 +6,6 @@ elsewhere.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ssvid.errors import UserError
-from ssvid.files import write_bytes_whole, write_json_whole
+from ssvid.files import read_json_mapping, write_bytes_whole, write_json_whole
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import State
 
@@ -71,10 +70,7 @@ def read_card(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    try:
-        return dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} describes no encoder: {error}.") from error
+    return read_json_mapping(path, "card")
 
 
 def save_with_card(module: nn.Module, path: Path, card: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from operator import attrgetter
 import pytest
 from PIL import Image
 
+from ssvid.data import files
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from tests.data.bars import picture
@@ -313,3 +314,13 @@ def test_a_csv_head_with_spaces_is_read_and_two_alike_are_refused(tmp_path):
     assert [(r.label, r.split, r.group) for r in rows if r.path == "1.mp4"][0][:2] == ("a", "test")
     (tmp_path / "labels.csv").write_text("path,label,label\n0.mp4,a,b\n")
     check_refusal("csv", tmp_path, "label")
+
+
+def test_each_folder_is_read_once_whatever_links_lead_to_it(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    touch(root, "a/1.mp4", "b/2.mp4")
+    touch(outside, "3.mp4")
+    links = [("again", "."), ("a/up", ".."), ("a/b", "../b"), ("b/a", "../a"), ("c", outside)]
+    for link, target in links:
+        (root / link).symlink_to(target)
+    assert files.list_videos(root) == ["a/1.mp4", "b/2.mp4", "c/3.mp4"]

@@ -56,6 +56,8 @@ def test_absolute_paths(tmp_path):
     assert find(f"{root}/b/1.mp4") == "b/1.webm"
     assert find(f"{tmp_path}/link/a/1.mp4") == "a/1.mp4"
     assert Finder(tmp_path / "link", ["a/1.mp4"])(f"{root}/a/1.mp4") == "a/1.mp4"
+    (root / "inner").symlink_to(root / "a")
+    assert find("inner/1.mp4") == find(f"{root}/inner/1.mp4") == "a/1.mp4"
     assert find(f"{root}/c/a/1.mp4") is None, "an absolute path below the root is that file alone"
     assert find(f"{tmp_path}/elsewhere/a/1.mp4") is None
     assert find("/of/another/machine/a/1.mp4") == "a/1.mp4"

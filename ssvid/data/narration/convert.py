@@ -3,7 +3,6 @@
 python -m ssvid.data.narration --source FILE_OR_FOLDER --out sentences.json [--sentencify true]
 """
 
-import importlib
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ssvid.data.narration.spoken_rows import Length
 from ssvid.errors import UserError
 from ssvid.files import write_json_whole
 from ssvid.log import log
+from ssvid.trust import import_named
 
 LONG = 30  # mean words of a sentence, from which on the captions were hardly cut
 
@@ -86,13 +86,12 @@ def _load_punctuation(name: str | None) -> rules.Punctuate | None:
 
 
 def _import_function(name: str, flag: str) -> Any:
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{flag} {name} is not a MODULE:FUNCTION that can be imported ({error})."
-        ) from error
+    if ":" not in name:
+        raise UserError(f"{flag} takes MODULE:FUNCTION, not {name}.")
+    function = import_named(name, f"function of {flag}")
+    if not callable(function):
+        raise UserError(f"{flag} {name} is no function.")
+    return function
 
 
 def _sentencify(
@@ -107,7 +106,9 @@ def _sentencify(
     narrations: Narrations = {}
     words = sentences = 0
     for video, captions in spoken.items():
-        index = zlib.crc32(video.encode())  # so that a draw depends on no other video
+        index = zlib.crc32(
+            video.encode(errors="surrogateescape")
+        )  # so that a draw depends on no other video
         cut, why = rules.cut_video(
             captions, index=index, seed=seed, language=is_english, punctuate=punctuate
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from ssvid.data.narration.skipped import LeftOut
 from ssvid.data.narration.spoken_rows import WANTED
 from ssvid.errors import UserError
+from ssvid.files import require_file
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -14,6 +15,7 @@ def decode_text(file: Path, listing: LeftOut) -> str:
 
     All but UTF-8 are noted in `listing`. A UserError is raised if the file is not text.
     """
+    require_file(file)
     data = file.read_bytes()
     if data[:2] in UTF16_MARKS or b"\0" in data:
         text, name = _decode_utf16(file, data)

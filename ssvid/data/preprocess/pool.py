@@ -4,7 +4,6 @@ A full disk stops the run: it is not a fault of the file that is being written.
 """
 
 import errno
-import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ import av
 
 from ssvid.data.quarantine import Quarantine
 from ssvid.errors import RunError, UserError
+from ssvid.files import read_json_mapping
 from ssvid.progress import progress_bar
 
 # The disk is full; the user's quota is used up; the file is larger than the limit for one file.
@@ -42,10 +42,7 @@ def check_settings(file: Path, settings: dict[str, Any]) -> None:
 
     Its files are not written again, so they must be what this run would write.
     """
-    try:
-        old = dict(json.loads(file.read_text())) if file.exists() else settings
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged: name another --out, or remove the folder.") from error
+    old = read_json_mapping(file, "settings") if file.exists() else settings
     differences = []
     for name, value in settings.items():
         if old.get(name) != value:

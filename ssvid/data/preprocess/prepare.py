@@ -100,10 +100,11 @@ def _list_sources(source: str) -> tuple[Path, list[str]]:
         listed = csv(str(path))
         paths = sorted(row.path for row in listed.rows)
         for row in listed.rows:
-            if row.path.startswith(("/", "../")):
+            # Below --out a path through a link and `..` would lead to another place.
+            if row.path.startswith("/") or ".." in PurePosixPath(row.path).parts:
                 raise UserError(
-                    f"{path}: {row.path} is not below the list's folder, so it cannot be written "
-                    "below --out."
+                    f"{path}: {row.path} leaves the list's folder, so it cannot be written below "
+                    "--out: list it by its path without `..`."
                 )
         return listed.root, paths
     contents = files.list_contents(files.need_folder(path, "--source"))
