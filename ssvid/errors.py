@@ -51,6 +51,11 @@ class DecodeError(Exception):
         return f"{where}: {self.why}"
 
 
+def describe_error(error: Exception) -> str:
+    """The message of an error of PyAV, Pillow or the system; its class name if there is none."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+
+
 def note_fault(error: BaseException) -> None:
     """Write the class of an error to rankN.fault, where the keeper of a sweep's cell reads it.
 

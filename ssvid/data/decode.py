@@ -1,9 +1,10 @@
 """path, times in seconds -> uint8 frames.
 
-This is the only file that opens a video. A time selects the frame that is shown at that time, so
-files of variable frame rate are read correctly. Damage raises an error and never gives a wrong
-picture: the codecs are told to stop where they would conceal an error (`err_detect=explode`; h264
-and mpeg4 obey it, hevc and vp9 do not), and frames that they mark as corrupt are not returned.
+This is the only file that opens a video; `pictures.py` opens the pictures of a folder. A time
+selects the frame that is shown at that time, so files of variable frame rate are read correctly.
+Damage raises an error and never gives a wrong picture: the codecs are told to stop where they would
+conceal an error (`err_detect=explode`; h264 and mpeg4 obey it, hevc and vp9 do not), and frames
+that they mark as corrupt are not returned.
 """
 
 import os
@@ -16,13 +17,12 @@ import av
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
-from ssvid.errors import DecodeError, UserError
+from ssvid.data.pictures import list_pictures, read_pictures
+from ssvid.errors import DecodeError, UserError, describe_error
 
 NEAR = 1e-4  # seconds: a time this close before a frame already selects that frame
-IMAGES = frozenset((".jpg", ".jpeg", ".png"))
 Frames = UInt8[Tensor, "T C H W"]
 
 
@@ -49,7 +49,7 @@ def read_timestamps(path: str | Path, fps: float | None = None) -> np.ndarray:
             raise UserError(
                 f"{path} is a folder of frames: give their frame rate, for example --data.fps 25."
             )
-        return np.arange(len(_pictures(path))) / fps
+        return np.arange(len(list_pictures(path))) / fps
     return scan_file(path).times
 
 
@@ -73,7 +73,7 @@ def read(
     shown = np.searchsorted(table, np.asarray(times, np.float64) + NEAR, side="right") - 1
     needed, back = np.unique(shown.clip(min=0), return_inverse=True)
     if os.path.isdir(path):
-        frames = _read_pictures(path, needed)
+        frames = _stack(path, read_pictures(path, needed))
     elif decoder == "pyav":
         frames = _read_pyav(path, scan_file(path), needed)
     elif decoder == "torchcodec":
@@ -247,11 +247,6 @@ def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:
     return frames.permute(0, 3, 1, 2)  # still channels last in memory, which is quick to resize
 
 
-def describe_error(error: Exception) -> str:
-    """The message of an error of PyAV, Pillow or the system; its class name if there is none."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-
-
 def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
     # A RuntimeError: torchcodec is installed, but the libraries of FFmpeg are not.
     try:
@@ -272,25 +267,3 @@ def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Fram
     except (RuntimeError, ValueError, IndexError) as error:
         why = describe_error(error).splitlines()[0]
         raise DecodeError(path, why, float(table.times[needed[0]])) from error
-
-
-def _read_pictures(path: str | Path, needed: np.ndarray) -> Frames:
-    names = _pictures(path)
-    pictures = []
-    for i in needed:
-        try:
-            with Image.open(os.path.join(path, names[i])) as picture:
-                pictures.append(np.asarray(picture.convert("RGB")))
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
-            raise DecodeError(path, f"{names[i]}: {describe_error(error)}") from error
-    return _stack(path, pictures)
-
-
-def _pictures(path: str | Path) -> tuple[str, ...]:
-    return _list_pictures(str(path), os.stat(path).st_mtime_ns)
-
-
-@lru_cache(maxsize=16384)
-def _list_pictures(path: str, mtime: int) -> tuple[str, ...]:
-    names = (name for name in os.listdir(path) if os.path.splitext(name)[1].lower() in IMAGES)
-    return tuple(sorted(names, key=lambda name: (len(name), name)))  # 2.jpg before 10.jpg

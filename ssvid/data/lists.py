@@ -4,33 +4,30 @@ Each form of list is recognised by its content and not by the name of a data set
 """
 
 import csv
-import io
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ssvid.data import files
-from ssvid.data.datasets.csv import need_column, read_table
+from ssvid.data.datasets.csv import need_column, read_head, read_table
+from ssvid.data.labels import compose
+from ssvid.data.lines import Entry, clean_lines, read_lines
 from ssvid.errors import UserError
-
-
-class Entry(NamedTuple):
-    """One clip of a list."""
-
-    names: tuple[str, ...]  # names that its file may have
-    label: str | None
-    video: str = ""  # the film it is cut from
-
 
 # Jester, Something-Something v1, and the test answers of v2: the number of a clip and its class.
 NUMBERED = re.compile(r"\d+;\S.*")
 # Moments in Time: path, class, and how many annotators agreed and disagreed.
-RATED = re.compile(r"(?P<path>[^,]+\.\w+),(?P<label>[^,]+),\d+,\d+")
-IDS = ("id", "video_id")  # columns with the number of a clip
+# The class is a word: three numbers are several labels, which is another form.
+RATED = re.compile(r"(?P<path>[^,]+\.\w+),(?P<label>[^,]*[^-.,\d\s][^,]*),\d+,\d+")
+# Columns of a list, in any case of letters, with `_` or without. The first one there counts.
+NUMBERS = ("videoid", "id")  # of the number of a clip
+PATHS = ("path", "file", "filename", "filepath", "video", "videopath", "videoname", "clip", "name")
+LABELS = ("label", "labels", "class", "classname", "classid", "category", "action", "template")
 
 
 def read_entries(file: Path) -> tuple[str | None, Iterator[Entry]]:
@@ -40,34 +37,23 @@ def read_entries(file: Path) -> tuple[str | None, Iterator[Entry]]:
     """
     if file.suffix == ".json":
         return _read_json_entries(file)
-    text = files.read_text(file)
-    lines = list(filter(None, map(str.strip, text.splitlines())))
-    first = lines[0] if lines else ""
-    head = {name.strip().strip('"') for name in re.split("[,;\t]", first)}
+    lines = clean_lines(files.read_text(file))
+    texts = list(map(itemgetter(1), lines))
+    first = texts[0] if texts else ""
     if "youtube_id" in first:
         return "kinetics", _read_kinetics(file)
-    if "label" in head and head & set(IDS):
-        return "jester", _read_columns(file)
-    if lines and all(map(NUMBERED.fullmatch, lines)):
-        return "jester", _read_numbered(lines)
-    if lines and all(map(RATED.fullmatch, lines)):
-        return "moments", _read_moments(lines)
-    return None, _read_lines(lines)
-
-
-def _read_lines(lines: list[str]) -> Iterator[Entry]:
-    """`path label`, `path,label` or a path alone.
-
-    A path may hold spaces, so the line is split at the last separator.
-    """
-    for line in lines:
-        for mark in ("\t", ",", ";", " "):
-            path, separator, label = line.rpartition(mark)
-            if separator and Path(label).suffix.lower() not in files.VIDEO:
-                yield Entry((path.strip(),), label.strip())
-                break
-        else:
-            yield Entry((line,), None)
+    columns = {re.sub("[ _]", "", name.lower()): name for name in read_head(first)}
+    path = next(filter(columns.__contains__, (*PATHS, *NUMBERS)), None)
+    label = next(filter(columns.__contains__, LABELS), None)
+    if path and (label or len(columns) == 1):
+        numbered = "ssv2" if label == "template" else "jester"
+        entries = _read_columns(file, columns[path], columns[label] if label else None)
+        return numbered if path in NUMBERS else None, entries
+    if lines and all(map(NUMBERED.fullmatch, texts)):
+        return "jester", _read_numbered(texts)
+    if lines and all(map(RATED.fullmatch, texts)):
+        return "moments", _read_moments(texts)
+    return None, read_lines(file, lines)
 
 
 def _read_numbered(lines: list[str]) -> Iterator[Entry]:
@@ -79,15 +65,17 @@ def _read_numbered(lines: list[str]) -> Iterator[Entry]:
 
 def _read_moments(lines: list[str]) -> Iterator[Entry]:
     """class/file.mp4,class,agreed,disagreed: files are in training/class and validation/class."""
-    for path, label, *_ in csv.reader(io.StringIO("\n".join(lines))):
-        yield Entry((path, f"training/{path}", f"validation/{path}"), label.strip())
+    for path, label, *_ in csv.reader(lines):
+        yield Entry((path,), label.strip())
 
 
-def _read_columns(file: Path) -> Iterator[Entry]:
-    rows, columns = read_table(file)
-    column = next(name for name in IDS if name in columns)
-    for _, row in rows:
-        yield Entry((row[column].strip(),), _spell_template(row.get("label", "").strip()) or None)
+def _read_columns(file: Path, path: str, label: str | None) -> Iterator[Entry]:
+    """A csv whose first line names the columns. `label`: its column, if it has one."""
+    for number, row in read_table(file)[0]:
+        name = row[path].strip()
+        if not name:
+            raise UserError(f"{file}, line {number} has no {path}: fill it in or drop the row.")
+        yield Entry((name,), _spell_template(row[label].strip()) if label else None)
 
 
 def _read_kinetics(file: Path) -> Iterator[Entry]:
@@ -141,7 +129,9 @@ def _read_annotated(file: Path, table: dict[str, Any]) -> Iterator[Entry]:
         times = annotation.get("segment") or []
         if not isinstance(times, list):
             times = [times]
-        yield _kinetics_clip(f"{file}, {name}", name, annotation.get("label"), times)
+        where = f"{file}, {name}"
+        label = _spell_label(where, annotation.get("label"))
+        yield _kinetics_clip(where, name, label, times)
 
 
 def _read_records(file: Path, table: Any) -> Iterator[Entry]:
@@ -151,9 +141,9 @@ def _read_records(file: Path, table: Any) -> Iterator[Entry]:
     Kinetics [{file, youtube_id, ...}].
     """
     for number, record in enumerate(table if isinstance(table, list) else [None], start=1):
-        entry = _read_record(record) if isinstance(record, dict) else None
+        where = f"{file}, entry {number}" if isinstance(table, list) else str(file)
+        entry = _read_record(where, record) if isinstance(record, dict) else None
         if entry is None:
-            where = f"{file}, entry {number}" if isinstance(table, list) else str(file)
             raise UserError(
                 f"{where} is neither SSv2's list of id and template nor Diving48's of vid_name and "
                 "label nor Kinetics' of youtube_id."
@@ -161,17 +151,23 @@ def _read_records(file: Path, table: Any) -> Iterator[Entry]:
         yield entry
 
 
-def _read_record(record: dict[str, Any]) -> Entry | None:
-    label = record.get("template") or record.get("label")
+def _read_record(where: str, record: dict[str, Any]) -> Entry | None:
+    label = _spell_label(where, record.get("template") or record.get("label"))
     if "vid_name" in record and record.get("label") is not None:
-        return Entry((str(record["vid_name"]),), str(record["label"]), str(record["vid_name"]))
+        return Entry((str(record["vid_name"]),), label, str(record["vid_name"]))
     if "youtube_id" in record:
         video, file = str(record["youtube_id"]), str(record.get("file") or "")
-        return Entry(tuple(filter(None, (file, video))), label and str(label), video)
+        return Entry(tuple(filter(None, (file, video))), label, video)
     if "id" in record:
         number = str(record["id"])
-        return Entry((number,), label and _spell_template(str(label)), number)
+        return Entry((number,), label and _spell_template(label), number)
     return None
+
+
+def _spell_label(where: str, label: Any) -> str | None:
+    if isinstance(label, list | dict):
+        raise UserError(f"{where} has several labels, and a clip has one here: keep one of them.")
+    return None if label is None else str(label)
 
 
 def read_json(file: Path) -> Any:
@@ -207,8 +203,7 @@ def read_names(file: Path) -> dict[str, str]:
     names = _read_names_json(file) if file.suffix == ".json" else _read_names_text(file)
     counts = Counter(names.values())  # FineGym's 99 classes have one name twice
     for id, name in names.items():
-        if counts[name] > 1:
-            names[id] = f"{name} ({id})"
+        names[id] = compose(f"{name} ({id})" if counts[name] > 1 else name)
     return names
 
 

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from ssvid.data.files import VIDEO
-from ssvid.data.splits import describe_change, fill_splits
+from ssvid.data.files import VIDEO, spell_as_on_disk
+from ssvid.data.splits import SPLIT, describe_change, fill_splits
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.shapes import Row
@@ -128,8 +128,8 @@ class Manifest:
 def select_labelled(data: Manifest) -> Manifest:
     """The rows that have a label, in all three splits.
 
-    Raises a UserError if clips have several classes, if a split has no labelled clips, or if test
-    has classes that train lacks.
+    Raises a UserError if clips have several classes, if all have one, if a split has no labelled
+    clips, or if val or test has classes that train lacks.
     """
     labelled = data.take((data.labels >= 0).nonzero()[:, 0])
     if not len(labelled) and data.classes:
@@ -137,21 +137,43 @@ def select_labelled(data: Manifest) -> Manifest:
             f"{data.root}: clips have several classes (segments or boxes); this score needs one "
             "label for each clip."
         )
+    folder = _find_single_folder(data)
+    if not len(labelled) and folder:
+        raise UserError(
+            f"{data.root} has one class, for all clips lie in one folder, {folder}: a score needs "
+            "two class folders or more."
+        )
     for split in SPLITS:
         if not len(labelled.split(split)):
             raise UserError(
                 f"{data.root} has no labelled clips in the {split} split: a score needs train and "
                 "test."
             )
-    trained = {row.label for row in labelled.split("train").rows}
-    tested = {str(row.label) for row in labelled.split("test").rows}
-    unseen = sorted(tested - trained)
-    if unseen:
-        raise UserError(
-            f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): correct "
-            "the labels."
-        )
+    trained = _labels_of(labelled, "train")
+    for split in ("val", "test"):
+        unseen = sorted(_labels_of(labelled, split) - trained)
+        if unseen:
+            raise UserError(
+                f"{data.root}: {split} has classes that train lacks ({', '.join(unseen[:3])}): "
+                "correct the labels."
+            )
+    if len(trained) == 1:
+        raise UserError(f"{data.root} has one class, {trained.pop()}: a score needs two or more.")
     return labelled
+
+
+def _labels_of(data: Manifest, split: str) -> set[str]:
+    return {str(row.label) for row in data.split(split).rows}
+
+
+def _find_single_folder(data: Manifest) -> str:
+    """The folder of all clips, below those of the splits; empty if they lie in several or none."""
+    folders = set()
+    for row in data.rows:
+        parts = PurePosixPath(row.path).parts[:-1]
+        has_split = len(parts) > 1 and parts[0].lower() in SPLIT
+        folders.add(parts[has_split] if parts else "")
+    return folders.pop() if len(folders) == 1 else ""
 
 
 def _hashed_line(row: Row) -> str:
@@ -169,10 +191,14 @@ def _hashed_line(row: Row) -> str:
 
 
 def _normalise_path(row: Row, root: Path) -> Row:
-    """`./a.mp4` and `x/../a.mp4` become `a.mp4`, and so does a group that is the path."""
+    """`./a.mp4` and `x/../a.mp4` become `a.mp4`, and so does a group that is the path.
+
+    Accents are spelled as on the disk.
+    """
     path = os.path.normpath(row.path)
     if path != row.path and ".." in row.path and not _is_same(root / path, root / row.path):
         path = row.path  # x is a link, so x/.. is another folder
+    path = spell_as_on_disk(root, path)
     return replace(row, path=path, group=path if row.group in ("", row.path) else row.group)
 
 

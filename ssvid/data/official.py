@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ssvid.data import files
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.shapes import Row
 
 
@@ -211,8 +212,9 @@ def locate_clips(
     """
     if not 0 <= missing_ok <= 1:
         raise UserError(f"--data.missing_ok {missing_ok:g} is not a share: give 0 to 1.")
-    videos = files.list_videos(root)
-    find = files.Finder(videos or files.list_frame_folders(root))
+    contents = files.list_contents(root)
+    videos = contents.videos
+    find = files.Finder(root, videos or contents.frame_folders)
     rows, absent = [], []
     for names, row in listed:
         path = next(filter(None, map(find, names)), None)
@@ -220,10 +222,15 @@ def locate_clips(
             absent.append(names[0])
         else:
             rows.append(replace(row, path=path, fps=None if videos else fps))
-    if absent and (not rows or len(absent) > missing_ok * (len(absent) + len(rows))):
+    if not absent:
+        return rows
+    n_listed = len(absent) + len(rows)
+    why = f"{len(absent)} of {n_listed} listed clips are missing, first "
+    why += f"{absent[0]}{find.explain(absent[0])}"
+    if not rows or len(absent) > missing_ok * n_listed:
         raise UserError(
-            f"{root}: {len(absent)} of {len(absent) + len(rows)} listed clips are missing, first "
-            f"{absent[0]}: check --data.root, or {allow}. "
+            f"{root}: {why}: check --data.root, or {allow}. "
             f"{where_to_get(source, source.videos if source else '')}"
         )
+    log_once(f"{root}: {why}.")
     return rows

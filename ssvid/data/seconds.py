@@ -23,7 +23,6 @@ from ssvid.data.decode import (
     NEAR,
     Table,
     decode_frames,
-    describe_error,
     find_unneeded_ticks,
     read,
     read_timestamps,
@@ -33,7 +32,7 @@ from ssvid.data.decode import (
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, read_flow
 from ssvid.data.sampling import clip_from, need_part
-from ssvid.errors import DecodeError, UserError
+from ssvid.errors import DecodeError, UserError, describe_error
 from ssvid.shapes import ClipSpec, Views
 
 BLOCK = 32  # pictures or flow frames read at once, where no frame needs an earlier one

@@ -11,6 +11,12 @@ from dataclasses import replace
 
 from ssvid.shapes import Row
 
+# A split's names in lists and of folders -> its name here.
+SPLIT = {
+    **dict.fromkeys(("train", "training", "1"), "train"),  # the numbers are those of HMDB51
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "2"), "test"),
+}
 HELD_OUT = 0.2  # of the train groups, where a list has no val (or no test)
 
 

@@ -5,10 +5,15 @@ Clips of one group are never in two splits.
 
 import csv as table
 import io
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 from ssvid.data import files
+from ssvid.data.labels import parse_label
+from ssvid.data.lines import COMMENT
 from ssvid.data.manifest import Manifest
+from ssvid.data.splits import SPLIT
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.registry import datasets
@@ -17,11 +22,6 @@ from ssvid.shapes import Row
 NAMES = ("labels.csv", "manifest.csv")  # searched where root is a folder
 # The first of these columns is the path.
 PATHS = ("path", "file", "filename", "video", "video_path", "video_id")
-SPLIT = {
-    **dict.fromkeys(("train", "training", "1"), "train"),  # the numbers are those of HMDB51
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "2"), "test"),
-}
 UNUSED = ("0", "unused")
 
 Line = dict[str, str]  # column -> field
@@ -62,7 +62,7 @@ def csv(
         split = (line.get(split_column) or "train").strip()
         if split.lower() in UNUSED:
             continue
-        label = (line.get(label_column) or "").strip() or None
+        label = parse_label(f"{file}, line {number}", line.get(label_column))
         row = Row(
             path=path,
             label=label,
@@ -86,39 +86,56 @@ def _warn_of_single_groups(file: Path, rows: list[Row], column: str | None) -> N
         )
 
 
+def read_head(line: str) -> list[str]:
+    """The fields of a table's first line. A column's name has no blanks around it."""
+    fields = next(table.reader([line], delimiter=_choose_separator(line)), [])
+    return list(map(str.strip, fields))
+
+
+def _choose_separator(head: str) -> str:
+    """The one of comma, semicolon and tab that the first line holds most; a space if none."""
+    separator = max(",;\t", key=head.count)
+    return separator if separator in head or " " not in head.strip() else " "
+
+
 def read_table(file: Path) -> tuple[Lines, list[str]]:
     """Lines and columns of a csv.
 
-    The separator is the one of comma, semicolon and tab that the first line holds most. Raises a
-    UserError if the file is empty or a line has too many fields.
+    Blank lines and comments (`# ...`) are passed over. Raises a UserError if the file is empty or a
+    line has too many fields.
     """
-    text = files.read_text(file)
-    if not text.strip():
+    lines = io.StringIO(files.read_text(file), newline="")  # cuts at \n, \r and \r\n alone
+    texts = ["\n" if COMMENT.fullmatch(line.strip()) else line for line in lines]
+    blank = len(list(itertools.takewhile(str.isspace, texts)))  # lines above the first one
+    if blank == len(texts):
         raise UserError(
             f"{file} is empty: its first line names the columns, for example path,label,split."
         )
-    head = text.partition("\n")[0]
-    separator = max(",;\t", key=head.count)
-    reader = table.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval="")
-    columns = list(map(str.strip, reader.fieldnames or []))
+    head = texts[blank].rstrip("\r\n")  # a leading tab is a column without a name
+    columns = read_head(head)
     repeated = next((name for name in columns if columns.count(name) > 1), None)
     if repeated is not None:
         raise UserError(f"{file} has two columns {repeated!r}: keep one.")
-    reader.fieldnames = columns
-    lines: Lines = []
+    separator = _choose_separator(head)
+    reader = table.DictReader(texts[blank + 1 :], columns, delimiter=separator, restval="")
+    return list(_read_rows(file, reader, blank + 1)), columns
+
+
+def _read_rows(
+    file: Path, reader: "table.DictReader[str]", above: int
+) -> Iterator[tuple[int, Line]]:
+    """Number and fields of each row. `above`: lines of the file before the first row."""
     try:
-        for line in reader:
-            if None in line:
+        for row in reader:
+            if None in row:
                 raise UserError(
-                    f"{file}, line {reader.line_num} has more fields than the first line: quote "
-                    "fields that hold a comma."
+                    f"{file}, line {above + reader.line_num} has more fields than the first line: "
+                    "quote fields that hold the separator."
                 )
-            lines.append((reader.line_num, line))
+            yield above + reader.line_num, row
     except table.Error as error:
-        raise UserError(
-            f"{file}, line {reader.reader.line_num} cannot be read as a csv: {error}."
-        ) from error
-    return lines, list(reader.fieldnames or [])
+        number = above + reader.reader.line_num
+        raise UserError(f"{file}, line {number} cannot be read as a csv: {error}.") from error
 
 
 def _find_csv(root: str) -> Path:

@@ -4,8 +4,9 @@ import os
 from pathlib import Path, PurePosixPath
 
 from ssvid.data import files
-from ssvid.data.datasets.csv import SPLIT
+from ssvid.data.labels import compose
 from ssvid.data.manifest import Manifest
+from ssvid.data.splits import SPLIT
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from ssvid.shapes import Row
@@ -24,12 +25,13 @@ def folder(
     training.
     """
     path = files.need_folder(root, "--data.root of a folder data set")
-    videos = files.list_videos(path)
-    if not videos:
+    contents = files.list_contents(path)
+    files.tell_other_files(path, contents.suffixes, files.VIDEO)
+    if not contents.videos:
         raise UserError(
             f"{path} holds no video files ({', '.join(sorted(files.VIDEO))}): check --data.root."
         )
-    return build_from_paths(path, videos, labels)
+    return build_from_paths(path, contents.videos, labels)
 
 
 def build_from_paths(
@@ -62,7 +64,7 @@ def build_from_paths(
     for path, name in class_of.items():
         row = Row(
             path=path,
-            label=name if labels else None,
+            label=compose(name) if labels and name else None,
             split=SPLIT[_top_folder(path)] if has_splits else "train",
             group=files.name_film(path),
             fps=fps,

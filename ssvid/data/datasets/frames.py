@@ -6,7 +6,7 @@ They are laid out as in `folder` or listed as in `csv`.
 from dataclasses import replace
 from pathlib import Path
 
-from ssvid.data import files
+from ssvid.data import files, pictures
 from ssvid.data.datasets.csv import NAMES, csv
 from ssvid.data.datasets.folder import build_from_paths
 from ssvid.data.manifest import Manifest
@@ -40,7 +40,9 @@ def frames(
                 )
         return replace(listed, rows=tuple(replace(row, fps=fps) for row in listed.rows))
     path = files.need_folder(path, "--data.root of a frames data set")
-    folders = list(filter(lambda name: name != ".", files.list_frame_folders(path)))
+    contents = files.list_contents(path)
+    files.tell_other_files(path, contents.suffixes, pictures.SUFFIXES)
+    folders = list(filter(lambda name: name != ".", contents.frame_folders))
     if not folders:
         raise UserError(f"{path} holds no folders of jpeg or png frames: check --data.root.")
     return build_from_paths(path, folders, labels, fps)

@@ -4,6 +4,7 @@ Lists of `path label` lines are read too.
 """
 
 from ssvid.data import files, lists, official
+from ssvid.data.labels import parse_label
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import datasets
@@ -44,7 +45,8 @@ def pathlist(
         form, entries = lists.read_entries(file)
         forms.extend([form] if form else [])
         for entry in entries:
-            label = lists.look_up_label(entry.label, names, file, label_map)
+            label = parse_label(f"{file}: {entry.names[0]}", entry.label)
+            label = lists.look_up_label(label, names, file, label_map)
             listed.append((entry.names, Row("", label, split, entry.video, video_id=entry.video)))
     source = official.SOURCES[forms[0]] if forms else likely
     rows = official.locate_clips(path, listed, source, missing_ok=missing_ok, fps=fps)

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from ssvid.data.decode import IMAGES, NEAR, Frames, read, read_timestamps
+from ssvid.data.decode import NEAR, Frames, read, read_timestamps
 from ssvid.data.manifest import Manifest
+from ssvid.data.pictures import list_pictures
 from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.errors import DecodeError, UserError, check_positive, check_range
@@ -292,10 +293,7 @@ def _fingerprint(video: Path) -> dict[str, int]:
     if not video.is_dir():
         stat = video.stat()
         return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    with os.scandir(video) as entries:
-        stats = [
-            entry.stat() for entry in entries if os.path.splitext(entry.name)[1].lower() in IMAGES
-        ]
+    stats = [(video / name).stat() for name in list_pictures(video)]
     return {
         "size": sum(s.st_size for s in stats),
         "mtime_ns": max((s.st_mtime_ns for s in stats), default=0),

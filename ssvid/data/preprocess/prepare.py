@@ -123,10 +123,11 @@ def _list_sources(source: str) -> tuple[Path, list[str]]:
                     "--out: list it by its path without `..`."
                 )
         return listed.root, paths
-    paths = files.list_videos(files.need_folder(path, "--source"))
-    if not paths:
+    contents = files.list_contents(files.need_folder(path, "--source"))
+    files.tell_other_files(path, contents.suffixes, files.VIDEO)
+    if not contents.videos:
         raise UserError(f"{path} holds no video files: check --source.")
-    return path, paths
+    return path, contents.videos
 
 
 def _target_name(path: str) -> str:
@@ -329,6 +330,7 @@ def _copy_list(source: str, target: Path) -> None:
     writer.writeheader()
     for _, row in rows:
         name = _target_name(row[column].strip().replace("\\", "/"))
+        name = files.spell_as_on_disk(target, name)
         if (target / name).exists():
             writer.writerow({**row, column: name})
     write_text_whole(target / path.name, text.getvalue())
