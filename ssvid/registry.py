@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ssvid.errors import UserError
-from ssvid.trust import check_kind, import_checked, list_trusted_modules
+from ssvid.trust import (
+    check_kind,
+    import_checked,
+    import_module_of_user,
+    list_trusted_modules,
+)
 
 Plugin = TypeVar("Plugin", bound=Callable[..., Any])
 
@@ -56,7 +61,7 @@ class Registry:
         if name not in self.table:
             # A run of a user's objective records the name under which his module registered it.
             for module in list_trusted_modules():
-                importlib.import_module(module)
+                import_module_of_user(module)
             if name in self.table:
                 return check_kind(self.table[name], name, self.kind, self.base)
             near = difflib.get_close_matches(name, self.names(), cutoff=0.5) or self.names()

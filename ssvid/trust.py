@@ -48,9 +48,17 @@ def import_named(name: str, kind: str) -> Any:
             f"trust the module {module}, add --trust {module} to the command."
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        return getattr(import_module_of_user(module), attribute)
+    except AttributeError as error:
         raise UserError(f"The {kind} {name!r} cannot be imported: {error}.") from error
+
+
+def import_module_of_user(module: str) -> Any:
+    """Import a trusted module. A UserError if there is none, or if what it imports is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"The module {module} cannot be imported: {error}.") from error
 
 
 def import_checked(name: str, kind: str, base: str) -> Callable[..., Any]:

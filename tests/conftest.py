@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ssvid.log import show_log
+from ssvid.trust import VARIABLE
 
 torch.set_num_threads(1)
 
@@ -28,6 +29,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         warm.launch()
+
+
+@pytest.fixture(autouse=True)
+def restore_trust() -> Iterator[None]:
+    """What a test trusts, the next one does not."""
+    before = os.environ.get(VARIABLE, "")
+    yield
+    os.environ[VARIABLE] = before
 
 
 LIMIT_CPU_S = 5.0  # of a fast test, its fixtures apart

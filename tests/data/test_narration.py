@@ -359,7 +359,7 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
     for wrong, words in [
         (
             ["--language", "mine_narration:none"],
-            ("--language", "mine_narration:none", "MODULE:FUNCTION"),
+            ("--language", "mine_narration:none"),
         ),
         (["--punctuation", "nowhere"], ("--punctuation", "nowhere", "MODULE:FUNCTION")),
         (["--sentencify", "false", "--language", "a:b"], ("--sentencify", "true")),

@@ -176,10 +176,11 @@ def test_stopped_at_every_step(
             run(out)
     assert run(out) == 6
     assert same(weights(out), weights(tmp_path / "whole"))
-    losses = [
-        [(row["step"], row["loss"]) for row in metrics(tmp_path / name) if "loss" in row]
-        for name in ("whole", "stopped")
-    ]
+    losses = []
+    for name in ("whole", "stopped"):
+        losses.append(
+            [(row["step"], row["loss"]) for row in metrics(tmp_path / name) if "loss" in row]
+        )
     assert losses[0] == losses[1] and len(losses[0]) == 3, "a line counts steps of both starts"
 
 

@@ -17,6 +17,7 @@ from benchmarks.profiling.speed.pairs import DEVICE, Case, steps
 from ssvid import registry
 from ssvid.shapes import Batch
 from ssvid.text import Tower
+from ssvid.trust import trust_modules
 
 WINDOWS, SECONDS, SENTENCES, WIDE, SENTENCE_S = 16, 64, 12, 1024, 5
 PAIRS = 7
@@ -55,6 +56,7 @@ def cotrain() -> Case:
 def objective(windows: int = WINDOWS, **settings: Any) -> Any:
     torch.manual_seed(0)
     options = {"rows": windows * SENTENCES, "dim": 512} | settings.pop("options", {})
+    trust_modules("benchmarks.profiling.speed.tan")  # its tower is named below
     return registry.objectives["tan"](
         None,
         tower="benchmarks.profiling.speed.tan:StoredVectors",
