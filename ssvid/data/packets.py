@@ -9,6 +9,7 @@ from ssvid.data.damage import find_damage
 from ssvid.data.decoder import choose_decoder
 
 BACK_S, AHEAD_S = 0.1, 10.0  # a larger step of the clock is a joint, as ffmpeg takes it
+NEAR_JOINT = 3  # packets: FFmpeg marks one of those before or after a joint
 SMALL_VOP = 20  # bytes: a smaller picture of MPEG-4 may be one that is not coded
 VOP = b"\x00\x00\x01\xb6"  # with it a picture of MPEG-4 begins
 
@@ -87,14 +88,17 @@ def join_clocks(packets: Packets, base: Fraction) -> tuple[Packets, bool]:
     """
     steps = np.diff(packets.clock)
     is_joint = (steps < float(-BACK_S / base)) | (steps > float(AHEAD_S / base))
-    if not is_joint.any():
+    joints = (np.flatnonzero(is_joint) + 1).tolist()
+    if not joints:
         return packets, False
-    usual = int(np.median(steps[~is_joint])) if (~is_joint).any() else 0
-    before = packets.durations[:-1]
-    shift = np.where(is_joint, np.where(before > 0, before, usual) - steps, 0)
-    near = np.append(is_joint, False) | np.append(False, is_joint)
+    shift, near = np.zeros(len(packets.ticks), np.int64), np.zeros(len(packets.ticks), bool)
+    for joint, following in zip(joints, [*joints[1:], len(shift)], strict=True):
+        shown_before = (packets.ticks + shift)[:joint].max()
+        duration = packets.durations[joint - 1] or int(np.median(steps[~is_joint]))
+        shift[joint:] = shown_before + duration - packets.ticks[joint:following].min()
+        near[max(0, joint - NEAR_JOINT) : joint + NEAR_JOINT] = True
     return packets._replace(
-        shift=np.append(0, np.cumsum(shift)),
+        shift=shift,
         torn=packets.torn & ~near,
         shown=packets.shown | packets.torn & near,
     ), True

@@ -50,7 +50,7 @@ class Table(NamedTuple):
 class Bounds(NamedTuple):
     """What the container says of the file as a whole, in seconds. None: nothing."""
 
-    start: float | None
+    start: float | None  # where sound begins, if that is before the pictures
     end: float | None
 
 
@@ -72,7 +72,7 @@ def _scan(path: str, mtime: int, size: int) -> Table:
         base, context = stream.time_base, stream.codec_context
         kind = frozenset(container.format.name.split(","))
         is_whole = not any("ended prematurely" in message for message in messages)
-        bounds = _read_bounds(container, is_whole and bool(kind & TIMED))
+        bounds = _read_bounds(container, stream, is_whole and bool(kind & TIMED))
         joined = False
         if kind & JOINED:
             packets, joined = join_clocks(packets, base)
@@ -130,7 +130,11 @@ def _count_frames(path: str, table: Table, base: Fraction, joined: bool) -> Tabl
             "each into a file of its own",
         )
     if table.counted:
-        return table._replace(pts=table.pts[: len(ticks)], times=table.times[: len(ticks)])
+        # The first frame has its own time, from which the others are counted.
+        firsts = [tick for tick in ticks if tick is not None]
+        shift = min(firsts) - table.pts[0] if firsts and not joined else 0
+        times, pts = _list_times(table.pts[: len(ticks)] + shift, base)
+        return table._replace(times=times, pts=pts)
     if None in ticks:
         return table._replace(counted=True, from_start=True, ordered=False)
     times, pts = _list_times(np.array(ticks, np.int64), base)
@@ -138,20 +142,21 @@ def _count_frames(path: str, table: Table, base: Fraction, joined: bool) -> Tabl
     return table._replace(times=times, pts=pts, keys=keys, ordered=False)
 
 
-def _read_bounds(container: Any, says_end: bool) -> Bounds:
+def _read_bounds(container: Any, stream: Any, says_end: bool) -> Bounds:
     """`says_end`: whether the end can be trusted. A file that is cut off has lost it."""
-    if container.start_time is None:
+    if container.start_time is None or stream.start_time is None:
         return Bounds(None, None)
     start = container.start_time / 1e6
     end = start + container.duration / 1e6 if says_end and container.duration else None
-    return Bounds(start, end)
+    has_head = float(stream.start_time * stream.time_base) - start > HEAD_START_S
+    return Bounds(start if has_head else None, end)
 
 
 def _set_bounds(path: str, table: Table, bounds: Bounds, packets: Packets, base: Fraction) -> Table:
     """The table with the start and the end of the file."""
     first, last = float(table.times[0]), float(table.times[-1])
     start, end = first, last
-    if bounds.start is not None and first - bounds.start > HEAD_START_S:
+    if bounds.start is not None and bounds.start < first:
         start = bounds.start
     duration = 0.0
     if not table.counted:
