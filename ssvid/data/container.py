@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def check_file(path: str | Path) -> os.stat_result:
     return state
 
 
+@cache
 def _kernel_devices() -> set[int]:
     """Numbers of the file systems that the kernel makes up."""
     root = os.stat("/").st_dev

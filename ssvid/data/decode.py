@@ -20,7 +20,7 @@ from torch import Tensor
 from ssvid.data.container import check_side, describe_error, open_video
 from ssvid.data.decoder import decode_stream, open_decoder
 from ssvid.data.scan import Table, scan_file
-from ssvid.data.shown import show_frame
+from ssvid.data.shown import Picture, find_sides
 from ssvid.errors import DecodeError, UserError
 
 NEAR = 1e-4  # seconds: a time this close before a frame already selects that frame
@@ -147,18 +147,18 @@ def _decode(
 ) -> None:
     """Put the picture of each tick into `pictures`, tick -> RGB `H W C`. Stop after the last."""
     needed = set(ticks.tolist())
-    for tick, frame in decode_frames(path, table, find_unneeded_ticks(table, ticks), start):
+    for tick, picture in decode_frames(path, table, find_unneeded_ticks(table, ticks), start):
         # Of two frames at one time the first is taken, in a batch as alone.
         if tick is not None and tick in needed and tick not in pictures:
-            pictures[tick] = show_frame(frame, table.aspect)
+            pictures[tick] = picture.show()
             if len(pictures) == len(needed):
                 return
 
 
 def decode_frames(
     path: str | Path, table: Table, skipped: frozenset[int], start: int | None = None
-) -> Iterator[tuple[int | None, Any]]:
-    """Frames of PyAV with their ticks in the table, from the tick `start` on.
+) -> Iterator[tuple[int | None, Picture]]:
+    """Frames with their ticks in the table, from the tick `start` on.
 
     Packets with the ticks in `skipped` are not decoded. A tick is None for a frame that the table
     lacks. Frames that are corrupt are left out, with those up to the next key frame, which are
@@ -167,17 +167,19 @@ def decode_frames(
     with open_video(path) as container:
         stream = container.streams[table.stream]
         decoder = open_decoder(stream, table.decoder)
-        is_wrong = False
+        is_wrong, sides = False, None
         frames = decode_stream(container, stream, decoder, table.damaged, skipped, start)
         for i, frame in enumerate(frames):
+            if i == 0:
+                check_side(path, frame.width, frame.height)
+                sides = find_sides(frame)
             tick = frame.dts if frame.pts is None else frame.pts
             if table.counted:
                 tick = int(table.pts[i]) if i < len(table.pts) else None
             is_wrong = frame.is_corrupt or is_wrong and not frame.key_frame
             if is_wrong:
                 continue
-            check_side(path, frame.width, frame.height)
-            yield tick, frame
+            yield tick, Picture(frame, table.aspect, sides)
 
 
 def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:

@@ -7,6 +7,7 @@ docs/reliability.md says what none of them tells.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import av
@@ -72,6 +73,7 @@ def decode_stream(
     decoder meets.
     """
     skips, has_begun = False, start is None
+    decode = partial(decode_warily, decoder) if decoder.name in MPEG_1_2 else decoder.decode
     if start is not None:
         container.seek(start, stream=stream)
     for packet in container.demux(stream):
@@ -81,22 +83,20 @@ def decode_stream(
             continue
         if tick in skipped:
             if not skips:
-                yield from decode_packet(decoder, None)
+                yield from decode(None)
                 decoder.flush_buffers()
             skips = True
             continue
         skips = False
         if tick in damaged:
-            yield from decode_packet(decoder, None)
+            yield from decode(None)
             raise Damage("a damaged packet")
-        yield from decode_packet(decoder, packet)
-    yield from decode_packet(decoder, None)
+        yield from decode(packet)
+    yield from decode(None)
 
 
-def decode_packet(decoder: Any, packet: Any | None) -> Sequence[Any]:
-    """Frames of a packet, or with None those that are left. Damage is an error."""
-    if decoder.name not in MPEG_1_2:
-        return decoder.decode(packet)
+def decode_warily(decoder: Any, packet: Any | None) -> Sequence[Any]:
+    """Frames of a packet, or with None those that are left. A message of damage is an error."""
     with capture_messages() as messages:
         frames = decoder.decode(packet)
     if messages:

@@ -31,7 +31,6 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, read_flow
 from ssvid.data.sampling import clip_from, need_part
 from ssvid.data.scan import Table, scan_file
-from ssvid.data.shown import show_frame
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec, Views
 
@@ -164,11 +163,11 @@ def _decode_needed(path: Path, table: Table, needed: np.ndarray) -> Iterator[tup
         missing = set(number_of)
         fault = None
         try:
-            for tick, frame in decode_frames(path, table, skipped):
+            for tick, decoded in decode_frames(path, table, skipped):
                 # Of two frames at one time the first is taken, as in `read`.
                 if tick in missing:
                     missing.discard(tick)
-                    shown = np.ascontiguousarray(show_frame(frame, table.aspect))  # H W C
+                    shown = np.ascontiguousarray(decoded.show())  # H W C
                     picture = torch.from_numpy(shown)
                     yield number_of[tick], picture.permute(2, 0, 1)[None]
         except DecodeError as error:

@@ -3,7 +3,7 @@
 Pixels may be wider than high, as on DVDs, and cameras write how they were held.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,18 +12,32 @@ MATRIX = "DISPLAYMATRIX"
 SIDES = np.array([[0, 1], [3, 4]])
 
 
-def show_frame(frame: Any, aspect: float = 1.0) -> np.ndarray:
-    """RGB uint8 `H W C`. `aspect`: how much wider than high a pixel is."""
-    # With PyAV's default number of threads this costs four times the CPU time.
-    options: dict[str, Any] = {"format": "rgb24", "threads": 1}
-    width = round(frame.width * aspect)
-    if width != frame.width:
-        options |= {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
-    picture = frame.to_ndarray(**options)
+class Picture(NamedTuple):
+    """A decoded frame, and how a player shows it. Only what is needed is converted to RGB."""
+
+    frame: Any
+    aspect: float = 1.0  # how much wider than high a pixel is
+    sides: np.ndarray | None = None  # as `turn_picture` takes them; None: it is upright
+
+    def show(self) -> np.ndarray:
+        """RGB uint8 `H W C`."""
+        # With PyAV's default number of threads this costs four times the CPU time.
+        options: dict[str, Any] = {"format": "rgb24", "threads": 1}
+        width = round(self.frame.width * self.aspect)
+        if width != self.frame.width:
+            size = {"width": width, "height": self.frame.height}
+            options |= {**size, "interpolation": "BICUBIC"}
+        picture = self.frame.to_ndarray(**options)
+        return picture if self.sides is None else turn_picture(picture, self.sides)
+
+
+def find_sides(frame: Any) -> np.ndarray | None:
+    """Where the file says that the sides of its pictures go; None: nothing about it.
+
+    It takes a while to ask, and all frames of a file have the same answer.
+    """
     matrix = frame.side_data.get(MATRIX)
-    if matrix is None:
-        return picture
-    return turn_picture(picture, np.frombuffer(bytes(matrix), np.int32)[SIDES])
+    return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)[SIDES]
 
 
 def turn_picture(picture: np.ndarray, sides: np.ndarray) -> np.ndarray:

@@ -26,7 +26,6 @@ from ssvid.data.decode import decode_frames, read, read_span, read_timestamps
 from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.scan import scan_file
-from ssvid.data.shown import show_frame
 from ssvid.errors import DecodeError, UserError, check_range
 from ssvid.files import write_json_whole, write_text_whole
 from ssvid.log import log
@@ -193,11 +192,11 @@ def _transcode(source: Path, target: Path, short_side: int, gop: int, crf: int) 
         rate = old.streams[table.stream].average_rate or 25
     writer, picture, left = None, None, set(table.pts.tolist())
     with av.open(file_address(target), "w", format="mp4") as new:
-        for pts, frame in decode_frames(source, table, frozenset()):
+        for pts, decoded in decode_frames(source, table, frozenset()):
             if pts is None or pts not in left:
                 continue
             left.remove(pts)
-            picture = show_frame(frame, table.aspect)
+            picture = decoded.show()
             time = float(table.times[np.searchsorted(table.pts, pts)]) - min(0.0, span.start)
             if writer is None:
                 writer = _writer(new, rate, picture, short_side, gop, crf)
