@@ -7,6 +7,7 @@ them nevertheless and show a wrong picture.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import av
@@ -32,7 +33,7 @@ def find_damage(stream: Any) -> Callable[[bytes], str]:
         if head[:1] != b"\x01":
             return _check_start_codes
         size = (head[4 if name == "h264" else 21] & 3) + 1
-        return lambda data: _check_lengths(data, size)
+        return partial(_check_lengths, size=size, padded=name == "h264")
     if name in MPEG_1_2 or name == "mpeg4":
         return lambda data: "forbidden bytes" if NEVER_IN_MPEG.search(data) else ""
     if name in NOISY:
@@ -48,8 +49,11 @@ def _check_start_codes(data: bytes) -> str:
     return ""
 
 
-def _check_lengths(data: bytes, size: int) -> str:
-    """Of H.264 and HEVC as a file, where each unit follows its length of `size` bytes."""
+def _check_lengths(data: bytes, size: int, padded: bool) -> str:
+    """Of H.264 and HEVC as a file, where each unit follows its length of `size` bytes.
+
+    `padded`: a unit may end with many zeros, since the decoder finds the data that they replace.
+    """
     first = 0
     while first < len(data):
         begin = first + size
@@ -58,6 +62,8 @@ def _check_lengths(data: bytes, size: int) -> str:
             return "a unit is longer than its packet"
         if fault := _check_unit(data[begin:first]):
             return fault
+        if not padded and data[begin:first].endswith(bytes(LONGEST_ZEROS)):
+            return "a row of zeros"
     return ""
 
 
