@@ -21,6 +21,7 @@ PARTS = {  # name: the words after `python -m`
     "kills": (*PYTEST, "tests/engine/test_faults.py"),
     "sweep_local": (*PYTEST, "tests/sweep/test_local.py"),
     "sweep_slurm": (*PYTEST, "tests/sweep/test_slurm.py", "tests/engine/test_slurm_ranks.py"),
+    "damage": (*PYTEST, "tests/data/test_damage.py"),
     "breaks": ("tests.breaks",),
     "thousand_cells": ("tests.sweep.thousand",),
     "sweep_faults": (

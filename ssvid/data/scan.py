@@ -50,7 +50,7 @@ class Table(NamedTuple):
 class Bounds(NamedTuple):
     """What the container says of the file as a whole, in seconds. None: nothing."""
 
-    start: float | None  # where sound begins, if that is before the pictures
+    start: float | None  # of the first stream, where one is sound
     end: float | None
 
 
@@ -72,7 +72,7 @@ def _scan(path: str, mtime: int, size: int) -> Table:
         base, context = stream.time_base, stream.codec_context
         kind = frozenset(container.format.name.split(","))
         is_whole = not any("ended prematurely" in message for message in messages)
-        bounds = _read_bounds(container, stream, is_whole and bool(kind & TIMED))
+        bounds = _read_bounds(container, is_whole and bool(kind & TIMED))
         joined = False
         if kind & JOINED:
             packets, joined = join_clocks(packets, base)
@@ -142,22 +142,34 @@ def _count_frames(path: str, table: Table, base: Fraction, joined: bool) -> Tabl
     return table._replace(times=times, pts=pts, keys=keys, ordered=False)
 
 
-def _read_bounds(container: Any, stream: Any, says_end: bool) -> Bounds:
+def _read_bounds(container: Any, says_end: bool) -> Bounds:
     """`says_end`: whether the end can be trusted. A file that is cut off has lost it."""
-    if container.start_time is None or stream.start_time is None:
+    if container.start_time is None:
         return Bounds(None, None)
     start = container.start_time / 1e6
     end = start + container.duration / 1e6 if says_end and container.duration else None
-    has_head = float(stream.start_time * stream.time_base) - start > HEAD_START_S
-    return Bounds(start if has_head else None, end)
+    # The first times of AVI are those of decoding, a few frames before those of showing.
+    is_early = bool(container.streams.audio) and container.format.name != "avi"
+    return Bounds(start if is_early else None, end)
+
+
+def _find_sound(path: str) -> float | None:
+    """When sound begins, in seconds; None: it holds none."""
+    with open_video(path) as container:
+        for packet in container.demux(container.streams.audio):
+            if packet.size and packet.pts is not None:
+                return float(packet.pts * packet.time_base)
+    return None
 
 
 def _set_bounds(path: str, table: Table, bounds: Bounds, packets: Packets, base: Fraction) -> Table:
     """The table with the start and the end of the file."""
     first, last = float(table.times[0]), float(table.times[-1])
     start, end = first, last
-    if bounds.start is not None and bounds.start < first:
-        start = bounds.start
+    if bounds.start is not None and first - bounds.start > HEAD_START_S:
+        sound = _find_sound(path)
+        if sound is not None and first - sound > HEAD_START_S:
+            start = max(sound, bounds.start)  # an encoder's delay is left out by the container
     duration = 0.0
     if not table.counted:
         duration = float(packets.find_duration(int(table.pts[-1])) * base)

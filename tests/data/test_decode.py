@@ -27,7 +27,7 @@ GOOD = {
     "flipping_a_pancake.mkv": (310, 240, 426),
     "water_bottle_drumming.mp4": (100, 512, 512),
     "kinetics_demo_mpeg4.avi": (300, 480, 853),
-    "mmaction2_demo.mp4": (280, 256, 340),
+    "mmaction2_demo.mp4": (280, 256, 427),  # stored 340 wide, pixels of 64:51
     "ucf101_original_xvid.avi": (218, 240, 320),
     "truncated_60pct.avi": (131, 240, 320),  # the 132nd is torn
     "vfr_water_bottle.mkv": (56, 240, 320),

@@ -182,35 +182,34 @@ def _encode(
 def _transcode(source: Path, target: Path, short_side: int, gop: int, crf: int) -> None:
     """Write the frames of a file at their times, so that seconds count from the same start.
 
-    Without the sound a file would begin with its first frame, and its last frame would be over at
-    once: where they are shown for longer, they are written a second time, at the very start and
-    end.
+    Without the sound a file would begin with its first frame: where that comes later, it is written
+    a second time, at the very start. The last frame lasts as long as it did.
     """
     table, span = scan_file(source), read_span(source)
-    gap = float(np.median(np.diff(table.times))) if len(table.times) > 1 else 0.0
     with open_video(source) as old:
         rate = old.streams[table.stream].average_rate or 25
-    writer, picture, left = None, None, set(table.pts.tolist())
+    writer, packets, left = None, [], set(table.pts.tolist())
+    zero = min(0.0, span.start)  # an mp4 cannot start before 0
     with av.open(file_address(target), "w", format="mp4") as new:
         for pts, decoded in decode_frames(source, table, frozenset()):
             if pts is None or pts not in left:
                 continue
             left.remove(pts)
-            picture = decoded.show()
-            time = float(table.times[np.searchsorted(table.pts, pts)]) - min(0.0, span.start)
+            picture, time = decoded.show(), float(table.times[np.searchsorted(table.pts, pts)])
             if writer is None:
                 writer = _writer(new, rate, picture, short_side, gop, crf)
                 if time > span.start:
-                    new.mux(_encode_picture(writer, picture, span.start))
-            new.mux(_encode_picture(writer, picture, time))
+                    packets += _encode_picture(writer, picture, span.start - zero)
+            packets += _encode_picture(writer, picture, time - zero)
+            while len(packets) > 1:
+                new.mux(packets.pop(0))
             if not left:
                 break  # a torn packet of a truncated file may follow
-        if writer is None or picture is None or left:
+        if writer is None or left:
             raise DecodeError(source, "the decoder does not give every frame")
-        end = span.end - gap - min(0.0, span.start)
-        if end - time > gap:
-            new.mux(_encode_picture(writer, picture, end))
-        new.mux(writer.encode(None))
+        packets += writer.encode(None)
+        packets[-1].duration = round((span.end - table.times[-1]) / float(TICK))
+        new.mux(packets)
 
 
 def _writer(
