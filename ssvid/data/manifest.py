@@ -120,7 +120,9 @@ class Manifest:
     @cached_property
     def hash(self) -> str:
         """Hash of the rows; the same on every machine, whatever the root."""
-        return hashlib.sha256("\n".join(map(_hashed_line, self.rows)).encode()).hexdigest()
+        lines = "\n".join(map(_hashed_line, self.rows))
+        # A name of a file may hold bytes that are not UTF-8.
+        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
 
 def select_labelled(data: Manifest) -> Manifest:

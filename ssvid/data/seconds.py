@@ -38,7 +38,7 @@ BLOCK = 32  # pictures or flow frames read at once, where no frame needs an earl
 EACH = "Clips of each second"
 # Frames that may come before one that is due, from a file whose frames are out of order.
 LATE = 64
-ROUNDING_S = 0.05
+ROUNDING_S = 0.1 + 1e-6
 
 OneClip = UInt8[Tensor, "C T s s"]
 
@@ -79,7 +79,7 @@ def _crop(frames: Tensor, size: int) -> Tensor:
 def seconds_in(span: Span) -> int:
     """The seconds of a video from its start to its end. A second that has begun counts.
 
-    One that lasts less than `ROUNDING_S` does not: containers round the times of frames.
+    One that lasts for a tenth or less does not: containers round the times of frames.
     """
     return max(1, math.ceil(span.end - span.start - ROUNDING_S))
 
