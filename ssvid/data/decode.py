@@ -33,6 +33,7 @@ class Span(NamedTuple):
 
     start: float
     end: float
+    frame: float  # how long a usual frame is shown
 
 
 def read_timestamps(path: str | Path, fps: float | None = None) -> np.ndarray:
@@ -60,9 +61,10 @@ def read_span(path: str | Path, fps: float | None = None) -> Span:
     if not len(times):
         raise DecodeError(path, "no frames in it")
     if os.path.isdir(path):
-        return Span(0.0, len(times) / (fps or 1.0))
+        return Span(0.0, len(times) / (fps or 1.0), 1 / (fps or 1.0))
     table = scan_file(path)
-    return Span(table.start, table.end)
+    frame = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return Span(table.start, table.end, frame)
 
 
 stamps = read_timestamps  # its name in earlier versions

@@ -68,26 +68,26 @@ def write_source(path: Path, codec: str, options: dict[str, str]) -> None:
         container.mux(stream.encode(None))
 
 
-def write_zeros(data: bytearray, at: int, rng: np.random.Generator) -> None:
-    end = min(len(data), at + int(rng.choice([16, 64, 256, 1024])))
-    data[at:end] = bytes(end - at)
+def write_zeros(data: bytearray, first: int, rng: np.random.Generator) -> None:
+    end = min(len(data), first + int(rng.choice([16, 64, 256, 1024])))
+    data[first:end] = bytes(end - first)
 
 
-def write_noise(data: bytearray, at: int, rng: np.random.Generator) -> None:
-    end = min(len(data), at + 16)
-    data[at:end] = rng.bytes(end - at)
+def write_noise(data: bytearray, first: int, rng: np.random.Generator) -> None:
+    end = min(len(data), first + 16)
+    data[first:end] = rng.bytes(end - first)
 
 
-def flip_bit(data: bytearray, at: int, rng: np.random.Generator) -> None:
-    data[at] ^= 1 << int(rng.integers(8))
+def flip_bit(data: bytearray, first: int, rng: np.random.Generator) -> None:
+    data[first] ^= 1 << int(rng.integers(8))
 
 
-def delete_bytes(data: bytearray, at: int, rng: np.random.Generator) -> None:
-    del data[at : at + int(rng.integers(1, 300))]
+def delete_bytes(data: bytearray, first: int, rng: np.random.Generator) -> None:
+    del data[first : first + int(rng.integers(1, 300))]
 
 
-def cut_file(data: bytearray, at: int, rng: np.random.Generator) -> None:
-    del data[at:]
+def cut_file(data: bytearray, first: int, rng: np.random.Generator) -> None:
+    del data[first:]
 
 
 FAULTS: tuple[Callable[[bytearray, int, np.random.Generator], None], ...] = (

@@ -230,7 +230,7 @@ def write_hidden(path: Path) -> None:
             if not packet.size:
                 continue
             data = bytearray(packet)
-            if packet.pts * packet.time_base >= STEPS[-1]:
+            if packet.pts * packet.time_base > STEPS[-2]:
                 data[0] &= ~0x10  # the frame is not shown
             copy = av.Packet(bytes(data))
             copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base

@@ -12,9 +12,10 @@ from ssvid.data.decode import read_span, read_timestamps
 from ssvid.data.narration.pairing import VideoFinder
 from ssvid.data.preprocess.prepare import prepare
 from ssvid.data.seconds import Seconds, in_order, seconds_in
+from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import write
-from tests.helpers import for_each
+from tests.helpers import facts, for_each
 
 SPEC = ClipSpec(frames=2, size=16, fps=2.0)
 TICK = Fraction(1, 1000)
@@ -116,11 +117,11 @@ def test_a_file_that_is_cut_off_holds_no_frame(tmp_path):
 def test_a_header_that_is_damaged_gives_no_endless_video(tmp_path):
     path = write_talk(tmp_path / "a.mp4", last=20.0)
     data = path.read_bytes()
-    place = data.index(b"stts") + 8
-    assert int.from_bytes(data[place : place + 4], "big") == 2  # runs of frames of one duration
-    wrong = data[: place + 16] + b"\x7f" + data[place + 17 :]
+    runs = data.index(b"stts") + 8
+    assert int.from_bytes(data[runs : runs + 4], "big") == 2  # runs of frames of one duration
+    wrong = data[: runs + 16] + b"\x7f" + data[runs + 17 :]
     path.write_bytes(wrong)
-    with pytest.raises(Exception, match="day"):
+    with pytest.raises(DecodeError, match=facts("a.mp4")):
         read_span(path)
 
 
