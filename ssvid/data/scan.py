@@ -46,6 +46,10 @@ class Table(NamedTuple):
     aspect: float = 1.0  # how much wider than high a pixel is
     decoder: str = ""  # the decoder's name; empty: the stream's own
 
+    def find_damage_inside(self) -> bool:
+        """Whether there is damage before the last frame. A file that is cut off ends with some."""
+        return not self.counted and any(tick < self.pts[-1] for tick in self.damaged)
+
 
 class Bounds(NamedTuple):
     """What the container says of the file as a whole, in seconds. None: nothing."""

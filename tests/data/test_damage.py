@@ -5,6 +5,7 @@ import pytest
 from ssvid.data.damage import NOISY
 from ssvid.data.decode import read, read_timestamps, scan_file
 from ssvid.data.packets import _is_hidden
+from ssvid.data.preprocess import prepare
 from ssvid.errors import DecodeError
 from tests.data.campaign import FAR, FILES, SOURCES, describe, run_campaign, write_source
 from tests.data.kinds import KINDS
@@ -53,6 +54,7 @@ def test_a_damaged_packet_is_known_from_the_scan_and_what_lies_before_it_is_read
     copy = overwrite(tmp_path / name, 0.8, 200)
     table = scan_file(copy)
     assert table.damaged and not scan_file(tmp_path / name).damaged
+    assert prepare._scan(tmp_path, copy.name).why and not prepare._scan(tmp_path, name).why
     assert read(copy, table.times[:20]).shape[0] == 20
     with pytest.raises(DecodeError) as error:
         read(copy, table.times)

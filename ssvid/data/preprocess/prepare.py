@@ -118,10 +118,12 @@ def _target_name(path: str) -> str:
 
 
 def _scan(root: Path, path: str) -> FileResult:
-    """Count the frames and decode the first and the last one, where most damage shows."""
+    """Count the frames, decode the first and the last one, and look at the bytes of all."""
     try:
         span, table = read_span(root / path), read_timestamps(root / path)
         picture = read(root / path, [table[0], table[-1]])
+        if scan_file(root / path).find_damage_inside():
+            raise DecodeError(root / path, "a damaged packet")
     except DecodeError as error:
         return FileResult(path, error.why, error.time)
     height, width = picture.shape[2:]
