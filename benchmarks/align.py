@@ -17,7 +17,7 @@ import torch
 from benchmarks.alignment.aligner import check_same_features, open_aligner
 from benchmarks.alignment.realign import AlignedSentence, Aligner, format_web_vtt, realign
 from ssvid.data import files
-from ssvid.data.decode import read_timestamps
+from ssvid.data.decode import read_span
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration import readers
 from ssvid.data.narration.sentences import Sentence
@@ -131,7 +131,7 @@ class Videos(NamedTuple):
             if self.manifest is None:
                 assert self.store is not None
                 return float(len(self.store.read(video)))
-            return float(seconds_in(read_timestamps(self.manifest.path(self.ids.index(video)))))
+            return float(seconds_in(read_span(self.manifest.path(self.ids.index(video)))))
         except (DecodeError, UserError, ValueError):
             return None
 

@@ -11,7 +11,7 @@ import torch
 
 from ssvid.data.augment import crop_frames, get_recipe
 from ssvid.data.clips import Clips
-from ssvid.data.decode import read_timestamps
+from ssvid.data.decode import read_span, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration.samples import seconds_of
 from ssvid.data.sampling import clip_from, need_part
@@ -47,14 +47,15 @@ class Captions(Clips):
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         (_, start, end), row, spec = self.locations[index], self.row[index], self.views.clips[0]
         path = self.manifest.path(row)
-        table = read_timestamps(path, self.manifest.rows[row].fps)
-        if not len(table) or start > table[-1] - table[0]:
+        fps = self.manifest.rows[row].fps
+        table, span = read_timestamps(path, fps), read_span(path, fps)
+        if span.start + start >= span.end:
             raise DecodeError(
                 path, f"its caption at {start:g} s begins after the end of the video", start
             )
         last_start = max(start, end - seconds_of(spec, table) - SLACK_S)
         starts = np.linspace(start, last_start, self.evaluate)
-        times = np.concatenate([clip_from(spec, table, float(second)) for second in starts])
+        times = np.concatenate([clip_from(spec, table, span.start + second) for second in starts])
         frames = crop_frames(
             self._read_frames(row, times, spec.modality),
             get_recipe("none"),

@@ -7,7 +7,7 @@ import torch
 
 from ssvid.data.augment import crop_frames, get_recipe
 from ssvid.data.clips import Clips
-from ssvid.data.decode import read_timestamps
+from ssvid.data.decode import read_span, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import clip_from, need_part
 from ssvid.shapes import ClipSpec, Views
@@ -48,6 +48,6 @@ class People(Clips):
         else:
             assert spec.stride is not None  # need_part() refuses a clip of the whole video
             gap = spec.stride * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
-        start = max(0.0, time_s - gap * (spec.frames - 1) / 2)
+        start = read_span(path, fps).start + max(0.0, time_s - gap * (spec.frames - 1) / 2)
         frames = self._read_frames(row, clip_from(spec, table, start), spec.modality)
         return crop_frames(frames, get_recipe("whole"), spec.size, torch.zeros(0))

@@ -1,41 +1,37 @@
 """path, times in seconds -> uint8 frames.
 
-This is the only file that opens a video; `pictures.py` opens the pictures of a folder. A time
-selects the frame that is shown at that time, so files of variable frame rate are read correctly.
-Damage raises an error and never gives a wrong picture: the codecs are told to stop where they would
-conceal an error (`err_detect=explode`; h264 and mpeg4 obey it, hevc and vp9 do not), and frames
-that they mark as corrupt are not returned.
+`pictures.py` reads the pictures of a folder. A time selects the frame that is shown at that time,
+so files of variable frame rate are read correctly. Damage raises an error and gives no wrong
+picture, as far as a file tells of it (ssvid/data/decoder.py).
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from ssvid.data.container import check_side, open_video
+from ssvid.data.decoder import decode_stream, open_decoder
 from ssvid.data.pictures import list_pictures, read_pictures
+from ssvid.data.scan import Table, scan_file
+from ssvid.data.shown import Picture, find_sides
 from ssvid.errors import DecodeError, UserError, describe_error
 
 NEAR = 1e-4  # seconds: a time this close before a frame already selects that frame
 Frames = UInt8[Tensor, "T C H W"]
 
 
-class Table(NamedTuple):
-    """The time stamps of a file's frames, from a scan of its packets without decoding."""
+class Span(NamedTuple):
+    """Where a file begins and where its last frame is over: seconds on the clock of its frames."""
 
-    times: np.ndarray  # float64 seconds, sorted
-    pts: np.ndarray  # int64, the same frames in ticks
-    keys: np.ndarray  # int64, sorted ticks of the key frames
-    counted: bool = False  # the frames' own ticks are unusable: frames are counted from the start
-    stream: int = 0  # the container's number of the stream that is read
-    # The packets are in the order of their frames, so no frame is predicted from a later one.
-    ordered: bool = False
+    start: float
+    end: float
+    frame: float  # how long a usual frame is shown
 
 
 def read_timestamps(path: str | Path, fps: float | None = None) -> np.ndarray:
@@ -51,6 +47,22 @@ def read_timestamps(path: str | Path, fps: float | None = None) -> np.ndarray:
             )
         return np.arange(len(list_pictures(path))) / fps
     return scan_file(path).times
+
+
+def read_span(path: str | Path, fps: float | None = None) -> Span:
+    """The start and the end of a file, which second 0 and the length of the video count from.
+
+    A file begins with its sound where that begins before the pictures, and its last frame lasts as
+    long as the file says. Raises as `read_timestamps` does, and a DecodeError without frames.
+    """
+    times = read_timestamps(path, fps)
+    if not len(times):
+        raise DecodeError(path, "no frames in it")
+    if os.path.isdir(path):
+        return Span(0.0, len(times) / (fps or 1.0), 1 / (fps or 1.0))
+    table = scan_file(path)
+    frame = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return Span(table.start, table.end, frame)
 
 
 stamps = read_timestamps  # its name in earlier versions
@@ -74,71 +86,15 @@ def read(
     needed, back = np.unique(shown.clip(min=0), return_inverse=True)
     if os.path.isdir(path):
         frames = _stack(path, read_pictures(path, needed))
-    elif decoder == "pyav":
-        frames = _read_pyav(path, scan_file(path), needed)
-    elif decoder == "torchcodec":
-        frames = _read_torchcodec(path, scan_file(path), needed)
-    else:
+    elif decoder not in ("pyav", "torchcodec"):
         raise UserError(f"There is no decoder {decoder!r}: take pyav or torchcodec.")
+    elif decoder == "pyav" or _needs_pyav(scan_file(path)):
+        frames = _read_pyav(path, scan_file(path), needed)
+    else:
+        frames = _read_torchcodec(path, scan_file(path), needed)
     if len(back) == len(needed) and (back == np.arange(len(back))).all():
         return frames  # the usual case, without a copy
     return frames[torch.from_numpy(back)]
-
-
-def scan_file(path: str | Path) -> Table:
-    """The time stamps of a video file. A scan is cached until the file changes.
-
-    Raises a DecodeError if the file cannot be opened or holds no video stream.
-    """
-    try:
-        stat = os.stat(path)
-    except OSError as error:
-        raise DecodeError(path, error.strerror or "cannot be opened") from error
-    return _scan(str(path), stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=16384)  # about 40 MB in each worker for ten-second clips
-def _scan(path: str, mtime: int, size: int) -> Table:
-    try:
-        with av.open(path) as container:
-            stream = video_stream(container, path)
-            base, number = stream.time_base, stream.index
-            counted = _has_wrong_ticks(container, stream)
-            ticks, key_ticks = [], []
-            for packet in container.demux(stream):
-                if not packet.size or packet.is_discard or packet.is_corrupt:
-                    continue  # a player would not show it
-                tick = packet.dts if packet.pts is None or counted else packet.pts
-                if tick is not None:
-                    ticks.append(tick)
-                    if packet.is_keyframe:
-                        key_ticks.append(tick)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DecodeError(path, describe_error(error)) from error
-    order = np.array(ticks, np.int64)
-    pts, ordered = np.unique(order), not counted and bool((np.diff(order) > 0).all())
-    keys = np.unique(np.array(key_ticks, np.int64))
-    return Table(pts * base.numerator / base.denominator, pts, keys, counted, number, ordered)
-
-
-def _has_wrong_ticks(container: Any, stream: Any) -> bool:
-    """AVI has no presentation times. With h264's B frames those that FFmpeg guesses are wrong."""
-    return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
-
-
-def video_stream(container: Any, path: str | Path) -> Any:
-    """The file's first video stream that is not a cover picture. A DecodeError if there is none."""
-    for stream in container.streams.video:
-        if av.stream.Disposition.attached_pic not in stream.disposition:
-            return stream
-    raise DecodeError(path, "no video stream in it")
-
-
-def rotate_upright(frame: Any) -> np.ndarray:
-    """RGB uint8 `H W C`, rotated as the file's display matrix says."""
-    # With PyAV's default number of threads this costs four times the CPU time.
-    picture = frame.to_ndarray(format="rgb24", threads=1)
-    return np.rot90(picture, round(frame.rotation / 90)) if frame.rotation % 360 else picture
 
 
 def _read_pyav(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
@@ -148,7 +104,7 @@ def _read_pyav(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
     """
     ticks = table.pts[needed]
     before = table.keys[table.keys <= ticks[0]]
-    can_seek = len(before) > 0 and before[-1] > table.pts[0] and not table.counted
+    can_seek = len(before) > 0 and before[-1] > table.pts[0] and not table.from_start
     start = int(before[-1]) if can_seek else None
     attempts: list[tuple[int | None, Table]] = [(None, table._replace(ordered=False))]
     if start is not None or find_unneeded_ticks(table, ticks):
@@ -158,8 +114,8 @@ def _read_pyav(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
         why = "the decoder gives no such frame"
         try:
             _decode(path, scan, ticks, begin, pictures)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            why = describe_error(error)
+        except DecodeError as error:
+            why = error.why
         if len(pictures) == len(ticks):
             return _stack(path, [pictures[tick] for tick in ticks.tolist()])
     missing = min(set(ticks.tolist()) - pictures.keys())
@@ -172,7 +128,7 @@ def find_unneeded_ticks(table: Table, ticks: np.ndarray) -> frozenset[int]:
     No needed frame is predicted from them, because a key frame lies before the next needed frame.
     `ticks`: of the needed frames, sorted.
     """
-    if not table.ordered:
+    if not table.ordered or table.from_start:
         return frozenset()
     first, last = np.searchsorted(table.pts, ticks[[0, -1]])
     between = table.pts[first : last + 1]
@@ -190,54 +146,40 @@ def _decode(
     pictures: dict[int, np.ndarray],
 ) -> None:
     """Put the picture of each tick into `pictures`, tick -> RGB `H W C`. Stop after the last."""
-    needed, last = set(ticks.tolist()), int(ticks[-1])
-    for tick, frame in decode_frames(path, table, find_unneeded_ticks(table, ticks), start):
-        if tick is None:
-            continue
-        if tick in needed and not frame.is_corrupt:
-            pictures[tick] = rotate_upright(frame)
-        if tick >= last:
-            return
+    needed = set(ticks.tolist())
+    for tick, picture in decode_frames(path, table, find_unneeded_ticks(table, ticks), start):
+        # Of two frames at one time the first is taken, in a batch as alone.
+        if tick is not None and tick in needed and tick not in pictures:
+            pictures[tick] = picture.show()
+            if len(pictures) == len(needed):
+                return
 
 
 def decode_frames(
     path: str | Path, table: Table, skipped: frozenset[int], start: int | None = None
-) -> Iterator[tuple[int | None, Any]]:
-    """Frames of PyAV with their ticks in the table, from the tick `start` on.
+) -> Iterator[tuple[int | None, Picture]]:
+    """Frames with their ticks in the table, from the tick `start` on.
 
     Packets with the ticks in `skipped` are not decoded. A tick is None for a frame that the table
-    lacks. Raises the errors of PyAV.
+    lacks. Frames that are corrupt are left out, with those up to the next key frame, which are
+    predicted from them. Raises a DecodeError where the file is damaged.
     """
-    with av.open(str(path)) as container:
-        stream = video_stream(container, path)
-        stream.thread_type = "NONE"  # the loader's workers already use every CPU
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"err_detect": "explode"}
-        if start is not None:
-            container.seek(start, stream=stream)
-        for i, frame in enumerate(_frames(container, stream, skipped)):
+    with open_video(path) as container:
+        stream = container.streams[table.stream]
+        decoder = open_decoder(stream, table.decoder)
+        is_wrong, sides = False, None
+        frames = decode_stream(container, stream, decoder, table.damaged, skipped, start)
+        for i, frame in enumerate(frames):
+            if i == 0:
+                check_side(path, frame.width, frame.height)
+                sides = find_sides(frame)
             tick = frame.dts if frame.pts is None else frame.pts
             if table.counted:
                 tick = int(table.pts[i]) if i < len(table.pts) else None
-            yield tick, frame
-
-
-def _frames(container: Any, stream: Any, skipped: frozenset[int]) -> Iterator[Any]:
-    """As `container.decode`, without the skipped packets.
-
-    After such packets the decoder continues as after a seek.
-    """
-    skipping = False
-    for packet in container.demux(stream):
-        tick = packet.dts if packet.pts is None else packet.pts
-        if packet.size and tick in skipped:
-            if not skipping:
-                yield from stream.codec_context.decode(None)
-                stream.codec_context.flush_buffers()
-            skipping = True
-        else:
-            skipping = False
-            yield from packet.decode()
+            is_wrong = frame.is_corrupt or is_wrong and not frame.key_frame
+            if is_wrong:
+                continue
+            yield tick, Picture(frame, table.aspect, sides)
 
 
 def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:
@@ -245,6 +187,11 @@ def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:
         raise DecodeError(path, "the picture changes its size within the file")
     frames = torch.from_numpy(np.stack(pictures))
     return frames.permute(0, 3, 1, 2)  # still channels last in memory, which is quick to resize
+
+
+def _needs_pyav(table: Table) -> bool:
+    """Files that torchcodec would show with other times, another shape or damage."""
+    return table.from_start or table.aspect != 1.0 or bool(table.damaged)
 
 
 def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
@@ -263,7 +210,7 @@ def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Fram
         "dimension_order": "NCHW",
     }
     try:
-        return VideoDecoder(str(path), **options).get_frames_at(needed.tolist()).data
+        return VideoDecoder(os.path.abspath(path), **options).get_frames_at(needed.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
         why = describe_error(error).splitlines()[0]
         raise DecodeError(path, why, float(table.times[needed[0]])) from error

@@ -126,13 +126,13 @@ def eval_clips(path: str | Path, spec: ClipSpec, n: int = 1, fps: float | None =
     return crops.unflatten(1, (n, spec.frames)).transpose(0, 1).contiguous()
 
 
-def clip_from(spec: ClipSpec, stamps: np.ndarray, start_s: float) -> np.ndarray:
-    """Times (T) of the clip that begins `start_s` seconds into the video.
+def clip_from(spec: ClipSpec, stamps: np.ndarray, begin: float) -> np.ndarray:
+    """Times (T) of the clip that begins at the time `begin` of the frames' clock, in seconds.
 
-    Past the end of the video the last frame is repeated. Raises a UserError for a clip that is
-    spread over the whole video.
+    Before the first frame and past the last one, that frame is repeated. Raises a UserError for a
+    clip that is spread over the whole video.
     """
-    begin, spec = stamps[0] + start_s, need_part(spec, "Clips that begin at a given second")
+    spec = need_part(spec, "Clips that begin at a given second")
     if spec.fps is not None:
         return (begin + np.arange(spec.frames) / spec.fps).clip(max=stamps[-1])
     assert spec.stride is not None  # it has one of the two

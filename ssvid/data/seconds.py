@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -21,24 +20,26 @@ from ssvid.data.augment import crop_frames, get_recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import (
     NEAR,
-    Table,
+    Span,
     decode_frames,
     find_unneeded_ticks,
     read,
+    read_span,
     read_timestamps,
-    rotate_upright,
-    scan_file,
 )
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, read_flow
 from ssvid.data.sampling import clip_from, need_part
-from ssvid.errors import DecodeError, UserError, describe_error
+from ssvid.data.scan import Table, scan_file
+from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec, Views
 
 BLOCK = 32  # pictures or flow frames read at once, where no frame needs an earlier one
 EACH = "Clips of each second"
 # Frames that may come before one that is due, from a file whose frames are out of order.
 LATE = 64
+USUAL_S = 0.25  # the longest that a usual frame is taken to last
+ROUNDING_S = 1e-6
 
 OneClip = UInt8[Tensor, "C T s s"]
 
@@ -56,7 +57,7 @@ class Seconds(Clips):
         self.locations: list[tuple[int]] = []
         for row in range(len(manifest)):
             try:
-                length = seconds_in(read_timestamps(manifest.path(row), manifest.rows[row].fps))
+                length = seconds_in(read_span(manifest.path(row), manifest.rows[row].fps))
             except DecodeError:
                 length = 0
             self.row += [row] * length
@@ -64,8 +65,9 @@ class Seconds(Clips):
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         row, spec = self.row[index], self.views.clips[0]
-        table = read_timestamps(self.manifest.path(row), self.manifest.rows[row].fps)
-        times = clip_from(spec, table, float(self.locations[index][0]))
+        path, fps = self.manifest.path(row), self.manifest.rows[row].fps
+        begin = read_span(path, fps).start + self.locations[index][0]
+        times = clip_from(spec, read_timestamps(path, fps), begin)
         frames = self._read_frames(row, times, spec.modality)
         return self._make_sample(_crop(frames, spec.size)[None], epoch, index)
 
@@ -75,9 +77,14 @@ def _crop(frames: Tensor, size: int) -> Tensor:
     return crop_frames(frames, get_recipe("none"), size, torch.zeros(0))
 
 
-def seconds_in(times: np.ndarray) -> int:
-    """The seconds of a video whose frames have these times. A second that has begun counts."""
-    return max(1, math.ceil(float(times[-1] - times[0]))) if len(times) else 0
+def seconds_in(span: Span) -> int:
+    """The seconds of a video from its start to its end. A second that has begun counts.
+
+    One in which a single frame is shown, for a usual time, does not: a video of 251 frames, 25 a
+    second, has 10 seconds.
+    """
+    last = min(span.frame, USUAL_S)
+    return max(1, math.ceil(span.end - span.start - last - ROUNDING_S))
 
 
 def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
@@ -87,12 +94,10 @@ def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
     damaged file.
     """
     path, fps = manifest.path(row), manifest.rows[row].fps
-    times = read_timestamps(path, fps)
-    if not len(times):
-        raise DecodeError(path, "no frames in it")
+    span, times = read_span(path, fps), read_timestamps(path, fps)
     shown = []
-    for second in range(seconds_in(times)):
-        clip_s = clip_from(spec, times, float(second))
+    for second in range(seconds_in(span)):
+        clip_s = clip_from(spec, times, span.start + second)
         shown.append(np.searchsorted(times, clip_s + NEAR, side="right") - 1)
     frames_of_clip = np.stack(shown).clip(min=0)  # seconds of the video x T
     needed = np.unique(frames_of_clip)
@@ -156,23 +161,25 @@ def _decode_needed(path: Path, table: Table, needed: np.ndarray) -> Iterator[tup
     """
     ticks = table.pts[needed]
     number_of = dict(zip(ticks.tolist(), needed.tolist(), strict=True))
-    fault: Exception | None = None
+    fault: DecodeError | None = None
     for skipped in dict.fromkeys([find_unneeded_ticks(table, ticks), frozenset[int]()]):
         missing = set(number_of)
         fault = None
         try:
-            for tick, frame in decode_frames(path, table, skipped):
-                if tick in number_of and not frame.is_corrupt:
+            for tick, decoded in decode_frames(path, table, skipped):
+                # Of two frames at one time the first is taken, as in `read`.
+                if tick in missing:
                     missing.discard(tick)
-                    picture = torch.from_numpy(np.ascontiguousarray(rotate_upright(frame)))  # H W C
+                    shown = np.ascontiguousarray(decoded.show())  # H W C
+                    picture = torch.from_numpy(shown)
                     yield number_of[tick], picture.permute(2, 0, 1)[None]
-        except (av.FFmpegError, OSError, ValueError) as error:
+        except DecodeError as error:
             fault = error
         if not missing:
             return
     if fault is not None:
         time = float(table.times[number_of[min(missing)]])
-        raise DecodeError(path, describe_error(fault), time) from fault
+        raise DecodeError(path, fault.why, time) from fault
 
 
 class Block(NamedTuple):

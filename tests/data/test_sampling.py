@@ -240,9 +240,9 @@ def test_frames_over_minutes_are_the_right_ones(three_minutes, frames):
 def test_a_whole_clip_does_not_decode_what_it_has_no_need_of(three_minutes, monkeypatch):
     """Of each group of 20 with a wanted frame what lies before that; of the others nothing."""
     indices = []
-    real = decode._frames
+    real = decode.decode_stream
     monkeypatch.setattr(
-        decode, "_frames", lambda *args: (indices.append(1) or frame for frame in real(*args))
+        decode, "decode_stream", lambda *args: (indices.append(1) or frame for frame in real(*args))
     )
     times, _ = clip_times(whole(16), read_timestamps(three_minutes[0]), 0.5)
     index = spread(16, 0.5)

@@ -105,7 +105,7 @@ def test_where_jumping_over_frames_fails_all_are_read(
     def failing(path, table, passed):
         for i, decoded in enumerate(whole(path, table, passed)):
             if passed and i == 3:
-                raise ValueError("lost the thread")
+                raise DecodeError(path, "lost the thread")
             yield decoded
 
     def cutting(frames: torch.Tensor, *options) -> torch.Tensor:

@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from ssvid.data import files
-from ssvid.data.decode import read_timestamps
+from ssvid.data.decode import read_span
 from ssvid.data.lists import parse_number
 from ssvid.data.narration.skipped import LeftOut
 from ssvid.data.official import Source, where_to_get
@@ -199,8 +197,6 @@ def _without_suffixes(path: str) -> str:
 
 
 def _measure_seconds(video: Path) -> float:
-    """The length of a video, until its last frame is over."""
-    table = read_timestamps(video)
-    if not len(table):
-        raise DecodeError(video, "no frames in it")
-    return float(table[-1] - table[0] + (np.median(np.diff(table)) if len(table) > 1 else 0.0))
+    """The length of a video, from the start of the file until its last frame is over."""
+    span = read_span(video)
+    return span.end - span.start

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssvid.data.clips import Clips
-from ssvid.data.decode import read_timestamps
+from ssvid.data.decode import NEAR, read_span, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.samples import Samples
 from ssvid.data.sampling import clip_from, need_part
@@ -44,12 +44,13 @@ class Bags(Clips):
         spoken, path = self.manifest.rows[row].sentences, self.manifest.path(row)
         u_sentence, u_start = uniform(self.seed, "sentence", epoch, row, 2)[0].tolist()
         chosen = int(u_sentence * len(spoken))
-        table, spec = read_timestamps(path, self.manifest.rows[row].fps), self.views.clips[0]
+        fps, spec = self.manifest.rows[row].fps, self.views.clips[0]
+        table, span = read_timestamps(path, fps), read_span(path, fps)
         clip_s = seconds_of(spec, table)
         start = choose_start(spoken[chosen], self.bag.min_s, clip_s, u_start)
-        frames = self._read_frames(row, clip_from(spec, table, start), spec.modality)
-        video_s = float(table[-1] - table[0]) + seconds_of(spec, table, 1)
-        padded = int(start + clip_s > video_s)
+        frames = self._read_frames(row, clip_from(spec, table, span.start + start), spec.modality)
+        last = span.start + start + clip_s - seconds_of(spec, table, 1)  # when its last frame is
+        padded = int(last > span.end - NEAR)
         sample = self._make_sample(
             torch.stack(self._cut(frames, epoch, row, 0)), epoch, row, padded
         )

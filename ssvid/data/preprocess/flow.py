@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
+from ssvid.data.container import file_address
 from ssvid.data.decode import NEAR, Frames, read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.pictures import list_pictures
@@ -181,7 +182,7 @@ def _read(video: str | Path, flow: Path, needed: np.ndarray, frames: int) -> lis
     if not flow.exists():
         raise DecodeError(video, f"there is no flow of it at {flow}: run python -m ssvid.data.flow")
     try:
-        with av.open(str(flow)) as container:
+        with av.open(file_address(flow)) as container:
             n = json.loads(container.metadata.get(TAG, "{}")).get("frames")
             if n != frames:
                 raise DecodeError(
@@ -278,7 +279,7 @@ def _is_current(video: Path, flow: Path, settings: Settings) -> bool:
     A file that was cut off lacks its last frame.
     """
     try:
-        with av.open(str(flow)) as container:
+        with av.open(file_address(flow)) as container:
             tag = json.loads(container.metadata.get(TAG, "{}"))
         required = {**_fingerprint(video), **settings}
         if any(tag.get(key) != value for key, value in required.items()):

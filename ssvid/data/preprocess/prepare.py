@@ -12,7 +12,6 @@ import shutil
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,10 +21,12 @@ import av
 import numpy as np
 
 from ssvid.data import files
+from ssvid.data.container import file_address, open_video
 from ssvid.data.datasets.csv import PATHS, csv, read_table
-from ssvid.data.decode import read, read_timestamps, rotate_upright, video_stream
+from ssvid.data.decode import decode_frames, read, read_span, read_timestamps
 from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
 from ssvid.data.quarantine import NAME, Quarantine
+from ssvid.data.scan import scan_file
 from ssvid.errors import DecodeError, UserError, check_range
 from ssvid.files import write_json_whole, write_text_whole
 from ssvid.log import log
@@ -135,17 +136,16 @@ def _target_name(path: str) -> str:
 
 
 def _scan(root: Path, path: str) -> FileResult:
-    """Count the frames and decode the first and the last one, where most damage shows."""
+    """Count the frames, decode the first and the last one, and look at the bytes of all."""
     try:
-        table = read_timestamps(root / path)
-        if len(table) == 0:
-            raise DecodeError(path, "no frames in it")
+        span, table = read_span(root / path), read_timestamps(root / path)
         picture = read(root / path, [table[0], table[-1]])
+        if scan_file(root / path).find_damage_inside():
+            raise DecodeError(root / path, "a damaged packet")
     except DecodeError as error:
         return FileResult(path, error.why, error.time)
-    gap = float(np.median(np.diff(table))) if len(table) > 1 else 0.0
-    seconds, (height, width) = float(table[-1] - table[0]) + gap, picture.shape[2:]
-    return FileResult(path, "", None, width, height, len(table), seconds)
+    height, width = picture.shape[2:]
+    return FileResult(path, "", None, width, height, len(table), span.end - span.start)
 
 
 def _encode_all(
@@ -200,51 +200,48 @@ def _encode(
 
 
 def _transcode(source: Path, target: Path, short_side: int, gop: int, crf: int) -> None:
-    with av.open(str(source)) as old, av.open(str(target), "w", format="mp4") as new:
-        reader, writer = video_stream(old, source), None
-        reader.thread_type = "NONE"
-        reader.codec_context.options = {"err_detect": "explode"}
-        shown = -1
-        for frame in _whole_frames(old, reader, source):
-            if writer is None:
-                writer = _add_video_stream(new, reader, frame, short_side, gop, crf)
-                first = min(0, frame.pts)  # an mp4 cannot start before 0
-            tick = round((frame.pts - first) * frame.time_base / TICK)
-            if tick <= shown:
+    """Write the frames of a file at their times, so that seconds count from the same start.
+
+    Without the sound a file would begin with its first frame: where that comes later, it is written
+    a second time, at the very start. The last frame lasts as long as it did.
+    """
+    table, span = scan_file(source), read_span(source)
+    with open_video(source) as old:
+        rate = old.streams[table.stream].average_rate or 25
+    writer, packets, left = None, [], set(table.pts.tolist())
+    zero = min(0.0, span.start)  # an mp4 cannot start before 0
+    with av.open(file_address(target), "w", format="mp4") as new:
+        for pts, decoded in decode_frames(source, table, frozenset()):
+            if pts is None or pts not in left:
                 continue
-            picture = _resize(frame, writer.width, writer.height)
-            picture.pts, picture.time_base, shown = tick, TICK, tick
-            new.mux(writer.encode(picture))
-        if writer is None:
-            raise DecodeError(source, "no frames in it")
-        new.mux(writer.encode(None))
-
-
-def _whole_frames(container: Any, stream: Any, source: Path) -> Iterator[Any]:
-    """All frames. Damage is a DecodeError, except for a torn last packet of a truncated file."""
-    torn = False
-    for packet in container.demux(stream):
-        if torn and packet.size:
-            raise DecodeError(source, "a damaged packet")
-        torn = torn or packet.is_corrupt
-        for frame in () if torn and packet.size else packet.decode():
-            if frame.is_corrupt or frame.pts is None:
-                raise DecodeError(source, "a damaged frame", frame.time)
-            yield frame
+            left.remove(pts)
+            picture, time = decoded.show(), float(table.times[np.searchsorted(table.pts, pts)])
+            if writer is None:
+                writer = _add_video_stream(new, rate, picture, short_side, gop, crf)
+                if time > span.start:
+                    packets += _encode_picture(writer, picture, span.start - zero)
+            packets += _encode_picture(writer, picture, time - zero)
+            while len(packets) > 1:
+                new.mux(packets.pop(0))
+            if not left:
+                break  # a torn packet of a truncated file may follow
+        if writer is None or left:
+            raise DecodeError(source, "the decoder does not give every frame")
+        packets += writer.encode(None)
+        packets[-1].duration = round((span.end - table.times[-1]) / float(TICK))
+        new.mux(packets)
 
 
 def _add_video_stream(
-    output: Any, input_stream: Any, frame: Any, short_side: int, gop: int, crf: int
+    output: Any, rate: Fraction | int, picture: np.ndarray, short_side: int, gop: int, crf: int
 ) -> Any:
-    """Add to the output the h264 stream that holds the frames of the input stream.
+    """Add to the output the h264 stream that holds the frames of a file.
 
-    `frame`: the first frame, whose size and rotation decide the size of the stream.
+    `picture`: the first frame, whose sides decide the size of the stream. `rate`: frames a second.
     """
-    width, height = frame.width, frame.height
-    if frame.rotation % 180:
-        width, height = height, width
+    height, width = picture.shape[:2]
     scale = min(1.0, short_side / min(width, height))
-    writer = output.add_stream("libx264", rate=input_stream.average_rate or 25)
+    writer = output.add_stream("libx264", rate=rate)
     # yuv420p stores one colour for each square of 2 x 2 pixels, so width and height must be even.
     writer.width = max(2, round(width * scale / 2) * 2)
     writer.height = max(2, round(height * scale / 2) * 2)
@@ -258,21 +255,21 @@ def _add_video_stream(
     return writer
 
 
-def _resize(frame: Any, width: int, height: int) -> Any:
-    """A smaller frame, made from the RGB that training reads.
+def _encode_picture(writer: Any, picture: np.ndarray, time: float) -> Any:
+    """Packets of a picture that is shown from `time` (seconds) on.
 
-    So no rotation, colour matrix or range is lost.
+    It is made from the RGB that training reads, so no rotation, colour matrix or range is lost.
     """
-    picture = av.VideoFrame.from_ndarray(
-        np.ascontiguousarray(rotate_upright(frame)), format="rgb24"
-    )
     colours: dict[str, Any] = {
         "interpolation": "BICUBIC",
         "dst_colorspace": "ITU601",
         "dst_color_range": "MPEG",
         "threads": 1,
     }
-    return picture.reformat(width, height, "yuv420p", **colours)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    frame = frame.reformat(writer.width, writer.height, "yuv420p", **colours)
+    frame.pts, frame.time_base = round(time / float(TICK)), TICK
+    return writer.encode(frame)
 
 
 def _report(good: list[FileResult], bad: int) -> str:

@@ -1,0 +1,187 @@
+"""video file -> Table: the times of its frames, where it begins and ends, what is damaged in it.
+
+The packets of a file are read without decoding, where they tell the times of its frames. Some kinds
+of file do not: their frames are counted.
+"""
+
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssvid.data.container import check_file, open_video, video_stream
+from ssvid.data.damage import capture_messages
+from ssvid.data.decoder import decode_stream, open_decoder
+from ssvid.data.packets import Packets, join_clocks, read_packets
+from ssvid.errors import DecodeError
+
+# Sound often begins a few frames before pictures do, which is the encoder's delay.
+HEAD_START_S = 0.1
+# A file that goes on after its last frame for less than this has streams that end raggedly.
+RAGGED_S = 1.0
+LONGEST_S = 86_400.0  # a first or last frame that lasts longer than a day shows damage
+# Formats whose header tells how long the file is; FFmpeg guesses it for others.
+TIMED = frozenset(("mp4", "matroska", "asf", "flv"))
+# Formats that are often joined by writing one behind the other. Times then begin anew.
+JOINED = frozenset(("mpegts", "mpeg"))
+ASPECTS = (0.1, 10.0)  # limits of a pixel's shape: beyond them the header is damaged
+
+
+class Table(NamedTuple):
+    """What a scan tells of a file."""
+
+    times: np.ndarray  # float64 seconds, sorted
+    pts: np.ndarray  # int64, the same frames in ticks
+    keys: np.ndarray  # int64, sorted ticks of the key frames
+    counted: bool = False  # the frames' own ticks are unusable: frames are counted from the start
+    stream: int = 0  # the container's number of the stream that is read
+    # The packets are in the order of their frames, so no frame is predicted from a later one.
+    ordered: bool = False
+    start: float = 0.0  # seconds: where the file begins, which may be before its first frame
+    end: float = 0.0  # seconds: where its last frame is over
+    damaged: frozenset[int] = frozenset()  # ticks of the packets that show damage
+    from_start: bool = False  # a frame may need every packet before it, such as a palette
+    aspect: float = 1.0  # how much wider than high a pixel is
+    decoder: str = ""  # the decoder's name; empty: the stream's own
+
+    def find_damage_inside(self) -> bool:
+        """Whether there is damage before the last frame. A file that is cut off ends with some."""
+        return not self.counted and any(tick < self.pts[-1] for tick in self.damaged)
+
+
+class Bounds(NamedTuple):
+    """What the container says of the file as a whole, in seconds. None: nothing."""
+
+    start: float | None  # of the first stream, where one is sound
+    end: float | None
+
+
+def scan_file(path: str | Path) -> Table:
+    """What a scan tells of a video file. It is cached until the file changes.
+
+    Raises a DecodeError if the file cannot be opened or holds no video stream.
+    """
+    state = check_file(path)
+    return _scan(str(path), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=16384)  # about 40 MB in each worker for ten-second clips
+def _scan(path: str, mtime: int, size: int) -> Table:
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        with capture_messages() as messages:
+            packets = read_packets(container, stream)
+        base, context = stream.time_base, stream.codec_context
+        kind = frozenset(container.format.name.split(","))
+        is_whole = not any("ended prematurely" in message for message in messages)
+        bounds = _read_bounds(container, is_whole and bool(kind & TIMED))
+        joined = False
+        if kind & JOINED:
+            packets, joined = join_clocks(packets, base)
+        # AVI has no presentation times. With B frames those that FFmpeg guesses are wrong.
+        in_avi = "avi" in kind and (packets.packed or context.name in ("h264", "hevc"))
+        counted = joined or in_avi
+        order = ((packets.clock if in_avi else packets.ticks) + packets.shift)[packets.shown]
+        table = Table(
+            *_list_times(order, base),
+            np.unique(packets.ticks[packets.keys & packets.shown]),
+            counted,
+            stream.index,
+            ordered=not counted and bool((np.diff(order) > 0).all()),
+            damaged=packets.damaged,
+            from_start=counted or context.pix_fmt == "pal8",
+            aspect=_find_aspect(stream),
+            decoder=packets.decoder,
+        )
+        has_fields = "mpegts" in kind and context.name == "h264" and context.field_order > 1
+        is_doubtful = packets.small or has_fields or len(table.pts) < len(order)
+    if counted or is_doubtful:
+        table = _count_frames(path, table, base, joined)
+    return _set_bounds(path, table, bounds, packets, base) if len(table.pts) else table
+
+
+def _list_times(order: np.ndarray, base: Fraction) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted times in seconds, and the same in ticks."""
+    pts = np.unique(order)
+    return pts * base.numerator / base.denominator, pts
+
+
+def _find_aspect(stream: Any) -> float:
+    ratio = float(stream.sample_aspect_ratio or 1)
+    return ratio if ASPECTS[0] <= ratio <= ASPECTS[1] else 1.0
+
+
+def _count_frames(path: str, table: Table, base: Fraction, joined: bool) -> Table:
+    """The table of the frames that a decoder gives, where packets do not tell.
+
+    Some packets give no frame of their own: the second field of a picture, or a picture that is not
+    coded. Where the decoder meets damage, the packets' table stays.
+    """
+    ticks: list[int | None] = []
+    try:
+        with open_video(path) as container:
+            stream = container.streams[table.stream]
+            for frame in decode_stream(container, stream, open_decoder(stream, table.decoder)):
+                ticks.append(frame.dts if frame.pts is None else frame.pts)
+    except DecodeError:
+        return table
+    if joined and len(ticks) != len(table.pts):
+        raise DecodeError(
+            path,
+            "several recordings are joined in it, and their times begin anew: write them anew, "
+            "each into a file of its own",
+        )
+    if table.counted:
+        # The first frame has its own time, from which the others are counted.
+        firsts = [tick for tick in ticks if tick is not None]
+        shift = min(firsts) - table.pts[0] if firsts and not joined else 0
+        times, pts = _list_times(table.pts[: len(ticks)] + shift, base)
+        return table._replace(times=times, pts=pts)
+    if None in ticks:
+        return table._replace(counted=True, from_start=True, ordered=False)
+    times, pts = _list_times(np.array(ticks, np.int64), base)
+    keys = np.intersect1d(table.keys, pts)
+    return table._replace(times=times, pts=pts, keys=keys, ordered=False)
+
+
+def _read_bounds(container: Any, says_end: bool) -> Bounds:
+    """`says_end`: whether the end can be trusted. A file that is cut off has lost it."""
+    if container.start_time is None:
+        return Bounds(None, None)
+    start = container.start_time / 1e6
+    end = start + container.duration / 1e6 if says_end and container.duration else None
+    # The first times of AVI are those of decoding, a few frames before those of showing.
+    is_early = bool(container.streams.audio) and container.format.name != "avi"
+    return Bounds(start if is_early else None, end)
+
+
+def _find_sound(path: str) -> float | None:
+    """When sound begins, in seconds; None: it holds none."""
+    with open_video(path) as container:
+        for packet in container.demux(container.streams.audio):
+            if packet.size and packet.pts is not None:
+                return float(packet.pts * packet.time_base)
+    return None
+
+
+def _set_bounds(path: str, table: Table, bounds: Bounds, packets: Packets, base: Fraction) -> Table:
+    """The table with the start and the end of the file."""
+    first, last = float(table.times[0]), float(table.times[-1])
+    start, end = first, last
+    if bounds.start is not None and first - bounds.start > HEAD_START_S:
+        sound = _find_sound(path)
+        if sound is not None and first - sound > HEAD_START_S:
+            start = max(sound, bounds.start)  # an encoder's delay is left out by the container
+    duration = 0.0
+    if not table.counted:
+        duration = float(packets.find_duration(int(table.pts[-1])) * base)
+    if duration <= 0 and len(table.times) > 1:
+        duration = float(np.median(np.diff(table.times)))
+    end = last + duration
+    if bounds.end is not None and bounds.end > end + RAGGED_S:
+        end = bounds.end
+    if max(first - start, end - last) > LONGEST_S:
+        raise DecodeError(path, "its header says that one frame lasts for more than a day")
+    return table._replace(start=start, end=end)
