@@ -28,9 +28,8 @@ def folder(
     contents = files.list_contents(path)
     files.tell_other_files(path, contents.suffixes, files.VIDEO)
     if not contents.videos:
-        raise UserError(
-            f"{path} holds no video files ({', '.join(sorted(files.VIDEO))}): check --data.root."
-        )
+        suffixes = ", ".join(sorted(files.VIDEO))
+        raise UserError(f"{path} holds no video files ({suffixes}): check --data.root.")
     return build_from_paths(path, contents.videos, labels)
 
 
