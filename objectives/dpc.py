@@ -3,6 +3,9 @@
 Each block of frames is encoded by itself. A ConvGRU aggregates the first blocks and predicts the
 feature at each position of the next ones. InfoNCE compares the prediction with the true feature and
 with all others, by a plain product without a temperature.
+
+Letters of the shapes here: N blocks of a clip, P of them predicted, R rows. A row is one position
+(h w) of one predicted block of one clip.
 """
 
 import torch
@@ -25,12 +28,13 @@ from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Clip, Loss, Views
 
-COLOURS = (  # of the kinds that `negative_kind` tells apart: green, red, yellow, grey
-    (38, 166, 91),
-    (214, 69, 65),
-    (244, 179, 80),
-    (205, 209, 214),
+KIND_COLOURS = (  # RGB of the kinds 0 to 3 that `classify_pairs` returns
+    (38, 166, 91),  # green
+    (214, 69, 65),  # red
+    (244, 179, 80),  # yellow
+    (205, 209, 214),  # grey
 )
+CELL_PIXELS = 4  # side of the square that shows one score
 
 
 @objectives.register("dpc")
@@ -44,7 +48,7 @@ class DPC(Objective):
         encoder: Encoder,
         *,
         blocks: int = 8,  # consecutive blocks, each with as many frames as the encoder's clip
-        predicted: int = 3,  # the last blocks, which are predicted
+        predicted: int = 3,  # number of last blocks, which are predicted from the blocks before
         dropout: float = 0.1,  # dropout of the GRU's state
         negatives: str = "all",  # clips of all processes, or only of the own process (published)
         augment: str = "crop_flip_colour",  # a recipe of ssvid.data.augment
@@ -71,14 +75,15 @@ class DPC(Objective):
         return {"encoder": self.encoder}
 
     def forward(self, batch: Batch) -> Loss:
-        z = self.maps(batch["clips"][:, 0])  # B N D h w
+        z = self.encode_maps(batch["clips"][:, 0])  # B N D h w
         pred = self.roll_out(z[:, : -self.predicted])  # B P D h w
-        loss, accuracy = contrast_rows(
+        # top1 and top5: the share of rows whose true feature is among the best 1 and 5.
+        loss, accuracies = contrast_rows(
             flatten_maps(pred), flatten_maps(z[:, -self.predicted :]), self.negatives
         )
-        return Loss(loss, {"nce": loss.detach(), **accuracy})
+        return Loss(loss, {"nce": loss.detach(), **accuracies})
 
-    def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
+    def encode_maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
         """A feature map for each block."""
         return encode_blocks("dpc", self.encoder, clip, self.blocks)
 
@@ -93,25 +98,30 @@ class DPC(Objective):
         Right: what each column is. Green is the true feature, red another time at the same
         position, yellow another position of the same clip, and grey another clip.
         """
-        z = self.maps(batch["clips"][:2, 0])
+        z = self.encode_maps(batch["clips"][:2, 0])
         true = z[:, -self.predicted :]
         scores = flatten_maps(self.roll_out(z[:, : -self.predicted])) @ flatten_maps(true).T
         low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
-        grey = (255 * (scores - low) / (high - low).clamp_min(1e-12)).byte().expand(3, -1, -1)
+        score_picture = (
+            (255 * (scores - low) / (high - low).clamp_min(1e-12)).byte().expand(3, -1, -1)
+        )
         B, P, _, h, w = true.shape
-        colours = torch.tensor(COLOURS, dtype=torch.uint8, device=z.device)
-        kinds = colours[negative_kind(B, P, h * w, z)]  # R R 3
-        both = torch.cat([grey, kinds.permute(2, 0, 1)], dim=2)
-        return {"scores": both.repeat_interleave(4, 1).repeat_interleave(4, 2)}
+        colours = torch.tensor(KIND_COLOURS, dtype=torch.uint8, device=z.device)
+        kind_picture = colours[classify_pairs(B, P, h * w, z.device)].permute(2, 0, 1)  # 3 R R
+        picture = torch.cat([score_picture, kind_picture], dim=2)  # 3 R 2R
+        enlarged = picture.repeat_interleave(CELL_PIXELS, 1).repeat_interleave(CELL_PIXELS, 2)
+        return {"scores": enlarged}
 
 
-def negative_kind(clips: int, steps: int, positions: int, like: Tensor) -> Int[Tensor, "R R"]:
-    """What each feature is to each prediction, on the device of `like`.
+def classify_pairs(
+    n_clips: int, n_steps: int, n_positions: int, device: torch.device
+) -> Int[Tensor, "R R"]:
+    """What each feature (columns) is to each prediction (rows).
 
     0: the true one; 1: another time at the same position; 2: another position of the same clip;
-    3: another clip.
+    3: another clip. `n_steps`: predicted blocks of a clip. `n_positions`: those of a block.
     """
-    axes = [torch.arange(n, device=like.device) for n in (clips, steps, positions)]
+    axes = [torch.arange(n, device=device) for n in (n_clips, n_steps, n_positions)]
     clip, step, position = torch.cartesian_prod(*axes).unbind(1)
     same_clip = clip[:, None] == clip
     same_step = step[:, None] == step

@@ -74,7 +74,7 @@ class MemDPC(Objective):
         return {"encoder": self.encoder}
 
     def forward(self, batch: Batch) -> Loss:
-        z = self.maps(batch["clips"][:, 0])  # B N D h w
+        z = self.encode_maps(batch["clips"][:, 0])  # B N D h w
         loss, accuracy = self.predict_direction(self.gru, z)
         parts = {"forward": loss.detach(), **accuracy}
         if self.gru_back is not None:
@@ -86,7 +86,7 @@ class MemDPC(Objective):
                 parts[f"{name}_backward"] = value
         return Loss(loss, parts)
 
-    def maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
+    def encode_maps(self, clip: Clip) -> Float[Tensor, "B N D h w"]:
         """A feature map for each block."""
         return encode_blocks("memdpc", self.encoder, clip, self.blocks)
 
@@ -114,7 +114,7 @@ class MemDPC(Objective):
         The slots are sorted by how much they are read; white is the largest weight. A memory of
         which few slots are used has a narrow bright edge on the left.
         """
-        z = self.maps(batch["clips"][:, 0])
+        z = self.encode_maps(batch["clips"][:, 0])
         _, state = self.gru(z[:, : -self.predicted].relu())
         weights = self.address(state[-1]).mean((-2, -1))  # B K
         weights = weights[:, weights.mean(0).argsort(descending=True)]

@@ -83,6 +83,10 @@ class MilNCE(Objective):
         return Joint(self.tower, self.head, cosine=False)
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
+        """Raise a UserError if a clip would have no negatives, or its own sentences as negatives.
+
+        So there are two films or more, a batch holds two clips or more, and no video twice.
+        """
         check_negatives(data, "mil_nce", batch_size)
         check_batch(data, "mil_nce", batch_size)
         if batch_size < 2:

@@ -77,7 +77,10 @@ def read_comments(entry: Callable[..., Any]) -> Iterator[tuple[str, str]]:
 
 
 def find_declarations(node: ast.AST) -> Iterator[tuple[str, int, int]]:
-    """(name, first line, line after) of each parameter of a function or field of a class."""
+    """(name, first line, line after) of each parameter of a function.
+
+    Of a class: of its annotated fields and of the parameters of its `__init__`.
+    """
     if isinstance(node, ast.ClassDef):
         for statement in node.body:
             if isinstance(statement, ast.AnnAssign):
@@ -87,9 +90,11 @@ def find_declarations(node: ast.AST) -> Iterator[tuple[str, int, int]]:
                 yield from find_declarations(statement)
     elif isinstance(node, ast.FunctionDef):
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        starts = [argument.lineno for argument in arguments[1:]]
-        for argument, after in zip(arguments, [*starts, node.body[0].lineno], strict=False):
-            yield argument.arg, argument.lineno, after
+        # A parameter ends where the next one begins, and the last one where the body begins.
+        lines_after = [argument.lineno for argument in arguments[1:]]
+        lines_after.append(node.body[0].lineno)
+        for argument, line_after in zip(arguments, lines_after, strict=False):
+            yield argument.arg, argument.lineno, line_after
 
 
 @functools.cache

@@ -37,17 +37,23 @@ class People(Clips):
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         row, time_s = self.row[index], self.locations[index][0]
         if self.last is None or self.last[0] != (row, time_s):
-            self.last = (row, time_s), self._clip(row, time_s)
+            self.last = (row, time_s), self._read_clip_around(row, time_s)
         return self._make_sample(self.last[1][None], epoch, index)
 
-    def _clip(self, row: int, time_s: float) -> torch.Tensor:
+    def _read_clip_around(self, row: int, time_s: float) -> torch.Tensor:
+        """The clip C T H W of video `row` whose middle is at `time_s`.
+
+        It begins with the video where its middle is too near to the beginning.
+        """
         path, fps, spec = self.manifest.path(row), self.manifest.rows[row].fps, self.views.clips[0]
-        table = read_timestamps(path, fps)
+        frame_times_s = read_timestamps(path, fps)
         if spec.fps is not None:
-            gap = 1 / spec.fps
+            gap_s = 1 / spec.fps
         else:
             assert spec.stride is not None  # need_part() refuses a clip of the whole video
-            gap = spec.stride * float(np.median(np.diff(table))) if len(table) > 1 else 0.0
-        start = read_span(path, fps).start + max(0.0, time_s - gap * (spec.frames - 1) / 2)
-        frames = self._read_frames(row, clip_from(spec, table, start), spec.modality)
+            gaps_s = np.diff(frame_times_s)
+            gap_s = spec.stride * float(np.median(gaps_s)) if len(gaps_s) else 0.0
+        start_s = max(0.0, time_s - gap_s * (spec.frames - 1) / 2)
+        start_s += read_span(path, fps).start
+        frames = self._read_frames(row, clip_from(spec, frame_times_s, start_s), spec.modality)
         return crop_frames(frames, get_recipe("whole"), spec.size, torch.zeros(0))

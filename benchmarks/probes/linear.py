@@ -99,9 +99,9 @@ class Linear(Probe):
         for pooling, feats in train.feats.items():
             standardizer = Standardizer(feats)
             x, x_val = standardizer.wrap(feats), standardizer.wrap(val.feats[pooling])
-            heads, scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
+            heads, setting_scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
             settings: list[Setting] = []
-            for (rate, decay), score in zip(self.grid, scores, strict=True):
+            for (rate, decay), score in zip(self.grid, setting_scores, strict=True):
                 setting = {"pooling": pooling, "dim": feats.shape[1], "rate": rate}
                 settings.append({**setting, "weight_decay": decay, **score})
             grid += settings
@@ -127,24 +127,26 @@ class Linear(Probe):
         classes: int,
         seed: int,
     ) -> tuple[Heads, list[Setting]]:
-        """(heads, scores): the heads that ran to the end, and the scores of every setting.
+        """Train a head for every setting of the grid, by successive halving.
 
-        A setting has its score on val and the share of the steps for which it was trained.
+        At each of `rungs` the half of the heads that is worse on val stops. Returns the heads that
+        ran to the end, and of every setting its metric on val where it stopped and the share of the
+        steps for which it was trained.
         """
         per_epoch = math.ceil(len(x) / self.batch)
         steps = per_epoch * max(self.epochs, math.ceil(self.min_steps / per_epoch))
-        scores: list[Setting] = [{} for _ in self.grid]
+        setting_scores: list[Setting] = [{} for _ in self.grid]
         heads, first = self.create_heads(x, classes), 0
         for share in (*self.rungs, 1.0):
             last = round(share * steps)
             train = partial(self.train_until, x, y, seed, first, last, steps)
             heads = run_in_threads(heads, x.shape[1] * self.batch, train)
-            values, losses = evaluate(heads, x_val, y_val)
-            for index, value in zip(heads.grid_index.tolist(), values.tolist(), strict=True):
-                scores[index] = {f"val/{metric_name(y)}": value, "trained": share}
+            on_val, losses = evaluate(heads, x_val, y_val)  # of each head that is still trained
+            for index, metric in zip(heads.grid_index.tolist(), on_val.tolist(), strict=True):
+                setting_scores[index] = {f"val/{metric_name(y)}": metric, "trained": share}
             if share < 1:
-                heads, first = heads.select(select_best_half(values, losses)), last
-        return heads, scores
+                heads, first = heads.select(select_best_half(on_val, losses)), last
+        return heads, setting_scores
 
     def train_until(
         self,

@@ -150,7 +150,7 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
         if cut
         else "",
         training=draw_training(sweep),
-        left=[describe_left(cell, sweep.folder) for cell in sweep.all_cells if cell.left],
+        left=[describe_left(cell, sweep.folder) for cell in sweep.all_cells if cell.left_sweep],
     )
 
 
@@ -226,7 +226,7 @@ def make_cell(column: Column, cell: Cell) -> TableCell:
 def cell_files(cell: Cell, root: Path) -> dict[str, str]:
     """Name -> path, from the folder of the sweep, of what there is of a cell."""
     paths = {"run": cell.folder.run, "results": cell.folder.report}
-    if cell.failed:
+    if cell.failure:
         paths["logs"] = cell.folder.logs
     files = {}
     for name, path in paths.items():
@@ -240,7 +240,7 @@ def list_links(cell: Cell, root: Path) -> list[Link]:
 
 
 def describe_failure(cell: Cell, root: Path) -> Failure:
-    content = cell.failed or {}
+    content = cell.failure or {}
     lines = content.get("lines")
     return Failure(
         anchor=cell.hash,
@@ -344,7 +344,7 @@ def describe_left(cell: Cell, root: Path) -> tuple[str, str, list[Link]]:
         if score.val is not None:
             text += f", val {format_percent(score.val)}"
         texts.append(text)
-    state = "failed" if cell.failed else "not finished"
+    state = "failed" if cell.failure else "not finished"
     if cell.row is not None:
         state = "finished"
     return cell.name, "; ".join(texts) or state, list_links(cell, root)

@@ -18,11 +18,11 @@ class Cell(NamedTuple):
     hash: str
     name: str
     axes: dict[str, str]
-    left: bool  # the sweep's file has it no more
+    left_sweep: bool  # the sweep's file lists it no more
     folder: CellFolder
     row: dict[str, Any] | None  # where it has finished
     scores: dict[str, RowScore]  # by cell of the suite
-    failed: dict[str, Any] | None
+    failure: dict[str, Any] | None  # the content of failed.json, where the cell has failed
 
     def number(self, key: str) -> float | None:
         return number((self.row or {}).get(key))
@@ -38,7 +38,7 @@ class Sweep(NamedTuple):
 
     @property
     def cells(self) -> list[Cell]:
-        return [cell for cell in self.all_cells if not cell.left]
+        return [cell for cell in self.all_cells if not cell.left_sweep]
 
     @property
     def finished(self) -> list[Cell]:
@@ -46,7 +46,7 @@ class Sweep(NamedTuple):
 
     @property
     def failed(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.row is None and cell.failed is not None]
+        return [cell for cell in self.cells if cell.row is None and cell.failure is not None]
 
     @property
     def suite(self) -> list[str]:
@@ -84,7 +84,7 @@ def read_sweep(folder: Path) -> Sweep:
     listed: dict[str, Any] = axes if isinstance(axes, dict) else {}
     names = dict.fromkeys(listed)
     for cell in cells:
-        if not cell.left:
+        if not cell.left_sweep:
             names |= dict.fromkeys(cell.axes)
     values = {axis: _values_of(axis, listed.get(axis), cells) for axis in names}
     name, decider = str(content.get("name") or folder.name), content.get("best")
@@ -96,7 +96,7 @@ def _values_of(axis: str, listed: Any, cells: list[Cell]) -> list[str]:
     order = list(map(label, listed)) if isinstance(listed, list) else []
     present: dict[str, None] = {}
     for cell in cells:
-        if not cell.left and axis in cell.axes:
+        if not cell.left_sweep and axis in cell.axes:
             present[cell.axes[axis]] = None
     ordered = dict.fromkeys(filter(present.__contains__, order))
     return list(ordered | present)
@@ -116,20 +116,26 @@ def numeric_values(values: Sequence[str]) -> dict[str, float]:
 
 
 def _read_cell(folder: CellFolder, entry: dict[str, Any], faults: list[str]) -> Cell:
+    """The cell in a folder. `entry`: what the sweep's file says of it.
+
+    What is damaged is added to `faults`. A damaged row.json counts as none, a damaged failed.json
+    as a failure.
+    """
     axes = entry.get("axes") if isinstance(entry.get("axes"), dict) else {}
-    unfinished = "it counts as not finished"
-    row = _read_mapping(folder.row_file, f"{unfinished}; delete it and submit again", faults)
+    consequence = "it counts as not finished"
+    row = _read_mapping(folder.row_file, f"{consequence}; delete it and submit again", faults)
     if row is not None and row.get("cell", folder.hash) != folder.hash:
         name = _short_path(folder.row_file)
-        faults.append(f"{name} is of the cell {row['cell']}: {unfinished}.")
+        faults.append(f"{name} is of the cell {row['cell']}: {consequence}.")
         row = None
-    failed = _read_mapping(folder.failed_file, "its cell counts as failed", faults)
-    if failed is None and folder.failed:
-        failed = {"why": "failed.json is damaged"}
+    failure = _read_mapping(folder.failed_file, "its cell counts as failed", faults)
+    if failure is None and folder.failed:
+        failure = {"why": "failed.json is damaged"}
     scores = {} if row is None else _read_scores(row.get("scores"), folder.row_file, faults)
     labels = {str(axis): label(value) for axis, value in (axes or {}).items()}
     name = str(entry.get("name") or folder.hash)
-    return Cell(folder.hash, name, labels, bool(entry.get("left")), folder, row, scores, failed)
+    left_sweep = bool(entry.get("left"))
+    return Cell(folder.hash, name, labels, left_sweep, folder, row, scores, failure)
 
 
 def _read_mapping(file: Path, consequence: str, faults: list[str]) -> dict[str, Any] | None:

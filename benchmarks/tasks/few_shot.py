@@ -28,7 +28,7 @@ class FewShot(Task):
         *,
         shots: tuple[int, ...] = (1, 2, 4, 8, 16),  # clips of each class
         main: int = 4,  # the number of shots whose score stands in the table
-        draws: int = 20,  # of the clips, the same for every encoder
+        draws: int = 20,  # how often the clips are drawn anew; every encoder gets the same draws
     ) -> None:
         check_positive(shots=min(shots, default=0), draws=draws)
         if main not in shots:
@@ -39,26 +39,26 @@ class FewShot(Task):
         train, val, test = bench.get_splits(source)
         smallest_class = int(train.labels.bincount()[train.labels.unique()].min())
         details: dict[str, Any] = {}
-        main = None
+        main_correct = None
         for k in self.shots:
             if k > smallest_class:
                 details[f"{k}_shot"] = None
                 continue
-            rows = []
+            correct_of_draws = []
             for draw in range(self.draws):
-                shots = draw_shots(train, k, bench.seed, draw)
-                result = self.get_probe(source).run(shots, val, test, bench.seed)
-                rows.append(mark_correct(result.predictions, test.labels))
-            correct = torch.stack(rows)  # draws S
+                drawn_clips = draw_shots(train, k, bench.seed, draw)
+                result = self.get_probe(source).run(drawn_clips, val, test, bench.seed)
+                correct_of_draws.append(mark_correct(result.predictions, test.labels))
+            correct = torch.stack(correct_of_draws)  # draws S, where S are the test clips
             std = correct.mean(1).std().item() if self.draws > 1 else 0.0
             details[f"{k}_shot"] = {"top1": correct.mean().item(), "std_over_draws": std}
             if k == self.main:
-                main = correct.mean(0)
-        if main is None:
+                main_correct = correct.mean(0)
+        if main_correct is None:
             raise UserError(
                 f"few_shot: a class has fewer than {self.main} train clips; choose a smaller main."
             )
-        return Answer(main, None, details)
+        return Answer(correct=main_correct, predictions=None, details=details)
 
     def chance(self, bench: Bench) -> float:
         return chance(bench.labels[bench.splits["test"]])
@@ -72,6 +72,7 @@ def draw_shots(train: Frozen, k: int, seed: int, draw: int) -> Frozen:
     chosen = []
     for label in train.labels.unique().tolist():
         rows = (train.labels == label).nonzero().flatten()
-        order = uniform(seed, f"few_shot/{label}", 0, draw, len(rows))[0].argsort(stable=True)
-        chosen.append(rows[order[:k]])
+        # The draw takes the place of a sample's index. There are no epochs here, so epoch is 0.
+        u = uniform(seed, f"few_shot/{label}", epoch=0, index=draw, n=len(rows))[0]
+        chosen.append(rows[u.argsort(stable=True)[:k]])
     return take_clips(train, torch.cat(chosen))

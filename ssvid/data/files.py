@@ -3,6 +3,7 @@
 Checks that a folder or file exists, lists video files, and finds the file that a list means.
 """
 
+import codecs
 import os
 import posixpath
 import re
@@ -12,27 +13,27 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ssvid.data.labels import compose
+from ssvid.data.labels import to_nfc
 from ssvid.data.pictures import is_picture
-from ssvid.data.splits import SPLIT
+from ssvid.data.splits import SPLIT_OF_NAME
 from ssvid.errors import UserError
 from ssvid.files import read_bytes
 from ssvid.log import log, log_once
 
-VIDEO = frozenset(
+VIDEO_SUFFIXES = frozenset(
     (
         *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
         *(".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv", ".vob"),
     )
 )
 # Files that lie beside videos and are no samples.
-TEXTS = frozenset(
+TEXT_SUFFIXES = frozenset(
     (
         *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".rst"),
         *(".srt", ".vtt", ".html", ".pdf", ".log", ".py", ".sh"),
     )
 )
-MOST_SUFFIXES = 8  # that a line counts
+MAX_LISTED_SUFFIXES = 8  # in the line of the log that counts skipped files
 # File names of UCF101 and of Kinetics.
 FILMS = re.compile(r"(?P<film>.+_g\d+)_c\d+|(?P<youtube>.{11})_\d{6}_\d{6}")
 
@@ -64,16 +65,16 @@ def need_file(path: str | Path, flag: str) -> Path:
 def read_text(path: Path) -> str:
     """The text of a list file, with its line ends unchanged. A UserError if it is not UTF-8."""
     try:
-        data = read_bytes(path)
+        data = read_bytes(path).removeprefix(codecs.BOM_UTF8)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
+    bad_byte = data.find(b"\0")  # its offset; -1: there is none
     try:
-        decoded = data.decode("utf-8-sig")
-        wrong = decoded.find("\0")
+        decoded = data.decode()
     except UnicodeDecodeError as error:
-        decoded, wrong = "", error.start
-    if wrong >= 0:
-        line = data.count(b"\n", 0, wrong) + 1
+        decoded, bad_byte = "", error.start
+    if bad_byte >= 0:
+        line = data.count(b"\n", 0, bad_byte) + 1
         raise UserError(
             f"{path}, line {line} is not UTF-8 text: check that this is the list, or save it as "
             "UTF-8."
@@ -83,7 +84,7 @@ def read_text(path: Path) -> str:
 
 def is_video(name: str) -> bool:
     """Whether the suffix of a file name is one of a video."""
-    return suffix_of(name) in VIDEO
+    return suffix_of(name) in VIDEO_SUFFIXES
 
 
 def suffix_of(name: str) -> str:
@@ -91,7 +92,7 @@ def suffix_of(name: str) -> str:
 
 
 class Contents(NamedTuple):
-    """What lies below a folder, hidden files and folders apart. Paths are relative and sorted."""
+    """What lies below a folder, except hidden files and folders. Paths are relative and sorted."""
 
     videos: list[str]
     frame_folders: list[str]  # folders that hold pictures
@@ -118,9 +119,9 @@ def _walk(root: Path) -> Iterator[tuple[PurePosixPath, list[str]]]:
     that are no links come first, so that files keep their usual paths.
     """
     visited_folders: set[tuple[int, int]] = set()
-    starts = [str(root)]
-    while starts:
-        for directory, folders, names in os.walk(starts.pop(0)):
+    pending = [str(root)]  # folders to read with all that is below them: root, then links
+    while pending:
+        for directory, folders, names in os.walk(pending.pop(0)):
             stat = os.stat(directory)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             if (stat.st_dev, stat.st_ino) in visited_folders:
@@ -129,9 +130,9 @@ def _walk(root: Path) -> Iterator[tuple[PurePosixPath, list[str]]]:
                 continue
             visited_folders.add((stat.st_dev, stat.st_ino))
             paths = [os.path.join(directory, name) for name in folders]
-            starts += filter(os.path.islink, paths)
-            inside = PurePosixPath(Path(os.path.relpath(directory, root)).as_posix())
-            yield inside, [name for name in names if not name.startswith(".")]
+            pending += filter(os.path.islink, paths)
+            relative_folder = PurePosixPath(Path(os.path.relpath(directory, root)).as_posix())
+            yield relative_folder, [name for name in names if not name.startswith(".")]
 
 
 def list_videos(root: Path) -> list[str]:
@@ -139,18 +140,18 @@ def list_videos(root: Path) -> list[str]:
     return list_contents(root).videos
 
 
-def tell_other_files(root: Path, suffixes: Counter[str], readable: frozenset[str]) -> None:
+def log_skipped_files(root: Path, suffixes: Counter[str], readable: frozenset[str]) -> None:
     """Log one line that counts the files which a reader passes over, by suffix.
 
     `readable`: suffixes that it reads. Texts are not counted: they are lists, notes or subtitles.
     """
     others = []
     for suffix, count in suffixes.most_common():
-        if suffix not in readable and suffix not in TEXTS:
+        if suffix not in readable and suffix not in TEXT_SUFFIXES:
             others.append(f"{count} {suffix or 'without a suffix'}")
     if others:
-        rest_mark = ", ..." if len(others) > MOST_SUFFIXES else ""
-        counts = ", ".join(others[:MOST_SUFFIXES])
+        rest_mark = ", ..." if len(others) > MAX_LISTED_SUFFIXES else ""
+        counts = ", ".join(others[:MAX_LISTED_SUFFIXES])
         log_once(f"{root}: files of other kinds are passed over: {counts}{rest_mark}.")
 
 
@@ -164,31 +165,36 @@ def spell_as_on_disk(root: Path, path: str) -> str:
     spelled = PurePosixPath()
     for part in PurePosixPath(path).parts:
         folder = root / spelled
-        alike: tuple[str, ...] = ()
+        spellings: tuple[str, ...] = ()
         if not os.path.lexists(folder / part) and folder.is_dir():
-            names = _list_composed(str(folder), folder.stat().st_mtime_ns)
-            alike = names.get(compose(part), ())
-        spelled /= alike[0] if len(alike) == 1 else part
+            spellings_of_name = _list_spellings(str(folder), folder.stat().st_mtime_ns)
+            spellings = spellings_of_name.get(to_nfc(part), ())
+        spelled /= spellings[0] if len(spellings) == 1 else part
     return str(spelled) if os.path.lexists(root / spelled) else path
 
 
 @lru_cache(maxsize=64)  # because each file of a large folder may be asked for
-def _list_composed(folder: str, mtime: int) -> dict[str, tuple[str, ...]]:
-    """Composed name -> the names that a folder has for it."""
-    names: dict[str, tuple[str, ...]] = {}
+def _list_spellings(folder: str, mtime_ns: int) -> dict[str, tuple[str, ...]]:
+    """Name in NFC -> the names that a folder has for it.
+
+    `mtime_ns` is not read: it makes the cache list a folder anew after a change.
+    """
+    spellings_of_name: dict[str, tuple[str, ...]] = {}
     for name in os.listdir(folder):
-        names[compose(name)] = (*names.get(compose(name), ()), name)
-    return names
+        composed = to_nfc(name)
+        spellings_of_name[composed] = (*spellings_of_name.get(composed, ()), name)
+    return spellings_of_name
 
 
 class Finder:
     """A name in a list -> the file that it means.
 
-    Names are compared without the suffix of a video, and accents may be composed or not. The file
-    of the same path below the root comes first. Otherwise it is the only file of that name whose
-    folders agree with those of the list: the one path ends with the other. So `a/1.mp4` may be
-    `videos/a/1.mp4`, or `1.mp4` where `a` lies above the root, but never `b/1.mp4`. An absolute
-    path below the root is that file alone.
+    Names are compared without the suffix of a video, and accents may be composed or not. A name
+    means the file that has the same path below the root. Where there is none, it means a file of
+    the same name whose folders agree with those of the list: one of the two paths ends with the
+    other. So `a/1.mp4` may be `videos/a/1.mp4`, or `1.mp4` where `a` lies above the root, but never
+    `b/1.mp4`. A name that may mean several files has none. An absolute path below the root means
+    the file of that path and no other.
     """
 
     def __init__(self, root: Path, paths: list[str]) -> None:
@@ -196,12 +202,12 @@ class Finder:
         self.real_root = os.path.realpath(root)
         self.paths = set(paths)
         self.top_folders: set[str] = set()
-        self.paths_of_stem: dict[str, list[str]] = defaultdict(list)
+        self.paths_of_name: dict[str, list[str]] = defaultdict(list)
         self.real_folders: dict[str, str] = {}
         for path in paths:
             parts = _parts(path)
             self.top_folders.update(parts[:-1][:1])
-            self.paths_of_stem[parts[-1]].append(path)
+            self.paths_of_name[parts[-1]].append(path)
 
     def __call__(self, name: str) -> str | None:
         """The path of the file below root; None where there is none, or more than one."""
@@ -218,7 +224,7 @@ class Finder:
         path = self._cut_root(name)
         if path is None:
             return " (it lies outside of --data.root)"
-        namesakes = self.paths_of_stem.get(_parts(path)[-1])
+        namesakes = self.paths_of_name.get(_parts(path)[-1])
         if namesakes:
             return f" ({namesakes[0]} has this name, but its folders are not those of the list)"
         on_disk = os.path.join(self.root, path)
@@ -233,19 +239,19 @@ class Finder:
         if not path:
             return []
         listed = _parts(path)
-        namesakes = [(file, _parts(file)) for file in self.paths_of_stem.get(listed[-1], ())]
+        namesakes = [(file, _parts(file)) for file in self.paths_of_name.get(listed[-1], ())]
         files = [file for file, parts in namesakes if parts == listed]
         if not files and namesakes and "/" in path:  # a link leads to the folder of the file
             real = os.path.realpath(os.path.join(self.root, path))
             files = list(self.paths & {os.path.relpath(real, self.real_root)})
-        if not files and path != _plain(name):
+        if not files and path != _normalise(name):
             return []  # an absolute path below the root
         if not files:
             files = [file for file, parts in namesakes if parts[-len(listed) :] == listed]
         if not files:
             for file, parts in namesakes:
-                above = listed[: -len(parts)]
-                if listed[-len(parts) :] == parts and self._may_lie_above(above):
+                outer_folders = listed[: -len(parts)]  # those of the list alone
+                if listed[-len(parts) :] == parts and self._may_lie_above(outer_folders):
                     files.append(file)
         same_suffix = [file for file in files if suffix_of(file) == suffix_of(path)]
         return same_suffix or files
@@ -255,7 +261,7 @@ class Finder:
 
         Other paths, also absolute ones of another machine, stay as they are.
         """
-        path = _plain(name)
+        path = _normalise(name)
         if not path.startswith("/"):
             return path
         folder, file = os.path.split(path)
@@ -267,27 +273,27 @@ class Finder:
         return None if os.path.exists(path) else path
 
     def _may_lie_above(self, folders: tuple[str, ...]) -> bool:
-        """Whether leading folders of a listed path can be the root and the folders around it.
+        """Whether the leading folders of a listed path can be the root and the folders above it.
 
-        They cannot where the root has such a folder inside or beside it, or where they and the root
-        are folders of two splits.
+        They cannot if the root holds a folder of their names, if the last of them lies beside the
+        root, or if the last of them and the root are named after two different splits.
         """
         if not self.top_folders.isdisjoint(folders):
             return False
-        nearest, name = folders[-1], os.path.basename(self.root)
-        if nearest == name:
+        last_folder, root_name = folders[-1], os.path.basename(self.root)
+        if last_folder == root_name:
             return True
-        split = SPLIT.get(nearest.lower())
-        if split and SPLIT.get(name.lower(), split) != split:
+        split = SPLIT_OF_NAME.get(last_folder.lower())
+        if split and SPLIT_OF_NAME.get(root_name.lower(), split) != split:
             return False
-        return not os.path.isdir(os.path.join(os.path.dirname(self.root), nearest))
+        return not os.path.isdir(os.path.join(os.path.dirname(self.root), last_folder))
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     """A listed path with forward slashes, without `./` and `x/../`."""
     return posixpath.normpath(name.replace("\\", "/")) if name else ""
 
 
 def _parts(path: str) -> tuple[str, ...]:
     """The folders and the name of a path, composed and without the suffix of a video."""
-    return tuple(compose(os.path.splitext(path)[0] if is_video(path) else path).split("/"))
+    return tuple(to_nfc(os.path.splitext(path)[0] if is_video(path) else path).split("/"))

@@ -10,7 +10,7 @@ NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 NUMBERS = rf"{NUMBER}(?:[\t ,;|]+{NUMBER})*"
 
 
-def compose(text: str) -> str:
+def to_nfc(text: str) -> str:
     """The text with letters and their accents composed (NFC).
 
     Unicode has a second spelling of such a letter (NFD), which looks the same. macOS writes file
@@ -30,7 +30,7 @@ def parse_label(where: str, text: str | None) -> str | None:
     `where`: the file and the line or clip, which errors name. Raises a UserError for several
     numbers, because a clip has one label here.
     """
-    text = compose(text or "").strip()
+    text = to_nfc(text or "").strip()
     if len(split_numbers(text)) > 1:
         raise UserError(
             f"{where} has several labels ({text}), and a clip has one here: keep one of them, or "

@@ -38,7 +38,9 @@ LAYOUTS = (
     # "my class/one two.mp4" 0, as pandas writes a path with a space
     re.compile(rf"(?P<path>{TEXT_IN_QUOTES}){TAIL}"),
     # my class/one, two.mp4 0: the suffix of a video ends the path
-    re.compile(rf"(?P<path>.*(?:{'|'.join(map(re.escape, sorted(files.VIDEO)))})){TAIL}", re.I),
+    re.compile(
+        rf"(?P<path>.*(?:{'|'.join(map(re.escape, sorted(files.VIDEO_SUFFIXES)))})){TAIL}", re.I
+    ),
     # my class/12 64 0: numbers after a folder of frames
     re.compile(rf"(?P<path>.+?)(?P<tail>[\t,; ]+{NUMBERS})"),
 )

@@ -15,7 +15,7 @@ from typing import Any
 
 from ssvid.data import files
 from ssvid.data.datasets.csv import need_column, read_head, read_table
-from ssvid.data.labels import compose
+from ssvid.data.labels import to_nfc
 from ssvid.data.lines import Entry, clean_lines, read_lines
 from ssvid.errors import UserError
 
@@ -203,7 +203,7 @@ def read_names(file: Path) -> dict[str, str]:
     names = _read_names_json(file) if file.suffix == ".json" else _read_names_text(file)
     counts = Counter(names.values())  # FineGym's 99 classes have one name twice
     for id, name in names.items():
-        names[id] = compose(f"{name} ({id})" if counts[name] > 1 else name)
+        names[id] = to_nfc(f"{name} ({id})" if counts[name] > 1 else name)
     return names
 
 

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from ssvid.data.files import VIDEO, spell_as_on_disk
-from ssvid.data.splits import SPLIT, describe_change, fill_splits
+from ssvid.data.files import VIDEO_SUFFIXES, spell_as_on_disk
+from ssvid.data.splits import SPLIT_OF_NAME, describe_change, fill_splits
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.shapes import Row
@@ -171,7 +171,7 @@ def _find_single_folder(data: Manifest) -> str:
     folders = set()
     for row in data.rows:
         parts = PurePosixPath(row.path).parts[:-1]
-        has_split = len(parts) > 1 and parts[0].lower() in SPLIT
+        has_split = len(parts) > 1 and parts[0].lower() in SPLIT_OF_NAME
         folders.add(parts[has_split] if parts else "")
     return folders.pop() if len(folders) == 1 else ""
 
@@ -283,4 +283,4 @@ def _list_links(folder: str) -> dict[str, bool]:
 def _stem(path: str) -> str:
     """The name without the suffix of a video. The name of a folder of frames may hold dots."""
     pure = PurePosixPath(path)
-    return pure.stem if pure.suffix.lower() in VIDEO else pure.name
+    return pure.stem if pure.suffix.lower() in VIDEO_SUFFIXES else pure.name

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ssvid.shapes import Row
 
 # A split's names in lists and of folders -> its name here.
-SPLIT = {
+SPLIT_OF_NAME = {
     **dict.fromkeys(("train", "training", "1"), "train"),  # the numbers are those of HMDB51
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "2"), "test"),

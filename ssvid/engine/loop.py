@@ -142,7 +142,7 @@ def train(
                 # Barrier: no process may exit, and so end the others, before the first has written.
                 gather(None, world)
                 raise Stopped(signal, trained.step)
-    return log.last | log.scores
+    return log.latest_metrics | log.probe_scores
 
 
 def backpropagate(

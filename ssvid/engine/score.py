@@ -34,10 +34,10 @@ VERSION = 1  # of the test procedure; results of two versions are not compared
 
 
 class Tested(NamedTuple):
-    """What the classifier answers to every row."""
+    """What the classifier answers to each of S videos, in Q classes."""
 
     scores: Float[Tensor, "S Q"]  # mean softmax; zeros for unreadable files
-    ok: Bool[Tensor, " S"]
+    readable: Bool[Tensor, " S"]  # whether the file of the video could be read
     bad_files: dict[str, str]  # path -> reason
 
 
@@ -45,17 +45,18 @@ class Tested(NamedTuple):
 def run_test(
     net: Classify, clips: Clips, world: World, *, views_at_once: int, workers: int, bf16: bool
 ) -> Tested:
-    """Score every row of `clips`, which have `evaluate` clips and `crops` of each.
+    """Score every video of `clips`: the mean softmax over its clips and over the crops of each.
 
-    The processes share the rows, and all of them get all scores.
+    The processes divide the videos among them, and each gets the scores of all. `views_at_once`:
+    the clips times crops that a batch of one process may hold.
     """
     rows = range(world.rank, len(clips), world.size)
-    videos = max(1, views_at_once // (clips.evaluate * clips.crops))
+    videos_per_batch = max(1, views_at_once // (clips.evaluate * clips.crops))
     score_of_row: dict[int, Tensor] = {}
     bad_files: dict[str, str] = {}
     bar = progress_bar(len(rows), "video", desc="testing", disable=not world.first)
     with bar, evaluating(net), torch.autocast(world.device.type, torch.bfloat16, enabled=bf16):
-        for batch in eval_loader(clips, rows, videos, workers):
+        for batch in eval_loader(clips, rows, videos_per_batch, workers):
             bar.update(len(batch["readable"]))
             bad_files |= {path: why for path, _, why in batch["bad_files"]}
             if not batch["readable"].any():
@@ -64,12 +65,13 @@ def run_test(
             softmax = net.logits(pixels.flatten(0, 1)).softmax(-1)  # (B V) Q
             mean = softmax.unflatten(0, pixels.shape[:2]).mean(1)  # B Q
             score_of_row |= dict(zip(batch["index"].tolist(), mean.cpu(), strict=True))
-    scores, ok = torch.zeros(len(clips), net.classes), torch.zeros(len(clips), dtype=torch.bool)
+    scores = torch.zeros(len(clips), net.classes)  # S Q
+    readable = torch.zeros(len(clips), dtype=torch.bool)
     for scores_of_process, files_of_process in gather((score_of_row, bad_files), world):
         bad_files |= files_of_process
         for row, score in scores_of_process.items():
-            scores[row], ok[row] = score, True
-    return Tested(scores, ok, bad_files)
+            scores[row], readable[row] = score, True
+    return Tested(scores, readable, bad_files)
 
 
 def score(

@@ -37,9 +37,9 @@ def to_device(batch: Batch, views: Views, device: torch.device) -> Batch:
     if "clips" not in batch:
         return moved
     clips = batch["clips"].to(device, non_blocking=True).float() / 255  # B V C T H W
-    change = get_recipe(views.augment)
-    if change.colours:
-        clips = jitter_colours(batch, clips, change, torch.tensor(views.group_of_clip))
+    recipe = get_recipe(views.augment)
+    if recipe.colours:
+        clips = jitter_colours(batch, clips, recipe, torch.tensor(views.group_of_clip))
     mean, std = channels(views.mean, clips.device), channels(views.std, clips.device)
     moved["clips"] = (clips - mean) / std
     return moved
@@ -51,33 +51,37 @@ def channels(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "
     return torch.tensor(values, device=device).view(-1, 1, 1, 1)
 
 
-def jitter_colours(batch: Batch, clips: Tensor, change: Augment, group: Tensor) -> Tensor:
-    """Colour jitter and blur of the clips B V C T H W. Clips of one group share every draw.
+def jitter_colours(batch: Batch, clips: Tensor, recipe: Augment, group_of_view: Tensor) -> Tensor:
+    """Jitter the colours of the clips B V C T H W and blur them, in place, and return them.
 
-    `group`: the group id of each view. All draws are made on the host, so that nothing waits for
-    the device.
+    Only the groups that `choose_groups` chooses change. Clips of one group share every draw.
+    `group_of_view`: the group's number of each of the V views. All draws are made on the host, so
+    that nothing waits for the device.
     """
-    (B, _, _, T), M = clips.shape[:4], int(group.max()) + 1
-    shape = torch.Size((B, M, T, COLOUR_DRAWS) if change.per == "frame" else (B, M, COLOUR_DRAWS))
+    (B, _, _, T), M = clips.shape[:4], int(group_of_view.max()) + 1  # M groups
+    shape = torch.Size((B, M, T, COLOUR_DRAWS) if recipe.per == "frame" else (B, M, COLOUR_DRAWS))
     u = draw(batch, "colour", shape[1:].numel()).view(shape)
-    if change.gray == "channels":
-        u = u[:, :, None].repeat(1, 1, T, 1)
+    if recipe.gray == "channels":
+        # The channel is drawn for each frame, even where the frames share all other draws.
+        if recipe.per == "clip":
+            u = u[:, :, None].repeat(1, 1, T, 1)
         u[..., -1] = draw(batch, "channel", M * T).view(B, M, T)
     u_blur = draw(batch, "blur", 2 * M).view(B, M, 2)
-    video, view = choose_groups(batch, change, M)[:, group].nonzero(as_tuple=True)
-    g = group[view]
-    on_device = video.to(clips.device), view.to(clips.device)
-    changed = colour(clips[on_device][:, None], change, u[video, g][:, None])
-    clips[on_device] = blur(changed, change, u_blur[video, g][:, None])[:, 0]
+    is_chosen = choose_groups(batch, recipe, M)[:, group_of_view]  # B V
+    video, view = is_chosen.nonzero(as_tuple=True)  # K chosen clips
+    group = group_of_view[view]
+    chosen_clips = video.to(clips.device), view.to(clips.device)
+    coloured = colour(clips[chosen_clips][:, None], recipe, u[video, group][:, None])
+    clips[chosen_clips] = blur(coloured, recipe, u_blur[video, group][:, None])[:, 0]
     return clips
 
 
-def choose_groups(batch: Batch, change: Augment, groups: int) -> Bool[Tensor, "B M"]:
+def choose_groups(batch: Batch, recipe: Augment, groups: int) -> Bool[Tensor, "B M"]:
     """The groups of each video whose colours change.
 
     If the loader drew the same clip for all groups of a video, exactly one of them changes.
     """
     u = draw(batch, "coloured", 1 + groups)
-    side, independent = (u[:, :1] * groups).long(), u[:, 1:] < change.p_colour
-    same_clip = draw(batch, "alike", 1) < change.alike  # the draw that the loader makes
+    side, independent = (u[:, :1] * groups).long(), u[:, 1:] < recipe.p_colour
+    same_clip = draw(batch, "alike", 1) < recipe.alike  # the draw that the loader makes
     return torch.where(same_clip, torch.arange(groups) == side, independent)

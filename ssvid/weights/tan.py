@@ -2,7 +2,8 @@
 
 One part of the release calls the text tower, of word vectors, `bert`; another calls it
 `lang_model`. A co-trained file holds student and teacher, and the tower of the student once more
-at the top. The files hold no encoder.
+at the top. The files hold no encoder. Here "theirs" is a name in a file of the release, and "ours"
+the name of the same tensor in our objective.
 """
 
 from functools import partial
@@ -34,7 +35,7 @@ STUDENT, TEACHER = ("online.", "aligner."), ("target.", "teacher.")
 
 
 def map_tower(name: str, prefix: str) -> list[Row]:
-    """The text tower; `name` is theirs, `prefix` goes before ours."""
+    """The text tower; `name` is the release's name of it, `prefix` goes before our names."""
     return [
         Row(f"{name}.word_embd.weight", f"{prefix}tower.table.weight"),
         *map_weight_and_bias(f"{name}.fc1", f"{prefix}tower.first"),
@@ -50,14 +51,18 @@ def map_block(theirs: str, ours: str) -> list[Row]:
     return rows
 
 
-def map_aligner(tower: str, prefix: str, video: int, joint: int, head: int) -> list[Row]:
-    """One aligner; `tower` is their name of the text tower, `prefix` goes before our names.
+def map_aligner(
+    tower: str, prefix: str, n_video_blocks: int, n_joint_blocks: int, n_align_heads: int
+) -> list[Row]:
+    """One aligner; `tower` is the release's name of the text tower, `prefix` goes before our names.
 
-    The rows are in their order, with one exception: a sine table is a buffer, which a file has
-    after the parameters. A file that is written back keeps its own order.
+    The numbers count what a file has: blocks of the video encoder and of the joint encoder, and
+    heads that say whether a sentence can be aligned (1 or 0). The rows are in the order of the
+    release, with one exception: a sine table is a buffer, which a file has after the parameters. A
+    file that is written back keeps its own order.
     """
     rows = [Row(theirs, prefix + ours) for theirs, ours in TABLES] + map_tower(tower, prefix)
-    for stack, n_blocks in (("video", video), ("joint", joint)):
+    for stack, n_blocks in (("video", n_video_blocks), ("joint", n_joint_blocks)):
         for i in range(n_blocks):
             rows += map_block(
                 f"{stack}_temporal_encoder.resblocks.{i}", f"{prefix}{stack}.blocks.{i}"
@@ -67,19 +72,22 @@ def map_aligner(tower: str, prefix: str, video: int, joint: int, head: int) -> l
     for theirs, ours in NORMS:
         rows += map_weight_and_bias(theirs, prefix + ours)
     rows += map_weight_and_bias("mlp", f"{prefix}mlp")
-    return rows + map_weight_and_bias("binary_head", f"{prefix}head") * head
+    return rows + map_weight_and_bias("binary_head", f"{prefix}head") * n_align_heads
 
 
-def map_single(tower: str, video: int, joint: int, head: int) -> list[Row]:
-    """A file of the first stage, which holds one aligner."""
-    return map_aligner(tower, STUDENT[1], video, joint, head)
+def map_single(tower: str, *counts: int) -> list[Row]:
+    """A file of the first stage, which holds one aligner. `counts`: those of `map_aligner`."""
+    return map_aligner(tower, STUDENT[1], *counts)
 
 
-def map_cotrained(tower: str, video: int, joint: int, head: int) -> list[Row]:
-    """Student and teacher, and the tower of the student once more."""
+def map_cotrained(tower: str, *counts: int) -> list[Row]:
+    """Student and teacher, and the tower of the student once more.
+
+    `counts`: those of `map_aligner`.
+    """
     rows = []
     for theirs, ours in (STUDENT, TEACHER):
-        for row in map_aligner(tower, ours, video, joint, head):
+        for row in map_aligner(tower, ours, *counts):
             rows.append(row._replace(theirs=theirs + row.theirs))
     return rows + map_tower(tower, STUDENT[1])
 
@@ -114,7 +122,7 @@ def describe(ours: State) -> Net:
 
 
 def make_layout(tower: str, *, cotrained: bool) -> Layout:
-    """The layout of a stage; `tower` is their name of the text tower."""
+    """The layout of a stage; `tower` is the release's name of the text tower."""
     theirs, ours = STUDENT if cotrained else ("", STUDENT[1])
     stacks = []
     for stack in ("video", "joint"):

@@ -63,7 +63,7 @@ def test_the_command_makes_page_table_and_rows(tmp_path: Path):
         assert sweep_page.cell_files(cell, tmp_path) == shown
         assert {*shown.values()} <= {*page.addresses}
     (failed_cell,) = sweep.failed
-    assert failed_cell.failed["why"] == "rank 0: CUDA out of memory."
+    assert failed_cell.failure["why"] == "rank 0: CUDA out of memory."
     texts = [column.text(sweep.finished[3]) for column in sweep_columns.list_columns(sweep)]
     assert tells(" ".join(texts), "46.0", "40.0", "51.0", "53.0", "+11.0", "+6.0", "+16.0")
     markdown = (tmp_path / "rows.md").read_text()

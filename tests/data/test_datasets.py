@@ -98,6 +98,9 @@ def test_csv_groups_and_leak(tmp_path):
         (b"path,label\na.mp4,\xff\xfe\n", ("2", "UTF-8")),
         ("path,label\na.mp4,x\n".encode("utf-16"), ("1", "UTF-8")),
         (b"path,label\na.mp4,x\n\0\0\0\0", ("3", "UTF-8")),
+        # The line is counted in bytes, of which these letters and the mark at the start have more.
+        ("path,label\n\u00e9\u00e9.mp4,x\n\0".encode(), ("3", "UTF-8")),
+        (b"\xef\xbb\xbfpath,label\na.mp4,x\n\xff", ("3", "UTF-8")),
         (b"path,label\na.mp4,x\nb.mp4," + b"y" * 200_000, ("3",)),
         (b"path,label\n\n\na.mp4,x,y\n", ("4",)),
         (b"path,label\na.mp4,x\n,y\n", ("3",)),

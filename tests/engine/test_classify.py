@@ -213,7 +213,7 @@ def test_the_test_averages_over_clips_and_crops(wide):
     clips = Clips(data, views, seed=0, evaluate=2, crops=3)
     world = World(0, 1, torch.device("cpu"))
     judged = run_test(net.train(), clips, world, views_at_once=12, workers=0, bf16=False)
-    assert net.training and judged.ok.all() and not judged.bad_files
+    assert net.training and judged.readable.all() and not judged.bad_files
     centre = Clips(data, views, seed=0, evaluate=2)
     for row in range(len(data)):
         raw = clips[0, row]["clips"]  # 6 C T H W
@@ -240,6 +240,6 @@ def test_a_file_that_cannot_be_read_gets_no_score(wide, tmp_path):
         net, clips, World(0, 1, torch.device("cpu")), views_at_once=2, workers=0, bf16=False
     )
     lost = [i for i, row in enumerate(data.rows) if row.path == "a/2.mp4"]
-    assert (~judged.ok).nonzero()[:, 0].tolist() == lost and list(judged.bad_files) == [
+    assert (~judged.readable).nonzero()[:, 0].tolist() == lost and list(judged.bad_files) == [
         str(root / "a" / "2.mp4")
     ]

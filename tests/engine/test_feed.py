@@ -62,8 +62,10 @@ def test_none_may_be_chosen(monkeypatch):
     assert not changed(batch(3, 2), Views(clips=(SPEC, SPEC), augment="never")).any()
 
 
-def test_gray_of_channels_takes_one_of_three_in_each_frame(monkeypatch):
-    monkeypatch.setitem(RECIPES, "gray", Augment(p_gray=1.0, gray="channels", p_jitter=0.0))
+@for_each("per", ["clip", "frame"])
+def test_gray_of_channels_takes_one_of_three_in_each_frame(monkeypatch, per):
+    recipe = Augment(p_gray=1.0, gray="channels", p_jitter=0.0, per=per)
+    monkeypatch.setitem(RECIPES, "gray", recipe)
     some = batch(16, 1)
     plain = to_device(some, Views(clips=(SPEC,), augment="none"), torch.device("cpu"))["clips"][
         :, 0

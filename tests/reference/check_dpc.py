@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from objectives.dpc import DPC, flatten_maps, negative_kind
+from objectives.dpc import DPC, classify_pairs, flatten_maps
 from ssvid import create_encoder
 from ssvid.encoders.resnet2d3d import ResNet2d3d
 from ssvid.nn.convgru import ConvGRU
@@ -148,13 +148,13 @@ def check_whole(case: Case) -> None:
     dpc.load_state_dict(LAYOUT.to_ours(weights))
     assert sum(p.numel() for p in dpc.parameters()) == meta["weights"]["n_params"]
     clip = rearrange(clip_of(case).double(), "B N C T H W -> B C (N T) H W")
-    z = dpc.maps(clip).detach()
+    z = dpc.encode_maps(clip).detach()
     pred, true = dpc.roll_out(z[:, : -cfg["P"]]).detach(), z[:, -cfg["P"] :]
     shape = (cfg["B"], cfg["P"], true.shape[3] * true.shape[4])
     scores = flatten_maps(pred) @ flatten_maps(true).T
     assert_close("pred", pred.float(), arrays["pred"], "dpc_score")
     assert_close("score", scores.float().view(*shape, *shape), arrays["score"], "dpc_score")
-    kinds = negative_kind(*shape, z)
+    kinds = classify_pairs(*shape, z.device)
     codes = torch.tensor([CODES[k] for k in range(4)])[kinds]
     assert_close("mask", codes.view(*shape, *shape), arrays["mask"], "exact")
     assert {

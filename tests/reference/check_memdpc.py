@@ -60,7 +60,7 @@ def check_whole(case: Case) -> None:
     net = built(case)
     clip = rearrange(clip_of(case).double(), "B N C T H W -> B C (N T) H W")
     with torch.no_grad():
-        z = net.maps(clip)
+        z = net.encode_maps(clip)
         states = {way: gru(order[:, :-P].relu())[1][-1] for way, gru, order in both_ways(net, z)}
     assert_close("hidden0", states["forward"].float(), arrays["hidden0"], "dpc_map")
     assert_close(

@@ -82,12 +82,15 @@ def _read_clips(
 
 
 def _parse_segment(where: str, text: str, names: dict[str, str]) -> tuple[float, float, str]:
-    """`c092 11.90 21.20`: class, start and end."""
-    name, *times = text.split()
-    if len(times) == 2 and name in names:
+    """(start, end, name of the class) of a text like `c092 11.90 21.20`: code, start and end.
+
+    Times are in seconds. `names`: code of a class -> its name. A UserError names `where`.
+    """
+    code, *times = text.split()
+    if len(times) == 2 and code in names:
         start, end = map(lists.parse_number, times)
         if start is not None and end is not None:
-            return start, end, names[name]
+            return start, end, names[code]
     raise UserError(
         f"{where}: {text!r} is not a class of {CLASSES} with its start and end in seconds."
     )

@@ -13,7 +13,7 @@ from ssvid.data import files
 from ssvid.data.labels import parse_label
 from ssvid.data.lines import COMMENT
 from ssvid.data.manifest import Manifest
-from ssvid.data.splits import SPLIT
+from ssvid.data.splits import SPLIT_OF_NAME
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.registry import datasets
@@ -66,7 +66,7 @@ def csv(
         row = Row(
             path=path,
             label=label,
-            split=SPLIT.get(split.lower(), split),
+            split=SPLIT_OF_NAME.get(split.lower(), split),
             group=_group_of(line, group, label, path),
             duration=_parse_duration(line.get("duration")),
             video_id=(line.get("video_id") or "").strip() if path_column != "video_id" else "",

@@ -4,9 +4,9 @@ import os
 from pathlib import Path, PurePosixPath
 
 from ssvid.data import files
-from ssvid.data.labels import compose
+from ssvid.data.labels import to_nfc
 from ssvid.data.manifest import Manifest
-from ssvid.data.splits import SPLIT
+from ssvid.data.splits import SPLIT_OF_NAME
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from ssvid.shapes import Row
@@ -26,11 +26,10 @@ def folder(
     """
     path = files.need_folder(root, "--data.root of a folder data set")
     contents = files.list_contents(path)
-    files.tell_other_files(path, contents.suffixes, files.VIDEO)
+    files.log_skipped_files(path, contents.suffixes, files.VIDEO_SUFFIXES)
     if not contents.videos:
-        raise UserError(
-            f"{path} holds no video files ({', '.join(sorted(files.VIDEO))}): check --data.root."
-        )
+        suffixes = ", ".join(sorted(files.VIDEO_SUFFIXES))
+        raise UserError(f"{path} holds no video files ({suffixes}): check --data.root.")
     return build_from_paths(path, contents.videos, labels)
 
 
@@ -44,7 +43,7 @@ def build_from_paths(
     """
     in_folders = [path for path in paths if "/" in path]
     tops = set(map(_top_folder, in_folders))
-    are_splits = bool(tops & {"train", "training"}) and tops <= set(SPLIT)
+    are_splits = bool(tops & {"train", "training"}) and tops <= set(SPLIT_OF_NAME)
     has_splits = are_splits and len(in_folders) == len(paths)
     class_of: dict[str, str | None] = {}  # path -> the folder that may be its class
     for path in paths:
@@ -64,8 +63,8 @@ def build_from_paths(
     for path, name in class_of.items():
         row = Row(
             path=path,
-            label=compose(name) if labels and name else None,
-            split=SPLIT[_top_folder(path)] if has_splits else "train",
+            label=to_nfc(name) if labels and name else None,
+            split=SPLIT_OF_NAME[_top_folder(path)] if has_splits else "train",
             group=files.name_film(path),
             fps=fps,
         )

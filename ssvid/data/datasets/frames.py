@@ -41,7 +41,7 @@ def frames(
         return replace(listed, rows=tuple(replace(row, fps=fps) for row in listed.rows))
     path = files.need_folder(path, "--data.root of a frames data set")
     contents = files.list_contents(path)
-    files.tell_other_files(path, contents.suffixes, pictures.SUFFIXES)
+    files.log_skipped_files(path, contents.suffixes, pictures.SUFFIXES)
     folders = list(filter(lambda name: name != ".", contents.frame_folders))
     if not folders:
         raise UserError(f"{path} holds no folders of jpeg or png frames: check --data.root.")

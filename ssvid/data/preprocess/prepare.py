@@ -125,7 +125,7 @@ def _list_sources(source: str) -> tuple[Path, list[str]]:
                 )
         return listed.root, paths
     contents = files.list_contents(files.need_folder(path, "--source"))
-    files.tell_other_files(path, contents.suffixes, files.VIDEO)
+    files.log_skipped_files(path, contents.suffixes, files.VIDEO_SUFFIXES)
     if not contents.videos:
         raise UserError(f"{path} holds no video files: check --source.")
     return path, contents.videos
