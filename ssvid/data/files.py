@@ -239,9 +239,11 @@ class Finder:
         if not path:
             return []
         listed = _parts(path)
-        namesakes = [(file, _parts(file)) for file in self.paths_of_name.get(listed[-1], ())]
+        if listed[-1] not in self.paths_of_name:
+            return []
+        namesakes = [(file, _parts(file)) for file in self.paths_of_name[listed[-1]]]
         files = [file for file, parts in namesakes if parts == listed]
-        if not files and namesakes and "/" in path:  # a link leads to the folder of the file
+        if not files and "/" in path:  # a link leads to the folder of the file
             real = os.path.realpath(os.path.join(self.root, path))
             files = list(self.paths & {os.path.relpath(real, self.real_root)})
         if not files and path != _normalise(name):
@@ -296,4 +298,5 @@ def _normalise(name: str) -> str:
 
 def _parts(path: str) -> tuple[str, ...]:
     """The folders and the name of a path, composed and without the suffix of a video."""
-    return tuple(to_nfc(os.path.splitext(path)[0] if is_video(path) else path).split("/"))
+    stem, suffix = os.path.splitext(path)
+    return tuple(to_nfc(stem if suffix.lower() in VIDEO_SUFFIXES else path).split("/"))

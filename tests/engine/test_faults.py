@@ -171,12 +171,11 @@ def test_a_stranger_takes_the_call(answer: bytes, timeout: str, videos: Path, tm
 
 
 def answering(server: socket.socket, answer: bytes) -> None:
-    kept = []
-    with contextlib.suppress(OSError):  # the test has ended
+    with contextlib.ExitStack() as lines, contextlib.suppress(OSError):  # the test has ended
         while True:
-            kept.append(server.accept()[0])
+            line = lines.enter_context(server.accept()[0])
             if answer:
-                kept[-1].sendall(answer)
+                line.sendall(answer)
 
 
 def test_the_store_of_another_run_is_none_of_ours():
