@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
@@ -19,7 +19,7 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError, check_positive
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.precise import raise_precision
-from ssvid.nn.sources import check_batch, check_negatives, select_first_clips
+from ssvid.nn.sources import check_batch, check_negatives, find_repeats
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Loss, Views
@@ -107,22 +107,27 @@ class MilNCE(Objective):
         # The products are too large for the precision of bf16.
         with torch.autocast(video.device.type, enabled=False):
             bags = rearrange(texts, "(B K) E -> B K E", B=len(video))
-            first = select_first_clips(batch["index"].to(video.device))
-            video, bags = video[first], bags[first]
-            loss = mil_nce(video, bags, self.count_positives_twice)
+            repeats = find_repeats(batch["index"].to(video.device))
+            loss = mil_nce(video, bags, self.count_positives_twice, repeats)
             top1 = retrieval_top1(video.detach(), bags.detach())
         return Loss(loss, {"nce": loss.detach(), "top1": top1})
 
 
 def mil_nce(
-    video: Float[Tensor, "B E"], texts: Float[Tensor, "B K E"], count_positives_twice: bool = True
+    video: Float[Tensor, "B E"],
+    texts: Float[Tensor, "B K E"],
+    count_positives_twice: bool = True,
+    repeats: Bool[Tensor, "B B"] | None = None,
 ) -> Float[Tensor, ""]:
     """The MIL-NCE loss of B clips with K sentences each.
 
+    `repeats`: pairs of clips of one video, which are no negatives of each other.
     The denominator sums over all sentences of a clip and over all clips of its sentences. The
     positives are in both sums. If they count twice, the loss cannot go below log 2.
     """
     x = torch.einsum("ie,jke->ijk", video, texts)
+    if repeats is not None:
+        x = x.masked_fill(repeats[..., None], -torch.inf)
     positives = torch.eye(len(x), dtype=torch.bool, device=x.device)
     clips_of_sentence = x.transpose(0, 1)  # for the sentences of clip i: all clips j
     if not count_positives_twice:

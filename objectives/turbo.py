@@ -26,7 +26,7 @@ from ssvid.nn.masks import Kind, Mask, choose_some, draw_for_clips
 from ssvid.nn.patches import check_divisible
 from ssvid.nn.pixels import Pixels
 from ssvid.nn.precise import raise_precision
-from ssvid.nn.sources import check_batch, check_negatives, select_first_clips
+from ssvid.nn.sources import check_batch, check_negatives, find_repeats
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, take_first_sample
@@ -254,9 +254,10 @@ class Sentences(nn.Module):
         # what all processes contribute to it.
         video = gather_rows(F.normalize(raise_precision(video), dim=-1)).rows
         texts = gather_rows(F.normalize(raise_precision(texts), dim=-1)).rows
-        first = select_first_clips(batch["index"].to(video.device))
+        repeats = find_repeats(batch["index"].to(video.device))
         with torch.autocast(video.device.type, enabled=False):
-            logits = video[first] @ texts[first].T / self.temperature
+            logits = video @ texts.T / self.temperature
+            logits = logits.masked_fill(repeats, -torch.inf)  # they are no negatives
         target = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return loss, (logits.detach().argmax(1) == target).float().mean()

@@ -41,6 +41,17 @@ def select_first_clips(index: Int[Tensor, " b"]) -> Bool[Tensor, " B"]:
     return is_same.int().argmax(1) == rows
 
 
+def find_repeats(index: Int[Tensor, " b"]) -> Bool[Tensor, "B B"]:
+    """Which pairs of different rows of the batch of all processes are of one video.
+
+    `index`: as in `select_first_clips`. A mask keeps the shapes of a loss fixed, so no step waits
+    for the device to count rows.
+    """
+    videos = gather_all(index)
+    is_same_row = torch.eye(len(videos), dtype=torch.bool, device=videos.device)
+    return (videos[:, None] == videos) & ~is_same_row
+
+
 def check_batch(data: Manifest, objective: str, batch_size: int) -> None:
     """Raise UserError if every batch holds a video twice: the other clips are its negatives."""
     if batch_size > len(data):
