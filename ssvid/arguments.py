@@ -115,7 +115,10 @@ class Arguments:
         return rename_recipe(self.refuse_trust(load_recipe(path)), self.names, set(self.parameters))
 
     def refuse_trust(self, flags: Recipe) -> Recipe:
-        """The flags of a file. A UserError if the file names modules to trust."""
+        """The flags of a file. A UserError if the file names modules to trust, or another file."""
+        for flag in ("config", "print_config", "help"):
+            if flag in flags:  # jsonargparse would read another file, unchecked
+                raise UserError(f"A file cannot give --{flag}: give it on the command line.")
         if "trust" in flags and "trust" not in self.parameters:
             raise UserError(
                 "A file cannot say which modules to trust. Give --trust MODULE on the command "
@@ -225,6 +228,10 @@ def pair_words(argv: list[str]) -> list[list[str]]:
     """
     pairs: list[list[str]] = []
     for word in argv:
+        if not is_utf8(word):
+            raise UserError(
+                f"The name in {ascii(word)} is not UTF-8: rename it, or name a link to it."
+            )
         if word.startswith("--") or word == "-h":
             flag, *value = word.lstrip("-").split("=", 1)
             pairs.append([flag.replace("-", "_"), *value])
@@ -233,6 +240,14 @@ def pair_words(argv: list[str]) -> list[list[str]]:
         else:
             raise UserError(f"There is no flag {word}. --help lists all.")
     return pairs
+
+
+def is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def last_type(annotation: Any) -> Any:

@@ -4,6 +4,7 @@ A file is written under a temporary name, synced and renamed, so that a kill or 
 either the whole new file or the old one. Everything that must not be lost is written here.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -18,8 +19,10 @@ import yaml
 
 from ssvid.errors import RunError, UserError
 
-MAX_YAML_BYTES, MAX_JSON_BYTES = 1 << 24, 1 << 30
+MAX_YAML_BYTES, MAX_JSON_BYTES = 1 << 20, 1 << 30
 MAX_YAML_NODES, MAX_DEPTH = 200_000, 64  # aliases count as what they stand for
+MAX_NUMBER = 1 << 63
+OF_SYSTEM = ("/proc/", "/sys/", "/dev/")  # files that the kernel makes up
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -67,7 +70,7 @@ def find_file_fault(path: str | Path) -> str | None:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         return "it is a folder" if os.path.isdir(path) else "it is a pipe, a socket or a device"
-    if os.path.realpath(path).startswith(("/proc/", "/sys/", "/dev/")):
+    if os.path.realpath(path).startswith(OF_SYSTEM):
         return "it belongs to the operating system"
     return None
 
@@ -90,17 +93,50 @@ def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
 def read_yaml(path: str | Path, what: str) -> Any:
     """Read a YAML file. A UserError if that fails; it calls the file a `what`, such as "recipe"."""
     try:
-        loader = yaml.SafeLoader(read_bytes(path, MAX_YAML_BYTES).decode())
+        return parse_yaml(read_bytes(path, MAX_YAML_BYTES).decode())
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())[:500]
+    raise UserError(f"The {what} {path} cannot be read: {reason.rstrip('.')}.")
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain content of a YAML text. A ValueError if it has another kind, or is too large."""
+    try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         check_yaml_node(node, 0, iter(range(MAX_YAML_NODES)))
-        return loader.construct_document(node)
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        content = loader.construct_document(node)
     except RecursionError:
-        reason = "its values are nested too deeply"
-    raise UserError(f"The {what} {path} cannot be read: {reason.rstrip('.')}.")
+        raise ValueError("its values are nested too deeply") from None
+    check_plain(content)
+    return content
+
+
+def check_plain(content: Any) -> None:
+    """Raise a ValueError for a value that no setting can be, on which later code would stumble.
+
+    That is a date, bytes or a set of YAML, a number of hundreds of digits, a text with a zero byte,
+    or a key that is no text.
+    """
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if not isinstance(key, str):
+                raise ValueError(f"the key {str(key)[:40]} is no text: quote it")
+            check_plain(key)
+            check_plain(value)
+    elif isinstance(content, list):
+        for value in content:
+            check_plain(value)
+    elif isinstance(content, str):
+        if "\0" in content or any("\ud800" <= letter <= "\udfff" for letter in content):
+            raise ValueError(f"the text {content[:40]!r} holds a character that is none")
+    elif isinstance(content, int):
+        if abs(content) >= MAX_NUMBER:
+            raise ValueError("it holds a number of more than 64 bits")
+    elif content is not None and not isinstance(content, float):
+        raise ValueError(f"{str(content)[:40]} is no text, number, list or mapping: quote it")
 
 
 def check_yaml_node(node: yaml.Node, depth: int, allowance: Iterator[int]) -> None:
@@ -144,9 +180,11 @@ def read_yaml_mapping(path: str | Path, what: str) -> dict[str, Any]:
 def read_json(path: str | Path, what: str) -> Any:
     """Read a JSON file. A UserError if that fails; it calls the file a `what`, such as "card"."""
     try:
-        return json.loads(read_bytes(path, MAX_JSON_BYTES))
+        content = json.loads(read_bytes(path, MAX_JSON_BYTES))
+        check_plain(content)
+        return content
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:500]
     except RecursionError:
         reason = "its values are nested too deeply"
     raise UserError(f"The {what} {path} cannot be read: {reason.rstrip('.')}.")
@@ -175,6 +213,7 @@ def read_json_lines(path: Path, what: str) -> tuple[list[dict[str, Any]], list[i
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line or b"null")
+            check_plain(row)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
@@ -211,7 +250,16 @@ def locked(path: Path, wait: bool, what: str) -> Iterator[None]:
     close the copies that forked loaders inherit; `close_inherited_locks` does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        # A lock that is a link would have us write into the file that it leads to.
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{path} is a link and no lock: remove it.") from error
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise UserError(f"{path} is no plain file and no lock: remove it.")
     HELD.add(file)
     try:
         try:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ssvid.errors import UserError
-from ssvid.files import read_yaml
+from ssvid.files import parse_yaml, read_yaml
 from ssvid.registry import Registry
 
 Recipe = dict[str, Any]  # flag -> value
@@ -104,11 +106,21 @@ def refuse_class_paths(where: str, content: Any) -> None:
     jsonargparse would import and call `{class_path: ..., init_args: ...}` wherever a setting may
     have any type, also where a text holds it.
     """
-    if isinstance(content, str) and "class_path" in content:
-        raise UserError(
-            f"The setting {where} of a file names a class_path: a file may name registered "
-            "entries only, as the `name` of objective, encoder or data."
-        )
+    if isinstance(content, str):
+        if "class_path" in content:
+            raise UserError(
+                f"The setting {where} of a file names a class_path: a file may name registered "
+                "entries only, as the `name` of objective, encoder or data."
+            )
+        try:
+            # Escapes hide the word from this file, but not from jsonargparse.
+            content = parse_yaml(content)
+        except yaml.YAMLError:
+            return  # a text that jsonargparse leaves a text
+        except ValueError as error:
+            raise UserError(f"The setting {where} of a file cannot be read: {error}.") from error
+        if isinstance(content, str):
+            return
     if isinstance(content, dict):
         content = [*content.keys(), *content.values()]
     if isinstance(content, list | tuple):

@@ -46,6 +46,19 @@ def test_a_lock_has_one_holder(tmp_path: Path):
         assert issubclass(Locked, UserError)
 
 
+def test_a_lock_that_is_a_link_is_refused_and_leads_nowhere(tmp_path: Path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "lock").symlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("lock", "pipe"):
+        with (
+            pytest.raises(UserError, match=name),
+            locked(tmp_path / name, wait=False, what="it"),
+        ):
+            raise AssertionError("it was taken")
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -65,6 +78,12 @@ ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!python/object/apply:os.system [x]", "line 1"),
         ("a: \x00", "f.yaml"),
         ("a: b: c", "line 1"),
+        ("a: 2026-01-01", "2026-01-01"),
+        ("a: !!binary aGk=", "quote"),
+        ("a: !!set {b, c}", "quote"),
+        ("1: 2", "1"),
+        (f"a: {'9' * 400}", "64"),
+        ('a: "\\uD800"', "f.yaml"),
     ],
 )
 def test_yaml_is_bounded_and_gives_each_key_once(tmp_path, text, fact):
@@ -101,7 +120,7 @@ def test_what_is_no_plain_file_is_refused_without_a_wait(tmp_path, name):
             read(tmp_path / name)
 
 
-@for_each("text", ["{", "[1]", "null", '{"a":' * 50_000, "\xff\xfe", ""])
+@for_each("text", ["{", "[1]", "null", '{"a": %s}' % ("9" * 400), '{"a":' * 50_000, "\xff\xfe", ""])
 def test_a_card_that_is_no_mapping_is_one_sentence(tmp_path, text):
     (tmp_path / "card.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match="card.json"):

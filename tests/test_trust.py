@@ -42,6 +42,10 @@ class Thing:
 SPEC = {"frames": 4, "fps": 8.0, "size": 32}
 CLASS = {"class_path": "hostile.run", "init_args": {"command": "x"}}
 TRAIN = {"encoder": "vit", "data": {"name": "folder", "root": "."}, "out": "out"}
+HUGE = {"depth": 1_000_000}
+OUTSIDE = {"tower": "words", "arguments": {"words": "../../a"}, "head": [], "cosine": True}
+# jsonargparse reads the escape; a search of the text does not find the word.
+ESCAPED = '{"class\\u005fpath": "hostile.run"}'
 FORMS = ("hostile:run", "hostile.run", CLASS, {"name": "hostile:run"}, ["hostile:run"])
 
 
@@ -73,6 +77,15 @@ def write_encoder(name: Any = "hostile:run") -> Path:
 
 def write_text(name: Any = "hostile:run") -> Path:
     return write_card("text", tower=name, arguments={}, head=[], cosine=True)
+
+
+def write_encoder_of(**changes: Any) -> Path:
+    return write_card("encoder", **{"name": "vit", "kwargs": {}, **changes})
+
+
+def write_inner_recipe() -> str:
+    Path("inner.yaml").write_text(yaml.safe_dump({"encoder": CLASS}))
+    return "inner.yaml"
 
 
 def write_yaml(content: Any) -> str:
@@ -143,6 +156,11 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "data of a suite": lambda: loader.open_manifest({"name": "hostile:run"}, "."),
     "nested class": lambda: train(objective={"name": "tan", "options": {"a": CLASS}}),
     "nested text": lambda: train(objective={"name": "tan", "options": json.dumps({"a": CLASS})}),
+    "escaped text": lambda: train(objective={"name": "tan", "options": {"a": ESCAPED}}),
+    "recipe in a recipe": lambda: train(config=write_inner_recipe()),
+    "size of a card": lambda: load_encoder(write_card("encoder", name="vit", kwargs=HUGE)),
+    "clip of a card": lambda: load_encoder(write_encoder_of(spec={**SPEC, "frames": 10**9})),
+    "words of a text card": lambda: load_joint(write_card("text", **OUTSIDE)),
     "dotted flag": lambda: train(**{"objective.class_path": "hostile.run"}),
     "trust in a recipe": lambda: train(trust="hostile"),
     "settings of a sweep": lambda: plan("set", {"objective": "hostile:run"}),

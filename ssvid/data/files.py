@@ -17,7 +17,7 @@ from ssvid.data.labels import to_nfc
 from ssvid.data.pictures import is_picture
 from ssvid.data.splits import SPLIT_OF_NAME
 from ssvid.errors import UserError
-from ssvid.files import read_bytes
+from ssvid.files import OF_SYSTEM, read_bytes
 from ssvid.log import log, log_once
 
 VIDEO_SUFFIXES = frozenset(
@@ -124,6 +124,10 @@ def _walk(root: Path) -> Iterator[tuple[PurePosixPath, list[str]]]:
         for directory, folders, names in os.walk(pending.pop(0)):
             stat = os.stat(directory)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if os.path.realpath(directory).startswith(OF_SYSTEM):
+                log.info(f"{directory} belongs to the operating system: it is passed over.")
+                folders.clear()
+                continue
             if (stat.st_dev, stat.st_ino) in visited_folders:
                 log.info(f"{directory} leads to a folder that is read already: it is passed over.")
                 folders.clear()

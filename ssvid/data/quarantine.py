@@ -28,10 +28,13 @@ class Quarantine:
         self.bad: dict[str, str] = {}
         if self.file is not None:
             entries, damaged = read_json_lines(self.file, "list of bad files")
+            n_damaged = len(damaged)
             for entry in entries:
-                if "path" in entry:
-                    self.bad[str(entry["path"])] = str(entry.get("why"))
-            if n_damaged := len(damaged) + sum("path" not in entry for entry in entries):
+                if isinstance(entry.get("path"), str):
+                    self.bad[entry["path"]] = str(entry.get("why"))
+                else:
+                    n_damaged += 1
+            if n_damaged:
                 log.warning(
                     f"{n_damaged} lines of {self.file} are damaged. They are passed over: a bad "
                     "file that they named will be met again."

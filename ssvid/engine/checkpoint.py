@@ -21,6 +21,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import (
     locked,
+    read_json_lines,
     read_json_mapping,
     read_yaml_mapping,
     write_json_whole,
@@ -56,7 +57,8 @@ FREE |= {
 # The encoder of a fine-tuning is a path and is compared by its weights. Elsewhere the settings are
 # encoder.name and so on, which are compared.
 FREE |= {"encoder"}
-PROVENANCE = "provenance.json"
+PROVENANCE, LOG = "provenance.json", "metrics.jsonl"
+WRITTEN = (LOG, "quarantine.jsonl", "tensorboard", "checkpoints", "lock")
 
 
 class RunFolder:
@@ -82,13 +84,24 @@ class RunFolder:
                     f"--out {self.path} holds {strangers[0]!r} but no run; name a new or an empty "
                     "folder."
                 )
+        self.check_links()
         with locked(self.path / "lock", wait=False, what=f"--out {self.path}"):
             self.compare(config, rows)
+            read_log(self.path)
             self.checkpoints.mkdir(exist_ok=True)
             for temporary in self.path.rglob(".*.tmp"):
                 temporary.unlink()  # a writer was killed
             write_text_whole(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             yield self
+
+    def check_links(self) -> None:
+        """Raise a UserError if a file or folder that the run writes to leads to another place."""
+        for name in WRITTEN:
+            if (self.path / name).is_symlink():
+                raise UserError(
+                    f"--out {self.path} holds a link {name}, and a run writes into its own folder "
+                    "alone: put the files in its place, or name another folder."
+                )
 
     @contextmanager
     def open_as_reader(self) -> Iterator["RunFolder"]:
@@ -182,6 +195,21 @@ class RunFolder:
         for old in self.list_checkpoints()[keep:]:
             old.unlink()
         return path
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, each with its step. A UserError if it is damaged."""
+    path = run / LOG
+    rows, damaged = read_json_lines(path, "log")
+    for number, row in enumerate(rows):
+        if not isinstance(row.get("step"), int):
+            raise UserError(f"The log {path} is damaged: row {number + 1} has no step. Remove it.")
+    if damaged:
+        raise UserError(
+            f"The log {path} is damaged in line {damaged[0]}: remove the line, or move the file "
+            "away. The run then goes on."
+        )
+    return rows
 
 
 def read_training_state(path: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def read_cost(metrics: Path) -> dict[str, float]:
         try:
             row = json.loads(line)
             largest = {key: max(largest[key], float(row.get(key, 0.0))) for key in KEYS}
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             continue  # a kill cut the line short
     return largest
 

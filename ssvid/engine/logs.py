@@ -2,15 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ssvid.errors import RunError, UserError
-from ssvid.files import read_json_lines, write_text_whole
+from ssvid.engine.checkpoint import LOG, read_log
+from ssvid.errors import RunError
+from ssvid.files import write_text_whole
 from ssvid.shapes import Clip, Views
 
 
@@ -21,15 +21,10 @@ class Metrics:
     """
 
     def __init__(self, out: Path, step: int) -> None:
-        path = out / "metrics.jsonl"
-        rows, damaged = read_json_lines(path, "log")
-        if damaged:
-            raise UserError(
-                f"The log {path} is damaged in line {damaged[0]}: remove the line, or move the "
-                "file away. The run then goes on."
-            )
+        path = out / LOG
+        rows = read_log(out)
         lines = path.read_bytes().splitlines() if path.exists() else []
-        valid = [row for row in rows if _read_step(row, path) <= step]
+        valid = [row for row in rows if row["step"] <= step]
         if len(valid) < len(lines):
             write_text_whole(path, "".join(json.dumps(row) + "\n" for row in valid))
         # Open for the whole run and unbuffered, so that each line is on disk at once.
@@ -59,11 +54,3 @@ def draw_clips(clips: Clip, views: Views) -> UInt8[Tensor, "3 h w"]:
     mean, std = (clips.new_tensor(v).view(-1, 1, 1, 1) for v in (views.mean, views.std))
     strip = rearrange(clips * std + mean, "B C T H W -> C (B H) (T W)")
     return (strip.clamp(0, 1) * 255).byte()
-
-
-def _read_step(row: dict[str, Any], path: Path) -> float:
-    """The step of a row of the log. A UserError if it has none."""
-    step = row.get("step")
-    if not isinstance(step, int | float):
-        raise UserError(f"The log {path} is damaged: the row {row} has no step. Remove it.")
-    return float(step)

@@ -20,7 +20,7 @@ from ssvid.engine.loop import Trained, export, train
 from ssvid.engine.rendezvous import host_name
 from ssvid.engine.settings import Settings
 from ssvid.engine.train_flags import TrainFlags
-from ssvid.errors import RunError
+from ssvid.errors import RunError, UserError
 from ssvid.log import log
 from ssvid.objective import Objective
 
@@ -35,6 +35,11 @@ def begin(folder: RunFolder, config: dict[str, Any], flags: TrainFlags) -> World
     """
     threads = flags.threads or folder.read_setting("threads")
     if threads is not None:
+        if not isinstance(threads, int) or threads < 1:
+            raise UserError(
+                f"The config of the run {folder.path} says threads {threads!r}, which is no number "
+                "of threads: correct it, or give --threads."
+            )
         torch.set_num_threads(threads)
     world = join(flags.devices, flags.timeout_s)
     agree(flatten_config(config), world)

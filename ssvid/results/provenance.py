@@ -66,7 +66,7 @@ def describe_recipe(text: str) -> Json:
     if not path.exists() or not file.is_file():
         return {}
     config = read_yaml_mapping(file, "config")
-    if "seed" not in config:
+    if not isinstance(config.get("seed"), int):
         return {}
     left_out = FREE - {"steps", "epochs"} | {"seed"}
     settings = {key: value for key, value in flatten_config(config).items() if key not in left_out}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssvid.errors import UserError
-from ssvid.files import read_json_mapping, read_yaml_mapping
+from ssvid.files import check_plain, read_json_mapping, read_yaml_mapping
 from ssvid.results.schema import Json
 
 CHUNK = 4096  # bytes that are read at each position of a long log
@@ -63,8 +63,9 @@ def parse_row(line: bytes) -> Json | None:
     """One line of a log, with its step as an integer; None if the line is damaged."""
     try:
         row: Any = json.loads(line)
+        check_plain(row)
         return {**row, "step": int(row["step"])}
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

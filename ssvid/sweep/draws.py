@@ -8,6 +8,8 @@ from typing import Any
 
 from ssvid.errors import UserError
 
+MAX_DRAWS = 20_000
+
 
 def draw_settings(content: Any, path: str) -> list[dict[str, Any]]:
     """The draws of `random` in the sweep file `path`; one empty draw if it has no such part.
@@ -21,9 +23,11 @@ def draw_settings(content: Any, path: str) -> list[dict[str, Any]]:
     axes.pop("count", None)
     axes.pop("seed", None)
     count, seed = content.get("count"), content.get("seed", 0)
-    if not axes or not isinstance(count, int) or count < 1 or not isinstance(seed, int):
+    is_count = isinstance(count, int) and 1 <= count <= MAX_DRAWS
+    if not axes or not is_count or not isinstance(seed, int):
         raise UserError(
-            f"The sweep {path}: `random` needs the `count` of its draws and at least one axis; "
+            f"The sweep {path}: `random` needs the `count` of its draws (at most "
+            f"{MAX_DRAWS}) and at least one axis; "
             "`seed` is optional and a whole number."
         )
     columns = {}

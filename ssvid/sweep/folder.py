@@ -21,7 +21,13 @@ from typing import Any
 import yaml
 
 from ssvid.errors import RunError, UserError
-from ssvid.files import locked, read_json_mapping, write_json_whole, write_text_whole
+from ssvid.files import (
+    locked,
+    read_json_lines,
+    read_json_mapping,
+    write_json_whole,
+    write_text_whole,
+)
 
 Event = dict[str, Any]
 
@@ -39,11 +45,13 @@ class SweepFolder:
             raise UserError(f"{self.path} holds no sweep: name the --out folder of a sweep.")
         try:
             sweep = read_json_mapping(self.file, "sweep")
-            for name in sweep["cells"]:
+            for name, record in sweep["cells"].items():
                 if not re.fullmatch(r"\w+", name):  # it names a folder, which is written to
                     raise ValueError(f"{name!r} is no name of a cell")
+                if not isinstance(record, dict):
+                    raise ValueError(f"the cell {name} has no settings")
             return sweep
-        except (UserError, ValueError, TypeError, KeyError) as error:
+        except (UserError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{self.file} is damaged ({error}): submit the sweep again. That writes the file "
                 "anew and keeps the cells."
@@ -74,8 +82,11 @@ class SweepFolder:
         for file in sorted((self.path / "submissions").glob("*.json")):
             try:
                 paths = {"number": file.stem, "folder": str(self.path / "jobs" / file.stem)}
-                submissions.append({**json.loads(file.read_text()), **paths})
-            except ValueError as error:
+                submission = read_json_mapping(file, "submission")
+                if not {"cluster", "cells"} <= submission.keys():
+                    raise UserError("it names no cluster or no cells")
+                submissions.append({**submission, **paths})
+            except UserError as error:
                 raise UserError(
                     f"{file} is damaged, and its jobs may still run: look for them in the "
                     "cluster's queue, then delete the file."
@@ -123,8 +134,8 @@ class CellFolder:
     def finished(self) -> bool:
         """Whether the cell has its row. A damaged row does not count: the keeper writes it anew."""
         try:
-            return bool(json.loads(self.row_file.read_text()))
-        except (OSError, ValueError):
+            return self.row_file.exists() and bool(read_json_mapping(self.row_file, "row"))
+        except UserError:
             return False
 
     @property
@@ -134,22 +145,16 @@ class CellFolder:
 
     def read_failure(self) -> dict[str, Any]:
         """The content of failed.json: why the cell was given up."""
+        unknown = {"why": "its failed.json is damaged", "times": 0, "stage": "", "lines": []}
         try:
-            return dict(json.loads(self.failed_file.read_text()))
-        except ValueError:
-            return {"why": "its failed.json is damaged", "times": 0, "stage": "", "lines": []}
+            return {**unknown, **read_json_mapping(self.failed_file, "failure")}
+        except UserError:
+            return unknown
 
     def read_events(self) -> list[Event]:
-        """All events of the cell, oldest first. A line that a kill cut short is left out."""
-        events: list[Event] = []
-        if not self.attempts.exists():
-            return events
-        for line in self.attempts.read_bytes().splitlines():
-            try:
-                events.append(dict(json.loads(line)))
-            except ValueError:
-                continue
-        return events
+        """All events of the cell, oldest first. Damaged lines are left out, as a kill cuts them."""
+        rows, _ = read_json_lines(self.attempts, "list of attempts")
+        return [row for row in rows if isinstance(row.get("event"), str)]
 
     def add_event(self, event: str, **fields: Any) -> None:
         """Append one line to attempts.jsonl and sync it to disk.

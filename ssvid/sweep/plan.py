@@ -21,6 +21,7 @@ combination of grid and list.
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from ssvid.sweep.draws import draw_settings
 from ssvid.sweep.resolve import SUITE_PREFIX, Settings, resolve_cells
 
 KEYS = ("name", "base", "set", "grid", "list", "random", "suite", "best", "cluster")
+MAX_CELLS = 20_000
 NOT_AXES = ("out", "config", "suite.out", "suite.encoder")
 
 
@@ -173,6 +175,9 @@ def combine_axes(content: dict[str, Any], path: str) -> Iterator[Settings]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The sweep {path}: `list` is a list of mappings from flags to values.")
     draws = draw_settings(content.get("random"), path)
+    count = len(rows) * len(draws) * math.prod(map(len, grid.values()))
+    if count > MAX_CELLS:
+        raise UserError(f"The sweep {path} has {count} cells, and {MAX_CELLS} are the most.")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for point, row, draw in itertools.product(points, rows, draws):
         names = [*point, *row, *draw]

@@ -21,6 +21,8 @@ from ssvid.weights.layout import State
 from ssvid.weights.published import PublishedFile, identify_file, unknown_layout_error
 from ssvid.weights.state_dict import load_state, read_card, save_with_card
 
+TOO_LARGE = (RuntimeError, MemoryError, OverflowError)  # what building a net too large raises
+
 
 class Joint(nn.Module):
     """A text tower and the head that maps pooled video features into its space.
@@ -109,10 +111,15 @@ def load_joint(path: str | Path, words: str | None = None) -> Joint:
         kwargs = {}
         for key, value in card["arguments"].items():
             kwargs[key] = resolve_path(card_file.parent, key, value)
+        if not isinstance(card["cosine"], bool):
+            raise ValueError("cosine is true or false")
         tower = create_tower(card["tower"], **kwargs)
         joint = Joint(tower, build_head(card["head"]), cosine=card["cosine"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{card_file} describes no text tower: {error!r}.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, *TOO_LARGE) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{card_file} describes no text tower: {type(error).__name__} {reason}."
+        ) from error
     file = card_file.with_suffix(".safetensors")
     load_state(joint, read_weights(file).tensors, file)
     return joint.eval()
@@ -120,7 +127,11 @@ def load_joint(path: str | Path, words: str | None = None) -> Joint:
 
 def resolve_path(folder: Path, key: str, value: Any) -> Any:
     """The argument `key` of a tower. Its files and folders lie in the run folder."""
-    return str(folder / value) if key in ("words", "folder") and value is not None else value
+    if key not in ("words", "folder") or value is None:
+        return value
+    if not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts:
+        raise ValueError(f"{key} {value!r} leaves the folder of the run")
+    return str(folder / value)
 
 
 def load_published_joint(path: Path, words: str | None) -> Joint:

@@ -19,6 +19,9 @@ from ssvid.encoder import evaluating
 from ssvid.errors import UserError, check_positive
 from ssvid.text.tower import Tower
 
+# The folder is data: its own code is neither run nor asked for, and nothing is downloaded.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
 
 def import_library() -> Any:
     """The module `transformers`. UserError if it is not installed."""
@@ -49,15 +52,17 @@ class Pretrained(nn.Module):
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is no folder of a text model: there is no config.json in it.")
         try:
-            self.tokenizer = library.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+            self.tokenizer = library.AutoTokenizer.from_pretrained(str(path), **LOCAL)
             net = getattr(library, kind)
+            # Only the classes that choose a class by the folder's config take the second setting.
+            trusted = LOCAL if kind.startswith("Auto") else {"local_files_only": True}
             if empty:
-                config = library.AutoConfig.from_pretrained(str(path), local_files_only=True)
+                config = library.AutoConfig.from_pretrained(str(path), **LOCAL)
                 self.net = net.from_config(config) if kind.startswith("Auto") else net(config)
                 missing: list[str] = []
             else:
                 self.net, loading = net.from_pretrained(
-                    str(path), local_files_only=True, dtype=torch.float32, output_loading_info=True
+                    str(path), dtype=torch.float32, output_loading_info=True, **trusted
                 )
                 missing = sorted(loading["missing_keys"])
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:

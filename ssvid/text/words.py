@@ -133,7 +133,9 @@ def read_words(path: str | Path) -> list[str]:
     try:
         require_file(file)
         words = read_word_array(file) if file.suffix == ".npy" else read_word_lines(file)
-    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+    except UserError:
+        raise
+    except Exception as error:  # numpy raises errors of many kinds for damaged arrays
         reason = " ".join(str(error).split())
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror

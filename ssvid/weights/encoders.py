@@ -32,6 +32,9 @@ from ssvid.weights.state_dict import (
     save_with_card,
 )
 
+MAX_SIZE = 10_000  # of a net of a card: its width, depth, frames, pixels
+TOO_LARGE = (RuntimeError, MemoryError, OverflowError)  # what building a net too large raises
+
 
 def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, Any]) -> Path:
     """Write `stem.safetensors` and `stem.json`, all that `load_encoder` needs; return the first.
@@ -80,6 +83,9 @@ def build_from_card(card: dict[str, Any], card_file: Path) -> Encoder:
     """The encoder that a card describes, with random weights."""
     try:
         kwargs: dict[str, Any] = {}
+        check_sizes([card["kwargs"], card["spec"]])
+        if not isinstance(card["licence"], str | None):
+            raise ValueError("its licence is no text")
         for key, value in card["kwargs"].items():
             kwargs[key] = tuple(value) if isinstance(value, list) else value
         encoder = build(card["name"], kwargs)
@@ -88,9 +94,21 @@ def build_from_card(card: dict[str, Any], card_file: Path) -> Encoder:
         encoder.licence = card["licence"]
         if len(torch.tensor([encoder.mean, encoder.std], dtype=torch.float32)[0]) != 3:
             raise ValueError("mean and std are three numbers each")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{card_file} describes no encoder: {error}.") from error
+    except (KeyError, TypeError, AttributeError, ValueError, *TOO_LARGE) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{card_file} describes no encoder: {reason.rstrip('.')}.") from error
     return encoder
+
+
+def check_sizes(content: Any) -> None:
+    """Raise a ValueError for a size of no net: it would be built before its weights are read."""
+    if isinstance(content, dict):
+        content = list(content.values())
+    if isinstance(content, list):
+        for value in content:
+            check_sizes(value)
+    elif isinstance(content, int | float) and not abs(content) <= MAX_SIZE:
+        raise ValueError(f"a size of {content:g} is more than {MAX_SIZE}")
 
 
 def list_exports(folder: Path) -> list[Path]:

@@ -155,6 +155,8 @@ def _read_safetensors(path: Path) -> WeightsFile:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if not tensors:
+                raise UserError(f"{path} holds no tensors: name another file.")
             return WeightsFile(path, tensors, None, dict(file.metadata() or {}))
     except (SafetensorError, OSError) as error:
         raise UserError(

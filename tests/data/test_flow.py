@@ -221,7 +221,7 @@ def test_what_is_missing_is_said(three):
     with pytest.raises(DecodeError, match=facts("b.mp4.mkv", "ssvid.data.flow")):
         read_flow(three.path(1), flow_file(three, 1), [0.0])
     flow_file(three, 1).write_bytes(three.path(1).read_bytes())  # a video, but no flow
-    with pytest.raises(DecodeError, match=facts("None", "6")):
+    with pytest.raises(DecodeError, match=facts("b.mp4.mkv", "Matroska")):
         read_flow(three.path(1), flow_file(three, 1), [0.0])
 
 

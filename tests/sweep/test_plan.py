@@ -149,7 +149,7 @@ FAULTS = [  # parts of a sweep, and what the refusal names
     ({"grid": {"steps": [0]}}, "--steps | 0"),
     ({"grid": {"config": ["a.yaml"]}}, "'config'"),
     ({"grid": {"suite.out": ["a"]}, "suite": "quick"}, "'suite.out'"),
-    ({"grid": {"data.root": [datetime.date(2026, 1, 1)]}}, "data.root"),
+    ({"grid": {"data.root": [datetime.date(2026, 1, 1)]}}, "2026-01-01"),
     ({"grid": {"lr": [0.1, -1.0]}}, "--lr | -1.0"),
     ({"grid": {"lr": [float("nan")]}}, "--lr | nan"),
     ({**LR, "best": "classify.linear"}, "`best`"),

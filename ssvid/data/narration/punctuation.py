@@ -12,6 +12,8 @@ import torch
 from ssvid.data.narration.sentences import Marked
 from ssvid.errors import UserError
 
+# The folder is data: its own code is neither run nor asked for, and nothing is downloaded.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
 CHUNK = 256  # tokens that the model reads at once, about
 LOWERED = 0.4  # subtracted from the probability of no mark, as published
 # The classes of the published model: mark and case.
@@ -33,10 +35,8 @@ class Marks:
             ) from error
         path = Path(folder).expanduser()
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            self.model = AutoModelForTokenClassification.from_pretrained(
-                path, local_files_only=True
-            ).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(path, **LOCAL)
+            self.model = AutoModelForTokenClassification.from_pretrained(path, **LOCAL).eval()
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} is not a folder of a token classifier ({' '.join(str(error).split())})."

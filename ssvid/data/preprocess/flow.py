@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from ssvid.data.container import file_address
 from ssvid.data.decode import NEAR, Frames, read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.pictures import list_pictures
+from ssvid.data.preprocess.flow_file import TAG, open_flow, read_tag
 from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.errors import DecodeError, UserError, check_positive, check_range
@@ -49,7 +49,6 @@ BLOCK = 64e6  # bytes of RGB in memory at once
 # Golomb-Rice and the small context are decoded in half the time of the range coder, for a fifth
 # more bytes.
 FFV1 = {"level": "3", "coder": "0", "context": "0", "g": "1", "slices": "4", "slicecrc": "1"}
-TAG = "SSVID_FLOW"
 ONES = 0xFFFFFFFF
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 AGAIN = "remove that file and run python -m ssvid.data.flow"
@@ -130,6 +129,8 @@ def compute(
     workers = workers or len(os.sched_getaffinity(0))
     _opencv()
     target = Path(out).expanduser() if out else flow_root(data)
+    if out is None and target.is_symlink() and not os.environ.get("SSVID_FLOW"):
+        raise UserError(f"{target} is a link: name the folder that it leads to with --out.")
     _need_outside(target, data.root)
     with raise_if_full(target):
         target.mkdir(parents=True, exist_ok=True)
@@ -182,8 +183,8 @@ def _read(video: str | Path, flow: Path, needed: np.ndarray, frames: int) -> lis
     if not flow.exists():
         raise DecodeError(video, f"there is no flow of it at {flow}: run python -m ssvid.data.flow")
     try:
-        with av.open(file_address(flow)) as container:
-            n = json.loads(container.metadata.get(TAG, "{}")).get("frames")
+        with open_flow(flow) as container:
+            n = read_tag(container).get("frames")
             if n != frames:
                 raise DecodeError(
                     video, f"its flow at {flow} has {n} frames and not {frames}: {AGAIN}"
@@ -279,13 +280,13 @@ def _is_current(video: Path, flow: Path, settings: Settings) -> bool:
     A file that was cut off lacks its last frame.
     """
     try:
-        with av.open(file_address(flow)) as container:
-            tag = json.loads(container.metadata.get(TAG, "{}"))
+        with open_flow(flow) as container:
+            tag = read_tag(container)
         required = {**_fingerprint(video), **settings}
         if any(tag.get(key) != value for key, value in required.items()):
             return False
         return len(_read(video, flow, np.array([tag["frames"] - 1]), tag["frames"])) == 1
-    except (av.FFmpegError, DecodeError, ValueError, KeyError):
+    except (av.FFmpegError, DecodeError, OSError, ValueError, KeyError):
         return False
 
 
