@@ -6,7 +6,7 @@ can be used.
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ssvid.data.files import is_video
 from ssvid.data.narration.encodings import decode_text
@@ -127,10 +127,10 @@ def _list_transcripts(path: Path, ids: Collection[str]) -> list[Transcript]:
 
     Where several folders have a file of that name, the id is its path, as in `VideoFinder`.
     """
-    names = {PurePosixPath(id).name for id in ids}
+    names = set(map(os.path.basename, ids))
     paths = _list_files(path)
     for folder in {file.parent for file in paths}:
-        names |= {os.path.splitext(name)[0] for name in filter(is_video, os.listdir(folder))}
+        names.update(map(_stem, filter(is_video, os.listdir(folder))))
     transcripts = [parse_name(file, names) for file in paths]
     folders_of_name: dict[str, set[Path]] = {}
     for file, video, _ in transcripts:
@@ -142,6 +142,10 @@ def _list_transcripts(path: Path, ids: Collection[str]) -> list[Transcript]:
             video = (file.parent.relative_to(path) / video).as_posix()
         renamed.append(transcript._replace(video=video))
     return renamed
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 def _is_transcript(path: Path) -> bool:
