@@ -183,6 +183,7 @@ def _read_sentences(
         left_out=left_out,
         language=language,
         language_flag="--language",
+        ids=videos.ids,
     )
     if is_folder:
         return sentences

@@ -18,6 +18,7 @@ from ssvid.data.datasets.csv import need_column, read_head, read_table
 from ssvid.data.labels import to_nfc
 from ssvid.data.lines import Entry, clean_lines, read_lines
 from ssvid.errors import UserError
+from ssvid.log import log_once
 
 # Jester, Something-Something v1, and the test answers of v2: the number of a clip and its class.
 NUMBERED = re.compile(r"\d+;\S.*")
@@ -26,8 +27,24 @@ NUMBERED = re.compile(r"\d+;\S.*")
 RATED = re.compile(r"(?P<path>[^,]+\.\w+),(?P<label>[^,]*[^-.,\d\s][^,]*),\d+,\d+")
 # Columns of a list, in any case of letters, with `_` or without. The first one there counts.
 NUMBERS = ("videoid", "id")  # of the number of a clip
-PATHS = ("path", "file", "filename", "filepath", "video", "videopath", "videoname", "clip", "name")
-LABELS = ("label", "labels", "class", "classname", "classid", "category", "action", "template")
+SURE_PATHS = (  # nothing else than a column of paths has such a name
+    *("path", "filename", "filepath", "videopath", "videoname", "videofile", "videofilename"),
+    *("clippath", "clipname", "clipfile", "relpath", "relativepath", "framespath", "framedir"),
+)
+PATHS = (*SURE_PATHS, "file", "video", "clip", "name")
+LABELS = (
+    *("label", "labels", "class", "classname", "classid", "classlabel", "category", "categoryid"),
+    *("action", "actionid", "actionname", "actionlabel", "labelid", "labelname", "template"),
+)
+COLUMN_NAME = re.compile(r"[A-Za-z_]*|[A-Za-z][A-Za-z _-]*")  # no suffix, no folder, no digit
+# Words of the names of columns, which mark a first line as a head.
+HEAD_WORDS = frozenset(
+    (
+        *("path", "file", "filename", "filepath", "video", "videos", "clip", "frames", "name"),
+        *("label", "labels", "class", "category", "action", "caption", "text", "title", "target"),
+        *("id", "split", "subset", "url", "description", "videoid", "dir", "folder"),
+    )
+)
 
 
 def read_entries(file: Path) -> tuple[str | None, Iterator[Entry]]:
@@ -49,11 +66,32 @@ def read_entries(file: Path) -> tuple[str | None, Iterator[Entry]]:
         numbered = "ssv2" if label == "template" else "jester"
         entries = _read_columns(file, columns[path], columns[label] if label else None)
         return numbered if path in NUMBERS else None, entries
+    others = [name for key, name in columns.items() if key != path]
+    if path in SURE_PATHS and all(map(COLUMN_NAME.fullmatch, others)):
+        log_once(
+            f"{file}: no column has the name of a label, so its clips have none; columns that are "
+            f"not read: {', '.join(others)}. Name the column of the classes label."
+        )
+        return None, _read_columns(file, columns[path], None)
     if lines and all(map(NUMBERED.fullmatch, texts)):
         return "jester", _read_numbered(texts)
     if lines and all(map(RATED.fullmatch, texts)):
         return "moments", _read_moments(texts)
+    _refuse_unknown_head(file, texts)
     return None, read_lines(file, lines)
+
+
+def _refuse_unknown_head(file: Path, lines: list[str]) -> None:
+    """Raise a UserError if the first line names columns, of which none is known as the path."""
+    names = read_head(lines[0]) if len(lines) > 1 else []
+    words = set(re.split(r"[ _.-]", " ".join(names).lower()))
+    is_head = len(names) > 1 and all(map(COLUMN_NAME.fullmatch, names))
+    looks_like_others = any(line.split()[-1:] == lines[0].split()[-1:] for line in lines[1:])
+    if is_head and words & HEAD_WORDS and not looks_like_others:
+        raise UserError(
+            f"{file}: the first line looks like a head ({', '.join(names)}), and no column is "
+            "known as the path: name the columns path and label, or remove the line."
+        )
 
 
 def _read_numbered(lines: list[str]) -> Iterator[Entry]:
@@ -171,11 +209,13 @@ def _spell_label(where: str, label: Any) -> str | None:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a json file; a UserError if it is not json."""
+    """The content of a json file. A UserError if it is not json, or no UTF-8, with the line."""
     try:
         return json.loads(files.read_text(file))
     except ValueError as error:
         raise UserError(f"{file} is not json: {error}.") from error
+    except RecursionError as error:
+        raise UserError(f"{file} is nested too deeply: check that this is the list.") from error
 
 
 def _spell_template(text: str) -> str:

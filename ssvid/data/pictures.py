@@ -5,19 +5,19 @@ picture is one of its frames.
 """
 
 import os
-import re
 import warnings
-from decimal import Decimal
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ssvid.data.container import check_side
+from ssvid.data.picture_names import sort_by_number
 from ssvid.errors import DecodeError, describe_error
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))
-NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def is_picture(name: str) -> bool:
@@ -39,44 +39,7 @@ def list_pictures(path: str | Path) -> tuple[str, ...]:
 
 @lru_cache(maxsize=16384)
 def _list_pictures(path: str, mtime: int) -> tuple[str, ...]:
-    return _sort_by_number(path, sorted(filter(is_picture, os.listdir(path))))
-
-
-def _sort_by_number(path: str, names: list[str]) -> tuple[str, ...]:
-    """The names in order of time.
-
-    All names are alike but for their numbers, and the numbers of a name rise together. Otherwise
-    the folder holds several series of pictures, which no order joins, and a DecodeError names two
-    pictures of it.
-    """
-    if len(names) < 2:
-        return tuple(names)
-    pictures: list[tuple[tuple[Decimal, ...], str]] = []
-    first_of_series: dict[str, str] = {}  # text around the numbers -> the first such name
-    for name in names:
-        stem = os.path.splitext(name)[0]
-        first_of_series.setdefault(NUMBER.sub("#", stem), name)
-        pictures.append((tuple(map(Decimal, NUMBER.findall(stem))), name))
-    if len(first_of_series) > 1:
-        first, second = list(first_of_series.values())[:2]
-        raise DecodeError(
-            path,
-            f"pictures of several series lie in one folder, as {first} and {second}: keep each "
-            "series in a folder of its own, with names that differ in their numbers alone",
-        )
-    pictures.sort()
-    for (numbers, name), (next_numbers, next_name) in zip(pictures, pictures[1:], strict=False):
-        if numbers == next_numbers:
-            raise DecodeError(
-                path, f"{name} and {next_name} have the same number: keep one series in the folder"
-            )
-        if any(low > high for low, high in zip(numbers, next_numbers, strict=True)):
-            raise DecodeError(
-                path,
-                f"the numbers of {name} and {next_name} do not rise together, so they may be of "
-                "two series: keep each series in a folder of its own",
-            )
-    return tuple(name for _, name in pictures)
+    return sort_by_number(path, sorted(filter(is_picture, os.listdir(path))))
 
 
 def read_pictures(path: str | Path, needed: np.ndarray) -> list[np.ndarray]:
@@ -84,7 +47,11 @@ def read_pictures(path: str | Path, needed: np.ndarray) -> list[np.ndarray]:
     names, pictures = list_pictures(path), []
     for i in needed:
         try:
-            pictures.append(_read_picture(os.path.join(path, names[i])))
+            picture = _read_picture(os.path.join(path, names[i]))
+            check_side(names[i], picture.shape[1], picture.shape[0])
+            pictures.append(picture)
+        except DecodeError as error:
+            raise DecodeError(path, str(error)) from error
         except Exception as error:  # Pillow raises errors of many kinds for damaged files
             raise DecodeError(path, f"{names[i]}: {describe_error(error)}") from error
     return pictures
@@ -103,9 +70,21 @@ def _read_picture(file: str) -> np.ndarray:
         with Image.open(file) as picture:
             if picture.mode == "F":
                 raise ValueError("its pixels are floating-point numbers: save them in 8 or 16 bits")
+            _turn_as_shown(picture)
             if not picture.mode.startswith("I"):
                 return np.asarray(picture.convert("RGB"))
             gray = np.asarray(picture)
     if gray.min() < 0 or gray.max() >= 2**16:
         raise ValueError("its pixels have more than 16 bits: save them in 8 or 16 bits")
     return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _turn_as_shown(picture: Image.Image) -> None:
+    """Turn and mirror the pixels as the orientation of the EXIF block says, which cameras write.
+
+    An EXIF block that is damaged states no orientation: viewers pass over it, and so do we.
+    """
+    picture.load()  # damage of the pixels is an error, so it must not be met below
+    with warnings.catch_warnings(), suppress(Exception):  # Pillow raises errors of many kinds
+        warnings.simplefilter("ignore")
+        ImageOps.exif_transpose(picture, in_place=True)

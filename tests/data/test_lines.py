@@ -53,6 +53,13 @@ def read_pairs(root, train, **options):
         ("video_path\na/1.mp4\n", [("a/1.mp4", None)]),
         ("File Name,Class_ID,label\na/1.mp4,3,run\n", [("a/1.mp4", "run")]),
         ("# by hand\npath,label\na/1.mp4,-1\n", [("a/1.mp4", None)]),
+        ("clip_path,action_id\na/1.mp4,3\n", [("a/1.mp4", "3")]),
+        ("video_path,caption\na/1.mp4,a dog\n", [("a/1.mp4", None)]),
+        ("path frames\na/1.mp4 64\n", [("a/1.mp4", None)]),
+        ("a/1.mp4 0\nb/2.ts 1.0\n", [("a/1.mp4", "0"), ("b/2.ts", "1")]),
+        ("a/1.mp4 1.5\nb/2.ts 2.0\n", [("a/1.mp4", "1.5"), ("b/2.ts", "2")]),
+        ("a/1.mp4 1.0\nb/2.ts run\n", [("a/1.mp4", "1.0"), ("b/2.ts", "run")]),
+        ("a/1.mp4 None\nb/2.ts none\n", [("a/1.mp4", None), ("b/2.ts", "none")]),
     ],
 )
 def test_forms_of_lines(tmp_path, text, pairs):
@@ -94,6 +101,9 @@ def test_forms_of_lines_for_folders_of_frames(tmp_path, text, pairs):
         ("path,label\n,3\n", ("2", "path")),
         ("a/1.mp4 64 run\nb/2.ts 32 nan\n", ("1", "64 run", "mmaction2")),
         ("1;3;5\n", ("1", "several")),
+        ("a/1.mp4 inf\nb/2.ts 1\n", ("a/1.mp4", "inf", "-1")),
+        ("clip_source,action_number\na/1.mp4,3\n", ("head", "clip_source", "path", "label")),
+        ("clip,caption\na/1.mp4,3\n", ("head", "clip", "caption")),
     ],
 )
 def test_what_has_several_meanings_is_refused_by_name(tmp_path, text, words):
@@ -109,10 +119,26 @@ def test_several_labels_in_json_are_refused_and_class_0_is_a_class(tmp_path):
     check_refusal("pathlist", root, several, "1", "several", train=several)
 
 
+def test_whole_numbers_are_one_class_in_all_lists_and_in_a_csv(tmp_path):
+    root = touch(tmp_path, "1.mp4", "2.mp4", "3.mp4", "4.mp4")
+    train = table(tmp_path / "t.txt", "1.mp4 0\n2.mp4 1\n")
+    val = table(tmp_path / "v.txt", "3.mp4 0.0\n4.mp4 1.000000e+00\n")
+    assert datasets["pathlist"](root, train=train, val=val).classes == ("0", "1")
+    text = "path,label,split\n1.mp4,0,train\n2.mp4,1.0,train\n3.mp4,,train\n4.mp4,x,unused\n"
+    data = datasets["csv"](table(tmp_path / "labels.csv", text))
+    assert data.classes == ("0", "1") and data.labels.tolist() == [0, 1, -1]
+
+
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
+    root = touch(tmp_path / "v", "1.mp4")
+    train = table(tmp_path / "t.json", "[" * 100_000)
+    check_refusal("pathlist", root, train, train=train)
+
+
 def test_no_label(tmp_path):
-    for text in ("", " ", "-1", "-1.0", "nan", "NaN", None):
+    for text in ("", " ", "-1", "-1.0", "nan", "NaN", "null", "NULL", "None", "NA", "N/A", None):
         assert parse_label("", text) is None
-    for text in ("0", "1", "-2", "none", "NA", "a b", "1.5", "2023-05-01"):
+    for text in ("0", "1", "-2", "none", "na", "Null", "a b", "1.5", "2023-05-01"):
         assert parse_label("", text) == text
     assert parse_label("", "cafe\u0301") == "caf\u00e9"
     with pytest.raises(UserError, match=facts("line 3", "3,5")):

@@ -34,6 +34,12 @@ def write_names(folder, names):
         ["9_1920x1080.jpg", "10_1920x1080.jpg"],  # the number that changes need not be the last
         ["9_0.9.jpg", "10_1.0.jpg"],  # number and second: both rise
         ["cover.jpg"],
+        ["0,5.jpg", "0,75.jpg", "1,00.jpg"],
+        ["00_00_00_500.jpg", "00_00_00_750.jpg", "00_00_01_000.jpg", "00_00_01_250.jpg"],
+        ["t_00_59_967.png", "t_01_00_000.png", "t_01_00_033.png"],
+        ["00h59m59s.jpg", "01h00m00s.jpg", "01h00m01s.jpg"],
+        ["2023-12-31 23.59.58.jpg", "2024-01-01 00.00.01.jpg", "2024-01-02 00.00.01.jpg"],
+        ["IMG_20240131_235959.jpg", "IMG_20240201_000001.jpg"],
     ],
 )
 def test_the_numbers_in_the_names_are_the_order(tmp_path, names):
@@ -49,6 +55,9 @@ def test_the_numbers_in_the_names_are_the_order(tmp_path, names):
         ["0001.jpg", "0001.png"],  # colour and depth
         ["1.jpg", "01.jpg"],
         ["cam1_1.jpg", "cam1_2.jpg", "cam2_1.jpg"],
+        ["cam_1_500.jpg", "cam_1_750.jpg", "cam_2_000.jpg"],  # the clip or the second of a clip
+        ["1_98.jpg", "1_99.jpg", "2_00.jpg"],
+        ["20240101_120000_001.jpg", "20240101_120000_002.jpg", "20240101_130000_001.jpg"],
         ["a.jpg", "b.jpg"],
     ],
 )
@@ -98,6 +107,29 @@ def write_bomb(file, side):
     parts = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", head)]
     parts += [chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b"")]
     file.write_bytes(b"".join(parts))
+
+
+def test_a_picture_with_a_side_of_one_pixel_is_a_bad_file(tmp_path):
+    Image.new("L", (1, 16)).save(tmp_path / "0.png")
+    with pytest.raises(DecodeError, match=facts(str(tmp_path), "0.png", "1x16")):
+        read(tmp_path, [0.0], fps=8.0)
+
+
+@for_each(
+    "orientation, shown", [(1, [[0, 80]]), (2, [[80, 0]]), (6, [[0], [80]]), (8, [[80], [0]])]
+)
+def test_pictures_are_turned_as_their_exif_block_says(tmp_path, orientation, shown):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    blocks = np.kron(np.array([[0, 80]], np.uint8), np.ones((8, 8), np.uint8))  # of a jpeg
+    Image.fromarray(blocks).save(tmp_path / "0.jpg", exif=exif, quality=100)
+    frames = read(tmp_path, [0.0], fps=8.0)
+    assert frames[0, 0, 4::8, 4::8].tolist() == shown
+    whole = (tmp_path / "0.jpg").read_bytes()
+    (tmp_path / "0.jpg").write_bytes(
+        whole.replace(b"Exif\0\0II*", b"Exif\0\0xx*").replace(b"Exif\0\0MM", b"Exif\0\0xx")
+    )
+    assert read(tmp_path, [0.0], fps=8.0)[0, 0, 4::8, 4::8].tolist() == [[0, 80]]
 
 
 @for_each("side", [10_000, 60_000])

@@ -142,6 +142,78 @@ def test_a_single_quote_in_a_table_of_tabs(tmp_path):
     assert first == (1.0, 3.0, '"hello there') and second == HELLO["v"][1]
 
 
+def test_quotes_with_a_backslash(tmp_path):
+    """whisper.cpp escapes quotes and backslashes; elsewhere a text may end with a backslash."""
+    table = 'start,end,text\n1,3," say \\"hi\\", and \\\\ \\"go\\""\n3,5.5," cut it"\n'
+    spoken = [(1.0, 3.0, 'say "hi", and \\ "go"'), (3.0, 5.5, "cut it")]
+    assert read(put(tmp_path / "v.csv", table)) == {"v": spoken}
+    table = 'start,end,text\n1,3,"to C:\\"\n3,5.5,"C:\\new"\n'
+    spoken = [(1.0, 3.0, "to C:\\"), (3.0, 5.5, "C:\\new")]
+    assert read(put(tmp_path / "v.csv", table)) == {"v": spoken}
+    table = 'start,end,text\n1,3,"say \\"hi\\""\n3,5.5,"cut "it" now"\n'
+    with pytest.raises(UserError, match=facts("v.csv", "3")):
+        read(put(tmp_path / "v.csv", table))
+
+
+PRINTED = "[00:00:01.000 --> 00:00:03.000]   hello\n  there\n\n[00:03.000 --> 00:00:05.500] cut it"
+
+
+@for_each(
+    "text",
+    [
+        PRINTED,
+        PRINTED.replace("-->", "->"),
+        "[1.0s - 3.0s] hello there\n[3.0s - 5.5s] cut it\n",
+        "Transcript: [1.0 --> 3.0]  hello there\nTranscript: [3.0 --> 5.5]  cut it\n",
+        "0:01 --> 0:03 hello there\n0:03 --> 0:05.5 cut it\n",
+    ],
+)
+def test_times_in_front_of_plain_lines(tmp_path, text):
+    assert read(put(tmp_path / "v.txt", text), length={"v": 9.0}.get) == HELLO
+
+
+@for_each(
+    "text",
+    [
+        "0:01\nhello\nthere\n0:03\ncut it\n",
+        "0:01 hello there\n0:03 cut it\n",
+        "[0:01] hello there\n(0:03) cut it\n",
+        "00:00:01 - hello there\n00:00:03 - cut it",
+    ],
+)
+def test_starts_in_front_of_plain_lines(tmp_path, text):
+    path = put(tmp_path / "v.txt", text)
+    assert read(path, length={"v": 5.5}.get) == HELLO
+    assert read(path, left_out=LeftOut()) == {"v": HELLO["v"][:1]}  # the last one has no end
+
+
+def test_plain_sentences_may_begin_with_a_time_of_day(tmp_path):
+    path = put(tmp_path / "v.txt", "get up\n7:30 is early\neat\n")
+    assert [text for *_, text in read(path, length={"v": 9.0}.get)["v"]] == [
+        "get up",
+        "7:30 is early",
+        "eat",
+    ]
+    path = put(tmp_path / "v.txt", "Transcript of my video\n0:01\nhello\n0:03\ncut it\n")
+    with pytest.raises(UserError, match=facts("v.txt", "2", "0:01")):
+        read(path, length={"v": 9.0}.get)
+
+
+def test_the_end_of_a_whole_stem_is_no_language(tmp_path):
+    for stem in ("how.to", "how.en", "other"):
+        write(tmp_path / f"{stem}.mp4", np.arange(30) / 10)
+    for name, text in [("how.to", "to"), ("how.en", "en"), ("other.en", "o")]:
+        put(tmp_path / f"said/{name}.vtt", f"WEBVTT\n\n00:00.000 --> 00:02.000\n{text}\n")
+    data = narrated(str(tmp_path), transcripts="said", least_s=0.0)
+    assert {row.path: row.sentences[0][2] for row in data.rows} == {
+        "how.en.mp4": "en",
+        "how.to.mp4": "to",
+        "other.mp4": "o",
+    }
+    put(tmp_path / "how.to.vtt", "WEBVTT\n\n00:00.000 --> 00:02.000\nto\n")
+    assert set(read(tmp_path / "how.to.vtt")) == {"how.to"}
+
+
 def test_a_colon_before_milliseconds(tmp_path):
     text = "1\n00:00:01:500 --> 00:00:03:000\na\n"
     assert read(put(tmp_path / "v.srt", text)) == {"v": [(1.5, 3.0, "a")]}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssvid.data import files
-from ssvid.data.labels import parse_label
+from ssvid.data.labels import parse_label, spell_whole_numbers
 from ssvid.data.lines import COMMENT
 from ssvid.data.manifest import Manifest
 from ssvid.data.splits import SPLIT_OF_NAME
@@ -52,17 +52,15 @@ def csv(
         need_column(file, columns, group, "--data.group")
     if where is not None:
         lines = _filter_lines(file, lines, columns, where)
+    lines, labels = _read_labels(file, lines, split_column, label_column)
     rows = []
-    for number, line in lines:
+    for (number, line), label in zip(lines, labels, strict=True):
         path = line[path_column].strip().replace("\\", "/")
         if not path:
             raise UserError(
                 f"{file}, line {number} has no {path_column}: fill it in or drop the row."
             )
-        split = (line.get(split_column) or "train").strip()
-        if split.lower() in UNUSED:
-            continue
-        label = parse_label(f"{file}, line {number}", line.get(label_column))
+        split = _read_split(line, split_column)
         row = Row(
             path=path,
             label=label,
@@ -75,6 +73,22 @@ def csv(
     group_column = group or next((name for name in ("subject", "group") if name in columns), None)
     _warn_of_single_groups(file, rows, group_column)
     return Manifest.build(rows, file.parent, source=file)
+
+
+def _read_labels(
+    file: Path, lines: Lines, split_column: str, label_column: str
+) -> tuple[Lines, list[str | None]]:
+    """The lines that are used, and their labels."""
+    used, labels = [], []
+    for number, line in lines:
+        if _read_split(line, split_column).lower() not in UNUSED:
+            used.append((number, line))
+            labels.append(parse_label(f"{file}, line {number}", line.get(label_column)))
+    return used, spell_whole_numbers(labels)
+
+
+def _read_split(line: Line, column: str) -> str:
+    return (line.get(column) or "train").strip()
 
 
 def _warn_of_single_groups(file: Path, rows: list[Row], column: str | None) -> None:

@@ -41,7 +41,9 @@ def narrated(
     finder, left = VideoFinder(base, features, seconds), LeftOut()
     never_train = _read_ids(held_out) if held_out else set()
     source = base / Path(transcripts).expanduser()
-    narrations = readers.read(source, length=finder.seconds, left_out=left, language=language)
+    narrations = readers.read(
+        source, length=finder.seconds, left_out=left, language=language, ids=finder.ids
+    )
     rows = _pair(narrations, finder, never_train, (least_s, most_s), left)
     if left_out is not None:
         left.write(Path(left_out).expanduser())

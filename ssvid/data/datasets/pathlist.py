@@ -3,8 +3,12 @@
 Lists of `path label` lines are read too.
 """
 
+from itertools import repeat
+from pathlib import Path
+
 from ssvid.data import files, lists, official
-from ssvid.data.labels import parse_label
+from ssvid.data.labels import parse_label, spell_whole_numbers
+from ssvid.data.lines import Entry
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import datasets
@@ -40,14 +44,18 @@ def pathlist(
     if label_map:
         names = lists.read_names(files.need_file(label_map, "--data.label_map"))
     forms: list[str] = []
-    listed = []
+    clips: list[tuple[str, Path, Entry]] = []  # with the split and the list of each
     for split, file in list_files.items():
         form, entries = lists.read_entries(file)
         forms.extend([form] if form else [])
-        for entry in entries:
-            label = parse_label(f"{file}: {entry.names[0]}", entry.label)
-            label = lists.look_up_label(label, names, file, label_map)
-            listed.append((entry.names, Row("", label, split, entry.video, video_id=entry.video)))
+        clips.extend(zip(repeat(split), repeat(file), entries))
+    labels = []
+    for _, file, entry in clips:
+        labels.append(parse_label(f"{file}: {entry.names[0]}", entry.label))
+    listed = []
+    for (split, file, entry), label in zip(clips, spell_whole_numbers(labels), strict=True):
+        label = lists.look_up_label(label, names, file, label_map)
+        listed.append((entry.names, Row("", label, split, entry.video, video_id=entry.video)))
     source = official.SOURCES[forms[0]] if forms else likely
     rows = official.locate_clips(path, listed, source, missing_ok=missing_ok, fps=fps)
     return Manifest.build(rows, path, source=" and ".join(list_of_split.values()))

@@ -11,7 +11,6 @@ from ssvid.data.narration import pairing
 from ssvid.data.narration import sentences as rules
 from ssvid.data.narration.readers import Narrations, read
 from ssvid.data.narration.skipped import LeftOut
-from ssvid.data.narration.spoken_rows import Length
 from ssvid.errors import UserError
 from ssvid.files import write_json_whole
 from ssvid.log import log
@@ -44,9 +43,11 @@ def convert_narrations(
         raise UserError("--language and --punctuation need --sentencify true.")
     is_english, punctuate = _load_language(language), _load_punctuation(punctuation)
     left = LeftOut()
+    seconds = pairing.read_durations(durations, "--durations")
     spoken = read(
         source,
-        length=_read_lengths(durations),
+        length=seconds.get,
+        ids=seconds,
         left_out=left,
         breaks=sentencify,
         language=only_language,
@@ -74,10 +75,6 @@ def write(spoken: Narrations, out: Path) -> None:
             columns["start"].append(start)
             columns["end"].append(end)
     write_json_whole(out, table, ensure_ascii=False, indent=1)
-
-
-def _read_lengths(file: str | None) -> Length:
-    return pairing.read_durations(file, "--durations").get
 
 
 def _load_language(name: str | None) -> rules.Language | None:

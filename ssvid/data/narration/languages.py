@@ -5,6 +5,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -29,11 +30,15 @@ class Transcript(NamedTuple):
     language: str  # empty: its name has none
 
 
-def parse_name(file: Path) -> Transcript:
-    """The id in the name of a file: `ID.vtt`, `ID.en.vtt`, `ID.mp4.json`."""
+def parse_name(file: Path, ids: Collection[str]) -> Transcript:
+    """The id in the name of a file: `ID.vtt`, `ID.en.vtt`, `ID.mp4.json`.
+
+    `ids`: names of videos that exist. `how.to.vtt` is that of `how.to.mp4` and no language `to`.
+    """
     stem, language = os.path.splitext(file.stem)
     tag = TAG_OF_SUFFIX.get(file.suffix.lower())
-    if tag is None or files.is_video(file.stem) or not tag.fullmatch(language):
+    has_tag = tag is not None and tag.fullmatch(language) is not None
+    if file.stem in ids or files.is_video(file.stem) or not has_tag:
         stem, language = file.stem, ""
     video = os.path.splitext(stem)[0] if files.is_video(stem) else stem
     return Transcript(file, video, language[1:])

@@ -34,6 +34,7 @@ def read_table(file: Path, text: str, wanted: str) -> tuple[list[str], Iterator[
         io.StringIO(text.lstrip(), newline=""),
         delimiter=separator,
         quoting=csv.QUOTE_NONE if is_unquoted else csv.QUOTE_MINIMAL,
+        escapechar="\\" if not is_unquoted and _has_escapes(file, text, separator) else None,
         restval="",
     )
     columns = [name.strip().lower() for name in reader.fieldnames or []]
@@ -49,6 +50,34 @@ def read_table(file: Path, text: str, wanted: str) -> tuple[list[str], Iterator[
             ) from error
 
     return columns, read_rows()
+
+
+def _has_escapes(file: Path, text: str, separator: str) -> bool:
+    """Whether quotes inside quotes are written as whisper.cpp writes them, with a backslash.
+
+    A backslash may also be the last letter of a text. So it escapes quotes only where the table
+    makes no sense otherwise. Raises a UserError where it makes no sense in either way.
+    """
+    if '\\"' not in text or _find_fault(text, separator, None) is None:
+        return False
+    if fault := _find_fault(text, separator, "\\"):
+        raise UserError(
+            f"{file}, line {fault} cannot be read: write a quote inside quotes twice, or each with "
+            "a backslash."
+        )
+    return True
+
+
+def _find_fault(text: str, separator: str, escape: str | None) -> int | None:
+    """The number of the first line of a table whose quotes are out of place; None without any."""
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, escapechar=escape, strict=True)
+    try:
+        for _ in reader:
+            pass
+    except csv.Error:
+        return reader.line_num
+    return None
 
 
 def read_csv(file: Path, text: str, video: str) -> Iterator[SpokenRow]:

@@ -5,9 +5,10 @@ can be used.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from ssvid.data.files import is_video
 from ssvid.data.narration.encodings import decode_text
 from ssvid.data.narration.languages import Transcript, choose_language, parse_name
 from ssvid.data.narration.milliseconds import convert_to_seconds
@@ -35,8 +36,11 @@ def read(
     breaks: bool = False,  # keep the line breaks of captions
     language: str | None = None,  # of the files, where a video has several: ID.en.vtt, ID.de.vtt
     language_flag: str = "--data.language",  # which the error names
+    ids: Collection[str] = (),  # of the videos, as far as they are known
 ) -> Narrations:
     """The rows that can be used, per video and in order of start. They may overlap.
+
+    Videos that lie beside the transcripts are known.
 
     Raises a UserError if the source does not exist, has another form, or holds no usable sentence.
     """
@@ -44,7 +48,7 @@ def read(
     listing = LeftOut() if left_out is None else left_out
     collector = _Collector(listing, length, breaks)
     faults: list[UserError] = []
-    transcripts = choose_language(_list_transcripts(path), language, language_flag, listing)
+    transcripts = choose_language(_list_transcripts(path, ids), language, language_flag, listing)
     for file, video, _ in transcripts:
         try:
             collector.add(_read_rows(file, video, listing, length), file)
@@ -118,12 +122,16 @@ def _read_rows(
     return read_plain_list(file, text, video, length)
 
 
-def _list_transcripts(path: Path) -> list[Transcript]:
+def _list_transcripts(path: Path, ids: Collection[str]) -> list[Transcript]:
     """Each file with the id of its video and its language.
 
     Where several folders have a file of that name, the id is its path, as in `VideoFinder`.
     """
-    transcripts = list(map(parse_name, _list_files(path)))
+    names = set(map(os.path.basename, ids))
+    paths = _list_files(path)
+    for folder in {file.parent for file in paths}:
+        names.update(map(_stem, filter(is_video, os.listdir(folder))))
+    transcripts = [parse_name(file, names) for file in paths]
     folders_of_name: dict[str, set[Path]] = {}
     for file, video, _ in transcripts:
         folders_of_name.setdefault(video, set()).add(file.parent)
@@ -134,6 +142,10 @@ def _list_transcripts(path: Path) -> list[Transcript]:
             video = (file.parent.relative_to(path) / video).as_posix()
         renamed.append(transcript._replace(video=video))
     return renamed
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 def _is_transcript(path: Path) -> bool:
