@@ -4,6 +4,8 @@ Checks that a folder or file exists, lists video files, and finds the file that 
 """
 
 import codecs
+import csv
+import io
 import os
 import posixpath
 import re
@@ -80,6 +82,14 @@ def read_text(path: Path) -> str:
             "UTF-8."
         )
     return decoded
+
+
+def read_csv_rows(path: Path) -> list[list[str]]:
+    """The fields of each line of a csv. A UserError if it is none."""
+    try:
+        return list(csv.reader(io.StringIO(read_text(path))))
+    except csv.Error as error:
+        raise UserError(f"{path} is no csv: {error}.") from error
 
 
 def is_video(name: str) -> bool:

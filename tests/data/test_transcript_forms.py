@@ -256,3 +256,17 @@ def test_one_language_is_chosen_or_both_are_named(tmp_path):
     assert counts[OTHER_LANGUAGE] == 2
     with pytest.raises(UserError, match=facts("--data.language", "it", "de", "en")):
         narrated(str(tmp_path), transcripts=".", least_s=0.0, language="it")
+
+
+@for_each(
+    "name, text",
+    [
+        ("a.json", '[{"text": "x", "start": %s, "end": 2}]' % ("9" * 400)),
+        ("a.srt", f"1\n{'9' * 5000}:00:00,000 --> 00:00:02,000\nwords\n"),
+        ("a.json", "[" * 100_000),
+    ],
+)
+def test_numbers_of_hundreds_of_digits_are_one_sentence(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        read(tmp_path / name)

@@ -3,8 +3,6 @@
 There are 80 classes.
 """
 
-import csv
-import io
 import re
 from pathlib import Path
 
@@ -71,7 +69,7 @@ def _read_films(file: Path, names: dict[str, str], begins_s: float) -> dict[str,
     """
     excluded = _read_excluded(file)
     labels_of_film: dict[str, Labels] = {}
-    for number, line in enumerate(csv.reader(io.StringIO(files.read_text(file))), start=1):
+    for number, line in enumerate(files.read_csv_rows(file), start=1):
         if not line or (line[0], _parse_second(line)) in excluded:
             continue
         labels_of_box = labels_of_film.setdefault(line[0], {})
@@ -119,5 +117,5 @@ def _read_excluded(file: Path) -> set[tuple[str, float | None]]:
     """
     name = re.sub(r"_v(?=[\d.]+csv)", "_excluded_timestamps_v", file.name)
     excluded = file.with_name(name)
-    text = files.read_text(excluded) if excluded.is_file() else ""
-    return {(line[0], _parse_second(line)) for line in csv.reader(io.StringIO(text)) if line}
+    lines = files.read_csv_rows(excluded) if excluded.is_file() else []
+    return {(line[0], _parse_second(line)) for line in lines if line}

@@ -102,7 +102,12 @@ def _warn_of_single_groups(file: Path, rows: list[Row], column: str | None) -> N
 
 def read_head(line: str) -> list[str]:
     """The fields of a table's first line. A column's name has no blanks around it."""
-    fields = next(table.reader([line], delimiter=_choose_separator(line)), [])
+    try:
+        fields = next(table.reader([line], delimiter=_choose_separator(line)), [])
+    except table.Error as error:
+        raise UserError(
+            f"The first line {line[:40]!r} ... is no head of a table: {error}."
+        ) from error
     return list(map(str.strip, fields))
 
 

@@ -52,9 +52,11 @@ def read(
     for file, video, _ in transcripts:
         try:
             collector.add(_read_rows(file, video, listing, length), file)
-        except UserError as error:
-            faults.append(error)
-            listing.add(file, FORM, str(error))
+        except Exception as error:  # numbers of hundreds of digits raise many kinds
+            why = f"{file} cannot be read: {type(error).__name__}: {error}."
+            fault = error if isinstance(error, UserError) else UserError(why)
+            faults.append(fault)
+            listing.add(file, FORM, str(fault))
             collector.remove(file)
     if not any(collector.sentences.values()):
         if faults and (path.is_file() or len(faults) == listing.count):
