@@ -88,11 +88,10 @@ def video_stream(container: Any, path: str | Path) -> Any:
             break
     if chosen.codec_context is None:
         raise DecodeError(path, "no decoder for its codec: write it anew in another one")
-    check_side(path, chosen.codec_context.width, chosen.codec_context.height)
     return chosen
 
 
 def check_side(path: str | Path, width: int, height: int) -> None:
-    """Raise a DecodeError for pictures with a side of one pixel. 0: the size is not known yet."""
-    if 0 < min(width, height) < LEAST_SIDE:
+    """Raise a DecodeError for pictures with a side of less than two pixels, as they are shown."""
+    if min(width, height) < LEAST_SIDE:
         raise DecodeError(path, f"its pictures are {width}x{height} pixels, which is too small")

@@ -171,7 +171,6 @@ def decode_frames(
         frames = decode_stream(container, stream, decoder, table.damaged, skipped, start)
         for i, frame in enumerate(frames):
             if i == 0:
-                check_side(path, frame.width, frame.height)
                 sides = find_sides(frame)
             tick = frame.dts if frame.pts is None else frame.pts
             if table.counted:
@@ -179,7 +178,7 @@ def decode_frames(
             is_wrong = frame.is_corrupt or is_wrong and not frame.key_frame
             if is_wrong:
                 continue
-            yield tick, Picture(frame, table.aspect, sides)
+            yield tick, Picture(frame, path, table.aspect, sides)
 
 
 def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:
@@ -210,7 +209,9 @@ def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Fram
         "dimension_order": "NCHW",
     }
     try:
-        return VideoDecoder(os.path.abspath(path), **options).get_frames_at(needed.tolist()).data
+        frames = VideoDecoder(os.path.abspath(path), **options).get_frames_at(needed.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
         why = describe_error(error).splitlines()[0]
         raise DecodeError(path, why, float(table.times[needed[0]])) from error
+    check_side(path, frames.shape[3], frames.shape[2])
+    return frames

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 
 from ssvid.data import decode
+from ssvid.data.datasets.folder import folder
 from ssvid.data.decode import read, read_timestamps
 from ssvid.data.quarantine import Quarantine
+from ssvid.data.seconds import Passes
+from ssvid.data.shown import Picture
 from ssvid.errors import DecodeError
+from ssvid.shapes import ClipSpec
 from tests.data.bars import numbers, write
 from tests.data.kinds import encode, replace_bytes
 from tests.helpers import facts, for_each, write_video
@@ -92,6 +97,24 @@ def test_a_side_of_one_pixel_is_a_bad_file(tmp_path, height, width):
         container.mux(stream.encode(None))
     with pytest.raises(DecodeError, match=facts("a.mov", f"{width}x{height}")):
         read(path, [0.0])
+
+
+def test_a_picture_is_checked_as_it_is_shown(tmp_path):
+    """Pixels that are much higher than wide leave nothing of a narrow picture."""
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25, width=8, height=48)
+        stream.codec_context.sample_aspect_ratio, stream.pix_fmt = Fraction(1, 7), "yuvj420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 8, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(DecodeError, match=facts("a.mov", "1x48")):
+        read(path, [0.0])
+    data = folder(str(tmp_path), labels=False)
+    block = next(iter(Passes(data, ClipSpec(frames=2, size=16, fps=2.0), [0], 1)))
+    assert isinstance(block.fault, DecodeError) and block.fault.path == str(path)
+    with pytest.raises(DecodeError, match=facts("a.mov", "0x48")):
+        Picture(frame, path, aspect=0.05).show()
 
 
 def test_an_error_of_any_class_while_a_file_is_read_is_a_bad_file(tmp_path, monkeypatch):
