@@ -18,11 +18,10 @@ from torch import Tensor
 from ssvid.data.container import check_side, open_video
 from ssvid.data.decoder import decode_stream, open_decoder
 from ssvid.data.pictures import list_pictures, read_pictures
-from ssvid.data.scan import Table, scan_file
+from ssvid.data.scan import NEAR, Table, scan_file
 from ssvid.data.shown import Picture, find_sides
 from ssvid.errors import DecodeError, UserError, describe_error
 
-NEAR = 1e-4  # seconds: a time this close before a frame already selects that frame
 Frames = UInt8[Tensor, "T C H W"]
 
 
@@ -168,7 +167,9 @@ def decode_frames(
         stream = container.streams[table.stream]
         decoder = open_decoder(stream, table.decoder)
         is_wrong, sides = False, None
-        frames = decode_stream(container, stream, decoder, table.damaged, skipped, start)
+        frames = decode_stream(
+            container, stream, decoder, table.damaged, skipped, start, table.passed
+        )
         for i, frame in enumerate(frames):
             if i == 0:
                 sides = find_sides(frame)

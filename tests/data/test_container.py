@@ -18,7 +18,7 @@ from ssvid.data.shown import Picture
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import numbers, write
-from tests.data.kinds import encode, replace_bytes
+from tests.data.kinds import copy_packets, encode, replace_bytes
 from tests.helpers import facts, for_each, write_video
 
 
@@ -129,3 +129,23 @@ def test_an_error_of_any_class_while_a_file_is_read_is_a_bad_file(tmp_path, monk
     bad = Quarantine(tmp_path, 100)
     bad.add(error.value.path, error.value.time, error.value.why)
     assert len(bad) == 1
+
+
+def test_a_stream_without_times_says_what_to_do(tmp_path):
+    encode(tmp_path / "a.h264")
+    with pytest.raises(DecodeError, match=facts("a.h264", "mkv", "mp4")):
+        read_timestamps(tmp_path / "a.h264")
+
+
+def test_frames_that_all_have_one_time_are_refused(tmp_path):
+    path = tmp_path / "a.mkv"
+
+    def stop_the_clock(packets):
+        for packet in packets:
+            packet.pts = packet.dts = 0
+        return packets
+
+    encode(path, "mjpeg", "yuvj420p")
+    copy_packets(path, stop_the_clock)
+    with pytest.raises(DecodeError, match=facts("a.mkv", "time")):
+        read_timestamps(path)
