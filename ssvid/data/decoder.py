@@ -18,6 +18,9 @@ STRICT = {"err_detect": "crccheck+explode"}
 # dav1d then checks the bits after the last symbol, which nearly every damage changes.
 STRICT_AV1 = {**STRICT, "strict": "1"}
 
+# Decoders that refuse sound files if they are told to stop: TIFF warns of every unknown tag.
+LENIENT = MPEG_1_2 | {"tiff"}
+
 
 class Damage(Exception):
     """The decoder met damage, or comes to a packet whose bytes are damaged."""
@@ -34,7 +37,7 @@ def open_decoder(stream: Any, name: str = "") -> Any:
     else:
         decoder = stream.codec_context
     decoder.thread_type, decoder.thread_count = "NONE", 1
-    if decoder.name not in MPEG_1_2:
+    if decoder.name not in LENIENT:
         decoder.options = STRICT_AV1 if decoder.name == "libdav1d" else STRICT
     return decoder
 

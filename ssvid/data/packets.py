@@ -111,10 +111,12 @@ def join_clocks(packets: Packets, base: Fraction) -> tuple[Packets, bool]:
     joints = (np.flatnonzero(is_joint) + 1).tolist()
     if not joints:
         return packets, False
+    usual = int(np.median(steps[~is_joint]))
+    packets = packets._replace(ticks=_mend_strays(packets, joints, usual, base))
     shift, near = np.zeros(len(packets.ticks), np.int64), np.zeros(len(packets.ticks), bool)
     for joint, following in zip(joints, [*joints[1:], len(shift)], strict=True):
         shown_before = (packets.ticks + shift)[:joint].max()
-        duration = packets.durations[joint - 1] or int(np.median(steps[~is_joint]))
+        duration = packets.durations[joint - 1] or usual
         shift[joint:] = shown_before + duration - packets.ticks[joint:following].min()
         near[max(0, joint - NEAR_JOINT) : joint + NEAR_JOINT] = True
     return packets._replace(
@@ -122,3 +124,18 @@ def join_clocks(packets: Packets, base: Fraction) -> tuple[Packets, bool]:
         torn=packets.torn & ~near,
         shown=packets.shown | packets.torn & near,
     ), True
+
+
+def _mend_strays(packets: Packets, joints: list[int], usual: int, base: Fraction) -> np.ndarray:
+    """The ticks of the packets, where the last frame of a recording may have the next one's time.
+
+    That frame follows the other frames of its recording. `usual`: ticks of a frame.
+    """
+    ticks = packets.ticks.copy()
+    is_stray = np.abs(ticks - packets.clock) > float(AHEAD_S / base)
+    for first, joint in zip([0, *joints], [*joints, len(ticks)], strict=True):
+        part = slice(first, joint)
+        if is_stray[part].any() and not is_stray[part].all():
+            following = ticks[part][~is_stray[part]].max() + usual
+            ticks[part] = np.where(is_stray[part], following, ticks[part])
+    return ticks

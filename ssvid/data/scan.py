@@ -82,7 +82,7 @@ def _scan(path: str, mtime: int, size: int) -> Table:
         base, context = stream.time_base, stream.codec_context
         kind = frozenset(container.format.name.split(","))
         is_whole = not any("ended prematurely" in message for message in messages)
-        bounds = _read_bounds(container, is_whole and bool(kind & TIMED))
+        bounds = _read_bounds(container, kind if is_whole else frozenset())
         joined = False
         if kind & JOINED:
             packets, joined = join_clocks(packets, base)
@@ -240,15 +240,28 @@ def _go_on(path: str, table: Table, order: np.ndarray, base: Fraction) -> Table:
     )
 
 
-def _read_bounds(container: Any, says_end: bool) -> Bounds:
-    """`says_end`: whether the end can be trusted. A file that is cut off has lost it."""
+def _read_bounds(container: Any, kind: frozenset[str]) -> Bounds:
+    """`kind`: names of its format; none, if the file is cut off and has lost its end."""
     if container.start_time is None:
         return Bounds(None, None)
     start = container.start_time / 1e6
-    end = start + container.duration / 1e6 if says_end and container.duration else None
+    end = _read_end(container, kind) if kind & TIMED and container.duration else None
     # The first times of AVI are those of decoding, a few frames before those of showing.
     is_early = bool(container.streams.audio) and container.format.name != "avi"
     return Bounds(start if is_early else None, end)
+
+
+def _read_end(container: Any, kind: frozenset[str]) -> float:
+    """When the file ends, in seconds. What Matroska and ASF call a duration counts from zero."""
+    if "matroska" in kind:
+        return float(container.duration / 1e6)
+    if "asf" not in kind:
+        return float((container.start_time + container.duration) / 1e6)
+    ends = [0.0]
+    for stream in container.streams:
+        if stream.duration:
+            ends.append(float(stream.duration * stream.time_base))
+    return max(ends)
 
 
 def _find_sound(path: str) -> float | None:

@@ -45,7 +45,12 @@ def find_sides(frame: Any) -> np.ndarray | None:
 
     It takes a while to ask, and all frames of a file have the same answer.
     """
-    matrix = frame.side_data.get(MATRIX)
+    try:
+        matrix = frame.side_data.get(MATRIX)
+    except ValueError:  # there are other notes, such as EXIF, of a kind that PyAV cannot name
+        angle = -np.deg2rad(frame.rotation)
+        right = [np.cos(angle), np.sin(angle)]
+        return np.array([right, [-right[1], right[0]]]) if angle else None
     return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)[SIDES]
 
 

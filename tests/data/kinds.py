@@ -126,12 +126,21 @@ def pack_pairs(packets: list[tuple[bytes, bool]]) -> list[tuple[bytes, bool]]:
     return packed
 
 
-def write_joined(path: Path) -> None:
-    """Two recordings, one behind the other. The second one's clock begins anew."""
+def write_joined(path: Path, later_s: int = 0) -> None:
+    """Two recordings, one behind the other. The second one's clock begins anew, or so much later."""
+
+    def delay(packets: list[av.Packet]) -> list[av.Packet]:
+        for packet in packets:
+            packet.pts += round(later_s / packet.time_base)
+            packet.dts += round(later_s / packet.time_base)
+        return packets
+
     codec = "mpeg2video" if path.suffix == ".mpg" else "libx264"
     parts = [path.with_stem("first"), path.with_stem("second")]
     encode(parts[0], codec, frames=9, bf="2", g="12")
     encode(parts[1], codec, first=9, frames=N - 9, bf="2", g="12")
+    if later_s:
+        copy_packets(parts[1], delay)
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     for part in parts:
         part.unlink()
@@ -294,6 +303,9 @@ KINDS = {
     "MPEG-2 field pictures": Kind(write_field_pictures, "a.m2v"),
     "joined MPEG-TS": Kind(write_joined, "a.ts", goes_on=True),
     "joined MPEG-PS": Kind(write_joined, "a.mpg", goes_on=True),
+    "joined MPEG-PS, the second later": Kind(
+        lambda path: write_joined(path, later_s=99), "a.mpg", goes_on=True
+    ),
     "joined MKV": Kind(write_joined, "a.mkv", goes_on=True),
     "repeated times": Kind(lambda path: write_repeated_times(path, "ffv1"), "a.mkv", goes_on=True),
     "repeated times, MPEG-4": Kind(
@@ -333,6 +345,7 @@ KINDS = {
     "MPEG-1": simple("a.mpg", "mpeg1video", bf="2", g="8"),
     "WMV": simple("a.wmv", "wmv2", g="8"),
     "MJPEG": simple("a.avi", "mjpeg", pix_fmt="yuvj420p"),
+    "TIFF": simple("a.mov", "tiff", pix_fmt="rgb24"),
     "variable rate": Kind(
         lambda path: write(path, np.cumsum([0, *[0.03, 0.2, 0.5] * 7]).tolist(), bf=2, g=8),
         "a.mkv",

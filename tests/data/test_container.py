@@ -14,11 +14,11 @@ from ssvid.data.datasets.folder import folder
 from ssvid.data.decode import read, read_timestamps
 from ssvid.data.quarantine import Quarantine
 from ssvid.data.seconds import Passes
-from ssvid.data.shown import Picture
+from ssvid.data.shown import Picture, find_sides
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec
 from tests.data.bars import numbers, write
-from tests.data.kinds import copy_packets, encode, replace_bytes
+from tests.data.kinds import MIRRORED, copy_packets, encode, replace_bytes
 from tests.helpers import facts, for_each, write_video
 
 
@@ -115,6 +115,26 @@ def test_a_picture_is_checked_as_it_is_shown(tmp_path):
     assert isinstance(block.fault, DecodeError) and block.fault.path == str(path)
     with pytest.raises(DecodeError, match=facts("a.mov", "0x48")):
         Picture(frame, path, aspect=0.05).show()
+
+
+@for_each("rotation, turn", [(0, None), (-90, "transpose=dir=clock"), (180, "hflip,vflip")])
+def test_notes_that_pyav_cannot_name_hide_no_turn(rotation, turn):
+    """A frame with EXIF notes, as TIFF and cameras' MJPEG have, tells no more than an angle."""
+
+    class Frame:
+        rotation: int
+
+        @property
+        def side_data(self):
+            raise ValueError("31 is not a valid Type")
+
+    frame = Frame()
+    frame.rotation = rotation
+    sides = find_sides(frame)
+    if turn is None:
+        assert sides is None
+    else:
+        assert np.allclose(sides, np.reshape(MIRRORED[turn], (2, 2)))
 
 
 def test_an_error_of_any_class_while_a_file_is_read_is_a_bad_file(tmp_path, monkeypatch):
