@@ -30,7 +30,7 @@ JOINED = frozenset(("mpegts", "mpeg"))
 # Codecs whose containers, parsers or decoders tell key frames rightly. Others may come with every
 # packet marked as a key frame, by containers and programs that do not look into it.
 TRUE_KEYS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "ffv1", "png")) | MPEG_1_2
-USUAL_KEYS = 0.25  # a larger share of key frames is doubtful
+USUAL_KEYS = 0.125  # a larger share of key frames is doubtful
 ASPECTS = (0.1, 10.0)  # limits of a pixel's shape: beyond them the header is damaged
 
 

@@ -127,7 +127,7 @@ def pack_pairs(packets: list[tuple[bytes, bool]]) -> list[tuple[bytes, bool]]:
 
 
 def write_joined(path: Path, later_s: int = 0) -> None:
-    """Two recordings, one behind the other. The second one's clock begins anew, or so much later."""
+    """Two recordings, one behind the other. The second clock begins anew, or so much later."""
 
     def delay(packets: list[av.Packet]) -> list[av.Packet]:
         for packet in packets:
