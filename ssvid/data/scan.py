@@ -4,6 +4,7 @@ The packets of a file are read without decoding, where they tell the times of it
 of file do not: their frames are counted.
 """
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -86,9 +87,9 @@ def _scan(path: str, mtime: int, size: int) -> Table:
         joined = False
         if kind & JOINED:
             packets, joined = join_clocks(packets, base)
-        packets, passed = _find_beginning(path, packets, stream.index)
         # AVI has no presentation times. With B frames those that FFmpeg guesses are wrong.
         in_avi = "avi" in kind and (packets.packed or context.name in ("h264", "hevc"))
+        packets, passed = _find_beginning(path, packets, stream.index, in_avi)
         counted = joined or in_avi
         order = ((packets.clock if in_avi else packets.ticks) + packets.shift)[packets.shown]
         if not len(order) and packets.timeless:
@@ -115,28 +116,30 @@ def _scan(path: str, mtime: int, size: int) -> Table:
     return _set_bounds(path, table, bounds, packets, base) if len(table.pts) else table
 
 
-def _find_beginning(path: str, packets: Packets, stream: int) -> tuple[Packets, frozenset[int]]:
+def _find_beginning(
+    path: str, packets: Packets, stream: int, in_avi: bool
+) -> tuple[Packets, frozenset[int]]:
     """The packets of which only those are shown that can be decoded, and which to pass over.
 
-    A recording may begin between two key frames. Those before its first key frame are passed over.
-    Frames that are shown before that key frame follow it. The decoder leaves them out where they
-    need earlier ones, or meets damage there: then they are passed over too.
+    A recording may begin between two key frames. Those before its first key frame are passed over:
+    some decoders would show them on gray. Frames that are shown before that key frame may follow
+    it. The decoder leaves them out where they need earlier ones, or meets damage there: then they
+    are passed over too.
     """
     before, leading = packets.find_lead()
-    if not before and not leading:
+    leading *= not in_avi  # which has no times of showing
+    key = int(packets.ticks[before]) if before or leading else 0
+    if not before and not leading or _begins_with_key(path, packets, stream, key):
         return packets, frozenset()
-    passed, key = frozenset(range(before)), int(packets.ticks[before])
+    passed = frozenset(range(before))
     after = np.arange(before + 1, before + 1 + leading)
     first = key
     try:
-        with open_video(path) as container:
-            source = container.streams[stream]
-            decoder = open_decoder(source, packets.decoder)
-            for frame in decode_stream(container, source, decoder, passed=passed):
-                tick = frame.dts if frame.pts is None else frame.pts
-                if tick is None or tick > key:
-                    break
-                first = first if frame.is_corrupt else min(first, tick)
+        for frame in _decode_file(path, stream, packets.decoder, passed):
+            tick = frame.dts if frame.pts is None else frame.pts
+            if tick is None or tick > key:
+                break
+            first = first if frame.is_corrupt else min(first, tick)
     except DecodeError:
         first, passed = key, passed | frozenset(after.tolist())
     shown, is_passed = packets.shown.copy(), np.zeros(len(packets.shown), bool)
@@ -145,6 +148,24 @@ def _find_beginning(path: str, packets: Packets, stream: int) -> tuple[Packets, 
     return packets._replace(
         shown=shown & ~is_passed, torn=packets.torn & ~is_passed, faults=packets.faults & ~is_passed
     ), passed
+
+
+def _begins_with_key(path: str, packets: Packets, stream: int, key: int) -> bool:
+    """Whether a file begins with a key frame that is not marked as one. `key`: the first mark."""
+    try:
+        for frame in _decode_file(path, stream, packets.decoder, frozenset()):
+            tick = frame.dts if frame.pts is None else frame.pts
+            return bool(frame.key_frame and tick is not None and tick < key)
+    except DecodeError:
+        pass
+    return False
+
+
+def _decode_file(path: str, stream: int, name: str, passed: frozenset[int]) -> Iterator[Any]:
+    """The frames of a file from its start. `name`: of its decoder."""
+    with open_video(path) as container:
+        source = container.streams[stream]
+        yield from decode_stream(container, source, open_decoder(source, name), passed=passed)
 
 
 def _needs_palette(stream: Any) -> bool:

@@ -177,6 +177,17 @@ def write_all_keys(path: Path, codec: str) -> None:
     copy_packets(path, mark)
 
 
+def write_unmarked(path: Path) -> None:
+    """The first frame is not marked as a key frame."""
+
+    def unmark(packets: list[av.Packet]) -> list[av.Packet]:
+        packets[0].is_keyframe = False
+        return packets
+
+    encode(path, "wmv2", g="12")
+    copy_packets(path, unmark)
+
+
 def write_repeated_times(path: Path, codec: str) -> None:
     """Every second frame has the time of the one before it."""
 
@@ -316,6 +327,10 @@ KINDS = {
     "cut between key frames": Kind(
         lambda path: write_cut(path, "libx264", 5, g="8"), "a.ts", frames=N - 8, first=8
     ),
+    "cut between key frames, AVI": Kind(
+        lambda path: write_cut(path, "libx264", 5, g="8", bf="0"), "a.avi", frames=N - 8, first=8
+    ),
+    "first key frame without its mark": Kind(write_unmarked, "a.avi"),
     "cut at an open group": Kind(
         lambda path: write_cut(path, "mpeg2video", 10, bf="2", g="12"),
         "a.mkv",
