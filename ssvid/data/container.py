@@ -16,11 +16,17 @@ from ssvid.files import find_file_fault
 
 # Formats of text files that name other files or addresses, which FFmpeg would then open.
 LISTS = frozenset(("applehttp", "concat", "dash", "hls", "imf", "rtsp", "sap", "sdp", "webm_dash"))
+# How such files begin. FFmpeg would open what they name, and wait for it if it is a pipe.
+HEADS_OF_LISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD", b"v=0")
+LIST = "it is a list of other files, not a video"
 LEAST_SIDE = 2  # pixels
 
 
 def check_file(path: str | Path) -> os.stat_result:
-    """The file's state. A DecodeError, without opening it, if it is no regular file of a disk."""
+    """The file's state. A DecodeError if it is no regular file of a disk, or a list of files.
+
+    A pipe is not opened, because that would wait for its writer.
+    """
     try:
         state = os.stat(path)
     except (OSError, ValueError) as error:
@@ -29,6 +35,13 @@ def check_file(path: str | Path) -> os.stat_result:
         raise DecodeError(path, fault)
     if not state.st_size:
         raise DecodeError(path, "the file is empty")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise DecodeError(path, error.strerror or "cannot be opened") from error
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(HEADS_OF_LISTS):
+        raise DecodeError(path, LIST)
     return state
 
 
@@ -64,7 +77,7 @@ def open_video(path: str | Path) -> Iterator[Any]:
         av.open(file_address(path), metadata_errors="ignore", options=options) as container,
     ):
         if LISTS.intersection(container.format.name.split(",")):
-            raise DecodeError(path, "it is a list of other files, not a video")
+            raise DecodeError(path, LIST)
         yield container
 
 
@@ -88,11 +101,10 @@ def video_stream(container: Any, path: str | Path) -> Any:
             break
     if chosen.codec_context is None:
         raise DecodeError(path, "no decoder for its codec: write it anew in another one")
-    check_side(path, chosen.codec_context.width, chosen.codec_context.height)
     return chosen
 
 
 def check_side(path: str | Path, width: int, height: int) -> None:
-    """Raise a DecodeError for pictures with a side of one pixel. 0: the size is not known yet."""
-    if 0 < min(width, height) < LEAST_SIDE:
+    """Raise a DecodeError for pictures with a side of less than two pixels, as they are shown."""
+    if min(width, height) < LEAST_SIDE:
         raise DecodeError(path, f"its pictures are {width}x{height} pixels, which is too small")

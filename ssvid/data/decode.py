@@ -18,11 +18,10 @@ from torch import Tensor
 from ssvid.data.container import check_side, open_video
 from ssvid.data.decoder import decode_stream, open_decoder
 from ssvid.data.pictures import list_pictures, read_pictures
-from ssvid.data.scan import Table, scan_file
+from ssvid.data.scan import NEAR, Table, scan_file
 from ssvid.data.shown import Picture, find_sides
 from ssvid.errors import DecodeError, UserError, describe_error
 
-NEAR = 1e-4  # seconds: a time this close before a frame already selects that frame
 Frames = UInt8[Tensor, "T C H W"]
 
 
@@ -168,10 +167,11 @@ def decode_frames(
         stream = container.streams[table.stream]
         decoder = open_decoder(stream, table.decoder)
         is_wrong, sides = False, None
-        frames = decode_stream(container, stream, decoder, table.damaged, skipped, start)
+        frames = decode_stream(
+            container, stream, decoder, table.damaged, skipped, start, table.passed
+        )
         for i, frame in enumerate(frames):
             if i == 0:
-                check_side(path, frame.width, frame.height)
                 sides = find_sides(frame)
             tick = frame.dts if frame.pts is None else frame.pts
             if table.counted:
@@ -179,7 +179,7 @@ def decode_frames(
             is_wrong = frame.is_corrupt or is_wrong and not frame.key_frame
             if is_wrong:
                 continue
-            yield tick, Picture(frame, table.aspect, sides)
+            yield tick, Picture(frame, path, table.aspect, sides)
 
 
 def _stack(path: str | Path, pictures: list[np.ndarray]) -> Frames:
@@ -210,7 +210,9 @@ def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Fram
         "dimension_order": "NCHW",
     }
     try:
-        return VideoDecoder(os.path.abspath(path), **options).get_frames_at(needed.tolist()).data
+        frames = VideoDecoder(os.path.abspath(path), **options).get_frames_at(needed.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
         why = describe_error(error).splitlines()[0]
         raise DecodeError(path, why, float(table.times[needed[0]])) from error
+    check_side(path, frames.shape[3], frames.shape[2])
+    return frames

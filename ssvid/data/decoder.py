@@ -18,6 +18,9 @@ STRICT = {"err_detect": "crccheck+explode"}
 # dav1d then checks the bits after the last symbol, which nearly every damage changes.
 STRICT_AV1 = {**STRICT, "strict": "1"}
 
+# Decoders that refuse sound files if they are told to stop: TIFF warns of every unknown tag.
+LENIENT = MPEG_1_2 | {"tiff"}
+
 
 class Damage(Exception):
     """The decoder met damage, or comes to a packet whose bytes are damaged."""
@@ -34,7 +37,7 @@ def open_decoder(stream: Any, name: str = "") -> Any:
     else:
         decoder = stream.codec_context
     decoder.thread_type, decoder.thread_count = "NONE", 1
-    if decoder.name not in MPEG_1_2:
+    if decoder.name not in LENIENT:
         decoder.options = STRICT_AV1 if decoder.name == "libdav1d" else STRICT
     return decoder
 
@@ -65,21 +68,24 @@ def decode_stream(
     damaged: frozenset[int] = frozenset(),
     skipped: frozenset[int] = frozenset(),
     start: int | None = None,
+    passed: frozenset[int] = frozenset(),
 ) -> Iterator[Any]:
     """Frames in the order in which they are shown, from the key frame at the tick `start` on.
 
     Packets with the ticks in `skipped` are not decoded; after them the decoder goes on as after a
     seek. A packet with a tick in `damaged` ends the frames with an error, as does damage that the
-    decoder meets.
+    decoder meets. `passed`: the numbers of packets that are passed over where a file is decoded
+    from its start, since what they need comes before it.
     """
-    skips, has_begun = False, start is None
+    skips, has_begun, number = False, start is None, -1
     decode = partial(decode_warily, decoder) if decoder.name in MPEG_1_2 else decoder.decode
     if start is not None:
         container.seek(start, stream=stream)
     for packet in container.demux(stream):
         tick = packet.dts if packet.pts is None else packet.pts
         has_begun = has_begun or packet.is_keyframe and tick == start  # a seek may end elsewhere
-        if not packet.size or not has_begun:
+        number += packet.size > 0 and tick is not None
+        if not packet.size or not has_begun or start is None and number in passed:
             continue
         if tick in skipped:
             if not skips:

@@ -29,6 +29,8 @@ class Packets(NamedTuple):
     held: int = 0  # ticks of the empty packets at the end, during which the last frame stays
     decoder: str = ""
     shift: Any = 0  # ticks of each packet by which its time goes on after a joint
+    goes_back: bool = False  # the clock of decoding goes back
+    timeless: bool = False  # some packets have no time at all
 
     @property
     def damaged(self) -> frozenset[int]:
@@ -39,16 +41,32 @@ class Packets(NamedTuple):
         last = np.flatnonzero(self.ticks == tick)
         return int(self.durations[last[-1]]) + self.held if len(last) else 0
 
+    def find_lead(self) -> tuple[int, int]:
+        """How many packets precede the first key frame; how many after it are shown before it.
+
+        Neither can usually be decoded. Both are 0 where no packet is a key frame.
+        """
+        keys = np.flatnonzero(self.keys)
+        if not len(keys):
+            return 0, 0
+        following = self.ticks[keys[0] + 1 :] < self.ticks[keys[0]]
+        return int(keys[0]), int(np.append(following, False).argmin())
+
 
 def read_packets(container: Any, stream: Any) -> Packets:
     name, check = stream.codec_context.name, find_damage(stream)
     rows: list[tuple[int, int, int, bool, bool, bool, bool]] = []
-    small = packed = False
+    small = packed = goes_back = timeless = False
     decoder, held = "", 0
+    before: int | None = None
     for packet in container.demux(stream):
         tick = packet.dts if packet.pts is None else packet.pts
         if tick is None:
+            timeless = timeless or packet.size > 0
             continue
+        if packet.dts is not None:
+            goes_back = goes_back or before is not None and packet.dts < before
+            before = packet.dts
         if not packet.size:
             held += packet.duration or 0
             continue
@@ -67,7 +85,9 @@ def read_packets(container: Any, stream: Any) -> Packets:
     small = small and not packed
     ticks, clock, durations = table[:3]
     flags = (keys, shown, torn, faults, small, packed)
-    return Packets(ticks, clock, durations, *flags, held, decoder)
+    return Packets(
+        ticks, clock, durations, *flags, held, decoder, goes_back=goes_back, timeless=timeless
+    )
 
 
 def _is_hidden(name: str, data: bytes) -> bool:
@@ -91,10 +111,12 @@ def join_clocks(packets: Packets, base: Fraction) -> tuple[Packets, bool]:
     joints = (np.flatnonzero(is_joint) + 1).tolist()
     if not joints:
         return packets, False
+    usual = int(np.median(steps[~is_joint]))
+    packets = packets._replace(ticks=_mend_strays(packets, joints, usual, base))
     shift, near = np.zeros(len(packets.ticks), np.int64), np.zeros(len(packets.ticks), bool)
     for joint, following in zip(joints, [*joints[1:], len(shift)], strict=True):
         shown_before = (packets.ticks + shift)[:joint].max()
-        duration = packets.durations[joint - 1] or int(np.median(steps[~is_joint]))
+        duration = packets.durations[joint - 1] or usual
         shift[joint:] = shown_before + duration - packets.ticks[joint:following].min()
         near[max(0, joint - NEAR_JOINT) : joint + NEAR_JOINT] = True
     return packets._replace(
@@ -102,3 +124,18 @@ def join_clocks(packets: Packets, base: Fraction) -> tuple[Packets, bool]:
         torn=packets.torn & ~near,
         shown=packets.shown | packets.torn & near,
     ), True
+
+
+def _mend_strays(packets: Packets, joints: list[int], usual: int, base: Fraction) -> np.ndarray:
+    """The ticks of the packets, where the last frame of a recording may have the next one's time.
+
+    That frame follows the other frames of its recording. `usual`: ticks of a frame.
+    """
+    ticks = packets.ticks.copy()
+    is_stray = np.abs(ticks - packets.clock) > float(AHEAD_S / base)
+    for first, joint in zip([0, *joints], [*joints, len(ticks)], strict=True):
+        part = slice(first, joint)
+        if is_stray[part].any() and not is_stray[part].all():
+            following = ticks[part][~is_stray[part]].max() + usual
+            ticks[part] = np.where(is_stray[part], following, ticks[part])
+    return ticks

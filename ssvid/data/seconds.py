@@ -19,7 +19,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ssvid.data.augment import crop_frames, get_recipe
 from ssvid.data.clips import Clips
 from ssvid.data.decode import (
-    NEAR,
     Span,
     decode_frames,
     find_unneeded_ticks,
@@ -30,7 +29,7 @@ from ssvid.data.decode import (
 from ssvid.data.manifest import Manifest
 from ssvid.data.preprocess.flow import flow_file, read_flow
 from ssvid.data.sampling import clip_from, need_part
-from ssvid.data.scan import Table, scan_file
+from ssvid.data.scan import NEAR, Table, scan_file
 from ssvid.errors import DecodeError, UserError
 from ssvid.shapes import ClipSpec, Views
 

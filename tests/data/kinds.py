@@ -34,7 +34,8 @@ class Kind(NamedTuple):
     graph: str = ""  # of FFmpeg's filters, where a player changes the pictures
     stream: int = 0  # the video stream that a player shows
     frames: int = N
-    joined: bool = False  # of two recordings, the second of which begins anew with its times
+    first: int = 0  # the number that the first frame shows
+    goes_on: bool = False  # times that begin anew or repeat, so that ours go on a frame later each
 
 
 def encode(
@@ -125,15 +126,78 @@ def pack_pairs(packets: list[tuple[bytes, bool]]) -> list[tuple[bytes, bool]]:
     return packed
 
 
-def write_joined(path: Path) -> None:
-    """Two recordings, one behind the other. The second one's clock begins anew."""
-    codec = "libx264" if path.suffix == ".ts" else "mpeg2video"
+def write_joined(path: Path, later_s: int = 0) -> None:
+    """Two recordings, one behind the other. The second clock begins anew, or so much later."""
+
+    def delay(packets: list[av.Packet]) -> list[av.Packet]:
+        for packet in packets:
+            packet.pts += round(later_s / packet.time_base)
+            packet.dts += round(later_s / packet.time_base)
+        return packets
+
+    codec = "mpeg2video" if path.suffix == ".mpg" else "libx264"
     parts = [path.with_stem("first"), path.with_stem("second")]
     encode(parts[0], codec, frames=9, bf="2", g="12")
     encode(parts[1], codec, first=9, frames=N - 9, bf="2", g="12")
+    if later_s:
+        copy_packets(parts[1], delay)
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     for part in parts:
         part.unlink()
+
+
+def copy_packets(path: Path, edit: Callable[[list[av.Packet]], list[av.Packet]]) -> None:
+    """Write a file anew with its packets as `edit` leaves them."""
+    source = path.rename(path.with_stem("source"))
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        template = old.streams.video[0]
+        stream = new.add_stream_from_template(template)
+        packets = [packet for packet in old.demux(template) if packet.size]
+        for packet in edit(packets):
+            packet.stream = stream
+            new.mux(packet)
+    source.unlink()
+
+
+def write_cut(path: Path, codec: str, packets: int, **options: str) -> None:
+    """A recording without its first packets."""
+    encode(path, codec, **options)
+    copy_packets(path, lambda whole: whole[packets:])
+
+
+def write_all_keys(path: Path, codec: str) -> None:
+    """Every packet is marked as a key frame, as some programs do."""
+
+    def mark(packets: list[av.Packet]) -> list[av.Packet]:
+        for packet in packets:
+            packet.is_keyframe = True
+        return packets
+
+    encode(path, codec, g="12")
+    copy_packets(path, mark)
+
+
+def write_unmarked(path: Path) -> None:
+    """The first frame is not marked as a key frame."""
+
+    def unmark(packets: list[av.Packet]) -> list[av.Packet]:
+        packets[0].is_keyframe = False
+        return packets
+
+    encode(path, "wmv2", g="12")
+    copy_packets(path, unmark)
+
+
+def write_repeated_times(path: Path, codec: str) -> None:
+    """Every second frame has the time of the one before it."""
+
+    def repeat(packets: list[av.Packet]) -> list[av.Packet]:
+        for earlier, later in zip(packets[::2], packets[1::2], strict=True):
+            later.pts, later.dts = earlier.pts, earlier.dts
+        return packets
+
+    encode(path, codec, g="12")
+    copy_packets(path, repeat)
 
 
 def write_streams(path: Path) -> None:
@@ -248,8 +312,31 @@ KINDS = {
     "title in cp1251": Kind(lambda path: write_titled(path, "cp1251"), "a.avi"),
     "packed B frames": Kind(write_packed, "a.avi"),
     "MPEG-2 field pictures": Kind(write_field_pictures, "a.m2v"),
-    "joined MPEG-TS": Kind(write_joined, "a.ts", joined=True),
-    "joined MPEG-PS": Kind(write_joined, "a.mpg", joined=True),
+    "joined MPEG-TS": Kind(write_joined, "a.ts", goes_on=True),
+    "joined MPEG-PS": Kind(write_joined, "a.mpg", goes_on=True),
+    "joined MPEG-PS, the second later": Kind(
+        lambda path: write_joined(path, later_s=99), "a.mpg", goes_on=True
+    ),
+    "joined MKV": Kind(write_joined, "a.mkv", goes_on=True),
+    "repeated times": Kind(lambda path: write_repeated_times(path, "ffv1"), "a.mkv", goes_on=True),
+    "repeated times, MPEG-4": Kind(
+        lambda path: write_repeated_times(path, "mpeg4"), "a.mkv", goes_on=True
+    ),
+    "only key frames, it says, MPEG-4": Kind(lambda path: write_all_keys(path, "mpeg4"), "a.mp4"),
+    "only key frames, it says, WMV": Kind(lambda path: write_all_keys(path, "wmv2"), "a.avi"),
+    "cut between key frames": Kind(
+        lambda path: write_cut(path, "libx264", 5, g="8"), "a.ts", frames=N - 8, first=8
+    ),
+    "cut between key frames, AVI": Kind(
+        lambda path: write_cut(path, "libx264", 5, g="8", bf="0"), "a.avi", frames=N - 8, first=8
+    ),
+    "first key frame without its mark": Kind(write_unmarked, "a.avi"),
+    "cut at an open group": Kind(
+        lambda path: write_cut(path, "mpeg2video", 10, bf="2", g="12"),
+        "a.mkv",
+        frames=N - 12,
+        first=12,
+    ),
     "default stream": Kind(write_streams, "a.mkv", stream=1),
     "changing palette, raw": Kind(lambda path: write_palettes(path, "rawvideo"), "a.avi"),
     "changing palette, msrle": Kind(lambda path: write_palettes(path, "msrle"), "a.avi"),
@@ -273,6 +360,7 @@ KINDS = {
     "MPEG-1": simple("a.mpg", "mpeg1video", bf="2", g="8"),
     "WMV": simple("a.wmv", "wmv2", g="8"),
     "MJPEG": simple("a.avi", "mjpeg", pix_fmt="yuvj420p"),
+    "TIFF": simple("a.mov", "tiff", pix_fmt="rgb24"),
     "variable rate": Kind(
         lambda path: write(path, np.cumsum([0, *[0.03, 0.2, 0.5] * 7]).tolist(), bf=2, g=8),
         "a.mkv",

@@ -83,7 +83,7 @@ def compare(kind: Kind, folder: Path) -> Comparison:
     shown, times = play(kind, path), read_timestamps(path)
     ours = read(path, times)
     expected_times = np.sort(shown.times)
-    if kind.joined:  # times go on, a frame later each
+    if kind.goes_on:
         expected_times = shown.times[0] + STEPS
     alone = True
     for time, frame in zip(times[::3], ours[::3], strict=True):
@@ -92,7 +92,7 @@ def compare(kind: Kind, folder: Path) -> Comparison:
     return Comparison(
         len(times),
         kind.frames,
-        codes == list(range(kind.frames)),
+        codes == list(range(kind.first, kind.first + kind.frames)),
         float(np.abs(times - expected_times).max()),
         tuple(ours.shape[2:]),
         tuple(shown.pictures.shape[2:]),

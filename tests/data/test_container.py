@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,11 +10,15 @@ import numpy as np
 import pytest
 
 from ssvid.data import decode
+from ssvid.data.datasets.folder import folder
 from ssvid.data.decode import read, read_timestamps
 from ssvid.data.quarantine import Quarantine
+from ssvid.data.seconds import Passes
+from ssvid.data.shown import Picture, find_sides
 from ssvid.errors import DecodeError
+from ssvid.shapes import ClipSpec
 from tests.data.bars import numbers, write
-from tests.data.kinds import encode, replace_bytes
+from tests.data.kinds import MIRRORED, copy_packets, encode, replace_bytes
 from tests.helpers import facts, for_each, write_video
 
 
@@ -94,6 +99,44 @@ def test_a_side_of_one_pixel_is_a_bad_file(tmp_path, height, width):
         read(path, [0.0])
 
 
+def test_a_picture_is_checked_as_it_is_shown(tmp_path):
+    """Pixels that are much higher than wide leave nothing of a narrow picture."""
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25, width=8, height=48)
+        stream.codec_context.sample_aspect_ratio, stream.pix_fmt = Fraction(1, 7), "yuvj420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 8, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(DecodeError, match=facts("a.mov", "1x48")):
+        read(path, [0.0])
+    data = folder(str(tmp_path), labels=False)
+    block = next(iter(Passes(data, ClipSpec(frames=2, size=16, fps=2.0), [0], 1)))
+    assert isinstance(block.fault, DecodeError) and block.fault.path == str(path)
+    with pytest.raises(DecodeError, match=facts("a.mov", "0x48")):
+        Picture(frame, path, aspect=0.05).show()
+
+
+@for_each("rotation, turn", [(0, None), (-90, "transpose=dir=clock"), (180, "hflip,vflip")])
+def test_notes_that_pyav_cannot_name_hide_no_turn(rotation, turn):
+    """A frame with EXIF notes, as TIFF and cameras' MJPEG have, tells no more than an angle."""
+
+    class Frame:
+        rotation: int
+
+        @property
+        def side_data(self):
+            raise ValueError("31 is not a valid Type")
+
+    frame = Frame()
+    frame.rotation = rotation
+    sides = find_sides(frame)
+    if turn is None:
+        assert sides is None
+    else:
+        assert np.allclose(sides, np.reshape(MIRRORED[turn], (2, 2)))
+
+
 def test_an_error_of_any_class_while_a_file_is_read_is_a_bad_file(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8))
 
@@ -106,3 +149,32 @@ def test_an_error_of_any_class_while_a_file_is_read_is_a_bad_file(tmp_path, monk
     bad = Quarantine(tmp_path, 100)
     bad.add(error.value.path, error.value.time, error.value.why)
     assert len(bad) == 1
+
+
+def test_a_stream_without_times_says_what_to_do(tmp_path):
+    encode(tmp_path / "a.h264")
+    with pytest.raises(DecodeError, match=facts("a.h264", "mkv", "mp4")):
+        read_timestamps(tmp_path / "a.h264")
+
+
+def test_frames_that_all_have_one_time_are_refused(tmp_path):
+    path = tmp_path / "a.mkv"
+
+    def stop_the_clock(packets):
+        for packet in packets:
+            packet.pts = packet.dts = 0
+        return packets
+
+    encode(path, "mjpeg", "yuvj420p")
+    copy_packets(path, stop_the_clock)
+    with pytest.raises(DecodeError, match=facts("a.mkv", "time")):
+        read_timestamps(path)
+
+
+def test_a_list_is_refused_before_what_it_names_is_opened(tmp_path):
+    """The pipe that it names would be waited for."""
+    os.mkfifo(tmp_path / "pipe.ts")
+    for text in ("ffconcat version 1.0\nfile pipe.ts\n", "\n#EXTM3U\n#EXTINF:1,\npipe.ts\n"):
+        (tmp_path / "a.mp4").write_text(text)
+        with pytest.raises(DecodeError, match="list"):
+            read_timestamps(tmp_path / "a.mp4")

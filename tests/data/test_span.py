@@ -32,7 +32,8 @@ def write_talk(
     `sound`: seconds from and to which there is sound.
     """
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=1, width=160, height=64)
+        codec = "wmv2" if path.suffix == ".wmv" else "libx264"
+        video = container.add_stream(codec, rate=1, width=160, height=64)
         video.codec_context.time_base, video.pix_fmt = TICK, "yuv420p"
         video.options = {"bf": "0"}
         audio = None if sound is None else container.add_stream("aac", rate=8000, layout="mono")
@@ -80,6 +81,17 @@ def test_sound_before_pictures_counts(tmp_path, suffix):
     count, *levels = list_seconds(tmp_path)
     assert count == 15
     assert len(set(levels[:6])) == 1 and levels[6] != levels[5]  # the first frame stays until 6 s
+
+
+@for_each(
+    "suffix, sound",
+    [("mp4", None), ("mkv", None), ("wmv", None), ("mkv", (2.0, 20.0)), ("wmv", (2.0, 20.0))],
+)
+def test_the_end_counts_the_start_once(tmp_path, suffix, sound):
+    """Pictures from 5 to 15 s, without sound or with sound from 2 to 20 s."""
+    span = read_span(write_talk(tmp_path / f"a.{suffix}", first=5.0, sound=sound))
+    start, end = sound or (5.0, 15.0)
+    assert span.start == pytest.approx(start, abs=0.3) and span.end == pytest.approx(end, abs=0.3)
 
 
 @for_each("suffix", ["mp4", "mkv"])

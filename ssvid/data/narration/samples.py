@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ssvid.data.clips import Clips
-from ssvid.data.decode import NEAR, read_span, read_timestamps
+from ssvid.data.decode import read_span, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.samples import Samples
 from ssvid.data.sampling import clip_from, need_part
+from ssvid.data.scan import NEAR
 from ssvid.data.store import find_origin, read_features
 from ssvid.errors import DecodeError, UserError
 from ssvid.randomness import uniform

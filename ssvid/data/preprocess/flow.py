@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from ssvid.data.decode import NEAR, Frames, read, read_timestamps
+from ssvid.data.decode import Frames, read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.pictures import list_pictures
 from ssvid.data.preprocess.flow_file import TAG, open_flow, read_tag
 from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
 from ssvid.data.quarantine import NAME, Quarantine
+from ssvid.data.scan import NEAR
 from ssvid.errors import DecodeError, UserError, check_positive, check_range
 from ssvid.files import write_json_whole, write_whole
 from ssvid.log import log
