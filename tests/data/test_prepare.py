@@ -208,3 +208,12 @@ def test_a_changed_source_is_made_anew(tmp_path):
     write_video(source / "0.mp4", squares(7))
     again = prepare(str(source), str(out), workers=1)
     assert (again["written"], again["kept"]) == (1, 1) and (out / "0.mp4").read_bytes() != before
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    write(tmp_path / "in" / "a[1].mp4", range(6))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".a[1].mp4.99999.part").write_bytes(b"half")
+    prepare(str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a[1].mp4", "prepare.json"]

@@ -6,6 +6,7 @@ Random reads are three to four times faster than from files with a long GOP.
 """
 
 import csv as table
+import glob
 import io
 import os
 import shutil
@@ -191,6 +192,8 @@ def _encode(
             modified_ns = os.stat(root / path).st_mtime_ns
             os.utime(temporary, ns=(modified_ns, modified_ns))  # see _is_done
         os.replace(temporary, final)
+        for left in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
+            left.unlink(missing_ok=True)  # a run that was killed has left it
     except (av.FFmpegError, DecodeError, ValueError, OSError) as error:
         why = error.why if isinstance(error, DecodeError) else str(error) or type(error).__name__
         return FileResult(path, why)
