@@ -1,6 +1,7 @@
 """A file is data: nothing that it names is imported or called but registered entries."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from ssvid.sweep.slurm import export_trust
 from ssvid.text.joint import load_joint
 from ssvid.trust import VARIABLE, trust_modules
 from ssvid.weights.files import read_weights
-from tests.helpers import ROOT, command, facts, for_each, pretrain_argv, sentence
+from tests.helpers import ROOT, TINY, command, facts, for_each, sentence, tells
 
 # The module writes a file when it is imported and when its function is called.
 HOSTILE = """
@@ -220,11 +221,11 @@ def test_a_folder_of_a_sweep_cannot_name_a_folder_outside(tmp_path: Path):
         SweepFolder(tmp_path).read()
 
 
-OWN = """
-from objectives.mae import MAE
-class Mine(MAE):
-    pass
-"""
+def read_own_objective() -> str:
+    """The objective that README shows. Its module registers it as `mine`."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "objectives.register" in block]
+    return str(code)
 
 
 def test_an_objective_of_the_user_is_named_by_files_he_trusts(
@@ -234,15 +235,16 @@ def test_an_objective_of_the_user_is_named_by_files_he_trusts(
 
     The warm server's processes have no copy of the module.
     """
-    (hostile / "own_module.py").write_text(OWN)
-    argv = pretrain_argv(videos, tmp_path / "typed", "--steps", "2")
-    argv[argv.index("mae")] = "own_module:Mine"
+    (hostile / "own_module.py").write_text(read_own_objective())
+    argv = ["--objective", "own_module:Mine", "--encoder", "vit", *TINY, "--steps", "2"]
+    argv += ["--data", "folder", "--data.root", str(videos), "--out", str(tmp_path / "typed")]
+    argv += ["--batch_size", "4", "--workers", "0", "--threads", "1", "--checkpoint_every", "1"]
     environment = {"PYTHONPATH": str(hostile), VARIABLE: ""}
     assert command("ssvid.pretrain", *argv, **environment).returncode == 0
     config = str(tmp_path / "typed" / "config.yaml")
-    assert load_recipe(config)["objective"]["name"] == "own_module:Mine"
+    assert load_recipe(config)["objective"]["name"] == "mine"
     again = ["--config", config, "--out", str(tmp_path / "typed"), "--steps", "4"]
-    assert "own_module" in sentence(command("ssvid.pretrain", *again, **environment))
+    assert tells(sentence(command("ssvid.pretrain", *again, **environment)), "mine", "--trust")
     result = command("ssvid.pretrain", *again, "--trust", "own_module", **environment)
     assert json.loads(result.stdout.splitlines()[-1])["step"] == 4, result.stderr[-2000:]
 
@@ -253,12 +255,12 @@ def test_a_sweep_and_its_benchmarks_hand_on_the_trust(
 ):
     """Objective and encoder are of the user's module; the suite reads the encoder's card."""
     monkeypatch.chdir(ROOT)
-    code = OWN + "from ssvid.encoders.vit import ViT\nclass Net(ViT):\n    pass\n"
+    code = read_own_objective() + "from ssvid.encoders.vit import ViT\nclass Net(ViT):\n    pass\n"
     (hostile / "own_module.py").write_text(code)
     small = {"dim": 24, "depth": 1, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
     data = {"name": "synthetic", "train": 24, "val": 12, "test": 12, "root": str(tmp_path / "set")}
     base = {
-        "objective": {"name": "own_module:Mine", "dec_dim": 16, "dec_depth": 1, "dec_heads": 2},
+        "objective": {"name": "own_module:Mine"},
         "encoder": {"name": "own_module:Net", **small},
         "data": data,
         **{"steps": 2, "batch_size": 4, "workers": 0, "threads": 1},
