@@ -6,6 +6,7 @@ from pathlib import Path
 
 # Environment variable: the folder in which processes of a sweep's cell note the class of an error.
 FAULTS = "SSVID_FAULTS"
+TOO_LARGE = (RuntimeError, MemoryError, OverflowError)  # what building a net too large raises
 
 
 class UserError(Exception):

@@ -17,6 +17,9 @@ from typing import Any
 from ssvid.errors import UserError
 
 VARIABLE = "SSVID_TRUST"  # of the environment: MODULE,MODULE
+# For folders of the library transformers: their own code is neither run nor asked for, and nothing
+# is downloaded.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
 MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssvid.errors import UserError
+from ssvid.errors import TOO_LARGE, UserError
 from ssvid.log import log
 from ssvid.shapes import Pooled
 from ssvid.text import Tower, create_tower
@@ -20,8 +20,6 @@ from ssvid.weights.files import read_weights
 from ssvid.weights.layout import State
 from ssvid.weights.published import PublishedFile, identify_file, unknown_layout_error
 from ssvid.weights.state_dict import load_state, read_card, save_with_card
-
-TOO_LARGE = (RuntimeError, MemoryError, OverflowError)  # what building a net too large raises
 
 
 class Joint(nn.Module):

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from ssvid.encoder import evaluating
 from ssvid.errors import UserError, check_positive
 from ssvid.text.tower import Tower
-
-# The folder is data: its own code is neither run nor asked for, and nothing is downloaded.
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
+from ssvid.trust import LOCAL
 
 
 def import_library() -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ssvid.encoder import Encoder, build
-from ssvid.errors import UserError
+from ssvid.errors import TOO_LARGE, UserError
 from ssvid.log import log
 from ssvid.shapes import ClipSpec
 from ssvid.weights.files import read_weights
@@ -33,7 +33,6 @@ from ssvid.weights.state_dict import (
 )
 
 MAX_SIZE = 10_000  # of a net of a card: its width, depth, frames, pixels
-TOO_LARGE = (RuntimeError, MemoryError, OverflowError)  # what building a net too large raises
 
 
 def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, Any]) -> Path:

@@ -11,9 +11,8 @@ import torch
 
 from ssvid.data.narration.sentences import Marked
 from ssvid.errors import UserError
+from ssvid.trust import LOCAL
 
-# The folder is data: its own code is neither run nor asked for, and nothing is downloaded.
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
 CHUNK = 256  # tokens that the model reads at once, about
 LOWERED = 0.4  # subtracted from the probability of no mark, as published
 # The classes of the published model: mark and case.
