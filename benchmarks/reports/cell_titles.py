@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssvid.errors import UserError
+from ssvid.old_names import SUITES as OLD_SUITES
 from ssvid.results import TUNED, Result
 from ssvid.results.run_files import read_whole_mapping
 
@@ -79,7 +80,8 @@ def list_cells(suite: str) -> list[str]:
     """Names of a suite's cells as benchmarks/suites/loader.py gives them, without folds."""
     if not suite:
         return []
-    file = Path(suite) if suite.endswith((".yaml", ".yml")) else SUITES / f"{suite}.yaml"
+    name = OLD_SUITES.get(suite, suite)  # a file may hold the name of the version before
+    file = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
     try:
         content = read_whole_mapping(file) or {}
     except UserError:
