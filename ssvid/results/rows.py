@@ -72,4 +72,11 @@ def _gain(content: Any) -> Gain | None:
     difference, interval = number(content.get("difference")), _interval(content.get("interval"))
     if difference is None or interval is None:
         return None
-    return Gain(difference=difference, interval=interval, shown=bool(content.get("shown")))
+    return Gain(
+        difference=difference,
+        interval=interval,
+        shown=bool(content.get("shown")),
+        level=number(content.get("level")) or 0.95,
+        p=number(content.get("p")),
+        least=number(content.get("least")),
+    )

@@ -14,8 +14,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from ssvid.errors import UserError
 
-SCHEMA = 2  # of the files that are written; a reader takes this one and all before it
+SCHEMA = 3  # of the files that are written; a reader takes this one and all before it
 BENCH, TUNED = "benchmark", "fine-tuning"  # kinds of results
+OLD_INFERENCE = "old"  # before schema 3: percentile bootstraps, one untrained twin, weak floor
 Json = dict[str, Any]
 Interval = tuple[float, float]  # 95 %
 Part = TypeVar("Part")
@@ -40,6 +41,12 @@ class Score:
     per_class: dict[str, float | None] | None = None
     of_seeds: Sequence[float] | None = None  # of the probe
     std_over_seeds: float | None = None
+    # Of several nets: the untrained twins, or the pretraining runs of a mean.
+    of_nets: Sequence[float] | None = None
+    # The part of the variance between these nets that the choice of the test groups explains.
+    noise_of_nets: float | None = None
+    of_draws: Sequence[float] | None = None  # of the few labels
+    wide: bool | None = None  # the interval rests on few sources
     std: float | None = None  # of a mean over results, which stands in no file
 
     @property
@@ -49,20 +56,24 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What the encoder has more than a control, paired by test clip."""
+    """What the encoder has more than a control, paired by test clip.
+
+    The interval is the inverted test, at the level at which Holm's rule tests this difference
+    among all that stand with it. So it leaves out zero where, and only where, `shown` is true.
+    """
 
     difference: float
     interval: Interval
-    shown: bool  # the interval leaves out zero
-
-    @classmethod
-    def between(cls, difference: float, low: float, high: float) -> "Gain":
-        return cls(difference=difference, interval=(low, high), shown=low > 0 or high < 0)
+    shown: bool
+    level: float = 0.95  # of the interval
+    p: float | None = None  # of no difference, before Holm's rule
+    # The least gain that would have been shown in 80 % of such tests; None: there is no such gain.
+    least: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """The answers on the test split: of each clip, or of a ranking in each draw of the groups."""
+    """The answers on the test split: of each clip, or of a ranking the part of each group."""
 
     paths: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
@@ -70,7 +81,10 @@ class Answers:
     labels: list[Any] | None = None  # a class number, or a list of them
     correct: dict[str, list[float]] | None = None  # row -> share of right answers to each clip
     predictions: dict[str, list[int]] | None = None  # row -> class number of each clip
-    draws: dict[str, list[float]] | None = None  # row -> the main number in each redrawing
+    # Row -> what each group says of the main number (jackknife pseudo-values), for a ranking.
+    of_groups: dict[str, list[float]] | None = None
+    # Row -> the main number in each redrawing of the groups; before schema 3.
+    draws: dict[str, list[float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +150,10 @@ class Result:
     score: Score
     chance: float | None = None
     majority: float | None = None  # score of the largest class
+    rank: int | None = None  # of the encoder among itself and its untrained twins; 1 is the best
+    ledger: int | None = None  # distinct encoders that have read this test set
+    notes: list[str] = field(default_factory=list)  # sentences that every table has to say
+    inference: str | None = None  # OLD_INFERENCE for a file of before schema 3
     confusion: list[list[int]] | None = None  # label x prediction
     controls: dict[str, Score]
     gains: dict[str, Gain]
@@ -179,7 +197,16 @@ class Result:
 
 
 OWN_KEYS = {f.name for f in fields(Result)} - {"score", "over", "member_count"}
-SCORE_KEYS = ("interval", "per_class", "of_seeds", "std_over_seeds")
+SCORE_KEYS = (
+    "interval",
+    "per_class",
+    "of_seeds",
+    "std_over_seeds",
+    "of_nets",
+    "noise_of_nets",
+    "of_draws",
+    "wide",
+)
 
 
 def to_json(result: Result) -> Json:
@@ -198,8 +225,11 @@ def from_json(content: Json) -> Result:
 
     A UserError says what is wrong, without the name of the file.
     """
-    if "schema" not in content:
+    schema = content.get("schema", 0)
+    if schema == 0:
         content = _upgrade(content)
+    if schema < 3:
+        content = _mark_old_inference(content)
     metric = content.get("metric")
     if not isinstance(metric, str):
         raise UserError("lacks `metric`")
@@ -312,6 +342,24 @@ def _encoder(content: Json, path: str) -> EncoderInfo:
     if "given" in content:  # a file of schema 1 or older
         content = {**content, "argument": content["given"]}
     return _build(EncoderInfo, content | {"streams": tuple(streams)}, path)
+
+
+def _mark_old_inference(content: Json) -> Json:
+    """A file of before schema 3, whose control `pixels` has the name that floors have now."""
+    content = {**content, "inference": OLD_INFERENCE}
+    for key in ("controls", "gains"):
+        if isinstance(content.get(key), dict):
+            content[key] = _rename_pixels(content[key])
+    if isinstance(content.get("test"), dict):
+        answers = {}
+        for key, rows in content["test"].items():
+            answers[key] = _rename_pixels(rows) if isinstance(rows, dict) else rows
+        content["test"] = answers
+    return content
+
+
+def _rename_pixels(rows: Json) -> Json:
+    return {"floor" if name == "pixels" else name: row for name, row in rows.items()}
 
 
 # The kind of result that benchmarks.linear_probe wrote before there was a schema.

@@ -25,7 +25,7 @@ from ssvid.results import (
     write_result,
 )
 
-ROWS = ("encoder", "random", "pixels", "single_frame", "shuffled")
+ROWS = ("encoder", "random", "floor", "single_frame", "shuffled")
 
 
 def encoder_info(title: str = "net", **options: Any) -> EncoderInfo:
@@ -38,6 +38,12 @@ def encoder_info(title: str = "net", **options: Any) -> EncoderInfo:
         "licence": None,
     }
     return EncoderInfo(**{"title": title, "hash": f"hash-{title}", **defaults, **options})
+
+
+def make_gain(difference: float, low: float, high: float) -> Gain:
+    shown = low > 0 or high < 0
+    p = 0.01 if shown else 0.4
+    return Gain(difference=difference, interval=(low, high), shown=shown, p=p, least=0.12)
 
 
 def result_of(
@@ -56,7 +62,7 @@ def result_of(
         value = float(np.mean(shares))
         interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
         controls[row] = Score(value=value, interval=interval, details=dict(numbers))
-        gains[row] = Gain.between(controls["encoder"].value - value, 0.05, 0.4)
+        gains[row] = make_gain(controls["encoder"].value - value, 0.05, 0.4)
     score = controls.pop("encoder")
     del gains["encoder"]
     test = Answers(

@@ -31,8 +31,8 @@ from tests.benchmarks.browser import LAYOUT, measure_page, read_page
 from tests.benchmarks.made import make_whole_result, pick, pick_keys, put
 from tests.helpers import facts, squares, tells, write_video
 
-BETTER, WORSE = Gain.between(0.1, 0.05, 0.2), Gain.between(-0.1, -0.2, -0.05)
-UNCLEAR = Gain.between(0.01, -0.1, 0.2)
+BETTER, WORSE = make_gain(0.1, 0.05, 0.2), make_gain(-0.1, -0.2, -0.05)
+UNCLEAR = make_gain(0.01, -0.1, 0.2)
 
 
 def with_gains(result: Result, **gains: Gain) -> Result:

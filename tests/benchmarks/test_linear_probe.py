@@ -154,8 +154,8 @@ def test_the_verdict_follows_the_numbers(done):
     assert result.leak == Leak(checked=True, clips=1, first=["test_3.mp4"])
     assert not result.gains["random"].shown  # pixels tell all: its untrained twin does as well
     assert len(verdict(result)) > len(verdict(replace(result, leak=Leak(checked=True))))
-    better, worse = Gain.between(0.1, 0.05, 0.2), Gain.between(-0.1, -0.2, -0.05)
-    unclear = Gain.between(0.0, -1.0, 1.0)
+    better, worse = make_gain(0.1, 0.05, 0.2), make_gain(-0.1, -0.2, -0.05)
+    unclear = make_gain(0.0, -1.0, 1.0)
     for say, row in ((over_untrained, "random"), (over_pixels, "pixels")):
         sentences = []
         for gain in (better, unclear, worse):
