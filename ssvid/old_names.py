@@ -36,6 +36,17 @@ def rename_suite(suite: str) -> str:
     return today
 
 
+ROWS = {"pixels": "floor"}  # of a result
+
+
+def rename_row(row: str) -> str:
+    """Today's name of a row. An old one is logged."""
+    today = ROWS.get(row, row)
+    if today != row:
+        log_once(f"The row {row} is now called {today}. The old name works for one more version.")
+    return today
+
+
 def rename_flag(flag: str, names: dict[str, str], flags: set[str]) -> str:
     """Today's name of a flag, which may be dotted as `objective.part` is. An old one is logged.
 

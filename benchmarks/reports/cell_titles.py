@@ -9,6 +9,7 @@ from ssvid.errors import UserError
 from ssvid.old_names import SUITES as OLD_SUITES
 from ssvid.results import TUNED, Result
 from ssvid.results.run_files import read_whole_mapping
+from ssvid.results.text import PROBE_NAMES
 
 SUITES = Path(__file__).parents[1] / "suites"
 TASKS = {
@@ -24,13 +25,6 @@ TASKS = {
     "text_retrieval": "Retrieval by text",
     "zero_shot": "Zero-shot classification",
 }
-PROBES = {
-    "attentive": "attentive probe",
-    "coclr": "linear probe of CoCLR",
-    "knn": "nearest neighbours",
-    "linear": "linear probe",
-    "prototypes": "class means",
-}
 
 
 def title_cell(result: Result) -> str:
@@ -43,7 +37,7 @@ def title_cell(result: Result) -> str:
     words = [TASKS[settings["task"]]]
     probe, share = settings.get("probe"), settings.get("share")
     if probe:
-        words.append(PROBES.get(probe, str(probe)))
+        words.append(PROBE_NAMES.get(probe, str(probe)))
     if isinstance(share, float):
         words.append(f"{100 * share:g} % of the labels")
     if result.fold:
