@@ -19,7 +19,7 @@ from ssvid.data.manifest import Manifest, select_labelled
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
-from ssvid.results import Result, read_result
+from ssvid.results import Result, read_folder, read_result
 from ssvid.results.provenance import make_titles
 
 CELL = "classify.linear"  # whose numbers are printed
@@ -77,12 +77,12 @@ def linear_probe(
     )
     runner.run(suite, encoder, clip, layers)
     printed = write_report(runner)
+    results = list(read_folder(Path(out)).values())
+    probed = {result.encoder.title: result for result in results if result.cell == CELL}
     summaries = []
     for name in make_titles(encoder):
-        file = Path(out) / f"{name}.{CELL}.json"
-        result = read_result(file) if file.exists() else None
-        if result is not None:
-            summaries.append(summarise(result))
+        if name in probed:
+            summaries.append(summarise(probed[name], results))
     return {**printed, "results": summaries}
 
 
@@ -99,12 +99,13 @@ def refuse_old_results(folder: Path, encoders: list[str]) -> None:
             )
 
 
-def summarise(result: Result) -> dict[str, Any]:
-    """What the command prints about an encoder."""
+def summarise(result: Result, results: list[Result]) -> dict[str, Any]:
+    """What the command prints about an encoder. `results`: of the other probe too."""
     from benchmarks.reports.verdict import verdict
     from ssvid.statistics import majority
 
-    log.info("\n".join(verdict(result)))
+    sentences = verdict(result, results)
+    log.info("\n".join(sentences))
     return {
         "encoder": result.encoder.title,
         "top1": result.score.value,
@@ -113,7 +114,7 @@ def summarise(result: Result) -> dict[str, Any]:
         "majority": majority(torch.tensor(result.test.labels)),
         "controls": {name: score.value for name, score in result.controls.items()},
         "gain_over_random": vars(result.gains["random"]),
-        "reading": verdict(result)[0],
+        "reading": sentences[0],
     }
 
 

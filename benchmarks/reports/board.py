@@ -4,8 +4,6 @@
 """
 
 import difflib
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,16 @@ from benchmarks.reports import run_page, tables
 from benchmarks.reports.averages import average_results
 from benchmarks.reports.board_page import render_board
 from benchmarks.reports.cell_titles import rank_cells, without_fold
-from benchmarks.reports.page_heads import count, date_of, title_of
-from benchmarks.reports.verdict import WARNING
+from benchmarks.reports.notes import list_notes
+from benchmarks.reports.page_heads import date_of
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
-from ssvid.results import TUNED, Result, read_folder
+from ssvid.old_names import rename_row
+from ssvid.results import Result, read_folder
 from ssvid.results.run_files import read_mapping
 from ssvid.results.schema import KINDS
+from ssvid.results.text import find_mean_class
+from ssvid.results.unlike import describe_differences
 
 
 def is_board(folder: Path) -> bool:
@@ -30,7 +31,8 @@ def is_board(folder: Path) -> bool:
 def write_board(*folders: Path, out: Path | None = None, baseline: str = "random") -> Path:
     """Write one report of all folders into `out` or the first of them, and return its page.
 
-    `baseline`: what the gains by class are over. A UserError: no result, or results that differ.
+    `baseline`: what the gains by class are over. A UserError: no result, or results that cannot
+    be compared.
     """
     files = read_results(*folders)
     if not files:
@@ -38,6 +40,8 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
             f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning."
         )
     results = list(files.values())
+    refuse_unlike(files)
+    baseline = rename_row(baseline)
     check_baseline(baseline, results)
     folder = out or folders[0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,12 +51,26 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
     texts = {
         "board.md": tables.markdown(results, notes),
         "board.csv": tables.comma(results),
-        "board.tex": tables.latex(results),
+        "board.tex": tables.latex(results, notes),
         "report.html": render_board(results, notes, baseline, pages, date_of(files)),
     }
     for name, text in texts.items():
         write_text_whole(folder / name, text)
     return folder / "report.html"
+
+
+def refuse_unlike(files: dict[Path, Result]) -> None:
+    """Raise a UserError where results that would stand together cannot be compared."""
+    first: dict[str, Path] = {}
+    for file, result in files.items():
+        other = first.setdefault(result.cell, file)
+        differences = describe_differences(files[other], result)
+        if differences:
+            raise UserError(
+                f"{other} and {file} both hold the cell {result.cell} but are unlike in "
+                f"{', '.join(differences)}: they cannot stand in one table. Leave one out, or run "
+                "one anew with the flags of the other."
+            )
 
 
 def write_run_pages(files: dict[Path, Result], folder: Path) -> dict[str, str]:
@@ -127,76 +145,10 @@ def summarise_folder(folder: Path) -> list[dict[str, Any]]:
             result.metric: result.score.value,
             "interval": result.score.interval,
             "chance": result.chance,
+            "majority": result.majority,
+            "mean_class": find_mean_class(result),
+            "rank": result.rank,
             "gain_over_random": vars(result.gains["random"]) if "random" in result.gains else None,
         }
         for result in read_results(folder).values()
     ]
-
-
-def list_notes(results: list[Result]) -> list[str]:
-    """Sentences under the head of the report. Warnings begin with WARNING and come first."""
-    warnings, notes = (
-        warn_of_unlike_results(results),
-        [
-            "Intervals are 95 % bootstraps over groups of test clips. "
-            "Settings are chosen on val; test is read once."
-        ],
-    )
-    if any(result.kind == TUNED for result in results):
-        notes.append(
-            "Fine-tuning trains the encoder on the labels, and no controls stand beside it."
-        )
-    gains = [result for result in results if result.over is None and "random" in result.gains]
-    if len(gains) > 1:
-        notes.append(
-            f"The untrained net of a row is one random draw. Of {count(len(gains), 'interval')} "
-            "at 95 %, about one in twenty leaves out zero by chance."
-        )
-    leaks = []
-    for result in results:
-        title = result.encoder.title
-        if result.leak.clips:
-            leaks.append(
-                f"{WARNING}: {title} was trained on {result.leak.clips} of the test clips: "
-                "its scores are not valid."
-            )
-        if result.encoder.weights != "trained":
-            notes.append(f"{title} has random weights.")
-        if result.encoder.licence:
-            notes.append(f"The weights of {title} are under {result.encoder.licence}.")
-    return list(dict.fromkeys([*leaks, *warnings, *notes]))
-
-
-def warn_of_unlike_results(results: list[Result]) -> list[str]:
-    """What makes rows that stand together no fair comparison."""
-
-    def cell_of(result: Result) -> str:
-        return result.cell
-
-    def settings_of(result: Result) -> str:
-        return json.dumps(result.question, sort_keys=True)
-
-    sentences = {
-        "data": "WARNING: the results of {} are of different data: do not compare them.",
-        "settings": "WARNING: the results of {} are of different tasks or probes: "
-        "do not compare them.",
-        "names": "WARNING: several encoders (of different hashes) are called {}.",
-    }
-    data = with_several(results, cell_of, lambda result: result.data.hash)
-    settings = with_several(results, cell_of, settings_of)
-    names = with_several(results, title_of, lambda result: result.encoder.hash)
-    return [
-        *map(sentences["data"].format, data),
-        *map(sentences["settings"].format, settings),
-        *map(sentences["names"].format, names),
-    ]
-
-
-def with_several(
-    results: list[Result], key: Callable[[Result], str], value: Callable[[Result], str]
-) -> list[str]:
-    """The keys whose results do not all have the same value."""
-    values: dict[str, set[str]] = {}
-    for result in results:
-        values.setdefault(key(result), set()).add(value(result))
-    return [name for name, members in values.items() if len(members) > 1]

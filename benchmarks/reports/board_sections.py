@@ -174,7 +174,7 @@ def describe_encoder(
     details = describe_details(result)
     if result.over is not None:
         return EncoderPart(title, result.over, [], [], "", None, details, "")
-    sentences = verdict(result)
+    sentences = verdict(result, results)
     return EncoderPart(
         title=title,
         mean_over="",
@@ -265,6 +265,11 @@ def show_gains(
         caption += f", the {ENDS} largest and the {ENDS} smallest of {shown.cut_from}"
     if shown.counted:
         caption += ". In brackets: test clips"
+    if any(bar.interval for bar in shown.bars):
+        caption += (
+            ". Intervals are bootstraps of each class by itself, not corrected for their number: "
+            "they show nothing"
+        )
     return ClassGains(caption, chart_differences(shown.bars, f"{result.metric}, points"))
 
 

@@ -22,7 +22,8 @@ from benchmarks.reports.page_heads import (
 )
 from benchmarks.reports.run_curves import COST, Curve, draw_panels, make_curves
 from benchmarks.reports.run_pictures import ShownPicture, read_pictures, show_picture
-from benchmarks.reports.verdict import list_leaks, summarise
+from benchmarks.reports.summary import summarise
+from benchmarks.reports.verdict import list_leaks
 from ssvid import registry
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole

@@ -25,7 +25,16 @@ from ssvid.results import (
     write_result,
 )
 
-ROWS = ("encoder", "random", "floor", "single_frame", "shuffled")
+ROWS = (
+    "encoder",
+    "random",
+    "floor",
+    "single_frame",
+    "bag",
+    "shuffled",
+    "random_single_frame",
+    "random_shuffled",
+)
 
 
 def encoder_info(title: str = "net", **options: Any) -> EncoderInfo:
@@ -63,6 +72,14 @@ def result_of(
         interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
         controls[row] = Score(value=value, interval=interval, details=dict(numbers))
         gains[row] = make_gain(controls["encoder"].value - value, 0.05, 0.4)
+    if "random" in controls:
+        value = controls["random"].value
+        nets = [value - 0.02, value, value + 0.02]
+        controls["random"] = replace(controls["random"], of_nets=nets)
+    if "floor" in controls:
+        controls["floor"].details["chosen"] = {"pooling": "phase", "probe": "knn"}
+    if "random_shuffled" in gains:
+        gains["time"] = make_gain(0.03, 0.01, 0.05)
     score = controls.pop("encoder")
     del gains["encoder"]
     test = Answers(
@@ -86,6 +103,8 @@ def result_of(
         metric="top1",
         score=score,
         chance=0.25,
+        majority=0.26,
+        rank=1 if "random" in controls else None,
         controls=controls,
         gains=gains,
         test=test,
@@ -115,7 +134,8 @@ def make_result(
     rng = np.random.default_rng(seed)
     names = list(map("class {}".format, range(classes)))
     labels = [i % classes for i in range(clips)]
-    shares = dict(zip(ROWS, (skill, skill / 2, 0.3, skill / 1.5, skill / 1.2), strict=True))
+    skills = (skill, skill / 2, 0.3, skill / 1.5, skill / 1.4, skill / 1.2, 0.3, 0.3)
+    shares = dict(zip(ROWS, skills, strict=True))
     predictions: dict[str, list[int]] = {}
     for row, share in shares.items():
         predictions[row] = []

@@ -21,14 +21,15 @@ from benchmarks.reports.cell_titles import title_cell
 from benchmarks.reports.figure_style import RED
 from benchmarks.reports.page import render_page
 from benchmarks.reports.page_heads import Head, date_of, head_of_results
-from benchmarks.reports.verdict import summarise, verdict
+from benchmarks.reports.summary import summarise
+from benchmarks.reports.verdict import verdict
 from benchmarks.tasks.film_strips import FRAMES, GAP, SIDE, describe_attention, find_middles
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.results import Gain, Leak, Result
 from ssvid.shapes import ClipSpec, Row
 from tests.benchmarks.browser import LAYOUT, measure_page, read_page
-from tests.benchmarks.made import make_whole_result, pick, pick_keys, put
+from tests.benchmarks.made import make_gain, make_whole_result, pick, pick_keys, put
 from tests.helpers import facts, squares, tells, write_video
 
 BETTER, WORSE = make_gain(0.1, 0.05, 0.2), make_gain(-0.1, -0.2, -0.05)
@@ -78,10 +79,10 @@ def test_only_what_is_shown_is_marked():
     result = make_whole_result("a", "one")
     kinds = {}
     for name, gain in (("better", BETTER), ("worse", WORSE), ("", UNCLEAR)):
-        (cell,) = make_overview(with_gains(result, random=gain, pixels=gain))
+        (cell,) = make_overview(with_gains(result, random=gain, floor=gain))
         (row,) = cell.rows
         assert row.gain is not None
-        kinds[name] = (row.gain.kind, row.pixels_lead, row.leak)
+        kinds[name] = (row.gain.kind, row.floor_leads, row.leak)
     assert kinds == {
         "better": ("better", False, 0),
         "worse": ("worse", True, 0),
@@ -107,7 +108,7 @@ def test_a_leak_stands_first_and_marks_its_number(tmp_path: Path):
 
 def test_a_control_that_is_better_has_its_own_sentence():
     result = make_whole_result("a", "one")
-    for row in ("single_frame", "shuffled", "pixels"):
+    for row in ("single_frame", "bag", "shuffled", "floor"):
         worse, unclear = with_gains(result, **{row: WORSE}), with_gains(result, **{row: UNCLEAR})
         assert tells(" ".join(verdict(worse)), "BETTER", "10.0", "-20.0", "-5.0")
         assert "BETTER" not in " ".join(verdict(unclear))
@@ -119,7 +120,9 @@ def test_a_page_is_summed_up_in_one_sentence():
     percent = f"{100 * best.score.value:.1f}"
     assert tells(summarise([second, best]), "best", percent, "10.0", "+5.0", "+20.0", "above")
     unclear, worse = with_gains(best, random=UNCLEAR), with_gains(best, random=WORSE)
-    assert tells(summarise([unclear]), percent, "no difference") and "BELOW" in summarise([worse])
+    assert tells(summarise([unclear]), percent, "not shown", "12.0") and "BELOW" in summarise(
+        [worse]
+    )
     others = [replace(unclear, cell="two"), replace(second, cell="two")]
     assert tells(summarise([best, second, *others]), "best", "2 of 2", "1 of 2", "in 1")
     assert tells(summarise([best, replace(worse, cell="two")]), "best", "1 of 2", "BELOW", "in 1")
@@ -176,7 +179,7 @@ def test_gains_by_class_where_the_result_has_scores_of_classes():
     assert board_sections.count_confusion(result) is None
 
 
-@pytest.mark.parametrize("baseline", ["random", "pixels", "chance", "theirs"])
+@pytest.mark.parametrize("baseline", ["random", "floor", "chance", "theirs"])
 def test_the_baseline_may_be_a_row_an_encoder_or_chance(baseline: str):
     mine, theirs = make_whole_result("mine", "one"), make_whole_result("theirs", "one", seed=1)
     results = [mine, theirs, make_whole_result("mine", "alone")]
