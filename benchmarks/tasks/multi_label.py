@@ -4,10 +4,11 @@ Average precision is the plain one, as in Charades' own code and scikit-learn. C
 class are left out.
 """
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from benchmarks.features.bench import Bench
-from benchmarks.metrics.ranking import mean_over, rank_table
+from benchmarks.metrics.ranking import draw_lots, mean_over, rank_table, score_equally
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Task, list_class_precision, number_groups
 from ssvid.registry import tasks
@@ -38,13 +39,10 @@ class MultiLabel(Task):
         )
 
     def chance(self, bench: Bench) -> float:
-        return compute_prevalence(bench.labels[bench.splits["test"]])
+        """What a blind ranking scores: above the prevalence, the more so the fewer the clips."""
+        labels, groups = bench.labels[bench.splits["test"]], number_groups(bench)
 
+        def score(lots: Float[Tensor, "S Q"]) -> float:
+            return score_equally(mean_over(rank_table(lots, labels, groups)), groups)
 
-def compute_prevalence(labels: torch.Tensor) -> float:
-    """The share of units that have a class, averaged over the classes that occur.
-
-    It is what a blind ranking scores on average. `labels`: S Q.
-    """
-    share = labels.double().mean(0)
-    return share[share > 0].mean().item()
+        return draw_lots(score, tuple(labels.shape), bench.seed)
