@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.features.bench import Bench
-from benchmarks.features.sources import ROWS
+from benchmarks.features.sources import ROWS, TOKEN_ROWS, list_sources
 from benchmarks.metrics.ranking import Ranked, average_precision
 from benchmarks.probes.base import Probe
 from ssvid import registry
@@ -28,6 +28,8 @@ from ssvid.statistics import (
 )
 
 Row = dict[str, Any]
+# Of a task whose features are large or need many passes.
+TWINS_OF_LARGE_TASKS = 4
 
 
 class Answer(NamedTuple):
@@ -64,13 +66,28 @@ class Task(ABC):
             return ":joint"
         return ":tokens" if self._probe is not None and self._probe.reads == "tokens" else ""
 
-    @property
-    def source_names(self) -> tuple[str, ...]:
-        """The sources whose features the task reads."""
+    def list_rows(self) -> tuple[str, ...]:
+        """The rows of its results. Tokens are large, so a probe of tokens has fewer rows."""
+        if self.source_suffix != ":tokens":
+            return self.rows
+        return tuple(filter(TOKEN_ROWS.__contains__, self.rows))
+
+    def list_row_sources(self, row: str, twins: int) -> list[str]:
+        """The sources of a row; `answer` takes each. `twins`: untrained nets at hand."""
+        if self.source_suffix == ":tokens" or len(self.frame_orders) > 1:
+            twins = min(twins, TWINS_OF_LARGE_TASKS)
+        if row == "floor":  # pixels have one form
+            return list_sources(row, twins)
+        return [source + self.source_suffix for source in list_sources(row, twins)]
+
+    def list_source_names(self, twins: int) -> list[str]:
+        """The sources whose features the task reads, in all its orders of frames."""
         names: list[str] = []
-        for row in self.rows:
-            names += [row + order + self.source_suffix for order in self.frame_orders]
-        return tuple(names)
+        for row in self.list_rows():
+            for source in self.list_row_sources(row, twins):
+                net, colon, form = source.partition(":")
+                names += [net + order + colon + form for order in self.frame_orders]
+        return names
 
     def get_probe(self, source: str) -> Probe:
         """The task's probe. Pixels have no tokens, so a probe that reads tokens is replaced there.
@@ -154,12 +171,13 @@ class Scorer:
         """The paired difference of the encoder from a control."""
         ours, theirs = self.answers["encoder"], self.answers[name]
         if ours.correct is not None and theirs.correct is not None:
-            return Gain.between(
-                *paired_difference(ours.correct, theirs.correct, self.groups, self.seed)
+            difference, low, high = paired_difference(
+                ours.correct, theirs.correct, self.groups, self.seed
             )
+            return Gain(difference=difference, interval=(low, high), shown=low > 0 or high < 0)
         difference = (sum(ours.scores) - sum(theirs.scores)) / self.seeds
         low, high = spread_of_difference(self.draws["encoder"], self.draws[name], self.group_count)
-        return Gain.between(difference, low, high)
+        return Gain(difference=difference, interval=(low, high), shown=low > 0 or high < 0)
 
 
 def score_task(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> Scored:
@@ -171,11 +189,12 @@ def score_task(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False)
     group_count = len(set(bench.get_groups_of_units(bench.index_videos("test")[0])))
     probe_seeds = list(range(bench.seed, bench.seed + seeds))
     answers: dict[str, RowAnswers] = {}
-    for row in task.rows:
+    for row in task.list_rows():
+        source, *_ = task.list_row_sources(row, 1)  # one twin until several are merged
         answers_of_seeds = []
         for seed in probe_seeds:
             seeded = bench._replace(seed=seed)
-            answers_of_seeds.append(task.answer(seeded, row + task.source_suffix))
+            answers_of_seeds.append(task.answer(seeded, source))
         answers[row] = average_seeds(answers_of_seeds, group_count)
     scorer = Scorer(bench, answers, seeds)
     controls = [name for name in answers if name != "encoder"]
