@@ -99,8 +99,17 @@ def extract_bench(
     for key in cost:
         for bench in benches:
             cost[key] += bench.cost[key]
+    notes: dict[str, None] = {}
+    twins = benches[0].twins
+    for bench in benches:
+        notes |= dict.fromkeys(bench.notes)
+        twins = min(twins, bench.twins)
     return benches[0]._replace(
-        unreadable_files=list(unreadable), cost=cost, other_streams=tuple(benches[1:])
+        unreadable_files=list(unreadable),
+        cost=cost,
+        other_streams=tuple(benches[1:]),
+        twins=twins,
+        notes=list(notes),
     )
 
 

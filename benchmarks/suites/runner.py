@@ -35,6 +35,7 @@ from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.progress import progress_bar
 from ssvid.results import BENCH, Cost, Result, digest, refuse_another, write_result
+from ssvid.results.ledger import record_readers
 from ssvid.results.provenance import describe_data, format_command, make_titles, read_commit
 from ssvid.results.text import format_line
 
@@ -162,7 +163,7 @@ class SuiteRunner:
         try:
             names: set[str] = set()
             for cell in cells:
-                names.update(cell.task.source_names)
+                names.update(cell.task.list_source_names(self.options.twins))
             features = extract_bench(encoder, batch.data, self.options, sorted(names), batch.kind)
         except Exception as error:
             self.report_failure(encoder.name, list_names(cells), error)
@@ -230,6 +231,8 @@ class SuiteRunner:
             protocol=protocol,
             protocol_hash=digest(protocol),
             leak=find_leak(encoder, data.split("test")),
+            ledger=count_readers(encoder, data.split("test"), self.options.cache),
+            notes=list(features.notes),
             cost=Cost(**{key: round(value, 6) for key, value in features.cost.items()}),
             seed=self.options.seed,
             git=read_commit(),
@@ -258,6 +261,12 @@ class SuiteRunner:
         for cell in cells:
             self.failures.append(Failure(encoder, cell, reason))
             log.warning(f"FAILED {encoder}, {cell}: {reason}")
+
+
+def count_readers(encoder: EvaluatedEncoder, test: Manifest, cache: str) -> int:
+    """Trained encoders that have read this test set with this cache, these ones included."""
+    hashes = [stream.info.hash for stream in encoder.streams if stream.info.weights == "trained"]
+    return record_readers(Path(cache), test.hash, hashes)
 
 
 def list_names(cells: Sequence[Cell]) -> list[str]:

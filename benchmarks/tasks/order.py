@@ -19,7 +19,7 @@ ORDER_NAMES = ("forward", "reversed", "shuffled")
 
 @tasks.register("order")
 class Order(Task):
-    rows = ("encoder", "random", "pixels")
+    rows = ("encoder", "random", "floor")
     frame_orders = FRAME_ORDERS
 
     def __init__(self, probe: Probe) -> None:

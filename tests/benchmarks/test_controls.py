@@ -2,10 +2,11 @@ import torch
 
 from benchmarks.features.controls import (
     create_twin,
-    describe_pixels,
+    list_still_clips,
     repeat_middle_frame,
     shuffle_frames,
 )
+from benchmarks.features.descriptors import REACH, SIDE, correlate_phases, describe_pixels
 from ssvid.hub import create_encoder
 from ssvid.shapes import ClipSpec
 from tests.nn.test_batchnorm import clips  # which registers test_norms
@@ -44,6 +45,8 @@ def test_pixels_are_what_they_say():
         "first32": 3072,
         "motion": 1024,
         "cube8": 384,
+        "differences": 5 * 256,
+        "phase": 961,
     }
     still = describe_pixels(repeat_middle_frame(clip, torch.arange(3), 0))
     assert still["motion"].abs().max() == 0 < feats["motion"].min()
@@ -52,10 +55,38 @@ def test_pixels_are_what_they_say():
     mixed = describe_pixels(shuffle_frames(clip, torch.arange(3), 0))
     torch.testing.assert_close(mixed["colour8"], feats["colour8"])  # no order of time in it
     assert not torch.allclose(mixed["cube8"], feats["cube8"])
-    assert torch.equal(
-        describe_pixels(clip[..., :32])["first32"],
-        describe_pixels(clip[:, :, :1, :, :32])["first32"],
-    )
+    backwards = describe_pixels(clip.flip(2))["differences"].unflatten(1, (5, 256))
+    expected = -feats["differences"].unflatten(1, (5, 256)).flip(1)  # signed, in their order
+    torch.testing.assert_close(backwards, expected)
+    single = describe_pixels(clip[:, :, :1, :, :32])  # nothing moves in a single frame
+    assert torch.equal(describe_pixels(clip[..., :32])["first32"], single["first32"])
+    for name in ("motion", "differences", "phase"):
+        assert single[name].abs().max() == 0
+
+
+def test_the_phase_correlation_peaks_at_the_true_shift():
+    """Noise that goes round the edges, with a lamp that brightens; a frame of one colour has none."""
+    for down, right in ((0, 0), (3, -2), (-7, 11)):
+        frames = [torch.rand(SIDE, SIDE, generator=torch.manual_seed(0))]
+        for _ in range(3):
+            frames.append(frames[-1].roll((down, right), (0, 1)))
+        light = torch.linspace(0, 0.5, 4)[:, None, None]
+        shifts = correlate_phases(torch.stack(frames)[None] + light)[0]
+        row, column = divmod(int(shifts.argmax()), shifts.shape[1])
+        assert (row - REACH, column - REACH) == (down, right) and shifts.max() > 0.9
+    assert correlate_phases(torch.full((1, 4, 48, 64), 0.4)).abs().max() < 1e-3
+
+
+def test_a_bag_holds_frames_spread_evenly():
+    clip = torch.arange(16, dtype=torch.uint8).view(1, 1, 16, 1, 1).expand(2, 3, 16, 4, 4)
+    bag = list_still_clips(clip)
+    assert [still.unique().tolist() for still in bag] == [[2], [6], [10], [14]]
+    assert all(still.shape == clip.shape for still in bag)
+    assert [still.unique().tolist() for still in list_still_clips(clip[:, :, :3])] == [
+        [0],
+        [1],
+        [2],
+    ]
 
 
 def test_twin_is_the_same_net_untrained():
@@ -67,5 +98,6 @@ def test_twin_is_the_same_net_untrained():
     first, second = create_twin(encoder), create_twin(encoder)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first.net[0].weight, second.net[0].weight) and first.net[0].weight.max() < 1
+    assert not torch.equal(create_twin(encoder, 1).net[0].weight, first.net[0].weight)
     assert (first.spec, first.mean, first.std) == (encoder.spec, encoder.mean, encoder.std)
     assert not first.training

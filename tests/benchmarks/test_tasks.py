@@ -100,7 +100,7 @@ def make_bench(signal: float, seed: int = 0, kind: str = "clips", views: int = 1
 
     names = {}
     for task in ASKED:
-        names |= dict.fromkeys(create_task(task).source_names)
+        names |= dict.fromkeys(create_task(task).list_source_names(1))
     splits = {split: [] for split in COUNTS}
     for unit, row_number in enumerate(row_of_unit):
         splits[data.rows[row_number].split].append(unit)

@@ -290,7 +290,7 @@ def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeyp
     )
     encoder = open_evaluated_encoder(NET, "a", UNCHANGED, "last")
     bench = extract_bench(
-        encoder, narrated, FeatureOptions(cache=str(tmp_path)), task.source_names, task.kind
+        encoder, narrated, FeatureOptions(cache=str(tmp_path)), task.list_source_names(8), task.kind
     )
     scored = score_task(task, bench)
     details = scored.score.details
