@@ -15,7 +15,7 @@ from benchmarks.features.pooling import POOLINGS
 from benchmarks.run import ENCODER_FLAG, write_report
 from benchmarks.suites.loader import load
 from benchmarks.suites.runner import Layers, SuiteRunner, open_suite
-from ssvid.data.manifest import Manifest, select_labelled
+from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
@@ -30,6 +30,8 @@ def linear_probe(
     data: Manifest,  # labelled clips: train, val and test
     out: str,  # folder of the results
     *,
+    # column of the data set (`group`, or one of a csv): each of its values is test once
+    folds: str | None = None,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly; their features are averaged
     layers: Layers = "auto",  # blocks to read beside the last; auto: the middle one
@@ -68,9 +70,10 @@ def linear_probe(
         recalibrate_bn=recalibrate_bn,
         twins=twins,
         max_bad=max_bad,
+        folds=folds,
     )
     loaded = load("linear", {"linear": {"min_steps": min_steps}})
-    suite = open_suite("linear", loaded, select_labelled(data), None)
+    suite = open_suite("linear", loaded, data, None, folds)
     user_data = config.get("data") if config else None
     runner = SuiteRunner(
         Path(out), options, module="benchmarks.linear_probe", config=config, data=user_data

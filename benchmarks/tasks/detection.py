@@ -37,7 +37,7 @@ class Detection(Task):
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = bench.get_splits(source)
-        result = self.get_probe(source).run(train, val, test, bench.seed)
+        result = self.run_probe(bench, source, train, val, test)
         lists = self.rank_boxes(bench, result.scores, test.labels)
         return Answer(
             correct=None,

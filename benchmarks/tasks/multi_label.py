@@ -24,7 +24,7 @@ class MultiLabel(Task):
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = bench.get_splits(source)
-        result = self.get_probe(source).run(train, val, test, bench.seed)
+        result = self.run_probe(bench, source, train, val, test)
         lists = rank_table(result.scores, test.labels, number_groups(bench))
         return Answer(
             correct=None,

@@ -29,7 +29,7 @@ class Order(Task):
         train = join_frame_orders(bench, source, "train")
         val = join_frame_orders(bench, source, "val")
         test = join_frame_orders(bench, source, "test")
-        result = self.get_probe(source).run(train, val, test, bench.seed)
+        result = self.run_probe(bench, source, train, val, test)
         correct = mark_correct(result.predictions, test.labels).view(3, -1)  # order S
         details: Row = {"val_top1": result.metrics["val/top1"], "chosen": result.chosen}
         for name, of_order in zip(ORDER_NAMES, correct, strict=True):

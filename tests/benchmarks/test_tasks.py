@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from benchmarks.features.bench import Bench
 from benchmarks.features.units import build_class_table
-from benchmarks.tasks.base import score_task
+from benchmarks.tasks.scoring import score_task
 from benchmarks.tasks.detection import match_boxes
 from benchmarks.tasks.few_shot import draw_shots
 from benchmarks.tasks.localisation import smooth_scores

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from benchmarks.features.bench import Bench
 from benchmarks.features.late_fusion import restrict_to_rows
-from benchmarks.tasks.base import score_task
+from benchmarks.tasks.scoring import score_task
 from benchmarks.tasks.retrieval import BANKS
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
