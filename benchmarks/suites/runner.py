@@ -90,7 +90,8 @@ def open_suite(
     """Group the cells by data set and kind of unit.
 
     `data`: for all cells, instead of their own. `datasets`: the folder of the cells' own data
-    sets. `folds`: the column of the data sets whose values are test in turn. A cell whose data set is missing or unsuitable is broken. Raises a UserError if all are.
+    sets. `folds`: the column of the data sets whose values are test in turn. A cell whose data set
+    is missing or unsuitable is broken. Raises a UserError if all are.
     """
     cells, broken = loaded
     groups: dict[tuple[str, str], list[Cell]] = {}

@@ -65,7 +65,10 @@ def test_pixels_are_what_they_say():
 
 
 def test_the_phase_correlation_peaks_at_the_true_shift():
-    """Noise that goes round the edges, with a lamp that brightens; a frame of one colour has none."""
+    """Noise that goes round the edges, with a lamp that brightens.
+
+    A frame of one colour has no peak.
+    """
     for down, right in ((0, 0), (3, -2), (-7, 11)):
         frames = [torch.rand(SIDE, SIDE, generator=torch.manual_seed(0))]
         for _ in range(3):
