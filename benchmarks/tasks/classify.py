@@ -57,6 +57,7 @@ class Classify(Task):
             val_top1 = result.metrics["val/top1"]
             described.append({"val_top1": val_top1, "chosen": result.chosen, "grid": result.grid})
         details: Row = described[0] if len(described) == 1 else {"streams": described}
+        details["warnings"] = sum((result.warnings for result in results), [])
         if "test/top5" in results[0].metrics:
             details["top5"] = topk(scores, labels, 5)
         correct = mark_correct(predictions, labels)

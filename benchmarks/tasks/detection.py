@@ -46,6 +46,7 @@ class Detection(Task):
                 "val_map": result.metrics["val/map"],
                 "chosen": result.chosen,
                 "grid": result.grid,
+                "warnings": result.warnings,
             },
             measure=mean_over(lists, interpolated=True),
             per_class=list_class_precision(bench, lists, interpolated=True),

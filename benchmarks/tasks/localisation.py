@@ -82,7 +82,7 @@ class Localisation(Task):
                 details[f"map_{round(100 * threshold)}"] = average_over_classes(ranked)
         details["val_map"] = val_map[width]
         details["chosen"] = {**result.chosen, "smooth": width}
-        details["grid"] = result.grid
+        details["grid"], details["warnings"] = result.grid, result.warnings
         flat: list[Ranked] = sum(lists, [])
         measure = mean_over(flat, interpolated=True)
         return Answer(None, None, details, measure, average_class_precision(bench, lists))

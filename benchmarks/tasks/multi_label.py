@@ -33,6 +33,7 @@ class MultiLabel(Task):
                 "val_map": result.metrics["val/map"],
                 "chosen": result.chosen,
                 "grid": result.grid,
+                "warnings": result.warnings,
             },
             measure=mean_over(lists),
             per_class=list_class_precision(bench, lists),

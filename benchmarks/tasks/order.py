@@ -32,6 +32,7 @@ class Order(Task):
         result = self.run_probe(bench, source, train, val, test)
         correct = mark_correct(result.predictions, test.labels).view(3, -1)  # order S
         details: Row = {"val_top1": result.metrics["val/top1"], "chosen": result.chosen}
+        details["warnings"] = result.warnings
         for name, of_order in zip(ORDER_NAMES, correct, strict=True):
             details[f"top1_{name}"] = of_order.mean().item()
         return Answer(correct.mean(0), None, details)
