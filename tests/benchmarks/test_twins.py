@@ -87,7 +87,8 @@ def test_twins_are_shared_and_built_only_when_needed(data, tmp_path, monkeypatch
     second = extract(encoder, data, str(tmp_path))
     for ours, theirs in zip(list_vectors(second), vectors, strict=True):
         assert torch.equal(ours, theirs)
-    assert not torch.equal(*(b.features["encoder"]["mean@last"] for b in (first, second)))
+    ours, theirs = first.features["encoder"], second.features["encoder"]
+    assert not torch.equal(ours["mean@last"], theirs["mean@last"])
 
 
 def test_the_key_of_a_twin_holds_all_that_its_features_depend_on(data):
@@ -120,7 +121,7 @@ def test_the_key_of_a_twin_holds_all_that_its_features_depend_on(data):
 @pytest.mark.parametrize("lacking, twins", [(10, 8), (100, 4), (10_000, 2)])
 def test_as_many_twins_as_five_minutes_allow(lacking: int, twins: int):
     """A clip takes 0.1 s a pass, and a twin has one source; twin 0 is in the cache."""
-    names = [f"twin{number}" for number in range(8)] + ["twin1:tokens", "encoder"]
+    names = [*list_sources("random", 8), "twin1:tokens", "encoder"]
     rows = dict.fromkeys(names, lacking) | {"twin0": 0, "encoder": 10**6}
     assert count_affordable_twins(Missing(rows, 10), names, 8, 0.1) == twins
 
@@ -148,25 +149,25 @@ def test_batch_norm_is_measured_anew(data, tmp_path):
     )
     assert len(anew.notes) == 1 and tells(anew.notes[0], "8")
     vit = open_evaluated_encoder("vit_tiny", "vit", UNCHANGED, "auto")
-    found_nets, notes = prepare_nets(vit, data, FeatureOptions(recalibrate_bn=True))
-    assert found_nets["encoder"].net is vit.net and tells(notes[0], "--recalibrate_bn")
+    prepared, notes = prepare_nets(vit, data, FeatureOptions(recalibrate_bn=True))
+    assert prepared["encoder"].net is vit.net and tells(notes[0], "--recalibrate_bn")
 
 
 def test_protocols_tell_what_the_user_chose():
-    chosen = [
-        (open_evaluated_encoder("vit_tiny", "a", UNCHANGED, layers), FeatureOptions(**options))
-        for layers, options in (
-            ("auto", {}),
-            ([6], {}),
-            ("last", {}),
-            ("auto", {"twins": 4}),
-            ("auto", {"recalibrate_bn": True}),
-        )
-    ]
-    protocols = [describe_protocol(encoder, options) for encoder, options in chosen]
-    assert protocols[0]["layers"] == protocols[1]["layers"]  # 6 is the middle one
-    assert [p["layers_choice"] for p in protocols] == ["auto", [6], "last", "auto", "auto"]
-    assert len({digest(protocol) for protocol in protocols}) == 5
+    hashes = set()
+    for layers, options in (
+        ("auto", {}),
+        ([6], {}),
+        ("last", {}),
+        ("auto", {"twins": 4}),
+        ("auto", {"recalibrate_bn": True}),
+    ):
+        encoder = open_evaluated_encoder("vit_tiny", "a", UNCHANGED, layers)
+        protocol = describe_protocol(encoder, FeatureOptions(**options))
+        assert protocol["layers_choice"] == layers
+        assert list(protocol["layers"]) == ([] if layers == "last" else [6])  # the middle one
+        hashes.add(digest(protocol))
+    assert len(hashes) == 5
 
 
 @pytest.mark.parametrize("form", ["", ":tokens"])
