@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from benchmarks.features.controls import (
@@ -7,8 +8,12 @@ from benchmarks.features.controls import (
     shuffle_frames,
 )
 from benchmarks.features.descriptors import REACH, SIDE, correlate_phases, describe_pixels
+from ssvid import registry
+from ssvid.data.loader import eval_loader
+from ssvid.engine.features import evaluation
 from ssvid.hub import create_encoder
-from ssvid.shapes import ClipSpec
+from ssvid.registry import probes
+from ssvid.shapes import ClipSpec, Frozen
 from tests.nn.test_batchnorm import clips  # which registers test_norms
 
 
@@ -65,10 +70,7 @@ def test_pixels_are_what_they_say():
 
 
 def test_the_phase_correlation_peaks_at_the_true_shift():
-    """Noise that goes round the edges, with a lamp that brightens.
-
-    A frame of one colour has no peak.
-    """
+    """Noise that goes round the edges while the light grows; a frame of one colour has no peak."""
     for down, right in ((0, 0), (3, -2), (-7, 11)):
         frames = [torch.rand(SIDE, SIDE, generator=torch.manual_seed(0))]
         for _ in range(3):
@@ -80,16 +82,30 @@ def test_the_phase_correlation_peaks_at_the_true_shift():
     assert correlate_phases(torch.full((1, 4, 48, 64), 0.4)).abs().max() < 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [32, 64])
+def test_phase_correlation_names_the_tours(size: int, tmp_path_factory: pytest.TempPathFactory):
+    """The numbers of docs/benchmarks.md: without any net, by nearest neighbours."""
+    root = str(tmp_path_factory.getbasetemp() / "tours")
+    data = registry.datasets["synthetic"](root, train=192)
+    samples = evaluation(data, ClipSpec(frames=8, stride=1, size=size), 1, "pad")
+    (batch,) = eval_loader(samples, range(len(data)), len(data), 0)
+    described = describe_pixels(batch["clips"][:, 0])
+    for name, least in (("phase", 0.99), ("differences", 0.97)):
+        splits = []
+        for split in ("train", "val", "test"):
+            rows = torch.tensor([row.split == split for row in data.rows])
+            groups = [""] * int(rows.sum())  # a probe has no use for them
+            splits.append(Frozen({name: described[name][rows]}, data.labels[rows], groups))
+        top1 = probes["knn"]().run(*splits, 0).metrics["test/top1"]
+        assert top1 > least, f"{name}: {top1:.3f}"
+
+
 def test_a_bag_holds_frames_spread_evenly():
     clip = torch.arange(16, dtype=torch.uint8).view(1, 1, 16, 1, 1).expand(2, 3, 16, 4, 4)
-    bag = list_still_clips(clip)
-    assert [still.unique().tolist() for still in bag] == [[2], [6], [10], [14]]
-    assert all(still.shape == clip.shape for still in bag)
-    assert [still.unique().tolist() for still in list_still_clips(clip[:, :, :3])] == [
-        [0],
-        [1],
-        [2],
-    ]
+    for frames, expected in ((clip, [2, 6, 10, 14]), (clip[:, :, :3], [0, 1, 2])):
+        for still, t in zip(list_still_clips(frames), expected, strict=True):
+            assert still.shape == frames.shape and (still == t).all()
 
 
 def test_twin_is_the_same_net_untrained():

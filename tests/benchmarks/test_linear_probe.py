@@ -116,6 +116,7 @@ def test_a_result_holds_all_that_a_reader_asks(done):
     descriptors = {"colour8", "first32", "motion", "cube8", "differences", "phase"}
     assert list_poolings(result.controls["floor"]) == descriptors
     assert result.protocol["layers_choice"] == "auto" and result.protocol["twins"] == 2
+    assert result.ledger == 1 and not result.notes
     # 8 tokens: linear layers, then attention.
     products = 2 * 8 * 24 * (12 * 24 * 4 + 3 * 2 * 64) + 4 * 4 * 8 * 8 * 24
     assert result.cost.gflops_per_clip == pytest.approx(products / 1e9, rel=0.01)
@@ -245,8 +246,8 @@ def test_sources_know_themselves_apart():
     nets = {"encoder": FrozenNet("a", lambda: net), "twin0": FrozenNet("b", lambda: net)}
     keys: set[str] = set()
     for seed in (0, 1):
-        made = SourceMaker(nets, (2,), ("mean",), seed).make_all(SOURCES)
-        keys.update(source.key for source in made)
+        sources = SourceMaker(nets, (2,), ("mean",), seed).make_all(SOURCES)
+        keys.update(source.key for source in sources)
     assert len(keys) == 6  # only the shuffled frames depend on the seed
     last_layer = SourceMaker(nets, (), ("mean",), 2).make_all(SOURCES)
     assert keys & {source.key for source in last_layer} == {"pixels version 2"}
