@@ -265,7 +265,7 @@ def show_gains(
         caption += f", the {ENDS} largest and the {ENDS} smallest of {shown.cut_from}"
     if shown.counted:
         caption += ". In brackets: test clips"
-    if any(bar.interval for bar in shown.bars):
+    if shown.bars[0].interval:
         caption += (
             ". Intervals are bootstraps of each class by itself, not corrected for their number: "
             "they show nothing"

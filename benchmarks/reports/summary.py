@@ -1,13 +1,14 @@
 """results -> the sentences that sum up a whole page."""
 
+from collections.abc import Sequence
+
 from benchmarks.reports.cell_titles import group_cells
-from benchmarks.reports.named_probes import PROBES, compare_named, find_named, kind_of
+from benchmarks.reports.named_probes import compare_named, find_named, kind_of, list_missing
 from benchmarks.reports.page_heads import title_of
 from benchmarks.reports.verdict import above_or_below
 from ssvid.results import Gain, Result
 from ssvid.results.text import (
     PROBE_NAMES,
-    TOO_FEW,
     format_least,
     format_percent,
     format_points,
@@ -61,25 +62,24 @@ def compare_briefly(result: Result) -> str:
     gain = result.gains["random"]
     if not gain.shown:
         return f"is not shown to differ from the same net untrained ({format_least(gain)})"
-    place = f"{format_points(gain.difference)} {above_or_below(gain)}"
-    return f"is {place} the same net untrained ({format_test(gain)})"
+    points = f"{format_points(gain.difference)} {above_or_below(gain)}"
+    return f"is {points} the same net untrained ({format_test(gain)})"
 
 
 def ask_named(best: Result, results: list[Result]) -> str:
     """Of a page of one cell: the probe that it lacks."""
-    named = find_named(best, results)
-    missing = [PROBE_NAMES[probe] for probe in PROBES if probe not in dict(named)]
-    return f" Not asked: {missing[0]}." if named and missing else ""
+    missing = list_missing(find_named(best, results))
+    return f" Not asked: {missing[0]}." if len(missing) == 1 else ""
 
 
 def summarise_gains(members: list[Result]) -> str:
     """How the sentence about an encoder goes on."""
-    gains = [result.gains["random"] for result in members if "random" in result.gains]
+    gains = list_gains(members)
     if not gains:
         return "has no untrained net beside it."
     kinds = list(map(kind_of, gains))
     better, worse, unclear = map(kinds.count, ("better", "worse", ""))
-    least = describe_least([gain for gain in gains if not gain.shown])
+    least = describe_least(gains)
     if not better + worse:
         return (
             f"is not shown to differ from the same net untrained in any of {len(gains)} tasks "
@@ -91,18 +91,28 @@ def summarise_gains(members: list[Result]) -> str:
     return f"{text}; no difference is shown in {unclear} ({least})." if unclear else f"{text}."
 
 
-def describe_least(gains: list[Gain]) -> str:
-    """The least gains that could have been shown, of differences that are not shown."""
-    points = sorted(100 * gain.least for gain in gains if gain.least is not None)
-    parts = []
-    if points:
-        first, last = f"{points[0]:.1f}", f"{points[-1]:.1f}"
-        span = first if first == last else f"{first} to {last}"
-        parts.append(f"gains below {span} points could not be shown")
-    others = dict.fromkeys(format_least(gain) for gain in gains if gain.least is None)
-    for text in others:
-        parts.append(f"in some: {text}" if points and text == TOO_FEW else text)
-    return "; ".join(parts)
+def list_gains(members: list[Result]) -> list[Gain]:
+    """Over the same nets untrained."""
+    return [result.gains["random"] for result in members if "random" in result.gains]
+
+
+def describe_least(gains: Sequence[Gain]) -> str:
+    """The least gains that could have been shown, of those differences that are not shown."""
+    points: list[float] = []
+    others: dict[str, None] = {}
+    for gain in gains:
+        if gain.shown:
+            continue
+        if gain.least is None:
+            others[format_least(gain)] = None
+        else:
+            points.append(100 * gain.least)
+    if not points:
+        return "; ".join(others)  # empty where all are shown
+    first, last = f"{min(points):.1f}", f"{max(points):.1f}"
+    span = first if first == last else f"{first} to {last}"
+    parts = [f"gains below {span} points could not be shown"]
+    return "; ".join([*parts, *map("in some: {}".format, others)])
 
 
 def summarise_named(members: list[Result]) -> str:

@@ -212,11 +212,16 @@ PROTOCOL = {
 def change(result: Result, key: str, value: Any) -> Result:
     """The result with another value of a dotted key of its protocol."""
     protocol = copy.deepcopy(result.protocol)
-    part, *names = protocol, *key.split(".")
-    for name in names[:-1]:
-        part = part[name]
-    part[names[-1]] = value
+    *outer, last = key.split(".")
+    content = protocol
+    for name in outer:
+        content = content[name]
+    content[last] = value
     return replace(result, protocol=protocol)
+
+
+def has_note(results: list[Result], *parts: str) -> bool:
+    return any(tells(note, *parts) for note in board.list_notes(results))
 
 
 def make_pair() -> tuple[Result, Result]:
@@ -266,9 +271,9 @@ def test_each_encoder_may_have_its_own_clip_and_seed():
     a, b = make_pair()
     for key in ("clip.frames", "clip.size", "seed"):
         board.refuse_unlike({Path("a.json"): a, Path("b.json"): change(b, key, 16)})
-    notes = board.list_notes([a, change(change(b, "clip.frames", 16), "clip.size", 32)])
-    assert any(tells(note, "one", "frames", "size") for note in notes)
-    assert not any(tells(note, "frames", "size") for note in board.list_notes([a, b]))
+    other = change(change(b, "clip.frames", 16), "clip.size", 32)
+    assert has_note([a, other], "one", "frames", "size")
+    assert not has_note([a, b], "frames", "size")
     tuned = []
     for seed in (0, 1):
         training = {"lr": 1, "encoder": f"net{seed}", "seed": seed, "clip": {"frames": 8 + seed}}
@@ -282,19 +287,17 @@ def test_each_encoder_may_have_its_own_clip_and_seed():
 
 def test_notes_say_what_the_rows_need():
     a, b = make_pair()
-    names = [f"g{i % 6}" for i in range(len(a.test.paths))]
-    few = replace(a, test=replace(a.test, groups=names))
+    groups = [f"g{i % 6}" for i in range(len(a.test.paths))]
+    few = replace(a, test=replace(a.test, groups=groups))
     score = replace(a.score, details={"warnings": ["rate at the edge"]})
-    more = replace(b, ledger=7, notes=["5 nets instead of 8"], score=score)
+    noted = replace(b, ledger=7, notes=["5 nets instead of 8"], score=score)
     single = replace(a, data=replace(a.data, groups={**a.data.groups, "val": 1}), ledger=3)
-    assert not any(tells(note, "too few") for note in board.list_notes([a, b]))
-    assert any(tells(note, "one", "6 groups", "too few") for note in board.list_notes([few, b]))
-    notes = board.list_notes([single, more])
+    assert not has_note([a, b], "too few") and has_note([few, b], "one", "6 groups", "too few")
     for parts in (("val", "one group"), ("7 distinct encoders",), ("rate at the edge", "b")):
-        assert any(tells(note, *parts) for note in notes), parts
-    assert "b: 5 nets instead of 8" in notes
+        assert has_note([single, noted], *parts), parts
+    assert "b: 5 nets instead of 8" in board.list_notes([single, noted])
     shared = replace(a, notes=["5 nets instead of 8"])
-    assert "5 nets instead of 8" in board.list_notes([shared, more])
+    assert "5 nets instead of 8" in board.list_notes([shared, noted])
     other = replace(make_whole_result("a", "two"), encoder=replace(a.encoder, hash="other"))
     assert tells(board.list_notes([a, other])[0], "WARNING", "a")
 
