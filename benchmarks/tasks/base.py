@@ -17,14 +17,19 @@ from benchmarks.metrics.ranking import Ranked, average_precision
 from benchmarks.probes.base import Probe
 from ssvid import registry
 from ssvid.results import Answers, Gain, Score
+from ssvid.results.evidence import find_differences, make_gains
 from ssvid.statistics import (
+    GroupSums,
     Measure,
-    bootstrap,
+    Spread,
+    are_few_sources,
+    find_score_interval,
     index_groups,
-    paired_difference,
-    redraw,
-    spread_of_difference,
-    spread_of_share,
+    majority,
+    mean_class_accuracy,
+    measure_noise,
+    sum_by_group,
+    take_jackknife,
 )
 
 Row = dict[str, Any]
@@ -40,6 +45,7 @@ class Answer(NamedTuple):
     measure: Measure | None = None
     per_class: dict[str, float | None] | None = None  # where it cannot be computed from `correct`
     attention: Float[Tensor, "S N"] | None = None  # of the probe over the tokens of each test clip
+    draws: Float[Tensor, "D S"] | None = None  # of few labels: `correct` with each draw of them
 
 
 class Task(ABC):
@@ -100,12 +106,16 @@ class Task(ABC):
 
 
 class RowAnswers(NamedTuple):
-    """A row's answers over all seeds."""
+    """A row's answers over all its nets (the untrained twins) and all seeds of the probe."""
 
-    first: Answer  # of the first seed
-    correct: Tensor | None  # S, averaged over the seeds
-    measure: Measure | None
-    scores: list[float]  # of each seed
+    first: Answer  # of the first net and seed
+    correct: Float[Tensor, " S"] | None  # the mean over nets and seeds
+    of_groups: GroupSums  # what each group adds to the number of the row
+    value: float  # the main number: the mean over nets and seeds
+    of_seeds: list[float]
+    of_nets: list[float]
+    noise: float  # the part of the variance between nets that the test groups explain
+    of_draws: list[float] | None  # of few labels
 
 
 class Scored(NamedTuple):
@@ -114,52 +124,13 @@ class Scored(NamedTuple):
     metric: str
     score: Score
     chance: float
+    majority: float | None
     controls: dict[str, Score]
     gains: dict[str, Gain]
+    rank: int | None
     seeds: list[int] | None  # of the probe, where there are several
     test: Answers
     pictures: Row
-
-
-class Scorer:
-    """The answers of all rows -> their scores, and the gains of the encoder over the controls."""
-
-    def __init__(self, bench: Bench, answers: dict[str, RowAnswers], seeds: int) -> None:
-        self.seed, self.seeds, self.answers = bench.seed, seeds, answers
-        self.groups = bench.get_groups_of_units(bench.index_videos("test")[0])
-        self.group_count = len(set(self.groups))
-        # Row -> its number in each redrawing of the groups, where it is no average over units.
-        self.draws: dict[str, Tensor] = {}
-        for name, row in answers.items():
-            if row.measure:
-                self.draws[name] = redraw(row.measure, self.group_count, bench.seed)
-
-    def compute_score(self, name: str) -> Score:
-        """The number of a row, with its interval over groups of test units."""
-        row = self.answers[name]
-        if row.correct is not None:
-            interval = bootstrap(row.correct, self.groups, self.seed)
-        else:
-            interval = spread_of_share(self.draws[name], self.group_count)
-        return Score(
-            value=sum(row.scores) / self.seeds,
-            interval=interval,
-            details=row.first.details,
-            per_class=row.first.per_class,
-            of_seeds=row.scores if self.seeds > 1 else None,
-            std_over_seeds=standard_deviation(row.scores) if self.seeds > 1 else None,
-        )
-
-    def compute_gain(self, name: str) -> Gain:
-        """The paired difference of the encoder from a control."""
-        ours, theirs = self.answers["encoder"], self.answers[name]
-        if ours.correct is not None and theirs.correct is not None:
-            return Gain.between(
-                *paired_difference(ours.correct, theirs.correct, self.groups, self.seed)
-            )
-        difference = (sum(ours.scores) - sum(theirs.scores)) / self.seeds
-        low, high = spread_of_difference(self.draws["encoder"], self.draws[name], self.group_count)
-        return Gain.between(difference, low, high)
 
 
 def score_task(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> Scored:
@@ -168,68 +139,148 @@ def score_task(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False)
     `seeds`: the probe is trained once for each of bench.seed, bench.seed + 1, ..., and the numbers
     are averages. `pictures`: also what people look at. Raises the errors of the task.
     """
-    group_count = len(set(bench.get_groups_of_units(bench.index_videos("test")[0])))
     probe_seeds = list(range(bench.seed, bench.seed + seeds))
     answers: dict[str, RowAnswers] = {}
-    for row in task.rows:
-        answers_of_seeds = []
-        for seed in probe_seeds:
-            seeded = bench._replace(seed=seed)
-            answers_of_seeds.append(task.answer(seeded, row + task.source_suffix))
-        answers[row] = average_seeds(answers_of_seeds, group_count)
-    scorer = Scorer(bench, answers, seeds)
-    controls = [name for name in answers if name != "encoder"]
+    for row in task.list_rows():
+        of_nets = []
+        for source in task.list_row_sources(row, bench.twins):
+            of_nets.append([task.answer(bench._replace(seed=seed), source) for seed in probe_seeds])
+        answers[row] = average_answers(of_nets, bench)
+    rows = {name: score_row(row, bench) for name, row in answers.items()}
+    test = list_test_answers(bench, answers)
     return Scored(
         metric=task.metric,
-        score=scorer.compute_score("encoder"),
+        score=rows["encoder"],
         chance=task.chance(bench),
-        controls={name: scorer.compute_score(name) for name in controls},
-        gains={name: scorer.compute_gain(name) for name in controls},
+        majority=find_majority(bench, answers["encoder"]),
+        controls={name: score for name, score in rows.items() if name != "encoder"},
+        gains=make_gains(find_differences(rows, test)),
+        rank=rank_encoder(rows),
         seeds=probe_seeds if seeds > 1 else None,
-        test=list_test_answers(bench, answers, scorer.draws),
+        test=test,
         pictures=task.visualize(bench, answers["encoder"].first) if pictures else {},
     )
 
 
-def average_seeds(answers: Sequence[Answer], groups: int) -> RowAnswers:
-    """One row's answers with each seed -> their average. `groups`: the number of groups."""
-    first = answers[0]
-    if first.measure is None:
-        rows = [answer.correct for answer in answers if answer.correct is not None]
-        correct = torch.stack(rows).double()  # seeds S
-        return RowAnswers(first, correct.mean(0), None, correct.mean(1).tolist())
-    measures = [answer.measure for answer in answers if answer.measure]
-    equal_weights = torch.ones(1, groups, dtype=torch.float64)
+def average_answers(of_nets: Sequence[Sequence[Answer]], bench: Bench) -> RowAnswers:
+    """One row's answers, by net and by seed of the probe -> their mean."""
+    first = of_nets[0][0]
+    groups = bench.get_groups_of_units(bench.index_videos("test")[0])
+    of_answers: list[list[GroupSums]] = []  # by net and seed
+    numbers: list[list[float]] = []
+    for of_seeds in of_nets:
+        of_answers.append([sum_answer(answer, groups) for answer in of_seeds])
+        numbers.append([sums.mean for sums in of_answers[-1]])
+    value = torch.stack([torch.stack([sums.value for sums in row]) for row in of_answers])  # N R G
+    weight = of_answers[0][0].weight
+    nets = [GroupSums(row.mean(0), weight) for row in value]
+    table = torch.tensor(numbers, dtype=torch.float64)  # N R
+    return RowAnswers(
+        first=first,
+        correct=average_correct(of_nets),
+        of_groups=GroupSums(value.mean((0, 1)), weight),
+        value=table.mean().item(),
+        of_seeds=table.mean(0).tolist(),
+        of_nets=table.mean(1).tolist(),
+        noise=measure_noise(nets),
+        of_draws=average_draws(of_nets),
+    )
 
-    def average(weights: Float[Tensor, "W G"]) -> Float[Tensor, " W"]:
-        return torch.stack([measure(weights) for measure in measures]).mean(0)
 
-    scores = [measure(equal_weights).item() for measure in measures]
-    return RowAnswers(first, None, average, scores)
+def sum_answer(answer: Answer, groups: list[str]) -> GroupSums:
+    """`groups`: of each test video."""
+    if answer.correct is not None:
+        return sum_by_group(answer.correct, groups)
+    assert answer.measure is not None, "an answer has either `correct` or a measure"
+    value = take_jackknife(answer.measure, len(set(groups)))
+    return GroupSums(value, torch.ones_like(value))
 
 
-def list_test_answers(
-    bench: Bench, answers: dict[str, RowAnswers], draws: dict[str, Tensor]
-) -> Answers:
+def average_correct(of_nets: Sequence[Sequence[Answer]]) -> Float[Tensor, " S"] | None:
+    rows = []
+    for of_seeds in of_nets:
+        for answer in of_seeds:
+            if answer.correct is None:
+                return None
+            rows.append(answer.correct.double())
+    return torch.stack(rows).mean(0)
+
+
+def average_draws(of_nets: Sequence[Sequence[Answer]]) -> list[float] | None:
+    """The number with each draw of few labels, averaged over nets and seeds."""
+    rows = []
+    for of_seeds in of_nets:
+        for answer in of_seeds:
+            if answer.draws is None:
+                return None
+            rows.append(answer.draws.double().mean(1))
+    return round_values(torch.stack(rows).mean(0))
+
+
+def score_row(row: RowAnswers, bench: Bench) -> Score:
+    """The number of a row. Its interval is over test groups, nets and draws of labels."""
+    several_nets, several_seeds = len(row.of_nets) > 1, len(row.of_seeds) > 1
+    extra_variance = 0.0
+    if several_nets:
+        nets = Spread.of(row.of_nets, row.noise)
+        extra_variance += (nets.variance - nets.noise) / nets.count
+    if row.of_draws:
+        draws = Spread.of(row.of_draws)
+        extra_variance += draws.variance / draws.count
+    details = dict(row.first.details)
+    labels = bench.labels[bench.index_videos("test")[0]]
+    if row.correct is not None and labels.ndim == 1 and int(labels.min()) >= 0:
+        details["mean_class"] = mean_class_accuracy(row.correct, labels)
+    return Score(
+        value=row.value,
+        interval=find_score_interval(row.of_groups, extra_variance=extra_variance),
+        details=details,
+        per_class=row.first.per_class,
+        of_seeds=row.of_seeds if several_seeds else None,
+        std_over_seeds=standard_deviation(row.of_seeds) if several_seeds else None,
+        of_nets=row.of_nets if several_nets else None,
+        noise_of_nets=row.noise if several_nets else None,
+        of_draws=row.of_draws,
+        wide=are_few_sources(row.of_groups) or None,
+    )
+
+
+def find_majority(bench: Bench, encoder: RowAnswers) -> float | None:
+    """The score of always naming the largest class of test, where each clip has one class."""
+    labels = bench.labels[bench.index_videos("test")[0]]
+    if encoder.first.predictions is None and encoder.of_draws is None:
+        return None
+    return majority(labels) if labels.ndim == 1 and int(labels.min()) >= 0 else None
+
+
+def rank_encoder(rows: dict[str, Score]) -> int | None:
+    """The encoder's place among itself and its untrained twins; 1 is the best."""
+    if "random" not in rows:
+        return None
+    twins = rows["random"].of_nets or [rows["random"].value]
+    return 1 + sum(twin > rows["encoder"].value for twin in twins)
+
+
+def list_test_answers(bench: Bench, answers: dict[str, RowAnswers]) -> Answers:
     """What `compare` and the report need of test: the answers to each video.
 
-    Of a ranking it is the number in each redrawing: no single one of its thousands of seconds or
-    boxes is right or wrong.
+    Of a ranking it is what each group says of the number: no single one of its thousands of
+    seconds or boxes is right or wrong.
     """
-    if draws:
+    if answers["encoder"].correct is None:
         units, groups = bench.splits["test"], bench.get_groups("test")
         return Answers(
             paths=list(dict.fromkeys(list_paths(bench, units))),
             groups=sorted(set(groups)),
             units=len(units),
-            draws=dict(zip(draws, map(round_values, draws.values()), strict=True)),
+            of_groups={name: round_values(row.of_groups.value) for name, row in answers.items()},
         )
     units, _ = bench.index_videos("test")
     correct, predictions = {}, {}
     for name, row in answers.items():
         if row.correct is not None:
             correct[name] = round_values(row.correct)
-        if row.first.predictions is not None:
+        if row.first.predictions is not None and len(row.of_nets) == 1:
             predictions[name] = row.first.predictions.tolist()
     return Answers(
         paths=list_paths(bench, units),
