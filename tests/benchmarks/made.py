@@ -56,7 +56,7 @@ def make_gain(difference: float, low: float, high: float) -> Gain:
 
 
 def make_scores(correct: Mapping[str, Sequence[float]]) -> dict[str, Score]:
-    """Row -> its score, with three untrained nets and a named floor."""
+    """Row -> its score, with eight untrained nets and a named floor."""
     scores = {}
     for row, shares in correct.items():
         value = float(np.mean(shares))
@@ -64,7 +64,7 @@ def make_scores(correct: Mapping[str, Sequence[float]]) -> dict[str, Score]:
         if row == "floor":
             details["chosen"] = {"pooling": "phase", "probe": "knn"}
         interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
-        nets = [value - 0.02, value, value + 0.02] if row == "random" else None
+        nets = np.linspace(value - 0.02, value + 0.02, 8).tolist() if row == "random" else None
         scores[row] = Score(value=value, interval=interval, details=details, of_nets=nets)
     return scores
 

@@ -64,9 +64,9 @@ def test_a_gain_says_the_level_of_its_interval_and_p(p: float, text: str):
 def test_the_untrained_nets_have_a_spread_and_the_encoder_a_rank():
     result = ask("linear")
     value = 100 * result.controls["random"].value
-    assert format_untrained(result) == f"{value:.1f} +- 2.0 % (3 nets)"
-    assert format_rank(result) == "1 of 4" and tells(format_line(result), "rank 1 of 4")
-    assert tells(say(result), "rank 1 of 4", "+- 2.0 %")
+    assert format_untrained(result) == f"{value:.1f} +- 1.4 % (8 nets)"
+    assert format_rank(result) == "1 of 9" and tells(format_line(result), "rank 1 of 9")
+    assert tells(say(result), "rank 1 of 9", "+- 1.4 %")
     single = replace(result.controls["random"], of_nets=None)
     old = replace(result, controls={**result.controls, "random": single})
     assert format_untrained(old) == f"{value:.1f} %" and format_rank(old) == ""
