@@ -20,8 +20,8 @@ from ssvid.results import Result, read_folder
 from ssvid.results.evidence import correct_gains
 from ssvid.results.run_files import read_mapping
 from ssvid.results.schema import KINDS
-from ssvid.results.text import find_mean_class
-from ssvid.results.unlike import describe_differences
+from ssvid.results.text import find_mean_class, is_old
+from ssvid.results.unlike import describe_differences, describe_missing_answers
 
 
 def is_board(folder: Path) -> bool:
@@ -41,6 +41,7 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
             f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning."
         )
     results = list(files.values())
+    refuse_untestable(files)
     refuse_unlike(files)
     baseline = rename_row(baseline)
     check_baseline(baseline, results)
@@ -58,6 +59,17 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
     for name, text in texts.items():
         write_text_whole(folder / name, text)
     return folder / "report.html"
+
+
+def refuse_untestable(files: dict[Path, Result]) -> None:
+    """Raise a UserError where a result lacks the answers that its tests are made of."""
+    for file, result in files.items():
+        reason = describe_missing_answers(result)
+        if result.gains and not is_old(result) and reason:
+            raise UserError(
+                f"{file} {reason}, so no difference can be tested: delete it and run the command "
+                "again."
+            )
 
 
 def correct_results(files: dict[Path, Result]) -> list[Result]:

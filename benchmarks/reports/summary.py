@@ -16,18 +16,18 @@ from ssvid.results.text import (
 )
 
 
-def summarise(results: list[Result]) -> str:
-    """The best encoder, its gain over untrained nets, and what the two named probes say of it.
+def summarise(results: list[Result]) -> list[str]:
+    """The best encoder and its gain over untrained nets; then what the two named probes say of it.
 
     Means over folds or seeds are left out, and so are scores that a leak makes invalid.
     """
     valid = list(filter(is_valid, results))
     if not valid:
-        return "No score here is valid: pretraining read test clips of every one."
+        return ["No score here is valid: pretraining read test clips of every one."]
     titles, cells = list(dict.fromkeys(map(title_of, valid))), group_cells(valid)
     if len(cells) == 1:
         best = max(valid, key=value_of)
-        return f"{summarise_score(best, len(titles))}{ask_named(best, valid)}"
+        return [summarise_score(best, len(titles)), *ask_named(best, valid)]
     if len(titles) == 1:
         title, lead = titles[0], titles[0]
     else:
@@ -37,7 +37,7 @@ def summarise(results: list[Result]) -> str:
         title = max(wins, key=wins.__getitem__)
         lead = f"{title} has the highest score in {wins[title]} of {len(cells)} tasks and"
     members = [result for result in valid if title_of(result) == title]
-    return f"{lead} {summarise_gains(members)}{summarise_named(members)}"
+    return [f"{lead} {summarise_gains(members)}", *summarise_named(members)]
 
 
 def is_valid(result: Result) -> bool:
@@ -66,10 +66,10 @@ def compare_briefly(result: Result) -> str:
     return f"is {points} the same net untrained ({format_test(gain)})"
 
 
-def ask_named(best: Result, results: list[Result]) -> str:
+def ask_named(best: Result, results: list[Result]) -> list[str]:
     """Of a page of one cell: the probe that it lacks."""
     missing = list_missing(find_named(best, results))
-    return f" Not asked: {missing[0]}." if len(missing) == 1 else ""
+    return [f"Not asked: {missing[0]}."] if len(missing) == 1 else []
 
 
 def summarise_gains(members: list[Result]) -> str:
@@ -115,14 +115,14 @@ def describe_least(gains: Sequence[Gain]) -> str:
     return "; ".join([*parts, *map("in some: {}".format, others)])
 
 
-def summarise_named(members: list[Result]) -> str:
+def summarise_named(members: list[Result]) -> list[str]:
     """What the two probes say of one encoder that were named beforehand."""
     sets = {result.data.hash: find_named(result, members) for result in members}
     named = list(filter(None, sets.values()))
     if not named:
-        return ""
+        return []
     if len(named) == 1:
-        return f" {compare_named('The probes named beforehand', named[0], compare_briefly)}"
+        return [compare_named("The probes named beforehand", named[0], compare_briefly)]
     kinds: dict[str, list[str]] = {}
     for pair in named:
         for probe, result in pair:
@@ -133,4 +133,4 @@ def summarise_named(members: list[Result]) -> str:
         below = f" and BELOW in {worse}" if worse else ""
         name = PROBE_NAMES[probe]
         clauses.append(f"by the {name} it is shown above in {better}{below} of {len(answers)}")
-    return f" The probes named beforehand, by data set: {'; '.join(clauses)}."
+    return [f"The probes named beforehand, by data set: {'; '.join(clauses)}."]

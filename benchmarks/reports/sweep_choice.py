@@ -20,7 +20,6 @@ from ssvid.results.text import (
 
 SAME = 1e-9  # of val scores that tie
 TIES = 5  # that are named
-PLUS = "+-"  # in text; a page has the sign
 
 
 class Group(NamedTuple):
@@ -221,4 +220,4 @@ def spread(values: Sequence[float]) -> str:
     if not values:
         return ""
     text = f"{100 * statistics.fmean(values):.1f}"
-    return f"{text} {PLUS} {100 * statistics.stdev(values):.1f}" if len(values) > 1 else text
+    return f"{text} +- {100 * statistics.stdev(values):.1f}" if len(values) > 1 else text

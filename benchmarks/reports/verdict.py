@@ -42,6 +42,10 @@ def select_warnings(sentences: list[str]) -> list[str]:
     return [text for text in sentences if text.startswith(WARNING)]
 
 
+def select_others(sentences: list[str]) -> list[str]:
+    return [text for text in sentences if not text.startswith(WARNING)]
+
+
 def warn_of_leak(result: Result) -> list[str]:
     if not result.leak.clips:
         return []

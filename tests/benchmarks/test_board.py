@@ -272,6 +272,18 @@ def test_other_data_layers_or_metrics_are_refused(tmp_path: Path):
         board.refuse_unlike({Path("a.json"): a, Path("b.json"): other})
 
 
+@pytest.mark.parametrize("part", ["groups", "answers of a row"])
+def test_a_result_that_cannot_be_tested_is_named(part: str, tmp_path: Path):
+    result, _ = make_pair()
+    if part == "groups":
+        test = replace(result.test, groups=[])
+    else:
+        test = replace(result.test, correct={**(result.test.correct or {}), "floor": [1.0]})
+    folder = put(tmp_path, replace(result, test=test))
+    with pytest.raises(UserError, match=facts("a.one.json", "groups")):
+        board.write_board(folder)
+
+
 def test_each_encoder_may_have_its_own_clip_and_seed():
     a, b = make_pair()
     for key in ("clip.frames", "clip.size", "seed"):
