@@ -19,7 +19,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
-from ssvid.results import Result, read_folder, read_result
+from ssvid.results import Result, read_result
 from ssvid.results.provenance import make_titles
 
 CELL = "classify.linear"  # whose numbers are printed
@@ -80,13 +80,7 @@ def linear_probe(
     )
     runner.run(suite, encoder, clip, layers)
     printed = write_report(runner)
-    results = list(read_folder(Path(out)).values())
-    probed = {result.encoder.title: result for result in results if result.cell == CELL}
-    summaries = []
-    for name in make_titles(encoder):
-        if name in probed:
-            summaries.append(summarise(probed[name], results))
-    return {**printed, "results": summaries}
+    return {**printed, "results": summarise_all(Path(out), make_titles(encoder))}
 
 
 def refuse_old_results(folder: Path, encoders: list[str]) -> None:
@@ -100,6 +94,19 @@ def refuse_old_results(folder: Path, encoders: list[str]) -> None:
             raise UserError(
                 f"{file} is a result of an earlier version of this command: name another --out."
             )
+
+
+def summarise_all(folder: Path, titles: list[str]) -> list[dict[str, Any]]:
+    """What the command prints about encoders: the numbers of the folder's table."""
+    from benchmarks.reports.board import correct_results, read_results
+
+    results = correct_results(read_results(folder))
+    probed = {result.encoder.title: result for result in results if result.cell == CELL}
+    summaries = []
+    for title in titles:
+        if title in probed:
+            summaries.append(summarise(probed[title], results))
+    return summaries
 
 
 def summarise(result: Result, results: list[Result]) -> dict[str, Any]:

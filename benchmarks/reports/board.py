@@ -17,10 +17,11 @@ from ssvid.errors import UserError
 from ssvid.files import write_text_whole
 from ssvid.old_names import rename_row
 from ssvid.results import Result, read_folder
+from ssvid.results.evidence import correct_gains
 from ssvid.results.run_files import read_mapping
 from ssvid.results.schema import KINDS
-from ssvid.results.text import find_mean_class
-from ssvid.results.unlike import describe_differences
+from ssvid.results.text import find_mean_class, is_old
+from ssvid.results.unlike import describe_differences, describe_missing_answers
 
 
 def is_board(folder: Path) -> bool:
@@ -40,13 +41,14 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
             f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning."
         )
     results = list(files.values())
+    refuse_untestable(files)
     refuse_unlike(files)
     baseline = rename_row(baseline)
     check_baseline(baseline, results)
     folder = out or folders[0]
     folder.mkdir(parents=True, exist_ok=True)
     pages = write_run_pages(files, folder)
-    results = order_by_suite([*results, *average_results(results)])
+    results = correct_results(files)
     notes = list_notes(results)
     texts = {
         "board.md": tables.markdown(results, notes),
@@ -57,6 +59,23 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
     for name, text in texts.items():
         write_text_whole(folder / name, text)
     return folder / "report.html"
+
+
+def refuse_untestable(files: dict[Path, Result]) -> None:
+    """Raise a UserError where a result lacks the answers that its tests are made of."""
+    for file, result in files.items():
+        reason = describe_missing_answers(result)
+        if result.gains and not is_old(result) and reason:
+            raise UserError(
+                f"{file} {reason}, so no difference can be tested: delete it and run the command "
+                "again."
+            )
+
+
+def correct_results(files: dict[Path, Result]) -> list[Result]:
+    """All that stands in the table, means too, with Holm's rule over all gains."""
+    results = list(files.values())
+    return order_by_suite(correct_gains([*results, *average_results(results)]))
 
 
 def refuse_unlike(files: dict[Path, Result]) -> None:
@@ -137,7 +156,8 @@ def check_baseline(baseline: str, results: list[Result]) -> None:
 
 
 def summarise_folder(folder: Path) -> list[dict[str, Any]]:
-    """What the command prints."""
+    """What the command prints: the numbers of the table."""
+    results = [result for result in correct_results(read_results(folder)) if result.over is None]
     return [
         {
             "cell": result.cell,
@@ -150,5 +170,5 @@ def summarise_folder(folder: Path) -> list[dict[str, Any]]:
             "rank": result.rank,
             "gain_over_random": vars(result.gains["random"]) if "random" in result.gains else None,
         }
-        for result in read_results(folder).values()
+        for result in results
     ]

@@ -18,6 +18,7 @@ from benchmarks.reports.page_heads import (
     head_of_results,
     list_data,
     name_data,
+    print_text,
     title_of,
 )
 from benchmarks.reports.summary import summarise
@@ -96,7 +97,7 @@ def render_board(
         "board.html",
         head=head_of_results(results, date),
         counts=f"{count(len(titles), 'encoder')} on {count(len(cells), 'task')}",
-        summary=summarise(results),
+        summary=list(map(print_text, summarise(results))),
         warnings=select_warnings(notes),
         notes=[note for note in notes if not note.startswith(WARNING)],
         links=[(title, quote(page)) for title, page in sorted(pages.items())],
@@ -150,8 +151,8 @@ def describe_cell(result: Result) -> list[str]:
 
 
 def make_row(result: Result, colour: str) -> OverviewRow:
-    score, _, mean_over = print_sign(format_score(result)).partition(" (")
-    untrained, _, nets = print_sign(format_untrained(result)).partition(" (")
+    score, _, mean_over = print_text(format_score(result)).partition(" (")
+    untrained, _, nets = print_text(format_untrained(result)).partition(" (")
     rank = format_rank(result)
     return OverviewRow(
         encoder=result.encoder.title,
@@ -172,10 +173,6 @@ def make_row(result: Result, colour: str) -> OverviewRow:
     )
 
 
-def print_sign(text: str) -> str:
-    return text.replace("+-", "\N{PLUS-MINUS SIGN}")
-
-
 def describe_gain_of(result: Result) -> GainText | None:
     """Over the same net untrained. A gain of a score that is not valid is not marked."""
     if "random" not in result.gains:
@@ -185,10 +182,11 @@ def describe_gain_of(result: Result) -> GainText | None:
 
 
 def describe_gain(gain: Gain) -> GainText:
+    test = print_text(format_test(gain))
     if not gain.shown:
-        return GainText("no difference shown", format_test(gain), "", format_least(gain))
+        return GainText("no difference shown", test, "", format_least(gain))
     kind = "better" if gain.difference > 0 else "worse"
-    return GainText(f"{100 * gain.difference:+.1f}", format_test(gain), kind, "")
+    return GainText(f"{100 * gain.difference:+.1f}", test, kind, "")
 
 
 def make_dots(result: Result) -> Dots:

@@ -46,13 +46,22 @@ def compare_named(title: str, named: Sequence[Named], compare: Callable[[Result]
     clauses = []
     for probe, result in named:
         clauses.append(f"by the {PROBE_NAMES[probe]} it {compare(result)}")
-    missing = [PROBE_NAMES[probe] for probe in PROBES if probe not in dict(named)]
+    missing = list_missing(named)
     text = f"{title}: {'; '.join(clauses)}."
     if missing:
         return f"{text} Not asked: {missing[0]}."
-    if len({kind_of(result.gains["random"]) for _, result in named}) > 1:
+    if len(set(map(kind_of_named, named))) > 1:
         return f"{text} The two probes DISAGREE, so neither alone is an answer."
     return text
+
+
+def list_missing(named: Sequence[Named]) -> list[str]:
+    """The names of the probes that were not asked."""
+    return [PROBE_NAMES[probe] for probe in PROBES if probe not in dict(named)]
+
+
+def kind_of_named(named: Named) -> str:
+    return kind_of(named.result.gains["random"])
 
 
 def kind_of(gain: Gain) -> str:

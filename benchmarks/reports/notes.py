@@ -147,8 +147,8 @@ def collect_notes(results: list[Result]) -> list[str]:
             titles.setdefault(note, []).append(title_of(result))
         for row, score in result.rows.items():
             for warning in score.details.get("warnings", ()):
-                place = f"{result.cell}, {ROW_NAMES.get(row, row)}"
-                titles.setdefault(f"{place}: {warning}", []).append(title_of(result))
+                cell_row = f"{result.cell}, {ROW_NAMES.get(row, row)}"
+                titles.setdefault(f"{cell_row}: {warning}", []).append(title_of(result))
     everyone = set(map(title_of, results))
     return [name_titles(note, members, everyone) for note, members in titles.items()]
 

@@ -1,13 +1,14 @@
 """results -> the sentences that sum up a whole page."""
 
+from collections.abc import Sequence
+
 from benchmarks.reports.cell_titles import group_cells
-from benchmarks.reports.named_probes import PROBES, compare_named, find_named, kind_of
+from benchmarks.reports.named_probes import compare_named, find_named, kind_of, list_missing
 from benchmarks.reports.page_heads import title_of
 from benchmarks.reports.verdict import above_or_below
 from ssvid.results import Gain, Result
 from ssvid.results.text import (
     PROBE_NAMES,
-    TOO_FEW,
     format_least,
     format_percent,
     format_points,
@@ -15,18 +16,18 @@ from ssvid.results.text import (
 )
 
 
-def summarise(results: list[Result]) -> str:
-    """The best encoder, its gain over untrained nets, and what the two named probes say of it.
+def summarise(results: list[Result]) -> list[str]:
+    """The best encoder and its gain over untrained nets; then what the two named probes say of it.
 
     Means over folds or seeds are left out, and so are scores that a leak makes invalid.
     """
     valid = list(filter(is_valid, results))
     if not valid:
-        return "No score here is valid: pretraining read test clips of every one."
+        return ["No score here is valid: pretraining read test clips of every one."]
     titles, cells = list(dict.fromkeys(map(title_of, valid))), group_cells(valid)
     if len(cells) == 1:
         best = max(valid, key=value_of)
-        return f"{summarise_score(best, len(titles))}{ask_named(best, valid)}"
+        return [summarise_score(best, len(titles)), *ask_named(best, valid)]
     if len(titles) == 1:
         title, lead = titles[0], titles[0]
     else:
@@ -36,7 +37,7 @@ def summarise(results: list[Result]) -> str:
         title = max(wins, key=wins.__getitem__)
         lead = f"{title} has the highest score in {wins[title]} of {len(cells)} tasks and"
     members = [result for result in valid if title_of(result) == title]
-    return f"{lead} {summarise_gains(members)}{summarise_named(members)}"
+    return [f"{lead} {summarise_gains(members)}", *summarise_named(members)]
 
 
 def is_valid(result: Result) -> bool:
@@ -61,25 +62,24 @@ def compare_briefly(result: Result) -> str:
     gain = result.gains["random"]
     if not gain.shown:
         return f"is not shown to differ from the same net untrained ({format_least(gain)})"
-    place = f"{format_points(gain.difference)} {above_or_below(gain)}"
-    return f"is {place} the same net untrained ({format_test(gain)})"
+    points = f"{format_points(gain.difference)} {above_or_below(gain)}"
+    return f"is {points} the same net untrained ({format_test(gain)})"
 
 
-def ask_named(best: Result, results: list[Result]) -> str:
+def ask_named(best: Result, results: list[Result]) -> list[str]:
     """Of a page of one cell: the probe that it lacks."""
-    named = find_named(best, results)
-    missing = [PROBE_NAMES[probe] for probe in PROBES if probe not in dict(named)]
-    return f" Not asked: {missing[0]}." if named and missing else ""
+    missing = list_missing(find_named(best, results))
+    return [f"Not asked: {missing[0]}."] if len(missing) == 1 else []
 
 
 def summarise_gains(members: list[Result]) -> str:
     """How the sentence about an encoder goes on."""
-    gains = [result.gains["random"] for result in members if "random" in result.gains]
+    gains = list_gains(members)
     if not gains:
         return "has no untrained net beside it."
     kinds = list(map(kind_of, gains))
     better, worse, unclear = map(kinds.count, ("better", "worse", ""))
-    least = describe_least([gain for gain in gains if not gain.shown])
+    least = describe_least(gains)
     if not better + worse:
         return (
             f"is not shown to differ from the same net untrained in any of {len(gains)} tasks "
@@ -91,28 +91,38 @@ def summarise_gains(members: list[Result]) -> str:
     return f"{text}; no difference is shown in {unclear} ({least})." if unclear else f"{text}."
 
 
-def describe_least(gains: list[Gain]) -> str:
-    """The least gains that could have been shown, of differences that are not shown."""
-    points = sorted(100 * gain.least for gain in gains if gain.least is not None)
-    parts = []
-    if points:
-        first, last = f"{points[0]:.1f}", f"{points[-1]:.1f}"
-        span = first if first == last else f"{first} to {last}"
-        parts.append(f"gains below {span} points could not be shown")
-    others = dict.fromkeys(format_least(gain) for gain in gains if gain.least is None)
-    for text in others:
-        parts.append(f"in some: {text}" if points and text == TOO_FEW else text)
-    return "; ".join(parts)
+def list_gains(members: list[Result]) -> list[Gain]:
+    """Over the same nets untrained."""
+    return [result.gains["random"] for result in members if "random" in result.gains]
 
 
-def summarise_named(members: list[Result]) -> str:
+def describe_least(gains: Sequence[Gain]) -> str:
+    """The least gains that could have been shown, of those differences that are not shown."""
+    points: list[float] = []
+    others: dict[str, None] = {}
+    for gain in gains:
+        if gain.shown:
+            continue
+        if gain.least is None:
+            others[format_least(gain)] = None
+        else:
+            points.append(100 * gain.least)
+    if not points:
+        return "; ".join(others)  # empty where all are shown
+    first, last = f"{min(points):.1f}", f"{max(points):.1f}"
+    span = first if first == last else f"{first} to {last}"
+    parts = [f"gains below {span} points could not be shown"]
+    return "; ".join([*parts, *map("in some: {}".format, others)])
+
+
+def summarise_named(members: list[Result]) -> list[str]:
     """What the two probes say of one encoder that were named beforehand."""
     sets = {result.data.hash: find_named(result, members) for result in members}
     named = list(filter(None, sets.values()))
     if not named:
-        return ""
+        return []
     if len(named) == 1:
-        return f" {compare_named('The probes named beforehand', named[0], compare_briefly)}"
+        return [compare_named("The probes named beforehand", named[0], compare_briefly)]
     kinds: dict[str, list[str]] = {}
     for pair in named:
         for probe, result in pair:
@@ -123,4 +133,4 @@ def summarise_named(members: list[Result]) -> str:
         below = f" and BELOW in {worse}" if worse else ""
         name = PROBE_NAMES[probe]
         clauses.append(f"by the {name} it is shown above in {better}{below} of {len(answers)}")
-    return f" The probes named beforehand, by data set: {'; '.join(clauses)}."
+    return [f"The probes named beforehand, by data set: {'; '.join(clauses)}."]

@@ -20,7 +20,6 @@ from ssvid.results.text import (
 
 SAME = 1e-9  # of val scores that tie
 TIES = 5  # that are named
-PLUS = "+-"  # in text; a page has the sign
 
 
 class Group(NamedTuple):
@@ -154,11 +153,10 @@ def describe_gains(gains: Sequence[Gain]) -> str:
         return ""
     if len(gains) > 1:
         mean = 100 * statistics.fmean([gain.difference for gain in gains])
-        better, unclear = sum(map(is_better, gains)), [gain for gain in gains if not gain.shown]
-        least = f" ({describe_least(unclear)})" if unclear else ""
+        better, least = sum(map(is_better, gains)), describe_least(gains)
         return (
             f" Its mean gain over the same net untrained is {mean:+.1f} points, "
-            f"shown in {better} of {len(gains)} seeds{least}."
+            f"shown in {better} of {len(gains)} seeds{f' ({least})' if least else ''}."
         )
     (gain,) = gains
     if not gain.shown:
@@ -192,7 +190,8 @@ def note_correction(sweep: Sweep) -> list[str]:
     """Rows hold no answers, so their tests cannot be made again at a level for the whole sweep."""
     gains = 0
     for cell in sweep.finished:
-        gains += sum(score.gain is not None for score in cell.scores.values())
+        for score in cell.scores.values():
+            gains += score.gain is not None
     if gains < 2:
         return []
     return [
@@ -221,4 +220,4 @@ def spread(values: Sequence[float]) -> str:
     if not values:
         return ""
     text = f"{100 * statistics.fmean(values):.1f}"
-    return f"{text} {PLUS} {100 * statistics.stdev(values):.1f}" if len(values) > 1 else text
+    return f"{text} +- {100 * statistics.stdev(values):.1f}" if len(values) > 1 else text

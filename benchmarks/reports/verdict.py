@@ -42,6 +42,10 @@ def select_warnings(sentences: list[str]) -> list[str]:
     return [text for text in sentences if text.startswith(WARNING)]
 
 
+def select_others(sentences: list[str]) -> list[str]:
+    return [text for text in sentences if not text.startswith(WARNING)]
+
+
 def warn_of_leak(result: Result) -> list[str]:
     if not result.leak.clips:
         return []
@@ -65,7 +69,7 @@ def over_untrained(result: Result, named: Sequence[Named] = ()) -> list[str]:
     if is_asked and result.encoder.weights != "trained":
         return [f"{title} has random weights: {compare_scores(result)} of other random draws."]
     sentences = []
-    if is_asked and not any(result is probe.result for probe in named):
+    if is_asked and id(result) not in {id(other) for _, other in named}:
         sentences.append(f"{title} {compare_untrained(result)}.")
     if named:
         sentences.append(compare_named(title, named, compare_untrained))
@@ -84,8 +88,8 @@ def compare_untrained(result: Result) -> str:
     if not gain.shown:
         test = f"{format_test(gain)}; {format_least(gain)}"
         return f"is not shown to differ from the same net untrained ({scores}; {test})"
-    place = f"{format_points(gain.difference)} {above_or_below(gain)}"
-    return f"is {place} the same net untrained ({scores}; {format_test(gain)})"
+    points = f"{format_points(gain.difference)} {above_or_below(gain)}"
+    return f"is {points} the same net untrained ({scores}; {format_test(gain)})"
 
 
 def above_or_below(gain: Gain) -> str:
@@ -152,10 +156,10 @@ def judge_time(gain: Gain) -> str:
             "No use of time is shown: shuffling its frames costs it as much as the untrained net, "
             f"as far as this test can tell ({format_test(gain)}; {format_least(gain)})."
         )
-    more = "more" if gain.difference > 0 else "LESS"
+    degree = "more" if gain.difference > 0 else "LESS"
     start = "It uses time" if gain.difference > 0 else "It uses time LESS than the untrained net"
     return (
-        f"{start}: shuffling its frames costs it {format_points(gain.difference)} {more} than it "
+        f"{start}: shuffling its frames costs it {format_points(gain.difference)} {degree} than it "
         f"costs the untrained net ({format_test(gain)})."
     )
 

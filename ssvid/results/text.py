@@ -166,8 +166,8 @@ def format_line(result: Result) -> str:
     references = []
     if "random" in result.controls:
         rank = format_rank(result)
-        place = f", rank {rank}" if rank else ""
-        references.append(f"untrained {format_untrained(result)}{place}")
+        suffix = f", rank {rank}" if rank else ""
+        references.append(f"untrained {format_untrained(result)}{suffix}")
     if "floor" in result.controls:
         references.append(f"pixel floor {format_floor(result)}")
     for name, share in (("chance", result.chance), ("largest class", result.majority)):

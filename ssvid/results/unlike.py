@@ -84,6 +84,20 @@ def flatten(content: Json, prefix: str = "") -> Json:
     return flat
 
 
+def describe_missing_answers(result: Result) -> str:
+    """Why the differences of a result cannot be tested; empty where they can."""
+    test = result.test
+    if not test.groups:
+        return "holds no groups of its test clips"
+    table, name = test.of_groups, "test.of_groups"
+    if table is None:
+        table, name = test.correct or {}, "test.correct"
+    for row in result.rows:
+        if len(table.get(row, ())) != len(test.groups):
+            return f"has not one number for each of its groups in {name}.{row}"
+    return ""
+
+
 def list_clip_changes(a: Result, b: Result) -> list[str]:
     """The settings of the clip that differ because each encoder has its own, such as "frames"."""
     ours, theirs = a.protocol.get("clip", {}), b.protocol.get("clip", {})

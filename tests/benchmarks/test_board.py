@@ -5,6 +5,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks import report
 from benchmarks.reports import board, board_sections, citation, figures, tables
 from ssvid.errors import UserError
 from ssvid.results import TUNED, Answers, Cost, Fold, Leak, Result
+from ssvid.results.evidence import correct_gains
 from ssvid.results.text import format_line
 from tests.benchmarks.browser import read_page
 from tests.benchmarks.made import (
@@ -46,6 +48,9 @@ def contains(text: str, *parts: str) -> bool:
     return all(part in text for part in parts)
 
 
+GAIN_KEYS = ("gain", "gain_low", "gain_high", "gain_level", "gain_p", "gain_least")
+
+
 def read_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
@@ -57,7 +62,7 @@ def test_every_number_is_in_every_table(tmp_path: Path):
             results.append(make_whole_result(title, cell, skill=skill))
     texts = write_files(put(tmp_path, *results))
     rows = read_csv(texts["board.csv"])
-    for result in results:
+    for result in correct_gains(results):
         pair = (result.cell, result.encoder.title)
         members = [row for row in rows if (row["cell"], row["encoder"]) == pair]
         assert pick_keys(members, "row") == [*ROWS, "time"]
@@ -65,8 +70,8 @@ def test_every_number_is_in_every_table(tmp_path: Path):
             if row["row"] in result.gains:
                 gain = result.gains[row["row"]]
                 numbers = (gain.difference, *gain.interval, gain.level, gain.p, gain.least)
-                keys = ("gain", "gain_low", "gain_high", "gain_level", "gain_p", "gain_least")
-                assert numbers == tuple(float(row[key]) for key in keys)
+                assert list(map(float, itemgetter(*GAIN_KEYS)(row))) == list(numbers)
+                assert row["gain_shown"] == str(gain.shown)
             if row["row"] == "time":
                 continue
             score = result.rows[row["row"]]
@@ -212,11 +217,16 @@ PROTOCOL = {
 def change(result: Result, key: str, value: Any) -> Result:
     """The result with another value of a dotted key of its protocol."""
     protocol = copy.deepcopy(result.protocol)
-    part, *names = protocol, *key.split(".")
-    for name in names[:-1]:
-        part = part[name]
-    part[names[-1]] = value
+    *outer, last = key.split(".")
+    content = protocol
+    for name in outer:
+        content = content[name]
+    content[last] = value
     return replace(result, protocol=protocol)
+
+
+def has_note(results: list[Result], *parts: str) -> bool:
+    return any(tells(note, *parts) for note in board.list_notes(results))
 
 
 def make_pair() -> tuple[Result, Result]:
@@ -262,13 +272,25 @@ def test_other_data_layers_or_metrics_are_refused(tmp_path: Path):
         board.refuse_unlike({Path("a.json"): a, Path("b.json"): other})
 
 
+@pytest.mark.parametrize("part", ["groups", "answers of a row"])
+def test_a_result_that_cannot_be_tested_is_named(part: str, tmp_path: Path):
+    result, _ = make_pair()
+    if part == "groups":
+        test = replace(result.test, groups=[])
+    else:
+        test = replace(result.test, correct={**(result.test.correct or {}), "floor": [1.0]})
+    folder = put(tmp_path, replace(result, test=test))
+    with pytest.raises(UserError, match=facts("a.one.json", "groups")):
+        board.write_board(folder)
+
+
 def test_each_encoder_may_have_its_own_clip_and_seed():
     a, b = make_pair()
     for key in ("clip.frames", "clip.size", "seed"):
         board.refuse_unlike({Path("a.json"): a, Path("b.json"): change(b, key, 16)})
-    notes = board.list_notes([a, change(change(b, "clip.frames", 16), "clip.size", 32)])
-    assert any(tells(note, "one", "frames", "size") for note in notes)
-    assert not any(tells(note, "frames", "size") for note in board.list_notes([a, b]))
+    other = change(change(b, "clip.frames", 16), "clip.size", 32)
+    assert has_note([a, other], "one", "frames", "size")
+    assert not has_note([a, b], "frames", "size")
     tuned = []
     for seed in (0, 1):
         training = {"lr": 1, "encoder": f"net{seed}", "seed": seed, "clip": {"frames": 8 + seed}}
@@ -282,19 +304,17 @@ def test_each_encoder_may_have_its_own_clip_and_seed():
 
 def test_notes_say_what_the_rows_need():
     a, b = make_pair()
-    names = [f"g{i % 6}" for i in range(len(a.test.paths))]
-    few = replace(a, test=replace(a.test, groups=names))
+    groups = [f"g{i % 6}" for i in range(len(a.test.paths))]
+    few = replace(a, test=replace(a.test, groups=groups))
     score = replace(a.score, details={"warnings": ["rate at the edge"]})
-    more = replace(b, ledger=7, notes=["5 nets instead of 8"], score=score)
+    noted = replace(b, ledger=7, notes=["5 nets instead of 8"], score=score)
     single = replace(a, data=replace(a.data, groups={**a.data.groups, "val": 1}), ledger=3)
-    assert not any(tells(note, "too few") for note in board.list_notes([a, b]))
-    assert any(tells(note, "one", "6 groups", "too few") for note in board.list_notes([few, b]))
-    notes = board.list_notes([single, more])
+    assert not has_note([a, b], "too few") and has_note([few, b], "one", "6 groups", "too few")
     for parts in (("val", "one group"), ("7 distinct encoders",), ("rate at the edge", "b")):
-        assert any(tells(note, *parts) for note in notes), parts
-    assert "b: 5 nets instead of 8" in notes
+        assert has_note([single, noted], *parts), parts
+    assert "b: 5 nets instead of 8" in board.list_notes([single, noted])
     shared = replace(a, notes=["5 nets instead of 8"])
-    assert "5 nets instead of 8" in board.list_notes([shared, more])
+    assert "5 nets instead of 8" in board.list_notes([shared, noted])
     other = replace(make_whole_result("a", "two"), encoder=replace(a.encoder, hash="other"))
     assert tells(board.list_notes([a, other])[0], "WARNING", "a")
 
@@ -340,7 +360,7 @@ def test_means_have_their_spread_in_every_table(tmp_path: Path):
         ("set", "folds 1, 2", sum(scores) / 2, float(np.std(scores, ddof=1))),
     ):
         members = [row for row in table if row["cell"] == cell]
-        assert pick_keys(members, "row") == list(ROWS)
+        assert pick_keys(members, "row") == [*ROWS, "time"]
         assert set(pick_keys(members, "mean_over")) == {over}
         assert float(members[0]["score"]) == pytest.approx(value)
         assert float(members[0]["std"]) == pytest.approx(std)

@@ -35,6 +35,10 @@ def with_gains(result: Result, **gains: Gain) -> Result:
     return replace(result, gains={**result.gains, **gains})
 
 
+def sum_up(results: list[Result]) -> str:
+    return " ".join(summarise(results))
+
+
 def say(result: Result, *others: Result) -> str:
     return " ".join(verdict(result, others))
 
@@ -46,8 +50,8 @@ def test_a_difference_that_is_not_shown_is_followed_by_the_least_that_could_be()
     assert format_gain(replace(few, p=None)).endswith(UNKNOWN_LEAST)
     for gain in (UNCLEAR, few):
         result = with_gains(ask("linear"), random=gain, floor=gain, time=gain, bag=gain)
-        texts = [*verdict(result), summarise([result]), format_line(result)]
-        texts.append(summarise([result, replace(result, cell="two")]))
+        texts = [*verdict(result), sum_up([result]), format_line(result)]
+        texts.append(sum_up([result, replace(result, cell="two")]))
         least = TOO_FEW if gain is few else "12.0"
         spoken = [text for text in texts if tells(text, "not shown") or "No use of time" in text]
         assert len(spoken) >= 4 and all(least in text for text in spoken)
@@ -64,9 +68,9 @@ def test_a_gain_says_the_level_of_its_interval_and_p(p: float, text: str):
 def test_the_untrained_nets_have_a_spread_and_the_encoder_a_rank():
     result = ask("linear")
     value = 100 * result.controls["random"].value
-    assert format_untrained(result) == f"{value:.1f} +- 2.0 % (3 nets)"
-    assert format_rank(result) == "1 of 4" and tells(format_line(result), "rank 1 of 4")
-    assert tells(say(result), "rank 1 of 4", "+- 2.0 %")
+    assert format_untrained(result) == f"{value:.1f} +- 1.4 % (8 nets)"
+    assert format_rank(result) == "1 of 9" and tells(format_line(result), "rank 1 of 9")
+    assert tells(say(result), "rank 1 of 9", "+- 1.4 %")
     single = replace(result.controls["random"], of_nets=None)
     old = replace(result, controls={**result.controls, "random": single})
     assert format_untrained(old) == f"{value:.1f} %" and format_rank(old) == ""
@@ -96,7 +100,7 @@ def test_both_probes_named_beforehand_stand_in_every_verdict():
     agreed = say(linear, ask("knn", UNCLEAR, seed=1))
     assert tells(agreed, "nearest neighbours") and "DISAGREE" not in agreed
     assert tells(say(linear), "Not asked: nearest neighbours")
-    page = summarise([linear, knn, other])
+    page = sum_up([linear, knn, other])
     assert tells(page, "linear probe", "nearest neighbours", "DISAGREE", "12.0")
     assert tells(verdict(linear, [knn])[0], "linear probe", "nearest neighbours")
 
@@ -120,7 +124,7 @@ def test_a_page_of_several_data_sets_counts_what_the_probes_say():
             result = ask(probe, gain if probe == "linear" else BETTER)
             data = replace(result.data, hash=str(number) * 64)
             results.append(replace(result, cell=f"set{number}.{result.cell}", data=data))
-    text = summarise(results)
+    text = sum_up(results)
     assert tells(text, "linear probe", "above in 1 and BELOW in 1 of 3", "above in 3 of 3")
 
 
