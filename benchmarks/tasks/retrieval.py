@@ -62,7 +62,9 @@ class Retrieval(Task):
     def answer(self, bench: Bench, source: str) -> Answer:
         choices = [self.choose_pooling(stream, source) for stream in bench.streams]
         poolings = [choice["chosen"]["pooling"] for choice in choices]
-        bank = self.join_streams(bench, source, self._bank, poolings)
+        # On folds val answers too once it has chosen.
+        bank_splits = ("train", "val") if bench.refits else self._bank
+        bank = self.join_streams(bench, source, bank_splits, poolings)
         test = self.join_streams(bench, source, TEST, poolings)
         rank = self.rank_first_match(test, bank, JOINED)
         _, nearest = find_neighbours(test.feats[JOINED], bank.feats[JOINED], 1)
