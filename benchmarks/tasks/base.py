@@ -15,7 +15,7 @@ from benchmarks.features.bench import Bench
 from benchmarks.features.sources import ROWS
 from benchmarks.metrics.ranking import Ranked, average_precision
 from benchmarks.probes.base import Probe
-from ssvid import registry
+from benchmarks.probes.floor import Floor
 from ssvid.results import Answers, Gain, Score
 from ssvid.statistics import (
     Measure,
@@ -40,6 +40,8 @@ class Answer(NamedTuple):
     measure: Measure | None = None
     per_class: dict[str, float | None] | None = None  # where it cannot be computed from `correct`
     attention: Float[Tensor, "S N"] | None = None  # of the probe over the tokens of each test clip
+    # Right answers by draw of the labels, where few labels are drawn; `correct` is their mean.
+    draws: Float[Tensor, "D S"] | None = None
 
 
 class Task(ABC):
@@ -73,13 +75,10 @@ class Task(ABC):
         return tuple(names)
 
     def get_probe(self, source: str) -> Probe:
-        """The task's probe. Pixels have no tokens, so a probe that reads tokens is replaced there.
-
-        The replacement is a linear probe.
-        """
+        """The task's probe; for pixels the floor, which is the same in all tasks."""
+        if source.startswith("pixels"):
+            return Floor()
         assert self._probe is not None, "this task was made without a probe"
-        if self.source_suffix and source.startswith("pixels"):
-            return registry.probes["linear"]()
         return self._probe
 
     @abstractmethod
