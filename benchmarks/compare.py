@@ -1,28 +1,23 @@
-"""two folders of results -> which differences are real: `python -m benchmarks.compare A B`.
+"""two folders of results -> which differences are shown: `python -m benchmarks.compare A B`.
 
-Cells of the same name, protocol and test clips are compared clip by clip, and groups are resampled
-in the same way for both. With many cells some differences look large by chance, so a difference
-counts as real by Holm's rule over all cells that are compared.
+Cells of the same name, protocol and test clips are compared clip by clip, by sign flips over groups
+of clips. With many cells some differences look large by chance, so a difference counts as shown by
+Holm's rule over all cells that are compared. A side may be several runs that differ in their seed
+of pretraining alone: their spread is then in the interval.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
+from benchmarks.reports.averages import average_seeds
 from ssvid.errors import UserError
 from ssvid.log import log
-from ssvid.results import Result, read_folder, read_result
-from ssvid.results.text import format_interval
-from ssvid.statistics import (
-    p_of_sign,
-    paired_difference,
-    sign_flip,
-    spread_of_difference,
-    sum_by_group,
-)
-
-LEVEL = 0.05  # probability of one false difference or more, over all cells
+from ssvid.results import Gain, Result, read_folder, read_result
+from ssvid.results.evidence import differ_from_result, make_gains
+from ssvid.results.text import format_gain
+from ssvid.results.unlike import describe_differences
+from ssvid.statistics.groups import TOO_FEW
+from ssvid.statistics.holm import ALPHA
 
 
 class Pair(NamedTuple):
@@ -34,27 +29,36 @@ class Pair(NamedTuple):
 def compare(
     a: str,  # folder of results, or FOLDER/ENCODER where it holds several, or one result file
     b: str,  # the same, with which A is compared
-    *,
-    seed: int = 0,  # of the resampling
 ) -> dict[str, Any]:
-    """Report for each cell whether A or B is better, and whether that can be chance."""
+    """Report for each cell whether A or B is shown to be better.
+
+    A folder with runs of one recipe that differ in their seed alone is taken as their mean.
+    """
     pairs, left_out = pair_results(read(a), read(b))
     if not pairs:
         reason = f": {left_out[0]}" if left_out else ""
-        raise UserError(f"{a} and {b} share no cell with the same protocol and test clips{reason}.")
-    rows = [compute_difference(pair, seed) for pair in pairs]
-    apply_holm(rows)
-    for row in rows:
-        verdict = "real" if row["real"] else "may be chance"
-        gap = f"A - B {100 * row['difference']:+.1f} ({format_interval(row['interval'], '+')})"
-        log.info(f"{row['cell']}: {gap}, p = {row['p']:.3g}: {verdict}")
+        raise UserError(f"{a} and {b} share no cell that can be compared{reason}.")
+    rows = compare_pairs(pairs)
+    warnings = warn_of_few(pairs)
+    for text in warnings:
+        log.warning(text)
     for text in left_out:
         log.info(f"left out: {text}")
-    return {"a": a, "b": b, "level": LEVEL, "cells": rows, "left_out": left_out}
+    return {
+        "a": a,
+        "b": b,
+        "level": ALPHA,
+        "cells": rows,
+        "left_out": left_out,
+        "warnings": warnings,
+    }
 
 
 def read(text: str) -> dict[str, Result]:
-    """Cell -> result, of one encoder. Raises a UserError where there is none, or several."""
+    """Cell -> result, of one encoder or of the mean over seeds of pretraining.
+
+    Raises a UserError where there is none, or where there are several that are no seeds of one.
+    """
     path, title = Path(text), None
     if not path.exists() and path.parent.is_dir():
         path, title = path.parent, path.name
@@ -64,10 +68,17 @@ def read(text: str) -> dict[str, Result]:
     if not results:
         raise UserError(f"{text} holds no result.")
     encoders = {result.encoder.title for result in results}
-    if len(encoders) > 1:
+    if len(encoders) == 1:
+        return {result.cell: result for result in results}
+    cells = {result.cell for result in results}
+    means = [mean for mean in average_seeds(results) if mean.member_count == len(encoders)]
+    if {mean.cell for mean in means} != cells:
         names = ", ".join(f"{text}/{name}" for name in sorted(encoders))
-        raise UserError(f"{text} holds results of {len(encoders)} encoders: name one of {names}.")
-    return {result.cell: result for result in results}
+        raise UserError(
+            f"{text} holds results of {len(encoders)} encoders, which are not in every cell runs "
+            f"of one recipe with other seeds: name one of {names}."
+        )
+    return {mean.cell: mean for mean in means}
 
 
 def read_results(path: Path) -> list[Result | None]:
@@ -83,62 +94,73 @@ def pair_results(a: dict[str, Result], b: dict[str, Result]) -> tuple[list[Pair]
     for cell in sorted(a.keys() | b.keys()):
         if cell not in a or cell not in b:
             left_out.append(f"{cell} is only in {'A' if cell in a else 'B'}")
-        elif list_test_units(a[cell]) != list_test_units(b[cell]):
-            left_out.append(f"{cell} was tested on other clips")
-        elif a[cell].question != b[cell].question:
-            left_out.append(f"{cell} had another task or probe")
+            continue
+        fault = find_fault(a[cell], b[cell])
+        if fault:
+            left_out.append(f"{cell} {fault}")
         else:
             pairs.append(Pair(cell, a[cell], b[cell]))
     return pairs, left_out
+
+
+def find_fault(a: Result, b: Result) -> str:
+    """Why two results of one cell cannot be compared; empty if they can."""
+    unlike = describe_differences(a, b)
+    if unlike:
+        return f"differs in {', '.join(unlike)}"
+    for side, result in (("A", a), ("B", b)):
+        if not result.test.groups:
+            return f"has no groups of test clips in {side}: run it again"
+        if not result.test.correct and result.test.of_groups is None:
+            return f"was made by an earlier version in {side}, which kept too little: run it again"
+    if list_test_units(a) != list_test_units(b):
+        return "was tested on other clips"
+    return ""
 
 
 def list_test_units(result: Result) -> tuple[Any, ...]:
     return result.test.paths, result.test.groups, result.test.units
 
 
-def compute_difference(pair: Pair, seed: int) -> dict[str, Any]:
-    """The difference of a pair, its interval and its p value."""
-    a, b = pair.a.test, pair.b.test
-    if a.draws is not None and b.draws is not None:
-        return compare_draws(pair, a.draws["encoder"], b.draws["encoder"])
-    ours, theirs = to_tensor((a.correct or {})["encoder"]), to_tensor((b.correct or {})["encoder"])
-    difference, low, high = paired_difference(ours, theirs, a.groups, seed)
-    group_differences, _ = sum_by_group(ours - theirs, a.groups)
-    return {
-        "cell": pair.cell,
-        "difference": difference,
-        "interval": (low, high),
-        "p": sign_flip(group_differences, seed),
-    }
+def compare_pairs(pairs: list[Pair]) -> list[dict[str, Any]]:
+    """Log and return the difference of each pair, with Holm's rule over all of them."""
+    differences = {pair.cell: differ_from_result(pair.a, pair.b) for pair in pairs}
+    gains = make_gains(differences)
+    rows = []
+    for pair in pairs:
+        seeds = [result.member_count or 1 for result in (pair.a, pair.b)]
+        row = {"cell": pair.cell, **vars(gains[pair.cell]), "seeds": seeds}
+        log.info(describe_row(row, gains[pair.cell]))
+        rows.append(row)
+    return rows
 
 
-def compare_draws(pair: Pair, a: list[float], b: list[float]) -> dict[str, Any]:
-    """The same for rankings, whose numbers were redrawn on the same groups for A and B.
-
-    p is how often the sign of the difference turns.
-    """
-    ours, theirs, groups = to_tensor(a), to_tensor(b), len(pair.a.test.groups)
-    return {
-        "cell": pair.cell,
-        "difference": pair.a.score.value - pair.b.score.value,
-        "interval": spread_of_difference(ours, theirs, groups),
-        "p": p_of_sign(ours - theirs, groups),
-    }
+def describe_row(row: dict[str, Any], gain: Gain) -> str:
+    """One line about a cell: the difference, and what it does not exclude."""
+    text = f"{row['cell']}: A - B {format_gain(gain)}"
+    if min(row["seeds"]) == 1:
+        text += "; a difference of pretraining seeds is not excluded"
+    return text
 
 
-def to_tensor(values: list[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+def warn_of_few(pairs: list[Pair]) -> list[str]:
+    """What a reader of all these rows must know."""
+    warnings = []
+    few = [pair.cell for pair in pairs if len(set(pair.a.test.groups)) <= TOO_FEW]
+    if few:
+        warnings.append(f"Too few groups of test clips to show anything: {', '.join(few)}.")
+    single = [pair.cell for pair in pairs if is_ungrouped(pair.a)]
+    if single:
+        warnings.append(
+            f"Every test clip is a group of its own in {', '.join(single)}: if clips share a film "
+            "or a person, name their groups in the data set, or intervals are too narrow."
+        )
+    return warnings
 
 
-def apply_holm(rows: list[dict[str, Any]]) -> None:
-    """Set `real` in each row by Holm's rule.
-
-    The smallest p is compared with LEVEL / n, the next with LEVEL / (n - 1), until one fails.
-    """
-    is_real = True
-    for rank, row in enumerate(sorted(rows, key=lambda row: row["p"])):
-        is_real = is_real and row["p"] <= LEVEL / (len(rows) - rank)
-        row["real"] = is_real
+def is_ungrouped(result: Result) -> bool:
+    groups = result.test.groups
+    return result.test.of_groups is None and len(set(groups)) == len(groups) > 1
 
 
 if __name__ == "__main__":

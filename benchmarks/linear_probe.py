@@ -15,7 +15,7 @@ from benchmarks.features.pooling import POOLINGS
 from benchmarks.run import ENCODER_FLAG, write_report
 from benchmarks.suites.loader import load
 from benchmarks.suites.runner import Layers, SuiteRunner, open_suite
-from ssvid.data.manifest import Manifest, select_labelled
+from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
@@ -30,6 +30,8 @@ def linear_probe(
     data: Manifest,  # labelled clips: train, val and test
     out: str,  # folder of the results
     *,
+    # column of the data set (`group`, or one of a csv): each of its values is test once
+    folds: str | None = None,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly; their features are averaged
     layers: Layers = "auto",  # blocks to read beside the last; auto: the middle one
@@ -68,22 +70,17 @@ def linear_probe(
         recalibrate_bn=recalibrate_bn,
         twins=twins,
         max_bad=max_bad,
+        folds=folds,
     )
     loaded = load("linear", {"linear": {"min_steps": min_steps}})
-    suite = open_suite("linear", loaded, select_labelled(data), None)
+    suite = open_suite("linear", loaded, data, None, folds)
     user_data = config.get("data") if config else None
     runner = SuiteRunner(
         Path(out), options, module="benchmarks.linear_probe", config=config, data=user_data
     )
     runner.run(suite, encoder, clip, layers)
     printed = write_report(runner)
-    summaries = []
-    for name in make_titles(encoder):
-        file = Path(out) / f"{name}.{CELL}.json"
-        result = read_result(file) if file.exists() else None
-        if result is not None:
-            summaries.append(summarise(result))
-    return {**printed, "results": summaries}
+    return {**printed, "results": summarise_all(Path(out), make_titles(encoder))}
 
 
 def refuse_old_results(folder: Path, encoders: list[str]) -> None:
@@ -99,12 +96,26 @@ def refuse_old_results(folder: Path, encoders: list[str]) -> None:
             )
 
 
-def summarise(result: Result) -> dict[str, Any]:
-    """What the command prints about an encoder."""
+def summarise_all(folder: Path, titles: list[str]) -> list[dict[str, Any]]:
+    """What the command prints about encoders: the numbers of the folder's table."""
+    from benchmarks.reports.board import correct_results, read_results
+
+    results = correct_results(read_results(folder))
+    probed = {result.encoder.title: result for result in results if result.cell == CELL}
+    summaries = []
+    for title in titles:
+        if title in probed:
+            summaries.append(summarise(probed[title], results))
+    return summaries
+
+
+def summarise(result: Result, results: list[Result]) -> dict[str, Any]:
+    """What the command prints about an encoder. `results`: of the other probe too."""
     from benchmarks.reports.verdict import verdict
     from ssvid.statistics import majority
 
-    log.info("\n".join(verdict(result)))
+    sentences = verdict(result, results)
+    log.info("\n".join(sentences))
     return {
         "encoder": result.encoder.title,
         "top1": result.score.value,
@@ -113,7 +124,7 @@ def summarise(result: Result) -> dict[str, Any]:
         "majority": majority(torch.tensor(result.test.labels)),
         "controls": {name: score.value for name, score in result.controls.items()},
         "gain_over_random": vars(result.gains["random"]),
-        "reading": verdict(result)[0],
+        "reading": sentences[0],
     }
 
 

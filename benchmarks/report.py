@@ -16,7 +16,8 @@ def reports(
     folder: list[str],  # of results, a run or a sweep; several of results make one report
     *,
     out: str | None = None,  # folder of the report of results; null: the first one
-    # what the gains by class are over: random, pixels, single_frame, shuffled, chance or an encoder
+    # what the gains by class are over: a row (random, floor, single_frame, bag, shuffled), chance
+    # or an encoder
     baseline: str = "random",
 ) -> dict[str, Any]:
     """Make the report of result files anew: Markdown, HTML, CSV and LaTeX."""

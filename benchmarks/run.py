@@ -27,6 +27,8 @@ def run(
     data: None | Manifest = None,  # for all cells, instead of the suite's own
     # folder that holds the suite's data sets, each in a folder of its name
     datasets: str | None = None,
+    # column of the data set (`group`, or one of a csv): each of its values is test once
+    folds: str | None = None,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly
     crops: int = 1,  # of each of these, along the long side
@@ -72,12 +74,13 @@ def run(
         twins=twins,
         max_bad=max_bad,
         words=words,
+        folds=folds,
     )
     user_data = config.get("data") if config and data is not None else None
     runner = SuiteRunner(
         Path(out), options, seeds=seeds, module="benchmarks.run", config=config, data=user_data
     )
-    runner.run(open_suite(suite, load(suite), data, datasets), encoder, clip, layers)
+    runner.run(open_suite(suite, load(suite), data, datasets, folds), encoder, clip, layers)
     return write_report(runner)
 
 

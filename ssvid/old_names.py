@@ -23,6 +23,29 @@ SETTINGS = {
     ("objective", "two_view"): {"apart_s": "max_gap_s"},
 }
 
+SUITES = {"videoglue": "videoglue_head"}
+
+
+def rename_suite(suite: str) -> str:
+    """Today's name of a suite. An old one is logged."""
+    today = SUITES.get(suite, suite)
+    if today != suite:
+        log_once(
+            f"The suite {suite} is now called {today}. The old name works for one more version."
+        )
+    return today
+
+
+ROWS = {"pixels": "floor"}  # of a result
+
+
+def rename_row(row: str) -> str:
+    """Today's name of a row. An old one is logged."""
+    today = ROWS.get(row, row)
+    if today != row:
+        log_once(f"The row {row} is now called {today}. The old name works for one more version.")
+    return today
+
 
 def rename_flag(flag: str, names: dict[str, str], flags: set[str]) -> str:
     """Today's name of a flag, which may be dotted as `objective.part` is. An old one is logged.
@@ -87,6 +110,14 @@ def use_old_names(settings: Recipe) -> Recipe:
             for before, today in renamed.items():
                 old[f"{flag}.{today}"] = f"{flag}.{before}"
     return {old.get(key, key): value for key, value in settings.items()}
+
+
+def use_old_suite(flags: Recipe | None) -> Recipe | None:
+    """The flags of a sweep's suite under the name that hashes are made of."""
+    old = {today: before for before, today in SUITES.items()}
+    if flags is None or flags.get("suite") not in old:
+        return flags
+    return {**flags, "suite": old[flags["suite"]]}
 
 
 def refuse_old_names(plugin: type, names: dict[str, str]) -> None:

@@ -75,6 +75,7 @@ READ_BY_REPORTS = (
     "ssvid.statistics",
     "ssvid.files",
     "ssvid.errors",
+    "ssvid.old_names",
 )
 READ_BY_REPORTS += (
     "ssvid.registry",

@@ -1,138 +1,212 @@
+"""Tests of differences and intervals of scores: by hand, against scipy, and what few groups say."""
+
 import math
+from itertools import product
 
 import pytest
 import torch
+from scipy.stats import t as student
 
 from ssvid.statistics import (
-    bootstrap,
+    GroupSums,
+    Spread,
+    are_few_sources,
     chance,
+    choose_levels,
+    compare_rows,
+    find_score_interval,
     majority,
-    newcombe,
-    p_of_sign,
-    paired_difference,
-    spread_of_difference,
-    spread_of_share,
-    wilson,
+    mean_class_accuracy,
+    measure_variance,
+    sum_by_group,
+    take_jackknife,
 )
+from ssvid.statistics.groups import MOST_BLOCKS
 
 
-def test_close_to_the_textbook_where_clips_are_independent():
-    correct = torch.arange(400) % 5 != 0  # 0.8
-    low, high = bootstrap(correct, [str(i) for i in range(400)], seed=0)
+def sums_of(value: list[float], weight: list[float] | None = None) -> GroupSums:
+    weights = weight or [1.0] * len(value)
+    return GroupSums(
+        torch.tensor(value, dtype=torch.float64), torch.tensor(weights, dtype=torch.float64)
+    )
+
+
+def draw_sums(groups: int, share: float, seed: int = 0, size: int = 4) -> GroupSums:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randint(1, 2 * size, (groups,), generator=generator).double()
+    value = torch.binomial(weight, torch.full_like(weight, share), generator=generator)
+    return GroupSums(value, weight)
+
+
+def flip_all(value: list[float], weight: list[float], difference: float) -> float:
+    """p of a difference, from all sign patterns, as the definition has it."""
+    rest = [v - difference * w for v, w in zip(value, weight, strict=True)]
+    observed, as_far = abs(sum(rest)), 0
+    for signs in product((1, -1), repeat=len(rest)):
+        total = sum(sign * part for sign, part in zip(signs, rest, strict=True))
+        as_far += abs(total) >= observed - 1e-9
+    return as_far / 2 ** len(rest)
+
+
+def test_p_and_interval_are_those_of_all_sign_patterns():
+    value, weight = [3.0, 1.5, -1.25, 4.0, 0.5, 2.0, 2.25, 0.25], [4.0, 3, 2, 5, 1, 4, 3, 2]
+    difference = compare_rows(sums_of(value, weight), sums_of([0.0] * 8, weight))
+    assert difference.estimate == pytest.approx(sum(value) / sum(weight))
+    assert difference.p == pytest.approx(flip_all(value, weight, 0.0))
+    for level in (0.05, 0.2):
+        low, high = difference.find_interval(level)
+        assert flip_all(value, weight, low - 1e-4) <= level < flip_all(value, weight, low + 1e-4)
+        assert flip_all(value, weight, high + 1e-4) <= level < flip_all(value, weight, high - 1e-4)
+
+
+def test_three_groups_by_hand():
+    """All eight patterns are as likely; two of them are as far from 0 as 1 + 2 + 3."""
+    difference = compare_rows(sums_of([0.1, 0.2, 0.3]), sums_of([0.0] * 3))
+    assert difference.p == pytest.approx(0.25)
+    assert difference.find_interval(0.05) == (-1.0, 1.0)
+    assert difference.find_least_gain(0.05) is None
+    nothing = compare_rows(sums_of([0.0] * 3), sums_of([0.0] * 3))
+    assert nothing.p == 1.0
+
+
+@pytest.mark.parametrize("groups", [6, 9, 15, 16, 60, 700])
+def test_what_is_shown_and_the_interval_never_contradict(groups: int):
+    for seed in range(6):
+        ours, theirs = draw_sums(groups, 0.5 + 0.03 * seed, seed), draw_sums(groups, 0.45, seed)
+        spread = Spread.of([0.4, 0.42, 0.44], noise=1e-4)
+        for nets in (Spread(), spread):
+            difference = compare_rows(ours, theirs, our_nets=Spread(count=1), their_nets=nets)
+            for level in (0.3, 0.05, 0.05 / 7, difference.p, difference.p * 0.99):
+                if level >= 1:
+                    continue
+                low, high = difference.find_interval(level)
+                leaves_out_zero = low > 0 or high < 0
+                assert leaves_out_zero == (difference.p <= level), (seed, level, difference.p)
+
+
+def test_many_groups_come_near_students_interval():
+    """With 300 groups the sign flips say nearly what Student's t says."""
+    ours, theirs = draw_sums(300, 0.6, 1), draw_sums(300, 0.5, 1)
+    difference = compare_rows(ours, theirs)
+    rest = GroupSums(ours.value - theirs.value, ours.weight)
+    half = student.ppf(0.975, 299) * math.sqrt(measure_variance(rest))
+    low, high = difference.find_interval(0.05)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.06)
+    least = difference.find_least_gain(0.05)
+    assert least == pytest.approx(half * (1.96 + 0.84) / 1.96, rel=0.06)
+
+
+def test_more_groups_than_blocks_are_joined():
+    """Groups that are joined say nearly the same, and nothing is lost."""
+    ours, theirs = draw_sums(4 * MOST_BLOCKS, 0.6, 1), draw_sums(4 * MOST_BLOCKS, 0.5, 2)
+    theirs = theirs._replace(weight=ours.weight, value=theirs.value.minimum(ours.weight))
+    difference = compare_rows(ours, theirs)
+    rest = GroupSums(ours.value - theirs.value, ours.weight)
+    assert difference.estimate == pytest.approx(rest.mean)
+    low, high = difference.find_interval(0.05)
+    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(measure_variance(rest)), rel=0.15)
+
+
+def test_answers_that_never_differ_are_not_certainty():
+    """480 clips of which none differs: a difference of 3.7 clips is not excluded."""
+    same = sums_of([1.0] * 480)
+    low, high = compare_rows(same, same).find_interval(0.05)
+    assert high == -low == pytest.approx(-math.log(0.025) / 480)
+
+
+def test_nets_and_draws_widen_the_interval():
+    ours, theirs = draw_sums(480, 0.6, 1, size=1), draw_sums(480, 0.5, 2, size=1)
+    alone = compare_rows(ours, theirs)
+    twins = Spread.of([0.46, 0.5, 0.54, 0.5])
+    spread = compare_rows(ours, theirs, our_nets=Spread(count=1), their_nets=twins)
+    t = student.ppf(0.975, 3)
+    below, above = alone.find_half_widths(0.05)
+    expected = math.hypot(below, t * math.sqrt(twins.variance * (1 + 1 / 4)))
+    assert spread.find_half_widths(0.05)[0] == pytest.approx(expected)
+    several = compare_rows(ours, theirs, our_nets=twins, their_nets=twins)
+    leg = t * math.sqrt(twins.variance / 4)
+    expected = math.hypot(above, leg, leg)
+    assert several.find_half_widths(0.05)[1] == pytest.approx(expected)
+    fixed = compare_rows(ours, theirs, our_nets=Spread(count=1), their_nets=Spread(count=1))
+    assert fixed.find_interval(0.05) == alone.find_interval(0.05)
+    draws = compare_rows(ours, theirs, paired=[Spread.of([0.1, 0.12, 0.08])])
+    assert draws.p >= alone.p and draws.find_half_widths(0.05)[0] > below
+
+
+def test_two_twins_show_little():
+    """One degree of freedom: Student's quantile is 12.7, so the interval is very wide."""
+    ours, theirs = sums_of([1.0] * 400), sums_of([0.0] * 200 + [1.0] * 200)
+    difference = compare_rows(
+        ours, theirs, our_nets=Spread(count=1), their_nets=Spread.of([0.48, 0.52])
+    )
+    half = 12.706 * math.sqrt(0.0008 * 1.5)
+    assert difference.find_half_widths(0.05)[0] >= half
+
+
+def test_holm_by_hand():
+    """0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2; what follows is tested at the level that failed."""
+    p_values = [0.03, 0.01, 0.04]
+    levels = choose_levels(p_values)
+    assert levels == pytest.approx([0.025, 0.05 / 3, 0.025])
+    assert [p <= level for p, level in zip(p_values, levels, strict=True)] == [False, True, False]
+
+
+def test_the_interval_of_a_score_is_near_the_textbook_where_clips_are_independent():
+    low, high = find_score_interval(sums_of([0.0] * 80 + [1.0] * 320))
     half = 1.96 * math.sqrt(0.8 * 0.2 / 400)
-    assert low == pytest.approx(0.8 - half, abs=0.01)
-    assert high == pytest.approx(0.8 + half, abs=0.01)
+    assert low == pytest.approx(0.8 - half, abs=0.006)
+    assert high == pytest.approx(0.8 + half, abs=0.006)
 
 
-def test_wider_over_groups_that_stand_or_fall_together():
-    correct = (torch.arange(400) // 20) % 5 != 0  # 20 groups of 20 clips, all right or all wrong
-    low, high = bootstrap(correct, [str(i) for i in range(400)], seed=0)
-    low_g, high_g = bootstrap(correct, [str(i // 20) for i in range(400)], seed=0)
-    assert high_g - low_g > 3 * (high - low)
-    assert low_g < low < 0.8 < high < high_g
+def test_the_interval_of_a_score_is_wider_over_groups_that_stand_or_fall_together():
+    groups = [str(i // 20) for i in range(400)]
+    correct = (torch.arange(400) // 20) % 5 != 0  # 20 groups, all right or all wrong
+    low, high = find_score_interval(sum_by_group(correct, list(map(str, range(400)))))
+    low_of_groups, high_of_groups = find_score_interval(sum_by_group(correct, groups))
+    assert high_of_groups - low_of_groups > 3 * (high - low)
+    extra = find_score_interval(sum_by_group(correct, groups), extra_variance=0.1**2)
+    assert extra[1] - extra[0] > 1.1 * (high_of_groups - low_of_groups)
 
 
-def test_has_coordinates_and_coverage():
-    correct = torch.arange(100) ** 2 % 7 < 3
-    groups = [str(i * i // 300) for i in range(100)]
-    torch.manual_seed(1)
-    first = bootstrap(correct, groups, seed=7)
-    torch.manual_seed(2)
-    assert bootstrap(correct, groups, seed=7) == first != bootstrap(correct, groups, seed=8)
-    narrow = bootstrap(correct, groups, seed=7, level=0.5)
-    assert first[0] < narrow[0] < narrow[1] < first[1]
-    draws = torch.rand(200, 60, generator=torch.Generator().manual_seed(0)) < 0.7
-    intervals = [bootstrap(row, [str(i) for i in range(60)], seed=0, draws=300) for row in draws]
-    assert 0.88 < sum(low <= 0.7 <= high for low, high in intervals) / 200 < 0.99
+def test_scores_without_spread_are_not_certain():
+    for share in (0.0, 1.0):
+        low, high = find_score_interval(sums_of([share] * 10))
+        assert low <= share <= high and 0.2 < high - low < 0.5
+    assert find_score_interval(sums_of([1.0])) == pytest.approx((0.0, 1.0), abs=1e-6)
 
 
-def test_no_spread_is_not_certainty():
-    low, high = bootstrap(
-        torch.ones(40, dtype=torch.bool), [str(i // 4) for i in range(40)], seed=0
-    )
-    assert (low, high) == wilson(1.0, 10, 0.95)
-    known = (0.7225, 1.0)  # 10 groups of 10 are right
-    assert (low, high) == pytest.approx(known, abs=1e-4)
+def test_few_sources():
+    assert are_few_sources(draw_sums(19, 0.5))
+    assert not are_few_sources(draw_sums(40, 0.5))
+    assert are_few_sources(sums_of([1.0] * 96 + [0.0] * 4))
+    assert are_few_sources(sums_of([0.0] * 96 + [1.0] * 4))
 
 
-def test_paired_difference_uses_that_the_clips_are_the_same():
-    draw = torch.Generator().manual_seed(0)
-    theirs = torch.rand(300, generator=draw) < 0.5
-    ours = theirs | (torch.rand(300, generator=draw) < 0.1)  # never worse
-    groups = [str(i) for i in range(300)]
-    difference, low, high = paired_difference(ours, theirs, groups, seed=0)
-    assert difference == pytest.approx((ours.double().mean() - theirs.double().mean()).item())
-    assert 0 < low < difference < high
-    alone = bootstrap(ours, groups, seed=0)
-    assert high - low < 0.8 * (alone[1] - alone[0])  # pairing takes away what the clips share
+def test_the_jackknife_of_a_mean_is_the_values_themselves():
+    value = torch.tensor([0.1, 0.5, 0.9, 0.4], dtype=torch.float64)
+
+    def measure(weights: torch.Tensor) -> torch.Tensor:
+        return weights @ value / weights.sum(1)
+
+    assert torch.allclose(take_jackknife(measure, 4), value)
 
 
-def paired(ours, theirs, groups):
-    """Each of so many groups has the same ten clips, of which so many are right."""
-    names = [str(i) for i in range(groups) for _ in range(10)]
-    right = [(torch.arange(10) < count).repeat(groups) for count in (ours, theirs)]
-    return paired_difference(*right, names, seed=0)
+def test_the_jackknife_of_a_metric_that_one_group_alone_defines():
+    """Without group 0 there is no positive, so the metric is not defined: it is taken whole."""
+    hits = torch.tensor([3.0, 0.0, 0.0], dtype=torch.float64)
+
+    def measure(weights: torch.Tensor) -> torch.Tensor:
+        total = weights @ hits
+        return torch.where(total > 0, total / weights.sum(1) / 3, torch.nan)
+
+    pseudo_values = take_jackknife(measure, 3)
+    assert pseudo_values.isfinite().all()
+    assert pseudo_values.mean().item() == pytest.approx(1 / 3)
 
 
-def test_newcombe_by_hand():
-    """z^2 = 3.8415. Wilson for 3 of 3: 3 / (3 + z^2) = 0.43850 to 1; for 0 of 3: 0 to 0.56150."""
-    low, high = newcombe(1.0, 0.0, 3, 0.95)
-    assert low == pytest.approx(1 - math.sqrt(2) * 0.56150, abs=1e-4) and high == pytest.approx(1.0)
-    low, high = newcombe(56 / 70, 48 / 80, 75, 0.95)
-    # Wilson for 0.8 and 0.6 of 75: 0.69589 to 0.87488 and 0.48688 to 0.70337
-    assert low == pytest.approx(0.2 - math.hypot(0.8 - 0.69589, 0.70337 - 0.6), abs=1e-4)
-    assert high == pytest.approx(0.2 + math.hypot(0.87488 - 0.8, 0.6 - 0.48688), abs=1e-4)
-
-
-def test_no_spread_of_the_differences_is_not_certainty():
-    difference, low, high = paired(8, 5, groups=8)
-    assert (
-        difference == pytest.approx(0.3)
-        and (low, high) == newcombe(0.8, 0.5, 8, 0.95)
-        and low < 0 < high
-    )
-    assert paired(10, 0, groups=40)[1] == pytest.approx(
-        1 - math.sqrt(2) * 3.84146 / 43.84146, abs=1e-5
-    )  # shown
-    same, low, high = paired(5, 5, groups=100)
-    assert (
-        same == 0
-        and low == pytest.approx(-high)
-        and low == pytest.approx(-math.sqrt(2) * 0.09617, abs=1e-4)
-    )
-
-
-def test_few_groups_show_nothing():
-    """Signs that all agree come by chance in 2 of 2^n cases: 6 % for 5 groups, 3 % for 6."""
-    for groups in range(1, 6):
-        assert paired(10, 0, groups)[1] <= 0 < paired(10, 0, groups)[2], groups
-        assert paired(0, 10, groups)[1] < 0 <= paired(0, 10, groups)[2], groups
-    assert paired(10, 0, 1)[1] == pytest.approx(
-        1 - math.sqrt(2) * 3.84146 / 4.84146, abs=1e-5
-    )  # -0.122
-    assert paired(10, 0, 6)[1] > 0
-    ours = torch.tensor([True] * 5 + [False])  # three groups of two, which differ
-    assert paired_difference(ours, ~ours & ours, ["a", "a", "b", "b", "c", "c"], seed=0)[1] == 0
-
-
-def test_chance_and_majority():
+def test_chance_majority_and_the_mean_over_classes():
     labels = torch.tensor([3, 3, 3, 7, 9])  # of many classes, three are present
     assert chance(labels) == 1 / 3
     assert majority(labels) == 0.6
-
-
-def test_redrawn_numbers_of_few_groups_show_nothing():
-    """As of accuracies: 2 of 2^n draws have all signs alike by chance, and no spread is not no
-    doubt.
-    """
-    same, more = torch.full((100,), 0.5), torch.full((100,), 0.9)
-    assert (
-        spread_of_difference(more, same, 5)[0] <= 0 < spread_of_difference(more, same, 40)[0] < 0.4
-    )
-    assert spread_of_difference(same + torch.linspace(0.01, 0.1, 100), same, 5)[0] == 0
-    assert (
-        spread_of_share(torch.ones(100), 3)[0] < 0.5 and spread_of_share(torch.ones(100), 3)[1] == 1
-    )
-    assert p_of_sign(more - same, 3) == 0.25 and p_of_sign(more - same, 40) == pytest.approx(
-        2 / 101
-    )
+    correct = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0])
+    assert mean_class_accuracy(correct, labels) == pytest.approx((2 / 3 + 1 + 0) / 3)

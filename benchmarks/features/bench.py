@@ -19,6 +19,7 @@ from benchmarks.features.cost import (
     measure_pass,
 )
 from benchmarks.features.evaluated_encoder import EvaluatedEncoder
+from benchmarks.features.folds import count_val_folds, read_fold_names, split_by_fold
 from benchmarks.features.nets import prepare_nets
 from benchmarks.features.options import FeatureOptions
 from benchmarks.features.sources import SourceMaker, SourceName
@@ -56,10 +57,25 @@ class Bench(NamedTuple):
     text: Text | None = None  # the encoder's text side, where a task reads `:joint`
     twins: int = 1  # untrained nets that have features: sources twin0, twin1, ...
     notes: Sequence[str] = ()  # sentences that a table of its results has to say
+    # Of each fold its splits, where every clip is test once; `splits` then has a test alone, in the
+    # order of the folds.
+    folds: tuple[dict[str, list[int]], ...] = ()
+    refits: bool = False  # a probe is trained anew on train and val once val has chosen
 
     @property
     def streams(self) -> tuple["Bench", ...]:
         return self._replace(other_streams=()), *self.other_streams
+
+    def list_folds(self) -> list["Bench"]:
+        """A Bench for each fold, with the splits of that fold."""
+        benches = []
+        for number, splits in enumerate(self.folds):
+            others = []
+            for stream in self.other_streams:
+                others.append(stream._replace(splits=stream.folds[number], folds=(), refits=True))
+            fold = self._replace(splits=splits, folds=(), refits=True, other_streams=tuple(others))
+            benches.append(fold)
+        return benches
 
     def index_videos(self, split: str) -> tuple[list[int], Int[Tensor, " _"]]:
         """(first_units, video_of_view): the first unit of each video of a split, and an index.
@@ -149,7 +165,7 @@ def extract_bench(
     began = cpu_seconds()
     extracted, gflops, twins, notes = extract_units(encoder, units, options, kind, names, joint)
     rows, net = units.clips.row, encoder.net
-    return Bench(
+    bench = Bench(
         data=data,
         row_of_unit=rows,
         position_of_unit=units.clips.locations,
@@ -171,6 +187,31 @@ def extract_bench(
         text=text,
         twins=twins,
         notes=notes,
+    )
+    return bench if options.folds is None else split_into_folds(bench, options.folds, extracted.ok)
+
+
+def split_into_folds(bench: Bench, column: str, readable: Tensor) -> Bench:
+    """The same features, with the splits of every fold. `readable`: of each unit."""
+    names = read_fold_names(bench.data, column)
+    number, folds = len(set(names)), []
+    for fold in range(number):
+        of_fold = split_by_fold(bench.data, names, fold)
+        folds.append(split_units(bench.row_of_unit, readable, of_fold))
+    test: list[int] = []
+    for splits in folds:
+        test += splits["test"]
+    val = count_val_folds(number)
+    note = (
+        f"Each of the {number} values of the column {column} is test once; {val} of the others "
+        f"{'is' if val == 1 else 'are'} val, and probes are trained anew on train and val."
+    )
+    if val == 1:
+        note += " A val of one group chooses badly."
+    return bench._replace(
+        splits={"train": [], "val": [], "test": test},
+        folds=tuple(folds),
+        notes=[*bench.notes, note],
     )
 
 

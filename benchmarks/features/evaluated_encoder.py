@@ -68,7 +68,7 @@ def describe_protocol(
         "calibrate_bn": options.calibrate_bn,
         "recalibrate_bn": options.recalibrate_bn,
         "twins": options.twins,
-        "folds": None,
+        "folds": options.folds,
         "selection": "setting and pooling by val; test read once",
         "controls": CONTROLS,
         "seed": options.seed,

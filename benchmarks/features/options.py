@@ -33,6 +33,7 @@ class FeatureOptions:
     twins: int = 8  # untrained nets beside the encoder
     max_bad: float = 0.01
     words: str | None = None  # the word list of a published text side
+    folds: str | None = None  # column of the data set of which each value is test once
 
     @property
     def views(self) -> int:

@@ -10,14 +10,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ssvid.results import Answers, Gain, Result, Score
-from ssvid.statistics import Measure, redraw, spread_of_difference, spread_of_share, sum_by_group
+from ssvid.results import Answers, Result, Score
+from ssvid.results.evidence import SAME_NET, find_differences, make_gains, sum_row
+from ssvid.results.schema import OLD_INFERENCE
+from ssvid.statistics import Spread, are_few_sources, find_score_interval, measure_noise
 
 
 def average_results(results: Sequence[Result]) -> list[Result]:
-    """Means over folds, where all are there; then over pretraining seeds, also of those means."""
+    """Means over folds, where all are there; then over pretraining seeds, also of those means.
+
+    Results of the old inference have none: what they hold is too little to test a mean.
+    """
+    results = [result for result in results if result.inference != OLD_INFERENCE]
     means = average_folds(results)
     return means + average_seeds([*results, *means])
 
@@ -64,46 +69,78 @@ def average(
 ) -> Result:
     """The mean as a result of its own, without what belongs to one test alone.
 
-    Groups are redrawn for all members alike.
+    Its gains are tested over the groups of all tests, and over the nets where they differ.
     """
     first = members[0]
-    rows = shared_rows(members)
-    draws = redraw_rows(members, rows)
-    number = len(groups_of(members))
-
-    def entry(name: str) -> Score:
-        values = torch.tensor(values_of(members, name), dtype=torch.float64)
-        interval = spread_of_share(draws[name], number)
-        return Score(value=values.mean().item(), interval=interval, std=values.std().item())
-
-    def gain(name: str) -> Gain:
-        values, base = values_of(members, "encoder"), values_of(members, name)
-        difference = sum(values) / len(members) - sum(base) / len(members)
-        ends = spread_of_difference(draws["encoder"], draws[name], number)
-        return Gain.between(difference, *ends)
-
-    controls, gains, tables = {}, {}, {"encoder": draws["encoder"].tolist()}
-    for name in rows[1:]:
-        controls[name], gains[name] = entry(name), gain(name)
-        tables[name] = draws[name].tolist()
-    return replace(
+    names = shared_rows(members)
+    test = average_answers(members, names)
+    rows = {name: average_row(members, name, test) for name in names}
+    mean = replace(
         first,
         cell=cell or first.cell,
         over=over,
         member_count=len(members),
-        score=entry("encoder"),
-        chance=average_chance(members),
-        controls=controls,
-        gains=gains,
+        score=rows.pop("encoder"),
+        chance=average_numbers([result.chance for result in members]),
+        majority=average_numbers([result.majority for result in members]),
+        controls=rows,
+        gains={},
         encoder=replace(first.encoder, title=title or first.encoder.title),
-        test=Answers(groups=groups_of(members), draws=tables),
+        test=test,
         fold=None,
         seeds=None,
-        majority=None,
+        rank=None,
         confusion=None,
         strips=None,
         attention=None,
     )
+    return replace(mean, gains=make_gains(find_differences(mean.rows, test)))
+
+
+def average_row(members: Sequence[Result], name: str, test: Answers) -> Score:
+    """The mean of a row. It is over nets where the encoders of the members differ.
+
+    The twins of several pretraining runs are the same nets, which count once.
+    """
+    scores = [result.rows[name] for result in members]
+    values = [score.value for score in scores]
+    encoders = {result.encoder.hash for result in members}
+    is_mean_of_nets = len(encoders) == len(members) and name in ("encoder", *SAME_NET)
+    of_nets, noise = scores[0].of_nets, scores[0].noise_of_nets
+    if is_mean_of_nets:
+        of_nets, noise = values, measure_noise([sum_row(result.test, name) for result in members])
+    elif of_nets:
+        of_nets = average_lists([score.of_nets for score in scores])
+        if noise and len(encoders) < len(members):  # folds, whose test groups are other ones
+            noise /= len(members)
+    sums = sum_row(test, name)
+    extra_variance = 0.0
+    if of_nets:
+        nets = Spread.of(of_nets, noise or 0.0)
+        extra_variance = (nets.variance - nets.noise) / max(nets.count, 1)
+    return Score(
+        value=sum(values) / len(values),
+        interval=find_score_interval(sums, extra_variance=extra_variance),
+        details=average_details(scores),
+        of_nets=of_nets,
+        noise_of_nets=noise,
+        of_draws=average_lists([score.of_draws for score in scores]),
+        wide=are_few_sources(sums) or None,
+        std=torch.tensor(values, dtype=torch.float64).std().item(),
+    )
+
+
+def average_details(scores: Sequence[Score]) -> dict[str, float]:
+    mean_class = average_numbers([score.details.get("mean_class") for score in scores])
+    return {} if mean_class is None else {"mean_class": mean_class}
+
+
+def average_lists(lists: Sequence[Sequence[float] | None]) -> list[float] | None:
+    """Element by element; None where a member has none, or another number of them."""
+    tables = [values for values in lists if values]
+    if len(tables) < len(lists) or len(set(map(len, tables))) > 1:
+        return None
+    return torch.tensor(tables, dtype=torch.float64).mean(0).tolist()
 
 
 def shared_rows(members: Sequence[Result]) -> list[str]:
@@ -114,53 +151,52 @@ def shared_rows(members: Sequence[Result]) -> list[str]:
     return names
 
 
-def values_of(members: Sequence[Result], row: str) -> list[float]:
-    return [result.rows[row].value for result in members]
-
-
-def average_chance(members: Sequence[Result]) -> float | None:
+def average_numbers(numbers: Sequence[float | None]) -> float | None:
     """None where a member has none."""
     total = 0.0
-    for result in members:
-        if result.chance is None:
+    for number in numbers:
+        if number is None:
             return None
-        total += result.chance
-    return total / len(members)
+        total += number
+    return total / len(numbers)
 
 
 def groups_of(members: Sequence[Result]) -> list[str]:
-    """Of all their tests, each once."""
+    """Of all their tests, each once, sorted."""
     groups: set[str] = set()
     for result in members:
         groups |= set(result.test.groups)
     return sorted(groups)
 
 
-def redraw_rows(members: Sequence[Result], rows: Sequence[str]) -> dict[str, Tensor]:
-    """row -> its mean over the members, on each redrawing of the groups of all their tests."""
-    groups, means = groups_of(members), {}
-    for name in rows:
-        if members[0].test.draws is not None:
-            draws = [(result.test.draws or {})[name] for result in members]
-            means[name] = torch.tensor(draws, dtype=torch.float64).mean(0)
-        else:
-            tests = [((r.test.correct or {})[name], r.test.groups) for r in members]
-            means[name] = redraw(measure_shares(tests, groups), len(groups), members[0].seed)
-    return means
+def average_answers(members: Sequence[Result], names: Sequence[str]) -> Answers:
+    """The mean of the members' answers: clip by clip if they were asked the same, else by group."""
+    first = members[0].test
+    asked = [(result.test.paths, result.test.groups, result.test.units) for result in members]
+    if any(one != asked[0] for one in asked):
+        return join_tests(members, names)
+    tables = [result.test.of_groups or result.test.correct or {} for result in members]
+    mean = {name: average_lists([table[name] for table in tables]) or [] for name in names}
+    if first.of_groups is not None:
+        return replace(first, of_groups=mean)
+    return replace(first, correct=mean, predictions=None)
 
 
-def measure_shares(tests: Sequence[tuple[list[float], list[str]]], groups: list[str]) -> Measure:
-    """Weights of all groups -> the mean over tests of the share of right answers."""
-    tables, number = [], dict(zip(groups, range(len(groups)), strict=True))
-    for correct, test_groups in tests:
-        value, weight = sum_by_group(torch.tensor(correct, dtype=torch.float64), test_groups)
-        rows = torch.tensor([number[name] for name in sorted(set(test_groups))])
-        zero = torch.zeros(len(groups), dtype=torch.float64)
-        tables.append((zero.index_add(0, rows, value), zero.index_add(0, rows, weight)))
+def join_tests(members: Sequence[Result], names: Sequence[str]) -> Answers:
+    """What each group of all tests adds to the mean of the members' numbers.
 
-    def measure(weights: Tensor) -> Tensor:
-        # A test none of whose groups is drawn gives NaN.
-        shares = [(weights @ value) / (weights @ weight) for value, weight in tables]
-        return torch.stack(shares).mean(0)
-
-    return measure
+    Each member counts alike, however large its test is.
+    """
+    groups = groups_of(members)
+    number = dict(zip(groups, range(len(groups)), strict=True))
+    of_groups, weights = {}, torch.zeros(len(groups), dtype=torch.float64)
+    for name in names:
+        value, weight = torch.zeros_like(weights), torch.zeros_like(weights)
+        for result in members:
+            sums = sum_row(result.test, name)
+            rows = torch.tensor([number[group] for group in sorted(set(result.test.groups))])
+            share = 1 / (sums.weight.sum() * len(members))
+            value.index_add_(0, rows, sums.value * share)
+            weight.index_add_(0, rows, sums.weight * share)
+        of_groups[name], weights = value.tolist(), weight
+    return Answers(groups=groups, of_groups=of_groups, weights=weights.tolist())

@@ -4,8 +4,6 @@
 """
 
 import difflib
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,17 @@ from benchmarks.reports import run_page, tables
 from benchmarks.reports.averages import average_results
 from benchmarks.reports.board_page import render_board
 from benchmarks.reports.cell_titles import rank_cells, without_fold
-from benchmarks.reports.page_heads import count, date_of, title_of
-from benchmarks.reports.verdict import WARNING
+from benchmarks.reports.notes import list_notes
+from benchmarks.reports.page_heads import date_of
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
-from ssvid.results import TUNED, Result, read_folder
+from ssvid.old_names import rename_row
+from ssvid.results import Result, read_folder
+from ssvid.results.evidence import correct_gains
 from ssvid.results.run_files import read_mapping
 from ssvid.results.schema import KINDS
+from ssvid.results.text import find_mean_class, is_old
+from ssvid.results.unlike import describe_differences, describe_missing_answers
 
 
 def is_board(folder: Path) -> bool:
@@ -30,7 +32,8 @@ def is_board(folder: Path) -> bool:
 def write_board(*folders: Path, out: Path | None = None, baseline: str = "random") -> Path:
     """Write one report of all folders into `out` or the first of them, and return its page.
 
-    `baseline`: what the gains by class are over. A UserError: no result, or results that differ.
+    `baseline`: what the gains by class are over. A UserError: no result, or results that cannot
+    be compared.
     """
     files = read_results(*folders)
     if not files:
@@ -38,21 +41,55 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
             f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning."
         )
     results = list(files.values())
+    refuse_untestable(files)
+    refuse_unlike(files)
+    baseline = rename_row(baseline)
     check_baseline(baseline, results)
     folder = out or folders[0]
     folder.mkdir(parents=True, exist_ok=True)
     pages = write_run_pages(files, folder)
-    results = order_by_suite([*results, *average_results(results)])
+    results = correct_results(files)
     notes = list_notes(results)
     texts = {
         "board.md": tables.markdown(results, notes),
         "board.csv": tables.comma(results),
-        "board.tex": tables.latex(results),
+        "board.tex": tables.latex(results, notes),
         "report.html": render_board(results, notes, baseline, pages, date_of(files)),
     }
     for name, text in texts.items():
         write_text_whole(folder / name, text)
     return folder / "report.html"
+
+
+def refuse_untestable(files: dict[Path, Result]) -> None:
+    """Raise a UserError where a result lacks the answers that its tests are made of."""
+    for file, result in files.items():
+        reason = describe_missing_answers(result)
+        if result.gains and not is_old(result) and reason:
+            raise UserError(
+                f"{file} {reason}, so no difference can be tested: delete it and run the command "
+                "again."
+            )
+
+
+def correct_results(files: dict[Path, Result]) -> list[Result]:
+    """All that stands in the table, means too, with Holm's rule over all gains."""
+    results = list(files.values())
+    return order_by_suite(correct_gains([*results, *average_results(results)]))
+
+
+def refuse_unlike(files: dict[Path, Result]) -> None:
+    """Raise a UserError where results that would stand together cannot be compared."""
+    first: dict[str, Path] = {}
+    for file, result in files.items():
+        other = first.setdefault(result.cell, file)
+        differences = describe_differences(files[other], result)
+        if differences:
+            raise UserError(
+                f"{other} and {file} both hold the cell {result.cell} but are unlike in "
+                f"{', '.join(differences)}: they cannot stand in one table. Leave one out, or run "
+                "one anew with the flags of the other."
+            )
 
 
 def write_run_pages(files: dict[Path, Result], folder: Path) -> dict[str, str]:
@@ -119,7 +156,8 @@ def check_baseline(baseline: str, results: list[Result]) -> None:
 
 
 def summarise_folder(folder: Path) -> list[dict[str, Any]]:
-    """What the command prints."""
+    """What the command prints: the numbers of the table."""
+    results = [result for result in correct_results(read_results(folder)) if result.over is None]
     return [
         {
             "cell": result.cell,
@@ -127,76 +165,10 @@ def summarise_folder(folder: Path) -> list[dict[str, Any]]:
             result.metric: result.score.value,
             "interval": result.score.interval,
             "chance": result.chance,
+            "majority": result.majority,
+            "mean_class": find_mean_class(result),
+            "rank": result.rank,
             "gain_over_random": vars(result.gains["random"]) if "random" in result.gains else None,
         }
-        for result in read_results(folder).values()
+        for result in results
     ]
-
-
-def list_notes(results: list[Result]) -> list[str]:
-    """Sentences under the head of the report. Warnings begin with WARNING and come first."""
-    warnings, notes = (
-        warn_of_unlike_results(results),
-        [
-            "Intervals are 95 % bootstraps over groups of test clips. "
-            "Settings are chosen on val; test is read once."
-        ],
-    )
-    if any(result.kind == TUNED for result in results):
-        notes.append(
-            "Fine-tuning trains the encoder on the labels, and no controls stand beside it."
-        )
-    gains = [result for result in results if result.over is None and "random" in result.gains]
-    if len(gains) > 1:
-        notes.append(
-            f"The untrained net of a row is one random draw. Of {count(len(gains), 'interval')} "
-            "at 95 %, about one in twenty leaves out zero by chance."
-        )
-    leaks = []
-    for result in results:
-        title = result.encoder.title
-        if result.leak.clips:
-            leaks.append(
-                f"{WARNING}: {title} was trained on {result.leak.clips} of the test clips: "
-                "its scores are not valid."
-            )
-        if result.encoder.weights != "trained":
-            notes.append(f"{title} has random weights.")
-        if result.encoder.licence:
-            notes.append(f"The weights of {title} are under {result.encoder.licence}.")
-    return list(dict.fromkeys([*leaks, *warnings, *notes]))
-
-
-def warn_of_unlike_results(results: list[Result]) -> list[str]:
-    """What makes rows that stand together no fair comparison."""
-
-    def cell_of(result: Result) -> str:
-        return result.cell
-
-    def settings_of(result: Result) -> str:
-        return json.dumps(result.question, sort_keys=True)
-
-    sentences = {
-        "data": "WARNING: the results of {} are of different data: do not compare them.",
-        "settings": "WARNING: the results of {} are of different tasks or probes: "
-        "do not compare them.",
-        "names": "WARNING: several encoders (of different hashes) are called {}.",
-    }
-    data = with_several(results, cell_of, lambda result: result.data.hash)
-    settings = with_several(results, cell_of, settings_of)
-    names = with_several(results, title_of, lambda result: result.encoder.hash)
-    return [
-        *map(sentences["data"].format, data),
-        *map(sentences["settings"].format, settings),
-        *map(sentences["names"].format, names),
-    ]
-
-
-def with_several(
-    results: list[Result], key: Callable[[Result], str], value: Callable[[Result], str]
-) -> list[str]:
-    """The keys whose results do not all have the same value."""
-    values: dict[str, set[str]] = {}
-    for result in results:
-        values.setdefault(key(result), set()).add(value(result))
-    return [name for name, members in values.items() if len(members) > 1]

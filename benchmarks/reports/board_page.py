@@ -18,11 +18,25 @@ from benchmarks.reports.page_heads import (
     head_of_results,
     list_data,
     name_data,
+    print_text,
     title_of,
 )
-from benchmarks.reports.verdict import WARNING, is_worse, select_warnings, summarise
+from benchmarks.reports.summary import summarise
+from benchmarks.reports.verdict import WARNING, is_worse, select_warnings
 from ssvid.results import Gain, Result
-from ssvid.results.text import format_control_score, format_interval, format_percent, format_score
+from ssvid.results.text import (
+    WIDE,
+    format_control_score,
+    format_interval,
+    format_least,
+    format_percent,
+    format_rank,
+    format_score,
+    format_test,
+    format_untrained,
+    is_old,
+    name_floor,
+)
 
 DARK = "#57606a"  # of means
 
@@ -31,6 +45,7 @@ class GainText(NamedTuple):
     text: str
     interval: str  # empty: the text says it all
     kind: str  # "better" or "worse" where it is shown, else empty
+    least: str  # which gain could not have been shown, where no difference is
 
 
 class Dots(NamedTuple):
@@ -49,11 +64,15 @@ class OverviewRow(NamedTuple):
     dots: Dots
     score: str
     mean_over: str
+    is_old: bool  # of a file of before schema 3
     interval: str
+    is_wide: bool  # the interval rests on few sources
     untrained: str
+    nets: str  # number of untrained nets, and the rank of the encoder among them
     gain: GainText | None
-    pixels: str
-    pixels_lead: bool  # raw pixels are shown to be better
+    floor: str
+    floor_name: str
+    floor_leads: bool  # the pixel floor is shown to be better
     leak: int  # test clips that pretraining read
 
 
@@ -78,12 +97,13 @@ def render_board(
         "board.html",
         head=head_of_results(results, date),
         counts=f"{count(len(titles), 'encoder')} on {count(len(cells), 'task')}",
-        summary=summarise(results),
+        summary=list(map(print_text, summarise(results))),
         warnings=select_warnings(notes),
         notes=[note for note in notes if not note.startswith(WARNING)],
         links=[(title, quote(page)) for title, page in sorted(pages.items())],
         one_encoder=len(colours) == 1,
         overview=make_overview(results, colours),
+        wide=WIDE,
         cost=draw_sharp(cost, "Accuracy against cost") if cost else None,
         compared=COMPARED,
         citation=cite(results),
@@ -118,25 +138,37 @@ def describe_cell(result: Result) -> list[str]:
     clips = count(result.data.clips["test"], "test clip")
     if result.test.units is not None:
         clips = f"{result.test.units} answers in {clips}"
+    if result.test.groups:
+        clips += f" of {count(len(set(result.test.groups)), 'group')}"
     facts = [result.metric, clips]
-    if result.chance is not None:
-        facts.append(f"chance {format_percent(result.chance)}")
+    for name, share in (("chance", result.chance), ("largest class", result.majority)):
+        if share is not None:
+            facts.append(f"{name} {format_percent(share)}")
+    draws = len(result.score.of_draws or ())
+    if draws:
+        facts.append(f"mean over {count(draws, 'draw')} of the labels")
     return facts
 
 
 def make_row(result: Result, colour: str) -> OverviewRow:
-    score, _, mean_over = format_score(result).replace("+-", "\N{PLUS-MINUS SIGN}").partition(" (")
+    score, _, mean_over = print_text(format_score(result)).partition(" (")
+    untrained, _, nets = print_text(format_untrained(result)).partition(" (")
+    rank = format_rank(result)
     return OverviewRow(
         encoder=result.encoder.title,
         colour=colour,
         dots=make_dots(result),
         score=score,
         mean_over=mean_over.removesuffix(")"),
+        is_old=is_old(result),
         interval=format_interval(result.score.interval),
-        untrained=format_control_score(result, "random"),
+        is_wide=bool(result.score.wide),
+        untrained=untrained,
+        nets=", ".join(filter(None, (nets.removesuffix(")"), f"rank {rank}" if rank else ""))),
         gain=describe_gain_of(result),
-        pixels=format_control_score(result, "pixels"),
-        pixels_lead="pixels" in result.gains and is_worse(result.gains["pixels"]),
+        floor=format_control_score(result, "floor"),
+        floor_name=name_floor(result),
+        floor_leads="floor" in result.gains and is_worse(result.gains["floor"]),
         leak=result.leak.clips or 0,
     )
 
@@ -150,10 +182,11 @@ def describe_gain_of(result: Result) -> GainText | None:
 
 
 def describe_gain(gain: Gain) -> GainText:
+    test = print_text(format_test(gain))
     if not gain.shown:
-        return GainText("no difference shown", format_interval(gain.interval, "+"), "")
+        return GainText("no difference shown", test, "", format_least(gain))
     kind = "better" if gain.difference > 0 else "worse"
-    return GainText(f"{100 * gain.difference:+.1f}", format_interval(gain.interval, "+"), kind)
+    return GainText(f"{100 * gain.difference:+.1f}", test, kind, "")
 
 
 def make_dots(result: Result) -> Dots:

@@ -15,7 +15,8 @@ from benchmarks.reports.classes import add_interval, class_gains, score_classes
 from benchmarks.reports.figure_style import GREY, RED
 from benchmarks.reports.figures import COUNTED, NAMED, draw_confusion, worst_pairs
 from benchmarks.reports.page import Clip, Film, Picture, Table, draw_sharp, make_clip, make_film
-from benchmarks.reports.verdict import WARNING, select_warnings, verdict
+from benchmarks.reports.page_heads import print_text
+from benchmarks.reports.verdict import select_others, select_warnings, verdict
 from ssvid.results import Result, Score
 from ssvid.results.schema import to_json
 from ssvid.results.text import ROW_NAMES
@@ -174,12 +175,12 @@ def describe_encoder(
     details = describe_details(result)
     if result.over is not None:
         return EncoderPart(title, result.over, [], [], "", None, details, "")
-    sentences = verdict(result)
+    sentences = verdict(result, results)
     return EncoderPart(
         title=title,
         mean_over="",
         warnings=select_warnings(sentences),
-        sentences=[text for text in sentences if not text.startswith(WARNING)],
+        sentences=list(map(print_text, select_others(sentences))),
         answerer="answer of the probe" if result.question.get("probe") else "answer of this task",
         explanation=explain(result, results, baseline, colour),
         details=details,
@@ -265,6 +266,11 @@ def show_gains(
         caption += f", the {ENDS} largest and the {ENDS} smallest of {shown.cut_from}"
     if shown.counted:
         caption += ". In brackets: test clips"
+    if shown.bars[0].interval:
+        caption += (
+            ". Intervals are bootstraps of each class by itself, not corrected for their number: "
+            "they show nothing"
+        )
     return ClassGains(caption, chart_differences(shown.bars, f"{result.metric}, points"))
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ssvid.errors import UserError
+from ssvid.old_names import SUITES as OLD_SUITES
 from ssvid.results import TUNED, Result
 from ssvid.results.run_files import read_whole_mapping
+from ssvid.results.text import PROBE_NAMES
 
 SUITES = Path(__file__).parents[1] / "suites"
 TASKS = {
@@ -23,13 +25,6 @@ TASKS = {
     "text_retrieval": "Retrieval by text",
     "zero_shot": "Zero-shot classification",
 }
-PROBES = {
-    "attentive": "attentive probe",
-    "coclr": "linear probe of CoCLR",
-    "knn": "nearest neighbours",
-    "linear": "linear probe",
-    "prototypes": "class means",
-}
 
 
 def title_cell(result: Result) -> str:
@@ -42,7 +37,7 @@ def title_cell(result: Result) -> str:
     words = [TASKS[settings["task"]]]
     probe, share = settings.get("probe"), settings.get("share")
     if probe:
-        words.append(PROBES.get(probe, str(probe)))
+        words.append(PROBE_NAMES.get(probe, str(probe)))
     if isinstance(share, float):
         words.append(f"{100 * share:g} % of the labels")
     if result.fold:
@@ -79,7 +74,8 @@ def list_cells(suite: str) -> list[str]:
     """Names of a suite's cells as benchmarks/suites/loader.py gives them, without folds."""
     if not suite:
         return []
-    file = Path(suite) if suite.endswith((".yaml", ".yml")) else SUITES / f"{suite}.yaml"
+    name = OLD_SUITES.get(suite, suite)  # a file may hold the name of the version before
+    file = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
     try:
         content = read_whole_mapping(file) or {}
     except UserError:

@@ -6,7 +6,8 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from ssvid.results import Result
-from ssvid.statistics import paired_difference
+from ssvid.statistics import compare_rows, sum_by_group
+from ssvid.statistics.holm import ALPHA
 
 Item = TypeVar("Item")
 
@@ -74,7 +75,10 @@ def class_gains(result: Result, baseline: Result, row: str) -> list[ClassGain]:
 
 
 def add_interval(gain: ClassGain, result: Result, baseline: Result, row: str) -> ClassGain:
-    """With the 95 % interval: paired, over the groups of the class's test clips."""
+    """With the 95 % interval: paired, over the groups of the class's test clips.
+
+    It is not corrected for the number of classes: it is for looking.
+    """
     if (
         result.score.per_class is not None
         or baseline.score.per_class is not None
@@ -88,5 +92,5 @@ def add_interval(gain: ClassGain, result: Result, baseline: Result, row: str) ->
     else:
         base = ours.new_tensor(select((baseline.test.correct or {})[row], clips))
     groups = select(result.test.groups, clips)
-    _, low, high = paired_difference(ours, base, groups, result.seed)
-    return gain._replace(interval=(low, high))
+    difference = compare_rows(sum_by_group(ours, groups), sum_by_group(base, groups))
+    return gain._replace(interval=difference.find_interval(ALPHA))

@@ -130,7 +130,7 @@ def cost_of(result: Result) -> tuple[float | None, float | None]:
 def _draw_against(
     axes: Axes, members: Sequence[Result], index: int, label: str, colours: dict[str, str]
 ) -> None:
-    """Dot: the encoder with its interval. Ring: the same net untrained. Dashed: raw pixels."""
+    """Dot: the encoder with its interval. Ring: the same net untrained. Dashed: the pixel floor."""
     places, floors = [], set()
     for result in members:
         x = cost_of(result)[index]
@@ -138,8 +138,8 @@ def _draw_against(
             continue
         places.append(x)
         _draw_encoder(axes, x, result, colours[result.encoder.title])
-        if "pixels" in result.controls:
-            floors.add(round(100 * result.controls["pixels"].value, 1))
+        if "floor" in result.controls:
+            floors.add(round(100 * result.controls["floor"].value, 1))
     if not places:
         return
     axes.set_visible(True)

@@ -25,6 +25,15 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def print_text(text: str) -> str:
+    """With the sign of a page for +-, and without a line break inside of numbers."""
+    return (
+        text.replace("+-", "\N{PLUS-MINUS SIGN}")
+        .replace(" %", "\xa0%")
+        .replace("p = ", "p\xa0=\xa0")
+    )
+
+
 def list_names(names: Iterable[str], noun: str) -> str:
     """Each name once; only their number where they are many."""
     unique = list(dict.fromkeys(names))

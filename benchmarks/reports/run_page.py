@@ -19,10 +19,12 @@ from benchmarks.reports.page_heads import (
     date_of,
     join_facts,
     name_data,
+    print_text,
 )
 from benchmarks.reports.run_curves import COST, Curve, draw_panels, make_curves
 from benchmarks.reports.run_pictures import ShownPicture, read_pictures, show_picture
-from benchmarks.reports.verdict import list_leaks, summarise
+from benchmarks.reports.summary import summarise
+from benchmarks.reports.verdict import list_leaks
 from ssvid import registry
 from ssvid.errors import UserError
 from ssvid.files import write_text_whole
@@ -88,7 +90,7 @@ def render_run(run: Path, folder: Path) -> str:
         "run.html",
         head=head_of_run(run, config, provenance, results),
         sentence=describe_run(config, provenance, step),
-        summary=summarise_run(curves, results),
+        summary=list(map(print_text, summarise_run(curves, results))),
         warnings=list_leaks(results),
         reports=link_reports(run, folder),
         damaged=damaged,
@@ -127,7 +129,7 @@ def read_results_inside(run: Path) -> list[Result]:
     return results
 
 
-def summarise_run(curves: list[Curve], results: list[Result]) -> str:
+def summarise_run(curves: list[Curve], results: list[Result]) -> list[str]:
     """What came of it: the results that lie in the run, else the online probe, else the loss."""
     if results:
         return summarise(results)
@@ -136,8 +138,8 @@ def summarise_run(curves: list[Curve], results: list[Result]) -> str:
             first, last = curve.text(curve.values[0]), curve.text(curve.values[-1])
             name = curve.title if curve.is_probe else "loss"
             step = f"step {curve.steps[0]} to {last} at step {curve.steps[-1]}"
-            return f"The {name} went from {first} at {step}; no results lie in this run."
-    return ""
+            return [f"The {name} went from {first} at {step}; no results lie in this run."]
+    return []
 
 
 def describe_run(config: Json, provenance: Json, step: int) -> str:

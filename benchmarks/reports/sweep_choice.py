@@ -6,14 +6,20 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from benchmarks.reports.page_heads import count
+from benchmarks.reports.summary import describe_least
 from benchmarks.reports.sweep_rows import SEED, Cell, Sweep, deciding_cell
 from benchmarks.reports.verdict import above_or_below, is_better
 from ssvid.results import Gain
-from ssvid.results.text import format_interval, format_percent
+from ssvid.results.text import (
+    format_interval,
+    format_least,
+    format_percent,
+    format_points,
+    format_test,
+)
 
 SAME = 1e-9  # of val scores that tie
 TIES = 5  # that are named
-PLUS = "+-"  # in text; a page has the sign
 
 
 class Group(NamedTuple):
@@ -147,16 +153,16 @@ def describe_gains(gains: Sequence[Gain]) -> str:
         return ""
     if len(gains) > 1:
         mean = 100 * statistics.fmean([gain.difference for gain in gains])
-        better = sum(map(is_better, gains))
+        better, least = sum(map(is_better, gains)), describe_least(gains)
         return (
             f" Its mean gain over the same net untrained is {mean:+.1f} points, "
-            f"shown in {better} of {len(gains)} seeds."
+            f"shown in {better} of {len(gains)} seeds{f' ({least})' if least else ''}."
         )
     (gain,) = gains
     if not gain.shown:
-        return " No difference from the same net untrained is shown."
-    points = f"{abs(100 * gain.difference):.1f} points {above_or_below(gain)}"
-    return f" It is {points} the same net untrained (95 %: {format_interval(gain.interval, '+')})."
+        return f" No difference from the same net untrained is shown ({format_least(gain)})."
+    points = f"{format_points(gain.difference)} {above_or_below(gain)}"
+    return f" It is {points} the same net untrained ({format_test(gain)})."
 
 
 def explain_choice(sweep: Sweep, choice: Choice) -> list[str]:
@@ -176,7 +182,23 @@ def explain_choice(sweep: Sweep, choice: Choice) -> list[str]:
         "Val alone chooses; test is read afterwards. Val has no interval here, so how many others "
         "do as well is not known: differences of a few val clips mean little."
     )
+    sentences += note_correction(sweep)
     return sentences + list_missing(sweep, choice, choice.best)
+
+
+def note_correction(sweep: Sweep) -> list[str]:
+    """Rows hold no answers, so their tests cannot be made again at a level for the whole sweep."""
+    gains = 0
+    for cell in sweep.finished:
+        for score in cell.scores.values():
+            gains += score.gain is not None
+    if gains < 2:
+        return []
+    return [
+        f"A gain is corrected for the rows of its own suite cell, not for the {gains} gains of "
+        "this sweep: some are shown by chance. A report of the cells' bench folders corrects for "
+        "all."
+    ]
 
 
 def list_missing(sweep: Sweep, choice: Choice, best: Group) -> list[str]:
@@ -198,4 +220,4 @@ def spread(values: Sequence[float]) -> str:
     if not values:
         return ""
     text = f"{100 * statistics.fmean(values):.1f}"
-    return f"{text} {PLUS} {100 * statistics.stdev(values):.1f}" if len(values) > 1 else text
+    return f"{text} +- {100 * statistics.stdev(values):.1f}" if len(values) > 1 else text

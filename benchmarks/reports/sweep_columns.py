@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from benchmarks.reports.sweep_rows import Cell, Sweep, numeric_values
 from benchmarks.reports.tables import markdown_table
 from ssvid.results.rows import RowScore
-from ssvid.results.text import format_interval
+from ssvid.results.text import format_interval, format_least, format_test
 
 SCORE_KEYS = ("metric", "test", "low", "high", "val", "chance", "random")
 COST_KEYS = ("step", "loss", "cpu_s", "wall_s", "starts")
@@ -107,10 +107,10 @@ def _show_gain(score: RowScore) -> Shown:
     gain = score.gain
     if gain is None:
         return Shown("")
-    kind, note = "", ", not shown"
-    if gain.shown:
-        kind, note = ("better" if gain.difference > 0 else "worse"), ""
-    return Shown(f"{100 * gain.difference:+.1f}", format_interval(gain.interval, "+"), kind, note)
+    points = f"{100 * gain.difference:+.1f}"
+    if not gain.shown:
+        return Shown(points, format_test(gain), note=f"; not shown: {format_least(gain)}")
+    return Shown(points, format_test(gain), "better" if gain.difference > 0 else "worse")
 
 
 def _number_column(key: str, form: str) -> Column:

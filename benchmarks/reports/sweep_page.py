@@ -20,9 +20,9 @@ from benchmarks.reports.page_heads import (
     date_of,
     join_facts,
     name_data_of,
+    print_text,
 )
 from benchmarks.reports.sweep_choice import (
-    PLUS,
     Choice,
     choose,
     describe_best,
@@ -131,7 +131,7 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
     return render_page(
         "sweep.html",
         head=head_of_sweep(sweep, choice),
-        lead=lead._replace(after=with_sign(lead.after)),
+        lead=lead._replace(after=print_text(lead.after)),
         anchor=choice.best.cells[0].hash if choice.best else "",
         warnings=list_leaks(results_of_best(choice)),
         state=describe_state(sweep),
@@ -175,10 +175,6 @@ def results_of_best(choice: Choice) -> list[Result]:
         except UserError:
             continue
     return results
-
-
-def with_sign(text: str) -> str:
-    return text.replace(PLUS, "\N{PLUS-MINUS SIGN}")
 
 
 def describe_state(sweep: Sweep) -> str:
@@ -265,7 +261,7 @@ def compare_seeds(choice: Choice) -> Table | None:
         line = [group.axes.get(axis, "") for axis in axes] + [counts]
         for key in ("val", "test", "random"):
             values = scores_of(group.cells, choice.decider, key)
-            line.append(with_sign(spread(values)))
+            line.append(print_text(spread(values)))
         rows.append(line)
     return Table((*axes, "seeds", "val, %", "test, %", "untrained, %"), rows, main=True)
 

@@ -6,14 +6,20 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ssvid.results import Result, Score
+from ssvid.results import Gain, Result, Score
 from ssvid.results.text import (
     describe_mean,
-    format_control_score,
+    find_mean_class,
+    find_spread,
+    format_floor,
     format_gain_over_untrained,
-    format_interval,
     format_percent,
+    format_rank,
     format_score,
+    format_score_interval,
+    format_untrained,
+    is_old,
+    name_floor,
 )
 
 HEAD = (
@@ -22,9 +28,13 @@ HEAD = (
     "score",
     "95 % interval",
     "chance",
+    "largest class",
+    "mean of classes",
     "untrained",
+    "rank",
     "more than untrained",
-    "pixels",
+    "least gain to be shown",
+    "pixel floor",
     "test clips",
 )
 CSV_HEAD = (
@@ -35,15 +45,32 @@ CSV_HEAD = (
     "score",
     "low",
     "high",
+    "wide",
+    "mean_class",
+    "nets",
+    "std_over_nets",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "gain_level",
+    "gain_p",
+    "gain_shown",
+    "gain_least",
     "chance",
+    "majority",
+    "rank",
+    "floor",
+    "ledger",
     "protocol",
     "data",
     "git",
+    "inference",
     "mean_over",
     "std",
 )
+OLD = "(old inference)"
 ACROSS = 5  # cells beside each other in LaTeX; more stand one below the other
-TEX_ROWS = {"encoder": "", "random": "\\quad untrained", "pixels": "\\quad raw pixels"}
+TEX_ROWS = {"encoder": "", "random": "\\quad untrained", "floor": "\\quad pixel floor"}
 TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -56,17 +83,27 @@ TEX = {
 
 def table_row(result: Result) -> tuple[str, ...]:
     """A row of HEAD."""
+    gain = result.gains.get("random")
+    score = format_score(result)
     return (
         result.cell,
         result.encoder.title,
-        format_score(result),
-        format_interval(result.score.interval),
-        format_percent(result.chance) if result.chance is not None else "",
-        format_control_score(result, "random"),
+        f"{score} {OLD}" if is_old(result) else score,
+        format_score_interval(result.score),
+        format_share(result.chance),
+        format_share(result.majority),
+        format_share(find_mean_class(result)),
+        format_untrained(result),
+        format_rank(result),
         format_gain_over_untrained(result),
-        format_control_score(result, "pixels"),
+        f"{100 * gain.least:.1f}" if gain is not None and gain.least is not None else "",
+        format_floor(result),
         str(result.data.clips["test"]),
     )
+
+
+def format_share(share: float | None) -> str:
+    return format_percent(share) if share is not None else ""
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -82,7 +119,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is. An underscore inside a word is plain already."""
-    return re.sub(r"[\\|<&*`\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"[\\|<&*`\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", join_lines(text))
 
 
 def markdown(results: list[Result], notes: list[str]) -> str:
@@ -93,23 +130,72 @@ def markdown(results: list[Result], notes: list[str]) -> str:
 
 
 def comma(results: list[Result]) -> str:
-    """Numbers unrounded, one line for each row of each cell, controls included."""
+    """Numbers unrounded, one line for each row of each cell, controls included.
+
+    A gain that is over no row (`time`, of the encoder and three rows) has a line without a score.
+    """
     with io.StringIO(newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(CSV_HEAD)
+        lines = csv.DictWriter(file, CSV_HEAD)
+        lines.writeheader()
         for result in results:
-            shared = (result.chance, result.protocol_hash, result.data.hash[:16], result.git)
-            for name, score in result.rows.items():
-                number = (score.value, *score.interval)
-                first = (result.cell, result.encoder.title, name, result.metric)
-                lines.writerow((*first, *number, *shared, describe_mean(result), score.spread))
+            for name in dict.fromkeys([*result.rows, *result.gains]):
+                lines.writerow({"row": name, **list_facts(result), **list_numbers(result, name)})
         return file.getvalue()
 
 
-def latex(results: list[Result]) -> str:
+def list_facts(result: Result) -> dict[str, Any]:
+    """What all rows of a result share."""
+    return {
+        "cell": result.cell,
+        "encoder": result.encoder.title,
+        "metric": result.metric,
+        "chance": result.chance,
+        "majority": result.majority,
+        "rank": result.rank,
+        "floor": name_floor(result),
+        "ledger": result.ledger,
+        "protocol": result.protocol_hash,
+        "data": result.data.hash[:16],
+        "git": result.git,
+        "inference": result.inference,
+        "mean_over": describe_mean(result),
+    }
+
+
+def list_numbers(result: Result, row: str) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    if row in result.rows:
+        score = result.rows[row]
+        numbers = {
+            "score": score.value,
+            "low": score.interval[0],
+            "high": score.interval[1],
+            "wide": score.wide,
+            "mean_class": score.details.get("mean_class"),
+            "nets": len(score.of_nets) if score.of_nets else None,
+            "std_over_nets": find_spread(score) if score.of_nets else None,
+            "std": score.spread,
+        }
+    return numbers | (list_gain(result.gains[row]) if row in result.gains else {})
+
+
+def list_gain(gain: Gain) -> dict[str, Any]:
+    return {
+        "gain": gain.difference,
+        "gain_low": gain.interval[0],
+        "gain_high": gain.interval[1],
+        "gain_level": gain.level,
+        "gain_p": gain.p,
+        "gain_shown": gain.shown,
+        "gain_least": gain.least,
+    }
+
+
+def latex(results: list[Result], notes: Sequence[str] = ()) -> str:
     """A booktabs table: encoders down, cells across; the other way round where cells are many.
 
-    Below each score stand those of its controls, small beside it the interval.
+    Below each score stand those of its controls, small beside it the interval. The notes are
+    comments above the table.
     """
     cells: dict[str, None] = {}
     titles: dict[str, None] = {}
@@ -139,7 +225,12 @@ def latex(results: list[Result]) -> str:
     inner = "\n".join(map("{} \\\\".format, map(" & ".join, body)))
     columns = "l" + "c" * (len(head) - 1)
     top = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n"
-    return f"{top}{inner}\n\\bottomrule\n\\end{{tabular}}\n"
+    comments = "".join(map("% {}\n".format, map(join_lines, notes)))
+    return f"{comments}{top}{inner}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def join_lines(text: str) -> str:
+    return " ".join(text.split())
 
 
 def fill(values: dict[str, str], columns: Sequence[str]) -> list[str]:
@@ -165,7 +256,8 @@ def _tex_table(
 
 def tex_number(score: Score) -> str:
     low, high = 100 * score.interval[0], 100 * score.interval[1]
-    spread = f" $\\pm$ {100 * score.spread:.1f}" if score.spread is not None else ""
+    std = find_spread(score)
+    spread = f" $\\pm$ {100 * std:.1f}" if std is not None else ""
     return f"{100 * score.value:.1f}{spread} {{\\tiny [{low:.1f}, {high:.1f}]}}"
 
 

@@ -1,29 +1,49 @@
 """Result -> sentences: what its numbers show and what they do not."""
 
-from benchmarks.reports.cell_titles import group_cells
-from benchmarks.reports.page_heads import title_of
+from collections.abc import Iterable, Sequence
+
+from benchmarks.reports.named_probes import Named, compare_named, find_named
 from ssvid.results import TUNED, Gain, Result
-from ssvid.results.text import format_interval, format_percent
+from ssvid.results.text import (
+    format_gain,
+    format_least,
+    format_percent,
+    format_points,
+    format_rank,
+    format_test,
+    format_untrained,
+    is_old,
+    name_floor,
+)
 
 WARNING = "WARNING"  # the first word of a sentence that stands before all others
 
 
-def verdict(result: Result) -> list[str]:
-    """A leak comes first; then whether pretraining helps, and what else a reader must know."""
+def verdict(result: Result, others: Iterable[Result] = ()) -> list[str]:
+    """A leak comes first; then whether pretraining helps, and what else a reader must know.
+
+    `others`: results among which those of the two probes are looked up that were named beforehand.
+    """
     sentences = warn_of_leak(result)
     if result.kind == TUNED:
         sentences += judge_fine_tuning(result)
     else:
-        sentences += over_untrained(result) + over_pixels(result) + use_of_time(result)
-    if result.chance is not None and result.score.interval[0] <= result.chance:
-        sentences.append("The score is not shown to be above chance.")
+        named = find_named(result, [result, *others])
+        sentences += over_untrained(result, named) + over_floor(result) + use_of_time(result)
+    sentences += above_chance(result)
     if result.data.bad_files:
         sentences.append(f"{result.data.bad_files} files could not be read and are in no split.")
+    if is_old(result):
+        sentences.append("Its file is of before schema 3: old inference.")
     return sentences
 
 
 def select_warnings(sentences: list[str]) -> list[str]:
     return [text for text in sentences if text.startswith(WARNING)]
+
+
+def select_others(sentences: list[str]) -> list[str]:
+    return [text for text in sentences if not text.startswith(WARNING)]
 
 
 def warn_of_leak(result: Result) -> list[str]:
@@ -43,21 +63,33 @@ def list_leaks(results: list[Result]) -> list[str]:
     return list(warnings)
 
 
-def over_untrained(result: Result) -> list[str]:
-    if "random" not in result.gains:
-        return []
-    gain, title = result.gains["random"], result.encoder.title
-    untrained = format_percent(result.controls["random"].value)
-    scores = f"{format_percent(result.score.value)} against {untrained}"
-    if result.encoder.weights != "trained":
-        return [f"{title} has random weights: {scores} of another random draw."]
+def over_untrained(result: Result, named: Sequence[Named] = ()) -> list[str]:
+    """Whether pretraining helps, and what the two probes say of it that were named beforehand."""
+    title, is_asked = result.encoder.title, "random" in result.gains
+    if is_asked and result.encoder.weights != "trained":
+        return [f"{title} has random weights: {compare_scores(result)} of other random draws."]
+    sentences = []
+    if is_asked and id(result) not in {id(other) for _, other in named}:
+        sentences.append(f"{title} {compare_untrained(result)}.")
+    if named:
+        sentences.append(compare_named(title, named, compare_untrained))
+    return sentences
+
+
+def compare_scores(result: Result) -> str:
+    return f"{format_percent(result.score.value)} against {format_untrained(result)}"
+
+
+def compare_untrained(result: Result) -> str:
+    """How a sentence about the encoder goes on."""
+    gain, rank, scores = result.gains["random"], format_rank(result), compare_scores(result)
+    if rank:
+        scores += f", rank {rank}"
     if not gain.shown:
-        return [f"No difference shown between {title} and the same net untrained ({scores})."]
-    points = f"{abs(100 * gain.difference):.1f} points {above_or_below(gain)}"
-    return [
-        f"{title} is {points} the same net untrained "
-        f"({scores}; 95 %: {format_interval(gain.interval, '+')})."
-    ]
+        test = f"{format_test(gain)}; {format_least(gain)}"
+        return f"is not shown to differ from the same net untrained ({scores}; {test})"
+    points = f"{format_points(gain.difference)} {above_or_below(gain)}"
+    return f"is {points} the same net untrained ({scores}; {format_test(gain)})"
 
 
 def above_or_below(gain: Gain) -> str:
@@ -76,42 +108,81 @@ def is_worse(gain: Gain) -> bool:
 
 def control_leads(name: str, gain: Gain) -> str:
     """The sentence of a control that is shown to be better than the encoder."""
-    points = f"{abs(100 * gain.difference):.1f} points above the encoder"
-    return f"{name} is shown to be BETTER: {points} (95 %: {format_interval(gain.interval, '+')})."
+    points = f"{format_points(gain.difference)} above the encoder"
+    return f"{name} is shown to be BETTER: {points} ({format_test(gain)})."
 
 
-def over_pixels(result: Result) -> list[str]:
-    if "pixels" not in result.gains:
+def over_floor(result: Result) -> list[str]:
+    if "floor" not in result.gains:
         return []
-    gain = result.gains["pixels"]
+    gain, score = result.gains["floor"], format_percent(result.controls["floor"].value)
+    floor = f"pixel floor ({', '.join(filter(None, (name_floor(result), score)))})"
     if is_worse(gain):
-        return [control_leads("A probe on raw pixels", gain)]
+        return [control_leads(f"The {floor}", gain)]
     if not gain.shown:
         return [
-            "It is not shown to beat raw pixels: colour and layout alone may explain the score."
+            f"It is not shown to beat the {floor}: pixels alone may explain the score "
+            f"({format_test(gain)}; {format_least(gain)})."
         ]
-    return [f"It beats raw pixels by {100 * gain.difference:.1f} points."]
+    return [f"It beats the {floor} by {format_points(gain.difference)} ({format_test(gain)})."]
 
 
 def use_of_time(result: Result) -> list[str]:
-    if not {"single_frame", "shuffled"} <= result.gains.keys():
-        return []
-    single, shuffled = result.gains["single_frame"], result.gains["shuffled"]
-    sentences = []
-    if is_better(single):
-        order = "their order counts" if is_better(shuffled) else "no use of order is shown"
-        points = f"{100 * single.difference:+.1f} points"
-        sentences.append(f"Several frames tell it more than one ({points}); {order}.")
-    elif is_worse(single):
-        sentences.append(control_leads("One frame repeated", single))
-    else:
+    """Use of time is claimed from the interaction alone: what shuffling costs beyond the untrained
+    net. What one frame and single frames do stands beside it.
+    """
+    gains, sentences = result.gains, []
+    if "time" in gains:
+        sentences.append(judge_time(gains["time"]))
+    elif {"single_frame", "shuffled"} & gains.keys():
         sentences.append(
-            "One frame repeated does as well, as far as this test can tell: "
-            "no use of time is shown."
+            "Whether it learnt to use time is not tested: the untrained nets have no row of "
+            "shuffled frames."
         )
-    if is_worse(shuffled):
-        sentences.append(control_leads("The clip with its frames shuffled", shuffled))
+    names = {
+        "shuffled": "the clip with its frames shuffled",
+        "single_frame": "one frame repeated",
+        "bag": "single frames, averaged",
+    }
+    for row, name in names.items():
+        if row in gains:
+            sentences.append(compare_frames(name, gains[row]))
     return sentences
+
+
+def judge_time(gain: Gain) -> str:
+    if not gain.shown:
+        return (
+            "No use of time is shown: shuffling its frames costs it as much as the untrained net, "
+            f"as far as this test can tell ({format_test(gain)}; {format_least(gain)})."
+        )
+    degree = "more" if gain.difference > 0 else "LESS"
+    start = "It uses time" if gain.difference > 0 else "It uses time LESS than the untrained net"
+    return (
+        f"{start}: shuffling its frames costs it {format_points(gain.difference)} {degree} than it "
+        f"costs the untrained net ({format_test(gain)})."
+    )
+
+
+def compare_frames(name: str, gain: Gain) -> str:
+    """Of a control that takes time away. It says nothing of what was learnt."""
+    if is_worse(gain):
+        return control_leads(name[0].upper() + name[1:], gain)
+    if gain.shown:
+        return f"Over {name}: {format_gain(gain)} points."
+    return f"Over {name}: {format_gain(gain)}."
+
+
+def above_chance(result: Result) -> list[str]:
+    """Above a blind guess, and above the answer that is always the largest class."""
+    levels = {"chance": result.chance, "the largest class": result.majority}
+    present = {name: share for name, share in levels.items() if share is not None}
+    if not present:
+        return []
+    name = max(present, key=present.__getitem__)
+    if result.score.interval[0] > present[name]:
+        return []
+    return [f"The score is not shown to be above {name} ({format_percent(present[name])})."]
 
 
 def judge_fine_tuning(result: Result) -> list[str]:
@@ -129,61 +200,3 @@ def judge_fine_tuning(result: Result) -> list[str]:
             "It began with random weights: what fine-tuning a pretrained one has to beat."
         )
     return sentences
-
-
-def summarise(results: list[Result]) -> str:
-    """One sentence for a whole page: the best encoder, its gain over untrained, if it is shown.
-
-    Means over folds or seeds are left out, and so are scores that a leak makes invalid.
-    """
-    valid = list(filter(is_valid, results))
-    if not valid:
-        return "No score here is valid: pretraining read test clips of every one."
-    titles, cells = list(dict.fromkeys(map(title_of, valid))), group_cells(valid)
-    if len(cells) == 1:
-        best = max(valid, key=value_of)
-        return _summarise_score(best, len(titles))
-    if len(titles) == 1:
-        return f"{titles[0]} {_summarise_gains(valid)}"
-    wins = dict.fromkeys(titles, 0)
-    for members in cells.values():
-        wins[max(members, key=value_of).encoder.title] += 1
-    title = max(wins, key=wins.__getitem__)
-    gains = _summarise_gains([result for result in valid if title_of(result) == title])
-    return f"{title} has the highest score in {wins[title]} of {len(cells)} tasks and {gains}"
-
-
-def is_valid(result: Result) -> bool:
-    """It is no mean, and pretraining read none of its test clips."""
-    return result.over is None and not result.leak.clips
-
-
-def value_of(result: Result) -> float:
-    return result.score.value
-
-
-def _summarise_score(best: Result, encoders: int) -> str:
-    score = f"{format_percent(best.score.value)} ({best.metric})"
-    name = f"{best.encoder.title} has {'the highest score, ' if encoders > 1 else ''}{score}"
-    gain = best.gains.get("random")
-    if gain is None:
-        return f"{name}; no untrained net stands beside it."
-    if not gain.shown:
-        return f"{name}; no difference from the same net untrained is shown."
-    points = f"{abs(100 * gain.difference):.1f} points {above_or_below(gain)}"
-    return f"{name}: {points} the same net untrained (95 %: {format_interval(gain.interval, '+')})."
-
-
-def _summarise_gains(members: list[Result]) -> str:
-    """How the sentence about an encoder goes on."""
-    gains = [result.gains["random"] for result in members if "random" in result.gains]
-    if not gains:
-        return "has no untrained net beside it."
-    better, worse = sum(map(is_better, gains)), sum(map(is_worse, gains))
-    if not better + worse:
-        return f"is not shown to differ from the same net untrained in any of {len(gains)} tasks."
-    text = f"is shown to be above the same net untrained in {better} of {len(gains)} tasks"
-    if worse:
-        text += f" and BELOW it in {worse}"
-    unclear = len(gains) - better - worse
-    return f"{text}; no difference is shown in {unclear}." if unclear else f"{text}."

@@ -25,6 +25,7 @@ from ssvid import registry
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import read_yaml
+from ssvid.old_names import rename_suite
 from ssvid.recipe import refuse_class_paths
 from ssvid.results import Fold, digest
 
@@ -72,7 +73,7 @@ def load(text: str, settings: Json | None = None) -> tuple[list[Cell], list[Brok
     those of the suite. Raises a UserError for a bad file, and the first cell's error where no cell
     can be built.
     """
-    suite = read_suite_file(find_suite_file(text))
+    suite = read_suite_file(find_suite_file(rename_suite(text)))
     cells: list[Cell] = []
     broken: list[BrokenCell] = []
     for number, row in enumerate(suite.rows, start=1):

@@ -1,4 +1,4 @@
-"""Bench -> Scored: the contract of a task, and how its answers are scored.
+"""Bench -> Answer: the contract of a task.
 
 A task turns frozen features into answers on test. Most tasks hold a probe that learns from train.
 """
@@ -14,18 +14,11 @@ from torch import Tensor
 from benchmarks.features.bench import Bench
 from benchmarks.features.sources import ROWS, TOKEN_ROWS, list_sources
 from benchmarks.metrics.ranking import Ranked, average_precision
-from benchmarks.probes.base import Probe
+from benchmarks.probes.base import Probe, ProbeResult
+from benchmarks.tasks.frozen import join_splits
 from ssvid import registry
-from ssvid.results import Answers, Gain, Score
-from ssvid.statistics import (
-    Measure,
-    bootstrap,
-    index_groups,
-    paired_difference,
-    redraw,
-    spread_of_difference,
-    spread_of_share,
-)
+from ssvid.shapes import Frozen
+from ssvid.statistics import Measure, index_groups
 
 Row = dict[str, Any]
 # Of a task whose features are large or need many passes.
@@ -42,6 +35,7 @@ class Answer(NamedTuple):
     measure: Measure | None = None
     per_class: dict[str, float | None] | None = None  # where it cannot be computed from `correct`
     attention: Float[Tensor, "S N"] | None = None  # of the probe over the tokens of each test clip
+    draws: Float[Tensor, "D S"] | None = None  # of few labels: `correct` with each draw of them
 
 
 class Task(ABC):
@@ -99,6 +93,21 @@ class Task(ABC):
             return registry.probes["linear"]()
         return self._probe
 
+    def run_probe(
+        self, bench: Bench, source: str, train: Frozen, val: Frozen, test: Frozen
+    ) -> ProbeResult:
+        """The answers of the task's probe, with the setting that val chooses.
+
+        On folds the probe is then trained anew on train and val together, because a fold's train
+        is small.
+        """
+        probe = self.get_probe(source)
+        result = probe.run(train, val, test, bench.seed)
+        if not bench.refits:
+            return result
+        again = probe.refit(join_splits([train, val]), test, result.chosen, bench.seed)
+        return again._replace(grid=result.grid, chosen=result.chosen, warnings=result.warnings)
+
     @abstractmethod
     def answer(self, bench: Bench, source: str) -> Answer:
         """The answers of one row, from the arrays of `source` alone."""
@@ -114,161 +123,6 @@ class Task(ABC):
     def settings(self) -> Row:
         """All that the numbers depend on, apart from the features. Hashed."""
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
-
-
-class RowAnswers(NamedTuple):
-    """A row's answers over all seeds."""
-
-    first: Answer  # of the first seed
-    correct: Tensor | None  # S, averaged over the seeds
-    measure: Measure | None
-    scores: list[float]  # of each seed
-
-
-class Scored(NamedTuple):
-    """What a task adds to a result."""
-
-    metric: str
-    score: Score
-    chance: float
-    controls: dict[str, Score]
-    gains: dict[str, Gain]
-    seeds: list[int] | None  # of the probe, where there are several
-    test: Answers
-    pictures: Row
-
-
-class Scorer:
-    """The answers of all rows -> their scores, and the gains of the encoder over the controls."""
-
-    def __init__(self, bench: Bench, answers: dict[str, RowAnswers], seeds: int) -> None:
-        self.seed, self.seeds, self.answers = bench.seed, seeds, answers
-        self.groups = bench.get_groups_of_units(bench.index_videos("test")[0])
-        self.group_count = len(set(self.groups))
-        # Row -> its number in each redrawing of the groups, where it is no average over units.
-        self.draws: dict[str, Tensor] = {}
-        for name, row in answers.items():
-            if row.measure:
-                self.draws[name] = redraw(row.measure, self.group_count, bench.seed)
-
-    def compute_score(self, name: str) -> Score:
-        """The number of a row, with its interval over groups of test units."""
-        row = self.answers[name]
-        if row.correct is not None:
-            interval = bootstrap(row.correct, self.groups, self.seed)
-        else:
-            interval = spread_of_share(self.draws[name], self.group_count)
-        return Score(
-            value=sum(row.scores) / self.seeds,
-            interval=interval,
-            details=row.first.details,
-            per_class=row.first.per_class,
-            of_seeds=row.scores if self.seeds > 1 else None,
-            std_over_seeds=standard_deviation(row.scores) if self.seeds > 1 else None,
-        )
-
-    def compute_gain(self, name: str) -> Gain:
-        """The paired difference of the encoder from a control."""
-        ours, theirs = self.answers["encoder"], self.answers[name]
-        if ours.correct is not None and theirs.correct is not None:
-            difference, low, high = paired_difference(
-                ours.correct, theirs.correct, self.groups, self.seed
-            )
-            return Gain(difference=difference, interval=(low, high), shown=low > 0 or high < 0)
-        difference = (sum(ours.scores) - sum(theirs.scores)) / self.seeds
-        low, high = spread_of_difference(self.draws["encoder"], self.draws[name], self.group_count)
-        return Gain(difference=difference, interval=(low, high), shown=low > 0 or high < 0)
-
-
-def score_task(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> Scored:
-    """The number of every row with its interval, and the encoder's gain over each control.
-
-    `seeds`: the probe is trained once for each of bench.seed, bench.seed + 1, ..., and the numbers
-    are averages. `pictures`: also what people look at. Raises the errors of the task.
-    """
-    group_count = len(set(bench.get_groups_of_units(bench.index_videos("test")[0])))
-    probe_seeds = list(range(bench.seed, bench.seed + seeds))
-    answers: dict[str, RowAnswers] = {}
-    for row in task.list_rows():
-        source, *_ = task.list_row_sources(row, 1)  # one twin until several are merged
-        answers_of_seeds = []
-        for seed in probe_seeds:
-            seeded = bench._replace(seed=seed)
-            answers_of_seeds.append(task.answer(seeded, source))
-        answers[row] = average_seeds(answers_of_seeds, group_count)
-    scorer = Scorer(bench, answers, seeds)
-    controls = [name for name in answers if name != "encoder"]
-    return Scored(
-        metric=task.metric,
-        score=scorer.compute_score("encoder"),
-        chance=task.chance(bench),
-        controls={name: scorer.compute_score(name) for name in controls},
-        gains={name: scorer.compute_gain(name) for name in controls},
-        seeds=probe_seeds if seeds > 1 else None,
-        test=list_test_answers(bench, answers, scorer.draws),
-        pictures=task.visualize(bench, answers["encoder"].first) if pictures else {},
-    )
-
-
-def average_seeds(answers: Sequence[Answer], groups: int) -> RowAnswers:
-    """One row's answers with each seed -> their average. `groups`: the number of groups."""
-    first = answers[0]
-    if first.measure is None:
-        rows = [answer.correct for answer in answers if answer.correct is not None]
-        correct = torch.stack(rows).double()  # seeds S
-        return RowAnswers(first, correct.mean(0), None, correct.mean(1).tolist())
-    measures = [answer.measure for answer in answers if answer.measure]
-    equal_weights = torch.ones(1, groups, dtype=torch.float64)
-
-    def average(weights: Float[Tensor, "W G"]) -> Float[Tensor, " W"]:
-        return torch.stack([measure(weights) for measure in measures]).mean(0)
-
-    scores = [measure(equal_weights).item() for measure in measures]
-    return RowAnswers(first, None, average, scores)
-
-
-def list_test_answers(
-    bench: Bench, answers: dict[str, RowAnswers], draws: dict[str, Tensor]
-) -> Answers:
-    """What `compare` and the report need of test: the answers to each video.
-
-    Of a ranking it is the number in each redrawing: no single one of its thousands of seconds or
-    boxes is right or wrong.
-    """
-    if draws:
-        units, groups = bench.splits["test"], bench.get_groups("test")
-        return Answers(
-            paths=list(dict.fromkeys(list_paths(bench, units))),
-            groups=sorted(set(groups)),
-            units=len(units),
-            draws=dict(zip(draws, map(round_values, draws.values()), strict=True)),
-        )
-    units, _ = bench.index_videos("test")
-    correct, predictions = {}, {}
-    for name, row in answers.items():
-        if row.correct is not None:
-            correct[name] = round_values(row.correct)
-        if row.first.predictions is not None:
-            predictions[name] = row.first.predictions.tolist()
-    return Answers(
-        paths=list_paths(bench, units),
-        groups=bench.get_groups_of_units(units),
-        labels=bench.labels[units].tolist(),
-        correct=correct,
-        predictions=predictions,
-    )
-
-
-def list_paths(bench: Bench, units: Sequence[int]) -> list[str]:
-    return [bench.data.rows[bench.row_of_unit[unit]].path for unit in units]
-
-
-def standard_deviation(values: list[float]) -> float:
-    return torch.tensor(values, dtype=torch.float64).std().item()
-
-
-def round_values(values: Tensor) -> list[float]:
-    return [round(value, 6) for value in values.tolist()]
 
 
 def mark_correct(predictions: Int[Tensor, " S"], labels: Int[Tensor, " S"]) -> Float[Tensor, " S"]:

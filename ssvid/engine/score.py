@@ -27,7 +27,15 @@ from ssvid.old_names import use_old_names
 from ssvid.progress import progress_bar
 from ssvid.results import TUNED, Answers, Cost, EncoderInfo, Result, Score, digest
 from ssvid.results.provenance import check_leak, describe_data, format_command, read_commit
-from ssvid.statistics import bootstrap, chance, majority, topk
+from ssvid.statistics import (
+    are_few_sources,
+    chance,
+    find_score_interval,
+    majority,
+    mean_class_accuracy,
+    sum_by_group,
+    topk,
+)
 from ssvid.weights.encoders import hash_encoder
 
 VERSION = 1  # of the test procedure; results of two versions are not compared
@@ -119,7 +127,7 @@ def score(
         kind=TUNED,
         cell=TUNED,
         metric="top1",
-        **metrics(data, splits, scores, settings.seed),
+        **metrics(data, splits, scores),
         controls={},
         gains={},
         encoder=encoder,
@@ -152,7 +160,7 @@ def split_readable(data: Manifest, bad_files: dict[str, str]) -> dict[str, list[
 
 
 def metrics(
-    data: Manifest, splits: dict[str, list[int]], scores: dict[str, Tensor], seed: int
+    data: Manifest, splits: dict[str, list[int]], scores: dict[str, Tensor]
 ) -> dict[str, Any]:
     """The fields of a result that come from the scores S Q of the val and test clips."""
     labels = {split: data.labels[splits[split]] for split in scores}
@@ -160,13 +168,20 @@ def metrics(
     correct = {split: predictions[split] == labels[split] for split in scores}
     top5 = {"top5": topk(scores["test"], labels["test"], 5)} if len(data.classes) > 5 else {}
     groups = [data.groups[i] for i in splits["test"]]
+    sums = sum_by_group(correct["test"], groups)
+    mean_class = mean_class_accuracy(correct["test"], labels["test"])
     confusion = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
     confusion.index_put_((labels["test"], predictions["test"]), torch.tensor(1), accumulate=True)
     return {
         "score": Score(
             value=correct["test"].double().mean().item(),
-            interval=bootstrap(correct["test"], groups, seed),
-            details={**top5, "val_top1": correct["val"].double().mean().item()},
+            interval=find_score_interval(sums),
+            details={
+                **top5,
+                "val_top1": correct["val"].double().mean().item(),
+                "mean_class": mean_class,
+            },
+            wide=are_few_sources(sums) or None,
         ),
         "chance": chance(labels["test"]),
         "majority": majority(labels["test"]),

@@ -81,8 +81,9 @@ class Answers:
     labels: list[Any] | None = None  # a class number, or a list of them
     correct: dict[str, list[float]] | None = None  # row -> share of right answers to each clip
     predictions: dict[str, list[int]] | None = None  # row -> class number of each clip
-    # Row -> what each group says of the main number (jackknife pseudo-values), for a ranking.
+    # Row -> what each group, sorted by name, says of the main number of a ranking (jackknife).
     of_groups: dict[str, list[float]] | None = None
+    weights: list[float] | None = None  # of these groups, in a mean over folds; else all alike
     # Row -> the main number in each redrawing of the groups; before schema 3.
     draws: dict[str, list[float]] | None = None
 
@@ -268,7 +269,8 @@ def _plain(value: Any) -> Any:
     content = {}
     for f in fields(value):
         inner = getattr(value, f.name)
-        if f.metadata or f.default is MISSING or inner != f.default:
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if f.metadata or default is MISSING or inner != default:
             content[f.name] = _plain(inner)
     return content
 

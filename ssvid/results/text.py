@@ -1,20 +1,51 @@
 """Result -> short texts. The terminal, tables and pages share them."""
 
+import statistics
 from collections.abc import Sequence
+from typing import Any
 
-from ssvid.results.schema import Gain, Result
+from ssvid.results.schema import OLD_INFERENCE, Gain, Result, Score
 
-ROW_NAMES = {  # row of a result (the encoder, a control) -> its name in tables
+ROW_NAMES = {  # row of a result (the encoder, a control) or gain of it -> its name in tables
     "encoder": "encoder",
     "random": "same net, untrained",
-    "pixels": "raw pixels",
+    "floor": "pixel floor",
     "single_frame": "one frame repeated",
+    "bag": "single frames, averaged",
     "shuffled": "frames shuffled",
+    "random_single_frame": "untrained, one frame repeated",
+    "random_shuffled": "untrained, frames shuffled",
+    "time": "use of time, beyond the untrained net's",
 }
+PROBE_NAMES = {
+    "attentive": "attentive probe",
+    "coclr": "linear probe of CoCLR",
+    "knn": "nearest neighbours",
+    "linear": "linear probe",
+    "perceptron": "small perceptron",
+    "prototypes": "class means",
+}
+DESCRIPTOR_NAMES = {  # of the pixel floor
+    "colour8": "mean colours",
+    "first32": "first frame",
+    "motion": "summed frame differences",
+    "cube8": "grey pixels over time",
+    "differences": "ordered frame differences",
+    "phase": "phase correlation",
+}
+TOO_FEW = "too few groups to show anything"
+UNKNOWN_LEAST = "old inference does not tell which gain could have been shown"
+WIDE = "wide, few sources"
+LEAST_P = 0.0001  # a smaller p is written as "p < 0.0001"
 
 
 def format_percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def format_points(difference: float) -> str:
+    """The size of a difference."""
+    return f"{abs(100 * difference):.1f} points"
 
 
 def format_interval(interval: Sequence[float], scale: str = "") -> str:
@@ -22,10 +53,32 @@ def format_interval(interval: Sequence[float], scale: str = "") -> str:
     return f"{low:{scale}.1f} to {high:{scale}.1f}"
 
 
+def format_score_interval(score: Score) -> str:
+    return format_interval(score.interval) + (f" ({WIDE})" if score.wide else "")
+
+
+def format_test(gain: Gain) -> str:
+    """The interval of a difference with its level, and p."""
+    text = f"{100 * gain.level:.4g} %: {format_interval(gain.interval, '+')}"
+    return f"{text}, {format_p(gain.p)}" if gain.p is not None else text
+
+
+def format_p(p: float) -> str:
+    return f"p < {LEAST_P}" if p < LEAST_P else f"p = {p:.2g}"
+
+
+def format_least(gain: Gain) -> str:
+    """What has to follow "no difference shown"."""
+    if gain.least is not None:
+        return f"a gain below {format_points(gain.least)} could not be shown"
+    return UNKNOWN_LEAST if gain.p is None else TOO_FEW
+
+
 def format_gain(gain: Gain) -> str:
     """The gain of the encoder in percentage points, or that no difference is shown."""
-    points = f"{100 * gain.difference:+.1f}" if gain.shown else "no difference shown"
-    return f"{points} ({format_interval(gain.interval, '+')})"
+    if not gain.shown:
+        return f"no difference shown ({format_test(gain)}); {format_least(gain)}"
+    return f"{100 * gain.difference:+.1f} ({format_test(gain)})"
 
 
 def format_score(result: Result) -> str:
@@ -42,25 +95,89 @@ def describe_mean(result: Result) -> str:
     return result.over or (f"{seeds} seeds" if seeds > 1 else "")
 
 
+def is_old(result: Result) -> bool:
+    return result.inference == OLD_INFERENCE
+
+
+def find_spread(score: Score) -> float | None:
+    """The standard deviation over untrained nets where there are several, else over seeds."""
+    nets = score.of_nets or ()
+    return statistics.stdev(nets) if len(nets) > 1 else score.spread
+
+
 def format_control_score(result: Result, row: str) -> str:
     return format_percent(result.controls[row].value) if row in result.controls else ""
+
+
+def format_untrained(result: Result) -> str:
+    """The mean of the untrained nets with its standard deviation, and how many nets there are."""
+    if "random" not in result.controls:
+        return ""
+    score = result.controls["random"]
+    nets, spread = len(score.of_nets or ()), find_spread(score)
+    if nets < 2 or spread is None:
+        return format_percent(score.value)
+    return f"{100 * score.value:.1f} +- {100 * spread:.1f} % ({nets} nets)"
+
+
+def format_rank(result: Result) -> str:
+    """The place of the encoder among itself and its untrained nets, such as "1 of 9"."""
+    nets = result.controls["random"].of_nets if "random" in result.controls else None
+    return f"{result.rank} of {len(nets) + 1}" if result.rank is not None and nets else ""
+
+
+def name_floor(result: Result) -> str:
+    """Descriptor and probe of the pixel floor, as val chose them; empty where it is not told."""
+    chosen = find_choice(result.controls["floor"].details) if "floor" in result.controls else {}
+    descriptor, probe = str(chosen.get("pooling", "")), str(chosen.get("probe", ""))
+    names = (DESCRIPTOR_NAMES.get(descriptor, descriptor), PROBE_NAMES.get(probe, probe))
+    return ", ".join(filter(None, names))
+
+
+def find_choice(details: dict[str, Any]) -> dict[str, Any]:
+    """What val chose, wherever a task puts it; empty if it is nowhere."""
+    if isinstance(details.get("chosen"), dict):
+        return dict(details["chosen"])
+    for part in details.values():
+        if isinstance(part, dict) and isinstance(part.get("chosen"), dict):
+            return dict(part["chosen"])
+    return {}
+
+
+def format_floor(result: Result) -> str:
+    if "floor" not in result.controls:
+        return ""
+    score, name = format_control_score(result, "floor"), name_floor(result)
+    return f"{score} ({name})" if name else score
 
 
 def format_gain_over_untrained(result: Result) -> str:
     return format_gain(result.gains["random"]) if "random" in result.gains else ""
 
 
+def find_mean_class(result: Result) -> float | None:
+    """The mean over classes of the accuracy in each class."""
+    share = result.score.details.get("mean_class")
+    return float(share) if isinstance(share, int | float) else None
+
+
 def format_line(result: Result) -> str:
-    """One line about the result: its score, untrained and chance, and the gain."""
+    """One line about the result: its score, its controls and chance, and the gain."""
     references = []
     if "random" in result.controls:
-        references.append(f"untrained {format_control_score(result, 'random')}")
-    if result.chance is not None:
-        references.append(f"chance {format_percent(result.chance)}")
+        rank = format_rank(result)
+        suffix = f", rank {rank}" if rank else ""
+        references.append(f"untrained {format_untrained(result)}{suffix}")
+    if "floor" in result.controls:
+        references.append(f"pixel floor {format_floor(result)}")
+    for name, share in (("chance", result.chance), ("largest class", result.majority)):
+        if share is not None:
+            references.append(f"{name} {format_percent(share)}")
     name = f"{result.encoder.title}, {result.cell}"
     clauses = [
-        f"{name}: {format_score(result)} ({format_interval(result.score.interval)})",
+        f"{name}: {format_score(result)} ({format_score_interval(result.score)})",
         ", ".join(references),
         format_gain_over_untrained(result),
+        "old inference" if is_old(result) else "",
     ]
     return "; ".join(clause for clause in clauses if clause)

@@ -28,7 +28,14 @@ from typing import Any, NamedTuple
 
 from ssvid.errors import UserError
 from ssvid.files import read_yaml
-from ssvid.old_names import FLAGS, names_in, rename_flag, rename_recipe, use_old_names
+from ssvid.old_names import (
+    FLAGS,
+    names_in,
+    rename_flag,
+    rename_recipe,
+    use_old_names,
+    use_old_suite,
+)
 from ssvid.recipe import NAMED, load_recipe, set_flags
 from ssvid.sweep.cluster import Cluster, parse_cluster
 from ssvid.sweep.draws import draw_settings
@@ -281,7 +288,7 @@ def compute_hash(config: dict[str, Any], suite: dict[str, Any] | None, axes: lis
     uncounted = FREE - {"steps", "epochs", "data.root", "encoder"} - set(axes)
     settings = {key: value for key, value in flatten_config(config).items() if key not in uncounted}
     # Folders exist that are named by this hash: another hash would train their cells anew.
-    text = json.dumps([use_old_names(settings), suite], sort_keys=True)
+    text = json.dumps([use_old_names(settings), use_old_suite(suite)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

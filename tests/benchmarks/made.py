@@ -25,7 +25,16 @@ from ssvid.results import (
     write_result,
 )
 
-ROWS = ("encoder", "random", "floor", "single_frame", "shuffled")
+ROWS = (
+    "encoder",
+    "random",
+    "floor",
+    "single_frame",
+    "bag",
+    "shuffled",
+    "random_single_frame",
+    "random_shuffled",
+)
 
 
 def encoder_info(title: str = "net", **options: Any) -> EncoderInfo:
@@ -46,6 +55,20 @@ def make_gain(difference: float, low: float, high: float) -> Gain:
     return Gain(difference=difference, interval=(low, high), shown=shown, p=p, least=0.12)
 
 
+def make_scores(correct: Mapping[str, Sequence[float]]) -> dict[str, Score]:
+    """Row -> its score, with eight untrained nets and a named floor."""
+    scores = {}
+    for row, shares in correct.items():
+        value = float(np.mean(shares))
+        details: dict[str, Any] = {"top5": 0.5, "val_top1": 0.6}
+        if row == "floor":
+            details["chosen"] = {"pooling": "phase", "probe": "knn"}
+        interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
+        nets = np.linspace(value - 0.02, value + 0.02, 8).tolist() if row == "random" else None
+        scores[row] = Score(value=value, interval=interval, details=details, of_nets=nets)
+    return scores
+
+
 def result_of(
     title: str,
     cell: str,
@@ -56,15 +79,13 @@ def result_of(
 ) -> Result:
     """`correct`: row -> share of right answers to each clip."""
     clips = len(correct["encoder"])
-    numbers = {"top5": 0.5, "val_top1": 0.6}
-    controls, gains = {}, {}
-    for row, shares in correct.items():
-        value = float(np.mean(shares))
-        interval = (max(0.0, value - 0.1), min(1.0, value + 0.08))
-        controls[row] = Score(value=value, interval=interval, details=dict(numbers))
-        gains[row] = make_gain(controls["encoder"].value - value, 0.05, 0.4)
+    controls = make_scores(correct)
     score = controls.pop("encoder")
-    del gains["encoder"]
+    gains = {}
+    for row, control in controls.items():
+        gains[row] = make_gain(score.value - control.value, 0.05, 0.4)
+    if "random_shuffled" in gains:
+        gains["time"] = make_gain(0.03, 0.01, 0.05)
     test = Answers(
         paths=list(map("{}.mp4".format, range(clips))),
         groups=groups or [f"g{i // 2}" for i in range(clips)],
@@ -86,6 +107,7 @@ def result_of(
         metric="top1",
         score=score,
         chance=0.25,
+        rank=1 if "random" in controls else None,
         controls=controls,
         gains=gains,
         test=test,
@@ -115,7 +137,8 @@ def make_result(
     rng = np.random.default_rng(seed)
     names = list(map("class {}".format, range(classes)))
     labels = [i % classes for i in range(clips)]
-    shares = dict(zip(ROWS, (skill, skill / 2, 0.3, skill / 1.5, skill / 1.2), strict=True))
+    skills = (skill, skill / 2, 0.3, skill / 1.5, skill / 1.4, skill / 1.2, 0.3, 0.3)
+    shares = dict(zip(ROWS, skills, strict=True))
     predictions: dict[str, list[int]] = {}
     for row, share in shares.items():
         predictions[row] = []
@@ -144,6 +167,7 @@ def make_whole_result(
     near.pop()  # three are nearest
     gflops = 1.0 + 40 * seed
     parts = {
+        "majority": 0.26,
         "strips": strips,
         "attention": {"mean": [0.2, 0.3, 0.4, 0.1], "clips": looks},
         "cost": Cost(gflops_per_clip=gflops, extract_cpu_s=100.0 + 9 * seed, probe_cpu_s=10.0),

@@ -1,9 +1,11 @@
 """The report of results, from made-up ones: its files and tables, and which results it takes."""
 
+import copy
 import csv
 import json
 import re
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from benchmarks import report
 from benchmarks.reports import board, board_sections, citation, figures, tables
 from ssvid.errors import UserError
 from ssvid.results import TUNED, Answers, Cost, Fold, Leak, Result
+from ssvid.results.evidence import correct_gains
 from ssvid.results.text import format_line
 from tests.benchmarks.browser import read_page
 from tests.benchmarks.made import (
@@ -45,6 +48,9 @@ def contains(text: str, *parts: str) -> bool:
     return all(part in text for part in parts)
 
 
+GAIN_KEYS = ("gain", "gain_low", "gain_high", "gain_level", "gain_p", "gain_least")
+
+
 def read_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
@@ -56,11 +62,18 @@ def test_every_number_is_in_every_table(tmp_path: Path):
             results.append(make_whole_result(title, cell, skill=skill))
     texts = write_files(put(tmp_path, *results))
     rows = read_csv(texts["board.csv"])
-    for result in results:
+    for result in correct_gains(results):
         pair = (result.cell, result.encoder.title)
         members = [row for row in rows if (row["cell"], row["encoder"]) == pair]
-        assert pick_keys(members, "row") == list(ROWS)
+        assert pick_keys(members, "row") == [*ROWS, "time"]
         for row in members:
+            if row["row"] in result.gains:
+                gain = result.gains[row["row"]]
+                numbers = (gain.difference, *gain.interval, gain.level, gain.p, gain.least)
+                assert list(map(float, itemgetter(*GAIN_KEYS)(row))) == list(numbers)
+                assert row["gain_shown"] == str(gain.shown)
+            if row["row"] == "time":
+                continue
             score = result.rows[row["row"]]
             numbers = (float(row["score"]), float(row["low"]), float(row["high"]))
             assert numbers == (score.value, *score.interval)
@@ -68,7 +81,7 @@ def test_every_number_is_in_every_table(tmp_path: Path):
             for name in ("board.md", "board.tex", "report.html"):
                 assert f"{100 * number:.1f}" in texts[name], name
         assert str(result.command) in read_page(texts["report.html"]).text
-    order = [row["cell"] + row["encoder"] for row in rows[:: len(ROWS)]]
+    order = [row["cell"] + row["encoder"] for row in rows[:: len(ROWS) + 1]]
     assert order == ["onea", "oneb", "twoa", "twob"]
 
 
@@ -87,7 +100,7 @@ def test_cells_stand_in_the_order_of_their_suite(tmp_path: Path):
     fold = Fold(cell="set.order", number=1, folds=[1, 2])
     results = [first, make_whole_result("a", "set.order.fold1", fold=fold, config=config)]
     rows = read_csv(write_files(put(tmp_path / "b", *results))["board.csv"])
-    assert pick_keys(rows[:: len(ROWS)], "cell") == ["set.order.fold1", "first"]
+    assert pick_keys(rows[:: len(ROWS) + 1], "cell") == ["set.order.fold1", "first"]
 
 
 def test_latex_turns_where_cells_are_many():
@@ -148,7 +161,7 @@ def test_folders_become_one_report(tmp_path: Path):
     a = put(tmp_path / "a", make_whole_result("a", "one"), make_whole_result("a", "two"))
     b = put(tmp_path / "b", make_whole_result("b", "one", seed=1))
     out = tmp_path / "new" / "all"
-    done = command("benchmarks.report", str(a), str(b), "--out", str(out), "--baseline", "pixels")
+    done = command("benchmarks.report", str(a), str(b), "--out", str(out), "--baseline", "floor")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {"report": str(out / "report.html")}
     assert not (a / "report.html").exists()
@@ -172,7 +185,7 @@ def test_results_of_before_are_reported(tmp_path: Path, kinds: tuple[str, ...]):
         content = old_result(kind)
         cell = TUNED if kind == "fine_tuning" else "classify.linear"
         for row, score in {"encoder": content, **content["controls"]}.items():
-            line_of_row = rows[cell, row]
+            line_of_row = rows[cell, "floor" if row == "pixels" else row]
             numbers = (float(line_of_row["score"]), float(line_of_row["low"]))
             assert numbers == (score["top1"], score["interval"][0])
     if len(kinds) == 2:
@@ -191,24 +204,130 @@ def test_two_folders_may_hold_the_same_but_not_differ(tmp_path: Path):
     assert not (a / "report.html").exists()
 
 
-def test_rows_that_are_no_fair_comparison_are_warned_of():
-    a, b = make_whole_result("a", "one"), make_whole_result("b", "one")
-    assert board.warn_of_unlike_results([a, b]) == []
-    unlike = [
-        replace(b, data=replace(b.data, hash="e" * 64)),
-        replace(b, protocol={"cell": {"task": "one", "probe": "knn"}}),
-        replace(make_whole_result("a", "two"), encoder=replace(a.encoder, hash="other")),
-    ]
-    warnings = []
-    for other in unlike:
-        (warning,) = board.warn_of_unlike_results([a, other])
-        warnings.append(warning)
-    assert len(set(warnings)) == 3
-    assert warnings[0] in board.list_notes([a, unlike[0]])
-    for kind in (a, replace(a, kind=TUNED, protocol={"training": {"lr": 1, "encoder": "x"}})):
-        moved = replace(kind, encoder=encoder_info("b"))
-        # another encoder is what one wants to compare
-        assert board.warn_of_unlike_results([kind, moved]) == []
+CONFIG = {"suite": "mini", "layers": "auto", "clips": 1}
+CLIP = {"frames": 8, "size": 64, "clips": 1, "crops": 1, "average": "features"}
+PROTOCOL = {
+    "cell": {"task": "classify", "probe": "linear", "with": {"epochs": 20}},
+    "clip": CLIP,
+    "poolings": ["mean", "time"],
+    "calibrate_bn": 0,
+}
+
+
+def change(result: Result, key: str, value: Any) -> Result:
+    """The result with another value of a dotted key of its protocol."""
+    protocol = copy.deepcopy(result.protocol)
+    *outer, last = key.split(".")
+    content = protocol
+    for name in outer:
+        content = content[name]
+    content[last] = value
+    return replace(result, protocol=protocol)
+
+
+def has_note(results: list[Result], *parts: str) -> bool:
+    return any(tells(note, *parts) for note in board.list_notes(results))
+
+
+def make_pair() -> tuple[Result, Result]:
+    options = {"protocol": PROTOCOL, "config": CONFIG}
+    return make_whole_result("a", "one", **options), make_whole_result("b", "one", **options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fact"),
+    [
+        ("clip.clips", 4, "clips of a video"),
+        ("clip.crops", 3, "crops"),
+        ("clip.average", "scores", "scores"),
+        ("poolings", ["mean"], "poolings"),
+        ("calibrate_bn", 256, "256"),
+        ("cell.probe", "knn", "knn"),
+        ("cell.with.epochs", 50, "with.epochs"),
+        ("cell.share", 0.1, "share"),
+    ],
+)
+def test_unlike_results_are_refused(key: str, value: Any, fact: str, tmp_path: Path):
+    a, b = make_pair()
+    folder = put(tmp_path, a, change(b, key, value))
+    with pytest.raises(UserError, match=facts("a.one.json", "b.one.json", fact)):
+        board.write_board(folder)
+    assert not (folder / "board.md").exists()
+
+
+def test_other_data_layers_or_metrics_are_refused(tmp_path: Path):
+    """A result whose command is not known tells nothing of the layers that were asked for."""
+    a, b = make_pair()
+    unlike = {
+        "data": replace(b, data=replace(b.data, hash="e" * 64)),
+        "layers": replace(b, config={**CONFIG, "layers": "last"}),
+        "metric": replace(b, metric="map"),
+    }
+    for fact, other in unlike.items():
+        with pytest.raises(UserError, match=facts("a.json", "b.json", fact)):
+            board.refuse_unlike({Path("a.json"): a, Path("b.json"): other})
+    done = command("benchmarks.report", str(put(tmp_path, a, unlike["layers"])))
+    assert done.returncode == 2 and tells(sentence(done), "a.one.json", "b.one.json", "layers")
+    for other in (replace(b, config=None), replace(b, cell="two", metric="map")):
+        board.refuse_unlike({Path("a.json"): a, Path("b.json"): other})
+
+
+@pytest.mark.parametrize("part", ["groups", "answers of a row"])
+def test_a_result_that_cannot_be_tested_is_named(part: str, tmp_path: Path):
+    result, _ = make_pair()
+    if part == "groups":
+        test = replace(result.test, groups=[])
+    else:
+        test = replace(result.test, correct={**(result.test.correct or {}), "floor": [1.0]})
+    folder = put(tmp_path, replace(result, test=test))
+    with pytest.raises(UserError, match=facts("a.one.json", "groups")):
+        board.write_board(folder)
+
+
+def test_each_encoder_may_have_its_own_clip_and_seed():
+    a, b = make_pair()
+    for key in ("clip.frames", "clip.size", "seed"):
+        board.refuse_unlike({Path("a.json"): a, Path("b.json"): change(b, key, 16)})
+    other = change(change(b, "clip.frames", 16), "clip.size", 32)
+    assert has_note([a, other], "one", "frames", "size")
+    assert not has_note([a, b], "frames", "size")
+    tuned = []
+    for seed in (0, 1):
+        training = {"lr": 1, "encoder": f"net{seed}", "seed": seed, "clip": {"frames": 8 + seed}}
+        result = replace(a, kind=TUNED, cell=TUNED, protocol={"training": training})
+        tuned.append(replace(result, encoder=encoder_info(str(seed))))
+    board.refuse_unlike({Path("a.json"): tuned[0], Path("b.json"): tuned[1]})
+    other = change(tuned[1], "training.lr", 2)
+    with pytest.raises(UserError, match=facts("lr")):
+        board.refuse_unlike({Path("a.json"): tuned[0], Path("b.json"): other})
+
+
+def test_notes_say_what_the_rows_need():
+    a, b = make_pair()
+    groups = [f"g{i % 6}" for i in range(len(a.test.paths))]
+    few = replace(a, test=replace(a.test, groups=groups))
+    score = replace(a.score, details={"warnings": ["rate at the edge"]})
+    noted = replace(b, ledger=7, notes=["5 nets instead of 8"], score=score)
+    single = replace(a, data=replace(a.data, groups={**a.data.groups, "val": 1}), ledger=3)
+    assert not has_note([a, b], "too few") and has_note([few, b], "one", "6 groups", "too few")
+    for parts in (("val", "one group"), ("7 distinct encoders",), ("rate at the edge", "b")):
+        assert has_note([single, noted], *parts), parts
+    assert "b: 5 nets instead of 8" in board.list_notes([single, noted])
+    shared = replace(a, notes=["5 nets instead of 8"])
+    assert "5 nets instead of 8" in board.list_notes([shared, noted])
+    other = replace(make_whole_result("a", "two"), encoder=replace(a.encoder, hash="other"))
+    assert tells(board.list_notes([a, other])[0], "WARNING", "a")
+
+
+def test_old_inference_is_marked_in_every_table(tmp_path: Path):
+    content = old_result("benchmark")
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    texts = write_files(tmp_path)
+    assert {row["inference"] for row in read_csv(texts["board.csv"])} == {"old"}
+    row = texts["board.md"].splitlines()[4]
+    assert tells(row, "old inference") and "could not be shown" not in row
+    assert read_page(texts["report.html"]).text.count("old inference") >= 3
+    assert "Old inference" in texts["board.tex"].splitlines()[0]
 
 
 def test_only_what_belongs_together_is_merged(tmp_path: Path):
@@ -219,8 +338,8 @@ def test_only_what_belongs_together_is_merged(tmp_path: Path):
     for folders, fact in refusals:
         with pytest.raises(UserError, match=facts(fact)):
             report.reports(list(map(str, folders)))
-    message = sentence(command("benchmarks.report", str(a), "--baseline", "pixel"))
-    assert tells(message, "--baseline", "pixels")
+    message = sentence(command("benchmarks.report", str(a), "--baseline", "randm"))
+    assert tells(message, "--baseline", "random")
 
 
 def test_means_have_their_spread_in_every_table(tmp_path: Path):
@@ -241,7 +360,7 @@ def test_means_have_their_spread_in_every_table(tmp_path: Path):
         ("set", "folds 1, 2", sum(scores) / 2, float(np.std(scores, ddof=1))),
     ):
         members = [row for row in table if row["cell"] == cell]
-        assert pick_keys(members, "row") == list(ROWS)
+        assert pick_keys(members, "row") == [*ROWS, "time"]
         assert set(pick_keys(members, "mean_over")) == {over}
         assert float(members[0]["score"]) == pytest.approx(value)
         assert float(members[0]["std"]) == pytest.approx(std)

@@ -20,15 +20,17 @@ from benchmarks.reports.bars import Bar, chart_differences, chart_scores
 from benchmarks.reports.cell_titles import title_cell
 from benchmarks.reports.figure_style import RED
 from benchmarks.reports.page import render_page
-from benchmarks.reports.page_heads import Head, date_of, head_of_results
-from benchmarks.reports.verdict import summarise, verdict
+from benchmarks.reports.page_heads import Head, date_of, head_of_results, print_text
+from benchmarks.reports.summary import summarise
+from benchmarks.reports.verdict import verdict
 from benchmarks.tasks.film_strips import FRAMES, GAP, SIDE, describe_attention, find_middles
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.results import Gain, Leak, Result
+from ssvid.results.evidence import correct_gains
 from ssvid.shapes import ClipSpec, Row
 from tests.benchmarks.browser import LAYOUT, measure_page, read_page
-from tests.benchmarks.made import make_whole_result, pick, pick_keys, put
+from tests.benchmarks.made import make_gain, make_whole_result, pick, pick_keys, put
 from tests.helpers import facts, squares, tells, write_video
 
 BETTER, WORSE = make_gain(0.1, 0.05, 0.2), make_gain(-0.1, -0.2, -0.05)
@@ -37,6 +39,10 @@ UNCLEAR = make_gain(0.01, -0.1, 0.2)
 
 def with_gains(result: Result, **gains: Gain) -> Result:
     return replace(result, gains={**result.gains, **gains})
+
+
+def sum_up(results: list[Result]) -> str:
+    return " ".join(summarise(results))
 
 
 def make_overview(*results: Result) -> list[board_page.OverviewCell]:
@@ -78,10 +84,10 @@ def test_only_what_is_shown_is_marked():
     result = make_whole_result("a", "one")
     kinds = {}
     for name, gain in (("better", BETTER), ("worse", WORSE), ("", UNCLEAR)):
-        (cell,) = make_overview(with_gains(result, random=gain, pixels=gain))
+        (cell,) = make_overview(with_gains(result, random=gain, floor=gain))
         (row,) = cell.rows
         assert row.gain is not None
-        kinds[name] = (row.gain.kind, row.pixels_lead, row.leak)
+        kinds[name] = (row.gain.kind, row.floor_leads, row.leak)
     assert kinds == {
         "better": ("better", False, 0),
         "worse": ("worse", True, 0),
@@ -101,13 +107,14 @@ def test_a_leak_stands_first_and_marks_its_number(tmp_path: Path):
     assert pick(bars, "wrong") == [True, False] and pick(bars, "colour") == [RED, "blue"]
     assert "LEAK" in bars[0].name and tells(board.list_notes([sound, leaky])[0], "WARNING", "a")
     text = read_page(Path(board.write_board(put(tmp_path, leaky, sound))).read_text()).text
-    assert text.index("WARNING") < text.index(summarise([sound, leaky]))
-    assert "a" not in summarise([leaky, sound]).split() and summarise([leaky])
+    first = print_text(summarise(correct_gains([sound, leaky]))[0])
+    assert text.index("WARNING") < text.index(first)
+    assert "a" not in sum_up([leaky, sound]).split() and sum_up([leaky])
 
 
 def test_a_control_that_is_better_has_its_own_sentence():
     result = make_whole_result("a", "one")
-    for row in ("single_frame", "shuffled", "pixels"):
+    for row in ("single_frame", "bag", "shuffled", "floor"):
         worse, unclear = with_gains(result, **{row: WORSE}), with_gains(result, **{row: UNCLEAR})
         assert tells(" ".join(verdict(worse)), "BETTER", "10.0", "-20.0", "-5.0")
         assert "BETTER" not in " ".join(verdict(unclear))
@@ -117,13 +124,13 @@ def test_a_page_is_summed_up_in_one_sentence():
     best = with_gains(make_whole_result("best", "one", skill=0.9), random=BETTER)
     second = with_gains(make_whole_result("second", "one", skill=0.2), random=UNCLEAR)
     percent = f"{100 * best.score.value:.1f}"
-    assert tells(summarise([second, best]), "best", percent, "10.0", "+5.0", "+20.0", "above")
+    assert tells(sum_up([second, best]), "best", percent, "10.0", "+5.0", "+20.0", "above")
     unclear, worse = with_gains(best, random=UNCLEAR), with_gains(best, random=WORSE)
-    assert tells(summarise([unclear]), percent, "no difference") and "BELOW" in summarise([worse])
+    assert tells(sum_up([unclear]), percent, "not shown", "12.0") and "BELOW" in sum_up([worse])
     others = [replace(unclear, cell="two"), replace(second, cell="two")]
-    assert tells(summarise([best, second, *others]), "best", "2 of 2", "1 of 2", "in 1")
-    assert tells(summarise([best, replace(worse, cell="two")]), "best", "1 of 2", "BELOW", "in 1")
-    assert tells(summarise([unclear, replace(unclear, cell="two")]), "not shown", "2 tasks")
+    assert tells(sum_up([best, second, *others]), "best", "2 of 2", "1 of 2", "in 1")
+    assert tells(sum_up([best, replace(worse, cell="two")]), "best", "1 of 2", "BELOW", "in 1")
+    assert tells(sum_up([unclear, replace(unclear, cell="two")]), "not shown", "2 tasks")
 
 
 def test_bars_have_their_places():
@@ -176,7 +183,7 @@ def test_gains_by_class_where_the_result_has_scores_of_classes():
     assert board_sections.count_confusion(result) is None
 
 
-@pytest.mark.parametrize("baseline", ["random", "pixels", "chance", "theirs"])
+@pytest.mark.parametrize("baseline", ["random", "floor", "chance", "theirs"])
 def test_the_baseline_may_be_a_row_an_encoder_or_chance(baseline: str):
     mine, theirs = make_whole_result("mine", "one"), make_whole_result("theirs", "one", seed=1)
     results = [mine, theirs, make_whole_result("mine", "alone")]

@@ -18,19 +18,19 @@ from benchmarks.features.sources import (
     list_sources,
 )
 from benchmarks.linear_probe import linear_probe
-from benchmarks.reports.verdict import over_pixels, over_untrained, use_of_time, verdict
+from benchmarks.reports.verdict import over_floor, over_untrained, use_of_time, verdict
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.hub import create_encoder
 from ssvid.registry import encoders, probes
-from ssvid.results import Gain, Leak, read_folder, read_result
+from ssvid.results import Leak, read_folder, read_result
 from ssvid.results.provenance import check_leak, make_titles
 from ssvid.shapes import Row
 from ssvid.statistics import bootstrap, paired_difference
 from ssvid.weights.encoders import save_encoder
-from tests.benchmarks.made import old_result
+from tests.benchmarks.made import make_gain, old_result
 from tests.helpers import facts, tells, write_video
 from tests.nn.test_batchnorm import Norms
 
@@ -162,7 +162,7 @@ def test_the_verdict_follows_the_numbers(done):
     assert len(verdict(result)) > len(verdict(replace(result, leak=Leak(checked=True))))
     better, worse = make_gain(0.1, 0.05, 0.2), make_gain(-0.1, -0.2, -0.05)
     unclear = make_gain(0.0, -1.0, 1.0)
-    for say, row in ((over_untrained, "random"), (over_pixels, "pixels")):
+    for say, row in ((over_untrained, "random"), (over_floor, "floor")):
         sentences = []
         for gain in (better, unclear, worse):
             sentences.append(say(replace(result, gains={**result.gains, row: gain})))

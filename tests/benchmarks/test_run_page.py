@@ -71,15 +71,15 @@ def test_the_head_and_the_summary_name_what_came_of_it(copy: Path):
     date = run_page.date_of([copy / "metrics.jsonl"])
     assert tells(head.title, "mine", "mae") and tells(head.about, "10 videos", date)
     losses = [f"{row['loss']:.4g}" for row in rows if "loss" in row]
-    summary = run_page.summarise_run(run_curves.make_curves(rows), [])
+    (summary,) = run_page.summarise_run(run_curves.make_curves(rows), [])
     assert tells(summary, "loss", losses[0], losses[-1], "1", "6")
     probed = [{**row, "probe/encoder/knn": row["step"] / 10} for row in rows]
-    summary = run_page.summarise_run(run_curves.make_curves(probed), [])
+    (summary,) = run_page.summarise_run(run_curves.make_curves(probed), [])
     assert tells(summary, "online probe knn", "10.0 %", "60.0 %")
     result = make_whole_result("mine", "one")
     (put(copy / "probe", result) / "report.html").touch()
     assert "40 test clips" in head_of(copy).about
-    summary = run_page.summarise_run([], run_page.read_results_inside(copy))
+    summary = run_page.summarise_run([], run_page.read_results_inside(copy))[0]
     assert tells(summary, "mine", f"{100 * result.score.value:.1f}")
     (copy / "probe" / "torn.json").write_text("{")
     assert run_page.read_results_inside(copy) == []  # its own report says what is wrong

@@ -108,7 +108,7 @@ def test_the_table_marks_gains_that_are_shown_and_states_a_common_chance_once(tm
     gains = [row.cells[column].shown for row in table.rows]
     assert pick(gains, "kind") == ["better", "", "worse"]
     assert pick(gains, "text") == ["+15.0", "+2.0", "-20.0"]
-    assert gains[1].interval == "-3.0 to +7.0" and gains[1].line.endswith("not shown)")
+    assert gains[1].interval == "95 %: -3.0 to +7.0" and tells(gains[1].line, "not shown")
     assert pick(table.rows, "best") == [True, False, False]
     scores[1]["a"]["chance"] = 0.5
     put(tmp_path / "b", {"lr": [1, 2, 3]}, scores)

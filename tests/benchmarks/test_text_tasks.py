@@ -17,7 +17,8 @@ from benchmarks.features.options import FeatureOptions
 from benchmarks.features.text_side import Text, hash_joint, shuffle_weights
 from benchmarks.features.units import get_kind, select_usable_rows
 from benchmarks.run import run
-from benchmarks.tasks.base import make_share_measure, score_task
+from benchmarks.tasks.base import make_share_measure
+from benchmarks.tasks.scoring import score_task
 from benchmarks.tasks.text_retrieval import (
     compute_recalls,
     rank_as_published,

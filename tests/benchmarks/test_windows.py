@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from benchmarks.features.bench import Bench
 from benchmarks.features.late_fusion import restrict_to_rows
-from benchmarks.tasks.base import score_task
 from benchmarks.tasks.retrieval import BANKS
+from benchmarks.tasks.scoring import score_task
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import probes, tasks
