@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 from benchmarks.reports.cell_titles import group_cells
-from benchmarks.reports.named_probes import compare_named, find_named, kind_of, list_missing
+from benchmarks.reports.named_probes import PROBES, compare_named, find_named, kind_of, list_missing
 from benchmarks.reports.page_heads import title_of
 from benchmarks.reports.verdict import above_or_below
 from ssvid.results import Gain, Result
 from ssvid.results.text import (
-    PROBE_NAMES,
     format_least,
     format_percent,
     format_points,
@@ -131,6 +130,5 @@ def summarise_named(members: list[Result]) -> list[str]:
     for probe, answers in kinds.items():
         better, worse = answers.count("better"), answers.count("worse")
         below = f" and BELOW in {worse}" if worse else ""
-        name = PROBE_NAMES[probe]
-        clauses.append(f"by the {name} it is shown above in {better}{below} of {len(answers)}")
+        clauses.append(f"by {PROBES[probe]} it is shown above in {better}{below} of {len(answers)}")
     return [f"The probes named beforehand, by data set: {'; '.join(clauses)}."]
