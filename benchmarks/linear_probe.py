@@ -6,16 +6,16 @@ same network untrained, with raw pixels, with one frame repeated and with shuffl
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from benchmarks.features.options import Devices, prepare_options
 from benchmarks.features.pooling import POOLINGS
-from benchmarks.run import write_report
+from benchmarks.run import ENCODER_FLAG, write_report
 from benchmarks.suites.loader import load
-from benchmarks.suites.runner import SuiteRunner, open_suite
-from ssvid.data.manifest import Manifest, select_labelled
+from benchmarks.suites.runner import Layers, SuiteRunner, open_suite
+from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
@@ -30,14 +30,16 @@ def linear_probe(
     data: Manifest,  # labelled clips: train, val and test
     out: str,  # folder of the results
     *,
+    # column of the data set (`group`, or one of a csv): each of its values is test once
+    folds: str | None = None,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly; their features are averaged
-    # blocks to read beside the last; auto: the middle one
-    layers: Literal["auto", "last"] | list[int] = "auto",
+    layers: Layers = "auto",  # blocks to read beside the last; auto: the middle one
     poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
     min_steps: int = 400,  # of the probe; a small train split gets more epochs instead
-    # train clips on which batch norm is measured, for an encoder without statistics
-    calibrate_bn: int = 0,
+    calibrate_bn: int = 0,  # train clips to measure batch norm on, if the encoder has none
+    recalibrate_bn: bool = False,  # measure the encoder's batch norm anew, as its twins' is
+    twins: int = 8,  # untrained nets beside the encoder: as many as cost less than five minutes
     cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
@@ -52,9 +54,7 @@ def linear_probe(
     An encoder is a run folder, an exported file or a registered name.
     """
     if not encoder:
-        raise UserError(
-            "Name what to probe: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
-        )
+        raise UserError(f"Name what to probe: {ENCODER_FLAG}.")
     refuse_old_results(Path(out), encoder)
     options = prepare_options(
         out,
@@ -67,10 +67,13 @@ def linear_probe(
         poolings=poolings,
         seed=seed,
         calibrate_bn=calibrate_bn,
+        recalibrate_bn=recalibrate_bn,
+        twins=twins,
         max_bad=max_bad,
+        folds=folds,
     )
     loaded = load("linear", {"linear": {"min_steps": min_steps}})
-    suite = open_suite("linear", loaded, select_labelled(data), None)
+    suite = open_suite("linear", loaded, data, None, folds)
     user_data = config.get("data") if config else None
     runner = SuiteRunner(
         Path(out), options, module="benchmarks.linear_probe", config=config, data=user_data

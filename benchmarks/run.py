@@ -10,11 +10,13 @@ from typing import Any, Literal
 from benchmarks.features.options import Devices, prepare_options
 from benchmarks.features.pooling import POOLINGS
 from benchmarks.suites.loader import load
-from benchmarks.suites.runner import SuiteRunner, open_suite
+from benchmarks.suites.runner import Layers, SuiteRunner, open_suite
 from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.errors import UserError, check_positive
 from ssvid.log import log
+
+ENCODER_FLAG = "--encoder RUN_FOLDER, FILE.safetensors or a registered name"
 
 
 def run(
@@ -25,17 +27,19 @@ def run(
     data: None | Manifest = None,  # for all cells, instead of the suite's own
     # folder that holds the suite's data sets, each in a folder of its name
     datasets: str | None = None,
+    # column of the data set (`group`, or one of a csv): each of its values is test once
+    folds: str | None = None,
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly
     crops: int = 1,  # of each of these, along the long side
     # what is averaged over clips and crops; scores: in classify alone
     average: Literal["features", "scores"] = "features",
     seeds: int = 1,  # how often probes are trained; the numbers are means
-    # blocks to read beside the last; auto: the middle one
-    layers: Literal["auto", "last"] | list[int] = "auto",
+    layers: Layers = "auto",  # blocks to read beside the last; auto: the middle one
     poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
-    # train clips on which batch norm is measured, for an encoder without statistics
-    calibrate_bn: int = 0,
+    calibrate_bn: int = 0,  # train clips to measure batch norm on, if the encoder has none
+    recalibrate_bn: bool = False,  # measure the encoder's batch norm anew, as its twins' is
+    twins: int = 8,  # untrained nets beside the encoder: as many as cost less than five minutes
     cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes
@@ -52,9 +56,7 @@ def run(
     """
     check_positive(seeds=seeds)
     if not encoder:
-        raise UserError(
-            "Name what to evaluate: --encoder RUN_FOLDER, FILE.safetensors or a registered name."
-        )
+        raise UserError(f"Name what to evaluate: {ENCODER_FLAG}.")
     options = prepare_options(
         out,
         cache,
@@ -68,14 +70,17 @@ def run(
         poolings=poolings,
         seed=seed,
         calibrate_bn=calibrate_bn,
+        recalibrate_bn=recalibrate_bn,
+        twins=twins,
         max_bad=max_bad,
         words=words,
+        folds=folds,
     )
     user_data = config.get("data") if config and data is not None else None
     runner = SuiteRunner(
         Path(out), options, seeds=seeds, module="benchmarks.run", config=config, data=user_data
     )
-    runner.run(open_suite(suite, load(suite), data, datasets), encoder, clip, layers)
+    runner.run(open_suite(suite, load(suite), data, datasets, folds), encoder, clip, layers)
     return write_report(runner)
 
 

@@ -182,6 +182,7 @@ class Row:
     video_id: str = ""  # where a list states it; cuts of one film share it
     segments: tuple[tuple[float, float, str], ...] = ()  # start s, end s, class
     boxes: tuple[Box, ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()  # name and content of a list's other columns
 
     @property
     def classes(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_what_is_written_is_read_again(tmp_path: Path):
         and content["top1"] == result.score.value
         and content["config"] is None
     )
-    assert not {"score", "over", "member_count", "tuned", "majority"} & content.keys()
+    assert not {"score", "over", "member_count", "tuned", "rank", "inference"} & content.keys()
 
 
 def test_a_file_of_today_has_the_keys_of_before():
@@ -48,7 +49,13 @@ def test_a_file_of_today_has_the_keys_of_before():
     content = old_result("benchmark")
     encoder = dict(content["encoder"])
     encoder["argument"] = encoder.pop("given")  # its name since schema 2
-    expected = {"schema": SCHEMA, **content, "encoder": encoder}
+    expected = {"schema": SCHEMA, **content, "encoder": encoder, "inference": "old"}
+    test = {}
+    for key, rows in content["test"].items():
+        test[key] = rename_pixels(rows) if isinstance(rows, dict) else rows
+    for key in ("controls", "gains"):
+        expected[key] = rename_pixels(content[key])
+    expected["test"] = test
     assert to_json(from_json(content)) == expected
     assert to_json(from_json({"schema": 1, **content})) == expected
     content = old_result("fine_tuning")
@@ -62,7 +69,20 @@ def test_a_file_of_today_has_the_keys_of_before():
         "encoder": [1.0 * (a == b) for a, b in hits(content["test"])]
     }
     content["encoder"]["argument"] = content["encoder"].pop("given")
-    assert again == content
+    assert again == {**content, "inference": "old"}
+
+
+def rename_pixels(rows: dict[str, Any]) -> dict[str, Any]:
+    """The row `pixels` is called `floor` since schema 3."""
+    return {name.replace("pixels", "floor"): row for name, row in rows.items()}
+
+
+def test_results_of_this_schema_are_of_the_new_inference(tmp_path: Path):
+    write_result(tmp_path / "a.json", make_result("net", "c"))
+    saved = read_result(tmp_path / "a.json")
+    assert saved is not None and saved.inference is None
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert from_json({**content, "schema": 2}).inference == "old"
 
 
 def hits(test) -> list[tuple[int, int]]:

@@ -3,29 +3,34 @@
 Each clip is decoded once for the encoder and all controls. A Bench is all that a task sees.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from benchmarks.features.controls import create_twin
+from benchmarks.features.cost import (
+    TWINS_MINUTES,
+    Missing,
+    announce_cost,
+    count_affordable_twins,
+    count_gflops,
+    measure_pass,
+)
 from benchmarks.features.evaluated_encoder import EvaluatedEncoder
+from benchmarks.features.folds import count_val_folds, read_fold_names, split_by_fold
+from benchmarks.features.nets import prepare_nets
 from benchmarks.features.options import FeatureOptions
-from benchmarks.features.sources import ALIASES, ROWS, announce_cost, make_sources
+from benchmarks.features.sources import SourceMaker, SourceName
 from benchmarks.features.stored import find_readable_rows
 from benchmarks.features.text_side import Text, open_text_side
 from benchmarks.features.units import Units, get_kind, select_usable_rows, split_units
 from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.data.quarantine import Quarantine
-from ssvid.encoder import Encoder
-from ssvid.engine.features import Extracted, cpu_seconds, extract_from, some_clips
-from ssvid.nn.batchnorm import calibrate, ensure_statistics
+from ssvid.engine.features import Extracted, count_missing_rows, cpu_seconds, extract_from
 from ssvid.shapes import ClipSpec, Frozen, Grid, Labels
 from ssvid.text.joint import Joint
-
-CALIBRATION_CLIPS = 256  # train clips on which the batch norm of an untrained twin is measured
 
 
 class Bench(NamedTuple):
@@ -50,10 +55,27 @@ class Bench(NamedTuple):
     views: int = 1  # of a clip; more than one where scores are averaged
     other_streams: tuple["Bench", ...] = ()  # of the same videos, by other encoders
     text: Text | None = None  # the encoder's text side, where a task reads `:joint`
+    twins: int = 1  # untrained nets that have features: sources twin0, twin1, ...
+    notes: Sequence[str] = ()  # sentences that a table of its results has to say
+    # Of each fold its splits, where every clip is test once; `splits` then has a test alone, in the
+    # order of the folds.
+    folds: tuple[dict[str, list[int]], ...] = ()
+    refits: bool = False  # a probe is trained anew on train and val once val has chosen
 
     @property
     def streams(self) -> tuple["Bench", ...]:
         return self._replace(other_streams=()), *self.other_streams
+
+    def list_folds(self) -> list["Bench"]:
+        """A Bench for each fold, with the splits of that fold."""
+        benches = []
+        for number, splits in enumerate(self.folds):
+            others = []
+            for stream in self.other_streams:
+                others.append(stream._replace(splits=stream.folds[number], folds=(), refits=True))
+            fold = self._replace(splits=splits, folds=(), refits=True, other_streams=tuple(others))
+            benches.append(fold)
+        return benches
 
     def index_videos(self, split: str) -> tuple[list[int], Int[Tensor, " _"]]:
         """(first_units, video_of_view): the first unit of each video of a split, and an index.
@@ -109,17 +131,27 @@ class Bench(NamedTuple):
         return Frozen(feats, self.labels[units].repeat_interleave(self.views, 0), groups)
 
 
+class Extraction(NamedTuple):
+    """What `extract_units` gives besides the units."""
+
+    extracted: Extracted
+    gflops: float  # of the encoder for a clip
+    twins: int
+    notes: list[str]
+
+
 def extract_bench(
     encoder: EvaluatedEncoder,
     data: Manifest,
     options: FeatureOptions,
-    names: Sequence[str] = ROWS,
+    names: Sequence[str],
     kind: str = "clips",
 ) -> Bench:
     """Features of the sources in `names`, read from the cache where it has them.
 
-    `kind`: what is scored one by one, a name of benchmarks.features.units. Raises a UserError
-    where the data set or the encoder does not suit, or where too many files cannot be read.
+    Sources of untrained twins that would cost too much are left out. `kind`: what is scored one by
+    one, a name of benchmarks.features.units. Raises a UserError where the data set or the encoder
+    does not suit, or where too many files cannot be read.
     """
     data = select_usable_rows(data, kind)
     joint = None
@@ -131,13 +163,9 @@ def extract_bench(
         return open_stored_bench(encoder, data, options, text)
     units = make_units(data, encoder.net.spec, options.clips, options.crops)
     began = cpu_seconds()
-    # Two tasks may name the same source in two ways.
-    source_names = {name: resolve_alias(name) for name in names}
-    extracted, gflops = extract_units(
-        encoder, units, options, kind, list(source_names.values()), joint
-    )
+    extracted, gflops, twins, notes = extract_units(encoder, units, options, kind, names, joint)
     rows, net = units.clips.row, encoder.net
-    return Bench(
+    bench = Bench(
         data=data,
         row_of_unit=rows,
         position_of_unit=units.clips.locations,
@@ -146,7 +174,7 @@ def extract_bench(
             data, rows, extracted, options.max_bad, get_kind(kind).splits
         ),
         splits=split_units(rows, extracted.ok, data),
-        features={name: extracted.features[source] for name, source in source_names.items()},
+        features=extracted.features,
         spec=net.spec,
         grid=Grid(*net.grid(net.spec.frames, net.spec.size, net.spec.size)),
         cost={
@@ -157,6 +185,33 @@ def extract_bench(
         seed=options.seed,
         views=options.views,
         text=text,
+        twins=twins,
+        notes=notes,
+    )
+    return bench if options.folds is None else split_into_folds(bench, options.folds, extracted.ok)
+
+
+def split_into_folds(bench: Bench, column: str, readable: Tensor) -> Bench:
+    """The same features, with the splits of every fold. `readable`: of each unit."""
+    names = read_fold_names(bench.data, column)
+    number, folds = len(set(names)), []
+    for fold in range(number):
+        of_fold = split_by_fold(bench.data, names, fold)
+        folds.append(split_units(bench.row_of_unit, readable, of_fold))
+    test: list[int] = []
+    for splits in folds:
+        test += splits["test"]
+    val = count_val_folds(number)
+    note = (
+        f"Each of the {number} values of the column {column} is test once; {val} of the others "
+        f"{'is' if val == 1 else 'are'} val, and probes are trained anew on train and val."
+    )
+    if val == 1:
+        note += " A val of one group chooses badly."
+    return bench._replace(
+        splits={"train": [], "val": [], "test": test},
+        folds=tuple(folds),
+        notes=[*bench.notes, note],
     )
 
 
@@ -167,22 +222,28 @@ def extract_units(
     kind: str,
     names: Sequence[str],
     joint: Joint | None,
-) -> tuple[Extracted, float]:
-    """(features of the named sources, GFLOPs of the encoder for a clip)."""
-    unit_kind = get_kind(kind)
-    net, untrained = prepare_nets(encoder, units.data, options)
-    sources = make_sources(
-        net,
-        untrained,
-        () if unit_kind.last_layer_only else encoder.layers,
-        unit_kind.poolings or options.poolings,
-        options.seed,
-        sorted(set(names), key=lambda name: name.partition(":")),  # sharers of a pass, in a row
-        units.regions,
-        joint,
-    )
-    clips = units.clips
-    gflops = announce_cost(net, sources, len(clips), clips.evaluate * clips.crops, options.cache)
+) -> Extraction:
+    """The features of the named sources, and how many untrained twins have any."""
+    unit_kind, clips = get_kind(kind), units.clips
+    nets, notes = prepare_nets(encoder, units.data, options)
+    layers = () if unit_kind.last_layer_only else encoder.layers
+    poolings = unit_kind.poolings or options.poolings
+    maker = SourceMaker(nets, layers, poolings, options.seed, units.regions, joint)
+    sources, keep_views = maker.make_all(names), options.views > 1
+    rows = count_missing_rows(clips, sources, options.cache, keep_views)
+    missing, twins = Missing(rows, clips.evaluate * clips.crops), options.twins
+    if any(rows.values()):
+        pass_s = measure_pass(maker.encoder, options.batch_size)
+        twins = count_affordable_twins(missing, names, options.twins, pass_s)
+        sources = [
+            source for source in sources if (SourceName.parse(source.name).twin or 0) < twins
+        ]
+        announce_cost(missing, [source.name for source in sources], maker, pass_s, options.cache)
+    if twins < options.twins:
+        notes.append(
+            f"{twins} of {options.twins} untrained twins: the features of more would cost more "
+            f"than {TWINS_MINUTES:g} minutes."
+        )
     extracted = extract_from(
         clips,
         sources,
@@ -191,43 +252,11 @@ def extract_units(
         options.workers,
         options.device,
         label=encoder.name,
-        each=options.views > 1,
+        each=keep_views,
     )
-    net.cpu()  # frees GPU memory before the next encoder
-    return extracted, gflops
-
-
-def prepare_nets(
-    encoder: EvaluatedEncoder, data: Manifest, options: FeatureOptions
-) -> tuple[Encoder, Encoder]:
-    """The encoder and its untrained twin on the device, both with batch-norm statistics.
-
-    Raises a UserError where the encoder has no statistics and --calibrate_bn is 0.
-    """
-    net = encoder.net.to(options.device)
-    clips = None
-    if options.calibrate_bn:
-        clips = load_calibration_clips(data, net, options.calibrate_bn, options)
-    ensure_statistics(net, encoder.argument, clips)
-    untrained = create_twin(net)
-    number = options.calibrate_bn or CALIBRATION_CLIPS
-    calibrate(untrained, load_calibration_clips(data, net, number, options))
-    return net, untrained
-
-
-def load_calibration_clips(
-    data: Manifest, net: Encoder, number: int, options: FeatureOptions
-) -> Iterator[Tensor]:
-    """Train clips on which batch norm is measured. A set without train clips gives any clips."""
-    train = data.split("train")
-    return some_clips(
-        train if len(train) else data,
-        net.spec,
-        number,
-        options.seed,
-        options.batch_size,
-        options.workers,
-    )
+    gflops = count_gflops(maker.encoder)
+    encoder.net.cpu()  # frees GPU memory before the next encoder
+    return Extraction(extracted, gflops, twins, notes)
 
 
 def open_stored_bench(
@@ -256,17 +285,8 @@ def open_stored_bench(
         cost={"cpu_s": cpu_seconds() - began},
         seed=options.seed,
         text=text,
+        twins=options.twins,
     )
-
-
-def resolve_alias(name: str) -> str:
-    """The one name of a source: `shuffled:tokens` is `encoder/shuffled:tokens`.
-
-    Pixels have no tokens, so their form is dropped.
-    """
-    row, colon, form = name.partition(":")
-    row = ALIASES.get(row, row)
-    return row if row.partition("/")[0] == "pixels" else row + colon + form
 
 
 def list_unreadable_files(

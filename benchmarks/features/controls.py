@@ -5,9 +5,8 @@ the frames, training, or a network at all.
 """
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ssvid.encoder import Encoder
@@ -15,13 +14,25 @@ from ssvid.hub import create_encoder
 from ssvid.nn.batchnorm import RawClip
 from ssvid.randomness import uniform
 
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+BAG_FRAMES = 4  # at most
+# Between the seeds of two twins, so that no twin has the seed of an encoder that is only a name.
+SEED_STEP = 1000
 
 
 def repeat_middle_frame(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
     """Replace every frame by the middle one, so that nothing moves. This control draws nothing."""
+    return repeat_frame(clip, clip.shape[2] // 2)
+
+
+def repeat_frame(clip: RawClip, t: int) -> RawClip:
+    return clip[:, :, t : t + 1].expand_as(clip)
+
+
+def list_still_clips(clip: RawClip) -> list[RawClip]:
+    """At most BAG_FRAMES frames, spread evenly over the clip, each repeated as a still clip."""
     T = clip.shape[2]
-    return clip[:, :, T // 2 : T // 2 + 1].expand_as(clip)
+    count = min(T, BAG_FRAMES)
+    return [repeat_frame(clip, (2 * i + 1) * T // (2 * count)) for i in range(count)]
 
 
 def shuffle_frames(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
@@ -39,28 +50,13 @@ def reverse_frames(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawCli
     return clip.flip(2)
 
 
-def describe_pixels(clip: RawClip) -> dict[str, Float[Tensor, "B D"]]:
-    """Four plain descriptions of the pixels. A probe chooses among them on val, as among poolings.
+def create_twin(encoder: Encoder, number: int = 0) -> Encoder:
+    """The same network with random weights. It shows what the architecture gives untrained.
 
-    `clip` is uint8 B C T H W.
+    Twins of other numbers have other weights.
     """
-    x = clip.float() / 255
-    weights = x.new_tensor(GREY if x.shape[1] == 3 else [1 / x.shape[1]] * x.shape[1])
-    grey = torch.einsum("bcthw,c->bthw", x, weights)
-    coarse = F.adaptive_avg_pool2d(grey, 8)  # B T 8 8
-    motion = grey.diff(dim=1).abs().sum(1, keepdim=True)  # B 1 H W
-    return {
-        "colour8": F.adaptive_avg_pool2d(x.mean(2), 8).flatten(1),  # C*64
-        "first32": F.adaptive_avg_pool2d(x[:, :, 0], 32).flatten(1),  # C*1024
-        "motion": F.adaptive_avg_pool2d(motion, 32).flatten(1),  # 1024
-        "cube8": coarse.flatten(1),  # T*64
-    }
-
-
-def create_twin(encoder: Encoder, seed: int = 0) -> Encoder:
-    """The same network with random weights. It shows what the architecture gives untrained."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(number * SEED_STEP)
         twin = create_encoder(encoder.name, **encoder.kwargs)
     twin.spec, twin.mean, twin.std = encoder.spec, encoder.mean, encoder.std
     device = next(encoder.parameters()).device

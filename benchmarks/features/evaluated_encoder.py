@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from benchmarks.features.descriptors import VERSION as PIXELS_VERSION
 from benchmarks.features.options import FeatureOptions
 from benchmarks.features.sources import CONTROLS, VERSION, choose_layers
 from benchmarks.features.units import get_kind
@@ -29,6 +30,7 @@ class EvaluatedEncoder(NamedTuple):
     layers: tuple[int, ...]
     info: EncoderInfo
     fused: tuple["EvaluatedEncoder", ...] = ()  # the encoders of late_fusion.py, if several
+    layers_choice: Literal["auto", "last"] | list[int] = "auto"  # what the user wanted
 
     @property
     def streams(self) -> tuple["EvaluatedEncoder", ...]:
@@ -47,7 +49,8 @@ def open_evaluated_encoder(
         net = open_encoder(argument).eval()
     clip.apply_to(net)
     info = describe_encoder(argument, name, net)
-    return EvaluatedEncoder(argument, name, net, net.spec, choose_layers(net, layers), info)
+    numbers = choose_layers(net, layers)
+    return EvaluatedEncoder(argument, name, net, net.spec, numbers, info, layers_choice=layers)
 
 
 def describe_protocol(
@@ -60,10 +63,15 @@ def describe_protocol(
     return {
         "clip": clip | views,
         "layers": () if unit_kind.last_layer_only else encoder.layers,
+        "layers_choice": encoder.layers_choice,
         "poolings": unit_kind.poolings or options.poolings,
         "calibrate_bn": options.calibrate_bn,
+        "recalibrate_bn": options.recalibrate_bn,
+        "twins": options.twins,
+        "folds": options.folds,
         "selection": "setting and pooling by val; test read once",
         "controls": CONTROLS,
         "seed": options.seed,
         "version": VERSION,
+        "pixels_version": PIXELS_VERSION,
     }

@@ -99,8 +99,17 @@ def extract_bench(
     for key in cost:
         for bench in benches:
             cost[key] += bench.cost[key]
+    notes: dict[str, None] = {}
+    twins = benches[0].twins
+    for bench in benches:
+        notes |= dict.fromkeys(bench.notes)
+        twins = min(twins, bench.twins)
     return benches[0]._replace(
-        unreadable_files=list(unreadable), cost=cost, other_streams=tuple(benches[1:])
+        unreadable_files=list(unreadable),
+        cost=cost,
+        other_streams=tuple(benches[1:]),
+        twins=twins,
+        notes=list(notes),
     )
 
 
@@ -115,10 +124,17 @@ def list_readable_rows(bench: Bench) -> set[int]:
 
 def restrict_to_rows(bench: Bench, rows: set[int]) -> Bench:
     """The same Bench, whose splits hold only units of these rows."""
-    splits = {}
-    for split, units in bench.splits.items():
-        splits[split] = [unit for unit in units if bench.row_of_unit[unit] in rows]
-    return bench._replace(splits=splits)
+    folds = [restrict_splits(bench, splits, rows) for splits in bench.folds]
+    return bench._replace(splits=restrict_splits(bench, bench.splits, rows), folds=tuple(folds))
+
+
+def restrict_splits(
+    bench: Bench, splits: dict[str, list[int]], rows: set[int]
+) -> dict[str, list[int]]:
+    restricted = {}
+    for split, units in splits.items():
+        restricted[split] = [unit for unit in units if bench.row_of_unit[unit] in rows]
+    return restricted
 
 
 def find_leak(encoder: EvaluatedEncoder, test: Manifest) -> Leak:

@@ -9,9 +9,10 @@ import torch
 from benchmarks.features.pooling import POOLINGS
 from ssvid.engine.distributed import join
 from ssvid.engine.features import refuse_bad_options
-from ssvid.errors import check_positive
+from ssvid.errors import check_positive, check_range
 
 Devices = Literal["auto", "cpu", "cuda"]
+LEAST_TWINS, MOST_TWINS = 2, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,11 @@ class FeatureOptions:
     device: torch.device = torch.device("cpu")
     seed: int = 0
     calibrate_bn: int = 0
+    recalibrate_bn: bool = False
+    twins: int = 8  # untrained nets beside the encoder
     max_bad: float = 0.01
     words: str | None = None  # the word list of a published text side
+    folds: str | None = None  # column of the data set of which each value is test once
 
     @property
     def views(self) -> int:
@@ -48,6 +52,7 @@ def prepare_options(
     names_to_check = ("batch_size", "workers", "clips", "calibrate_bn")
     refuse_bad_options(Path(out), cache, **{name: settings[name] for name in names_to_check})
     check_positive(threads=threads, crops=settings.get("crops"))
+    check_range(LEAST_TWINS, MOST_TWINS, twins=settings["twins"])
     if threads is not None:
         torch.set_num_threads(threads)
     settings["poolings"] = tuple(settings["poolings"])

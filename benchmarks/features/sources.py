@@ -1,18 +1,21 @@
-"""encoder, its untrained twin -> the rows of a result, each a frozen function of clips.
+"""row of a result -> its sources, each a frozen function of clips.
 
-This is the only file that makes these functions and the keys under which their values are cached.
+A source is a net (or none, for pixels), a change of the clip and a form of the features:
+`encoder/shuffled:tokens`. This is the only file that makes these functions and the keys under
+which their values are cached.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.features import descriptors
 from benchmarks.features.controls import (
-    describe_pixels,
+    list_still_clips,
     repeat_middle_frame,
     reverse_frames,
     shuffle_frames,
@@ -23,22 +26,42 @@ from benchmarks.features.text_side import hash_joint
 from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
-from ssvid.log import log
 from ssvid.shapes import Features
 from ssvid.text.joint import Joint
-from ssvid.weights.encoders import hash_encoder
 
-VERSION = 1  # of poolings and pixel features; raise it to compute all cached features again
-CONTROLS = ("random", "pixels", "single_frame", "shuffled")
+VERSION = 1  # of poolings; raise it to compute all cached features of nets again
+CONTROLS = (
+    "random",
+    "floor",
+    "single_frame",
+    "bag",
+    "shuffled",
+    "random_single_frame",
+    "random_shuffled",
+)
 ROWS = ("encoder", *CONTROLS)
-# Changes of a clip, by the name that they have in the name of a row.
+# Rows of a probe that reads tokens, which fill the disk.
+TOKEN_ROWS = ("encoder", "random", "floor", "single_frame", "shuffled")
+FRAME_TWINS = 2  # twins whose clips are changed
+BAG = "bag"
+# Changes of a clip, by the name that they have in the name of a source.
 CHANGES = {
     "single_frame": repeat_middle_frame,
     "shuffled": shuffle_frames,
     "reversed": reverse_frames,
 }
-# Rows that are the encoder itself on changed clips.
-ALIASES = {"single_frame": "encoder/single_frame", "shuffled": "encoder/shuffled"}
+
+
+def list_sources(row: str, twins: int) -> list[str]:
+    """The sources of a row of a result, without a form. `twins`: untrained nets at hand."""
+    if row == "random":
+        return [f"twin{number}" for number in range(twins)]
+    if row == "floor":
+        return ["pixels"]
+    if row.startswith("random_"):
+        change = row.removeprefix("random_")
+        return [f"twin{number}/{change}" for number in range(min(twins, FRAME_TWINS))]
+    return [f"encoder/{row}" if row in CONTROLS else row]
 
 
 def choose_layers(net: Encoder, layers: Literal["auto", "last"] | list[int]) -> tuple[int, ...]:
@@ -56,73 +79,93 @@ def choose_layers(net: Encoder, layers: Literal["auto", "last"] | list[int]) -> 
     return tuple(layers)
 
 
-def make_sources(
-    net: Encoder,
-    untrained: Encoder,
-    layers: tuple[int, ...],
-    poolings: tuple[str, ...],
-    seed: int,
-    names: Sequence[str],
-    regions: Regions | None = None,
-    joint: Joint | None = None,
-) -> list[Source]:
-    """A Source for each of the row names. Its key names its files in the feature cache.
-
-    `names` are encoder, random or pixels; with a change of the clip, as in encoder/reversed; and
-    with a form, as in encoder/reversed:tokens or encoder:joint. The form `joint` gives clips in
-    the space that they share with sentences.
-    `regions`: the boxes of each clip, where a task scores boxes. `joint`: the encoder's text side,
-    where a task uses sentences. Raises a UserError for a form of boxes, which have none.
-    """
-    maker = SourceMaker(net, untrained, layers, poolings, seed, joint)
-    rows = [RowName.parse(name) for name in names]
-    if regions is None:
-        return [maker.make_clip_source(row) for row in rows]
-    for row in rows:
-        if row.form:
-            raise UserError(
-                f"Boxes have pooled features only, no tokens ({row.text}): choose a probe that "
-                "reads vectors."
-            )
-    return [maker.make_box_source(row, regions) for row in rows]
-
-
-class RowName(NamedTuple):
+class SourceName(NamedTuple):
     """The parts of a name such as encoder/shuffled:tokens."""
 
-    text: str
-    row: str  # encoder, random or pixels
-    change: str  # of the clip, a key of CHANGES; "" for none
+    net: str  # encoder, twin0, twin1, ... or pixels
+    change: str  # of the clip, BAG or a key of CHANGES; "" for none
     form: str  # tokens or joint; "" for pooled features
 
     @classmethod
-    def parse(cls, text: str) -> "RowName":
+    def parse(cls, text: str) -> "SourceName":
         path, _, form = text.partition(":")
-        row, _, change = path.partition("/")
-        return cls(text, row, change, form)
+        net, _, change = path.partition("/")
+        return cls(net, change, form)
+
+    @property
+    def text(self) -> str:
+        change = f"/{self.change}" if self.change else ""
+        return self.net + change + (f":{self.form}" if self.form else "")
+
+    @property
+    def twin(self) -> int | None:
+        """The number of its untrained net; None for the encoder and for pixels."""
+        return int(self.net.removeprefix("twin")) if self.net.startswith("twin") else None
+
+
+@dataclass(frozen=True)
+class FrozenNet:
+    """A net that is built when it is first needed.
+
+    `key`: all that its features depend on besides the clip. Cached features are named by it.
+    """
+
+    key: str
+    build: Callable[[], Encoder]
+
+    @cached_property
+    def net(self) -> Encoder:
+        # Features are extracted in inference mode, whose tensors cannot be changed outside of it.
+        with torch.inference_mode(False):
+            return self.build()
 
 
 class SourceMaker:
-    """Row name -> frozen function of clips. Several forms of one row share a pass of the net."""
+    """Source name -> frozen function of clips. Several forms of a name share a pass of the net.
+
+    `regions`: the boxes of each clip, where a task scores boxes. `joint`: the encoder's text side,
+    where a task uses sentences.
+    """
 
     def __init__(
         self,
-        net: Encoder,
-        untrained: Encoder,
+        nets: Mapping[str, FrozenNet],
         layers: tuple[int, ...],
         poolings: tuple[str, ...],
         seed: int,
-        joint: Joint | None,
+        regions: Regions | None = None,
+        joint: Joint | None = None,
     ) -> None:
-        self.nets = {"encoder": net, "random": untrained}
-        self.layers, self.poolings, self.seed, self.joint = layers, poolings, seed, joint
-        # Row, change, clip and features of the newest pass.
+        self.nets, self.layers, self.poolings, self.seed = nets, layers, poolings, seed
+        self.regions, self.joint = regions, joint
+        # Net, change, clip and features of the newest pass.
         self.newest: tuple[str, str, Tensor, Features] | None = None
 
-    def make_clip_source(self, name: RowName) -> Source:
+    @property
+    def encoder(self) -> Encoder:
+        return self.nets["encoder"].net
+
+    def make_all(self, names: Sequence[str]) -> list[Source]:
+        """A source for each name. Raises a UserError for a form of boxes, which have none."""
+        # Sharers of a pass follow each other.
+        ordered = sorted(set(names), key=lambda name: name.partition(":"))
+        return [self.make(name) for name in ordered]
+
+    def make(self, text: str) -> Source:
+        name = SourceName.parse(text)
+        if self.regions is None:
+            return self.make_clip_source(name)
+        if name.form:
+            raise UserError(
+                f"Boxes have pooled features only, no tokens ({text}): choose a probe that "
+                "reads vectors."
+            )
+        return self.make_box_source(name, self.regions)
+
+    def make_clip_source(self, name: SourceName) -> Source:
         def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
-            if name.row == "pixels":
-                return describe_pixels(self.change_clip(name, clip, index))
+            if name.net == "pixels":
+                return descriptors.describe_pixels(self.change_clip(name, clip, index))
             features = self.pass_once(name, clip, index)
             if name.form == "joint":
                 assert self.joint is not None
@@ -131,42 +174,47 @@ class SourceMaker:
                 return halve_tokens(features, self.layers)
             return pool(features, self.layers, self.poolings)
 
-        key = f"{self.build_key(name)} version {VERSION}{self.build_change_key(name)}"
-        return Source(name.text, key, run)
+        return Source(name.text, self.build_key(name) + self.build_change_key(name), run)
 
-    def make_box_source(self, name: RowName, regions: Regions) -> Source:
+    def make_box_source(self, name: SourceName, regions: Regions) -> Source:
         def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
             index = index.cpu()
             first_row, lead, clip_of_box = regions.find_shared_clips(index)
-            clip = self.change_clip(name, clip[first_row], lead)
-            if name.row == "pixels":
-                return describe_pixels(regions.cut_boxes(clip, index, clip_of_box))
-            return regions.pool(self.run_net(name, clip), self.layers, index, clip_of_box)
+            shared = clip[first_row]
+            if name.net == "pixels":
+                changed = self.change_clip(name, shared, lead)
+                return descriptors.describe_pixels(regions.cut_boxes(changed, index, clip_of_box))
+            features = self.run_net(name, shared, lead)
+            return regions.pool(features, self.layers, index, clip_of_box)
 
-        net_key = "pixels"
-        if name.row != "pixels":
-            net_key = f"{hash_encoder(self.nets[name.row])} {self.layers}"
-        key = f"boxes {net_key} version {VERSION}{self.build_change_key(name)}"
-        return Source(name.text, key, run)
+        if name.net == "pixels":
+            key = self.build_key(name)
+        else:
+            key = f"{self.nets[name.net].key} {self.layers} version {VERSION}"
+        return Source(name.text, f"boxes {key}{self.build_change_key(name)}", run)
 
-    def change_clip(self, name: RowName, clip: Tensor, index: Tensor) -> Tensor:
+    def change_clip(self, name: SourceName, clip: Tensor, index: Tensor) -> Tensor:
         return CHANGES[name.change](clip, index, self.seed) if name.change else clip
 
-    def run_net(self, name: RowName, clip: Tensor) -> Features:
-        net = self.nets[name.row]
-        return net(net.normalise(clip), layers=self.layers or None)
+    def run_net(self, name: SourceName, clip: Tensor, index: Tensor) -> Features:
+        """The features of a changed clip; for BAG the average over its still clips."""
+        is_bag = name.change == BAG
+        clips = list_still_clips(clip) if is_bag else [self.change_clip(name, clip, index)]
+        net = self.nets[name.net].net
+        passes = [net(net.normalise(changed), layers=self.layers or None) for changed in clips]
+        return average_features(passes)
 
-    def pass_once(self, name: RowName, clip: Tensor, index: Tensor) -> Features:
-        """The features of a row, from the newest pass where that was of the same row and clip."""
+    def pass_once(self, name: SourceName, clip: Tensor, index: Tensor) -> Features:
+        """The features of a source, from the newest pass if that was of the same net and clip."""
         newest = self.newest
-        if newest is None or newest[:2] != (name.row, name.change) or newest[2] is not clip:
-            features = self.run_net(name, self.change_clip(name, clip, index))
-            self.newest = newest = (name.row, name.change, clip, features)
+        if newest is None or newest[:2] != (name.net, name.change) or newest[2] is not clip:
+            features = self.run_net(name, clip, index)
+            self.newest = newest = (name.net, name.change, clip, features)
         return newest[3]
 
-    def build_key(self, name: RowName) -> str:
-        if name.row == "pixels":
-            return "pixels"
+    def build_key(self, name: SourceName) -> str:
+        if name.net == "pixels":
+            return f"pixels version {descriptors.VERSION}"
         if name.form == "joint":
             assert self.joint is not None
             form = f"joint {hash_joint(self.joint)}"
@@ -174,43 +222,25 @@ class SourceMaker:
             form = f"tokens {self.layers}"
         else:
             form = f"{self.layers} {self.poolings}"
-        return f"{hash_encoder(self.nets[name.row])} {form}"
+        return f"{self.nets[name.net].key} {form} version {VERSION}"
 
-    def build_change_key(self, name: RowName) -> str:
+    def build_change_key(self, name: SourceName) -> str:
         """The end of a key: how clips are changed, and the seed where the change is drawn."""
         if not name.change:
             return ""
         return f" {name.change}" + f" {self.seed}" * (name.change == "shuffled")
 
 
-def announce_cost(
-    net: Encoder, sources: list[Source], videos: int, clips: int, cache: str
-) -> float:
-    """Log how long the extraction will take, measured on one grey clip, and how much it stores.
-
-    Returns the GFLOPs of the encoder for one clip. `clips`: of each video.
-    """
-    spec, device = net.spec, next(net.parameters()).device
-    clip = torch.full(
-        (1, 3, spec.frames, spec.size, spec.size), 128, dtype=torch.uint8, device=device
-    )
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(net.normalise(clip))
-    index, seconds = torch.zeros(1, dtype=torch.int64), []
-    for _ in range(2):  # the first pass warms up
-        began = time.perf_counter()
-        with torch.inference_mode():
-            sizes = {source.name: count_bytes(source.run(clip, index)) for source in sources}
-        seconds.append(time.perf_counter() - began)
-    minutes = min(seconds) * videos * clips / 60
-    megabytes = sum(sizes.values()) * videos / 1e6
-    log.info(
-        f"{videos * clips} clips, once through {', '.join(sizes)}: about {minutes:.1f} min of "
-        f"computing plus decoding, and {megabytes:.0f} MB under {cache}. What the cache already "
-        "holds is not computed again."
-    )
-    return counter.get_total_flops() / 1e9
-
-
-def count_bytes(features: dict[str, Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in features.values())
+def average_features(passes: Sequence[Features]) -> Features:
+    """The average over passes of one net through clips of one shape."""
+    first, *others = passes
+    if not others:
+        return first
+    tokens, pooled, layers = first.tokens, first.pooled, list(first.layers)
+    for features in others:
+        tokens, pooled = tokens + features.tokens, pooled + features.pooled
+        for i, of_layer in enumerate(features.layers):
+            layers[i] = layers[i] + of_layer
+    count = len(passes)
+    averages = tuple(of_layer / count for of_layer in layers)
+    return Features(tokens / count, pooled / count, first.grid, averages)

@@ -5,16 +5,18 @@ so an interval costs a few sums. Answers of equal score are one step of the curv
 the list does not count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ssvid.randomness import uniform
 from ssvid.statistics import Measure
 
 AT_ONCE = 2**22  # numbers of a class's weighted list at once
+LOTS = 20  # draws of a blind ranking
 
 
 class Ranked(NamedTuple):
@@ -89,6 +91,22 @@ def rank_table(
     wanted = torch.zeros(int(group.max()) + 1, labels.shape[1], dtype=torch.float64)
     wanted = wanted.index_add(0, group, labels.double())  # G Q
     return rank_classes(scores, labels, group, wanted)
+
+
+def score_equally(measure: Measure, group: Int[Tensor, " S"]) -> float:
+    """The metric where every group counts once. `group`: of each answer, from 0."""
+    return measure(torch.ones(1, int(group.max()) + 1, dtype=torch.float64)).item()
+
+
+def draw_lots(
+    score: Callable[[Tensor], float], shape: tuple[int, ...], seed: int, lots: int = LOTS
+) -> float:
+    """The mean of a metric over several tables S Q of random scores. `shape`: S and Q."""
+    units, classes = shape
+    total = 0.0
+    for lot in range(lots):
+        total += score(uniform(seed, "lots", lot, torch.arange(units), classes))
+    return total / lots
 
 
 def mean_average_precision(scores: Float[Tensor, "S Q"], labels: Bool[Tensor, "S Q"]) -> float:

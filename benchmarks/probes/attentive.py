@@ -164,13 +164,23 @@ class Attentive(Probe):
         if best is None:
             raise UserError("There are no features to probe.")
         chosen, form, head = best
+        return self.score_test(head, form, test, chosen)._replace(grid=grid)
+
+    def refit(self, train: Frozen, test: Frozen, chosen: Setting, seed: int) -> ProbeResult:
+        classes = check_splits(train, None, test, multi_label=True)
+        x = as_tokens(train.feats[chosen["pooling"]])
+        form, setting = self.build_form(x, classes), (chosen["rate"], chosen["weight_decay"])
+        stacks = self.fit(x, train.labels, form, seed, [setting])
+        return self.score_test(select_head(stacks, 0), form, test, chosen)
+
+    def score_test(self, head: Params, form: Form, test: Frozen, chosen: Setting) -> ProbeResult:
         logits, attention = [], []
         for chunk_logits, chunk_attention in self.score_clips(
             head, form, test.feats[chosen["pooling"]]
         ):
             logits.append(chunk_logits[0])
             attention.append(chunk_attention[0])
-        result = make_result(torch.cat(logits), test.labels, chosen, grid)
+        result = make_result(torch.cat(logits), test.labels, chosen, [chosen])
         return result._replace(attention=torch.cat(attention))
 
     def build_form(self, x: Tokens, classes: int) -> Form:
@@ -196,19 +206,27 @@ class Attentive(Probe):
             eps=protocol["eps"],
         )
 
-    def fit(self, x: Tokens, y: Labels, form: Form, seed: int) -> list[Params]:
-        """Every head of the grid, in stacks that share products.
+    def fit(
+        self,
+        x: Tokens,
+        y: Labels,
+        form: Form,
+        seed: int,
+        grid: list[tuple[float, float]] | None = None,
+    ) -> list[Params]:
+        """Every head of the grid, in stacks that share products. None: the probe's own grid.
 
         Behind blocks a head has tokens of its own. Products of heads side by side then cost what
         they cost one after the other (measured: 4 heads take 4 times as long as one), so each
         stack has one head, and the heads share only the reading.
         """
-        protocol, R = self.protocol, len(self.grid)
+        grid = self.grid if grid is None else grid
+        protocol, R = self.protocol, len(grid)
         if form.depth == 1:
             stacks = [self.create_heads(form, seed, R)]
         else:
             stacks = [self.create_heads(form, seed, 1) for _ in range(R)]
-        optimizer = self.create_optimizer(stacks)
+        optimizer = self.create_optimizer(stacks, grid)
         per_epoch = math.ceil(len(x) / protocol["batch"])
         epochs = max(protocol["epochs"], math.ceil(protocol["min_steps"] / per_epoch))
         steps = per_epoch * epochs
@@ -231,10 +249,12 @@ class Attentive(Probe):
         params = initialise(form, heads, seed)
         return {name: value.to(self.device).requires_grad_() for name, value in params.items()}
 
-    def create_optimizer(self, stacks: list[Params]) -> torch.optim.AdamW:
+    def create_optimizer(
+        self, stacks: list[Params], grid: list[tuple[float, float]]
+    ) -> torch.optim.AdamW:
         """torch's own AdamW. Each head has its own groups, of views of the stacked parameters."""
         groups = []
-        for (rate, decay), (stack, r) in zip(self.grid, list_heads(stacks), strict=True):
+        for (rate, decay), (stack, r) in zip(grid, list_heads(stacks), strict=True):
             for decays in (True, False):
                 views = []
                 for name, whole in stack.items():

@@ -31,6 +31,7 @@ class ProbeResult(NamedTuple):
     scores: Float[Tensor, "S Q"]
     # Of a head that has attention: its weights on the tokens of each test clip; they sum to 1.
     attention: Float[Tensor, "S N"] | None = None
+    warnings: list[str] = []  # sentences, such as of a choice at the end of a grid
 
 
 class Probe(ABC):
@@ -52,15 +53,28 @@ class Probe(ABC):
         The same arrays and seed give the same result.
         """
 
+    @abstractmethod
+    def refit(self, train: Frozen, test: Frozen, chosen: Setting, seed: int) -> ProbeResult:
+        """Train anew with a setting that `run` chose, and score on test.
 
-def check_splits(train: Frozen, val: Frozen, test: Frozen, multi_label: bool = False) -> int:
-    """The number of classes Q. Raises a UserError for splits that cannot be probed."""
+        On the same train split and seed the scores are those of `run`, up to rounding. The metric
+        of val is that of the choice.
+        """
+
+
+def check_splits(train: Frozen, val: Frozen | None, test: Frozen, multi_label: bool = False) -> int:
+    """The number of classes Q. Raises a UserError for splits that cannot be probed.
+
+    `val` is None where a setting is trained again, without a choice.
+    """
     has_table = train.labels.ndim == 2
     if has_table and not multi_label:
         probes: dict[str, Any] = {name: registry.probes[name] for name in registry.probes.names()}
         able = ", ".join(name for name, probe in probes.items() if probe.multi_label)
         raise UserError(f"Only the probes {able} can learn clips of several classes.")
     for name, split in (("train", train), ("val", val), ("test", test)):
+        if split is None:
+            continue
         if len(split.labels) == 0:
             raise UserError(
                 f"The {name} split holds no clip that could be read: there is nothing to probe."

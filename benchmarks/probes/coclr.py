@@ -47,7 +47,8 @@ class CoCLR(Probe):
         # A batch of one clip has no batch statistics.
         check_positive(epochs=epochs, batch=batch - 1, rates=min(rates, default=0.0))
         self.grid = list(product(rates, weight_decays))
-        self.epochs, self.batch, self.momentum, self.refit = epochs, batch, momentum, refit
+        self.epochs, self.batch, self.momentum = epochs, batch, momentum
+        self.joins_val = refit
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
         classes = check_splits(train, val, test)
@@ -75,12 +76,19 @@ class CoCLR(Probe):
         assert best is not None, "there are no features to probe"
         chosen, head = best
         pooling = chosen["pooling"]
-        if self.refit:
+        if self.joins_val:
             in_train = val.labels < classes  # train may lack a class of val
             feats = torch.cat([train.feats[pooling], val.feats[pooling][in_train]])
             labels = torch.cat([train.labels, val.labels[in_train]])
             head = self.fit(feats, labels, classes, chosen["rate"], chosen["weight_decay"], seed)
         return make_result(score_clips(head, test.feats[pooling]), test.labels, chosen, grid)
+
+    def refit(self, train: Frozen, test: Frozen, chosen: Setting, seed: int) -> ProbeResult:
+        classes = check_splits(train, None, test)
+        feats, rate, decay = train.feats[chosen["pooling"]], chosen["rate"], chosen["weight_decay"]
+        head = self.fit(feats, train.labels, classes, rate, decay, seed)
+        scores = score_clips(head, test.feats[chosen["pooling"]])
+        return make_result(scores, test.labels, chosen, [chosen])
 
     def fit(
         self,

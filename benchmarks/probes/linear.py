@@ -1,30 +1,27 @@
-"""Linear probe: every (rate, weight decay) head of a pooling, trained in one batched pass.
+"""Linear probe: gradient descent and closed-form ridge on every pooling; val takes the better.
 
-- Features are standardised by train statistics and divided by sqrt(D). A clip then has a length of
-  about 1, so one grid of rates serves every width. Features of more than `WHOLE` numbers, which may
-  be float16 and memory-mapped, are standardised while they are read, so memory does not grow with
-  them.
-- The optimiser is SGD with damped momentum (so `rate` is the effective step), decoupled weight
-  decay and a cosine rate to zero. The heads are one matrix D x (R Q). Their gradient is written
-  out, because autograd only adds memory traffic; a test checks that the two are equal.
-- At fp32 the two matrix products of a step are 80 % of its cost and run at the peak of the CPU, so
-  only fewer heads can save time. At each of `rungs` the half of the heads that is worse on val
-  stops (successive halving, arXiv:1502.07943).
-- val chooses among pooling, rate and weight decay; test is read once.
-- Where a clip may have several classes, each class is a logistic regression of its own.
+- Features are standardised by train statistics to a length of about 1, so one grid of rates serves
+  every width (standardizer.py). Where a few directions hold more variance than all others
+  together, a second version, whose dominant directions are shrunk, competes on val.
+- Solver `sgd`: damped momentum (so `rate` is the effective step), decoupled weight decay and a
+  cosine rate to zero. All heads of the grid are trained in one batched pass (heads.py). At fp32 the
+  two matrix products of a step are 80 % of its cost and run at the peak of the CPU, so only fewer
+  heads can save time. At each of `rungs` the half of the heads that is worse on val stops
+  (successive halving, arXiv:1502.07943).
+- Solver `ridge`: least squares with a penalty, in closed form (ridge.py).
+- val chooses among solver, pooling, shrinking and the solver's settings; test is read once. A
+  choice at the end of the rates or of the lambdas makes that grid grow (grids.py).
+- Where a clip may have several classes, each class is a regression of its own.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from einops import repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.probes.base import (
@@ -37,35 +34,53 @@ from benchmarks.probes.base import (
     metric_name,
     read_val_score,
 )
+from benchmarks.probes.directions import count_dominant
+from benchmarks.probes.grids import GROWTHS, describe_edge, find_next_value
+from benchmarks.probes.heads import (
+    Heads,
+    compute_gradient,
+    compute_logits,
+    evaluate,
+    run_in_threads,
+    select_best_half,
+    take_rows,
+)
+from benchmarks.probes.ridge import LIMIT, decompose, fit_logits, has_room
+from benchmarks.probes.standardizer import Rows, Standardizer
 from ssvid.errors import check_positive
 from ssvid.randomness import permutation
 from ssvid.registry import probes
 from ssvid.shapes import Frozen, Labels
 
-CHUNK = 4096  # rows scored at once
-WHOLE = 2**26  # numbers that are kept standardised in memory: 256 MB
-SMALL = 3e7  # FLOPs of a step; below that one thread is enough
+LEFT_OUT = f"It was left out: clips and columns are both more than {LIMIT}, or lambdas is ()."
+SOLVERS = {"sgd": "rate", "ridge": "lambda"}  # the setting whose grid grows
 
 
-@dataclass
-class Heads:
-    """R heads of the grid, with the velocities of their momentum (which include the rate).
+class Problem(NamedTuple):
+    """One version of one pooling, in the coordinates in which heads are trained."""
 
-    D is the last axis in memory: the products of a step then cost 2 % (13 heads) to 8 % (one head)
-    less.
-    """
+    features: Setting  # pooling, dim and shrunk: the entries of a setting that name the version
+    standardizer: Standardizer
+    x: "Tensor | Rows"
+    y: Labels
+    x_val: "Tensor | Rows"
+    y_val: Labels
+    classes: int
+    seed: int
 
-    weight: Float[Tensor, "R Q D"]
-    bias: Float[Tensor, "R Q"]
-    momentum_w: Float[Tensor, "R Q D"]
-    momentum_b: Float[Tensor, "R Q"]
-    rate: Float[Tensor, " R"]
-    decay: Float[Tensor, " R"]
-    grid_index: Int[Tensor, " R"]
 
-    def select(self, indices: Int[Tensor, " K"]) -> "Heads":
-        """Copies of some of the heads."""
-        return Heads(*[tensor[indices] for tensor in list_tensors(self)])
+class Head(NamedTuple):
+    """A trained head and its setting, with its score on val."""
+
+    setting: Setting
+    standardizer: Standardizer
+    weight: Float[Tensor, "K Q"]
+    bias: Float[Tensor, " Q"]
+
+    def score(self, feats: Float[Tensor, "S D"]) -> Float[Tensor, "S Q"]:
+        """Logits. Those of ridge are scaled as its setting says."""
+        logits = self.standardizer.wrap(feats) @ self.weight + self.bias
+        return logits * self.setting.get("scale", 1.0) + self.setting.get("offset", 0.0)
 
 
 @probes.register("linear")
@@ -78,6 +93,8 @@ class Linear(Probe):
         # for clips of length 1
         rates: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
         weight_decays: tuple[float, ...] = (0.0, 1e-3),  # of the loss CE + decay / 2 |W|^2
+        # penalties of ridge, in mean eigenvalues; () leaves ridge out
+        lambdas: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
         epochs: int = 20,  # passes over the train clips
         min_steps: int = 400,  # a small train split gets more epochs instead
         batch: int = 256,  # clips
@@ -86,37 +103,122 @@ class Linear(Probe):
         rungs: tuple[float, ...] = (0.25, 0.5),
     ) -> None:
         check_positive(
-            epochs=epochs, min_steps=min_steps, batch=batch, rates=min(rates, default=0.0)
+            epochs=epochs,
+            min_steps=min_steps,
+            batch=batch,
+            rates=min(rates, default=0.0),
+            lambdas=min(lambdas, default=1.0),
         )
         self.grid = list(product(rates, weight_decays))  # R
+        self.lambdas, self.weight_decays = tuple(lambdas), tuple(weight_decays)
         self.epochs, self.min_steps, self.batch, self.momentum = epochs, min_steps, batch, momentum
         self.rungs = tuple(rungs)
 
     def run(self, train: Frozen, val: Frozen, test: Frozen, seed: int) -> ProbeResult:
         classes = check_splits(train, val, test, multi_label=True)
-        grid: list[Setting] = []
-        best: tuple[Setting, Standardizer, Tensor, Tensor] | None = None
-        for pooling, feats in train.feats.items():
-            standardizer = Standardizer(feats)
-            x, x_val = standardizer.wrap(feats), standardizer.wrap(val.feats[pooling])
-            heads, setting_scores = self.fit(x, train.labels, x_val, val.labels, classes, seed)
-            settings: list[Setting] = []
-            for (rate, decay), score in zip(self.grid, setting_scores, strict=True):
-                setting = {"pooling": pooling, "dim": feats.shape[1], "rate": rate}
-                settings.append({**setting, "weight_decay": decay, **score})
-            grid += settings
-            ranked = []
-            for head, index in enumerate(heads.grid_index.tolist()):
-                ranked.append((rank_setting(settings[index]), head, index))
-            top, head, index = max(ranked)
-            if best is None or top > rank_setting(best[0]):
-                # w is taken through the layout D R Q, whose strides fix the rounding of scores.
-                w = heads.weight.movedim(-1, 0)[:, head].clone()
-                best = settings[index], standardizer, w, heads.bias[head].clone()
-        assert best is not None, "there are no features to probe"
-        chosen, standardizer, w, bias = best
-        logits = standardizer.wrap(test.feats[chosen["pooling"]]) @ w + bias
-        return make_result(logits, test.labels, chosen, grid)
+        grids: dict[str, list[Setting]] = {name: [] for name in SOLVERS}
+        best: dict[str, Head] = {}
+        for pooling in train.feats:
+            for shrunk in sorted({0, count_dominant(train.feats[pooling])}):
+                problem = build_problem(train, val, pooling, shrunk, classes, seed)
+                for solver in SOLVERS:
+                    self.try_values(problem, solver, None, grids, best)
+        assert best, "there are no features to probe"
+        for solver, name in SOLVERS.items():
+            self.grow_grid(train, val, seed, solver, name, grids, best)
+        ranks = {solver: rank_solver(head.setting) for solver, head in best.items()}
+        head = best[max(ranks, key=lambda solver: ranks[solver])]
+        solver = head.setting["solver"]
+        setting = {**head.setting, "solvers": describe_solvers(best)}
+        if solver == "ridge":
+            val_scores = head.score(val.feats[setting["pooling"]])
+            setting["scale"], setting["offset"] = fit_logits(val_scores, val.labels)
+        scores = head._replace(setting=setting).score(test.feats[setting["pooling"]])
+        result = make_result(scores, test.labels, setting, grids["sgd"] + grids["ridge"])
+        warnings = describe_edge(grids[solver], setting, SOLVERS[solver])
+        return result._replace(warnings=warnings)
+
+    def refit(self, train: Frozen, test: Frozen, chosen: Setting, seed: int) -> ProbeResult:
+        classes = check_splits(train, None, test, multi_label=True)
+        feats = train.feats[chosen["pooling"]]
+        standardizer = Standardizer(feats, chosen["shrunk"])
+        x = standardizer.wrap(feats)
+        if chosen["solver"] == "ridge":
+            weight, bias = decompose(x, train.labels, classes).compute_weight(chosen["lambda"])
+        else:
+            heads = self.create_heads(x, classes, [(chosen["rate"], chosen["weight_decay"])])
+            steps = self.count_steps(len(x))
+            work = partial(self.train_until, x, train.labels, seed, 0, steps, steps)
+            heads = run_in_threads(heads, x.shape[1] * self.batch, work)
+            weight, bias = heads.weight[0].T, heads.bias[0]
+        head = Head(chosen, standardizer, weight, bias)
+        scores = head.score(test.feats[chosen["pooling"]])
+        return make_result(scores, test.labels, chosen, [chosen])
+
+    def grow_grid(
+        self,
+        train: Frozen,
+        val: Frozen,
+        seed: int,
+        solver: str,
+        name: str,
+        grids: dict[str, list[Setting]],
+        best: dict[str, Head],
+    ) -> None:
+        """Try values beyond the end of a solver's grid while its choice lies there."""
+        for _ in range(GROWTHS):
+            if solver not in best:
+                return
+            chosen = best[solver].setting
+            value = find_next_value(grids[solver], chosen, name)
+            if value is None:
+                return
+            classes = len(best[solver].bias)
+            problem = build_problem(train, val, chosen["pooling"], chosen["shrunk"], classes, seed)
+            self.try_values(problem, solver, value, grids, best)
+
+    def try_values(
+        self,
+        problem: Problem,
+        solver: str,
+        value: float | None,
+        grids: dict[str, list[Setting]],
+        best: dict[str, Head],
+    ) -> None:
+        """Add a solver's settings to its grid, and keep the best head.
+
+        `value`: of the rate or lambda; None: the whole grid.
+        """
+        if solver == "sgd":
+            grid = self.grid if value is None else [(value, decay) for decay in self.weight_decays]
+            settings, heads = self.solve_by_sgd(problem, grid)
+        else:
+            settings, heads = solve_by_ridge(problem, self.lambdas if value is None else (value,))
+        grids[solver] += settings
+        for head in heads:
+            if solver not in best or rank_setting(head.setting) > rank_setting(
+                best[solver].setting
+            ):
+                best[solver] = head
+
+    def solve_by_sgd(
+        self, problem: Problem, grid: list[tuple[float, float]]
+    ) -> tuple[list[Setting], list[Head]]:
+        """Every setting with its score on val, and the best head."""
+        x, y, x_val, y_val = problem.x, problem.y, problem.x_val, problem.y_val
+        heads, scores = self.fit(x, y, x_val, y_val, problem.classes, problem.seed, grid)
+        settings: list[Setting] = []
+        for (rate, decay), score in zip(grid, scores, strict=True):
+            setting = {"solver": "sgd", **problem.features, "rate": rate, "weight_decay": decay}
+            settings.append({**setting, **score})
+        ranked = []
+        for head, index in enumerate(heads.grid_index.tolist()):
+            ranked.append((rank_setting(settings[index]), head, index))
+        _, head, index = max(ranked)
+        # w is taken through the layout D R Q, whose strides fix the rounding of scores.
+        weight = heads.weight.movedim(-1, 0)[:, head].clone()
+        best = Head(settings[index], problem.standardizer, weight, heads.bias[head].clone())
+        return settings, [best]
 
     def fit(
         self,
@@ -126,17 +228,18 @@ class Linear(Probe):
         y_val: Labels,
         classes: int,
         seed: int,
+        grid: list[tuple[float, float]] | None = None,
     ) -> tuple[Heads, list[Setting]]:
         """Train a head for every setting of the grid, by successive halving.
 
         At each of `rungs` the half of the heads that is worse on val stops. Returns the heads that
         ran to the end, and of every setting its metric on val where it stopped and the share of the
-        steps for which it was trained.
+        steps for which it was trained. `grid`: (rate, weight decay) pairs; None: the probe's own.
         """
-        per_epoch = math.ceil(len(x) / self.batch)
-        steps = per_epoch * max(self.epochs, math.ceil(self.min_steps / per_epoch))
-        setting_scores: list[Setting] = [{} for _ in self.grid]
-        heads, first = self.create_heads(x, classes), 0
+        grid = self.grid if grid is None else grid
+        steps = self.count_steps(len(x))
+        setting_scores: list[Setting] = [{} for _ in grid]
+        heads, first = self.create_heads(x, classes, grid), 0
         for share in (*self.rungs, 1.0):
             last = round(share * steps)
             train = partial(self.train_until, x, y, seed, first, last, steps)
@@ -147,6 +250,10 @@ class Linear(Probe):
             if share < 1:
                 heads, first = heads.select(select_best_half(on_val, losses)), last
         return heads, setting_scores
+
+    def count_steps(self, rows: int) -> int:
+        per_epoch = math.ceil(rows / self.batch)
+        return per_epoch * max(self.epochs, math.ceil(self.min_steps / per_epoch))
 
     def train_until(
         self,
@@ -178,10 +285,12 @@ class Linear(Probe):
             batch = take_rows(x, rows, buffer[: len(rows)])
             self.update(heads, batch, y.index_select(0, rows), scale, shrink)
 
-    def create_heads(self, x: "Tensor | Rows", classes: int) -> Heads:
+    def create_heads(
+        self, x: "Tensor | Rows", classes: int, grid: list[tuple[float, float]]
+    ) -> Heads:
         """A head of zeros for each setting of the grid."""
         template = x[:0]
-        rate, decay = (template.new_tensor(column) for column in zip(*self.grid, strict=True))
+        rate, decay = (template.new_tensor(column) for column in zip(*grid, strict=True))
         weight = template.new_zeros(len(rate), classes, x.shape[1])
         bias = template.new_zeros(len(rate), classes)
         grid_index = torch.arange(len(rate), device=template.device)
@@ -204,167 +313,57 @@ class Linear(Probe):
         heads.bias += heads.momentum_b
 
 
-def run_in_threads(heads: Heads, size: int, work: Callable[[Heads], None]) -> Heads:
-    """The heads after `work`, which changes them in place. On a CPU each thread has its own heads.
+def build_problem(
+    train: Frozen, val: Frozen, pooling: str, shrunk: int, classes: int, seed: int
+) -> Problem:
+    feats = train.feats[pooling]
+    standardizer = Standardizer(feats, shrunk)
+    return Problem(
+        features={"pooling": pooling, "dim": feats.shape[1], "shrunk": shrunk},
+        standardizer=standardizer,
+        x=standardizer.wrap(feats),
+        y=train.labels,
+        x_val=standardizer.wrap(val.feats[pooling]),
+        y_val=val.labels,
+        classes=classes,
+        seed=seed,
+    )
 
-    `size`: numbers of a batch of features. torch would share every product between its threads,
-    which then wait for each other, spinning, several times a step: on a busy machine that took
-    several times the CPU.
+
+def solve_by_ridge(problem: Problem, lambdas: Sequence[float]) -> tuple[list[Setting], list[Head]]:
+    """Every penalty with its score on val, and the best head.
+
+    There are none where both clips and columns are too many for an eigen-decomposition.
     """
-    threads = torch.get_num_threads()
-    is_large = 4 * size * heads.bias.numel() > SMALL and heads.weight.device.type == "cpu"
-    count = min(threads, len(heads.grid_index)) * is_large or 1
-    indices = heads.grid_index.new_tensor(range(len(heads.grid_index)))
-    shards = [heads.select(chunk) for chunk in indices.tensor_split(count)]
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(len(shards)) as pool:
-            list(pool.map(work, shards))
-    finally:
-        torch.set_num_threads(threads)
-    return Heads(*map(torch.cat, zip(*map(list_tensors, shards), strict=True)))
+    if not lambdas or not has_room(problem.x):
+        return [], []
+    ridge = decompose(problem.x, problem.y, problem.classes)
+    on_val = ridge.project(problem.x_val)
+    settings: list[Setting] = []
+    for penalty in lambdas:
+        score = compute_metric(ridge.score(on_val, penalty), problem.y_val)
+        setting = {"solver": "ridge", **problem.features, "lambda": penalty}
+        settings.append({**setting, f"val/{metric_name(problem.y)}": score})
+    best = max(settings, key=rank_setting)
+    return settings, [Head(best, problem.standardizer, *ridge.compute_weight(best["lambda"]))]
 
 
-def list_tensors(heads: Heads) -> list[Tensor]:
-    return [getattr(heads, field.name) for field in fields(heads)]
-
-
-def take_rows(
-    x: "Tensor | Rows", rows: Int[Tensor, " B"], buffer: Float[Tensor, "B D"]
-) -> Float[Tensor, "B D"]:
-    """x[rows]. Where x is in memory it goes into the buffer: half the time of new memory."""
-    return torch.index_select(x, 0, rows, out=buffer) if isinstance(x, Tensor) else x[rows]
-
-
-def compute_logits(heads: Heads, x: Float[Tensor, "B D"]) -> Float[Tensor, "B R Q"]:
-    flat = x @ heads.weight.flatten(0, 1).T
-    return flat.view(-1, *heads.bias.shape).add_(heads.bias)
-
-
-def compute_gradient(logits: Float[Tensor, "B R Q"], y: Labels) -> Float[Tensor, "B R Q"]:
-    """d cross_entropy / d logits for each head, averaged over the batch: (softmax - onehot) / B.
-
-    Where a clip may have several classes, the loss is the binary cross-entropy summed over the
-    classes, and this is (sigmoid - y) / B.
-    """
-    if y.ndim == 2:
-        return logits.sigmoid().sub_(y[:, None].float()).mul_(1 / len(y))
-    gradient = logits.softmax(-1)
-    label = y[:, None, None].expand(-1, gradient.shape[1], 1)
-    minus_one = gradient.new_full((1,), -1).expand_as(label)
-    return gradient.scatter_add_(-1, label, minus_one).mul_(1 / len(y))
-
-
-def evaluate(heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Labels) -> tuple[Tensor, Tensor]:
-    """(metric, loss) of each head. A head that diverged has 0 and infinity."""
-    if y.ndim == 2:
-        return evaluate_multi_label(heads, x, y)
-    correct = torch.zeros(len(heads.bias), dtype=torch.float64, device=y.device)
-    loss = torch.zeros_like(correct)
-    for x_chunk, y_chunk in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
-        logits = compute_logits(heads, x_chunk)  # S R Q
-        correct += (logits.argmax(-1) == y_chunk[:, None]).double().sum(0)
-        # A class that train lacks has no logit. Its clips count as wrong and add no loss.
-        in_train = y_chunk < logits.shape[-1]
-        if not in_train.all():
-            logits, y_chunk = logits[in_train], y_chunk[in_train]
-        label = repeat(y_chunk, "S -> S R 1", R=len(heads.bias))
-        loss -= logits.log_softmax(-1).gather(-1, label)[..., 0].double().sum(0)
-    finite = heads.weight.flatten(1).isfinite().all(1)
-    accuracy = torch.where(finite, correct / len(y), 0.0)
-    return accuracy, torch.where(finite & loss.isfinite(), loss, torch.inf)
-
-
-def evaluate_multi_label(
-    heads: Heads, x: "Float[Tensor, 'S D'] | Rows", y: Bool[Tensor, "S Q"]
-) -> tuple[Tensor, Tensor]:
-    """(mean average precision, loss) of each head.
-
-    The heads are scored one after the other, because a ranking needs the scores of all clips.
-    """
-    values, losses = [], []
-    weights = heads.weight.movedim(-1, 0)  # D R Q
-    for r in range(len(heads.bias)):
-        chunks = [torch.addmm(heads.bias[r], chunk, weights[:, r]) for chunk in x.split(CHUNK)]
-        logits = torch.cat(chunks)
-        value, loss = 0.0, math.inf
-        if logits.isfinite().all():
-            value = compute_metric(logits, y)
-            loss = F.binary_cross_entropy_with_logits(logits, y.float()).item()
-        values.append(value)
-        losses.append(loss)
-    return torch.tensor(values, dtype=torch.float64), torch.tensor(losses, dtype=torch.float64)
-
-
-def select_best_half(score: Float[Tensor, " R"], loss: Float[Tensor, " R"]) -> Int[Tensor, " K"]:
-    """Indices of the better half of the heads.
-
-    They are ordered by score, and among equals by loss: scores on a small val split often tie.
-    """
-    order = sorted(range(len(score)), key=lambda i: (-score[i].item(), loss[i].item()))
-    return torch.tensor(sorted(order[: math.ceil(len(order) / 2)]), device=score.device)
+def describe_solvers(best: dict[str, Head]) -> dict[str, Any]:
+    """The best setting of each solver, or why it has none."""
+    described: dict[str, Any] = {}
+    for solver in SOLVERS:
+        described[solver] = best[solver].setting if solver in best else LEFT_OUT
+    return described
 
 
 def rank_setting(setting: Setting) -> tuple[float | int, ...]:
-    """Best on val. Among equals the simpler: narrower, more decay, smaller rate."""
-    return read_val_score(setting), -setting["dim"], setting["weight_decay"], -setting["rate"]
+    """Best on val. Among equals the simpler: narrower, fewer directions shrunk, more decay."""
+    rank = (read_val_score(setting), -setting["dim"], -setting["shrunk"])
+    if setting["solver"] == "ridge":
+        return *rank, setting["lambda"]
+    return *rank, setting["weight_decay"], -setting["rate"]
 
 
-class Standardizer:
-    """Features -> the coordinates in which a head is trained, fixed by the train split alone.
-
-    Where clips are few and features wide (S < D / 2), the coordinates are the span of the train
-    clips. Gradient descent from zero never leaves that span, so the heads are the same (up to
-    rounding) and 30 000 columns cost what a few hundred do.
-    """
-
-    def __init__(self, train: Float[Tensor, "S D"]) -> None:
-        if train.numel() > WHOLE:
-            self.std, self.mean = measure_in_chunks(train)
-        else:
-            self.std, self.mean = torch.std_mean(train.float(), dim=0, correction=0)
-        self.std.clamp_(min=1e-6).mul_(math.sqrt(train.shape[1]))
-        self.span: Tensor | None = None  # D S
-        if len(train) < train.shape[1] // 2:
-            self.span = torch.linalg.qr(self(train).T).Q
-
-    def __call__(self, feats: Float[Tensor, "S D"]) -> Float[Tensor, "S K"]:
-        x = (feats.float() - self.mean) / self.std
-        return x if self.span is None else x @ self.span
-
-    def wrap(self, feats: Float[Tensor, "S D"]) -> "Float[Tensor, 'S K'] | Rows":
-        """Standardised features; where these would fill the memory, Rows."""
-        if self.span is None and feats.numel() > WHOLE:
-            return Rows(self, feats)
-        return self(feats)
-
-
-class Rows:
-    """Features as they are stored, of which rows are standardised when they are read."""
-
-    def __init__(self, standardizer: Standardizer, feats: Float[Tensor, "S D"]) -> None:
-        self.standardizer, self.feats, self.shape = standardizer, feats, feats.shape
-
-    def __len__(self) -> int:
-        return len(self.feats)
-
-    def __getitem__(self, rows: Int[Tensor, " B"] | slice) -> Float[Tensor, "B D"]:
-        return self.standardizer(self.feats[rows])
-
-    def split(self, size: int) -> Iterator[Float[Tensor, "B D"]]:
-        return (self[start : start + size] for start in range(0, len(self), size))
-
-    def __matmul__(self, w: Float[Tensor, "D Q"]) -> Float[Tensor, "S Q"]:
-        return torch.cat([chunk @ w for chunk in self.split(CHUNK)])
-
-
-def measure_in_chunks(x: Float[Tensor, "S D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """(std, mean), computed chunk by chunk in double precision around the first chunk's mean."""
-    near = x[:CHUNK].double().mean(0)
-    first, second = torch.zeros_like(near), torch.zeros_like(near)
-    for chunk in x.split(CHUNK):
-        offset = chunk.double() - near
-        first += offset.sum(0)
-        second += offset.square().sum(0)
-    offset = first / len(x)
-    return (second / len(x) - offset.square()).clamp(min=0).sqrt().float(), (near + offset).float()
+def rank_solver(setting: Setting) -> tuple[float | int, ...]:
+    """Best on val. Among equals the narrower, then gradient descent, whose scores are logits."""
+    return read_val_score(setting), -setting["dim"], setting["solver"] == "sgd"

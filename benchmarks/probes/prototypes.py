@@ -25,9 +25,13 @@ class Prototypes(Probe):
             top1 = (scores.argmax(1) == val.labels).double().mean().item()
             grid.append({"pooling": pooling, "dim": feats.shape[1], "val/top1": top1})
         best = max(grid, key=lambda setting: (setting["val/top1"], -setting["dim"]))
-        feats, test_feats = train.feats[best["pooling"]], test.feats[best["pooling"]]
+        return self.refit(train, test, best, seed)._replace(grid=grid)
+
+    def refit(self, train: Frozen, test: Frozen, chosen: Setting, seed: int) -> ProbeResult:
+        classes = check_splits(train, None, test)
+        feats, test_feats = train.feats[chosen["pooling"]], test.feats[chosen["pooling"]]
         scores = self.score_classes(feats, train.labels, test_feats, classes)
-        return make_result(scores, test.labels, best, grid)
+        return make_result(scores, test.labels, chosen, [chosen])
 
     def score_classes(
         self,

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.features.bench import Bench
 from benchmarks.features.evaluated_encoder import EvaluatedEncoder
+from benchmarks.features.folds import read_fold_names, split_by_fold
 from benchmarks.features.late_fusion import (
     describe_protocol,
     extract_bench,
@@ -25,16 +26,17 @@ from benchmarks.features.late_fusion import (
     open_evaluated_encoder,
 )
 from benchmarks.features.options import FeatureOptions
-from benchmarks.features.units import select_usable_rows
+from benchmarks.features.units import get_kind, select_usable_rows
 from benchmarks.suites.loader import BrokenCell, Cell, open_manifest
-from benchmarks.tasks.base import score_task
-from ssvid.data.manifest import Manifest
+from benchmarks.tasks.scoring import score_task
+from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.engine.features import cpu_seconds
 from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.progress import progress_bar
 from ssvid.results import BENCH, Cost, Result, digest, refuse_another, write_result
+from ssvid.results.ledger import record_readers
 from ssvid.results.provenance import describe_data, format_command, make_titles, read_commit
 from ssvid.results.text import format_line
 
@@ -83,11 +85,13 @@ def open_suite(
     loaded: tuple[list[Cell], list[BrokenCell]],
     data: Manifest | None,
     datasets: str | None,
+    folds: str | None = None,
 ) -> Suite:
     """Group the cells by data set and kind of unit.
 
     `data`: for all cells, instead of their own. `datasets`: the folder of the cells' own data
-    sets. A cell whose data set is missing or unsuitable is broken. Raises a UserError if all are.
+    sets. `folds`: the column of the data sets whose values are test in turn. A cell whose data set
+    is missing or unsuitable is broken. Raises a UserError if all are.
     """
     cells, broken = loaded
     groups: dict[tuple[str, str], list[Cell]] = {}
@@ -99,7 +103,10 @@ def open_suite(
     for (key, kind), group in groups.items():
         try:
             if key not in manifests:
-                manifests[key] = open_manifest(group[0].data, datasets) if data is None else data
+                manifest = open_manifest(group[0].data, datasets) if data is None else data
+                manifests[key] = manifest if folds is None else begin_folds(manifest, folds)
+            if folds is not None:
+                refuse_folds_of(kind)
             at_most = group[0].data.get("at_most", {}) if data is None else {}
             batches.append(Batch(select_usable_rows(manifests[key], kind), group, at_most))
         except UserError as error:
@@ -107,6 +114,20 @@ def open_suite(
     if not batches:
         raise refused[0].error
     return Suite(name=name, batches=batches, broken=[*broken, *refused])
+
+
+def begin_folds(data: Manifest, column: str) -> Manifest:
+    """The data set with the splits of its first fold. Raises a UserError for a bad column."""
+    return split_by_fold(data, read_fold_names(data, column), 0)
+
+
+def refuse_folds_of(kind: str) -> None:
+    """Raise a UserError for units whose clips are not the same in train and in test."""
+    if kind == "ten_crops" or get_kind(kind).splits != SPLITS:
+        raise UserError(
+            "--folds: this task cuts test clips in another way than train clips, or learns from "
+            "none, so its clips cannot change sides: leave --folds out."
+        )
 
 
 class SuiteRunner:
@@ -162,7 +183,7 @@ class SuiteRunner:
         try:
             names: set[str] = set()
             for cell in cells:
-                names.update(cell.task.source_names)
+                names.update(cell.task.list_source_names(self.options.twins))
             features = extract_bench(encoder, batch.data, self.options, sorted(names), batch.kind)
         except Exception as error:
             self.report_failure(encoder.name, list_names(cells), error)
@@ -206,6 +227,7 @@ class SuiteRunner:
     def evaluate_cell(self, encoder: EvaluatedEncoder, features: Bench, cell: Cell) -> Result:
         began, data = cpu_seconds(), features.data
         protocol = self.get_protocol(encoder, cell)
+        test = data if features.folds else data.split("test")
         scored = score_task(cell.task, features, self.seeds, pictures=True)
         data_info = describe_data(
             data,
@@ -221,6 +243,8 @@ class SuiteRunner:
             metric=scored.metric,
             score=scored.score,
             chance=scored.chance,
+            majority=scored.majority,
+            rank=scored.rank,
             controls=scored.controls,
             gains=scored.gains,
             seeds=scored.seeds,
@@ -229,7 +253,9 @@ class SuiteRunner:
             data=data_info,
             protocol=protocol,
             protocol_hash=digest(protocol),
-            leak=find_leak(encoder, data.split("test")),
+            leak=find_leak(encoder, test),
+            ledger=count_readers(encoder, test, self.options.cache),
+            notes=list(features.notes),
             cost=Cost(**{key: round(value, 6) for key, value in features.cost.items()}),
             seed=self.options.seed,
             git=read_commit(),
@@ -258,6 +284,12 @@ class SuiteRunner:
         for cell in cells:
             self.failures.append(Failure(encoder, cell, reason))
             log.warning(f"FAILED {encoder}, {cell}: {reason}")
+
+
+def count_readers(encoder: EvaluatedEncoder, test: Manifest, cache: str) -> int:
+    """Trained encoders that have read this test set with this cache, these ones included."""
+    hashes = [stream.info.hash for stream in encoder.streams if stream.info.weights == "trained"]
+    return record_readers(Path(cache), test.hash, hashes)
 
 
 def list_names(cells: Sequence[Cell]) -> list[str]:

@@ -36,7 +36,9 @@ class Classify(Task):
         The probe learns from each view or window of a video as from a clip. Of several encoders
         each has a probe of its own.
         """
-        results = [self.run_probe(stream, source, bench.seed) for stream in bench.streams]
+        results = [
+            self.probe_stream(stream._replace(seed=bench.seed), source) for stream in bench.streams
+        ]
         units, video_of_view = bench.index_videos("test")
         scores, attention = results[0].scores, results[0].attention
         labels = bench.labels[units]
@@ -55,15 +57,16 @@ class Classify(Task):
             val_top1 = result.metrics["val/top1"]
             described.append({"val_top1": val_top1, "chosen": result.chosen, "grid": result.grid})
         details: Row = described[0] if len(described) == 1 else {"streams": described}
+        details["warnings"] = sum((result.warnings for result in results), [])
         if "test/top5" in results[0].metrics:
             details["top5"] = topk(scores, labels, 5)
         correct = mark_correct(predictions, labels)
         return Answer(correct, predictions, details, attention=attention)
 
-    def run_probe(self, bench: Bench, source: str, seed: int) -> ProbeResult:
+    def probe_stream(self, bench: Bench, source: str) -> ProbeResult:
         train, val = bench.get_frozen_views(source, "train"), bench.get_frozen_views(source, "val")
         test = bench.get_frozen_views(source, "test")
-        return self.get_probe(source).run(train, val, test, seed)
+        return self.run_probe(bench, source, train, val, test)
 
     def chance(self, bench: Bench) -> float:
         return chance(bench.labels[bench.splits["test"]])

@@ -8,14 +8,14 @@ people do, not where they are.
 from collections import defaultdict
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from benchmarks.features.bench import Bench
-from benchmarks.metrics.ranking import Ranked, mean_over, rank_classes
+from benchmarks.metrics.ranking import Ranked, draw_lots, mean_over, rank_classes, score_equally
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Task, list_class_precision, number_groups
-from benchmarks.tasks.multi_label import compute_prevalence
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 
@@ -37,7 +37,7 @@ class Detection(Task):
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = bench.get_splits(source)
-        result = self.get_probe(source).run(train, val, test, bench.seed)
+        result = self.run_probe(bench, source, train, val, test)
         lists = self.rank_boxes(bench, result.scores, test.labels)
         return Answer(
             correct=None,
@@ -46,6 +46,7 @@ class Detection(Task):
                 "val_map": result.metrics["val/map"],
                 "chosen": result.chosen,
                 "grid": result.grid,
+                "warnings": result.warnings,
             },
             measure=mean_over(lists, interpolated=True),
             per_class=list_class_precision(bench, lists, interpolated=True),
@@ -69,7 +70,14 @@ class Detection(Task):
         return rank_classes(scores, correct, group, wanted)
 
     def chance(self, bench: Bench) -> float:
-        return compute_prevalence(bench.labels[bench.splits["test"]])
+        """What boxes with scores by lot get."""
+        labels, groups = bench.labels[bench.splits["test"]], number_groups(bench)
+
+        def score(lots: Float[Tensor, "S Q"]) -> float:
+            lists = self.rank_boxes(bench, lots, labels)
+            return score_equally(mean_over(lists, interpolated=True), groups)
+
+        return draw_lots(score, tuple(labels.shape), bench.seed)
 
 
 def match_boxes(iou: Tensor, scores: Tensor, true: Tensor) -> Tensor:

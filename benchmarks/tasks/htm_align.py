@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.alignment.aligner import check_same_features, open_aligner
 from benchmarks.features.bench import Bench
+from benchmarks.features.sources import SourceName
 from benchmarks.features.stored import AlignWindow, make_text_aligner, make_window_model
 from benchmarks.features.text_side import shuffle_weights
 from benchmarks.metrics.htm_align import Method, Model, evaluate, mark_time_hits
@@ -127,13 +128,16 @@ class HTMAlign(Task):
             check_same_features(self._aligner, (find_card(path) or {}).get("hash"), str(path))
 
     def get_align_window(self, bench: Bench, row: str) -> AlignWindow:
-        """The aligner; for the control, the same network with nothing learnt."""
+        """The aligner; for a twin, the same network with nothing learnt.
+
+        The number of the twin is the seed by which its weights are shuffled.
+        """
+        twin = SourceName.parse(row).twin
         if self._aligner is not None:
             align_window = self._aligner.align_window
-            return align_window if row == "encoder" else unlearn_aligner(align_window, bench.seed)
+            return align_window if twin is None else unlearn_aligner(align_window, twin)
         assert bench.text is not None, "a task that reads :joint"
-        text = bench.text if row == "encoder" else bench.text.unlearn(bench.seed)
-        return make_text_aligner(text)
+        return make_text_aligner(bench.text if twin is None else bench.text.unlearn(twin))
 
     def chance(self, bench: Bench) -> float:
         """The score of a second drawn blindly.

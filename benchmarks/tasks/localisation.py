@@ -13,19 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.features.bench import Bench
-from benchmarks.metrics.ranking import Ranked, mean_over, rank_answers
+from benchmarks.metrics.ranking import Ranked, draw_lots, mean_over, rank_answers
 from benchmarks.metrics.segments import Segment, match_segments, propose_segments
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Row, Task, list_class_precision
 from benchmarks.tasks.frozen import join_splits
 from ssvid.errors import UserError
-from ssvid.randomness import uniform
 from ssvid.registry import tasks
 from ssvid.statistics import index_groups
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # of temporal IoU
 REPORTED = (0.5, 0.75, 0.95)  # thresholds whose numbers are written too
-DRAWS = 3  # of random scores, for chance
+LOTS = 3  # of random scores, for chance: segments are slow to rank
 
 
 class Proposals(NamedTuple):
@@ -83,7 +82,7 @@ class Localisation(Task):
                 details[f"map_{round(100 * threshold)}"] = average_over_classes(ranked)
         details["val_map"] = val_map[width]
         details["chosen"] = {**result.chosen, "smooth": width}
-        details["grid"] = result.grid
+        details["grid"], details["warnings"] = result.grid, result.warnings
         flat: list[Ranked] = sum(lists, [])
         measure = mean_over(flat, interpolated=True)
         return Answer(None, None, details, measure, average_class_precision(bench, lists))
@@ -118,13 +117,13 @@ class Localisation(Task):
         return [rank_classes(proposals, t, wanted) for t in range(len(THRESHOLDS))]
 
     def chance(self, bench: Bench) -> float:
-        """The score of random scores of seconds, averaged over DRAWS draws."""
-        seconds = torch.arange(len(bench.splits["test"]))
-        total = 0.0
-        for n in range(DRAWS):
-            draws = uniform(bench.seed, "localisation", n, seconds, len(bench.data.classes))
-            total += average_precision(self.rank_segments(bench, "test", draws, self.smooth[0]))
-        return total / DRAWS
+        """What seconds with scores by lot get."""
+
+        def score(lots: Tensor) -> float:
+            return average_precision(self.rank_segments(bench, "test", lots, self.smooth[0]))
+
+        shape = len(bench.splits["test"]), len(bench.data.classes)
+        return draw_lots(score, shape, bench.seed, LOTS)
 
 
 def list_seconds_of_videos(bench: Bench, split: str) -> dict[int, list[int]]:

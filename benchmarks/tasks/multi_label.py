@@ -4,10 +4,11 @@ Average precision is the plain one, as in Charades' own code and scikit-learn. C
 class are left out.
 """
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from benchmarks.features.bench import Bench
-from benchmarks.metrics.ranking import mean_over, rank_table
+from benchmarks.metrics.ranking import draw_lots, mean_over, rank_table, score_equally
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Task, list_class_precision, number_groups
 from ssvid.registry import tasks
@@ -23,7 +24,7 @@ class MultiLabel(Task):
 
     def answer(self, bench: Bench, source: str) -> Answer:
         train, val, test = bench.get_splits(source)
-        result = self.get_probe(source).run(train, val, test, bench.seed)
+        result = self.run_probe(bench, source, train, val, test)
         lists = rank_table(result.scores, test.labels, number_groups(bench))
         return Answer(
             correct=None,
@@ -32,19 +33,17 @@ class MultiLabel(Task):
                 "val_map": result.metrics["val/map"],
                 "chosen": result.chosen,
                 "grid": result.grid,
+                "warnings": result.warnings,
             },
             measure=mean_over(lists),
             per_class=list_class_precision(bench, lists),
         )
 
     def chance(self, bench: Bench) -> float:
-        return compute_prevalence(bench.labels[bench.splits["test"]])
+        """What a blind ranking scores: above the prevalence, the more so the fewer the clips."""
+        labels, groups = bench.labels[bench.splits["test"]], number_groups(bench)
 
+        def score(lots: Float[Tensor, "S Q"]) -> float:
+            return score_equally(mean_over(rank_table(lots, labels, groups)), groups)
 
-def compute_prevalence(labels: torch.Tensor) -> float:
-    """The share of units that have a class, averaged over the classes that occur.
-
-    It is what a blind ranking scores on average. `labels`: S Q.
-    """
-    share = labels.double().mean(0)
-    return share[share > 0].mean().item()
+        return draw_lots(score, tuple(labels.shape), bench.seed)

@@ -19,7 +19,7 @@ ORDER_NAMES = ("forward", "reversed", "shuffled")
 
 @tasks.register("order")
 class Order(Task):
-    rows = ("encoder", "random", "pixels")
+    rows = ("encoder", "random", "floor")
     frame_orders = FRAME_ORDERS
 
     def __init__(self, probe: Probe) -> None:
@@ -29,9 +29,10 @@ class Order(Task):
         train = join_frame_orders(bench, source, "train")
         val = join_frame_orders(bench, source, "val")
         test = join_frame_orders(bench, source, "test")
-        result = self.get_probe(source).run(train, val, test, bench.seed)
+        result = self.run_probe(bench, source, train, val, test)
         correct = mark_correct(result.predictions, test.labels).view(3, -1)  # order S
         details: Row = {"val_top1": result.metrics["val/top1"], "chosen": result.chosen}
+        details["warnings"] = result.warnings
         for name, of_order in zip(ORDER_NAMES, correct, strict=True):
             details[f"top1_{name}"] = of_order.mean().item()
         return Answer(correct.mean(0), None, details)

@@ -1,7 +1,8 @@
 """Nearest-neighbour retrieval: test clips are queries, train clips are the bank.
 
 A query counts as right if one of its k nearest bank clips has its class, as MemDPC and CoCLR report
-it (R@1, 5, 10, 20, 50; cosine, no training). The pooling is chosen by R@1 of val queries.
+it (R@1, 5, 10, 20, 50; cosine, no training). Features are centred on the mean of train, because
+what all clips have in common makes all cosines alike. The pooling is chosen by R@1 of val queries.
 Preset `coclr` is CoCLR's own test: unit features of overlapping windows, averaged over each video,
 queries and bank each centred on their own mean. An encoder has one pooling there (mean of the last
 layer), so val chooses nothing.
@@ -53,7 +54,9 @@ class Retrieval(Task):
             raise UserError("retrieval takes no probe: nothing is trained.")
         check_positive(ks=min(ks, default=0))
         self.ks, self._bank = tuple(ks), BANKS[preset]
-        if preset != "house":  # `house` keeps the hash that it had before there were presets
+        if preset == "house":
+            self.centred = True  # in the hash: results from before are not compared with these
+        else:
             self.preset, self.kind = preset, "windows"
 
     def answer(self, bench: Bench, source: str) -> Answer:
@@ -106,7 +109,12 @@ class Retrieval(Task):
         """One row of features for each video of the splits."""
         frozen = [bench.get_frozen(source, split) for split in splits]
         if self.kind == "clips":
-            return join_splits(frozen)
+            joined = join_splits(frozen)
+            train = bench.get_frozen(source, "train").feats
+            centred = {}
+            for pooling, table in joined.feats.items():
+                centred[pooling] = table.float() - train[pooling].float().mean(0)
+            return joined._replace(feats=centred)
         videos = []
         for windows, split in zip(frozen, splits, strict=True):
             videos.append(average_windows(windows, bench.index_videos(split)[1]))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import UInt8
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
@@ -92,10 +92,20 @@ def some_clips(
     manifest: Manifest, spec: ClipSpec, n: int, seed: int, batch_size: int, workers: int
 ) -> Iterator[UInt8[Tensor, "B C T H W"]]:
     """One clip of each of n rows, in batches. The rows are the same every time."""
-    rows = permutation(seed, 0, len(manifest))[:n].tolist()
-    for batch in eval_loader(evaluation(manifest, spec, 1, "pad"), rows, batch_size, workers):
+    clips = choose_clips(manifest, spec, n, seed)
+    for batch in eval_loader(clips, range(len(clips)), batch_size, workers):
         if batch["readable"].any():
             yield batch["clips"][:, 0]
+
+
+def describe_some_clips(manifest: Manifest, spec: ClipSpec, n: int, seed: int) -> str:
+    """A digest of all that `some_clips` depends on: the state of the files and the cut of clips."""
+    parts = _divide_rows(choose_clips(manifest, spec, n, seed))
+    return _name_parts(parts)
+
+
+def choose_clips(manifest: Manifest, spec: ClipSpec, n: int, seed: int) -> Clips:
+    return evaluation(manifest.take(permutation(seed, 0, len(manifest))[:n]), spec, 1, "pad")
 
 
 def extract_from(
@@ -113,14 +123,12 @@ def extract_from(
     Raises a UserError if a feature is NaN or infinite.
     """
     start_s = cpu_seconds()
-    if each:
-        sources = [s._replace(key=f"{s.key} each view") for s in sources]
-    root, parts = Path(cache) / "features", _divide_rows(data)
-    lock = root / f"{_digest([part.name for part in parts])}.lock"
+    sources, root, parts = _name_views(sources, each), Path(cache) / "features", _divide_rows(data)
+    lock = root / f"{_name_parts(parts)}.lock"
     with locked(lock, wait=True, what=str(root)):
         missing: list[tuple[Part, list[Source]]] = []
         for part in parts:
-            to_compute = [s for s in sources if _load(_file(root, s, part)) is None]
+            to_compute = [s for s in sources if not _is_whole(_file(root, s, part))]
             if to_compute:
                 missing.append((part, to_compute))
         videos = sum(len(part.rows) for part, _ in missing)
@@ -136,6 +144,28 @@ def extract_from(
         features[source.name] = _join(files)
     ok = [table.pop("ok").bool() for table in features.values()]
     return Extracted(features, torch.stack(ok).all(0), cpu_seconds() - start_s)
+
+
+def count_missing_rows(
+    data: Clips, sources: list[Source], cache: str | Path, keep_views: bool = False
+) -> dict[str, int]:
+    """Name of a source -> rows whose features are not in the cache.
+
+    `keep_views`: each view keeps features of its own.
+    """
+    root, parts = Path(cache) / "features", _divide_rows(data)
+    missing = {}
+    for source in _name_views(sources, keep_views):
+        missing[source.name] = 0
+        for part in parts:
+            if not _is_whole(_file(root, source, part)):
+                missing[source.name] += len(part.rows)
+    return missing
+
+
+def _name_views(sources: list[Source], keep_views: bool) -> list[Source]:
+    """The sources with the keys that they have where each view keeps features of its own."""
+    return [s._replace(key=f"{s.key} each view") for s in sources] if keep_views else sources
 
 
 def _extract_part(
@@ -196,6 +226,10 @@ def _divide_rows(data: Clips) -> list[Part]:
     return parts
 
 
+def _name_parts(parts: list[Part]) -> str:
+    return _digest([part.name for part in parts])
+
+
 def _describe_files(data: Clips) -> list[tuple[object, ...]]:
     """The state of the files that each row's clips are cut from.
 
@@ -231,6 +265,15 @@ def _digest(content: object) -> str:
 
 def _file(root: Path, source: Source, part: Part) -> Path:
     return root / _digest(source.key) / f"{part.name}.safetensors"
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file holds all the tensors that its head lists. The tensors are not read."""
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (FileNotFoundError, SafetensorError):
+        return False
 
 
 def _load(file: Path) -> dict[str, Tensor] | None:

@@ -269,7 +269,8 @@ def _plain(value: Any) -> Any:
     content = {}
     for f in fields(value):
         inner = getattr(value, f.name)
-        if f.metadata or f.default is MISSING or inner != f.default:
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if f.metadata or default is MISSING or inner != default:
             content[f.name] = _plain(inner)
     return content
 

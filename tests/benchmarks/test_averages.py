@@ -83,14 +83,41 @@ def test_means_over_folds_are_averaged_over_seeds():
     assert both.score.interval[0] < both.score.value < both.score.interval[1]
 
 
-def test_rankings_are_averaged_by_their_redrawings():
+def test_rankings_are_averaged_group_by_group():
     runs = []
     for n, value in ((0, 0.2), (1, 0.4)):
         run = result(answers(n, 0.5), title=str(n), recipe="r", pretraining_seed=n)
-        draws = torch.linspace(value - 0.1, value + 0.1, 101).tolist()
-        test = Answers(groups=sorted(set(GROUPS)), draws={"encoder": draws, "random": [0.0] * 101})
+        of_groups = torch.linspace(value - 0.1, value + 0.1, 10).tolist()
+        test = Answers(
+            groups=sorted(set(GROUPS)), of_groups={"encoder": of_groups, "random": [0.1] * 10}
+        )
         runs.append(replace(run, score=replace(run.score, value=value), test=test))
     (mean,) = average_results(runs)
-    assert mean.score.value == pytest.approx(0.3) and mean.score.interval == pytest.approx(
-        (0.205, 0.395)
-    )
+    assert mean.score.value == pytest.approx(0.3)
+    assert mean.test.of_groups is not None
+    assert mean.test.of_groups["encoder"] == pytest.approx(torch.linspace(0.2, 0.4, 10).tolist())
+
+
+def test_the_spread_of_seeds_is_in_the_interval():
+    """Two seeds of 50 % and 90 %: Student's t with one degree of freedom shows nothing."""
+    alike = [result(answers(n, 0.7), title=f"a{n}", recipe="a", pretraining_seed=n) for n in (0, 1)]
+    apart = [
+        result(answers(n, p), title=f"b{n}", recipe="b", pretraining_seed=n)
+        for n, p in ((0, 0.5), (1, 0.9))
+    ]
+    (mean_of_alike,), (mean_of_apart,) = average_results(alike), average_results(apart)
+    assert mean_of_apart.score.of_nets == [run.score.value for run in apart]
+    assert not mean_of_apart.gains["random"].shown
+    widths = []
+    for mean in (mean_of_alike, mean_of_apart):
+        low, high = mean.score.interval
+        widths.append(high - low)
+    assert widths[1] > widths[0]
+
+
+def test_results_of_the_old_inference_have_no_mean():
+    runs = []
+    for n in (0, 1):
+        run = result(answers(n, 0.5), title=str(n), recipe="r", pretraining_seed=n)
+        runs.append(replace(run, inference="old"))
+    assert average_results(runs) == []

@@ -1,4 +1,4 @@
-"""Which differences are real: a clear one is, none is not, and many cells do not make one."""
+"""Which differences are shown: a clear one is, none is not, and unlike results are left out."""
 
 import json
 from dataclasses import replace
@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.compare import apply_holm, compare
+from benchmarks.compare import compare
 from ssvid.errors import UserError
-from ssvid.results import Answers
-from ssvid.statistics import sign_flip
-from tests.benchmarks.made import old_result, put, result_of
+from ssvid.results import Answers, Result, read_result
+from tests.benchmarks.made import encoder_info, old_result, put, result_of
 from tests.helpers import facts
 
 
@@ -26,31 +25,24 @@ def write_clips(
     )
 
 
-def write_ranking(folder: Path, cell: str, value: float, draws: torch.Tensor) -> None:
-    test = Answers(
-        paths=["a"], groups=list(map(str, range(40))), units=9, draws={"encoder": draws.tolist()}
-    )
+def write_ranking(folder: Path, cell: str, of_groups: torch.Tensor) -> None:
+    groups = [f"g{i:02d}" for i in range(len(of_groups))]
+    test = Answers(paths=["a"], groups=groups, units=9, of_groups={"encoder": of_groups.tolist()})
     saved = result_of("net", cell, {"encoder": [1.0]}, test=test, metric="map")
-    put(folder, replace(saved, score=replace(saved.score, value=value)))
+    put(folder, replace(saved, score=replace(saved.score, value=of_groups.mean().item())))
 
 
-def test_rankings_are_compared_by_their_redrawings(tmp_path: Path):
-    """p is twice the share of redrawings on the other side: 5 of 99 make 2 * (5 + 1) / 100."""
-    change = torch.cat([torch.full((94,), 0.1), torch.full((5,), -0.1)])
-    other = torch.full((99,), 0.3)
-    write_ranking(tmp_path / "a", "close", 0.4, other + change)
-    write_ranking(tmp_path / "b", "close", 0.3, other)
-    write_ranking(tmp_path / "a", "clear", 0.4, other + 0.1)
-    write_ranking(tmp_path / "b", "clear", 0.3, other)
-    clear, close = compare(str(tmp_path / "a"), str(tmp_path / "b"))["cells"]
-    rows = {"clear": clear, "close": close}
-    assert (clear["cell"], close["cell"]) == ("clear", "close")
-    assert rows["close"]["p"] == pytest.approx(0.12) and not rows["close"]["real"]
-    assert rows["clear"]["p"] == pytest.approx(0.02) and rows["clear"]["real"]
-    assert rows["clear"]["difference"] == pytest.approx(0.1)
+def test_rankings_are_compared_by_what_each_group_says(tmp_path: Path):
+    """Six groups of six have the same sign: 2 of 2^6 patterns are as far from zero."""
+    base = torch.linspace(0.2, 0.4, 6)
+    write_ranking(tmp_path / "a", "map", base + torch.linspace(0.05, 0.1, 6))
+    write_ranking(tmp_path / "b", "map", base)
+    (row,) = compare(str(tmp_path / "a"), str(tmp_path / "b"))["cells"]
+    assert row["p"] == pytest.approx(2 / 2**6) and row["shown"]
+    assert row["difference"] == pytest.approx(0.075)
 
 
-def test_a_clear_difference_is_real_and_none_is_not(tmp_path: Path):
+def test_a_clear_difference_is_shown_and_none_is_not(tmp_path: Path):
     draw = torch.Generator().manual_seed(0)
     better = (torch.rand(200, generator=draw) < 0.8).double()
     worse = (torch.rand(200, generator=draw) < 0.5).double()
@@ -63,7 +55,10 @@ def test_a_clear_difference_is_real_and_none_is_not(tmp_path: Path):
     write_clips(tmp_path / "b", "moved", coin_flips, paths=1)
     write_clips(tmp_path / "b", "alone", coin_flips)
     compared = compare(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert {row["cell"]: row["real"] for row in compared["cells"]} == {"clear": True, "none": False}
+    assert {row["cell"]: row["shown"] for row in compared["cells"]} == {
+        "clear": True,
+        "none": False,
+    }
     clear = compared["cells"][0]
     assert (
         clear["difference"] == pytest.approx((better - worse).mean().item())
@@ -77,22 +72,57 @@ def test_a_linear_probe_of_before_is_compared_with_a_suites(tmp_path: Path):
     for kind in ("linear_probe", "benchmark"):
         (tmp_path / f"{kind}.json").write_text(json.dumps(old_result(kind)))
     (row,) = compare(str(tmp_path / "linear_probe.json"), str(tmp_path / "benchmark.json"))["cells"]
-    assert row["cell"] == "classify.linear" and row["difference"] == 0 and not row["real"]
+    assert row["cell"] == "classify.linear" and row["difference"] == 0 and not row["shown"]
 
 
-def test_holm_by_hand():
-    rows = [{"p": 0.03}, {"p": 0.01}, {"p": 0.04}]
-    apply_holm(rows)
-    # 0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2.
-    assert [row["real"] for row in rows] == [False, True, False]
+def run_of_seed(seed: int, share: float, recipe: str = "r") -> Result:
+    draw = torch.Generator().manual_seed(seed)
+    correct = (torch.rand(400, generator=draw) < share).double()
+    info = encoder_info(f"{recipe}{seed}", recipe=recipe, pretraining_seed=seed)
+    return result_of(info.title, "c", {"encoder": correct.tolist()}, encoder=info)
 
 
-def test_the_sign_flips_of_three_groups():
-    """All eight are as likely; two of them are as far from 0 as 1 + 2 + 3."""
-    assert sign_flip(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 0) == pytest.approx(
-        0.25, abs=0.02
-    )
-    assert sign_flip(torch.zeros(3, dtype=torch.float64), 0) == 1.0
+def test_seeds_of_a_side_are_in_the_interval(tmp_path: Path):
+    """Three runs a side that differ by seed: their spread widens the interval of one run a side."""
+    put(tmp_path / "a", *(run_of_seed(seed, 0.55 + 0.1 * seed) for seed in range(3)))
+    put(tmp_path / "b", *(run_of_seed(seed, 0.5 + 0.1 * seed, "s") for seed in range(3)))
+    (several,) = compare(str(tmp_path / "a"), str(tmp_path / "b"))["cells"]
+    (single,) = compare(str(tmp_path / "a" / "r1"), str(tmp_path / "b" / "s1"))["cells"]
+    assert several["seeds"] == [3, 3] and single["seeds"] == [1, 1]
+    widths = [row["interval"][1] - row["interval"][0] for row in (several, single)]
+    assert widths[0] > 1.5 * widths[1]
+
+
+def test_what_differs_is_left_out_by_name(tmp_path: Path):
+    correct = torch.ones(40)
+    write_clips(tmp_path / "a", "c", correct)
+    saved = read_result(tmp_path / "a" / "net.c.json")
+    assert saved is not None
+    views = {**saved.protocol, "clip": {"frames": 8, "clips": 12}}
+    ours = replace(saved, protocol={**saved.protocol, "clip": {"frames": 8, "clips": 1}})
+    changes = {
+        "clips": replace(ours, protocol=views),
+        "poolings": replace(ours, protocol={**ours.protocol, "poolings": ["mean"]}),
+        "data": replace(ours, data=replace(ours.data, hash="e" * 64)),
+        "groups": replace(ours, test=replace(ours.test, groups=[])),
+    }
+    ours = replace(ours, protocol={**ours.protocol, "poolings": ["time"]})
+    put(tmp_path / "a", ours)
+    for fact, other in changes.items():
+        if fact != "poolings":
+            other = replace(other, protocol={**other.protocol, "poolings": ["time"]})
+        folder = put(tmp_path / fact, other)
+        with pytest.raises(UserError, match=facts(fact)):
+            compare(str(tmp_path / "a"), str(folder))
+
+
+def test_old_rankings_hold_too_little(tmp_path: Path):
+    saved = result_of("net", "c", {"encoder": [1.0, 0.0]})
+    test = Answers(groups=["a", "b"], draws={"encoder": [0.1, 0.2]})
+    for name in "ab":
+        put(tmp_path / name, replace(saved, test=test))
+    with pytest.raises(UserError, match=facts("c", "again")):
+        compare(str(tmp_path / "a"), str(tmp_path / "b"))
 
 
 def test_what_cannot_be_compared(tmp_path: Path):

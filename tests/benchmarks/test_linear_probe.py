@@ -10,7 +10,13 @@ import torch
 from benchmarks.features.bench import extract_bench
 from benchmarks.features.evaluated_encoder import open_evaluated_encoder
 from benchmarks.features.options import FeatureOptions
-from benchmarks.features.sources import choose_layers, make_sources
+from benchmarks.features.sources import (
+    CONTROLS,
+    FrozenNet,
+    SourceMaker,
+    choose_layers,
+    list_sources,
+)
 from benchmarks.linear_probe import linear_probe
 from benchmarks.reports.verdict import over_floor, over_untrained, use_of_time, verdict
 from ssvid.data.manifest import Manifest
@@ -28,7 +34,7 @@ from tests.benchmarks.made import make_gain, old_result
 from tests.helpers import facts, tells, write_video
 from tests.nn.test_batchnorm import Norms
 
-OWN = ("encoder", "random", "pixels", "encoder/single_frame", "encoder/shuffled")
+SOURCES = ("encoder", "twin0", "pixels", "encoder/single_frame", "encoder/shuffled")
 SMALL = {"dim": 24, "depth": 4, "heads": 2, "patch": 8, "frames": 4, "stride": 1, "size": 16}
 
 
@@ -81,6 +87,7 @@ def done(data, tmp_path_factory):
         "workers": 0,
         "min_steps": 40,
         "seed": 1,
+        "twins": 2,
         "config": config,
     }
     printed = linear_probe([str(run)], data, str(out), **options)
@@ -101,16 +108,15 @@ def test_a_result_holds_all_that_a_reader_asks(done):
     assert set(results) == {"classify.linear", "classify.knn", "retrieval"}
     assert result.score.value == 1.0 and result.chance == 0.5
     assert result.score.interval[0] < 0.8  # four groups of three say little, although all are right
-    assert (
-        set(result.controls)
-        == {"random", "pixels", "single_frame", "shuffled"}
-        == set(result.gains)
-    )
+    assert set(result.controls) == set(CONTROLS) == set(result.gains)
     assert result.data.clips == {"train": 7, "val": 6, "test": 12} and result.data.bad_files == 1
     assert result.data.groups["test"] == 4 and result.data.set == {"name": "csv", "root": "clips"}
     poolings = {"mean@last", "time@last", "grid@last", "mean@2", "time@2", "grid@2"}
     assert list_poolings(result.score) == poolings
-    assert list_poolings(result.controls["pixels"]) == {"colour8", "first32", "motion", "cube8"}
+    descriptors = {"colour8", "first32", "motion", "cube8", "differences", "phase"}
+    assert list_poolings(result.controls["floor"]) == descriptors
+    assert result.protocol["layers_choice"] == "auto" and result.protocol["twins"] == 2
+    assert result.ledger == 1 and not result.notes
     # 8 tokens: linear layers, then attention.
     products = 2 * 8 * 24 * (12 * 24 * 4 + 3 * 2 * 64) + 4 * 4 * 8 * 8 * 24
     assert result.cost.gflops_per_clip == pytest.approx(products / 1e9, rel=0.01)
@@ -126,15 +132,15 @@ def test_a_result_holds_all_that_a_reader_asks(done):
 def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
     """The numbers are those of probe, bootstrap and paired difference on the cached features."""
     _, results, _, run, options = done
-    feature_options = FeatureOptions(cache=options["cache"], workers=0, seed=1)
-    features = extract_bench(
-        open_evaluated_encoder(str(run), "mine", UNCHANGED, "auto"), data, feature_options
-    )
+    feature_options = FeatureOptions(cache=options["cache"], workers=0, seed=1, twins=2)
+    sources = {row: list_sources(row, 1)[0] for row in ("encoder", *CONTROLS)}
+    encoder = open_evaluated_encoder(str(run), "mine", UNCHANGED, "auto")
+    features = extract_bench(encoder, data, feature_options, list(sources.values()))
     labels, groups = features.labels[features.splits["test"]], features.get_groups("test")
     for cell, probe in (("linear", probes["linear"](min_steps=40)), ("knn", probes["knn"]())):
         right = {}
         for row, score in results[f"classify.{cell}"].rows.items():
-            answer = probe.run(*features.get_splits(row), 1)
+            answer = probe.run(*features.get_splits(sources[row]), 1)
             right[row] = answer.predictions == labels
             assert (
                 score.value == answer.metrics["test/top1"]
@@ -203,6 +209,7 @@ def test_flags_that_cannot_be(data, tmp_path, monkeypatch):
         "batch_size": 0,
         "workers": -1,
         "calibrate_bn": -1,
+        "twins": 1,
         "threads": 0,
         "devices": "cuda",
     }
@@ -235,13 +242,15 @@ def test_a_layer_that_is_none_is_refused():
 
 def test_sources_know_themselves_apart():
     """A cached feature must never be taken for another one."""
-    net, other = create_encoder("vit", **SMALL), create_encoder("vit", **SMALL)
+    net = create_encoder("vit", **SMALL)
+    nets = {"encoder": FrozenNet("a", lambda: net), "twin0": FrozenNet("b", lambda: net)}
     keys: set[str] = set()
     for seed in (0, 1):
-        keys.update(source.key for source in make_sources(net, other, (2,), ("mean",), seed, OWN))
+        sources = SourceMaker(nets, (2,), ("mean",), seed).make_all(SOURCES)
+        keys.update(source.key for source in sources)
     assert len(keys) == 6  # only the shuffled frames depend on the seed
-    last_layer = {source.key for source in make_sources(net, other, (), ("mean",), 2, OWN)}
-    assert keys & last_layer == {"pixels version 1"}
+    last_layer = SourceMaker(nets, (), ("mean",), 2).make_all(SOURCES)
+    assert keys & {source.key for source in last_layer} == {"pixels version 2"}
 
 
 def test_titles_and_leaks(data):

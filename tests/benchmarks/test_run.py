@@ -22,7 +22,7 @@ cells:
   - {task: order, probe: prototypes}
 """
 SMALL = "train: 24, val: 12, test: 24"
-NET = ["--encoder", "tests.benchmarks.test_run:tiny_vit"]
+NET = ["--encoder", "tests.benchmarks.test_run:tiny_vit", "--twins", "2"]
 
 
 def tiny_vit(**kwargs) -> Encoder:
@@ -73,7 +73,7 @@ def test_each_cell_is_a_file_and_a_failing_one_is_told_of(done):
         metric = results["metric"]
         assert results["interval"][0] <= results[metric] <= results["interval"][1]
         assert (
-            {"random", "pixels"} <= results["controls"].keys()
+            {"random", "floor"} <= results["controls"].keys()
             and results["protocol_hash"]
             and results["command"]
         )

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from benchmarks.features.evaluated_encoder import open_evaluated_encoder
-from benchmarks.features.sources import make_sources
+from benchmarks.features.sources import FrozenNet, SourceMaker
 from benchmarks.suites.runner import limit_clips
+from ssvid.engine.features import Source
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
 from ssvid.hub import create_encoder
 from ssvid.weights.encoders import hash_encoder
@@ -26,7 +27,12 @@ def test_pooled_vectors_and_tokens_are_read_off_one_pass(changes: tuple[str, ...
     names = []
     for change in changes:
         names += [f"encoder{change}", f"encoder{change}:tokens"]
-    sources = make_sources(net, net, (1,), ("mean",), 0, names)
+
+    def make(names: list[str]) -> list[Source]:
+        nets = {"encoder": FrozenNet("a net", lambda: net)}
+        return SourceMaker(nets, (1,), ("mean",), 0).make_all(names)
+
+    sources = make(names)
     clips = torch.randint(0, 255, (2, 2, 3, 4, 16, 16), dtype=torch.uint8).unbind(0)
     index = torch.tensor([0, 1])
     with torch.inference_mode():
@@ -37,7 +43,7 @@ def test_pooled_vectors_and_tokens_are_read_off_one_pass(changes: tuple[str, ...
         alone = []
         for clip in clips:
             for name in names:
-                (source,) = make_sources(net, net, (1,), ("mean",), 0, [name])
+                (source,) = make([name])
                 alone.append(source.run(clip, index))
     for ours, plain in zip(together, alone, strict=True):
         assert ours.keys() == plain.keys()

@@ -30,7 +30,7 @@ cells:
 
 def test_two_streams_and_each_alone(tmp_path: Path):
     """Three windows of 6 frames in the 11 of a video. A task that cannot fuse encoders says so."""
-    nets = ["--encoder", NET, "--encoder", f"{NET}+{NET}", "--layers", "auto"]
+    nets = ["--encoder", NET, "--encoder", f"{NET}+{NET}", "--twins", "2"]
     sizes = ["--data.train", "24", "--data.val", "12", "--data.test", "12"]
     data = ["--data", "synthetic", "--data.root", str(tmp_path / "c"), *sizes]
     cache = ["--cache", str(tmp_path / "c")]
@@ -48,7 +48,7 @@ def test_two_streams_and_each_alone(tmp_path: Path):
         assert protocol["layers"] == [] and protocol["poolings"] == ["mean"], cell
         assert len(content["test"]["labels"]) == 12 == content["data"]["clips"]["test"]
         assert content["metric"] in content
-        assert {"random", "pixels", "shuffled"} <= content["controls"].keys()
+        assert {"random", "floor", "shuffled"} <= content["controls"].keys()
         assert content["gains"]["random"]["interval"]
         both = len(content["encoder"].get("streams", ()))
         assert ("others" in protocol) == (both == 2) == ("+" in content["encoder"]["argument"])

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 
 from benchmarks.features.bench import Bench
 from benchmarks.features.units import build_class_table
-from benchmarks.tasks.base import score_task
 from benchmarks.tasks.detection import match_boxes
 from benchmarks.tasks.few_shot import draw_shots
 from benchmarks.tasks.localisation import smooth_scores
 from benchmarks.tasks.low_label import draw_share
 from benchmarks.tasks.order import FRAME_ORDERS
 from benchmarks.tasks.retrieval import rank_first_match
+from benchmarks.tasks.scoring import score_task
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import probes, tasks
@@ -100,7 +100,7 @@ def make_bench(signal: float, seed: int = 0, kind: str = "clips", views: int = 1
 
     names = {}
     for task in ASKED:
-        names |= dict.fromkeys(create_task(task).source_names)
+        names |= dict.fromkeys(create_task(task).list_source_names(1))
     splits = {split: [] for split in COUNTS}
     for unit, row_number in enumerate(row_of_unit):
         splits[data.rows[row_number].split].append(unit)

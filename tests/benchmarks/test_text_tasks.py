@@ -17,7 +17,8 @@ from benchmarks.features.options import FeatureOptions
 from benchmarks.features.text_side import Text, hash_joint, shuffle_weights
 from benchmarks.features.units import get_kind, select_usable_rows
 from benchmarks.run import run
-from benchmarks.tasks.base import make_share_measure, score_task
+from benchmarks.tasks.base import make_share_measure
+from benchmarks.tasks.scoring import score_task
 from benchmarks.tasks.text_retrieval import (
     compute_recalls,
     rank_as_published,
@@ -290,7 +291,7 @@ def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeyp
     )
     encoder = open_evaluated_encoder(NET, "a", UNCHANGED, "last")
     bench = extract_bench(
-        encoder, narrated, FeatureOptions(cache=str(tmp_path)), task.source_names, task.kind
+        encoder, narrated, FeatureOptions(cache=str(tmp_path)), task.list_source_names(8), task.kind
     )
     scored = score_task(task, bench)
     details = scored.score.details

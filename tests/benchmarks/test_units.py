@@ -12,7 +12,7 @@ from einops import rearrange
 from benchmarks.features.controls import shuffle_frames
 from benchmarks.features.person_boxes import People
 from benchmarks.features.regions import Regions
-from benchmarks.features.sources import make_sources
+from benchmarks.features.sources import FrozenNet, SourceMaker
 from benchmarks.features.units import KINDS, select_usable_rows
 from ssvid import registry
 from ssvid.data.augment import crop_frames, get_recipe
@@ -149,8 +149,9 @@ def test_a_box_has_the_same_features_in_any_batch(films):
     net = create_encoder(
         "vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32
     ).eval()
-    kind_asked = ["encoder", "encoder/shuffled", "pixels"]
-    sources = make_sources(net, net, (1,), ("mean",), 0, kind_asked, units.regions)
+    nets = {"encoder": FrozenNet("a net", lambda: net)}
+    names = ["encoder", "encoder/shuffled", "encoder/bag", "pixels", "pixels/shuffled"]
+    sources = SourceMaker(nets, (1,), ("mean",), 0, units.regions).make_all(names)
     batch = next(iter(eval_loader(units.clips, range(8), 8, 0)))
     clips, index = batch["clips"][:, 0], batch["index"]
     for source in sources:
@@ -166,8 +167,10 @@ def test_a_box_has_the_same_features_in_any_batch(films):
 def test_boxes_have_no_tokens(films):
     units = KINDS["boxes"].make_units(select_usable_rows(films, "boxes"), SPEC, 1, 1)
     net = create_encoder("vit", dim=24, depth=2, heads=2, patch=8, frames=6, stride=1, size=32)
+    nets = {"encoder": FrozenNet("a net", lambda: net)}
+    maker = SourceMaker(nets, (), ("mean",), 0, units.regions)
     with pytest.raises(UserError, match=facts("probe")):
-        make_sources(net, net, (), ("mean",), 0, ["encoder:tokens"], units.regions)
+        maker.make("encoder:tokens")
 
 
 def test_windows_have_the_class_of_their_video(tmp_path):

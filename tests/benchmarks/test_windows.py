@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from benchmarks.features.bench import Bench
 from benchmarks.features.late_fusion import restrict_to_rows
-from benchmarks.tasks.base import score_task
 from benchmarks.tasks.retrieval import BANKS
+from benchmarks.tasks.scoring import score_task
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.registry import probes, tasks
@@ -19,14 +19,15 @@ from tests.helpers import facts, for_each
 
 CLASSES = 7
 COUNTS = {"train": 28, "val": 14, "test": 42}
-ROWS = (
+SOURCES = (
     "encoder",
-    "random",
+    "twin0",
     "pixels",
     "encoder/single_frame",
+    "encoder/bag",
     "encoder/shuffled",
-    "single_frame",
-    "shuffled",
+    "twin0/single_frame",
+    "twin0/shuffled",
 )
 COCLR = {"rates": (0.3,), "weight_decays": (1e-3,), "epochs": 20}
 
@@ -54,7 +55,7 @@ def make_bench(seed: int = 0, signal: float = 1.0) -> Bench:
     for window, row in enumerate(row_of_window):
         splits[rows[row].split].append(window)
     positions = [(0, 0)] * len(row_of_window)
-    arrays = {name: features(name) for name in ROWS}
+    arrays = {name: features(name) for name in SOURCES}
     return Bench(
         data,
         row_of_window,
@@ -105,11 +106,12 @@ def test_retrieval_as_published(streams: int):
     scored = score_task(
         tasks["retrieval"](preset="coclr", ks=(1, 5, 10, 20)), whole, pictures=False
     )
-    for row in ("encoder", "random"):
+    for row, source in (("encoder", "encoder"), ("random", "twin0")):
         sims = []
         for bench in whole.streams:
-            queries = average_plainly(bench, row, list_rows(bench, "test"))
-            sims.append(queries @ average_plainly(bench, row, list_rows(bench, "train", "val")).T)
+            queries = average_plainly(bench, source, list_rows(bench, "test"))
+            bank = average_plainly(bench, source, list_rows(bench, "train", "val"))
+            sims.append(queries @ bank.T)
         wanted = compute_recalls(torch.stack(sims).sum(0), whole)
         score = scored.score if row == "encoder" else scored.controls[row]
         numbers = {"recall1": score.value, **score.details}
@@ -120,7 +122,7 @@ def test_retrieval_as_published(streams: int):
     )
     assert len(scored.test.paths) == len(scored.test.groups) == len(scored.test.labels) == 42
     assert len(scored.test.predictions["encoder"]) == 42 and len(set(scored.test.groups)) == 21
-    pixels = scored.controls["pixels"].details
+    pixels = scored.controls["floor"].details
     chosen = pixels.get("streams", [pixels])
     assert len(chosen) == streams
     for stream in chosen:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.probes.linear import Linear, Standardizer
+from benchmarks.probes.linear import Linear
+from benchmarks.probes.standardizer import Standardizer
 from benchmarks.profiling.speed.pairs import Case
 from ssvid.shapes import Frozen
 

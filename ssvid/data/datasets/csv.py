@@ -68,6 +68,7 @@ def csv(
             group=_group_of(line, group, label, path),
             duration=_parse_duration(line.get("duration")),
             video_id=(line.get("video_id") or "").strip() if path_column != "video_id" else "",
+            columns=tuple(sorted((name, (line.get(name) or "").strip()) for name in columns)),
         )
         rows.append(row)
     group_column = group or next((name for name in ("subject", "group") if name in columns), None)

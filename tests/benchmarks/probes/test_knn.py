@@ -29,7 +29,7 @@ def plain(query, bank, labels, k, temperature=0.07):
 
 def test_votes_are_those_of_the_definition_and_of_lightly():
     train, val, test = make_split(150, 0), make_split(60, 1), make_split(40, 2)
-    result = KNN().run(train, val, test, 0)
+    result = KNN(preset="dino").run(train, val, test, 0)
     k = result.chosen["k"]
     bank, queries = train.feats["mean@last"], test.feats["mean@last"]
     for query, prediction in zip(queries, result.predictions.tolist(), strict=True):
@@ -42,7 +42,8 @@ def test_votes_are_those_of_the_definition_and_of_lightly():
 def test_k_is_capped_and_chosen_on_val():
     train, val, test = make_split(30, 0), make_split(60, 1), make_split(40, 2)
     result = registry.probes["knn"]().run(train, val, test, 0)
-    assert [setting["k"] for setting in result.grid] == [1, 5, 10, 20, 30]
+    ks = [setting["k"] for setting in result.grid if not setting["directions"]]
+    assert ks == [1, 5, 10, 20, 30]
     best = max(result.grid, key=lambda setting: setting["val/top1"])
     assert result.chosen["val/top1"] == best["val/top1"]
     other = KNN().run(train, val, test._replace(labels=test.labels.roll(1)), 0)
@@ -62,3 +63,26 @@ def test_a_large_bank_is_searched_in_parts_with_the_same_result(monkeypatch):
     again, again_index = find_neighbours(test.feats["mean@last"], train.feats["mean@last"], 20)
     assert torch.equal(again_index, index)
     torch.testing.assert_close(again, similarity)
+
+
+def test_published_presets_neither_centre_nor_take_directions_away():
+    train, val, test = make_split(150, 0), make_split(60, 1), make_split(40, 2)
+    shifted = []
+    for split in (train, val, test):
+        shifted.append(split._replace(feats={"mean@last": split.feats["mean@last"] + 20}))
+    house, again = KNN().run(train, val, test, 0), KNN().run(*shifted, 0)
+    assert again.metrics == house.metrics  # the mean of train is taken away
+    published = KNN(preset="dino", ks=(20,))
+    assert published.run(*shifted, 0).metrics != published.run(train, val, test, 0).metrics
+    assert {setting["directions"] for setting in published.run(train, val, test, 0).grid} == {0}
+
+
+def test_k_grows_while_the_largest_is_best_and_more_neighbours_exist():
+    """Weak classes need many neighbours."""
+    train, val, test = make_split(400, 0), make_split(300, 1), make_split(40, 2)
+    result = KNN(ks=(1, 2, 4)).run(train, val, test, 0)
+    assert max(setting["k"] for setting in result.grid) >= 16
+    fixed = KNN(ks=(4,)).run(train, val, test, 0)
+    assert {setting["k"] for setting in fixed.grid} == {4} and not fixed.warnings
+    published = KNN(preset="dino", ks=(1, 4)).run(train, val, test, 0)
+    assert published.warnings and {setting["k"] for setting in published.grid} == {1, 4}

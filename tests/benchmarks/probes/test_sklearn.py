@@ -1,6 +1,7 @@
 """The linear probe against scikit-learn's logistic regression on classes that overlap.
 
-The top-1 accuracies differ by half a point at most.
+The top-1 accuracies differ by a point at most: half a point by gradient descent alone, and the
+choice between it and ridge on 600 val clips costs up to as much again.
 """
 
 import pytest
@@ -31,7 +32,7 @@ def overlapping(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_within_half_a_point_of_its_best_setting_picked_on_test(seed):
+def test_within_a_point_of_its_best_setting_picked_on_test(seed):
     """Their C is the best on test, ours is chosen on val: chance is on their side."""
     train, val, test = overlapping(seed)
     assert not set(train.groups) & set(val.groups)
@@ -40,4 +41,4 @@ def test_within_half_a_point_of_its_best_setting_picked_on_test(seed):
     best = max(accuracy.values())
     assert 0.4 < best < 0.9, "neither trivial nor hopeless"
     assert accuracy[CS[-1]] < best, "their best is within the grid"
-    assert ours >= best - 0.005
+    assert ours >= best - 0.01
