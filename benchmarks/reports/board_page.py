@@ -130,7 +130,8 @@ def make_overview(results: list[Result], colours: dict[str, str]) -> list[Overvi
             facts = [name_data(members[0].data.set), *facts]
         rows = [make_row(result, colours[title_of(result)]) for result in members]
         code = name if name != title else ""
-        blocks.append(OverviewCell(f"cell{i}", title, code, ", ".join(facts), rows))
+        about = print_text(", ".join(facts))
+        blocks.append(OverviewCell(f"cell{i}", title, code, about, rows))
     return blocks
 
 

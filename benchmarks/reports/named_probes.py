@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ssvid.results import Gain, Result
-from ssvid.results.text import PROBE_NAMES
 
-PROBES = ("linear", "knn")
+PROBES = {"linear": "the linear probe", "knn": "nearest neighbours"}  # probe -> its name
 TASK = "classify"
 
 
@@ -45,7 +44,7 @@ def compare_named(title: str, named: Sequence[Named], compare: Callable[[Result]
     """`compare`: result -> how a sentence about its encoder goes on."""
     clauses = []
     for probe, result in named:
-        clauses.append(f"by the {PROBE_NAMES[probe]} it {compare(result)}")
+        clauses.append(f"by {PROBES[probe]} it {compare(result)}")
     missing = list_missing(named)
     text = f"{title}: {'; '.join(clauses)}."
     if missing:
@@ -57,7 +56,7 @@ def compare_named(title: str, named: Sequence[Named], compare: Callable[[Result]
 
 def list_missing(named: Sequence[Named]) -> list[str]:
     """The names of the probes that were not asked."""
-    return [PROBE_NAMES[probe] for probe in PROBES if probe not in dict(named)]
+    return [PROBES[probe] for probe in PROBES if probe not in dict(named)]
 
 
 def kind_of_named(named: Named) -> str:

@@ -114,7 +114,7 @@ def note_readers(results: list[Result]) -> list[str]:
     """How often a test set was read: the best of many encoders is good by chance too."""
     readers: dict[str, int] = {}
     for result in results:
-        if result.ledger is not None:
+        if result.ledger:  # untrained encoders are not counted
             name = name_data(result.data.set) or f"data {result.data.hash[:8]}"
             readers[name] = max(result.ledger, readers.get(name, 0))
     notes = []

@@ -1,5 +1,6 @@
 """results and files -> the head of a page: what it shows, the data, the test clips, the date."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from ssvid.results import Result
 
 SEVERAL = 3  # names that a head lists; more are counted
+UNBROKEN = re.compile(r" (?=%)|(?<=\bp) (?=[=<])|(?<=\bp [=<]) ")  # blanks inside of numbers
 FROM_FILES = ("csv", "folder", "frames", "pathlist")  # readers: the data set is what `root` names
 
 
@@ -27,11 +29,7 @@ def count(number: int, noun: str) -> str:
 
 def print_text(text: str) -> str:
     """With the sign of a page for +-, and without a line break inside of numbers."""
-    return (
-        text.replace("+-", "\N{PLUS-MINUS SIGN}")
-        .replace(" %", "\xa0%")
-        .replace("p = ", "p\xa0=\xa0")
-    )
+    return UNBROKEN.sub("\xa0", text.replace("+-", "\N{PLUS-MINUS SIGN}"))
 
 
 def list_names(names: Iterable[str], noun: str) -> str:

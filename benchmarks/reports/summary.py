@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 
 from benchmarks.reports.cell_titles import group_cells
-from benchmarks.reports.named_probes import compare_named, find_named, kind_of, list_missing
+from benchmarks.reports.named_probes import PROBES, compare_named, find_named, kind_of, list_missing
 from benchmarks.reports.page_heads import title_of
 from benchmarks.reports.verdict import above_or_below
 from ssvid.results import Gain, Result
 from ssvid.results.text import (
-    PROBE_NAMES,
     format_least,
     format_percent,
     format_points,
     format_test,
+    is_beyond_all,
 )
 
 
@@ -37,6 +37,8 @@ def summarise(results: list[Result]) -> list[str]:
         title = max(wins, key=wins.__getitem__)
         lead = f"{title} has the highest score in {wins[title]} of {len(cells)} tasks and"
     members = [result for result in valid if title_of(result) == title]
+    if members[0].encoder.weights != "trained":
+        return [f"{lead} has random weights: other random draws stand beside it."]
     return [f"{lead} {summarise_gains(members)}", *summarise_named(members)]
 
 
@@ -52,6 +54,8 @@ def value_of(result: Result) -> float:
 def summarise_score(best: Result, encoders: int) -> str:
     score = f"{format_percent(best.score.value)} ({best.metric})"
     name = f"{best.encoder.title} has {'the highest score, ' if encoders > 1 else ''}{score}"
+    if best.encoder.weights != "trained":
+        return f"{name}; it has random weights."
     if "random" not in best.gains:
         return f"{name}; no untrained net stands beside it."
     return f"{name}; it {compare_briefly(best)}."
@@ -103,7 +107,7 @@ def describe_least(gains: Sequence[Gain]) -> str:
     for gain in gains:
         if gain.shown:
             continue
-        if gain.least is None:
+        if gain.least is None or is_beyond_all(gain):
             others[format_least(gain)] = None
         else:
             points.append(100 * gain.least)
@@ -131,6 +135,5 @@ def summarise_named(members: list[Result]) -> list[str]:
     for probe, answers in kinds.items():
         better, worse = answers.count("better"), answers.count("worse")
         below = f" and BELOW in {worse}" if worse else ""
-        name = PROBE_NAMES[probe]
-        clauses.append(f"by the {name} it is shown above in {better}{below} of {len(answers)}")
+        clauses.append(f"by {PROBES[probe]} it is shown above in {better}{below} of {len(answers)}")
     return [f"The probes named beforehand, by data set: {'; '.join(clauses)}."]

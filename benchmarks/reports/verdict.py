@@ -169,7 +169,7 @@ def compare_frames(name: str, gain: Gain) -> str:
     if is_worse(gain):
         return control_leads(name[0].upper() + name[1:], gain)
     if gain.shown:
-        return f"Over {name}: {format_gain(gain)} points."
+        return f"It is {format_points(gain.difference)} above {name} ({format_test(gain)})."
     return f"Over {name}: {format_gain(gain)}."
 
 

@@ -34,6 +34,7 @@ DESCRIPTOR_NAMES = {  # of the pixel floor
     "phase": "phase correlation",
 }
 TOO_FEW = "too few groups to show anything"
+NOT_ANY = "not even a gain of 100 points could be shown"  # few nets, or many differences
 UNKNOWN_LEAST = "old inference does not tell which gain could have been shown"
 WIDE = "wide, few sources"
 LEAST_P = 0.0001  # a smaller p is written as "p < 0.0001"
@@ -69,9 +70,16 @@ def format_p(p: float) -> str:
 
 def format_least(gain: Gain) -> str:
     """What has to follow "no difference shown"."""
+    if is_beyond_all(gain):
+        return NOT_ANY
     if gain.least is not None:
         return f"a gain below {format_points(gain.least)} could not be shown"
     return UNKNOWN_LEAST if gain.p is None else TOO_FEW
+
+
+def is_beyond_all(gain: Gain) -> bool:
+    """The test is so weak that no possible difference would be shown."""
+    return gain.least is not None and gain.least >= 1
 
 
 def format_gain(gain: Gain) -> str:

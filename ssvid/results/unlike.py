@@ -14,7 +14,15 @@ VIEWS = {  # key of `protocol.clip` -> its name
     "crops": "the number of crops of a clip",
     "average": "what is averaged over views",
 }
-SHARED = {"poolings": "the poolings", "calibrate_bn": "the calibration of batch norm"}
+SHARED = {  # key of `protocol` -> its name
+    "poolings": "the poolings",
+    "calibrate_bn": "the calibration of batch norm",
+}
+# Key of `protocol` -> its name and what results had before there was such a key.
+LATER = {
+    "recalibrate_bn": ("the batch norm that is measured anew", False),
+    "folds": ("the folds", None),
+}
 FREE = ("clip", "seed")  # settings of a fine-tuning that may differ
 ABSENT = "absent"
 LONGEST = 60  # characters of a value in a sentence
@@ -35,6 +43,9 @@ def describe_differences(a: Result, b: Result) -> list[str]:
         differences += describe_difference(name, *clips, key)
     for key, name in SHARED.items():
         differences += describe_difference(name, a.protocol, b.protocol, key)
+    for key, (name, before) in LATER.items():
+        values = {key: a.protocol.get(key, before)}, {key: b.protocol.get(key, before)}
+        differences += describe_difference(name, *values, key)
     layers = choose_layers(a), choose_layers(b)
     return differences + describe_difference("the choice of layers", *layers, "layers")
 
@@ -48,8 +59,11 @@ def describe_question(result: Result) -> Json:
 
 
 def choose_layers(result: Result) -> Json:
-    """What the user asked for. The numbers of layers differ between nets of other depths."""
-    layers = (result.config or {}).get("layers")
+    """What the user asked for. The numbers of layers differ between nets of other depths.
+
+    Before schema 3 the flags of the command alone tell of it.
+    """
+    layers = result.protocol.get("layers_choice", (result.config or {}).get("layers"))
     return {} if layers is None else {"layers": layers}
 
 

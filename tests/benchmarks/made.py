@@ -107,7 +107,6 @@ def result_of(
         metric="top1",
         score=score,
         chance=0.25,
-        rank=1 if "random" in controls else None,
         controls=controls,
         gains=gains,
         test=test,
@@ -168,6 +167,7 @@ def make_whole_result(
     gflops = 1.0 + 40 * seed
     parts = {
         "majority": 0.26,
+        "rank": 1,
         "strips": strips,
         "attention": {"mean": [0.2, 0.3, 0.4, 0.1], "clips": looks},
         "cost": Cost(gflops_per_clip=gflops, extract_cpu_s=100.0 + 9 * seed, probe_cpu_s=10.0),

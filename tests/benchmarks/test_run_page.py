@@ -123,7 +123,13 @@ def test_the_report_links_to_the_page(copy: Path, videos: Path, tmp_path: Path):
     rows = []
     for i, file in enumerate(sorted(videos.glob("*.mp4"))):
         rows.append(Row(path=file.name, label="ab"[i % 2], split=splits[i % 3], group=str(i)))
-    options = {"cache": str(tmp_path / "cache"), "workers": 0, "min_steps": 4, "threads": 1}
+    options = {
+        "cache": str(tmp_path / "cache"),
+        "workers": 0,
+        "min_steps": 4,
+        "threads": 1,
+        "twins": 2,
+    }
     given_file = str(copy / "encoder.safetensors")  # a file inside the run tells of the run too
     linear_probe([given_file], Manifest.build(rows, videos), str(copy / "probe"), **options)
     results = read_page((copy / "probe" / "report.html").read_text())

@@ -27,7 +27,7 @@ UNCLEAR = make_gain(0.01, -0.1, 0.2)
 
 def ask(probe: str, gain: Gain = BETTER, title: str = "net", **options: Any) -> Result:
     protocol = {"cell": {"task": "classify", "probe": probe}, "clip": {"frames": 8}}
-    result = make_result(title, f"classify.{probe}", protocol=protocol, **options)
+    result = make_result(title, f"classify.{probe}", protocol=protocol, rank=1, **options)
     return with_gains(result, random=gain)
 
 
@@ -46,6 +46,7 @@ def say(result: Result, *others: Result) -> str:
 def test_a_difference_that_is_not_shown_is_followed_by_the_least_that_could_be():
     assert tells(format_gain(UNCLEAR), "no difference shown", "below 12.0", "p = 0.4")
     few = replace(UNCLEAR, least=None)
+    assert tells(format_gain(replace(UNCLEAR, least=1.6)), "100 points")
     assert format_gain(few).endswith(TOO_FEW)
     assert format_gain(replace(few, p=None)).endswith(UNKNOWN_LEAST)
     for gain in (UNCLEAR, few):
@@ -126,6 +127,16 @@ def test_a_page_of_several_data_sets_counts_what_the_probes_say():
             results.append(replace(result, cell=f"set{number}.{result.cell}", data=data))
     text = sum_up(results)
     assert tells(text, "linear probe", "above in 1 and BELOW in 1 of 3", "above in 3 of 3")
+
+
+def test_an_encoder_of_random_weights_is_not_compared_with_others_of_its_kind():
+    results = [ask("linear"), ask("knn")]
+    for number, result in enumerate(results):
+        encoder = replace(result.encoder, weights="random")
+        results[number] = replace(result, encoder=encoder)
+    assert tells(sum_up(results), "random weights") and tells(sum_up(results[:1]), "random weights")
+    for text in (say(*results), sum_up(results)):
+        assert "the linear probe" not in text and "the same net untrained" not in text
 
 
 def test_a_leak_is_said_before_all():
