@@ -130,9 +130,11 @@ def learn_prototypes(shots: Shots) -> Outcome:
     products = shots.gram @ one_hot  # n Q: of each clip with the sum of each class
     lengths = (one_hot * products).sum(0).clamp(min=1e-12)  # Q: squared, of each sum
     # Without the clip itself the sum of its own class is shorter.
-    own = shots.gram.diagonal()[:, None]
-    reduced = (lengths - 2 * products + own).clamp(min=1e-12)
-    without = torch.where(one_hot > 0, (products - own) / reduced.sqrt(), products / lengths.sqrt())
+    square = shots.gram.diagonal()[:, None]
+    reduced = (lengths - 2 * products + square).clamp(min=1e-12)
+    without = torch.where(
+        one_hot > 0, (products - square) / reduced.sqrt(), products / lengths.sqrt()
+    )
     scores = (shots.cross @ one_hot) / lengths.sqrt()
     absent = one_hot.sum(0) == 0
     rank = rank_by_leaving_out(shots, without.masked_fill(absent, -2.0))

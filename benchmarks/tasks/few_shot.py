@@ -14,7 +14,7 @@ from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
 from benchmarks.probes.few_labels import find_rule
 from benchmarks.tasks.base import Answer, Task
-from benchmarks.tasks.few_labels import FewLabels, check_draws, describe_draws
+from benchmarks.tasks.few_labels import SELECTION, FewLabels, check_draws, describe_draws
 from ssvid.errors import UserError, check_positive
 from ssvid.randomness import uniform
 from ssvid.registry import tasks
@@ -39,6 +39,7 @@ class FewShot(Task):
         if main not in shots:
             raise UserError(f"few_shot: main {main} is not one of its shots {list(shots)}.")
         self._probe, self._rule = probe, find_rule(probe, "few_shot")
+        self.selection = SELECTION
         self.shots, self.main, self.draws = tuple(shots), main, draws
 
     def answer(self, bench: Bench, source: str) -> Answer:

@@ -12,7 +12,7 @@ from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
 from benchmarks.probes.few_labels import find_rule
 from benchmarks.tasks.base import Answer, Task
-from benchmarks.tasks.few_labels import FewLabels, check_draws, describe_draws
+from benchmarks.tasks.few_labels import SELECTION, FewLabels, check_draws, describe_draws
 from benchmarks.tasks.few_shot import draw_class
 from ssvid.errors import UserError, check_range
 from ssvid.registry import tasks
@@ -34,6 +34,7 @@ class LowLabel(Task):
         if not share:
             raise UserError("low_label: share must be more than 0.")
         self._probe, self._rule = probe, find_rule(probe, "low_label")
+        self.selection = SELECTION
         self.share, self.draws = share, draws
 
     def answer(self, bench: Bench, source: str) -> Answer:

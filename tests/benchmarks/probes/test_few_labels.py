@@ -37,6 +37,11 @@ def make_shots(unit):
     return x, queries, y, Shots(x @ x.T, queries @ x.T, y, 3)
 
 
+def leave_out(i):
+    rows = torch.arange(12)
+    return rows[rows != i]
+
+
 def watch_ranks(monkeypatch):
     """The scores by which settings are compared, in order."""
     scores, real = [], few_labels.rank_by_leaving_out
@@ -62,7 +67,7 @@ def test_ridge_leaves_out_as_if_it_were_trained_again(monkeypatch):
 
     for number, penalty in ((0, 1e-4), (3, 0.1), (5, 10.0)):
         for i in range(len(x)):
-            rows = torch.tensor([j for j in range(len(x)) if j != i])
+            rows = leave_out(i)
             expected = solve(rows, penalty, x[i])
             torch.testing.assert_close(scores[number][i], expected, rtol=1e-4, atol=1e-6)
     everything = solve(torch.arange(len(x)), outcome.setting["lambda"], queries)
@@ -76,7 +81,7 @@ def test_a_clip_that_is_left_out_is_named_by_the_others(learn, monkeypatch):
     outcome = learn(shots)
     left_out = scores[0] if learn is learn_prototypes else scores[1]  # 1, then 3 neighbours
     for i in range(len(x)):
-        rows = torch.tensor([j for j in range(len(x)) if j != i])
+        rows = leave_out(i)
         if learn is learn_prototypes:
             sums = torch.eye(3, dtype=torch.float64)[y[rows]].T @ x[rows]
             expected = torch.nn.functional.normalize(sums, dim=1) @ x[i]
@@ -91,8 +96,8 @@ def test_a_clip_that_is_left_out_is_named_by_the_others(learn, monkeypatch):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_pooling_is_chosen_inside_the_few_and_fixed_for_one_shot(rule):
-    train, test = make_split(90, 0), make_split(60, 1)
-    draws = [torch.arange(12) + 12 * i for i in range(4)]
+    train, test = make_split(90, 0, scale=2.0), make_split(60, 1, scale=2.0)
+    draws = list(torch.arange(48).split(12))
     answers = answer_draws(rule, train, test, draws)
     assert [setting["pooling"] for setting in answers.settings] == ["time@last"] * 4
     assert (answers.predictions == test.labels).double().mean() > 0.8
@@ -104,7 +109,7 @@ def test_the_pooling_is_chosen_inside_the_few_and_fixed_for_one_shot(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_products_that_are_not_kept_give_the_same_answers(rule, monkeypatch):
     train, test = make_split(90, 0), make_split(60, 1)
-    draws = [torch.arange(9) + 5 * i for i in range(3)]
+    draws = list(torch.arange(27).split(9))
     whole = answer_draws(rule, train, test, draws)
     monkeypatch.setattr(few_labels, "WHOLE", 10)
     again = answer_draws(rule, train, test, draws)

@@ -35,14 +35,14 @@ def test_steps_are_those_of_autograd_and_adamw():
 
 
 def test_products_of_columns_are_learnt():
-    splits = [make_products(rows, seed) for seed, rows in enumerate((400, 200, 600))]
+    splits = make_products(400, 0), make_products(200, 1), make_products(600, 2)
     assert Perceptron(min_steps=200).run(*splits, 0).metrics["test/top1"] > 0.85
 
 
 def test_draws_side_by_side_are_those_trained_alone():
     train, test = make_products(200, 0), make_products(50, 1)
     chosen = {"pooling": "cube8", "rate": 1e-2, "weight_decay": 1e-2}
-    draws = [torch.arange(40) + 30 * i for i in range(3)]
+    draws = list(torch.arange(120).split(40))
     probe = Perceptron(hidden=16)
     together = probe.answer_draws(train, test, draws, chosen, 0)
     for rows, predictions in zip(draws, together, strict=True):
