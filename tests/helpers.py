@@ -3,10 +3,12 @@
 import functools
 import inspect
 import json
+import math
 import re
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import av
@@ -181,3 +183,11 @@ def for_each(
 
 def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def find_wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a proportion that was observed in n trials."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)

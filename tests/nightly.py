@@ -23,6 +23,7 @@ PARTS = {  # name: the words after `python -m`
     "sweep_slurm": (*PYTEST, "tests/sweep/test_slurm.py", "tests/engine/test_slurm_ranks.py"),
     "interruptions": (*PYTEST, "-s", "tests/test_interruptions.py"),
     "damage": (*PYTEST, "tests/data/test_damage.py"),
+    "simulations": (*PYTEST, "tests/test_simulations.py"),
     "breaks": ("tests.breaks",),
     "thousand_cells": ("tests.sweep.thousand",),
     "sweep_faults": (

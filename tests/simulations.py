@@ -24,6 +24,7 @@ from ssvid.statistics import (
     measure_noise,
     measure_variance,
 )
+from tests.helpers import find_wilson
 
 Interval = tuple[float, float]
 LEVEL = 0.05
@@ -165,13 +166,6 @@ def find_logit_t(sums: GroupSums) -> Interval:
     half = stdtrit(len(sums.value) - 1, 0.975) * math.sqrt(variance) / (share * (1 - share))
     logit = math.log(share / (1 - share))
     return 1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit))
-
-
-def find_wilson(share: float, n: int) -> Interval:
-    z = norm.ppf(0.975)
-    middle = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
 class Resampler:

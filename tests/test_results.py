@@ -41,7 +41,7 @@ def test_what_is_written_is_read_again(tmp_path: Path):
         and content["top1"] == result.score.value
         and content["config"] is None
     )
-    assert not {"score", "over", "member_count", "tuned", "rank", "inference"} & content.keys()
+    assert not {"score", "over", "member_count", "tuned", "inference"} & content.keys()
 
 
 def test_a_file_of_today_has_the_keys_of_before():

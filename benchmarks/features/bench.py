@@ -3,7 +3,7 @@
 Each clip is decoded once for the encoder and all controls. A Bench is all that a task sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ class Bench(NamedTuple):
     labels: Labels  # of each unit
     splits: dict[str, list[int]]  # split -> units that could be read
     # Source -> pooling -> S D; S N D for `source:tokens`; S V ... where there are several views.
-    features: dict[str, dict[str, Tensor]]
+    features: Mapping[str, dict[str, Tensor]]
     unreadable_files: list[str]
     spec: ClipSpec
     grid: Grid  # of the encoder's tokens

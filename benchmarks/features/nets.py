@@ -6,7 +6,6 @@ features are all in the cache builds no twin, and holds none in memory.
 
 import copy
 import hashlib
-import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -119,6 +118,7 @@ def list_source_files(net: Encoder) -> list[Path]:
     modules.add(registry.encoders[net.name].__module__)
     files = set()
     for name in modules:
-        if name.partition(".")[0] not in ("torch", "builtins"):
-            files.add(inspect.getsourcefile(sys.modules[name]) or "")
-    return [Path(file) for file in sorted(files) if file]
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+        if file.endswith(".py") and name.partition(".")[0] != "torch":
+            files.add(Path(file))
+    return sorted(files)

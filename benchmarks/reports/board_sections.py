@@ -268,7 +268,7 @@ def show_gains(
         caption += ". In brackets: test clips"
     if shown.bars[0].interval:
         caption += (
-            ". Intervals are bootstraps of each class by itself, not corrected for their number: "
+            ". Intervals are of each class by itself, not corrected for their number: "
             "they show nothing"
         )
     return ClassGains(caption, chart_differences(shown.bars, f"{result.metric}, points"))

@@ -15,8 +15,8 @@ from benchmarks.features.bench import Bench
 from benchmarks.features.sources import ROWS, TOKEN_ROWS, list_sources
 from benchmarks.metrics.ranking import Ranked, average_precision
 from benchmarks.probes.base import Probe, ProbeResult
+from benchmarks.probes.floor import Floor
 from benchmarks.tasks.frozen import join_splits
-from ssvid import registry
 from ssvid.shapes import Frozen
 from ssvid.statistics import Measure, index_groups
 
@@ -35,7 +35,8 @@ class Answer(NamedTuple):
     measure: Measure | None = None
     per_class: dict[str, float | None] | None = None  # where it cannot be computed from `correct`
     attention: Float[Tensor, "S N"] | None = None  # of the probe over the tokens of each test clip
-    draws: Float[Tensor, "D S"] | None = None  # of few labels: `correct` with each draw of them
+    # Right answers by draw of the labels, where few labels are drawn; `correct` is their mean.
+    draws: Float[Tensor, "D S"] | None = None
 
 
 class Task(ABC):
@@ -84,13 +85,10 @@ class Task(ABC):
         return names
 
     def get_probe(self, source: str) -> Probe:
-        """The task's probe. Pixels have no tokens, so a probe that reads tokens is replaced there.
-
-        The replacement is a linear probe.
-        """
+        """The task's probe; for pixels the floor, which is the same in all tasks."""
+        if source.startswith("pixels"):
+            return Floor()
         assert self._probe is not None, "this task was made without a probe"
-        if self.source_suffix and source.startswith("pixels"):
-            return registry.probes["linear"]()
         return self._probe
 
     def run_probe(

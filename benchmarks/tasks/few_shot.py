@@ -1,20 +1,24 @@
 """K labelled clips of each class, drawn many times: how much a few labels are worth.
 
-Test and val stay whole.
+Test stays whole and val is not read: settings are chosen inside the few labels (few_labels.py). At
+one shot the pooling is fixed beforehand: the narrowest.
 """
 
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, mark_correct
-from benchmarks.tasks.frozen import take_clips
+from benchmarks.probes.few_labels import find_rule
+from benchmarks.tasks.base import Answer, Task
+from benchmarks.tasks.few_labels import FewLabels, check_draws, describe_draws
 from ssvid.errors import UserError, check_positive
 from ssvid.randomness import uniform
 from ssvid.registry import tasks
-from ssvid.shapes import Frozen
+from ssvid.shapes import Labels
 from ssvid.statistics import chance
 
 
@@ -30,49 +34,51 @@ class FewShot(Task):
         main: int = 4,  # the number of shots whose score stands in the table
         draws: int = 20,  # how often the clips are drawn anew; every encoder gets the same draws
     ) -> None:
-        check_positive(shots=min(shots, default=0), draws=draws)
+        check_positive(shots=min(shots, default=0))
+        check_draws("few_shot", draws)
         if main not in shots:
             raise UserError(f"few_shot: main {main} is not one of its shots {list(shots)}.")
-        self._probe, self.shots, self.main, self.draws = probe, tuple(shots), main, draws
+        self._probe, self._rule = probe, find_rule(probe, "few_shot")
+        self.shots, self.main, self.draws = tuple(shots), main, draws
 
     def answer(self, bench: Bench, source: str) -> Answer:
-        train, val, test = bench.get_splits(source)
-        smallest_class = int(train.labels.bincount()[train.labels.unique()].min())
+        learner = FewLabels(self._rule, bench, source)
+        labels = learner.train.labels
+        smallest_class = int(labels.bincount()[labels.unique()].min())
         details: dict[str, Any] = {}
-        main_correct = None
+        answer: Answer | None = None
         for k in self.shots:
             if k > smallest_class:
                 details[f"{k}_shot"] = None
                 continue
-            correct_of_draws = []
-            for draw in range(self.draws):
-                drawn_clips = draw_shots(train, k, bench.seed, draw)
-                result = self.get_probe(source).run(drawn_clips, val, test, bench.seed)
-                correct_of_draws.append(mark_correct(result.predictions, test.labels))
-            correct = torch.stack(correct_of_draws)  # draws S, where S are the test clips
-            std = correct.mean(1).std().item() if self.draws > 1 else 0.0
-            details[f"{k}_shot"] = {"top1": correct.mean().item(), "std_over_draws": std}
+            draws = [draw_shots(labels, k, bench.seed, draw) for draw in range(self.draws)]
+            of_shots = learner.answer_draws(draws)
+            assert of_shots.draws is not None
+            details[f"{k}_shot"] = describe_draws(of_shots.draws)
             if k == self.main:
-                main_correct = correct.mean(0)
-        if main_correct is None:
+                answer = of_shots
+        if answer is None:
             raise UserError(
                 f"few_shot: a class has fewer than {self.main} train clips; choose a smaller main."
             )
-        return Answer(correct=main_correct, predictions=None, details=details)
+        return answer._replace(details={**details, **answer.details})
 
     def chance(self, bench: Bench) -> float:
         return chance(bench.labels[bench.splits["test"]])
 
 
-def draw_shots(train: Frozen, k: int, seed: int, draw: int) -> Frozen:
-    """k clips of each class, drawn from (seed, draw, class).
+def draw_shots(labels: Labels, k: int, seed: int, draw: int) -> Int[Tensor, " n"]:
+    """Rows of k clips of each class, drawn from (seed, draw, class).
 
     The clips of a smaller k are among those of a larger one.
     """
-    chosen = []
-    for label in train.labels.unique().tolist():
-        rows = (train.labels == label).nonzero().flatten()
-        # The draw takes the place of a sample's index. There are no epochs here, so epoch is 0.
-        u = uniform(seed, f"few_shot/{label}", epoch=0, index=draw, n=len(rows))[0]
-        chosen.append(rows[u.argsort(stable=True)[:k]])
-    return take_clips(train, torch.cat(chosen))
+    return torch.cat(
+        [draw_class(labels, label, k, seed, draw) for label in labels.unique().tolist()]
+    )
+
+
+def draw_class(labels: Labels, label: int, k: int, seed: int, draw: int) -> Int[Tensor, " n"]:
+    rows = (labels == label).nonzero().flatten()
+    # The draw takes the place of a sample's index. There are no epochs here, so epoch is 0.
+    u = uniform(seed, f"few_shot/{label}", epoch=0, index=draw, n=len(rows))[0]
+    return rows[u.argsort(stable=True)[:k]]

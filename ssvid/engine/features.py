@@ -13,7 +13,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,8 @@ from ssvid.randomness import permutation
 from ssvid.shapes import Batch, ClipSpec, Views
 
 PART_ROWS = 256
+BYTES_IN_MEMORY = 4 << 30  # of features, up to which all stay in memory
+NEWEST = 4  # sources that stay in memory where all are more
 
 
 class Source(NamedTuple):
@@ -53,9 +55,43 @@ class Part(NamedTuple):
 
 
 class Extracted(NamedTuple):
-    features: dict[str, dict[str, Tensor]]  # source -> feature -> S D; zeros for unreadable files
+    features: Mapping[str, dict[str, Tensor]]  # source -> feature -> S D; zeros for bad files
     ok: Tensor  # S: False for unreadable files
     cpu_s: float  # of this call, with its loader processes
+
+
+class StoredFeatures(Mapping[str, dict[str, Tensor]]):
+    """Source -> its features, read from the cache when they are asked for.
+
+    Of many sources of a large data set the newest few stay in memory, which may not hold all.
+    """
+
+    def __init__(self, files: dict[str, tuple[Path, ...]]) -> None:
+        self._files = files
+        total = 0
+        for of_source in files.values():
+            total += sum(map(os.path.getsize, of_source))
+        self._read = lru_cache(None if total <= BYTES_IN_MEMORY else NEWEST)(_read_parts)
+
+    def __getitem__(self, source: str) -> dict[str, Tensor]:
+        return dict(self._read(self._files[source]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read_ok(self) -> Tensor:
+        """S: False for files that some source could not read."""
+        columns = []
+        for files in self._files.values():
+            column = [torch.zeros(0, dtype=torch.bool)]
+            for file in files:
+                with safe_open(file, "pt") as part:
+                    column.append(part.get_tensor("ok").bool())
+            columns.append(torch.cat(column))
+        return torch.stack(columns).all(0)
 
 
 def refuse_bad_options(
@@ -138,12 +174,11 @@ def extract_from(
                 _extract_part(
                     loader, part, to_compute, root, torch.device(device), bar, label, each
                 )
-    features = {}
+    files = {}
     for source in sources:
-        files = [_load(_file(root, source, part)) or {} for part in parts]
-        features[source.name] = _join(files)
-    ok = [table.pop("ok").bool() for table in features.values()]
-    return Extracted(features, torch.stack(ok).all(0), cpu_seconds() - start_s)
+        files[source.name] = tuple(_file(root, source, part) for part in parts)
+    features = StoredFeatures(files)
+    return Extracted(features, features.read_ok(), cpu_seconds() - start_s)
 
 
 def count_missing_rows(
@@ -281,6 +316,19 @@ def _load(file: Path) -> dict[str, Tensor] | None:
         return load_file(file)
     except (FileNotFoundError, SafetensorError):
         return None  # missing, or a full disk cut it short: it will be computed again
+
+
+def _read_parts(files: tuple[Path, ...]) -> dict[str, Tensor]:
+    """Raises a UserError where a file has gone since the features were extracted."""
+    parts = []
+    for file in files:
+        part = _load(file)
+        if part is None:
+            raise UserError(f"The cached features {file} have gone: run the command again.")
+        parts.append(part)
+    joined = _join(parts)
+    del joined["ok"]
+    return joined
 
 
 def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

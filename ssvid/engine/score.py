@@ -169,7 +169,7 @@ def metrics(
     top5 = {"top5": topk(scores["test"], labels["test"], 5)} if len(data.classes) > 5 else {}
     groups = [data.groups[i] for i in splits["test"]]
     sums = sum_by_group(correct["test"], groups)
-    mean_class = mean_class_accuracy(correct["test"], labels["test"])
+    mean_class = mean_class_accuracy(correct["test"].double(), labels["test"])
     confusion = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
     confusion.index_put_((labels["test"], predictions["test"]), torch.tensor(1), accumulate=True)
     return {

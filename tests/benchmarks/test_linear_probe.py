@@ -28,7 +28,7 @@ from ssvid.registry import encoders, probes
 from ssvid.results import Leak, read_folder, read_result
 from ssvid.results.provenance import check_leak, make_titles
 from ssvid.shapes import Row
-from ssvid.statistics import bootstrap, paired_difference
+from ssvid.statistics import compare_rows, sum_by_group
 from ssvid.weights.encoders import save_encoder
 from tests.benchmarks.made import make_gain, old_result
 from tests.helpers import facts, tells, write_video
@@ -130,28 +130,31 @@ def test_a_result_holds_all_that_a_reader_asks(done):
 
 
 def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
-    """The numbers are those of probe, bootstrap and paired difference on the cached features."""
+    """Of each row the mean over its nets, by the probe on the cached features."""
     _, results, _, run, options = done
     feature_options = FeatureOptions(cache=options["cache"], workers=0, seed=1, twins=2)
-    sources = {row: list_sources(row, 1)[0] for row in ("encoder", *CONTROLS)}
+    sources = {row: list_sources(row, 2) for row in ("encoder", *CONTROLS)}
     encoder = open_evaluated_encoder(str(run), "mine", UNCHANGED, "auto")
-    features = extract_bench(encoder, data, feature_options, list(sources.values()))
+    features = extract_bench(encoder, data, feature_options, sum(sources.values(), []))
     labels, groups = features.labels[features.splits["test"]], features.get_groups("test")
     for cell, probe in (("linear", probes["linear"](min_steps=40)), ("knn", probes["knn"]())):
         right = {}
         for row, score in results[f"classify.{cell}"].rows.items():
-            answer = probe.run(*features.get_splits(sources[row]), 1)
-            right[row] = answer.predictions == labels
-            assert (
-                score.value == answer.metrics["test/top1"]
-                and score.details["val_top1"] == answer.metrics["val/top1"]
-            )
-            assert score.details["chosen"] == answer.chosen and score.details["grid"] == answer.grid
-            assert score.interval == bootstrap(right[row], groups, 1)
+            row_probe = probes["floor"]() if row == "floor" else probe
+            of_nets, answers = [], []
+            for source in sources[row]:
+                answers.append(row_probe.run(*features.get_splits(source), 1))
+                of_nets.append((answers[-1].predictions == labels).double())
+            right[row] = torch.stack(of_nets).mean(0)
+            assert score.value == pytest.approx(right[row].mean().item())
+            assert score.details["val_top1"] == answers[0].metrics["val/top1"]
+            assert score.details["chosen"] == answers[0].chosen
         for row, gain in results[f"classify.{cell}"].gains.items():
-            assert (gain.difference, *gain.interval) == paired_difference(
-                right["encoder"], right[row], groups, 1
-            )
+            if row != "time":
+                expected = (right["encoder"] - right[row]).mean().item()
+                assert gain.difference == pytest.approx(expected, abs=1e-6)
+        alone = compare_rows(*(sum_by_group(right[row], groups) for row in ("encoder", "shuffled")))
+        assert results[f"classify.{cell}"].gains["shuffled"].p == pytest.approx(alone.p)
 
 
 def test_the_verdict_follows_the_numbers(done):

@@ -124,7 +124,7 @@ def test_seconds_and_boxes_of_films(tmp_path: Path):
     assert results.keys() == set(names)
     for task, result in results.items():
         assert result["metric"] == "map" and len(result["per_class"]) == 4
-        assert len(result["test"]["draws"]["random"]) == 1000
+        assert len(result["test"]["of_groups"]["random"]) == len(result["test"]["groups"])
         assert result["data"]["set"]["name"] == "synthetic_films", task
         assert result["data"]["clips"]["test"] == 6, task
         pooled[task] = {setting["pooling"].split("@")[0] for setting in result["grid"]}

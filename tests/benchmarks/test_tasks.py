@@ -10,6 +10,7 @@ from benchmarks.features.bench import Bench
 from benchmarks.features.units import build_class_table
 from benchmarks.tasks.detection import match_boxes
 from benchmarks.tasks.few_shot import draw_shots
+from benchmarks.tasks.frozen import take_clips
 from benchmarks.tasks.localisation import smooth_scores
 from benchmarks.tasks.low_label import draw_share
 from benchmarks.tasks.order import FRAME_ORDERS
@@ -28,8 +29,8 @@ TEXT = ("htm_align", "text_retrieval", "zero_shot")  # tests/benchmarks/test_tex
 ASKED = sorted(set(tasks.names()) - set(TEXT))
 PROBED = {
     "classify": {},
-    "few_shot": {"shots": (1, 4), "draws": 3},
-    "low_label": {"share": 0.5, "draws": 2},
+    "few_shot": {"shots": (1, 4)},
+    "low_label": {"share": 0.5},
     "order": {},
 }
 
@@ -124,7 +125,7 @@ def make_bench(signal: float, seed: int = 0, kind: str = "clips", views: int = 1
 def create_task(name: str):
     settings = dict(PROBED.get(name, {}))
     if name in RANKED:
-        settings["probe"] = probes["linear"](rates=(10.0, 100.0), min_steps=100)
+        settings["probe"] = probes["linear"](rates=(10.0, 100.0), lambdas=(0.1,), min_steps=100)
     elif name != "retrieval":
         settings["probe"] = probes["prototypes"]()
     if name == "few_shot":
@@ -154,9 +155,10 @@ def test_separable_features_are_all_right(name: str):
     assert best >= 0.99 and gain.shown and gain.interval[0] > least
     if name in RANKED:
         by_class = list(scored.score.per_class.values())
-        assert (
-            set(scored.score.per_class) == set(NAMES) and len(scored.test.draws["encoder"]) == 1000
-        )
+        assert set(scored.score.per_class) == set(NAMES)
+        of_groups = scored.test.of_groups["encoder"]
+        assert len(of_groups) == len(scored.test.groups)
+        assert sum(of_groups) / len(of_groups) == pytest.approx(scored.score.value, abs=1e-5)
         assert scored.score.value == pytest.approx(torch.tensor(by_class).mean().item())
     else:
         assert len(scored.test.correct["encoder"]) == COUNTS["test"]
@@ -203,7 +205,10 @@ def test_seconds_are_smoothed_over_those_that_are_there():
 
 def test_scores_of_views_are_averaged():
     """The scores of three views, each of which tells a little. Every view is learnt from."""
-    probe, bench = probes["linear"](rates=(10.0, 100.0), min_steps=100), make_bench(2.0, views=3)
+    probe, bench = (
+        probes["linear"](rates=(10.0, 100.0), lambdas=(0.1,), min_steps=100),
+        make_bench(2.0, views=3),
+    )
     scored = score_task(tasks["classify"](probe), bench)
     single_view = score_task(
         tasks["classify"](probe), bench._replace(views=1, features=first_view(bench))
@@ -269,14 +274,19 @@ def list_rows(frozen: Frozen) -> set[tuple[float, ...]]:
 def test_shots_are_nested_balanced_and_the_same_for_all():
     bench = make_bench(0.0)
     train = bench.get_frozen("encoder", "train")
-    single, four = draw_shots(train, 1, 0, 3), draw_shots(train, 4, 0, 3)
+
+    def draw(k, number):
+        return take_clips(train, draw_shots(train.labels, k, 0, number))
+
+    single, four = draw(1, 3), draw(4, 3)
     assert (
         four.labels.bincount().tolist() == [4] * CLASSES
         and single.labels.bincount().tolist() == [1] * CLASSES
     )
-    assert list_rows(single) <= list_rows(four) != list_rows(draw_shots(train, 4, 0, 4))
-    assert draw_share(train, 0.25, 0, 0).labels.bincount().tolist() == [6] * CLASSES
-    assert draw_share(train, 0.001, 0, 0).labels.bincount().tolist() == [1] * CLASSES
+    assert list_rows(single) <= list_rows(four) != list_rows(draw(4, 4))
+    labels = train.labels
+    assert labels[draw_share(labels, 0.25, 0, 0)].bincount().tolist() == [6] * CLASSES
+    assert labels[draw_share(labels, 0.001, 0, 0)].bincount().tolist() == [1] * CLASSES
 
 
 def test_more_shots_than_clips():
@@ -285,9 +295,43 @@ def test_more_shots_than_clips():
             tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=100), make_bench(1.0)
         )
     scored = score_task(
-        tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=1, draws=2), make_bench(1.0)
+        tasks["few_shot"](probes["prototypes"](), shots=(1, 100), main=1), make_bench(1.0)
     )
     assert scored.score.details["100_shot"] is None and scored.score.details["1_shot"]["top1"] > 0.2
+
+
+@pytest.mark.parametrize("name", ["few_shot", "low_label"])
+def test_few_labels_read_no_val_and_answer_by_draw(name: str):
+    task, bench = create_task(name), make_bench(1.0)
+    answer = task.answer(bench, "encoder")
+    assert answer.draws.shape == (20, COUNTS["test"])
+    torch.testing.assert_close(answer.correct, answer.draws.mean(0))
+    bench.features["encoder"]["time@last"][bench.splits["val"]] = 1e6
+    assert torch.equal(task.answer(bench, "encoder").draws, answer.draws)
+    with pytest.raises(UserError, match=facts("draws", "19")):
+        tasks[name](probes["prototypes"](), draws=19)
+
+
+@pytest.mark.parametrize("probe", ["linear", "knn", "perceptron"])
+def test_the_floor_of_few_labels_is_fixed_by_all_labels(probe: str, monkeypatch):
+    """Its probe and descriptor are those that it has with all labels, whatever the task's are."""
+    monkeypatch.setattr("benchmarks.probes.floor.MEMBERS", (probe,))
+    bench = make_bench(0.0)
+    code = F.pad(F.one_hot(bench.labels, CLASSES).float(), (0, 12))
+    bench.features["pixels"]["time@last"] += 40 * code
+    answer = create_task("low_label").answer(bench, "pixels")
+    assert answer.details["chosen"]["probe"] == probe
+    assert answer.details["chosen"]["pooling"] == "time@last"
+    assert answer.draws.shape == (20, COUNTS["test"]) and answer.correct.mean() > 0.95
+
+
+def test_the_floor_is_the_same_number_in_all_tasks_of_the_same_clips():
+    bench = make_bench(0.0)
+    code = F.pad(F.one_hot(bench.labels, CLASSES).float(), (0, 12))
+    bench.features["pixels"]["time@last"] += 2 * code
+    answers = [create_task(name).answer(bench, "pixels") for name in ("classify", "retrieval")]
+    assert torch.equal(answers[0].correct, answers[1].correct) and answers[0].correct.mean() > 0.4
+    assert answers[0].details["chosen"] == answers[1].details["chosen"]
 
 
 def test_prototypes_by_hand():

@@ -301,8 +301,10 @@ def test_an_aligner_and_its_controls(narrated: Manifest, tmp_path: Path, monkeyp
     assert times.value == 0.5 and times.details["auc"] == 0.5
     each_group = torch.eye(6).double()
     assert task.answer(bench, "timestamps").measure(each_group).tolist() == [0.5] * 6
-    assert scored.controls["random"].value < 0.5 and scored.gains["random"].shown
-    assert scored.chance == pytest.approx(2 / 48) and len(scored.test.draws["encoder"]) == 1000
+    assert scored.controls["random"].value < 0.5
+    gain = scored.gains["random"]  # six groups of which all agree: 2 of 2^6 patterns
+    assert gain.p >= 2 / 2**6 - 1e-9 and not gain.shown and gain.least is None
+    assert scored.chance == pytest.approx(2 / 48) and len(scored.test.of_groups["encoder"]) == 6
     other = tasks["htm_align"](
         aligner="RUN", annotation=str(tmp_path / "htm_align.json"), method="global", head=False
     )

@@ -1,5 +1,6 @@
 """Untrained twins: shared by all weights of an architecture, built when needed, within a budget."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,17 @@ def test_the_key_of_a_twin_holds_all_that_its_features_depend_on(data):
     # Without batch norm nothing is measured, so all data sets share the twin.
     assert make_key(vit) == make_key(create_encoder("vit", **VIT), data=data.take(range(9)))
     assert hash_architecture(vit) != hash_architecture(create_encoder("vit", **{**VIT, "depth": 3}))
+
+
+def test_code_that_draws_weights_is_a_part_of_the_key(tmp_path, monkeypatch):
+    """Somebody edits a plug-in between two runs: its twins are computed again."""
+    net, file = create_encoder("test_norms"), tmp_path / "plugin.py"
+    hashes = set()
+    for code in ("scale = 1", "scale = 2", "scale = 1"):
+        file.write_text(code)
+        monkeypatch.setattr(sys.modules[type(net).__module__], "__file__", str(file))
+        hashes.add(hash_architecture(net))
+    assert len(hashes) == 2
 
 
 @pytest.mark.parametrize("lacking, twins", [(10, 8), (100, 4), (10_000, 2)])

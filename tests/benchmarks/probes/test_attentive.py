@@ -19,8 +19,7 @@ from ssvid.errors import UserError
 from ssvid.randomness import permutation
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
-from ssvid.statistics import wilson
-from tests.helpers import facts
+from tests.helpers import facts, find_wilson
 
 DIM, TOKENS, CLASSES = 16, 5, 4
 SMALL = {
@@ -75,7 +74,7 @@ def test_chance_on_noise_and_on_shuffled_labels(preset, spoil):
     if spoil == "labels":
         train, val, test = map(shuffle_labels, range(3), (train, val, test))
     settings = SMALL[preset] | {"min_steps": 40}
-    low, high = wilson(1 / CLASSES, 400, 0.999)
+    low, high = find_wilson(1 / CLASSES, 400, 0.999)
     assert (
         low
         < Attentive(preset=preset, **settings).run(train, val, test, 0).metrics["test/top1"]

@@ -11,8 +11,7 @@ from ssvid.errors import UserError
 from ssvid.randomness import permutation
 from ssvid.registry import probes
 from ssvid.shapes import Frozen
-from ssvid.statistics import wilson
-from tests.helpers import facts
+from tests.helpers import facts, find_wilson
 
 NAMES = probes.names()
 MULTI_LABEL = [name for name in NAMES if probes[name].multi_label]
@@ -43,7 +42,7 @@ def make_splits(scale):
 
 
 def is_at_chance(result):
-    low, high = wilson(1 / CLASSES, ROWS[2], 0.999)
+    low, high = find_wilson(1 / CLASSES, ROWS[2], 0.999)
     return low < result.metrics["test/top1"] < high
 
 

@@ -11,7 +11,7 @@ from benchmarks.probes.linear import Linear
 from benchmarks.probes.standardizer import Rows, Standardizer
 from ssvid.errors import UserError
 from ssvid.shapes import Frozen
-from ssvid.statistics import wilson
+from tests.helpers import find_wilson
 
 
 def make_split(rows, seed, *, dim=32, classes=4, scale=0.4):
@@ -132,7 +132,7 @@ def test_chance_on_noise():
         )
 
     metrics = small().run(noise(500, 0), noise(200, 1), noise(2000, 2), 0).metrics
-    low, high = wilson(0.1, 2000, 0.999)
+    low, high = find_wilson(0.1, 2000, 0.999)
     assert low < metrics["test/top1"] < high
     assert 0.4 < metrics["test/top5"] < 0.6
 
