@@ -80,7 +80,9 @@ def linear_probe(
     )
     runner.run(suite, encoder, clip, layers)
     printed = write_report(runner)
-    return {**printed, "results": summarise_all(Path(out), make_titles(encoder))}
+    titles, folder = make_titles(encoder), Path(out)
+    results = read_table(folder) if printed["report"] else read_files(folder, titles)
+    return {**printed, "results": summarise_all(results, titles)}
 
 
 def refuse_old_results(folder: Path, encoders: list[str]) -> None:
@@ -96,11 +98,26 @@ def refuse_old_results(folder: Path, encoders: list[str]) -> None:
             )
 
 
-def summarise_all(folder: Path, titles: list[str]) -> list[dict[str, Any]]:
-    """What the command prints about encoders: the numbers of the folder's table."""
-    from benchmarks.reports.board import correct_results, read_results
+def read_table(folder: Path) -> list[Result]:
+    """The numbers of the folder's table, whose gains are corrected for all that stands in it."""
+    from benchmarks.reports.board import make_table, read_results
 
-    results = correct_results(read_results(folder))
+    return make_table(read_results(folder))
+
+
+def read_files(folder: Path, titles: list[str]) -> list[Result]:
+    """The numbers of these encoders' files, where the folder holds what makes no table."""
+    results = []
+    for title in titles:
+        file = folder / f"{title}.{CELL}.json"
+        result = read_result(file) if file.exists() else None
+        if result is not None:
+            results.append(result)
+    return results
+
+
+def summarise_all(results: list[Result], titles: list[str]) -> list[dict[str, Any]]:
+    """What the command prints about encoders."""
     probed = {result.encoder.title: result for result in results if result.cell == CELL}
     summaries = []
     for title in titles:

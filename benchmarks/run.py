@@ -96,9 +96,13 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
         "report": None,
     }
     try:
-        printed["results"] = board.summarise_folder(runner.folder)
-        printed["report"] = str(board.write_board(runner.folder)) if printed["results"] else None
-    # A file that is not ours, or a full disk. The results themselves are written.
+        files = board.read_results(runner.folder)
+        printed["results"] = board.summarise_results(files.values())
+        if files:
+            table = board.make_table(files)  # other gains are shown among all those of the folder
+            printed["results"] = board.summarise_results(table)
+            printed["report"] = str(board.write_table(files, table, runner.folder))
+    # A file that is not ours, unlike results, or a full disk. The results themselves are written.
     except (UserError, OSError) as error:
         log.warning(f"no report: {error}")
         failures.append({"encoder": "", "cell": "report", "why": str(error)})

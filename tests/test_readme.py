@@ -54,6 +54,8 @@ def test_the_objective_of_the_readme_trains_and_is_probed(videos: Path, tmp_path
         str(tmp_path / "cache"),
         "--workers",
         "0",
+        "--twins",
+        "2",
     ]
     result = command(
         "benchmarks.linear_probe", *argv, "--out", str(tmp_path / "probe"), "--min_steps", "4"

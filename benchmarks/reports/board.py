@@ -4,6 +4,7 @@
 """
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,29 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
         raise UserError(
             f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning."
         )
-    results = list(files.values())
+    results = make_table(files)
+    baseline = rename_row(baseline)
+    check_baseline(baseline, list(files.values()))
+    return write_table(files, results, out or folders[0], baseline)
+
+
+def make_table(files: dict[Path, Result]) -> list[Result]:
+    """All that stands in the table, means too, with Holm's rule over all gains.
+
+    A UserError: results that cannot be tested, or cannot stand in one table.
+    """
     refuse_untestable(files)
     refuse_unlike(files)
-    baseline = rename_row(baseline)
-    check_baseline(baseline, results)
-    folder = out or folders[0]
+    results = list(files.values())
+    return order_by_suite(correct_gains([*results, *average_results(results)]))
+
+
+def write_table(
+    files: dict[Path, Result], results: list[Result], folder: Path, baseline: str = "random"
+) -> Path:
+    """`results`: what `make_table` made of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = write_run_pages(files, folder)
-    results = correct_results(files)
     notes = list_notes(results)
     texts = {
         "board.md": tables.markdown(results, notes),
@@ -70,12 +85,6 @@ def refuse_untestable(files: dict[Path, Result]) -> None:
                 f"{file} {reason}, so no difference can be tested: delete it and run the command "
                 "again."
             )
-
-
-def correct_results(files: dict[Path, Result]) -> list[Result]:
-    """All that stands in the table, means too, with Holm's rule over all gains."""
-    results = list(files.values())
-    return order_by_suite(correct_gains([*results, *average_results(results)]))
 
 
 def refuse_unlike(files: dict[Path, Result]) -> None:
@@ -155,20 +164,22 @@ def check_baseline(baseline: str, results: list[Result]) -> None:
         )
 
 
-def summarise_folder(folder: Path) -> list[dict[str, Any]]:
-    """What the command prints: the numbers of the table."""
-    results = [result for result in correct_results(read_results(folder)) if result.over is None]
-    return [
-        {
-            "cell": result.cell,
-            "encoder": result.encoder.title,
-            result.metric: result.score.value,
-            "interval": result.score.interval,
-            "chance": result.chance,
-            "majority": result.majority,
-            "mean_class": find_mean_class(result),
-            "rank": result.rank,
-            "gain_over_random": vars(result.gains["random"]) if "random" in result.gains else None,
-        }
-        for result in results
-    ]
+def summarise_results(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """What the command prints. Means stand in the table alone."""
+    summaries = []
+    for result in results:
+        if result.over is None:
+            gain = result.gains.get("random")
+            summary = {
+                "cell": result.cell,
+                "encoder": result.encoder.title,
+                result.metric: result.score.value,
+                "interval": result.score.interval,
+                "chance": result.chance,
+                "majority": result.majority,
+                "mean_class": find_mean_class(result),
+                "rank": result.rank,
+                "gain_over_random": vars(gain) if gain else None,
+            }
+            summaries.append(summary)
+    return summaries

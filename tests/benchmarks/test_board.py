@@ -151,7 +151,7 @@ def test_what_a_result_lacks_is_left_out(tmp_path: Path):
     assert board_sections.explain(bare, [bare], "a", "red").names == []
     assert figures.draw_cost([bare], {"a": "red"}) is None
     assert format_line(bare).startswith("a, one: ")
-    assert board.summarise_folder(tmp_path)[0]["gain_over_random"] is None
+    assert board.summarise_results([bare])[0]["gain_over_random"] is None
     parts = ["confusion", "gains by class", "nearest neighbours", "attention"]
     assert board_sections.explain(whole, [whole], "random", "red").names == parts
 

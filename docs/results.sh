@@ -1,0 +1,35 @@
+#!/bin/sh
+# The commands behind the numbers of docs/results.md: `sh docs/results.sh SECTION`, run where the package is installed.
+# The tables of results.md are rows of the board.md that each section ends with. MINI6 is the folder of ucf101-mini6.
+# CPU-minutes are for one core. Results that exist are not made again.
+set -eu
+one="--threads 1 --workers 1"
+
+demo() { # three pretraining seeds, about 8 CPU-minutes each
+    for seed in 0 1 2; do
+        python -m benchmarks.demo --seed "$seed" --out "runs/d$seed"
+    done
+    python -m benchmarks.report runs/d0/probe runs/d1/probe runs/d2/probe --out runs/report/demo
+}
+
+tasks() { # more questions to seed 0 of the demo; about 10
+    python -m benchmarks.run --encoder runs/d0 --suite mini --data synthetic --out runs/report/tours $one
+    python -m benchmarks.run --encoder runs/d0 --suite films --out runs/report/films $one
+}
+
+few_tours() { # mae and dpc after 7200 clips of the tours; about 10
+    blocks="--encoder.frames 2 --encoder.stride 1 --encoder.size 32 --objective.blocks 3 --objective.predicted 1 --objective.augment none"
+    python -m ssvid.pretrain --config recipes/demo.yaml --data synthetic --steps 300 --out runs/mae_syn
+    python -m ssvid.pretrain --config recipes/dpc_mini6.yaml --data synthetic $blocks --steps 300 --batch_size 24 --out runs/dpc_syn
+    python -m benchmarks.linear_probe --encoder runs/mae_syn --data synthetic --out runs/mae_syn/probe $one
+    python -m benchmarks.linear_probe --encoder runs/dpc_syn --data synthetic --clip.frames 6 --out runs/dpc_syn/probe $one
+    python -m benchmarks.report runs/mae_syn/probe runs/dpc_syn/probe --out runs/report/few_tours
+}
+
+mini6() { # mae on real clips; about 18
+    python -m ssvid.data.prepare --source "$MINI6/labels.csv" --out runs/mini6 --short_side 80 --gop 8
+    python -m ssvid.pretrain --config recipes/mae_mini6.yaml --data.root runs/mini6 --out runs/mae_mini6
+    python -m benchmarks.linear_probe --encoder runs/mae_mini6 --data csv --data.root runs/mini6 --out runs/mae_mini6/probe $one
+}
+
+"$1"
