@@ -64,6 +64,14 @@ def data(tmp_path_factory):
     return Manifest.build(rows, root)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cheap_floor():
+    """One probe of the floor instead of three, in every test of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.probes.floor.MEMBERS", ("knn",))
+        yield
+
+
 @pytest.fixture(scope="module")
 def done(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
@@ -90,9 +98,7 @@ def done(data, tmp_path_factory):
         "twins": 2,
         "config": config,
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.probes.floor.MEMBERS", ("knn",))  # cheaper than all three
-        printed = linear_probe([str(run)], data, str(out), **options)
+    printed = linear_probe([str(run)], data, str(out), **options)
     return printed, {result.cell: result for result in read_folder(out).values()}, out, run, options
 
 
@@ -134,9 +140,8 @@ def test_a_result_holds_all_that_a_reader_asks(done):
     assert printed["report"] == str(out / "report.html") and printed["exit_code"] == 0
 
 
-def test_its_numbers_are_those_of_the_probe_on_the_features(done, data, monkeypatch):
+def test_its_numbers_are_those_of_the_probe_on_the_features(done, data):
     """Of each row the mean over its nets, by the probe on the cached features."""
-    monkeypatch.setattr("benchmarks.probes.floor.MEMBERS", ("knn",))  # as in `done`
     _, results, _, run, options = done
     feature_options = FeatureOptions(cache=options["cache"], workers=0, seed=1, twins=2)
     sources = {row: list_sources(row, 2) for row in ("encoder", *CONTROLS)}
