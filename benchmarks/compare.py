@@ -16,7 +16,7 @@ from ssvid.results import Gain, Result, read_folder, read_result
 from ssvid.results.evidence import differ_from_result, make_gains
 from ssvid.results.text import format_gain
 from ssvid.results.unlike import describe_differences
-from ssvid.statistics.groups import TOO_FEW
+from ssvid.statistics.groups import TOO_FEW_GROUPS
 from ssvid.statistics.holm import ALPHA
 
 
@@ -146,21 +146,16 @@ def describe_row(row: dict[str, Any], gain: Gain) -> str:
 def warn_of_few(pairs: list[Pair]) -> list[str]:
     """What a reader of all these rows must know."""
     warnings = []
-    few = [pair.cell for pair in pairs if len(set(pair.a.test.groups)) <= TOO_FEW]
+    few = [pair.cell for pair in pairs if len(set(pair.a.test.groups)) <= TOO_FEW_GROUPS]
     if few:
         warnings.append(f"Too few groups of test clips to show anything: {', '.join(few)}.")
-    single = [pair.cell for pair in pairs if is_ungrouped(pair.a)]
+    single = [pair.cell for pair in pairs if pair.a.is_ungrouped]
     if single:
         warnings.append(
             f"Every test clip is a group of its own in {', '.join(single)}: if clips share a film "
             "or a person, name their groups in the data set, or intervals are too narrow."
         )
     return warnings
-
-
-def is_ungrouped(result: Result) -> bool:
-    groups = result.test.groups
-    return result.test.of_groups is None and len(set(groups)) == len(groups) > 1
 
 
 if __name__ == "__main__":

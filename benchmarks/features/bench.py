@@ -4,7 +4,7 @@ Each clip is decoded once for the encoder and all controls. A Bench is all that 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -61,6 +61,9 @@ class Bench(NamedTuple):
     # order of the folds.
     folds: tuple[dict[str, list[int]], ...] = ()
     refits: bool = False  # a probe is trained anew on train and val once val has chosen
+    # Seed and labels -> what the floor answered, which all copies of a Bench share; None: nothing
+    # is kept.
+    floors: dict[Any, Any] | None = None
 
     @property
     def streams(self) -> tuple["Bench", ...]:
@@ -187,6 +190,7 @@ def extract_bench(
         text=text,
         twins=twins,
         notes=notes,
+        floors={},
     )
     return bench if options.folds is None else split_into_folds(bench, options.folds, extracted.ok)
 

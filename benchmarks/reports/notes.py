@@ -8,8 +8,8 @@ from benchmarks.reports.verdict import WARNING
 from ssvid.results import TUNED, Result
 from ssvid.results.text import ROW_NAMES, TOO_FEW, is_old
 from ssvid.results.unlike import list_clip_changes
+from ssvid.statistics import TOO_FEW_GROUPS, find_least_p
 
-FEW = 6  # groups of test clips: of so few, signs agree by chance too often to show anything
 LONGEST = 4  # names in a note; more are counted
 
 
@@ -19,7 +19,8 @@ def list_notes(results: list[Result]) -> list[str]:
         *warn_of_leaks(results),
         *warn_of_names(results),
         *explain_inference(results),
-        *note_few_groups(results),
+        *note_groups(results),
+        *note_ungrouped(results),
         *note_single_val(results),
         *note_readers(results),
         *note_clips(results),
@@ -77,12 +78,29 @@ def explain_inference(results: list[Result]) -> list[str]:
     return notes
 
 
-def note_few_groups(results: list[Result]) -> list[str]:
+def note_groups(results: list[Result]) -> list[str]:
+    """How many groups there are, and the least p that they allow."""
+
     def describe(result: Result) -> str:
         groups = len(set(result.test.groups))
-        if not result.gains or groups > FEW:
+        if not any(gain.p is not None for gain in result.gains.values()):
             return ""
-        return f"{count(groups, 'group')} of test clips, {TOO_FEW}."
+        text = (
+            f"{count(groups, 'group')} of test clips, so p is at least {find_least_p(groups):.2g}"
+        )
+        return f"{text}: {TOO_FEW}." if groups <= TOO_FEW_GROUPS else f"{text}."
+
+    return note_cells(results, describe)
+
+
+def note_ungrouped(results: list[Result]) -> list[str]:
+    def describe(result: Result) -> str:
+        if not result.is_ungrouped:
+            return ""
+        return (
+            "every test clip counts as a source of its own. If clips share a film or a person, "
+            "name their groups, or intervals are too narrow."
+        )
 
     return note_cells(results, describe)
 

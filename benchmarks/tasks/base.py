@@ -16,6 +16,7 @@ from benchmarks.features.sources import ROWS, TOKEN_ROWS, list_sources
 from benchmarks.metrics.ranking import Ranked, average_precision
 from benchmarks.probes.base import Probe, ProbeResult
 from benchmarks.probes.floor import Floor
+from benchmarks.tasks.floor import run_floor
 from benchmarks.tasks.frozen import join_splits
 from ssvid.shapes import Frozen
 from ssvid.statistics import Measure, index_groups
@@ -50,6 +51,7 @@ class Task(ABC):
     kind: str = "clips"  # of the units that are scored: a name of benchmarks.features.units
     rows: tuple[str, ...] = ROWS  # the encoder and the controls that are scored
     joint: bool = False  # reads clips in the space that they share with the encoder's text side
+    names_classes: bool = True  # its answers are the classes of the data set
     fuses_encoders: bool = False  # can score several encoders together (bench.streams)
     frame_orders: tuple[str, ...] = ("",)  # suffixes of sources: "", /reversed, /shuffled
     _probe: Probe | None = None
@@ -100,7 +102,10 @@ class Task(ABC):
         is small.
         """
         probe = self.get_probe(source)
-        result = probe.run(train, val, test, bench.seed)
+        if isinstance(probe, Floor):
+            result = run_floor(bench, train, val, test)
+        else:
+            result = probe.run(train, val, test, bench.seed)
         if not bench.refits:
             return result
         again = probe.refit(join_splits([train, val]), test, result.chosen, bench.seed)

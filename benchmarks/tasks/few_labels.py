@@ -8,9 +8,9 @@ from torch import Tensor
 
 from benchmarks.features.bench import Bench
 from benchmarks.probes.few_labels import RULES, answer_draws
-from benchmarks.probes.floor import Floor
 from benchmarks.probes.perceptron import Perceptron
 from benchmarks.tasks.base import Answer, Row
+from benchmarks.tasks.floor import run_floor
 from ssvid.errors import UserError
 
 SELECTION = "leave-one-out"  # in the hash: before, settings were chosen on val
@@ -42,7 +42,7 @@ class FewLabels:
         self.train, self.test = bench.get_frozen(source, "train"), bench.get_frozen(source, "test")
         if source.startswith("pixels"):
             val = bench.get_frozen(source, "val")
-            self.floor = Floor().run(self.train, val, self.test, bench.seed).chosen
+            self.floor = run_floor(bench, self.train, val, self.test).chosen
             pooling = self.floor["pooling"]
             self.train = self.train._replace(feats={pooling: self.train.feats[pooling]})
             self.test = self.test._replace(feats={pooling: self.test.feats[pooling]})

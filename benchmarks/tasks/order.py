@@ -20,6 +20,7 @@ ORDER_NAMES = ("forward", "reversed", "shuffled")
 @tasks.register("order")
 class Order(Task):
     rows = ("encoder", "random", "floor")
+    names_classes = False
     frame_orders = FRAME_ORDERS
 
     def __init__(self, probe: Probe) -> None:

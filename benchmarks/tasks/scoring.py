@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.features.bench import Bench
@@ -72,13 +72,13 @@ def score_task(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False)
                 of_seeds.append(answer_all_folds(task, bench._replace(seed=seed), source))
             of_nets.append(of_seeds)
         answers[row] = average_answers(of_nets, bench)
-    rows = {name: score_row(row, bench) for name, row in answers.items()}
+    rows = {name: score_row(task, row, bench) for name, row in answers.items()}
     test = list_test_answers(bench, answers)
     return Scored(
         metric=task.metric,
         score=rows["encoder"],
         chance=chance_of_all_folds(task, bench),
-        majority=find_majority(bench, answers["encoder"]),
+        majority=find_majority(task, bench),
         controls={name: score for name, score in rows.items() if name != "encoder"},
         gains=make_gains(find_differences(rows, test)),
         rank=rank_encoder(rows),
@@ -143,7 +143,7 @@ def average_draws(of_nets: Sequence[Sequence[Answer]]) -> list[float] | None:
     return round_values(torch.stack(rows).mean(0))
 
 
-def score_row(row: RowAnswers, bench: Bench) -> Score:
+def score_row(task: Task, row: RowAnswers, bench: Bench) -> Score:
     """The number of a row. Its interval is over test groups, nets and draws of labels."""
     several_nets, several_seeds = len(row.of_nets) > 1, len(row.of_seeds) > 1
     extra_variance = 0.0
@@ -154,8 +154,8 @@ def score_row(row: RowAnswers, bench: Bench) -> Score:
         draws = Spread.of(row.of_draws)
         extra_variance += draws.variance / draws.count
     details = dict(row.first.details)
-    labels = bench.labels[bench.index_videos("test")[0]]
-    if row.correct is not None and labels.ndim == 1 and int(labels.min()) >= 0:
+    labels = find_classes(task, bench)
+    if row.correct is not None and labels is not None:
         details["mean_class"] = mean_class_accuracy(row.correct, labels)
     return Score(
         value=row.value,
@@ -171,12 +171,18 @@ def score_row(row: RowAnswers, bench: Bench) -> Score:
     )
 
 
-def find_majority(bench: Bench, encoder: RowAnswers) -> float | None:
-    """The score of always naming the largest class of test, where each clip has one class."""
+def find_classes(task: Task, bench: Bench) -> Int[Tensor, " S"] | None:
+    """The class of each test video; None where the answers are no classes, or several to a clip."""
     labels = bench.labels[bench.index_videos("test")[0]]
-    if encoder.first.predictions is None and encoder.of_draws is None:
+    if not task.names_classes or labels.ndim > 1 or int(labels.min()) < 0:
         return None
-    return majority(labels) if labels.ndim == 1 and int(labels.min()) >= 0 else None
+    return labels
+
+
+def find_majority(task: Task, bench: Bench) -> float | None:
+    """The score of always naming the largest class of test."""
+    labels = find_classes(task, bench)
+    return None if labels is None else majority(labels)
 
 
 def rank_encoder(rows: dict[str, Score]) -> int | None:

@@ -182,6 +182,12 @@ class Result:
         return {"encoder": self.score, **self.controls}
 
     @property
+    def is_ungrouped(self) -> bool:
+        """Whether every test clip is a group of its own."""
+        groups = self.test.groups
+        return bool(self.test.paths) and len(set(groups)) == len(groups) == len(self.test.paths) > 1
+
+    @property
     def val(self) -> float | None:
         return self.score.details.get(f"val_{self.metric}")
 

@@ -13,11 +13,11 @@ docs/statistics.md says why each was chosen, with the simulations.
 """
 
 from ssvid.statistics.accuracy import chance, majority, mean_class_accuracy, topk
-from ssvid.statistics.differences import Difference, Spread, compare_rows
+from ssvid.statistics.differences import Difference, Spread, compare_rows, find_least_p
 from ssvid.statistics.groups import (
     FEW_ERRORS,
     FEW_GROUPS,
-    TOO_FEW,
+    TOO_FEW_GROUPS,
     GroupSums,
     Measure,
     are_few_sources,
@@ -31,7 +31,7 @@ from ssvid.statistics.scores import find_score_interval, measure_noise, measure_
 __all__ = [
     "FEW_ERRORS",
     "FEW_GROUPS",
-    "TOO_FEW",
+    "TOO_FEW_GROUPS",
     "Difference",
     "GroupSums",
     "Measure",
@@ -40,6 +40,7 @@ __all__ = [
     "chance",
     "choose_levels",
     "compare_rows",
+    "find_least_p",
     "find_score_interval",
     "index_groups",
     "majority",

@@ -190,6 +190,11 @@ def _snap(means: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
     return (means / ROUNDING).round() * ROUNDING
 
 
+def find_least_p(groups: int) -> float:
+    """The smallest p that so many groups can give."""
+    return 1 / min(2 ** (groups - 1), PATTERNS) if groups <= EXACT else 1 / PATTERNS
+
+
 @lru_cache(maxsize=2)
 def _draw_patterns(groups: int) -> Float[Tensor, "P G"]:
     """Which groups keep their sign in each pattern; nothing is flipped in the first.

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ssvid.randomness import permutation
 
-TOO_FEW = 6  # with so many groups or fewer, nothing is shown once Holm's rule has been applied
+TOO_FEW_GROUPS = (
+    6  # with so many groups or fewer, nothing is shown once Holm's rule has been applied
+)
 FEW_GROUPS, FEW_ERRORS = 20, 5  # below them the interval of a score is "wide, few sources"
 MOST_BLOCKS = 512  # of groups; more are joined
 # Weight of each group in each of W draws -> the metric of each draw.
