@@ -68,17 +68,20 @@ def read(text: str) -> dict[str, Result]:
     if not results:
         raise UserError(f"{text} holds no result.")
     encoders = {result.encoder.title for result in results}
+    of_cells = {result.cell: result for result in results}
     if len(encoders) == 1:
-        return {result.cell: result for result in results}
-    cells = {result.cell for result in results}
-    means = [mean for mean in average_seeds(results) if mean.member_count == len(encoders)]
-    if {mean.cell for mean in means} != cells:
+        return of_cells
+    means = {}
+    for mean in average_seeds(results):
+        if mean.member_count == len(encoders):
+            means[mean.cell] = mean
+    if means.keys() != of_cells.keys():
         names = ", ".join(f"{text}/{name}" for name in sorted(encoders))
         raise UserError(
             f"{text} holds results of {len(encoders)} encoders, which are not in every cell runs "
             f"of one recipe with other seeds: name one of {names}."
         )
-    return {mean.cell: mean for mean in means}
+    return means
 
 
 def read_results(path: Path) -> list[Result | None]:
@@ -124,11 +127,13 @@ def list_test_units(result: Result) -> tuple[Any, ...]:
 
 def compare_pairs(pairs: list[Pair]) -> list[dict[str, Any]]:
     """Log and return the difference of each pair, with Holm's rule over all of them."""
-    differences = {pair.cell: differ_from_result(pair.a, pair.b) for pair in pairs}
+    differences = {}
+    for pair in pairs:
+        differences[pair.cell] = differ_from_result(pair.a, pair.b)
     gains = make_gains(differences)
     rows = []
     for pair in pairs:
-        seeds = [result.member_count or 1 for result in (pair.a, pair.b)]
+        seeds = [pair.a.member_count or 1, pair.b.member_count or 1]
         row = {"cell": pair.cell, **vars(gains[pair.cell]), "seeds": seeds}
         log.info(describe_row(row, gains[pair.cell]))
         rows.append(row)
@@ -145,11 +150,14 @@ def describe_row(row: dict[str, Any], gain: Gain) -> str:
 
 def warn_of_few(pairs: list[Pair]) -> list[str]:
     """What a reader of all these rows must know."""
-    warnings = []
-    few = [pair.cell for pair in pairs if len(set(pair.a.test.groups)) <= TOO_FEW_GROUPS]
+    few, single, warnings = [], [], []
+    for pair in pairs:
+        if len(set(pair.a.test.groups)) <= TOO_FEW_GROUPS:
+            few.append(pair.cell)
+        if pair.a.is_ungrouped:
+            single.append(pair.cell)
     if few:
         warnings.append(f"Too few groups of test clips to show anything: {', '.join(few)}.")
-    single = [pair.cell for pair in pairs if pair.a.is_ungrouped]
     if single:
         warnings.append(
             f"Every test clip is a group of its own in {', '.join(single)}: if clips share a film "

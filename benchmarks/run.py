@@ -57,25 +57,11 @@ def run(
     check_positive(seeds=seeds)
     if not encoder:
         raise UserError(f"Name what to evaluate: {ENCODER_FLAG}.")
-    options = prepare_options(
-        out,
-        cache,
-        devices=devices,
-        threads=threads,
-        batch_size=batch_size,
-        workers=workers,
-        clips=clips,
-        crops=crops,
-        average=average,
-        poolings=poolings,
-        seed=seed,
-        calibrate_bn=calibrate_bn,
-        recalibrate_bn=recalibrate_bn,
-        twins=twins,
-        max_bad=max_bad,
-        words=words,
-        folds=folds,
-    )
+    loading = {"batch_size": batch_size, "workers": workers, "max_bad": max_bad, "words": words}
+    views = {"clips": clips, "crops": crops, "average": average, "poolings": poolings}
+    batch_norm = {"calibrate_bn": calibrate_bn, "recalibrate_bn": recalibrate_bn}
+    protocol = {**views, **batch_norm, "twins": twins, "folds": folds, "seed": seed}
+    options = prepare_options(out, cache, devices=devices, threads=threads, **loading, **protocol)
     user_data = config.get("data") if config and data is not None else None
     runner = SuiteRunner(
         Path(out), options, seeds=seeds, module="benchmarks.run", config=config, data=user_data

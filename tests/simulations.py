@@ -81,8 +81,8 @@ def draw_nets(
     group = rng.normal(size=groups)
     nets = []
     for share in shares:
-        own = rng.normal(size=groups)
-        shift = math.sqrt(icc * SHARED) * group + math.sqrt(icc * (1 - SHARED)) * own
+        of_net = rng.normal(size=groups)
+        shift = math.sqrt(icc * SHARED) * group + math.sqrt(icc * (1 - SHARED)) * of_net
         probability = norm.cdf((norm.ppf(share) + shift) / math.sqrt(1 - icc))
         nets.append(make_sums(rng.binomial(sizes, probability), sizes))
     return nets
@@ -151,7 +151,7 @@ def measure_twins(
         shares[0] += gain
         encoder, *others = draw_nets(rng, groups, shares.tolist())
         mean = GroupSums(torch.stack([other.value for other in others]).mean(0), encoder.weight)
-        spread = Spread.of([other.mean for other in others], measure_noise(others))
+        spread = Spread.measure([other.mean for other in others], measure_noise(others))
         difference = compare_rows(encoder, mean, our_nets=Spread(count=1), their_nets=spread)
         shown += difference.p <= LEVEL
         width += sum(difference.find_half_widths(LEVEL)) / 2

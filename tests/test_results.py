@@ -13,7 +13,7 @@ import pytest
 
 from ssvid.errors import UserError
 from ssvid.results import SCHEMA, Fold, read_folder, read_result, write_result
-from ssvid.results.schema import from_json, to_json
+from ssvid.results.json_form import from_json, to_json
 from tests.benchmarks.made import encoder_info, make_result, old_result
 
 

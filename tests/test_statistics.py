@@ -40,12 +40,12 @@ def draw_sums(groups: int, share: float, seed: int = 0, size: int = 4) -> GroupS
 
 def flip_all(value: list[float], weight: list[float], difference: float) -> float:
     """p of a difference, from all sign patterns, as the definition has it."""
-    rest = [v - difference * w for v, w in zip(value, weight, strict=True)]
-    observed, as_far = abs(sum(rest)), 0
-    for signs in product((1, -1), repeat=len(rest)):
-        total = sum(sign * part for sign, part in zip(signs, rest, strict=True))
+    gaps = [v - difference * w for v, w in zip(value, weight, strict=True)]
+    observed, as_far = abs(sum(gaps)), 0
+    for signs in product((1, -1), repeat=len(gaps)):
+        total = sum(sign * part for sign, part in zip(signs, gaps, strict=True))
         as_far += abs(total) >= observed - 1e-9
-    return as_far / 2 ** len(rest)
+    return as_far / 2 ** len(gaps)
 
 
 def test_p_and_interval_are_those_of_all_sign_patterns():
@@ -73,7 +73,7 @@ def test_three_groups_by_hand():
 def test_what_is_shown_and_the_interval_never_contradict(groups: int):
     for seed in range(6):
         ours, theirs = draw_sums(groups, 0.5 + 0.03 * seed, seed), draw_sums(groups, 0.45, seed)
-        spread = Spread.of([0.4, 0.42, 0.44], noise=1e-4)
+        spread = Spread.measure([0.4, 0.42, 0.44], noise=1e-4)
         for nets in (Spread(), spread):
             difference = compare_rows(ours, theirs, our_nets=Spread(count=1), their_nets=nets)
             for level in (0.3, 0.05, 0.05 / 7, difference.p, difference.p * 0.99):
@@ -88,8 +88,8 @@ def test_many_groups_come_near_students_interval():
     """With 300 groups the sign flips say nearly what Student's t says."""
     ours, theirs = draw_sums(300, 0.6, 1), draw_sums(300, 0.5, 1)
     difference = compare_rows(ours, theirs)
-    rest = GroupSums(ours.value - theirs.value, ours.weight)
-    half = student.ppf(0.975, 299) * math.sqrt(measure_variance(rest))
+    gaps = GroupSums(ours.value - theirs.value, ours.weight)
+    half = student.ppf(0.975, 299) * math.sqrt(measure_variance(gaps))
     low, high = difference.find_interval(0.05)
     assert (high - low) / 2 == pytest.approx(half, rel=0.06)
     least = difference.find_least_gain(0.05)
@@ -101,10 +101,10 @@ def test_more_groups_than_blocks_are_joined():
     ours, theirs = draw_sums(4 * MOST_BLOCKS, 0.6, 1), draw_sums(4 * MOST_BLOCKS, 0.5, 2)
     theirs = theirs._replace(weight=ours.weight, value=theirs.value.minimum(ours.weight))
     difference = compare_rows(ours, theirs)
-    rest = GroupSums(ours.value - theirs.value, ours.weight)
-    assert difference.estimate == pytest.approx(rest.mean)
+    gaps = GroupSums(ours.value - theirs.value, ours.weight)
+    assert difference.estimate == pytest.approx(gaps.mean)
     low, high = difference.find_interval(0.05)
-    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(measure_variance(rest)), rel=0.15)
+    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(measure_variance(gaps)), rel=0.15)
 
 
 def test_answers_that_never_differ_are_not_certainty():
@@ -117,7 +117,7 @@ def test_answers_that_never_differ_are_not_certainty():
 def test_nets_and_draws_widen_the_interval():
     ours, theirs = draw_sums(480, 0.6, 1, size=1), draw_sums(480, 0.5, 2, size=1)
     alone = compare_rows(ours, theirs)
-    twins = Spread.of([0.46, 0.5, 0.54, 0.5])
+    twins = Spread.measure([0.46, 0.5, 0.54, 0.5])
     spread = compare_rows(ours, theirs, our_nets=Spread(count=1), their_nets=twins)
     t = student.ppf(0.975, 3)
     below, above = alone.find_half_widths(0.05)
@@ -129,7 +129,7 @@ def test_nets_and_draws_widen_the_interval():
     assert several.find_half_widths(0.05)[1] == pytest.approx(expected)
     fixed = compare_rows(ours, theirs, our_nets=Spread(count=1), their_nets=Spread(count=1))
     assert fixed.find_interval(0.05) == alone.find_interval(0.05)
-    draws = compare_rows(ours, theirs, paired=[Spread.of([0.1, 0.12, 0.08])])
+    draws = compare_rows(ours, theirs, paired=[Spread.measure([0.1, 0.12, 0.08])])
     assert draws.p >= alone.p and draws.find_half_widths(0.05)[0] > below
 
 
@@ -137,7 +137,7 @@ def test_two_twins_show_little():
     """One degree of freedom: Student's quantile is 12.7, so the interval is very wide."""
     ours, theirs = sums_of([1.0] * 400), sums_of([0.0] * 200 + [1.0] * 200)
     difference = compare_rows(
-        ours, theirs, our_nets=Spread(count=1), their_nets=Spread.of([0.48, 0.52])
+        ours, theirs, our_nets=Spread(count=1), their_nets=Spread.measure([0.48, 0.52])
     )
     half = 12.706 * math.sqrt(0.0008 * 1.5)
     assert difference.find_half_widths(0.05)[0] >= half

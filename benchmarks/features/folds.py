@@ -22,16 +22,15 @@ def read_fold_names(data: Manifest, column: str) -> list[str]:
 
     Raises a UserError for an unknown column, too few folds, or a group that is in two folds.
     """
-    names = data.groups if column == GROUP else [dict(row.columns).get(column) for row in data.rows]
-    if None in names:
-        columns = {GROUP}
-        for row in data.rows:
-            columns.update(name for name, _ in row.columns)
-        raise UserError(
-            f"--folds {column}: {data.root} has no such column for every clip; it has "
-            f"{', '.join(sorted(columns))}."
-        )
-    names = [str(name) for name in names]
+    names = []
+    for row in data.rows:
+        columns = {GROUP: row.group, **dict(row.columns)}
+        if column not in columns:
+            raise UserError(
+                f"--folds {column}: the clip {row.path} has no such column; it has "
+                f"{', '.join(sorted(columns))}."
+            )
+        names.append(columns[column])
     if len(set(names)) < LEAST_FOLDS:
         raise UserError(
             f"--folds {column}: the column has {len(set(names))} values, and at least "
@@ -60,7 +59,8 @@ def split_by_fold(data: Manifest, names: Sequence[str], fold: int) -> Manifest:
     Val are the folds that follow it, about a fifth of the others.
     """
     order = sorted(set(names))
-    val = {order[(fold + 1 + i) % len(order)] for i in range(count_val_folds(len(order)))}
+    behind = [*order[fold + 1 :], *order[:fold]]
+    val = behind[: count_val_folds(len(order))]
     rows = []
     for row, name in zip(data.rows, names, strict=True):
         split = "test" if name == order[fold] else "val" if name in val else "train"

@@ -5,7 +5,7 @@ file of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,8 +81,8 @@ def average(
         over=over,
         member_count=len(members),
         score=rows.pop("encoder"),
-        chance=average_numbers([result.chance for result in members]),
-        majority=average_numbers([result.majority for result in members]),
+        chance=average_numbers(map(chance_of, members)),
+        majority=average_numbers(map(majority_of, members)),
         controls=rows,
         gains={},
         encoder=replace(first.encoder, title=title or first.encoder.title),
@@ -102,13 +102,17 @@ def average_row(members: Sequence[Result], name: str, test: Answers) -> Score:
 
     The twins of several pretraining runs are the same nets, which count once.
     """
-    scores = [result.rows[name] for result in members]
-    values = [score.value for score in scores]
-    encoders = {result.encoder.hash for result in members}
+    scores, values, sums_of_members = [], [], []
+    encoders = set()
+    for result in members:
+        scores.append(result.rows[name])
+        values.append(result.rows[name].value)
+        sums_of_members.append(sum_row(result.test, name))
+        encoders.add(result.encoder.hash)
     is_mean_of_nets = len(encoders) == len(members) and name in ("encoder", *SAME_NET)
     of_nets, noise = scores[0].of_nets, scores[0].noise_of_nets
     if is_mean_of_nets:
-        of_nets, noise = values, measure_noise([sum_row(result.test, name) for result in members])
+        of_nets, noise = values, measure_noise(sums_of_members)
     elif of_nets:
         of_nets = average_lists([score.of_nets for score in scores])
         if noise and len(encoders) < len(members):  # folds, whose test groups are other ones
@@ -116,7 +120,7 @@ def average_row(members: Sequence[Result], name: str, test: Answers) -> Score:
     sums = sum_row(test, name)
     extra_variance = 0.0
     if of_nets:
-        nets = Spread.of(of_nets, noise or 0.0)
+        nets = Spread.measure(of_nets, noise or 0.0)
         extra_variance = (nets.variance - nets.noise) / max(nets.count, 1)
     return Score(
         value=sum(values) / len(values),
@@ -137,7 +141,7 @@ def average_details(scores: Sequence[Score]) -> dict[str, float]:
 
 def average_lists(lists: Sequence[Sequence[float] | None]) -> list[float] | None:
     """Element by element; None where a member has none, or another number of them."""
-    tables = [values for values in lists if values]
+    tables = list(filter(None, lists))
     if len(tables) < len(lists) or len(set(map(len, tables))) > 1:
         return None
     return torch.tensor(tables, dtype=torch.float64).mean(0).tolist()
@@ -151,14 +155,22 @@ def shared_rows(members: Sequence[Result]) -> list[str]:
     return names
 
 
-def average_numbers(numbers: Sequence[float | None]) -> float | None:
+def chance_of(result: Result) -> float | None:
+    return result.chance
+
+
+def majority_of(result: Result) -> float | None:
+    return result.majority
+
+
+def average_numbers(numbers: Iterable[float | None]) -> float | None:
     """None where a member has none."""
-    total = 0.0
+    present = []
     for number in numbers:
         if number is None:
             return None
-        total += number
-    return total / len(numbers)
+        present.append(number)
+    return sum(present) / len(present)
 
 
 def groups_of(members: Sequence[Result]) -> list[str]:
@@ -172,11 +184,15 @@ def groups_of(members: Sequence[Result]) -> list[str]:
 def average_answers(members: Sequence[Result], names: Sequence[str]) -> Answers:
     """The mean of the members' answers: clip by clip if they were asked the same, else by group."""
     first = members[0].test
-    asked = [(result.test.paths, result.test.groups, result.test.units) for result in members]
-    if any(one != asked[0] for one in asked):
-        return join_tests(members, names)
-    tables = [result.test.of_groups or result.test.correct or {} for result in members]
-    mean = {name: average_lists([table[name] for table in tables]) or [] for name in names}
+    tables = []
+    for result in members:
+        test = result.test
+        if (test.paths, test.groups, test.units) != (first.paths, first.groups, first.units):
+            return join_tests(members, names)
+        tables.append(test.of_groups or test.correct or {})
+    mean = {}
+    for name in names:
+        mean[name] = average_lists([table[name] for table in tables]) or []
     if first.of_groups is not None:
         return replace(first, of_groups=mean)
     return replace(first, correct=mean, predictions=None)

@@ -19,8 +19,8 @@ from ssvid.files import write_text_whole
 from ssvid.old_names import rename_row
 from ssvid.results import Result, read_folder
 from ssvid.results.evidence import correct_gains
+from ssvid.results.json_form import KINDS
 from ssvid.results.run_files import read_mapping
-from ssvid.results.schema import KINDS
 from ssvid.results.text import find_mean_class, is_old
 from ssvid.results.unlike import describe_differences, describe_missing_answers
 

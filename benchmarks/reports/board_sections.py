@@ -18,7 +18,7 @@ from benchmarks.reports.page import Clip, Film, Picture, Table, draw_sharp, make
 from benchmarks.reports.page_heads import print_text
 from benchmarks.reports.verdict import select_others, select_warnings, verdict
 from ssvid.results import Result, Score
-from ssvid.results.schema import to_json
+from ssvid.results.json_form import to_json
 from ssvid.results.text import ROW_NAMES
 
 MANY, ENDS = 30, 10  # classes: more are cut down to the best and the worst

@@ -97,14 +97,16 @@ def average_answers(of_nets: Sequence[Sequence[Answer]], bench: Bench) -> RowAns
     for of_seeds in of_nets:
         of_answers.append([sum_answer(answer, groups) for answer in of_seeds])
         numbers.append([sums.mean for sums in of_answers[-1]])
-    value = torch.stack([torch.stack([sums.value for sums in row]) for row in of_answers])  # N R G
-    weight = of_answers[0][0].weight
-    nets = [GroupSums(row.mean(0), weight) for row in value]
+    weight, values, nets = of_answers[0][0].weight, [], []
+    for row in of_answers:
+        of_net = torch.stack([sums.value for sums in row]).mean(0)  # G, the mean over seeds
+        values.append(of_net)
+        nets.append(GroupSums(of_net, weight))
     table = torch.tensor(numbers, dtype=torch.float64)  # N R
     return RowAnswers(
         first=first,
         correct=average_correct(of_nets),
-        of_groups=GroupSums(value.mean((0, 1)), weight),
+        of_groups=GroupSums(torch.stack(values).mean(0), weight),
         value=table.mean().item(),
         of_seeds=table.mean(0).tolist(),
         of_nets=table.mean(1).tolist(),
@@ -148,10 +150,10 @@ def score_row(task: Task, row: RowAnswers, bench: Bench) -> Score:
     several_nets, several_seeds = len(row.of_nets) > 1, len(row.of_seeds) > 1
     extra_variance = 0.0
     if several_nets:
-        nets = Spread.of(row.of_nets, row.noise)
+        nets = Spread.measure(row.of_nets, row.noise)
         extra_variance += (nets.variance - nets.noise) / nets.count
     if row.of_draws:
-        draws = Spread.of(row.of_draws)
+        draws = Spread.measure(row.of_draws)
         extra_variance += draws.variance / draws.count
     details = dict(row.first.details)
     labels = find_classes(task, bench)

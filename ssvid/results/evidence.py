@@ -93,14 +93,14 @@ def spread_of_nets(score: Score) -> Spread:
     """Of a row that is the mean over several nets, or the row of a single net."""
     if not score.of_nets:
         return Spread(count=1)
-    return Spread.of(score.of_nets, score.noise_of_nets or 0.0)
+    return Spread.measure(score.of_nets, score.noise_of_nets or 0.0)
 
 
 def pair_numbers(ours: Sequence[float] | None, theirs: Sequence[float] | None) -> Spread:
     """The spread of the differences of numbers that belong together."""
     if not ours or not theirs or len(ours) != len(theirs):
         return Spread()
-    return Spread.of([a - b for a, b in zip(ours, theirs, strict=True)])
+    return Spread.measure([a - b for a, b in zip(ours, theirs, strict=True)])
 
 
 def differ_from_result(ours: Result, theirs: Result) -> Difference:

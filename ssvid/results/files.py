@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ssvid.errors import UserError
 from ssvid.files import read_json, write_text_whole
-from ssvid.results.schema import KINDS, SCHEMA, Result, from_json, to_json
+from ssvid.results.json_form import KINDS, from_json, to_json
+from ssvid.results.schema import SCHEMA, Result
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -53,7 +53,7 @@ class Spread:
     count: int = 0
 
     @classmethod
-    def of(cls, numbers: Sequence[float], noise: float = 0.0) -> "Spread":
+    def measure(cls, numbers: Sequence[float], noise: float = 0.0) -> "Spread":
         if len(numbers) < 2:
             return cls(count=len(numbers))
         variance = torch.tensor(numbers, dtype=torch.float64).var().item()
@@ -61,8 +61,8 @@ class Spread:
 
     def make_leg(self, share: float) -> "Leg":
         """`share`: of the variance of one number, by which the difference varies."""
-        own = math.sqrt(share * (self.variance - self.noise))
-        return Leg(own, math.sqrt(share * self.variance), self.freedom)
+        std = math.sqrt(share * (self.variance - self.noise))
+        return Leg(std, math.sqrt(share * self.variance), self.freedom)
 
 
 class Leg(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.reports.averages import average_results
 from ssvid.results import Answers, Fold, Result
-from tests.benchmarks.made import encoder_info, result_of
+from tests.benchmarks.made import encoder_info, pick, result_of
 
 GROUPS = [str(i // 4) for i in range(40)]
 
@@ -100,13 +100,13 @@ def test_rankings_are_averaged_group_by_group():
 
 def test_the_spread_of_seeds_is_in_the_interval():
     """Two seeds of 50 % and 90 %: Student's t with one degree of freedom shows nothing."""
-    alike = [result(answers(n, 0.7), title=f"a{n}", recipe="a", pretraining_seed=n) for n in (0, 1)]
-    apart = [
-        result(answers(n, p), title=f"b{n}", recipe="b", pretraining_seed=n)
-        for n, p in ((0, 0.5), (1, 0.9))
-    ]
+    alike, apart = [], []
+    for n, share in ((0, 0.5), (1, 0.9)):
+        info = {"title": str(n), "pretraining_seed": n}
+        alike.append(result(answers(n, 0.7), recipe="a", **info))
+        apart.append(result(answers(n, share), recipe="b", **info))
     (mean_of_alike,), (mean_of_apart,) = average_results(alike), average_results(apart)
-    assert mean_of_apart.score.of_nets == [run.score.value for run in apart]
+    assert mean_of_apart.score.of_nets == pick(apart, "score.value")
     assert not mean_of_apart.gains["random"].shown
     widths = []
     for mean in (mean_of_alike, mean_of_apart):
