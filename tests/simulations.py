@@ -193,8 +193,8 @@ def measure_precision(
         )
     mean = float(np.mean(scores))
     low, high = np.array(intervals).T
-    held = [float(((low <= truth) & (truth <= high)).mean()) for truth in (population, mean)]
-    return Precision(population, mean, *held)
+    coverages = [float(((low <= truth) & (truth <= high)).mean()) for truth in (population, mean)]
+    return Precision(population, mean, *coverages)
 
 
 def find_logit_t(sums: GroupSums) -> Interval:
