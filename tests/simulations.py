@@ -84,8 +84,8 @@ def draw_nets(
     group = rng.normal(size=groups)
     nets = []
     for share in shares:
-        own = rng.normal(size=groups)
-        shift = math.sqrt(icc * SHARED) * group + math.sqrt(icc * (1 - SHARED)) * own
+        of_net = rng.normal(size=groups)
+        shift = math.sqrt(icc * SHARED) * group + math.sqrt(icc * (1 - SHARED)) * of_net
         probability = norm.cdf((norm.ppf(share) + shift) / math.sqrt(1 - icc))
         nets.append(make_sums(rng.binomial(sizes, probability), sizes))
     return nets
