@@ -15,14 +15,17 @@ import torch
 from scipy.special import stdtrit
 from scipy.stats import norm
 
+from benchmarks.metrics.ranking import mean_over, rank_table, score_equally
 from ssvid.statistics import (
     GroupSums,
+    Measure,
     Spread,
     choose_levels,
     compare_rows,
     find_score_interval,
     measure_noise,
     measure_variance,
+    take_jackknife,
 )
 from tests.helpers import find_wilson
 
@@ -158,6 +161,42 @@ def measure_twins(
     return shown / runs, width / runs
 
 
+class Precision(NamedTuple):
+    """What intervals of a mean average precision hold."""
+
+    population: float  # of all clips there are
+    mean: float  # of the samples: few clips lift an average precision
+    holds_population: float  # share of the samples
+    holds_mean: float
+
+
+def measure_precision(
+    clips: int, prevalence: float, runs: int, skill: float = 1.25, classes: int = 8
+) -> Precision:
+    """Rankers whose scores of a class lie `skill` standard deviations higher on its clips."""
+    draw = torch.Generator().manual_seed(0)
+
+    def rank(clips: int, groups: int) -> Measure:
+        labels = torch.rand(clips, classes, generator=draw) < prevalence
+        scores = torch.randn(clips, classes, generator=draw) + skill * labels
+        return mean_over(rank_table(scores, labels, torch.arange(clips) % groups))
+
+    everyone = 60_000
+    population = score_equally(rank(everyone, 1), torch.zeros(everyone, dtype=torch.int64))
+    scores, intervals = [], []
+    for _ in range(runs):
+        measure = rank(clips, clips)
+        pseudo_values = take_jackknife(measure, clips)
+        scores.append(score_equally(measure, torch.arange(clips)))
+        intervals.append(
+            find_score_interval(GroupSums(pseudo_values, torch.ones_like(pseudo_values)))
+        )
+    mean = float(np.mean(scores))
+    low, high = np.array(intervals).T
+    coverages = [float(((low <= truth) & (truth <= high)).mean()) for truth in (population, mean)]
+    return Precision(population, mean, *coverages)
+
+
 def find_logit_t(sums: GroupSums) -> Interval:
     """Student's t on the logit scale; Wilson's where all groups are alike."""
     share, variance = sums.mean, measure_variance(sums)
@@ -259,9 +298,20 @@ def print_twins(runs: int) -> None:
                 print(f"| {groups} | {twins} | {100 * std:.0f} | {numbers} |")
 
 
+def print_precisions(runs: int) -> None:
+    print("\n| clips, prevalence | all clips | mean of samples | holds the former | the latter |")
+    print("|---" * 5 + "|")
+    for clips, prevalence in ((80, 0.25), (80, 0.05), (300, 0.05)):
+        result = measure_precision(clips, prevalence, runs)
+        scores = f"{100 * result.population:.1f} | {100 * result.mean:.1f}"
+        shares = f"{100 * result.holds_population:.0f} | {100 * result.holds_mean:.0f}"
+        print(f"| {clips}, {prevalence} | {scores} | {shares} |")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     print_coverage(count)
     print_tests(count)
     print_twins(count)
+    print_precisions(max(3 * count // 40, 1))

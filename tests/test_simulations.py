@@ -9,6 +9,7 @@ from tests.simulations import (
     ScoreCell,
     measure_coverage,
     measure_least_gain,
+    measure_precision,
     measure_shown,
     measure_twins,
 )
@@ -46,3 +47,11 @@ def test_the_least_gain_is_shown_in_about_four_of_five_tests(groups: int):
 def test_an_untrained_net_is_seldom_shown_to_differ_from_eight_others(groups: int, std: float):
     shown, _ = measure_twins(groups, 8, std, RUNS)
     assert shown <= 0.05 + CHANCE
+
+
+@pytest.mark.parametrize(("clips", "prevalence"), [(80, 0.25), (80, 0.05), (300, 0.05)])
+def test_intervals_of_average_precisions_hold_their_mean(clips: int, prevalence: float):
+    """Not the precision of all clips there are: few clips lift it, which no interval mends."""
+    precision = measure_precision(clips, prevalence, runs=150)
+    assert precision.holds_mean >= 0.90
+    assert precision.mean > precision.population
