@@ -14,6 +14,7 @@ import pytest
 from ssvid.errors import UserError
 from ssvid.results import SCHEMA, Fold, read_folder, read_result, write_result
 from ssvid.results.json_form import from_json, to_json
+from ssvid.results.provenance import describe_recipe
 from tests.benchmarks.made import encoder_info, make_result, old_result
 
 
@@ -139,3 +140,19 @@ def test_reading_needs_no_torch():
     code += "import ssvid.sweep.keeper as k; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_run_that_began_from_another_counts_by_the_recipe_of_that(tmp_path: Path):
+    """Each seed of a recipe of stages begins from a folder of its own."""
+    recipes = []
+    for seed, rate in ((0, 1e-3), (1, 1e-3), (2, 1e-2)):
+        first, second = tmp_path / f"{seed}" / "rgb", tmp_path / f"{seed}" / "rgb_1"
+        configs = (
+            (first, {"seed": seed, "lr": rate}),
+            (second, {"seed": seed, "objective": {"name": "coclr", "init": str(first)}}),
+        )
+        for folder, config in configs:
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text(json.dumps(config))
+        recipes.append(describe_recipe(str(second))["recipe"])
+    assert recipes[0] == recipes[1] != recipes[2]

@@ -61,8 +61,8 @@ class Bench(NamedTuple):
     # order of the folds.
     folds: tuple[dict[str, list[int]], ...] = ()
     refits: bool = False  # a probe is trained anew on train and val once val has chosen
-    # Seed and labels -> what the floor answered, which all copies of a Bench share; None: nothing
-    # is kept.
+    # Seed, splits and labels -> what the floor answered, which all copies of a Bench share; None:
+    # nothing is kept.
     floors: dict[Any, Any] | None = None
 
     @property

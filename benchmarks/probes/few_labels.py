@@ -195,18 +195,20 @@ class Products:
     """Inner products of the clips of one pooling, in the coordinates of a rule."""
 
     def __init__(self, rule: str, train: Float[Tensor, "N D"], test: Float[Tensor, "S D"]) -> None:
-        standardizer = Standardizer(train)
+        standardizer = Standardizer(train, takes_span=False)
         if rule == "linear":
-            self.x, self.queries = standardizer(train).double(), standardizer(test).double()
+            self.x, self.queries = standardizer(train), standardizer(test)
         else:
             self.x = F.normalize(standardizer.centre(train), dim=1)
             self.queries = F.normalize(standardizer.centre(test), dim=1)
         self.whole = None
         if len(train) <= WHOLE:
-            self.whole = self.x @ self.x.T, self.queries @ self.x.T
+            gram, cross = self.x @ self.x.T, self.queries @ self.x.T
+            self.whole = gram.double(), cross.double()
 
     def select(self, rows: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
         """(n n, S n): of some train clips with each other, and of the test clips with them."""
         if self.whole is not None:
             return self.whole[0][rows[:, None], rows], self.whole[1][:, rows]
-        return self.x[rows] @ self.x[rows].T, self.queries @ self.x[rows].T
+        labelled = self.x[rows]
+        return (labelled @ labelled.T).double(), (self.queries @ labelled.T).double()

@@ -35,9 +35,14 @@ LEAST_STD = 0.1
 
 
 class Standardizer:
-    """`shrunk`: the number of dominant directions whose variance is shrunk."""
+    """`shrunk`: the number of dominant directions whose variance is shrunk.
 
-    def __init__(self, train: Float[Tensor, "S D"], shrunk: int = 0) -> None:
+    `takes_span`: False where products of clips alone are needed, which the span leaves as they are.
+    """
+
+    def __init__(
+        self, train: Float[Tensor, "S D"], shrunk: int = 0, takes_span: bool = True
+    ) -> None:
         self.is_large = train.numel() > WHOLE
         self.mean = self.measure(train, lambda chunk: chunk)[1]
         self.vectors: Tensor | None = None  # D shrunk
@@ -52,7 +57,7 @@ class Standardizer:
         length = (std / self.std).square().sum().sqrt()
         self.std = self.std * (length if length > 0 else math.sqrt(len(std)))
         self.span: Tensor | None = None  # D S
-        if len(train) < train.shape[1] // 2:
+        if takes_span and len(train) < train.shape[1] // 2:
             self.span = torch.linalg.qr(self(train).T).Q
 
     def measure(

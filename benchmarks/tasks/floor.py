@@ -9,13 +9,13 @@ from ssvid.shapes import Frozen
 def run_floor(bench: Bench, train: Frozen, val: Frozen, test: Frozen) -> ProbeResult:
     """The floor's answers to test; `train`, `val`, `test`: descriptors of pixels from this Bench.
 
-    Tasks that ask for other answers (the order of frames, or the clips of a fold) have other
-    labels, and so a floor of their own.
+    Tasks that ask for other answers (the order of frames) have other labels, and so a floor of
+    their own. Folds have other clips, though their labels may be the same.
     """
     if bench.floors is None:
         return Floor().run(train, val, test, bench.seed)
     labels = [str(split.labels.tolist()) for split in (train, val, test)]
-    key = bench.seed, *labels
+    key = bench.seed, str(bench.splits), *labels
     if key not in bench.floors:
         bench.floors[key] = Floor().run(train, val, test, bench.seed)
     result: ProbeResult = bench.floors[key]

@@ -82,7 +82,7 @@ class Retrieval(Task):
             train = self.get_video_features(bench, source, ("train",))
             val = self.get_video_features(bench, source, ("val",))
             test = self.get_video_features(bench, source, TEST)
-        result = self.get_probe(source).run(train, val, test, bench.seed)
+        result = self.run_probe(bench, source, train, val, test)
         details: Row = {"val_top1": result.metrics["val/top1"], "chosen": result.chosen}
         correct = mark_correct(result.predictions, test.labels)
         return Answer(correct, result.predictions, {**details, "warnings": result.warnings})

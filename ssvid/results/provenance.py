@@ -59,7 +59,9 @@ def describe_encoder(text: str, title: str, net: Encoder) -> EncoderInfo:
 def describe_recipe(text: str) -> Json:
     """Hash of the settings of the encoder's run without its seed, and the seed.
 
-    Empty for an encoder that is in no run folder.
+    A setting that is the folder of another run, such as the one that this run began from, counts
+    by that run's recipe: each seed has a folder of its own. Empty for an encoder that is in no run
+    folder.
     """
     path = Path(text)
     file = (path if path.is_dir() else path.parent) / "config.yaml"
@@ -69,7 +71,11 @@ def describe_recipe(text: str) -> Json:
     if not isinstance(config.get("seed"), int):
         return {}
     left_out = FREE - {"steps", "epochs"} | {"seed"}
-    settings = {key: value for key, value in flatten_config(config).items() if key not in left_out}
+    settings = {}
+    for key, value in flatten_config(config).items():
+        if key not in left_out:
+            earlier = describe_recipe(value) if isinstance(value, str) and value else {}
+            settings[key] = earlier.get("recipe", value)
     settings = use_old_names(settings)  # result files that exist hold hashes of the old names
     return {"recipe": digest(settings), "pretraining_seed": config["seed"]}
 

@@ -10,6 +10,7 @@ from benchmarks.features.bench import Bench, split_into_folds
 from benchmarks.features.folds import count_val_folds, read_fold_names, split_by_fold
 from benchmarks.probes.base import Probe, ProbeResult, make_result
 from benchmarks.suites.runner import refuse_folds_of
+from benchmarks.tasks import floor
 from benchmarks.tasks.scoring import score_task
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
@@ -132,6 +133,21 @@ def test_folds_find_what_does_not_depend_on_the_person(probe: str):
     assert scored.score.value > 0.85
     assert len(scored.score.details["chosen_by_fold"]) == PEOPLE
     assert set(scored.test.groups) == {f"person {n}" for n in range(PEOPLE)}
+
+
+def test_each_fold_has_a_floor_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    """Although all people act alike, so that the labels of their folds are the same."""
+    monkeypatch.setattr(floor, "Floor", lambda: probes["knn"]())  # it stands for the floor
+    bench = make_folded_bench()._replace(floors={})
+    feats = torch.randn(len(bench.data), 6, generator=torch.Generator().manual_seed(1))
+    bench.features["pixels"] = {"colour8@pixels": feats}
+    answers = []
+    for fold in bench.list_folds()[1:3]:
+        train, val, test = fold.get_splits("pixels")
+        answers.append(floor.run_floor(fold, train, val, test).scores)
+        alone = probes["knn"]().run(train, val, test, fold.seed)
+        torch.testing.assert_close(answers[-1], alone.scores)
+    assert not torch.equal(*answers)
 
 
 @pytest.mark.parametrize("task", ["retrieval", "few_shot", "low_label"])
