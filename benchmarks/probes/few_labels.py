@@ -195,12 +195,13 @@ class Products:
     """Inner products of the clips of one pooling, in the coordinates of a rule."""
 
     def __init__(self, rule: str, train: Float[Tensor, "N D"], test: Float[Tensor, "S D"]) -> None:
-        standardizer = Standardizer(train, takes_span=False)
         if rule == "linear":
+            standardizer = Standardizer(train, takes_span=False)
             self.x, self.queries = standardizer(train), standardizer(test)
         else:
-            self.x = F.normalize(standardizer.centre(train), dim=1)
-            self.queries = F.normalize(standardizer.centre(test), dim=1)
+            mean = train.float().mean(0)
+            self.x = F.normalize(train.float() - mean, dim=1)
+            self.queries = F.normalize(test.float() - mean, dim=1)
         self.whole = None
         if len(train) <= WHOLE:
             gram, cross = self.x @ self.x.T, self.queries @ self.x.T

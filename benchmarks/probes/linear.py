@@ -121,7 +121,7 @@ class Linear(Probe):
         for pooling in train.feats:
             for shrunk in sorted({0, count_dominant(train.feats[pooling])}):
                 problem = build_problem(train, val, pooling, shrunk, classes, seed)
-                for solver in SOLVERS:
+                for solver in self.choose_solvers(problem):
                     self.try_values(problem, solver, None, grids, best)
         assert best, "there are no features to probe"
         for solver, name in SOLVERS.items():
@@ -137,6 +137,16 @@ class Linear(Probe):
         result = make_result(scores, test.labels, setting, grids["sgd"] + grids["ridge"])
         warnings = describe_edge(grids[solver], setting, SOLVERS[solver])
         return result._replace(warnings=warnings)
+
+    def choose_solvers(self, problem: Problem) -> list[str]:
+        """Gradient descent learns shrunk features only where ridge, which is cheaper, has no room.
+
+        Ridge learns what lies behind dominant directions whether they are shrunk or not.
+        """
+        is_shrunk = problem.features["shrunk"] > 0
+        if is_shrunk and self.lambdas and has_room(problem.x):
+            return ["ridge"]
+        return list(SOLVERS)
 
     def refit(self, train: Frozen, test: Frozen, chosen: Setting, seed: int) -> ProbeResult:
         classes = check_splits(train, None, test, multi_label=True)

@@ -4,6 +4,7 @@ Test stays whole and val is not read: settings are chosen inside the few labels 
 one shot the pooling is fixed beforehand: the narrowest.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,8 +53,7 @@ class FewShot(Task):
             if k > smallest_class:
                 details[f"{k}_shot"] = None
                 continue
-            draws = [draw_shots(labels, k, bench.seed, draw) for draw in range(self.draws)]
-            of_shots = learner.answer_draws(draws)
+            of_shots = learner.answer_draws(draw_shots(labels, k, bench.seed, self.draws))
             assert of_shots.draws is not None
             details[f"{k}_shot"] = describe_draws(of_shots.draws)
             if k == self.main:
@@ -68,18 +68,22 @@ class FewShot(Task):
         return chance(bench.labels[bench.splits["test"]])
 
 
-def draw_shots(labels: Labels, k: int, seed: int, draw: int) -> Int[Tensor, " n"]:
-    """Rows of k clips of each class, drawn from (seed, draw, class).
+def draw_shots(labels: Labels, k: int, seed: int, draws: int) -> list[Int[Tensor, " n"]]:
+    """Of each draw the rows of k clips of each class, drawn from (seed, draw, class).
 
     The clips of a smaller k are among those of a larger one.
     """
-    return torch.cat(
-        [draw_class(labels, label, k, seed, draw) for label in labels.unique().tolist()]
-    )
+    classes = labels.unique().tolist()
+    return join_classes([draw_class(labels, label, k, seed, draws) for label in classes])
 
 
-def draw_class(labels: Labels, label: int, k: int, seed: int, draw: int) -> Int[Tensor, " n"]:
+def draw_class(labels: Labels, label: int, k: int, seed: int, draws: int) -> Int[Tensor, "D k"]:
     rows = (labels == label).nonzero().flatten()
     # The draw takes the place of a sample's index. There are no epochs here, so epoch is 0.
-    u = uniform(seed, f"few_shot/{label}", epoch=0, index=draw, n=len(rows))[0]
-    return rows[u.argsort(stable=True)[:k]]
+    u = uniform(seed, f"few_shot/{label}", epoch=0, index=torch.arange(draws), n=len(rows))
+    return rows[u.argsort(dim=1, stable=True)[:, :k]]
+
+
+def join_classes(of_classes: Sequence[Int[Tensor, "D k"]]) -> list[Int[Tensor, " n"]]:
+    """Of each draw the rows of all classes."""
+    return list(torch.cat(list(of_classes), dim=1))

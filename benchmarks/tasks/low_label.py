@@ -4,7 +4,6 @@ The share is that of semi-supervised learning. Val is not read: settings are cho
 labels (few_labels.py).
 """
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from benchmarks.probes.base import Probe
 from benchmarks.probes.few_labels import find_rule
 from benchmarks.tasks.base import Answer, Task
 from benchmarks.tasks.few_labels import SELECTION, FewLabels, check_draws, describe_draws
-from benchmarks.tasks.few_shot import draw_class
+from benchmarks.tasks.few_shot import draw_class, join_classes
 from ssvid.errors import UserError, check_range
 from ssvid.registry import tasks
 from ssvid.shapes import Labels
@@ -40,8 +39,7 @@ class LowLabel(Task):
     def answer(self, bench: Bench, source: str) -> Answer:
         learner = FewLabels(self._rule, bench, source)
         labels = learner.train.labels
-        draws = [draw_share(labels, self.share, bench.seed, draw) for draw in range(self.draws)]
-        answer = learner.answer_draws(draws)
+        answer = learner.answer_draws(draw_share(labels, self.share, bench.seed, self.draws))
         assert answer.draws is not None
         std = describe_draws(answer.draws)["std_over_draws"]
         return answer._replace(details={"std_over_draws": std, **answer.details})
@@ -50,10 +48,10 @@ class LowLabel(Task):
         return chance(bench.labels[bench.splits["test"]])
 
 
-def draw_share(labels: Labels, share: float, seed: int, draw: int) -> Int[Tensor, " n"]:
-    """Rows of `share` of each class, rounded, and at least one clip."""
-    rows = []
+def draw_share(labels: Labels, share: float, seed: int, draws: int) -> list[Int[Tensor, " n"]]:
+    """Of each draw the rows of `share` of each class, rounded, and at least one clip."""
+    of_classes = []
     for label in labels.unique().tolist():
         count = max(1, round(share * int((labels == label).sum())))
-        rows.append(draw_class(labels, label, count, seed, draw))
-    return torch.cat(rows)
+        of_classes.append(draw_class(labels, label, count, seed, draws))
+    return join_classes(of_classes)

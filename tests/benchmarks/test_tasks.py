@@ -277,7 +277,7 @@ def test_shots_are_nested_balanced_and_the_same_for_all():
     train = bench.get_frozen("encoder", "train")
 
     def draw(k, number):
-        return take_clips(train, draw_shots(train.labels, k, 0, number))
+        return take_clips(train, draw_shots(train.labels, k, 0, number + 1)[number])
 
     single, four = draw(1, 3), draw(4, 3)
     assert (
@@ -286,8 +286,8 @@ def test_shots_are_nested_balanced_and_the_same_for_all():
     )
     assert list_rows(single) <= list_rows(four) != list_rows(draw(4, 4))
     labels = train.labels
-    assert labels[draw_share(labels, 0.25, 0, 0)].bincount().tolist() == [6] * CLASSES
-    assert labels[draw_share(labels, 0.001, 0, 0)].bincount().tolist() == [1] * CLASSES
+    assert labels[draw_share(labels, 0.25, 0, 1)[0]].bincount().tolist() == [6] * CLASSES
+    assert labels[draw_share(labels, 0.001, 0, 1)[0]].bincount().tolist() == [1] * CLASSES
 
 
 def test_more_shots_than_clips():
