@@ -119,9 +119,10 @@ class Linear(Probe):
         grids: dict[str, list[Setting]] = {name: [] for name in SOLVERS}
         best: dict[str, Head] = {}
         for pooling in train.feats:
-            for shrunk in sorted({0, count_dominant(train.feats[pooling])}):
+            dominant = count_dominant(train.feats[pooling])
+            for shrunk in sorted({0, dominant}):
                 problem = build_problem(train, val, pooling, shrunk, classes, seed)
-                for solver in self.choose_solvers(problem):
+                for solver in self.choose_solvers(problem, dominant):
                     self.try_values(problem, solver, None, grids, best)
         assert best, "there are no features to probe"
         for solver, name in SOLVERS.items():
@@ -138,13 +139,14 @@ class Linear(Probe):
         warnings = describe_edge(grids[solver], setting, SOLVERS[solver])
         return result._replace(warnings=warnings)
 
-    def choose_solvers(self, problem: Problem) -> list[str]:
-        """Gradient descent learns shrunk features only where ridge, which is cheaper, has no room.
+    def choose_solvers(self, problem: Problem, dominant: int) -> list[str]:
+        """`dominant`: directions of this pooling whose variance may be shrunk.
 
-        Ridge learns what lies behind dominant directions whether they are shrunk or not.
+        Gradient descent is dear, and behind dominant directions it learns slowly. So it learns
+        their unshrunk version only where ridge, which learns that one well, has no room.
         """
-        is_shrunk = problem.features["shrunk"] > 0
-        if is_shrunk and self.lambdas and has_room(problem.x):
+        can_shrink = dominant > problem.features["shrunk"]
+        if can_shrink and self.lambdas and has_room(problem.x):
             return ["ridge"]
         return list(SOLVERS)
 

@@ -46,9 +46,10 @@ def to_json(result: Result) -> Json:
     content = _plain(result)
     rows = {name: _score_to_json(score, result.metric) for name, score in result.rows.items()}
     main = rows.pop("encoder")
-    head = {
-        key: content.pop(key) for key in ("kind", "cell", "cell_hash", "fold") if key in content
-    }
+    head = {}
+    for key in ("kind", "cell", "cell_hash", "fold"):
+        if key in content:
+            head[key] = content.pop(key)
     del content["score"]
     return {"schema": SCHEMA, **head, **main, **content, "controls": rows}
 
@@ -69,8 +70,12 @@ def from_json(content: Json) -> Result:
     is_benchmark = content.get("kind") == BENCH
     if is_benchmark and not isinstance(_mapping(content, "protocol").get("cell"), dict):
         raise UserError("lacks `protocol.cell`")
-    result = {key: value for key, value in content.items() if key in OWN_KEYS}
-    main = {key: value for key, value in content.items() if key not in OWN_KEYS | {"schema"}}
+    result, main = {}, {}
+    for key, value in content.items():
+        if key in OWN_KEYS:
+            result[key] = value
+        elif key != "schema":
+            main[key] = value
     result["controls"] = {}
     for name, row in _mapping(content, "controls").items():
         result["controls"][name] = _score(row, metric, f"controls.{name}")
@@ -95,7 +100,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(inner) for inner in value]
+        return list(map(_plain, value))
     if not is_dataclass(value):
         return value
     content = {}

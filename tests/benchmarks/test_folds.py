@@ -123,7 +123,7 @@ def test_probes_are_trained_anew_on_train_and_val():
         assert both == train | val and not both & test and len(test) == 1
 
 
-QUICK = {"linear": {"rates": (30.0,), "lambdas": (0.1, 1.0), "min_steps": 50}}  # of each probe
+QUICK = {"linear": {"rates": (30.0,), "lambdas": (1.0,), "min_steps": 10}}  # of each probe
 
 
 @pytest.mark.parametrize("probe", ["linear", "knn", "prototypes"])

@@ -165,7 +165,7 @@ def test_ties_go_to_the_narrow_pooling_and_the_stronger_decay():
         "solver": "sgd",
         "pooling": "mean@last",
         "dim": 32,
-        "shrunk": 0,
+        "shrunk": 3,
         "rate": 1.0,
         "weight_decay": 1e-2,
         "val/top1": 1.0,
