@@ -56,6 +56,10 @@ def test_the_objective_of_the_readme_trains_and_is_probed(videos: Path, tmp_path
         "0",
         "--twins",
         "2",
+        "--layers",
+        "last",
+        "--poolings",
+        "[mean]",
     ]
     result = command(
         "benchmarks.linear_probe", *argv, "--out", str(tmp_path / "probe"), "--min_steps", "4"

@@ -41,7 +41,7 @@ class Perceptron(Probe):
     def __init__(
         self,
         *,
-        hidden: int = 128,
+        hidden: int = 128,  # units of the hidden layer
         rates: tuple[float, ...] = (1e-3, 1e-2),  # of AdamW, at the top of the cosine
         weight_decays: tuple[float, ...] = (1e-2, 3.0),  # decoupled, as in AdamW
         epochs: int = 20,  # passes over the train clips

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.features.bench import Bench
-from benchmarks.probes.base import Probe, check_splits
+from benchmarks.probes.base import Probe, ProbeResult, check_splits
 from benchmarks.probes.knn import find_neighbours
 from benchmarks.tasks.base import Answer, Row, Task, mark_correct
 from benchmarks.tasks.film_strips import draw_strips
@@ -76,16 +76,29 @@ class Retrieval(Task):
         return Answer((rank < 1).double(), bank.labels[nearest[:, 0]], details)
 
     def answer_floor(self, bench: Bench, source: str) -> Answer:
-        """Clips are read as other tasks read them, so that the number is the same."""
+        """Clips are read as other tasks read them, so that the number is the same.
+
+        Of several encoders the probabilities of their floors are averaged.
+        """
+        scores, described = [], []
+        warnings: list[str] = []
+        for stream in bench.streams:
+            result = self.probe_floor(stream._replace(seed=bench.seed), source)
+            scores.append(result.scores.softmax(-1))
+            described.append({"val_top1": result.metrics["val/top1"], "chosen": result.chosen})
+            warnings += result.warnings
+        predictions = torch.stack(scores).mean(0).argmax(-1)
+        details: Row = described[0] if len(described) == 1 else {"streams": described}
+        correct = mark_correct(predictions, bench.labels[bench.index_videos("test")[0]])
+        return Answer(correct, predictions, {**details, "warnings": warnings})
+
+    def probe_floor(self, bench: Bench, source: str) -> ProbeResult:
         train, val, test = bench.get_splits(source)
         if self.kind != "clips":
             train = self.get_video_features(bench, source, ("train",))
             val = self.get_video_features(bench, source, ("val",))
             test = self.get_video_features(bench, source, TEST)
-        result = self.run_probe(bench, source, train, val, test)
-        details: Row = {"val_top1": result.metrics["val/top1"], "chosen": result.chosen}
-        correct = mark_correct(result.predictions, test.labels)
-        return Answer(correct, result.predictions, {**details, "warnings": result.warnings})
+        return self.run_probe(bench, source, train, val, test)
 
     def choose_pooling(self, bench: Bench, source: str) -> Row:
         """The pooling of one encoder, by R@1 of val queries among train."""

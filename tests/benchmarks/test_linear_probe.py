@@ -64,14 +64,6 @@ def data(tmp_path_factory):
     return Manifest.build(rows, root)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cheap_floor():
-    """One probe of the floor instead of three, in every test of this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.probes.floor.MEMBERS", ("knn",))
-        yield
-
-
 @pytest.fixture(scope="module")
 def done(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
@@ -189,6 +181,7 @@ def test_the_verdict_follows_the_numbers(done):
     )
 
 
+@pytest.mark.slow
 def test_a_result_of_something_else_is_not_overwritten(done, data, tmp_path, monkeypatch):
     """Before any work: no cache is made. The page is left out here, which would take seconds."""
     monkeypatch.setattr("benchmarks.reports.board.write_board", lambda folder: folder)

@@ -88,6 +88,7 @@ def test_what_is_there_is_not_made_again(done):
     assert tells(other.stderr, "--out", "protocol") and "Traceback" not in other.stderr
 
 
+@pytest.mark.slow
 def test_views_and_seeds(done, tmp_path: Path):
     """Two clips of two crops each: four views of a clip, whose scores are averaged."""
     _, words, _ = done
@@ -107,6 +108,7 @@ def test_views_and_seeds(done, tmp_path: Path):
     assert results["controls"]["random"]["std_over_seeds"] == 0  # nothing is drawn in this probe
 
 
+@pytest.mark.slow
 def test_seconds_and_boxes_of_films(tmp_path: Path):
     """Several classes, segments and boxes from files to tables; a second run computes nothing."""
     sizes = "train: 8, val: 4, test: 6, actors: 2, scenes: 2"

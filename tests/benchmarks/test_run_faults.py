@@ -65,6 +65,7 @@ def numbers(printed) -> list[tuple[str, float]]:
     return [(row["cell"], row.get("top1", row.get("recall1"))) for row in printed["results"]]
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_and_says_the_same(data: Manifest, suite: str, tmp_path: Path):
     """SIGKILL once the first part of the features exists: the second run reuses it."""
     script = (

@@ -28,6 +28,7 @@ cells:
 """
 
 
+@pytest.mark.slow
 def test_two_streams_and_each_alone(tmp_path: Path):
     """Three windows of 6 frames in the 11 of a video. A task that cannot fuse encoders says so."""
     nets = ["--encoder", NET, "--encoder", f"{NET}+{NET}", "--twins", "2"]

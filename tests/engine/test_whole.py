@@ -151,6 +151,10 @@ def test_finetuning_and_a_probe_see_whole_clips(run: Path, long: Path, tmp_path:
         str(tmp_path / "p"),
         "--threads",
         "1",
+        "--twins",
+        "2",
+        "--poolings",
+        "[mean]",
     ]
     linear_probe(**parse(linear_probe, [*argv, *options]))
     result = json.loads((tmp_path / "p/whole.classify.linear.json").read_text())
