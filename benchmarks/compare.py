@@ -6,6 +6,7 @@ Holm's rule over all cells that are compared. A side may be several runs that di
 of pretraining alone: their spread is then in the interval.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,13 @@ from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.results import Gain, Result, read_folder, read_result
 from ssvid.results.evidence import differ_from_result, make_gains
+from ssvid.results.schema import OLD_INFERENCE
 from ssvid.results.text import format_gain
-from ssvid.results.unlike import describe_differences
+from ssvid.results.unlike import (
+    describe_differences,
+    describe_missing_answers,
+    list_clip_changes,
+)
 from ssvid.statistics.groups import TOO_FEW_GROUPS
 from ssvid.statistics.holm import ALPHA
 
@@ -112,10 +118,10 @@ def find_fault(a: Result, b: Result) -> str:
     if unlike:
         return f"differs in {', '.join(unlike)}"
     for side, result in (("A", a), ("B", b)):
-        if not result.test.groups:
-            return f"has no groups of test clips in {side}: run it again"
-        if not result.test.correct and result.test.of_groups is None:
-            return f"was made by an earlier version in {side}, which kept too little: run it again"
+        # Of the controls nothing is asked here.
+        missing = describe_missing_answers(replace(result, controls={}))
+        if missing:
+            return f"{missing} in {side}: run it again"
     if list_test_units(a) != list_test_units(b):
         return "was tested on other clips"
     return ""
@@ -156,8 +162,21 @@ def warn_of_few(pairs: list[Pair]) -> list[str]:
             few.append(pair.cell)
         if pair.a.is_ungrouped:
             single.append(pair.cell)
+        if OLD_INFERENCE in (pair.a.inference, pair.b.inference):
+            warnings.append(
+                f"{pair.cell}: a file of the old inference; the answers to its clips are tested "
+                "anew here, and its own intervals are not used."
+            )
+        changes = list_clip_changes(pair.a, pair.b)
+        if changes:
+            warnings.append(
+                f"{pair.cell}: each encoder sees clips of its own ({', '.join(changes)} differ)."
+            )
     if few:
-        warnings.append(f"Too few groups of test clips to show anything: {', '.join(few)}.")
+        warnings.append(
+            f"Six groups of test clips or fewer in {', '.join(few)}: they show something only "
+            "where all groups agree and nothing else is compared with them."
+        )
     if single:
         warnings.append(
             f"Every test clip is a group of its own in {', '.join(single)}: if clips share a film "

@@ -69,6 +69,12 @@ def test_three_groups_by_hand():
     assert nothing.p == 1.0
 
 
+def test_one_group_shows_nothing():
+    difference = compare_rows(sums_of([3.0], [4.0]), sums_of([1.0], [4.0]))
+    assert difference.p == 1.0 and difference.find_interval(0.05) == (-1.0, 1.0)
+    assert difference.find_least_gain(0.05) is None
+
+
 @pytest.mark.parametrize("groups", [6, 9, 15, 16, 60, 700])
 def test_what_is_shown_and_the_interval_never_contradict(groups: int):
     for seed in range(6):

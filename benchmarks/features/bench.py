@@ -19,7 +19,12 @@ from benchmarks.features.cost import (
     measure_pass,
 )
 from benchmarks.features.evaluated_encoder import EvaluatedEncoder
-from benchmarks.features.folds import count_val_folds, read_fold_names, split_by_fold
+from benchmarks.features.folds import (
+    count_val_folds,
+    group_by_fold,
+    read_fold_names,
+    split_by_fold,
+)
 from benchmarks.features.nets import prepare_nets
 from benchmarks.features.options import FeatureOptions
 from benchmarks.features.sources import SourceMaker, SourceName
@@ -198,6 +203,7 @@ def extract_bench(
 def split_into_folds(bench: Bench, column: str, readable: Tensor) -> Bench:
     """The same features, with the splits of every fold. `readable`: of each unit."""
     names = read_fold_names(bench.data, column)
+    bench = bench._replace(data=group_by_fold(bench.data, names))
     number, folds = len(set(names)), []
     for fold in range(number):
         of_fold = split_by_fold(bench.data, names, fold)

@@ -24,7 +24,7 @@ def read_fold_names(data: Manifest, column: str) -> list[str]:
     """
     names = []
     for row in data.rows:
-        columns = {GROUP: row.group, **dict(row.columns)}
+        columns = {**dict(row.columns), GROUP: row.group}
         if column not in columns:
             raise UserError(
                 f"--folds {column}: the clip {row.path} has no such column; it has "
@@ -46,6 +46,12 @@ def read_fold_names(data: Manifest, column: str) -> list[str]:
             "that keeps groups whole."
         )
     return names
+
+
+def group_by_fold(data: Manifest, names: Sequence[str]) -> Manifest:
+    """The same clips, whose groups are the folds: what is tested together is one unit of chance."""
+    pairs = zip(data.rows, names, strict=True)
+    return replace(data, rows=tuple(replace(row, group=name) for row, name in pairs))
 
 
 def count_val_folds(folds: int) -> int:

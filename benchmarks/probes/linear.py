@@ -46,7 +46,7 @@ from benchmarks.probes.heads import (
     take_rows,
 )
 from benchmarks.probes.ridge import LIMIT, decompose, fit_logits, has_room
-from benchmarks.probes.standardizer import Rows, Standardizer
+from benchmarks.probes.standardizer import FREE_STD, LEAST_STD, Rows, Standardizer
 from ssvid.errors import check_positive
 from ssvid.randomness import permutation
 from ssvid.registry import probes
@@ -59,7 +59,8 @@ SOLVERS = {"sgd": "rate", "ridge": "lambda"}  # the setting whose grid grows
 class Problem(NamedTuple):
     """One version of one pooling, in the coordinates in which heads are trained."""
 
-    features: Setting  # pooling, dim and shrunk: the entries of a setting that name the version
+    # Pooling, dim, shrunk and least_std: the entries of a setting that name the version.
+    features: Setting
     standardizer: Standardizer
     x: "Tensor | Rows"
     y: Labels
@@ -121,9 +122,14 @@ class Linear(Probe):
         for pooling in train.feats:
             dominant = count_dominant(train.feats[pooling])
             for shrunk in sorted({0, dominant}):
-                problem = build_problem(train, val, pooling, shrunk, classes, seed)
+                version = {"pooling": pooling, "shrunk": shrunk, "least_std": LEAST_STD}
+                problem = build_problem(train, val, version, classes, seed)
                 for solver in self.choose_solvers(problem, dominant):
                     self.try_values(problem, solver, None, grids, best)
+                if problem.standardizer.holds_columns_back and self.lambdas and has_room(problem.x):
+                    version["least_std"] = FREE_STD
+                    problem = build_problem(train, val, version, classes, seed)
+                    self.try_values(problem, "ridge", None, grids, best)
         assert best, "there are no features to probe"
         for solver, name in SOLVERS.items():
             self.grow_grid(train, val, seed, solver, name, grids, best)
@@ -153,7 +159,7 @@ class Linear(Probe):
     def refit(self, train: Frozen, test: Frozen, chosen: Setting, seed: int) -> ProbeResult:
         classes = check_splits(train, None, test, multi_label=True)
         feats = train.feats[chosen["pooling"]]
-        standardizer = Standardizer(feats, chosen["shrunk"])
+        standardizer = Standardizer(feats, chosen["shrunk"], chosen["least_std"])
         x = standardizer.wrap(feats)
         if chosen["solver"] == "ridge":
             weight, bias = decompose(x, train.labels, classes).compute_weight(chosen["lambda"])
@@ -186,7 +192,7 @@ class Linear(Probe):
             if value is None:
                 return
             classes = len(best[solver].bias)
-            problem = build_problem(train, val, chosen["pooling"], chosen["shrunk"], classes, seed)
+            problem = build_problem(train, val, chosen, classes, seed)
             self.try_values(problem, solver, value, grids, best)
 
     def try_values(
@@ -325,13 +331,14 @@ class Linear(Probe):
         heads.bias += heads.momentum_b
 
 
-def build_problem(
-    train: Frozen, val: Frozen, pooling: str, shrunk: int, classes: int, seed: int
-) -> Problem:
+def build_problem(train: Frozen, val: Frozen, version: Setting, classes: int, seed: int) -> Problem:
+    """`version`: pooling, shrunk and least_std of a setting."""
+    pooling = version["pooling"]
     feats = train.feats[pooling]
-    standardizer = Standardizer(feats, shrunk)
+    standardizer = Standardizer(feats, version["shrunk"], version["least_std"])
+    features = {"pooling": pooling, "dim": feats.shape[1], "shrunk": version["shrunk"]}
     return Problem(
-        features={"pooling": pooling, "dim": feats.shape[1], "shrunk": shrunk},
+        features={**features, "least_std": version["least_std"]},
         standardizer=standardizer,
         x=standardizer.wrap(feats),
         y=train.labels,

@@ -134,9 +134,16 @@ def average_row(members: Sequence[Result], name: str, test: Answers) -> Score:
     )
 
 
-def average_details(scores: Sequence[Score]) -> dict[str, float]:
+def average_details(scores: Sequence[Score]) -> dict[str, Any]:
+    """The mean over classes, and the choice of val where all members have the same."""
+    details: dict[str, Any] = {}
     mean_class = average_numbers([score.details.get("mean_class") for score in scores])
-    return {} if mean_class is None else {"mean_class": mean_class}
+    if mean_class is not None:
+        details["mean_class"] = mean_class
+    chosen = scores[0].details.get("chosen")
+    if chosen and all(score.details.get("chosen") == chosen for score in scores):
+        details["chosen"] = chosen
+    return details
 
 
 def average_lists(lists: Sequence[Sequence[float] | None]) -> list[float] | None:

@@ -115,7 +115,7 @@ def describe_least(gains: Sequence[Gain]) -> str:
         return "; ".join(others)  # empty where all are shown
     first, last = f"{min(points):.1f}", f"{max(points):.1f}"
     span = first if first == last else f"{first} to {last}"
-    parts = [f"gains below {span} points could not be shown"]
+    parts = [f"only gains of {span} points would be shown in four of five tests"]
     return "; ".join([*parts, *map("in some: {}".format, others)])
 
 

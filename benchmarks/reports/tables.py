@@ -18,6 +18,7 @@ from ssvid.results.text import (
     format_score,
     format_score_interval,
     format_untrained,
+    is_beyond_all,
     is_old,
     name_floor,
 )
@@ -81,6 +82,12 @@ TEX = {
 } | {c: f"\\{c}" for c in "&%$#_{}"}
 
 
+def format_least_points(gain: Gain | None) -> str:
+    if gain is None or gain.least is None:
+        return ""
+    return "none" if is_beyond_all(gain) else f"{100 * gain.least:.1f}"
+
+
 def table_row(result: Result) -> tuple[str, ...]:
     """A row of HEAD."""
     gain = result.gains.get("random")
@@ -96,7 +103,7 @@ def table_row(result: Result) -> tuple[str, ...]:
         format_untrained(result),
         format_rank(result),
         format_gain_over_untrained(result),
-        f"{100 * gain.least:.1f}" if gain is not None and gain.least is not None else "",
+        format_least_points(gain),
         format_floor(result),
         str(result.data.clips["test"]),
     )

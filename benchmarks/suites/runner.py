@@ -104,11 +104,14 @@ def open_suite(
         try:
             if key not in manifests:
                 manifest = open_manifest(group[0].data, datasets) if data is None else data
-                manifests[key] = manifest if folds is None else begin_folds(manifest, folds)
-            if folds is not None:
-                refuse_folds_of(kind)
+                manifests[key] = manifest
             at_most = group[0].data.get("at_most", {}) if data is None else {}
-            batches.append(Batch(select_usable_rows(manifests[key], kind), group, at_most))
+            if folds is None:
+                usable = select_usable_rows(manifests[key], kind)
+            else:
+                refuse_folds_of(kind)
+                usable = begin_folds(manifests[key], folds, kind)
+            batches.append(Batch(usable, group, at_most))
         except UserError as error:
             refused += [BrokenCell(cell.name, error) for cell in group]
     if not batches:
@@ -116,9 +119,20 @@ def open_suite(
     return Suite(name=name, batches=batches, broken=[*broken, *refused])
 
 
-def begin_folds(data: Manifest, column: str) -> Manifest:
-    """The data set with the splits of its first fold. Raises a UserError for a bad column."""
-    return split_by_fold(data, read_fold_names(data, column), 0)
+def begin_folds(data: Manifest, column: str, kind: str) -> Manifest:
+    """The rows that units of this kind come from, with the splits of a fold.
+
+    It is the first fold whose train has every class. A class of a single fold cannot be learnt
+    when that fold is test, and its clips then count as wrong. Raises a UserError for a bad column,
+    and where no fold has a train with every class.
+    """
+    names = read_fold_names(data, column)
+    for fold in range(len(set(names))):
+        try:
+            return select_usable_rows(split_by_fold(data, names, fold), kind)
+        except UserError as error:
+            reason = error
+    raise UserError(f"--folds {column}: whichever value is test: {reason}")
 
 
 def refuse_folds_of(kind: str) -> None:

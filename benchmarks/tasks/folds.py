@@ -85,23 +85,15 @@ def average_numbers(details: Sequence[dict[str, Any]], sizes: Sequence[int]) -> 
 
 
 def average_measures(answers: Sequence[Answer], benches: Sequence[Bench]) -> Measure:
-    """The mean over folds of a metric that is no average over clips.
-
-    A fold counts by the mean weight of its groups, each of which lies in one fold.
-    """
-    groups_of_folds = [sorted(set(fold.get_groups("test"))) for fold in benches]
-    every_group = sorted(sum(groups_of_folds, []))
-    membership = torch.zeros(len(every_group), len(benches), dtype=torch.float64)  # G folds
-    numbers = torch.zeros(len(benches), dtype=torch.float64)
-    for fold, (answer, groups) in enumerate(zip(answers, groups_of_folds, strict=True)):
-        for group in groups:
-            membership[every_group.index(group), fold] = 1 / len(groups)
+    """The mean over folds of a metric that is no average over clips. A fold is one group."""
+    numbers = {}
+    for answer, fold in zip(answers, benches, strict=True):
+        (group,) = set(fold.get_groups("test"))
         assert answer.measure is not None, "all folds answer in the same form"
-        equal = torch.ones(1, len(groups), dtype=torch.float64)
-        numbers[fold] = answer.measure(equal)[0]
+        numbers[group] = answer.measure(torch.ones(1, 1, dtype=torch.float64))[0]
+    table = torch.stack(list(map(numbers.__getitem__, sorted(numbers))))
 
     def measure(weights: Float[Tensor, "W G"]) -> Float[Tensor, " W"]:
-        of_folds = weights @ membership
-        return (of_folds @ numbers) / of_folds.sum(1)
+        return (weights @ table) / weights.sum(1)
 
     return measure

@@ -234,4 +234,4 @@ def standard_deviation(values: list[float]) -> float:
 
 
 def round_values(values: Tensor) -> list[float]:
-    return [round(value, 6) for value in values.tolist()]
+    return [round(value, 9) for value in values.tolist()]

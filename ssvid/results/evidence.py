@@ -82,6 +82,7 @@ def _differ_by_time(rows: Mapping[str, Score], test: Answers) -> Difference:
         theirs,
         our_nets=of_runs if of_runs.freedom else Spread(count=1),
         their_nets=replace(spread_of_nets(rows["random"]), count=shuffled_twins),
+        largest=2.0,
     )
 
 
@@ -141,19 +142,22 @@ def make_gains(differences: Mapping[str, Difference]) -> dict[str, Gain]:
 def correct_gains(results: Sequence[Result], alpha: float = ALPHA) -> list[Result]:
     """The results of one table, with Holm's rule over all their gains.
 
-    Intervals, levels, `shown` and the least showable gains are set anew. Results of before
+    Means over seeds or folds say again what their members say, so they are corrected by
+    themselves. Intervals, levels, `shown` and the least gains are set anew. Results of before
     schema 3 stay as they are, since nothing can be tested anew from one twin.
     """
-    differences: dict[tuple[int, str], Difference] = {}
-    for index, result in enumerate(results):
-        if result.inference == OLD_INFERENCE or not result.gains:
-            continue
-        for name, difference in find_differences(result.rows, result.test).items():
-            differences[index, name] = difference
-    levels = choose_levels([difference.p for difference in differences.values()], alpha)
     gains: dict[int, dict[str, Gain]] = {}
-    for ((index, name), difference), level in zip(differences.items(), levels, strict=True):
-        gains.setdefault(index, {})[name] = make_gain(difference, level)
+    for means in (False, True):
+        differences: dict[tuple[int, str], Difference] = {}
+        for index, result in enumerate(results):
+            is_asked = result.gains and (result.over is not None) == means
+            if not is_asked or result.inference == OLD_INFERENCE:
+                continue
+            for name, difference in find_differences(result.rows, result.test).items():
+                differences[index, name] = difference
+        levels = choose_levels([difference.p for difference in differences.values()], alpha)
+        for ((index, name), difference), level in zip(differences.items(), levels, strict=True):
+            gains.setdefault(index, {})[name] = make_gain(difference, level)
     corrected = []
     for index, result in enumerate(results):
         corrected.append(replace(result, gains=gains.get(index, result.gains)))

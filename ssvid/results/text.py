@@ -1,6 +1,7 @@
 """Result -> short texts. The terminal, tables and pages share them."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ DESCRIPTOR_NAMES = {  # of the pixel floor
     "phase": "phase correlation",
 }
 TOO_FEW = "too few groups to show anything"
-NOT_ANY = "not even a gain of 100 points could be shown"  # few nets, or many differences
+# There are few nets, or many differences.
+NOT_ANY = "not even a gain of 100 points would be shown in four of five tests"
 UNKNOWN_LEAST = "old inference does not tell which gain could have been shown"
 WIDE = "wide, few sources"
 LEAST_P = 0.0001  # a smaller p is written as "p < 0.0001"
@@ -73,7 +75,7 @@ def format_least(gain: Gain) -> str:
     if is_beyond_all(gain):
         return NOT_ANY
     if gain.least is not None:
-        return f"a gain below {format_points(gain.least)} could not be shown"
+        return f"only a gain of {format_points(gain.least)} would be shown in four of five tests"
     return UNKNOWN_LEAST if gain.p is None else TOO_FEW
 
 
@@ -136,7 +138,23 @@ def format_rank(result: Result) -> str:
 
 def name_floor(result: Result) -> str:
     """Descriptor and probe of the pixel floor, as val chose them; empty where it is not told."""
-    chosen = find_choice(result.controls["floor"].details) if "floor" in result.controls else {}
+    if "floor" not in result.controls:
+        return ""
+    details = result.controls["floor"].details
+    if "chosen_by_fold" in details:
+        return name_floors_of_folds(details["chosen_by_fold"])
+    return name_choice(find_choice(details))
+
+
+def name_floors_of_folds(choices: Sequence[dict[str, Any]]) -> str:
+    """The choice of most folds, and of how many."""
+    names = Counter(map(name_choice, choices))
+    (name, number), *_ = names.most_common()
+    return f"{name}, in {number} of {len(choices)} folds"
+
+
+def name_choice(chosen: dict[str, Any]) -> str:
+    """Descriptor and probe of one choice."""
     descriptor, probe = str(chosen.get("pooling", "")), str(chosen.get("probe", ""))
     names = (DESCRIPTOR_NAMES.get(descriptor, descriptor), PROBE_NAMES.get(probe, probe))
     return ", ".join(filter(None, names))

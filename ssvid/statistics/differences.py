@@ -80,13 +80,14 @@ def compare_rows(
     our_nets: Spread = Spread(),
     their_nets: Spread = Spread(),
     paired: Sequence[Spread] = (),
+    largest: float = 1.0,
 ) -> "Difference":
     """The difference of two rows, whose groups are the same.
 
     `our_nets`, `their_nets`: of rows that are means over independent nets; a count of one is a
     single net, and of zero no net at all. A single net beside several is taken to be drawn as
     widely as they are. `paired`: of differences of numbers that belong together, such as those of
-    the same draw of labels.
+    the same draw of labels. `largest`: that the difference can be.
     """
     legs = []
     for spread in paired:
@@ -96,27 +97,28 @@ def compare_rows(
     for spread, other in (both, both[::-1]):
         if spread.freedom:
             legs.append(spread.make_leg(1 / spread.count + (other.count == 1)))
-    return Difference(GroupSums(ours.value - theirs.value, ours.weight), tuple(legs))
+    return Difference(GroupSums(ours.value - theirs.value, ours.weight), tuple(legs), largest)
 
 
 class Difference:
     """A difference of two rows, with all that may be asked of it. `level`: such as 0.05."""
 
-    def __init__(self, sums: GroupSums, legs: tuple[Leg, ...] = ()) -> None:
+    def __init__(self, sums: GroupSums, legs: tuple[Leg, ...] = (), largest: float = 1.0) -> None:
+        """`largest`: that the difference can be; 2 for a difference of differences."""
         self.estimate, self.groups = sums.mean, len(sums.value)
-        self.sums, self.legs = join_groups(sums), legs
+        self.sums, self.legs, self.largest = join_groups(sums), legs, largest
 
     def find_interval(self, level: float) -> tuple[float, float]:
         """The differences that are not rejected at this level."""
         if not 0 < level < 1:
             return -math.inf, math.inf
         below, above = self.find_half_widths(level)
-        return max(self.estimate - below, -1.0), min(self.estimate + above, 1.0)
+        return max(self.estimate - below, -self.largest), min(self.estimate + above, self.largest)
 
     def find_half_widths(self, level: float) -> tuple[float, float]:
         """(below, above) the estimate; infinite where the groups are too few for the level."""
         lows, highs = self._means_of_halves
-        rank = math.floor(level * len(lows) + ROUNDING)
+        rank = min(math.floor(level * len(lows) + ROUNDING), len(lows) - 1)
         low, high = lows[rank].item(), highs[-1 - rank].item()
         least = self._find_least_width(level)
         below, above = max(self.estimate - low, least), max(high - self.estimate, least)

@@ -11,7 +11,7 @@ from benchmarks.compare import compare
 from ssvid.errors import UserError
 from ssvid.results import Answers, Result, read_result
 from tests.benchmarks.made import encoder_info, old_result, put, result_of
-from tests.helpers import facts
+from tests.helpers import facts, tells
 
 
 def write_clips(
@@ -115,6 +115,26 @@ def test_what_differs_is_left_out_by_name(tmp_path: Path):
         folder = put(tmp_path / fact, other)
         with pytest.raises(UserError, match=facts(fact)):
             compare(str(tmp_path / "a"), str(folder))
+
+
+def test_other_clips_and_old_files_are_told(tmp_path: Path):
+    for name, frames in (("a", 4), ("b", 8)):
+        saved = result_of("net", "c", {"encoder": [1.0] * 8})
+        protocol = {**saved.protocol, "clip": {"frames": frames}}
+        old = "old" if name == "a" else None
+        put(tmp_path / name, replace(saved, protocol=protocol, inference=old))
+    warnings = compare(str(tmp_path / "a"), str(tmp_path / "b"))["warnings"]
+    assert tells(warnings[0], "c", "old") and tells(warnings[1], "c", "frames")
+
+
+def test_damaged_answers_are_one_sentence(tmp_path: Path):
+    saved = result_of("net", "c", {"encoder": [1.0] * 8})
+    put(tmp_path / "a", saved)
+    damages = {"short": {"encoder": [1.0] * 3}, "missing": {"random": [1.0] * 8}}
+    for name, correct in damages.items():
+        put(tmp_path / name, replace(saved, test=replace(saved.test, correct=correct)))
+        with pytest.raises(UserError, match=facts("encoder", "again")):
+            compare(str(tmp_path / "a"), str(tmp_path / name))
 
 
 def test_old_rankings_hold_too_little(tmp_path: Path):

@@ -9,7 +9,7 @@ import torch
 from benchmarks.features.bench import Bench, split_into_folds
 from benchmarks.features.folds import count_val_folds, read_fold_names, split_by_fold
 from benchmarks.probes.base import Probe, ProbeResult, make_result
-from benchmarks.suites.runner import refuse_folds_of
+from benchmarks.suites.runner import begin_folds, refuse_folds_of
 from benchmarks.tasks import floor
 from benchmarks.tasks.scoring import score_task
 from ssvid.data.manifest import Manifest
@@ -86,6 +86,22 @@ def test_every_clip_is_test_once_and_no_group_is_on_two_sides(column: str, folds
     assert tested == bench.splits["test"]
     assert sorted(tested) == [unit for unit in range(PEOPLE * CLIPS) if unit != 5]
     assert str(folds) in bench.notes[-1] and column in bench.notes[-1]
+
+
+def test_the_folds_are_the_units_of_chance():
+    """Three rooms of two people each: the test is over rooms, which were held out together."""
+    scored = score_task(tasks["classify"](probes["prototypes"]()), make_folded_bench("room"))
+    assert set(scored.test.groups) == {"0", "1", "2"}
+    assert scored.gains["random"].least is None  # three groups show nothing
+
+
+def test_a_class_of_one_person_does_not_stop_the_folds():
+    data = make_data()
+    rows = list(data.rows)
+    rows[0] = replace(rows[0], label="c")
+    data = replace(data, rows=tuple(rows), classes=("a", "b", "c"))
+    usable = begin_folds(data, "group", "clips")
+    assert {row.group for row in usable.split("test").rows} == {"person 1"}
 
 
 def test_val_is_about_a_fifth_of_the_other_folds():

@@ -44,7 +44,7 @@ def say(result: Result, *others: Result) -> str:
 
 
 def test_a_difference_that_is_not_shown_is_followed_by_the_least_that_could_be():
-    assert tells(format_gain(UNCLEAR), "no difference shown", "below 12.0", "p = 0.4")
+    assert tells(format_gain(UNCLEAR), "no difference shown", "12.0", "p = 0.4")
     few = replace(UNCLEAR, least=None)
     assert tells(format_gain(replace(UNCLEAR, least=1.6)), "100 points")
     assert format_gain(few).endswith(TOO_FEW)

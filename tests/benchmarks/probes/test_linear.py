@@ -166,6 +166,7 @@ def test_ties_go_to_the_narrow_pooling_and_the_stronger_decay():
         "pooling": "mean@last",
         "dim": 32,
         "shrunk": 3,
+        "least_std": 0.1,
         "rate": 1.0,
         "weight_decay": 1e-2,
         "val/top1": 1.0,
