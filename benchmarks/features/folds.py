@@ -24,7 +24,7 @@ def read_fold_names(data: Manifest, column: str) -> list[str]:
     """
     names = []
     for row in data.rows:
-        columns = {**dict(row.columns), GROUP: row.group}
+        columns = {GROUP: row.group, **dict(row.columns)}  # a list's own column comes first
         if column not in columns:
             raise UserError(
                 f"--folds {column}: the clip {row.path} has no such column; it has "

@@ -198,3 +198,8 @@ def test_a_csv_tells_its_columns(tmp_path: Path):
     data = datasets["csv"](str(tmp_path))
     assert read_fold_names(data, "room") == ["kitchen a", "kitchen b", "kitchen c"]
     assert read_fold_names(data, "group") == ["a", "b", "c"]
+    text = (tmp_path / "labels.csv").read_text().replace("subject", "group")
+    (tmp_path / "labels.csv").write_text(text)
+    data = datasets["csv"](str(tmp_path))
+    assert data.groups[0] == "x/a"  # a group counts within its class
+    assert read_fold_names(data, "group") == ["a", "b", "c"]  # a fold is a value of the column
