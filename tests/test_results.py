@@ -156,3 +156,12 @@ def test_a_run_that_began_from_another_counts_by_the_recipe_of_that(tmp_path: Pa
             (folder / "config.yaml").write_text(json.dumps(config))
         recipes.append(describe_recipe(str(second))["recipe"])
     assert recipes[0] == recipes[1] != recipes[2]
+
+
+def test_the_main_number_stands_above_a_detail_of_its_name(tmp_path: Path):
+    """`retrieval` tells recall1 among its recalls, of an untrained row that of one net alone."""
+    result = make_result("net", "retrieval", metric="recall1")
+    score = replace(result.score, value=0.5, details={"recall1": 0.7, "recall5": 0.9})
+    write_result(tmp_path / "a.json", replace(result, score=score))
+    saved = read_result(tmp_path / "a.json")
+    assert saved is not None and saved.score.value == 0.5

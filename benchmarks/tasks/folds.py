@@ -74,10 +74,11 @@ def average_numbers(details: Sequence[dict[str, Any]], sizes: Sequence[int]) -> 
     average: dict[str, Any] = {}
     for key in details[0]:
         values: list[Any] = [of_fold.get(key) for of_fold in details]
-        if key == "chosen":
+        if key == "chosen" or isinstance(values[0], bool):
             continue
         if all(isinstance(value, dict) for value in values):
-            average[key] = average_numbers(values, sizes)
+            if all(value.keys() == values[0].keys() for value in values):
+                average[key] = average_numbers(values, sizes)
         elif all(isinstance(value, int | float) for value in values):
             table = torch.tensor([values, sizes], dtype=torch.float64)
             average[key] = (table.prod(0).sum() / sum(sizes)).item()

@@ -1,6 +1,7 @@
 """The answers of all rows of a task -> what a result says: scores, intervals, and tested gains."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.features.bench import Bench
 from benchmarks.tasks.base import Answer, Task
-from benchmarks.tasks.folds import answer_all_folds, chance_of_all_folds
+from benchmarks.tasks.folds import answer_all_folds, average_numbers, chance_of_all_folds
 from ssvid.results import Answers, Gain, Score
 from ssvid.results.evidence import find_differences, make_gains
 from ssvid.statistics import (
@@ -31,6 +32,7 @@ class RowAnswers(NamedTuple):
     """A row's answers over all its nets (the untrained twins) and all seeds of the probe."""
 
     first: Answer  # of the first net and seed
+    details: Row  # of the first, but with the numbers averaged over nets and seeds
     correct: Float[Tensor, " S"] | None  # the mean over nets and seeds
     of_groups: GroupSums  # what each group adds to the number of the row
     value: float  # the main number: the mean over nets and seeds
@@ -103,8 +105,12 @@ def average_answers(of_nets: Sequence[Sequence[Answer]], bench: Bench) -> RowAns
         values.append(of_net)
         nets.append(GroupSums(of_net, weight))
     table = torch.tensor(numbers, dtype=torch.float64)  # N R
+    details: list[Row] = []
+    for of_seeds in of_nets:
+        details += map(attrgetter("details"), of_seeds)
     return RowAnswers(
         first=first,
+        details={**first.details, **average_numbers(details, [1] * len(details))},
         correct=average_correct(of_nets),
         of_groups=GroupSums(torch.stack(values).mean(0), weight),
         value=table.mean().item(),
@@ -155,7 +161,7 @@ def score_row(task: Task, row: RowAnswers, bench: Bench) -> Score:
     if row.of_draws:
         draws = Spread.measure(row.of_draws)
         extra_variance += draws.variance / draws.count
-    details = dict(row.first.details)
+    details = dict(row.details)
     labels = find_classes(task, bench)
     if row.correct is not None and labels is not None:
         details["mean_class"] = mean_class_accuracy(row.correct, labels)

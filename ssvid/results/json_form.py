@@ -118,7 +118,9 @@ def _score_to_json(score: Score, metric: str) -> Json:
         if getattr(score, key) is not None:
             optional[key] = _plain(getattr(score, key))
     head = {metric: score.value, "interval": optional.pop("interval")}
-    return {**head, **_plain(score.details), **optional}
+    # A task may tell its main number among the details too, of one net or seed alone.
+    details = {key: value for key, value in _plain(score.details).items() if key != metric}
+    return {**head, **details, **optional}
 
 
 def _mapping(content: Json, key: str) -> Json:

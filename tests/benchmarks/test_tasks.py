@@ -344,3 +344,17 @@ def test_prototypes_by_hand():
     assert torch.allclose(
         result.scores, F.normalize(test.feats["a"], dim=1) @ F.normalize(means, dim=1).T
     )
+
+
+def test_the_numbers_of_several_nets_are_their_means():
+    """R@1 and R@5 of the untrained row are means over the twins, in the main number and beside."""
+    bench = make_bench(4.0)._replace(twins=2)
+    for source in ("twin0", "twin0/single_frame", "twin0/shuffled"):
+        reversed_rows = {name: table.flip(0) for name, table in bench.features[source].items()}
+        bench.features[source.replace("0", "1")] = reversed_rows
+    bench.features["twin0"] = bench.features["encoder"]
+    scored = score_task(tasks["retrieval"](ks=(1, 5)), bench)
+    row = scored.controls["random"]
+    first, second = row.of_nets
+    assert first > second + 0.2 and row.value == pytest.approx((first + second) / 2)
+    assert row.details["recall1"] == pytest.approx(row.value)
