@@ -1,6 +1,6 @@
 #!/bin/sh
 # The commands behind the numbers of docs/results.md: `sh docs/results.sh SECTION`, run where the package is installed.
-# demo, tasks and tours are measured there. few_tours and mini6 have not been run since the statistics of before were replaced.
+# demo and tasks are measured there. tours, few_tours and mini6 have not been run since the statistics of before were replaced.
 # The tables of results.md are rows of the board.md that each section ends with. MINI6 is the folder of ucf101-mini6.
 # CPU-minutes are for one core. Results that exist are not made again.
 set -eu
@@ -18,7 +18,7 @@ tasks() { # more questions to seed 0 of the demo; about 10
     python -m benchmarks.run --encoder runs/d0 --suite films --out runs/report/films $one
     for set in tours films; do
         mkdir -p "docs/report/$set"
-        cp "runs/report/$set/board.md" "runs/report/$set/board.csv" "runs/report/$set/report.html" "docs/report/$set/"
+        cp "runs/report/$set/board.md" "runs/report/$set/board.csv" "runs/report/$set/"*.html "docs/report/$set/"
     done
 }
 
