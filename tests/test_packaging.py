@@ -1,7 +1,9 @@
 """pyproject.toml is the one list: environment.yml and constraints.txt follow it."""
 
+import ast
+import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import yaml
@@ -25,6 +27,35 @@ def test_files_that_are_no_code_are_installed():
         for file in (ROOT / top).rglob("*.*"):
             is_code = file.suffix in (".py", ".pyc") or "cache" in file.parent.name
             assert is_code or file in installed, f"{file} would not be in a wheel"
+
+
+# Modules of packages that a declared one cannot be without.
+BROUGHT = {"google": "tensorboard"}
+
+
+def list_imported_modules() -> set[str]:
+    """The modules of other packages that the library imports, wherever it does."""
+    modules = set()
+    for top in ("ssvid", "objectives", "benchmarks"):
+        for file in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Import):
+                    modules |= {name.name.split(".")[0] for name in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    modules.add((node.module or "").split(".")[0])
+    return modules - sys.stdlib_module_names - {"ssvid", "objectives", "benchmarks"}
+
+
+def test_what_the_library_imports_is_declared():
+    """Not only brought along by the packages of the tests."""
+    declared = set()
+    for line in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"]):
+        declared.add(Requirement(line).name.lower())
+    distributions = packages_distributions()
+    for module in list_imported_modules():
+        names = {name.lower() for name in distributions.get(module, [module])}
+        names.add(BROUGHT.get(module, module))
+        assert names & declared, f"{module} is imported and {names} are not in pyproject.toml"
 
 
 def test_environment_yml_is_thin_and_true():
