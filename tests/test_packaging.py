@@ -40,7 +40,8 @@ def list_imported_modules() -> set[str]:
         for file in (ROOT / top).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Import):
-                    modules |= {name.name.split(".")[0] for name in node.names}
+                    for alias in node.names:
+                        modules.add(alias.name.split(".")[0])
                 elif isinstance(node, ast.ImportFrom):
                     modules.add((node.module or "").split(".")[0])
     return modules - sys.stdlib_module_names - {"ssvid", "objectives", "benchmarks"}
@@ -53,7 +54,7 @@ def test_what_the_library_imports_is_declared():
         declared.add(Requirement(line).name.lower())
     distributions = packages_distributions()
     for module in list_imported_modules():
-        names = {name.lower() for name in distributions.get(module, [module])}
+        names = set(map(str.lower, distributions.get(module, [module])))
         names.add(BROUGHT.get(module, module))
         assert names & declared, f"{module} is imported and {names} are not in pyproject.toml"
 
