@@ -8,6 +8,7 @@ group are alike: `icc` is their correlation.
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,6 +171,52 @@ class Precision(NamedTuple):
     holds_mean: float
 
 
+def draw_skewed(rng: np.random.Generator, groups: int, size: int) -> tuple[GroupSums, GroupSums]:
+    """Two nets that get 70 % right of all clips there are. One of them fails wholly on one group in
+    ten, so that the differences of groups are not symmetric. `size`: clips of a group.
+    """
+    sizes = np.full(groups, size)
+    fails = rng.random(groups) < 0.1
+    uneven = rng.binomial(sizes, np.where(fails, 0.0, 0.7 / 0.9))
+    return make_sums(uneven, sizes), make_sums(rng.binomial(sizes, 0.7), sizes)
+
+
+def measure_skewed(groups: int, size: int, runs: int, seed: int = 0) -> float:
+    """Share of runs in which two such nets are called different."""
+    rng = np.random.default_rng([seed, groups, size])
+    shown = 0
+    for _ in range(runs):
+        shown += compare_rows(*draw_skewed(rng, groups, size)).p <= LEVEL
+    return shown / runs
+
+
+def measure_time(std: float, shuffled_std: float, runs: int, seed: int = 0) -> float:
+    """Share of runs in which a net like its eight twins is said to use time.
+
+    480 groups; two of the twins see shuffled clips. `std`, `shuffled_std`: of what different nets
+    get right of all intact clips, and of all shuffled ones.
+    """
+    rng = np.random.default_rng([seed, round(1000 * std), round(1000 * shuffled_std)])
+    shown = 0
+    for _ in range(runs):
+        shares = np.clip(rng.normal(0.55, std, 9), 0.02, 0.98)
+        shuffled_shares = np.clip(rng.normal(0.3, shuffled_std, 3), 0.02, 0.98)
+        nets = draw_nets(rng, 480, [*shares, *shuffled_shares])
+        encoder, twins, shuffled = nets[0], nets[1:9], nets[9:]
+        intact = torch.stack([twin.value for twin in twins]).mean(0)
+        lost = torch.stack([twin.value for twin in shuffled[1:]]).mean(0)
+        spread = Spread.measure([twin.mean for twin in twins], measure_noise(twins))
+        difference = compare_rows(
+            GroupSums(encoder.value - shuffled[0].value, encoder.weight),
+            GroupSums(intact - lost, encoder.weight),
+            our_nets=Spread(count=1),
+            their_nets=replace(spread, count=2),
+            largest=2.0,
+        )
+        shown += difference.p <= LEVEL
+    return shown / runs
+
+
 def measure_precision(
     clips: int, prevalence: float, runs: int, skill: float = 1.25, classes: int = 8
 ) -> Precision:
@@ -298,6 +345,22 @@ def print_twins(runs: int) -> None:
                 print(f"| {groups} | {twins} | {100 * std:.0f} | {numbers} |")
 
 
+def print_limits(runs: int) -> None:
+    """Where the promises do not hold: skewed differences, spread of shuffled clips, high scores."""
+    print("\n| groups | skewed, 5 clips a group | skewed, 50 clips | .98 held, icc .3 | icc .6 |")
+    print("|---" * 5 + "|")
+    for groups in (8, 12, 20, 42, 100):
+        shares = [measure_skewed(groups, size, runs) for size in (5, 50)]
+        for icc in (0.3, 0.6):
+            cell = ScoreCell(groups, icc, 0.98)
+            shares.append(measure_coverage(cell, {"ours": find_score_interval}, runs)["ours"])
+        print(f"| {groups} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |")
+    print("\n| std of intact, of shuffled scores | time shown falsely |\n|---|---|")
+    for std, shuffled_std in ((0.02, 0.0), (0.05, 0.0), (0.02, 0.02), (0.05, 0.05)):
+        shown = measure_time(std, shuffled_std, runs // 4)
+        print(f"| {100 * std:.0f}, {100 * shuffled_std:.0f} | {100 * shown:.1f} |")
+
+
 def print_precisions(runs: int) -> None:
     print("\n| clips, prevalence | all clips | mean of samples | holds the former | the latter |")
     print("|---" * 5 + "|")
@@ -315,3 +378,4 @@ if __name__ == "__main__":
     print_tests(count)
     print_twins(count)
     print_precisions(max(3 * count // 40, 1))
+    print_limits(count)

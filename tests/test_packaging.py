@@ -30,7 +30,7 @@ def test_files_that_are_no_code_are_installed():
 
 
 # Modules of packages that a declared one cannot be without.
-BROUGHT = {"google": "tensorboard"}
+REQUIRED_BY = {"google": "tensorboard"}
 
 
 def list_imported_modules() -> set[str]:
@@ -55,16 +55,16 @@ def test_what_the_library_imports_is_declared():
     distributions = packages_distributions()
     for module in list_imported_modules():
         names = set(map(str.lower, distributions.get(module, [module])))
-        names.add(BROUGHT.get(module, module))
+        names.add(REQUIRED_BY.get(module, module))
         assert names & declared, f"{module} is imported and {names} are not in pyproject.toml"
 
 
 def test_environment_yml_is_thin_and_true():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment.keys() == {"name", "channels", "dependencies"}
-    python, ffmpeg, pip, rest = environment["dependencies"]
+    python, ffmpeg, pip, packages = environment["dependencies"]
     assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
-    assert ffmpeg.startswith("ffmpeg") and pip == "pip" and rest == {"pip": ["-e ."]}
+    assert ffmpeg.startswith("ffmpeg") and pip == "pip" and packages == {"pip": ["-e ."]}
 
 
 def test_constraints_pin_what_is_tested():

@@ -7,6 +7,7 @@ file of its own.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -81,8 +82,8 @@ def average(
         over=over,
         member_count=len(members),
         score=rows.pop("encoder"),
-        chance=average_numbers(map(chance_of, members)),
-        majority=average_numbers(map(majority_of, members)),
+        chance=average_numbers(map(attrgetter("chance"), members)),
+        majority=average_numbers(map(attrgetter("majority"), members)),
         controls=rows,
         gains={},
         encoder=replace(first.encoder, title=title or first.encoder.title),
@@ -160,14 +161,6 @@ def shared_rows(members: Sequence[Result]) -> list[str]:
     for result in members:
         names = [name for name in names if name in result.rows]
     return names
-
-
-def chance_of(result: Result) -> float | None:
-    return result.chance
-
-
-def majority_of(result: Result) -> float | None:
-    return result.majority
 
 
 def average_numbers(numbers: Iterable[float | None]) -> float | None:

@@ -14,13 +14,8 @@ FOLDER = "ledger"
 HASH = re.compile(r"[0-9a-f]{16,64}")
 
 
-def record_reader(cache: Path, data_hash: str, encoder_hash: str) -> int:
-    """Add an encoder to the ledger of a test set, and return how many distinct ones it holds."""
-    return record_readers(cache, data_hash, [encoder_hash])
-
-
 def record_readers(cache: Path, data_hash: str, encoder_hashes: Iterable[str]) -> int:
-    """As `record_reader`, for several encoders that answer together; of none it only counts."""
+    """Add encoders to the ledger of a test set, and return how many distinct ones it holds."""
     file = cache / FOLDER / f"{data_hash[:16]}.txt"
     with locked(file.with_suffix(".lock"), wait=True, what=str(file)):
         readers = read_hashes(file)

@@ -15,8 +15,6 @@ docs/statistics.md says why each was chosen, with the simulations.
 from ssvid.statistics.accuracy import chance, majority, mean_class_accuracy, topk
 from ssvid.statistics.differences import Difference, Spread, compare_rows, find_least_p
 from ssvid.statistics.groups import (
-    FEW_ERRORS,
-    FEW_GROUPS,
     TOO_FEW_GROUPS,
     GroupSums,
     Measure,
@@ -29,8 +27,6 @@ from ssvid.statistics.holm import choose_levels
 from ssvid.statistics.scores import find_score_interval, measure_noise, measure_variance
 
 __all__ = [
-    "FEW_ERRORS",
-    "FEW_GROUPS",
     "TOO_FEW_GROUPS",
     "Difference",
     "GroupSums",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.features.sources import ROWS
 from ssvid.results import (
     BENCH,
     Answers,
@@ -23,17 +24,6 @@ from ssvid.results import (
     Result,
     Score,
     write_result,
-)
-
-ROWS = (
-    "encoder",
-    "random",
-    "floor",
-    "single_frame",
-    "bag",
-    "shuffled",
-    "random_single_frame",
-    "random_shuffled",
 )
 
 
