@@ -159,7 +159,7 @@ def shared_rows(members: Sequence[Result]) -> list[str]:
     """The rows that all members have, the encoder's first."""
     names = list(members[0].rows)
     for result in members:
-        names = [name for name in names if name in result.rows]
+        names = list(filter(result.rows.__contains__, names))
     return names
 
 
