@@ -1,4 +1,4 @@
-"""YAML -> flags by name. Recipes are read and merged with other flags here.
+"""YAML -> flags by name. Recipes are found, read and merged with other flags here.
 
 A recipe maps the flags of a command to values. The value of `objective`, `encoder` and `data` is a
 registered name, or a mapping with the name and its settings.
@@ -6,7 +6,7 @@ registered name, or a mapping with the name and its settings.
 
 import copy
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,44 @@ import yaml
 
 from ssvid.errors import UserError
 from ssvid.files import parse_yaml, read_yaml
+from ssvid.near_names import list_near_names
 from ssvid.registry import Registry
 
 Recipe = dict[str, Any]  # flag -> value
+SHIPPED = Path(__file__).parent / "recipes"  # the recipes that are installed with the package
 NAMED = ("objective", "encoder", "data")  # flags whose value is a name with settings
+
+
+def find_recipe(text: str | Path, what: str = "recipe", others: Iterable[str] = ()) -> Path:
+    """The file of a recipe: a path that exists, or else the shipped recipe of that name.
+
+    `demo`, `demo.yaml` and `recipes/demo.yaml` are the same shipped recipe, from any folder. A
+    UserError with similar names if there is none; `what` is what it calls the file, and `others`
+    are words that the user may have meant instead.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_dir():  # a pipe is no file
+        return path
+    name = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
+    shipped = list_shipped_recipes()
+    if name in shipped:
+        return SHIPPED / f"{name}.yaml"
+    near = list_near_names(name, [*others, *shipped]) or list_near_names(path.stem, shipped)
+    hint = f"near: {', '.join(near)}" if near else f"there are {', '.join([*others, *shipped])}"
+    raise UserError(f"There is no {what} {text}, neither a file nor a shipped one; {hint}.")
+
+
+def list_shipped_recipes() -> list[str]:
+    """The names of the recipes of the package: demo, sweeps/smoke and so on."""
+    names = []
+    for file in sorted(SHIPPED.rglob("*.yaml")):
+        names.append(file.relative_to(SHIPPED).with_suffix("").as_posix())
+    return names
 
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe. A UserError if the file is no mapping of flags to values."""
-    recipe = read_yaml(path, "recipe")
+    recipe = read_yaml(find_recipe(path), "recipe")
     if not isinstance(recipe, dict):
         raise UserError(f"The recipe {path} is no mapping of flags to values.")
     if nameless := [key for key in recipe if not isinstance(key, str)]:

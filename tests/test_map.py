@@ -13,7 +13,6 @@ TOP = {
     "objectives",
     "benchmarks",
     "tests",
-    "recipes",
     "docs",
     ".ci",
 }  # folders at top level
@@ -24,6 +23,7 @@ ROOMS = (
     "ssvid.log",
     "ssvid.old_names",
     "ssvid.progress",
+    "ssvid.near_names",
     "ssvid.files",
     "ssvid.trust",
     "ssvid.registry",

@@ -158,7 +158,7 @@ def test_sentences_are_found_again(tmp_path: Path):
     data = ["--data", "synthetic_narrated", "--data.root", str(tmp_path / "set")]
     recipe = [
         "--config",
-        str(ROOT / "recipes/mil_nce_narrated.yaml"),
+        str(ROOT / "ssvid/recipes/mil_nce_narrated.yaml"),
         *data,
         "--out",
         str(tmp_path / "mil"),
@@ -174,7 +174,7 @@ def test_sentences_are_found_again(tmp_path: Path):
     ]
     extract_features(**parse(extract_features, [*data, *flags, "--workers", "0"]))
     stage = stages.resolve_stage(
-        stages.read_stages(str(ROOT / "recipes/tan_narrated.yaml")), "init", tmp_path
+        stages.read_stages(str(ROOT / "ssvid/recipes/tan_narrated.yaml")), "init", tmp_path
     )
     (tmp_path / "init.yaml").write_text(yaml.safe_dump(stage))
     data += ["--data.features", str(tmp_path / "features")]

@@ -60,5 +60,5 @@ def test_another_setting_is_refused_as_before(run: Path):
 
 def test_cells_of_sweeps_keep_their_hashes():
     """A sweep's folder is known by them: another hash would train every finished cell again."""
-    cells = read_plan(str(ROOT / "recipes" / "sweeps" / "smoke.yaml")).cells
+    cells = read_plan(str(ROOT / "ssvid" / "recipes" / "sweeps" / "smoke.yaml")).cells
     assert [cell.hash for cell in cells[:2]] == ["be7dbef19670", "d1b33936bebf"]

@@ -3,8 +3,18 @@
 import pytest
 
 from ssvid.errors import UserError
-from ssvid.recipe import load_recipe, merge_recipes, set_flags, to_class_paths, to_names
+from ssvid.near_names import list_near_names
+from ssvid.recipe import (
+    SHIPPED,
+    find_recipe,
+    load_recipe,
+    merge_recipes,
+    set_flags,
+    to_class_paths,
+    to_names,
+)
 from ssvid.registry import datasets, objectives
+from tests.helpers import facts, for_each
 
 
 def test_a_recipe_over_another_keeps_the_parts_it_does_not_name():
@@ -58,3 +68,26 @@ def test_a_key_that_is_no_text_and_a_part_of_nothing(tmp_path):
     with pytest.raises(UserError, match="3"):
         load_recipe(tmp_path / "r.yaml")
     assert set_flags({"clip": None}, {"clip.fps": 5}) == {"clip": {"fps": 5}}
+
+
+@for_each("text", ["demo", "demo.yaml", "recipes/demo.yaml", "./recipes/demo.yaml"])
+def test_a_shipped_recipe_has_its_name_in_every_folder(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(text) == SHIPPED / "demo.yaml"
+    assert find_recipe("recipes/sweeps/smoke.yaml") == find_recipe("sweeps/smoke")
+    file = tmp_path / text
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("steps: 1\n")
+    assert load_recipe(text) == {"steps": 1}, "a file of the user comes first"
+
+
+@for_each("text, near", [("dmeo", "demo"), ("elsewhere/demo.yml", "demo"), ("../recipe", "demo")])
+def test_a_recipe_that_does_not_exist(text, near):
+    with pytest.raises(UserError, match=facts(text, near)):
+        find_recipe(text)
+
+
+def test_near_names_have_no_noise():
+    flags = ["steps", "threads", "seed", "lr", "out"]
+    assert list_near_names("stpes", flags) == ["steps"]
+    assert list_near_names("zzz", flags) == []

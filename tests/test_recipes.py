@@ -18,7 +18,7 @@ from ssvid.stages import read_stages, resolve_stage
 from ssvid.weights.published import LAYOUTS
 from tests.helpers import ROOT, for_each, squares, write_video
 
-RECIPES = ROOT / "recipes"
+RECIPES = ROOT / "ssvid" / "recipes"
 
 
 @pytest.fixture(scope="module")

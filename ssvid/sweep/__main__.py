@@ -3,7 +3,6 @@
 Each function here is one command: it parses its flags, calls the other files and prints.
 """
 
-import difflib
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from ssvid.errors import RunError, UserError, check_positive
 from ssvid.files import read_yaml
 from ssvid.log import log
+from ssvid.recipe import find_recipe
 from ssvid.sweep import jobs, local, slurm, submission
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
@@ -48,12 +48,7 @@ def submit(
     from ssvid.sweep.plan import read_plan
 
     check_positive(parallel=parallel)
-    if not Path(sweep).is_file():
-        words = difflib.get_close_matches(sweep, WORDS) or list(WORDS)
-        raise UserError(
-            f"There is no sweep file {sweep}; words of this command: {', '.join(words)}."
-        )
-    plan = read_plan(sweep)
+    plan = read_plan(str(find_recipe(sweep, "sweep file", WORDS)))
     folder = SweepFolder(out or RUNS / plan.name)
     shape = plan.cluster if parallel is None else replace(plan.cluster, parallel=parallel)
     submission.check_suites(plan.suites, plan.best, sweep)
@@ -78,7 +73,7 @@ def find_sweep_folder(out: str | None) -> SweepFolder:
     if out is not None and not out.endswith((".yaml", ".yml")):
         return SweepFolder(out)
     if out is not None:
-        content = read_yaml(out, "sweep")
+        content = read_yaml(find_recipe(out, "sweep file"), "sweep")
         name = content.get("name") if isinstance(content, dict) else None
         return SweepFolder(RUNS / str(name or Path(out).stem))
     files = sorted(RUNS.glob("*/sweep.json"), key=lambda file: file.stat().st_mtime)

@@ -3,7 +3,7 @@
 A sweep file has these entries:
 
 base: RECIPE or {flags}     what all cells share: a recipe, by its path from the sweep file's
-                            folder, or flags of ssvid.pretrain
+                            folder or by its shipped name, or flags of ssvid.pretrain
 set: {FLAG: VALUE}          flags that replace those of the base
 grid: {FLAG: [VALUES]}      every combination; FLAG may be dotted (data.root), or `suite.FLAG` of
                             benchmarks.run
@@ -150,7 +150,8 @@ def read_base(content: dict[str, Any], path: str) -> dict[str, Any]:
     """The flags that all cells share: `base`, then `set` over it."""
     base = content.get("base") or {}
     if isinstance(base, str):
-        base = load_recipe(Path(path).parent / base)
+        beside = Path(path).parent / base
+        base = load_recipe(beside if beside.is_file() else base)
     changes = content.get("set") or {}
     if not isinstance(base, dict) or not isinstance(changes, dict) or "stages" in base:
         raise UserError(

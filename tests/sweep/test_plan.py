@@ -109,7 +109,7 @@ def test_a_frozen_cell_is_a_recipe_of_its_own(tmp_path: Path):
         assert isinstance(frozen["lr"], float)
 
 
-@for_each("file", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")))
+@for_each("file", sorted((ROOT / "ssvid" / "recipes" / "sweeps").glob("*.yaml")))
 def test_every_sweep_of_ours_is_read(file: Path):
     assert "# Command:" in file.read_text() and read_plan(str(file)).cells
 
