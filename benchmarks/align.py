@@ -322,6 +322,6 @@ def _read_earlier(file: Path, key: str) -> list[AlignedSentence] | None:
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(align, "video", "transcript")
+    run_command("align")

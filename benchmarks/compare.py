@@ -186,6 +186,6 @@ def warn_of_few(pairs: list[Pair]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(compare, "a", "b")
+    run_command("compare")

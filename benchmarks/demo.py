@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.features.sources import CONTROLS
 from benchmarks.linear_probe import linear_probe
 from ssvid.cli import parse
+from ssvid.commands import phrase_command
 from ssvid.engine.features import cpu_seconds
 from ssvid.log import log
 from ssvid.pretrain import pretrain
@@ -28,11 +29,13 @@ def demo(
     began = cpu_seconds()
     data = ["--data", "synthetic", "--data.root", f"{cache}/synthetic"]
     argv = ["--config", RECIPE, *data, "--out", out, "--seed", str(seed)]
-    log.info(f"[1/2] {shlex.join(['python', '-m', 'ssvid.pretrain', *argv])}")
-    pretrain(**parse(pretrain, argv + SMALL * small))
+    argv += SMALL * small
+    log.info(f"[1/2] {phrase_command('pretrain')} {shlex.join(argv)}")
+    pretrain(**parse(pretrain, argv))
     argv = ["--encoder", out, *data, "--out", f"{out}/probe", "--cache", cache]
-    log.info(f"[2/2] {shlex.join(['python', '-m', 'benchmarks.linear_probe', *argv])}")
-    probed = linear_probe(**parse(linear_probe, argv + SMALL[2:] * small))
+    argv += SMALL[2:] * small
+    log.info(f"[2/2] {phrase_command('probe')} {shlex.join(argv)}")
+    probed = linear_probe(**parse(linear_probe, argv))
     (result,) = probed["results"]
     return {
         "pretrained": result["top1"],
@@ -45,6 +48,6 @@ def demo(
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(demo)
+    run_command("demo")

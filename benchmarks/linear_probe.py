@@ -146,6 +146,6 @@ def summarise(result: Result, results: list[Result]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(linear_probe)
+    run_command("probe")

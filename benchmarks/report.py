@@ -9,6 +9,7 @@ came from). Several DIR with results make one report.
 from pathlib import Path
 from typing import Any
 
+from ssvid.commands import phrase_command
 from ssvid.errors import UserError
 
 
@@ -25,7 +26,7 @@ def reports(
 
     folders = [Path(name) for name in folder]
     if not folders:
-        raise UserError("Name a folder of results, or a run: python -m benchmarks.report DIR.")
+        raise UserError(f"Name a folder of results, or a run: {phrase_command('report')} DIR.")
     together = len(folders) > 1 or out is not None or baseline != "random"
     for path in folders:
         if not path.is_dir():
@@ -60,6 +61,6 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(reports, "folder")
+    run_command("report")

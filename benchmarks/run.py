@@ -96,6 +96,6 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(run)
+    run_command("bench")

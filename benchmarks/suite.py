@@ -37,6 +37,6 @@ def describe_suite(
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(describe_suite, "suite")
+    run_command("suite")

@@ -1,24 +1,27 @@
 """argv or a recipe -> the arguments of a command and its resolved configuration.
 
-A command is a typed function. jsonargparse turns its signature into flags, recipes and help. It
+A command is a typed function. jsonargparse turns its signature into flags and checks recipes. It
 knows class paths and not registered names, so names are converted before it parses.
 """
 
-import difflib
 import json
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from ssvid import recipe, registry
+from ssvid.command_line import pair_words
+from ssvid.commands import COMMANDS
 from ssvid.errors import UserError
-from ssvid.flags import describe_type, show_help
+from ssvid.flags import list_flags
+from ssvid.help_page import COMMON, format_help, format_usage
 from ssvid.old_names import names_in, rename_flag, rename_recipe
+from ssvid.output import print_text
 from ssvid.recipe import Recipe, load_recipe, path_of, to_class_paths, to_names
+from ssvid.refusals import explain_refusal, suggest
 from ssvid.signatures import parameters_of
 from ssvid.trust import trust_modules, trust_typed_name
 
@@ -29,42 +32,48 @@ KINDS = {  # by path, because importing the classes takes seconds and some comma
 }
 
 
-def name_command(function: Callable[..., Any]) -> str:
-    """The module that `python -m` runs. It may have imported the function from another one."""
-    main = sys.modules["__main__"].__spec__
-    ours = main is not None and main.name.partition(".")[0] in ("ssvid", "benchmarks")
-    return main.name.removesuffix(".__main__") if main and ours else function.__module__
-
-
 class Arguments:
-    """The parser of a command, its parameters, and the registries of flags that take a name."""
+    """The parser of a command, its parameters, and the registries of flags that take a name.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    `command` is its name in ssvid.commands; a function that is none of them has neither help nor
+    words by position.
+    """
+
+    def __init__(self, function: Callable[..., Any], command: str | None = None) -> None:
         self.function, self.parameters = function, parameters_of(function)
+        self.command, self.entry = command, COMMANDS[command] if command else None
+        self.wants_json = False
         self.names: dict[str, str] = {}  # flag -> the registered name that the words choose
-        types = {name: last_type(p.annotation) for name, p in self.parameters.items()}
-        self.tables = {name: KINDS[path_of(t)] for name, t in types.items() if path_of(t) in KINDS}
-        sets = [types[name] for name, table in self.tables.items() if table is registry.datasets]
+        self.tables: dict[str, registry.Registry] = {}
+        self.bools: set[str] = set()
+        sets = []
+        for name, parameter in self.parameters.items():
+            kind = last_type(parameter.annotation)
+            if path_of(kind) in KINDS:
+                self.tables[name] = KINDS[path_of(kind)]
+            if self.tables.get(name) is registry.datasets:
+                sets.append(kind)
+            if parameter.annotation is bool:
+                self.bools.add(name)
         set_parsing_settings(subclasses_enabled=sets)  # a manifest is a dataclass with a name
-        self.parser = ArgumentParser(
-            prog=f"python -m {name_command(function)}",
-            description=function.__doc__,
-            exit_on_error=False,
-            allow_abbrev=False,
-        )
-        text = "a recipe: YAML with the same keys as the flags"
-        self.parser.add_argument("--config", action="config", help=text)
-        if "trust" not in self.parameters:
-            text = "modules that files may name classes of: MODULE[,MODULE]; see docs/guarded.md"
-            self.parser.add_argument("--trust", metavar="MODULE", help=text)
+        self.flags = list_flags(function, named=self.tables, skip={"config"})
+        self.lists = {flag.name for flag in self.flags if flag.repeats}
+        self.parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+        self.parser.add_argument("--config", action="config")
         self.parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
 
-    def parse(self, argv: list[str]) -> dict[str, Any]:
-        """The arguments of the function, built. `config` among them is plain data."""
-        pairs = self.rename_old(self.take_trust(pair_words(argv)))
+    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The arguments of the function, built. `config` among them is plain data.
+
+        The process ends after it printed what --help or --print_config asks for.
+        """
+        pairs = self.rename_old(self.take_common(self.join_lists(self.pair_words(argv))))
         flags = self.check_flags(pairs)
-        if {"h", "help"} & flags.keys():
-            show_help(self.parser, self.function, flags, self.tables)
+        if {"h", "help"} & flags.keys() and self.command:
+            print_text(format_help(self.command, self.function, self.tables, flags))
+            sys.exit(0)
+        if "print_config" in flags:
+            print_text(self.format_config(pairs, flags))
             sys.exit(0)
         self.check_required(flags)
         namespace, config = self.check(self.parser.parse_args, self.rewrite(pairs), flags)
@@ -72,9 +81,11 @@ class Arguments:
             import torch
 
             torch.manual_seed(config["seed"])  # before anything with weights is built
-        optional = [name for name in self.tables if self.parameters[name].default is None]
         # jsonargparse would hide a UserError of a class in a union, so these are built here.
-        classes = {name: namespace.pop(name) for name in optional if namespace.get(name)}
+        classes = {}
+        for name in self.tables:
+            if self.parameters[name].default is None and namespace.get(name):
+                classes[name] = namespace.pop(name)
         built = self.parser.instantiate(namespace)
         for name, value in classes.items():
             built[name] = recipe.import_entry(value["class_path"])(**(value.get("init_args") or {}))
@@ -87,14 +98,61 @@ class Arguments:
         converted = to_class_paths(flags, self.tables)
         return self.check(self.parser.parse_object, converted, flags)[1]
 
-    def take_trust(self, pairs: list[list[str]]) -> list[list[str]]:
-        """Trust the modules that the command line names, and return the other flags."""
+    def format_config(self, pairs: list[list[str]], flags: Recipe) -> str:
+        """The resolved configuration as a recipe, which --config takes again.
+
+        The folder of the run is no part of it, and neither is a file or a folder that is absent.
+        """
+        absent = [name for name in self.list_missing(flags) if name not in self.tables]
+        self.check_required({**flags, **dict.fromkeys(absent, ".")})
+        others = list(pairs)
+        others.remove(["print_config"])
+        for name in absent:
+            others.append([name, "."])
+        config = self.check(self.parser.parse_args, self.rewrite(others), flags)[1]
+        for name in {*absent, "out"} & config.keys():
+            del config[name]
+        return yaml.safe_dump(config, sort_keys=False).rstrip()
+
+    def pair_words(self, argv: Sequence[str]) -> list[list[str]]:
+        """The words as pairs of a flag and its value; words after -- are one list."""
+        first = self.entry.first if self.entry else ()
+        after: Sequence[str] = ()
+        if self.entry and self.entry.after and "--" in argv:
+            end = list(argv).index("--")
+            argv, after = argv[:end], argv[end + 1 :]
+        many = bool(first) and first[-1] in self.lists
+        pairs = pair_words(argv, first, self.bools, many)
+        for word in after:
+            pairs.append([self.entry.after if self.entry else "", word])
+        return pairs
+
+    def join_lists(self, pairs: list[list[str]]) -> list[list[str]]:
+        """`--encoder+ B` as `--encoder B`. A UserError if the flag takes one value alone."""
+        joined = []
+        for flag, *value in pairs:
+            name = flag.removesuffix("+")
+            if name != flag and name not in self.lists:
+                raise UserError(
+                    f"--{flag} would add a value to a list, and --{name} takes one value: give it "
+                    f"once, as --{name} VALUE."
+                )
+            joined.append([name, *value])
+        return joined
+
+    def take_common(self, pairs: list[list[str]]) -> list[list[str]]:
+        """Do what --json and --trust ask for, and return the other flags.
+
+        Modules are trusted that the command line names.
+        """
         others = []
         for flag, *value in pairs:
             if flag == "trust" and flag not in self.parameters:
                 if not value:
                     raise UserError("--trust needs a value.")
                 trust_modules(value[0])
+            elif flag == "json":
+                self.wants_json = value != ["false"]
             else:
                 others.append([flag, *value])
             if value:
@@ -131,50 +189,72 @@ class Arguments:
 
         Raises a UserError for an unknown flag, before a plug-in is imported.
         """
-        options = ["--h"]
-        for action in self.parser._actions:
-            options += action.option_strings
         flags: Recipe = {}
         for flag, *value in pairs:
-            if f"--{flag}" not in options and flag.partition(".")[0] not in self.tables:
-                near = ", ".join(difflib.get_close_matches(f"--{flag}", options))
-                hint = f"; near: {near}" if near else ""
-                raise UserError(f"There is no flag --{flag}{hint}. --help lists all.")
+            self.check_flag(flag)
             if flag == "config" and value:
                 flags = recipe.merge_recipes(flags, self.load(value[0]))
             else:
                 flags = recipe.set_flags(flags, {flag: value[0] if value else True})
         return flags
 
+    def check_flag(self, flag: str) -> None:
+        """Raise a UserError that names similar flags if the command has none of this name."""
+        names = dict.fromkeys(own_flag.name for own_flag in (*self.flags, *COMMON))
+        names |= dict.fromkeys(self.parameters)
+        top, _, setting = flag.partition(".")
+        if flag in names or flag == "h" or (top in self.tables and setting != "help"):
+            return
+        if top in self.tables:
+            raise UserError(f"There is no flag --{flag}: `--{top} NAME --help` lists its flags.")
+        siblings = [name.partition(".")[2] for name in names if name.startswith(f"{top}.")]
+        if setting and siblings:
+            hint = suggest(setting, siblings, f"--{top}.")
+        else:
+            hint = suggest(flag, names, "--")
+        raise UserError(f"There is no flag --{flag}{hint}. --help lists all.")
+
+    def list_missing(self, flags: Recipe) -> list[str]:
+        """The flags without a default that `flags` do not give."""
+        missing = []
+        for name, parameter in self.parameters.items():
+            value = flags.get(name)
+            nameless = isinstance(value, dict) and not {"name", "class_path"} & value.keys()
+            has_value = value is not None and not (name in self.tables and nameless)
+            if parameter.default is parameter.empty and name != "config" and not has_value:
+                missing.append(name)
+        return missing
+
     def check_required(self, flags: Recipe) -> None:
         """Raise a UserError if a flag without a default is missing."""
-        for name, parameter in self.parameters.items():
-            table, value = self.tables.get(name), flags.get(name)
-            nameless = isinstance(value, dict) and not {"name", "class_path"} & value.keys()
-            needed = parameter.default is parameter.empty and name != "config"
-            if needed and (value is None or (table and nameless)) and "print_config" not in flags:
-                choices = f": choose one of {', '.join(table.names())}" if table else ""
-                raise UserError(f"--{name} is missing{choices}.")
+        for name in self.list_missing(flags):
+            hint = ""
+            if name in self.tables:
+                hint = f": choose one of {', '.join(self.tables[name].names())}"
+            elif self.command and self.entry and name in self.entry.first:
+                hint = f": {format_usage(self.command, self.flags)}"
+            raise UserError(f"--{name} is missing{hint}.")
 
     def rewrite(self, pairs: list[list[str]]) -> list[str]:
         """argv in the form of jsonargparse: names as class paths, recipes and lists as JSON."""
-        types = {name: parameter.annotation for name, parameter in self.parameters.items()}
         lists: dict[str, list[str]] = {}
         words: list[str] = []
         for flag, *value in pairs:
-            if not value and types.get(flag) is bool:
+            if not value and flag in self.bools:
                 value = ["true"]  # a bare switch
-            elif not value and flag != "print_config":
+            elif not value:
                 raise UserError(f"--{flag} needs a value.")
             elif flag == "config":
                 value = [json.dumps(to_class_paths(self.load(value[0]), self.tables))]
             elif flag in self.tables:
                 value = [recipe.class_path(value[0], self.tables[flag])]
-            elif types.get(flag) == list[str]:
+            elif flag in self.lists:
                 lists.setdefault(flag, []).append(value[0])
                 continue
             words.append("=".join([f"--{flag}", *value]))
-        return words + [f"--{flag}={json.dumps(values)}" for flag, values in lists.items()]
+        for flag, values in lists.items():
+            words.append(f"--{flag}={json.dumps(values)}")
+        return words
 
     def check(
         self,
@@ -186,68 +266,11 @@ class Arguments:
         try:
             namespace = parse(source)
         except ArgumentError as error:
-            raise UserError(self.explain_refusal(str(error), flags)) from error
+            text = explain_refusal(str(error), flags, self.parameters, self.tables)
+            raise UserError(text) from error
         config = yaml.safe_load(self.parser.dump(namespace, skip_unset=False))
         config.pop("config", None)
-        if "trust" not in self.parameters:
-            config.pop("trust", None)
         return namespace, to_names(config, self.tables)
-
-    def explain_refusal(self, text: str, flags: Recipe) -> str:
-        """The message of jsonargparse as one line with the flag, its value and what it takes.
-
-        Its English is matched for two things only: the keys, and an option that it does not know.
-        """
-        flag = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', text)))
-        unknown = re.search(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'", text)
-        if unknown and not flag and not unknown[1]:
-            return f"The recipe has a key {unknown[2]!r} that is no flag here. --help lists all."
-        if unknown:
-            flag = flag or unknown[1]
-            return f"--{flag} has no option {unknown[2]!r}; `--{flag} NAME --help` lists them."
-        if not flag:
-            return " ".join(text.split()).removesuffix(".") + ". --help lists the flags."
-        name, _, inner = flag.partition(".")
-        annotation, value = self.parameters[name].annotation, flags.get(name)
-        if name in self.tables:
-            value = recipe.with_name(value)
-        if inner:
-            inner = inner.partition(".")[0]
-            value = value if isinstance(value, dict) else {}
-            entry = self.tables[name][value["name"]] if name in self.tables else annotation
-            value = value.get(inner)
-            annotation = parameters_of(entry)[inner].annotation
-        flag = f"{name}.{inner}" if inner else name
-        return f"--{flag} takes {describe_type(annotation)}, not {value!r}."
-
-
-def pair_words(argv: list[str]) -> list[list[str]]:
-    """`--flag value` and `--flag=value` -> [flag, value]; a bare `--flag` -> [flag].
-
-    `--dry-run` is read as `--dry_run`, because no flag has a dash in its name.
-    """
-    pairs: list[list[str]] = []
-    for word in argv:
-        if not is_utf8(word):
-            raise UserError(
-                f"The name in {ascii(word)} is not UTF-8: rename it, or name a link to it."
-            )
-        if word.startswith("--") or word == "-h":
-            flag, *value = word.lstrip("-").split("=", 1)
-            pairs.append([flag.replace("-", "_"), *value])
-        elif pairs and len(pairs[-1]) == 1:
-            pairs[-1].append(word)
-        else:
-            raise UserError(f"There is no flag {word}. --help lists all.")
-    return pairs
-
-
-def is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def last_type(annotation: Any) -> Any:

@@ -1,8 +1,6 @@
 """argv -> a call of a command. A UserError becomes one sentence and an exit code."""
 
-import inspect
-import itertools
-import json
+import importlib
 import os
 import signal
 import sys
@@ -11,29 +9,38 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ssvid.arguments import Arguments
+from ssvid.commands import COMMANDS
 from ssvid.errors import Stopped, UserError, note_fault
+from ssvid.help_page import format_help
 from ssvid.log import show_log
+from ssvid.output import print_text
 from ssvid.recipe import Recipe
+from ssvid.result_page import format_result
 
 Command = Callable[..., dict[str, Any]]
 
 
-def command(function: Command, *first: str, argv: list[str] | None = None) -> None:
-    """Run `function` as a command. Its dict is printed as the last line of standard output.
+def run_command(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run a command of ssvid.commands. Its dict is printed as the last of standard output.
 
-    `first`: flags whose names the first words of the command line may leave out, in this order. A
-    flag that is a list takes all words that follow.
+    It is one line of JSON where standard output is no terminal, or with --json, and else a short
+    list for people. `argv` are the words after the command; None: those of this process.
     """
     threading.excepthook = report_thread_error
     show_log()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for tensors: docs/speed.md
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and f"{name} {words[0]}" in COMMANDS:
+        name = f"{name} {words.pop(0)}"
     try:
-        words = name_first_words(function, first, sys.argv[1:] if argv is None else argv)
-        result = function(**parse(function, words))
+        function = import_function(name)
+        arguments = Arguments(function, name)
+        result = function(**arguments.parse(words))
         leave_processes()
         code = result.pop("exit_code", 0)  # of a command that continued after a failure
         if is_first_process():
-            print(json.dumps(result), flush=True)
+            for_people = sys.stdout.isatty() and not arguments.wants_json
+            print_text(format_result(result, for_people))
         if code:
             sys.exit(code)
     except Stopped as stopped:
@@ -50,6 +57,19 @@ def command(function: Command, *first: str, argv: list[str] | None = None) -> No
     except KeyboardInterrupt:
         print("stopped. The same command resumes what is done.", file=sys.stderr)
         sys.exit(130)
+
+
+def import_function(name: str) -> Command:
+    """The function of a command, whose signature gives its flags."""
+    module, _, attribute = COMMANDS[name].function.partition(":")
+    function: Command = getattr(importlib.import_module(module), attribute)
+    return function
+
+
+def read_help(name: str) -> str:
+    """What `ssvid NAME --help` prints. `name` is a key of ssvid.commands.COMMANDS."""
+    function = import_function(name)
+    return format_help(name, function, Arguments(function, name).tables)
 
 
 def is_first_process() -> bool:
@@ -72,15 +92,6 @@ def report_thread_error(error: threading.ExceptHookArgs) -> None:
     """Ignore disk errors of TensorBoard's thread, because the loop meets and reports them too."""
     if not isinstance(error.exc_value, OSError):
         threading.__excepthook__(error)
-
-
-def name_first_words(function: Command, first: Sequence[str], argv: list[str]) -> list[str]:
-    """`A B` -> `--folder=A --folder=B`."""
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
-    many = first and inspect.signature(function).parameters[first[-1]].annotation == list[str]
-    flags = [*first, *[first[-1]] * (len(words) if many else 0)] if first else []
-    pairs = [f"--{flag}={word}" for flag, word in zip(flags, words, strict=False)]
-    return [*pairs, *argv[len(pairs) :]]
 
 
 def parse(function: Command, argv: list[str]) -> dict[str, Any]:

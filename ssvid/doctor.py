@@ -167,6 +167,6 @@ CHECKS: tuple[Callable[[Path], Findings], ...] = (
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(doctor)
+    run_command("doctor")

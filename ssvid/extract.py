@@ -174,6 +174,6 @@ def name_lost_files(data: Manifest, video: np.ndarray, good: np.ndarray, short: 
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(extract_features)
+    run_command("extract")

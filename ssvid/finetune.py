@@ -133,6 +133,6 @@ def open_start(encoder: str, clip: ClipChange, seed: int, out: str) -> Encoder:
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(finetune)
+    run_command("finetune")

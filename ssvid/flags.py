@@ -1,63 +1,92 @@
-"""Parser and signatures -> the text of --help. The comment of a parameter is its help text."""
+"""Signature -> its flags: name, what each takes, default and help."""
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser
-
-from ssvid.recipe import Recipe, with_name
-from ssvid.registry import Registry
 from ssvid.signatures import comments_of, parameters_of
 
-
-def show_help(
-    parser: ArgumentParser,
-    function: Callable[..., Any],
-    flags: Recipe,
-    tables: dict[str, Registry],
-) -> None:
-    """Print the flags of the command, and those of each chosen name or the names to choose."""
-    explain(parser, function)
-    print(parser.format_help().replace("%%", "%"))
-    for flag, table in tables.items():
-        value = with_name(flags.get(flag))
-        if isinstance(value, dict) and isinstance(value.get("name"), str):
-            print(format_entry_help(flag, table[value["name"]]))
-        else:
-            names = ", ".join(table.names())
-            print(f"--{flag} is one of: {names}; `--{flag} NAME --help` lists its own flags\n")
+PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", bool: "true|false"}
 
 
-def format_entry_help(flag: str, entry: Callable[..., Any]) -> str:
-    """The flags of one registered class or function, as `--flag.name`."""
-    return parser_of_entry(flag, entry).format_help()
+class Flag(NamedTuple):
+    name: str  # without the two dashes; dotted for a setting of another flag
+    placeholder: str  # stands for the value: N, X, TEXT, a|b, NAME
+    is_required: bool
+    default: str  # as it is written on the command line
+    help: str  # the comment of the parameter
+    repeats: bool = False  # whether the flag may be given several times
 
 
-def parser_of_entry(flag: str, entry: Callable[..., Any]) -> ArgumentParser:
-    usage = f"--{flag} {entry.__name__} ..."
-    parser = ArgumentParser(add_help=False, usage=usage, exit_on_error=False)
-    add = parser.add_class_arguments if inspect.isclass(entry) else parser.add_function_arguments
-    add(entry, flag, skip={"encoder"}, fail_untyped=False)  # an objective is handed its encoder
-    explain(parser, entry, f"{flag}.")
-    return parser
+def list_flags(
+    entry: Callable[..., Any],
+    prefix: str = "",
+    named: Iterable[str] = (),
+    skip: Iterable[str] = (),
+) -> list[Flag]:
+    """The flags of a function or class, in the order of its signature.
 
-
-def explain(parser: ArgumentParser, entry: Callable[..., Any], prefix: str = "") -> None:
-    """Set the help of the entry's flags, and of the fields of dataclasses among its parameters."""
+    The fields of a dataclass are flags of their own. `named`: parameters that take a registered
+    name. `skip`: parameters that are no flags.
+    """
     comments = comments_of(entry)
-    for action in parser._actions:
-        name = action.dest.removeprefix(prefix)
-        if action.dest.startswith(prefix) and name in comments:
-            action.help = comments[name].replace("%", "%%")
+    flags: list[Flag] = []
     for name, parameter in parameters_of(entry).items():
-        if inspect.isclass(parameter.annotation) and dataclasses.is_dataclass(parameter.annotation):
-            explain(parser, parameter.annotation, f"{prefix}{name}.")
+        if name in skip:
+            continue
+        annotation = parameter.annotation
+        if name not in named and is_settings(annotation):
+            flags += list_flags(annotation, f"{prefix}{name}.")
+            continue
+        is_required = parameter.default is parameter.empty
+        default = "" if is_required else format_default(parameter.default)
+        repeats = takes_list(annotation)
+        placeholder = "TEXT" if repeats else choose_placeholder(annotation)
+        if name in named:
+            placeholder = "NAME"
+        text = comments.get(name, "")
+        flags.append(Flag(prefix + name, placeholder, is_required, default, text, repeats))
+    return flags
+
+
+def takes_list(annotation: Any) -> bool:
+    """Whether a flag of this type may be given several times, once for each of its values."""
+    return list[str] in (annotation, *get_args(annotation))
+
+
+def is_settings(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and dataclasses.is_dataclass(annotation)
+
+
+def choose_placeholder(annotation: Any) -> str:
+    """What stands for a value of this type in help: a word, or the values that there are."""
+    origin, members = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "|".join(map(str, members))
+    if origin in (Union, UnionType):
+        words = [choose_placeholder(member) for member in members if member is not NoneType]
+        return "|".join(dict.fromkeys(words))
+    if origin in (list, tuple):
+        words = [choose_placeholder(member) for member in members if member is not Ellipsis]
+        is_open = origin is list or Ellipsis in members
+        return f"[{','.join(words)}{',...' if is_open else ''}]"
+    return PLACEHOLDERS.get(annotation, "VALUE")
+
+
+def format_default(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value).replace('"', "")
+    except TypeError:  # an object that a plug-in has as a default
+        return str(value)
 
 
 def describe_type(annotation: Any) -> str:
+    """The type in a sentence that refuses a value: int or null, one of a, b."""
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):

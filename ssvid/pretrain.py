@@ -92,6 +92,6 @@ def build(
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(pretrain)
+    run_command("pretrain")

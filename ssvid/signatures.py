@@ -10,35 +10,51 @@ import io
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 Parameters = dict[str, inspect.Parameter]
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
+class Receiver(NamedTuple):
+    """A function that receives the `**keywords` of another."""
+
+    entry: Callable[..., Any]
+    fixed: frozenset[str]  # its parameters that the call sets, so that no keyword may
+
+
 def parameters_of(entry: Callable[..., Any]) -> Parameters:
     """The parameters of its signature and of the functions that receive its `**keywords`."""
-    parameters: Parameters = {}
-    for function in (entry, *find_receivers(entry)):
-        for name, parameter in inspect.signature(function).parameters.items():
-            if parameter.kind not in VARIADIC:
+    parameters = {}
+    for name, parameter in inspect.signature(entry).parameters.items():
+        if parameter.kind not in VARIADIC:
+            parameters[name] = parameter
+    for receiver in find_receivers(entry):
+        for name, parameter in inspect.signature(receiver.entry).parameters.items():
+            if parameter.kind not in VARIADIC and name not in receiver.fixed:
                 parameters.setdefault(name, parameter)
     return parameters
 
 
-def find_receivers(entry: Callable[..., Any]) -> list[Callable[..., Any]]:
+def find_receivers(entry: Callable[..., Any]) -> list[Receiver]:
     """The functions and classes of its file's namespace that it calls with its `**keywords`."""
-    parameters = inspect.signature(entry).parameters.values()
-    keywords = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+    keywords = []
+    for name, parameter in inspect.signature(entry).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            keywords.append(name)
     if not keywords:
         return []
     namespace = vars(inspect.getmodule(entry))
-    names = set()
+    receivers = {}
     for node in ast.walk(parse_source(entry)[0]):
         if isinstance(node, ast.Call) and passes_on(node, keywords[0]):
-            names.add(ast.unparse(node.func))
-    called = [namespace.get(name) for name in sorted(names)]
-    return [entry for entry in called if inspect.isclass(entry) or inspect.isfunction(entry)]
+            called = namespace.get(ast.unparse(node.func))
+            if inspect.isclass(called) or inspect.isfunction(called):
+                fixed = list(inspect.signature(called).parameters)[: len(node.args)]
+                for keyword in node.keywords:
+                    fixed += [keyword.arg] if keyword.arg else []
+                receivers[ast.unparse(node.func)] = Receiver(called, frozenset(fixed))
+    return list(map(receivers.__getitem__, sorted(receivers)))
 
 
 def passes_on(call: ast.Call, name: str) -> bool:
@@ -57,7 +73,7 @@ def comments_of(entry: Callable[..., Any]) -> dict[str, str]:
     bases = entry.__mro__[-2::-1] if inspect.isclass(entry) else (entry,)
     comments: dict[str, str] = {}
     for receiver in find_receivers(entry):
-        comments |= comments_of(receiver)
+        comments |= comments_of(receiver.entry)
     for base in bases:
         comments |= dict(read_comments(base))
     return comments

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ssvid.engine.checkpoint import RunFolder, flatten_config
+from ssvid.commands import list_start_words
 from ssvid.errors import RunError, UserError, check_positive
 from ssvid.files import read_json_mapping, write_json_whole, write_text_whole
 from ssvid.log import log
@@ -26,12 +26,13 @@ STAGE = "stage:"
 
 
 def stages(
-    recipe: str,  # YAML with `shared` flags, and `stages` by name in their order
+    # a file or a shipped recipe: YAML with `shared` flags, and `stages` by name in their order
+    recipe: str,
     out: str,  # folder for the run folders of the stages
     *,
     processes: int = 1,  # number of processes of each stage, started by torchrun
     only: str | None = None,  # the name of the only stage to run
-    # flags of ssvid.pretrain for every stage; on the command line they stand after --
+    # flags of pretrain for every stage; on the command line they stand after --
     flags: list[str] | None = None,
 ) -> dict[str, Any]:
     """Run the stages of a recipe. Each resumes where it stopped."""
@@ -98,7 +99,8 @@ def run_stage(
     words = [sys.executable]
     if processes > 1:
         words += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    words += ["-m", "ssvid.pretrain", "--config", str(file), "--out", str(out / name), *flags]
+    words += [*list_start_words("ssvid.pretrain"), "--config", str(file)]
+    words += ["--out", str(out / name), *flags]
     process = subprocess.run(words, stdout=subprocess.PIPE, text=True)
     if process.returncode in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
@@ -113,6 +115,8 @@ def run_stage(
 
 def check_earlier_stages(name: str, config: dict[str, Any], out: Path) -> None:
     """Raise a UserError if an earlier stage was trained further since this stage began."""
+    from ssvid.engine.checkpoint import RunFolder, flatten_config  # and torch with it: seconds
+
     checkpoints = {}
     for value in flatten_config(config).values():
         if isinstance(value, str) and Path(value).parent == out:
@@ -130,10 +134,6 @@ def check_earlier_stages(name: str, config: dict[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    words = sys.argv[1:]
-    end = words.index("--") if "--" in words else len(words)
-    stage_flags = words[end + 1 :]
-    extra = ["--flags", json.dumps(stage_flags)] if stage_flags else []
-    command(stages, "recipe", argv=[*words[:end], *extra])
+    run_command("stages")

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 import re
+import sys
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +58,13 @@ def import_named(name: str, kind: str) -> Any:
 
 
 def import_module_of_user(module: str) -> Any:
-    """Import a trusted module. A UserError if there is none, or if what it imports is missing."""
+    """Import a trusted module. A UserError if there is none, or if what it imports is missing.
+
+    The working folder stands at the end of the path: there a user's module is found, and a folder
+    of the user that is called as one of our packages hides none.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,23 +1,20 @@
 """Names on the command line, help, and one sentence for every mistake."""
 
-import importlib
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 
 from ssvid import registry
 from ssvid.arguments import Arguments
-from ssvid.cli import parse
+from ssvid.cli import import_function, parse, read_help
+from ssvid.commands import COMMANDS, list_names, phrase_command
 from ssvid.errors import UserError
-from ssvid.flags import explain, format_entry_help, parser_of_entry
+from ssvid.flags import list_flags
+from ssvid.help_page import SECTIONS, format_entry_help, format_help
 from ssvid.pretrain import pretrain
-from ssvid.sweep.__main__ import WORDS
 from tests.helpers import ROOT, command, for_each, pretrain_argv, sentence, tells
 
 
@@ -84,53 +81,79 @@ def test_flags_that_cannot_be(argv, tmp_path, flag, value, said):
     assert not out.exists()
 
 
-def helpless(parser: ArgumentParser) -> list[str]:
-    """Flags without help, but for the probe that a task is handed."""
-    return [a.dest for a in parser._actions if not a.help and a.dest != "it.probe"]
-
-
-@pytest.mark.parametrize("kind", ["encoders", "objectives", "datasets", "probes", "tasks"])
+@for_each("kind", ["encoders", "objectives", "datasets", "probes", "tasks"])
 def test_every_parameter_of_every_registered_name_has_help(kind):
     table = getattr(registry, kind)
     names = [name for name in table.names() if not name.startswith("test_")]
-    lacking = {
-        name: flags for name in names if (flags := helpless(parser_of_entry("it", table[name])))
-    }
+    lacking = []
+    for name in names:
+        for flag in list_flags(table[name], skip={"encoder", "probe"}):
+            if not flag.help:
+                lacking.append(f"{name}.{flag.name}")
     assert not lacking and len(names) >= 5
 
 
-def commands() -> Iterator[Callable[..., Any]]:
-    """What each file of ours hands to `ssvid.cli.command`, and the words of ssvid.sweep."""
-    for file in sorted(
-        file for room in ("ssvid", "benchmarks") for file in (ROOT / room).rglob("*.py")
-    ):
-        text = file.read_text()
-        if "from ssvid.cli import command" in text:
-            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            for name in re.findall(r"^ +command\((\w+)[,)]", text, re.MULTILINE):
-                yield getattr(importlib.import_module(module), name)
-    yield from WORDS.values()
-
-
 def test_every_parameter_of_every_command_has_help():
-    lacking, count = {}, 0
-    for function in commands():
-        parser = Arguments(function).parser
-        explain(parser, function)
-        count += 1
-        if flags := helpless(parser):
-            lacking[f"{function.__module__}.{function.__name__}"] = flags
-    assert not lacking and count >= 20
+    lacking = []
+    for name in COMMANDS:
+        flags = Arguments(import_function(name), name).flags
+        assert {*COMMANDS[name].first, COMMANDS[name].after} - {""} <= {flag.name for flag in flags}
+        lacking += [f"{name} --{flag.name}" for flag in flags if not flag.help]
+    assert not lacking and len(COMMANDS) >= 22
+
+
+def test_every_command_of_the_code_is_in_the_table():
+    started = set()
+    for room in ("ssvid", "benchmarks"):
+        for file in (ROOT / room).rglob("*.py"):
+            for name in re.findall(
+                r"^    run_command\(\"(\w+)\"\)", file.read_text(), re.MULTILINE
+            ):
+                module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+                assert COMMANDS[name].module == module.removesuffix(".__main__")
+                started.add(name)
+    assert started == set(list_names())
+
+
+def test_headings_of_help_hold_flags_that_exist():
+    flags = set()
+    for name in COMMANDS:
+        for flag in Arguments(import_function(name), name).flags:
+            flags.add(flag.name.partition(".")[0])
+    for names in SECTIONS.values():
+        assert set(names) <= flags
+
+
+@for_each(
+    "name, usage",
+    [
+        ("weights", "FILE"),
+        ("align", "VIDEO TRANSCRIPT --aligner TEXT --out TEXT"),
+        ("stages", "RECIPE --out TEXT"),
+        ("sweep", "SWEEP"),
+        ("sweep report", "[OUT]"),
+        ("report", "FOLDER ..."),
+    ],
+)
+def test_help_shows_by_position_what_is_taken_by_position(name, usage):
+    assert read_help(name).splitlines()[0].startswith(f"usage: {phrase_command(name)} {usage} [--")
+
+
+def test_help_of_a_chosen_name_comes_first_and_has_no_words_of_the_parser():
+    page = format_help("pretrain", pretrain, Arguments(pretrain).tables, {"objective": "mae"})
+    assert page.index("--objective.mask_ratio") < page.index("--encoder NAME")
+    assert not re.search(r"Callable|subclass|class_path|type:", page)
+    assert max(map(len, page.splitlines())) <= 100
 
 
 def test_help_is_the_comment_where_a_parameter_is_declared():
-    assert "fraction of tokens that are hidden" in " ".join(
-        format_entry_help("objective", registry.objectives["mae"]).split()
-    )
-    assert "of the file's frames" in format_entry_help("encoder", registry.encoders["vit_small"]), (
-        "handed on by **kwargs"
-    )
-    partial = " ".join(format_entry_help("objective", registry.objectives["partial_mae"]).split())
+    def read_words(kind: str, name: str) -> str:
+        table = getattr(registry, f"{kind}s")
+        return " ".join(format_entry_help(kind, name, table[name]).split())
+
+    assert "fraction of tokens that are hidden" in read_words("objective", "mae")
+    assert "of the file's frames" in read_words("encoder", "vit_small"), "handed on by **kwargs"
+    partial = read_words("objective", "partial_mae")
     assert "of the target; mae_st: patch" in partial, "handed on to another file"
     assert "mae_st: random" not in partial, "its own, not its neighbour's"
 

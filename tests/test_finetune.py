@@ -396,7 +396,7 @@ def test_encoders_that_cannot_be_tuned(start, data, tmp_path, capsys):
     refusals = ((tmp_path / "r", tmp_path / "o", "batch norm"), (start, start, str(start)))
     for encoder, out, fact in refusals:
         with pytest.raises(SystemExit) as ended:
-            cli.command(finetune, argv=argv(encoder, data, out))
+            cli.run_command("finetune", argv(encoder, data, out))
         last = capsys.readouterr().err.splitlines()[-1]
         assert ended.value.code == 2 and last.startswith("error: ") and tells(last, fact)
 

@@ -21,6 +21,8 @@ TOP = {
 ROOMS = (
     "ssvid.errors",
     "ssvid.log",
+    "ssvid.output",
+    "ssvid.commands",
     "ssvid.old_names",
     "ssvid.progress",
     "ssvid.near_names",
@@ -44,7 +46,11 @@ ROOMS = (
     "ssvid.recipe",
     "ssvid.signatures",
     "ssvid.flags",
+    "ssvid.refusals",
+    "ssvid.help_page",
+    "ssvid.command_line",
     "ssvid.arguments",
+    "ssvid.result_page",
     "ssvid.cli",
     "ssvid",  # the commands
     "ssvid.sweep",

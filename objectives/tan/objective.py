@@ -30,6 +30,7 @@ from objectives.tan.aligner import (
 )
 from objectives.tan.losses import Logits, alignability_loss, own_window_logits, two_way_nce
 from objectives.tan.picture import draw_similarities
+from ssvid.commands import phrase_command
 from ssvid.data.manifest import Manifest
 from ssvid.data.store import Origin, find_origin
 from ssvid.encoder import Encoder, evaluating
@@ -116,7 +117,7 @@ class TAN(Objective):
         if encoder is not None:
             raise UserError(
                 "tan learns from stored features, not from pixels: leave out --encoder; "
-                "`python -m ssvid.extract --per_second` stores those of an encoder."
+                f"`{phrase_command('extract')} --per_second` stores those of an encoder."
             )
         layers = {"video_layers": video_layers, "joint_layers": joint_layers}
         sizes = {"features": features, "dim": dim, "heads": heads, "seconds": seconds}

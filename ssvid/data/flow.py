@@ -1,8 +1,6 @@
 """The command `python -m ssvid.data.flow`: videos -> their optical flow, in files beside them."""
 
-from ssvid.data.preprocess.flow import compute
-
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(compute)
+    run_command("flow")

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from ssvid.commands import phrase_command
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import ShortVideo, describe_frames
 from ssvid.errors import DecodeError, UserError
@@ -85,7 +86,7 @@ class Samples(Dataset[Any], ABC):
             )
         short = f" ({dropped} are shorter than the clip, {clip})" if dropped else ""
         advice = (
-            f"Check the files with `python -m ssvid.data.prepare --source {self.manifest.root} "
+            f"Check the files with `{phrase_command('prepare')} --source {self.manifest.root} "
             "--scan_only`."
         )
         return (

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssvid.commands import phrase_command
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import read_json_mapping, require_file, write_json_whole, write_whole
@@ -58,7 +59,7 @@ class Store:
         if not path.is_file():
             raise UserError(
                 f"There are no features of the video {video_id} in {self.root}: extract them with "
-                "python -m ssvid.extract --per_second, or name the store that has them."
+                f"{phrase_command('extract')} --per_second, or name the store that has them."
             )
         return read_features(path, self.dim)
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
+from ssvid.commands import phrase_command
 from ssvid.engine.rendezvous import Peers, host_name
 from ssvid.errors import PeerLost, UserError
 
@@ -54,7 +55,9 @@ def join(devices: str = "auto", timeout_s: float = 600) -> World:
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     use_cuda = torch.cuda.is_available() if devices == "auto" else devices == "cuda"
     if use_cuda and not torch.cuda.is_available():
-        raise UserError("--devices cuda: torch sees no GPU here; python -m ssvid.doctor says more.")
+        raise UserError(
+            f"--devices cuda: torch sees no GPU here; {phrase_command('doctor')} says more."
+        )
     device = torch.device("cpu")
     if use_cuda:
         # With SLURM's --gpus-per-task each process sees only its own GPU, as number 0.

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ssvid.commands import phrase_module
 from ssvid.data.leaks import find_leaks
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
@@ -175,4 +176,4 @@ def format_command(module: str, config: dict[str, Any] | None) -> str | None:
 
     for key, value in config.items():
         add(key, value)
-    return " ".join([f"python -m {module}", *words])
+    return " ".join([phrase_module(module), *words])

@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ssvid.commands import list_start_words, list_words
 from ssvid.errors import RunError, UserError, check_positive
 from ssvid.files import read_yaml
 from ssvid.log import log
@@ -43,12 +43,13 @@ def submit(
 ) -> dict[str, Any]:
     """Submit every cell that is neither finished nor running. The same command again goes on.
 
-    Instead of a sweep file: status, logs, cancel, retry or report, each with its own --help.
+    Instead of a sweep file the first word may be status, logs, cancel, retry or report, each with
+    its own --help.
     """
     from ssvid.sweep.plan import read_plan
 
     check_positive(parallel=parallel)
-    plan = read_plan(str(find_recipe(sweep, "sweep file", WORDS)))
+    plan = read_plan(str(find_recipe(sweep, "sweep file", list_words("sweep"))))
     folder = SweepFolder(out or RUNS / plan.name)
     shape = plan.cluster if parallel is None else replace(plan.cluster, parallel=parallel)
     submission.check_suites(plan.suites, plan.best, sweep)
@@ -233,7 +234,7 @@ def report(
     folder = find_sweep_folder(out)
     folder.read()
     answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.report", str(folder.path)],
+        [sys.executable, *list_start_words("benchmarks.report"), str(folder.path)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -242,21 +243,7 @@ def report(
     return dict(json.loads(answer.stdout.splitlines()[-1]))
 
 
-WORDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "status": show_status,
-    "logs": show_logs,
-    "cancel": cancel,
-    "retry": retry,
-    "report": report,
-}
-
-
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
-    flags_without_name = {"logs": ("cell", "out")}.get(word, ("out",))
-    if word in WORDS:
-        command(WORDS[word], *flags_without_name, argv=sys.argv[2:])
-    else:
-        command(submit, "sweep")
+    run_command("sweep")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ssvid.commands import list_start_words
 from ssvid.errors import FAULTS, PeerLost, Stopped
 from ssvid.sweep.cluster import Cluster
 
@@ -47,13 +48,13 @@ class Ending(NamedTuple):
 def start_ranks(
     module: list[str], cluster: Cluster, ranks: int, logs: Path, cwd: str
 ) -> list[subprocess.Popen[bytes]]:
-    """Start `python -m MODULE...` as `ranks` processes, in the folder `cwd`.
+    """Start the command MODULE... as `ranks` processes, in the folder `cwd`.
 
     Their output goes to LOGS/rankN.out and LOGS/rankN.err. Inside a SLURM job the only process
     that is returned is srun, whose own output goes to LOGS/srun.err.
     """
     logs.mkdir(parents=True)
-    command = [sys.executable, "-m", *module]
+    command = [sys.executable, *list_start_words(module[0]), *module[1:]]
     env = make_environment(ranks, logs)
     if "SLURM_JOB_ID" in os.environ:
         srun = [*make_srun_command(cluster, ranks, logs), *command]

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ssvid.commands import list_exports
 from ssvid.errors import RunError, UserError
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder, write_json_file
@@ -133,7 +134,7 @@ def make_executor(folder: Path, name: str, cluster: Cluster, limit: int) -> Any:
         "constraint": cluster.constraint,
         "gpus_per_node": cluster.gpus or None,
         "mem": f"{round(cluster.memory * 1024)}M" if cluster.memory else None,
-        "setup": [*export_trust(), *cluster.setup] or None,
+        "setup": [*list_exports(), *export_trust(), *cluster.setup] or None,
     }
     executor.update_parameters(
         job_name=name,

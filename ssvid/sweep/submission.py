@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ssvid.commands import list_start_words, phrase_command
 from ssvid.errors import RunError, UserError
 from ssvid.log import log
 from ssvid.progress import progress_bar
@@ -51,7 +52,8 @@ def check_suites(suites: list[dict[str, Any]], best: str | None, sweep: str) -> 
     benchmarks is asked in a process of its own, because the core must not import it.
     """
     for suite in suites:
-        argv = [sys.executable, "-m", "benchmarks.suite", "--flags", json.dumps(suite)]
+        words = list_start_words("benchmarks.suite")
+        argv = [sys.executable, *words, "--flags", json.dumps(suite)]
         answer = subprocess.run(argv, capture_output=True, text=True)
         if answer.returncode:
             reason = (answer.stderr.strip().splitlines() or ["it does not say why"])[-1]
@@ -130,7 +132,7 @@ def submit_open_cells(
     if failed := sum(state.state == "failed" for state in states):
         log.info(
             f"{failed} cells have failed and are not submitted again. To give them new tries: "
-            "python -m ssvid.sweep retry --failed"
+            f"{phrase_command('sweep retry')} --failed"
         )
     return cells
 

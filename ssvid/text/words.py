@@ -209,6 +209,6 @@ def collect_words(
 
 
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(collect_words)
+    run_command("words")

@@ -5,7 +5,6 @@ They may come from a published file, from a run's checkpoint or from an exported
 that goes back into the layout it came in keeps its own order of keys, its prefix and its wrapper.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,19 +222,7 @@ def can_leave_out(source: Source, layout: Layout, surplus: list[str]) -> bool:
     return True
 
 
-def insert_file_flag(argv: list[str]) -> list[str]:
-    """Put --file before the file, which may stand without it: the one word that no flag takes."""
-    free = []
-    for i, word in enumerate(argv):
-        before = argv[i - 1] if i else ""
-        if not word.startswith("-") and (not before.startswith("--") or before == "--trust"):
-            free.append(i)
-    if len(free) != 1 or argv[free[0]] in ("true", "false"):
-        return argv
-    return [*argv[: free[0]], "--file", *argv[free[0] :]]
-
-
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(weights, argv=insert_file_flag(sys.argv[1:]))
+    run_command("weights")

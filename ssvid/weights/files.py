@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from ssvid.commands import phrase_command
 from ssvid.errors import UserError
 from ssvid.files import require_file, write_bytes_whole, write_whole
 from ssvid.weights.layout import State
@@ -126,7 +127,7 @@ def hint_at_entries(path: Path, raw: object) -> str:
         return ""
     names = " and ".join(f"{name!r} ({len(tensors)})" for name, tensors in entries.items())
     return (
-        f" There are tensors under {names}: `python -m ssvid.weights {path} --entry "
+        f" There are tensors under {names}: `{phrase_command('weights')} {path} --entry "
         f"{next(iter(entries))}` says what they are, and with --to LAYOUT --out NEW.pth it writes "
         "them as a file of their own."
     )
@@ -175,7 +176,7 @@ def _unpickle(path: Path, trust: bool) -> Any:
             ) from error
         raise UserError(
             f"{path} holds more than tensors ({named[1]}), which can run code when it is read. "
-            f"If you trust its source, `python -m ssvid.weights {path} --trust --to LAYOUT "
+            f"If you trust its source, `{phrase_command('weights')} {path} --trust --to LAYOUT "
             "--out NEW.pth` writes the tensors alone."
         ) from error
     except (ImportError, AttributeError) as error:

@@ -3,9 +3,8 @@ import sys
 
 import pytest
 
-from ssvid.cli import command
+from ssvid.cli import run_command
 from ssvid.data.narration import readers, subtitles
-from ssvid.data.narration.convert import convert_narrations
 from ssvid.data.narration.readers import read
 from ssvid.data.narration.skipped import LeftOut
 from ssvid.data.narration.spoken_rows import (
@@ -300,7 +299,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, name, data, words):
 
 
 def run(argv, capsys):
-    command(convert_narrations, argv=argv)
+    run_command("narration", argv)
     out, error = capsys.readouterr()
     return json.loads(out.splitlines()[-1]), error
 
@@ -367,7 +366,7 @@ def test_the_command_makes_sentences(tmp_path, capsys, monkeypatch):
         (["--durations", str(source)], (str(source),)),
     ]:
         with pytest.raises(SystemExit):
-            command(convert_narrations, argv=[*argv, *wrong])
+            run_command("narration", [*argv, *wrong])
         assert tells(capsys.readouterr().err, *words)
 
 

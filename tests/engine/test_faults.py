@@ -200,10 +200,10 @@ def test_who_never_came_is_named(videos: Path, tmp_path: Path):
 FAULTY = """
 import os, signal, time
 from ssvid import pretrain
-from ssvid.cli import command
+from ssvid.cli import run_command
 from ssvid.engine import run
 %s
-command(pretrain.pretrain)
+run_command("pretrain")
 """
 STOPS = "pretrain.build = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)"
 STARVES = "run.train_loader = lambda *_, **__: (time.sleep(1000) for _ in range(1))"

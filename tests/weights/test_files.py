@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from ssvid import create_encoder, load_encoder
 from ssvid.hub import open_encoder
 from ssvid.results.provenance import describe_encoder
-from ssvid.weights.__main__ import insert_file_flag, weights
+from ssvid.weights.__main__ import weights
 from ssvid.weights.encoders import save_encoder
 from tests.helpers import command, for_each, run_pretrain, sentence, tells
 from tests.weights.layouts import (
@@ -223,11 +223,6 @@ def test_the_command_prints_what_a_file_is(file: Path):
     assert report["decoder"]["dec_depth"] == 1 and report["parameters"] == sum(
         x.numel() for x in videomae().values()
     )
-    assert (
-        insert_file_flag("--to a F --trust --out b".split())
-        == "--to a --file F --trust --out b".split()
-    )
-    assert insert_file_flag(["--trust", "F"]) == ["--trust", "--file", "F"]
 
 
 @for_each(

@@ -1,8 +1,6 @@
 """The command `python -m ssvid.data.narration`: transcripts of any format -> one JSON."""
 
-from ssvid.data.narration.convert import convert_narrations
-
 if __name__ == "__main__":
-    from ssvid.cli import command
+    from ssvid.cli import run_command
 
-    command(convert_narrations)
+    run_command("narration")

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
+from ssvid.commands import phrase_command
 from ssvid.data.decode import Frames, read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.pictures import list_pictures
@@ -52,7 +53,6 @@ BLOCK = 64e6  # bytes of RGB in memory at once
 FFV1 = {"level": "3", "coder": "0", "context": "0", "g": "1", "slices": "4", "slicecrc": "1"}
 ONES = 0xFFFFFFFF
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-AGAIN = "remove that file and run python -m ssvid.data.flow"
 
 Flow = UInt8[np.ndarray, "H W 2"]
 Settings = dict[str, Any]  # method, bound
@@ -74,7 +74,7 @@ def need_flow(manifest: Manifest) -> None:
     root = flow_root(manifest)
     if not root.is_dir():
         raise UserError(
-            f"There is no optical flow at {root}: run python -m ssvid.data.flow with the same "
+            f"There is no optical flow at {root}: run {phrase_command('flow')} with the same "
             "--data and --data flags, or set SSVID_FLOW to the folder that holds it."
         )
 
@@ -179,20 +179,26 @@ def _shorten(name: str) -> str:
     return os.fsdecode(raw[:100]) + "%" + hashlib.sha256(raw).hexdigest()
 
 
+def advise_again() -> str:
+    return f"remove that file and run {phrase_command('flow')}"
+
+
 def _read(video: str | Path, flow: Path, needed: np.ndarray, frames: int) -> list[np.ndarray]:
     """The stacked planes of these flow frames. `frames`: the number that the file must have."""
     if not flow.exists():
-        raise DecodeError(video, f"there is no flow of it at {flow}: run python -m ssvid.data.flow")
+        raise DecodeError(video, f"there is no flow of it at {flow}: run {phrase_command('flow')}")
     try:
         with open_flow(flow) as container:
             n = read_tag(container).get("frames")
             if n != frames:
                 raise DecodeError(
-                    video, f"its flow at {flow} has {n} frames and not {frames}: {AGAIN}"
+                    video, f"its flow at {flow} has {n} frames and not {frames}: {advise_again()}"
                 )
             return list(_planes(container, needed))
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise DecodeError(video, f"its flow at {flow} is damaged ({error}): {AGAIN}") from error
+        raise DecodeError(
+            video, f"its flow at {flow} is damaged ({error}): {advise_again()}"
+        ) from error
 
 
 def _planes(container: Any, needed: np.ndarray) -> Iterator[np.ndarray]:
