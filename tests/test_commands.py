@@ -115,10 +115,11 @@ def test_near_names_of_settings(flag, words, videos, tmp_path):
         parse(pretrain, pretrain_argv(videos, tmp_path, flag, "1"))
 
 
-def test_a_list_takes_the_form_with_a_plus():
+def test_a_list_takes_the_form_with_a_plus(videos: Path):
     from benchmarks.linear_probe import linear_probe
 
-    argv = ["--encoder", "vit_tiny", "--encoder+", "r3d_18", "--data", "synthetic", "--out", "o"]
+    argv = ["--encoder", "vit_tiny", "--encoder+", "r3d_18", "--out", "o"]
+    argv += ["--data", "folder", "--data.root", str(videos)]
     assert parse(linear_probe, argv)["encoder"] == ["vit_tiny", "r3d_18"]
 
 
