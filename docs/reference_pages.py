@@ -18,6 +18,7 @@ from ssvid.commands import COMMANDS
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssvid import registry
+from ssvid.cli import read_help
 from ssvid.encoder import Encoder, build, list_encoders
 from ssvid.recipe import SHIPPED
 from ssvid.registry import Registry
@@ -39,7 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "project/changelog.md": (ROOT / "CHANGELOG.md").read_text(),
     }
     for name in COMMANDS:
-        pages[f"reference/commands/{name}.md"] = describe_command(name)
+        pages[f"reference/commands/{name_page(name)}"] = describe_command(name)
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -48,15 +49,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def list_commands() -> str:
     rows = []
     for name, entry in COMMANDS.items():
-        rows.append([f"[`ssvid {name}`](commands/{name}.md)", f"`{entry.module}`", entry.purpose])
+        link = f"[`ssvid {name}`](commands/{name_page(name)})"
+        rows.append([link, f"`{entry.module}`", entry.purpose])
     intro = "Each command is also `python -m MODULE`.\n\n"
     return "# Commands\n\n" + intro + write_table(["command", "module", "what it is for"], rows)
+
+
+def name_page(command: str) -> str:
+    """The file of a command's page: `sweep status` has two words."""
+    return command.replace(" ", "-") + ".md"
 
 
 def describe_command(name: str) -> str:
     """The page of one command: what it prints with `--help`."""
     entry = COMMANDS[name]
-    return f"# ssvid {name}\n\n{entry.purpose}\n\n```text\n{format_help(name).strip()}\n```\n"
+    return f"# ssvid {name}\n\n{entry.purpose}\n\n```text\n{read_help(name).strip()}\n```\n"
 
 
 def describe_entries(title: str, table: Registry, flag: str) -> str:
@@ -130,8 +137,8 @@ def list_recipes() -> str:
         "# Recipes\n\nA recipe is a YAML file of flags. `--config NAME` takes one of these by its "
         "name, or a file of yours; flags of the command line win.\n"
     ]
-    for path in sorted(RECIPES.rglob("*.yaml")):
-        name = path.relative_to(RECIPES).with_suffix("")
+    for path in sorted(SHIPPED.rglob("*.yaml")):
+        name = path.relative_to(SHIPPED).with_suffix("")
         parts.append(f"## {name}\n\n```yaml\n{path.read_text().strip()}\n```\n")
     return "\n".join(parts)
 
