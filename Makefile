@@ -36,7 +36,7 @@ types: .venv/ready
 
 # The site of docs/ -> build/site. A link that leads nowhere is an error.
 docs: .venv/docs-ready
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
 .venv/docs-ready: .venv/ready

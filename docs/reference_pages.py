@@ -6,6 +6,7 @@ of flags, encoders or recipes that are not there.
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from ssvid.commands import COMMANDS
+from ssvid.commands import COMMANDS, CONSOLE
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssvid import registry
@@ -26,6 +27,8 @@ from ssvid.results import schema
 from ssvid.signatures import comments_of, parameters_of
 
 ROOT = Path(__file__).parents[1]
+# Help is as wide as a column of the site, and names the commands as `ssvid NAME`.
+os.environ |= {"COLUMNS": "92", CONSOLE: "1"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -37,7 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/encoders.md": list_all_encoders(),
         "reference/recipes.md": list_recipes(),
         "reference/result-file.md": describe_result_file(),
-        "project/changelog.md": (ROOT / "CHANGELOG.md").read_text(),
+        "project/changelog.md": (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](../"),
     }
     for name in COMMANDS:
         pages[f"reference/commands/{name_page(name)}"] = describe_command(name)
@@ -102,24 +105,34 @@ def list_all_encoders() -> str:
         with torch.device("meta"):
             encoder = build(name, {}).eval()
         spec = encoder.spec
-        pace = f"{spec.fps} per second" if spec.fps else f"every {spec.stride}."
+        pace = f"{spec.fps:g} a second" if spec.fps else f"1 of {spec.stride}"
         rows.append(
             [
                 f"`{name}`",
                 f"{sum(weight.numel() for weight in encoder.parameters()) / 1e6:.1f}",
                 f"{count_gflops(encoder):.1f}",
-                f"{spec.frames} x {spec.size} x {spec.size}, {pace}",
+                f"{spec.frames} x {spec.size}",
+                pace,
                 f"{encoder.dim}",
                 "yes" if encoder.can_skip else "",
                 "yes" if encoder.has_layers else "",
             ]
         )
-    head = ["name", "M parameters", "GFLOPs", "clip", "width", "skips tokens", "has layers"]
+    head = [
+        "name",
+        "M parameters",
+        "GFLOPs",
+        "clip",
+        "frames taken",
+        "width",
+        "skips tokens",
+        "has layers",
+    ]
     return (
         "# Encoders\n\nA GFLOP is a thousand million multiplications with their additions, of one "
-        "clip in one pass. The clip is the default: frames x height x width, and how they are "
-        "spaced. Only encoders that skip tokens can be pretrained by `mae` and `partial_mae` and "
-        "take `--drop_tokens`.\n\n" + write_table(head, rows)
+        "clip in one pass. The clip is the default: frames x pixels of a side, and which "
+        "frames of the video it takes. Only encoders that skip tokens can be pretrained by `mae` "
+        "and `partial_mae` and take `--drop_tokens`.\n\n" + write_table(head, rows)
     )
 
 
