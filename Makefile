@@ -6,7 +6,7 @@ PART ?=
 # Threads that wait do not spin: on a shared machine spinning costs several times the work itself (docs/speed.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test slow nightly check format lint types clean
+.PHONY: demo test slow nightly check format lint types docs clean
 
 demo: .venv/ready
 	@$(BIN)/python -m benchmarks.demo $(DEMO)
@@ -33,6 +33,15 @@ lint: .venv/ready
 
 types: .venv/ready
 	$(BIN)/mypy
+
+# The site of docs/ -> build/site. A link that leads nowhere is an error.
+docs: .venv/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+.venv/docs-ready: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch .venv/docs-ready
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

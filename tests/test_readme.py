@@ -13,7 +13,7 @@ def test_the_objective_of_the_readme_trains_and_is_probed(videos: Path, tmp_path
     (code,) = [
         block
         for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-        if "objectives.register" in block
+        if "class Mine(Objective)" in block
     ]
     assert len(code.splitlines()) <= 40
     plugin = tmp_path / "plugin"

@@ -222,9 +222,9 @@ def test_a_folder_of_a_sweep_cannot_name_a_folder_outside(tmp_path: Path):
 
 
 def read_own_objective() -> str:
-    """The objective that README shows. Its module registers it as `mine`."""
+    """The objective that README shows."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (code,) = [block for block in blocks if "objectives.register" in block]
+    (code,) = [block for block in blocks if "class Mine(Objective)" in block]
     return str(code)
 
 
@@ -242,9 +242,10 @@ def test_an_objective_of_the_user_is_named_by_files_he_trusts(
     environment = {"PYTHONPATH": str(hostile), VARIABLE: ""}
     assert command("ssvid.pretrain", *argv, **environment).returncode == 0
     config = str(tmp_path / "typed" / "config.yaml")
-    assert load_recipe(config)["objective"]["name"] == "mine"
+    assert load_recipe(config)["objective"]["name"] == "own_module:Mine"
     again = ["--config", config, "--out", str(tmp_path / "typed"), "--steps", "4"]
-    assert tells(sentence(command("ssvid.pretrain", *again, **environment)), "mine", "--trust")
+    refusal = sentence(command("ssvid.pretrain", *again, **environment))
+    assert tells(refusal, "own_module:Mine", "--trust")
     result = command("ssvid.pretrain", *again, "--trust", "own_module", **environment)
     assert json.loads(result.stdout.splitlines()[-1])["step"] == 4, result.stderr[-2000:]
 

@@ -248,7 +248,7 @@ def test_a_data_set_that_is_not_there_fails_its_cells_alone(done, tmp_path: Path
 
 def test_the_docs_state_every_cell_of_ours_with_its_hash():
     """A changed protocol must be documented: results of another hash do not compare."""
-    docs = (FOLDER.parents[1] / "docs" / "benchmarks.md").read_text()
+    docs = (FOLDER.parents[1] / "docs" / "protocols" / "suites.md").read_text()
     for file in sorted(FOLDER.glob("*.yaml")):
         cells, broken = load(file.stem)
         assert cells and not broken

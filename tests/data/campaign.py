@@ -1,7 +1,7 @@
 """Helper: seeded damage to small files, and how often a read gives a wrong picture in silence.
 
 `python -m tests.data.campaign` prints a line for every kind of file: the table of
-docs/reliability.md. `python -m tests.data.campaign KIND FILES` prints the counts of one kind.
+docs/guides/decoding.md. `python -m tests.data.campaign KIND FILES` prints the counts of one kind.
 """
 
 import json

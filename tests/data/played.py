@@ -1,7 +1,7 @@
 """Helper: what a player shows of a file, and how our reading of it compares.
 
 The reference is FFmpeg's own decoding in order, without options. `python -m tests.data.played`
-compares every kind of file: the table of docs/reliability.md.
+compares every kind of file: the table of docs/guides/decoding.md.
 """
 
 import tempfile

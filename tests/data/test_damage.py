@@ -14,7 +14,7 @@ from tests.helpers import for_each
 # Kinds whose bytes or decoder tell of a row of zeros.
 KINDS_OF_ZEROS = ["h264.mp4", "h264.mkv", "hevc.mp4", "vp9.webm", "vp8.webm", "mpeg4.avi"]
 # Frames of 384 that may be wrong without an error: about twice what was measured
-# (docs/reliability.md), since other versions of the encoders write other bytes.
+# (docs/guides/decoding.md), since other versions of the encoders write other bytes.
 MOST_WRONG = {"h264.mp4": 10, "h264_cavlc.mp4": 12, "h264.mkv": 36, "h264.ts": 10, "hevc.mp4": 30}
 MOST_WRONG |= {"vp9.webm": 10, "vp8.webm": 60, "av1.mkv": 2, "mpeg4.avi": 2, "mpeg2.mpg": 2}
 
