@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,8 +10,13 @@ from types import ModuleType
 import pytest
 import torch
 
+from ssvid.arguments import Arguments
+from ssvid.cli import import_function
+from ssvid.commands import COMMANDS
+from ssvid.errors import UserError
 from ssvid.registry import objectives
 from ssvid.shapes import Frozen
+from ssvid.signatures import parameters_of
 from tests.helpers import ROOT, TINY, command, for_each
 
 README = (ROOT / "README.md").read_text()
@@ -96,3 +102,46 @@ def test_a_suite_takes_the_examples_of_a_task_and_a_probe(tmp_path: Path):
     result = command("benchmarks.run", *argv, PYTHONPATH=str(tmp_path))
     assert result.returncode == 0, result.stderr[-2000:]
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+def list_commands() -> list[tuple[str, str]]:
+    """(page, command) of every command of ssvid in README and docs."""
+    commands = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in line.split(";"):
+                    if match := re.search(r"(?:^|&& )\s*(ssvid [a-z].*)$", part.split(" #")[0]):
+                        commands.append((page.name, match[1].strip()))
+    return commands
+
+
+def test_commands_of_the_docs_have_only_flags_that_exist():
+    commands = list_commands()
+    assert len(commands) > 80
+    for page, text in commands:
+        words = shlex.split(text.replace("[", "").replace("]", ""))[1:]
+        check_words(f"{page}: {text}", [word for word in words if word != "..."])
+
+
+def check_words(where: str, words: list[str]) -> None:
+    """The flags of a command, and those of the objective, encoder and data set that it names."""
+    name, *rest = words
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    assert name in COMMANDS, where
+    if "--" in rest:
+        rest = rest[: rest.index("--")]
+    arguments = Arguments(import_function(name), name)
+    try:
+        pairs = arguments.take_common(arguments.join_lists(arguments.pair_words(rest)))
+        arguments.check_flags([pair for pair in pairs if pair[0] != "config"])
+    except UserError as error:
+        raise AssertionError(f"{where}: {error}") from error
+    chosen = {flag: value[0] for flag, *value in pairs if value}
+    for flag in chosen:
+        kind, _, setting = flag.partition(".")
+        named = chosen.get(kind, "")
+        if setting and kind in arguments.tables and named in arguments.tables[kind].names():
+            parameters = parameters_of(arguments.tables[kind][named])
+            assert setting.partition(".")[0] in parameters, f"{where}: {flag}"

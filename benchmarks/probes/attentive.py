@@ -2,8 +2,8 @@
 
 All heads are trained in one pass, so each batch of tokens is read once. `videoglue` and `blocks4`
 are the published protocols; `house` is the head of the first with settings for small sets.
-docs/benchmarks.md says where ours differ. The heads start equal and see the same batches and
-dropout, so a head gives the same numbers alone as among others. Their algebra is in
+docs/protocols/attentive.md says where ours differ. The heads start equal and see the same batches
+and dropout, so a head gives the same numbers alone as among others. Their algebra is in
 attentive_math.py.
 """
 

@@ -3,7 +3,7 @@
 A decoder that meets damage may go on and show a wrong picture. Three things tell of it: the bytes
 of a packet (ssvid/data/damage.py); the decoder, which is told to stop where it would conceal an
 error; and its messages, for MPEG-1 and MPEG-2, whose sound files are refused if it is told to stop.
-docs/reliability.md says what none of them tells.
+docs/guides/decoding.md says what none of them tells.
 """
 
 from collections.abc import Iterator, Sequence

@@ -29,7 +29,7 @@ RUNS = Path("runs")
 
 
 def submit(
-    sweep: str,  # YAML file: base, axes, suite, cluster (docs/clusters.md)
+    sweep: str,  # YAML file: base, axes, suite, cluster (docs/guides/sweeps.md)
     out: str | None = None,  # folder of the sweep; null: runs/NAME
     *,
     # slurm: job arrays; local: processes of this machine; debug: one cell after the other in this

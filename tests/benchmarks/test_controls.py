@@ -85,7 +85,7 @@ def test_the_phase_correlation_peaks_at_the_true_shift():
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64])
 def test_phase_correlation_names_the_tours(size: int, tmp_path_factory: pytest.TempPathFactory):
-    """The numbers of docs/benchmarks.md: without any net, by nearest neighbours."""
+    """The numbers of docs/protocols/index.md: without any net, by nearest neighbours."""
     root = str(tmp_path_factory.getbasetemp() / "tours")
     data = registry.datasets["synthetic"](root, train=192)
     samples = evaluation(data, ClipSpec(frames=8, stride=1, size=size), 1, "pad")

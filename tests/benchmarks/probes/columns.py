@@ -1,6 +1,6 @@
 """What quiet and loud columns cost the linear probe: `python -m tests.benchmarks.probes.columns`.
 
-It prints the numbers of docs/benchmarks.md, Probes: 64 columns of signal, six classes, 200 clips in
+It prints the numbers of docs/protocols/probes.md: 64 columns of signal, six classes, 200 clips in
 each split, and columns beside them that tell nothing.
 """
 
