@@ -5,6 +5,7 @@ The table holds texts alone, so it costs no import. A command is imported when i
 
 import importlib
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -202,6 +203,11 @@ def phrase_command(name: str) -> str:
     command, _, word = name.partition(" ")
     start = f"ssvid {command}" if is_console() else f"python -m {COMMANDS[command].module}"
     return f"{start} {word}".rstrip()
+
+
+def phrase_next(name: str, *words: str) -> str:
+    """A command with its words, for the key `next` of a result: what the user may type next."""
+    return " ".join([phrase_command(name), *map(shlex.quote, words)])
 
 
 def phrase_module(module: str) -> str:

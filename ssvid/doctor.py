@@ -28,12 +28,14 @@ def doctor(
     findings: list[Finding] = []
     for check in CHECKS:
         findings += [Finding(*finding) for finding in check(Path(out))]
+    lines = []
     for finding in findings:
         mark = {True: "ok  ", False: "BAD ", None: "    "}[finding.works]
-        print(f"{mark}{finding.what}: {finding.text}", file=sys.stderr)
+        lines.append(f"{mark}{finding.what}: {finding.text}")
     return {
         "ok": all(f.works is not False for f in findings),
         "findings": [f._asdict() for f in findings],
+        "page": "\n".join(lines),  # what people read instead of the JSON
     }
 
 
