@@ -249,5 +249,9 @@ def enter_console() -> None:
 
 
 def list_exports() -> list[str]:
-    """Lines of a job script that hand on how this command was started."""
-    return [f"export {name}=1" for name in (CONSOLE, SAFE_PATH) if name in os.environ]
+    """Lines of a job script that hand on how this command was started, if by `ssvid NAME`."""
+    lines = []
+    for name in (CONSOLE, SAFE_PATH, "PYTHONPATH"):
+        if is_console() and name in os.environ:
+            lines.append(f"export {name}={shlex.quote(os.environ[name])}")
+    return lines

@@ -15,6 +15,7 @@ from ssvid.command_line import pair_words
 from ssvid.commands import (
     COMMANDS,
     CONSOLE,
+    list_exports,
     list_names,
     list_start_words,
     phrase_command,
@@ -72,11 +73,12 @@ def test_an_outline_has_the_flags_of_the_command(name):
 
 def test_a_command_is_called_as_it_was_started(monkeypatch):
     assert phrase_command("sweep status") == "python -m ssvid.sweep status"
-    assert list_start_words("benchmarks.run") == ["-m", "benchmarks.run"]
+    assert list_start_words("benchmarks.run") == ["-m", "benchmarks.run"] and not list_exports()
     monkeypatch.setenv(CONSOLE, "1")
     assert phrase_next("report", "runs/a b") == "ssvid report 'runs/a b'"
     assert list_start_words("benchmarks.run") == ["-m", "ssvid", "bench"]
     assert list_start_words("ssvid.sweep.keeper") == ["-m", "ssvid.sweep.keeper"]
+    assert f"export {CONSOLE}=1" in list_exports()
 
 
 @for_each(
