@@ -44,6 +44,7 @@ def demo(
         "interval": result["interval"],
         "cpu_minutes": round((cpu_seconds() - began) / 60, 2),
         "report": probed["report"],
+        "next": probed["next"],
     }
 
 

@@ -80,6 +80,7 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
         "results": [],
         "failed": failures,
         "report": None,
+        "next": [],
     }
     try:
         files = board.read_results(runner.folder)
@@ -88,6 +89,7 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
             table = board.make_table(files)  # other gains are shown among all those of the folder
             printed["results"] = board.summarise_results(table)
             printed["report"] = str(board.write_table(files, table, runner.folder))
+            printed["next"] = [f"open {printed['report']} in a browser"]
     # A file that is not ours, unlike results, or a full disk. The results themselves are written.
     except (UserError, OSError) as error:
         log.warning(f"no report: {error}")

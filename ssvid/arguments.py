@@ -4,6 +4,7 @@ A command is a typed function. jsonargparse turns its signature into flags and c
 knows class paths and not registered names, so names are converted before it parses.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -46,36 +47,36 @@ class Arguments:
         self.names: dict[str, str] = {}  # flag -> the registered name that the words choose
         self.tables: dict[str, registry.Registry] = {}
         self.bools: set[str] = set()
-        sets = []
+        self.set_types: list[Any] = []
         for name, parameter in self.parameters.items():
             kind = last_type(parameter.annotation)
             if path_of(kind) in KINDS:
                 self.tables[name] = KINDS[path_of(kind)]
             if self.tables.get(name) is registry.datasets:
-                sets.append(kind)
+                self.set_types.append(kind)
             if parameter.annotation is bool:
                 self.bools.add(name)
-        set_parsing_settings(subclasses_enabled=sets)  # a manifest is a dataclass with a name
         self.flags = list_flags(function, named=self.tables, skip={"config"})
         self.lists = {flag.name for flag in self.flags if flag.repeats}
-        self.parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
-        self.parser.add_argument("--config", action="config")
-        self.parser.add_function_arguments(function, skip={"config"}, sub_configs=False)
+
+    @functools.cached_property
+    def parser(self) -> ArgumentParser:
+        """The parser that checks values. A flag that does not exist is refused without it."""
+        set_parsing_settings(subclasses_enabled=self.set_types)  # dataclasses with a name
+        parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+        parser.add_argument("--config", action="config")
+        parser.add_function_arguments(self.function, skip={"config"}, sub_configs=False)
+        return parser
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """The arguments of the function, built. `config` among them is plain data.
 
         The process ends after it printed what --help or --print_config asks for.
         """
-        pairs = self.rename_old(self.take_common(self.join_lists(self.pair_words(argv))))
-        flags = self.check_flags(pairs)
-        if {"h", "help"} & flags.keys() and self.command:
-            print_text(format_help(self.command, self.function, self.tables, flags))
-            sys.exit(0)
+        pairs, flags = self.read_words(argv)
         if "print_config" in flags:
             print_text(self.format_config(pairs, flags))
             sys.exit(0)
-        self.check_required(flags)
         namespace, config = self.check(self.parser.parse_args, self.rewrite(pairs), flags)
         if "seed" in config:
             import torch
@@ -91,6 +92,21 @@ class Arguments:
             built[name] = recipe.import_entry(value["class_path"])(**(value.get("init_args") or {}))
         arguments = {name: built[name] for name in self.parameters if name != "config"}
         return {**arguments, "config": config} if "config" in self.parameters else arguments
+
+    def read_words(self, argv: Sequence[str]) -> tuple[list[list[str]], Recipe]:
+        """The words as pairs of a flag and its value, and as a recipe. No value is checked.
+
+        A UserError for a flag that does not exist, or that is missing. The process ends after it
+        printed what --help asks for.
+        """
+        pairs = self.rename_old(self.take_common(self.join_lists(self.pair_words(argv))))
+        flags = self.check_flags(pairs)
+        if {"h", "help"} & flags.keys() and self.command:
+            print_text(format_help(self.command, self.function, self.tables, flags))
+            sys.exit(0)
+        if "print_config" not in flags:
+            self.check_required(flags)
+        return pairs, flags
 
     def resolve(self, flags: Recipe) -> Recipe:
         """A recipe as a complete and checked configuration. Nothing is built."""

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ssvid.arguments import Arguments
+from ssvid.arguments import KINDS, Arguments
 from ssvid.commands import COMMANDS
 from ssvid.errors import Stopped, UserError, note_fault
 from ssvid.help_page import format_help
 from ssvid.log import show_log
+from ssvid.outlines import read_outline
 from ssvid.output import print_text
 from ssvid.recipe import Recipe
 from ssvid.result_page import format_result
@@ -33,6 +34,9 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
     if words and f"{name} {words[0]}" in COMMANDS:
         name = f"{name} {words.pop(0)}"
     try:
+        outline = read_outline(COMMANDS[name].function, frozenset(KINDS))
+        if outline is not None:  # flags are refused and explained before torch is imported
+            Arguments(outline, name).read_words(words)
         function = import_function(name)
         arguments = Arguments(function, name)
         result = function(**arguments.parse(words))

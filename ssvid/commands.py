@@ -5,6 +5,7 @@ The table holds texts alone, so it costs no import. A command is imported when i
 
 import importlib
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -204,6 +205,11 @@ def phrase_command(name: str) -> str:
     return f"{start} {word}".rstrip()
 
 
+def phrase_next(name: str, *words: str) -> str:
+    """A command with its words, for the key `next` of a result: what the user may type next."""
+    return " ".join([phrase_command(name), *map(shlex.quote, words)])
+
+
 def phrase_module(module: str) -> str:
     """As `phrase_command`, of a module; one that is not in the table is always a module."""
     name = find_name(module)
@@ -243,5 +249,9 @@ def enter_console() -> None:
 
 
 def list_exports() -> list[str]:
-    """Lines of a job script that hand on how this command was started."""
-    return [f"export {name}=1" for name in (CONSOLE, SAFE_PATH) if name in os.environ]
+    """Lines of a job script that hand on how this command was started, if by `ssvid NAME`."""
+    lines = []
+    for name in (CONSOLE, SAFE_PATH, "PYTHONPATH"):
+        if is_console() and name in os.environ:
+            lines.append(f"export {name}={shlex.quote(os.environ[name])}")
+    return lines

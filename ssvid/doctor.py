@@ -28,12 +28,14 @@ def doctor(
     findings: list[Finding] = []
     for check in CHECKS:
         findings += [Finding(*finding) for finding in check(Path(out))]
+    lines = []
     for finding in findings:
         mark = {True: "ok  ", False: "BAD ", None: "    "}[finding.works]
-        print(f"{mark}{finding.what}: {finding.text}", file=sys.stderr)
+        lines.append(f"{mark}{finding.what}: {finding.text}")
     return {
         "ok": all(f.works is not False for f in findings),
         "findings": [f._asdict() for f in findings],
+        "page": "\n".join(lines),  # what people read instead of the JSON
     }
 
 
@@ -93,7 +95,7 @@ def _check_decoders(out: Path) -> Findings:
         frames = read(path, [0.0, 0.25])
     yield "pyav", tuple(frames.shape) == (2, 3, 32, 32), f"{av.__version__}: wrote and read a file"
     yield _check_optional(
-        "torchcodec", "a second decoder: pip install -e '.[torchcodec]' and a system ffmpeg"
+        "torchcodec", "a second decoder: pip install torchcodec, and a system ffmpeg"
     )
     yield "ffmpeg", None, shutil.which("ffmpeg") or "not on the path; only torchcodec needs it"
 
@@ -101,10 +103,10 @@ def _check_decoders(out: Path) -> Findings:
 def _check_packages(out: Path) -> Findings:
     for name in ("pytorchvideo", "lightly", "einops", "submitit", "tensorboard", "safetensors"):
         if importlib.util.find_spec(name) is None:
-            yield name, False, "missing: run make demo or pip install -e ."
+            yield name, False, f"missing: pip install {name}"
         else:
             yield name, True, importlib.metadata.version(name)
-    yield _check_optional("transformers", "text towers: pip install -e '.[text]'")
+    yield _check_optional("transformers", "text towers: pip install transformers sentencepiece")
 
 
 def _check_optional(name: str, why: str) -> tuple[str, bool | None, str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ssvid import registry
+from ssvid.commands import phrase_next
 from ssvid.data.manifest import Manifest
 from ssvid.data.training import training
 from ssvid.encoder import Encoder
@@ -62,7 +63,15 @@ def pretrain(
         probe = OnlineProbe(data, views, seed=flags.seed, decoder=decoder, workers=workers)
     config = identify(config)
     with hold(folder, config, rows.hash, world):
-        return run(trained, samples, settings, folder, config, flags.workers, flags.max_bad, probe)
+        workers, max_bad = flags.workers, flags.max_bad
+        result = run(trained, samples, settings, folder, config, workers, max_bad, probe)
+    return {**result, "next": list_next_steps(out, config["data"]["name"])}
+
+
+def list_next_steps(out: str, data: str) -> list[str]:
+    """The commands that measure a run, and that show its curves and pictures."""
+    words = ["--encoder", out, "--data", data, "--data.root", "LABELLED_CLIPS"]
+    return [phrase_next("probe", *words, "--out", f"{out}/probe"), phrase_next("report", out)]
 
 
 def build(

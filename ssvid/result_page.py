@@ -1,10 +1,7 @@
 """The dict that a command returns -> what it prints: JSON for programs, a short list for people."""
 
 import json
-import shlex
 from typing import Any
-
-from ssvid.commands import phrase_command
 
 DIGITS = 4  # significant digits of a number for people
 NEXT = "next"  # key of a result: commands that the user may want to type next
@@ -47,13 +44,17 @@ def format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.{DIGITS}g}"
     if isinstance(value, dict):
-        parts = [f"{key} {format_value(part)}" for key, part in value.items() if part is not None]
+        parts = []
+        for key, part in value.items():
+            if part is not None:
+                parts.append(f"{key} {format_part(part)}")
         return ", ".join(parts)
     if isinstance(value, list | tuple):
-        return ", ".join(map(format_value, value))
+        return ", ".join(map(format_part, value))
     return str(value)
 
 
-def phrase_next(name: str, *words: str) -> str:
-    """A command for the key `next`, in the way in which the user started this one."""
-    return " ".join([phrase_command(name), *map(shlex.quote, words)])
+def format_part(value: Any) -> str:
+    """As `format_value`, of a part of another value: several words stand in brackets."""
+    text = format_value(value)
+    return f"({text})" if isinstance(value, dict | list | tuple) else text

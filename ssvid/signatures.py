@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 Parameters = dict[str, inspect.Parameter]
+SOURCES: dict[Callable[..., Any], str] = {}  # of entries that were not imported (ssvid.outlines)
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -44,7 +45,8 @@ def find_receivers(entry: Callable[..., Any]) -> list[Receiver]:
             keywords.append(name)
     if not keywords:
         return []
-    namespace = vars(inspect.getmodule(entry))
+    module = None if entry in SOURCES else inspect.getmodule(entry)
+    namespace = entry.__globals__ if module is None else vars(module)
     receivers = {}
     for node in ast.walk(parse_source(entry)[0]):
         if isinstance(node, ast.Call) and passes_on(node, keywords[0]):
@@ -116,7 +118,7 @@ def find_declarations(node: ast.AST) -> Iterator[tuple[str, int, int]]:
 @functools.cache
 def parse_source(entry: Callable[..., Any]) -> tuple[ast.Module, dict[int, str], set[int]]:
     """Its syntax tree, line -> comment, and the lines that hold nothing but a comment."""
-    source = textwrap.dedent(inspect.getsource(entry))
+    source = textwrap.dedent(SOURCES.get(entry) or inspect.getsource(entry))
     comments: dict[int, str] = {}
     alone: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

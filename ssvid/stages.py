@@ -48,7 +48,10 @@ def stages(
         if only in (None, name):
             log.info(f"stage {number} of {len(names)}: {name}")
             done[name] = run_stage(name, configs[name], Path(out), processes, flags or [])
-    return {"out": out, "stages": done}
+    next_steps: list[str] = []
+    for result in done.values():
+        next_steps = result.pop("next", [])  # those of the last stage stand at the end
+    return {"out": out, "stages": done, "next": next_steps}
 
 
 def read_stages(recipe: str) -> dict[str, Any]:

@@ -9,12 +9,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssvid.cli import parse, resolver, run_command
+from ssvid.arguments import KINDS, Arguments
+from ssvid.cli import import_function, parse, resolver, run_command
 from ssvid.command_line import pair_words
-from ssvid.commands import CONSOLE, list_names, list_start_words, phrase_command
+from ssvid.commands import (
+    COMMANDS,
+    CONSOLE,
+    list_exports,
+    list_names,
+    list_start_words,
+    phrase_command,
+    phrase_next,
+)
 from ssvid.errors import UserError
+from ssvid.outlines import read_outline
 from ssvid.pretrain import pretrain
-from ssvid.result_page import format_result, phrase_next
+from ssvid.result_page import format_result
 from ssvid.weights.__main__ import weights
 from tests.helpers import ROOT, facts, for_each, pretrain_argv, tells
 
@@ -42,20 +52,33 @@ def test_a_misspelt_word_costs_no_torch(words, near, tmp_path):
     assert ended.returncode == 2 and tells(ended.stderr, words[-2 if near[0] == "-" else 0], near)
 
 
-@for_each("name", ["doctor", "sweep", "report", "stages", "sweep status"])
-def test_help_without_torch(name, tmp_path):
+@for_each("name", ["pretrain", "probe", "stages", "sweep status"])
+def test_help_and_refusals_without_torch(name, tmp_path):
     ended = run_console(*name.split(), "--help", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.startswith(f"usage: ssvid {name} ")
+    ended = run_console(*name.split(), "--ouut", "x", cwd=tmp_path)
+    assert ended.returncode == 2 and tells(ended.stderr, "--ouut", "--out"), ended.stderr[-2000:]
+
+
+@for_each("name", COMMANDS)
+def test_an_outline_has_the_flags_of_the_command(name):
+    """What is read from the source alone is what the imported function says."""
+    outline = read_outline(COMMANDS[name].function, frozenset(KINDS))
+    assert outline is not None
+    read, imported = Arguments(outline, name), Arguments(import_function(name), name)
+    assert read.flags == imported.flags and read.bools == imported.bools
+    assert read.tables == imported.tables and outline.__doc__ == imported.function.__doc__
 
 
 def test_a_command_is_called_as_it_was_started(monkeypatch):
     assert phrase_command("sweep status") == "python -m ssvid.sweep status"
-    assert list_start_words("benchmarks.run") == ["-m", "benchmarks.run"]
+    assert list_start_words("benchmarks.run") == ["-m", "benchmarks.run"] and not list_exports()
     monkeypatch.setenv(CONSOLE, "1")
     assert phrase_next("report", "runs/a b") == "ssvid report 'runs/a b'"
     assert list_start_words("benchmarks.run") == ["-m", "ssvid", "bench"]
     assert list_start_words("ssvid.sweep.keeper") == ["-m", "ssvid.sweep.keeper"]
+    assert f"export {CONSOLE}=1" in list_exports()
 
 
 @for_each(

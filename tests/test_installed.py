@@ -130,12 +130,20 @@ def test_processes_that_a_command_starts_take_our_packages(programs: Path, work:
     tricks = work / "tricks"
     for package in PACKAGES[1:]:
         shutil.copytree(work / package, tricks / package)
-    own = ["--trust", "my_module"]
+    trust = ["--trust", "my_module"]
     for processes in ("1", "2"):
-        words = ["stages", "stages.yaml", *own, "--processes", processes, "--out", f"st{processes}"]
+        words = [
+            "stages",
+            "stages.yaml",
+            *trust,
+            "--processes",
+            processes,
+            "--out",
+            f"st{processes}",
+        ]
         stages = run_ssvid(programs, work, *words, PYTHONPATH=str(tricks))["stages"]
         assert stages["second"]["step"] == 2
-    sweep = ["sweep", "sweep.yaml", *own, "--cluster", "local", "--wait", "--out", "sweep"]
+    sweep = ["sweep", "sweep.yaml", *trust, "--cluster", "local", "--wait", "--out", "sweep"]
     assert run_ssvid(programs, work, *sweep, PYTHONPATH=str(tricks))["finished"] == 1
     assert run_ssvid(programs, work, "sweep", "report", "sweep")["finished"] == 1
 

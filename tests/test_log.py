@@ -9,6 +9,7 @@ from ssvid.data.clips import Clips
 from ssvid.data.datasets.folder import folder
 from ssvid.engine.features import Source, extract_from
 from ssvid.log import Screen, log, log_once
+from ssvid.progress import progress_bar
 from ssvid.shapes import Views
 from tests.helpers import run_pretrain, squares, write_video
 
@@ -63,3 +64,15 @@ def test_a_command_shows_it_once_and_names_warnings(
     lines = capsys.readouterr().err.splitlines()
     assert sum(str(tmp_path) in line for line in lines) == 1
     assert lines[-1] == "warning: mind this"
+
+
+def test_a_bar_in_a_log_file_is_lines(capsys: pytest.CaptureFixture[str]):
+    with progress_bar(3, "clip", desc="reading") as bar:
+        bar.update(2)
+        log.info("between")
+        bar.refresh()
+    text = capsys.readouterr().err
+    assert "\r" not in text and text.endswith("\n")
+    lines = text.splitlines()
+    assert "between" in lines and len(lines) <= 5
+    assert any("2/3" in line and "reading" in line for line in lines)

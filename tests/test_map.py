@@ -45,6 +45,7 @@ ROOMS = (
     "ssvid.engine",
     "ssvid.recipe",
     "ssvid.signatures",
+    "ssvid.outlines",
     "ssvid.flags",
     "ssvid.refusals",
     "ssvid.help_page",

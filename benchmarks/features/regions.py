@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from benchmarks.features.pooling import SLOTS, name_layers
 from ssvid.shapes import Features, Grid
@@ -87,6 +86,8 @@ class Regions:
         self, maps: Float[Tensor, "U K h w"], index: Tensor, clip_of_box: Tensor, side: int
     ) -> Tensor:
         """RoIAlign with as many samples in a bin as it covers cells, so a bin is an average."""
+        from torchvision.ops import roi_align  # its import takes CPU-seconds
+
         height, width = maps.shape[-2:]
         scale = maps.new_tensor([width, height, width, height])
         corners = self.corners[index.cpu()].to(maps) * scale

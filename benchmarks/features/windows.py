@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from ssvid.data.clips import Clips
 from ssvid.data.decode import read_timestamps
@@ -97,6 +95,10 @@ def cut_square(frames: UInt8[Tensor, "T C H W"], size: int, cut: int) -> UInt8[T
 
     Flow is mirrored as a picture is: its sign stays, as published.
     """
+    # Their import takes CPU-seconds.
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     mirrored, position = divmod(cut, len(CROP_POSITIONS))
     height, width = frames.shape[-2:]
     side = max(1, round(min(height, width) * SIDE))

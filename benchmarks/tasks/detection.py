@@ -10,7 +10,6 @@ from collections import defaultdict
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from benchmarks.features.bench import Bench
 from benchmarks.metrics.ranking import Ranked, draw_lots, mean_over, rank_classes, score_equally
@@ -54,6 +53,8 @@ class Detection(Task):
 
     def rank_boxes(self, bench: Bench, scores: Tensor, labels: Tensor) -> list[Ranked]:
         """For each class a ranking in which every test box is an answer."""
+        from torchvision.ops import box_iou  # its import takes CPU-seconds
+
         units, group = bench.splits["test"], number_groups(bench)
         boxes_of_frame: dict[tuple[int, float], list[int]] = defaultdict(list)
         for i, unit in enumerate(units):

@@ -49,7 +49,10 @@ def submit(
     from ssvid.sweep.plan import read_plan
 
     check_positive(parallel=parallel)
-    plan = read_plan(str(find_recipe(sweep, "sweep file", list_words("sweep"))))
+    file = find_recipe(sweep, "sweep file", list_words("sweep"))
+    if cluster == "slurm" and not dry_run:
+        slurm.check_tools()
+    plan = read_plan(str(file))
     folder = SweepFolder(out or RUNS / plan.name)
     shape = plan.cluster if parallel is None else replace(plan.cluster, parallel=parallel)
     submission.check_suites(plan.suites, plan.best, sweep)

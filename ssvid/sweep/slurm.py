@@ -172,14 +172,8 @@ def render_script(folder: SweepFolder, name: str, cells: int, cluster: Cluster) 
 def check_submission(folder: SweepFolder, name: str, cells: int, cluster: Cluster) -> None:
     """Ask sbatch whether it would accept the jobs (partition, account, limits).
 
-    UserError: this machine has no SLURM, or sbatch would refuse them.
+    UserError: sbatch would refuse them.
     """
-    for tool in ("sbatch", "srun"):
-        if shutil.which(tool) is None:
-            raise UserError(
-                f"There is no {tool} on this machine, so SLURM cannot be used: start this command "
-                "on a login node of the cluster, or run the sweep here with --cluster local."
-            )
     text = render_script(folder, name, cells, cluster)
     answer = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True)
     if answer.returncode:
@@ -187,6 +181,16 @@ def check_submission(folder: SweepFolder, name: str, cells: int, cluster: Cluste
             f"SLURM would refuse these jobs ({extract_refusal(answer.stderr)}); nothing was "
             "submitted."
         )
+
+
+def check_tools() -> None:
+    """Raise UserError if this machine has no SLURM. It costs nothing, so it is asked first."""
+    for tool in ("sbatch", "srun"):
+        if shutil.which(tool) is None:
+            raise UserError(
+                f"There is no {tool} on this machine, so SLURM cannot be used: start this command "
+                "on a login node of the cluster, or run the sweep here with --cluster local."
+            )
 
 
 def extract_refusal(text: str) -> str:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ssvid.commands import list_start_words, phrase_command
+from ssvid.commands import list_start_words, phrase_command, phrase_next
 from ssvid.errors import RunError, UserError
 from ssvid.log import log
 from ssvid.progress import progress_bar
@@ -203,6 +203,8 @@ def summarize(folder: SweepFolder, submitted: int, has_waited: bool) -> dict[str
     states = read_states(folder)
     numbers = count_states(states)
     summary = {"out": str(folder.path), "submitted": submitted, **numbers}
+    word = "report" if has_waited else "status"
+    summary["next"] = [phrase_next(f"sweep {word}", str(folder.path))]
     if has_waited:
         log.info(format_table(states))
         summary["exit_code"] = 0 if numbers["finished"] == numbers["cells"] else 3

@@ -21,6 +21,7 @@ from typing import Any
 import av
 import numpy as np
 
+from ssvid.commands import phrase_next
 from ssvid.data import files
 from ssvid.data.container import file_address, open_video
 from ssvid.data.datasets.csv import PATHS, csv, read_table
@@ -78,7 +79,7 @@ def prepare(
     if target is None:
         for path, why in bad.bad.items():
             log.info(f"{path}: {why}")
-    result = {
+    result: dict[str, Any] = {
         "source": str(source),
         "out": out,
         "files": len(paths),
@@ -89,7 +90,15 @@ def prepare(
     if target is not None and not scan_only:
         result |= _encode_all(root, target, good, bad, workers, settings)
         _copy_list(source, target)
+        result["next"] = [_phrase_next_step(source, target)]
     return result | {"bad": len(bad), "seconds_of_video": round(_total_seconds(good), 3)}
+
+
+def _phrase_next_step(source: str, target: Path) -> str:
+    """The command that learns from the prepared files."""
+    data = "csv" if Path(source).expanduser().is_file() else "folder"
+    words = ["--data", data, "--data.root", str(target), "--out", "runs/first"]
+    return phrase_next("pretrain", "--objective", "mae", "--encoder", "vit_small", *words)
 
 
 def _open_target(out: str | None, root: Path, scan_only: bool) -> Path | None:
