@@ -26,7 +26,8 @@ CELL = "classify.linear"  # whose numbers are printed
 
 
 def linear_probe(
-    encoder: list[str],  # run folders, files or registered names
+    # run folders, files or registered names; RUN@random: the network of a run, untrained
+    encoder: list[str],
     data: Manifest,  # labelled clips: train, val and test
     out: str,  # folder of the results
     *,

@@ -31,7 +31,9 @@ from ssvid.results.provenance import describe_encoder, list_trainings, make_titl
 
 
 def finetune(
-    encoder: str,  # a run folder, an exported or published file, or a name (random weights)
+    # a run folder, an exported or published file, or a name (random weights); RUN@random: the run's
+    # network untrained
+    encoder: str,
     data: Manifest,  # labelled clips with the splits train, val and test
     out: str,  # the run's folder
     *,
