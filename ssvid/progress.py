@@ -1,6 +1,8 @@
 """Progress bars: redrawn on a terminal, a line now and then in a log file."""
 
+import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -10,6 +12,27 @@ from ssvid.log import is_shown
 LOG_S = 20.0  # seconds between two lines of a bar in a log file
 
 
+class LogBar(tqdm):  # type: ignore[type-arg]  # the class cannot be subscripted when it runs
+    """A bar in a log file: a line every LOG_S seconds, and none of what takes less."""
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        """Write whole lines: the carriage returns of a terminal make one endless line of a log."""
+
+        def print_line(text: str) -> None:
+            if text.strip():
+                print(text, file=file, flush=True)
+
+        return print_line
+
+    def close(self) -> None:
+        """Write the last state, if there was a line before it."""
+        if not self.disable and self.last_print_t > self.start_t:
+            self.display()
+        self.delay = math.inf  # tqdm itself writes nothing more
+        super().close()
+
+
 def progress_bar(
     total: int, unit: str, *, refresh_s: float = 1.0, disable: bool = False, **options: Any
 ) -> "tqdm[Any]":
@@ -17,6 +40,7 @@ def progress_bar(
 
     A library call shows no bar, because it shows no log either. `options` go to tqdm.
     """
-    interval_s = refresh_s if sys.stderr.isatty() else LOG_S
-    hidden = disable or not is_shown()
-    return tqdm(total=total, unit=unit, mininterval=interval_s, disable=hidden, **options)
+    options |= {"total": total, "unit": unit, "disable": disable or not is_shown()}
+    if sys.stderr.isatty():
+        return tqdm(mininterval=refresh_s, **options)
+    return LogBar(mininterval=LOG_S, delay=LOG_S, **options)
