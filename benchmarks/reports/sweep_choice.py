@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from benchmarks.reports.page_heads import count
 from benchmarks.reports.summary import describe_least
 from benchmarks.reports.sweep_rows import SEED, Cell, Sweep, deciding_cell
-from benchmarks.reports.verdict import above_or_below, is_better
+from benchmarks.reports.verdict import WARNING, above_or_below, is_better
 from ssvid.results import Gain
 from ssvid.results.text import (
+    NOT_VALID,
     format_interval,
     format_least,
     format_percent,
@@ -163,6 +164,22 @@ def describe_gains(gains: Sequence[Gain]) -> str:
         return f" No difference from the same net untrained is shown ({format_least(gain)})."
     points = f"{format_points(gain.difference)} {above_or_below(gain)}"
     return f" It is {points} the same net untrained ({format_test(gain)})."
+
+
+def warn_of_leaks(sweep: Sweep) -> list[str]:
+    """The sentence on cells whose scores are not valid; it stands before all others."""
+    leaky = sum(map(has_leak, sweep.finished))
+    if not leaky:
+        return []
+    have = "has" if leaky == 1 else "have"
+    return [
+        f"{WARNING}: the pretraining of {count(leaky, 'cell')} read test clips, so what {have} "
+        f"{NOT_VALID} beside it is no score."
+    ]
+
+
+def has_leak(cell: Cell) -> bool:
+    return any(score.leak for score in cell.scores.values())
 
 
 def explain_choice(sweep: Sweep, choice: Choice) -> list[str]:

@@ -29,6 +29,7 @@ from benchmarks.reports.sweep_choice import (
     explain_choice,
     scores_of,
     spread,
+    warn_of_leaks,
 )
 from benchmarks.reports.sweep_columns import Column, Shown, equal_chances, list_columns
 from benchmarks.reports.sweep_curves import Legend, draw_curves
@@ -100,7 +101,7 @@ def write_sweep(folder: Path) -> dict[str, Any]:
     sweep = sweep_rows.read_sweep(folder)
     choice = choose(sweep)
     file = folder / "report.html"
-    sentences = [describe_state(sweep), *explain_choice(sweep, choice)]
+    sentences = [*warn_of_leaks(sweep), describe_state(sweep), *explain_choice(sweep, choice)]
     texts = {
         "rows.csv": sweep_columns.comma(sweep),
         "rows.md": sweep_columns.markdown(sweep, sentences),
@@ -133,7 +134,7 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
         head=head_of_sweep(sweep, choice),
         lead=lead._replace(after=print_text(lead.after)),
         anchor=choice.best.cells[0].hash if choice.best else "",
-        warnings=list_leaks(results_of_best(choice)),
+        warnings=[*warn_of_leaks(sweep), *warn_of_best(choice)],
         state=describe_state(sweep),
         sentences=explain_choice(sweep, choice)[1:],
         faults=faults,
@@ -152,6 +153,10 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
         training=draw_training(sweep),
         left=[describe_left(cell, sweep.folder) for cell in sweep.all_cells if cell.left_sweep],
     )
+
+
+def warn_of_best(choice: Choice) -> list[str]:
+    return list(map("The best cell: {}".format, list_leaks(results_of_best(choice))))
 
 
 def head_of_sweep(sweep: Sweep, choice: Choice) -> Head:
