@@ -59,6 +59,7 @@ class Batch(NamedTuple):
     data: Manifest
     cells: list[Cell]
     at_most: dict[str, int]  # limits of frames and size of a clip
+    suite_clip: dict[str, int]  # what the suite limits its own videos to, whoever's these are
 
     @property
     def kind(self) -> str:
@@ -106,13 +107,14 @@ def open_suite(
             if key not in manifests:
                 manifest = open_manifest(group[0].data, datasets) if data is None else data
                 manifests[key] = manifest
-            at_most = group[0].data.get("at_most", {}) if data is None else {}
+            suite_clip = group[0].data.get("at_most", {})
+            at_most = suite_clip if data is None else {}
             if folds is None:
                 usable = select_usable_rows(manifests[key], kind)
             else:
                 refuse_folds_of(kind)
                 usable = begin_folds(manifests[key], folds, kind)
-            batches.append(Batch(usable, group, at_most))
+            batches.append(Batch(usable, group, at_most, suite_clip))
         except UserError as error:
             refused += [BrokenCell(cell.name, error) for cell in group]
     if not batches:
@@ -215,7 +217,8 @@ class SuiteRunner:
             names: set[str] = set()
             for cell in cells:
                 names.update(cell.task.list_source_names(self.options.twins))
-            return extract_bench(encoder, batch.data, self.options, sorted(names), batch.kind)
+            options = replace(self.options, suite_clip=tuple(batch.suite_clip.items()))
+            return extract_bench(encoder, batch.data, options, sorted(names), batch.kind)
         except Exception as error:
             self.report_failure(encoder.name, list_names(cells), error)
             return None
