@@ -56,10 +56,11 @@ def explain_inference(results: list[Result]) -> list[str]:
     for result in results:
         tested += sum(gain.p is not None for gain in result.gains.values())
     if tested:
+        together = f"all {tested} differences of this table together" if tested > 1 else "it alone"
         notes.append(
             "Intervals of scores are 95 %, over groups of test clips. A difference is shown if "
-            "random signs of the groups' differences seldom give as much, by Holm's rule over all "
-            f"{count(tested, 'difference')} of this table together. Its interval is that test "
+            "random signs of the groups' differences seldom give as much, by Holm's rule over "
+            f"{together}. Its interval is that test "
             "inverted, at the level that stands before it; p is before Holm's rule. The least gain "
             "to be shown is the one that such a test shows four times in five."
         )

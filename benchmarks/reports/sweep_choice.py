@@ -137,15 +137,18 @@ def describe_scores(best: Group, choice: Choice) -> str:
     metric, interval = first.metric, first.interval
     scores = [cell.scores[decider] for cell in best.cells]
     gains = [score.gain for score in scores if score.gain is not None]
+    closing = describe_gains(gains)
+    if any(map(attrgetter("leak"), scores)):
+        closing = f" Its test is {NOT_VALID}: pretraining read test clips."
     if best.seeds:
         val, test = scores_of(best.cells, decider, "val"), scores_of(best.cells, decider, "test")
         over = count(len(scores), "seed")
         numbers = f"Val {spread(val)} % ({metric}, {over}); test {spread(test)} %."
-        return f"{numbers}{describe_gains(gains)}"
+        return f"{numbers}{closing}"
     within = f" (95 % interval {format_interval(interval)})" if interval else ""
     val_text, test_text = format_percent(best.val), format_percent(first.test)
     numbers = f"Its val is {val_text} ({metric}); its test is {test_text}"
-    return f"{numbers}{within}.{describe_gains(gains)}"
+    return f"{numbers}{within}.{closing}"
 
 
 def describe_gains(gains: Sequence[Gain]) -> str:
@@ -179,7 +182,7 @@ def warn_of_leaks(sweep: Sweep) -> list[str]:
 
 
 def has_leak(cell: Cell) -> bool:
-    return any(score.leak for score in cell.scores.values())
+    return any(map(attrgetter("leak"), cell.scores.values()))
 
 
 def explain_choice(sweep: Sweep, choice: Choice) -> list[str]:

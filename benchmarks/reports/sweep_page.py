@@ -209,7 +209,8 @@ def make_table(sweep: Sweep, choice: Choice) -> CellTable:
     for name, members in itertools.groupby(columns, key=lambda column: column.suite_cell):
         title = f"{name} (chance {format_percent(chances[name])})" if name in chances else name
         groups.append((title, len(list(members))))
-    best = {cell.hash for cell in choice.best.cells} if choice.best else set()
+    # Where several tie, the first of them is no better than the others, and none is marked.
+    best = {cell.hash for cell in choice.best.cells} if choice.best and not choice.ties else set()
     rows = []
     for cell in sweep.finished:
         line = [make_cell(column, cell) for column in columns]
@@ -268,7 +269,7 @@ def compare_seeds(choice: Choice) -> Table | None:
             values = scores_of(group.cells, choice.decider, key)
             line.append(print_text(spread(values)))
         rows.append(line)
-    return Table((*axes, "seeds", "val, %", "test, %", "untrained, %"), rows, main=True)
+    return Table((*axes, "seeds", "val, %", "test, %", "untrained, %"), rows, main=not choice.ties)
 
 
 def reason_for_no_charts(sweep: Sweep) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.compare import compare
 from benchmarks.linear_probe import summarise
 from benchmarks.reports import board, sweep_columns, sweep_page, sweep_rows, tables
+from benchmarks.reports.sweep_choice import describe_best
 from ssvid.results import Leak, Result
 from ssvid.results.rows import row_from_json, row_score, row_to_json
 from ssvid.results.text import NOT_VALID, format_line, format_table
@@ -69,5 +70,7 @@ def test_a_sweep_carries_it_from_the_result_to_its_page(tmp_path: Path):
     assert page.index("WARNING") < page.index("Best by val")
     markdown = (tmp_path / "rows.md").read_text()
     assert markdown.index("WARNING") < markdown.index(NOT_VALID)
+    lead = describe_best(choice).text
+    assert NOT_VALID in lead and "above" not in lead
     rows = list(csv.DictReader(sweep_columns.comma(sweep_rows.read_sweep(tmp_path)).splitlines()))
     assert pick_keys(rows, "a leak") == ["18", ""]
