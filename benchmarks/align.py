@@ -32,6 +32,7 @@ from ssvid.engine.per_second import fill_store
 from ssvid.errors import DecodeError, UserError, check_positive, check_range
 from ssvid.files import locked, write_bytes_whole
 from ssvid.hub import open_encoder
+from ssvid.log import log
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.progress import progress_bar
 from ssvid.shapes import Row
@@ -275,8 +276,11 @@ def _align_video(
     if earlier is not None:
         return earlier, False
     aligned, likelihood = realign(table, sentences, work.aligner, work.threshold)
-    from benchmarks.reports.alignment import draw_alignment
+    from benchmarks.reports.alignment import draw_alignment, warn_of_equal_answers
 
+    warning = warn_of_equal_answers(likelihood)
+    if warning:
+        log.warning(f"{video}: {warning.removeprefix('WARNING: ')}")
     picture = draw_alignment(
         f"{video}: {len(aligned)} sentences",
         likelihood,

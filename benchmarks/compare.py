@@ -16,7 +16,7 @@ from ssvid.log import log
 from ssvid.results import Gain, Result, read_folder, read_result
 from ssvid.results.evidence import differ_from_result, make_gains
 from ssvid.results.schema import OLD_INFERENCE
-from ssvid.results.text import format_gain
+from ssvid.results.text import NOT_VALID, format_gain, format_leak
 from ssvid.results.unlike import (
     describe_differences,
     describe_missing_answers,
@@ -44,10 +44,10 @@ def compare(
     if not pairs:
         reason = f": {left_out[0]}" if left_out else ""
         raise UserError(f"{a} and {b} share no cell that can be compared{reason}.")
-    rows = compare_pairs(pairs)
     warnings = warn_of_few(pairs)
     for text in warnings:
         log.warning(text)
+    rows = compare_pairs(pairs)
     for text in left_out:
         log.info(f"left out: {text}")
     return {
@@ -140,7 +140,8 @@ def compare_pairs(pairs: list[Pair]) -> list[dict[str, Any]]:
     rows = []
     for pair in pairs:
         seeds = [pair.a.member_count or 1, pair.b.member_count or 1]
-        row = {"cell": pair.cell, **vars(gains[pair.cell]), "seeds": seeds}
+        leaks = [pair.a.leak.clips or 0, pair.b.leak.clips or 0]
+        row = {"cell": pair.cell, **vars(gains[pair.cell]), "seeds": seeds, "leaks": leaks}
         log.info(describe_row(row, gains[pair.cell]))
         rows.append(row)
     return rows
@@ -149,15 +150,28 @@ def compare_pairs(pairs: list[Pair]) -> list[dict[str, Any]]:
 def describe_row(row: dict[str, Any], gain: Gain) -> str:
     """One line about a cell: the difference, and what it does not exclude."""
     text = f"{row['cell']}: A - B {format_gain(gain)}"
+    if any(row["leaks"]):
+        text = f"{row['cell']}, {NOT_VALID}: A - B {format_gain(gain)}"
     if min(row["seeds"]) == 1:
         text += "; a difference of pretraining seeds is not excluded"
     return text
+
+
+def warn_of_leaks(pair: Pair) -> list[str]:
+    """Of each side whose score is not valid."""
+    warnings = []
+    for side, result in (("A", pair.a), ("B", pair.b)):
+        leak = format_leak(result)
+        if leak:
+            warnings.append(f"{pair.cell} of {side}: {leak}")
+    return warnings
 
 
 def warn_of_few(pairs: list[Pair]) -> list[str]:
     """What a reader of all these rows must know."""
     few, single, warnings = [], [], []
     for pair in pairs:
+        warnings += warn_of_leaks(pair)
         if len(set(pair.a.test.groups)) <= TOO_FEW_GROUPS:
             few.append(pair.cell)
         if pair.a.is_ungrouped:

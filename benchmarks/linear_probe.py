@@ -21,12 +21,14 @@ from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.results import Result, read_result
 from ssvid.results.provenance import make_titles
+from ssvid.results.text import format_table
 
 CELL = "classify.linear"  # whose numbers are printed
 
 
 def linear_probe(
-    encoder: list[str],  # run folders, files or registered names
+    # run folders, files or registered names; RUN@random: the network of a run, untrained
+    encoder: list[str],
     data: Manifest,  # labelled clips: train, val and test
     out: str,  # folder of the results
     *,
@@ -128,16 +130,19 @@ def summarise_all(results: list[Result], titles: list[str]) -> list[dict[str, An
 
 def summarise(result: Result, results: list[Result]) -> dict[str, Any]:
     """What the command prints about an encoder. `results`: of the other probe too."""
-    from benchmarks.reports.verdict import verdict
+    from benchmarks.reports.verdict import WARNING, select_others, select_warnings, verdict
     from ssvid.statistics import majority
 
     sentences = verdict(result, results)
-    log.info("\n".join(sentences))
+    for warning in select_warnings(sentences):
+        log.warning(f"{result.encoder.title}: {warning.removeprefix(WARNING).strip(': ')}")
+    log.info("\n".join([format_table(result), *select_others(sentences)]))
     return {
         "encoder": result.encoder.title,
         "top1": result.score.value,
         "interval": result.score.interval,
         "chance": result.chance,
+        "leak": result.leak.clips,
         "majority": majority(torch.tensor(result.test.labels)),
         "controls": {name: score.value for name, score in result.controls.items()},
         "gain_over_random": vars(result.gains["random"]),

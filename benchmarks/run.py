@@ -20,7 +20,9 @@ ENCODER_FLAG = "--encoder RUN_FOLDER, FILE.safetensors or a registered name"
 
 
 def run(
-    encoder: list[str],  # run folders, files or names; RGB+FLOW: two that are evaluated together
+    # run folders, files or names; RGB+FLOW: two that are evaluated together; RUN@random: the net
+    # of a run, untrained
+    encoder: list[str],
     out: str,  # folder of the results
     *,
     suite: str = "mini",  # a name in benchmarks/suites or a YAML file

@@ -32,7 +32,8 @@ NAMED_FILES = 20  # unreadable files that the result names; the log names all of
 
 
 def extract_features(
-    encoder: str,  # a run folder, an exported file, or a name (random weights)
+    # a run folder, an exported file, or a name (random weights); RUN@random: the run untrained
+    encoder: str,
     data: Manifest,  # the clips; all splits are read
     out: str,  # an .npz file; with --per_second also a folder for a feature store
     *,

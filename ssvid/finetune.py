@@ -3,35 +3,46 @@
     python -m ssvid.finetune --encoder RUN --data NAME --out DIR
 
 The weights of the last step are tested once. The val split selects nothing; its score is only
-reported beside the test score.
+reported beside the test score. Where the run is cheap, the same network is fine-tuned from random
+weights as well (OUT/twin0), and the result tells the difference.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest, select_labelled
 from ssvid.encoder import Encoder
-from ssvid.engine.checkpoint import RunFolder
+from ssvid.engine.checkpoint import LOG, RunFolder
 from ssvid.engine.classify import Classify
+from ssvid.engine.cost import read_cost
+from ssvid.engine.distributed import World, gather
+from ssvid.engine.loop import Trained
 from ssvid.engine.mix import Mix
 from ssvid.engine.run import begin, run
 from ssvid.engine.score import score
 from ssvid.engine.settings import Settings
 from ssvid.engine.setup import hold, identify, prepare
-from ssvid.engine.train_flags import ClipChange, FinetuneFlags, check_numbers, count_steps
-from ssvid.errors import UserError
+from ssvid.engine.train_flags import FinetuneFlags, check_numbers, count_steps
+from ssvid.errors import UserError, check_range
 from ssvid.hub import open_encoder
 from ssvid.log import log
 from ssvid.nn.batchnorm import lacks_statistics
-from ssvid.results import Result, write_result
+from ssvid.results import EncoderInfo, Result, write_result
 from ssvid.results.provenance import describe_encoder, list_trainings, make_title
+from ssvid.results.text import format_leak, format_table
+from ssvid.results.twins import add_twins
+
+TWIN_MINUTES = 15.0  # of training: a run that took less is repeated from random weights
+MOST_TWINS = 100
 
 
 def finetune(
-    encoder: str,  # a run folder, an exported or published file, or a name (random weights)
+    # a run folder, an exported or published file, or a name (random weights); RUN@random: the run's
+    # network untrained
+    encoder: str,
     data: Manifest,  # labelled clips with the splits train, val and test
     out: str,  # the run's folder
     *,
@@ -49,6 +60,9 @@ def finetune(
     repeat: int = 1,  # clips of each video in a batch
     test_clips: int = 5,  # test clips of each video, spread evenly over its time
     test_crops: int = 3,  # crops of each test clip, spread along its longer side
+    # fine-tunings of the same network from random weights, to compare with; null: one where the run
+    # took at most 15 minutes
+    twins: int | None = None,
     config: dict[str, Any],
     **shared: Any,
 ) -> dict[str, Any]:
@@ -57,53 +71,178 @@ def finetune(
     The same command again goes on where it stopped.
     """
     check_numbers(config)
+    check_range(0, MOST_TWINS, twins=twins)
     flags = FinetuneFlags(**shared)
     data = keep_labelled(data)
-    net = open_start(encoder, flags.clip, flags.seed, out)
-    start = describe_encoder(encoder, f"{make_title(encoder)}, fine-tuned", net)
-    folder = RunFolder(out, {"start": start.hash, "before": list_trainings(encoder)})
-    world = begin(folder, config, flags)
     head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
-    mix = Mix(mixup, cutmix, mix_prob, switch_prob)
     head |= {"classes": len(data.classes), "augment": augment, "repeat": repeat}
-    model = Classify(net, mix=mix, **head)
-    rows = data.split("train")
-    steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
-    rates = model.compute_rate_factors(layer_decay, encoder_rate)
-    trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
-    settings = Settings.from_flags(
-        flags, steps, world.device, freeze_steps=int(head_warmup * steps)
-    )
+    mix = Mix(mixup, cutmix, mix_prob, switch_prob)
+    plan = Plan(data, flags, head, mix, (layer_decay, encoder_rate), head_warmup)
+    start = open_start(encoder, out, flags)
+    refuse_twins_of_random(twins, start.info)
+    world = begin(start.folder, config, flags)
+    prepared = prepare_run(start, plan, world)
     config = identify(config)
+    if world.first:
+        announce_twins(twins, start.info)
+    with hold(start.folder, config, data.split("train").hash, world):
+        numbers, result = tune(prepared, plan, config)
+        count = count_twins(twins, start, world)
+        result = compare_with_twins(result, count, start.folder, plan, config, world)
+    if world.first:
+        report_result(result)
+    return {**numbers, **summarise(result), "result": str(start.folder.path / "result.json")}
+
+
+class Plan(NamedTuple):
+    """What a fine-tuning and its twins share."""
+
+    data: Manifest
+    flags: FinetuneFlags
+    head: dict[str, Any]  # arguments of Classify
+    mix: Mix
+    rates: tuple[float, float]  # layer_decay and encoder_rate
+    head_warmup: float
+
+
+class Start(NamedTuple):
+    """What a run begins from."""
+
+    net: Encoder
+    info: EncoderInfo
+    folder: RunFolder
+
+
+class Prepared(NamedTuple):
+    """A run that is ready to begin."""
+
+    start: Start
+    trained: Trained
+    clips: Clips
+    settings: Settings
+
+
+def prepare_run(start: Start, plan: Plan, world: World) -> Prepared:
+    """Build all that a run needs. A UserError for what cannot be, before a folder is made."""
+    flags, rows = plan.flags, plan.data.split("train")
+    model = Classify(start.net, mix=plan.mix, **plan.head)
+    steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
+    rates = model.compute_rate_factors(*plan.rates)
+    trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
+    frozen = int(plan.head_warmup * steps)
+    settings = Settings.from_flags(flags, steps, world.device, freeze_steps=frozen)
     seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
     clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
-    with hold(folder, config, rows.hash, world):
-        numbers = run(trained, clips, settings, folder, config, flags.workers, flags.max_bad)
-        result = score(trained, data, settings, folder, config, flags.max_bad, start)
-        if world.first:
-            save_result(folder, result, encoder)
-    return {
-        **numbers,
-        **summarise(result),
-        "weights": start.weights,
-        "result": str(folder.path / "result.json"),
-    }
+    return Prepared(start, trained, clips, settings)
+
+
+def tune(prepared: Prepared, plan: Plan, config: dict[str, Any]) -> tuple[dict[str, Any], Result]:
+    """Train and test: (last logged numbers, result). The caller holds the folder."""
+    (_, info, folder), trained, clips, settings = prepared
+    workers, max_bad = plan.flags.workers, plan.flags.max_bad
+    numbers = run(trained, clips, settings, folder, config, workers, max_bad)
+    result = score(trained, plan.data, settings, folder, config, max_bad, info)
+    save_result(folder, result, trained.world)
+    return numbers, result
+
+
+def compare_with_twins(
+    result: Result, twins: int, folder: RunFolder, plan: Plan, config: dict[str, Any], world: World
+) -> Result:
+    """The result beside so many twins, each in a folder of its own, where it resumes by itself."""
+    others = []
+    for number in range(twins):
+        others.append(tune_twin(number, plan, config, world))
+    if others:
+        result = add_twins(result, others)
+        save_result(folder, result, world)
+    return result
+
+
+def tune_twin(number: int, plan: Plan, config: dict[str, Any], world: World) -> Result:
+    """The same run from random weights."""
+    argument, out = (
+        f"{config['encoder']}@random{number}",
+        str(Path(config["out"]) / f"twin{number}"),
+    )
+    if world.first:
+        log.info(f"Twin {number}: the same fine-tuning from random weights, in {out}.")
+    start = open_start(argument, out, plan.flags)
+    config = {**config, "encoder": argument, "out": out, "twins": 0}
+    prepared = prepare_run(start, plan, world)
+    with hold(start.folder, config, plan.data.split("train").hash, world):
+        return tune(prepared, plan, config)[1]
+
+
+def refuse_twins_of_random(twins: int | None, info: EncoderInfo) -> None:
+    """Raise a UserError where twins are asked of an encoder that has nothing to be compared in."""
+    if twins and info.weights != "trained":
+        raise UserError(
+            f"--twins {twins}: {info.argument} has random weights, so it is what a twin would be: "
+            "leave --twins out."
+        )
+
+
+def announce_twins(twins: int | None, info: EncoderInfo) -> None:
+    """Say before any work that the run will be followed by others."""
+    if twins == 0 or info.weights != "trained":
+        return
+    when = f"once, if this run takes at most {TWIN_MINUTES:g} minutes"
+    if twins is not None:
+        when = "once" if twins == 1 else f"{twins} times"
+    log.info(
+        f"Afterwards the same net is fine-tuned from random weights ({when}), which shows what "
+        "pretraining adds. --twins 0 leaves it out."
+    )
+
+
+def count_twins(twins: int | None, start: Start, world: World) -> int:
+    """How many twins to train. By default it is one, where the run was cheap.
+
+    The cost of a twin is known by then: it is that of the run, over all its starts.
+    """
+    if start.info.weights != "trained":
+        return 0
+    if twins is not None:
+        return twins
+    wall_s = gather(read_cost(start.folder.path / LOG)["wall_s"], world)[0]
+    if is_cheap(wall_s):
+        return 1
+    if world.first:
+        log.info(
+            f"No twin was trained: the run took {wall_s / 60:.0f} minutes, and the same net from "
+            "random weights takes as long again. The same command with --twins 1 trains it."
+        )
+    return 0
+
+
+def is_cheap(wall_s: float) -> bool:
+    """Whether a run may be repeated from random weights without being asked."""
+    return wall_s <= 60 * TWIN_MINUTES
 
 
 def summarise(result: Result) -> dict[str, Any]:
     score = result.score
     return {
+        "weights": result.encoder.weights,
         "top1": score.value,
         "interval": score.interval,
         "val_top1": result.val,
         "chance": result.chance,
+        "gain_over_random": vars(result.gains["random"]) if result.gains else None,
     }
 
 
-def save_result(folder: RunFolder, result: Result, encoder: str) -> None:
-    write_result(folder.path / "result.json", result)
+def save_result(folder: RunFolder, result: Result, world: World) -> None:
+    if world.first:
+        write_result(folder.path / "result.json", result)
+
+
+def report_result(result: Result) -> None:
+    """Log the table of the result for people, below what makes it invalid."""
     if result.leak.clips:
-        log.warning(f"{encoder} was trained on {result.leak.clips} of the test clips.")
+        log.warning(format_leak(result))
+    log.info(format_table(result))
 
 
 def keep_labelled(data: Manifest) -> Manifest:
@@ -116,9 +255,9 @@ def keep_labelled(data: Manifest) -> Manifest:
     return data
 
 
-def open_start(encoder: str, clip: ClipChange, seed: int, out: str) -> Encoder:
-    """The encoder to start from, with the user's clip. A UserError if it cannot be fine-tuned."""
-    torch.manual_seed(seed)  # a registered name draws its weights here, and the head after it
+def open_start(encoder: str, out: str, flags: FinetuneFlags) -> Start:
+    """What to start from, with the user's clip. A UserError if it cannot be fine-tuned."""
+    torch.manual_seed(flags.seed)  # a registered name draws its weights here, and the head after it
     path = Path(encoder).resolve()
     if Path(encoder).exists() and Path(out).resolve() in (path, path.parent):
         raise UserError(f"--out {out} is where the encoder itself lies: name another folder.")
@@ -128,8 +267,10 @@ def open_start(encoder: str, clip: ClipChange, seed: int, out: str) -> Encoder:
             f"{encoder} has batch norm without running statistics, so the score of a clip would "
             "depend on its neighbours in a batch: pretrain an encoder that keeps them."
         )
-    clip.apply_to(net)
-    return net
+    flags.clip.apply_to(net)
+    info = describe_encoder(encoder, f"{make_title(encoder)}, fine-tuned", net)
+    origin = {"start": info.hash, "before": list_trainings(encoder)}
+    return Start(net, info, RunFolder(out, origin))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 
+BOLD_RED, PLAIN = "\033[1;31m", "\033[0m"  # of a terminal
+
 log = logging.getLogger("ssvid")
 log.addHandler(logging.NullHandler())  # without a handler, logging would print warnings itself
 
@@ -16,10 +18,13 @@ class Screen(logging.Handler):
     """Writes messages to standard error, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = record.getMessage()
+        line, on_terminal = record.getMessage(), sys.stderr.isatty()
         if record.levelno >= logging.WARNING:
             line = f"{record.levelname.lower()}: {line}"
-        if "tqdm" in sys.modules:  # a process that never imported tqdm has no bar
+            if on_terminal and "NO_COLOR" not in os.environ:
+                line = f"{BOLD_RED}{line}{PLAIN}"
+        # Only a bar on a terminal is in the way. A process that never imported tqdm has none.
+        if on_terminal and "tqdm" in sys.modules:
             from tqdm import tqdm
 
             tqdm.write(line, file=sys.stderr)

@@ -1,6 +1,8 @@
 """Progress bars: redrawn on a terminal, a line now and then in a log file."""
 
+import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -8,23 +10,27 @@ from tqdm import tqdm
 from ssvid.log import is_shown
 
 LOG_S = 20.0  # seconds between two lines of a bar in a log file
-LOG_LINE = (
-    "{desc}{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-)
 
 
-class LogFile:
-    """Standard error for a bar that is no terminal: each state of the bar is a line of its own.
+class LogBar(tqdm):  # type: ignore[type-arg]  # the class cannot be subscripted when it runs
+    """A bar in a log file: a line every LOG_S seconds, and none of what takes less."""
 
-    A bar redraws its line by a carriage return, and a file would hold all states in one line.
-    """
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        """Write whole lines: the carriage returns of a terminal make one endless line of a log."""
 
-    def write(self, text: str) -> None:
-        if line := text.strip("\r\n "):
-            sys.stderr.write(line + "\n")
+        def print_line(text: str) -> None:
+            if text.strip():
+                print(text, file=file, flush=True)
 
-    def flush(self) -> None:
-        sys.stderr.flush()
+        return print_line
+
+    def close(self) -> None:
+        """Write the last state, if there was a line before it."""
+        if not self.disable and self.last_print_t > self.start_t:
+            self.display()
+        self.delay = math.inf  # tqdm itself writes nothing more
+        super().close()
 
 
 def progress_bar(
@@ -34,8 +40,7 @@ def progress_bar(
 
     A library call shows no bar, because it shows no log either. `options` go to tqdm.
     """
-    if not sys.stderr.isatty():
-        options |= {"file": LogFile(), "bar_format": LOG_LINE}
-        refresh_s = LOG_S
-    hidden = disable or not is_shown()
-    return tqdm(total=total, unit=unit, mininterval=refresh_s, disable=hidden, **options)
+    options |= {"total": total, "unit": unit, "disable": disable or not is_shown()}
+    if sys.stderr.isatty():
+        return tqdm(mininterval=refresh_s, **options)
+    return LogBar(mininterval=LOG_S, delay=LOG_S, **options)

@@ -32,19 +32,25 @@ def small_vit() -> ViT:
     return ViT(**TINY)
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Path:
+def save_start(run: Path) -> Path:
     """An encoder as if it had been pretrained."""
-    run = tmp_path_factory.mktemp("start") / "mine"
     torch.manual_seed(5)
     save_encoder(create_encoder("vit", **TINY), run, "encoder", {})
     return run
 
 
 @pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    return save_start(tmp_path_factory.mktemp("start") / "mine")
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("labelled"))
+
+
+def write_data(root: Path) -> Path:
     """Squares without red (a) or without blue (b): 8 train, 4 val, 6 test, one unlabelled."""
-    root = tmp_path_factory.mktemp("labelled")
     lines, n = ["path,label,split,group"], 0
     for split, count in (("train", 8), ("val", 4), ("test", 6)):
         for i in range(count):
@@ -58,45 +64,14 @@ def data(tmp_path_factory) -> Path:
     return root / "rows.csv"
 
 
+SMALLEST = "--steps 6 --batch_size 4 --lr 0.01 --lr_batch 4 --dropout 0.3 --workers 0 --threads 1"
+SMALLEST += " --log_every 1 --checkpoint_every 3 --test_clips 2 --test_crops 2 --twins 0"
+
+
 def argv(start: Path, data: Path, out: Path, *more: str) -> list[str]:
     """The smallest run. Later flags win."""
-    flags = [
-        "--encoder",
-        str(start),
-        "--data",
-        "csv",
-        "--data.root",
-        str(data),
-        "--out",
-        str(out),
-        "--steps",
-        "6",
-    ]
-    flags += [
-        "--batch_size",
-        "4",
-        "--lr",
-        "0.01",
-        "--lr_batch",
-        "4",
-        "--dropout",
-        "0.3",
-        "--workers",
-        "0",
-    ]
-    flags += [
-        "--threads",
-        "1",
-        "--log_every",
-        "1",
-        "--checkpoint_every",
-        "3",
-        "--test_clips",
-        "2",
-        "--test_crops",
-        "2",
-    ]
-    return [*flags, *more]
+    flags = ["--encoder", str(start), "--data", "csv", "--data.root", str(data), "--out", str(out)]
+    return [*flags, *SMALLEST.split(), *more]
 
 
 def run(start: Path, data: Path, out: Path, *more: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ aligned keeps the transcript's own time.
 import html
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,12 +169,12 @@ def find_span(similarity: Float[Tensor, " T"]) -> tuple[float, float]:
 
 
 def format_web_vtt(sentences: Sequence[AlignedSentence]) -> str:
-    """Cues in order of time.
+    """Cues in order of time, and numbered so. The JSON file has the order of the transcript.
 
     A sentence that cannot be aligned stands at the transcript's time, and a note says so.
     """
     blocks = ["WEBVTT"]
-    for k, sentence in sorted(enumerate(sentences, 1), key=lambda item: item[1].start):
+    for k, sentence in enumerate(sorted(sentences, key=attrgetter("start")), 1):
         score = "" if sentence.score is None else f", score {sentence.score:.2f}"
         if sentence.alignable is False:
             blocks.append(f"NOTE {k} is not alignable{score}: the transcript's own time")

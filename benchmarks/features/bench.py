@@ -248,7 +248,8 @@ def extract_units(
         sources = [
             source for source in sources if (SourceName.parse(source.name).twin or 0) < twins
         ]
-        announce_cost(missing, [source.name for source in sources], maker, pass_s, options.cache)
+        wanted = [source.name for source in sources]
+        announce_cost(missing, wanted, maker, pass_s, options, twins)
     if twins < options.twins:
         notes.append(
             f"{twins} of {options.twins} untrained twins: the features of more would cost more "

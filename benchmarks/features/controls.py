@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ssvid.encoder import Encoder
-from ssvid.hub import create_encoder
+from ssvid.hub import create_untrained
 from ssvid.nn.batchnorm import RawClip
 from ssvid.randomness import uniform
 
@@ -55,9 +55,5 @@ def create_twin(encoder: Encoder, number: int = 0) -> Encoder:
 
     Twins of other numbers have other weights.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number * SEED_STEP)
-        twin = create_encoder(encoder.name, **encoder.kwargs)
-    twin.spec, twin.mean, twin.std = encoder.spec, encoder.mean, encoder.std
     device = next(encoder.parameters()).device
-    return twin.to(device).eval()
+    return create_untrained(encoder, number * SEED_STEP).to(device)

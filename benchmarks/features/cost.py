@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.features.controls import BAG_FRAMES
-from benchmarks.features.options import LEAST_TWINS
+from benchmarks.features.options import LEAST_TWINS, FeatureOptions
 from benchmarks.features.sources import BAG, SourceMaker, SourceName
 from ssvid.encoder import Encoder
 from ssvid.log import log
+from ssvid.shapes import ClipSpec
 
 TWINS_MINUTES = 5.0  # of computing that twins may cost, beyond LEAST_TWINS of them
+LONG_MINUTES = 2.0  # of computing features: a longer extraction names what bounds it
 QUICK_S = 0.1  # a pass of one clip that is quicker than this is measured on a whole batch
 
 
@@ -86,25 +88,91 @@ def make_grey_clips(net: Encoder, count: int) -> Tensor:
 
 
 def announce_cost(
-    missing: Missing, names: Sequence[str], maker: SourceMaker, pass_s: float, cache: str
+    missing: Missing,
+    names: Sequence[str],
+    maker: SourceMaker,
+    pass_s: float,
+    options: FeatureOptions,
+    twins: int,
 ) -> None:
-    """Log how long the extraction will take, and how much it stores."""
+    """Log how long the extraction will take, and how much it stores.
+
+    Where it is long, a warning names the flags that bound it. `twins`: that are computed.
+    """
+    megabytes = measure_bytes(missing, names, maker) / 1e6
+    clips, estimate = missing.count_clips(names), estimate_cost(missing, names, pass_s)
+    log.info(
+        f"{max(missing.rows.values())} clips lack features in the cache. With their controls "
+        f"{clips} clips go through a net, about {estimate.minutes:.1f} min of computing "
+        f"({estimate.twins_min:.1f} of them for {twins} untrained nets) plus decoding, and "
+        f"{megabytes:.0f} MB under {options.cache}. The probes are trained after that."
+    )
+    if estimate.minutes > LONG_MINUTES:
+        log.warning(name_bounds(estimate, maker.encoder.spec, options, twins))
+
+
+class Estimate(NamedTuple):
+    """Minutes of computing."""
+
+    encoder_min: float  # of the encoder on all kinds of clips
+    twins_min: float  # of its untrained twins
+
+    @property
+    def minutes(self) -> float:
+        return self.encoder_min + self.twins_min
+
+
+def estimate_cost(missing: Missing, names: Sequence[str], pass_s: float) -> Estimate:
+    """`pass_s`: seconds of one clip in one pass of the net."""
+    of_encoder = [name for name in names if not is_of_twin(name)]
+    of_twins = list(filter(is_of_twin, names))
+    passes = missing.count_clips(of_encoder), missing.count_clips(of_twins)
+    return Estimate(*(clips * pass_s / 60 for clips in passes))
+
+
+def is_of_twin(name: str) -> bool:
+    return SourceName.parse(name).twin is not None
+
+
+def name_bounds(estimate: Estimate, spec: ClipSpec, options: FeatureOptions, twins: int) -> str:
+    """The sentence on what makes a long extraction cheaper. A clip costs at least its pixels."""
+    ways, limits = [], dict(options.suite_clip)
+    flags, share = [], 1.0
+    for key, power in (("frames", 1), ("size", 2)):
+        value, limit = getattr(spec, key), limits.get(key)
+        if limit is not None and limit < value:
+            flags.append(f"--clip.{key} {limit}")
+            share *= (limit / value) ** power
+    if flags:
+        ways.append(
+            f"{' '.join(flags)}, as the suite has it for its own videos, leave "
+            f"{share * estimate.minutes:.1f} min or less"
+        )
+    else:
+        ways.append("--clip.size and --clip.frames make clips smaller")
+    if twins > LEAST_TWINS:
+        minutes = estimate.encoder_min + estimate.twins_min * LEAST_TWINS / twins
+        ways.append(f"--twins {LEAST_TWINS} leaves {minutes:.1f} min")
+    views = options.clips * options.crops
+    if views > 1:
+        ways.append(f"--clips 1 --crops 1 leave {estimate.minutes / views:.1f} min")
+    clip = f"{spec.frames} frames of {spec.size} pixels"
+    return f"{estimate.minutes:.0f} min of computing, with clips of {clip}. {'; '.join(ways)}."
+
+
+def measure_bytes(missing: Missing, names: Sequence[str], maker: SourceMaker) -> int:
+    """Bytes that the features of all sources take."""
     clip, index = make_grey_clips(maker.encoder, 1), torch.zeros(1, dtype=torch.int64)
     sizes: dict[str, int] = {}  # bytes of one unit, by the form of its features
-    megabytes = 0.0
+    total = 0
     for text in names:
         name = SourceName.parse(text)
         name = name if name.net == "pixels" else SourceName("encoder", "", name.form)
         if name.text not in sizes:
             with torch.inference_mode():
                 sizes[name.text] = count_bytes(maker.make(name.text).run(clip, index))
-        megabytes += sizes[name.text] * missing.rows[text] / 1e6
-    clips = missing.count_clips(names)
-    log.info(
-        f"{max(missing.rows.values())} clips are not in the cache for some of {', '.join(names)}: "
-        f"{clips} go through a net, about {clips * pass_s / 60:.1f} min of computing plus "
-        f"decoding, and {megabytes:.0f} MB under {cache}."
-    )
+        total += sizes[name.text] * missing.rows[text]
+    return total
 
 
 def count_bytes(features: dict[str, Tensor]) -> int:

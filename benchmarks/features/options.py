@@ -33,6 +33,8 @@ class FeatureOptions:
     twins: int = 8  # untrained nets beside the encoder
     max_bad: float = 0.01
     words: str | None = None  # the word list of a published text side
+    # Limits of the clips (frames, size) that the suite has for its own videos.
+    suite_clip: tuple[tuple[str, int], ...] = ()
     folds: str | None = None  # column of the data set of which each value is test once
 
     @property

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
-from ssvid.hub import split_modality
+from ssvid.hub import split_modality, split_untrained
 from ssvid.randomness import permutation
 from ssvid.shapes import Pooled
 from ssvid.text.joint import Joint, load_joint
@@ -71,10 +71,10 @@ def open_text_side(encoder: str, words: str | None) -> Joint:
 
     Raises a UserError where the encoder has no text side.
     """
-    path = Path(split_modality(encoder)[0])
-    if not path.exists():
+    path, (_, draw) = Path(split_modality(encoder)[0]), split_untrained(encoder)
+    if draw is not None or not path.exists():
         raise UserError(
-            f"{encoder} is the name of an untrained encoder and has no text side: {WHO_HAS_TEXT}."
+            f"{encoder} names an untrained encoder and has no text side: {WHO_HAS_TEXT}."
         )
     if path.is_dir() and not (path / "text.json").exists():
         raise UserError(f"{encoder} has no text side (text.json): {WHO_HAS_TEXT}.")

@@ -30,6 +30,7 @@ from benchmarks.probes.base import (
     read_val_score,
 )
 from ssvid.errors import UserError
+from ssvid.progress import progress_bar
 from ssvid.randomness import permutation, uniform
 from ssvid.registry import probes
 from ssvid.shapes import Frozen, Labels, Tokens
@@ -230,7 +231,8 @@ class Attentive(Probe):
         per_epoch = math.ceil(len(x) / protocol["batch"])
         epochs = max(protocol["epochs"], math.ceil(protocol["min_steps"] / per_epoch))
         steps = per_epoch * epochs
-        for step in range(steps):
+        bar: dict[str, Any] = {"desc": "attentive probe", "leave": False}
+        for step in progress_bar(steps, "step", iterable=range(steps), **bar):
             epoch, i = divmod(step, per_epoch)
             if i == 0:
                 order = permutation(seed, epoch, len(x))

@@ -179,6 +179,7 @@ def summarise_results(results: Iterable[Result]) -> list[dict[str, Any]]:
                 "majority": result.majority,
                 "mean_class": find_mean_class(result),
                 "rank": result.rank,
+                "leak": result.leak.clips,
                 "gain_over_random": vars(gain) if gain else None,
             }
             summaries.append(summary)

@@ -10,7 +10,7 @@ from benchmarks.reports.bars import per_cent
 from benchmarks.reports.board_sections import make_sections
 from benchmarks.reports.cell_titles import group_cells, title_cell
 from benchmarks.reports.citation import cite
-from benchmarks.reports.figure_style import COLOURS
+from benchmarks.reports.figure_style import COLOURS, RED
 from benchmarks.reports.figures import COMPARED, draw_cost
 from benchmarks.reports.page import draw_sharp, render_page
 from benchmarks.reports.page_heads import (
@@ -23,7 +23,7 @@ from benchmarks.reports.page_heads import (
 )
 from benchmarks.reports.summary import summarise
 from benchmarks.reports.verdict import WARNING, is_worse, select_warnings
-from ssvid.results import Gain, Result
+from ssvid.results import TUNED, Gain, Result
 from ssvid.results.text import (
     WIDE,
     format_control_score,
@@ -76,6 +76,15 @@ class OverviewRow(NamedTuple):
     leak: int  # test clips that pretraining read
 
 
+class Heads(NamedTuple):
+    """Heads of the main table's columns."""
+
+    first: str
+    untrained: str
+    gain: str
+    floor: str  # empty: no row has a pixel floor
+
+
 class OverviewCell(NamedTuple):
     anchor: str
     title: str
@@ -96,12 +105,13 @@ def render_board(
     return render_page(
         "board.html",
         head=head_of_results(results, date),
-        counts=f"{count(len(titles), 'encoder')} on {count(len(cells), 'task')}",
+        counts=describe_counts(len(titles), len(cells)),
         summary=list(map(print_text, summarise(results))),
         warnings=select_warnings(notes),
         notes=[note for note in notes if not note.startswith(WARNING)],
         links=[(title, quote(page)) for title, page in sorted(pages.items())],
         one_encoder=len(colours) == 1,
+        heads=name_heads(results, len(colours) == 1),
         overview=make_overview(results, colours),
         wide=WIDE,
         cost=draw_sharp(cost, "Accuracy against cost") if cost else None,
@@ -109,6 +119,22 @@ def render_board(
         citation=cite(results),
         sections=make_sections(results, colours, baseline),
     )
+
+
+def describe_counts(encoders: int, tasks: int) -> str:
+    """Empty where the head says it already."""
+    if encoders == tasks == 1:
+        return ""
+    return f"{count(encoders, 'encoder')} on {count(tasks, 'task')}."
+
+
+def name_heads(results: list[Result], one_encoder: bool) -> Heads:
+    """A fine-tuning stands beside the same training from random weights, and has no floor."""
+    first = "task" if one_encoder else "encoder"
+    floor = "pixel floor" if any("floor" in result.controls for result in results) else ""
+    if all(result.kind == TUNED for result in results):
+        return Heads(first, "from random weights", "more than from random weights", floor)
+    return Heads(first, "untrained", "more than untrained", floor)
 
 
 def colour_encoders(results: list[Result], titles: list[str]) -> dict[str, str]:
@@ -128,11 +154,16 @@ def make_overview(results: list[Result], colours: dict[str, str]) -> list[Overvi
         facts = describe_cell(members[0])
         if several_sets and name_data(members[0].data.set):
             facts = [name_data(members[0].data.set), *facts]
-        rows = [make_row(result, colours[title_of(result)]) for result in members]
+        rows = [make_row(result, colour_row(result, colours)) for result in members]
         code = name if name != title else ""
         about = print_text(", ".join(facts))
         blocks.append(OverviewCell(f"cell{i}", title, code, about, rows))
     return blocks
+
+
+def colour_row(result: Result, colours: dict[str, str]) -> str:
+    """The encoder's colour, but red where a leak makes its score invalid."""
+    return RED if result.leak.clips else colours[title_of(result)]
 
 
 def describe_cell(result: Result) -> list[str]:

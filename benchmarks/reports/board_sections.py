@@ -19,7 +19,7 @@ from benchmarks.reports.page_heads import print_text
 from benchmarks.reports.verdict import select_others, select_warnings, verdict
 from ssvid.results import Result, Score
 from ssvid.results.json_form import to_json
-from ssvid.results.text import ROW_NAMES
+from ssvid.results.text import ROW_NAMES, name_row
 
 MANY, ENDS = 30, 10  # classes: more are cut down to the best and the worst
 OPEN = 8  # results whose pictures are shown unfolded; of more a reader picks
@@ -133,7 +133,7 @@ def score_bars(result: Result, colour: str) -> list[Bar]:
         title, colour = f"{title}: LEAK, not valid", RED
     bars = [Bar(title, score.value, score.interval, colour, True, bool(result.leak.clips))]
     for name, row in result.controls.items():
-        bars.append(Bar(ROW_NAMES.get(name, name), row.value, row.interval, GREY))
+        bars.append(Bar(name_row(result, name), row.value, row.interval, GREY))
     return bars
 
 
@@ -143,7 +143,7 @@ def list_numbers(members: list[Result]) -> Table | None:
     for result in members:
         title = result.encoder.title
         for row, score in result.rows.items():
-            name = title if row == "encoder" else f"{title}, {ROW_NAMES.get(row, row)}"
+            name = title if row == "encoder" else f"{title}, {name_row(result, row)}"
             rows[name] = numbers_of(score, result.metric)
     keys: dict[str, None] = {}
     for numbers in rows.values():
@@ -250,7 +250,7 @@ def class_bars(
         bars.append(Bar(name, gain.difference, interval, colour if gain.difference > 0 else RED))
     counted = bool(shown) and shown[0].clips is not None
     cut_from = len(gains) if len(gains) > MANY else 0
-    return ClassBars(ROW_NAMES.get(baseline, baseline), bars, cut_from, counted)
+    return ClassBars(name_row(result, baseline), bars, cut_from, counted)
 
 
 def show_gains(

@@ -6,7 +6,7 @@ from benchmarks.reports.cell_titles import group_cells
 from benchmarks.reports.page_heads import count, name_data, title_of
 from benchmarks.reports.verdict import WARNING
 from ssvid.results import TUNED, Result
-from ssvid.results.text import ROW_NAMES, TOO_FEW, is_old
+from ssvid.results.text import TOO_FEW, is_old, name_row
 from ssvid.results.unlike import list_clip_changes
 from ssvid.statistics import TOO_FEW_GROUPS, find_least_p
 
@@ -56,10 +56,11 @@ def explain_inference(results: list[Result]) -> list[str]:
     for result in results:
         tested += sum(gain.p is not None for gain in result.gains.values())
     if tested:
+        together = f"all {tested} differences of this table together" if tested > 1 else "it alone"
         notes.append(
             "Intervals of scores are 95 %, over groups of test clips. A difference is shown if "
-            "random signs of the groups' differences seldom give as much, by Holm's rule over all "
-            f"{count(tested, 'difference')} of this table together. Its interval is that test "
+            "random signs of the groups' differences seldom give as much, by Holm's rule over "
+            f"{together}. Its interval is that test "
             "inverted, at the level that stands before it; p is before Holm's rule. The least gain "
             "to be shown is the one that such a test shows four times in five."
         )
@@ -73,7 +74,8 @@ def explain_inference(results: list[Result]) -> list[str]:
         notes.append("Settings are chosen on val. A command reads test once.")
     if any(result.kind == TUNED for result in results):
         notes.append(
-            "Fine-tuning trains the encoder on the labels, and no controls stand beside it."
+            "Fine-tuning trains the encoder on the labels. Its untrained row is the same training "
+            "from random weights."
         )
     return notes
 
@@ -165,7 +167,7 @@ def collect_notes(results: list[Result]) -> list[str]:
             titles.setdefault(note, []).append(title_of(result))
         for row, score in result.rows.items():
             for warning in score.details.get("warnings", ()):
-                cell_row = f"{result.cell}, {ROW_NAMES.get(row, row)}"
+                cell_row = f"{result.cell}, {name_row(result, row)}"
                 titles.setdefault(f"{cell_row}: {warning}", []).append(title_of(result))
     everyone = set(map(title_of, results))
     return [name_titles(note, members, everyone) for note, members in titles.items()]

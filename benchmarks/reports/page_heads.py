@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssvid.results import Result
+from ssvid.results import TUNED, Result
 
 SEVERAL = 3  # names that a head lists; more are counted
 UNBROKEN = re.compile(r" (?=%)|(?<=\bp) (?=[=<])|(?<=\bp [=<]) ")  # blanks inside of numbers
@@ -81,4 +81,7 @@ def title_of(result: Result) -> str:
 def head_of_results(results: Sequence[Result], date: str) -> Head:
     encoders = list_names(map(title_of, results), "encoder")
     about = [name_data_of(results), count_test_clips(results), date]
-    return Head(f"Frozen features of {encoders}", join_facts(about))
+    topic = "Frozen features"
+    if all(result.kind == TUNED for result in results):
+        topic, encoders = "Fine-tuning", encoders.replace(", fine-tuned", "")
+    return Head(f"{topic} of {encoders}", join_facts(about))

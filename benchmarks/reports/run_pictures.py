@@ -16,7 +16,8 @@ from benchmarks.reports.page import Picture, make_picture
 WIDTH = 920  # of a page, pixels
 FRAMES = 16  # beside each other at most
 HELD = 16  # pictures of a kind in memory: runs may have thousands
-BROAD, BROAD_FRAMES = 600, 6  # pixels and frames: a wider picture has the page's width for itself
+HALF_FRAMES = 6  # a row of more takes half of the page's width
+BROAD, BROAD_FRAMES = 600, 10  # pixels and frames: a wider picture has the page's width for itself
 ROW_NAMES = {  # picture -> names of its rows
     "reconstruction": ("clip", "visible to the encoder", "predicted", "error"),
 }
@@ -35,7 +36,8 @@ class ShownPicture(NamedTuple):
     step: int
     picture: Picture | None  # None: it is damaged
     rows: list[str]  # names of its rows, from above; empty: none has a name
-    broad: bool
+    broad: bool  # it takes the whole width
+    half: bool = False  # it takes half of it
 
 
 def read_pictures(folder: Path) -> dict[str, list[Shot]]:
@@ -109,7 +111,7 @@ def show_picture(name: str, shot: Shot, frame: int | None) -> ShownPicture:
             image = file.convert("RGB")
     except (OSError, Image.DecompressionBombError):
         return ShownPicture(shot.step, None, [], False)
-    rows, broad = list(ROW_NAMES.get(name, ())), image.width > BROAD
+    rows, broad, half = list(ROW_NAMES.get(name, ())), image.width > BROAD, False
     if rows:
         frame = image.height // len(rows) if image.height % len(rows) == 0 else None
     if frame and _has_frames(image, frame):
@@ -117,10 +119,11 @@ def show_picture(name: str, shot: Shot, frame: int | None) -> ShownPicture:
         lines = rows_to_lines(frames) if rows else clips_to_lines(frames)
         rows *= len(lines) // len(rows) if rows else 1
         broad = len(lines[0]) > BROAD_FRAMES
+        half = HALF_FRAMES < len(lines[0]) <= BROAD_FRAMES
         image = join_frames(lines, gap=max(1, frame // 32))
     else:
         rows = []
-    return ShownPicture(shot.step, fit_picture(image, alt), rows, broad)
+    return ShownPicture(shot.step, fit_picture(image, alt), rows, broad, half)
 
 
 def fit_picture(image: Image.Image, alt: str) -> Picture:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from benchmarks.reports.cell_titles import group_cells
 from benchmarks.reports.named_probes import PROBES, compare_named, find_named, kind_of, list_missing
 from benchmarks.reports.page_heads import title_of
-from benchmarks.reports.verdict import above_or_below
+from benchmarks.reports.verdict import above_or_below, name_untrained
 from ssvid.results import Gain, Result
 from ssvid.results.text import (
     format_least,
@@ -65,9 +65,9 @@ def compare_briefly(result: Result) -> str:
     """How a sentence about the encoder goes on."""
     gain = result.gains["random"]
     if not gain.shown:
-        return f"is not shown to differ from the same net untrained ({format_least(gain)})"
+        return f"is not shown to differ from {name_untrained(result)} ({format_least(gain)})"
     points = f"{format_points(gain.difference)} {above_or_below(gain)}"
-    return f"is {points} the same net untrained ({format_test(gain)})"
+    return f"is {points} {name_untrained(result)} ({format_test(gain)})"
 
 
 def ask_named(best: Result, results: list[Result]) -> list[str]:

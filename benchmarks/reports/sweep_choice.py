@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from benchmarks.reports.page_heads import count
 from benchmarks.reports.summary import describe_least
 from benchmarks.reports.sweep_rows import SEED, Cell, Sweep, deciding_cell
-from benchmarks.reports.verdict import above_or_below, is_better
+from benchmarks.reports.verdict import WARNING, above_or_below, is_better
 from ssvid.results import Gain
 from ssvid.results.text import (
+    NOT_VALID,
     format_interval,
     format_least,
     format_percent,
@@ -136,15 +137,18 @@ def describe_scores(best: Group, choice: Choice) -> str:
     metric, interval = first.metric, first.interval
     scores = [cell.scores[decider] for cell in best.cells]
     gains = [score.gain for score in scores if score.gain is not None]
+    closing = describe_gains(gains)
+    if any(map(attrgetter("leak"), scores)):
+        closing = f" Its test is {NOT_VALID}: pretraining read test clips."
     if best.seeds:
         val, test = scores_of(best.cells, decider, "val"), scores_of(best.cells, decider, "test")
         over = count(len(scores), "seed")
         numbers = f"Val {spread(val)} % ({metric}, {over}); test {spread(test)} %."
-        return f"{numbers}{describe_gains(gains)}"
+        return f"{numbers}{closing}"
     within = f" (95 % interval {format_interval(interval)})" if interval else ""
     val_text, test_text = format_percent(best.val), format_percent(first.test)
     numbers = f"Its val is {val_text} ({metric}); its test is {test_text}"
-    return f"{numbers}{within}.{describe_gains(gains)}"
+    return f"{numbers}{within}.{closing}"
 
 
 def describe_gains(gains: Sequence[Gain]) -> str:
@@ -163,6 +167,22 @@ def describe_gains(gains: Sequence[Gain]) -> str:
         return f" No difference from the same net untrained is shown ({format_least(gain)})."
     points = f"{format_points(gain.difference)} {above_or_below(gain)}"
     return f" It is {points} the same net untrained ({format_test(gain)})."
+
+
+def warn_of_leaks(sweep: Sweep) -> list[str]:
+    """The sentence on cells whose scores are not valid; it stands before all others."""
+    leaky = sum(map(has_leak, sweep.finished))
+    if not leaky:
+        return []
+    have = "has" if leaky == 1 else "have"
+    return [
+        f"{WARNING}: the pretraining of {count(leaky, 'cell')} read test clips, so what {have} "
+        f"{NOT_VALID} beside it is no score."
+    ]
+
+
+def has_leak(cell: Cell) -> bool:
+    return any(map(attrgetter("leak"), cell.scores.values()))
 
 
 def explain_choice(sweep: Sweep, choice: Choice) -> list[str]:

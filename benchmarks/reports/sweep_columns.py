@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from benchmarks.reports.sweep_rows import Cell, Sweep, numeric_values
 from benchmarks.reports.tables import markdown_table
 from ssvid.results.rows import RowScore
-from ssvid.results.text import format_interval, format_least, format_test
+from ssvid.results.text import NOT_VALID, format_interval, format_least, format_test
 
-SCORE_KEYS = ("metric", "test", "low", "high", "val", "chance", "random")
+SCORE_KEYS = ("metric", "test", "low", "high", "val", "chance", "random", "leak")
 COST_KEYS = ("step", "loss", "cpu_s", "wall_s", "starts")
 NUMBERS = {"step": ".0f", "loss": ".4g", "cpu_s": ".0f", "starts": ".0f"}  # key -> format
 
@@ -93,9 +93,11 @@ def _score_column(name: str, head: str, show: Callable[[RowScore], Shown], key: 
 
 
 def _show_test(score: RowScore) -> Shown:
-    return Shown(
-        f"{100 * score.test:.1f}", format_interval(score.interval) if score.interval else ""
-    )
+    """A score that a leak makes invalid is red and says so."""
+    interval = format_interval(score.interval) if score.interval else ""
+    if score.leak:
+        return Shown(f"{100 * score.test:.1f} {NOT_VALID}", interval, "worse")
+    return Shown(f"{100 * score.test:.1f}", interval)
 
 
 def _show_share(share: float | None) -> Shown:
@@ -110,7 +112,8 @@ def _show_gain(score: RowScore) -> Shown:
     points = f"{100 * gain.difference:+.1f}"
     if not gain.shown:
         return Shown(points, format_test(gain), note=f"; not shown: {format_least(gain)}")
-    return Shown(points, format_test(gain), "better" if gain.difference > 0 else "worse")
+    kind = "better" if gain.difference > 0 else "worse"
+    return Shown(points, format_test(gain), "" if score.leak else kind)
 
 
 def _number_column(key: str, form: str) -> Column:
@@ -145,7 +148,8 @@ def _flat(score: RowScore | None) -> list[Any]:
     if score is None:
         return [None] * len(SCORE_KEYS)
     low, high = score.interval or (None, None)
-    return [score.metric, score.test, low, high, score.val, score.chance, score.random]
+    numbers = [score.test, low, high, score.val, score.chance, score.random, score.leak]
+    return [score.metric, *numbers]
 
 
 def markdown(sweep: Sweep, sentences: Sequence[str]) -> str:

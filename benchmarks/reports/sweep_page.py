@@ -29,6 +29,7 @@ from benchmarks.reports.sweep_choice import (
     explain_choice,
     scores_of,
     spread,
+    warn_of_leaks,
 )
 from benchmarks.reports.sweep_columns import Column, Shown, equal_chances, list_columns
 from benchmarks.reports.sweep_curves import Legend, draw_curves
@@ -100,7 +101,7 @@ def write_sweep(folder: Path) -> dict[str, Any]:
     sweep = sweep_rows.read_sweep(folder)
     choice = choose(sweep)
     file = folder / "report.html"
-    sentences = [describe_state(sweep), *explain_choice(sweep, choice)]
+    sentences = [*warn_of_leaks(sweep), describe_state(sweep), *explain_choice(sweep, choice)]
     texts = {
         "rows.csv": sweep_columns.comma(sweep),
         "rows.md": sweep_columns.markdown(sweep, sentences),
@@ -133,7 +134,7 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
         head=head_of_sweep(sweep, choice),
         lead=lead._replace(after=print_text(lead.after)),
         anchor=choice.best.cells[0].hash if choice.best else "",
-        warnings=list_leaks(results_of_best(choice)),
+        warnings=[*warn_of_leaks(sweep), *warn_of_best(choice)],
         state=describe_state(sweep),
         sentences=explain_choice(sweep, choice)[1:],
         faults=faults,
@@ -152,6 +153,10 @@ def render_sweep(sweep: Sweep, choice: Choice) -> str:
         training=draw_training(sweep),
         left=[describe_left(cell, sweep.folder) for cell in sweep.all_cells if cell.left_sweep],
     )
+
+
+def warn_of_best(choice: Choice) -> list[str]:
+    return list(map("The best cell: {}".format, list_leaks(results_of_best(choice))))
 
 
 def head_of_sweep(sweep: Sweep, choice: Choice) -> Head:
@@ -204,7 +209,8 @@ def make_table(sweep: Sweep, choice: Choice) -> CellTable:
     for name, members in itertools.groupby(columns, key=lambda column: column.suite_cell):
         title = f"{name} (chance {format_percent(chances[name])})" if name in chances else name
         groups.append((title, len(list(members))))
-    best = {cell.hash for cell in choice.best.cells} if choice.best else set()
+    # Where several tie, the first of them is no better than the others, and none is marked.
+    best = {cell.hash for cell in choice.best.cells} if choice.best and not choice.ties else set()
     rows = []
     for cell in sweep.finished:
         line = [make_cell(column, cell) for column in columns]
@@ -263,7 +269,7 @@ def compare_seeds(choice: Choice) -> Table | None:
             values = scores_of(group.cells, choice.decider, key)
             line.append(print_text(spread(values)))
         rows.append(line)
-    return Table((*axes, "seeds", "val, %", "test, %", "untrained, %"), rows, main=True)
+    return Table((*axes, "seeds", "val, %", "test, %", "untrained, %"), rows, main=not choice.ties)
 
 
 def reason_for_no_charts(sweep: Sweep) -> str:

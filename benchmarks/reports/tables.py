@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ssvid.results import Gain, Result, Score
+from ssvid.results import TUNED, Gain, Result, Score
 from ssvid.results.text import (
+    NOT_VALID,
     describe_mean,
     find_mean_class,
     find_spread,
@@ -68,10 +69,12 @@ CSV_HEAD = (
     "inference",
     "mean_over",
     "std",
+    "leak",
 )
 OLD = "(old inference)"
 ACROSS = 5  # cells beside each other in LaTeX; more stand one below the other
 TEX_ROWS = {"encoder": "", "random": "\\quad untrained", "floor": "\\quad pixel floor"}
+TEX_NOT_VALID = f" \\textbf{{{NOT_VALID}}}"
 TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -92,6 +95,8 @@ def table_row(result: Result) -> tuple[str, ...]:
     """A row of HEAD."""
     gain = result.gains.get("random")
     score = format_score(result)
+    if result.leak.clips:
+        score = f"{score} {NOT_VALID}"
     return (
         result.cell,
         result.encoder.title,
@@ -133,7 +138,8 @@ def markdown(results: list[Result], notes: list[str]) -> str:
     rows: list[Sequence[str]] = [HEAD]
     rows += [list(map(markdown_text, table_row(result))) for result in results]
     lines = "\n".join(map("- {}".format, map(markdown_text, notes)))
-    return "# Frozen features\n\n" + "\n".join(markdown_table(rows)) + f"\n\n{lines}\n"
+    topic = "Fine-tuning" if all(r.kind == TUNED for r in results) else "Frozen features"
+    return f"# {topic}\n\n" + "\n".join(markdown_table(rows)) + f"\n\n{lines}\n"
 
 
 def comma(results: list[Result]) -> str:
@@ -166,6 +172,7 @@ def list_facts(result: Result) -> dict[str, Any]:
         "git": result.git,
         "inference": result.inference,
         "mean_over": describe_mean(result),
+        "leak": result.leak.clips,
     }
 
 
@@ -258,6 +265,8 @@ def _tex_table(
         name, column = (cell, title) if turned else (title, cell)
         for row in TEX_ROWS.keys() & result.rows.keys():
             table[name, row][column] = tex_number(result.rows[row])
+        if result.leak.clips:
+            table[name, "encoder"][column] += TEX_NOT_VALID
     return table
 
 

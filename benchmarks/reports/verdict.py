@@ -6,6 +6,7 @@ from benchmarks.reports.named_probes import Named, compare_named, find_named
 from ssvid.results import TUNED, Gain, Result
 from ssvid.results.text import (
     format_gain,
+    format_leak,
     format_least,
     format_percent,
     format_points,
@@ -47,12 +48,8 @@ def select_others(sentences: list[str]) -> list[str]:
 
 
 def warn_of_leak(result: Result) -> list[str]:
-    if not result.leak.clips:
-        return []
-    return [
-        f"{WARNING}: pretraining read {result.leak.clips} of the test clips; "
-        "the score is not valid."
-    ]
+    leak = format_leak(result)
+    return [f"{WARNING}: {leak}"] if leak else []
 
 
 def list_leaks(results: list[Result]) -> list[str]:
@@ -83,13 +80,21 @@ def compare_scores(result: Result) -> str:
 def compare_untrained(result: Result) -> str:
     """How a sentence about the encoder goes on."""
     gain, rank, scores = result.gains["random"], format_rank(result), compare_scores(result)
+    net = name_untrained(result)
     if rank:
         scores += f", rank {rank}"
     if not gain.shown:
         test = f"{format_test(gain)}; {format_least(gain)}"
-        return f"is not shown to differ from the same net untrained ({scores}; {test})"
+        return f"is not shown to differ from {net} ({scores}; {test})"
     points = f"{format_points(gain.difference)} {above_or_below(gain)}"
-    return f"is {points} the same net untrained ({scores}; {format_test(gain)})"
+    return f"is {points} {net} ({scores}; {format_test(gain)})"
+
+
+def name_untrained(result: Result) -> str:
+    """What the row `random` is, in a sentence."""
+    if result.kind == TUNED:
+        return "the same net fine-tuned from random weights"
+    return "the same net untrained"
 
 
 def above_or_below(gain: Gain) -> str:
@@ -190,10 +195,12 @@ def judge_fine_tuning(result: Result) -> list[str]:
     sentences = [
         f"{title}: {format_percent(result.score.value)} of the test clips are named rightly."
     ]
-    if result.encoder.weights == "trained":
+    if "random" in result.gains:
+        sentences.append(f"Pretraining: {title} {compare_untrained(result)}.")
+    elif result.encoder.weights == "trained":
         sentences.append(
-            "What pretraining adds is not shown here: fine-tune the same net from random weights "
-            f"as well (--encoder {result.encoder.name}, all else alike) and compare."
+            "What pretraining adds is not shown here: the same command with --twins 1 fine-tunes "
+            "the same net from random weights as well."
         )
     else:
         sentences.append(

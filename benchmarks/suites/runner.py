@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.features.bench import Bench
 from benchmarks.features.evaluated_encoder import EvaluatedEncoder
@@ -58,6 +59,7 @@ class Batch(NamedTuple):
     data: Manifest
     cells: list[Cell]
     at_most: dict[str, int]  # limits of frames and size of a clip
+    suite_clip: dict[str, int]  # what the suite limits its own videos to, whoever's these are
 
     @property
     def kind(self) -> str:
@@ -105,13 +107,14 @@ def open_suite(
             if key not in manifests:
                 manifest = open_manifest(group[0].data, datasets) if data is None else data
                 manifests[key] = manifest
-            at_most = group[0].data.get("at_most", {}) if data is None else {}
+            suite_clip = group[0].data.get("at_most", {})
+            at_most = suite_clip if data is None else {}
             if folds is None:
                 usable = select_usable_rows(manifests[key], kind)
             else:
                 refuse_folds_of(kind)
                 usable = begin_folds(manifests[key], folds, kind)
-            batches.append(Batch(usable, group, at_most))
+            batches.append(Batch(usable, group, at_most, suite_clip))
         except UserError as error:
             refused += [BrokenCell(cell.name, error) for cell in group]
     if not batches:
@@ -160,6 +163,7 @@ class SuiteRunner:
         self.folder, self.options, self.seeds, self.data = folder, options, seeds, data
         self.config, self.command = config, format_command(module, config)
         self.failures: list[Failure] = []
+        self.total = self.cell_number = 0  # cells of all encoders; how many of them are over
 
     def run(self, suite: Suite, encoders: list[str], clip: ClipChange, layers: Layers) -> None:
         """Write a result for every encoder and cell, and collect what failed in `failures`.
@@ -168,8 +172,9 @@ class SuiteRunner:
         reported.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        total, hidden = len(encoders) * len(suite.cells), not sys.stderr.isatty()
-        with progress_bar(total, "cell", desc=suite.name, disable=hidden) as bar:
+        self.total, self.cell_number = len(encoders) * len(suite.cells), 0
+        hidden = not sys.stderr.isatty()  # each cell has a line in the log
+        with progress_bar(self.total, "cell", desc=suite.name, disable=hidden) as bar:
             for argument, name in zip(encoders, make_titles(encoders), strict=True):
                 for broken in suite.broken:
                     self.report_failure(name, [broken.name], broken.error)
@@ -179,38 +184,56 @@ class SuiteRunner:
                     if len(encoders) == 1:
                         raise
                     self.report_failure(name, list_names(suite.cells), error)
-                    bar.update(len(suite.cells))
+                    self.pass_cells(len(suite.cells), bar)
                     continue
                 for batch in suite.batches:
-                    self.run_batch(encoder, batch)
-                    bar.update(len(batch.cells))
+                    self.run_batch(encoder, batch, bar)
 
-    def run_batch(self, encoder: EvaluatedEncoder, batch: Batch) -> None:
+    def pass_cells(self, count: int, bar: "tqdm[Any]") -> None:
+        """Count cells that are over."""
+        self.cell_number += count
+        bar.update(count)
+
+    def run_batch(self, encoder: EvaluatedEncoder, batch: Batch, bar: "tqdm[Any]") -> None:
+        cells, last_number = [], self.cell_number + len(batch.cells)
         try:
             limit_clips(encoder, batch.at_most)
+            cells = self.select_cells(encoder, batch)
+            self.pass_cells(len(batch.cells) - len(cells), bar)
         except UserError as error:
             self.report_failure(encoder.name, list_names(batch.cells), error)
-            return
-        cells = self.select_cells(encoder, batch)
-        if not cells:
-            return
+        features = self.extract_features(encoder, batch, cells) if cells else None
+        if features is not None:
+            for cell in cells:
+                self.run_cell(encoder, features, cell)
+                self.pass_cells(1, bar)
+        self.pass_cells(last_number - self.cell_number, bar)  # those that failed together
+
+    def extract_features(
+        self, encoder: EvaluatedEncoder, batch: Batch, cells: list[Cell]
+    ) -> Bench | None:
+        """What the cells see; None where it fails, which is reported."""
         try:
             names: set[str] = set()
             for cell in cells:
                 names.update(cell.task.list_source_names(self.options.twins))
-            features = extract_bench(encoder, batch.data, self.options, sorted(names), batch.kind)
+            options = replace(self.options, suite_clip=tuple(batch.suite_clip.items()))
+            return extract_bench(encoder, batch.data, options, sorted(names), batch.kind)
         except Exception as error:
             self.report_failure(encoder.name, list_names(cells), error)
-            return
-        for cell in cells:
-            began = time.perf_counter()
-            try:
-                result = self.evaluate_cell(encoder, features, cell)
-                write_result(self.result_file(encoder, cell), result)
-            except Exception as error:
-                self.report_failure(encoder.name, [cell.name], error)
-            else:
-                log.info(f"{format_line(result)}  ({time.perf_counter() - began:.0f} s)")
+            return None
+
+    def run_cell(self, encoder: EvaluatedEncoder, features: Bench, cell: Cell) -> None:
+        """Write the result of a cell, or report its failure."""
+        began, label = time.perf_counter(), f"cell {self.cell_number + 1} of {self.total}"
+        try:
+            result = self.evaluate_cell(encoder, features, cell, f"{label}, {cell.name}")
+            write_result(self.result_file(encoder, cell), result)
+        except Exception as error:
+            self.report_failure(encoder.name, [cell.name], error)
+        else:
+            seconds = time.perf_counter() - began
+            log.info(f"{label}: {format_line(result)}  ({seconds:.0f} s)")
 
     def select_cells(self, encoder: EvaluatedEncoder, batch: Batch) -> list[Cell]:
         """The cells that have no result yet. A cell whose file holds another result fails."""
@@ -238,11 +261,14 @@ class SuiteRunner:
         refuse_another(file, data=data.hash, encoder=encoder.info.hash, protocol=protocol)
         return file.exists()
 
-    def evaluate_cell(self, encoder: EvaluatedEncoder, features: Bench, cell: Cell) -> Result:
+    def evaluate_cell(
+        self, encoder: EvaluatedEncoder, features: Bench, cell: Cell, label: str
+    ) -> Result:
+        """`label`: of the bar."""
         began, data = cpu_seconds(), features.data
         protocol = self.get_protocol(encoder, cell)
         test = data if features.folds else data.split("test")
-        scored = score_task(cell.task, features, self.seeds, pictures=True)
+        scored = score_task(cell.task, features, self.seeds, pictures=True, label=label)
         data_info = describe_data(
             data,
             list_rows_of_splits(features),

@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.features.bench import Bench
 from benchmarks.tasks.base import Answer, Task
 from benchmarks.tasks.folds import answer_all_folds, average_numbers, chance_of_all_folds
+from ssvid.progress import progress_bar
 from ssvid.results import Answers, Gain, Score
 from ssvid.results.evidence import find_differences, make_gains
 from ssvid.statistics import (
@@ -57,23 +58,30 @@ class Scored(NamedTuple):
     pictures: Row
 
 
-def score_task(task: Task, bench: Bench, seeds: int = 1, pictures: bool = False) -> Scored:
+def score_task(
+    task: Task, bench: Bench, seeds: int = 1, pictures: bool = False, label: str = ""
+) -> Scored:
     """The number of every row with its interval, and the encoder's gain over each control.
 
     `seeds`: the probe is trained once for each of bench.seed, bench.seed + 1, ..., and the numbers
-    are averages. `pictures`: also what people look at. Raises the errors of the task.
+    are averages. `pictures`: also what people look at. `label`: of the bar, which counts the
+    probes that are trained. Raises the errors of the task.
     """
     probe_seeds = list(range(bench.seed, bench.seed + seeds))
     has_pictures = pictures and not bench.folds  # a fold has a train split of its own
     answers: dict[str, RowAnswers] = {}
-    for row in task.list_rows():
-        of_nets = []
-        for source in task.list_row_sources(row, bench.twins):
-            of_seeds = []
-            for seed in probe_seeds:
-                of_seeds.append(answer_all_folds(task, bench._replace(seed=seed), source))
-            of_nets.append(of_seeds)
-        answers[row] = average_answers(of_nets, bench)
+    sources = {row: task.list_row_sources(row, bench.twins) for row in task.list_rows()}
+    total = seeds * sum(map(len, sources.values()))
+    with progress_bar(total, "probe", desc=label, leave=False) as bar:
+        for row, sources_of_row in sources.items():
+            of_nets = []
+            for source in sources_of_row:
+                of_seeds = []
+                for seed in probe_seeds:
+                    of_seeds.append(answer_all_folds(task, bench._replace(seed=seed), source))
+                    bar.update()
+                of_nets.append(of_seeds)
+            answers[row] = average_answers(of_nets, bench)
     rows = {name: score_row(task, row, bench) for name, row in answers.items()}
     test = list_test_answers(bench, answers)
     return Scored(

@@ -55,8 +55,8 @@ FREE |= {
     "probe_every",
 }
 # The encoder of a fine-tuning is a path and is compared by its weights. Elsewhere the settings are
-# encoder.name and so on, which are compared.
-FREE |= {"encoder"}
+# encoder.name and so on, which are compared. Its twins are runs of their own.
+FREE |= {"encoder", "twins"}
 PROVENANCE, LOG = "provenance.json", "metrics.jsonl"
 WRITTEN = (LOG, "quarantine.jsonl", "tensorboard", "checkpoints", "lock")
 

@@ -131,7 +131,7 @@ def score(
         controls={},
         gains={},
         encoder=encoder,
-        data=describe_data(data, splits, sorted(bad_files)),
+        data=describe_data(data, splits, sorted(bad_files), set=config["data"]),
         protocol=agreed,
         protocol_hash=digest({**agreed, "training": use_old_names(agreed["training"])}),
         tuned=hash_encoder(net.encoder),

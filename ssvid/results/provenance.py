@@ -15,7 +15,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.checkpoint import FREE, PROVENANCE, flatten_config
 from ssvid.errors import UserError
 from ssvid.files import read_json_mapping, read_yaml_mapping
-from ssvid.hub import split_modality
+from ssvid.hub import split_modality, split_untrained
 from ssvid.old_names import use_old_names
 from ssvid.results.schema import DataInfo, EncoderInfo, Json, Leak, digest
 from ssvid.shapes import Row
@@ -43,11 +43,10 @@ def describe_data(
 
 def describe_encoder(text: str, title: str, net: Encoder) -> EncoderInfo:
     """`text`: the encoder as the user named it."""
-    is_file = Path(split_modality(text)[0]).exists()
     return EncoderInfo(
         title=title,
         argument=text,
-        weights="trained" if is_file else "random (a registered name, no file)",
+        weights=describe_weights(text),
         name=net.name,
         kwargs=net.kwargs,
         parameters=sum(p.numel() for p in net.parameters()),
@@ -55,6 +54,15 @@ def describe_encoder(text: str, title: str, net: Encoder) -> EncoderInfo:
         hash=hash_encoder(net),
         **describe_recipe(text),
     )
+
+
+def describe_weights(text: str) -> str:
+    """`trained`, or what the weights are instead."""
+    trained, number = split_untrained(text)
+    if number is not None:
+        return f"random (draw {number} for the net of {trained})"
+    is_file = Path(split_modality(text)[0]).exists()
+    return "trained" if is_file else "random (a registered name, no file)"
 
 
 def describe_recipe(text: str) -> Json:
@@ -83,6 +91,9 @@ def describe_recipe(text: str) -> Json:
 
 def make_title(text: str) -> str:
     """A title for an encoder: the last part of its path that names it."""
+    trained, number = split_untrained(text)
+    if number is not None:
+        return f"untrained{number or ''}_{make_title(trained)}"
     path = Path(text)
     last = path.parent.name if path.stem == "encoder" else path.name
     return re.sub(r"[^\w.-]+", "_", last.removesuffix(".safetensors")) or "encoder"

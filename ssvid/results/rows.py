@@ -18,6 +18,7 @@ class RowScore:
     chance: float | None
     random: float | None  # score of the same net, untrained
     gain: Gain | None  # over the same net, untrained
+    leak: int | None = None  # test clips that pretraining read; the score is then not valid
 
 
 def row_score(result: Result) -> RowScore:
@@ -30,6 +31,7 @@ def row_score(result: Result) -> RowScore:
         chance=result.chance,
         random=untrained.value if untrained else None,
         gain=result.gains.get("random"),
+        leak=result.leak.clips,
     )
 
 
@@ -50,6 +52,7 @@ def row_from_json(content: Any) -> RowScore | None:
         chance=number(content.get("chance")),
         random=number(content.get("random")),
         gain=_gain(content.get("gain")),
+        leak=_count(content.get("leak")),
     )
 
 
@@ -57,6 +60,10 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _interval(content: Any) -> Interval | None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ssvid.results.schema import OLD_INFERENCE, Gain, Result, Score
+from ssvid.results.schema import OLD_INFERENCE, TUNED, Gain, Result, Score
 
 ROW_NAMES = {  # row of a result (the encoder, a control) or gain of it -> its name in tables
     "encoder": "encoder",
@@ -18,6 +18,7 @@ ROW_NAMES = {  # row of a result (the encoder, a control) or gain of it -> its n
     "random_shuffled": "untrained, frames shuffled",
     "time": "use of time, beyond the untrained net's",
 }
+TUNED_ROW_NAMES = {"random": "same net, from random weights"}  # of a fine-tuning
 PROBE_NAMES = {
     "attentive": "attentive probe",
     "coclr": "linear probe of CoCLR",
@@ -38,8 +39,23 @@ TOO_FEW = "too few groups to show anything"
 # There are few nets, or many differences.
 NOT_ANY = "not even a gain of 100 points would be shown in four of five tests"
 UNKNOWN_LEAST = "old inference does not tell which gain could have been shown"
+NOT_VALID = "NOT VALID"  # of a score: pretraining read test clips
 WIDE = "wide, few sources"
 LEAST_P = 0.0001  # a smaller p is written as "p < 0.0001"
+
+
+def name_row(result: Result, row: str) -> str:
+    """A row's name in tables."""
+    if result.kind == TUNED and row in TUNED_ROW_NAMES:
+        return TUNED_ROW_NAMES[row]
+    return ROW_NAMES.get(row, row)
+
+
+def format_leak(result: Result) -> str:
+    """The sentence that stands before all others, or empty."""
+    if not result.leak.clips:
+        return ""
+    return f"pretraining read {result.leak.clips} of the test clips; the score is not valid."
 
 
 def format_percent(share: float) -> str:
@@ -200,10 +216,39 @@ def format_line(result: Result) -> str:
         if share is not None:
             references.append(f"{name} {format_percent(share)}")
     name = f"{result.encoder.title}, {result.cell}"
+    mark = f" {NOT_VALID}" if result.leak.clips else ""
     clauses = [
-        f"{name}: {format_score(result)} ({format_score_interval(result.score)})",
+        f"{name}: {format_score(result)}{mark} ({format_score_interval(result.score)})",
         ", ".join(references),
         format_gain_over_untrained(result),
         "old inference" if is_old(result) else "",
     ]
     return "; ".join(clause for clause in clauses if clause)
+
+
+def format_table(result: Result) -> str:
+    """The rows of a result for a terminal: scores, intervals, and what the encoder has more."""
+    lines = [("", f"{result.metric} on test", "95 % interval", "the encoder has more")]
+    for row, score in result.rows.items():
+        name, mark = name_row(result, row), ""
+        if row == "encoder":
+            name, mark = result.encoder.title, f" {NOT_VALID}" if result.leak.clips else ""
+        gain = result.gains.get(row)
+        value = f"{format_percent(score.value)}{mark}"
+        lines.append((name, value, format_interval(score.interval), gain_cell(gain)))
+    for name, share in (("chance", result.chance), ("largest class", result.majority)):
+        if share is not None:
+            lines.append((name, format_percent(share), "", ""))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = []
+    for line in lines:
+        texts.append("  ".join(map(str.ljust, line, widths)).rstrip())
+    return "\n".join(texts)
+
+
+def gain_cell(gain: Gain | None) -> str:
+    """A gain in a table: what is not shown is no number."""
+    if gain is None:
+        return ""
+    points = f"{100 * gain.difference:+.1f}" if gain.shown else "no difference shown"
+    return f"{points} ({format_test(gain)})"

@@ -20,10 +20,21 @@ from ssvid.sweep import local, slurm
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
 from ssvid.sweep.keeper import keep
-from ssvid.sweep.status import ACTIVE, ENDED, State, count_states, format_table, read_states
+from ssvid.sweep.status import (
+    ACTIVE,
+    ENDED,
+    State,
+    count_states,
+    format_duration,
+    format_table,
+    read_states,
+)
 
 POLL_S = 5.0  # seconds between two looks at SLURM's queue
 MAX_RESUBMISSIONS = 3  # times that --wait submits a cell again whose job was lost
+# Without the time left: cells end one by one, so the time of the last ones tells nothing of it.
+WAIT_FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} cells [{elapsed}{postfix}]"
+MOST_TEXTS = 6  # on the line of a bar
 # Data sets that a run generates where they are missing.
 GENERATED_SETS = ("synthetic", "synthetic_films", "synthetic_narrated")
 
@@ -176,13 +187,16 @@ def wait_for_cells(
     states = read_states(folder, sweep)
     submissions = {state.cell: state.submissions for state in states}
     total = count_states(states)["cells"]
-    with progress_bar(total, "cell", refresh_s=0.5) as bar:
+    look: dict[str, Any] = {
+        "bar_format": WAIT_FORMAT,
+        "miniters": 0,
+    }  # drawn anew though no cell has ended
+    with progress_bar(total, "cell", refresh_s=0.5, **look) as bar:
         while True:
             states = [state for state in read_states(folder, sweep) if not state.removed]
             numbers = count_states(states)
             bar.update(numbers["finished"] + numbers["failed"] - bar.n)
-            shown = [key for key in ("running", "queued", "failed") if numbers[key]]
-            bar.set_postfix_str(", ".join(f"{numbers[key]} {key}" for key in shown), refresh=False)
+            bar.set_postfix_str(describe_progress(states), refresh=False)
             lost = set()
             for state in states:
                 limit = submissions[state.cell] + MAX_RESUBMISSIONS
@@ -196,6 +210,24 @@ def wait_for_cells(
             elif not numbers["running"] + numbers["queued"] + numbers["unknown"]:
                 return
             time.sleep(POLL_S if target == "slurm" else 1.0)
+
+
+def describe_progress(states: list[State]) -> str:
+    """How many cells are in which state, and how far the running ones are."""
+    numbers, texts = count_states(states), []
+    for key in ("running", "queued", "failed"):
+        if numbers[key]:
+            texts.append(f"{numbers[key]} {key}")
+    for state in states:
+        if state.state != "running" or not state.stage:
+            continue
+        text = state.stage
+        if state.stage == "pretrain" and state.step is not None:
+            text += f" step {state.step}/{state.steps or '?'}"
+            if state.seconds_left is not None:
+                text += f", {format_duration(state.seconds_left)} left of it"
+        texts.append(text)
+    return ", ".join(texts[:MOST_TEXTS])
 
 
 def summarize(folder: SweepFolder, submitted: int, has_waited: bool) -> dict[str, Any]:

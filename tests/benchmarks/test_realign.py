@@ -150,5 +150,7 @@ def test_web_vtt_is_read_again(tmp_path: Path):
     ]
     (tmp_path / "v.vtt").write_text(format_web_vtt(aligned))
     assert tells(format_web_vtt(aligned), "01:02:05.500 --> 01:02:10.000", "1.00")
+    cues = [line for line in format_web_vtt(aligned).splitlines() if line.isdigit()]
+    assert cues == ["1", "2"]  # though the transcript has them the other way round
     sentences = [(7.25, 8.0, "said, not seen"), (3725.5, 3730.0, "a < b & c --> d")]
     assert readers.read(tmp_path / "v.vtt") == {"v": sentences}

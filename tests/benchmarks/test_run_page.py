@@ -235,7 +235,10 @@ def test_small_pictures_are_enlarged_and_huge_ones_made_smaller():
 
 def test_steps_stand_side_by_side_unless_a_picture_is_broad():
     assert not show(blank(64, 6 * 16), "clips", 16).broad
-    assert show(blank(64, 7 * 16), "clips", 16).broad
+    medium = show(blank(64, 7 * 16), "clips", 16)
+    assert medium.half and not medium.broad and not show(blank(64, 6 * 16), "clips", 16).half
+    assert not show(blank(64, 10 * 16), "clips", 16).broad
+    assert show(blank(64, 11 * 16), "clips", 16).broad
     assert not show(blank(64, 600)).broad and show(blank(64, 601)).broad
 
 

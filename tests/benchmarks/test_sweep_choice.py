@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.reports import sweep_choice, sweep_columns
+from benchmarks.reports import sweep_choice, sweep_columns, sweep_page
 from ssvid.errors import UserError
 from tests.benchmarks.made import pick
 from tests.benchmarks.sweeps import GRID, Axes, best_cells, make_page, put, read_choice, score
@@ -52,6 +52,8 @@ def test_ties_go_to_the_first_of_the_sweep_and_are_named(tmp_path: Path):
     _, choice = read_choice(tmp_path)
     assert best_cells(tmp_path) == [names[1]]
     assert pick(choice.ties, "name") == ["3", "1"]
+    table = sweep_page.make_table(*read_choice(tmp_path))
+    assert not any(pick(table.rows, "best"))  # none is better than the others
     axes: Axes = {"seed": [0, 1], "objective": ["mae", "dpc"]}
     names = put(tmp_path / "seeds", axes, [{"a": score(0.5, 0.5)}] * 4)
     # the first of its group is not the first to finish

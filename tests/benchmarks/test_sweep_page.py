@@ -122,7 +122,7 @@ def test_rows_hold_every_number_in_full(tmp_path: Path):
     first, second = csv.DictReader(text.splitlines())
     keys = []
     for cell in "ab":
-        for key in ("metric", "test", "low", "high", "val", "chance", "random"):
+        for key in sweep_columns.SCORE_KEYS:
             keys.append(f"{cell} {key}")
     assert list(first) == ["lr", "clip.size", *keys, *ROW_HEAD]
     assert float(first["a test"]) == 1 / 3 and float(first["a low"]) == 1 / 3 - 0.06
