@@ -22,13 +22,23 @@ SHIPPED = Path(__file__).parent / "recipes"  # the recipes that are installed wi
 NAMED = ("objective", "encoder", "data")  # flags whose value is a name with settings
 
 
-def find_recipe(text: str | Path, what: str = "recipe", others: Iterable[str] = ()) -> Path:
+def find_recipe(text: str | Path) -> Path:
     """The file of a recipe: a path that exists, or else the shipped recipe of that name.
 
     `demo`, `demo.yaml` and `recipes/demo.yaml` are the same shipped recipe, from any folder. A
-    UserError with similar names if there is none; `what` is what it calls the file, and `others`
-    are words that the user may have meant instead.
+    UserError with similar names if there is none.
     """
+    return find_file(text, "recipe", list_shipped_recipes())
+
+
+def find_sweep_file(text: str | Path, words: Iterable[str] = ()) -> Path:
+    """As `find_recipe`, of a sweep. `words` are other words that the user may have meant."""
+    shipped = [name for name in list_shipped_recipes() if name.startswith("sweeps/")]
+    return find_file(text, "sweep file", shipped, words)
+
+
+def find_file(text: str | Path, what: str, shipped: list[str], words: Iterable[str] = ()) -> Path:
+    """A path that exists, or else the one of the shipped files that has this name."""
     path = Path(text)
     if path.exists() and not path.is_dir():  # a pipe is no file
         return path
@@ -36,8 +46,9 @@ def find_recipe(text: str | Path, what: str = "recipe", others: Iterable[str] = 
     shipped = list_shipped_recipes()
     if name in shipped:
         return SHIPPED / f"{name}.yaml"
-    near = list_near_names(name, [*others, *shipped]) or list_near_names(path.stem, shipped)
-    hint = f"near: {', '.join(near)}" if near else f"there are {', '.join([*others, *shipped])}"
+    names = [*words, *shipped]
+    near = list_near_names(name, names) or list_near_names(path.stem, names)
+    hint = f"near: {', '.join(near)}" if near else f"there are {', '.join(names)}"
     raise UserError(f"There is no {what} {text}, neither a file nor a shipped one; {hint}.")
 
 
