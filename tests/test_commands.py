@@ -170,3 +170,11 @@ def test_a_reader_that_leaves_is_no_error():
     ended = subprocess.run(words, stdout=write_end, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(write_end)
     assert ended.returncode == 0 and not ended.stderr
+
+
+def test_json_on_a_terminal_is_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    run_command("suite", ["quick", "--json"])
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    run_command("suite", ["quick"])
+    assert tells(capsys.readouterr().out, "quick", *cells.values())

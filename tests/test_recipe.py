@@ -75,7 +75,8 @@ def test_a_key_that_is_no_text_and_a_part_of_nothing(tmp_path):
 def test_a_shipped_recipe_has_its_name_in_every_folder(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_recipe(text) == SHIPPED / "demo.yaml"
-    assert find_recipe("recipes/sweeps/smoke.yaml") == find_sweep_file("sweeps/smoke")
+    for sweep in ("recipes/sweeps/smoke.yaml", "sweeps/smoke", "smoke"):
+        assert find_sweep_file(sweep) == SHIPPED / "sweeps" / "smoke.yaml"
     file = tmp_path / text
     file.parent.mkdir(exist_ok=True)
     file.write_text("steps: 1\n")
@@ -89,8 +90,10 @@ def test_a_recipe_that_does_not_exist(text, near):
 
 
 def test_a_sweep_file_that_does_not_exist():
-    with pytest.raises(UserError, match=facts("smok", "sweeps/smoke")):
+    with pytest.raises(UserError, match=facts("smok", "smoke")):
         find_sweep_file("sweeps/smok")
+    with pytest.raises(UserError, match=facts("demo", "smoke", "status")):
+        find_sweep_file("demo", ["status"])
     with pytest.raises(UserError, match=facts("statsu", "status")):
         find_sweep_file("statsu", ["status"])
 
