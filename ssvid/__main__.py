@@ -13,7 +13,11 @@ from ssvid.output import print_text
 
 def main() -> None:
     """Run the command that the first word names."""
-    enter_console()
+    try:
+        enter_console()
+    except FileNotFoundError:
+        print("error: The working folder was removed: change to another one.", file=sys.stderr)
+        sys.exit(2)
     name, *argv = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
         print_text(format_commands())
@@ -39,6 +43,16 @@ def format_commands() -> str:
         for name in list_names(group):
             lines.append(f"  {name:{width}}{COMMANDS[name].purpose}")
     return "\n".join(lines)
+
+
+def format_help(name: str) -> str:
+    """What `ssvid NAME --help` prints. `name` is a key of ssvid.commands.COMMANDS."""
+    from ssvid.arguments import Arguments
+    from ssvid.cli import import_function, read_command_outline
+    from ssvid.help_page import format_help as format_page
+
+    function = read_command_outline(name) or import_function(name)
+    return format_page(name, function, Arguments(function, name).tables, start=f"ssvid {name}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 from ssvid.arguments import KINDS, Arguments
 from ssvid.commands import COMMANDS
 from ssvid.errors import Stopped, UserError, note_fault
-from ssvid.help_page import format_help
 from ssvid.log import show_log
 from ssvid.outlines import read_outline
 from ssvid.output import print_text
@@ -34,7 +33,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
     if words and f"{name} {words[0]}" in COMMANDS:
         name = f"{name} {words.pop(0)}"
     try:
-        outline = read_outline(COMMANDS[name].function, frozenset(KINDS))
+        outline = read_command_outline(name)
         if outline is not None:  # flags are refused and explained before torch is imported
             Arguments(outline, name).read_words(words)
         function = import_function(name)
@@ -63,17 +62,16 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def read_command_outline(name: str) -> Callable[..., Any] | None:
+    """The signature of a command without its import; None if it cannot be read so."""
+    return read_outline(COMMANDS[name].function, frozenset(KINDS))
+
+
 def import_function(name: str) -> Command:
     """The function of a command, whose signature gives its flags."""
     module, _, attribute = COMMANDS[name].function.partition(":")
     function: Command = getattr(importlib.import_module(module), attribute)
     return function
-
-
-def read_help(name: str) -> str:
-    """What `ssvid NAME --help` prints. `name` is a key of ssvid.commands.COMMANDS."""
-    function = import_function(name)
-    return format_help(name, function, Arguments(function, name).tables)
 
 
 def is_first_process() -> bool:

@@ -40,10 +40,12 @@ def format_help(
     function: Callable[..., Any],
     tables: dict[str, Registry],
     chosen: Recipe | None = None,
+    start: str | None = None,
 ) -> str:
     """The page of a command. `chosen`: the flags that were given beside --help.
 
-    The flags of a chosen name, as of `--objective mae`, come first.
+    The flags of a chosen name, as of `--objective mae`, come first. `start` is what a user types
+    to start the command; None: what he typed now.
     """
     flags = list_flags(function, named=tables, skip={"config"})
     entry = COMMANDS[name]
@@ -57,7 +59,7 @@ def format_help(
             named += [format_flag(flag), format_names(tables[flag.name])]
         elif flag.name != entry.after:
             others.append(flag)
-    parts = [format_usage(name, flags), format_documentation(function)]
+    parts = [format_usage(name, flags, start), format_documentation(function)]
     parts += format_choices(tables, chosen or {})
     for lines in (positional, named):
         if len(lines) > 1:
@@ -79,9 +81,9 @@ def format_choices(tables: dict[str, Registry], chosen: Recipe) -> list[str]:
     return parts
 
 
-def format_usage(name: str, flags: Iterable[Flag]) -> str:
+def format_usage(name: str, flags: Iterable[Flag], start: str | None = None) -> str:
     """One line: the command, what stands by position, and the flags that it needs."""
-    entry, words = COMMANDS[name], [phrase_command(name)]
+    entry, words = COMMANDS[name], [start or phrase_command(name)]
     by_name = {flag.name: flag for flag in flags}
     for first in entry.first:
         flag = by_name[first]

@@ -18,35 +18,38 @@ from ssvid.near_names import list_near_names
 from ssvid.registry import Registry
 
 Recipe = dict[str, Any]  # flag -> value
+FOLDERS = (".", "recipes", "recipes/sweeps", "sweeps")  # that may stand before a shipped name
 SHIPPED = Path(__file__).parent / "recipes"  # the recipes that are installed with the package
 NAMED = ("objective", "encoder", "data")  # flags whose value is a name with settings
 
 
-def find_recipe(text: str | Path, what: str = "recipe", others: Iterable[str] = ()) -> Path:
+def find_recipe(text: str | Path) -> Path:
     """The file of a recipe: a path that exists, or else the shipped recipe of that name.
 
     `demo`, `demo.yaml` and `recipes/demo.yaml` are the same shipped recipe, from any folder. A
-    UserError with similar names if there is none; `what` is what it calls the file, and `others`
-    are words that the user may have meant instead.
+    UserError with similar names if there is none.
     """
+    return find_shipped_file(text, "recipe", SHIPPED)
+
+
+def find_sweep_file(text: str | Path, words: Iterable[str] = ()) -> Path:
+    """As `find_recipe`, of a sweep. `words` are other words that the user may have meant."""
+    return find_shipped_file(text, "sweep file", SHIPPED / "sweeps", words)
+
+
+def find_shipped_file(text: str | Path, what: str, folder: Path, words: Iterable[str] = ()) -> Path:
+    """A path that exists, or else the YAML file of this name in a folder of the package."""
     path = Path(text)
     if path.exists() and not path.is_dir():  # a pipe is no file
         return path
-    name = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
-    shipped = list_shipped_recipes()
-    if name in shipped:
-        return SHIPPED / f"{name}.yaml"
-    near = list_near_names(name, [*others, *shipped]) or list_near_names(path.stem, shipped)
-    hint = f"near: {', '.join(near)}" if near else f"there are {', '.join([*others, *shipped])}"
+    shipped = sorted(file.stem for file in folder.glob("*.yaml"))
+    name = path.name.removesuffix(".yaml")
+    if name in shipped and str(path.parent) in FOLDERS:
+        return folder / f"{name}.yaml"
+    names = [*words, *shipped]
+    near = list_near_names(path.stem, names)
+    hint = f"near: {', '.join(near)}" if near else f"there are {', '.join(names)}"
     raise UserError(f"There is no {what} {text}, neither a file nor a shipped one; {hint}.")
-
-
-def list_shipped_recipes() -> list[str]:
-    """The names of the recipes of the package: demo, sweeps/smoke and so on."""
-    names = []
-    for file in sorted(SHIPPED.rglob("*.yaml")):
-        names.append(file.relative_to(SHIPPED).with_suffix("").as_posix())
-    return names
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -9,7 +9,7 @@ import inspect
 import io
 import textwrap
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 Parameters = dict[str, inspect.Parameter]
@@ -27,20 +27,31 @@ class Receiver(NamedTuple):
 def parameters_of(entry: Callable[..., Any]) -> Parameters:
     """The parameters of its signature and of the functions that receive its `**keywords`."""
     parameters = {}
-    for name, parameter in inspect.signature(entry).parameters.items():
+    for name, parameter in read_parameters(entry).items():
         if parameter.kind not in VARIADIC:
             parameters[name] = parameter
     for receiver in find_receivers(entry):
-        for name, parameter in inspect.signature(receiver.entry).parameters.items():
-            if parameter.kind not in VARIADIC and name not in receiver.fixed:
+        for name, parameter in parameters_of(receiver.entry).items():
+            if name not in receiver.fixed:
                 parameters.setdefault(name, parameter)
     return parameters
 
 
+def read_parameters(entry: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of its own signature. An annotation that is a text is read if it can be."""
+    try:
+        return inspect.signature(entry, eval_str=True).parameters
+    except NameError:  # it names what is imported for type checkers alone
+        return inspect.signature(entry).parameters
+
+
 def find_receivers(entry: Callable[..., Any]) -> list[Receiver]:
-    """The functions and classes of its file's namespace that it calls with its `**keywords`."""
+    """The functions and classes that it calls with its `**keywords`.
+
+    They are in its file's namespace, or are the class above it, as `super().__init__`.
+    """
     keywords = []
-    for name, parameter in inspect.signature(entry).parameters.items():
+    for name, parameter in read_parameters(entry).items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             keywords.append(name)
     if not keywords:
@@ -51,6 +62,8 @@ def find_receivers(entry: Callable[..., Any]) -> list[Receiver]:
     for node in ast.walk(parse_source(entry)[0]):
         if isinstance(node, ast.Call) and passes_on(node, keywords[0]):
             called = namespace.get(ast.unparse(node.func))
+            if inspect.isclass(entry) and ast.unparse(node.func) == "super().__init__":
+                called = entry.__mro__[1]
             if inspect.isclass(called) or inspect.isfunction(called):
                 fixed = list(inspect.signature(called).parameters)[: len(node.args)]
                 for keyword in node.keywords:

@@ -2,19 +2,24 @@
 
 import json
 import re
+from inspect import isclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
+from ssvid import __main__ as console
 from ssvid import registry
 from ssvid.arguments import Arguments
-from ssvid.cli import import_function, parse, read_help
-from ssvid.commands import COMMANDS, list_names, phrase_command
+from ssvid.cli import import_function, parse
+from ssvid.commands import COMMANDS, list_names
 from ssvid.errors import UserError
 from ssvid.flags import list_flags
 from ssvid.help_page import SECTIONS, format_entry_help, format_help
 from ssvid.pretrain import pretrain
+from ssvid.trust import trust_modules
 from tests.helpers import ROOT, command, for_each, pretrain_argv, sentence, tells
 
 
@@ -81,15 +86,24 @@ def test_flags_that_cannot_be(argv, tmp_path, flag, value, said):
     assert not out.exists()
 
 
+def list_accepted(entry: Any) -> set[str]:
+    """The settings that the parser takes for a registered class or function."""
+    parser = ArgumentParser(add_help=False, exit_on_error=False)
+    add = parser.add_class_arguments if isclass(entry) else parser.add_function_arguments
+    add(entry, "it", skip={"encoder", "probe"}, fail_untyped=False)
+    names = [action.dest for action in parser._actions]
+    return {name.removeprefix("it.") for name in names if name.startswith("it.")}
+
+
 @for_each("kind", ["encoders", "objectives", "datasets", "probes", "tasks"])
 def test_every_parameter_of_every_registered_name_has_help(kind):
     table = getattr(registry, kind)
     names = [name for name in table.names() if not name.startswith("test_")]
     lacking = []
     for name in names:
-        for flag in list_flags(table[name], skip={"encoder", "probe"}):
-            if not flag.help:
-                lacking.append(f"{name}.{flag.name}")
+        flags = list_flags(table[name], skip={"encoder", "probe"})
+        assert {flag.name for flag in flags} == list_accepted(table[name]), name
+        lacking += [f"{name}.{flag.name}" for flag in flags if not flag.help]
     assert not lacking and len(names) >= 5
 
 
@@ -136,7 +150,7 @@ def test_headings_of_help_hold_flags_that_exist():
     ],
 )
 def test_help_shows_by_position_what_is_taken_by_position(name, usage):
-    assert read_help(name).splitlines()[0].startswith(f"usage: {phrase_command(name)} {usage} [--")
+    assert console.format_help(name).splitlines()[0].startswith(f"usage: ssvid {name} {usage} [--")
 
 
 def test_help_of_a_chosen_name_comes_first_and_has_no_words_of_the_parser():
@@ -221,3 +235,18 @@ def test_the_last_line_is_json_and_a_mistake_is_a_sentence(argv, tmp_path):
     (tmp_path / "empty").mkdir()
     said = sentence(command("ssvid.pretrain", *argv, "--data.root", str(tmp_path / "empty")))
     assert tells(said, str(tmp_path / "empty"))
+
+
+def test_settings_of_a_class_that_hands_others_on_to_the_class_above(tmp_path, monkeypatch):
+    """Its annotations are texts, as with `from __future__ import annotations`."""
+    (tmp_path / "pace.py").write_text(
+        "from __future__ import annotations\n\nfrom objectives.mae import MAE\n\n\n"
+        "class Pace(MAE):\n"
+        "    def __init__(self, encoder, *, rate: float = 0.5, **others):  # of the pace\n"
+        "        super().__init__(encoder, **others)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    trust_modules("pace")
+    page = format_entry_help("objective", "pace:Pace", registry.objectives["pace:Pace"])
+    assert tells(page, "--objective.rate", "X", "0.5", "--objective.mask_ratio", "tokens")
+    assert "--objective.encoder" not in page

@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssvid.arguments import KINDS, Arguments
-from ssvid.cli import import_function, parse, resolver, run_command
+from ssvid.arguments import Arguments
+from ssvid.cli import (
+    import_function,
+    parse,
+    read_command_outline,
+    resolver,
+    run_command,
+)
 from ssvid.command_line import pair_words
 from ssvid.commands import (
     COMMANDS,
@@ -22,7 +28,6 @@ from ssvid.commands import (
     phrase_next,
 )
 from ssvid.errors import UserError
-from ssvid.outlines import read_outline
 from ssvid.pretrain import pretrain
 from ssvid.result_page import format_result
 from ssvid.weights.__main__ import weights
@@ -64,7 +69,7 @@ def test_help_and_refusals_without_torch(name, tmp_path):
 @for_each("name", COMMANDS)
 def test_an_outline_has_the_flags_of_the_command(name):
     """What is read from the source alone is what the imported function says."""
-    outline = read_outline(COMMANDS[name].function, frozenset(KINDS))
+    outline = read_command_outline(name)
     assert outline is not None
     read, imported = Arguments(outline, name), Arguments(import_function(name), name)
     assert read.flags == imported.flags and read.bools == imported.bools
@@ -165,3 +170,11 @@ def test_a_reader_that_leaves_is_no_error():
     ended = subprocess.run(words, stdout=write_end, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(write_end)
     assert ended.returncode == 0 and not ended.stderr
+
+
+def test_json_on_a_terminal_is_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    run_command("suite", ["quick", "--json"])
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    run_command("suite", ["quick"])
+    assert tells(capsys.readouterr().out, "quick", *cells.values())

@@ -7,6 +7,7 @@ from ssvid.near_names import list_near_names
 from ssvid.recipe import (
     SHIPPED,
     find_recipe,
+    find_sweep_file,
     load_recipe,
     merge_recipes,
     set_flags,
@@ -74,7 +75,8 @@ def test_a_key_that_is_no_text_and_a_part_of_nothing(tmp_path):
 def test_a_shipped_recipe_has_its_name_in_every_folder(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_recipe(text) == SHIPPED / "demo.yaml"
-    assert find_recipe("recipes/sweeps/smoke.yaml") == find_recipe("sweeps/smoke")
+    for sweep in ("recipes/sweeps/smoke.yaml", "sweeps/smoke", "smoke"):
+        assert find_sweep_file(sweep) == SHIPPED / "sweeps" / "smoke.yaml"
     file = tmp_path / text
     file.parent.mkdir(exist_ok=True)
     file.write_text("steps: 1\n")
@@ -85,6 +87,15 @@ def test_a_shipped_recipe_has_its_name_in_every_folder(text, tmp_path, monkeypat
 def test_a_recipe_that_does_not_exist(text, near):
     with pytest.raises(UserError, match=facts(text, near)):
         find_recipe(text)
+
+
+def test_a_sweep_file_that_does_not_exist():
+    with pytest.raises(UserError, match=facts("smok", "smoke")):
+        find_sweep_file("sweeps/smok")
+    with pytest.raises(UserError, match=facts("demo", "smoke", "status")):
+        find_sweep_file("demo", ["status"])
+    with pytest.raises(UserError, match=facts("statsu", "status")):
+        find_sweep_file("statsu", ["status"])
 
 
 def test_near_names_have_no_noise():

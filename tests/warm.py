@@ -49,8 +49,9 @@ PRELOAD += (
 )
 PRELOAD += (
     "ssvid.sweep.__main__",
-    "ssvid.data.flow",
-    "ssvid.data.prepare",
+    "ssvid.data.preprocess.flow",
+    "ssvid.data.preprocess.prepare",
+    "ssvid.data.narration.convert",
     "ssvid.text.words",
     "ssvid.doctor",
 )

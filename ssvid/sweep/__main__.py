@@ -18,7 +18,7 @@ from ssvid.commands import list_start_words, list_words
 from ssvid.errors import RunError, UserError, check_positive
 from ssvid.files import read_yaml
 from ssvid.log import log
-from ssvid.recipe import find_recipe
+from ssvid.recipe import find_sweep_file
 from ssvid.sweep import jobs, local, slurm, submission
 from ssvid.sweep.cluster import Cluster
 from ssvid.sweep.folder import SweepFolder
@@ -49,7 +49,7 @@ def submit(
     from ssvid.sweep.plan import read_plan
 
     check_positive(parallel=parallel)
-    file = find_recipe(sweep, "sweep file", list_words("sweep"))
+    file = find_sweep_file(sweep, list_words("sweep"))
     if cluster == "slurm" and not dry_run:
         slurm.check_tools()
     plan = read_plan(str(file))
@@ -77,7 +77,7 @@ def find_sweep_folder(out: str | None) -> SweepFolder:
     if out is not None and not out.endswith((".yaml", ".yml")):
         return SweepFolder(out)
     if out is not None:
-        content = read_yaml(find_recipe(out, "sweep file"), "sweep")
+        content = read_yaml(find_sweep_file(out), "sweep")
         name = content.get("name") if isinstance(content, dict) else None
         return SweepFolder(RUNS / str(name or Path(out).stem))
     files = sorted(RUNS.glob("*/sweep.json"), key=lambda file: file.stat().st_mtime)
