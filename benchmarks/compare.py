@@ -157,21 +157,22 @@ def describe_row(row: dict[str, Any], gain: Gain) -> str:
     return text
 
 
-def warn_of_leaks(pair: Pair) -> list[str]:
-    """Of each side whose score is not valid."""
-    warnings = []
-    for side, result in (("A", pair.a), ("B", pair.b)):
-        leak = format_leak(result)
-        if leak:
-            warnings.append(f"{pair.cell} of {side}: {leak}")
-    return warnings
+def warn_of_leaks(pairs: list[Pair]) -> list[str]:
+    """Of each side the scores that are not valid. Cells with the same leak share a sentence."""
+    cells: dict[str, list[str]] = {}
+    for pair in pairs:
+        for side, result in (("A", pair.a), ("B", pair.b)):
+            leak = format_leak(result)
+            if leak:
+                cells.setdefault(f"{side}: {leak}", []).append(pair.cell)
+    return [f"{leak} ({', '.join(names)})" for leak, names in cells.items()]
 
 
 def warn_of_few(pairs: list[Pair]) -> list[str]:
     """What a reader of all these rows must know."""
     few, single, warnings = [], [], []
+    warnings += warn_of_leaks(pairs)
     for pair in pairs:
-        warnings += warn_of_leaks(pair)
         if len(set(pair.a.test.groups)) <= TOO_FEW_GROUPS:
             few.append(pair.cell)
         if pair.a.is_ungrouped:

@@ -126,13 +126,13 @@ def prepare_run(start: Start, plan: Plan, world: World) -> Prepared:
     """Build all that a run needs. A UserError for what cannot be, before a folder is made."""
     flags, rows = plan.flags, plan.data.split("train")
     model = Classify(start.net, mix=plan.mix, **plan.head)
+    seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
+    clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
     rates = model.compute_rate_factors(*plan.rates)
     trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
     frozen = int(plan.head_warmup * steps)
     settings = Settings.from_flags(flags, steps, world.device, freeze_steps=frozen)
-    seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
-    clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
     return Prepared(start, trained, clips, settings)
 
 

@@ -10,6 +10,9 @@ from tqdm import tqdm
 from ssvid.log import is_shown
 
 LOG_S = 20.0  # seconds between two lines of a bar in a log file
+LOG_LINE = (
+    "{desc}{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+)
 
 
 class LogBar(tqdm):  # type: ignore[type-arg]  # the class cannot be subscripted when it runs
@@ -43,4 +46,4 @@ def progress_bar(
     options |= {"total": total, "unit": unit, "disable": disable or not is_shown()}
     if sys.stderr.isatty():
         return tqdm(mininterval=refresh_s, **options)
-    return LogBar(mininterval=LOG_S, delay=LOG_S, **options)
+    return LogBar(**{"mininterval": LOG_S, "delay": LOG_S, "bar_format": LOG_LINE, **options})

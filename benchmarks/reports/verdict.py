@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from benchmarks.reports.named_probes import Named, compare_named, find_named
 from ssvid.results import TUNED, Gain, Result
 from ssvid.results.text import (
+    TOO_FEW,
     format_gain,
     format_leak,
     format_least,
@@ -16,6 +17,7 @@ from ssvid.results.text import (
     is_old,
     name_floor,
 )
+from ssvid.statistics import TOO_FEW_GROUPS
 
 WARNING = "WARNING"  # the first word of a sentence that stands before all others
 
@@ -31,7 +33,7 @@ def verdict(result: Result, others: Iterable[Result] = ()) -> list[str]:
     else:
         named = find_named(result, [result, *others])
         sentences += over_untrained(result, named) + over_floor(result) + use_of_time(result)
-    sentences += above_chance(result)
+    sentences += above_chance(result) + judge_size(result)
     if result.data.bad_files:
         sentences.append(f"{result.data.bad_files} files could not be read and are in no split.")
     if is_old(result):
@@ -188,6 +190,15 @@ def above_chance(result: Result) -> list[str]:
     if result.score.interval[0] > present[name]:
         return []
     return [f"The score is not shown to be above {name} ({format_percent(present[name])})."]
+
+
+def judge_size(result: Result) -> list[str]:
+    """Whether the test is so small that its differences tell nothing."""
+    groups = len(set(result.test.groups))
+    if not result.gains or groups > TOO_FEW_GROUPS:
+        return []
+    have = "is a single group" if groups == 1 else f"are {groups} groups"
+    return [f"Its test clips {have}: {TOO_FEW}, however large a difference looks."]
 
 
 def judge_fine_tuning(result: Result) -> list[str]:

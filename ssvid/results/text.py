@@ -235,7 +235,7 @@ def format_table(result: Result) -> str:
             name, mark = result.encoder.title, f" {NOT_VALID}" if result.leak.clips else ""
         gain = result.gains.get(row)
         value = f"{format_percent(score.value)}{mark}"
-        lines.append((name, value, format_interval(score.interval), gain_cell(gain)))
+        lines.append((name, value, format_score_interval(score), gain_cell(gain)))
     for name, share in (("chance", result.chance), ("largest class", result.majority)):
         if share is not None:
             lines.append((name, format_percent(share), "", ""))

@@ -51,7 +51,10 @@ def test_a_comparison_warns_of_either_side(tmp_path: Path):
     put(tmp_path / "a", leaky)
     put(tmp_path / "b", sound)
     compared = compare(str(tmp_path / "b"), str(tmp_path / "a"))
-    assert tells(compared["warnings"][0], "B", "18") and compared["cells"][0]["leaks"] == [0, 18]
+    assert tells(compared["warnings"][0], "B", "18", "one") and compared["cells"][0]["leaks"] == [
+        0,
+        18,
+    ]
     assert "18" not in str(compare(str(tmp_path / "b"), str(tmp_path / "b"))["warnings"])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.reports.summary import summarise
 from benchmarks.reports.verdict import verdict
-from ssvid.results import Gain, Leak, Result, Score
+from ssvid.results import TUNED, Gain, Leak, Result, Score
 from ssvid.results.text import (
     TOO_FEW,
     UNKNOWN_LEAST,
@@ -17,6 +17,7 @@ from ssvid.results.text import (
     format_rank,
     format_score_interval,
     format_untrained,
+    name_row,
 )
 from tests.benchmarks.made import make_gain, make_result
 from tests.helpers import tells
@@ -169,3 +170,28 @@ def test_use_of_time_is_claimed_from_the_interaction_alone(gain: Gain, words: st
     gains = {name: value for name, value in result.gains.items() if name != "time"}
     without = say(replace(result, gains={**gains, "single_frame": BETTER, "shuffled": BETTER}))
     assert "uses time" not in without and tells(without, "not tested")
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (BETTER, ("10.0 points above", "random weights")),
+        (WORSE, ("10.0 points BELOW", "random weights")),
+        (UNCLEAR, ("not shown to differ", "random weights", "12.0 points")),
+    ],
+)
+def test_a_fine_tuning_is_judged_by_its_twin(gain: Gain, words: tuple[str, ...]):
+    tuned = replace(ask("linear", gain), kind=TUNED, protocol={"training": {"lr": 0.1}})
+    texts = [say(tuned), sum_up([tuned])]
+    for text in texts:
+        assert tells(text, *words)
+    alone = replace(tuned, gains={}, controls={})
+    assert tells(say(alone), "--twins 1") and "random weights" in say(alone)
+    rows = name_row(tuned, "random"), name_row(ask("linear"), "random")
+    assert "random weights" in rows[0] and "untrained" in rows[1]
+
+
+def test_a_test_of_few_groups_is_called_so():
+    result = ask("linear", clips=12)  # two clips a group
+    assert TOO_FEW in say(result) and TOO_FEW not in say(ask("linear", clips=14))
+    assert TOO_FEW not in say(replace(result, gains={}))
