@@ -26,6 +26,7 @@ class MAE(Objective):
     """Mean squared error of the hidden tokens' pixels."""
 
     tiny_kwargs = {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
+    preset_flags = {"one_gpu": {"encoder": {"name": "vit_base"}}}  # 16 frames of 224 pixels
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class PartialMAE(Objective):
         "dec_depth": 1,
         "dec_heads": 2,
     }
+    preset_flags = {"one_gpu": {"encoder": {"name": "vit_base"}}}  # 16 frames of 224 pixels
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from ssvid import recipe, registry
+from ssvid import presets, recipe, registry
 from ssvid.errors import UserError
 from ssvid.flags import describe_type, show_help
 from ssvid.old_names import names_in, rename_flag, rename_recipe
@@ -66,8 +66,14 @@ class Arguments:
         if {"h", "help"} & flags.keys():
             show_help(self.parser, self.function, flags, self.tables)
             sys.exit(0)
-        self.check_required(flags)
-        namespace, config = self.check(self.parser.parse_args, self.rewrite(pairs), flags)
+        below = self.lay_below(flags)
+        presets.announce(flags, below)
+        whole = presets.merge(below, flags)
+        self.check_required(whole)
+        words = self.rewrite(pairs)
+        if below:
+            words.insert(0, f"--config={json.dumps(to_class_paths(below, self.tables))}")
+        namespace, config = self.check(self.parser.parse_args, words, whole)
         if "seed" in config:
             import torch
 
@@ -84,8 +90,18 @@ class Arguments:
     def resolve(self, flags: Recipe) -> Recipe:
         """A recipe as a complete and checked configuration. Nothing is built."""
         flags = rename_recipe(self.refuse_trust(flags), {}, set(self.parameters))
+        flags = presets.merge(self.lay_below(flags), flags)
         converted = to_class_paths(flags, self.tables)
         return self.check(self.parser.parse_object, converted, flags)[1]
+
+    def lay_below(self, flags: Recipe) -> Recipe:
+        """The flags below the user's: the objective's defaults, a preset, and the run's folder."""
+        if "preset" not in self.parameters:
+            return {}
+        below = presets.lay_below(self.function.__name__, flags)
+        if flags.get("objective") and flags.get("out") is None:
+            below["out"] = presets.name_run(flags)
+        return below
 
     def take_trust(self, pairs: list[list[str]]) -> list[list[str]]:
         """Trust the modules that the command line names, and return the other flags."""

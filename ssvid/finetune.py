@@ -6,14 +6,17 @@ The weights of the last step are tested once. The val split selects nothing; its
 reported beside the test score.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ssvid.data.augment import warn_of_flip
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest, select_labelled
 from ssvid.encoder import Encoder
+from ssvid.engine.advice import advise
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.classify import Classify
 from ssvid.engine.mix import Mix
@@ -26,6 +29,7 @@ from ssvid.errors import UserError
 from ssvid.hub import open_encoder
 from ssvid.log import log
 from ssvid.nn.batchnorm import lacks_statistics
+from ssvid.presets import fit_batch
 from ssvid.results import Result, write_result
 from ssvid.results.provenance import describe_encoder, list_trainings, make_title
 
@@ -45,7 +49,7 @@ def finetune(
     switch_prob: float = 0.5,  # probability of cutmix instead of mixup, if both are on
     dropout: float = 0.0,  # dropout before the head
     head_scale: float = 0.001,  # scale of the head's initial weights
-    augment: str = "resized_flip",  # recipe of ssvid.data.augment; no flip if classes have sides
+    augment: str = "resized_flip",  # recipe of ssvid.data.augment; resized: without the flip
     repeat: int = 1,  # clips of each video in a batch
     test_clips: int = 5,  # test clips of each video, spread evenly over its time
     test_crops: int = 3,  # crops of each test clip, spread along its longer side
@@ -67,16 +71,20 @@ def finetune(
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
     head |= {"classes": len(data.classes), "augment": augment, "repeat": repeat}
     model = Classify(net, mix=mix, **head)
+    warn_of_flip(augment, data.classes, "--augment")
     rows = data.split("train")
+    config["batch_size"] = fit_batch("finetune", config, len(rows))
+    flags = replace(flags, batch_size=config["batch_size"])
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
     rates = model.compute_rate_factors(layer_decay, encoder_rate)
+    seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
+    clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
+    advise(model, clips, flags, world, folder)
     trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
     settings = Settings.from_flags(
         flags, steps, world.device, freeze_steps=int(head_warmup * steps)
     )
     config = identify(config)
-    seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
-    clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
     with hold(folder, config, rows.hash, world):
         numbers = run(trained, clips, settings, folder, config, flags.workers, flags.max_bad)
         result = score(trained, data, settings, folder, config, flags.max_bad, start)

@@ -42,6 +42,7 @@ ROOMS = (
     "ssvid.results",
     "ssvid.engine",
     "ssvid.recipe",
+    "ssvid.presets",
     "ssvid.signatures",
     "ssvid.flags",
     "ssvid.arguments",

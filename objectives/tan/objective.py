@@ -78,6 +78,14 @@ class TAN(Objective):
         "seconds": 8,
         "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6, "dim": 8},
     }
+    # Every sentence is compared with every second of the batch at all stages, so that memory grows
+    # with the square of the batch: 256 windows would take 10 GB and more.
+    default_flags = {"batch_size": 16}
+    preset_flags = {
+        "laptop": {"objective": {"dim": 128, "heads": 4, "video_layers": 2, "joint_layers": 3}},
+        # As published.
+        "one_gpu": {"batch_size": 128, "lr": 1e-4, "lr_batch": None, "weight_decay": 1e-5},
+    }
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """A folder of videos -> Manifest: root/[train|val|test/][class/]...file."""
 
+import logging
 import os
 from pathlib import Path, PurePosixPath
 
@@ -8,6 +9,7 @@ from ssvid.data.labels import to_nfc
 from ssvid.data.manifest import Manifest
 from ssvid.data.splits import SPLIT_OF_NAME
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
@@ -69,6 +71,13 @@ def build_from_paths(
             fps=fps,
         )
         rows.append(row)
+    if (labels or has_splits) and len({row.group for row in rows}) == len(rows):
+        log_once(
+            f"{root}: the names of the files tell no films, so every clip counts as its own film "
+            "or person, and clips of one may be in train and in test. A csv can name them: --data "
+            "csv with a column group.",
+            logging.WARNING,
+        )
     return Manifest.build(rows, root, hold_out=labels and not has_splits)
 
 
