@@ -98,6 +98,7 @@ class Arguments:
         """The flags below the user's: the objective's defaults, a preset, and the run's folder."""
         if "preset" not in self.parameters:
             return {}
+        to_class_paths(flags, self.tables)  # refuses a class that a file must not name
         below = presets.lay_below(self.function.__name__, flags)
         if flags.get("objective") and flags.get("out") is None:
             below["out"] = presets.name_run(flags)

@@ -6,7 +6,6 @@ The weights of the last step are tested once. The val split selects nothing; its
 reported beside the test score.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +66,21 @@ def finetune(
     start = describe_encoder(encoder, f"{make_title(encoder)}, fine-tuned", net)
     folder = RunFolder(out, {"start": start.hash, "before": list_trainings(encoder)})
     world = begin(folder, config, flags)
-    head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
+    head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
     head |= {"classes": len(data.classes), "augment": augment, "repeat": repeat}
     model = Classify(net, mix=mix, **head)
     warn_of_flip(augment, data.classes, "--augment")
     rows = data.split("train")
-    config["batch_size"] = fit_batch("finetune", config, len(rows))
-    flags = replace(flags, batch_size=config["batch_size"])
+    flags = fit_batch("finetune", config, flags, len(rows))
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
     rates = model.compute_rate_factors(layer_decay, encoder_rate)
     seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
     clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
     advise(model, clips, flags, world, folder)
     trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
-    settings = Settings.from_flags(
-        flags, steps, world.device, freeze_steps=int(head_warmup * steps)
-    )
+    freeze_steps = int(head_warmup * steps)
+    settings = Settings.from_flags(flags, steps, world.device, freeze_steps=freeze_steps)
     config = identify(config)
     with hold(folder, config, rows.hash, world):
         numbers = run(trained, clips, settings, folder, config, flags.workers, flags.max_bad)

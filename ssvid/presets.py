@@ -5,18 +5,23 @@ From the bottom up: the command's own defaults, `default_flags` of the objective
 the objective that are its own settings have their defaults in its signature as ever.
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import yaml
 
 from ssvid import registry
+from ssvid.engine.train_flags import TrainFlags
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.recipe import Recipe, load_recipe, merge_recipes, with_name
 
+Flags = TypeVar("Flags", bound=TrainFlags)
+
 PRESETS = Path(__file__).parents[1] / "recipes" / "presets"
 LENGTHS = {"steps", "epochs"}  # of which a command takes one
 SPACINGS = {"fps", "stride", "whole"}  # of a clip, which takes one
-SHOWN = 12  # flags of a preset that are logged
 
 
 def load_preset(name: str, command: str) -> Recipe:
@@ -44,9 +49,10 @@ def lay_below(command: str, flags: Recipe) -> Recipe:
             below = merge_recipes(below, entry.preset_flags.get(preset, {}))
     if read_name(flags.get("encoder")) or (entry and entry.reads_features):
         below = drop_keys(below, {"encoder", "clip"})
-    if SPACINGS & (flags.get("clip") or {}).keys():
+    clip = flags.get("clip")
+    if isinstance(clip, dict) and SPACINGS & clip.keys():
         below["clip"] = drop_keys(below.get("clip", {}), SPACINGS)
-    if any(flags.get(length) is not None for length in LENGTHS):
+    if (flags.get("steps"), flags.get("epochs")) != (None, None):
         below = drop_keys(below, LENGTHS)
     if "objective" in below:  # the parser takes settings of an objective with its name alone
         below["objective"] = {"name": objective, **below["objective"]}
@@ -57,8 +63,9 @@ def merge(below: Recipe, flags: Recipe) -> Recipe:
     """The user's flags over those below. Of settings, those that the user left out stay."""
     merged = {**below, **flags}
     for flag in below.keys() & flags.keys():
-        if isinstance(below[flag], dict):
-            merged[flag] = {**below[flag], **(with_name(flags[flag]) or {})}
+        settings = with_name(flags[flag])
+        if isinstance(below[flag], dict) and isinstance(settings, dict):
+            merged[flag] = {**below[flag], **settings}
     return merged
 
 
@@ -66,16 +73,18 @@ def drop_keys(flags: Recipe, keys: set[str]) -> Recipe:
     return {flag: value for flag, value in flags.items() if flag not in keys}
 
 
-def fit_batch(command: str, config: Recipe, videos: int) -> int:
-    """The batch of a run. That of a preset is never larger than the number of videos.
+def fit_batch(command: str, config: Recipe, flags: Flags, videos: int) -> Flags:
+    """The flags of a run, with a batch that is no larger than the set if a preset chose it.
 
-    A batch that the user typed stays, and so does every other batch without a preset.
+    The batch is changed in `config` too. One that the user typed stays.
     """
-    batch: int = config["batch_size"]
-    if config["preset"] is None or batch <= videos:
-        return batch
-    flags = {"objective": config.get("objective"), "preset": config["preset"]}
-    return videos if lay_below(command, flags).get("batch_size") == batch else batch
+    if config["preset"] is None or flags.batch_size <= videos:
+        return flags
+    left_out = {"objective": config.get("objective"), "preset": config["preset"]}
+    if lay_below(command, left_out).get("batch_size") != flags.batch_size:
+        return flags
+    config["batch_size"] = videos
+    return replace(flags, batch_size=videos)
 
 
 def read_name(value: Any) -> str | None:
@@ -83,7 +92,8 @@ def read_name(value: Any) -> str | None:
     value = with_name(value)
     if not isinstance(value, dict):
         return None
-    return value.get("name") or value.get("class_path")
+    name = value.get("name") or value.get("class_path")
+    return name if isinstance(name, str) else None
 
 
 def name_run(flags: Recipe) -> str:
@@ -93,26 +103,31 @@ def name_run(flags: Recipe) -> str:
 
 
 def announce(flags: Recipe, below: Recipe) -> None:
-    """Log what the user did not say: the encoder, the folder, and what the preset sets."""
-    chosen = [*describe_flags({flag: below[flag] for flag in ("encoder", "out") if flag in below})]
-    if chosen and "objective" in flags:
-        log_once(f"Left out, so chosen here: {', '.join(chosen)}.")
-    if (preset := flags.get("preset")) is None:
-        return
+    """Log the values of flags that the user left out, and who chose them."""
     words = []
     for flag, value in below.items():
-        if flag not in flags and flag not in ("encoder", "out"):
-            words += describe_flags({flag: value})
-    more = ", ..." if len(words) > SHOWN else ""
-    log_once(f"--preset {preset} sets {', '.join(words[:SHOWN])}{more}. Flags of yours win.")
+        settings = flags.get(flag)
+        if isinstance(value, dict):
+            value = drop_keys(
+                value, set(settings) - {"name"} if isinstance(settings, dict) else set()
+            )
+        if value != {} and (
+            settings is None or isinstance(value, dict) and value.keys() - {"name"}
+        ):
+            words.append(describe_flag(flag, value))
+    if not words:
+        return
+    preset = flags.get("preset")
+    source = "Left out, so chosen here" if preset is None else f"Chosen by --preset {preset}"
+    log_once(f"{source}: {' '.join(words)}. Flags of yours win.")
 
 
-def describe_flags(flags: Recipe) -> list[str]:
-    """`--flag value` of each flag. The settings of a name stand in brackets behind it."""
-    words = []
-    for flag, value in flags.items():
-        settings = dict(value) if isinstance(value, dict) else {}
-        name = settings.pop("name", "" if settings else value)
-        text = ", ".join(f"{key} {setting}" for key, setting in settings.items())
-        words.append(f"--{flag} {'null' if name is None else name}{f' ({text})' if text else ''}")
-    return words
+def describe_flag(flag: str, value: Any) -> str:
+    """`--flag value`. The settings of a name stand in brackets behind it."""
+    settings = dict(value) if isinstance(value, dict) else {}
+    name = settings.pop("name", "" if settings else value)
+    if settings:
+        name = (
+            f"{name} ({yaml.safe_dump(settings, default_flow_style=True, width=999).strip()[1:-1]})"
+        )
+    return f"--{flag} {'null' if name is None else name}".replace("  ", " ")

@@ -50,8 +50,7 @@ def pretrain(
     views = flags.clip.views(model.views)
     data = data.suit(views)
     rows = data.split("train")
-    config["batch_size"] = fit_batch("pretrain", config, len(rows))
-    flags = replace(flags, batch_size=config["batch_size"])
+    flags = fit_batch("pretrain", config, flags, len(rows))
     warn_of_flip(views.augment, data.classes, "--objective.augment")
     model.check_data(rows, views, flags.batch_size)
     if init is not None:

@@ -125,7 +125,7 @@ RECIPES = {
 
 
 def name_without_flip(name: str) -> str:
-    """The name of the same recipe without its flip: `crop_flip` -> `crop`, `dpc` -> `dpc_no_flip`."""
+    """The same recipe without its flip: `crop_flip` -> `crop`, `dpc` -> `dpc_no_flip`."""
     return name.replace("_flip", "") if "_flip" in name else f"{name}_no_flip"
 
 
@@ -156,8 +156,8 @@ def warn_of_flip(augment: str, classes: Sequence[str], flag: str) -> None:
     named = next((name for name in classes if words_of_class[name] & words), None)
     if named is not None:
         log_once(
-            f"{flag} {augment} mirrors half of the clips: left and right change places, up and down "
-            f"do not. The class {named!r} names a direction, so if a mirrored clip would have "
+            f"{flag} {augment} mirrors half of the clips: left and right change places, up and "
+            f"down do not. The class {named!r} names a direction, so if a mirrored clip would have "
             f"another class, give {flag} {name_without_flip(augment)}.",
             logging.WARNING,
         )

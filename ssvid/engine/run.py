@@ -166,11 +166,11 @@ def announce_end(
 ) -> None:
     """Log that the run has nothing left to do, with its last loss and where its encoders lie."""
     files = [f"{name}.safetensors" for name in trained.objective.exported_encoders()]
-    place = ", ".join(str(folder.path / file) for file in files) or str(folder.path)
+    paths = ", ".join(str(folder.path / file) for file in files) or str(folder.path)
     loss = f", loss {numbers['loss']:.4f}" if "loss" in numbers else ""
     log.info(
         f"{folder.path} is finished already: step {trained.step} of {settings.steps}{loss}. Its "
-        f"weights are in {place}. To train on, give more --steps, or --init {folder.path} and a "
+        f"weights are in {paths}. To train on, give more --steps, or --init {folder.path} and a "
         "new --out."
     )
 

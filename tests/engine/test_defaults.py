@@ -8,6 +8,7 @@ import yaml
 
 from ssvid import registry
 from ssvid.cli import parse, resolver
+from ssvid.engine.train_flags import TrainFlags
 from ssvid.errors import UserError
 from ssvid.finetune import finetune
 from ssvid.objective import Objective
@@ -19,9 +20,9 @@ SETS = {"mil_nce": "synthetic_narrated", "tan": "synthetic_narrated"}
 NAMES = registry.objectives.names()
 
 
-def argv(name: str, out: Path, *more: str) -> list[str]:
+def argv(name: str, out: Path, *others: str) -> list[str]:
     words = ["--objective", name, "--data", SETS.get(name, "synthetic")]
-    return [*words, "--steps", "2", "--out", str(out), *more]
+    return [*words, "--steps", "2", "--out", str(out), *others]
 
 
 def run(words: list[str]) -> dict[str, Any]:
@@ -96,10 +97,14 @@ def test_another_preset_is_refused():
 
 
 def test_the_batch_of_a_preset_is_no_larger_than_the_set():
-    config = resolve("mae", preset="laptop")
-    assert (fit_batch("pretrain", config, 5), fit_batch("pretrain", config, 9)) == (5, 8)
-    assert fit_batch("pretrain", {**config, "batch_size": 7}, 5) == 7  # the user's own
-    assert fit_batch("pretrain", {**config, "preset": None}, 5) == 8
+    def fit(preset: str | None, batch_size: int, videos: int) -> int:
+        config = resolve("mae", preset=preset, batch_size=batch_size)
+        flags = fit_batch("pretrain", config, TrainFlags(batch_size=batch_size), videos)
+        assert config["batch_size"] == flags.batch_size
+        return flags.batch_size
+
+    assert (fit("laptop", 8, 5), fit("laptop", 8, 9)) == (5, 8)
+    assert (fit("laptop", 7, 5), fit(None, 8, 5)) == (7, 8)  # the user's own
 
 
 def test_a_preset_resumes_as_it_stood(videos: Path, tmp_path: Path):

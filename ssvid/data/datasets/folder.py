@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from ssvid.data import files
 from ssvid.data.labels import to_nfc
 from ssvid.data.manifest import Manifest
-from ssvid.data.splits import SPLIT_OF_NAME
+from ssvid.data.splits import SPLIT_OF_NAME, are_groups_single
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.registry import datasets
@@ -71,7 +71,7 @@ def build_from_paths(
             fps=fps,
         )
         rows.append(row)
-    if (labels or has_splits) and len({row.group for row in rows}) == len(rows):
+    if (labels or has_splits) and are_groups_single(rows):
         log_once(
             f"{root}: the names of the files tell no films, so every clip counts as its own film "
             "or person, and clips of one may be in train and in test. A csv can name them: --data "

@@ -50,7 +50,7 @@ def find_store(root: Path, features: str) -> Path:
     """
     folder = Path(features).expanduser()
     former = root / folder
-    if former != folder and not holds_features(folder) and holds_features(former):
+    if former != folder and holds_features(former) and not holds_features(folder):
         log_once(
             f"--data.features {features} now counts from the current folder, where no features "
             f"are, and no longer from --data.root: give --data.features {former}. The old way "

@@ -19,6 +19,7 @@ import av
 from ssvid.data.quarantine import LISTED, Quarantine
 from ssvid.errors import RunError, UserError
 from ssvid.files import read_json_mapping
+from ssvid.log import log
 from ssvid.progress import progress_bar
 
 # The disk is full; the user's quota is used up; the file is larger than the limit for one file.
