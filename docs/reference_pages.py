@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from ssvid.commands import COMMANDS, CONSOLE
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssvid import registry
 from ssvid.cli import read_help
+from ssvid.commands import COMMANDS, CONSOLE
 from ssvid.encoder import Encoder, build, list_encoders
 from ssvid.recipe import SHIPPED
 from ssvid.registry import Registry

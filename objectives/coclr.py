@@ -19,6 +19,7 @@ from ssvid.engine.logs import draw_clips
 from ssvid.engine.warm_start import load_earlier_run
 from ssvid.errors import UserError, check_positive, check_range
 from ssvid.hub import create_encoder
+from ssvid.log import log
 from ssvid.nn import moco
 from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.queue import Queue
@@ -41,6 +42,9 @@ class CoCLR(Objective):
 
     pooled_only = True
     tiny_kwargs = {"sampler": "random", "dim": 8, "queue": 4, "topk": 2}
+    # Without the net of the other stream it runs as the control, and check_data warns of it.
+    default_flags = {**moco.DEFAULT_FLAGS, "objective": {"sampler": "random"}}
+    preset_flags = moco.PRESET_FLAGS
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class CoCLR(Objective):
             moco.make_momentum_copy(encoder),
             moco.make_momentum_copy(self.head),
         )
+        self.has_random_sampler = sampler == "random"
         self.sampler, self.sampler_head = other_stream(encoder, sampler, dim)
         self.queue, self.second = Queue(queue, dim, ("source",)), Queue(queue, dim)
         # Keys of the current step, features of the other stream, ids of the source videos.
@@ -91,6 +96,12 @@ class CoCLR(Objective):
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         check_negatives(data, "coclr", batch_size, self.queue)
+        if self.has_random_sampler:
+            log.warning(
+                "coclr mines positives with an untrained net, which is a control and no method: "
+                "give --objective.sampler, a run of infonce or coclr with --clip.modality "
+                f"{OTHER[self.encoder.spec.modality]}."
+            )
 
     def forward(self, batch: Batch) -> Loss:
         clips, step = (

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.nn.blocks import (
+    DEFAULT_FLAGS,
+    PRESET_FLAGS,
     check_blocks,
     check_length,
     contrast_rows,
@@ -42,6 +44,8 @@ class DPC(Objective):
     """Dense predictive coding."""
 
     tiny_kwargs = {"blocks": 4, "predicted": 2, "dropout": 0.0}
+    default_flags = DEFAULT_FLAGS
+    preset_flags = PRESET_FLAGS
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class InfoNCE(Objective):
 
     pooled_only = True
     tiny_kwargs = {"dim": 8, "queue": 4}
+    default_flags = moco.DEFAULT_FLAGS
+    preset_flags = moco.PRESET_FLAGS
 
     def __init__(
         self,

@@ -14,6 +14,8 @@ from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import check_positive
 from ssvid.nn.blocks import (
+    DEFAULT_FLAGS,
+    PRESET_FLAGS,
     check_blocks,
     check_length,
     contrast_rows,
@@ -35,6 +37,8 @@ class MemDPC(Objective):
     """Memory-augmented dense predictive coding."""
 
     tiny_kwargs = {"blocks": 4, "predicted": 2, "slots": 6, "dropout": 0.0}
+    default_flags = DEFAULT_FLAGS
+    preset_flags = PRESET_FLAGS
 
     def __init__(
         self,

@@ -39,6 +39,19 @@ class MilNCE(Objective):
         "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6},
     }
 
+    preset_flags = {
+        "one_gpu": {  # as in the authors' training code
+            "encoder": {"name": "s3dg", "stem": "plain", "frames": 16, "size": 224},
+            "clip": {"fps": 5},
+            "optimizer": "adam",
+            "betas": [0.9, 0.999],
+            "weight_decay": 0.0,
+            "lr": 1e-3,
+            "lr_batch": None,
+            "epochs": 300,
+        },
+    }
+
     def __init__(
         self,
         encoder: Encoder,

@@ -24,7 +24,7 @@ from ssvid.nn.gather import gather_rows
 from ssvid.nn.heads import classifier
 from ssvid.nn.masks import Kind, Mask, choose_some, draw_for_clips
 from ssvid.nn.patches import check_divisible
-from ssvid.nn.pixels import Pixels
+from ssvid.nn.pixels import SMALL_DECODER, Pixels
 from ssvid.nn.precise import raise_precision
 from ssvid.nn.sources import check_batch, check_negatives, find_repeats
 from ssvid.objective import Objective, require
@@ -48,6 +48,15 @@ class PartialMAE(Objective):
         "dec_dim": 16,
         "dec_depth": 1,
         "dec_heads": 2,
+    }
+    preset_flags = {
+        "laptop": {
+            "objective": {"drop_ratio": 0.75, **SMALL_DECODER},
+            "encoder": {"name": "vit", "positions": "sincos3d"},
+            "lr": 3e-3,
+            "steps": 300,
+        },
+        "one_gpu": {"encoder": {"name": "vit_base"}},  # 16 frames of 224 pixels
     }
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from ssvid import recipe, registry
+from ssvid import presets, recipe, registry
 from ssvid.command_line import pair_words
 from ssvid.commands import COMMANDS
 from ssvid.errors import UserError
@@ -77,7 +77,8 @@ class Arguments:
         if "print_config" in flags:
             print_text(self.format_config(pairs, flags))
             sys.exit(0)
-        namespace, config = self.check(self.parser.parse_args, self.rewrite(pairs), flags)
+        presets.announce(flags, self.lay_below(flags))
+        namespace, config = self.check_words(pairs, flags)
         if "seed" in config:
             import torch
 
@@ -105,27 +106,52 @@ class Arguments:
             print_text(format_help(self.command, self.function, self.tables, flags))
             sys.exit(0)
         if "print_config" not in flags:
-            self.check_required(flags)
+            self.check_required({**self.name_folder(flags), **flags})
         return pairs, flags
 
     def resolve(self, flags: Recipe) -> Recipe:
         """A recipe as a complete and checked configuration. Nothing is built."""
         flags = rename_recipe(self.refuse_trust(flags), {}, set(self.parameters))
+        flags = presets.merge(self.lay_below(flags), flags)
         converted = to_class_paths(flags, self.tables)
         return self.check(self.parser.parse_object, converted, flags)[1]
+
+    def check_words(self, pairs: list[list[str]], flags: Recipe) -> tuple[Namespace, Recipe]:
+        """The checked values of the command line, over those of an objective and of a preset."""
+        below = self.lay_below(flags)
+        whole = presets.merge(below, flags)
+        self.check_required(whole)
+        words = self.rewrite(pairs)
+        if below:
+            words.insert(0, f"--config={json.dumps(to_class_paths(below, self.tables))}")
+        return self.check(self.parser.parse_args, words, whole)
+
+    def lay_below(self, flags: Recipe) -> Recipe:
+        """The flags below the user's: the objective's defaults, a preset, and the run's folder."""
+        if "preset" not in self.parameters:
+            return {}
+        to_class_paths(flags, self.tables)  # refuses a class that a file must not name
+        below = presets.lay_below(self.function.__name__, flags)
+        return self.name_folder(flags) | below
+
+    def name_folder(self, flags: Recipe) -> Recipe:
+        """The folder of a run whose --out is left out; it is named after the objective."""
+        if "preset" in self.parameters and flags.get("objective") and flags.get("out") is None:
+            return {"out": presets.name_run(flags)}
+        return {}
 
     def format_config(self, pairs: list[list[str]], flags: Recipe) -> str:
         """The resolved configuration as a recipe, which --config takes again.
 
         The folder of the run is no part of it, and neither is a file or a folder that is absent.
         """
-        absent = [name for name in self.list_missing(flags) if name not in self.tables]
-        self.check_required({**flags, **dict.fromkeys(absent, ".")})
+        whole = presets.merge(self.lay_below(flags), flags)
+        absent = [name for name in self.list_missing(whole) if name not in self.tables]
         others = list(pairs)
         others.remove(["print_config"])
         for name in absent:
             others.append([name, "."])
-        config = self.check(self.parser.parse_args, self.rewrite(others), flags)[1]
+        config = self.check_words(others, {**flags, **dict.fromkeys(absent, ".")})[1]
         for name in {*absent, "out"} & config.keys():
             del config[name]
         return yaml.safe_dump(config, sort_keys=False).rstrip()

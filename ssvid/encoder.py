@@ -67,6 +67,11 @@ class Encoder(nn.Module, ABC):
         `layers`: also return the tokens after these blocks.
         """
 
+    def __call__(self, clip: Any, *args: Any, **kwargs: Any) -> Features:
+        """The features of a clip; see `forward`. A UserError if it is no batch of float clips."""
+        check_clip(self.name, clip)
+        return cast(Features, super().__call__(clip, *args, **kwargs))
+
     def spec_grid(self) -> Grid:
         """The token grid of a clip of its own `spec`."""
         return self.grid(self.spec.frames, self.spec.size, self.spec.size)
@@ -113,6 +118,24 @@ class Encoder(nn.Module, ABC):
         std = torch.tensor(self.std, device=clip.device).view(-1, 1, 1, 1)
         return (clip.float() / 255 - mean) / std
 
+    def transform(self, frames: Any) -> Tensor:
+        """Frames of one's own loader, uint8 `T H W C` -> a clip float32 `C T s s`, normalised.
+
+        The short side is resized to the size s of the encoder's clip and the centre is cropped. The
+        frames, an array or a tensor, are those of the clip already. A UserError for other input.
+        """
+        from ssvid.data.augment import RECIPES, crop_frames  # imports decoders only where needed
+
+        pixels = torch.as_tensor(frames)
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+            raise UserError(
+                f"transform takes the frames of one clip, uint8 T H W 3, not {pixels.dtype} "
+                f"{tuple(pixels.shape)}."
+            )
+        nothing_random = torch.zeros(0)
+        planes = pixels.permute(0, 3, 1, 2)
+        return self.normalise(crop_frames(planes, RECIPES["none"], self.spec.size, nothing_random))
+
     @torch.inference_mode()
     def embed(self, path: str | Path, clips: int = 1) -> Tensor:
         """Pooled features `clips D` of a video file, from clips spread evenly over it.
@@ -142,6 +165,28 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def check_clip(name: str, clip: Any) -> None:
+    """Raise a UserError if this is no batch of normalised clips, `B 3 T H W` floats."""
+    if not isinstance(clip, Tensor):
+        raise UserError(f"{name} takes clips as a tensor B 3 T H W, not {type(clip).__name__}.")
+    shape = tuple(clip.shape)
+    if not clip.is_floating_point():
+        hint = "encoder.normalise(clip) turns uint8 B 3 T H W into it"
+    elif clip.ndim == 4:
+        hint = "clip[None] is a batch of one clip"
+    elif clip.ndim == 5 and shape[1] != 3 and shape[2] == 3:
+        hint = "it looks like B T C H W, so give clip.transpose(1, 2)"
+    elif clip.ndim == 5 and shape[1] != 3 and shape[4] == 3:
+        hint = "it looks like B T H W C, so give clip.permute(0, 4, 1, 2, 3)"
+    elif clip.ndim != 5 or shape[1] != 3:
+        hint = "one clip of frames T H W 3 becomes it by encoder.transform(frames)[None]"
+    else:
+        return
+    raise UserError(
+        f"{name} takes normalised float clips B 3 T H W, not {clip.dtype} of shape {shape}: {hint}."
+    )
 
 
 def has_weights(module: nn.Module) -> bool:

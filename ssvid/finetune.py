@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ssvid.data.augment import warn_of_flip
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest, select_labelled
 from ssvid.encoder import Encoder
+from ssvid.engine.advice import advise
 from ssvid.engine.checkpoint import LOG, RunFolder
 from ssvid.engine.classify import Classify
 from ssvid.engine.cost import read_cost
@@ -30,6 +32,7 @@ from ssvid.errors import UserError, check_range
 from ssvid.hub import open_encoder
 from ssvid.log import log
 from ssvid.nn.batchnorm import lacks_statistics
+from ssvid.presets import fit_batch
 from ssvid.results import EncoderInfo, Result, write_result
 from ssvid.results.provenance import describe_encoder, list_trainings, make_title
 from ssvid.results.text import format_leak, format_table
@@ -56,7 +59,7 @@ def finetune(
     switch_prob: float = 0.5,  # probability of cutmix instead of mixup, if both are on
     dropout: float = 0.0,  # dropout before the head
     head_scale: float = 0.001,  # scale of the head's initial weights
-    augment: str = "resized_flip",  # recipe of ssvid.data.augment; no flip if classes have sides
+    augment: str = "resized_flip",  # recipe of ssvid.data.augment; resized: without the flip
     repeat: int = 1,  # clips of each video in a batch
     test_clips: int = 5,  # test clips of each video, spread evenly over its time
     test_crops: int = 3,  # crops of each test clip, spread along its longer side
@@ -74,6 +77,8 @@ def finetune(
     check_range(0, MOST_TWINS, twins=twins)
     flags = FinetuneFlags(**shared)
     data = keep_labelled(data)
+    flags = fit_batch("finetune", config, flags, len(data.split("train")))
+    warn_of_flip(augment, data.classes, "--augment")
     head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
     head |= {"classes": len(data.classes), "augment": augment, "repeat": repeat}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
@@ -122,12 +127,17 @@ class Prepared(NamedTuple):
     settings: Settings
 
 
-def prepare_run(start: Start, plan: Plan, world: World) -> Prepared:
-    """Build all that a run needs. A UserError for what cannot be, before a folder is made."""
+def prepare_run(start: Start, plan: Plan, world: World, is_twin: bool = False) -> Prepared:
+    """Build all that a run needs. A UserError for what cannot be, before a folder is made.
+
+    A twin has the settings of the run before it, so no advice on them is repeated.
+    """
     flags, rows = plan.flags, plan.data.split("train")
     model = Classify(start.net, mix=plan.mix, **plan.head)
     seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
     clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
+    if not is_twin:
+        advise(model, clips, flags, world, start.folder)
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
     rates = model.compute_rate_factors(*plan.rates)
     trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
@@ -169,7 +179,7 @@ def tune_twin(number: int, plan: Plan, config: dict[str, Any], world: World) -> 
         log.info(f"Twin {number}: the same fine-tuning from random weights, in {out}.")
     start = open_start(argument, out, plan.flags)
     config = {**config, "encoder": argument, "out": out, "twins": 0}
-    prepared = prepare_run(start, plan, world)
+    prepared = prepare_run(start, plan, world, is_twin=True)
     with hold(start.folder, config, plan.data.split("train").hash, world):
         return tune(prepared, plan, config)[1]
 

@@ -45,10 +45,10 @@ def is_shown() -> bool:
 
 
 @functools.cache
-def log_once(line: str) -> None:
+def log_once(line: str, level: int = logging.INFO) -> None:
     """Log a line once per process, and only in the first process of a run.
 
     It is for facts about a data set, which a process may open several times.
     """
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-        log.info(line)
+        log.log(level, line)

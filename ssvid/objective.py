@@ -27,6 +27,9 @@ OLD_HOOKS = {
     "on_features": "reads_features",
     "tiny": "tiny_kwargs",
 }
+# What --encoder left out means for an objective that declares nothing else.
+SMALL_VIT = {"name": "vit", "dim": 192, "depth": 6, "heads": 3, "patch": 8}
+SMALL_VIT |= {"frames": 8, "size": 64}
 
 
 class Objective(nn.Module, ABC):
@@ -39,6 +42,11 @@ class Objective(nn.Module, ABC):
     pooled_only: bool = False  # reads only `Features.pooled`, so that tokens may be dropped
     reads_features: bool = False  # learns from stored features and is built without an encoder
     tiny_kwargs: dict[str, Any] = {}  # hyper-parameters of a small one, for the contract tests
+    # Flags of ssvid.pretrain that suit it better than the command's defaults. The encoder, with its
+    # clip, is the one where --encoder is left out: small, so that a first try needs no GPU.
+    default_flags: dict[str, Any] = {"encoder": SMALL_VIT, "clip": {"fps": 8}}
+    # Preset (laptop, one_gpu) -> flags that suit it better than those of the preset's file.
+    preset_flags: dict[str, dict[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

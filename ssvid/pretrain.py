@@ -9,9 +9,11 @@ from typing import Any, cast
 
 from ssvid import registry
 from ssvid.commands import phrase_next
+from ssvid.data.augment import warn_of_flip
 from ssvid.data.manifest import Manifest
 from ssvid.data.training import training
 from ssvid.encoder import Encoder
+from ssvid.engine.advice import advise
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.online import OnlineProbe
 from ssvid.engine.run import begin, run
@@ -21,6 +23,7 @@ from ssvid.engine.train_flags import ClipChange, TrainFlags, check_numbers, coun
 from ssvid.engine.warm_start import warm_start
 from ssvid.errors import UserError
 from ssvid.objective import Objective
+from ssvid.presets import fit_batch
 
 
 def pretrain(
@@ -42,21 +45,25 @@ def pretrain(
     flags = TrainFlags(**shared)
     folder = RunFolder(out)
     world = begin(folder, config, flags)
-    rows = data.split("train")
-    if not len(rows):
+    if not len(data.split("train")):
         raise UserError(f"{data.root} has no clips in the train split, the only one that is read.")
     model = build(objective, encoder, flags.clip, config)
     views = flags.clip.views(model.views)
+    data = data.suit(views)
+    rows = data.split("train")
+    flags = fit_batch("pretrain", config, flags, len(rows))
+    warn_of_flip(views.augment, data.classes, "--objective.augment")
     model.check_data(rows, views, flags.batch_size)
     if init is not None:
         warm_start(model, init)
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
-    trained = prepare(model, views, flags, steps, world)
-    watched = {"stop_on_collapse": stop_on_collapse, "probe_every": probe_every}
-    settings = Settings.from_flags(flags, steps, world.device, **watched)
     samples = training(
         rows, views, seed=flags.seed, short=flags.short_videos, decoder=flags.decoder
     )
+    advise(model, samples, flags, world, folder)
+    trained = prepare(model, views, flags, steps, world)
+    watched = {"stop_on_collapse": stop_on_collapse, "probe_every": probe_every}
+    settings = Settings.from_flags(flags, steps, world.device, **watched)
     probe = None
     if probe_every:
         decoder, workers = flags.decoder, flags.workers

@@ -109,6 +109,9 @@ class Views:
     clip_groups: tuple[int, ...] = ()
     # Largest distance in seconds between the starts of two groups; 0: the same start; None: any.
     max_gap_s: float | None = None
+    # Whether every frame of a clip has to be one of the video. Elsewhere the last frame of a short
+    # video is repeated.
+    needs_all_frames: bool = False
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +65,35 @@ def test_full_size_builds_on_meta_and_declares_itself(name: str):
 @pytest.mark.slow
 def test_every_class_is_among_the_fast():
     assert {type(full(name)) for name in FAST} == {type(full(name)) for name in NAMES}
+
+
+@for_each(
+    "clip, words",
+    [
+        (torch.zeros(1, 3, 4, 16, 16, dtype=torch.uint8), ("torch.uint8", "encoder.normalise")),
+        (torch.zeros(1, 4, 3, 16, 16), ("4, 3, 16, 16", "transpose")),
+        (torch.zeros(1, 4, 16, 16, 3), ("4, 16, 16, 3", "permute")),
+        (torch.zeros(3, 4, 16, 16), ("3, 4, 16, 16", "None")),
+        (torch.zeros(4, 16, 16), ("4, 16, 16", "transform")),
+        (np.zeros((1, 3, 4, 16, 16)), ("ndarray",)),
+    ],
+)
+def test_what_is_no_batch_of_clips_is_one_sentence(clip, words):
+    with pytest.raises(UserError, match=facts("vit", "B 3 T H W", *words)):
+        tiny("vit")(clip)
+
+
+def test_frames_of_an_own_loader_become_a_clip():
+    net = tiny("vit")
+    frames = torch.randint(0, 256, (net.spec.frames, 40, 60, 3), dtype=torch.uint8)
+    clip = net.transform(frames.numpy())
+    size = net.spec.size
+    assert clip.shape == (3, net.spec.frames, size, size) and clip.dtype == torch.float32
+    frames = torch.zeros(net.spec.frames, size, size, 3, dtype=torch.uint8)
+    assert torch.allclose(net.transform(frames), net.normalise(frames.permute(3, 0, 1, 2)))
+    assert net(clip[None]).pooled.shape == (1, net.dim)
+    with pytest.raises(UserError, match=facts("T H W 3", "torch.float32")):
+        net.transform(frames.float())
 
 
 @torch.no_grad()

@@ -44,6 +44,7 @@ ROOMS = (
     "ssvid.results",
     "ssvid.engine",
     "ssvid.recipe",
+    "ssvid.presets",
     "ssvid.signatures",
     "ssvid.outlines",
     "ssvid.flags",

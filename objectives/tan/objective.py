@@ -79,6 +79,11 @@ class TAN(Objective):
         "seconds": 8,
         "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6, "dim": 8},
     }
+    default_flags = {"batch_size": 16}  # memory grows with its square: 256 take 10 GB and more
+    preset_flags = {
+        "laptop": {"objective": {"dim": 128, "heads": 4, "video_layers": 2, "joint_layers": 3}},
+        "one_gpu": {"batch_size": 128, "lr": 1e-4, "lr_batch": None, "weight_decay": 1e-5},
+    }
 
     def __init__(
         self,
@@ -270,11 +275,8 @@ class TAN(Objective):
         teacher: TeacherLogits | None = None,
     ) -> Loss:
         """NCE in both branches, plus the loss of the alignability head if there is one."""
-        targets, spoken, parts = (
-            narration.targets,
-            ~narration.text_padding_mask,
-            dict[str, Tensor](),
-        )
+        targets, spoken = narration.targets, ~narration.text_padding_mask
+        parts: dict[str, Tensor] = {}
         if teacher is not None and self.cotrain != "none":
             joint_pick = self.pick_windows(teacher.joint, narration)
             dual_pick = self.pick_windows(teacher.dual, narration)

@@ -128,6 +128,8 @@ class TwoView(Objective):
 
     pooled_only = True
     tiny_kwargs = {"dim": 8, "hidden": 16}
+    # The encoder of Feichtenhofer et al. 2021.
+    preset_flags = {"one_gpu": {"encoder": {"name": "slow_r50"}}}
 
     def __init__(
         self,

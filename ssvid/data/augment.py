@@ -6,7 +6,10 @@ alone, and rgb and flow of a clip can share it.
 """
 
 import difflib
+import logging
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
+from ssvid.log import log_once
 
 TRIES = 10  # boxes that a resized crop draws before it gives up, as torchvision does
 GEOMETRY_DRAWS = 3 + 2 * TRIES  # uniforms that `crop_frames` uses for a clip
@@ -118,6 +122,45 @@ RECIPES = {
     "dpc": DPC,
     "memdpc": replace(DPC, crop="resized", p_gray=0.25),
 }
+
+
+def name_without_flip(name: str) -> str:
+    """The same recipe without its flip: `crop_flip` -> `crop`, `dpc` -> `dpc_no_flip`."""
+    return name.replace("_flip", "") if "_flip" in name else f"{name}_no_flip"
+
+
+for recipe_name, flipping in list(RECIPES.items()):
+    if flipping.flip:
+        RECIPES[name_without_flip(recipe_name)] = replace(flipping, flip=0.0)
+
+# Words of class names, one of which is enough.
+SIDES = frozenset(
+    (
+        *("left", "right", "leftward", "rightward", "leftwards", "rightwards"),
+        *("clockwise", "anticlockwise", "counterclockwise"),
+    )
+)
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # PushingLeft and pushing_left have two words
+
+
+def warn_of_flip(augment: str, classes: Sequence[str], flag: str) -> None:
+    """Warn once if a recipe mirrors clips whose classes name sides, or both up and down.
+
+    `flag`: the one that names the recipe. Words alone tell it, so it is a warning and no refusal.
+    """
+    if not get_recipe(augment).flip:
+        return
+    words_of_class = {name: set(map(str.lower, WORD.findall(name))) for name in classes}
+    vocabulary = set().union(*words_of_class.values())
+    words = SIDES | ({"up", "down"} if vocabulary >= {"up", "down"} else set())
+    named = next((name for name in classes if words_of_class[name] & words), None)
+    if named is not None:
+        log_once(
+            f"{flag} {augment} mirrors half of the clips: left and right change places, up and "
+            f"down do not. The class {named!r} names a direction, so if a mirrored clip would have "
+            f"another class, give {flag} {name_without_flip(augment)}.",
+            logging.WARNING,
+        )
 
 
 def get_recipe(name: str) -> Augment:

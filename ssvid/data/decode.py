@@ -23,6 +23,7 @@ from ssvid.data.shown import Picture, find_sides
 from ssvid.errors import DecodeError, UserError, describe_error
 
 Frames = UInt8[Tensor, "T C H W"]
+DECODERS = "pyav", "torchcodec"
 
 
 class Span(NamedTuple):
@@ -85,8 +86,8 @@ def read(
     needed, back = np.unique(shown.clip(min=0), return_inverse=True)
     if os.path.isdir(path):
         frames = _stack(path, read_pictures(path, needed))
-    elif decoder not in ("pyav", "torchcodec"):
-        raise UserError(f"There is no decoder {decoder!r}: take pyav or torchcodec.")
+    elif decoder not in DECODERS:
+        raise _unknown_decoder(decoder)
     elif decoder == "pyav" or _needs_pyav(scan_file(path)):
         frames = _read_pyav(path, scan_file(path), needed)
     else:
@@ -94,6 +95,18 @@ def read(
     if len(back) == len(needed) and (back == np.arange(len(back))).all():
         return frames  # the usual case, without a copy
     return frames[torch.from_numpy(back)]
+
+
+def need_decoder(decoder: str) -> None:
+    """Raise a UserError for a decoder that does not exist or cannot be imported."""
+    if decoder not in DECODERS:
+        raise _unknown_decoder(decoder)
+    if decoder == "torchcodec":
+        _import_torchcodec()
+
+
+def _unknown_decoder(decoder: str) -> UserError:
+    return UserError(f"There is no --decoder {decoder!r}: take {' or '.join(DECODERS)}.")
 
 
 def _read_pyav(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
@@ -194,7 +207,8 @@ def _needs_pyav(table: Table) -> bool:
     return table.from_start or table.aspect != 1.0 or bool(table.damaged)
 
 
-def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
+def _import_torchcodec() -> Any:
+    """The class VideoDecoder of torchcodec. A UserError if it cannot be imported."""
     # A RuntimeError: torchcodec is installed, but the libraries of FFmpeg are not.
     try:
         from torchcodec.decoders import VideoDecoder
@@ -203,6 +217,11 @@ def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Fram
             "The decoder torchcodec cannot be imported: install torchcodec and FFmpeg, or take "
             "--decoder pyav."
         ) from error
+    return VideoDecoder
+
+
+def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Frames:
+    decoder = _import_torchcodec()
     options: dict[str, Any] = {
         "stream_index": table.stream,  # by default torchcodec takes the largest picture
         "seek_mode": "exact",
@@ -210,7 +229,7 @@ def _read_torchcodec(path: str | Path, table: Table, needed: np.ndarray) -> Fram
         "dimension_order": "NCHW",
     }
     try:
-        frames = VideoDecoder(os.path.abspath(path), **options).get_frames_at(needed.tolist()).data
+        frames = decoder(os.path.abspath(path), **options).get_frames_at(needed.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
         why = describe_error(error).splitlines()[0]
         raise DecodeError(path, why, float(table.times[needed[0]])) from error

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,7 @@ from ssvid.data.files import VIDEO_SUFFIXES, spell_as_on_disk
 from ssvid.data.splits import SPLIT_OF_NAME, describe_change, fill_splits
 from ssvid.errors import UserError
 from ssvid.log import log_once
-from ssvid.shapes import Row
+from ssvid.shapes import Row, Views
 
 SPLITS = ("train", "val", "test")
 
@@ -32,6 +32,8 @@ class Manifest:
     rows: tuple[Row, ...]
     root: Path
     classes: tuple[str, ...] = ()  # of the whole data set, also after split() and take()
+    # Of a set that is drawn: the set that is drawn for the views of an objective.
+    redraw: Callable[[Views], "Manifest"] | None = None
 
     @classmethod
     def build(
@@ -62,6 +64,13 @@ class Manifest:
         for row in split:
             classes |= row.classes
         return cls(split, root, tuple(sorted(classes)))
+
+    def suit(self, views: Views) -> "Manifest":
+        """The data for these views. Recorded data stay as they are.
+
+        A set that is drawn gets what the views lack: longer videos, flow or features.
+        """
+        return self if self.redraw is None else self.redraw(views)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -137,12 +146,8 @@ def select_labelled(data: Manifest) -> Manifest:
             f"{data.root}: clips have several classes (segments or boxes); this score needs one "
             "label for each clip."
         )
-    folder = _find_single_folder(data)
-    if not len(labelled) and folder:
-        raise UserError(
-            f"{data.root} has one class, for all clips lie in one folder, {folder}: a score needs "
-            "two class folders or more."
-        )
+    if not len(labelled):
+        raise UserError(_explain_absent_labels(data))
     for split in SPLITS:
         if not len(labelled.split(split)):
             raise UserError(
@@ -164,6 +169,31 @@ def select_labelled(data: Manifest) -> Manifest:
 
 def _labels_of(data: Manifest, split: str) -> set[str]:
     return {str(row.label) for row in data.split(split).rows}
+
+
+LAYOUT = "ROOT/CLASS/clip.mp4, or ROOT/train/CLASS/clip.mp4 with test (and val) beside train"
+
+
+def _explain_absent_labels(data: Manifest) -> str:
+    """Why no clip of the data has a label, and how files are laid out for a data set of folders."""
+    folder, first = _find_single_folder(data), data.rows[0].path
+    if not folder:
+        return (
+            f"{data.root} has no labelled clips, and a score needs them: {first} has no class. A "
+            f"folder of videos is laid out as {LAYOUT}; a csv has a column label."
+        )
+    below = data.root / folder
+    inner = {PurePosixPath(row.path).parent.name for row in data.rows}
+    if len(inner) > 1:
+        return (
+            f"{data.root} has no labelled clips: the folder {folder} stands alone in it, and what "
+            f"lies there are the folders {', '.join(sorted(inner)[:3])}, .... Classes are the "
+            f"folders of --data.root ({LAYOUT}): give --data.root {below}."
+        )
+    return (
+        f"{data.root} has one class, for all clips lie in one folder, {folder}: a score needs two "
+        f"class folders or more ({LAYOUT})."
+    )
 
 
 def _find_single_folder(data: Manifest) -> str:

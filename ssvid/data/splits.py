@@ -6,8 +6,9 @@ never in two splits.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from ssvid.shapes import Row
 
@@ -38,6 +39,11 @@ def fill_splits(rows: tuple[Row, ...], hold_out: bool) -> tuple[Row, ...]:
 
 def splits_of(rows: Iterable[Row]) -> set[str]:
     return {row.split for row in rows}
+
+
+def are_groups_single(rows: Sequence[Row]) -> bool:
+    """Whether no group holds two clips, so that groups keep nothing in one split."""
+    return len(set(map(attrgetter("group"), rows))) == len(rows)
 
 
 def describe_change(before: tuple[Row, ...]) -> str:

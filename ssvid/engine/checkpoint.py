@@ -45,6 +45,7 @@ FREE = {
     "keep_checkpoints",
 }
 FREE |= {
+    "preset",  # the values that it gave are compared
     "recompute",
     "stop_on_collapse",
     "max_bad",
@@ -75,6 +76,18 @@ class RunFolder:
 
         Raises a UserError if the folder holds another run or other files.
         """
+        self.check_place()
+        with locked(self.path / "lock", wait=False, what=f"--out {self.path}"):
+            self.compare(config, rows)
+            read_log(self.path)
+            self.checkpoints.mkdir(exist_ok=True)
+            for temporary in self.path.rglob(".*.tmp"):
+                temporary.unlink()  # a writer was killed
+            write_text_whole(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            yield self
+
+    def check_place(self) -> None:
+        """Raise a UserError if no run can be written here. Nothing is made."""
         if self.path.is_file():
             raise UserError(f"--out {self.path} is a file; name a folder.")
         if self.path.is_dir() and not (self.path / "config.yaml").exists():
@@ -85,14 +98,14 @@ class RunFolder:
                     "folder."
                 )
         self.check_links()
-        with locked(self.path / "lock", wait=False, what=f"--out {self.path}"):
-            self.compare(config, rows)
-            read_log(self.path)
-            self.checkpoints.mkdir(exist_ok=True)
-            for temporary in self.path.rglob(".*.tmp"):
-                temporary.unlink()  # a writer was killed
-            write_text_whole(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            yield self
+        existing = next(
+            path for path in (self.path, *self.path.absolute().parents) if path.exists()
+        )
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(
+                f"--out {self.path} cannot be written, for {existing} is no folder that you may "
+                "write to: name another place."
+            )
 
     def check_links(self) -> None:
         """Raise a UserError if a file or folder that the run writes to leads to another place."""

@@ -118,6 +118,7 @@ def train(
             trained.optimizer.zero_grad(set_to_none=True)
             trained.step += 1
             objective.after_step(trained.step / settings.steps)
+            log.time_step(trained.step)
 
             final = trained.step == settings.steps
             # After a signal, all processes stop after this step.

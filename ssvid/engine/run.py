@@ -10,16 +10,23 @@ from typing import Any
 
 import torch
 
+from ssvid.data.decode import need_decoder
 from ssvid.data.loader import train_loader
 from ssvid.data.manifest import Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.data.samples import Samples
-from ssvid.engine.checkpoint import RunFolder, flatten_config, read_training_state, write_provenance
+from ssvid.engine.checkpoint import (
+    RunFolder,
+    flatten_config,
+    read_log,
+    read_training_state,
+    write_provenance,
+)
 from ssvid.engine.distributed import World, agree, gather, join, together
 from ssvid.engine.loop import Trained, export, train
 from ssvid.engine.rendezvous import host_name
 from ssvid.engine.settings import Settings
-from ssvid.engine.train_flags import TrainFlags
+from ssvid.engine.train_flags import TrainFlags, count_steps
 from ssvid.errors import RunError, UserError
 from ssvid.log import log
 from ssvid.objective import Objective
@@ -31,8 +38,11 @@ def begin(folder: RunFolder, config: dict[str, Any], flags: TrainFlags) -> World
     """Set the threads and join the other processes of the run.
 
     A resumed run keeps its number of threads, because another number rounds sums differently. A
-    UserError if the processes were started with different settings.
+    UserError if the processes were started with different settings, if the decoder is not installed
+    or if the folder cannot be written. Nothing is made or announced before.
     """
+    need_decoder(flags.decoder)
+    folder.check_place()
     threads = flags.threads or folder.read_setting("threads")
     if threads is not None:
         if not isinstance(threads, int) or threads < 1:
@@ -69,6 +79,14 @@ def run(
         if world.first:
             # A kill may have come between the checkpoint and the export.
             export(trained, folder, config)
+            warn_of_other_length(state, settings, len(data), folder)
+    quarantine = Quarantine(folder.path if world.first else None, len(data), max_bad)
+    result = {"out": str(folder.path), "step": trained.step}
+    if trained.step >= settings.steps:
+        numbers = read_last_line(folder) if world.first else {}
+        if world.first:
+            announce_end(trained, numbers, settings, folder)
+        return {**result, **numbers, "bad_files": len(quarantine)}
     if world.first:
         write_provenance(folder, data)
         announce(trained, data, settings, folder)
@@ -82,10 +100,9 @@ def run(
         accumulate=settings.accumulate,
         workers=workers,
     )
-    quarantine = Quarantine(folder.path if world.first else None, len(data), max_bad)
     with together(world), closing(iter(batches)) as feed:
         numbers = train(trained, feed, clips.views, settings, folder, quarantine, config, probe)
-    return {"out": str(folder.path), "step": trained.step, **numbers, "bad_files": len(quarantine)}
+    return {**result, "step": trained.step, **numbers, "bad_files": len(quarantine)}
 
 
 def find_newest_checkpoint(folder: RunFolder, world: World) -> dict[str, Any] | None:
@@ -110,6 +127,52 @@ def find_newest_checkpoint(folder: RunFolder, world: World) -> dict[str, Any] | 
                 "all nodes share."
             )
         time.sleep(0.5)
+
+
+def warn_of_other_length(
+    state: dict[str, Any], settings: Settings, videos: int, folder: RunFolder
+) -> None:
+    """Warn if a checkpoint was written by a run of another number of steps.
+
+    To train longer is allowed. But the schedule of the learning rate and of momentum depends on the
+    number of all steps, so the result is not the one that a single run of that length has.
+    """
+    config = state.get("config", {})
+    if config.get("steps") is None and config.get("epochs") is None:
+        return  # a checkpoint of a version that did not record it
+    before = count_steps(config.get("steps"), config.get("epochs"), videos, settings.batch_size)
+    if before == settings.steps or state["step"] >= settings.steps:
+        return
+    rate = settings.rate(state["step"])
+    log.warning(
+        f"{folder.path} was trained for {before} steps and goes on to {settings.steps}: from step "
+        f"{state['step']} on the learning rate is that of a run of {settings.steps} steps "
+        f"({rate:.1e} here), so the result is not that of {settings.steps} steps in one go. For a "
+        f"schedule of its own give --init {folder.path} and a new --out."
+    )
+
+
+def read_last_line(folder: RunFolder) -> dict[str, Any]:
+    """The numbers of the last line of losses of a run; {} if its log has none."""
+    numbers: dict[str, Any] = {}
+    for row in read_log(folder.path):
+        if "loss" in row:
+            numbers = {name: value for name, value in row.items() if name != "step"}
+    return numbers
+
+
+def announce_end(
+    trained: Trained, numbers: dict[str, Any], settings: Settings, folder: RunFolder
+) -> None:
+    """Log that the run has nothing left to do, with its last loss and where its encoders lie."""
+    files = [f"{name}.safetensors" for name in trained.objective.exported_encoders()]
+    paths = ", ".join(str(folder.path / file) for file in files) or str(folder.path)
+    loss = f", loss {numbers['loss']:.4f}" if "loss" in numbers else ""
+    log.info(
+        f"{folder.path} is finished already: step {trained.step} of {settings.steps}{loss}. Its "
+        f"weights are in {paths}. To train on, give more --steps, or --init {folder.path} and a "
+        "new --out."
+    )
 
 
 def announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFolder) -> None:

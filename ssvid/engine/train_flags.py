@@ -69,6 +69,8 @@ UNCHANGED = ClipChange()
 class TrainFlags:
     """The shared flags with the defaults of pretraining."""
 
+    # values for the flags that are left out: laptop (two CPU cores) or one_gpu (of 24 GB)
+    preset: Literal["laptop", "one_gpu"] | None = None
     steps: int | None = None  # steps of the optimiser; give steps or epochs
     epochs: float | None = None  # passes over the clips, instead of steps
     batch_size: int = 256  # videos in a step, over all processes

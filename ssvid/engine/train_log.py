@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ssvid.encoder import evaluating
+from ssvid.engine.advice import describe_duration
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.collapse import monitor_features
 from ssvid.engine.cost import Cost
@@ -19,6 +20,8 @@ from ssvid.log import log
 from ssvid.objective import Objective
 from ssvid.progress import progress_bar
 from ssvid.shapes import Batch, Loss, Views
+
+TIMED_STEPS = 5  # first steps of a start, of which all but the first are timed
 
 ProbeFunction = Callable[[Objective], dict[str, float]]  # objective -> scores of its features
 
@@ -36,7 +39,8 @@ class TrainLog:
         self.cost = Cost(folder.path if first else None)
         self.metrics = Metrics(folder.path, step) if first else None
         self.bar = progress_bar(settings.steps, "step", initial=step, disable=not first)
-        self.world = world
+        self.world, self.total_steps = world, settings.steps
+        self.first_step, self.timed_from_s = step, 0.0
         self.latest_metrics: dict[str, float] = {}  # the numbers of the last line of `write`
         self.probe_scores: dict[str, float] = {}  # the last scores of the online probe
         self.warned_of_short_videos = False
@@ -75,6 +79,22 @@ class TrainLog:
         yield
         self.world.announce_activity("")
         self.waiting_s += time.perf_counter() - start_s
+
+    def time_step(self, step: int) -> None:
+        """Log how long the run will take, once the first steps of this start are timed.
+
+        The first step is left out: it starts the loader's workers, and libraries choose algorithms.
+        """
+        timed = step - self.first_step
+        if not self.metrics or timed not in (1, TIMED_STEPS):
+            return
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize()  # steps are only queued until then
+        if timed == 1:
+            self.timed_from_s = time.perf_counter()
+        elif step < self.total_steps:
+            step_s = (time.perf_counter() - self.timed_from_s) / (TIMED_STEPS - 1)
+            log.info(describe_duration(self.total_steps - step, step_s))
 
     def add(self, loss: Loss, batch: Batch) -> None:
         """Add the losses of a micro-batch to the next line. They stay on the device."""

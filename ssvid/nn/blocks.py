@@ -5,6 +5,7 @@ DPC and MemDPC share this file.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,30 @@ LOOKED_AT = 16  # videos whose length is checked
 # latter.
 NEGATIVES = ("all", "process")
 
+# What --encoder left out means, and the presets, for dpc and memdpc.
+DEFAULT_FLAGS: dict[str, Any] = {
+    "encoder": {"name": "resnet18_2d3d", "width": 32, "frames": 4, "size": 64},
+    "clip": {"fps": 8},
+}
+PRESET_FLAGS: dict[str, dict[str, Any]] = {
+    "laptop": {
+        "objective": {"blocks": 4, "predicted": 2},  # 32 frames of a file
+        "optimizer": "adam",
+        "weight_decay": 1e-5,
+    },
+    "one_gpu": {  # as published on UCF101
+        "encoder": {"name": "resnet18_2d3d", "frames": 5, "stride": 3, "size": 128},
+        "optimizer": "adam",
+        "betas": [0.9, 0.999],
+        "weight_decay": 1e-5,
+        "lr": 1e-3,
+        "lr_batch": None,
+        "min_lr": 1e-3,
+        "warmup": 0.0,
+        "epochs": 300,
+    },
+}
+
 
 def check_blocks(name: str, blocks: int, predicted: int, negatives: str) -> None:
     """Raise UserError if the flags of an objective `name` make no sense."""
@@ -45,7 +70,9 @@ def check_blocks(name: str, blocks: int, predicted: int, negatives: str) -> None
 def make_views(encoder: Encoder, blocks: int, augment: str) -> Views:
     """One clip of `blocks` times the frames of the encoder."""
     long = replace(encoder.spec, frames=blocks * encoder.spec.frames)
-    return Views(clips=(long,), augment=augment, mean=encoder.mean, std=encoder.std)
+    return Views(
+        clips=(long,), augment=augment, mean=encoder.mean, std=encoder.std, needs_all_frames=True
+    )
 
 
 def check_length(data: Manifest, views: Views) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,26 @@ from ssvid.nn import shuffle
 from ssvid.nn.ema import freeze, update_momentum
 from ssvid.nn.queue import Queue
 from ssvid.shapes import Clip
+
+# What --encoder left out means, and the presets, for infonce and coclr.
+DEFAULT_FLAGS: dict[str, Any] = {
+    "encoder": {"name": "resnet18_2d3d", "width": 32, "frames": 8, "size": 64},
+    "clip": {"fps": 8},
+}
+PRESET_FLAGS: dict[str, dict[str, Any]] = {
+    # The queue holds no video twice: 16 keys allow for sets of 16 videos or more.
+    "laptop": {"objective": {"queue": 16}, "optimizer": "adam", "weight_decay": 1e-5},
+    "one_gpu": {  # as published on UCF101, for one of the two GPUs
+        "encoder": {"name": "s3d", "frames": 32, "stride": 1, "size": 128},
+        "optimizer": "adam",
+        "betas": [0.9, 0.999],
+        "weight_decay": 1e-5,
+        "lr": 1e-3,
+        "lr_batch": None,
+        "warmup": 0.0,
+        "epochs": 300,
+    },
+}
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -23,6 +23,9 @@ from ssvid.shapes import Clip, Dropped, Grid, Index, Tokens
 Pixel = Float[Tensor, "B M P"]  # pixels of tokens as predicted: frame, row, column, channel
 Raw = Float[Tensor, "B M C n"]  # the same by channel
 
+# Of the preset laptop: dec_positions are those of its encoder.
+SMALL_DECODER = {"dec_dim": 64, "dec_depth": 1, "dec_heads": 2, "dec_positions": "sincos3d"}
+
 
 class Pixels(nn.Module):
     """The decoder and its targets.

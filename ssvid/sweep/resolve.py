@@ -39,7 +39,7 @@ class Resolver:
     def resolve(self, settings: Settings) -> dict[str, Any]:
         """All flags of one cell. UserError: ssvid.pretrain refuses a flag or a value."""
         flags = {key: value for key, value in settings.items() if not key.startswith(SUITE_PREFIX)}
-        names = {key: value for key, value in flags.items() if key in NAMED}
+        names = {key: value for key, value in flags.items() if key in (*NAMED, "preset")}
         group = json.dumps([names, list(flags)], sort_keys=True)
         if group not in self.configs:
             with explain_refusal(f"{self.path}: the cell {settings}"):

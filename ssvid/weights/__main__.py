@@ -5,6 +5,7 @@ They may come from a published file, from a run's checkpoint or from an exported
 that goes back into the layout it came in keeps its own order of keys, its prefix and its wrapper.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from ssvid.weights.state_dict import read_card
 from ssvid.weights.vit import HEADS, guess_heads
 
 DECODER = ("dec_", "bridge")  # beginnings of the objective's arguments about its decoder
+# Arguments of encoders that say which clip they see, and those of them that space its frames.
+SPACING = "fps", "stride", "whole"
+CLIP = "frames", "size", *SPACING
 # Endings of tensors that are buffers and so no parameters.
 BUFFERS = ("running_mean", "running_var", "queue.keys", "second.keys")
 
@@ -44,6 +48,7 @@ class Source:
     net: Net
     licence: str | None
     published: PublishedFile | None = None  # None: a run wrote the file
+    clip: dict[str, Any] | None = None  # of a run's encoder: frames, size and spacing
 
 
 def weights(
@@ -101,7 +106,8 @@ def open_source(path: Path, trust: bool, entry: str | None = None) -> Source:
     if card is not None and {"name", "kwargs"} <= card.keys():
         ours = {f"encoder.{key}": x for key, x in file.tensors.items()}
         net = Net(card["name"], card["kwargs"])
-        return Source(file, "exported encoder", ours, net, card.get("licence"))
+        clip = dict(card.get("spec") or {}) or None
+        return Source(file, "exported encoder", ours, net, card.get("licence"), clip=clip)
     if is_run_checkpoint(file):
         return open_run_checkpoint(file)
     published = identify_file(file)
@@ -120,9 +126,22 @@ def open_run_checkpoint(file: WeightsFile) -> Source:
             "its encoder."
         )
     encoder, objective = dict(config.get("encoder") or {}), dict(config["objective"] or {})
+    clip = read_clip(encoder, config.get("clip") or {})
     net = Net(encoder.pop("name", None), encoder, objective.pop("name"), objective)
     title = "checkpoint of ssvid.pretrain"
-    return Source(file, title, file.tensors, net, read_run_licence(file.path))
+    return Source(file, title, file.tensors, net, read_run_licence(file.path), clip=clip)
+
+
+def read_clip(encoder: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The clip of a run: that of the encoder's arguments, as the flags `clip` changed it."""
+    clip: dict[str, Any] = {}
+    is_spaced = any(map(change.get, SPACING))
+    for key in CLIP:
+        value = None if is_spaced and key in SPACING else encoder.get(key)
+        value = change.get(key) or value
+        if value:
+            clip[key] = value
+    return clip
 
 
 def describe_source(source: Source) -> dict[str, Any]:
@@ -130,7 +149,8 @@ def describe_source(source: Source) -> dict[str, Any]:
     net, published, tensors = source.net, source.published, source.file.tensors
     name = find_registered_name(net) if published and net.encoder else net.encoder
     phrase = phrase_net(net) if published else f" of {name or net.objective}"
-    log.info(f"{source.file.path}: a {source.title}{phrase}")
+    article = "an" if source.title[0] in "aeiou" else "a"
+    log.info(f"{source.file.path}: {article} {source.title}{phrase}")
     decoder: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for key, value in net.settings.items():
@@ -142,7 +162,8 @@ def describe_source(source: Source) -> dict[str, Any]:
         "layout": published.layout.name if published else source.title,
         "title": source.title,
         "encoder": name,
-        "kwargs": select_changed_arguments(net, name),
+        "kwargs": select_changed_arguments(net, name, uncounted=CLIP if source.clip else ()),
+        "clip": source.clip,
         "objective": net.objective,
         "decoder": decoder or None,
         "settings": settings or None,
@@ -154,15 +175,21 @@ def describe_source(source: Source) -> dict[str, Any]:
     }
 
 
-def select_changed_arguments(net: Net, name: str | None) -> dict[str, Any]:
-    """The encoder's arguments that differ from the defaults of its registered name."""
+def select_changed_arguments(
+    net: Net, name: str | None, uncounted: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The encoder's arguments that differ from the defaults of its registered name.
+
+    `uncounted`: arguments that the clip of a run stands for, which the user may have changed.
+    """
     defaults: dict[str, Any] = {}
     if net.encoder and name:
         defaults = {**read_defaults(net.encoder), **read_fixed_arguments(name)}
     return {
         key: value
         for key, value in net.kwargs.items()
-        if key not in defaults or not are_equal(key, value, defaults[key])
+        if key not in uncounted
+        and (key not in defaults or not are_equal(key, value, defaults[key]))
     }
 
 

@@ -17,10 +17,12 @@ from ssvid.data.augment import (
     crop_frames,
     cut_squares,
     get_recipe,
+    name_without_flip,
+    warn_of_flip,
 )
 from ssvid.errors import UserError
 from ssvid.randomness import uniform
-from tests.helpers import facts, for_each
+from tests.helpers import facts, for_each, tells
 
 
 def draws(index: int) -> torch.Tensor:
@@ -97,6 +99,35 @@ def test_flip_happens_at_its_rate_and_mirrors():
         bool((crop_frames(frames, how, 32, draws(i)) == plain.flip(-1)).all()) for i in range(200)
     ]
     assert 70 < sum(flipped) < 130
+
+
+def test_each_recipe_that_flips_has_a_form_that_does_not():
+    for name, recipe in RECIPES.items():
+        if recipe.flip:
+            assert RECIPES[name_without_flip(name)] == replace(recipe, flip=0.0)
+    assert {"resized", "crop", "crop_colour", "coclr_no_flip", "dpc_no_flip"} <= RECIPES.keys()
+
+
+@for_each(
+    "augment, classes, word",
+    [
+        ("resized_flip", ("PushingLeft", "wave"), "PushingLeft"),
+        ("crop_flip", ("turn_right", "wave"), "turn_right"),
+        ("dpc", ("wave", "spin CLOCKWISE"), "spin CLOCKWISE"),
+        ("coclr", ("moving something down", "moving something up"), "moving something down"),
+        ("crop_flip", ("moving something up", "wave"), None),  # mirrored, up stays up
+        ("resized_flip", ("brightness", "Upright", "leftover"), None),  # whole words alone
+        ("resized", ("left", "right"), None),
+        ("multiscale", ("left", "right"), None),
+        ("crop_flip", (), None),
+    ],
+)
+def test_classes_with_sides_are_told_of_a_flip(augment, classes, word, capsys):
+    capsys.readouterr()
+    warn_of_flip(augment, classes, "--augment")
+    line = capsys.readouterr().err
+    assert bool(line) == (word is not None)
+    assert not word or tells(line, word, f"--augment {name_without_flip(augment)}")
 
 
 def test_unknown_recipe_names_the_near_ones():

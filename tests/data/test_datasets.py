@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from ssvid.data import files
+from ssvid.data.manifest import select_labelled
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from tests.data.bars import picture
@@ -122,8 +123,24 @@ def test_groups_of_one_clip_are_said(tmp_path, capsys):
     datasets["csv"](table(tmp_path / "lone.csv", text.format(2)))
     assert tells(capsys.readouterr().err, "lone.csv", "--data.group")
     datasets["csv"](table(tmp_path / "fine.csv", text.format(1)))
-    datasets["csv"](table(tmp_path / "none.csv", text.format(1).replace("group", "other")))
     assert not tells(capsys.readouterr().err, "--data.group")
+    other = text.format(1).replace("group", "person")
+    for _ in range(2):  # it is told once
+        datasets["csv"](table(tmp_path / "none.csv", other))
+    err = capsys.readouterr().err
+    assert tells(err, "none.csv", "warning", "person", "--data.group") and err.count("--data") == 1
+    datasets["csv"](str(tmp_path / "none.csv"), group="person")
+    datasets["csv"](table(tmp_path / "train.csv", other.replace("test", "train")))
+    assert capsys.readouterr().err == ""  # nothing is held out
+
+
+def test_a_folder_whose_names_tell_no_films_says_so(tmp_path, capsys):
+    datasets["folder"](touch(tmp_path / "plain", "x/1.mp4", "x/2.mp4", "y/1.mp4", "y/2.mp4"))
+    assert tells(capsys.readouterr().err, "warning", str(tmp_path / "plain"), "csv", "group")
+    films = [f"{name}/v_{name}_g0{g}_c0{c}.avi" for name, g, c in product("xy", "12", "12")]
+    datasets["folder"](touch(tmp_path / "films", *films))
+    datasets["folder"](touch(tmp_path / "flat", "1.mp4", "2.mp4"))
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_an_empty_class_is_named(tmp_path):
@@ -160,8 +177,22 @@ def test_folder_layouts(tmp_path, capsys):
         touch(tmp_path / "given", "train/x/1.mp4", "train/y/2.mp4", "val/x/3.mp4", "test/y/4.mp4")
     )
     assert splits(with_splits)["test"] == ["test/y/4.mp4"] and with_splits.classes == ("x", "y")
-    assert capsys.readouterr().err == ""
+    assert "24" not in capsys.readouterr().err, "it makes no splits"
     assert datasets["folder"](str(tmp_path / "classes"), labels=False).classes == ()
+
+
+@for_each(
+    "names, words",
+    [
+        (("a.mp4", "b.mp4"), ("a.mp4", "ROOT/CLASS/clip.mp4")),
+        (("a/b/1.mp4", "a/b/2.mp4"), ("a", "ROOT/CLASS/clip.mp4")),
+        (("videos/x/1.mp4", "videos/y/2.mp4"), ("videos", "x, y", "--data.root {root}/videos")),
+    ],
+)
+def test_a_score_of_a_folder_without_classes_names_the_layout(tmp_path, names, words):
+    data = datasets["folder"](touch(tmp_path, *names))
+    with pytest.raises(UserError, match=facts(*(word.format(root=tmp_path) for word in words))):
+        select_labelled(data)
 
 
 def test_folder_faults(tmp_path):

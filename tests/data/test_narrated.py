@@ -40,7 +40,7 @@ def counted(file):
 def test_features_alone_are_paired_by_the_id(tmp_path):
     root = arrays(tmp_path / "store", {"abc.mp4.npy": 100, "de.f.npy": 80, "deep/g.webm.npy": 70})
     data = datasets["narrated"](
-        root, transcripts=transcript(tmp_path / "t.json", ["abc", "de.f", "g"]), features="."
+        root, transcripts=transcript(tmp_path / "t.json", ["abc", "de.f", "g"]), features=root
     )
     assert fields(data, "video_id", "path", "features", "duration", "split") == [
         ("abc", "abc.mp4.npy", "abc.mp4.npy", 100.0, "train"),
@@ -54,6 +54,21 @@ def test_features_alone_are_paired_by_the_id(tmp_path):
     assert data.groups == ["abc", "de.f", "g"] and np.load(
         data.root / data.rows[2].features
     ).shape == (70, 4)
+
+
+def test_features_count_from_where_the_command_stands(tmp_path, monkeypatch, capsys):
+    """And below the root, with a warning, where they are only there."""
+    root = touch(tmp_path / "root", "notes.txt")
+    spoken_file = transcript(tmp_path / "t.json", ["a"])
+    monkeypatch.chdir(tmp_path)
+    arrays(tmp_path / "root" / "store", {"a.npy": 100})
+    below = datasets["narrated"](root, transcripts=spoken_file, features="store")
+    assert tells(capsys.readouterr().err, "warning", "--data.features store", f"{root}/store")
+    assert below.rows[0].path == "store/a.npy"
+    arrays(tmp_path / "store", {"a.npy": 90})
+    here = datasets["narrated"](root, transcripts=spoken_file, features="store")
+    assert capsys.readouterr().err == "" and here.rows[0].duration == 90
+    assert np.load(here.root / here.rows[0].features).shape == (90, 4)
 
 
 def test_videos_without_features(tmp_path):
@@ -113,7 +128,7 @@ def test_all_that_cannot_be_paired_is_counted_and_listed(tmp_path, capsys):
     )
     list_ = tmp_path / "left.jsonl"
     options = {
-        "features": "store",
+        "features": str(store),
         "durations": durations_csv,
         "held_out": table(tmp_path / "h.txt", "held\nother\n"),
     }
@@ -140,18 +155,22 @@ def test_store_json_says_the_width(tmp_path):
     arrays(tmp_path, {"a.npy": 100}, width=5)
     root = arrays(tmp_path, {"b.npy": 100})
     spoken_file = transcript(tmp_path / "t.json", "ab")
-    assert datasets["narrated"](root, transcripts=spoken_file, features=".").rows[0].video_id == "a"
+    assert (
+        datasets["narrated"](root, transcripts=spoken_file, features=root).rows[0].video_id == "a"
+    )
     table(tmp_path / "store.json", '{"dim": 4}')
-    assert datasets["narrated"](root, transcripts=spoken_file, features=".").rows[0].video_id == "b"
+    assert (
+        datasets["narrated"](root, transcripts=spoken_file, features=root).rows[0].video_id == "b"
+    )
     table(tmp_path / "store.json", "{}")
-    check_refusal("narrated", root, "store.json", transcripts=spoken_file, features=".")
+    check_refusal("narrated", root, "store.json", transcripts=spoken_file, features=root)
 
 
 def test_the_first_share_of_the_ids_is_val(tmp_path):
     ids = list(map("v{:02d}".format, range(59)))
     root = arrays(tmp_path, dict.fromkeys(map("{}.npy".format, ids), 65))
     spoken_file = transcript(tmp_path / "t.json", reversed(ids))
-    data = datasets["narrated"](root, transcripts=spoken_file, features=".")
+    data = datasets["narrated"](root, transcripts=spoken_file, features=root)
     assert splits(data) == {
         "train": [f"{id}.npy" for id in ids[2:]],
         "val": ["v00.npy", "v01.npy"],
@@ -159,13 +178,13 @@ def test_the_first_share_of_the_ids_is_val(tmp_path):
     }
     assert (
         len(
-            datasets["narrated"](root, transcripts=spoken_file, features=".", val=0.0).split(
+            datasets["narrated"](root, transcripts=spoken_file, features=root, val=0.0).split(
                 "train"
             )
         )
         == 59
     )
-    check_refusal("narrated", root, "--val", "2", transcripts=spoken_file, features=".", val=2.0)
+    check_refusal("narrated", root, "--val", "2", transcripts=spoken_file, features=root, val=2.0)
 
 
 def test_plain_lists_and_folders_of_transcripts(tmp_path):
@@ -175,7 +194,7 @@ def test_plain_lists_and_folders_of_transcripts(tmp_path):
     table(tmp_path / "said/a.txt", "cut it\nboil it\n")
     for folder in "xy":
         table(tmp_path / f"said/{folder}/1.srt", f"1\n00:00:01,000 --> 00:00:02,000\n{folder}\n")
-    data = datasets["narrated"](root, transcripts="said", features=".")
+    data = datasets["narrated"](root, transcripts="said", features=root)
     assert fields(data, "video_id", "path", "sentences") == [
         ("a", "a.npy", ((0.0, 65.0, "cut it"), (0.0, 65.0, "boil it"))),
         ("x/1", "x/1.npy", ((1.0, 2.0, "x"),)),
@@ -191,10 +210,14 @@ def test_faults_of_flags(tmp_path):
         (str(tmp_path / "none"), {}, ("none", "--data.root")),
         (empty, {}, ("--data.root", "--data.features")),
         (empty, {"features": "none"}, ("none", "--data.features")),
-        (empty, {"features": "."}, (empty, ".npy")),
-        (root, {"features": ".", "transcripts": "none.json"}, ("none.json",)),
-        (root, {"features": ".", "held_out": table(tmp_path / "h.txt", "two words\n")}, ("h.txt",)),
-        (root, {"features": ".", "durations": table(tmp_path / "d.csv", "a\nb\n")}, ("d.csv",)),
+        (empty, {"features": empty}, (empty, ".npy")),
+        (root, {"features": root, "transcripts": "none.json"}, ("none.json",)),
+        (
+            root,
+            {"features": root, "held_out": table(tmp_path / "h.txt", "two words\n")},
+            ("h.txt",),
+        ),
+        (root, {"features": root, "durations": table(tmp_path / "d.csv", "a\nb\n")}, ("d.csv",)),
     ]:
         check_refusal("narrated", where, *words, **{"transcripts": spoken_file, **options})
 
@@ -204,7 +227,7 @@ def test_the_published_list_of_held_out_ids(shared, tmp_path):
     ids = held.read_text().split()[:3]
     root = arrays(tmp_path, dict.fromkeys(map("{}.mp4.npy".format, [*ids, "trains"]), 100))
     spoken_file = transcript(tmp_path / "t.json", [*ids, "trains"])
-    data = datasets["narrated"](root, transcripts=spoken_file, features=".", held_out=str(held))
+    data = datasets["narrated"](root, transcripts=spoken_file, features=root, held_out=str(held))
     assert fields(data, "video_id") == ["trains"]
 
 
@@ -216,7 +239,7 @@ HTM = {"b": [[0, 9.5, 12, "later"], [1, 1.5, 3, "first"]], "a": [[1, 0, 2.5, "x"
 def test_htm_align_keeps_flags_and_order(tmp_path):
     root = arrays(tmp_path / "s", {"a.mp4.npy": 30, "b.mp4.npy": 40, "other.npy": 5})
     file = table(tmp_path / "htm_align.json", json.dumps(HTM))
-    data = datasets["htm_align"](root, features=".")
+    data = datasets["htm_align"](root, features=root)
     assert fields(data, "video_id", "split", "duration") == [
         ("a", "test", 30.0),
         ("b", "test", 40.0),
@@ -256,13 +279,13 @@ def test_missing_videos_are_refused_or_skipped(tmp_path, capsys):
     root = arrays(tmp_path, {"a.npy": 30})
     table(tmp_path / "htm_align.json", json.dumps({**HTM, "c": HTM["a"]}))
     words = ("2", "3", "b", "--data.missing", SOURCES["htm_align"].site)
-    check_refusal("htm_align", root, *words, features=".")
-    data = datasets["htm_align"](root, features=".", missing="skip")
+    check_refusal("htm_align", root, *words, features=root)
+    data = datasets["htm_align"](root, features=root, missing="skip")
     assert fields(data, "video_id") == ["a"]
     assert tells(capsys.readouterr().err, "htm_align.json", "2", "b")
     table(tmp_path / "htm_align.json", json.dumps({"b": HTM["b"]}))
     check_refusal(
-        "htm_align", root, "1", "b", features=".", missing="skip"
+        "htm_align", root, "1", "b", features=root, missing="skip"
     )  # none at all is never right
 
 
@@ -273,7 +296,7 @@ def test_the_real_youcook2_list(shared, tmp_path):
     file = shared / "annotations/youcook2/validation_youcook.csv"
     ids = {row["video_id"] for row in csv.DictReader(io.StringIO(files.read_text(file)))}
     root = arrays(tmp_path, dict.fromkeys(map("{}.mp4.npy".format, ids), 3))
-    data = datasets["youcook2"](root, annotations=str(file), features=".")
+    data = datasets["youcook2"](root, annotations=str(file), features=root)
     assert (
         len(data) == 436 == len(data.split("test"))
         and sum(len(row.sentences) for row in data.rows) == 3350
@@ -284,7 +307,7 @@ def test_the_real_youcook2_list(shared, tmp_path):
         list(row.sentences) == sorted(row.sentences, key=lambda s: s[0]) for row in data.rows
     )
     assert not DROPPED & ids  # those that TAN drops are no part of this list
-    assert len(datasets["youcook2"](root, annotations=str(file), features=".", drop=True)) == 436
+    assert len(datasets["youcook2"](root, annotations=str(file), features=root, drop=True)) == 436
 
 
 def test_youcook2_lists_of_both_forms(tmp_path):
@@ -295,16 +318,16 @@ def test_youcook2_lists_of_both_forms(tmp_path):
         {"segment": [47, 60], "id": 0, "sentence": "cut"},
         {"segment": [5, 9], "id": 1, "sentence": "boil"},
     ]
-    both = datasets["youcook2"](root, features=".")
+    both = datasets["youcook2"](root, features=root)
     assert both.rows[0].sentences == ((5.0, 9.0, "boil"), (47.0, 60.0, "cut")) and len(both) == 2
-    one = datasets["youcook2"](root, features=".", drop=True)
+    one = datasets["youcook2"](root, features=root, drop=True)
     assert fields(one, "video_id") == ["a"]
     base = {
         "a": {"subset": "validation", "annotations": part},
         "t": {"subset": "training", "annotations": part},
     }
     table(tmp_path / "youcookii_annotations_trainval.json", json.dumps({"database": base}))
-    assert datasets["youcook2"](root, features=".").rows == one.rows
+    assert datasets["youcook2"](root, features=root).rows == one.rows
     for bad, words in [
         ("end,start,text\n1,0,x\n", ("start", "end", "text", "video_id")),
         ("end,start,text,video_id\n1,2,x,a\n", ("1", "a")),
@@ -321,7 +344,7 @@ def test_youcook2_lists_of_both_forms(tmp_path):
         ),
     ]:
         file = table(tmp_path / f"bad.{'json' if bad[0] in '[{' else 'csv'}", bad)
-        check_refusal("youcook2", root, file, *words, features=".", annotations=file)
+        check_refusal("youcook2", root, file, *words, features=root, annotations=file)
 
 
 def test_the_real_msrvtt_lists_are_the_same_pairs(shared, tmp_path):
@@ -331,7 +354,7 @@ def test_the_real_msrvtt_lists_are_the_same_pairs(shared, tmp_path):
     ]
     ids = [row["video_id"] for row in csv.DictReader(io.StringIO(files.read_text(lists[0])))]
     root = arrays(tmp_path, dict.fromkeys(map("{}.npy".format, ids), 10))
-    data = [datasets["msrvtt"](root, annotations=str(file), features=".") for file in lists]
+    data = [datasets["msrvtt"](root, annotations=str(file), features=root) for file in lists]
     assert data[0].rows == data[1].rows and len(data[0].split("test")) == 1000
     assert data[0].rows[0].sentences == ((0.0, 10.0, "a person is connecting something to system"),)
     assert all(len(row.sentences) == 1 for row in data[0].rows)

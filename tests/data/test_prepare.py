@@ -62,6 +62,15 @@ def test_scan_only_writes_no_video(source, tmp_path):
     ]
 
 
+def test_bad_files_are_named_with_the_reason_and_the_list(source, tmp_path, capsys):
+    for number in range(5):
+        (source / f"worse{number}.mp4").write_bytes(b"nothing")
+    prepare(str(source), str(tmp_path / "out"), workers=1)
+    line = capsys.readouterr().err
+    assert tells(line, "6 bad", "bad.mp4:", "1 more", str(tmp_path / "out" / "quarantine.jsonl"))
+    assert line.count("worse") == 4  # five are named
+
+
 def test_a_scan_needs_no_folder(source, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     result = prepare(str(source), scan_only=True, workers=1)

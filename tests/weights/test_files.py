@@ -70,6 +70,21 @@ def test_what_is_left_out_is_as_the_file_has_it(tmp_path: Path, capsys):
     )  # matched, missing or unexpected, beside the encoder
 
 
+def test_a_run_is_described_by_its_own_clip(videos: Path, tmp_path: Path, capsys):
+    run = tmp_path / "run"
+    flags = ("--clip.frames", "2", "--clip.fps", "5", "--steps", "1")
+    run_pretrain(videos, run, *flags)
+    clip = {"frames": 2, "size": 16, "fps": 5.0}
+    for file in (run, next((run / "checkpoints").iterdir())):
+        capsys.readouterr()
+        described = weights(str(file))
+        assert described["clip"].items() >= clip.items()
+        assert described["clip"].get("stride") is None
+        assert not {"frames", "size", "stride"} & described["kwargs"].keys()
+    weights(str(run))
+    assert tells(capsys.readouterr().err, "an exported encoder")
+
+
 def test_what_does_not_fit_is_one_sentence(file: Path, tmp_path: Path):
     for name, change, words in (
         ("vit_base", {}, ("dim", "64", "768")),

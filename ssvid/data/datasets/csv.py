@@ -6,6 +6,7 @@ Clips of one group are never in two splits.
 import csv as table
 import io
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ssvid.data import files
 from ssvid.data.labels import parse_label, spell_whole_numbers
 from ssvid.data.lines import COMMENT
 from ssvid.data.manifest import Manifest
-from ssvid.data.splits import SPLIT_OF_NAME
+from ssvid.data.splits import SPLIT_OF_NAME, are_groups_single, splits_of
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.registry import datasets
@@ -72,7 +73,7 @@ def csv(
         )
         rows.append(row)
     group_column = group or next((name for name in ("subject", "group") if name in columns), None)
-    _warn_of_single_groups(file, rows, group_column)
+    _warn_of_groups(file, rows, group_column, columns)
     return Manifest.build(rows, file.parent, source=file)
 
 
@@ -92,9 +93,16 @@ def _read_split(line: Line, column: str) -> str:
     return (line.get(column) or "train").strip()
 
 
-def _warn_of_single_groups(file: Path, rows: list[Row], column: str | None) -> None:
-    """Groups of one clip protect nothing. This is logged and not refused, for it may be right."""
-    if column is not None and len({row.group for row in rows}) == len(rows) > 1:
+def _warn_of_groups(file: Path, rows: list[Row], column: str | None, columns: list[str]) -> None:
+    """Warn if no group holds two clips, so that none protects a split. It may be right."""
+    if column is None and splits_of(rows) != {"train"}:
+        log_once(
+            f"{file}: no group column among {', '.join(columns)}, so every clip counts as its own "
+            "film or person, and clips of one may be in train and in test: --data.group COLUMN "
+            "names the column of it.",
+            logging.WARNING,
+        )
+    if column is not None and len(rows) > 1 and are_groups_single(rows):
         log_once(
             f"{file}: each group of column {column!r} holds one clip. If clips share a film or a "
             "person, name the column of it with --data.group, or they may be in train and in test."

@@ -1,13 +1,15 @@
 """A folder of videos -> Manifest: root/[train|val|test/][class/]...file."""
 
+import logging
 import os
 from pathlib import Path, PurePosixPath
 
 from ssvid.data import files
 from ssvid.data.labels import to_nfc
 from ssvid.data.manifest import Manifest
-from ssvid.data.splits import SPLIT_OF_NAME
+from ssvid.data.splits import SPLIT_OF_NAME, are_groups_single
 from ssvid.errors import UserError
+from ssvid.log import log_once
 from ssvid.registry import datasets
 from ssvid.shapes import Row
 
@@ -69,6 +71,13 @@ def build_from_paths(
             fps=fps,
         )
         rows.append(row)
+    if (labels or has_splits) and are_groups_single(rows):
+        log_once(
+            f"{root}: the names of the files tell no films, so every clip counts as its own film "
+            "or person, and clips of one may be in train and in test. A csv can name them: --data "
+            "csv with a column group.",
+            logging.WARNING,
+        )
     return Manifest.build(rows, root, hold_out=labels and not has_splits)
 
 

@@ -32,7 +32,7 @@ def htm_align(
     root: str,  # folder of the videos, or of their features: ID.mp4, ID.npy, ID.mp4.npy
     *,
     annotations: str | None = None,  # htm_align.json; default: searched in and beside root
-    # folder of stored features with one row per second (below root, or absolute)
+    # folder of stored features with one row per second
     features: str | None = None,
     missing: Missing = "refuse",  # skip: leave out and list the videos that cannot be used
 ) -> Manifest:

@@ -22,7 +22,7 @@ def msrvtt(
     *,
     # csv of key, vid_key, video_id, sentence; default: searched in and beside root
     annotations: str | None = None,
-    # folder of stored features with one row per second (below root, or absolute)
+    # folder of stored features with one row per second
     features: str | None = None,
     missing: Missing = "refuse",  # skip: leave out and list the videos that cannot be used
 ) -> Manifest:

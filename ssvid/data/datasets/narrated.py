@@ -25,7 +25,7 @@ def narrated(
     transcripts: str,
     # where a video has several transcripts, the one to read: en of ID.en.vtt and ID.de.vtt
     language: str | None = None,
-    # folder of stored features with one row per second (below root, or absolute)
+    # folder of stored features with one row per second
     features: str | None = None,
     held_out: str | None = None,  # list of ids that are never trained on, as htm_holdout_vid.txt
     durations: str | None = None,  # csv of ids and seconds, which saves the scan of each video

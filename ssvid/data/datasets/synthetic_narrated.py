@@ -5,26 +5,33 @@ The true times of the sentences are in a file beside the videos, in the form of 
 
 import hashlib
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 
 from ssvid.data import synthetic as drawing
 from ssvid.data.datasets.synthetic import default_folder
+from ssvid.data.decode import read
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration import synthetic_narrator
 from ssvid.data.narration.synthetic_narrator import Action, Utterance
-from ssvid.data.store import Store
+from ssvid.data.store import Store, path_of_video, write_features
 from ssvid.errors import UserError
+from ssvid.files import locked
+from ssvid.log import log
 from ssvid.randomness import uniform
 from ssvid.registry import datasets
-from ssvid.shapes import Row
+from ssvid.shapes import Row, Views, Window
 
 VERSION = 2  # of scripts and narration; sets of another version are drawn again
 # Of val and test: id -> [[alignable, start, end, sentence], ...] in the order of speech.
 TRUTH = "htm_align.json"
 SPEED = 0.25  # of a shape, in pictures per second
 RADIUS = 0.3, 0.36  # from, to; fraction of the picture
+FEATURE_SIDE = 32  # pixels; 32 x 32 are the 1024 numbers that an aligner of default size reads
 
 
 @datasets.register("synthetic_narrated")
@@ -74,7 +81,41 @@ def synthetic_narrated(
         (unfinished / TRUTH).write_text(json.dumps(truth, indent=1))
 
     drawing.fill_once(folder, settings, fill)
-    return Manifest.build(rows, folder)
+    built = Manifest.build(rows, folder)
+    return built if store else replace(built, redraw=partial(add_features, built))
+
+
+def add_features(data: Manifest, views: Views) -> Manifest:
+    """The set with features that are drawn from the films, for an objective that reads features.
+
+    The feature of a second is its first frame, gray and of FEATURE_SIDE pixels. An aligner learns
+    little from them; `ssvid.extract --per_second` stores better ones for --data.features.
+    """
+    if not isinstance(views.text, Window):
+        return data
+    root = data.root / "pixels"
+    log.info(
+        f"{data.root}: without --data.features the features are the gray pixels of each second, in "
+        f"{root}; python -m ssvid.extract --per_second stores those of an encoder."
+    )
+    rows = []
+    with locked(data.root / ".pixels.lock", wait=True, what=f"The features of {data.root}"):
+        for row in data.rows:
+            path = path_of_video(root, row.video_id, ".npy")
+            if not path.exists():
+                write_features(
+                    path, read_gray_seconds(data.root / row.path, int(row.duration or 0))
+                )
+            rows.append(replace(row, features=str(path.absolute())))
+    return replace(data, rows=tuple(rows))
+
+
+def read_gray_seconds(path: Path, seconds: int) -> np.ndarray:
+    """The first frame of each second, gray, 0 to 1: `seconds` x FEATURE_SIDE**2."""
+    frames = read(path, np.arange(seconds, dtype=np.float64))  # T 3 H W
+    gray = frames.float().mean(1, keepdim=True) / 255
+    side = (FEATURE_SIDE, FEATURE_SIDE)
+    return F.interpolate(gray, side, mode="bilinear", antialias=True).flatten(1).numpy()
 
 
 def _make_row(

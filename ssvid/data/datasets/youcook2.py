@@ -28,7 +28,7 @@ def youcook2(
     *,
     # validation_youcook.csv of MIL-NCE, or the official json; default: searched in and beside root
     annotations: str | None = None,
-    # folder of stored features with one row per second (below root, or absolute)
+    # folder of stored features with one row per second
     features: str | None = None,
     drop: bool = False,  # leave out the four videos that TAN leaves out
     missing: Missing = "refuse",  # skip: leave out and list the videos that cannot be used

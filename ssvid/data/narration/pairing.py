@@ -3,6 +3,7 @@
 All narrated data sets use this to pair transcripts with videos.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from ssvid.data.narration.skipped import LeftOut
 from ssvid.data.official import Source, where_to_get
 from ssvid.data.store import Store, list_features, read_features
 from ssvid.errors import DecodeError, UserError
+from ssvid.log import log_once
 from ssvid.shapes import Row
 
 # Reasons. They are written to files.
@@ -40,6 +42,30 @@ class VideoFiles(NamedTuple):
     details: str = ""
 
 
+def find_store(root: Path, features: str) -> Path:
+    """The folder that --data.features names, from the folder where the command stands.
+
+    An earlier version counted it from --data.root. That works for one more version, with a warning,
+    where features lie only there.
+    """
+    folder = Path(features).expanduser()
+    former = root / folder
+    if former != folder and holds_features(former) and not holds_features(folder):
+        log_once(
+            f"--data.features {features} now counts from the current folder, where no features "
+            f"are, and no longer from --data.root: give --data.features {former}. The old way "
+            "works for one more version.",
+            logging.WARNING,
+        )
+        return former
+    return folder
+
+
+def holds_features(folder: Path) -> bool:
+    """Whether a .npy file lies anywhere below the folder."""
+    return folder.is_dir() and next(list_features(folder), None) is not None
+
+
 class VideoFinder:
     """Finds the files of a video id and checks them, each once.
 
@@ -56,7 +82,7 @@ class VideoFinder:
         self.videos = self._first_of_id(files.list_videos(root))
         self.stored: dict[str, str] = {}
         if features is not None:
-            folder = root / Path(features).expanduser()
+            folder = find_store(root, features)
             self.store = files.need_folder(folder, "--data.features")
             paths = [path.relative_to(folder).as_posix() for path in list_features(folder)]
             self.stored = self._first_of_id(sorted(paths))
@@ -121,7 +147,7 @@ class VideoFinder:
         if not length or seconds is not None and abs(length - seconds) > max(FAR_S, FAR * seconds):
             details = f"{file} has {length} rows, the video {seconds or 0:.1f} s"
             return VideoFiles(why=LENGTH, details=details)
-        is_below = file.is_relative_to(self.root)
+        is_below = file.absolute().is_relative_to(self.root.absolute())
         path = os.path.relpath(file, self.root) if is_below else str(file.absolute())
         return VideoFiles(video or path, path, float(length))
 

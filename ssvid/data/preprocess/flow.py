@@ -31,7 +31,14 @@ from ssvid.data.decode import Frames, read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.pictures import list_pictures
 from ssvid.data.preprocess.flow_file import TAG, open_flow, read_tag
-from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
+from ssvid.data.preprocess.pool import (
+    FileResult,
+    check_settings,
+    list_bad,
+    raise_if_full,
+    run_all,
+    warn_of_bad,
+)
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.scan import NEAR
 from ssvid.errors import DecodeError, UserError, check_positive, check_range
@@ -148,6 +155,7 @@ def compute(
     written = run_all(write, [result.path for result in left], workers, "flow")
     with raise_if_full(target):
         list_bad(bad, data.root, [*scanned, *written])
+    warn_of_bad(bad)
     if target.resolve() != flow_root(data).resolve():
         log.info(f"Give training the same folder: SSVID_FLOW={target}")
     return {

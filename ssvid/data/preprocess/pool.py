@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import av
 
-from ssvid.data.quarantine import Quarantine
+from ssvid.data.quarantine import LISTED, Quarantine
 from ssvid.errors import RunError, UserError
 from ssvid.files import read_json_mapping
+from ssvid.log import log
 from ssvid.progress import progress_bar
 
 # The disk is full; the user's quota is used up; the file is larger than the limit for one file.
@@ -75,6 +76,23 @@ def list_bad(bad: Quarantine, root: Path, results: Iterable[FileResult]) -> None
     for result in results:
         if result.why:
             bad.add(root / result.path, result.time, result.why)
+
+
+def warn_of_bad(bad: Quarantine) -> None:
+    """Name the bad files, and where all of them are listed.
+
+    A scan without --out writes no list, so all are named.
+    """
+    if not len(bad):
+        return
+    named = list(bad.bad.items())[: LISTED if bad.file is not None else None]
+    lines = [f"{len(bad)} bad files of {bad.rows} are left out:"]
+    lines += [f"  {path}: {why}" for path, why in named]
+    if len(bad) > len(named):
+        lines.append(f"  and {len(bad) - len(named)} more")
+    if bad.file is not None:
+        lines.append(f"  All are listed in {bad.file}.")
+    log.warning("\n".join(lines))
 
 
 def run_all(job: Job, paths: list[str], workers: int, title: str) -> list[FileResult]:

@@ -26,7 +26,14 @@ from ssvid.data import files
 from ssvid.data.container import file_address, open_video
 from ssvid.data.datasets.csv import PATHS, csv, read_table
 from ssvid.data.decode import decode_frames, read, read_span, read_timestamps
-from ssvid.data.preprocess.pool import FileResult, check_settings, list_bad, raise_if_full, run_all
+from ssvid.data.preprocess.pool import (
+    FileResult,
+    check_settings,
+    list_bad,
+    raise_if_full,
+    run_all,
+    warn_of_bad,
+)
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.scan import scan_file
 from ssvid.errors import DecodeError, UserError, check_range
@@ -76,9 +83,7 @@ def prepare(
         list_bad(bad, root, scanned)
     good = sorted(file for file in scanned if not file.why)
     log.info(_report(good, len(paths) - len(good)))
-    if target is None:
-        for path, why in bad.bad.items():
-            log.info(f"{path}: {why}")
+    warn_of_bad(bad)
     result: dict[str, Any] = {
         "source": str(source),
         "out": out,
@@ -88,7 +93,10 @@ def prepare(
         "kept": 0,
     }
     if target is not None and not scan_only:
+        n_unreadable = len(bad)
         result |= _encode_all(root, target, good, bad, workers, settings)
+        if len(bad) > n_unreadable:
+            warn_of_bad(bad)
         _copy_list(source, target)
         result["next"] = [_phrase_next_step(source, target)]
     return result | {"bad": len(bad), "seconds_of_video": round(_total_seconds(good), 3)}

@@ -1,0 +1,134 @@
+"""Flags of the user -> the flags that lie below them: an objective's defaults, and a preset.
+
+From the bottom up: the command's own defaults, `default_flags` of the objective, the preset's file,
+`preset_flags` of the objective, and at the top what the user gave, by recipe or by word. Flags of
+the objective that are its own settings have their defaults in its signature as ever.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from ssvid import registry
+from ssvid.errors import UserError
+from ssvid.log import log_once
+from ssvid.recipe import SHIPPED, Recipe, load_recipe, merge_recipes, with_name
+
+if TYPE_CHECKING:  # its module imports torch, and help needs none
+    from ssvid.engine.train_flags import TrainFlags
+
+Flags = TypeVar("Flags", bound="TrainFlags")
+
+PRESETS = SHIPPED / "presets"
+LENGTHS = {"steps", "epochs"}  # of which a command takes one
+SPACINGS = {"fps", "stride", "whole"}  # of a clip, which takes one
+
+
+def load_preset(name: str, command: str) -> Recipe:
+    """The flags that a preset gives to a command. A UserError names the presets that exist."""
+    file = PRESETS / f"{name}.yaml"
+    if not file.is_file():
+        names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+        raise UserError(f"There is no --preset {name}: take {' or '.join(names)}.")
+    return load_recipe(file).get(command, {})
+
+
+def lay_below(command: str, flags: Recipe) -> Recipe:
+    """The flags below those of the user. Each that the user gave is left out.
+
+    `flags`: the user's, where names may have settings (`encoder: {name: vit, dim: 96}`). A user who
+    names an encoder gets it with its own defaults.
+    """
+    objective = read_name(flags.get("objective"))
+    entry: Any = registry.objectives[objective] if objective else None
+    below: Recipe = dict(entry.default_flags) if entry else {}
+    preset = flags.get("preset")
+    if preset is not None:
+        below = merge_recipes(below, load_preset(str(preset), command))
+        if entry:
+            below = merge_recipes(below, entry.preset_flags.get(preset, {}))
+    if read_name(flags.get("encoder")) or (entry and entry.reads_features):
+        below = drop_keys(below, {"encoder", "clip"})
+    clip = flags.get("clip")
+    if isinstance(clip, dict) and SPACINGS & clip.keys():
+        below["clip"] = drop_keys(below.get("clip", {}), SPACINGS)
+    if (flags.get("steps"), flags.get("epochs")) != (None, None):
+        below = drop_keys(below, LENGTHS)
+    if "objective" in below:  # the parser takes settings of an objective with its name alone
+        below["objective"] = {"name": objective, **below["objective"]}
+    return below
+
+
+def merge(below: Recipe, flags: Recipe) -> Recipe:
+    """The user's flags over those below. Of settings, those that the user left out stay."""
+    merged = {**below, **flags}
+    for flag in below.keys() & flags.keys():
+        settings = with_name(flags[flag])
+        if isinstance(below[flag], dict) and isinstance(settings, dict):
+            merged[flag] = {**below[flag], **settings}
+    return merged
+
+
+def drop_keys(flags: Recipe, keys: set[str]) -> Recipe:
+    return {flag: value for flag, value in flags.items() if flag not in keys}
+
+
+def fit_batch(command: str, config: Recipe, flags: Flags, videos: int) -> Flags:
+    """The flags of a run, with a batch that is no larger than the set if a preset chose it.
+
+    The batch is changed in `config` too. One that the user typed stays.
+    """
+    if config["preset"] is None or flags.batch_size <= videos:
+        return flags
+    left_out = {"objective": config.get("objective"), "preset": config["preset"]}
+    if lay_below(command, left_out).get("batch_size") != flags.batch_size:
+        return flags
+    config["batch_size"] = videos
+    return replace(flags, batch_size=videos)
+
+
+def read_name(value: Any) -> str | None:
+    """The registered name in the value of a flag; None if it has none."""
+    value = with_name(value)
+    if not isinstance(value, dict):
+        return None
+    name = value.get("name") or value.get("class_path")
+    return name if isinstance(name, str) else None
+
+
+def name_run(flags: Recipe) -> str:
+    """The folder of a run whose --out is left out."""
+    name = str(read_name(flags.get("objective")))
+    return f"runs/{name.replace(':', '.').rpartition('.')[2]}"
+
+
+def announce(flags: Recipe, below: Recipe) -> None:
+    """Log the values of flags that the user left out, and who chose them."""
+    words = []
+    for flag, value in below.items():
+        settings = flags.get(flag)
+        if isinstance(value, dict):
+            value = drop_keys(
+                value, set(settings) - {"name"} if isinstance(settings, dict) else set()
+            )
+        if value != {} and (
+            settings is None or isinstance(value, dict) and value.keys() - {"name"}
+        ):
+            words.append(describe_flag(flag, value))
+    if not words:
+        return
+    preset = flags.get("preset")
+    source = "Left out, so chosen here" if preset is None else f"Chosen by --preset {preset}"
+    log_once(f"{source}: {' '.join(words)}. Flags of yours win.")
+
+
+def describe_flag(flag: str, value: Any) -> str:
+    """`--flag value`. The settings of a name stand in brackets behind it."""
+    settings = dict(value) if isinstance(value, dict) else {}
+    name = settings.pop("name", "" if settings else value)
+    if settings:
+        name = (
+            f"{name} ({yaml.safe_dump(settings, default_flow_style=True, width=999).strip()[1:-1]})"
+        )
+    return f"--{flag} {'null' if name is None else name}".replace("  ", " ")
