@@ -5,6 +5,7 @@ From the bottom up: the command's own defaults, `default_flags` of the objective
 the objective that are its own settings have their defaults in its signature as ever.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +68,19 @@ def merge(below: Recipe, flags: Recipe) -> Recipe:
         if isinstance(below[flag], dict) and isinstance(settings, dict):
             merged[flag] = {**below[flag], **settings}
     return merged
+
+
+def list_settings(below: Recipe, flags: Recipe) -> list[str]:
+    """The objective's settings below the user's, as words that follow his.
+
+    The parser forgets settings that come before a word that renames the objective.
+    """
+    words, settings = [], with_name(flags.get("objective")) or {}
+    for key, value in below.get("objective", {}).items():
+        if key != "name" and key not in settings:
+            text = value if isinstance(value, str) else json.dumps(value)
+            words.append(f"--objective.{key}={text}")
+    return words
 
 
 def drop_keys(flags: Recipe, keys: set[str]) -> Recipe:
