@@ -38,17 +38,20 @@ def lay_below(command: str, flags: Recipe) -> Recipe:
     """The flags below those of the user. Each that the user gave is left out.
 
     `flags`: the user's, where names may have settings (`encoder: {name: vit, dim: 96}`). A user who
-    names an encoder gets it with its own defaults.
+    names an encoder gets it with its own defaults, and the command's batch.
     """
     objective = read_name(flags.get("objective"))
     entry: Any = registry.objectives[objective] if objective else None
     below: Recipe = dict(entry.default_flags) if entry else {}
+    is_named = read_name(flags.get("encoder")) is not None
+    if is_named:
+        below = drop_keys(below, {"batch_size"})  # it was chosen for the small encoder
     preset = flags.get("preset")
     if preset is not None:
         below = merge_recipes(below, load_preset(str(preset), command))
         if entry:
             below = merge_recipes(below, entry.preset_flags.get(preset, {}))
-    if read_name(flags.get("encoder")) or (entry and entry.reads_features):
+    if is_named or (entry and entry.reads_features):
         below = drop_keys(below, {"encoder", "clip"})
     clip = flags.get("clip")
     if isinstance(clip, dict) and SPACINGS & clip.keys():
