@@ -123,7 +123,8 @@ class Arguments:
         self.check_required(whole)
         words = self.rewrite(pairs)
         if below:
-            words.insert(0, f"--config={json.dumps(to_class_paths(below, self.tables))}")
+            lowest = to_class_paths(presets.drop_keys(below, {"objective"}), self.tables)
+            words = [f"--config={json.dumps(lowest)}", *words, *presets.list_settings(below, flags)]
         return self.check(self.parser.parse_args, words, whole)
 
     def lay_below(self, flags: Recipe) -> Recipe:

@@ -42,9 +42,9 @@ class Objective(nn.Module, ABC):
     pooled_only: bool = False  # reads only `Features.pooled`, so that tokens may be dropped
     reads_features: bool = False  # learns from stored features and is built without an encoder
     tiny_kwargs: dict[str, Any] = {}  # hyper-parameters of a small one, for the contract tests
-    # Flags of ssvid.pretrain that suit it better than the command's defaults. The encoder, with its
-    # clip, is the one where --encoder is left out: small, so that a first try needs no GPU.
-    default_flags: dict[str, Any] = {"encoder": SMALL_VIT, "clip": {"fps": 8}}
+    # Flags of ssvid.pretrain that suit it better than the command's defaults. The encoder, its clip
+    # and the batch are those where --encoder is left out: small, so that a first try needs no GPU.
+    default_flags: dict[str, Any] = {"encoder": SMALL_VIT, "clip": {"fps": 8}, "batch_size": 32}
     # Preset (laptop, one_gpu) -> flags that suit it better than those of the preset's file.
     preset_flags: dict[str, dict[str, Any]] = {}
 

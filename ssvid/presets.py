@@ -5,6 +5,7 @@ From the bottom up: the command's own defaults, `default_flags` of the objective
 the objective that are its own settings have their defaults in its signature as ever.
 """
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,17 +39,20 @@ def lay_below(command: str, flags: Recipe) -> Recipe:
     """The flags below those of the user. Each that the user gave is left out.
 
     `flags`: the user's, where names may have settings (`encoder: {name: vit, dim: 96}`). A user who
-    names an encoder gets it with its own defaults.
+    names an encoder gets it with its own defaults, and the command's batch.
     """
     objective = read_name(flags.get("objective"))
     entry: Any = registry.objectives[objective] if objective else None
     below: Recipe = dict(entry.default_flags) if entry else {}
+    is_named = read_name(flags.get("encoder")) is not None
+    if is_named:
+        below = drop_keys(below, {"batch_size"})  # it was chosen for the small encoder
     preset = flags.get("preset")
     if preset is not None:
         below = merge_recipes(below, load_preset(str(preset), command))
         if entry:
             below = merge_recipes(below, entry.preset_flags.get(preset, {}))
-    if read_name(flags.get("encoder")) or (entry and entry.reads_features):
+    if is_named or (entry and entry.reads_features):
         below = drop_keys(below, {"encoder", "clip"})
     clip = flags.get("clip")
     if isinstance(clip, dict) and SPACINGS & clip.keys():
@@ -68,6 +72,19 @@ def merge(below: Recipe, flags: Recipe) -> Recipe:
         if isinstance(below[flag], dict) and isinstance(settings, dict):
             merged[flag] = {**below[flag], **settings}
     return merged
+
+
+def list_settings(below: Recipe, flags: Recipe) -> list[str]:
+    """The objective's settings below the user's, as words that follow his.
+
+    The parser forgets settings that come before a word that renames the objective.
+    """
+    words, settings = [], with_name(flags.get("objective")) or {}
+    for key, value in below.get("objective", {}).items():
+        if key != "name" and key not in settings:
+            text = value if isinstance(value, str) else json.dumps(value)
+            words.append(f"--objective.{key}={text}")
+    return words
 
 
 def drop_keys(flags: Recipe, keys: set[str]) -> Recipe:

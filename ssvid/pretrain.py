@@ -1,6 +1,6 @@
 """Clips -> a pretrained encoder.
 
-python -m ssvid.pretrain --objective NAME --encoder NAME --data NAME --out DIR
+python -m ssvid.pretrain --objective NAME --data NAME [--encoder NAME] [--out DIR]
 """
 
 from collections.abc import Callable
@@ -29,8 +29,9 @@ from ssvid.presets import fit_batch
 def pretrain(
     objective: Callable[[Encoder | None], Objective],  # the pretraining method
     data: Manifest,  # the clips; only the train split is read
-    out: str,  # the run's folder
-    encoder: None | Encoder = None,  # required unless the objective learns from stored features
+    out: str,  # the run's folder; left out: runs/OBJECTIVE
+    # left out: a small one that the objective chooses; an objective of stored features takes none
+    encoder: None | Encoder = None,
     *,
     init: str | None = None,  # an exported encoder, a run folder or a checkpoint to start from
     # stop if the effective rank falls below this; it is read every picture_every steps

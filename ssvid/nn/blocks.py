@@ -33,6 +33,7 @@ NEGATIVES = ("all", "process")
 DEFAULT_FLAGS: dict[str, Any] = {
     "encoder": {"name": "resnet18_2d3d", "width": 32, "frames": 4, "size": 64},
     "clip": {"fps": 8},
+    "batch_size": 32,
 }
 PRESET_FLAGS: dict[str, dict[str, Any]] = {
     "laptop": {

@@ -20,6 +20,7 @@ from ssvid.shapes import Clip
 DEFAULT_FLAGS: dict[str, Any] = {
     "encoder": {"name": "resnet18_2d3d", "width": 32, "frames": 8, "size": 64},
     "clip": {"fps": 8},
+    "batch_size": 32,
 }
 PRESET_FLAGS: dict[str, dict[str, Any]] = {
     # The queue holds no video twice: 16 keys allow for sets of 16 videos or more.

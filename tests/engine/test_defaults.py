@@ -65,6 +65,7 @@ def test_a_named_encoder_has_its_own_defaults(tmp_path: Path):
     left_out, named = resolve("mae"), resolve("mae", encoder="vit")
     assert (left_out["encoder"]["frames"], left_out["clip"]["fps"]) == (8, 8)
     assert (named["encoder"]["frames"], named["clip"]["fps"]) == (16, None)
+    assert (left_out["batch_size"], named["batch_size"]) == (32, 256)
     assert resolve("mae", encoder={"dim": 96})["encoder"]["dim"] == 96  # of the one left out
     assert resolve("mae", clip={"stride": 2})["clip"]["fps"] is None
     assert resolve("tan")["encoder"] is None
@@ -73,7 +74,7 @@ def test_a_named_encoder_has_its_own_defaults(tmp_path: Path):
 
 def test_a_preset_lies_between_the_defaults_and_the_user():
     preset = resolve("mae", preset="laptop")
-    assert (preset["batch_size"], preset["lr_batch"], preset["steps"]) == (8, None, 200)
+    assert (preset["batch_size"], preset["lr_batch"], preset["steps"]) == (8, None, 300)
     changed = resolve("mae", preset="laptop", batch_size=3, epochs=2)
     assert (changed["batch_size"], changed["steps"], changed["epochs"]) == (3, None, 2)
     assert resolve("infonce", preset="laptop")["objective"]["queue"] == 16

@@ -129,7 +129,6 @@ def test_the_second_stage_without_the_first_is_refused(videos, first, tmp_path):
     (tmp_path / "empty").mkdir()
     sampler, flow = "--objective.sampler", str(first["flow"])
     for argv, words in (
-        ([*MINE], (sampler,)),
         ([*MINE, sampler, str(tmp_path / "gone")], (sampler, str(tmp_path / "gone"))),
         ([*MINE, sampler, str(first["rgb"])], ("--clip.modality", "rgb")),
         ([*MINE, sampler, flow, "--objective.init", flow], (flow, "flow")),
@@ -139,6 +138,14 @@ def test_the_second_stage_without_the_first_is_refused(videos, first, tmp_path):
         with pytest.raises(UserError, match=facts(*words)):
             run_pretrain(videos, tmp_path / "a", *argv)
     assert not (tmp_path / "a").exists()
+
+
+def test_without_the_other_net_it_is_a_control_and_warns(videos, tmp_path, capsys):
+    capsys.readouterr()
+    run_pretrain(videos, tmp_path / "a", *MINE)
+    assert tells(capsys.readouterr().err, "warning", "--objective.sampler", "flow")
+    with pytest.raises(UserError, match=facts("--objective.sampler")):
+        CoCLR(net())
 
 
 def test_data_that_it_cannot_learn_from_is_refused(tmp_path):
