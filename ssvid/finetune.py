@@ -249,10 +249,10 @@ def save_result(folder: RunFolder, result: Result, world: World) -> None:
 
 
 def report_result(result: Result) -> None:
-    """Log the table of the result for people, below what makes it invalid."""
+    """Log the table of the result and its notes for people, below what makes it invalid."""
     if result.leak.clips:
         log.warning(format_leak(result))
-    log.info(format_table(result))
+    log.info("\n".join([format_table(result), *result.notes]))
 
 
 def keep_labelled(data: Manifest) -> Manifest:

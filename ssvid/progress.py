@@ -10,13 +10,13 @@ from tqdm import tqdm
 from ssvid.log import is_shown
 
 LOG_S = 20.0  # seconds between two lines of a bar in a log file
-LOG_LINE = (
-    "{desc}{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-)
+LOG_LINE = "{l_bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class LogBar(tqdm):  # type: ignore[type-arg]  # the class cannot be subscripted when it runs
     """A bar in a log file: a line every LOG_S seconds, and none of what takes less."""
+
+    monitor_interval = 0  # tqdm's thread would write lines in between
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
@@ -46,4 +46,6 @@ def progress_bar(
     options |= {"total": total, "unit": unit, "disable": disable or not is_shown()}
     if sys.stderr.isatty():
         return tqdm(mininterval=refresh_s, **options)
-    return LogBar(**{"mininterval": LOG_S, "delay": LOG_S, "bar_format": LOG_LINE, **options})
+    # With miniters 0 the clock is asked at every update, however unequal their times are.
+    defaults = {"mininterval": LOG_S, "delay": LOG_S, "miniters": 0, "bar_format": LOG_LINE}
+    return LogBar(**{**defaults, **options})

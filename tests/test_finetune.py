@@ -384,14 +384,15 @@ def test_its_checkpoint_points_to_its_folder(done):
 
 def test_two_processes_end_as_one(start, data, tmp_path):
     """Up to rounding, where no clips are mixed: a partner comes from the same process."""
-    plain = ("--mixup", "0", "--cutmix", "0", "--dropout", "0")
+    plain = ("--mixup", "0", "--cutmix", "0", "--dropout", "0", "--twins", "1", "--steps", "3")
     ended, silent = run_ranks("-m", "ssvid.finetune", *argv(start, data, tmp_path / "two", *plain))
     assert ended.returncode == silent.returncode == 0, ended.stderr[-2000:]
     assert len(ended.stdout.splitlines()) == 1 and not silent.stdout
     run(start, data, tmp_path / "one", *plain)
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    one, two = weights(tmp_path / "one", 3), weights(tmp_path / "two", 3)
     assert one.keys() == two.keys()
     for key in one:
         torch.testing.assert_close(one[key], two[key], atol=1e-4, rtol=1e-3, msg=key)
     found = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
+    assert "random" in found[0]["test"]["correct"]
     assert found[0]["test"] == found[1]["test"] and found[0]["val_top1"] == found[1]["val_top1"]
