@@ -38,6 +38,13 @@ FOLDER = DOCS / "pictures"
 FRAMES = 6  # of a clip of the demo
 NOTE = "#57606a"  # colour of small letters
 BLUE_BOX, GREEN_BOX, YELLOW_BOX, RED_BOX = "#e3eefb", "#e6f4ea", "#fff4d6", "#fbe4de"
+CALLOUTS = [  # x and y of a note on the page of the demo's probe, in pixels
+    (760, 122, "1  what is shown, in one sentence"),
+    (612, 262, "2  the same net, untrained"),
+    (836, 262, "3  the gain and its test"),
+    (1056, 262, "4  pixels alone: better"),
+    (560, 1046, "5  one frame and shuffled frames are at chance: the order matters"),
+]
 CELLS = {
     "classify.linear": "linear probe",
     "classify.knn": "nearest neighbours",
@@ -67,10 +74,11 @@ def main() -> None:
     write(FOLDER / "masks.png", draw_masks(arguments.run))
     write(FOLDER / "controls.png", draw_controls(arguments.data))
     write(FOLDER / "results.png", draw_results())
-    photograph(arguments.run / "run.html", FOLDER / "run.png", 1000)
-    photograph(arguments.run / "probe" / "report.html", FOLDER / "report.png", 1000)
+    photograph(arguments.run / "run.html", FOLDER / "run.png", 1480)
+    photograph(arguments.run / "probe" / "report.html", FOLDER / "report.png", 1120)
+    add_callouts(FOLDER / "report.png", CALLOUTS)
     if arguments.sweep:
-        photograph(arguments.sweep / "report.html", FOLDER / "sweep.png", 1000)
+        photograph(arguments.sweep / "report.html", FOLDER / "sweep.png", 1180)
 
 
 def write(path: Path, figure: Figure) -> None:
@@ -283,7 +291,7 @@ def draw_job_life(path: Path) -> None:
 
 
 def add_callouts(png: Path, notes: list[tuple[int, int, str]]) -> None:
-    """Numbered notes on a screenshot, at (x, y)."""
+    """Notes on a screenshot, each at (x, y)."""
     image = Image.open(png).convert("RGB")
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=17)
