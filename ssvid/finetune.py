@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ssvid.commands import phrase_next
 from ssvid.data.augment import warn_of_flip
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest, select_labelled
@@ -96,7 +97,9 @@ def finetune(
         result = compare_with_twins(result, count, start.folder, plan, config, world)
     if world.first:
         report_result(result)
-    return {**numbers, **summarise(result), "result": str(start.folder.path / "result.json")}
+    result_file = str(start.folder.path / "result.json")
+    next_steps = [phrase_next("report", out)]
+    return {**numbers, **summarise(result), "result": result_file, "next": next_steps}
 
 
 class Plan(NamedTuple):
