@@ -45,6 +45,7 @@ from ssvid.results.text import format_percent
 PANELS = 24  # charts of axes; more only make the page slow
 PAIRS = 3  # tables of pairs of axes that stand open
 FAULTS = 10  # that are named
+SHARED = ("step", "starts")  # columns that are left out where all cells have the same
 TALL = 40  # rows: a longer table scrolls inside its own frame
 VALUES = 12  # whose means the text of a picture names
 Link = tuple[str, str]  # name, address
@@ -198,10 +199,15 @@ def describe_state(sweep: Sweep) -> str:
 
 
 def make_table(sweep: Sweep, choice: Choice) -> CellTable:
-    """A row for each finished cell. A chance that all cells share stands in the head."""
+    """A row for each finished cell. A chance that all cells share stands in the head.
+
+    Steps and starts that all cells share take no column, since a wide table is cut by the screen.
+    """
     chances = equal_chances(sweep)
 
     def varies(column: Column) -> bool:
+        if column.name in SHARED:
+            return len(set(map(column.text, sweep.finished))) > 1
         return column.name != "chance" or column.suite_cell not in chances
 
     columns = list(filter(varies, list_columns(sweep)))
