@@ -53,7 +53,8 @@ def judge_settings(fit: Fit) -> list[str]:
             f"and little is learnt: --lr_batch null keeps {fit.lr:g}."
         )
     if fit.step_s is not None and fit.step_s > LONG_STEP_S:
-        smaller = max(1, int(fit.batch_size * LONG_STEP_S / fit.step_s))
+        fast_enough = int(fit.batch_size * LONG_STEP_S / fit.step_s)
+        smaller = max(1, min(fast_enough, fit.videos))
         warnings.append(
             f"The first step will take about {describe_seconds(fit.step_s)} on this CPU "
             f"({fit.batch_size} clips at {fit.step_s / fit.batch_size:.2g} s): give --batch_size "
