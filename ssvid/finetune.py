@@ -33,7 +33,7 @@ from ssvid.errors import UserError, check_range
 from ssvid.hub import open_encoder
 from ssvid.log import log
 from ssvid.nn.batchnorm import lacks_statistics
-from ssvid.presets import fit_batch
+from ssvid.preset_batch import fit_batch
 from ssvid.results import EncoderInfo, Result, write_result
 from ssvid.results.provenance import describe_encoder, list_trainings, make_title
 from ssvid.results.text import format_leak, format_table

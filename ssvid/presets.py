@@ -6,8 +6,7 @@ the objective that are its own settings have their defaults in its signature as 
 """
 
 import json
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -15,11 +14,6 @@ from ssvid import registry
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.recipe import SHIPPED, Recipe, load_recipe, merge_recipes, with_name
-
-if TYPE_CHECKING:  # its module imports torch, and help needs none
-    from ssvid.engine.train_flags import TrainFlags
-
-Flags = TypeVar("Flags", bound="TrainFlags")
 
 PRESETS = SHIPPED / "presets"
 LENGTHS = {"steps", "epochs"}  # of which a command takes one
@@ -89,20 +83,6 @@ def list_settings(below: Recipe, flags: Recipe) -> list[str]:
 
 def drop_keys(flags: Recipe, keys: set[str]) -> Recipe:
     return {flag: value for flag, value in flags.items() if flag not in keys}
-
-
-def fit_batch(command: str, config: Recipe, flags: Flags, videos: int) -> Flags:
-    """The flags of a run, with a batch that is no larger than the set if a preset chose it.
-
-    The batch is changed in `config` too. One that the user typed stays.
-    """
-    if config["preset"] is None or flags.batch_size <= videos:
-        return flags
-    left_out = {"objective": config.get("objective"), "preset": config["preset"]}
-    if lay_below(command, left_out).get("batch_size") != flags.batch_size:
-        return flags
-    config["batch_size"] = videos
-    return replace(flags, batch_size=videos)
 
 
 def read_name(value: Any) -> str | None:

@@ -23,7 +23,7 @@ from ssvid.engine.train_flags import ClipChange, TrainFlags, check_numbers, coun
 from ssvid.engine.warm_start import warm_start
 from ssvid.errors import UserError
 from ssvid.objective import Objective
-from ssvid.presets import fit_batch
+from ssvid.preset_batch import fit_batch
 
 
 def pretrain(

@@ -124,24 +124,24 @@ def test_commands_of_the_docs_have_only_flags_that_exist():
         check_words(f"{page}: {text}", [word for word in words if word != "..."])
 
 
-def check_words(where: str, words: list[str]) -> None:
+def check_words(place: str, words: list[str]) -> None:
     """The flags of a command, and those of the objective, encoder and data set that it names."""
-    name, *rest = words
-    if rest and f"{name} {rest[0]}" in COMMANDS:
-        name, rest = f"{name} {rest[0]}", rest[1:]
-    assert name in COMMANDS, where
-    if "--" in rest:
-        rest = rest[: rest.index("--")]
+    name, *flags = words
+    if flags and f"{name} {flags[0]}" in COMMANDS:
+        name, flags = f"{name} {flags[0]}", flags[1:]
+    assert name in COMMANDS, place
+    if "--" in flags:
+        flags = flags[: flags.index("--")]
     arguments = Arguments(import_function(name), name)
     try:
-        pairs = arguments.take_common(arguments.join_lists(arguments.pair_words(rest)))
+        pairs = arguments.take_common(arguments.join_lists(arguments.pair_words(flags)))
         arguments.check_flags([pair for pair in pairs if pair[0] != "config"])
     except UserError as error:
-        raise AssertionError(f"{where}: {error}") from error
+        raise AssertionError(f"{place}: {error}") from error
     chosen = {flag: value[0] for flag, *value in pairs if value}
     for flag in chosen:
         kind, _, setting = flag.partition(".")
-        named = chosen.get(kind, "")
-        if setting and kind in arguments.tables and named in arguments.tables[kind].names():
-            parameters = parameters_of(arguments.tables[kind][named])
-            assert setting.partition(".")[0] in parameters, f"{where}: {flag}"
+        entry = chosen.get(kind, "")
+        if setting and kind in arguments.tables and entry in arguments.tables[kind].names():
+            parameters = parameters_of(arguments.tables[kind][entry])
+            assert setting.partition(".")[0] in parameters, f"{place}: {flag}"

@@ -12,7 +12,8 @@ from ssvid.engine.train_flags import TrainFlags
 from ssvid.errors import UserError
 from ssvid.finetune import finetune
 from ssvid.objective import Objective
-from ssvid.presets import PRESETS, fit_batch
+from ssvid.preset_batch import fit_batch
+from ssvid.presets import PRESETS
 from ssvid.pretrain import pretrain
 from tests.helpers import facts
 

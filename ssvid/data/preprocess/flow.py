@@ -30,15 +30,9 @@ from ssvid.commands import phrase_command
 from ssvid.data.decode import Frames, read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.pictures import list_pictures
+from ssvid.data.preprocess import pool
 from ssvid.data.preprocess.flow_file import TAG, open_flow, read_tag
-from ssvid.data.preprocess.pool import (
-    FileResult,
-    check_settings,
-    list_bad,
-    raise_if_full,
-    run_all,
-    warn_of_bad,
-)
+from ssvid.data.preprocess.pool import FileResult, check_settings, raise_if_full
 from ssvid.data.quarantine import NAME, Quarantine
 from ssvid.data.scan import NEAR
 from ssvid.errors import DecodeError, UserError, check_positive, check_range
@@ -147,15 +141,15 @@ def compute(
     paths = sorted({row.path for row in data.rows})
     (target / NAME).unlink(missing_ok=True)  # every video is scanned again
     bad = Quarantine(target, len(paths))
-    scanned = run_all(partial(_scan, data.root, target, settings), paths, workers, "scan")
+    scanned = pool.run_all(partial(_scan, data.root, target, settings), paths, workers, "scan")
     left = [result for result in scanned if result.frames]
     log.info(_estimate(left, method, workers, target))
     write_json_whole(target / SETTINGS, settings)
     write = partial(_write_flow, data.root, target, settings)
-    written = run_all(write, [result.path for result in left], workers, "flow")
+    written = pool.run_all(write, [result.path for result in left], workers, "flow")
     with raise_if_full(target):
-        list_bad(bad, data.root, [*scanned, *written])
-    warn_of_bad(bad)
+        pool.list_bad(bad, data.root, [*scanned, *written])
+    pool.warn_of_bad(bad)
     if target.resolve() != flow_root(data).resolve():
         log.info(f"Give training the same folder: SSVID_FLOW={target}")
     return {

@@ -1,0 +1,27 @@
+"""The batch of a preset -> a batch that is no larger than the set.
+
+It is a file of its own, because the flags of a run import torch, and help of a preset needs none.
+"""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from ssvid.engine.train_flags import TrainFlags
+from ssvid.presets import lay_below
+from ssvid.recipe import Recipe
+
+Flags = TypeVar("Flags", bound=TrainFlags)
+
+
+def fit_batch(command: str, config: Recipe, flags: Flags, videos: int) -> Flags:
+    """The flags of a run, with a batch that is no larger than the set if a preset chose it.
+
+    The batch is changed in `config` too. One that the user typed stays.
+    """
+    if config["preset"] is None or flags.batch_size <= videos:
+        return flags
+    left_out = {"objective": config.get("objective"), "preset": config["preset"]}
+    if lay_below(command, left_out).get("batch_size") != flags.batch_size:
+        return flags
+    config["batch_size"] = videos
+    return replace(flags, batch_size=videos)
