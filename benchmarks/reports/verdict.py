@@ -25,15 +25,19 @@ WARNING = "WARNING"  # the first word of a sentence that stands before all other
 def verdict(result: Result, others: Iterable[Result] = ()) -> list[str]:
     """A leak comes first; then whether pretraining helps, and what else a reader must know.
 
-    `others`: results among which those of the two probes are looked up that were named beforehand.
+    Of a test that is too small to show anything one sentence says so, instead of one for each
+    control. `others`: results among which those of the two probes are looked up that were named
+    beforehand.
     """
     sentences = warn_of_leak(result)
-    if result.kind == TUNED:
+    if too_small := judge_size(result):
+        sentences += too_small
+    elif result.kind == TUNED:
         sentences += judge_fine_tuning(result)
     else:
         named = find_named(result, [result, *others])
         sentences += over_untrained(result, named) + over_floor(result) + use_of_time(result)
-    sentences += above_chance(result) + judge_size(result)
+    sentences += above_chance(result)
     if result.data.bad_files:
         sentences.append(f"{result.data.bad_files} files could not be read and are in no split.")
     if is_old(result):
@@ -198,7 +202,11 @@ def judge_size(result: Result) -> list[str]:
     if not result.gains or groups > TOO_FEW_GROUPS:
         return []
     have = "is a single group" if groups == 1 else f"are {groups} groups"
-    return [f"Its test clips {have}: {TOO_FEW}, however large a difference looks."]
+    title, score = result.encoder.title, format_percent(result.score.value)
+    return [
+        f"{title}: {score}. Its test clips {have}: {TOO_FEW}, however large a difference looks. "
+        "Take more labelled clips, or --folds with a column of the groups."
+    ]
 
 
 def judge_fine_tuning(result: Result) -> list[str]:
