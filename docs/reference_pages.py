@@ -18,8 +18,8 @@ from mkdocs.structure.files import File, Files
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssvid import registry
-from ssvid.cli import read_help
-from ssvid.commands import COMMANDS, CONSOLE
+from ssvid.__main__ import format_help
+from ssvid.commands import COMMANDS
 from ssvid.encoder import Encoder, build, list_encoders
 from ssvid.recipe import SHIPPED
 from ssvid.registry import Registry
@@ -27,8 +27,7 @@ from ssvid.results import schema
 from ssvid.signatures import comments_of, parameters_of
 
 ROOT = Path(__file__).parents[1]
-# Help is as wide as a column of the site, and names the commands as `ssvid NAME`.
-os.environ |= {"COLUMNS": "92", CONSOLE: "1"}
+os.environ["COLUMNS"] = "92"  # help is as wide as a column of the site
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -66,7 +65,7 @@ def name_page(command: str) -> str:
 def describe_command(name: str) -> str:
     """The page of one command: what it prints with `--help`."""
     entry = COMMANDS[name]
-    return f"# ssvid {name}\n\n{entry.purpose}\n\n```text\n{read_help(name).strip()}\n```\n"
+    return f"# ssvid {name}\n\n{entry.purpose}\n\n```text\n{format_help(name).strip()}\n```\n"
 
 
 def describe_entries(title: str, table: Registry, flag: str) -> str:
@@ -74,8 +73,7 @@ def describe_entries(title: str, table: Registry, flag: str) -> str:
     parts = [f"# {title}\n"]
     for name in table.names():
         entry = table[name]
-        documented = entry if inspect.getdoc(entry) else inspect.getmodule(entry)
-        summary = summarise(documented)
+        summary = summarise(inspect.getmodule(entry))  # it names the paper
         parts.append(f"## {name}\n\n{summary}\n\n{write_flags(entry, flag)}")
     return "\n".join(parts)
 

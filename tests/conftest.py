@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision.transforms.v2  # noqa: F401  # late in the library: else the first test pays
 
 from ssvid.log import show_log
 from ssvid.trust import VARIABLE

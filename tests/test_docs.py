@@ -87,6 +87,7 @@ def test_the_example_of_a_probe_tells_what_can_be_told(load_example, apart, low,
     assert low <= top1 <= high
 
 
+@pytest.mark.slow
 def test_a_suite_takes_the_examples_of_a_task_and_a_probe(tmp_path: Path):
     probe, task = write_example("probe.md", tmp_path), write_example("task.md", tmp_path)
     cells = [
@@ -124,12 +125,12 @@ def test_commands_of_the_docs_have_only_flags_that_exist():
         check_words(f"{page}: {text}", [word for word in words if word != "..."])
 
 
-def check_words(place: str, words: list[str]) -> None:
+def check_words(source: str, words: list[str]) -> None:
     """The flags of a command, and those of the objective, encoder and data set that it names."""
     name, *flags = words
     if flags and f"{name} {flags[0]}" in COMMANDS:
         name, flags = f"{name} {flags[0]}", flags[1:]
-    assert name in COMMANDS, place
+    assert name in COMMANDS, source
     if "--" in flags:
         flags = flags[: flags.index("--")]
     arguments = Arguments(import_function(name), name)
@@ -137,11 +138,11 @@ def check_words(place: str, words: list[str]) -> None:
         pairs = arguments.take_common(arguments.join_lists(arguments.pair_words(flags)))
         arguments.check_flags([pair for pair in pairs if pair[0] != "config"])
     except UserError as error:
-        raise AssertionError(f"{place}: {error}") from error
+        raise AssertionError(f"{source}: {error}") from error
     chosen = {flag: value[0] for flag, *value in pairs if value}
     for flag in chosen:
         kind, _, setting = flag.partition(".")
         entry = chosen.get(kind, "")
         if setting and kind in arguments.tables and entry in arguments.tables[kind].names():
             parameters = parameters_of(arguments.tables[kind][entry])
-            assert setting.partition(".")[0] in parameters, f"{place}: {flag}"
+            assert setting.partition(".")[0] in parameters, f"{source}: {flag}"

@@ -37,6 +37,8 @@ PRELOAD = (
     "torch._dynamo",
     "torch.utils.tensorboard",
     "torch.distributed.elastic",
+    "torchvision.transforms.v2",
+    "torchvision.ops",
     "matplotlib.pyplot",
     "cv2",
 )

@@ -171,6 +171,7 @@ def test_scores_are_those_of_the_result_files(cell: CellFolder):
     random, gain = result.controls["random"].value, vars(result.gains["random"])
     expected = {"metric": "top1", "test": result.score.value, "interval": result.score.interval}
     expected |= {"val": 0.6, "chance": 0.25, "random": random, "gain": gain}
+    expected["leak"] = result.leak.clips
     assert keeper.read_scores(cell) == {"classify.linear": expected}
 
 
