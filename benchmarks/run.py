@@ -41,7 +41,8 @@ def run(
     poolings: tuple[str, ...] = POOLINGS,  # of tokens over space and time; val picks one
     calibrate_bn: int = 0,  # train clips to measure batch norm on, if the encoder has none
     recalibrate_bn: bool = False,  # measure the encoder's batch norm anew, as its twins' is
-    twins: int = 8,  # untrained nets beside the encoder: as many as cost less than five minutes
+    # untrained nets beside the encoder, at least two: as many as cost less than five minutes
+    twins: int = 8,
     cache: str = ".cache/ssvid",  # folder of the frozen features
     batch_size: int = 32,  # videos
     workers: int = 2,  # loader processes

@@ -15,7 +15,7 @@ from ssvid.log import log
 def describe_suite(
     suite: str = "mini",  # a name in benchmarks/suites or a YAML file
     *,
-    # flags of benchmarks.run, checked as that command would; its `suite` is then described
+    # flags of ssvid bench, checked as that command would; its `suite` is then described
     flags: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The cells of a suite: task, probe and all their settings.

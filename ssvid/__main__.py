@@ -27,6 +27,10 @@ def main() -> None:
         from ssvid.cli import run_command
 
         run_command(name, argv)
+    elif name.startswith("-"):
+        text = f"{name} is a flag of a command: say which, as in `ssvid pretrain {name} ...`."
+        print(f"error: {text} ssvid --help lists all commands.", file=sys.stderr)
+        sys.exit(2)
     else:
         near = list_near_names(name, list_names()) or list_names()
         text = f"There is no command {name}; near: {', '.join(near)}. ssvid --help lists all."

@@ -271,12 +271,12 @@ class Arguments:
     def check_required(self, flags: Recipe) -> None:
         """Raise a UserError if a flag without a default is missing."""
         for name in self.list_missing(flags):
-            hint = ""
+            hint, flag = "", f"--{name}"
             if name in self.tables:
                 hint = f": choose one of {', '.join(self.tables[name].names())}"
             elif self.command and self.entry and name in self.entry.first:
-                hint = f": {format_usage(self.command, self.flags)}"
-            raise UserError(f"--{name} is missing{hint}.")
+                hint, flag = f": {format_usage(self.command, self.flags)}", name.upper()
+            raise UserError(f"{flag} is missing{hint}.")
 
     def rewrite(self, pairs: list[list[str]]) -> list[str]:
         """argv in the form of jsonargparse: names as class paths, recipes and lists as JSON."""

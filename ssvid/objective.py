@@ -30,6 +30,7 @@ OLD_HOOKS = {
 # What --encoder left out means for an objective that declares nothing else.
 SMALL_VIT = {"name": "vit", "dim": 192, "depth": 6, "heads": 3, "patch": 8}
 SMALL_VIT |= {"frames": 8, "size": 64}
+SMALL_BATCH: dict[str, Any] = {"batch_size": 32, "lr_batch": None}  # the rate is as it is given
 
 
 class Objective(nn.Module, ABC):
@@ -44,7 +45,7 @@ class Objective(nn.Module, ABC):
     tiny_kwargs: dict[str, Any] = {}  # hyper-parameters of a small one, for the contract tests
     # Flags of ssvid.pretrain that suit it better than the command's defaults. The encoder, its clip
     # and the batch are those where --encoder is left out: small, so that a first try needs no GPU.
-    default_flags: dict[str, Any] = {"encoder": SMALL_VIT, "clip": {"fps": 8}, "batch_size": 32}
+    default_flags: dict[str, Any] = {"encoder": SMALL_VIT, "clip": {"fps": 8}, **SMALL_BATCH}
     # Preset (laptop, one_gpu) -> flags that suit it better than those of the preset's file.
     preset_flags: dict[str, dict[str, Any]] = {}
 

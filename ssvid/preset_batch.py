@@ -1,4 +1,4 @@
-"""The batch of a preset -> a batch that is no larger than the set.
+"""A batch that a preset or an objective chose -> one that is no larger than the set.
 
 It is a file of its own, because the flags of a run import torch, and help of a preset needs none.
 """
@@ -14,11 +14,12 @@ Flags = TypeVar("Flags", bound=TrainFlags)
 
 
 def fit_batch(command: str, config: Recipe, flags: Flags, videos: int) -> Flags:
-    """The flags of a run, with a batch that is no larger than the set if a preset chose it.
+    """The flags of a run, with a batch that is no larger than the set if the user left it out.
 
-    The batch is changed in `config` too. One that the user typed stays.
+    The batch is changed in `config` too. One that the user typed stays, unless it is the very one
+    that would have been chosen.
     """
-    if config["preset"] is None or flags.batch_size <= videos:
+    if flags.batch_size <= videos:
         return flags
     left_out = {"objective": config.get("objective"), "preset": config["preset"]}
     if lay_below(command, left_out).get("batch_size") != flags.batch_size:

@@ -39,8 +39,8 @@ def lay_below(command: str, flags: Recipe) -> Recipe:
     entry: Any = registry.objectives[objective] if objective else None
     below: Recipe = dict(entry.default_flags) if entry else {}
     is_named = read_name(flags.get("encoder")) is not None
-    if is_named:
-        below = drop_keys(below, {"batch_size"})  # it was chosen for the small encoder
+    if is_named or flags.get("batch_size") is not None:
+        below = drop_keys(below, {"batch_size", "lr_batch"})  # they suit the small encoder
     preset = flags.get("preset")
     if preset is not None:
         below = merge_recipes(below, load_preset(str(preset), command))

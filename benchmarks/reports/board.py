@@ -39,7 +39,8 @@ def write_board(*folders: Path, out: Path | None = None, baseline: str = "random
     files = read_results(*folders)
     if not files:
         raise UserError(
-            f"{' and '.join(map(str, folders))} holds no result of benchmarks.run or fine-tuning."
+            f"{' and '.join(map(str, folders))} holds no result of ssvid bench, ssvid probe or "
+            "ssvid finetune."
         )
     results = make_table(files)
     baseline = rename_row(baseline)

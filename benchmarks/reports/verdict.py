@@ -199,7 +199,7 @@ def above_chance(result: Result) -> list[str]:
 def judge_size(result: Result) -> list[str]:
     """Whether the test is so small that its differences tell nothing."""
     groups = len(set(result.test.groups))
-    if not result.gains or groups > TOO_FEW_GROUPS:
+    if not result.gains or (groups > TOO_FEW_GROUPS and can_show(result)):
         return []
     have = "is a single group" if groups == 1 else f"are {groups} groups"
     title, score = result.encoder.title, format_percent(result.score.value)
@@ -207,6 +207,12 @@ def judge_size(result: Result) -> list[str]:
         f"{title}: {score}. Its test clips {have}: {TOO_FEW}, however large a difference looks. "
         "Take more labelled clips, or --folds with a column of the groups."
     ]
+
+
+def can_show(result: Result) -> bool:
+    """Whether any gain is shown, or could have been. Old files do not tell."""
+    gains = result.gains.values()
+    return is_old(result) or any(gain.shown or gain.least is not None for gain in gains)
 
 
 def judge_fine_tuning(result: Result) -> list[str]:

@@ -250,8 +250,8 @@ def _check(rows: tuple[Row, ...], root: Path, source: str | Path) -> None:
         if len(splits) > 1:
             raise UserError(
                 f"{source}: group {group!r} is in splits {' and '.join(sorted(splits))}, which "
-                "leaks training clips into the score: correct the list, or name the right column "
-                "with --data.group."
+                "would let a film or a person be learnt from and tested on: correct the list, or "
+                "name the right column with --data.group."
             )
 
 

@@ -11,12 +11,14 @@ import torch
 
 from ssvid.data.samples import Samples, collate
 from ssvid.engine.checkpoint import RunFolder
+from ssvid.engine.classify import Classify
 from ssvid.engine.distributed import World
 from ssvid.engine.to_device import to_device
 from ssvid.engine.train_flags import TrainFlags
 from ssvid.log import log
 from ssvid.objective import Objective
 
+FEW_VIDEOS = 100  # below which pretraining has shown no gain here
 LARGEST_FACTOR = 8  # of the batch rule; a rate that is scaled down further hardly learns
 LONG_STEP_S = 60.0  # seconds; a first step that takes longer looks like a command that hangs
 TRIAL_CLIPS = 2  # batch norm needs two
@@ -31,11 +33,18 @@ class Fit(NamedTuple):
     lr: float  # as the flag says, before it is scaled
     lr_batch: int | None
     step_s: float | None = None  # seconds of a step; None: not measured
+    pretrains: bool = False  # without labels, which takes more videos
 
 
 def judge_settings(fit: Fit) -> list[str]:
     """A warning for each setting that fits the data badly. Each names better flags."""
     warnings = []
+    if fit.pretrains and fit.videos < FEW_VIDEOS:
+        warnings.append(
+            f"{fit.videos} training videos teach an encoder little, whatever the settings: a score "
+            f"can tell of it from some hundreds on. More videos, or --init with a published file, "
+            "help more than more steps."
+        )
     if fit.batch_size > fit.videos:
         smaller = 1 << (fit.videos.bit_length() - 1)  # the largest power of 2 that fits
         flags = f"--batch_size {smaller}"
@@ -82,7 +91,8 @@ def advise(
     if world.device.type == "cpu" and world.size == 1:
         step_s = measure_step_s(objective, samples, flags.batch_size, flags.workers)
     videos = len(samples)
-    fit = Fit(flags.batch_size, videos, flags.lr, flags.lr_batch, step_s)
+    pretrains = not isinstance(objective, Classify)
+    fit = Fit(flags.batch_size, videos, flags.lr, flags.lr_batch, step_s, pretrains)
     for warning in judge_settings(fit):
         log.warning(warning)
 

@@ -34,6 +34,7 @@ DEFAULT_FLAGS: dict[str, Any] = {
     "encoder": {"name": "resnet18_2d3d", "width": 32, "frames": 4, "size": 64},
     "clip": {"fps": 8},
     "batch_size": 32,
+    "lr_batch": None,  # the rate is as it is given
 }
 PRESET_FLAGS: dict[str, dict[str, Any]] = {
     "laptop": {

@@ -169,8 +169,7 @@ def read_suite(content: Any, path: str) -> dict[str, Any] | None:
     suite = {"suite": content} if isinstance(content, str) else content
     if suite is not None and (not isinstance(suite, dict) or {"encoder", "out"} & suite.keys()):
         raise UserError(
-            f"The sweep {path}: `suite` is a name, or flags of benchmarks.run without encoder and "
-            "out."
+            f"The sweep {path}: `suite` is a name, or flags of ssvid bench without encoder and out."
         )
     return suite
 

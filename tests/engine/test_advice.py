@@ -24,6 +24,8 @@ FIT = Fit(batch_size=32, videos=100, lr=1e-3, lr_batch=256)
         ({"batch_size": 31}, ("--lr_batch null", "0.001", "1.2e-04")),
         ({"batch_size": 8}, ("--batch_size 8", "32", "3.1e-05")),
         ({"batch_size": 8, "lr_batch": None}, ()),
+        ({"pretrains": True}, ()),
+        ({"pretrains": True, "videos": 99}, ("99", "--init")),
         ({"step_s": 60.0}, ()),
         ({"step_s": 320.0}, ("5 min", "32 clips at 10 s", "--batch_size 6", "--preset laptop")),
     ],

@@ -40,7 +40,10 @@ def csv(
     group: str | None = None,  # column; default: subject, else label + group, else the path
     where: str | None = None,  # COLUMN=VALUE: use only these rows
 ) -> Manifest:
-    """Paths are relative to the csv. A folder must hold labels.csv or manifest.csv."""
+    """Paths are relative to the csv. A folder must hold labels.csv or manifest.csv.
+
+    Without a column of splits, whole groups of a labelled list are held out for val and test.
+    """
     file = _find_csv(root)
     lines, columns = read_table(file)
     path_column = path_column or next((name for name in PATHS if name in columns), PATHS[0])
@@ -73,8 +76,9 @@ def csv(
         )
         rows.append(row)
     group_column = group or next((name for name in ("subject", "group") if name in columns), None)
-    _warn_of_groups(file, rows, group_column, columns)
-    return Manifest.build(rows, file.parent, source=file)
+    hold_out = split_column not in columns and any(row.label for row in rows)
+    _warn_of_groups(file, rows, group_column, columns, hold_out)
+    return Manifest.build(rows, file.parent, source=file, hold_out=hold_out)
 
 
 def _read_labels(
@@ -93,9 +97,11 @@ def _read_split(line: Line, column: str) -> str:
     return (line.get(column) or "train").strip()
 
 
-def _warn_of_groups(file: Path, rows: list[Row], column: str | None, columns: list[str]) -> None:
+def _warn_of_groups(
+    file: Path, rows: list[Row], column: str | None, columns: list[str], hold_out: bool
+) -> None:
     """Warn if no group holds two clips, so that none protects a split. It may be right."""
-    if column is None and splits_of(rows) != {"train"}:
+    if column is None and (hold_out or splits_of(rows) != {"train"}):
         log_once(
             f"{file}: no group column among {', '.join(columns)}, so every clip counts as its own "
             "film or person, and clips of one may be in train and in test: --data.group COLUMN "
