@@ -93,6 +93,8 @@ def write_report(runner: SuiteRunner) -> dict[str, Any]:
             printed["results"] = board.summarise_results(table)
             printed["report"] = str(board.write_table(files, table, runner.folder))
             printed["next"] = [f"open {printed['report']} in a browser"]
+            if not failures:  # people have read the results above, cell by cell
+                printed["page"] = f"report  {printed['report']}"
     # A file that is not ours, unlike results, or a full disk. The results themselves are written.
     except (UserError, OSError) as error:
         log.warning(f"no report: {error}")

@@ -121,6 +121,7 @@ class Arguments:
         below = self.lay_below(flags)
         whole = presets.merge(below, flags)
         self.check_required(whole)
+        self.check_settings(whole)
         words = self.rewrite(pairs)
         if below:
             lowest = to_class_paths(presets.drop_keys(below, {"objective"}), self.tables)
@@ -277,6 +278,17 @@ class Arguments:
             elif self.command and self.entry and name in self.entry.first:
                 hint, flag = f": {format_usage(self.command, self.flags)}", name.upper()
             raise UserError(f"{flag} is missing{hint}.")
+
+    def check_settings(self, flags: Recipe) -> None:
+        """Raise a UserError if a chosen name lacks a setting that has no default."""
+        for kind, table in self.tables.items():
+            settings = recipe.with_name(flags.get(kind))
+            if not isinstance(settings, dict) or settings.get("name") not in table.names():
+                continue
+            for name, parameter in parameters_of(table[settings["name"]]).items():
+                is_needed = parameter.default is parameter.empty and name != "encoder"
+                if is_needed and name not in settings:
+                    raise UserError(f"--{kind}.{name} is missing: {settings['name']} needs it.")
 
     def rewrite(self, pairs: list[list[str]]) -> list[str]:
         """argv in the form of jsonargparse: names as class paths, recipes and lists as JSON."""

@@ -246,6 +246,9 @@ def enter_console() -> None:
         sys.path.append(root)
     os.environ[CONSOLE] = "1"
     os.environ[SAFE_PATH] = "1"
+    # Threads that wait do not spin: on a busy machine that costs several times the work itself
+    # (docs/speed.md). It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def list_exports() -> list[str]:

@@ -73,13 +73,16 @@ def pretrain(
     with hold(folder, config, rows.hash, world):
         workers, max_bad = flags.workers, flags.max_bad
         result = run(trained, samples, settings, folder, config, workers, max_bad, probe)
-    return {**result, "next": list_next_steps(out, config["data"]["name"])}
+    return {**result, "next": list_next_steps(model, out)}
 
 
-def list_next_steps(out: str, data: str) -> list[str]:
+def list_next_steps(objective: Objective, out: str) -> list[str]:
     """The commands that measure a run, and that show its curves and pictures."""
-    words = ["--encoder", out, "--data", data, "--data.root", "LABELLED_CLIPS"]
-    return [phrase_next("probe", *words, "--out", f"{out}/probe"), phrase_next("report", out)]
+    steps = [phrase_next("report", out)]
+    if objective.exported_encoders():
+        words = ["--encoder", out, "--data", "folder", "--data.root", "LABELLED_CLIPS"]
+        steps.insert(0, phrase_next("probe", *words, "--out", f"{out}/probe"))
+    return steps
 
 
 def build(

@@ -96,7 +96,7 @@ def add_features(data: Manifest, views: Views) -> Manifest:
     root = data.root / "pixels"
     log.info(
         f"{data.root}: without --data.features the features are the gray pixels of each second, in "
-        f"{root}; python -m ssvid.extract --per_second stores those of an encoder."
+        f"{root}; ssvid extract --per_second stores those of an encoder."
     )
     rows = []
     with locked(data.root / ".pixels.lock", wait=True, what=f"The features of {data.root}"):

@@ -106,7 +106,7 @@ def _phrase_next_step(source: str, target: Path) -> str:
     """The command that learns from the prepared files."""
     data = "csv" if Path(source).expanduser().is_file() else "folder"
     words = ["--data", data, "--data.root", str(target), "--out", "runs/first"]
-    return phrase_next("pretrain", "--objective", "mae", "--encoder", "vit_small", *words)
+    return phrase_next("pretrain", "--objective", "mae", "--preset", "laptop", *words)
 
 
 def _open_target(out: str | None, root: Path, scan_only: bool) -> Path | None:
