@@ -168,7 +168,10 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def check_clip(name: str, clip: Any) -> None:
-    """Raise a UserError if this is no batch of normalised clips, `B 3 T H W` floats."""
+    """Raise a UserError if this is no batch of normalised clips, `B C T H W` floats.
+
+    An encoder may take other numbers of channels than 3, which it checks by itself.
+    """
     if not isinstance(clip, Tensor):
         raise UserError(f"{name} takes clips as a tensor B 3 T H W, not {type(clip).__name__}.")
     shape = tuple(clip.shape)
@@ -180,7 +183,7 @@ def check_clip(name: str, clip: Any) -> None:
         hint = "it looks like B T C H W, so give clip.transpose(1, 2)"
     elif clip.ndim == 5 and shape[1] != 3 and shape[4] == 3:
         hint = "it looks like B T H W C, so give clip.permute(0, 4, 1, 2, 3)"
-    elif clip.ndim != 5 or shape[1] != 3:
+    elif clip.ndim != 5:
         hint = "one clip of frames T H W 3 becomes it by encoder.transform(frames)[None]"
     else:
         return
