@@ -25,6 +25,7 @@ from ssvid.recipe import SHIPPED
 from ssvid.registry import Registry
 from ssvid.results import schema
 from ssvid.signatures import comments_of, parameters_of
+from ssvid.weights.published import LAYOUTS
 
 ROOT = Path(__file__).parents[1]
 os.environ["COLUMNS"] = "92"  # help is as wide as a column of the site
@@ -37,6 +38,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/objectives.md": describe_entries("Objectives", registry.objectives, "objective"),
         "reference/datasets.md": describe_entries("Flags of data sets", registry.datasets, "data"),
         "reference/encoders.md": list_all_encoders(),
+        "reference/layouts.md": list_layouts(),
         "reference/recipes.md": list_recipes(),
         "reference/result-file.md": describe_result_file(),
         "project/changelog.md": (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](../"),
@@ -140,6 +142,15 @@ def count_gflops(encoder: Encoder) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(clip)
     return counter.get_total_flops() / 2e9  # torch counts an addition for itself
+
+
+def list_layouts() -> str:
+    """Every layout of checkpoints that is known by its keys."""
+    rows = []
+    for layout in LAYOUTS:
+        rows.append([f"`{layout.name}`", layout.title, layout.licence or "none stated"])
+    intro = "`ssvid weights FILE --to LAYOUT --out NEW` writes a file in one of these.\n\n"
+    return "# Layouts\n\n" + intro + write_table(["layout", "what", "licence of the weights"], rows)
 
 
 def list_recipes() -> str:

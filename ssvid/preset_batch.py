@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ssvid.engine.train_flags import TrainFlags
-from ssvid.presets import lay_below
+from ssvid.presets import lay_below, read_name
 from ssvid.recipe import Recipe
 
 Flags = TypeVar("Flags", bound=TrainFlags)
@@ -22,7 +22,12 @@ def fit_batch(command: str, config: Recipe, flags: Flags, videos: int) -> Flags:
     if flags.batch_size <= videos:
         return flags
     left_out = {"objective": config.get("objective"), "preset": config["preset"]}
-    if lay_below(command, left_out).get("batch_size") != flags.batch_size:
+    below = lay_below(command, left_out)
+    if below.get("batch_size") != flags.batch_size:
+        return flags
+    # Without a preset only the small encoder of the objective comes with a batch of its own.
+    is_small = read_name(config.get("encoder")) == read_name(below.get("encoder"))
+    if config["preset"] is None and not is_small:
         return flags
     config["batch_size"] = videos
     return replace(flags, batch_size=videos)

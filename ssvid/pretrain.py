@@ -73,13 +73,13 @@ def pretrain(
     with hold(folder, config, rows.hash, world):
         workers, max_bad = flags.workers, flags.max_bad
         result = run(trained, samples, settings, folder, config, workers, max_bad, probe)
-    return {**result, "next": list_next_steps(model, out)}
+    return {**result, "next": list_next_steps(bool(model.exported_encoders()), out)}
 
 
-def list_next_steps(objective: Objective, out: str) -> list[str]:
+def list_next_steps(has_encoder: bool, out: str) -> list[str]:
     """The commands that measure a run, and that show its curves and pictures."""
     steps = [phrase_next("report", out)]
-    if objective.exported_encoders():
+    if has_encoder:
         words = ["--encoder", out, "--data", "folder", "--data.root", "LABELLED_CLIPS"]
         steps.insert(0, phrase_next("probe", *words, "--out", f"{out}/probe"))
     return steps

@@ -28,7 +28,7 @@ from ssvid.commands import (
     phrase_next,
 )
 from ssvid.errors import UserError
-from ssvid.pretrain import pretrain
+from ssvid.pretrain import list_next_steps, pretrain
 from ssvid.result_page import format_result
 from ssvid.weights.__main__ import weights
 from tests.helpers import ROOT, facts, for_each, pretrain_argv, tells
@@ -141,6 +141,22 @@ def test_print_config_is_a_recipe(objective, encoder, tmp_path, capsys):
 def test_near_names_of_settings(flag, words, videos, tmp_path):
     with pytest.raises(UserError, match=facts(*words.split())):
         parse(pretrain, pretrain_argv(videos, tmp_path, flag, "1"))
+
+
+@for_each("argv, words", [(["compare"], ("A is", "compare A B")), (["--seed", "1"], ("--seed",))])
+def test_a_word_that_is_missing_is_named(argv, words, tmp_path):
+    ended = run_console(*argv, cwd=tmp_path)
+    assert ended.returncode == 2 and tells(ended.stderr, *words) and "--a" not in ended.stderr
+
+
+def test_a_setting_that_is_missing_is_named():
+    with pytest.raises(UserError, match=facts("--data.root", "folder")):
+        parse(pretrain, ["--objective", "mae", "--data", "folder", "--out", "o"])
+
+
+def test_next_steps_name_no_probe_where_no_encoder_is_saved():
+    assert list_next_steps(False, "runs/a") == [phrase_next("report", "runs/a")]
+    assert len(list_next_steps(True, "runs/a")) == 2
 
 
 def test_a_list_takes_the_form_with_a_plus(videos: Path):

@@ -1,21 +1,12 @@
-"""Frozen -> Frozen: rows of a split, and several splits one behind the other."""
+"""Frozen -> Frozen: several splits one behind the other."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from ssvid.shapes import Frozen
-
-
-def take_clips(frozen: Frozen, rows: Int[Tensor, " K"]) -> Frozen:
-    """Some rows of a split, in this order."""
-    feats = {}
-    for pooling, table in frozen.feats.items():
-        feats[pooling] = table[rows]
-    return Frozen(feats, frozen.labels[rows], [frozen.groups[i] for i in rows.tolist()])
 
 
 def join_splits(splits: Sequence[Frozen]) -> Frozen:

@@ -18,7 +18,7 @@ from ssvid.engine.train_flags import TrainFlags
 from ssvid.log import log
 from ssvid.objective import Objective
 
-FEW_VIDEOS = 100  # below which pretraining has shown no gain here
+FEW_VIDEOS = 100  # a judgement: the least set on which a gain was shown here has 4,096
 LARGEST_FACTOR = 8  # of the batch rule; a rate that is scaled down further hardly learns
 LONG_STEP_S = 60.0  # seconds; a first step that takes longer looks like a command that hangs
 TRIAL_CLIPS = 2  # batch norm needs two
@@ -41,9 +41,8 @@ def judge_settings(fit: Fit) -> list[str]:
     warnings = []
     if fit.pretrains and fit.videos < FEW_VIDEOS:
         warnings.append(
-            f"{fit.videos} training videos teach an encoder little, whatever the settings: a score "
-            f"can tell of it from some hundreds on. More videos, or --init with a published file, "
-            "help more than more steps."
+            f"{fit.videos} training videos are very few to pretrain an encoder on. Expect little: "
+            "give more videos, or begin from a published file with --init."
         )
     if fit.batch_size > fit.videos:
         smaller = 1 << (fit.videos.bit_length() - 1)  # the largest power of 2 that fits

@@ -10,7 +10,6 @@ from benchmarks.features.bench import Bench
 from benchmarks.features.units import build_class_table
 from benchmarks.tasks.detection import match_boxes
 from benchmarks.tasks.few_shot import draw_shots
-from benchmarks.tasks.frozen import take_clips
 from benchmarks.tasks.localisation import smooth_scores
 from benchmarks.tasks.low_label import draw_share
 from benchmarks.tasks.order import FRAME_ORDERS
@@ -276,7 +275,8 @@ def test_shots_are_nested_balanced_and_the_same_for_all():
     train = bench.get_frozen("encoder", "train")
 
     def draw(k, number):
-        return take_clips(train, draw_shots(train.labels, k, 0, number + 1)[number])
+        rows = draw_shots(train.labels, k, 0, number + 1)[number]
+        return Frozen({"mean@last": train.feats["mean@last"][rows]}, train.labels[rows], [])
 
     single, four = draw(1, 3), draw(4, 3)
     assert (

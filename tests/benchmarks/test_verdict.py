@@ -196,3 +196,5 @@ def test_a_test_of_few_groups_is_called_so():
     assert say(result).count(TOO_FEW) == 1, "one sentence, not one for each control"
     assert TOO_FEW not in say(ask("linear", clips=14))
     assert TOO_FEW not in say(replace(result, gains={}))
+    hopeless = {name: replace(gain, shown=False, least=None) for name, gain in result.gains.items()}
+    assert say(replace(ask("linear", clips=40), gains=hopeless)).count(TOO_FEW) == 1

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ssvid.data import files
-from ssvid.data.manifest import select_labelled
+from ssvid.data.manifest import SPLITS, select_labelled
 from ssvid.errors import UserError
 from ssvid.registry import datasets
 from tests.data.bars import picture
@@ -115,6 +115,25 @@ def test_a_csv_that_is_none_is_named(tmp_path, data, words):
     (tmp_path / "labels.csv").write_bytes(data)
     for root in (tmp_path, tmp_path / "labels.csv"):
         check_refusal("csv", root, str(tmp_path / "labels.csv"), *words)
+
+
+def test_a_labelled_csv_without_splits_holds_groups_out(tmp_path, capsys):
+    names, lines = [], []
+    for number in range(20):
+        names.append(f"{number}.mp4")
+        lines.append(f"{number}.mp4,{'xy'[number % 2]},p{number // 4}")
+    touch(tmp_path, *names)
+    root = table(tmp_path / "people.csv", "\n".join(["path,label,person", *lines]))
+    data = datasets["csv"](root, group="person")
+    people = {}
+    for name in SPLITS:
+        people[name] = {row.group for row in data.split(name).rows}
+    assert all(people.values()) and not people["test"] & (people["train"] | people["val"])
+    assert "--data.group" not in capsys.readouterr().err
+    datasets["csv"](root)
+    assert tells(capsys.readouterr().err, "warning", "person", "--data.group")
+    unlabelled = table(tmp_path / "plain.csv", "\n".join(["path", *names]))
+    assert len(datasets["csv"](unlabelled).split("train")) == 20
 
 
 def test_groups_of_one_clip_are_said(tmp_path, capsys):

@@ -107,6 +107,9 @@ def test_the_batch_of_a_preset_is_no_larger_than_the_set():
 
     assert (fit("laptop", 8, 5), fit("laptop", 8, 9)) == (5, 8)
     assert (fit("laptop", 7, 5), fit(None, 8, 5)) == (7, 8)  # the user's own
+    assert fit(None, 32, 20) == 20  # that of the objective's small encoder
+    config = resolve("mae", encoder="vit_tiny", batch_size=32)
+    assert fit_batch("pretrain", config, TrainFlags(batch_size=32), 20).batch_size == 32
 
 
 def test_a_preset_resumes_as_it_stood(videos: Path, tmp_path: Path):
