@@ -105,7 +105,9 @@ def list_all_encoders() -> str:
         with torch.device("meta"):
             encoder = build(name, {}).eval()
         spec = encoder.spec
-        pace = f"{spec.fps:g} a second" if spec.fps else f"1 of {spec.stride}"
+        pace = "spread over the video"
+        if not spec.whole:
+            pace = f"{spec.fps:g} a second" if spec.fps else f"1 of {spec.stride}"
         rows.append(
             [
                 f"`{name}`",

@@ -41,6 +41,7 @@ class Encoder(nn.Module, ABC):
     can_skip: bool = False  # accepts `visible`: hidden tokens cost nothing
     tubelet: tuple[int, int, int] | None = None  # frames, pixels, pixels of one token; if can_skip
     has_layers: bool = False  # accepts `layers`
+    per_frame: bool = False  # sees each frame by itself (ssvid.encoders.frames)
     licence: str | None = None  # of loaded weights
     tiny_kwargs: dict[str, Any] = {}  # kwargs of a small one, for the contract tests
 

@@ -4,6 +4,7 @@ Encoders and decoders use them.
 """
 
 import functools
+import math
 from typing import Literal
 
 import torch
@@ -104,3 +105,17 @@ class Positions(nn.Module):
 
 def _small(*shape: int) -> Tensor:
     return nn.init.trunc_normal_(torch.empty(*shape), std=0.02, a=-0.02, b=0.02)
+
+
+def resize_square(table: Tensor, h: int, w: int) -> Tensor:
+    """A learnt table of a class token and a square of patches, 1+P D, for h x w patches.
+
+    It is resized bicubically, as CLIP's and BLIP's users do; the row of the class token stays.
+    """
+    cls, patches = table[:1], table[1:]
+    side = math.isqrt(len(patches))
+    if (h, w) == (side, side):
+        return table
+    square = rearrange(patches, "(h w) D -> 1 D h w", h=side)
+    square = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
+    return torch.cat([cls, rearrange(square, "1 D h w -> (h w) D")])

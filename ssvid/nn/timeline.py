@@ -9,17 +9,15 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
+from ssvid.nn.clip import ClipBlock
 from ssvid.shapes import Tokens
 
 # A file in the folder of an aligner's run: its tower, and the features that it learnt from.
 ALIGNER_CARD = "aligner.json"
-
-QUICK = 1.702  # quick GELU is x sigmoid(1.702 x)
 
 
 class Aligned(NamedTuple):
@@ -33,29 +31,6 @@ class Aligned(NamedTuple):
     alignable: Float[Tensor, "S K"] | None  # logits; None: the aligner has no such head
 
 
-class Block(nn.Module):
-    """A block that takes its input twice: as it is, and after `norm1`.
-
-    The latter is also the stage that the block before returns.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tokens, normed: Tokens, mask: Bool[Tensor, "B 1 1 N"] | None) -> Tokens:
-        q, k, v = rearrange(self.qkv(normed), "B N (s a d) -> s B a N d", s=3, a=self.heads)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.proj(rearrange(mixed, "B a N d -> B N (a d)"))
-        # Quick GELU is silu(1.702 x) / 1.702. The kernel of silu stores its input only. The
-        # weights are scaled, because there are fewer of them than activations.
-        wide = F.linear(self.norm2(x), QUICK * self.fc1.weight, QUICK * self.fc1.bias)
-        return x + F.linear(F.silu(wide), self.fc2.weight / QUICK, self.fc2.bias)
-
-
 class Timeline(nn.Module):
     """A stack of blocks that returns a stage after each block.
 
@@ -65,27 +40,25 @@ class Timeline(nn.Module):
 
     def __init__(self, dim: int, heads: int, layers: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise UserError(f"A width of {dim} does not divide into {heads} attention heads.")
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(ClipBlock(dim, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tokens, padding: Bool[Tensor, "B N"]) -> Float[Tensor, "L B N D"]:
         """`padding`: tokens that no token attends to."""
         # Without a mask the attention kernel is faster.
         mask = ~padding[:, None, None] if padding.any() else None
-        blocks = cast("list[Block]", [*self.blocks])
+        blocks = cast("list[ClipBlock]", [*self.blocks])
         norms = [*(block.norm1 for block in blocks), self.norm]
         stages = [norms[0](x)]
         for block, norm in zip(blocks, norms[1:], strict=True):
-            x = block(x, stages[-1], mask)
+            x = block.feed(x + block.mix(stages[-1], mask))  # the last stage is `norm1` of x
             stages.append(norm(x))
         return torch.stack(stages[1:])
 
     def init_weights(self, depth: int) -> None:
         """CLIP's initialisation. `depth`: of the stack that scales down its residual branches."""
         dim = self.norm.normalized_shape[0]
-        for block in cast("list[Block]", [*self.blocks]):
+        for block in cast("list[ClipBlock]", [*self.blocks]):
             nn.init.normal_(block.qkv.weight, std=dim**-0.5)
             nn.init.normal_(block.fc1.weight, std=(2 * dim) ** -0.5)
             for last in (block.proj, block.fc2):

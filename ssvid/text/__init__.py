@@ -14,6 +14,7 @@ TOWERS = {
     "words": "ssvid.text.words:Words",
     "bert": "ssvid.text.transformers:Bert",
     "clip": "ssvid.text.transformers:Clip",
+    "clip_text": "ssvid.text.clip:ClipText",
 }
 
 

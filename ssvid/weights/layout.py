@@ -27,6 +27,7 @@ CONVERSIONS: dict[str, tuple[Conversion, Conversion]] = {
     "point": (lambda x: x.reshape(x.shape[:-3]), lambda x: x[..., None, None, None]),
     "turned": (lambda x: x.transpose(0, 1).contiguous(), lambda x: x.transpose(0, 1).contiguous()),
     "single": (lambda x: x.reshape(()), lambda x: x.reshape(1)),
+    "batched": (lambda x: x.squeeze(0), lambda x: x.unsqueeze(0)),
 }
 
 
@@ -42,6 +43,7 @@ class Row(NamedTuple):
     - point: theirs is a 1x1x1 convolution with the shape A B 1 1 1, ours has A B
     - turned: theirs has the shape A B, ours B A
     - single: theirs has the shape 1, ours is a scalar
+    - batched: theirs has the shape 1 A B, ours A B
     - q, k, v: theirs is that third of the rows of ours
     - joined: theirs is our `cls` followed by our `table`
     """
@@ -79,6 +81,7 @@ class Layout:
     positions: tuple[str, ...] = ()  # kinds of position embeddings that it can hold; (): any
     wrapper: str | None = None  # entry of the published file that holds the tensors
     prefix: str = ""  # of every key in the published file
+    ignored_keys: tuple[str, ...] = ()  # of files that hold more than weights
     # Changes that no single row can express. They take all tensors in our names: after they were
     # read, and before they are written.
     after_reading: Callable[[State], State] = dict
@@ -115,7 +118,7 @@ class Layout:
         are missing. Raises UserError where two names of one tensor hold different values.
         """
         ours: State = {}
-        thirds: dict[str, list[Tensor]] = {}
+        thirds: dict[str, dict[str, Tensor]] = {}
         for row in self.list_rows_of_theirs(theirs):
             if row.theirs not in theirs:
                 continue
@@ -125,14 +128,15 @@ class Layout:
             elif row.kind in QKV:
                 # This reserves the position of the key; the three thirds are joined below.
                 ours.setdefault(row.ours, x)
-                thirds.setdefault(row.ours, []).append(x)
+                thirds.setdefault(row.ours, {})[row.kind] = x
             elif row.ours not in ours:
                 ours[row.ours] = CONVERSIONS[row.kind][0](x)
             elif not torch.equal(ours[row.ours], CONVERSIONS[row.kind][0](x)):
                 raise UserError(
                     f"{row.theirs} should be the same tensor under a second name, but it differs."
                 )
-        for key, tensors in thirds.items():
+        for key, of_kind in thirds.items():
+            tensors = [of_kind[kind] for kind in QKV if kind in of_kind]
             if len(tensors) == 3 and have_equal_widths(*tensors):
                 ours[key] = torch.cat(tensors)
             else:

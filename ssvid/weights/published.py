@@ -12,12 +12,12 @@ from typing import Any
 from ssvid import registry
 from ssvid.encoder import get_encoder_class
 from ssvid.errors import UserError
-from ssvid.weights import coclr, dpc, huggingface, mae_st, milnce, tan, videomae
+from ssvid.weights import clip, coclr, dpc, huggingface, mae_st, milnce, tan, videomae
 from ssvid.weights.files import WeightsFile, hint_at_entries
 from ssvid.weights.layout import Layout, Net, State
 
 LAYOUTS = (*videomae.LAYOUTS, *mae_st.LAYOUTS, *huggingface.LAYOUTS, *dpc.LAYOUTS, *coclr.LAYOUTS)
-LAYOUTS = (*LAYOUTS, *milnce.LAYOUTS, *tan.LAYOUTS)
+LAYOUTS = (*LAYOUTS, *milnce.LAYOUTS, *tan.LAYOUTS, *clip.LAYOUTS)
 # Prefixes that all keys of a file may share.
 PREFIXES = (
     "module.",
@@ -131,6 +131,7 @@ def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int)
     rows = list(dict.fromkeys(row.theirs for row in layout.list_rows_of_theirs(theirs)))
     known_keys = set(rows)
     missing = [key for key in rows if key not in theirs]
+    known_keys |= set(layout.ignored_keys)
     unexpected = [key for key in theirs if key not in known_keys]
     try:
         ours = layout.to_ours(theirs)

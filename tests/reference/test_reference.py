@@ -15,6 +15,7 @@ from tests.reference import (
     check_retrieval,
     check_s3d,
     check_tan,
+    check_xclip,
 )
 from tests.reference.cases import ROOT, Case, discover
 
@@ -29,6 +30,7 @@ CHECKERS = (
     check_retrieval,
     check_s3d,
     check_tan,
+    check_xclip,
 )
 
 

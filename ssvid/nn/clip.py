@@ -1,0 +1,85 @@
+"""Tokens -> Tokens: the transformer block of CLIP (arXiv:2103.00020).
+
+CLIP's two sides, X-CLIP and TAN have it: norm before each branch, quick GELU, no dropout.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ssvid.errors import UserError
+from ssvid.shapes import Tokens
+
+QUICK = 1.702  # quick GELU is x sigmoid(1.702 x)
+
+
+class ClipBlock(nn.Module):
+    """Attention, then an MLP of four times the width."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise UserError(f"A width of {dim} does not divide into {heads} attention heads.")
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tokens, causal: bool = False) -> Tokens:
+        """`causal`: a token attends to itself and to those before it."""
+        return self.feed(x + self.mix(self.norm1(x), causal=causal))
+
+    def attend(self, x: Tokens, context: Float[Tensor, "B M D"] | None = None) -> Tokens:
+        """The attention branch, added to x. `context`: more tokens that x attends to."""
+        normed = self.norm1(x)
+        if context is None:
+            return x + self.mix(normed)
+        D = x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(normed, weight[:D], bias[:D])
+        both = torch.cat([normed, self.norm1(context)], 1)
+        k, v = F.linear(both, weight[D:], bias[D:]).chunk(2, -1)
+        return x + self.proj(attend_heads(q, k, v, self.heads))
+
+    def mix(
+        self, normed: Tokens, mask: Bool[Tensor, "B 1 1 N"] | None = None, causal: bool = False
+    ) -> Tokens:
+        """The attention branch of tokens after `norm1`. `mask`: tokens that are attended to."""
+        q, k, v = self.qkv(normed).chunk(3, -1)
+        return self.proj(attend_heads(q, k, v, self.heads, mask, causal))
+
+    def feed(self, x: Tokens) -> Tokens:
+        """The MLP branch, added to x.
+
+        Quick GELU is silu(1.702 x) / 1.702, and the kernel of silu stores its input only. The
+        weights are scaled, because there are fewer of them than activations.
+        """
+        wide = F.linear(self.norm2(x), QUICK * self.fc1.weight, QUICK * self.fc1.bias)
+        return x + F.linear(F.silu(wide), self.fc2.weight / QUICK, self.fc2.bias)
+
+
+def attend_heads(
+    q: Float[Tensor, "B M D"],
+    k: Float[Tensor, "B N D"],
+    v: Float[Tensor, "B N D"],
+    heads: int,
+    mask: Bool[Tensor, "B 1 1 N"] | None = None,
+    causal: bool = False,
+) -> Float[Tensor, "B M D"]:
+    """Attention of several heads, before the projection of its output."""
+    q, k, v = (rearrange(x, "B N (a d) -> B a N d", a=heads) for x in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return rearrange(mixed, "B a N d -> B N (a d)")
+
+
+def init_blocks(blocks: nn.ModuleList, width: int) -> None:
+    """CLIP's initialisation: residual branches are smaller the deeper the net."""
+    for block in cast("list[ClipBlock]", [*blocks]):
+        nn.init.normal_(block.qkv.weight, std=width**-0.5)
+        nn.init.normal_(block.fc1.weight, std=(2 * width) ** -0.5)
+        for last in (block.proj, block.fc2):
+            nn.init.normal_(last.weight, std=width**-0.5 * (2 * len(blocks)) ** -0.5)

@@ -1,0 +1,125 @@
+"""Sentences -> CLIP's token ids: byte-level BPE by the library `transformers`.
+
+The merges come from a file in OpenAI's form (bpe_simple_vocab_16e6.txt.gz) that the user has, or
+that an installed open_clip ships, or from a folder of Hugging Face's form (vocab.json, merges.txt).
+"""
+
+import gzip
+import html
+import importlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ssvid.errors import UserError
+from ssvid.log import log_once
+from ssvid.text.transformers import import_library
+
+SHIPPED = "bpe_simple_vocab_16e6.txt.gz"
+MERGES = 49152 - 256 - 2  # of OpenAI's file; what follows them is not used
+START, END = "<|startoftext|>", "<|endoftext|>"
+BYTES = "bytes"  # a vocabulary without merges: every letter is a token
+WORD_END = "</w>"
+
+
+def list_byte_letters() -> list[str]:
+    """The letter that stands for each byte, in the order of OpenAI's vocabulary.
+
+    Bytes that print come first, under their own letter; the others follow from U+0100 on.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = range(256, 512 - len(printable))
+    return list(map(chr, [*printable, *others]))
+
+
+def find_vocabulary(vocabulary: str | None) -> Path | None:
+    """The file or folder of a vocabulary; None for BYTES.
+
+    Raises UserError if none is given and no installed library ships one.
+    """
+    if vocabulary == BYTES:
+        return None
+    if vocabulary is not None:
+        path = Path(vocabulary).expanduser()
+        if not path.exists():
+            raise UserError(f"There is no vocabulary {path}.")
+        return path
+    library = importlib.util.find_spec("open_clip")
+    folders = [] if library is None else list(library.submodule_search_locations or ())
+    for folder in folders:
+        if (Path(folder) / SHIPPED).is_file():
+            return Path(folder) / SHIPPED
+    raise UserError(
+        f"CLIP's sentences need its vocabulary: give {SHIPPED} (of github.com/openai/CLIP, MIT "
+        f"licence), or pip install open_clip_torch, which ships it; `{BYTES}` is a vocabulary of "
+        "single letters, for nets that are trained from the start."
+    )
+
+
+def read_merges(path: Path | None) -> list[tuple[str, str]]:
+    """The merges of a vocabulary, the most frequent first."""
+    if path is None:
+        return []
+    file = path / "merges.txt" if path.is_dir() else path
+    try:
+        raw = file.read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as a vocabulary of CLIP: {error}.") from error
+    merges = []
+    for line in text.split("\n")[1 : MERGES + 1]:  # the first line is a version
+        if line.strip():
+            pair = line.split()
+            if len(pair) != 2:
+                raise UserError(f"{file} is no list of merges: {line!r} is not two pieces.")
+            merges.append((pair[0], pair[1]))
+    return merges
+
+
+def clean_sentence(sentence: str) -> str:
+    """Mended characters and no entities of HTML, as published."""
+    mended = importlib.import_module("ftfy").fix_text(sentence)
+    return html.unescape(html.unescape(mended)).strip()
+
+
+class BytePairs:
+    """The tokeniser of CLIP. Sentences of more than `length` tokens are cut, as published."""
+
+    def __init__(self, vocabulary: str | None, length: int) -> None:
+        path = find_vocabulary(vocabulary)
+        self.merges = read_merges(path)
+        letters = list_byte_letters()
+        pieces = [*letters, *[letter + WORD_END for letter in letters]]
+        pieces += map("".join, self.merges)
+        pieces += [START, END]
+        table = dict(zip(pieces, range(len(pieces)), strict=True))
+        if path is not None and path.is_dir() and (path / "vocab.json").is_file():
+            table = json.loads((path / "vocab.json").read_text())
+        self.size, self.length = len(table), length
+        self.start, self.end = table[START], table[END]
+        library = import_library()
+        self.library: Any = library.CLIPTokenizer(vocab=table, merges=self.merges)
+
+    def encode(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
+        """Start, tokens, end, and zeros up to `length`."""
+        ids = torch.zeros(len(sentences), self.length, dtype=torch.int64)
+        too_long = 0
+        cleaned = list(map(clean_sentence, sentences))
+        # The library warns of its own longest length; ours is counted below.
+        rows = self.library(cleaned, add_special_tokens=False, verbose=False).input_ids
+        for number, row in enumerate(rows):
+            too_long += len(row) > self.length - 2
+            row = [self.start, *row[: self.length - 2], self.end]
+            ids[number, : len(row)] = torch.tensor(row)
+        if too_long:
+            log_once(
+                f"{too_long} of {len(sentences)} sentences are longer than {self.length} tokens: "
+                "their ends are cut off."
+            )
+        return ids

@@ -1,0 +1,121 @@
+"""CLIP's and X-CLIP's files beside the models of `transformers`, and the tokeniser."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from einops import rearrange
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from ssvid import load_encoder
+from ssvid.errors import UserError
+from ssvid.text import create_tower
+from ssvid.text.bpe import BYTES, BytePairs
+from ssvid.weights.clip import LAYOUTS
+from tests.helpers import facts
+
+transformers = pytest.importorskip("transformers")
+TEXT = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2}
+TEXT |= {"num_attention_heads": 1, "vocab_size": 99, "max_position_embeddings": 9}
+TEXT |= {"hidden_act": "quick_gelu", "bos_token_id": 97, "eos_token_id": 98, "pad_token_id": 0}
+PICTURE = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2}
+PICTURE |= {"num_attention_heads": 1, "image_size": 32, "patch_size": 16}
+PICTURE |= {"hidden_act": "quick_gelu"}
+JOINER = {"mit_hidden_size": 64, "mit_intermediate_size": 256, "mit_num_attention_heads": 1}
+FRAMES = 3
+LAYOUT_OF = {layout.name: layout for layout in LAYOUTS}
+
+
+def create_model(kind: str) -> Any:
+    torch.manual_seed(0)
+    shared = {"text_config": TEXT, "projection_dim": 64}
+    if kind == "clip":
+        config = transformers.CLIPConfig(vision_config=PICTURE, **shared)
+        return transformers.CLIPModel(config).eval()
+    video = {**PICTURE, **JOINER, "num_frames": FRAMES, "mit_num_hidden_layers": 1}
+    config = transformers.XCLIPConfig(vision_config=video, prompt_num_attention_heads=1, **shared)
+    return transformers.XCLIPModel(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["clip", "xclip"])
+@torch.no_grad()
+def test_a_file_of_hugging_face_gives_its_features_and_goes_back(kind: str, tmp_path: Path):
+    model = create_model(kind)
+    state = model.state_dict()
+    save_file(state, tmp_path / "model.safetensors")
+    encoder = load_encoder(tmp_path / "model.safetensors")
+    assert encoder.name == ("clip_vit" if kind == "clip" else "xclip")
+    clip = torch.randn(2, 3, FRAMES, 32, 32)
+    frames = rearrange(clip, "B C T H W -> B T C H W")
+    if kind == "clip":
+        outputs = model.vision_model(frames.flatten(0, 1))
+        theirs = model.visual_projection(outputs.pooler_output).unflatten(0, (2, FRAMES)).mean(1)
+    else:
+        theirs = model.get_video_features(frames)
+        theirs = getattr(theirs, "pooler_output", theirs)
+    torch.testing.assert_close(encoder(clip).pooled, theirs, atol=1e-5, rtol=1e-5)
+    layout = LAYOUT_OF[f"{kind}-huggingface"]
+    again = layout.to_theirs(layout.to_ours(state))
+    assert list(again) == list(state)
+    assert all(torch.equal(again[key], x) for key, x in state.items())
+
+
+@torch.no_grad()
+def test_another_size_resizes_the_table_and_another_number_of_frames_is_refused():
+    from ssvid.encoders.clip import ClipViT
+    from ssvid.encoders.xclip import XClip
+
+    sizes = {"width": 64, "depth": 1, "heads": 1, "patch": 8, "dim": 16}
+    net = ClipViT(**sizes, frames=2, size=32).eval()
+    assert net(torch.randn(1, 3, 2, 48, 32)).grid == (2, 6, 4)
+    video = XClip(image="clip_vit", image_kwargs=sizes, frames=2, size=16)
+    with pytest.raises(UserError, match=facts("2 frames", "3", "--clip.frames 2")):
+        video(torch.randn(1, 3, 3, 16, 16))
+
+
+def test_a_frame_without_messages_knows_nothing_of_the_others():
+    """With messages a change of the last frame changes the tokens of the first."""
+    from ssvid.encoders.xclip import XClip
+
+    sizes = {"width": 64, "depth": 2, "heads": 1, "patch": 8, "dim": 16}
+    clip = torch.randn(1, 3, 2, 16, 16)
+    changed = clip.clone()
+    changed[:, :, 1] += 1
+    for messages in (True, False):
+        net = XClip(image="clip_vit", image_kwargs=sizes, frames=2, size=16, messages=messages)
+        first, same = net(clip).tokens[:, :4], net(changed).tokens[:, :4]
+        assert torch.equal(first, same) != messages
+
+
+@torch.no_grad()
+def test_the_text_side_is_that_of_transformers():
+    model = create_model("clip")
+    ours = LAYOUT_OF["clip-huggingface"].to_ours(dict(model.state_dict()))
+    sizes = {"width": 64, "layers": 2, "heads": 1, "length": 9, "dim": 64}
+    tower = create_tower("clip_text", vocabulary=BYTES, **sizes).eval()
+    tower.table = torch.nn.Embedding(99, 64)
+    state = {key.removeprefix("tower."): x for key, x in ours.items() if key.startswith("tower.")}
+    tower.load_state_dict(state)
+    tokens = torch.tensor([[97, 5, 6, 98, 0, 0, 0, 0, 0], [97, 1, 2, 3, 4, 5, 6, 7, 98]])
+    outputs = model.text_model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    theirs = model.text_projection(outputs.pooler_output)
+    torch.testing.assert_close(tower.embed(tokens), theirs, atol=1e-5, rtol=1e-5)
+    assert F.cosine_similarity(*tower.embed(tokens), dim=0) < 0.999
+
+
+def test_merges_come_from_the_file_and_long_sentences_are_cut(tmp_path: Path):
+    lines = "#version\nd o\ndo g</w>\n"
+    (tmp_path / "merges.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    pairs = BytePairs(str(tmp_path / "merges.txt.gz"), 8)
+    assert pairs.size == 2 * 256 + 2 + 2
+    dog = pairs.encode(["Dog"])[0].tolist()
+    assert dog[:3] == [pairs.start, 2 * 256 + 1, pairs.end] and not any(dog[3:])
+    assert pairs.encode(["a &amp; a"]).equal(pairs.encode(["a & a"]))
+    long = pairs.encode(["dog " * 20])[0].tolist()
+    assert len(long) == 8 and long[-1] == pairs.end
+    with pytest.raises(UserError, match=facts("merges.txt")):
+        (tmp_path / "merges.txt").write_text("#version\none two three\n")
+        BytePairs(str(tmp_path / "merges.txt"), 8)
