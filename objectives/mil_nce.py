@@ -23,7 +23,8 @@ from ssvid.nn.sources import check_batch, check_negatives, find_repeats
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Loss, Views
-from ssvid.text.joint import Joint, choose_tower
+from ssvid.text.joint import ProductSpace
+from ssvid.text.joint_files import choose_tower
 
 
 @objectives.register("mil_nce")
@@ -92,8 +93,8 @@ class MilNCE(Objective):
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def joint_space(self) -> Joint:
-        return Joint(self.tower, self.head, cosine=False)
+    def joint_space(self) -> ProductSpace:
+        return ProductSpace(self.tower, self.head, cosine=False)
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         """Raise a UserError if a clip would have no negatives, or its own sentences as negatives.

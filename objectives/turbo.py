@@ -30,7 +30,8 @@ from ssvid.nn.sources import check_batch, check_negatives, find_repeats
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, take_first_sample
-from ssvid.text.joint import Joint, choose_tower
+from ssvid.text.joint import ProductSpace
+from ssvid.text.joint_files import choose_tower
 from ssvid.text.tower import Tower
 
 Scalar = Float[Tensor, ""]
@@ -126,7 +127,7 @@ class PartialMAE(Objective):
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
 
-    def joint_space(self) -> Joint | None:
+    def joint_space(self) -> ProductSpace | None:
         return self.task.joint_space() if isinstance(self.task, Sentences) else None
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
@@ -243,8 +244,8 @@ class Sentences(nn.Module):
         self.tower, self.temperature = tower, temperature
         self.head = nn.Linear(dim, tower.dim)
 
-    def joint_space(self) -> Joint:
-        return Joint(self.tower, self.head, cosine=True)
+    def joint_space(self) -> ProductSpace:
+        return ProductSpace(self.tower, self.head, cosine=True)
 
     def check_data(self, data: Manifest, batch_size: int) -> None:
         """Raise a UserError if a batch would have no negatives."""

@@ -41,7 +41,12 @@ class Encoder(nn.Module, ABC):
     can_skip: bool = False  # accepts `visible`: hidden tokens cost nothing
     tubelet: tuple[int, int, int] | None = None  # frames, pixels, pixels of one token; if can_skip
     has_layers: bool = False  # accepts `layers`
+    layer_dim: int | None = None  # width of the tokens of `layers`; None: `dim`
+    fixed_frames: bool = False  # takes clips of `spec.frames` frames alone
     per_frame: bool = False  # sees each frame by itself (ssvid.encoders.frames)
+    # Beginnings of the names of parameters that the weights of a picture net lack. They start anew
+    # where such weights are loaded, and learn faster.
+    new_parts: tuple[str, ...] = ()
     licence: str | None = None  # of loaded weights
     tiny_kwargs: dict[str, Any] = {}  # kwargs of a small one, for the contract tests
 
@@ -65,7 +70,7 @@ class Encoder(nn.Module, ABC):
         """The features of a clip.
 
         `visible`: indices of the tokens that are embedded and run, in this order; None: all.
-        `layers`: also return the tokens after these blocks.
+        `layers`: also return the tokens after these blocks, `layer_dim` wide.
         """
 
     def __call__(self, clip: Any, *args: Any, **kwargs: Any) -> Features:

@@ -52,6 +52,9 @@ def finetune(
     *,
     layer_decay: float = 0.75,  # factor of the learning rate from each layer to the layer below
     encoder_rate: float = 1.0,  # the encoder's learning rate relative to the head's; CoCLR: 0.1
+    # the learning rate of an encoder's new parts (X-CLIP's messages and joiner) relative to its
+    # other parts
+    new_rate: float = 1.0,
     head_warmup: float = 0.0,  # fraction of the steps, at the start, that train only the head
     smoothing: float = 0.1,  # label smoothing
     mixup: float = 0.8,  # alpha of mixup; 0: no mixup
@@ -82,8 +85,9 @@ def finetune(
     warn_of_flip(augment, data.classes, "--augment")
     head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
     head |= {"classes": len(data.classes), "augment": augment, "repeat": repeat}
+    head |= {"layer_decay": layer_decay, "encoder_rate": encoder_rate, "new_rate": new_rate}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
-    plan = Plan(data, flags, head, mix, (layer_decay, encoder_rate), head_warmup)
+    plan = Plan(data, flags, head, mix, head_warmup)
     start = open_start(encoder, out, flags)
     refuse_twins_of_random(twins, start.info)
     world = begin(start.folder, config, flags)
@@ -109,7 +113,6 @@ class Plan(NamedTuple):
     flags: FinetuneFlags
     head: dict[str, Any]  # arguments of Classify
     mix: Mix
-    rates: tuple[float, float]  # layer_decay and encoder_rate
     head_warmup: float
 
 
@@ -142,8 +145,7 @@ def prepare_run(start: Start, plan: Plan, world: World, is_twin: bool = False) -
     if not is_twin:
         advise(model, clips, flags, world, start.folder)
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
-    rates = model.compute_rate_factors(*plan.rates)
-    trained = prepare(model, model.views, flags, steps, world, rates, freeze=("encoder.",))
+    trained = prepare(model, model.views, flags, steps, world, freeze=("encoder.",))
     frozen = int(plan.head_warmup * steps)
     settings = Settings.from_flags(flags, steps, world.device, freeze_steps=frozen)
     return Prepared(start, trained, clips, settings)

@@ -1,6 +1,7 @@
 """batch -> Loss: the interface of all objectives, which are the files in `objectives/`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ssvid.shapes import Batch, Loss, Views
 
 if TYPE_CHECKING:  # a manifest's module opens files; an objective needs its type alone
     from ssvid.data.manifest import Manifest
-    from ssvid.text.joint import Joint
+    from ssvid.text.joint import JointSpace
 
 
 # Hooks of an earlier version -> their names now. They are refused for one version.
@@ -70,8 +71,8 @@ class Objective(nn.Module, ABC):
     def exported_encoders(self) -> dict[str, Encoder]:
         """The encoders that a run saves, by name. May be empty."""
 
-    def joint_space(self) -> "Joint | None":
-        """The projections of an exported encoder's features and of sentences into one space."""
+    def joint_space(self) -> "JointSpace | None":
+        """The space in which an exported encoder's clips are compared with sentences."""
         return None
 
     def check_data(self, data: "Manifest", views: Views, batch_size: int) -> None:
@@ -79,6 +80,17 @@ class Objective(nn.Module, ABC):
 
         It is called before any work. `views` are its own, as the user's flags changed them.
         """
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Take the names of the data's classes, for an objective that learns them as words.
+
+        It is called once, before weights are loaded and before the optimiser is built, so it may
+        make parameters.
+        """
+
+    def compute_rate_factors(self) -> dict[str, float]:
+        """Parameter -> factor of its learning rate; 1 for those that are left out."""
+        return {}
 
     def save_assets(self, folder: Path) -> None:
         """Write files that it was built from, such as a word list, beside the run's weights."""

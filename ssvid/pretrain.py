@@ -55,6 +55,7 @@ def pretrain(
     flags = fit_batch("pretrain", config, flags, len(rows))
     warn_of_flip(views.augment, data.classes, "--objective.augment")
     model.check_data(rows, views, flags.batch_size)
+    model.set_classes(rows.classes)
     if init is not None:
         warm_start(model, init)
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)

@@ -21,6 +21,7 @@ NAMES = [
 
 # One name of each class; the others are the same code in other sizes, and are slow.
 FAST = {"vit", "resnet18_2d3d", "s3d", "s3dg", "swin3d_t", "mvit_v2_s", "slow_r50", "x3d_xs"}
+FAST |= {"clip_vit", "xclip"}
 EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
@@ -50,7 +51,8 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 def clip_for(encoder: Encoder, extra: int = 0, batch: int = 2) -> torch.Tensor:
     spec = encoder.spec
     generator = torch.Generator().manual_seed(1)
-    shape = (batch, 3, spec.frames + extra, spec.size + 16 * extra, spec.size + 16 * extra)
+    extra_frames = 0 if encoder.fixed_frames else extra
+    shape = (batch, 3, spec.frames + extra_frames, spec.size + 16 * extra, spec.size + 16 * extra)
     return torch.randn(shape, generator=generator)
 
 
@@ -113,8 +115,21 @@ def test_features_have_the_declared_shapes(encoder: Encoder, extra: int):
 
 @torch.no_grad()
 def test_grid_rounds_as_the_net_does(encoder: Encoder):
-    clip = torch.randn(1, 3, encoder.spec.frames + 3, encoder.spec.size + 9, encoder.spec.size + 21)
+    extra = 0 if encoder.fixed_frames else 3
+    clip = torch.randn(
+        1, 3, encoder.spec.frames + extra, encoder.spec.size + 9, encoder.spec.size + 21
+    )
     assert encoder(clip).grid == encoder.grid(*clip.shape[2:])
+
+
+@torch.no_grad()
+def test_other_numbers_of_frames_run_or_are_refused(encoder: Encoder):
+    clip = torch.randn(1, 3, encoder.spec.frames + 8, encoder.spec.size, encoder.spec.size)
+    if encoder.fixed_frames:
+        with pytest.raises(UserError, match=facts(f"--clip.frames {encoder.spec.frames}")):
+            encoder(clip)
+    else:
+        assert encoder(clip).grid.t > 0
 
 
 @torch.no_grad()
@@ -148,7 +163,8 @@ def test_layers(encoder: Encoder):
             encoder(clip, layers=(1,))
         return
     layers = encoder(clip, layers=(encoder.depth, 1)).layers
-    assert [x.shape for x in layers] == [encoder(clip).tokens.shape] * 2
+    B, N, D = encoder(clip).tokens.shape
+    assert [x.shape for x in layers] == [(B, N, encoder.layer_dim or D)] * 2
     assert not torch.allclose(*layers)
 
 

@@ -21,7 +21,7 @@ from ssvid.data.datasets.synthetic_narrated import synthetic_narrated
 from ssvid.errors import UserError
 from ssvid.extract import extract_features
 from ssvid.pretrain import pretrain
-from ssvid.text.joint import load_joint
+from ssvid.text.joint_files import load_joint
 from tests.helpers import ROOT, TINY, command, facts, sentence, squares, tells, write_video
 
 SET = ["--data", "synthetic_narrated", "--data.train", "4", "--data.val", "1", "--data.test", "2"]

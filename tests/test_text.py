@@ -15,7 +15,8 @@ from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.shapes import Row
 from ssvid.text import Tower, create_tower
-from ssvid.text.joint import Joint, load_joint, save_joint
+from ssvid.text.joint import ProductSpace
+from ssvid.text.joint_files import load_joint, save_joint
 from ssvid.text.words import MILNCE, TAN, collect_words
 from ssvid.weights.encoders import load_encoder
 from tests.helpers import command, facts, for_each, sentence
@@ -143,11 +144,11 @@ def test_other_word_arrays_and_arguments_are_refused(tmp_path: Path):
             create_tower(name, **kwargs)
 
 
-def joint_of(tower: Tower, cosine: bool = False) -> Joint:
-    return Joint(tower, nn.Linear(6, tower.dim), cosine=cosine).eval()
+def joint_of(tower: Tower, cosine: bool = False) -> ProductSpace:
+    return ProductSpace(tower, nn.Linear(6, tower.dim), cosine=cosine).eval()
 
 
-def assert_same(ours: Joint, again: Joint) -> None:
+def assert_same(ours: ProductSpace, again: ProductSpace) -> None:
     pooled, sentences = torch.randn(3, 6), ["add the onion", "don't", "zzz"]
     assert torch.equal(ours.embed_videos(pooled), again.embed_videos(pooled)) and torch.equal(
         ours.embed_texts(sentences), again.embed_texts(sentences)
@@ -190,16 +191,20 @@ def test_vectors_of_a_cosine_space_have_length_one():
     assert not are_close(joint.embed_texts(["add"]).norm(), torch.ones(()))
 
 
-def test_heads_of_several_maps_or_none_are_kept(tmp_path: Path):
+@torch.no_grad()
+def test_heads_of_several_layers_or_none_are_kept(tmp_path: Path):
     for name, head in (
         ("two", nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 4))),
         ("none", nn.Identity()),
+        ("deep", nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5, eps=1e-3), nn.GELU())),
     ):
-        save_joint(Joint(words(), head, cosine=False), tmp_path / name)
+        save_joint(ProductSpace(words(), head, cosine=False), tmp_path / name)
         again = load_joint(tmp_path / name)
-        assert [*again.head.state_dict()] == [*head.state_dict()]
-    with pytest.raises(TypeError, match=facts("ReLU")):
-        save_joint(Joint(words(), nn.ReLU(), cosine=False), tmp_path / "x")
+        pooled = torch.randn(2, 6)
+        assert torch.equal(again.head(pooled), head(pooled))
+    for head in (nn.GELU(approximate="tanh"), nn.Bilinear(6, 6, 4)):
+        with pytest.raises(TypeError, match=facts(type(head).__name__)):
+            save_joint(ProductSpace(words(), head, cosine=False), tmp_path / "x")
 
 
 def test_what_holds_no_text_tower_is_said(tmp_path: Path):

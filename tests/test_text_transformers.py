@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssvid.text import create_tower
-from ssvid.text.joint import load_joint, save_joint
+from ssvid.text.joint_files import load_joint, save_joint
 from tests.test_text import assert_same, joint_of, refused
 
 SENTENCES = ["add the onion", "the", "stir the onion and the fish"]

@@ -26,7 +26,7 @@ from ssvid.registry import encoders, objectives
 from ssvid.sweep.folder import SweepFolder
 from ssvid.sweep.plan import read_plan
 from ssvid.sweep.slurm import export_trust
-from ssvid.text.joint import load_joint
+from ssvid.text.joint_files import load_joint
 from ssvid.trust import VARIABLE, trust_modules
 from ssvid.weights.files import read_weights
 from tests.helpers import ROOT, TINY, command, facts, for_each, sentence, tells

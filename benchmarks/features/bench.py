@@ -35,7 +35,7 @@ from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.engine.features import Extracted, count_missing_rows, cpu_seconds, extract_from
 from ssvid.shapes import ClipSpec, Frozen, Grid, Labels
-from ssvid.text.joint import Joint
+from ssvid.text.joint import JointSpace
 
 
 class Bench(NamedTuple):
@@ -231,7 +231,7 @@ def extract_units(
     options: FeatureOptions,
     kind: str,
     names: Sequence[str],
-    joint: Joint | None,
+    joint: JointSpace | None,
 ) -> Extraction:
     """The features of the named sources, and how many untrained twins have any."""
     unit_kind, clips = get_kind(kind), units.clips

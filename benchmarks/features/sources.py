@@ -27,7 +27,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
 from ssvid.shapes import Features
-from ssvid.text.joint import Joint
+from ssvid.text.joint import JointSpace
 
 VERSION = 1  # of poolings; raise it to compute all cached features of nets again
 CONTROLS = (
@@ -134,12 +134,12 @@ class SourceMaker:
         poolings: tuple[str, ...],
         seed: int,
         regions: Regions | None = None,
-        joint: Joint | None = None,
+        joint: JointSpace | None = None,
     ) -> None:
         self.nets, self.layers, self.poolings, self.seed = nets, layers, poolings, seed
         self.regions, self.joint = regions, joint
-        # Net, change, clip and features of the newest pass.
-        self.newest: tuple[str, str, Tensor, Features] | None = None
+        # Of the newest pass: its net, change and layers, its clip, and its features.
+        self.newest: tuple[tuple[str, str, tuple[int, ...]], Tensor, Features] | None = None
 
     @property
     def encoder(self) -> Encoder:
@@ -166,10 +166,11 @@ class SourceMaker:
         def run(clip: Tensor, index: Tensor) -> dict[str, Tensor]:
             if name.net == "pixels":
                 return descriptors.describe_pixels(self.change_clip(name, clip, index))
-            features = self.pass_once(name, clip, index)
             if name.form == "joint":
                 assert self.joint is not None
-                return {"joint": self.joint.embed_videos(features.pooled)}
+                features = self.pass_once(name, clip, index, self.joint.layers or self.layers)
+                return self.joint.read_clips(features)
+            features = self.pass_once(name, clip, index, self.layers)
             if name.form:
                 return halve_tokens(features, self.layers)
             return pool(features, self.layers, self.poolings)
@@ -184,7 +185,7 @@ class SourceMaker:
             if name.net == "pixels":
                 changed = self.change_clip(name, shared, lead)
                 return descriptors.describe_pixels(regions.cut_boxes(changed, index, clip_of_box))
-            features = self.run_net(name, shared, lead)
+            features = self.run_net(name, shared, lead, self.layers)
             return regions.pool(features, self.layers, index, clip_of_box)
 
         if name.net == "pixels":
@@ -196,21 +197,25 @@ class SourceMaker:
     def change_clip(self, name: SourceName, clip: Tensor, index: Tensor) -> Tensor:
         return CHANGES[name.change](clip, index, self.seed) if name.change else clip
 
-    def run_net(self, name: SourceName, clip: Tensor, index: Tensor) -> Features:
+    def run_net(
+        self, name: SourceName, clip: Tensor, index: Tensor, layers: tuple[int, ...]
+    ) -> Features:
         """The features of a changed clip; for BAG the average over its still clips."""
         is_bag = name.change == BAG
         clips = list_still_clips(clip) if is_bag else [self.change_clip(name, clip, index)]
         net = self.nets[name.net].net
-        passes = [net(net.normalise(changed), layers=self.layers or None) for changed in clips]
+        passes = [net(net.normalise(changed), layers=layers or None) for changed in clips]
         return average_features(passes)
 
-    def pass_once(self, name: SourceName, clip: Tensor, index: Tensor) -> Features:
+    def pass_once(
+        self, name: SourceName, clip: Tensor, index: Tensor, layers: tuple[int, ...]
+    ) -> Features:
         """The features of a source, from the newest pass if that was of the same net and clip."""
-        newest = self.newest
-        if newest is None or newest[:2] != (name.net, name.change) or newest[2] is not clip:
-            features = self.run_net(name, clip, index)
-            self.newest = newest = (name.net, name.change, clip, features)
-        return newest[3]
+        newest, wanted = self.newest, (name.net, name.change, layers)
+        if newest is None or newest[0] != wanted or newest[1] is not clip:
+            features = self.run_net(name, clip, index, layers)
+            self.newest = newest = (wanted, clip, features)
+        return newest[2]
 
     def build_key(self, name: SourceName) -> str:
         if name.net == "pixels":

@@ -72,7 +72,7 @@ def make_text_aligner(text: Text) -> AlignWindow:
     """
 
     def align_window(features: Float[Tensor, "1 T D"], sentences: list[str]) -> Aligned:
-        similarity = (text.embed(sentences) @ text.embed_videos(features[0]).T)[None]
+        similarity = text.compare(text.read_pooled(features[0]), text.embed(sentences)).T[None]
         return Aligned(similarity, similarity, None)
 
     return align_window

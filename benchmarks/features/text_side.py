@@ -4,11 +4,10 @@ Both functions lead into one space, in which clips and sentences are compared.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,23 +15,26 @@ from ssvid.errors import UserError
 from ssvid.hub import split_modality, split_untrained
 from ssvid.randomness import permutation
 from ssvid.shapes import Pooled
-from ssvid.text.joint import Joint, load_joint
+from ssvid.text.joint import ClipVectors, JointSpace
+from ssvid.text.joint_files import load_joint
 from ssvid.weights.state_dict import hash_weights
 
-SENTENCES_AT_ONCE = 256
+SENTENCES_AT_ONCE, CLIPS_AT_ONCE = 256, 64
 WHO_HAS_TEXT = (
-    "encoders that were trained with text have one: a run of mil_nce, or a published S3D of "
-    "MIL-NCE with the list of its words (--words FILE)"
+    "encoders that were trained with text have one: a run of mil_nce, clip or xclip, a published "
+    "file of CLIP or X-CLIP, or an S3D of MIL-NCE with the list of its words (--words FILE)"
 )
 
 
 class Text:
     """What a task may use of a text side. It gives arrays and hides the network."""
 
-    def __init__(self, joint: Joint) -> None:
+    def __init__(self, joint: JointSpace) -> None:
         self._joint = joint
-        # True: vectors have length 1 and their product is a cosine. False: the plain product.
-        self.cosine = joint.cosine
+
+    @property
+    def device(self) -> torch.device:
+        return next(self._joint.parameters()).device
 
     @torch.inference_mode()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "S E"]:
@@ -41,19 +43,32 @@ class Text:
         chunks = [self._joint.embed_texts(sentences[i : i + SENTENCES_AT_ONCE]) for i in starts]
         return torch.cat(chunks).float().cpu()
 
+    def average(self, vectors: Float[Tensor, "P S E"]) -> Float[Tensor, "S E"]:
+        """One vector for several wordings of each sentence."""
+        return self._joint.average_texts(vectors)
+
     @torch.inference_mode()
-    def embed_videos(self, pooled: Pooled) -> Float[Tensor, "B E"]:
-        """The vectors of clips, from their pooled features, on the CPU."""
-        return self._joint.embed_videos(
-            pooled.float().to(next(self._joint.parameters()).device)
-        ).cpu()
+    def read_pooled(self, pooled: Pooled) -> ClipVectors:
+        """What is kept of clips whose features are stored, on the CPU.
 
-    def normalise_averages(self, averages: Float[Tensor, "S E"]) -> Float[Tensor, "S E"]:
-        """Averages of vectors, made ready for a comparison.
-
-        The average of vectors of length 1 is shorter than 1, so it is normalised again.
+        A UserError where the text side needs more than pooled features.
         """
-        return F.normalize(averages, dim=-1) if self.cosine else averages
+        vectors = self._joint.read_pooled(pooled.float().to(self.device))
+        return {name: x.cpu() for name, x in vectors.items()}
+
+    @torch.inference_mode()
+    def compare(
+        self, clips: Mapping[str, Tensor], texts: Float[Tensor, "S E"]
+    ) -> Float[Tensor, "B S"]:
+        """The similarity of every clip with every sentence, on the CPU. See JointSpace."""
+        count = len(next(iter(clips.values())))
+        texts, rows = texts.to(self.device), []
+        for start in range(0, count, CLIPS_AT_ONCE):
+            some = {}
+            for name, x in clips.items():
+                some[name] = x[start : start + CLIPS_AT_ONCE].float().to(self.device)
+            rows.append(self._joint.compare(some, texts).cpu())
+        return torch.cat(rows) if rows else texts.new_zeros(0, len(texts)).cpu()
 
     def unlearn(self, seed: int) -> "Text":
         """A copy whose weights are shuffled, so that it has learnt nothing."""
@@ -66,7 +81,7 @@ class Text:
         return hash_joint(self._joint)
 
 
-def open_text_side(encoder: str, words: str | None) -> Joint:
+def open_text_side(encoder: str, words: str | None) -> JointSpace:
     """The text side of the encoder that the user named. `words`: the list of a published one.
 
     Raises a UserError where the encoder has no text side.
@@ -81,10 +96,10 @@ def open_text_side(encoder: str, words: str | None) -> Joint:
     return load_joint(path, words).eval()
 
 
-def hash_joint(joint: Joint) -> str:
+def hash_joint(joint: JointSpace) -> str:
     """Hash of all that determines the vectors of clips and sentences, the word list included."""
     arguments = dict(joint.tower.kwargs)
-    for path in ("words", "folder"):  # where files lie does not change a vector
+    for path in ("words", "folder", "vocabulary"):  # where files lie does not change a vector
         arguments.pop(path, None)
     tower = joint.tower
     return hash_weights(joint, (tower.name, sorted(arguments.items()), joint.cosine, tower.words))

@@ -96,8 +96,8 @@ def compute_similarity(bench: Bench, source: str) -> Float[Tensor, "S S"]:
         captions = bench.data.rows[bench.row_of_unit[unit]].sentences
         _, _, text = captions[int(bench.position_of_unit[unit][0])]
         sentences.append(text)
-    clips = bench.get_frozen(source, "test").feats["joint"].float()
-    return bench.text.embed(sentences) @ bench.text.normalise_averages(clips).T
+    clips = bench.get_frozen(source, "test").feats
+    return bench.text.compare(clips, bench.text.embed(sentences)).T
 
 
 def rank_diagonal(similarity: Float[Tensor, "S S"]) -> Ranks:

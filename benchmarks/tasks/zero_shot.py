@@ -6,6 +6,7 @@ Nothing is learnt from any clip or label.
 import re
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,8 +42,8 @@ class ZeroShot(Task):
     def answer(self, bench: Bench, source: str) -> Answer:
         assert bench.text is not None, "a task that reads :joint"
         test = bench.get_frozen(source, "test")
-        clips = bench.text.normalise_averages(test.feats["joint"].float())
-        scores = clips @ embed_classes(bench.data.classes, self.templates, bench.text).T
+        texts = embed_classes(bench.data.classes, self.templates, bench.text)
+        scores = bench.text.compare(test.feats, texts)
         predictions = scores.argmax(-1)
         details = {"top5": topk(scores, test.labels, 5)} if scores.shape[1] > 5 else {}
         return Answer(mark_correct(predictions, test.labels), predictions, details)
@@ -55,15 +56,12 @@ class ZeroShot(Task):
 def embed_classes(
     classes: Sequence[str], templates: Sequence[str], text: Text
 ) -> Float[Tensor, "Q E"]:
-    """The vectors of each class's sentences, averaged.
-
-    Where similarity is a cosine, each vector and the average have length 1.
-    """
+    """The vectors of each class's sentences, averaged as the text side averages wordings."""
     vectors = []
     for template in templates:
         sentences = [template.replace("{}", split_words(name)) for name in classes]
         vectors.append(text.embed(sentences))
-    return text.normalise_averages(sum(vectors[1:], vectors[0]) / len(vectors))
+    return text.average(torch.stack(vectors))
 
 
 def split_words(name: str) -> str:

@@ -45,7 +45,7 @@ from ssvid.objective import Objective
 from ssvid.randomness import uniform
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views, Window
-from ssvid.text.joint import choose_tower
+from ssvid.text.joint_files import choose_tower
 from ssvid.text.words import TAN as AS_PUBLISHED
 
 

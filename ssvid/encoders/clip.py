@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssvid.encoders.frames import FrameEncoder
+from ssvid.encoders.frames import FrameEncoder, check_all_visible
 from ssvid.errors import UserError, check_positive
 from ssvid.nn.clip import ClipBlock, init_blocks
 from ssvid.nn.patches import patches
@@ -49,7 +49,7 @@ class ClipViT(FrameEncoder):
         check_positive(width=width, depth=depth, patch=patch, dim=dim)
         if size < patch:
             raise UserError(f"A frame of {size} pixels holds no patch of {patch}.")
-        self.dim, self.width, self.depth = dim, width, depth
+        self.dim, self.width, self.layer_dim, self.depth = dim, width, width, depth
         self.cell = (1, patch, patch)
         self.mean, self.std = mean, std
         self.spec = ClipSpec(frames=frames, whole=True, size=size)
@@ -83,6 +83,7 @@ class ClipViT(FrameEncoder):
     def forward(
         self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
     ) -> Features:
+        check_all_visible(self, visible)
         grid = self.grid(*clip.shape[2:])
         x = self.begin(clip)
         maps = {}

@@ -4,32 +4,21 @@ A video encoder that lets frames exchange messages (ssvid.encoders.xclip) builds
 """
 
 from abc import abstractmethod
-from typing import Protocol, cast
+from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder, list_encoders
 from ssvid.errors import UserError
-from ssvid.shapes import Clip, Tokens
-
-
-class FrameBlock(Protocol):
-    """A block with two branches, each of which adds itself to its input."""
-
-    def attend(self, x: Tokens, context: Float[Tensor, "B M D"] | None = None) -> Tokens:
-        """Attention of x to itself and to more tokens, the context."""
-        ...
-
-    def feed(self, x: Tokens) -> Tokens:
-        """The MLP."""
-        ...
+from ssvid.shapes import Clip, Index
 
 
 class FrameEncoder(Encoder):
     """`begin`, then every block, then `finish`: the tokens of B x T frames in one batch.
 
-    The blocks are `FrameBlock`s. The first token of a frame is its class token.
+    The blocks are `FrameBlock`s of ssvid.nn.exchange. The first token of a frame is its class
+    token.
     """
 
     per_frame = True
@@ -51,3 +40,9 @@ def require_frames(owner: str, encoder: Encoder) -> FrameEncoder:
         able = ", ".join(list_encoders(per_frame=True))
         raise UserError(f"{owner} needs an encoder of single frames: {able}; not {encoder.name}.")
     return cast(FrameEncoder, encoder)
+
+
+def check_all_visible(encoder: Encoder, visible: Index | None) -> None:
+    """Raise a UserError where tokens are to be left out, which encoders of frames cannot do."""
+    if visible is not None:
+        raise UserError(f"{encoder.name} sees whole frames and cannot leave tokens out.")

@@ -36,12 +36,16 @@ class Classify(Objective):
         head_scale: float = 0.001,
         augment: str = "resized_flip",
         repeat: int = 1,
+        layer_decay: float = 1.0,
+        encoder_rate: float = 1.0,
+        new_rate: float = 1.0,
     ) -> None:
         super().__init__()
         check_positive(repeat=repeat)
         check_range(0, 1, smoothing=smoothing, dropout=dropout)
         self.encoder, self.classes, self.mix = encoder, classes, mix
         self.smoothing, self.augment, self.repeat = smoothing, augment, repeat
+        self.layer_decay, self.encoder_rate, self.new_rate = layer_decay, encoder_rate, new_rate
         self.dropout = nn.Dropout(dropout)
         self.head = classifier(encoder.dim, classes, head_scale)
 
@@ -69,19 +73,18 @@ class Classify(Objective):
     def logits(self, clips: Clip) -> Float[Tensor, "B Q"]:
         return self.head(self.dropout(self.encoder(clips).pooled)).float()
 
-    def compute_rate_factors(self, decay: float, encoder_factor: float = 1.0) -> dict[str, float]:
+    def compute_rate_factors(self) -> dict[str, float]:
         """Parameter -> factor of its learning rate.
 
-        It is 1 for the head, and each layer has `decay` times the factor of the layer above. The
-        factors of the encoder's layers are also multiplied by `encoder_factor`.
+        It is 1 for the head, and each layer has `layer_decay` times the factor of the layer above.
+        The factors of the encoder's layers are also multiplied by `encoder_rate`, and those of its
+        new parts by `new_rate`.
         """
-        layers_above: dict[str, int] = {}  # parameter of the encoder -> layers above it
-        for name, layers in self.encoder.count_layers_above().items():
-            layers_above[f"encoder.{name}"] = layers
         factors = {}
-        for name, _ in self.named_parameters():
-            factor = encoder_factor if name in layers_above else 1.0
-            factors[name] = decay ** layers_above.get(name, 0) * factor
+        for name, layers in self.encoder.count_layers_above().items():
+            factor = self.layer_decay**layers * self.encoder_rate
+            is_new = name.startswith(self.encoder.new_parts)
+            factors[f"encoder.{name}"] = factor * (self.new_rate if is_new else 1.0)
         return factors
 
 

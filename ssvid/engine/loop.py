@@ -27,7 +27,7 @@ from ssvid.errors import RunError, Stopped
 from ssvid.objective import Objective
 from ssvid.randomness import prepare_for_compile
 from ssvid.shapes import Batch, Loss, Views
-from ssvid.text.joint import save_joint
+from ssvid.text.joint_files import save_joint
 from ssvid.weights.encoders import save_encoder
 from ssvid.weights.state_dict import load_state
 

@@ -22,8 +22,8 @@ def make(
     module: nn.Module,
     weight_decay: float,
     betas: tuple[float, float],
-    # Parameter -> factor of the learning rate; None: 1 for all.
-    scales: dict[str, float] | None = None,
+    # Parameter -> factor of the learning rate; 1 for those that are left out.
+    scales: dict[str, float],
     # Beginnings of parameter names that `set_rates` can freeze during the first steps.
     freeze: tuple[str, ...] = (),
 ) -> Optimizer:
@@ -34,7 +34,7 @@ def make(
     parameters: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for key, p in module.named_parameters():
         if p.requires_grad:
-            scale = scales[key] if scales else 1.0
+            scale = scales.get(key, 1.0)
             group = (not is_decayed(key, p), scale, key.startswith(freeze))
             parameters.setdefault(group, []).append(p)
     groups: list[dict[str, Any]] = []

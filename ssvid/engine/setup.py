@@ -25,7 +25,6 @@ def prepare(
     flags: TrainFlags,
     steps: int,
     world: World,
-    rates: dict[str, float] | None = None,  # parameter -> factor of its learning rate
     freeze: tuple[str, ...] = (),  # beginnings of parameter names that may be frozen at first
 ) -> Trained:
     """Move the objective to its device, apply the flags to it, and build its optimiser."""
@@ -35,7 +34,7 @@ def prepare(
     turbo = Turbo(objective, views, flags.drop_tokens, flags.dense_last, steps)
     if flags.recompute:
         recompute_blocks(objective)
-    decay, betas = flags.weight_decay, flags.betas
+    decay, betas, rates = flags.weight_decay, flags.betas, objective.compute_rate_factors()
     optimizer = optim.make(flags.optimizer, objective, decay, betas, rates, freeze)
     return Trained(objective, optimizer, world, turbo)
 

@@ -42,6 +42,7 @@ class VideoPrompts(nn.Module):
     def __init__(self, width: int, dim: int, layers: int = 2, alpha: float = 0.1) -> None:
         """`width`: of the clip's tokens; `dim`: of sentences and of the space that they share."""
         super().__init__()
+        self.width = width
         self.norm_visual = nn.LayerNorm(width)
         self.project = nn.Linear(width, dim, bias=False)
         self.norm = nn.LayerNorm(dim)

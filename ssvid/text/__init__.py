@@ -15,6 +15,7 @@ TOWERS = {
     "bert": "ssvid.text.transformers:Bert",
     "clip": "ssvid.text.transformers:Clip",
     "clip_text": "ssvid.text.clip:ClipText",
+    "names": "ssvid.text.names:Names",
 }
 
 

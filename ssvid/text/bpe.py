@@ -8,7 +8,6 @@ import gzip
 import html
 import importlib
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ssvid.errors import UserError
+from ssvid.files import read_json_mapping
 from ssvid.log import log_once
 from ssvid.text.transformers import import_library
 
 SHIPPED = "bpe_simple_vocab_16e6.txt.gz"
 MERGES = 49152 - 256 - 2  # of OpenAI's file; what follows them is not used
 START, END = "<|startoftext|>", "<|endoftext|>"
-BYTES = "bytes"  # a vocabulary without merges: every letter is a token
 WORD_END = "</w>"
 
 
@@ -38,13 +37,11 @@ def list_byte_letters() -> list[str]:
     return list(map(chr, [*printable, *others]))
 
 
-def find_vocabulary(vocabulary: str | None) -> Path | None:
-    """The file or folder of a vocabulary; None for BYTES.
+def find_vocabulary(vocabulary: str | None) -> Path:
+    """The file or folder of a vocabulary: that of the user, else one of an installed library.
 
-    Raises UserError if none is given and no installed library ships one.
+    Raises UserError if there is none.
     """
-    if vocabulary == BYTES:
-        return None
     if vocabulary is not None:
         path = Path(vocabulary).expanduser()
         if not path.exists():
@@ -57,13 +54,13 @@ def find_vocabulary(vocabulary: str | None) -> Path | None:
             return Path(folder) / SHIPPED
     raise UserError(
         f"CLIP's sentences need its vocabulary: give {SHIPPED} (of github.com/openai/CLIP, MIT "
-        f"licence), or pip install open_clip_torch, which ships it; `{BYTES}` is a vocabulary of "
-        "single letters, for nets that are trained from the start."
+        f"licence), or pip install open_clip_torch, which ships it. A net that is trained from the "
+        "start may do without (letters: true)."
     )
 
 
 def read_merges(path: Path | None) -> list[tuple[str, str]]:
-    """The merges of a vocabulary, the most frequent first."""
+    """The merges of a vocabulary, the most frequent first; none where there is no vocabulary."""
     if path is None:
         return []
     file = path / "merges.txt" if path.is_dir() else path
@@ -82,6 +79,17 @@ def read_merges(path: Path | None) -> list[tuple[str, str]]:
     return merges
 
 
+def read_table(file: Path) -> dict[str, int]:
+    """The number of each piece, from a vocab.json. A UserError if the numbers are not 0, 1, ..."""
+    table = read_json_mapping(file, "vocabulary")
+    if sorted(table.values()) != [*range(len(table))] or not {START, END} <= table.keys():
+        raise UserError(
+            f"{file} is no vocabulary of CLIP: it numbers its pieces from 0 on, and {START} and "
+            f"{END} are among them."
+        )
+    return table
+
+
 def clean_sentence(sentence: str) -> str:
     """Mended characters and no entities of HTML, as published."""
     mended = importlib.import_module("ftfy").fix_text(sentence)
@@ -89,10 +97,12 @@ def clean_sentence(sentence: str) -> str:
 
 
 class BytePairs:
-    """The tokeniser of CLIP. Sentences of more than `length` tokens are cut, as published."""
+    """The tokeniser of CLIP. Sentences of more than `length` tokens are cut, as published.
 
-    def __init__(self, vocabulary: str | None, length: int) -> None:
-        path = find_vocabulary(vocabulary)
+    Without the file of a vocabulary every letter is a token.
+    """
+
+    def __init__(self, path: Path | None, length: int) -> None:
         self.merges = read_merges(path)
         letters = list_byte_letters()
         pieces = [*letters, *[letter + WORD_END for letter in letters]]
@@ -100,7 +110,8 @@ class BytePairs:
         pieces += [START, END]
         table = dict(zip(pieces, range(len(pieces)), strict=True))
         if path is not None and path.is_dir() and (path / "vocab.json").is_file():
-            table = json.loads((path / "vocab.json").read_text())
+            table = read_table(path / "vocab.json")
+        self.words = sorted(table, key=table.__getitem__)  # the piece of each token
         self.size, self.length = len(table), length
         self.start, self.end = table[START], table[END]
         library = import_library()

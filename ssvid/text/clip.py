@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ssvid.errors import UserError, check_positive
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.clip import ClipBlock, init_blocks
-from ssvid.text.bpe import BYTES, BytePairs, find_vocabulary
+from ssvid.text.bpe import BytePairs, find_vocabulary
 from ssvid.text.tower import Tower
 
 
@@ -21,22 +21,29 @@ class ClipText(Tower):
     def __init__(
         self,
         *,
-        # OpenAI's file of merges, a folder of vocab.json and merges.txt, or `bytes`; null: the file
-        # that an installed open_clip ships
+        # OpenAI's file of merges, or a folder of vocab.json and merges.txt; null: the file that an
+        # installed open_clip ships
         vocabulary: str | None = None,
+        letters: bool = False,  # no vocabulary: every letter is a token
         width: int = 512,  # of a token in the blocks
         layers: int = 12,
         heads: int = 8,  # of attention; they divide width
         dim: int = 512,  # of the space that sentences share with pictures
         length: int = 77,  # tokens of a sentence that are read, start and end included
-        frozen: bool = False,
+        context: int = 0,  # learnt tokens before the words (CoOp, arXiv:2109.01134)
+        frozen: bool = False,  # all but the context
     ) -> None:
         super().__init__()
         check_positive(width=width, layers=layers, dim=dim)
-        if length < 3:
-            raise UserError(f"A sentence of {length} tokens has no room for a word.")
-        self.dim, self.frozen = dim, frozen
-        self.pairs = BytePairs(vocabulary, length)
+        check_range(0, length, context=context)
+        if length - context < 3:
+            raise UserError(f"A sentence of {length - context} tokens has no room for a word.")
+        if letters and vocabulary is not None:
+            raise UserError(f"The tower clip_text reads letters or {vocabulary}: leave one out.")
+        self.dim = dim
+        self.source = None if letters else find_vocabulary(vocabulary)
+        self.pairs = BytePairs(self.source, length - context)
+        self.words = self.pairs.words
         self.table = nn.Embedding(self.pairs.size, width)
         self.positions = nn.Parameter(0.01 * torch.randn(length, width))
         self.blocks = nn.ModuleList(ClipBlock(width, heads) for _ in range(layers))
@@ -46,16 +53,20 @@ class ClipText(Tower):
         nn.init.normal_(self.project.weight, std=width**-0.5)
         init_blocks(self.blocks, width)
         self.requires_grad_(not frozen)
+        self.context = nn.Parameter(0.02 * torch.randn(context, width)) if context else None
 
     def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
         return self.pairs.encode(sentences)
 
     def embed(self, tokens: Int[Tensor, "S W"]) -> Float[Tensor, "S D"]:
         end = tokens.argmax(1)  # the end token has the largest number
-        used = (
-            int(end.max()) + 1
-        )  # a token sees only those before it, so the padding changes nothing
-        x = self.table(tokens[:, :used]) + self.positions[:used]
+        # A token sees only those before it, so the padding after the longest sentence changes
+        # nothing.
+        x = self.table(tokens[:, : int(end.max()) + 1])
+        if self.context is not None:
+            x = torch.cat([x[:, :1], self.context.expand(len(x), -1, -1), x[:, 1:]], 1)
+            end = end + len(self.context)
+        x = x + self.positions[: x.shape[1]]
         for block in cast("list[ClipBlock]", [*self.blocks]):
             x = block(x, causal=True)
         rows = torch.arange(len(x), device=x.device)
@@ -65,12 +76,12 @@ class ClipText(Tower):
         return bool(sentence.strip())
 
     def write(self, folder: Path, stem: str) -> dict[str, Any]:
-        path = find_vocabulary(self.kwargs.get("vocabulary"))
-        if path is None:
-            return {**self.kwargs, "vocabulary": BYTES}
-        if path.is_dir():
-            shutil.copytree(path, folder / f"{stem}.vocabulary", dirs_exist_ok=True)
+        if self.source is None:
+            return self.kwargs
+        if self.source.is_dir():
+            shutil.copytree(self.source, folder / f"{stem}.vocabulary", dirs_exist_ok=True)
             return {**self.kwargs, "vocabulary": f"{stem}.vocabulary"}
-        name = f"{stem}.vocabulary{''.join(path.suffixes[-2:])}"
-        shutil.copyfile(path, folder / name)
+        name = f"{stem}.vocabulary{''.join(self.source.suffixes[-2:])}"
+        if self.source.resolve() != (folder / name).resolve():
+            shutil.copyfile(self.source, folder / name)
         return {**self.kwargs, "vocabulary": name}

@@ -12,7 +12,6 @@ from ssvid.weights.layout import Layout, Net, Row, State, count_blocks, map_weig
 HEAD = 64  # width of an attention head in every published net; no tensor shows it
 OPENAI, HUGGING_FACE = "openai", "huggingface"
 MIT = "MIT"
-NOTE = "its text side is not loaded yet"
 # Modules of a block: theirs, in the order in which they are registered -> ours.
 BLOCK = {
     OPENAI: {"ln_1": "norm1", "mlp.c_fc": "fc1", "mlp.c_proj": "fc2", "ln_2": "norm2"},
@@ -66,7 +65,7 @@ def map_picture_blocks(style: str, image: str, blocks: int, messages: bool) -> l
     rows = []
     for i in range(blocks):
         block = map_block(style, f"{stack}.{i}", f"{image}blocks.{i}")
-        message = map_messages(style, f"{stack}.{i}", f"encoder.messages.{i}") if messages else []
+        message = map_messages(style, f"{stack}.{i}", f"encoder.exchanges.{i}") if messages else []
         rows += [*message, *block] if style == OPENAI else [*block, *message]
     return rows
 
@@ -202,7 +201,7 @@ def describe_text(ours: State) -> dict[str, Any]:
 
 
 def describe_clip(ours: State) -> Net:
-    return Net("clip_vit", describe_picture(ours, "encoder."), note=NOTE)
+    return Net("clip_vit", describe_picture(ours, "encoder."), objective="clip")
 
 
 def describe_xclip(ours: State) -> Net:
@@ -215,7 +214,7 @@ def describe_xclip(ours: State) -> Net:
         "size": size,
         "joiner_layers": count_blocks(ours, "encoder.joiner.blocks."),
     }
-    return Net("xclip", kwargs, note=NOTE)
+    return Net("xclip", kwargs, objective="xclip")
 
 
 def make_layout(style: str, *, video: bool) -> Layout:

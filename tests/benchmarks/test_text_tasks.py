@@ -34,7 +34,8 @@ from ssvid.nn.timeline import Aligned
 from ssvid.registry import probes, tasks
 from ssvid.shapes import ClipSpec, Row, Window
 from ssvid.text import create_tower
-from ssvid.text.joint import Joint, save_joint
+from ssvid.text.joint import ProductSpace
+from ssvid.text.joint_files import save_joint
 from ssvid.weights.encoders import hash_encoder, save_encoder
 from tests.helpers import facts, squares, write_video
 
@@ -42,10 +43,10 @@ NET = "tests.benchmarks.test_run:tiny_vit"
 SPEC = ClipSpec(frames=4, fps=10.0, size=16)
 
 
-def tiny_joint(cosine: bool = False) -> Joint:
+def tiny_joint(cosine: bool = False) -> ProductSpace:
     torch.manual_seed(0)
     tower = create_tower("words", dim=12, buckets=64, width=8, hidden=16, length=8)
-    return Joint(tower, nn.Linear(24, 12, bias=False), cosine=cosine).eval()
+    return ProductSpace(tower, nn.Linear(24, 12, bias=False), cosine=cosine).eval()
 
 
 def test_ranks_by_hand():
@@ -223,11 +224,14 @@ def test_an_encoder_without_a_text_side(captioned: Manifest, tmp_path: Path):
 
 def test_of_length_one_where_similarity_is_a_cosine():
     text = Text(tiny_joint(cosine=True))
-    averages = text.normalise_averages(torch.randn(4, 12))
-    for vectors in (averages, text.embed(["a b", "c"])):
+    for vectors in (text.average(torch.randn(2, 4, 12)), text.embed(["a b", "c"])):
         assert torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)))
-    plain = torch.randn(4, 12)
-    assert (Text(tiny_joint()).normalise_averages(plain) == plain).all()
+    clips, texts = torch.randn(70, 12), torch.randn(4, 12)  # more clips than are compared at once
+    unit = torch.nn.functional.normalize(clips, dim=1)
+    torch.testing.assert_close(text.compare({"joint": clips}, texts), unit @ texts.T)
+    plain = Text(tiny_joint())
+    torch.testing.assert_close(plain.average(texts[None]), texts)
+    torch.testing.assert_close(plain.compare({"joint": clips}, texts), clips @ texts.T)
 
 
 def test_nothing_learnt_keeps_its_size():
@@ -367,6 +371,6 @@ def test_another_list_of_words_is_another_text_side():
         torch.manual_seed(0)
         tower = create_tower("words", dim=12, buckets=len(words), width=8, hidden=16, length=8)
         tower.words = words
-        return hash_joint(Joint(tower, torch.nn.Linear(4, 12), cosine=False))
+        return hash_joint(ProductSpace(tower, torch.nn.Linear(4, 12), cosine=False))
 
     assert hash_of("cut", "peel") == hash_of("cut", "peel") != hash_of("peel", "cut")

@@ -12,7 +12,7 @@ import torch
 from ssvid.cli import parse
 from ssvid.errors import UserError
 from ssvid.pretrain import pretrain
-from ssvid.text.joint import load_joint
+from ssvid.text.joint_files import load_joint
 from ssvid.weights.encoders import load_encoder
 from tests.helpers import TINY, command, facts, sentence, tells
 

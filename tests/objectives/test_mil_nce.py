@@ -12,7 +12,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.nn.sources import find_repeats
 from ssvid.shapes import Bag, Batch, Row
-from ssvid.text.joint import load_joint, save_joint
+from ssvid.text.joint_files import load_joint, save_joint
 from tests.helpers import facts, for_each
 
 WORDS = ["add", "the", "onion", "stir", "fish", "cut"]

@@ -65,7 +65,7 @@ class Parts(nn.Module):
         super().__init__()
         net = layout.describe(state)
         self.encoder: Encoder = create_encoder(str(net.encoder), **net.kwargs)
-        self.tower = create_tower("clip_text", vocabulary="bytes", **describe_text(state))
+        self.tower = create_tower("clip_text", letters=True, **describe_text(state))
         assert isinstance(self.tower, ClipText)
         self.tower.table = nn.Embedding(*state["tower.table.weight"].shape)
         width = state["prompts.norm_visual.weight"].shape[0]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ssvid import load_encoder
 from ssvid.errors import UserError
 from ssvid.text import create_tower
-from ssvid.text.bpe import BYTES, BytePairs
+from ssvid.text.bpe import BytePairs
 from ssvid.weights.clip import LAYOUTS
 from tests.helpers import facts
 
@@ -76,18 +76,20 @@ def test_another_size_resizes_the_table_and_another_number_of_frames_is_refused(
         video(torch.randn(1, 3, 3, 16, 16))
 
 
-def test_a_frame_without_messages_knows_nothing_of_the_others():
-    """With messages a change of the last frame changes the tokens of the first."""
+def test_frames_know_of_each_other_unless_there_is_no_exchange():
+    """With an exchange a change of the last frame changes the tokens of the first."""
     from ssvid.encoders.xclip import XClip
 
     sizes = {"width": 64, "depth": 2, "heads": 1, "patch": 8, "dim": 16}
     clip = torch.randn(1, 3, 2, 16, 16)
     changed = clip.clone()
     changed[:, :, 1] += 1
-    for messages in (True, False):
-        net = XClip(image="clip_vit", image_kwargs=sizes, frames=2, size=16, messages=messages)
+    for exchange in ("messages", "joint", "divided", "none"):
+        net = XClip(image="clip_vit", image_kwargs=sizes, frames=2, size=16, exchange=exchange)
+        for module in net.exchanges.parameters():
+            torch.nn.init.normal_(module, std=0.05)  # divided attention starts at nothing
         first, same = net(clip).tokens[:, :4], net(changed).tokens[:, :4]
-        assert torch.equal(first, same) != messages
+        assert torch.equal(first, same) == (exchange == "none")
 
 
 @torch.no_grad()
@@ -95,7 +97,7 @@ def test_the_text_side_is_that_of_transformers():
     model = create_model("clip")
     ours = LAYOUT_OF["clip-huggingface"].to_ours(dict(model.state_dict()))
     sizes = {"width": 64, "layers": 2, "heads": 1, "length": 9, "dim": 64}
-    tower = create_tower("clip_text", vocabulary=BYTES, **sizes).eval()
+    tower = create_tower("clip_text", letters=True, **sizes).eval()
     tower.table = torch.nn.Embedding(99, 64)
     state = {key.removeprefix("tower."): x for key, x in ours.items() if key.startswith("tower.")}
     tower.load_state_dict(state)
@@ -109,7 +111,7 @@ def test_the_text_side_is_that_of_transformers():
 def test_merges_come_from_the_file_and_long_sentences_are_cut(tmp_path: Path):
     lines = "#version\nd o\ndo g</w>\n"
     (tmp_path / "merges.txt.gz").write_bytes(gzip.compress(lines.encode()))
-    pairs = BytePairs(str(tmp_path / "merges.txt.gz"), 8)
+    pairs = BytePairs(tmp_path / "merges.txt.gz", 8)
     assert pairs.size == 2 * 256 + 2 + 2
     dog = pairs.encode(["Dog"])[0].tolist()
     assert dog[:3] == [pairs.start, 2 * 256 + 1, pairs.end] and not any(dog[3:])
@@ -118,4 +120,4 @@ def test_merges_come_from_the_file_and_long_sentences_are_cut(tmp_path: Path):
     assert len(long) == 8 and long[-1] == pairs.end
     with pytest.raises(UserError, match=facts("merges.txt")):
         (tmp_path / "merges.txt").write_text("#version\none two three\n")
-        BytePairs(str(tmp_path / "merges.txt"), 8)
+        BytePairs(tmp_path / "merges.txt", 8)

@@ -13,7 +13,7 @@ from ssvid.encoder import Encoder
 from ssvid.encoders.s3d import MIXED, scale_width
 from ssvid.encoders.s3dg import SamePool
 from ssvid.engine.warm_start import warm_start
-from ssvid.text.joint import load_joint
+from ssvid.text.joint_files import load_joint
 from ssvid.weights.__main__ import weights
 from tests.helpers import for_each
 from tests.weights.layouts import Shapes, State, affine, filled, refusal

@@ -1,0 +1,100 @@
+"""A published file -> its joint space of clips and sentences."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ssvid.errors import UserError
+from ssvid.log import log
+from ssvid.nn.prompts import VideoPrompts
+from ssvid.text import Tower, create_tower
+from ssvid.text.joint import JointSpace, ProductSpace, PromptedSpace
+from ssvid.text.words import MILNCE, read_words
+from ssvid.weights.clip import describe_text
+from ssvid.weights.files import read_weights
+from ssvid.weights.layout import count_blocks
+from ssvid.weights.published import PublishedFile, identify_file, unknown_layout_error
+from ssvid.weights.state_dict import load_state
+
+
+def load_published_joint(path: Path, words: str | None) -> JointSpace:
+    """The joint space of a file of MIL-NCE, CLIP or X-CLIP, in eval mode.
+
+    `words`: the word list of MIL-NCE, or the vocabulary of CLIP. Raises UserError if the file has
+    no joint space, or if the list belongs to another file.
+    """
+    file = read_weights(path)
+    published = identify_file(file)
+    if published is None:
+        raise unknown_layout_error(file)
+    build = SPACES.get(published.net.objective or "")
+    if build is None:
+        raise UserError(
+            f"{path} is {published.description}, which has no space of clips and sentences."
+        )
+    published.require_complete()
+    space = build(published, words)
+    state = {key: x for key, x in published.ours.items() if not key.startswith("encoder.")}
+    load_state(space, state, path)
+    log.info(f"{path}: the text tower of {published.description}; {len(state)} tensors")
+    return space.eval()
+
+
+def build_milnce_space(published: PublishedFile, words: str | None) -> ProductSpace:
+    path, state = published.file.path, published.ours
+    if words is None:
+        raise UserError(
+            f"{path} holds the vectors of words but not the words: give their list as well "
+            "(s3d_dict.npy of MIL-NCE)."
+        )
+    table, first, last = (state[f"tower.{name}.weight"] for name in ("table", "first", "last"))
+    n_words = len(read_words(words))
+    if n_words + 1 != len(table):
+        raise UserError(
+            f"{words} lists {n_words} words, and {path} has vectors of {len(table) - 1}: the list "
+            "belongs to another file."
+        )
+    sizes = {"dim": len(last), "hidden": len(first), "width": table.shape[1]}
+    # MIL-NCE measured its retrieval with 30 words. The tokeniser of the released net reads lower
+    # case; training did not.
+    reading = {**MILNCE, "length": 30, "lower": published.net.kwargs.get("stem") != "plain"}
+    tower = create_tower("words", words=words, trained=False, **sizes, **reading)
+    head = nn.Linear(state["head.weight"].shape[1], len(last))
+    return ProductSpace(tower, head, cosine=False)
+
+
+def build_clip_space(published: PublishedFile, words: str | None) -> ProductSpace:
+    tower = build_clip_tower(published, words)
+    scale = nn.Parameter(torch.zeros(()))
+    return ProductSpace(tower, nn.Identity(), cosine=True, scale=scale)
+
+
+def build_xclip_space(published: PublishedFile, words: str | None) -> PromptedSpace:
+    state, tower = published.ours, build_clip_tower(published, words)
+    width = len(state["prompts.norm_visual.weight"])
+    prompts = VideoPrompts(width, tower.dim, layers=count_blocks(state, "prompts.blocks."))
+    layer = published.net.kwargs["image_kwargs"]["depth"]
+    scale = nn.Parameter(torch.zeros(()))
+    return PromptedSpace(tower, prompts, layer=layer, scale=scale)
+
+
+def build_clip_tower(published: PublishedFile, words: str | None) -> Tower:
+    """The text side of CLIP for a file. A UserError for a vocabulary of another size."""
+    sizes = describe_text(published.ours)
+    tower = create_tower("clip_text", vocabulary=words, **sizes)
+    rows, size = len(published.ours["tower.table.weight"]), len(tower.words or ())
+    if rows != size:
+        raise UserError(
+            f"The vocabulary {words or 'of open_clip'} has {size} tokens, and "
+            f"{published.file.path} has vectors of {rows}: the vocabulary belongs to another file."
+        )
+    return tower
+
+
+SPACES: dict[str, Callable[[PublishedFile, str | None], JointSpace]] = {
+    "mil_nce": build_milnce_space,
+    "clip": build_clip_space,
+    "xclip": build_xclip_space,
+}
