@@ -87,6 +87,17 @@ class Bag:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Caption:
+    """A clip with a sentence of its video that describes the whole of it."""
+
+    sentences: int = 1  # of each clip; a video of fewer has them again in turn
+
+    def __post_init__(self) -> None:
+        if self.sentences < 1:
+            raise UserError(f"A clip has one caption or more, not {self.sentences}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Window:
     """Stored features of consecutive seconds, with the sentences spoken in them.
 
@@ -99,11 +110,11 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """What an objective takes from each video: its clips, their augmentation, and its narration."""
+    """What an objective takes from each video: its clips, their augmentation, its sentences."""
 
     clips: tuple[ClipSpec, ...] = ()  # of one video; empty where `text` is a Window
     augment: str = "none"  # a recipe's name in ssvid.data.augment.RECIPES
-    text: Bag | Window | None = None  # of narrated videos
+    text: Bag | Caption | Window | None = None  # Bag and Window: of narrated videos
     # Group id of each clip. Clips with the same id share start time, crop and colour jitter.
     # Empty: every clip is its own group.
     clip_groups: tuple[int, ...] = ()
@@ -132,8 +143,9 @@ class Batch(TypedDict, total=False):
     bad_files: list[tuple[str, float | None, str]]  # path, seconds, reason
     padded: int  # clips whose last frame was repeated
     dropped: int  # videos that were left out because they are too short
-    # The rest belongs to narrated videos. Every clip of a Bag has the same number of sentences.
+    # Every clip of a Bag, and every clip with captions, has the same number of sentences.
     sentences: list[list[str]]  # B, the sentences of each
+    # The rest belongs to narrated videos.
     spans_s: Tensor  # B K 2: start and end in seconds of the window; padding repeats the last row
     span_fractions: Tensor  # B K 2: the same as fractions of the whole video
     text_padding_mask: Tensor  # B K: True for rows that hold no sentence

@@ -3,11 +3,12 @@
 This is the only file that chooses the kind of sample.
 """
 
+from ssvid.data.captions import CaptionedClips
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration.samples import Bags, FeatureWindows
 from ssvid.data.samples import Samples
-from ssvid.shapes import Bag, Views, Window
+from ssvid.shapes import Bag, Caption, Views, Window
 
 
 def training(
@@ -18,4 +19,6 @@ def training(
         return FeatureWindows(rows, views, seed=seed)
     if isinstance(views.text, Bag):
         return Bags(rows, views, seed=seed, decoder=decoder)
+    if isinstance(views.text, Caption):
+        return CaptionedClips(rows, views, seed=seed, short=short, decoder=decoder)
     return Clips(rows, views, seed=seed, short=short, decoder=decoder)
