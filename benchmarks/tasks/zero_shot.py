@@ -3,7 +3,6 @@
 Nothing is learnt from any clip or label.
 """
 
-import re
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +16,7 @@ from benchmarks.tasks.base import Answer, Task, mark_correct
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 from ssvid.statistics import topk
+from ssvid.text.wording import check_templates, word_classes
 
 
 @tasks.register("zero_shot")
@@ -33,11 +33,7 @@ class ZeroShot(Task):
     ) -> None:
         if probe is not None:
             raise UserError("zero_shot takes no probe: nothing is trained.")
-        if not templates or any(template.count("{}") != 1 for template in templates):
-            raise UserError(
-                "zero_shot: each of `templates` needs one {}, where the name of the class stands."
-            )
-        self.templates = tuple(templates)
+        self.templates = check_templates(templates, "zero_shot")
 
     def answer(self, bench: Bench, source: str) -> Answer:
         assert bench.text is not None, "a task that reads :joint"
@@ -57,17 +53,5 @@ def embed_classes(
     classes: Sequence[str], templates: Sequence[str], text: Text
 ) -> Float[Tensor, "Q E"]:
     """The vectors of each class's sentences, averaged as the text side averages wordings."""
-    vectors = []
-    for template in templates:
-        sentences = [template.replace("{}", split_words(name)) for name in classes]
-        vectors.append(text.embed(sentences))
-    return text.average(torch.stack(vectors))
-
-
-def split_words(name: str) -> str:
-    """`ApplyEyeMakeup`, `brush_hair` and `v_2-step` as words in lower case.
-
-    Text towers know words, not labels.
-    """
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    return " ".join(re.split(r"[\W_]+", spaced)).strip().lower() or name
+    wordings = word_classes(classes, templates)
+    return text.average(torch.stack([text.embed(sentences) for sentences in wordings]))

@@ -3,14 +3,12 @@
 It is in the core and not among the objectives, because it needs labels and cannot pretrain.
 """
 
-import torch
-import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
-from ssvid.engine.mix import Mix
+from ssvid.engine.mix import Mix, make_smooth_targets
 from ssvid.errors import check_positive, check_range
 from ssvid.nn.heads import classifier
 from ssvid.objective import Objective
@@ -86,11 +84,3 @@ class Classify(Objective):
             is_new = name.startswith(self.encoder.new_parts)
             factors[f"encoder.{name}"] = factor * (self.new_rate if is_new else 1.0)
         return factors
-
-
-def make_smooth_targets(
-    labels: Int[Tensor, " B"], classes: int, smoothing: float
-) -> Float[Tensor, "B Q"]:
-    """One-hot targets, of which `smoothing` is spread evenly over all classes."""
-    floor = torch.full((), smoothing / classes, device=labels.device)
-    return F.one_hot(labels, classes) * (1 - smoothing) + floor

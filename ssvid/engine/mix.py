@@ -8,7 +8,8 @@ what was really pasted.
 """
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ssvid.errors import UserError, check_range
@@ -95,12 +96,18 @@ def compute_beta_quantiles(u: Float[Tensor, " B"], alpha: float) -> Float[Tensor
     is smooth down to 0.
     """
     y = torch.linspace(0, 0.5**alpha, TABLE, dtype=u.dtype, device=u.device)
-    mass = torch.nn.functional.pad(
-        torch.cumulative_trapezoid((1 - y ** (1 / alpha)) ** (alpha - 1), y), (1, 0)
-    )
+    mass = F.pad(torch.cumulative_trapezoid((1 - y ** (1 / alpha)) ** (alpha - 1), y), (1, 0))
     mass = 0.5 * mass / mass[-1]
     low = torch.minimum(u, 1 - u)
     i = torch.searchsorted(mass, low, right=True).clamp(1, TABLE - 1)
     fraction = (low - mass[i - 1]) / (mass[i] - mass[i - 1])
     x = torch.lerp(y[i - 1], y[i], fraction) ** (1 / alpha)
     return torch.where(u < 0.5, x, 1 - x)
+
+
+def make_smooth_targets(
+    labels: Int[Tensor, " B"], classes: int, smoothing: float
+) -> Float[Tensor, "B Q"]:
+    """One-hot targets, of which `smoothing` is spread evenly over all classes."""
+    floor = torch.full((), smoothing / classes, device=labels.device)
+    return F.one_hot(labels, classes) * (1 - smoothing) + floor

@@ -44,7 +44,7 @@ def warm_start(objective: Objective, path: str) -> None:
         exported = load_encoder(path)
         licence = exported.licence
         for encoder in objective.exported_encoders().values():
-            load_state(encoder, exported.state_dict(), path, name=encoder.name)
+            start_encoder(encoder, dict(exported.state_dict()), path)
         objective.on_weights_loaded()
     for encoder in objective.exported_encoders().values():
         encoder.licence = licence
@@ -67,7 +67,7 @@ def start_from_published(objective: Objective, published: PublishedFile) -> None
             raise UserError(
                 f"{path} is {published.description}: start it with --encoder.{argument}."
             )
-        load_state(encoder, state, path, name=encoder.name)
+        start_encoder(encoder, state, path)
     shapes = {key: x.shape for key, x in objective.state_dict().items()}
     if shapes == {key: x.shape for key, x in published.ours.items()}:
         objective.load_state_dict(published.ours)
@@ -77,6 +77,20 @@ def start_from_published(objective: Objective, published: PublishedFile) -> None
         start = "the encoder alone; the other weights of the file do not fit or are not used"
     licence = published.licence or "not stated"
     log.info(f"{path}: {published.description}; starting from {start}; licence {licence}")
+
+
+def start_encoder(encoder: Encoder, state: State, path: str | Path) -> None:
+    """Load the weights of an encoder, or of the picture net that it is built around.
+
+    Its new parts keep their random weights where the state lacks all of them; this is logged. A
+    UserError if the state does not fit otherwise.
+    """
+    state, parts = encoder.rename_published(state), encoder.new_parts
+    if parts and not any(key.startswith(parts) for key in state):
+        new = {key: x for key, x in encoder.state_dict().items() if key.startswith(parts)}
+        state = {**state, **new}
+        log.info(f"{path}: {len(new)} tensors of {encoder.name} are new ({', '.join(parts)})")
+    load_state(encoder, state, path, name=encoder.name)
 
 
 def objective_state(path: str, flag: str) -> State:

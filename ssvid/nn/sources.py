@@ -21,7 +21,12 @@ def number_sources(video_ids: list[str], device: torch.device) -> Int[Tensor, " 
 
     File names show which cuts belong together, as with the groups of UCF101.
     """
-    return torch.tensor([_hash_name(name_film(name)) for name in video_ids], device=device)
+    return number_names(list(map(name_film, video_ids)), device)
+
+
+def number_names(names: list[str], device: torch.device) -> Int[Tensor, " B"]:
+    """The same number, never negative, for the same name, in every process."""
+    return torch.tensor(list(map(_hash_name, names)), device=device)
 
 
 def _hash_name(name: str) -> int:

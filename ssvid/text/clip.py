@@ -72,6 +72,15 @@ class ClipText(Tower):
         rows = torch.arange(len(x), device=x.device)
         return self.project(self.norm(x[rows, end]))
 
+    def add_context(self, context: int) -> "ClipText":
+        """The same tower, whose own weights are frozen, with learnt tokens before the words."""
+        kwargs = {**self.kwargs, "context": context, "frozen": True}
+        prompted = ClipText(**kwargs)
+        prompted.name, prompted.kwargs = self.name, kwargs
+        state = self.state_dict()
+        prompted.load_state_dict(state, strict=False)  # the context alone is new
+        return prompted
+
     def can_encode(self, sentence: str) -> bool:
         return bool(sentence.strip())
 

@@ -6,10 +6,10 @@ space, of tower and of layer from the tables here, and no code.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssvid.errors import TOO_LARGE, UserError
 from ssvid.nn.prompts import VideoPrompts
@@ -163,6 +163,30 @@ def resolve_path(folder: Path, key: str, value: Any) -> Any:
     return str(folder / value)
 
 
+class TextSide(NamedTuple):
+    """A text tower, and the logarithm of the factor that its similarities were trained with."""
+
+    tower: Tower
+    scale: Tensor | None  # None: it is new, or was trained without a factor
+
+
+def load_text_side(path: str, words: str | None) -> TextSide:
+    """The text side of a run or of a published file, ready to be trained on."""
+    space = load_joint(path, words)
+    scale = dict(space.named_parameters()).get("scale")
+    return TextSide(space.tower.train(), None if scale is None else scale.detach())
+
+
+def choose_text_side(
+    name: str, words: str | None, text: str | None, options: dict[str, Any], **sizes: Any
+) -> TextSide:
+    """As `choose_tower`, with the factor of a text side that was loaded."""
+    if name != "clip_text" or text is None:
+        return TextSide(choose_tower(name, words, text, options, **sizes), None)
+    refuse_options(text, options)
+    return load_text_side(text, words)
+
+
 def choose_tower(
     name: str,
     words: str | None,
@@ -176,6 +200,8 @@ def choose_tower(
     `reads`: how the publication of the objective reads words, whoever trained their table. `sizes`:
     arguments of a new tower. Raises UserError if the flags contradict each other.
     """
+    if name == "clip_text":
+        return create_tower(name, vocabulary=words, **{**sizes, **options})
     if name != "words":
         if words is not None:
             raise UserError(
@@ -188,13 +214,18 @@ def choose_tower(
         return create_tower(name, **sizes, **({} if text is None else {"folder": text}), **options)
     if text is None:
         return create_tower(name, words=words, **{**(reads or {}), **sizes, **options})
-    if options:
-        raise UserError(
-            f"--objective.text {text} says what its tower is: leave out --objective.options."
-        )
+    refuse_options(text, options)
     trained = load_joint(text, words).tower.train()
     if reads is None or trained.name != name:
         return trained
     tower = create_tower(name, **{**trained.kwargs, **reads})
     load_state(tower, trained.state_dict(), text)
     return tower
+
+
+def refuse_options(text: str, options: dict[str, Any]) -> None:
+    """Raise a UserError for arguments of a tower that comes from a file with its own."""
+    if options:
+        raise UserError(
+            f"--objective.text {text} says what its tower is: leave out --objective.options."
+        )

@@ -150,28 +150,30 @@ def test_nothing_is_drawn_from_torchs_generator():
 
 
 def test_the_encoder_may_learn_at_a_share_of_the_heads_rate():
-    net = classifier()
-    assert {
-        share
-        for name, share in net.compute_rate_factors(1.0, 0.1).items()
-        if name.startswith("encoder.")
-    } == {0.1}
-    assert {
-        share
-        for name, share in net.compute_rate_factors(1.0, 0.1).items()
-        if not name.startswith("encoder.")
-    } == {1.0}
-    both, decayed = net.compute_rate_factors(0.5, 0.1), net.compute_rate_factors(0.5)
-    assert all(both[n] == pytest.approx(0.1 * decayed[n]) for n in both if n.startswith("encoder."))
+    factors = classifier(encoder_rate=0.1).compute_rate_factors()
+    encoder = {name for name, _ in classifier().named_parameters() if name.startswith("encoder.")}
+    assert factors.keys() == encoder and set(factors.values()) == {0.1}
+    both = classifier(layer_decay=0.5, encoder_rate=0.1).compute_rate_factors()
+    decayed = classifier(layer_decay=0.5).compute_rate_factors()
+    assert all(both[name] == pytest.approx(0.1 * decayed[name]) for name in encoder)
+
+
+def test_new_parts_of_an_encoder_learn_at_their_own_rate():
+    sizes = {"width": 24, "depth": 2, "heads": 2, "patch": 8, "dim": 16}
+    net = create_encoder("xclip", image="clip_vit", image_kwargs=sizes, frames=2, size=16)
+    tuned = Classify(net, classes=3, mix=NEVER, new_rate=10.0, encoder_rate=0.1)
+    factors = tuned.compute_rate_factors()
+    assert factors["encoder.exchanges.0.fc.weight"] == factors["encoder.joiner.positions"] == 1.0
+    assert factors["encoder.image.patch.weight"] == 0.1
 
 
 def test_rates_of_a_vit_are_beits():
     """Block i of L: decay^(L+1-i); patches and positions decay^(L+1); final norm and head 1."""
     torch.manual_seed(0)
-    net = Classify(create_encoder("vit", **TINY, positions="joint", cls=True), classes=3, mix=NEVER)
-    optimizer = optim.make(
-        "adamw", net, 0.05, (0.9, 0.999), net.compute_rate_factors(0.75), freeze=("encoder.",)
-    )
+    encoder = create_encoder("vit", **TINY, positions="joint", cls=True)
+    net = Classify(encoder, classes=3, mix=NEVER, layer_decay=0.75)
+    rates = net.compute_rate_factors()
+    optimizer = optim.make("adamw", net, 0.05, (0.9, 0.999), rates, freeze=("encoder.",))
     optim.set_rates(optimizer, 2.0, freeze=False)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     decay = {

@@ -10,7 +10,7 @@ import torch
 from ssvid import create_encoder, registry
 from ssvid.errors import UserError
 from ssvid.objective import Objective
-from ssvid.shapes import Bag, Batch, Window
+from ssvid.shapes import Bag, Batch, Caption, Window
 
 LOSSES = {"moco": {"queue": 8}, "dino": {"prototypes": 12}, "swav": {"prototypes": 6}}
 LOSSES |= {name: {} for name in ("ntxent", "dcl", "byol", "simsiam", "barlow", "vicreg")}
@@ -18,9 +18,24 @@ VARIANTS = {  # further forms of an objective: its name, and what is changed of 
     f"two_view {loss}": ("two_view", {"loss": loss, "dim": 8, "hidden": 16, **more})
     for loss, more in LOSSES.items()
 }
+XCLIP = registry.objectives["xclip"].tiny_kwargs
+VARIANTS |= {
+    "xclip names": ("xclip", {**XCLIP, "tower": "names", "train": "video", "prompts": "name"}),
+    "xclip template": ("xclip", {**XCLIP, "train": "text", "prompts": "template"}),
+}
+
+
+CLASSES = ("going left", "going right")
 
 
 def build(name: str, seed: int = 0) -> Objective:
+    objective = build_bare(name, seed)
+    torch.manual_seed(seed)
+    objective.set_classes(CLASSES)
+    return objective
+
+
+def build_bare(name: str, seed: int) -> Objective:
     """On the first encoder that it takes; on none, where it learns from features."""
     name, more = VARIANTS.get(name, (name, {}))
     entry = registry.objectives[name]
@@ -51,7 +66,7 @@ def batch_for(objective: Objective, clips: int = 2, seed: int = 0) -> Batch:
             views.clips[0].size,
         )
         pixels["clips"] = torch.randn(shape, generator=draws)
-    if isinstance(views.text, Bag):
+    if isinstance(views.text, Bag | Caption):
         pixels["sentences"] = [
             [f"red thing {i} {k}" for k in range(views.text.sentences)] for i in range(clips)
         ]
@@ -61,7 +76,7 @@ def batch_for(objective: Objective, clips: int = 2, seed: int = 0) -> Batch:
         **pixels,
         "index": torch.arange(clips),
         "epoch": torch.zeros(clips, dtype=torch.int64),
-        "label": torch.full((clips,), -1),
+        "label": torch.arange(clips) % len(CLASSES),
         "video_id": [str(i) for i in range(clips)],
         "seed": seed,
     }

@@ -130,7 +130,7 @@ def build_step(subject: Subject, world: int) -> Callable[[], None]:
         if subject.sync_bn:
             synchronise(objective)
         module = DistributedDataParallel(objective)
-    adam = optim.make("adamw", objective, 0.05, (0.9, 0.95))
+    adam = optim.make("adamw", objective, 0.05, (0.9, 0.95), {})
     optim.set_rates(adam, 1e-4, freeze=False)
     batch: Any = build_batch(objective, 2 * subject.clips // world)
     for key in ("clips", "features"):

@@ -78,7 +78,7 @@ def run(
         folder.checkpoints.mkdir()
         trained = Trained(
             nothing,
-            optim.make("adamw", nothing, 0.0, (0.9, 0.95)),
+            optim.make("adamw", nothing, 0.0, (0.9, 0.95), {}),
             World(0, 1, torch.device("cpu")),
         )
         settings = Settings(
