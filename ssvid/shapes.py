@@ -125,6 +125,22 @@ class Views:
     needs_all_frames: bool = False
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    # Whether training draws each frame of a `whole` clip apart, from its own part of the video.
+    # Evaluation does not, so the field is in no name of cached features.
+    independent_frames: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.independent_frames:
+            if not all(spec.whole for spec in self.clips):
+                raise UserError(
+                    "Frames that are drawn apart from each other need a clip over the whole "
+                    "video: leave out --clip.fps and --clip.stride, or give --clip.whole true."
+                )
+            if self.max_gap_s is not None:
+                raise UserError(
+                    "Clips whose frames are drawn apart from each other have no start, so no "
+                    "largest gap between their starts can be given."
+                )
 
     @property
     def group_of_clip(self) -> tuple[int, ...]:

@@ -124,6 +124,20 @@ def test_an_exported_encoder_keeps_its_clip(spec, tmp_path: Path):
     assert load_encoder(tmp_path).spec == spec
 
 
+def test_frames_that_are_drawn_apart_need_a_whole_clip_and_change_no_name():
+    views = Views(clips=(WHOLE,), independent_frames=True)
+    assert repr(views) == repr(Views(clips=(WHOLE,))) and views != Views(clips=(WHOLE,))
+    for make in (
+        lambda: replace(views, clips=(WHOLE, STRIDE)),
+        lambda: ClipChange(fps=5.0).views(views),
+    ):
+        with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride", "--clip.whole")):
+            make()
+    with pytest.raises(UserError, match="gap"):
+        replace(views, max_gap_s=1.0)
+    assert ClipChange(frames=4).views(views).independent_frames
+
+
 def test_one_way_to_space_undoes_the_others():
     def changed(spec: ClipSpec, **given) -> ClipSpec:
         return replace(spec, **ClipChange(**given).settings())

@@ -23,6 +23,7 @@ from ssvid.log import log_once
 TRIES = 10  # boxes that a resized crop draws before it gives up, as torchvision does
 GEOMETRY_DRAWS = 3 + 2 * TRIES  # uniforms that `crop_frames` uses for a clip
 COLOUR_DRAWS = 7  # uniforms that `colour` uses for a clip, or for a frame
+CHANCES = [0, 5]  # those which decide whether it is jittered, and whether it is gray
 SCALES = (1.0, 0.875, 0.75, 0.66)  # fractions of the short side
 # y and x in quarters of the free space: corners, centre, middles of the edges, quarter points.
 OFFSETS = (
@@ -35,7 +36,7 @@ OFFSETS = (
 class Augment:
     """A recipe of augmentation. The default crops the centre and changes no colour."""
 
-    crop: str = "centre"  # centre | whole | random | multiscale | resized
+    crop: str = "centre"  # centre | whole | random | multiscale | corners | resized
     short: float = 8 / 7  # random: the short side before the crop, in clip sizes
     area: tuple[float, float] = (0.5, 1.0)  # resized: fraction of the picture
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # resized: width / height, log-uniform
@@ -54,6 +55,9 @@ class Augment:
     p_blur: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, in pixels of the clip
     per: str = "clip"  # clip | frame: what shares one draw of the colours
+    # "clip": whether a frame is jittered, and whether it is gray, is drawn for the clip, even where
+    # `per` draws the strengths for each frame. "": as `per`.
+    chance_per: str = ""
     p_colour: float = 1.0  # probability that a clip is jittered, grayed or blurred at all
     # Probability that both clips of a video show the same moment. Then one of the two, chosen at
     # random, has its colours changed and the other has not.
@@ -97,6 +101,21 @@ COCLR = Augment(
     p_colour=0.3,
     alike=0.5,
 )
+# The jitter's strengths differ from frame to frame. The facts do not say whether its probability
+# is that of a clip or of a frame, nor in which order its parts are applied: ours draws for a clip.
+# Published frames are first resized to a short side of 256/224 clip sizes; ours are cropped before
+# they are resized.
+XCLIP = Augment(
+    crop="corners",
+    flip=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.2,
+    hue=0.1,
+    p_gray=0.2,
+    per="frame",
+    chance_per="clip",
+)
 RECIPES = {
     "none": Augment(),  # the short side is resized, the centre is cropped
     # The frame is squeezed to a square, so that boxes keep their relative place in it.
@@ -121,6 +140,7 @@ RECIPES = {
     "coclr_tuning": replace(COCLR, p_jitter=0.3, p_gray=0.0, p_blur=0.0, p_colour=1.0, alike=0.0),
     "dpc": DPC,
     "memdpc": replace(DPC, crop="resized", p_gray=0.25),
+    "xclip": XCLIP,
 }
 
 
@@ -236,13 +256,32 @@ def _multiscale(height: int, width: int, size: int, recipe: Augment, u: list[flo
     Height and width are two scales of the short side that are at most one step apart. The box lies
     at one of 13 offsets.
     """
-    sides = [int(min(height, width) * scale) for scale in SCALES]
+    sides = _scale_sides(height, width)
     sides = [size if abs(side - size) < 3 else side for side in sides]
+    return _choose_box(height, width, sides, OFFSETS, u)
+
+
+def _corners(height: int, width: int, size: int, recipe: Augment, u: list[float]) -> Box:
+    """X-CLIP's crop (MultiScaleCrop of arXiv:2208.02816): it lies in a corner or in the centre.
+
+    No side is changed to that of the clip where it is near it.
+    """
+    return _choose_box(height, width, _scale_sides(height, width), OFFSETS[:5], u)
+
+
+def _scale_sides(height: int, width: int) -> list[int]:
+    return [int(min(height, width) * scale) for scale in SCALES]
+
+
+def _choose_box(
+    height: int, width: int, sides: list[int], offsets: Sequence[tuple[int, int]], u: list[float]
+) -> Box:
+    """A box whose height and width are two of the sides, at most one step apart."""
     pairs = []
     for i, h in enumerate(sides):
         pairs += [(h, w) for w in sides[max(0, i - 1) : i + 2]]
     h, w = pairs[int(u[0] * len(pairs))]
-    y, x = OFFSETS[int(u[1] * len(OFFSETS))]
+    y, x = offsets[int(u[1] * len(offsets))]
     return y * ((height - h) // 4), x * ((width - w) // 4), h, w
 
 
@@ -263,7 +302,7 @@ def _resized(height: int, width: int, size: int, recipe: Augment, u: list[float]
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-BOXES = {"random": _random, "multiscale": _multiscale, "resized": _resized}
+BOXES = {"random": _random, "multiscale": _multiscale, "corners": _corners, "resized": _resized}
 
 
 def colour(

@@ -22,6 +22,9 @@ from ssvid.errors import UserError
 from ssvid.randomness import uniform
 from ssvid.shapes import ClipSpec, Views
 
+# A uniform in [0, 1) that places a clip in its video, or one for each of its frames.
+Position = float | np.ndarray
+
 
 class Clips(Samples):
     """`clips[epoch, row]` is a sample with the clips of one video, uint8 `V C T H W`.
@@ -106,20 +109,30 @@ class Clips(Samples):
 
     def _choose_positions(
         self, epoch: int, row: int, frame_times: np.ndarray
-    ) -> list[tuple[ClipSpec, float]]:
-        """For each view its clip, and the uniform in [0, 1) that places it in the video."""
+    ) -> list[tuple[ClipSpec, Position]]:
+        """For each view its clip, and what places it in the video."""
         if self.evaluate:
             positions = spread_positions(self.evaluate).tolist()
             return list(product(self.views.clips, positions))
         groups = self.views.group_of_clip
-        u = [self._draw(f"clip/{group}", epoch, row) for group in range(max(groups) + 1)]
+        u = self._draw_positions(max(groups) + 1, epoch, row, frame_times)
         if self.recipe.alike and self._draw("alike", epoch, row) < self.recipe.alike:
             u = [u[0]] * len(u)
-        elif self.views.max_gap_s is not None:
-            spec, max_gap_s = self.views.clips[0], self.views.max_gap_s
-            for group in range(1, len(u)):
-                u[group] = choose_near_position(spec, frame_times, u[0], u[group], max_gap_s)
         return [(spec, u[group]) for spec, group in zip(self.views.clips, groups, strict=True)]
+
+    def _draw_positions(
+        self, groups: int, epoch: int, row: int, frame_times: np.ndarray
+    ) -> Sequence[Position]:
+        """The position of each group of clips."""
+        spec, max_gap_s = self.views.clips[0], self.views.max_gap_s
+        if self.views.independent_frames:
+            streams = [f"frames/{group}" for group in range(groups)]
+            return [uniform(self.seed, s, epoch, row, spec.frames)[0].numpy() for s in streams]
+        u = [self._draw(f"clip/{group}", epoch, row) for group in range(groups)]
+        if max_gap_s is not None:
+            for group in range(1, groups):
+                u[group] = choose_near_position(spec, frame_times, u[0], u[group], max_gap_s)
+        return u
 
     def _draw(self, stream: str, epoch: int, row: int) -> float:
         return float(uniform(self.seed, stream, epoch, row, 1))

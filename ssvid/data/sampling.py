@@ -20,13 +20,18 @@ class ShortVideo(DecodeError):
 
 
 def clip_times(
-    spec: ClipSpec, stamps: np.ndarray, u: float, short: str = "pad", path: str | Path = "the video"
+    spec: ClipSpec,
+    stamps: np.ndarray,
+    u: float | np.ndarray,
+    short: str = "pad",
+    path: str | Path = "the video",
 ) -> tuple[np.ndarray, bool]:
     """Times of the clip's frames in seconds (T), and whether frames had to be repeated.
 
     `stamps`: the times of all frames of the video. `u`: a uniform in [0, 1) that places the start.
     A clip over the whole video takes one frame from each of T equal parts, and u places all frames
     within their parts in the same way; where there are too few frames, each is repeated in turn.
+    T uniforms instead of one draw the frames of such a clip apart from each other.
     `short`: what to do where the video is too short: pad | drop (a ShortVideo is raised) | error (a
     UserError). A DecodeError is raised if there are no frames.
     """
@@ -35,9 +40,10 @@ def clip_times(
     if len(stamps) == 0:
         raise DecodeError(path, "no frames in it")
     if spec.whole:
-        parts = (np.arange(spec.frames) + u) * len(stamps) / spec.frames
-        index = parts.astype(np.int64)
+        index = place_frames(len(stamps), spec.frames, u)
         times, padded = stamps[index.clip(max=len(stamps) - 1)], len(stamps) < spec.frames
+    elif isinstance(u, np.ndarray):
+        raise TypeError("Only a clip over the whole video has a uniform for each frame.")
     elif spec.stride is not None:
         left = len(stamps) - 1 - (spec.frames - 1) * spec.stride  # frames
         start = int(u * (left + 1)) if left > 0 else 0
@@ -58,6 +64,21 @@ def clip_times(
             raise UserError(f"{path}: {why}: take a shorter clip, or --short_videos pad or drop.")
         raise ShortVideo(path, why)
     return times, padded
+
+
+def place_frames(n: int, frames: int, u: float | np.ndarray) -> np.ndarray:
+    """Numbers of the frames (T) that a clip over a video of n frames takes.
+
+    With T uniforms it is X-CLIP's draw for training (arXiv:2208.02816). Each part has n // T
+    frames, so up to T - 1 frames at the end are never taken. A video of too few frames has no
+    draw: `around(i n / T)`, and numbers beyond the last frame begin again at the first.
+    """
+    parts = np.arange(frames)
+    if not isinstance(u, np.ndarray):
+        return ((parts + u) * n / frames).astype(np.int64)
+    if n < frames:
+        return np.around(parts * n / frames).astype(np.int64) % n
+    return parts * (n // frames) + (u * (n // frames)).astype(np.int64)
 
 
 def choose_near_position(

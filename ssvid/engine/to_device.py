@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ssvid.data.augment import COLOUR_DRAWS, Augment, blur, colour, get_recipe
+from ssvid.data.augment import CHANCES, COLOUR_DRAWS, Augment, blur, colour, get_recipe
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Views
 
@@ -61,6 +61,8 @@ def jitter_colours(batch: Batch, clips: Tensor, recipe: Augment, group_of_view: 
     (B, _, _, T), M = clips.shape[:4], int(group_of_view.max()) + 1  # M groups
     shape = torch.Size((B, M, T, COLOUR_DRAWS) if recipe.per == "frame" else (B, M, COLOUR_DRAWS))
     u = draw(batch, "colour", shape[1:].numel()).view(shape)
+    if recipe.per == "frame" and recipe.chance_per == "clip":
+        u[..., CHANCES] = u[:, :, :1, CHANCES]  # the first frame decides for the others
     if recipe.gray == "channels":
         # The channel is drawn for each frame, even where the frames share all other draws.
         if recipe.per == "clip":

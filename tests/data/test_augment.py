@@ -65,6 +65,28 @@ def test_multiscale_is_videomaes():
     assert RECIPES["multiscale"].flip == 0
 
 
+def test_the_box_of_xclip_lies_in_a_corner_or_in_the_centre():
+    """Sides by scale, never snapped, one step apart at most; five equally likely places."""
+    height, width, size = 240, 320, 209
+    boxes = []
+    for i in range(6000):
+        u = draws(i)[1:].tolist()
+        boxes.append(augment._corners(height, width, size, RECIPES["xclip"], u))
+    sides = [240, 210, 180, 158]
+    allowed = set()
+    for i, j in np.ndindex(4, 4):
+        if abs(i - j) <= 1:
+            allowed.add((sides[i], sides[j]))
+    pairs = Counter((h, w) for _, _, h, w in boxes)
+    assert pairs.keys() == allowed and min(pairs.values()) > 500 and max(pairs.values()) < 700
+    places = Counter((y, x) for y, x, h, w in boxes if (h, w) == (180, 158))
+    dy, dx = (240 - 180) // 4, (320 - 158) // 4
+    five = {(0, 0), (0, 4 * dx), (4 * dy, 0), (4 * dy, 4 * dx), (2 * dy, 2 * dx)}
+    assert places.keys() == five
+    assert min(places.values()) > 0.7 * sum(places.values()) / 5
+    assert RECIPES["xclip"].flip == 0.5 and RECIPES["xclip_no_flip"].flip == 0
+
+
 def test_resize_is_pillows_bilinear():
     frames = noise(2, 3, 60, 80)
     clip = crop_frames(frames, Augment(crop="random", short=1.0), 32, torch.zeros(GEOMETRY_DRAWS))

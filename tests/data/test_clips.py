@@ -253,6 +253,26 @@ def test_whole_clips_are_drawn_by_one_share(small_set, decodes):
     assert firsts == set(range(5)), "every frame of the video is seen at some time"
 
 
+def test_whole_clips_may_draw_each_frame_apart(small_set, decodes):
+    apart = Views(clips=(WHOLE, WHOLE), independent_frames=True)
+    clips, moves = Clips(manifest(small_set), apart, seed=0), []
+    for epoch in range(12):
+        sample = clips[epoch, 4]
+        codes = np.array(decodes.pop()).reshape(2, 8) - 400
+        for view, codes_of_view in enumerate(codes):
+            u = uniform(0, f"frames/{view}", epoch, 4, 8)[0].numpy()
+            moved = codes_of_view - 5 * np.arange(8)
+            assert moved.tolist() == (5 * u).astype(int).tolist()
+            moves.append(tuple(moved))
+        assert torch.equal(sample["clips"], clips[epoch, 4]["clips"]), "no hidden state draws"
+        decodes.pop()
+    assert len(set(moves)) == 24, "views and epochs have draws of their own"
+    again = Clips(manifest(small_set), apart, seed=0, evaluate=5)[0, 1]["clips"]
+    assert torch.equal(
+        again, Clips(manifest(small_set), views(WHOLE, WHOLE), seed=0, evaluate=5)[0, 1]["clips"]
+    )
+
+
 def test_evaluation_of_whole_clips_interleaves(small_set):
     clips = Clips(manifest(small_set), views(WHOLE), seed=3, evaluate=5)[0, 1]["clips"]
     frames = [list(range(100 + clip, 140, 5)) for clip in range(5)]

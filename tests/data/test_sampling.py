@@ -16,9 +16,11 @@ from ssvid.data.sampling import (
     clip_times,
     eval_clips,
     need_part,
+    place_frames,
     spread_positions,
 )
 from ssvid.errors import UserError
+from ssvid.randomness import uniform
 from ssvid.shapes import ClipSpec
 from tests.data.bars import numbers, write
 from tests.helpers import facts, for_each
@@ -171,6 +173,47 @@ def test_one_share_moves_all_frames_alike(frames, part, u, clips):
     assert len(set(indices)) == frames * clips, "n clips interleave"
     # Evenly, except for the rounding of a share.
     assert np.abs(np.diff(np.sort(indices)) - part).max(initial=0) <= 1
+
+
+def test_one_view_of_evaluation_is_the_middle_of_each_segment_as_published():
+    """int(i N / T + N / 2T), in whole numbers and in the floats of the published code."""
+    (middle,) = spread_positions(1).tolist()
+    for frames in (1, 2, 3, 5, 8, 16, 32):
+        i = np.arange(frames)
+        for n in range(1, 1000):
+            ours = place_frames(n, frames, middle)
+            assert (ours == (2 * i + 1) * n // (2 * frames)).all()
+            assert (ours == (i * n / frames + n / (2 * frames)).astype(int)).all()
+
+
+def test_frames_of_a_segment_are_drawn_apart_by_hand():
+    """11 frames for 4 parts: n // 4 = 2 frames a part, and the last three are never seen."""
+    u = np.array([0.0, 0.999, 0.49, 0.5])
+    assert place_frames(11, 4, u).tolist() == [0, 3, 4, 7]
+    table = GRID[:11]
+    times, padded = clip_times(whole(4), table, u)
+    assert times.tolist() == table[[0, 3, 4, 7]].tolist() and not padded
+    assert place_frames(4, 4, u).tolist() == [0, 1, 2, 3]
+    draws = uniform(0, "u", 0, torch.arange(4000), 4).numpy()
+    counts = np.zeros((4, 11), dtype=int)
+    for row in draws:
+        counts[np.arange(4), place_frames(11, 4, row)] += 1
+    assert (counts.sum(0) > 0).tolist() == [True] * 8 + [False] * 3
+    share = counts[np.arange(4), 2 * np.arange(4)] / 4000  # of the first frame of a part
+    assert (0.46 < share).all() and (share < 0.54).all()
+    firsts = np.array([place_frames(8, 4, row) % 2 for row in draws])
+    assert np.abs(np.corrcoef(firsts.T) - np.eye(4)).max() < 0.06, "no draw moves another one"
+
+
+def test_a_video_of_too_few_frames_for_its_segments_has_no_draw():
+    """around(i n / T), halves to the even number; what lies beyond the end begins again."""
+    u = np.full(8, 0.7)
+    assert place_frames(3, 8, u).tolist() == [0, 0, 1, 1, 2, 2, 2, 0]
+    assert place_frames(1, 8, u).tolist() == [0] * 8
+    assert place_frames(7, 8, u).tolist() == [0, 1, 2, 3, 4, 4, 5, 6]
+    assert clip_times(whole(8), GRID[:3], u)[1], "frames are repeated, which counts as padded"
+    with pytest.raises(ShortVideo, match=facts("3", "8")):
+        clip_times(whole(8), GRID[:3], u, "drop", "a.mp4")
 
 
 def test_a_video_of_fewer_frames_than_a_whole_clip_is_short():

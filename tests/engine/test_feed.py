@@ -1,8 +1,8 @@
 import torch
 
-from ssvid.data.augment import RECIPES, Augment, blur
+from ssvid.data.augment import COLOUR_DRAWS, RECIPES, Augment, blur, colour
 from ssvid.engine.to_device import choose_groups, to_device
-from ssvid.randomness import uniform
+from ssvid.randomness import draw, uniform
 from ssvid.shapes import Batch, ClipSpec, Views
 from tests.helpers import for_each
 
@@ -104,3 +104,41 @@ def test_blur_is_a_gaussian_of_the_drawn_width():
 def test_every_clip_is_coloured_where_nothing_else_is_said(name):
     some: Batch = {"index": torch.arange(9), "epoch": torch.zeros(9).long(), "seed": 5}
     assert bool(choose_groups(some, RECIPES[name], 3).all())
+
+
+def see_colours(some: Batch, recipe: str) -> torch.Tensor:
+    """The clips in [0, 1] after the colours of a recipe: B V C T H W."""
+    views = Views(clips=(SPEC,), augment=recipe, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return to_device(some, views, torch.device("cpu"))["clips"]
+
+
+def test_xclip_grays_and_jitters_whole_clips_and_each_frame_by_its_own_strengths():
+    """A frame that is not jittered has its own colours, or their gray."""
+    some = batch(1500, 1)
+    some["clips"] = some["clips"][..., :2, :2]
+    some["clips"][:, :, :, 1:] = some["clips"][:, :, :, :1]  # four equal frames
+    before, after = some["clips"].float()[:, 0] / 255, see_colours(some, "xclip")[:, 0]
+    spread = (after.amax(1) - after.amin(1)).amax((-2, -1))  # B T: of the three channels
+    gray = spread < 1e-6
+    assert torch.equal(gray.any(1), gray.all(1)), "the clip is gray, or no frame of it"
+    assert 0.17 < gray[:, 0].double().mean() < 0.23
+    jittered = (after - before).abs().amax((1, 3, 4)) > 1e-6  # B T
+    plain = ~gray[:, 0]
+    assert torch.equal(jittered[plain].any(1), jittered[plain].all(1))
+    assert 0.77 < jittered[plain][:, 0].double().mean() < 0.83
+    differ = (after[:, :, 1:] - after[:, :, :1]).abs().amax((1, 3, 4)) > 1e-6  # B T-1
+    chosen = plain & jittered[:, 0]
+    assert bool(differ[chosen].all()), "every frame has its own strengths"
+    assert not bool(differ[plain & ~jittered[:, 0]].any())
+
+
+@for_each("name, per", [("dpc", "frame"), ("crop_flip_colour", "clip")])
+def test_other_recipes_share_their_draws_as_before(name, per):
+    """Bit-equal to the colours by the plain draws of each frame, or of each clip."""
+    some, frames = batch(12, 1), SPEC.frames
+    n = frames if per == "frame" else 1
+    u = draw(some, "colour", n * COLOUR_DRAWS).view(12, 1, n, COLOUR_DRAWS)
+    u = u if per == "frame" else u[:, :, 0]
+    assert torch.equal(
+        see_colours(some, name), colour(some["clips"].float() / 255, RECIPES[name], u)
+    )
