@@ -1,8 +1,9 @@
 """path, times in seconds -> uint8 frames.
 
-`pictures.py` reads the pictures of a folder. A time selects the frame that is shown at that time,
-so files of variable frame rate are read correctly. Damage raises an error and gives no wrong
-picture, as far as a file tells of it (ssvid/data/decoder.py).
+`pictures.py` reads the pictures of a folder, and a single picture, which is a video of one frame. A
+time selects the frame that is shown at that time, so files of variable frame rate are read
+correctly. Damage raises an error and gives no wrong picture, as far as a file tells of it
+(ssvid/data/decoder.py).
 """
 
 import os
@@ -15,9 +16,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ssvid.data.container import check_side, open_video
+from ssvid.data.container import check_file, check_side, open_video
 from ssvid.data.decoder import decode_stream, open_decoder
-from ssvid.data.pictures import list_pictures, read_pictures
+from ssvid.data.pictures import STILL_S, is_still, list_pictures, read_pictures, read_still
 from ssvid.data.scan import NEAR, Table, scan_file
 from ssvid.data.shown import Picture, find_sides
 from ssvid.errors import DecodeError, UserError, describe_error
@@ -46,6 +47,9 @@ def read_timestamps(path: str | Path, fps: float | None = None) -> np.ndarray:
                 f"{path} is a folder of frames: give their frame rate, for example --data.fps 25."
             )
         return np.arange(len(list_pictures(path))) / fps
+    if is_still(path):
+        check_file(path)
+        return np.zeros(1)
     return scan_file(path).times
 
 
@@ -60,6 +64,8 @@ def read_span(path: str | Path, fps: float | None = None) -> Span:
         raise DecodeError(path, "no frames in it")
     if os.path.isdir(path):
         return Span(0.0, len(times) / (fps or 1.0), 1 / (fps or 1.0))
+    if is_still(path):
+        return Span(0.0, STILL_S, STILL_S)
     table = scan_file(path)
     frame = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return Span(table.start, table.end, frame)
@@ -86,6 +92,8 @@ def read(
     needed, back = np.unique(shown.clip(min=0), return_inverse=True)
     if os.path.isdir(path):
         frames = _stack(path, read_pictures(path, needed))
+    elif is_still(path):
+        frames = _stack(path, [read_still(path)])
     elif decoder not in DECODERS:
         raise _unknown_decoder(decoder)
     elif decoder == "pyav" or _needs_pyav(scan_file(path)):

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ssvid.data.labels import to_nfc
-from ssvid.data.pictures import is_picture
+from ssvid.data.pictures import STILL_SUFFIXES, is_picture, is_still
 from ssvid.data.splits import SPLIT_OF_NAME
 from ssvid.errors import UserError
 from ssvid.files import OF_SYSTEM, read_bytes
@@ -154,15 +154,34 @@ def list_videos(root: Path) -> list[str]:
     return list_contents(root).videos
 
 
+def list_stills(root: Path) -> tuple[list[str], Counter[str]]:
+    """Pictures below root, as sorted relative paths, and how many files have each suffix."""
+    paths: list[str] = []
+    suffixes: Counter[str] = Counter()
+    for folder, names in _walk(root):
+        paths.extend(str(folder / name) for name in filter(is_still, names))
+        suffixes.update(map(suffix_of, names))
+    return sorted(paths), suffixes
+
+
 def log_skipped_files(root: Path, suffixes: Counter[str], readable: frozenset[str]) -> None:
     """Log one line that counts the files which a reader passes over, by suffix.
 
     `readable`: suffixes that it reads. Texts are not counted: they are lists, notes or subtitles.
+    Where it reads no pictures, these have a line of their own.
     """
-    others = []
+    others, stills = [], 0
     for suffix, count in suffixes.most_common():
-        if suffix not in readable and suffix not in TEXT_SUFFIXES:
+        if suffix in STILL_SUFFIXES and readable.isdisjoint(STILL_SUFFIXES):
+            stills += count
+        elif suffix not in readable and suffix not in TEXT_SUFFIXES:
             others.append(f"{count} {suffix or 'without a suffix'}")
+    if stills:
+        phrase = "1 picture is" if stills == 1 else f"{stills} pictures are"
+        log_once(
+            f"{root}: {phrase} passed over: --data images reads them, and --data frames reads "
+            "folders of frames."
+        )
     if others:
         rest_mark = ", ..." if len(others) > MAX_LISTED_SUFFIXES else ""
         counts = ", ".join(others[:MAX_LISTED_SUFFIXES])

@@ -1,7 +1,7 @@
-"""folder of pictures -> their names in order of time, and their pixels.
+"""folder of pictures -> their names in order of time, and their pixels; a picture -> its pixels.
 
-This is the only file that opens the pictures of a folder. A folder of pictures is a clip, and each
-picture is one of its frames.
+This is the only file that opens pictures. A folder of pictures is a clip, and each picture is one
+of its frames. A picture that a list names by itself is a still: a clip of one frame.
 """
 
 import os
@@ -13,16 +13,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ssvid.data.container import check_side
+from ssvid.data.container import as_decode_error, check_side
 from ssvid.data.picture_names import sort_by_number
 from ssvid.errors import DecodeError, describe_error
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))  # of frames
+STILL_SUFFIXES = SUFFIXES | {".webp", ".bmp"}
+STILL_S = 1.0  # how long a still is shown, in seconds; so it has a second 0 as videos have
 
 
 def is_picture(name: str) -> bool:
     """Whether a file name has the suffix of a picture and is not hidden, as `._1.jpg` is."""
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+
+
+def is_still(path: str | Path) -> bool:
+    """Whether the name of a file is that of a picture, which is then a clip of one frame."""
+    name = os.path.basename(path)
+    return os.path.splitext(name)[1].lower() in STILL_SUFFIXES and not name.startswith(".")
 
 
 def list_pictures(path: str | Path) -> tuple[str, ...]:
@@ -55,6 +63,14 @@ def read_pictures(path: str | Path, needed: np.ndarray) -> list[np.ndarray]:
         except Exception as error:  # Pillow raises errors of many kinds for damaged files
             raise DecodeError(path, f"{names[i]}: {describe_error(error)}") from error
     return pictures
+
+
+def read_still(path: str | Path) -> np.ndarray:
+    """RGB uint8 `H W C` of a picture, of an animated one the first. Damage is a DecodeError."""
+    with as_decode_error(path):
+        picture = _read_picture(str(path))
+        check_side(path, picture.shape[1], picture.shape[0])
+        return picture
 
 
 def _read_picture(file: str) -> np.ndarray:

@@ -27,6 +27,7 @@ from ssvid.data.decode import (
     read_timestamps,
 )
 from ssvid.data.manifest import Manifest
+from ssvid.data.pictures import is_still
 from ssvid.data.preprocess.flow import flow_file, read_flow
 from ssvid.data.sampling import clip_from, need_part
 from ssvid.data.scan import NEAR, Table, scan_file
@@ -103,7 +104,7 @@ def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
     if spec.modality == "flow":
         flow = flow_file(manifest, row)
         pictures = _blocks(needed, lambda block: read_flow(path, flow, times[block], fps))
-    elif os.path.isdir(path):
+    elif os.path.isdir(path) or is_still(path):
         pictures = _blocks(needed, lambda block: read(path, times[block], fps))
     else:
         pictures = _decode_needed(path, scan_file(path), needed)

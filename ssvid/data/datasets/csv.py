@@ -1,21 +1,26 @@
-"""A csv of clips -> Manifest: columns path, label, split and group.
+"""A csv of clips -> Manifest: columns path, label, split, group and caption.
 
-Clips of one group are never in two splits.
+Clips of one group are never in two splits. Several rows of one path are several captions of it.
 """
 
 import csv as table
 import io
 import itertools
 import logging
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ssvid.data import files
+from ssvid.data.captions import describe_whole
+from ssvid.data.decode import read_span
 from ssvid.data.labels import parse_label, spell_whole_numbers
 from ssvid.data.lines import COMMENT
 from ssvid.data.manifest import Manifest
 from ssvid.data.splits import SPLIT_OF_NAME, are_groups_single, splits_of
-from ssvid.errors import UserError
+from ssvid.errors import DecodeError, UserError
 from ssvid.log import log_once
 from ssvid.registry import datasets
 from ssvid.shapes import Row
@@ -36,6 +41,7 @@ def csv(
     # default: the first of path, file, filename, video, video_path, video_id
     path_column: str | None = None,
     label_column: str = "label",  # column of the classes
+    caption_column: str = "caption",  # column of sentences, each about a whole clip
     split_column: str = "split",  # for example official_split2
     group: str | None = None,  # column; default: subject, else label + group, else the path
     where: str | None = None,  # COLUMN=VALUE: use only these rows
@@ -44,41 +50,117 @@ def csv(
 
     Without a column of splits, whole groups of a labelled list are held out for val and test.
     """
-    file = _find_csv(root)
+    file = find_csv(root)
+    columns = Columns(path_column, label_column, caption_column, split_column, group)
+    return build_from_csv(file, file.parent, columns, where)
+
+
+class Columns(NamedTuple):
+    """The columns of a csv that are read. None: chosen by the names that the csv has."""
+
+    path: str | None = None
+    label: str = "label"
+    caption: str = "caption"
+    split: str = "split"
+    group: str | None = None
+
+
+FLAGS = ("path_column", "label_column", "caption_column", "split_column", "group")
+
+
+def build_from_csv(
+    file: Path,
+    root: Path,  # folder of the paths
+    named: Columns,
+    where: str | None = None,
+    *,
+    fps: float | None = None,  # of folders of frames
+    seconds: float | None = None,  # the length of every clip; None: of each by itself
+) -> Manifest:
+    """The clips of a csv. Raises a UserError if it lacks a column that is named by a flag."""
     lines, columns = read_table(file)
-    path_column = path_column or next((name for name in PATHS if name in columns), PATHS[0])
-    need_column(file, columns, path_column, "--data.path_column")
-    if split_column != "split":
-        need_column(file, columns, split_column, "--data.split_column")
-    if label_column != "label":
-        need_column(file, columns, label_column, "--data.label_column")
-    if group is not None:
-        need_column(file, columns, group, "--data.group")
+    path_column = named.path or next((name for name in PATHS if name in columns), PATHS[0])
+    usual = Columns(path=None)
+    for flag, name, default in zip(FLAGS, named, usual, strict=True):
+        if flag == "path_column" or name not in (None, default):
+            need_column(file, columns, name or path_column, f"--data.{flag}")
     if where is not None:
         lines = _filter_lines(file, lines, columns, where)
-    lines, labels = _read_labels(file, lines, split_column, label_column)
-    rows = []
+    lines, labels = _read_labels(file, lines, named.split, named.label)
+    rows, captions = [], []
     for (number, line), label in zip(lines, labels, strict=True):
         path = line[path_column].strip().replace("\\", "/")
         if not path:
             raise UserError(
                 f"{file}, line {number} has no {path_column}: fill it in or drop the row."
             )
-        split = _read_split(line, split_column)
+        split = _read_split(line, named.split)
         row = Row(
             path=path,
             label=label,
             split=SPLIT_OF_NAME.get(split.lower(), split),
-            group=_group_of(line, group, label, path),
+            group=_group_of(line, named.group, label, path),
             duration=_parse_duration(line.get("duration")),
+            fps=fps,
             video_id=(line.get("video_id") or "").strip() if path_column != "video_id" else "",
             columns=tuple(sorted((name, (line.get(name) or "").strip()) for name in columns)),
         )
         rows.append(row)
-    group_column = group or next((name for name in ("subject", "group") if name in columns), None)
-    hold_out = split_column not in columns and any(row.label for row in rows)
-    _warn_of_groups(file, rows, group_column, columns, hold_out)
-    return Manifest.build(rows, file.parent, source=file, hold_out=hold_out)
+        captions.append((line.get(named.caption) or "").strip())
+    rows = _add_captions(file, root, rows, captions, seconds)
+    usual_group = next((name for name in ("subject", "group") if name in columns), None)
+    hold_out = named.split not in columns and any(row.label for row in rows)
+    _warn_of_groups(file, rows, named.group or usual_group, columns, hold_out)
+    return Manifest.build(rows, root, source=file, hold_out=hold_out)
+
+
+def _add_captions(
+    file: Path, root: Path, rows: list[Row], captions: list[str], seconds: float | None
+) -> list[Row]:
+    """Rows with captions, of which those of one path are one row. Rows without one stay.
+
+    Raises a UserError if rows of one path have different labels, splits or groups.
+    """
+    joint: list[Row] = []
+    captions_of: dict[str, list[str]] = {}  # path -> captions, in the order of the list
+    first_of: dict[str, Row] = {}
+    for row, caption in zip(rows, captions, strict=True):
+        first = first_of.get(row.path)
+        if caption and first is not None:
+            if replace(first, columns=()) != replace(row, columns=()):
+                raise UserError(
+                    f"{file}: {row.path} stands in several rows, which are captions of one clip, "
+                    "but their labels, splits or groups differ: correct the list."
+                )
+        else:
+            joint.append(row)
+        if caption:
+            first_of.setdefault(row.path, row)
+            captions_of.setdefault(row.path, []).append(caption)
+    if seconds is None and any(first_of[path].duration is None for path in captions_of):
+        log_once(
+            f"{file}: how long the clips with captions are is read from the files; a column "
+            "duration (seconds) spares it."
+        )
+    described: list[Row] = []
+    for row in joint:
+        texts = list(dict.fromkeys(captions_of.get(row.path, [])))
+        if texts:
+            length = _measure_seconds(root, row) if seconds is None else seconds
+            row = replace(row, sentences=describe_whole(texts, length))
+        described.append(row)
+    return described
+
+
+def _measure_seconds(root: Path, row: Row) -> float:
+    """How long a clip is, by its list or by its file. A file that cannot be read has no length."""
+    if row.duration is not None and 0 < row.duration < math.inf:
+        return row.duration
+    try:
+        span = read_span(root / row.path, row.fps)
+    except DecodeError:
+        return 0.0  # Manifest.build tells of a file that is missing, the loader of a bad one
+    return span.end - span.start
 
 
 def _read_labels(
@@ -172,7 +254,7 @@ def _read_rows(
         raise UserError(f"{file}, line {number} cannot be read as a csv: {error}.") from error
 
 
-def _find_csv(root: str) -> Path:
+def find_csv(root: str) -> Path:
     path = Path(root).expanduser()
     if path.is_dir():
         for name in NAMES:

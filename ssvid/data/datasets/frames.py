@@ -3,11 +3,10 @@
 They are laid out as in `folder` or listed as in `csv`.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from ssvid.data import files, pictures
-from ssvid.data.datasets.csv import NAMES, csv
+from ssvid.data.datasets.csv import NAMES, Columns, build_from_csv, find_csv
 from ssvid.data.datasets.folder import build_from_paths
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
@@ -32,13 +31,15 @@ def frames(
         )
     path = Path(root).expanduser()
     if path.is_file() or any((path / name).is_file() for name in NAMES):
-        listed = csv(root, split_column=split_column, group=group, where=where)
+        file = find_csv(root)
+        columns = Columns(split=split_column, group=group)
+        listed = build_from_csv(file, file.parent, columns, where, fps=fps)
         for row in listed.rows:
             if not (listed.root / row.path).is_dir():
                 raise UserError(
                     f"{root}: {row.path} is not a folder of frames: use --data csv for video files."
                 )
-        return replace(listed, rows=tuple(replace(row, fps=fps) for row in listed.rows))
+        return listed
     path = files.need_folder(path, "--data.root of a frames data set")
     contents = files.list_contents(path)
     files.log_skipped_files(path, contents.suffixes, pictures.SUFFIXES)

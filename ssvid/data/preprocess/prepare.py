@@ -26,6 +26,7 @@ from ssvid.data import files
 from ssvid.data.container import file_address, open_video
 from ssvid.data.datasets.csv import PATHS, csv, read_table
 from ssvid.data.decode import decode_frames, read, read_span, read_timestamps
+from ssvid.data.pictures import is_still
 from ssvid.data.preprocess.pool import (
     FileResult,
     check_settings,
@@ -158,7 +159,7 @@ def _scan(root: Path, path: str) -> FileResult:
     try:
         span, table = read_span(root / path), read_timestamps(root / path)
         picture = read(root / path, [table[0], table[-1]])
-        if scan_file(root / path).find_damage_inside():
+        if not is_still(path) and scan_file(root / path).find_damage_inside():
             raise DecodeError(root / path, "a damaged packet")
     except DecodeError as error:
         return FileResult(path, error.why, error.time)
@@ -225,6 +226,8 @@ def _transcode(source: Path, target: Path, short_side: int, gop: int, crf: int) 
     Without the sound a file would begin with its first frame: where that comes later, it is written
     a second time, at the very start. The last frame lasts as long as it did.
     """
+    if is_still(source):
+        raise DecodeError(source, "it is a picture, which needs no preparing")
     table, span = scan_file(source), read_span(source)
     with open_video(source) as old:
         rate = old.streams[table.stream].average_rate or 25
