@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from benchmarks.features.options import Devices, prepare_options
 from benchmarks.features.pooling import POOLINGS
-from benchmarks.suites.loader import load
+from benchmarks.suites.loader import choose_views, load
 from benchmarks.suites.runner import Layers, SuiteRunner, open_suite
 from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED, ClipChange
@@ -34,7 +34,7 @@ def run(
     clip: ClipChange = UNCHANGED,
     clips: int = 1,  # of a video, spread evenly
     crops: int = 1,  # of each of these, along the long side
-    # what is averaged over clips and crops; scores: in classify alone
+    # what is averaged over clips and crops; scores: in classify and zero_shot alone
     average: Literal["features", "scores"] = "features",
     seeds: int = 1,  # how often probes are trained; the numbers are means
     layers: Layers = "auto",  # blocks to read beside the last; auto: the middle one
@@ -61,7 +61,8 @@ def run(
     if not encoder:
         raise UserError(f"Name what to evaluate: {ENCODER_FLAG}.")
     loading = {"batch_size": batch_size, "workers": workers, "max_bad": max_bad, "words": words}
-    views = {"clips": clips, "crops": crops, "average": average, "poolings": poolings}
+    views = choose_views(suite, {"clips": clips, "crops": crops, "average": average})
+    views["poolings"] = poolings
     batch_norm = {"calibrate_bn": calibrate_bn, "recalibrate_bn": recalibrate_bn}
     protocol = {**views, **batch_norm, "twins": twins, "folds": folds, "seed": seed}
     options = prepare_options(out, cache, devices=devices, threads=threads, **loading, **protocol)

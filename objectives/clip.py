@@ -20,7 +20,7 @@ from ssvid.nn.gather import gather_rows
 from ssvid.nn.precise import raise_precision
 from ssvid.nn.queue import gather_all
 from ssvid.nn.sources import check_batch, check_negatives, find_repeats, number_names
-from ssvid.objective import Objective
+from ssvid.objective import SMALL_BATCH, Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Caption, Loss, Views
 from ssvid.text.joint import ProductSpace
@@ -40,6 +40,14 @@ class CLIP(Objective):
         "dim": 8,
         "options": {"buckets": 16, "width": 8, "hidden": 16, "length": 6},
     }
+
+    default_flags = {
+        "encoder": {"name": "clip_vit", "width": 128, "depth": 4, "heads": 2, "patch": 8}
+        | {"dim": 128, "frames": 4, "size": 64},
+        "clip": {},
+        **SMALL_BATCH,
+    }
+    small_settings = {"tower": "words"}  # which needs no vocabulary
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from ssvid.engine.mix import Mix, make_smooth_targets
 from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.precise import raise_precision
 from ssvid.nn.prompts import VideoPrompts
-from ssvid.objective import Objective, require
+from ssvid.objective import SMALL_BATCH, Objective, require
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Loss, Views
 from ssvid.text import create_tower
@@ -52,6 +52,9 @@ class XCLIP(Objective):
         "mixup": 0.0,
         "cutmix": 0.0,
     }
+    default_flags = {"encoder": {"name": "xclip_tiny"}, "clip": {}, **SMALL_BATCH}
+    # No vocabulary and no trained text side is needed.
+    small_settings = {"tower": "words", "train": "both"}
     preset_flags = {
         "one_gpu": {  # as published for Kinetics-400 with ViT-B/32
             "encoder": {"name": "xclip_b32"},
@@ -118,7 +121,13 @@ class XCLIP(Objective):
     @property
     def views(self) -> Views:
         net = self.encoder
-        return Views(clips=(net.spec,), augment=self.augment, mean=net.mean, std=net.std)
+        return Views(
+            clips=(net.spec,),
+            augment=self.augment,
+            mean=net.mean,
+            std=net.std,
+            independent_frames=net.spec.whole,
+        )
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

@@ -52,9 +52,7 @@ def finetune(
     *,
     layer_decay: float = 0.75,  # factor of the learning rate from each layer to the layer below
     encoder_rate: float = 1.0,  # the encoder's learning rate relative to the head's; CoCLR: 0.1
-    # the learning rate of an encoder's new parts (X-CLIP's messages and joiner) relative to its
-    # other parts
-    new_rate: float = 1.0,
+    new_rate: float = 1.0,  # rate of the encoder's new parts (X-CLIP's) relative to its others
     head_warmup: float = 0.0,  # fraction of the steps, at the start, that train only the head
     smoothing: float = 0.1,  # label smoothing
     mixup: float = 0.8,  # alpha of mixup; 0: no mixup

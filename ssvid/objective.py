@@ -47,6 +47,8 @@ class Objective(nn.Module, ABC):
     # Flags of ssvid.pretrain that suit it better than the command's defaults. The encoder, its clip
     # and the batch are those where --encoder is left out: small, so that a first try needs no GPU.
     default_flags: dict[str, Any] = {"encoder": SMALL_VIT, "clip": {"fps": 8}, **SMALL_BATCH}
+    # Hyper-parameters that go with that encoder, and not with one that the user or a preset names.
+    small_settings: dict[str, Any] = {}
     # Preset (laptop, one_gpu) -> flags that suit it better than those of the preset's file.
     preset_flags: dict[str, dict[str, Any]] = {}
 

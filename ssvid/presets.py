@@ -1,8 +1,9 @@
 """Flags of the user -> the flags that lie below them: an objective's defaults, and a preset.
 
-From the bottom up: the command's own defaults, `default_flags` of the objective, the preset's file,
-`preset_flags` of the objective, and at the top what the user gave, by recipe or by word. Flags of
-the objective that are its own settings have their defaults in its signature as ever.
+From the bottom up: the command's own defaults, `default_flags` of the objective (with its
+`small_settings`, where the encoder is the small one of these flags), the preset's file,
+`preset_flags` of the objective, and at the top what the user gave, by recipe or by word. Other
+settings of the objective have their defaults in its signature as ever.
 """
 
 import json
@@ -46,6 +47,9 @@ def lay_below(command: str, flags: Recipe) -> Recipe:
         below = merge_recipes(below, load_preset(str(preset), command))
         if entry:
             below = merge_recipes(below, entry.preset_flags.get(preset, {}))
+    if entry and not is_named and below.get("encoder") == entry.default_flags.get("encoder"):
+        settings = {**entry.small_settings, **below.get("objective", {})}
+        below = {**below, "objective": settings} if settings else below
     if is_named or (entry and entry.reads_features):
         below = drop_keys(below, {"encoder", "clip"})
     clip = flags.get("clip")

@@ -5,6 +5,7 @@ A cell is a task, a probe with its settings, and maybe a data set. The file has 
 cells: [{task: T, probe: P, with: {settings of P}, data: NAME or SET, name: CELL, settings of T}]
 data: SET                                  # of cells that name none; the synthetic set if absent
 sets: {NAME: SET}
+views: {clips: 4, crops: 3, average: scores}   # of each video, where the user names none
 SET = {name: DATA_SET, its settings, folds: [1, 2, 3], at_most: {frames: 8, size: 64}}
 
 A cell on a set with folds becomes one cell for each fold. `at_most` limits the clips of that set,
@@ -33,6 +34,7 @@ SYNTHETIC = {"name": "synthetic"}  # where neither the suite nor the user names 
 FOLDER = Path(__file__).parent
 # Settings of data sets that are files or folders.
 PATH_SETTINGS = ("train", "val", "test", "label_map", "splits", "annotations", "classes")
+DEFAULT_VIEWS: dict[str, Any] = {"clips": 1, "crops": 1, "average": "features"}  # of the command
 CELL_KEYS = ("task", "probe", "with", "data", "name")  # the others are settings of the task
 Json = dict[str, Any]
 
@@ -64,6 +66,7 @@ class SuiteFile(NamedTuple):
     rows: list[Json]  # under `cells`
     sets: Json
     default_set: Any  # of rows that name no data set
+    views: Json = {}  # clips, crops and average of the published protocol
 
 
 def load(text: str, settings: Json | None = None) -> tuple[list[Cell], list[BrokenCell]]:
@@ -108,17 +111,28 @@ def read_suite_file(path: Path) -> SuiteFile:
     rows = content.get("cells") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"The suite {path} has no list `cells` of tasks.")
-    unknown = sorted(set(map(str, content)) - {"cells", "data", "sets"})
+    unknown = sorted(set(map(str, content)) - {"cells", "data", "sets", "views"})
     if unknown:
         raise UserError(
-            f"The suite {path} has an unknown entry {unknown[0]}: there are cells, data and sets."
+            f"The suite {path} has an unknown entry {unknown[0]}: there are cells, data, sets and "
+            "views."
         )
+    views = content.get("views") or {}
+    if not isinstance(views, dict) or not set(views) <= set(DEFAULT_VIEWS):
+        raise UserError(f"The suite {path}: `views` has {', '.join(DEFAULT_VIEWS)}, not {views}.")
     sets, default_set = content.get("sets") or {}, content.get("data") or SYNTHETIC
     if not isinstance(sets, dict) or not all(map(is_set, (default_set, *sets.values()))):
         raise UserError(
             f"The suite {path}: `sets` gives each name the `name` and the settings of a data set."
         )
-    return SuiteFile(path, rows, sets, default_set)
+    return SuiteFile(path, rows, sets, default_set, views)
+
+
+def choose_views(text: str, views: Json) -> Json:
+    """The clips, crops and average of a suite, where the user's are the command's defaults."""
+    if any(views[name] != value for name, value in DEFAULT_VIEWS.items()):
+        return views
+    return {**views, **read_suite_file(find_suite_file(rename_suite(text))).views}
 
 
 def replace_settings(row: Json, settings: Json) -> Json:

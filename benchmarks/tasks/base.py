@@ -132,6 +132,16 @@ def mark_correct(predictions: Int[Tensor, " S"], labels: Int[Tensor, " S"]) -> F
     return (predictions == labels).to(torch.float64)
 
 
+def average_probabilities(
+    logits: Float[Tensor, "W Q"], videos: int, video_of_view: Int[Tensor, " W"]
+) -> Float[Tensor, "S Q"]:
+    """The softmax of the views, averaged over the views of each video."""
+    probability = logits.softmax(-1)
+    total = probability.new_zeros(videos, probability.shape[1])
+    total = total.index_add_(0, video_of_view, probability)
+    return total / video_of_view.bincount(minlength=videos)[:, None]
+
+
 def number_groups(bench: Bench, split: str = "test") -> Int[Tensor, " S"]:
     """The number of each unit's group; groups are numbered by name."""
     return torch.tensor(index_groups(bench.get_groups(split)))

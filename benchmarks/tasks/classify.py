@@ -4,12 +4,10 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe, ProbeResult
-from benchmarks.tasks.base import Answer, Row, Task, mark_correct
+from benchmarks.tasks.base import Answer, Row, Task, average_probabilities, mark_correct
 from benchmarks.tasks.film_strips import describe_attention
 from ssvid.registry import tasks
 from ssvid.statistics import chance, topk
@@ -80,13 +78,3 @@ class Classify(Task):
         rows = [bench.row_of_unit[unit] for unit in bench.splits["test"]]
         described = describe_attention(bench.data, bench.spec, rows, predictions, over_time)
         return {"attention": described}
-
-
-def average_probabilities(
-    logits: Float[Tensor, "W Q"], videos: int, video_of_view: Int[Tensor, " W"]
-) -> Float[Tensor, "S Q"]:
-    """The softmax of the views, averaged over the views of each video."""
-    probability = logits.softmax(-1)
-    total = probability.new_zeros(videos, probability.shape[1])
-    total = total.index_add_(0, video_of_view, probability)
-    return total / video_of_view.bincount(minlength=videos)[:, None]

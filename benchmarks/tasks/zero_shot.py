@@ -12,11 +12,11 @@ from torch import Tensor
 from benchmarks.features.bench import Bench
 from benchmarks.features.text_side import Text
 from benchmarks.probes.base import Probe
-from benchmarks.tasks.base import Answer, Task, mark_correct
+from benchmarks.tasks.base import Answer, Task, average_probabilities, mark_correct
 from ssvid.errors import UserError
 from ssvid.registry import tasks
 from ssvid.statistics import topk
-from ssvid.text.wording import check_templates, word_classes
+from ssvid.text.wording import check_templates, read_templates, word_classes
 
 
 @tasks.register("zero_shot")
@@ -29,20 +29,29 @@ class ZeroShot(Task):
         self,
         probe: Probe | None = None,
         *,
-        templates: tuple[str, ...] = ("a video of {}.",),  # {}: the name of the class
+        # sentences in which {} stands for the name of the class, or a file with one a line; their
+        # vectors are averaged. X-CLIP has the bare name: ["{}"]
+        templates: tuple[str, ...] | str = ("a video of {}.",),
     ) -> None:
         if probe is not None:
             raise UserError("zero_shot takes no probe: nothing is trained.")
-        self.templates = check_templates(templates, "zero_shot")
+        if isinstance(templates, str):
+            self.templates = read_templates(templates, "zero_shot")
+        else:
+            self.templates = check_templates(templates, "zero_shot")
 
     def answer(self, bench: Bench, source: str) -> Answer:
+        """Where scores are averaged over views, their softmax is, as in X-CLIP's 4 x 3 views."""
         assert bench.text is not None, "a task that reads :joint"
-        test = bench.get_frozen(source, "test")
+        units, video_of_view = bench.index_videos("test")
+        views = bench.get_frozen_views(source, "test")
         texts = embed_classes(bench.data.classes, self.templates, bench.text)
-        scores = bench.text.compare(test.feats, texts)
+        scores, labels = bench.text.compare(views.feats, texts), bench.labels[units]
+        if len(video_of_view) > len(units):
+            scores = average_probabilities(scores, len(units), video_of_view)
         predictions = scores.argmax(-1)
-        details = {"top5": topk(scores, test.labels, 5)} if scores.shape[1] > 5 else {}
-        return Answer(mark_correct(predictions, test.labels), predictions, details)
+        details = {"top5": topk(scores, labels, 5)} if scores.shape[1] > 5 else {}
+        return Answer(mark_correct(predictions, labels), predictions, details)
 
     def chance(self, bench: Bench) -> float:
         """One over all classes of the data set, also those without a test clip."""

@@ -223,8 +223,12 @@ def _spell_template(text: str) -> str:
     return text.replace("[", "").replace("]", "")
 
 
-# Layouts of a text of class names, tried in turn. A layout must fit every line.
+# Layouts of a text of class names, tried in turn. A layout must fit every line; a line of column
+# names may come before.
+HEADER = re.compile(r"id\s*,\s*name", re.IGNORECASE)
 LAYOUTS = (
+    # X-CLIP, ER-ZSAR: 0,acting in play
+    re.compile(r"(?P<id>\d+),(?P<name>.+)"),
     # 1 ApplyEyeMakeup | 1: bend/bow | c000 Holding some clothes
     re.compile(r"(?P<id>c?\d+)[:;,]?\s+(?P<name>.+)"),
     # Moments in Time: clapping,0
@@ -252,6 +256,8 @@ def _read_names_text(file: Path) -> dict[str, str]:
     if file.suffix == ".pbtxt":
         return _read_items(file, text)
     lines = list(map(str.strip, text.rstrip().splitlines()))
+    if lines and HEADER.fullmatch(lines[0]):
+        lines = lines[1:]
     for layout in LAYOUTS:
         matches = list(map(layout.fullmatch, filter(None, lines)))
         names = {match["id"]: match["name"].strip() for match in matches if match}

@@ -20,6 +20,7 @@ from ssvid.weights.files import read_weights
 from ssvid.weights.state_dict import load_state, read_card, save_with_card
 
 Card = dict[str, Any]
+FOLDER_TOWERS = ("bert", "clip")  # towers that come from a folder of Hugging Face's library
 PRODUCT, PROMPTED = "product", "prompted"
 # Layers of a head that have no weights, by their name in a card.
 PLAIN_LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -180,8 +181,11 @@ def load_text_side(path: str, words: str | None) -> TextSide:
 def choose_text_side(
     name: str, words: str | None, text: str | None, options: dict[str, Any], **sizes: Any
 ) -> TextSide:
-    """As `choose_tower`, with the factor of a text side that was loaded."""
-    if name != "clip_text" or text is None:
+    """As `choose_tower`, with the factor of a text side that was loaded.
+
+    A run or a file tells by itself what its tower is, whatever the `name`.
+    """
+    if text is None or name in FOLDER_TOWERS:
         return TextSide(choose_tower(name, words, text, options, **sizes), None)
     refuse_options(text, options)
     return load_text_side(text, words)
@@ -207,7 +211,7 @@ def choose_tower(
             raise UserError(
                 f"--objective.words {words} belongs to the tower words; {name} has its own words."
             )
-        if text is None and name in ("bert", "clip"):
+        if text is None and name in FOLDER_TOWERS:
             raise UserError(
                 f"--objective.tower {name} needs --objective.text: the folder of the model."
             )

@@ -18,6 +18,7 @@ from ssvid.pretrain import pretrain
 from tests.helpers import facts
 
 SETS = {"mil_nce": "synthetic_narrated", "tan": "synthetic_narrated"}
+SETS |= {"clip": "synthetic_captioned"}
 NAMES = registry.objectives.names()
 
 
@@ -43,7 +44,7 @@ def test_each_objective_runs_without_flags(name: str, drawn: Path, tmp_path: Pat
     few += ["--batch_size", "4", "--workers", "0", "--threads", "1"]
     if name in ("infonce", "coclr"):
         few += ["--objective.queue", "8"]
-    if name in SETS:
+    if SETS.get(name) == "synthetic_narrated":
         few += ["--data.seconds", "16"]
     if name == "tan":
         few += ["--objective.video_layers", "1", "--objective.joint_layers", "2"]
@@ -70,6 +71,9 @@ def test_a_named_encoder_has_its_own_defaults(tmp_path: Path):
     assert resolve("mae", encoder={"dim": 96})["encoder"]["dim"] == 96  # of the one left out
     assert resolve("mae", clip={"stride": 2})["clip"]["fps"] is None
     assert resolve("tan")["encoder"] is None
+    assert resolve("clip")["objective"]["tower"] == "words"  # goes with the small encoder alone
+    assert resolve("clip", encoder="clip_vit_b32")["objective"]["tower"] == "clip_text"
+    assert resolve("xclip", preset="one_gpu")["objective"]["tower"] == "clip_text"
     assert resolve("mae")["out"] == "runs/mae"
 
 

@@ -12,7 +12,7 @@ from ssvid.engine.mix import Mix
 from ssvid.engine.token_dropping import Turbo
 from ssvid.nn.sync_bn import synchronise
 from tests.engine.pairs import leave
-from tests.objectives.test_contract import VARIANTS, batch_for
+from tests.objectives.test_contract import CLASSES, VARIANTS, batch_for
 
 SMALL = {"drop_ratio": 0.5, "predict_ratio": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
 WORDS = {"buckets": 16, "width": 8, "hidden": 16, "length": 6}
@@ -47,6 +47,12 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {"dim": 8, "candidates": 3, "options": WORDS},
     ),
     **{name: ("resnet18_2d3d", {"frames": 3}, flags) for name, (_, flags) in VARIANTS.items()},
+    "clip": ("clip_vit", {}, {"tower": "words", "dim": 8, "options": WORDS}),
+    "xclip": (
+        "xclip",
+        {},
+        {"tower": "words", "options": WORDS, "train": "both", "mixup": 0.0, "cutmix": 0.0},
+    ),
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": (
         "vit",
@@ -74,8 +80,10 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
         with torch.device("meta"):
             tiny = create_encoder(encoder_name).tiny_kwargs
         torch.manual_seed(0)
-        objective = make(create_encoder(encoder_name, **{**tiny, **change}), **kwargs).double()
-    batch = {**batch_for(objective, clips=4), "label": torch.arange(4) % 3}
+        objective = make(create_encoder(encoder_name, **{**tiny, **change}), **kwargs)
+        objective.set_classes(CLASSES)
+        objective = objective.double()
+    batch = {**batch_for(objective, clips=4), "label": torch.arange(4) % len(CLASSES)}
     share = 4 // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     part = {k: v[mine] if isinstance(v, torch.Tensor | list) else v for k, v in batch.items()}

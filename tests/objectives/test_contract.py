@@ -25,7 +25,7 @@ VARIANTS |= {
 }
 
 
-CLASSES = ("going left", "going right")
+CLASSES = ("going left", "going right", "growing")
 
 
 def build(name: str, seed: int = 0) -> Objective:
