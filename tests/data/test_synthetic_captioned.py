@@ -131,7 +131,7 @@ def test_unseen_words_are_parsed_and_others_refused():
     )
     assert parse_unseen("red moves left", labels) == Unseen("red", "", "moves left")
     for entry in ("", " ", "moves up", "square red", "red square flies", "outgrows"):
-        with pytest.raises(UserError, match=facts("--data.unseen", entry.strip() or "''"[0])):
+        with pytest.raises(UserError, match=facts("--data.unseen", repr(entry))):
             parse_unseen(entry, labels)
     assert len(list_things(labels, [])["grows then shrinks"]) == len(COLOURED_SHAPES)
 

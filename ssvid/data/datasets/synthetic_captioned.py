@@ -149,8 +149,9 @@ def parse_unseen(entry: str, labels: Labels) -> Unseen:
     shape = words.pop(0) if words and words[0] in SHAPES else ""
     if words or not entry.strip():
         raise UserError(
-            f"synthetic_captioned: --data.unseen {entry!r} is no colour ({', '.join(COLOURS)}), "
-            f"shape ({', '.join(SHAPES)}) and motion of this set, in this order."
+            f"synthetic_captioned: --data.unseen {entry!r} is not made of a colour "
+            f"({', '.join(COLOURS)}), a shape ({', '.join(SHAPES)}) and a motion of this set, in "
+            "this order; two of the three may lack."
         )
     return Unseen(colour, shape, motion)
 
