@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from ssvid.data import synthetic as drawing
 from ssvid.data.narration.synthetic_narrator import COLOURS, SHAPES, between
@@ -25,8 +26,10 @@ TRAVEL = 0.5, 0.7  # of the range of place or of size, in one act: from, to
 ORBIT = 0.2  # radius, as a fraction of the range of place
 ROUNDS = 1.5  # of an orbit, for a travel of 1
 SPINS = 2.0  # symmetries of the shape, for a travel of 1
-DRAWS = 24  # uniforms of a film
-PLACES = "top left", "top right", "bottom left", "bottom right"
+# The uniforms of a film; the first five are x, y, size, angle and travel.
+THING, PHASES, GROUND, WORDS = 5, slice(6, 8), slice(8, 23), slice(23, 43)
+DRAWS = 43
+QUARTERS = "top left", "top right", "bottom left", "bottom right"
 
 
 class Motion(NamedTuple):
@@ -76,35 +79,39 @@ ORDERS = "first {0}, then {1}", "{0} and then {1}", "{0} before it {1}", "{1} af
 
 
 class Script(NamedTuple):
-    """What a film shows. All else is drawn from the seed and the index."""
+    """What a film shows, and the uniforms from which all else is drawn."""
 
-    index: int
     colour: str
     shape: str
     motions: tuple[str, ...]  # in the order in which they are shown; none: a still
+    u: np.ndarray  # DRAWS: x, y, size, angle, travel, thing, a phase of each act, ground, words
 
     @property
     def thing(self) -> str:
         return f"{self.colour} {self.shape}"
 
+    @property
+    def quarter(self) -> str:
+        """The part of the picture in which the centre is at the first frame."""
+        x, y = self.u[:2]
+        return QUARTERS[2 * int(y >= 0.5) + int(x >= 0.5)]
+
+
+def draw_numbers(first: int, films: int, seed: int) -> np.ndarray:
+    """The uniforms of films from the index `first` on, `films DRAWS`."""
+    return uniform(seed, "captioned", 0, torch.arange(first, first + films), DRAWS).numpy()
+
+
+def write_script(
+    u: np.ndarray, things: Sequence[tuple[str, str]], motions: tuple[str, ...]
+) -> Script:
+    """The script of a film of one of these things (colour and shape). `u`: DRAWS."""
+    return Script(*things[int(u[THING] * len(things))], motions, u)
+
 
 def name_order(motions: Sequence[str]) -> str:
     """`moves left then grows`: the label of one motion or of two."""
     return " then ".join(motions)
-
-
-def write_script(
-    index: int, seed: int, things: Sequence[tuple[str, str]], motions: tuple[str, ...]
-) -> Script:
-    """The script of a film of one of these things (colour and shape)."""
-    u = float(uniform(seed, "captioned/thing", 0, index, 1))
-    return Script(index, *things[int(u * len(things))], motions)
-
-
-def name_place(script: Script, seed: int) -> str:
-    """The quarter of the picture in which the centre is at the first frame."""
-    x, y = _draw_numbers(script.index, seed)[:2]
-    return PLACES[2 * int(y >= 0.5) + int(x >= 0.5)]
 
 
 def list_forms(acts: int, appearance_only: bool) -> tuple[tuple[str, str], ...]:
@@ -114,31 +121,22 @@ def list_forms(acts: int, appearance_only: bool) -> tuple[tuple[str, str], ...]:
     return tuple(itertools.product(FIRST_FRAME if acts else STILL, ("",)))
 
 
-def write_sentences(
-    script: Script, seed: int, forms: Sequence[tuple[str, str]], n: int
-) -> list[str]:
-    """n sentences about a film, in different words where there are as many forms."""
-    order = uniform(seed, "captioned/words", 0, script.index, len(forms))[0].argsort(stable=True)
-    place, sentences = name_place(script, seed), []
-    for i in order[:n].tolist():
+def write_sentences(script: Script, forms: Sequence[tuple[str, str]], n: int) -> list[str]:
+    """n sentences about a film, each in another of the forms. There are at least n of these."""
+    parts = {"colour": script.colour, "shape": script.shape, "place": script.quarter}
+    sentences = []
+    for i in script.u[WORDS][: len(forms)].argsort(kind="stable")[:n].tolist():
         words, acts = forms[i]
-        acts = acts.format(*script.motions)
-        parts = {"colour": script.colour, "shape": script.shape, "place": place, "acts": acts}
-        sentences.append(words.format(**parts))
+        sentences.append(words.format(**parts, acts=acts.format(*script.motions)))
     return sentences
 
 
-def _draw_numbers(index: int, seed: int) -> np.ndarray:
-    """The uniforms of a film: x, y, size, angle, travel, a phase of each act, the background."""
-    return uniform(seed, "captioned", 0, index, DRAWS)[0].numpy()
-
-
-def trace_film(script: Script, seed: int, frames: int) -> np.ndarray:
+def trace_film(script: Script, frames: int) -> np.ndarray:
     """x, y, turn and size at each frame, `4 T`: x, y and size as fractions of their ranges.
 
     The turn is in symmetries of the shape.
     """
-    u = _draw_numbers(script.index, seed)
+    u = script.u
     now, acts = np.array([u[0], u[1], 0.0, u[2]])[:, None], len(script.motions)
     if not acts:
         return now.repeat(frames, 1)
@@ -147,7 +145,7 @@ def trace_film(script: Script, seed: int, frames: int) -> np.ndarray:
     for act, name in enumerate(script.motions):
         length = bounds[act + 1] - bounds[act]
         travel = between(TRAVEL, u[4]) * np.arange(length + 1) / length
-        path = now + _move(MOTIONS[name], travel, u[5 + act])
+        path = now + _move(MOTIONS[name], travel, u[PHASES][act])
         paths.append(path[:, :-1])
         now = path[:, -1:]  # where the next act begins
     x, y, turn, size = np.concatenate(paths, 1)
@@ -171,18 +169,17 @@ def _move(motion: Motion, travel: np.ndarray, phase: float) -> np.ndarray:
     )
 
 
-def draw_film(script: Script, seed: int, frames: int, size: int) -> np.ndarray:
+def draw_film(script: Script, frames: int, size: int) -> np.ndarray:
     """uint8 `T H W 3`."""
-    u = _draw_numbers(script.index, seed)
-    x, y, turn, large = trace_film(script, seed, frames)
+    x, y, turn, large = trace_film(script, frames)
     symmetry, outline = drawing.SHAPES[SHAPES.index(script.shape)]
     radius = (RADIUS[0] + (RADIUS[1] - RADIUS[0]) * large).astype(np.float32)[:, None, None]
     return drawing.paint(
-        drawing.draw_background(size, u[9:]),
+        drawing.draw_background(size, script.u[GROUND]),
         outline,
         drawing.hue_to_rgb(COLOURS[script.colour], 0.8, 1.0),
         MARGIN + (1 - 2 * MARGIN) * x,
         MARGIN + (1 - 2 * MARGIN) * y,
-        2 * math.pi * (u[3] + turn / symmetry),
+        2 * math.pi * (script.u[3] + turn / symmetry),
         radius,
     )

@@ -86,18 +86,17 @@ def synthetic_captioned(
     rows = []
     for split, count in counts.items():
         things_of = list_things(labels, held_out if split != "test" else [])
-        for n in range(count):
-            label = list(things_of)[n % len(things_of)]
-            index = drawing.SPLITS[split] + n
-            script = films.write_script(index, seed, things_of[label], labels[label])
-            texts = films.write_sentences(script, seed, forms, sentences)
-            row = _make_row(split, n, script, films.name_place(script, seed), held_out)
+        numbers = films.draw_numbers(drawing.SPLITS[split], count, seed)
+        for n, (u, label) in enumerate(zip(numbers, itertools.cycle(things_of), strict=False)):
+            script = films.write_script(u, things_of[label], labels[label])
+            texts = films.write_sentences(script, forms, sentences)
+            row = _make_row(split, n, script, held_out)
             script_of[row.path] = script
             rows.append(replace(row, sentences=describe_whole(texts, frames / fps)))
 
     def fill(unfinished: Path) -> None:
         def write(row: Row) -> None:
-            film = films.draw_film(script_of[row.path], seed, frames, size)
+            film = films.draw_film(script_of[row.path], frames, size)
             drawing.encode(unfinished / row.path, film, fps)
 
         drawing.write_files(rows, unfinished, write)
@@ -150,8 +149,9 @@ def parse_unseen(entry: str, labels: Labels) -> Unseen:
     shape = words.pop(0) if words and words[0] in SHAPES else ""
     if words or not entry.strip():
         raise UserError(
-            f"synthetic_captioned: --data.unseen {entry!r} is no colour ({', '.join(COLOURS)}), "
-            f"shape ({', '.join(SHAPES)}) and motion of this set, in this order."
+            f"synthetic_captioned: --data.unseen {entry!r} is not made of a colour "
+            f"({', '.join(COLOURS)}), a shape ({', '.join(SHAPES)}) and a motion of this set, in "
+            "this order; two of the three may lack."
         )
     return Unseen(colour, shape, motion)
 
@@ -164,20 +164,20 @@ def list_things(labels: Labels, held_out: Sequence[Unseen]) -> dict[str, list[tu
     things_of: dict[str, list[tuple[str, str]]] = {}
     for label, motions in labels.items():
         for thing in COLOURED_SHAPES:
-            if not any(one.is_in(thing, label, motions) for one in held_out):
+            if not any(entry.is_in(thing, label, motions) for entry in held_out):
                 things_of.setdefault(label, []).append(thing)
     if not things_of:
         raise UserError("synthetic_captioned: --data.unseen leaves nothing to train on.")
     return things_of
 
 
-def _make_row(split: str, n: int, script: Script, place: str, held_out: Sequence[Unseen]) -> Row:
+def _make_row(split: str, n: int, script: Script, held_out: Sequence[Unseen]) -> Row:
     order = films.name_order(script.motions)
     thing = (script.colour, script.shape)
-    is_unseen = any(one.is_in(thing, order, script.motions) for one in held_out)
+    is_unseen = any(entry.is_in(thing, order, script.motions) for entry in held_out)
     label = order or script.thing
-    columns = {"colour": script.colour, "motion": order, "place": place, "shape": script.shape}
-    columns["unseen"] = "yes" if is_unseen else "no"
+    columns = {"colour": script.colour, "motion": order, "place": script.quarter}
+    columns |= {"shape": script.shape, "unseen": "yes" if is_unseen else "no"}
     return Row(
         path=f"{split}/{label.replace(' ', '_')}/{n:05d}.mp4",
         label=label,
