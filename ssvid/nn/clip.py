@@ -53,13 +53,23 @@ class ClipBlock(nn.Module):
         return self.proj(attend_heads(q, k, v, self.heads, mask, causal))
 
     def feed(self, x: Tokens) -> Tokens:
-        """The MLP branch, added to x.
+        """The MLP branch, added to x."""
+        return feed_quick(x, self.norm2, self.fc1, self.fc2)
 
-        Quick GELU is silu(1.702 x) / 1.702, and the kernel of silu stores its input only. The
-        weights are scaled, because there are fewer of them than activations.
-        """
-        wide = F.linear(self.norm2(x), QUICK * self.fc1.weight, QUICK * self.fc1.bias)
-        return x + F.linear(F.silu(wide), self.fc2.weight / QUICK, self.fc2.bias)
+
+def feed_quick(
+    x: Float[Tensor, "B N D"], norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear
+) -> Float[Tensor, "B N D"]:
+    """x and a branch of norm, linear map, quick GELU and linear map.
+
+    Quick GELU is silu(1.702 x) / 1.702, and the kernel of silu stores its input only. The first
+    factor goes into the norm's weights and the biases, and the second into the sum: they are then
+    multiplied with neither a weight matrix nor the wide activations.
+    """
+    normed = F.layer_norm(x, norm.normalized_shape, QUICK * norm.weight, QUICK * norm.bias, norm.eps)
+    activations = F.silu(F.linear(normed, wide.weight, QUICK * wide.bias))
+    branch = F.linear(activations, narrow.weight, QUICK * narrow.bias)
+    return torch.add(x, branch, alpha=1 / QUICK)
 
 
 def attend_heads(

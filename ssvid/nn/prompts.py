@@ -3,12 +3,11 @@
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssvid.nn.clip import QUICK, attend_heads
+from ssvid.nn.clip import attend_heads, feed_quick
 
 HEAD = 64  # width of an attention head, as published; narrower nets have one head
 
@@ -28,9 +27,7 @@ class PromptBlock(nn.Module):
         self, x: Float[Tensor, "B K D"], visual: Float[Tensor, "B P D"]
     ) -> Float[Tensor, "B K D"]:
         mixed = attend_heads(self.q(self.norm1(x)), self.k(visual), self.v(visual), self.heads)
-        x = x + self.proj(mixed)
-        wide = self.fc1(self.norm2(x))
-        return x + self.fc2(F.silu(QUICK * wide) / QUICK)
+        return feed_quick(x + self.proj(mixed), self.norm2, self.fc1, self.fc2)
 
 
 class VideoPrompts(nn.Module):
