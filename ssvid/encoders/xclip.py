@@ -16,6 +16,7 @@ from ssvid.encoders.clip import join_frames
 from ssvid.encoders.frames import FrameBlock, require_frames
 from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.clip import ClipBlock, attend_heads
+from ssvid.nn.linear import apply_linear
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
@@ -40,9 +41,9 @@ class Messages(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, cls: Float[Tensor, "B T D"], drop: "DropPath") -> Float[Tensor, "B T D"]:
-        message = self.fc(cls)
-        q, k, v = self.qkv(self.norm(message)).chunk(3, -1)
-        branch = self.proj(attend_heads(q, k, v, self.heads))
+        message = apply_linear(self.fc, cls)
+        q, k, v = apply_linear(self.qkv, self.norm(message)).chunk(3, -1)
+        branch = apply_linear(self.proj, attend_heads(q, k, v, self.heads))
         return drop.add(message, message + branch, len(cls))
 
 
@@ -154,8 +155,9 @@ class XClip(Encoder):
             x = drop.add(x, block.feed(x), B)
             if layers and number in layers:
                 maps[number] = join_frames(x[:, 1:], grid.t)
-        x = self.image.finish(x)
-        cls, tokens = join_frames(x[:, :1], grid.t), join_frames(x[:, 1:], grid.t)
+        # Apart, so that a loss on the pooled features has no gradient of the tokens to compute.
+        cls = join_frames(self.image.finish(x[:, :1]), grid.t)
+        tokens = join_frames(self.image.finish(x[:, 1:]), grid.t)
         pooled = cls.mean(1) if self.joiner is None else self.joiner(cls)
         return Features(tokens, pooled, grid, tuple(maps[n] for n in layers or ()))
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
+from ssvid.nn.linear import apply_linear, map_linear
 from ssvid.shapes import Tokens
 
 QUICK = 1.702  # quick GELU is x sigmoid(1.702 x)
@@ -35,22 +36,20 @@ class ClipBlock(nn.Module):
 
     def attend(self, x: Tokens, context: Float[Tensor, "B M D"] | None = None) -> Tokens:
         """The attention branch, added to x. `context`: more tokens that x attends to."""
-        normed = self.norm1(x)
         if context is None:
-            return x + self.mix(normed)
-        D = x.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        q = F.linear(normed, weight[:D], bias[:D])
-        both = torch.cat([normed, self.norm1(context)], 1)
-        k, v = F.linear(both, weight[D:], bias[D:]).chunk(2, -1)
-        return x + self.proj(attend_heads(q, k, v, self.heads))
+            return x + self.mix(self.norm1(x))
+        both = self.norm1(torch.cat([x, context], 1))
+        # One product is cheaper than two of parts of the weights, though q of the context is lost.
+        q, k, v = apply_linear(self.qkv, both).chunk(3, -1)
+        mixed = attend_heads(q[:, : x.shape[1]], k, v, self.heads)
+        return x + apply_linear(self.proj, mixed)
 
     def mix(
         self, normed: Tokens, mask: Bool[Tensor, "B 1 1 N"] | None = None, causal: bool = False
     ) -> Tokens:
         """The attention branch of tokens after `norm1`. `mask`: tokens that are attended to."""
-        q, k, v = self.qkv(normed).chunk(3, -1)
-        return self.proj(attend_heads(q, k, v, self.heads, mask, causal))
+        q, k, v = apply_linear(self.qkv, normed).chunk(3, -1)
+        return apply_linear(self.proj, attend_heads(q, k, v, self.heads, mask, causal))
 
     def feed(self, x: Tokens) -> Tokens:
         """The MLP branch, added to x."""
@@ -66,9 +65,11 @@ def feed_quick(
     factor goes into the norm's weights and the biases, and the second into the sum: they are then
     multiplied with neither a weight matrix nor the wide activations.
     """
-    normed = F.layer_norm(x, norm.normalized_shape, QUICK * norm.weight, QUICK * norm.bias, norm.eps)
-    activations = F.silu(F.linear(normed, wide.weight, QUICK * wide.bias))
-    branch = F.linear(activations, narrow.weight, QUICK * narrow.bias)
+    normed = F.layer_norm(
+        x, norm.normalized_shape, QUICK * norm.weight, QUICK * norm.bias, norm.eps
+    )
+    activations = F.silu(map_linear(normed, wide.weight, QUICK * wide.bias))
+    branch = map_linear(activations, narrow.weight, QUICK * narrow.bias)
     return torch.add(x, branch, alpha=1 / QUICK)
 
 
