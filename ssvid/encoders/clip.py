@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from ssvid.encoders.frames import FrameEncoder, check_all_visible
 from ssvid.errors import UserError, check_positive
 from ssvid.nn.clip import ClipBlock, init_blocks
+from ssvid.nn.linear import apply_linear, map_linear
 from ssvid.nn.patches import patches
 from ssvid.nn.position import resize_square
 from ssvid.registry import encoders
@@ -72,13 +72,13 @@ class ClipViT(FrameEncoder):
         pixels = rearrange(
             patches(clip, self.cell), "B (t n) C p q r -> (B t) n (C p q r)", t=grid.t
         )
-        x = F.linear(pixels, self.patch.weight.flatten(1))
+        x = map_linear(pixels, self.patch.weight.flatten(1))
         x = torch.cat([self.cls.expand(len(x), 1, -1), x], 1)
         return self.norm_pre(x + resize_square(self.positions, grid.h, grid.w))
 
     def finish(self, x: Float[Tensor, "BT N D"]) -> Float[Tensor, "BT N E"]:
         """The tokens after the last block, in the space of sentences."""
-        return self.project(self.norm(x))
+        return apply_linear(self.project, self.norm(x))
 
     def forward(
         self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None

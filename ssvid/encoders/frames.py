@@ -31,7 +31,7 @@ class FrameEncoder(Encoder):
 
     @abstractmethod
     def finish(self, x: Float[Tensor, "BT N D"]) -> Float[Tensor, "BT N E"]:
-        """The outputs of the tokens after the last block."""
+        """The outputs of the tokens after the last block, of each by itself."""
 
 
 def require_frames(owner: str, encoder: Encoder) -> FrameEncoder:

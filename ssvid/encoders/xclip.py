@@ -121,8 +121,9 @@ class XClip(Encoder):
             x = drop.add(x, block.feed(x), B)
             if layers and number in layers:
                 maps[number] = join_frames(x[:, 1:], grid.t)
-        x = self.image.finish(x)
-        cls, tokens = join_frames(x[:, :1], grid.t), join_frames(x[:, 1:], grid.t)
+        # Apart, so that a loss on the pooled features has no gradient of the tokens to compute.
+        cls = join_frames(self.image.finish(x[:, :1]), grid.t)
+        tokens = join_frames(self.image.finish(x[:, 1:]), grid.t)
         pooled = cls.mean(1) if self.joiner is None else self.joiner(cls)
         return Features(tokens, pooled, grid, tuple(maps[n] for n in layers or ()))
 

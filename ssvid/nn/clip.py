@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
+from ssvid.nn.linear import apply_linear, map_linear
 from ssvid.shapes import Tokens
 
 QUICK = 1.702  # quick GELU is x sigmoid(1.702 x)
@@ -35,31 +36,41 @@ class ClipBlock(nn.Module):
 
     def attend(self, x: Tokens, context: Float[Tensor, "B M D"] | None = None) -> Tokens:
         """The attention branch, added to x. `context`: more tokens that x attends to."""
-        normed = self.norm1(x)
         if context is None:
-            return x + self.mix(normed)
-        D = x.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        q = F.linear(normed, weight[:D], bias[:D])
-        both = torch.cat([normed, self.norm1(context)], 1)
-        k, v = F.linear(both, weight[D:], bias[D:]).chunk(2, -1)
-        return x + self.proj(attend_heads(q, k, v, self.heads))
+            return x + self.mix(self.norm1(x))
+        both = self.norm1(torch.cat([x, context], 1))
+        # One product is cheaper than two of parts of the weights, though q of the context is lost.
+        q, k, v = apply_linear(self.qkv, both).chunk(3, -1)
+        mixed = attend_heads(q[:, : x.shape[1]], k, v, self.heads)
+        return x + apply_linear(self.proj, mixed)
 
     def mix(
         self, normed: Tokens, mask: Bool[Tensor, "B 1 1 N"] | None = None, causal: bool = False
     ) -> Tokens:
         """The attention branch of tokens after `norm1`. `mask`: tokens that are attended to."""
-        q, k, v = self.qkv(normed).chunk(3, -1)
-        return self.proj(attend_heads(q, k, v, self.heads, mask, causal))
+        q, k, v = apply_linear(self.qkv, normed).chunk(3, -1)
+        return apply_linear(self.proj, attend_heads(q, k, v, self.heads, mask, causal))
 
     def feed(self, x: Tokens) -> Tokens:
-        """The MLP branch, added to x.
+        """The MLP branch, added to x."""
+        return feed_quick(x, self.norm2, self.fc1, self.fc2)
 
-        Quick GELU is silu(1.702 x) / 1.702, and the kernel of silu stores its input only. The
-        weights are scaled, because there are fewer of them than activations.
-        """
-        wide = F.linear(self.norm2(x), QUICK * self.fc1.weight, QUICK * self.fc1.bias)
-        return x + F.linear(F.silu(wide), self.fc2.weight / QUICK, self.fc2.bias)
+
+def feed_quick(
+    x: Float[Tensor, "B N D"], norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear
+) -> Float[Tensor, "B N D"]:
+    """x and a branch of norm, linear map, quick GELU and linear map.
+
+    Quick GELU is silu(1.702 x) / 1.702, and the kernel of silu stores its input only. The first
+    factor goes into the norm's weights and the biases, and the second into the sum: they are then
+    multiplied with neither a weight matrix nor the wide activations.
+    """
+    normed = F.layer_norm(
+        x, norm.normalized_shape, QUICK * norm.weight, QUICK * norm.bias, norm.eps
+    )
+    activations = F.silu(map_linear(normed, wide.weight, QUICK * wide.bias))
+    branch = map_linear(activations, narrow.weight, QUICK * narrow.bias)
+    return torch.add(x, branch, alpha=1 / QUICK)
 
 
 def attend_heads(

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssvid.nn.clip import attend_heads
+from ssvid.nn.linear import apply_linear
 from ssvid.shapes import Tokens
 
 
@@ -85,9 +86,9 @@ class Messages(Exchange):
             nn.init.zeros_(linear.bias)
 
     def attend(self, block: FrameBlock, x: Tokens, videos: int, drop: DropPath) -> Tokens:
-        message = self.fc(rearrange(x[:, 0], "(B T) D -> B T D", B=videos))
-        q, k, v = self.qkv(self.norm(message)).chunk(3, -1)
-        branch = self.proj(attend_heads(q, k, v, self.heads))
+        message = apply_linear(self.fc, rearrange(x[:, 0], "(B T) D -> B T D", B=videos))
+        q, k, v = apply_linear(self.qkv, self.norm(message)).chunk(3, -1)
+        branch = apply_linear(self.proj, attend_heads(q, k, v, self.heads))
         message = drop.add(message, message + branch, videos)
         context = rearrange(message, "B T D -> (B T) 1 D")
         return drop.add(x, block.attend(x, context), videos)
@@ -121,8 +122,8 @@ class DividedAttention(Exchange):
 
     def attend(self, block: FrameBlock, x: Tokens, videos: int, drop: DropPath) -> Tokens:
         over_time = rearrange(x, "(B T) N D -> (B N) T D", B=videos)
-        q, k, v = self.qkv(self.norm(over_time)).chunk(3, -1)
-        branch = self.proj(attend_heads(q, k, v, self.heads))
+        q, k, v = apply_linear(self.qkv, self.norm(over_time)).chunk(3, -1)
+        branch = apply_linear(self.proj, attend_heads(q, k, v, self.heads))
         branch = rearrange(branch, "(B N) T D -> (B T) N D", B=videos)
         x = drop.add(x, x + branch, videos)
         return drop.add(x, block.attend(x), videos)

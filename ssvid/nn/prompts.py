@@ -3,12 +3,12 @@
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssvid.nn.clip import QUICK, attend_heads
+from ssvid.nn.clip import attend_heads, feed_quick
+from ssvid.nn.linear import apply_linear
 
 HEAD = 64  # width of an attention head, as published; narrower nets have one head
 
@@ -27,10 +27,9 @@ class PromptBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B K D"], visual: Float[Tensor, "B P D"]
     ) -> Float[Tensor, "B K D"]:
-        mixed = attend_heads(self.q(self.norm1(x)), self.k(visual), self.v(visual), self.heads)
-        x = x + self.proj(mixed)
-        wide = self.fc1(self.norm2(x))
-        return x + self.fc2(F.silu(QUICK * wide) / QUICK)
+        q, k, v = apply_linear(self.q, self.norm1(x)), self.k(visual), self.v(visual)
+        x = x + apply_linear(self.proj, attend_heads(q, k, v, self.heads))
+        return feed_quick(x, self.norm2, self.fc1, self.fc2)
 
 
 class VideoPrompts(nn.Module):
@@ -58,7 +57,7 @@ class VideoPrompts(nn.Module):
 
     def summarise(self, tokens: Float[Tensor, "B N W"], frames: int) -> Float[Tensor, "B P D"]:
         """The tokens of the last block, projected and averaged over the frames of a clip."""
-        context = self.project(self.norm_visual(tokens))
+        context = apply_linear(self.project, self.norm_visual(tokens))
         return rearrange(context, "B (T P) D -> B T P D", T=frames).mean(1)
 
     def forward(
