@@ -241,12 +241,15 @@ def phrase_notes(work: Work, threshold: Threshold | None) -> list[str]:
     labeller = work.labeller
     clips = f"{work.clips} clips" if work.clips > 1 else "one clip"
     kind = "cosine" if labeller.joint.cosine else "product"
+    factor = f"; times {labeller.factor:.4g}, which training found, it is a logit"
+    if labeller.factor == 1.0:
+        factor = ", which is also its logit"
     notes = [
         f"A probability compares the {len(labeller.labels)} labels with each other. The softmax of "
         f"each clip sums to 1 over them, and that of {clips} of a video is averaged. One of the "
         "labels is always the likeliest, also where none fits.",
-        f"A similarity is the {kind} of a clip and a label. Times {labeller.factor:.4g}, which "
-        "training found, it is a logit. Other labels change every probability and no similarity.",
+        f"A similarity is the {kind} of a clip and a label{factor}. Other labels change every "
+        "probability and no similarity.",
         "An answer is unsure where its label leads by less than "
         f"{work.margin:g} logits, which is less than {math.exp(work.margin):.3g} times as likely "
         "as the next label.",

@@ -14,7 +14,7 @@ BARS = 5  # labels of a video with a bar
 SEGMENTS = 12  # of a video that are listed
 MOST = 200  # videos of a page
 HEAD = ("rank", "label", "probability", "similarity")
-KINDS = {"sure": "better", "unsure": "unsure", "none": "unsure"}  # verdict -> class of the style
+KINDS = {"sure": "sure", "unsure": "unsure", "none": "unsure"}  # verdict -> class of the style
 Json = dict[str, Any]
 
 

@@ -10,7 +10,7 @@ from benchmarks.reports.figure_style import COLOURS, GREY, SHARP_DPI, encode_png
 
 SHOWN = 5  # labels with a line of their own
 CHARACTERS = 34  # of a label in the legend
-WIDE, TALL = 10.5, 2.3  # inches
+WIDE, TALL = 10.5, 2.1  # inches
 COLUMNS = 1500  # points of a line; more seconds share a point, which is their mean
 
 
@@ -20,7 +20,7 @@ def draw_timeline(
 ) -> bytes:
     """PNG. `probabilities`: of each second those of the labels, the most important label first."""
     figure = Figure(figsize=(WIDE, TALL))
-    axes = figure.add_axes((0.06, 0.2, 0.66, 0.68))
+    axes = figure.add_axes((0.06, 0.13, 0.66, 0.74))
     seconds = len(probabilities)
     step = math.ceil(seconds / COLUMNS)
     middles = []
@@ -53,7 +53,7 @@ def draw_timeline(
     corner = (1.02, 0.5)
     axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=corner)
     if len(labels) > SHOWN:
-        note = f"{len(labels) - SHOWN} more labels are in the csv file"
+        note = f"the csv file has {len(labels) - SHOWN} more"
         axes.text(1.03, -0.02, note, transform=axes.transAxes, fontsize=7, color=GREY)
     return encode_png(figure, SHARP_DPI, tight=False)
 
