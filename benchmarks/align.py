@@ -30,7 +30,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.distributed import join
 from ssvid.engine.per_second import fill_store
 from ssvid.errors import DecodeError, UserError, check_positive, check_range
-from ssvid.files import locked, write_bytes_whole
+from ssvid.files import locked, remove_leftovers, write_bytes_whole
 from ssvid.hub import open_encoder
 from ssvid.log import log
 from ssvid.nn.batchnorm import lacks_statistics
@@ -112,9 +112,7 @@ def _name_folder(out: str) -> Path:
 
 
 def _clear_leftovers(target: Path) -> None:
-    # A run that was killed while it wrote a file leaves a temporary file behind.
-    for unfinished in target.rglob(".*.tmp"):
-        unfinished.unlink()
+    remove_leftovers(target)
     # This run tries every video again, so it makes the list of bad videos anew.
     (target / BAD_FILES).unlink(missing_ok=True)
 

@@ -110,6 +110,13 @@ COMMANDS = {
         "find when each sentence of a transcript is seen in a video",
         ("video", "transcript"),
     ),
+    "label": CommandEntry(
+        "benchmarks.label",
+        "benchmarks.label:label",
+        MEASURE,
+        "say which of your own labels describes a video",
+        ("video",),
+    ),
     "sweep": CommandEntry(
         "ssvid.sweep",
         "ssvid.sweep.__main__:submit",

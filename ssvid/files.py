@@ -63,6 +63,12 @@ def write_json_whole(path: Path, content: Any, end: str = "", **options: Any) ->
     write_text_whole(path, json.dumps(content, **options) + end)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a writer that was killed. The caller holds the lock."""
+    for unfinished in folder.rglob(".*.tmp"):
+        unfinished.unlink()
+
+
 def find_file_fault(path: str | Path) -> str | None:
     """Why a path that exists is no plain file of the user's; None if it is one.
 

@@ -61,6 +61,7 @@ ROOMS = (
     "benchmarks.features",
     "benchmarks.probes",
     "benchmarks.alignment",
+    "benchmarks.labelling",
     "benchmarks.tasks",
     "benchmarks.suites",
     "benchmarks.reports",

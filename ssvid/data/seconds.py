@@ -87,9 +87,10 @@ def seconds_in(span: Span) -> int:
     return max(1, math.ceil(span.end - span.start - last - ROUNDING_S))
 
 
-def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
+def in_order(manifest: Manifest, row: int, spec: ClipSpec, shift: float = 0.0) -> Iterator[OneClip]:
     """The clip of each second of a video, `C T s s`, with the same pixels as in `Seconds`.
 
+    `shift`: seconds from the begin of each second to the begin of its clip; it may be negative.
     Only the frames of about one clip are in memory, already cropped. Raises a DecodeError for a
     damaged file.
     """
@@ -97,7 +98,7 @@ def in_order(manifest: Manifest, row: int, spec: ClipSpec) -> Iterator[OneClip]:
     span, times = read_span(path, fps), read_timestamps(path, fps)
     shown = []
     for second in range(seconds_in(span)):
-        clip_s = clip_from(spec, times, span.start + second)
+        clip_s = clip_from(spec, times, span.start + second + shift)
         shown.append(np.searchsorted(times, clip_s + NEAR, side="right") - 1)
     frames_of_clip = np.stack(shown).clip(min=0)  # seconds of the video x T
     needed = np.unique(frames_of_clip)
@@ -124,6 +125,7 @@ def _make_clips(
     """
     crops: dict[int, Tensor] = {}  # frame -> C 1 s s
     second, shape = 0, None
+    most_held = count_overlapping(frames_of_clip) + LATE
     for number, picture in pictures:
         if picture.shape != (shape := shape or picture.shape):
             why = "the picture changes its size within the file"
@@ -138,10 +140,18 @@ def _make_clips(
             crops = {i: crop for i, crop in crops.items() if i >= least}
         if second == len(frames_of_clip):
             return
-        if len(crops) > frames_of_clip.shape[1] + LATE:
+        if len(crops) > most_held:
             break
     missing = min(set(frames_of_clip[second].tolist()) - crops.keys())
     raise DecodeError(path, "the decoder gives no such frame", float(times[missing]))
+
+
+def count_overlapping(frames_of_clip: np.ndarray) -> int:
+    """The most frames, of any clip, that lie between the first and the last of one clip."""
+    needed = np.unique(frames_of_clip)
+    first = np.searchsorted(needed, frames_of_clip.min(1))
+    last = np.searchsorted(needed, frames_of_clip.max(1))
+    return int((last - first).max()) + 1
 
 
 def _blocks(

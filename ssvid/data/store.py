@@ -15,7 +15,13 @@ import numpy as np
 from ssvid.commands import phrase_command
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
-from ssvid.files import read_json_mapping, require_file, write_json_whole, write_whole
+from ssvid.files import (
+    read_json_mapping,
+    remove_leftovers,
+    require_file,
+    write_json_whole,
+    write_whole,
+)
 from ssvid.shapes import ClipSpec
 
 CARD = "store.json"
@@ -191,8 +197,7 @@ def open_for_writing(root: Path, card: dict[str, Any]) -> Store:
             f"{', '.join(differences)}: name another folder, or remove this one."
         )
     root.mkdir(parents=True, exist_ok=True)
-    for temporary in root.rglob(".*.tmp"):
-        temporary.unlink()  # a writer that was killed has left it
+    remove_leftovers(root)
     write_json_whole(root / CARD, card, end="\n", indent=1)
     return Store(root)
 

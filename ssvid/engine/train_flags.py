@@ -43,8 +43,13 @@ class ClipChange:
     def apply_to(self, net: Encoder) -> None:
         """Change the clip of the encoder in place.
 
-        A UserError if the encoder makes no token of it.
+        A UserError if the encoder makes no token of it, or takes another number of frames alone.
         """
+        if net.fixed_frames and self.frames not in (None, net.spec.frames):
+            raise UserError(
+                f"--clip.frames {self.frames}: this {net.name} takes clips of {net.spec.frames} "
+                "frames alone: leave the flag out, or train an encoder of other frames."
+            )
         net.spec = spec = replace(net.spec, **self.settings())
         if not net.grid(spec.frames, spec.size, spec.size).n:
             raise UserError(

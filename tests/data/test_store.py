@@ -51,6 +51,17 @@ def same(data, spec: ClipSpec) -> None:
     assert len(decoded) == 1 or not torch.equal(decoded[0], decoded[-1])
 
 
+def test_clips_may_overlap_much_and_begin_before_their_seconds(tmp_path: Path):
+    """More frames are held at a time than a clip has."""
+    write(tmp_path / "a.mp4", [i / 25 for i in range(600)], g=250, bf=0)
+    data, spec = folder(str(tmp_path), labels=False), ClipSpec(frames=8, fps=0.41, size=24)
+    same(data, spec)
+    early = list(in_order(data, 0, spec, shift=-1.0))
+    usual = list(in_order(data, 0, spec))
+    assert len(early) == len(usual) and torch.equal(early[5], usual[4])
+    assert torch.equal(early[0][:, 0], usual[0][:, 0])  # the first frame is repeated
+
+
 def test_folders_of_frames_and_flow(tmp_path: Path):
     for i in range(75):
         (tmp_path / "f/v").mkdir(parents=True, exist_ok=True)

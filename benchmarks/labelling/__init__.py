@@ -1,0 +1,1 @@
+"""videos + labels that the user made up -> how well each label describes each video."""
