@@ -25,7 +25,6 @@ from benchmarks.tasks.text_retrieval import (
     rank_diagonal,
     repeat_ties,
 )
-from benchmarks.tasks.zero_shot import split_words
 from ssvid.data.decode import read, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.engine.train_flags import UNCHANGED
@@ -36,6 +35,7 @@ from ssvid.shapes import ClipSpec, Row, Window
 from ssvid.text import create_tower
 from ssvid.text.joint import ProductSpace
 from ssvid.text.joint_files import save_joint
+from ssvid.text.wording import phrase_class
 from ssvid.weights.encoders import hash_encoder, save_encoder
 from tests.helpers import facts, squares, write_video
 
@@ -106,9 +106,9 @@ def test_class_names_as_words():
         "brush_hair": "brush hair",
         "TVShow2Go": "tv show2 go",
     }
-    assert {name: split_words(name) for name in names} == names
+    assert {name: phrase_class(name) for name in names} == names
     assert (
-        split_words("Moving something-left") == "moving something left" and split_words("!") == "!"
+        phrase_class("Moving something-left") == "moving something left" and phrase_class("!") == "!"
     )
 
 
