@@ -126,9 +126,14 @@ class Clips(Samples):
         """The position of each group of clips."""
         spec, max_gap_s = self.views.clips[0], self.views.max_gap_s
         if self.views.independent_frames:
-            streams = [f"frames/{group}" for group in range(groups)]
-            return [uniform(self.seed, s, epoch, row, spec.frames)[0].numpy() for s in streams]
-        u = [self._draw(f"clip/{group}", epoch, row) for group in range(groups)]
+            draws = []
+            for group in range(groups):
+                u_of_frames = uniform(self.seed, f"frames/{group}", epoch, row, spec.frames)
+                draws.append(u_of_frames[0].numpy())
+            return draws
+        u = []
+        for group in range(groups):
+            u.append(self._draw(f"clip/{group}", epoch, row))
         if max_gap_s is not None:
             for group in range(1, groups):
                 u[group] = choose_near_position(spec, frame_times, u[0], u[group], max_gap_s)

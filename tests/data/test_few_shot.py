@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def draw(root: Path, **changes):
-    return few_shot(str(root), of="folder", **{"shots": 2, **changes})
+    return few_shot(str(root), source="folder", **{"shots": 2, **changes})
 
 
 def list_train(data) -> list[str]:
@@ -69,7 +69,7 @@ def test_names_with_a_line_of_columns_are_read(tmp_path: Path):
     assert read_names(tmp_path / "names.csv") == {"0": "brush hair", "1": "kick, ball"}
 
 
-@pytest.mark.parametrize("shots", [2, 16])
+@pytest.mark.parametrize("shots", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_the_published_lists_of_ucf101_are_read(tmp_path: Path, shared: Path, shots: int):
     lists = shared / "annotations/ucf101"
     for name in ("trainlist01.txt", "testlist01.txt"):
@@ -80,7 +80,7 @@ def test_the_published_lists_of_ucf101_are_read(tmp_path: Path, shared: Path, sh
     splits = str(next(lists.rglob("trainlist01.txt")).parent)
     sample = shared / "annotations/fewshot" / f"ucf_train1_few_shot_{shots}.txt"
     data = few_shot(
-        str(tmp_path), of="ucf101", settings={"splits": splits}, shots=shots, sample=str(sample)
+        str(tmp_path), source="ucf101", settings={"splits": splits}, shots=shots, sample=str(sample)
     )
     assert len(data.split("train")) == 101 * shots and len(data.split("test")) == 3783
 

@@ -7,6 +7,7 @@ and 16 clips a class of the first split of UCF101 and HMDB51.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +25,7 @@ from ssvid.shapes import Row
 def few_shot(
     root: str | None = None,  # of the whole data set
     *,
-    of: str = "ucf101",  # the whole data set, by its registered name
+    source: str = "ucf101",  # the whole data set, by its registered name
     settings: dict[str, Any] | None = None,  # its other settings
     shots: int = 16,  # training clips of a class
     seed: int = 0,  # of the drawn clips
@@ -38,7 +39,8 @@ def few_shot(
     Drawn clips are of train. A published list may name clips that were taken from train to be val.
     """
     check_positive(shots=shots)
-    whole = registry.datasets[of](**({} if root is None else {"root": root}), **(settings or {}))
+    folder = {} if root is None else {"root": root}
+    whole = registry.datasets[source](**folder, **(settings or {}))
     train = whole.split("train").rows
     if sample is None:
         chosen = draw_rows(train, shots, seed)
@@ -47,17 +49,17 @@ def few_shot(
         chosen = find_rows(listed, files.need_file(sample, "--data.sample"))
     check_shots(chosen, whole.classes, shots, sample)
     if write is not None:
-        lines = [f"{row.path} {row.label}\n" for row in chosen]
-        write_text_whole(Path(write).expanduser(), "".join(lines))
-    groups = {row.group for row in chosen}
-    val = [row for row in whole.split("val").rows if row.group not in groups]
+        lines = "".join(f"{row.path} {row.label}\n" for row in chosen)
+        write_text_whole(Path(write).expanduser(), lines)
+    groups = set(map(attrgetter("group"), chosen))
+    val = filter(lambda row: row.group not in groups, whole.split("val").rows)
     return replace(whole, rows=(*chosen, *val, *whole.split("test").rows), redraw=None)
 
 
 def draw_rows(rows: Sequence[Row], shots: int, seed: int) -> list[Row]:
     """So many rows of each class. They depend on the seed, the class and its clips alone."""
     rows_of_class: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.path):
+    for row in sorted(rows, key=attrgetter("path")):
         if row.label is not None:
             rows_of_class[row.label].append(row)
     chosen = []
@@ -73,7 +75,9 @@ def find_rows(rows: Sequence[Row], file: Path) -> list[Row]:
 
     The published lists number the classes of HMDB51 in another order than the published names.
     """
-    row_of_name = {PurePosixPath(row.path).stem: row for row in rows}
+    row_of_name = {}
+    for row in rows:
+        row_of_name[PurePosixPath(row.path).stem] = row
     chosen = []
     for line in filter(str.strip, files.read_text(file).splitlines()):
         name = PurePosixPath(line.split()[0]).stem
@@ -95,7 +99,7 @@ def check_shots(
         counts[str(row.label)] += 1
     for label, count in counts.items():
         if count != shots:
-            source = "the train split" if sample is None else sample
+            where = "the train split" if sample is None else sample
             raise UserError(
-                f"--data.shots {shots}: {source} has {count} clips of the class {label!r}."
+                f"--data.shots {shots}: {where} has {count} clips of the class {label!r}."
             )
