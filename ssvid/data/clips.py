@@ -126,8 +126,11 @@ class Clips(Samples):
         """The position of each group of clips."""
         spec, max_gap_s = self.views.clips[0], self.views.max_gap_s
         if self.views.independent_frames:
-            streams = [f"frames/{group}" for group in range(groups)]
-            return [uniform(self.seed, s, epoch, row, spec.frames)[0].numpy() for s in streams]
+            apart = []
+            for group in range(groups):
+                draws = uniform(self.seed, f"frames/{group}", epoch, row, spec.frames)
+                apart.append(draws[0].numpy())
+            return apart
         u = [self._draw(f"clip/{group}", epoch, row) for group in range(groups)]
         if max_gap_s is not None:
             for group in range(1, groups):

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.features.cost import count_gflops
 from benchmarks.profiling.speed.xclip import Ours, Recorder, make_sides, make_task, make_text
 from ssvid import create_encoder
+from ssvid.nn import linear
 from ssvid.nn.prompts import VideoPrompts
 from tests.helpers import for_each
 
@@ -64,8 +65,9 @@ def test_both_sides_give_the_same_logits():
 
 
 @pytest.mark.slow
-def test_the_floor_has_the_products_of_a_pass_and_no_other():
+def test_the_floor_has_the_products_of_a_pass_and_no_other(monkeypatch):
     pytest.importorskip("transformers")
+    monkeypatch.setattr(linear, "LARGE", float("inf"))  # torch counts no product of oneDNN
     ours, _ = make_sides(make_text(128, 5), **SMALL)
     run = make_task(ours, "pass")
     recorder = Recorder()
@@ -75,4 +77,5 @@ def test_the_floor_has_the_products_of_a_pass_and_no_other():
         recorder.run()
     with FlopCounterMode(display=False) as whole, torch.no_grad():
         ours.run(torch.randn(1, 8, 3, 224, 224))
-    assert floor.get_total_flops() == whole.get_total_flops()
+    # The logits' einsum takes another operator in inference.
+    assert floor.get_total_flops() == pytest.approx(whole.get_total_flops(), rel=1e-5)

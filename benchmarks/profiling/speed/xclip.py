@@ -87,7 +87,7 @@ def make_theirs(text: Tensor, **sizes: int) -> tuple[nn.Module, dict[str, Tensor
         prompt_num_attention_heads=dim // 64,
     )
     torch.manual_seed(0)
-    net = XCLIPModel(config)
+    net: Any = XCLIPModel(config)  # its modules are replaced by those of another type
     state = dict(net.state_dict())
     net.text_model, net.text_projection = CachedText(text), nn.Identity()
     net.logit_scale.requires_grad_(False)
