@@ -23,6 +23,7 @@ from benchmarks.profiling.speed.milnce import milnce
 from benchmarks.profiling.speed.overhead import overhead
 from benchmarks.profiling.speed.pairs import Case
 from benchmarks.profiling.speed.tan import cotrain, first_stage
+from benchmarks.profiling.speed.xclip import xclip, xclip_step
 from ssvid.data.decode import read, read_timestamps
 
 
@@ -56,6 +57,11 @@ CASES: dict[str, Callable[[], Case]] = {
     "tan": first_stage,
     "tan_cotrain": cotrain,
     "milnce": milnce,
+    "xclip": xclip,
 }
 # These cases take minutes, so they run only if they are named.
-SLOW_CASES: dict[str, Callable[[], Case]] = {**linear.SLOW_CASES, "accuracy": accuracy.accuracy}
+SLOW_CASES: dict[str, Callable[[], Case]] = {
+    **linear.SLOW_CASES,
+    "accuracy": accuracy.accuracy,
+    "xclip_step": xclip_step,
+}
