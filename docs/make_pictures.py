@@ -1,8 +1,10 @@
 """A run of the demo, its probe and a sweep -> the pictures of README and docs.
 
     python docs/make_pictures.py RUN [SWEEP]
+    python docs/make_pictures.py --label RUN VIDEOS [--labels TEXT]
 
-RUN is the folder of `make demo`; SWEEP that of `ssvid sweep sweeps/smoke`. Chromium photographs
+RUN is the folder of `make demo`; SWEEP that of `ssvid sweep sweeps/smoke`. With --label, RUN has a
+text side, as those of `clip` and `xclip`, and VIDEOS is a folder. Chromium photographs
 their pages. The pictures go to docs/pictures. Others come from commands of their own:
 docs/alignment.png from `ssvid align`, docs/turbo_cost.png from `python -m benchmarks.profiling
 turbo`, docs/scaling.png from `python -m benchmarks.profiling.scaling.study`.
@@ -26,6 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks import label as label_command
 from benchmarks.features.controls import list_still_clips, repeat_middle_frame, shuffle_frames
 from benchmarks.reports.figure_style import BLUE, GREY, INK, RED, encode_png, in_house_style
 from benchmarks.reports.run_pictures import read_pictures
@@ -59,16 +62,28 @@ CELLS = {
     "films.multi_label.linear": "several classes, films",
     "pairs.detection.linear": "detection of actors",
 }
+LABELS = "dogs pull a sled, a slam dunk, changing a tyre"
+LABEL_TALL = 1160  # pixels of the page of labels that are shown: the head and two videos
 MARK = "#c8641e"  # colour of call-outs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("sweep", type=Path, nargs="?")
     parser.add_argument("--data", help="the folder of the synthetic videos")
+    parser.add_argument("--label", nargs=2, metavar=("RUN", "VIDEOS"))
+    parser.add_argument("--labels", default=LABELS, help="of --label")
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
+    if arguments.label:
+        draw_labels(*arguments.label, arguments.labels)
+    if arguments.run:
+        draw_run(arguments)
+
+
+def draw_run(arguments: argparse.Namespace) -> None:
+    """The pictures of the demo and of the sweep, and those that need no run."""
     draw_data_flow(FOLDER / "data_flow.svg")
     draw_job_life(FOLDER / "slurm.svg")
     write(FOLDER / "masks.png", draw_masks(arguments.run))
@@ -94,6 +109,13 @@ def photograph(page: Path, png: Path, height: int) -> None:
         subprocess.run([*command, page.resolve().as_uri()], check=True, capture_output=True)
         image = Image.open(shot).convert("RGB")
         image.quantize(128).save(png, optimize=True)
+
+
+def draw_labels(run: str, videos: str, labels: str) -> None:
+    """The page of `ssvid label` on a few videos, each with its timeline."""
+    with tempfile.TemporaryDirectory() as folder:
+        label_command.label(videos, labels=labels, encoder=run, out=folder, per_second=True)
+        photograph(Path(folder) / "index.html", FOLDER / "label.png", LABEL_TALL)
 
 
 @in_house_style

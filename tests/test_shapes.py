@@ -165,3 +165,13 @@ def test_one_way_to_space_undoes_the_others():
     assert net.spec == WHOLE
     views = ClipChange(whole=True).views(Views(clips=(STRIDE, replace(STRIDE, modality="flow"))))
     assert views.clips == (WHOLE, replace(WHOLE, modality="flow"))
+
+
+def test_an_encoder_of_fixed_frames_takes_no_other_number():
+    net = dot(WHOLE)
+    ClipChange(frames=4).apply_to(net)
+    net.fixed_frames = True
+    with pytest.raises(UserError, match=facts("--clip.frames 2", "4")):
+        ClipChange(frames=2).apply_to(net)
+    ClipChange(frames=4, size=64).apply_to(net)
+    assert net.spec == replace(WHOLE, frames=4, size=64)
