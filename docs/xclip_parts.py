@@ -3,8 +3,8 @@
     python docs/xclip_parts.py BASE OUT --data_root FOLDER [--seeds 3] [--only whole,names]
     python docs/xclip_parts.py --table OUT
 
-BASE is a run of recipes/clip_captioned.yaml: a CLIP of single pictures, whose sentences name colour,
-shape and place, and no motion. Every variant begins from it and learns to name motions, by
+BASE is a run of recipes/clip_captioned.yaml: a CLIP of single pictures, whose sentences name colour
+and shape and place, but no motion. Every variant begins from it and learns to name motions, by
 recipes/xclip_captioned.yaml with equal steps. A line of OUT/parts.jsonl is one training; those
 that it has are not made again.
 """

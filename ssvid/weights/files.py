@@ -21,6 +21,7 @@ from ssvid.commands import phrase_command
 from ssvid.errors import UserError
 from ssvid.files import require_file, write_bytes_whole, write_whole
 from ssvid.weights.layout import State
+from ssvid.weights.torchscript import is_torchscript, read_torchscript
 
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
 MAX_DEPTH = 3  # of an entry in an entry that is looked for
@@ -167,6 +168,8 @@ def _read_safetensors(path: Path) -> WeightsFile:
 
 def _unpickle(path: Path, trust: bool) -> Any:
     try:
+        if is_torchscript(path):
+            return read_torchscript(path)
         with safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
