@@ -1,101 +1,212 @@
 """What each part of X-CLIP gives, on films of ours: every variant is trained and tested.
 
-    python docs/xclip_parts.py BASE OUT --data_root FOLDER [--seeds 3] [--only whole,names]
+    python docs/xclip_parts.py BASE OUT --data_root FOLDER [--seed 0]
     python docs/xclip_parts.py --table OUT
 
 BASE is a run of recipes/clip_captioned.yaml: a CLIP of single pictures, whose sentences name colour
-and shape and place, but no motion. Every variant begins from it and learns to name motions, by
-recipes/xclip_captioned.yaml with equal steps. A line of OUT/parts.jsonl is one training; those
-that it has are not made again.
+and shape and place, but no motion. Every variant begins from it and learns to name motions, with
+the settings of recipes/xclip_captioned.yaml and equal steps. A line of OUT/parts.jsonl is one
+training; those that it has are not made again. Films are decoded once and kept in memory, so the
+loop of training is a short one of this file.
 """
 
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from scipy.special import stdtrit
+from torch import Tensor
 
-from ssvid.cli import parse
+from objectives.xclip import XCLIP
+from ssvid import create_encoder
+from ssvid.data.datasets.few_shot import draw_rows
+from ssvid.data.datasets.synthetic_captioned import synthetic_captioned
 from ssvid.data.manifest import Manifest
 from ssvid.data.sampling import eval_clips
+from ssvid.encoder import Encoder
+from ssvid.engine import optim
 from ssvid.engine.features import cpu_seconds
-from ssvid.pretrain import pretrain
-from ssvid.text.joint_files import load_joint
-from ssvid.text.wording import BARE, word_classes
-from ssvid.weights.encoders import load_encoder
+from ssvid.engine.warm_start import warm_start
+from ssvid.files import read_yaml
+from ssvid.randomness import permutation
+from ssvid.recipe import SHIPPED
+from ssvid.results.provenance import read_commit
+from ssvid.text.wording import word_classes
 
-RECIPE = "recipes/xclip_captioned.yaml"
-CONTEXT = ["--objective.prompts", "context"]
-NAMES = ["--objective.tower", "names", "--objective.prompts", "name"]
-BARE_NAME = ["--objective.prompts", "name"]
-STILL = ["--encoder.exchange", "none", "--encoder.joiner_layers", "0"]
-# Variant -> the flags in which it differs from the whole of X-CLIP.
-VARIANTS: dict[str, list[str]] = {
-    "mean-pooled CLIP": [*STILL, *BARE_NAME],
-    "without messages": ["--encoder.exchange", "none"],
-    "without joiner": ["--encoder.joiner_layers", "0"],
-    "without prompts (bare name)": BARE_NAME,
-    "whole": [],
-    "a vector for each class": NAMES,
-    "text trained": ["--objective.train", "text"],
-    "text and video trained": ["--objective.train", "both"],
-    "templates": ["--objective.prompts", "template"],
-    "learnt context (CoOp)": CONTEXT,
-    "joint attention": ["--encoder.exchange", "joint"],
-    "divided attention": ["--encoder.exchange", "divided"],
+RECIPE: dict[str, Any] = read_yaml(SHIPPED / "xclip_captioned.yaml", "recipe")
+NAMES = "a vector for each class"
+STILL = {"exchange": "none", "joiner_layers": 0}
+BARE = {"prompts": "name"}
+# Variant -> the arguments of the encoder and of the objective in which it differs from the whole.
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "mean-pooled CLIP": (STILL, BARE),
+    "without messages": ({"exchange": "none"}, {}),
+    "without joiner": ({"joiner_layers": 0}, {}),
+    "without prompts (bare name)": ({}, BARE),
+    "whole": ({}, {}),
+    NAMES: ({}, {"tower": "names", "prompts": "name", "text": None}),
+    "text trained": ({}, {"train": "text"}),
+    "text and video trained": ({}, {"train": "both"}),
+    "templates": ({}, {"prompts": "template"}),
+    "learnt context (CoOp)": ({}, {"prompts": "context"}),
+    "joint attention": ({"exchange": "joint"}, {}),
+    "divided attention": ({"exchange": "divided"}, {}),
 }
-FEW = [  # those that are also trained on two films of a class
-    *("without prompts (bare name)", "whole", "a vector for each class", "text trained"),
-    *("text and video trained", "templates", "learnt context (CoOp)"),
+FEW = [  # that are also trained on two films of a class
+    *("without prompts (bare name)", "whole", NAMES, "text trained", "text and video trained"),
+    *("templates", "learnt context (CoOp)"),
 ]
-T_95 = 4.303  # quantile 0.975 of Student's t with two degrees of freedom, for three seeds
+SHOTS, FEW_STEPS = 2, 150
+# Orders of two motions: a part of the orders occurs in test alone, though each word is trained.
+ORDERED = ["without prompts (bare name)", "whole", "text and video trained"]
+WAYS = ("moves left", "moves right", "moves up", "moves down")
+UNSEEN = (
+    *("moves left then moves up", "moves right then moves down"),
+    *("moves up then moves right", "moves down then moves left"),
+)
 
 
-def train(variant: str, shots: int, seed: int, options: argparse.Namespace) -> Path:
-    """The folder of the trained variant. `shots`: training films of a class; 0: all."""
-    name = "".join(letter if letter.isalnum() else "_" for letter in variant)
-    out = Path(options.out) / f"{name}_k{shots}_s{seed}"
-    words = ["--config", RECIPE, "--out", str(out), "--seed", str(seed)]
-    words += ["--init", options.base, *VARIANTS[variant]]
-    if variant != "a vector for each class":
-        words += ["--objective.text", options.base]
-    words += ["--data.root", options.data_root]
-    if shots:
-        whole = parse(pretrain, [*words])["config"]["data"]
-        settings = {key: value for key, value in whole.items() if key not in ("name", "root")}
-        words = [word for word in words if word not in ("--data.root", options.data_root)]
-        words += ["--data", "few_shot", "--data.source", "synthetic_captioned"]
-        words += ["--data.root", options.data_root, "--data.settings", json.dumps(settings)]
-        words += ["--data.shots", str(shots), "--data.seed", str(seed)]
-        words += ["--steps", "100", "--batch_size", str(min(12, 6 * shots))]
-    pretrain(**parse(pretrain, words))
-    return out
+class Films(NamedTuple):
+    """A split of the data set in memory."""
+
+    data: Manifest
+    clips: Tensor  # uint8 S C T H W
+
+    def take(self, rows: list[int]) -> "Films":
+        return Films(self.data.take(rows), self.clips[rows])
 
 
-def read_test_clips(data: Manifest, frames: int, run: Path) -> torch.Tensor:
-    """uint8 `S C T H W`: the middle clip of each test film."""
-    net = load_encoder(run)
-    clips = []
-    for row in range(len(data)):
-        clips.append(eval_clips(data.path(row), net.spec)[0])
-    return torch.stack(clips)
+def read_films(data: Manifest, net: Encoder) -> Films:
+    clips = [eval_clips(data.path(row), net.spec)[0] for row in range(len(data))]
+    return Films(data, torch.stack(clips))
+
+
+def create_objective(variant: str, base: str, classes: tuple[str, ...], seed: int) -> XCLIP:
+    of_encoder, of_objective = VARIANTS[variant]
+    torch.manual_seed(seed)
+    settings = {**RECIPE["encoder"], **of_encoder}
+    net = create_encoder(settings.pop("name"), **settings)
+    arguments = {**RECIPE["objective"], "text": base, **of_objective}
+    arguments.pop("name")
+    objective = XCLIP(net, **arguments)
+    objective.set_classes(classes)
+    warm_start(objective, base)
+    return objective
+
+
+def train(objective: XCLIP, films: Films, steps: int, seed: int) -> None:
+    """AdamW with warm-up and a cosine, as the recipe says."""
+    decay, betas = RECIPE["weight_decay"], tuple(RECIPE["betas"])
+    factors = objective.compute_rate_factors()
+    optimizer = optim.make("adamw", objective, decay, betas, factors)
+    labels = films.data.labels
+    batches = draw_batches(len(labels), min(RECIPE["batch_size"], len(labels)), seed)
+    warmup = int(RECIPE["warmup"] * steps)
+    objective.train()
+    for step in range(steps):
+        rows = next(batches)
+        clips = objective.encoder.normalise(films.clips[rows])
+        batch = {"clips": clips[:, None], "label": labels[rows], "index": rows}
+        batch |= {"epoch": torch.full_like(rows, step), "seed": seed}
+        peak = optim.rate(step, steps, peak=RECIPE["lr"], warmup=warmup, last=0.0)
+        optim.set_rates(optimizer, peak, freeze=False)
+        optimizer.zero_grad()
+        objective(batch).total.backward()  # type: ignore[arg-type]
+        optim.clip_norm(objective, RECIPE["clip_grad"])
+        optimizer.step()
+        objective.after_step(step / steps)
+
+
+def draw_batches(rows: int, size: int, seed: int) -> Iterator[Tensor]:
+    """Batches of whole epochs, each in an order of its own."""
+    epoch = 0
+    while True:
+        order = permutation(seed, epoch, rows)
+        for start in range(0, rows - size + 1, size):
+            yield order[start : start + size]
+        epoch += 1
 
 
 @torch.inference_mode()
-def test(run: Path, data: Manifest, clips: torch.Tensor, variant: str) -> float:
-    """The share of test films that are named rightly."""
-    net, space = load_encoder(run), load_joint(run)
-    template = ("a video of {}.",) if variant == "templates" else BARE
-    (names,) = word_classes(data.classes, template)
-    texts, right = space.embed_texts(names), 0
-    for start in range(0, len(clips), 50):
-        some = net.normalise(clips[start : start + 50])
-        vectors = space.read_clips(net(some, layers=space.layers or None))
-        answers = space.compare(vectors, texts).argmax(1)
-        right += int((answers == data.labels[start : start + 50]).sum())
-    return right / len(clips)
+def name_films(objective: XCLIP, films: Films) -> Tensor:
+    """Whether each film is named rightly, among all classes of the data set."""
+    objective.eval()
+    space, net = objective.joint_space(), objective.encoder
+    vectors = []
+    for sentences in word_classes(films.data.classes, objective.templates):
+        vectors.append(space.embed_texts(sentences))
+    texts, answers = space.average_texts(torch.stack(vectors)), []
+    for clips in films.clips.split(50):
+        features = net(net.normalise(clips), layers=space.layers or None)
+        answers.append(space.compare(space.read_clips(features), texts).argmax(1))
+    return torch.cat(answers) == films.data.labels
+
+
+class Study:
+    """Trains what OUT/parts.jsonl lacks."""
+
+    def __init__(self, base: str, out: Path, data_root: str) -> None:
+        self.base, self.file, self.root = base, out / "parts.jsonl", data_root
+        out.mkdir(parents=True, exist_ok=True)
+        self.films: dict[bool, tuple[Films, Films]] = {}
+
+    def get_films(self, ordered: bool) -> tuple[Films, Films]:
+        """Train and test."""
+        if ordered not in self.films:
+            settings = {key: x for key, x in RECIPE["data"].items() if key != "name"}
+            if ordered:
+                settings |= {"acts": 2, "motions": WAYS, "unseen": UNSEEN}
+            settings["motions"] = tuple(settings["motions"])
+            data = synthetic_captioned(self.root, **settings)
+            encoder = {**RECIPE["encoder"]}
+            net = create_encoder(encoder.pop("name"), **encoder)
+            splits = (read_films(data.split(name), net) for name in ("train", "test"))
+            self.films[ordered] = tuple(splits)  # type: ignore[assignment]
+        return self.films[ordered]
+
+    def run(self, seed: int) -> None:
+        for variant in VARIANTS:
+            self.run_once("all", variant, seed)
+        for variant in FEW:
+            self.run_once(f"{SHOTS} films a class", variant, seed)
+        for variant in ORDERED:
+            self.run_once("orders", variant, seed)
+
+    def run_once(self, question: str, variant: str, seed: int) -> None:
+        lines = read_lines(self.file)
+        if any(line["key"] == [question, variant, seed] for line in lines):
+            return
+        began = cpu_seconds()
+        films, test = self.get_films(question == "orders")
+        steps = RECIPE["steps"]
+        if question.startswith(str(SHOTS)):
+            rows = list(films.data.rows)
+            chosen = [rows.index(row) for row in draw_rows(rows, SHOTS, seed)]
+            films, steps = films.take(chosen), FEW_STEPS
+        classes = films.data.classes
+        if question == "orders":
+            classes = tuple(name for name in classes if name not in UNSEEN)
+            films = films._replace(data=relabel(films.data, classes))
+        objective = create_objective(variant, self.base, classes, seed)
+        train(objective, films, steps, seed)
+        right = name_films(objective, test).double()
+        line: dict[str, Any] = {"key": [question, variant, seed], "top1": right.mean().item()}
+        if question == "orders":
+            unseen = torch.tensor([row.label in UNSEEN for row in test.data.rows])
+            line |= {"seen": right[~unseen].mean().item(), "unseen": right[unseen].mean().item()}
+        line |= {"steps": steps, "cpu_s": round(cpu_seconds() - began, 1), "git": read_commit()}
+        with self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+
+
+def relabel(data: Manifest, classes: tuple[str, ...]) -> Manifest:
+    """The same films, whose labels are counted among fewer classes."""
+    return Manifest(data.rows, data.root, classes)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -104,66 +215,47 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def run_all(options: argparse.Namespace) -> None:
-    file = Path(options.out) / "parts.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    clips = None
-    for seed in range(options.seeds) if options.seed is None else [options.seed]:
-        for shots, variants in ((0, list(VARIANTS)), (2, FEW)):
-            for variant in variants:
-                done = {(line["variant"], line["shots"], line["seed"]) for line in read_lines(file)}
-                if (variant, shots, seed) in done or options.only not in ("", variant):
-                    continue
-                began = cpu_seconds()
-                run = train(variant, shots, seed, options)
-                trained = cpu_seconds() - began
-                config = parse(pretrain, ["--config", RECIPE, "--data.root", options.data_root])
-                data = config["data"].split("test")
-                if clips is None:
-                    clips = read_test_clips(data, 8, run)
-                line = {"variant": variant, "shots": shots, "seed": seed}
-                line["top1"] = test(run, data, clips, variant)
-                line["cpu_s"] = round(trained, 1)
-                with file.open("a") as lines:
-                    lines.write(json.dumps(line) + "\n")
-                print(line, flush=True)
-
-
 def print_table(lines: list[dict[str, Any]]) -> None:
-    """Means over three seeds, and differences to the whole with 95 % intervals by Student's t."""
-    print("| variant | top-1 | difference to whole (95 %) | two films a class |\n|---|---|---|---|")
-    for variant in VARIANTS:
-        cells = [variant]
-        for shots in (0, 2):
-            scores = find_scores(lines, variant, shots)
-            whole = find_scores(lines, "whole", shots)
-            if len(scores) < 3 or len(whole) < 3:
-                cells += ["-"] * (2 if shots == 0 else 1)
-                continue
-            cells.append(f"{100 * sum(scores) / 3:.1f}")
-            difference = [100 * (a - b) for a, b in zip(scores, whole, strict=True)]
-            middle, half = describe(difference)
-            text = f"{middle:+.1f} ({middle - half:+.1f} to {middle + half:+.1f})"
-            if shots == 0:
-                cells.append(text)
-            else:
-                cells[-1] += f", {text}"
-        print(f"| {' | '.join(cells)} |")
+    """Means over seeds, and differences to the whole with 95 % intervals by Student's t."""
+    for question in ("all", f"{SHOTS} films a class", "orders"):
+        print(
+            f"\n{question}\n\n| variant | top-1 | difference to the whole (95 %) |\n|---|---|---|"
+        )
+        for variant in VARIANTS:
+            scores = find_scores(lines, question, variant)
+            if scores:
+                whole = find_scores(lines, question, "whole")
+                print(f"| {variant} | {format_scores(scores, whole)} |")
+    for part in ("seen", "unseen"):
+        for variant in ORDERED:
+            scores = find_scores(lines, "orders", variant, part)
+            if scores:
+                whole = find_scores(lines, "orders", "whole", part)
+                print(f"{part} orders, {variant}: {format_scores(scores, whole)}")
 
 
-def find_scores(lines: list[dict[str, Any]], variant: str, shots: int) -> list[float]:
-    """In the order of the seeds."""
+def find_scores(
+    lines: list[dict[str, Any]], question: str, variant: str, part: str = "top1"
+) -> dict[int, float]:
+    """Seed -> per cent."""
     scores = {}
     for line in lines:
-        if (line["variant"], line["shots"]) == (variant, shots):
-            scores[line["seed"]] = line["top1"]
-    return [scores[seed] for seed in sorted(scores)]
+        if line["key"][:2] == [question, variant]:
+            scores[line["key"][2]] = 100 * line[part]
+    return scores
 
 
-def describe(differences: list[float]) -> tuple[float, float]:
-    """The mean, and half of its 95 % interval."""
-    values = torch.tensor(differences, dtype=torch.float64)
-    return values.mean().item(), T_95 * values.std().item() / math.sqrt(len(values))
+def format_scores(scores: dict[int, float], whole: dict[int, float]) -> str:
+    values = ", ".join(f"{scores[seed]:.1f}" for seed in sorted(scores))
+    text = f"{sum(scores.values()) / len(scores):.1f} ({values})"
+    shared = sorted(scores.keys() & whole.keys())
+    differences = torch.tensor([scores[seed] - whole[seed] for seed in shared]).double()
+    if len(shared) < 2 or not differences.any():
+        return f"{text} | -"
+    mean = differences.mean().item()
+    half = float(stdtrit(len(shared) - 1, 0.975)) * differences.std().item()
+    half /= math.sqrt(len(shared))
+    return f"{text} | {mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 
 def main() -> None:
@@ -171,16 +263,14 @@ def main() -> None:
     parser.add_argument("base", nargs="?")
     parser.add_argument("out", nargs="?")
     parser.add_argument("--data_root", default=".cache/ssvid")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=None, help="this one alone")
-    parser.add_argument("--only", default="", help="this variant alone")
-    parser.add_argument("--table", default="", help="OUT: print the table of its lines")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", default="", help="OUT: print the tables of its lines")
     options = parser.parse_args()
     if options.table:
         print_table(read_lines(Path(options.table) / "parts.jsonl"))
-    else:
-        torch.set_num_threads(1)
-        run_all(options)
+        return
+    torch.set_num_threads(1)
+    Study(options.base, Path(options.out), options.data_root).run(options.seed)
 
 
 if __name__ == "__main__":
