@@ -1,6 +1,6 @@
 """What each part of X-CLIP gives, on films of ours: every variant is trained and tested.
 
-    python docs/xclip_parts.py BASE OUT --data_root FOLDER [--seed 0]
+    python docs/xclip_parts.py BASE OUT --data_root FOLDER [--part 0 --parts 2]
     python docs/xclip_parts.py --table OUT
 
 BASE is a run of recipes/clip_captioned.yaml: a CLIP of single pictures, whose sentences name colour
@@ -11,6 +11,7 @@ loop of training is a short one of this file.
 """
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ FEW = [  # that are also trained on two films of a class
     *("without prompts (bare name)", "whole", NAMES, "text trained", "text and video trained"),
     *("templates", "learnt context (CoOp)"),
 ]
-SHOTS, FEW_STEPS = 2, 150
+SHOTS, FEW_STEPS, SEEDS = 2, 150, 3
 # Orders of two motions: a part of the orders occurs in test alone, though each word is trained.
 ORDERED = ["without prompts (bare name)", "whole", "text and video trained"]
 WAYS = ("moves left", "moves right", "moves up", "moves down")
@@ -168,13 +169,14 @@ class Study:
             self.films[ordered] = tuple(splits)  # type: ignore[assignment]
         return self.films[ordered]
 
-    def run(self, seed: int) -> None:
-        for variant in VARIANTS:
-            self.run_once("all", variant, seed)
-        for variant in FEW:
-            self.run_once(f"{SHOTS} films a class", variant, seed)
-        for variant in ORDERED:
-            self.run_once("orders", variant, seed)
+    def run(self, part: int, parts: int) -> None:
+        """Every `parts`-th training from `part` on, so that several processes can share them."""
+        keys = []
+        questions = (("all", VARIANTS), (f"{SHOTS} films a class", FEW), ("orders", ORDERED))
+        for question, variants in questions:
+            keys += list(itertools.product([question], variants, range(SEEDS)))
+        for question, variant, seed in keys[part::parts]:
+            self.run_once(question, variant, seed)
 
     def run_once(self, question: str, variant: str, seed: int) -> None:
         lines = read_lines(self.file)
@@ -263,14 +265,15 @@ def main() -> None:
     parser.add_argument("base", nargs="?")
     parser.add_argument("out", nargs="?")
     parser.add_argument("--data_root", default=".cache/ssvid")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", type=int, default=0)
+    parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--table", default="", help="OUT: print the tables of its lines")
     options = parser.parse_args()
     if options.table:
         print_table(read_lines(Path(options.table) / "parts.jsonl"))
         return
     torch.set_num_threads(1)
-    Study(options.base, Path(options.out), options.data_root).run(options.seed)
+    Study(options.base, Path(options.out), options.data_root).run(options.part, options.parts)
 
 
 if __name__ == "__main__":
