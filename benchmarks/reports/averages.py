@@ -37,8 +37,17 @@ def average_folds(results: Sequence[Result]) -> list[Result]:
     for (cell, *_), members in folds.items():
         wanted = members[0].fold.folds if members[0].fold else []
         if sorted(map(fold_number, members)) == sorted(wanted):
-            means.append(average(members, cell=cell, over=f"folds {', '.join(map(str, wanted))}"))
+            mean = average(members, cell=cell, over=f"folds {', '.join(map(str, wanted))}")
+            means.append(replace(mean, notes=[*mean.notes, describe_folds(members)]))
     return means
+
+
+def describe_folds(members: Sequence[Result]) -> str:
+    """The score's standard deviation over folds, which papers print beside the mean."""
+    values = torch.tensor([result.score.value for result in members], dtype=torch.float64)
+    return (
+        f"Over the {len(values)} folds the standard deviation is {100 * values.std():.1f} points."
+    )
 
 
 def average_seeds(results: Sequence[Result]) -> list[Result]:

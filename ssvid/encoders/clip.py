@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssvid.encoders.frames import FrameEncoder, check_all_visible
 from ssvid.errors import UserError, check_positive
-from ssvid.nn.clip import ClipBlock, init_blocks
+from ssvid.nn.clip import ClipBlock, Gelu, init_blocks
 from ssvid.nn.linear import apply_linear, map_linear
 from ssvid.nn.patches import patches
 from ssvid.nn.position import resize_square
@@ -40,6 +40,7 @@ class ClipViT(FrameEncoder):
         heads: int = 12,  # of attention; they divide width
         patch: int = 32,  # pixels
         dim: int = 512,  # of the space that pictures share with sentences
+        gelu: Gelu = "quick",  # of OpenAI; exact: of most nets of open_clip, which no tensor shows
         frames: int = 8,  # of a clip, spread over the whole video
         size: int = 224,  # pixels of a side
         mean: tuple[float, float, float] = CLIP_MEAN,  # of the pixels of each channel
@@ -57,7 +58,7 @@ class ClipViT(FrameEncoder):
         self.cls = nn.Parameter(width**-0.5 * torch.randn(width))
         self.positions = nn.Parameter(width**-0.5 * torch.randn(1 + (size // patch) ** 2, width))
         self.norm_pre = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(ClipBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(ClipBlock(width, heads, gelu) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, dim, bias=False)
         nn.init.normal_(self.project.weight, std=width**-0.5)

@@ -1,9 +1,10 @@
 """Tokens -> Tokens: the transformer block of CLIP (arXiv:2103.00020).
 
-CLIP's two sides, X-CLIP and TAN have it: norm before each branch, quick GELU, no dropout.
+CLIP's two sides, X-CLIP and TAN have it: norm before each branch, no dropout, and quick GELU, in
+whose place some nets of open_clip have the exact one.
 """
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +16,18 @@ from ssvid.errors import UserError
 from ssvid.nn.linear import apply_linear, map_linear
 from ssvid.shapes import Tokens
 
+Gelu = Literal["quick", "exact"]
 QUICK = 1.702  # quick GELU is x sigmoid(1.702 x)
 
 
 class ClipBlock(nn.Module):
     """Attention, then an MLP of four times the width."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, gelu: Gelu = "quick") -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise UserError(f"A width of {dim} does not divide into {heads} attention heads.")
-        self.heads = heads
+        self.heads, self.is_quick = heads, gelu == "quick"
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
@@ -53,7 +55,10 @@ class ClipBlock(nn.Module):
 
     def feed(self, x: Tokens) -> Tokens:
         """The MLP branch, added to x."""
-        return feed_quick(x, self.norm2, self.fc1, self.fc2)
+        if self.is_quick:
+            return feed_quick(x, self.norm2, self.fc1, self.fc2)
+        wide = F.gelu(apply_linear(self.fc1, self.norm2(x)))
+        return x + apply_linear(self.fc2, wide)
 
 
 def feed_quick(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssvid.errors import UserError, check_positive, check_range
-from ssvid.nn.clip import ClipBlock, init_blocks
+from ssvid.nn.clip import ClipBlock, Gelu, init_blocks
 from ssvid.text.bpe import BytePairs, find_vocabulary
 from ssvid.text.tower import Tower
 
@@ -30,6 +30,7 @@ class ClipText(Tower):
         heads: int = 8,  # of attention; they divide width
         dim: int = 512,  # of the space that sentences share with pictures
         length: int = 77,  # tokens of a sentence that are read, start and end included
+        gelu: Gelu = "quick",  # of OpenAI; exact: of most nets of open_clip
         context: int = 0,  # learnt tokens before the words (CoOp, arXiv:2109.01134)
         frozen: bool = False,  # all but the context
     ) -> None:
@@ -46,7 +47,7 @@ class ClipText(Tower):
         self.words = self.pairs.words
         self.table = nn.Embedding(self.pairs.size, width)
         self.positions = nn.Parameter(0.01 * torch.randn(length, width))
-        self.blocks = nn.ModuleList(ClipBlock(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(ClipBlock(width, heads, gelu) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, dim, bias=False)
         nn.init.normal_(self.table.weight, std=0.02)

@@ -10,6 +10,7 @@ from typing import Any
 from ssvid.weights.layout import Layout, Net, Row, State, count_blocks, map_weight_and_bias
 
 HEAD = 64  # width of an attention head in every published net; no tensor shows it
+NOTE = "taken for one with quick GELU, as OpenAI has it, for no tensor shows which"
 OPENAI, HUGGING_FACE = "openai", "huggingface"
 MIT = "MIT"
 # Modules of a block: theirs, in the order in which they are registered -> ours.
@@ -201,7 +202,7 @@ def describe_text(ours: State) -> dict[str, Any]:
 
 
 def describe_clip(ours: State) -> Net:
-    return Net("clip_vit", describe_picture(ours, "encoder."), objective="clip")
+    return Net("clip_vit", describe_picture(ours, "encoder."), objective="clip", note=NOTE)
 
 
 def describe_xclip(ours: State) -> Net:

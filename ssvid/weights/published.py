@@ -34,7 +34,7 @@ NESTED_NETS = {
 }
 # Arguments that the user may choose for any file. The tensors fix all other arguments of an
 # encoder.
-FREE_ARGUMENTS = {"heads", "frames", "size", "stride", "fps", "mean", "std", "dropout"}
+FREE_ARGUMENTS = {"heads", "frames", "size", "stride", "fps", "mean", "std", "dropout", "gelu"}
 
 
 @dataclass(frozen=True)

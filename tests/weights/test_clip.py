@@ -76,6 +76,31 @@ def test_another_size_resizes_the_table_and_another_number_of_frames_is_refused(
         video(torch.randn(1, 3, 3, 16, 16))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("gelu", ["quick", "exact"])
+def test_messages_and_joiner_wrap_nets_of_either_activation(gelu: str):
+    """The nets of OpenAI and of open_clip, each equal to its own pictures' net without them."""
+    from ssvid.encoders.xclip import XClip
+
+    sizes = {"width": 64, "depth": 2, "heads": 1, "patch": 8, "dim": 16, "gelu": gelu}
+    still = XClip(
+        image="clip_vit", image_kwargs=sizes, frames=2, size=16, exchange="none", joiner_layers=0
+    )
+    clip = torch.randn(1, 3, 2, 16, 16)
+    torch.testing.assert_close(still(clip).pooled, still.image(clip).pooled)
+    block = still.image.blocks[0]
+    x = torch.randn(1, 3, 64)
+    activate = quick_gelu if gelu == "quick" else F.gelu
+    plain = x + block.fc2(activate(block.fc1(block.norm2(x))))
+    torch.testing.assert_close(block.feed(x), plain, atol=1e-6, rtol=1e-6)
+    whole = XClip(image="clip_vit", image_kwargs=sizes, frames=2, size=16)
+    assert whole(clip).pooled.shape == (1, 16)
+
+
+def quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
 def test_frames_know_of_each_other_unless_there_is_no_exchange():
     """With an exchange a change of the last frame changes the tokens of the first."""
     from ssvid.encoders.xclip import XClip
