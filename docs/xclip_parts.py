@@ -57,6 +57,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "joint attention": ({"exchange": "joint"}, {}),
     "divided attention": ({"exchange": "divided"}, {}),
 }
+MAIN = 8  # of the variants come first
 FEW = [  # that are also trained on two films of a class
     *("without prompts (bare name)", "whole", NAMES, "text trained", "text and video trained"),
     *("templates", "learnt context (CoOp)"),
@@ -172,7 +173,9 @@ class Study:
     def run(self, part: int, parts: int) -> None:
         """Every `parts`-th training from `part` on, so that several processes can share them."""
         keys = []
-        questions = (("all", VARIANTS), (f"{SHOTS} films a class", FEW), ("orders", ORDERED))
+        names = list(VARIANTS)
+        questions = [("all", names[:MAIN]), (f"{SHOTS} films a class", FEW)]
+        questions += [("all", names[MAIN:]), ("orders", ORDERED)]
         for question, variants in questions:
             keys += list(itertools.product([question], variants, range(SEEDS)))
         for question, variant, seed in keys[part::parts]:

@@ -105,8 +105,9 @@ def test_the_loss_without_queue_and_labels_by_hand():
 
 def test_labels_are_wanted_where_they_are_positives():
     net = make_infonce(positives="label")
+    unlabelled = {**batch_for(net), "label": torch.tensor([0, -1])}
     with pytest.raises(UserError, match=facts("infonce", "positives", "label")):
-        net(batch_for(net))
+        net(unlabelled)
     with pytest.raises(UserError, match=facts("lable")):
         make_infonce(positives="lable")
 
