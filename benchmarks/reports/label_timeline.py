@@ -8,7 +8,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from benchmarks.reports.figure_style import COLOURS, GREY, SHARP_DPI, encode_png, in_house_style
 
-SHOWN = 5  # labels with a line of their own
+LINES = (*COLOURS[:4], COLOURS[7])  # that are told apart in thin lines
+SHOWN = len(LINES)  # labels with a line of their own
 CHARACTERS = 34  # of a label in the legend
 WIDE, TALL = 10.5, 2.1  # inches
 COLUMNS = 1500  # points of a line; more seconds share a point, which is their mean
@@ -35,7 +36,7 @@ def draw_timeline(
         axes.plot(
             middles,
             line,
-            color=COLOURS[number],
+            color=LINES[number],
             label=cut_label(labels[number]),
             linewidth=1.8,
             marker=marker,
