@@ -84,7 +84,7 @@ class XCLIP(Objective):
         text: str | None = None,
         # further arguments of the text tower: letters, layers, width, heads, length, ...
         options: dict[str, Any] | None = None,
-        train: Sides = "video",  # the sides that learn
+        train: Sides = "video",  # the sides that learn; what CLIP has not always does
         new_rate: float = 10.0,  # learning rate of what CLIP has not, relative to the others
         smoothing: float = 0.1,  # label smoothing
         mixup: float = 0.8,  # alpha of mixup; 0: no mixup
@@ -116,7 +116,7 @@ class XCLIP(Objective):
         self.scale = nn.Parameter(start.clone(), requires_grad=train != "video")
         self.prompts = make_prompts(encoder, prompt_layers) if prompts == "video" else None
         if train == "text":
-            freeze(self.encoder)
+            freeze_known_parts(self.encoder)
 
     @property
     def views(self) -> Views:
@@ -213,6 +213,13 @@ def check_text_side(side: TextSide, encoder: Encoder, text: str | None, train: s
             "xclip keeps its text side frozen, and this one has random weights: give "
             "--objective.text FILE (of CLIP, X-CLIP or a run of clip), or --objective.train both."
         )
+
+
+def freeze_known_parts(encoder: Encoder) -> None:
+    """Freeze all but the parts that weights of a picture net lack."""
+    for name, weight in encoder.named_parameters():
+        if not name.startswith(encoder.new_parts):
+            weight.requires_grad_(False)
 
 
 def add_context(tower: Tower) -> Tower:

@@ -113,6 +113,15 @@ def test_new_parts_learn_faster(text_run: Path):
     assert trained == {"context"}
 
 
+def test_each_side_may_be_frozen(text_run: Path):
+    """What CLIP has not learns in every case."""
+    arguments = {"tower": "clip_text", "options": None, "text": str(text_run)}
+    for train, frozen in (("video", ("tower.", "scale")), ("text", ("encoder.image.",))):
+        objective = create_xclip(**arguments, train=train)
+        for name, weight in objective.named_parameters():
+            assert weight.requires_grad != name.startswith(frozen), name
+
+
 def test_it_begins_from_a_picture_net_and_is_saved_whole(text_run: Path, tmp_path: Path):
     arguments = {"tower": "clip_text", "options": None, "text": str(text_run), "train": "video"}
     objective = create_xclip(**arguments)
