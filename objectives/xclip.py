@@ -30,6 +30,7 @@ from ssvid.text.joint_files import TextSide, choose_text_side
 from ssvid.text.sides import Sides, freeze, is_frozen
 from ssvid.text.tower import Tower
 from ssvid.text.wording import BARE, read_templates, word_classes
+from ssvid.weights.state_dict import load_state
 
 CONTEXT = 16  # learnt tokens before a name, as in CoOp
 TEMPLATE = ("a video of {}.",)
@@ -79,8 +80,8 @@ class XCLIP(Objective):
         tower: str = "clip_text",
         # clip_text: its vocabulary; words: a word list; null: that of an installed open_clip
         words: str | None = None,
-        # a run or a published file (CLIP's, X-CLIP's) whose text side to load; bert, clip: the
-        # folder of the model
+        # a run or a published file (CLIP's, X-CLIP's) whose text side to load, with its prompts if
+        # it has any; bert, clip: the folder of the model
         text: str | None = None,
         # further arguments of the text tower: letters, layers, width, heads, length, ...
         options: dict[str, Any] | None = None,
@@ -105,16 +106,20 @@ class XCLIP(Objective):
         # What the frozen tower made of the wordings, and from what.
         self.embedded: tuple[object, Tensor] | None = None
         self.tower: Tower | None = None  # `set_classes` builds the tower `names`
+        trained_prompts = None
         start = torch.tensor(-math.log(temperature))
         if tower != "names":
             side = choose_text_side(tower, words, text, options or {}, dim=encoder.dim)
             check_text_side(side, encoder, text, train)
             start = start if side.scale is None else side.scale
+            trained_prompts = side.prompts
             self.tower = add_context(side.tower) if prompts == "context" else side.tower
             if train == "video" and prompts != "context":
                 freeze(self.tower)
         self.scale = nn.Parameter(start.clone(), requires_grad=train != "video")
-        self.prompts = make_prompts(encoder, prompt_layers) if prompts == "video" else None
+        self.prompts = None
+        if prompts == "video":
+            self.prompts = make_prompts(encoder, prompt_layers, trained_prompts)
         if train == "text":
             freeze_known_parts(self.encoder)
 
@@ -159,6 +164,8 @@ class XCLIP(Objective):
     def compute_rate_factors(self) -> dict[str, float]:
         """The parts that CLIP has not learn `new_rate` times as fast."""
         parts = (*PARTS, *(f"encoder.{part}" for part in self.encoder.new_parts))
+        if self.tower is not None and self.tower.name == "names":
+            parts = (*parts, "tower.")
         names = dict(self.named_parameters())
         return {name: self.new_rate for name in names if name.startswith(parts)}
 
@@ -229,7 +236,14 @@ def add_context(tower: Tower) -> Tower:
     return tower.add_context(CONTEXT)
 
 
-def make_prompts(encoder: Encoder, layers: int) -> VideoPrompts:
-    """What changes the names by the tokens of the encoder's last block."""
+def make_prompts(encoder: Encoder, layers: int, trained: VideoPrompts | None) -> VideoPrompts:
+    """What changes the names by the tokens of the encoder's last block.
+
+    It is that of the text side, where one was trained; a UserError if that is of another form.
+    """
     require("xclip with prompts video", encoder, has_layers=True)
-    return VideoPrompts(encoder.layer_dim or encoder.dim, encoder.dim, layers=layers)
+    prompts = VideoPrompts(encoder.layer_dim or encoder.dim, encoder.dim, layers=layers)
+    if trained is not None:
+        source = "The text side of --objective.text"
+        load_state(prompts, dict(trained.state_dict()), source, name="the prompts of this xclip")
+    return prompts

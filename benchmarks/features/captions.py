@@ -14,7 +14,7 @@ from ssvid.data.clips import Clips
 from ssvid.data.decode import read_span, read_timestamps
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration.samples import seconds_of
-from ssvid.data.sampling import clip_from, need_part
+from ssvid.data.sampling import clip_from
 from ssvid.engine.features import evaluation
 from ssvid.errors import DecodeError
 from ssvid.shapes import ClipSpec, Views
@@ -27,13 +27,14 @@ class Captions(Clips):
 
     It holds `windows` clips of the caption's segment: the first starts where the segment starts,
     the last ends SLACK_S before the segment ends, and the others lie evenly between. A segment
-    that is too short has all its windows at its start. Past the end of the video the last frame
+    that is too short has all its windows at its start. A clip over a whole video is spread over the
+    segment instead. Past the end of the video the last frame
     is repeated (the published code has black frames there). The name of this class is part of the
     names of cached features.
     """
 
     def __init__(self, manifest: Manifest, spec: ClipSpec, windows: int) -> None:
-        views = Views(clips=(need_part(spec, "The windows of a caption"),), augment="none")
+        views = Views(clips=(spec,), augment="none")
         super().__init__(manifest, views, seed=0, evaluate=windows)
         self.row: list[int] = []
         self.locations: list[tuple[float, float, float]] = []
@@ -53,9 +54,7 @@ class Captions(Clips):
             raise DecodeError(
                 path, f"its caption at {start:g} s begins after the end of the video", start
             )
-        last_start = max(start, end - seconds_of(spec, table) - SLACK_S)
-        starts = np.linspace(start, last_start, self.evaluate)
-        times = np.concatenate([clip_from(spec, table, span.start + second) for second in starts])
+        times = self.choose_times(table, span.start, start, end)
         frames = crop_frames(
             self._read_frames(row, times, spec.modality),
             get_recipe("none"),
@@ -64,6 +63,22 @@ class Captions(Clips):
         )
         clips = frames.unflatten(1, (self.evaluate, spec.frames)).transpose(0, 1)  # V C T s s
         return self._make_sample(clips.contiguous(), epoch, index)
+
+    def choose_times(
+        self, table: np.ndarray, origin: float, start: float, end: float
+    ) -> np.ndarray:
+        """The times of the frames of all windows of a segment.
+
+        `table`: of the video's frames. `origin`: the time at which the video begins.
+        """
+        spec, n = self.views.clips[0], self.evaluate
+        if spec.whole:  # each window is spread over the whole segment, and they interleave
+            parts = np.arange(spec.frames) + (np.arange(n)[:, None] + 0.5) / n
+            times = origin + start + parts * (end - start) / spec.frames
+            return times.ravel().clip(max=table[-1])
+        last_start = max(start, end - seconds_of(spec, table) - SLACK_S)
+        starts = np.linspace(start, last_start, n)
+        return np.concatenate([clip_from(spec, table, second) for second in origin + starts])
 
 
 class Tested(Clips):

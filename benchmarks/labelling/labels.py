@@ -26,8 +26,7 @@ def read_labels(text: str) -> tuple[str, ...]:
     Blanks around and inside of labels are made single. Raises a UserError where there are fewer
     than two labels, where one is empty, and where two differ in nothing but capitals and blanks.
     """
-    path = Path(text).expanduser()
-    is_file = text.strip().lower().endswith(".txt") or "," not in text and path.is_file()
+    is_file = text.strip().lower().endswith(".txt") or "," not in text and is_path(text)
     if is_file:
         lines = read_text(need_file(text.strip(), "--labels")).splitlines()
         pieces = list(filter(None, map(str.strip, lines)))
@@ -37,6 +36,14 @@ def read_labels(text: str) -> tuple[str, ...]:
     labels = tuple(" ".join(piece.split()) for piece in pieces)
     check_labels(labels, source)
     return labels
+
+
+def is_path(text: str) -> bool:
+    """Whether there is a file of this name. A sentence may be too long to be one."""
+    try:
+        return Path(text).expanduser().is_file()
+    except OSError:
+        return False
 
 
 def check_labels(labels: Sequence[str], source: str) -> None:

@@ -1,5 +1,6 @@
 """Clip -> Features: the picture side of CLIP (arXiv:2103.00020), frame by frame."""
 
+import math
 from typing import Any
 
 import torch
@@ -66,6 +67,14 @@ class ClipViT(FrameEncoder):
 
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(T, H // self.cell[1], W // self.cell[2])
+
+    def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The names stay. A table of positions for frames of another size is resized."""
+        table, rows = state.get("positions"), len(self.positions)
+        if table is None or table.ndim != 2 or len(table) == rows:
+            return state
+        side = math.isqrt(rows)
+        return {**state, "positions": resize_square(table, side, side)}
 
     def begin(self, clip: Clip) -> Float[Tensor, "BT N D"]:
         """The tokens of every frame before the first block; the class token is the first."""

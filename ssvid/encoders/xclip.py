@@ -48,6 +48,14 @@ class FrameJoiner(nn.Module):
                 f"give --clip.frames {len(self.positions)}, or train an encoder of other frames."
             )
 
+    def check_weights(self, frames: int) -> None:
+        """Raise a UserError for weights that join another number of frames."""
+        if frames != len(self.positions):
+            raise UserError(
+                f"These weights join {frames} frames, and this X-CLIP {len(self.positions)}: "
+                f"give --encoder.frames {frames}, or start from the picture net (a file of CLIP)."
+            )
+
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
         self.check_frames(x.shape[1])
         y = x + self.positions
@@ -146,10 +154,23 @@ class XClip(Encoder):
         return above
 
     def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of a picture transformer become those of `image`."""
-        if any(key.startswith("image.") for key in state):
-            return state
-        return {f"image.{key}": x for key, x in state.items()}
+        """The weights of a picture transformer become those of `image`, which may resize them.
+
+        A UserError where the state joins another number of frames.
+        """
+        if not any(key.startswith("image.") for key in state):
+            state = {f"image.{key}": x for key, x in state.items()}
+        table = state.get("joiner.positions")
+        if self.joiner is not None and table is not None:
+            self.joiner.check_weights(len(table))
+        of_image, others = {}, {}
+        for key, x in state.items():
+            if key.startswith("image."):
+                of_image[key.removeprefix("image.")] = x
+            else:
+                others[key] = x
+        renamed = self.image.rename_published(of_image)
+        return {**{f"image.{key}": x for key, x in renamed.items()}, **others}
 
 
 @encoders.register("xclip_tiny")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
 from ssvid.engine.mix import Mix, make_smooth_targets
-from ssvid.errors import check_positive, check_range
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.heads import classifier
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -41,6 +41,10 @@ class Classify(Objective):
         super().__init__()
         check_positive(repeat=repeat)
         check_range(0, 1, smoothing=smoothing, dropout=dropout)
+        if new_rate != 1 and not encoder.new_parts:
+            raise UserError(
+                f"--new_rate {new_rate:g}: {encoder.name} has no new parts; those of X-CLIP have."
+            )
         self.encoder, self.classes, self.mix = encoder, classes, mix
         self.smoothing, self.augment, self.repeat = smoothing, augment, repeat
         self.layer_decay, self.encoder_rate, self.new_rate = layer_decay, encoder_rate, new_rate

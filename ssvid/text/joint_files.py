@@ -165,17 +165,22 @@ def resolve_path(folder: Path, key: str, value: Any) -> Any:
 
 
 class TextSide(NamedTuple):
-    """A text tower, and the logarithm of the factor that its similarities were trained with."""
+    """A text tower and what was trained beside it.
+
+    `scale`: the logarithm of the factor of its similarities.
+    """
 
     tower: Tower
     scale: Tensor | None  # None: it is new, or was trained without a factor
+    prompts: VideoPrompts | None = None  # what changes its sentences by a clip
 
 
 def load_text_side(path: str, words: str | None) -> TextSide:
     """The text side of a run or of a published file, ready to be trained on."""
     space = load_joint(path, words)
     scale = dict(space.named_parameters()).get("scale")
-    return TextSide(space.tower.train(), None if scale is None else scale.detach())
+    prompts = space.prompts.train() if isinstance(space, PromptedSpace) else None
+    return TextSide(space.tower.train(), None if scale is None else scale.detach(), prompts)
 
 
 def choose_text_side(

@@ -53,6 +53,11 @@ def word_classes(names: Sequence[str], templates: Sequence[str] = BARE) -> list[
 
     Raises a UserError where a name is empty, or where two names become the same words.
     """
+    if all(name.strip().isdecimal() for name in names):
+        raise UserError(
+            f"The classes are numbers ({', '.join(map(repr, names[:3]))}) and not words, so no "
+            "sentence can stand for them: give their names, as with --data.label_map FILE."
+        )
     phrases: dict[str, str] = {}
     for name in names:
         phrase = phrase_class(name)

@@ -178,7 +178,7 @@ def build_published_encoder(
     if not partial:
         published.require_complete()
     encoder = build(name, choose_arguments(published, name, kwargs))
-    state = published.encoder_state()
+    state = encoder.rename_published(published.encoder_state())
     n_loaded = load_state(encoder, state, published.file.path, partial, encoder.name)
     n_missing = len(encoder.state_dict()) - n_loaded
     n_unexpected = len(published.unexpected) + len(state) - n_loaded

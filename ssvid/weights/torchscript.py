@@ -102,7 +102,7 @@ def build_list(values: Any) -> list[Any]:
 
 
 HARMLESS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,  # type: ignore[dict-item]
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("collections", "OrderedDict"): OrderedDict,
     ("torch.jit._pickle", "build_intlist"): build_list,
     ("torch.jit._pickle", "build_doublelist"): build_list,

@@ -113,6 +113,35 @@ def test_new_parts_learn_faster(text_run: Path):
     assert trained == {"context"}
 
 
+def test_training_draws_each_frame_from_its_own_part():
+    views = create_xclip().views
+    assert views.independent_frames and views.augment == "xclip" and views.clips[0].whole
+
+
+def test_prompts_of_an_earlier_run_are_taken_over(tmp_path: Path):
+    earlier = create_xclip()
+    save_joint(earlier.joint_space(), tmp_path / "run")
+    torch.manual_seed(5)
+    again = XCLIP(create_net(), text=str(tmp_path / "run"), train="video", prompt_layers=1)
+    for key, x in earlier.prompts.state_dict().items():
+        assert torch.equal(again.prompts.state_dict()[key], x)
+    with pytest.raises(UserError, match=facts("prompts")):
+        XCLIP(create_net(), text=str(tmp_path / "run"), train="video", prompt_layers=2)
+
+
+def test_weights_of_other_frames_or_sizes(tmp_path: Path):
+    """Positions in the frame are resized; a joiner of other frames is refused."""
+    save_encoder(create_net(), tmp_path, "encoder", {})
+    larger = create_encoder("xclip", image="clip_vit", image_kwargs=PICTURE, frames=2, size=24)
+    objective = XCLIP(larger, tower="words", options=WORDS, train="both")
+    warm_start(objective, str(tmp_path))
+    assert larger.image.positions.shape == (10, 24)
+    longer = create_encoder("xclip", image="clip_vit", image_kwargs=PICTURE, frames=4, size=16)
+    objective = XCLIP(longer, tower="words", options=WORDS, train="both")
+    with pytest.raises(UserError, match=facts("2 frames", "--encoder.frames 2")):
+        warm_start(objective, str(tmp_path))
+
+
 def test_each_side_may_be_frozen(text_run: Path):
     """What CLIP has not learns in every case."""
     arguments = {"tower": "clip_text", "options": None, "text": str(text_run)}
@@ -162,7 +191,14 @@ def test_what_does_not_fit_is_one_sentence(changes: dict, words: tuple[str, ...]
         create_xclip(**changes)
 
 
-@for_each("names, words", [(("Move_Left", "move left"), ("move left",)), (("a", "  "), ("empty",))])
+@for_each(
+    "names, words",
+    [
+        (("Move_Left", "move left"), ("move left",)),
+        (("a", "  "), ("empty",)),
+        (("0", "1", "17"), ("numbers", "--data.label_map")),
+    ],
+)
 def test_class_names_are_words_that_differ(names: tuple[str, ...], words: tuple[str, ...]):
     objective = create_xclip()
     with pytest.raises(UserError, match=facts(*words)):
@@ -198,6 +234,21 @@ def test_clips_of_one_sentence_may_be_positives(choice: str):
     if choice == "positives":
         pairs[0, 1] = pairs[1, 0] = True
     expected = contrast(logits, pairs, torch.zeros_like(pairs))
+    torch.testing.assert_close(objective(batch).total, expected)
+
+
+def test_another_clip_of_a_video_is_no_negative():
+    torch.manual_seed(0)
+    net = create_encoder("clip_vit", **PICTURE, frames=2, size=16)
+    objective = CLIP(net, tower="words", options=WORDS)
+    batch = make_batch(4)
+    batch["index"] = torch.tensor([0, 1, 2, 1])
+    space = objective.joint_space()
+    clips = space.read_clips(net(batch["clips"][:, 0]))
+    logits = space.compare(clips, space.embed_texts([bag[0] for bag in batch["sentences"]]))
+    ignored = torch.zeros(4, 4, dtype=torch.bool)
+    ignored[1, 3] = ignored[3, 1] = True
+    expected = contrast(logits, torch.eye(4, dtype=torch.bool), ignored)
     torch.testing.assert_close(objective(batch).total, expected)
 
 

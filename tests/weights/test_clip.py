@@ -97,6 +97,20 @@ def test_messages_and_joiner_wrap_nets_of_either_activation(gelu: str):
     assert whole(clip).pooled.shape == (1, 16)
 
 
+def test_drop_path_leaves_whole_videos_out_and_scales_the_others():
+    from ssvid.nn.exchange import DropPath
+
+    torch.manual_seed(0)
+    drop, x = DropPath(0.25), torch.zeros(4000, 2, 3)  # 2000 videos of two frames
+    out = drop.train().add(x, x + 1, videos=2000)
+    of_video = out.view(2000, -1)
+    assert (of_video == of_video[:, :1]).all() and torch.allclose(
+        out.unique(), torch.tensor([0, 4 / 3])
+    )
+    assert abs((of_video[:, 0] == 0).float().mean() - 0.25) < 0.04
+    assert torch.equal(drop.eval().add(x, x + 1, videos=2000), x + 1)
+
+
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(1.702 * x)
 

@@ -125,7 +125,7 @@ def make_task(side: Side, task: str) -> Callable[[], Any]:
     side.net.train(task == STEP)
     if task == PASS:
         return torch.inference_mode()(lambda: side.run(clips))
-    optimizer = optim.make("adamw", side.net, 0.001, (0.9, 0.98))
+    optimizer = optim.make("adamw", side.net, 0.001, (0.9, 0.98), {})
     optim.set_rates(optimizer, 8e-6, freeze=False)
     labels = torch.tensor([3, 7])
 

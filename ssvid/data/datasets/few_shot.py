@@ -75,18 +75,21 @@ def find_rows(rows: Sequence[Row], file: Path) -> list[Row]:
 
     The published lists number the classes of HMDB51 in another order than the published names.
     """
-    row_of_name = {}
+    rows_of_name: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        row_of_name[PurePosixPath(row.path).stem] = row
+        rows_of_name[row.path].append(row)
+        rows_of_name[PurePosixPath(row.path).stem].append(row)
     chosen = []
     for line in filter(str.strip, files.read_text(file).splitlines()):
-        name = PurePosixPath(line.split()[0]).stem
-        if name not in row_of_name:
+        name = line.split()[0]
+        matches = rows_of_name.get(name) or rows_of_name.get(PurePosixPath(name).stem, [])
+        if len(matches) != 1:
+            count = "no training clip" if not matches else f"the name of {len(matches)} clips"
             raise UserError(
-                f"{file}: {name} is no training clip of this data set: does the list belong to "
-                "another set or split?"
+                f"{file}: {name} is {count} of this data set: does the list belong to another set "
+                "or split?"
             )
-        chosen.append(replace(row_of_name[name], split="train"))
+        chosen.append(replace(matches[0], split="train"))
     return chosen
 
 
