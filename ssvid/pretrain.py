@@ -74,12 +74,16 @@ def pretrain(
     with hold(folder, config, rows.hash, world):
         workers, max_bad = flags.workers, flags.max_bad
         result = run(trained, samples, settings, folder, config, workers, max_bad, probe)
-    return {**result, "next": list_next_steps(bool(model.exported_encoders()), out)}
+    has_encoder, has_text = bool(model.exported_encoders()), model.joint_space() is not None
+    return {**result, "next": list_next_steps(has_encoder, out, has_text)}
 
 
-def list_next_steps(has_encoder: bool, out: str) -> list[str]:
-    """The commands that measure a run, and that show its curves and pictures."""
+def list_next_steps(has_encoder: bool, out: str, has_text: bool = False) -> list[str]:
+    """The commands that measure a run, that ask it in words, and that show its curves."""
     steps = [phrase_next("report", out)]
+    if has_text:
+        words = ["VIDEO", "--labels", "A LABEL, ANOTHER", "--encoder", out]
+        steps.insert(0, phrase_next("label", *words, "--out", f"{out}/labels"))
     if has_encoder:
         words = ["--encoder", out, "--data", "folder", "--data.root", "LABELLED_CLIPS"]
         steps.insert(0, phrase_next("probe", *words, "--out", f"{out}/probe"))

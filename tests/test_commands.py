@@ -157,6 +157,7 @@ def test_a_setting_that_is_missing_is_named():
 def test_next_steps_name_no_probe_where_no_encoder_is_saved():
     assert list_next_steps(False, "runs/a") == [phrase_next("report", "runs/a")]
     assert len(list_next_steps(True, "runs/a")) == 2
+    assert len(list_next_steps(True, "runs/a", has_text=True)) == 3
 
 
 def test_a_list_takes_the_form_with_a_plus(videos: Path):
