@@ -308,7 +308,15 @@ def test_clips_of_a_moment_refuse_to_be_whole(small_set):
         lambda: Windows(data_set, WHOLE),
         lambda: People(data_set, WHOLE),
         lambda: Bags(data_set, Views(clips=(WHOLE,), text=Bag()), seed=0),
-        lambda: Captions(data_set, WHOLE, 2),
     ):
         with pytest.raises(UserError, match=facts("--clip.fps", "--clip.stride")):
             make()
+
+
+def test_a_whole_clip_of_a_caption_is_spread_over_its_segment(small_set):
+    captions = Captions(manifest(small_set), WHOLE, 2)
+    table = np.arange(0, 30, 0.1)
+    times = captions.choose_times(table, 10.0, 2.0, 6.0).reshape(2, WHOLE.frames)
+    step = 4.0 / WHOLE.frames
+    assert np.allclose(np.diff(times, axis=1), step)
+    assert np.allclose(times[:, 0], [12 + step / 4, 12 + 3 * step / 4])
