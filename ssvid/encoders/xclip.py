@@ -34,8 +34,9 @@ class FrameJoiner(nn.Module):
         heads = max(1, dim // HEAD)
         self.blocks = nn.ModuleList(ClipBlock(dim, heads) for _ in range(layers))
         for block in cast("list[ClipBlock]", [*self.blocks]):
+            # Published: a normal distribution cut at 2, which is 100 standard deviations.
             for linear in (block.proj, block.fc1, block.fc2):
-                nn.init.trunc_normal_(linear.weight, std=0.02)
+                nn.init.normal_(linear.weight, std=0.02)
                 nn.init.zeros_(linear.bias)
             nn.init.xavier_uniform_(block.qkv.weight)
             nn.init.zeros_(block.qkv.bias)

@@ -50,7 +50,7 @@ class VideoPrompts(nn.Module):
         self.alpha = nn.Parameter(alpha * torch.ones(dim))
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.project.weight)  # of standard deviation 1, as published

@@ -33,6 +33,8 @@ from ssvid.errors import UserError
 from ssvid.nn.sync_bn import synchronise
 
 SMALL = {"frames": 8, "size": 64}
+PICTURES = {"width": 96, "depth": 4, "heads": 2, "patch": 8, "dim": 64}
+FEW = {"frames": 4, "size": 32}
 BLOCKS = {"blocks": 4, "predicted": 2}
 ANCHORS = (  # clips are those of each of the two processes
     Subject("mae", "vit_small", 4, net=SMALL),
@@ -45,6 +47,14 @@ ANCHORS = (  # clips are those of each of the two processes
     Subject("mil_nce", "s3dg", 2, net=SMALL),
     Subject("tan", "", 4, options={"video_layers": 2, "joint_layers": 3}),
     Subject("two_view", "vit_small", 2, net=SMALL, note="ntxent"),
+    Subject("clip", "clip_vit", 2, net={**PICTURES, **FEW}, options={"tower": "words"}),
+    Subject(
+        "xclip",
+        "xclip",
+        2,
+        net={"image": "clip_vit", "image_kwargs": PICTURES, **FEW},
+        options={"tower": "words", "train": "both", "mixup": 0.0, "cutmix": 0.0},
+    ),
 )
 STEPS, ROUNDS = 4, 3
 SENT_OFFSET = 200  # bytes: where tcpi_bytes_sent is in Linux' struct tcp_info

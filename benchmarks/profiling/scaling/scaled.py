@@ -25,11 +25,12 @@ from ssvid.nn.position import cached_table
 from ssvid.nn.queue import Queue
 from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective
-from ssvid.shapes import Bag, Batch, Clip, Features, Grid, Index, Window
+from ssvid.shapes import Bag, Batch, Caption, Clip, Features, Grid, Index, Window
 
 FITTED = (2, 3, 4)  # numbers of processes: a parabola is fitted through their counts
 CHECKED = 5  # number of processes that the parabola must predict, though it was not fitted to it
 SENTENCES = 12  # of a window
+CLASSES = ("cut an onion", "fry an egg")
 
 
 class Subject(NamedTuple):
@@ -50,7 +51,9 @@ class Subject(NamedTuple):
     def build(self) -> Objective:
         torch.manual_seed(0)
         encoder = create_encoder(self.encoder, **self.net) if self.encoder else None
-        return registry.objectives[self.objective](encoder, **self.options)
+        objective: Objective = registry.objectives[self.objective](encoder, **self.options)
+        objective.set_classes(CLASSES)
+        return objective
 
     @property
     def needs_values(self) -> bool:
@@ -99,6 +102,7 @@ class StandIn(Encoder):
         super().__init__()
         self.dim, self.depth, self.spec = encoder.dim, encoder.depth, encoder.spec
         self.tubelet, self.can_skip = encoder.tubelet, encoder.can_skip
+        self.layer_dim = encoder.layer_dim or encoder.dim
         self.shape, self.dtype, self.calls = encoder.grid, dtype, calls
         norm_types = nn.BatchNorm3d | nn.BatchNorm2d
         has_norm = any(isinstance(module, norm_types) for module in encoder.modules())
@@ -120,7 +124,9 @@ class StandIn(Encoder):
         n = grid.n if tokens_visible is None else tokens_visible
         tokens = torch.zeros(len(clip), n, self.dim) + self.one  # saves nothing for backward
         tokens = tokens.to(self.dtype)  # saves nothing either
-        return Features(tokens, tokens.mean(1), grid)
+        of_layer = torch.zeros(len(clip), n, self.layer_dim).to(self.dtype) + self.one
+        maps = (of_layer,) * len(layers or ())
+        return Features(tokens, tokens.mean(1), grid, maps)
 
 
 def replace_encoders(objective: Objective, dtype: torch.dtype) -> list[Call]:
@@ -140,13 +146,13 @@ def build_batch(objective: Objective, clips: int) -> Batch:
     """
     views = objective.views
     rows = torch.arange(clips)
-    batch: dict[str, Any] = {"index": rows, "epoch": rows, "label": rows % 2, "seed": 0}
+    batch: dict[str, Any] = {"index": rows, "epoch": rows, "label": rows % len(CLASSES), "seed": 0}
     batch["video_id"] = list(map(str, range(clips)))
     if views.clips:
         spec = views.clips[0]
         shape = (clips, len(views.clips), 3, spec.frames, spec.size, spec.size)
         batch["clips"] = torch.zeros((1,) * 6).expand(shape)
-    if isinstance(views.text, Bag):
+    if isinstance(views.text, Bag | Caption):
         batch["sentences"] = list_sentences(
             "cut onion {i} into {k} rings", clips, views.text.sentences
         )

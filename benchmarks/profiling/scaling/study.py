@@ -27,6 +27,7 @@ from ssvid.errors import UserError
 
 # Rows of the word table: the published dictionary of MIL-NCE has as many.
 WORDS = {"buckets": 66250}
+NO_MIX = {"train": "both", "mixup": 0.0, "cutmix": 0.0}
 LONG = {"frames": 32, "stride": 1, "size": 128}  # a clip of CoCLR
 # Clips of a process are those of recipes/ for the GPUs that they name, else 32.
 SUBJECTS = (
@@ -54,6 +55,8 @@ SUBJECTS = (
     Subject("two_view", "vit_small", note="ntxent"),
     Subject("two_view", "vit_base", note="ntxent"),
     Subject("two_view", "vit_base", options={"loss": "moco"}, note="moco"),
+    Subject("clip", "clip_vit_b32", options={"tower": "words", "options": WORDS}),
+    Subject("xclip", "xclip_b32", 8, options={"tower": "words", "options": WORDS, **NO_MIX}),
 )
 # Steps between two lines of the engine's log, and steps that are counted.
 LOGGED, STEPS = 10, 40
