@@ -102,7 +102,7 @@ class StandIn(Encoder):
         super().__init__()
         self.dim, self.depth, self.spec = encoder.dim, encoder.depth, encoder.spec
         self.tubelet, self.can_skip = encoder.tubelet, encoder.can_skip
-        self.layer_dim = encoder.layer_dim or encoder.dim
+        self.layer_dim = encoder.layer_dim
         self.shape, self.dtype, self.calls = encoder.grid, dtype, calls
         norm_types = nn.BatchNorm3d | nn.BatchNorm2d
         has_norm = any(isinstance(module, norm_types) for module in encoder.modules())
@@ -124,7 +124,7 @@ class StandIn(Encoder):
         n = grid.n if tokens_visible is None else tokens_visible
         tokens = torch.zeros(len(clip), n, self.dim) + self.one  # saves nothing for backward
         tokens = tokens.to(self.dtype)  # saves nothing either
-        of_layer = torch.zeros(len(clip), n, self.layer_dim).to(self.dtype) + self.one
+        of_layer = torch.zeros(len(clip), n, self.layer_dim or self.dim).to(self.dtype) + self.one
         maps = (of_layer,) * len(layers or ())
         return Features(tokens, tokens.mean(1), grid, maps)
 
