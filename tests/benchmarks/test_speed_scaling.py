@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.profiling.__main__ import STUDIES
-from benchmarks.profiling.scaling import anchor, estimates, page, scaled, study, workers
+from benchmarks.profiling.scaling import anchor, batches, estimates, page, scaled, study, workers
 from benchmarks.profiling.scaling.traffic import (
     Part,
     Sent,
@@ -131,7 +131,7 @@ def test_a_payload_that_depends_on_the_others_has_no_formula():
 def test_encoder_and_the_rest_are_the_whole(subject):
     """Encoder and head, counted separately, save as many bytes as a real step of both."""
     objective = subject.build()
-    batch = scaled.build_batch(objective, subject.clips)
+    batch = batches.build_batch(objective, subject.clips)
     batch["clips"] = batch["clips"].contiguous()
     whole = saved_bytes(lambda: objective(batch).total.backward())
     head = scaled.count_head(subject, 1, half=False)

@@ -24,7 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.profiling.scaling.scaled import Subject, build_batch, count_traffic
+from benchmarks.profiling.scaling.batches import build_batch
+from benchmarks.profiling.scaling.scaled import Subject, count_traffic
 from benchmarks.profiling.scaling.traffic import WARMED, Sent, count_sent_bytes
 from ssvid.engine import optim
 from ssvid.engine.distributed import gather, join

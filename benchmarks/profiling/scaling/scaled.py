@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.profiling.scaling.batches import CLASSES, build_batch
 from benchmarks.profiling.scaling.traffic import Part, Sent, Traffic, play_process, synchronising
 from benchmarks.profiling.speed.counted import fake_copy
 from benchmarks.profiling.speed.pairs import saved_bytes
@@ -25,12 +26,10 @@ from ssvid.nn.position import cached_table
 from ssvid.nn.queue import Queue
 from ssvid.nn.sync_bn import synchronise
 from ssvid.objective import Objective
-from ssvid.shapes import Bag, Batch, Caption, Clip, Features, Grid, Index, Window
+from ssvid.shapes import Clip, Features, Grid, Index
 
 FITTED = (2, 3, 4)  # numbers of processes: a parabola is fitted through their counts
 CHECKED = 5  # number of processes that the parabola must predict, though it was not fitted to it
-SENTENCES = 12  # of a window
-CLASSES = ("cut an onion", "fry an egg")
 
 
 class Subject(NamedTuple):
@@ -137,50 +136,6 @@ def replace_encoders(objective: Objective, dtype: torch.dtype) -> list[Call]:
             if isinstance(child, Encoder):
                 setattr(parent, name, StandIn(child, dtype, calls))
     return calls
-
-
-def build_batch(objective: Objective, clips: int) -> Batch:
-    """The batch that the engine gives to one process.
-
-    All clips are views of a single zero, which takes no memory.
-    """
-    views = objective.views
-    rows = torch.arange(clips)
-    batch: dict[str, Any] = {"index": rows, "epoch": rows, "label": rows % len(CLASSES), "seed": 0}
-    batch["video_id"] = list(map(str, range(clips)))
-    if views.clips:
-        spec = views.clips[0]
-        shape = (clips, len(views.clips), 3, spec.frames, spec.size, spec.size)
-        batch["clips"] = torch.zeros((1,) * 6).expand(shape)
-    if isinstance(views.text, Bag | Caption):
-        batch["sentences"] = list_sentences(
-            "cut onion {i} into {k} rings", clips, views.text.sentences
-        )
-    if isinstance(views.text, Window):
-        batch |= build_window(objective, clips, views.text.seconds)
-    return batch  # type: ignore[return-value]
-
-
-def list_sentences(template: str, clips: int, sentences: int) -> list[list[str]]:
-    """Different sentences for each clip: `{i}` is the clip's number, `{k}` the sentence's."""
-    lists = []
-    for i in range(clips):
-        lists.append([template.format(i=i, k=k) for k in range(sentences)])
-    return lists
-
-
-def build_window(objective: Objective, clips: int, seconds: int) -> dict[str, Any]:
-    """SENTENCES sentences, one after the other, in the middle of a video."""
-    starts = torch.arange(SENTENCES).float() * seconds / SENTENCES
-    spans = torch.stack([starts, starts + seconds / SENTENCES], 1).expand(clips, SENTENCES, 2)
-    return {
-        "features": torch.zeros(clips, seconds, objective.aligner.video_in.in_features),  # type: ignore[union-attr, arg-type]
-        "video_padding_mask": torch.zeros(clips, seconds, dtype=torch.bool),
-        "text_padding_mask": torch.zeros(clips, SENTENCES, dtype=torch.bool),
-        "spans_s": spans,
-        "span_fractions": (spans + seconds) / (3 * seconds),
-        "sentences": list_sentences("sentence {k} of window {i}", clips, SENTENCES),
-    }
 
 
 @contextlib.contextmanager
