@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
-from ssvid.errors import UserError, check_positive
+from ssvid.errors import check_positive
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.precise import raise_precision
 from ssvid.nn.queue import gather_all
-from ssvid.nn.sources import check_batch, check_negatives, find_repeats, number_names
+from ssvid.nn.sources import check_pairs, find_repeats, number_names
 from ssvid.objective import SMALL_BATCH, Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Caption, Loss, Views
@@ -98,12 +98,7 @@ class CLIP(Objective):
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         """Raise a UserError if a clip would have no negatives, or itself as a negative."""
-        check_negatives(data, "clip", batch_size)
-        check_batch(data, "clip", batch_size)
-        if batch_size < 2:
-            raise UserError(
-                "--batch_size 1: clip compares a clip's sentence with those of other clips."
-            )
+        check_pairs(data, "clip", batch_size)
 
     def forward(self, batch: Batch) -> Loss:
         video = self.head(self.encoder(batch["clips"][:, 0]).pooled)  # B E

@@ -19,7 +19,7 @@ from ssvid.encoder import Encoder
 from ssvid.errors import UserError, check_positive
 from ssvid.nn.gather import gather_rows
 from ssvid.nn.precise import raise_precision
-from ssvid.nn.sources import check_batch, check_negatives, find_repeats
+from ssvid.nn.sources import check_pairs, find_repeats
 from ssvid.objective import Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Loss, Views
@@ -101,12 +101,7 @@ class MilNCE(Objective):
 
         So there are two films or more, a batch holds two clips or more, and no video twice.
         """
-        check_negatives(data, "mil_nce", batch_size)
-        check_batch(data, "mil_nce", batch_size)
-        if batch_size < 2:
-            raise UserError(
-                "--batch_size 1: mil_nce compares a clip's sentences with those of other clips."
-            )
+        check_pairs(data, "mil_nce", batch_size)
 
     def forward(self, batch: Batch) -> Loss:
         video = self.head(self.encoder(batch["clips"][:, 0]).pooled)  # B E

@@ -66,6 +66,16 @@ def check_batch(data: Manifest, objective: str, batch_size: int) -> None:
         )
 
 
+def check_pairs(data: Manifest, objective: str, batch_size: int) -> None:
+    """Raise UserError if a clip's sentences would have no negatives, or be negatives of it."""
+    check_negatives(data, objective, batch_size)
+    check_batch(data, objective, batch_size)
+    if batch_size < 2:
+        raise UserError(
+            f"--batch_size 1: {objective} compares a clip's sentences with those of other clips."
+        )
+
+
 def check_negatives(
     data: Manifest, objective: str, batch_size: int, queue: Queue | None = None
 ) -> None:

@@ -109,9 +109,6 @@ class ProductSpace(JointSpace):
         return F.normalize(x, dim=1) if self.cosine else x
 
 
-Joint = ProductSpace  # its name in an earlier version, for one more version
-
-
 class PromptedSpace(JointSpace):
     """The clip changes every sentence before the cosine is taken (X-CLIP, arXiv:2208.02816).
 
