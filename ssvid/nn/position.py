@@ -119,3 +119,25 @@ def resize_square(table: Tensor, h: int, w: int) -> Tensor:
     square = rearrange(patches, "(h w) D -> 1 D h w", h=side)
     square = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
     return torch.cat([cls, rearrange(square, "1 D h w -> (h w) D")])
+
+
+def resize_rows(table: Tensor, rows: int) -> Tensor:
+    """A learnt table N D -> rows D: bilinear, with antialiasing where it shrinks.
+
+    This is what `jax.image.resize` does. The table is resized as a picture of D columns, because
+    torch 2.15 gives wrong values for a picture of one column on a CPU.
+    """
+    if len(table) == rows:
+        return table
+    size = (rows, table.shape[1])
+    picture = table[None, None]
+    return F.interpolate(picture, size, mode="bilinear", align_corners=False, antialias=True)[0, 0]
+
+
+def resize_grid(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """A learnt table of h x w positions, (h w) D, for another h x w; see `resize_rows`."""
+    if (old.h, old.w) == (new.h, new.w):
+        return table
+    rows = resize_rows(rearrange(table, "(h w) D -> h (w D)", h=old.h), new.h)
+    columns = rearrange(rows, "h (w D) -> w (h D)", w=old.w)
+    return rearrange(resize_rows(columns, new.w), "w (h D) -> (h w) D", h=new.h)

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ssvid.commands import phrase_command
 from ssvid.errors import UserError
 from ssvid.files import require_file, write_bytes_whole, write_whole
 from ssvid.weights.layout import State
+from ssvid.weights.npz import is_npz, read_npz, write_npz
 from ssvid.weights.torchscript import is_torchscript, read_torchscript
 
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
@@ -57,7 +59,7 @@ class WeightsFile:
 
 
 def read_weights(path: Path, trust: bool = False, entry: str | None = None) -> WeightsFile:
-    """Read a .safetensors file or a pickle of torch.save. The content tells which, not the name.
+    """Read a .safetensors file, an .npz file or a pickle of torch.save, which its content tells.
 
     `trust`: unpickle any object, which may run code. `entry`: the entry whose tensors are read, of
     those that `list_entries` names; None: the usual ones. Raises UserError if the file is absent,
@@ -84,6 +86,8 @@ def read_weights(path: Path, trust: bool = False, entry: str | None = None) -> W
             f"{path} is text ({head.decode().splitlines()[0][:40]!r} ...) and no checkpoint: "
             "download it again."
         )
+    if is_npz(path):
+        return _read_npz(path, entry)
     raw = _unpickle(path, trust)
     if entry is not None:
         return WeightsFile(path, _select_entry(path, raw, entry), None, {})
@@ -166,6 +170,16 @@ def _read_safetensors(path: Path) -> WeightsFile:
         ) from error
 
 
+def _read_npz(path: Path, entry: str | None) -> WeightsFile:
+    if entry is not None:
+        raise UserError(f"{path} is an .npz file, which has no entries: leave out --entry.")
+    try:
+        tensors = read_npz(path)
+    except (OSError, ValueError, BadZipFile, EOFError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint ({_first_line(error)}).") from error
+    return WeightsFile(path, tensors, None, {})
+
+
 def _unpickle(path: Path, trust: bool) -> Any:
     try:
         if is_torchscript(path):
@@ -201,9 +215,10 @@ def _select_tensors(raw: object) -> State:
 
 
 def write_weights(path: Path, tensors: State, wrapper: str | None, licence: str | None) -> None:
-    """Write a .safetensors file if the suffix says so, else a pickle as torch.save writes it.
+    """Write a .safetensors or .npz file if the suffix says so, else a pickle of torch.save.
 
-    The licence is written too, except in a pickle without a wrapper, which has no place for it.
+    The licence is written too, except where there is no place for it: an .npz file, or a pickle
+    without a wrapper.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
@@ -211,6 +226,8 @@ def write_weights(path: Path, tensors: State, wrapper: str | None, licence: str 
         copies = {key: x.contiguous().clone() for key, x in tensors.items()}
         data = save(copies, metadata={"format": "pt", "licence": licence or "none"})
         write_bytes_whole(path, data)
+    elif path.suffix == ".npz":
+        write_npz(path, tensors)
     else:
         content = {wrapper: tensors, "licence": licence or "none"} if wrapper else tensors
         write_whole(path, lambda file: torch.save(content, file))

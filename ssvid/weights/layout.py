@@ -82,8 +82,11 @@ class Layout:
     wrapper: str | None = None  # entry of the published file that holds the tensors
     prefix: str = ""  # of every key in the published file
     ignored_keys: tuple[str, ...] = ()  # of files that hold more than weights
-    # Changes that no single row can express. They take all tensors in our names: after they were
-    # read, and before they are written.
+    # Changes that no single row can express. These two take all tensors in their names, as the file
+    # has them: before the rows read them, and after the rows wrote them.
+    before_reading: Callable[[State], State] = dict
+    after_writing: Callable[[State], State] = dict
+    # These two take all tensors in our names: after they were read, and before they are written.
     after_reading: Callable[[State], State] = dict
     before_writing: Callable[[State], State] = dict
 
@@ -118,6 +121,7 @@ class Layout:
         are missing. Raises UserError where two names of one tensor hold different values.
         """
         ours: State = {}
+        theirs = self.before_reading(theirs)
         thirds: dict[str, dict[str, Tensor]] = {}
         for row in self.list_rows_of_theirs(theirs):
             if row.theirs not in theirs:
@@ -164,6 +168,7 @@ class Layout:
                     f"{row.ours} has another value than its second name, and a {self.title} holds "
                     "both as one tensor."
                 )
+        theirs = self.after_writing(theirs)
         for marker in self.marker_keys:
             if not has_any(marker, theirs):
                 raise UserError(

@@ -12,12 +12,12 @@ from typing import Any
 from ssvid import registry
 from ssvid.encoder import get_encoder_class
 from ssvid.errors import UserError
-from ssvid.weights import clip, coclr, dpc, huggingface, mae_st, milnce, tan, videomae
+from ssvid.weights import clip, coclr, dpc, huggingface, mae_st, milnce, tan, videomae, videoprism
 from ssvid.weights.files import WeightsFile, hint_at_entries
 from ssvid.weights.layout import Layout, Net, State
 
 LAYOUTS = (*videomae.LAYOUTS, *mae_st.LAYOUTS, *huggingface.LAYOUTS, *dpc.LAYOUTS, *coclr.LAYOUTS)
-LAYOUTS = (*LAYOUTS, *milnce.LAYOUTS, *tan.LAYOUTS, *clip.LAYOUTS)
+LAYOUTS = (*LAYOUTS, *milnce.LAYOUTS, *tan.LAYOUTS, *clip.LAYOUTS, *videoprism.LAYOUTS)
 # Prefixes that all keys of a file may share.
 PREFIXES = (
     "module.",
@@ -26,6 +26,7 @@ PREFIXES = (
     "backbone.",
     "encoder.",
     "encoder_q.0.",
+    "params/",
 )
 # A net inside a larger one: the prefix of its keys -> the prefixes that all other keys must have.
 NESTED_NETS = {
@@ -128,12 +129,12 @@ def find_longer_prefix(keys: set[str], prefix: str) -> str | None:
 def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int) -> PublishedFile:
     """The tensors under `prefix` in our names, and the net that they describe."""
     theirs = select_under(file.tensors, prefix)
-    rows = list(dict.fromkeys(row.theirs for row in layout.list_rows_of_theirs(theirs)))
-    known_keys = set(rows)
-    missing = [key for key in rows if key not in theirs]
-    known_keys |= set(layout.ignored_keys)
-    unexpected = [key for key in theirs if key not in known_keys]
     try:
+        keys = layout.before_reading(theirs).keys()
+        rows = list(dict.fromkeys(row.theirs for row in layout.list_rows_of_theirs(keys)))
+        missing = [key for key in rows if key not in keys]
+        known_keys = {*rows, *layout.ignored_keys}
+        unexpected = [key for key in keys if key not in known_keys]
         ours = layout.to_ours(theirs)
         net = layout.describe(ours)
     except UserError as error:

@@ -1,0 +1,218 @@
+"""Clip -> Features: VideoPrism (Zhao et al. 2024, arXiv:2402.13217).
+
+A vision transformer sees each frame by itself. A second one then sees each position of the frames
+over time; nothing is pooled between them (ViViT's second model without its pooling).
+"""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ssvid.encoder import Encoder
+from ssvid.errors import UserError, check_positive
+from ssvid.nn.capped import CAP
+from ssvid.nn.grouping import Grouping, group_space, group_time
+from ssvid.nn.linear import map_linear
+from ssvid.nn.patches import patches
+from ssvid.nn.position import resize_grid, resize_rows
+from ssvid.nn.prism import OffsetNorm, PrismBlock, init_lecun
+from ssvid.registry import encoders
+from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index, Tokens
+
+Rows = Float[Tensor, "R D"]  # the visible tokens of all clips
+
+
+@encoders.register("videoprism")
+class VideoPrism(Encoder):
+    """Space, then time. The defaults are those of the published base model.
+
+    Pixels are numbers from 0 to 1. `tokens` are taken after the last norm, and `pooled` is their
+    mean. A probe of this encoder should attend to its tokens: their mean is known to mislead (4.5
+    against 64.3 on Diving48). The tables of positions are resized for other sizes and lengths.
+    """
+
+    can_skip = True
+    has_layers = True
+    tubelet: tuple[int, int, int]
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    new_parts = ("time.", "norm_time.", "time_table")
+    tiny_kwargs = {"dim": 24, "heads": 2, "hidden": 32, "space_depth": 1, "time_depth": 1}
+    tiny_kwargs |= {"patch": 8, "frames": 4, "size": 16}
+
+    def __init__(
+        self,
+        *,
+        dim: int = 768,  # of a token
+        heads: int = 12,  # of attention; they divide dim
+        hidden: int = 3072,  # width of the MLPs
+        space_depth: int = 12,  # blocks over the tokens of a frame
+        time_depth: int = 4,  # blocks over the tokens of a position
+        patch: int = 18,  # pixels
+        cap: float = CAP,  # of the logits of attention
+        frames: int = 16,  # of a clip, spread over the whole video
+        size: int = 288,  # pixels of a side
+        table_frames: int | None = None,  # rows of the table of times; null: frames
+        table_side: int | None = None,  # of the square table of places; null: size / patch
+    ) -> None:
+        super().__init__()
+        check_positive(dim=dim, patch=patch, space_depth=space_depth, time_depth=time_depth)
+        check_positive(cap=cap, hidden=hidden, table_frames=table_frames, table_side=table_side)
+        if size < patch:
+            raise UserError(f"A frame of {size} pixels holds no patch of {patch}.")
+        self.dim, self.depth, self.tubelet = dim, space_depth + time_depth, (1, patch, patch)
+        self.spec = ClipSpec(frames=frames, whole=True, size=size)
+        side = table_side or size // patch
+        self.table_grid = Grid(table_frames or frames, side, side)
+        self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
+        self.space_table = nn.Parameter(torch.empty(side * side, dim))
+        self.time_table = nn.Parameter(torch.empty(self.table_grid.t, dim))
+        self.space = make_blocks(space_depth, dim, heads, hidden, cap)
+        self.norm_space = OffsetNorm(dim)
+        self.time = make_blocks(time_depth, dim, heads, hidden, cap)
+        self.norm_time = OffsetNorm(dim)
+        init_lecun(self.patch.weight, 3 * patch * patch)
+        nn.init.zeros_(self.patch.bias)  # type: ignore[arg-type]
+        init_lecun(self.space_table, side * side)
+        init_lecun(self.time_table, self.table_grid.t)
+
+    def grid(self, T: int, H: int, W: int) -> Grid:
+        return Grid(T, H // self.tubelet[1], W // self.tubelet[2])
+
+    def forward(
+        self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
+    ) -> Features:
+        return self._encode(clip, visible, layers, None)
+
+    def encode_padded(self, clip: Clip, padding: Bool[Tensor, "B N"]) -> Features:
+        """All tokens, of which nobody attends to padding.
+
+        Tokens that are no padding see what they see where the padding is left out by `visible`.
+        """
+        return self._encode(clip, None, None, padding)
+
+    def _encode(
+        self,
+        clip: Clip,
+        visible: Index | None,
+        layers: tuple[int, ...] | None,
+        padding: Bool[Tensor, "B N"] | None,
+    ) -> Features:
+        B, grid = len(clip), self.grid(*clip.shape[2:])
+        where = visible if visible is not None else torch.arange(grid.n, device=clip.device)[None]
+        pixels = patches(clip, self.tubelet, visible).flatten(2)
+        x = map_linear(pixels, self.patch.weight.flatten(1), self.patch.bias)  # B K D
+        places = resize_grid(self.space_table, self.table_grid, grid)
+        times = resize_rows(self.time_table, grid.t)
+        maps: dict[int, Tokens] = {}
+        wanted = layers or ()
+        x = x + places[where % len(places)].to(x.dtype)
+        space = group_space(B, grid, visible)
+        x = run_blocks(self.space, x, space, padding, wanted, maps, 0)
+        x = self.norm_space(x) + times[where // len(places)].to(x.dtype)
+        time = group_time(B, grid, visible, clip.device)
+        x = run_blocks(self.time, x, time, padding, wanted, maps, len(self.space))
+        tokens = self.norm_time(x)
+        return Features(tokens, tokens.mean(1), grid, tuple(maps[number] for number in wanted))
+
+    def count_layers_above(self) -> dict[str, int]:
+        """As elsewhere, and the table of times belongs to the first block over time."""
+        above = super().count_layers_above()
+        above["time_table"] = len(self.time)
+        return above
+
+
+def make_blocks(depth: int, dim: int, heads: int, hidden: int, cap: float) -> nn.ModuleList:
+    return nn.ModuleList(PrismBlock(dim, heads, hidden, cap=cap) for _ in range(depth))
+
+
+def run_blocks(
+    blocks: nn.ModuleList,
+    x: Tokens,
+    grouping: Grouping,
+    padding: Bool[Tensor, "B N"] | None,
+    wanted: tuple[int, ...],
+    maps: dict[int, Tokens],
+    below: int,
+) -> Tokens:
+    """The tokens after the blocks. Those of `wanted` layers go into `maps`.
+
+    `below`: the number of layers below the first block.
+    """
+    B = len(x)
+    rows = grouping.arrange(x.flatten(0, 1))
+    mask = None
+    if padding is not None:
+        (run,) = grouping.runs
+        padding = grouping.arrange(padding.flatten()[:, None])[:, 0]
+        mask = ~rearrange(padding, "(G M) -> G 1 M", M=run.length)
+    for number, block in enumerate(blocks, below + 1):
+        rows = block(rows, grouping.runs, mask, padding)
+        if number in wanted:
+            maps[number] = grouping.restore(rows).view(B, -1, x.shape[-1])
+    return grouping.restore(rows).view(x.shape)
+
+
+@encoders.register("videoprism_tiny")
+def videoprism_tiny(
+    *,
+    dim: int = 128,
+    heads: int = 4,
+    hidden: int = 512,
+    space_depth: int = 4,
+    time_depth: int = 2,
+    patch: int = 8,
+    frames: int = 8,  # of a clip, spread over the whole video
+    size: int = 64,  # pixels of a side
+    **kwargs: Any,
+) -> VideoPrism:
+    """Two cores can train it."""
+    sizes = {"dim": dim, "heads": heads, "hidden": hidden, "patch": patch}
+    depths = {"space_depth": space_depth, "time_depth": time_depth}
+    return VideoPrism(**sizes, **depths, frames=frames, size=size, **kwargs)
+
+
+@encoders.register("videoprism_b")
+def videoprism_b(
+    *,
+    dim: int = 768,
+    heads: int = 12,
+    hidden: int = 3072,
+    space_depth: int = 12,
+    time_depth: int = 4,
+    **kwargs: Any,
+) -> VideoPrism:
+    sizes = {"dim": dim, "heads": heads, "hidden": hidden}
+    return VideoPrism(**sizes, space_depth=space_depth, time_depth=time_depth, **kwargs)
+
+
+@encoders.register("videoprism_l")
+def videoprism_l(
+    *,
+    dim: int = 1024,
+    heads: int = 16,
+    hidden: int = 4096,
+    space_depth: int = 24,
+    time_depth: int = 4,
+    frames: int = 8,  # of a clip, spread over the whole video
+    **kwargs: Any,
+) -> VideoPrism:
+    sizes = {"dim": dim, "heads": heads, "hidden": hidden, "frames": frames}
+    return VideoPrism(**sizes, space_depth=space_depth, time_depth=time_depth, **kwargs)
+
+
+@encoders.register("videoprism_g")
+def videoprism_g(
+    *,
+    dim: int = 1408,
+    heads: int = 16,
+    hidden: int = 6144,
+    space_depth: int = 40,
+    time_depth: int = 4,
+    frames: int = 8,  # of a clip, spread over the whole video
+    **kwargs: Any,
+) -> VideoPrism:
+    sizes = {"dim": dim, "heads": heads, "hidden": hidden, "frames": frames}
+    return VideoPrism(**sizes, space_depth=space_depth, time_depth=time_depth, **kwargs)
