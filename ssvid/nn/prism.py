@@ -104,6 +104,9 @@ class PrismBlock(nn.Module):
         cap: float = CAP,
     ) -> None:
         super().__init__()
+        # The arguments that make it again, for the card of a file.
+        self.sizes = {"dim": dim, "heads": heads, "hidden": hidden, "cap": cap}
+        self.sizes |= {"activation": activation, "norms": norms}
         self.norm1, self.attn = OffsetNorm(dim), CappedAttention(dim, heads, cap)
         self.norm2, self.mlp = OffsetNorm(dim), PrismMLP(dim, hidden, activation)
         is_hybrid = norms == "primer_hybrid"
@@ -149,6 +152,10 @@ class AttentionPooler(nn.Module):
         hidden, query_dim = hidden or 4 * dim, query_dim or dim
         if heads < 1 or hidden % heads:
             raise UserError(f"A width of {hidden} does not divide into {heads} attention heads.")
+        # The arguments that make it again, for the card of a file.
+        self.sizes = {"dim": dim, "heads": heads, "hidden": hidden, "queries": queries}
+        self.sizes |= {"query_dim": query_dim, "norms_heads": norms_heads}
+        self.sizes |= {"norms_output": norms_output}
         self.heads, width = heads, hidden // heads
         self.queries = nn.Parameter(torch.empty(queries, query_dim))
         self.q, self.k = nn.Linear(query_dim, hidden), nn.Linear(dim, hidden)

@@ -16,6 +16,7 @@ TOWERS = {
     "clip": "ssvid.text.transformers:Clip",
     "clip_text": "ssvid.text.clip:ClipText",
     "names": "ssvid.text.names:Names",
+    "videoprism_text": "ssvid.text.videoprism:PrismText",
 }
 
 

@@ -30,8 +30,11 @@ class JointSpace(nn.Module, ABC):
 
     tower: Tower
     cosine: bool  # similarities are cosines, and not plain products
-    # Layers of the encoder whose tokens `read_clips` needs. (): the pooled features are enough.
+    # Layers of the encoder whose tokens `read_clips` needs.
     layers: tuple[int, ...] = ()
+    needs_tokens: bool = (
+        False  # `read_clips` needs the tokens of the last layer; else the pooled features do
+    )
 
     @abstractmethod
     def read_clips(self, features: Features) -> ClipVectors:
@@ -62,11 +65,11 @@ class JointSpace(nn.Module, ABC):
 
         A UserError where the space needs tokens.
         """
-        if self.layers:
+        if self.layers or self.needs_tokens:
             raise UserError(
-                "This text side changes its sentences by the tokens of a clip, and stored features "
-                "are pooled: name the encoder and the videos instead, or take a text side without "
-                "video-specific prompts."
+                "This text side looks at the tokens of a clip, and stored features are pooled: "
+                "name the encoder and the videos instead, or take a text side that needs pooled "
+                "features alone, such as CLIP's."
             )
         return self.read_clips(Features(pooled[:, None], pooled, Grid(1, 1, 1)))
 

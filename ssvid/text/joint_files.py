@@ -6,22 +6,24 @@ space, of tower and of layer from the tables here, and no code.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ssvid.errors import TOO_LARGE, UserError
+from ssvid.nn.prism import AttentionPooler, PrismBlock
 from ssvid.nn.prompts import VideoPrompts
 from ssvid.text import Tower, create_tower
 from ssvid.text.joint import JointSpace, ProductSpace, PromptedSpace
+from ssvid.text.pooled import PooledSpace
 from ssvid.text.published import load_published_joint
 from ssvid.weights.files import read_weights
 from ssvid.weights.state_dict import load_state, read_card, save_with_card
 
 Card = dict[str, Any]
 FOLDER_TOWERS = ("bert", "clip")  # towers that come from a folder of Hugging Face's library
-PRODUCT, PROMPTED = "product", "prompted"
+PRODUCT, PROMPTED, POOLED = "product", "prompted", "pooled"
 # Layers of a head that have no weights, by their name in a card.
 PLAIN_LAYERS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -51,6 +53,10 @@ def describe_space(space: JointSpace) -> Card:
     if isinstance(space, PromptedSpace):
         sizes = {"width": space.prompts.width, "layers": len(space.prompts.blocks)}
         return {"space": PROMPTED, "prompts": sizes, "layer": space.layers[0], "cosine": True}
+    if isinstance(space, PooledSpace):
+        card = {"space": POOLED, "pooler": space.pooler.sizes, "cosine": True}
+        card["auxiliary"] = [block.sizes for block in cast("list[PrismBlock]", [*space.auxiliary])]
+        return card if space.scale is None else {**card, "scaled": True}
     raise TypeError(f"a {type(space).__name__} cannot be saved")
 
 
@@ -63,14 +69,23 @@ def build_space(card: Card, tower: Tower) -> JointSpace:
         raise ValueError("cosine is true or false")
     kind = card.get("space", PRODUCT)
     if kind == PRODUCT:
-        scale = nn.Parameter(torch.zeros(())) if card.get("scaled") else None
-        return ProductSpace(tower, build_head(card["head"]), cosine=card["cosine"], scale=scale)
+        head = build_head(card["head"])
+        return ProductSpace(tower, head, cosine=card["cosine"], scale=build_scale(card))
     if kind == PROMPTED:
         sizes = card["prompts"]
         prompts = VideoPrompts(sizes["width"], tower.dim, layers=sizes["layers"])
         scale = nn.Parameter(torch.zeros(()))
         return PromptedSpace(tower, prompts, layer=int(card["layer"]), scale=scale)
+    if kind == POOLED:
+        blocks = nn.ModuleList(PrismBlock(**sizes) for sizes in card["auxiliary"])
+        pooler = AttentionPooler(**card["pooler"])
+        return PooledSpace(tower, pooler, blocks, scale=build_scale(card))
     raise ValueError(f"there is no space {kind!r}")
+
+
+def build_scale(card: Card) -> nn.Parameter | None:
+    """The factor of the similarities, if the card has one."""
+    return nn.Parameter(torch.zeros(())) if card.get("scaled") else None
 
 
 def describe_head(head: nn.Module) -> list[Card]:

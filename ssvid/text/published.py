@@ -1,5 +1,6 @@
 """A published file -> its joint space of clips and sentences."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,22 +9,27 @@ from torch import nn
 
 from ssvid.errors import UserError
 from ssvid.log import log
+from ssvid.nn.prism import AttentionPooler
 from ssvid.nn.prompts import VideoPrompts
 from ssvid.text import Tower, create_tower
 from ssvid.text.joint import JointSpace, ProductSpace, PromptedSpace
+from ssvid.text.pooled import PooledSpace, make_auxiliary
 from ssvid.text.words import MILNCE, read_words
 from ssvid.weights.clip import describe_text
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import count_blocks
 from ssvid.weights.published import PublishedFile, identify_file, unknown_layout_error
 from ssvid.weights.state_dict import load_state
+from ssvid.weights.videoprism import describe_tower
+
+DEMO_TEMPERATURE = 0.01  # of VideoPrism's published demo; its files have none
 
 
 def load_published_joint(path: Path, words: str | None) -> JointSpace:
-    """The joint space of a file of MIL-NCE, CLIP or X-CLIP, in eval mode.
+    """The joint space of a file of MIL-NCE, CLIP, X-CLIP or VideoPrism, in eval mode.
 
-    `words`: the word list of MIL-NCE, or the vocabulary of CLIP. Raises UserError if the file has
-    no joint space, or if the list belongs to another file.
+    `words`: the word list of MIL-NCE, or the vocabulary of the others. Raises UserError if the file
+    has no joint space, or if the list belongs to another file.
     """
     file = read_weights(path)
     published = identify_file(file)
@@ -80,16 +86,35 @@ def build_xclip_space(published: PublishedFile, words: str | None) -> PromptedSp
     return PromptedSpace(tower, prompts, layer=layer, scale=scale)
 
 
+def build_videoprism_space(published: PublishedFile, words: str | None) -> PooledSpace:
+    """The video-text model of VideoPrism. Its files hold no factor of similarities."""
+    state, sizes = published.ours, describe_tower(published.ours)
+    tower = create_tower("videoprism_text", vocabulary=words, **sizes)
+    check_rows(published, words or "", len(tower.state_dict()["table.weight"]))
+    dim, heads = published.net.kwargs["dim"], published.net.kwargs["heads"]
+    hidden = len(state["pooler.q.weight"])
+    pooler = AttentionPooler(dim, hidden // len(state["pooler.per_dim_scale"]), hidden=hidden)
+    count = count_blocks(state, "auxiliary.")
+    auxiliary = make_auxiliary(count, dim, heads, published.net.kwargs["hidden"])
+    state["scale"] = torch.tensor(math.log(1 / DEMO_TEMPERATURE))
+    return PooledSpace(tower, pooler, auxiliary, scale=nn.Parameter(torch.zeros(())))
+
+
+def check_rows(published: PublishedFile, vocabulary: str, size: int) -> None:
+    """Raise a UserError for a vocabulary of another size than the table of vectors."""
+    rows = len(published.ours["tower.table.weight"])
+    if rows != size:
+        raise UserError(
+            f"The vocabulary {vocabulary} has {size} tokens, and {published.file.path} has "
+            f"vectors of {rows}: the vocabulary belongs to another file."
+        )
+
+
 def build_clip_tower(published: PublishedFile, words: str | None) -> Tower:
     """The text side of CLIP for a file. A UserError for a vocabulary of another size."""
     sizes = describe_text(published.ours)
     tower = create_tower("clip_text", vocabulary=words, **sizes)
-    rows, size = len(published.ours["tower.table.weight"]), len(tower.words or ())
-    if rows != size:
-        raise UserError(
-            f"The vocabulary {words or 'of open_clip'} has {size} tokens, and "
-            f"{published.file.path} has vectors of {rows}: the vocabulary belongs to another file."
-        )
+    check_rows(published, words or "of open_clip", len(tower.words or ()))
     return tower
 
 
@@ -97,4 +122,5 @@ SPACES: dict[str, Callable[[PublishedFile, str | None], JointSpace]] = {
     "mil_nce": build_milnce_space,
     "clip": build_clip_space,
     "xclip": build_xclip_space,
+    "video_text": build_videoprism_space,
 }

@@ -75,7 +75,9 @@ def to_tensor(array: np.ndarray, path: Path, name: str) -> Tensor:
     try:
         return torch.from_numpy(np.ascontiguousarray(array) if not array.ndim else array)
     except TypeError as error:
-        raise UserError(f"{path}: {name!r} is an array of {array.dtype}, not of numbers.") from error
+        raise UserError(
+            f"{path}: {name!r} is an array of {array.dtype}, not of numbers."
+        ) from error
 
 
 def write_npz(path: Path, tensors: State) -> None:

@@ -264,7 +264,11 @@ TITLES = {
     "classifier": "classifier of VideoPrism",
 }
 SUFFIXES = {"encoder": "", "text": "-lvt", "classifier": "-classifier"}
-EXTRAS = {"encoder": (), "text": ("text_encoder/cls_emb",), "classifier": ("projection/linear/bias",)}
+EXTRAS = {
+    "encoder": (),
+    "text": ("text_encoder/cls_emb",),
+    "classifier": ("projection/linear/bias",),
+}
 COUNTED = (
     ("spatial_encoder.x_layers.", "encoder.space."),
     ("temporal_encoder.x_layers.", "encoder.time."),
@@ -300,7 +304,11 @@ def make_huggingface_layout(kind: str) -> Layout:
     if kind == "text":
         counted.append(("text_model.layers.", "tower.blocks."))
         counted.append(("video_model.auxiliary_layers.", "auxiliary."))
-    extra = {"encoder": (), "text": ("text_model.layernorm.bias",), "classifier": ("classifier.bias",)}
+    extra = {
+        "encoder": (),
+        "text": ("text_model.layernorm.bias",),
+        "classifier": ("classifier.bias",),
+    }
     return Layout(
         name=f"videoprism{SUFFIXES[kind]}-huggingface",
         title=f"{TITLES[kind]} of Hugging Face",
