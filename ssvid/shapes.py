@@ -128,8 +128,15 @@ class Views:
     # Whether training draws each frame of a `whole` clip apart, from its own part of the video.
     # Evaluation does not, so the field is in no name of cached features.
     independent_frames: bool = field(default=False, repr=False)
+    # Whether training takes the middle clip of each video in every epoch, as evaluation does.
+    middle_clip: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.independent_frames and self.middle_clip:
+            raise UserError(
+                "Frames that are drawn apart from each other make no middle clip: take one of the "
+                "two."
+            )
         if self.independent_frames:
             if not all(spec.whole for spec in self.clips):
                 raise UserError(

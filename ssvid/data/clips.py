@@ -125,6 +125,8 @@ class Clips(Samples):
     ) -> Sequence[Position]:
         """The position of each group of clips."""
         spec, max_gap_s = self.views.clips[0], self.views.max_gap_s
+        if self.views.middle_clip:
+            return spread_positions(1).tolist() * groups
         if self.views.independent_frames:
             draws = []
             for group in range(groups):

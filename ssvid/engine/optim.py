@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer
 
 from ssvid.errors import UserError
 
-Name = Literal[
-    "adamw", "adam", "sgd"
-]  # adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR)
+# adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR). adafactor: moments of
+# rows and columns, not of each number; a step is `lr` times the size of the weights.
+Name = Literal["adamw", "adam", "sgd", "adafactor"]
 # Tokens and positions are not decayed although they may have several axes (VideoMAE; mae_st decays
 # its positions).
 UNDECAYED = ("cls", "mask_token", "positions")
@@ -53,6 +53,8 @@ def make(
         return SGD(groups, lr=0.0, momentum=betas[0])
     if name == "adam":
         return Adam(groups, lr=0.0, betas=betas, fused=True)
+    if name == "adafactor":
+        return Adafactor(groups, lr=0.0)
     return AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 

@@ -3,19 +3,20 @@
 Their numbers follow the rounding of the published code.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssvid.errors import UserError
 from ssvid.randomness import draw
 from ssvid.shapes import Batch, Dropped, Grid, Index, Tokens
 
-Kind = Literal["tube", "random", "frame", "block"]
+Kind = Literal["tube", "random", "frame", "block", "bevt"]
 
 
 def take(tokens: Tokens, index: Index) -> Float[Tensor, "B K D"]:
@@ -35,6 +36,8 @@ class Mask:
         # The number of units (tubes, frames or tokens) that are hidden as a whole.
         n = {"tube": grid.h * grid.w, "frame": grid.t}.get(kind, grid.n)
         n_visible = int(n * (1 - ratio)) if kind == "random" else n - int(n * ratio)
+        if kind == "bevt":
+            n_visible = n - round(n * ratio)
         if not 0 < n_visible < n:
             raise UserError(
                 f"{owner}: {flag} {ratio} keeps {n_visible} of {n}: some must be visible, some "
@@ -46,9 +49,8 @@ class Mask:
         u = draw_for_clips(batch, "mask", self.count_draws(grid))
         if self.kind == "random":
             return random_mask(u, self.ratio)
-        return {"tube": tube_mask, "frame": frame_mask, "block": block_mask}[self.kind](
-            u, grid, self.ratio
-        )
+        masks = {"tube": tube_mask, "frame": frame_mask, "block": block_mask, "bevt": bevt_mask}
+        return masks[self.kind](u, grid, self.ratio)
 
     def count_draws(self, grid: Grid) -> int:
         """How many uniform numbers a clip needs."""
@@ -57,6 +59,7 @@ class Mask:
             "random": grid.n,
             "frame": grid.t,
             "block": BLOCK_DRAWS + grid.n,
+            "bevt": BEVT_DRAWS + grid.n,
         }
         return counts[self.kind]
 
@@ -124,6 +127,59 @@ def block_mask(u: Float[Tensor, "B n"], grid: Grid, ratio: float) -> tuple[Index
 
 
 BLOCK_DRAWS = 6  # uniform numbers for a box; those for its tokens follow
+
+
+def bevt_mask(u: Float[Tensor, "B n"], grid: Grid, ratio: float) -> tuple[Index, Dropped]:
+    """BEVT (arXiv:2112.01529): the same blocks are hidden in a window of consecutive frames.
+
+    The blocks hide `ratio` of a frame, as in BEiT. The window has 50 to 75 % of the frames and
+    wraps around the end. So it hides too little of the clip: random other tokens are hidden until
+    there are exactly round(ratio * N). If it hides too many, random ones of them become visible.
+    Indices ascend. `u`: BEVT_DRAWS + N uniform numbers, of which the last N order tokens.
+    """
+    window, boxes, order = u[:, :2], u[:, 2:BEVT_DRAWS], u[:, BEVT_DRAWS:]
+    low, high = WINDOW
+    length = (grid.t * (low + (high - low) * window[:, :1])).round().clamp(min=1)  # B 1
+    first = (grid.t * window[:, 1:]).floor()
+    is_in_window = (torch.arange(grid.t, device=u.device) - first) % grid.t < length  # B t
+    blocks = draw_blocks(rearrange(boxes, "B (n four) -> B n four", four=4), grid, ratio)
+    in_block = (is_in_window[:, :, None] & blocks.flatten(1)[:, None]).flatten(1)  # B N
+    ranks = torch.where(in_block, order, 1 + order).argsort(dim=1, stable=True)
+    n_hidden = round(ratio * grid.n)
+    return ranks[:, n_hidden:].sort(dim=1).values, ranks[:, :n_hidden].sort(dim=1).values
+
+
+def draw_blocks(u: Float[Tensor, "B n 4"], grid: Grid, ratio: float) -> Bool[Tensor, "B h w"]:
+    """BEiT's blocks (arXiv:2106.08254): boxes are hidden until `ratio` of a frame is.
+
+    A box that does not fit into the frame, hides nothing new or hides too much is left out. BEiT
+    ends after ten such boxes in a row; here the number of boxes is fixed. `u`: of each box its
+    area, its aspect, its row and its column.
+    """
+    rows, columns = torch.arange(grid.h, device=u.device), torch.arange(grid.w, device=u.device)
+    blocks = torch.zeros(len(u), grid.h, grid.w, dtype=torch.bool, device=u.device)
+    goal = round(ratio * grid.h * grid.w)
+    left = torch.full((len(u),), goal, device=u.device)  # tokens of a frame to hide yet
+    for area_u, aspect_u, row_u, column_u in u.permute(1, 2, 0):
+        area = left.clamp(max=LEAST_AREA) + (left - LEAST_AREA).clamp(min=0) * area_u
+        aspect = torch.exp((2 * aspect_u - 1) * math.log(WIDEST))
+        height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        top = ((grid.h - height + 1) * row_u).floor()[:, None]
+        start = ((grid.w - width + 1) * column_u).floor()[:, None]
+        in_rows = (rows >= top) & (rows < top + height[:, None])
+        in_columns = (columns >= start) & (columns < start + width[:, None])
+        box = in_rows[:, :, None] & in_columns[:, None]
+        added = (box & ~blocks).sum((1, 2))
+        fits = (height <= grid.h) & (width <= grid.w) & (added > 0) & (added <= left)
+        blocks |= box & fits[:, None, None]
+        left = left - added * fits
+    return blocks
+
+
+WINDOW = 0.5, 0.75  # fractions of the frames: the shortest and the longest window
+LEAST_AREA, WIDEST = 4, 1 / 0.3  # of a box: tokens, and height / width (or the inverse) at most
+BOXES = 24  # that are drawn for a clip; on 16 x 16 tokens they hide the goal, less 1 % of it
+BEVT_DRAWS = 2 + 4 * BOXES  # uniform numbers for the window and the boxes; those of tokens follow
 
 
 def choose_some(

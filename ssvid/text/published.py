@@ -91,13 +91,38 @@ def build_videoprism_space(published: PublishedFile, words: str | None) -> Poole
     state, sizes = published.ours, describe_tower(published.ours)
     tower = create_tower("videoprism_text", vocabulary=words, **sizes)
     check_rows(published, words or "", len(tower.state_dict()["table.weight"]))
-    dim, heads = published.net.kwargs["dim"], published.net.kwargs["heads"]
-    hidden = len(state["pooler.q.weight"])
-    pooler = AttentionPooler(dim, hidden // len(state["pooler.per_dim_scale"]), hidden=hidden)
-    count = count_blocks(state, "auxiliary.")
-    auxiliary = make_auxiliary(count, dim, heads, published.net.kwargs["hidden"])
+    pooler, auxiliary = make_pooler(published)
     state["scale"] = torch.tensor(math.log(1 / DEMO_TEMPERATURE))
     return PooledSpace(tower, pooler, auxiliary, scale=nn.Parameter(torch.zeros(())))
+
+
+def make_pooler(published: PublishedFile) -> tuple[AttentionPooler, nn.ModuleList]:
+    """The pooler of a video-text file of VideoPrism and the blocks below it, not yet loaded."""
+    state, kwargs = published.ours, published.net.kwargs
+    hidden = len(state["pooler.q.weight"])
+    heads = hidden // len(state["pooler.per_dim_scale"])
+    pooler = AttentionPooler(kwargs["dim"], heads, hidden=hidden)
+    count = count_blocks(state, "auxiliary.")
+    return pooler, make_auxiliary(count, kwargs["dim"], kwargs["heads"], kwargs["hidden"])
+
+
+def load_published_pooler(path: Path) -> tuple[AttentionPooler | None, nn.ModuleList | None]:
+    """The pooler of a file and the blocks below it; None if it is no video-text file of VideoPrism.
+
+    No vocabulary is needed, because the text side is left out.
+    """
+    published = identify_file(read_weights(path))
+    if published is None or published.net.objective != "video_text":
+        return None, None
+    published.require_complete()
+    modules = make_pooler(published)
+    for module, prefix in zip(modules, ("pooler.", "auxiliary."), strict=True):
+        state = {}
+        for key, x in published.ours.items():
+            if key.startswith(prefix):
+                state[key.removeprefix(prefix)] = x
+        load_state(module, state, path)
+    return modules
 
 
 def check_rows(published: PublishedFile, vocabulary: str, size: int) -> None:
