@@ -133,8 +133,8 @@ def bevt_mask(u: Float[Tensor, "B n"], grid: Grid, ratio: float) -> tuple[Index,
     """BEVT (arXiv:2112.01529): the same blocks are hidden in a window of consecutive frames.
 
     The blocks hide `ratio` of a frame, as in BEiT. The window has 50 to 75 % of the frames and
-    wraps around the end. So it hides too little of the clip: random other tokens are hidden until
-    there are exactly round(ratio * N). If it hides too many, random ones of them become visible.
+    wraps around the end. That hides too little of the clip, so random other tokens are hidden too,
+    until there are exactly round(ratio * N).
     Indices ascend. `u`: BEVT_DRAWS + N uniform numbers, of which the last N order tokens.
     """
     window, boxes, order = u[:, :2], u[:, 2:BEVT_DRAWS], u[:, BEVT_DRAWS:]

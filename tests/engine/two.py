@@ -16,6 +16,7 @@ from tests.objectives.test_contract import CLASSES, VARIANTS, batch_for
 
 SMALL = {"drop_ratio": 0.5, "predict_ratio": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
 WORDS = {"buckets": 16, "width": 8, "hidden": 16, "length": 6}
+DISTILLED = ("masked_distillation local", "masked_distillation global")
 FORMS = {  # encoder, what is changed of its tiny form, what is changed of the objective's
     "mae": ("vit", {}, {"mask_ratio": 0.5, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}),
     "dpc": ("resnet18_2d3d", {"frames": 3}, {"blocks": 4, "predicted": 2, "dropout": 0.0}),
@@ -47,6 +48,12 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {"dim": 8, "candidates": 3, "options": WORDS},
     ),
     **{name: ("resnet18_2d3d", {"frames": 3}, flags) for name, (_, flags) in VARIANTS.items()},
+    "masked_distillation": (
+        "videoprism",
+        {"size": 32},
+        {"dec_dim": 16, "dec_depth": 1, "dec_heads": 2, "dec_hidden": 32, "pool_heads": 2},
+    ),
+    **{name: ("videoprism", {"size": 32}, VARIANTS[name][1]) for name in DISTILLED},
     "clip": ("clip_vit", {}, {"tower": "words", "dim": 8, "options": WORDS}),
     "xclip": (
         "xclip",

@@ -6,9 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssvid.nn.convgru import Cell
-from ssvid.nn.masks import BLOCK_DRAWS, block_mask, frame_mask, random_mask, take, tube_mask
+from ssvid.nn.masks import (
+    BEVT_DRAWS,
+    BLOCK_DRAWS,
+    bevt_mask,
+    block_mask,
+    draw_blocks,
+    frame_mask,
+    random_mask,
+    take,
+    tube_mask,
+)
 from ssvid.nn.position import Positions, sincos, sincos3d
 from ssvid.nn.transformer import Attention, Block
+from ssvid.randomness import uniform
 from ssvid.shapes import Grid
 
 
@@ -34,6 +45,49 @@ def test_frame_hides_whole_slots():
     visible, drop = frame_mask(torch.rand(2, 8), Grid(8, 2, 2), 0.5)
     assert torch.equal(drop.view(2, 4, 4) // 4, drop.view(2, 4, 4)[..., :1].expand(-1, -1, 4) // 4)
     assert set(visible[0].tolist()) | set(drop[0].tolist()) == set(range(32))
+
+
+def test_bevt_hides_an_exact_number_on_every_grid():
+    for grid in (Grid(8, 16, 16), Grid(1, 8, 8), Grid(3, 2, 5), Grid(4, 1, 2)):
+        for ratio in (0.3, 0.65, 0.8):
+            u = uniform(0, "mask", 1, torch.arange(5), BEVT_DRAWS + grid.n)
+            visible, hidden = bevt_mask(u, grid, ratio)
+            assert hidden.shape == (5, round(ratio * grid.n))
+            assert (hidden.diff(dim=1) > 0).all() and (visible.diff(dim=1) > 0).all()
+            both = torch.cat([visible, hidden], 1).sort(1).values
+            assert torch.equal(both, torch.arange(grid.n).expand(5, -1))
+
+
+def test_bevt_hides_the_same_blocks_in_a_window_and_fills_up_at_random():
+    grid, ratio = Grid(8, 6, 6), 0.65
+    u = uniform(3, "mask", 0, torch.arange(4), BEVT_DRAWS + grid.n)
+    u[:, 0] = 0.0  # the shortest window: 4 of 8 frames
+    u[:, 1] = 0.8  # which begins at frame int(8 * 0.8) = 6 and wraps around
+    u[:, BEVT_DRAWS:] = torch.arange(grid.n) / grid.n  # others are hidden from the first token on
+    blocks = draw_blocks(u[:, 2:BEVT_DRAWS].view(4, -1, 4), grid, ratio).flatten(1)
+    _, hidden = bevt_mask(u, grid, ratio)
+    for clip in range(4):
+        expected = set()
+        for frame in (6, 7, 0, 1):
+            expected |= {36 * frame + int(place) for place in blocks[clip].nonzero()}
+        for token in range(grid.n):
+            if len(expected) < round(ratio * grid.n):
+                expected.add(token)
+        assert set(hidden[clip].tolist()) == expected
+
+
+def test_blocks_are_boxes_of_four_tokens_or_more_until_the_goal():
+    grid, goal = Grid(1, 14, 14), round(0.65 * 196)
+    u = uniform(0, "boxes", 0, torch.arange(300), 4 * 24).view(300, 24, 4)
+    for first in draw_blocks(u[:, :1], grid, 0.65):
+        rows, columns = first.any(1), first.any(0)
+        height, width = int(rows.sum()), int(columns.sum())
+        assert first.sum() == height * width and first.sum() <= goal
+        if first.any():
+            assert height * width >= 3 and 0.2 <= height / width <= 5  # rounded to whole tokens
+            assert (rows.nonzero().diff(dim=0) == 1).all()
+    counts = draw_blocks(u, grid, 0.65).sum((1, 2))
+    assert counts.max() <= goal and counts.double().mean() > 0.98 * goal
 
 
 def test_take_follows_the_index():

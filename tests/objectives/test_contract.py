@@ -23,6 +23,17 @@ VARIANTS |= {
     "xclip names": ("xclip", {**XCLIP, "tower": "names", "train": "video", "prompts": "name"}),
     "xclip template": ("xclip", {**XCLIP, "train": "text", "prompts": "template"}),
 }
+DISTILLATION = registry.objectives["masked_distillation"].tiny_kwargs
+VARIANTS |= {
+    "masked_distillation local": (
+        "masked_distillation",
+        {**DISTILLATION, "global_loss": False, "shuffle": False, "mask_token": "encoder"},
+    ),
+    "masked_distillation global": (
+        "masked_distillation",
+        {**DISTILLATION, "local": False, "mask": "tube", "target_norm": True},
+    ),
+}
 
 
 CLASSES = ("going left", "going right", "growing")

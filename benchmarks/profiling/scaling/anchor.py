@@ -56,6 +56,7 @@ ANCHORS = (  # clips are those of each of the two processes
         net={"image": "clip_vit", "image_kwargs": PICTURES, **FEW},
         options={"tower": "words", "train": "both", "mixup": 0.0, "cutmix": 0.0},
     ),
+    Subject("masked_distillation", "vit_small", 4, net=SMALL, options={"dec_dim": 128}),
 )
 STEPS, ROUNDS = 4, 3
 SENT_OFFSET = 200  # bytes: where tcpi_bytes_sent is in Linux' struct tcp_info
