@@ -73,6 +73,7 @@ INNER = (
     "ssvid.data.datasets",
     "ssvid.data.narration",
     "ssvid.data.preprocess",
+    "objectives.masked_distillation",
     "objectives.tan",
     "objectives.two_view",
     "benchmarks.profiling.scaling",

@@ -29,6 +29,8 @@ from ssvid.objective import Objective
 from ssvid.shapes import Clip, Features, Grid, Index
 
 FITTED = (2, 3, 4)  # numbers of processes: a parabola is fitted through their counts
+# Objectives whose loss selects nothing by value.
+FREE_OF_VALUES = ("mae", "partial_mae", "dpc", "memdpc", "masked_distillation")
 CHECKED = 5  # number of processes that the parabola must predict, though it was not fitted to it
 
 
@@ -60,7 +62,7 @@ class Subject(NamedTuple):
 
         Tensors without values cannot give them.
         """
-        return self.objective not in ("mae", "partial_mae", "dpc", "memdpc")
+        return self.objective not in FREE_OF_VALUES
 
 
 class Call(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.profiling.speed import accuracy, knn, linear
+from benchmarks.profiling.speed import accuracy, knn, linear, masked_distillation
 from benchmarks.profiling.speed.attentive import attentive
 from benchmarks.profiling.speed.clips import clips, clips_original, write_film
 from benchmarks.profiling.speed.dpc import dpc
@@ -63,5 +63,6 @@ CASES: dict[str, Callable[[], Case]] = {
 SLOW_CASES: dict[str, Callable[[], Case]] = {
     **linear.SLOW_CASES,
     "accuracy": accuracy.accuracy,
+    **masked_distillation.CASES,
     "xclip_step": xclip_step,
 }
