@@ -120,7 +120,7 @@ def draw_batches(rows: int, size: int, seed: int) -> Iterator[tuple[int, Tensor]
             yield epoch, order[start : start + size]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def freeze_tokens(net: Encoder, films: Films, columns: tuple[str, ...]) -> Frozen:
     tokens = []
     with evaluating(net):

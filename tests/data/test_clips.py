@@ -46,6 +46,18 @@ def broken_set(tmp_path, small_set):
     return tmp_path
 
 
+def test_the_middle_clip_is_that_of_evaluation_in_every_epoch(small_set):
+    data = manifest(small_set)
+    middle = Clips(data, Views(clips=(SPEC, SPEC), middle_clip=True), seed=1)
+    expected = eval_clips(data.path(2), SPEC)[0]
+    for epoch in (0, 5):
+        for clip in middle[epoch, 2]["clips"]:
+            assert torch.equal(clip, expected)
+    whole = ClipSpec(frames=4, whole=True, size=64)
+    with pytest.raises(UserError, match=facts("middle")):
+        Views(clips=(whole,), independent_frames=True, middle_clip=True)
+
+
 def test_a_sample_says_what_it_is(small_set):
     clips = Clips(manifest(small_set), views(SPEC, SPEC, augment="crop_flip"), seed=1)
     sample = clips[3, 5]

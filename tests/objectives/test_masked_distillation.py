@@ -23,6 +23,8 @@ from ssvid.text import create_tower
 from ssvid.text.joint_files import save_joint
 from ssvid.text.pooled import PooledSpace, make_auxiliary
 from ssvid.weights.encoders import save_encoder
+from ssvid.weights.npz import write_npz
+from ssvid.weights.published import LAYOUTS
 from tests.helpers import facts, for_each, run_pretrain, squares, write_video
 
 NET = {"dim": 16, "heads": 2, "hidden": 32, "space_depth": 1, "time_depth": 1}
@@ -184,6 +186,24 @@ def test_it_begins_from_its_teacher_whose_pooler_makes_the_target(stage_1):
     assert not torch.equal(anew.encoder.space_table, trained.space_table)
     (path / "text.json").unlink()
     torch.testing.assert_close(create(teacher=str(path)).teacher(clip).pooled, tokens.mean(1))
+
+
+def test_a_published_video_text_file_is_a_teacher_without_its_vocabulary(tmp_path):
+    torch.manual_seed(2)
+    tower = create_tower("videoprism_text", letters=True, dim=16, layers=1, heads=2)
+    space = PooledSpace(tower, AttentionPooler(16, 2), make_auxiliary(2, 16, 2, 32))
+    net, ours = create_net(seed=7), {}
+    for prefix, module in (("encoder.", net), ("", space)):
+        ours |= {f"{prefix}{key}": x for key, x in module.state_dict().items()}
+    (layout,) = (layout for layout in LAYOUTS if layout.name == "videoprism-lvt")
+    write_npz(tmp_path / "lvt.npz", layout.to_theirs(ours))
+    objective, clip = create(teacher=str(tmp_path / "lvt.npz")), make_batch()["clips"][:, 0]
+    torch.testing.assert_close(objective.teacher(clip).pooled, space.pool(net(clip).tokens))
+    (layout,) = (layout for layout in LAYOUTS if layout.name == "videoprism")
+    write_npz(tmp_path / "net.npz", layout.to_theirs(ours))
+    objective = create(teacher=str(tmp_path / "net.npz"))
+    torch.testing.assert_close(objective.teacher(clip).pooled, net(clip).tokens.mean(1))
+    assert torch.equal(objective.encoder.space_table, net.space_table)
 
 
 def test_without_a_teacher_the_start_is_the_teacher(stage_1):
