@@ -146,7 +146,7 @@ def run_blocks(
     mask = None
     if padding is not None:
         (run,) = grouping.runs
-        padding = grouping.arrange(padding.flatten()[:, None])[:, 0]
+        padding = grouping.arrange(padding.flatten())
         mask = ~rearrange(padding, "(G M) -> G 1 M", M=run.length)
     for number, block in enumerate(blocks, below + 1):
         rows = block(rows, grouping.runs, mask, padding)
