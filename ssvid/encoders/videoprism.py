@@ -38,7 +38,7 @@ class VideoPrism(Encoder):
     has_layers = True
     tubelet: tuple[int, int, int]
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    new_parts = ("time.", "norm_time.", "time_table")
+    new_parts = ("time.", "norm_time.", "time_positions")
     tiny_kwargs = {"dim": 24, "heads": 2, "hidden": 32, "space_depth": 1, "time_depth": 1}
     tiny_kwargs |= {"patch": 8, "frames": 4, "size": 16}
 
@@ -67,16 +67,16 @@ class VideoPrism(Encoder):
         side = table_side or size // patch
         self.table_grid = Grid(table_frames or frames, side, side)
         self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
-        self.space_table = nn.Parameter(torch.empty(side * side, dim))
-        self.time_table = nn.Parameter(torch.empty(self.table_grid.t, dim))
+        self.space_positions = nn.Parameter(torch.empty(side * side, dim))
+        self.time_positions = nn.Parameter(torch.empty(self.table_grid.t, dim))
         self.space = make_blocks(space_depth, dim, heads, hidden, cap)
         self.norm_space = OffsetNorm(dim)
         self.time = make_blocks(time_depth, dim, heads, hidden, cap)
         self.norm_time = OffsetNorm(dim)
         init_lecun(self.patch.weight, 3 * patch * patch)
         nn.init.zeros_(self.patch.bias)  # type: ignore[arg-type]
-        init_lecun(self.space_table, side * side)
-        init_lecun(self.time_table, self.table_grid.t)
+        init_lecun(self.space_positions, side * side)
+        init_lecun(self.time_positions, self.table_grid.t)
 
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(T, H // self.tubelet[1], W // self.tubelet[2])
@@ -104,8 +104,8 @@ class VideoPrism(Encoder):
         where = visible if visible is not None else torch.arange(grid.n, device=clip.device)[None]
         pixels = patches(clip, self.tubelet, visible).flatten(2)
         x = map_linear(pixels, self.patch.weight.flatten(1), self.patch.bias)  # B K D
-        places = resize_grid(self.space_table, self.table_grid, grid)
-        times = resize_rows(self.time_table, grid.t)
+        places = resize_grid(self.space_positions, self.table_grid, grid)
+        times = resize_rows(self.time_positions, grid.t)
         maps: dict[int, Tokens] = {}
         wanted = layers or ()
         x = x + places[where % len(places)].to(x.dtype)
@@ -120,7 +120,7 @@ class VideoPrism(Encoder):
     def count_layers_above(self) -> dict[str, int]:
         """As elsewhere, and the table of times belongs to the first block over time."""
         above = super().count_layers_above()
-        above["time_table"] = len(self.time)
+        above["time_positions"] = len(self.time)
         return above
 
 

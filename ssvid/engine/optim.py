@@ -14,7 +14,7 @@ Name = Literal[
 ]  # adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR)
 # Tokens and positions are not decayed although they may have several axes (VideoMAE; mae_st decays
 # its positions).
-UNDECAYED = ("cls", "mask_token", "positions")
+UNDECAYED = ("cls", "mask_token", "positions", "queries")
 
 
 def make(
