@@ -50,7 +50,7 @@ def turn_axes(name: str, x: Tensor) -> Tensor:
     if leaf == "kernel" and name.endswith("patch_projection.linear.kernel"):  # (p q C) D
         side = round((len(x) / 3) ** 0.5)
         return x.view(side, side, 3, -1).permute(3, 2, 0, 1)[:, :, None]
-    return x.T if leaf == "kernel" else x
+    return x.T if leaf == "kernel" and x.ndim == 2 else x
 
 
 def pack(stacked: bool, prepared: State) -> State:

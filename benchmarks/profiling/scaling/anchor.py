@@ -56,6 +56,13 @@ ANCHORS = (  # clips are those of each of the two processes
         net={"image": "clip_vit", "image_kwargs": PICTURES, **FEW},
         options={"tower": "words", "train": "both", "mixup": 0.0, "cutmix": 0.0},
     ),
+    Subject(
+        "video_text",
+        "videoprism_tiny",
+        2,
+        net={"size": 32, **FEW},
+        options={"tower": "words", "heads": 2},
+    ),
 )
 STEPS, ROUNDS = 4, 3
 SENT_OFFSET = 200  # bytes: where tcpi_bytes_sent is in Linux' struct tcp_info
