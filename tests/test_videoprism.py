@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssvid import create_encoder
 from ssvid.encoders.videoprism import VideoPrism
+from ssvid.engine.warm_start import start_encoder
 from ssvid.errors import UserError
 from ssvid.nn.position import resize_grid, resize_rows
 from ssvid.nn.prism import AttentionPooler
@@ -99,6 +101,45 @@ def test_tables_are_resized_as_pictures_of_many_columns():
         table.view(4, 4, 5).transpose(0, 1).flatten(0, 1), Grid(1, 4, 4), Grid(1, 2, 2)
     )
     torch.testing.assert_close(turned, square.view(2, 2, 5).transpose(0, 1).flatten(0, 1))
+
+
+@torch.no_grad()
+def test_the_picture_net_of_clip_is_a_start_for_space():
+    """Patches are equal on normalised pixels; norms and products are those of the picture net."""
+    torch.manual_seed(0)
+    picture = create_encoder("clip_vit", width=24, depth=1, heads=2, patch=8, dim=16, size=16)
+    for weight in picture.parameters():
+        weight += 0.1 * torch.randn_like(weight)
+    net = create_net(hidden=96)
+    start_encoder(net, dict(picture.state_dict()), "clip.pt")
+    pixels = torch.rand(1, 3, 1, 8, 8)
+    normalised = (pixels - torch.tensor(picture.mean).view(3, 1, 1, 1)) / torch.tensor(
+        picture.std
+    ).view(3, 1, 1, 1)
+    ours = F.conv3d(pixels, net.patch.weight, net.patch.bias)
+    theirs = F.conv2d(normalised[:, :, 0], picture.patch.weight)[:, :, None]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net.space_positions, picture.positions[1:])
+    x = torch.randn(5, 24)
+    torch.testing.assert_close(
+        net.space[0].norm1(x),
+        F.layer_norm(x, (24,), picture.blocks[0].norm1.weight, picture.blocks[0].norm1.bias, 1e-6),
+    )
+    torch.testing.assert_close(
+        net.space[0].mlp(x), picture.blocks[0].fc2(F.gelu(picture.blocks[0].fc1(x)))
+    )
+    larger = create_net(hidden=96, patch=9, size=36)
+    start_encoder(larger, dict(picture.state_dict()), "clip.pt")
+    flat = torch.full((1, 3, 1, 9, 9), 0.3)
+    response = F.conv3d(flat, larger.patch.weight, larger.patch.bias).flatten()
+    torch.testing.assert_close(
+        response,
+        F.conv3d(flat[..., :8, :8], net.patch.weight, net.patch.bias).flatten(),
+        atol=1e-5,
+        rtol=1e-4,
+    )
+    with pytest.raises(UserError, match=facts("space_depth 1")):
+        start_encoder(create_net(hidden=96, space_depth=2), dict(picture.state_dict()), "clip.pt")
 
 
 def test_sizes_that_hold_no_token_are_refused():

@@ -12,7 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
+from ssvid.encoders.clip import CLIP_MEAN, CLIP_STD
+from ssvid.encoders.picture_start import LEFT_OUT, is_picture_net, start_from_pictures
 from ssvid.errors import UserError, check_positive
+from ssvid.log import log
 from ssvid.nn.capped import CAP
 from ssvid.nn.grouping import Grouping, group_space, group_time
 from ssvid.nn.linear import map_linear
@@ -116,6 +119,30 @@ class VideoPrism(Encoder):
         x = run_blocks(self.time, x, time, padding, wanted, maps, len(self.space))
         tokens = self.norm_time(x)
         return Features(tokens, tokens.mean(1), grid, tuple(maps[number] for number in wanted))
+
+    def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The names stay. The weights of CLIP's picture net become those of the blocks over space.
+
+        The blocks over time are then new. Biases of a file that does not show its number of heads
+        get a row for each of ours.
+        """
+        if is_picture_net(state):
+            log.info(f"{', '.join(LEFT_OUT)} of the picture net are left out: we have no such part")
+            return start_from_pictures(
+                state,
+                heads=self.space[0].attn.heads,  # type: ignore[union-attr, arg-type]
+                depth=len(self.space),
+                patch=self.tubelet[1],
+                grid=self.table_grid,
+                mean=CLIP_MEAN,
+                std=CLIP_STD,
+            )
+        shapes = {key: x.shape for key, x in self.state_dict().items()}
+        renamed = dict(state)
+        for key, x in state.items():
+            if key.endswith("qkv_bias") and key in shapes and x.numel() == shapes[key].numel():
+                renamed[key] = x.view(shapes[key])
+        return renamed
 
     def count_layers_above(self) -> dict[str, int]:
         """As elsewhere, and the table of times belongs to the first block over time."""

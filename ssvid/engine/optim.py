@@ -12,6 +12,7 @@ from ssvid.errors import UserError
 Name = Literal[
     "adamw", "adam", "sgd"
 ]  # adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR)
+Decay = Literal["cosine", "linear"]  # of the learning rate; linear: VideoPrism's first stage
 # Tokens and positions are not decayed although they may have several axes (VideoMAE; mae_st decays
 # its positions).
 UNDECAYED = ("cls", "mask_token", "positions", "queries")
@@ -79,14 +80,17 @@ def rate(
     warmup: int,
     last: float,
     milestones: tuple[int, ...] = (),
+    decay: Decay = "cosine",
 ) -> float:
-    """Linear warm-up from 0 to `peak`, then a cosine to `last`, or a tenth at each milestone."""
+    """Linear warm-up from 0 to `peak`, then `decay` to `last`, or a tenth at each milestone."""
     if step < warmup:
         return peak * step / warmup
     if milestones:
         passed = sum(step >= milestone for milestone in milestones)
         return peak * 0.1**passed
     done = (step - warmup) / max(1, steps - warmup)
+    if decay == "linear":
+        return last + (peak - last) * (1 - min(1.0, done))
     return last + (peak - last) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
