@@ -3,8 +3,8 @@
     python docs/videoprism_stage2.py TEACHER OUT --data_root FOLDER [--part 0 --parts 2]
     python docs/videoprism_stage2.py --table OUT
 
-TEACHER is a run of the first stage with the encoder of recipes/videoprism_stage2_small.yaml, whose
-sentences tell colour and shape and no motion; `{seed}` in it is the seed of each run of that stage.
+TEACHER is a run of recipes/videoprism_stage1_small.yaml, whose sentences tell colour, shape and
+place and no motion. `{seed}` in its name stands for the seed, where each seed has a teacher.
 Every variant begins with its weights and learns from the same films, batches and steps, with the
 settings of the recipe; `mae` has the same masks and a decoder of the same size. Then the frozen
 tokens are probed, by the attentive probe with its defaults, for what the film shows (colour and
@@ -152,7 +152,6 @@ class Study:
         )
         out.mkdir(parents=True, exist_ok=True)
         settings = {key: x for key, x in RECIPE["data"].items() if key != "name"}
-        settings["motions"] = tuple(settings["motions"])
         data, net = synthetic_captioned(data_root, **settings), create_net()
         self.films = {name: read_films(data.split(name), net) for name in ("train", "val", "test")}
 

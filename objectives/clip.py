@@ -10,16 +10,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import check_positive
-from ssvid.nn.gather import gather_rows
+from ssvid.nn.contrast import contrast_pairs
 from ssvid.nn.precise import raise_precision
-from ssvid.nn.queue import gather_all
-from ssvid.nn.sources import check_pairs, find_repeats, number_names
+from ssvid.nn.sources import check_pairs, number_names
 from ssvid.objective import SMALL_BATCH, Objective
 from ssvid.registry import objectives
 from ssvid.shapes import Batch, Caption, Loss, Views
@@ -104,40 +102,17 @@ class CLIP(Objective):
         video = self.head(self.encoder(batch["clips"][:, 0]).pooled)  # B E
         sentences = [bag[0] for bag in batch["sentences"]]
         texts = self.tower(sentences)  # B E
-        # Every process computes the loss of the whole batch, and the gradient of a row is the sum
-        # of what all processes contribute.
-        video = gather_rows(F.normalize(raise_precision(video), dim=1)).rows
-        texts = gather_rows(F.normalize(raise_precision(texts), dim=1)).rows
+        video = F.normalize(raise_precision(video), dim=1)
+        texts = F.normalize(raise_precision(texts), dim=1)
+        names = number_names(sentences, video.device) if self.shares_sentences else None
         with torch.autocast(video.device.type, enabled=False):
-            logits = self.scale.exp() * video @ texts.T
-            repeats = find_repeats(batch["index"].to(video.device))
-            positives = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-            if self.shares_sentences:
-                numbers = gather_all(number_names(sentences, video.device))
-                positives = numbers[:, None] == numbers
-            loss = contrast(logits, positives, repeats & ~positives)
-        top1 = positives.gather(1, logits.detach().argmax(1, keepdim=True)).double().mean()
-        return Loss(loss, {"nce": loss.detach(), "top1": top1, "scale": self.scale.exp().detach()})
+            contrast = contrast_pairs(video, texts, self.scale.exp(), batch["index"], names)
+        loss, scale = contrast.loss, self.scale.exp().detach()
+        return Loss(loss, {"nce": loss.detach(), "top1": contrast.top1, "scale": scale})
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         self.scale.clamp_(max=math.log(MAX_SCALE))
-
-
-def contrast(
-    logits: Float[Tensor, "B B"], positives: Bool[Tensor, "B B"], ignored: Bool[Tensor, "B B"]
-) -> Float[Tensor, ""]:
-    """The mean cross-entropy of clips over sentences and of sentences over clips.
-
-    `positives`: the pairs that belong together, all with the same weight. `ignored`: pairs that
-    are neither positives nor negatives.
-    """
-    logits = logits.masked_fill(ignored, -torch.inf)
-    both = []
-    for side, targets in ((logits, positives), (logits.T, positives.T)):
-        log_prob = torch.where(targets, side.log_softmax(1), 0.0)
-        both.append(-(log_prob.sum(1) / targets.sum(1)).mean())
-    return (both[0] + both[1]) / 2
 
 
 def make_head(width: int, dim: int) -> nn.Module:

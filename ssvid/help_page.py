@@ -14,7 +14,7 @@ from ssvid.registry import Registry
 SECTIONS = {
     "Training": (
         *("steps", "epochs", "batch_size", "accumulate", "seed", "optimizer", "lr", "lr_batch"),
-        *("min_lr", "warmup", "lr_milestones", "weight_decay", "betas", "clip_grad"),
+        *("min_lr", "warmup", "lr_decay", "lr_milestones", "weight_decay", "betas", "clip_grad"),
         *("drop_tokens", "dense_last", "precision", "recompute", "compile", "sync_bn"),
     ),
     "Clips": ("short_videos", "clip", "clips", "crops", "average", "decoder", "max_bad"),

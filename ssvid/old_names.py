@@ -26,6 +26,10 @@ SETTINGS = {
 SUITES = {"videoglue": "videoglue_head"}
 
 
+# Flags that runs of an earlier version do not have -> what they did then.
+NEW_FLAGS = {"lr_decay": "cosine"}
+
+
 def rename_suite(suite: str) -> str:
     """Today's name of a suite. An old one is logged."""
     today = SUITES.get(suite, suite)
@@ -75,7 +79,8 @@ def rename_recipe(recipe: Recipe, names: dict[str, str], flags: set[str]) -> Rec
 
 
 def rename_config(config: Recipe) -> Recipe:
-    """The configuration of a run that exists, in today's names. Nothing is logged."""
+    """The configuration of a run that exists, with today's flags. Nothing is logged."""
+    config = {**NEW_FLAGS, **config}
     names = names_in(config)
     return rename_keys(config, lambda flag: find_name(flag, names))
 

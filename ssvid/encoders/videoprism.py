@@ -12,7 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
+from ssvid.encoders.clip import CLIP_MEAN, CLIP_STD
+from ssvid.encoders.picture_start import LEFT_OUT, is_picture_net, start_from_pictures
 from ssvid.errors import UserError, check_positive
+from ssvid.log import log
 from ssvid.nn.capped import CAP
 from ssvid.nn.grouping import Grouping, group_space, group_time
 from ssvid.nn.linear import map_linear
@@ -38,7 +41,7 @@ class VideoPrism(Encoder):
     has_layers = True
     tubelet: tuple[int, int, int]
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    new_parts = ("time.", "norm_time.", "time_table")
+    new_parts = ("time.", "norm_time.", "time_positions")
     tiny_kwargs = {"dim": 24, "heads": 2, "hidden": 32, "space_depth": 1, "time_depth": 1}
     tiny_kwargs |= {"patch": 8, "frames": 4, "size": 16}
 
@@ -67,16 +70,16 @@ class VideoPrism(Encoder):
         side = table_side or size // patch
         self.table_grid = Grid(table_frames or frames, side, side)
         self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
-        self.space_table = nn.Parameter(torch.empty(side * side, dim))
-        self.time_table = nn.Parameter(torch.empty(self.table_grid.t, dim))
+        self.space_positions = nn.Parameter(torch.empty(side * side, dim))
+        self.time_positions = nn.Parameter(torch.empty(self.table_grid.t, dim))
         self.space = make_blocks(space_depth, dim, heads, hidden, cap)
         self.norm_space = OffsetNorm(dim)
         self.time = make_blocks(time_depth, dim, heads, hidden, cap)
         self.norm_time = OffsetNorm(dim)
         init_lecun(self.patch.weight, 3 * patch * patch)
         nn.init.zeros_(self.patch.bias)  # type: ignore[arg-type]
-        init_lecun(self.space_table, side * side)
-        init_lecun(self.time_table, self.table_grid.t)
+        init_lecun(self.space_positions, side * side)
+        init_lecun(self.time_positions, self.table_grid.t)
 
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(T, H // self.tubelet[1], W // self.tubelet[2])
@@ -104,8 +107,8 @@ class VideoPrism(Encoder):
         where = visible if visible is not None else torch.arange(grid.n, device=clip.device)[None]
         pixels = patches(clip, self.tubelet, visible).flatten(2)
         x = map_linear(pixels, self.patch.weight.flatten(1), self.patch.bias)  # B K D
-        places = resize_grid(self.space_table, self.table_grid, grid)
-        times = resize_rows(self.time_table, grid.t)
+        places = resize_grid(self.space_positions, self.table_grid, grid)
+        times = resize_rows(self.time_positions, grid.t)
         maps: dict[int, Tokens] = {}
         wanted = layers or ()
         x = x + places[where % len(places)].to(x.dtype)
@@ -117,10 +120,34 @@ class VideoPrism(Encoder):
         tokens = self.norm_time(x)
         return Features(tokens, tokens.mean(1), grid, tuple(maps[number] for number in wanted))
 
+    def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The names stay. The weights of CLIP's picture net become those of the blocks over space.
+
+        The blocks over time are then new. Biases of a file that does not show its number of heads
+        get a row for each of ours.
+        """
+        if is_picture_net(state):
+            log.info(f"{', '.join(LEFT_OUT)} of the picture net are left out: we have no such part")
+            return start_from_pictures(
+                state,
+                heads=self.space[0].attn.heads,  # type: ignore[union-attr, arg-type]
+                depth=len(self.space),
+                patch=self.tubelet[1],
+                grid=self.table_grid,
+                mean=CLIP_MEAN,
+                std=CLIP_STD,
+            )
+        shapes = {key: x.shape for key, x in self.state_dict().items()}
+        renamed = dict(state)
+        for key, x in state.items():
+            if key.endswith("qkv_bias") and key in shapes and x.numel() == shapes[key].numel():
+                renamed[key] = x.view(shapes[key])
+        return renamed
+
     def count_layers_above(self) -> dict[str, int]:
         """As elsewhere, and the table of times belongs to the first block over time."""
         above = super().count_layers_above()
-        above["time_table"] = len(self.time)
+        above["time_positions"] = len(self.time)
         return above
 
 
@@ -146,7 +173,7 @@ def run_blocks(
     mask = None
     if padding is not None:
         (run,) = grouping.runs
-        padding = grouping.arrange(padding.flatten()[:, None])[:, 0]
+        padding = grouping.arrange(padding.flatten())
         mask = ~rearrange(padding, "(G M) -> G 1 M", M=run.length)
     for number, block in enumerate(blocks, below + 1):
         rows = block(rows, grouping.runs, mask, padding)

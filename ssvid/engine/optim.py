@@ -12,9 +12,10 @@ from ssvid.errors import UserError
 # adam: weight decay in the gradient, scaled with it (DPC, MemDPC, CoCLR). adafactor: moments of
 # rows and columns, not of each number; a step is `lr` times the size of the weights.
 Name = Literal["adamw", "adam", "sgd", "adafactor"]
+Decay = Literal["cosine", "linear"]  # of the learning rate; linear: VideoPrism's first stage
 # Tokens and positions are not decayed although they may have several axes (VideoMAE; mae_st decays
 # its positions).
-UNDECAYED = ("cls", "mask_token", "positions")
+UNDECAYED = ("cls", "mask_token", "positions", "queries")
 
 
 def make(
@@ -81,14 +82,17 @@ def rate(
     warmup: int,
     last: float,
     milestones: tuple[int, ...] = (),
+    decay: Decay = "cosine",
 ) -> float:
-    """Linear warm-up from 0 to `peak`, then a cosine to `last`, or a tenth at each milestone."""
+    """Linear warm-up from 0 to `peak`, then `decay` to `last`, or a tenth at each milestone."""
     if step < warmup:
         return peak * step / warmup
     if milestones:
         passed = sum(step >= milestone for milestone in milestones)
         return peak * 0.1**passed
     done = (step - warmup) / max(1, steps - warmup)
+    if decay == "linear":
+        return last + (peak - last) * (1 - min(1.0, done))
     return last + (peak - last) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 

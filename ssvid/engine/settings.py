@@ -19,7 +19,9 @@ class Settings:
     lr: float  # for `batch_size`, already scaled
     min_lr: float = 0.0
     warmup: int = 0  # steps
-    lr_milestones: tuple[int, ...] = ()  # steps at which the rate falls to a tenth; no cosine then
+    lr_decay: optim.Decay = "cosine"
+    # steps at which the rate falls to a tenth, instead of lr_decay
+    lr_milestones: tuple[int, ...] = ()
     freeze_steps: int = 0  # first steps in which frozen groups of the optimiser do not learn
     clip_grad: float | None = None  # largest gradient norm
     bf16: bool = False
@@ -46,6 +48,7 @@ class Settings:
             lr=flags.lr * scale,
             min_lr=flags.min_lr * scale,
             warmup=int(flags.warmup * steps),
+            lr_decay=flags.lr_decay,
             lr_milestones=optim.milestone_steps(flags.lr_milestones, steps),
             clip_grad=flags.clip_grad,
             bf16=flags.precision == "bf16" or automatic,
@@ -67,4 +70,5 @@ class Settings:
             warmup=self.warmup,
             last=self.min_lr,
             milestones=self.lr_milestones,
+            decay=self.lr_decay,
         )

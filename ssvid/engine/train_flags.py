@@ -85,7 +85,8 @@ class TrainFlags:
     lr_batch: int | None = 256  # lr is multiplied by batch_size / lr_batch; null: it is not
     min_lr: float = 1e-5  # learning rate at the end, scaled like lr
     warmup: float = 0.05  # fraction of the steps in which the learning rate rises from 0
-    # fractions of the steps at which the learning rate falls to a tenth, instead of a cosine
+    lr_decay: optim.Decay = "cosine"  # how the learning rate falls after the warm-up
+    # fractions of the steps at which the learning rate falls to a tenth, instead of lr_decay
     lr_milestones: tuple[float, ...] = ()
     weight_decay: float = 0.05  # weight decay of matrices and kernels
     betas: tuple[float, float] = (0.9, 0.95)  # of adam and adamw; the first is sgd's momentum

@@ -28,12 +28,12 @@ def attend_capped(
     qkv: Float[Tensor, "R 3 a d"],
     runs: Sequence[Run],
     cap: float = CAP,
-    mask: Bool[Tensor, "G L M"] | None = None,
+    mask: Bool[Tensor, "n q M"] | None = None,
 ) -> Float[Tensor, "R a d"]:
     """Attention of `a` heads inside each group of tokens. The groups of `runs` fill the R rows.
 
-    `mask`: of one run, the keys M that each query L attends to; a size of 1 stands for all groups
-    or all queries. A query without any key gets the mean of all values, as published.
+    `mask`: of one run, the keys M that each query q of a group n attends to; a size of 1 stands for
+    all groups or all queries. A query without any key gets the mean of all values, as published.
     """
     if qkv.is_cuda:
         return attend_flex(qkv, runs, cap, mask, compiled=True)
@@ -83,7 +83,7 @@ class BlockwiseAttention(torch.autograd.Function):
 
 
 def split_blocks(
-    qkv: Float[Tensor, "R 3 a d"], runs: Sequence[Run], mask: Bool[Tensor, "G L M"] | None
+    qkv: Float[Tensor, "R 3 a d"], runs: Sequence[Run], mask: Bool[Tensor, "n q M"] | None
 ) -> Any:
     """Rows of a few groups, their queries, keys and values `g a L d`, and their mask."""
     heads = qkv.shape[2]
@@ -103,8 +103,8 @@ def split_blocks(
 
 
 def compute_weights(
-    parts: Sequence[Tensor], cap: float, mask: Bool[Tensor, "g 1 L M"] | None
-) -> tuple[Float[Tensor, "g a L L"], Float[Tensor, "g a L L"]]:
+    parts: Sequence[Tensor], cap: float, mask: Bool[Tensor, "n 1 q M"] | None
+) -> tuple[Float[Tensor, "g a L M"], Float[Tensor, "g a L M"]]:
     """The weights of attention, and the tanh in their logits, in float32 or more."""
     q, k, _ = parts
     logits = q @ k.transpose(2, 3)
@@ -126,7 +126,7 @@ def attend_flex(
     qkv: Float[Tensor, "R 3 a d"],
     runs: Sequence[Run],
     cap: float,
-    mask: Bool[Tensor, "G L M"] | None,
+    mask: Bool[Tensor, "n q M"] | None,
     *,
     compiled: bool,
 ) -> Float[Tensor, "R a d"]:
@@ -140,7 +140,7 @@ def attend_flex(
     return torch.cat(outs)
 
 
-def make_score_mod(cap: float, mask: Bool[Tensor, "G L M"] | None) -> Callable[..., Tensor]:
+def make_score_mod(cap: float, mask: Bool[Tensor, "n q M"] | None) -> Callable[..., Tensor]:
     def cap_score(score: Tensor, group: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return cap * torch.tanh(score / cap)
 

@@ -7,7 +7,7 @@ equal length lie one after the other, and no token stands for padding.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ssvid.nn.capped import Run
@@ -15,16 +15,19 @@ from ssvid.shapes import Grid, Index
 
 
 class Grouping(NamedTuple):
-    """`order`: of the rows, so that groups lie together; None: they do."""
+    """`order`: of the rows, so that groups lie together; None: they do.
+
+    `arrange` and `restore` take tensors of R rows.
+    """
 
     runs: list[Run]
     order: Int[Tensor, " R"] | None = None
     inverse: Int[Tensor, " R"] | None = None
 
-    def arrange(self, x: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+    def arrange(self, x: Tensor) -> Tensor:
         return x if self.order is None else x.index_select(0, self.order)
 
-    def restore(self, x: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+    def restore(self, x: Tensor) -> Tensor:
         return x if self.inverse is None else x.index_select(0, self.inverse)
 
 

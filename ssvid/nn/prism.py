@@ -58,7 +58,7 @@ class CappedAttention(nn.Module):
         self,
         x: Float[Tensor, "R D"],
         runs: Sequence[Run],
-        mask: Bool[Tensor, "G L M"] | None = None,
+        mask: Bool[Tensor, "n q M"] | None = None,
     ) -> Float[Tensor, "R D"]:
         qkv = apply_linear(self.qkv, x) + self.qkv_bias.flatten().to(x.dtype)
         qkv = rearrange(qkv, "R (s a d) -> R s a d", s=3, a=self.heads)
@@ -117,7 +117,7 @@ class PrismBlock(nn.Module):
         self,
         x: Float[Tensor, "R D"],
         runs: Sequence[Run],
-        mask: Bool[Tensor, "G L M"] | None = None,
+        mask: Bool[Tensor, "n q M"] | None = None,
         padding: Bool[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
         """`padding`: tokens without an MLP branch, as the published code treats padding."""

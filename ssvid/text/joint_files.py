@@ -188,6 +188,7 @@ class TextSide(NamedTuple):
     tower: Tower
     scale: Tensor | None  # None: it is new, or was trained without a factor
     prompts: VideoPrompts | None = None  # what changes its sentences by a clip
+    pooled: PooledSpace | None = None  # what pools the tokens of a clip
 
 
 def load_text_side(path: str, words: str | None) -> TextSide:
@@ -195,7 +196,9 @@ def load_text_side(path: str, words: str | None) -> TextSide:
     space = load_joint(path, words)
     scale = dict(space.named_parameters()).get("scale")
     prompts = space.prompts.train() if isinstance(space, PromptedSpace) else None
-    return TextSide(space.tower.train(), None if scale is None else scale.detach(), prompts)
+    pooled = space.train() if isinstance(space, PooledSpace) else None
+    scale = None if scale is None else scale.detach()
+    return TextSide(space.tower.train(), scale, prompts, pooled)
 
 
 def choose_text_side(

@@ -85,6 +85,6 @@ def make_auxiliary(count: int, dim: int, heads: int, hidden: int) -> nn.ModuleLi
     return nn.ModuleList(PrismBlock(dim, heads, hidden) for _ in range(count))
 
 
-def shorten(x: Float[Tensor, "n E"]) -> Float[Tensor, "n E"]:
+def shorten(x: Float[Tensor, "*n E"]) -> Float[Tensor, "*n E"]:
     """Vectors of length 1."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPS)

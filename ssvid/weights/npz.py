@@ -6,7 +6,6 @@ so that a file is read once, and its pages need not be kept.
 
 import zipfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -49,7 +48,9 @@ def read_npz(path: Path) -> State:
     return tensors
 
 
-def read_header(file: IO[bytes], path: Path, name: str) -> tuple[np.dtype, tuple[int, ...], bool]:
+def read_header(
+    file: zipfile.ZipExtFile, path: Path, name: str
+) -> tuple[np.dtype, tuple[int, ...], bool]:
     """Type, shape, and whether columns come first."""
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -50,7 +50,7 @@ def turn_axes(name: str, x: Tensor) -> Tensor:
     if leaf == "kernel" and name.endswith("patch_projection.linear.kernel"):  # (p q C) D
         side = round((len(x) / 3) ** 0.5)
         return x.view(side, side, 3, -1).permute(3, 2, 0, 1)[:, :, None]
-    return x.T if leaf == "kernel" else x
+    return x.T if leaf == "kernel" and x.ndim == 2 else x
 
 
 def pack(stacked: bool, prepared: State) -> State:
@@ -139,7 +139,7 @@ def map_npz(kind: str, space: int, time: int, text: int = 0, auxiliary: int = 0)
     rows = [Row(f"{patch}.kernel", "encoder.patch.weight")]
     rows.append(Row(f"{patch}.bias", "encoder.patch.bias"))
     for theirs, ours, blocks in (("spatial", "space", space), ("temporal", "time", time)):
-        rows.append(Row(f"{encoder}{theirs}_pos_emb.emb_var", f"encoder.{ours}_table"))
+        rows.append(Row(f"{encoder}{theirs}_pos_emb.emb_var", f"encoder.{ours}_positions"))
         rows += map_norm(f"{encoder}{theirs}_ln", f"encoder.norm_{ours}")
         rows += map_stack(f"{encoder}{theirs}_encoder", f"encoder.{ours}", blocks)
     if kind == "text":
@@ -194,10 +194,10 @@ def map_huggingface(
     rows = map_renamed_norm(f"{net}layernorm1", "encoder.norm_space")
     rows += map_renamed_norm(f"{net}layernorm2", "encoder.norm_time")
     table = "embeddings.position_embeddings"
-    rows.append(Row(f"{net}spatial_{table}", "encoder.space_table", "batched"))
+    rows.append(Row(f"{net}spatial_{table}", "encoder.space_positions", "batched"))
     patch = f"{net}spatial_embeddings.patch_embeddings.projection"
     rows += map_weight_and_bias(patch, "encoder.patch")
-    rows.append(Row(f"{net}temporal_{table}", "encoder.time_table", "batched"))
+    rows.append(Row(f"{net}temporal_{table}", "encoder.time_positions", "batched"))
     rows += map_layers(f"{net}spatial_layers", "encoder.space", space)
     rows += map_layers(f"{net}temporal_layers", "encoder.time", time)
     if kind == "text":
@@ -231,7 +231,10 @@ def join_heads(ours: State) -> State:
 def describe(kind: str, ours: State) -> Net:
     """The arguments of `videoprism`."""
     dim, _, _, patch, _ = ours["encoder.patch.weight"].shape
-    frames, side = len(ours["encoder.time_table"]), round(len(ours["encoder.space_table"]) ** 0.5)
+    frames, side = (
+        len(ours["encoder.time_positions"]),
+        round(len(ours["encoder.space_positions"]) ** 0.5),
+    )
     kwargs = {
         "dim": dim,
         "heads": len(ours["encoder.space.0.attn.qkv_bias"]) // 3,

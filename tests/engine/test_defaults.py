@@ -18,7 +18,7 @@ from ssvid.pretrain import pretrain
 from tests.helpers import facts
 
 SETS = {"mil_nce": "synthetic_narrated", "tan": "synthetic_narrated"}
-SETS |= {"clip": "synthetic_captioned"}
+SETS |= {"clip": "synthetic_captioned", "video_text": "synthetic_captioned"}
 NAMES = registry.objectives.names()
 
 

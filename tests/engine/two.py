@@ -36,7 +36,7 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {},
         {**SMALL, "task": "classification", "classes": 3, "mask": "block", "repeat": 2},
     ),
-    "partial_mae_text": (
+    "partial_mae text": (
         "vit",
         {},
         {**SMALL, "task": "video_text", "dim": 8, "options": WORDS, "temperature": 0.5},
@@ -60,6 +60,11 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {},
         {"tower": "words", "options": WORDS, "train": "both", "mixup": 0.0, "cutmix": 0.0},
     ),
+    "video_text": (
+        "videoprism",
+        {},
+        {"tower": "words", "heads": 2, "hidden": 16, "auxiliary": 1, "options": WORDS, "chunk": 1},
+    ),
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": (
         "vit",
@@ -77,7 +82,7 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
     encoder_name, change, kwargs = FORMS[name]
     dropping, which = (
         name.startswith("turbo"),
-        name.removeprefix("turbo ").removesuffix("_text").split()[0],
+        name.removeprefix("turbo ").split()[0],
     )
     make = Classify if which == "classify" else registry.objectives[which]
     torch.manual_seed(0)

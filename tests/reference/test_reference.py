@@ -15,6 +15,7 @@ from tests.reference import (
     check_retrieval,
     check_s3d,
     check_tan,
+    check_videoprism,
     check_xclip,
 )
 from tests.reference.cases import ROOT, Case, discover
@@ -30,6 +31,7 @@ CHECKERS = (
     check_retrieval,
     check_s3d,
     check_tan,
+    check_videoprism,
     check_xclip,
 )
 
