@@ -183,7 +183,7 @@ def test_it_begins_from_its_teacher_whose_pooler_makes_the_target(stage_1):
     assert objective.global_branch.pooler.sizes == space.pooler.sizes
     assert not any(key.startswith("teacher.tower") for key in objective.state_dict())
     anew = create(teacher=str(path), start="new")
-    assert not torch.equal(anew.encoder.space_table, trained.space_table)
+    assert not torch.equal(anew.encoder.patch.weight, trained.patch.weight)
     (path / "text.json").unlink()
     torch.testing.assert_close(create(teacher=str(path)).teacher(clip).pooled, tokens.mean(1))
 
@@ -203,7 +203,7 @@ def test_a_published_video_text_file_is_a_teacher_without_its_vocabulary(tmp_pat
     write_npz(tmp_path / "net.npz", layout.to_theirs(ours))
     objective = create(teacher=str(tmp_path / "net.npz"))
     torch.testing.assert_close(objective.teacher(clip).pooled, net(clip).tokens.mean(1))
-    assert torch.equal(objective.encoder.space_table, net.space_table)
+    assert torch.equal(objective.encoder.patch.weight, net.patch.weight)
 
 
 def test_without_a_teacher_the_start_is_the_teacher(stage_1):
@@ -211,10 +211,10 @@ def test_without_a_teacher_the_start_is_the_teacher(stage_1):
     objective = create()
     warm_start(objective, str(path))
     for net in (objective.encoder, objective.teacher.encoder):
-        assert torch.equal(net.space_table, load_encoder(path).space_table)
+        assert torch.equal(net.patch.weight, load_encoder(path).patch.weight)
     second = create(create_net(seed=3), teacher=str(path))
     warm_start(second, str(path))
-    assert torch.equal(second.teacher.encoder.space_table, load_encoder(path).space_table)
+    assert torch.equal(second.teacher.encoder.patch.weight, load_encoder(path).patch.weight)
 
 
 def test_a_picture_is_a_clip_of_one_frame():
