@@ -50,8 +50,14 @@ class TargetStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
-        if self.root.exists() and not self.root.is_dir():
-            raise UserError(f"{FLAG} {self.root} is a file: name a folder.")
+        nearest = self.root.absolute()
+        while not nearest.exists():
+            nearest = nearest.parent
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(
+                f"{FLAG} {self.root} cannot be written, for {nearest} is no folder that you may "
+                "write to: name another place."
+            )
         self.data: Manifest | None = None
         self.views: Views | None = None
         self.folder: Path | None = None  # known once the first clip has come

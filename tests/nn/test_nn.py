@@ -69,7 +69,7 @@ def test_bevt_hides_the_same_blocks_in_a_window_and_fills_up_at_random():
     for clip in range(4):
         expected = set()
         for frame in (6, 7, 0, 1):
-            expected |= {36 * frame + int(place) for place in blocks[clip].nonzero()}
+            expected |= {36 * frame + int(position) for position in blocks[clip].nonzero()}
         for token in range(grid.n):
             if len(expected) < round(ratio * grid.n):
                 expected.add(token)

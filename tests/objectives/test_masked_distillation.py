@@ -72,18 +72,18 @@ def test_both_losses_by_hand():
     clip = batch["clips"][:, 0]
     visible, hidden = objective.mask(batch, GRID)
     assert hidden.shape == (3, round(0.65 * 64))
-    seen, whole = objective.encoder(clip, visible).tokens, objective.teacher.encoder(clip).tokens
+    student, whole = objective.encoder(clip, visible).tokens, objective.teacher.encoder(clip).tokens
     order = objective.draw_order(batch, GRID)
     assert order is not None
     branch = objective.local_branch
-    pred = branch.out(branch.decoder(branch.arrange(seen, visible, hidden, GRID, order)))
+    pred = branch.out(branch.decoder(branch.arrange(student, visible, hidden, GRID, order)))
     distances = []
     for b in range(3):
         for slot in range(64):  # also those that are visible; the targets are in natural order
             distances.append(1 - F.cosine_similarity(pred[b, slot], whole[b, slot], dim=0))
     local = torch.stack(distances).mean()
     branch = objective.global_branch
-    vector = branch.pooler(branch.out(branch.decoder(branch.bridge(seen))))[:, 0]
+    vector = branch.pooler(branch.out(branch.decoder(branch.bridge(student))))[:, 0]
     other = (1 - F.cosine_similarity(vector, whole.mean(1), dim=1)).mean()
     loss = objective(batch)
     torch.testing.assert_close(loss.total, 0.5 * local + 2 * other)
@@ -100,8 +100,8 @@ def test_tokens_are_shuffled_and_positions_are_not(mask_token):
     mask = branch.bridge(branch.mask_token) if mask_token == "encoder" else branch.mask_token
     natural = mask.expand(2, 8, 8).clone()
     for b in range(2):
-        for rank, place in enumerate(visible[b].tolist()):
-            natural[b, place] = branch.bridge(tokens[b, rank])
+        for rank, position in enumerate(visible[b].tolist()):
+            natural[b, position] = branch.bridge(tokens[b, rank])
     table, order = branch.positions.table[0], torch.stack([torch.randperm(8) for _ in range(2)])
     shuffled = branch.arrange(tokens, visible, hidden, Grid(2, 2, 2), order)
     torch.testing.assert_close(shuffled, pick(natural, order) + table)
