@@ -1,6 +1,6 @@
 """Tokens -> Tokens: the blocks and the attention pooler of VideoPrism (arXiv:2402.13217).
 
-Its encoder, its text tower and the decoders of its second stage share them.
+Its encoder, its text tower and the blocks before its pooler share them.
 """
 
 import math
