@@ -25,12 +25,12 @@ def map_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def uses_one_dnn(x: Tensor, weight: Tensor) -> bool:
     return (
-        torch.is_inference_mode_enabled()
+        not torch.compiler.is_compiling()  # first: a graph cannot ask for the mode of inference
+        and torch.is_inference_mode_enabled()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and weight.numel() >= LARGE
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )

@@ -40,7 +40,7 @@ BREAKS = """
 """
 LABELS = {"task": "classification", "classes": 3}
 STEPS = [
-    *(("mae", {"mask": mask, "mask_ratio": 0.5}) for mask in ("tube", "block")),
+    *(("mae", {"mask": mask, "mask_ratio": 0.5}) for mask in ("tube", "block", "bevt")),
     (
         "mae",
         {
