@@ -16,7 +16,7 @@ from ssvid.encoders.clip import CLIP_MEAN, CLIP_STD
 from ssvid.encoders.picture_start import LEFT_OUT, is_picture_net, start_from_pictures
 from ssvid.errors import UserError, check_positive
 from ssvid.log import log
-from ssvid.nn.capped import CAP
+from ssvid.nn.capped import CAP, Run, split_runs
 from ssvid.nn.grouping import Grouping, group_space, group_time
 from ssvid.nn.linear import map_linear
 from ssvid.nn.patches import patches
@@ -25,7 +25,7 @@ from ssvid.nn.prism import OffsetNorm, PrismBlock, init_lecun
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index, Tokens
 
-Rows = Float[Tensor, "R D"]  # the visible tokens of all clips
+ROWS = 2048  # tokens that go through the blocks at a time, on a CPU without gradients
 
 
 @encoders.register("videoprism")
@@ -168,18 +168,24 @@ def run_blocks(
 
     `below`: the number of layers below the first block.
     """
-    B = len(x)
     rows = grouping.arrange(x.flatten(0, 1))
-    mask = None
     if padding is not None:
-        (run,) = grouping.runs
         padding = grouping.arrange(padding.flatten())
-        mask = ~rearrange(padding, "(G M) -> G 1 M", M=run.length)
-    for number, block in enumerate(blocks, below + 1):
-        rows = block(rows, grouping.runs, mask, padding)
-        if number in wanted:
-            maps[number] = grouping.restore(rows).view(B, -1, x.shape[-1])
-    return grouping.restore(rows).view(x.shape)
+    parts: list[tuple[slice, list[Run]]] = [(slice(None), grouping.runs)]
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        # Groups do not see each other, so few of them at a time need little memory.
+        parts = [(some, [run]) for some, run in split_runs(grouping.runs, ROWS)]
+    outputs: dict[int, list[Tensor]] = {}
+    for some, runs in parts:
+        hidden, y = (None if padding is None else padding[some]), rows[some]
+        mask = None if hidden is None else ~rearrange(hidden, "(G M) -> G 1 M", G=runs[0].groups)
+        for number, block in enumerate(blocks, below + 1):
+            y = block(y, runs, mask, hidden)
+            if number in wanted or number == below + len(blocks):
+                outputs.setdefault(number, []).append(y)
+    restored = {n: grouping.restore(torch.cat(ys)).view(x.shape) for n, ys in outputs.items()}
+    maps.update({number: y for number, y in restored.items() if number in wanted})
+    return restored[below + len(blocks)]
 
 
 @encoders.register("videoprism_tiny")
