@@ -25,7 +25,7 @@ from ssvid.nn.prism import OffsetNorm, PrismBlock, init_lecun
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index, Tokens
 
-ROWS = 1024  # tokens that go through the blocks at a time, on a CPU without gradients
+ROWS = 512  # tokens that go through the blocks at a time, on a CPU without gradients
 
 
 @encoders.register("videoprism")
