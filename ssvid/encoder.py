@@ -47,6 +47,8 @@ class Encoder(nn.Module, ABC):
     # Beginnings of the names of parameters that the weights of a picture net lack. They start anew
     # where such weights are loaded, and learn faster.
     new_parts: tuple[str, ...] = ()
+    # Why a probe of this encoder should attend to its tokens; results of other probes say it.
+    attentive_advice: str | None = None
     licence: str | None = None  # of loaded weights
     tiny_kwargs: dict[str, Any] = {}  # kwargs of a small one, for the contract tests
 

@@ -295,7 +295,7 @@ class SuiteRunner:
             protocol_hash=digest(protocol),
             leak=find_leak(encoder, test),
             ledger=count_readers(encoder, test, self.options.cache),
-            notes=list(features.notes),
+            notes=[*features.notes, *advise_probe(encoder, cell)],
             cost=Cost(**{key: round(value, 6) for key, value in features.cost.items()}),
             seed=self.options.seed,
             git=read_commit(),
@@ -353,3 +353,11 @@ def list_rows_of_splits(features: Bench) -> dict[str, list[int]]:
     for split, units in features.splits.items():
         rows[split] = list(dict.fromkeys(features.row_of_unit[unit] for unit in units))
     return rows
+
+
+def advise_probe(encoder: EvaluatedEncoder, cell: Cell) -> list[str]:
+    """What the encoders say of a probe that does not attend to their tokens."""
+    probe = cell.settings.get("probe")
+    if probe in (None, "attentive"):
+        return []
+    return [one.net.attentive_advice for one in encoder.streams if one.net.attentive_advice]

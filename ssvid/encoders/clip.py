@@ -138,6 +138,22 @@ def clip_vit_b16(
     return ClipViT(width=width, depth=depth, heads=heads, patch=patch, dim=dim, **kwargs)
 
 
+@encoders.register("clip_vit_h14")
+def clip_vit_h14(
+    *,
+    width: int = 1280,
+    depth: int = 32,
+    heads: int = 16,
+    patch: int = 14,
+    dim: int = 1024,
+    gelu: Gelu = "exact",
+    **kwargs: Any,
+) -> ClipViT:
+    """Of open_clip (arXiv:2212.07143). Its heads are 80 wide, and its GELU is the exact one."""
+    sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch, "dim": dim}
+    return ClipViT(**sizes, gelu=gelu, **kwargs)
+
+
 @encoders.register("clip_vit_l14")
 def clip_vit_l14(
     *,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
@@ -16,7 +16,7 @@ from ssvid.encoders.clip import CLIP_MEAN, CLIP_STD
 from ssvid.encoders.picture_start import LEFT_OUT, is_picture_net, start_from_pictures
 from ssvid.errors import UserError, check_positive
 from ssvid.log import log
-from ssvid.nn.capped import CAP
+from ssvid.nn.capped import CAP, Run, split_runs
 from ssvid.nn.grouping import Grouping, group_space, group_time
 from ssvid.nn.linear import map_linear
 from ssvid.nn.patches import patches
@@ -25,7 +25,7 @@ from ssvid.nn.prism import OffsetNorm, PrismBlock, init_lecun
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index, Tokens
 
-Rows = Float[Tensor, "R D"]  # the visible tokens of all clips
+ROWS = 512  # tokens that go through the blocks at a time, on a CPU without gradients
 
 
 @encoders.register("videoprism")
@@ -33,14 +33,19 @@ class VideoPrism(Encoder):
     """Space, then time. The defaults are those of the published base model.
 
     Pixels are numbers from 0 to 1. `tokens` are taken after the last norm, and `pooled` is their
-    mean. A probe of this encoder should attend to its tokens: their mean is known to mislead (4.5
-    against 64.3 on Diving48). The tables of positions are resized for other sizes and lengths.
+    mean. A probe of this encoder should attend to its tokens (`attentive_advice`). The tables of
+    positions are resized for other sizes and lengths.
     """
 
     can_skip = True
     has_layers = True
     tubelet: tuple[int, int, int]
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    attentive_advice = (
+        "The mean of VideoPrism's tokens misleads: on Diving48 a linear probe of it has 4.5 where "
+        "the attentive probe has 64.3 (a third party's check of the released base model). Quote "
+        "the attentive probe."
+    )
     new_parts = ("time.", "norm_time.", "time_positions")
     tiny_kwargs = {"dim": 24, "heads": 2, "hidden": 32, "space_depth": 1, "time_depth": 1}
     tiny_kwargs |= {"patch": 8, "frames": 4, "size": 16}
@@ -168,18 +173,24 @@ def run_blocks(
 
     `below`: the number of layers below the first block.
     """
-    B = len(x)
     rows = grouping.arrange(x.flatten(0, 1))
-    mask = None
     if padding is not None:
-        (run,) = grouping.runs
         padding = grouping.arrange(padding.flatten())
-        mask = ~rearrange(padding, "(G M) -> G 1 M", M=run.length)
-    for number, block in enumerate(blocks, below + 1):
-        rows = block(rows, grouping.runs, mask, padding)
-        if number in wanted:
-            maps[number] = grouping.restore(rows).view(B, -1, x.shape[-1])
-    return grouping.restore(rows).view(x.shape)
+    parts: list[tuple[slice, list[Run]]] = [(slice(None), grouping.runs)]
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        # Groups do not see each other, so few of them at a time need little memory.
+        parts = [(some, [run]) for some, run in split_runs(grouping.runs, ROWS)]
+    outputs: dict[int, list[Tensor]] = {}
+    for some, runs in parts:
+        hidden, y = (None if padding is None else padding[some]), rows[some]
+        mask = None if hidden is None else ~rearrange(hidden, "(G M) -> G 1 M", G=runs[0].groups)
+        for number, block in enumerate(blocks, below + 1):
+            y = block(y, runs, mask, hidden)
+            if number in wanted or number == below + len(blocks):
+                outputs.setdefault(number, []).append(y)
+    restored = {n: grouping.restore(torch.cat(ys)).view(x.shape) for n, ys in outputs.items()}
+    maps.update({number: y for number, y in restored.items() if number in wanted})
+    return restored[below + len(blocks)]
 
 
 @encoders.register("videoprism_tiny")

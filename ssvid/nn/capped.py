@@ -6,7 +6,7 @@ them again in backward; a GPU runs FlexAttention.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,17 @@ class Run(NamedTuple):
 
     groups: int
     length: int  # tokens of a group
+
+
+def split_runs(runs: Sequence[Run], rows: int) -> Iterator[tuple[slice, Run]]:
+    """Parts of the runs with at most so many rows, but one group at least."""
+    first = 0
+    for groups, length in runs:
+        step = max(1, rows // length)
+        for begin in range(0, groups, step):
+            n = min(step, groups - begin)
+            yield slice(first + begin * length, first + (begin + n) * length), Run(n, length)
+        first += groups * length
 
 
 def attend_capped(
@@ -84,22 +95,18 @@ class BlockwiseAttention(torch.autograd.Function):
 
 def split_blocks(
     qkv: Float[Tensor, "R 3 a d"], runs: Sequence[Run], mask: Bool[Tensor, "n q M"] | None
-) -> Any:
+) -> Iterator[tuple[slice, tuple[Tensor, ...], Tensor | None]]:
     """Rows of a few groups, their queries, keys and values `g a L d`, and their mask."""
     heads = qkv.shape[2]
-    first = 0
-    for groups, length in runs:
-        step = max(1, BLOCK // max(1, heads * length * length))
-        for begin in range(0, groups, step):
-            n = min(step, groups - begin)
-            rows = slice(first + begin * length, first + (begin + n) * length)
-            some = qkv[rows].view(n, length, *qkv.shape[1:])
-            parts = tuple(some[:, :, part].transpose(1, 2) for part in range(3))
-            some_mask = mask
-            if mask is not None and len(mask) > 1:
-                some_mask = mask[begin : begin + n]
-            yield rows, parts, None if some_mask is None else some_mask[:, None]
-        first += groups * length
+    longest = max(run.length for run in runs)
+    for rows, (groups, length) in split_runs(runs, BLOCK // (heads * longest)):
+        some = qkv[rows].view(groups, length, *qkv.shape[1:])
+        parts = tuple(some[:, :, part].transpose(1, 2) for part in range(3))
+        some_mask = mask
+        if mask is not None and len(mask) > 1:
+            begin = rows.start // length  # there is one run, so all groups have this length
+            some_mask = mask[begin : begin + groups]
+        yield rows, parts, None if some_mask is None else some_mask[:, None]
 
 
 def compute_weights(

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from ssvid.errors import UserError
 from ssvid.nn.capped import CAP, Run, attend_capped
-from ssvid.nn.linear import apply_linear
+from ssvid.nn.linear import apply_linear, map_linear
 from ssvid.nn.transformer import LinearOfGELU
 from ssvid.shapes import Tokens
 
 EPS = 1e-6
-ROWS = 1024  # tokens whose wide activations are held at a time, where no gradient is wanted
 R_SOFTPLUS_0 = 1.442695041  # 1 / softplus(0): a scale of 0 is plain attention
 Norms = Literal["pre", "primer_hybrid"]
 
@@ -60,7 +59,7 @@ class CappedAttention(nn.Module):
         runs: Sequence[Run],
         mask: Bool[Tensor, "n q M"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        qkv = apply_linear(self.qkv, x) + self.qkv_bias.flatten().to(x.dtype)
+        qkv = map_linear(x, self.qkv.weight, self.qkv_bias.flatten())
         qkv = rearrange(qkv, "R (s a d) -> R s a d", s=3, a=self.heads)
         mixed = attend_capped(qkv, runs, self.cap, mask)
         return apply_linear(self.proj, mixed.flatten(1))
@@ -76,11 +75,6 @@ class PrismMLP(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
-        if not torch.is_grad_enabled():
-            return torch.cat([self._run(rows) for rows in x.split(ROWS)])
-        return self._run(x)
-
-    def _run(self, x: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
         wide = apply_linear(self.fc1, x)
         if not self.is_gelu:
             return apply_linear(self.fc2, F.relu(wide))

@@ -9,7 +9,9 @@ from typing import Any
 
 from ssvid.weights.layout import Layout, Net, Row, State, count_blocks, map_weight_and_bias
 
-HEAD = 64  # width of an attention head in every published net; no tensor shows it
+HEAD = 64  # width of an attention head in nearly every published net; no tensor shows it
+# Width of a picture side -> its heads, and whether its net has the exact GELU on both sides.
+HUGE = {1280: 16}  # ViT-H/14 of open_clip; OpenAI published no net of that width
 NOTE = "taken for one with quick GELU, as OpenAI has it, for no tensor shows which"
 OPENAI, HUGGING_FACE = "openai", "huggingface"
 MIT = "MIT"
@@ -179,10 +181,12 @@ def describe_picture(ours: State, image: str) -> dict[str, Any]:
     """The arguments of `clip_vit`."""
     width, _, patch, _ = ours[f"{image}patch.weight"].shape
     side = round((len(ours[f"{image}positions"]) - 1) ** 0.5)
+    gelu = {"gelu": "exact"} if width in HUGE else {}
     return {
+        **gelu,
         "width": width,
         "depth": count_blocks(ours, f"{image}blocks."),
-        "heads": max(1, width // HEAD),
+        "heads": HUGE.get(width, max(1, width // HEAD)),
         "patch": patch,
         "dim": len(ours[f"{image}project.weight"]),
         "size": side * patch,
@@ -192,7 +196,10 @@ def describe_picture(ours: State, image: str) -> dict[str, Any]:
 def describe_text(ours: State) -> dict[str, Any]:
     """The arguments of the tower `clip_text`."""
     dim, width = ours["tower.project.weight"].shape
+    picture_width = len(ours.get("encoder.cls", ()))
+    gelu = {"gelu": "exact"} if picture_width in HUGE else {}
     return {
+        **gelu,
         "width": width,
         "layers": count_blocks(ours, "tower.blocks."),
         "heads": max(1, width // HEAD),
@@ -202,7 +209,8 @@ def describe_text(ours: State) -> dict[str, Any]:
 
 
 def describe_clip(ours: State) -> Net:
-    return Net("clip_vit", describe_picture(ours, "encoder."), objective="clip", note=NOTE)
+    kwargs = describe_picture(ours, "encoder.")
+    return Net("clip_vit", kwargs, objective="clip", note="" if "gelu" in kwargs else NOTE)
 
 
 def describe_xclip(ours: State) -> Net:

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.run import run
 from benchmarks.suites.loader import FOLDER, load, open_manifest
+from benchmarks.suites.runner import advise_probe
+from ssvid import create_encoder
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError
 from ssvid.results import Fold
@@ -255,3 +258,11 @@ def test_the_docs_state_every_cell_of_ours_with_its_hash():
         for cell in cells:
             name = cell.fold.cell if cell.fold else cell.name
             assert f"| `{file.stem}` | `{name}` | `{cell.hash}` |" in docs
+
+
+def test_an_encoder_whose_mean_misleads_says_so_of_other_probes_alone():
+    encoder = SimpleNamespace(streams=[SimpleNamespace(net=create_encoder("videoprism_tiny"))])
+    plain = SimpleNamespace(streams=[SimpleNamespace(net=create_encoder("vit_tiny"))])
+    for probe, notes in (("linear", 1), ("knn", 1), ("attentive", 0), (None, 0)):
+        cell = SimpleNamespace(settings={"task": "classify", "probe": probe})
+        assert len(advise_probe(encoder, cell)) == notes and not advise_probe(plain, cell)

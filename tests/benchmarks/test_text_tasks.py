@@ -38,6 +38,7 @@ from ssvid.text.joint_files import save_joint
 from ssvid.text.wording import phrase_class
 from ssvid.weights.encoders import hash_encoder, save_encoder
 from tests.helpers import facts, squares, write_video
+from tests.test_videoprism import create_net, create_space
 
 NET = "tests.benchmarks.test_run:tiny_vit"
 SPEC = ClipSpec(frames=4, fps=10.0, size=16)
@@ -212,6 +213,26 @@ def test_a_whole_run(trained: Path, captioned: Manifest, tmp_path: Path):
         assert compute_recalls(rank_diagonal(torch.stack(clips) @ sentences.T)) == pytest.approx(
             retrieval["video_to_text"]
         )
+
+
+def test_a_space_that_pools_tokens_is_asked_as_any_other(captioned: Manifest, tmp_path: Path):
+    """VideoPrism's pooler sees the tokens of every clip, and its vectors are what is compared."""
+    net, space = create_net(frames=2), create_space()
+    save_encoder(net, tmp_path, "encoder", {})
+    save_joint(space, tmp_path)
+    printed, results = run_cells(str(tmp_path), captioned, CELLS, tmp_path)
+    assert printed["exit_code"] == 0, printed["failed"]
+    captions = select_usable_rows(captioned, "captions:2")
+    units = get_kind("captions:2").make_units(captions, net.spec, 1, 1)
+    clips, texts = [], []
+    with torch.no_grad():
+        for i in range(12):
+            features = net(net.normalise(units.clips[0, i]["clips"]))
+            clips.append(space.read_clips(features)["joint"].mean(0))
+            texts.append(f"square {i // 2} {('begins', 'ends')[i % 2]}")
+        similarity = space.compare({"joint": torch.stack(clips)}, space.embed_texts(texts))
+    recalls = compute_recalls(rank_diagonal(similarity))
+    assert recalls == pytest.approx(results["text_retrieval"]["video_to_text"])
 
 
 def test_an_encoder_without_a_text_side(captioned: Manifest, tmp_path: Path):

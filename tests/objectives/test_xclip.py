@@ -9,9 +9,9 @@ from torch import nn
 
 from objectives.clip import CLIP
 from objectives.xclip import XCLIP
-from ssvid import create_encoder
+from ssvid import create_encoder, list_encoders
 from ssvid.encoder import Encoder
-from ssvid.engine.warm_start import warm_start
+from ssvid.engine.warm_start import start_encoder, warm_start
 from ssvid.errors import UserError
 from ssvid.shapes import Batch
 from ssvid.text import create_tower
@@ -254,3 +254,34 @@ def test_a_tower_of_names_knows_its_names_alone():
         tower(["c"])
     space = ProductSpace(tower, nn.Identity(), cosine=True)
     assert space.compare({"joint": torch.randn(3, 4)}, tower(["a", "b"])).shape == (3, 2)
+
+
+@pytest.mark.parametrize("image", list_encoders(per_frame=True))
+@torch.no_grad()
+def test_it_wraps_every_picture_transformer_of_the_registry(image: str):
+    """Without exchange and joiner the mean of the frames is left, in any net of single frames."""
+    torch.manual_seed(0)
+    picture = create_encoder(image, **PICTURE, frames=2, size=16)
+    kwargs = {"image": image, "image_kwargs": PICTURE, "frames": 2, "size": 16}
+    plain = create_encoder("xclip", **kwargs, exchange="none", joiner_layers=0)
+    whole = create_encoder("xclip", **kwargs)
+    clip = torch.randn(2, 3, 2, 16, 16)
+    for net in (plain, whole):
+        start_encoder(net, dict(picture.state_dict()), image)
+    features = picture(clip)
+    torch.testing.assert_close(plain(clip).pooled, features.pooled)
+    torch.testing.assert_close(plain(clip).tokens, features.tokens)
+    assert not torch.allclose(whole(clip).pooled, features.pooled, atol=1e-3)
+    objective = XCLIP(whole, tower="words", options=WORDS, train="both", prompt_layers=1, **NO_MIX)
+    objective.set_classes(CLASSES)
+    assert torch.isfinite(objective(make_batch()).total)
+
+
+@torch.no_grad()
+def test_the_nets_of_open_clip_have_another_gelu():
+    torch.manual_seed(0)
+    quick = create_encoder("clip_vit", **PICTURE, frames=2, size=16)
+    exact = create_encoder("clip_vit_h14", **PICTURE, frames=2, size=16)
+    exact.load_state_dict(quick.state_dict())
+    clip = torch.randn(1, 3, 2, 16, 16)
+    assert not torch.allclose(quick(clip).pooled, exact(clip).pooled, atol=1e-4)

@@ -10,11 +10,12 @@ from einops import rearrange
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from ssvid import load_encoder
+from ssvid import create_encoder, load_encoder
 from ssvid.errors import UserError
 from ssvid.text import create_tower
 from ssvid.text.bpe import BytePairs
-from ssvid.weights.clip import LAYOUTS
+from ssvid.weights.clip import LAYOUTS, describe_text
+from ssvid.weights.published import find_registered_name, select_under
 from tests.helpers import facts
 
 transformers = pytest.importorskip("transformers")
@@ -160,3 +161,24 @@ def test_merges_come_from_the_file_and_long_sentences_are_cut(tmp_path: Path):
     with pytest.raises(UserError, match=facts("merges.txt")):
         (tmp_path / "merges.txt").write_text("#version\none two three\n")
         BytePairs(tmp_path / "merges.txt", 8)
+
+
+def test_the_huge_net_of_open_clip_is_known_by_its_width():
+    """open_clip's own configuration says what it is; only its shapes are made."""
+    open_clip = pytest.importorskip("open_clip")
+    sizes = open_clip.get_model_config("ViT-H-14")
+    with torch.device("meta"):
+        model = open_clip.CLIP(**sizes)
+    state = {key: x for key, x in model.state_dict().items() if key != "attn_mask"}
+    layout = LAYOUT_OF["clip"]
+    ours = layout.to_ours(state)
+    net = layout.describe(ours)
+    heads = sizes["vision_cfg"]["width"] // sizes["vision_cfg"]["head_width"]
+    assert net.kwargs["heads"] == heads and net.kwargs["gelu"] == "exact" and not net.note
+    assert find_registered_name(net) == "clip_vit_h14"
+    text = describe_text(ours)
+    assert text["heads"] == sizes["text_cfg"]["heads"] and text["gelu"] == "exact"
+    with torch.device("meta"):
+        encoder = create_encoder("clip_vit_h14")
+    shapes = {key: x.shape for key, x in encoder.state_dict().items()}
+    assert shapes == {key: x.shape for key, x in select_under(ours, "encoder.").items()}

@@ -23,6 +23,7 @@ from benchmarks.profiling.speed.milnce import milnce
 from benchmarks.profiling.speed.overhead import overhead
 from benchmarks.profiling.speed.pairs import Case
 from benchmarks.profiling.speed.tan import cotrain, first_stage
+from benchmarks.profiling.speed.videoprism import videoprism
 from benchmarks.profiling.speed.xclip import xclip, xclip_step
 from ssvid.data.decode import read, read_timestamps
 
@@ -65,4 +66,5 @@ SLOW_CASES: dict[str, Callable[[], Case]] = {
     "accuracy": accuracy.accuracy,
     **masked_distillation.CASES,
     "xclip_step": xclip_step,
+    "videoprism": videoprism,
 }

@@ -1,0 +1,106 @@
+"""Our `videoprism_b` against Hugging Face's class on the same weights: a pass over one clip.
+
+16 frames of 288 pixels in float32. Theirs has eager attention, because it supports no other on a
+CPU.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.profiling.speed.large import peak
+from benchmarks.profiling.speed.pairs import Case, measure_in_turn
+from ssvid import create_encoder
+from ssvid.engine.features import cpu_seconds
+from ssvid.errors import UserError
+from ssvid.weights.published import select_under
+from ssvid.weights.videoprism import LAYOUTS
+
+HUGGING_FACE = next(layout for layout in LAYOUTS if layout.name == "videoprism-huggingface")
+ROUNDS = 5
+
+
+def make_theirs(**sizes: Any) -> nn.Module:
+    """Hugging Face's encoder with random weights. `sizes`: arguments of its configuration."""
+    try:
+        from transformers import VideoPrismVisionConfig, VideoPrismVisionModel
+    except ImportError as error:
+        raise UserError(
+            "The case videoprism needs transformers: pip install -e '.[text]'."
+        ) from error
+    torch.manual_seed(0)
+    net: nn.Module = VideoPrismVisionModel(VideoPrismVisionConfig(**sizes))
+    return net.eval()
+
+
+def make_ours(theirs: nn.Module) -> nn.Module:
+    """Our encoder with the weights of Hugging Face's."""
+    ours = HUGGING_FACE.to_ours(dict(theirs.state_dict()))
+    form = HUGGING_FACE.describe(ours)
+    net = create_encoder(str(form.encoder), **form.kwargs)
+    net.load_state_dict(select_under(ours, "encoder."))
+    return net.eval()
+
+
+def make_pass(net: nn.Module, clip: Tensor, *, is_ours: bool) -> Callable[[], Tensor]:
+    """The tokens of a clip B C T H W."""
+    frames = clip.transpose(1, 2)
+    if is_ours:
+        return torch.inference_mode()(lambda: net(clip).tokens)
+    return torch.inference_mode()(lambda: net(pixel_values_videos=frames).last_hidden_state)
+
+
+def make_clip(frames: int = 16, size: int = 288) -> Tensor:
+    return torch.rand(1, 3, frames, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def videoprism() -> Case:
+    theirs = make_theirs()
+    ours, clip = make_ours(theirs), make_clip()
+    functions = make_pass(ours, clip, is_ours=True), make_pass(theirs, clip, is_ours=False)
+
+    def report() -> dict[str, Any]:
+        """The spread of the ratio, and both peaks of memory."""
+        spread = measure_in_turn(functions, cpu_seconds, ROUNDS)
+        ratios = statistics.quantiles([a / b for a, b in spread], n=4)
+        peaks = [measure_peak(side) for side in ("ours", "theirs")]
+        return {
+            "ratio_again": [round(ratio, 4) for ratio in ratios],  # quartiles of further rounds
+            "peak_gib": peaks,
+            "peak_ratio": round(peaks[0] / peaks[1], 4),
+        }
+
+    return Case(*functions, "CPU-seconds of a pass", extras=report, pairs=ROUNDS)
+
+
+def measure_peak(side: str) -> float:
+    """GiB above the loaded weights, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.profiling.speed.videoprism", side]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return float(json.loads(output.splitlines()[-1]))
+
+
+def run_once(side: str) -> float:
+    """The peak of a pass, in GiB above what the loaded weights take."""
+    net = make_theirs()
+    if side == "ours":
+        net = make_ours(net)
+    function = make_pass(net, make_clip(), is_ours=side == "ours")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins again at what is used
+    before = peak()
+    function()
+    return round(peak() - before, 4)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands of ssvid do
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    print(json.dumps(run_once(*sys.argv[1:])))
