@@ -21,6 +21,7 @@ from ssvid.files import parse_yaml
 from ssvid.flags import list_flags
 from ssvid.help_page import COMMON, format_help, format_usage
 from ssvid.old_names import names_in, rename_flag, rename_recipe
+from ssvid.outlines import read_outline
 from ssvid.output import print_text
 from ssvid.recipe import Recipe, load_recipe, path_of, to_class_paths, to_names
 from ssvid.refusals import explain_refusal, suggest
@@ -215,7 +216,14 @@ class Arguments:
         return [[rename_flag(flag, self.names, flags), *value] for flag, *value in pairs]
 
     def load(self, path: str) -> Recipe:
-        return rename_recipe(self.refuse_trust(load_recipe(path)), self.names, set(self.parameters))
+        flags = rename_recipe(
+            self.refuse_trust(load_recipe(path)), self.names, set(self.parameters)
+        )
+        if self.entry and self.entry.recipes_of:
+            function = read_outline(COMMANDS[self.entry.recipes_of].function, frozenset(KINDS))
+            others = parameters_of(function) if function else {}
+            flags = presets.drop_keys(flags, others.keys() - self.parameters.keys())
+        return flags
 
     def refuse_trust(self, flags: Recipe) -> Recipe:
         """The flags of a file. A UserError if the file names modules to trust, or another file."""
