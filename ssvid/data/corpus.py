@@ -36,7 +36,8 @@ COLUMNS = ("kind", "clip", "source", "twin", "where", "share")
 class Twin(NamedTuple):
     """A clip of the corpus that is shown by another clip as well."""
 
-    kind: str  # bytes, near, path or name: how it was recognised
+    # bytes, near, path or name: how it was recognised; scene: near, but a cut of the same film
+    kind: str
     row: int  # of the train split
     path: str  # the other clip
     where: str  # where the other clip is: corpus, or the benchmark as the user named it
@@ -119,7 +120,8 @@ def check_new(file: str | None, flag: str) -> None:
 
 def list_rows(twins: Sequence[Twin]) -> list[int]:
     """The rows of the train split that are there twice or in a test, in order."""
-    return sorted(set(map(attrgetter("row"), twins)))
+    copies = (twin for twin in twins if twin.kind != "scene")
+    return sorted(set(map(attrgetter("row"), copies)))
 
 
 def find_same_files(train: Manifest, tests: dict[str, Manifest]) -> list[Twin]:
@@ -151,7 +153,10 @@ def read_fingerprints(
 def find_near(
     train: Manifest, prints: list[Fingerprint], tests: dict[str, Manifest], workers: int
 ) -> list[Twin]:
-    """Clips that look like an earlier clip of the corpus that stays, or like one of a test."""
+    """Clips that look like an earlier clip of the corpus that stays, or like one of a test.
+
+    Clips of one group that look alike are cuts of one film and no copies.
+    """
     twins: list[Twin] = []
     for name, test in tests.items():
         others = list(read_fingerprints(test, range(len(test)), workers, name).values())
@@ -162,8 +167,11 @@ def find_near(
     pairs = fingerprints.compare(prints)
     for pair in sorted(pairs, key=attrgetter("second", "first")):
         first, row = prints[pair.first].row, prints[pair.second].row
-        if first not in removed_rows:
-            twins.append(Twin("near", row, str(train.path(first)), "corpus", pair.share))
+        path = str(train.path(first))
+        if train.groups[first] == train.groups[row]:
+            twins.append(Twin("scene", row, path, "corpus", pair.share))
+        elif first not in removed_rows:
+            twins.append(Twin("near", row, path, "corpus", pair.share))
             removed_rows.add(row)
     return twins
 

@@ -114,6 +114,14 @@ class Manifest:
     def path(self, i: int) -> Path:
         return self.root / self.rows[i].path
 
+    def locate(self, i: int) -> tuple[Path, str]:
+        """The root of the data set that a row comes from, and the row's path below it."""
+        row = self.rows[i]
+        for part in self.mixture.parts if self.mixture else ():
+            if part.name == row.source:
+                return part.root, row.path.removeprefix(part.prefix)
+        return self.root, row.path
+
     @cached_property
     def video_ids(self) -> list[str]:
         """The row's own id; else its file's stem if it is unique; else its path without suffix."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ssvid.commands import phrase_command
 from ssvid.data.manifest import Manifest
 from ssvid.data.parts import Mixture, Order, Part
 from ssvid.log import log_once
@@ -38,7 +39,7 @@ def join(parts: Sequence[tuple[Part, Manifest]], order: Order) -> Manifest:
             rows.append(_move(row, part, is_alone))
         classes.update(data.classes)
         is_drawn = is_drawn or data.redraw is not None
-    _warn_of_shared_files(rows)
+    _warn_of_shared_files(rows, root)
     redraw = partial(_redraw, parts, order) if is_drawn else None
     return Manifest(
         tuple(rows), root, tuple(sorted(classes)), redraw, Mixture(tuple(joined), order)
@@ -61,16 +62,16 @@ def _prepend(prefix: str, path: str) -> str:
     return path if not path or os.path.isabs(path) else f"{prefix}{path}"
 
 
-def _warn_of_shared_files(rows: Sequence[Row]) -> None:
+def _warn_of_shared_files(rows: Sequence[Row], root: Path) -> None:
     """Warn if a file that one part trains on is held out by another."""
-    split_of: dict[str, Row] = {}
+    first_of: dict[str, Row] = {}
     for row in rows:
-        first = split_of.setdefault(row.path, row)
+        first = first_of.setdefault(os.path.abspath(root / row.path), row)
         if (first.split == "train") != (row.split == "train"):
             log_once(
                 f"{row.path} is in {first.split} of the part {first.source} and in {row.split} of "
                 f"the part {row.source}: what is measured on val or test was seen in training. "
-                "`ssvid corpus` lists such files.",
+                f"`{phrase_command('corpus')} --benchmarks` lists such files.",
                 logging.WARNING,
             )
             return

@@ -4,11 +4,11 @@
 """
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -59,10 +59,11 @@ class Samples(Dataset[Any], ABC):
         """The samples of each part of a mixture. Other data have one entry, without a name."""
         if self.manifest.mixture is None:
             return {"": range(len(self))}
-        sources = np.array([self.manifest.rows[row].source for row in self.row])
-        members: dict[str, Any] = {}  # arrays, which are smaller than lists of numbers
+        members = {}  # arrays, which are smaller than lists of numbers
         for name in self.manifest.mixture.names:
-            members[name] = np.flatnonzero(sources == name)
+            members[name] = array("q")
+        for index, row in enumerate(self.row):
+            members[self.manifest.rows[row].source].append(index)
         return members
 
     def find_source(self, index: int) -> str:

@@ -108,7 +108,7 @@ def read_clip(part: str, clip: Any) -> dict[str, Any]:
         if not isinstance(value, OF_CLIP[key]) or is_bool != (key == "whole"):
             kinds = " or ".join(kind.__name__ for kind in OF_CLIP[key])
             raise UserError(f"{part}: clip.{key} takes {kinds}, not {value!r}.")
-    return dict(clip)
+    return {key: float(value) if key == "fps" else value for key, value in clip.items()}
 
 
 def build_data(title: str, settings: Mapping[str, Any], apart: tuple[str, ...] = ()) -> Manifest:

@@ -11,6 +11,7 @@ are. So the stamp gives the number of the frame.
 
 import glob
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -61,19 +62,25 @@ Settings = dict[str, Any]  # method, bound
 
 def flow_root(manifest: Manifest) -> Path:
     """$SSVID_FLOW; else a hidden folder in the data, where no data set takes it for videos."""
+    return _flow_root_below(manifest.root)
+
+
+def _flow_root_below(root: Path) -> Path:
     folder = os.environ.get("SSVID_FLOW")
-    return Path(folder).expanduser() if folder else manifest.root / ".flow"
+    return Path(folder).expanduser() if folder else root / ".flow"
 
 
 def flow_file(manifest: Manifest, row: int) -> Path:
-    """The flow file of a row of the manifest."""
-    return _flow_path(flow_root(manifest), manifest.rows[row].path)
+    """The flow file of a row of the manifest. Each part of a mixture has its own folder of flow."""
+    root, path = manifest.locate(row)
+    return _flow_path(_flow_root_below(root), path)
 
 
 def need_flow(manifest: Manifest) -> None:
     """Raise a UserError if the data has no folder of flow."""
-    root = flow_root(manifest)
-    if not root.is_dir():
+    parts = manifest.mixture.parts if manifest.mixture else ()
+    roots = [_flow_root_below(part.root) for part in parts] or [flow_root(manifest)]
+    for root in itertools.filterfalse(Path.is_dir, roots):
         raise UserError(
             f"There is no optical flow at {root}: run {phrase_command('flow')} with the same "
             "--data and --data flags, or set SSVID_FLOW to the folder that holds it."
@@ -127,6 +134,8 @@ def compute(
         raise UserError(f"There is no --method {method}: take {' or '.join(SECONDS)}.")
     check_range(0, 1_000, workers=workers)
     check_positive(bound=bound)
+    if data.mixture is not None:
+        raise UserError("Flow lies with its data set: compute that of each part by itself.")
     settings = {"method": method, "bound": bound}
     workers = workers or len(os.sched_getaffinity(0))
     _opencv()
