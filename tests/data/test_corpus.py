@@ -132,8 +132,8 @@ def test_cuts_of_one_film_look_alike_and_stay(corpora, tmp_path):
     removable = []
     for name in ("me", "you"):
         (tmp_path / "list.csv").write_text(lines.format(name))
-        told = describe_corpus(read_csv(str(tmp_path / "list.csv")), workers=1)
-        removable.append(told["removable"])
+        result = describe_corpus(read_csv(str(tmp_path / "list.csv")), workers=1)
+        removable.append(result["removable"])
     assert removable == [0, 1]
 
 

@@ -20,8 +20,9 @@ def fingerprint(path):
 
 
 def test_different_films_do_not_look_alike(films):
-    prints = [fingerprint(films / f"{i}.mp4") for i in range(8)]
-    assert compare(prints) == [] and all(len(p.bits) == fingerprints.FEWEST for p in prints)
+    prints = take_all(films)
+    assert compare(prints) == []
+    assert {len(film.bits) for film in prints} == {fingerprints.FEWEST}
     bits, _ = fingerprints.stack_bits(prints)
     other = fingerprints.count_differences(bits[:8], bits[8:])
     assert 40 < np.median(other) < 64 and other.min() > fingerprints.NEAR_BITS
@@ -42,16 +43,16 @@ def test_different_films_do_not_look_alike(films):
 )
 def test_a_changed_copy_looks_like_its_film_alone(films, tmp_path, change):
     write_video(tmp_path / "copy.mp4", change(draw_scene(3)))
-    pairs = compare([fingerprint(tmp_path / "copy.mp4")], take_all(films))
-    assert [pair.second for pair in pairs] == [3] and pairs[0].share >= fingerprints.SHARE
+    (pair,) = compare([fingerprint(tmp_path / "copy.mp4")], take_all(films))
+    assert pair.second == 3 and pair.share >= fingerprints.SHARE
 
 
 def take_all(films):
-    return [fingerprint(films / f"{i}.mp4") for i in range(8)]
+    return list(map(fingerprint, sorted(films.iterdir())))
 
 
 def test_a_cut_looks_like_the_long_film_that_it_is_in(films, tmp_path):
-    scenes = [draw_scene(seed) for seed in (60, 4, 61, 62, 63)]
+    scenes = list(map(draw_scene, (60, 4, 61, 62, 63)))
     write_video(tmp_path / "long.mp4", np.concatenate(scenes))
     (pair,) = compare(take_all(films), [fingerprint(tmp_path / "long.mp4")])
     assert pair.first == 4
@@ -61,9 +62,10 @@ def test_flat_and_bad_files_look_like_nothing(films, tmp_path):
     write_video(tmp_path / "black.mp4", np.zeros((10, 32, 32, 3), np.uint8))
     write_video(tmp_path / "gray.mp4", np.full((10, 32, 32, 3), 128, np.uint8))
     (tmp_path / "bad.mp4").write_bytes(b"no film")
-    prints = [fingerprint(tmp_path / f"{name}.mp4") for name in ("black", "gray", "bad")]
-    assert [len(p.bits) for p in prints] == [0, 0, 0] and compare([*prints, *prints]) == []
-    assert [bool(p.why) for p in prints] == [False, False, True]
+    bad, black, gray = map(fingerprint, sorted(tmp_path.iterdir()))
+    assert len(black.bits) == len(bad.bits) == len(gray.bits) == 0
+    assert compare([black, bad, gray, black]) == []
+    assert bad.why and not black.why and not gray.why
 
 
 def make_print(number, bits, frames=1):
@@ -83,7 +85,7 @@ def test_blocks_change_nothing(films, monkeypatch):
     whole = compare(prints)
     monkeypatch.setattr(fingerprints, "BLOCK", 13)
     assert compare(prints) == whole and len(whole) == 8
-    assert [(p.first, p.second) for p in whole] == [(i, i + 8) for i in range(8)]
+    assert [pair.second - pair.first for pair in whole] == [8] * 8
 
 
 def test_times_lie_within_the_film():

@@ -69,10 +69,11 @@ def test_each_part_walks_through_its_own_epochs(kind):
 
 def test_parts_of_one_size_have_orders_of_their_own():
     walk = Walk([range(50), range(50)], [1.0, 1.0], seed=0)
-    orders = []
-    for data_set in range(2):
-        orders.append([walk.find_key(data_set, k)[1] for k in range(50)])
-    assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
+    first, second = [], []
+    for k in range(50):
+        first.append(walk.find_key(0, k))
+        second.append(walk.find_key(1, k))
+    assert sorted(first) == sorted(second) and first != second
 
 
 @for_each("kind", ["alternate", "mix"])

@@ -30,13 +30,13 @@ def corpora(tmp_path_factory) -> Path:
     return root
 
 
-def list_words(corpora: Path, out: Path, order: str = "alternate", *more: str, **change) -> list:
+def list_words(corpora: Path, out: Path, order: str = "alternate", *words: str, **change) -> list:
     parts = {}
     for name in ("web", "clean"):
         parts[name] = {"name": "folder", "root": str(corpora / name), **change.get(name, {})}
     recipe = out.parent / f"{out.name}.yaml"
     recipe.write_text(yaml.safe_dump({"data": {"name": "mixture", "parts": parts}}))
-    argv = pretrain_argv(corpora, out, *STEPS, *more)
+    argv = pretrain_argv(corpora, out, *STEPS, *words)
     start = argv.index("--data")
     del argv[start : start + 4]
     return [*argv, "--config", str(recipe), "--data.order", order]
@@ -47,7 +47,11 @@ def run_here(*words, **options):
 
 
 def read_losses(out: Path) -> list[list[float]]:
-    return [[row.get(name) for name in LOSSES] for row in metrics(out) if "loss" in row]
+    lines = []
+    for row in metrics(out):
+        if "loss" in row:
+            lines.append(list(map(row.get, LOSSES)))
+    return lines
 
 
 def read_weights(out: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,6 @@ are. So the stamp gives the number of the frame.
 
 import glob
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -60,31 +59,26 @@ Flow = UInt8[np.ndarray, "H W 2"]
 Settings = dict[str, Any]  # method, bound
 
 
-def flow_root(manifest: Manifest) -> Path:
+def flow_root(data_root: Path) -> Path:
     """$SSVID_FLOW; else a hidden folder in the data, where no data set takes it for videos."""
-    return _flow_root_below(manifest.root)
-
-
-def _flow_root_below(root: Path) -> Path:
     folder = os.environ.get("SSVID_FLOW")
-    return Path(folder).expanduser() if folder else root / ".flow"
+    return Path(folder).expanduser() if folder else data_root / ".flow"
 
 
 def flow_file(manifest: Manifest, row: int) -> Path:
-    """The flow file of a row of the manifest. Each part of a mixture has its own folder of flow."""
+    """The flow file of a row of the manifest, with the part of a mixture that it is of."""
     root, path = manifest.locate(row)
-    return _flow_path(_flow_root_below(root), path)
+    return _flow_path(flow_root(root), path)
 
 
 def need_flow(manifest: Manifest) -> None:
     """Raise a UserError if the data has no folder of flow."""
-    parts = manifest.mixture.parts if manifest.mixture else ()
-    roots = [_flow_root_below(part.root) for part in parts] or [flow_root(manifest)]
-    for root in itertools.filterfalse(Path.is_dir, roots):
-        raise UserError(
-            f"There is no optical flow at {root}: run {phrase_command('flow')} with the same "
-            "--data and --data flags, or set SSVID_FLOW to the folder that holds it."
-        )
+    for part in manifest.mixture.parts if manifest.mixture else [manifest]:
+        if not (root := flow_root(part.root)).is_dir():
+            raise UserError(
+                f"There is no optical flow at {root}: run {phrase_command('flow')} with the same "
+                "--data and --data flags, or set SSVID_FLOW to the folder that holds it."
+            )
 
 
 def read_flow(
@@ -139,7 +133,7 @@ def compute(
     settings = {"method": method, "bound": bound}
     workers = workers or len(os.sched_getaffinity(0))
     _opencv()
-    target = Path(out).expanduser() if out else flow_root(data)
+    target = Path(out).expanduser() if out else flow_root(data.root)
     if out is None and target.is_symlink() and not os.environ.get("SSVID_FLOW"):
         raise UserError(f"{target} is a link: name the folder that it leads to with --out.")
     _need_outside(target, data.root)
@@ -159,7 +153,7 @@ def compute(
     with raise_if_full(target):
         pool.list_bad(bad, data.root, [*scanned, *written])
     pool.warn_of_bad(bad)
-    if target.resolve() != flow_root(data).resolve():
+    if target.resolve() != flow_root(data.root).resolve():
         log.info(f"Give training the same folder: SSVID_FLOW={target}")
     return {
         "videos": len(paths),
