@@ -77,9 +77,13 @@ class Mixture(NamedTuple):
         return views_of
 
     def describe(self) -> str:
-        """One line: each part with its share of the draws."""
+        """How the parts take turns, and the share of the draws that each has."""
         total, shares = sum(map(attrgetter("weight"), self.parts)), []
         for part in self.parts:
             shares.append(f"{part.name} {part.weight / total:.0%}")
-        what = "each batch is of one part" if self.order == "alternate" else "each clip is drawn"
-        return f"mixture: {what} ({', '.join(shares)})"
+        what = (
+            "each batch is of one part"
+            if self.order == "alternate"
+            else "the part of each clip is drawn"
+        )
+        return f"{what} ({', '.join(shares)})"

@@ -16,7 +16,6 @@ from ssvid.data.manifest import Manifest
 from ssvid.data.mixture import join
 from ssvid.data.parts import Order, Part
 from ssvid.errors import UserError
-from ssvid.log import log_once
 from ssvid.near_names import list_near_names
 from ssvid.registry import datasets
 
@@ -63,10 +62,7 @@ def mixture(
         data = build_data(f"The part {name} of the mixture", settings, OF_PART)
         part = Part(name, setup.weight, data.root, "", setup.cleanliness, setup.clip)
         joined.append((part, data))
-    whole = join(joined, order)
-    assert whole.mixture is not None
-    log_once(f"{whole.mixture.describe()}.")
-    return whole
+    return join(joined, order)
 
 
 def read_setup(name: str, settings: Any, names: list[str]) -> Setup:
