@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssvid.data.corpus import describe_corpus
+from ssvid.data import fingerprints
+from ssvid.data.corpus import describe_corpus, find_near
 from ssvid.data.datasets.csv import csv as read_csv
 from ssvid.data.datasets.folder import folder
 from ssvid.data.datasets.mixture import mixture
+from ssvid.data.fingerprints import Fingerprint, Likeness
 from ssvid.errors import UserError
 from tests.helpers import command, facts, for_each, sentence, write_video
 
@@ -204,3 +206,18 @@ def test_the_command_reads_the_data_of_a_recipe_of_pretraining(corpora, tmp_path
     assert json.loads(done.stdout.splitlines()[-1])["clips"] == 6
     recipe.write_text(json.dumps({"objctive": "mae", "data": data}))
     assert "objctive" in sentence(command("ssvid.data.corpus", *argv))
+
+
+def test_a_clip_whose_twin_goes_itself_stays(corpora, monkeypatch):
+    train = folder(str(corpora / "web")).split("train")
+    pairs = [Likeness(0, 1, 1.0), Likeness(1, 2, 0.7)]
+    monkeypatch.setattr(fingerprints, "compare", lambda prints: pairs)
+    prints = [Fingerprint(row, np.zeros((0, 7, 128), bool)) for row in range(3)]
+    (twin,) = find_near(train, prints, {}, 1)
+    assert (twin.row, twin.path) == (1, str(train.path(0)))
+
+
+def test_rows_of_other_splits_stay_in_the_list(corpora, tmp_path):
+    out = tmp_path / "list.csv"
+    describe_corpus(read_csv(f"{corpora}/held/test.csv"), out=str(out), near=False, workers=1)
+    assert sorted(row.split for row in read_csv(str(out)).rows) == ["test", "test", "train"]
