@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -212,7 +213,7 @@ def test_a_clip_whose_twin_goes_itself_stays(corpora, monkeypatch):
     train = folder(str(corpora / "web")).split("train")
     pairs = [Likeness(0, 1, 1.0), Likeness(1, 2, 0.7)]
     monkeypatch.setattr(fingerprints, "compare", lambda prints: pairs)
-    prints = [Fingerprint(row, np.zeros((0, 7, 128), bool)) for row in range(3)]
+    prints = list(map(Fingerprint, range(3), [np.zeros((0, 7, 128), bool)] * 3))
     (twin,) = find_near(train, prints, {}, 1)
     assert (twin.row, twin.path) == (1, str(train.path(0)))
 
@@ -220,4 +221,5 @@ def test_a_clip_whose_twin_goes_itself_stays(corpora, monkeypatch):
 def test_rows_of_other_splits_stay_in_the_list(corpora, tmp_path):
     out = tmp_path / "list.csv"
     describe_corpus(read_csv(f"{corpora}/held/test.csv"), out=str(out), near=False, workers=1)
-    assert sorted(row.split for row in read_csv(str(out)).rows) == ["test", "test", "train"]
+    splits = map(attrgetter("split"), read_csv(str(out)).rows)
+    assert sorted(splits) == ["test", "test", "train"]
