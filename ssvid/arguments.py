@@ -17,9 +17,11 @@ from ssvid import presets, recipe, registry
 from ssvid.command_line import pair_words
 from ssvid.commands import COMMANDS
 from ssvid.errors import UserError
+from ssvid.files import parse_yaml
 from ssvid.flags import list_flags
 from ssvid.help_page import COMMON, format_help, format_usage
 from ssvid.old_names import names_in, rename_flag, rename_recipe
+from ssvid.outlines import read_outline
 from ssvid.output import print_text
 from ssvid.recipe import Recipe, load_recipe, path_of, to_class_paths, to_names
 from ssvid.refusals import explain_refusal, suggest
@@ -122,7 +124,7 @@ class Arguments:
         whole = presets.merge(below, flags)
         self.check_required(whole)
         self.check_settings(whole)
-        words = self.rewrite(pairs)
+        words = self.rewrite(pairs, flags)
         if below:
             lowest = to_class_paths(presets.drop_keys(below, {"objective"}), self.tables)
             words = [f"--config={json.dumps(lowest)}", *words, *presets.list_settings(below, flags)]
@@ -214,7 +216,14 @@ class Arguments:
         return [[rename_flag(flag, self.names, flags), *value] for flag, *value in pairs]
 
     def load(self, path: str) -> Recipe:
-        return rename_recipe(self.refuse_trust(load_recipe(path)), self.names, set(self.parameters))
+        flags = rename_recipe(
+            self.refuse_trust(load_recipe(path)), self.names, set(self.parameters)
+        )
+        if self.entry and self.entry.recipes_of:
+            function = read_outline(COMMANDS[self.entry.recipes_of].function, frozenset(KINDS))
+            others = parameters_of(function) if function else {}
+            flags = presets.drop_keys(flags, others.keys() - self.parameters.keys())
+        return flags
 
     def refuse_trust(self, flags: Recipe) -> Recipe:
         """The flags of a file. A UserError if the file names modules to trust, or another file."""
@@ -239,8 +248,15 @@ class Arguments:
             if flag == "config" and value:
                 flags = recipe.merge_recipes(flags, self.load(value[0]))
             else:
-                flags = recipe.set_flags(flags, {flag: value[0] if value else True})
+                setting = value[0] if value else True
+                if value and self.is_inside(flag):
+                    setting = read_value(flag, value[0])
+                flags = recipe.set_flags(flags, {flag: setting})
         return flags
+
+    def is_inside(self, flag: str) -> bool:
+        """Whether the flag is a value inside a setting of a name, as `data.parts.web.weight`."""
+        return flag.count(".") > 1 and flag.partition(".")[0] in self.tables
 
     def check_flag(self, flag: str) -> None:
         """Raise a UserError that names similar flags if the command has none of this name."""
@@ -290,10 +306,15 @@ class Arguments:
                 if is_needed and name not in settings:
                     raise UserError(f"--{kind}.{name} is missing: {settings['name']} needs it.")
 
-    def rewrite(self, pairs: list[list[str]]) -> list[str]:
-        """argv in the form of jsonargparse: names as class paths, recipes and lists as JSON."""
+    def rewrite(self, pairs: list[list[str]], flags: Recipe) -> list[str]:
+        """argv in the form of jsonargparse: names as class paths, recipes and lists as JSON.
+
+        A setting of which a flag changes a value inside is given whole, from `flags`, because
+        jsonargparse would drop its other values.
+        """
         lists: dict[str, list[str]] = {}
         words: list[str] = []
+        changed: dict[str, str] = {}
         for flag, *value in pairs:
             if not value and flag in self.bools:
                 value = ["true"]  # a bare switch
@@ -301,6 +322,12 @@ class Arguments:
                 raise UserError(f"--{flag} needs a value.")
             elif flag == "config":
                 value = [json.dumps(to_class_paths(self.load(value[0]), self.tables))]
+            elif self.is_inside(flag):
+                top, setting, *_ = flag.split(".")
+                changed[f"{top}.{setting}"] = json.dumps(flags[top][setting])
+                continue
+            elif value[0].lstrip().startswith("{"):
+                read_value(flag, value[0])  # refuses a key that stands twice
             elif flag in self.tables:
                 value = [recipe.class_path(value[0], self.tables[flag])]
             elif flag in self.lists:
@@ -309,6 +336,7 @@ class Arguments:
             words.append("=".join([f"--{flag}", *value]))
         for flag, values in lists.items():
             words.append(f"--{flag}={json.dumps(values)}")
+        words += [f"--{flag}={text}" for flag, text in changed.items()]
         return words
 
     def check(
@@ -326,6 +354,16 @@ class Arguments:
         config = yaml.safe_load(self.parser.dump(namespace, skip_unset=False))
         config.pop("config", None)
         return namespace, to_names(config, self.tables)
+
+
+def read_value(flag: str, text: str) -> Any:
+    """The value of a flag as YAML spells it; a UserError for a mapping that has a key twice."""
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text  # jsonargparse leaves it a text, or refuses it
+    except ValueError as error:
+        raise UserError(f"--{flag} cannot be read: {error}.") from error
 
 
 def last_type(annotation: Any) -> Any:

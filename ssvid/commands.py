@@ -21,6 +21,7 @@ class CommandEntry(NamedTuple):
     purpose: str  # one line for the list of commands
     first: tuple[str, ...] = ()  # flags whose names may be left out, in this order
     after: str = ""  # the flag that takes all words after --
+    recipes_of: str = ""  # a command whose recipes it reads too, passing over flags it has not
 
 
 LEARN, CLIPS, MEASURE, CLUSTER, TOOLS = "Learn", "Prepare data", "Measure", "Many runs", "Tools"
@@ -60,6 +61,13 @@ COMMANDS = {
         "ssvid.data.preprocess.flow:compute",
         CLIPS,
         "compute the optical flow of videos",
+    ),
+    "corpus": CommandEntry(
+        "ssvid.data.corpus",
+        "ssvid.data.corpus:describe_corpus",
+        CLIPS,
+        "tell what a data set or a mixture holds, and find copies in it and in tests",
+        recipes_of="pretrain",
     ),
     "narration": CommandEntry(
         "ssvid.data.narration",

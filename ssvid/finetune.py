@@ -14,8 +14,9 @@ import torch
 
 from ssvid.commands import phrase_next
 from ssvid.data.augment import warn_of_flip
-from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest, select_labelled
+from ssvid.data.samples import Samples
+from ssvid.data.training import training
 from ssvid.encoder import Encoder
 from ssvid.engine.advice import advise
 from ssvid.engine.checkpoint import LOG, RunFolder
@@ -127,7 +128,7 @@ class Prepared(NamedTuple):
 
     start: Start
     trained: Trained
-    clips: Clips
+    clips: Samples
     settings: Settings
 
 
@@ -139,13 +140,14 @@ def prepare_run(start: Start, plan: Plan, world: World, is_twin: bool = False) -
     flags, rows = plan.flags, plan.data.split("train")
     model = Classify(start.net, mix=plan.mix, **plan.head)
     seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
-    clips = Clips(rows, model.views, seed=seed, short=short, decoder=decoder)
+    clips = training(rows, model.views, seed=seed, short=short, decoder=decoder)
     if not is_twin:
         advise(model, clips, flags, world, start.folder)
     steps = count_steps(flags.steps, flags.epochs, len(rows), flags.batch_size)
     trained = prepare(model, model.views, flags, steps, world, freeze=("encoder.",))
     frozen = int(plan.head_warmup * steps)
-    settings = Settings.from_flags(flags, steps, world.device, freeze_steps=frozen)
+    watched = {"freeze_steps": frozen, "mixture": rows.mixture}
+    settings = Settings.from_flags(flags, steps, world.device, **watched)
     return Prepared(start, trained, clips, settings)
 
 

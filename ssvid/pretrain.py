@@ -18,7 +18,7 @@ from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.online import OnlineProbe
 from ssvid.engine.run import begin, run
 from ssvid.engine.settings import Settings
-from ssvid.engine.setup import hold, identify, prepare
+from ssvid.engine.setup import check_parts, hold, identify, prepare
 from ssvid.engine.train_flags import ClipChange, TrainFlags, check_numbers, count_steps
 from ssvid.engine.warm_start import warm_start
 from ssvid.errors import UserError
@@ -55,6 +55,7 @@ def pretrain(
     flags = fit_batch("pretrain", config, flags, len(rows))
     warn_of_flip(views.augment, data.classes, "--objective.augment")
     model.check_data(rows, views, flags.batch_size)
+    check_parts(model, rows, views)
     model.set_classes(rows.classes)
     if init is not None:
         warm_start(model, init)
@@ -65,7 +66,7 @@ def pretrain(
     advise(model, samples, flags, world, folder)
     trained = prepare(model, views, flags, steps, world)
     watched = {"stop_on_collapse": stop_on_collapse, "probe_every": probe_every}
-    settings = Settings.from_flags(flags, steps, world.device, **watched)
+    settings = Settings.from_flags(flags, steps, world.device, mixture=rows.mixture, **watched)
     probe = None
     if probe_every:
         decoder, workers = flags.decoder, flags.workers

@@ -63,6 +63,6 @@ def draw(batch: Batch, stream: str, n: int) -> Float[Tensor, "B n"]:
     return uniform(batch["seed"], stream, batch["epoch"], batch["index"], n)
 
 
-def permutation(seed: int, epoch: int, n: int) -> Tensor:
-    """The order of an epoch: a permutation of n rows."""
-    return uniform(seed, "order", epoch, 0, n)[0].argsort(stable=True)
+def permutation(seed: int, epoch: int, n: int, data_set: int = 0) -> Tensor:
+    """The order of an epoch: a permutation of n rows. Each data set has orders of its own."""
+    return uniform(seed, "order", epoch, data_set, n)[0].argsort(stable=True)

@@ -161,6 +161,7 @@ class Batch(TypedDict, total=False):
     epoch: Tensor  # B
     label: Tensor  # B, -1 where there is none
     video_id: list[str]
+    source: list[str]  # of a mixture: the name of the part that each clip comes from
     seed: int
     readable: Tensor  # of each requested sample: False if its file could not be read (evaluation)
     bad_files: list[tuple[str, float | None, str]]  # path, seconds, reason
@@ -221,6 +222,7 @@ class Row:
     segments: tuple[tuple[float, float, str], ...] = ()  # start s, end s, class
     boxes: tuple[Box, ...] = ()
     columns: tuple[tuple[str, str], ...] = ()  # name and content of a list's other columns
+    source: str = ""  # of a mixture: the name of the part that the clip comes from
 
     @property
     def classes(self) -> frozenset[str]:

@@ -1,39 +1,39 @@
 """Samples -> the micro-batches of each step.
 
-The samples of all epochs form one endless stream. The step alone gives the position in it, so a run
-that resumes at a step sees the same samples.
+The samples of all epochs form one endless stream (ssvid.data.order). The step alone gives the
+position in it, so a run that resumes at a step sees the same samples.
 """
 
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ssvid.data.order import Key, Walk
+from ssvid.data.parts import Mixture
 from ssvid.data.samples import Samples, collate
 from ssvid.errors import RunError, UserError
-from ssvid.randomness import permutation
 from ssvid.shapes import Batch
-
-Key = tuple[int, int]  # epoch, row
 
 
 class Stream(Sampler[Any]):
-    """Position p of the stream is row `permutation(epoch)[p % n]` of epoch `p // n`.
+    """A step takes `batch_size` positions of a walk through the samples.
 
-    A step takes `batch_size` positions. Rank r has the r-th slice of every global batch, in
-    `accumulate` micro-batches, so one process and n processes see the same samples. Raises a
-    UserError if there are no rows or the batch cannot be divided.
+    Rank r has the r-th slice of every global batch, in `accumulate` micro-batches, so one process
+    and n processes see the same samples. Where the parts of a mixture alternate, a whole step is of
+    one part. Raises a UserError if there are no rows or the batch cannot be divided.
     """
 
     def __init__(
         self,
-        rows: int,
+        members: Mapping[str, Sequence[int]],  # part of a mixture -> its samples; else one entry
+        mixture: Mixture | None = None,
         *,
         batch_size: int,  # global: over all ranks and micro-batches
         steps: int,
@@ -43,18 +43,22 @@ class Stream(Sampler[Any]):
         world: int = 1,
         accumulate: int = 1,
     ) -> None:
-        if rows < 1:
-            raise UserError("There are no clips to train on: the train split is empty.")
+        for name, samples in members.items():
+            if not len(samples):
+                which = f" of the part {name} of the mixture" if name else ""
+                raise UserError(f"There are no clips to train on: the train split{which} is empty.")
         if batch_size < 1 or batch_size % (world * accumulate):
             raise UserError(
                 f"--batch_size {batch_size} is global and is shared by {world} processes x "
                 f"{accumulate} micro-batches: take a multiple of {world * accumulate}."
             )
-        self.rows, self.batch_size, self.steps, self.seed = rows, batch_size, steps, seed
+        self.batch_size, self.steps = batch_size, steps
         self.start_step, self.accumulate = start_step, accumulate
         self.rank, self.world = rank, world
         self.micro = batch_size // (world * accumulate)
-        self.order = lru_cache(maxsize=2)(partial(permutation, seed, n=rows))
+        weights = [part.weight for part in mixture.parts] if mixture else [1.0]
+        alternates = mixture is not None and mixture.order == "alternate"
+        self.walk = Walk(list(members.values()), weights, seed, batch_size if alternates else 1)
 
     def __len__(self) -> int:
         return max(0, self.steps - self.start_step) * self.accumulate
@@ -63,11 +67,7 @@ class Stream(Sampler[Any]):
         for step in range(self.start_step, self.steps):
             first = step * self.batch_size + self.rank * self.accumulate * self.micro
             for start in range(first, first + self.accumulate * self.micro, self.micro):
-                yield [self.key(position) for position in range(start, start + self.micro)]
-
-    def key(self, position: int) -> Key:
-        epoch, offset = divmod(position, self.rows)
-        return epoch, int(self.order(epoch)[offset])
+                yield self.walk.list_keys(range(start, start + self.micro))
 
 
 class Loader(DataLoader[Any]):
@@ -188,7 +188,8 @@ def train_loader(
     Raises the UserErrors of `Stream`.
     """
     stream = Stream(
-        len(clips),
+        clips.members,
+        clips.manifest.mixture,
         batch_size=batch_size,
         steps=steps,
         seed=clips.seed,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ssvid.data.files import VIDEO_SUFFIXES, spell_as_on_disk
+from ssvid.data.parts import Mixture
 from ssvid.data.splits import SPLIT_OF_NAME, describe_change, fill_splits
 from ssvid.errors import UserError
 from ssvid.log import log_once
@@ -34,6 +35,7 @@ class Manifest:
     classes: tuple[str, ...] = ()  # of the whole data set, also after split() and take()
     # Of a set that is drawn: the set that is drawn for the views of an objective.
     redraw: Callable[[Views], "Manifest"] | None = None
+    mixture: Mixture | None = None  # the data sets that the rows come from, if they are several
 
     @classmethod
     def build(
@@ -112,6 +114,14 @@ class Manifest:
     def path(self, i: int) -> Path:
         return self.root / self.rows[i].path
 
+    def locate(self, i: int) -> tuple[Path, str]:
+        """The root of the data set that a row comes from, and the row's path below it."""
+        row = self.rows[i]
+        for part in self.mixture.parts if self.mixture else ():
+            if part.name == row.source:
+                return part.root, row.path.removeprefix(part.prefix)
+        return self.root, row.path
+
     @cached_property
     def video_ids(self) -> list[str]:
         """The row's own id; else its file's stem if it is unique; else its path without suffix."""
@@ -130,8 +140,19 @@ class Manifest:
     def hash(self) -> str:
         """Hash of the rows; the same on every machine, whatever the root."""
         # A file name may hold bytes that are no UTF-8; Python reads them as surrogates.
-        text = "\n".join(map(_hashed_line, self.rows))
+        text = "\n".join(map(_hashed_line, self._own_rows()))
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+    def _own_rows(self) -> Iterable[Row]:
+        """The rows with the paths that their own data sets have, below the roots of those."""
+        if self.mixture is None:
+            return self.rows
+        prefix_of = {part.name: part.prefix for part in self.mixture.parts}
+        rows = []
+        for row in self.rows:
+            path = row.path.removeprefix(prefix_of[row.source])
+            rows.append(replace(row, path=path, group=f"{row.source}/{row.group}"))
+        return rows
 
 
 def select_labelled(data: Manifest) -> Manifest:

@@ -4,7 +4,9 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +54,22 @@ class Samples(Dataset[Any], ABC):
     def __len__(self) -> int:
         return len(self.row)
 
+    @cached_property
+    def members(self) -> Mapping[str, Sequence[int]]:
+        """The samples of each part of a mixture. Other data have one entry, without a name."""
+        if self.manifest.mixture is None:
+            return {"": range(len(self))}
+        members = {}  # arrays, which are smaller than lists of numbers
+        for name in self.manifest.mixture.names:
+            members[name] = array("q")
+        for index, row in enumerate(self.row):
+            members[self.manifest.rows[row].source].append(index)
+        return members
+
+    def find_source(self, index: int) -> str:
+        """The part of a mixture that a sample comes from; an empty text if the data are none."""
+        return self.manifest.rows[self.row[index]].source
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         bad: list[Bad] = []
@@ -73,8 +91,10 @@ class Samples(Dataset[Any], ABC):
     def sample(self, epoch: int, index: int, **values: Any) -> dict[str, Any]:
         """The values with the coordinates, label and video id of the sample."""
         row = self.row[index]
-        sample = {"index": index, "epoch": epoch, "padded": 0}
+        sample: dict[str, Any] = {"index": index, "epoch": epoch, "padded": 0}
         sample["label"] = int(self.manifest.labels[row])
+        if self.manifest.mixture is not None:
+            sample["source"] = self.manifest.rows[row].source
         return {**sample, "video_id": self.manifest.video_id(row), **values}
 
     def _no_clip(self, row: int, bad: list[Bad], dropped: int) -> str:
@@ -95,9 +115,10 @@ class Samples(Dataset[Any], ABC):
         )
 
     def _candidates(self, epoch: int, index: int) -> list[int]:
-        """The row, and the rows to try in its place."""
-        replacements = uniform(self.seed, "replace", epoch, index, TRIES)[0] * len(self)
-        return [index, *replacements.long().tolist()]
+        """The row, and the rows to try in its place, which are of the same part of a mixture."""
+        others = self.members[self.find_source(index)]
+        chosen = (uniform(self.seed, "replace", epoch, index, TRIES)[0] * len(others)).long()
+        return [index, *(int(others[i]) for i in chosen.tolist())]
 
 
 def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
@@ -123,6 +144,8 @@ def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
     for key in STACKED:
         if good and key in good[0]:
             values[key] = torch.stack(_values(good, key))
+    if good and "source" in good[0]:
+        batch["source"] = _values(good, "source")
     if good and "sentences" in good[0]:
         batch["sentences"] = _values(good, "sentences")
     if good and "spans_s" in good[0]:

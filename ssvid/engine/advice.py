@@ -89,11 +89,19 @@ def advise(
     step_s = None
     if world.device.type == "cpu" and world.size == 1:
         step_s = measure_step_s(objective, samples, flags.batch_size, flags.workers)
-    videos = len(samples)
+    videos = count_videos(samples)
     pretrains = not isinstance(objective, Classify)
     fit = Fit(flags.batch_size, videos, flags.lr, flags.lr_batch, step_s, pretrains)
     for warning in judge_settings(fit):
         log.warning(warning)
+
+
+def count_videos(samples: Samples) -> int:
+    """How many videos there are for a batch: of a mixture that alternates, in its smallest part."""
+    mixture = samples.manifest.mixture
+    if mixture is None or mixture.order != "alternate":
+        return len(samples)
+    return min(map(len, samples.members.values()))
 
 
 def measure_step_s(objective: Objective, samples: Samples, batch_size: int, workers: int) -> float:
@@ -103,7 +111,8 @@ def measure_step_s(objective: Objective, samples: Samples, batch_size: int, work
     are measured and divided by the threads, because other programs may be busy meanwhile.
     """
     start_s = time.process_time()
-    first = [samples[0, i % len(samples)] for i in range(TRIAL_CLIPS)]
+    rows = next(iter(samples.members.values()))  # clips of one part have one shape
+    first = [samples[0, int(rows[i % len(rows)])] for i in range(TRIAL_CLIPS)]
     loading_s = (time.process_time() - start_s) / max(1, workers)
     batch = to_device(collate(first, samples.seed), samples.views, torch.device("cpu"))
     trial = copy.deepcopy(objective).train()

@@ -143,7 +143,7 @@ class RunFolder:
         now["encoder (hash of its weights)"] = start[:8]
         differences = []
         for key in sorted(before | now):
-            if key not in FREE and before.get(key) != now.get(key):
+            if not is_free(key) and before.get(key) != now.get(key):
                 differences.append(f"{key} ({before.get(key)} there, {now.get(key)} now)")
         if differences:
             raise UserError(
@@ -265,6 +265,11 @@ def read(path: Path) -> Any:
         raise UserError(f"{path} is damaged or no checkpoint ({why}).") from error
 
 
+def is_free(key: str) -> bool:
+    """Whether a setting may change between two starts, as the roots of data sets may."""
+    return key in FREE or re.fullmatch(r"data\.parts\.[\w-]+\.root", key) is not None
+
+
 def flatten_config(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}. Tuples become lists, as in YAML."""
     rows: dict[str, Any] = {}
@@ -279,10 +284,13 @@ def flatten_config(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_provenance(folder: RunFolder, data: Manifest) -> None:
     """Write the origin of a run: its clips (for later leak checks), the code and the machine."""
     rows = [[row.path, row.label, row.split, row.group, row.video_id] for row in data.rows]
+    parts = {}
+    for part in data.mixture.parts if data.mixture else ():
+        parts[part.name] = {**part._asdict(), "root": str(part.root.resolve())}
     git = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    provenance = {
+    provenance: dict[str, Any] = {
         "root": str(data.root.resolve()),
         "hash": data.hash,
         "rows": rows,
@@ -293,6 +301,8 @@ def write_provenance(folder: RunFolder, data: Manifest) -> None:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+    if data.mixture is not None:
+        provenance["mixture"] = {"order": data.mixture.order, "parts": parts}
     provenance |= folder.origin
     write_json_whole(folder.path / PROVENANCE, provenance)
 

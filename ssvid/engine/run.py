@@ -181,9 +181,10 @@ def announce(trained: Trained, data: Manifest, settings: Settings, folder: RunFo
     megabytes = 12 * parameters * (settings.keep_checkpoints + 1) / 1e6  # weights, two moments
     begin = f"going on at step {trained.step} of" if trained.step else "training"
     epochs = settings.steps * settings.batch_size / len(data)
+    mixture = f" {data.mixture.describe()};" if data.mixture else ""
     log.info(
         f"{folder.path}: {begin} {settings.steps} steps of {settings.batch_size} clips from "
-        f"{len(data)} videos ({epochs:.1f} epochs); {parameters / 1e6:.1f} M parameters;"
+        f"{len(data)} videos ({epochs:.1f} epochs);{mixture} {parameters / 1e6:.1f} M parameters;"
         f"{trained.turbo.summary if trained.turbo else ''} learning rate {settings.lr:.2e}; "
         f"checkpoints take up to {megabytes:.0f} MB. The bar shows the time left."
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ssvid.data.parts import Mixture
 from ssvid.engine import optim
 from ssvid.engine.train_flags import TrainFlags
 
@@ -33,6 +34,7 @@ class Settings:
     stop_on_collapse: float | None = None  # lowest effective rank of an exported encoder's features
     probe_every: int | None = None  # steps
     seed: int = 0
+    mixture: Mixture | None = None  # of the clips; its parts are logged apart
 
     @classmethod
     def from_flags(

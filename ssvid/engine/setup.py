@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from ssvid.data.manifest import Manifest
 from ssvid.engine import optim
 from ssvid.engine.checkpoint import RunFolder
 from ssvid.engine.distributed import World
 from ssvid.engine.loop import Trained
 from ssvid.engine.token_dropping import Turbo, without_unset_flags
 from ssvid.engine.train_flags import TrainFlags
+from ssvid.errors import UserError
 from ssvid.nn.sync_bn import synchronise
 from ssvid.nn.transformer import recompute_blocks
 from ssvid.objective import Objective
@@ -37,6 +39,25 @@ def prepare(
     decay, betas, rates = flags.weight_decay, flags.betas, objective.compute_rate_factors()
     optimizer = optim.make(flags.optimizer, objective, decay, betas, rates, freeze)
     return Trained(objective, optimizer, world, turbo)
+
+
+def check_parts(objective: Objective, rows: Manifest, views: Views) -> None:
+    """Raise a UserError if the encoder cannot take the clip that a part of a mixture has."""
+    for part in rows.mixture.parts if rows.mixture else ():
+        of_part = part.change(views)
+        if of_part == views:
+            continue
+        net, spec = objective.encoder, of_part.clips[0]
+        if net.fixed_frames and spec.frames != net.spec.frames:
+            raise UserError(
+                f"The part {part.name} of the mixture has clips of {spec.frames} frames, and this "
+                f"{net.name} takes {net.spec.frames} alone: leave out its clip."
+            )
+        if not net.grid(spec.frames, spec.size, spec.size).n:
+            raise UserError(
+                f"The part {part.name} of the mixture: {net.name} makes no token of a clip of "
+                f"{spec.frames} frames, {spec.size} pixels: give it more, or another encoder."
+            )
 
 
 def identify(config: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class TrainLog:
         self.cost = Cost(folder.path if first else None)
         self.metrics = Metrics(folder.path, step) if first else None
         self.bar = progress_bar(settings.steps, "step", initial=step, disable=not first)
-        self.world, self.total_steps = world, settings.steps
+        self.world, self.total_steps, self.mixture = world, settings.steps, settings.mixture
         self.first_step, self.timed_from_s = step, 0.0
         self.latest_metrics: dict[str, float] = {}  # the numbers of the last line of `write`
         self.probe_scores: dict[str, float] = {}  # the last scores of the online probe
@@ -55,6 +55,8 @@ class TrainLog:
         # Not a whole number: where a sample has V views, a view that is padded counts as 1 / V.
         self.padded_clips = 0.0
         self.losses: dict[str, list[torch.Tensor]] = {}
+        # Clips of each part of a mixture; the same names in all processes.
+        self.clips_of = dict.fromkeys(self.mixture.names if self.mixture else (), 0)
 
     def state(self) -> dict[str, Any]:
         """What the next line will count, so that it is the same line after a resume."""
@@ -63,13 +65,14 @@ class TrainLog:
             losses[name] = [float(value) for value in values]
         n_clips = self.clips_before_resume + self.n_clips
         counts = (n_clips, self.dropped_videos, self.padded_clips)
-        return {"losses": losses, "counts": counts}
+        return {"losses": losses, "counts": counts, "clips_of": self.clips_of}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on with the line that a checkpoint had begun."""
         for name, values in state["losses"].items():
             self.losses[name] = list(torch.tensor(values, device=self.world.device))
         self.clips_before_resume, self.dropped_videos, self.padded_clips = state["counts"]
+        self.clips_of |= state.get("clips_of", {})
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -102,7 +105,12 @@ class TrainLog:
         self.n_clips += len(batch["index"])
         self.padded_clips += batch["padded"] / views
         self.dropped_videos += batch["dropped"]
-        for name, value in {"loss": loss.total, **loss.parts}.items():
+        losses = {"loss": loss.total, **loss.parts}
+        for source in batch.get("source", ()):
+            self.clips_of[source] += 1
+        if self.mixture and self.mixture.order == "alternate":  # the batch is of one part
+            losses[f"loss/{batch['source'][0]}"] = loss.total
+        for name, value in losses.items():
             self.losses.setdefault(name, []).append(value.detach())
 
     def write(self, step: int, extra_metrics: dict[str, float]) -> None:
@@ -114,6 +122,8 @@ class TrainLog:
         means_here = {}
         for name, values in self.losses.items():
             means_here[name] = float(torch.stack(values).float().mean())
+        for source, count in self.clips_of.items():
+            means_here[f"share/{source}"] = count / max(1, sum(self.clips_of.values()))
         numbers_here = {**means_here, "cpu_s": self.cost.cpu()}
         values_by_process = gather_numbers(numbers_here, self.world)
         cost = self.cost.total(values_by_process.pop("cpu_s"))

@@ -84,7 +84,7 @@ def compute_flow_once(data: Manifest) -> None:
 
     Of several processes one computes and the others wait.
     """
-    stamp = flow_root(data) / "complete.json"
+    stamp = flow_root(data.root) / "complete.json"
     with locked(data.root / ".flow.lock", wait=True, what=f"The flow of {data.root}"):
         if not stamp.exists():
             compute(data.split("train"), method="dis")

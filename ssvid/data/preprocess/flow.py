@@ -59,25 +59,26 @@ Flow = UInt8[np.ndarray, "H W 2"]
 Settings = dict[str, Any]  # method, bound
 
 
-def flow_root(manifest: Manifest) -> Path:
+def flow_root(data_root: Path) -> Path:
     """$SSVID_FLOW; else a hidden folder in the data, where no data set takes it for videos."""
     folder = os.environ.get("SSVID_FLOW")
-    return Path(folder).expanduser() if folder else manifest.root / ".flow"
+    return Path(folder).expanduser() if folder else data_root / ".flow"
 
 
 def flow_file(manifest: Manifest, row: int) -> Path:
-    """The flow file of a row of the manifest."""
-    return _flow_path(flow_root(manifest), manifest.rows[row].path)
+    """The flow file of a row of the manifest, with the part of a mixture that it is of."""
+    root, path = manifest.locate(row)
+    return _flow_path(flow_root(root), path)
 
 
 def need_flow(manifest: Manifest) -> None:
     """Raise a UserError if the data has no folder of flow."""
-    root = flow_root(manifest)
-    if not root.is_dir():
-        raise UserError(
-            f"There is no optical flow at {root}: run {phrase_command('flow')} with the same "
-            "--data and --data flags, or set SSVID_FLOW to the folder that holds it."
-        )
+    for part in manifest.mixture.parts if manifest.mixture else [manifest]:
+        if not (root := flow_root(part.root)).is_dir():
+            raise UserError(
+                f"There is no optical flow at {root}: run {phrase_command('flow')} with the same "
+                "--data and --data flags, or set SSVID_FLOW to the folder that holds it."
+            )
 
 
 def read_flow(
@@ -127,10 +128,12 @@ def compute(
         raise UserError(f"There is no --method {method}: take {' or '.join(SECONDS)}.")
     check_range(0, 1_000, workers=workers)
     check_positive(bound=bound)
+    if data.mixture is not None:
+        raise UserError("Flow lies with its data set: compute that of each part by itself.")
     settings = {"method": method, "bound": bound}
     workers = workers or len(os.sched_getaffinity(0))
     _opencv()
-    target = Path(out).expanduser() if out else flow_root(data)
+    target = Path(out).expanduser() if out else flow_root(data.root)
     if out is None and target.is_symlink() and not os.environ.get("SSVID_FLOW"):
         raise UserError(f"{target} is a link: name the folder that it leads to with --out.")
     _need_outside(target, data.root)
@@ -150,7 +153,7 @@ def compute(
     with raise_if_full(target):
         pool.list_bad(bad, data.root, [*scanned, *written])
     pool.warn_of_bad(bad)
-    if target.resolve() != flow_root(data).resolve():
+    if target.resolve() != flow_root(data.root).resolve():
         log.info(f"Give training the same folder: SSVID_FLOW={target}")
     return {
         "videos": len(paths),

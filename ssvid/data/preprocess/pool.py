@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import av
 
@@ -38,7 +38,8 @@ class FileResult(NamedTuple):
     seconds: float = 0.0
 
 
-Job = Callable[[str], FileResult]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def check_settings(file: Path, settings: dict[str, Any]) -> None:
@@ -95,16 +96,20 @@ def warn_of_bad(bad: Quarantine) -> None:
     log.warning("\n".join(lines))
 
 
-def run_all(job: Job, paths: list[str], workers: int, title: str) -> list[FileResult]:
-    """The result of each path, in any order, with a progress bar.
+def run_all(
+    job: Callable[[Item], Result], items: list[Item], workers: int, title: str
+) -> list[Result]:
+    """The result of each item, which is a path or stands for a file, in any order.
+
+    A progress bar counts the files.
 
     Raises a RunError if a process dies.
     """
-    if workers == 1 or len(paths) < 2:
-        results: Iterable[FileResult] = map(job, paths)
+    if workers == 1 or len(items) < 2:
+        results: Iterable[Result] = map(job, items)
     else:
-        results = _run_in_processes(job, paths, workers, title)
-    with progress_bar(len(paths), "file", iterable=results, desc=title) as bar:
+        results = _run_in_processes(job, items, workers, title)
+    with progress_bar(len(items), "file", iterable=results, desc=title) as bar:
         return list(bar)
 
 
@@ -119,12 +124,14 @@ def _end_with_parent(parent: int) -> None:
         os._exit(1)  # the parent ended before the kernel was asked
 
 
-def _run_in_processes(job: Job, paths: list[str], workers: int, title: str) -> Iterator[FileResult]:
+def _run_in_processes(
+    job: Callable[[Item], Result], items: list[Item], workers: int, title: str
+) -> Iterator[Result]:
     with ProcessPoolExecutor(
         workers, initializer=_end_with_parent, initargs=(os.getpid(),)
     ) as pool:
         try:
-            for future in as_completed([pool.submit(job, path) for path in paths]):
+            for future in as_completed([pool.submit(job, item) for item in items]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise RunError(
