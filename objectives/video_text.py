@@ -90,8 +90,9 @@ class VideoText(Objective):
         side = choose_text_side(tower, words, text, options or {}, dim=encoder.dim)
         self.tower = side.tower
         if side.pooled is None:
-            width = {"hidden": hidden, "query_dim": self.tower.dim}
-            self.pooler = AttentionPooler(encoder.dim, heads, **width)
+            self.pooler = AttentionPooler(
+                encoder.dim, heads, hidden=hidden, query_dim=self.tower.dim
+            )
             self.auxiliary = make_auxiliary(auxiliary, encoder.dim, heads, 4 * encoder.dim)
         else:
             self.pooler, self.auxiliary = side.pooled.pooler, side.pooled.auxiliary

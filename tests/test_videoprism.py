@@ -162,10 +162,10 @@ def test_words_after_a_word_do_not_change_it():
     """The class token alone sees the whole sentence."""
     tower = create_tower("videoprism_text", **TEXT).eval()
     tokens = tower.tokens(["abc", "abd"])
-    seen: list[Tensor] = []
-    tower.blocks[-1].register_forward_hook(lambda _, __, x: seen.append(x))
+    outputs: list[Tensor] = []
+    tower.blocks[-1].register_forward_hook(lambda _, __, x: outputs.append(x))
     tower.embed(tokens)
-    rows = seen[0].view(2, -1, 16)
+    rows = outputs[0].view(2, -1, 16)
     torch.testing.assert_close(rows[0, :2], rows[1, :2])
     assert not torch.allclose(rows[0, -1], rows[1, -1])
 

@@ -150,8 +150,8 @@ def clip_vit_h14(
     **kwargs: Any,
 ) -> ClipViT:
     """Of open_clip (arXiv:2212.07143). Its heads are 80 wide, and its GELU is the exact one."""
-    sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch, "dim": dim}
-    return ClipViT(**sizes, gelu=gelu, **kwargs)
+    sizes: dict[str, Any] = {"width": width, "depth": depth, "heads": heads}
+    return ClipViT(**sizes, patch=patch, dim=dim, gelu=gelu, **kwargs)
 
 
 @encoders.register("clip_vit_l14")

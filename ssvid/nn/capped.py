@@ -168,4 +168,5 @@ def get_flex(compiled: bool) -> Callable[..., Any]:
     # The import costs a second, which no run on a CPU should pay.
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    attend: Callable[..., Any] = flex_attention
+    return torch.compile(attend, dynamic=True) if compiled else attend

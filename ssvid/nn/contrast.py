@@ -43,12 +43,12 @@ def contrast_pairs(
         rows = slice(first, first + chunk)
         numbers = all_video.first + torch.arange(len(video), device=video.device)[rows]
         positives, ignored = compare_rows(numbers, videos, groups)
-        for own, others in ((video[rows], all_texts.rows), (texts[rows], all_video.rows)):
+        for queries, others in ((video[rows], all_texts.rows), (texts[rows], all_video.rows)):
             if len(video) > chunk:  # the similarities are computed again in backward
-                inputs = (own, others, scale, positives, ignored)
+                inputs = (queries, others, scale, positives, ignored)
                 total = total + checkpoint(sum_losses, *inputs, use_reentrant=False)
             else:
-                total = total + sum_losses(own, others, scale, positives, ignored)
+                total = total + sum_losses(queries, others, scale, positives, ignored)
         with torch.no_grad():
             nearest = (video[rows] @ all_texts.rows.T).masked_fill(ignored, -torch.inf).argmax(1)
             hits += positives.gather(1, nearest[:, None]).sum()

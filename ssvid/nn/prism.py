@@ -5,7 +5,7 @@ Its encoder, its text tower and the blocks before its pooler share them.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ class PrismBlock(nn.Module):
     ) -> None:
         super().__init__()
         # The arguments that make it again, for the card of a file.
-        self.sizes = {"dim": dim, "heads": heads, "hidden": hidden, "cap": cap}
+        self.sizes: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "cap": cap}
         self.sizes |= {"activation": activation, "norms": norms}
         self.norm1, self.attn = OffsetNorm(dim), CappedAttention(dim, heads, cap)
         self.norm2, self.mlp = OffsetNorm(dim), PrismMLP(dim, hidden, activation)
@@ -147,7 +147,8 @@ class AttentionPooler(nn.Module):
         if heads < 1 or hidden % heads:
             raise UserError(f"A width of {hidden} does not divide into {heads} attention heads.")
         # The arguments that make it again, for the card of a file.
-        self.sizes = {"dim": dim, "heads": heads, "hidden": hidden, "queries": queries}
+        self.sizes: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden}
+        self.sizes |= {"queries": queries}
         self.sizes |= {"query_dim": query_dim, "norms_heads": norms_heads}
         self.sizes |= {"norms_output": norms_output}
         self.heads, width = heads, hidden // heads

@@ -197,8 +197,8 @@ def load_text_side(path: str, words: str | None) -> TextSide:
     scale = dict(space.named_parameters()).get("scale")
     prompts = space.prompts.train() if isinstance(space, PromptedSpace) else None
     pooled = space.train() if isinstance(space, PooledSpace) else None
-    scale = None if scale is None else scale.detach()
-    return TextSide(space.tower.train(), scale, prompts, pooled)
+    factor = None if scale is None else scale.detach()
+    return TextSide(space.tower.train(), factor, prompts, pooled)
 
 
 def choose_text_side(

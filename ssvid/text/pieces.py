@@ -40,9 +40,9 @@ class Pieces:
     def encode(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
         """The pieces of each sentence, with PAD behind those of shorter ones."""
         lists = [self.split(canonicalise(sentence)) for sentence in sentences]
-        if any(len(pieces) > self.length for pieces in lists):
+        if max(map(len, lists), default=0) > self.length:
             log_once(f"Sentences of more than {self.length} pieces are cut, as published.")
-        width = max([1, *(min(len(pieces), self.length) for pieces in lists)])
+        width = max(1, min(self.length, max(map(len, lists), default=0)))
         table = torch.full((len(lists), width), PAD)
         for row, pieces in zip(table, lists, strict=True):
             some = torch.tensor(pieces[:width], dtype=torch.long)

@@ -4,6 +4,7 @@ Tokens -> blocks over the tokens of the whole clip -> attention pooler -> a vect
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -76,7 +77,7 @@ def refine_tokens(blocks: nn.ModuleList, tokens: Tokens) -> Tokens:
     if not len(blocks):
         return tokens
     rows, run = tokens.flatten(0, 1), Run(*tokens.shape[:2])
-    for block in blocks:
+    for block in cast("list[PrismBlock]", [*blocks]):
         rows = block(rows, [run])
     return rows.view(tokens.shape)
 

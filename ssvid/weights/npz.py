@@ -6,6 +6,7 @@ so that a file is read once, and its pages need not be kept.
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def read_npz(path: Path) -> State:
                 dtype, shape, is_fortran = read_header(file, path, name)
                 if member.compress_type == zipfile.ZIP_STORED and not is_fortran and all(shape):
                     begin = find_content(path, member) + file.tell()
-                    array = np.memmap(path, dtype, "c", begin, shape)
+                    array: np.ndarray = np.memmap(path, dtype, "c", begin, shape)
                 else:
                     count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
                     array = np.frombuffer(bytearray(file.read(count)), dtype)
@@ -48,9 +49,7 @@ def read_npz(path: Path) -> State:
     return tensors
 
 
-def read_header(
-    file: zipfile.ZipExtFile, path: Path, name: str
-) -> tuple[np.dtype, tuple[int, ...], bool]:
+def read_header(file: Any, path: Path, name: str) -> tuple[np.dtype, tuple[int, ...], bool]:
     """Type, shape, and whether columns come first."""
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -83,7 +82,7 @@ def to_tensor(array: np.ndarray, path: Path, name: str) -> Tensor:
 
 def write_npz(path: Path, tensors: State) -> None:
     """Write tensors as numpy does. bfloat16, which numpy lacks, becomes float32."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for key, x in tensors.items():
         arrays[key] = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
     write_whole(path, lambda file: np.savez(file, **arrays))

@@ -100,16 +100,16 @@ def test_half_precision_has_its_softmax_in_float32():
 def test_no_matrix_of_attention_is_stored():
     torch.manual_seed(0)
     block = PrismBlock(8, 2, 16)
-    kept: list[int] = []
+    sizes: list[int] = []
 
     def note(x: Tensor) -> Tensor:
-        kept.append(x.numel())
+        sizes.append(x.numel())
         return x
 
     x = torch.randn(3 * 64, 8)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         block(x, [Run(3, 64)])
-    assert max(kept) <= 3 * 64 * 3 * 8, (
+    assert max(sizes) <= 3 * 64 * 3 * 8, (
         "queries, keys and values are the largest; a map has 64 x 64"
     )
 

@@ -45,13 +45,13 @@ def test_chunks_give_the_loss_and_gradients_of_the_whole_matrix(chunk: int, shar
 
 def test_no_matrix_of_the_whole_batch_is_held():
     """The largest tensor that autograd keeps is no larger than the vectors."""
-    kept: list[int] = []
+    sizes: list[int] = []
 
     def note(x: Tensor) -> Tensor:
-        kept.append(x.numel())
+        sizes.append(x.numel())
         return x
 
     vectors = F.normalize(torch.randn(2, 64, 4), dim=2).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         contrast_pairs(*vectors, torch.tensor(3.0), torch.arange(64), chunk=4)
-    assert max(kept) <= 64 * 4
+    assert max(sizes) <= 64 * 4

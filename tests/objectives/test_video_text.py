@@ -44,6 +44,15 @@ def make_batch(clips: int = 4, seed: int = 0) -> Batch:
     }
 
 
+def find_learnt(objective: VideoText) -> set[str]:
+    """The parts with a gradient."""
+    parts = set()
+    for name, weight in objective.named_parameters():
+        if weight.grad is not None:
+            parts.add(name.partition(".")[0])
+    return parts
+
+
 def test_the_loss_is_that_of_its_joint_space():
     objective, batch = create_objective(drop_ratio=0.0, auxiliary=1, chunk=3), make_batch()
     space = objective.joint_space()
@@ -80,16 +89,13 @@ def test_lit_learns_the_text_side_and_the_pooler_on_a_frozen_encoder():
     objective = create_objective(train="text")
     assert objective.encode_visible(make_batch()).shape[1] == 32, "nothing is dropped"
     objective(make_batch()).total.backward()
-    learnt = {name.split(".")[0] for name, p in objective.named_parameters() if p.grad is not None}
-    assert learnt == {"tower", "pooler", "scale"}
-    assert all(p.grad is None for p in objective.encoder.parameters())
+    assert find_learnt(objective) == {"tower", "pooler", "scale"}
 
 
 def test_a_frozen_text_side():
     objective = create_objective(train="video")
     objective(make_batch()).total.backward()
-    assert all(p.grad is None for p in objective.tower.parameters())
-    assert all(p.grad is not None for p in objective.encoder.parameters())
+    assert find_learnt(objective) == {"encoder", "pooler", "scale"}
 
 
 def test_lit_begins_from_the_pooler_and_the_text_side_of_stage_1(tmp_path: Path):
@@ -100,8 +106,7 @@ def test_lit_begins_from_the_pooler_and_the_text_side_of_stage_1(tmp_path: Path)
     again = VideoText(create_net(), text=str(tmp_path), train="text", tower="words")
     warm_start(again, str(tmp_path))
     ours, theirs = again.state_dict(), first.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], x) for key, x in theirs.items())
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     with pytest.raises(UserError, match=facts("width 24", "48")):
         VideoText(create_net(dim=48), text=str(tmp_path), tower="words")
 

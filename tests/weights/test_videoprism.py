@@ -50,8 +50,7 @@ def test_a_file_gives_its_encoder_and_goes_back(layout: str, tmp_path: Path):
     assert torch.equal(again(clip).tokens, net(clip).tokens) and again.licence == "Apache-2.0"
     weights(str(tmp_path / "net.npz"), to=layout, out=str(tmp_path / "copy.npz"))
     copy = read_weights(tmp_path / "copy.npz").tensors
-    assert copy.keys() == theirs.keys()
-    assert all(torch.equal(copy[key], x) for key, x in theirs.items())
+    torch.testing.assert_close(copy, theirs, rtol=0, atol=0)
 
 
 @torch.no_grad()
@@ -79,7 +78,7 @@ def test_compressed_arrays_of_columns_are_read_too(tmp_path: Path):
     arrays = {key: np.asfortranarray(x.numpy()) for key, x in theirs.items()}
     np.savez_compressed(tmp_path / "small.npz", **arrays)
     copy = read_weights(tmp_path / "small.npz").tensors
-    assert all(torch.equal(copy[key], x) for key, x in theirs.items())
+    torch.testing.assert_close(copy, theirs, rtol=0, atol=0)
 
 
 def change_file(kind: str, path: Path) -> Path:
@@ -168,8 +167,7 @@ def test_a_file_of_hugging_face_gives_its_features_and_goes_back(kind: str, tmp_
     torch.testing.assert_close(encoder(clip).tokens, theirs, atol=1e-5, rtol=1e-5)
     layout = next(name for name in LAYOUT_OF if is_layout_of(name, kind))
     again = LAYOUT_OF[layout].to_theirs(LAYOUT_OF[layout].to_ours(state))
-    assert again.keys() == state.keys()
-    assert all(torch.equal(again[key], x) for key, x in state.items())
+    torch.testing.assert_close(again, state, rtol=0, atol=0)
 
 
 def is_layout_of(name: str, kind: str) -> bool:
