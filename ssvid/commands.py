@@ -96,6 +96,13 @@ COMMANDS = {
         "say which differences between two folders of results are shown",
         ("a", "b"),
     ),
+    "vgs": CommandEntry(
+        "benchmarks.vgs",
+        "benchmarks.vgs:vgs",
+        MEASURE,
+        "compute the VideoGLUE score from results of several adaptations",
+        ("table",),
+    ),
     "report": CommandEntry(
         "benchmarks.report",
         "benchmarks.report:reports",
