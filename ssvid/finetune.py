@@ -103,8 +103,7 @@ def finetune(
         result = compare_with_twins(result, count, start.folder, plan, config, world)
     if world.first:
         report_result(result)
-    summary = summarise(result, start.folder)
-    return {**numbers, **summary, "next": [phrase_next("report", out)]}
+    return {**numbers, **summarise(result, start.folder), "next": [phrase_next("report", out)]}
 
 
 class Plan(NamedTuple):
