@@ -16,6 +16,7 @@ from ssvid.hub import open_encoder
 from ssvid.nn.resampler import Resampler
 from ssvid.shapes import Clip, ClipSpec
 from ssvid.text.language import Language, Prefix, phrase_prompt
+from ssvid.weights.encoders import check_sizes
 from ssvid.weights.state_dict import hash_weights, load_weights, read_card, save_with_card
 
 STEM = "bridge"
@@ -84,17 +85,17 @@ def save_bridge(bridge: Bridge, vision: str, hashes: dict[str, str], folder: Pat
         "queries": len(bridge.resampler.queries),
         "layers": len(blocks),
         "heads": bridge.resampler.heads,
-        "vision": {"place": name_place(vision), "hash": hashes["vision"]},
-        "language": {"place": name_place(language.folder), "hash": hashes["language"]},
+        "vision": {"path": name_path(vision), "hash": hashes["vision"]},
+        "language": {"path": name_path(language.folder), "hash": hashes["language"]},
         "spec": vars(bridge.encoder.spec),
     }
     save_with_card(bridge.resampler.state_dict(), folder / f"{STEM}.safetensors", card)
 
 
-def name_place(text: str) -> str:
+def name_path(text: str) -> str:
     """A path from the root, so that a run is found from another folder. Names stay as they are."""
-    path, at, number = text.partition("@")
-    return f"{Path(path).resolve()}{at}{number}" if Path(path).exists() else text
+    path, sign, number = text.partition("@")
+    return f"{Path(path).resolve()}{sign}{number}" if Path(path).exists() else text
 
 
 def load_bridge(run: str | Path, vision: str | None = None, language: str | None = None) -> Bridge:
@@ -111,18 +112,20 @@ def load_bridge(run: str | Path, vision: str | None = None, language: str | None
     try:
         sizes = read_sizes(card)
         hashes = {name: str(card[name]["hash"]) for name in ("vision", "language")}
-        vision = vision or str(card["vision"]["place"])
-        language = language or str(card["language"]["place"])
+        vision = vision or str(card["vision"]["path"])
+        language = language or str(card["language"]["path"])
+        check_sizes(card["spec"])
         spec = ClipSpec(**card["spec"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} describes no bridge: {type(error).__name__} {error}.") from error
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        reason = str(error).rstrip(".")
+        raise UserError(f"{file} describes no bridge: {type(error).__name__} {reason}.") from error
     bridge = build_bridge(open_encoder(vision), Language(language), **sizes)
     bridge.encoder.spec = spec
-    here, places = hash_frozen(bridge), {"vision": vision, "language": language}
-    for name, place in places.items():
+    here, locations = hash_frozen(bridge), {"vision": vision, "language": language}
+    for name, location in locations.items():
         if here[name] != hashes[name]:
             raise UserError(
-                f"{run} was trained with another {name} model (hash {hashes[name]}) than {place} "
+                f"{run} was trained with another {name} model (hash {hashes[name]}) than {location} "
                 f"({here[name]}): name that one with --{name}."
             )
     load_weights(bridge.resampler, folder / f"{STEM}.safetensors", "the resampler of a bridge")

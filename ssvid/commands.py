@@ -124,6 +124,13 @@ COMMANDS = {
         "say which of your own labels describes a video",
         ("video",),
     ),
+    "describe": CommandEntry(
+        "benchmarks.describe",
+        "benchmarks.describe:describe",
+        MEASURE,
+        "put a video into words, or answer a question about it",
+        ("video",),
+    ),
     "sweep": CommandEntry(
         "ssvid.sweep",
         "ssvid.sweep.__main__:submit",

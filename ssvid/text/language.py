@@ -110,10 +110,10 @@ class Language(nn.Module):
         ids, is_answer = words.ids.to(device), words.is_answer.to(device)
         embedded = self.net.get_input_embeddings()(ids).to(prefix.dtype)
         inputs = torch.cat([prefix, embedded], 1)  # B K+W D
-        seen = F.pad(words.is_text.to(device), (prefix.shape[1], 0), value=True)
+        attended = F.pad(words.is_text.to(device), (prefix.shape[1], 0), value=True)
         with evaluating(self.net):
             logits = self.net(
-                inputs_embeds=inputs, attention_mask=seen.long(), use_cache=False
+                inputs_embeds=inputs, attention_mask=attended.long(), use_cache=False
             ).logits
         # The vector before a token predicts it.
         predicted = logits[:, prefix.shape[1] - 1 : -1].float()  # B W V

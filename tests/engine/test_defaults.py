@@ -48,8 +48,8 @@ def test_each_objective_runs_without_flags(name: str, drawn: Path, tmp_path: Pat
     if SETS.get(name) == "synthetic_narrated":
         few += ["--data.seconds", "16"]
     if name == "bridge":
-        for flag, place in small_nets().items():
-            few += [f"--objective.{flag}", place]
+        for flag, folder in small_nets().items():
+            few += [f"--objective.{flag}", folder]
         few += ["--objective.queries", "4", "--objective.length", "12"]
     if name == "tan":
         few += ["--objective.video_layers", "1", "--objective.joint_layers", "2"]
