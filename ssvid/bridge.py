@@ -125,8 +125,8 @@ def load_bridge(run: str | Path, vision: str | None = None, language: str | None
     for name, location in locations.items():
         if here[name] != hashes[name]:
             raise UserError(
-                f"{run} was trained with another {name} model (hash {hashes[name]}) than {location} "
-                f"({here[name]}): name that one with --{name}."
+                f"{run} was trained with another {name} model than {location} (hash "
+                f"{hashes[name]}, not {here[name]}): name that one with --{name}."
             )
     load_weights(bridge.resampler, folder / f"{STEM}.safetensors", "the resampler of a bridge")
     return bridge.eval()
