@@ -46,8 +46,8 @@ FILMS: dict[str, Any] = {"train": 2000, "val": 60, "test": 300, "size": 32, "fra
 FILMS |= {"motions": WAYS}
 PARTS = {"colour": tuple(COLOURS), "shape": SHAPES, "place": QUARTERS, "motion": WAYS}
 QUESTIONS = {"colour": "what colour is it?", "motion": "what does it do?"}
-OTHER_SEED, SENTENCES = 1000, 6000  # of the films that the language model reads of
-LANGUAGE_STEPS, BATCH = 500, 64
+OTHER_SEED, FILMS_READ = 1000, 6000  # of the films that the language model reads of
+LANGUAGE_STEPS, BATCH = 700, 32
 VISION = {"dim": 96, "depth": 4, "heads": 3, "patch": 8, "frames": 8, "stride": 1, "size": 32}
 TOWER = {"buckets": 512, "width": 32, "hidden": 64, "length": 24}
 VISION_STEPS, BRIDGE_STEPS = 800, 1000
@@ -140,23 +140,28 @@ def train_bridge(data: Films, vision: str, language: str, run: Path, seed: int) 
     objective.save_assets(run)
 
 
-def write_sentences() -> list[str]:
-    """Sentences and pairs about films that are never drawn."""
+def write_texts() -> list[list[str]]:
+    """For each of many films that are never drawn: two sentences and a pair for each question.
+
+    They stand in one text in any order, so that the model learns that what was read before may
+    answer what comes. A model of single sentences had no use for anything before its first word.
+    """
     forms, texts = films.list_forms(1, False), []
-    for n, u in enumerate(films.draw_numbers(0, SENTENCES, OTHER_SEED)):
+    for n, u in enumerate(films.draw_numbers(0, FILMS_READ, OTHER_SEED)):
         script: Script = films.write_script(u, COLOURED_SHAPES, (WAYS[n % len(WAYS)],))
-        texts += [f"caption: {text}" for text in films.write_sentences(script, forms, 1)]
-        texts.append(f"question: {QUESTIONS['colour']} answer: {script.colour}")
-        texts.append(f"question: {QUESTIONS['motion']} answer: {script.motions[0]}")
+        text = [f"{phrase_prompt(None)} {x}" for x in films.write_sentences(script, forms, 2)]
+        text.append(f"{phrase_prompt(QUESTIONS['colour'])} {script.colour}")
+        text.append(f"{phrase_prompt(QUESTIONS['motion'])} {script.motions[0]}")
+        texts.append([text[i] for i in permutation(2, n, len(text)).tolist()])
     return texts
 
 
 def train_language(folder: Path) -> None:
     """A GPT-2 of three layers, whose tokens are the words of these sentences."""
-    texts, splitter = write_sentences(), Whitespace()
+    texts, splitter = write_texts(), Whitespace()
     words: dict[str, int] = {"<end>": 0, "<unknown>": 1}
     for text in texts:
-        for word, _ in splitter.pre_tokenize_str(text):
+        for word, _ in splitter.pre_tokenize_str(" ".join(text)):
             words.setdefault(word, len(words))
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unknown>"))
     tokenizer.pre_tokenizer = splitter
@@ -172,7 +177,7 @@ def train_language(folder: Path) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
     for step in range(LANGUAGE_STEPS):
         rows = permutation(0, step, len(texts))[:BATCH]
-        ids, mask = pad([[0, *fast(texts[i]).input_ids, 0] for i in rows.tolist()])
+        ids, mask = pad([join_tokens(fast, texts[i]) for i in rows.tolist()])
         # As in the bridge, sentences stand at many places: vectors of a clip come before them.
         shift = int(permutation(1, step, 32)[0])
         positions = torch.arange(shift, shift + ids.shape[1]).expand(len(ids), -1)
@@ -186,6 +191,14 @@ def train_language(folder: Path) -> None:
             print(f"language model, step {step + 1}: {loss.item():.3f} a token", file=sys.stderr)
     fast.save_pretrained(folder)
     net.eval().save_pretrained(folder)
+
+
+def join_tokens(tokenizer: Any, text: list[str]) -> list[int]:
+    """Each sentence begins and ends as in the bridge."""
+    ids = [0]
+    for sentence in text:
+        ids += [*tokenizer(sentence).input_ids, 0]
+    return ids
 
 
 def pad(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
