@@ -104,6 +104,13 @@ COMMANDS = {
         "say which differences between two folders of results are shown",
         ("a", "b"),
     ),
+    "vgs": CommandEntry(
+        "benchmarks.vgs",
+        "benchmarks.vgs:vgs",
+        MEASURE,
+        "compute the VideoGLUE score from results of several adaptations",
+        ("table",),
+    ),
     "report": CommandEntry(
         "benchmarks.report",
         "benchmarks.report:reports",
@@ -123,6 +130,13 @@ COMMANDS = {
         "benchmarks.label:label",
         MEASURE,
         "say which of your own labels describes a video",
+        ("video",),
+    ),
+    "describe": CommandEntry(
+        "benchmarks.describe",
+        "benchmarks.describe:describe",
+        MEASURE,
+        "put a video into words, or answer a question about it",
         ("video",),
     ),
     "sweep": CommandEntry(

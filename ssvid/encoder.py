@@ -44,6 +44,9 @@ class Encoder(nn.Module, ABC):
     layer_dim: int | None = None  # width of the tokens of `layers`; None: `dim`
     fixed_frames: bool = False  # takes clips of `spec.frames` frames alone
     per_frame: bool = False  # sees each frame by itself (ssvid.encoders.frames)
+    takes_adapters: bool = False  # has transformer blocks, and calls `adapt` after each
+    block_dims: tuple[int, ...] = ()  # width of the tokens after each block; if takes_adapters
+    adapter_dim: int | None = None  # inner width of its adapters, if it has any
     # Beginnings of the names of parameters that the weights of a picture net lack. They start anew
     # where such weights are loaded, and learn faster.
     new_parts: tuple[str, ...] = ()
@@ -51,6 +54,10 @@ class Encoder(nn.Module, ABC):
     attentive_advice: str | None = None
     licence: str | None = None  # of loaded weights
     tiny_kwargs: dict[str, Any] = {}  # kwargs of a small one, for the contract tests
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapters: nn.ModuleList | None = None  # ssvid.nn.adapters gives them
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -80,6 +87,10 @@ class Encoder(nn.Module, ABC):
         check_clip(self.name, clip)
         return cast(Features, super().__call__(clip, *args, **kwargs))
 
+    def adapt(self, block: int, x: Tensor) -> Tensor:
+        """The tokens after a block, counted from 0: its adapter changes them, if there is one."""
+        return x if self.adapters is None else self.adapters[block](x)
+
     def spec_grid(self) -> Grid:
         """The token grid of a clip of its own `spec`."""
         return self.grid(self.spec.frames, self.spec.size, self.spec.size)
@@ -107,6 +118,8 @@ class Encoder(nn.Module, ABC):
     def open_children(self) -> Iterator[tuple[str, nn.Module]]:
         """The child modules by name. A Sequential or ModuleList is replaced by its modules."""
         for name, child in self.named_children():
+            if child is self.adapters:
+                continue  # they are beside the layers, and not above them
             if isinstance(child, nn.Sequential | nn.ModuleList):
                 for key, module in child.named_children():
                     yield f"{name}.{key}", module

@@ -8,7 +8,7 @@ weights as well (OUT/twin0), and the result tells the difference.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -33,6 +33,7 @@ from ssvid.engine.train_flags import FinetuneFlags, check_numbers, count_steps
 from ssvid.errors import UserError, check_range
 from ssvid.hub import open_encoder
 from ssvid.log import log
+from ssvid.nn.adapters import Kind, add_adapters, describe_learnt
 from ssvid.nn.batchnorm import lacks_statistics
 from ssvid.preset_batch import fit_batch
 from ssvid.results import EncoderInfo, Result, write_result
@@ -54,6 +55,10 @@ def finetune(
     layer_decay: float = 0.75,  # factor of the learning rate from each layer to the layer below
     encoder_rate: float = 1.0,  # the encoder's learning rate relative to the head's; CoCLR: 0.1
     new_rate: float = 1.0,  # rate of the encoder's new parts (X-CLIP's) relative to its others
+    # learn few new weights in a frozen encoder: bottleneck (a narrow branch after each block) or
+    # lora (a narrow product on each linear map); null: the whole encoder learns
+    adapter: Literal["bottleneck", "lora"] | None = None,
+    adapter_dim: int | None = None,  # inner width of the adapter; null: 64, or 8 for lora
     head_warmup: float = 0.0,  # fraction of the steps, at the start, that train only the head
     smoothing: float = 0.1,  # label smoothing
     mixup: float = 0.8,  # alpha of mixup; 0: no mixup
@@ -86,23 +91,20 @@ def finetune(
     head |= {"classes": len(data.classes), "augment": augment, "repeat": repeat}
     head |= {"layer_decay": layer_decay, "encoder_rate": encoder_rate, "new_rate": new_rate}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
-    plan = Plan(data, flags, head, mix, head_warmup)
+    plan = Plan(data, flags, head, mix, head_warmup, adapter, adapter_dim)
     start = open_start(encoder, out, flags)
     refuse_twins_of_random(twins, start.info)
     world = begin(start.folder, config, flags)
     prepared = prepare_run(start, plan, world)
-    config = identify(config)
-    if world.first:
-        announce_twins(twins, start.info)
+    config = identify(without_unset_adapter(config))
+    announce_twins(twins, start.info, world)
     with hold(start.folder, config, data.split("train").hash, world):
         numbers, result = tune(prepared, plan, config)
         count = count_twins(twins, start, world)
         result = compare_with_twins(result, count, start.folder, plan, config, world)
     if world.first:
         report_result(result)
-    result_file = str(start.folder.path / "result.json")
-    next_steps = [phrase_next("report", out)]
-    return {**numbers, **summarise(result), "result": result_file, "next": next_steps}
+    return {**numbers, **summarise(result, start.folder), "next": [phrase_next("report", out)]}
 
 
 class Plan(NamedTuple):
@@ -113,6 +115,8 @@ class Plan(NamedTuple):
     head: dict[str, Any]  # arguments of Classify
     mix: Mix
     head_warmup: float
+    adapter: Kind | None = None
+    adapter_dim: int | None = None
 
 
 class Start(NamedTuple):
@@ -138,6 +142,10 @@ def prepare_run(start: Start, plan: Plan, world: World, is_twin: bool = False) -
     A twin has the settings of the run before it, so no advice on them is repeated.
     """
     flags, rows = plan.flags, plan.data.split("train")
+    if plan.adapter is not None:
+        add_adapters(start.net, plan.adapter, plan.adapter_dim)
+        if world.first and not is_twin:
+            log.info(describe_learnt(start.net))
     model = Classify(start.net, mix=plan.mix, **plan.head)
     seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
     clips = training(rows, model.views, seed=seed, short=short, decoder=decoder)
@@ -189,6 +197,18 @@ def tune_twin(number: int, plan: Plan, config: dict[str, Any], world: World) -> 
         return tune(prepared, plan, config)[1]
 
 
+def without_unset_adapter(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the adapter's flags where there is none.
+
+    Runs are older than these flags. A UserError for a width of no adapter.
+    """
+    if config.get("adapter") is not None:
+        return config
+    if config.get("adapter_dim") is not None:
+        raise UserError("--adapter_dim is the width of an adapter: give --adapter as well.")
+    return {key: value for key, value in config.items() if not key.startswith("adapter")}
+
+
 def refuse_twins_of_random(twins: int | None, info: EncoderInfo) -> None:
     """Raise a UserError where twins are asked of an encoder that has nothing to be compared in."""
     if twins and info.weights != "trained":
@@ -198,9 +218,9 @@ def refuse_twins_of_random(twins: int | None, info: EncoderInfo) -> None:
         )
 
 
-def announce_twins(twins: int | None, info: EncoderInfo) -> None:
+def announce_twins(twins: int | None, info: EncoderInfo, world: World) -> None:
     """Say before any work that the run will be followed by others."""
-    if twins == 0 or info.weights != "trained":
+    if twins == 0 or info.weights != "trained" or not world.first:
         return
     when = f"once, if this run takes at most {TWIN_MINUTES:g} minutes"
     if twins is not None:
@@ -236,7 +256,7 @@ def is_cheap(wall_s: float) -> bool:
     return wall_s <= 60 * TWIN_MINUTES
 
 
-def summarise(result: Result) -> dict[str, Any]:
+def summarise(result: Result, folder: RunFolder) -> dict[str, Any]:
     score = result.score
     return {
         "weights": result.encoder.weights,
@@ -245,6 +265,7 @@ def summarise(result: Result) -> dict[str, Any]:
         "val_top1": result.val,
         "chance": result.chance,
         "gain_over_random": vars(result.gains["random"]) if result.gains else None,
+        "result": str(folder.path / "result.json"),
     }
 
 

@@ -43,6 +43,7 @@ class Objective(nn.Module, ABC):
     encoder: Encoder
     pooled_only: bool = False  # reads only `Features.pooled`, so that tokens may be dropped
     reads_features: bool = False  # learns from stored features and is built without an encoder
+    brings_encoder: bool = False  # opens a trained encoder itself and is built without one
     tiny_kwargs: dict[str, Any] = {}  # hyper-parameters of a small one, for the contract tests
     # Flags of ssvid.pretrain that suit it better than the command's defaults. The encoder, its clip
     # and the batch are those where --encoder is left out: small, so that a first try needs no GPU.

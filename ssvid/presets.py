@@ -50,7 +50,7 @@ def lay_below(command: str, flags: Recipe) -> Recipe:
     if entry and not is_named and below.get("encoder") == entry.default_flags.get("encoder"):
         settings = {**entry.small_settings, **below.get("objective", {})}
         below = {**below, "objective": settings} if settings else below
-    if is_named or (entry and entry.reads_features):
+    if is_named or (entry and (entry.reads_features or entry.brings_encoder)):
         below = drop_keys(below, {"encoder", "clip"})
     clip = flags.get("clip")
     if isinstance(clip, dict) and SPACINGS & clip.keys():

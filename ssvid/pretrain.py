@@ -102,19 +102,25 @@ def build(
     Raises a UserError if the encoder is missing, or if the objective takes none.
     """
     name = config["objective"]["name"]
-    needs_none = cast(type[Objective], registry.objectives[name]).reads_features
+    entry = cast(type[Objective], registry.objectives[name])
+    needs_none = entry.reads_features or entry.brings_encoder
     if needs_none != (encoder is None):
         raise UserError(
             f"--encoder is missing: choose one of {', '.join(registry.encoders.names())}."
             if encoder is None
             else f"{name} learns from stored features and takes no encoder: leave out --encoder."
+            if entry.reads_features
+            else f"{name} opens a trained encoder: leave out --encoder; --objective names its run."
         )
     if encoder is not None:
         settings = dict(config["encoder"])
         encoder.name = settings.pop("name")
         encoder.kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         encoder.spec = replace(encoder.spec, **clip.settings())
-    return objective(encoder)
+    model = objective(encoder)
+    if entry.brings_encoder:
+        clip.apply_to(model.encoder)
+    return model
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ attentive_math.py.
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, TypedDict
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.probes.attentive_math import Form, Params, compute_logits, initialise
+from benchmarks.probes.attentive_math import Form, Params, Source, compute_logits, initialise
+from benchmarks.probes.attentive_presets import PRESETS, Protocol
 from benchmarks.probes.base import (
     Probe,
     ProbeResult,
@@ -35,87 +36,24 @@ from ssvid.randomness import permutation, uniform
 from ssvid.registry import probes
 from ssvid.shapes import Frozen, Labels, Tokens
 
-
-class Protocol(TypedDict):
-    depth: int  # 1: a cross-attention; n: behind n - 1 blocks of self-attention
-    complete: bool  # the cross-attention has a residual and an MLP
-    heads: int  # of attention
-    width: int | None  # of attention, inside; None: that of the tokens
-    eps: float  # of layer norms
-    dropout: float  # of the pooled vector
-    smoothing: float  # of labels
-    rates: tuple[float, ...]
-    weight_decays: tuple[float, ...]  # decoupled, as in AdamW
-    decay_all: bool  # False: biases and layer norms do not decay
-    adam_eps: float
-    clip: float  # largest norm of a head's gradient; 0: no limit
-    warmup: float  # share of the steps
-    epochs: int
-    min_steps: int  # a small train split gets more epochs instead
-    batch: int  # clips
-
-
-VIDEOGLUE: Protocol = {
-    "depth": 1,
-    "complete": False,
-    "heads": 12,
-    "width": 768,
-    "eps": 1e-6,
-    "dropout": 0.5,
-    "smoothing": 0.1,
-    "rates": (4e-5, 1e-4, 5e-4, 2.5e-3),  # the published start and the ends of the published search
-    "weight_decays": (1e-5,),
-    "decay_all": False,
-    "adam_eps": 1e-7,
-    "clip": 1.0,
-    "warmup": 0.05,
-    "epochs": 50,
-    "min_steps": 1,
-    "batch": 256,
-}
-BLOCKS4: Protocol = {
-    "depth": 4,
-    "complete": True,
-    "heads": 16,
-    "width": None,
-    "eps": 1e-5,
-    "dropout": 0.0,
-    "smoothing": 0.0,
-    "rates": (5e-3, 3e-3, 1e-3, 3e-4, 1e-4),
-    "weight_decays": (0.01, 0.1, 0.4, 0.8),
-    "decay_all": True,
-    "adam_eps": 1e-8,
-    "clip": 0.0,
-    "warmup": 0.0,
-    "epochs": 20,
-    "min_steps": 1,
-    "batch": 256,
-}
-HOUSE: Protocol = {
-    **VIDEOGLUE,
-    "heads": 4,
-    "width": None,
-    "dropout": 0.1,
-    "smoothing": 0.0,
-    "rates": (1e-4, 3e-4, 1e-3, 3e-3),
-    "weight_decays": (1e-2,),
-    "epochs": 20,
-    "min_steps": 200,
-    "batch": 64,
-}
-PRESETS = {"videoglue": VIDEOGLUE, "blocks4": BLOCKS4, "house": HOUSE}
+JOINT = " + "  # between the names of layers that a head reads together
 
 
 @probes.register("attentive")
 class Attentive(Probe):
     reads = "tokens"
     multi_label = True
+    layers = "best"
 
     def __init__(
         self,
         *,
         preset: str = "house",  # videoglue | blocks4 | house
+        # best: a head reads one layer, and val chooses which; together (MLAP): a head has a query
+        # for each layer, and the sum of what they find is classified
+        layers: Literal["best", "together"] = "best",
         depth: int | None = None,  # null, here and below: as the preset has it
+        complete: bool | None = None,  # the cross-attention has a residual and an MLP
         heads: int | None = None,  # of attention; they divide the width
         width: int | None = None,  # of attention, inside
         dropout: float | None = None,  # of the pooled vector
@@ -141,6 +79,13 @@ class Attentive(Probe):
                 protocol[name] = arguments[name]
         self.preset, self.device = preset, device
         self.protocol: Protocol = protocol
+        if layers == "together":  # results without it keep their hash
+            self.layers = layers
+            if protocol["depth"] > 1 or protocol["complete"]:
+                raise UserError(
+                    "An attentive probe whose layers are read together has a depth of 1 and is not "
+                    "complete: give --depth 1 --complete false, or take the preset videoglue."
+                )
         if not self.protocol["rates"] or not self.protocol["weight_decays"]:
             raise UserError("The attentive probe needs at least one rate and one weight decay.")
         self.grid = list(product(self.protocol["rates"], self.protocol["weight_decays"]))
@@ -150,10 +95,11 @@ class Attentive(Probe):
         grid: list[Setting] = []
         metric = f"val/{metric_name(train.labels)}"
         best: tuple[Setting, Form, Params] | None = None
-        for name, feats in train.feats.items():
-            form = self.build_form(as_tokens(feats), classes)
-            stacks = self.fit(as_tokens(feats), train.labels, form, seed)
-            scores = self.evaluate(stacks, form, as_tokens(val.feats[name]), val.labels)
+        for name in self.list_sources(train):
+            x = read_source(train, name)
+            form = self.build_form(x, classes)
+            stacks = self.fit(x, train.labels, form, seed)
+            scores = self.evaluate(stacks, form, read_source(val, name), val.labels)
             settings: list[Setting] = []
             for (rate, decay), score in zip(self.grid, scores, strict=True):
                 setting = {"pooling": name, "dim": form.dim, "rate": rate, "weight_decay": decay}
@@ -169,7 +115,7 @@ class Attentive(Probe):
 
     def refit(self, train: Frozen, test: Frozen, chosen: Setting, seed: int) -> ProbeResult:
         classes = check_splits(train, None, test, multi_label=True)
-        x = as_tokens(train.feats[chosen["pooling"]])
+        x = read_source(train, chosen["pooling"])
         form, setting = self.build_form(x, classes), (chosen["rate"], chosen["weight_decay"])
         stacks = self.fit(x, train.labels, form, seed, [setting])
         return self.score_test(select_head(stacks, 0), form, test, chosen)
@@ -177,20 +123,31 @@ class Attentive(Probe):
     def score_test(self, head: Params, form: Form, test: Frozen, chosen: Setting) -> ProbeResult:
         logits, attention = [], []
         for chunk_logits, chunk_attention in self.score_clips(
-            head, form, test.feats[chosen["pooling"]]
+            head, form, read_source(test, chosen["pooling"])
         ):
             logits.append(chunk_logits[0])
             attention.append(chunk_attention[0])
         result = make_result(torch.cat(logits), test.labels, chosen, [chosen])
         return result._replace(attention=torch.cat(attention))
 
-    def build_form(self, x: Tokens, classes: int) -> Form:
-        """The architecture of a head on these tokens. Raises a UserError for a bad width."""
-        protocol = self.protocol
-        width = protocol["width"] or x.shape[2]
-        if protocol["complete"] and width != x.shape[2]:
+    def list_sources(self, train: Frozen) -> list[str]:
+        """What a head reads, by name: a layer, or all layers joined by JOINT."""
+        names = list(train.feats)
+        return [JOINT.join(names)] if self.layers == "together" else names
+
+    def build_form(self, x: Source, classes: int) -> Form:
+        """The architecture of a head on these layers. Raises a UserError for a bad width."""
+        protocol, dim = self.protocol, x[0].shape[2]
+        width = protocol["width"] or dim
+        if any(tokens.shape[1:] != x[0].shape[1:] for tokens in x):
+            shapes = ", ".join(str(tuple(tokens.shape[1:])) for tokens in x)
             raise UserError(
-                f"A head with a residual is as wide as its tokens ({x.shape[2]}), not {width}."
+                "Layers that are read together have as many tokens of one width; there are "
+                f"{shapes}: read the layers one by one (layers: best)."
+            )
+        if protocol["complete"] and width != dim:
+            raise UserError(
+                f"A head with a residual is as wide as its tokens ({dim}), not {width}."
             )
         if width % protocol["heads"]:
             raise UserError(
@@ -198,18 +155,19 @@ class Attentive(Probe):
                 "--heads, --width."
             )
         return Form(
-            dim=x.shape[2],
+            dim=dim,
             classes=classes,
             heads=protocol["heads"],
             width=width,
             depth=protocol["depth"],
             complete=protocol["complete"],
             eps=protocol["eps"],
+            sources=len(x),
         )
 
     def fit(
         self,
-        x: Tokens,
+        x: Source,
         y: Labels,
         form: Form,
         seed: int,
@@ -228,14 +186,14 @@ class Attentive(Probe):
         else:
             stacks = [self.create_heads(form, seed, 1) for _ in range(R)]
         optimizer = self.create_optimizer(stacks, grid)
-        per_epoch = math.ceil(len(x) / protocol["batch"])
+        per_epoch = math.ceil(len(y) / protocol["batch"])
         epochs = max(protocol["epochs"], math.ceil(protocol["min_steps"] / per_epoch))
         steps = per_epoch * epochs
         bar: dict[str, Any] = {"desc": "attentive probe", "leave": False}
         for step in progress_bar(steps, "step", iterable=range(steps), **bar):
             epoch, i = divmod(step, per_epoch)
             if i == 0:
-                order = permutation(seed, epoch, len(x))
+                order = permutation(seed, epoch, len(y))
             rows = order[i * protocol["batch"] : (i + 1) * protocol["batch"]]
             self.compute_gradients(stacks, x, y, rows, form, seed, epoch)
             for stack in stacks:
@@ -276,7 +234,7 @@ class Attentive(Probe):
     def compute_gradients(
         self,
         stacks: list[Params],
-        x: Tokens,
+        x: Source,
         y: Tensor,
         rows: Int[Tensor, " C"],
         form: Form,
@@ -291,7 +249,7 @@ class Attentive(Probe):
         for stack in stacks:
             for parameter in stack.values():
                 parameter.grad = None
-        for chunk in rows.split(max(1, form.tokens_at_once // x.shape[1])):
+        for chunk in rows.split(max(1, form.tokens_at_once // x[0].shape[1])):
             labels = y[chunk].to(self.device)
             mask = draw_dropout_mask(
                 seed, epoch, chunk, form.dim, protocol["dropout"], labels.device
@@ -301,18 +259,15 @@ class Attentive(Probe):
                 loss = sum_loss(logits, labels, protocol["smoothing"])
                 (loss / len(rows)).backward()
 
-    def score_clips(
-        self, stack: Params, form: Form, feats: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def score_clips(self, stack: Params, form: Form, x: Source) -> Iterator[tuple[Tensor, Tensor]]:
         """(logits R C Q, attention R C N) of a few clips at a time, on the CPU."""
-        x = as_tokens(feats)
-        size = max(1, min(self.protocol["batch"], form.tokens_at_once // x.shape[1]))
+        size = max(1, min(self.protocol["batch"], form.tokens_at_once // x[0].shape[1]))
         with torch.no_grad():
-            for chunk in torch.arange(len(x)).split(size):
+            for chunk in torch.arange(len(x[0])).split(size):
                 logits, attention = compute_logits(stack, x, chunk, form)
                 yield logits.cpu(), attention.cpu()
 
-    def evaluate(self, stacks: list[Params], form: Form, x: Tokens, y: Labels) -> list[float]:
+    def evaluate(self, stacks: list[Params], form: Form, x: Source, y: Labels) -> list[float]:
         """The metric of each head. A head that diverged has 0."""
         values: list[float] = []
         for stack in stacks:
@@ -333,6 +288,11 @@ def sum_loss(logits: Float[Tensor, "R B Q"], labels: Labels, smoothing: float) -
         return F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="sum")
     flat, label = rearrange(logits, "R B Q -> (R B) Q"), repeat(labels, "B -> (R B)", R=len(logits))
     return F.cross_entropy(flat, label, label_smoothing=smoothing, reduction="sum")
+
+
+def read_source(split: Frozen, name: str) -> Source:
+    """The tokens of a layer, or of several that are joined by JOINT in the name."""
+    return tuple(as_tokens(split.feats[layer]) for layer in name.split(JOINT))
 
 
 def as_tokens(feats: Float[Tensor, " S *D"]) -> Tokens:

@@ -29,6 +29,7 @@ from ssvid.shapes import Tokens
 AT_ONCE = 2**20  # numbers of the tokens that are averaged at once; 4 MB stay in the cache
 SAVED_NUMBERS = 2**26  # that autograd may save for the backward of the blocks: 256 MB
 Params = dict[str, Tensor]
+Source = tuple[Tokens, ...]  # what a head reads: the tokens of one layer, or of several
 
 
 class Form(NamedTuple):
@@ -41,6 +42,7 @@ class Form(NamedTuple):
     depth: int  # 1: the cross-attention alone; n: behind n - 1 blocks of self-attention
     complete: bool  # True: query + attention + MLP (V-JEPA). False: a projection (VideoGLUE)
     eps: float  # of layer norms
+    sources: int = 1  # layers, each with a query of its own, whose outputs are added
 
     @property
     def tokens_at_once(self) -> int:
@@ -51,21 +53,43 @@ class Form(NamedTuple):
 
 
 def compute_logits(
-    p: Params, feats: Tokens, rows: Int[Tensor, " C"], form: Form, mask: Tensor | None = None
+    p: Params, feats: Source, rows: Int[Tensor, " C"], form: Form, mask: Tensor | None = None
 ) -> tuple[Float[Tensor, "R C Q"], Float[Tensor, "R C N"]]:
     """(logits, attention over the tokens) of these rows of `feats`, by each of the R heads.
 
-    `mask`: dropout of the pooled vector, C D.
+    `mask`: dropout of the pooled vector, C D. The attention is the mean over the layers.
     """
     if form.depth == 1:
-        pooled, attention = attend_shared_tokens(feats, rows, compute_query(p), form.eps)
-    else:
-        x = repeat(feats[rows].to(p["token"]), "C N D -> R C N D", R=len(p["token"]))
-        for i in range(form.depth - 1):
-            x = apply_block(p, f"block{i}.", x, form)
-        normed = F.layer_norm(x, x.shape[-1:], None, None, form.eps)
-        pooled, attention = attend_separate_tokens(normed, compute_query(p))
-    return classify(p, project_values(p, pooled), form, mask), attention
+        poolers = list_poolers(p, form)
+        outputs, attention = attend_layer(poolers[0], feats[0], rows, form)
+        for pooler, tokens in zip(poolers[1:], feats[1:], strict=True):
+            output, weight = attend_layer(pooler, tokens, rows, form)
+            outputs, attention = outputs + output, attention + weight
+        return classify(p, outputs, mask), attention / form.sources
+    x = repeat(feats[0][rows].to(p["token"]), "C N D -> R C N D", R=len(p["token"]))
+    for i in range(form.depth - 1):
+        x = apply_block(p, f"block{i}.", x, form)
+    normed = F.layer_norm(x, x.shape[-1:], None, None, form.eps)
+    pooled, attention = attend_separate_tokens(normed, compute_query(p))
+    return classify(p, finish_pooling(p, project_values(p, pooled), form), mask), attention
+
+
+def list_poolers(p: Params, form: Form) -> list[Params]:
+    """The parameters of the cross-attention on each layer."""
+    poolers = [p]
+    for i in range(1, form.sources):
+        prefix = f"layer{i}."
+        pooler = {n.removeprefix(prefix): x for n, x in p.items() if n.startswith(prefix)}
+        poolers.append(pooler)
+    return poolers
+
+
+def attend_layer(
+    p: Params, tokens: Tokens, rows: Int[Tensor, " C"], form: Form
+) -> tuple[Float[Tensor, "R C D"], Float[Tensor, "R C N"]]:
+    """(pooled vectors, attention) of one layer, which all heads of the grid share."""
+    pooled, attention = attend_shared_tokens(tokens, rows, compute_query(p), form.eps)
+    return finish_pooling(p, project_values(p, pooled), form), attention
 
 
 def compute_query(p: Params) -> Float[Tensor, "R A D"]:
@@ -160,14 +184,15 @@ def project_values(p: Params, pooled: Float[Tensor, "R A C D"]) -> Float[Tensor,
     return rearrange(values, "(R A) C a -> R C (A a)", R=len(w))
 
 
-def classify(
-    p: Params, values: Float[Tensor, "R C W"], form: Form, mask: Tensor | None
-) -> Float[Tensor, "R C Q"]:
+def finish_pooling(p: Params, values: Float[Tensor, "R C W"], form: Form) -> Float[Tensor, "R C D"]:
+    """Averaged values -> the pooled vector: a residual and an MLP, or an output projection."""
     if form.complete:
         x = values + p["token"][:, None]
-        x = x + apply_mlp(p, "", x, form)
-    else:
-        x = apply_linear(values, p["wo"], p["bo"])
+        return x + apply_mlp(p, "", x, form)
+    return apply_linear(values, p["wo"], p["bo"])
+
+
+def classify(p: Params, x: Float[Tensor, "R C D"], mask: Tensor | None) -> Float[Tensor, "R C Q"]:
     return apply_linear(x if mask is None else x * mask, p["wc"], p["bc"])
 
 
@@ -211,6 +236,10 @@ def initialise(form: Form, heads: int, seed: int) -> Params:
     generator = torch.Generator().manual_seed(seed)
     initialise_one = initialise_complete if form.complete else initialise_projection
     params = initialise_one(form, generator)
+    for i in range(1, form.sources):
+        for name, value in initialise_one(form, generator).items():
+            if name not in ("wc", "bc"):  # the classifier is one for all layers
+                params[f"layer{i}.{name}"] = value
     return {n: repeat(value, "... -> R ...", R=heads).contiguous() for n, value in params.items()}
 
 

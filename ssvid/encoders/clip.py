@@ -30,6 +30,7 @@ class ClipViT(FrameEncoder):
     """
 
     has_layers = True
+    takes_adapters = True
     tiny_kwargs = {"width": 24, "depth": 2, "heads": 2, "patch": 8, "dim": 16}
     tiny_kwargs |= {"frames": 2, "size": 16}
 
@@ -52,7 +53,7 @@ class ClipViT(FrameEncoder):
         if size < patch:
             raise UserError(f"A frame of {size} pixels holds no patch of {patch}.")
         self.dim, self.width, self.layer_dim, self.depth = dim, width, width, depth
-        self.cell = (1, patch, patch)
+        self.cell, self.block_dims = (1, patch, patch), (width,) * depth
         self.mean, self.std = mean, std
         self.spec = ClipSpec(frames=frames, whole=True, size=size)
         self.patch = nn.Conv2d(3, width, patch, stride=patch, bias=False)
@@ -98,7 +99,7 @@ class ClipViT(FrameEncoder):
         x = self.begin(clip)
         maps = {}
         for number, block in enumerate(self.blocks, 1):
-            x = block(x)
+            x = self.adapt(number - 1, block(x))
             if layers and number in layers:
                 maps[number] = join_frames(x[:, 1:], grid.t)
         x = self.finish(x)

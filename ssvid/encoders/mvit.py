@@ -26,6 +26,7 @@ class MViT(Encoder):
     """
 
     has_layers = True
+    takes_adapters = True
     tiny_kwargs = {"width": 8, "depths": (1, 1, 1, 2), "frames": 4, "size": 32}
 
     def __init__(
@@ -42,6 +43,9 @@ class MViT(Encoder):
         self.stem, self.blocks, self.norm = stem, net.blocks, norm
         self.dim, self.depth, self.spec = norm.normalized_shape[0], depths[-1], spec
         self.mean, self.std = normalisation
+        # A block's first norm is as wide as its input, which the block before it gave.
+        norms = [block.norm1 for block in self.blocks][1:]
+        self.block_dims = tuple(after.normalized_shape[0] for after in [*norms, norm])
         self.layout = map_tensor_names(net, self)
 
     def grid(self, T: int, H: int, W: int) -> Grid:
@@ -59,6 +63,7 @@ class MViT(Encoder):
         first = 1 + self.depth - len(self.blocks)  # the blocks of the last stage count from 1
         for number, block in enumerate(self.blocks, first):
             x, grid = block(x, grid)  # B 1+N D
+            x = self.adapt(number - first, x)
             if layers and number in layers:
                 maps[number] = x[:, 1:]
         x = self.norm(x)

@@ -7,6 +7,7 @@ Kinetics-400 weights (`get_model_weights(name).DEFAULT`: its meta and its transf
 from typing import Any
 
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import video
 from torchvision.models.video.mvit import MSBlockConfig
@@ -110,6 +111,7 @@ class Swin3d(Encoder):
     """
 
     has_layers = True
+    takes_adapters = True
     tiny_kwargs = {"width": 12, "depths": (1, 1, 1, 2), "frames": 4, "size": 32}
 
     def __init__(
@@ -134,11 +136,26 @@ class Swin3d(Encoder):
         self.patch, self.norm = net.patch_embed, net.norm
         self.stages, self.blocks = net.features[:-1], net.features[-1]
         self.dim, self.depth = net.num_features, depths[-1]
+        # Every second module of the net leads from a stage to the next, which is twice as wide.
+        for stage, blocks in enumerate(depths):
+            self.block_dims += (width * 2**stage,) * blocks
         self.mean, self.std = IMAGENET
         self.layout = map_tensor_names(net, self)
 
     def grid(self, T: int, H: int, W: int) -> Grid:
         return Grid(halve(T, 1), halve(H, 5), halve(W, 5))
+
+    def run_stages(self, x: Float[Tensor, "B t h w D"]) -> Float[Tensor, "B t y x E"]:
+        """All stages but the last, and the maps from one to the next."""
+        number = 0
+        for part in self.stages:
+            if not isinstance(part, nn.Sequential):
+                x = part(x)
+                continue
+            for block in part:
+                x = self.adapt(number, block(x))
+                number += 1
+        return x
 
     def forward(
         self, clip: Clip, visible: Index | None = None, layers: tuple[int, ...] | None = None
@@ -147,10 +164,10 @@ class Swin3d(Encoder):
             raise UserError(
                 f"{self.name} attends in windows of neighbours: it cannot leave tokens out."
             )
-        x = self.stages(self.patch(clip))  # B t h w D
+        x = self.run_stages(self.patch(clip))  # B t h w D
         grid, maps = Grid(*x.shape[1:4]), {}
         for number, block in enumerate(self.blocks, 1):
-            x = block(x)
+            x = self.adapt(number - 1 + len(self.block_dims) - self.depth, block(x))
             if layers and number in layers:
                 maps[number] = rearrange(x, "B t h w D -> B (t h w) D")
         tokens = rearrange(self.norm(x), "B t h w D -> B (t h w) D")

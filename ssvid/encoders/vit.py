@@ -28,6 +28,7 @@ class ViT(Encoder):
 
     can_skip = True
     has_layers = True
+    takes_adapters = True
     tubelet: tuple[int, int, int]
     cls: nn.Parameter | None
     tiny_kwargs = {"dim": 24, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 16}
@@ -61,6 +62,7 @@ class ViT(Encoder):
             )
         self.mean, self.std = mean, std
         self.dim, self.depth, self.tubelet = dim, depth, (tubelet, patch, patch)
+        self.block_dims = (dim,) * depth
         self.spec = ClipSpec(frames=frames, stride=stride, size=size)
         if not self.grid(frames, size, size).n:
             raise UserError(
@@ -101,7 +103,7 @@ class ViT(Encoder):
         first = 0 if self.cls is None else 1
         maps = {}
         for number, block in enumerate(self.blocks, 1):
-            x = block(x)
+            x = self.adapt(number - 1, block(x))
             if layers and number in layers:
                 maps[number] = x[:, first:]
         tokens = self.norm(x)[:, first:]

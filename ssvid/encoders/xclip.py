@@ -73,6 +73,7 @@ class XClip(Encoder):
     """
 
     has_layers = True
+    takes_adapters = True
     new_parts = ("exchanges.", "joiner.")
     tiny_kwargs = {"image": "clip_vit", "frames": 2, "size": 16}
     tiny_kwargs |= {"image_kwargs": {"width": 24, "depth": 2, "heads": 2, "patch": 8, "dim": 16}}
@@ -98,6 +99,7 @@ class XClip(Encoder):
         self.image = require_frames("xclip", net)
         self.dim, self.depth = self.image.dim, len(self.image.blocks)
         self.layer_dim = width = self.image.width
+        self.block_dims = (width,) * self.depth
         self.mean, self.std = IMAGENET  # as published; CLIP itself has another normalisation
         self.spec = ClipSpec(frames=frames, whole=True, size=size)
         heads = max(1, width // HEAD)
@@ -127,7 +129,7 @@ class XClip(Encoder):
             zip(blocks, exchanges, drops, strict=True), 1
         ):
             x = exchange.attend(block, x, B, drop)
-            x = drop.add(x, block.feed(x), B)
+            x = self.adapt(number - 1, drop.add(x, block.feed(x), B))
             if layers and number in layers:
                 maps[number] = join_frames(x[:, 1:], grid.t)
         # Apart, so that a loss on the pooled features has no gradient of the tokens to compute.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssvid.encoder import Encoder
 from ssvid.engine.mix import Mix, make_smooth_targets
 from ssvid.errors import UserError, check_positive, check_range
+from ssvid.nn.adapters import list_adapter_names
 from ssvid.nn.heads import classifier
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Clip, Loss, Views
@@ -80,11 +81,13 @@ class Classify(Objective):
 
         It is 1 for the head, and each layer has `layer_decay` times the factor of the layer above.
         The factors of the encoder's layers are also multiplied by `encoder_rate`, and those of its
-        new parts by `new_rate`.
+        new parts by `new_rate`. Adapters have the factor `encoder_rate` in every layer.
         """
         factors = {}
         for name, layers in self.encoder.count_layers_above().items():
             factor = self.layer_decay**layers * self.encoder_rate
             is_new = name.startswith(self.encoder.new_parts)
             factors[f"encoder.{name}"] = factor * (self.new_rate if is_new else 1.0)
+        for name in list_adapter_names(self.encoder):
+            factors[f"encoder.{name}"] = self.encoder_rate
         return factors

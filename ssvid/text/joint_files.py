@@ -41,7 +41,7 @@ def save_joint(space: JointSpace, folder: Path, stem: str = "text") -> Path:
     card = {"tower": space.tower.name, "arguments": space.tower.write(folder, stem)}
     card |= describe_space(space)
     path = folder / f"{stem}.safetensors"
-    save_with_card(space, path, card)
+    save_with_card(space.state_dict(), path, card)
     return path
 
 

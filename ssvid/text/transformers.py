@@ -27,10 +27,36 @@ def import_library() -> Any:
         library: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise UserError(
-            f"BERT and CLIP text towers need transformers ({error}): pip install ssvid[text]."
+            f"This text model needs transformers ({error}): pip install ssvid[text]."
         ) from error
     library.utils.logging.disable_progress_bar()  # it shows one for each file that it opens
     return library
+
+
+def read_folder(kind: str, folder: str, empty: bool = False) -> tuple[Any, Any, list[str]]:
+    """(tokeniser, net of the class `kind`, weights of the net that the folder lacks).
+
+    `empty`: the net has random weights. Raises a UserError for a folder of something else.
+    """
+    path, library = Path(folder).expanduser(), import_library()
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} is no folder of a text model: there is no config.json in it.")
+    try:
+        tokenizer = library.AutoTokenizer.from_pretrained(str(path), **LOCAL)
+        create = getattr(library, kind)
+        # Only the classes that choose a class by the folder's config take the second setting.
+        trusted = LOCAL if kind.startswith("Auto") else {"local_files_only": True}
+        if empty:
+            config = library.AutoConfig.from_pretrained(str(path), **LOCAL)
+            net = create.from_config(config) if kind.startswith("Auto") else create(config)
+            return tokenizer, net, []
+        net, loading = create.from_pretrained(
+            str(path), dtype=torch.float32, output_loading_info=True, **trusted
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read as a text model ({kind}): {reason}.") from error
+    return tokenizer, net, sorted(loading["missing_keys"])
 
 
 class Pretrained(nn.Module):
@@ -46,26 +72,8 @@ class Pretrained(nn.Module):
         self, kind: str, folder: str, length: int, empty: bool, required: tuple[str, ...]
     ) -> None:
         super().__init__()
-        path, library = Path(folder).expanduser(), import_library()
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path} is no folder of a text model: there is no config.json in it.")
-        try:
-            self.tokenizer = library.AutoTokenizer.from_pretrained(str(path), **LOCAL)
-            net = getattr(library, kind)
-            # Only the classes that choose a class by the folder's config take the second setting.
-            trusted = LOCAL if kind.startswith("Auto") else {"local_files_only": True}
-            if empty:
-                config = library.AutoConfig.from_pretrained(str(path), **LOCAL)
-                self.net = net.from_config(config) if kind.startswith("Auto") else net(config)
-                missing: list[str] = []
-            else:
-                self.net, loading = net.from_pretrained(
-                    str(path), dtype=torch.float32, output_loading_info=True, **trusted
-                )
-                missing = sorted(loading["missing_keys"])
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} cannot be read as a text model ({kind}): {reason}.") from error
+        path = Path(folder).expanduser()
+        self.tokenizer, self.net, missing = read_folder(kind, folder, empty)
         if missing := [key for key in missing if key.startswith(required)]:
             raise UserError(
                 f"{path} lacks weights of {kind}, such as {missing[0]!r}: is it the folder of "

@@ -13,6 +13,7 @@ import torch
 from ssvid.encoder import Encoder, build
 from ssvid.errors import TOO_LARGE, UserError
 from ssvid.log import log
+from ssvid.nn.adapters import describe_adapters, read_merged_state, restore_adapters
 from ssvid.shapes import ClipSpec
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import State
@@ -49,8 +50,9 @@ def save_encoder(encoder: Encoder, folder: Path, stem: str, trained: dict[str, A
         "std": list(encoder.std),
         "licence": encoder.licence,
         "trained": trained,
+        **describe_adapters(encoder),
     }
-    save_with_card(encoder, path, card)
+    save_with_card(read_merged_state(encoder), path, card)
     return path
 
 
@@ -91,6 +93,7 @@ def build_from_card(card: dict[str, Any], card_file: Path) -> Encoder:
         encoder.spec = ClipSpec(**card["spec"])
         encoder.mean, encoder.std = tuple(card["mean"]), tuple(card["std"])
         encoder.licence = card["licence"]
+        restore_adapters(encoder, card)
         if len(torch.tensor([encoder.mean, encoder.std], dtype=torch.float32)[0]) != 3:
             raise ValueError("mean and std are three numbers each")
     except (KeyError, TypeError, AttributeError, ValueError, *TOO_LARGE) as error:
@@ -216,4 +219,4 @@ def hash_encoder(encoder: Encoder) -> str:
     """A hash of all that determines features: name, arguments, clip, normalisation, weights."""
     settings = repr((encoder.name, encoder.spec, encoder.mean, encoder.std)).encode()
     arguments = json.dumps(encoder.kwargs, sort_keys=True, default=str).encode()
-    return hash_tensors(encoder, settings + arguments)
+    return hash_tensors(read_merged_state(encoder), settings + arguments)

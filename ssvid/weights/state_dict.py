@@ -73,27 +73,27 @@ def read_card(path: Path) -> dict[str, Any] | None:
     return read_json_mapping(path, "card")
 
 
-def save_with_card(module: nn.Module, path: Path, card: dict[str, Any]) -> None:
+def save_with_card(state: State, path: Path, card: dict[str, Any]) -> None:
     """Write the tensors of a module to `path`, a .safetensors file, and beside it their card.
 
     The card tells what the tensors are. Equal modules give equal bytes: no time and no path is
     written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: x.detach().cpu().contiguous().clone() for key, x in module.state_dict().items()}
-    write_bytes_whole(path, save(state))
+    tensors = {key: x.detach().cpu().contiguous().clone() for key, x in state.items()}
+    write_bytes_whole(path, save(tensors))
     write_json_whole(path.with_suffix(".json"), card, end="\n", indent=1, sort_keys=True)
 
 
 def hash_weights(net: nn.Module, settings: object) -> str:
     """A hash of every weight, and of the `settings` that the net's answers also depend on."""
-    return hash_tensors(net, repr(settings).encode())
+    return hash_tensors(net.state_dict(), repr(settings).encode())
 
 
-def hash_tensors(net: nn.Module, start: bytes) -> str:
-    """16 hexadecimal digits of the SHA-256 of `start`, then of every key and tensor of the net."""
+def hash_tensors(state: State, start: bytes) -> str:
+    """16 hexadecimal digits of the SHA-256 of `start`, then of every key and tensor of a net."""
     digest = hashlib.sha256(start)
-    for key, value in sorted(net.state_dict().items()):
+    for key, value in sorted(state.items()):
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         digest.update(key.encode() + content)
     return digest.hexdigest()[:16]

@@ -133,7 +133,7 @@ def test_folded_and_stacked_is_the_plain_module(form, at_once, monkeypatch):
     rows, y = torch.tensor([4, 0, 8, 5, 2]), torch.tensor([0, 3, 1, 4, 4])
     mask = (torch.rand(5, D, generator=draw, dtype=torch.float64) > 0.5) * 2.0
     p = create_noisy_heads(form)
-    logits, weight = compute_logits(p, feats, rows, form, mask if form is SINGLE else None)
+    logits, weight = compute_logits(p, (feats,), rows, form, mask if form is SINGLE else None)
     loss = 0.0
     for scores in logits:
         loss = loss + F.cross_entropy(scores, y)
@@ -174,3 +174,40 @@ def test_the_published_starts():
     assert p["wq"].std() == pytest.approx(0.02, rel=0.01)
     assert p["block2.w2"].std() == pytest.approx(0.02 / 6**0.5, rel=0.01)
     assert p["w2"].std() == pytest.approx(0.02 / 6**0.5, rel=0.01)
+
+
+class PlainLayers(nn.Module):
+    """A VideoGLUE pooler for each layer, whose outputs are added before the one classifier."""
+
+    def __init__(self, sources: int) -> None:
+        super().__init__()
+        self.poolers, self.out = nn.ModuleList(Plain() for _ in range(sources)), nn.Linear(D, Q)
+
+    def forward(self, layers: tuple[torch.Tensor, ...], mask: torch.Tensor) -> torch.Tensor:
+        pooled = 0.0
+        for pooler, x in zip(self.poolers, layers, strict=True):
+            pooler.out = nn.Identity()
+            pooled = pooled + pooler(x, 1.0)[0]
+        return self.out(pooled * mask)
+
+
+def test_layers_together_are_poolers_whose_outputs_are_added():
+    form = SINGLE._replace(sources=3)
+    draw = torch.Generator().manual_seed(2)
+    shape = (4, 7, D)
+    layers = torch.randn(3, *shape, generator=draw, dtype=torch.float64).unbind()
+    mask = (torch.rand(4, D, generator=draw, dtype=torch.float64) > 0.5) * 2.0
+    p = create_noisy_heads(form)
+    logits, weight = compute_logits(p, layers, torch.arange(4), form, mask)
+    net = PlainLayers(3).double()
+    for r in range(R):
+        with torch.no_grad():
+            for i, pooler in enumerate(net.poolers):
+                of_layer = dict(p)
+                for name, value in p.items():
+                    of_layer[name.removeprefix(f"layer{i}.")] = value
+                pooler.out = net.out
+                for theirs, value in pairs(pooler, of_layer, r):
+                    theirs.copy_(value)
+        torch.testing.assert_close(logits[r], net(layers, mask), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(weight.sum(-1), torch.ones(R, 4).double())

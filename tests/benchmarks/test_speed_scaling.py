@@ -145,7 +145,8 @@ def test_every_objective_is_counted_and_anchored():
     for part, planned in (("counted", study.SUBJECTS), ("anchor", anchor.ANCHORS)):
         names_counted = [line["name"] for line in lines if line["part"] == part]
         assert names_counted == list(map(attrgetter("name"), planned))
-        assert set(map(attrgetter("objective"), planned)) == names
+        # What a step of `bridge` costs depends on the language model that the user names.
+        assert set(map(attrgetter("objective"), planned)) == names - {"bridge"}
 
 
 def test_the_page_is_made_from_the_file():

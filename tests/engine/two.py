@@ -12,6 +12,7 @@ from ssvid.engine.mix import Mix
 from ssvid.engine.token_dropping import Turbo
 from ssvid.nn.sync_bn import synchronise
 from tests.engine.pairs import leave
+from tests.languages import small_nets
 from tests.objectives.test_contract import CLASSES, VARIANTS, batch_for
 
 SMALL = {"drop_ratio": 0.5, "predict_ratio": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
@@ -65,6 +66,7 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {},
         {"tower": "words", "heads": 2, "hidden": 16, "auxiliary": 1, "options": WORDS, "chunk": 1},
     ),
+    "bridge": (None, {}, small_nets()),
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": (
         "vit",
@@ -86,7 +88,7 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
     )
     make = Classify if which == "classify" else registry.objectives[which]
     torch.manual_seed(0)
-    if encoder_name is None:  # on stored features
+    if encoder_name is None:  # on stored features, or on an encoder of its own
         objective = make(None, **{**make.tiny_kwargs, **kwargs}).double()
     else:
         with torch.device("meta"):

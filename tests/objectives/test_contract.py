@@ -11,6 +11,7 @@ from ssvid import create_encoder, registry
 from ssvid.errors import UserError
 from ssvid.objective import Objective
 from ssvid.shapes import Bag, Batch, Caption, Window
+from tests.languages import small_nets
 
 LOSSES = {"moco": {"queue": 8}, "dino": {"prototypes": 12}, "swav": {"prototypes": 6}}
 LOSSES |= {name: {} for name in ("ntxent", "dcl", "byol", "simsiam", "barlow", "vicreg")}
@@ -53,6 +54,9 @@ def build_bare(name: str, seed: int) -> Objective:
     if entry.reads_features:
         torch.manual_seed(seed)
         return entry(None, **entry.tiny_kwargs)
+    if entry.brings_encoder:
+        torch.manual_seed(seed)
+        return entry(None, **entry.tiny_kwargs, **small_nets())
     for encoder_name in ("vit", "s3d"):
         torch.manual_seed(seed)
         with torch.device("meta"):

@@ -32,4 +32,4 @@ def attentive(clips: int = CLIPS, tokens: int = TOKENS) -> Case:
 
 def train_heads(x: Tokens, y: torch.Tensor, rates: tuple[float, ...]) -> None:
     probe = Attentive(preset="videoglue", rates=rates, epochs=STEPS)
-    probe.fit(x, y, probe.build_form(x, CLASSES), 0)
+    probe.fit((x,), y, probe.build_form((x,), CLASSES), 0)

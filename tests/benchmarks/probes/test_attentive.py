@@ -5,9 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.probes import attentive, attentive_math
+from benchmarks.probes import attentive_math, attentive_presets
 from benchmarks.probes.attentive import (
-    PRESETS,
     Attentive,
     clip_gradients,
     draw_dropout_mask,
@@ -15,6 +14,7 @@ from benchmarks.probes.attentive import (
     schedule_rate,
 )
 from benchmarks.probes.attentive_math import Form, compute_logits, initialise
+from benchmarks.probes.attentive_presets import PRESETS
 from ssvid.errors import UserError
 from ssvid.randomness import permutation
 from ssvid.registry import probes
@@ -96,7 +96,7 @@ def test_heads_trained_together_are_those_that_torch_trains_alone(preset):
         "warmup": 0.3,
     }
     probe, x, y = Attentive(preset=preset, **settings), *make_split(90, 0)[:2]
-    x = x["tokens@last"]
+    x = (x["tokens@last"],)
     form = probe.build_form(x, CLASSES)
     stacks = probe.fit(x, y, form, 3)
     heads = list_heads(stacks)
@@ -116,7 +116,7 @@ def test_heads_trained_together_are_those_that_torch_trains_alone(preset):
         for step in range(6):
             epoch, i = divmod(step, 2)
             rows = permutation(3, epoch, 90)[i * 50 : (i + 1) * 50]
-            mask = draw_dropout_mask(3, epoch, rows, DIM, protocol["dropout"], x.device)
+            mask = draw_dropout_mask(3, epoch, rows, DIM, protocol["dropout"], y.device)
             scores, _ = compute_logits(alone, x, rows, form, mask)
             optimizer.zero_grad()
             F.cross_entropy(scores[0], y[rows], label_smoothing=protocol["smoothing"]).backward()
@@ -161,7 +161,7 @@ def test_dropout_is_a_clips_own_and_anew_each_epoch():
 @pytest.mark.parametrize("preset", ["house", "blocks4"])
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(preset, monkeypatch):
     probe, x, y = Attentive(preset=preset, **SMALL[preset]), *make_split(30, 0)[:2]
-    x, rows = x["tokens@last"], torch.arange(20)
+    x, rows = (x["tokens@last"],), torch.arange(20)
     form, gradients = probe.build_form(x, CLASSES), []
     for numbers in (2**26, 17 * DIM * 3 * TOKENS * 3):  # three clips of blocks at a time
         monkeypatch.setattr(attentive_math, "SAVED_NUMBERS", numbers)
@@ -242,11 +242,66 @@ def test_what_cannot_be_probed_is_refused():
 def test_presets_are_named_and_every_value_can_be_given():
     assert probes["attentive"] is Attentive
     assert (
-        Attentive(preset="blocks4").protocol == attentive.BLOCKS4
+        Attentive(preset="blocks4").protocol == attentive_presets.BLOCKS4
         and len(Attentive(preset="blocks4").grid) == 20
     )
     changed = Attentive(preset="videoglue", dropout=0.0, epochs=3).protocol
-    assert changed == attentive.VIDEOGLUE | {"dropout": 0.0, "epochs": 3}
+    assert changed == attentive_presets.VIDEOGLUE | {"dropout": 0.0, "epochs": 3}
     with pytest.raises(UserError, match=facts("blocks4")):
         Attentive(preset="videoglu")
     assert Form(768, 5, 12, 768, 1, False, 1e-6).tokens_at_once > 1e9
+
+
+def make_halves(rows, seed):
+    """Two layers, in each of which half of the classes look alike."""
+    split = make_split(rows, seed)
+    x, y = split.feats["tokens@last"], split.labels
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 50))
+    is_low = (y < 2)[:, None, None]
+    feats = {
+        "tokens@1": torch.where(is_low, x, noise),
+        "tokens@last": torch.where(is_low, noise, x),
+    }
+    return split._replace(feats=feats)
+
+
+def test_layers_together_know_what_no_layer_knows_alone():
+    splits = make_halves(240, 0), make_halves(80, 1), make_halves(400, 2)
+    settings = {"heads": 4, "rates": (3e-3,), "min_steps": 150, "epochs": 1}
+    best = Attentive(**settings).run(*splits, 0)
+    together = Attentive(layers="together", **settings).run(*splits, 0)
+    assert best.metrics["test/top1"] < 0.85 < 0.97 < together.metrics["test/top1"]
+    assert together.chosen["pooling"] == "tokens@1 + tokens@last" and len(together.grid) == 1
+    again = Attentive(layers="together", **settings).refit(splits[0], splits[2], together.chosen, 0)
+    assert torch.equal(again.scores, together.scores)
+
+
+def test_one_layer_together_is_the_layer_alone():
+    splits = make_splits()
+    settings = {"heads": 4, "rates": (3e-3,), "min_steps": 5, "epochs": 1}
+    alone = Attentive(**settings).run(*splits, 0)
+    together = Attentive(layers="together", **settings).run(*splits, 0)
+    assert torch.equal(alone.scores, together.scores)
+    assert vars(Attentive()).keys() & {"layers"} == set(), "the hash of results that exist"
+
+
+def test_layers_that_do_not_fit_together_are_refused():
+    with pytest.raises(UserError, match=facts("depth", "videoglue")):
+        Attentive(preset="blocks4", layers="together")
+    train, val, test = make_splits()
+    wide = [
+        s._replace(feats={**s.feats, "tokens@1": s.feats["tokens@last"].repeat(1, 1, 2)})
+        for s in (train, val, test)
+    ]
+    with pytest.raises(UserError, match=facts("(5, 16)", "best")):
+        Attentive(layers="together").run(*wide, 0)
+
+
+def test_the_head_of_the_papers_figure():
+    """VideoGLUE's settings with the residual and the MLP that its figure draws."""
+    settings = SMALL["videoglue"] | {"rates": (2.5e-3,)}
+    probe = Attentive(preset="videoglue", complete=True, **settings)
+    result = probe.run(*make_splits(), 0)
+    assert result.metrics["test/top1"] >= 0.99
+    form = probe.build_form((make_split(4, 0).feats["tokens@last"],), CLASSES)
+    assert form.complete and form.depth == 1 and "w1" in initialise(form, 1, 0)
