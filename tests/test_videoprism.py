@@ -14,6 +14,7 @@ from ssvid.engine.warm_start import start_encoder
 from ssvid.errors import UserError
 from ssvid.nn.position import resize_grid, resize_rows
 from ssvid.nn.prism import AttentionPooler
+from ssvid.nn.transformer import recompute_blocks
 from ssvid.shapes import Features, Grid
 from ssvid.text import create_tower
 from ssvid.text.joint_files import load_joint, save_joint
@@ -140,6 +141,18 @@ def test_the_picture_net_of_clip_is_a_start_for_space():
     )
     with pytest.raises(UserError, match=facts("space_depth 1")):
         start_encoder(create_net(hidden=96, space_depth=2), dict(picture.state_dict()), "clip.pt")
+
+
+def test_recomputed_blocks_give_the_same_gradients():
+    clip = torch.rand(2, 3, 4, 16, 16)
+    gradients = []
+    for again in (False, True):
+        net = create_net()
+        if again:
+            recompute_blocks(net)
+        net(clip, torch.tensor([[0, 3, 7], [4, 5, 6]])).tokens.square().sum().backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in net.parameters()]))
+    torch.testing.assert_close(*gradients)
 
 
 def test_sizes_that_hold_no_token_are_refused():

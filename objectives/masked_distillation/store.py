@@ -20,7 +20,7 @@ from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
 from ssvid.files import locked, remove_leftovers, write_json_whole, write_whole
 from ssvid.shapes import Batch, Clip, Views
-from ssvid.weights.state_dict import hash_tensors
+from ssvid.weights.state_dict import hash_weights
 
 FLAG = "--objective.targets"
 CARD = "targets.json"
@@ -90,7 +90,7 @@ class TargetStore:
         settings: dict[str, Any] = {"clip": vars(self.views.clips[0]).copy()}
         settings |= {"shape": list(clip.shape[1:]), "augment": self.views.augment}
         settings |= {"mean": list(self.views.mean), "std": list(self.views.std)}
-        name = hash_tensors(teacher, repr(settings).encode())
+        name = hash_weights(teacher, settings)
         folder = self.root / name
         with locked(folder / "lock", wait=True, what=f"{FLAG} {self.root}"):
             remove_leftovers(folder)

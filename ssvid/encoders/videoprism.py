@@ -39,6 +39,7 @@ class VideoPrism(Encoder):
 
     can_skip = True
     has_layers = True
+    takes_adapters = True
     tubelet: tuple[int, int, int]
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     attentive_advice = (
@@ -72,6 +73,7 @@ class VideoPrism(Encoder):
             raise UserError(f"A frame of {size} pixels holds no patch of {patch}.")
         self.dim, self.depth, self.tubelet = dim, space_depth + time_depth, (1, patch, patch)
         self.spec = ClipSpec(frames=frames, whole=True, size=size)
+        self.block_dims = (dim,) * self.depth
         side = table_side or size // patch
         self.table_grid = Grid(table_frames or frames, side, side)
         self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
@@ -118,12 +120,47 @@ class VideoPrism(Encoder):
         wanted = layers or ()
         x = x + places[where % len(places)].to(x.dtype)
         space = group_space(B, grid, visible)
-        x = run_blocks(self.space, x, space, padding, wanted, maps, 0)
+        x = self._run_blocks(self.space, x, space, padding, wanted, maps, 0)
         x = self.norm_space(x) + times[where // len(places)].to(x.dtype)
         time = group_time(B, grid, visible, clip.device)
-        x = run_blocks(self.time, x, time, padding, wanted, maps, len(self.space))
+        x = self._run_blocks(self.time, x, time, padding, wanted, maps, len(self.space))
         tokens = self.norm_time(x)
         return Features(tokens, tokens.mean(1), grid, tuple(maps[number] for number in wanted))
+
+    def _run_blocks(
+        self,
+        blocks: nn.ModuleList,
+        x: Tokens,
+        grouping: Grouping,
+        padding: Bool[Tensor, "B N"] | None,
+        wanted: tuple[int, ...],
+        maps: dict[int, Tokens],
+        below: int,
+    ) -> Tokens:
+        """The tokens after the blocks. Those of `wanted` layers go into `maps`.
+
+        `below`: the number of layers below the first block.
+        """
+        rows = grouping.arrange(x.flatten(0, 1))
+        if padding is not None:
+            padding = grouping.arrange(padding.flatten())
+        parts: list[tuple[slice, list[Run]]] = [(slice(None), grouping.runs)]
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            # Groups do not see each other, so few of them at a time need little memory.
+            parts = [(some, [run]) for some, run in split_runs(grouping.runs, ROWS)]
+        outputs: dict[int, list[Tensor]] = {}
+        for some, runs in parts:
+            hidden, y = (None if padding is None else padding[some]), rows[some]
+            mask = (
+                None if hidden is None else ~rearrange(hidden, "(G M) -> G 1 M", G=runs[0].groups)
+            )
+            for number, block in enumerate(blocks, below + 1):
+                y = self.adapt(number - 1, block(y, runs, mask, hidden))
+                if number in wanted or number == below + len(blocks):
+                    outputs.setdefault(number, []).append(y)
+        restored = {n: grouping.restore(torch.cat(ys)).view(x.shape) for n, ys in outputs.items()}
+        maps.update({number: y for number, y in restored.items() if number in wanted})
+        return restored[below + len(blocks)]
 
     def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The names stay. The weights of CLIP's picture net become those of the blocks over space.
@@ -158,39 +195,6 @@ class VideoPrism(Encoder):
 
 def make_blocks(depth: int, dim: int, heads: int, hidden: int, cap: float) -> nn.ModuleList:
     return nn.ModuleList(PrismBlock(dim, heads, hidden, cap=cap) for _ in range(depth))
-
-
-def run_blocks(
-    blocks: nn.ModuleList,
-    x: Tokens,
-    grouping: Grouping,
-    padding: Bool[Tensor, "B N"] | None,
-    wanted: tuple[int, ...],
-    maps: dict[int, Tokens],
-    below: int,
-) -> Tokens:
-    """The tokens after the blocks. Those of `wanted` layers go into `maps`.
-
-    `below`: the number of layers below the first block.
-    """
-    rows = grouping.arrange(x.flatten(0, 1))
-    if padding is not None:
-        padding = grouping.arrange(padding.flatten())
-    parts: list[tuple[slice, list[Run]]] = [(slice(None), grouping.runs)]
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
-        # Groups do not see each other, so few of them at a time need little memory.
-        parts = [(some, [run]) for some, run in split_runs(grouping.runs, ROWS)]
-    outputs: dict[int, list[Tensor]] = {}
-    for some, runs in parts:
-        hidden, y = (None if padding is None else padding[some]), rows[some]
-        mask = None if hidden is None else ~rearrange(hidden, "(G M) -> G 1 M", G=runs[0].groups)
-        for number, block in enumerate(blocks, below + 1):
-            y = block(y, runs, mask, hidden)
-            if number in wanted or number == below + len(blocks):
-                outputs.setdefault(number, []).append(y)
-    restored = {n: grouping.restore(torch.cat(ys)).view(x.shape) for n, ys in outputs.items()}
-    maps.update({number: y for number, y in restored.items() if number in wanted})
-    return restored[below + len(blocks)]
 
 
 @encoders.register("videoprism_tiny")

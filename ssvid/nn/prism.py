@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ssvid.errors import UserError
 from ssvid.nn.capped import CAP, Run, attend_capped
 from ssvid.nn.linear import apply_linear, map_linear
-from ssvid.nn.transformer import LinearOfGELU
+from ssvid.nn.transformer import LinearOfGELU, Recomputable
 from ssvid.shapes import Tokens
 
 EPS = 1e-6
@@ -84,7 +85,7 @@ class PrismMLP(nn.Module):
         return LinearOfGELU.apply(wide, weight, bias)
 
 
-class PrismBlock(nn.Module):
+class PrismBlock(Recomputable):
     """Attention and an MLP, each behind a norm. `primer_hybrid` has a norm after each as well."""
 
     def __init__(
@@ -115,6 +116,17 @@ class PrismBlock(nn.Module):
         padding: Bool[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
         """`padding`: tokens without an MLP branch, as the published code treats padding."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._run, x, runs, mask, padding, use_reentrant=False)
+        return self._run(x, runs, mask, padding)
+
+    def _run(
+        self,
+        x: Float[Tensor, "R D"],
+        runs: Sequence[Run],
+        mask: Bool[Tensor, "n q M"] | None,
+        padding: Bool[Tensor, " R"] | None,
+    ) -> Float[Tensor, "R D"]:
         mixed = self.attn(self.norm1(x), runs, mask)
         x = x + (mixed if self.norm1_after is None else self.norm1_after(mixed))
         branch = self.mlp(self.norm2(x))

@@ -107,8 +107,13 @@ class MLP(nn.Module):
         return self.dropout(LinearOfGELU.apply(x, weight, bias))
 
 
-class Block(nn.Module):
-    recompute = False  # store only the input for backward, and run the block again there
+class Recomputable(nn.Module):
+    """A block that `recompute_blocks` knows."""
+
+    recompute: bool = False  # store only the input for backward, and run the block again there
+
+
+class Block(Recomputable):
     gamma_1: nn.Parameter | None
     gamma_2: nn.Parameter | None
 
@@ -164,11 +169,11 @@ def recompute_blocks(net: nn.Module) -> None:
 
     No number changes. Raises UserError if the net has no such block.
     """
-    blocks = [module for module in net.modules() if isinstance(module, Block)]
+    blocks = [module for module in net.modules() if isinstance(module, Recomputable)]
     if not blocks:
         raise UserError(
-            "--recompute: this net has no block of ssvid.nn.transformer, which can compute its "
-            "activations again. Leave the flag out, or take an encoder that has them, such as vit."
+            "--recompute: this net has no block that can compute its activations again. Leave the "
+            "flag out, or take an encoder that has such blocks: vit or videoprism."
         )
     for block in blocks:
         block.recompute = True

@@ -23,11 +23,12 @@ EPS = 1e-12  # under the root of a length, as published
 class PooledSpace(JointSpace):
     """Cosines of pooled tokens and sentences. `scale`: the logarithm of a factor, if there is one.
 
-    `blocks` and `heads` are those over the tokens of the whole clip; there may be none.
+    `auxiliary`: blocks over the tokens of the whole clip, before the pooler; there may be none.
     """
 
     cosine = True
     needs_tokens = True
+    scale: nn.Parameter | None
 
     def __init__(
         self,

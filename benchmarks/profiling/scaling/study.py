@@ -57,7 +57,8 @@ SUBJECTS = (
     Subject("two_view", "vit_base", options={"loss": "moco"}, note="moco"),
     Subject("clip", "clip_vit_b32", options={"tower": "words", "options": WORDS}),
     Subject("xclip", "xclip_b32", 8, options={"tower": "words", "options": WORDS, **NO_MIX}),
-    Subject("video_text", "videoprism_b", 8, options={"tower": "words", "options": WORDS}),
+    # VideoPrism's groups depend on which tokens are visible, which fake tensors do not tell.
+    Subject("video_text", "vit_base", 8, options={"tower": "words", "options": WORDS}),
     Subject("masked_distillation", "vit_base", 16),
 )
 # Steps between two lines of the engine's log, and steps that are counted.
