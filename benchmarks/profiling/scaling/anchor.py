@@ -56,13 +56,7 @@ ANCHORS = (  # clips are those of each of the two processes
         net={"image": "clip_vit", "image_kwargs": PICTURES, **FEW},
         options={"tower": "words", "train": "both", "mixup": 0.0, "cutmix": 0.0},
     ),
-    Subject(
-        "video_text",
-        "videoprism_tiny",
-        2,
-        net={"size": 32, **FEW},
-        options={"tower": "words", "heads": 2},
-    ),
+    Subject("video_text", "vit_small", 2, net=SMALL, options={"tower": "words", "heads": 6}),
     Subject("masked_distillation", "vit_small", 4, net=SMALL, options={"dec_dim": 128}),
 )
 STEPS, ROUNDS = 4, 3
