@@ -108,7 +108,11 @@ def names_in(recipe: Recipe) -> dict[str, str]:
 
 
 def use_old_names(settings: Recipe) -> Recipe:
-    """Flat settings under the names that hashes are made of."""
+    """Flat settings under the names that hashes are made of.
+
+    A new flag that does what was done before it is left out.
+    """
+    settings = {key: x for key, x in settings.items() if NEW_FLAGS.get(key, ...) != x}
     old = {today: before for before, today in FLAGS.items()}
     for (flag, name), renamed in SETTINGS.items():
         if settings.get(f"{flag}.name") == name:

@@ -51,10 +51,11 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, clip: Clip) -> Targets:
         with evaluating(self):
-            tokens = self.encoder(clip).tokens
+            teacher_tokens = self.encoder(clip).tokens
             if self.pooler is None:
-                return Targets(tokens, tokens.mean(1))
-            return Targets(tokens, self.pooler(refine_tokens(self.auxiliary, tokens))[:, 0])
+                return Targets(teacher_tokens, teacher_tokens.mean(1))
+            refined = refine_tokens(self.auxiliary, teacher_tokens)
+            return Targets(teacher_tokens, self.pooler(refined)[:, 0])
 
 
 def copy_student(encoder: Encoder) -> Teacher:

@@ -58,6 +58,7 @@ def read_weights(out: Path) -> dict[str, torch.Tensor]:
     return torch.load(out / "checkpoints" / "step_00000024.pt", weights_only=True)["model"]
 
 
+@pytest.mark.slow  # of two runs and their parts
 @for_each("order", ["alternate", "mix"])
 def test_a_killed_run_goes_on_with_the_same_bits(corpora, tmp_path, order):
     run_here(corpora, tmp_path / "whole", order)
@@ -72,6 +73,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(corpora, tmp_path, order):
         assert torch.equal(value, weights[name]), name
 
 
+@pytest.mark.slow  # of two runs and their parts
 @for_each("order", ["alternate", "mix"])
 def test_two_processes_learn_from_the_batches_of_one(corpora, tmp_path, order):
     run_here(corpora, tmp_path / "one", order)

@@ -453,7 +453,7 @@ def test_encoders_that_cannot_skip(videos: Path, tmp_path: Path):
 def test_objectives_without_blocks():
     torch.manual_seed(0)
     net = create_encoder("resnet18_2d3d", width=8, frames=4, size=32)
-    with pytest.raises(UserError, match=facts("--recompute", "ssvid.nn.transformer")):
+    with pytest.raises(UserError, match=facts("--recompute", "videoprism")):
         recompute_blocks(Classify(net, classes=2, mix=Mix(0.0, 0.0, 0.0, 0.0)))
     with pytest.raises(UserError, match=facts("--drop_tokens", "0", "1")):
         turbo_of(classifier(), float("nan"))
