@@ -1,8 +1,8 @@
-"""The weights of CLIP's picture net -> a start for the blocks over space of VideoPrism.
+"""The weights of CLIP's or CoCa's picture net -> a start for VideoPrism's blocks over space.
 
-VideoPrism's own first stage began from CoCa, whose picture net nobody has published. The two nets
-differ (a class token, a norm before the blocks, uncapped logits, quick GELU), so this is a start
-and not the same net.
+VideoPrism's own first stage began from a CoCa, which was not published; open_clip has others. The
+nets differ (a class token, a norm before the blocks, uncapped logits, CLIP's quick GELU), so this
+is a start and not the same net.
 """
 
 import torch

@@ -32,9 +32,11 @@ class ClipBlock(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(self, x: Tokens, causal: bool = False) -> Tokens:
-        """`causal`: a token attends to itself and to those before it."""
-        return self.feed(x + self.mix(self.norm1(x), causal=causal))
+    def forward(
+        self, x: Tokens, causal: bool = False, mask: Bool[Tensor, "B 1 q N"] | None = None
+    ) -> Tokens:
+        """`causal`: a token attends to itself and to those before it. `mask`: instead, to these."""
+        return self.feed(x + self.mix(self.norm1(x), mask, causal))
 
     def attend(self, x: Tokens, context: Float[Tensor, "B M D"] | None = None) -> Tokens:
         """The attention branch, added to x. `context`: more tokens that x attends to."""
@@ -47,7 +49,7 @@ class ClipBlock(nn.Module):
         return x + apply_linear(self.proj, mixed)
 
     def mix(
-        self, normed: Tokens, mask: Bool[Tensor, "B 1 1 N"] | None = None, causal: bool = False
+        self, normed: Tokens, mask: Bool[Tensor, "B 1 q N"] | None = None, causal: bool = False
     ) -> Tokens:
         """The attention branch of tokens after `norm1`. `mask`: tokens that are attended to."""
         q, k, v = apply_linear(self.qkv, normed).chunk(3, -1)
@@ -83,7 +85,7 @@ def attend_heads(
     k: Float[Tensor, "B N D"],
     v: Float[Tensor, "B N D"],
     heads: int,
-    mask: Bool[Tensor, "B 1 1 N"] | None = None,
+    mask: Bool[Tensor, "B 1 q N"] | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "B M D"]:
     """Attention of several heads, before the projection of its output."""

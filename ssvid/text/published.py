@@ -146,6 +146,7 @@ def build_clip_tower(published: PublishedFile, words: str | None) -> Tower:
 SPACES: dict[str, Callable[[PublishedFile, str | None], JointSpace]] = {
     "mil_nce": build_milnce_space,
     "clip": build_clip_space,
+    "coca": build_clip_space,
     "xclip": build_xclip_space,
     "video_text": build_videoprism_space,
 }

@@ -1,4 +1,4 @@
-"""CLIP's and X-CLIP's checkpoints <-> our `clip` and `xclip`.
+"""CLIP's, X-CLIP's and CoCa's checkpoints <-> our `clip` and `xclip`, and a start of `video_text`.
 
 Layouts: openai/CLIP (open_clip writes the same names), microsoft/VideoX's X-CLIP, and both in
 Hugging Face's form. One table of names per code base serves picture side, text side and joiner.
@@ -198,6 +198,8 @@ def describe_text(ours: State) -> dict[str, Any]:
     dim, width = ours["tower.project.weight"].shape
     picture_width = len(ours.get("encoder.cls", ()))
     gelu = {"gelu": "exact"} if picture_width in HUGE else {}
+    if "tower.cls" in ours:  # CoCa's
+        gelu = {"gelu": "exact", "class_token": True}
     return {
         **gelu,
         "width": width,
@@ -253,9 +255,58 @@ def make_layout(style: str, *, video: bool) -> Layout:
     )
 
 
+def map_coca(picture_blocks: int, text_blocks: int) -> list[Row]:
+    """The picture blocks and the text side of CoCa, in open_clip's names.
+
+    The norm behind the picture blocks is that of the pooler's keys.
+    """
+    rows = [
+        Row("logit_scale", "scale"),
+        Row("text.positional_embedding", "tower.positions"),
+        Row("text.text_projection", "tower.project.weight", "turned"),
+        Row("text.cls_emb", "tower.cls"),
+        Row("text.token_embedding.weight", "tower.table.weight"),
+    ]
+    for i in range(text_blocks):
+        rows += map_block(OPENAI, f"text.transformer.resblocks.{i}", f"tower.blocks.{i}")
+    rows += map_weight_and_bias("text.ln_final", "tower.norm")
+    rows += [
+        Row("visual.class_embedding", "encoder.cls"),
+        Row("visual.positional_embedding", "encoder.positions"),
+        Row("visual.conv1.weight", "encoder.patch.weight"),
+        *map_weight_and_bias("visual.ln_pre", "encoder.norm_pre"),
+        *map_picture_blocks(OPENAI, "encoder.", picture_blocks, False),
+        *map_weight_and_bias("visual.attn_pool.ln_k", "encoder.norm"),
+    ]
+    return rows
+
+
+def describe_coca(ours: State) -> Net:
+    width, _, patch, _ = ours["encoder.patch.weight"].shape
+    sizes = {"width": width, "patch": patch, "depth": count_blocks(ours, "encoder.blocks.")}
+    return Net("clip_vit", sizes | {"gelu": "exact"}, objective="coca")
+
+
+COCA = Layout(
+    name="coca",
+    title="CoCa checkpoint of open_clip",
+    licence=MIT,
+    marker_keys=("text.cls_emb", "visual.conv1.weight", "visual.attn_pool.query"),
+    counted_keys=(
+        ("visual.transformer.resblocks.", "encoder.blocks."),
+        ("text.transformer.resblocks.", "tower.blocks."),
+    ),
+    make_rows=map_coca,
+    describe=describe_coca,
+    ignored_prefixes=("text_decoder.", "visual.attn_pool.", "visual.ln_post.", "visual.proj"),
+    only_a_start="its pooler and decoder are not read, so it is no encoder here; give it as --init "
+    "of --encoder videoprism_b, and as --objective.text of --objective video_text",
+)
+
 LAYOUTS = (
     make_layout(OPENAI, video=True),
     make_layout(HUGGING_FACE, video=True),
+    COCA,  # before CLIP's, whose keys it has as well
     make_layout(OPENAI, video=False),
     make_layout(HUGGING_FACE, video=False),
 )

@@ -198,6 +198,10 @@ def build_published_encoder(
 
 def require_encoder(published: PublishedFile) -> None:
     """Raise UserError if the file holds no encoder."""
+    if published.layout.only_a_start is not None:
+        raise UserError(
+            f"{published.file.path} is {published.description}: {published.layout.only_a_start}."
+        )
     if published.net.encoder is None:
         raise UserError(
             f"{published.file.path} is {published.description}: it has no encoder and works on "

@@ -82,6 +82,9 @@ class Layout:
     wrapper: str | None = None  # entry of the published file that holds the tensors
     prefix: str = ""  # of every key in the published file
     ignored_keys: tuple[str, ...] = ()  # of files that hold more than weights
+    ignored_prefixes: tuple[str, ...] = ()  # beginnings of keys of parts that we do not have
+    # Why the file is no encoder by itself, and what takes its weights; None: it is one.
+    only_a_start: str | None = None
     # Changes that no single row can express. These two take all tensors in their names, as the file
     # has them: before the rows read them, and after the rows wrote them.
     before_reading: Callable[[State], State] = dict

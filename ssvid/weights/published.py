@@ -134,7 +134,10 @@ def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int)
         rows = list(dict.fromkeys(row.theirs for row in layout.list_rows_of_theirs(keys)))
         missing = [key for key in rows if key not in keys]
         known_keys = {*rows, *layout.ignored_keys}
-        unexpected = [key for key in keys if key not in known_keys]
+        unexpected = []
+        for key in keys:
+            if key not in known_keys and not key.startswith(layout.ignored_prefixes):
+                unexpected.append(key)
         ours = layout.to_ours(theirs)
         net = layout.describe(ours)
     except UserError as error:

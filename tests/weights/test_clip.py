@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from ssvid import create_encoder, load_encoder
+from ssvid.engine.warm_start import start_encoder
 from ssvid.errors import UserError
 from ssvid.text import create_tower
 from ssvid.text.bpe import BytePairs
 from ssvid.weights.clip import LAYOUTS, describe_text
-from ssvid.weights.published import find_registered_name, select_under
+from ssvid.weights.files import read_weights
+from ssvid.weights.published import find_registered_name, identify_file, select_under
 from tests.helpers import facts
 
 transformers = pytest.importorskip("transformers")
@@ -27,6 +29,7 @@ PICTURE |= {"num_attention_heads": 1, "image_size": 32, "patch_size": 16}
 PICTURE |= {"hidden_act": "quick_gelu"}
 JOINER = {"mit_hidden_size": 64, "mit_intermediate_size": 256, "mit_num_attention_heads": 1}
 FRAMES = 3
+PRISM = {"space_depth": 2, "time_depth": 1, "patch": 8, "frames": 2, "size": 16}
 LAYOUT_OF = {layout.name: layout for layout in LAYOUTS}
 
 
@@ -182,3 +185,41 @@ def test_the_huge_net_of_open_clip_is_known_by_its_width():
         encoder = create_encoder("clip_vit_h14")
     shapes = {key: x.shape for key, x in encoder.state_dict().items()}
     assert shapes == {key: x.shape for key, x in select_under(ours, "encoder.").items()}
+
+
+@torch.no_grad()
+def test_coca_of_open_clip_is_a_start_and_its_text_side_is_equal(tmp_path: Path):
+    """The released weights were trained with a mask that is shifted by one, which ours has too."""
+    coca = pytest.importorskip("open_clip.coca_model")
+    torch.manual_seed(0)
+    shared = {"width": 64, "heads": 1, "layers": 2, "vocab_size": 30}
+    text = {**shared, "context_length": 8, "embed_cls": True, "output_tokens": True}
+    vision = {"image_size": 16, "layers": 2, "width": 64, "patch_size": 8, "head_width": 64}
+    vision |= {"attentional_pool": True, "attn_pooler_heads": 1, "output_tokens": True}
+    decoder = {**shared, "context_length": 9, "attn_pooler_heads": 1}
+    model = coca.CoCa(32, decoder, text, vision).eval()
+    for weight in model.parameters():
+        weight += 0.05 * torch.randn_like(weight)
+    torch.save(model.state_dict(), tmp_path / "coca.pt")
+    published = identify_file(read_weights(tmp_path / "coca.pt"))
+    assert published is not None and published.layout.name == "coca"
+    published.require_complete()
+    sizes = describe_text(published.ours)
+    tower = create_tower("clip_text", letters=True, **sizes).eval()
+    tower.table = torch.nn.Embedding(30, 64)
+    tower.load_state_dict(select_under(published.ours, "tower."))
+    tokens = torch.tensor([[28, 5, 6, 29, 0, 0, 0, 0], [28, 1, 2, 3, 4, 5, 6, 29]])
+    theirs = model.text(tokens)[0]
+    torch.testing.assert_close(tower.embed(tokens), theirs, atol=1e-5, rtol=1e-5)
+    net = create_encoder("videoprism", **{**PRISM, "dim": 64, "heads": 1, "hidden": 256})
+    start_encoder(net, published.encoder_state(), "coca.pt")
+    block, theirs = net.space[1], model.visual.transformer.resblocks[1]
+    x = torch.randn(3, 64)
+    ours = block.mlp(block.norm2(x))
+    torch.testing.assert_close(ours, theirs.mlp(theirs.ln_2(x)), atol=1e-4, rtol=1e-4)
+    # Its norms have another epsilon.
+    torch.testing.assert_close(
+        net.norm_space(x), model.visual.attn_pool.ln_k(x), atol=1e-4, rtol=1e-4
+    )
+    with pytest.raises(UserError, match=facts("coca.pt", "--init", "--objective.text")):
+        load_encoder(tmp_path / "coca.pt")
