@@ -66,7 +66,7 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {},
         {"tower": "words", "heads": 2, "hidden": 16, "auxiliary": 1, "options": WORDS, "chunk": 1},
     ),
-    "bridge": (None, {}, small_nets()),
+    "bridge": (None, {}, small_nets),  # it writes two nets, which no other form should pay for
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": (
         "vit",
@@ -81,7 +81,8 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
     centres moved.
     """
     world = join("cpu", timeout_s=60.0)
-    encoder_name, change, kwargs = FORMS[name]
+    encoder_name, change, changes = FORMS[name]
+    kwargs = changes() if callable(changes) else changes
     dropping, which = (
         name.startswith("turbo"),
         name.removeprefix("turbo ").split()[0],
