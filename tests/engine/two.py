@@ -80,9 +80,10 @@ def two_steps(name: str) -> dict[str, torch.Tensor]:
     """Loss and gradients of the first, then the loss of the second: by then queues, teachers and
     centres moved.
     """
-    world = join("cpu", timeout_s=60.0)
     encoder_name, change, changes = FORMS[name]
+    # Before the processes meet, because transformers then saves files in the first of them alone.
     kwargs = changes() if callable(changes) else changes
+    world = join("cpu", timeout_s=60.0)
     dropping, which = (
         name.startswith("turbo"),
         name.removeprefix("turbo ").split()[0],
