@@ -197,7 +197,7 @@ def describe_text(ours: State) -> dict[str, Any]:
     """The arguments of the tower `clip_text`."""
     dim, width = ours["tower.project.weight"].shape
     picture_width = len(ours.get("encoder.cls", ()))
-    gelu = {"gelu": "exact"} if picture_width in HUGE else {}
+    gelu: dict[str, Any] = {"gelu": "exact"} if picture_width in HUGE else {}
     if "tower.cls" in ours:  # CoCa's
         gelu = {"gelu": "exact", "class_token": True}
     return {
