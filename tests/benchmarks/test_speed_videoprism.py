@@ -7,16 +7,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.features.cost import count_gflops
 from benchmarks.profiling.speed.videoprism import make_clip, make_ours, make_pass, make_theirs
 from ssvid import create_encoder
-from tests.helpers import for_each
 
 # GFLOP by the facts, of a clip of so many frames of 288 pixels.
-COUNTS = [("videoprism_b", 16, 973), ("videoprism_b", 8, 486)]
-COUNTS += [("videoprism_l", 8, 1499), ("videoprism_g", 8, 4671)]
+COUNTS = [
+    ("videoprism_b", 16, 973),
+    pytest.param("videoprism_b", 8, 486, marks=pytest.mark.slow),
+    pytest.param("videoprism_l", 8, 1499, marks=pytest.mark.slow),
+    pytest.param("videoprism_g", 8, 4671, marks=pytest.mark.slow),
+]
 SMALL = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 256}
 SMALL |= {"num_spatial_layers": 2, "num_temporal_layers": 1, "image_size": 54, "num_frames": 4}
 
 
-@for_each("name, frames, gflops", COUNTS)
+@pytest.mark.parametrize("name, frames, gflops", COUNTS)
 def test_operations_are_those_of_the_publication(name: str, frames: int, gflops: float):
     """Nothing is computed: the tensors have shapes alone."""
     with torch.device("meta"):

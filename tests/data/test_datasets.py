@@ -196,7 +196,8 @@ def test_folder_layouts(tmp_path, capsys):
         touch(tmp_path / "given", "train/x/1.mp4", "train/y/2.mp4", "val/x/3.mp4", "test/y/4.mp4")
     )
     assert splits(with_splits)["test"] == ["test/y/4.mp4"] and with_splits.classes == ("x", "y")
-    assert "24" not in capsys.readouterr().err, "it makes no splits"
+    warned = capsys.readouterr().err.replace(str(tmp_path), "")  # which may hold that number
+    assert "24" not in warned, "it makes no splits"
     assert datasets["folder"](str(tmp_path / "classes"), labels=False).classes == ()
 
 
