@@ -262,9 +262,9 @@ def describe_tower(ours: State) -> dict[str, Any]:
 
 
 TITLES = {
-    "encoder": "encoder of VideoPrism",
-    "text": "video-text model of VideoPrism",
-    "classifier": "classifier of VideoPrism",
+    "encoder": "VideoPrism checkpoint",
+    "text": "VideoPrism video-text checkpoint",
+    "classifier": "VideoPrism classifier",
 }
 SUFFIXES = {"encoder": "", "text": "-lvt", "classifier": "-classifier"}
 EXTRAS = {
