@@ -50,7 +50,7 @@ class VideoText(Objective):
         "clip": {},
         **SMALL_BATCH,
     }
-    small_settings = {"tower": "words", "heads": 4}  # `words` needs no vocabulary
+    small_settings = {"tower": "words"}  # which needs no vocabulary
 
     def __init__(
         self,
@@ -65,7 +65,8 @@ class VideoText(Objective):
         # further arguments of the text tower: letters, layers, heads, hidden, length, ...
         options: dict[str, Any] | None = None,
         train: Sides = "both",  # the sides that learn; text: LiT, with the pooler
-        heads: int = 12,  # of the pooler and of the auxiliary blocks
+        # of the pooler and of the auxiliary blocks; null: 12, or what divides the width instead
+        heads: int | None = None,
         hidden: int | None = None,  # width of all heads of the pooler; null: four times the encoder
         auxiliary: int = 0,  # blocks between encoder and pooler, over the tokens of the whole clip
         drop_ratio: float = 0.5,  # fraction of positions whose tokens are dropped, in training
@@ -78,6 +79,8 @@ class VideoText(Objective):
         super().__init__()
         check_positive(temperature=temperature, chunk=chunk)
         check_range(0, 64, auxiliary=auxiliary)
+        check_positive(heads=heads)
+        heads = heads or next(n for n in (12, 16, 8, 4, 2, 1) if encoder.dim % n == 0)
         self.encoder, self.augment, self.chunk = encoder, augment, chunk
         self.shares_sentences = equal_sentences == "positives"
         self.is_frozen = train == "text"

@@ -227,7 +227,7 @@ def choose_tower(
     `reads`: how the publication of the objective reads words, whoever trained their table. `sizes`:
     arguments of a new tower. Raises UserError if the flags contradict each other.
     """
-    if name == "clip_text":
+    if name in ("clip_text", "videoprism_text"):
         return create_tower(name, vocabulary=words, **{**sizes, **options})
     if name != "words":
         if words is not None:
@@ -238,7 +238,8 @@ def choose_tower(
             raise UserError(
                 f"--objective.tower {name} needs --objective.text: the folder of the model."
             )
-        return create_tower(name, **sizes, **({} if text is None else {"folder": text}), **options)
+        folder = {} if text is None else {"folder": text}
+        return create_tower(name, **{**sizes, **folder, **options})
     if text is None:
         return create_tower(name, words=words, **{**(reads or {}), **sizes, **options})
     refuse_options(text, options)

@@ -16,6 +16,7 @@ from ssvid.text.joint_files import save_joint
 from ssvid.weights.encoders import save_encoder
 from tests.helpers import facts
 from tests.nn.test_contrast import contrast_plainly
+from tests.test_videoprism import vocabulary as vocabulary
 
 WORDS = {"buckets": 64, "width": 8, "hidden": 16, "length": 6}
 SIZES = {"tower": "words", "options": WORDS, "heads": 2, "hidden": 16}
@@ -90,6 +91,14 @@ def test_lit_learns_the_text_side_and_the_pooler_on_a_frozen_encoder():
     assert objective.encode_visible(make_batch()).shape[1] == 32, "nothing is dropped"
     objective(make_batch()).total.backward()
     assert find_learnt(objective) == {"tower", "pooler", "scale"}
+
+
+def test_its_own_tower_takes_a_vocabulary_and_options(vocabulary: Path):
+    """As the recipe of published size gives it: --objective.words FILE."""
+    small = {"layers": 1, "heads": 2, "dim": 24}
+    objective = VideoText(create_net(), words=str(vocabulary), options=small)
+    assert objective.tower.name == "videoprism_text" and objective.pooler.heads == 12
+    assert torch.isfinite(objective(make_batch()).total)
 
 
 def test_a_frozen_text_side():
