@@ -129,6 +129,7 @@ def find_longer_prefix(keys: set[str], prefix: str) -> str | None:
 def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int) -> PublishedFile:
     """The tensors under `prefix` in our names, and the net that they describe."""
     theirs = select_under(file.tensors, prefix)
+    missing: list[str] = []
     try:
         keys = layout.before_reading(theirs).keys()
         rows = list(dict.fromkeys(row.theirs for row in layout.list_rows_of_theirs(keys)))
@@ -143,10 +144,10 @@ def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int)
     except UserError as error:
         raise UserError(f"{file.path} seems to be a {layout.title}, but {error}") from error
     except (IndexError, ValueError, RuntimeError, KeyError) as error:  # no such net has this shape
-        raise UserError(
-            f"{file.path} seems to be a {layout.title}, but its tensors have other shapes "
-            f"({error})."
-        ) from error
+        reason = f"its tensors have other shapes ({error})"
+        if isinstance(error, KeyError) and missing:
+            reason = f"{len(missing)} keys are missing, such as {missing[0]!r}"
+        raise UserError(f"{file.path} seems to be a {layout.title}, but {reason}.") from error
     n_matched = len(rows) - len(missing)
     return PublishedFile(file, layout, prefix, ours, net, n_matched, missing, unexpected, n_outside)
 

@@ -87,6 +87,8 @@ def change_file(kind: str, path: Path) -> Path:
     query = "params/spatial_encoder/transformers_stack/x_layers/self_attention/query/w"
     if kind == "missing":
         del theirs["params/temporal_ln/bias"]
+    elif kind == "missing block":
+        del theirs[query.replace("self_attention/query/w", "ff_layer/ffn_layer1/linear/kernel")]
     elif kind == "extra":
         theirs["params/other/kernel"] = np.zeros(3, np.float32)
     elif kind == "pickled":
@@ -105,6 +107,7 @@ def change_file(kind: str, path: Path) -> Path:
     "kind, words",
     [
         ("missing", ("net.npz", "1 are missing", "temporal_ln.bias")),
+        ("missing block", ("net.npz", "1 keys are missing", "ffn_layer1")),
         ("extra", ("net.npz", "1 belong to something else", "other.kernel")),
         ("pickled", ("net.npz", "temporal_ln/bias", "pickled")),
         ("text", ("net.npz", "temporal_ln/bias", "numbers")),
