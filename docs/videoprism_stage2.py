@@ -15,13 +15,11 @@ made again. Films are decoded once and kept in memory.
 import argparse
 import itertools
 import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from scipy.special import stdtrit
+from study import Films, draw_batches, format_scores, read_films, read_lines
 from torch import Tensor
 
 from benchmarks.probes.attentive import Attentive
@@ -30,14 +28,12 @@ from objectives.masked_distillation import MaskedDistillation
 from ssvid import create_encoder, load_encoder
 from ssvid.data.datasets.synthetic_captioned import synthetic_captioned
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import eval_clips
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine import optim
 from ssvid.engine.features import cpu_seconds
 from ssvid.engine.warm_start import start_encoder
 from ssvid.files import read_yaml
 from ssvid.objective import Objective
-from ssvid.randomness import permutation
 from ssvid.recipe import SHIPPED
 from ssvid.results.provenance import read_commit
 from ssvid.shapes import Frozen
@@ -57,18 +53,6 @@ SEEDS = 3
 PROBED = 1200  # training films whose tokens the probes learn from; they choose on val
 QUESTIONS = {"appearance": ("colour", "shape"), "motion": ("motion",)}  # columns of the films
 AT_ONCE = 50  # films in a pass of the frozen encoder
-
-
-class Films(NamedTuple):
-    """A split of the data set in memory."""
-
-    data: Manifest
-    clips: Tensor  # uint8 S C T H W
-
-
-def read_films(data: Manifest, net: Encoder) -> Films:
-    clips = [eval_clips(data.path(row), net.spec)[0] for row in range(len(data))]
-    return Films(data, torch.stack(clips))
 
 
 def create_net() -> Encoder:
@@ -110,14 +94,6 @@ def train(objective: Objective, films: Films, steps: int, seed: int) -> dict[str
         objective.after_step(step / steps)
         parts = loss.parts
     return {name: round(float(part), 4) for name, part in parts.items()}
-
-
-def draw_batches(rows: int, size: int, seed: int) -> Iterator[tuple[int, Tensor]]:
-    """Batches of whole epochs with their epoch, each epoch in an order of its own."""
-    for epoch in itertools.count():
-        order = permutation(seed, epoch, rows)
-        for start in range(0, rows - size + 1, size):
-            yield epoch, order[start : start + size]
 
 
 @torch.no_grad()
@@ -193,14 +169,8 @@ class Study:
         return self.films["val"], self.films["test"]
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
 def print_table(lines: list[dict[str, Any]]) -> None:
-    """Means over seeds, and differences to the whole with 95 % intervals by Student's t."""
+    """Means over seeds, and differences to the whole."""
     print("| variant | appearance | to stage 2 (95 %) | motion | to stage 2 (95 %) |")
     print("|---|---|---|---|---|")
     for variant in VARIANTS:
@@ -220,19 +190,6 @@ def find_scores(lines: list[dict[str, Any]], variant: str, question: str) -> dic
         if line["key"][0] == variant:
             scores[line["key"][1]] = 100 * line[question]
     return scores
-
-
-def format_scores(scores: dict[int, float], whole: dict[int, float]) -> str:
-    values = ", ".join(f"{scores[seed]:.1f}" for seed in sorted(scores))
-    text = f"{sum(scores.values()) / len(scores):.1f} ({values})"
-    shared = sorted(scores.keys() & whole.keys())
-    differences = torch.tensor([scores[seed] - whole[seed] for seed in shared]).double()
-    if len(shared) < 2 or not differences.any():
-        return f"{text} | -"
-    mean = differences.mean().item()
-    half = float(stdtrit(len(shared) - 1, 0.975)) * differences.std().item()
-    half /= math.sqrt(len(shared))
-    return f"{text} | {mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 
 def main() -> None:

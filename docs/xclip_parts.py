@@ -13,13 +13,11 @@ loop of training is a short one of this file.
 import argparse
 import itertools
 import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from scipy.special import stdtrit
+from study import Films, draw_batches, format_scores, read_films, read_lines
 from torch import Tensor
 
 from objectives.xclip import XCLIP
@@ -27,13 +25,10 @@ from ssvid import create_encoder
 from ssvid.data.datasets.few_shot import draw_rows
 from ssvid.data.datasets.synthetic_captioned import synthetic_captioned
 from ssvid.data.manifest import Manifest
-from ssvid.data.sampling import eval_clips
-from ssvid.encoder import Encoder
 from ssvid.engine import optim
 from ssvid.engine.features import cpu_seconds
 from ssvid.engine.warm_start import warm_start
 from ssvid.files import read_yaml
-from ssvid.randomness import permutation
 from ssvid.recipe import SHIPPED
 from ssvid.results.provenance import read_commit
 from ssvid.text.wording import word_classes
@@ -72,21 +67,6 @@ UNSEEN = (
 )
 
 
-class Films(NamedTuple):
-    """A split of the data set in memory."""
-
-    data: Manifest
-    clips: Tensor  # uint8 S C T H W
-
-    def take(self, rows: list[int]) -> "Films":
-        return Films(self.data.take(rows), self.clips[rows])
-
-
-def read_films(data: Manifest, net: Encoder) -> Films:
-    clips = [eval_clips(data.path(row), net.spec)[0] for row in range(len(data))]
-    return Films(data, torch.stack(clips))
-
-
 def create_objective(variant: str, base: str, classes: tuple[str, ...], seed: int) -> XCLIP:
     of_encoder, of_objective = VARIANTS[variant]
     torch.manual_seed(seed)
@@ -110,7 +90,7 @@ def train(objective: XCLIP, films: Films, steps: int, seed: int) -> None:
     warmup = int(RECIPE["warmup"] * steps)
     objective.train()
     for step in range(steps):
-        rows = next(batches)
+        _, rows = next(batches)
         clips = objective.encoder.normalise(films.clips[rows])
         batch = {"clips": clips[:, None], "label": labels[rows], "index": rows}
         batch |= {"epoch": torch.full_like(rows, step), "seed": seed}
@@ -121,16 +101,6 @@ def train(objective: XCLIP, films: Films, steps: int, seed: int) -> None:
         optim.clip_norm(objective, RECIPE["clip_grad"])
         optimizer.step()
         objective.after_step(step / steps)
-
-
-def draw_batches(rows: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Batches of whole epochs, each in an order of its own."""
-    epoch = 0
-    while True:
-        order = permutation(seed, epoch, rows)
-        for start in range(0, rows - size + 1, size):
-            yield order[start : start + size]
-        epoch += 1
 
 
 @torch.inference_mode()
@@ -214,14 +184,8 @@ def relabel(data: Manifest, classes: tuple[str, ...]) -> Manifest:
     return Manifest(data.rows, data.root, classes)
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
 def print_table(lines: list[dict[str, Any]]) -> None:
-    """Means over seeds, and differences to the whole with 95 % intervals by Student's t."""
+    """Means over seeds, and differences to the whole."""
     for question in ("all", f"{SHOTS} films a class", "orders"):
         print(
             f"\n{question}\n\n| variant | top-1 | difference to the whole (95 %) |\n|---|---|---|"
@@ -248,19 +212,6 @@ def find_scores(
         if line["key"][:2] == [question, variant]:
             scores[line["key"][2]] = 100 * line[part]
     return scores
-
-
-def format_scores(scores: dict[int, float], whole: dict[int, float]) -> str:
-    values = ", ".join(f"{scores[seed]:.1f}" for seed in sorted(scores))
-    text = f"{sum(scores.values()) / len(scores):.1f} ({values})"
-    shared = sorted(scores.keys() & whole.keys())
-    differences = torch.tensor([scores[seed] - whole[seed] for seed in shared]).double()
-    if len(shared) < 2 or not differences.any():
-        return f"{text} | -"
-    mean = differences.mean().item()
-    half = float(stdtrit(len(shared) - 1, 0.975)) * differences.std().item()
-    half /= math.sqrt(len(shared))
-    return f"{text} | {mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 
 def main() -> None:

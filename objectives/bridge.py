@@ -78,10 +78,7 @@ class BridgeObjective(Objective):
 
     @property
     def views(self) -> Views:
-        net = self.encoder
-        return Views(
-            clips=(net.spec,), augment=self.augment, text=Caption(), mean=net.mean, std=net.std
-        )
+        return self.encoder.make_views(self.augment, text=Caption())
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {}

@@ -73,10 +73,7 @@ class InfoNCE(Objective):
 
     @property
     def views(self) -> Views:
-        spec = self.encoder.spec
-        return Views(
-            clips=(spec, spec), augment=self.augment, mean=self.encoder.mean, std=self.encoder.std
-        )
+        return self.encoder.make_views(self.augment, 2)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

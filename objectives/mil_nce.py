@@ -86,9 +86,7 @@ class MilNCE(Objective):
 
     @property
     def views(self) -> Views:
-        net = self.encoder
-        bag = Bag(sentences=self.candidates)
-        return Views(clips=(net.spec,), augment=self.augment, text=bag, mean=net.mean, std=net.std)
+        return self.encoder.make_views(self.augment, text=Bag(sentences=self.candidates))
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

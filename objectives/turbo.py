@@ -26,7 +26,7 @@ from ssvid.nn.masks import Kind, Mask, choose_some, draw_for_clips
 from ssvid.nn.patches import check_divisible
 from ssvid.nn.pixels import SMALL_DECODER, Pixels
 from ssvid.nn.precise import raise_precision
-from ssvid.nn.sources import check_batch, check_negatives, find_repeats
+from ssvid.nn.sources import check_pairs, find_repeats
 from ssvid.objective import Objective, require
 from ssvid.registry import objectives
 from ssvid.shapes import Bag, Batch, Dropped, Grid, Index, Loss, Pooled, Views, take_first_sample
@@ -120,9 +120,8 @@ class PartialMAE(Objective):
 
     @property
     def views(self) -> Views:
-        net, text = self.encoder, Bag(sentences=1) if isinstance(self.task, Sentences) else None
-        clips = (net.spec,) * self.repeat
-        return Views(clips=clips, augment=self.augment, text=text, mean=net.mean, std=net.std)
+        text = Bag(sentences=1) if isinstance(self.task, Sentences) else None
+        return self.encoder.make_views(self.augment, self.repeat, text=text)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}
@@ -249,12 +248,7 @@ class Sentences(nn.Module):
 
     def check_data(self, data: Manifest, batch_size: int) -> None:
         """Raise a UserError if a batch would have no negatives."""
-        check_negatives(data, "partial_mae", batch_size)
-        check_batch(data, "partial_mae", batch_size)
-        if batch_size < 2:
-            raise UserError(
-                "--batch_size 1: video_text compares a clip's sentence with those of other clips."
-            )
+        check_pairs(data, "partial_mae", batch_size)
 
     def forward(self, pooled: Pooled, batch: Batch) -> tuple[Scalar, Scalar]:
         """The loss and the top-1 accuracy of choosing a clip's sentence."""

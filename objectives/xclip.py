@@ -125,14 +125,8 @@ class XCLIP(Objective):
 
     @property
     def views(self) -> Views:
-        net = self.encoder
-        return Views(
-            clips=(net.spec,),
-            augment=self.augment,
-            mean=net.mean,
-            std=net.std,
-            independent_frames=net.spec.whole,
-        )
+        is_whole = self.encoder.spec.whole
+        return self.encoder.make_views(self.augment, independent_frames=is_whole)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

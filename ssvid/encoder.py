@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssvid import registry
 from ssvid.errors import UserError, check_positive
 from ssvid.old_names import refuse_old_names
-from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
+from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index, Views
 
 OLD_NAMES = {  # attributes of an earlier version -> their names now
     "published": "rename_published",
@@ -90,6 +90,14 @@ class Encoder(nn.Module, ABC):
     def adapt(self, block: int, x: Tensor) -> Tensor:
         """The tokens after a block, counted from 0: its adapter changes them, if there is one."""
         return x if self.adapters is None else self.adapters[block](x)
+
+    def make_views(self, augment: str, clips: int = 1, **options: Any) -> Views:
+        """What an objective takes from each video: clips as this encoder sees them.
+
+        `augment`: a recipe of ssvid.data.augment. `options`: other fields of Views.
+        """
+        specs = (self.spec,) * clips
+        return Views(clips=specs, augment=augment, mean=self.mean, std=self.std, **options)
 
     def spec_grid(self) -> Grid:
         """The token grid of a clip of its own `spec`."""

@@ -117,14 +117,7 @@ class MaskedDistillation(Objective):
 
     @property
     def views(self) -> Views:
-        net = self.encoder
-        return Views(
-            clips=(net.spec,),
-            augment=self.augment,
-            mean=net.mean,
-            std=net.std,
-            middle_clip=self.middle,
-        )
+        return self.encoder.make_views(self.augment, middle_clip=self.middle)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

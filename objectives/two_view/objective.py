@@ -169,14 +169,7 @@ class TwoView(Objective):
 
     @property
     def views(self) -> Views:
-        spec, net = self.encoder.spec, self.encoder
-        return Views(
-            clips=(spec, spec),
-            max_gap_s=self.max_gap_s,
-            augment=self.augment,
-            mean=net.mean,
-            std=net.std,
-        )
+        return self.encoder.make_views(self.augment, 2, max_gap_s=self.max_gap_s)
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         queue = self.loss.queue if isinstance(self.loss, Queued) else None

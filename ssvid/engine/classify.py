@@ -54,10 +54,7 @@ class Classify(Objective):
 
     @property
     def views(self) -> Views:
-        clips = (self.encoder.spec,) * self.repeat
-        return Views(
-            clips=clips, augment=self.augment, mean=self.encoder.mean, std=self.encoder.std
-        )
+        return self.encoder.make_views(self.augment, self.repeat)
 
     def exported_encoders(self) -> dict[str, Encoder]:
         return {"encoder": self.encoder}

@@ -32,9 +32,8 @@ class JointSpace(nn.Module, ABC):
     cosine: bool  # similarities are cosines, and not plain products
     # Layers of the encoder whose tokens `read_clips` needs.
     layers: tuple[int, ...] = ()
-    needs_tokens: bool = (
-        False  # `read_clips` needs the tokens of the last layer; else the pooled features do
-    )
+    # `read_clips` needs the tokens of the last layer, and not the pooled features alone.
+    needs_tokens: bool = False
 
     @abstractmethod
     def read_clips(self, features: Features) -> ClipVectors:

@@ -1,6 +1,5 @@
 """Sentences -> pieces of words, by the library `sentencepiece`, as VideoPrism reads them."""
 
-import importlib
 import re
 import shutil
 import string
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ssvid.errors import UserError
 from ssvid.log import log_once
+from ssvid.text.transformers import import_text_library
 
 PAD = -1  # in a table of pieces; no piece has this number
 FIRST_BYTE = 3  # number of byte 0 where every byte is a piece; those before stand for no byte
@@ -59,12 +59,7 @@ class Pieces:
 
 
 def read_model(file: Path) -> Any:
-    try:
-        library: Any = importlib.import_module("sentencepiece")
-    except ImportError as error:
-        raise UserError(
-            f"The tower videoprism_text needs sentencepiece ({error}): pip install ssvid[text]."
-        ) from error
+    library = import_text_library("sentencepiece")
     try:
         return library.SentencePieceProcessor(model_file=str(file))
     except (RuntimeError, OSError) as error:

@@ -43,7 +43,7 @@ class PooledSpace(JointSpace):
         self.register_parameter("scale", scale)
 
     def read_clips(self, features: Features) -> ClipVectors:
-        return {VIDEO: shorten(self.pool(features.tokens))}
+        return {VIDEO: normalise(self.pool(features.tokens))}
 
     def refine(self, tokens: Tokens) -> Tokens:
         """The tokens after the blocks over the whole clip."""
@@ -60,16 +60,16 @@ class PooledSpace(JointSpace):
         return rearrange(self.pooler(frames), "(B t) 1 E -> B t E", t=features.grid.t)
 
     def embed_texts(self, sentences: Sequence[str]) -> Float[Tensor, "S E"]:
-        return shorten(self.tower(sentences))
+        return normalise(self.tower(sentences))
 
     def average_texts(self, vectors: Float[Tensor, "P S E"]) -> Float[Tensor, "S E"]:
-        return shorten(vectors.mean(0))
+        return normalise(vectors.mean(0))
 
     def compare(
         self, clips: Mapping[str, Tensor], texts: Float[Tensor, "S E"]
     ) -> Float[Tensor, "B S"]:
         # The average of vectors of length 1 is shorter than 1.
-        similarity = shorten(clips[VIDEO]) @ texts.T
+        similarity = normalise(clips[VIDEO]) @ texts.T
         return similarity if self.scale is None else self.scale.exp() * similarity
 
 
@@ -87,6 +87,6 @@ def make_auxiliary(count: int, dim: int, heads: int, hidden: int) -> nn.ModuleLi
     return nn.ModuleList(PrismBlock(dim, heads, hidden) for _ in range(count))
 
 
-def shorten(x: Float[Tensor, "*n E"]) -> Float[Tensor, "*n E"]:
-    """Vectors of length 1."""
+def normalise(x: Float[Tensor, "*n E"]) -> Float[Tensor, "*n E"]:
+    """Vectors of length 1, by the published formula."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPS)

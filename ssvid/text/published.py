@@ -18,7 +18,12 @@ from ssvid.text.words import MILNCE, read_words
 from ssvid.weights.clip import describe_text
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import count_blocks
-from ssvid.weights.published import PublishedFile, identify_file, unknown_layout_error
+from ssvid.weights.published import (
+    PublishedFile,
+    identify_file,
+    select_under,
+    unknown_layout_error,
+)
 from ssvid.weights.state_dict import load_state
 from ssvid.weights.videoprism import describe_tower
 
@@ -117,11 +122,7 @@ def load_published_pooler(path: Path) -> tuple[AttentionPooler | None, nn.Module
     published.require_complete()
     modules = make_pooler(published)
     for module, prefix in zip(modules, ("pooler.", "auxiliary."), strict=True):
-        state = {}
-        for key, x in published.ours.items():
-            if key.startswith(prefix):
-                state[key.removeprefix(prefix)] = x
-        load_state(module, state, path)
+        load_state(module, select_under(published.ours, prefix), path)
     return modules
 
 

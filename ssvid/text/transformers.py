@@ -21,14 +21,19 @@ from ssvid.text.tower import Tower
 from ssvid.trust import LOCAL
 
 
-def import_library() -> Any:
-    """The module `transformers`. UserError if it is not installed."""
+def import_text_library(name: str) -> Any:
+    """A module that the extra `text` brings. UserError if it is not installed."""
     try:
-        library: Any = importlib.import_module("transformers")
+        return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"This text model needs transformers ({error}): pip install ssvid[text]."
+            f"This text model needs {name} ({error}): pip install ssvid[text]."
         ) from error
+
+
+def import_library() -> Any:
+    """The module `transformers`. UserError if it is not installed."""
+    library = import_text_library("transformers")
     library.utils.logging.disable_progress_bar()  # it shows one for each file that it opens
     return library
 

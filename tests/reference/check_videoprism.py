@@ -23,7 +23,7 @@ from ssvid.nn.position import resize_grid, resize_rows
 from ssvid.nn.prism import AttentionPooler
 from ssvid.shapes import Features, Grid
 from ssvid.text.pieces import Pieces, canonicalise
-from ssvid.text.pooled import PooledSpace, make_auxiliary, shorten
+from ssvid.text.pooled import PooledSpace, make_auxiliary, normalise
 from ssvid.text.videoprism import PrismText, sinusoids
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import Layout, count_blocks
@@ -247,13 +247,13 @@ def run_text_model(parts: Parts, arrays: Arrays) -> Arrays:
         hook.remove()
         video, frames = space.pool(features.tokens), space.pool_frames(features)
         ours |= {"spatial_features": spatial[0], "spatiotemporal_features": features.tokens}
-        ours |= {"video_embeddings_unnormalized": video, "video_embeddings": shorten(video)}
-        ours |= {"frame_embeddings_unnormalized": frames, "frame_embeddings": shorten(frames)}
+        ours |= {"video_embeddings_unnormalized": video, "video_embeddings": normalise(video)}
+        ours |= {"frame_embeddings_unnormalized": frames, "frame_embeddings": normalise(frames)}
     if "text_token_ids" in arrays:
         tokens = arrays["text_token_ids"].long()
         tokens = tokens.masked_fill(arrays["text_paddings"].bool(), -1)
         text = space.tower.embed(tokens)
-        ours |= {"text_embeddings_unnormalized": text, "text_embeddings": shorten(text)}
+        ours |= {"text_embeddings_unnormalized": text, "text_embeddings": normalise(text)}
     for key in arrays:
         if match := re.fullmatch(r"similarity_temp([\d.]+)_softmax_over_texts", key):
             cosines = ours["video_embeddings"] @ ours["text_embeddings"].T

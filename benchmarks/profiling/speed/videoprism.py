@@ -4,22 +4,15 @@
 CPU.
 """
 
-import json
-import os
-import statistics
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.profiling.speed.large import peak
-from benchmarks.profiling.speed.pairs import Case, measure_in_turn
+from benchmarks.profiling.speed.pairs import Case
+from benchmarks.profiling.speed.peaks import print_peak, report_pair
 from ssvid import create_encoder
-from ssvid.engine.features import cpu_seconds
 from ssvid.errors import UserError
 from ssvid.weights.published import select_under
 from ssvid.weights.videoprism import LAYOUTS
@@ -67,40 +60,18 @@ def videoprism() -> Case:
     ours, clip = make_ours(theirs), make_clip()
     functions = make_pass(ours, clip, is_ours=True), make_pass(theirs, clip, is_ours=False)
 
-    def report() -> dict[str, Any]:
-        """The spread of the ratio, and both peaks of memory."""
-        spread = measure_in_turn(functions, cpu_seconds, ROUNDS)
-        ratios = statistics.quantiles([a / b for a, b in spread], n=4)
-        peaks = [measure_peak(side) for side in ("ours", "theirs")]
-        return {
-            "ratio_again": [round(ratio, 4) for ratio in ratios],  # quartiles of further rounds
-            "peak_gib": peaks,
-            "peak_ratio": round(peaks[0] / peaks[1], 4),
-        }
+    def report() -> Any:
+        return report_pair(functions, ROUNDS, "benchmarks.profiling.speed.videoprism")
 
     return Case(*functions, "CPU-seconds of a pass", extras=report, pairs=ROUNDS)
 
 
-def measure_peak(side: str) -> float:
-    """GiB above the loaded weights, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.profiling.speed.videoprism", side]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return float(json.loads(output.splitlines()[-1]))
-
-
-def run_once(side: str) -> float:
-    """The peak of a pass, in GiB above what the loaded weights take."""
+def prepare_side(side: str) -> Callable[[], Tensor]:
     net = make_theirs()
     if side == "ours":
         net = make_ours(net)
-    function = make_pass(net, make_clip(), is_ours=side == "ours")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins again at what is used
-    before = peak()
-    function()
-    return round(peak() - before, 4)
+    return make_pass(net, make_clip(), is_ours=side == "ours")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands of ssvid do
-    torch.set_num_threads(min(2, torch.get_num_threads()))
-    print(json.dumps(run_once(*sys.argv[1:])))
+    print_peak(prepare_side, runs=1)

@@ -5,13 +5,8 @@ features of the class names are computed once, and no time is measured of it. Th
 ratio is what the matrix products and the attention of our side cost alone.
 """
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.profiling.speed.large import peak
 from benchmarks.profiling.speed.pairs import Case, measure_in_turn
+from benchmarks.profiling.speed.peaks import print_peak, report_pair
 from ssvid import create_encoder
 from ssvid.encoders.xclip import XClip
 from ssvid.engine import optim
@@ -169,15 +164,9 @@ def make_case(task: str) -> Case:
         costs = measure_in_turn((recorder.run, functions[1]), cpu_seconds, FLOOR_ROUNDS)
         floor = statistics.median(a / b for a, b in costs)
         recorder.calls.clear()
-        spread = measure_in_turn(functions, cpu_seconds, ROUNDS[task])
-        ratios = statistics.quantiles([a / b for a, b in spread], n=4)
-        peaks = [measure_peak(name, task) for name in ("ours", "theirs")]
-        return {
-            "floor_ratio": round(floor, 4),
-            "ratio_again": [round(ratio, 4) for ratio in ratios],  # quartiles of further rounds
-            "peak_gib": peaks,
-            "peak_ratio": round(peaks[0] / peaks[1], 4),
-        }
+        module = "benchmarks.profiling.speed.xclip"
+        both = report_pair(functions, ROUNDS[task], module, [task])
+        return {"floor_ratio": round(floor, 4), **both}
 
     unit = "CPU-seconds of a " + ("pass" if task == PASS else "training step with AdamW")
     return Case(*functions, unit, extras=report, pairs=ROUNDS[task])
@@ -191,32 +180,16 @@ def xclip_step() -> Case:
     return make_case(STEP)
 
 
-def measure_peak(side: str, task: str) -> float:
-    """GiB above the loaded weights, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.profiling.speed.xclip", side, task]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return float(json.loads(output.splitlines()[-1]))
-
-
-def run_once(side: str, task: str) -> float:
-    """The peak of two runs, in GiB above what the loaded weights take."""
+def prepare_side(side: str, task: str) -> Callable[[], Any]:
     text = make_text()
     theirs, state = make_theirs(text)
     if side == "ours":
         net = make_ours(state)
-        del theirs
         chosen = Side(net, lambda frames: net(frames.transpose(1, 2), text))
     else:
         chosen = Side(theirs, lambda frames: theirs(pixel_values=frames).logits_per_video)
-    del state
-    function = make_task(chosen, task)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins again at what is used
-    before = peak()
-    function(), function()
-    return round(peak() - before, 4)
+    return make_task(chosen, task)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands of ssvid do
-    torch.set_num_threads(min(2, torch.get_num_threads()))
-    print(json.dumps(run_once(*sys.argv[1:])))
+    print_peak(prepare_side, runs=2)
