@@ -123,14 +123,8 @@ class Faults:
         return next((one[cell].id for one in reversed(live_jobs) if cell in one), None)
 
     def release(self) -> None:
-        """A requeued job would wait for two minutes; and a node whose slurmd was gone may have to
-        be taken back.
-        """
-        for job in set((slurm.read_queue() or {}).values()):
-            if job.state == "PENDING" and job.reason == "BeginTime":
-                subprocess.run(
-                    ["scontrol", "update", f"JobId={job.id}", "StartTime=now"], capture_output=True
-                )
+        """A node whose slurmd was gone may have to be taken back."""
+        release_jobs()
         for node in ("n1", "n2"):
             state = subprocess.run(
                 ["sinfo", "-h", "-N", "-n", node, "-o", "%T"], capture_output=True, text=True
@@ -139,6 +133,15 @@ class Faults:
                 subprocess.run(
                     ["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True
                 )
+
+
+def release_jobs() -> None:
+    """Let requeued jobs start now: SLURM would let them wait for two minutes."""
+    for job in set((slurm.read_queue() or {}).values()):
+        if job.state == "PENDING" and job.reason == "BeginTime":
+            subprocess.run(
+                ["scontrol", "update", f"JobId={job.id}", "StartTime=now"], capture_output=True
+            )
 
 
 def name(pid: int) -> str:

@@ -6,7 +6,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ssvid.sweep.folder import CellFolder, SweepFolder
 from ssvid.sweep.slurm import query_slurm
 from ssvid.sweep.status import read_states
 from tests.helpers import ROOT, command
-from tests.sweep.faults import compared, disturbed, processes, whole
+from tests.sweep.faults import compared, disturbed, processes, release_jobs, whole
 from tests.sweep.small import SUITE, take_slurm, until, write_sweep
 
 pytestmark = pytest.mark.slow
@@ -82,12 +82,29 @@ def job_of(folder: SweepFolder) -> str:
     return str(one["job"])
 
 
-def release(job: str) -> None:
-    """SLURM lets a requeued job wait for two minutes."""
+def wait_for_requeue(job: str) -> None:
     until(lambda: "BeginTime" in (query_slurm("squeue", "-h", "-j", job, "-o", "%r") or ""))
-    subprocess.run(
-        ["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=20"], check=True
-    )
+    # Written once: the limit of a job that runs again is counted from its new start.
+    subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=20"], check=True)
+
+
+def until_it_goes_on(folder: SweepFolder, cell: CellFolder, true: Callable[[], object]) -> None:
+    """Wait for what comes after a requeue.
+
+    SLURM lets a requeued job wait for two minutes, and may write that time after we wrote ours.
+    So we write ours again at each look.
+    """
+
+    def look() -> object:
+        release_jobs()
+        return true()
+
+    try:
+        until(look, seconds=300)
+    except AssertionError as error:
+        (job,) = folder.submissions()
+        state = query_slurm("scontrol", "show", "job", str(job["job"]))
+        raise AssertionError(f"{state}\n{cell.read_events()}\nstep {step_of(cell)}") from error
 
 
 @pytest.mark.nightly
@@ -109,16 +126,12 @@ def test_told_before_its_time_is_up_it_saves_and_is_requeued(sweep: Any, tmp_pat
     subprocess.run(
         ["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True
     )  # counted from the job's start
-    release(job)
+    wait_for_requeue(job)
     (end,) = [event for event in cell.read_events() if event["event"] == "end"]
     reached = int(end["mark"][5:-3])
     assert end["how"] == "outside" and 4 < reached < MANY  # no checkpoint but that of the signal
-    until(
-        lambda: (
-            sum(event["event"] == "start" for event in cell.read_events()) == 2
-            and step_of(cell) > reached
-        )
-    )
+    until_it_goes_on(folder, cell, lambda: step_of(cell) > reached)
+    assert sum(event["event"] == "start" for event in cell.read_events()) == 2
     assert command("ssvid.sweep", "cancel", str(out)).returncode == 0
     log = next((cell.logs / "002-pretrain").glob("rank0.err")).read_text()
     assert f"going on at step {reached} of" in log
@@ -136,8 +149,8 @@ def test_a_job_of_a_higher_partition_takes_its_place(sweep: Any, tmp_path: Path)
     folder, cell = start_cell(file, out)
     other = ["sbatch", "-p", "high", "-N2", f"-c{cpus}", "-o", "/dev/null", "--wrap", "sleep 1"]
     subprocess.run(other, check=True, capture_output=True)
-    release(job_of(folder))
-    until(lambda: cell.finished)
+    wait_for_requeue(job_of(folder))
+    until_it_goes_on(folder, cell, lambda: cell.finished)
     marks = [event["mark"] for event in cell.read_events() if event["event"] == "end"]
     assert marks[0] > "step_00000004.pt" and marks[-1] == "step_00000400.pt"
 
