@@ -19,7 +19,7 @@ from ssvid.text.joint import ClipVectors, JointSpace
 from ssvid.text.joint_files import load_joint
 from ssvid.weights.state_dict import hash_weights
 
-SENTENCES_AT_ONCE, CLIPS_AT_ONCE = 256, 64
+SENTENCES_AT_ONCE, CLIPS_AT_ONCE, PAIRS_AT_ONCE = 256, 64, 16
 WHO_HAS_TEXT = (
     "encoders that were trained with text have one: a run of mil_nce, clip or xclip, a published "
     "file of CLIP or X-CLIP, or an S3D of MIL-NCE with the list of its words (--words FILE)"
@@ -69,6 +69,23 @@ class Text:
                 some[name] = x[start : start + CLIPS_AT_ONCE].float().to(self.device)
             rows.append(self._joint.compare(some, texts).cpu())
         return torch.cat(rows) if rows else texts.new_zeros(0, len(texts)).cpu()
+
+    @property
+    def can_match(self) -> bool:
+        """Whether pairs can be matched, at the price of a pass for each."""
+        return self._joint.can_match
+
+    @torch.inference_mode()
+    def match(self, clips: Mapping[str, Tensor], sentences: Sequence[str]) -> Float[Tensor, " P"]:
+        """The score of clip i with sentence i, on the CPU. See JointSpace."""
+        scores = []
+        for start in range(0, len(sentences), PAIRS_AT_ONCE):
+            some = {}
+            for name, x in clips.items():
+                some[name] = x[start : start + PAIRS_AT_ONCE].float().to(self.device)
+            chunk = sentences[start : start + PAIRS_AT_ONCE]
+            scores.append(self._joint.match(some, chunk).cpu())
+        return torch.cat(scores)
 
     def unlearn(self, seed: int) -> "Text":
         """A copy whose weights are shuffled, so that it has learnt nothing."""

@@ -18,7 +18,7 @@ from ssvid.shapes import Features, Grid, Pooled
 from ssvid.text.tower import Tower
 
 ClipVectors = dict[str, Tensor]  # what a space keeps of clips, by name; a row for each clip
-VIDEO, CONTEXT = "joint", "context"
+VIDEO, CONTEXT, TOKENS = "joint", "context", "tokens"
 
 
 class JointSpace(nn.Module, ABC):
@@ -34,6 +34,12 @@ class JointSpace(nn.Module, ABC):
     layers: tuple[int, ...] = ()
     # `read_clips` needs the tokens of the last layer, and not the pooled features alone.
     needs_tokens: bool = False
+    # `compare` orders pairs as the products of `compute_keys` and `compute_queries` do. Elsewhere
+    # these products order them nearly so, which finds candidates.
+    is_product: bool = True
+    # `match` is there: it orders candidates better than `compare`, by a pass for each pair. It
+    # looks at the tokens that `read_clips` returns beside the vectors, as TOKENS.
+    can_match: bool = False
 
     @abstractmethod
     def read_clips(self, features: Features) -> ClipVectors:
@@ -58,6 +64,20 @@ class JointSpace(nn.Module, ABC):
 
         It is scaled as in training: a softmax over sentences gives the trained probabilities.
         """
+
+    def match(self, clips: Mapping[str, Tensor], sentences: Sequence[str]) -> Float[Tensor, " P"]:
+        """The score of each of P pairs: of clip i with sentence i.
+
+        Scores of different pairs can be compared. NotImplementedError unless `can_match`.
+        """
+        raise NotImplementedError(f"a {type(self).__name__} has no second stage")
+
+    def compute_keys(self, clips: Mapping[str, Tensor]) -> Float[Tensor, "B E"]:
+        """The vectors of clips whose products with those of `compute_queries` find candidates."""
+        return F.normalize(clips[VIDEO], dim=1) if self.cosine else clips[VIDEO]
+
+    def compute_queries(self, texts: Float[Tensor, "S E"]) -> Float[Tensor, "S E"]:
+        return F.normalize(texts, dim=1) if self.cosine else texts
 
     def read_pooled(self, pooled: Pooled) -> ClipVectors:
         """`read_clips` of stored features, which have no tokens.
@@ -118,6 +138,7 @@ class PromptedSpace(JointSpace):
     """
 
     cosine = True
+    is_product = False
 
     def __init__(
         self, tower: Tower, prompts: VideoPrompts, *, layer: int, scale: nn.Parameter
