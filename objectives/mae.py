@@ -65,7 +65,7 @@ class MAE(Objective):
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
         visible, hidden = self.mask(batch, self.encoder.grid(*clip.shape[2:]))
-        tokens, _, grid, _ = self.encoder(clip, visible)  # B K D
+        tokens, _, grid, *_ = self.encoder(clip, visible)  # B K D
         pred = self.pixels(tokens, visible, hidden, grid)  # B M P
         loss = self.pixels.loss(clip, pred, hidden)
         return Loss(loss, {"mse": loss.detach()})
@@ -80,6 +80,6 @@ class MAE(Objective):
         first = take_first_sample(batch)
         clip = first["clips"][:, 0]
         visible, hidden = self.mask(first, self.encoder.grid(*clip.shape[2:]))
-        tokens, _, grid, _ = self.encoder(clip, visible)
+        tokens, _, grid, *_ = self.encoder(clip, visible)
         pred = self.pixels(tokens, visible, hidden, grid)
         return {"reconstruction": self.pixels.draw(clip, pred, hidden, hidden, grid)}

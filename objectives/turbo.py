@@ -141,7 +141,7 @@ class PartialMAE(Objective):
     def forward(self, batch: Batch) -> Loss:
         clip = rearrange(batch["clips"], "B V C T H W -> (B V) C T H W")
         visible, hidden = self.draw_masks(batch, self.encoder.grid(*clip.shape[2:]))
-        tokens, pooled, grid, _ = self.encoder(clip, visible)  # B K D, B D
+        tokens, pooled, grid, *_ = self.encoder(clip, visible)  # B K D, B D
         terms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         if self.task is not None:
@@ -186,7 +186,7 @@ class PartialMAE(Objective):
         visible, hidden = self.draw_masks(first, self.encoder.grid(*clip.shape[2:]))
         assert visible is not None and hidden is not None  # because there is a mask
         _, dropped = self.mask(first, self.encoder.grid(*clip.shape[2:]))
-        tokens, _, grid, _ = self.encoder(clip, visible)
+        tokens, _, grid, *_ = self.encoder(clip, visible)
         pred = self.pixels(tokens, visible, hidden, grid)
         return {"reconstruction": self.pixels.draw(clip, pred, hidden, dropped, grid)}
 

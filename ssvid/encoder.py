@@ -43,6 +43,7 @@ class Encoder(nn.Module, ABC):
     has_layers: bool = False  # accepts `layers`
     layer_dim: int | None = None  # width of the tokens of `layers`; None: `dim`
     fixed_frames: bool = False  # takes clips of `spec.frames` frames alone
+    has_cls: bool = False  # exports the class tokens of its frames, as `Features.cls`
     per_frame: bool = False  # sees each frame by itself (ssvid.encoders.frames)
     takes_adapters: bool = False  # has transformer blocks, and calls `adapt` after each
     block_dims: tuple[int, ...] = ()  # width of the tokens after each block; if takes_adapters

@@ -37,6 +37,7 @@ class Features(NamedTuple):
     pooled: Pooled
     grid: Grid
     layers: tuple[Tokens, ...] = ()
+    cls: Float[Tensor, "B T D"] | None = None  # class tokens of frames, of nets that export them
 
 
 class Loss(NamedTuple):

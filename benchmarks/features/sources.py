@@ -242,10 +242,14 @@ def average_features(passes: Sequence[Features]) -> Features:
     if not others:
         return first
     tokens, pooled, layers = first.tokens, first.pooled, list(first.layers)
+    cls = first.cls
     for features in others:
         tokens, pooled = tokens + features.tokens, pooled + features.pooled
+        if cls is not None and features.cls is not None:
+            cls = cls + features.cls
         for i, of_layer in enumerate(features.layers):
             layers[i] = layers[i] + of_layer
     count = len(passes)
     averages = tuple(of_layer / count for of_layer in layers)
-    return Features(tokens / count, pooled / count, first.grid, averages)
+    cls = None if cls is None else cls / count
+    return Features(tokens / count, pooled / count, first.grid, averages, cls)

@@ -85,9 +85,15 @@ def start_encoder(encoder: Encoder, state: State, path: str | Path) -> None:
     Its new parts keep their random weights where the state lacks all of them; this is logged. A
     UserError if the state does not fit otherwise.
     """
-    state, parts = encoder.rename_published(state), encoder.new_parts
-    if parts and not any(key.startswith(parts) for key in state):
-        new = {key: x for key, x in encoder.state_dict().items() if key.startswith(parts)}
+    parts = encoder.new_parts
+    lacks_parts = bool(parts) and not any(key.startswith(parts) for key in state)
+    state = encoder.rename_published(state)
+    if lacks_parts:
+        # A picture net may name the weights from which some of the new parts begin.
+        new = {}
+        for key, x in encoder.state_dict().items():
+            if key.startswith(parts) and key not in state:
+                new[key] = x
         state = {**state, **new}
         log.info(f"{path}: {len(new)} tensors of {encoder.name} are new ({', '.join(parts)})")
     load_state(encoder, state, path, name=encoder.name)

@@ -111,7 +111,7 @@ def encode_blocks(
             f"{name}: a clip of {clip.shape[2]} frames is not {blocks} blocks of as many each: "
             "--clip.frames counts all of them; --objective.blocks and --encoder.frames make it up."
         )
-    tokens, _, grid, _ = encoder(rearrange(clip, "B C (N T) H W -> (B N) C T H W", N=blocks))
+    tokens, _, grid, *_ = encoder(rearrange(clip, "B C (N T) H W -> (B N) C T H W", N=blocks))
     return reduce(tokens, "(B N) (t h w) D -> B N D h w", "mean", N=blocks, t=grid.t, h=grid.h)
 
 

@@ -1,7 +1,7 @@
 """Tokens -> Tokens: the transformer block of CLIP (arXiv:2103.00020).
 
 CLIP's two sides, X-CLIP and TAN have it: norm before each branch, no dropout, and quick GELU, in
-whose place some nets of open_clip have the exact one.
+whose place some nets of open_clip, and BLIP's pictures, have the exact one.
 """
 
 from typing import Literal, cast
@@ -23,12 +23,12 @@ QUICK = 1.702  # quick GELU is x sigmoid(1.702 x)
 class ClipBlock(nn.Module):
     """Attention, then an MLP of four times the width."""
 
-    def __init__(self, dim: int, heads: int, gelu: Gelu = "quick") -> None:
+    def __init__(self, dim: int, heads: int, gelu: Gelu = "quick", eps: float = 1e-5) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise UserError(f"A width of {dim} does not divide into {heads} attention heads.")
         self.heads, self.is_quick = heads, gelu == "quick"
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
@@ -87,10 +87,13 @@ def attend_heads(
     heads: int,
     mask: Bool[Tensor, "B 1 q N"] | None = None,
     causal: bool = False,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "B M D"]:
     """Attention of several heads, before the projection of its output."""
     q, k, v = (rearrange(x, "B N (a d) -> B a N d", a=heads) for x in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout
+    )
     return rearrange(mixed, "B a N d -> B N (a d)")
 
 

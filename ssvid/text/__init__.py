@@ -17,6 +17,7 @@ TOWERS = {
     "clip_text": "ssvid.text.clip:ClipText",
     "names": "ssvid.text.names:Names",
     "videoprism_text": "ssvid.text.videoprism:PrismText",
+    "blip_text": "ssvid.text.blip:BlipText",
 }
 
 

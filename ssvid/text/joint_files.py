@@ -5,6 +5,7 @@ space, of tower and of layer from the tables here, and no code.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 from ssvid.errors import TOO_LARGE, UserError
 from ssvid.nn.prism import AttentionPooler, PrismBlock
 from ssvid.nn.prompts import VideoPrompts
+from ssvid.nn.text_pooling import TextPooling
 from ssvid.text import Tower, create_tower
+from ssvid.text.blip import BlipText
 from ssvid.text.joint import JointSpace, ProductSpace, PromptedSpace
+from ssvid.text.matching import MatchingSpace
 from ssvid.text.pooled import PooledSpace
 from ssvid.text.published import load_published_joint
 from ssvid.weights.files import read_weights
@@ -23,7 +27,9 @@ from ssvid.weights.state_dict import load_state, read_card, save_with_card
 
 Card = dict[str, Any]
 FOLDER_TOWERS = ("bert", "clip")  # towers that come from a folder of Hugging Face's library
-PRODUCT, PROMPTED, POOLED = "product", "prompted", "pooled"
+PRODUCT, PROMPTED, POOLED, MATCHING = "product", "prompted", "pooled", "matching"
+# Towers that read a vocabulary, and not a list of words.
+VOCABULARY_TOWERS = ("clip_text", "videoprism_text", "blip_text")
 # Layers of a head that have no weights, by their name in a card.
 PLAIN_LAYERS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -57,6 +63,9 @@ def describe_space(space: JointSpace) -> Card:
         card = {"space": POOLED, "pooler": space.pooler.sizes, "cosine": True}
         card["auxiliary"] = [block.sizes for block in cast("list[PrismBlock]", [*space.auxiliary])]
         return card if space.scale is None else {**card, "scaled": True}
+    if isinstance(space, MatchingSpace):
+        card = {"space": MATCHING, "head": describe_head(space.head), "cosine": True}
+        return {**card, "pooling": asdict(space.pooling), "has_cls": space.has_cls}
     raise TypeError(f"a {type(space).__name__} cannot be saved")
 
 
@@ -80,7 +89,20 @@ def build_space(card: Card, tower: Tower) -> JointSpace:
         blocks = nn.ModuleList(PrismBlock(**sizes) for sizes in card["auxiliary"])
         pooler = AttentionPooler(**card["pooler"])
         return PooledSpace(tower, pooler, blocks, scale=build_scale(card))
-    raise ValueError(f"there is no space {kind!r}")
+    if kind == MATCHING and isinstance(tower, BlipText):
+        return build_matching(card, tower)
+    raise ValueError(f"there is no space {kind!r} for the tower {tower.name}")
+
+
+def build_matching(card: Card, tower: BlipText) -> MatchingSpace:
+    return MatchingSpace(
+        tower,
+        cast(nn.Linear, build_head(card["head"])),
+        nn.Linear(tower.width, 2),
+        temperature=nn.Parameter(torch.ones(())),
+        pooling=TextPooling(**card["pooling"]),
+        has_cls=bool(card["has_cls"]),
+    )
 
 
 def build_scale(card: Card) -> nn.Parameter | None:
@@ -189,6 +211,7 @@ class TextSide(NamedTuple):
     scale: Tensor | None  # None: it is new, or was trained without a factor
     prompts: VideoPrompts | None = None  # what changes its sentences by a clip
     pooled: PooledSpace | None = None  # what pools the tokens of a clip
+    matching: MatchingSpace | None = None  # what says whether a sentence matches a clip
 
 
 def load_text_side(path: str, words: str | None) -> TextSide:
@@ -197,8 +220,24 @@ def load_text_side(path: str, words: str | None) -> TextSide:
     scale = dict(space.named_parameters()).get("scale")
     prompts = space.prompts.train() if isinstance(space, PromptedSpace) else None
     pooled = space.train() if isinstance(space, PooledSpace) else None
+    matching = space.train() if isinstance(space, MatchingSpace) else None
     factor = None if scale is None else scale.detach()
-    return TextSide(space.tower.train(), factor, prompts, pooled)
+    return TextSide(space.tower.train(), factor, prompts, pooled, matching)
+
+
+def require_blip_text(tower: Tower, width: int, text: str | None) -> BlipText:
+    """The tower, if it is BLIP's and looks at tokens of this width; else a UserError."""
+    if not isinstance(tower, BlipText):
+        raise UserError(
+            f"{text} has the text side {tower.name}, and one that looks at clips is needed: take a "
+            "file of BLIP or a run of litevl_retrieval."
+        )
+    if tower.bert.context_dim != width:
+        raise UserError(
+            f"The text side looks at tokens of width {tower.bert.context_dim}, and those of the "
+            f"encoder have {width}: take an encoder of that width."
+        )
+    return tower
 
 
 def choose_text_side(
@@ -227,7 +266,7 @@ def choose_tower(
     `reads`: how the publication of the objective reads words, whoever trained their table. `sizes`:
     arguments of a new tower. Raises UserError if the flags contradict each other.
     """
-    if name in ("clip_text", "videoprism_text"):
+    if name in VOCABULARY_TOWERS:
         return create_tower(name, vocabulary=words, **{**sizes, **options})
     if name != "words":
         if words is not None:

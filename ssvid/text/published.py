@@ -11,10 +11,14 @@ from ssvid.errors import UserError
 from ssvid.log import log
 from ssvid.nn.prism import AttentionPooler
 from ssvid.nn.prompts import VideoPrompts
+from ssvid.nn.text_pooling import TextPooling
 from ssvid.text import Tower, create_tower
+from ssvid.text.blip import BlipText
 from ssvid.text.joint import JointSpace, ProductSpace, PromptedSpace
+from ssvid.text.matching import MatchingSpace
 from ssvid.text.pooled import PooledSpace, make_auxiliary
 from ssvid.text.words import MILNCE, read_words
+from ssvid.weights.blip import describe_text as describe_blip_text
 from ssvid.weights.clip import describe_text
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import count_blocks
@@ -27,6 +31,9 @@ from ssvid.weights.published import (
 from ssvid.weights.state_dict import load_state
 from ssvid.weights.videoprism import describe_tower
 
+BLIP_TEMPERATURE = 0.07  # at which BLIP's training begins; files of Hugging Face have none
+# Beginnings of our names of weights that no space has: encoders, and what only training needs.
+NOT_OF_A_SPACE = ("encoder.", "key_", "video_queue.", "text_queue.", "progress")
 DEMO_TEMPERATURE = 0.01  # of VideoPrism's published demo; its files have none
 
 
@@ -47,7 +54,10 @@ def load_published_joint(path: Path, words: str | None) -> JointSpace:
         )
     published.require_complete()
     space = build(published, words)
-    state = {key: x for key, x in published.ours.items() if not key.startswith("encoder.")}
+    state = {}
+    for key, x in published.ours.items():
+        if not key.startswith(NOT_OF_A_SPACE):
+            state[key] = x
     load_state(space, state, path)
     log.info(f"{path}: the text tower of {published.description}; {len(state)} tensors")
     return space.eval()
@@ -101,6 +111,24 @@ def build_videoprism_space(published: PublishedFile, words: str | None) -> Poole
     return PooledSpace(tower, pooler, auxiliary, scale=nn.Parameter(torch.zeros(())))
 
 
+def build_blip_space(published: PublishedFile, words: str | None) -> MatchingSpace:
+    """BLIP's retrieval. A file of a trained net may lack its temperature."""
+    state = published.ours
+    tower = create_tower("blip_text", vocabulary=words, **describe_blip_text(state))
+    assert isinstance(tower, BlipText)
+    check_rows(published, words or "of this project", tower.pieces.size)
+    state.setdefault("temperature", torch.tensor(BLIP_TEMPERATURE))
+    dim, width = state["head.weight"].shape
+    return MatchingSpace(
+        tower,
+        nn.Linear(width, dim),
+        nn.Linear(tower.width, 2),
+        temperature=nn.Parameter(torch.ones(())),
+        pooling=TextPooling(),
+        has_cls=True,
+    )
+
+
 def make_pooler(published: PublishedFile) -> tuple[AttentionPooler, nn.ModuleList]:
     """The pooler of a video-text file of VideoPrism and the blocks below it, not yet loaded."""
     state, kwargs = published.ours, published.net.kwargs
@@ -150,4 +178,5 @@ SPACES: dict[str, Callable[[PublishedFile, str | None], JointSpace]] = {
     "coca": build_clip_space,
     "xclip": build_xclip_space,
     "video_text": build_videoprism_space,
+    "litevl_retrieval": build_blip_space,
 }

@@ -12,12 +12,24 @@ from typing import Any
 from ssvid import registry
 from ssvid.encoder import get_encoder_class
 from ssvid.errors import UserError
-from ssvid.weights import clip, coclr, dpc, huggingface, mae_st, milnce, tan, videomae, videoprism
+from ssvid.weights import (
+    blip,
+    clip,
+    coclr,
+    dpc,
+    huggingface,
+    mae_st,
+    milnce,
+    tan,
+    videomae,
+    videoprism,
+)
 from ssvid.weights.files import WeightsFile, hint_at_entries
 from ssvid.weights.layout import Layout, Net, State
 
 LAYOUTS = (*videomae.LAYOUTS, *mae_st.LAYOUTS, *huggingface.LAYOUTS, *dpc.LAYOUTS, *coclr.LAYOUTS)
 LAYOUTS = (*LAYOUTS, *milnce.LAYOUTS, *tan.LAYOUTS, *clip.LAYOUTS, *videoprism.LAYOUTS)
+LAYOUTS = (*LAYOUTS, *blip.LAYOUTS)
 # Prefixes that all keys of a file may share.
 PREFIXES = (
     "module.",

@@ -34,7 +34,7 @@ def build(form: str) -> MAE:
 def predict(
     mae: MAE, clip: torch.Tensor, visible: torch.Tensor, drop: torch.Tensor
 ) -> torch.Tensor:
-    seen, _, grid, _ = mae.encoder(clip, visible)
+    seen, _, grid, *_ = mae.encoder(clip, visible)
     return mae.pixels(seen, visible, drop, grid)
 
 

@@ -71,7 +71,7 @@ def check_net(case: Case) -> None:
         for stage in published:
             net.get_submodule(stage).register_forward_hook(partial(keep, stages, stage))
         with torch.no_grad():
-            tokens, _, grid, _ = net.train(mode == "train")(clip)
+            tokens, _, grid, *_ = net.train(mode == "train")(clip)
         ours = rearrange(tokens, "B (t h w) D -> B D t h w", t=grid.t, h=grid.h)
         assert_close(name, ours.float(), case.arrays[name], "dpc_map")
         for stage, theirs in published.items():
@@ -199,7 +199,7 @@ class Classifier(nn.Module):
         self.final_fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(encoder.dim, classes))
 
     def forward(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, _, grid, _ = self.encoder(rearrange(blocks, "B N C T H W -> (B N) C T H W"))
+        tokens, _, grid, *_ = self.encoder(rearrange(blocks, "B N C T H W -> (B N) C T H W"))
         z = reduce(
             F.relu(tokens),
             "(B N) (t h w) D -> B N D h w",

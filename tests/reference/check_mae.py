@@ -230,13 +230,13 @@ def finish(case, mae, options, clip, visible, drop, listed, to_ours, arrays, num
 
 def predict(mae: MAE, clip: Tensor, visible: Tensor, drop: Tensor) -> Tensor:
     """Of the hidden tokens, as training has it."""
-    seen, _, grid, _ = mae.encoder(clip, visible)
+    seen, _, grid, *_ = mae.encoder(clip, visible)
     return mae.pixels(seen, visible, drop, grid)
 
 
 def everywhere(mae: MAE, clip: Tensor, visible: Tensor, drop: Tensor) -> Tensor:
     """Of all tokens, the seen ones first, as mae_st gives it; training leaves those out."""
-    seen, _, grid, _ = mae.encoder(clip, visible)
+    seen, _, grid, *_ = mae.encoder(clip, visible)
     x = mae.pixels.tokens(seen, visible, drop, grid)
     for block in mae.pixels.blocks:
         x = block(x)

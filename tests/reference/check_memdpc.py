@@ -147,7 +147,7 @@ class Classifier(nn.Module):
         self.final_fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(2 * encoder.dim, classes))
 
     def forward(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, _, grid, _ = self.encoder(rearrange(blocks, "B N C T H W -> (B N) C T H W"))
+        tokens, _, grid, *_ = self.encoder(rearrange(blocks, "B N C T H W -> (B N) C T H W"))
         z = reduce(
             F.relu(tokens),
             "(B N) (t h w) D -> B N D h w",

@@ -5,6 +5,7 @@ content.
 import pytest
 
 from tests.reference import (
+    check_blip,
     check_classifier,
     check_coclr,
     check_dpc,
@@ -21,6 +22,7 @@ from tests.reference import (
 from tests.reference.cases import ROOT, Case, discover
 
 CHECKERS = (
+    check_blip,
     check_classifier,
     check_coclr,
     check_dpc,
