@@ -22,7 +22,7 @@ from ssvid.nn.gather import Gathered, gather_rows
 from ssvid.nn.moco import make_momentum_copy, update_momentum_copies
 from ssvid.nn.precise import raise_precision
 from ssvid.nn.queue import Queue, gather_all
-from ssvid.nn.sources import check_negatives, check_pairs, number_names
+from ssvid.nn.sources import check_pairs, number_names
 from ssvid.nn.text_pooling import TextPooling, Variant
 from ssvid.objective import SMALL_BATCH, Objective
 from ssvid.randomness import draw
@@ -145,7 +145,8 @@ class LiteVLRetrieval(Objective):
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
         """Raise a UserError if a clip would have no negatives, or itself as a negative."""
         check_pairs(data, "litevl_retrieval", batch_size)
-        check_negatives(data, "litevl_retrieval", batch_size, self.video_queue)
+        # A clip's own earlier vectors are its positives, so the queue may hold a video twice.
+        self.video_queue.check_step(batch_size)
 
     def forward(self, batch: Batch) -> Loss:
         space, clips = self.joint_space(), batch["clips"][:, 0]

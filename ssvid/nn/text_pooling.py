@@ -6,7 +6,6 @@ It has no parameters. Frames and places that are like the sentence weigh more.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,14 +30,8 @@ class TextPooling:
     def __post_init__(self) -> None:
         check_positive(text_pooling_temperature=self.temperature)
 
-    @property
-    def reads_text(self) -> bool:
-        return self.variant != "original"
-
     def weigh(
-        self,
-        means: Float[Tensor, "B M D"],
-        likeness: Float[Tensor, "B M"],
+        self, means: Float[Tensor, "B M D"], likeness: Float[Tensor, "B M"]
     ) -> Float[Tensor, "B M D"]:
         """Means, each times its weight. `likeness`: their cosines with the sentence."""
         weights = (likeness / self.temperature).softmax(1)
@@ -47,17 +40,11 @@ class TextPooling:
         return weights[..., None] * means
 
 
-def average_patches(
-    patches: Float[Tensor, "B T N D"], variant: Variant
-) -> list[Float[Tensor, "B M D"]]:
-    """The means over places of each frame, and those over frames of each place."""
+def average_patches(patches: Float[Tensor, "B T N D"], variant: Variant) -> list[Tensor]:
+    """The means over places of each frame (B T D), and those over frames of each place (B N D)."""
     means = []
     if variant in ("spatial", "both"):
         means.append(patches.mean(2))
     if variant in ("temporal", "both"):
         means.append(patches.mean(1))
     return means
-
-
-def join_means(means: list[Float[Tensor, "B M D"]]) -> Float[Tensor, "B E D"] | None:
-    return torch.cat(means, 1) if means else None

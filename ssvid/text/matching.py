@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssvid.nn.bert import Context
-from ssvid.nn.text_pooling import TextPooling, average_patches, join_means
+from ssvid.nn.text_pooling import TextPooling, average_patches
 from ssvid.shapes import Features, Pooled
 from ssvid.text.blip import BlipText
 from ssvid.text.joint import TOKENS, VIDEO, ClipVectors, JointSpace
@@ -107,7 +107,7 @@ class MatchingSpace(JointSpace):
         texts: Float[Tensor, "P E"],
         tokens: Float[Tensor, "C T N D"],
         clip_of_pair: Int[Tensor, " P"] | None,
-    ) -> Float[Tensor, "P E D"] | None:
+    ) -> Float[Tensor, "P M D"] | None:
         """Means of the clip's patches, weighted by their likeness with the sentence of each pair.
 
         Likeness is a cosine in the space that clips and sentences share (inferred).
@@ -119,4 +119,4 @@ class MatchingSpace(JointSpace):
                 means, places = means[clip_of_pair], places[clip_of_pair]
             likeness = torch.einsum("pme,pe->pm", places, texts)
             weighted.append(self.pooling.weigh(means, likeness))
-        return join_means(weighted)
+        return torch.cat(weighted, 1) if weighted else None

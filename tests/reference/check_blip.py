@@ -260,7 +260,9 @@ def check_questions(case: Case) -> set[str]:
         first = decoder.compute_first_words(states, mask)[:, answers[:, 1]]
         chosen, scores = decoder.rank(answers, states, mask, int(arrays["k_test"]))
         own = torch.repeat_interleave(torch.arange(len(states)), arrays["train_n"])
-        losses = decoder.sum_losses(arrays["train_answer_ids"], states[own], mask[own])
+        trained = arrays["train_answer_ids"].clone()
+        trained[:, 0] = decoder.pieces.decode_first
+        losses = decoder.sum_losses(trained, states[own], mask[own])
         loss = (arrays["train_weights"] * losses).sum() / len(states)
     best = chosen.gather(1, scores.argmax(1, keepdim=True))[:, 0]
     assert_close("question_states", states, arrays["question_states"], "blip")
