@@ -99,6 +99,17 @@ class Caption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Questions:
+    """A clip with questions about its video, and their answers."""
+
+    questions: int = 1  # of each clip; a video of fewer has them again in turn
+
+    def __post_init__(self) -> None:
+        if self.questions < 1:
+            raise UserError(f"A clip has one question or more, not {self.questions}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Window:
     """Stored features of consecutive seconds, with the sentences spoken in them.
 
@@ -115,7 +126,8 @@ class Views:
 
     clips: tuple[ClipSpec, ...] = ()  # of one video; empty where `text` is a Window
     augment: str = "none"  # a recipe's name in ssvid.data.augment.RECIPES
-    text: Bag | Caption | Window | None = None  # Bag and Window: of narrated videos
+    # Bag and Window: of narrated videos
+    text: Bag | Caption | Questions | Window | None = None
     # Group id of each clip. Clips with the same id share start time, crop and colour jitter.
     # Empty: every clip is its own group.
     clip_groups: tuple[int, ...] = ()
@@ -156,6 +168,17 @@ class Views:
         return self.clip_groups or tuple(range(len(self.clips)))
 
 
+class Question(NamedTuple):
+    """A question about a video, and what answers it."""
+
+    text: str
+    # Each answer and its weight in training. The first is the official one.
+    answers: tuple[tuple[str, float], ...]
+    choices: tuple[str, ...] = ()  # of a multiple-choice question; the answer is one of them
+    kind: str = ""  # its type, as the list names it; for accuracies by type
+    id: str = ""  # as the list names it
+
+
 class Batch(TypedDict, total=False):
     clips: Tensor  # B V C T H W: uint8 from the loader; float32 and normalised on the device
     index: Tensor  # B, row of the manifest
@@ -170,6 +193,7 @@ class Batch(TypedDict, total=False):
     dropped: int  # videos that were left out because they are too short
     # Every clip of a Bag, and every clip with captions, has the same number of sentences.
     sentences: list[list[str]]  # B, the sentences of each
+    questions: list[list[Question]]  # B, as many of each clip as its Questions say
     # The rest belongs to narrated videos.
     spans_s: Tensor  # B K 2: start and end in seconds of the window; padding repeats the last row
     span_fractions: Tensor  # B K 2: the same as fractions of the whole video
@@ -224,6 +248,7 @@ class Row:
     boxes: tuple[Box, ...] = ()
     columns: tuple[tuple[str, str], ...] = ()  # name and content of a list's other columns
     source: str = ""  # of a mixture: the name of the part that the clip comes from
+    questions: tuple[Question, ...] = ()  # about the whole video
 
     @property
     def classes(self) -> frozenset[str]:

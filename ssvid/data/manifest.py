@@ -230,14 +230,16 @@ def _find_single_folder(data: Manifest) -> str:
 def _hashed_line(row: Row) -> str:
     """The fields of a row that are hashed.
 
-    Clips of several classes and clips with sentences have fields that others lack, because the
-    hashes of the others are older than these fields.
+    Clips of several classes and clips with sentences or questions have fields that others lack,
+    because the hashes of the others are older than these fields.
     """
     fields = [row.path, row.label or "", row.split, row.group]
     if row.segments or row.boxes:
         fields.append(json.dumps([row.segments, row.boxes]))
     if row.sentences:
         fields.append(json.dumps(row.sentences))
+    if row.questions:
+        fields.append(json.dumps(row.questions))
     return "\t".join(fields)
 
 

@@ -148,6 +148,8 @@ def collate(samples: Sequence[dict[str, Any]], seed: int) -> Batch:
         batch["source"] = _values(good, "source")
     if good and "sentences" in good[0]:
         batch["sentences"] = _values(good, "sentences")
+    if good and "questions" in good[0]:
+        batch["questions"] = _values(good, "questions")
     if good and "spans_s" in good[0]:
         counts = torch.tensor(list(map(len, batch["sentences"])))
         batch["text_padding_mask"] = torch.arange(int(counts.max())) >= counts[:, None]  # B K

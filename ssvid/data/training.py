@@ -10,14 +10,15 @@ from ssvid.data.captions import CaptionedClips
 from ssvid.data.clips import Clips
 from ssvid.data.manifest import Manifest
 from ssvid.data.narration.samples import Bags, FeatureWindows
+from ssvid.data.questions import QuestionedClips
 from ssvid.data.samples import Samples
-from ssvid.shapes import Bag, Caption, Views, Window
+from ssvid.shapes import Bag, Caption, Questions, Views, Window
 
 
 def training(
     rows: Manifest, views: Views, *, seed: int, short: str = "pad", decoder: str = "pyav"
 ) -> Samples:
-    """Clips, clips with sentences, or windows of stored features: whichever the views declare.
+    """Clips, those with sentences or questions, or stored features: whichever the views declare.
 
     A part of a mixture may have a clip of its own.
     """
@@ -40,6 +41,8 @@ def make_samples(rows: Manifest, views: Views, *, seed: int, short: str, decoder
         return Bags(rows, views, seed=seed, decoder=decoder)
     if isinstance(views.text, Caption):
         return CaptionedClips(rows, views, seed=seed, short=short, decoder=decoder)
+    if isinstance(views.text, Questions):
+        return QuestionedClips(rows, views, seed=seed, short=short, decoder=decoder)
     return Clips(rows, views, seed=seed, short=short, decoder=decoder)
 
 
