@@ -30,7 +30,7 @@ from ssvid.registry import objectives
 from ssvid.shapes import Batch, Caption, Loss, Views
 from ssvid.text.blip import BlipText
 from ssvid.text.joint_files import choose_text_side, require_blip_text
-from ssvid.text.matching import FrameTokens, MatchingSpace, join_frame_tokens
+from ssvid.text.matching import FrameTokens, GuideSpace, MatchingSpace, join_frame_tokens
 
 COOLEST, WARMEST = 0.001, 0.5  # between which the temperature stays, as published
 
@@ -41,6 +41,7 @@ class Candidates(NamedTuple):
     ids: Int[Tensor, "B W"]
     video: Float[Tensor, "B E"]
     texts: Float[Tensor, "B E"]
+    guides: Float[Tensor, "B G"]  # see MatchingSpace.guide
     tokens: FrameTokens
     first: int  # index of the process's first clip
 
@@ -79,6 +80,7 @@ class LiteVLRetrieval(Objective):
         options: dict[str, Any] | None = None,  # of a new text side: width, layers, heads, length
         # what the matching sees beside the clip's tokens: see ssvid.nn.text_pooling
         text_pooling: Variant = "both",
+        guide_space: GuideSpace = "shared",  # where it compares patches and sentences; inferred
         pooling_temperature: float = 1.0,  # inferred
         pooling_weights: Literal["sum", "mean"] = "sum",  # inferred
         temperature: float = 0.07,  # a learnt divisor; a loaded text side has its own
@@ -100,6 +102,7 @@ class LiteVLRetrieval(Objective):
         self.encoder, self.augment = encoder, augment
         self.alpha, self.ramp, self.momentum = alpha, ramp, momentum
         self.across, self.hard = negatives == "all", hard
+        self.guide_space = guide_space
         self.shares_sentences = equal_sentences == "positives"
         self.pooling = TextPooling(
             variant=text_pooling, temperature=pooling_temperature, weights=pooling_weights
@@ -140,6 +143,7 @@ class LiteVLRetrieval(Objective):
             temperature=self.temperature,
             pooling=self.pooling,
             has_cls=self.encoder.has_cls,
+            guide_space=self.guide_space,
         )
 
     def check_data(self, data: Manifest, views: Views, batch_size: int) -> None:
@@ -218,19 +222,20 @@ class LiteVLRetrieval(Objective):
         tokens: FrameTokens,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The loss of yes and no for own and for hard pairs, and the share of right answers."""
-        everyone = self.gather_candidates(ids, video, texts, tokens)
+        guides = space.guide(ids, texts)
+        everyone = self.gather_candidates(ids, video, texts, guides, tokens)
         all_names = gather_all(names) if self.across else names
         belongs = names[:, None] == all_names
         uniforms = draw(batch, "hard negatives", 2)
         scale = 1 / self.temperature.detach()
-        likeness = scale * video.detach() @ everyone.texts.detach().T
+        likeness = scale * video.detach() @ everyone.texts.T.detach()
         negative_texts = choose_negatives(likeness, belongs, uniforms[:, 0], self.hard)
-        likeness = scale * texts.detach() @ everyone.video.detach().T
+        likeness = scale * texts.detach() @ everyone.video.T.detach()
         negative_clips = choose_negatives(likeness, belongs, uniforms[:, 1], self.hard)
         own = everyone.first + torch.arange(len(ids), device=ids.device)
         logits = space.judge(
             torch.cat([everyone.ids[own], everyone.ids[own], everyone.ids[negative_texts.row]]),
-            torch.cat([texts, texts, everyone.texts[negative_texts.row]]),
+            torch.cat([guides, guides, everyone.guides[negative_texts.row]]),
             everyone.tokens,
             torch.cat([own, negative_clips.row, own]),
         )
@@ -244,18 +249,21 @@ class LiteVLRetrieval(Objective):
         ids: Int[Tensor, "b W"],
         video: Float[Tensor, "b E"],
         texts: Float[Tensor, "b E"],
+        guides: Float[Tensor, "b G"],
         tokens: FrameTokens,
     ) -> Candidates:
         """Clips and sentences from which hard pairs are made, with gradient."""
         if not self.across:
-            return Candidates(ids, video, texts, tokens, 0)
+            return Candidates(ids, video, texts, guides, tokens, 0)
         wide = F.pad(ids, (0, self.tower.length - ids.shape[1]))  # the same width everywhere
         all_ids = gather_all(wide)
         all_ids = all_ids[:, : int((all_ids != 0).sum(1).max())]
         gathered: Gathered = gather_rows(tokens.flatten(1))
         all_tokens = gathered.rows.view(-1, *tokens.shape[1:])
-        all_video, all_texts = gather_rows(video).rows, gather_rows(texts).rows
-        return Candidates(all_ids, all_video, all_texts, all_tokens, gathered.first)
+        with torch.no_grad():
+            all_video, all_texts = gather_all(video), gather_all(texts)
+        all_guides = gather_rows(guides).rows
+        return Candidates(all_ids, all_video, all_texts, all_guides, all_tokens, gathered.first)
 
     def keep_for_queue(self, video: Tensor, texts: Tensor, names: Tensor) -> None:
         """Keep the keys of a micro-batch until the end of the step."""

@@ -21,7 +21,7 @@ from ssvid.nn.exchange import DropPath
 from ssvid.nn.position import resize_rows
 from ssvid.nn.scaled_time import ScaledTime, Scaling, join_patches
 from ssvid.registry import encoders
-from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index, Tokens
+from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
 
 # Weights of a picture block -> the part of the attention over time that begins from them.
 BEGINNINGS = {"norm1": "norm", "qkv": "qkv", "proj": "proj"}
@@ -75,8 +75,9 @@ class LiteVL(Encoder):
             added = ScaledTime(self.dim, block.heads, scaling, scale_hidden)
             added.begin_from(block)
             self.times.append(added)
-        rates = torch.linspace(0, drop_path, self.depth).tolist()
-        self.drops = nn.ModuleList(map(DropPath, rates))
+        self.drops = nn.ModuleList()
+        for number in range(self.depth):
+            self.drops.append(DropPath(drop_path * number / max(1, self.depth - 1)))
 
     def grid(self, T: int, H: int, W: int) -> Grid:
         return self.image.grid(T, H, W)
@@ -99,8 +100,12 @@ class LiteVL(Encoder):
         return Features(x, cls.mean(1), grid, tuple(maps[n] for n in layers or ()), cls)
 
     def run_block(
-        self, number: int, block: ClipBlock, cls: Tokens, x: Float[Tensor, "B T N D"]
-    ) -> tuple[Tokens, Float[Tensor, "B T N D"]]:
+        self,
+        number: int,
+        block: ClipBlock,
+        cls: Float[Tensor, "B T D"],
+        x: Float[Tensor, "B T N D"],
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T N D"]]:
         """The class tokens and the patches after a block. `cls` has one row for each frame."""
         B, T = x.shape[:2]
         drop = cast(DropPath, self.drops[number])
@@ -118,7 +123,11 @@ class LiteVL(Encoder):
 
     def read_scales(self) -> list[float]:
         """The mean scale of attention over time in each block, of the last batch."""
-        return [float(added.scale.mean) for added in self.times if added.scale is not None]
+        scales = []
+        for added in cast("list[ScaledTime]", [*self.times]):
+            if added.scale is not None:
+                scales.append(float(added.scale.mean))
+        return scales
 
     def count_layers_above(self) -> dict[str, int]:
         """As the picture transformer counts its own. What a block adds belongs to its layer."""

@@ -17,7 +17,6 @@ from ssvid.errors import check_positive
 from ssvid.nn.clip import ClipBlock, attend_heads
 from ssvid.nn.linear import apply_linear
 from ssvid.nn.transformer import EPS
-from ssvid.shapes import Tokens
 
 # What a scale belongs to: each frame has one (inferred), or each channel of each frame.
 Scaling = Literal["none", "frame", "channel"]
@@ -79,7 +78,9 @@ class TimeScale(nn.Module):
         return scales
 
 
-def join_patches(cls: Tokens, x: Float[Tensor, "B T N D"]) -> Float[Tensor, "BT N1 D"]:
+def join_patches(
+    cls: Float[Tensor, "B T D"], x: Float[Tensor, "B T N D"]
+) -> Float[Tensor, "BT N1 D"]:
     """The tokens of each frame, its class token first."""
     frames = torch.cat([cls[:, :, None], x], 2)
     return rearrange(frames, "B T N D -> (B T) N D")

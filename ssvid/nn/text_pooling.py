@@ -3,10 +3,13 @@
 It has no parameters. Frames and places that are like the sentence weigh more.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ssvid.errors import check_positive
@@ -28,20 +31,36 @@ class TextPooling:
     weights: Literal["sum", "mean"] = "sum"  # whether the sum or the mean of the weights is 1
 
     def __post_init__(self) -> None:
-        check_positive(text_pooling_temperature=self.temperature)
+        check_positive(pooling_temperature=self.temperature)
 
-    def weigh(
-        self, means: Float[Tensor, "B M D"], likeness: Float[Tensor, "B M"]
-    ) -> Float[Tensor, "B M D"]:
-        """Means, each times its weight. `likeness`: their cosines with the sentence."""
+    def weigh_means(
+        self,
+        patches: Float[Tensor, "C T N D"],
+        guides: Float[Tensor, "P G"],
+        clip_of_pair: Int[Tensor, " P"] | None,
+        project: Callable[[Tensor], Tensor],
+    ) -> Float[Tensor, "P M D"] | None:
+        """The means that each pair of clip and sentence sees, each times its weight.
+
+        `guides`: unit vectors of the sentences. `project` leads from patches to their space.
+        """
+        weighted = []
+        for means in average_patches(patches, self.variant):
+            places = F.normalize(project(means), dim=-1)
+            if clip_of_pair is not None:
+                means, places = means[clip_of_pair], places[clip_of_pair]
+            likeness = torch.einsum("pmg,pg->pm", places, guides)
+            weighted.append(self.weigh(likeness)[..., None] * means)
+        return torch.cat(weighted, 1) if weighted else None
+
+    def weigh(self, likeness: Float[Tensor, "P M"]) -> Float[Tensor, "P M"]:
+        """The weights of means whose cosines with the sentence are given."""
         weights = (likeness / self.temperature).softmax(1)
-        if self.weights == "mean":
-            weights = weights * weights.shape[1]
-        return weights[..., None] * means
+        return weights * weights.shape[1] if self.weights == "mean" else weights
 
 
-def average_patches(patches: Float[Tensor, "B T N D"], variant: Variant) -> list[Tensor]:
-    """The means over places of each frame (B T D), and those over frames of each place (B N D)."""
+def average_patches(patches: Float[Tensor, "C T N D"], variant: Variant) -> list[Tensor]:
+    """The means over places of each frame (C T D), and those over frames of each place (C N D)."""
     means = []
     if variant in ("spatial", "both"):
         means.append(patches.mean(2))

@@ -65,7 +65,8 @@ def describe_space(space: JointSpace) -> Card:
         return card if space.scale is None else {**card, "scaled": True}
     if isinstance(space, MatchingSpace):
         card = {"space": MATCHING, "head": describe_head(space.head), "cosine": True}
-        return {**card, "pooling": asdict(space.pooling), "has_cls": space.has_cls}
+        card |= {"pooling": asdict(space.pooling), "has_cls": space.has_cls}
+        return {**card, "guide_space": space.guide_space}
     raise TypeError(f"a {type(space).__name__} cannot be saved")
 
 
@@ -102,6 +103,7 @@ def build_matching(card: Card, tower: BlipText) -> MatchingSpace:
         temperature=nn.Parameter(torch.ones(())),
         pooling=TextPooling(**card["pooling"]),
         has_cls=bool(card["has_cls"]),
+        guide_space=card["guide_space"],
     )
 
 

@@ -5,6 +5,7 @@ at the tokens of the clip and says whether the two match.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,16 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ssvid.errors import UserError
 from ssvid.nn.bert import Context
-from ssvid.nn.text_pooling import TextPooling, average_patches
+from ssvid.nn.text_pooling import TextPooling
 from ssvid.shapes import Features, Pooled
 from ssvid.text.blip import BlipText
 from ssvid.text.joint import TOKENS, VIDEO, ClipVectors, JointSpace
 
+# Of the contrast, or that of the tokens themselves, which are then as wide on both sides. The paper
+# was not to be had, so this is inferred.
+GuideSpace = Literal["shared", "hidden"]
 FrameTokens = Float[Tensor, "B T N D"]  # the tokens of each frame, its class token first
 
 
@@ -29,11 +34,23 @@ def join_frame_tokens(features: Features) -> FrameTokens:
     return torch.cat([features.cls[:, :, None], patches], 2)
 
 
+def check_guide_space(guide_space: GuideSpace, pooling: TextPooling, tower: BlipText) -> None:
+    """Raise a UserError where patches and hidden states have other widths and are compared."""
+    width = tower.bert.context_dim
+    if guide_space == "hidden" and pooling.variant != "original" and width != tower.width:
+        raise UserError(
+            f"Patches {width} wide and words {tower.width} wide cannot be compared as they are: "
+            "give both the same width (--objective.options '{width: ...}'), or "
+            "--objective.text_pooling original."
+        )
+
+
 class MatchingSpace(JointSpace):
     """`head` maps a clip into the space of sentences; `matcher` says no or yes to a grounded pair.
 
     `temperature`: a learnt divisor of the cosines. `has_cls`: whether the first token of a frame is
-    its class token, which text-dependent pooling leaves out of its means.
+    its class token, which text-dependent pooling leaves out of its means. `guide_space`: where this
+    pooling compares patches and sentences.
     """
 
     cosine = True
@@ -50,8 +67,11 @@ class MatchingSpace(JointSpace):
         temperature: nn.Parameter,
         pooling: TextPooling,
         has_cls: bool,
+        guide_space: GuideSpace = "shared",
     ) -> None:
         super().__init__()
+        check_guide_space(guide_space, pooling, tower)
+        self.guide_space = guide_space
         self.tower, self.head, self.matcher = tower, head, matcher
         self.temperature, self.pooling, self.has_cls = temperature, pooling, has_cls
 
@@ -76,47 +96,26 @@ class MatchingSpace(JointSpace):
         """The logit of a match, plus the cosine, as published."""
         ids = self.tower.tokens(sentences).to(self.temperature.device)
         texts = F.normalize(self.tower.embed(ids), dim=1)
-        logits = self.judge(ids, texts, clips[TOKENS])
+        logits = self.judge(ids, self.guide(ids, texts), clips[TOKENS])
         cosines = (F.normalize(clips[VIDEO], dim=1) * texts).sum(1)
         return logits[:, 1] + cosines
+
+    def guide(self, ids: Int[Tensor, "P W"], texts: Float[Tensor, "P E"]) -> Float[Tensor, "P G"]:
+        """The unit vectors of sentences that say which patches weigh more."""
+        if self.guide_space == "shared":
+            return texts
+        return F.normalize(self.tower.bert(ids)[:, 0], dim=1)
 
     def judge(
         self,
         ids: Int[Tensor, "P W"],
-        texts: Float[Tensor, "P E"],
+        guides: Float[Tensor, "P G"],
         tokens: Float[Tensor, "C T N D"],
         clip_of_pair: Int[Tensor, " P"] | None = None,
     ) -> Float[Tensor, "P 2"]:
-        """Logits of no and yes for pairs. `texts`: the vectors of the sentences `ids`."""
-        return self.matcher(self.ground(ids, texts, tokens, clip_of_pair)[:, 0])
-
-    def ground(
-        self,
-        ids: Int[Tensor, "P W"],
-        texts: Float[Tensor, "P E"],
-        tokens: Float[Tensor, "C T N D"],
-        clip_of_pair: Int[Tensor, " P"] | None = None,
-    ) -> Float[Tensor, "P W D2"]:
-        """The hidden states of sentences that look at a clip each."""
-        further = self.weigh_means(texts, tokens, clip_of_pair)
+        """Logits of no and yes for pairs. `guides`: of the sentences `ids`."""
+        patches = tokens[:, :, int(self.has_cls) :]
+        project = self.head if self.guide_space == "shared" else nn.Identity()
+        further = self.pooling.weigh_means(patches, guides, clip_of_pair, project)
         context = Context(tokens.flatten(1, 2), clip_of_pair, further)
-        return self.tower.ground(ids, context)
-
-    def weigh_means(
-        self,
-        texts: Float[Tensor, "P E"],
-        tokens: Float[Tensor, "C T N D"],
-        clip_of_pair: Int[Tensor, " P"] | None,
-    ) -> Float[Tensor, "P M D"] | None:
-        """Means of the clip's patches, weighted by their likeness with the sentence of each pair.
-
-        Likeness is a cosine in the space that clips and sentences share (inferred).
-        """
-        weighted = []
-        for means in average_patches(tokens[:, :, int(self.has_cls) :], self.pooling.variant):
-            places = F.normalize(self.head(means), dim=-1)
-            if clip_of_pair is not None:
-                means, places = means[clip_of_pair], places[clip_of_pair]
-            likeness = torch.einsum("pme,pe->pm", places, texts)
-            weighted.append(self.pooling.weigh(means, likeness))
-        return torch.cat(weighted, 1) if weighted else None
+        return self.matcher(self.tower.ground(ids, context)[:, 0])

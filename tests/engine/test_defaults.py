@@ -19,7 +19,7 @@ from tests.helpers import facts
 from tests.languages import small_nets
 
 SETS = {"mil_nce": "synthetic_narrated", "tan": "synthetic_narrated"}
-SETS |= dict.fromkeys(("clip", "video_text", "bridge"), "synthetic_captioned")
+SETS |= dict.fromkeys(("clip", "video_text", "bridge", "litevl_retrieval"), "synthetic_captioned")
 NAMES = registry.objectives.names()
 
 

@@ -16,6 +16,7 @@ from tests.languages import small_nets
 from tests.objectives.test_contract import CLASSES, VARIANTS, batch_for
 
 SMALL = {"drop_ratio": 0.5, "predict_ratio": 0.25, "dec_dim": 16, "dec_depth": 1, "dec_heads": 2}
+BLIP = {"width": 24, "layers": 1, "heads": 2, "length": 10, "dropout": 0.0}
 WORDS = {"buckets": 16, "width": 8, "hidden": 16, "length": 6}
 DISTILLED = ("masked_distillation local", "masked_distillation global")
 FORMS = {  # encoder, what is changed of its tiny form, what is changed of the objective's
@@ -66,6 +67,14 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {},
         {"tower": "words", "heads": 2, "hidden": 16, "auxiliary": 1, "options": WORDS, "chunk": 1},
     ),
+    "litevl_retrieval": ("litevl", {}, {"dim": 8, "queue": 8, "options": BLIP}),
+    "litevl_retrieval hidden": (
+        "litevl",
+        {},
+        {"dim": 8, "queue": 8, "options": BLIP, "guide_space": "hidden", "hard": "hardest"},
+    ),
+    "litevl_qa": ("litevl", {}, {"text_pooling": "original", "options": BLIP}),
+    "litevl_qa pooled": ("litevl", {}, {"questions": 2, "options": BLIP}),
     "bridge": (None, {}, small_nets),  # it writes two nets, which no other form should pay for
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": (

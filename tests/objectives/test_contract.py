@@ -10,7 +10,7 @@ import torch
 from ssvid import create_encoder, registry
 from ssvid.errors import UserError
 from ssvid.objective import Objective
-from ssvid.shapes import Bag, Batch, Caption, Window
+from ssvid.shapes import Bag, Batch, Caption, Question, Questions, Window
 from tests.languages import small_nets
 
 LOSSES = {"moco": {"queue": 8}, "dino": {"prototypes": 12}, "swav": {"prototypes": 6}}
@@ -26,6 +26,13 @@ VARIANTS |= {
 }
 DISTILLATION = registry.objectives["masked_distillation"].tiny_kwargs
 VARIANTS |= {
+    "litevl_qa pooled": (
+        "litevl_qa",
+        {
+            "questions": 2,
+            "options": {"width": 24, "layers": 1, "heads": 2, "length": 8, "dropout": 0.0},
+        },
+    ),
     "masked_distillation local": (
         "masked_distillation",
         {**DISTILLATION, "global_loss": False, "shuffle": False, "mask_token": "encoder"},
@@ -85,6 +92,8 @@ def batch_for(objective: Objective, clips: int = 2, seed: int = 0) -> Batch:
         pixels["sentences"] = [
             [f"red thing {i} {k}" for k in range(views.text.sentences)] for i in range(clips)
         ]
+    if isinstance(views.text, Questions):
+        pixels["questions"] = [list_questions(i, views.text.questions) for i in range(clips)]
     if isinstance(views.text, Window):
         pixels |= window_for(objective, views.text.seconds, clips, draws)
     return {
@@ -95,6 +104,15 @@ def batch_for(objective: Objective, clips: int = 2, seed: int = 0) -> Batch:
         "video_id": [str(i) for i in range(clips)],
         "seed": seed,
     }
+
+
+def list_questions(clip: int, count: int) -> list[Question]:
+    """The last clips have an answer more."""
+    questions = []
+    for number in range(count):
+        answers = (("red", 1.0), ("a blue one", 0.5))[: 1 + clip % 2]
+        questions.append(Question(f"which colour has thing {clip} {number}", answers))
+    return questions
 
 
 def window_for(

@@ -192,7 +192,7 @@ def read_space(case: Case, objective: LiteVLRetrieval) -> dict[str, Tensor]:
     tokens = join_frame_tokens(features)
     ids = arrays["caption_ids"]
     texts = F.normalize(space.tower.embed(ids), dim=1)
-    grounded = space.ground(ids, texts, tokens)
+    grounded = space.tower.ground(ids, Context(tokens.flatten(1, 2)))
     plain = space.tower.bert(ids, Context(tokens.flatten(1, 2)))
     video = space.embed_videos(features.pooled)
     return {
