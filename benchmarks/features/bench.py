@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from benchmarks.features.answer_side import Answerer, open_answers
 from benchmarks.features.cost import (
     TWINS_MINUTES,
     Missing,
@@ -35,6 +36,7 @@ from ssvid.data.manifest import SPLITS, Manifest
 from ssvid.data.quarantine import Quarantine
 from ssvid.engine.features import Extracted, count_missing_rows, cpu_seconds, extract_from
 from ssvid.shapes import ClipSpec, Frozen, Grid, Labels
+from ssvid.text.answering import AnswerSpace
 from ssvid.text.joint import JointSpace
 
 
@@ -60,6 +62,7 @@ class Bench(NamedTuple):
     views: int = 1  # of a clip; more than one where scores are averaged
     other_streams: tuple["Bench", ...] = ()  # of the same videos, by other encoders
     text: Text | None = None  # the encoder's text side, where a task reads `:joint`
+    answerer: Answerer | None = None  # what answers questions, where a task reads `:answers`
     twins: int = 1  # untrained nets that have features: sources twin0, twin1, ...
     notes: Sequence[str] = ()  # sentences that a table of its results has to say
     # Of each fold its splits, where every clip is test once; `splits` then has a test alone, in the
@@ -166,12 +169,17 @@ def extract_bench(
     if any(name.endswith(":joint") for name in names):
         joint = open_text_side(encoder.argument, options.words)
     text = Text(joint) if joint else None
+    answers = None
+    if any(name.endswith(":answers") for name in names):
+        answers = open_answers(encoder.argument)
     make_units = get_kind(kind).make_units
     if make_units is None:
         return open_stored_bench(encoder, data, options, text)
     units = make_units(data, encoder.net.spec, options.clips, options.crops)
     began = cpu_seconds()
-    extracted, gflops, twins, notes = extract_units(encoder, units, options, kind, names, joint)
+    extracted, gflops, twins, notes = extract_units(
+        encoder, units, options, kind, names, joint, answers
+    )
     rows, net = units.clips.row, encoder.net
     bench = Bench(
         data=data,
@@ -193,6 +201,7 @@ def extract_bench(
         seed=options.seed,
         views=options.views,
         text=text,
+        answerer=None if answers is None else Answerer(answers),
         twins=twins,
         notes=notes,
         floors={},
@@ -232,13 +241,14 @@ def extract_units(
     kind: str,
     names: Sequence[str],
     joint: JointSpace | None,
+    answers: AnswerSpace | None = None,
 ) -> Extraction:
     """The features of the named sources, and how many untrained twins have any."""
     unit_kind, clips = get_kind(kind), units.clips
     nets, notes = prepare_nets(encoder, units.data, options)
     layers = () if unit_kind.last_layer_only else encoder.layers
     poolings = unit_kind.poolings or options.poolings
-    maker = SourceMaker(nets, layers, poolings, options.seed, units.regions, joint)
+    maker = SourceMaker(nets, layers, poolings, options.seed, units.regions, joint, answers)
     sources, keep_views = maker.make_all(names), options.views > 1
     rows = count_missing_rows(clips, sources, options.cache, keep_views)
     missing, twins = Missing(rows, clips.evaluate * clips.crops), options.twins

@@ -15,6 +15,7 @@ from ssvid.nn.batchnorm import RawClip
 from ssvid.randomness import uniform
 
 BAG_FRAMES = 4  # at most
+GREY = 128  # of 255, the value of a pixel that shows nothing
 # Between the seeds of two twins, so that no twin has the seed of an encoder that is only a name.
 SEED_STEP = 1000
 
@@ -48,6 +49,11 @@ def shuffle_frames(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawCli
 def reverse_frames(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
     """Play the clip backwards. This control draws nothing."""
     return clip.flip(2)
+
+
+def blank_frames(clip: RawClip, index: Int[Tensor, " B"], seed: int) -> RawClip:
+    """Grey frames, which show nothing. This control draws nothing."""
+    return torch.full_like(clip, GREY)
 
 
 def create_twin(encoder: Encoder, number: int = 0) -> Encoder:

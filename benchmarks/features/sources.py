@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.features import descriptors
 from benchmarks.features.controls import (
+    blank_frames,
     list_still_clips,
     repeat_middle_frame,
     reverse_frames,
@@ -27,6 +28,7 @@ from ssvid.encoder import Encoder
 from ssvid.engine.features import Source
 from ssvid.errors import UserError
 from ssvid.shapes import Features
+from ssvid.text.answering import AnswerSpace
 from ssvid.text.joint import JointSpace
 
 VERSION = 1  # of poolings; raise it to compute all cached features of nets again
@@ -49,6 +51,7 @@ CHANGES = {
     "single_frame": repeat_middle_frame,
     "shuffled": shuffle_frames,
     "reversed": reverse_frames,
+    "blank": blank_frames,
 }
 
 
@@ -61,7 +64,7 @@ def list_sources(row: str, twins: int) -> list[str]:
     if row.startswith("random_"):
         change = row.removeprefix("random_")
         return [f"twin{number}/{change}" for number in range(min(twins, FRAME_TWINS))]
-    return [f"encoder/{row}" if row in CONTROLS else row]
+    return [f"encoder/{row}" if row in CONTROLS or row in CHANGES else row]
 
 
 def choose_layers(net: Encoder, layers: Literal["auto", "last"] | list[int]) -> tuple[int, ...]:
@@ -84,7 +87,7 @@ class SourceName(NamedTuple):
 
     net: str  # encoder, twin0, twin1, ... or pixels
     change: str  # of the clip, BAG or a key of CHANGES; "" for none
-    form: str  # tokens or joint; "" for pooled features
+    form: str  # tokens, joint or answers; "" for pooled features
 
     @classmethod
     def parse(cls, text: str) -> "SourceName":
@@ -124,7 +127,7 @@ class SourceMaker:
     """Source name -> frozen function of clips. Several forms of a name share a pass of the net.
 
     `regions`: the boxes of each clip, where a task scores boxes. `joint`: the encoder's text side,
-    where a task uses sentences.
+    where a task uses sentences. `answers`: what answers questions, where a task asks them.
     """
 
     def __init__(
@@ -135,9 +138,10 @@ class SourceMaker:
         seed: int,
         regions: Regions | None = None,
         joint: JointSpace | None = None,
+        answers: AnswerSpace | None = None,
     ) -> None:
         self.nets, self.layers, self.poolings, self.seed = nets, layers, poolings, seed
-        self.regions, self.joint = regions, joint
+        self.regions, self.joint, self.answers = regions, joint, answers
         # Of the newest pass: its net, change and layers, its clip, and its features.
         self.newest: tuple[tuple[str, str, tuple[int, ...]], Tensor, Features] | None = None
 
@@ -171,6 +175,9 @@ class SourceMaker:
                 features = self.pass_once(name, clip, index, self.joint.layers or self.layers)
                 return self.joint.read_clips(features)
             features = self.pass_once(name, clip, index, self.layers)
+            if name.form == "answers":
+                assert self.answers is not None
+                return self.answers.read_clips(features)
             if name.form:
                 return halve_tokens(features, self.layers)
             return pool(features, self.layers, self.poolings)
@@ -223,6 +230,8 @@ class SourceMaker:
         if name.form == "joint":
             assert self.joint is not None
             form = f"joint {hash_joint(self.joint)}"
+        elif name.form == "answers":
+            form = "answers"  # the encoder's own tokens, whatever reads them
         elif name.form:
             form = f"tokens {self.layers}"
         else:

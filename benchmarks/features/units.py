@@ -122,6 +122,7 @@ KINDS = {
     "seconds": Kind("segments", lambda row: row.segments, make_second_units, ("mean",)),
     "boxes": Kind("boxes", lambda row: row.boxes, make_box_units, ("box", "slots")),
     "named": Kind("a label", lambda row: row.label, make_test_units, **OF_TEXT),
+    "questioned": Kind("questions", lambda row: row.questions, make_test_units, **OF_TEXT),
     "captions": Kind("captions", lambda row: row.sentences, make_caption_units, **OF_TEXT),
     "narrations": Kind(
         "sentences and stored features", lambda row: row.sentences and row.features, None, **OF_TEXT

@@ -24,6 +24,7 @@ TASKS = {
     "retrieval": "Retrieval of clips",
     "text_retrieval": "Retrieval by text",
     "zero_shot": "Zero-shot classification",
+    "video_qa": "Questions about videos",
 }
 
 

@@ -50,6 +50,7 @@ class Task(ABC):
     metric: str = "top1"  # the name of the main number
     kind: str = "clips"  # of the units that are scored: a name of benchmarks.features.units
     rows: tuple[str, ...] = ROWS  # the encoder and the controls that are scored
+    answers: bool = False  # asks what the encoder's run learnt beside it, which answers questions
     joint: bool = False  # reads clips in the space that they share with the encoder's text side
     names_classes: bool = True  # its answers are the classes of the data set
     fuses_encoders: bool = False  # can score several encoders together (bench.streams)
@@ -58,9 +59,11 @@ class Task(ABC):
 
     @property
     def source_suffix(self) -> str:
-        """What follows the name of a source: `:tokens` if the probe reads them, or `:joint`."""
+        """What follows the name of a source: its form."""
         if self.joint:
             return ":joint"
+        if self.answers:
+            return ":answers"
         return ":tokens" if self._probe is not None and self._probe.reads == "tokens" else ""
 
     def list_rows(self) -> tuple[str, ...]:
@@ -71,7 +74,7 @@ class Task(ABC):
 
     def list_row_sources(self, row: str, twins: int) -> list[str]:
         """The sources of a row; `answer` takes each. `twins`: untrained nets at hand."""
-        if self.source_suffix == ":tokens" or len(self.frame_orders) > 1:
+        if self.source_suffix in (":tokens", ":answers") or len(self.frame_orders) > 1:
             twins = min(twins, TWINS_OF_LARGE_TASKS)
         if row == "floor":  # pixels have one form
             return list_sources(row, twins)

@@ -5,6 +5,7 @@ caption's clips are windows of its segment, averaged. Each query has one right a
 others. Reported are R@1, 5, 10, and the median and mean rank (from 1), in both directions.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,10 +15,12 @@ from torch import Tensor
 from benchmarks.features.bench import Bench
 from benchmarks.probes.base import Probe
 from benchmarks.tasks.base import Answer, Row, Task, make_share_measure, number_groups
-from ssvid.errors import UserError, check_positive
+from ssvid.engine.features import cpu_seconds
+from ssvid.errors import UserError, check_positive, check_range
 from ssvid.registry import tasks
 
 KS = (1, 5, 10)
+PAIRS_AT_ONCE = 512  # whose tokens are held at a time
 
 
 class Ranks(NamedTuple):
@@ -46,6 +49,7 @@ class TextRetrieval(Task):
     metric = "recall1"
     joint = True
     rows = ("encoder", "random")
+    rerank = 0
 
     def __init__(
         self,
@@ -53,25 +57,50 @@ class TextRetrieval(Task):
         *,
         windows: int = 10,  # clips of a segment, averaged
         ties: Literal["fair", "published"] = "fair",  # published: as MIL-NCE counts equal scores
+        # so many of the most similar are ordered anew by a second stage that looks at both, where
+        # the text side has one (BLIP's matching); 0: none
+        rerank: int = 0,
     ) -> None:
         if probe is not None:
             raise UserError("text_retrieval takes no probe: nothing is trained.")
         check_positive(windows=windows)
+        check_range(0, 10**6, rerank=rerank)
+        if rerank and windows > 1:
+            raise UserError(
+                "A second stage looks at the tokens of one clip, and those of several windows "
+                "cannot be averaged: give windows 1 beside rerank."
+            )
         self.windows, self.ties, self.kind = windows, ties, f"captions:{windows}"
+        if rerank:  # else it is no attribute, so that results of one stage keep their hashes
+            self.rerank = rerank
 
     def answer(self, bench: Bench, source: str) -> Answer:
         """The main number is the recall of clips by sentences."""
+        began = cpu_seconds()
         similarity = compute_similarity(bench, source)
-        text_to_video, video_to_text = self.rank(similarity), self.rank(similarity.T)
-        details: Row = {
-            "text_to_video": compute_recalls(text_to_video),
-            "video_to_text": compute_recalls(video_to_text),
-            "captions": len(similarity),
-        }
+        first_s = cpu_seconds() - began
+        both = {"text_to_video": similarity, "video_to_text": similarity.T}
+        details: Row = {"captions": len(similarity)}
+        candidates = min(self.rerank, len(similarity))
+        if candidates:
+            details["first_stage"] = {**self.describe(both), "cpu_s": first_s}
+            began = cpu_seconds()
+            both = rerank_both(bench, source, both, candidates)
+            details["second_stage"] = {
+                "candidates": candidates,
+                "pairs": 2 * candidates * len(similarity),
+                "cpu_s": cpu_seconds() - began,
+            }
+        details |= self.describe(both)
+        text_to_video = self.rank(both["text_to_video"])
         groups = number_groups(bench)
         group_of_rank, group_count = groups[text_to_video.query], int(groups.max()) + 1
         measure = make_share_measure(text_to_video.share_within(1), group_of_rank, group_count)
         return Answer(None, None, details, measure)
+
+    def describe(self, both: Mapping[str, Float[Tensor, "S S"]]) -> Row:
+        """The recalls of both directions."""
+        return {name: compute_recalls(self.rank(table)) for name, table in both.items()}
 
     def rank(self, similarity: Float[Tensor, "S S"]) -> Ranks:
         ranks = rank_diagonal(similarity)
@@ -87,17 +116,64 @@ def compute_similarity(bench: Bench, source: str) -> Float[Tensor, "S S"]:
 
     Raises a UserError where no caption's segment could be read.
     """
+    assert bench.text is not None, "a task that reads :joint"
+    clips = bench.get_frozen(source, "test").feats
+    return bench.text.compare(clips, bench.text.embed(list_sentences(bench))).T
+
+
+def list_sentences(bench: Bench) -> list[str]:
+    """The sentence of each caption. A UserError where no caption's segment could be read."""
     units = bench.splits["test"]
     if not units:
         raise UserError("No caption's segment could be read: there is nothing to retrieve.")
-    assert bench.text is not None, "a task that reads :joint"
     sentences = []
     for unit in units:
         captions = bench.data.rows[bench.row_of_unit[unit]].sentences
         _, _, text = captions[int(bench.position_of_unit[unit][0])]
         sentences.append(text)
+    return sentences
+
+
+def rerank_both(
+    bench: Bench, source: str, both: Mapping[str, Float[Tensor, "S S"]], candidates: int
+) -> dict[str, Float[Tensor, "S S"]]:
+    """The tables of both directions, in which the best of each query are ordered by matching.
+
+    A UserError where the text side has no second stage.
+    """
+    assert bench.text is not None, "a task that reads :joint"
+    if not bench.text.can_match:
+        raise UserError(
+            "This text side has one stage, so `rerank` has nothing to order by: leave it out, or "
+            "take the run of litevl_retrieval or a file of BLIP."
+        )
+    sentences, tables = list_sentences(bench), {}
     clips = bench.get_frozen(source, "test").feats
-    return bench.text.compare(clips, bench.text.embed(sentences)).T
+    for direction, table in both.items():
+        best = table.topk(candidates, dim=1).indices
+        queries = torch.arange(len(table)).repeat_interleave(candidates)
+        answers = best.flatten()
+        swapped = direction == "video_to_text"
+        clip_rows, text_rows = (queries, answers) if swapped else (answers, queries)
+        scores = []
+        for start in range(0, len(queries), PAIRS_AT_ONCE):
+            rows = slice(start, start + PAIRS_AT_ONCE)
+            some = {name: x[clip_rows[rows]] for name, x in clips.items()}
+            chosen = [sentences[row] for row in text_rows[rows].tolist()]
+            scores.append(bench.text.match(some, chosen))
+        tables[direction] = put_first(table, best, torch.cat(scores).view_as(best).to(table))
+    return tables
+
+
+def put_first(
+    table: Float[Tensor, "S S"], best: Int[Tensor, "S k"], scores: Float[Tensor, "S k"]
+) -> Float[Tensor, "S S"]:
+    """A table in which the best of each row come before all others, in the order of their scores.
+
+    The published code gives all others one rank; here they keep the order of the first stage.
+    """
+    others_first = table - table.max() - 1  # all below 0
+    return others_first.scatter(1, best, scores - scores.min())
 
 
 def rank_diagonal(similarity: Float[Tensor, "S S"]) -> Ranks:
