@@ -145,7 +145,7 @@ def _make_asked(
     if isinstance(video, bool) or not (number.isascii() and number.isdigit()):
         raise UserError(f"{where} has the video {video!r}, which is no whole number.")
     question = make_question(where, text, [answer], id=str(id).strip())
-    first_word = question.text.split()[0].lower()
+    first_word = question.text.split()[0].lower().rstrip("?")
     question = question._replace(kind=first_word if first_word in FIRST_WORDS else "other")
     columns = () if category is None else (("category", str(category).strip()),)
     return Asked(str(int(number)), question, columns)

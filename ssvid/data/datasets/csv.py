@@ -146,6 +146,11 @@ def _has_questions(file: Path, columns: list[str], named: Columns) -> bool:
             f"{file}: the column {named.question} is not read as questions, because there is no "
             f"column {named.answer} beside it."
         )
+    if len(present) == 1 and (named.question, named.answer) != ("question", "answer"):
+        raise UserError(
+            f"{file} has the column {present.pop()} alone, and questions need both: name them with "
+            "--data.question_column and --data.answer_column."
+        )
     return len(present) == 2
 
 

@@ -1,6 +1,7 @@
 """DiDeMo -> Manifest: videos of Flickr, each with all its descriptions as one caption."""
 
-from pathlib import Path, PurePosixPath
+import os
+from pathlib import Path
 from typing import Any
 
 from ssvid.data import lists, official
@@ -55,7 +56,7 @@ def _read_list(file: Path, split: str) -> list[Described]:
     sentences_of: dict[str, list[str]] = {}
     for number, entry in enumerate(table, start=1):
         name, text = _parse_entry(f"{file}, entry {number}", entry)
-        video = PurePosixPath(name).stem
+        video = os.path.splitext(name)[0]  # a few end with a dot
         name_of.setdefault(video, name)
         sentences_of.setdefault(video, []).append(text)
     described = []
