@@ -70,6 +70,14 @@ class Film(NamedTuple):
     motions: tuple[str, str]  # in order
 
     @property
+    def first(self) -> str:
+        return self.motions[0]
+
+    @property
+    def last(self) -> str:
+        return self.motions[1]
+
+    @property
     def parts(self) -> tuple[str, str]:
         """What it does, without directions if the two differ without them too."""
         first, last = ASPECTS[self.motions[0]], ASPECTS[self.motions[1]]
@@ -110,8 +118,9 @@ HALVES = (  # of the words of a quarter
 )
 
 
-def write_when(act: int, motions: Sequence[str]) -> Text:
-    text = f"what does it do {('first', 'last')[act]}"
+def write_when(time: str, motions: Sequence[str]) -> Text:
+    """`time`: first or last."""
+    text = f"what does it do {time}"
     return Text(text, f"{text}: {{}}", dict(zip(motions, map(to_base, motions), strict=True)))
 
 
@@ -124,9 +133,8 @@ def ask_films(kind: str, films: Films, turn: int, motions: Sequence[str]) -> Ite
         for part, field, text in zip(_part(films, turn), ("colour", "shape"), WHAT, strict=True):
             yield from _ask_values(list_values(part, attrgetter(field)), text)
     elif kind == "when":
-        for act, part in enumerate(_part(films, turn)):
-            shown = list_values(part, lambda film, act=act: film.motions[act])
-            yield from _ask_values(shown, write_when(act, motions))
+        for part, time in zip(_part(films, turn), ("first", "last"), strict=True):
+            yield from _ask_values(list_values(part, attrgetter(time)), write_when(time, motions))
     elif kind == "where" and turn == 0:
         yield from _ask_values(list_values(films, attrgetter("place")), QUARTER)
     elif kind == "where":

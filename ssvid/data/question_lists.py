@@ -113,16 +113,16 @@ def _read_json(file: Path) -> list[Asked]:
         where = f"{file}, entry {number}"
         if not isinstance(entry, dict) or not set(KEYS) <= set(entry):
             raise UserError(f"{where} is not a question with {', '.join(KEYS)}.")
-        values = [entry[key] for key in KEYS]
-        asked.append(_make_asked(where, *values, category=entry.get("category_id")))
+        text, answer, video, id = (entry[key] for key in KEYS)
+        asked.append(_make_asked(where, text, answer, video, id, entry.get("category_id")))
     return asked
 
 
 def _read_csv(file: Path, columns: frozenset[str]) -> list[Asked]:
     asked = []
     for where, line in read_form(file, columns):
-        values = [line[key] for key in ("question", "answer", "video", "qid")]
-        asked.append(_make_asked(where, *values, category=line.get("type")))
+        text, answer, video, id = (line[key] for key in ("question", "answer", "video", "qid"))
+        asked.append(_make_asked(where, text, answer, video, id, line.get("type")))
     return asked
 
 

@@ -41,5 +41,6 @@ def test_the_columns_of_questions_have_flags(tmp_path, capsys):
     data = datasets["csv"](root, question_column="frage", answer_column="antwort")
     assert data.rows[0].questions[0].text == "wer"
     check_refusal("csv", root, "--data.answer_column", "reply", answer_column="reply")
+    check_refusal("csv", root, "frage", "--data.answer_column", question_column="frage")
     assert datasets["csv"](root).rows[0].questions == ()
     assert "question is not read" in capsys.readouterr().err
