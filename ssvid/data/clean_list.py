@@ -32,6 +32,8 @@ def check_listable(data: Manifest) -> None:
             kind = "a clip of several classes, whose times"
         elif any(start > 0 for start, _, _ in row.sentences):
             kind = "a narrated video, whose times of sentences"
+        elif row.questions:
+            kind = "a clip with questions, whose weighted answers"
         if kind:
             raise UserError(
                 f"--out cannot list {row.path}: it is {kind} a csv of clips cannot hold. Leave out "

@@ -25,7 +25,7 @@ from ssvid.log import log, log_once
 VIDEO_SUFFIXES = frozenset(
     (
         *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
-        *(".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv", ".vob"),
+        *(".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp", ".3g2", ".ogv", ".vob"),
     )
 )
 # Files that lie beside videos and are no samples.

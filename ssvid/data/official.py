@@ -135,6 +135,46 @@ SOURCES = {
         "github.com/antoine77340/MIL-NCE_HowTo100M",
         f"no licence of the clips is known here, {YOUTUBE}",
     ),
+    "msrvtt_qa": Source(
+        "MSRVTT-QA",
+        "MSR-VTT's clips, named video7010.mp4",
+        "MSRVTT-QA's train_qa.json, val_qa.json and test_qa.json, or HQGA's train.csv, val.csv and "
+        "test.csv",
+        "github.com/xudejing/video-question-answering; github.com/doc-doc/HQGA has the csv files",
+        f"no licence of the lists is known here (HQGA's repository: MIT), {YOUTUBE}",
+    ),
+    "msvd_qa": Source(
+        "MSVD-QA",
+        "MSVD's clips, named youtubeid_start_end.avi or vid7.avi",
+        "MSVD-QA's train_qa.json, val_qa.json and test_qa.json, or HQGA's train.csv, val.csv and "
+        "test.csv, with youtube_mapping.txt",
+        "github.com/xudejing/video-question-answering; github.com/doc-doc/HQGA has the csv files, "
+        "github.com/yaoli/arctic-capgen-vid the mapping",
+        f"no licence of the lists is known here (HQGA's repository: MIT), {YOUTUBE}",
+    ),
+    "nextqa": Source(
+        "NExT-QA",
+        "NExT-QA's videos in VidOR's folders, as 0101/4010069381.mp4",
+        "NExT-QA's train.csv, val.csv and test.csv (of NExT-OE for open-ended questions), with "
+        "map_vid_vidorID.json",
+        "github.com/doc-doc/NExT-QA; github.com/doc-doc/NExT-OE has the open-ended questions",
+        "MIT by its repository, the videos belong to those who put them on Flickr",
+    ),
+    "didemo": Source(
+        "DiDeMo",
+        "DiDeMo's videos by the names of its lists, or features of them",
+        "DiDeMo's train_data.json, val_data.json and test_data.json",
+        "github.com/LisaAnne/LocalizingMoments",
+        "no licence is stated, the videos belong to those who put them on Flickr",
+    ),
+    "activitynet_captions": Source(
+        "ActivityNet Captions",
+        "ActivityNet's videos, named v_youtubeid.mp4, or features of them",
+        "ActivityNet Captions' train.json and val_1.json",
+        "cs.stanford.edu/people/ranjaykrishna/densevid; github.com/microsoft/VideoX has val_1.json "
+        "as val.json",
+        f"no licence of the lists is known here, {YOUTUBE}",
+    ),
 }
 
 
@@ -180,17 +220,28 @@ def find_lists(
     `path`: the folder that the user has named; None: the list is searched in the folder of the
     videos, beside it, and in the folders `inside` there. Raises a UserError if it is not found.
     """
-    if path is not None:
-        folders = [Path(path).expanduser()]
-        searched = f"{folders[0]} ({flag})"
-    else:
-        inner = (*inside, ".")
-        folders = [root / name for name in inner] + [root.parent / name for name in inner]
-        searched = f"{root}, nor beside it, nor in {' or '.join(inside)} there"
-    for folder in folders:
+    for folder in list_folders(root, path, inside):
         if folder.is_dir() and next(folder.glob(name), None):
             return folder
-    raise UserError(
+    raise UserError(explain_absent_lists(name, root, path, flag, inside, source))
+
+
+def list_folders(root: Path, path: str | None, inside: tuple[str, ...]) -> list[Path]:
+    """The folders in which a list is searched. `path`: the only one, which the user has named."""
+    if path is not None:
+        return [Path(path).expanduser()]
+    inner = (*inside, ".")
+    return [root / name for name in inner] + [root.parent / name for name in inner]
+
+
+def explain_absent_lists(
+    name: str, root: Path, path: str | None, flag: str, inside: tuple[str, ...], source: Source
+) -> str:
+    """Where a list was searched in vain, and where to get it."""
+    searched = f"{root}, nor beside it, nor in {' or '.join(inside)} there"
+    if path is not None:
+        searched = f"{Path(path).expanduser()} ({flag})"
+    return (
         f"There is no {name} in {searched}. {where_to_get(source, source.lists)} "
         f"Put them there, or name their folder with {flag}."
     )

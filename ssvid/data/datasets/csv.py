@@ -1,6 +1,7 @@
-"""A csv of clips -> Manifest: columns path, label, split, group and caption.
+"""A csv of clips -> Manifest: columns path, label, split, group, caption, question and answer.
 
-Clips of one group are never in two splits. Several rows of one path are several captions of it.
+Clips of one group are never in two splits. Several rows of one path are several captions of it, or
+several questions about it.
 """
 
 import csv as table
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssvid.data import files
+from ssvid.data.asked_lines import join_answers, read_question
 from ssvid.data.captions import describe_whole
 from ssvid.data.decode import read_span
 from ssvid.data.labels import parse_label, spell_whole_numbers
@@ -23,7 +25,7 @@ from ssvid.data.splits import SPLIT_OF_NAME, are_groups_single, splits_of
 from ssvid.errors import DecodeError, UserError
 from ssvid.log import log_once
 from ssvid.registry import datasets
-from ssvid.shapes import Row
+from ssvid.shapes import Question, Row
 
 NAMES = ("labels.csv", "manifest.csv")  # searched where root is a folder
 # The first of these columns is the path.
@@ -42,6 +44,9 @@ def csv(
     path_column: str | None = None,
     label_column: str = "label",  # column of the classes
     caption_column: str = "caption",  # column of sentences, each about a whole clip
+    question_column: str = "question",  # column of questions, each about a whole clip
+    # column of their answers; columns choices (a|b|c) and type may stand beside it
+    answer_column: str = "answer",
     split_column: str = "split",  # for example official_split2
     group: str | None = None,  # column; default: subject, else label + group, else the path
     where: str | None = None,  # COLUMN=VALUE: use only these rows
@@ -51,7 +56,15 @@ def csv(
     Without a column of splits, whole groups of a labelled list are held out for val and test.
     """
     file = find_csv(root)
-    columns = Columns(path_column, label_column, caption_column, split_column, group)
+    columns = Columns(
+        path_column,
+        label_column,
+        caption_column,
+        split_column,
+        group,
+        question_column,
+        answer_column,
+    )
     return build_from_csv(file, file.parent, columns, where)
 
 
@@ -63,9 +76,14 @@ class Columns(NamedTuple):
     caption: str = "caption"
     split: str = "split"
     group: str | None = None
+    question: str = "question"
+    answer: str = "answer"
 
 
-FLAGS = ("path_column", "label_column", "caption_column", "split_column", "group")
+FLAGS = (
+    *("path_column", "label_column", "caption_column", "split_column", "group"),
+    *("question_column", "answer_column"),
+)
 
 
 def build_from_csv(
@@ -87,7 +105,8 @@ def build_from_csv(
     if where is not None:
         lines = _filter_lines(file, lines, columns, where)
     lines, labels = _read_labels(file, lines, named.split, named.label)
-    rows, captions = [], []
+    asks = _has_questions(file, columns, named)
+    rows, captions, questions = [], [], []
     for (number, line), label in zip(lines, labels, strict=True):
         path = line[path_column].strip().replace("\\", "/")
         if not path:
@@ -107,43 +126,90 @@ def build_from_csv(
         )
         rows.append(row)
         captions.append((line.get(named.caption) or "").strip())
-    rows = _add_captions(file, root, rows, captions, seconds)
+        place = f"{file}, line {number}"
+        questions.append(read_question(place, line, named.question, named.answer) if asks else None)
+    rows = _join_rows(file, root, rows, captions, questions, seconds)
     usual_group = next((name for name in ("subject", "group") if name in columns), None)
     hold_out = named.split not in columns and any(row.label for row in rows)
     _warn_of_groups(file, rows, named.group or usual_group, columns, hold_out)
     return Manifest.build(rows, root, source=file, hold_out=hold_out)
 
 
-def _add_captions(
-    file: Path, root: Path, rows: list[Row], captions: list[str], seconds: float | None
-) -> list[Row]:
-    """Rows with captions, of which those of one path are one row. Rows without one stay.
+def _has_questions(file: Path, columns: list[str], named: Columns) -> bool:
+    """Whether the csv has the columns of questions and of answers. One without the other is told.
 
-    Raises a UserError if rows of one path have different labels, splits or groups.
+    A column that a flag names is there.
+    """
+    present = {named.question, named.answer} & set(columns)
+    if named.question in present and len(present) == 1:
+        log_once(
+            f"{file}: the column {named.question} is not read as questions, because there is no "
+            f"column {named.answer} beside it."
+        )
+    if len(present) == 1 and (named.question, named.answer) != ("question", "answer"):
+        raise UserError(
+            f"{file} has the column {present.pop()} alone, and questions need both: name them with "
+            "--data.question_column and --data.answer_column."
+        )
+    return len(present) == 2
+
+
+def _join_rows(
+    file: Path,
+    root: Path,
+    rows: list[Row],
+    captions: list[str],
+    questions: list[Question | None],
+    seconds: float | None,
+) -> list[Row]:
+    """Rows with captions and questions, of which those of one path are one row.
+
+    Rows without either stay. Raises a UserError if rows of one path have different labels, splits
+    or groups.
     """
     joint: list[Row] = []
     captions_of: dict[str, list[str]] = {}  # path -> captions, in the order of the list
+    questions_of: dict[str, list[Question]] = {}
     first_of: dict[str, Row] = {}
-    for row, caption in zip(rows, captions, strict=True):
+    for row, caption, question in zip(rows, captions, questions, strict=True):
         first = first_of.get(row.path)
-        if caption and first is not None:
+        has_text = bool(caption) or question is not None
+        if has_text and first is not None:
             if replace(first, columns=()) != replace(row, columns=()):
                 raise UserError(
-                    f"{file}: {row.path} stands in several rows, which are captions of one clip, "
-                    "but their labels, splits or groups differ: correct the list."
+                    f"{file}: {row.path} stands in several rows, which are captions of one clip or "
+                    "questions about it, but their labels, splits or groups differ: correct the "
+                    "list."
                 )
         else:
             joint.append(row)
-        if caption:
+        if has_text:
             first_of.setdefault(row.path, row)
+        if caption:
             captions_of.setdefault(row.path, []).append(caption)
-    if seconds is None and any(first_of[path].duration is None for path in captions_of):
+        if question is not None:
+            questions_of.setdefault(row.path, []).append(question)
+    described = []
+    for row in _add_captions(file, root, joint, captions_of, seconds):
+        described.append(replace(row, questions=join_answers(questions_of.get(row.path, []))))
+    return described
+
+
+def _add_captions(
+    file: Path,
+    root: Path,
+    rows: list[Row],
+    captions_of: dict[str, list[str]],
+    seconds: float | None,
+) -> list[Row]:
+    """The rows with the captions of their paths, each once."""
+    if seconds is None and any(row.duration is None for row in rows if row.path in captions_of):
         log_once(
             f"{file}: how long the clips with captions are is read from the files; a column "
             "duration (seconds) spares it."
         )
     described: list[Row] = []
-    for row in joint:
+    for row in rows:
         texts = list(dict.fromkeys(captions_of.get(row.path, [])))
         if texts:
             length = _measure_seconds(root, row) if seconds is None else seconds
