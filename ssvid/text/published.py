@@ -31,6 +31,7 @@ from ssvid.weights.published import (
 from ssvid.weights.state_dict import load_state
 from ssvid.weights.videoprism import describe_tower
 
+BLIP_TABLE = "tower.bert.table.weight"  # of BLIP's word vectors
 BLIP_TEMPERATURE = 0.07  # at which BLIP's training begins; files of Hugging Face have none
 # Beginnings of our names of weights that no space has: encoders, and what only training needs.
 NOT_OF_A_SPACE = ("encoder.", "key_", "video_queue.", "text_queue.", "progress")
@@ -116,7 +117,7 @@ def build_blip_space(published: PublishedFile, words: str | None) -> MatchingSpa
     state = published.ours
     tower = create_tower("blip_text", vocabulary=words, **describe_blip_text(state))
     assert isinstance(tower, BlipText)
-    check_rows(published, words or "of this project", tower.pieces.size)
+    check_rows(published, words or "of this project", tower.pieces.size, BLIP_TABLE)
     state.setdefault("temperature", torch.tensor(BLIP_TEMPERATURE))
     dim, width = state["head.weight"].shape
     return MatchingSpace(
@@ -154,9 +155,11 @@ def load_published_pooler(path: Path) -> tuple[AttentionPooler | None, nn.Module
     return modules
 
 
-def check_rows(published: PublishedFile, vocabulary: str, size: int) -> None:
+def check_rows(
+    published: PublishedFile, vocabulary: str, size: int, table: str = "tower.table.weight"
+) -> None:
     """Raise a UserError for a vocabulary of another size than the table of vectors."""
-    rows = len(published.ours["tower.table.weight"])
+    rows = len(published.ours[table])
     if rows != size:
         raise UserError(
             f"The vocabulary {vocabulary} has {size} tokens, and {published.file.path} has "

@@ -15,7 +15,7 @@ from ssvid.text import create_tower
 from ssvid.text.answering import STEM, load_answers
 from ssvid.text.blip import AnswerDecoder, BlipText
 from ssvid.text.joint_files import load_joint, require_blip_text
-from ssvid.text.published import check_rows
+from ssvid.text.published import BLIP_TABLE, check_rows
 from ssvid.weights.blip import describe_text
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import State
@@ -48,7 +48,7 @@ def read_published(published: PublishedFile, words: str | None) -> Start:
     path = published.file.path
     tower = create_tower("blip_text", vocabulary=words, **describe_text(published.ours))
     assert isinstance(tower, BlipText)
-    check_rows(published, words or "of this project", tower.pieces.size)
+    check_rows(published, words or "of this project", tower.pieces.size, BLIP_TABLE)
     decoder = AnswerDecoder(tower)
     load_state(tower, select_under(published.ours, "tower."), path)
     load_state(decoder, select_under(published.ours, "decoder."), path)
