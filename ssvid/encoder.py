@@ -50,6 +50,8 @@ class Encoder(nn.Module, ABC):
     # Beginnings of the names of parameters that the weights of a picture net lack. They start anew
     # where such weights are loaded, and learn faster.
     new_parts: tuple[str, ...] = ()
+    # Beginnings of the names of parameters that `pooled` alone depends on, and no token.
+    pooled_parts: tuple[str, ...] = ()
     # Why a probe of this encoder should attend to its tokens; results of other probes say it.
     attentive_advice: str | None = None
     licence: str | None = None  # of loaded weights

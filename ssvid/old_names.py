@@ -4,7 +4,7 @@ Flags and recipe keys are renamed where they are read. Hashes of sweeps, protoco
 of the old names, because files exist that hold those hashes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ssvid.errors import UserError
@@ -27,7 +27,7 @@ SUITES = {"videoglue": "videoglue_head"}
 
 
 # Flags that runs of an earlier version do not have -> what they did then.
-NEW_FLAGS = {"lr_decay": "cosine"}
+NEW_FLAGS = {"lr_decay": "cosine", "head": "linear", "new_rate": 1.0}
 
 
 def rename_suite(suite: str) -> str:
@@ -78,9 +78,13 @@ def rename_recipe(recipe: Recipe, names: dict[str, str], flags: set[str]) -> Rec
     return rename_keys(recipe, lambda flag: rename_flag(flag, names, flags))
 
 
-def rename_config(config: Recipe) -> Recipe:
-    """The configuration of a run that exists, with today's flags. Nothing is logged."""
-    config = {**NEW_FLAGS, **config}
+def rename_config(config: Recipe, flags: Collection[str]) -> Recipe:
+    """The configuration of a run that exists, with today's flags. Nothing is logged.
+
+    `flags`: those that its command has today.
+    """
+    new = {flag: before for flag, before in NEW_FLAGS.items() if flag in flags}
+    config = {**new, **config}
     names = names_in(config)
     return rename_keys(config, lambda flag: find_name(flag, names))
 

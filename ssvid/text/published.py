@@ -25,7 +25,7 @@ from ssvid.weights.published import (
     unknown_layout_error,
 )
 from ssvid.weights.state_dict import load_state
-from ssvid.weights.videoprism import describe_tower
+from ssvid.weights.videoprism import describe_pooler, describe_tower
 
 DEMO_TEMPERATURE = 0.01  # of VideoPrism's published demo; its files have none
 
@@ -104,9 +104,7 @@ def build_videoprism_space(published: PublishedFile, words: str | None) -> Poole
 def make_pooler(published: PublishedFile) -> tuple[AttentionPooler, nn.ModuleList]:
     """The pooler of a video-text file of VideoPrism and the blocks below it, not yet loaded."""
     state, kwargs = published.ours, published.net.kwargs
-    hidden = len(state["pooler.q.weight"])
-    heads = hidden // len(state["pooler.per_dim_scale"])
-    pooler = AttentionPooler(kwargs["dim"], heads, hidden=hidden)
+    pooler = AttentionPooler(**describe_pooler(state))
     count = count_blocks(state, "auxiliary.")
     return pooler, make_auxiliary(count, kwargs["dim"], kwargs["heads"], kwargs["hidden"])
 

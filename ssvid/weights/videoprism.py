@@ -261,6 +261,21 @@ def describe_tower(ours: State) -> dict[str, Any]:
     }
 
 
+def describe_pooler(ours: State) -> dict[str, Any]:
+    """The arguments of its `AttentionPooler`."""
+    hidden, dim = ours["pooler.k.weight"].shape
+    queries, query_dim = ours["pooler.queries"].shape
+    return {
+        "dim": dim,
+        "heads": hidden // len(ours["pooler.per_dim_scale"]),
+        "hidden": hidden,
+        "queries": queries,
+        "query_dim": query_dim,
+        "norms_heads": "pooler.norm_q.scale" in ours,
+        "norms_output": "pooler.norm.scale" in ours,
+    }
+
+
 TITLES = {
     "encoder": "VideoPrism checkpoint",
     "text": "VideoPrism video-text checkpoint",

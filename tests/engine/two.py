@@ -66,6 +66,16 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
         {},
         {"tower": "words", "heads": 2, "hidden": 16, "auxiliary": 1, "options": WORDS, "chunk": 1},
     ),
+    "classify attention": (
+        "xclip",
+        {},
+        {
+            "classes": 3,
+            "mix": Mix(0.0, 0.0, 0.0, 0.0),
+            "head_scale": 50.0,
+            "pooler": {"dim": 16, "heads": 2, "hidden": 16},
+        },
+    ),
     "bridge": (None, {}, small_nets),  # it writes two nets, which no other form should pay for
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": (
