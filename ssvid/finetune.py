@@ -80,10 +80,7 @@ def finetune(
     config: dict[str, Any],
     **shared: Any,
 ) -> dict[str, Any]:
-    """Train an encoder with a head on labelled clips and test it.
-
-    The same command again goes on where it stopped.
-    """
+    """Train an encoder with a head on labelled clips and test it. The same command resumes."""
     check_numbers(config)
     check_range(0, MOST_TWINS, twins=twins)
     flags = FinetuneFlags(**shared)
@@ -92,8 +89,8 @@ def finetune(
     warn_of_flip(augment, data.classes, "--augment")
     options: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "repeat": repeat}
     options |= {"head_scale": head_scale, "augment": augment, "layer_decay": layer_decay}
-    options |= {"encoder_rate": encoder_rate, "new_rate": new_rate}
-    options["mix"] = Mix(mixup, cutmix, mix_prob, switch_prob)
+    mix = Mix(mixup, cutmix, mix_prob, switch_prob)
+    options |= {"encoder_rate": encoder_rate, "new_rate": new_rate, "mix": mix}
     plan = Plan(data, flags, head, options, head_warmup, adapter, adapter_dim)
     start = open_start(encoder, out, flags)
     refuse_twins_of_random(twins, start.info)
