@@ -251,6 +251,8 @@ class Arguments:
                 setting = value[0] if value else True
                 if value and self.is_inside(flag):
                     setting = read_value(flag, value[0])
+                elif value and is_mapping(value[0]):
+                    read_value(flag, value[0])  # refuses a key that stands twice
                 flags = recipe.set_flags(flags, {flag: setting})
         return flags
 
@@ -326,11 +328,9 @@ class Arguments:
                 top, setting, *_ = flag.split(".")
                 changed[f"{top}.{setting}"] = json.dumps(flags[top][setting])
                 continue
-            elif value[0].lstrip().startswith("{"):
-                read_value(flag, value[0])  # refuses a key that stands twice
-            elif flag in self.tables:
+            elif flag in self.tables and not is_mapping(value[0]):
                 value = [recipe.class_path(value[0], self.tables[flag])]
-            elif flag in self.lists:
+            elif flag in self.lists and not is_mapping(value[0]):
                 lists.setdefault(flag, []).append(value[0])
                 continue
             words.append("=".join([f"--{flag}", *value]))
@@ -354,6 +354,11 @@ class Arguments:
         config = yaml.safe_load(self.parser.dump(namespace, skip_unset=False))
         config.pop("config", None)
         return namespace, to_names(config, self.tables)
+
+
+def is_mapping(text: str) -> bool:
+    """Whether a value is a mapping as YAML spells it in one line."""
+    return text.lstrip().startswith("{")
 
 
 def read_value(flag: str, text: str) -> Any:

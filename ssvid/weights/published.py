@@ -159,12 +159,12 @@ def is_run_checkpoint(file: WeightsFile) -> bool:
 
 
 def unknown_layout_error(file: WeightsFile) -> UserError:
-    """The error to raise for a file in no known layout; it names the layouts and the first keys."""
+    """The error to raise for a file in no known layout; it names the first keys and the layouts."""
     first = ", ".join(list(file.tensors)[:3])
     return UserError(
-        f"{file.path} is in no layout that is known here "
-        f"({', '.join(map(attrgetter('name'), LAYOUTS))}): its keys begin {first}."
-        f"{hint_at_entries(file.path, file.other_entries)}"
+        f"{file.path} is in no layout that is known here: its keys begin {first}."
+        f"{hint_at_entries(file.path, file.other_entries)} Known layouts are "
+        f"{', '.join(map(attrgetter('name'), LAYOUTS))}."
     )
 
 
