@@ -303,7 +303,7 @@ def keep_labelled(data: Manifest) -> Manifest:
     classes = {row.label for row in data.split("train").rows}
     if len(classes) < 2:
         only = classes.pop()
-        raise UserError(f"{data.root}: all training clips are of one class ({only}).")
+        raise UserError(f"{data.title}: all training clips are of one class ({only}).")
     return data
 
 

@@ -100,6 +100,9 @@ def change_file(kind: str, path: Path) -> Path:
     np.savez(path, **theirs)
     if kind == "cut":
         path.write_bytes(path.read_bytes()[:-2000])
+    elif kind == "changed":
+        content = path.read_bytes()
+        path.write_bytes(content[:9000] + content[9100:])
     return path
 
 
@@ -112,7 +115,8 @@ def change_file(kind: str, path: Path) -> Path:
         ("pickled", ("net.npz", "temporal_ln/bias", "pickled")),
         ("text", ("net.npz", "temporal_ln/bias", "numbers")),
         ("shape", ("net.npz",)),
-        ("cut", ("net.npz",)),
+        ("cut", ("net.npz", "damaged", "end")),
+        ("changed", ("net.npz", "damaged", "parts")),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused(kind: str, words: tuple[str, ...], tmp_path: Path):
