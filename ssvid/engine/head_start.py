@@ -14,7 +14,7 @@ from ssvid.nn.prism import choose_heads
 from ssvid.weights.files import read_weights
 from ssvid.weights.published import PublishedFile, identify_file, select_under
 from ssvid.weights.state_dict import load_state, read_card
-from ssvid.weights.videoprism import describe_pooler
+from ssvid.weights.videoprism_sizes import describe_pooler
 
 
 def read_classifier(encoder: str) -> PublishedFile | None:

@@ -25,7 +25,7 @@ from ssvid.weights.published import (
     unknown_layout_error,
 )
 from ssvid.weights.state_dict import load_state
-from ssvid.weights.videoprism import describe_pooler, describe_tower
+from ssvid.weights.videoprism_sizes import describe_pooler, describe_tower
 
 DEMO_TEMPERATURE = 0.01  # of VideoPrism's published demo; its files have none
 

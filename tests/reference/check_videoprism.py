@@ -28,7 +28,8 @@ from ssvid.text.videoprism import PrismText, sinusoids
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import Layout, count_blocks
 from ssvid.weights.published import LAYOUTS, PublishedFile, identify_file, select_under
-from ssvid.weights.videoprism import describe_pooler, describe_tower, map_pooler, prepare
+from ssvid.weights.videoprism import map_pooler, prepare
+from ssvid.weights.videoprism_sizes import describe_pooler, describe_tower
 from tests.reference.cases import Case, assert_close
 
 Arrays = dict[str, Tensor]
