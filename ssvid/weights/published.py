@@ -79,10 +79,11 @@ class PublishedFile:
         Then keys are missing or unexpected, or shapes do not fit each other.
         """
         if self.misfits:
+            count = len(self.misfits) - 1
             raise UserError(
-                f"{self.file.path} is damaged or another net: {len(self.misfits)} of the tensors "
-                f"of this {self.layout.title} do not fit the others, first {self.misfits[0]}; "
-                "partial=True loads the tensors that fit."
+                f"{self.file.path} is damaged or no {self.layout.title}: beside its other tensors, "
+                f"{self.misfits[0]}{f' (and {count} more)' if count else ''}; partial=True loads "
+                "the tensors that fit."
             )
         if self.missing or self.unexpected:
             absent = f"{len(self.missing)} are missing"
@@ -177,8 +178,8 @@ def list_misfits(layout: Layout, theirs: State, prefix: str, net: Net, ours: Sta
     parts = layout.list_parts(net, ours) if layout.list_parts else {}
     for key, x in (layout.to_theirs(parts) if parts else {}).items():
         if key in theirs and theirs[key].shape != x.shape:
-            shapes = f"has the shape {tuple(theirs[key].shape)}, not {tuple(x.shape)}"
-            misfits.append(f"{prefix + key!r}, which {shapes}")
+            shapes = f"should have the shape {tuple(x.shape)}, not {tuple(theirs[key].shape)}"
+            misfits.append(f"{prefix + key!r} {shapes}")
     return misfits
 
 
