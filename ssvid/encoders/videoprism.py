@@ -222,7 +222,7 @@ def videoprism_tiny(
 ) -> VideoPrism:
     """Two cores can train it."""
     sizes: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "patch": patch}
-    depths = {"space_depth": space_depth, "time_depth": time_depth}
+    depths: dict[str, Any] = {"space_depth": space_depth, "time_depth": time_depth}
     return VideoPrism(**sizes, **depths, frames=frames, size=size, **kwargs)
 
 
