@@ -85,14 +85,17 @@ class Arguments:
             import torch
 
             torch.manual_seed(config["seed"])  # before anything with weights is built
-        # jsonargparse would hide a UserError of a class in a union, so these are built here.
+        # jsonargparse would hide a UserError of a class in a union, so these are built here. They
+        # are first, because a data set may draw films for minutes.
         classes = {}
         for name in self.tables:
             if self.parameters[name].default is None and namespace.get(name):
-                classes[name] = namespace.pop(name)
+                value = namespace.pop(name)
+                entry = recipe.import_entry(value["class_path"])
+                classes[name] = entry(**(value.get("init_args") or {}))
         built = self.parser.instantiate(namespace)
         for name, value in classes.items():
-            built[name] = recipe.import_entry(value["class_path"])(**(value.get("init_args") or {}))
+            built[name] = value
         arguments = {name: built[name] for name in self.parameters if name != "config"}
         return {**arguments, "config": config} if "config" in self.parameters else arguments
 
