@@ -211,12 +211,12 @@ class Labels(nn.Module):
         unlabelled = [row.path for row in data.rows if row.label is None]
         if unlabelled:
             raise UserError(
-                f"{len(unlabelled)} of {len(data)} training clips of {data.root} have no label, "
+                f"{len(unlabelled)} of {len(data)} training clips of {data.title} have no label, "
                 f"first {unlabelled[0]}: the task needs one of each."
             )
         if len(data.classes) != self.classes:
             raise UserError(
-                f"--objective.classes {self.classes}, but {data.root} has {len(data.classes)}: "
+                f"--objective.classes {self.classes}, but {data.title} has {len(data.classes)}: "
                 f"give --objective.classes {len(data.classes)}."
             )
 

@@ -19,7 +19,7 @@ from ssvid.nn.contrast import contrast_pairs
 from ssvid.nn.masks import Mask
 from ssvid.nn.patches import check_divisible
 from ssvid.nn.precise import raise_precision
-from ssvid.nn.prism import AttentionPooler
+from ssvid.nn.prism import AttentionPooler, choose_heads
 from ssvid.nn.sources import check_pairs, number_names
 from ssvid.objective import SMALL_BATCH, Objective, require
 from ssvid.registry import objectives
@@ -80,7 +80,7 @@ class VideoText(Objective):
         check_positive(temperature=temperature, chunk=chunk)
         check_range(0, 64, auxiliary=auxiliary)
         check_positive(heads=heads)
-        heads = heads or next(n for n in (12, 16, 8, 4, 2, 1) if encoder.dim % n == 0)
+        heads = heads or choose_heads(encoder.dim)
         self.encoder, self.augment, self.chunk = encoder, augment, chunk
         self.shares_sentences = equal_sentences == "positives"
         self.is_frozen = train == "text"

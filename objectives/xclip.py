@@ -144,10 +144,10 @@ class XCLIP(Objective):
         if unlabelled:
             raise UserError(
                 f"xclip learns from labels, and {len(unlabelled)} of {len(data)} training clips of "
-                f"{data.root} have none, first {unlabelled[0]}."
+                f"{data.title} have none, first {unlabelled[0]}."
             )
         if len({row.label for row in data.rows}) < 2:
-            raise UserError(f"{data.root}: xclip needs two classes or more in the train split.")
+            raise UserError(f"{data.title}: xclip needs two classes or more in the train split.")
 
     def set_classes(self, names: Sequence[str]) -> None:
         self.classes, self.wordings = tuple(names), word_classes(names, self.templates)

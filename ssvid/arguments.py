@@ -85,14 +85,17 @@ class Arguments:
             import torch
 
             torch.manual_seed(config["seed"])  # before anything with weights is built
-        # jsonargparse would hide a UserError of a class in a union, so these are built here.
+        # jsonargparse would hide a UserError of a class in a union, so these are built here. They
+        # are first, because a data set may draw films for minutes.
         classes = {}
         for name in self.tables:
             if self.parameters[name].default is None and namespace.get(name):
-                classes[name] = namespace.pop(name)
+                value = namespace.pop(name)
+                entry = recipe.import_entry(value["class_path"])
+                classes[name] = entry(**(value.get("init_args") or {}))
         built = self.parser.instantiate(namespace)
         for name, value in classes.items():
-            built[name] = recipe.import_entry(value["class_path"])(**(value.get("init_args") or {}))
+            built[name] = value
         arguments = {name: built[name] for name in self.parameters if name != "config"}
         return {**arguments, "config": config} if "config" in self.parameters else arguments
 
@@ -251,6 +254,8 @@ class Arguments:
                 setting = value[0] if value else True
                 if value and self.is_inside(flag):
                     setting = read_value(flag, value[0])
+                elif value and is_mapping(value[0]):
+                    read_value(flag, value[0])  # refuses a key that stands twice
                 flags = recipe.set_flags(flags, {flag: setting})
         return flags
 
@@ -326,11 +331,9 @@ class Arguments:
                 top, setting, *_ = flag.split(".")
                 changed[f"{top}.{setting}"] = json.dumps(flags[top][setting])
                 continue
-            elif value[0].lstrip().startswith("{"):
-                read_value(flag, value[0])  # refuses a key that stands twice
-            elif flag in self.tables:
+            elif flag in self.tables and not is_mapping(value[0]):
                 value = [recipe.class_path(value[0], self.tables[flag])]
-            elif flag in self.lists:
+            elif flag in self.lists and not is_mapping(value[0]):
                 lists.setdefault(flag, []).append(value[0])
                 continue
             words.append("=".join([f"--{flag}", *value]))
@@ -354,6 +357,11 @@ class Arguments:
         config = yaml.safe_load(self.parser.dump(namespace, skip_unset=False))
         config.pop("config", None)
         return namespace, to_names(config, self.tables)
+
+
+def is_mapping(text: str) -> bool:
+    """Whether a value is a mapping as YAML spells it in one line."""
+    return text.lstrip().startswith("{")
 
 
 def read_value(flag: str, text: str) -> Any:

@@ -51,6 +51,8 @@ class Encoder(nn.Module, ABC):
     # Beginnings of the names of parameters that the weights of a picture net lack. They start anew
     # where such weights are loaded, and learn faster.
     new_parts: tuple[str, ...] = ()
+    # Beginnings of the names of parameters that `pooled` alone depends on, and no token.
+    pooled_parts: tuple[str, ...] = ()
     # Why a probe of this encoder should attend to its tokens; results of other probes say it.
     attentive_advice: str | None = None
     licence: str | None = None  # of loaded weights
@@ -207,6 +209,10 @@ def check_clip(name: str, clip: Any) -> None:
     shape = tuple(clip.shape)
     if not clip.is_floating_point():
         hint = "encoder.normalise(clip) turns uint8 B 3 T H W into it"
+    elif clip.ndim == 4 and shape[1] == 3:
+        hint = "it looks like pictures B 3 H W, so give clip[:, :, None], clips of one frame"
+        hint += ", or clip[None] for one clip 3 T H W" if shape[0] == 3 else ""
+        hint += "; frames T 3 H W of one clip are clip.transpose(0, 1)[None]"
     elif clip.ndim == 4:
         hint = "clip[None] is a batch of one clip"
     elif clip.ndim == 5 and shape[1] != 3 and shape[2] == 3:

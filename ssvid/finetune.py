@@ -23,6 +23,7 @@ from ssvid.engine.checkpoint import LOG, RunFolder
 from ssvid.engine.classify import Classify
 from ssvid.engine.cost import read_cost
 from ssvid.engine.distributed import World, gather
+from ssvid.engine.head_start import choose_pooler, read_classifier, start_head
 from ssvid.engine.loop import Trained
 from ssvid.engine.mix import Mix
 from ssvid.engine.run import begin, run
@@ -31,7 +32,7 @@ from ssvid.engine.settings import Settings
 from ssvid.engine.setup import hold, identify, prepare
 from ssvid.engine.train_flags import FinetuneFlags, check_numbers, count_steps
 from ssvid.errors import UserError, check_range
-from ssvid.hub import open_encoder
+from ssvid.hub import open_encoder, split_untrained
 from ssvid.log import log
 from ssvid.nn.adapters import Kind, add_adapters, describe_learnt
 from ssvid.nn.batchnorm import lacks_statistics
@@ -41,6 +42,7 @@ from ssvid.results.provenance import describe_encoder, list_trainings, make_titl
 from ssvid.results.text import format_leak, format_table
 from ssvid.results.twins import add_twins
 
+Head = Literal["linear", "attention"]
 TWIN_MINUTES = 15.0  # of training: a run that took less is repeated from random weights
 MOST_TWINS = 100
 
@@ -60,6 +62,7 @@ def finetune(
     adapter: Literal["bottleneck", "lora"] | None = None,
     adapter_dim: int | None = None,  # inner width of the adapter; null: 64, or 8 for lora
     head_warmup: float = 0.0,  # fraction of the steps, at the start, that train only the head
+    head: Head = "linear",  # attention: a learnt query gathers the tokens below the linear map
     smoothing: float = 0.1,  # label smoothing
     mixup: float = 0.8,  # alpha of mixup; 0: no mixup
     cutmix: float = 1.0,  # alpha of cutmix; 0: no cutmix
@@ -77,21 +80,18 @@ def finetune(
     config: dict[str, Any],
     **shared: Any,
 ) -> dict[str, Any]:
-    """Train an encoder with a head on labelled clips and test it.
-
-    The same command again goes on where it stopped.
-    """
+    """Train an encoder with a head on labelled clips and test it. The same command resumes."""
     check_numbers(config)
     check_range(0, MOST_TWINS, twins=twins)
     flags = FinetuneFlags(**shared)
     data = keep_labelled(data)
     flags = fit_batch("finetune", config, flags, len(data.split("train")))
     warn_of_flip(augment, data.classes, "--augment")
-    head: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "head_scale": head_scale}
-    head |= {"classes": len(data.classes), "augment": augment, "repeat": repeat}
-    head |= {"layer_decay": layer_decay, "encoder_rate": encoder_rate, "new_rate": new_rate}
+    options: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout, "repeat": repeat}
+    options |= {"head_scale": head_scale, "augment": augment, "layer_decay": layer_decay}
     mix = Mix(mixup, cutmix, mix_prob, switch_prob)
-    plan = Plan(data, flags, head, mix, head_warmup, adapter, adapter_dim)
+    options |= {"encoder_rate": encoder_rate, "new_rate": new_rate, "mix": mix}
+    plan = Plan(data, flags, head, options, head_warmup, adapter, adapter_dim)
     start = open_start(encoder, out, flags)
     refuse_twins_of_random(twins, start.info)
     world = begin(start.folder, config, flags)
@@ -112,8 +112,8 @@ class Plan(NamedTuple):
 
     data: Manifest
     flags: FinetuneFlags
-    head: dict[str, Any]  # arguments of Classify
-    mix: Mix
+    head: Head
+    options: dict[str, Any]  # of Classify
     head_warmup: float
     adapter: Kind | None = None
     adapter_dim: int | None = None
@@ -146,7 +146,7 @@ def prepare_run(start: Start, plan: Plan, world: World, is_twin: bool = False) -
         add_adapters(start.net, plan.adapter, plan.adapter_dim)
         if world.first and not is_twin:
             log.info(describe_learnt(start.net))
-    model = Classify(start.net, mix=plan.mix, **plan.head)
+    model = make_classifier(start, plan, world)
     seed, short, decoder = flags.seed, flags.short_videos, flags.decoder
     clips = training(rows, model.views, seed=seed, short=short, decoder=decoder)
     if not is_twin:
@@ -157,6 +157,22 @@ def prepare_run(start: Start, plan: Plan, world: World, is_twin: bool = False) -
     watched = {"freeze_steps": frozen, "mixture": rows.mixture}
     settings = Settings.from_flags(flags, steps, world.device, **watched)
     return Prepared(start, trained, clips, settings)
+
+
+def make_classifier(start: Start, plan: Plan, world: World) -> Classify:
+    """The encoder with its head, which begins with that of the encoder's file if it has one."""
+    classes = plan.data.classes
+    options = {**plan.options, "classes": len(classes)}
+    if plan.head == "linear":
+        return Classify(start.net, **options)
+    published = read_classifier(start.info.argument)
+    model = Classify(start.net, pooler=choose_pooler(start.net.dim, published), **options)
+    is_untrained = split_untrained(start.info.argument)[1] is not None
+    if published is not None and model.pooler is not None and not is_untrained:
+        line = start_head(model.pooler, model.head, published, classes)
+        if world.first:
+            log.info(line)
+    return model
 
 
 def tune(prepared: Prepared, plan: Plan, config: dict[str, Any]) -> tuple[dict[str, Any], Result]:
@@ -287,7 +303,7 @@ def keep_labelled(data: Manifest) -> Manifest:
     classes = {row.label for row in data.split("train").rows}
     if len(classes) < 2:
         only = classes.pop()
-        raise UserError(f"{data.root}: all training clips are of one class ({only}).")
+        raise UserError(f"{data.title}: all training clips are of one class ({only}).")
     return data
 
 

@@ -27,7 +27,7 @@ SUITES = {"videoglue": "videoglue_head"}
 
 
 # Flags that runs of an earlier version do not have -> what they did then.
-NEW_FLAGS = {"lr_decay": "cosine"}
+NEW_FLAGS = {"lr_decay": "cosine", "head": "linear", "new_rate": 1.0}
 
 
 def rename_suite(suite: str) -> str:
@@ -78,11 +78,26 @@ def rename_recipe(recipe: Recipe, names: dict[str, str], flags: set[str]) -> Rec
     return rename_keys(recipe, lambda flag: rename_flag(flag, names, flags))
 
 
-def rename_config(config: Recipe) -> Recipe:
-    """The configuration of a run that exists, with today's flags. Nothing is logged."""
-    config = {**NEW_FLAGS, **config}
+def rename_config(config: Recipe, flags: Recipe) -> Recipe:
+    """The configuration of a run that exists, with today's flags. Nothing is logged.
+
+    `flags`: a configuration of its command with all flags of today.
+    """
+    new = {flag: before for flag, before in NEW_FLAGS.items() if flag in flags}
+    config = {**new, **config}
+    encoder, today = config.get("encoder"), flags.get("encoder")
+    if isinstance(encoder, dict) and isinstance(today, dict) and "picture_time" in today:
+        before = "resize" if has_one_frame(config) else today["picture_time"]  # which does nothing
+        config["encoder"] = {"picture_time": before, **encoder}
     names = names_in(config)
     return rename_keys(config, lambda flag: find_name(flag, names))
+
+
+def has_one_frame(content: Any) -> bool:
+    """Whether a configuration has clips of one frame, which are pictures."""
+    if not isinstance(content, dict):
+        return False
+    return content.get("frames") == 1 or any(map(has_one_frame, content.values()))
 
 
 def rename_keys(recipe: Recipe, rename: Callable[[str], str]) -> Recipe:

@@ -47,7 +47,7 @@ def pretrain(
     folder = RunFolder(out)
     world = begin(folder, config, flags)
     if not len(data.split("train")):
-        raise UserError(f"{data.root} has no clips in the train split, the only one that is read.")
+        raise UserError(f"{data.title} has no clips in the train split, the only one that is read.")
     model = build(objective, encoder, flags.clip, config)
     views = flags.clip.views(model.views)
     data = data.suit(views)

@@ -20,7 +20,7 @@ from ssvid.flags import list_flags
 from ssvid.help_page import SECTIONS, format_entry_help, format_help
 from ssvid.pretrain import pretrain
 from ssvid.trust import trust_modules
-from tests.helpers import ROOT, command, for_each, pretrain_argv, sentence, tells
+from tests.helpers import ROOT, command, facts, for_each, pretrain_argv, sentence, tells
 
 
 def refused(argv: list[str]) -> str:
@@ -183,6 +183,14 @@ def test_an_incapable_encoder(argv):
         if not a.startswith("--encoder.") and not argv[i - 1].startswith("--encoder.")
     ]
     assert tells(refused([*plain, "--encoder", "r3d_18"]), "mae", "can_skip", "r3d_18")
+
+
+def test_an_encoder_that_cannot_be_is_refused_before_films_are_drawn(tmp_path):
+    words = ["--objective", "mae", "--encoder", "videoprism_tiny", "--encoder.heads", "7"]
+    words += ["--data", "synthetic", "--data.root", str(tmp_path / "films"), "--steps", "1"]
+    with pytest.raises(UserError, match=facts("128", "7 attention heads")):
+        parse(pretrain, [*words, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "films").exists()
 
 
 def test_a_recipe_is_the_same_flags(tmp_path, videos):

@@ -76,6 +76,7 @@ def test_every_class_is_among_the_fast():
         (torch.zeros(1, 4, 3, 16, 16), ("4, 3, 16, 16", "transpose")),
         (torch.zeros(1, 4, 16, 16, 3), ("4, 16, 16, 3", "permute")),
         (torch.zeros(3, 4, 16, 16), ("3, 4, 16, 16", "None")),
+        (torch.zeros(5, 3, 16, 16), ("5, 3, 16, 16", "pictures", "clip[:, :, None]")),
         (torch.zeros(4, 16, 16), ("4, 16, 16", "transform")),
         (np.zeros((1, 3, 4, 16, 16)), ("ndarray",)),
     ],

@@ -15,7 +15,7 @@ from ssvid.engine.checkpoint import flatten_config
 from ssvid.errors import UserError
 from ssvid.log import log_once
 from ssvid.objective import Objective
-from ssvid.old_names import use_old_names
+from ssvid.old_names import rename_config, use_old_names
 from ssvid.pretrain import pretrain
 from ssvid.sweep import plan
 from tests.benchmarks.made import pick
@@ -134,6 +134,16 @@ def test_a_run_whose_config_has_the_old_names_goes_on(videos: Path, tmp_path: Pa
         run_pretrain(videos, out, "--lr_milestones", "[0.6]", "--steps", "6")
     assert run_pretrain(videos, out, *flags, "--steps", "6")["step"] == 6
     assert yaml.safe_load(file.read_text())["lr_milestones"] == [0.5]
+
+
+@for_each("frames, before", [(1, "resize"), (8, "crop")])
+def test_a_run_from_before_picture_time_goes_on_unless_it_has_pictures(frames: int, before: str):
+    """Then it would change in the middle: its table of times was resized."""
+    now = {"encoder": {"name": "videoprism", "frames": 8, "picture_time": "crop"}}
+    config = {"encoder": {"name": "videoprism", "frames": 8}}
+    config["data"] = {"parts": {"web": {"clip": {"frames": frames}}}}
+    assert rename_config(config, now)["encoder"]["picture_time"] == before
+    assert "picture_time" not in rename_config(config, {"encoder": {"name": "vit"}})["encoder"]
 
 
 def test_plug_ins_of_old_hooks_get_one_sentence():

@@ -184,6 +184,27 @@ def test_words_after_a_word_do_not_change_it():
 
 
 @torch.no_grad()
+def test_a_picture_has_the_first_time_in_training_and_a_shrunk_table_in_inference():
+    """As the paper trains on pictures, and as the published code infers."""
+    net, picture = create_net(), torch.rand(1, 3, 1, 16, 16)
+    alone = create_net(frames=1)
+    first, table = net.time_positions[:1], net.time_positions
+    weights = net.state_dict()
+
+    def compute_with(row: Tensor) -> Tensor:
+        alone.load_state_dict({**weights, "time_positions": row})
+        return alone(picture).tokens
+
+    torch.testing.assert_close(net.train()(picture).tokens, compute_with(first))
+    torch.testing.assert_close(net.eval()(picture).tokens, compute_with(resize_rows(table, 1)))
+    assert not torch.allclose(compute_with(first), net(picture).tokens)
+    resized = create_net(picture_time="resize").train()
+    torch.testing.assert_close(resized(picture).tokens, net(picture).tokens)
+    clip = torch.rand(1, 3, 2, 16, 16)
+    torch.testing.assert_close(net.train()(clip).tokens, net.eval()(clip).tokens)
+
+
+@torch.no_grad()
 def test_a_pooled_space_is_saved_whole(tmp_path: Path):
     space = create_space()
     save_joint(space, tmp_path)

@@ -151,7 +151,7 @@ def select_usable_rows(data: Manifest, kind: str) -> Manifest:
     for split in splits:
         if not len(usable.split(split)):
             raise UserError(
-                f"{data.root} has no clips with {requirement} in the {split} split, and this task "
+                f"{data.title} has no clips with {requirement} in the {split} split, and this task "
                 "needs them."
             )
     if splits == TEST_ONLY:  # nothing is learnt, so train may lack classes
@@ -159,7 +159,7 @@ def select_usable_rows(data: Manifest, kind: str) -> Manifest:
     unseen = sorted(list_classes(usable, "test") - list_classes(usable, "train"))
     if unseen:
         raise UserError(
-            f"{data.root}: test has classes that train lacks ({', '.join(unseen[:3])}): correct "
+            f"{data.title}: test has classes that train lacks ({', '.join(unseen[:3])}): correct "
             "the labels."
         )
     return usable

@@ -172,7 +172,7 @@ class TAN(Objective):
         width = self.origin.width
         if width not in (None, self.aligner.video_in.in_features):
             raise UserError(
-                f"The features of {data.root} are {width} wide: give --objective.features {width}."
+                f"The features of {data.title} are {width} wide: give --objective.features {width}."
             )
 
     def save_assets(self, folder: Path) -> None:

@@ -58,7 +58,7 @@ def need_captions(manifest: Manifest) -> None:
     mute = list(filterfalse(list_captions, manifest.rows))
     if mute:
         raise UserError(
-            f"{len(mute)} of {len(manifest)} clips of {manifest.root} have no caption, first "
+            f"{len(mute)} of {len(manifest)} clips of {manifest.title} have no caption, first "
             f"{mute[0].path}: this objective learns from clips with sentences, such as --data csv "
             "or --data images with a column caption. Leave rows without one out of the list."
         )

@@ -58,7 +58,7 @@ def describe_corpus(
     check_range(0, 1_000, workers=workers)
     train = data.split("train")
     if not len(train):
-        raise UserError(f"{data.root} has no clips in the train split, the only one that is read.")
+        raise UserError(f"{data.title} has no clips in the train split, the only one that is read.")
     tests = open_benchmarks(benchmarks or [])
     for file, flag in ((pairs, "pairs"), (out, "out")):
         check_new(file, flag)

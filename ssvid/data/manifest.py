@@ -36,6 +36,7 @@ class Manifest:
     # Of a set that is drawn: the set that is drawn for the views of an objective.
     redraw: Callable[[Views], "Manifest"] | None = None
     mixture: Mixture | None = None  # the data sets that the rows come from, if they are several
+    source: str = ""  # the list or the folder that messages name; left out: the root
 
     @classmethod
     def build(
@@ -65,7 +66,7 @@ class Manifest:
         classes: set[str] = set()
         for row in split:
             classes |= row.classes
-        return cls(split, root, tuple(sorted(classes)))
+        return cls(split, root, tuple(sorted(classes)), source=str(source))
 
     def suit(self, views: Views) -> "Manifest":
         """The data for these views. Recorded data stay as they are.
@@ -76,6 +77,21 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def title(self) -> str:
+        """What messages call the data. The root of a list in the current folder is a mere dot."""
+        return self.source or str(self.root)
+
+    def list_batch_sources(self) -> list["Manifest"]:
+        """The data that a batch is drawn from: each part of a mixture whose batches alternate."""
+        if self.mixture is None or self.mixture.order != "alternate":
+            return [self]
+        sources = []
+        for name in self.mixture.names:
+            rows = filter(lambda row: row.source == name, self.rows)
+            sources.append(replace(self, rows=tuple(rows), source=f"--data.parts.{name}"))
+        return sources
 
     def split(self, name: str) -> "Manifest":
         """The rows of one split; a UserError if there is no such split."""
@@ -164,7 +180,7 @@ def select_labelled(data: Manifest) -> Manifest:
     labelled = data.take((data.labels >= 0).nonzero()[:, 0])
     if not len(labelled) and data.classes:
         raise UserError(
-            f"{data.root}: clips have several classes (segments or boxes); this score needs one "
+            f"{data.title}: clips have several classes (segments or boxes); this score needs one "
             "label for each clip."
         )
     if not len(labelled):
@@ -172,7 +188,7 @@ def select_labelled(data: Manifest) -> Manifest:
     for split in SPLITS:
         if not len(labelled.split(split)):
             raise UserError(
-                f"{data.root} has no labelled clips in the {split} split: a score needs train and "
+                f"{data.title} has no labelled clips in the {split} split: a score needs train and "
                 "test."
             )
     trained = _labels_of(labelled, "train")
@@ -180,11 +196,11 @@ def select_labelled(data: Manifest) -> Manifest:
         unseen = sorted(_labels_of(labelled, split) - trained)
         if unseen:
             raise UserError(
-                f"{data.root}: {split} has classes that train lacks ({', '.join(unseen[:3])}): "
+                f"{data.title}: {split} has classes that train lacks ({', '.join(unseen[:3])}): "
                 "correct the labels."
             )
     if len(trained) == 1:
-        raise UserError(f"{data.root} has one class, {trained.pop()}: a score needs two or more.")
+        raise UserError(f"{data.title} has one class, {trained.pop()}: a score needs two or more.")
     return labelled
 
 
@@ -200,19 +216,19 @@ def _explain_absent_labels(data: Manifest) -> str:
     folder, first = _find_single_folder(data), data.rows[0].path
     if not folder:
         return (
-            f"{data.root} has no labelled clips, and a score needs them: {first} has no class. A "
+            f"{data.title} has no labelled clips, and a score needs them: {first} has no class. A "
             f"folder of videos is laid out as {LAYOUT}; a csv has a column label."
         )
     below = data.root / folder
     inner = {PurePosixPath(row.path).parent.name for row in data.rows}
     if len(inner) > 1:
         return (
-            f"{data.root} has no labelled clips: the folder {folder} stands alone in it, and what "
+            f"{data.title} has no labelled clips: the folder {folder} stands alone in it, and what "
             f"lies there are the folders {', '.join(sorted(inner)[:3])}, .... Classes are the "
             f"folders of --data.root ({LAYOUT}): give --data.root {below}."
         )
     return (
-        f"{data.root} has one class, for all clips lie in one folder, {folder}: a score needs two "
+        f"{data.title} has one class, for all clips lie in one folder, {folder}: a score needs two "
         f"class folders or more ({LAYOUT})."
     )
 

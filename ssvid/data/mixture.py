@@ -42,7 +42,12 @@ def join(parts: Sequence[tuple[Part, Manifest]], order: Order) -> Manifest:
     _warn_of_shared_files(rows, root)
     redraw = partial(_redraw, parts, order) if is_drawn else None
     return Manifest(
-        tuple(rows), root, tuple(sorted(classes)), redraw, Mixture(tuple(joined), order)
+        tuple(rows),
+        root,
+        tuple(sorted(classes)),
+        redraw,
+        Mixture(tuple(joined), order),
+        source="--data mixture",
     )
 
 

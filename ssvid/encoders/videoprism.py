@@ -4,11 +4,11 @@ A vision transformer sees each frame by itself. A second one then sees each posi
 over time; nothing is pooled between them (ViViT's second model without its pooling).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssvid.encoder import Encoder
@@ -65,6 +65,9 @@ class VideoPrism(Encoder):
         size: int = 288,  # pixels of a side
         table_frames: int | None = None,  # rows of the table of times; null: frames
         table_side: int | None = None,  # of the square table of places; null: size / patch
+        # the time of a clip of one frame, in training: crop (the table's first row, as the paper
+        # trained on pictures) or resize (the whole table shrunk to a row, as always in inference)
+        picture_time: Literal["crop", "resize"] = "crop",
     ) -> None:
         super().__init__()
         check_positive(dim=dim, patch=patch, space_depth=space_depth, time_depth=time_depth)
@@ -76,6 +79,7 @@ class VideoPrism(Encoder):
         self.block_dims = (dim,) * self.depth
         side = table_side or size // patch
         self.table_grid = Grid(table_frames or frames, side, side)
+        self.crops_pictures = picture_time == "crop"
         self.patch = nn.Conv3d(3, dim, self.tubelet, stride=self.tubelet)
         self.space_positions = nn.Parameter(torch.empty(side * side, dim))
         self.time_positions = nn.Parameter(torch.empty(self.table_grid.t, dim))
@@ -115,7 +119,7 @@ class VideoPrism(Encoder):
         pixels = patches(clip, self.tubelet, visible).flatten(2)
         x = map_linear(pixels, self.patch.weight.flatten(1), self.patch.bias)  # B K D
         places = resize_grid(self.space_positions, self.table_grid, grid)
-        times = resize_rows(self.time_positions, grid.t)
+        times = self._find_times(grid.t)
         maps: dict[int, Tokens] = {}
         wanted = layers or ()
         x = x + places[where % len(places)].to(x.dtype)
@@ -126,6 +130,12 @@ class VideoPrism(Encoder):
         x = self._run_blocks(self.time, x, time, padding, wanted, maps, len(self.space))
         tokens = self.norm_time(x)
         return Features(tokens, tokens.mean(1), grid, tuple(maps[number] for number in wanted))
+
+    def _find_times(self, frames: int) -> Float[Tensor, "T D"]:
+        """The positions of the frames in time: the table, resized or cropped (`picture_time`)."""
+        if frames == 1 and self.training and self.crops_pictures:
+            return self.time_positions[:1]
+        return resize_rows(self.time_positions, frames)
 
     def _run_blocks(
         self,
@@ -211,8 +221,8 @@ def videoprism_tiny(
     **kwargs: Any,
 ) -> VideoPrism:
     """Two cores can train it."""
-    sizes = {"dim": dim, "heads": heads, "hidden": hidden, "patch": patch}
-    depths = {"space_depth": space_depth, "time_depth": time_depth}
+    sizes: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "patch": patch}
+    depths: dict[str, Any] = {"space_depth": space_depth, "time_depth": time_depth}
     return VideoPrism(**sizes, **depths, frames=frames, size=size, **kwargs)
 
 
@@ -226,7 +236,7 @@ def videoprism_b(
     time_depth: int = 4,
     **kwargs: Any,
 ) -> VideoPrism:
-    sizes = {"dim": dim, "heads": heads, "hidden": hidden}
+    sizes: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden}
     return VideoPrism(**sizes, space_depth=space_depth, time_depth=time_depth, **kwargs)
 
 
@@ -241,7 +251,7 @@ def videoprism_l(
     frames: int = 8,  # of a clip, spread over the whole video
     **kwargs: Any,
 ) -> VideoPrism:
-    sizes = {"dim": dim, "heads": heads, "hidden": hidden, "frames": frames}
+    sizes: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "frames": frames}
     return VideoPrism(**sizes, space_depth=space_depth, time_depth=time_depth, **kwargs)
 
 
@@ -256,5 +266,5 @@ def videoprism_g(
     frames: int = 8,  # of a clip, spread over the whole video
     **kwargs: Any,
 ) -> VideoPrism:
-    sizes = {"dim": dim, "heads": heads, "hidden": hidden, "frames": frames}
+    sizes: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "frames": frames}
     return VideoPrism(**sizes, space_depth=space_depth, time_depth=time_depth, **kwargs)

@@ -75,6 +75,7 @@ class XClip(Encoder):
     has_layers = True
     takes_adapters = True
     new_parts = ("exchanges.", "joiner.")
+    pooled_parts = ("joiner.",)
     tiny_kwargs = {"image": "clip_vit", "frames": 2, "size": 16}
     tiny_kwargs |= {"image_kwargs": {"width": 24, "depth": 2, "heads": 2, "patch": 8, "dim": 16}}
 

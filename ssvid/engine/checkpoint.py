@@ -134,7 +134,7 @@ class RunFolder:
         provenance = {}
         if provenance_file.exists():
             provenance = read_json_mapping(provenance_file, "provenance")
-        before = flatten_config(rename_config(read_yaml_mapping(file, "config")))
+        before = flatten_config(rename_config(read_yaml_mapping(file, "config"), config))
         now = flatten_config(config)
         start = self.origin.get("start", "")
         before["data (hash of its rows)"] = str(provenance.get("hash", rows))[:8]

@@ -1,7 +1,9 @@
-"""Labelled batch -> Loss: an encoder with a linear head, as `ssvid.finetune` trains it.
+"""Labelled batch -> Loss: an encoder with a head, as `ssvid.finetune` trains it.
 
 It is in the core and not among the objectives, because it needs labels and cannot pretrain.
 """
+
+from typing import Any
 
 from einops import rearrange
 from jaxtyping import Float
@@ -12,6 +14,7 @@ from ssvid.engine.mix import Mix, make_smooth_targets
 from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.adapters import list_adapter_names
 from ssvid.nn.heads import classifier
+from ssvid.nn.prism import AttentionPooler
 from ssvid.objective import Objective
 from ssvid.shapes import Batch, Clip, Loss, Views
 
@@ -19,6 +22,7 @@ from ssvid.shapes import Batch, Clip, Loss, Views
 class Classify(Objective):
     """Cross-entropy with soft targets on the encoder's pooled features, after its final norm.
 
+    With a `pooler` the head reads what one learnt query gathers from the tokens instead.
     Batch norm uses the batch and updates its running statistics, also during the head's warm-up.
     """
 
@@ -38,6 +42,7 @@ class Classify(Objective):
         layer_decay: float = 1.0,
         encoder_rate: float = 1.0,
         new_rate: float = 1.0,
+        pooler: dict[str, Any] | None = None,  # arguments of an AttentionPooler; None: no pooler
     ) -> None:
         super().__init__()
         check_positive(repeat=repeat)
@@ -50,7 +55,15 @@ class Classify(Objective):
         self.smoothing, self.augment, self.repeat = smoothing, augment, repeat
         self.layer_decay, self.encoder_rate, self.new_rate = layer_decay, encoder_rate, new_rate
         self.dropout = nn.Dropout(dropout)
-        self.head = classifier(encoder.dim, classes, head_scale)
+        self.pooler: AttentionPooler | None = None
+        width = encoder.dim
+        if pooler is not None:
+            self.pooler = AttentionPooler(**pooler)
+            width = self.pooler.proj.out_features
+            for name, parameter in encoder.named_parameters():
+                if name.startswith(encoder.pooled_parts):
+                    parameter.requires_grad = False  # processes wait for every gradient
+        self.head = classifier(width, classes, head_scale)
 
     @property
     def views(self) -> Views:
@@ -71,14 +84,19 @@ class Classify(Objective):
         return Loss(loss, {"train_top1": top1.detach()})
 
     def logits(self, clips: Clip) -> Float[Tensor, "B Q"]:
-        return self.head(self.dropout(self.encoder(clips).pooled)).float()
+        features = self.encoder(clips)
+        pooled = features.pooled
+        if self.pooler is not None:
+            pooled = self.pooler(features.tokens)[:, 0]
+        return self.head(self.dropout(pooled)).float()
 
     def compute_rate_factors(self) -> dict[str, float]:
         """Parameter -> factor of its learning rate.
 
-        It is 1 for the head, and each layer has `layer_decay` times the factor of the layer above.
-        The factors of the encoder's layers are also multiplied by `encoder_rate`, and those of its
-        new parts by `new_rate`. Adapters have the factor `encoder_rate` in every layer.
+        It is 1 for the head and its pooler, and each layer has `layer_decay` times the factor of
+        the layer above. The factors of the encoder's layers are also multiplied by `encoder_rate`,
+        and those of its new parts by `new_rate`. Adapters have the factor `encoder_rate` in every
+        layer.
         """
         factors = {}
         for name, layers in self.encoder.count_layers_above().items():

@@ -40,7 +40,7 @@ class OnlineProbe:
         self.sample = data.take(train + val)
         if not train or len({data.rows[i].group for i in val}) < 2:
             raise UserError(
-                f"--probe_every: {data.root} has too few labelled clips in train and val: val "
+                f"--probe_every: {data.title} has too few labelled clips in train and val: val "
                 "needs two groups."
             )
         one_clip = Views(clips=views.clips[:1], augment="none", mean=views.mean, std=views.std)

@@ -93,7 +93,7 @@ def check_length(data: Manifest, views: Views) -> None:
         longest = max(longest, len(table))
     if longest:
         raise UserError(
-            f"{data.root}: all blocks of a clip take {describe_frames(spec)}, and the longest of "
+            f"{data.title}: all blocks of a clip take {describe_frames(spec)}, and the longest of "
             f"{min(LOOKED_AT, len(data))} checked videos has {longest}: give fewer "
             "--objective.blocks, or fewer frames or a smaller stride of each."
         )

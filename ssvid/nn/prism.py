@@ -137,6 +137,11 @@ class PrismBlock(Recomputable):
         return x + branch
 
 
+def choose_heads(dim: int) -> int:
+    """The published 12 heads of attention, or a number that divides the width instead."""
+    return next(heads for heads in (12, 16, 8, 4, 2, 1) if dim % heads == 0)
+
+
 class AttentionPooler(nn.Module):
     """Learnt queries that attend to all tokens: no cap, no MLP and no residual.
 

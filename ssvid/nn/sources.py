@@ -59,11 +59,13 @@ def find_repeats(index: Int[Tensor, " b"]) -> Bool[Tensor, "B B"]:
 
 def check_batch(data: Manifest, objective: str, batch_size: int) -> None:
     """Raise UserError if every batch holds a video twice: the other clips are its negatives."""
-    if batch_size > len(data):
-        raise UserError(
-            f"--batch_size {batch_size} is more than the {len(data)} videos of {data.root}: in "
-            f"{objective} a video would be its own negative. Give --batch_size {len(data)} or less."
-        )
+    for part in data.list_batch_sources():
+        if batch_size > len(part):
+            raise UserError(
+                f"--batch_size {batch_size} is more than the {len(part)} videos of {part.title}: "
+                f"in {objective} a video would be its own negative. Give --batch_size {len(part)} "
+                "or less."
+            )
 
 
 def check_pairs(data: Manifest, objective: str, batch_size: int) -> None:
@@ -81,18 +83,22 @@ def check_negatives(
 ) -> None:
     """Raise UserError if the data or the queue do not suit an objective that needs negatives.
 
-    The data need two sources. The queue must not hold a video twice, and steps must fill it evenly.
+    The data need two films, and so does each part of a mixture whose batches alternate; the
+    negatives of a queue come from all parts. The queue must not hold a video twice, and steps must
+    fill it evenly.
     """
-    if len({name_film(name) for name in data.video_ids}) < 2:
-        raise UserError(
-            f"{data.root} has one video (or cuts of one) to train on: {objective} tells a video "
-            "from others."
-        )
+    for part in [data] if queue is not None else data.list_batch_sources():
+        if len(set(map(name_film, part.video_ids))) < 2:
+            raise UserError(
+                f"{part.title} has one video (or cuts of one) to train on: {objective} tells a "
+                "video from others."
+            )
     if queue is None:
         return
     if (size := len(queue.keys)) > len(data):
         raise UserError(
-            f"--objective.queue {size} is more than the {len(data)} videos of {data.root}: a video "
-            f"would be its own negative. Give {len(data)} or fewer, a multiple of --batch_size."
+            f"--objective.queue {size} is more than the {len(data)} videos of {data.title}: a "
+            f"video would be its own negative. Give {len(data)} or fewer, a multiple of "
+            "--batch_size."
         )
     queue.check_step(batch_size)

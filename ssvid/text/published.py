@@ -29,7 +29,7 @@ from ssvid.weights.published import (
     unknown_layout_error,
 )
 from ssvid.weights.state_dict import load_state
-from ssvid.weights.videoprism import describe_tower
+from ssvid.weights.videoprism_sizes import describe_pooler, describe_tower
 
 BLIP_TABLE = "tower.bert.table.weight"  # of BLIP's word vectors
 BLIP_TEMPERATURE = 0.07  # at which BLIP's training begins; files of Hugging Face have none
@@ -133,9 +133,7 @@ def build_blip_space(published: PublishedFile, words: str | None) -> MatchingSpa
 def make_pooler(published: PublishedFile) -> tuple[AttentionPooler, nn.ModuleList]:
     """The pooler of a video-text file of VideoPrism and the blocks below it, not yet loaded."""
     state, kwargs = published.ours, published.net.kwargs
-    hidden = len(state["pooler.q.weight"])
-    heads = hidden // len(state["pooler.per_dim_scale"])
-    pooler = AttentionPooler(kwargs["dim"], heads, hidden=hidden)
+    pooler = AttentionPooler(**describe_pooler(state))
     count = count_blocks(state, "auxiliary.")
     return pooler, make_auxiliary(count, kwargs["dim"], kwargs["heads"], kwargs["hidden"])
 

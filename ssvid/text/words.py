@@ -187,7 +187,7 @@ def collect_words(
             sentences += [text for _, _, text in row.sentences]
     if not sentences:
         raise UserError(
-            f"The training videos of {data.root} have no sentences: take narrated data."
+            f"The training videos of {data.title} have no sentences: take narrated data."
         )
     counts: Counter[str] = Counter()
     for text in sentences:
@@ -195,7 +195,7 @@ def collect_words(
     words = [word for word, n in counts.items() if n >= least]
     words.sort(key=lambda word: (-counts[word], word))
     if not words:
-        raise UserError(f"No word of {data.root} occurs --least {least} times: take fewer.")
+        raise UserError(f"No word of {data.title} occurs --least {least} times: take fewer.")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(Path(out), "".join(f"{word}\n" for word in words))
     covered = sum(counts[word] for word in words) / counts.total()

@@ -6,7 +6,7 @@ that goes back into the layout it came in keeps its own order of keys, its prefi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ssvid.weights.published import (
     unknown_layout_error,
 )
 from ssvid.weights.state_dict import read_card
+from ssvid.weights.videoprism_sizes import split_biases
 from ssvid.weights.vit import HEADS, guess_heads
 
 DECODER = ("dec_", "bridge")  # beginnings of the objective's arguments about its decoder
@@ -56,6 +57,7 @@ def weights(
     *,
     to: str | None = None,  # the layout to write it in
     out: str | None = None,  # the new file: .safetensors, or any other suffix for a pickle of torch
+    heads: int | None = None,  # of attention, for a file to convert that does not show them
     trust: bool = False,  # read pickled objects too, which may run code
     entry: str
     | None = None,  # the tensors to read, where several entries hold some: target_encoder
@@ -63,6 +65,8 @@ def weights(
     """Print what a checkpoint is; with --to and --out, write it in another layout."""
     if (to is None) != (out is None):
         raise UserError("--to LAYOUT and --out FILE go together: give both or none.")
+    if heads is not None and to is None:
+        raise UserError("--heads N is for a file that is converted: give --to LAYOUT --out FILE.")
     if trust and to is None:
         raise UserError(
             "--trust reads pickled objects only to write their tensors as a safe file: give "
@@ -74,6 +78,8 @@ def weights(
     source = open_source(Path(file), trust, entry)
     description = describe_source(source)
     if layout is not None and out is not None:
+        if heads is not None:
+            source = state_heads(source, heads)
         tensors, wrapper = convert(source, layout)
         write_weights(Path(out), tensors, wrapper, source.licence)
         description |= {"to": layout.name, "out": out, "keys": len(tensors)}
@@ -101,7 +107,7 @@ def open_source(path: Path, trust: bool, entry: str | None = None) -> Source:
             )
         (path,) = exports
     if path.suffix == ".json":
-        path = path.with_suffix(".safetensors")
+        path = find_weights_of_card(path)
     file, card = read_weights(path, trust, entry), read_card(path.with_suffix(".json"))
     if card is not None and {"name", "kwargs"} <= card.keys():
         ours = {f"encoder.{key}": x for key, x in file.tensors.items()}
@@ -116,6 +122,23 @@ def open_source(path: Path, trust: bool, entry: str | None = None) -> Source:
     published.require_complete()
     title, net = published.layout.title, published.net
     return Source(file, title, published.ours, net, published.licence, published)
+
+
+def find_weights_of_card(card: Path) -> Path:
+    """The weights beside the card of an exported encoder. A UserError if they are not there."""
+    content = read_card(card)
+    if content is None:
+        raise UserError(f"There is no {card}.")
+    if not {"name", "kwargs"} <= content.keys():
+        raise UserError(f"{card} is no card of an exported encoder: name the file of weights.")
+    path = card.with_suffix(".safetensors")
+    if not path.is_file():
+        raise UserError(
+            f"{card} is the card of an exported encoder, and its weights, {path.name}, do not lie "
+            "beside it: put them there."
+        )
+    log.info(f"{card}: the card of the weights in {path.name}")
+    return path
 
 
 def open_run_checkpoint(file: WeightsFile) -> Source:
@@ -191,6 +214,18 @@ def select_changed_arguments(
         if key not in uncounted
         and (key not in defaults or not are_equal(key, value, defaults[key]))
     }
+
+
+def state_heads(source: Source, heads: int) -> Source:
+    """The source with the user's number of attention heads. A UserError if it shows its own."""
+    net = source.net
+    if net.encoder != "videoprism" or "heads" in net.kwargs:
+        raise UserError(
+            f"--heads {heads}: it is for files of VideoPrism whose tensors do not show the number, "
+            f"and {source.file.path} is no such file: leave it out."
+        )
+    net = net._replace(kwargs={**net.kwargs, "heads": heads})
+    return replace(source, ours=split_biases(source.ours, heads), net=net)
 
 
 def convert(source: Source, layout: Layout) -> tuple[State, str | None]:

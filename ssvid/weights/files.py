@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ssvid.weights.npz import is_npz, read_npz, write_npz
 from ssvid.weights.torchscript import is_torchscript, read_torchscript
 
 WRAPPERS = ("model", "module", "model_state", "state_dict", "model_state_dict")
+ARCHIVE = b"PK\3\4"  # the first bytes of a zip archive
 MAX_DEPTH = 3  # of an entry in an entry that is looked for
 # Published training code pickles settings and numbers beside its tensors. These cannot run any
 # code.
@@ -86,7 +87,7 @@ def read_weights(path: Path, trust: bool = False, entry: str | None = None) -> W
             f"{path} is text ({head.decode().splitlines()[0][:40]!r} ...) and no checkpoint: "
             "download it again."
         )
-    if is_npz(path):
+    if is_archive(path, head) and is_npz(path):
         return _read_npz(path, entry)
     raw = _unpickle(path, trust)
     if entry is not None:
@@ -104,6 +105,20 @@ def read_weights(path: Path, trust: bool = False, entry: str | None = None) -> W
         if isinstance(key, str) and key != wrapper and not isinstance(value, Tensor)
     }
     return WeightsFile(path, tensors, wrapper, other_entries)
+
+
+def is_archive(path: Path, head: bytes) -> bool:
+    """Whether the file is a zip archive, as .npz files and those of torch.save are.
+
+    `head`: its first bytes. Raises UserError if it is one whose end is missing.
+    """
+    has_end = is_zipfile(path)
+    if head.startswith(ARCHIVE) and not has_end:
+        raise UserError(
+            f"{path} is damaged: it begins as an archive, and the list of its contents, which "
+            "stands at the end, is missing. Copy or download it again."
+        )
+    return has_end
 
 
 def list_entries(raw: object, prefix: str = "") -> dict[str, State]:
@@ -176,7 +191,10 @@ def _read_npz(path: Path, entry: str | None) -> WeightsFile:
     try:
         tensors = read_npz(path)
     except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint ({_first_line(error)}).") from error
+        raise UserError(
+            f"{path} is damaged: parts of this .npz file are missing or have changed. Copy or "
+            "download it again."
+        ) from error
     return WeightsFile(path, tensors, None, {})
 
 

@@ -85,6 +85,9 @@ class Layout:
     ignored_prefixes: tuple[str, ...] = ()  # beginnings of keys of parts that we do not have
     # Why the file is no encoder by itself, and what takes its weights; None: it is one.
     only_a_start: str | None = None
+    # The tensors in our names that a whole file of this net holds, on the meta device. The shapes
+    # of the file are compared with them; None: they are not compared.
+    list_parts: Callable[[Net, State], State] | None = None
     # Changes that no single row can express. These two take all tensors in their names, as the file
     # has them: before the rows read them, and after the rows wrote them.
     before_reading: Callable[[State], State] = dict

@@ -22,11 +22,12 @@ LOCAL_HEADER = 30  # bytes, without the name and the extra field, whose lengths 
 
 
 def is_npz(path: Path) -> bool:
-    """Whether the file is an archive of arrays, whatever its name."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    """Whether an archive is one of arrays, whatever its name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return path.suffix == ".npz"  # a damaged one
     return bool(names) and all(name.endswith(SUFFIX) for name in names)
 
 

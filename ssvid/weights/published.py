@@ -50,6 +50,10 @@ NESTED_NETS = {
 FREE_ARGUMENTS = {"heads", "frames", "size", "stride", "fps", "mean", "std", "dropout", "gelu"}
 
 
+# What tensors of impossible shapes raise when a net is read from them.
+SHAPE_ERRORS = (IndexError, ValueError, RuntimeError, KeyError, TypeError, ZeroDivisionError)
+
+
 @dataclass(frozen=True)
 class PublishedFile:
     """A file in a layout that is known here, with its tensors in our names."""
@@ -63,6 +67,7 @@ class PublishedFile:
     missing: list[str]  # keys of the layout that the file lacks, without the prefix
     unexpected: list[str]  # keys that the layout does not know, without the prefix
     n_outside: int  # keys of the larger net that contains this one
+    misfits: list[str]  # tensors whose shape does not fit the others, each with both shapes
 
     @property
     def licence(self) -> str | None:
@@ -81,7 +86,17 @@ class PublishedFile:
         return select_under(self.ours, "encoder.")
 
     def require_complete(self) -> None:
-        """Raise UserError if keys are missing or unexpected: the file fits the layout in part."""
+        """Raise UserError if the file fits the layout in part.
+
+        Then keys are missing or unexpected, or shapes do not fit each other.
+        """
+        if self.misfits:
+            count = len(self.misfits) - 1
+            raise UserError(
+                f"{self.file.path} is damaged or no {self.layout.title}: beside its other tensors, "
+                f"{self.misfits[0]}{f' (and {count} more)' if count else ''}; partial=True loads "
+                "the tensors that fit."
+            )
         if self.missing or self.unexpected:
             absent = f"{len(self.missing)} are missing"
             absent += f", such as {self.missing[0]!r}" if self.missing else ""
@@ -142,6 +157,7 @@ def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int)
     """The tensors under `prefix` in our names, and the net that they describe."""
     theirs = select_under(file.tensors, prefix)
     missing: list[str] = []
+    misfits: list[str] = []
     try:
         keys = layout.before_reading(theirs).keys()
         rows = list(dict.fromkeys(row.theirs for row in layout.list_rows_of_theirs(keys)))
@@ -153,15 +169,30 @@ def read_tensors(file: WeightsFile, layout: Layout, prefix: str, n_outside: int)
                 unexpected.append(key)
         ours = layout.to_ours(theirs)
         net = layout.describe(ours)
+        if not missing:
+            misfits = list_misfits(layout, theirs, prefix, net, ours)
     except UserError as error:
         raise UserError(f"{file.path} seems to be a {layout.title}, but {error}") from error
-    except (IndexError, ValueError, RuntimeError, KeyError) as error:  # no such net has this shape
+    except SHAPE_ERRORS as error:  # no such net has this shape
         reason = f"its tensors have other shapes ({error})"
         if isinstance(error, KeyError) and missing:
             reason = f"{len(missing)} keys are missing, such as {missing[0]!r}"
         raise UserError(f"{file.path} seems to be a {layout.title}, but {reason}.") from error
     n_matched = len(rows) - len(missing)
-    return PublishedFile(file, layout, prefix, ours, net, n_matched, missing, unexpected, n_outside)
+    return PublishedFile(
+        file, layout, prefix, ours, net, n_matched, missing, unexpected, n_outside, misfits
+    )
+
+
+def list_misfits(layout: Layout, theirs: State, prefix: str, net: Net, ours: State) -> list[str]:
+    """The tensors of a file whose shape is not that of its net, with both shapes."""
+    misfits = []
+    parts = layout.list_parts(net, ours) if layout.list_parts else {}
+    for key, x in (layout.to_theirs(parts) if parts else {}).items():
+        if key in theirs and theirs[key].shape != x.shape:
+            shapes = f"should have the shape {tuple(x.shape)}, not {tuple(theirs[key].shape)}"
+            misfits.append(f"{prefix + key!r} {shapes}")
+    return misfits
 
 
 def is_run_checkpoint(file: WeightsFile) -> bool:
@@ -171,12 +202,12 @@ def is_run_checkpoint(file: WeightsFile) -> bool:
 
 
 def unknown_layout_error(file: WeightsFile) -> UserError:
-    """The error to raise for a file in no known layout; it names the layouts and the first keys."""
+    """The error to raise for a file in no known layout; it names the first keys and the layouts."""
     first = ", ".join(list(file.tensors)[:3])
     return UserError(
-        f"{file.path} is in no layout that is known here "
-        f"({', '.join(map(attrgetter('name'), LAYOUTS))}): its keys begin {first}."
-        f"{hint_at_entries(file.path, file.other_entries)}"
+        f"{file.path} is in no layout that is known here: its keys begin {first}."
+        f"{hint_at_entries(file.path, file.other_entries)} Known layouts are "
+        f"{', '.join(map(attrgetter('name'), LAYOUTS))}."
     )
 
 
@@ -248,10 +279,11 @@ def choose_arguments(
                 f"{suggest_call(published)}."
             )
     kwargs = {**net.kwargs, **fixed}
-    if net.encoder == "vit" and "heads" not in kwargs:
+    if net.encoder in ("vit", "videoprism") and "heads" not in kwargs:
+        layout = "; `ssvid weights FILE --to videoprism --out NEW.npz --heads N` writes it down"
         raise UserError(
             f"{path} is {published.description}. No tensor shows its number of attention heads: "
-            "give heads=N."
+            f"give heads=N{layout if net.encoder == 'videoprism' else ''}."
         )
     defaults = {**read_defaults(net.encoder or name), **read_fixed_arguments(name)}
     return {k: v for k, v in kwargs.items() if k in user_kwargs or defaults.get(k, ...) != v}

@@ -6,16 +6,16 @@ Layouts: the published .npz files, whose blocks are stacked in one array or not,
 
 import re
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssvid.weights.layout import Layout, Net, Row, State, count_blocks, map_weight_and_bias
+from ssvid.errors import UserError
+from ssvid.weights.layout import Layout, Row, State, map_weight_and_bias
+from ssvid.weights.videoprism_sizes import describe, list_parts, require_heads, split_heads
 
 LICENCE = "Apache-2.0"
 STACK = "x_layers"
-HEADS = {768: 12, 1024: 16, 1408: 16}  # by width; no tensor of `transformers` shows them
 # What holds the encoder in an .npz file of theirs, beside what else it holds.
 ENCODER_IN = {"encoder": "", "text": "vision_encoder.", "classifier": "encoder."}
 # Of `transformers`: tables that are computed and no weights.
@@ -30,11 +30,16 @@ def prepare(theirs: State) -> State:
         name = re.sub(rf"\.{STACK}_(\d+)\.", rf".{STACK}.\1.", name)
         name = name.replace(".pre_layer_norm.", ".layer_norm.")
         before, stack, after = name.partition(f".{STACK}.")
-        if stack and not after[0].isdigit():
-            for number, part in enumerate(x):
-                prepared[f"{before}{stack}{number}.{after}"] = turn_axes(after, part)
-        else:
-            prepared[name] = turn_axes(name, x)
+        try:
+            if stack and not after[0].isdigit():
+                for number, part in enumerate(x):
+                    prepared[f"{before}{stack}{number}.{after}"] = turn_axes(after, part)
+            else:
+                prepared[name] = turn_axes(name, x)
+        except (IndexError, RuntimeError, TypeError) as error:
+            raise UserError(
+                f"its {key!r} has the shape {tuple(x.shape)}, which no such array has."
+            ) from error
     return prepared
 
 
@@ -49,7 +54,7 @@ def turn_axes(name: str, x: Tensor) -> Tensor:
         return x.flatten(1)
     if leaf == "kernel" and name.endswith("patch_projection.linear.kernel"):  # (p q C) D
         side = round((len(x) / 3) ** 0.5)
-        return x.view(side, side, 3, -1).permute(3, 2, 0, 1)[:, :, None]
+        return x.view(side, side, 3, x.shape[1]).permute(3, 2, 0, 1)[:, :, None]
     return x.T if leaf == "kernel" and x.ndim == 2 else x
 
 
@@ -212,53 +217,8 @@ def map_huggingface(
     return rows
 
 
-def split_heads(ours: State) -> State:
-    """The biases of attention get a row for each head, as ours have them."""
-    dim = len(ours["encoder.norm_space.scale"])
-    heads = HEADS.get(dim, max(1, dim // 64))
-    if "pooler.per_dim_scale" in ours:  # it is as wide as a head of the pooler, which has as many
-        heads = len(ours["pooler.q.weight"]) // len(ours["pooler.per_dim_scale"])
-    return {
-        key: x.view(3 * heads, -1) if key.endswith("attn.qkv_bias") else x
-        for key, x in ours.items()
-    }
-
-
 def join_heads(ours: State) -> State:
     return {key: x.flatten() if key.endswith("attn.qkv_bias") else x for key, x in ours.items()}
-
-
-def describe(kind: str, ours: State) -> Net:
-    """The arguments of `videoprism`."""
-    dim, _, _, patch, _ = ours["encoder.patch.weight"].shape
-    frames, side = (
-        len(ours["encoder.time_positions"]),
-        round(len(ours["encoder.space_positions"]) ** 0.5),
-    )
-    kwargs = {
-        "dim": dim,
-        "heads": len(ours["encoder.space.0.attn.qkv_bias"]) // 3,
-        "hidden": len(ours["encoder.space.0.mlp.fc1.weight"]),
-        "space_depth": count_blocks(ours, "encoder.space."),
-        "time_depth": count_blocks(ours, "encoder.time."),
-        "patch": patch,
-        "frames": frames,
-        "size": side * patch,
-        "table_frames": frames,
-        "table_side": side,
-    }
-    return Net("videoprism", kwargs, objective="video_text" if kind == "text" else None)
-
-
-def describe_tower(ours: State) -> dict[str, Any]:
-    """The arguments of the tower `videoprism_text`."""
-    return {
-        "dim": len(ours["tower.cls"]),
-        "heads": len(ours["tower.blocks.0.attn.qkv_bias"]) // 3,
-        "hidden": len(ours["tower.blocks.0.mlp.fc1.weight"]),
-        "layers": count_blocks(ours, "tower.blocks."),
-        "norms": "primer_hybrid" if "tower.blocks.0.norm1_after.scale" in ours else "pre",
-    }
 
 
 TITLES = {
@@ -295,7 +255,9 @@ def make_npz_layout(kind: str, *, stacked: bool) -> Layout:
         make_rows=partial(map_npz, kind),
         describe=partial(describe, kind),
         prefix="params/",
+        list_parts=partial(list_parts, kind),
         before_reading=prepare,
+        before_writing=require_heads,
         after_writing=partial(pack, stacked),
     )
 
@@ -321,6 +283,7 @@ def make_huggingface_layout(kind: str) -> Layout:
         make_rows=partial(map_huggingface, kind),
         describe=partial(describe, kind),
         ignored_keys=NO_WEIGHTS,
+        list_parts=partial(list_parts, kind),
         after_reading=split_heads,
         before_writing=join_heads,
     )

@@ -16,6 +16,8 @@ from ssvid.data.loader import train_loader
 from ssvid.data.preprocess.flow import compute, flow_file
 from ssvid.data.training import training
 from ssvid.errors import UserError
+from ssvid.nn.queue import Queue
+from ssvid.nn.sources import check_batch, check_negatives, check_pairs
 from ssvid.pretrain import pretrain
 from ssvid.shapes import Caption, ClipSpec, Views
 from tests.helpers import command, facts, for_each, sentence, squares, write_video
@@ -243,8 +245,46 @@ def test_a_part_without_a_data_set_and_a_name_twice_are_refused_by_the_command(c
     twice = "{a: {name: folder, root: x}, a: {name: folder, root: y}}"
     refused = command("ssvid.extract", "--encoder", "x", "--out", "y", "--data", "mixture",
                       "--data.parts", twice)  # fmt: skip
-    assert "'a' again" in sentence(refused)
-    assert "'a' again" in sentence(command("ssvid.pretrain", *argv, "--data.parts", twice))
+    for answer in (refused, command("ssvid.pretrain", *argv, "--data.parts", twice)):
+        assert sentence(answer).startswith("error: --data.parts ") and "'a' again" in answer.stderr
+
+
+@for_each("order, refused", [("alternate", True), ("mix", False)])
+def test_each_part_fills_its_batches_and_has_negatives_where_they_alternate(
+    order, refused, corpora, tmp_path
+):
+    write_video(tmp_path / order / "0.mp4", squares(1))
+    parts = {"web": {"name": "folder", "root": str(corpora / "web")}}
+    few = {"name": "csv", "root": str(corpora / "lists" / "clean.csv")}
+    one = {"name": "folder", "root": str(tmp_path / order)}
+    for part, check, batch_size, words in (
+        (few, check_batch, 5, ("--data.parts.clean", "5", "4 videos")),
+        (one, check_pairs, 2, ("--data.parts.clean", "one video")),
+    ):
+        data = mixture(parts={**parts, "clean": part}, order=order)
+        assert [len(source) for source in data.list_batch_sources()] == (
+            [6, len(data) - 6] if refused else [len(data)]
+        )
+        if not refused:
+            check(data, "clip", batch_size)
+            continue
+        with pytest.raises(UserError, match=facts(*words)):
+            check(data, "clip", batch_size)
+
+
+def test_a_queue_brings_negatives_from_all_parts(corpora, tmp_path):
+    write_video(tmp_path / "one" / "0.mp4", squares(1))
+    parts = {"web": {"name": "folder", "root": str(corpora / "web")}}
+    parts["one"] = {"name": "folder", "root": str(tmp_path / "one")}
+    check_negatives(mixture(parts=parts), "infonce", 2, Queue(4, 2))
+
+
+def test_messages_name_the_list_and_not_its_folder(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", squares(1))
+    (tmp_path / "v.csv").write_text("path,split\na.mp4,train\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=facts("v.csv has one video")):
+        check_negatives(csv("v.csv"), "clip", 2)
 
 
 def test_a_file_names_no_class_in_a_part(corpora, tmp_path):

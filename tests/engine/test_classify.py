@@ -167,6 +167,46 @@ def test_new_parts_of_an_encoder_learn_at_their_own_rate():
     assert factors["encoder.image.patch.weight"] == 0.1
 
 
+def test_an_attention_pooler_is_one_query_over_all_tokens():
+    """Beside a plain writing: attention, its output map, a norm with an offset scale, the head."""
+    net = classifier(pooler={"dim": 24, "heads": 2, "hidden": 12}).double()
+    pooler = net.pooler
+    assert pooler is not None
+    with torch.no_grad():
+        for weight in (*pooler.parameters(), *net.head.parameters()):
+            weight += 0.3 * torch.randn_like(weight)
+    clips = batch_of(3)["clips"][:, 0].double()
+    tokens = net.encoder(clips).tokens
+    softplus = torch.log1p(pooler.per_dim_scale.exp()) / math.log(2)
+    mixed = []
+    for head in range(2):
+        of_head = slice(6 * head, 6 * head + 6)
+        query = pooler.q(pooler.queries)[0, of_head] * softplus / math.sqrt(6)
+        weights = (pooler.k(tokens)[..., of_head] @ query).softmax(1)
+        mixed.append((weights[..., None] * pooler.v(tokens)[..., of_head]).sum(1))
+    pooled = pooler.proj(torch.cat(mixed, 1))
+    centred = pooled - pooled.mean(1, keepdim=True)
+    assert pooler.norm is not None
+    scale, bias = 1 + pooler.norm.scale, pooler.norm.bias
+    normed = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt() * scale + bias
+    torch.testing.assert_close(net.logits(clips), net.head(normed).float())
+
+
+@for_each("name", ["vit", "xclip", "s3d"])
+def test_every_part_that_learns_gets_gradient_from_the_pooler(name: str):
+    with torch.device("meta"):
+        tiny = create_encoder(name).tiny_kwargs
+    encoder = create_encoder(name, **tiny)
+    sizes = {"dim": encoder.dim, "heads": 1, "hidden": 8}
+    net = Classify(encoder, classes=3, mix=NEVER, head_scale=50.0, pooler=sizes)
+    spec = encoder.spec
+    clips = torch.randn(2, 3, spec.frames, spec.size, spec.size)
+    net.logits(clips).square().sum().backward()
+    for key, weight in net.named_parameters():
+        assert (weight.grad is not None) == weight.requires_grad, key
+        assert weight.requires_grad == ("joiner" not in key), key
+
+
 def test_rates_of_a_vit_are_beits():
     """Block i of L: decay^(L+1-i); patches and positions decay^(L+1); final norm and head 1."""
     torch.manual_seed(0)

@@ -13,7 +13,8 @@ from ssvid.cli import parse
 from ssvid.errors import UserError
 from ssvid.finetune import finetune
 from ssvid.pretrain import pretrain
-from tests.engine.pairs import Run
+from tests.engine.pairs import Run, same_as_two
+from tests.engine.two_mixture import train, write_corpora
 from tests.helpers import facts, for_each, metrics, pretrain_argv, squares, write_video
 
 LOSSES = ("loss", "loss/web", "loss/clean", "share/web", "share/clean")
@@ -87,6 +88,17 @@ def test_two_processes_learn_from_the_batches_of_one(corpora, tmp_path, order):
         assert first[3:] == second[3:]
         for a, b in zip(first[:3], second[:3], strict=True):
             assert (a is None) == (b is None) and (a is None or abs(a - b) < 1e-4)
+
+
+@pytest.mark.slow  # of other processes
+@for_each("order", ["alternate", "mix"])
+def test_two_processes_train_video_text_on_a_mixture_as_one_does(order, tmp_path):
+    """In float64, to 1e-6: the batches of films and of pictures, gradients, and the weights."""
+    write_corpora(tmp_path)
+    one = train(order, str(tmp_path))
+    assert one["losses"].dtype == torch.float64 and len(one["losses"]) == 6
+    argv = ("tests.engine.two_mixture", order, str(tmp_path))
+    same_as_two(one, tmp_path / "two.pt", *argv)
 
 
 def test_the_log_tells_the_loss_and_the_share_of_each_part(corpora, tmp_path):

@@ -75,6 +75,16 @@ FORMS = {  # encoder, what is changed of its tiny form, what is changed of the o
     ),
     "litevl_qa": ("litevl", {}, {"text_pooling": "original", "options": BLIP}),
     "litevl_qa pooled": ("litevl", {}, {"questions": 2, "options": BLIP}),
+    "classify attention": (
+        "xclip",
+        {},
+        {
+            "classes": 3,
+            "mix": Mix(0.0, 0.0, 0.0, 0.0),
+            "head_scale": 50.0,
+            "pooler": {"dim": 16, "heads": 2, "hidden": 16},
+        },
+    ),
     "bridge": (None, {}, small_nets),  # it writes two nets, which no other form should pay for
     "turbo infonce": ("vit", {}, {"dim": 8, "queue": 8}),
     "turbo classify": (

@@ -28,7 +28,8 @@ from ssvid.text.videoprism import PrismText, sinusoids
 from ssvid.weights.files import read_weights
 from ssvid.weights.layout import Layout, count_blocks
 from ssvid.weights.published import LAYOUTS, PublishedFile, identify_file, select_under
-from ssvid.weights.videoprism import describe_tower, map_pooler, prepare
+from ssvid.weights.videoprism import map_pooler, prepare
+from ssvid.weights.videoprism_sizes import describe_pooler, describe_tower
 from tests.reference.cases import Case, assert_close
 
 Arrays = dict[str, Tensor]
@@ -208,23 +209,8 @@ class Parts(nn.Module):
         tower.table = nn.Embedding(*ours["tower.table.weight"].shape)
         count = count_blocks(ours, "auxiliary.")
         auxiliary = make_auxiliary(count, net["dim"], net["heads"], net["hidden"])
-        self.space = PooledSpace(tower, make_pooler(ours, net["dim"]), auxiliary)
+        self.space = PooledSpace(tower, AttentionPooler(**describe_pooler(ours)), auxiliary)
         self.space.load_state_dict({k: x for k, x in ours.items() if not k.startswith("encoder.")})
-
-
-def make_pooler(ours: Arrays, dim: int) -> AttentionPooler:
-    hidden = len(ours["pooler.q.weight"])
-    heads = hidden // len(ours["pooler.per_dim_scale"])
-    queries, query_dim = ours["pooler.queries"].shape
-    return AttentionPooler(
-        dim,
-        heads,
-        hidden=hidden,
-        queries=queries,
-        query_dim=query_dim,
-        norms_heads="pooler.norm_q.scale" in ours,
-        norms_output="pooler.norm.scale" in ours,
-    )
 
 
 @torch.no_grad()
@@ -269,7 +255,7 @@ def check_poolers(folder: Path, name: str, model: dict[str, Any]) -> None:
         rows = map_pooler("pooler", "pooler")
         ours = {row.ours: prepared[row.theirs] for row in rows if row.theirs in prepared}
         assert len(ours) == len(theirs)
-        pooler = make_pooler(ours, arrays["tokens"].shape[-1])
+        pooler = AttentionPooler(**describe_pooler(ours))
         pooler.load_state_dict(select_under(ours, "pooler."))
         padding = arrays.get("paddings")
         pooled = pooler(arrays["tokens"], None if padding is None else padding.bool())
@@ -281,7 +267,7 @@ def check_classifier(folder: Path, name: str) -> None:
     published = read_published(folder / f"{name}_params.npz")
     config = json.loads((folder / "manifest.json").read_text())[name]["config"]
     encoder = build_encoder(published, config["encoder_params"])
-    pooler = make_pooler(published.ours, encoder.dim)
+    pooler = AttentionPooler(**describe_pooler(published.ours))
     head = nn.Linear(encoder.dim, len(published.ours["head.bias"]))
     trained = nn.ModuleDict({"pooler": pooler, "head": head})
     trained.load_state_dict(

@@ -220,8 +220,9 @@ def test_an_unknown_layout_names_the_known_and_its_keys(file: Path):
         lambda f: create_encoder("vit", weights=f),
         lambda f: weights(str(f)),
     ):
-        with refusal("videomae", "dpc", "a.weight", "b.weight"):
+        with refusal("videomae", "dpc", "a.weight", "b.weight") as error:
             load(file)
+        assert str(error.value).index("a.weight") < str(error.value).index("videomae,")
 
 
 def test_the_command_prints_what_a_file_is(file: Path):

@@ -17,6 +17,7 @@ from ssvid.errors import UserError
 from ssvid.text.joint_files import load_joint
 from ssvid.text.videoprism import sinusoids
 from ssvid.weights.__main__ import weights
+from ssvid.weights.encoders import save_encoder
 from ssvid.weights.files import read_weights
 from ssvid.weights.npz import write_npz
 from ssvid.weights.published import identify_file
@@ -97,9 +98,16 @@ def change_file(kind: str, path: Path) -> Path:
         theirs["params/temporal_ln/bias"] = np.array(["a"])
     elif kind == "shape":
         theirs[query] = theirs[query][..., :1]
+    elif kind == "wide":
+        theirs["params/temporal_ln/bias"] = np.zeros(25, np.float32)
+    elif kind == "flat":
+        theirs["params/patch_projection/linear/kernel"] = np.zeros((5, 24), np.float32)
     np.savez(path, **theirs)
     if kind == "cut":
         path.write_bytes(path.read_bytes()[:-2000])
+    elif kind == "changed":
+        content = path.read_bytes()
+        path.write_bytes(content[:9000] + content[9100:])
     return path
 
 
@@ -111,14 +119,59 @@ def change_file(kind: str, path: Path) -> Path:
         ("extra", ("net.npz", "1 belong to something else", "other.kernel")),
         ("pickled", ("net.npz", "temporal_ln/bias", "pickled")),
         ("text", ("net.npz", "temporal_ln/bias", "numbers")),
-        ("shape", ("net.npz",)),
-        ("cut", ("net.npz",)),
+        ("shape", ("net.npz", "self_attention/query/w", "(1, 24, 2, 1)", "(1, 24, 2, 12)")),
+        ("wide", ("net.npz", "temporal_ln/bias", "(25,)", "(24,)")),
+        ("flat", ("net.npz", "patch_projection/linear/kernel", "(5, 24)")),
+        ("cut", ("net.npz", "damaged", "end")),
+        ("changed", ("net.npz", "damaged", "parts")),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused(kind: str, words: tuple[str, ...], tmp_path: Path):
     file = change_file(kind, tmp_path / "net.npz")
-    with pytest.raises(UserError, match=facts(*words)):
+    for read in (load_encoder, lambda path: weights(str(path))):
+        with pytest.raises(UserError, match=facts(*words)):
+            read(file)
+
+
+def test_what_fits_of_a_wrong_shape_is_loaded_where_the_user_says_so(tmp_path: Path):
+    file = change_file("wide", tmp_path / "net.npz")
+    net = create_encoder("videoprism", weights=file, partial=True)
+    torch.testing.assert_close(net.patch.weight, create_net().patch.weight)
+
+
+def test_heads_that_no_tensor_shows_are_stated_and_not_guessed(tmp_path: Path):
+    net, file = create_net(), tmp_path / "net.safetensors"
+    ours = {f"encoder.{key}": x for key, x in net.state_dict().items()}
+    save_file(LAYOUT_OF["videoprism-huggingface"].to_theirs(ours), file)
+    with pytest.raises(UserError, match=facts("heads=N", "--heads N")):
         load_encoder(file)
+    with pytest.raises(UserError, match=facts("--heads N")):
+        weights(str(file), to="videoprism", out=str(tmp_path / "new.npz"))
+    with pytest.raises(UserError, match=facts("24", "5 attention heads")):
+        weights(str(file), to="videoprism", out=str(tmp_path / "new.npz"), heads=5)
+    weights(str(file), to="videoprism", out=str(tmp_path / "new.npz"), heads=2)
+    with pytest.raises(UserError, match=facts("--heads 2", "new.npz")):
+        weights(str(tmp_path / "new.npz"), to="videoprism", out=str(tmp_path / "b.npz"), heads=2)
+    clip = torch.rand(1, 3, 4, 16, 16)
+    for again in (
+        load_encoder(tmp_path / "new.npz"),
+        create_encoder("videoprism", weights=file, heads=2).eval(),
+    ):
+        assert torch.equal(again(clip).tokens, net(clip).tokens)
+
+
+def test_the_card_of_a_run_stands_for_its_weights(tmp_path: Path, capsys):
+    save_encoder(create_net(), tmp_path, "encoder", {})
+    card = tmp_path / "encoder.json"
+    assert weights(str(card))["file"] == str(tmp_path / "encoder.safetensors")
+    (tmp_path / "encoder.safetensors").unlink()
+    with pytest.raises(UserError, match=facts("encoder.json is the card", "encoder.safetensors")):
+        weights(str(card))
+    card.write_text('{"a": 1}')
+    with pytest.raises(UserError, match=facts("encoder.json is no card")):
+        weights(str(card))
+    with pytest.raises(UserError, match=facts("no", "absent.json")):
+        weights(str(tmp_path / "absent.json"))
 
 
 def test_another_size_is_refused(tmp_path: Path):
@@ -160,7 +213,8 @@ def test_a_file_of_hugging_face_gives_its_features_and_goes_back(kind: str, tmp_
     buffers = {name for name, _ in model.named_buffers()}
     state = {key: x for key, x in model.state_dict().items() if key not in buffers}
     save_file(dict(model.state_dict()), tmp_path / "model.safetensors")
-    encoder = load_encoder(tmp_path / "model.safetensors")
+    heads = {"heads": 1} if kind == "encoder" else {}
+    encoder = create_encoder("videoprism", weights=tmp_path / "model.safetensors", **heads).eval()
     assert isinstance(encoder, VideoPrism)
     clip = torch.rand(2, 3, 4, 16, 16)
     frames = rearrange(clip, "B C T H W -> B T C H W")

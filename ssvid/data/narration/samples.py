@@ -125,7 +125,7 @@ class FeatureWindows(Samples):
         need_sentences(manifest)
         if lacking := [row.path for row in manifest.rows if not row.features]:
             raise UserError(
-                f"{len(lacking)} of {len(manifest)} videos of {manifest.root} have no stored "
+                f"{len(lacking)} of {len(manifest)} videos of {manifest.title} have no stored "
                 f"features, first {lacking[0]}: ssvid.extract --per_second --out DIR makes them, "
                 "--data.features DIR names them."
             )
@@ -188,7 +188,7 @@ def need_sentences(manifest: Manifest) -> None:
     """Raise a UserError if a row has no sentences."""
     if mute := [row.path for row in manifest.rows if not row.sentences]:
         raise UserError(
-            f"{len(mute)} of {len(manifest)} videos of {manifest.root} have no sentences, first "
+            f"{len(mute)} of {len(manifest)} videos of {manifest.title} have no sentences, first "
             f"{mute[0]}: this objective learns from narrated videos, such as --data narrated "
             "--data.transcripts FILE."
         )
