@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.clip import attend_heads
 from ssvid.nn.linear import apply_linear
+from ssvid.nn.transformer import map_gelu
 from ssvid.shapes import Tokens
 
 EPS = 1e-12  # of every LayerNorm, as BERT has it
@@ -92,8 +93,8 @@ class BertLayer(nn.Module):
         x = self.attention(x, mask)
         if context is not None:
             x = self.cross(x, context)
-        wide = F.gelu(apply_linear(self.fc1, x))
-        return self.norm(x + self.dropout(apply_linear(self.fc2, wide)))
+        branch = map_gelu(apply_linear(self.fc1, x), self.fc2)
+        return self.norm(x + self.dropout(branch))
 
 
 class Bert(nn.Module):

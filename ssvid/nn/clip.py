@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssvid.errors import UserError
 from ssvid.nn.linear import apply_linear, map_linear
+from ssvid.nn.transformer import map_gelu
 from ssvid.shapes import Tokens
 
 Gelu = Literal["quick", "exact"]
@@ -59,8 +60,7 @@ class ClipBlock(nn.Module):
         """The MLP branch, added to x."""
         if self.is_quick:
             return feed_quick(x, self.norm2, self.fc1, self.fc2)
-        wide = F.gelu(apply_linear(self.fc1, self.norm2(x)))
-        return x + apply_linear(self.fc2, wide)
+        return x + map_gelu(apply_linear(self.fc1, self.norm2(x)), self.fc2)
 
 
 def feed_quick(

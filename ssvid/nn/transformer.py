@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ssvid.errors import UserError, check_range
+from ssvid.nn.linear import apply_linear
 from ssvid.shapes import Tokens
 
 Bias = Literal["qv", "qkv", "none"]
@@ -91,6 +92,16 @@ class LinearOfGELU(torch.autograd.Function):
             rows.T @ F.gelu(x).flatten(0, -2) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
+
+
+def map_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
+    """`linear(gelu(x))`, which stores only x for backward."""
+    if not torch.is_grad_enabled():
+        return apply_linear(linear, F.gelu(x))
+    # Autocast would do the same where it is on.
+    weight, bias = linear.weight.to(x.dtype), linear.bias.to(x.dtype)
+    out: Tensor = LinearOfGELU.apply(x, weight, bias)
+    return out
 
 
 class MLP(nn.Module):

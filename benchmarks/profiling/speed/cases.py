@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.profiling.speed import accuracy, knn, linear, masked_distillation
+from benchmarks.profiling.speed import accuracy, blip, knn, linear, masked_distillation
 from benchmarks.profiling.speed.attentive import attentive
 from benchmarks.profiling.speed.clips import clips, clips_original, write_film
 from benchmarks.profiling.speed.dpc import dpc
@@ -67,4 +67,6 @@ SLOW_CASES: dict[str, Callable[[], Case]] = {
     **masked_distillation.CASES,
     "xclip_step": xclip_step,
     "videoprism": videoprism,
+    "blip": blip.blip,
+    "blip_step": blip.blip_step,
 }

@@ -1,0 +1,175 @@
+"""BLIP: our picture side against Hugging Face's on the same weights, and a step against its plain
+order.
+
+A pass takes 8 frames of 224 x 224 in float32 through the encoder of BLIP-base. A step is one of
+`litevl_retrieval` on single frames with the base sizes; its plain order is the published one: each
+pair of clip and sentence has its own copy of the clip's tokens, own pairs and hard pairs are run
+apart, and GELU keeps its input and its output for backward.
+"""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.profiling.speed.pairs import Case, measure_in_turn, saved_bytes
+from benchmarks.profiling.speed.peaks import print_peak, report_pair
+from benchmarks.profiling.speed.xclip import Recorder
+from objectives.litevl.hard_negatives import choose_negatives
+from objectives.litevl.retrieval import LiteVLRetrieval, judge_answers
+from ssvid import create_encoder
+from ssvid.engine.features import cpu_seconds
+from ssvid.errors import UserError
+from ssvid.nn import bert, clip
+from ssvid.nn.linear import apply_linear
+from ssvid.randomness import draw
+from ssvid.shapes import Batch
+from ssvid.weights.blip import map_picture
+from ssvid.weights.layout import CONVERSIONS
+
+ROUNDS, FLOOR_ROUNDS, FRAMES, SIZE = 9, 5, 8, 224
+STEP_CLIPS = 4
+
+
+def make_theirs(size: int = SIZE) -> nn.Module:
+    """Hugging Face's picture side with random weights."""
+    try:
+        from transformers import BlipVisionConfig, BlipVisionModel
+    except ImportError as error:
+        raise UserError("The case blip needs transformers: pip install -e '.[text]'.") from error
+    torch.manual_seed(0)
+    config = BlipVisionConfig(image_size=size, layer_norm_eps=1e-6)
+    net: nn.Module = BlipVisionModel(config)
+    return net.eval()
+
+
+def make_ours(theirs: nn.Module, size: int = SIZE) -> nn.Module:
+    """Our encoder with the weights of Hugging Face's."""
+    net = create_encoder("blip_vit_b16", size=size, frames=FRAMES)
+    state = dict(theirs.state_dict())
+    ours: dict[str, Tensor] = {}
+    for row in map_picture("huggingface", "", "", 12):
+        ours[row.ours.removeprefix(".")] = CONVERSIONS[row.kind][0](
+            state[row.theirs.removeprefix(".")]
+        )
+    net.load_state_dict(ours)
+    return net.eval()
+
+
+def make_pass(net: nn.Module, frames: Tensor, *, is_ours: bool) -> Callable[[], Tensor]:
+    """The tokens of frames T C H W."""
+    clips = frames.transpose(0, 1)[None].contiguous()
+    if is_ours:
+        return torch.inference_mode()(lambda: net(clips).tokens)
+    return torch.inference_mode()(lambda: net(pixel_values=frames).last_hidden_state)
+
+
+def make_frames(size: int = SIZE) -> Tensor:
+    return torch.randn(FRAMES, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def blip() -> Case:
+    theirs = make_theirs()
+    ours, frames = make_ours(theirs), make_frames()
+    functions = make_pass(ours, frames, is_ours=True), make_pass(theirs, frames, is_ours=False)
+
+    def report() -> dict[str, Any]:
+        recorder = Recorder()
+        with recorder:
+            functions[0]()
+        costs = measure_in_turn((recorder.run, functions[1]), cpu_seconds, FLOOR_ROUNDS)
+        floor = statistics.median(a / b for a, b in costs)
+        recorder.calls.clear()
+        both = report_pair(functions, ROUNDS, "benchmarks.profiling.speed.blip")
+        return {"floor_ratio": round(floor, 4), **both}
+
+    return Case(*functions, "CPU-seconds of a pass", extras=report, pairs=ROUNDS)
+
+
+class PlainOrder(LiteVLRetrieval):
+    """The published order of a step, with equal numbers."""
+
+    def match(
+        self,
+        space: Any,
+        batch: Batch,
+        names: Tensor,
+        ids: Tensor,
+        video: Tensor,
+        texts: Tensor,
+        tokens: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        belongs = names[:, None] == names
+        uniforms = draw(batch, "hard negatives", 2)
+        likeness = (video @ texts.T / self.temperature).detach()
+        sentence = choose_negatives(likeness, belongs, uniforms[:, 0], self.hard).row
+        other = choose_negatives(likeness.T, belongs, uniforms[:, 1], self.hard).row
+        own = space.judge(ids, texts, tokens)
+        hard = space.judge(
+            torch.cat([ids, ids[sentence]]),
+            torch.cat([texts, texts[sentence]]),
+            torch.cat([tokens[other], tokens]),
+        )
+        count = len(ids)
+        answers = torch.cat([torch.ones(count), torch.zeros(2 * count)]).long()
+        return judge_answers(torch.cat([own, hard]), answers, torch.ones(3 * count).bool())
+
+
+def map_gelu_plainly(x: Tensor, linear: nn.Linear) -> Tensor:
+    return apply_linear(linear, F.gelu(x))
+
+
+def make_step(kind: type[LiteVLRetrieval], **sizes: Any) -> Callable[[], Tensor]:
+    """A step of training without its optimiser: forward and backward. Returns the loss."""
+    torch.manual_seed(0)
+    encoder = create_encoder("blip_vit_b16", frames=1, size=SIZE, **sizes)
+    objective = kind(encoder, queue=64, text_pooling="original").train()
+    for module in objective.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # both sides see the same numbers
+        if isinstance(module, bert.SelfAttention | bert.CrossAttention):
+            module.rate = 0.0
+    index = torch.arange(STEP_CLIPS)
+    batch: Batch = {
+        "clips": torch.randn(STEP_CLIPS, 1, 3, 1, SIZE, SIZE),
+        "sentences": [[f"a red square moves left {n}"] for n in range(STEP_CLIPS)],
+        "index": index,
+        "epoch": 0 * index,
+        "seed": 0,
+    }
+
+    def step() -> Tensor:
+        plain = kind is PlainOrder
+        fast = clip.map_gelu
+        if plain:
+            clip.map_gelu = bert.map_gelu = map_gelu_plainly  # type: ignore[assignment]
+        try:
+            loss = objective(batch).total
+            loss.backward()
+        finally:
+            clip.map_gelu = bert.map_gelu = fast
+        objective.pending_keys.clear()
+        objective.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def blip_step() -> Case:
+    ours, theirs = make_step(LiteVLRetrieval), make_step(PlainOrder)
+    unit = "CPU-seconds of a step, forward and backward"
+    return Case(ours, theirs, unit, memory=saved_bytes, pairs=5)
+
+
+def prepare_side(side: str) -> Callable[[], Tensor]:
+    net = make_theirs()
+    if side == "ours":
+        net = make_ours(net)
+    return make_pass(net, make_frames(), is_ours=side == "ours")
+
+
+if __name__ == "__main__":
+    print_peak(prepare_side, runs=1)
