@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.label import list_videos, name_folder
+from benchmarks.label import Videos, list_videos, name_folder
 from benchmarks.labelling.labeller import open_networks
 from benchmarks.searching.index import Built, Reader, build_index, choose_pace
 from benchmarks.searching.query import (
@@ -71,7 +71,7 @@ def search(
     if needs_shortlist(reader) and shortlist < top:
         raise UserError(f"--shortlist {shortlist} has no room for --top {top} moments.")
     with locked(target / "lock", wait=False, what=f"--out {out}"):
-        paths = dict(zip(videos.ids, videos.paths, strict=True))
+        paths = name_videos(videos)
         built = build_index(reader, target, paths, pace, bar=videos.is_folder)
         if built.bad and not videos.is_folder:
             raise UserError(f"The video cannot be read: {next(iter(built.bad.values()))}.")
@@ -93,6 +93,15 @@ def search(
     printed["next"] = [f"open {target / PAGE} in a browser"] if answers else []
     # Exit code 3 says that the run ended, but that some videos could not be read.
     return printed | ({"exit_code": 3} if built.bad else {})
+
+
+def name_videos(videos: Videos) -> dict[str, Path]:
+    """Each video by its path below the folder, with its suffix."""
+    root = Path(videos.name).expanduser()
+    paths = {}
+    for path in videos.paths:
+        paths[path.relative_to(root).as_posix() if videos.is_folder else path.name] = path
+    return paths
 
 
 def list_answers(sentences: Sequence[str], moments: Sequence[Sequence[Moment]]) -> list[Json]:

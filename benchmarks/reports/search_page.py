@@ -75,4 +75,4 @@ def format_clock(seconds: float) -> str:
 def link_moment(path: Path, folder: Path, row: Json) -> str:
     """A relative link: a browser plays the part of the file that its fragment names."""
     file = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    return f"{quote(file)}#t={row['start']:g},{row['end']:g}"
+    return f"{quote(os.fsencode(file))}#t={row['start']:g},{row['end']:g}"

@@ -198,6 +198,7 @@ def build_index(
     """
     card = describe_index(reader, pace)
     check_same_index(folder, card)
+    folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     ledger = Ledger(folder, card)
     if ledger.lost:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ssvid.files import read_json_lines, read_json_mapping, write_json_whole, wr
 VERSION = 1
 CARD, LEDGER, SUFFIX = "index.json", "ledger.jsonl", ".f16"
 WIDEST = 1 << 30  # numbers of a row
+SAFE = "/ ()[]{}!@&+,;='"  # characters of a name that stand as they are
 Json = dict[str, Any]
 Shape = tuple[int, ...]
 Block = Mapping[str, Tensor]  # rows of every array
@@ -81,7 +83,7 @@ class Ledger:
         """Write the ledger anew, so that a line which a kill has cut is not continued."""
         lines = []
         for entry in sorted(self.entries.values(), key=lambda entry: entry.first):
-            lines.append(json.dumps(entry._asdict()) + "\n")
+            lines.append(format_entry(entry))
         if self.shapes:
             write_text_whole(self.folder / LEDGER, "".join(lines))
 
@@ -106,7 +108,7 @@ class Ledger:
         for name in self.shapes:
             sync_file(self._name_file(name))
         with open(self.folder / LEDGER, "a") as file:
-            file.write(json.dumps(entry._asdict()) + "\n")
+            file.write(format_entry(entry))
             file.flush()
             os.fsync(file.fileno())
         self.entries[video] = entry
@@ -165,6 +167,11 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def format_entry(entry: Entry) -> str:
+    """A line. A name of a file that is no UTF-8 is there with the bytes that it has."""
+    return json.dumps({**entry._asdict(), "video": quote(os.fsencode(entry.video), SAFE)}) + "\n"
+
+
 def parse_entry(line: Json) -> Entry | None:
     """The entry of a line; None if the line is none."""
     if line.keys() != set(Entry._fields):
@@ -174,7 +181,9 @@ def parse_entry(line: Json) -> Entry | None:
     is_entry = all(isinstance(text, str) for text in texts)
     is_entry &= all(type(number) is int for number in numbers)
     is_entry &= type(entry.length_s) in (int, float) and math.isfinite(entry.length_s)
-    return entry if is_entry and entry.first >= 0 and entry.rows > 0 else None
+    if not is_entry or entry.first < 0 or entry.rows < 1:
+        return None
+    return entry._replace(video=os.fsdecode(unquote_to_bytes(entry.video)))
 
 
 def read_index_card(folder: Path) -> Json | None:

@@ -57,6 +57,7 @@ def find_moments(
     width = shortlist if needs_second else top * (1 + 2 * index.pace.overlapping)
     if not len(index) or not sentences:
         return [[] for _ in sentences]
+    warn_of_long(sentences, reader)
     texts = Text(reader.joint).embed(sentences)
     queries = reader.joint.compute_queries(texts.to(_device_of(reader))).float().cpu()
     best = []
@@ -87,11 +88,15 @@ def phrase_order(reader: Reader, windows: int, shortlist: int) -> str:
 
 
 def check_queries(sentences: Sequence[str], reader: Reader) -> None:
-    """Raise a UserError for a sentence that says nothing. Warn of one that is read in part."""
+    """Raise a UserError for a sentence that says nothing."""
     for sentence in sentences:
         if not sentence.strip():
             raise UserError("--query is empty: write what should be seen, in a few words.")
     check_known_words(sentences, reader.joint.tower, "query")
+
+
+def warn_of_long(sentences: Sequence[str], reader: Reader) -> None:
+    """Say how much is read of a sentence that is too long, where the text side can tell."""
     for sentence in sentences:
         length = reader.joint.tower.measure(sentence)
         if length is not None and length.is_cut:
