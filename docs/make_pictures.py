@@ -7,8 +7,9 @@
 RUN is the folder of `make demo`; SWEEP that of `ssvid sweep sweeps/smoke`. With --label and
 --search, RUN has a text side, as those of `clip` and `xclip`, and VIDEOS is a folder. --search
 draws videos of its own. Chromium photographs their pages. The pictures go to docs/pictures. Others
-come from commands of their own: docs/alignment.png from `ssvid align`, docs/turbo_cost.png from `python -m benchmarks.profiling
-turbo`, docs/scaling.png from `python -m benchmarks.profiling.scaling.study`.
+come from commands of their own: docs/alignment.png from `ssvid align`, docs/turbo_cost.png from
+`python -m benchmarks.profiling turbo`, docs/scaling.png from
+`python -m benchmarks.profiling.scaling.study`.
 """
 
 import argparse
