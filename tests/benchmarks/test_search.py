@@ -1,4 +1,4 @@
-"""The command benchmarks.search: its answers by hand, its index after accidents, its refusals."""
+"""The command benchmarks.search: its answers, its index after accidents, its refusals."""
 
 import csv
 import json
@@ -7,89 +7,44 @@ import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from benchmarks.features.text_side import open_text_side
 from benchmarks.search import search
 from benchmarks.searching import ledger as files
-from benchmarks.searching.index import KEY, Reader, build_index, check_same_index, describe_index
-from benchmarks.searching.query import choose_best, find_moments, match_again, score_keys
-from benchmarks.searching.windows import Pace, open_film, read_windows
-from objectives.clip import CLIP
-from objectives.xclip import XCLIP
-from ssvid import create_encoder
+from benchmarks.searching.index import Reader, check_same_index, describe_index
+from benchmarks.searching.windows import Pace
 from ssvid.cli import parse
-from ssvid.data.augment import RECIPES, crop_frames
-from ssvid.data.decode import read
 from ssvid.errors import UserError
-from ssvid.hub import open_encoder
-from ssvid.shapes import ClipSpec
-from ssvid.text.joint import TOKENS, VIDEO, JointSpace, ProductSpace
-from ssvid.text.words import Words
 from tests.benchmarks.browser import read_page
-from tests.benchmarks.test_label import LETTERS, PICTURE, save_run
+from tests.benchmarks.searches import (
+    EACH_S,
+    QUERY,
+    Json,
+    list_moments,
+    open_reader,
+    run_search,
+    save_clip,
+    save_xclip,
+    score_by_hand,
+    write_films,
+    write_three,
+)
 from tests.helpers import command, facts, for_each, sentence, squares, tells, write_video
-
-QUERY = "red ball"
-EACH_S = 1.0  # the windows of these tests
-Json = dict
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of clip: products order its windows."""
-    torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("clip")
-    (folder / "words.txt").write_text("red\nblue\nball\nbox\n")
-    net = create_encoder("clip_vit", **PICTURE, frames=2, size=16)
-    sizes = {"width": 8, "hidden": 16, "length": 6}
-    objective = CLIP(net, tower="words", words=str(folder / "words.txt"), options=sizes)
-    return save_run(objective, folder)
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
 def xclip_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of xclip: its sentences depend on the clip."""
-    torch.manual_seed(0)
-    net = create_encoder("xclip", image="clip_vit", image_kwargs=PICTURE, frames=2, size=16)
-    objective = XCLIP(net, tower="clip_text", options=LETTERS, train="both", prompt_layers=1)
-    objective.set_classes(("red ball", "blue box"))
-    return save_run(objective, tmp_path_factory.mktemp("xclip"))
+    return save_xclip(tmp_path_factory.mktemp("xclip"))
 
 
 @pytest.fixture
 def films(tmp_path: Path) -> Path:
-    """Three videos of 2, 3 and 2.5 s, in each of whose seconds another square moves."""
-    for number, (name, frames) in enumerate((("a", 20), ("b", 30), ("sub/c", 25))):
-        parts = [squares(10 * number + second, frames=10) for second in range(3)]
-        write_video(tmp_path / f"v/{name}.mp4", np.concatenate(parts)[:frames])
-    return tmp_path
-
-
-def run_search(films: Path, encoder: Path | str, *flags: str) -> Json:
-    argv = ["--folder", str(films / "v"), "--encoder", str(encoder), "--out", str(films / "out")]
-    return search(**parse(search, [*argv, "--window", str(EACH_S), *flags]))
-
-
-def list_moments(printed: Json, query: int = 0) -> list[tuple[str, float]]:
-    return [(row["video"], row["start"]) for row in printed["queries"][query]["moments"]]
-
-
-@torch.inference_mode()
-def score_by_hand(films: Path, encoder: Path, query: str = QUERY) -> dict[tuple[str, float], float]:
-    """(video, start) -> similarity, by the contract of joint spaces, a window at a time."""
-    net, joint = open_encoder(str(encoder)), open_text_side(str(encoder), None)
-    text, scores = joint.embed_texts([query]), {}
-    for name, count in (("a.mp4", 2), ("b.mp4", 3), ("sub/c.mp4", 3)):
-        for second in range(count):
-            # Two frames of a second come from the middles of its halves.
-            pictures = read(films / f"v/{name}", [second + 0.25, second + 0.75])
-            clip = crop_frames(pictures, RECIPES["none"], 16, torch.zeros(0))
-            vectors = joint.read_clips(net(net.normalise(clip[None]), layers=joint.layers))
-            scores[name, float(second)] = float(joint.compare(vectors, text)) / np.exp(2.0)
-    return scores
+    return write_films(tmp_path)
 
 
 def test_a_folder_as_a_user_searches_it(films: Path, run: Path):
@@ -157,15 +112,15 @@ def kill_search(films: Path, encoder: Path, syncs: int, half: bool = False) -> N
 
 
 @for_each(
-    "syncs, half, kept", [(1, False, 0), (3, False, 0), (6, False, 2), (6, True, 1), (7, False, 2)]
+    "syncs, half, skipped",
+    [(1, False, 0), (3, False, 0), (6, False, 2), (6, True, 1), (7, False, 2)],
 )
-def test_a_killed_build_goes_on(syncs, half, kept, run, tmp_path):
+def test_a_killed_build_goes_on(syncs, half, skipped, run, tmp_path):
     """Syncs: the card, the ledger, and of each video its rows and its line."""
-    for number, name in enumerate("abc"):
-        write_video(tmp_path / f"v/{name}.mp4", squares(number, frames=20))
+    write_three(tmp_path)
     kill_search(tmp_path, run, syncs, half)
     printed = run_search(tmp_path, run, "--query", QUERY)
-    assert (printed["kept"], printed["read"]) == (kept, 3 - kept)
+    assert (printed["kept"], printed["read"]) == (skipped, 3 - skipped)
     resumed = read_index(tmp_path)
     shutil.rmtree(tmp_path / "out")
     whole = run_search(tmp_path, run, "--query", QUERY)
@@ -174,8 +129,7 @@ def test_a_killed_build_goes_on(syncs, half, kept, run, tmp_path):
 
 @for_each("damage", ["keys", "no keys", "ledger", "junk", "another type", "beyond"])
 def test_a_truncated_index_is_mended(damage, run, tmp_path):
-    for number, name in enumerate("abc"):
-        write_video(tmp_path / f"v/{name}.mp4", squares(number, frames=20))
+    write_three(tmp_path)
     whole = run_search(tmp_path, run, "--query", QUERY)
     keys, ledger = tmp_path / "out/key.f16", tmp_path / "out" / files.LEDGER
     lines = ledger.read_text().splitlines()
@@ -208,7 +162,7 @@ def test_videos_that_change_go_and_break(films: Path, run: Path, caplog):
     assert {video for video, _ in list_moments(printed)} == {"a.mp4"}
     warnings = [record.getMessage() for record in caplog.records if "left out" in record.message]
     assert len(warnings) == 1 and tells(warnings[0], "1 of 2 videos", "c.mp4")
-    changed = score_by_hand_of_a(films, run)
+    changed = score_changed(films, run)
     for row in printed["queries"][0]["moments"]:
         assert row["score"] == pytest.approx(changed[row["start"]], abs=1e-3)
     (films / "b.mp4").rename(films / "v/b.mp4")  # it comes back as it was
@@ -219,104 +173,28 @@ def test_videos_that_change_go_and_break(films: Path, run: Path, caplog):
             assert row["score"] == pytest.approx(scores["b.mp4", row["start"]], abs=1e-3)
 
 
-def score_by_hand_of_a(films: Path, run: Path) -> dict[float, float]:
-    for name, frames in (("b", 30), ("sub/c", 30)):  # to be read, and not compared
-        shutil.copy(films / "v/a.mp4", films / "a.mp4")
-        write_video(films / f"w/v/{name}.mp4", squares(0, frames=frames))
-    shutil.copy(films / "v/a.mp4", films / "w/v/a.mp4")
+def score_changed(films: Path, run: Path) -> dict[float, float]:
+    """The scores of the film a as it is now, by its starts."""
+    shutil.copy(films / "v/a.mp4", films / "a.mp4")
+    write_films(films / "w")
+    shutil.copy(films / "a.mp4", films / "w/v/a.mp4")
     scores = score_by_hand(films / "w", run)
-    return {start: score for (name, start), score in scores.items() if name == "a.mp4"}
-
-
-def test_scores_are_exact_and_ties_are_ordered():
-    """Small whole numbers have exact products, and many of them are equal."""
-    generator = torch.Generator().manual_seed(0)
-    keys = torch.randint(-3, 4, (5000, 8), generator=generator).half()
-    queries = torch.randint(-3, 4, (3, 8), generator=generator).float()
-    ranks = torch.randperm(5000, generator=generator)
-    ranks[torch.randperm(5000, generator=generator)[:500]] = -1
-    scores = score_keys(keys, queries)
-    assert torch.equal(scores.double(), queries.double() @ keys.double().T)
-    for row in scores:
-        places = [i for i in range(5000) if ranks[i] >= 0]
-        places.sort(key=lambda i: (-float(row[i]), int(ranks[i])))
-        for count in (1, 10, 700, 9000):
-            best = choose_best(row, ranks, count)
-            assert best.rows.tolist() == places[:count]
-            assert torch.equal(best.scores, row[best.rows])
-    # Beside the products of all rows at once.
-    keys, queries = torch.randn(4999, 64, generator=generator).half(), torch.randn(2, 64)
-    plain = keys.float() @ queries.T
-    torch.testing.assert_close(score_keys(keys, queries), plain.T, atol=2e-5, rtol=0)
-    assert torch.equal(score_keys(keys, queries).topk(50).indices, plain.T.topk(50).indices)
+    return {0.0: scores["a.mp4", 0.0], 1.0: scores["a.mp4", 1.0]}
 
 
 def test_an_index_of_another_encoder_is_refused_with_both_hashes(films, run, xclip_run):
     run_search(films, run)
     before = read_index(films)
-    encoders = [
-        Reader(open_encoder(str(r)), open_text_side(str(r), None)) for r in (run, xclip_run)
-    ]
-    hashes = [reader.hashes[0] for reader in encoders]
+    reader = open_reader(run)
+    hashes = (reader.hashes[0], open_reader(xclip_run).hashes[0])
     with pytest.raises(UserError, match=facts(*hashes, "--out")):
         run_search(films, xclip_run)
-    card = describe_index(encoders[0], Pace(EACH_S, EACH_S))
+    card = describe_index(reader, Pace(EACH_S, EACH_S))
     with pytest.raises(UserError, match=facts("text side", "other", card["text"])):
         check_same_index(films / "out", {**card, "text": "other"})
     with pytest.raises(UserError, match=facts("window", "1.0", "2.0")):
         run_search(films, run, "--window", "2")
     assert read_index(films) == before
-
-
-def test_the_best_of_windows_that_overlap_is_kept(films: Path, run: Path):
-    printed = run_search(films, run, "--step", "0.25", "--query", QUERY, "--top", "50")
-    assert printed["windows"] == 5 + 9 + 7
-    moments = list_moments(printed)
-    for video in ("a.mp4", "b.mp4", "sub/c.mp4"):
-        starts = sorted(start for name, start in moments if name == video)
-        assert starts and min(np.diff(starts), default=1.0) >= 1.0
-    wide = run_search(films, run, "--query", QUERY, "--step", "0.25", "--top", "2")
-    assert list_moments(wide) == moments[:2]
-
-
-@for_each(
-    "length, window, step, count",
-    [(10, 2, 2, 5), (10.5, 2, 2, 6), (10, 4, 2, 4), (1, 4, 4, 1), (10, 2, 5, 2), (10, 3, 0.5, 15)],
-)
-def test_windows_reach_the_end_of_a_video(length, window, step, count):
-    assert Pace(window, step).count(length) == count
-
-
-def test_a_clip_of_its_own_spacing_lies_in_the_middle_of_its_window(films: Path):
-    path, pace = films / "v/b.mp4", Pace(1.0, 1.0)
-    film = open_film(path, pace)
-    for spec in (ClipSpec(frames=2, fps=5.0, size=16), ClipSpec(frames=2, stride=2, size=16)):
-        clips = list(read_windows(film, spec, pace, np.array([0, 2])))
-        for clip, second in zip(clips, (0, 2), strict=True):
-            pictures = read(path, [second + 0.3, second + 0.5])
-            assert torch.equal(clip, crop_frames(pictures, RECIPES["none"], 16, torch.zeros(0)))
-
-
-def test_a_space_that_is_no_product_orders_a_shortlist(films: Path, xclip_run: Path):
-    scores = score_by_hand(films, xclip_run)
-    best = sorted(scores, key=scores.__getitem__, reverse=True)
-    printed = run_search(films, xclip_run, "--query", QUERY)
-    assert list_moments(printed) == best and tells(printed["order"], "8 of 8", "clip changes")
-    for row in printed["queries"][0]["moments"]:
-        assert row["score"] == pytest.approx(scores[row["video"], row["start"]], abs=2e-3)
-    arrays = {name for name, _ in read_index(films)[1].items()}
-    assert arrays == {"key.f16", "joint.f16", "context.f16"}
-    few = run_search(films, xclip_run, "--query", QUERY, "--shortlist", "3", "--top", "3")
-    chosen = list_moments(few)
-    assert chosen == [moment for moment in best if moment in chosen] and len(chosen) == 3
-    assert tells(few["order"], "3 of 8")
-    # The shortlist is that of the products.
-    net, joint = open_encoder(str(xclip_run)), open_text_side(str(xclip_run), None)
-    reader = Reader(net, joint)
-    index = build_index(reader, films / "out", name_paths(films), Pace(EACH_S, EACH_S)).index
-    products = score_keys(index.keys, joint.compute_queries(joint.embed_texts([QUERY])).detach())[0]
-    rows = choose_best(products, index.ranks, 3).rows.tolist()
-    assert {(w.video, w.begin_s) for w in map(index.locate, rows)} == set(chosen)
 
 
 def test_names_that_are_no_utf8_are_kept(run: Path, tmp_path: Path):
@@ -326,77 +204,6 @@ def test_names_that_are_no_utf8_are_kept(run: Path, tmp_path: Path):
     assert run_search(tmp_path, run)["read"] == 1
     printed = run_search(tmp_path, run, "--query", QUERY)
     assert printed["kept"] == 1 and list_moments(printed) == [("\udcff %41.mp4", 0.0)]
-
-
-def name_paths(films: Path) -> dict[str, Path]:
-    return {name: films / "v" / name for name in ("a.mp4", "b.mp4", "sub/c.mp4")}
-
-
-class Matching(ProductSpace):
-    """Its second stage likes dark clips, and short sentences less."""
-
-    can_match = True
-    needs_tokens = True
-
-    def read_clips(self, features):
-        return {VIDEO: self.embed_videos(features.pooled), TOKENS: features.tokens}
-
-    def match(self, clips, sentences):
-        assert len(clips[TOKENS]) == len(sentences)
-        length = torch.tensor([float(len(text)) for text in sentences])
-        return length - clips[TOKENS].flatten(1).sum(1)
-
-
-def test_matching_reads_the_shortlist_again(films: Path, monkeypatch):
-    torch.manual_seed(0)
-    net = create_encoder("clip_vit", **PICTURE, frames=2, size=16).eval()
-    tower = Words(dim=16, width=8, hidden=8)
-    tower.name, tower.kwargs = "words", {}
-    joint: JointSpace = Matching(tower, torch.nn.Identity(), cosine=True).eval()
-    reader, pace, paths = Reader(net, joint, batch_size=2), Pace(EACH_S, EACH_S), name_paths(films)
-    index = build_index(reader, films / "out", paths, pace).index
-    assert index.arrays.keys() == {KEY}
-    sums = {}
-    for name, path in paths.items():
-        film = open_film(path, pace)
-        for number in range(film.windows):
-            (vectors,) = reader.read(film, pace, np.array([number]))
-            sums[name, float(number)] = float(vectors[TOKENS].sum())
-    reads = []
-    plain = Reader.read
-
-    def count_reads(self, film, pace, rows):
-        reads.extend((film.path.name, number) for number in rows.tolist())
-        return plain(self, film, pace, rows)
-
-    monkeypatch.setattr(Reader, "read", count_reads)
-    moments = find_moments(index, reader, ["a red ball", "box"], top=8, shortlist=8)
-    best = sorted(sums, key=sums.__getitem__)
-    assert sorted(reads) == sorted((Path(name).name, start) for name, start in sums)  # each once
-    for ordered, text in zip(moments, ("a red ball", "box"), strict=True):
-        assert [(moment.video, moment.start_s) for moment in ordered] == best
-        for moment in ordered:
-            expected = len(text) - sums[moment.video, moment.start_s]
-            assert moment.score == pytest.approx(expected, abs=1e-4)
-    reads.clear()
-    (few,) = find_moments(index, reader, ["box"], top=2, shortlist=2)
-    products = score_keys(index.keys, joint.compute_queries(joint.embed_texts(["box"])).detach())
-    shortlist = choose_best(products[0], index.ranks, 2)
-    windows = {(w.video, w.begin_s) for w in map(index.locate, shortlist.rows.tolist())}
-    assert {(moment.video, moment.start_s) for moment in few} == windows and len(reads) == 2
-    paths["a.mp4"].write_bytes(b"torn")  # after the index was opened
-    rows = torch.arange(len(index))
-    (scored,) = match_again(index, reader, ["box"], [shortlist._replace(rows=rows)])
-    assert len(scored.rows) == 6
-
-
-def test_a_long_query_is_read_in_part_and_says_so(films: Path, run: Path, caplog):
-    run_search(films, run, "--query", "red ball " * 5)
-    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert tells(line, "6 of 10 words")
-    caplog.clear()
-    run_search(films, run, "--query", "red ball and blue box")
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 @for_each(
