@@ -1,5 +1,6 @@
 """Folders of films, small runs with a text side, and what a search of them must answer."""
 
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def run_search(films: Path, encoder: Path | str, *flags: str) -> Json:
 
 
 def list_moments(printed: Json, query: int = 0) -> list[tuple[str, float]]:
-    return [(row["video"], row["start"]) for row in printed["queries"][query]["moments"]]
+    return list(map(itemgetter("video", "start"), printed["queries"][query]["moments"]))
 
 
 @torch.inference_mode()
