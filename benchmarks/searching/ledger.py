@@ -90,7 +90,8 @@ class Ledger:
     def add(self, video: str, stamp: str, length_s: float, blocks: Iterable[Block]) -> Entry:
         """Append the rows of a video, block by block.
 
-        After an error between blocks they count for nothing. Raises a UserError for a vector that is no number, and a RunError where the disk is full.
+        After an error between blocks they count for nothing. Raises a UserError for a vector
+        that is no number, and a RunError where the disk is full.
         """
         rows = 0
         for block in blocks:
