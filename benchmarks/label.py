@@ -93,7 +93,7 @@ def label(
     check_pairs(none_below, calibrate, window, per_second)
     texts = read_labels(labels)
     wordings = BARE if templates is None else read_templates(templates, "--templates")
-    target = _name_folder(out)
+    target = name_folder(out)
     videos = list_videos(video, "VIDEO")
     empty = None if calibrate is None else list_empty_videos(calibrate, video)
     device = join(devices).device
@@ -127,7 +127,8 @@ def check_pairs(
         raise UserError("--window belongs to --per_second: give both, or neither.")
 
 
-def _name_folder(out: str) -> Path:
+def name_folder(out: str) -> Path:
+    """The folder of --out. A UserError if it is a file."""
     target = Path(out).expanduser()
     if target.is_file():
         raise UserError(f"--out {out} is a file; name a folder.")

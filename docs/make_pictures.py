@@ -2,12 +2,14 @@
 
     python docs/make_pictures.py RUN [SWEEP]
     python docs/make_pictures.py --label RUN VIDEOS [--labels TEXT]
+    python docs/make_pictures.py --search RUN
 
-RUN is the folder of `make demo`; SWEEP that of `ssvid sweep sweeps/smoke`. With --label, RUN has a
-text side, as those of `clip` and `xclip`, and VIDEOS is a folder. Chromium photographs
-their pages. The pictures go to docs/pictures. Others come from commands of their own:
-docs/alignment.png from `ssvid align`, docs/turbo_cost.png from `python -m benchmarks.profiling
-turbo`, docs/scaling.png from `python -m benchmarks.profiling.scaling.study`.
+RUN is the folder of `make demo`; SWEEP that of `ssvid sweep sweeps/smoke`. With --label and
+--search, RUN has a text side, as those of `clip` and `xclip`, and VIDEOS is a folder. --search
+draws videos of its own. Chromium photographs their pages. The pictures go to docs/pictures. Others
+come from commands of their own: docs/alignment.png from `ssvid align`, docs/turbo_cost.png from
+`python -m benchmarks.profiling turbo`, docs/scaling.png from
+`python -m benchmarks.profiling.scaling.study`.
 """
 
 import argparse
@@ -29,10 +31,14 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks import label as label_command
+from benchmarks import search as search_command
 from benchmarks.features.controls import list_still_clips, repeat_middle_frame, shuffle_frames
 from benchmarks.reports.figure_style import BLUE, GREY, INK, RED, encode_png, in_house_style
 from benchmarks.reports.run_pictures import read_pictures
+from ssvid.data import synthetic as drawing
 from ssvid.data.datasets.synthetic import synthetic
+from ssvid.data.datasets.synthetic_captioned import synthetic_captioned
+from ssvid.data.decode import read, read_timestamps
 from ssvid.data.sampling import eval_clips
 from ssvid.shapes import ClipSpec
 
@@ -65,6 +71,10 @@ CELLS = {
 LABELS = "dogs pull a sled, a slam dunk, changing a tyre"
 LABEL_TALL = 1160  # pixels of the page of labels that are shown: the head and two videos
 MARK = "#c8641e"  # colour of call-outs
+# Of the page of a search: what is asked, and videos of so many films of a second.
+QUERIES = ["a red square at the top left", "a blue triangle at the bottom right"]
+VIDEOS, FILMS, FILM_FPS = 6, 20, 8
+SEARCH_TALL = 900  # pixels
 
 
 def main() -> None:
@@ -74,10 +84,13 @@ def main() -> None:
     parser.add_argument("--data", help="the folder of the synthetic videos")
     parser.add_argument("--label", nargs=2, metavar=("RUN", "VIDEOS"))
     parser.add_argument("--labels", default=LABELS, help="of --label")
+    parser.add_argument("--search", metavar="RUN")
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     if arguments.label:
         draw_labels(*arguments.label, arguments.labels)
+    if arguments.search:
+        draw_search(arguments.search)
     if arguments.run:
         draw_run(arguments)
 
@@ -116,6 +129,24 @@ def draw_labels(run: str, videos: str, labels: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         label_command.label(videos, labels=labels, encoder=run, out=folder, per_second=True)
         photograph(Path(folder) / "index.html", FOLDER / "label.png", LABEL_TALL)
+
+
+def draw_search(run: str) -> None:
+    """The page of `ssvid search` on videos in which a film follows the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        videos = Path(folder) / "videos"
+        videos.mkdir()
+        data = synthetic_captioned(folder, train=1, val=1, test=VIDEOS * FILMS, frames=FILM_FPS)
+        paths = [data.path(row) for row in range(len(data)) if data.rows[row].split == "test"]
+        for number in range(VIDEOS):
+            films = []
+            for path in paths[number * FILMS : (number + 1) * FILMS]:
+                films.append(read(path, read_timestamps(path)).permute(0, 2, 3, 1).numpy())
+            drawing.encode(videos / f"day{number + 1}.mp4", np.concatenate(films), FILM_FPS)
+        search_command.search(
+            str(videos), encoder=run, query=QUERIES, out=f"{folder}/out", window=1.0, top=5
+        )
+        photograph(Path(folder) / "out" / "search.html", FOLDER / "search.png", SEARCH_TALL)
 
 
 @in_house_style

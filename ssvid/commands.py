@@ -132,6 +132,13 @@ COMMANDS = {
         "say which of your own labels describes a video",
         ("video",),
     ),
+    "search": CommandEntry(
+        "benchmarks.search",
+        "benchmarks.search:search",
+        MEASURE,
+        "find the moments of a folder of videos that fit a sentence",
+        ("folder",),
+    ),
     "describe": CommandEntry(
         "benchmarks.describe",
         "benchmarks.describe:describe",

@@ -62,6 +62,7 @@ ROOMS = (
     "benchmarks.probes",
     "benchmarks.alignment",
     "benchmarks.labelling",
+    "benchmarks.searching",
     "benchmarks.tasks",
     "benchmarks.suites",
     "benchmarks.reports",

@@ -54,6 +54,7 @@ def test_mil_nces_way_drops_unknown_words_and_sees_padding(list_: str):
         and not tower.can_encode("zzz")
         and tower.can_encode("zzz the")
     )
+    assert tower.measure("the " * 4 + "zzz") == (4, 4, "words") and tower.measure("the " * 5).is_cut
     longer = words(list_, **{**MILNCE, "length": 5})
     with torch.no_grad():
         tower.table.weight[0] = longer.table.weight[0] = 100  # padding wins, where there is any

@@ -113,6 +113,7 @@ def test_berts_vectors_are_the_librarys(pool: str, bert: str):
         theirs = out.pooler_output[0] if pool == "pooled" else out.last_hidden_state[0].mean(0)
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     assert tower.dim == 12 and tower.can_encode("zzz onion") and not tower.can_encode("zzz")
+    assert tower.measure("onion " * 40) == (40, 30, "tokens")  # two of 32 are its own
 
 
 @torch.no_grad()

@@ -248,6 +248,15 @@ def test_pieces_are_those_of_the_model_and_long_sentences_are_cut(vocabulary: Pa
     assert Pieces(None, 3).encode(["ab"]).tolist() == [[3 + 97, 3 + 98, 3 + 46]]
 
 
+def test_a_tower_tells_how_much_it_reads(vocabulary: Path):
+    arguments = {**TEXT, "letters": False, "vocabulary": str(vocabulary), "length": 5}
+    tower = create_tower("videoprism_text", **arguments)
+    for text, is_cut in (("", False), ("a red ball moves left", True)):
+        longer = create_tower("videoprism_text", **{**arguments, "length": 64})
+        count = int((longer.tokens([text]) != PAD).sum())
+        assert tower.measure(text) == (count, 5, "tokens") and tower.measure(text).is_cut == is_cut
+
+
 def test_a_run_keeps_its_vocabulary(vocabulary: Path, tmp_path: Path):
     arguments = {**TEXT, "letters": False, "vocabulary": str(vocabulary)}
     tower = create_tower("videoprism_text", **arguments)

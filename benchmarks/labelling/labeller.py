@@ -1,6 +1,7 @@
 """clips + labels -> how alike each pair is, by an encoder and its text side.
 
-This is the only file of the command that runs networks.
+This is the only file of the command that runs networks. `ssvid search` opens and runs them here
+too.
 """
 
 from collections.abc import Sequence
@@ -18,13 +19,13 @@ from ssvid.engine.train_flags import ClipChange
 from ssvid.errors import UserError
 from ssvid.hub import FILE_ENDINGS, open_encoder, split_modality, split_untrained
 from ssvid.nn.batchnorm import lacks_statistics
-from ssvid.text.joint import JointSpace
+from ssvid.text.joint import ClipVectors, JointSpace
 from ssvid.weights.encoders import hash_encoder
 
 # With video-specific prompts every pair of a clip and a label passes a transformer.
 LABELS_AT_ONCE = 512
 WHICH_WEIGHTS = (
-    "Labels need trained weights of video and text, and none come with this program: get "
+    "Sentences need trained weights of video and text, and none come with this program: get "
     "ViT-B-32.pt, ViT-B-16.pt or ViT-L-14.pt of CLIP (OpenAI, MIT licence, listed in "
     "github.com/openai/CLIP) or a file of X-CLIP (Microsoft, MIT licence, "
     "github.com/microsoft/VideoX), each with CLIP's vocabulary bpe_simple_vocab_16e6.txt.gz, and "
@@ -50,8 +51,7 @@ class Labeller:
     ) -> None:
         self.net, self.joint, self.batch_size = net, joint, batch_size
         self.labels, self.templates = tuple(labels), tuple(templates)
-        scale = dict(joint.named_parameters()).get("scale")  # its logarithm
-        self.factor = 1.0 if scale is None else float(scale.detach().double().exp())
+        self.factor = compute_factor(joint)
 
     @cached_property
     def texts(self) -> Float[Tensor, "S E"]:
@@ -71,9 +71,7 @@ class Labeller:
         device = next(self.net.parameters()).device
         texts, rows = self.texts.to(device), []
         for some in clips.split(self.batch_size):
-            pixels = self.net.normalise(some.to(device))
-            features = self.net(pixels, layers=self.joint.layers or None)
-            vectors = self.joint.read_clips(features)
+            vectors = read_vectors(self.net, self.joint, some.to(device))
             columns = []
             for part in texts.split(LABELS_AT_ONCE):
                 columns.append(self.joint.compare(vectors, part).float().cpu())
@@ -87,6 +85,17 @@ class Labeller:
         return logits
 
 
+def read_vectors(net: Encoder, joint: JointSpace, clips: UInt8[Tensor, "n C T s s"]) -> ClipVectors:
+    """What the text side keeps of each clip. The clips lie on the device of the networks."""
+    return joint.read_clips(net(net.normalise(clips), layers=joint.layers or None))
+
+
+def compute_factor(joint: JointSpace) -> float:
+    """What a similarity was multiplied with in training; 1 where it was with nothing."""
+    scale = dict(joint.named_parameters()).get("scale")  # its logarithm
+    return 1.0 if scale is None else float(scale.detach().double().exp())
+
+
 def open_labeller(
     encoder: str | None,
     words: str | None,
@@ -96,10 +105,19 @@ def open_labeller(
     batch_size: int,
     device: torch.device,
 ) -> Labeller:
-    """The networks of --encoder, on the device.
+    """The networks of --encoder, on the device. Raises as `open_networks` does."""
+    net, joint = open_networks(encoder, words, clip, device)
+    check_known_words(labels, joint.tower)
+    return Labeller(net, joint, labels, templates, batch_size)
+
+
+def open_networks(
+    encoder: str | None, words: str | None, clip: ClipChange, device: torch.device
+) -> tuple[Encoder, JointSpace]:
+    """An encoder and its text side.
 
     Raises a UserError where there are no weights, where they have no text side, or where the
-    encoder cannot be asked for labels.
+    encoder cannot be asked about single videos.
     """
     if encoder is None or is_bare_name(encoder):
         raise UserError(WHICH_WEIGHTS)
@@ -116,8 +134,7 @@ def open_labeller(
             f"--encoder {encoder} has batch norm without running statistics, so what it says of a "
             "video would depend on the videos beside it: take one that has them."
         )
-    check_known_words(labels, joint.tower)
-    return Labeller(net.to(device), joint.to(device), labels, templates, batch_size)
+    return net.to(device), joint.to(device)
 
 
 def is_bare_name(encoder: str) -> bool:

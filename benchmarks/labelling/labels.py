@@ -73,18 +73,18 @@ def check_labels(labels: Sequence[str], source: str) -> None:
         earlier[label.lower()] = label
 
 
-def check_known_words(labels: Sequence[str], tower: Tower) -> None:
+def check_known_words(labels: Sequence[str], tower: Tower, noun: str = "label") -> None:
     """Raise a UserError for labels of which the text tower knows no word.
 
-    All of them would have the same vector, which says nothing.
+    All of them would have the same vector, which says nothing. `noun`: what the user calls them.
     """
     unknown = [label for label in labels if not tower.can_encode(label)]
     if unknown:
         names = ", ".join(map(repr, unknown[:NAMED]))
         uncounted = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
         raise UserError(
-            f"The text side of this encoder knows no word of {names}{uncounted}: word the label "
-            "otherwise, or leave it out."
+            f"The text side of this encoder knows no word of {names}{uncounted}: word the "
+            f"{noun} otherwise, or leave it out."
         )
 
 

@@ -75,8 +75,17 @@ def choose_window(spec: ClipSpec, window: float | None) -> tuple[ClipSpec, float
             )
         return spec, 0.0
     seconds = WINDOW_S if window is None else window
+    spread, half = spread_over(spec, seconds)
+    return spread, 0.5 - seconds / 2 + half
+
+
+def spread_over(spec: ClipSpec, seconds: float) -> tuple[ClipSpec, float]:
+    """(a clip of the whole video over a window instead, the seconds until its first frame).
+
+    The frames come from the middles of equal parts of the window.
+    """
     part = seconds / spec.frames
-    return replace(spec, whole=False, fps=1 / part), 0.5 - seconds / 2 + part / 2
+    return replace(spec, whole=False, fps=1 / part), part / 2
 
 
 def read_seconds(path: Path, spec: ClipSpec, shift: float) -> Iterator[OneClip]:
@@ -87,3 +96,15 @@ def read_seconds(path: Path, spec: ClipSpec, shift: float) -> Iterator[OneClip]:
     """
     video = Manifest.build([Row(path.name)], path.parent)
     yield from in_order(video, 0, spec, shift=shift)
+
+
+def join_blocks(clips: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Clips C T s s in batches of at most `size`."""
+    block: list[Tensor] = []
+    for clip in clips:
+        block.append(clip)
+        if len(block) == size:
+            yield torch.stack(block)
+            block = []
+    if block:
+        yield torch.stack(block)

@@ -8,12 +8,11 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks.labelling.answers import (
     Json,
@@ -26,7 +25,13 @@ from benchmarks.labelling.answers import (
     phrase_answer,
 )
 from benchmarks.labelling.labeller import Labeller
-from benchmarks.labelling.reading import choose_window, draw_strip, read_clips, read_seconds
+from benchmarks.labelling.reading import (
+    choose_window,
+    draw_strip,
+    join_blocks,
+    read_clips,
+    read_seconds,
+)
 from ssvid.data.store import path_of_video
 from ssvid.errors import DecodeError
 from ssvid.files import write_bytes_whole, write_json_whole, write_text_whole
@@ -155,18 +160,6 @@ def measure_timeline(work: Work, path: Path) -> Timeline:
     for block in join_blocks(read_seconds(path, spec, shift), labeller.batch_size):
         rows.append(labeller.compare(block))
     return measure_seconds(torch.cat(rows), labeller.labels, work.margin)
-
-
-def join_blocks(clips: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Clips C T s s in batches of at most `size`."""
-    block: list[Tensor] = []
-    for clip in clips:
-        block.append(clip)
-        if len(block) == size:
-            yield torch.stack(block)
-            block = []
-    if block:
-        yield torch.stack(block)
 
 
 def format_seconds(timeline: Timeline) -> str:

@@ -17,6 +17,7 @@ from objectives.litevl.hard_negatives import Choice, choose_negatives
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import check_positive, check_range
+from ssvid.nn.bert import Shared
 from ssvid.nn.ema import update_momentum
 from ssvid.nn.gather import Gathered, gather_rows
 from ssvid.nn.moco import make_momentum_copy, update_momentum_copies
@@ -234,14 +235,15 @@ class LiteVLRetrieval(Objective):
         negative_clips = choose_negatives(likeness, belongs, uniforms[:, 1], self.hard)
         own = everyone.first + torch.arange(len(ids), device=ids.device)
         logits = space.judge(
-            torch.cat([everyone.ids[own], everyone.ids[own], everyone.ids[negative_texts.row]]),
-            torch.cat([guides, guides, everyone.guides[negative_texts.row]]),
+            torch.cat([everyone.ids[own], everyone.ids[negative_texts.row], everyone.ids[own]]),
+            torch.cat([guides, everyone.guides[negative_texts.row], guides]),
             everyone.tokens,
-            torch.cat([own, negative_clips.row, own]),
+            torch.cat([own, own, negative_clips.row]),
+            Shared(slice(everyone.first, everyone.first + len(own)), times=2),
         )
         yes = torch.ones_like(own)
         answers = torch.cat([yes, 0 * yes, 0 * yes])
-        counts = torch.cat([yes.bool(), negative_clips.exists, negative_texts.exists])
+        counts = torch.cat([yes.bool(), negative_texts.exists, negative_clips.exists])
         return judge_answers(logits, answers, counts)
 
     def gather_candidates(

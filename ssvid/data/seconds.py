@@ -1,7 +1,8 @@
 """videos -> one clip for each of their seconds, which are the rows of `extract --per_second`.
 
 There are two ways to the same pixels: `Seconds[i]` reads one clip at random, and `in_order` goes
-once through a file and reads each frame once.
+once through a file and reads each frame once. `clips_from` does the same for clips that begin at
+other times.
 """
 
 import math
@@ -91,16 +92,27 @@ def in_order(manifest: Manifest, row: int, spec: ClipSpec, shift: float = 0.0) -
     """The clip of each second of a video, `C T s s`, with the same pixels as in `Seconds`.
 
     `shift`: seconds from the begin of each second to the begin of its clip; it may be negative.
+    Otherwise as `clips_from`.
+    """
+    span = read_span(manifest.path(row), manifest.rows[row].fps)
+    yield from clips_from(manifest, row, spec, span.start + np.arange(seconds_in(span)) + shift)
+
+
+def clips_from(
+    manifest: Manifest, row: int, spec: ClipSpec, begins: np.ndarray
+) -> Iterator[OneClip]:
+    """The clips of a video that begin at these times of the frames' clock, which rise.
+
     Only the frames of about one clip are in memory, already cropped. Raises a DecodeError for a
     damaged file.
     """
     path, fps = manifest.path(row), manifest.rows[row].fps
-    span, times = read_span(path, fps), read_timestamps(path, fps)
+    times = read_timestamps(path, fps)
     shown = []
-    for second in range(seconds_in(span)):
-        clip_s = clip_from(spec, times, span.start + second + shift)
+    for begin in begins.tolist():
+        clip_s = clip_from(spec, times, begin)
         shown.append(np.searchsorted(times, clip_s + NEAR, side="right") - 1)
-    frames_of_clip = np.stack(shown).clip(min=0)  # seconds of the video x T
+    frames_of_clip = np.stack(shown).clip(min=0)  # clips x T
     needed = np.unique(frames_of_clip)
     if spec.modality == "flow":
         flow = flow_file(manifest, row)

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -21,11 +22,19 @@ EPS = 1e-12  # of every LayerNorm, as BERT has it
 PAD = 0  # number of the token that fills sentences up, in every vocabulary of BERT
 
 
+class Shared(NamedTuple):
+    """The first sentences of a batch look at these clips, `times` after each other."""
+
+    clips: slice
+    times: int
+
+
 class Context(NamedTuple):
     """What the tokens of B sentences look at."""
 
     tokens: Float[Tensor, "C M D"]  # of C clips
     clip_of_row: Int[Tensor, " B"] | None = None  # the clip of each sentence; None: its own
+    shared: Shared | None = None  # says the same of the first sentences, which saves memory
     further: Float[Tensor, "B E D"] | None = None  # tokens that a sentence alone looks at
     mask: Bool[Tensor, "C M"] | None = None  # False for tokens that are padding
 
@@ -58,11 +67,34 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tokens, context: Context) -> Tokens:
         q = apply_linear(self.q, x)
+        if context.shared is None or context.further is not None:
+            mixed = self.attend(q, context)
+        else:
+            mixed = self.attend_shared(q, context, context.shared)
+        return self.norm(x + self.dropout(apply_linear(self.proj, mixed)))
+
+    def attend(self, q: Tokens, context: Context) -> Tokens:
         k, v = self.map_context(self.k, context), self.map_context(self.v, context)
         mask = None if context.mask is None else context.mask[:, None, None]
         rate = self.rate if self.training else 0.0
-        mixed = attend_heads(q, k, v, self.heads, mask, dropout=rate)
-        return self.norm(x + self.dropout(apply_linear(self.proj, mixed)))
+        return attend_heads(q, k, v, self.heads, mask, dropout=rate)
+
+    def attend_shared(self, q: Tokens, context: Context, shared: Shared) -> Tokens:
+        """As `attend`, without a copy of the keys for each sentence that looks at a clip.
+
+        The words of all sentences that look at one clip become one long sentence.
+        """
+        rate = self.rate if self.training else 0.0
+        k, v = apply_linear(self.k, context.tokens), apply_linear(self.v, context.tokens)
+        own_k, own_v = k[shared.clips], v[shared.clips]
+        count = shared.times * len(own_k)
+        long = rearrange(q[:count], "(n C) W D -> C (n W) D", n=shared.times)
+        mixed = attend_heads(long, own_k, own_v, self.heads, dropout=rate)
+        mixed = rearrange(mixed, "C (n W) D -> (n C) W D", n=shared.times)
+        assert context.clip_of_row is not None, "sentences that share clips have numbers of clips"
+        rows = context.clip_of_row[count:]
+        others = attend_heads(q[count:], k[rows], v[rows], self.heads, dropout=rate)
+        return torch.cat([mixed, others])
 
     def map_context(self, linear: nn.Linear, context: Context) -> Float[Tensor, "B M d"]:
         """A clip that several sentences look at is mapped once."""

@@ -117,14 +117,20 @@ class BytePairs:
         library = import_library()
         self.library: Any = library.CLIPTokenizer(vocab=table, merges=self.merges)
 
+    def split(self, sentences: Sequence[str]) -> list[list[int]]:
+        """The tokens of each sentence, however many they are, without start and end."""
+        cleaned = list(map(clean_sentence, sentences))
+        # The library warns of its own longest length; ours is counted in `encode`.
+        rows: list[list[int]] = self.library(
+            cleaned, add_special_tokens=False, verbose=False
+        ).input_ids
+        return rows
+
     def encode(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
         """Start, tokens, end, and zeros up to `length`."""
         ids = torch.zeros(len(sentences), self.length, dtype=torch.int64)
         too_long = 0
-        cleaned = list(map(clean_sentence, sentences))
-        # The library warns of its own longest length; ours is counted below.
-        rows = self.library(cleaned, add_special_tokens=False, verbose=False).input_ids
-        for number, row in enumerate(rows):
+        for number, row in enumerate(self.split(sentences)):
             too_long += len(row) > self.length - 2
             row = [self.start, *row[: self.length - 2], self.end]
             ids[number, : len(row)] = torch.tensor(row)

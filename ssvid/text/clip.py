@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssvid.errors import UserError, check_positive, check_range
 from ssvid.nn.clip import ClipBlock, Gelu, init_blocks
 from ssvid.text.bpe import BytePairs, find_vocabulary
-from ssvid.text.tower import Tower
+from ssvid.text.tower import Length, Tower
 
 
 class ClipText(Tower):
@@ -109,6 +109,10 @@ class ClipText(Tower):
         state = self.state_dict()
         prompted.load_state_dict(state, strict=False)  # the context alone is new
         return prompted
+
+    def measure(self, sentence: str) -> Length:
+        (row,) = self.pairs.split([sentence])
+        return Length(len(row), self.pairs.length - 2, "tokens")  # start and end are two more
 
     def can_encode(self, sentence: str) -> bool:
         return bool(sentence.strip())

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssvid.errors import UserError
-from ssvid.nn.bert import Context
+from ssvid.nn.bert import Context, Shared
 from ssvid.nn.text_pooling import TextPooling
 from ssvid.shapes import Features, Pooled
 from ssvid.text.blip import BlipText
@@ -112,10 +112,11 @@ class MatchingSpace(JointSpace):
         guides: Float[Tensor, "P G"],
         tokens: Float[Tensor, "C T N D"],
         clip_of_pair: Int[Tensor, " P"] | None = None,
+        shared: Shared | None = None,
     ) -> Float[Tensor, "P 2"]:
-        """Logits of no and yes for pairs. `guides`: of the sentences `ids`."""
+        """Logits of no and yes for pairs. `guides`: of the sentences `ids`; `shared`: see there."""
         patches = tokens[:, :, int(self.has_cls) :]
         project = self.head if self.guide_space == "shared" else nn.Identity()
         further = self.pooling.weigh_means(patches, guides, clip_of_pair, project)
-        context = Context(tokens.flatten(1, 2), clip_of_pair, further)
+        context = Context(tokens.flatten(1, 2), clip_of_pair, shared, further)
         return self.matcher(self.tower.ground(ids, context)[:, 0])

@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -18,6 +18,18 @@ WORD = re.compile(r"[\w']+")  # as MIL-NCE and TAN cut sentences: "don't" is one
 def split_words(sentence: str, lower: bool) -> list[str]:
     """The words of a sentence without punctuation; `lower`: in lower case."""
     return WORD.findall(sentence.lower() if lower else sentence)
+
+
+class Length(NamedTuple):
+    """How much a tower reads of a sentence."""
+
+    total: int  # of the sentence
+    most: int  # that are read; what comes after them is cut off
+    unit: str  # "words" or "tokens"
+
+    @property
+    def is_cut(self) -> bool:
+        return self.total > self.most
 
 
 class Tower(nn.Module, ABC):
@@ -49,6 +61,10 @@ class Tower(nn.Module, ABC):
         Returns the arguments that make the same tower from there. Files and folders among them are
         named relative to `folder`, so that a run can be moved.
         """
+
+    def measure(self, sentence: str) -> Length | None:
+        """How long the sentence is for this tower. None: the tower cannot tell."""
+        return None
 
     def forward(self, sentences: Sequence[str]) -> Float[Tensor, "S D"]:
         return self.embed(self.tokens(sentences).to(next(self.parameters()).device))

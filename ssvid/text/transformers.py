@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ssvid.encoder import evaluating
 from ssvid.errors import UserError, check_positive
-from ssvid.text.tower import Tower
+from ssvid.text.tower import Length, Tower
 from ssvid.trust import LOCAL
 
 
@@ -101,6 +101,11 @@ class Pretrained(nn.Module):
         ).input_ids
         return ids
 
+    def measure(self, sentence: str) -> Length:
+        ids = self.tokenizer(sentence, add_special_tokens=False, verbose=False).input_ids
+        special = self.tokenizer.num_special_tokens_to_add()
+        return Length(len(ids), self.length - special, "tokens")
+
     def can_encode(self, sentence: str) -> bool:
         return bool(set(self.tokens([sentence])[0].tolist()) - set(self.tokenizer.all_special_ids))
 
@@ -122,6 +127,9 @@ class LocalTower(Tower, ABC):
 
     def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
         return self.text.tokens(sentences)
+
+    def measure(self, sentence: str) -> Length:
+        return self.text.measure(sentence)
 
     def can_encode(self, sentence: str) -> bool:
         return self.text.can_encode(sentence)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ssvid.errors import check_positive
 from ssvid.nn.capped import CAP, Run
 from ssvid.nn.prism import Norms, OffsetNorm, PrismBlock
-from ssvid.text.pieces import Pieces, copy_model, find_model
-from ssvid.text.tower import Tower
+from ssvid.text.pieces import Pieces, canonicalise, copy_model, find_model
+from ssvid.text.tower import Length, Tower
 
 MAX_SCALE = 10_000.0  # of the sinusoids of positions
 
@@ -65,6 +65,9 @@ class PrismText(Tower):
         for block in self.blocks:
             rows = block(rows, [run], mask)
         return self.norm(rows.view(x.shape)[:, -1])
+
+    def measure(self, sentence: str) -> Length:
+        return Length(len(self.pieces.split(canonicalise(sentence))), self.pieces.length, "tokens")
 
     def can_encode(self, sentence: str) -> bool:
         return bool(sentence.strip())

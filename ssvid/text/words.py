@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError, check_positive
 from ssvid.files import require_file, write_text_whole, write_whole
-from ssvid.text.tower import Tower, split_words
+from ssvid.text.tower import Length, Tower, split_words
 
 MASKED = -6e4  # the value that TAN gives to padding: it fits half precision
 # What differs between the two methods, beside the length. Both give the published numbers to the
@@ -82,13 +82,20 @@ class Words(Tower):
             return 1 + zlib.crc32(word.encode()) % self.buckets
         return self.row_of_word.get(word, 0)
 
+    def find_rows(self, sentence: str) -> list[int]:
+        """The rows of the words that count, also of those past the length."""
+        rows = [self.find_row(word) for word in split_words(sentence, self.lower)]
+        return [row for row in rows if row or self.keeps_unknown]
+
     def tokens(self, sentences: Sequence[str]) -> Int[Tensor, "S W"]:
         ids = torch.zeros(len(sentences), self.length, dtype=torch.int64)
         for s, sentence in enumerate(sentences):
-            rows = [self.find_row(word) for word in split_words(sentence, self.lower)]
-            rows = [row for row in rows if row or self.keeps_unknown][: self.length]
+            rows = self.find_rows(sentence)[: self.length]
             ids[s, : len(rows)] = torch.tensor(rows, dtype=torch.int64)
         return ids
+
+    def measure(self, sentence: str) -> Length:
+        return Length(len(self.find_rows(sentence)), self.length, "words")
 
     def can_encode(self, sentence: str) -> bool:
         return bool(self.tokens([sentence]).any())

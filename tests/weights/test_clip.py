@@ -166,6 +166,16 @@ def test_merges_come_from_the_file_and_long_sentences_are_cut(tmp_path: Path):
         BytePairs(tmp_path / "merges.txt", 8)
 
 
+def test_a_tower_tells_how_much_it_reads():
+    sizes = {"width": 16, "heads": 1, "layers": 1, "dim": 8, "length": 9}
+    for changes, most in (({}, 7), ({"class_token": True}, 6), ({"context": 2}, 5)):
+        tower = create_tower("clip_text", letters=True, **sizes, **changes)
+        assert tower.measure("a bc") == (3, most, "tokens")
+        words = "a b c d e f g"
+        assert tower.measure(words[: 2 * most - 1]).is_cut is False
+        assert tower.measure(words + " h").is_cut is True
+
+
 def test_the_huge_net_of_open_clip_is_known_by_its_width():
     """open_clip's own configuration says what it is; only its shapes are made."""
     open_clip = pytest.importorskip("open_clip")

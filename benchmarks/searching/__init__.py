@@ -1,0 +1,1 @@
+"""a folder of videos + a sentence of the user -> the moments that the sentence describes."""
