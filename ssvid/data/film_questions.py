@@ -66,7 +66,7 @@ class Film(NamedTuple):
 
     colour: str
     shape: str
-    place: str  # the quarter in which the shape begins
+    quarter: str  # the part of the picture in which the shape begins
     motions: tuple[str, str]  # in order
 
     @property
@@ -136,7 +136,7 @@ def ask_films(kind: str, films: Films, turn: int, motions: Sequence[str]) -> Ite
         for part, time in zip(_part(films, turn), ("first", "last"), strict=True):
             yield from _ask_values(list_values(part, attrgetter(time)), write_when(time, motions))
     elif kind == "where" and turn == 0:
-        yield from _ask_values(list_values(films, attrgetter("place")), QUARTER)
+        yield from _ask_values(list_values(films, attrgetter("quarter")), QUARTER)
     elif kind == "where":
         yield from _ask_halves(films)
     else:
@@ -204,8 +204,8 @@ def _count_whole(counts: list[int], values: int) -> int:
 
 def _ask_halves(films: Films) -> Iterator[Reply]:
     """Pairs of films that begin in different halves of the picture."""
-    for k, (one, other) in enumerate(pair_apart(list_values(films, attrgetter("place")))):
-        ends = list(zip(films[one].place.split(), films[other].place.split(), strict=True))
+    for k, (one, other) in enumerate(pair_apart(list_values(films, attrgetter("quarter")))):
+        ends = list(zip(films[one].quarter.split(), films[other].quarter.split(), strict=True))
         axes = [axis for axis in (0, 1) if ends[axis][0] != ends[axis][1]]
         axis = axes[k % len(axes)]
         for n, half in zip((one, other), ends[axis], strict=True):

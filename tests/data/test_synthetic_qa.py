@@ -51,10 +51,10 @@ def draw(root, train=24, val=12, test=24, **options) -> Manifest:
 
 def list_asked(data: Manifest) -> list[tuple[dict[str, str], Question]]:
     """What each film shows, with each question about it."""
-    asked = []
+    pairs: list[tuple[dict[str, str], Question]] = []
     for row in data.rows:
-        asked += zip(itertools.repeat(dict(row.columns)), row.questions)
-    return asked
+        pairs += zip(itertools.repeat(dict(row.columns)), row.questions)
+    return pairs
 
 
 def count_answers(data: Manifest, key) -> dict[str, Counter[str]]:
@@ -104,9 +104,9 @@ def answer_truly(shown: dict[str, str], text: str) -> set[str]:
 
 def test_answers_are_true_of_the_films(root, undrawn):
     data = draw(root, train=90, val=90, test=90, motions=tuple(MOTIONS), seed=3)
-    asked = list_asked(data)
-    assert Counter(question.kind for _, question in asked) == dict.fromkeys(KINDS, 540)
-    for shown, question in asked:
+    pairs = list_asked(data)
+    assert Counter(question.kind for _, question in pairs) == dict.fromkeys(KINDS, 540)
+    for shown, question in pairs:
         ((answer, weight),) = question.answers
         assert answer in answer_truly(shown, question.text) and weight == 1.0
         if question.text.startswith(("what colour", "what shape")):
