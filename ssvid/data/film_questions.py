@@ -19,8 +19,12 @@ names what is done without its direction (`changes its size`), which both have, 
 text is asked with its reverse, as far as there is one: a bag gets half, as a guess does, and so
 does who knows what is done and not in which order. Where both acts are of one kind (it grows and
 shrinks), it names their directions: films of both orders have the same frames, but for circles,
-whose bends tell their direction from the place where the second begins. One thing is not exact: the
-frame between the acts belongs to the second, so who counts frames finds one more of the first.
+whose bends tell their direction from the place where the second begins. This holds for clips that
+lie about the middle of the film, as evaluation takes them: 4 or 8 of 16 frames. The frame between
+the acts belongs to the second, so in all 16 frames, or every second one from the first on, who
+counts finds one more of the first. Boosted trees that read exact places, sizes and turns in 9000
+films answered of 1800 questions of order 51 % from a bag of 8 middle frames, 55 % from all 16, 65 %
+from every second, and 98 % from frames in order.
 """
 
 import itertools
