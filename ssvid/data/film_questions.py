@@ -19,8 +19,12 @@ names what is done without its direction (`changes its size`), which both have, 
 text is asked with its reverse, as far as there is one: a bag gets half, as a guess does, and so
 does who knows what is done and not in which order. Where both acts are of one kind (it grows and
 shrinks), it names their directions: films of both orders have the same frames, but for circles,
-whose bends tell their direction from the place where the second begins. One thing is not exact: the
-frame between the acts belongs to the second, so who counts frames finds one more of the first.
+whose bends tell their direction from the place where the second begins. This holds for clips that
+lie about the middle of the film, as evaluation takes them: 4 or 8 of 16 frames. The frame between
+the acts belongs to the second, so in all 16 frames, or every second one from the first on, who
+counts finds one more of the first. Boosted trees that read exact places, sizes and turns in 9000
+films answered of 1800 questions of order 51 % from a bag of 8 middle frames, 55 % from all 16, 65 %
+from every second, and 98 % from frames in order.
 """
 
 import itertools
@@ -66,7 +70,7 @@ class Film(NamedTuple):
 
     colour: str
     shape: str
-    place: str  # the quarter in which the shape begins
+    quarter: str  # the part of the picture in which the shape begins
     motions: tuple[str, str]  # in order
 
     @property
@@ -136,7 +140,7 @@ def ask_films(kind: str, films: Films, turn: int, motions: Sequence[str]) -> Ite
         for part, time in zip(_part(films, turn), ("first", "last"), strict=True):
             yield from _ask_values(list_values(part, attrgetter(time)), write_when(time, motions))
     elif kind == "where" and turn == 0:
-        yield from _ask_values(list_values(films, attrgetter("place")), QUARTER)
+        yield from _ask_values(list_values(films, attrgetter("quarter")), QUARTER)
     elif kind == "where":
         yield from _ask_halves(films)
     else:
@@ -204,8 +208,8 @@ def _count_whole(counts: list[int], values: int) -> int:
 
 def _ask_halves(films: Films) -> Iterator[Reply]:
     """Pairs of films that begin in different halves of the picture."""
-    for k, (one, other) in enumerate(pair_apart(list_values(films, attrgetter("place")))):
-        ends = list(zip(films[one].place.split(), films[other].place.split(), strict=True))
+    for k, (one, other) in enumerate(pair_apart(list_values(films, attrgetter("quarter")))):
+        ends = list(zip(films[one].quarter.split(), films[other].quarter.split(), strict=True))
         axes = [axis for axis in (0, 1) if ends[axis][0] != ends[axis][1]]
         axis = axes[k % len(axes)]
         for n, half in zip((one, other), ends[axis], strict=True):

@@ -4,6 +4,7 @@ A form of list is known by its columns or keys. What stands in no known form is 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ KEYS = "question", "answer", "video_id", "id"
 FIRST_WORDS = "what", "who", "how", "when", "where"  # by which the authors report accuracies
 
 
-class Asked(NamedTuple):
+class ListedQuestion(NamedTuple):
     """A question of a list."""
 
     video: str  # as the list names it
@@ -64,17 +65,17 @@ def find_beside(lists_of_split: Mapping[str, Path], path: str | None, flag: str,
 
 
 def list_rows(
-    asked_of: Mapping[str, Iterable[Asked]], name_files: Names
+    questions_of: Mapping[str, Iterable[ListedQuestion]], name_files: Names
 ) -> list[tuple[tuple[str, ...], Row]]:
     """The possible names of each video's file, and its row with all its questions.
 
-    `asked_of`: split -> its questions. Raises a UserError if a question has the id of another.
+    `questions_of`: split -> its questions. Raises a UserError if a question has the id of another.
     """
     listed: list[tuple[tuple[str, ...], Row]] = []
     ids: set[str] = set()
-    for split, asked in asked_of.items():
-        entries_of: dict[str, list[Asked]] = {}
-        for entry in asked:
+    for split, listed_questions in questions_of.items():
+        entries_of: dict[str, list[ListedQuestion]] = {}
+        for entry in listed_questions:
             if entry.question.id in ids:
                 raise UserError(
                     f"Two questions of the {split} list or another have the id "
@@ -83,7 +84,7 @@ def list_rows(
             ids.add(entry.question.id)
             entries_of.setdefault(entry.video, []).append(entry)
         for video, entries in entries_of.items():
-            questions = tuple(entry.question for entry in entries)
+            questions = tuple(map(attrgetter("question"), entries))
             row = Row(
                 "",
                 split=split,
@@ -96,7 +97,7 @@ def list_rows(
     return listed
 
 
-def read_questions(file: Path, columns: frozenset[str]) -> list[Asked]:
+def read_questions(file: Path, columns: frozenset[str]) -> list[ListedQuestion]:
     """The questions of the official json of MSRVTT-QA and MSVD-QA, or of HQGA's csv.
 
     `columns`: those of the csv. Raises a UserError for a file of another form.
@@ -104,26 +105,26 @@ def read_questions(file: Path, columns: frozenset[str]) -> list[Asked]:
     return _read_json(file) if file.suffix == ".json" else _read_csv(file, columns)
 
 
-def _read_json(file: Path) -> list[Asked]:
+def _read_json(file: Path) -> list[ListedQuestion]:
     table = lists.read_json(file)
     if not isinstance(table, list) or not table:
         raise UserError(f"{file} is not a json list of questions with {', '.join(KEYS)}.")
-    asked = []
+    questions = []
     for number, entry in enumerate(table, start=1):
         where = f"{file}, entry {number}"
         if not isinstance(entry, dict) or not set(KEYS) <= set(entry):
             raise UserError(f"{where} is not a question with {', '.join(KEYS)}.")
-        text, answer, video, id = (entry[key] for key in KEYS)
-        asked.append(_make_asked(where, text, answer, video, id, entry.get("category_id")))
-    return asked
+        text, answer, video, id = itemgetter(*KEYS)(entry)
+        questions.append(_make_listed(where, text, answer, video, id, entry.get("category_id")))
+    return questions
 
 
-def _read_csv(file: Path, columns: frozenset[str]) -> list[Asked]:
-    asked = []
+def _read_csv(file: Path, columns: frozenset[str]) -> list[ListedQuestion]:
+    questions = []
     for where, line in read_form(file, columns):
-        text, answer, video, id = (line[key] for key in ("question", "answer", "video", "qid"))
-        asked.append(_make_asked(where, text, answer, video, id, line.get("type")))
-    return asked
+        text, answer, video, id = itemgetter("question", "answer", "video", "qid")(line)
+        questions.append(_make_listed(where, text, answer, video, id, line.get("type")))
+    return questions
 
 
 def read_form(file: Path, *forms: frozenset[str]) -> list[tuple[str, Line]]:
@@ -138,9 +139,9 @@ def read_form(file: Path, *forms: frozenset[str]) -> list[tuple[str, Line]]:
     return [(f"{file}, line {number}", line) for number, line in rows]
 
 
-def _make_asked(
+def _make_listed(
     where: str, text: Any, answer: Any, video: Any, id: Any, category: Any = None
-) -> Asked:
+) -> ListedQuestion:
     number = str(video).strip()
     if isinstance(video, bool) or not (number.isascii() and number.isdigit()):
         raise UserError(f"{where} has the video {video!r}, which is no whole number.")
@@ -148,7 +149,7 @@ def _make_asked(
     first_word = question.text.split()[0].lower().rstrip("?")
     question = question._replace(kind=first_word if first_word in FIRST_WORDS else "other")
     columns = () if category is None else (("category", str(category).strip()),)
-    return Asked(str(int(number)), question, columns)
+    return ListedQuestion(str(int(number)), question, columns)
 
 
 def make_question(

@@ -3,6 +3,8 @@
 This is the only file that chooses which question goes with a clip.
 """
 
+from itertools import filterfalse
+from operator import attrgetter
 from typing import Any
 
 from ssvid.data.clips import Clips
@@ -53,7 +55,7 @@ def choose_turn(n: int, per_clip: int, seed: int, epoch: int, row: int) -> list[
 
 def need_questions(manifest: Manifest) -> None:
     """Raise a UserError if a row has no question."""
-    mute = [row for row in manifest.rows if not row.questions]
+    mute = list(filterfalse(attrgetter("questions"), manifest.rows))
     if mute:
         raise UserError(
             f"{len(mute)} of {len(manifest)} clips of {manifest.root} have no question, first "

@@ -8,12 +8,15 @@ import pytest
 from PIL import Image
 
 from ssvid.data import fingerprints
+from ssvid.data.clean_list import check_listable
 from ssvid.data.corpus import describe_corpus, find_near
 from ssvid.data.datasets.csv import csv as read_csv
 from ssvid.data.datasets.folder import folder
 from ssvid.data.datasets.mixture import mixture
 from ssvid.data.fingerprints import Fingerprint, Likeness
+from ssvid.data.manifest import Manifest
 from ssvid.errors import UserError
+from ssvid.shapes import Question, Row
 from tests.helpers import command, facts, for_each, sentence, write_video
 
 SIZE, FRAMES = 96, 20
@@ -195,6 +198,13 @@ def test_folders_of_pictures_cannot_be_listed(tmp_path):
     assert describe_corpus(data, workers=1)["removable"] == 0
     with pytest.raises(UserError, match=facts("--out", "rate")):
         describe_corpus(data, out=str(tmp_path / "out.csv"), workers=1)
+
+
+def test_clips_with_questions_cannot_be_listed(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    row = Row("a.mp4", questions=(Question("who?", (("man", 1.0),)),))
+    with pytest.raises(UserError, match=facts("--out", "a.mp4", "questions")):
+        check_listable(Manifest.build([row], tmp_path))
 
 
 def test_the_command_reads_the_data_of_a_recipe_of_pretraining(corpora, tmp_path):

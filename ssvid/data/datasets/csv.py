@@ -126,8 +126,11 @@ def build_from_csv(
         )
         rows.append(row)
         captions.append((line.get(named.caption) or "").strip())
-        place = f"{file}, line {number}"
-        questions.append(read_question(place, line, named.question, named.answer) if asks else None)
+        position = f"{file}, line {number}"
+        question = None
+        if asks:
+            question = read_question(position, line, named.question, named.answer)
+        questions.append(question)
     rows = _join_rows(file, root, rows, captions, questions, seconds)
     usual_group = next((name for name in ("subject", "group") if name in columns), None)
     hold_out = named.split not in columns and any(row.label for row in rows)

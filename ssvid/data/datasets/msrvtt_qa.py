@@ -25,7 +25,7 @@ def msrvtt_qa(
     """
     path = official.need_folder(root, "--data.root of msrvtt_qa", SOURCE)
     file_of_split = find_split_lists(path, annotations, PATTERNS, SOURCE)
-    asked = {split: read_questions(file, COLUMNS) for split, file in file_of_split.items()}
-    listed = list_rows(asked, lambda video: (f"video{video}",))
+    questions_of = {split: read_questions(file, COLUMNS) for split, file in file_of_split.items()}
+    listed = list_rows(questions_of, lambda video: (f"video{video}",))
     rows = official.locate_clips(path, listed, SOURCE, missing_ok=missing_ok)
     return Manifest.build(rows, path, source=next(iter(file_of_split.values())).parent)

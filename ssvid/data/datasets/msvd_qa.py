@@ -34,13 +34,15 @@ def msvd_qa(
     file_of_split = find_split_lists(path, annotations, PATTERNS, SOURCE)
     file = find_beside(file_of_split, mapping, "--data.mapping", MAPPING)
     name_of = read_mapping(file) if file.is_file() else {}
-    asked = {split: read_questions(file, COLUMNS) for split, file in file_of_split.items()}
+    questions_of = {split: read_questions(file, COLUMNS) for split, file in file_of_split.items()}
 
     def name_files(video: str) -> tuple[str, ...]:
         names = (name_of.get(video, ""), f"vid{video}")
         return tuple(filter(None, names))
 
-    rows = official.locate_clips(path, list_rows(asked, name_files), SOURCE, missing_ok=missing_ok)
+    rows = official.locate_clips(
+        path, list_rows(questions_of, name_files), SOURCE, missing_ok=missing_ok
+    )
     return Manifest.build(rows, path, source=next(iter(file_of_split.values())).parent)
 
 

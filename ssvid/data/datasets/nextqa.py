@@ -11,7 +11,7 @@ from ssvid.data import files, lists, official
 from ssvid.data.datasets.csv import Line
 from ssvid.data.manifest import Manifest
 from ssvid.data.question_lists import (
-    Asked,
+    ListedQuestion,
     find_beside,
     find_split_lists,
     list_rows,
@@ -56,27 +56,27 @@ def nextqa(
     path_of = read_texts(map_file) if map_file.is_file() else {}
     second_file = find_beside(file_of_split, references, "--data.references", REFERENCES)
     second = read_answers(second_file) if second_file.is_file() else {}
-    asked = {}
+    questions_of = {}
     for split, file in file_of_split.items():
-        asked[split] = _read_list(file, second if split == "test" else {})
-    forms = {bool(entries[0].question.choices) for entries in asked.values()}
+        questions_of[split] = _read_list(file, second if split == "test" else {})
+    forms = {bool(entries[0].question.choices) for entries in questions_of.values()}
     if len(forms) > 1:
         folder = next(iter(file_of_split.values())).parent
         raise UserError(f"{folder} mixes lists with choices and open-ended ones: part them.")
     if hard_rows is not None:
         rows_file = official.need_file(hard_rows, "--data.hard_rows", None)
-        asked = {**asked, "val": _take_rows(rows_file, asked.get("val", []))}
+        questions_of = {**questions_of, "val": _take_rows(rows_file, questions_of.get("val", []))}
 
     def name_files(video: str) -> tuple[str, ...]:
         return tuple(filter(None, (path_of.get(video, ""), video)))
 
-    listed = list_rows(asked, name_files)
+    listed = list_rows(questions_of, name_files)
     rows = official.locate_clips(path, listed, SOURCE, missing_ok=missing_ok)
     return Manifest.build(rows, path, source=next(iter(file_of_split.values())).parent)
 
 
-def _read_list(file: Path, second: Answers) -> list[Asked]:
-    asked = []
+def _read_list(file: Path, second: Answers) -> list[ListedQuestion]:
+    questions = []
     for where, line in read_form(file, MULTIPLE_CHOICE, OPEN):
         video, number = line["video"].strip(), line["qid"].strip()
         if not video or not number:
@@ -87,10 +87,12 @@ def _read_list(file: Path, second: Answers) -> list[Asked]:
             answers.append(second[video][number])
         kind = line["type"].strip()
         id = f"{video}_{number}"
-        asked.append(
-            Asked(video, make_question(where, line["question"], answers, choices, kind, id))
+        questions.append(
+            ListedQuestion(
+                video, make_question(where, line["question"], answers, choices, kind, id)
+            )
         )
-    return asked
+    return questions
 
 
 def _choose_answer(where: str, line: Line, choices: tuple[str, ...]) -> str:
@@ -108,22 +110,22 @@ def _choose_answer(where: str, line: Line, choices: tuple[str, ...]) -> str:
     return choices[int(number)]
 
 
-def _take_rows(file: Path, asked: list[Asked]) -> list[Asked]:
+def _take_rows(file: Path, questions: list[ListedQuestion]) -> list[ListedQuestion]:
     """The questions of val whose numbers a file lists, in the order of val."""
-    if not asked or not asked[0].question.choices:
+    if not questions or not questions[0].question.choices:
         raise UserError(
             f"--data.hard_rows {file} chooses rows of val.csv with choices, and there is no such "
             "list here."
         )
     numbers = set()
     for text in files.read_text(file).split():
-        if not text.isdigit() or int(text) >= len(asked):
+        if not text.isdigit() or int(text) >= len(questions):
             raise UserError(
-                f"{file} has {text[:20]!r}, which is no row of val.csv: its {len(asked)} rows are "
-                "numbered from 0."
+                f"{file} has {text[:20]!r}, which is no row of val.csv: its {len(questions)} rows "
+                "are numbered from 0."
             )
         numbers.add(int(text))
-    return [asked[number] for number in sorted(numbers)]
+    return [questions[number] for number in sorted(numbers)]
 
 
 def read_texts(file: Path) -> dict[str, str]:

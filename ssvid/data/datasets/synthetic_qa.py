@@ -80,24 +80,27 @@ def ask_split(
 ) -> list[Row]:
     """The rows of a split with their questions. A UserError if a film has none."""
     films = list(map(_read_film, rows))
-    asked: list[list[Question]] = [[] for _ in rows]
+    questions_of: list[list[Question]] = [[] for _ in rows]
     for number in range(questions):
-        turn, place = divmod(number, len(KINDS))
+        turn, kind_number = divmod(number, len(KINDS))
+        kind = KINDS[kind_number]
         numbers = torch.arange(len(rows)) + drawing.SPLITS[split]
         u = uniform(seed, f"film question {number}", 0, numbers, 1)[:, 0].numpy()
         drawn = {int(n): films[n] for n in np.argsort(u, kind="stable")}
-        for reply in film_questions.ask_films(KINDS[place], drawn, turn, motions):
+        for reply in film_questions.ask_films(kind, drawn, turn, motions):
             id = f"qa{QA_VERSION}/{split}/{reply.film}/{number}"
             answers = ((reply.answer, 1.0),)
-            question = Question(reply.text, answers, kind=KINDS[place], id=id)
-            asked[reply.film].append(question)
-    if not all(asked):
+            question = Question(reply.text, answers, kind=kind, id=id)
+            questions_of[reply.film].append(question)
+    if not all(questions_of):
         raise UserError(
-            f"synthetic_qa: no question about {rows[asked.index([])].path} is balanced by another "
-            f"of the {len(rows)} films of {split}: take more, best a multiple of "
+            f"synthetic_qa: no question about {rows[questions_of.index([])].path} is balanced by "
+            f"another of the {len(rows)} films of {split}: take more, best a multiple of "
             f"{len(motions) * (len(motions) - 1)}."
         )
-    return [replace(row, questions=tuple(own)) for row, own in zip(rows, asked, strict=True)]
+    return [
+        replace(row, questions=tuple(about)) for row, about in zip(rows, questions_of, strict=True)
+    ]
 
 
 def _read_film(row: Row) -> Film:
