@@ -4,6 +4,7 @@ A file of question answering has both. Of a retrieval net the text encoder begin
 the decoder has its weights, and a new head.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -33,10 +34,11 @@ def start_from(text: str, words: str | None, encoder: Encoder, smoothing: float)
         tower, decoder = space.tower, space.decoder
     else:
         published = identify_file(read_weights(path)) if path.is_file() else None
-        if published is not None and published.net.objective == "litevl_qa":
-            tower, decoder = read_published(published, words)
-        else:
+        read = None if published is None else READERS.get(published.net.objective or "")
+        if read is None or published is None:
             tower, decoder = split_retrieval(text, words, encoder)
+        else:
+            tower, decoder = read(published, words)
     require_blip_text(tower, encoder.dim, text)
     decoder.smoothing = smoothing
     return tower.train(), decoder.train()
@@ -81,3 +83,7 @@ def begin_decoder(decoder: AnswerDecoder, source: BlipText) -> int:
             begun += 1
     decoder.bert.load_state_dict(state)
     return begun
+
+
+# Objective of a published file that holds both nets -> what reads them.
+READERS: dict[str, Callable[[PublishedFile, str | None], Start]] = {"litevl_qa": read_published}

@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from benchmarks.profiling.speed.pairs import Case, measure_in_turn, saved_bytes
 from benchmarks.profiling.speed.peaks import print_peak, report_pair
 from benchmarks.profiling.speed.xclip import Recorder
-from objectives.litevl.hard_negatives import choose_negatives
-from objectives.litevl.retrieval import LiteVLRetrieval, judge_answers
-from ssvid import create_encoder
+from ssvid import create_encoder, registry
 from ssvid.engine.features import cpu_seconds
 from ssvid.errors import UserError
 from ssvid.nn import bert, clip
+from ssvid.nn.bert import Shared
 from ssvid.nn.linear import apply_linear
-from ssvid.randomness import draw
 from ssvid.shapes import Batch
+from ssvid.text.matching import MatchingSpace
 from ssvid.weights.blip import map_picture
 from ssvid.weights.layout import CONVERSIONS
 
@@ -89,44 +88,42 @@ def blip() -> Case:
     return Case(*functions, "CPU-seconds of a pass", extras=report, pairs=ROUNDS)
 
 
-class PlainOrder(LiteVLRetrieval):
-    """The published order of a step, with equal numbers."""
+class PlainSpace(MatchingSpace):
+    """Own pairs and hard pairs apart, each pair with a copy of its clip's tokens."""
 
-    def match(
+    def judge(
         self,
-        space: Any,
-        batch: Batch,
-        names: Tensor,
         ids: Tensor,
-        video: Tensor,
-        texts: Tensor,
+        guides: Tensor,
         tokens: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        belongs = names[:, None] == names
-        uniforms = draw(batch, "hard negatives", 2)
-        likeness = (video @ texts.T / self.temperature).detach()
-        sentence = choose_negatives(likeness, belongs, uniforms[:, 0], self.hard).row
-        other = choose_negatives(likeness.T, belongs, uniforms[:, 1], self.hard).row
-        own = space.judge(ids, texts, tokens)
-        hard = space.judge(
-            torch.cat([ids, ids[sentence]]),
-            torch.cat([texts, texts[sentence]]),
-            torch.cat([tokens[other], tokens]),
-        )
-        count = len(ids)
-        answers = torch.cat([torch.ones(count), torch.zeros(2 * count)]).long()
-        return judge_answers(torch.cat([own, hard]), answers, torch.ones(3 * count).bool())
+        clip_of_pair: Tensor | None = None,
+        shared: Shared | None = None,
+    ) -> Tensor:
+        assert clip_of_pair is not None, "training names the clip of each pair"
+        logits = []
+        for part in (slice(0, len(tokens)), slice(len(tokens), None)):
+            copies = tokens[clip_of_pair[part]]
+            logits.append(super().judge(ids[part], guides[part], copies))
+        return torch.cat(logits)
 
 
 def map_gelu_plainly(x: Tensor, linear: nn.Linear) -> Tensor:
     return apply_linear(linear, F.gelu(x))
 
 
-def make_step(kind: type[LiteVLRetrieval], **sizes: Any) -> Callable[[], Tensor]:
-    """A step of training without its optimiser: forward and backward. Returns the loss."""
+def make_step(*, plain: bool, **sizes: Any) -> Callable[[], Tensor]:
+    """A step of training without its optimiser: forward and backward. Returns the loss.
+
+    `plain`: in the published order. `sizes`: arguments of the encoder.
+    """
     torch.manual_seed(0)
     encoder = create_encoder("blip_vit_b16", frames=1, size=SIZE, **sizes)
-    objective = kind(encoder, queue=64, text_pooling="original").train()
+    objective = registry.objectives["litevl_retrieval"](encoder, queue=64, text_pooling="original")
+    objective.train()
+    space = objective.joint_space()
+    if plain:
+        space.__class__ = PlainSpace
+        objective.joint_space = lambda: space
     for module in objective.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # both sides see the same numbers
@@ -142,7 +139,6 @@ def make_step(kind: type[LiteVLRetrieval], **sizes: Any) -> Callable[[], Tensor]
     }
 
     def step() -> Tensor:
-        plain = kind is PlainOrder
         fast = clip.map_gelu
         if plain:
             clip.map_gelu = bert.map_gelu = map_gelu_plainly  # type: ignore[assignment]
@@ -159,7 +155,7 @@ def make_step(kind: type[LiteVLRetrieval], **sizes: Any) -> Callable[[], Tensor]
 
 
 def blip_step() -> Case:
-    ours, theirs = make_step(LiteVLRetrieval), make_step(PlainOrder)
+    ours, theirs = make_step(plain=False), make_step(plain=True)
     unit = "CPU-seconds of a step, forward and backward"
     return Case(ours, theirs, unit, memory=saved_bytes, pairs=5)
 
