@@ -93,13 +93,13 @@ def test_attention_over_time_is_the_plain_formula():
     q, k, v = added.qkv(added.norm(x)).chunk(3, -1)
     expected = torch.zeros_like(x)
     for video in range(2):
-        for place in range(3):
+        for patch in range(3):
             heads = []
             for head in (slice(0, 12), slice(12, 24)):
-                of_head = [part[video, :, place, head] for part in (q, k, v)]
+                of_head = [part[video, :, patch, head] for part in (q, k, v)]
                 weights = (of_head[0] @ of_head[1].T / 12**0.5).softmax(-1)
                 heads.append(weights @ of_head[2])
-            expected[video, :, place] = added.last(added.proj(torch.cat(heads, -1)))
+            expected[video, :, patch] = added.last(added.proj(torch.cat(heads, -1)))
     scale = added.scale
     hidden = F.gelu(scale.fc1(expected.mean(2)))
     gamma = torch.tanh(scale.fc2(hidden)) + 1
@@ -217,8 +217,8 @@ def test_ranked_scores_are_smoothed_losses_of_whole_answers():
     ids = decoder.tokens(["red", "a star"])
     logits = decoder.compute_logits(ids[1:, :-1], states, mask)[0].log_softmax(-1)
     expected = torch.zeros(())
-    for place, word in enumerate(ids[1, 1:].tolist()):
-        expected = expected - 0.9 * logits[place, word] - 0.1 * logits[place].mean()
+    for number, word in enumerate(ids[1, 1:].tolist()):
+        expected = expected - 0.9 * logits[number, word] - 0.1 * logits[number].mean()
     _, scores = decoder.rank(ids, states, mask, 2)
     best, _ = decoder.rank(ids, states, mask, 2)
     close(scores[0, best[0].tolist().index(1)], -expected, 1e-4)
@@ -290,8 +290,8 @@ def test_a_file_of_questions_of_hugging_face_gives_its_numbers(tmp_path: Path):
         tokens = join_frame_tokens(encoder(images[:, :, None])).flatten(1, 2)
         states = tower.bert(ids, Context(tokens))
         mask = (ids != 0).long()
-        seen = net.vision_model(pixel_values=images)[0]
-        read = net.text_encoder(ids, attention_mask=mask, encoder_hidden_states=seen)[0]
+        pictures = net.vision_model(pixel_values=images)[0]
+        read = net.text_encoder(ids, attention_mask=mask, encoder_hidden_states=pictures)[0]
         close(states[mask.bool()], read[mask.bool()], 1e-5)
         written = net.text_decoder(
             answers,

@@ -74,6 +74,7 @@ INNER = (
     "ssvid.data.datasets",
     "ssvid.data.narration",
     "ssvid.data.preprocess",
+    "objectives.litevl",
     "objectives.masked_distillation",
     "objectives.tan",
     "objectives.two_view",

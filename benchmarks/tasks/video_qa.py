@@ -21,7 +21,7 @@ from ssvid.registry import tasks
 from ssvid.shapes import Question
 
 
-class Asked(NamedTuple):
+class Targets(NamedTuple):
     """The questions of the test videos that could be read."""
 
     questions: list[Question]
@@ -54,21 +54,21 @@ class VideoQA(Task):
     def answer(self, bench: Bench, source: str) -> Answer:
         if bench.views > 1:
             raise UserError("video_qa asks about one clip of each video: leave out --clips.")
-        asked, counts = list_asked(bench), count_answers(bench)
-        replies = self.reply(bench, bench.get_frozen(source, "test").feats, asked, counts)
-        correct = mark_replies(asked.questions, replies)
-        details: Row = {"questions": len(correct), "by_kind": average_by_kind(asked, correct)}
+        targets, counts = list_targets(bench), count_answers(bench)
+        replies = self.reply(bench, bench.get_frozen(source, "test").feats, targets, counts)
+        correct = mark_replies(targets.questions, replies)
+        details: Row = {"questions": len(correct), "by_kind": average_by_kind(targets, correct)}
         if source.startswith("encoder:"):
-            details |= self.describe_controls(asked, counts)
-        group = number_groups(bench)[torch.tensor(asked.clip)]
+            details |= self.describe_controls(targets, counts)
+        group = number_groups(bench)[torch.tensor(targets.clip)]
         groups = int(number_groups(bench).max()) + 1
         return Answer(None, None, details, make_share_measure(correct, group, groups))
 
     def chance(self, bench: Bench) -> float:
         """The share of right answers of one who always gives train's most frequent answer."""
-        asked, counts = list_asked(bench), count_answers(bench)
-        replies = [choose_frequent(question, counts[""]) for question in asked.questions]
-        return float(mark_replies(asked.questions, replies).mean())
+        targets, counts = list_targets(bench), count_answers(bench)
+        replies = [choose_frequent(question, counts[""]) for question in targets.questions]
+        return float(mark_replies(targets.questions, replies).mean())
 
     def list_vocabulary(self, counts: Mapping[str, "Counter[str]"]) -> list[str]:
         return [answer for answer, _ in counts[""].most_common(self.vocabulary)]
@@ -77,15 +77,15 @@ class VideoQA(Task):
         self,
         bench: Bench,
         clips: Mapping[str, Tensor],
-        asked: Asked,
+        targets: Targets,
         counts: Mapping[str, "Counter[str]"],
     ) -> list[str]:
         """The answer to each question."""
         assert bench.answerer is not None, "a task that reads :answers"
-        replies = [""] * len(asked.questions)
-        for choices, numbers in group_by_choices(asked.questions).items():
-            texts = [asked.questions[number].text for number in numbers]
-            rows = [asked.clip[number] for number in numbers]
+        replies = [""] * len(targets.questions)
+        for choices, numbers in group_by_choices(targets.questions).items():
+            texts = [targets.questions[number].text for number in numbers]
+            rows = [targets.clip[number] for number in numbers]
             if not choices and self.answering == "generated":
                 answers = bench.answerer.generate(clips, rows, texts)
             else:
@@ -98,23 +98,23 @@ class VideoQA(Task):
                 replies[number] = answer
         return replies
 
-    def describe_controls(self, asked: Asked, counts: Mapping[str, "Counter[str]"]) -> Row:
+    def describe_controls(self, targets: Targets, counts: Mapping[str, "Counter[str]"]) -> Row:
         """What needs no video: the most frequent answer, and the most frequent to the question."""
-        questions = asked.questions
+        questions = targets.questions
         frequent = [choose_frequent(question, counts[""]) for question in questions]
         by_text = []
         for question in questions:
             of_text = counts.get(normalise_text(question.text)) or counts[""]
             by_text.append(choose_frequent(question, of_text))
-        known = set(self.list_vocabulary(counts))
+        vocabulary = set(self.list_vocabulary(counts))
         outside = 0
         for question in questions:
             is_open = not question.choices
-            outside += is_open and normalise_text(question.answers[0][0]) not in known
+            outside += is_open and normalise_text(question.answers[0][0]) not in vocabulary
         return {
             "most_frequent_answer": float(mark_replies(questions, frequent).mean()),
             "most_frequent_answer_by_kind": average_by_kind(
-                asked, mark_replies(questions, frequent)
+                targets, mark_replies(questions, frequent)
             ),
             "most_frequent_answer_to_the_question": float(mark_replies(questions, by_text).mean()),
             "answers_outside_the_vocabulary": outside,
@@ -125,7 +125,7 @@ def normalise_text(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def list_asked(bench: Bench) -> Asked:
+def list_targets(bench: Bench) -> Targets:
     """The questions of the readable test videos, in order."""
     questions: list[Question] = []
     clip: list[int] = []
@@ -135,7 +135,7 @@ def list_asked(bench: Bench) -> Asked:
             clip.append(number)
     if not questions:
         raise UserError("No test video with a question could be read.")
-    return Asked(questions, clip)
+    return Targets(questions, clip)
 
 
 def count_answers(bench: Bench) -> dict[str, "Counter[str]"]:
@@ -182,9 +182,9 @@ def mark_replies(questions: Sequence[Question], replies: Sequence[str]) -> Float
     return torch.tensor(right, dtype=torch.float64)
 
 
-def average_by_kind(asked: Asked, correct: Float[Tensor, " Q"]) -> dict[str, float]:
+def average_by_kind(targets: Targets, correct: Float[Tensor, " Q"]) -> dict[str, float]:
     """The share of right answers of each type of question."""
     of_kind: dict[str, list[float]] = defaultdict(list)
-    for question, right in zip(asked.questions, correct.tolist(), strict=True):
+    for question, right in zip(targets.questions, correct.tolist(), strict=True):
         of_kind[question.kind or "all"].append(right)
     return {kind: sum(right) / len(right) for kind, right in sorted(of_kind.items())}

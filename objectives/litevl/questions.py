@@ -95,20 +95,20 @@ class LiteVLQuestions(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         space, clips = self.answer_space(), batch["clips"][:, 0]
-        asked = list_questions(batch["questions"])
+        questions = list_questions(batch["questions"])
         tokens = join_frame_tokens(self.encoder(clips))
         if self.per_clip.questions > 1:
             tokens = tokens.repeat_interleave(self.per_clip.questions, 0)
-        states, mask = space.read_questions([question.text for question in asked], tokens)
+        states, mask = space.read_questions([question.text for question in questions], tokens)
         answers, weights, question_of_answer = [], [], []
-        for number, question in enumerate(asked):
+        for number, question in enumerate(questions):
             for answer, weight in question.answers:
                 answers.append(answer)
                 weights.append(weight)
                 question_of_answer.append(number)
         numbers = torch.tensor(question_of_answer, device=clips.device)
         losses = space.sum_losses(states, mask, answers, numbers)
-        loss = weigh_losses(losses, weights, len(asked))
+        loss = weigh_losses(losses, weights, len(questions))
         return Loss(loss, {"answer": loss.detach()})
 
 

@@ -233,15 +233,15 @@ class LiteVLRetrieval(Objective):
         negative_texts = choose_negatives(likeness, belongs, uniforms[:, 0], self.hard)
         likeness = scale * texts.detach() @ everyone.video.T.detach()
         negative_clips = choose_negatives(likeness, belongs, uniforms[:, 1], self.hard)
-        own = everyone.first + torch.arange(len(ids), device=ids.device)
+        rows = everyone.first + torch.arange(len(ids), device=ids.device)
         logits = space.judge(
-            torch.cat([everyone.ids[own], everyone.ids[negative_texts.row], everyone.ids[own]]),
+            torch.cat([everyone.ids[rows], everyone.ids[negative_texts.row], everyone.ids[rows]]),
             torch.cat([guides, everyone.guides[negative_texts.row], guides]),
             everyone.tokens,
-            torch.cat([own, own, negative_clips.row]),
-            Shared(slice(everyone.first, everyone.first + len(own)), times=2),
+            torch.cat([rows, rows, negative_clips.row]),
+            Shared(slice(everyone.first, everyone.first + len(rows)), times=2),
         )
-        yes = torch.ones_like(own)
+        yes = torch.ones_like(rows)
         answers = torch.cat([yes, 0 * yes, 0 * yes])
         counts = torch.cat([yes.bool(), negative_texts.exists, negative_clips.exists])
         return judge_answers(logits, answers, counts)
@@ -257,10 +257,10 @@ class LiteVLRetrieval(Objective):
         """Clips and sentences from which hard pairs are made, with gradient."""
         if not self.across:
             return Candidates(ids, video, texts, guides, tokens, 0)
-        wide = F.pad(ids, (0, self.tower.length - ids.shape[1]))  # the same width everywhere
-        all_ids = gather_all(wide)
-        all_ids = all_ids[:, : int((all_ids != 0).sum(1).max())]
         gathered: Gathered = gather_rows(tokens.flatten(1))
+        all_ids = ids
+        if len(gathered.rows) > len(ids):  # of several processes: the same width everywhere
+            all_ids = gather_all(F.pad(ids, (0, self.tower.length - ids.shape[1])))
         all_tokens = gathered.rows.view(-1, *tokens.shape[1:])
         with torch.no_grad():
             all_video, all_texts = gather_all(video), gather_all(texts)

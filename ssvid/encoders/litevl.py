@@ -150,9 +150,9 @@ class LiteVL(Encoder):
             for number in range(len(self.times)):
                 state |= self.begin_time(state, number)
             return state
-        table, own = state.get("time_positions"), self.time_positions
-        if table is not None and own is not None:
-            state = {**state, "time_positions": resize_rows(table, len(own))}
+        table, rows = state.get("time_positions"), self.time_positions
+        if table is not None and rows is not None:
+            state = {**state, "time_positions": resize_rows(table, len(rows))}
         return state
 
     def begin_time(self, state: dict[str, Tensor], number: int) -> dict[str, Tensor]:

@@ -51,7 +51,10 @@ def read_vocabulary(file: Path) -> list[str]:
             f"{file} is no vocabulary of BERT: it has one piece a line, each once, begins with "
             f"{SPECIAL[0]} and has {', '.join(SPECIAL[1:])}."
         )
-    return [piece for piece in pieces if piece not in (DECODE, GROUND)]
+    for piece in (DECODE, GROUND):
+        if piece in pieces:
+            pieces.remove(piece)
+    return pieces
 
 
 class WordPieces:

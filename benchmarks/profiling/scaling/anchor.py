@@ -36,6 +36,7 @@ from ssvid.nn.sync_bn import synchronise
 SMALL = {"frames": 8, "size": 64}
 PICTURES = {"width": 96, "depth": 4, "heads": 2, "patch": 8, "dim": 64}
 FEW = {"frames": 4, "size": 32}
+READER = {"options": {"width": 96, "layers": 2, "heads": 3, "dropout": 0.0}}
 BLOCKS = {"blocks": 4, "predicted": 2}
 ANCHORS = (  # clips are those of each of the two processes
     Subject("mae", "vit_small", 4, net=SMALL),
@@ -58,6 +59,8 @@ ANCHORS = (  # clips are those of each of the two processes
     ),
     Subject("video_text", "vit_small", 2, net=SMALL, options={"tower": "words", "heads": 6}),
     Subject("masked_distillation", "vit_small", 4, net=SMALL, options={"dec_dim": 128}),
+    Subject("litevl_retrieval", "litevl_tiny", 4, net=FEW, options={"queue": 64, **READER}),
+    Subject("litevl_qa", "litevl_tiny", 4, net=FEW, options=READER),
 )
 STEPS, ROUNDS = 4, 3
 SENT_OFFSET = 200  # bytes: where tcpi_bytes_sent is in Linux' struct tcp_info

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from ssvid.objective import Objective
-from ssvid.shapes import Bag, Batch, Caption, Window
+from ssvid.shapes import Bag, Batch, Caption, Question, Questions, Window
 
 SENTENCES = 12  # of a window
 CLASSES = ("cut an onion", "fry an egg")
@@ -28,6 +28,9 @@ def build_batch(objective: Objective, clips: int) -> Batch:
         batch["sentences"] = list_sentences(
             "cut onion {i} into {k} rings", clips, views.text.sentences
         )
+    if isinstance(views.text, Questions):
+        question = Question("what cuts the onion?", (("a knife", 1.0),))
+        batch["questions"] = [[question] * views.text.questions] * clips
     if isinstance(views.text, Window):
         batch |= build_window(objective, clips, views.text.seconds)
     return batch  # type: ignore[return-value]

@@ -30,6 +30,7 @@ WORDS = {"buckets": 66250}
 NO_MIX = {"train": "both", "mixup": 0.0, "cutmix": 0.0}
 LONG = {"frames": 32, "stride": 1, "size": 128}  # a clip of CoCLR
 # Clips of a process are those of recipes/ for the GPUs that they name, else 32.
+READER = {"options": {"width": 96, "layers": 2, "heads": 3, "dropout": 0.0}}
 SUBJECTS = (
     Subject("mae", "vit_tiny"),
     Subject("mae", "vit_small"),
@@ -60,6 +61,8 @@ SUBJECTS = (
     # VideoPrism's groups depend on which tokens are visible, which fake tensors do not tell.
     Subject("video_text", "vit_base", 8, options={"tower": "words", "options": WORDS}),
     Subject("masked_distillation", "vit_base", 16),
+    Subject("litevl_retrieval", "litevl_tiny", 8, options={"queue": 1024, **READER}),
+    Subject("litevl_qa", "litevl_tiny", 8, options=READER),
 )
 # Steps between two lines of the engine's log, and steps that are counted.
 LOGGED, STEPS = 10, 40
