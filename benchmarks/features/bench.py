@@ -77,6 +77,11 @@ class Bench(NamedTuple):
     def streams(self) -> tuple["Bench", ...]:
         return self._replace(other_streams=()), *self.other_streams
 
+    def hash_text_side(self) -> str | None:
+        """Hash of what compares clips with sentences, or answers questions; None without it."""
+        side = self.text or self.answerer
+        return None if side is None else side.hash
+
     def list_folds(self) -> list["Bench"]:
         """A Bench for each fold, with the splits of that fold."""
         benches = []

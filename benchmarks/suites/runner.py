@@ -299,7 +299,7 @@ class SuiteRunner:
             cost=Cost(**{key: round(value, 6) for key, value in features.cost.items()}),
             seed=self.options.seed,
             git=read_commit(),
-            text=features.text.hash if features.text else None,
+            text=features.hash_text_side(),
             config=self.config,
             command=self.command,
             **scored.pictures,
