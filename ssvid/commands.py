@@ -132,6 +132,20 @@ COMMANDS = {
         "say which of your own labels describes a video",
         ("video",),
     ),
+    "explain": CommandEntry(
+        "benchmarks.explain",
+        "benchmarks.explain:explain",
+        MEASURE,
+        "show which places of a video's frames make a sentence match it",
+        ("video", "sentence"),
+    ),
+    "ask": CommandEntry(
+        "benchmarks.ask",
+        "benchmarks.ask:ask",
+        MEASURE,
+        "answer a question about a video, in words or from your choices",
+        ("video", "question"),
+    ),
     "describe": CommandEntry(
         "benchmarks.describe",
         "benchmarks.describe:describe",
