@@ -15,7 +15,7 @@ from ssvid.shapes import Clip, Features
 from ssvid.text.grad_cam import Explanation
 from ssvid.text.heat import lay_heat
 
-Picture = UInt8[Tensor, "3 h w"]
+Picture = UInt8[Tensor, "3 y x"]
 STEP, TALL, LEFT, BELOW = 36, 150, 34, 30  # pixels: a block's width, the curve, the two margins
 INK, BLUE, PALE = (31, 35, 40), (47, 111, 178), (213, 219, 225)
 HIGHEST = 2.0  # scales lie between 0 and this

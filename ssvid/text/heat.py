@@ -6,7 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 COOL, HOT = (255.0, 226.0, 92.0), (208.0, 16.0, 16.0)  # colours of little and of most heat
-COVER = 0.6  # of a pixel that the most heat covers
+COVER = 0.7  # of a pixel that the most heat covers
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
