@@ -182,8 +182,9 @@ def phrase_notes(record: Json) -> list[str]:
         "that does not match has heat too.",
     ]
     if outside > 0:
+        share = f"{100 * outside:.0f} %" if outside >= 0.01 else "Less than 1 %"
         notes.append(
-            f"{100 * outside:.0f} % of the heat lies on tokens that have no place in a frame ("
+            f"{share} of the heat lies on tokens that have no place in a frame ("
             "class tokens, and the means of text-dependent pooling) and is not shown."
         )
     return notes

@@ -114,9 +114,9 @@ class LiteVLQuestions(Objective):
         return Loss(loss, {"answer": loss.detach()})
 
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """`grad_cam`: the frames of the first clip, and below them what makes the right answer to
+        """grad_cam: the frames of the first clip, and below them what makes the right answer to
         its first question likely, red most (Grad-CAM of the text encoder that looks at the clip,
-        two thirds of the way up). `scales`: how strongly each block of the encoder attends over
+        two thirds of the way up). scales: how strongly each block of the encoder attends over
         time, the mean over the last batch; 1 is where training begins.
         """
         question, space = batch["questions"][0][0], self.answer_space()

@@ -298,10 +298,10 @@ class LiteVLRetrieval(Objective):
         update_momentum(self.encoder, self.key_encoder, 0.0)
 
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
-        """`grad_cam`: the frames of the first clip, and below them what makes its sentence match
-        it, red most (Grad-CAM of the text encoder that looks at the clip, two thirds of the way
-        up). `scales`: how strongly each block of the encoder attends over time, the mean over the
-        last batch; 1 is where training begins.
+        """grad_cam: the frames of the first clip, and below them what makes its sentence match it,
+        red most (Grad-CAM of the text encoder that looks at the clip, two thirds of the way up).
+        scales: how strongly each block of the encoder attends over time, the mean over the last
+        batch; 1 is where training begins.
         """
         sentence, space = batch["sentences"][0][0], self.joint_space()
         layers = self.tower.bert.layers
