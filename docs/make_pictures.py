@@ -3,6 +3,7 @@
     python docs/make_pictures.py RUN [SWEEP]
     python docs/make_pictures.py --label RUN VIDEOS [--labels TEXT]
     python docs/make_pictures.py --search RUN
+    python docs/make_pictures.py --explain RUN VIDEO SENTENCE
 
 RUN is the folder of `make demo`; SWEEP that of `ssvid sweep sweeps/smoke`. With --label and
 --search, RUN has a text side, as those of `clip` and `xclip`, and VIDEOS is a folder. --search
@@ -30,6 +31,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks import explain as explain_command
 from benchmarks import label as label_command
 from benchmarks import search as search_command
 from benchmarks.features.controls import list_still_clips, repeat_middle_frame, shuffle_frames
@@ -70,6 +72,7 @@ CELLS = {
 }
 LABELS = "dogs pull a sled, a slam dunk, changing a tyre"
 LABEL_TALL = 1160  # pixels of the page of labels that are shown: the head and two videos
+EXPLAIN_TALL = 1820  # pixels of the page of an explanation
 MARK = "#c8641e"  # colour of call-outs
 # Of the page of a search: what is asked, and videos of so many films of a second.
 QUERIES = ["a red square at the top left", "a blue triangle at the bottom right"]
@@ -85,12 +88,15 @@ def main() -> None:
     parser.add_argument("--label", nargs=2, metavar=("RUN", "VIDEOS"))
     parser.add_argument("--labels", default=LABELS, help="of --label")
     parser.add_argument("--search", metavar="RUN")
+    parser.add_argument("--explain", nargs=3, metavar=("RUN", "VIDEO", "SENTENCE"))
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     if arguments.label:
         draw_labels(*arguments.label, arguments.labels)
     if arguments.search:
         draw_search(arguments.search)
+    if arguments.explain:
+        draw_explanation(*arguments.explain)
     if arguments.run:
         draw_run(arguments)
 
@@ -147,6 +153,13 @@ def draw_search(run: str) -> None:
             str(videos), encoder=run, query=QUERIES, out=f"{folder}/out", window=1.0, top=5
         )
         photograph(Path(folder) / "out" / "search.html", FOLDER / "search.png", SEARCH_TALL)
+
+
+def draw_explanation(run: str, video: str, sentence: str) -> None:
+    """The page of `ssvid explain` on a film, by a run of litevl_retrieval."""
+    with tempfile.TemporaryDirectory() as folder:
+        explain_command.explain(video, sentence=sentence, encoder=run, out=folder)
+        photograph(Path(folder) / "index.html", FOLDER / "explain.png", EXPLAIN_TALL)
 
 
 @in_house_style

@@ -139,6 +139,20 @@ COMMANDS = {
         "find the moments of a folder of videos that fit a sentence",
         ("folder",),
     ),
+    "explain": CommandEntry(
+        "benchmarks.explain",
+        "benchmarks.explain:explain",
+        MEASURE,
+        "show which places of a video's frames make a sentence match it",
+        ("video", "sentence"),
+    ),
+    "ask": CommandEntry(
+        "benchmarks.ask",
+        "benchmarks.ask:ask",
+        MEASURE,
+        "answer a question about a video, in words or from your choices",
+        ("video", "question"),
+    ),
     "describe": CommandEntry(
         "benchmarks.describe",
         "benchmarks.describe:describe",

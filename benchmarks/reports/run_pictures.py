@@ -20,6 +20,7 @@ HALF_FRAMES = 6  # a row of more takes half of the page's width
 BROAD, BROAD_FRAMES = 600, 10  # pixels and frames: a wider picture has the page's width for itself
 ROW_NAMES = {  # picture -> names of its rows
     "reconstruction": ("clip", "visible to the encoder", "predicted", "error"),
+    "grad_cam": ("clip", "heat"),
 }
 
 

@@ -9,15 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from objectives.litevl.pictures import draw_pictures
 from ssvid.encoder import Encoder
 from ssvid.errors import UserError, check_range
 from ssvid.nn.text_pooling import TextPooling, Variant
 from ssvid.objective import SMALL_BATCH, Objective
 from ssvid.registry import objectives
-from ssvid.shapes import Batch, Loss, Question, Questions, Views
+from ssvid.shapes import Batch, Features, Loss, Question, Questions, Views
 from ssvid.text import create_tower
 from ssvid.text.answering import AnswerSpace, save_answers
 from ssvid.text.blip import AnswerDecoder, BlipText
+from ssvid.text.grad_cam import Explanation, explain_answer
 from ssvid.text.matching import join_frame_tokens
 from ssvid.text.question_start import start_from
 
@@ -110,6 +112,20 @@ class LiteVLQuestions(Objective):
         losses = space.sum_losses(states, mask, answers, numbers)
         loss = weigh_losses(losses, weights, len(questions))
         return Loss(loss, {"answer": loss.detach()})
+
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
+        """grad_cam: the frames of the first clip, and below them what makes the right answer to
+        its first question likely, red most (Grad-CAM of the text encoder that looks at the clip,
+        two thirds of the way up). scales: how strongly each block of the encoder attends over
+        time, the mean over the last batch; 1 is where training begins.
+        """
+        question, space = batch["questions"][0][0], self.answer_space()
+        answer, _ = max(question.answers, key=lambda pair: pair[1])
+
+        def explain(features: Features) -> Explanation:
+            return explain_answer(space, features, question.text, answer)
+
+        return draw_pictures(self.encoder, batch["clips"][:1, 0], explain)
 
 
 def list_questions(of_clips: list[list[Question]]) -> list[Question]:

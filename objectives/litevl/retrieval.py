@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from objectives.litevl.contrast import Keys, contrast_softly, list_keys
 from objectives.litevl.hard_negatives import Choice, choose_negatives
+from objectives.litevl.pictures import draw_pictures
 from ssvid.data.manifest import Manifest
 from ssvid.encoder import Encoder
 from ssvid.errors import check_positive, check_range
@@ -28,8 +29,9 @@ from ssvid.nn.text_pooling import TextPooling, Variant
 from ssvid.objective import SMALL_BATCH, Objective
 from ssvid.randomness import draw
 from ssvid.registry import objectives
-from ssvid.shapes import Batch, Caption, Loss, Views
+from ssvid.shapes import Batch, Caption, Features, Loss, Views
 from ssvid.text.blip import BlipText
+from ssvid.text.grad_cam import Explanation, explain_match
 from ssvid.text.joint_files import choose_text_side, require_blip_text
 from ssvid.text.matching import FrameTokens, GuideSpace, MatchingSpace, join_frame_tokens
 
@@ -296,6 +298,21 @@ class LiteVLRetrieval(Objective):
 
     def on_weights_loaded(self) -> None:
         update_momentum(self.encoder, self.key_encoder, 0.0)
+
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
+        """grad_cam: the frames of the first clip, and below them what makes its sentence match it,
+        red most (Grad-CAM of the text encoder that looks at the clip, two thirds of the way up).
+        scales: how strongly each block of the encoder attends over time, the mean over the last
+        batch; 1 is where training begins.
+        """
+        sentence, space = batch["sentences"][0][0], self.joint_space()
+        layers = self.tower.bert.layers
+
+        def explain(features: Features) -> Explanation | None:
+            # After a single layer the first token alone counts, so words have no map.
+            return explain_match(space, features, sentence) if len(layers) > 1 else None
+
+        return draw_pictures(self.encoder, batch["clips"][:1, 0], explain)
 
 
 def judge_answers(

@@ -125,6 +125,10 @@ class BertLayer(nn.Module):
         x = self.attention(x, mask)
         if context is not None:
             x = self.cross(x, context)
+        return self.feed(x)
+
+    def feed(self, x: Tokens) -> Tokens:
+        """x and what the MLP makes of it, normalised."""
         branch = map_gelu(apply_linear(self.fc1, x), self.fc2)
         return self.norm(x + self.dropout(branch))
 
@@ -169,11 +173,15 @@ class Bert(nn.Module):
         if causal:
             width = ids.shape[1]
             mask = mask & torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
-        x = self.table(ids) + self.positions[: ids.shape[1]]
-        x = self.dropout(self.norm(x))
+        x = self.begin(ids)
         for layer in cast("list[BertLayer]", [*self.layers]):
             x = layer(x, mask, context)
         return x
+
+    def begin(self, ids: Int[Tensor, "B W"]) -> Tokens:
+        """The tokens before the first layer."""
+        x = self.table(ids) + self.positions[: ids.shape[1]]
+        return self.dropout(self.norm(x))
 
 
 class WordHead(nn.Module):

@@ -59,13 +59,16 @@ class AnswerSpace(nn.Module):
     ) -> tuple[States, Bool[Tensor, "C W"]]:
         """The hidden states of a question about each clip, and which of them are no padding."""
         ids = self.tower.tokens(questions).to(tokens.device)
+        return self.tower.ground(ids, self.make_context(ids, tokens)), ids != PAD
+
+    def make_context(self, ids: Int[Tensor, "C W"], tokens: Float[Tensor, "C T N D"]) -> Context:
+        """What each question looks at."""
         further = None
         if self.pooling.variant != "original":
             guides = F.normalize(self.tower.bert(ids)[:, 0], dim=1)
             patches = tokens[:, :, int(self.has_cls) :]
             further = self.pooling.weigh_means(patches, guides, None, nn.Identity())
-        states = self.tower.ground(ids, Context(tokens.flatten(1, 2), further=further))
-        return states, ids != PAD
+        return Context(tokens.flatten(1, 2), further=further)
 
     def sum_losses(
         self,

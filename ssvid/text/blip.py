@@ -127,6 +127,14 @@ class AnswerDecoder(nn.Module):
         )
         return losses.sum(1)
 
+    def compute_log_probabilities(
+        self, ids: Int[Tensor, "A W"], states: Tokens, mask: Bool[Tensor, "A Q"]
+    ) -> Float[Tensor, " A"]:
+        """Of each answer: the sum over its words, the end among them, without smoothing."""
+        logits = self.compute_logits(ids[:, :-1], states, mask)
+        of_words = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+        return of_words.masked_fill(ids[:, 1:] == PAD, 0.0).sum(1)
+
     def compute_first_words(
         self, states: Tokens, mask: Bool[Tensor, "B Q"]
     ) -> Float[Tensor, "B V"]:

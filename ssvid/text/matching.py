@@ -115,8 +115,18 @@ class MatchingSpace(JointSpace):
         shared: Shared | None = None,
     ) -> Float[Tensor, "P 2"]:
         """Logits of no and yes for pairs. `guides`: of the sentences `ids`; `shared`: see there."""
+        context = self.make_context(guides, tokens, clip_of_pair, shared)
+        return self.matcher(self.tower.ground(ids, context)[:, 0])
+
+    def make_context(
+        self,
+        guides: Float[Tensor, "P G"],
+        tokens: Float[Tensor, "C T N D"],
+        clip_of_pair: Int[Tensor, " P"] | None = None,
+        shared: Shared | None = None,
+    ) -> Context:
+        """What the sentence of each pair looks at."""
         patches = tokens[:, :, int(self.has_cls) :]
         project = self.head if self.guide_space == "shared" else nn.Identity()
         further = self.pooling.weigh_means(patches, guides, clip_of_pair, project)
-        context = Context(tokens.flatten(1, 2), clip_of_pair, shared, further)
-        return self.matcher(self.tower.ground(ids, context)[:, 0])
+        return Context(tokens.flatten(1, 2), clip_of_pair, shared, further)

@@ -22,6 +22,7 @@ from ssvid.text.transformers import import_library
 SMALL = Path(__file__).with_name("small_vocabulary.txt")
 SPECIAL = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 DECODE, GROUND = "[DEC]", "[ENC]"  # BLIP's own
+CONTINUES = "##"  # begins a piece that goes on with a word
 First = Literal["read", "ground", "decode"]  # for which of the three uses of BERT ids are made
 
 
@@ -69,6 +70,28 @@ class WordPieces:
         table = dict(zip(pieces, range(len(pieces)), strict=True))
         self.library: Any = import_library().BertTokenizer(vocab=table, do_lower_case=True)
 
+    def split(self, sentences: Sequence[str]) -> list[list[int]]:
+        """The pieces of each sentence, however many they are, without start and end."""
+        # The library warns of its own longest length; ours is counted in `encode`.
+        rows: list[list[int]] = self.library(
+            list(sentences), add_special_tokens=False, verbose=False
+        ).input_ids
+        return rows
+
+    def group_pieces(self, ids: Int[Tensor, " W"]) -> list[tuple[str, list[int]]]:
+        """The words of ids between start and end, each with the positions of its pieces."""
+        words: list[tuple[str, list[int]]] = []
+        for position, number in enumerate(ids.tolist()):
+            if number in (PAD, self.end) or position == 0:
+                continue
+            piece = self.words[number]
+            if piece.startswith(CONTINUES) and words:
+                word, positions = words[-1]
+                words[-1] = (word + piece.removeprefix(CONTINUES), [*positions, position])
+            else:
+                words.append((piece, [position]))
+        return words
+
     def encode(
         self, sentences: Sequence[str], length: int, first: First = "read"
     ) -> Int[Tensor, "S W"]:
@@ -76,10 +99,14 @@ class WordPieces:
 
         Longer sentences than `length` are cut, as published, and a line says so.
         """
-        # The library warns of its own longest length; ours is counted below.
-        rows = self.library(list(sentences), add_special_tokens=False, verbose=False).input_ids
+        rows = self.split(sentences)
         too_long = sum(len(row) > length - 2 for row in rows)
-        if too_long:
+        if too_long and len(rows) == 1:
+            log_once(
+                f"The sentence has {len(rows[0])} pieces of words, and {length - 2} of them are "
+                f"read: {self.library.decode(rows[0][: length - 2])!r}."
+            )
+        elif too_long:
             log_once(
                 f"{too_long} of {len(rows)} sentences are longer than {length} tokens: their ends "
                 "are cut off."
@@ -104,8 +131,7 @@ class WordPieces:
 
     def can_read(self, sentence: str) -> bool:
         """Whether a piece of the sentence is in the vocabulary."""
-        ids = self.library([sentence], add_special_tokens=False, verbose=False).input_ids[0]
-        return any(number != self.unknown for number in ids)
+        return any(number != self.unknown for number in self.split([sentence])[0])
 
 
 def copy_vocabulary(source: Path, folder: Path, stem: str) -> str:
