@@ -1,5 +1,6 @@
 """Cross-attention written out: beside the fused kernel, and beside every step by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -41,7 +42,7 @@ CONTEXTS = {
 }
 
 
-@for_each("name, layer", [(name, layer) for name in CONTEXTS for layer in (1, LAYERS)])
+@for_each("name, layer", list(itertools.product(CONTEXTS, (1, LAYERS))))
 def test_a_watched_pass_gives_what_the_fused_kernel_gives(bert: Bert, name: str, layer: int):
     context = CONTEXTS[name]
     states, weights = ground_watched(bert, IDS, context, layer)
@@ -80,9 +81,9 @@ def score_by_hand(
     everything = torch.ones(len(clip), dtype=torch.bool)
     watched = torch.empty(0)
     for number, net in enumerate(bert.layers, 1):
-        own, cross = net.attention, net.cross
-        mixed, _ = attend_by_hand(*own.qkv(x).chunk(3, 1), ids != 0)
-        x = own.norm(x + own.proj(mixed))
+        inner, cross = net.attention, net.cross
+        mixed, _ = attend_by_hand(*inner.qkv(x).chunk(3, 1), ids != 0)
+        x = inner.norm(x + inner.proj(mixed))
         others = weights if number == layer else None
         mixed, used = attend_by_hand(cross.q(x), cross.k(clip), cross.v(clip), everything, others)
         watched = used if number == layer else watched

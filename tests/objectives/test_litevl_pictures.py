@@ -39,14 +39,14 @@ def test_a_run_of_retrieval_shows_the_heat_of_the_first_clips_own_sentence():
 def test_a_run_of_questions_shows_the_heat_of_the_answer_that_weighs_most(monkeypatch):
     from objectives.litevl import questions as module
 
-    seen = []
+    calls = []
     real = module.explain_answer
     monkeypatch.setattr(
-        module, "explain_answer", lambda *arguments: (seen.append(arguments), real(*arguments))[1]
+        module, "explain_answer", lambda *arguments: (calls.append(arguments), real(*arguments))[1]
     )
     pictures = create_questions().visualize(draw_batch())
     assert set(pictures) == {"scales", "grad_cam"}
-    assert seen[0][2:] == (QUESTION.text, "blue")
+    assert calls[0][2:] == (QUESTION.text, "blue")
 
 
 def test_without_scaling_there_is_no_curve():
