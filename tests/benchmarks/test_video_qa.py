@@ -165,8 +165,8 @@ def test_retrieval_in_two_stages(questioned: Manifest, tmp_path: Path, monkeypat
         tokens = bench.get_frozen("encoder:joint", "test").feats["tokens"]
         scores = []
         for clip, sentence in zip(clips["tokens"], sentences, strict=True):
-            own = tokens[int(sentence.split()[-1]) - 2]
-            scores.append(float(torch.equal(clip, own)))
+            number = int(sentence.split()[-1])
+            scores.append(float(torch.equal(clip, tokens[number - 2])))
         return torch.tensor(scores)
 
     monkeypatch.setattr(bench.text, "match", match)

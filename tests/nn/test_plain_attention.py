@@ -36,7 +36,7 @@ def bert() -> Bert:
 CONTEXTS = {
     "own clips": Context(draw(2, 6, CONTEXT)),
     "a shared clip and further tokens": Context(
-        draw(1, 6, CONTEXT), torch.tensor([0, 0]), draw(2, 2, CONTEXT, seed=1)
+        draw(1, 6, CONTEXT), torch.tensor([0, 0]), further=draw(2, 2, CONTEXT, seed=1)
     ),
     "padding": Context(draw(2, 6, CONTEXT), mask=torch.arange(6) < torch.tensor([[6], [4]])),
 }
