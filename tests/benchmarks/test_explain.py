@@ -79,7 +79,8 @@ def test_a_file_of_blip_is_explained_and_has_no_scales(runs: Path, tmp_path: Pat
     flags = ["--encoder", str(tmp_path / "model.safetensors"), "--sentence", "word4 word7"]
     flags += ["--words", write_vocabulary(tmp_path, 60)]
     printed = run_explain(runs, "retrieval", tmp_path / "out", *flags)
-    assert [word["word"] for word in printed["words"]] == ["word4", "word7"]
+    first, second = printed["words"]
+    assert (first["word"], second["word"]) == ("word4", "word7")
     assert printed["scales"] == [] and printed["layers"] == 2
     assert set(printed["shares"]) == {"patches", "class_tokens"} and len(printed["frames"]) == 8
 
