@@ -80,10 +80,10 @@ def main() -> None:
     parser.add_argument("--explain", nargs=3, metavar=("RUN", "VIDEO", "SENTENCE"))
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    if arguments.label:
-        draw_labels(*arguments.label, arguments.labels)
     if arguments.explain:
         draw_explanation(*arguments.explain)
+    if arguments.label:
+        draw_labels(*arguments.label, arguments.labels)
     if arguments.run:
         draw_run(arguments)
 
@@ -117,18 +117,18 @@ def photograph(page: Path, png: Path, height: int) -> None:
         image.quantize(128).save(png, optimize=True)
 
 
-def draw_labels(run: str, videos: str, labels: str) -> None:
-    """The page of `ssvid label` on a few videos, each with its timeline."""
-    with tempfile.TemporaryDirectory() as folder:
-        label_command.label(videos, labels=labels, encoder=run, out=folder, per_second=True)
-        photograph(Path(folder) / "index.html", FOLDER / "label.png", LABEL_TALL)
-
-
 def draw_explanation(run: str, video: str, sentence: str) -> None:
     """The page of `ssvid explain` on a film, by a run of litevl_retrieval."""
     with tempfile.TemporaryDirectory() as folder:
         explain_command.explain(video, sentence=sentence, encoder=run, out=folder)
         photograph(Path(folder) / "index.html", FOLDER / "explain.png", EXPLAIN_TALL)
+
+
+def draw_labels(run: str, videos: str, labels: str) -> None:
+    """The page of `ssvid label` on a few videos, each with its timeline."""
+    with tempfile.TemporaryDirectory() as folder:
+        label_command.label(videos, labels=labels, encoder=run, out=folder, per_second=True)
+        photograph(Path(folder) / "index.html", FOLDER / "label.png", LABEL_TALL)
 
 
 @in_house_style

@@ -132,6 +132,13 @@ COMMANDS = {
         "say which of your own labels describes a video",
         ("video",),
     ),
+    "describe": CommandEntry(
+        "benchmarks.describe",
+        "benchmarks.describe:describe",
+        MEASURE,
+        "put a video into words, or answer a question about it",
+        ("video",),
+    ),
     "explain": CommandEntry(
         "benchmarks.explain",
         "benchmarks.explain:explain",
@@ -145,13 +152,6 @@ COMMANDS = {
         MEASURE,
         "answer a question about a video, in words or from your choices",
         ("video", "question"),
-    ),
-    "describe": CommandEntry(
-        "benchmarks.describe",
-        "benchmarks.describe:describe",
-        MEASURE,
-        "put a video into words, or answer a question about it",
-        ("video",),
     ),
     "sweep": CommandEntry(
         "ssvid.sweep",
