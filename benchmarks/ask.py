@@ -29,7 +29,7 @@ Choice = dict[str, Any]
 def ask(
     video: str,  # a file, or a folder of them
     *,
-    question: str,
+    question: str,  # that every video is asked
     encoder: str,  # the folder of a run of litevl_qa
     choices: str | None = None,  # two or more with commas between them; null: the answer is written
     clip: ClipChange = UNCHANGED,  # changes to the clip of the encoder
@@ -43,8 +43,7 @@ def ask(
     text = clean_text(question, "The question")
     among = [] if choices is None else read_choices(choices)
     videos = list_videos(video, "VIDEO")
-    space = open_answers(encoder)
-    net = open_pictures(encoder, clip)
+    net, space = open_pictures(encoder, clip), open_answers(encoder)
     for sentence in (text, *among):
         check_words(sentence, space.tower)
     device = join(devices).device

@@ -69,8 +69,7 @@ def explain(
     path, target = need_video(video), Path(out).expanduser()
     if target.is_file():
         raise UserError(f"--out {out} is a file; name a folder.")
-    space = open_space(encoder, words, answer)
-    net = open_pictures(encoder, clip)
+    net, space = open_pictures(encoder, clip), open_space(encoder, words, answer)
     for part in filter(None, (text, answer)):
         check_words(part, space.tower)
     device = join(devices).device

@@ -139,6 +139,13 @@ COMMANDS = {
         "find the moments of a folder of videos that fit a sentence",
         ("folder",),
     ),
+    "describe": CommandEntry(
+        "benchmarks.describe",
+        "benchmarks.describe:describe",
+        MEASURE,
+        "put a video into words, or answer a question about it",
+        ("video",),
+    ),
     "explain": CommandEntry(
         "benchmarks.explain",
         "benchmarks.explain:explain",
@@ -152,13 +159,6 @@ COMMANDS = {
         MEASURE,
         "answer a question about a video, in words or from your choices",
         ("video", "question"),
-    ),
-    "describe": CommandEntry(
-        "benchmarks.describe",
-        "benchmarks.describe:describe",
-        MEASURE,
-        "put a video into words, or answer a question about it",
-        ("video",),
     ),
     "sweep": CommandEntry(
         "ssvid.sweep",

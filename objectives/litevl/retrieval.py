@@ -90,7 +90,7 @@ class LiteVLRetrieval(Objective):
         alpha: float = 0.4,  # the momentum nets' share in the targets
         # fraction of the training in which alpha rises from 0; published: the first of 6 epochs
         ramp: float = 1 / 6,
-        momentum: float = 0.995,
+        momentum: float = 0.995,  # of the momentum nets: how much of them stays in a step
         queue: int = 57600,  # earlier vectors, a multiple of the batch
         # whose clips and sentences are negatives: those of all processes, or of the process
         negatives: Literal["all", "process"] = "all",

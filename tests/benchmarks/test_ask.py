@@ -98,6 +98,7 @@ def test_what_cannot_be_asked_is_refused(films: Path, run: Path, tmp_path: Path)
     for flags, encoder, word in (
         (["--question", "  "], run, "empty"),
         ([], retrieval, "answers no questions"),
+        ([], tmp_path / "nowhere", "no run folder"),
         (["--choices", "red"], run, "two or more"),
         (["--choices", "red,,blue"], run, "two or more"),
         (["--choices", "red, Red"], run, "twice"),

@@ -17,6 +17,7 @@ from ssvid.hub import open_encoder
 from ssvid.text.joint_files import load_joint
 from tests.benchmarks.explained import save_questions, save_retrieval
 from tests.helpers import command, squares, tells, write_video
+from tests.test_blip import build_library_net, save_library_net, write_vocabulary
 
 SENTENCE = "a red star moves left"
 
@@ -70,6 +71,18 @@ def test_an_answer_is_explained_by_its_probability(runs: Path, tmp_path: Path):
     assert printed["layer"] == 3 and printed["answer"] == "red"
     assert printed["answer_probability"] == pytest.approx(np.exp(printed["answer_log_probability"]))
     assert "The answer has a probability" in printed["page"]
+
+
+def test_a_file_of_blip_is_explained_and_has_no_scales(runs: Path, tmp_path: Path):
+    net = build_library_net("BlipForImageTextRetrieval")
+    save_library_net(net, tmp_path / "model.safetensors")
+    flags = ["--encoder", str(tmp_path / "model.safetensors"), "--sentence", "word4 word7"]
+    flags += ["--words", write_vocabulary(tmp_path, 60)]
+    printed = run_explain(runs, "retrieval", tmp_path / "out", *flags)
+    first, second = printed["words"]
+    assert (first["word"], second["word"]) == ("word4", "word7")
+    assert printed["scales"] == [] and printed["layers"] == 2
+    assert set(printed["shares"]) == {"patches", "class_tokens"} and len(printed["frames"]) == 8
 
 
 def test_no_heat_is_said_and_no_scales_give_no_curve():
