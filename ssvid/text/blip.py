@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssvid.errors import UserError, check_positive
 from ssvid.nn.bert import PAD, Bert, Context, WordHead
 from ssvid.shapes import Tokens
-from ssvid.text.tower import Tower
+from ssvid.text.tower import Length, Tower
 from ssvid.text.wordpiece import WordPieces, copy_vocabulary, find_vocabulary
 
 BASE_POSITIONS = 512
@@ -77,6 +77,10 @@ class BlipText(Tower):
     def mark_grounded(self, tokens: Int[Tensor, "S W"]) -> Int[Tensor, "S W"]:
         first = torch.full_like(tokens[:, :1], self.pieces.ground_first)
         return torch.cat([first, tokens[:, 1:]], 1)
+
+    def measure(self, sentence: str) -> Length:
+        (row,) = self.pieces.split([sentence])
+        return Length(len(row), self.length - 2, "tokens")  # start and end are two more
 
     def can_encode(self, sentence: str) -> bool:
         return self.pieces.can_read(sentence)
