@@ -39,9 +39,10 @@ from ssvid.results.provenance import read_commit
 from ssvid.shapes import Frozen
 
 RECIPE: dict[str, Any] = read_yaml(SHIPPED / "videoprism_stage2_small.yaml", "recipe")
-STAGE_1, WHOLE, MAE_NAME = "stage 1", "stage 2", "mae"
+UNTRAINED, STAGE_1, WHOLE, MAE_NAME = "untrained", "stage 1", "stage 2", "mae"
 # Variant -> the arguments of the objective in which it differs from the whole.
 VARIANTS: dict[str, dict[str, Any]] = {
+    UNTRAINED: {},
     STAGE_1: {},
     WHOLE: {},
     "without shuffling": {"shuffle": False},
@@ -142,7 +143,10 @@ class Study:
             return
         began, teacher = cpu_seconds(), self.teacher.replace("{seed}", str(seed))
         losses: dict[str, float] = {}
-        if variant == STAGE_1:
+        if variant == UNTRAINED:
+            torch.manual_seed(seed)
+            net = create_net()
+        elif variant == STAGE_1:
             net = load_encoder(teacher)
         else:
             objective = create_objective(variant, teacher, seed)
