@@ -1,9 +1,10 @@
 """What each part of LiteVL gives, on questions about films of ours.
 
-    python docs/litevl_parts.py OUT --data_root FOLDER [--part 0 --parts 2]
+    python docs/litevl_parts.py BASE OUT --data_root FOLDER [--part 0 --parts 2]
     python docs/litevl_parts.py --table OUT
 
-Every variant learns from nothing, from the same films, questions, batches and steps. Frozen, it is
+BASE is a run of recipes/blip_captioned.yaml, which knows stills and sentences about them. Every
+variant begins from it, and learns from the same films, questions, batches and steps. Frozen, it is
 then asked the questions of the test films: what and where, for which one frame may do, and when and
 in which order, for which it may not. A line of OUT/litevl.jsonl is one training; those that it has
 are not made again. Films are decoded once and kept in memory.
@@ -19,12 +20,13 @@ import torch
 from study import Films, draw_batches, format_scores, read_films, read_lines
 
 from objectives.litevl.questions import LiteVLQuestions
-from ssvid import create_encoder
+from ssvid import create_encoder, load_encoder
 from ssvid.data.datasets.synthetic_qa import synthetic_qa
 from ssvid.data.questions import choose_turn
 from ssvid.encoder import Encoder, evaluating
 from ssvid.engine import optim
 from ssvid.engine.features import cpu_seconds
+from ssvid.engine.warm_start import start_encoder
 from ssvid.files import read_yaml
 from ssvid.recipe import SHIPPED
 from ssvid.results.provenance import read_commit
@@ -48,13 +50,16 @@ SEEDS = 3
 AT_ONCE = 20  # films in a pass of the frozen net
 
 
-def create_objective(variant: str, seed: int) -> LiteVLQuestions:
+def create_objective(base: str, variant: str, seed: int) -> LiteVLQuestions:
     torch.manual_seed(seed)
     changes, pooling = VARIANTS[variant]
     settings = {**RECIPE["encoder"], **changes}
     arguments = {**RECIPE["objective"], "text_pooling": pooling}
-    del arguments["name"]
-    return LiteVLQuestions(create_encoder(settings.pop("name"), **settings), **arguments)
+    for name in ("name", "options"):  # the base says what its text side is
+        del arguments[name]
+    encoder = create_encoder(settings.pop("name"), **settings)
+    start_encoder(encoder, dict(load_encoder(base).state_dict()), base)
+    return LiteVLQuestions(encoder, text=base, **arguments)
 
 
 def train(objective: LiteVLQuestions, films: Films, steps: int, seed: int) -> float:
@@ -122,12 +127,13 @@ def read_tokens(objective: LiteVLQuestions, net: Encoder, clips: torch.Tensor) -
 class Study:
     """Trains and asks what OUT/litevl.jsonl lacks."""
 
-    def __init__(self, out: Path, data_root: str, steps: int, seeds: int) -> None:
-        self.file, self.steps, self.seeds = out / "litevl.jsonl", steps, seeds
+    def __init__(self, base: str, out: Path, data_root: str, steps: int, seeds: int) -> None:
+        self.base, self.file = base, out / "litevl.jsonl"
+        self.steps, self.seeds = steps, seeds
         out.mkdir(parents=True, exist_ok=True)
         settings = {key: x for key, x in RECIPE["data"].items() if key != "name"}
         data = synthetic_qa(data_root, **settings)
-        net = create_objective(WHOLE, 0).encoder
+        net = create_objective(base, WHOLE, 0).encoder
         self.films = {name: read_films(data.split(name), net) for name in ("train", "test")}
 
     def run(self, part: int, parts: int) -> None:
@@ -139,7 +145,7 @@ class Study:
     def run_once(self, variant: str, seed: int) -> None:
         if any(line["key"] == [variant, seed] for line in read_lines(self.file)):
             return
-        began, objective = cpu_seconds(), create_objective(variant, seed)
+        began, objective = cpu_seconds(), create_objective(self.base, variant, seed)
         loss = train(objective, self.films["train"], self.steps, seed)
         trained = cpu_seconds()
         answers: list[str] = []
@@ -183,6 +189,7 @@ def find_scores(lines: list[dict[str, Any]], variant: str, kind: str) -> dict[in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("base", nargs="?")
     parser.add_argument("out", nargs="?")
     parser.add_argument("--data_root", default=".cache/ssvid")
     parser.add_argument("--part", type=int, default=0)
@@ -195,7 +202,7 @@ def main() -> None:
         print_table(read_lines(Path(options.table) / "litevl.jsonl"))
         return
     torch.set_num_threads(1)
-    study = Study(Path(options.out), options.data_root, options.steps, options.seeds)
+    study = Study(options.base, Path(options.out), options.data_root, options.steps, options.seeds)
     study.run(options.part, options.parts)
 
 
