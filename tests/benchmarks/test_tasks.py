@@ -24,7 +24,8 @@ from tests.helpers import facts
 COUNTS = {"train": 96, "val": 48, "test": 240}
 CLASSES = 4
 RANKED = ("multi_label", "localisation", "detection")
-TEXT = ("htm_align", "text_retrieval", "zero_shot")  # tests/benchmarks/test_text_tasks.py
+# tests/benchmarks/test_text_tasks.py and test_video_qa.py
+TEXT = ("htm_align", "text_retrieval", "video_qa", "zero_shot")
 ASKED = sorted(set(tasks.names()) - set(TEXT))
 PROBED = {
     "classify": {},

@@ -46,7 +46,7 @@ def test_the_cases_are_there():
 
 # Whole networks, which take more than 2 CPU-seconds.
 LARGE = {"coclr/full_coclr.json", "coclr/full_infonce.json", "dpc/dpc_full.json", "milnce"}
-LARGE |= {"memdpc/memdpc_eval.json", "memdpc/memdpc_train_nodrop.json"}
+LARGE |= {"blip", "memdpc/memdpc_eval.json", "memdpc/memdpc_train_nodrop.json"}
 CASES = [
     pytest.param(c, marks=pytest.mark.slow if c.name in LARGE else (), id=c.name)
     for c in discover()

@@ -16,6 +16,7 @@ from ssvid import create_encoder
 from ssvid.errors import UserError
 from ssvid.weights.published import select_under
 from ssvid.weights.videoprism import LAYOUTS
+from ssvid.weights.videoprism_sizes import split_biases
 
 HUGGING_FACE = next(layout for layout in LAYOUTS if layout.name == "videoprism-huggingface")
 ROUNDS = 5
@@ -34,11 +35,12 @@ def make_theirs(**sizes: Any) -> nn.Module:
     return net.eval()
 
 
-def make_ours(theirs: nn.Module) -> nn.Module:
+def make_ours(theirs: Any) -> nn.Module:
     """Our encoder with the weights of Hugging Face's."""
-    ours = HUGGING_FACE.to_ours(dict(theirs.state_dict()))
+    heads = theirs.config.num_attention_heads  # which no tensor shows
+    ours = split_biases(HUGGING_FACE.to_ours(dict(theirs.state_dict())), heads)
     form = HUGGING_FACE.describe(ours)
-    net = create_encoder(str(form.encoder), **form.kwargs)
+    net = create_encoder(str(form.encoder), **{**form.kwargs, "heads": heads})
     net.load_state_dict(select_under(ours, "encoder."))
     return net.eval()
 
