@@ -21,7 +21,7 @@ NAMES = [
 
 # One name of each class; the others are the same code in other sizes, and are slow.
 FAST = {"vit", "resnet18_2d3d", "s3d", "s3dg", "swin3d_t", "mvit_v2_s", "slow_r50", "x3d_xs"}
-FAST |= {"clip_vit", "xclip", "videoprism"}
+FAST |= {"blip_vit", "clip_vit", "litevl", "videoprism", "xclip"}
 EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 

@@ -163,8 +163,7 @@ class LiteVLRetrieval(Objective):
         video = F.normalize(raise_precision(self.head(features.pooled)), dim=1)  # b E
         texts = F.normalize(raise_precision(self.tower.embed(ids)), dim=1)  # b E
         names = self.number_clips(batch, sentences)
-        with torch.autocast(clips.device.type, enabled=False):
-            contrast = self.contrast(clips, ids, names, video, texts)
+        contrast = self.contrast(clips, ids, names, video, texts)
         matching, accuracy = self.match(
             space, batch, names, ids, video, texts, join_frame_tokens(features)
         )
@@ -196,7 +195,8 @@ class LiteVLRetrieval(Objective):
             key_video, key_texts, names, self.video_queue, self.text_queue, self.across
         )
         self.keep_for_queue(key_video, key_texts, names)
-        return self.sum_contrasts(keys, names, (video, texts), (key_video, key_texts)) / 2
+        with torch.autocast(clips.device.type, enabled=False):
+            return self.sum_contrasts(keys, names, (video, texts), (key_video, key_texts)) / 2
 
     def sum_contrasts(
         self,
