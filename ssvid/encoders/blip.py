@@ -1,20 +1,21 @@
 """Clip -> Features: the picture side of BLIP (arXiv:2201.12086), frame by frame."""
 
-import math
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssvid.encoders.clip import CLIP_MEAN, CLIP_STD, join_frames
+from ssvid.encoders.clip import (
+    CLIP_MEAN,
+    CLIP_STD,
+    embed_frames,
+    join_frames,
+    resize_positions,
+)
 from ssvid.encoders.frames import FrameEncoder, check_all_visible
 from ssvid.errors import UserError, check_positive
 from ssvid.nn.clip import ClipBlock
-from ssvid.nn.linear import map_linear
-from ssvid.nn.patches import patches
-from ssvid.nn.position import resize_square
 from ssvid.nn.transformer import EPS
 from ssvid.registry import encoders
 from ssvid.shapes import Clip, ClipSpec, Features, Grid, Index
@@ -65,21 +66,12 @@ class BlipViT(FrameEncoder):
 
     def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The names stay. A table of positions for frames of another size is resized."""
-        table, rows = state.get("positions"), len(self.positions)
-        if table is None or table.ndim != 2 or len(table) == rows:
-            return state
-        side = math.isqrt(rows)
-        return {**state, "positions": resize_square(table, side, side)}
+        return resize_positions(state, len(self.positions))
 
     def begin(self, clip: Clip) -> Float[Tensor, "BT N D"]:
         """The tokens of every frame before the first block; the class token is the first."""
         grid = self.grid(*clip.shape[2:])
-        pixels = rearrange(
-            patches(clip, self.cell), "B (t n) C p q r -> (B t) n (C p q r)", t=grid.t
-        )
-        x = map_linear(pixels, self.patch.weight.flatten(1), self.patch.bias)
-        x = torch.cat([self.cls.expand(len(x), 1, -1), x], 1)
-        return x + resize_square(self.positions, grid.h, grid.w)
+        return embed_frames(clip, grid, self.patch, self.cls, self.positions)
 
     def finish(self, x: Float[Tensor, "BT N D"]) -> Float[Tensor, "BT N D"]:
         """The tokens after the last block, normalised."""

@@ -71,21 +71,12 @@ class ClipViT(FrameEncoder):
 
     def rename_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The names stay. A table of positions for frames of another size is resized."""
-        table, rows = state.get("positions"), len(self.positions)
-        if table is None or table.ndim != 2 or len(table) == rows:
-            return state
-        side = math.isqrt(rows)
-        return {**state, "positions": resize_square(table, side, side)}
+        return resize_positions(state, len(self.positions))
 
     def begin(self, clip: Clip) -> Float[Tensor, "BT N D"]:
         """The tokens of every frame before the first block; the class token is the first."""
         grid = self.grid(*clip.shape[2:])
-        pixels = rearrange(
-            patches(clip, self.cell), "B (t n) C p q r -> (B t) n (C p q r)", t=grid.t
-        )
-        x = map_linear(pixels, self.patch.weight.flatten(1))
-        x = torch.cat([self.cls.expand(len(x), 1, -1), x], 1)
-        return self.norm_pre(x + resize_square(self.positions, grid.h, grid.w))
+        return self.norm_pre(embed_frames(clip, grid, self.patch, self.cls, self.positions))
 
     def finish(self, x: Float[Tensor, "BT N D"]) -> Float[Tensor, "BT N E"]:
         """The tokens after the last block, in the space of sentences."""
@@ -106,6 +97,32 @@ class ClipViT(FrameEncoder):
         pooled = join_frames(x[:, :1], grid.t).mean(1)
         tokens = join_frames(x[:, 1:], grid.t)
         return Features(tokens, pooled, grid, tuple(maps[n] for n in layers or ()))
+
+
+def embed_frames(
+    clip: Clip,
+    grid: Grid,
+    patch: nn.Conv2d,
+    cls: Float[Tensor, " D"],
+    positions: Float[Tensor, "P D"],
+) -> Float[Tensor, "BT N D"]:
+    """The patches of every frame behind its class token, with positions for its size."""
+    height, width = patch.kernel_size
+    pixels = rearrange(
+        patches(clip, (1, height, width)), "B (t n) C p q r -> (B t) n (C p q r)", t=grid.t
+    )
+    x = map_linear(pixels, patch.weight.flatten(1), patch.bias)
+    x = torch.cat([cls.expand(len(x), 1, -1), x], 1)
+    return x + resize_square(positions, grid.h, grid.w)
+
+
+def resize_positions(state: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """A state whose table of positions has these rows: of a class token and a square."""
+    table = state.get("positions")
+    if table is None or table.ndim != 2 or len(table) == rows:
+        return state
+    side = math.isqrt(rows)
+    return {**state, "positions": resize_square(table, side, side)}
 
 
 def join_frames(x: Float[Tensor, "BT N D"], frames: int) -> Float[Tensor, "B TN D"]:
